@@ -1,0 +1,137 @@
+"""Aliases: the only mutable thing in a store, each an append-only row of small numbered event files.
+
+`<store>/<model>/aliases/<alias>/<number>.json` holds {action, version, when, by, why}. An event is claimed by an exclusive
+link to a file that is already complete and synced, so two movers can not lose each other's event, a crash leaves no half
+event, and the history is free. An alias is a wish: what serves is the newest version it pointed to that proved itself.
+"""
+
+import getpass
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field, ValidationError
+
+from model_store.errors import AliasError
+from model_store.files import make_directory_durably, sync_directory, write_durably
+from model_store.manifest import Block, check_name, now
+
+DIRECTORY_NAME = "aliases"
+PRODUCTION = "production"
+_SUFFIX = ".json"
+
+
+class AliasEvent(Block):
+    """One move of an alias."""
+
+    action: Literal["promote", "rollback"]
+    version: Annotated[int, Field(ge=1)]
+    when: AwareDatetime
+    by: str
+    why: str = ""
+
+
+class Aliases:
+    """The aliases of one model. Reading never writes; moving appends one event and never touches a version."""
+
+    def __init__(self, model: str, model_directory: Path) -> None:
+        self._model = model
+        self._directory = model_directory / DIRECTORY_NAME
+
+    def names(self) -> list[str]:
+        """The aliases that exist, sorted."""
+        try:
+            entries = list(os.scandir(self._directory))
+        except FileNotFoundError:
+            return []
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+    def history(self, alias: str) -> list[AliasEvent]:
+        """All events of an alias, oldest first; empty where it does not exist. Raises AliasError on a damaged event."""
+        return [self._read(alias, number) for number in self._numbers(alias)]
+
+    def version(self, alias: str) -> int | None:
+        """The version that the alias points to, or None where the alias does not exist."""
+        numbers = self._numbers(alias)
+        return self._read(alias, numbers[-1]).version if numbers else None
+
+    def promote(self, alias: str, version: int, why: str = "", by: str | None = None) -> AliasEvent:
+        """Point the alias to `version`. That the version exists is the store's business to check."""
+        return self._append(alias, lambda _: ("promote", version), why, by)
+
+    def rollback(self, alias: str, why: str = "", by: str | None = None) -> AliasEvent:
+        """Point the alias to what it named before its newest promotion; raises AliasError where there is nothing before."""
+
+        def previous(history: Sequence[AliasEvent]) -> tuple[Literal["promote", "rollback"], int]:
+            stack = standing(history)
+            if len(stack) < 2:
+                raise AliasError(f"{self._model}: {alias} never named another version, so there is nothing to roll back to")
+            return "rollback", stack[-2]
+
+        return self._append(alias, previous, why, by)
+
+    def _append(
+        self,
+        alias: str,
+        decide: Callable[[Sequence[AliasEvent]], tuple[Literal["promote", "rollback"], int]],
+        why: str,
+        by: str | None,
+    ) -> AliasEvent:
+        check_name(alias, "alias")
+        directory = self._directory / alias
+        make_directory_durably(directory)
+        while True:
+            numbers = self._numbers(alias)
+            action, version = decide([self._read(alias, number) for number in numbers])
+            event = AliasEvent(action=action, version=version, when=now(), by=by or _current_user(), why=why)
+            draft = directory / f".draft-{secrets.token_hex(8)}"
+            write_durably(draft, event.model_dump_json().encode() + b"\n")
+            try:
+                os.link(draft, directory / f"{(numbers[-1] if numbers else 0) + 1:08d}{_SUFFIX}")
+            except FileExistsError:
+                continue  # another mover was first: look again at what is true now
+            finally:
+                draft.unlink()
+            sync_directory(directory)
+            return event
+
+    def _numbers(self, alias: str) -> list[int]:
+        check_name(alias, "alias")
+        try:
+            names = os.listdir(self._directory / alias)
+        except FileNotFoundError:
+            return []
+        return sorted(int(name.removesuffix(_SUFFIX)) for name in names if _is_event(name))
+
+    def _read(self, alias: str, number: int) -> AliasEvent:
+        path = self._directory / alias / f"{number:08d}{_SUFFIX}"
+        try:
+            return AliasEvent.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise AliasError(f"{self._model}: event {number} of alias {alias} is damaged: {type(error).__name__}") from None
+
+
+def standing(history: Sequence[AliasEvent]) -> list[int]:
+    """The versions that rollbacks would walk through, newest last, when a rollback undoes the newest standing promotion."""
+    stack: list[int] = []
+    for event in history:
+        if event.action == "rollback":
+            while stack and stack[-1] != event.version:
+                stack.pop()
+        if not stack or stack[-1] != event.version:
+            stack.append(event.version)
+    return stack
+
+
+def _is_event(name: str) -> bool:
+    stem = name.removesuffix(_SUFFIX)
+    return name.endswith(_SUFFIX) and len(stem) == 8 and stem.isdecimal()
+
+
+def _current_user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"uid {os.getuid()}"

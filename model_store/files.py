@@ -1,0 +1,87 @@
+"""File operations that survive a crash: write and fsync, one rename, exclusive links, locks on directories.
+
+Local POSIX file systems only: on NFS a retried rename or link is ambiguous.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+CHUNK_BYTES = 1024 * 1024
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes. Refuses to follow a link at the last component."""
+    digest = hashlib.sha256()
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    with open(descriptor, "rb", buffering=0) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Create `path` with `data` and fsync it. Raises FileExistsError where something is there."""
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Make the entries of a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directory_durably(path: Path) -> None:
+    """Create a directory and its parents, each entry synced; one that exists is left alone."""
+    if path.is_dir():
+        return
+    make_directory_durably(path.parent)
+    with suppress(FileExistsError):
+        path.mkdir()
+    sync_directory(path.parent)
+
+
+class DirectoryLock:
+    """An advisory lock on a directory, held until `release` or the process's end, however it ends.
+
+    Readers and publishers share it; who deletes a directory takes it exclusively.
+    """
+
+    def __init__(self, path: Path, *, exclusive: bool = False) -> None:
+        """Take the lock at once; raises BlockingIOError where another process holds one that excludes it."""
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(self._descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._descriptor)
+            raise
+
+    def release(self) -> None:
+        """Give the lock back; a second call does nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def remove_tree_if_unused(path: Path) -> bool:
+    """Delete a directory that no process has locked, out of sight in one rename first. False where it is in use."""
+    try:
+        lock = DirectoryLock(path, exclusive=True)
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    try:
+        doomed = path.with_name(f".doomed-{path.name.lstrip('.')}-{os.getpid()}")
+        path.rename(doomed)
+        shutil.rmtree(doomed)
+    finally:
+        lock.release()
+    return True

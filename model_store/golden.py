@@ -1,0 +1,80 @@
+"""The golden proof: this version, on this machine, answers as it did in training.
+
+Two halves that fail with different words. *Decode*: a stored image through the real `prepare` gives the stored pixels.
+*Numerics*: the stored pixels through the real session give training's logits, and the same top-1 where the margin is clear.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from model_store.errors import DecodeProofError, ImageError, NumericsProofError
+from model_store.manifest import Golden, Preprocessing
+from model_store.preprocessing import Pixels, prepare
+from model_store.session import Session
+from model_store.version import Version
+
+Prepare = Callable[[bytes, Preprocessing], Pixels]
+
+
+def prove(version: Version, session: Session, precision: str = "fp32") -> None:
+    """Run both halves over all golden images. Raises DecodeProofError or NumericsProofError; an unproven version has none."""
+    for golden in version.manifest.golden:
+        prove_decode(version, golden)
+    prove_numerics(version, session, precision)
+
+
+def prove_decode(version: Version, golden: Golden, prepare: Prepare = prepare) -> None:
+    """Hold one image's decoded pixels against the stored ones. Raises DecodeProofError."""
+    check_decode(
+        version.path(golden.image).read_bytes(), load_pixels(version, golden), golden, version.manifest.preprocessing, prepare
+    )
+
+
+def check_decode(data: bytes, stored: Pixels, golden: Golden, spec: Preprocessing, prepare: Prepare = prepare) -> None:
+    """The decode half on bytes and pixels at hand. Raises DecodeProofError."""
+    try:
+        decoded = prepare(data, spec)
+    except ImageError as error:
+        raise DecodeProofError(f"{golden.image} does not decode here: {error}") from error
+    if decoded.shape != stored.shape:
+        raise DecodeProofError(f"{golden.image} decodes to {decoded.shape}, training saw {stored.shape}")
+    difference = np.abs(decoded.astype(np.int16) - stored)
+    largest, mean = int(difference.max()), float(difference.mean())
+    allowed = golden.decode_tolerance
+    if largest > allowed.max_abs or mean > allowed.mean_abs:
+        raise DecodeProofError(
+            f"{golden.image} decodes to other pixels than in training: off by at most {largest} and {mean:.3f} in the mean, "
+            f"allowed are {allowed.max_abs} and {allowed.mean_abs}"
+        )
+
+
+def prove_numerics(version: Version, session: Session, precision: str = "fp32") -> None:
+    """Hold the logits of all stored pixels against training's, one image at a time as a lone client's would run.
+
+    Raises NumericsProofError.
+    """
+    tolerance = version.variant(precision).tolerance
+    for golden in version.manifest.golden:
+        stored = np.asarray(golden.logits, dtype=np.float32)
+        logits = session.run(load_pixels(version, golden)[np.newaxis])[0]
+        largest = float(np.abs(logits - stored).max())
+        if not largest <= tolerance:  # so written that NaN fails
+            raise NumericsProofError(
+                f"{golden.image}: the {precision} model's logits differ from training's by {largest:.3g}, allowed is {tolerance:.3g}"
+            )
+        second, first = np.partition(stored, -2)[-2:]
+        if first - second > 2 * tolerance and logits.argmax() != stored.argmax():
+            raise NumericsProofError(f"{golden.image}: the {precision} model's top-1 is not training's")
+
+
+def load_pixels(version: Version, golden: Golden) -> Pixels:
+    """The stored pixels of a golden image, uint8 `[height, width, 3]`. Raises DecodeProofError where the file is no such array."""
+    try:
+        pixels = np.load(version.path(golden.pixels), allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DecodeProofError(f"{golden.pixels} is not a stored array: {error}") from error
+    expected = (version.manifest.input.height, version.manifest.input.width, 3)
+    if pixels.dtype != np.uint8 or pixels.shape != expected:
+        raise DecodeProofError(f"{golden.pixels} holds {pixels.dtype} {pixels.shape}, expected uint8 {expected}")
+    return np.asarray(pixels)

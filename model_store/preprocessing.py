@@ -1,0 +1,189 @@
+"""Bytes to pixels: the one function that training's evaluation, the gates and the service all call.
+
+The order of work is fixed: signature, header (format, size), pixels, EXIF orientation, RGB, resize, crop. Everything after
+it (scaling, mean and deviation, layout) lies inside the ONNX graph, so preprocessing skew has no place to hide. Resize and
+crop follow torchvision's `Resize(antialias=True)` and `CenterCrop` to the pixel.
+"""
+
+import io
+import struct
+import zlib
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import (
+    Image,
+    TiffImagePlugin,  # noqa: F401  Pillow loads these two only after a failed look at all its formats
+    WebPImagePlugin,  # noqa: F401
+)
+
+from model_store.errors import (
+    ImageCorruptError,
+    ImageError,
+    ImageTruncatedError,
+    ImageUnsupportedError,
+    NotAnImageError,
+    TooManyPixelsError,
+)
+from model_store.manifest import Preprocessing
+
+Pixels = NDArray[np.uint8]
+
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+DEFAULT_MAX_PIXELS: Final = 64 * 1024 * 1024
+PILLOW_MAX_PIXELS: Final = 89_478_485
+"""Above this Pillow itself refuses or warns, so no setting may go higher."""
+
+_RESAMPLING: Final = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_ORIENTATION_TAG: Final = 0x0112
+_TRANSPOSITIONS: Final = {  # EXIF 2.32, tag 274: how the camera was held, and what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_DIRECT_MODES: Final = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"})
+_ALPHA_MODES: Final = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
+_DECODE_FAULTS: Final = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError,
+                         ArithmeticError, struct.error, zlib.error)  # fmt: skip
+"""What Pillow's decoders raise on damaged data, found by flipping bits in every format (tests/model_store)."""
+
+
+def sniff(data: bytes) -> str | None:
+    """The format that the first bytes promise (one of FORMATS), or None. Media types are not asked: clients get them wrong."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "TIFF"
+    # Two letters are not much of a signature: BMP must also name a header size that exists.
+    if data.startswith(b"BM") and len(data) >= 18 and data[14:18] in _BMP_HEADER_SIZES:
+        return "BMP"
+    return None
+
+
+_BMP_HEADER_SIZES: Final = frozenset(size.to_bytes(4, "little") for size in (12, 16, 40, 52, 56, 64, 108, 124))
+
+
+def prepare(data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
+    """Turn an encoded image into the model's input: uint8 `[crop_height, crop_width, 3]`, RGB.
+
+    Raises an ImageError whose class says what is wrong with the bytes. Of an animation the first frame counts. Colour
+    profiles are not applied (nor were they in training).
+    """
+    return to_pixels(open_image(data, spec, max_pixels), spec)
+
+
+def open_image(data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+    """Read the header alone and hold it against the limits; no pixel is decoded yet. Raises an ImageError."""
+    promised = sniff(data)
+    if promised is None:
+        raise _unknown_signature(data)
+    try:
+        image = Image.open(io.BytesIO(data), formats=(promised,))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise TooManyPixelsError(f"the image has more than {PILLOW_MAX_PIXELS:,} pixels; at most {max_pixels:,} are allowed") from None
+    except Image.UnidentifiedImageError:
+        raise ImageTruncatedError(f"the data begins like {promised} but holds no complete header ({len(data)} bytes)") from None
+    except _DECODE_FAULTS as error:
+        raise ImageCorruptError(f"the {promised} header is damaged: {_reason(error)}") from None
+    width, height = image.size
+    if width * height > max_pixels:
+        raise TooManyPixelsError(f"the image has {width}x{height} = {width * height:,} pixels; at most {max_pixels:,} are allowed")
+    resized_width, resized_height = resized_size(width, height, spec)
+    if resized_width * resized_height > max_pixels:  # 10 x 100,000 pixels pass the first check and become gigabytes here
+        raise TooManyPixelsError(
+            f"the image is {width}x{height}: with its shorter side resized to {spec.resize} it would have "
+            f"{resized_width * resized_height:,} pixels; at most {max_pixels:,} are allowed"
+        )
+    return image
+
+
+def to_pixels(image: Image.Image, spec: Preprocessing) -> Pixels:
+    """Decode an image that `open_image` let through: uint8 `[crop_height, crop_width, 3]`, RGB. Raises an ImageError."""
+    load_pixels(image)
+    return crop(resize(to_rgb(orient(image), spec.background), spec), spec)
+
+
+def load_pixels(image: Image.Image) -> None:
+    """Decode in place. Raises ImageTruncatedError or ImageCorruptError."""
+    try:
+        image.load()
+    except _DECODE_FAULTS as error:
+        if "truncated" in str(error).lower() or isinstance(error, EOFError):
+            raise ImageTruncatedError(f"the {image.format} data ends before the image does") from None
+        raise ImageCorruptError(f"the {image.format} data is damaged: {_reason(error)}") from None
+
+
+def orient(image: Image.Image) -> Image.Image:
+    """Turn the image the way that its EXIF orientation says. Unreadable EXIF counts as none: the pixels are still good."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+        transposition = _TRANSPOSITIONS.get(orientation)
+    except _DECODE_FAULTS:
+        return image
+    return image if transposition is None else image.transpose(transposition)
+
+
+def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """Convert any mode to RGB: transparency over `background`, 16-bit grey by its high byte. Raises ImageUnsupportedError."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I;16"):  # convert("RGB") would clip at 255 and give a white image (Pillow#2574)
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in _ALPHA_MODES or (image.mode in _DIRECT_MODES and "transparency" in image.info):
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, (*background, 255))
+        return Image.alpha_composite(canvas, image).convert("RGB")
+    if image.mode in _DIRECT_MODES:
+        return image.convert("RGB")
+    raise ImageUnsupportedError(f"pixels of mode {image.mode!r} have no defined range; convert the image to 8 or 16 bits")
+
+
+def resized_size(width: int, height: int, spec: Preprocessing) -> tuple[int, int]:
+    """The size (width, height) after the resize and before the crop; the longer side rounds down, as torchvision's does."""
+    if spec.resize_mode == "exact":
+        return spec.crop_width, spec.crop_height
+    if width <= height:
+        return spec.resize, int(spec.resize * height / width)
+    return int(spec.resize * width / height), spec.resize
+
+
+def resize(image: Image.Image, spec: Preprocessing) -> Image.Image:
+    """Resize with antialias. An image that already has the size is returned as it is."""
+    size = resized_size(*image.size, spec)
+    return image if size == image.size else image.resize(size, _RESAMPLING[spec.interpolation])
+
+
+def crop(image: Image.Image, spec: Preprocessing, offset: int = 0) -> Pixels:
+    """Cut out the centre as uint8 `[crop_height, crop_width, 3]`; `offset` shifts it right and down (the gates try that)."""
+    top = round((image.height - spec.crop_height) / 2) + offset
+    left = round((image.width - spec.crop_width) / 2) + offset
+    return np.asarray(image.crop((left, top, left + spec.crop_width, top + spec.crop_height)))
+
+
+def _unknown_signature(data: bytes) -> ImageError:
+    known = ", ".join(FORMATS)
+    if data[4:8] == b"ftyp" and data[8:12] in {b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis"}:
+        return ImageUnsupportedError(f"HEIC and AVIF images are not decoded; convert to one of {known}")
+    return NotAnImageError(f"the data has no image signature; send one of {known}")
+
+
+def _reason(error: BaseException) -> str:
+    """Pillow's words without object addresses or paths, for a stranger to read."""
+    return f"{type(error).__name__}: {error}".split("<", 1)[0][:120].strip()
+

@@ -1,0 +1,265 @@
+"""The model store: which models and versions there are, opening one verified, publishing one by a single rename.
+
+::
+
+    <root>/<model>/<version>/manifest.json, model.onnx, …     sealed
+    <root>/<model>/aliases/<alias>/00000001.json              append-only
+    <root>/<model>/.staging-…/                                a publish under way, or the rest of one that was killed
+
+Under the root lies a read-only layer of the versions that ship with the project; a published model of the same name hides
+the built-in one.
+"""
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from model_store.aliases import PRODUCTION, Aliases, standing
+from model_store.errors import (
+    AliasError,
+    InvalidNameError,
+    ManifestError,
+    ModelNotFoundError,
+    PublishError,
+    StoreUnreadableError,
+    VersionNotFoundError,
+)
+from model_store.files import (
+    DirectoryLock,
+    make_directory_durably,
+    remove_tree_if_unused,
+    sha256_of,
+    sync_directory,
+    write_durably,
+)
+from model_store.manifest import MANIFEST_NAME, Manifest, check_name, parse_version
+from model_store.version import Layer, Version
+
+DEFAULT_ROOT = Path("model_store/models")
+BUILTIN_ROOT = Path(__file__).parent / "builtin"
+BUILTIN_DEFAULT_MODEL = "digits-resnet20"
+_STAGING_PREFIX = ".staging-"
+_DOOMED_PREFIX = ".doomed-"
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What `prune` deleted (or would), and why it kept the rest."""
+
+    deleted: tuple[int, ...]
+    kept: Mapping[int, str]
+    leftovers: tuple[str, ...]
+
+
+class ModelStore:
+    """The versions under one root over the built-in layer. It holds no state: every call looks at the disk."""
+
+    def __init__(self, root: Path, builtin_root: Path | None = BUILTIN_ROOT) -> None:
+        self.root = root
+        self._layers: list[tuple[Layer, Path]] = [("published", root)]
+        if builtin_root is not None:
+            self._layers.append(("built-in", builtin_root))
+
+    def models(self) -> list[str]:
+        """The models that have a version, sorted. Raises StoreUnreadableError."""
+        names = set()
+        for _, root in self._layers:
+            names |= {name for name in _directories(root) if _is_name(name) and _version_numbers(root / name)}
+        return sorted(names)
+
+    def versions(self, model: str) -> list[int]:
+        """The model's versions, ascending. Raises ModelNotFoundError, StoreUnreadableError."""
+        return self._locate(model)[2]
+
+    def layer(self, model: str) -> Layer:
+        """Whether the model was published here or came with the project."""
+        return self._locate(model)[0]
+
+    def aliases(self, model: str) -> Aliases:
+        """The model's aliases. A built-in model has none until it is published."""
+        return Aliases(model, self.root / check_name(model))
+
+    def resolve(self, model: str, wanted: str | None = None) -> int:
+        """The version that `wanted` names: an integer, an alias, or None for `production` and without that the latest.
+
+        Raises VersionNotFoundError, AliasError, InvalidNameError, ModelNotFoundError.
+        """
+        versions = self.versions(model)
+        if wanted is None:
+            aliased = self.aliases(model).version(PRODUCTION)
+            return versions[-1] if aliased is None else aliased
+        if wanted[:1].isdecimal() or wanted[:1] in "+-":
+            return parse_version(wanted)
+        aliased = self.aliases(model).version(wanted)
+        if aliased is None:
+            raise AliasError(f"{model} has no alias {wanted!r}; it has {', '.join(self.aliases(model).names()) or 'none'}")
+        return aliased
+
+    def open(self, model: str, version: int, *, verify: bool = True) -> Version:
+        """Open one version, by default with every file held against its sealed sha256.
+
+        Raises ModelNotFoundError, VersionNotFoundError, ManifestError, VersionCorruptError, StoreUnreadableError.
+        """
+        layer, root, versions = self._locate(model)
+        if version not in versions:
+            raise VersionNotFoundError(f"{model} has no version {version}; it has {', '.join(map(str, versions))}")
+        opened = Version(model, version, root / model / str(version), layer)
+        if verify:
+            try:
+                opened.verify()
+            except BaseException:
+                opened.close()
+                raise
+        return opened
+
+    def publish(self, model: str, manifest: Mapping[str, Any], files: Mapping[str, bytes | Path]) -> int:
+        """Seal `files` under the next free version number and return it; `production` is not moved.
+
+        `manifest` holds every block but `files` and `model`, which are filled in here. Everything is staged in a hidden
+        sibling directory, synced, and appears by one rename: N publishers racing get N versions, and a crash at any step
+        leaves the store as it was. Raises PublishError, ManifestError, InvalidNameError.
+        """
+        directory = self.root / check_name(model)
+        staging = directory / f"{_STAGING_PREFIX}{secrets.token_hex(8)}"
+        try:
+            make_directory_durably(directory)
+            staging.mkdir()
+            lock = DirectoryLock(staging)
+        except OSError as error:
+            raise PublishError(f"can not write to {directory}: {error.strerror}") from error
+        try:
+            entries = [_stage(staging, path, source) for path, source in sorted(files.items())]
+            sealed = _validated({**manifest, "model": model, "files": tuple(entries)})
+            write_durably(staging / MANIFEST_NAME, sealed.to_bytes())
+            for folder in sorted({path.parent for path in staging.rglob("*")} | {staging}):
+                sync_directory(folder)
+            return _claim_next_version(directory, staging)
+        except OSError as error:
+            raise PublishError(f"publishing {model} failed: {error.strerror or error}; the store is as it was") from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+            lock.release()
+
+    def promote(self, model: str, version: int, alias: str = PRODUCTION, why: str = "", by: str | None = None) -> None:
+        """Move an alias to a published version that exists. Raises VersionNotFoundError, AliasError."""
+        self._require_published(model)
+        if version not in self.versions(model):
+            raise VersionNotFoundError(f"{model} has no version {version}, so {alias} can not point to it")
+        self.aliases(model).promote(alias, version, why, by)
+
+    def rollback(self, model: str, alias: str = PRODUCTION, why: str = "", by: str | None = None) -> int:
+        """Move an alias back to the version before its newest promotion, and return that version. Raises AliasError."""
+        self._require_published(model)
+        return self.aliases(model).rollback(alias, why, by).version
+
+    def prune(self, model: str, keep: int = 3, *, dry_run: bool = False) -> PruneReport:
+        """Delete the versions that no alias names or could roll back to, no reader has open, and are not among the newest `keep`.
+
+        Also removes what killed publishers left behind. Raises AliasError for a built-in model.
+        """
+        self._require_published(model)
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, so that the newest version stays; got {keep}")
+        directory = self.root / model
+        versions = self.versions(model)
+        kept = dict.fromkeys(versions[-keep:], f"among the newest {keep}")
+        for alias in self.aliases(model).names():
+            stack = standing(self.aliases(model).history(alias))
+            kept |= {version: f"{alias} could be rolled back to it" for version in stack[-keep:-1]}
+            kept |= {version: f"{alias} points to it" for version in stack[-1:]}
+        deleted = []
+        for version in sorted(set(versions) - set(kept)):
+            if dry_run or remove_tree_if_unused(directory / str(version)):
+                deleted.append(version)
+            else:
+                kept[version] = "a process has it open"
+        leftovers = [name for name in _directories(directory) if name.startswith((_STAGING_PREFIX, _DOOMED_PREFIX))]
+        if not dry_run:
+            leftovers = [name for name in leftovers if remove_tree_if_unused(directory / name)]
+        return PruneReport(tuple(deleted), {version: kept[version] for version in versions if version in kept}, tuple(leftovers))
+
+    def _locate(self, model: str) -> tuple[Layer, Path, list[int]]:
+        check_name(model)
+        for layer, root in self._layers:
+            if model in _directories(root) and (versions := _version_numbers(root / model)):
+                return layer, root, versions
+        raise ModelNotFoundError(f"there is no model {model!r}; there are {', '.join(self.models()) or 'none'}")
+
+    def _require_published(self, model: str) -> None:
+        if self.layer(model) != "published":
+            raise AliasError(f"{model} is built in: it has one version and no aliases until you publish a model of that name")
+
+
+def _stage(staging: Path, path: str, source: bytes | Path) -> dict[str, Any]:
+    target = staging / path
+    if not target.resolve().is_relative_to(staging.resolve()):
+        raise PublishError(f"{path!r} leaves the version's directory")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(target, source if isinstance(source, bytes) else source.read_bytes())
+    return {"path": path, "size": target.stat().st_size, "sha256": sha256_of(target)}
+
+
+def _validated(fields: Mapping[str, Any]) -> Manifest:
+    try:
+        manifest = Manifest.model_validate(fields)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        location = ".".join(str(part) for part in problem["loc"]) or "document"
+        raise ManifestError(f"this manifest can not be sealed: {location}: {problem['msg']}") from None
+    return Manifest.from_bytes(manifest.to_bytes())
+
+
+def _claim_next_version(directory: Path, staging: Path) -> int:
+    """Rename onto the next free number: a rename fails on a directory that holds something, so only one racer gets each."""
+    while True:
+        taken = [parse_version(name) for name in os.listdir(directory) if _is_version_name(name)]
+        number = max(taken, default=0) + 1
+        try:
+            staging.rename(directory / str(number))
+        except FileExistsError:
+            continue
+        except OSError as error:
+            if error.errno == errno.ENOTEMPTY:
+                continue
+            raise
+        sync_directory(directory)
+        return number
+
+
+def _directories(root: Path) -> list[str]:
+    try:
+        with os.scandir(root) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())
+    except OSError as error:
+        raise StoreUnreadableError(f"the model store {root} can not be read: {error.strerror}") from error
+
+
+def _version_numbers(model_directory: Path) -> list[int]:
+    return sorted(
+        parse_version(name)
+        for name in _directories(model_directory)
+        if _is_version_name(name) and (model_directory / name / MANIFEST_NAME).exists()
+    )
+
+
+def _is_name(name: str) -> bool:
+    try:
+        check_name(name)
+    except InvalidNameError:
+        return False
+    return True
+
+
+def _is_version_name(name: str) -> bool:
+    try:
+        parse_version(name)
+    except InvalidNameError:
+        return False
+    return True
