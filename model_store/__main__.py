@@ -147,7 +147,13 @@ def aliases(store: ModelStore, model: str) -> None:
 
 @main.command()
 @MODEL
-@click.option("--keep", default=3, show_default=True, type=click.IntRange(min=1), help="How many of the newest to keep, and of each alias's past.")
+@click.option(
+    "--keep",
+    default=3,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="How many of the newest to keep, and of each alias's past.",
+)
 @click.option("--yes", is_flag=True, help="Delete. Without it you see what would be deleted.")
 @click.pass_obj
 def prune(store: ModelStore, model: str, keep: int, *, yes: bool) -> None:
@@ -175,12 +181,13 @@ def _summary(manifest: Manifest) -> list[str]:
     lines = [
         f"created   {manifest.created_at:%Y-%m-%d %H:%M} UTC, {len(manifest.files)} files, {size / 1e6:.2f} MB",
         f"input     {manifest.input.height}x{manifest.input.width} RGB, {manifest.preprocessing.interpolation} resize",
-        f"classes   {len(manifest.class_names)}: {', '.join(manifest.class_names[:10])}{', …' if len(manifest.class_names) > 10 else ''}",
-        f"variants  {', '.join(variant.precision for variant in manifest.variants)}, up to {manifest.max_batch_size} images a batch",
+        f"classes   {len(manifest.class_names)}: {', '.join(manifest.class_names[:10])}" + ", …" * (len(manifest.class_names) > 10),
+        f"variants  {', '.join(variant.precision for variant in manifest.variants)}; batches up to {manifest.max_batch_size}",
     ]
     if training := manifest.training:
         lines += [
-            f"trained   {training.architecture} on {training.data.name}, seed {training.seed}, epoch {training.best_epoch} of {training.epochs}",
+            f"trained   {training.architecture} on {training.data.name}, seed {training.seed}, "
+            f"epoch {training.best_epoch} of {training.epochs}",
             f"command   {training.command}",
         ]
     if metrics := manifest.metrics:

@@ -61,7 +61,7 @@ def prove_numerics(version: Version, session: Session, precision: str = "fp32") 
         largest = float(np.abs(logits - stored).max())
         if not largest <= tolerance:  # so written that NaN fails
             raise NumericsProofError(
-                f"{golden.image}: the {precision} model's logits differ from training's by {largest:.3g}, allowed is {tolerance:.3g}"
+                f"{golden.image}: the {precision} logits differ from training's by {largest:.3g}, allowed is {tolerance:.3g}"
             )
         second, first = np.partition(stored, -2)[-2:]
         if first - second > 2 * tolerance and logits.argmax() != stored.argmax():

@@ -9,7 +9,7 @@ import hashlib
 import re
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -25,11 +25,11 @@ from pydantic import (
 
 from model_store.errors import InvalidNameError, ManifestError
 
-SCHEMA_VERSION = 1
-MANIFEST_NAME = "manifest.json"
-MODEL_INPUT = "images"
-NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
-VERSION_PATTERN = r"[1-9][0-9]{0,17}"
+SCHEMA_VERSION: Final = 1
+MANIFEST_NAME: Final = "manifest.json"
+MODEL_INPUT: Final = "images"
+NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+VERSION_PATTERN: Final = r"[1-9][0-9]{0,17}"
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]

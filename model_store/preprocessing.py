@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import (
     Image,
     TiffImagePlugin,  # noqa: F401  Pillow loads these two only after a failed look at all its formats
+    UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
 )
 
@@ -96,8 +97,10 @@ def open_image(data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_P
     try:
         image = Image.open(io.BytesIO(data), formats=(promised,))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise TooManyPixelsError(f"the image has more than {PILLOW_MAX_PIXELS:,} pixels; at most {max_pixels:,} are allowed") from None
-    except Image.UnidentifiedImageError:
+        raise TooManyPixelsError(
+            f"the image has more than {PILLOW_MAX_PIXELS:,} pixels; at most {max_pixels:,} are allowed"
+        ) from None
+    except UnidentifiedImageError:
         raise ImageTruncatedError(f"the data begins like {promised} but holds no complete header ({len(data)} bytes)") from None
     except _DECODE_FAULTS as error:
         raise ImageCorruptError(f"the {promised} header is damaged: {_reason(error)}") from None
@@ -186,4 +189,3 @@ def _unknown_signature(data: bytes) -> ImageError:
 def _reason(error: BaseException) -> str:
     """Pillow's words without object addresses or paths, for a stranger to read."""
     return f"{type(error).__name__}: {error}".split("<", 1)[0][:120].strip()
-

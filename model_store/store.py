@@ -172,8 +172,8 @@ class ModelStore:
         kept = dict.fromkeys(versions[-keep:], f"among the newest {keep}")
         for alias in self.aliases(model).names():
             stack = standing(self.aliases(model).history(alias))
-            kept |= {version: f"{alias} could be rolled back to it" for version in stack[-keep:-1]}
-            kept |= {version: f"{alias} points to it" for version in stack[-1:]}
+            kept |= dict.fromkeys(stack[-keep:-1], f"{alias} could be rolled back to it")
+            kept |= dict.fromkeys(stack[-1:], f"{alias} points to it")
         deleted = []
         for version in sorted(set(versions) - set(kept)):
             if dry_run or remove_tree_if_unused(directory / str(version)):
