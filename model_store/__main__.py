@@ -186,8 +186,7 @@ def _summary(manifest: Manifest) -> list[str]:
     ]
     if training := manifest.training:
         lines += [
-            f"trained   {training.architecture} on {training.data.name}, seed {training.seed}, "
-            f"epoch {training.best_epoch} of {training.epochs}",
+            f"trained   {training.architecture} on {training.data.name}, epoch {training.best_epoch} of {training.epochs}",
             f"command   {training.command}",
         ]
     if metrics := manifest.metrics:
