@@ -1,0 +1,34 @@
+"""Checkpoints: everything that a run needs to go on, and nothing that runs code when it is loaded."""
+
+import io
+import pickle
+import zipfile
+from typing import Any
+
+import torch
+
+from training.errors import RunError
+from training.run_directory import RunDirectory
+
+NAME = "checkpoint.pt"
+
+
+def save_checkpoint(run: RunDirectory, state: dict[str, Any]) -> None:
+    """Replace the run's checkpoint in one step; a crash leaves the one before."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    run.write(NAME, buffer.getvalue())
+
+
+def load_checkpoint(run: RunDirectory) -> dict[str, Any] | None:
+    """The run's newest checkpoint, or None where no epoch has ended yet. Loads tensors and plain values only.
+
+    Raises RunError where the file is damaged.
+    """
+    if not run.has(NAME):
+        return None
+    try:
+        state: dict[str, Any] = torch.load(run.path / NAME, weights_only=True, map_location="cpu")
+    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError) as error:
+        raise RunError(f"{run.path / NAME} can not be resumed from: {str(error).splitlines()[0]}") from None
+    return state

@@ -1,0 +1,40 @@
+"""The errors of training, one tree.
+
+::
+
+    TrainingError
+    ├── DataError           the data can not be trained on as it is
+    ├── RecipeError         a recipe file with an unknown or missing value
+    ├── RunError            a run's directory is missing a step, or was made with another configuration
+    ├── DivergedError       the loss is not finite any more
+    ├── ExportError         the exported graph is not the contract's
+    └── GateError           a check failed that nobody waived: nothing was published
+"""
+
+
+class TrainingError(Exception):
+    """Root of the tree: the command line shows these in one line, without a traceback."""
+
+
+class DataError(TrainingError):
+    """The data can not be trained on as it is."""
+
+
+class RecipeError(TrainingError):
+    """A recipe with an unknown, missing or impossible value."""
+
+
+class RunError(TrainingError):
+    """A run's directory that lacks what a step needs, or belongs to another configuration."""
+
+
+class DivergedError(TrainingError):
+    """The loss became NaN or infinite."""
+
+
+class ExportError(TrainingError):
+    """The exported graph does not follow the contract of a version."""
+
+
+class GateError(TrainingError):
+    """A check failed that nobody waived; nothing was published."""

@@ -1,0 +1,54 @@
+"""Evaluation: the test split, opened once, through the store's preprocessing."""
+
+import io
+import math
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from training.data import ImageSet
+from training.run_directory import RunDirectory
+from training.train import load_trained, predict
+
+EVALUATION: Final = "evaluation.json"
+LOGITS: Final = "evaluation.npz"
+
+
+def evaluate(run: RunDirectory, data: ImageSet) -> dict[str, Any]:
+    """Measure the chosen weights on the test split; leaves the figures and the logits, float32 `[test images, classes]`.
+
+    A run that has been evaluated keeps its figures: the test split is not opened a second time.
+    """
+    if run.has(EVALUATION):
+        return dict(run.read_json(EVALUATION, "evaluate"))
+    trained = load_trained(run, len(data.class_names))
+    test = run.split().test
+    logits = predict(trained.model, torch.from_numpy(data.pixels(test)), trained.normalize)
+    labels = torch.from_numpy(data.labels[test])
+    right = logits.argsort(dim=1, descending=True) == labels[:, None]
+    correct = int(right[:, 0].sum())
+    figures = {
+        "split": "test",
+        "test_images": len(test),
+        "top1": correct / len(test),
+        "top1_interval": wilson_interval(correct, len(test)),
+        "top5": int(right[:, :5].sum()) / len(test),
+        "loss": functional.cross_entropy(logits, labels).item(),
+        "best_epoch": trained.best_epoch,
+    }
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, logits=logits.numpy())
+    run.write(LOGITS, buffer.getvalue())
+    run.write_json(EVALUATION, figures)
+    return figures
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """The Wilson score interval of a proportion (Wilson 1927), 95 % by default: right also near 0 and 1."""
+    share = successes / trials
+    centre = share + z * z / (2 * trials)
+    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    denominator = 1 + z * z / trials
+    return (max(0.0, (centre - half) / denominator), min(1.0, (centre + half) / denominator))

@@ -1,0 +1,103 @@
+"""Export: a trained network as one ONNX file that takes encoded images' pixels as they are.
+
+Inside the graph: NHWC uint8 to NCHW float, one multiply and one add, the network with batch norms folded, `logits` and
+`features` out, a free batch. Outside it nothing but bytes to pixels is left.
+"""
+
+import io
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import onnx_ir
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from torch import Tensor, nn
+
+from model_store.manifest import Input, Outputs
+from training.data import ImageSet
+from training.errors import ExportError
+from training.networks import CifarResNet
+from training.run_directory import RunDirectory
+from training.train import Normalization, load_trained
+
+OPSET: Final = 20
+MODEL: Final = "model.onnx"
+CLASSIFIER: Final = "classifier.npz"
+OUTPUT_NAMES: Final = ("logits", "features")
+OUTPUTS: Final = Outputs(logits=OUTPUT_NAMES[0], features=OUTPUT_NAMES[1])
+
+
+class ServedModel(nn.Module):
+    """The network behind the contract: uint8 `[batch, height, width, 3]` RGB to logits and the last feature map."""
+
+    def __init__(self, network: CifarResNet, normalize: Normalization) -> None:
+        super().__init__()
+        self.network = network
+        # Scaling before the first convolution, not folded into it: a folded mean is wrong at zero-padded borders.
+        self.register_buffer("multiplier", torch.full((1, 3, 1, 1), 1 / normalize.std))
+        self.register_buffer("addend", torch.full((1, 3, 1, 1), -normalize.mean / normalize.std))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `[batch, classes]` and features `[batch, channels, h, w]`."""
+        # contiguous(): permuted strides would export the pooling as a chain of gathers
+        pixels = images.permute(0, 3, 1, 2).contiguous().float()
+        features = self.network.features(pixels * self.get_buffer("multiplier") + self.get_buffer("addend"))
+        return self.network.classify(features), features
+
+
+def model_input(data: ImageSet) -> Input:
+    """The input that the data set's preprocessing makes."""
+    return Input(height=data.preprocessing.crop_height, width=data.preprocessing.crop_width)
+
+
+def export(run: RunDirectory, data: ImageSet) -> Path:
+    """Write the run's `model.onnx` and `classifier.npz`. Raises ExportError where the graph is not the contract's."""
+    trained = load_trained(run, len(data.class_names))
+    shape = model_input(data)
+    served = ServedModel(trained.model, trained.normalize).eval()
+    program = torch.onnx.export(
+        served,
+        (torch.zeros(2, shape.height, shape.width, 3, dtype=torch.uint8),),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=[shape.name],
+        output_names=list(OUTPUT_NAMES),
+        dynamic_shapes=({0: "batch"},),
+        external_data=False,
+        verbose=False,
+    )
+    if program is None:
+        raise ExportError("torch's exporter returned no graph")
+    # Every node carries a stack trace with source paths: they leak, and change the file's digest from checkout to checkout.
+    cleared = ClearMetadataAndDocStringPass()(program.model).model
+    data_bytes = onnx_ir.to_proto(cleared).SerializeToString(deterministic=True)
+    check_graph(data_bytes, shape)
+    run.write(MODEL, data_bytes)
+    buffer = io.BytesIO()
+    np.savez(buffer, weight=trained.model.fc.weight.detach().numpy(), bias=trained.model.fc.bias.detach().numpy())
+    run.write(CLASSIFIER, buffer.getvalue())
+    return run.path / MODEL
+
+
+def check_graph(data: bytes, shape: Input) -> None:
+    """Hold the exported graph against what was asked for. Raises ExportError that says what differs."""
+    proto: Any = onnx.load_model_from_string(data)
+    onnx.checker.check_model(proto, full_check=True)
+    opsets = {entry.domain: entry.version for entry in proto.opset_import}
+    if opsets.get("") != OPSET:
+        raise ExportError(f"the graph has opset {opsets.get('')}, asked for was {OPSET}")
+    if left := sum(node.op_type == "BatchNormalization" for node in proto.graph.node):
+        raise ExportError(f"{left} batch norms were not folded")
+    if any(node.doc_string or node.metadata_props for node in proto.graph.node):
+        raise ExportError("nodes still carry source paths or stack traces")
+    for value in [*proto.graph.input, *proto.graph.output]:
+        batch = value.type.tensor_type.shape.dim[0]
+        if batch.dim_param != "batch":
+            raise ExportError(f"the batch of {value.name} is {batch.dim_param or batch.dim_value}, expected a free `batch`")
+    dims = [dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim[1:]]
+    if [value.name for value in proto.graph.input] != [shape.name] or dims != [shape.height, shape.width, 3]:
+        raise ExportError(f"the input is not {shape.name} [batch, {shape.height}, {shape.width}, 3]")
+    if [value.name for value in proto.graph.output] != list(OUTPUT_NAMES):
+        raise ExportError(f"the outputs are not {' and '.join(OUTPUT_NAMES)}")

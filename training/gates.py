@@ -1,0 +1,161 @@
+"""Gates: what must be true of an export before it is published, each a check with a threshold and what was found."""
+
+import io
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from model_store.errors import DecodeProofError
+from model_store.golden import Prepare, check_decode
+from model_store.manifest import Check, Golden, Preprocessing
+from model_store.preprocessing import Pixels, crop, load_pixels, open_image, orient, prepare, resize, to_rgb
+from model_store.session import Logits, Session
+from training.data import ImageSet, encode
+from training.errors import GateError
+from training.evaluation import LOGITS, evaluate
+from training.export import MODEL, OUTPUTS, model_input
+from training.golden import read_golden
+from training.run_directory import RunDirectory
+
+GATES: Final = "gates.json"
+MAX_BATCH_SIZE: Final = 32
+ODD_BATCH: Final = 7
+LOGIT_TOLERANCE: Final = 1e-3
+JPEG_QUALITY: Final = 90
+JPEG_ALLOWANCE: Final = 0.01
+
+
+def gate(run: RunDirectory, data: ImageSet, waivers: Mapping[str, str] | None = None) -> tuple[Check, ...]:
+    """Run every check on the exported file and leave the findings in the run.
+
+    `waivers` maps a check's name to the owner's reason. Raises GateError for a waiver of a check that does not exist.
+    """
+    session = Session(run.file(MODEL, "export"), model_input(data), OUTPUTS)
+    checks = [*_parity(run, data, session), *_accuracy(run, data, session), *_golden(run, data, session)]
+    waivers = waivers or {}
+    if unknown := set(waivers) - {check.check for check in checks}:
+        raise GateError(f"there is no check {', '.join(sorted(unknown))}; there are {', '.join(check.check for check in checks)}")
+    checks = [
+        check if check.passed or check.check not in waivers else check.model_copy(update={"waived": waivers[check.check]})
+        for check in checks
+    ]
+    run.write_json(GATES, [check.model_dump() for check in checks])
+    return tuple(checks)
+
+
+def read_checks(run: RunDirectory) -> tuple[Check, ...]:
+    """What the checks found. Raises RunError where `gate` has not run."""
+    return tuple(Check.model_validate(check) for check in run.read_json(GATES, "gate"))
+
+
+def require_passed(checks: tuple[Check, ...]) -> None:
+    """Raise GateError that names the checks that failed without a waiver."""
+    if failed := [check.check for check in checks if not check.passed and not check.waived]:
+        waiver = f"--waive {failed[0]}='REASON'"
+        raise GateError(f"not published: {', '.join(failed)} failed. Mend the cause, or publish knowingly with {waiver}")
+
+
+def at_least(name: str, value: float, threshold: float, detail: str = "") -> Check:
+    """A check that passes from `threshold` up."""
+    return Check(check=name, passed=value >= threshold, value=value, threshold=threshold, comparison="at_least", detail=detail)
+
+
+def at_most(name: str, value: float, threshold: float, detail: str = "") -> Check:
+    """A check that passes up to `threshold`."""
+    return Check(check=name, passed=value <= threshold, value=value, threshold=threshold, comparison="at_most", detail=detail)
+
+
+def _parity(run: RunDirectory, data: ImageSet, session: Session) -> Iterator[Check]:
+    """Torch and ONNX Runtime give the same logits at batch 1, an odd size and the maximum, and an image's own in any company."""
+    with np.load(run.file(LOGITS, "evaluate"), allow_pickle=False) as archive:
+        expected: Logits = archive["logits"]
+    pixels = data.pixels(run.split().test)
+    by_size = {size: _in_batches(session, pixels, size) for size in (1, ODD_BATCH, MAX_BATCH_SIZE)}
+    for size, found in by_size.items():
+        yield at_most(f"parity_batch_{size}", _largest(found - expected), LOGIT_TOLERANCE, "max |logit - torch's|, test split")
+    agreement = min(float((found.argmax(1) == expected.argmax(1)).mean()) for found in by_size.values())
+    yield at_least("parity_top1", agreement, 1.0, "share of test images with torch's top-1")
+    company = _in_batches(session, pixels[::-1], MAX_BATCH_SIZE)[::-1]
+    drift = max(_largest(by_size[1] - other) for other in (by_size[ODD_BATCH], by_size[MAX_BATCH_SIZE], company))
+    yield at_most("batch_invariance", drift, LOGIT_TOLERANCE, "max change of a logit with other neighbours and slots")
+
+
+def _accuracy(run: RunDirectory, data: ImageSet, session: Session) -> Iterator[Check]:
+    """The exported file, on encoded images through the store's preprocessing, is as good as the network that was measured."""
+    measured = evaluate(run, data)["top1"]
+    test = run.split().test
+    labels = data.labels[test]
+    images = [Image.open(io.BytesIO(data.encoded[index])) for index in test]
+    for kind, encoded, allowance in (
+        ("png", [encode(image, "PNG") for image in images], 0.0),
+        ("jpeg", [encode(image.convert("RGB"), "JPEG", quality=JPEG_QUALITY) for image in images], JPEG_ALLOWANCE),
+    ):
+        pixels = np.stack([prepare(image, data.preprocessing) for image in encoded])
+        top1 = float((_in_batches(session, pixels, MAX_BATCH_SIZE).argmax(1) == labels).mean())
+        yield at_least(f"accuracy_{kind}", top1, measured - allowance, f"top-1 of the export on {kind.upper()} bytes, test split")
+    yield at_least("accuracy_floor", measured, run.config().recipe.accuracy_floor, "top-1 on the test split")
+
+
+def _golden(run: RunDirectory, data: ImageSet, session: Session) -> Iterator[Check]:
+    """The golden images hold here, and would notice each way in which preprocessing is known to go wrong."""
+    blocks = read_golden(run)
+    drift = max(
+        _largest(session.run(_pixels(run, block)[np.newaxis])[0] - np.asarray(block.logits, np.float32)) for block in blocks
+    )
+    yield at_most("golden_numerics", drift, LOGIT_TOLERANCE, "max |logit - torch's| over the golden images")
+    undecoded = sum(not _decodes(run, block, data.preprocessing, prepare) for block in blocks)
+    yield at_most("golden_decode", undecoded, 0, "golden images that decode to other pixels")
+    for fault, faulty in FAULTS.items():
+        noticed = sum(not _decodes(run, block, data.preprocessing, faulty) for block in blocks)
+        yield at_least(f"golden_notices_{fault}", noticed, 1, f"golden images that fail with {fault.replace('_', ' ')}")
+
+
+def _swapped_channels(data: bytes, spec: Preprocessing) -> Pixels:
+    return prepare(data, spec)[:, :, ::-1]
+
+
+def _ignored_exif(data: bytes, spec: Preprocessing) -> Pixels:
+    image = open_image(data, spec)
+    load_pixels(image)
+    return crop(resize(to_rgb(image, spec.background), spec), spec)
+
+
+def _another_interpolation(data: bytes, spec: Preprocessing) -> Pixels:
+    return prepare(data, spec.model_copy(update={"interpolation": "bicubic" if spec.interpolation != "bicubic" else "bilinear"}))
+
+
+def _a_shifted_crop(data: bytes, spec: Preprocessing) -> Pixels:
+    image = open_image(data, spec)
+    load_pixels(image)
+    return crop(resize(to_rgb(orient(image), spec.background), spec), spec, offset=1)
+
+
+FAULTS: Final = {
+    "swapped_channels": _swapped_channels,
+    "ignored_exif": _ignored_exif,
+    "another_interpolation": _another_interpolation,
+    "a_shifted_crop": _a_shifted_crop,
+}
+"""Ways to get preprocessing wrong, each of which must break the golden proof."""
+
+
+def _decodes(run: RunDirectory, block: Golden, spec: Preprocessing, prepare: Prepare) -> bool:
+    try:
+        check_decode((run.path / block.image).read_bytes(), _pixels(run, block), block, spec, prepare)
+    except DecodeProofError:
+        return False
+    return True
+
+
+def _pixels(run: RunDirectory, block: Golden) -> Pixels:
+    return np.asarray(np.load(run.path / block.pixels, allow_pickle=False))
+
+
+def _in_batches(session: Session, pixels: Pixels, size: int) -> Logits:
+    return np.concatenate([session.run(pixels[start : start + size]) for start in range(0, len(pixels), size)])
+
+
+def _largest(difference: Logits) -> float:
+    return float(np.abs(difference).max())

@@ -1,0 +1,118 @@
+"""Golden images: what the service must decode and compute as training did, before it serves a version.
+
+Some are images of the data; the others are made here and look like none of it, chosen to see what goes wrong on the way
+from bytes to pixels: colours that are not symmetric, EXIF orientation 6, CMYK, alpha, 16 bits, a palette, a large
+non-square JPEG.
+"""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from model_store.manifest import DecodeTolerance, Golden
+from model_store.preprocessing import Pixels, prepare
+from training.data import ImageSet, encode
+from training.run_directory import RunDirectory
+from training.train import load_trained, predict
+
+GOLDEN: Final = "golden/golden.json"
+SAMPLES: Final = 5
+LOSSLESS: Final = DecodeTolerance(max_abs=2, mean_abs=0.25)
+LOSSY: Final = DecodeTolerance(max_abs=4, mean_abs=1.0)  # JPEG decoders of other builds round differently
+_ORIENTATION_TAG: Final = 0x0112
+
+
+@dataclass(frozen=True)
+class Probe:
+    """An encoded image, what its file is called, and what it is there to catch."""
+
+    name: str
+    encoded: bytes
+    purpose: str
+
+
+def take_golden(run: RunDirectory, data: ImageSet) -> tuple[Golden, ...]:
+    """Write the golden images, their pixels and the torch network's logits into the run, and return their blocks."""
+    trained = load_trained(run, len(data.class_names))
+    blocks = []
+    for probe in [*_samples(run, data), *_scenes()]:
+        pixels = prepare(probe.encoded, data.preprocessing)
+        logits = predict(trained.model, torch.from_numpy(pixels[np.newaxis].copy()), trained.normalize)[0]
+        stem = f"golden/{probe.name.split('.', maxsplit=1)[0]}"
+        block = Golden(
+            image=f"golden/{probe.name}",
+            pixels=f"{stem}.npy",
+            decode_tolerance=LOSSY if probe.name.endswith(".jpg") else LOSSLESS,
+            logits=tuple(logits.tolist()),
+            purpose=probe.purpose,
+        )
+        run.write(block.image, probe.encoded)
+        run.write(block.pixels, _as_npy(pixels))
+        blocks.append(block)
+    run.write_json(GOLDEN, [block.model_dump() for block in blocks])
+    return tuple(blocks)
+
+
+def read_golden(run: RunDirectory) -> tuple[Golden, ...]:
+    """The blocks that `take_golden` left. Raises RunError where it has not run."""
+    return tuple(Golden.model_validate(block, strict=False) for block in run.read_json(GOLDEN, "export"))
+
+
+def _samples(run: RunDirectory, data: ImageSet) -> Iterator[Probe]:
+    """Images of the validation split, of as many classes as there are samples; the last as JPEG."""
+    chosen = run.split().validation
+    _, firsts = np.unique(data.labels[chosen], return_index=True)
+    spread = firsts[np.linspace(0, len(firsts) - 1, min(SAMPLES, len(firsts))).astype(int)]
+    for position, index in enumerate(chosen[spread], start=1):
+        label = data.class_names[data.labels[index]]
+        yield Probe(f"sample-{position}.png", data.encoded[index], f"an image of the validation split, class {label}")
+    image = Image.open(io.BytesIO(data.encoded[chosen[spread[-1]]])).convert("RGB")
+    yield Probe("sample-jpeg.jpg", encode(image, "JPEG", quality=90), "the same image after JPEG")
+
+
+def _scenes() -> Iterator[Probe]:
+    exif = Image.Exif()
+    exif[_ORIENTATION_TAG] = 6
+    alpha = _picture(96, 128).convert("RGBA")
+    alpha.putalpha(Image.linear_gradient("L").resize(alpha.size))
+    grey = Image.fromarray(scene(120, 90).sum(axis=2, dtype=np.uint16) * np.uint16(85))
+    for name, image, options, purpose in (
+        ("colours.png", _picture(160, 120), {}, "channels that are not interchangeable"),
+        ("exif-6.jpg", _picture(640, 427), {"exif": exif.tobytes()}, "a phone held upright: EXIF orientation 6"),
+        ("cmyk.jpg", _picture(320, 240).convert("CMYK"), {}, "a JPEG for print: CMYK"),
+        ("alpha.png", alpha, {}, "transparency over the background colour"),
+        ("grey-16-bit.png", grey, {}, "16-bit grey, which clips to white when converted carelessly"),
+        ("palette.png", _picture(128, 96).quantize(64), {}, "colours from a palette"),
+        ("large.jpg", _picture(1800, 1200), {}, "a large photograph that is not square"),
+    ):
+        if name.endswith(".jpg"):
+            yield Probe(name, encode(image, "JPEG", quality=80, **options), purpose)
+        else:
+            yield Probe(name, encode(image, "PNG", optimize=True), purpose)
+
+
+def _picture(width: int, height: int) -> Image.Image:
+    return Image.fromarray(scene(width, height))
+
+
+def scene(width: int, height: int) -> NDArray[np.uint8]:
+    """A picture with no symmetry, the same on every machine: uint8 `[height, width, 3]`, from integer arithmetic alone."""
+    y, x = np.mgrid[0:height, 0:width]
+    u, v = x * 1024 // width, y * 1024 // height
+    red = u // 4
+    green = np.where((u // 96 + v // 128) % 3 == 0, 210, v // 8)
+    blue = np.where((u - 700) ** 2 + (v - 300) ** 2 < 180**2, 230, 40 + (u + 2 * v) // 24 % 64)
+    stripe = (u + v) % 256 < 48
+    return np.stack([np.where(stripe, 250, red), green, np.where(stripe, 20, blue)], axis=2).astype(np.uint8)
+
+
+def _as_npy(pixels: Pixels) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, pixels, allow_pickle=False)
+    return buffer.getvalue()
