@@ -1,0 +1,80 @@
+"""`python -m service`: serve the model store over HTTP."""
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+import uvicorn
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from service import __version__
+from service.app import create_app
+from service.registry import Registry
+from service.settings import Settings
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which knows its address only once it listens."""
+
+    @property
+    def address(self) -> str:
+        """The URL to reach it from this machine."""
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  an address to print, not to bind
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def main() -> None:
+    """Read the settings from flags and variables, and serve until SIGTERM or Ctrl-C."""
+    try:
+        settings = CliApp.run(Settings)
+    except ValidationError as error:
+        for problem in error.errors(include_url=False):
+            name = "_".join(str(part) for part in problem["loc"])
+            click.echo(f"SERVICE_{name.upper()}: {problem['msg']}, got {problem['input']!r}", err=True)
+        click.echo("see: python -m service --help", err=True)
+        sys.exit(2)
+    server: Server
+
+    def announce(registry: Registry) -> None:
+        click.echo("\n".join(describe(registry, server.address)))
+
+    config = uvicorn.Config(
+        create_app(settings, announce),
+        host=settings.host,
+        port=settings.port,
+        log_level=settings.log_level,
+        access_log=settings.access_log,
+        timeout_graceful_shutdown=settings.shutdown_seconds,
+        server_header=False,
+    )
+    server = Server(config)
+    server.run()
+
+
+def describe(registry: Registry, address: str) -> list[str]:
+    """What a person at the terminal wants to know now: what serves where, where the docs are, and a line to try."""
+    lines = [f"Resident {__version__} on {address}"]
+    for name, model in sorted(registry.models.items()):
+        if model.served is None:
+            lines.append(f"  NOT SERVED  {name}: {'; '.join(model.errors.values()) or 'its versions can not be read'}")
+            continue
+        manifest = model.served.version.manifest
+        accuracy = f", {manifest.metrics.top1:.1%} on its test images" if manifest.metrics else ""
+        mark = " (default)" if name == registry.default_model else ""
+        lines.append(f"  model  {model.served.version}{mark}: {len(manifest.class_names)} classes{accuracy}")
+    if registry.error:
+        lines.append(f"  NOT READY  {registry.error}")
+    lines.append(f"  docs   {address}/docs")
+    if registry.default_model and (served := registry.models[registry.default_model].served) and served.version.manifest.golden:
+        sample = served.version.path(served.version.manifest.golden[0].image)
+        if sample.is_relative_to(Path.cwd()):
+            sample = sample.relative_to(Path.cwd())
+        lines.append(f"  try    curl --data-binary @{shlex.quote(str(sample))} {address}/v1/predict")
+    return lines
+
+
+if __name__ == "__main__":
+    main()

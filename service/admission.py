@@ -1,0 +1,48 @@
+"""Admission: refuses what there is no room for, before the work is done rather than after."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from service.errors import OverloadedError, TooLargeError
+
+RETRY_AFTER_SECONDS = 1
+
+
+class Admission:
+    """Counts what is under way: bytes of bodies and images not yet answered. Used from the event loop alone."""
+
+    def __init__(self, max_upload_bytes: int, max_queue_size: int) -> None:
+        self._max_upload_bytes = max_upload_bytes
+        self._max_queue_size = max_queue_size
+        self.upload_bytes = 0
+        self.images = 0
+
+    @contextmanager
+    def bytes(self, count: int) -> Iterator[None]:
+        """Hold room for a body. Raises OverloadedError where there is none, or where the queue is full anyway."""
+        if self.images >= self._max_queue_size:
+            raise _overloaded(f"{self.images} images wait already; {self._max_queue_size} are allowed")
+        if self.upload_bytes + count > self._max_upload_bytes and self.upload_bytes > 0:
+            raise _overloaded(f"{self.upload_bytes:,} bytes of other bodies are being held; {self._max_upload_bytes:,} are allowed")
+        self.upload_bytes += count
+        try:
+            yield
+        finally:
+            self.upload_bytes -= count
+
+    @contextmanager
+    def queue(self, count: int) -> Iterator[None]:
+        """Hold room for a request's images. Raises OverloadedError where there is none."""
+        if count > self._max_queue_size:
+            raise TooLargeError(f"{count} images never fit in the queue of {self._max_queue_size}", code="too_many_images")
+        if self.images + count > self._max_queue_size:
+            raise _overloaded(f"{self.images} images wait already, and {count} more would pass the {self._max_queue_size} allowed")
+        self.images += count
+        try:
+            yield
+        finally:
+            self.images -= count
+
+
+def _overloaded(detail: str) -> OverloadedError:
+    return OverloadedError(f"{detail}; come again in {RETRY_AFTER_SECONDS} s", headers={"Retry-After": str(RETRY_AFTER_SECONDS)})

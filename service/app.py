@@ -1,0 +1,65 @@
+"""`create_app(settings)`: the only place that knows every part and puts them together."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import FastAPI
+
+from model_store.session import SessionOptions
+from model_store.store import BUILTIN_ROOT, DEFAULT_ROOT, ModelStore
+from service import __version__
+from service.cpu_limit import cpu_limit
+from service.documentation import add_documentation
+from service.prediction import Predictor
+from service.registry import EngineOptions, Registry
+from service.routes import add_error_handlers, build_router
+from service.settings import Settings
+
+DESCRIPTION = """Answers a photo with labels: **POST** an image to `/v1/predict`.
+
+Errors are problem details (RFC 9457) with a stable `code`. In a batch one bad image gets its own error in its place.
+"""
+
+
+def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambda _: None) -> FastAPI:
+    """The service as an ASGI application. Models load in the background once it starts; `on_loaded` is told when they have."""
+    cpus = cpu_limit()
+    options = EngineOptions(
+        max_batch_size=settings.max_batch_size,
+        max_queue_delay_seconds=settings.max_queue_delay_seconds,
+        instances=settings.instances or cpus,
+        session=SessionOptions(intra_op_num_threads=settings.intra_op_num_threads),
+    )
+    registry = Registry(open_store(settings), options, settings.default_model)
+    decoders = ThreadPoolExecutor(settings.decode_workers or cpus, thread_name_prefix="decode")
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async def load() -> None:
+            await asyncio.to_thread(registry.load)
+            on_loaded(registry)
+
+        loading = asyncio.create_task(load())
+        yield
+        await loading
+        await asyncio.to_thread(registry.close)
+        decoders.shutdown()
+
+    app = FastAPI(title="Resident", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.include_router(build_router(registry, Predictor(settings, registry, decoders)))
+    add_documentation(app)
+    add_error_handlers(app)
+    return app
+
+
+def open_store(settings: Settings) -> ModelStore:
+    """The store that the settings name. The default root is made where it is missing; a root that was named must be there."""
+    builtin_root = BUILTIN_ROOT if settings.builtin else None
+    if settings.store == DEFAULT_ROOT and not settings.store.exists():
+        with suppress(OSError):
+            settings.store.mkdir(parents=True)
+        if not settings.store.exists():  # a read-only working directory: nothing was published there either
+            return ModelStore(BUILTIN_ROOT, builtin_root=None)
+    return ModelStore(settings.store, builtin_root)

@@ -1,0 +1,145 @@
+"""The batcher, the one place for concurrency: one queue behind one lock, and instance threads that take from it themselves.
+
+Work-conserving: a batch is formed when an instance can take it, and the next one grows while it computes. There is no
+polling and no timer while idle. Answers go back to the event loop in one hop a batch.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_store.preprocessing import Pixels
+from service.errors import DeadlineExceededError, InferenceError, ServiceError
+
+Rows = NDArray[np.float32]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One image's row, and what its batch was."""
+
+    row: NDArray[np.float32]
+    queue_seconds: float
+    inference_seconds: float
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    image: Pixels
+    deadline: float
+    future: asyncio.Future[Answer]
+    enqueued: float
+
+
+class Batcher:
+    """Every image that was submitted gets exactly one answer or one error, and a failing batch takes no other with it.
+
+    `run` takes uint8 `[batch, height, width, 3]` and returns float32 `[batch, …]`, one row an image; `instances` threads call it.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Pixels], Rows],
+        max_batch_size: int,
+        instances: int = 1,
+        max_queue_delay_seconds: float = 0.0,
+        name: str = "batcher",
+    ) -> None:
+        self._run = run
+        self._max_batch_size = max_batch_size
+        self._max_queue_delay_seconds = max_queue_delay_seconds
+        self._queue: deque[_Item] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True) for number in range(1, instances + 1)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, image: Pixels, deadline: float) -> asyncio.Future[Answer]:
+        """Queue one image from the event loop; `deadline` is on the monotonic clock.
+
+        The future ends in an Answer, a DeadlineExceededError or an InferenceError; cancelling it drops the image when a
+        batch forms. Raises RuntimeError on a closed batcher.
+        """
+        item = _Item(image, deadline, asyncio.get_running_loop().create_future(), time.monotonic())
+        with self._changed:
+            if self._closing:
+                raise RuntimeError("this batcher is closed: its version was unloaded while a request held it")
+            self._queue.append(item)
+            self._changed.notify()
+        return item.future
+
+    def close(self) -> None:
+        """Answer what is queued, then end the threads; blocks until they have. A second call does nothing."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _serve(self) -> None:
+        while batch := self._take():
+            began = time.monotonic()
+            outcome: Rows | ServiceError
+            try:
+                outcome = self._run(np.stack([item.image for item in batch]))
+                if len(outcome) != len(batch):
+                    raise RuntimeError(f"{len(batch)} images gave {len(outcome)} rows")
+            except Exception:
+                logger.exception("a batch of %d images failed", len(batch))
+                outcome = InferenceError("the model failed on this batch; the server's log has the reason")
+            _settle(batch, outcome, began, time.monotonic())
+
+    def _take(self) -> list[_Item]:
+        """The next batch, never empty but when the batcher is closed. Images whose caller left or that are late are dropped."""
+        while True:
+            with self._changed:
+                while not self._queue and not self._closing:
+                    self._changed.wait()
+                self._wait_for_company()
+                taken = [self._queue.popleft() for _ in range(min(len(self._queue), self._max_batch_size))]
+                if not taken and self._closing:
+                    return []
+            now = time.monotonic()
+            late = [item for item in taken if item.deadline < now]
+            if late:
+                _settle(late, DeadlineExceededError("the deadline passed while the image waited for its batch"), now, now)
+            if batch := [item for item in taken if item.deadline >= now and not item.future.done()]:
+                return batch
+
+    def _wait_for_company(self) -> None:
+        """Hold a batch that is not full until its first image has waited max_queue_delay_seconds; by default not at all."""
+        while self._queue and len(self._queue) < self._max_batch_size and not self._closing:
+            remaining = self._queue[0].enqueued + self._max_queue_delay_seconds - time.monotonic()
+            if remaining <= 0 or not self._changed.wait(remaining):
+                return
+
+
+def _settle(batch: Sequence[_Item], outcome: Rows | ServiceError, began: float, ended: float) -> None:
+    """Hand a batch's outcome to the event loop, in one hop; a loop that is gone has no one waiting."""
+
+    def settle() -> None:
+        for position, item in enumerate(batch):
+            if item.future.done():
+                continue
+            if isinstance(outcome, ServiceError):
+                item.future.set_exception(outcome)
+            else:
+                item.future.set_result(Answer(outcome[position], began - item.enqueued, ended - began, len(batch)))
+
+    loop = batch[0].future.get_loop()
+    try:
+        loop.call_soon_threadsafe(settle)
+    except RuntimeError:
+        logger.debug("the event loop ended before a batch of %d images was answered", len(batch))

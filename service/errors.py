@@ -1,0 +1,144 @@
+"""What a client is told when a request can not be answered: every error with its status and its stable code.
+
+::
+
+    ServiceError
+    ├── BadRequestError          400  empty_body, malformed_json, malformed_base64, malformed_multipart, no_images,
+    │                                 invalid_parameter, empty_image
+    ├── NotFoundError            404  model_not_found, version_not_found, no_default_model
+    ├── BodyTimeoutError         408  slow_body
+    ├── TooLargeError            413  body_too_large, too_many_images
+    ├── UnsupportedMediaError    415  unsupported_media_type, unsupported_encoding
+    ├── OverloadedError          429  overloaded
+    ├── InferenceError           500  inference_failed
+    ├── NotReadyError            503  not_ready
+    ├── DeadlineExceededError    504  deadline_exceeded
+    └── EveryImageFailedError    the images' own status and code where they agree, else 400 no_image_classified
+
+The image errors of `model_store.errors` carry their own codes; `IMAGE_STATUS` gives them a status.
+"""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, ClassVar, Final
+
+from model_store.errors import ImageError, ImageUnsupportedError, TooManyPixelsError
+
+
+class ServiceError(Exception):
+    """Root of the tree. `detail` is for a stranger to read: no path, no traceback."""
+
+    status: HTTPStatus = HTTPStatus.INTERNAL_SERVER_ERROR
+    default_code: ClassVar[str] = "internal_error"
+    errors: tuple[dict[str, Any], ...] = ()
+
+    def __init__(self, detail: str, code: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.code = code or self.default_code
+        self.headers = dict(headers or {})
+
+
+class BadRequestError(ServiceError):
+    """The request is not one we understand."""
+
+    status = HTTPStatus.BAD_REQUEST
+    default_code = "bad_request"
+
+
+class NotFoundError(ServiceError):
+    """No such model or version is served."""
+
+    status = HTTPStatus.NOT_FOUND
+    default_code = "model_not_found"
+
+
+class BodyTimeoutError(ServiceError):
+    """The body did not arrive in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    default_code = "slow_body"
+
+
+class TooLargeError(ServiceError):
+    """More bytes or images than allowed."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    default_code = "body_too_large"
+
+
+class UnsupportedMediaError(ServiceError):
+    """A media type or content coding that we do not take."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    default_code = "unsupported_media_type"
+
+
+class OverloadedError(ServiceError):
+    """No room for this request now; Retry-After says when to come again."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    default_code = "overloaded"
+
+
+class InferenceError(ServiceError):
+    """The model failed on this batch."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    default_code = "inference_failed"
+
+
+class NotReadyError(ServiceError):
+    """The model exists but no version of it serves (yet)."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    default_code = "not_ready"
+
+
+class DeadlineExceededError(ServiceError):
+    """The answer would come too late."""
+
+    status = HTTPStatus.GATEWAY_TIMEOUT
+    default_code = "deadline_exceeded"
+
+
+class EveryImageFailedError(ServiceError):
+    """None of several images could be classified; `errors` says why, an entry an image."""
+
+    default_code = "no_image_classified"
+
+    def __init__(self, causes: "Sequence[ServiceError | ImageError]") -> None:
+        self.errors = tuple(describe(cause) for cause in causes)
+        agreed = len({(error["status"], error["code"]) for error in self.errors}) == 1
+        self.status = status_of(causes[0]) if agreed else HTTPStatus.BAD_REQUEST
+        super().__init__(f"none of the {len(causes)} images could be classified", code=causes[0].code if agreed else None)
+
+
+IMAGE_STATUS: Final[Mapping[type[ImageError], HTTPStatus]] = {
+    TooManyPixelsError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    ImageUnsupportedError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+}
+"""Image errors that are not simply a bad request."""
+
+
+def status_of(error: ServiceError | ImageError) -> HTTPStatus:
+    """The HTTP status of an error."""
+    if isinstance(error, ServiceError):
+        return error.status
+    return IMAGE_STATUS.get(type(error), HTTPStatus.BAD_REQUEST)
+
+
+def describe(error: ServiceError | ImageError) -> dict[str, Any]:
+    """One image's error, as it stands in its place among the results."""
+    return {"code": error.code, "status": int(status_of(error)), "detail": str(error)}
+
+
+def problem(status: int, code: str, detail: str, errors: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """An RFC 9457 problem details object; `errors` has one entry an image where a whole batch failed."""
+    document: dict[str, Any] = {
+        "type": f"urn:resident:error:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": int(status),
+        "detail": detail,
+        "code": code,
+    }
+    return {**document, "errors": list(errors)} if errors else document

@@ -1,0 +1,142 @@
+"""From a request's body to encoded images: a raw image, multipart parts, or base64 in JSON."""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import AsyncGenerator
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from model_store.preprocessing import sniff
+from service.errors import BadRequestError, BodyTimeoutError, ServiceError, TooLargeError, UnsupportedMediaError
+
+FIELD: Final = "images"
+Encoded = bytes | ServiceError
+"""An encoded image, or why there is none in its place."""
+
+_RAW_TYPES: Final = ("", "application/octet-stream", "application/x-www-form-urlencoded", "binary/octet-stream")
+
+
+class JsonImage(BaseModel):
+    """An image in a JSON body."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    b64: Annotated[str, Field(description="The encoded image's bytes in base64; a data: URL is taken too.")]
+
+
+class JsonBody(BaseModel):
+    """A JSON request body."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: Annotated[list[JsonImage], Field(description="One or more images.")]
+
+
+def check_headers(headers: Headers, max_body_bytes: int) -> int:
+    """The body's length as announced (0 where it is not). Raises TooLargeError, UnsupportedMediaError before the body is read."""
+    if headers.get("content-encoding", "identity") != "identity":
+        raise UnsupportedMediaError("send the body as it is, without Content-Encoding", code="unsupported_encoding")
+    announced = headers.get("content-length", "0")
+    length = int(announced) if announced.isdecimal() else 0
+    if length > max_body_bytes:
+        raise TooLargeError(f"the body has {length:,} bytes; at most {max_body_bytes:,} are allowed")
+    return length
+
+
+async def read_body(request: Request, max_body_bytes: int, timeout_seconds: float) -> bytes:
+    """The whole body.
+
+    Raises TooLargeError as soon as it is over the limit, BodyTimeoutError for a slow sender, BadRequestError for an empty one.
+    """
+    chunks, length = [], 0
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            async for chunk in request.stream():
+                length += len(chunk)
+                if length > max_body_bytes:
+                    raise TooLargeError(f"the body has more than {max_body_bytes:,} bytes, which are allowed")
+                chunks.append(chunk)
+    except TimeoutError:
+        raise BodyTimeoutError(f"the body did not arrive within {timeout_seconds:g} s ({length:,} bytes came)") from None
+    if not length:
+        raise BadRequestError("the body is empty; send an image: curl --data-binary @photo.jpg …", code="empty_body")
+    return b"".join(chunks)
+
+
+async def read_images(headers: Headers, body: bytes, max_images: int) -> list[Encoded]:
+    """The encoded images of a body, in order. What is wrong with one image stands in its place.
+
+    A body that begins like an image is one, whatever its media type says: curl calls every body a form. Raises
+    BadRequestError, TooLargeError, UnsupportedMediaError for the request as a whole.
+    """
+    media_type = headers.get("content-type", "").split(";", 1)[0].strip().lower()
+    if sniff(body) or media_type in _RAW_TYPES or media_type.startswith("image/"):
+        return [body]
+    if media_type == "application/json":
+        images = _read_json(body, max_images)
+    elif media_type == "multipart/form-data":
+        images = await _read_multipart(headers, body, max_images)
+    else:
+        raise UnsupportedMediaError(
+            f"{media_type!r} is not taken; send an image as it is, multipart/form-data with {FIELD!r} fields, or application/json"
+        )
+    if not images:
+        raise BadRequestError(f"there is no image in the request; {FIELD!r} is empty", code="no_images")
+    return images
+
+
+def _read_json(body: bytes, max_images: int) -> list[Encoded]:
+    try:
+        parsed = JsonBody.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        reason = f"{place}: {first['msg']}" if place else first["msg"]
+        raise BadRequestError(f'expected {{"images": [{{"b64": "…"}}]}}; {reason}', code="malformed_json") from None
+    _check_count(len(parsed.images), max_images)
+    return [_decode_base64(image.b64) for image in parsed.images]
+
+
+def _decode_base64(text: str) -> Encoded:
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return BadRequestError("b64 is not base64 (RFC 4648, with padding, no line breaks)", code="malformed_base64")
+    return data or BadRequestError("this image is empty", code="empty_image")
+
+
+class _InMemoryParser(MultiPartParser):
+    spool_max_size = 2**62  # the body is in memory already; a read-only container has nowhere to spool to
+
+
+async def _read_multipart(headers: Headers, body: bytes, max_images: int) -> list[Encoded]:
+    async def once() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    try:
+        parser = _InMemoryParser(headers, once(), max_files=max_images, max_fields=0)
+        form = await parser.parse()
+    except (MultiPartException, KeyError, ValueError, AssertionError) as error:
+        reason = str(getattr(error, "message", "")) or "the boundary or a part's header is damaged"
+        if reason.startswith("Too many files"):
+            raise TooLargeError(f"more than the {max_images} images that one request may have", code="too_many_images") from None
+        hint = f"send files in fields named {FIELD!r}: curl -F {FIELD}=@photo.jpg …"
+        raise BadRequestError(f"this multipart body can not be read: {reason}; {hint}", code="malformed_multipart") from None
+    images: list[Encoded] = []
+    for name, part in form.multi_items():
+        if name != FIELD or not isinstance(part, UploadFile):
+            raise BadRequestError(f"there is a field {name!r}; images go in fields named {FIELD!r}", code="malformed_multipart")
+        images.append(await part.read() or BadRequestError("this image is empty", code="empty_image"))
+    return images
+
+
+def _check_count(count: int, max_images: int) -> None:
+    if count > max_images:
+        raise TooLargeError(f"{count} images in one request; at most {max_images} are allowed", code="too_many_images")

@@ -1,0 +1,107 @@
+"""The shapes of answers, for the OpenAPI document and for the model routes."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from model_store.manifest import Check, Input, Metrics, Preprocessing, Training
+
+
+class Prediction(BaseModel):
+    """One class with its probability."""
+
+    label: str
+    index: Annotated[int, Field(description="Position in the model's class_names.")]
+    score: Annotated[float, Field(ge=0, le=1, description="Probability.")]
+
+
+class ItemError(BaseModel):
+    """Why one image of a batch has no predictions."""
+
+    code: str
+    status: int
+    detail: str
+
+
+class Result(BaseModel):
+    """One image's outcome: predictions, best first, or its error."""
+
+    predictions: list[Prediction] | None = None
+    error: ItemError | None = None
+
+
+class Timings(BaseModel):
+    """Where the time went, in milliseconds; of several images the slowest counts."""
+
+    receive_ms: float
+    decode_ms: float
+    queue_ms: float
+    inference_ms: float
+    total_ms: float
+
+
+class PredictResponse(BaseModel):
+    """The answer: one result an image, in the order of the request."""
+
+    model: str
+    version: int
+    results: list[Result]
+    timings: Timings
+
+
+class Problem(BaseModel):
+    """An error as RFC 9457 problem details. `code` is stable: match on it, not on words."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[ItemError] | None = None
+
+
+class ModelSummary(BaseModel):
+    """A model in the list."""
+
+    model: str
+    state: Literal["loading", "ready", "unloading", "error"]
+    version: int | None
+    digest: str | None
+    default: bool
+
+
+class ModelList(BaseModel):
+    """Every model of the store."""
+
+    models: list[ModelSummary]
+
+
+class VersionState(BaseModel):
+    """A version in the store, and why it does not serve if it was tried."""
+
+    version: int
+    state: Literal["ready", "error", "available"]
+    reason: str | None = None
+
+
+class ModelDetail(ModelSummary):
+    """What a model's serving version is, where it comes from and what its gates found."""
+
+    layer: Literal["published", "built-in"] | None = None
+    versions: list[VersionState]
+    aliases: dict[str, int | None]
+    proof: Literal["proven", "unproven"] | None = None
+    class_names: list[str] | None = None
+    input: Input | None = None
+    preprocessing: Preprocessing | None = None
+    max_batch_size: int | None = None
+    metrics: Metrics | None = None
+    gate: list[Check] | None = None
+    training: Training | None = None
+
+
+class Health(BaseModel):
+    """Whether the service is up, and what it waits for."""
+
+    status: Literal["live", "ready", "not ready"]
+    reason: str | None = None
