@@ -15,11 +15,13 @@ from model_store.errors import ModelStoreError
 from model_store.manifest import check_name
 from model_store.store import DEFAULT_ROOT, ModelStore
 from training import cross_validation, gates, pipeline
+from training.data import check_data
 from training.display import TrainingDisplay, checks_table, cross_validation_table
 from training.errors import RunError, TrainingError
 from training.evaluation import evaluate as evaluate_run
 from training.export import export as export_run
 from training.golden import take_golden
+from training.networks import parse_depth
 from training.publish import publish as publish_run
 from training.recipe import Recipe
 from training.run_directory import Config, RunDirectory
@@ -56,6 +58,8 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
     def with_config(  # noqa: PLR0917  click passes by name
         data: str, arch: str, model: str | None, recipe: str | None, epochs: int | None, seed: int, **others: Any
     ) -> None:
+        check_data(data)
+        parse_depth(arch)
         values = Recipe.load(recipe or data)
         if epochs:
             values = dataclasses.replace(values, epochs=epochs)

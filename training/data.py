@@ -55,9 +55,14 @@ class Split:
 
 def load_data(name: str) -> ImageSet:
     """The data set of this name. Raises DataError."""
+    check_data(name)
+    return _load_digits()
+
+
+def check_data(name: str) -> None:
+    """Raise DataError for a name that stands for no data set."""
     if name != "digits":
         raise DataError(f"there is no data set {name!r}; there is digits")
-    return _load_digits()
 
 
 def stratified_split(labels: Indices, seed: int = SPLIT_SEED) -> Split:

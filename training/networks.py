@@ -67,11 +67,16 @@ class CifarResNet(nn.Module):
 
 def build_network(architecture: str, classes: int) -> CifarResNet:
     """The network that a name like `resnet20` stands for. Raises RecipeError for a name that is not known."""
-    match = re.fullmatch(r"resnet(\d+)", architecture)
+    return CifarResNet(parse_depth(architecture), classes)
+
+
+def parse_depth(architecture: str) -> int:
+    """The depth that a name like `resnet20` says. Raises RecipeError for a name that is not known."""
+    match = re.fullmatch(r"resnet(\d+)", architecture, re.ASCII)
     if match is None or int(match[1]) not in CIFAR_DEPTHS:
         known = ", ".join(f"resnet{depth}" for depth in CIFAR_DEPTHS)
         raise RecipeError(f"there is no architecture {architecture!r}; there are {known}")
-    return CifarResNet(int(match[1]), classes)
+    return int(match[1])
 
 
 def _stage(inplanes: int, planes: int, blocks: int, stride: int) -> nn.Sequential:

@@ -1,0 +1,25 @@
+# The serving image: the service and the model store, no torch. Versions and hashes stand in requirements/service.txt.
+FROM python:3.11-slim-bookworm AS build
+COPY requirements/service.txt .
+RUN python -m venv /opt/resident \
+ && /opt/resident/bin/python -m pip install --no-cache-dir --disable-pip-version-check --require-hashes -r service.txt
+
+FROM python:3.11-slim-bookworm
+RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin resident \
+ && install --directory --owner resident --group resident /models
+COPY --from=build /opt/resident /opt/resident
+WORKDIR /app
+COPY model_store model_store
+COPY service service
+RUN /opt/resident/bin/python -m compileall -q model_store service
+ENV PATH=/opt/resident/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    SERVICE_HOST=0.0.0.0 \
+    SERVICE_PORT=8000 \
+    SERVICE_STORE=/models
+USER resident
+EXPOSE 8000
+VOLUME /models
+HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 CMD ["python", "-m", "service.healthcheck"]
+ENTRYPOINT ["python", "-m", "service"]

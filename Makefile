@@ -1,0 +1,88 @@
+# The same verbs for a person and for CI. Three environments: `service` has what serving needs and nothing else, `test`
+# adds the test tools to that (so the service's and the store's tests run where there is no torch), `training` has it all.
+
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+STORE ?= model_store/models
+CONSTRAINTS ?= requirements/constraints.txt
+ARGS ?=
+
+SERVICE := .venv/service
+TEST := .venv/test
+TRAINING := .venv/training
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help serve train test test-all lint format bench lock builtin clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  Variables: HOST=$(HOST) PORT=$(PORT) STORE=$(STORE) PYTHON=$(PYTHON)"
+
+serve: $(SERVICE)/.installed ## Serve the store's models on http://HOST:PORT (installs no torch)
+	@exec $(SERVICE)/bin/python -m service --host $(HOST) --port $(PORT) --store $(STORE) $(ARGS)
+
+train: $(TRAINING)/.installed ## Train ResNet-20 on digits and publish it to STORE (ARGS="--seed 1" and the like)
+	$(TRAINING)/bin/python -m training run --data digits --arch resnet20 --store $(STORE) $(ARGS)
+
+test: $(TEST)/.installed $(TRAINING)/.installed ## Run the tests, but for the slow ones
+	$(MAKE) run-tests SELECT="not slow"
+
+test-all: $(TEST)/.installed $(TRAINING)/.installed ## Run all tests
+	$(MAKE) run-tests SELECT=""
+
+.PHONY: run-tests
+run-tests:
+	@if $(TEST)/bin/python -c 'import torch' 2>/dev/null; then echo "$(TEST) must not have torch"; exit 1; fi
+	$(TEST)/bin/python -m pytest -m "$(SELECT)" tests/model_store tests/service
+	$(TRAINING)/bin/python -m pytest -m "$(SELECT)" --ignore tests/model_store --ignore tests/service
+
+lint: $(TRAINING)/.installed ## Check style (ruff) and types (mypy, strict)
+	$(TRAINING)/bin/ruff check .
+	$(TRAINING)/bin/ruff format --check .
+	$(TRAINING)/bin/mypy
+
+format: $(TRAINING)/.installed ## Format the code
+	$(TRAINING)/bin/ruff check --fix .
+	$(TRAINING)/bin/ruff format .
+
+bench: $(SERVICE)/.installed ## Measure this machine and write benchmarks/RESULTS.md
+	$(SERVICE)/bin/python benchmarks/startup.py
+
+builtin: $(TRAINING)/.installed ## Train the built-in model anew and put it in model_store/builtin
+	rm -rf build/store
+	$(TRAINING)/bin/python -m training run --data digits --arch resnet20 --store build/store --model digits-resnet20 --no-promote
+	rm -rf model_store/builtin/digits-resnet20
+	cp -R build/store/digits-resnet20 model_store/builtin/
+
+lock: $(TRAINING)/.installed ## Renew the service's pinned versions and hashes from pyproject.toml
+	$(TRAINING)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --upgrade --extra service pyproject.toml --output-file requirements/service.txt
+
+clean: ## Remove environments, caches and build results (not runs, not models)
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+
+$(SERVICE)/.installed: requirements/service.txt
+	$(call make-environment,$(SERVICE))
+	$(SERVICE)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/service.txt
+	@touch $@
+
+$(TEST)/.installed: requirements/service.txt pyproject.toml $(CONSTRAINTS)
+	$(call make-environment,$(TEST))
+	$(TEST)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/service.txt
+	$(TEST)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,test]'
+	@touch $@
+
+$(TRAINING)/.installed: requirements/service.txt pyproject.toml $(CONSTRAINTS)
+	$(call make-environment,$(TRAINING))
+	$(TRAINING)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/service.txt
+	@echo "installing torch and the rest of training: a few minutes the first time"
+	$(TRAINING)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,training,test,lint]'
+	@touch $@
+
+define make-environment
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Resident needs Python 3.11 or newer; set PYTHON=…"; exit 1; }
+@echo "making $(1)"
+@rm -rf $(1) && $(PYTHON) -m venv $(1)
+endef

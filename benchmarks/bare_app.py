@@ -1,0 +1,35 @@
+"""What a user would write instead: FastAPI, Pillow and ONNX Runtime around the same model, and nothing else."""
+
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import uvicorn
+from fastapi import FastAPI, Request
+from PIL import Image
+
+version = Path(os.environ["MODEL_DIRECTORY"])
+labels = json.loads((version / "manifest.json").read_bytes())["class_names"]
+session = onnxruntime.InferenceSession(version / "model.onnx")
+app = FastAPI()
+
+
+@app.get("/health/ready")
+def ready() -> dict[str, str]:
+    """Up is ready here."""
+    return {"status": "ready"}
+
+
+@app.post("/v1/predict")
+async def predict(request: Request) -> dict[str, object]:
+    """One image in, the most probable label out."""
+    image = Image.open(io.BytesIO(await request.body())).convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)
+    logits = session.run(["logits"], {"images": np.asarray(image)[np.newaxis]})[0][0]
+    return {"label": labels[int(logits.argmax())]}
+
+
+if __name__ == "__main__":
+    uvicorn.run(app, port=int(os.environ["PORT"]), log_level="warning")

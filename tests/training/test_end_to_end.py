@@ -1,0 +1,102 @@
+"""The promise, whole: what torch answered in training is what the real server answers over HTTP."""
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from server_process import running
+
+from model_store.preprocessing import prepare
+from model_store.store import ModelStore
+from training import gates, pipeline
+from training.data import ImageSet, encode
+from training.publish import publish
+from training.run_directory import RunDirectory
+from training.train import load_trained, predict
+
+TOLERANCE = 1e-3
+IMAGES_A_REQUEST = 60
+
+
+@pytest.fixture(scope="module")
+def data(finished_run: RunDirectory) -> ImageSet:
+    """The run's data."""
+    return pipeline.start(finished_run)
+
+
+@pytest.fixture(scope="module")
+def client(finished_run: RunDirectory, data: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """The real service on a store that the run was published to."""
+    store = ModelStore(tmp_path_factory.mktemp("end-to-end") / "store")
+    gates.gate(finished_run, data, {"accuracy_jpeg": "three epochs"})
+    publish(finished_run, data, store)
+    with running("--store", store.root) as server:
+        server.announced()
+        with server.client() as client:
+            yield client
+
+
+def torch_probabilities(run: RunDirectory, data: ImageSet, files: list[bytes]) -> np.ndarray:
+    """Training's own answer to encoded images."""
+    trained = load_trained(run, len(data.class_names))
+    pixels = np.stack([prepare(file, data.preprocessing) for file in files])
+    return predict(trained.model, torch.from_numpy(pixels), trained.normalize).softmax(1).numpy()
+
+
+def served_probabilities(client: httpx.Client, files: list[bytes]) -> np.ndarray:
+    """The service's answer to the same bytes, every class."""
+    rows = []
+    for start in range(0, len(files), IMAGES_A_REQUEST):
+        images = [{"b64": base64.b64encode(file).decode()} for file in files[start : start + IMAGES_A_REQUEST]]
+        answer = client.post("/v1/models/digits-resnet20/versions/1/predict?top_k=10", json={"images": images})
+        assert answer.status_code == 200, answer.text
+        for result in answer.json()["results"]:
+            scores = {prediction["index"]: prediction["score"] for prediction in result["predictions"]}
+            rows.append([scores[index] for index in range(10)])
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_every_test_image_gets_trainings_answer_over_http(
+    client: httpx.Client, finished_run: RunDirectory, data: ImageSet, kind: str
+) -> None:
+    """The same top-1 for every image of the test split, and probabilities within 1e-3, as PNG and as JPEG."""
+    images = [Image.open(io.BytesIO(data.encoded[index])) for index in finished_run.split().test]
+    files = [encode(image, kind) for image in images]
+    expected = torch_probabilities(finished_run, data, files)
+    served = served_probabilities(client, files)
+    assert np.array_equal(served.argmax(1), expected.argmax(1))
+    assert np.abs(served - expected).max() <= TOLERANCE
+
+
+def test_golden_images_that_look_like_no_digit_get_trainings_answer_too(
+    client: httpx.Client, finished_run: RunDirectory, data: ImageSet
+) -> None:
+    """EXIF, CMYK, alpha, 16 bits and a large photograph go the same way through training and HTTP."""
+    files = [path.read_bytes() for path in sorted((finished_run.path / "golden").glob("*.[jp][pn]g"))]
+    assert len(files) == 13
+    assert np.abs(served_probabilities(client, files) - torch_probabilities(finished_run, data, files)).max() <= TOLERANCE
+
+
+def test_the_model_page_says_where_the_model_comes_from(client: httpx.Client, finished_run: RunDirectory) -> None:
+    """Run id, command, data and every gate, waivers among them, are in the API."""
+    detail = client.get("/v1/models/digits-resnet20").json()
+    assert detail["training"]["run_id"] == finished_run.run_id
+    assert detail["training"]["data"]["name"] == "digits"
+    assert {check["check"] for check in detail["gate"]} >= {"parity_batch_32", "accuracy_floor", "golden_notices_ignored_exif"}
+    assert detail["aliases"] == {"production": 1}
+
+
+def test_the_image_of_the_readme_is_read_right() -> None:
+    """The digit in docs/images is of the test split, and its name says what it shows."""
+    path = Path(__file__).parents[2] / "docs/images/digit-7.png"
+    data = pipeline.load_data("digits")
+    split = pipeline.stratified_split(data.labels)
+    (index,) = [index for index in split.test if data.encoded[index] == path.read_bytes()]
+    assert data.class_names[data.labels[index]] == "7"
