@@ -10,7 +10,7 @@ from model_store.aliases import PRODUCTION
 from model_store.errors import ModelStoreError
 from model_store.manifest import Manifest
 from model_store.session import Session
-from model_store.store import BUILTIN_ROOT, DEFAULT_ROOT, ModelStore
+from model_store.store import DEFAULT_ROOT, ModelStore
 from model_store.version import Version
 
 MODEL = click.argument("model")
@@ -40,11 +40,7 @@ def main(context: click.Context, root: Path) -> None:
 
     A VERSION is a positive integer or an alias; without one, `production` counts, and without that the latest.
     """
-    if not root.exists() and root == DEFAULT_ROOT:
-        root = BUILTIN_ROOT  # nothing was published yet
-        context.obj = ModelStore(root, builtin_root=None)
-    else:
-        context.obj = ModelStore(root)
+    context.obj = ModelStore(root)
 
 
 @main.command(name="list")

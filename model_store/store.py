@@ -59,9 +59,13 @@ class PruneReport:
 
 
 class ModelStore:
-    """The versions under one root over the built-in layer. It holds no state: every call looks at the disk."""
+    """The versions under one root over the built-in layer. It holds no state: every call looks at the disk.
 
-    def __init__(self, root: Path, builtin_root: Path | None = BUILTIN_ROOT) -> None:
+    A root that is not there is unreadable, not empty: a slip in a path must not look like a store without models. Only the
+    default root may be missing, because nothing has been published yet.
+    """
+
+    def __init__(self, root: Path = DEFAULT_ROOT, builtin_root: Path | None = BUILTIN_ROOT) -> None:
         self.root = root
         self._layers: list[tuple[Layer, Path]] = [("published", root)]
         if builtin_root is not None:
@@ -71,7 +75,7 @@ class ModelStore:
         """The models that have a version, sorted. Raises StoreUnreadableError."""
         names = set()
         for _, root in self._layers:
-            names |= {name for name in _directories(root) if _is_name(name) and _version_numbers(root / name)}
+            names |= {name for name in self._model_directories(root) if _is_name(name) and _version_numbers(root / name)}
         return sorted(names)
 
     def versions(self, model: str) -> list[int]:
@@ -188,9 +192,12 @@ class ModelStore:
     def _locate(self, model: str) -> tuple[Layer, Path, list[int]]:
         check_name(model)
         for layer, root in self._layers:
-            if model in _directories(root) and (versions := _version_numbers(root / model)):
+            if model in self._model_directories(root) and (versions := _version_numbers(root / model)):
                 return layer, root, versions
         raise ModelNotFoundError(f"there is no model {model!r}; there are {', '.join(self.models()) or 'none'}")
+
+    def _model_directories(self, root: Path) -> list[str]:
+        return [] if root == DEFAULT_ROOT and not root.exists() else _directories(root)
 
     def _require_published(self, model: str) -> None:
         if self.layer(model) != "published":

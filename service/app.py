@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
 from model_store.session import SessionOptions
-from model_store.store import BUILTIN_ROOT, DEFAULT_ROOT, ModelStore
+from model_store.store import BUILTIN_ROOT, ModelStore
 from service import __version__
 from service.cpu_limit import cpu_limit
 from service.documentation import add_documentation
@@ -32,7 +32,8 @@ def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambd
         instances=settings.instances or cpus,
         session=SessionOptions(intra_op_num_threads=settings.intra_op_num_threads),
     )
-    registry = Registry(open_store(settings), options, settings.default_model)
+    store = ModelStore(settings.store, BUILTIN_ROOT if settings.builtin else None)
+    registry = Registry(store, options, settings.default_model)
     decoders = ThreadPoolExecutor(settings.decode_workers or cpus, thread_name_prefix="decode")
 
     @asynccontextmanager
@@ -52,14 +53,3 @@ def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambd
     add_documentation(app)
     add_error_handlers(app)
     return app
-
-
-def open_store(settings: Settings) -> ModelStore:
-    """The store that the settings name. The default root is made where it is missing; a root that was named must be there."""
-    builtin_root = BUILTIN_ROOT if settings.builtin else None
-    if settings.store == DEFAULT_ROOT and not settings.store.exists():
-        with suppress(OSError):
-            settings.store.mkdir(parents=True)
-        if not settings.store.exists():  # a read-only working directory: nothing was published there either
-            return ModelStore(BUILTIN_ROOT, builtin_root=None)
-    return ModelStore(settings.store, builtin_root)
