@@ -6,7 +6,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
+from rich.table import Column, Table
 
 from model_store.manifest import Check
 from training.cross_validation import CrossValidation
@@ -55,7 +55,7 @@ class TrainingDisplay:
 
 def checks_table(checks: tuple[Check, ...]) -> Table:
     """Every check with what was expected and what was found."""
-    table = Table("check", "expected", "found", "verdict", "what it is", title="gates")
+    table = Table(Column("check", no_wrap=True), "expected", "found", "verdict", "what it is", title="gates")
     for check in checks:
         verdict = "[green]passed" if check.passed else f"[yellow]waived: {check.waived}" if check.waived else "[red bold]FAILED"
         bound = f"{'≥' if check.comparison == 'at_least' else '≤'} {check.threshold:.6g}"
