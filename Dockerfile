@@ -5,7 +5,8 @@ RUN python -m venv /opt/resident \
  && /opt/resident/bin/python -m pip install --no-cache-dir --disable-pip-version-check --require-hashes -r service.txt
 
 FROM python:3.11-slim-bookworm
-RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin resident \
+RUN groupadd --system --gid 10001 resident \
+ && useradd --system --uid 10001 --gid resident --no-create-home --shell /usr/sbin/nologin resident \
  && install --directory --owner resident --group resident /models
 COPY --from=build /opt/resident /opt/resident
 WORKDIR /app

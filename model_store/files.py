@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 CHUNK_BYTES = 1024 * 1024
+DOOMED_PREFIX = ".doomed-"
 
 
 def sha256_of(path: Path) -> str:
@@ -79,7 +80,7 @@ def remove_tree_if_unused(path: Path) -> bool:
     except (BlockingIOError, FileNotFoundError):
         return False
     try:
-        doomed = path.with_name(f".doomed-{path.name.lstrip('.')}-{os.getpid()}")
+        doomed = path.with_name(f"{DOOMED_PREFIX}{path.name.lstrip('.')}-{os.getpid()}")
         path.rename(doomed)
         shutil.rmtree(doomed)
     finally:

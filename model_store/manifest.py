@@ -46,9 +46,14 @@ def check_name(name: str, kind: str = "model") -> str:
 
 def parse_version(text: str) -> int:
     """Return the version that `text` names, or raise InvalidNameError: a canonical positive integer (7, never 07 or +7)."""
-    if not re.fullmatch(VERSION_PATTERN, text, re.ASCII):
+    if not is_version_name(text):
         raise InvalidNameError(f"{text!r} is no version name: use a canonical positive integer (7, not 07 or +7)")
     return int(text)
+
+
+def is_version_name(text: str) -> bool:
+    """Whether `text` is a canonical version name."""
+    return re.fullmatch(VERSION_PATTERN, text, re.ASCII) is not None
 
 
 def _check_file_path(path: str) -> str:

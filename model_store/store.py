@@ -10,43 +10,28 @@ Under the root lies a read-only layer of the versions that ship with the project
 the built-in one.
 """
 
-import errno
 import os
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from model_store.aliases import PRODUCTION, Aliases, standing
 from model_store.errors import (
     AliasError,
     InvalidNameError,
-    ManifestError,
     ModelNotFoundError,
-    PublishError,
     StoreUnreadableError,
     VersionNotFoundError,
 )
-from model_store.files import (
-    DirectoryLock,
-    make_directory_durably,
-    remove_tree_if_unused,
-    sha256_of,
-    sync_directory,
-    write_durably,
-)
-from model_store.manifest import MANIFEST_NAME, Manifest, check_name, parse_version
+from model_store.files import DOOMED_PREFIX, remove_tree_if_unused
+from model_store.manifest import MANIFEST_NAME, check_name, is_version_name, parse_version
+from model_store.publishing import STAGING_PREFIX, publish_version
 from model_store.version import Layer, Version
 
 DEFAULT_ROOT = Path("model_store/models")
 BUILTIN_ROOT = Path(__file__).parent / "builtin"
 BUILTIN_DEFAULT_MODEL = "digits-resnet20"
-_STAGING_PREFIX = ".staging-"
-_DOOMED_PREFIX = ".doomed-"
 
 
 @dataclass(frozen=True)
@@ -130,26 +115,7 @@ class ModelStore:
         sibling directory, synced, and appears by one rename: N publishers racing get N versions, and a crash at any step
         leaves the store as it was. Raises PublishError, ManifestError, InvalidNameError.
         """
-        directory = self.root / check_name(model)
-        staging = directory / f"{_STAGING_PREFIX}{secrets.token_hex(8)}"
-        try:
-            make_directory_durably(directory)
-            staging.mkdir()
-            lock = DirectoryLock(staging)
-        except OSError as error:
-            raise PublishError(f"can not write to {directory}: {error.strerror}") from error
-        try:
-            entries = [_stage(staging, path, source) for path, source in sorted(files.items())]
-            sealed = _validated({**manifest, "model": model, "files": tuple(entries)})
-            write_durably(staging / MANIFEST_NAME, sealed.to_bytes())
-            for folder in sorted({path.parent for path in staging.rglob("*")} | {staging}):
-                sync_directory(folder)
-            return _claim_next_version(directory, staging)
-        except OSError as error:
-            raise PublishError(f"publishing {model} failed: {error.strerror or error}; the store is as it was") from error
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-            lock.release()
+        return publish_version(self.root / check_name(model), model, manifest, files)
 
     def promote(self, model: str, version: int, alias: str = PRODUCTION, why: str = "", by: str | None = None) -> None:
         """Move an alias to a published version that exists. Raises VersionNotFoundError, AliasError."""
@@ -184,7 +150,7 @@ class ModelStore:
                 deleted.append(version)
             else:
                 kept[version] = "a process has it open"
-        leftovers = [name for name in _directories(directory) if name.startswith((_STAGING_PREFIX, _DOOMED_PREFIX))]
+        leftovers = [name for name in _directories(directory) if name.startswith((STAGING_PREFIX, DOOMED_PREFIX))]
         if not dry_run:
             leftovers = [name for name in leftovers if remove_tree_if_unused(directory / name)]
         return PruneReport(tuple(deleted), {version: kept[version] for version in versions if version in kept}, tuple(leftovers))
@@ -204,42 +170,6 @@ class ModelStore:
             raise AliasError(f"{model} is built in: it has one version and no aliases until you publish a model of that name")
 
 
-def _stage(staging: Path, path: str, source: bytes | Path) -> dict[str, Any]:
-    target = staging / path
-    if not target.resolve().is_relative_to(staging.resolve()):
-        raise PublishError(f"{path!r} leaves the version's directory")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(target, source if isinstance(source, bytes) else source.read_bytes())
-    return {"path": path, "size": target.stat().st_size, "sha256": sha256_of(target)}
-
-
-def _validated(fields: Mapping[str, Any]) -> Manifest:
-    try:
-        manifest = Manifest.model_validate(fields)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        location = ".".join(str(part) for part in problem["loc"]) or "document"
-        raise ManifestError(f"this manifest can not be sealed: {location}: {problem['msg']}") from None
-    return Manifest.from_bytes(manifest.to_bytes())
-
-
-def _claim_next_version(directory: Path, staging: Path) -> int:
-    """Rename onto the next free number: a rename fails on a directory that holds something, so only one racer gets each."""
-    while True:
-        taken = [parse_version(name) for name in os.listdir(directory) if _is_version_name(name)]
-        number = max(taken, default=0) + 1
-        try:
-            staging.rename(directory / str(number))
-        except FileExistsError:
-            continue
-        except OSError as error:
-            if error.errno == errno.ENOTEMPTY:
-                continue
-            raise
-        sync_directory(directory)
-        return number
-
-
 def _directories(root: Path) -> list[str]:
     try:
         with os.scandir(root) as entries:
@@ -252,21 +182,13 @@ def _version_numbers(model_directory: Path) -> list[int]:
     return sorted(
         parse_version(name)
         for name in _directories(model_directory)
-        if _is_version_name(name) and (model_directory / name / MANIFEST_NAME).exists()
+        if is_version_name(name) and (model_directory / name / MANIFEST_NAME).exists()
     )
 
 
 def _is_name(name: str) -> bool:
     try:
         check_name(name)
-    except InvalidNameError:
-        return False
-    return True
-
-
-def _is_version_name(name: str) -> bool:
-    try:
-        parse_version(name)
     except InvalidNameError:
         return False
     return True

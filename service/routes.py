@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from model_store.errors import ImageError, ModelStoreError
 from service.errors import NotFoundError, ServiceError, problem, status_of
-from service.images import FIELD, JsonBody
+from service.images import FIELD
 from service.prediction import DEFAULT_TOP_K, ClientDisconnectedError, Predictor
 from service.registry import Registry, ServedModel
 from service.schemas import (
@@ -69,7 +69,22 @@ _PREDICT: Final[dict[str, Any]] = {
                         "required": [FIELD],
                     }
                 },
-                "application/json": {"schema": JsonBody.model_json_schema(ref_template="#/components/schemas/{model}")},
+                "application/json": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {
+                            FIELD: {
+                                "type": "array",
+                                "items": {
+                                    "type": "object",
+                                    "properties": {"b64": {"type": "string", "format": "byte"}},
+                                    "required": ["b64"],
+                                },
+                            }
+                        },
+                        "required": [FIELD],
+                    }
+                },
             },
         },
     },

@@ -1,0 +1,83 @@
+"""Publishing: files become a sealed version by one rename.
+
+Stage in a hidden sibling directory, sync every file, manifest last, sync the directories, rename to the next integer. N
+racing publishers get N versions, and a crash at any step leaves the store as it was.
+"""
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from model_store.errors import ManifestError, PublishError
+from model_store.files import DirectoryLock, make_directory_durably, sha256_of, sync_directory, write_durably
+from model_store.manifest import MANIFEST_NAME, Manifest, is_version_name, parse_version
+
+STAGING_PREFIX = ".staging-"
+
+
+def publish_version(directory: Path, model: str, manifest: Mapping[str, Any], files: Mapping[str, bytes | Path]) -> int:
+    """Seal `files` in the model's directory under the next free version number and return it.
+
+    `manifest` holds every block but `files` and `model`, which are filled in here. Raises PublishError, ManifestError.
+    """
+    staging = directory / f"{STAGING_PREFIX}{secrets.token_hex(8)}"
+    try:
+        make_directory_durably(directory)
+        staging.mkdir()
+        lock = DirectoryLock(staging)  # tells `prune` that this publisher is alive
+    except OSError as error:
+        raise PublishError(f"can not write to {directory}: {error.strerror}") from error
+    try:
+        entries = [_stage(staging, path, source) for path, source in sorted(files.items())]
+        sealed = _validated({**manifest, "model": model, "files": tuple(entries)})
+        write_durably(staging / MANIFEST_NAME, sealed.to_bytes())
+        for folder in sorted({path.parent for path in staging.rglob("*")} | {staging}):
+            sync_directory(folder)
+        return _claim_next_version(directory, staging)
+    except OSError as error:
+        raise PublishError(f"publishing {model} failed: {error.strerror or error}; the store is as it was") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        lock.release()
+
+
+def _stage(staging: Path, path: str, source: bytes | Path) -> dict[str, Any]:
+    target = staging / path
+    if not target.resolve().is_relative_to(staging.resolve()):
+        raise PublishError(f"{path!r} leaves the version's directory")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(target, source if isinstance(source, bytes) else source.read_bytes())
+    return {"path": path, "size": target.stat().st_size, "sha256": sha256_of(target)}
+
+
+def _validated(fields: Mapping[str, Any]) -> Manifest:
+    try:
+        manifest = Manifest.model_validate(fields)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        location = ".".join(str(part) for part in problem["loc"]) or "document"
+        raise ManifestError(f"this manifest can not be sealed: {location}: {problem['msg']}") from None
+    return Manifest.from_bytes(manifest.to_bytes())
+
+
+def _claim_next_version(directory: Path, staging: Path) -> int:
+    """Rename onto the next free number: a rename fails on a directory that holds something, so only one racer gets each."""
+    while True:
+        taken = [parse_version(name) for name in os.listdir(directory) if is_version_name(name)]
+        number = max(taken, default=0) + 1
+        try:
+            staging.rename(directory / str(number))
+        except FileExistsError:
+            continue
+        except OSError as error:
+            if error.errno == errno.ENOTEMPTY:
+                continue
+            raise
+        sync_directory(directory)
+        return number
