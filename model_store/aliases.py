@@ -7,20 +7,22 @@ event, and the history is free. An alias is a wish: what serves is the newest ve
 
 import getpass
 import os
+import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, ValidationError
 
-from model_store.errors import AliasError
+from model_store.errors import AliasError, InvalidNameError
 from model_store.files import make_directory_durably, sync_directory, write_durably
-from model_store.manifest import Block, check_name, now
+from model_store.manifest import Block, check_name, is_name, now
 
 DIRECTORY_NAME = "aliases"
 PRODUCTION = "production"
 _SUFFIX = ".json"
+_EVENT = re.compile(r"[0-9]{8}\.json")
 
 
 class AliasEvent(Block):
@@ -42,11 +44,7 @@ class Aliases:
 
     def names(self) -> list[str]:
         """The aliases that exist, sorted."""
-        try:
-            entries = list(os.scandir(self._directory))
-        except FileNotFoundError:
-            return []
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(name for name in self._list(self._directory) if is_alias_name(name))
 
     def history(self, alias: str) -> list[AliasEvent]:
         """All events of an alias, oldest first; empty where it does not exist. Raises AliasError on a damaged event."""
@@ -61,14 +59,19 @@ class Aliases:
         """Point the alias to `version`. That the version exists is the store's business to check."""
         return self._append(alias, lambda _: ("promote", version), why, by)
 
-    def rollback(self, alias: str, why: str = "", by: str | None = None) -> AliasEvent:
-        """Point the alias to what it named before its newest promotion; raises AliasError where there is nothing before."""
+    def rollback(self, alias: str, why: str = "", by: str | None = None, among: Collection[int] | None = None) -> AliasEvent:
+        """Point the alias to what it named before its newest promotion; with `among`, to one of these versions alone.
+
+        Raises AliasError where there is nothing before.
+        """
 
         def previous(history: Sequence[AliasEvent]) -> tuple[Literal["promote", "rollback"], int]:
-            stack = standing(history)
-            if len(stack) < 2:
-                raise AliasError(f"{self._model}: {alias} never named another version, so there is nothing to roll back to")
-            return "rollback", stack[-2]
+            for version in reversed(standing(history)[:-1]):
+                if among is None or version in among:
+                    return "rollback", version
+            raise AliasError(
+                f"{self._model}: {alias} named no other version that is still there, so there is nothing to roll back to"
+            )
 
         return self._append(alias, previous, why, by)
 
@@ -79,12 +82,26 @@ class Aliases:
         why: str,
         by: str | None,
     ) -> AliasEvent:
-        check_name(alias, "alias")
+        if not is_alias_name(alias):
+            raise InvalidNameError(f"{alias!r} is no alias name: it must begin with a letter, for a number is a version")
         directory = self._directory / alias
-        make_directory_durably(directory)
+        try:
+            return self._append_event(directory, alias, decide, why, by)
+        except OSError as error:
+            raise AliasError(f"{self._model}: {alias} can not be moved: {error.strerror}") from error
+
+    def _append_event(
+        self,
+        directory: Path,
+        alias: str,
+        decide: Callable[[Sequence[AliasEvent]], tuple[Literal["promote", "rollback"], int]],
+        why: str,
+        by: str | None,
+    ) -> AliasEvent:
         while True:
             numbers = self._numbers(alias)
             action, version = decide([self._read(alias, number) for number in numbers])
+            make_directory_durably(directory)  # only now: a move that is refused leaves nothing behind
             event = AliasEvent(action=action, version=version, when=now(), by=by or _current_user(), why=why)
             draft = directory / f".draft-{secrets.token_hex(8)}"
             write_durably(draft, event.model_dump_json().encode() + b"\n")
@@ -99,11 +116,15 @@ class Aliases:
 
     def _numbers(self, alias: str) -> list[int]:
         check_name(alias, "alias")
+        return sorted(int(name.removesuffix(_SUFFIX)) for name in self._list(self._directory / alias) if _EVENT.fullmatch(name))
+
+    def _list(self, directory: Path) -> list[str]:
         try:
-            names = os.listdir(self._directory / alias)
+            return os.listdir(directory)
         except FileNotFoundError:
             return []
-        return sorted(int(name.removesuffix(_SUFFIX)) for name in names if _is_event(name))
+        except OSError as error:
+            raise AliasError(f"{self._model}: its aliases can not be read: {error.strerror}") from error
 
     def _read(self, alias: str, number: int) -> AliasEvent:
         path = self._directory / alias / f"{number:08d}{_SUFFIX}"
@@ -125,9 +146,9 @@ def standing(history: Sequence[AliasEvent]) -> list[int]:
     return stack
 
 
-def _is_event(name: str) -> bool:
-    stem = name.removesuffix(_SUFFIX)
-    return name.endswith(_SUFFIX) and len(stem) == 8 and stem.isdecimal()
+def is_alias_name(name: str) -> bool:
+    """Whether `name` can be an alias: a name that begins with a letter, so that none is taken for a version."""
+    return name[:1].isalpha() and is_name(name)
 
 
 def _current_user() -> str:

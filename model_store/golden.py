@@ -1,7 +1,8 @@
 """The golden proof: this version, on this machine, answers as it did in training.
 
 Two halves that fail with different words. *Decode*: a stored image through the real `prepare` gives the stored pixels.
-*Numerics*: the stored pixels through the real session give training's logits, and the same top-1 where the margin is clear.
+*Numerics*: the stored pixels through the real session give training's logits, within the variant's tolerance; so they give the
+same top-1 wherever the margin is more than twice that.
 """
 
 from collections.abc import Callable
@@ -58,20 +59,22 @@ def prove_numerics(version: Version, session: Session, precision: str = "fp32") 
     for golden in version.manifest.golden:
         stored = np.asarray(golden.logits, dtype=np.float32)
         logits = session.run(load_pixels(version, golden)[np.newaxis])[0]
+        if logits.shape != stored.shape:
+            raise NumericsProofError(
+                f"{golden.image}: the {precision} model has {logits.shape[-1]} classes, training had {len(stored)}"
+            )
         largest = float(np.abs(logits - stored).max())
         if not largest <= tolerance:  # so written that NaN fails
             raise NumericsProofError(
                 f"{golden.image}: the {precision} logits differ from training's by {largest:.3g}, allowed is {tolerance:.3g}"
             )
-        second, first = np.partition(stored, -2)[-2:]
-        if first - second > 2 * tolerance and logits.argmax() != stored.argmax():
-            raise NumericsProofError(f"{golden.image}: the {precision} model's top-1 is not training's")
 
 
 def load_pixels(version: Version, golden: Golden) -> Pixels:
     """The stored pixels of a golden image, uint8 `[height, width, 3]`. Raises DecodeProofError where the file is no such array."""
     try:
-        pixels = np.load(version.path(golden.pixels), allow_pickle=False)
+        with open(version.path(golden.pixels), "rb") as file:
+            pixels = np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise DecodeProofError(f"{golden.pixels} is not a stored array: {error}") from error
     expected = (version.manifest.input.height, version.manifest.input.width, 3)

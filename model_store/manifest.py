@@ -37,11 +37,16 @@ Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 def check_name(name: str, kind: str = "model") -> str:
     """Return `name`, or raise InvalidNameError: letters, digits, dot, underscore and hyphen, at most 128, no first dot."""
-    if not re.fullmatch(NAME_PATTERN, name, re.ASCII):
+    if not is_name(name):
         raise InvalidNameError(
             f"{name!r} is no {kind} name: use 1 to 128 letters, digits, '.', '_' or '-', beginning with a letter or digit"
         )
     return name
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` is a canonical name."""
+    return re.fullmatch(NAME_PATTERN, text, re.ASCII) is not None
 
 
 def parse_version(text: str) -> int:

@@ -49,7 +49,7 @@ def publish_version(directory: Path, model: str, manifest: Mapping[str, Any], fi
 
 def _stage(staging: Path, path: str, source: bytes | Path) -> dict[str, Any]:
     target = staging / path
-    if not target.resolve().is_relative_to(staging.resolve()):
+    if "\0" in path or not target.resolve().is_relative_to(staging.resolve()):
         raise PublishError(f"{path!r} leaves the version's directory")
     target.parent.mkdir(parents=True, exist_ok=True)
     write_durably(target, source if isinstance(source, bytes) else source.read_bytes())
@@ -71,6 +71,8 @@ def _claim_next_version(directory: Path, staging: Path) -> int:
     while True:
         taken = [parse_version(name) for name in os.listdir(directory) if is_version_name(name)]
         number = max(taken, default=0) + 1
+        if not is_version_name(str(number)):
+            raise PublishError(f"{directory} has no version number left after {max(taken)}")
         try:
             staging.rename(directory / str(number))
         except FileExistsError:

@@ -19,13 +19,12 @@ from typing import Any
 from model_store.aliases import PRODUCTION, Aliases, standing
 from model_store.errors import (
     AliasError,
-    InvalidNameError,
     ModelNotFoundError,
     StoreUnreadableError,
     VersionNotFoundError,
 )
 from model_store.files import DOOMED_PREFIX, remove_tree_if_unused
-from model_store.manifest import MANIFEST_NAME, check_name, is_version_name, parse_version
+from model_store.manifest import MANIFEST_NAME, check_name, is_name, is_version_name, parse_version
 from model_store.publishing import STAGING_PREFIX, publish_version
 from model_store.version import Layer, Version
 
@@ -60,7 +59,7 @@ class ModelStore:
         """The models that have a version, sorted. Raises StoreUnreadableError."""
         names = set()
         for _, root in self._layers:
-            names |= {name for name in self._model_directories(root) if _is_name(name) and _version_numbers(root / name)}
+            names |= {name for name in self._model_directories(root) if is_name(name) and _version_numbers(root / name)}
         return sorted(names)
 
     def versions(self, model: str) -> list[int]:
@@ -78,7 +77,7 @@ class ModelStore:
     def resolve(self, model: str, wanted: str | None = None) -> int:
         """The version that `wanted` names: an integer, an alias, or None for `production` and without that the latest.
 
-        Raises VersionNotFoundError, AliasError, InvalidNameError, ModelNotFoundError.
+        Whether that version exists, `open` finds out. Raises AliasError, InvalidNameError, ModelNotFoundError.
         """
         versions = self.versions(model)
         if wanted is None:
@@ -127,7 +126,7 @@ class ModelStore:
     def rollback(self, model: str, alias: str = PRODUCTION, why: str = "", by: str | None = None) -> int:
         """Move an alias back to the version before its newest promotion, and return that version. Raises AliasError."""
         self._require_published(model)
-        return self.aliases(model).rollback(alias, why, by).version
+        return self.aliases(model).rollback(alias, why, by, among=self.versions(model)).version
 
     def prune(self, model: str, keep: int = 3, *, dry_run: bool = False) -> PruneReport:
         """Delete the versions that no alias names or could roll back to, no reader has open, and are not among the newest `keep`.
@@ -142,7 +141,7 @@ class ModelStore:
         kept = dict.fromkeys(versions[-keep:], f"among the newest {keep}")
         for alias in self.aliases(model).names():
             stack = standing(self.aliases(model).history(alias))
-            kept |= dict.fromkeys(stack[-keep:-1], f"{alias} could be rolled back to it")
+            kept |= dict.fromkeys(stack[-max(keep, 2) : -1], f"{alias} could be rolled back to it")
             kept |= dict.fromkeys(stack[-1:], f"{alias} points to it")
         deleted = []
         for version in sorted(set(versions) - set(kept)):
@@ -163,7 +162,7 @@ class ModelStore:
         raise ModelNotFoundError(f"there is no model {model!r}; there are {', '.join(self.models()) or 'none'}")
 
     def _model_directories(self, root: Path) -> list[str]:
-        return [] if root == DEFAULT_ROOT and not root.exists() else _directories(root)
+        return [] if root == DEFAULT_ROOT and not os.path.lexists(root) else _directories(root)
 
     def _require_published(self, model: str) -> None:
         if self.layer(model) != "published":
@@ -182,13 +181,15 @@ def _version_numbers(model_directory: Path) -> list[int]:
     return sorted(
         parse_version(name)
         for name in _directories(model_directory)
-        if is_version_name(name) and (model_directory / name / MANIFEST_NAME).exists()
+        if is_version_name(name) and _has_manifest(model_directory / name)
     )
 
 
-def _is_name(name: str) -> bool:
+def _has_manifest(directory: Path) -> bool:
     try:
-        check_name(name)
-    except InvalidNameError:
+        (directory / MANIFEST_NAME).lstat()
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        raise StoreUnreadableError(f"{directory} can not be read: {error.strerror}") from error
     return True

@@ -12,6 +12,7 @@ from model_store.errors import (
     FileUnlistedError,
     ManifestError,
     PathEscapesError,
+    StoreUnreadableError,
     VersionNotFoundError,
 )
 from model_store.files import DirectoryLock, sha256_of
@@ -36,9 +37,14 @@ class Version:
             self._lock = DirectoryLock(directory)  # before the manifest, so that what was read can not be pruned
         except (BlockingIOError, FileNotFoundError):
             raise VersionNotFoundError(f"{self} is being deleted") from None
+        except OSError as error:
+            raise StoreUnreadableError(f"{self} can not be read: {error.strerror}") from error
         try:
             data = self._read_manifest()
-            self.manifest = Manifest.from_bytes(data)
+            try:
+                self.manifest = Manifest.from_bytes(data)
+            except ManifestError as error:
+                raise ManifestError(f"{self}: {error}") from None
             if self.manifest.model != model:
                 raise ManifestError(f"{self}: the manifest belongs to model {self.manifest.model!r}")
         except BaseException:
@@ -65,7 +71,10 @@ class Version:
             size = path.stat().st_size
             if size != entry.size:
                 raise FileAlteredError(f"{self}: {entry.path} has {size} bytes, {entry.size} were sealed")
-            digest = sha256_of(path)
+            try:
+                digest = sha256_of(path)
+            except OSError as error:
+                raise StoreUnreadableError(f"{self}: {entry.path} can not be read: {error.strerror}") from error
             if digest != entry.sha256:
                 raise FileAlteredError(f"{self}: the sha256 of {entry.path} is {digest}, {entry.sha256} was sealed")
         listed = {entry.path for entry in self.manifest.files} | {MANIFEST_NAME}
@@ -112,6 +121,8 @@ class Version:
         path = self.directory / MANIFEST_NAME
         if path.is_symlink():
             raise PathEscapesError(f"{self}: {MANIFEST_NAME} is a symbolic link; links are refused")
+        if path.exists() and not path.is_file():
+            raise ManifestError(f"{self}: the manifest can not be read: it is no regular file")
         try:
             with open(path, "rb") as file:
                 data = file.read(MAX_MANIFEST_BYTES + 1)

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import warnings
 from pathlib import Path
 
 import click
@@ -28,6 +29,8 @@ class Server(uvicorn.Server):
 
 def main() -> None:
     """Read the settings from flags and variables, and serve until SIGTERM or Ctrl-C."""
+    # Pillow warns of damaged metadata, and strangers may send as much of it as they like.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
         settings = CliApp.run(Settings)
     except ValidationError as error:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from model_store import golden
 from model_store.aliases import PRODUCTION, standing
-from model_store.errors import ModelStoreError
+from model_store.errors import ModelRunError, ModelStoreError
 from model_store.preprocessing import Pixels
 from model_store.session import Session, SessionOptions, probabilities
 from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
@@ -54,7 +54,9 @@ class ServedVersion:
             def run(images: Pixels) -> NDArray[np.float32]:
                 return probabilities(session.run(images), manifest.outputs, temperature)
 
-            run(np.zeros((self.max_batch_size, manifest.input.height, manifest.input.width, 3), np.uint8))  # warm-up
+            warm_up = run(np.zeros((self.max_batch_size, manifest.input.height, manifest.input.width, 3), np.uint8))
+            if warm_up.shape != (expected := (self.max_batch_size, len(manifest.class_names))):
+                raise ModelRunError(f"{version}: the model gives scores of shape {warm_up.shape}, expected {expected}")
         except BaseException:
             version.close()
             raise

@@ -1,0 +1,204 @@
+"""Aliases: append-only histories that racing movers can not damage."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from store_factory import publish_plain, snapshot
+from store_processes import Workers, promote_often
+
+from model_store.aliases import Aliases, AliasEvent, standing
+from model_store.errors import AliasError, InvalidNameError
+from model_store.manifest import now
+from model_store.store import ModelStore
+
+MOVERS = 8
+MOVES = 10
+
+
+@pytest.fixture
+def aliases(tmp_path: Path) -> Aliases:
+    """The aliases of a model that has none yet."""
+    return Aliases("m", tmp_path)
+
+
+@pytest.fixture
+def events(tmp_path: Path) -> Path:
+    """Where the events of the alias `production` lie."""
+    return tmp_path / "aliases" / "production"
+
+
+def versions(aliases: Aliases, alias: str = "production") -> list[int]:
+    return [event.version for event in aliases.history(alias)]
+
+
+def test_racing_movers_lose_no_event(store: ModelStore, root: Path) -> None:
+    """Eight processes that move one alias at once leave every one of their events in one history without a gap."""
+    for _ in range(2):
+        publish_plain(store)
+    with Workers(MOVERS) as movers:
+        movers.call(promote_often, [(root, "m", [1, 2] * (MOVES // 2), f"mover {place}") for place in range(MOVERS)])
+    history = store.aliases("m").history("production")
+    expected = [f"mover {place}, step {step}" for place in range(MOVERS) for step in range(MOVES)]
+    assert sorted(event.why for event in history) == sorted(expected)
+    for place in range(MOVERS):  # and each mover's events stand in the order in which it made them
+        assert [event.why for event in history if event.why.startswith(f"mover {place},")] == expected[place * MOVES :][:MOVES]
+    names = sorted(path.name for path in (root / "m" / "aliases" / "production").iterdir())
+    assert names == [f"{number:08d}.json" for number in range(1, MOVERS * MOVES + 1)]
+
+
+def test_promoting_appends_an_event(aliases: Aliases) -> None:
+    """A promotion says what it did, to which version, when, by whom and why, and moves the alias."""
+    before = now()
+    event = aliases.promote("production", 7, why="better", by="ada")
+    assert (event.action, event.version, event.by, event.why) == ("promote", 7, "ada", "better")
+    assert before <= event.when <= now()
+    assert aliases.version("production") == 7
+    assert aliases.history("production") == [event]
+    assert aliases.names() == ["production"]
+
+
+def test_someone_is_always_named(aliases: Aliases, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event without a name given is by the user of the process, even where that user has no name."""
+    monkeypatch.setenv("LOGNAME", "grace")
+    assert aliases.promote("production", 1).by == "grace"
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 2**31 - 7)  # as in a container that runs under any number
+    assert aliases.promote("production", 2).by
+
+
+def test_an_alias_that_never_was_points_nowhere(aliases: Aliases, tmp_path: Path) -> None:
+    """Asking for an alias that does not exist gives nothing and writes nothing."""
+    assert aliases.names() == []
+    assert aliases.version("production") is None
+    assert aliases.history("production") == []
+    assert snapshot(tmp_path) == {}
+
+
+def test_rollbacks_walk_back_through_the_promotions(aliases: Aliases) -> None:
+    """A second rollback goes further back; after a new promotion a rollback undoes that one alone."""
+    for version in (1, 2, 3):
+        aliases.promote("production", version)
+    assert aliases.rollback("production").version == 2
+    assert aliases.rollback("production").version == 1
+    aliases.promote("production", 4)
+    rolled_back = aliases.rollback("production", why="slow", by="ada")
+    assert (rolled_back.action, rolled_back.version, rolled_back.why, rolled_back.by) == ("rollback", 1, "slow", "ada")
+    assert versions(aliases) == [1, 2, 3, 2, 1, 4, 1]
+
+
+def test_a_promotion_to_the_same_version_is_nothing_to_roll_back(aliases: Aliases) -> None:
+    """Promoting a version twice in a row counts once when rolling back."""
+    for version in (1, 2, 2):
+        aliases.promote("production", version)
+    assert aliases.rollback("production").version == 1
+
+
+@pytest.mark.parametrize("promoted", [[], [1], [1, 1]])
+def test_a_rollback_with_nothing_before_is_refused(promoted: list[int], aliases: Aliases, tmp_path: Path) -> None:
+    """Where an alias never named another version a rollback is an AliasError and leaves nothing behind."""
+    for version in promoted:
+        aliases.promote("production", version)
+    before = snapshot(tmp_path)
+    with pytest.raises(AliasError, match="nothing to roll back to"):
+        aliases.rollback("production")
+    assert snapshot(tmp_path) == before
+
+
+def test_rolling_back_to_the_end_is_refused(aliases: Aliases) -> None:
+    """The first promotion can not be rolled back."""
+    aliases.promote("production", 1)
+    aliases.promote("production", 2)
+    aliases.rollback("production")
+    with pytest.raises(AliasError, match="nothing to roll back to"):
+        aliases.rollback("production")
+    assert versions(aliases) == [1, 2, 1]
+
+
+def test_aliases_do_not_touch_each_other(aliases: Aliases) -> None:
+    """Each alias has a history of its own."""
+    aliases.promote("production", 1)
+    aliases.promote("canary", 2)
+    assert (aliases.names(), versions(aliases), versions(aliases, "canary")) == (["canary", "production"], [1], [2])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:-5]),
+        lambda path: path.write_bytes(b"\xff\xfe"),
+        lambda path: path.write_text(json.dumps(json.loads(path.read_bytes()) | {"version": 0})),
+        lambda path: path.write_text(json.dumps(json.loads(path.read_bytes()) | {"surprise": 1})),
+        lambda path: (path.unlink(), path.mkdir()),
+    ],
+    ids=["empty", "cut", "no text", "version 0", "unknown field", "a folder"],
+)
+def test_a_damaged_event_is_an_error(damage: object, aliases: Aliases, events: Path) -> None:
+    """A damaged event is an AliasError that names it: it is never skipped, or the alias would move by itself."""
+    aliases.promote("production", 1)
+    aliases.promote("production", 2)
+    assert callable(damage)
+    damage(events / "00000002.json")
+    for read in (aliases.history, aliases.version, aliases.rollback):
+        with pytest.raises(AliasError, match="m: event 2 of alias production is damaged"):
+            read("production")
+
+
+@pytest.mark.parametrize("place", ["aliases", "aliases/production"])
+def test_a_file_where_a_folder_belongs_is_an_error(place: str, aliases: Aliases, tmp_path: Path) -> None:
+    """A file in the place of the aliases' folder or of one alias's is an AliasError, not an alias that does not exist."""
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).touch()
+    with pytest.raises(AliasError):
+        aliases.version("production")
+    with pytest.raises(AliasError):
+        aliases.promote("production", 1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".draft-00ff", "1.json", "000000001.json", "00000002.txt", "notes", "\uff10\uff10\uff10\uff10\uff10\uff10\uff10\uff12.json"],
+)
+def test_files_that_are_no_events_are_ignored(name: str, aliases: Aliases, events: Path) -> None:
+    """Drafts of killed movers and files with other names do not count as events."""
+    aliases.promote("production", 1)
+    (events / name).write_bytes(b"{")
+    assert versions(aliases) == [1]
+    aliases.promote("production", 2)
+    assert versions(aliases) == [1, 2]
+
+
+@pytest.mark.parametrize("name", [".hidden", "a b", "x" * 129])
+def test_folders_that_are_no_aliases_are_ignored(name: str, aliases: Aliases, events: Path) -> None:
+    """A folder whose name can not be an alias's is not listed as one, so who walks the list meets no error."""
+    aliases.promote("production", 1)
+    (events.parent / name).mkdir()
+    assert [aliases.version(alias) for alias in aliases.names()] == [1]
+
+
+@pytest.mark.parametrize("alias", ["", "..", ".hidden", "a/b", "a\n", "x" * 129])
+def test_a_bad_alias_name_is_refused(alias: str, aliases: Aliases, tmp_path: Path) -> None:
+    """A name that is not canonical is refused in reading and in moving, and nothing is written."""
+    for refused in (aliases.version, aliases.history, aliases.rollback, lambda name: aliases.promote(name, 1)):
+        with pytest.raises(InvalidNameError):
+            refused(alias)
+    assert snapshot(tmp_path) == {}
+
+
+@given(st.lists(st.one_of(st.integers(1, 4), st.just("rollback")), max_size=30))
+def test_the_standing_promotions_are_a_stack(moves: list[int | str]) -> None:
+    """Through any row of moves, what could be rolled back to is the stack of promotions that stand."""
+    history: list[AliasEvent] = []
+    stack: list[int] = []
+    for move in moves:
+        if isinstance(move, int):
+            history.append(AliasEvent(action="promote", version=move, when=now(), by="test"))
+            stack += [move] if stack[-1:] != [move] else []
+        elif len(stack) > 1:
+            stack.pop()
+            history.append(AliasEvent(action="rollback", version=stack[-1], when=now(), by="test"))
+        assert standing(history) == stack

@@ -1,0 +1,307 @@
+"""`python -m model_store`: what it prints, how it fails, and that it writes only where it should."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from store_factory import WEIGHTS, publish_plain, publish_proven, snapshot
+
+import model_store.__main__
+from model_store.manifest import MANIFEST_NAME, Check, DataSet, Metrics, Training
+from model_store.store import ModelStore
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def only_our_layers(builtin_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory without a store, and the test's own built-in layer in the place of the project's."""
+
+    def make(root: Path, builtin_root: Path | None = builtin_root) -> ModelStore:
+        return ModelStore(root, builtin_root)
+
+    monkeypatch.setattr(model_store.__main__, "ModelStore", make)
+    monkeypatch.delenv("SERVICE_STORE", raising=False)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(model_store.__main__.main, arguments)
+
+
+@pytest.fixture
+def run(root: Path) -> Command:
+    """Run a command on the test's store."""
+    return lambda *arguments: invoke("--store", str(root), *arguments)
+
+
+def assert_one_line_of_error(result: Result, words: str) -> None:
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit), result.exception  # so a person sees no traceback
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    assert words in result.stderr
+
+
+def told(**changes: Any) -> dict[str, Any]:
+    """Blocks for a manifest that has something to tell."""
+    data = DataSet(name="digits", digest="0" * 64)
+    training = Training(
+        run_id="run-1", command="python -m training.train digits", git_commit=None, architecture="resnet20", recipe={}, data=data,
+        seed=0, epochs=30, best_epoch=27,
+    )  # fmt: skip
+    passed = Check(check="accuracy", passed=True, value=0.98, threshold=0.95, comparison="at_least")
+    waived = Check(check="size", passed=False, value=9.5, threshold=8, comparison="at_most", waived="fits where it goes")
+    metrics = Metrics(top1=0.98765, test_images=540, top1_interval=(0.97, 0.995))
+    return {"training": training, "metrics": metrics, "gate": (passed, waived)} | changes
+
+
+class TestList:
+    def test_models_of_both_layers_are_listed(self, run: Command, store: ModelStore) -> None:
+        """Each version has a line with its layer, the aliases that point to it, and its accuracy."""
+        publish_plain(store, **told())
+        publish_plain(store)
+        store.promote("m", 1)
+        store.promote("m", 1, "canary")
+        lines = run("list").stdout.splitlines()
+        assert lines[0].split() == ["MODEL", "VERSION", "LAYER", "ALIASES", "TOP-1", "CREATED", "DIGEST"]
+        assert [line.split()[:5] for line in lines[1:]] == [
+            ["m", "1", "published", "canary,production", "98.77%"],
+            ["m", "2", "published", "-", "-"],
+            ["shipped", "1", "built-in", "-", "-"],
+        ]
+
+    def test_one_model_is_listed_alone(self, run: Command, store: ModelStore) -> None:
+        """With a name only that model's versions are listed."""
+        publish_plain(store)
+        assert [line.split()[0] for line in run("list", "m").stdout.splitlines()] == ["MODEL", "m"]
+
+    def test_without_a_store_the_built_in_models_are_listed(self) -> None:
+        """Where nothing was published yet the built-in models are there, and are called so."""
+        result = invoke("list")
+        assert result.exit_code == 0
+        assert result.stdout.splitlines()[1].split()[:3] == ["shipped", "1", "built-in"]
+
+    def test_the_environment_names_the_store(self, root: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """SERVICE_STORE is the store where no option says otherwise."""
+        publish_plain(store, "from-the-environment")
+        monkeypatch.setenv("SERVICE_STORE", str(root))
+        assert "from-the-environment" in invoke("list").stdout
+
+    def test_a_damaged_manifest_is_named(self, run: Command, store: ModelStore, root: Path) -> None:
+        """A version whose manifest can not be read is named in what is printed."""
+        publish_plain(store)
+        (root / "m" / "1" / MANIFEST_NAME).write_bytes(b"{")
+        assert "m/1" in run("list").output
+
+
+class TestShow:
+    def test_it_tells_what_a_person_asks(self, run: Command, store: ModelStore) -> None:
+        """One version's page has identity, input, classes, training, accuracy, and each gate with its waiver."""
+        publish_plain(store, **told())
+        result = run("show", "m", "1")
+        with store.open("m", 1) as version:
+            assert result.stdout.startswith(f"m/1 (published, unproven)  sha256:{version.digest}\n")
+        for words in (
+            "8x8 RGB, bilinear resize", "3: red, green, blue", "fp32; batches up to 8", "resnet20 on digits, epoch 27 of 30",
+            "python -m training.train digits", "top-1 98.77% (95 % 97.00% to 99.50%) of 540 images", "at least 0.95",
+            "WAIVED: fits where it goes",
+        ):  # fmt: skip
+            assert words in result.stdout
+
+    def test_json_is_the_manifest_itself(self, run: Command, store: ModelStore, root: Path) -> None:
+        """With --json the bytes of the manifest are printed."""
+        publish_plain(store)
+        assert run("show", "m", "--json").stdout_bytes == (root / "m" / "1" / MANIFEST_NAME).read_bytes()
+
+    def test_an_alias_and_nothing_name_a_version_too(self, run: Command, store: ModelStore) -> None:
+        """A version is named by number or alias; without one `production` counts, and without that the latest."""
+        for _ in range(3):
+            publish_plain(store)
+        assert run("show", "m").stdout.startswith("m/3 ")
+        store.promote("m", 2)
+        store.promote("m", 1, "canary")
+        assert run("show", "m").stdout.startswith("m/2 ")
+        assert run("show", "m", "canary").stdout.startswith("m/1 ")
+
+
+class TestVerify:
+    def test_a_whole_store_is_ok(self, run: Command, store: ModelStore) -> None:
+        """Every version is held against its seal and its golden images are run."""
+        publish_proven(store)
+        publish_proven(store)
+        result = run("verify", "m")
+        assert result.exit_code == 0
+        assert result.stdout.splitlines() == [f"ok      m/{number}  5 files, 2 golden images" for number in (1, 2)]
+
+    def test_a_bad_version_is_named_among_good_ones(self, run: Command, store: ModelStore, root: Path) -> None:
+        """Damage of any kind gives exit code 1 and a line with the version and the error, and the others are still looked at."""
+        for _ in range(5):
+            publish_proven(store)
+        (root / "m/2/model.onnx").write_bytes(b"")
+        (root / "m/3" / MANIFEST_NAME).write_bytes(b"{")
+        (root / "m/4/golden/upright.png").unlink()
+        result = run("verify", "m")
+        assert result.exit_code == 1
+        verdicts = [line.split()[:2] for line in result.stdout.splitlines()]
+        assert verdicts == [["ok", "m/1"], ["FAILED", "m/2"], ["FAILED", "m/3"], ["FAILED", "m/4"], ["ok", "m/5"]]
+        assert "FileAlteredError: m/2: model.onnx has 0 bytes" in result.stdout
+        assert "FAILED  m/3  ManifestError: " in result.stdout
+        assert "FileMissingError: m/4: golden/upright.png is missing" in result.stdout
+
+    def test_a_failed_proof_is_a_bad_version(self, run: Command, store: ModelStore) -> None:
+        """A whole version that does not answer as in training fails, unless its proof is not run."""
+        publish_proven(store, weights=WEIGHTS * np.float32(2))
+        failed = run("verify", "m", "1")
+        assert failed.exit_code == 1
+        assert "FAILED  m/1  NumericsProofError: golden/upright.png" in failed.stdout
+        assert run("verify", "m", "1", "--no-run").exit_code == 0
+
+    def test_a_file_that_is_no_model_is_a_bad_version(self, run: Command, store: ModelStore) -> None:
+        """A version whose model ONNX Runtime refuses fails with that error."""
+        publish_plain(store)
+        result = run("verify")
+        assert result.exit_code == 1
+        assert "FAILED  m/1  ModelRunError: ONNX Runtime can not load model.onnx" in result.stdout
+
+
+class TestAliases:
+    def test_an_alias_is_moved_and_moved_back(self, run: Command, store: ModelStore) -> None:
+        """Promote and rollback say what they did, and `aliases` shows every move with its reason, the newest first."""
+        publish_plain(store)
+        publish_plain(store)
+        assert run("aliases", "m").stdout == "m has no aliases; its latest version counts\n"
+        assert run("promote", "m", "1").stdout == "production of m now points to version 1\n"
+        run("promote", "m", "2", "--why", "better on dusk")
+        assert run("rollback", "m", "--why", "worse at night").stdout == "production of m points to version 1 again\n"
+        lines = run("aliases", "m").stdout.splitlines()
+        assert lines[0] == "production -> 1"
+        assert ["worse at night" in lines[1], "better on dusk" in lines[2], len(lines)] == [True, True, 4]
+
+    def test_an_alias_can_follow_another(self, run: Command, store: ModelStore) -> None:
+        """What is promoted may be named by an alias."""
+        publish_plain(store)
+        publish_plain(store)
+        run("promote", "m", "1", "--alias", "canary")
+        assert run("promote", "m", "canary").exit_code == 0
+        assert store.resolve("m", "production") == 1
+
+    @pytest.mark.parametrize("command", [("promote", "shipped", "1"), ("rollback", "shipped"), ("prune", "shipped", "--yes")])
+    @pytest.mark.parametrize("store_exists", [True, False])
+    def test_the_built_in_layer_is_never_written(
+        self,
+        command: tuple[str, ...],
+        store_exists: bool,  # noqa: FBT001
+        run: Command,
+        tmp_path: Path,
+    ) -> None:
+        """Moving or pruning a built-in model is refused, also where there is no store yet, and no file is written."""
+        before = snapshot(tmp_path)
+        assert_one_line_of_error((run if store_exists else invoke)(*command), "shipped is built in")
+        assert snapshot(tmp_path) == before
+
+
+class TestPrune:
+    def test_nothing_is_deleted_without_yes(self, run: Command, store: ModelStore, root: Path) -> None:
+        """Without --yes prune tells what it would do; with it the same is done."""
+        for _ in range(4):
+            publish_plain(store)
+        store.promote("m", 1)
+        (root / "m" / ".staging-dead").mkdir()
+        assert run("prune", "m", "--keep", "2").stdout.splitlines() == [
+            "keep    m/1  production points to it",
+            "keep    m/3  among the newest 2",
+            "keep    m/4  among the newest 2",
+            "delete  m/2",
+            "delete  m/.staging-dead  left by a process that was killed",
+            "nothing was deleted; add --yes to do so",
+        ]
+        assert store.versions("m") == [1, 2, 3, 4]
+        assert "deleted m/2\n" in run("prune", "m", "--keep", "2", "--yes").stdout
+        assert sorted(os.listdir(root / "m")) == ["1", "3", "4", "aliases"]
+
+    def test_nothing_to_delete_is_no_cause_for_advice(self, run: Command, store: ModelStore) -> None:
+        """Where nothing would go, --yes is not asked for."""
+        publish_plain(store)
+        assert run("prune", "m").stdout == "keep    m/1  among the newest 3\n"
+
+    def test_keeping_nothing_is_refused(self, run: Command, store: ModelStore) -> None:
+        """--keep 0 is a mistake in the command."""
+        publish_plain(store)
+        assert run("prune", "m", "--keep", "0", "--yes").exit_code == 2
+        assert store.versions("m") == [1]
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (("list", "unknown"), "there is no model 'unknown'; there are m, shipped"),
+            (("show", "unknown"), "there is no model 'unknown'"),
+            (("show", "../m"), "is no model name"),
+            (("show", "m", "9"), "m has no version 9; it has 1"),
+            (("show", "m", "01"), "is no version name"),
+            (("show", "m", "beta"), "m has no alias 'beta'"),
+            (("verify", "unknown"), "there is no model 'unknown'"),
+            (("verify", "m", "beta"), "m has no alias 'beta'"),
+            (("promote", "m", "2"), "m has no version 2"),
+            (("promote", "m", "1", "--alias", ".."), "is no alias name"),
+            (("rollback", "m"), "nothing to roll back to"),
+            (("aliases", "unknown"), "there is no model 'unknown'"),
+            (("prune", "unknown", "--yes"), "there is no model 'unknown'"),
+        ],
+    )
+    def test_a_mistake_is_one_line(self, arguments: tuple[str, ...], words: str, run: Command, store: ModelStore) -> None:
+        """The store's errors are one line on stderr and exit code 1, without a traceback."""
+        publish_plain(store)
+        assert_one_line_of_error(run(*arguments), words)
+
+    @pytest.mark.parametrize("command", [("list",), ("verify",), ("show", "m"), ("prune", "m", "--yes")])
+    def test_a_store_that_is_not_there_is_an_error(self, command: tuple[str, ...], tmp_path: Path) -> None:
+        """A store that was named and does not exist is an error, not an empty list."""
+        assert_one_line_of_error(invoke("--store", str(tmp_path / "gone"), *command), "can not be read: No such file")
+
+    def test_a_damaged_alias_is_one_line(self, run: Command, store: ModelStore, root: Path) -> None:
+        """A damaged alias is told of where it is asked for."""
+        publish_plain(store)
+        store.promote("m", 1)
+        (root / "m/aliases/production/00000001.json").write_bytes(b"")
+        for command in (("list",), ("show", "m"), ("aliases", "m")):
+            assert_one_line_of_error(run(*command), "event 1 of alias production is damaged")
+
+
+class TestProgram:
+    """The real program in its own process."""
+
+    def program(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-W", "error", "-m", "model_store", *arguments]
+        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+    def test_it_verifies_a_store(self, store: ModelStore, root: Path) -> None:
+        """`python -m model_store verify` runs the golden proof and exits with 0."""
+        publish_proven(store)
+        done = self.program("--store", str(root), "verify", "m")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "ok      m/1  5 files, 2 golden images\n", "")
+
+    def test_it_fails_in_one_line(self, tmp_path: Path) -> None:
+        """A store that is not there ends the program with code 1 and one line on stderr."""
+        done = self.program("--store", str(tmp_path / "gone"), "list")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("Error: the model store")
+        assert done.stderr.count("\n") == 1
+
+    def test_its_json_is_json(self, store: ModelStore, root: Path) -> None:
+        """`show --json` can be piped into another program."""
+        publish_plain(store)
+        assert json.loads(self.program("--store", str(root), "show", "m", "--json").stdout)["model"] == "m"

@@ -1,0 +1,191 @@
+"""Sessions on a real ONNX model, and the arithmetic from scores to probabilities."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from store_factory import WEIGHTS
+from tiny_model import FLOAT, tiny_model_bytes
+
+from model_store.errors import ModelRunError
+from model_store.manifest import Input, Outputs
+from model_store.session import Session, SessionOptions, probabilities
+
+HEIGHT, WIDTH = 4, 6
+INPUT = Input(height=HEIGHT, width=WIDTH)
+THREADS = 8
+RUNS = 20
+
+Load = Callable[..., Session]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Write a tiny model, with what is to be odd about it, and load it."""
+
+    def load(outputs: Outputs | None = None, options: SessionOptions | None = None, **oddities: Any) -> Session:
+        path = tmp_path / "model.onnx"
+        size: dict[str, Any] = {"height": HEIGHT, "width": WIDTH, "weights": WEIGHTS} | oddities
+        path.write_bytes(tiny_model_bytes(**size))
+        return Session(path, INPUT, outputs or Outputs(), options)
+
+    return load
+
+
+def batch(size: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (size, HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+def expected_logits(images: np.ndarray) -> np.ndarray:
+    return images.reshape(len(images), -1, 3).mean(axis=1) @ WEIGHTS
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 64])
+def test_a_batch_of_any_size_runs(size: int, load: Load) -> None:
+    """A session gives float32 logits, one row for each image, in their order."""
+    logits = load().run(batch(size))
+    assert logits.dtype == np.float32
+    assert logits.shape == (size, 3)
+    np.testing.assert_allclose(logits, expected_logits(batch(size)), rtol=1e-5)
+
+
+def test_the_answer_does_not_depend_on_the_batch(load: Load) -> None:
+    """An image alone and the same image among others give the same logits."""
+    session, images = load(), batch(5)
+    together = session.run(images)
+    alone = np.concatenate([session.run(images[place : place + 1]) for place in range(5)])
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
+
+
+def test_the_feature_map_comes_with_the_logits(load: Load) -> None:
+    """A model that says so gives its last feature map too; one that does not refuses to."""
+    images = batch(2)
+    logits, features = load(Outputs(features="features"), features=True).run_with_features(images)
+    np.testing.assert_allclose(logits, expected_logits(images), rtol=1e-5)
+    np.testing.assert_array_equal(features, images.transpose(0, 3, 1, 2).astype(np.float32))
+    with pytest.raises(ModelRunError, match="no feature map"):
+        load(features=True).run_with_features(images)
+
+
+@pytest.mark.parametrize(
+    ("oddity", "shown"),
+    [
+        ({"input_name": "pixels"}, "pixels: tensor(uint8)"),
+        ({"input_type": FLOAT}, "images: tensor(float)"),
+        ({"height": HEIGHT + 1}, "['batch', 5, 6, 3]"),
+        ({"width": WIDTH + 1}, "['batch', 4, 7, 3]"),
+        ({"height": WIDTH, "width": HEIGHT}, "['batch', 6, 4, 3]"),
+        ({"batch": 1}, "[1, 4, 6, 3]"),
+    ],
+    ids=str,
+)
+def test_a_model_with_another_input_is_refused(oddity: dict[str, Any], shown: str, load: Load) -> None:
+    """An input of another name, dtype or shape, or with a fixed batch, is a ModelRunError that shows what came."""
+    with pytest.raises(ModelRunError, match=r"must be images: tensor\(uint8\) \[batch, 4, 6, 3\] with a free batch") as caught:
+        load(**oddity)
+    assert shown in str(caught.value)
+
+
+@pytest.mark.parametrize("outputs", [Outputs(logits="scores"), Outputs(features="features")], ids=str)
+def test_a_model_without_the_promised_outputs_is_refused(outputs: Outputs, load: Load) -> None:
+    """An output that the manifest names and the model lacks is a ModelRunError that lists those it has."""
+    with pytest.raises(ModelRunError, match=r"it has \['logits'\]"):
+        load(outputs)
+
+
+@pytest.mark.parametrize("data", [b"", b"garbage", bytes(100), tiny_model_bytes(HEIGHT, WIDTH, WEIGHTS)[:-40]])
+def test_a_file_that_is_no_model_is_refused(data: bytes, tmp_path: Path) -> None:
+    """A file that ONNX Runtime can not load is a ModelRunError that names it, in one line."""
+    (tmp_path / "model.onnx").write_bytes(data)
+    with pytest.raises(ModelRunError, match=r"^ONNX Runtime can not load model\.onnx: .*$") as caught:
+        Session(tmp_path / "model.onnx", INPUT, Outputs())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    """A model file that is not there is a ModelRunError too."""
+    with pytest.raises(ModelRunError, match=r"can not load missing\.onnx"):
+        Session(tmp_path / "missing.onnx", INPUT, Outputs())
+
+
+def test_an_unknown_provider_is_refused(load: Load) -> None:
+    """A provider that this ONNX Runtime lacks is an error that lists those it has: it is never replaced silently by the CPU."""
+    with pytest.raises(ModelRunError, match=r"has no MadeUpProvider; it has .*CPUExecutionProvider"):
+        load(options=SessionOptions(providers=("MadeUpProvider", "CPUExecutionProvider")))
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((1, HEIGHT, WIDTH, 3), np.float32),
+        np.zeros((1, HEIGHT, WIDTH + 1, 3), np.uint8),
+        np.zeros((HEIGHT, WIDTH, 3), np.uint8),
+    ],
+    ids=lambda images: f"{images.dtype} {images.shape}",
+)
+def test_a_batch_that_does_not_fit_is_refused(images: np.ndarray, load: Load) -> None:
+    """Images of another dtype or shape are a ModelRunError that shows the shape, and the session works on."""
+    session = load()
+    with pytest.raises(ModelRunError, match="failed on a batch of shape"):
+        session.run(images)
+    assert session.run(batch(1)).shape == (1, 3)
+
+
+@pytest.mark.parametrize("options", [SessionOptions(), SessionOptions(intra_op_num_threads=2, allow_spinning=True)], ids=str)
+def test_concurrent_runs_give_the_same_answers(options: SessionOptions, load: Load) -> None:
+    """Several threads that run one session at once each get the answers to their own images."""
+    session = load(options=options)
+    start = Barrier(THREADS)
+
+    def run(thread: int) -> None:
+        start.wait()
+        for step in range(RUNS):
+            images = batch(1 + step % 4, seed=thread * RUNS + step)
+            np.testing.assert_allclose(session.run(images), expected_logits(images), rtol=1e-5)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(run, range(THREADS)))
+
+
+SCORES = st.lists(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=3, max_size=3), min_size=1, max_size=4)
+
+
+@given(scores=SCORES, temperature=st.floats(0.1, 10))
+def test_probabilities_sum_to_one(scores: list[list[float]], temperature: float) -> None:
+    """For any finite logits and temperature the probabilities are finite, sum to 1, and the largest logit has the largest."""
+    logits = np.array(scores, dtype=np.float32)
+    found = probabilities(logits, Outputs(), temperature)
+    assert found.dtype == np.float32
+    assert found.shape == logits.shape
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found.sum(axis=-1), 1, rtol=1e-5)
+    assert (np.take_along_axis(found, logits.argmax(axis=-1)[:, np.newaxis], axis=-1)[:, 0] == found.max(axis=-1)).all()
+
+
+@pytest.mark.parametrize("extreme", [3e38, -3e38, 1e5, -1e5, 0.0])
+def test_extreme_logits_do_not_overflow(extreme: float) -> None:
+    """The largest logits that float32 holds give 0 and 1, not NaN, and raise no warning."""
+    logits = np.array([[extreme, 0, 0], [extreme, extreme, extreme]], dtype=np.float32)
+    found = probabilities(logits, Outputs())
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found[1], 1 / 3, rtol=1e-6)
+
+
+def test_a_temperature_flattens() -> None:
+    """Probabilities are the softmax of logits divided by the temperature: a higher one takes confidence away."""
+    logits = np.array([[2.0, 1.0, 0.0]], dtype=np.float32)
+    for temperature in (0.5, 1.0, 4.0):
+        weights = np.exp(np.array([2.0, 1.0, 0.0]) / temperature)
+        np.testing.assert_allclose(probabilities(logits, Outputs(), temperature)[0], weights / weights.sum(), rtol=1e-5)
+
+
+def test_a_models_own_probabilities_are_passed_on() -> None:
+    """Where the model says that it gives probabilities they are not changed, at whatever temperature."""
+    own = np.array([[0.2, 0.3, 0.5]], dtype=np.float32)
+    np.testing.assert_array_equal(probabilities(own, Outputs(kind="probabilities"), 3.0), own)

@@ -1,0 +1,172 @@
+"""An opened version: each way in which a disk can differ from the seal has its own error, and the lease."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from store_factory import PLAIN_FILES, publish_plain, rewrite_manifest
+
+from model_store.errors import (
+    FileAlteredError,
+    FileMissingError,
+    FileUnlistedError,
+    ManifestError,
+    ModelStoreError,
+    PathEscapesError,
+    VersionNotFoundError,
+)
+from model_store.files import DirectoryLock
+from model_store.manifest import MANIFEST_NAME, digest_of
+from model_store.store import ModelStore
+from model_store.version import MAX_MANIFEST_BYTES
+
+Damage = Callable[[Path], object]
+
+
+@pytest.fixture
+def directory(store: ModelStore) -> Path:
+    """The directory of the model's one version."""
+    return store.root / "m" / str(publish_plain(store))
+
+
+def flip_a_byte(directory: Path) -> None:
+    path = directory / "model.onnx"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def move_out(directory: Path, name: str) -> None:
+    """Put a link in the place of something, to the same thing outside of the version."""
+    outside = directory.parent.parent / "outside"
+    (directory / name).rename(outside)
+    (directory / name).symlink_to(outside)
+
+
+def edit_path(directory: Path, path: str) -> None:
+    entries = json.loads((directory / MANIFEST_NAME).read_bytes())["files"]
+    rewrite_manifest(directory, {"files": [entries[0] | {"path": path}, *entries[1:]]})
+
+
+def replace_with(directory: Path, make: Callable[[Path], object]) -> None:
+    (directory / "model.onnx").unlink()
+    make(directory / "model.onnx")
+
+
+DAMAGES: dict[str, tuple[Damage, type[ModelStoreError], str]] = {
+    "a flipped byte": (flip_a_byte, FileAlteredError, "sha256 of model.onnx"),
+    "one byte less": (lambda it: os.truncate(it / "model.onnx", 5), FileAlteredError, "model.onnx has 5 bytes"),
+    "a missing file": (lambda it: (it / "model.onnx").unlink(), FileMissingError, "model.onnx is missing"),
+    "a missing folder": (lambda it: shutil.rmtree(it / "labels"), FileMissingError, "labels/names.txt is missing"),
+    "a folder that is a file": (
+        lambda it: (shutil.rmtree(it / "labels"), (it / "labels").touch()), FileMissingError, "labels/names.txt is missing",
+    ),
+    "an unlisted file": (lambda it: (it / "extra").touch(), FileUnlistedError, "extra is not in the manifest"),
+    "an unlisted file in a folder": (lambda it: (it / "labels/extra").touch(), FileUnlistedError, "labels/extra"),
+    "an unlisted link": (lambda it: (it / "extra").symlink_to("nowhere"), FileUnlistedError, "extra"),
+    "an unlisted link to a folder": (lambda it: (it / "extra").symlink_to("labels"), FileUnlistedError, "extra"),
+    "a file that is a link": (lambda it: move_out(it, "model.onnx"), PathEscapesError, "symbolic link"),
+    "a folder that is a link": (lambda it: move_out(it, "labels"), PathEscapesError, "labels/names.txt is or lies behind"),
+    "a dangling link": (
+        lambda it: replace_with(it, lambda path: path.symlink_to("nowhere")), PathEscapesError, "symbolic link",
+    ),
+    "a folder for a file": (lambda it: replace_with(it, Path.mkdir), PathEscapesError, "not a regular file"),
+    "a pipe for a file": (lambda it: replace_with(it, os.mkfifo), PathEscapesError, "not a regular file"),
+    "a manifest that is a link": (lambda it: move_out(it, MANIFEST_NAME), PathEscapesError, "symbolic link"),
+    "a manifest that is a folder": (
+        lambda it: ((it / MANIFEST_NAME).unlink(), (it / MANIFEST_NAME).mkdir()), ManifestError, "can not be read",
+    ),
+    "a manifest that is too large": (
+        lambda it: os.truncate(it / MANIFEST_NAME, MAX_MANIFEST_BYTES + 1), ManifestError, "larger than",
+    ),
+    "a manifest that is no JSON": (lambda it: (it / MANIFEST_NAME).write_bytes(b"{"), ManifestError, "Invalid JSON"),
+    "an unknown field": (lambda it: rewrite_manifest(it, {"surprise": 1}), ManifestError, "surprise"),
+    "another schema": (lambda it: rewrite_manifest(it, {"schema_version": 2}), ManifestError, "schema_version"),
+    "the manifest of another model": (lambda it: rewrite_manifest(it, {"model": "x"}), ManifestError, "belongs to model 'x'"),
+    "a path upwards": (lambda it: edit_path(it, "../1/model.onnx"), ManifestError, "leaves the version's directory"),
+    "an absolute path": (lambda it: edit_path(it, "/etc/passwd"), ManifestError, "leaves the version's directory"),
+    "a backslash": (lambda it: edit_path(it, "labels\\names.txt"), ManifestError, "leaves the version's directory"),
+    "a version that is a link": (
+        lambda it: (it.rename(it.parent.parent / "moved"), it.symlink_to(it.parent.parent / "moved")),
+        PathEscapesError, "m/1 is a symbolic link",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damage_has_its_own_error(kind: str, store: ModelStore, directory: Path) -> None:
+    """Whatever differs from the seal is found on opening, with an error class and words of its own, and the version's name."""
+    damage, error_class, words = DAMAGES[kind]
+    damage(directory)
+    with pytest.raises(ModelStoreError) as caught:
+        store.open("m", 1)
+    assert type(caught.value) is error_class
+    assert words in str(caught.value)
+    assert "m/1" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_version_that_does_not_open_keeps_no_lease(kind: str, store: ModelStore, directory: Path) -> None:
+    """A failed opening gives its lock back, so that the damaged version can be deleted."""
+    damage, _, _ = DAMAGES[kind]
+    damage(directory)
+    with pytest.raises(ModelStoreError):
+        store.open("m", 1)
+    DirectoryLock(directory, exclusive=True).release()
+
+
+def test_a_whole_version_opens(store: ModelStore, directory: Path) -> None:
+    """An unchanged version verifies, knows its name, its identity and where its files lie."""
+    with store.open("m", 1) as version:
+        assert str(version) == "m/1"
+        assert version.layer == "published"
+        assert version.digest == digest_of((directory / MANIFEST_NAME).read_bytes())
+        assert {entry.path for entry in version.manifest.files} == set(PLAIN_FILES)
+        for path, data in PLAIN_FILES.items():
+            assert version.path(path).read_bytes() == data
+
+
+def test_opening_without_verifying_reads_the_manifest_alone(store: ModelStore, directory: Path) -> None:
+    """With `verify=False` damaged files are not looked at; `verify` finds them later."""
+    flip_a_byte(directory)
+    with store.open("m", 1, verify=False) as version, pytest.raises(FileAlteredError):
+        version.verify()
+
+
+def test_a_version_without_a_manifest_does_not_exist(store: ModelStore, directory: Path) -> None:
+    """Without its manifest a version is not there, though its files are."""
+    publish_plain(store)
+    (directory / MANIFEST_NAME).unlink()
+    with pytest.raises(VersionNotFoundError, match="m has no version 1; it has 2"):
+        store.open("m", 1)
+
+
+def test_a_variant_is_found_by_its_precision(store: ModelStore, directory: Path) -> None:
+    """A precision that the version lacks is an error that lists those it has."""
+    assert directory.exists()
+    with store.open("m", 1) as version:
+        assert version.variant().file == "model.onnx"
+        with pytest.raises(ManifestError, match="m/1 has no int8 variant; it has fp32"):
+            version.variant("int8")
+
+
+def test_an_open_version_is_leased(store: ModelStore, directory: Path) -> None:
+    """While any reader has a version open nobody gets the exclusive lock, and closing twice does no harm."""
+    first, second = store.open("m", 1), store.open("m", 1)
+    first.close()
+    first.close()
+    with pytest.raises(BlockingIOError):
+        DirectoryLock(directory, exclusive=True)
+    second.close()
+    DirectoryLock(directory, exclusive=True).release()
+
+
+def test_a_version_that_is_being_deleted_is_not_found(store: ModelStore, directory: Path) -> None:
+    """A reader that meets a prune at work is told that the version goes, not that it is damaged."""
+    lock = DirectoryLock(directory, exclusive=True)
+    with pytest.raises(VersionNotFoundError, match="being deleted"):
+        store.open("m", 1)
+    lock.release()

@@ -1,0 +1,81 @@
+"""A real ONNX classifier of a few hundred bytes, written without the `onnx` package: logits = mean colour x weights."""
+
+import struct
+from collections.abc import Iterable
+
+import numpy as np
+
+FLOAT, UINT8, INT64 = 1, 2, 7  # TensorProto.DataType
+_VARINT, _BYTES = 0, 2  # protobuf's wire types
+
+
+def tiny_model_bytes(
+    height: int,
+    width: int,
+    weights: np.ndarray,
+    *,
+    input_name: str = "images",
+    input_type: int = UINT8,
+    batch: str | int = "batch",
+    features: bool = False,
+) -> bytes:
+    """`images` uint8 [batch, height, width, 3] -> Cast -> ReduceMean over height and width -> MatMul with `weights`
+    [3, classes] -> `logits`. With `features` the channels-first image is the feature map. The rest breaks the contract.
+    """
+    nodes = [
+        _node("Cast", [input_name], ["cast"], _int_attribute("to", FLOAT)),
+        _node("ReduceMean", ["cast"], ["colour"], _ints_attribute("axes", [1, 2]), _int_attribute("keepdims", 0)),
+        _node("MatMul", ["colour", "weights"], ["logits"]),
+    ]
+    outputs = [_value("logits", FLOAT, [batch, weights.shape[1]])]
+    if features:
+        nodes.append(_node("Transpose", ["cast"], ["features"], _ints_attribute("perm", [0, 3, 1, 2])))
+        outputs.append(_value("features", FLOAT, [batch, 3, height, width]))
+    graph = b"".join(
+        [
+            *(_field(1, node) for node in nodes),
+            _field(2, b"tiny"),
+            _field(5, _tensor("weights", weights)),
+            _field(11, _value(input_name, input_type, [batch, height, width, 3])),
+            *(_field(12, output) for output in outputs),
+        ]
+    )
+    return _field(1, 8) + _field(7, graph) + _field(8, _field(2, 17))  # ir_version 8, opset 17
+
+
+def _varint(value: int) -> bytes:
+    groups = []
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*groups, value])
+
+
+def _field(number: int, value: int | bytes | str) -> bytes:
+    if isinstance(value, int):
+        return _varint(number << 3 | _VARINT) + _varint(value)
+    data = value.encode() if isinstance(value, str) else value
+    return _varint(number << 3 | _BYTES) + _varint(len(data)) + data
+
+
+def _node(operator: str, inputs: Iterable[str], outputs: Iterable[str], *attributes: bytes) -> bytes:
+    named = [*(_field(1, name) for name in inputs), *(_field(2, name) for name in outputs)]
+    return b"".join([*named, _field(4, operator), *(_field(5, attribute) for attribute in attributes)])
+
+
+def _int_attribute(name: str, value: int) -> bytes:
+    return _field(1, name) + _field(3, value) + _field(20, 2)
+
+
+def _ints_attribute(name: str, values: Iterable[int]) -> bytes:
+    return _field(1, name) + b"".join(_field(8, value) for value in values) + _field(20, 7)
+
+
+def _tensor(name: str, array: np.ndarray) -> bytes:
+    values = struct.pack(f"<{array.size}f", *array.astype(np.float32).ravel())
+    return b"".join(_field(1, size) for size in array.shape) + _field(2, FLOAT) + _field(8, name) + _field(9, values)
+
+
+def _value(name: str, kind: int, shape: Iterable[str | int]) -> bytes:
+    dims = b"".join(_field(1, _field(2 if isinstance(size, str) else 1, size)) for size in shape)
+    return _field(1, name) + _field(2, _field(1, _field(1, kind) + _field(2, dims)))
