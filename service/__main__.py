@@ -1,8 +1,11 @@
 """`python -m service`: serve the model store over HTTP."""
 
+import logging
 import shlex
+import socket
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -17,7 +20,19 @@ from service.settings import Settings
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which knows its address only once it listens."""
+    """uvicorn's server, which says where it is once it listens and the models are loaded, whichever comes later."""
+
+    loaded: Registry | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so if the models were faster."""
+        await super().startup(sockets)
+        self.announce()
+
+    def announce(self) -> None:
+        """Print what serves where, if both have happened."""
+        if self.started and self.loaded:
+            click.echo("\n".join(describe(self.loaded, self.address)))
 
     @property
     def address(self) -> str:
@@ -39,13 +54,16 @@ def main() -> None:
             click.echo(f"SERVICE_{name.upper()}: {problem['msg']}, got {problem['input']!r}", err=True)
         click.echo("see: python -m service --help", err=True)
         sys.exit(2)
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s:     %(message)s")
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # damaged bodies are their senders' business
     server: Server
 
-    def announce(registry: Registry) -> None:
-        click.echo("\n".join(describe(registry, server.address)))
+    def on_loaded(registry: Registry) -> None:
+        server.loaded = registry
+        server.announce()
 
     config = uvicorn.Config(
-        create_app(settings, announce),
+        create_app(settings, on_loaded),
         host=settings.host,
         port=settings.port,
         log_level=settings.log_level,
@@ -54,7 +72,8 @@ def main() -> None:
         server_header=False,
     )
     server = Server(config)
-    server.run()
+    with suppress(KeyboardInterrupt):
+        server.run()
 
 
 def describe(registry: Registry, address: str) -> list[str]:
@@ -71,7 +90,10 @@ def describe(registry: Registry, address: str) -> list[str]:
     if registry.error:
         lines.append(f"  NOT READY  {registry.error}")
     lines.append(f"  docs   {address}/docs")
-    if registry.default_model and (served := registry.models[registry.default_model].served) and served.version.manifest.golden:
+    default = registry.models.get(registry.default_model or "")
+    if registry.default_model and default is None and not registry.error:
+        lines.append(f"  NOT SERVED  {registry.default_model}: the default model is not in the store")
+    if default and (served := default.served) and served.version.manifest.golden:
         sample = served.version.path(served.version.manifest.golden[0].image)
         if sample.is_relative_to(Path.cwd()):
             sample = sample.relative_to(Path.cwd())

@@ -1,6 +1,7 @@
 """`create_app(settings)`: the only place that knows every part and puts them together."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -13,9 +14,12 @@ from service import __version__
 from service.cpu_limit import cpu_limit
 from service.documentation import add_documentation
 from service.prediction import Predictor
+from service.problems import add_error_handlers
 from service.registry import EngineOptions, Registry
-from service.routes import add_error_handlers, build_router
+from service.routes import build_router
 from service.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 DESCRIPTION = """Answers a photo with labels: **POST** an image to `/v1/predict`.
 
@@ -39,8 +43,11 @@ def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambd
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async def load() -> None:
-            await asyncio.to_thread(registry.load)
-            on_loaded(registry)
+            try:
+                await asyncio.to_thread(registry.load)
+                on_loaded(registry)
+            except Exception:
+                logger.exception("loading the models failed")
 
         loading = asyncio.create_task(load())
         yield

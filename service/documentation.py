@@ -10,6 +10,7 @@ from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
 STATIC = Path(__file__).parent / "static"
+_PROBLEM = {"$ref": "#/components/schemas/Problem"}
 
 
 def add_documentation(app: FastAPI) -> None:
@@ -30,12 +31,16 @@ def add_documentation(app: FastAPI) -> None:
 
 
 def _describe(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document without the 422 answers that it adds: our invalid parameters are 400 like other bad requests."""
+    """FastAPI's document, as we really answer: no 422 (our invalid parameters are 400), and errors as problem+json."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         for path in document["paths"].values():
             for operation in path.values():
                 operation["responses"].pop("422", None)
+                for response in operation["responses"].values():
+                    content = response.get("content", {})
+                    if content.get("application/json", {}).get("schema") == _PROBLEM:
+                        content["application/problem+json"] = content.pop("application/json")
         for unused in ("HTTPValidationError", "ValidationError"):
             document["components"]["schemas"].pop(unused, None)
         app.openapi_schema = document

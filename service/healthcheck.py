@@ -3,7 +3,7 @@
 import os
 import sys
 from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 TIMEOUT_SECONDS = 2
 
@@ -12,7 +12,7 @@ def main() -> None:
     """Ask /health/ready on the port that SERVICE_PORT names."""
     port = int(os.environ.get("SERVICE_PORT", "8000"))
     try:
-        urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=TIMEOUT_SECONDS).close()
+        build_opener(ProxyHandler({})).open(f"http://127.0.0.1:{port}/health/ready", timeout=TIMEOUT_SECONDS).close()
     except (URLError, OSError) as error:
         sys.exit(f"not ready: {error}")
 

@@ -3,12 +3,13 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncGenerator
 from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.datastructures import Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import Field as FormField
+from python_multipart.multipart import File, FormParser, parse_options_header
+from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from model_store.preprocessing import sniff
@@ -39,8 +40,10 @@ class JsonBody(BaseModel):
 
 def check_headers(headers: Headers, max_body_bytes: int) -> int:
     """The body's length as announced (0 where it is not). Raises TooLargeError, UnsupportedMediaError before the body is read."""
-    if headers.get("content-encoding", "identity") != "identity":
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise UnsupportedMediaError("send the body as it is, without Content-Encoding", code="unsupported_encoding")
+    if "transfer-encoding" in headers:
+        return max_body_bytes  # it does not say how long it is, so room is held for the longest
     announced = headers.get("content-length", "0")
     length = int(announced) if announced.isdecimal() else 0
     if length > max_body_bytes:
@@ -68,7 +71,7 @@ async def read_body(request: Request, max_body_bytes: int, timeout_seconds: floa
     return b"".join(chunks)
 
 
-async def read_images(headers: Headers, body: bytes, max_images: int) -> list[Encoded]:
+def read_images(headers: Headers, body: bytes, max_images: int) -> list[Encoded]:
     """The encoded images of a body, in order. What is wrong with one image stands in its place.
 
     A body that begins like an image is one, whatever its media type says: curl calls every body a form. Raises
@@ -80,7 +83,7 @@ async def read_images(headers: Headers, body: bytes, max_images: int) -> list[En
     if media_type == "application/json":
         images = _read_json(body, max_images)
     elif media_type == "multipart/form-data":
-        images = await _read_multipart(headers, body, max_images)
+        images = _read_multipart(headers["content-type"], body, max_images)
     else:
         raise UnsupportedMediaError(
             f"{media_type!r} is not taken; send an image as it is, multipart/form-data with {FIELD!r} fields, or application/json"
@@ -112,28 +115,38 @@ def _decode_base64(text: str) -> Encoded:
     return data or BadRequestError("this image is empty", code="empty_image")
 
 
-class _InMemoryParser(MultiPartParser):
-    spool_max_size = 2**62  # the body is in memory already; a read-only container has nowhere to spool to
+def _read_multipart(content_type: str, body: bytes, max_images: int) -> list[Encoded]:
+    images: list[Encoded] = []
+    ends: list[bool] = []
 
+    def on_file(file: File) -> None:
+        if file.field_name != FIELD.encode():
+            raise FormParserError(f"there is a field {(file.field_name or b'').decode(errors='replace')!r}")
+        _check_count(len(images) + 1, max_images)
+        file.file_object.seek(0)
+        images.append(file.file_object.read() or BadRequestError("this image is empty", code="empty_image"))
+        file.close()
 
-async def _read_multipart(headers: Headers, body: bytes, max_images: int) -> list[Encoded]:
-    async def once() -> AsyncGenerator[bytes, None]:
-        yield body
+    def on_field(field: FormField) -> None:
+        raise FormParserError(f"the field {(field.field_name or b'').decode(errors='replace')!r} is no file")
 
     try:
-        parser = _InMemoryParser(headers, once(), max_files=max_images, max_fields=0)
-        form = await parser.parse()
-    except (MultiPartException, KeyError, ValueError, AssertionError) as error:
-        reason = str(getattr(error, "message", "")) or "the boundary or a part's header is damaged"
-        if reason.startswith("Too many files"):
-            raise TooLargeError(f"more than the {max_images} images that one request may have", code="too_many_images") from None
+        boundary = parse_options_header(content_type)[1].get(b"boundary")
+        parser = FormParser(
+            "multipart/form-data",
+            on_field,
+            on_file,
+            on_end=lambda: ends.append(True),
+            boundary=boundary,
+            config={"MAX_MEMORY_FILE_SIZE": len(body) + 1},  # the body is in memory already; a read-only container has no disk
+        )
+        parser.write(body)
+        parser.finalize()
+        if not ends:
+            raise FormParserError("it ends before its closing boundary")
+    except (FormParserError, AssertionError, ValueError) as error:
         hint = f"send files in fields named {FIELD!r}: curl -F {FIELD}=@photo.jpg …"
-        raise BadRequestError(f"this multipart body can not be read: {reason}; {hint}", code="malformed_multipart") from None
-    images: list[Encoded] = []
-    for name, part in form.multi_items():
-        if name != FIELD or not isinstance(part, UploadFile):
-            raise BadRequestError(f"there is a field {name!r}; images go in fields named {FIELD!r}", code="malformed_multipart")
-        images.append(await part.read() or BadRequestError("this image is empty", code="empty_image"))
+        raise BadRequestError(f"this multipart body can not be read: {error}; {hint}", code="malformed_multipart") from None
     return images
 
 

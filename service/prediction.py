@@ -1,6 +1,7 @@
 """The path of a prediction request, from headers to the answer's bytes, in the order of the design's table."""
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from starlette.responses import Response
 
 from model_store.errors import ImageError
 from model_store.manifest import Preprocessing
-from model_store.preprocessing import Pixels, open_image, to_pixels
+from model_store.preprocessing import Pixels, open_image, resized_size, to_pixels
 from service.admission import Admission
 from service.batcher import Answer
 from service.errors import BadRequestError, DeadlineExceededError, EveryImageFailedError, ServiceError, describe
@@ -52,12 +53,18 @@ class Predictor:
         top_k = _read_top_k(request)
         with self._admission.bytes(check_headers(request.headers, settings.max_body_bytes)):
             body = await read_body(request, settings.max_body_bytes, settings.body_timeout_seconds)
-            images = await read_images(request.headers, body, settings.max_images)
+            images = read_images(request.headers, body, settings.max_images)
             received = time.monotonic()
             with self._admission.queue(len(images)), self._registry.find(model, version).lease() as served:
-                work = asyncio.gather(*(self._classify(image, served, began + settings.deadline_seconds) for image in images))
-                outcomes = await _unless_disconnected(request, work)
+                deadline = began + settings.deadline_seconds
+                work = asyncio.ensure_future(self._classify_all(images, served, deadline))
+                outcomes = await _unless_disconnected(request, work, deadline)
         return _answer(served, outcomes, top_k, began, received)
+
+    async def _classify_all(self, images: Sequence[Encoded], served: ServedVersion, deadline: float) -> list[Outcome]:
+        async with asyncio.TaskGroup() as group:  # none of them outlives the request, and with it the lease
+            tasks = [group.create_task(self._classify(image, served, deadline)) for image in images]
+        return [task.result() for task in tasks]
 
     async def _classify(self, image: Encoded, served: ServedVersion, deadline: float) -> Outcome:
         """Decode one image and wait for its row; its errors are its own."""
@@ -76,7 +83,8 @@ class Predictor:
 
     async def _decode(self, image: bytes, spec: Preprocessing, deadline: float) -> Pixels:
         opened = open_image(image, spec, self._settings.max_pixels)
-        if opened.width * opened.height <= INLINE_PIXELS:
+        resized_width, resized_height = resized_size(opened.width, opened.height, spec)
+        if max(opened.width * opened.height, resized_width * resized_height) <= INLINE_PIXELS:
             return to_pixels(opened, spec)
 
         def decode() -> Pixels:
@@ -91,15 +99,16 @@ class ClientDisconnectedError(Exception):
     """The client has left, so there is no one to answer; its images were dropped."""
 
 
-async def _unless_disconnected(request: Request, work: asyncio.Future[list[Outcome]]) -> list[Outcome]:
-    """The work's result. Cancels it and raises ClientDisconnectedError when the client leaves first."""
-    leaving: asyncio.Future[Any] = asyncio.ensure_future(
-        request.receive()
-    )  # the body is read, so the next message can only be the disconnect
+async def _unless_disconnected(request: Request, work: asyncio.Future[list[Outcome]], deadline: float) -> list[Outcome]:
+    """The work's result. Cancels it and raises when the client leaves first, or the deadline passes."""
+    # The body is read, so the next message can only be the disconnect.
+    leaving: asyncio.Future[Any] = asyncio.ensure_future(request.receive())
     try:
-        await asyncio.wait([work, leaving], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([work, leaving], timeout=max(0.0, deadline - time.monotonic()), return_when=asyncio.FIRST_COMPLETED)
         if work.done():
             return work.result()
+        if not leaving.done():
+            raise DeadlineExceededError("the deadline passed before the answer was there")
         raise ClientDisconnectedError
     finally:
         leaving.cancel()
@@ -108,7 +117,7 @@ async def _unless_disconnected(request: Request, work: asyncio.Future[list[Outco
 
 def _read_top_k(request: Request) -> int:
     text = request.query_params.get("top_k", str(DEFAULT_TOP_K))
-    if not text.isdecimal() or int(text) < 1:
+    if not re.fullmatch("[1-9][0-9]{0,8}", text):
         raise BadRequestError(f"top_k must be a whole number from 1 up, not {text[:40]!r}", code="invalid_parameter")
     return int(text)
 

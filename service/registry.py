@@ -20,7 +20,7 @@ from model_store.errors import ModelRunError, ModelStoreError
 from model_store.preprocessing import Pixels
 from model_store.session import Session, SessionOptions, probabilities
 from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
-from model_store.version import Version
+from model_store.version import Layer, Version
 from service.batcher import Batcher
 from service.errors import NotFoundError, NotReadyError
 
@@ -92,7 +92,9 @@ class ServedModel:
 
     name: str
     state: State = "loading"
+    layer: Layer = "published"
     served: ServedVersion | None = None
+    error: str | None = None
     errors: dict[int, str] = field(default_factory=dict)
 
 
@@ -114,12 +116,12 @@ class Registry:
         is recorded too: the process stays up and says why it is not ready.
         """
         try:
-            names = self.store.models()
+            models = {name: ServedModel(name, layer=self.store.layer(name)) for name in self.store.models()}
         except ModelStoreError as error:
             self.error = str(error)
             logger.error("%s", error)  # noqa: TRY400  the message is written for a person; a traceback adds nothing
             return
-        self.models = {name: ServedModel(name) for name in names}
+        self.models = models
         for model in self.models.values():
             self._load_model(model)
         self.loaded = True
@@ -142,7 +144,7 @@ class Registry:
         """The model of /v1/predict: as set, else the only published one, else the built-in one where none is published."""
         if self._default_model:
             return self._default_model
-        published = [model.name for model in self.models.values() if model.served and model.served.version.layer == "published"]
+        published = [model.name for model in self.models.values() if model.layer == "published"]
         if published:
             return published[0] if len(published) == 1 else None
         return BUILTIN_DEFAULT_MODEL if BUILTIN_DEFAULT_MODEL in self.models else None
@@ -151,15 +153,17 @@ class Registry:
         """What serves this model, or the default one. Raises NotFoundError, NotReadyError."""
         if name is None:
             name = self.default_model
-            if name is None and self.loaded:
+            if name is None and self.models:
                 raise NotFoundError(
                     f"there is no default model: set SERVICE_DEFAULT_MODEL, or name one of {self._names()} in the path",
                     code="no_default_model",
                 )
-        if not self.models:
+        if not self.loaded and not self.models:
             raise NotReadyError("the models are being loaded" if self.error is None else "the model store can not be read")
         model = self.models.get(name or "")
         if model is None:
+            if name is None:
+                raise NotReadyError("the store holds no model")
             raise NotFoundError(f"there is no model {name!r}; there are {self._names()}")
         if model.served is None:
             reason = "is being loaded" if model.state == "loading" else "has no version that could be proven"
@@ -173,9 +177,9 @@ class Registry:
     def _load_model(self, model: ServedModel) -> None:
         try:
             candidates = self._candidates(model.name)
-        except ModelStoreError as error:
+        except (ModelStoreError, OSError) as error:
             logger.error("%s: %s", model.name, error)  # noqa: TRY400  as above
-            model.state = "error"
+            model.state, model.error = "error", str(error) if isinstance(error, ModelStoreError) else type(error).__name__
             return
         for number in candidates:
             began = time.perf_counter()
@@ -184,6 +188,10 @@ class Registry:
             except ModelStoreError as error:
                 model.errors[number] = str(error)
                 logger.error("%s/%d is not served: %s", model.name, number, error)  # noqa: TRY400  as above
+                continue
+            except Exception as error:  # one damaged version must not keep the other models from serving
+                model.errors[number] = f"it can not be loaded: {type(error).__name__}; the server's log has the reason"
+                logger.exception("%s/%d is not served", model.name, number)
                 continue
             model.served, model.state = served, "ready"
             logger.info("%s is ready after %.0f ms", served.version, (time.perf_counter() - began) * 1e3)

@@ -1,19 +1,18 @@
-"""The routes: what is answered under which path, and the one place that turns errors into responses."""
+"""The routes: what is answered under which path."""
 
 import logging
 from typing import Annotated, Any, Final
 
-import orjson
-from fastapi import APIRouter, FastAPI, Path
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from fastapi import APIRouter, Path
+from pydantic import BeforeValidator
+from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from model_store.errors import ImageError, ModelStoreError
-from service.errors import NotFoundError, ServiceError, problem, status_of
+from model_store.errors import InvalidNameError, ModelStoreError
+from model_store.manifest import parse_version
+from service.errors import NotFoundError, NotReadyError
 from service.images import FIELD
-from service.prediction import DEFAULT_TOP_K, ClientDisconnectedError, Predictor
+from service.prediction import DEFAULT_TOP_K, Predictor
 from service.registry import Registry, ServedModel
 from service.schemas import (
     Health,
@@ -28,8 +27,16 @@ from service.schemas import (
 CLIENT_CLOSED_REQUEST: Final = 499  # nobody reads it; logs do
 logger = logging.getLogger(__name__)
 
+
+def _canonical(text: str) -> int:
+    try:
+        return parse_version(text)
+    except InvalidNameError as error:
+        raise ValueError(str(error)) from None
+
+
 ModelName = Annotated[str, Path(description="A model's name, as GET /v1/models lists it.")]
-VersionNumber = Annotated[int, Path(description="A version that is served.", ge=1)]
+VersionNumber = Annotated[int, BeforeValidator(_canonical), Path(description="A version that is served.", ge=1)]
 
 _PREDICT: Final[dict[str, Any]] = {
     "response_model": PredictResponse,
@@ -94,7 +101,18 @@ _PREDICT: Final[dict[str, Any]] = {
 def build_router(registry: Registry, predictor: Predictor) -> APIRouter:
     """All routes over one registry and one predictor."""
     router = APIRouter()
+    _add_prediction_routes(router, predictor)
+    _add_model_routes(router, registry)
+    _add_health_routes(router, registry)
 
+    @router.get("/", include_in_schema=False)
+    async def root() -> Response:
+        return RedirectResponse("/docs")
+
+    return router
+
+
+def _add_prediction_routes(router: APIRouter, predictor: Predictor) -> None:
     @router.post("/v1/predict", summary="Classify with the default model", **_PREDICT)
     async def predict_default(request: Request) -> Response:
         """Send an image as the body, several as multipart fields named `images`, or base64 in JSON."""
@@ -110,21 +128,32 @@ def build_router(registry: Registry, predictor: Predictor) -> APIRouter:
         """As /v1/predict; answers only where this very version is served."""
         return await predictor.predict(request, model, version)
 
-    @router.get("/v1/models", summary="List the models", tags=["models"])
+
+def _add_model_routes(router: APIRouter, registry: Registry) -> None:
+    errors: dict[int | str, dict[str, Any]] = {
+        404: {"model": Problem, "description": "No such model"},
+        503: {"model": Problem, "description": "The model store can not be read"},
+    }
+
+    @router.get("/v1/models", summary="List the models", tags=["models"], responses={503: errors[503]})
     async def list_models() -> ModelList:
         """Every model of the store and the version of it that serves."""
+        _require_readable(registry)
         models = [ModelSummary(**_summary(registry, model)) for _, model in sorted(registry.models.items())]
         return ModelList(models=models)
 
-    @router.get("/v1/models/{model}", summary="Show a model", tags=["models"], responses={404: {"model": Problem}})
+    @router.get("/v1/models/{model}", summary="Show a model", tags=["models"], responses=errors)
     def show_model(model: ModelName) -> ModelDetail:
         """What serves, what its gates found, where it comes from, and why other versions do not serve."""
+        _require_readable(registry)
         served = registry.models.get(model)
         if served is None:
             raise NotFoundError(f"there is no model {model!r}; there are {', '.join(sorted(registry.models)) or 'none'}")
         return _detail(registry, served)
 
-    @router.get("/health/live", summary="Is the process up?", tags=["health"])
+
+def _add_health_routes(router: APIRouter, registry: Registry) -> None:
+    @router.get("/health/live", summary="Is the process up?", tags=["health"], response_model_exclude_none=True)
     async def live() -> Health:
         """200 while the process answers at all."""
         return Health(status="live")
@@ -135,59 +164,10 @@ def build_router(registry: Registry, predictor: Predictor) -> APIRouter:
         health = _health(registry)
         return JSONResponse(health.model_dump(exclude_none=True), status_code=200 if registry.ready else 503)
 
-    @router.get("/", include_in_schema=False)
-    async def root() -> Response:
-        return RedirectResponse("/docs")
 
-    return router
-
-
-def add_error_handlers(app: FastAPI) -> None:
-    """Turn every error into RFC 9457 problem details; a client never sees a traceback or a path."""
-
-    async def on_service_error(_: Request, error: Exception) -> Response:
-        assert isinstance(error, ServiceError)  # noqa: S101  registered for this class alone
-        return _respond(problem(error.status, error.code, str(error), error.errors), error.headers)
-
-    async def on_image_error(_: Request, error: Exception) -> Response:
-        assert isinstance(error, ImageError)  # noqa: S101  as above
-        return _respond(problem(status_of(error), error.code, str(error)))
-
-    async def on_http_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)  # noqa: S101  as above
-        code = {404: "route_not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
-        detail = f"{request.method} {request.url.path}: {error.detail}; GET /docs lists the routes"
-        return _respond(problem(error.status_code, code, detail), dict(error.headers or {}))
-
-    async def on_invalid_parameter(_: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)  # noqa: S101  as above
-        first = error.errors()[0]
-        detail = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-        return _respond(problem(400, "invalid_parameter", detail))
-
-    async def on_disconnect(_: Request, __: Exception) -> Response:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
-
-    async def on_bug(request: Request, _: Exception) -> Response:
-        logger.error("%s %s failed", request.method, request.url.path)  # the server logs the traceback itself
-        return _respond(problem(500, "internal_error", "an error on our side; the server's log has the reason"))
-
-    app.add_exception_handler(ServiceError, on_service_error)
-    app.add_exception_handler(ImageError, on_image_error)
-    app.add_exception_handler(HTTPException, on_http_error)
-    app.add_exception_handler(RequestValidationError, on_invalid_parameter)
-    app.add_exception_handler(ClientDisconnect, on_disconnect)
-    app.add_exception_handler(ClientDisconnectedError, on_disconnect)
-    app.add_exception_handler(Exception, on_bug)
-
-
-def _respond(document: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
-    return Response(
-        orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE),
-        status_code=document["status"],
-        headers=headers,
-        media_type="application/problem+json",
-    )
+def _require_readable(registry: Registry) -> None:
+    if registry.error:
+        raise NotReadyError("the model store can not be read; the server's log says why")
 
 
 def _health(registry: Registry) -> Health:
@@ -223,11 +203,11 @@ def _detail(registry: Registry, model: ServedModel) -> ModelDetail:
         numbers, pointing = [], {}
     versions = [_version_state(number, model) for number in sorted({*numbers, *model.errors})]
     if model.served is None:
-        return ModelDetail(**summary, versions=versions, aliases=pointing)
+        return ModelDetail(**summary, layer=model.layer, reason=model.error, versions=versions, aliases=pointing)
     manifest = model.served.version.manifest
     return ModelDetail(
         **summary,
-        layer=model.served.version.layer,
+        layer=model.layer,
         versions=versions,
         aliases=pointing,
         proof=manifest.proof,

@@ -88,6 +88,7 @@ class ModelDetail(ModelSummary):
     """What a model's serving version is, where it comes from and what its gates found."""
 
     layer: Literal["published", "built-in"] | None = None
+    reason: Annotated[str | None, Field(description="Why nothing serves, where it is not one version's fault.")] = None
     versions: list[VersionState]
     aliases: dict[str, int | None]
     proof: Literal["proven", "unproven"] | None = None

@@ -1,0 +1,110 @@
+"""A model that tells seven colours apart, as real versions in a real store: published good, altered on disk, or not provable."""
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tiny_model import tiny_model_bytes
+
+from model_store.manifest import DecodeTolerance, Golden, Input, Outputs, Preprocessing, Variant, now
+from model_store.preprocessing import prepare
+from model_store.store import ModelStore
+
+MODEL = "colours"
+SIZE = 8
+COLOURS = {
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "yellow": (255, 255, 0),
+    "cyan": (0, 255, 255),
+    "magenta": (255, 0, 255),
+    "white": (255, 255, 255),
+}
+CLASS_NAMES = tuple(COLOURS)
+PREPROCESSING = Preprocessing(resize=SIZE, crop_height=SIZE, crop_width=SIZE)
+
+
+def _directions() -> np.ndarray:
+    columns = np.array(list(COLOURS.values()), dtype=np.float32).T
+    return (
+        columns / np.linalg.norm(columns, axis=0) / 50
+    )  # a plain colour scores about 0.6: not so sure that rounding hides the rest
+
+
+WEIGHTS = _directions()
+
+
+def plain(colour: str, image_format: str = "PNG", size: tuple[int, int] = (16, 12)) -> bytes:
+    """An encoded image of one colour."""
+    return encode(Image.new("RGB", size, COLOURS[colour]), image_format)
+
+
+def encode(image: Image.Image, image_format: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, image_format)
+    return buffer.getvalue()
+
+
+def publish(
+    store: ModelStore,
+    model: str = MODEL,
+    *,
+    weights: np.ndarray = WEIGHTS,
+    golden_weights: np.ndarray = WEIGHTS,
+    golden: Sequence[str] = ("red", "cyan"),
+    max_batch_size: int = 32,
+) -> int:
+    """Publish a version; other `weights` than the golden ones make it one that answers otherwise than in training."""
+    files = {"model.onnx": tiny_model_bytes(SIZE, SIZE, weights)}
+    blocks = []
+    for colour in golden:
+        image = plain(colour)
+        pixels = prepare(image, PREPROCESSING)
+        array = io.BytesIO()
+        np.save(array, pixels, allow_pickle=False)
+        block = Golden(
+            image=f"golden/{colour}.png",
+            pixels=f"golden/{colour}.npy",
+            decode_tolerance=DecodeTolerance(max_abs=2, mean_abs=0.25),
+            logits=tuple((pixels.reshape(-1, 3).mean(axis=0) @ golden_weights).tolist()),
+        )
+        files |= {block.image: image, block.pixels: array.getvalue()}
+        blocks.append(block)
+    manifest = {
+        "created_at": now(),
+        "input": Input(height=SIZE, width=SIZE),
+        "outputs": Outputs(),
+        "preprocessing": PREPROCESSING,
+        "class_names": CLASS_NAMES,
+        "max_batch_size": max_batch_size,
+        "variants": (Variant(precision="fp32", file="model.onnx", tolerance=1e-3),),
+        "golden": tuple(blocks),
+    }
+    return store.publish(model, manifest, files)
+
+
+def publish_deviating(store: ModelStore, model: str = MODEL) -> int:
+    """Publish a version that verifies but fails its golden proof: its model sees blue where training saw red."""
+    return publish(store, model, weights=WEIGHTS[::-1].copy())
+
+
+def alter(store: ModelStore, number: int, model: str = MODEL) -> None:
+    """Flip one bit of a sealed version's model file, so that it no longer verifies."""
+    path = store.root / model / str(number) / "model.onnx"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def make_store(root: Path, builtin_root: Path | None = None) -> ModelStore:
+    """An empty store, without the models that ship with the project."""
+    root.mkdir(parents=True)
+    return ModelStore(root, builtin_root)
+
+
+def labels(results: Iterable[dict[str, list[dict[str, object]]]]) -> list[object]:
+    """The best label of each result."""
+    return [result["predictions"][0]["label"] for result in results]

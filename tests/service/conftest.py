@@ -1,0 +1,65 @@
+"""Servers that several tests share, over stores of small real versions."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from colour_model import make_store, publish
+from server_process import ServerProcess, running
+
+from model_store.store import ModelStore
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Async tests run on asyncio, as the service does."""
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("SERVICE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    """An empty store without built-in models."""
+    return make_store(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def colour_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
+    """A store that holds one version of `colours`."""
+    store = make_store(tmp_path_factory.mktemp("colours") / "store")
+    publish(store)
+    return store
+
+
+@pytest.fixture(scope="session")
+def server(colour_store: ModelStore) -> Iterator[ServerProcess]:
+    """The service as it starts without further settings."""
+    with running("--store", colour_store.root, "--builtin", "false") as server:
+        yield server.announced()
+
+
+@pytest.fixture(scope="session")
+def client(server: ServerProcess) -> Iterator[httpx.Client]:
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def limited_server(colour_store: ModelStore) -> Iterator[ServerProcess]:
+    """A server with low limits."""
+    limits = ("--max-body-bytes", 50_000, "--max-images", 4, "--max-pixels", 100_000)
+    with running("--store", colour_store.root, "--builtin", "false", *limits) as server:
+        yield server.announced()
+
+
+@pytest.fixture(scope="session")
+def limited_client(limited_server: ServerProcess) -> Iterator[httpx.Client]:
+    with limited_server.client() as client:
+        yield client

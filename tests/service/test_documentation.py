@@ -1,0 +1,152 @@
+"""The documentation pages: complete, and asking nothing of another host."""
+
+import json
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import Any
+
+import httpx
+import pytest
+from colour_model import plain
+
+ELSEWHERE = re.compile(r"""(?:https?:)?//[\w.-]""")
+PREDICT_PATHS = ["/v1/predict", "/v1/models/{model}/predict", "/v1/models/{model}/versions/{version}/predict"]
+
+
+class Links(HTMLParser):
+    """Everything that a browser would fetch for a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, _: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value or "" for name, value in attrs if name in {"src", "href"}]
+
+
+@pytest.fixture(scope="module")
+def page(client: httpx.Client) -> str:
+    return client.get("/docs").text
+
+
+@pytest.fixture(scope="module")
+def document(client: httpx.Client) -> dict[str, Any]:
+    response = client.get("/openapi.json")
+    assert response.headers["content-type"] == "application/json"
+    parsed: dict[str, Any] = json.loads(response.content)
+    return parsed
+
+
+def walk(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        yield node
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from walk(child)
+
+
+def resolve(document: dict[str, Any], reference: str) -> Any:
+    node: Any = document
+    assert reference.startswith("#/")
+    for part in reference[2:].split("/"):
+        node = node[part.replace("~1", "/").replace("~0", "~")]
+    return node
+
+
+def test_page_names_no_other_host(page: str) -> None:
+    """No address in the page leads away from the server, so that it works where there is no internet."""
+    assert not ELSEWHERE.findall(page)
+    assert "SwaggerUIBundle" in page
+    assert "/openapi.json" in page
+
+
+def test_script_style_and_icon_come_from_here(client: httpx.Client, page: str) -> None:
+    """What the page loads is served by this process under its right type."""
+    links = Links(page).found
+    types = {}
+    for link in links:
+        response = client.get(link)
+        assert response.status_code == 200
+        types[link.rsplit(".", 1)[-1]] = response.headers["content-type"].split(";")[0]
+    assert types == {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+
+
+def test_style_and_script_load_nothing_from_elsewhere(client: httpx.Client, page: str) -> None:
+    """The style imports nothing, and neither file points to a source map."""
+    for link in Links(page).found:
+        text = client.get(link).text
+        assert "sourceMappingURL" not in text
+        if link.endswith(".css"):
+            assert "@import" not in text
+            assert not re.findall(r"url\(\s*['\"]?(?:https?:)?//", text)
+
+
+def test_validator_badge_is_off(page: str) -> None:
+    """Swagger UI's badge would send the document to its makers' host."""
+    assert re.search(r'"validatorUrl":\s*null', page)
+
+
+def test_root_leads_to_the_documentation(client: httpx.Client) -> None:
+    """A person who opens the address lands on /docs."""
+    response = client.get("/")
+    assert response.is_redirect
+    assert response.headers["location"] == "/docs"
+
+
+def test_every_reference_of_the_document_resolves(document: dict[str, Any]) -> None:
+    """A client generator finds every schema that is named."""
+    references = [node["$ref"] for node in walk(document) if isinstance(node.get("$ref"), str)]
+    assert references
+    dangling = []
+    for reference in references:
+        try:
+            resolve(document, reference)
+        except KeyError:
+            dangling.append(reference)
+    assert dangling == []
+
+
+@pytest.mark.parametrize("path", PREDICT_PATHS)
+def test_predict_routes_say_what_they_take_and_answer(document: dict[str, Any], path: str) -> None:
+    """Each predict route has a required body of three kinds, top_k, its path's parameters, its answer and its errors."""
+    operation = document["paths"][path]["post"]
+    assert operation["summary"]
+    body = operation["requestBody"]
+    assert body["required"]
+    assert set(body["content"]) == {"image/*", "multipart/form-data", "application/json"}
+    assert {parameter["name"] for parameter in operation["parameters"]} == {"top_k", *re.findall(r"{(\w+)}", path)}
+    answers = operation["responses"]
+    assert answers["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/PredictResponse")
+    assert {"400", "404", "408", "413", "415", "429", "500", "503", "504"} <= set(answers)
+
+
+def test_document_promises_no_answer_that_never_comes(document: dict[str, Any]) -> None:
+    """A wrong parameter is a 400 problem here: the framework's own 422 stands nowhere."""
+    assert [
+        path for path, methods in document["paths"].items() for operation in methods.values() if "422" in operation["responses"]
+    ] == []
+
+
+def test_errors_are_documented_as_problem_details(document: dict[str, Any]) -> None:
+    """The media type of every documented error of the predict routes is the one that is sent."""
+    for path in PREDICT_PATHS:
+        for status, answer in document["paths"][path]["post"]["responses"].items():
+            if status.startswith(("4", "5")):
+                assert list(answer["content"]) == ["application/problem+json"]
+
+
+def test_all_routes_are_documented(document: dict[str, Any]) -> None:
+    """Every public route stands in the document, and the pages themselves do not."""
+    assert set(document["paths"]) == {*PREDICT_PATHS, "/v1/models", "/v1/models/{model}", "/health/live", "/health/ready"}
+
+
+def test_answer_is_what_the_document_says(client: httpx.Client, document: dict[str, Any]) -> None:
+    """A real answer has exactly the properties of its schema."""
+    schemas = document["components"]["schemas"]
+    answer = client.post("/v1/predict", content=plain("red")).json()
+    assert set(answer) == set(schemas["PredictResponse"]["properties"])
+    assert set(answer["timings"]) == set(schemas["Timings"]["properties"])
+    assert set(answer["results"][0]["predictions"][0]) == set(schemas["Prediction"]["properties"])
+    problem = client.post("/v1/predict", content=b"x").json()
+    assert set(schemas["Problem"]["required"]) <= set(problem) <= set(schemas["Problem"]["properties"])

@@ -1,0 +1,124 @@
+"""Limits over real HTTP: bodies, images, pixels, time and overload."""
+
+import base64
+import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from colour_model import labels, plain
+from http_problems import check_problem
+from PIL import Image
+from server_process import ServerProcess, read_response, request_head, running
+
+from model_store.store import ModelStore
+
+RED = plain("red")
+LIMIT = 50_000  # of limited_server
+
+
+def colours(*names: str) -> dict[str, Any]:
+    return {"json": {"images": [{"b64": base64.b64encode(plain(name)).decode()} for name in names]}}
+
+
+def test_body_of_the_limit_is_taken(limited_client: httpx.Client) -> None:
+    """The last byte that is allowed is allowed, with and without Content-Length."""
+    body = RED + bytes(LIMIT - len(RED))
+    for content in (body, iter([body])):
+        assert labels(limited_client.post("/v1/predict", content=content).json()["results"]) == ["red"]
+
+
+@pytest.mark.parametrize("expect", [{}, {"Expect": "100-continue"}], ids=["plain", "expect"])
+def test_announced_body_over_the_limit_is_refused_before_it_is_sent(limited_server: ServerProcess, expect: dict[str, str]) -> None:
+    """The head alone is answered with 413, and nobody is asked to continue."""
+    with limited_server.connect() as connection:
+        connection.sendall(request_head(Content_Length=LIMIT + 1, **expect))
+        check_problem(read_response(connection), 413, "body_too_large")
+
+
+def test_unknown_model_is_refused_before_the_body_is_sent(limited_server: ServerProcess) -> None:
+    """The head alone is answered with 404."""
+    with limited_server.connect() as connection:
+        connection.sendall(request_head("/v1/models/nobody/predict", Content_Length=1000, Expect="100-continue"))
+        check_problem(read_response(connection), 404, "model_not_found")
+
+
+def test_chunked_body_over_the_limit_is_refused_as_it_comes(limited_server: ServerProcess) -> None:
+    """A body that does not say its length is refused when it passes the limit, though it has not ended."""
+    with limited_server.connect() as connection:
+        connection.sendall(request_head(Transfer_Encoding="chunked"))
+        chunk = b"x" * 10_000
+        for _ in range(6):
+            connection.sendall(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
+        check_problem(read_response(connection), 413, "body_too_large")
+
+
+def test_more_images_than_allowed_are_refused(limited_client: httpx.Client) -> None:
+    """The last image that is allowed is classified; one more is a 413 for the request."""
+    assert labels(limited_client.post("/v1/predict", **colours(*["red"] * 4)).json()["results"]) == ["red"] * 4
+    check_problem(limited_client.post("/v1/predict", **colours(*["red"] * 5)), 413, "too_many_images")
+    check_problem(limited_client.post("/v1/predict", files=[("images", ("a.png", RED))] * 5), 413, "too_many_images")
+
+
+def test_more_pixels_than_allowed_are_refused(limited_client: httpx.Client) -> None:
+    """The setting bounds width times height of one image, and the error says both."""
+    assert limited_client.post("/v1/predict", content=plain("red", size=(400, 250))).status_code == 200
+    response = limited_client.post("/v1/predict", content=plain("red", size=(401, 250)))
+    check_problem(response, 413, "too_many_pixels")
+    assert "401x250" in response.json()["detail"]
+
+
+def test_large_image_is_decoded_right(client: httpx.Client) -> None:
+    """An image of a phone's size goes its way through the decode workers."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (4000, 3000), (0, 255, 0)).save(buffer, "JPEG")
+    assert labels(client.post("/v1/predict", content=buffer.getvalue()).json()["results"]) == ["green"]
+
+
+def test_slow_sender_gets_408(colour_store: ModelStore) -> None:
+    """A client that stops sending is answered with 408, and its neighbour is served."""
+    arguments = ("--store", colour_store.root, "--builtin", "false", "--body-timeout-seconds", "0.5")
+    with running(*arguments) as server, server.announced().connect() as slow, server.connect() as quick:
+        slow.sendall(request_head(Content_Length=1000) + RED[:10])
+        quick.sendall(request_head(Content_Length=len(RED)) + RED)
+        assert labels(read_response(quick).json()["results"]) == ["red"]
+        response = read_response(slow)
+        check_problem(response, 408, "slow_body")
+        assert "10 bytes" in response.json()["detail"]
+
+
+def test_overload_is_429_with_retry_after_and_goes_by(colour_store: ModelStore) -> None:
+    """Two requests that do not fit together: one waits for company, the other gets 429; the company comes and it is answered."""
+    arguments = ("--max-queue-size", 3, "--max-batch-size", 3, "--max-queue-delay-seconds", 10, "--instances", 1)
+    with running("--store", colour_store.root, "--builtin", "false", *arguments) as server:
+        server.announced()
+        refused: list[httpx.Response] = []
+        somebody_was_refused = threading.Event()
+
+        def send() -> httpx.Response:
+            with server.client() as client:
+                response = client.post("/v1/predict", **colours("red", "green"))
+            if response.status_code == 429:
+                refused.append(response)
+                somebody_was_refused.set()
+            return response
+
+        with ThreadPoolExecutor(2) as pool, server.client() as client:
+            responses = [pool.submit(send), pool.submit(send)]
+            assert somebody_was_refused.wait(9)
+            company = client.post("/v1/predict", **colours("blue"))
+            statuses = sorted(response.result().status_code for response in responses)
+        assert statuses == [200, 429]
+        check_problem(refused[0], 429, "overloaded")
+        assert int(refused[0].headers["retry-after"]) >= 1
+        assert labels(company.json()["results"]) == ["blue"]
+
+
+def test_deadline_is_a_504(colour_store: ModelStore) -> None:
+    """A request whose images wait longer than the deadline, here for company that never comes, is answered with 504."""
+    arguments = ("--deadline-seconds", "0.2", "--max-queue-delay-seconds", 2, "--instances", 1)
+    with running("--store", colour_store.root, "--builtin", "false", *arguments) as server, server.announced().client() as client:
+        check_problem(client.post("/v1/predict", content=RED), 504, "deadline_exceeded")
+        check_problem(client.post("/v1/predict", **colours("red", "blue")), 504, "deadline_exceeded")

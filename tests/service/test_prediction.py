@@ -1,0 +1,195 @@
+"""The path of a request under load, late or left alone, with the model held at a gate."""
+
+import asyncio
+import base64
+import io
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+from asgi_application import Application, RawClient, started, until
+from colour_model import labels, make_store, plain, publish
+from PIL import Image
+from server_process import PATIENCE_SECONDS
+
+from model_store.preprocessing import Pixels
+from model_store.preprocessing import to_pixels as real_to_pixels
+from model_store.store import ModelStore
+from service import prediction
+
+pytestmark = pytest.mark.anyio
+
+
+def colours(*names: str) -> dict[str, object]:
+    return {"images": [{"b64": base64.b64encode(plain(name)).decode()} for name in names]}
+
+
+def posting(application: Application, *names: str) -> asyncio.Task[httpx.Response]:
+    return asyncio.create_task(application.client.post("/v1/predict", json=colours(*names)))
+
+
+async def test_full_queue_refuses_more_and_serves_again(colour_store: ModelStore) -> None:
+    """With the queue full a request gets 429 with Retry-After at once, what was accepted is answered, and then there is room."""
+    async with started(colour_store.root, max_queue_size=3) as application:
+        model = application.hold_model()
+        accepted = posting(application, "red", "green", "blue")
+        await model.begun()
+        refused = await application.client.post("/v1/predict", content=plain("red"))
+        assert (refused.status_code, refused.json()["code"]) == (429, "overloaded")
+        assert int(refused.headers["retry-after"]) >= 1
+        model.gate.set()
+        assert labels((await accepted).json()["results"]) == ["red", "green", "blue"]
+        assert (await application.client.post("/v1/predict", json=colours("red", "red", "red"))).status_code == 200
+
+
+async def test_full_queue_refuses_before_the_body_is_read(colour_store: ModelStore) -> None:
+    """A request that would find no place is refused without a byte of its body being asked for."""
+    async with started(colour_store.root, max_queue_size=1) as application:
+        model = application.hold_model()
+        accepted = posting(application, "red")
+        await model.begun()
+        refused = await RawClient(headers={"content-length": "1000"}).request(application.app)
+        assert refused.status == 429
+        assert not refused.asked.is_set()
+        model.gate.set()
+        assert (await accepted).status_code == 200
+
+
+async def test_request_larger_than_the_queue_is_too_large(colour_store: ModelStore) -> None:
+    """A request that could never fit is told so, not to come again."""
+    async with started(colour_store.root, max_queue_size=2) as application:
+        response = await application.client.post("/v1/predict", json=colours("red", "red", "red"))
+        assert (response.status_code, response.json()["code"]) == (413, "too_many_images")
+
+
+@pytest.mark.parametrize("announced", [True, False], ids=["content-length", "chunked"])
+async def test_bodies_share_the_upload_budget(colour_store: ModelStore, announced: bool) -> None:  # noqa: FBT001
+    """While one body of the whole budget is being sent another is refused, also where neither says how long it is."""
+    headers = {"content-length": "1000"} if announced else {"transfer-encoding": "chunked"}
+    async with started(colour_store.root, max_upload_bytes=1000, max_body_bytes=1000) as application:
+        first, second = RawClient(headers=headers), RawClient(headers=headers)
+        receiving = asyncio.create_task(first.request(application.app))
+        first.send_body(b"x" * 1000, more=True)
+        await until(first.messages.empty)
+        second.send_body(b"x" * 1000)
+        await asyncio.wait_for(second.request(application.app), PATIENCE_SECONDS)
+        assert second.status == 429
+        first.leave()
+        await receiving
+
+
+async def test_image_that_is_late_is_answered_504_and_never_run(colour_store: ModelStore) -> None:
+    """An image whose deadline passes while it waits for the model gets 504 and is not computed when its turn comes."""
+    async with started(colour_store.root, deadline_seconds=0.2) as application:
+        model = application.hold_model()
+        first = posting(application, "red")
+        await model.begun()
+        late = posting(application, "blue")
+        await asyncio.sleep(0.3)  # past the deadline, however slow this machine is
+        model.gate.set()
+        response = await late
+        assert (response.status_code, response.json()["code"]) == (504, "deadline_exceeded")
+        await first
+    assert model.sizes == [1]
+
+
+async def test_deadline_is_kept_while_the_model_is_busy(colour_store: ModelStore) -> None:
+    """The 504 comes when the deadline passes and not when the model gets round to it: here it never does."""
+    async with started(colour_store.root, deadline_seconds=0.2) as application:
+        model = application.hold_model()
+        try:
+            first = posting(application, "red")
+            await model.begun()
+            response = await asyncio.wait_for(application.client.post("/v1/predict", content=plain("blue")), 5)
+            assert (response.status_code, response.json()["code"]) == (504, "deadline_exceeded")
+        finally:
+            model.gate.set()
+            await first
+
+
+async def test_images_of_a_client_that_left_are_never_run(colour_store: ModelStore) -> None:
+    """A client that goes away while its images wait gives up their places, and they are dropped when the batch forms."""
+    async with started(colour_store.root, max_queue_size=2) as application:
+        model = application.hold_model()
+        first = posting(application, "red")
+        await model.begun()
+        leaver = RawClient()
+        leaver.send_body(plain("blue"))
+        leaving = asyncio.create_task(leaver.request(application.app))
+        queue = application.served().batcher._queue
+        await until(lambda: len(queue) == 1)
+        leaver.leave()
+        await leaving
+        stayer = posting(application, "green")  # finds the place that the leaver held
+        await until(lambda: len(queue) == 2)
+        model.gate.set()
+        assert labels((await first).json()["results"]) == ["red"]
+        assert labels((await stayer).json()["results"]) == ["green"]
+    assert model.sizes == [1, 1]
+    assert leaver.status == 499
+
+
+async def test_client_that_leaves_in_its_body_holds_nothing(colour_store: ModelStore) -> None:
+    """A client that goes away half-way through its body leaves the upload budget as it was."""
+    async with started(colour_store.root, max_upload_bytes=1000) as application:
+        leaver = RawClient(headers={"content-length": "1000"})
+        leaver.send_body(b"x" * 10, more=True)
+        leaver.leave()
+        await leaver.request(application.app)
+        follower = RawClient(headers={"content-length": "1000"})
+        follower.send_body(plain("red"))
+        assert (await follower.request(application.app)).status == 200
+
+
+async def test_failing_model_is_a_500_for_its_batch_alone(colour_store: ModelStore) -> None:
+    """When a run fails its images get inference_failed without the reason, and the next request is answered."""
+    async with started(colour_store.root) as application:
+        batcher = application.served().batcher
+        run = batcher._run
+        batcher._run = lambda _: 1 / 0
+        failed = await application.client.post("/v1/predict", content=plain("red"))
+        assert (failed.status_code, failed.json()["code"]) == (500, "inference_failed")
+        assert "division" not in failed.text
+        batcher._run = run
+        assert (await application.client.post("/v1/predict", content=plain("red"))).status_code == 200
+
+
+async def test_large_images_decode_beside_the_event_loop(colour_store: ModelStore) -> None:
+    """A large image is decoded by a worker: while it is held there, a small one is answered."""
+    entered, gate = threading.Event(), threading.Event()
+
+    def held_to_pixels(image: Image.Image, spec: object) -> Pixels:
+        if image.width > 1000:
+            entered.set()
+            assert gate.wait(PATIENCE_SECONDS)
+        return real_to_pixels(image, spec)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prediction, "to_pixels", held_to_pixels)
+        async with started(colour_store.root) as application:
+            large = asyncio.create_task(application.client.post("/v1/predict", content=plain("blue", size=(1100, 400))))
+            assert await asyncio.to_thread(entered.wait, PATIENCE_SECONDS)
+            small = await application.client.post("/v1/predict", content=plain("red"))
+            gate.set()
+            assert labels(small.json()["results"] + (await large).json()["results"]) == ["red", "blue"]
+
+
+async def test_thin_images_that_grow_in_the_resize_decode_beside_the_event_loop(tmp_path: Path) -> None:
+    """1 x 16,000 pixels are few until the shorter side is resized: that work must not stand in the event loop either."""
+    store = make_store(tmp_path / "store")
+    publish(store)
+    threads = []
+
+    def noted_to_pixels(image: Image.Image, spec: object) -> Pixels:
+        threads.append(threading.current_thread())
+        return real_to_pixels(image, spec)
+
+    thin = io.BytesIO()
+    Image.new("RGB", (1, 16_000), (255, 0, 0)).save(thin, "PNG")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prediction, "to_pixels", noted_to_pixels)
+        async with started(store.root) as application:
+            response = await application.client.post("/v1/predict", content=thin.getvalue())
+    assert labels(response.json()["results"]) == ["red"]
+    assert threads[0] is not threading.main_thread()

@@ -1,0 +1,111 @@
+"""Settings: each is a variable, a flag and a sentence."""
+
+import io
+import re
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from service.settings import Settings
+
+SAMPLES: dict[str, tuple[str, object]] = {
+    "host": ("0.0.0.0", "0.0.0.0"),  # noqa: S104  only read, nothing listens
+    "port": ("9001", 9001),
+    "store": ("/srv/models", Path("/srv/models")),
+    "builtin": ("false", False),
+    "default_model": ("digits", "digits"),
+    "max_body_bytes": ("1000", 1000),
+    "max_upload_bytes": ("2000", 2000),
+    "max_pixels": ("3000", 3000),
+    "max_images": ("5", 5),
+    "max_queue_size": ("6", 6),
+    "max_batch_size": ("7", 7),
+    "max_queue_delay_seconds": ("0.5", 0.5),
+    "deadline_seconds": ("1.5", 1.5),
+    "body_timeout_seconds": ("2.5", 2.5),
+    "shutdown_seconds": ("3", 3),
+    "instances": ("4", 4),
+    "intra_op_num_threads": ("2", 2),
+    "decode_workers": ("3", 3),
+    "log_level": ("debug", "debug"),
+    "access_log": ("false", False),
+}
+
+
+@pytest.fixture(scope="module")
+def help_text() -> str:
+    printed = io.StringIO()
+    with redirect_stdout(printed), pytest.raises(SystemExit) as caught:
+        CliApp.run(Settings, cli_args=["--help"])
+    assert caught.value.code == 0
+    return re.sub(r"\s+", " ", printed.getvalue())
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_a_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SERVICE_<NAME> sets it."""
+    text, value = SAMPLES[name]
+    monkeypatch.setenv(f"SERVICE_{name.upper()}", text)
+    assert getattr(Settings(), name) == value
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_a_flag(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--<name> sets it, and counts before the variable."""
+    text, value = SAMPLES[name]
+    monkeypatch.setenv(f"SERVICE_{name.upper()}", "1")
+    assert getattr(CliApp.run(Settings, cli_args=[flag(name), text]), name) == value
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_says_what_it_is_for(name: str, help_text: str) -> None:
+    """A setting has a sentence of advice, and --help shows it beside the flag."""
+    description = Settings.model_fields[name].description or ""
+    assert description.endswith(".")
+    assert flag(name) + " " in help_text
+    assert description in help_text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", -1),
+        ("port", 65536),
+        ("max_body_bytes", 0),
+        ("max_upload_bytes", 0),
+        ("max_pixels", 0),
+        ("max_pixels", 10**9),
+        ("max_images", 0),
+        ("max_queue_size", 0),
+        ("max_batch_size", 0),
+        ("max_queue_delay_seconds", -0.1),
+        ("max_queue_delay_seconds", 11),
+        ("deadline_seconds", 0),
+        ("deadline_seconds", float("nan")),
+        ("body_timeout_seconds", 0),
+        ("shutdown_seconds", -1),
+        ("instances", 0),
+        ("intra_op_num_threads", 0),
+        ("decode_workers", 0),
+        ("log_level", "loud"),
+        ("builtin", "perhaps"),
+    ],
+)
+def test_values_out_of_their_domain_are_refused(name: str, value: object) -> None:
+    """A setting that could not work is refused by its name before anything starts."""
+    with pytest.raises(ValidationError) as caught:
+        Settings(**{name: value})
+    assert caught.value.errors()[0]["loc"] == (name,)
+
+
+def test_settings_do_not_change() -> None:
+    """Settings are read once."""
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 1

@@ -1,0 +1,200 @@
+"""The process from its start to its end: what it prints, what it refuses, and how it stops."""
+
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+import pytest
+from colour_model import MODEL, labels, plain, publish, publish_deviating
+from http_problems import check_problem
+from server_process import PATIENCE_SECONDS, REPOSITORY, ServerProcess, read_response, request_head, running
+
+from model_store.store import BUILTIN_DEFAULT_MODEL, BUILTIN_ROOT, ModelStore
+
+RED = plain("red")
+READ_ONLY = Path("/proc")
+"""A working directory in which not even root can make a file."""
+
+
+def try_printed_line(server: ServerProcess) -> httpx.Response:
+    """Do what the line says that the server printed to try: with curl where there is one, else as curl would."""
+    match = re.search(r"^  try    (curl .+)$", server.stdout.text, re.MULTILINE)
+    assert match, server.stdout.text
+    command = shlex.split(match[1])
+    assert command[:2] == ["curl", "--data-binary"]
+    image = REPOSITORY / command[2].removeprefix("@")
+    assert image.is_file()
+    if curl := shutil.which("curl"):
+        done = subprocess.run(
+            [curl, "--silent", "--show-error", "--noproxy", "*", "--write-out", "\n%{http_code}", *command[1:]],
+            cwd=REPOSITORY,
+            capture_output=True,
+            timeout=PATIENCE_SECONDS,
+            check=True,
+        )
+        body, _, status = done.stdout.rpartition(b"\n")
+        return httpx.Response(int(status), content=body)
+    return httpx.post(
+        command[3], content=image.read_bytes(), headers={"content-type": "application/x-www-form-urlencoded"}, trust_env=False
+    )
+
+
+def test_printed_lines_lead_somewhere(server: ServerProcess) -> None:
+    """The address of the documentation is right, and the curl line works as printed."""
+    printed = server.stdout.wait_for(r"^  docs   (\S+)$")
+    assert printed
+    assert httpx.get(printed[1], trust_env=False).status_code == 200
+    assert re.search(rf"^  model  {MODEL}/1 \(default\): 7 classes$", server.stdout.text, re.MULTILINE)
+    response = try_printed_line(server)
+    assert (response.status_code, labels(response.json()["results"])) == (200, ["red"])
+
+
+def check_builtin_model(server: ServerProcess) -> None:
+    """The model that ships with the project answers, with the right label for its own first golden image."""
+    with server.announced(20).client() as client:
+        detail = client.get(f"/v1/models/{BUILTIN_DEFAULT_MODEL}").json()
+        assert (detail["state"], detail["layer"], detail["default"]) == ("ready", "built-in", True)
+        with ModelStore(BUILTIN_ROOT, builtin_root=None).open(BUILTIN_DEFAULT_MODEL, detail["version"]) as version:
+            golden = version.manifest.golden[0]
+            image = version.path(golden.image).read_bytes()
+            expected = version.manifest.class_names[golden.logits.index(max(golden.logits))]
+        assert labels(client.post("/v1/predict", content=image).json()["results"]) == [expected]
+    response = try_printed_line(server)
+    assert (response.status_code, labels(response.json()["results"])) == (200, [expected])
+
+
+def test_empty_store_serves_the_built_in_model(store: ModelStore) -> None:
+    """A store in which nothing was published has the project's model under it."""
+    with running("--store", store.root) as server:
+        check_builtin_model(server)
+    assert list(store.root.iterdir()) == []
+
+
+@pytest.mark.skipif(not READ_ONLY.is_dir(), reason="this system has no /proc")
+def test_read_only_working_directory_serves_the_built_in_model() -> None:
+    """Without settings, where nothing can be written, the project's model serves."""
+    with running(cwd=READ_ONLY) as server:
+        check_builtin_model(server)
+
+
+def test_settings_come_from_variables_too(colour_store: ModelStore) -> None:
+    """A variable sets what a flag would; here the store, by a path with a space."""
+    spaced = colour_store.root.with_name("a store")
+    if not spaced.exists():
+        shutil.copytree(colour_store.root, spaced)
+    with running(environment={"SERVICE_STORE": str(spaced), "SERVICE_BUILTIN": "false"}) as server:
+        assert labels(try_printed_line(server.announced()).json()["results"]) == ["red"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "expected"),
+    [
+        (["--port", "http"], {}, "SERVICE_PORT: .*'http'"),
+        (["--port", "70000"], {}, "SERVICE_PORT: .*65535.*'70000'"),
+        ([], {"SERVICE_MAX_BATCH_SIZE": "0"}, "SERVICE_MAX_BATCH_SIZE: .*'0'"),
+        (["--batch-size", "3"], {}, "--batch-size"),
+        (["stray"], {}, "stray"),
+    ],
+)
+def test_wrong_settings_end_with_code_2_and_a_clear_line(
+    arguments: list[str], environment: Mapping[str, str], expected: str
+) -> None:
+    """A setting that can not be is named with what came, before anything is loaded, and without a traceback."""
+    server = ServerProcess(*arguments, environment=environment)
+    assert server.wait() == 2
+    assert re.search(expected, server.stderr.text), server.stderr.text
+    assert "--help" in server.stderr.text or "usage:" in server.stderr.text
+    assert "Traceback" not in server.stderr.text
+
+
+def test_unreadable_store_leaves_a_process_that_says_so(tmp_path: Path) -> None:
+    """With a root that is not there the process is alive and not ready, and no route takes that for an empty store."""
+    with running("--store", tmp_path / "nowhere") as server, server.listening().client() as client:
+        assert client.get("/health/live").status_code == 200
+        ready = client.get("/health/ready")
+        assert (ready.status_code, ready.json()) == (503, {"status": "not ready", "reason": "the model store can not be read"})
+        check_problem(client.post("/v1/predict", content=RED), 503, "not_ready")
+        check_problem(client.post(f"/v1/models/{MODEL}/predict", content=RED), 503, "not_ready")
+        check_problem(client.get("/v1/models"), 503, "not_ready")
+        check_problem(client.get(f"/v1/models/{MODEL}"), 503, "not_ready")
+        assert server.process.poll() is None
+        assert "nowhere can not be read" in server.stderr.text
+
+
+@pytest.mark.parametrize("kind", ["unreadable", "empty", "unproven", "no such default"])
+def test_address_is_printed_whatever_the_models_do(store: ModelStore, kind: str) -> None:
+    """A server with nothing to serve says where it is and what is wrong, and stops without a traceback."""
+    arguments = ["--builtin", "false", "--store", store.root]
+    if kind == "unreadable":
+        arguments[-1] = store.root / "nowhere"
+    if kind == "unproven":
+        publish_deviating(store)
+    if kind == "no such default":
+        publish(store)
+        arguments += ["--default-model", "nobody"]
+    with running(*arguments) as server:
+        server.announced(5)
+        expected = {"unreadable": "NOT READY.*can not be read", "unproven": f"NOT SERVED  {MODEL}", "no such default": "nobody"}
+        assert re.search(expected.get(kind, ""), server.stdout.text)
+        server.end()
+    assert "Traceback" not in server.stderr.text
+
+
+def test_version_that_fails_is_named_at_the_start(store: ModelStore) -> None:
+    """Over real HTTP too, the version before one that fails its proof serves, and the reason is shown."""
+    publish(store)
+    publish_deviating(store)
+    with running("--store", store.root, "--builtin", "false") as server, server.announced().client() as client:
+        assert client.post("/v1/predict", content=RED).json()["version"] == 1
+        failed = client.get(f"/v1/models/{MODEL}").json()["versions"][1]
+        assert (failed["version"], failed["state"]) == (2, "error")
+        assert "differ from training's" in failed["reason"]
+        assert client.get("/health/ready").status_code == 200
+
+
+def test_port_in_use_ends_with_a_clear_line(colour_store: ModelStore) -> None:
+    """A server that can not listen says why and ends with an error, without a traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = ServerProcess("--port", port, "--store", colour_store.root, "--builtin", "false")
+        assert server.wait() != 0
+    assert "address already in use" in server.stderr.text
+    assert "Traceback" not in server.stderr.text
+
+
+def test_sigterm_lets_an_open_request_end(colour_store: ModelStore) -> None:
+    """A request that was under way when SIGTERM came is answered, new ones are not taken, and the process ends in order."""
+    with running("--store", colour_store.root, "--builtin", "false") as server, server.announced().connect() as connection:
+        connection.sendall(request_head(Content_Length=len(RED), Expect="100-continue"))
+        assert connection.recv(25).startswith(b"HTTP/1.1 100 Continue\r\n")  # so the request is being answered
+        server.process.send_signal(signal.SIGTERM)
+        assert server.stderr.wait_for("Waiting for connections to close|Shutting down")
+        connection.sendall(RED)
+        assert labels(read_response(connection).json()["results"]) == ["red"]
+        code = server.wait()
+    assert code in {0, -signal.SIGTERM}  # uvicorn ends by the signal itself, so that a supervisor sees why
+    assert "Traceback" not in server.stderr.text
+
+
+def test_request_that_does_not_end_is_cut_off(colour_store: ModelStore) -> None:
+    """After shutdown_seconds a client that never finishes its request keeps the process no longer."""
+    arguments = ("--store", colour_store.root, "--builtin", "false", "--shutdown-seconds", 1)
+    with running(*arguments) as server, server.announced().connect() as connection:
+        connection.sendall(request_head(Content_Length=1000, Expect="100-continue"))
+        assert connection.recv(25).startswith(b"HTTP/1.1 100 Continue\r\n")
+        assert server.end(signal.SIGTERM) in {0, -signal.SIGTERM}
+
+
+def test_ctrl_c_ends_without_a_traceback(colour_store: ModelStore) -> None:
+    """A person who presses Ctrl-C sees the server stop, not a traceback."""
+    with running("--store", colour_store.root, "--builtin", "false") as server:
+        server.announced()
+        server.end(signal.SIGINT)
+    assert "Traceback" not in server.stderr.text
+    assert "Finished server process" in server.stderr.text
