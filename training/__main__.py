@@ -1,10 +1,11 @@
 """`python -m training`: from data to a published version, in one command or step by step."""
 
-import dataclasses
 import functools
 import shlex
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,18 @@ import click
 from rich.console import Console
 
 from model_store.errors import ModelStoreError
-from model_store.manifest import check_name
+from model_store.manifest import check_name, now
 from model_store.store import DEFAULT_ROOT, ModelStore
 from training import cross_validation, gates, pipeline
 from training.data import check_data
-from training.display import TrainingDisplay, checks_table, cross_validation_table
+from training.display import TrainingDisplay, cross_validation_table
 from training.errors import RunError, TrainingError
 from training.evaluation import evaluate as evaluate_run
+from training.evaluation import read_figures
 from training.export import export as export_run
 from training.golden import take_golden
 from training.networks import parse_depth
+from training.publish import Published, check_writable, describe_origin
 from training.publish import publish as publish_run
 from training.recipe import Recipe
 from training.run_directory import Config, RunDirectory
@@ -41,7 +44,7 @@ PROMOTE = click.option("--promote/--no-promote", default=True, show_default=True
 
 
 class TrainingGroup(click.Group):
-    """Turns our own errors into one line and exit code 1: a person reads them, not a traceback."""
+    """Turns our own errors, and the file system's, into one line and exit code 1: a person reads them, not a traceback."""
 
     def invoke(self, context: click.Context) -> object:
         """Run the command."""
@@ -49,6 +52,8 @@ class TrainingGroup(click.Group):
             return super().invoke(context)
         except (TrainingError, ModelStoreError) as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from error
 
 
 def training_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -62,10 +67,17 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
         parse_depth(arch)
         values = Recipe.load(recipe or data)
         if epochs:
-            values = dataclasses.replace(values, epochs=epochs)
-        name = check_name(model or f"{data}-{arch}")
-        line = shlex.join(["python", "-m", "training", *sys.argv[1:]])
-        command(Config(name, data, arch, recipe or data, values, seed, line), **others)
+            values = values.model_copy(update={"epochs": epochs})
+        config = Config(
+            model=check_name(model or f"{data}-{arch}"),
+            data=data,
+            architecture=arch,
+            recipe_name=recipe or data,
+            recipe=values,
+            seed=seed,
+            **describe_origin(),
+        )
+        command(config, **others)
 
     options = (
         click.option("--data", default="digits", show_default=True, help="The data set."),
@@ -73,7 +85,9 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--model", help="The model's name in the store.  [default: DATA-ARCH]"),
         click.option("--recipe", help="A name in training/recipes, or a .toml file of your own.  [default: as the data]"),
         click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's."),
-        click.option("--seed", default=0, show_default=True, help="Weights, order and augmentation follow from it."),
+        click.option(
+            "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Weights, order, augmentation."
+        ),
         click.option("--runs", type=DIRECTORY, default=Path("runs"), show_default=True, help="Where run directories go."),
     )
     decorated: Callable[..., None] = with_config
@@ -104,8 +118,9 @@ def run(config: Config, runs: Path, store: Path, waive: tuple[str, ...], *, prom
     \b
     python -m training run --data digits --arch resnet20 --store model_store/models --model digits-resnet20
     """
-    waivers = _parse_waivers(waive)
-    _finish(RunDirectory.create(runs, config), ModelStore(store), waivers, promote=promote)
+    waivers, model_store = _parse_waivers(waive), ModelStore(store)
+    check_writable(model_store)
+    _finish(RunDirectory.create(runs, config), model_store, waivers, promote=promote)
 
 
 @main.command()
@@ -124,19 +139,19 @@ def resume(run: Path, store: Path, waive: tuple[str, ...], *, promote: bool) -> 
 def train(console: Console, config: Config, runs: Path) -> None:
     """Only train: make a run and leave the weights that validation chose."""
     directory = RunDirectory.create(runs, config)
-    with TrainingDisplay(console) as display:
-        train_run(directory, pipeline.start(directory), display)
-    console.print(f"trained; next: python -m training evaluate {directory.path}")
+    with _live(console, f"python -m training resume {directory.path}") as display:
+        train_run(directory, pipeline.load_run_data(directory), display)
+        display.say(f"trained; next: python -m training evaluate {directory.path}")
 
 
 @main.command()
 @RUN
 @click.pass_obj
 def evaluate(console: Console, run: Path) -> None:
-    """Open the test split, once, through the store's preprocessing."""
+    """Measure on the test split, once, through the store's preprocessing."""
     directory = RunDirectory(run)
-    figures = evaluate_run(directory, pipeline.start(directory))
-    console.print(f"{_test_accuracy(figures)}; next: python -m training export {run}")
+    figures = evaluate_run(directory, pipeline.load_run_data(directory))
+    TrainingDisplay(console).say(f"{_test_accuracy(figures)}; next: python -m training export {run}")
 
 
 @main.command()
@@ -145,10 +160,10 @@ def evaluate(console: Console, run: Path) -> None:
 def export(console: Console, run: Path) -> None:
     """Write the ONNX file and take the golden images."""
     directory = RunDirectory(run)
-    data = pipeline.start(directory)
+    data = pipeline.load_run_data(directory)
     export_run(directory, data)
     take_golden(directory, data)
-    console.print(f"exported; next: python -m training gate {run}")
+    TrainingDisplay(console).say(f"exported; next: python -m training gate {run}")
 
 
 @main.command()
@@ -157,11 +172,11 @@ def export(console: Console, run: Path) -> None:
 @click.pass_obj
 def gate(console: Console, run: Path, waive: tuple[str, ...]) -> None:
     """Check the export against the network that was measured; exit code 1 where a check fails."""
-    directory = RunDirectory(run)
-    checks = gates.gate(directory, pipeline.start(directory), _parse_waivers(waive))
-    console.print(checks_table(checks))
+    directory, display = RunDirectory(run), TrainingDisplay(console)
+    checks = gates.gate(directory, pipeline.load_run_data(directory), _parse_waivers(waive))
+    display.show_checks(checks)
     gates.require_passed(checks)
-    console.print(f"every check passed or was waived; next: python -m training publish {run}")
+    display.say(f"every check passed or was waived; next: python -m training publish {run}")
 
 
 @main.command()
@@ -171,9 +186,9 @@ def gate(console: Console, run: Path, waive: tuple[str, ...]) -> None:
 @click.pass_obj
 def publish(console: Console, run: Path, store: Path, *, promote: bool) -> None:
     """Seal the export as the model's next version."""
-    directory = RunDirectory(run)
-    version = publish_run(directory, pipeline.start(directory), ModelStore(store), promote=promote)
-    console.print(f"published {directory.config().model} version {version} in {store}")
+    directory, model_store = RunDirectory(run), ModelStore(store)
+    published = publish_run(directory, pipeline.load_run_data(directory), model_store, promote=promote)
+    _say_published(TrainingDisplay(console), directory.config().model, published, store)
 
 
 @main.command(name="cross-validate")
@@ -182,37 +197,47 @@ def publish(console: Console, run: Path, store: Path, *, promote: bool) -> None:
 @click.pass_obj
 def cross_validate(console: Console, config: Config, runs: Path, folds: int) -> None:
     """Train once per fold and test each image exactly once; publishes nothing."""
-    directory = RunDirectory.create(runs, config)
-    with TrainingDisplay(console) as display:
+    directory = runs / f"{config.model}-folds-{now():%Y%m%d-%H%M%S}"
+    with _live(console, "the same command, from the start") as display:
         result = cross_validation.cross_validate(
-            directory, folds, lambda number, progress: display(progress, f"fold {number}/{folds}")
+            directory, config, folds, lambda number, progress: display(progress, f"fold {number}/{folds}")
         )
-    directory.write_json("cross_validation.json", dataclasses.asdict(result))
-    console.print(cross_validation_table(result))
+        console.print(cross_validation_table(result))
 
 
 @click.pass_obj
 def _finish(console: Console, directory: RunDirectory, store: ModelStore, waivers: dict[str, str], *, promote: bool) -> None:
     config = directory.config()
-    console.print(f"run [bold]{directory.path}[/bold]: {config.architecture} on {config.data}, seed {config.seed}")
+    with _live(console, f"python -m training resume {directory.path} --store {store.root}") as display:
+        display.say(f"run {directory.path}: {config.architecture} on {config.data}, seed {config.seed}")
+        published = pipeline.finish(directory, store, display, waivers, promote=promote)
+        display.say(_test_accuracy(read_figures(directory)))
+        _say_published(display, config.model, published, store.root)
+
+
+@contextmanager
+def _live(console: Console, way_on: str) -> Iterator[TrainingDisplay]:
+    """A live display; Ctrl-C ends it with the way to go on instead of a traceback."""
+    display = TrainingDisplay(console)
     try:
-        with TrainingDisplay(console) as display:
-            version = pipeline.finish(directory, store, display, display.announce, waivers, promote=promote)
+        with display:
+            yield display
     except KeyboardInterrupt:
-        console.print(f"stopped; go on with: python -m training resume {directory.path} --store {store.root}")
-        sys.exit(130)
-    finally:
-        if directory.has(gates.GATES):
-            console.print(checks_table(gates.read_checks(directory)))
-    console.print(_test_accuracy(evaluate_run(directory, pipeline.start(directory))))
-    console.print(f"published [bold]{config.model}[/bold] version {version}; serve it: make serve STORE={store.root}")
+        display.say(f"stopped; go on with: {way_on}")
+        sys.exit(128 + signal.SIGINT)
+
+
+def _say_published(display: TrainingDisplay, model: str, published: Published, store: Path) -> None:
+    display.say(f"published {model} version {published.version} in {store}; serve it: make serve STORE={shlex.quote(str(store))}")
+    if not published.promoted:
+        display.say(f"`production` does not point to it: python -m model_store --store {store} promote {model} {published.version}")
 
 
 def _test_accuracy(figures: dict[str, Any]) -> str:
     low, high = figures["top1_interval"]
     return (
-        f"test accuracy [bold]{figures['top1']:.2%}[/bold] of {figures['test_images']} images "
-        f"(95 % {low:.2%} to {high:.2%}), epoch {figures['best_epoch']} chosen on validation"
+        f"test accuracy {figures['top1']:.2%} of {figures['test_images']} images (95 % {low:.2%} to {high:.2%}), "
+        f"epoch {figures['best_epoch']} chosen on validation"
     )
 
 
@@ -223,6 +248,7 @@ def _parse_waivers(waive: tuple[str, ...]) -> dict[str, str]:
         if not check or not reason.strip():
             raise RunError(f"--waive takes CHECK=REASON, with a reason; got {text!r}")
         waivers[check] = reason.strip()
+    gates.check_waivers(waivers)
     return waivers
 
 

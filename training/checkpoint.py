@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from training.errors import RunError
-from training.run_directory import RunDirectory
+from training.run_directory import RunDirectory, damaged
 
 NAME = "checkpoint.pt"
 
@@ -30,10 +29,5 @@ def load_checkpoint(run: RunDirectory) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(run.path / NAME, weights_only=True, map_location="cpu")
     except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError) as error:
-        raise RunError(f"{run.path / NAME} can not be resumed from: {first_line(error)}") from None
+        raise damaged(run.path / NAME, error) from None
     return state
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its class where it has none."""
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,12 +1,13 @@
 """Cross-validation: how well a recipe does on data that none of its trainings saw, each image tested exactly once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from training.data import load_data, stratified_folds
 from training.evaluation import evaluate, wilson_interval
-from training.run_directory import RunDirectory
+from training.run_directory import Config, RunDirectory
 from training.train import Progress, train
 
 
@@ -29,18 +30,18 @@ class CrossValidation:
         return wilson_interval(self.correct, self.images)
 
 
-def cross_validate(base: RunDirectory, folds: int, report: Callable[[int, Progress], None] = lambda *_: None) -> CrossValidation:
-    """Train and evaluate once per fold, under `base`/fold-1 and so on; what is finished there is not done again."""
-    config = base.config()
+def cross_validate(
+    directory: Path, config: Config, folds: int, report: Callable[[int, Progress], None] = lambda *_: None
+) -> CrossValidation:
+    """Train and evaluate once per fold, each in a run's directory of its own under `directory`; publishes nothing."""
     data = load_data(config.data)
     accuracies, correct = [], 0
     for number, split in enumerate(stratified_folds(data.labels, folds), start=1):
-        run = RunDirectory(base.path / f"fold-{number}")
-        if not run.has("evaluation.json"):
-            run.path.mkdir(exist_ok=True)
-            run.write_config(replace(config, model=f"{config.model}-fold-{number}"))
-            run.write_split(split)
-            train(run, data, partial(report, number))
+        run = RunDirectory(directory / f"fold-{number}")
+        run.path.mkdir(parents=True)
+        run.write_config(config)
+        run.write_split(split, data.digest)
+        train(run, data, partial(report, number))
         figures = evaluate(run, data)
         accuracies.append(figures["top1"])
         correct += round(figures["top1"] * figures["test_images"])

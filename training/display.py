@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Column, Table
+from rich.text import Text
 
 from model_store.manifest import Check
 from training.cross_validation import CrossValidation
@@ -39,11 +40,19 @@ class TrainingDisplay:
         self._bar.update(self._task, completed=done, description=described, figures=figures)
         if progress.metrics:
             validation = f"validation {progress.metrics['validation_top1']:6.2%}, loss {progress.metrics['validation_loss']:.4f}"
-            self._console.print(f"{described:28}  {figures}  {validation}", highlight=False, soft_wrap=True)
+            self.say(f"{described:28}  {figures}  {validation}")
 
     def announce(self, step: str) -> None:
         """Say which step begins."""
         self._console.print(f"[bold]{step}[/bold]")
+
+    def show_checks(self, checks: tuple[Check, ...]) -> None:
+        """Show the gates' table."""
+        self._console.print(checks_table(checks))
+
+    def say(self, text: str) -> None:
+        """Print a line as it is: no markup, no wrapping, so that what it holds can be copied."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -54,12 +63,14 @@ class TrainingDisplay:
 
 
 def checks_table(checks: tuple[Check, ...]) -> Table:
-    """Every check with what was expected and what was found."""
-    table = Table(Column("check", no_wrap=True), "expected", "found", "verdict", "what it is", title="gates")
+    """Every check with what was expected and what was found; what a check is, where it did not pass."""
+    table = Table(*(Column(name, no_wrap=True) for name in ("check", "expected", "found")), "verdict", title="gates")
     for check in checks:
-        verdict = "[green]passed" if check.passed else f"[yellow]waived: {check.waived}" if check.waived else "[red bold]FAILED"
-        bound = f"{'≥' if check.comparison == 'at_least' else '≤'} {check.threshold:.6g}"
-        table.add_row(check.check, bound, f"{check.value:.6g}", verdict, check.detail)
+        verdict = Text("passed", "green") if check.passed else Text(f"FAILED: {check.detail}", "bold red")
+        if check.waived:
+            verdict = Text(f"waived: {check.waived}", "yellow")
+        bound = f"{'≥' if check.comparison == 'at_least' else '≤'} {check.threshold:.4g}"
+        table.add_row(check.check, bound, f"{check.value:.4g}", verdict)
     return table
 
 

@@ -2,14 +2,16 @@
 
 import io
 import math
+import zipfile
 from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from training.data import ImageSet
-from training.run_directory import RunDirectory
+from training.run_directory import RunDirectory, damaged
 from training.train import load_trained, predict
 
 EVALUATION: Final = "evaluation.json"
@@ -17,12 +19,12 @@ LOGITS: Final = "evaluation.npz"
 
 
 def evaluate(run: RunDirectory, data: ImageSet) -> dict[str, Any]:
-    """Measure the chosen weights on the test split; leaves the figures and the logits, float32 `[test images, classes]`.
+    """Measure the chosen weights on the test split; leaves the figures and the logits.
 
     A run that has been evaluated keeps its figures: the test split is not opened a second time.
     """
     if run.has(EVALUATION):
-        return dict(run.read_json(EVALUATION, "evaluate"))
+        return read_figures(run)
     trained = load_trained(run, len(data.class_names))
     test = run.split().test
     logits = predict(trained.model, torch.from_numpy(data.pixels(test)), trained.normalize)
@@ -43,6 +45,24 @@ def evaluate(run: RunDirectory, data: ImageSet) -> dict[str, Any]:
     run.write(LOGITS, buffer.getvalue())
     run.write_json(EVALUATION, figures)
     return figures
+
+
+def read_figures(run: RunDirectory) -> dict[str, Any]:
+    """The figures that `evaluate` left. Raises RunError."""
+    figures = run.read_json(EVALUATION, "evaluate")
+    if not isinstance(figures, dict) or not {"top1", "top1_interval", "top5", "loss", "test_images", "best_epoch"} <= set(figures):
+        raise damaged(run.path / EVALUATION, ValueError("figures are missing"))
+    return figures
+
+
+def read_logits(run: RunDirectory) -> NDArray[np.float32]:
+    """The torch network's logits on the test split, float32 `[test images, classes]`. Raises RunError."""
+    path = run.file(LOGITS, "evaluate")
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            return np.asarray(archive["logits"], np.float32)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise damaged(path, error) from None
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:

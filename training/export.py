@@ -74,10 +74,10 @@ def export(run: RunDirectory, data: ImageSet) -> Path:
     cleared = ClearMetadataAndDocStringPass()(program.model).model
     data_bytes = onnx_ir.to_proto(cleared).SerializeToString(deterministic=True)
     check_graph(data_bytes, shape)
-    run.write(MODEL, data_bytes)
     buffer = io.BytesIO()
     np.savez(buffer, weight=trained.model.fc.weight.detach().numpy(), bias=trained.model.fc.bias.detach().numpy())
     run.write(CLASSIFIER, buffer.getvalue())
+    run.write(MODEL, data_bytes)  # last: where it is, the export is whole
     return run.path / MODEL
 
 

@@ -1,23 +1,27 @@
 """Gates: what must be true of an export before it is published, each a check with a threshold and what was found."""
 
 import io
+import math
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 import numpy as np
 from PIL import Image
+from pydantic import ValidationError
 
 from model_store.errors import DecodeProofError
+from model_store.files import sha256_of
 from model_store.golden import Prepare, check_decode
 from model_store.manifest import Check, Golden, Preprocessing
 from model_store.preprocessing import Pixels, crop, load_pixels, open_image, orient, prepare, resize, to_rgb
 from model_store.session import Logits, Session
 from training.data import ImageSet, encode
-from training.errors import GateError
-from training.evaluation import LOGITS, evaluate
-from training.export import MODEL, OUTPUTS, model_input
-from training.golden import read_golden
-from training.run_directory import RunDirectory
+from training.errors import GateError, RunError
+from training.evaluation import evaluate, read_logits
+from training.export import CLASSIFIER, MODEL, OUTPUTS, model_input
+from training.golden import GOLDEN, read_golden
+from training.run_directory import RunDirectory, damaged
 
 GATES: Final = "gates.json"
 MAX_BATCH_SIZE: Final = 32
@@ -28,26 +32,48 @@ JPEG_ALLOWANCE: Final = 0.01
 
 
 def gate(run: RunDirectory, data: ImageSet, waivers: Mapping[str, str] | None = None) -> tuple[Check, ...]:
-    """Run every check on the exported file and leave the findings in the run.
+    """Run every check on the exported file and leave the findings in the run, with the digests of the files they hold for.
 
     `waivers` maps a check's name to the owner's reason. Raises GateError for a waiver of a check that does not exist.
     """
+    waivers = waivers or {}
+    check_waivers(waivers)
+    files = _digests(run)
     session = Session(run.file(MODEL, "export"), model_input(data), OUTPUTS)
     checks = [*_parity(run, data, session), *_accuracy(run, data, session), *_golden(run, data, session)]
-    waivers = waivers or {}
-    if unknown := set(waivers) - {check.check for check in checks}:
-        raise GateError(f"there is no check {', '.join(sorted(unknown))}; there are {', '.join(check.check for check in checks)}")
     checks = [
         check if check.passed or check.check not in waivers else check.model_copy(update={"waived": waivers[check.check]})
         for check in checks
     ]
-    run.write_json(GATES, [check.model_dump() for check in checks])
+    run.write_json(GATES, {"files": files, "checks": [check.model_dump() for check in checks]})
     return tuple(checks)
 
 
 def read_checks(run: RunDirectory) -> tuple[Check, ...]:
-    """What the checks found. Raises RunError where `gate` has not run."""
-    return tuple(Check.model_validate(check) for check in run.read_json(GATES, "gate"))
+    """What the checks found on the files that lie here now.
+
+    Raises RunError where `gate` has not run, or files have changed since it did.
+    """
+    values = run.read_json(GATES, "gate")
+    try:
+        gated, checks = values["files"], tuple(Check.model_validate(check) for check in values["checks"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise damaged(run.path / GATES, error) from None
+    if changed := sorted(name for name, digest in _digests(run).items() if gated.get(name) != digest):
+        raise RunError(f"{', '.join(changed)} changed after the gates; run `python -m training gate {run.path}` again")
+    return checks
+
+
+def check_waivers(waivers: Mapping[str, str]) -> None:
+    """Raise GateError for a waiver of a check that does not exist."""
+    if unknown := sorted(set(waivers) - set(CHECKS)):
+        raise GateError(f"there is no check {', '.join(unknown)}; there are {', '.join(CHECKS)}")
+
+
+def _digests(run: RunDirectory) -> dict[str, str]:
+    """sha256 of every file that a publish would seal and the gates look at."""
+    images = [path for block in read_golden(run) for path in (block.image, block.pixels)]
+    return {name: sha256_of(run.file(name, "export")) for name in (MODEL, CLASSIFIER, GOLDEN, *images)}
 
 
 def require_passed(checks: tuple[Check, ...]) -> None:
@@ -59,18 +85,19 @@ def require_passed(checks: tuple[Check, ...]) -> None:
 
 def at_least(name: str, value: float, threshold: float, detail: str = "") -> Check:
     """A check that passes from `threshold` up."""
+    value = value if math.isfinite(value) else -sys.float_info.max  # NaN passes nothing, and JSON can hold this
     return Check(check=name, passed=value >= threshold, value=value, threshold=threshold, comparison="at_least", detail=detail)
 
 
 def at_most(name: str, value: float, threshold: float, detail: str = "") -> Check:
     """A check that passes up to `threshold`."""
+    value = value if math.isfinite(value) else sys.float_info.max
     return Check(check=name, passed=value <= threshold, value=value, threshold=threshold, comparison="at_most", detail=detail)
 
 
 def _parity(run: RunDirectory, data: ImageSet, session: Session) -> Iterator[Check]:
     """Torch and ONNX Runtime give the same logits at batch 1, an odd size and the maximum, and an image's own in any company."""
-    with np.load(run.file(LOGITS, "evaluate"), allow_pickle=False) as archive:
-        expected: Logits = archive["logits"]
+    expected = read_logits(run)
     pixels = data.pixels(run.split().test)
     by_size = {size: _in_batches(session, pixels, size) for size in (1, ODD_BATCH, MAX_BATCH_SIZE)}
     for size, found in by_size.items():
@@ -132,7 +159,7 @@ def _a_shifted_crop(data: bytes, spec: Preprocessing) -> Pixels:
     return crop(resize(to_rgb(orient(image), spec.background), spec), spec, offset=1)
 
 
-FAULTS: Final = {
+FAULTS: Final[Mapping[str, Prepare]] = {
     "swapped_channels": _swapped_channels,
     "ignored_exif": _ignored_exif,
     "another_interpolation": _another_interpolation,
@@ -140,17 +167,34 @@ FAULTS: Final = {
 }
 """Ways to get preprocessing wrong, each of which must break the golden proof."""
 
+CHECKS: Final = (
+    *(f"parity_batch_{size}" for size in (1, ODD_BATCH, MAX_BATCH_SIZE)),
+    "parity_top1",
+    "batch_invariance",
+    "accuracy_png",
+    "accuracy_jpeg",
+    "accuracy_floor",
+    "golden_numerics",
+    "golden_decode",
+    *(f"golden_notices_{fault}" for fault in FAULTS),
+)
+"""The name of every check, so that a slip in a waiver is found before the work and not after it."""
 
-def _decodes(run: RunDirectory, block: Golden, spec: Preprocessing, prepare: Prepare) -> bool:
+
+def _decodes(run: RunDirectory, block: Golden, spec: Preprocessing, way: Prepare) -> bool:
     try:
-        check_decode((run.path / block.image).read_bytes(), _pixels(run, block), block, spec, prepare)
+        check_decode((run.path / block.image).read_bytes(), _pixels(run, block), block, spec, way)
     except DecodeProofError:
         return False
     return True
 
 
 def _pixels(run: RunDirectory, block: Golden) -> Pixels:
-    return np.asarray(np.load(run.path / block.pixels, allow_pickle=False))
+    path = run.file(block.pixels, "export")
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise damaged(path, error) from None
 
 
 def _in_batches(session: Session, pixels: Pixels, size: int) -> Logits:

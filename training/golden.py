@@ -8,21 +8,23 @@ non-square JPEG.
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import Field, TypeAdapter, ValidationError
 
 from model_store.manifest import DecodeTolerance, Golden
 from model_store.preprocessing import Pixels, prepare
 from training.data import ImageSet, encode
-from training.run_directory import RunDirectory
+from training.run_directory import RunDirectory, damaged
 from training.train import load_trained, predict
 
 GOLDEN: Final = "golden/golden.json"
 SAMPLES: Final = 5
+_BLOCKS: Final = TypeAdapter(Annotated[tuple[Golden, ...], Field(min_length=1)])
 LOSSLESS: Final = DecodeTolerance(max_abs=2, mean_abs=0.25)
 LOSSY: Final = DecodeTolerance(max_abs=4, mean_abs=1.0)  # JPEG decoders of other builds round differently
 _ORIENTATION_TAG: Final = 0x0112
@@ -61,7 +63,11 @@ def take_golden(run: RunDirectory, data: ImageSet) -> tuple[Golden, ...]:
 
 def read_golden(run: RunDirectory) -> tuple[Golden, ...]:
     """The blocks that `take_golden` left. Raises RunError where it has not run."""
-    return tuple(Golden.model_validate(block, strict=False) for block in run.read_json(GOLDEN, "export"))
+    run.file(GOLDEN, "export")
+    try:
+        return _BLOCKS.validate_json((run.path / GOLDEN).read_bytes())
+    except ValidationError as error:
+        raise damaged(run.path / GOLDEN, error) from None
 
 
 def _samples(run: RunDirectory, data: ImageSet) -> Iterator[Probe]:

@@ -1,15 +1,19 @@
 """Publish: a run whose gates passed becomes a sealed version."""
 
+import os
 import platform
 import subprocess
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from model_store.manifest import Classifier, DataSet, Metrics, Training, Variant, now
+from model_store.aliases import PRODUCTION
+from model_store.errors import PublishError
+from model_store.manifest import Check, Classifier, DataSet, Metrics, Training, Variant, now
 from model_store.store import ModelStore
 from training.data import SPLIT_SEED, ImageSet
-from training.evaluation import EVALUATION
+from training.evaluation import read_figures
 from training.export import CLASSIFIER, MODEL, OUTPUTS, model_input
 from training.gates import LOGIT_TOLERANCE, MAX_BATCH_SIZE, read_checks, require_passed
 from training.golden import read_golden
@@ -19,15 +23,63 @@ PUBLISHED: Final = "published.json"
 _PACKAGES: Final = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "pillow", "numpy", "scikit-learn")
 
 
-def publish(run: RunDirectory, data: ImageSet, store: ModelStore, *, promote: bool = True) -> int:
-    """Seal the run's export under the model's next version and return it; `production` follows where every check passed.
+@dataclass(frozen=True)
+class Published:
+    """Where a run went; `promoted` is whether `production` points to it now."""
 
-    Raises GateError where a check failed that nobody waived.
+    version: int
+    promoted: bool
+
+
+def publish(run: RunDirectory, data: ImageSet, store: ModelStore, *, promote: bool = True) -> Published:
+    """Seal the run's export under the model's next version; `production` follows where every check passed unwaived.
+
+    A run is published once to a store: doing it again finds the version, and finishes what a crash cut off. Raises GateError
+    where a check failed that nobody waived.
     """
     checks = read_checks(run)
     require_passed(checks)
+    model = run.config().model
+    version = _find_published(store, model, run.run_id)
+    if version is None:
+        version = _seal(run, data, store, checks)
+    moves = [event.version for event in store.aliases(model).history(PRODUCTION)]
+    if promote and version not in moves and all(check.passed for check in checks):
+        store.promote(model, version, why=f"published by {run.run_id}")
+    published = Published(version, promoted=store.aliases(model).version(PRODUCTION) == version)
+    run.write_json(PUBLISHED, {"store": str(store.root.resolve()), "model": model, **asdict(published)})
+    return published
+
+
+def check_writable(store: ModelStore) -> None:
+    """Raise PublishError where the store could not be written to: better before the training than after it."""
+    root = store.root.resolve()
+    nearest = next(path for path in (root, *root.parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise PublishError(f"can not write to the store {store.root}: {nearest} is not a writable directory")
+
+
+def describe_origin() -> dict[str, Any]:
+    """The commit and the packages that a run begins with, as Config keeps them."""
+    packages = {name: metadata.version(name) for name in _PACKAGES} | {"python": platform.python_version()}
+    return {"git_commit": _git_commit(), "packages": packages}
+
+
+def _find_published(store: ModelStore, model: str, run_id: str) -> int | None:
+    """The version that this run was published as, if it was."""
+    if not (store.root / model).is_dir():
+        return None
+    for number in reversed(store.versions(model)):
+        with store.open(model, number, verify=False) as version:
+            training = version.manifest.training
+            if version.layer == "published" and training is not None and training.run_id == run_id:
+                return number
+    return None
+
+
+def _seal(run: RunDirectory, data: ImageSet, store: ModelStore, checks: tuple[Check, ...]) -> int:
     config, golden = run.config(), read_golden(run)
-    figures = run.read_json(EVALUATION, "evaluate")
+    figures = read_figures(run)
     files: dict[str, Path | bytes] = {name: run.file(name, "export") for name in (MODEL, CLASSIFIER)}
     files |= {path: run.file(path, "export") for block in golden for path in (block.image, block.pixels)}
     manifest: dict[str, Any] = {
@@ -42,14 +94,14 @@ def publish(run: RunDirectory, data: ImageSet, store: ModelStore, *, promote: bo
         "training": Training(
             run_id=run.run_id,
             command=config.command,
-            git_commit=_git_commit(),
+            git_commit=config.git_commit,
             architecture=config.architecture,
-            recipe=config.recipe.to_values(),
+            recipe=config.recipe.model_dump(),
             data=_describe_data(run, data),
             seed=config.seed,
             epochs=config.recipe.epochs,
             best_epoch=figures["best_epoch"],
-            packages={name: metadata.version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+            packages=config.packages,
         ),
         "metrics": Metrics(
             top1=figures["top1"],
@@ -61,11 +113,7 @@ def publish(run: RunDirectory, data: ImageSet, store: ModelStore, *, promote: bo
         "gate": checks,
         "golden": golden,
     }
-    version = store.publish(config.model, manifest, files)
-    if promote:
-        store.promote(config.model, version, why=f"published by {run.run_id}")
-    run.write_json(PUBLISHED, {"store": str(store.root), "model": config.model, "version": version, "promoted": promote})
-    return version
+    return store.publish(config.model, manifest, files)
 
 
 def _describe_data(run: RunDirectory, data: ImageSet) -> DataSet:

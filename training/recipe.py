@@ -1,63 +1,56 @@
 """A recipe: the values that a training runs by, read from a TOML file; never a branch in the loop."""
 
-import dataclasses
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from training.errors import RecipeError
 
 RECIPES = Path(__file__).parent / "recipes"
 
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 
-@dataclass(frozen=True)
-class Augmentation:
+
+class Augmentation(BaseModel):
     """Bounds of the random affine map; 0 switches a part off."""
 
-    rotation_degrees: float
-    translation: float
-    scale: float
-    shear_degrees: float
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)]
+    translation: Fraction
+    scale: Fraction
+    shear_degrees: Annotated[float, Field(ge=0, lt=90)]
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(BaseModel):
     """SGD with Nesterov momentum under a one-cycle learning rate."""
 
-    epochs: int
-    batch_size: int
-    max_learning_rate: float
-    momentum: float
-    weight_decay: float
-    label_smoothing: float
-    accuracy_floor: float
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+    max_learning_rate: Positive
+    momentum: Fraction
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    label_smoothing: Fraction
+    accuracy_floor: Annotated[float, Field(ge=0, le=1)]
     augmentation: Augmentation
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or self.max_learning_rate <= 0:
-            raise RecipeError("epochs, batch_size and max_learning_rate must be above zero")
-
-    @classmethod
-    def from_values(cls, values: dict[str, Any]) -> Self:
-        """Build from plain values. Raises RecipeError that names what is missing or not known."""
-        try:
-            return cls(**{**values, "augmentation": Augmentation(**values["augmentation"])})
-        except (TypeError, KeyError) as error:
-            raise RecipeError(f"the recipe is not complete or has an unknown value: {error}") from None
 
     @classmethod
     def load(cls, name: str) -> Self:
         """Read `training/recipes/<name>.toml`, or a file of your own where `name` ends in .toml. Raises RecipeError."""
         path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
         try:
-            return cls.from_values(tomllib.loads(path.read_text()))
+            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.toml")))
             raise RecipeError(f"there is no recipe {name!r}; there are {known}, or give the path of a .toml file") from None
-        except tomllib.TOMLDecodeError as error:
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in problem["loc"])
+            raise RecipeError(f"the recipe {name} is wrong at {place}: {problem['msg']}") from None
+        except (OSError, ValueError) as error:  # tomllib's and the decoder's errors are ValueErrors
             raise RecipeError(f"{path} is not TOML: {error}") from None
-
-    def to_values(self) -> dict[str, Any]:
-        """Plain values, as they stand in a run's config and in the manifest."""
-        return dataclasses.asdict(self)

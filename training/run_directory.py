@@ -18,21 +18,26 @@
 import json
 import os
 import secrets
-from dataclasses import asdict, dataclass
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from model_store.files import DirectoryLock
 from model_store.manifest import now
 from training.data import Split
 from training.errors import RunError
 from training.recipe import Recipe
 
 
-@dataclass(frozen=True)
-class Config:
-    """What a run was asked for, and the command that asked."""
+class Config(BaseModel):
+    """What a run was asked for, and what it was begun with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     model: str
     data: str
@@ -40,11 +45,22 @@ class Config:
     recipe_name: str
     recipe: Recipe
     seed: int
-    command: str
+    git_commit: str | None = None
+    packages: dict[str, str] = {}
+
+    @property
+    def command(self) -> str:
+        """What to type to train the same again; where runs and store lie is the reader's own."""
+        words = ["--data", self.data, "--arch", self.architecture, "--model", self.model, "--seed", str(self.seed)]
+        if self.recipe_name != self.data:
+            words += ["--recipe", Path(self.recipe_name).name]
+        if self.recipe.epochs != Recipe.load(self.data).epochs:
+            words += ["--epochs", str(self.recipe.epochs)]
+        return shlex.join(["python", "-m", "training", "run", *words])
 
 
 class RunDirectory:
-    """One run on disk. Reading what a step has not written yet is a RunError that names the step."""
+    """One run on disk. What a step has not written yet, and what is damaged, is a RunError that names the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -64,20 +80,30 @@ class RunDirectory:
 
     def write_config(self, config: Config) -> None:
         """Keep what the run was asked for."""
-        self.write_json("config.json", asdict(config))
+        self.write("config.json", config.model_dump_json(indent=2).encode() + b"\n")
 
     def config(self) -> Config:
         """What the run was asked for."""
-        values = self.read_json("config.json", "run")
-        return Config(**{**values, "recipe": Recipe.from_values(values["recipe"])})
+        path = self.path / "config.json"
+        try:
+            return Config.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise RunError(f"{self.path} has no config.json, so it is no run") from None
+        except ValidationError as error:
+            raise damaged(path, error) from None
 
-    def write_split(self, split: Split) -> None:
-        """Keep which image is where."""
-        self.write_json("split.json", {name: indices.tolist() for name, indices in vars(split).items()})
+    def write_split(self, split: Split, data_digest: str) -> None:
+        """Keep which image is where, and of which data."""
+        indices = {name: indices.tolist() for name, indices in vars(split).items()}
+        self.write_json("split.json", {"data_digest": data_digest, **indices})
 
     def split(self) -> Split:
         """Which image is where."""
-        return Split(**{name: np.asarray(indices, np.int64) for name, indices in self.read_json("split.json", "train").items()})
+        values = self.read_json("split.json", "resume")
+        try:
+            return Split(**{name: np.asarray(values[name], np.int64) for name in ("train", "validation", "test")})
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged(self.path / "split.json", error) from None
 
     def has(self, name: str) -> bool:
         """Whether a step has left this artefact."""
@@ -94,8 +120,20 @@ class RunDirectory:
         """An artefact's values. Raises RunError where `step` has not run, or the file is damaged."""
         try:
             return json.loads(self.file(name, step).read_bytes())
-        except json.JSONDecodeError as error:
-            raise RunError(f"{self.path / name} is damaged: {error}") from None
+        except ValueError as error:
+            raise damaged(self.path / name, error) from None
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from working on this run meanwhile. Raises RunError where one does."""
+        try:
+            lock = DirectoryLock(self.path, exclusive=True)
+        except BlockingIOError:
+            raise RunError(f"another process is at work on {self.path}") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def write_json(self, name: str, values: Any) -> None:
         """Replace an artefact."""
@@ -111,3 +149,8 @@ class RunDirectory:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(target)
+
+
+def damaged(path: Path, error: Exception) -> RunError:
+    """The error for an artefact that is there but can not be read."""
+    return RunError(f"{path} is damaged: {(str(error) or type(error).__name__).splitlines()[0]}")

@@ -13,17 +13,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
 from training.augmentation import affine, draws, shuffled
+from training.checkpoint import NAME as CHECKPOINT
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.data import ImageSet
 from training.errors import DivergedError
 from training.networks import CifarResNet, build_network
-from training.run_directory import RunDirectory
+from training.run_directory import RunDirectory, damaged
 
 WEIGHTS = "weights.safetensors"
 METRICS = "metrics.jsonl"
@@ -79,13 +80,7 @@ def train(run: RunDirectory, data: ImageSet, report: Callable[[Progress], None] 
         weight_decay=recipe.weight_decay,
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.max_learning_rate, total_steps=recipe.epochs * steps)
-    history: list[dict[str, Any]] = []
-    best: dict[str, Any] = {"epoch": 0, "loss": math.inf, "weights": {}}
-    if state := load_checkpoint(run):
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        history, best = state["history"], state["best"]
+    history, best = _restore(run, model, optimizer, schedule)
 
     for epoch in range(len(history) + 1, recipe.epochs + 1):
         model.train()
@@ -131,9 +126,10 @@ def train(run: RunDirectory, data: ImageSet, report: Callable[[Progress], None] 
                 "best": best,
             },
         )
-        run.write(METRICS, b"".join(json.dumps(line).encode() + b"\n" for line in history))
+        _write_metrics(run, history)
         report(Progress(epoch, recipe.epochs, steps, steps, loss_sum / seen, correct / seen, speed, metrics))
 
+    _write_metrics(run, history)  # once more: a kill right after the last checkpoint has left a line out
     described = {"best_epoch": str(best["epoch"]), "mean": repr(normalize.mean), "std": repr(normalize.std)}
     run.write(WEIGHTS, save(best["weights"], metadata={**described, "architecture": config.architecture}))
 
@@ -149,13 +145,37 @@ class Trained:
 
 def load_trained(run: RunDirectory, classes: int) -> Trained:
     """Read what `train` left. Raises RunError where it has not run."""
-    with safe_open(run.file(WEIGHTS, "train"), framework="pt") as file:
-        described = file.metadata()
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
-    model = build_network(described["architecture"], classes)
-    model.load_state_dict(weights)
-    normalize = Normalization(float(described["mean"]), float(described["std"]))
-    return Trained(model.eval(), normalize, int(described["best_epoch"]))
+    path = run.file(WEIGHTS, "resume")
+    try:
+        with safe_open(path, framework="pt") as file:
+            described = file.metadata()
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
+        model = build_network(described["architecture"], classes)
+        model.load_state_dict(weights)
+        normalize = Normalization(float(described["mean"]), float(described["std"]))
+        return Trained(model.eval(), normalize, int(described["best_epoch"]))
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise damaged(path, error) from None
+
+
+def _restore(
+    run: RunDirectory, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Put the newest checkpoint into all three, if there is one; the metrics of the epochs so far, and the best of them."""
+    state = load_checkpoint(run)
+    if state is None:
+        return [], {"epoch": 0, "loss": math.inf, "weights": {}}
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        return state["history"], state["best"]
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise damaged(run.path / CHECKPOINT, error) from None
+
+
+def _write_metrics(run: RunDirectory, history: list[dict[str, Any]]) -> None:
+    run.write(METRICS, b"".join(json.dumps(line).encode() + b"\n" for line in history))
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ from training import pipeline
 from training.evaluation import evaluate
 from training.export import export
 from training.golden import take_golden
+from training.publish import describe_origin
 from training.recipe import Recipe
 from training.run_directory import Config, RunDirectory
 from training.train import train
@@ -17,15 +18,24 @@ from training.train import train
 
 def short_config(epochs: int = 2, **changes: object) -> Config:
     """ResNet-20 on the digits for a few epochs."""
-    recipe = Recipe.from_values({**Recipe.load("digits").to_values(), "epochs": epochs, "accuracy_floor": 0.3, **changes})
-    return Config("digits-resnet20", "digits", "resnet20", "digits", recipe, 0, "python -m training run")
+    values = Recipe.load("digits").model_dump()
+    recipe = Recipe.model_validate({**values, "epochs": epochs, "accuracy_floor": 0.3, **changes})
+    return Config(
+        model="digits-resnet20",
+        data="digits",
+        architecture="resnet20",
+        recipe_name="digits",
+        recipe=recipe,
+        seed=0,
+        **describe_origin(),
+    )
 
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """A run that went as far as the golden images; nobody writes into it."""
     run = RunDirectory.create(tmp_path_factory.mktemp("runs"), short_config(epochs=3))
-    data = pipeline.start(run)
+    data = pipeline.load_run_data(run)
     train(run, data)
     evaluate(run, data)
     export(run, data)

@@ -36,6 +36,6 @@ def test_what_comes_in_from_outside_is_the_fill_value() -> None:
     """A picture moved to the side leaves background behind it, not black of another level."""
     draw = torch.zeros(1, 6)
     draw[0, 1] = 1.0
-    moved = affine(torch.full((1, 3, 10, 10), 5.0), draw, Augmentation(0, 0.5, 0, 0), fill=-2.0)
+    moved = affine(torch.full((1, 3, 10, 10), 5.0), draw, NOTHING.model_copy(update={"translation": 0.5}), fill=-2.0)
     assert moved[0, 0, 0, 0] == 5.0
     assert moved[0, 0, 0, -1] == -2.0

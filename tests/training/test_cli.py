@@ -41,7 +41,14 @@ def test_run_stops_at_a_failed_gate_and_resume_goes_on_with_a_waiver(tmp_path: P
         waived = {check.check: check.waived for check in version.manifest.gate}
         assert waived["accuracy_floor"] == "one epoch"
         assert version.manifest.training is not None
-        assert version.manifest.training.command == f"python -m training {' '.join(command)}"
+        command = "python -m training run --data digits --arch resnet20 --model mine --seed 0 --epochs 1"
+        assert version.manifest.training.command == command
+    assert ModelStore(tmp_path / "store").aliases("mine").names() == [], "what was waived does not go live by itself"
+    again = training("resume", str(run), "--store", "store", *waivers, cwd=tmp_path)
+    assert "published mine version 1" in again.stdout, "a run is published once"
+    elsewhere = training("resume", str(run), "--store", "other", *waivers, cwd=tmp_path)
+    assert elsewhere.returncode == 0, elsewhere.stderr
+    assert ModelStore(tmp_path / "other").versions("mine") == [1]
 
 
 def test_the_steps_one_by_one_reach_the_same_end(tmp_path: Path) -> None:
@@ -70,6 +77,10 @@ def test_the_steps_one_by_one_reach_the_same_end(tmp_path: Path) -> None:
         ("run --model a/b", "is no model name"),
         ("run --waive accuracy_floor", "--waive takes CHECK=REASON"),
         ("run --epochs 0", "0 is not in the range"),
+        ("run --waive acuracy_floor=slip", "there is no check acuracy_floor; there are parity_batch_1"),
+        ("run --store /dev/null/store", "can not write to the store"),
+        ("run --runs /dev/null/runs", ": Not a directory"),
+        ("run --recipe /", "there is no recipe '/'"),
         ("evaluate .", "has no config.json"),
         ("resume nowhere", "does not exist"),
     ],
@@ -86,6 +97,7 @@ def test_a_wrong_word_gets_one_line_before_anything_is_trained(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_whole_recipe_passes_its_gates(tmp_path: Path) -> None:
     """The built-in model's own command, from nothing to a published version, with nothing waived."""
     done = training("run", "--data", "digits", "--arch", "resnet20", "--store", "store", "--model", "digits-resnet20", cwd=tmp_path)

@@ -20,7 +20,7 @@ SHAPE = model_input(load_data("digits"))
 def test_the_same_weights_export_to_the_same_bytes(run_copy: RunDirectory) -> None:
     """A second export of one run differs in nothing, so a digest means something."""
     first = (run_copy.path / MODEL).read_bytes()
-    assert export(run_copy, pipeline.start(run_copy)).read_bytes() == first
+    assert export(run_copy, pipeline.load_run_data(run_copy)).read_bytes() == first
 
 
 def test_no_path_or_stack_trace_stays_in_the_file(finished_run: RunDirectory) -> None:
@@ -31,7 +31,7 @@ def test_no_path_or_stack_trace_stays_in_the_file(finished_run: RunDirectory) ->
 
 def test_features_and_classifier_give_the_logits(finished_run: RunDirectory) -> None:
     """mean(features) x weight + bias are the logits: what class-activation maps rest on."""
-    data = pipeline.start(finished_run)
+    data = pipeline.load_run_data(finished_run)
     session = Session(finished_run.path / MODEL, SHAPE, OUTPUTS)
     logits, features = session.run_with_features(data.pixels(np.arange(5)))
     with np.load(finished_run.path / "classifier.npz") as archive:

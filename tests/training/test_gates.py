@@ -25,17 +25,18 @@ def failed(checks: tuple[Check, ...]) -> set[str]:
 
 def test_a_true_export_passes_everything_but_what_three_epochs_can_not(run_copy: RunDirectory) -> None:
     """Parity at batch 1, an odd size and the maximum, invariance, encoded accuracy, golden proof and its sensitivity."""
-    checks = gates.gate(run_copy, pipeline.start(run_copy))
+    checks = gates.gate(run_copy, pipeline.load_run_data(run_copy))
     names = {check.check for check in checks}
     assert {"parity_batch_1", "parity_batch_7", "parity_batch_32", "accuracy_png", "accuracy_jpeg", "accuracy_floor"} <= names
     assert failed(checks) <= {"accuracy_jpeg"}
     assert gates.read_checks(run_copy) == checks
+    assert tuple(check.check for check in checks) == gates.CHECKS
 
 
 @pytest.mark.parametrize("fault", sorted(gates.FAULTS))
 def test_each_fault_of_preprocessing_breaks_the_golden_proof(run_copy: RunDirectory, fault: str) -> None:
     """Swapped channels, ignored EXIF, another interpolation and a shifted crop are each noticed."""
-    checks = {check.check: check for check in gates.gate(run_copy, pipeline.start(run_copy))}
+    checks = {check.check: check for check in gates.gate(run_copy, pipeline.load_run_data(run_copy))}
     assert checks[f"golden_notices_{fault}"].value >= 1
 
 
@@ -43,7 +44,7 @@ def test_a_blind_golden_set_fails_the_gate(run_copy: RunDirectory) -> None:
     """Without the EXIF image nothing would notice ignored EXIF, and the gate says so."""
     blocks = [block for block in run_copy.read_json("golden/golden.json", "export") if "exif" not in block["image"]]
     run_copy.write_json("golden/golden.json", blocks)
-    assert "golden_notices_ignored_exif" in failed(gates.gate(run_copy, pipeline.start(run_copy)))
+    assert "golden_notices_ignored_exif" in failed(gates.gate(run_copy, pipeline.load_run_data(run_copy)))
 
 
 def test_an_export_of_other_weights_fails_parity(run_copy: RunDirectory) -> None:
@@ -53,7 +54,7 @@ def test_an_export_of_other_weights_fails_parity(run_copy: RunDirectory) -> None
     logits[5] += 0.01
     with open(run_copy.path / "evaluation.npz", "wb") as file:
         np.savez(file, logits=logits)
-    assert {"parity_batch_1", "parity_batch_7", "parity_batch_32"} <= failed(gates.gate(run_copy, pipeline.start(run_copy)))
+    assert {"parity_batch_1", "parity_batch_7", "parity_batch_32"} <= failed(gates.gate(run_copy, pipeline.load_run_data(run_copy)))
 
 
 def test_skewed_preprocessing_fails_the_accuracy_on_encoded_images(run_copy: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,14 +64,14 @@ def test_skewed_preprocessing_fails_the_accuracy_on_encoded_images(run_copy: Run
         return 255 - prepare(data, spec)
 
     monkeypatch.setattr(gates, "prepare", inverted)
-    assert {"accuracy_png", "golden_decode"} <= failed(gates.gate(run_copy, pipeline.start(run_copy)))
+    assert {"accuracy_png", "golden_decode"} <= failed(gates.gate(run_copy, pipeline.load_run_data(run_copy)))
 
 
 def test_a_failed_check_stops_the_publish_until_it_is_waived(run_copy: RunDirectory) -> None:
     """The error names the check and the way past; a waiver is kept with its reason; a waiver of nothing is refused."""
     figures = run_copy.read_json("evaluation.json", "evaluate")
     run_copy.write_json("evaluation.json", {**figures, "top1": 0.1})
-    data = pipeline.start(run_copy)
+    data = pipeline.load_run_data(run_copy)
     with pytest.raises(GateError, match=r"accuracy_floor failed.*--waive accuracy_floor="):
         gates.require_passed(gates.gate(run_copy, data))
     checks = gates.gate(run_copy, data, {"accuracy_floor": "a demonstration"})
@@ -82,7 +83,7 @@ def test_a_failed_check_stops_the_publish_until_it_is_waived(run_copy: RunDirect
 
 def test_a_waiver_of_a_check_that_passed_leaves_no_trace(run_copy: RunDirectory) -> None:
     """Only what failed is waived."""
-    checks = gates.gate(run_copy, pipeline.start(run_copy), {"parity_batch_1": "just in case"})
+    checks = gates.gate(run_copy, pipeline.load_run_data(run_copy), {"parity_batch_1": "just in case"})
     assert {check.check: check.waived for check in checks}["parity_batch_1"] is None
 
 
@@ -90,7 +91,7 @@ def test_a_step_that_comes_too_early_names_the_one_before(new_run: Callable[...,
     """Gating what was not exported says so."""
     run = new_run()
     with pytest.raises(RunError, match="run `python -m training export` on it first"):
-        gates.gate(run, pipeline.start(run))
+        gates.gate(run, pipeline.load_run_data(run))
 
 
 def test_served_model_normalises_as_training_did() -> None:

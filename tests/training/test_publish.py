@@ -8,11 +8,18 @@ from model_store import golden
 from model_store.session import Session
 from model_store.store import ModelStore
 from training import gates, pipeline
-from training.errors import GateError
-from training.publish import publish
+from training.errors import GateError, RunError
+from training.publish import Published, publish
 from training.run_directory import RunDirectory
 
-WAIVERS = {"accuracy_jpeg": "three epochs"}
+
+def publish_gated(run: RunDirectory, store: ModelStore, **options: bool) -> Published:
+    """Gate and publish as `run` does, with a check that three epochs can not pass taken as passed."""
+    data = pipeline.load_run_data(run)
+    gates.gate(run, data)
+    findings = run.read_json("gates.json", "gate")
+    run.write_json("gates.json", {**findings, "checks": [{**check, "passed": True} for check in findings["checks"]]})
+    return publish(run, data, store, **options)
 
 
 @pytest.fixture
@@ -23,16 +30,15 @@ def store(tmp_path: Path) -> ModelStore:
 
 def test_a_published_run_proves_itself_and_names_its_origin(run_copy: RunDirectory, store: ModelStore) -> None:
     """Files verify, the golden proof holds, `production` points to it, and the manifest tells command, data and seed."""
-    data = pipeline.start(run_copy)
-    gates.gate(run_copy, data, WAIVERS)
-    assert publish(run_copy, data, store) == 1
+    assert publish_gated(run_copy, store) == Published(1, promoted=True)
     with store.open("digits-resnet20", store.resolve("digits-resnet20")) as version:
         manifest = version.manifest
         golden.prove(version, Session(version.path("model.onnx"), manifest.input, manifest.outputs))
         assert manifest.training is not None
         assert manifest.metrics is not None
-        assert manifest.training.command == "python -m training run"
-        assert manifest.training.data.digest == data.digest
+        assert manifest.training.command.startswith("python -m training run --data digits --arch resnet20 --model digits-resnet20")
+        assert manifest.training.git_commit == run_copy.config().git_commit
+        assert manifest.training.data.digest == pipeline.load_run_data(run_copy).digest
         assert manifest.training.data.split == {"train": 1257, "validation": 180, "test": 360}
         assert manifest.training.run_id == run_copy.run_id
         assert manifest.metrics.test_images == 360
@@ -41,20 +47,51 @@ def test_a_published_run_proves_itself_and_names_its_origin(run_copy: RunDirecto
 
 
 def test_no_promote_publishes_and_leaves_production_alone(run_copy: RunDirectory, store: ModelStore) -> None:
-    """The second version is there, and `production` still names the first."""
-    data = pipeline.start(run_copy)
-    gates.gate(run_copy, data, WAIVERS)
-    publish(run_copy, data, store)
-    assert publish(run_copy, data, store, promote=False) == 2
-    assert store.aliases("digits-resnet20").version("production") == 1
+    """The version is there, and `production` does not name it."""
+    assert publish_gated(run_copy, store, promote=False) == Published(1, promoted=False)
+    assert store.aliases("digits-resnet20").names() == []
+
+
+def test_a_run_is_published_once_and_a_cut_publish_is_finished(run_copy: RunDirectory, store: ModelStore) -> None:
+    """After a crash between the version and the alias, doing it again moves the alias and makes no second version."""
+    assert publish_gated(run_copy, store, promote=False).version == 1
+    assert publish_gated(run_copy, store) == Published(1, promoted=True)
+    assert store.versions("digits-resnet20") == [1]
+
+
+def test_what_was_rolled_back_is_not_promoted_again(run_copy: RunDirectory, store: ModelStore) -> None:
+    """Publishing the same run once more does not undo a person's decision."""
+    publish_gated(run_copy, store)
+    store.aliases("digits-resnet20").promote("production", 7)
+    assert publish_gated(run_copy, store) == Published(1, promoted=False)
+
+
+def test_what_was_waived_is_published_and_not_promoted(run_copy: RunDirectory, store: ModelStore) -> None:
+    """`production` follows only where every check passed; a person may still promote it by hand."""
+    figures = run_copy.read_json("evaluation.json", "evaluate")
+    run_copy.write_json("evaluation.json", {**figures, "top1": 0.1})
+    data = pipeline.load_run_data(run_copy)
+    gates.gate(run_copy, data, {"accuracy_floor": "a demonstration", "accuracy_jpeg": "three epochs"})
+    assert publish(run_copy, data, store) == Published(1, promoted=False)
+    assert store.aliases("digits-resnet20").names() == []
 
 
 def test_what_failed_its_gates_is_not_published(run_copy: RunDirectory, store: ModelStore) -> None:
     """Nothing appears in the store."""
     figures = run_copy.read_json("evaluation.json", "evaluate")
     run_copy.write_json("evaluation.json", {**figures, "top1": 0.1})
-    data = pipeline.start(run_copy)
-    gates.gate(run_copy, data, WAIVERS)
+    data = pipeline.load_run_data(run_copy)
+    gates.gate(run_copy, data, {"accuracy_jpeg": "three epochs"})
     with pytest.raises(GateError, match="accuracy_floor failed"):
         publish(run_copy, data, store)
     assert not store.root.exists()
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "classifier.npz", "golden/colours.npy"])
+def test_a_file_that_changed_after_the_gates_is_not_published(run_copy: RunDirectory, store: ModelStore, name: str) -> None:
+    """What was gated is what is sealed."""
+    data = pipeline.load_run_data(run_copy)
+    gates.gate(run_copy, data, {"accuracy_jpeg": "three epochs"})
+    run_copy.write(name, (run_copy.path / name).read_bytes() + b"x")
+    with pytest.raises(RunError, match=f"{name} changed after the gates"):
+        publish(run_copy, data, store)

@@ -5,22 +5,26 @@ from pathlib import Path
 import pytest
 
 from training.errors import RecipeError
-from training.recipe import Recipe
+from training.recipe import RECIPES, Recipe
+
+DIGITS = (RECIPES / "digits.toml").read_text()
 
 
 def test_a_recipe_survives_the_way_through_plain_values() -> None:
     """What stands in config and manifest builds the same recipe again."""
     recipe = Recipe.load("digits")
-    assert Recipe.from_values(recipe.to_values()) == recipe
+    assert Recipe.model_validate(recipe.model_dump()) == recipe
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("epochs = ", "is not TOML"),
-        ("epochs = 1", "not complete"),
-        ((Path("training/recipes/digits.toml").read_text() + "\nflips = 1"), "flips"),
-        (Path("training/recipes/digits.toml").read_text().replace("batch_size = 64", "batch_size = 0"), "above zero"),
+        ("epochs = 1", "Field required"),
+        (DIGITS + "\nflips = 1", "augmentation.flips"),
+        (DIGITS.replace("batch_size = 64", "batch_size = 0"), "batch_size: Input should be greater"),
+        (DIGITS.replace("epochs = 60", "epochs = 1.5"), "epochs: Input should be a valid integer"),
+        (DIGITS.replace("0.98 ", "'0.98' "), "accuracy_floor: Input should be a valid number"),
     ],
 )
 def test_a_wrong_recipe_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:

@@ -27,13 +27,13 @@ def train_until(path: Path, epoch: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     run = RunDirectory(path)
-    train(run, pipeline.start(run), kill)
+    train(run, pipeline.load_run_data(run), kill)
 
 
 def test_a_killed_run_resumes_to_the_weights_of_an_unbroken_one(new_run: Callable[..., RunDirectory]) -> None:
     """SIGKILL inside the second epoch, then resume: the chosen weights and the metrics are the same to the bit."""
     unbroken, cut = new_run(epochs=3), new_run(epochs=3)
-    train(unbroken, pipeline.start(unbroken))
+    train(unbroken, pipeline.load_run_data(unbroken))
     child = multiprocessing.get_context("spawn").Process(target=train_until, args=(cut.path, 2))
     child.start()
     child.join()
@@ -42,7 +42,7 @@ def test_a_killed_run_resumes_to_the_weights_of_an_unbroken_one(new_run: Callabl
     state = load_checkpoint(cut)
     assert state is not None
     assert len(state["history"]) == 1
-    train(cut, pipeline.start(cut))
+    train(cut, pipeline.load_run_data(cut))
     expected, found = (load_file(run.path / "weights.safetensors") for run in (unbroken, cut))
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -62,14 +62,14 @@ def test_test_is_opened_once(run_copy: RunDirectory) -> None:
     """A second evaluation returns the first one's figures and does not look at the images again."""
     figures = run_copy.read_json("evaluation.json", "evaluate")
     run_copy.write_json("evaluation.json", {**figures, "top1": 0.123})
-    assert evaluate(run_copy, pipeline.start(run_copy))["top1"] == 0.123
+    assert evaluate(run_copy, pipeline.load_run_data(run_copy))["top1"] == 0.123
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(new_run: Callable[..., RunDirectory]) -> None:
     """The error says where, and what to try."""
     run = new_run(epochs=2, max_learning_rate=1e9)
     with pytest.raises(DivergedError, match="lower max_learning_rate"):
-        train(run, pipeline.start(run))
+        train(run, pipeline.load_run_data(run))
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", b"PK\x03\x04 half"])
@@ -77,7 +77,7 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(new_run: Callable[..., R
     """A file that is no checkpoint is never taken for the start of a run."""
     run = new_run()
     run.write("checkpoint.pt", damage)
-    with pytest.raises(RunError, match=r"checkpoint\.pt can not be resumed from"):
+    with pytest.raises(RunError, match=r"checkpoint\.pt is damaged"):
         load_checkpoint(run)
 
 
@@ -95,7 +95,7 @@ def test_a_checkpoint_with_code_in_it_is_refused(new_run: Callable[..., RunDirec
     """Loading reads tensors and plain values; code in the file does not run."""
     run = new_run()
     save_checkpoint(run, {"model": RunsCode(tmp_path / "owned")})
-    with pytest.raises(RunError, match="can not be resumed from"):
+    with pytest.raises(RunError, match="is damaged"):
         load_checkpoint(run)
     assert not (tmp_path / "owned").exists()
 
