@@ -14,6 +14,7 @@ TRAINING := .venv/training
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help serve train test test-all lint format bench lock builtin clean
 
 help: ## Show this list
@@ -21,10 +22,10 @@ help: ## Show this list
 	@echo "  Variables: HOST=$(HOST) PORT=$(PORT) STORE=$(STORE) PYTHON=$(PYTHON)"
 
 serve: $(SERVICE)/.installed ## Serve the store's models on http://HOST:PORT (installs no torch)
-	@exec $(SERVICE)/bin/python -m service --host $(HOST) --port $(PORT) --store $(STORE) $(ARGS)
+	@exec $(SERVICE)/bin/python -m service --host "$(HOST)" --port "$(PORT)" --store "$(STORE)" $(ARGS)
 
 train: $(TRAINING)/.installed ## Train ResNet-20 on digits and publish it to STORE (ARGS="--seed 1" and the like)
-	$(TRAINING)/bin/python -m training run --data digits --arch resnet20 --store $(STORE) $(ARGS)
+	$(TRAINING)/bin/python -m training run --data digits --arch resnet20 --store "$(STORE)" $(ARGS)
 
 test: $(TEST)/.installed $(TRAINING)/.installed ## Run the tests, but for the slow ones
 	$(MAKE) run-tests SELECT="not slow"
@@ -60,7 +61,7 @@ lock: $(TRAINING)/.installed ## Renew the service's pinned versions and hashes f
 	$(TRAINING)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --upgrade --extra service pyproject.toml --output-file requirements/service.txt
 
-clean: ## Remove environments, caches and build results (not runs, not models)
+clean: ## Remove environments (do so to change PYTHON), caches and build results; not runs, not models
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
 $(SERVICE)/.installed: requirements/service.txt
@@ -82,6 +83,7 @@ $(TRAINING)/.installed: requirements/service.txt pyproject.toml $(CONSTRAINTS)
 	@touch $@
 
 define make-environment
+@command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON) here; set PYTHON=…"; exit 1; }
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Resident needs Python 3.11 or newer; set PYTHON=…"; exit 1; }
 @echo "making $(1)"
 @rm -rf $(1) && $(PYTHON) -m venv $(1)

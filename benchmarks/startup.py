@@ -11,6 +11,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from importlib import metadata
@@ -26,7 +27,8 @@ PACKAGES = ("fastapi", "uvicorn", "onnxruntime", "numpy", "pillow", "pydantic")
 
 def start(command: Sequence[str], port: int) -> tuple[float, float]:
     """Start a server, wait until it is ready, stop it: seconds, and resident MB at that moment."""
-    environment = os.environ | {"PORT": str(port), "MODEL_DIRECTORY": str(BUILTIN / "1"), "PYTHONPATH": str(ROOT)}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVICE_")}
+    environment |= {"PORT": str(port), "MODEL_DIRECTORY": str(BUILTIN / "1"), "PYTHONPATH": str(ROOT)}
     began = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -68,8 +70,8 @@ def free_port() -> int:
 def describe_machine() -> str:
     """Processor, the flags that matter, cores, versions."""
     cpu = Path("/proc/cpuinfo").read_text()
-    model = next(line.split(":")[1].strip() for line in cpu.splitlines() if line.startswith("model name"))
-    flags = next(line.split(":")[1].split() for line in cpu.splitlines() if line.startswith("flags"))
+    model = next((line.split(":")[1].strip() for line in cpu.splitlines() if line.startswith("model name")), platform.machine())
+    flags = next((line.split(":")[1].split() for line in cpu.splitlines() if line.startswith("flags")), [])
     present = ", ".join(flag for flag in FLAGS_THAT_MATTER if flag in flags)
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
     cores = len(os.sched_getaffinity(0))
@@ -81,9 +83,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", type=int, default=10, help="counted starts of each")
     n = parser.parse_args().n
-    port = free_port()
+    port, machine = free_port(), describe_machine()
+    arguments = ["--port", str(port), "--store", tempfile.mkdtemp()]  # an empty store, so that the built-in model serves
     commands = {
-        "Resident, built-in model verified, warmed and proven": [sys.executable, "-m", "service", "--port", str(port)],
+        "Resident, built-in model verified, warmed and proven": [sys.executable, "-m", "service", *arguments],
         "bare FastAPI app, the same model": [sys.executable, str(ROOT / "benchmarks/bare_app.py")],
     }
     figures: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
@@ -106,7 +109,7 @@ def main() -> None:
     text = [
         "# Results",
         "",
-        f"Written by `make bench`. {describe_machine()}.",
+        f"Written by `make bench`. {machine}.",
         "",
         "## Start",
         "",
