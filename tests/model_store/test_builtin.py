@@ -1,0 +1,29 @@
+"""The models that ship: whole, proven here, small, and of a named origin."""
+
+import pytest
+
+from model_store import golden
+from model_store.session import Session
+from model_store.store import BUILTIN_DEFAULT_MODEL, BUILTIN_ROOT, ModelStore
+
+STORE = ModelStore(BUILTIN_ROOT, builtin_root=None)
+MAX_BYTES = 1_500_000
+
+
+def test_the_default_model_ships() -> None:
+    """What the service falls back to is there."""
+    assert BUILTIN_DEFAULT_MODEL in STORE.models()
+
+
+@pytest.mark.parametrize("model", STORE.models())
+def test_a_built_in_model_is_proven_here_and_names_its_origin(model: str) -> None:
+    """Its files are the sealed ones, its golden proof holds on this machine, every gate passed, and its command is in it."""
+    with STORE.open(model, 1) as version:
+        manifest = version.manifest
+        golden.prove(version, Session(version.path("model.onnx"), manifest.input, manifest.outputs))
+        assert sum(entry.size for entry in manifest.files) < MAX_BYTES
+        assert all(check.passed for check in manifest.gate)
+        assert manifest.training is not None
+        assert manifest.training.command.startswith("python -m training run --data ")
+        assert manifest.training.git_commit is not None
+        assert "dirty" not in manifest.training.git_commit
