@@ -35,12 +35,15 @@ class TrainingDisplay:
         done = (progress.epoch - 1) * progress.steps + progress.step
         figures = f"loss {progress.loss:.4f}  accuracy {progress.accuracy:6.2%}  {progress.images_per_second:5.0f} images/s"
         described = f"{title}: epoch {progress.epoch}/{progress.epochs}"
-        if self._task is None or done == 1:
+        if self._task is None:
             self._task = self._bar.add_task(described, total=total, figures=figures)
         self._bar.update(self._task, completed=done, description=described, figures=figures)
         if progress.metrics:
             validation = f"validation {progress.metrics['validation_top1']:6.2%}, loss {progress.metrics['validation_loss']:.4f}"
             self.say(f"{described:28}  {figures}  {validation}")
+        if done == total and progress.metrics:
+            self._bar.remove_task(self._task)
+            self._task = None
 
     def announce(self, step: str) -> None:
         """Say which step begins."""
