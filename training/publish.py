@@ -3,13 +3,14 @@
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
 from model_store.aliases import PRODUCTION
-from model_store.errors import PublishError
+from model_store.errors import ManifestError, PublishError
 from model_store.manifest import Check, Classifier, DataSet, Metrics, Training, Variant, now
 from model_store.store import ModelStore
 from training.data import SPLIT_SEED, ImageSet
@@ -66,13 +67,13 @@ def describe_origin() -> dict[str, Any]:
 
 
 def _find_published(store: ModelStore, model: str, run_id: str) -> int | None:
-    """The version that this run was published as, if it was."""
-    if not (store.root / model).is_dir():
+    """The version that this run was published as, if it was. A damaged version is not it."""
+    if not store.root.exists() or model not in store.models() or store.layer(model) != "published":
         return None
     for number in reversed(store.versions(model)):
-        with store.open(model, number, verify=False) as version:
+        with suppress(ManifestError), store.open(model, number, verify=False) as version:
             training = version.manifest.training
-            if version.layer == "published" and training is not None and training.run_id == run_id:
+            if training is not None and training.run_id == run_id:
                 return number
     return None
 

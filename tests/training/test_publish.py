@@ -95,3 +95,10 @@ def test_a_file_that_changed_after_the_gates_is_not_published(run_copy: RunDirec
     run_copy.write(name, (run_copy.path / name).read_bytes() + b"x")
     with pytest.raises(RunError, match=f"{name} changed after the gates"):
         publish(run_copy, data, store)
+
+
+def test_what_others_left_behind_does_not_stop_a_publish(run_copy: RunDirectory, store: ModelStore) -> None:
+    """An empty model directory of a publisher that was killed, and a version whose manifest is damaged."""
+    (store.root / "digits-resnet20" / "1").mkdir(parents=True)
+    (store.root / "digits-resnet20" / "1" / "manifest.json").write_text("{}")
+    assert publish_gated(run_copy, store).version == 2
