@@ -32,7 +32,8 @@ from model_store.manifest import Preprocessing
 Pixels = NDArray[np.uint8]
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-DEFAULT_MAX_PIXELS: Final = 64 * 1024 * 1024
+DEFAULT_MAX_PIXELS: Final = 50 * 1024 * 1024
+MAX_PNG_CHUNKS: Final = 256
 PILLOW_MAX_PIXELS: Final = 89_478_485
 """Above this Pillow itself refuses or warns, so no setting may go higher."""
 
@@ -94,6 +95,8 @@ def open_image(data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_P
     promised = sniff(data)
     if promised is None:
         raise _unknown_signature(data)
+    if promised == "PNG":
+        _check_png_chunks(data)
     try:
         image = Image.open(io.BytesIO(data), formats=(promised,))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -119,7 +122,10 @@ def open_image(data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_P
 def to_pixels(image: Image.Image, spec: Preprocessing) -> Pixels:
     """Decode an image that `open_image` let through: uint8 `[crop_height, crop_width, 3]`, RGB. Raises an ImageError."""
     load_pixels(image)
-    return crop(resize(to_rgb(orient(image), spec.background), spec), spec)
+    try:
+        return crop(resize(to_rgb(orient(image), spec.background), spec), spec)
+    except (*_DECODE_FAULTS, MemoryError) as error:
+        raise ImageCorruptError(f"the {image.format} image can not be converted: {_reason(error)}") from None
 
 
 def load_pixels(image: Image.Image) -> None:
@@ -149,9 +155,10 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     if image.mode.startswith("I;16"):  # convert("RGB") would clip at 255 and give a white image (Pillow#2574)
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in _ALPHA_MODES or (image.mode in _DIRECT_MODES and "transparency" in image.info):
-        image = image.convert("RGBA")
-        canvas = Image.new("RGBA", image.size, (*background, 255))
-        return Image.alpha_composite(canvas, image).convert("RGB")
+        image = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
+        canvas = Image.new("RGB", image.size, background)
+        canvas.paste(image, mask=image.getchannel("A"))
+        return canvas
     if image.mode in _DIRECT_MODES:
         return image.convert("RGB")
     raise ImageUnsupportedError(f"pixels of mode {image.mode!r} have no defined range; convert the image to 8 or 16 bits")
@@ -177,6 +184,16 @@ def crop(image: Image.Image, spec: Preprocessing, offset: int = 0) -> Pixels:
     top = round((image.height - spec.crop_height) / 2) + offset
     left = round((image.width - spec.crop_width) / 2) + offset
     return np.asarray(image.crop((left, top, left + spec.crop_width, top + spec.crop_height)))
+
+
+def _check_png_chunks(data: bytes) -> None:
+    """Refuse a PNG with more chunks before its pixels than any has: each may inflate to a megabyte when the header is read."""
+    position, chunks = 8, 0
+    while position + 8 <= len(data) and data[position + 4 : position + 8] != b"IDAT":
+        chunks += 1
+        if chunks > MAX_PNG_CHUNKS:
+            raise ImageCorruptError(f"the PNG has more than {MAX_PNG_CHUNKS} chunks before its pixels")
+        position += 12 + int.from_bytes(data[position : position + 4], "big")
 
 
 def _unknown_signature(data: bytes) -> ImageError:

@@ -43,7 +43,8 @@ class Session:
         try:
             self._session = onnxruntime.InferenceSession(path, settings, providers=list(options.providers))
         except Exception as error:  # ONNX Runtime's own exceptions share no public base class
-            raise ModelRunError(f"ONNX Runtime can not load {path.name}: {_first_line(error)}") from error
+            reason = _first_line(error).replace(str(path), path.name)  # clients read it, and paths are not theirs
+            raise ModelRunError(f"ONNX Runtime can not load {path.name}: {reason}") from error
         self._outputs = outputs
         self._check_signature(model_input)
 

@@ -15,6 +15,7 @@ from pydantic_settings import CliApp
 
 from service import __version__
 from service.app import create_app
+from service.http_protocol import BoundedHttpProtocol
 from service.registry import Registry
 from service.settings import Settings
 
@@ -62,6 +63,9 @@ def main() -> None:
         server.loaded = registry
         server.announce()
 
+    class Protocol(BoundedHttpProtocol):
+        head_timeout_seconds = settings.body_timeout_seconds
+
     config = uvicorn.Config(
         create_app(settings, on_loaded),
         host=settings.host,
@@ -70,6 +74,7 @@ def main() -> None:
         access_log=settings.access_log,
         timeout_graceful_shutdown=settings.shutdown_seconds,
         server_header=False,
+        http=Protocol,
     )
     server = Server(config)
     with suppress(KeyboardInterrupt):

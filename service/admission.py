@@ -1,6 +1,6 @@
 """Admission: refuses what there is no room for, before the work is done rather than after."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from service.errors import OverloadedError, TooLargeError
@@ -18,17 +18,27 @@ class Admission:
         self.images = 0
 
     @contextmanager
-    def bytes(self, count: int) -> Iterator[None]:
-        """Hold room for a body. Raises OverloadedError where there is none, or where the queue is full anyway."""
+    def upload(self) -> Iterator[Callable[[int], None]]:
+        """Hold room for a body as its bytes arrive: call what this yields with each chunk's length.
+
+        Raises OverloadedError where there is none, or at once where the queue is full anyway. A body alone is always taken.
+        """
         if self.images >= self._max_queue_size:
             raise _overloaded(f"{self.images} images wait already; {self._max_queue_size} are allowed")
-        if self.upload_bytes + count > self._max_upload_bytes and self.upload_bytes > 0:
-            raise _overloaded(f"{self.upload_bytes:,} bytes of other bodies are being held; {self._max_upload_bytes:,} are allowed")
-        self.upload_bytes += count
+        held = 0
+
+        def hold(count: int) -> None:
+            nonlocal held
+            if self.upload_bytes + max(count, 1) > self._max_upload_bytes and self.upload_bytes > held:
+                raise _overloaded(f"bodies of {self.upload_bytes:,} bytes are being held; {self._max_upload_bytes:,} are allowed")
+            self.upload_bytes += count
+            held += count
+
         try:
-            yield
+            hold(0)
+            yield hold
         finally:
-            self.upload_bytes -= count
+            self.upload_bytes -= held
 
     @contextmanager
     def queue(self, count: int) -> Iterator[None]:

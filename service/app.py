@@ -38,7 +38,8 @@ def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambd
     )
     store = ModelStore(settings.store, BUILTIN_ROOT if settings.builtin else None)
     registry = Registry(store, options, settings.default_model)
-    decoders = ThreadPoolExecutor(settings.decode_workers or cpus, thread_name_prefix="decode")
+    decode_workers = settings.decode_workers or cpus
+    decoders = ThreadPoolExecutor(decode_workers, thread_name_prefix="decode")
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -47,7 +48,8 @@ def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambd
                 await asyncio.to_thread(registry.load)
                 on_loaded(registry)
             except Exception:
-                logger.exception("loading the models failed")
+                registry.error = "loading the models failed"
+                logger.exception(registry.error)
 
         loading = asyncio.create_task(load())
         yield
@@ -55,8 +57,16 @@ def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambd
         await asyncio.to_thread(registry.close)
         decoders.shutdown()
 
-    app = FastAPI(title="Resident", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.include_router(build_router(registry, Predictor(settings, registry, decoders)))
+    app = FastAPI(
+        title="Resident",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # it would redirect to whatever Host the client has sent
+        lifespan=lifespan,
+    )
+    app.include_router(build_router(registry, Predictor(settings, registry, decoders, decode_workers)))
     add_documentation(app)
     add_error_handlers(app)
     return app

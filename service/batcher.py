@@ -122,8 +122,9 @@ class Batcher:
         """Hold a batch that is not full until its first image has waited max_queue_delay_seconds; by default not at all."""
         while self._queue and len(self._queue) < self._max_batch_size and not self._closing:
             remaining = self._queue[0].enqueued + self._max_queue_delay_seconds - time.monotonic()
-            if remaining <= 0 or not self._changed.wait(remaining):
+            if remaining <= 0:
                 return
+            self._changed.wait(remaining)
 
 
 def _settle(batch: Sequence[_Item], outcome: Rows | ServiceError, began: float, ended: float) -> None:

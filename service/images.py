@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import binascii
+from collections.abc import Callable
 from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -38,23 +39,23 @@ class JsonBody(BaseModel):
     images: Annotated[list[JsonImage], Field(description="One or more images.")]
 
 
-def check_headers(headers: Headers, max_body_bytes: int) -> int:
-    """The body's length as announced (0 where it is not). Raises TooLargeError, UnsupportedMediaError before the body is read."""
+def check_headers(headers: Headers, max_body_bytes: int) -> None:
+    """Raise TooLargeError, UnsupportedMediaError before the body is read."""
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise UnsupportedMediaError("send the body as it is, without Content-Encoding", code="unsupported_encoding")
-    if "transfer-encoding" in headers:
-        return max_body_bytes  # it does not say how long it is, so room is held for the longest
     announced = headers.get("content-length", "0")
     length = int(announced) if announced.isdecimal() else 0
     if length > max_body_bytes:
         raise TooLargeError(f"the body has {length:,} bytes; at most {max_body_bytes:,} are allowed")
-    return length
 
 
-async def read_body(request: Request, max_body_bytes: int, timeout_seconds: float) -> bytes:
+async def read_body(
+    request: Request, max_body_bytes: int, timeout_seconds: float, hold: Callable[[int], None] = lambda _: None
+) -> bytes:
     """The whole body.
 
-    Raises TooLargeError as soon as it is over the limit, BodyTimeoutError for a slow sender, BadRequestError for an empty one.
+    `hold` is told of each chunk's bytes before the next is read, and may refuse them. Raises TooLargeError as soon as it is over
+    the limit, BodyTimeoutError for a slow sender, BadRequestError for an empty one.
     """
     chunks, length = [], 0
     try:
@@ -63,6 +64,7 @@ async def read_body(request: Request, max_body_bytes: int, timeout_seconds: floa
                 length += len(chunk)
                 if length > max_body_bytes:
                     raise TooLargeError(f"the body has more than {max_body_bytes:,} bytes, which are allowed")
+                hold(len(chunk))
                 chunks.append(chunk)
     except TimeoutError:
         raise BodyTimeoutError(f"the body did not arrive within {timeout_seconds:g} s ({length:,} bytes came)") from None
@@ -94,6 +96,10 @@ def read_images(headers: Headers, body: bytes, max_images: int) -> list[Encoded]
 
 
 def _read_json(body: bytes, max_images: int) -> list[Encoded]:
+    # Counted before it is parsed: millions of small items would cost gigabytes, and base64 holds none of these marks.
+    if sum(body.count(mark) for mark in (b"{", b"[", b",")) > 8 * (max_images + 8):
+        _check_count(body.count(b'"b64"'), max_images)
+        raise BadRequestError('expected {"images": [{"b64": "…"}]}; the body holds far more items than that', code="malformed_json")
     try:
         parsed = JsonBody.model_validate_json(body)
     except ValidationError as error:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from model_store.errors import ImageError
 from model_store.manifest import Preprocessing
-from model_store.preprocessing import Pixels, open_image, resized_size, to_pixels
+from model_store.preprocessing import Pixels, open_image, prepare, resized_size, to_pixels
 from service.admission import Admission
 from service.batcher import Answer
 from service.errors import BadRequestError, DeadlineExceededError, EveryImageFailedError, ServiceError, describe
@@ -24,6 +24,7 @@ from service.registry import Registry, ServedVersion
 from service.settings import Settings
 
 DEFAULT_TOP_K: Final = 5
+INLINE_BYTES: Final = 16 * 1024
 INLINE_PIXELS: Final = 128 * 128
 """Images up to this size decode in well under a millisecond, so a hop to another thread would cost more than it saves."""
 
@@ -39,8 +40,9 @@ class Outcome:
 class Predictor:
     """Answers prediction requests; one for each service."""
 
-    def __init__(self, settings: Settings, registry: Registry, decoders: ThreadPoolExecutor) -> None:
+    def __init__(self, settings: Settings, registry: Registry, decoders: ThreadPoolExecutor, decode_workers: int) -> None:
         self._settings = settings
+        self._decodes_at_once = max(1, decode_workers // 2)
         self._registry = registry
         self._decoders = decoders
         self._admission = Admission(settings.max_upload_bytes, settings.max_queue_size)
@@ -51,8 +53,9 @@ class Predictor:
         began = time.monotonic()
         self._registry.find(model, version)  # a model that is not there is refused before its images are read
         top_k = _read_top_k(request)
-        with self._admission.bytes(check_headers(request.headers, settings.max_body_bytes)):
-            body = await read_body(request, settings.max_body_bytes, settings.body_timeout_seconds)
+        check_headers(request.headers, settings.max_body_bytes)
+        with self._admission.upload() as hold:
+            body = await read_body(request, settings.max_body_bytes, settings.body_timeout_seconds, hold)
             images = read_images(request.headers, body, settings.max_images)
             received = time.monotonic()
             with self._admission.queue(len(images)), self._registry.find(model, version).lease() as served:
@@ -62,17 +65,18 @@ class Predictor:
         return _answer(served, outcomes, top_k, began, received)
 
     async def _classify_all(self, images: Sequence[Encoded], served: ServedVersion, deadline: float) -> list[Outcome]:
+        turn = asyncio.Semaphore(self._decodes_at_once)
         async with asyncio.TaskGroup() as group:  # none of them outlives the request, and with it the lease
-            tasks = [group.create_task(self._classify(image, served, deadline)) for image in images]
+            tasks = [group.create_task(self._classify(image, served, deadline, turn)) for image in images]
         return [task.result() for task in tasks]
 
-    async def _classify(self, image: Encoded, served: ServedVersion, deadline: float) -> Outcome:
+    async def _classify(self, image: Encoded, served: ServedVersion, deadline: float, turn: asyncio.Semaphore) -> Outcome:
         """Decode one image and wait for its row; its errors are its own."""
         if isinstance(image, ServiceError):
             return Outcome(image, 0.0)
         began = time.monotonic()
         try:
-            pixels = await self._decode(image, served.version.manifest.preprocessing, deadline)
+            pixels = await self._decode(image, served.version.manifest.preprocessing, deadline, turn)
         except (ImageError, ServiceError) as error:
             return Outcome(error, time.monotonic() - began)
         decode_seconds = time.monotonic() - began
@@ -81,18 +85,22 @@ class Predictor:
         except ServiceError as error:
             return Outcome(error, decode_seconds)
 
-    async def _decode(self, image: bytes, spec: Preprocessing, deadline: float) -> Pixels:
-        opened = open_image(image, spec, self._settings.max_pixels)
-        resized_width, resized_height = resized_size(opened.width, opened.height, spec)
-        if max(opened.width * opened.height, resized_width * resized_height) <= INLINE_PIXELS:
-            return to_pixels(opened, spec)
+    async def _decode(self, image: bytes, spec: Preprocessing, deadline: float, turn: asyncio.Semaphore) -> Pixels:
+        """Small images at once, all others in the pool, where one request never holds every place."""
+        max_pixels = self._settings.max_pixels
+        if len(image) <= INLINE_BYTES:  # a header, too, can be made to cost seconds
+            opened = open_image(image, spec, max_pixels)
+            resized_width, resized_height = resized_size(opened.width, opened.height, spec)
+            if max(opened.width * opened.height, resized_width * resized_height) <= INLINE_PIXELS:
+                return to_pixels(opened, spec)
 
         def decode() -> Pixels:
             if time.monotonic() > deadline:
                 raise DeadlineExceededError("the deadline passed while the image waited to be decoded")
-            return to_pixels(opened, spec)
+            return prepare(image, spec, max_pixels)
 
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
+        async with turn:
+            return await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
 
 
 class ClientDisconnectedError(Exception):
@@ -113,6 +121,7 @@ async def _unless_disconnected(request: Request, work: asyncio.Future[list[Outco
     finally:
         leaving.cancel()
         work.cancel()
+        await asyncio.wait([work])  # the lease must not end before the last of it
 
 
 def _read_top_k(request: Request) -> int:

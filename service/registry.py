@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from model_store import golden
 from model_store.aliases import PRODUCTION, standing
-from model_store.errors import ModelRunError, ModelStoreError
+from model_store.errors import AliasError, ModelRunError, ModelStoreError, StoreUnreadableError
 from model_store.preprocessing import Pixels
 from model_store.session import Session, SessionOptions, probabilities
 from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
@@ -46,8 +46,9 @@ class ServedVersion:
         self.version = version
         manifest = version.manifest
         try:
-            session = Session(version.path(version.variant().file), manifest.input, manifest.outputs, options.session)
-            golden.prove(version, session)
+            variant = manifest.variants[0]  # the order is the publisher's preference
+            session = Session(version.path(variant.file), manifest.input, manifest.outputs, options.session)
+            golden.prove(version, session, variant.precision)
             self.max_batch_size = min(options.max_batch_size, manifest.max_batch_size)
             temperature = manifest.calibration.temperature if manifest.calibration else 1.0
 
@@ -136,8 +137,10 @@ class Registry:
 
     @property
     def ready(self) -> bool:
-        """True when every model that was in the store at the start has a version that serves, and there is one."""
-        return self.loaded and bool(self.models) and all(model.served for model in self.models.values())
+        """True when every model that can be proven serves: at least one, and the default model where one was set."""
+        if not self.loaded or (self._default_model and not self._serves(self._default_model)):
+            return False
+        return any(model.served for model in self.models.values())
 
     @property
     def default_model(self) -> str | None:
@@ -174,19 +177,23 @@ class Registry:
             )
         return model.served
 
+    def _serves(self, name: str) -> bool:
+        return name in self.models and self.models[name].served is not None
+
     def _load_model(self, model: ServedModel) -> None:
         try:
             candidates = self._candidates(model.name)
         except (ModelStoreError, OSError) as error:
             logger.error("%s: %s", model.name, error)  # noqa: TRY400  as above
-            model.state, model.error = "error", str(error) if isinstance(error, ModelStoreError) else type(error).__name__
+            model.state = "error"
+            model.error = str(error) if isinstance(error, AliasError) else "its directory can not be read"
             return
         for number in candidates:
             began = time.perf_counter()
             try:
                 served = ServedVersion(self.store.open(model.name, number), self._options)
             except ModelStoreError as error:
-                model.errors[number] = str(error)
+                model.errors[number] = "it can not be read" if isinstance(error, StoreUnreadableError) else str(error)
                 logger.error("%s/%d is not served: %s", model.name, number, error)  # noqa: TRY400  as above
                 continue
             except Exception as error:  # one damaged version must not keep the other models from serving
@@ -202,7 +209,13 @@ class Registry:
         """Versions to try, best first: those that `production` has pointed to and not been rolled back from, else the newest."""
         versions = self.store.versions(name)
         wished = standing(self.store.aliases(name).history(PRODUCTION)) if self.store.layer(name) == "published" else []
-        return [number for number in reversed(wished or versions) if number in versions or number == (wished or [0])[-1]]
+        if not wished:
+            return versions[::-1]
+        latest, *earlier = dict.fromkeys(reversed(wished))
+        return [
+            latest,
+            *(number for number in earlier if number in versions),
+        ]  # the latest also where it is gone: its error is shown
 
     def _names(self) -> str:
         return ", ".join(sorted(self.models)) or "none"

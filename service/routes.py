@@ -1,6 +1,7 @@
 """The routes: what is answered under which path."""
 
 import logging
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path
@@ -24,7 +25,6 @@ from service.schemas import (
     VersionState,
 )
 
-CLIENT_CLOSED_REQUEST: Final = 499  # nobody reads it; logs do
 logger = logging.getLogger(__name__)
 
 
@@ -153,14 +153,16 @@ def _add_model_routes(router: APIRouter, registry: Registry) -> None:
 
 
 def _add_health_routes(router: APIRouter, registry: Registry) -> None:
+    @router.head("/health/live", include_in_schema=False)
     @router.get("/health/live", summary="Is the process up?", tags=["health"], response_model_exclude_none=True)
     async def live() -> Health:
         """200 while the process answers at all."""
         return Health(status="live")
 
+    @router.head("/health/ready", include_in_schema=False)
     @router.get("/health/ready", summary="May traffic be sent here?", tags=["health"], responses={503: {"model": Health}})
     async def ready() -> Response:
-        """200 when every model that was in the store at the start has a proven version that serves; else 503."""
+        """200 when every model that can be proven serves, at least one; else 503. `reason` names models that do not serve."""
         health = _health(registry)
         return JSONResponse(health.model_dump(exclude_none=True), status_code=200 if registry.ready else 503)
 
@@ -171,13 +173,13 @@ def _require_readable(registry: Registry) -> None:
 
 
 def _health(registry: Registry) -> Health:
+    missing = ", ".join(sorted(model.name for model in registry.models.values() if model.served is None))
     if registry.ready:
-        return Health(status="ready")
+        return Health(status="ready", reason=f"no proven version of {missing}" if missing else None)
     if registry.error:
         return Health(status="not ready", reason="the model store can not be read")
     if not registry.loaded:
         return Health(status="not ready", reason="the models are being loaded")
-    missing = ", ".join(sorted(model.name for model in registry.models.values() if model.served is None))
     return Health(status="not ready", reason=f"no proven version of {missing}" if missing else "the store holds no model")
 
 
@@ -200,14 +202,17 @@ def _detail(registry: Registry, model: ServedModel) -> ModelDetail:
         pointing = {alias: aliases.version(alias) for alias in aliases.names()}
     except ModelStoreError:
         logger.exception("the store could not be read for GET /v1/models/%s", model.name)
-        numbers, pointing = [], {}
-    versions = [_version_state(number, model) for number in sorted({*numbers, *model.errors})]
+        numbers, pointing = [], None
+        model = replace(model, error="the model store can not be read at the moment")
+    serving = [model.served.version.number] if model.served else []
+    versions = [_version_state(number, model) for number in sorted({*numbers, *model.errors, *serving})]
     if model.served is None:
         return ModelDetail(**summary, layer=model.layer, reason=model.error, versions=versions, aliases=pointing)
     manifest = model.served.version.manifest
     return ModelDetail(
         **summary,
         layer=model.layer,
+        reason=model.error,
         versions=versions,
         aliases=pointing,
         proof=manifest.proof,

@@ -88,9 +88,9 @@ class ModelDetail(ModelSummary):
     """What a model's serving version is, where it comes from and what its gates found."""
 
     layer: Literal["published", "built-in"] | None = None
-    reason: Annotated[str | None, Field(description="Why nothing serves, where it is not one version's fault.")] = None
+    reason: Annotated[str | None, Field(description="What is wrong, where it is not one version's fault.")] = None
     versions: list[VersionState]
-    aliases: dict[str, int | None]
+    aliases: dict[str, int | None] | None
     proof: Literal["proven", "unproven"] | None = None
     class_names: list[str] | None = None
     input: Input | None = None

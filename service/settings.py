@@ -37,11 +37,15 @@ class Settings(BaseSettings):
     ] = 256 * MEBIBYTE
     max_pixels: Annotated[
         int,
-        Field(ge=1, le=PILLOW_MAX_PIXELS, description="Pixels of one image, by its header. Decoding takes 3 to 4 bytes for each."),
+        Field(
+            ge=1,
+            le=PILLOW_MAX_PIXELS,
+            description="Pixels of one image, by its header. A decode worker needs up to 16 bytes for each.",
+        ),
     ] = DEFAULT_MAX_PIXELS
     max_images: Annotated[int, Field(ge=1, description="Images in one request. Clients with more send several requests.")] = 64
     max_queue_size: Annotated[
-        int, Field(ge=1, description="Images accepted and not yet answered. More are refused with 429 instead of waiting in vain.")
+        int, Field(ge=1, description="Images of open requests. More are refused with 429 instead of waiting in vain.")
     ] = 512
     max_batch_size: Annotated[
         int, Field(ge=1, description="Upper bound of a batch; the model's own bound counts where it is lower.")
@@ -54,7 +58,7 @@ class Settings(BaseSettings):
         float, Field(gt=0, description="A request that is not answered by then gets 504, and its images are not computed.")
     ] = 30.0
     body_timeout_seconds: Annotated[
-        float, Field(gt=0, description="How long a client may take to send its body; slow senders get 408.")
+        float, Field(gt=0, description="How long a client may take over its headers, and then over its body; slow senders get 408.")
     ] = 30.0
     shutdown_seconds: Annotated[
         int, Field(ge=0, description="How long open requests may take to end after SIGTERM. Below your supervisor's kill time.")

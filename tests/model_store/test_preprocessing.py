@@ -363,7 +363,7 @@ class TestPixelBombs:
     @pytest.mark.parametrize("side", [16000, 10000, 9000])  # Pillow refuses, Pillow warns, we refuse
     def test_a_bomb_is_refused_by_its_header(self, image_format: str, side: int, harmless: dict[str, bytes]) -> None:
         """A header that promises more pixels than allowed is refused before a pixel is decoded, in every format."""
-        with pytest.raises(TooManyPixelsError, match="pixels; at most 67,108,864 are allowed"):
+        with pytest.raises(TooManyPixelsError, match="pixels; at most 52,428,800 are allowed"):
             prepare(with_size(harmless[image_format], side, side), SMALL)
 
     @pytest.mark.parametrize("size", [(60000, 60000), (2**31 - 1, 2**31 - 1), (1, 2**31 - 1)])
@@ -516,3 +516,20 @@ class TestDamage:
     def test_garbage_behind_a_signature_is_refused(self, head: bytes, data: bytes) -> None:
         """Any bytes behind a real signature are an ImageError, or by a great chance an image."""
         outcome(head + data)
+
+
+def test_a_png_of_countless_chunks_is_refused_by_its_header() -> None:
+    """Every chunk before the pixels may inflate to a megabyte; no real image has hundreds."""
+    data = encode(Image.new("RGB", (4, 4)), "PNG")
+    chunk = struct.pack(">I", 0) + b"teSt" + struct.pack(">I", zlib.crc32(b"teSt"))
+    few, many = (data[:33] + chunk * count + data[33:] for count in (100, 300))
+    spec = Preprocessing(resize=4, crop_height=4, crop_width=4)
+    assert prepare(few, spec).shape == (4, 4, 3)
+    with pytest.raises(ImageCorruptError, match="chunks before its pixels"):
+        prepare(many, spec)
+
+
+def test_premultiplied_grey_is_converted() -> None:
+    """TIFF's mode La, which Pillow converts to no other mode but LA."""
+    image = Image.new("LA", (3, 3), (200, 255)).convert("La")
+    assert preprocessing.to_rgb(image, (0, 0, 0)).getpixel((1, 1)) == (200, 200, 200)

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from service.errors import BadRequestError, BodyTimeoutError, ServiceError, TooLargeError, UnsupportedMediaError
-from service.images import Encoded, check_headers, read_body, read_images
+from service.images import Encoded, JsonBody, check_headers, read_body, read_images
 
 RED, GREEN = plain("red"), plain("green")
 
@@ -134,13 +134,23 @@ def test_encoded_bodies_are_refused_by_their_header(headers: dict[str, str]) -> 
 @pytest.mark.parametrize("headers", [{}, {"content-encoding": "identity"}, {"content-encoding": "Identity"}])
 def test_plain_bodies_pass(headers: dict[str, str]) -> None:
     """No coding and `identity`, in any case (RFC 9110, 8.4.1), are the same."""
-    assert check_headers(Headers(headers | {"content-length": "100"}), 100) == 100
+    check_headers(Headers(headers | {"content-length": "100"}), 100)
 
 
 def test_announced_length_over_the_limit_is_refused() -> None:
     """One byte more than allowed is refused by the header."""
     with pytest.raises(TooLargeError):
         check_headers(Headers({"content-length": "101"}), 100)
+
+
+@pytest.mark.parametrize("item", ["1", "{}", "[]", '{"x": 1}', '{"b64": ""}'])
+def test_a_json_body_of_countless_items_is_refused_before_it_is_parsed(item: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small items by the million would cost gigabytes as objects; their number is read off the bytes."""
+    monkeypatch.setattr(JsonBody, "model_validate_json", lambda _: pytest.fail("it was parsed"))
+    body = f'{{"images": [{",".join([item] * 100_000)}]}}'.encode()
+    with pytest.raises((BadRequestError, TooLargeError)) as caught:
+        read_images(Headers({"content-type": "application/json"}), body, 4)
+    assert caught.value.code == ("too_many_images" if "b64" in item else "malformed_json")
 
 
 def request_with(chunks: AsyncIterator[bytes]) -> Request:

@@ -13,8 +13,8 @@ from colour_model import labels, make_store, plain, publish
 from PIL import Image
 from server_process import PATIENCE_SECONDS
 
-from model_store.preprocessing import Pixels
-from model_store.preprocessing import to_pixels as real_to_pixels
+from model_store.manifest import Preprocessing
+from model_store.preprocessing import Pixels, prepare
 from model_store.store import ModelStore
 from service import prediction
 
@@ -159,14 +159,13 @@ async def test_large_images_decode_beside_the_event_loop(colour_store: ModelStor
     """A large image is decoded by a worker: while it is held there, a small one is answered."""
     entered, gate = threading.Event(), threading.Event()
 
-    def held_to_pixels(image: Image.Image, spec: object) -> Pixels:
-        if image.width > 1000:
-            entered.set()
-            assert gate.wait(PATIENCE_SECONDS)
-        return real_to_pixels(image, spec)
+    def held_prepare(image: bytes, spec: Preprocessing, max_pixels: int) -> Pixels:
+        entered.set()
+        assert gate.wait(PATIENCE_SECONDS)
+        return prepare(image, spec, max_pixels)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prediction, "to_pixels", held_to_pixels)
+        patch.setattr(prediction, "prepare", held_prepare)
         async with started(colour_store.root) as application:
             large = asyncio.create_task(application.client.post("/v1/predict", content=plain("blue", size=(1100, 400))))
             assert await asyncio.to_thread(entered.wait, PATIENCE_SECONDS)
@@ -181,14 +180,14 @@ async def test_thin_images_that_grow_in_the_resize_decode_beside_the_event_loop(
     publish(store)
     threads = []
 
-    def noted_to_pixels(image: Image.Image, spec: object) -> Pixels:
+    def noted_prepare(image: bytes, spec: Preprocessing, max_pixels: int) -> Pixels:
         threads.append(threading.current_thread())
-        return real_to_pixels(image, spec)
+        return prepare(image, spec, max_pixels)
 
     thin = io.BytesIO()
     Image.new("RGB", (1, 16_000), (255, 0, 0)).save(thin, "PNG")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prediction, "to_pixels", noted_to_pixels)
+        patch.setattr(prediction, "prepare", noted_prepare)
         async with started(store.root) as application:
             response = await application.client.post("/v1/predict", content=thin.getvalue())
     assert labels(response.json()["results"]) == ["red"]

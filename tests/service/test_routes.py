@@ -33,3 +33,14 @@ def test_health_is_two_answers(client: httpx.Client) -> None:
 def test_server_does_not_name_its_software(client: httpx.Client) -> None:
     """No Server header tells a stranger what to attack."""
     assert "server" not in client.get("/health/live").headers
+
+
+def test_health_answers_head_requests(client: httpx.Client) -> None:
+    """Load balancers ask with HEAD."""
+    assert [client.head(f"/health/{name}").status_code for name in ("live", "ready")] == [200, 200]
+
+
+def test_a_trailing_slash_is_no_redirect(client: httpx.Client) -> None:
+    """A redirect would lead to whatever Host the client has sent, and take the photo there."""
+    response = client.post("/v1/predict/", headers={"Host": "elsewhere.example"}, content=b"x")
+    assert (response.status_code, response.json()["code"]) == (404, "route_not_found")
