@@ -50,6 +50,7 @@ format: $(TRAINING)/.installed ## Format the code
 
 bench: $(SERVICE)/.installed ## Measure this machine and write benchmarks/RESULTS.md
 	$(SERVICE)/bin/python benchmarks/startup.py
+	PYTHONPATH=. $(SERVICE)/bin/python benchmarks/decode_memory.py
 
 builtin: $(TRAINING)/.installed ## Train the built-in model anew and put it in model_store/builtin
 	rm -rf build/store

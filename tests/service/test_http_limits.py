@@ -79,7 +79,7 @@ def test_large_image_is_decoded_right(client: httpx.Client) -> None:
 
 def test_slow_sender_gets_408(colour_store: ModelStore) -> None:
     """A client that stops sending is answered with 408, and its neighbour is served."""
-    arguments = ("--store", colour_store.root, "--builtin", "false", "--body-timeout-seconds", "0.5")
+    arguments = ("--store", colour_store.root, "--builtin", "false", "--body-timeout-seconds", "1.5")
     with running(*arguments) as server, server.announced().connect() as slow, server.connect() as quick:
         slow.sendall(request_head(Content_Length=1000) + RED[:10])
         quick.sendall(request_head(Content_Length=len(RED)) + RED)

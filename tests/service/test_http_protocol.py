@@ -52,7 +52,7 @@ def test_heads_follow_each_other_on_one_connection(limited_server: ServerProcess
 @pytest.mark.parametrize("begin", [b"", b"POST /v1/pre", b"POST / HTTP/1.1\r\nHost: x\r\n"], ids=["nothing", "line", "headers"])
 def test_a_head_that_does_not_come_is_not_waited_for(colour_store: ModelStore, begin: bytes) -> None:
     """A client that connects and does not ask is let go of."""
-    arguments = ("--store", colour_store.root, "--builtin", "false", "--body-timeout-seconds", "0.5")
+    arguments = ("--store", colour_store.root, "--builtin", "false", "--body-timeout-seconds", "1.5")
     with running(*arguments) as server, server.announced().connect() as connection:
         connection.sendall(begin)
         assert connection.recv(100) == b"", "the server has closed the connection"

@@ -1,0 +1,84 @@
+"""How much memory `prepare` needs at its peak, in bytes a pixel, by kind of image: what `max_pixels` is to be multiplied with.
+
+Each image is decoded in a process of its own; the figure is the growth of its peak resident memory. Appends to
+benchmarks/RESULTS.md.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+from model_store.manifest import Preprocessing
+from model_store.preprocessing import prepare
+
+ROOT = Path(__file__).parent.parent
+WIDTH, HEIGHT = 6000, 4000
+SPEC = Preprocessing(resize=256, crop_height=224, crop_width=224)
+
+
+def make_images(folder: Path) -> dict[str, Path]:
+    """One file of each kind, all of the same size."""
+    grey = Image.linear_gradient("L").resize((WIDTH, HEIGHT))
+    colour = Image.merge("RGB", (grey, grey.rotate(180), grey))
+    alpha = colour.copy()
+    alpha.putalpha(grey)
+    images = {
+        "JPEG": (colour, "JPEG", {}),
+        "JPEG, progressive": (colour, "JPEG", {"progressive": True}),
+        "JPEG, CMYK": (colour.convert("CMYK"), "JPEG", {}),
+        "PNG": (colour, "PNG", {"compress_level": 1}),
+        "PNG with transparency": (alpha, "PNG", {"compress_level": 1}),
+        "PNG, 16-bit grey": (grey.convert("I;16"), "PNG", {"compress_level": 1}),
+        "WebP": (colour, "WEBP", {"method": 0}),
+    }
+    paths = {}
+    for number, (kind, (image, file_format, options)) in enumerate(images.items()):
+        paths[kind] = folder / f"{number}.{file_format.lower()}"
+        image.save(paths[kind], file_format, **options)
+    return paths
+
+
+def decode(path: Path) -> None:
+    """Decode one image and print by how many bytes the peak grew."""
+    data = path.read_bytes()
+    before = peak_bytes()
+    prepare(data, SPEC)
+    print(peak_bytes() - before)
+
+
+def peak_bytes() -> int:
+    """The highest resident memory of this process so far."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+
+
+def main() -> None:
+    """Measure every kind, or with a path decode that file."""
+    if len(sys.argv) > 1:
+        decode(Path(sys.argv[1]))
+        return
+    rows = ["| image | peak, bytes a pixel |", "|---|---|"]
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, path in make_images(Path(folder)).items():
+            command = [sys.executable, __file__, str(path)]
+            grown = int(subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, check=True).stdout)
+            rows.append(f"| {kind} | {grown / (WIDTH * HEIGHT):.1f} |")
+    text = [
+        "",
+        "## Memory to decode",
+        "",
+        f"`prepare` on one image of {WIDTH}x{HEIGHT} pixels, in a process of its own.",
+        "",
+        *rows,
+        "",
+    ]
+    with open(ROOT / "benchmarks/RESULTS.md", "a") as results:
+        results.write("\n".join(text))
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()
