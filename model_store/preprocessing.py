@@ -106,6 +106,8 @@ def open_image(data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_P
     except UnidentifiedImageError:
         raise ImageTruncatedError(f"the data begins like {promised} but holds no complete header ({len(data)} bytes)") from None
     except _DECODE_FAULTS as error:
+        if _ends_early(promised, data):
+            raise ImageTruncatedError(f"the {promised} data ends before the image does ({len(data)} bytes)") from None
         raise ImageCorruptError(f"the {promised} header is damaged: {_reason(error)}") from None
     width, height = image.size
     if width * height > max_pixels:
@@ -184,6 +186,13 @@ def crop(image: Image.Image, spec: Preprocessing, offset: int = 0) -> Pixels:
     top = round((image.height - spec.crop_height) / 2) + offset
     left = round((image.width - spec.crop_width) / 2) + offset
     return np.asarray(image.crop((left, top, left + spec.crop_width, top + spec.crop_height)))
+
+
+def _ends_early(promised: str, data: bytes) -> bool:
+    """Whether a format that says how long it is, or how it ends, has been cut; only asked when it could not be opened."""
+    if promised == "WEBP":
+        return len(data) < 8 + int.from_bytes(data[4:8], "little")
+    return promised == "PNG" and b"IEND" not in data
 
 
 def _check_png_chunks(data: bytes) -> None:

@@ -533,3 +533,11 @@ def test_premultiplied_grey_is_converted() -> None:
     """TIFF's mode La, which Pillow converts to no other mode but LA."""
     image = Image.new("LA", (3, 3), (200, 255)).convert("La")
     assert preprocessing.to_rgb(image, (0, 0, 0)).getpixel((1, 1)) == (200, 200, 200)
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("PNG", 20), ("PNG", 40), ("WEBP", 30), ("WEBP", -1)])
+def test_what_was_cut_is_called_truncated(kind: str, kept: int) -> None:
+    """Also where Pillow reads the missing bytes while it opens the image."""
+    data = encode(Image.fromarray(np.arange(40 * 40 * 3, dtype=np.uint8).reshape(40, 40, 3)), kind)
+    with pytest.raises(ImageTruncatedError):
+        prepare(data[:kept], Preprocessing(resize=4, crop_height=4, crop_width=4))
