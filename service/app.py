@@ -1,7 +1,6 @@
 """`create_app(settings)`: the only place that knows every part and puts them together."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -15,11 +14,11 @@ from service.cpu_limit import cpu_limit
 from service.documentation import add_documentation
 from service.prediction import Predictor
 from service.problems import add_error_handlers
-from service.registry import EngineOptions, Registry
+from service.registry import Registry
 from service.routes import build_router
+from service.served_version import EngineOptions
 from service.settings import Settings
-
-logger = logging.getLogger(__name__)
+from service.watcher import watch
 
 DESCRIPTION = """Answers a photo with labels: **POST** an image to `/v1/predict`.
 
@@ -43,17 +42,11 @@ def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambd
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async def load() -> None:
-            try:
-                await asyncio.to_thread(registry.load)
-                on_loaded(registry)
-            except Exception:
-                registry.error = "loading the models failed"
-                logger.exception(registry.error)
-
-        loading = asyncio.create_task(load())
+        stopping = asyncio.Event()
+        watching = asyncio.create_task(watch(registry, settings.store_poll_seconds, stopping, on_loaded))
         yield
-        await loading
+        stopping.set()
+        await watching
         await asyncio.to_thread(registry.close)
         decoders.shutdown()
 

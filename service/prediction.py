@@ -20,7 +20,8 @@ from service.batcher import Answer
 from service.errors import BadRequestError, DeadlineExceededError, EveryImageFailedError, ServiceError, describe
 from service.images import Encoded, check_headers, read_body, read_images
 from service.postprocessing import rank
-from service.registry import Registry, ServedVersion
+from service.registry import Registry
+from service.served_version import ServedVersion
 from service.settings import Settings
 
 DEFAULT_TOP_K: Final = 5
@@ -58,7 +59,7 @@ class Predictor:
             body = await read_body(request, settings.max_body_bytes, settings.body_timeout_seconds, hold)
             images = read_images(request.headers, body, settings.max_images)
             received = time.monotonic()
-            with self._admission.queue(len(images)), self._registry.find(model, version).lease() as served:
+            with self._admission.queue(len(images)), self._registry.lease(model, version) as served:
                 deadline = began + settings.deadline_seconds
                 work = asyncio.ensure_future(self._classify_all(images, served, deadline))
                 outcomes = await _unless_disconnected(request, work, deadline)

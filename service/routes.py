@@ -9,12 +9,12 @@ from pydantic import BeforeValidator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from model_store.errors import InvalidNameError, ModelStoreError
+from model_store.errors import InvalidNameError, ModelNotFoundError, ModelStoreError
 from model_store.manifest import parse_version
 from service.errors import NotFoundError, NotReadyError
 from service.images import FIELD
 from service.prediction import DEFAULT_TOP_K, Predictor
-from service.registry import Registry, ServedModel
+from service.registry import Registry
 from service.schemas import (
     Health,
     ModelDetail,
@@ -24,6 +24,7 @@ from service.schemas import (
     Problem,
     VersionState,
 )
+from service.served_model import ServedModel
 
 logger = logging.getLogger(__name__)
 
@@ -168,19 +169,20 @@ def _add_health_routes(router: APIRouter, registry: Registry) -> None:
 
 
 def _require_readable(registry: Registry) -> None:
-    if registry.error:
+    if registry.error and not registry.loaded:
         raise NotReadyError("the model store can not be read; the server's log says why")
 
 
 def _health(registry: Registry) -> Health:
     missing = ", ".join(sorted(model.name for model in registry.models.values() if model.served is None))
+    reasons = ["the model store can not be read"] if registry.error else []
+    if missing and registry.loaded:
+        reasons.append(f"no proven version of {missing}")
     if registry.ready:
-        return Health(status="ready", reason=f"no proven version of {missing}" if missing else None)
-    if registry.error:
-        return Health(status="not ready", reason="the model store can not be read")
-    if not registry.loaded:
+        return Health(status="ready", reason="; ".join(reasons) or None)
+    if not registry.loaded and not registry.error:
         return Health(status="not ready", reason="the models are being loaded")
-    return Health(status="not ready", reason=f"no proven version of {missing}" if missing else "the store holds no model")
+    return Health(status="not ready", reason="; ".join(reasons) or "the store holds no model")
 
 
 def _summary(registry: Registry, model: ServedModel) -> dict[str, Any]:
@@ -200,6 +202,8 @@ def _detail(registry: Registry, model: ServedModel) -> ModelDetail:
         numbers = registry.store.versions(model.name)
         aliases = registry.store.aliases(model.name)
         pointing = {alias: aliases.version(alias) for alias in aliases.names()}
+    except ModelNotFoundError:
+        numbers, pointing = [], None  # it is gone from the store, and what still serves of it is shown
     except ModelStoreError:
         logger.exception("the store could not be read for GET /v1/models/%s", model.name)
         numbers, pointing = [], None
@@ -227,8 +231,8 @@ def _detail(registry: Registry, model: ServedModel) -> ModelDetail:
 
 
 def _version_state(number: int, model: ServedModel) -> VersionState:
+    if reason := model.errors.get(number):  # first: the built-in version that serves may have the number of one that failed
+        return VersionState(version=number, state="error", reason=reason)
     if model.served and model.served.version.number == number:
         return VersionState(version=number, state="ready")
-    if reason := model.errors.get(number):
-        return VersionState(version=number, state="error", reason=reason)
     return VersionState(version=number, state="available")

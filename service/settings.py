@@ -24,6 +24,14 @@ class Settings(BaseSettings):
     store: Annotated[
         Path, Field(description="The model store's root. The built-in models lie under it, so an empty one serves too.")
     ] = DEFAULT_ROOT
+    store_poll_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=3600,
+            description="How often the store is looked at for new versions and moved aliases. 0 looks only at the start.",
+        ),
+    ] = 2.0
     builtin: Annotated[bool, Field(description="Also serve the models that ship with the project.")] = True
     default_model: Annotated[
         str | None,

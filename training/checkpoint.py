@@ -13,14 +13,14 @@ NAME = "checkpoint.pt"
 
 
 def save_checkpoint(run: RunDirectory, state: dict[str, Any]) -> None:
-    """Replace the run's checkpoint in one step; a crash leaves the one before."""
+    """Replace the run's checkpoint in one step; a crash or a full disk leaves the one before."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    run.write(NAME, buffer.getvalue())
+    run.write(NAME, buffer.getbuffer())
 
 
 def load_checkpoint(run: RunDirectory) -> dict[str, Any] | None:
-    """The run's newest checkpoint, or None where no epoch has ended yet. Loads tensors and plain values only.
+    """The run's newest checkpoint, or None where there is none yet. Loads tensors and plain values only.
 
     Raises RunError where the file is damaged.
     """
@@ -28,6 +28,6 @@ def load_checkpoint(run: RunDirectory) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(run.path / NAME, weights_only=True, map_location="cpu")
-    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError) as error:
         raise damaged(run.path / NAME, error) from None
     return state

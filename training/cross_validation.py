@@ -1,13 +1,14 @@
 """Cross-validation: how well a recipe does on data that none of its trainings saw, each image tested exactly once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from training.data import load_data, stratified_folds
 from training.evaluation import evaluate, wilson_interval
-from training.run_directory import Config, RunDirectory
+from training.process import ALONE, Process
+from training.run_data import CHECK, SPLIT, open_run_data
+from training.run_directory import RunDirectory
+from training.split import stratified_folds, write_split
 from training.train import Progress, train
 
 
@@ -31,18 +32,28 @@ class CrossValidation:
 
 
 def cross_validate(
-    directory: Path, config: Config, folds: int, report: Callable[[int, Progress], None] = lambda *_: None
+    run: RunDirectory,
+    folds: int,
+    report: Callable[[int, Progress], None] = lambda *_: None,
+    process: Process = ALONE,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> CrossValidation:
-    """Train and evaluate once per fold, each in a run's directory of its own under `directory`; publishes nothing."""
-    data = load_data(config.data)
+    """Train and evaluate once per fold, each in a run's directory of its own inside the run's; publishes nothing.
+
+    Splits that the data gives are put together again. Called again on the same run it goes on where it was cut.
+    """
+    data = open_run_data(run, process=process)
     accuracies, correct = [], 0
-    for number, split in enumerate(stratified_folds(data.labels, folds), start=1):
-        run = RunDirectory(directory / f"fold-{number}")
-        run.path.mkdir(parents=True)
-        run.write_config(config)
-        run.write_split(split, data.digest)
-        train(run, data, partial(report, number))
-        figures = evaluate(run, data)
+    for number, split in enumerate(stratified_folds(data.images, data.scan.facts, data.left_out, folds), start=1):
+        fold = RunDirectory(run.path / f"fold-{number}")
+        if process.first and not fold.has(CHECK):
+            fold.path.mkdir(exist_ok=True)
+            fold.write_config(run.config())
+            fold.write(SPLIT, write_split(split, data.images, data.left_out))
+            fold.write(CHECK, run.file(CHECK, "check").read_bytes())
+        process.wait()
+        train(fold, replace(data, split=split), lambda progress, number=number: report(number, progress), process, interrupted)  # type: ignore[misc]
+        figures = evaluate(fold, replace(data, split=split), process)
         accuracies.append(figures["top1"])
         correct += round(figures["top1"] * figures["test_images"])
-    return CrossValidation(tuple(accuracies), correct, len(data.labels))
+    return CrossValidation(tuple(accuracies), correct, len(data.images) - len(data.left_out))

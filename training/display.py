@@ -1,7 +1,10 @@
 """What a person sees of a run: a live bar on a terminal, a line an epoch in a log, and tables."""
 
+import time
+from collections.abc import Callable
+from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -10,15 +13,20 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from model_store.manifest import Check
+from training.check import check_table
 from training.cross_validation import CrossValidation
+from training.rate_finder import RateCurve
+from training.run_data import RunData
+from training.tracking import Trackers
 from training.train import Progress
 
 
 class TrainingDisplay:
     """Shows progress while it is entered; call it with each report."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, trackers: Trackers | None = None) -> None:
         self._console = console
+        self._trackers = trackers
         self._bar = Bar(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=None),
@@ -31,23 +39,61 @@ class TrainingDisplay:
 
     def __call__(self, progress: Progress, title: str = "training") -> None:
         """Show where the run stands."""
-        total = progress.epochs * progress.steps
-        done = (progress.epoch - 1) * progress.steps + progress.step
-        figures = f"loss {progress.loss:.4f}  accuracy {progress.accuracy:6.2%}  {progress.images_per_second:5.0f} images/s"
+        if progress.notice:
+            self.say(progress.notice)
+        if progress.forecast:
+            self.say(
+                f"forecast: {timedelta(seconds=round(progress.forecast.seconds))} to go, done at "
+                f"{time.strftime('%H:%M', time.localtime(time.time() + progress.forecast.seconds))}; "
+                f"{progress.forecast.peak_bytes / 1e9:.1f} GB of memory at most so far"
+            )
+        total = progress.total_steps
+        accuracy = "" if progress.accuracy is None else f"  accuracy {progress.accuracy:6.2%}"
+        figures = f"loss {progress.loss:.4f}{accuracy}  {progress.images_per_second:5.0f} images/s"
         described = f"{title}: epoch {progress.epoch}/{progress.epochs}"
+        stepped = f"{described} step {progress.step}/{progress.steps}"
         if self._task is None:
-            self._task = self._bar.add_task(described, total=total, figures=figures)
-        self._bar.update(self._task, completed=done, description=described, figures=figures)
+            self._task = self._bar.add_task(stepped, total=total, figures=figures)
+        self._bar.update(self._task, completed=progress.run_step, description=stepped, figures=figures)
         if progress.metrics:
+            self._track(progress.metrics)
             validation = f"validation {progress.metrics['validation_top1']:6.2%}, loss {progress.metrics['validation_loss']:.4f}"
-            self.say(f"{described:28}  {figures}  {validation}")
-        if done == total and progress.metrics:
+            left = timedelta(seconds=round(progress.seconds_left))
+            self.say(f"{described:28}  {figures}  {validation}  {left} left")
+        if progress.run_step == total and progress.metrics:
             self._bar.remove_task(self._task)
             self._task = None
+
+    def _track(self, metrics: dict[str, Any]) -> None:
+        if self._trackers is not None:
+            figures = {name: float(value) for name, value in metrics.items() if value is not None and name != "epoch"}
+            self._trackers.log(metrics["epoch"], figures)
 
     def announce(self, step: str) -> None:
         """Say which step begins."""
         self._console.print(f"[bold]{step}[/bold]")
+
+    def count(self, what: str) -> Callable[[int, int], None]:
+        """A bar for work on so many images; it is gone when the last is done."""
+        task: TaskID | None = None
+
+        def advance(done: int, of: int) -> None:
+            nonlocal task
+            if task is None and done < of:
+                task = self._bar.add_task(what, total=of, figures="")
+            if task is not None:
+                self._bar.update(task, completed=done, total=of, figures=f"{done:,} of {of:,}")
+                if done >= of:
+                    self._bar.remove_task(task)
+                    task = None
+
+        return advance
+
+    def show_data(self, data: RunData) -> None:
+        """Show what was found in the data, what was left out, and how it was split."""
+        self._console.print(check_table(data.findings))
+        sizes = ", ".join(f"{len(indices):,} {name}" for name, indices in vars(data.split).items())
+        self.say(f"{len(data.images.class_names)} classes; {sizes}; {len(data.left_out):,} left out (check.json lists them)")
 
     def show_checks(self, checks: tuple[Check, ...]) -> None:
         """Show the gates' table."""
@@ -63,6 +109,28 @@ class TrainingDisplay:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.stop()
+        if self._trackers is not None:
+            self._trackers.close(finished=kind is None)
+
+
+class Silence:
+    """The display of every process but the first."""
+
+    def __call__(self, progress: Progress) -> None:
+        """Say nothing."""
+
+    def announce(self, step: str) -> None:
+        """Say nothing."""
+
+    def count(self, what: str) -> Callable[[int, int], None]:  # noqa: ARG002
+        """Count for nobody."""
+        return lambda *_: None
+
+    def show_data(self, data: RunData) -> None:
+        """Say nothing."""
+
+    def show_checks(self, checks: tuple[Check, ...]) -> None:
+        """Say nothing."""
 
 
 def checks_table(checks: tuple[Check, ...]) -> Table:
@@ -85,4 +153,14 @@ def cross_validation_table(result: CrossValidation) -> Table:
     low, high = result.interval
     table.add_row("mean", f"{result.mean:.2%}")
     table.add_row("all images", f"{result.correct} of {result.images}; 95 % Wilson interval {low:.2%} to {high:.2%}")
+    return table
+
+
+def rate_table(curve: RateCurve) -> Table:
+    """The loss at rates that rise, as a bar each: where it is lowest, and where it runs away."""
+    table = Table("learning rate", "loss", "", title="learning-rate finder")
+    rows = range(0, len(curve.rates), max(1, len(curve.rates) // 24))
+    highest = max(curve.losses)
+    for row in rows:
+        table.add_row(f"{curve.rates[row]:.2g}", f"{curve.losses[row]:.3f}", "█" * round(40 * curve.losses[row] / highest))
     return table

@@ -7,6 +7,9 @@
     ├── RecipeError         a recipe file with an unknown or missing value
     ├── RunError            a run's directory is missing a step, or was made with another configuration
     ├── DivergedError       the loss is not finite any more
+    ├── InterruptedRunError a person or a supervisor stopped the run; its checkpoint is written
+    ├── ResumeProofError    a killed and resumed training did not come to the same bits
+    ├── StartError          weights to begin with that can not be had, or are another network's
     ├── ExportError         the exported graph is not the contract's
     └── GateError           a check failed that nobody waived: nothing was published
 """
@@ -30,6 +33,18 @@ class RunError(TrainingError):
 
 class DivergedError(TrainingError):
     """The loss became NaN or infinite."""
+
+
+class InterruptedRunError(TrainingError):
+    """The run was stopped on purpose, after its checkpoint was written."""
+
+
+class ResumeProofError(TrainingError):
+    """A training that was killed and resumed did not come to the weights of an unbroken one."""
+
+
+class StartError(TrainingError):
+    """Weights to begin with that can not be had, or are another network's."""
 
 
 class ExportError(TrainingError):

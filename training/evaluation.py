@@ -8,27 +8,31 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 
-from training.data import ImageSet
+from model_store.manifest import now
+
+from training.process import ALONE, Process
+from training.run_data import RunData
 from training.run_directory import RunDirectory, damaged
-from training.train import load_trained, predict
+from training.weights import load_trained, predict_split
 
 EVALUATION: Final = "evaluation.json"
 LOGITS: Final = "evaluation.npz"
 
 
-def evaluate(run: RunDirectory, data: ImageSet) -> dict[str, Any]:
+def evaluate(run: RunDirectory, data: RunData, process: Process = ALONE) -> dict[str, Any]:
     """Measure the chosen weights on the test split; leaves the figures and the logits.
 
     A run that has been evaluated keeps its figures: the test split is not opened a second time.
     """
     if run.has(EVALUATION):
         return read_figures(run)
-    trained = load_trained(run, len(data.class_names))
-    test = run.split().test
-    logits = predict(trained.model, torch.from_numpy(data.pixels(test)), trained.normalize)
-    labels = torch.from_numpy(data.labels[test])
+    trained = load_trained(run)
+    test = data.split.test
+    logits = predict_split(trained.network.to(process.device), data, test, trained.normalize, process)
+    labels = data.labels(test)
     right = logits.argsort(dim=1, descending=True) == labels[:, None]
     correct = int(right[:, 0].sum())
     figures = {
@@ -38,12 +42,16 @@ def evaluate(run: RunDirectory, data: ImageSet) -> dict[str, Any]:
         "top1_interval": wilson_interval(correct, len(test)),
         "top5": int(right[:, :5].sum()) / len(test),
         "loss": functional.cross_entropy(logits, labels).item(),
-        "best_epoch": trained.best_epoch,
+        "ece": calibration_error(logits.softmax(1), labels),
+        "best_epoch": trained.epoch,
+        "opened_at": now().isoformat(),
     }
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, logits=logits.numpy())
-    run.write(LOGITS, buffer.getvalue())
-    run.write_json(EVALUATION, figures)
+    if process.first:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, logits=logits.numpy())
+        run.write(LOGITS, buffer.getvalue())
+        run.write_json(EVALUATION, figures)
+    process.wait()
     return figures
 
 
@@ -63,6 +71,14 @@ def read_logits(run: RunDirectory) -> NDArray[np.float32]:
             return np.asarray(archive["logits"], np.float32)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise damaged(path, error) from None
+
+
+def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Expected calibration error (Guo et al. 2017): the mean gap of confidence and accuracy over bins of equal width."""
+    confidence, predicted = probabilities.max(dim=1)
+    bin_of = (confidence * bins).long().clamp(max=bins - 1)  # a confidence of exactly 1 belongs to the last bin
+    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, bin_of, confidence.double() - (predicted == labels).double())
+    return gaps.abs().sum().item() / len(labels)
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:

@@ -16,11 +16,11 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
 from model_store.manifest import Input, Outputs
-from training.data import ImageSet
 from training.errors import ExportError
-from training.networks import CifarResNet
+from training.networks import classify, features, fold_remaining_norms
+from training.normalization import Normalization
 from training.run_directory import RunDirectory
-from training.train import Normalization, load_trained
+from training.weights import load_trained
 
 OPSET: Final = 20
 MODEL: Final = "model.onnx"
@@ -32,31 +32,37 @@ OUTPUTS: Final = Outputs(logits=OUTPUT_NAMES[0], features=OUTPUT_NAMES[1])
 class ServedModel(nn.Module):
     """The network behind the contract: uint8 `[batch, height, width, 3]` RGB to logits and the last feature map."""
 
-    def __init__(self, network: CifarResNet, normalize: Normalization) -> None:
+    def __init__(self, network: nn.Module, normalize: Normalization) -> None:
         super().__init__()
-        self.network = network
+        self.network = fold_remaining_norms(network)
         # Scaling before the first convolution, not folded into it: a folded mean is wrong at zero-padded borders.
-        self.register_buffer("multiplier", torch.full((1, 3, 1, 1), 1 / normalize.std))
-        self.register_buffer("addend", torch.full((1, 3, 1, 1), -normalize.mean / normalize.std))
+        self.register_buffer("multiplier", _for_channels(1 / normalize.std))
+        self.register_buffer("addend", _for_channels(-normalize.mean / normalize.std))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `[batch, classes]` and features `[batch, channels, h, w]`."""
         # contiguous(): permuted strides would export the pooling as a chain of gathers
         pixels = images.permute(0, 3, 1, 2).contiguous().float()
-        features = self.network.features(pixels * self.get_buffer("multiplier") + self.get_buffer("addend"))
-        return self.network.classify(features), features
+        last_map = features(self.network, pixels * self.get_buffer("multiplier") + self.get_buffer("addend"))
+        return classify(self.network, last_map), last_map
 
 
-def model_input(data: ImageSet) -> Input:
-    """The input that the data set's preprocessing makes."""
-    return Input(height=data.preprocessing.crop_height, width=data.preprocessing.crop_width)
+def _for_channels(values: Tensor) -> Tensor:
+    """As `[1, 3, h, w]`, with h and w 1 where the values do not depend on the place."""
+    return values.expand(3, *values.shape[-2:]).unsqueeze(0).clone()
 
 
-def export(run: RunDirectory, data: ImageSet) -> Path:
+def model_input(run: RunDirectory) -> Input:
+    """The input that the run's preprocessing makes."""
+    spec = run.config().preprocessing
+    return Input(height=spec.crop_height, width=spec.crop_width)
+
+
+def export(run: RunDirectory) -> Path:
     """Write the run's `model.onnx` and `classifier.npz`. Raises ExportError where the graph is not the contract's."""
-    trained = load_trained(run, len(data.class_names))
-    shape = model_input(data)
-    served = ServedModel(trained.model, trained.normalize).eval()
+    trained = load_trained(run)
+    shape = model_input(run)
+    served = ServedModel(trained.network, trained.normalize).eval()
     program = torch.onnx.export(
         served,
         (torch.zeros(2, shape.height, shape.width, 3, dtype=torch.uint8),),
@@ -75,7 +81,8 @@ def export(run: RunDirectory, data: ImageSet) -> Path:
     data_bytes = onnx_ir.to_proto(cleared).SerializeToString(deterministic=True)
     check_graph(data_bytes, shape)
     buffer = io.BytesIO()
-    np.savez(buffer, weight=trained.model.fc.weight.detach().numpy(), bias=trained.model.fc.bias.detach().numpy())
+    head = trained.network.get_submodule("fc")
+    np.savez(buffer, **{name: parameter.detach().numpy() for name, parameter in head.named_parameters()})
     run.write(CLASSIFIER, buffer.getvalue())
     run.write(MODEL, data_bytes)  # last: where it is, the export is whole
     return run.path / MODEL

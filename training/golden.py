@@ -11,19 +11,18 @@ from dataclasses import dataclass
 from typing import Annotated, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, TypeAdapter, ValidationError
 
 from model_store.manifest import DecodeTolerance, Golden
-from model_store.preprocessing import Pixels, prepare
-from training.data import ImageSet, encode
+from model_store.preprocessing import Pixels, prepare, sniff, to_rgb
+from training.data import encode
+from training.run_data import RunData
 from training.run_directory import RunDirectory, damaged
-from training.train import load_trained, predict
+from training.weights import load_trained, predict
 
 GOLDEN: Final = "golden/golden.json"
-SAMPLES: Final = 5
 _BLOCKS: Final = TypeAdapter(Annotated[tuple[Golden, ...], Field(min_length=1)])
 LOSSLESS: Final = DecodeTolerance(max_abs=2, mean_abs=0.25)
 LOSSY: Final = DecodeTolerance(max_abs=4, mean_abs=1.0)  # JPEG decoders of other builds round differently
@@ -39,13 +38,13 @@ class Probe:
     purpose: str
 
 
-def take_golden(run: RunDirectory, data: ImageSet) -> tuple[Golden, ...]:
+def take_golden(run: RunDirectory, data: RunData) -> tuple[Golden, ...]:
     """Write the golden images, their pixels and the torch network's logits into the run, and return their blocks."""
-    trained = load_trained(run, len(data.class_names))
+    trained = load_trained(run)
     blocks = []
     for probe in [*_samples(run, data), *_scenes()]:
         pixels = prepare(probe.encoded, data.preprocessing)
-        logits = predict(trained.model, torch.from_numpy(pixels[np.newaxis].copy()), trained.normalize)[0]
+        logits = predict(trained.network, [pixels[np.newaxis].copy()], trained.normalize)[0]
         stem = f"golden/{probe.name.split('.', maxsplit=1)[0]}"
         block = Golden(
             image=f"golden/{probe.name}",
@@ -70,16 +69,19 @@ def read_golden(run: RunDirectory) -> tuple[Golden, ...]:
         raise damaged(run.path / GOLDEN, error) from None
 
 
-def _samples(run: RunDirectory, data: ImageSet) -> Iterator[Probe]:
-    """Images of the validation split, of as many classes as there are samples; the last as JPEG."""
-    chosen = run.split().validation
-    _, firsts = np.unique(data.labels[chosen], return_index=True)
-    spread = firsts[np.linspace(0, len(firsts) - 1, min(SAMPLES, len(firsts))).astype(int)]
+def _samples(run: RunDirectory, data: RunData) -> Iterator[Probe]:
+    """Images of the validation split, of as many classes as the config wants samples; the last as JPEG."""
+    chosen, images = data.split.validation, data.images
+    _, firsts = np.unique(images.labels[chosen], return_index=True)
+    spread = firsts[np.linspace(0, len(firsts) - 1, min(run.config().golden_samples, len(firsts))).astype(int)]
     for position, index in enumerate(chosen[spread], start=1):
-        label = data.class_names[data.labels[index]]
-        yield Probe(f"sample-{position}.png", data.encoded[index], f"an image of the validation split, class {label}")
-    image = Image.open(io.BytesIO(data.encoded[chosen[spread[-1]]])).convert("RGB")
-    yield Probe("sample-jpeg.jpg", encode(image, "JPEG", quality=90), "the same image after JPEG")
+        label = images.class_names[images.labels[index]]
+        encoded = images.encoded[index]
+        kind = (sniff(encoded) or "").lower().replace("jpeg", "jpg")
+        yield Probe(f"sample-{position}.{kind}", encoded, f"an image of the validation split, class {label}")
+    if len(spread):
+        image = to_rgb(Image.open(io.BytesIO(images.encoded[chosen[spread[-1]]])), data.preprocessing.background)
+        yield Probe("sample-jpeg.jpg", encode(image, "JPEG", quality=90), "the same image after JPEG")
 
 
 def _scenes() -> Iterator[Probe]:

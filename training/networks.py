@@ -1,85 +1,214 @@
-"""Residual networks: the CIFAR style of He et al. 2015, section 4.2, on torchvision's blocks and names.
+"""Networks by name: residual, plain and pre-activated ones for small images, torchvision's for large ones, used all alike.
 
-6n+2 layers: one 3x3 convolution, three stages of n blocks with 16, 32 and 64 filters on maps of 32, 16 and 8 pixels, global
-average pooling, one fully connected layer. Shortcuts are option A: identity, and where the size changes every second pixel
-and zero channels, so they have no parameters.
+A network's children stand in the order in which they run, `avgpool` and `fc` last, under torchvision's names: what is before
+`avgpool` makes the last feature map, and whatever needs a part of a network finds it there.
 """
 
+import copy
 import re
-from typing import Final
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torchvision.models.resnet import BasicBlock
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import get_model
+from torchvision.models.resnet import BasicBlock, ResNet, conv1x1, conv3x3
 
+from training.blocks import MultiplyAdd, PlainBlock, PreactivationBlock, Subsample
 from training.errors import RecipeError
 
 CIFAR_DEPTHS: Final = (20, 32, 44, 56, 110, 1202)
+PLAIN_LAYERS: Final = {"plain18": (2, 2, 2, 2), "plain34": (3, 4, 6, 3)}  # blocks a stage, as in the residual twins
+IMAGENET: Final = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2"),
+    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", *PLAIN_LAYERS),
+)
+NAMES: Final = (  # and the suffixes that each may have
+    (tuple(f"resnet{depth}" for depth in CIFAR_DEPTHS), ("-b", "-c")),
+    (tuple(f"preresnet{depth}" for depth in CIFAR_DEPTHS), ("-b",)),
+    (tuple(f"plain{depth}" for depth in CIFAR_DEPTHS), ()),
+    (IMAGENET, ("-small",)),
+)
 
 
-class Subsample(nn.Module):
-    """Option A's shortcut: `[n, c, h, w]` to `[n, channels, h/2, w/2]`, the new channels zero (appended after the old)."""
+@dataclass(frozen=True)
+class Architecture:
+    """What a name says. `depth` counts the layers with weights, projections left out; `shortcut` is none in plain networks."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Take every second pixel and pad with zero channels."""
-        return functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.channels - x.shape[1]))
-
-
-class CifarResNet(nn.Module):
-    """A residual network of 6n+2 layers for small images: float `[batch, 3, h, w]` to logits `[batch, classes]`."""
-
-    def __init__(self, depth: int, classes: int) -> None:
-        """`depth` must be 6n+2; raises RecipeError."""
-        super().__init__()
-        if depth < 8 or (depth - 2) % 6:
-            raise RecipeError(f"a CIFAR-style residual network has 6n+2 layers (20, 32, 44, 56, 110, 1202), not {depth}")
-        blocks = (depth - 2) // 6
-        self.conv1 = nn.Conv2d(3, 16, kernel_size=3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = _stage(16, 16, blocks, stride=1)
-        self.layer2 = _stage(16, 32, blocks, stride=2)
-        self.layer3 = _stage(32, 64, blocks, stride=2)
-        self.fc = nn.Linear(64, classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")  # He et al. 2015b; torch's default is 2.4 x smaller
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-
-    def features(self, x: Tensor) -> Tensor:
-        """The last feature map, `[batch, 64, h/4, w/4]`: what class-activation maps are made from."""
-        x = functional.relu(self.bn1(self.conv1(x)))
-        return torch.as_tensor(self.layer3(self.layer2(self.layer1(x))))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits `[batch, classes]`."""
-        return self.classify(self.features(x))
-
-    def classify(self, features: Tensor) -> Tensor:
-        """Global average pooling and the last layer: logits `[batch, classes]` of a feature map."""
-        return torch.as_tensor(self.fc(features.mean((2, 3))))
+    base: str
+    family: str
+    depth: int
+    shortcut: Literal["A", "B", "C"] | None
+    style: Literal["cifar", "imagenet"]
+    image_size: int
 
 
-def build_network(architecture: str, classes: int) -> CifarResNet:
-    """The network that a name like `resnet20` stands for. Raises RecipeError for a name that is not known."""
-    return CifarResNet(parse_depth(architecture), classes)
+def known_architectures() -> tuple[str, ...]:
+    """Every name there is."""
+    return tuple(base + suffix for bases, suffixes in NAMES for suffix in ("", *suffixes) for base in bases)
 
 
-def parse_depth(architecture: str) -> int:
-    """The depth that a name like `resnet20` says. Raises RecipeError for a name that is not known."""
-    match = re.fullmatch(r"resnet(\d+)", architecture, re.ASCII)
-    if match is None or int(match[1]) not in CIFAR_DEPTHS:
-        known = ", ".join(f"resnet{depth}" for depth in CIFAR_DEPTHS)
-        raise RecipeError(f"there is no architecture {architecture!r}; there are {known}")
-    return int(match[1])
+def describe_architectures() -> str:
+    """The names in one sentence, for people."""
+    return "; ".join(", ".join(bases) + (f" (and with {' or '.join(suffixes)})" if suffixes else "") for bases, suffixes in NAMES)
 
 
-def _stage(inplanes: int, planes: int, blocks: int, stride: int) -> nn.Sequential:
-    shortcut = Subsample(planes) if stride != 1 else None
-    rest = [BasicBlock(planes, planes) for _ in range(blocks - 1)]
-    return nn.Sequential(BasicBlock(inplanes, planes, stride, shortcut), *rest)
+def parse_architecture(name: str) -> Architecture:
+    """What a name says. Raises RecipeError, which lists the names, for one that is not known."""
+    if name not in known_architectures():
+        raise RecipeError(f"there is no architecture {name!r}; there are {describe_architectures()}")
+    base, hyphen, ending = name.partition("-")
+    suffix = hyphen + ending
+    family, depth, _ = re.split(r"_?(\d+)", base, maxsplit=1)
+    imagenet = base in IMAGENET
+    shortcuts: dict[str, Literal["A", "B", "C"]] = {"": "B" if imagenet else "A", "-small": "B", "-b": "B", "-c": "C"}
+    return Architecture(
+        base=base,
+        family=family,
+        depth=int(depth),
+        shortcut=None if family == "plain" else shortcuts[suffix],
+        style="imagenet" if imagenet else "cifar",
+        image_size=224 if imagenet and not suffix else 32,
+    )
+
+
+def default_image_size(architecture: str) -> int:
+    """The side, in pixels, of the square images that a network is made for. Raises RecipeError for an unknown name."""
+    return parse_architecture(architecture).image_size
+
+
+def build_network(architecture: str, classes: int, *, zero_init_residual: bool = False) -> nn.Module:
+    """The network that a name stands for, at its start: float `[n, 3, h, w]` to logits `[n, classes]`.
+
+    Names of 20, 32, 44, 56, 110 and 1202 layers are He et al. 2015, section 4.2, with shortcuts of option A; `-b` projects where
+    sizes change, `-c` everywhere; `preresnet` is He et al. 2016. The others are torchvision's, and `plain18` and `plain34` their
+    twins without shortcuts; `-small` gives them a stem for small images: 3x3, stride 1, no pooling.
+
+    Convolutions start normal (He et al. 2015b), by fan-in in the first kind, by fan-out in the second; the head's bias is zero.
+    `zero_init_residual` begins with shortcuts alone (Goyal et al. 2017, section 5.1): it zeroes the last norm of each residual
+    branch or, in pre-activated networks, where none follows it, the last convolution.
+
+    Raises RecipeError for an unknown name, and for `zero_init_residual` in a plain network, which no signal would pass.
+    """
+    parsed = parse_architecture(architecture)
+    if zero_init_residual and parsed.shortcut is None:
+        raise RecipeError(f"{architecture} has no shortcuts, so zero_init_residual would let nothing through")
+    build = _build_cifar if parsed.style == "cifar" else _build_imagenet
+    network = build(parsed, classes, zero_init_residual=zero_init_residual)
+    nn.init.zeros_(network.get_parameter("fc.bias"))
+    return network
+
+
+def features(network: nn.Module, images: Tensor) -> Tensor:
+    """The last feature map, float `[n, channels, h, w]`, of images `[n, 3, h, w]`: what class-activation maps are made from."""
+    for name, child in network.named_children():
+        if name == "avgpool":
+            break
+        images = child(images)
+    return images
+
+
+def classify(network: nn.Module, last_map: Tensor) -> Tensor:
+    """Global average pooling and the last layer: logits `[n, classes]` of what `features` gave."""
+    # mean, not avgpool: it exports as one node whatever the strides are
+    logits: Tensor = network.get_submodule("fc")(last_map.mean((2, 3)))
+    return logits
+
+
+def layer_groups(network: nn.Module) -> list[list[tuple[str, nn.Parameter]]]:
+    """All parameters with their names, in the order of depth: the stem, each stage, the head (`fc` alone)."""
+    groups: list[list[tuple[str, nn.Parameter]]] = [[]]
+    for name, child in network.named_children():
+        if name.startswith("layer") or name == "fc":
+            groups.append([])
+        groups[-1] += child.named_parameters(prefix=name)
+    return groups
+
+
+def count_multiply_adds(network: nn.Module, size: int) -> int:
+    """Multiply-adds for one image `[3, size, size]`, in convolutions and the last layer: half of what torch counts as FLOPs."""
+    shadow = copy.deepcopy(network).to("meta").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        shadow(torch.zeros(1, 3, size, size, device="meta"))
+    return int(counter.get_total_flops()) // 2
+
+
+def fold_remaining_norms(network: nn.Module) -> nn.Module:
+    """A copy in evaluation mode whose batch norms all stand right behind a convolution, into which an exporter folds them.
+
+    The others, which pre-activated networks have, become one multiply and one add a channel.
+    """
+    folded = copy.deepcopy(network).eval()
+    for parent in list(folded.modules()):
+        before: nn.Module | None = None
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d) and not isinstance(before, nn.Conv2d):
+                parent.register_module(name, MultiplyAdd(child))
+            before = child
+    return folded
+
+
+def _build_cifar(architecture: Architecture, classes: int, *, zero_init_residual: bool) -> nn.Sequential:
+    """He et al. 2015, section 4.2: 6n+2 layers, three stages of n blocks with 16, 32, 64 filters on maps of 32, 16, 8 pixels."""
+    preactivated = architecture.family == "preresnet"
+    stem: dict[str, nn.Module] = {"conv1": conv3x3(3, 16)}
+    norm: dict[str, nn.Module] = {"bn1": nn.BatchNorm2d(64 if preactivated else 16), "relu": nn.ReLU(inplace=True)}
+    stages: dict[str, nn.Module] = {
+        "layer1": _stage(architecture, 16, 16),
+        "layer2": _stage(architecture, 16, 32),
+        "layer3": _stage(architecture, 32, 64),
+    }
+    head = {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(64, classes)}
+    body = stages | norm if preactivated else norm | stages
+    network = nn.Sequential(OrderedDict(stem | body | head))
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")  # torch's default is 2.4 x smaller
+    if zero_init_residual:
+        last = "conv2.weight" if preactivated else "bn2.weight"
+        for name, parameter in network.named_parameters():
+            if name.endswith(last):
+                nn.init.zeros_(parameter)
+    return network
+
+
+def _stage(architecture: Architecture, inplanes: int, planes: int) -> nn.Sequential:
+    """Blocks of one width; the first halves the map where it doubles the filters."""
+    first = _block(architecture, inplanes, planes, begins_stage=True)
+    rest = [_block(architecture, planes, planes, begins_stage=False) for _ in range((architecture.depth - 2) // 6 - 1)]
+    return nn.Sequential(first, *rest)
+
+
+def _block(architecture: Architecture, inplanes: int, planes: int, *, begins_stage: bool) -> nn.Module:
+    stride = planes // inplanes
+    if architecture.family == "plain":
+        return PlainBlock(inplanes, planes, stride)
+    shortcut: nn.Module | None = None
+    if architecture.shortcut == "C" or (architecture.shortcut == "B" and stride > 1):
+        shortcut = conv1x1(inplanes, planes, stride)
+    elif stride > 1:
+        shortcut = Subsample(planes)
+    if architecture.family == "preresnet":
+        return PreactivationBlock(inplanes, planes, stride, shortcut, begins_stage=begins_stage)
+    if isinstance(shortcut, nn.Conv2d):
+        shortcut = nn.Sequential(shortcut, nn.BatchNorm2d(planes))
+    block: nn.Module = BasicBlock(inplanes, planes, stride, shortcut)
+    return block
+
+
+def _build_imagenet(architecture: Architecture, classes: int, *, zero_init_residual: bool) -> nn.Module:
+    """The network as torchvision builds it; a plain one is the same with another block."""
+    values: dict[str, Any] = {"num_classes": classes, "zero_init_residual": zero_init_residual}
+    network: nn.Module
+    if layers := PLAIN_LAYERS.get(architecture.base):
+        network = ResNet(PlainBlock, list(layers), **values)
+    else:
+        network = get_model(architecture.base, **values)
+    if architecture.image_size == 32:
+        stem = conv3x3(3, 64)
+        nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+        network.register_module("conv1", stem)
+        network.register_module("maxpool", nn.Identity())
+    return network

@@ -1,19 +1,21 @@
 """The whole path of a run, each step skipped where its artefact is there already."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from model_store.manifest import Check
 from model_store.store import ModelStore
-from training.data import ImageSet, load_data, stratified_split
-from training.errors import RunError
 from training.evaluation import evaluate
 from training.export import MODEL, export
 from training.gates import check_waivers, gate, require_passed
 from training.golden import GOLDEN, take_golden
+from training.process import Process
 from training.publish import Published, check_writable, publish
+from training.report import write_report
+from training.run_data import RunData, open_run_data
 from training.run_directory import RunDirectory
-from training.train import WEIGHTS, Progress, train
+from training.train import Progress, train
+from training.weights import LAST
 
 
 class Display(Protocol):
@@ -25,39 +27,63 @@ class Display(Protocol):
     def announce(self, step: str) -> None:
         """This step begins."""
 
+    def count(self, what: str) -> Callable[[int, int], None]:
+        """A counter (done, of how many) for work on images."""
+
+    def show_data(self, data: RunData) -> None:
+        """The data was checked and split like this."""
+
     def show_checks(self, checks: tuple[Check, ...]) -> None:
         """The gates found this."""
 
 
-def load_run_data(run: RunDirectory) -> ImageSet:
-    """The run's data, with its split fixed the first time. Raises DataError, and RunError where the data has changed since."""
-    data = load_data(run.config().data)
-    if not run.has("split.json"):
-        run.write_split(stratified_split(data.labels), data.digest)
-    if run.read_json("split.json", "resume").get("data_digest") != data.digest:
-        raise RunError(f"{run.path} was begun with other data than {data.name} holds now; start a new run")
+def learn(run: RunDirectory, display: Display, process: Process, interrupted: Callable[[], bool] = lambda: False) -> RunData:
+    """Check the data, train and evaluate: the part that several processes do together. Raises TrainingError."""
+    display.announce("check")
+    data = open_run_data(run, display.count("checking"), process)
+    display.show_data(data)
+    if not run.has(LAST):
+        display.announce("train")
+        train(run, data, display, process, interrupted)
+    display.announce("evaluate")
+    evaluate(run, data, process)
     return data
 
 
-def finish(run: RunDirectory, store: ModelStore, display: Display, waivers: Mapping[str, str], *, promote: bool) -> Published:
-    """Go from wherever the run stands to a published version. Raises TrainingError, ModelStoreError."""
+def publish_learned(
+    run: RunDirectory, data: RunData, store: ModelStore, display: Display, waivers: Mapping[str, str], *, promote: bool
+) -> Published:
+    """Export, gate and publish what was learned. Raises TrainingError, ModelStoreError."""
+    if not run.has(MODEL):
+        display.announce("export")
+        export(run)
+    if not run.has(GOLDEN):
+        take_golden(run, data)
+    display.announce("gate")
+    checks = gate(run, data, waivers)
+    display.show_checks(checks)
+    write_report(run, data, display.count("report"))
+    require_passed(checks)
+    display.announce("publish")
+    return publish(run, data, store, promote=promote)
+
+
+def finish(
+    run: RunDirectory,
+    store: ModelStore,
+    display: Display,
+    waivers: Mapping[str, str],
+    *,
+    promote: bool,
+    interrupted: Callable[[], bool] = lambda: False,
+    process: Process = Process(),
+) -> Published | None:
+    """Go from wherever the run stands to a published version; only the first of several processes publishes."""
     check_waivers(waivers)
+    if not process.first:
+        learn(run, display, process, interrupted)
+        return None
     check_writable(store)
     with run.alone():
-        data = load_run_data(run)
-        if not run.has(WEIGHTS):
-            display.announce("train")
-            train(run, data, display)
-        display.announce("evaluate")
-        evaluate(run, data)
-        if not run.has(MODEL):
-            display.announce("export")
-            export(run, data)
-        if not run.has(GOLDEN):
-            take_golden(run, data)
-        display.announce("gate")
-        checks = gate(run, data, waivers)
-        display.show_checks(checks)
-        require_passed(checks)
-        display.announce("publish")
-        return publish(run, data, store, promote=promote)
+        data = learn(run, display, process, interrupted)
+        return publish_learned(run, data, store, display, waivers, promote=promote)

@@ -11,16 +11,20 @@ from typing import Any, Final
 
 from model_store.aliases import PRODUCTION
 from model_store.errors import ManifestError, PublishError
-from model_store.manifest import Check, Classifier, DataSet, Metrics, Training, Variant, now
+from model_store.manifest import Check, Checkpoint, Classifier, DataSet, Metrics, Training, Variant, now
 from model_store.store import ModelStore
-from training.data import SPLIT_SEED, ImageSet
 from training.evaluation import read_figures
 from training.export import CLASSIFIER, MODEL, OUTPUTS, model_input
 from training.gates import LOGIT_TOLERANCE, MAX_BATCH_SIZE, read_checks, require_passed
 from training.golden import read_golden
+from training.run_data import KNOWN_IMAGES, RunData, known_images
 from training.run_directory import RunDirectory
+from training.split import SPLIT_SEED
+from training.train import read_metrics
+from training.weights import BEST
 
 PUBLISHED: Final = "published.json"
+CHECKPOINT: Final = "checkpoint.safetensors"
 _PACKAGES: Final = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "pillow", "numpy", "scikit-learn")
 
 
@@ -32,7 +36,7 @@ class Published:
     promoted: bool
 
 
-def publish(run: RunDirectory, data: ImageSet, store: ModelStore, *, promote: bool = True) -> Published:
+def publish(run: RunDirectory, data: RunData, store: ModelStore, *, promote: bool = True) -> Published:
     """Seal the run's export under the model's next version; `production` follows where every check passed unwaived.
 
     A run is published once to a store: doing it again finds the version, and finishes what a crash cut off. Raises GateError
@@ -78,29 +82,35 @@ def _find_published(store: ModelStore, model: str, run_id: str) -> int | None:
     return None
 
 
-def _seal(run: RunDirectory, data: ImageSet, store: ModelStore, checks: tuple[Check, ...]) -> int:
+def _seal(run: RunDirectory, data: RunData, store: ModelStore, checks: tuple[Check, ...]) -> int:
     config, golden = run.config(), read_golden(run)
     figures = read_figures(run)
     files: dict[str, Path | bytes] = {name: run.file(name, "export") for name in (MODEL, CLASSIFIER)}
     files |= {path: run.file(path, "export") for block in golden for path in (block.image, block.pixels)}
+    if config.keep_checkpoint:
+        files[CHECKPOINT] = run.file(BEST, "resume")
+        if known := known_images(run, data):
+            files[KNOWN_IMAGES] = known
     manifest: dict[str, Any] = {
         "created_at": now(),
-        "input": model_input(data),
+        "derived_from": config.derived_from,
+        "input": model_input(run),
         "outputs": OUTPUTS,
         "preprocessing": data.preprocessing,
-        "class_names": data.class_names,
+        "class_names": data.images.class_names,
         "max_batch_size": MAX_BATCH_SIZE,
         "variants": (Variant(precision="fp32", file=MODEL, tolerance=LOGIT_TOLERANCE),),
         "classifier": Classifier(file=CLASSIFIER),
+        "checkpoint": Checkpoint(file=CHECKPOINT) if config.keep_checkpoint else None,
         "training": Training(
             run_id=run.run_id,
             command=config.command,
             git_commit=config.git_commit,
             architecture=config.architecture,
-            recipe=config.recipe.model_dump(),
-            data=_describe_data(run, data),
+            recipe=config.recipe.model_dump(mode="json"),
+            data=_describe_data(data),
             seed=config.seed,
-            epochs=config.recipe.epochs,
+            epochs=len(read_metrics(run)),
             best_epoch=figures["best_epoch"],
             packages=config.packages,
         ),
@@ -109,6 +119,7 @@ def _seal(run: RunDirectory, data: ImageSet, store: ModelStore, checks: tuple[Ch
             top1_interval=tuple(figures["top1_interval"]),
             top5=figures["top5"],
             test_images=figures["test_images"],
+            ece=figures["ece"],
             loss=figures["loss"],
         ),
         "gate": checks,
@@ -117,9 +128,12 @@ def _seal(run: RunDirectory, data: ImageSet, store: ModelStore, checks: tuple[Ch
     return store.publish(config.model, manifest, files)
 
 
-def _describe_data(run: RunDirectory, data: ImageSet) -> DataSet:
-    sizes = {name: len(indices) for name, indices in vars(run.split()).items()}
-    return DataSet(name=data.name, digest=data.digest, source=data.source, licence=data.licence, split=sizes, split_seed=SPLIT_SEED)
+def _describe_data(data: RunData) -> DataSet:
+    sizes = {name: len(indices) for name, indices in vars(data.split).items()}
+    images = data.images
+    return DataSet(
+        name=images.name, digest=data.digest, source=images.source, licence=images.licence, split=sizes, split_seed=SPLIT_SEED
+    )
 
 
 def _git_commit() -> str | None:

@@ -4,11 +4,14 @@
 
     runs/<run id>/
       config.json        what was asked for
-      split.json         which image is in which split
-      checkpoint.pt      the newest epoch, to resume from
+      check.json         what was found in the data, and what was left out
+      split.csv          which image is in which split
+      checkpoint.pt      the newest state, to resume from
       metrics.jsonl      one line an epoch
-      weights.safetensors  the epoch that validation chose
+      best.safetensors   the epoch that validation chose
+      last.safetensors   the end of the training
       evaluation.json, evaluation.npz  the test split, opened once
+      report.html        all of it, to look at
       model.onnx         the export
       golden/            images, pixels, golden.json
       gates.json         what every check found
@@ -22,14 +25,13 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model_store.files import DirectoryLock
-from model_store.manifest import now
-from training.data import Split
+from model_store.manifest import Preprocessing, VersionReference, now
+from training.environment import CompileChoice, PrecisionChoice
 from training.errors import RunError
 from training.recipe import Recipe
 
@@ -40,23 +42,44 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     model: str
-    data: str
+    data: tuple[str, ...]
+    data_dir: str | None = None
     architecture: str
+    preprocessing: Preprocessing
     recipe_name: str
     recipe: Recipe
+    changes: tuple[str, ...] = ()
     seed: int
+    start: str | None = None
+    """The weights that the run begins with: `torchvision`, a file, or MODEL/VERSION of the store."""
+    derived_from: VersionReference | None = None
+    precision: PrecisionChoice = "auto"
+    compile: CompileChoice = "auto"
+    golden_samples: Annotated[int, Field(ge=0)] = 5
+    """Images of the validation split that go into the version for its golden proof; 0 where they may not be given away."""
+    keep_checkpoint: bool = True
+    """Whether the version holds the weights to retrain from."""
     git_commit: str | None = None
     packages: dict[str, str] = {}
 
     @property
+    def trained_as(self) -> dict[str, Any]:
+        """The values that the weights depend on: a resumed run must have the same ones."""
+        untold = {"model", "git_commit", "packages", "golden_samples", "keep_checkpoint", "recipe_name", "changes", "data_dir"}
+        return self.model_dump(mode="json", exclude=untold)
+
+    @property
     def command(self) -> str:
-        """What to type to train the same again; where runs and store lie is the reader's own."""
-        words = ["--data", self.data, "--arch", self.architecture, "--model", self.model, "--seed", str(self.seed)]
-        if self.recipe_name != self.data:
-            words += ["--recipe", Path(self.recipe_name).name]
-        if self.recipe.epochs != Recipe.load(self.data).epochs:
-            words += ["--epochs", str(self.recipe.epochs)]
-        return shlex.join(["python", "-m", "training", "run", *words])
+        """What to type to train the same again; where data, runs and store lie is the reader's own."""
+        words = ["python", "-m", "training", "run"]
+        for data in self.data:
+            words += ["--data", Path(data).name]
+        words += ["--arch", self.architecture, "--recipe", Path(self.recipe_name).name]
+        for change in self.changes:
+            words += ["--set", change]
+        if self.start:
+            words += ["--start", Path(self.start).name if Path(self.start).suffix else self.start]
+        return shlex.join([*words, "--model", self.model, "--seed", str(self.seed)])
 
 
 class RunDirectory:
@@ -92,19 +115,6 @@ class RunDirectory:
         except ValidationError as error:
             raise damaged(path, error) from None
 
-    def write_split(self, split: Split, data_digest: str) -> None:
-        """Keep which image is where, and of which data."""
-        indices = {name: indices.tolist() for name, indices in vars(split).items()}
-        self.write_json("split.json", {"data_digest": data_digest, **indices})
-
-    def split(self) -> Split:
-        """Which image is where."""
-        values = self.read_json("split.json", "resume")
-        try:
-            return Split(**{name: np.asarray(values[name], np.int64) for name in ("train", "validation", "test")})
-        except (KeyError, TypeError, ValueError) as error:
-            raise damaged(self.path / "split.json", error) from None
-
     def has(self, name: str) -> bool:
         """Whether a step has left this artefact."""
         return (self.path / name).exists()
@@ -139,16 +149,20 @@ class RunDirectory:
         """Replace an artefact."""
         self.write(name, json.dumps(values, indent=2).encode() + b"\n")
 
-    def write(self, name: str, data: bytes) -> None:
-        """Replace an artefact: temporary file, fsync, rename."""
+    def write(self, name: str, data: bytes | memoryview) -> None:
+        """Replace an artefact: temporary file, fsync, rename. A full disk leaves the old one. Raises RunError."""
         target = self.path / name
         target.parent.mkdir(exist_ok=True)
         draft = target.with_name(f".{target.name}.{os.getpid()}")
-        with open(draft, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(target)
+        try:
+            with open(draft, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(target)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise RunError(f"{target} can not be written: {error.strerror}; what was there before is unharmed") from error
 
 
 def damaged(path: Path, error: Exception) -> RunError:

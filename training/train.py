@@ -1,185 +1,219 @@
 """The training loop, from top to bottom on one page.
 
-Claim: ResNet-20 learns the digits to 99 % and better in some two minutes on two CPU cores (LOG.md has the figures). What
-random numbers it needs come from (seed, epoch) alone, so a run that was cut continues to the same weights, given the same
-thread count, CPU instructions and torch build.
+Claim: a run that was killed at any step goes on to the same weights, bit for bit on a CPU in the same environment. What
+random numbers it needs come from (seed, epoch, image) alone, so where it stands is one integer: the step.
 """
 
 import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor, nn
 from torch.nn import functional
 
-from training.augmentation import affine, draws, shuffled
 from training.checkpoint import NAME as CHECKPOINT
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.data import ImageSet
-from training.errors import DivergedError
-from training.networks import CifarResNet, build_network
+from training.environment import Environment
+from training.errors import DivergedError, InterruptedRunError, RunError
+from training.forecast import FORECAST_STEPS, Forecast, Pace, peak_bytes
+from training.learner import Learner
+from training.normalization import Normalization
+from training.optimization import set_learning_rate
+from training.process import ALONE, Process
+from training.run_data import RunData
 from training.run_directory import RunDirectory, damaged
+from training.setup import prepare_training
+from training.weights import BEST, LAST, Trained, predict_split, serialise
 
-WEIGHTS = "weights.safetensors"
-METRICS = "metrics.jsonl"
-
-
-@dataclass(frozen=True)
-class Normalization:
-    """Pixels 0 to 255 become (pixel - mean) / std: one scalar pair, so that the graph needs one multiply and one add."""
-
-    mean: float
-    std: float
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """uint8 `[n, h, w, 3]` to float32 `[n, 3, h, w]`, channels_last in memory."""
-        floats = pixels.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last).float()
-        return (floats - self.mean) / self.std
+METRICS: Final = "metrics.jsonl"
+CHECKPOINT_SECONDS: Final = 30
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands after a step; `metrics` is set when an epoch has ended."""
+    """Where a run stands after a step. `metrics` is set when an epoch has ended, `notice` when there is something to say."""
 
     epoch: int
     epochs: int
     step: int
+    """Of this epoch's `steps`."""
     steps: int
+    run_step: int
+    """Of the run's `total_steps`."""
+    total_steps: int
     loss: float
-    accuracy: float
+    accuracy: float | None
     images_per_second: float
+    seconds_left: float
+    forecast: Forecast | None = None
     metrics: dict[str, Any] | None = None
+    notice: str | None = None
 
 
-def train(run: RunDirectory, data: ImageSet, report: Callable[[Progress], None] = lambda _: None) -> None:
-    """Train as the run's config says, from its checkpoint where there is one, and leave the weights that validation chose.
+@dataclass
+class Position:
+    """How far a run has come: everything beside the weights that a checkpoint keeps. `step` counts from the run's beginning."""
 
-    Raises DivergedError when the loss is not finite.
+    step: int = 0
+    seen: int = 0
+    tally: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def train(
+    run: RunDirectory,
+    data: RunData,
+    report: Callable[[Progress], None] = lambda _: None,
+    process: Process = ALONE,
+    interrupted: Callable[[], bool] = lambda: False,
+    checkpoint_every: int | None = None,
+) -> None:
+    """Train as the run's config says, from its checkpoint where there is one; leave the best weights and the last.
+
+    A checkpoint is written at the end of each epoch and every `checkpoint_every` steps (every 30 seconds where it is None).
+    `interrupted` is asked after each step; where it says yes, a checkpoint is written and InterruptedRunError raised. Raises
+    DivergedError when the loss is not finite, RunError where the checkpoint is of another configuration.
     """
-    config, split = run.config(), run.split()
+    config = run.config()
     recipe = config.recipe
-    pixels, labels = torch.from_numpy(data.pixels(split.train)), torch.from_numpy(data.labels[split.train])
-    held_out, held_out_labels = torch.from_numpy(data.pixels(split.validation)), torch.from_numpy(data.labels[split.validation])
-    normalize = Normalization(float(pixels.float().mean()), float(pixels.float().std()))
-    images, background = normalize(pixels), (0 - normalize.mean) / normalize.std
-    steps = math.ceil(len(images) / recipe.batch_size)
+    learner, feed, environment = prepare_training(run, data, process)
+    total, steps = feed.total_steps, feed.steps
+    position, notice = _restore(run, learner, environment)
+    pace, forecast, checkpoint_steps = Pace(), None, checkpoint_every or total
+    tally = torch.tensor(position.tally, dtype=torch.float64, device=process.device) / process.world_size
 
-    torch.manual_seed(config.seed)
-    model = build_network(config.architecture, len(data.class_names)).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.max_learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-        weight_decay=recipe.weight_decay,
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.max_learning_rate, total_steps=recipe.epochs * steps)
-    history, best = _restore(run, model, optimizer, schedule)
+    def progress(**news: Any) -> Progress:
+        loss, correct = (value / position.seen for value in position.tally)
+        left = pace.seconds_left(total - position.step, feed.epochs - len(position.history))
+        ended = len(position.history)
+        place = (ended + 1, feed.epochs, position.step - ended * steps, steps, position.step, total)
+        accuracy = None if recipe.mixing.enabled else correct  # of mixed images it means nothing
+        return Progress(*place, loss, accuracy, pace.images_per_second, left, **news)
 
-    for epoch in range(len(history) + 1, recipe.epochs + 1):
-        model.train()
-        draw, order = draws(len(images), config.seed, epoch), shuffled(len(images), config.seed, epoch)
-        began, seen, loss_sum, correct = time.perf_counter(), 0, 0.0, 0
-        for step, chosen in enumerate(torch.split(order, recipe.batch_size), start=1):
-            batch = affine(images[chosen], draw[chosen], recipe.augmentation, background)
-            logits = model(batch.contiguous(memory_format=torch.channels_last))
-            loss = functional.cross_entropy(logits, labels[chosen], label_smoothing=recipe.label_smoothing)
-            if not torch.isfinite(loss):
-                raise DivergedError(f"the loss is {loss.item()} in epoch {epoch}, step {step}: lower max_learning_rate")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-            optimizer.step()
-            schedule.step()
-            seen += len(chosen)
-            loss_sum += loss.item() * len(chosen)
-            correct += int((logits.argmax(1) == labels[chosen]).sum())
-            speed = seen / (time.perf_counter() - began)
-            report(Progress(epoch, recipe.epochs, step, steps, loss_sum / seen, correct / seen, speed))
+    def checkpoint() -> None:
+        position.tally = process.sum(tally.clone()).tolist()
+        state = {"learner": learner.state_dict(), "position": asdict(position), "environment": asdict(environment)}
+        if process.first:
+            save_checkpoint(run, {**state, "config": config.trained_as})
 
-        validation = predict(model, held_out, normalize)
+    while position.step < total:
+        epoch = len(position.history)
+        learner.train(frozen=epoch < recipe.freeze_epochs)
+        for batch in pace.timed(feed.epoch(epoch, position.step - epoch * steps)):
+            rate = set_learning_rate(learner.optimizer, recipe.schedule, position.step, total)
+            tally += learner.step(batch)
+            position.step += 1
+            position.seen += batch.images
+            within = position.step < min((epoch + 1) * steps, total)
+            if process.device.type == "cpu" or position.step % FORECAST_STEPS == 0 or not within:  # a GPU is not held up each step
+                position.tally = (tally * process.world_size).tolist()
+                if not math.isfinite(position.tally[0]):
+                    raise DivergedError(_diverged(epoch, position.step - epoch * steps, rate))
+                if pace.steps == FORECAST_STEPS:
+                    forecast = Forecast(progress().seconds_left, peak_bytes(process.device))
+                    affordable = max(1, round(CHECKPOINT_SECONDS / pace.step_seconds))
+                    checkpoint_steps = checkpoint_every or int(process.from_first(str(affordable)))
+                report(progress(forecast=forecast, notice=notice))
+                forecast = notice = None
+            if within and ((stop := interrupted()) or position.step % checkpoint_steps == 0):
+                checkpoint()
+                if stop:
+                    raise InterruptedRunError(f"stopped in epoch {epoch + 1}; the checkpoint is at step {position.step}")
+
+        learner.synchronise()
+        position.tally = process.sum(tally.clone()).tolist()
         metrics = {
-            "epoch": epoch,
-            "train_loss": loss_sum / seen,
-            "train_top1": correct / seen,
-            "validation_loss": functional.cross_entropy(validation, held_out_labels).item(),
-            "validation_top1": (validation.argmax(1) == held_out_labels).float().mean().item(),
-            "learning_rate": schedule.get_last_lr()[0],
-            "images_per_second": round(speed, 1),
+            "epoch": epoch + 1,
+            "step": position.step,
+            "train_loss": position.tally[0] / position.seen,
+            "train_top1": progress().accuracy,
+            **_validate(learner.evaluated, data, feed.normalize, process, pace),
+            "learning_rate": rate,
+            "images_per_second": round(pace.images_per_second, 1),
+            "input_share": round(pace.input_share, 4),
         }
-        history.append(metrics)
-        if metrics["validation_loss"] < best["loss"]:  # 180 images tie in accuracy, hardly ever in loss
-            weights = {name: value.clone().contiguous() for name, value in model.state_dict().items()}
-            best = {"epoch": epoch, "loss": metrics["validation_loss"], "weights": weights}
-        save_checkpoint(
-            run,
-            {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "history": history,
-                "best": best,
-            },
-        )
-        _write_metrics(run, history)
-        report(Progress(epoch, recipe.epochs, steps, steps, loss_sum / seen, correct / seen, speed, metrics))
+        if process.first and _better(metrics, position.history, recipe.select):
+            run.write(BEST, serialise(Trained(learner.evaluated, feed.normalize, config.architecture, feed.classes, epoch + 1)))
+        news = progress(metrics=metrics)
+        position.history.append(metrics)
+        position.seen, position.tally = 0, [0.0, 0.0]
+        tally.zero_()
+        checkpoint()
+        if process.first:
+            _write_metrics(run, position.history)
+        report(news)
+        if interrupted() and position.step < total:
+            raise InterruptedRunError(f"stopped after epoch {epoch + 1}; the checkpoint is at step {position.step}")
 
-    _write_metrics(run, history)  # once more: a kill right after the last checkpoint has left a line out
-    described = {"best_epoch": str(best["epoch"]), "mean": repr(normalize.mean), "std": repr(normalize.std)}
-    run.write(WEIGHTS, save(best["weights"], metadata={**described, "architecture": config.architecture}))
+    if process.first:
+        _write_metrics(run, position.history)  # once more: a kill right after the last checkpoint has left a line out
+        run.write(LAST, serialise(Trained(learner.evaluated, feed.normalize, config.architecture, feed.classes, feed.epochs)))
+    process.wait()
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What a training left: the network of the epoch that validation chose, in evaluation mode, and its normalisation."""
+def _validate(network: torch.nn.Module, data: RunData, normalize: Normalization, process: Process, pace: Pace) -> dict[str, float]:
+    """Loss and top-1 on the validation split."""
+    began = time.perf_counter()
+    logits = predict_split(network, data, data.split.validation, normalize, process)
+    labels = torch.from_numpy(data.images.labels[data.split.validation])
+    pace.validation_seconds = time.perf_counter() - began
+    right = (logits.argmax(1) == labels).double().mean().item()
+    return {"validation_loss": functional.cross_entropy(logits, labels).item(), "validation_top1": right}
 
-    model: CifarResNet
-    normalize: Normalization
-    best_epoch: int
 
+def _better(metrics: dict[str, Any], history: list[dict[str, Any]], select: Literal["accuracy", "loss"]) -> bool:
+    """Whether this epoch is to be kept; of equals the first."""
 
-def load_trained(run: RunDirectory, classes: int) -> Trained:
-    """Read what `train` left. Raises RunError where it has not run."""
-    path = run.file(WEIGHTS, "resume")
-    try:
-        with safe_open(path, framework="pt") as file:
-            described = file.metadata()
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
-        model = build_network(described["architecture"], classes)
-        model.load_state_dict(weights)
-        normalize = Normalization(float(described["mean"]), float(described["std"]))
-        return Trained(model.eval(), normalize, int(described["best_epoch"]))
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise damaged(path, error) from None
+    def rank(line: dict[str, Any]) -> tuple[float, float]:
+        accuracy, loss = line["validation_top1"], line["validation_loss"]
+        return (accuracy, -loss) if select == "accuracy" else (-loss, accuracy)
+
+    return all(rank(metrics) > rank(line) for line in history)
 
 
 def _restore(
-    run: RunDirectory, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Put the newest checkpoint into all three, if there is one; the metrics of the epochs so far, and the best of them."""
+    run: RunDirectory, learner: Learner, environment: Environment
+) -> tuple[Position, str | None]:
+    """Put the newest checkpoint into the learner; where the run stands, and what to say about it.
+
+    Raises RunError where it is damaged or was written for another configuration.
+    """
     state = load_checkpoint(run)
     if state is None:
-        return [], {"epoch": 0, "loss": math.inf, "weights": {}}
+        return Position(), None
     try:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        return state["history"], state["best"]
+        now = run.config().trained_as
+        if changed := sorted(name for name in now.keys() | state["config"].keys() if now.get(name) != state["config"].get(name)):
+            raise RunError(
+                f"{run.path} was begun with other values of {', '.join(changed)} than its config.json holds now; "
+                "put them back, or start a new run"
+            )
+        learner.load_state_dict(state["learner"])
+        differences = environment.differences(state["environment"])
+        position = Position(**state["position"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise damaged(run.path / CHECKPOINT, error) from None
+    notice = f"goes on at step {position.step}"
+    if differences:
+        notice += f"; not bit for bit as an unbroken run, since these differ: {', '.join(differences)}"
+    return position, notice
+
+
+def _diverged(epoch: int, step: int, rate: float) -> str:
+    return f"the loss is not finite in epoch {epoch + 1}, step {step}, at a learning rate of {rate:.3g}: lower optimizer.learning_rate"
 
 
 def _write_metrics(run: RunDirectory, history: list[dict[str, Any]]) -> None:
     run.write(METRICS, b"".join(json.dumps(line).encode() + b"\n" for line in history))
 
 
-@torch.inference_mode()
-def predict(model: nn.Module, pixels: Tensor, normalize: Normalization, batch_size: int = 256) -> Tensor:
-    """Logits, float32 `[n, classes]`, of uint8 images `[n, h, w, 3]`, in evaluation mode."""
-    model.eval()
-    return torch.cat([model(normalize(part)) for part in torch.split(pixels, batch_size)])
+def read_metrics(run: RunDirectory) -> list[dict[str, Any]]:
+    """A line an epoch, as far as the run has come. Raises RunError where no epoch has ended, or the file is damaged."""
+    path = run.file(METRICS, "resume")
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise damaged(path, error) from None

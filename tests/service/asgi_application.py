@@ -13,7 +13,8 @@ from gated_model import GatedModel
 from server_process import PATIENCE_SECONDS
 
 from service.app import create_app
-from service.registry import Registry, ServedVersion
+from service.registry import Registry
+from service.served_version import ServedVersion
 from service.settings import Settings
 
 

@@ -15,6 +15,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "host": ("0.0.0.0", "0.0.0.0"),  # noqa: S104  only read, nothing listens
     "port": ("9001", 9001),
     "store": ("/srv/models", Path("/srv/models")),
+    "store_poll_seconds": ("0.25", 0.25),
     "builtin": ("false", False),
     "default_model": ("digits", "digits"),
     "max_body_bytes": ("1000", 1000),
@@ -78,6 +79,9 @@ def test_every_setting_says_what_it_is_for(name: str, help_text: str) -> None:
     [
         ("port", -1),
         ("port", 65536),
+        ("store_poll_seconds", -1),
+        ("store_poll_seconds", float("inf")),
+        ("store_poll_seconds", float("nan")),
         ("max_body_bytes", 0),
         ("max_upload_bytes", 0),
         ("max_pixels", 0),

@@ -1,0 +1,88 @@
+"""The beginning of a run: from what a person wishes to a directory that holds all that the steps need."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from model_store.manifest import Preprocessing, check_name
+from model_store.store import ModelStore
+from training.data import check_data
+from training.environment import CompileChoice, PrecisionChoice
+from training.networks import default_image_size, parse_architecture
+from training.publish import describe_origin
+from training.recipe import Recipe, known_recipes
+from training.run_data import load_images
+from training.run_directory import Config, RunDirectory
+from training.start import lay_start
+
+SMALL: Final = 96  # inputs up to here are resized to their own size; larger ones keep a margin of 8/7, as torchvision's do
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a person asks for; what is None is chosen to fit the rest."""
+
+    data: tuple[str, ...]
+    architecture: str
+    model: str | None = None
+    recipe: str | None = None
+    changes: tuple[str, ...] = ()
+    image_size: int | None = None
+    start: str | None = None
+    seed: int = 0
+    data_dir: Path | None = None
+    precision: PrecisionChoice = "auto"
+    compile: CompileChoice = "auto"
+    keep_checkpoint: bool = True
+    golden_samples: int = 5
+
+    @property
+    def model_name(self) -> str:
+        """The model's name in the store. Raises InvalidNameError."""
+        return check_name(self.model or f"{self._short_data}-{self.architecture}")
+
+    @property
+    def recipe_name(self) -> str:
+        """As asked; else as the data is called, `finetune` where there are weights to begin with, or `modern`."""
+        fitting = self._short_data if self._short_data in known_recipes() else "finetune" if self.start else "modern"
+        return self.recipe or fitting
+
+    @property
+    def _short_data(self) -> str:
+        return Path(self.data[0]).stem
+
+
+def begin(wish: Wish, runs: Path, store: ModelStore) -> RunDirectory:
+    """Make the run's directory. Raises DataError, RecipeError, StartError or InvalidNameError before anything is there."""
+    for name in wish.data:
+        check_data(name, wish.data_dir)
+    parse_architecture(wish.architecture)
+    recipe, model = Recipe.load(wish.recipe_name, wish.changes), wish.model_name
+    images = load_images(wish.data, wish.data_dir)
+    config = Config(
+        model=model,
+        data=wish.data,
+        data_dir=None if wish.data_dir is None else str(wish.data_dir),
+        architecture=wish.architecture,
+        preprocessing=choose_preprocessing(images.preprocessing, wish.architecture, wish.image_size),
+        recipe_name=wish.recipe_name,
+        recipe=recipe,
+        changes=wish.changes,
+        seed=wish.seed,
+        start=wish.start,
+        precision=wish.precision,
+        compile=wish.compile,
+        keep_checkpoint=wish.keep_checkpoint,
+        golden_samples=wish.golden_samples,
+        **describe_origin(),
+    )
+    run = RunDirectory.create(runs, config)
+    lay_start(run, store, images.class_names)
+    return run
+
+
+def choose_preprocessing(natural: Preprocessing | None, architecture: str, image_size: int | None) -> Preprocessing:
+    """The geometry: as asked, else as the data set is known by, else as the network is."""
+    size = image_size or (natural.crop_height if natural else default_image_size(architecture))
+    changes = {"resize": size if size <= SMALL else round(size * 8 / 7), "crop_height": size, "crop_width": size}
+    return natural.model_copy(update=changes) if natural else Preprocessing(**changes)

@@ -1,0 +1,136 @@
+"""What several commands ask for, and how they all talk: one line an error, Ctrl-C that leaves a checkpoint."""
+
+import functools
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import click
+
+from model_store.errors import ModelStoreError
+from model_store.store import DEFAULT_ROOT
+from training import gates
+from training.beginning import Wish
+from training.errors import RunError, TrainingError
+from training.networks import describe_architectures
+
+DIRECTORY = click.Path(file_okay=False, path_type=Path)
+EXISTING_RUN = click.Path(exists=True, file_okay=False, path_type=Path)
+RUN = click.argument("run", type=EXISTING_RUN)
+RUNS = click.option("--runs", type=DIRECTORY, default=Path("runs"), show_default=True, help="Where run directories lie.")
+STORE = click.option("--store", type=DIRECTORY, default=DEFAULT_ROOT, show_default=True, help="Where to publish.")
+WAIVE = click.option(
+    "--waive",
+    multiple=True,
+    metavar="CHECK=REASON",
+    help="Publish although this check failed. The reason stands in the manifest for ever. May be repeated.",
+)
+PROMOTE = click.option("--promote/--no-promote", default=True, show_default=True, help="Whether `production` follows.")
+DATA_DIR = click.option("--data-dir", type=click.Path(exists=True, path_type=Path), help="Where a known set's own files lie.")
+DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1; auto takes a GPU where there is one.")
+THREADS = click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the arithmetic.  [default: torch's choice]")
+WORKERS = click.option(
+    "--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Threads that decode; they change no pixel."
+)
+SEED: Final = click.IntRange(0, 2**31 - 1)
+
+
+class TrainingGroup(click.Group):
+    """Turns our own errors, and the file system's, into one line and exit code 1: a person reads them, not a traceback."""
+
+    def invoke(self, context: click.Context) -> object:
+        """Run the command."""
+        try:
+            return super().invoke(context)
+        except (TrainingError, ModelStoreError) as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from error
+
+
+def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
+    """How to train, whatever on."""
+    return decorated(
+        command,
+        click.option("--recipe", help="A name, or a .toml file of your own; `python -m training recipes` lists them.  "
+                     "[default: as the data is called, finetune with --start, else modern]"),
+        click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's; its schedule keeps its shape."),
+        click.option("--set", "changes", multiple=True, metavar="NAME=VALUE",
+                     help="One of the recipe's values, as optimizer.learning_rate=0.05. May be repeated."),
+        click.option("--seed", type=SEED, default=0, show_default=True, help="Weights, order, augmentation."),
+        click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True,
+                     help="auto takes bf16 where the hardware multiplies it."),
+        click.option("--compile", type=click.Choice(["auto", "on", "off"]), default="auto", show_default=True,
+                     help="torch.compile; auto compiles on a GPU."),
+        click.option("--keep-checkpoint/--no-checkpoint", default=True, show_default=True,
+                     help="Whether the version holds the weights to retrain from; without them it is half as large."),
+        click.option("--golden-samples", type=click.IntRange(min=0), default=5, show_default=True,
+                     help="Images of the validation split that are published in the version for its golden proof."),
+        DATA_DIR,
+        RUNS,
+    )  # fmt: skip
+
+
+def training_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What to train from the beginning; the command receives it as one Wish."""
+
+    @functools.wraps(command)
+    def with_wish(arch: str, epochs: int | None, changes: tuple[str, ...], **others: Any) -> None:
+        wished = {name: others.pop(name) for name in Wish.__dataclass_fields__ if name in others}
+        changes = (*changes, f"epochs={epochs}") if epochs else changes
+        command(Wish(architecture=arch, changes=changes, **wished), **others)
+
+    return decorated(
+        recipe_options(with_wish),
+        click.option("--data", multiple=True, default=("digits",), show_default=True,
+                     help="digits, fashion-mnist, cifar10, cifar100, a folder of folders of images, or a CSV of path,label. "
+                     "May be repeated: the sets are put together by their labels."),
+        click.option("--arch", default="resnet20", show_default=True, help=f"{describe_architectures()}."),
+        click.option("--model", help="The model's name in the store.  [default: DATA-ARCH]"),
+        click.option("--image-size", type=click.IntRange(8, 1024), help="The model's input.  [default: the data's or the network's]"),
+        click.option("--start", metavar="WEIGHTS", help="Begin with trained weights: `torchvision`, a .safetensors or .pth file with "
+                     "torchvision's names, or MODEL or MODEL/VERSION of the store. A head of other classes is replaced."),
+    )  # fmt: skip
+
+
+def parse_waivers(waive: tuple[str, ...]) -> dict[str, str]:
+    """CHECK=REASON by check. Raises RunError, GateError."""
+    waivers = {}
+    for text in waive:
+        check, _, reason = text.partition("=")
+        if not check or not reason.strip():
+            raise RunError(f"--waive takes CHECK=REASON, with a reason; got {text!r}")
+        waivers[check] = reason.strip()
+    gates.check_waivers(waivers)
+    return waivers
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM ask for an end after the step at hand; a second one ends at once."""
+    asked = False
+
+    def ask(number: int, _: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            sys.exit(128 + number)
+        asked = True
+        click.echo("stopping after this step; once more to stop at once", err=True)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def decorated(command: Callable[..., None], *options: Callable[..., Any]) -> Callable[..., None]:
+    """The command with these options, listed in this order."""
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -1,0 +1,162 @@
+"""`run`, `resume` and `cross-validate`: the whole way, begun or gone on with."""
+
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import torch
+from rich.console import Console
+
+from model_store.store import ModelStore
+from training import cross_validation, pipeline
+from training.beginning import Wish, begin
+from training.commands.options import DEVICE, PROMOTE, RUN, STORE, THREADS, WAIVE, interruptible, parse_waivers, training_options
+from training.display import Silence, TrainingDisplay, cross_validation_table
+from training.errors import InterruptedRunError
+from training.evaluation import read_figures
+from training.process import Process, join
+from training.proof import prove_resume
+from training.publish import Published, check_writable
+from training.run_directory import RunDirectory
+from training.tracking import Trackers
+
+LAUNCH = "launch.json"
+
+
+@click.command()
+@training_options
+@STORE
+@WAIVE
+@PROMOTE
+@DEVICE
+@THREADS
+@click.option("--prove-resume", is_flag=True, help="First kill and resume a short training on this data, and compare the bits.")
+@click.pass_obj
+def run(
+    console: Console, wish: Wish, runs: Path, store: Path, waive: tuple[str, ...], device: str, threads: int | None, *,
+    promote: bool, prove_resume: bool,
+) -> None:  # fmt: skip
+    """Check the data, train, evaluate, export, gate and publish.
+
+    \b
+    python -m training run --data PICTURES --arch resnet20 --model flowers
+    torchrun --nproc-per-node 2 -m training run --data PICTURES --arch resnet50 --recipe imagenet2015
+    """
+    waivers, model_store = parse_waivers(waive), ModelStore(store)
+    check_writable(model_store)
+    with processes(device, threads) as process:
+        path = str(_begun(wish, runs, model_store).path) if process.first else ""
+        directory = RunDirectory(Path(process.from_first(path)))
+        if prove_resume:
+            _prove(console, directory, process)
+        _finish(console, directory, model_store, waivers, process, promote=promote)
+
+
+@click.command()
+@RUN
+@STORE
+@WAIVE
+@PROMOTE
+@DEVICE
+@THREADS
+@click.pass_obj
+def resume(
+    console: Console, run: Path, store: Path, waive: tuple[str, ...], device: str, threads: int | None, *, promote: bool
+) -> None:
+    """Go on with a run that was cut, or whose gate you now waive; what it was asked for is read from it."""
+    with processes(device, threads) as process:
+        _finish(console, RunDirectory(run), ModelStore(store), parse_waivers(waive), process, promote=promote)
+
+
+@click.command(name="cross-validate")
+@training_options
+@click.option("--folds", default=5, show_default=True, type=click.IntRange(min=2), help="Each part is the test once.")
+@DEVICE
+@THREADS
+@click.pass_obj
+def cross_validate(console: Console, wish: Wish, runs: Path, folds: int, device: str, threads: int | None) -> None:
+    """Train once per fold and test each image exactly once; publishes nothing."""
+    with processes(device, threads) as process:
+        path = str(begin(wish, runs, ModelStore()).path) if process.first else ""
+        directory = RunDirectory(Path(process.from_first(path)))
+        with TrainingDisplay(console) as display, interruptible() as interrupted:
+            result = cross_validation.cross_validate(
+                directory, folds, lambda number, progress: display(progress, f"fold {number}/{folds}"), process, interrupted
+            )
+        console.print(cross_validation_table(result))
+
+
+@contextlib.contextmanager
+def processes(device: str, threads: int | None) -> Iterator[Process]:
+    """Join the others, with so many threads."""
+    if threads:
+        torch.set_num_threads(threads)
+    with join(device) as process:
+        yield process
+
+
+def _begun(wish: Wish, runs: Path, store: ModelStore) -> RunDirectory:
+    """A new run, or, where `torchrun` starts its workers again after it lost one, the run that they had begun."""
+    launch = os.environ.get("TORCHELASTIC_RUN_ID")
+    launch = f"{launch} {os.getppid()}" if launch else None
+    if launch and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        for path in sorted(runs.glob(f"*/{LAUNCH}"), reverse=True):
+            if RunDirectory(path.parent).read_json(LAUNCH, "run") == launch:
+                return RunDirectory(path.parent)
+    directory = begin(wish, runs, store)
+    if launch:
+        directory.write_json(LAUNCH, launch)
+    return directory
+
+
+def _prove(console: Console, directory: RunDirectory, process: Process) -> None:
+    display = TrainingDisplay(console)
+    display.announce("prove resume")
+    if process.group:
+        display.say("the proof is for one process; it is left out")
+        return
+    for line in prove_resume(directory):
+        display.say(line)
+
+
+def _finish(
+    console: Console, directory: RunDirectory, store: ModelStore, waivers: dict[str, str], process: Process, *, promote: bool
+) -> None:
+    if not process.first:
+        pipeline.finish(directory, store, Silence(), waivers, promote=promote, process=process)
+        return
+    config = directory.config()
+    trackers = Trackers(directory)
+    with TrainingDisplay(console, trackers) as display, interruptible() as interrupted:
+        display.say(f"run {directory.path}: {config.architecture} on {', '.join(config.data)}, {config.recipe_name}, seed {config.seed}")
+        try:
+            published = pipeline.finish(
+                directory, store, display, waivers, promote=promote, interrupted=interrupted, process=process
+            )
+        except InterruptedRunError as stopped:
+            display.say(f"{stopped}\ngo on with: python -m training resume {directory.path} --store {store.root}")
+            sys.exit(130)
+        display.say(test_accuracy(directory))
+        if published:
+            say_published(display, config.model, published, store.root)
+
+
+def say_published(display: TrainingDisplay, model: str, published: Published, store: Path) -> None:
+    """Where the version is, and how to serve it."""
+    display.say(f"published {model} version {published.version} in {store}; serve it: make serve STORE={shlex.quote(str(store))}")
+    if not published.promoted:
+        display.say(f"`production` does not point to it: python -m model_store --store {store} promote {model} {published.version}")
+
+
+def test_accuracy(run: RunDirectory) -> str:
+    """The run's figure in a line."""
+    figures = read_figures(run)
+    low, high = figures["top1_interval"]
+    return (
+        f"test accuracy {figures['top1']:.2%} of {figures['test_images']} images (95 % {low:.2%} to {high:.2%}), "
+        f"epoch {figures['best_epoch']} chosen on validation"
+    )

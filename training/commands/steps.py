@@ -1,0 +1,100 @@
+"""The steps one by one, each on a run's directory: train, evaluate, export, gate, publish."""
+
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from model_store.store import ModelStore
+from training import gates
+from training.beginning import Wish, begin
+from training.commands.options import DEVICE, PROMOTE, RUN, STORE, THREADS, WAIVE, interruptible, parse_waivers, training_options
+from training.commands.running import processes, say_published, test_accuracy
+from training.display import TrainingDisplay
+from training.errors import InterruptedRunError
+from training.evaluation import evaluate as evaluate_run
+from training.export import export as export_run
+from training.golden import take_golden
+from training.publish import publish as publish_run
+from training.run_data import RunData, open_run_data
+from training.run_directory import RunDirectory
+from training.tracking import Trackers
+from training.train import train as train_run
+
+
+@click.command()
+@training_options
+@STORE
+@DEVICE
+@THREADS
+@click.pass_obj
+def train(console: Console, wish: Wish, runs: Path, store: Path, device: str, threads: int | None) -> None:
+    """Only train: make a run and leave the weights that validation chose."""
+    directory = begin(wish, runs, ModelStore(store))
+    with processes(device, threads) as process, interruptible() as interrupted:
+        with TrainingDisplay(console, Trackers(directory)) as display:
+            data = open_run_data(directory, display.count("checking"))
+            display.show_data(data)
+            try:
+                train_run(directory, data, display, process, interrupted)
+            except InterruptedRunError as stopped:
+                display.say(f"{stopped}\ngo on with: python -m training resume {directory.path}")
+                sys.exit(130)
+            display.say(f"trained; next: python -m training evaluate {directory.path}")
+
+
+@click.command()
+@RUN
+@DEVICE
+@THREADS
+@click.pass_obj
+def evaluate(console: Console, run: Path, device: str, threads: int | None) -> None:
+    """Measure on the test split, once, through the store's preprocessing."""
+    with processes(device, threads) as process:
+        directory, display, data = _opened(console, run)
+        evaluate_run(directory, data, process)
+        display.say(f"{test_accuracy(directory)}; next: python -m training export {run}")
+
+
+@click.command()
+@RUN
+@click.pass_obj
+def export(console: Console, run: Path) -> None:
+    """Write the ONNX file and take the golden images."""
+    directory, display, data = _opened(console, run)
+    export_run(directory)
+    take_golden(directory, data)
+    display.say(f"exported; next: python -m training gate {run}")
+
+
+@click.command()
+@RUN
+@WAIVE
+@click.pass_obj
+def gate(console: Console, run: Path, waive: tuple[str, ...]) -> None:
+    """Check the export against the network that was measured; exit code 1 where a check fails."""
+    waivers = parse_waivers(waive)
+    directory, display, data = _opened(console, run)
+    checks = gates.gate(directory, data, waivers)
+    display.show_checks(checks)
+    gates.require_passed(checks)
+    display.say(f"every check passed or was waived; next: python -m training publish {run}")
+
+
+@click.command()
+@RUN
+@STORE
+@PROMOTE
+@click.pass_obj
+def publish(console: Console, run: Path, store: Path, *, promote: bool) -> None:
+    """Seal the export as the model's next version."""
+    directory, display, data = _opened(console, run)
+    published = publish_run(directory, data, ModelStore(store), promote=promote)
+    say_published(display, directory.config().model, published, store)
+
+
+def _opened(console: Console, run: Path) -> tuple[RunDirectory, TrainingDisplay, RunData]:
+    directory, display = RunDirectory(run), TrainingDisplay(console)
+    with display:
+        return directory, display, open_run_data(directory, display.count("reading"))

@@ -1,0 +1,74 @@
+"""What a run's bits depend on beside its configuration: threads, CPU instructions, memory format, compilation, torch build.
+
+On the same five, a resumed run continues to the same bits; each of the five changes them (PyTorch's note on
+reproducibility; measured in ../docs/training.md).
+"""
+
+import shutil
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import torch
+
+from training.errors import RunError
+
+PrecisionChoice = Literal["auto", "fp32", "bf16"]
+CompileChoice = Literal["auto", "on", "off"]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The five, and the device and arithmetic that go with them."""
+
+    threads: int
+    cpu_instructions: str
+    memory_format: str
+    compiled: bool
+    torch_build: str
+    device: str
+    precision: str
+
+    def differences(self, stored: dict[str, object]) -> list[str]:
+        """What a checkpoint was written under and is not so here, each as 'name: then -> now'."""
+        now = asdict(self)
+        return [f"{name.replace('_', ' ')}: {stored.get(name)} -> {now[name]}" for name in now if stored.get(name) != now[name]]
+
+
+def current(device: torch.device, precision: str, *, compiled: bool) -> Environment:
+    """The environment of this process."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return Environment(
+        threads=torch.get_num_threads(),
+        cpu_instructions=torch.backends.cpu.get_cpu_capability(),
+        memory_format="channels_last",
+        compiled=compiled,
+        torch_build=f"{torch.__version__} ({torch.version.git_version})",
+        device=name,
+        precision=precision,
+    )
+
+
+def choose_precision(choice: PrecisionChoice, device: torch.device) -> Literal["fp32", "bf16"]:
+    """bf16 where the hardware computes it: on a CPU with AVX2 alone it is ten times slower. Raises RunError where forced in vain."""
+    in_hardware = has_bf16(device)
+    if choice == "bf16" and not in_hardware:
+        raise RunError(f"{device.type} has no bf16 arithmetic here, where it would be ten times slower; use --precision fp32")
+    return "bf16" if in_hardware and choice != "fp32" else "fp32"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def choose_compile(choice: CompileChoice, device: torch.device) -> bool:
+    """`auto` compiles on a GPU. On CPUs it gave 3 to 12 % after a minute of compiling, and other bits, so it is off there.
+
+    Raises RunError where it is asked for and no C++ compiler is there.
+    """
+    if choice == "on" and device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
+        raise RunError("--compile on needs a C++ compiler (g++), and there is none; install one or leave it off")
+    return choice == "on" or (choice == "auto" and device.type == "cuda")

@@ -1,0 +1,161 @@
+"""A run's data: checked, split once and for all, and turned into pixels through the store's preprocessing."""
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from model_store.manifest import Preprocessing
+from model_store.preprocessing import Pixels, prepare
+from training.check import Findings, check, left_out
+from training.data import ImageSet, Indices, load_data, merge
+from training.errors import DataError, RunError
+from training.feed import PixelsFromWorkers, PixelsOnDevice, PixelSource
+from training.process import ALONE, Process
+from training.run_directory import RunDirectory, damaged
+from training.scan import Scan, scan
+from training.split import SPLIT_SEED, Split, make_split, missing_parts, read_split, write_split
+
+CHECK: Final = "check.json"
+SPLIT: Final = "split.csv"
+KNOWN_IMAGES: Final = "known_images.npy"
+CHUNK: Final = 256
+SAMPLE: Final = 4096
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Images with their split, and what was found in them. `workers` threads or processes decode."""
+
+    images: ImageSet
+    scan: Scan
+    findings: Findings
+    split: Split
+    left_out: Mapping[int, str]
+    preprocessing: Preprocessing
+    workers: int
+
+    @property
+    def digest(self) -> str:
+        """What the manifest says of the data: hex sha256 over every image's pixels and label."""
+        return self.scan.digest
+
+    @property
+    def canvas(self) -> Pixels | None:
+        """All images at the size that training cuts its windows from, uint8 `[n, side, side, 3]`; None where they are too many."""
+        return self.scan.pixels
+
+    def labels(self, indices: Indices) -> Tensor:
+        """Labels of these images, int64 `[n]`."""
+        return torch.from_numpy(self.images.labels[indices])
+
+    def chunks(self, indices: Indices) -> Iterator[Pixels]:
+        """These images as the service would see them, uint8 `[k, height, width, 3]`, a chunk at a time."""
+        as_served = self.canvas is not None and canvas_of(self.preprocessing) == self.preprocessing
+        for start in range(0, len(indices), CHUNK):
+            chunk = indices[start : start + CHUNK]
+            yield self.canvas[chunk] if as_served else self.images.pixels(chunk, self.preprocessing, self.workers)
+
+    def training_sample(self) -> Pixels:
+        """Training images to take the mean and the deviation of: all of them in memory, else some of each part."""
+        if self.canvas is not None:
+            return self.canvas[self.split.train]
+        spread = np.linspace(0, len(self.split.train) - 1, min(SAMPLE, len(self.split.train))).astype(int)
+        return self.images.pixels(self.split.train[spread], canvas_of(self.preprocessing), self.workers)
+
+    def training_source(self, device: torch.device) -> PixelSource:
+        """The training images for a feed; position i is the i-th of the split."""
+        if self.canvas is not None:
+            return PixelsOnDevice(torch.from_numpy(self.canvas[self.split.train]), device)
+        return PixelsFromWorkers(_Decoded(self.images, self.split.train, canvas_of(self.preprocessing)), self.workers, device)
+
+
+class _Decoded(Dataset[Tensor]):
+    """One training image by its position, decoded; holds no Python list that worker processes would copy (pytorch#13246)."""
+
+    def __init__(self, images: ImageSet, indices: Indices, spec: Preprocessing) -> None:
+        self._images, self._indices, self._spec = images, indices, spec
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, position: int) -> Tensor:
+        return torch.from_numpy(prepare(self._images.encoded[self._indices[position]], self._spec).copy())
+
+
+def canvas_of(spec: Preprocessing) -> Preprocessing:
+    """What training sees of an image before it augments: the resized image without the crop to the model's size."""
+    return spec.model_copy(update={"crop_height": spec.resize, "crop_width": spec.resize})
+
+
+def load_images(names: Sequence[str], data_dir: Path | None) -> ImageSet:
+    """One or several sources as one set. Raises DataError."""
+    return merge([load_data(name, data_dir) for name in names])
+
+
+def open_run_data(
+    run: RunDirectory, progress: Callable[[int, int], None] = lambda *_: None, process: Process = ALONE, workers: int = 2
+) -> RunData:
+    """Load, check and split the run's data; the first time, leave `check.json` and `split.csv`.
+
+    Raises DataError where the data can not be trained on, RunError where it has changed since the run began.
+    """
+    if process.first:
+        data = _open(run, progress, workers)
+    process.wait()  # the first process leaves caches and files that the others then read
+    return data if process.first else _open(run, progress, workers)
+
+
+def _open(run: RunDirectory, progress: Callable[[int, int], None], workers: int) -> RunData:
+    config = run.config()
+    images = load_images(config.data, None if config.data_dir is None else Path(config.data_dir))
+    scanned = scan(images, canvas_of(config.preprocessing), workers, progress)
+    findings = check(images, scanned.facts)
+    if not run.has(SPLIT):
+        if findings.fatal:
+            raise DataError(f"{images.name} can not be trained on: {'; '.join(findings.fatal)}")
+        excluded = left_out(images, scanned.facts)
+        before = set(read_known_images(run).tolist())
+        known = {fact.digest for fact in scanned.facts if fact.digest and _short(fact.digest) in before}
+        split = make_split(images, scanned.facts, excluded, SPLIT_SEED, known)
+        run.write_json(CHECK, {"data_digest": scanned.digest, **findings.to_json()})
+        run.write(SPLIT, write_split(split, images, excluded))
+    if run.read_json(CHECK, "resume").get("data_digest") != scanned.digest:
+        raise RunError(f"{run.path} was begun with other data than {images.name} holds now; start a new run")
+    split, excluded = read_split(run.file(SPLIT, "resume").read_bytes(), images)
+    return RunData(images, scanned, findings, split, excluded, config.preprocessing, workers)
+
+
+def known_images(run: RunDirectory, data: RunData) -> bytes | None:
+    """The first 8 bytes of the digest of each image that the run, or one before it, learned from or was chosen by, as `.npy`.
+
+    None where every split was given with the data: then nobody draws a test image from these.
+    """
+    if not missing_parts(data.images) and not run.has(KNOWN_IMAGES):
+        return None
+    used = np.concatenate([data.split.train, data.split.validation])
+    own = np.array([_short(data.scan.facts[index].digest) for index in used], np.uint64)
+    buffer = io.BytesIO()
+    np.save(buffer, np.union1d(own, read_known_images(run)), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def read_known_images(run: RunDirectory) -> NDArray[np.uint64]:
+    """What `known_images` gave for the version that this run goes on from; empty where it goes on from none."""
+    if not run.has(KNOWN_IMAGES):
+        return np.empty(0, np.uint64)
+    try:
+        return np.asarray(np.load(run.path / KNOWN_IMAGES, allow_pickle=False), np.uint64)
+    except (OSError, ValueError, EOFError) as error:
+        raise damaged(run.path / KNOWN_IMAGES, error) from None
+
+
+def _short(digest: str) -> int:
+    return int(digest[:16], 16)

@@ -1,0 +1,43 @@
+"""What training begins with: network, weights, normalisation, the feed of images, all as the run's config says."""
+
+import torch
+
+from training.environment import Environment, choose_compile, choose_precision, current
+from training.feed import Feed
+from training.learner import Learner
+from training.networks import build_network
+from training.normalization import Normalization
+from training.process import Process
+from training.run_data import RunData
+from training.run_directory import RunDirectory
+from training.weights import START, read_weights
+
+
+def prepare_training(run: RunDirectory, data: RunData, process: Process) -> tuple[Learner, Feed, Environment]:
+    """A learner and its feed, as they are before the first step. Raises RunError for arithmetic that is not to be had here."""
+    config = run.config()
+    recipe, classes, size = config.recipe, len(data.images.class_names), config.preprocessing.crop_height
+    precision = choose_precision(config.precision, process.device)
+    environment = current(process.device, precision, compiled=choose_compile(config.compile, process.device))
+    torch.manual_seed(config.seed)
+    network = build_network(config.architecture, classes, zero_init_residual=recipe.zero_init_residual)
+    if run.has(START):
+        start = read_weights(run.path / START)
+        network.load_state_dict(start.network.state_dict())
+        normalize = start.normalize
+    else:
+        normalize = Normalization.fit(recipe.normalization, data.training_sample())
+    normalize = normalize.to(process.device)
+    background = recipe.augmentation.fill == "background"
+    feed = Feed(
+        source=data.training_source(process.device),
+        labels=torch.from_numpy(data.images.labels[data.split.train]),
+        classes=classes,
+        recipe=recipe,
+        normalize=normalize,
+        size=size,
+        fill=normalize.colour(config.preprocessing.background) if background else torch.zeros(3, 1, 1, device=process.device),
+        seed=config.seed,
+        process=process,
+    )
+    return Learner(network, recipe, process, environment), feed, environment
