@@ -53,7 +53,7 @@ class Registry:
             known = isinstance(error, ModelStoreError)  # its message is written for a person; a traceback adds nothing
             self.error = str(error) if known else "loading the models failed"
             if self.error != reported:  # once, not at every look
-                logger.error(self.error, exc_info=not known)  # noqa: LOG014, TRY400  as above
+                logger.error("%s", self.error, exc_info=not known)  # noqa: TRY400  as above
             return
         if reported:
             logger.info("the model store can be read again")
@@ -146,7 +146,7 @@ class Registry:
 
     def _follow_wish(self, name: str, wish: Wish) -> None:
         model = self.models.get(name) or ServedModel(name)
-        if model.state == "unloading" or wish != model.wish:
+        if wish != model.wish or model.unread:
             self._put(load_model(model, wish, self.store, self._options))
         elif model.error:
             self._put(replace(model, error=None))
@@ -159,7 +159,7 @@ class Registry:
             if model.state != "unloading":
                 reason = "it is gone from the store; it serves on, for without it this replica would not be ready"
                 logger.warning("%s: %s", name, reason)
-                self._put(replace(model, state="unloading", error=reason))
+                self._put(replace(model, state="unloading", error=reason, wish=None))
             return
         self.models = remaining
         logger.info("%s is gone from the store and is unloaded", name)

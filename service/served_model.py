@@ -29,6 +29,8 @@ class ServedModel:
     served: ServedVersion | None = None
     error: str | None = None
     errors: Mapping[int, str] = field(default_factory=dict)
+    unread: frozenset[int] = frozenset()
+    """Of the versions with an error those that could not be read: no fault of theirs, so they are tried at every look."""
     wish: Wish | None = None
 
 
@@ -44,22 +46,26 @@ def serves(models: Models, name: str | None) -> bool:
 def load_model(model: ServedModel, wish: Wish, store: ModelStore, options: EngineOptions) -> ServedModel:
     """The model once the wish was followed: its best candidate that can be proven serves, else what served before.
 
-    What served before is neither changed nor closed. Raises nothing: what is wrong with a version stands in `errors`.
+    What served before is neither changed nor closed. A version that failed under this very wish is not tried again. Raises
+    nothing: what is wrong with a version stands in `errors`.
     """
     served = model.served
     errors: dict[int, str] = {}
-    followed: Wish | None = wish
+    unread = set()
     for number in wish.candidates:
         if served and model.state == "ready" and (number, wish.layer) == (served.version.number, served.version.layer):
             break
+        if wish == model.wish and number in model.errors and number not in model.unread:
+            errors[number] = model.errors[number]
+            continue
         began = time.perf_counter()
         try:
             served = ServedVersion(store.open(model.name, number), options)
         except Exception as error:  # one damaged version must not keep the other models from serving
             errors[number] = _describe(error)
             if isinstance(error, StoreUnreadableError):
-                followed = model.wish  # not the version's fault, so it is tried at every look
-            if errors[number] != model.errors.get(number):
+                unread.add(number)
+            if number not in model.unread or errors[number] != model.errors.get(number):  # said once, not at every look
                 unexpected = None if isinstance(error, ModelStoreError) else error
                 logger.error("%s/%d is not served: %s", model.name, number, error, exc_info=unexpected)  # noqa: TRY400
             continue
@@ -71,7 +77,8 @@ def load_model(model: ServedModel, wish: Wish, store: ModelStore, options: Engin
         layer=served.version.layer if served else wish.layer,
         served=served,
         errors=errors,
-        wish=followed,
+        unread=frozenset(unread),
+        wish=wish,
     )
 
 

@@ -119,12 +119,17 @@ def _cropped(images: Tensor, draws: Draws, bounds: Augmentation, size: int, fill
     elif pad:
         images = functional.pad(images - fill, (pad,) * 4) + fill
     room = side + 2 * pad - size
-    offsets = [(draws[axis] * (room + 1)).long() if pad else torch.full_like(draws[axis], room // 2).long() for axis in ("crop_y", "crop_x")]
+    top, left = (_offset(draws[axis], room, anywhere=pad > 0) for axis in ("crop_y", "crop_x"))
     steps = torch.arange(size, device=images.device)
-    rows = offsets[0][:, None] + steps
-    columns = offsets[1][:, None] + torch.where(draws.flips[:, None], steps.flip(0), steps)
+    rows = top[:, None] + steps
+    columns = left[:, None] + torch.where(draws.flips[:, None], steps.flip(0), steps)
     batch = torch.arange(len(images), device=images.device)[:, None, None]
     return images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _offset(draw: Tensor, room: int, *, anywhere: bool) -> Tensor:
+    """Where a window begins, int64 `[n]`: anywhere, or in the middle."""
+    return (draw * (room + 1)).long() if anywhere else torch.full_like(draw, room // 2).long()
 
 
 def _warped(images: Tensor, draws: Draws, bounds: Augmentation, size: int, fill: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """The moving average of the weights, with batch norm's statistics averaged alike."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -15,18 +17,18 @@ class WeightAverage:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self._decay = decay
-        self._averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        self._averaged = AveragedModel(network, multi_avg_fn=_rule(decay), use_buffers=True)
 
     @property
     def network(self) -> nn.Module:
         """The averaged network."""
-        return self._averaged.module  # type: ignore[no-any-return]
+        return self._averaged.module
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Take in the weights after a step."""
         updates = int(self._averaged.n_averaged)
-        self._averaged.multi_avg_fn = get_ema_multi_avg_fn(min(self._decay, (1 + updates) / (10 + updates)))
+        self._averaged.multi_avg_fn = _rule(min(self._decay, (1 + updates) / (10 + updates)))
         self._averaged.update_parameters(network)
         for averaged, latest in zip(self.network.buffers(), network.buffers(), strict=True):
             if not averaged.is_floating_point():
@@ -39,3 +41,8 @@ class WeightAverage:
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Go on from a state."""
         self._averaged.load_state_dict(state)
+
+
+def _rule(decay: float) -> Callable[..., None]:
+    rule: Callable[..., None] = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return rule

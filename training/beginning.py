@@ -84,5 +84,7 @@ def begin(wish: Wish, runs: Path, store: ModelStore) -> RunDirectory:
 def choose_preprocessing(natural: Preprocessing | None, architecture: str, image_size: int | None) -> Preprocessing:
     """The geometry: as asked, else as the data set is known by, else as the network is."""
     size = image_size or (natural.crop_height if natural else default_image_size(architecture))
-    changes = {"resize": size if size <= SMALL else round(size * 8 / 7), "crop_height": size, "crop_width": size}
-    return natural.model_copy(update=changes) if natural else Preprocessing(**changes)
+    base = natural or Preprocessing(resize=size, crop_height=size, crop_width=size)
+    return base.model_copy(
+        update={"resize": size if size <= SMALL else round(size * 8 / 7), "crop_height": size, "crop_width": size}
+    )

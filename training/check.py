@@ -57,7 +57,7 @@ class Findings:
     @property
     def fatal(self) -> list[str]:
         """Why a run refuses the data, a sentence each; empty where it does not."""
-        return [f"{finding.kind}: {', '.join(_shown(finding.items, 5))}" for finding in self.findings if finding.fatal]
+        return [f"{finding.kind} ({', '.join(_shown(finding.items, 5))})" for finding in self.findings if finding.fatal]
 
     def to_json(self) -> dict[str, Any]:
         """Everything, with each item of each finding."""
@@ -132,13 +132,13 @@ def _classes(data: ImageSet, facts: Facts, unused: Collection[int]) -> Iterator[
         if given and not usable:
             absent.append(Item((name,)))
         elif usable < needed:
-            small.append(Item((name,), f"{usable} different images, {needed} needed"))
+            small.append(Item((name,), f"{usable} different, {needed} needed"))
         elif usable < FEW:
-            few.append(Item((name,), f"{usable} different images"))
+            few.append(Item((name,), f"{usable} different"))
         untested += [Item((name,), SPLIT_NAMES[part]) for part in sorted(given - {TRAIN}) if not different[name, part]]
     single = [Item(data.class_names)] if len(data.class_names) < 2 else []
-    refused = "refused"
-    yield _finding("only one class", single, refused, fatal=True)
+    refused = "refused: add images, or take the class away"
+    yield _finding("only one class", single, "refused: two are needed", fatal=True)
     yield _finding("classes without images", empty, refused, fatal=True)
     yield _finding("classes missing in train", absent, refused, fatal=True)
     yield _finding("classes with too few images for every split", small, refused, fatal=True)
@@ -148,19 +148,20 @@ def _classes(data: ImageSet, facts: Facts, unused: Collection[int]) -> Iterator[
 
 def _copies(data: ImageSet, facts: Facts) -> Iterator[Finding]:
     """Images with equal pixels."""
-    conflicting, across, within = [], [], []
+    conflicting, across, others = [], [], []
     for copies in _groups(facts):
         paths = tuple(data.paths[index] for index in copies)
+        labels = {data.label(index) for index in copies}
         parts = {int(data.given_splits[index]) for index in copies}
-        if len({data.label(index) for index in copies}) > 1:
+        if len(labels) > 1:
             conflicting.append(Item((_labelled(data, copies),)))
         if len(parts) > 1 and max(parts) > TRAIN:
             across.append(Item(paths))
-        else:
-            within.append(Item(paths))
+        elif len(labels) == 1:
+            others.append(Item(paths))
     yield _finding("same pixels under several labels", conflicting, "left out, but for given validation and test images")
     yield _finding("copies across given splits", across, "left out of train (of validation, where test has a copy)")
-    yield _finding("copies within a split", within, "used, and never drawn apart")
+    yield _finding("copies of one picture", others, "used, and never drawn into two splits")
 
 
 def _images(data: ImageSet, facts: Facts) -> Iterator[Finding]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from training.evaluation import evaluate, wilson_interval
 from training.process import ALONE, Process

@@ -6,10 +6,10 @@ from training.columns import encode
 from training.errors import DataError
 from training.folders import load_folder
 from training.image_list import load_image_list
-from training.image_set import ImageSet, Indices, merge
+from training.image_set import ImageSet, Indices, merge, with_classes
 from training.known_data import KNOWN, load_known
 
-__all__ = ["ImageSet", "Indices", "check_data", "encode", "load_data", "merge"]
+__all__ = ["ImageSet", "Indices", "check_data", "encode", "load_data", "merge", "with_classes"]
 
 
 def load_data(name: str, data_dir: Path | None = None) -> ImageSet:

@@ -49,7 +49,7 @@ def current(device: torch.device, precision: str, *, compiled: bool) -> Environm
 
 
 def choose_precision(choice: PrecisionChoice, device: torch.device) -> Literal["fp32", "bf16"]:
-    """bf16 where the hardware computes it: on a CPU with AVX2 alone it is ten times slower. Raises RunError where forced in vain."""
+    """bf16 where the hardware computes it: on a CPU with AVX2 alone it is ten times slower. Raises RunError for it there."""
     in_hardware = has_bf16(device)
     if choice == "bf16" and not in_hardware:
         raise RunError(f"{device.type} has no bf16 arithmetic here, where it would be ten times slower; use --precision fp32")
@@ -59,7 +59,7 @@ def choose_precision(choice: PrecisionChoice, device: torch.device) -> Literal["
 def has_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 in hardware."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 

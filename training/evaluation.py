@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from model_store.manifest import now
-
 from training.process import ALONE, Process
 from training.run_data import RunData
 from training.run_directory import RunDirectory, damaged

@@ -82,7 +82,7 @@ def export(run: RunDirectory) -> Path:
     check_graph(data_bytes, shape)
     buffer = io.BytesIO()
     head = trained.network.get_submodule("fc")
-    np.savez(buffer, **{name: parameter.detach().numpy() for name, parameter in head.named_parameters()})
+    np.savez(buffer, weight=head.get_parameter("weight").detach().numpy(), bias=head.get_parameter("bias").detach().numpy())
     run.write(CLASSIFIER, buffer.getvalue())
     run.write(MODEL, data_bytes)  # last: where it is, the export is whole
     return run.path / MODEL

@@ -7,7 +7,8 @@ worker processes, which only decode, so that their number changes no pixel.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import cached_property
+from itertools import islice, pairwise
 from typing import Final, Protocol
 
 import torch
@@ -96,7 +97,7 @@ class Feed:
         processes = self.process.world_size
         return -(-max(self.recipe.accumulation, processes) // processes) * processes
 
-    @property
+    @cached_property
     def steps(self) -> int:
         """Batches in an epoch."""
         return len(cut(torch.empty(len(self.labels)), self.recipe.batch_size, self.parts))
@@ -149,4 +150,4 @@ def cut(order: Tensor, batch_size: int, parts: int) -> list[Tensor]:
 def share(batch: Tensor, parts: int) -> list[Tensor]:
     """A batch cut into parts, each but the last of even length, so that the pairs that are mixed stay together."""
     bounds = [round(len(batch) / 2 * part / parts) * 2 for part in range(parts)] + [len(batch)]
-    return [batch[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [batch[start:end] for start, end in pairwise(bounds)]

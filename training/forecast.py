@@ -51,7 +51,7 @@ class Pace:
         """The part of a step that waits for its images."""
         return self.input_seconds / self.step_seconds if self.step_seconds else 0.0
 
-    def seconds_left(self, steps: int, validations: int) -> float:
+    def seconds_left(self, steps: float, validations: int) -> float:
         """For so many more steps and validations."""
         return steps * self.step_seconds + validations * self.validation_seconds
 

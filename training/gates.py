@@ -22,6 +22,8 @@ from training.export import CLASSIFIER, MODEL, OUTPUTS, model_input
 from training.golden import GOLDEN, read_golden
 from training.run_data import RunData
 from training.run_directory import RunDirectory, damaged
+from training.succession import SIGNIFICANCE, compare_with_previous
+from training.weights import PREVIOUS
 
 GATES: Final = "gates.json"
 MAX_BATCH_SIZE: Final = 32
@@ -29,6 +31,7 @@ ODD_BATCH: Final = 7
 LOGIT_TOLERANCE: Final = 1e-3
 JPEG_QUALITY: Final = 90
 JPEG_ALLOWANCE: Final = 0.01
+NOT_WORSE: Final = "not_worse"
 ENCODED_SAMPLE: Final = 1000  # test images that are encoded anew, evenly spread
 
 
@@ -41,7 +44,7 @@ def gate(run: RunDirectory, data: RunData, waivers: Mapping[str, str] | None = N
     check_waivers(waivers)
     files = _digests(run)
     session = Session(run.file(MODEL, "export"), model_input(run), OUTPUTS)
-    checks = [*_parity(run, data, session), *_accuracy(run, data, session), *_golden(run, data, session)]
+    checks = [*_parity(run, data, session), *_accuracy(run, data, session), *_golden(run, data, session), *_succession(run, data)]
     checks = [
         check if check.passed or check.check not in waivers else check.model_copy(update={"waived": waivers[check.check]})
         for check in checks
@@ -98,17 +101,19 @@ def at_most(name: str, value: float, threshold: float, detail: str = "") -> Chec
 
 def _parity(run: RunDirectory, data: RunData, session: Session) -> Iterator[Check]:
     """Torch and ONNX Runtime give the same logits at batch 1, an odd size and the maximum, and an image's own in any company."""
-    expected, found, company = read_logits(run), {size: [] for size in (1, ODD_BATCH, MAX_BATCH_SIZE)}, []
+    expected = read_logits(run)
+    sizes = (1, ODD_BATCH, MAX_BATCH_SIZE)
+    chunks: list[tuple[Logits, ...]] = []
     for chunk in data.chunks(data.split.test):
-        for size, logits in found.items():
-            logits.append(_in_batches(session, chunk, size))
-        company.append(_in_batches(session, chunk[::-1], MAX_BATCH_SIZE)[::-1])
-    by_size = {size: np.concatenate(logits) for size, logits in found.items()}
+        in_company = _in_batches(session, chunk[::-1], MAX_BATCH_SIZE)[::-1]
+        chunks.append((*(_in_batches(session, chunk, size) for size in sizes), in_company))
+    *found, company = (np.concatenate(logits) for logits in zip(*chunks, strict=True))
+    by_size = dict(zip(sizes, found, strict=True))
     for size, logits in by_size.items():
         yield at_most(f"parity_batch_{size}", _largest(logits - expected), LOGIT_TOLERANCE, "max |logit - torch's|, test split")
     agreement = min(float((logits.argmax(1) == expected.argmax(1)).mean()) for logits in by_size.values())
     yield at_least("parity_top1", agreement, 1.0, "share of test images with torch's top-1")
-    others = (by_size[ODD_BATCH], by_size[MAX_BATCH_SIZE], np.concatenate(company))
+    others = (by_size[ODD_BATCH], by_size[MAX_BATCH_SIZE], company)
     drift = max(_largest(by_size[1] - other) for other in others)
     yield at_most("batch_invariance", drift, LOGIT_TOLERANCE, "max change of a logit with other neighbours and slots")
 
@@ -155,6 +160,14 @@ def _golden(run: RunDirectory, data: RunData, session: Session) -> Iterator[Chec
         yield at_least(f"golden_notices_{fault}", noticed, 1, f"golden images that fail with {fault.replace('_', ' ')}")
 
 
+def _succession(run: RunDirectory, data: RunData) -> Iterator[Check]:
+    """A retrained model is not worse than the one it follows, on the test images of the classes that both have."""
+    if run.has(PREVIOUS):
+        found = compare_with_previous(run, data)
+        detail = f"chance of {found.lost} losses against {found.gained} gains if it were no worse (McNemar, one-sided)"
+        yield at_least(NOT_WORSE, found.p_worse, SIGNIFICANCE, detail)
+
+
 def _swapped_channels(data: bytes, spec: Preprocessing) -> Pixels:
     return prepare(data, spec)[:, :, ::-1]
 
@@ -193,6 +206,7 @@ CHECKS: Final = (
     "golden_numerics",
     "golden_decode",
     *(f"golden_notices_{fault}" for fault in FAULTS),
+    NOT_WORSE,
 )
 """The name of every check, so that a slip in a waiver is found before the work and not after it."""
 

@@ -10,7 +10,7 @@ import unicodedata
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, cycle
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -143,6 +143,14 @@ def merge(sets: Sequence[ImageSet]) -> ImageSet:
         preprocessing=geometries.pop() if len(geometries) == 1 else None,
         ignored=tuple((f"{name}/{path}", reason) for name, part in named for path, reason in part.ignored),
     )
+
+
+def with_classes(data: ImageSet, class_names: tuple[str, ...]) -> ImageSet:
+    """The same images with all of these classes, in this order. Raises DataError where an image's class is not among them."""
+    if strange := [name for name in data.class_names if name not in class_names]:
+        raise DataError(f"{data.name} has classes that the run does not know: {', '.join(strange[:5])}; start a new run")
+    places = np.array([class_names.index(name) for name in data.class_names], np.int64)
+    return replace(data, labels=places[data.labels], class_names=class_names)
 
 
 def _united_classes(orders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """What learns: a network with its optimiser and average, and one step of it."""
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,8 +31,8 @@ class Learner:
         self._recipe, self._process, self._environment = recipe, process, environment
         self._momenta = {module: module.momentum for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)}
         self._frozen: bool | None = None
-        self._parallel: nn.Module = self.network
-        self._model: nn.Module = self.network
+        self._parallel: DistributedDataParallel | None = None
+        self._model: Callable[[Tensor], Tensor] = self.network
 
     @property
     def evaluated(self) -> nn.Module:
@@ -43,12 +44,13 @@ class Learner:
         self.network.train()
         freeze(self.network, frozen=frozen)
         if frozen != self._frozen:  # what exchanges gradients, and what is compiled, depends on which of them there are
-            parallel = DistributedDataParallel(self.network, broadcast_buffers=False) if self._process.group else self.network
-            self._model = torch.compile(parallel) if self._environment.compiled else parallel
-            self._parallel, self._frozen = parallel, frozen
+            self._frozen = frozen
+            self._parallel = DistributedDataParallel(self.network, broadcast_buffers=False) if self._process.group else None
+            model = self._parallel or self.network
+            self._model = torch.compile(model) if self._environment.compiled else model
 
     def step(self, batch: Batch) -> Tensor:
-        """One update at the optimiser's present rate. Returns this process's (sum of losses, images it got right), on its device."""
+        """One update at the optimiser's present rate. Returns this process's sum of losses and images got right."""
         self.optimizer.zero_grad(set_to_none=True)
         tally = torch.zeros(2, dtype=torch.float64, device=self._process.device)
         for index, part in enumerate(batch.parts):
@@ -91,8 +93,7 @@ class Learner:
 
     def _synchronised(self, *, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Gradients are exchanged once a batch."""
-        alone = not isinstance(self._parallel, DistributedDataParallel)
-        return contextlib.nullcontext() if last or alone else self._parallel.no_sync()
+        return contextlib.nullcontext() if last or self._parallel is None else self._parallel.no_sync()
 
     def _spread_momentum(self, index: int, parts: int) -> None:
         """Let the running statistics end at (1 - m) r + m (s1 + … + sk) / k, whatever the order of the k parts.

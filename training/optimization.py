@@ -1,5 +1,6 @@
 """The optimiser and its learning rate: which parameters decay, at which rate each layer learns, and when."""
 
+import itertools
 import math
 
 import torch
@@ -34,7 +35,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, step
     factor = rate_factor(schedule, step, total)
     for group in optimizer.param_groups:
         group["lr"] = group["height"] * factor
-    return max(group["lr"] for group in optimizer.param_groups)
+    return float(max(group["lr"] for group in optimizer.param_groups))
 
 
 def rate_factor(schedule: Schedule, step: int, total: int) -> float:
@@ -44,7 +45,7 @@ def rate_factor(schedule: Schedule, step: int, total: int) -> float:
         risen = step / warmup if schedule.warmup_shape == "linear" else 0.0
         return schedule.warmup_start + (1 - schedule.warmup_start) * risen
     if schedule.decay == "steps":
-        return schedule.factor ** sum(step >= milestone * total for milestone in schedule.milestones)
+        return math.prod(schedule.factor for milestone in schedule.milestones if step >= milestone * total)
     remaining = 1 - (step - warmup) / max(1, total - warmup)
     return remaining if schedule.decay == "linear" else 0.5 * (1 - math.cos(math.pi * remaining))
 
@@ -55,6 +56,16 @@ def image_side(schedule: Schedule, step: int, total: int, full: int) -> int:
         return full
     scale = schedule.scales[min(step * len(schedule.scales) // total, len(schedule.scales) - 1)]
     return full if scale == 1 else max(8, round(full * scale / 4) * 4)
+
+
+def work_left(schedule: Schedule, step: int, total: int, full: int) -> float:
+    """The steps from this one to the end, counted in steps on images of its size: work goes by the pixel."""
+    parts = max(1, len(schedule.scales))
+    bounds = [-(-total * part // parts) for part in range(parts + 1)]
+    pixels = sum(
+        max(0, end - max(start, step)) * image_side(schedule, start, total, full) ** 2 for start, end in itertools.pairwise(bounds)
+    )
+    return pixels / image_side(schedule, min(step, total - 1), total, full) ** 2
 
 
 def freeze(network: nn.Module, *, frozen: bool) -> None:

@@ -9,7 +9,7 @@ from training.evaluation import evaluate
 from training.export import MODEL, export
 from training.gates import check_waivers, gate, require_passed
 from training.golden import GOLDEN, take_golden
-from training.process import Process
+from training.process import ALONE, Process
 from training.publish import Published, check_writable, publish
 from training.report import write_report
 from training.run_data import RunData, open_run_data
@@ -76,7 +76,7 @@ def finish(
     *,
     promote: bool,
     interrupted: Callable[[], bool] = lambda: False,
-    process: Process = Process(),
+    process: Process = ALONE,
 ) -> Published | None:
     """Go from wherever the run stands to a published version; only the first of several processes publishes."""
     check_waivers(waivers)

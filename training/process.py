@@ -7,7 +7,7 @@ CPUs, nccl on GPUs).
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
@@ -26,7 +26,7 @@ class Process:
 
     rank: int = 0
     world_size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def first(self) -> bool:
@@ -67,9 +67,9 @@ class Process:
             return
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
-                for statistic in (module.running_mean, module.running_var):
-                    if statistic is not None:
-                        statistic.copy_(self.sum(statistic.clone()) / self.world_size)
+                for name in ("running_mean", "running_var"):
+                    statistic = module.get_buffer(name)
+                    statistic.copy_(self.sum(statistic.clone()) / self.world_size)
 
     def wait(self) -> None:
         """Wait until every process is here."""
@@ -106,4 +106,4 @@ def _device(name: str, local_rank: int) -> torch.device:
         raise RunError(f"there is no device {name!r}; there are cpu, cuda, cuda:0, …") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RunError("torch finds no CUDA device here; use --device cpu")
-    return torch.device("cuda", local_rank) if device.type == "cuda" and device.index is None else device
+    return torch.device("cuda", local_rank) if name == "cuda" else device

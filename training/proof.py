@@ -44,7 +44,9 @@ def prove_resume(run: RunDirectory, steps: int = STEPS, kills: int = KILLS, seed
         _train(broken, None)
         digests = [sha256_of(copy.path / LAST) for copy in (unbroken, broken)]
     if digests[0] != digests[1]:
-        raise ResumeProofError(f"killed at {places} and resumed, the weights differ from an unbroken run's: {_reason(unbroken, broken)}")
+        raise ResumeProofError(
+            f"killed at {places} and resumed, the weights differ from an unbroken run's: {_reason(unbroken, broken)}"
+        )
     yield f"killed at steps {', '.join(map(str, places))} and resumed: the same weights to the bit ({digests[0][:16]}…)"
 
 
@@ -67,7 +69,9 @@ def _train(run: RunDirectory, kill_after: int | None) -> None:
     child.join()
     expected = 0 if kill_after is None else -signal.SIGKILL
     if child.exitcode != expected:
-        raise ResumeProofError(f"the training ended with exit code {child.exitcode} instead of {expected}; its output above says why")
+        raise ResumeProofError(
+            f"the training ended with exit code {child.exitcode} instead of {expected}; its output above says why"
+        )
 
 
 def _train_here(path: Path, kill_after: int | None, threads: int) -> None:
@@ -88,4 +92,6 @@ def _reason(unbroken: RunDirectory, broken: RunDirectory) -> str:
         for name, value in states[0]["environment"].items()
         if states[1]["environment"].get(name) != value
     ]
-    return ", ".join(differences) or "on the same threads, instructions, memory format, compilation and torch build; please report it"
+    return (
+        ", ".join(differences) or "on the same threads, instructions, memory format, compilation and torch build; please report it"
+    )

@@ -47,7 +47,9 @@ def find_rate(
     wanted = [(parameter, parameter.requires_grad) for parameter in learner.network.parameters()]
     random_state = torch.get_rng_state()
     endless = replace(feed, recipe=feed.recipe.model_copy(update={"iterations": max(steps, feed.steps), "epochs": None}))
-    rates, losses, mean = [], [], 0.0
+    rates: list[float] = []
+    losses: list[float] = []
+    mean = 0.0
     try:
         learner.train()
         for step in range(steps):

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels, prepare
 from training.check import Findings, check, left_out
-from training.data import ImageSet, Indices, load_data, merge
+from training.data import ImageSet, Indices, load_data, merge, with_classes
 from training.errors import DataError, RunError
 from training.feed import PixelsFromWorkers, PixelsOnDevice, PixelSource
 from training.process import ALONE, Process
@@ -58,10 +58,10 @@ class RunData:
 
     def chunks(self, indices: Indices) -> Iterator[Pixels]:
         """These images as the service would see them, uint8 `[k, height, width, 3]`, a chunk at a time."""
-        as_served = self.canvas is not None and canvas_of(self.preprocessing) == self.preprocessing
+        canvas = self.canvas if canvas_of(self.preprocessing) == self.preprocessing else None
         for start in range(0, len(indices), CHUNK):
             chunk = indices[start : start + CHUNK]
-            yield self.canvas[chunk] if as_served else self.images.pixels(chunk, self.preprocessing, self.workers)
+            yield self.images.pixels(chunk, self.preprocessing, self.workers) if canvas is None else canvas[chunk]
 
     def training_sample(self) -> Pixels:
         """Training images to take the mean and the deviation of: all of them in memory, else some of each part."""
@@ -116,6 +116,8 @@ def open_run_data(
 def _open(run: RunDirectory, progress: Callable[[int, int], None], workers: int) -> RunData:
     config = run.config()
     images = load_images(config.data, None if config.data_dir is None else Path(config.data_dir))
+    if config.class_names is not None:
+        images = with_classes(images, config.class_names)
     scanned = scan(images, canvas_of(config.preprocessing), workers, progress)
     findings = check(images, scanned.facts)
     if not run.has(SPLIT):
@@ -134,14 +136,14 @@ def _open(run: RunDirectory, progress: Callable[[int, int], None], workers: int)
 
 
 def known_images(run: RunDirectory, data: RunData) -> bytes | None:
-    """The first 8 bytes of the digest of each image that the run, or one before it, learned from or was chosen by, as `.npy`.
+    """The first 8 bytes of the digest of each image that the run, or one before it, has learned from, as `.npy`.
 
-    None where every split was given with the data: then nobody draws a test image from these.
+    None where every split was given with the data: then nobody draws a test image from these. Images that only chose the epoch
+    are not counted: drawn by a hash of their pixels, they stay in validation of themselves.
     """
     if not missing_parts(data.images) and not run.has(KNOWN_IMAGES):
         return None
-    used = np.concatenate([data.split.train, data.split.validation])
-    own = np.array([_short(data.scan.facts[index].digest) for index in used], np.uint64)
+    own = np.array([_short(data.scan.facts[index].digest) for index in data.split.train], np.uint64)
     buffer = io.BytesIO()
     np.save(buffer, np.union1d(own, read_known_images(run)), allow_pickle=False)
     return buffer.getvalue()

@@ -44,6 +44,8 @@ class Config(BaseModel):
     model: str
     data: tuple[str, ...]
     data_dir: str | None = None
+    class_names: tuple[str, ...] | None = None
+    """The order of the classes where a model that this run goes on from has given it."""
     architecture: str
     preprocessing: Preprocessing
     recipe_name: str
@@ -71,15 +73,27 @@ class Config(BaseModel):
     @property
     def command(self) -> str:
         """What to type to train the same again; where data, runs and store lie is the reader's own."""
-        words = ["python", "-m", "training", "run"]
+        words = ["python", "-m", "training"]
+        if self.derived_from:
+            words += ["retrain", str(self.start)]
+        else:
+            words += [
+                "run",
+                "--arch",
+                self.architecture,
+                "--image-size",
+                str(self.preprocessing.crop_height),
+                "--model",
+                self.model,
+            ]
+            if self.start:
+                words += ["--start", Path(self.start).name if Path(self.start).suffix else self.start]
         for data in self.data:
             words += ["--data", Path(data).name]
-        words += ["--arch", self.architecture, "--recipe", Path(self.recipe_name).name]
+        words += ["--recipe", Path(self.recipe_name).name]
         for change in self.changes:
             words += ["--set", change]
-        if self.start:
-            words += ["--start", Path(self.start).name if Path(self.start).suffix else self.start]
-        return shlex.join([*words, "--model", self.model, "--seed", str(self.seed)])
+        return shlex.join([*words, "--seed", str(self.seed)])
 
 
 class RunDirectory:

@@ -1,6 +1,7 @@
 """A scan: every image decoded once, for what there is to know about it and for the pixels that a network of one size sees."""
 
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -118,7 +119,8 @@ def _look_at_all(
             return ImageFacts(error=f"can not be converted: {type(error).__name__}")
 
     facts: list[ImageFacts] = []
-    with ThreadPoolExecutor(workers) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+        warnings.filterwarnings("ignore", module="PIL")  # of what it minds, the facts have what matters
         for start in range(0, len(data), CHUNK):  # a chunk at a time: a future for each of a million images would be much
             facts += pool.map(look, range(start, min(start + CHUNK, len(data))))
             progress(len(facts), len(data))

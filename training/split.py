@@ -73,10 +73,9 @@ def make_split(
             waiting = [group for group in eligible if group not in spent]
             size = int(fraction * sum(map(len, eligible)) + 0.5)
             place = _first(waiting, size, at_most=len(groups) - len(spent) - parts_after - 1)
-            unseen = [group for group in waiting if facts[group[0]].digest not in never_test]
-            drawn = [group for group in place if group in unseen]
+            drawn = _unseen(place, facts, never_test)
             if not drawn and part in missing and len(groups) > len(missing):
-                drawn = sorted(unseen, key=len)[:1]
+                drawn = sorted(_unseen(waiting, facts, never_test), key=len)[:1]
             parts[part] += chain(*drawn)
             spent |= {*place, *drawn}
     return Split.of({*kept} - {*parts[VALIDATION], *parts[TEST]}, parts[VALIDATION], parts[TEST])
@@ -124,6 +123,10 @@ def _groups_by_class(data: ImageSet, facts: Facts, indices: Iterable[int], seed:
 
 def _in_drawing_order(groups: Iterable[Group], facts: Facts, seed: str) -> list[Group]:
     return sorted(groups, key=lambda group: hashlib.sha256(f"{seed} {facts[group[0]].digest}".encode()).digest())
+
+
+def _unseen(groups: Iterable[Group], facts: Facts, seen: Collection[str]) -> list[Group]:
+    return [group for group in groups if facts[group[0]].digest not in seen]
 
 
 def _first(groups: Iterable[Group], images: int, at_most: int) -> list[Group]:

@@ -39,6 +39,8 @@ def lay_start(run: RunDirectory, store: ModelStore, class_names: Sequence[str]) 
     start, architecture = run.config().start, run.config().architecture
     if start is None:
         return
+    names: Sequence[str]
+    state: Mapping[str, Tensor]
     if start == TORCHVISION:
         state, names, normalize = _from_torchvision(architecture), (), Normalization.imagenet()
     elif Path(start).suffix in _FILES:
@@ -72,7 +74,9 @@ def fitted(
     wrong = sorted(name for name in own if name not in HEAD and name in body and own[name].shape != body[name].shape)
     missing = sorted(name for name in own if name not in HEAD and name not in body and name != "conv1.weight")
     if wrong or missing or (unknown := sorted(body.keys() - own.keys())):
-        problem = f"{wrong[0]} has another shape" if wrong else f"{missing[0]} is missing" if missing else f"{unknown[0]} is not in it"
+        problem = (
+            f"{wrong[0]} has another shape" if wrong else f"{missing[0]} is missing" if missing else f"{unknown[0]} is not in it"
+        )
         raise StartError(f"{origin} does not hold a {architecture}: {problem} (torchvision's names are expected)")
     network.load_state_dict(body, strict=False)
     with torch.no_grad():
@@ -107,12 +111,13 @@ def _from_torchvision(architecture: str) -> Mapping[str, Tensor]:
     except ValueError:
         raise StartError(f"torchvision has no pretrained {architecture}; it has resnet18, resnet34, resnet50, …") from None
     try:
-        return weights.get_state_dict(progress=True, check_hash=True)
+        state: Mapping[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise StartError(
             f"torchvision's {architecture} could not be downloaded ({error}); fetch {weights.url} where there is a network, "
             "and give the file: --start FILE"
         ) from None
+    return state
 
 
 def _from_file(path: Path) -> Mapping[str, Tensor]:

@@ -36,17 +36,17 @@ class TensorBoard:
     def __init__(self, run: RunDirectory, first_epoch: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  half a second that only a training pays
 
-        self._writer = SummaryWriter(str(run.path / TENSORBOARD), purge_step=first_epoch)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(run.path / TENSORBOARD), purge_step=first_epoch)
 
     def log(self, epoch: int, figures: Figures) -> None:
         """A scalar each."""
         for name, value in figures.items():
-            self._writer.add_scalar(name, value, epoch)  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, epoch)
+        self._writer.flush()
 
     def close(self, *, finished: bool) -> None:  # noqa: ARG002  the files are the same
         """Close the files."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 class MLflow:

@@ -21,7 +21,7 @@ from training.errors import DivergedError, InterruptedRunError, RunError
 from training.forecast import FORECAST_STEPS, Forecast, Pace, peak_bytes
 from training.learner import Learner
 from training.normalization import Normalization
-from training.optimization import set_learning_rate
+from training.optimization import set_learning_rate, work_left
 from training.process import ALONE, Process
 from training.run_data import RunData
 from training.run_directory import RunDirectory, damaged
@@ -87,8 +87,8 @@ def train(
 
     def progress(**news: Any) -> Progress:
         loss, correct = (value / position.seen for value in position.tally)
-        left = pace.seconds_left(total - position.step, feed.epochs - len(position.history))
         ended = len(position.history)
+        left = pace.seconds_left(work_left(recipe.schedule, position.step, total, feed.size), feed.epochs - ended)
         place = (ended + 1, feed.epochs, position.step - ended * steps, steps, position.step, total)
         accuracy = None if recipe.mixing.enabled else correct  # of mixed images it means nothing
         return Progress(*place, loss, accuracy, pace.images_per_second, left, **news)
@@ -174,9 +174,7 @@ def _better(metrics: dict[str, Any], history: list[dict[str, Any]], select: Lite
     return all(rank(metrics) > rank(line) for line in history)
 
 
-def _restore(
-    run: RunDirectory, learner: Learner, environment: Environment
-) -> tuple[Position, str | None]:
+def _restore(run: RunDirectory, learner: Learner, environment: Environment) -> tuple[Position, str | None]:
     """Put the newest checkpoint into the learner; where the run stands, and what to say about it.
 
     Raises RunError where it is damaged or was written for another configuration.
@@ -203,7 +201,9 @@ def _restore(
 
 
 def _diverged(epoch: int, step: int, rate: float) -> str:
-    return f"the loss is not finite in epoch {epoch + 1}, step {step}, at a learning rate of {rate:.3g}: lower optimizer.learning_rate"
+    return (
+        f"the loss is not finite in epoch {epoch + 1}, step {step}, at a learning rate of {rate:.3g}: lower optimizer.learning_rate"
+    )
 
 
 def _write_metrics(run: RunDirectory, history: list[dict[str, Any]]) -> None:

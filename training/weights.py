@@ -21,6 +21,7 @@ from training.run_directory import RunDirectory, damaged
 BEST: Final = "best.safetensors"
 LAST: Final = "last.safetensors"
 START: Final = "start.safetensors"
+PREVIOUS: Final = "previous.safetensors"
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ def predict(network: nn.Module, chunks: Iterable[Pixels], normalize: Normalizati
     return torch.cat([network(normalize(torch.from_numpy(chunk).to(process.device))).float().cpu() for chunk in chunks])
 
 
-def predict_split(network: nn.Module, data: RunData, indices: Indices, normalize: Normalization, process: Process = ALONE) -> Tensor:
+def predict_split(
+    network: nn.Module, data: RunData, indices: Indices, normalize: Normalization, process: Process = ALONE
+) -> Tensor:
     """Logits of these images, float32 `[n, classes]`; each process computes its own part, and none an image twice."""
     own = indices[process.rank :: process.world_size]
     if not len(own):

@@ -14,8 +14,11 @@ from server_process import PATIENCE_SECONDS
 
 from model_store.session import SessionOptions
 from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
+from service import registry as registry_module
 from service.errors import NotFoundError, NotReadyError
-from service.registry import EngineOptions, Registry
+from service.registry import Registry
+from service.served_model import ServedModel
+from service.served_version import EngineOptions
 
 OPTIONS = EngineOptions(max_batch_size=8, max_queue_delay_seconds=0.0, instances=1, session=SessionOptions())
 Load = Callable[..., Registry]
@@ -242,13 +245,14 @@ def test_default_model_is_not_ready_while_it_loads(store: ModelStore, monkeypatc
     registry = Registry(store, OPTIONS)
     seen: list[Exception] = []
 
-    def look(_: object) -> None:
+    def look(model: ServedModel, *_: object) -> ServedModel:
         try:
             registry.find(None)
         except (NotReadyError, NotFoundError) as error:
             seen.append(error)
+        return model
 
-    monkeypatch.setattr(registry, "_load_model", look)
+    monkeypatch.setattr(registry_module, "load_model", look)
     registry.load()
     assert [type(error) for error in seen] == [NotReadyError]
 
@@ -258,7 +262,6 @@ def test_lease_holds_a_version_open_through_close(store: ModelStore) -> None:
     publish(store)
     registry = Registry(store, OPTIONS)
     registry.load()
-    served = registry.find(MODEL)
     closed = threading.Event()
 
     def close() -> None:
@@ -269,7 +272,7 @@ def test_lease_holds_a_version_open_through_close(store: ModelStore) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
         return (await served.batcher.submit(np.zeros((SIZE, SIZE, 3), np.uint8), deadline)).batch_size
 
-    with served.lease():
+    with registry.lease(MODEL) as served:
         closing = threading.Thread(target=close)
         closing.start()
         while registry.models[MODEL].state != "unloading":

@@ -1,6 +1,7 @@
 """The feed: every image once an epoch, cut the same for any number of processes and workers, from any step on."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -128,6 +129,6 @@ def test_parts_of_a_batch_are_even_but_the_last(size: int, parts: int) -> None:
 def test_images_grow_over_the_run_where_the_recipe_says_so() -> None:
     """Small first, the model's own size at the end."""
     feed = make_feed(batch_size=25, epochs=2, schedule={"scales": [0.5, 1.0]}, mixing={})
-    feed = Feed(**{**vars(feed), "size": 32})
+    feed = replace(feed, size=32)
     sides = [images_of(batch).shape[-1] for epoch in range(2) for batch in feed.epoch(epoch)]
     assert sides == [16, 16, 32, 32]

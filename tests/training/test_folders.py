@@ -74,9 +74,9 @@ def test_deeper_folders_belong_to_their_class(tmp_path: Path) -> None:
 
 def test_what_is_no_image_is_listed_with_the_reason(tmp_path: Path) -> None:
     """Nothing is passed over in silence; the extension counts in any case of letters."""
-    files = {"cat/1.PNG": encoded(picture(1)), "cat/2.JPeg": encoded(picture(2), "JPEG"), "dog/1.webp": 3, "loose.png": 4,
-             "cat/notes.txt": b"", "cat/.hidden.png": b"", "cat/._1.PNG": b"", "dog/png": b"", "__MACOSX/cat/1.png": b""}  # fmt: skip
-    root = put(tmp_path, files)
+    images = {"cat/1.PNG": encoded(picture(1)), "cat/2.JPeg": encoded(picture(2), "JPEG"), "dog/1.webp": 3, "loose.png": 4}
+    others = ("cat/notes.txt", "cat/.hidden.png", "cat/._1.PNG", "dog/png", "__MACOSX/cat/1.png")
+    root = put(tmp_path, images | dict.fromkeys(others, b""))
     (root / "cat" / "empty").mkdir()
     (root / "cat" / "gone.png").symlink_to("nowhere.png")
     os.mkfifo(root / "cat" / "pipe.png")

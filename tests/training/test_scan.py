@@ -1,6 +1,7 @@
 """The scan: facts and pixels of every image from one decode, the same for any number of workers, cached where it pays."""
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,13 @@ def kinds(tmp_path: Path) -> ImageSet:
     return load_data(str(put(tmp_path / "kinds", KINDS)))
 
 
+def prepared(data: bytes) -> tuple[np.ndarray, str]:
+    try:
+        return prepare(data, SPEC), ""
+    except ImageError as error:
+        return np.zeros((8, 8, 3), np.uint8), str(error)
+
+
 def by_path(data: ImageSet, facts: list[ImageFacts]) -> dict[str, ImageFacts]:
     return dict(zip(data.paths, facts, strict=True))
 
@@ -70,12 +78,9 @@ def test_pixels_are_exactly_those_of_prepare(kinds: ImageSet) -> None:
     assert result.pixels is not None
     assert result.pixels.shape == (13, 8, 8, 3)
     for index, fact in enumerate(result.facts):
-        try:
-            expected = prepare(kinds.encoded[index], SPEC)
-        except ImageError as error:
-            assert fact == ImageFacts(error=str(error))
-            expected = np.zeros((8, 8, 3), np.uint8)
-        assert np.array_equal(result.pixels[index], expected), kinds.paths[index]
+        pixels, error = prepared(kinds.encoded[index])
+        assert fact.error == error
+        assert np.array_equal(result.pixels[index], pixels), kinds.paths[index]
     assert sum(bool(fact.error) for fact in result.facts) == 4
 
 
@@ -110,8 +115,12 @@ def test_the_digest_is_of_pixels_not_of_files(tmp_path: Path) -> None:
 
 def test_drawings_that_differ_in_transparency_alone_are_different(tmp_path: Path) -> None:
     """A white drawing on nothing is not an empty picture, and not a black one."""
-    files = {"a/white.png": transparent((255, 255, 255)), "a/black.png": transparent((0, 0, 0)), "a/full.png": Image.new("RGB", (12, 10), "white"),
-             "b/empty.png": Image.new("RGBA", (12, 10))}  # fmt: skip
+    files = {
+        "a/white.png": transparent((255, 255, 255)),
+        "a/black.png": transparent((0, 0, 0)),
+        "a/full.png": Image.new("RGB", (12, 10), "white"),
+        "b/empty.png": Image.new("RGBA", (12, 10)),
+    }
     facts = scan(load_data(str(put(tmp_path / "data", files)))).facts
     assert len({fact.digest for fact in facts}) == 4
 
@@ -243,7 +252,18 @@ def test_what_lies_in_memory_is_not_cached(cache: Path) -> None:
     assert not cache.exists()
 
 
-def test_progress_is_told_to_the_end(tmp_path: Path) -> None:
+def test_an_image_too_large_to_serve_is_a_fact_and_no_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's warnings would break the display apart."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
+    huge = encoded(Image.new("1", (8000, 8000)))
+    data = load_data(str(put(tmp_path / "data", {"a/huge.png": huge, "b/1.png": 1})))
+    with warnings.catch_warnings(record=True) as caught:
+        facts = scan(data).facts
+    assert not caught
+    assert "at most 52,428,800 are allowed" in facts[0].error
+
+
+def test_progress_is_told_to_the_end() -> None:
     """A person sees how far it is."""
     heard: list[tuple[int, int]] = []
     scan(load_data("digits"), progress=lambda done, total: heard.append((done, total)))

@@ -50,11 +50,11 @@ def test_a_split_is_stratified_disjoint_complete_and_repeatable() -> None:
 
 
 def test_the_digits_are_split_as_ever() -> None:
-    """The split of the model that ships."""
+    """On every machine and with every library: no generator of random numbers is asked."""
     digits = load_data("digits")
     split = make_split(digits, scan(digits).facts, {})
     assert sizes(split) == [1259, 179, 359]
-    assert split.test[:4].tolist() == [0, 0, 0, 0]
+    assert split.test[:4].tolist() == [1, 4, 7, 18]
 
 
 def test_order_and_names_do_not_matter() -> None:
@@ -103,7 +103,7 @@ def test_a_class_with_fewer_trains() -> None:
 def test_what_is_left_out_is_in_no_part() -> None:
     """It does not count for the proportions either."""
     data, facts = images(toys("cat", 30))
-    split = make_split(data, facts, {index: "unreadable" for index in range(10)})
+    split = make_split(data, facts, dict.fromkeys(range(10), "unreadable"))
     assert sizes(split) == [14, 2, 4]
     assert np.concatenate(list(vars(split).values())).min() == 10
 
@@ -185,7 +185,9 @@ def test_too_few_images_for_the_folds_are_refused() -> None:
 
 def test_a_split_is_a_file_that_is_data_too(tmp_path: Path) -> None:
     """Read back it is the same; given as --data it trains on the same images again."""
-    files = {f"{label}/{name}{n}.png": seed + n for label, seed in (("[cat]", 0), ("dog, big", 50)) for n in range(10) for name in "é;"}
+    files = {
+        f"{label}/{name}{n}.png": seed + n for label, seed in (("[cat]", 0), ("dog, big", 50)) for n in range(10) for name in "é;"
+    }
     data = load_data(str(put(tmp_path / "pets", files)))
     facts = scan(data).facts
     left_out = {3: 'unreadable: "?"'}

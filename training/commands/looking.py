@@ -8,10 +8,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from training.check import check as check_images
-from training.check import check_table
 from model_store.store import ModelStore
 from training.beginning import Wish, begin
+from training.check import check as check_images
+from training.check import check_table
 from training.commands.options import DATA_DIR, DEVICE, RUN, RUNS, THREADS, WORKERS, training_options
 from training.commands.running import processes
 from training.comparison import compare as compare_runs
@@ -108,6 +108,5 @@ def find_rate(console: Console, wish: Wish, runs: Path, steps: int, device: str,
         curve = find_rate_of(learner, feed, steps, progress=display.count("raising the rate"))
     directory.write_json("rates.json", {**asdict(curve), "suggested": curve.suggested})
     console.print(rate_table(curve))
-    TrainingDisplay(console).say(
-        f"the loss is lowest at {curve.suggested * 10:.2g}; train with a tenth of it: --set optimizer.learning_rate={curve.suggested:.2g}"
-    )
+    advice = f"--set optimizer.learning_rate={curve.suggested:.2g}"
+    TrainingDisplay(console).say(f"the loss is lowest at {curve.suggested * 10:.2g}; train with a tenth of it: {advice}")

@@ -79,10 +79,8 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
     """What to train from the beginning; the command receives it as one Wish."""
 
     @functools.wraps(command)
-    def with_wish(arch: str, epochs: int | None, changes: tuple[str, ...], **others: Any) -> None:
-        wished = {name: others.pop(name) for name in Wish.__dataclass_fields__ if name in others}
-        changes = (*changes, f"epochs={epochs}") if epochs else changes
-        command(Wish(architecture=arch, changes=changes, **wished), **others)
+    def with_wish(arch: str, **values: Any) -> None:
+        command(wished(values, architecture=arch), **values)
 
     return decorated(
         recipe_options(with_wish),
@@ -91,10 +89,18 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
                      "May be repeated: the sets are put together by their labels."),
         click.option("--arch", default="resnet20", show_default=True, help=f"{describe_architectures()}."),
         click.option("--model", help="The model's name in the store.  [default: DATA-ARCH]"),
-        click.option("--image-size", type=click.IntRange(8, 1024), help="The model's input.  [default: the data's or the network's]"),
-        click.option("--start", metavar="WEIGHTS", help="Begin with trained weights: `torchvision`, a .safetensors or .pth file with "
-                     "torchvision's names, or MODEL or MODEL/VERSION of the store. A head of other classes is replaced."),
+        click.option("--image-size", type=click.IntRange(8, 1024), help="The input's side.  [default: as the data or the network]"),
+        click.option("--start", metavar="WEIGHTS", help="Begin with trained weights: `torchvision`, a .safetensors or .pth file "
+                     "with torchvision's names, or MODEL or MODEL/VERSION of the store. A head of other classes is replaced."),
     )  # fmt: skip
+
+
+def wished(values: dict[str, Any], **more: Any) -> Wish:
+    """Take a Wish's values out of what the command line gave."""
+    taken = {name: values.pop(name) for name in Wish.__dataclass_fields__ if name in values}
+    if epochs := values.pop("epochs"):
+        taken["changes"] = (*taken["changes"], f"epochs={epochs}")
+    return Wish(**taken, **more)
 
 
 def parse_waivers(waive: tuple[str, ...]) -> dict[str, str]:

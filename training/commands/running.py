@@ -4,7 +4,7 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -49,11 +49,10 @@ def run(
     waivers, model_store = parse_waivers(waive), ModelStore(store)
     check_writable(model_store)
     with processes(device, threads) as process:
-        path = str(_begun(wish, runs, model_store).path) if process.first else ""
-        directory = RunDirectory(Path(process.from_first(path)))
+        directory = begun(runs, process, lambda: begin(wish, runs, model_store))
         if prove_resume:
             _prove(console, directory, process)
-        _finish(console, directory, model_store, waivers, process, promote=promote)
+        finish(console, directory, model_store, waivers, process, promote=promote)
 
 
 @click.command()
@@ -69,7 +68,7 @@ def resume(
 ) -> None:
     """Go on with a run that was cut, or whose gate you now waive; what it was asked for is read from it."""
     with processes(device, threads) as process:
-        _finish(console, RunDirectory(run), ModelStore(store), parse_waivers(waive), process, promote=promote)
+        finish(console, RunDirectory(run), ModelStore(store), parse_waivers(waive), process, promote=promote)
 
 
 @click.command(name="cross-validate")
@@ -81,8 +80,7 @@ def resume(
 def cross_validate(console: Console, wish: Wish, runs: Path, folds: int, device: str, threads: int | None) -> None:
     """Train once per fold and test each image exactly once; publishes nothing."""
     with processes(device, threads) as process:
-        path = str(begin(wish, runs, ModelStore()).path) if process.first else ""
-        directory = RunDirectory(Path(process.from_first(path)))
+        directory = begun(runs, process, lambda: begin(wish, runs, ModelStore()))
         with TrainingDisplay(console) as display, interruptible() as interrupted:
             result = cross_validation.cross_validate(
                 directory, folds, lambda number, progress: display(progress, f"fold {number}/{folds}"), process, interrupted
@@ -99,15 +97,18 @@ def processes(device: str, threads: int | None) -> Iterator[Process]:
         yield process
 
 
-def _begun(wish: Wish, runs: Path, store: ModelStore) -> RunDirectory:
+def begun(runs: Path, process: Process, begin_run: Callable[[], RunDirectory]) -> RunDirectory:
     """A new run, or, where `torchrun` starts its workers again after it lost one, the run that they had begun."""
-    launch = os.environ.get("TORCHELASTIC_RUN_ID")
-    launch = f"{launch} {os.getppid()}" if launch else None
-    if launch and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+    return RunDirectory(Path(process.from_first(str(_begun(runs, begin_run).path) if process.first else "")))
+
+
+def _begun(runs: Path, begin_run: Callable[[], RunDirectory]) -> RunDirectory:
+    launch = f"{os.environ['TORCHELASTIC_RUN_ID']} {os.getppid()}" if "TORCHELASTIC_RUN_ID" in os.environ else None
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         for path in sorted(runs.glob(f"*/{LAUNCH}"), reverse=True):
             if RunDirectory(path.parent).read_json(LAUNCH, "run") == launch:
                 return RunDirectory(path.parent)
-    directory = begin(wish, runs, store)
+    directory = begin_run()
     if launch:
         directory.write_json(LAUNCH, launch)
     return directory
@@ -123,16 +124,19 @@ def _prove(console: Console, directory: RunDirectory, process: Process) -> None:
         display.say(line)
 
 
-def _finish(
+def finish(
     console: Console, directory: RunDirectory, store: ModelStore, waivers: dict[str, str], process: Process, *, promote: bool
 ) -> None:
+    """Go on to the published version, and show it; of several processes only the first shows anything."""
     if not process.first:
         pipeline.finish(directory, store, Silence(), waivers, promote=promote, process=process)
         return
     config = directory.config()
     trackers = Trackers(directory)
     with TrainingDisplay(console, trackers) as display, interruptible() as interrupted:
-        display.say(f"run {directory.path}: {config.architecture} on {', '.join(config.data)}, {config.recipe_name}, seed {config.seed}")
+        display.say(
+            f"run {directory.path}: {config.architecture} on {', '.join(config.data)}, {config.recipe_name}, seed {config.seed}"
+        )
         try:
             published = pipeline.finish(
                 directory, store, display, waivers, promote=promote, interrupted=interrupted, process=process

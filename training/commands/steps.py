@@ -32,16 +32,16 @@ from training.train import train as train_run
 def train(console: Console, wish: Wish, runs: Path, store: Path, device: str, threads: int | None) -> None:
     """Only train: make a run and leave the weights that validation chose."""
     directory = begin(wish, runs, ModelStore(store))
-    with processes(device, threads) as process, interruptible() as interrupted:
-        with TrainingDisplay(console, Trackers(directory)) as display:
-            data = open_run_data(directory, display.count("checking"))
-            display.show_data(data)
-            try:
-                train_run(directory, data, display, process, interrupted)
-            except InterruptedRunError as stopped:
-                display.say(f"{stopped}\ngo on with: python -m training resume {directory.path}")
-                sys.exit(130)
-            display.say(f"trained; next: python -m training evaluate {directory.path}")
+    display = TrainingDisplay(console, Trackers(directory))
+    with processes(device, threads) as process, display, interruptible() as interrupted:
+        data = open_run_data(directory, display.count("checking"))
+        display.show_data(data)
+        try:
+            train_run(directory, data, display, process, interrupted)
+        except InterruptedRunError as stopped:
+            display.say(f"{stopped}\ngo on with: python -m training resume {directory.path}")
+            sys.exit(130)
+        display.say(f"trained; next: python -m training evaluate {directory.path}")
 
 
 @click.command()

@@ -1,0 +1,79 @@
+"""A run's history: what each epoch measured, after how many images and how much training time."""
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Final
+
+from training.run_data import SPLIT
+from training.run_directory import RunDirectory, damaged
+from training.train import METRICS, read_metrics
+
+_FIGURES: Final = frozenset({"epoch", "step", "train_loss", "train_top1", "validation_loss", "validation_top1", "learning_rate"})
+
+
+@dataclass(frozen=True)
+class History:
+    """The lines of metrics.jsonl, at least one, and the number of training images."""
+
+    lines: Sequence[Mapping[str, Any]]
+    train_images: int
+
+    @property
+    def epochs(self) -> list[int]:
+        """From 1."""
+        return [line["epoch"] for line in self.lines]
+
+    @property
+    def images(self) -> list[int]:
+        """Images seen up to the end of each epoch; the last epoch may be cut short."""
+        return [round(self.train_images * line["step"] / self.lines[0]["step"]) for line in self.lines]
+
+    @property
+    def seconds(self) -> list[float]:
+        """Seconds of training up to the end of each epoch, by the pace that it reports; validation does not count."""
+        seen = self.images
+        new = [after - before for before, after in zip([0, *seen], seen, strict=False)]
+        paces = [line.get("images_per_second") or float("inf") for line in self.lines]
+        return list(accumulate(images / pace for images, pace in zip(new, paces, strict=True)))
+
+    def column(self, name: str) -> list[float | None]:
+        """One figure of every epoch; None where it was not measured."""
+        return [line.get(name) for line in self.lines]
+
+    def at(self, epoch: int) -> Mapping[str, Any]:
+        """The line of this epoch; the last one where there is none."""
+        return next((line for line in self.lines if line["epoch"] == epoch), self.lines[-1])
+
+    @property
+    def best(self) -> Mapping[str, Any]:
+        """The line with the highest validation accuracy, of equals the one with the lowest loss."""
+        return max(self.lines, key=lambda line: (line["validation_top1"], -line["validation_loss"]))
+
+
+def read_history(run: RunDirectory) -> History:
+    """What a run has measured so far. Raises RunError where no epoch has ended, or a file is damaged."""
+    lines = read_metrics(run)
+    if not lines or not all(isinstance(line, dict) and line.keys() >= _FIGURES for line in lines):
+        raise damaged(run.path / METRICS, ValueError("figures are missing"))
+    return History(lines, len(split_rows(run).get("train", [])))
+
+
+def split_rows(run: RunDirectory) -> dict[str, list[int]]:
+    """The positions of each split's images in the data, from split.csv alone. Raises RunError."""
+    rows: dict[str, list[int]] = defaultdict(list)
+    for index, part in enumerate(_parts(run)):
+        if part:
+            rows[part].append(index)
+    return dict(rows)
+
+
+def _parts(run: RunDirectory) -> Iterator[str]:
+    path = run.file(SPLIT, "resume")
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            yield from (row["split"] for row in csv.DictReader(file))
+    except (KeyError, csv.Error) as error:
+        raise damaged(path, error) from None
