@@ -99,6 +99,10 @@ class TrainingDisplay:
         """Show the gates' table."""
         self._console.print(checks_table(checks))
 
+    def show_cross_validation(self, result: CrossValidation) -> None:
+        """Show accuracy by fold, the mean and the interval."""
+        self._console.print(cross_validation_table(result))
+
     def say(self, text: str) -> None:
         """Print a line as it is: no markup, no wrapping, so that what it holds can be copied."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -111,26 +115,6 @@ class TrainingDisplay:
         self._bar.stop()
         if self._trackers is not None:
             self._trackers.close(finished=kind is None)
-
-
-class Silence:
-    """The display of every process but the first."""
-
-    def __call__(self, progress: Progress) -> None:
-        """Say nothing."""
-
-    def announce(self, step: str) -> None:
-        """Say nothing."""
-
-    def count(self, what: str) -> Callable[[int, int], None]:  # noqa: ARG002
-        """Count for nobody."""
-        return lambda *_: None
-
-    def show_data(self, data: RunData) -> None:
-        """Say nothing."""
-
-    def show_checks(self, checks: tuple[Check, ...]) -> None:
-        """Say nothing."""
 
 
 def checks_table(checks: tuple[Check, ...]) -> Table:

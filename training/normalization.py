@@ -1,8 +1,7 @@
 """Normalisation: what is subtracted from a pixel and what it is divided by, the same in training and inside the ONNX graph."""
 
-import json
 from dataclasses import dataclass
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 import torch
@@ -62,14 +61,13 @@ class Normalization:
         levels = torch.tensor(background, dtype=torch.float32, device=self.mean.device)[:, None, None]
         return (levels - self.mean.mean((-2, -1), keepdim=True)) / self.std.mean((-2, -1), keepdim=True)
 
-    def to_json(self) -> str:
-        """For a weights file's metadata, which holds text alone."""
-        return json.dumps({"mean": self.mean.tolist(), "std": self.std.tolist()})
+    def to_json(self) -> dict[str, Any]:
+        """For a weights file's metadata."""
+        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
-        """What `to_json` wrote. Raises KeyError, TypeError or ValueError."""
-        values = json.loads(text)
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """What `to_json` gave. Raises KeyError, TypeError or ValueError."""
         return cls(*(torch.tensor(values[name], dtype=torch.float32) for name in ("mean", "std")))
 
 

@@ -14,6 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed import PrefixStore
 
 from training.errors import RunError
 
@@ -90,7 +91,11 @@ def join(device: str = "auto") -> Iterator[Process]:
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
+    # torchrun keeps its store when it starts workers again: without a place of their own they would find the lost ones' addresses
+    attempt = f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=TIMEOUT))  # type: ignore[attr-defined]
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=PrefixStore(attempt, store), rank=rank, world_size=world_size, timeout=TIMEOUT)
     try:
         yield Process(dist.get_rank(), world_size, chosen)
     finally:

@@ -112,7 +112,7 @@ def train(
                 position.tally = (tally * process.world_size).tolist()
                 if not math.isfinite(position.tally[0]):
                     raise DivergedError(_diverged(epoch, position.step - epoch * steps, rate))
-                if pace.steps == FORECAST_STEPS:
+                if pace.steps + 1 == FORECAST_STEPS:  # a step counts when the next one begins
                     forecast = Forecast(progress().seconds_left, peak_bytes(process.device))
                     affordable = max(1, round(CHECKPOINT_SECONDS / pace.step_seconds))
                     checkpoint_steps = checkpoint_every or int(process.from_first(str(affordable)))

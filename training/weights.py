@@ -1,5 +1,6 @@
 """Weights on disk: a network's state dict in safetensors under torchvision's names, with what is needed to use it."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from training.process import ALONE, Process
 from training.run_data import RunData
 from training.run_directory import RunDirectory, damaged
 
+METADATA: Final = "resident"
 BEST: Final = "best.safetensors"
 LAST: Final = "last.safetensors"
 START: Final = "start.safetensors"
@@ -36,29 +38,32 @@ class Trained:
 
 
 def serialise(trained: Trained) -> bytes:
-    """A weights file. Its metadata is text: the architecture, the normalisation, the number of classes, the epoch."""
+    """A weights file; the same bytes for the same weights. Its metadata says what else there is to know, as JSON.
+
+    Under one key: safetensors writes several in any order.
+    """
     # contiguous(): safetensors refuses channels_last (safetensors#308)
     state = {name: value.detach().cpu().contiguous() for name, value in trained.network.state_dict().items()}
     described = {
         "architecture": trained.architecture,
         "normalization": trained.normalize.to_json(),
-        "classes": str(trained.classes),
-        "epoch": str(trained.epoch),
+        "classes": trained.classes,
+        "epoch": trained.epoch,
     }
-    return save(state, metadata=described)
+    return save(state, metadata={METADATA: json.dumps(described)})
 
 
 def read_weights(path: Path) -> Trained:
     """What `serialise` wrote. Raises RunError where the file is damaged or not of this project."""
     try:
         with safe_open(path, framework="pt") as file:
-            described: dict[str, Any] = file.metadata() or {}
+            described: dict[str, Any] = json.loads((file.metadata() or {})[METADATA])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
-        architecture, classes = described["architecture"], int(described["classes"])
+        architecture, classes = described["architecture"], described["classes"]
         network = build_network(architecture, classes)
         network.load_state_dict(state)
         return Trained(
-            network.eval(), Normalization.from_json(described["normalization"]), architecture, classes, int(described["epoch"])
+            network.eval(), Normalization.from_json(described["normalization"]), architecture, classes, described["epoch"]
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise damaged(path, error) from None

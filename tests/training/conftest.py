@@ -6,39 +6,40 @@ from pathlib import Path
 
 import pytest
 
-from training import pipeline
+from model_store.store import ModelStore
+from training.beginning import Wish, begin
 from training.evaluation import evaluate
 from training.export import export
 from training.golden import take_golden
-from training.publish import describe_origin
-from training.recipe import Recipe
-from training.run_directory import Config, RunDirectory
+from training.run_data import open_run_data
+from training.run_directory import RunDirectory
 from training.train import train
 
+SHORT = ("epochs=2", "accuracy_floor=0.3")
 
-def short_config(epochs: int = 2, **changes: object) -> Config:
-    """ResNet-20 on the digits for a few epochs."""
-    values = Recipe.load("digits").model_dump()
-    recipe = Recipe.model_validate({**values, "epochs": epochs, "accuracy_floor": 0.3, **changes})
-    return Config(
-        model="digits-resnet20",
-        data="digits",
-        architecture="resnet20",
-        recipe_name="digits",
-        recipe=recipe,
-        seed=0,
-        **describe_origin(),
-    )
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scans are cached here and not in the home of whoever runs the tests; child processes inherit it."""
+    directory = tmp_path_factory.mktemp("cache")
+    pytest.MonkeyPatch().setenv("XDG_CACHE_HOME", str(directory))
+    return directory
+
+
+def begin_short(runs: Path, *changes: str, **values: object) -> RunDirectory:
+    """ResNet-20 on the digits for two epochs, unless changed."""
+    wish = Wish(**{"data": ("digits",), "architecture": "resnet20", "changes": (*SHORT, *changes), **values})  # type: ignore[arg-type]
+    return begin(wish, runs, ModelStore(runs / "no store"))
 
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """A run that went as far as the golden images; nobody writes into it."""
-    run = RunDirectory.create(tmp_path_factory.mktemp("runs"), short_config(epochs=3))
-    data = pipeline.load_run_data(run)
+    run = begin_short(tmp_path_factory.mktemp("runs"), "epochs=3")
+    data = open_run_data(run)
     train(run, data)
     evaluate(run, data)
-    export(run, data)
+    export(run)
     take_golden(run, data)
     return run
 
@@ -51,9 +52,9 @@ def run_copy(finished_run: RunDirectory, tmp_path: Path) -> RunDirectory:
 
 @pytest.fixture
 def new_run(tmp_path: Path) -> Callable[..., RunDirectory]:
-    """Makes a run that nothing has been done in."""
+    """Makes a run that nothing has been done in; takes changes of the recipe and values of the wish."""
 
-    def make(**changes: object) -> RunDirectory:
-        return RunDirectory.create(tmp_path / "runs", short_config(**changes))
+    def make(*changes: str, **values: object) -> RunDirectory:
+        return begin_short(tmp_path / "runs", *changes, **values)
 
     return make

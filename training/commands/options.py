@@ -17,6 +17,7 @@ from training import gates
 from training.beginning import Wish
 from training.errors import RunError, TrainingError
 from training.networks import describe_architectures
+from training.process import Process
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 EXISTING_RUN = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -116,8 +117,14 @@ def parse_waivers(waive: tuple[str, ...]) -> dict[str, str]:
 
 
 @contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask for an end after the step at hand; a second one ends at once."""
+def interruptible(process: Process) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM ask for an end after the step at hand; a second one ends at once.
+
+    One of several processes ends at once: the others are at other steps, and the last checkpoint is that of all.
+    """
+    if process.group:
+        yield lambda: False
+        return
     asked = False
 
     def ask(number: int, _: FrameType | None) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from model_store.store import ModelStore
 from training import cross_validation, pipeline
 from training.beginning import Wish, begin
 from training.commands.options import DEVICE, PROMOTE, RUN, STORE, THREADS, WAIVE, interruptible, parse_waivers, training_options
-from training.display import Silence, TrainingDisplay, cross_validation_table
+from training.display import TrainingDisplay
 from training.errors import InterruptedRunError
 from training.evaluation import read_figures
 from training.process import Process, join
@@ -81,11 +82,11 @@ def cross_validate(console: Console, wish: Wish, runs: Path, folds: int, device:
     """Train once per fold and test each image exactly once; publishes nothing."""
     with processes(device, threads) as process:
         directory = begun(runs, process, lambda: begin(wish, runs, ModelStore()))
-        with TrainingDisplay(console) as display, interruptible() as interrupted:
+        with shown(console, process, directory) as display, interruptible(process) as interrupted:
             result = cross_validation.cross_validate(
                 directory, folds, lambda number, progress: display(progress, f"fold {number}/{folds}"), process, interrupted
             )
-        console.print(cross_validation_table(result))
+            display.show_cross_validation(result)
 
 
 @contextlib.contextmanager
@@ -127,26 +128,35 @@ def _prove(console: Console, directory: RunDirectory, process: Process) -> None:
 def finish(
     console: Console, directory: RunDirectory, store: ModelStore, waivers: dict[str, str], process: Process, *, promote: bool
 ) -> None:
-    """Go on to the published version, and show it; of several processes only the first shows anything."""
-    if not process.first:
-        pipeline.finish(directory, store, Silence(), waivers, promote=promote, process=process)
-        return
+    """Go on to the published version, and show it."""
     config = directory.config()
-    trackers = Trackers(directory)
-    with TrainingDisplay(console, trackers) as display, interruptible() as interrupted:
-        display.say(
-            f"run {directory.path}: {config.architecture} on {', '.join(config.data)}, {config.recipe_name}, seed {config.seed}"
-        )
-        try:
+    with shown(console, process, directory) as display, interruptible(process) as interrupted:
+        what = f"{config.architecture} on {', '.join(config.data)}"
+        display.say(f"run {directory.path}: {what}, recipe {config.recipe_name}, seed {config.seed}")
+        with telling_the_way_on(display, directory, store.root):
             published = pipeline.finish(
                 directory, store, display, waivers, promote=promote, interrupted=interrupted, process=process
             )
-        except InterruptedRunError as stopped:
-            display.say(f"{stopped}\ngo on with: python -m training resume {directory.path} --store {store.root}")
-            sys.exit(130)
         display.say(test_accuracy(directory))
         if published:
             say_published(display, config.model, published, store.root)
+
+
+def shown(console: Console, process: Process, directory: RunDirectory) -> TrainingDisplay:
+    """A display of the run; of several processes only the first shows and tracks anything."""
+    return TrainingDisplay(console, Trackers(directory)) if process.first else TrainingDisplay(Console(quiet=True))
+
+
+@contextlib.contextmanager
+def telling_the_way_on(display: TrainingDisplay, directory: RunDirectory, store: Path) -> Iterator[None]:
+    """An interrupted run ends with the command that goes on with it, and exit code 130."""
+    try:
+        yield
+    except InterruptedRunError as stopped:
+        display.say(
+            f"{stopped}\ngo on with: {shlex.join(['python', '-m', 'training', 'resume', str(directory.path), '--store', str(store)])}"
+        )
+        sys.exit(128 + signal.SIGINT)
 
 
 def say_published(display: TrainingDisplay, model: str, published: Published, store: Path) -> None:

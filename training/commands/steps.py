@@ -1,6 +1,5 @@
 """The steps one by one, each on a run's directory: train, evaluate, export, gate, publish."""
 
-import sys
 from pathlib import Path
 
 import click
@@ -10,16 +9,15 @@ from model_store.store import ModelStore
 from training import gates
 from training.beginning import Wish, begin
 from training.commands.options import DEVICE, PROMOTE, RUN, STORE, THREADS, WAIVE, interruptible, parse_waivers, training_options
-from training.commands.running import processes, say_published, test_accuracy
+from training.commands.running import begun, processes, say_published, shown, telling_the_way_on, test_accuracy
 from training.display import TrainingDisplay
-from training.errors import InterruptedRunError
 from training.evaluation import evaluate as evaluate_run
 from training.export import export as export_run
 from training.golden import take_golden
+from training.process import ALONE, Process
 from training.publish import publish as publish_run
 from training.run_data import RunData, open_run_data
 from training.run_directory import RunDirectory
-from training.tracking import Trackers
 from training.train import train as train_run
 
 
@@ -31,17 +29,14 @@ from training.train import train as train_run
 @click.pass_obj
 def train(console: Console, wish: Wish, runs: Path, store: Path, device: str, threads: int | None) -> None:
     """Only train: make a run and leave the weights that validation chose."""
-    directory = begin(wish, runs, ModelStore(store))
-    display = TrainingDisplay(console, Trackers(directory))
-    with processes(device, threads) as process, display, interruptible() as interrupted:
-        data = open_run_data(directory, display.count("checking"))
-        display.show_data(data)
-        try:
-            train_run(directory, data, display, process, interrupted)
-        except InterruptedRunError as stopped:
-            display.say(f"{stopped}\ngo on with: python -m training resume {directory.path}")
-            sys.exit(130)
-        display.say(f"trained; next: python -m training evaluate {directory.path}")
+    with processes(device, threads) as process:
+        directory = begun(runs, process, lambda: begin(wish, runs, ModelStore(store)))
+        with shown(console, process, directory) as display, interruptible(process) as interrupted:
+            data = open_run_data(directory, display.count("checking"), process)
+            display.show_data(data)
+            with telling_the_way_on(display, directory, store):
+                train_run(directory, data, display, process, interrupted)
+            display.say(f"trained; next: python -m training evaluate {directory.path}")
 
 
 @click.command()
@@ -52,7 +47,7 @@ def train(console: Console, wish: Wish, runs: Path, store: Path, device: str, th
 def evaluate(console: Console, run: Path, device: str, threads: int | None) -> None:
     """Measure on the test split, once, through the store's preprocessing."""
     with processes(device, threads) as process:
-        directory, display, data = _opened(console, run)
+        directory, display, data = _opened(console, run, process)
         evaluate_run(directory, data, process)
         display.say(f"{test_accuracy(directory)}; next: python -m training export {run}")
 
@@ -94,7 +89,7 @@ def publish(console: Console, run: Path, store: Path, *, promote: bool) -> None:
     say_published(display, directory.config().model, published, store)
 
 
-def _opened(console: Console, run: Path) -> tuple[RunDirectory, TrainingDisplay, RunData]:
-    directory, display = RunDirectory(run), TrainingDisplay(console)
-    with display:
-        return directory, display, open_run_data(directory, display.count("reading"))
+def _opened(console: Console, run: Path, process: Process = ALONE) -> tuple[RunDirectory, TrainingDisplay, RunData]:
+    directory = RunDirectory(run)
+    with shown(console, process, directory) as display:
+        return directory, display, open_run_data(directory, display.count("reading"), process)
