@@ -17,6 +17,7 @@ from training.check import check_table
 from training.cross_validation import CrossValidation
 from training.rate_finder import RateCurve
 from training.run_data import RunData
+from training.succession import Succession
 from training.tracking import Trackers
 from training.train import Progress
 
@@ -99,6 +100,10 @@ class TrainingDisplay:
         """Show the gates' table."""
         self._console.print(checks_table(checks))
 
+    def show_succession(self, succession: Succession) -> None:
+        """Show what a retrained model gained and lost."""
+        self._console.print(succession_table(succession))
+
     def show_cross_validation(self, result: CrossValidation) -> None:
         """Show accuracy by fold, the mean and the interval."""
         self._console.print(cross_validation_table(result))
@@ -147,4 +152,22 @@ def rate_table(curve: RateCurve) -> Table:
     highest = max(curve.losses)
     for row in rows:
         table.add_row(f"{curve.rates[row]:.2g}", f"{curve.losses[row]:.3f}", "█" * round(40 * curve.losses[row] / highest))
+    return table
+
+
+def succession_table(succession: Succession) -> Table:
+    """Old and new model on the same test images, class by class."""
+    right = [Column(name, justify="right") for name in ("test images", "old model", "new model", "change")]
+    caption = f"{succession.gained} images gained, {succession.lost} lost; chance of this if it were no worse: {succession.p_worse:.3g}"
+    table = Table("class", *right, title="what retraining changed", caption=caption)
+    for line in succession.classes:
+        if not line.images:
+            continue
+        new = line.new_right / line.images
+        if line.old_right is None:
+            table.add_row(Text(line.name), str(line.images), "new", f"{new:.1%}", "")
+            continue
+        change = new - line.old_right / line.images
+        style = "green" if change > 0 else "red" if change < 0 else ""
+        table.add_row(Text(line.name), str(line.images), f"{line.old_right / line.images:.1%}", f"{new:.1%}", Text(f"{change:+.1%}", style))
     return table

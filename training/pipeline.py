@@ -14,8 +14,9 @@ from training.publish import Published, check_writable, publish
 from training.report import write_report
 from training.run_data import RunData, open_run_data
 from training.run_directory import RunDirectory
+from training.succession import Succession, compare_with_previous
 from training.train import Progress, train
-from training.weights import LAST
+from training.weights import LAST, PREVIOUS
 
 
 class Display(Protocol):
@@ -32,6 +33,9 @@ class Display(Protocol):
 
     def show_data(self, data: RunData) -> None:
         """The data was checked and split like this."""
+
+    def show_succession(self, succession: Succession) -> None:
+        """A retrained model gained and lost this."""
 
     def show_checks(self, checks: tuple[Check, ...]) -> None:
         """The gates found this."""
@@ -59,6 +63,8 @@ def publish_learned(
         export(run)
     if not run.has(GOLDEN):
         take_golden(run, data)
+    if run.has(PREVIOUS):
+        display.show_succession(compare_with_previous(run, data))
     display.announce("gate")
     checks = gate(run, data, waivers)
     display.show_checks(checks)

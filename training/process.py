@@ -14,7 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed import PrefixStore
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
 from training.errors import RunError
 

@@ -129,9 +129,15 @@ def _open(run: RunDirectory, progress: Callable[[int, int], None], workers: int)
         split = make_split(images, scanned.facts, excluded, SPLIT_SEED, known)
         run.write_json(CHECK, {"data_digest": scanned.digest, **findings.to_json()})
         run.write(SPLIT, write_split(split, images, excluded))
-    if run.read_json(CHECK, "resume").get("data_digest") != scanned.digest:
+    checked = run.read_json(CHECK, "resume")
+    if not isinstance(checked, dict) or "data_digest" not in checked:
+        raise damaged(run.path / CHECK, ValueError("it does not say which data was checked"))
+    if checked["data_digest"] != scanned.digest:
         raise RunError(f"{run.path} was begun with other data than {images.name} holds now; start a new run")
-    split, excluded = read_split(run.file(SPLIT, "resume").read_bytes(), images)
+    try:
+        split, excluded = read_split(run.file(SPLIT, "resume").read_bytes(), images)
+    except DataError as error:
+        raise damaged(run.path / SPLIT, error) from None
     return RunData(images, scanned, findings, split, excluded, config.preprocessing, workers)
 
 

@@ -29,6 +29,7 @@ from training.setup import prepare_training
 from training.weights import BEST, LAST, Trained, predict_split, serialise
 
 METRICS: Final = "metrics.jsonl"
+METRIC_NAMES: Final = frozenset({"epoch", "step", "train_loss", "train_top1", "validation_loss", "validation_top1", "learning_rate"})
 CHECKPOINT_SECONDS: Final = 30
 
 
@@ -214,6 +215,9 @@ def read_metrics(run: RunDirectory) -> list[dict[str, Any]]:
     """A line an epoch, as far as the run has come. Raises RunError where no epoch has ended, or the file is damaged."""
     path = run.file(METRICS, "resume")
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except ValueError as error:
         raise damaged(path, error) from None
+    if not lines or not all(isinstance(line, dict) and METRIC_NAMES <= line.keys() for line in lines):
+        raise damaged(path, ValueError("figures are missing"))
+    return lines

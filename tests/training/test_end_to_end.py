@@ -8,30 +8,32 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from server_process import running
 
 from model_store.preprocessing import prepare
 from model_store.store import ModelStore
-from training import gates, pipeline
-from training.data import ImageSet, encode
+from training import gates
+from training.data import encode, load_data
 from training.publish import publish
+from training.run_data import RunData, open_run_data
 from training.run_directory import RunDirectory
-from training.train import load_trained, predict
+from training.scan import scan
+from training.split import make_split
+from training.weights import load_trained, predict
 
 TOLERANCE = 1e-3
 IMAGES_A_REQUEST = 60
 
 
 @pytest.fixture(scope="module")
-def data(finished_run: RunDirectory) -> ImageSet:
+def data(finished_run: RunDirectory) -> RunData:
     """The run's data."""
-    return pipeline.load_run_data(finished_run)
+    return open_run_data(finished_run)
 
 
 @pytest.fixture(scope="module")
-def client(finished_run: RunDirectory, data: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def client(finished_run: RunDirectory, data: RunData, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """The real service on a store that the run was published to."""
     store = ModelStore(tmp_path_factory.mktemp("end-to-end") / "store")
     gates.gate(finished_run, data, {"accuracy_jpeg": "three epochs"})
@@ -42,11 +44,11 @@ def client(finished_run: RunDirectory, data: ImageSet, tmp_path_factory: pytest.
             yield client
 
 
-def torch_probabilities(run: RunDirectory, data: ImageSet, files: list[bytes]) -> np.ndarray:
+def torch_probabilities(run: RunDirectory, data: RunData, files: list[bytes]) -> np.ndarray:
     """Training's own answer to encoded images."""
-    trained = load_trained(run, len(data.class_names))
+    trained = load_trained(run)
     pixels = np.stack([prepare(file, data.preprocessing) for file in files])
-    return predict(trained.model, torch.from_numpy(pixels), trained.normalize).softmax(1).numpy()
+    return predict(trained.network, [pixels], trained.normalize).softmax(1).numpy()
 
 
 def served_probabilities(client: httpx.Client, files: list[bytes]) -> np.ndarray:
@@ -64,10 +66,10 @@ def served_probabilities(client: httpx.Client, files: list[bytes]) -> np.ndarray
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_every_test_image_gets_trainings_answer_over_http(
-    client: httpx.Client, finished_run: RunDirectory, data: ImageSet, kind: str
+    client: httpx.Client, finished_run: RunDirectory, data: RunData, kind: str
 ) -> None:
     """The same top-1 for every image of the test split, and probabilities within 1e-3, as PNG and as JPEG."""
-    images = [Image.open(io.BytesIO(data.encoded[index])) for index in finished_run.split().test]
+    images = [Image.open(io.BytesIO(data.images.encoded[index])) for index in data.split.test]
     files = [encode(image, kind) for image in images]
     expected = torch_probabilities(finished_run, data, files)
     served = served_probabilities(client, files)
@@ -76,7 +78,7 @@ def test_every_test_image_gets_trainings_answer_over_http(
 
 
 def test_golden_images_that_look_like_no_digit_get_trainings_answer_too(
-    client: httpx.Client, finished_run: RunDirectory, data: ImageSet
+    client: httpx.Client, finished_run: RunDirectory, data: RunData
 ) -> None:
     """EXIF, CMYK, alpha, 16 bits and a large photograph go the same way through training and HTTP."""
     files = [path.read_bytes() for path in sorted((finished_run.path / "golden").glob("*.[jp][pn]g"))]
@@ -96,7 +98,7 @@ def test_the_model_page_says_where_the_model_comes_from(client: httpx.Client, fi
 def test_the_image_of_the_readme_is_read_right() -> None:
     """The digit in docs/images is of the test split, and its name says what it shows."""
     path = Path(__file__).parents[2] / "docs/images/digit-7.png"
-    data = pipeline.load_data("digits")
-    split = pipeline.stratified_split(data.labels)
-    (index,) = [index for index in split.test if data.encoded[index] == path.read_bytes()]
-    assert data.class_names[data.labels[index]] == "7"
+    images = load_data("digits")
+    test = make_split(images, scan(images).facts, left_out=()).test
+    (index,) = [index for index in test if images.encoded[index] == path.read_bytes()]
+    assert images.label(index) == "7"

@@ -7,20 +7,20 @@ import onnx
 import pytest
 from onnx import helper
 
+from model_store.manifest import Input
 from model_store.session import Session
-from training import pipeline
-from training.data import load_data
 from training.errors import ExportError
-from training.export import MODEL, OUTPUTS, check_graph, export, model_input
+from training.export import MODEL, OUTPUTS, check_graph, export
+from training.run_data import open_run_data
 from training.run_directory import RunDirectory
 
-SHAPE = model_input(load_data("digits"))
+SHAPE = Input(height=32, width=32)
 
 
 def test_the_same_weights_export_to_the_same_bytes(run_copy: RunDirectory) -> None:
     """A second export of one run differs in nothing, so a digest means something."""
     first = (run_copy.path / MODEL).read_bytes()
-    assert export(run_copy, pipeline.load_run_data(run_copy)).read_bytes() == first
+    assert export(run_copy).read_bytes() == first
 
 
 def test_no_path_or_stack_trace_stays_in_the_file(finished_run: RunDirectory) -> None:
@@ -31,9 +31,9 @@ def test_no_path_or_stack_trace_stays_in_the_file(finished_run: RunDirectory) ->
 
 def test_features_and_classifier_give_the_logits(finished_run: RunDirectory) -> None:
     """mean(features) x weight + bias are the logits: what class-activation maps rest on."""
-    data = pipeline.load_run_data(finished_run)
+    data = open_run_data(finished_run)
     session = Session(finished_run.path / MODEL, SHAPE, OUTPUTS)
-    logits, features = session.run_with_features(data.pixels(np.arange(5)))
+    logits, features = session.run_with_features(next(data.chunks(np.arange(5))))
     with np.load(finished_run.path / "classifier.npz") as archive:
         again = features.mean((2, 3)) @ archive["weight"].T + archive["bias"]
     assert features.shape == (5, 64, 8, 8)

@@ -7,15 +7,16 @@ import pytest
 from model_store import golden
 from model_store.session import Session
 from model_store.store import ModelStore
-from training import gates, pipeline
+from training import gates
 from training.errors import GateError, RunError
 from training.publish import Published, publish
+from training.run_data import open_run_data
 from training.run_directory import RunDirectory
 
 
 def publish_gated(run: RunDirectory, store: ModelStore, **options: bool) -> Published:
     """Gate and publish as `run` does, with a check that three epochs can not pass taken as passed."""
-    data = pipeline.load_run_data(run)
+    data = open_run_data(run)
     gates.gate(run, data)
     findings = run.read_json("gates.json", "gate")
     run.write_json("gates.json", {**findings, "checks": [{**check, "passed": True} for check in findings["checks"]]})
@@ -36,12 +37,13 @@ def test_a_published_run_proves_itself_and_names_its_origin(run_copy: RunDirecto
         golden.prove(version, Session(version.path("model.onnx"), manifest.input, manifest.outputs))
         assert manifest.training is not None
         assert manifest.metrics is not None
-        assert manifest.training.command.startswith("python -m training run --data digits --arch resnet20 --model digits-resnet20")
+        assert manifest.training.command.startswith("python -m training run --arch resnet20")
+        assert version.path("checkpoint.safetensors").read_bytes() == (run_copy.path / "best.safetensors").read_bytes()
         assert manifest.training.git_commit == run_copy.config().git_commit
-        assert manifest.training.data.digest == pipeline.load_run_data(run_copy).digest
-        assert manifest.training.data.split == {"train": 1257, "validation": 180, "test": 360}
+        assert manifest.training.data.digest == open_run_data(run_copy).digest
+        assert manifest.training.data.split == {"train": 1259, "validation": 179, "test": 359}
         assert manifest.training.run_id == run_copy.run_id
-        assert manifest.metrics.test_images == 360
+        assert manifest.metrics.test_images == 359
         assert manifest.gate == gates.read_checks(run_copy)
     assert store.aliases("digits-resnet20").version("production") == 1
 
@@ -70,7 +72,7 @@ def test_what_was_waived_is_published_and_not_promoted(run_copy: RunDirectory, s
     """`production` follows only where every check passed; a person may still promote it by hand."""
     figures = run_copy.read_json("evaluation.json", "evaluate")
     run_copy.write_json("evaluation.json", {**figures, "top1": 0.1})
-    data = pipeline.load_run_data(run_copy)
+    data = open_run_data(run_copy)
     gates.gate(run_copy, data, {"accuracy_floor": "a demonstration", "accuracy_jpeg": "three epochs"})
     assert publish(run_copy, data, store) == Published(1, promoted=False)
     assert store.aliases("digits-resnet20").names() == []
@@ -80,7 +82,7 @@ def test_what_failed_its_gates_is_not_published(run_copy: RunDirectory, store: M
     """Nothing appears in the store."""
     figures = run_copy.read_json("evaluation.json", "evaluate")
     run_copy.write_json("evaluation.json", {**figures, "top1": 0.1})
-    data = pipeline.load_run_data(run_copy)
+    data = open_run_data(run_copy)
     gates.gate(run_copy, data, {"accuracy_jpeg": "three epochs"})
     with pytest.raises(GateError, match="accuracy_floor failed"):
         publish(run_copy, data, store)
@@ -90,7 +92,7 @@ def test_what_failed_its_gates_is_not_published(run_copy: RunDirectory, store: M
 @pytest.mark.parametrize("name", ["model.onnx", "classifier.npz", "golden/colours.npy"])
 def test_a_file_that_changed_after_the_gates_is_not_published(run_copy: RunDirectory, store: ModelStore, name: str) -> None:
     """What was gated is what is sealed."""
-    data = pipeline.load_run_data(run_copy)
+    data = open_run_data(run_copy)
     gates.gate(run_copy, data, {"accuracy_jpeg": "three epochs"})
     run_copy.write(name, (run_copy.path / name).read_bytes() + b"x")
     with pytest.raises(RunError, match=f"{name} changed after the gates"):

@@ -5,18 +5,22 @@ import shlex
 import pytest
 from click.testing import CliRunner
 
-from training import gates, pipeline
+from training import gates
 from training.__main__ import main
 from training.errors import RunError
 from training.evaluation import read_figures, read_logits
 from training.golden import read_golden
+from training.run_data import open_run_data
 from training.run_directory import RunDirectory
-from training.train import load_trained
+from training.train import read_metrics
+from training.weights import load_trained
 
 READERS = {
     "config.json": lambda run: run.config(),
-    "split.json": lambda run: run.split(),
-    "weights.safetensors": lambda run: load_trained(run, 10),
+    "check.json": open_run_data,
+    "split.csv": open_run_data,
+    "metrics.jsonl": read_metrics,
+    "best.safetensors": load_trained,
     "evaluation.json": read_figures,
     "evaluation.npz": read_logits,
     "golden/golden.json": read_golden,
@@ -41,15 +45,15 @@ def test_two_processes_do_not_work_on_one_run(run_copy: RunDirectory) -> None:
 
 def test_a_run_does_not_go_on_with_other_data(run_copy: RunDirectory) -> None:
     """A split belongs to the images that it was made for."""
-    values = run_copy.read_json("split.json", "resume")
-    run_copy.write_json("split.json", {**values, "data_digest": "0" * 64})
+    values = run_copy.read_json("check.json", "resume")
+    run_copy.write_json("check.json", {**values, "data_digest": "0" * 64})
     with pytest.raises(RunError, match="begun with other data"):
-        pipeline.load_run_data(run_copy)
+        open_run_data(run_copy)
 
 
 def test_the_command_in_the_manifest_is_one_that_the_program_takes(run_copy: RunDirectory) -> None:
     """It names what decides the weights, and no path of the person who typed it."""
     words = shlex.split(run_copy.config().command)
     assert words[:4] == ["python", "-m", "training", "run"]
-    assert words[-2:] == ["--epochs", "3"]
+    assert ["--set", "epochs=3"] == words[-4:-2]
     assert CliRunner().invoke(main, [*words[3:], "--waive", "nothing=x"]).stderr.startswith("Error: there is no check nothing")

@@ -153,9 +153,8 @@ def telling_the_way_on(display: TrainingDisplay, directory: RunDirectory, store:
     try:
         yield
     except InterruptedRunError as stopped:
-        display.say(
-            f"{stopped}\ngo on with: {shlex.join(['python', '-m', 'training', 'resume', str(directory.path), '--store', str(store)])}"
-        )
+        command = ["python", "-m", "training", "resume", str(directory.path), "--store", str(store)]
+        display.say(f"{stopped}\ngo on with: {shlex.join(command)}")
         sys.exit(128 + signal.SIGINT)
 
 
