@@ -158,7 +158,9 @@ def rate_table(curve: RateCurve) -> Table:
 def succession_table(succession: Succession) -> Table:
     """Old and new model on the same test images, class by class."""
     right = [Column(name, justify="right") for name in ("test images", "old model", "new model", "change")]
-    caption = f"{succession.gained} images gained, {succession.lost} lost; chance of this if it were no worse: {succession.p_worse:.3g}"
+    caption = (
+        f"{succession.gained} images gained, {succession.lost} lost; chance of this if it were no worse: {succession.p_worse:.3g}"
+    )
     table = Table("class", *right, title="what retraining changed", caption=caption)
     for line in succession.classes:
         if not line.images:
@@ -169,5 +171,7 @@ def succession_table(succession: Succession) -> Table:
             continue
         change = new - line.old_right / line.images
         style = "green" if change > 0 else "red" if change < 0 else ""
-        table.add_row(Text(line.name), str(line.images), f"{line.old_right / line.images:.1%}", f"{new:.1%}", Text(f"{change:+.1%}", style))
+        table.add_row(
+            Text(line.name), str(line.images), f"{line.old_right / line.images:.1%}", f"{new:.1%}", Text(f"{change:+.1%}", style)
+        )
     return table

@@ -47,7 +47,7 @@ def evaluate(run: RunDirectory, data: RunData, process: Process = ALONE) -> dict
     }
     if process.first:
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, logits=logits.numpy())
+        np.savez_compressed(buffer, logits=logits.numpy(), labels=labels.numpy())
         run.write(LOGITS, buffer.getvalue())
         run.write_json(EVALUATION, figures)
     process.wait()
@@ -64,10 +64,19 @@ def read_figures(run: RunDirectory) -> dict[str, Any]:
 
 def read_logits(run: RunDirectory) -> NDArray[np.float32]:
     """The torch network's logits on the test split, float32 `[test images, classes]`. Raises RunError."""
+    return np.asarray(_read_array(run, "logits"), np.float32)
+
+
+def read_labels(run: RunDirectory) -> NDArray[np.int64]:
+    """The test split's labels, int64 `[test images]`. Raises RunError."""
+    return np.asarray(_read_array(run, "labels"), np.int64)
+
+
+def _read_array(run: RunDirectory, name: str) -> NDArray[Any]:
     path = run.file(LOGITS, "evaluate")
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            return np.asarray(archive["logits"], np.float32)
+            return np.asarray(archive[name])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise damaged(path, error) from None
 

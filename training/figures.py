@@ -135,8 +135,16 @@ def _annotate(axes: "Axes", mark: tuple[float, str]) -> None:
     """The mark's text at the top of its line, on the side where there is room."""
     low, high = axes.get_xlim()
     left = mark[0] > (low + high) / 2
-    place = {"xytext": (-4 if left else 4, 1), "textcoords": "offset points", "xycoords": ("data", "axes fraction")}
-    axes.annotate(mark[1], (mark[0], 1.0), ha="right" if left else "left", va="bottom", fontsize=8, **place)
+    axes.annotate(
+        mark[1],
+        (mark[0], 1.0),
+        xytext=(-4 if left else 4, 1),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        ha="right" if left else "left",
+        va="bottom",
+        fontsize=8,
+    )
 
 
 @contextmanager
@@ -147,7 +155,7 @@ def _figure(width: float, height: float) -> Iterator["Figure"]:
 
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE)
+        mpl.rcParams.update(dict(_STYLE))  # type: ignore[arg-type]  # its keys are literals there
         yield Figure(figsize=(width, height), layout="constrained")
 
 

@@ -5,13 +5,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Final
+from typing import Any
 
 from training.run_data import SPLIT
 from training.run_directory import RunDirectory, damaged
-from training.train import METRICS, read_metrics
-
-_FIGURES: Final = frozenset({"epoch", "step", "train_loss", "train_top1", "validation_loss", "validation_top1", "learning_rate"})
+from training.train import read_metrics
 
 
 @dataclass(frozen=True)
@@ -55,10 +53,7 @@ class History:
 
 def read_history(run: RunDirectory) -> History:
     """What a run has measured so far. Raises RunError where no epoch has ended, or a file is damaged."""
-    lines = read_metrics(run)
-    if not lines or not all(isinstance(line, dict) and line.keys() >= _FIGURES for line in lines):
-        raise damaged(run.path / METRICS, ValueError("figures are missing"))
-    return History(lines, len(split_rows(run).get("train", [])))
+    return History(read_metrics(run), len(split_rows(run).get("train", [])))
 
 
 def split_rows(run: RunDirectory) -> dict[str, list[int]]:

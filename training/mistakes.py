@@ -1,4 +1,4 @@
-"""What a network got wrong: the confusion matrix, the figures of each class, the worst mistakes, likely wrong labels, calibration."""
+"""What a network got wrong: confusion matrix, figures of each class, worst mistakes, likely wrong labels, calibration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Answers:
     @property
     def predicted(self) -> Indices:
         """The class with the highest probability, int64 `[n]`."""
-        return self.probabilities.argmax(axis=1)
+        return np.asarray(self.probabilities.argmax(axis=1), np.int64)
 
     def answer(self, row: int) -> "Answer":
         """What was said of one image."""
@@ -111,7 +111,7 @@ def figures_by_class(matrix: Indices, names: Sequence[str]) -> list[ClassFigures
 
 
 def rows_by_cell(answers: Answers) -> dict[tuple[int, int], Indices]:
-    """Rows of the answers for each (label, predicted) that occurs: of mistakes the surest first, of right answers the least sure."""
+    """Rows of the answers for each (label, predicted) that occurs: mistakes the surest first, right answers the least sure."""
     cells = answers.labels * answers.probabilities.shape[1] + answers.predicted
     confidence = answers.probabilities.max(axis=1)
     wrong = answers.predicted != answers.labels

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from training.image_set import printable
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
-MISSING: Final = "–"
+MISSING: Final = "\N{EN DASH}"
 
 
 def fill(template: str, **values: Any) -> bytes:
@@ -58,7 +58,7 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             flat |= flattened(value, f"{prefix}{name}.")
-        elif value is not None and value != [] and value != ():
+        elif value is not None and value not in ([], ()):
             flat[prefix + name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return flat
 

@@ -43,10 +43,9 @@ def prove_resume(run: RunDirectory, steps: int = STEPS, kills: int = KILLS, seed
         yield "resumed to the end"
         _train(broken, None)
         digests = [sha256_of(copy.path / LAST) for copy in (unbroken, broken)]
-    if digests[0] != digests[1]:
-        raise ResumeProofError(
-            f"killed at {places} and resumed, the weights differ from an unbroken run's: {_reason(unbroken, broken)}"
-        )
+        if digests[0] != digests[1]:
+            reason = _reason(unbroken, broken)
+            raise ResumeProofError(f"killed at steps {places} and resumed, the weights differ from an unbroken run's: {reason}")
     yield f"killed at steps {', '.join(map(str, places))} and resumed: the same weights to the bit ({digests[0][:16]}…)"
 
 
@@ -86,12 +85,6 @@ def _train_here(path: Path, kill_after: int | None, threads: int) -> None:
 
 def _reason(unbroken: RunDirectory, broken: RunDirectory) -> str:
     """Which of what the bits depend on differs between the two."""
-    states = [load_checkpoint(run) or {} for run in (unbroken, broken)]
-    differences = [
-        f"{name}: {value} and {states[1]['environment'].get(name)}"
-        for name, value in states[0]["environment"].items()
-        if states[1]["environment"].get(name) != value
-    ]
-    return (
-        ", ".join(differences) or "on the same threads, instructions, memory format, compilation and torch build; please report it"
-    )
+    then, now = ((load_checkpoint(run) or {}).get("environment", {}) for run in (unbroken, broken))
+    differences = [f"{name}: {value} and {now.get(name)}" for name, value in then.items() if now.get(name) != value]
+    return ", ".join(differences) or "on the same threads, instructions, memory format, compilation and torch; please report it"

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 from training.run_directory import RunDirectory
@@ -82,30 +83,27 @@ class Trackers:
 
     def __init__(self, run: RunDirectory, say: Callable[[str], None] = logger.warning) -> None:
         self._run, self._say = run, say
-        self._trackers: dict[str, Tracker] | None = None
+        self._trackers: dict[str, Tracker] = {}
+        self._opened = False
 
     def log(self, epoch: int, figures: Figures) -> None:
         """What this epoch (from 1) has measured; the first call opens the trackers."""
-        if self._trackers is None:
-            self._trackers = {}
-            self._guard("TensorBoard", lambda: self._add("TensorBoard", TensorBoard(self._run, epoch)))
+        if not self._opened:
+            self._opened = True
+            self._guard("TensorBoard", lambda: self._trackers.update(TensorBoard=TensorBoard(self._run, epoch)))
             if os.environ.get("MLFLOW_TRACKING_URI"):
-                self._guard("MLflow", lambda: self._add("MLflow", MLflow(self._run)))
+                self._guard("MLflow", lambda: self._trackers.update(MLflow=MLflow(self._run)))
         for name, tracker in list(self._trackers.items()):
-            self._guard(name, lambda tracker=tracker: tracker.log(epoch, figures))  # type: ignore[misc]
+            self._guard(name, partial(tracker.log, epoch, figures))
 
     def close(self, *, finished: bool) -> None:
         """The training has ended, or was stopped."""
-        for name, tracker in list((self._trackers or {}).items()):
-            self._guard(name, lambda tracker=tracker: tracker.close(finished=finished))  # type: ignore[misc]
-
-    def _add(self, name: str, tracker: Tracker) -> None:
-        (self._trackers or {})[name] = tracker
+        for name, tracker in list(self._trackers.items()):
+            self._guard(name, partial(tracker.close, finished=finished))
 
     def _guard(self, name: str, action: Callable[[], None]) -> None:
         try:
             action()
         except Exception as error:  # noqa: BLE001  whatever a server, a network or a package does
             self._say(f"{name} does not take the measurements, so they go into the run's directory alone: {error}")
-            if self._trackers:
-                self._trackers.pop(name, None)
+            self._trackers.pop(name, None)

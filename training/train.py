@@ -29,7 +29,9 @@ from training.setup import prepare_training
 from training.weights import BEST, LAST, Trained, predict_split, serialise
 
 METRICS: Final = "metrics.jsonl"
-METRIC_NAMES: Final = frozenset({"epoch", "step", "train_loss", "train_top1", "validation_loss", "validation_top1", "learning_rate"})
+METRIC_NAMES: Final = frozenset(
+    {"epoch", "step", "train_loss", "train_top1", "validation_loss", "validation_top1", "learning_rate"}
+)
 CHECKPOINT_SECONDS: Final = 30
 
 
@@ -218,6 +220,6 @@ def read_metrics(run: RunDirectory) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except ValueError as error:
         raise damaged(path, error) from None
-    if not lines or not all(isinstance(line, dict) and METRIC_NAMES <= line.keys() for line in lines):
+    if not lines or not all(isinstance(line, dict) and line.keys() >= METRIC_NAMES for line in lines):
         raise damaged(path, ValueError("figures are missing"))
     return lines
