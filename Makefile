@@ -15,10 +15,10 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help serve train test test-all lint format bench lock builtin clean
+.PHONY: help serve train test test-all lint format bench bench-training lock builtin clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  Variables: HOST=$(HOST) PORT=$(PORT) STORE=$(STORE) PYTHON=$(PYTHON)"
 
 serve: $(SERVICE)/.installed ## Serve the store's models on http://HOST:PORT (installs no torch)
@@ -51,6 +51,9 @@ format: $(TRAINING)/.installed ## Format the code
 bench: $(SERVICE)/.installed ## Measure this machine and write benchmarks/RESULTS.md
 	$(SERVICE)/bin/python benchmarks/startup.py
 	PYTHONPATH=. $(SERVICE)/bin/python benchmarks/decode_memory.py
+
+bench-training: $(TRAINING)/.installed ## Measure a training step beside a plain loop and write benchmarks/TRAINING.md
+	$(TRAINING)/bin/python benchmarks/training_step.py $(ARGS)
 
 builtin: $(TRAINING)/.installed ## Train the built-in model anew and put it in model_store/builtin
 	rm -rf build/store

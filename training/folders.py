@@ -2,7 +2,9 @@
 
 import operator
 import os
+import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +23,7 @@ from training.image_set import (
     set_of_files,
 )
 
+CARD: Final = "data.toml"
 EXTENSIONS: Final = frozenset({"jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff"})
 
 
@@ -28,8 +31,10 @@ def load_folder(root: Path) -> ImageSet:
     """Every image under `root`, sorted naturally by split, class and path. Deeper folders belong to their class.
 
     Folders called train, val and test (or training, valid, validation, testing) are splits where train holds folders and no
-    images. Raises DataError where there are no classes, and where it is not clear what is a class.
+    images. A `data.toml` may say what the data is: name, source, licence, which go into manifests. Raises DataError where there
+    are no classes, where it is not clear what is a class, and where the card is wrong.
     """
+    card = _read_card(root)
     survey = _Survey(root)
     places = [(FREE, folder) for folder in survey.folders("")]
     if _has_splits(survey):
@@ -43,8 +48,23 @@ def load_folder(root: Path) -> ImageSet:
         for path, stamp in survey.images_under(folder)
     ]
     classes = in_natural_order(set(labels.values()))
-    name = Path(os.path.abspath(root)).name or "data"  # as the person calls it, wherever a link leads
-    return set_of_files(name, "a folder of images", files, classes, survey.ignored)
+    folder_name = Path(os.path.abspath(root)).name or "data"  # as the person calls it, wherever a link leads
+    images = set_of_files(card.get("name", folder_name), card.get("source", "a folder of images"), files, classes, survey.ignored)
+    return replace(images, licence=card.get("licence", ""))
+
+
+def _read_card(root: Path) -> dict[str, str]:
+    path = root / CARD
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not TOML: {error}") from None
+    known = ("name", "source", "licence")
+    if wrong := [key for key, value in values.items() if key not in known or not isinstance(value, str) or not value.strip()]:
+        raise DataError(f"{path} is wrong at {wrong[0]}: expected texts for {', '.join(known)}")
+    return values
 
 
 def _label(root: Path, folder: str) -> str:
@@ -107,6 +127,8 @@ class _Survey:
             folders: list[str] = []
             images: list[Image] = []
             for entry in self._entries(folder):
+                if not folder and entry.name == CARD:
+                    continue
                 path = f"{folder}/{entry.name}".lstrip("/")
                 if reason := self._reason_to_ignore(entry, folder):
                     self.ignored.append((printable(path), reason))

@@ -20,7 +20,9 @@ def pictures(count: int, side: int = 16) -> Tensor:
     return torch.from_numpy(np.random.default_rng(0).normal(size=(count, 3, side, side)).astype(np.float32))
 
 
-@pytest.mark.parametrize("bounds", [EVERYTHING, Augmentation(flip="random", pad=4), Augmentation(flip="alternate", pad=2, fill="reflect")])
+@pytest.mark.parametrize(
+    "bounds", [EVERYTHING, Augmentation(flip="random", pad=4), Augmentation(flip="alternate", pad=2, fill="reflect")]
+)
 def test_an_image_gets_the_same_pixels_in_any_batch(bounds: Augmentation) -> None:
     """Whatever neighbours it has, and in whatever slot: what a batch is made of depends on the number of processes."""
     images, draws = pictures(12), Draws.of_epoch(12, seed=3, epoch=5, flip=bounds.flip)
@@ -88,7 +90,9 @@ def test_alternating_flips_show_each_side_in_turn() -> None:
     assert 400 < int(flips[0].sum()) < 600
 
 
-@pytest.mark.parametrize("bounds", [Augmentation(flip="random"), Augmentation(flip="random", crop_area=(0.999, 1.0), fill="reflect")])
+@pytest.mark.parametrize(
+    "bounds", [Augmentation(flip="random"), Augmentation(flip="random", crop_area=(0.999, 1.0), fill="reflect")]
+)
 def test_a_flip_mirrors_left_and_right(bounds: Augmentation) -> None:
     """By gather and by resampling alike."""
     image = torch.linspace(-1, 1, 8).expand(64, 3, 8, 8)

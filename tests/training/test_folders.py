@@ -160,3 +160,22 @@ def test_the_name_is_the_persons_own(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path / "pets")
     assert load_data(".").name == load_data("../pets").name == "pets"
     assert load_data("../animals/").name == "animals"
+
+
+def test_a_card_says_what_the_data_is(tmp_path: Path) -> None:
+    """Name, source and licence go into the manifest; the card is no image, and none that was ignored."""
+    put(tmp_path / "pets", {"cat/1.png": 1, "dog/1.png": 2})
+    (tmp_path / "pets/data.toml").write_text('name = "Pets"\nsource = "my garden"\nlicence = "CC0"\n')
+    pets = load_data(str(tmp_path / "pets"))
+    assert (pets.name, pets.source, pets.licence, pets.ignored) == ("Pets", "my garden", "CC0", ())
+
+
+@pytest.mark.parametrize(
+    ("card", "message"), [("name = ", "is not TOML"), ("nmae = 'Pets'", "wrong at nmae"), ("name = 3", "wrong at name")]
+)
+def test_a_card_with_a_slip_is_refused(tmp_path: Path, card: str, message: str) -> None:
+    """Before it is published."""
+    put(tmp_path / "pets", {"cat/1.png": 1, "dog/1.png": 2})
+    (tmp_path / "pets/data.toml").write_text(card)
+    with pytest.raises(DataError, match=message):
+        load_data(str(tmp_path / "pets"))

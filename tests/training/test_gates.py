@@ -97,7 +97,10 @@ def test_a_step_that_comes_too_early_names_the_one_before(new_run: Callable[...,
 
 def test_served_model_normalises_as_training_did() -> None:
     """The graph's multiply and add are training's (pixel - mean) / std, to float precision."""
-    network, normalize = build_network("resnet20", 10).eval(), Normalization(torch.full((1, 1, 1), 47.0), torch.full((1, 1, 1), 81.25))
+    network, normalize = (
+        build_network("resnet20", 10).eval(),
+        Normalization(torch.full((1, 1, 1), 47.0), torch.full((1, 1, 1), 81.25)),
+    )
     images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
     served, _ = ServedModel(network, normalize)(images)
     assert torch.allclose(served, network(normalize(images)), atol=1e-4)

@@ -41,4 +41,6 @@ def test_normalisation_survives_a_weights_file(kind: str) -> None:
 
 def test_images_of_one_colour_do_not_divide_by_zero() -> None:
     """A deviation of nothing counts as one grey level."""
-    assert torch.isfinite(Normalization.fit("scalar", np.full((3, 4, 4, 3), 7, np.uint8))(torch.zeros(1, 4, 4, 3, dtype=torch.uint8))).all()
+    assert torch.isfinite(
+        Normalization.fit("scalar", np.full((3, 4, 4, 3), 7, np.uint8))(torch.zeros(1, 4, 4, 3, dtype=torch.uint8))
+    ).all()

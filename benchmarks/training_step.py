@@ -1,0 +1,171 @@
+"""How fast a training step is beside a plain PyTorch loop: ResNet-20, batches of 128, 32x32 images, padded crops and flips.
+
+Each side runs in a process of its own, in turn, so that a busy machine hurts both alike. Writes benchmarks/TRAINING.md.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from training.environment import current, has_bf16
+from training.feed import Feed, PixelsOnDevice
+from training.forecast import Pace
+from training.learner import Learner
+from training.networks import build_network
+from training.normalization import Normalization
+from training.process import ALONE
+from training.recipe import Recipe
+
+ROOT = Path(__file__).parent.parent
+IMAGES, BATCH, WARM_UP, STEPS, TURNS = 6400, 128, 5, 40, 5
+CPU = torch.device("cpu")
+
+
+class Pictures(Dataset[tuple[torch.Tensor, int]]):
+    """Images in memory with torchvision's transforms, as most scripts have them."""
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray) -> None:
+        self.images = [Image.fromarray(image) for image in pixels]
+        self.labels = labels.tolist()
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(32, padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize((0.49, 0.48, 0.45), (0.25, 0.24, 0.26)),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.transform(self.images[index]), self.labels[index]
+
+
+def plain(pixels: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The loop of a tutorial: a loader with two workers, a model, an optimiser."""
+    loader = DataLoader(Pictures(pixels, labels), batch_size=BATCH, shuffle=True, num_workers=2)
+    model = build_network("resnet20", 10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    seconds, began = [], 0.0
+    for step, (images, targets) in enumerate(loader):
+        if step >= WARM_UP:
+            seconds.append(time.perf_counter() - began)
+        if step == WARM_UP + STEPS:
+            break
+        began = time.perf_counter()
+        logits = model(images)
+        loss = functional.cross_entropy(logits, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+        (logits.argmax(1) == targets).sum().item()
+    return {"images_per_second": BATCH * len(seconds) / sum(seconds)}
+
+
+def resident(pixels: np.ndarray, labels: np.ndarray, precision: str = "fp32", *, compiled: bool = False) -> dict[str, float]:
+    """The project's own step, as `train` calls it."""
+    recipe = Recipe.load("he2015", ["normalization=scalar", "iterations=1000"])
+    normalize = Normalization.fit("scalar", pixels)
+    feed = Feed(PixelsOnDevice(torch.from_numpy(pixels), CPU), torch.from_numpy(labels), 10, recipe, normalize, 32,
+                torch.zeros(3, 1, 1), 0, ALONE)  # fmt: skip
+    learner = Learner(build_network("resnet20", 10), recipe, ALONE, current(CPU, precision, compiled=compiled))
+    learner.train()
+    pace, seconds, began = Pace(), [], time.perf_counter()
+    for step, batch in enumerate(pace.timed(feed.epoch(0))):
+        learner.step(batch).tolist()
+        if step >= WARM_UP:
+            seconds.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        if step == WARM_UP + STEPS - 1:
+            break
+    return {"images_per_second": BATCH * len(seconds) / sum(seconds), "input_share": pace.input_share}
+
+
+SIDES = {
+    "plain": ("a plain PyTorch loop (contiguous, PIL transforms, two workers)", plain),
+    "resident": ("Resident, fp32", resident),
+    "compiled": ("Resident, fp32, torch.compile", lambda pixels, labels: resident(pixels, labels, compiled=True)),
+    "bf16": ("Resident, bf16", lambda pixels, labels: resident(pixels, labels, "bf16")),
+}
+
+
+def main() -> None:
+    """Measure every side in turn, or with --side that one, and print its figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--side", choices=SIDES)
+    parser.add_argument("--compiled", action="store_true", help="Also measure torch.compile, which takes a minute a turn.")
+    arguments = parser.parse_args()
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8)
+    labels = generator.integers(0, 10, IMAGES)
+    if arguments.side:
+        print(json.dumps(SIDES[arguments.side][1](pixels, labels)))
+        return
+    sides = ["plain", "resident", *(["compiled"] if arguments.compiled else []), *(["bf16"] if has_bf16(CPU) else [])]
+    figures: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    for turn in range(TURNS):
+        for side in sides:
+            command = [sys.executable, __file__, "--side", side]
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            done = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
+            figures[side].append(json.loads(done.stdout))
+            print(f"{turn + 1}/{TURNS}  {side}: {figures[side][-1]['images_per_second']:.0f} images/s", flush=True)
+    ratios = {
+        side: [own["images_per_second"] / base["images_per_second"] for own, base in zip(found, figures["plain"], strict=True)]
+        for side, found in figures.items()
+    }
+    rows = [
+        "| loop | images/s | times the plain loop, turn by turn | waits for images |",
+        "|---|---|---|---|",
+    ]
+    for side, found in figures.items():
+        speeds = [figure["images_per_second"] for figure in found]
+        shares = [figure["input_share"] for figure in found if "input_share" in figure]
+        waits = f"{statistics.median(shares):.1%}" if shares else ""
+        rows.append(
+            f"| {SIDES[side][0]} | {statistics.median(speeds):.0f} ({min(speeds):.0f} to {max(speeds):.0f}) "
+            f"| {statistics.median(ratios[side]):.2f} ({min(ratios[side]):.2f} to {max(ratios[side]):.2f}) | {waits} |"
+        )
+    text = [
+        "# A training step",
+        "",
+        f"Written by `make bench-training`. {describe_machine()}.",
+        "",
+        f"ResNet-20, batches of {BATCH}, 32x32 images in memory, crops from 4 pixels of padding and flips. Each loop runs in a",
+        f"process of its own, {STEPS} steps after {WARM_UP} that are not counted, in turn, {TURNS} times; medians (min to max).",
+        "",
+        *rows,
+        "",
+    ]
+    (ROOT / "benchmarks/TRAINING.md").write_text("\n".join(text))
+    print("\n".join(rows))
+
+
+def describe_machine() -> str:
+    """CPU, its instructions, cores, versions."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in ("torch", "torchvision", "pillow"))
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return f"{name} ({instructions}), {os.cpu_count()} cores, {platform.system()}; Python {platform.python_version()}, {versions}"
+
+
+if __name__ == "__main__":
+    main()
