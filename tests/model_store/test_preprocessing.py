@@ -270,7 +270,7 @@ class TestGeometry:
         ],
     )
     @pytest.mark.parametrize("interpolation", RESAMPLING)
-    def test_resize_and_crop_are_torchvisions(  # noqa: PLR0917  one column each
+    def test_resize_and_crop_are_torchvisions(
         self,
         size: tuple[int, int],
         resize: int,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -96,10 +97,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path: Path, number: s
     assert process.returncode == 130, output + errors
     assert "Traceback" not in errors
     (way_on,) = [line.removeprefix("go on with: ") for line in output.splitlines() if line.startswith("go on with: ")]
-    command = f"{sys.executable} {way_on.removeprefix('python ')} --waive accuracy_jpeg=short"
-    resumed = subprocess.run(
-        command, shell=True, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False  # noqa: S602  as typed
-    )  # fmt: skip
+    resumed = training(*shlex.split(way_on)[3:], "--waive", "accuracy_jpeg=short", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert "published mine version 1" in resumed.stdout
 

@@ -99,7 +99,7 @@ def test_served_model_normalises_as_training_did() -> None:
     """The graph's multiply and add are training's (pixel - mean) / std, to float precision."""
     network, normalize = (
         build_network("resnet20", 10).eval(),
-        Normalization(torch.full((1, 1, 1), 47.0), torch.full((1, 1, 1), 81.25)),
+        Normalization(torch.tensor([[[47.0]]]), torch.tensor([[[81.25]]])),
     )
     images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
     served, _ = ServedModel(network, normalize)(images)

@@ -18,7 +18,7 @@ def test_a_run_killed_and_resumed_is_proven_the_same(new_run: Callable[..., RunD
     *steps, verdict = prove_resume(run, steps=10, kills=2)
     assert sum("killed after step" in line for line in steps) == 2
     assert "the same weights to the bit" in verdict
-    assert set(path.name for path in run.path.iterdir()) - set(before) <= {"check.json", "split.csv"}
+    assert {path.name for path in run.path.iterdir()} - set(before) <= {"check.json", "split.csv"}
 
 
 def test_weights_that_differ_are_noticed(new_run: Callable[..., RunDirectory], monkeypatch: pytest.MonkeyPatch) -> None:

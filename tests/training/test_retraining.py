@@ -41,8 +41,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("retraining")
     write_digits(place / "old" / "pictures", OLD, slice(0, 90))
     write_digits(place / "new" / "pictures", NEW, slice(0, None))
-    words = ["run", "--data", str(place / "old" / "pictures"), "--image-size", "32", "--recipe", "digits", "--epochs", "4", "--model", "pictures",
-             "--store", str(place / "store"), "--runs", str(place / "runs"), *QUICK]  # fmt: skip
+    data = ("--data", str(place / "old" / "pictures"), "--image-size", "32", "--recipe", "digits", "--epochs", "4")
+    words = ["run", *data, "--model", "pictures", "--store", str(place / "store"), "--runs", str(place / "runs"), *QUICK]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output
     ModelStore(place / "store").promote("pictures", 1)
@@ -63,8 +63,10 @@ def test_new_classes_come_behind_the_old_ones_and_the_service_follows(place: Pat
         server.announced()
         with server.client() as client:
             assert answer(client, nines[0])["version"] == 1
-            words = ["retrain", "pictures", "--data", str(place / "new" / "pictures"), "--epochs", "6", "--set", "augmentation.flip=none",
-                     "--set", "optimizer.learning_rate=0.05", "--set", "freeze_epochs=1", "--set", "ema_decay=0.9", "--store", str(place / "store"), "--runs", str(place / "runs"), *QUICK]  # fmt: skip
+            changes = ("augmentation.flip=none", "optimizer.learning_rate=0.05", "freeze_epochs=1", "ema_decay=0.9")
+            recipe = ("--epochs", "6", *(word for change in changes for word in ("--set", change)))
+            where = ("--store", str(place / "store"), "--runs", str(place / "runs"))
+            words = ["retrain", "pictures", "--data", str(place / "new" / "pictures"), *recipe, *where, *QUICK]
             done = CliRunner().invoke(main, words)
             assert done.exit_code == 0, done.output
             assert "digit 9" in done.output

@@ -55,5 +55,5 @@ def test_the_command_in_the_manifest_is_one_that_the_program_takes(run_copy: Run
     """It names what decides the weights, and no path of the person who typed it."""
     words = shlex.split(run_copy.config().command)
     assert words[:4] == ["python", "-m", "training", "run"]
-    assert ["--set", "epochs=3"] == words[-4:-2]
+    assert words[-4:-2] == ["--set", "epochs=3"]
     assert CliRunner().invoke(main, [*words[3:], "--waive", "nothing=x"]).stderr.startswith("Error: there is no check nothing")

@@ -64,8 +64,8 @@ def mlflow_server(tmp_path: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-               "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--artifacts-destination", str(tmp_path / "artifacts")]  # fmt: skip
+    stores = ("--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--artifacts-destination", str(tmp_path / "artifacts"))
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *stores]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as process:
         address = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + 120
@@ -93,7 +93,7 @@ def test_mlflow_gets_a_run_with_its_values_and_every_epoch(
             trackers.log(epoch, {"validation_top1": epoch / 10})
         trackers.close(finished=finished)
     assert heard == []
-    import mlflow
+    import mlflow  # noqa: PLC0415  only where there is a server
 
     client = mlflow.MlflowClient(mlflow_server)
     (experiment,) = [found for found in client.search_experiments() if found.name == run.config().model]

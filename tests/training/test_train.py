@@ -118,7 +118,7 @@ def test_a_config_that_changed_is_named_on_resume(new_run: Callable[..., RunDire
         train(run, open_run_data(run), interrupted=stops_after(1))
     config = run.config()
     run.write_config(config.model_copy(update={"seed": 7}))
-    with pytest.raises(RunError, match="begun with other values of seed than its config.json"):
+    with pytest.raises(RunError, match=r"begun with other values of seed than its config\.json"):
         train(run, open_run_data(run))
     run.write_config(config.model_copy(update={"model": "renamed", "golden_samples": 0}))
     train(run, open_run_data(run))
@@ -143,7 +143,7 @@ def test_test_is_opened_once(run_copy: RunDirectory) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run(new_run: Callable[..., RunDirectory]) -> None:
     """The error says where, and what to try; the checkpoint of before stays."""
     run = new_run("optimizer.learning_rate=1e9")
-    with pytest.raises(DivergedError, match=r"epoch 1, step \d+, at a learning rate of .*: lower optimizer.learning_rate"):
+    with pytest.raises(DivergedError, match=r"epoch 1, step \d+, at a learning rate of .*: lower optimizer\.learning_rate"):
         train(run, open_run_data(run))
     assert not run.has(LAST)
 
