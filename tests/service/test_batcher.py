@@ -253,7 +253,7 @@ class Crowd:
 
     def __init__(self, batcher: Batcher, images: int, seed: str) -> None:
         self._batcher = batcher
-        self._chance = random.Random(seed)  # noqa: S311  repeatable, not secret
+        self._chance = random.Random(seed)
         self.settled = [0] * images
         self.outcomes = dict.fromkeys((Answer, InferenceError, asyncio.CancelledError), 0)
         bounds = [0]

@@ -36,7 +36,7 @@ def png_of_size(width: int, height: int) -> bytes:
 def noise(image_format: str) -> bytes:
     """An image that does not compress, so that most of its bytes are pixels."""
     buffer = io.BytesIO()
-    pixels = random.Random(1).randbytes(4800)  # noqa: S311  repeatable, not secret
+    pixels = random.Random(1).randbytes(4800)
     Image.frombytes("RGB", (40, 40), pixels).save(buffer, image_format)
     return buffer.getvalue()
 
@@ -165,7 +165,7 @@ def exhaustible(tmp_path: Path) -> Iterator[ServerProcess]:
 @pytest.mark.parametrize("count", [300, pytest.param(2000, marks=pytest.mark.slow)])
 def test_chaos_leaves_the_service_as_it_was(exhaustible: ServerProcess, count: int) -> None:
     """After hundreds of good, bad and abandoned requests at once, the whole queue and the whole upload budget are free again."""
-    chance = random.Random(count)  # noqa: S311  repeatable, not secret
+    chance = random.Random(count)
     url = httpx.URL(exhaustible.address)
     bad = [parts for _, parts, _, _ in BODIES]
     colours = ["red", "green", "blue", "cyan"]
