@@ -23,7 +23,7 @@ from training.errors import StartError
 from training.networks import build_network
 from training.normalization import Normalization
 from training.run_directory import RunDirectory
-from training.weights import START, Trained, read_weights, serialise
+from training.weights import START, Trained, is_own, read_weights, serialise
 
 TORCHVISION: Final = "torchvision"
 HEAD: Final = ("fc.weight", "fc.bias")
@@ -34,20 +34,22 @@ _WRAPPINGS: Final = ("state_dict", "model", "model_state_dict", "net")  # what t
 def lay_start(run: RunDirectory, store: ModelStore, class_names: Sequence[str]) -> None:
     """Write the weights that the run's config names to `start.safetensors`, their head made for `class_names`.
 
-    Does nothing where the config names none. Raises StartError where they can not be had or are another network's.
+    A version and a file of this project bring their normalisation along, others are taken to expect ImageNet's. Does nothing where the config names none. Raises StartError where they can not be had or are another network's.
     """
     start, architecture = run.config().start, run.config().architecture
     if start is None:
         return
-    names: Sequence[str]
-    state: Mapping[str, Tensor]
+    names: Sequence[str] = ()
     if start == TORCHVISION:
-        state, names, normalize = _from_torchvision(architecture), (), Normalization.imagenet()
-    elif Path(start).suffix in _FILES:
-        state, names, normalize = _from_file(Path(start)), (), Normalization.imagenet()
+        state, normalize = _from_torchvision(architecture), Normalization.imagenet()
+    elif Path(start).suffix in _FILES and not is_own(Path(start)):
+        state, normalize = _from_file(Path(start)), Normalization.imagenet()
     else:
-        with open_version(store, start) as version:
-            trained, names = read_checkpoint(version), version.manifest.class_names
+        if Path(start).suffix in _FILES:
+            trained = read_weights(Path(start))
+        else:
+            with open_version(store, start) as version:
+                trained, names = read_checkpoint(version), version.manifest.class_names
         if trained.architecture != architecture:
             raise StartError(f"{start} is a {trained.architecture}, not a {architecture}: give --arch {trained.architecture}")
         state, normalize = trained.network.state_dict(), trained.normalize

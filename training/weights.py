@@ -53,6 +53,15 @@ def serialise(trained: Trained) -> bytes:
     return save(state, metadata={METADATA: json.dumps(described)})
 
 
+def is_own(path: Path) -> bool:
+    """Whether the file is one that `serialise` wrote."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return METADATA in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
 def read_weights(path: Path) -> Trained:
     """What `serialise` wrote. Raises RunError where the file is damaged or not of this project."""
     try:

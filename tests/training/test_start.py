@@ -52,6 +52,14 @@ def test_a_state_dict_with_torchvisions_names_is_taken(tmp_path: Path, name: str
     assert torch.equal(start.normalize.mean, Normalization.imagenet().mean)
 
 
+def test_a_runs_own_weights_bring_their_normalisation_along(finished_run: RunDirectory, tmp_path: Path) -> None:
+    """A file of this project says what pixels it expects."""
+    start = read_weights(start_with(finished_run.path / "best.safetensors", tmp_path, "resnet20").path / START)
+    assert start.normalize.to_json() == read_weights(finished_run.path / "best.safetensors").normalize.to_json()
+    with pytest.raises(StartError, match="is a resnet20, not a resnet18: give --arch resnet20"):
+        start_with(finished_run.path / "best.safetensors", tmp_path)
+
+
 def test_a_small_image_stem_begins_anew() -> None:
     """Its first convolution has another size; everything else is taken."""
     state = resnet18(num_classes=1000).state_dict()
