@@ -34,7 +34,8 @@ _WRAPPINGS: Final = ("state_dict", "model", "model_state_dict", "net")  # what t
 def lay_start(run: RunDirectory, store: ModelStore, class_names: Sequence[str]) -> None:
     """Write the weights that the run's config names to `start.safetensors`, their head made for `class_names`.
 
-    A version and a file of this project bring their normalisation along, others are taken to expect ImageNet's. Does nothing where the config names none. Raises StartError where they can not be had or are another network's.
+    A version and a file of this project bring their normalisation along, others are taken to expect ImageNet's. Does nothing
+    where the config names none. Raises StartError where they can not be had or are another network's.
     """
     start, architecture = run.config().start, run.config().architecture
     if start is None:
