@@ -8,6 +8,7 @@ from model_store.manifest import Preprocessing, check_name
 from model_store.store import ModelStore
 from training.data import check_data
 from training.environment import CompileChoice, PrecisionChoice
+from training.golden import check_golden_images
 from training.networks import default_image_size, parse_architecture
 from training.publish import describe_origin
 from training.recipe import Recipe, known_recipes
@@ -35,6 +36,7 @@ class Wish:
     compile: CompileChoice = "auto"
     keep_checkpoint: bool = True
     golden_samples: int = 5
+    golden_images: tuple[str, ...] = ()
 
     @property
     def model_name(self) -> str:
@@ -74,6 +76,7 @@ def begin(wish: Wish, runs: Path, store: ModelStore) -> RunDirectory:
         compile=wish.compile,
         keep_checkpoint=wish.keep_checkpoint,
         golden_samples=wish.golden_samples,
+        golden_images=check_golden_images(wish.golden_images),
         **describe_origin(),
     )
     run = RunDirectory.create(runs, config)

@@ -8,6 +8,7 @@ non-square JPEG.
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Final
 
 import numpy as np
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, TypeAdapter, ValidationError
 
-from model_store.manifest import DecodeTolerance, Golden
+from model_store.errors import ImageError
+from model_store.manifest import DecodeTolerance, Golden, Preprocessing, is_name
 from model_store.preprocessing import Pixels, prepare, sniff, to_rgb
 from training.data import encode
+from training.errors import DataError
 from training.run_data import RunData
 from training.run_directory import RunDirectory, damaged
 from training.weights import load_trained, predict
@@ -26,6 +29,8 @@ GOLDEN: Final = "golden/golden.json"
 _BLOCKS: Final = TypeAdapter(Annotated[tuple[Golden, ...], Field(min_length=1)])
 LOSSLESS: Final = DecodeTolerance(max_abs=2, mean_abs=0.25)
 LOSSY: Final = DecodeTolerance(max_abs=4, mean_abs=1.0)  # JPEG decoders of other builds round differently
+_ANY_SIZE: Final = Preprocessing(resize=32, crop_height=32, crop_width=32)
+_SCENE_NAMES: Final = frozenset({"colours", "exif-6", "cmyk", "alpha", "grey-16-bit", "palette", "large", "golden"})
 _ORIENTATION_TAG: Final = 0x0112
 
 
@@ -42,7 +47,7 @@ def take_golden(run: RunDirectory, data: RunData) -> tuple[Golden, ...]:
     """Write the golden images, their pixels and the torch network's logits into the run, and return their blocks."""
     trained = load_trained(run)
     blocks = []
-    for probe in [*_samples(run, data), *_scenes()]:
+    for probe in [*_given(run), *_samples(run, data), *_scenes()]:
         pixels = prepare(probe.encoded, data.preprocessing)
         logits = predict(trained.network, [pixels[np.newaxis].copy()], trained.normalize)[0]
         stem = f"golden/{probe.name.split('.', maxsplit=1)[0]}"
@@ -67,6 +72,29 @@ def read_golden(run: RunDirectory) -> tuple[Golden, ...]:
         return _BLOCKS.validate_json((run.path / GOLDEN).read_bytes())
     except ValidationError as error:
         raise damaged(run.path / GOLDEN, error) from None
+
+
+def check_golden_images(paths: tuple[str, ...]) -> tuple[str, ...]:
+    """The same paths, when each is an image with a name of its own that fits into a version. Raises DataError."""
+    stems = [Path(path).stem for path in paths]
+    for path in paths:
+        try:
+            prepare(Path(path).read_bytes(), _ANY_SIZE)
+        except (OSError, ImageError) as error:
+            raise DataError(f"{path} can not be a golden image: {error}") from None
+        if not is_name(Path(path).name) or Path(path).stem in _SCENE_NAMES or stems.count(Path(path).stem) > 1:
+            raise DataError(
+                f"{path} can not be a golden image under this name; call it with letters, digits, '.', '_' or '-', once"
+            )
+    return paths
+
+
+def _given(run: RunDirectory) -> Iterator[Probe]:
+    """The pictures that the person gave."""
+    for path in map(Path, run.config().golden_images):
+        encoded = path.read_bytes()
+        suffix = (sniff(encoded) or "").lower().replace("jpeg", "jpg")
+        yield Probe(f"{path.stem}.{suffix}", encoded, "a picture given with the training")
 
 
 def _samples(run: RunDirectory, data: RunData) -> Iterator[Probe]:

@@ -8,6 +8,7 @@ from model_store.store import ModelStore
 from training.beginning import Wish
 from training.data import check_data
 from training.errors import DataError
+from training.golden import check_golden_images
 from training.image_set import ImageSet, in_natural_order
 from training.publish import describe_origin
 from training.recipe import Recipe
@@ -48,6 +49,7 @@ def begin_retraining(reference: str, wish: Wish, runs: Path, store: ModelStore) 
         compile=wish.compile,
         keep_checkpoint=wish.keep_checkpoint,
         golden_samples=wish.golden_samples,
+        golden_images=check_golden_images(wish.golden_images),
         **describe_origin(),
     )
     run = RunDirectory.create(runs, config)

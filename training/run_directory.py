@@ -59,6 +59,8 @@ class Config(BaseModel):
     compile: CompileChoice = "auto"
     golden_samples: Annotated[int, Field(ge=0)] = 5
     """Images of the validation split that go into the version for its golden proof; 0 where they may not be given away."""
+    golden_images: tuple[str, ...] = ()
+    """Files of the person's own that go into the version for its golden proof."""
     keep_checkpoint: bool = True
     """Whether the version holds the weights to retrain from."""
     git_commit: str | None = None
@@ -67,7 +69,17 @@ class Config(BaseModel):
     @property
     def trained_as(self) -> dict[str, Any]:
         """The values that the weights depend on: a resumed run must have the same ones."""
-        untold = {"model", "git_commit", "packages", "golden_samples", "keep_checkpoint", "recipe_name", "changes", "data_dir"}
+        untold = {
+            "model",
+            "git_commit",
+            "packages",
+            "golden_samples",
+            "golden_images",
+            "keep_checkpoint",
+            "recipe_name",
+            "changes",
+            "data_dir",
+        }
         return self.model_dump(mode="json", exclude=untold)
 
     @property

@@ -71,6 +71,8 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
                      help="Whether the version holds the weights to retrain from; without them it is half as large."),
         click.option("--golden-samples", type=click.IntRange(min=0), default=5, show_default=True,
                      help="Images of the validation split that are published in the version for its golden proof."),
+        click.option("--golden-image", "golden_images", multiple=True, type=click.Path(exists=True, dir_okay=False),
+                     help="A picture of your own to publish in the version for its golden proof. May be repeated."),
         DATA_DIR,
         RUNS,
     )  # fmt: skip
