@@ -180,6 +180,8 @@ def _summary(manifest: Manifest) -> list[str]:
         f"classes   {len(manifest.class_names)}: {', '.join(manifest.class_names[:10])}" + ", …" * (len(manifest.class_names) > 10),
         f"variants  {', '.join(variant.precision for variant in manifest.variants)}; batches up to {manifest.max_batch_size}",
     ]
+    if origin := manifest.derived_from:
+        lines.append(f"follows   {origin.model}/{origin.version}  {origin.digest}")
     if training := manifest.training:
         lines += [
             f"trained   {training.architecture} on {training.data.name}, epoch {training.best_epoch} of {training.epochs}",

@@ -227,6 +227,7 @@ def _detail(registry: Registry, model: ServedModel) -> ModelDetail:
         metrics=manifest.metrics,
         gate=list(manifest.gate),
         training=manifest.training,
+        derived_from=manifest.derived_from,
     )
 
 

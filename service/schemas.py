@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from model_store.manifest import Check, Input, Metrics, Preprocessing, Training
+from model_store.manifest import Check, Input, Metrics, Preprocessing, Training, VersionReference
 
 
 class Prediction(BaseModel):
@@ -99,6 +99,7 @@ class ModelDetail(ModelSummary):
     metrics: Metrics | None = None
     gate: list[Check] | None = None
     training: Training | None = None
+    derived_from: VersionReference | None = None
 
 
 class Health(BaseModel):

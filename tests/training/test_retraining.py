@@ -77,6 +77,7 @@ def test_new_classes_come_behind_the_old_ones_and_the_service_follows(place: Pat
                 time.sleep(0.1)
             answers = [answer(client, nine) for nine in nines]
             assert {found["version"] for found in answers} == {2}
+            assert client.get("/v1/models/pictures").json()["derived_from"]["version"] == 1
             labels = [found["results"][0]["predictions"][0]["label"] for found in answers]
             assert labels.count("digit 9") >= 15, labels
     with ModelStore(place / "store").open("pictures", 2) as version, ModelStore(place / "store").open("pictures", 1) as old:
