@@ -68,6 +68,19 @@ class PreactivationBlock(nn.Module):
         return residual + identity
 
 
+class MirrorMean(nn.Module):
+    """The mean of what a body makes of images and, mirrored back, of their mirror images: `[n, 3, h, w]` to its feature map."""
+
+    def __init__(self, body: nn.Sequential) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Both ways, then the mean."""
+        mean: Tensor = (self.body(x) + self.body(x.flip(3)).flip(3)) / 2
+        return mean
+
+
 class MultiplyAdd(nn.Module):
     """A batch norm in evaluation mode as one multiply and one add a channel: float `[n, c, h, w]` to the same shape."""
 

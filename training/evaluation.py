@@ -30,7 +30,7 @@ def evaluate(run: RunDirectory, data: RunData, process: Process = ALONE) -> dict
         return read_figures(run)
     trained = load_trained(run)
     test = data.split.test
-    logits = predict_split(trained.network.to(process.device), data, test, trained.normalize, process)
+    logits = predict_split(trained.answering.to(process.device), data, test, trained.normalize, process)
     labels = data.labels(test)
     right = logits.argsort(dim=1, descending=True) == labels[:, None]
     correct = int(right[:, 0].sum())

@@ -62,7 +62,7 @@ def export(run: RunDirectory) -> Path:
     """Write the run's `model.onnx` and `classifier.npz`. Raises ExportError where the graph is not the contract's."""
     trained = load_trained(run)
     shape = model_input(run)
-    served = ServedModel(trained.network, trained.normalize).eval()
+    served = ServedModel(trained.answering, trained.normalize).eval()
     program = torch.onnx.export(
         served,
         (torch.zeros(2, shape.height, shape.width, 3, dtype=torch.uint8),),

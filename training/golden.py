@@ -49,7 +49,7 @@ def take_golden(run: RunDirectory, data: RunData) -> tuple[Golden, ...]:
     blocks = []
     for probe in [*_given(run), *_samples(run, data), *_scenes()]:
         pixels = prepare(probe.encoded, data.preprocessing)
-        logits = predict(trained.network, [pixels[np.newaxis].copy()], trained.normalize)[0]
+        logits = predict(trained.answering, [pixels[np.newaxis].copy()], trained.normalize)[0]
         stem = f"golden/{probe.name.split('.', maxsplit=1)[0]}"
         block = Golden(
             image=f"golden/{probe.name}",

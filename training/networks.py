@@ -5,6 +5,7 @@ A network's children stand in the order in which they run, `avgpool` and `fc` la
 """
 
 import copy
+import itertools
 import re
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import get_model
 from torchvision.models.resnet import BasicBlock, ResNet, conv1x1, conv3x3
 
-from training.blocks import MultiplyAdd, PlainBlock, PreactivationBlock, Subsample
+from training.blocks import MirrorMean, MultiplyAdd, PlainBlock, PreactivationBlock, Subsample
 from training.errors import RecipeError
 
 CIFAR_DEPTHS: Final = (20, 32, 44, 56, 110, 1202)
@@ -115,6 +116,23 @@ def classify(network: nn.Module, last_map: Tensor) -> Tensor:
     # mean, not avgpool: it exports as one node whatever the strides are
     logits: Tensor = network.get_submodule("fc")(last_map.mean((2, 3)))
     return logits
+
+
+def mirrored(network: nn.Module) -> nn.Module:
+    """The same weights, answering with the mean over an image and its mirror image: twice the work, its own map and logits.
+
+    The last layer is linear, so the mean of the maps gives the mean of the logits, and class-activation maps hold.
+    """
+    children = dict(network.named_children())
+    body = itertools.takewhile(lambda child: child[0] != "avgpool", children.items())
+    return nn.Sequential(
+        OrderedDict(
+            body=MirrorMean(nn.Sequential(OrderedDict(body))),
+            avgpool=children["avgpool"],
+            flatten=nn.Flatten(),
+            fc=children["fc"],
+        )
+    )
 
 
 def layer_groups(network: nn.Module) -> list[list[tuple[str, nn.Parameter]]]:

@@ -130,8 +130,10 @@ class Recipe(Part):
     """Micro-batches that make one batch, where memory is short. Batch norm sees the micro-batch."""
     accuracy_floor: Share = 0.0
     """A gate: below this nothing is published."""
-    select: Literal["accuracy", "loss"] = "accuracy"
-    """What on validation decides which epoch is kept; the other one breaks ties."""
+    select: Literal["accuracy", "loss", "last"] = "accuracy"
+    """What on validation decides which epoch is published, the other one breaks ties; or simply the last epoch."""
+    mirrored: bool = False
+    """Whether the published network answers with the mean over an image and its mirror image: twice the work for a point or so."""
     normalization: Literal["scalar", "channels", "pixels"] = "scalar"
     """What is subtracted: one number (and one deviation), one a channel, or a mean image without a deviation (He et al. 2015)."""
     label_smoothing: Fraction = 0.0

@@ -171,7 +171,7 @@ def _other_answers(
             done += len(chunk)
             progress(done, total)
 
-    network = trained.network.to(process.device)
+    network = trained.answering.to(process.device)
     answers = []
     for name, indices in chosen.items():
         if len(indices):

@@ -40,7 +40,7 @@ def begin_retraining(reference: str, wish: Wish, runs: Path, store: ModelStore) 
         architecture=trained.architecture,
         preprocessing=manifest.preprocessing,
         recipe_name=wish.recipe or "finetune",
-        recipe=recipe,
+        recipe=recipe.model_copy(update={"mirrored": recipe.mirrored or trained.mirrored}),
         changes=wish.changes,
         seed=wish.seed,
         start=f"{derived_from.model}/{derived_from.version}",

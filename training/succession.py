@@ -54,7 +54,9 @@ def compare_with_previous(run: RunDirectory, data: RunData) -> Succession:
     shared = labels < previous.classes  # the classes that it had stand first
     new_right = read_logits(run).argmax(axis=1) == labels
     old_right = np.zeros(len(test), bool)
-    old_right[shared] = predict_split(previous.network, data, test[shared], previous.normalize).argmax(1).numpy() == labels[shared]
+    old_right[shared] = (
+        predict_split(previous.answering, data, test[shared], previous.normalize).argmax(1).numpy() == labels[shared]
+    )
     classes = tuple(
         ClassSuccession(
             name=name,

@@ -102,6 +102,10 @@ def train(
         if process.first:
             save_checkpoint(run, {**state, "config": config.trained_as})
 
+    def trained(epoch: int) -> Trained:
+        network = learner.evaluated
+        return Trained(network, feed.normalize, config.architecture, feed.classes, epoch, recipe.mirrored)
+
     while position.step < total:
         epoch = len(position.history)
         learner.train(frozen=epoch < recipe.freeze_epochs)
@@ -128,18 +132,19 @@ def train(
 
         learner.synchronise()
         position.tally = process.sum(tally.clone()).tolist()
+        now = trained(epoch + 1)
         metrics = {
             "epoch": epoch + 1,
             "step": position.step,
             "train_loss": position.tally[0] / position.seen,
             "train_top1": progress().accuracy,
-            **_validate(learner.evaluated, data, feed.normalize, process, pace),
+            **_validate(now.answering, data, feed.normalize, process, pace),
             "learning_rate": rate,
             "images_per_second": round(pace.images_per_second, 1),
             "input_share": round(pace.input_share, 4),
         }
         if process.first and _better(metrics, position.history, recipe.select):
-            run.write(BEST, serialise(Trained(learner.evaluated, feed.normalize, config.architecture, feed.classes, epoch + 1)))
+            run.write(BEST, serialise(now))
         news = progress(metrics=metrics)
         position.history.append(metrics)
         position.seen, position.tally = 0, [0.0, 0.0]
@@ -153,7 +158,7 @@ def train(
 
     if process.first:
         _write_metrics(run, position.history)  # once more: a kill right after the last checkpoint has left a line out
-        run.write(LAST, serialise(Trained(learner.evaluated, feed.normalize, config.architecture, feed.classes, feed.epochs)))
+        run.write(LAST, serialise(trained(feed.epochs)))
     process.wait()
 
 
@@ -167,8 +172,10 @@ def _validate(network: torch.nn.Module, data: RunData, normalize: Normalization,
     return {"validation_loss": functional.cross_entropy(logits, labels).item(), "validation_top1": right}
 
 
-def _better(metrics: dict[str, Any], history: list[dict[str, Any]], select: Literal["accuracy", "loss"]) -> bool:
+def _better(metrics: dict[str, Any], history: list[dict[str, Any]], select: Literal["accuracy", "loss", "last"]) -> bool:
     """Whether this epoch is to be kept; of equals the first."""
+    if select == "last":
+        return True
 
     def rank(line: dict[str, Any]) -> tuple[float, float]:
         accuracy, loss = line["validation_top1"], line["validation_loss"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from model_store.preprocessing import Pixels
 from training.data import Indices
-from training.networks import build_network
+from training.networks import build_network, mirrored
 from training.normalization import Normalization
 from training.process import ALONE, Process
 from training.run_data import RunData
@@ -28,13 +28,22 @@ PREVIOUS: Final = "previous.safetensors"
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network in evaluation mode, its normalisation, and the epoch (from 1) that its weights are of."""
+    """A trained network in evaluation mode, its normalisation, and the epoch (from 1) that its weights are of.
+
+    `answering` is what is measured and published: the network, or the mean over an image and its mirror image.
+    """
 
     network: nn.Module
     normalize: Normalization
     architecture: str
     classes: int
     epoch: int
+    mirrored: bool = False
+
+    @property
+    def answering(self) -> nn.Module:
+        """The network as it answers, in evaluation mode."""
+        return (mirrored(self.network) if self.mirrored else self.network).eval()
 
 
 def serialise(trained: Trained) -> bytes:
@@ -49,6 +58,7 @@ def serialise(trained: Trained) -> bytes:
         "normalization": trained.normalize.to_json(),
         "classes": trained.classes,
         "epoch": trained.epoch,
+        "mirrored": trained.mirrored,
     }
     return save(state, metadata={METADATA: json.dumps(described)})
 
@@ -72,7 +82,12 @@ def read_weights(path: Path) -> Trained:
         network = build_network(architecture, classes)
         network.load_state_dict(state)
         return Trained(
-            network.eval(), Normalization.from_json(described["normalization"]), architecture, classes, described["epoch"]
+            network.eval(),
+            Normalization.from_json(described["normalization"]),
+            architecture,
+            classes,
+            described["epoch"],
+            described.get("mirrored", False),
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise damaged(path, error) from None

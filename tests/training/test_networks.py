@@ -18,6 +18,7 @@ from training.networks import (
     fold_remaining_norms,
     known_architectures,
     layer_groups,
+    mirrored,
     parse_architecture,
 )
 
@@ -267,3 +268,17 @@ def test_a_network_exports_without_batch_norms(name: str) -> None:
     with torch.inference_mode():
         np.testing.assert_allclose(last_map, features(network, images).numpy(), rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(logits, network(images).numpy(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "preresnet20", "resnet18-small"])
+def test_a_mirrored_network_answers_alike_from_both_sides(name: str) -> None:
+    """The mean of both logits, by the same weights; its map gives its logits, as class-activation maps need."""
+    torch.manual_seed(0)
+    network = build_network(name, 5).eval()
+    both, x = mirrored(network).eval(), torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        expected = (network(x) + network(x.flip(3))) / 2
+        assert torch.allclose(both(x), expected, atol=1e-4)
+        assert torch.allclose(both(x.flip(3)), both(x), atol=1e-4)
+        assert torch.allclose(classify(both, features(both, x)), both(x), atol=1e-4)
+        assert torch.allclose(features(both, x.flip(3)), features(both, x).flip(3), atol=1e-4)

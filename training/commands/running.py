@@ -171,5 +171,5 @@ def test_accuracy(run: RunDirectory) -> str:
     low, high = figures["top1_interval"]
     return (
         f"test accuracy {figures['top1']:.2%} of {figures['test_images']} images (95 % {low:.2%} to {high:.2%}), "
-        f"epoch {figures['best_epoch']} chosen on validation"
+        f"epoch {figures['best_epoch']}{'' if run.config().recipe.select == 'last' else ' chosen on validation'}"
     )
