@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from model_store.manifest import Input, Outputs
 from training.errors import ExportError
-from training.networks import classify, features, fold_remaining_norms
+from training.networks import classify, features, fold_norms
 from training.normalization import Normalization
 from training.run_directory import RunDirectory
 from training.weights import load_trained
@@ -34,7 +34,7 @@ class ServedModel(nn.Module):
 
     def __init__(self, network: nn.Module, normalize: Normalization) -> None:
         super().__init__()
-        self.network = fold_remaining_norms(network)
+        self.network = fold_norms(network)
         # Scaling before the first convolution, not folded into it: a folded mean is wrong at zero-padded borders.
         self.register_buffer("multiplier", _for_channels(1 / normalize.std))
         self.register_buffer("addend", _for_channels(-normalize.mean / normalize.std))

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import get_model
 from torchvision.models.resnet import BasicBlock, ResNet, conv1x1, conv3x3
@@ -153,18 +154,22 @@ def count_multiply_adds(network: nn.Module, size: int) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def fold_remaining_norms(network: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose batch norms all stand right behind a convolution, into which an exporter folds them.
+def fold_norms(network: nn.Module) -> nn.Module:
+    """A copy in evaluation mode without batch norms: one behind a convolution goes into it, the others become a multiply and an add.
 
-    The others, which pre-activated networks have, become one multiply and one add a channel.
+    The exporter would fold the first kind too, but not where a mirrored network uses its convolutions twice.
     """
     folded = copy.deepcopy(network).eval()
     for parent in list(folded.modules()):
-        before: nn.Module | None = None
+        before: tuple[str, nn.Module] | None = None
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.BatchNorm2d) and not isinstance(before, nn.Conv2d):
-                parent.register_module(name, MultiplyAdd(child))
-            before = child
+            if isinstance(child, nn.BatchNorm2d):
+                if before is not None and isinstance(before[1], nn.Conv2d):
+                    parent.register_module(before[0], fuse_conv_bn_eval(before[1], child))
+                    parent.register_module(name, nn.Identity())
+                else:
+                    parent.register_module(name, MultiplyAdd(child))
+            before = (name, child)
     return folded
 
 
