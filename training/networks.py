@@ -155,7 +155,7 @@ def count_multiply_adds(network: nn.Module, size: int) -> int:
 
 
 def fold_norms(network: nn.Module) -> nn.Module:
-    """A copy in evaluation mode without batch norms: one behind a convolution goes into it, the others become a multiply and an add.
+    """A copy in evaluation mode without batch norms: one behind a convolution goes into it, others become a multiply and an add.
 
     The exporter would fold the first kind too, but not where a mirrored network uses its convolutions twice.
     """
