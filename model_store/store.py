@@ -30,7 +30,7 @@ from model_store.version import Layer, Version
 
 DEFAULT_ROOT = Path("model_store/models")
 BUILTIN_ROOT = Path(__file__).parent / "builtin"
-BUILTIN_DEFAULT_MODEL = "digits-resnet20"
+BUILTIN_DEFAULT_MODEL = "cifar10"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from training.check import Findings, check, left_out
 from training.data import ImageSet, Indices, load_data, merge, with_classes
 from training.errors import DataError, RunError
 from training.feed import PixelsFromWorkers, PixelsOnDevice, PixelSource
+from training.image_set import TEST
 from training.process import ALONE, Process
 from training.run_directory import RunDirectory, damaged
 from training.scan import Scan, scan
@@ -144,10 +145,10 @@ def _open(run: RunDirectory, progress: Callable[[int, int], None], workers: int)
 def known_images(run: RunDirectory, data: RunData) -> bytes | None:
     """The first 8 bytes of the digest of each image that the run, or one before it, has learned from, as `.npy`.
 
-    None where every split was given with the data: then nobody draws a test image from these. Images that only chose the epoch
-    are not counted: drawn by a hash of their pixels, they stay in validation of themselves.
+    None where the test split was given with the data: then nobody draws a test image from these. Images that only chose the
+    epoch are not counted: drawn by a hash of their pixels, they stay in validation of themselves.
     """
-    if not missing_parts(data.images) and not run.has(KNOWN_IMAGES):
+    if TEST not in missing_parts(data.images) and not run.has(KNOWN_IMAGES):
         return None
     own = np.array([_short(data.scan.facts[index].digest) for index in data.split.train], np.uint64)
     buffer = io.BytesIO()
