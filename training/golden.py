@@ -125,10 +125,10 @@ def _scenes() -> Iterator[Probe]:
         ("alpha.png", alpha, {}, "transparency over the background colour"),
         ("grey-16-bit.png", grey, {}, "16-bit grey, which clips to white when converted carelessly"),
         ("palette.png", _picture(128, 96).quantize(64), {}, "colours from a palette"),
-        ("large.jpg", _picture(1500, 1000), {}, "a large photograph that is not square"),
+        ("large.jpg", _picture(1500, 1000), {"quality": 50}, "a large photograph that is not square"),
     ):
         if name.endswith(".jpg"):
-            yield Probe(name, encode(image, "JPEG", quality=80, **options), purpose)
+            yield Probe(name, encode(image, "JPEG", **{"quality": 80, **options}), purpose)
         else:
             yield Probe(name, encode(image, "PNG", optimize=True), purpose)
 
