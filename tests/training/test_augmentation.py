@@ -93,9 +93,8 @@ def test_alternating_flips_show_each_side_in_turn() -> None:
 @pytest.mark.parametrize(
     "bounds", [Augmentation(flip="random"), Augmentation(flip="random", crop_area=(0.999, 1.0), fill="reflect")]
 )
-def test_a_flip_mirrors_left_and_right(crop_area: tuple[float, float]) -> None:
+def test_a_flip_mirrors_left_and_right(bounds: Augmentation) -> None:
     """By gather and by resampling alike."""
-    bounds = Augmentation(flip="random", crop_area=crop_area, fill="reflect")
     image = torch.linspace(-1, 1, 8).expand(64, 3, 8, 8)
     draws = Draws.of_epoch(64, 0, 0, "random")
     turned = augment(image, draws, bounds, 8, BLACK)
