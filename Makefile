@@ -7,10 +7,12 @@ PORT ?= 8000
 STORE ?= model_store/models
 CONSTRAINTS ?= requirements/constraints.txt
 ARGS ?=
+CIFAR10 ?=
 
 SERVICE := .venv/service
 TEST := .venv/test
 TRAINING := .venv/training
+INTO_BUILD := --store build/store --no-promote
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -55,11 +57,14 @@ bench: $(SERVICE)/.installed ## Measure this machine and write benchmarks/RESULT
 bench-training: $(TRAINING)/.installed ## Measure a training step beside a plain loop and write benchmarks/TRAINING.md
 	$(TRAINING)/bin/python benchmarks/training_step.py $(ARGS)
 
-builtin: $(TRAINING)/.installed ## Train the built-in model anew and put it in model_store/builtin
+builtin: $(TRAINING)/.installed ## Train the built-in models anew (CIFAR10=FOLDER has its photographs as a folder of folders)
+	@test -d "$(CIFAR10)" || { echo "say where the photographs of CIFAR-10 lie: make builtin CIFAR10=FOLDER"; exit 1; }
 	rm -rf build/store
-	$(TRAINING)/bin/python -m training run --data digits --arch resnet20 --store build/store --model digits-resnet20 --no-promote
-	rm -rf model_store/builtin/digits-resnet20
-	cp -R build/store/digits-resnet20 model_store/builtin/
+	$(TRAINING)/bin/python -m training run --data digits --arch resnet20 --model digits-resnet20 --no-checkpoint $(INTO_BUILD)
+	$(TRAINING)/bin/python -m training run --data "$(CIFAR10)" --arch resnet32 --image-size 32 --recipe photographs --model cifar10 \
+	  --golden-samples 0 --golden-image docs/images/cat.jpg $(INTO_BUILD)
+	rm -rf model_store/builtin/digits-resnet20 model_store/builtin/cifar10
+	cp -R build/store/digits-resnet20 build/store/cifar10 model_store/builtin/
 
 lock: $(TRAINING)/.installed ## Renew the service's pinned versions and hashes from pyproject.toml
 	$(TRAINING)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

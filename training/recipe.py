@@ -3,6 +3,7 @@
 import json
 import tomllib
 from collections.abc import Iterable
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -177,7 +178,8 @@ class Recipe(Part):
 
 def known_recipes() -> dict[str, str]:
     """The recipes that ship with the project, each with the first line of its file: what it is for."""
-    return {path.stem: path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ") for path in sorted(RECIPES.glob("*.toml"))}
+    paths = sorted(RECIPES.glob("*.toml"), key=attrgetter("stem"))
+    return {path.stem: path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ") for path in paths}
 
 
 def _read(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from training.run_directory import RunDirectory
 from training.train import read_metrics
 
 ROOT = Path(__file__).parent.parent.parent
-TRAIN = ("--data", "digits", "--set", "accumulation=2", "--set", "ema_decay=0.9", "--threads", "1", "--device", "cpu")
+TRAIN = ("--data", "digits", "--set", "accumulation=2", "--set", "ema_decay=0.9", "--threads", "1", "--device", "cpu",
+         "--precision", "fp32")  # fmt: skip
 
 
 @contextmanager
@@ -60,7 +61,9 @@ def test_two_processes_come_to_the_weights_of_one_that_accumulates(tmp_path: Pat
         finished(directory, "train", *TRAIN, "--set", "iterations=8", processes=processes)
         finished(directory, "evaluate", str(only_run(directory).path), "--device", "cpu", processes=processes)
     expected, found = (load_file(only_run(directory).path / "last.safetensors") for directory in (alone, together))
-    for name, value in expected.items():
+    assert expected.keys() == found.keys()
+    for name in (name for name in expected if not name.endswith("num_batches_tracked")):  # calls of one process, and no weight
+        value = expected[name]
         assert torch.allclose(value, found[name], rtol=1e-3, atol=2e-4), name
     logits = [np.load(only_run(directory).path / "evaluation.npz")["logits"] for directory in (alone, together)]
     assert logits[0].shape == logits[1].shape == (359, 10)

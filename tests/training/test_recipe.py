@@ -97,5 +97,5 @@ def test_a_recipe_that_extends_itself_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
     """So that a slip mends itself."""
-    with pytest.raises(RecipeError, match="there is no recipe 'mine'; there are digits, fast, finetune"):
+    with pytest.raises(RecipeError, match=r"there is no recipe 'mine'; there are cifar10, digits, .*, he2015, he2015-110, "):
         Recipe.load("mine")
