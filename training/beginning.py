@@ -14,9 +14,10 @@ from training.publish import describe_origin
 from training.recipe import Recipe, known_recipes
 from training.run_data import load_images
 from training.run_directory import Config, RunDirectory
-from training.start import lay_start
+from training.start import architecture_of, lay_start
 
 SMALL: Final = 96  # inputs up to here are resized to their own size; larger ones keep a margin of 8/7, as torchvision's do
+ARCHITECTURE: Final = "resnet20"  # where neither the wish nor its weights name one
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Wish:
     """What a person asks for; what is None is chosen to fit the rest."""
 
     data: tuple[str, ...]
-    architecture: str
+    architecture: str | None = None
     model: str | None = None
     recipe: str | None = None
     changes: tuple[str, ...] = ()
@@ -39,18 +40,14 @@ class Wish:
     golden_images: tuple[str, ...] = ()
 
     @property
-    def model_name(self) -> str:
-        """The model's name in the store. Raises InvalidNameError."""
-        return check_name(self.model or f"{self._short_data}-{self.architecture}")
-
-    @property
     def recipe_name(self) -> str:
         """As asked; else as the data is called, `finetune` where there are weights to begin with, or `modern`."""
-        fitting = self._short_data if self._short_data in known_recipes() else "finetune" if self.start else "modern"
+        fitting = self.short_data if self.short_data in known_recipes() else "finetune" if self.start else "modern"
         return self.recipe or fitting
 
     @property
-    def _short_data(self) -> str:
+    def short_data(self) -> str:
+        """What the first of the data is called, without its folder."""
         return Path(self.data[0]).stem
 
 
@@ -58,15 +55,16 @@ def begin(wish: Wish, runs: Path, store: ModelStore) -> RunDirectory:
     """Make the run's directory. Raises DataError, RecipeError, StartError or InvalidNameError before anything is there."""
     for name in wish.data:
         check_data(name, wish.data_dir)
-    parse_architecture(wish.architecture)
-    recipe, model = Recipe.load(wish.recipe_name, wish.changes), wish.model_name
+    architecture = wish.architecture or architecture_of(wish.start, store) or ARCHITECTURE
+    parse_architecture(architecture)
+    recipe, model = Recipe.load(wish.recipe_name, wish.changes), check_name(wish.model or f"{wish.short_data}-{architecture}")
     images = load_images(wish.data, wish.data_dir)
     config = Config(
         model=model,
         data=wish.data,
         data_dir=None if wish.data_dir is None else str(wish.data_dir),
-        architecture=wish.architecture,
-        preprocessing=choose_preprocessing(images.preprocessing, wish.architecture, wish.image_size),
+        architecture=architecture,
+        preprocessing=choose_preprocessing(images.preprocessing, architecture, wish.image_size),
         recipe_name=wish.recipe_name,
         recipe=recipe,
         changes=wish.changes,

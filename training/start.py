@@ -43,18 +43,20 @@ def lay_start(run: RunDirectory, store: ModelStore, class_names: Sequence[str]) 
     names: Sequence[str] = ()
     if start == TORCHVISION:
         state, normalize = _from_torchvision(architecture), Normalization.imagenet()
-    elif Path(start).suffix in _FILES and not is_own(Path(start)):
-        state, normalize = _from_file(Path(start)), Normalization.imagenet()
-    else:
-        if Path(start).suffix in _FILES:
-            trained = read_weights(Path(start))
-        else:
-            with open_version(store, start) as version:
-                trained, names = read_checkpoint(version), version.manifest.class_names
+    elif own := _from_own(start, store):
+        trained, names = own
         if trained.architecture != architecture:
             raise StartError(f"{start} is a {trained.architecture}, not a {architecture}: give --arch {trained.architecture}")
         state, normalize = trained.network.state_dict(), trained.normalize
+    else:
+        state, normalize = _from_file(Path(start)), Normalization.imagenet()
     run.write(START, serialise(fitted(state, names, normalize, architecture, class_names, start)))
+
+
+def architecture_of(start: str | None, store: ModelStore) -> str | None:
+    """The network that these weights are of, where they say so: a version and a file of this project do. Raises StartError."""
+    own = None if start in {None, TORCHVISION} else _from_own(str(start), store)
+    return own and own[0].architecture
 
 
 def fitted(
@@ -88,6 +90,14 @@ def fitted(
                 for part in HEAD:
                     network.get_parameter(part)[new] = state[part][list(old_names).index(name)]
     return Trained(network, normalize, architecture, len(class_names), 0)
+
+
+def _from_own(start: str, store: ModelStore) -> tuple[Trained, Sequence[str]] | None:
+    """The weights and class names (none of a file) of a version or a file of this project; None where it is another's file."""
+    if Path(start).suffix in _FILES:
+        return (read_weights(Path(start)), ()) if is_own(Path(start)) else None
+    with open_version(store, start) as version:
+        return read_checkpoint(version), version.manifest.class_names
 
 
 def open_version(store: ModelStore, reference: str) -> Version:

@@ -17,8 +17,6 @@ from training.run_directory import RunDirectory
 from training.start import fitted, lay_start
 from training.weights import START, read_weights
 
-RESNET18 = ("--arch", "resnet18")
-
 
 def state_of(architecture: str, classes: int) -> dict[str, torch.Tensor]:
     """Weights of some training."""
@@ -26,7 +24,7 @@ def state_of(architecture: str, classes: int) -> dict[str, torch.Tensor]:
     return build_network(architecture, classes).state_dict()
 
 
-def start_with(path: Path, tmp_path: Path, architecture: str = "resnet18") -> RunDirectory:
+def start_with(path: Path, tmp_path: Path, architecture: str | None = "resnet18") -> RunDirectory:
     """A run that begins with this file."""
     wish = Wish(("digits",), architecture, recipe="finetune", start=str(path), image_size=32)
     return begin(wish, tmp_path / "runs", ModelStore(tmp_path / "store"))
@@ -142,3 +140,12 @@ def test_a_version_without_weights_can_not_be_gone_on_from(finished_run: RunDire
     with pytest.raises(StartError, match="was published without its weights"):
         begin(wish, tmp_path / "runs", ModelStore())
     lay_start(finished_run, ModelStore(tmp_path), ())
+
+
+def test_without_a_network_named_it_is_that_of_the_weights(finished_run: RunDirectory, tmp_path: Path) -> None:
+    """A version of the store and a file of this project say what they are; another's file does not, and the default is taken."""
+    for start, expected in (("cifar10", "resnet32"), (str(finished_run.path / "best.safetensors"), "resnet20")):
+        config = begin(Wish(("digits",), start=start, recipe="finetune"), tmp_path / "runs", ModelStore()).config()
+        assert (config.architecture, config.model) == (expected, f"digits-{expected}")
+    save_file(state_of("resnet20", 10), tmp_path / "theirs.safetensors")
+    assert start_with(tmp_path / "theirs.safetensors", tmp_path, None).config().architecture == "resnet20"

@@ -14,7 +14,7 @@ import click
 from model_store.errors import ModelStoreError
 from model_store.store import DEFAULT_ROOT
 from training import gates
-from training.beginning import Wish
+from training.beginning import ARCHITECTURE, Wish
 from training.errors import RunError, TrainingError
 from training.networks import describe_architectures
 from training.process import Process
@@ -82,7 +82,7 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
     """What to train from the beginning; the command receives it as one Wish."""
 
     @functools.wraps(command)
-    def with_wish(arch: str, **values: Any) -> None:
+    def with_wish(arch: str | None, **values: Any) -> None:
         command(wished(values, architecture=arch), **values)
 
     return decorated(
@@ -90,7 +90,7 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--data", multiple=True, default=("digits",), show_default=True,
                      help="digits, fashion-mnist, cifar10, cifar100, a folder of folders of images, or a CSV of path,label. "
                      "May be repeated: the sets are put together by their labels."),
-        click.option("--arch", default="resnet20", show_default=True, help=f"{describe_architectures()}."),
+        click.option("--arch", help=f"{describe_architectures()}.  [default: that of --start, else {ARCHITECTURE}]"),
         click.option("--model", help="The model's name in the store.  [default: DATA-ARCH]"),
         click.option("--image-size", type=click.IntRange(8, 1024), help="The input's side.  [default: as the data or the network]"),
         click.option("--start", metavar="WEIGHTS", help="Begin with trained weights: `torchvision`, a .safetensors or .pth file "

@@ -49,7 +49,7 @@ def retrain(
     """
     waivers, model_store = parse_waivers(waive), ModelStore(store)
     check_writable(model_store)
-    wish: Wish = wished(values, data=data, architecture="", model=name)
+    wish: Wish = wished(values, data=data, model=name)
     with processes(device, threads) as process:
         directory = begun(runs, process, lambda: begin_retraining(model, wish, runs, model_store))
         finish(console, directory, model_store, waivers, process, promote=promote)
