@@ -24,7 +24,7 @@ from training.evaluation import evaluate, read_figures, read_labels, read_logits
 from training.figures import SERIES, Line, draw_lines, draw_reliability
 from training.gates import GATES, gate
 from training.mistakes import Answers, Bin, confusion_matrix, figures_by_class, softmax, worst_mistakes
-from training.pages import MISSING, duration, flattened, moment, percent
+from training.pages import MISSING, duration, fill, flattened, moment, percent
 from training.pictures import SMALL_SIDE, THUMBNAIL_SIDE, picture_of, take_pictures
 from training.report import CELL_PICTURES, REPORT, write_report
 from training.run_data import RunData, open_run_data
@@ -496,6 +496,13 @@ def test_a_reliability_diagram_has_a_bar_for_each_bin() -> None:
     assert isinstance(drawing, Markup)
     assert len(re.findall(r"<path [^>]*fill: var\(--series-1\)", drawing)) == 2 + 2 + 1, "two bars above, two below, the legend's"
     assert len(re.findall(r"<path [^>]*fill: var\(--series-2\)", drawing)) == 2 + 1
+
+
+def test_what_can_not_be_shown_is_written_out() -> None:
+    """A control character, and a byte that is no text and has no UTF-8; what HTML has a meaning for stays text."""
+    differences = {"data": ["\x1b[31m<b>", "\udcff&"]}
+    page = Page(fill("comparison.html.j2", runs=[], series=SERIES, drawings=[], differences=differences, duels=[]))
+    assert page.all("td") == ["\\x1b[31m<b>", "\\udcff&"]
 
 
 def test_values_are_flattened_as_toml_writes_them() -> None:
