@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 from rich.text import Text
 from scipy.stats import binomtest
@@ -21,7 +23,7 @@ from training.history import History, read_history, split_rows
 from training.pages import fill, flattened, percent
 from training.publish import PUBLISHED
 from training.run_data import CHECK
-from training.run_directory import Config, RunDirectory
+from training.run_directory import Config, RunDirectory, damaged
 from training.train import METRICS
 from training.weights import LAST
 
@@ -36,18 +38,17 @@ _SAID_ELSEWHERE: Final = frozenset({"model", "packages", "changes"})
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """One of the runs, `series` its colour; `figures` are of its test split where it has been evaluated."""
+    """One of the runs, `series` its colour; `figures` are of its test split where it has been evaluated.
 
+    `name` is what it is called in legends and tables: its id, or its path where two have the same id.
+    """
+
+    name: str
     run: RunDirectory
     config: Config
     history: History
     figures: dict[str, Any] | None
     series: int
-
-    @property
-    def name(self) -> str:
-        """What it is called in legends and tables."""
-        return self.run.run_id
 
     def positions(self, axis: str) -> Sequence[float]:
         """Where each epoch's end lies on this axis."""
@@ -120,19 +121,24 @@ def differences(runs: Sequence[ComparedRun]) -> dict[str, list[str]]:
 
 def duels(runs: Sequence[ComparedRun]) -> list[Duel]:
     """Each pair of runs that were tested on the same images."""
-    tested = {each.name: _right(each.run) for each in runs if each.figures is not None}
+    tested = [(each.name, _test_images(each.run), _right(each.run)) for each in runs if each.figures is not None]
     found = []
-    for first, second in itertools.combinations([each for each in runs if each.name in tested], 2):
-        if _test_images(first.run) == _test_images(second.run):
-            right = tested[first.name], tested[second.name]
-            found.append(Duel(first.name, second.name, int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())))
+    for (first, images, right), (second, others, others_right) in itertools.combinations(tested, 2):
+        if images == others:
+            found.append(Duel(first, second, int((right & ~others_right).sum()), int((others_right & ~right).sum())))
     return found
 
 
 def runs_table(runs: Path) -> Table:
     """Every run under a folder, newest first, with how far it has come; one that is damaged is said to be so."""
-    columns = ("run", "model", "network", "data", "recipe", "seed", "state")
-    table = Table(*columns, *(Column(name, justify="right") for name in ("validation", "test")), title=Text(f"runs in {runs}"))
+    table = Table(
+        Column("run", no_wrap=True),  # it is what the other commands take
+        *("data", "network", "recipe", "state"),
+        *(Column(name, justify="right") for name in ("validation", "test")),
+        title=Text(f"runs in {runs}"),
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     directories = [path for path in runs.glob("*") if (path / "config.json").exists()] if runs.is_dir() else []
     for path in sorted(directories, key=lambda path: (path / "config.json").stat().st_mtime, reverse=True):
         table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in _row(RunDirectory(path))))
@@ -146,23 +152,19 @@ def _row(run: RunDirectory) -> tuple[str | Text, ...]:
         config = run.config()
         history = read_history(run) if run.has(METRICS) else None
         figures = read_figures(run) if run.has(EVALUATION) else None
-        state = _state(run, config, history)
+        return (
+            run.run_id,
+            ", ".join(Path(name).name for name in config.data),
+            config.architecture,
+            Path(config.recipe_name).stem,
+            _state(run, config, history),
+            percent(history.best["validation_top1"]) if history else "",
+            percent(figures["top1"]) if figures else "",
+        )
     except TrainingError as error:
-        return (run.run_id, "", "", "", "", "", Text(f"damaged: {error}", "red"), "", "")
-    data = ", ".join(Path(name).name for name in config.data)
-    validation = percent(history.best["validation_top1"]) if history else ""
-    test = percent(figures["top1"]) if figures else ""
-    return (
-        run.run_id,
-        config.model,
-        config.architecture,
-        data,
-        Path(config.recipe_name).stem,
-        str(config.seed),
-        state,
-        validation,
-        test,
-    )
+        return (run.run_id, "", "", "", Text(f"damaged: {error}", "red"), "", "")
+    except (OSError, ValueError, TypeError, KeyError) as error:  # JSON, but not what a run writes
+        return (run.run_id, "", "", "", Text(f"damaged: {damaged(run.path, error)}", "red"), "", "")
 
 
 def _state(run: RunDirectory, config: Config, history: History | None) -> str:
@@ -179,8 +181,16 @@ def _state(run: RunDirectory, config: Config, history: History | None) -> str:
 def _read(runs: Sequence[RunDirectory]) -> list[ComparedRun]:
     if not runs:
         raise RunError("give at least one run to compare")
+    ids = Counter(run.run_id for run in runs)
     return [
-        ComparedRun(run, run.config(), read_history(run), read_figures(run) if run.has(EVALUATION) else None, series)
+        ComparedRun(
+            run.run_id if ids[run.run_id] == 1 else str(run.path),
+            run,
+            run.config(),
+            read_history(run),
+            read_figures(run) if run.has(EVALUATION) else None,
+            series,
+        )
         for series, run in enumerate(runs)
     ]
 
@@ -192,7 +202,10 @@ def _right(run: RunDirectory) -> NDArray[np.bool_]:
 
 def _test_images(run: RunDirectory) -> str:
     """What identifies the test images: the data's digest and the places of the test split in it."""
-    digest = str(run.read_json(CHECK, "resume")["data_digest"])
+    try:
+        digest = str(run.read_json(CHECK, "resume")["data_digest"])
+    except (TypeError, KeyError) as error:
+        raise damaged(run.path / CHECK, error) from None
     rows = np.array(split_rows(run).get("test", []), np.int64)
     return digest + hashlib.sha256(rows.tobytes()).hexdigest()
 
@@ -205,7 +218,8 @@ def _test_accuracy(figures: dict[str, Any] | None) -> str:
 
 
 def _as_seen_by(name: str, duel: Duel) -> str:
-    own, others = (duel.only_first, duel.only_second) if name == duel.first else (duel.only_second, duel.only_first)
-    return (
-        f"{own} images that {duel.second if name == duel.first else duel.first} got wrong, {others} the other way; p = {duel.p:.3g}"
-    )
+    if name == duel.first:
+        own, others, other = duel.only_first, duel.only_second, duel.second
+    else:
+        own, others, other = duel.only_second, duel.only_first, duel.first
+    return f"{own} {'image' if own == 1 else 'images'} that {other} got wrong, {others} the other way; p = {duel.p:.3g}"

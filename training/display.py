@@ -156,22 +156,25 @@ def rate_table(curve: RateCurve) -> Table:
 
 
 def succession_table(succession: Succession) -> Table:
-    """Old and new model on the same test images, class by class."""
-    right = [Column(name, justify="right") for name in ("test images", "old model", "new model", "change")]
+    """Old and new model on the same test images, class by class; where the new one has more classes, also among the old ones."""
+    grown = any(line.old_right is None for line in succession.classes)
+    names = ("test images", "old model", "new model", *(["of the old classes"] if grown else []), "change")
     caption = (
-        f"{succession.gained} images gained, {succession.lost} lost; chance of this if it were no worse: {succession.p_worse:.3g}"
+        f"{succession.gained} images gained, {succession.lost} lost{' among the old classes' if grown else ''}; "
+        f"chance of this if it were no worse: {succession.p_worse:.3g}"
     )
-    table = Table("class", *right, title="what retraining changed", caption=caption)
+    columns = [Column(name, justify="right") for name in names]
+    table = Table("class", *columns, title="what retraining changed", caption=caption)
     for line in succession.classes:
         if not line.images:
             continue
-        new = line.new_right / line.images
-        if line.old_right is None:
-            table.add_row(Text(line.name), str(line.images), "new", f"{new:.1%}", "")
+        new = f"{line.new_right / line.images:.1%}"
+        if line.old_right is None or line.like_old is None:
+            table.add_row(Text(line.name), str(line.images), "new", new)
             continue
-        change = new - line.old_right / line.images
+        change = (line.like_old - line.old_right) / line.images
         style = "green" if change > 0 else "red" if change < 0 else ""
-        table.add_row(
-            Text(line.name), str(line.images), f"{line.old_right / line.images:.1%}", f"{new:.1%}", Text(f"{change:+.1%}", style)
-        )
+        like_old = [f"{line.like_old / line.images:.1%}"] if grown else []
+        old = f"{line.old_right / line.images:.1%}"
+        table.add_row(Text(line.name), str(line.images), old, new, *like_old, Text(f"{change:+.1%}", style))
     return table

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from markupsafe import Markup, escape
 
+from training.image_set import printable
 from training.mistakes import Bin
 
 if TYPE_CHECKING:
@@ -174,4 +175,4 @@ def _svg(figure: "Figure", name: str, description: str) -> Markup:
     drawing = re.sub(r' width="[^"]+" height="[^"]+"', "", drawing, count=1)
     drawing = re.sub(r" *font-family: [^;]*;|<style.*?</style>", "", drawing, flags=re.DOTALL)
     drawing = re.sub(r"\s+", " ", drawing)
-    return Markup(f'<svg role="img" aria-label="{escape(description)}" {drawing}')  # noqa: S704  matplotlib escapes its texts
+    return Markup(f'<svg role="img" aria-label="{escape(printable(description))}" {drawing}')  # noqa: S704  matplotlib escapes its texts

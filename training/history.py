@@ -14,10 +14,11 @@ from training.train import read_metrics
 
 @dataclass(frozen=True)
 class History:
-    """The lines of metrics.jsonl, at least one, and the number of training images."""
+    """The lines of metrics.jsonl, at least one, the number of training images and the size of a batch."""
 
     lines: Sequence[Mapping[str, Any]]
     train_images: int
+    batch_size: int
 
     @property
     def epochs(self) -> list[int]:
@@ -26,8 +27,9 @@ class History:
 
     @property
     def images(self) -> list[int]:
-        """Images seen up to the end of each epoch; the last epoch may be cut short."""
-        return [round(self.train_images * line["step"] / self.lines[0]["step"]) for line in self.lines]
+        """Images seen up to the end of each epoch; the last epoch may be cut short, and it may be the first one."""
+        a_step = min(self.train_images / self.lines[0]["step"], self.batch_size)
+        return [round(a_step * line["step"]) for line in self.lines]
 
     @property
     def seconds(self) -> list[float]:
@@ -53,7 +55,7 @@ class History:
 
 def read_history(run: RunDirectory) -> History:
     """What a run has measured so far. Raises RunError where no epoch has ended, or a file is damaged."""
-    return History(read_metrics(run), len(split_rows(run).get("train", [])))
+    return History(read_metrics(run), len(split_rows(run).get("train", [])), run.config().recipe.batch_size)
 
 
 def split_rows(run: RunDirectory) -> dict[str, list[int]]:

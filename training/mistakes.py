@@ -75,7 +75,10 @@ class ClassFigures:
 
 @dataclass(frozen=True)
 class Bin:
-    """The images whose top-1 probability lies in (low, high]: how many, the mean of it, and the share that is right."""
+    """The images whose top-1 probability lies in [low, high), in the last bin also 1.
+
+    How many they are, the mean of that probability, and the share of them that is right.
+    """
 
     low: float
     high: float

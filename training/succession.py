@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from training.errors import RunError
@@ -18,17 +19,25 @@ SIGNIFICANCE: Final = 0.05
 
 @dataclass(frozen=True)
 class ClassSuccession:
-    """One class's test images: how many, and how many each model got right; the old one none of a class that it did not have."""
+    """One class's test images: how many, and how many each model got right.
+
+    `like_old` is how many the new model gets right with the old model's classes alone to choose from. Of a class that the old model
+    did not have, its two are None.
+    """
 
     name: str
     images: int
     old_right: int | None
+    like_old: int | None
     new_right: int
 
 
 @dataclass(frozen=True)
 class Succession:
-    """`gained` and `lost` are test images of the classes that both have which only the new or only the old model got right."""
+    """Test images of the classes that both models have which only the new one (`gained`) or only the old one (`lost`) got right.
+
+    Both have these classes alone to choose from: a lorry that is taken for a car is no mistake of a model without lorries.
+    """
 
     classes: tuple[ClassSuccession, ...]
     gained: int
@@ -42,32 +51,38 @@ class Succession:
 
 
 def compare_with_previous(run: RunDirectory, data: RunData) -> Succession:
-    """Both models on the test split; the new one has all classes to choose from. Leaves `succession.json`.
+    """Both models on the test split. Leaves `succession.json`.
 
     Raises RunError where the run goes on from no version, or has not been evaluated.
     """
     if not run.has(PREVIOUS):
         raise RunError(f"{run.path} goes on from no version, so there is nothing to compare it with")
     previous = read_weights(run.path / PREVIOUS)
-    test = data.split.test
+    test, known = data.split.test, previous.classes  # the classes that the old model has stand first
     labels = data.images.labels[test]
-    shared = labels < previous.classes  # the classes that it had stand first
-    new_right = read_logits(run).argmax(axis=1) == labels
+    shared = labels < known
+    logits = read_logits(run)
+    new_right = logits.argmax(axis=1) == labels
+    like_old = logits[:, :known].argmax(axis=1) == labels
     old_right = np.zeros(len(test), bool)
-    old_right[shared] = (
-        predict_split(previous.answering, data, test[shared], previous.normalize).argmax(1).numpy() == labels[shared]
-    )
+    old_answers = predict_split(previous.answering, data, test[shared], previous.normalize).argmax(1).numpy()
+    old_right[shared] = old_answers == labels[shared]
+
+    def count(right: NDArray[np.bool_], label: int) -> int:
+        return int(right[labels == label].sum())
+
     classes = tuple(
         ClassSuccession(
             name=name,
             images=int((labels == label).sum()),
-            old_right=int(old_right[labels == label].sum()) if label < previous.classes else None,
-            new_right=int(new_right[labels == label].sum()),
+            old_right=count(old_right, label) if label < known else None,
+            like_old=count(like_old, label) if label < known else None,
+            new_right=count(new_right, label),
         )
         for label, name in enumerate(data.images.class_names)
     )
     succession = Succession(
-        classes, gained=int((new_right & ~old_right)[shared].sum()), lost=int((old_right & ~new_right)[shared].sum())
+        classes, gained=int((like_old & ~old_right)[shared].sum()), lost=int((old_right & ~like_old)[shared].sum())
     )
     run.write_json(SUCCESSION, {**asdict(succession), "p_worse": succession.p_worse})
     return succession

@@ -67,7 +67,9 @@ def answer(run: RunDirectory, wrong: Sequence[int]) -> None:
 def compared(*runs: RunDirectory) -> list[ComparedRun]:
     """The runs as the comparison reads them."""
     return [
-        ComparedRun(run, run.config(), read_history(run), read_figures(run) if run.has("evaluation.json") else None, series)
+        ComparedRun(
+            run.run_id, run, run.config(), read_history(run), read_figures(run) if run.has("evaluation.json") else None, series
+        )
         for series, run in enumerate(runs)
     ]
 
@@ -283,6 +285,9 @@ DAMAGES: dict[str, tuple[str, bytes]] = {
     "an evaluation without figures": ("evaluation.json", b"[]"),
     "half an evaluation": ("evaluation.json", b'{"top1": 0.'),
     "half a note of where it went": ("published.json", b'{"version"'),
+    "a note without its number": ("published.json", b"{}"),
+    "a note that is a list": ("published.json", b"[]"),
+    "an accuracy that is a word": ("evaluation.json", b'{"top1": "good"}'),
     "a split without its column": ("split.csv", b"image\n1\n"),
 }
 
@@ -310,9 +315,9 @@ def test_an_empty_list_says_how_to_begin(tmp_path: Path) -> None:
         assert "there are none; begin one with `python -m training run`" in as_text(runs_table(place))
 
 
-def history(*lines: dict[str, Any], train_images: int = 100) -> History:
-    """A history of these lines."""
-    return History(lines, train_images)
+def history(*lines: dict[str, Any]) -> History:
+    """A history of these lines: 100 images in batches of 30, the last of an epoch smaller."""
+    return History(lines, 100, 30)
 
 
 def test_images_and_seconds_by_hand() -> None:
@@ -325,6 +330,11 @@ def test_images_and_seconds_by_hand() -> None:
     assert seen.epochs == [1, 2, 3]
     assert seen.images == [100, 200, 250]
     assert seen.seconds == [2.0, 6.0, 6.5]
+
+
+def test_a_run_that_ends_within_its_first_epoch_has_not_seen_all_images() -> None:
+    """Two steps are two batches."""
+    assert history({"epoch": 1, "step": 2, "images_per_second": 30.0}).images == [60]
 
 
 def test_an_epoch_without_a_pace_takes_no_time() -> None:

@@ -132,4 +132,4 @@ def test_a_class_without_pictures_is_refused_with_the_way_out(place: Path, tmp_p
 )
 def test_mcnemars_p_is_the_binomials(gained: int, lost: int, p: float) -> None:
     """One-sided: only a new model that is worse fails."""
-    assert Succession((ClassSuccession("a", 1, 1, 1),), gained, lost).p_worse == pytest.approx(p, rel=0.01)
+    assert Succession((ClassSuccession("a", 1, 1, 1, 1),), gained, lost).p_worse == pytest.approx(p, rel=0.01)
