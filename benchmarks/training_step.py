@@ -21,14 +21,14 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from training.environment import current, has_bf16
-from training.feed import Feed, PixelsOnDevice
-from training.forecast import Pace
-from training.learner import Learner
-from training.networks import build_network
-from training.normalization import Normalization
-from training.process import ALONE
-from training.recipe import Recipe
+from training.learning.environment import current, has_bf16
+from training.learning.feed import Feed, PixelsOnDevice
+from training.learning.forecast import Pace
+from training.learning.learner import Learner
+from training.learning.networks import build_network
+from training.learning.normalization import Normalization
+from training.learning.process import ALONE
+from training.learning.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
 IMAGES, BATCH, WARM_UP, STEPS, TURNS = 6400, 128, 5, 40, 5

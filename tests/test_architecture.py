@@ -17,19 +17,28 @@ FORBIDDEN = {
 }
 
 
-def imported_packages(source: str) -> set[str]:
-    """Top-level packages of every import statement, inside functions too."""
-    packages = set()
+LOWER = {"training/data": {"training.data", "training.errors"}, "training/learning": {"training.learning", "training.errors"}}
+"""What these parts of training may import of training: neither each other nor a step of a run."""
+
+
+def imported_modules(source: str) -> set[str]:
+    """What every import statement names, inside functions too."""
+    modules = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            packages |= {alias.name.split(".")[0] for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute here"
-            packages.add((node.module or "").split(".")[0])
+            modules.add(node.module or "")
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
             name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
             assert name not in {"__import__", "import_module"}, "no import may hide from this test"
-    return packages
+    return modules
+
+
+def imported_packages(source: str) -> set[str]:
+    """Top-level packages of them."""
+    return {name.split(".")[0] for name in imported_modules(source)}
 
 
 @pytest.mark.parametrize("package", sorted(FORBIDDEN))
@@ -43,6 +52,16 @@ def test_a_package_imports_only_what_its_side_may(package: str) -> None:
         if (found := imported_packages(module.read_text()) & FORBIDDEN[package])
     }
     assert not wrong
+
+
+@pytest.mark.parametrize("part", sorted(LOWER))
+def test_a_lower_part_of_training_knows_nothing_of_runs(part: str) -> None:
+    """Images and learning stand beside each other below the steps."""
+    modules = sorted((ROOT / part).rglob("*.py"))
+    assert len(modules) > 5
+    for module in modules:
+        own = {name for name in imported_modules(module.read_text()) if name.split(".")[0] == "training"}
+        assert {".".join(name.split(".")[:2]) for name in own} <= LOWER[part], module
 
 
 def test_the_walk_sees_imports_inside_functions() -> None:

@@ -6,12 +6,12 @@ from typing import Final
 
 from model_store.manifest import Preprocessing, check_name
 from model_store.store import ModelStore
-from training.data import check_data
-from training.environment import CompileChoice, PrecisionChoice
+from training.data.sources import check_data
 from training.golden import check_golden_images
-from training.networks import default_image_size, parse_architecture
+from training.learning.environment import CompileChoice, PrecisionChoice
+from training.learning.networks import default_image_size, parse_architecture
+from training.learning.recipe import Recipe, known_recipes
 from training.publish import describe_origin
-from training.recipe import Recipe, known_recipes
 from training.run_data import load_images
 from training.run_directory import Config, RunDirectory
 from training.start import architecture_of, lay_start

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from training.data.split import stratified_folds, write_split
 from training.evaluation import evaluate, wilson_interval
-from training.process import ALONE, Process
+from training.learning.process import ALONE, Process
 from training.run_data import CHECK, SPLIT, open_run_data
 from training.run_directory import RunDirectory
-from training.split import stratified_folds, write_split
 from training.train import Progress, train
 
 

@@ -13,9 +13,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from model_store.manifest import Check
-from training.check import check_table
 from training.cross_validation import CrossValidation
-from training.rate_finder import RateCurve
+from training.data.check import check_table
+from training.learning.rate_finder import RateCurve
 from training.run_data import RunData
 from training.succession import Succession
 from training.tracking import Trackers

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model_store.manifest import now
-from training.process import ALONE, Process
+from training.learning.process import ALONE, Process
 from training.run_data import RunData
 from training.run_directory import RunDirectory, damaged
 from training.weights import load_trained, predict_split

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from model_store.manifest import Input, Outputs
 from training.errors import ExportError
-from training.networks import classify, features, fold_norms
-from training.normalization import Normalization
+from training.learning.networks import classify, features, fold_norms
+from training.learning.normalization import Normalization
 from training.run_directory import RunDirectory
 from training.weights import load_trained
 

@@ -15,7 +15,7 @@ from model_store.golden import Prepare, check_decode
 from model_store.manifest import Check, Golden, Preprocessing
 from model_store.preprocessing import Pixels, crop, load_pixels, open_image, orient, prepare, resize, to_rgb
 from model_store.session import Logits, Session
-from training.data import encode
+from training.data.sources import encode
 from training.errors import GateError, RunError
 from training.evaluation import evaluate, read_logits
 from training.export import CLASSIFIER, MODEL, OUTPUTS, model_input

@@ -19,7 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from model_store.errors import ImageError
 from model_store.manifest import DecodeTolerance, Golden, Preprocessing, is_name
 from model_store.preprocessing import Pixels, prepare, sniff, to_rgb
-from training.data import encode
+from training.data.sources import encode
 from training.errors import DataError
 from training.run_data import RunData
 from training.run_directory import RunDirectory, damaged

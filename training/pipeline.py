@@ -9,9 +9,9 @@ from training.evaluation import evaluate
 from training.export import MODEL, export
 from training.gates import check_waivers, gate, require_passed
 from training.golden import GOLDEN, take_golden
-from training.process import ALONE, Process
+from training.learning.process import ALONE, Process
 from training.publish import Published, check_writable, publish
-from training.report import write_report
+from training.reports.report import write_report
 from training.run_data import RunData, open_run_data
 from training.run_directory import RunDirectory
 from training.succession import Succession, compare_with_previous

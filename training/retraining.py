@@ -6,12 +6,12 @@ from pathlib import Path
 from model_store.manifest import VersionReference
 from model_store.store import ModelStore
 from training.beginning import Wish
-from training.data import check_data
+from training.data.image_set import ImageSet, in_natural_order
+from training.data.sources import check_data
 from training.errors import DataError
 from training.golden import check_golden_images
-from training.image_set import ImageSet, in_natural_order
+from training.learning.recipe import Recipe
 from training.publish import describe_origin
-from training.recipe import Recipe
 from training.run_data import KNOWN_IMAGES, load_images
 from training.run_directory import Config, RunDirectory
 from training.start import fitted, open_version, read_checkpoint

@@ -14,15 +14,15 @@ from torch.utils.data import Dataset
 
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels, prepare
-from training.check import Findings, check, left_out
-from training.data import ImageSet, Indices, load_data, merge, with_classes
+from training.data.check import Findings, check, left_out
+from training.data.image_set import TEST
+from training.data.scan import Scan, scan
+from training.data.sources import ImageSet, Indices, load_data, merge, with_classes
+from training.data.split import SPLIT_SEED, Split, make_split, missing_parts, read_split, write_split
 from training.errors import DataError, RunError
-from training.feed import PixelsFromWorkers, PixelsOnDevice, PixelSource
-from training.image_set import TEST
-from training.process import ALONE, Process
+from training.learning.feed import PixelsFromWorkers, PixelsOnDevice, PixelSource
+from training.learning.process import ALONE, Process
 from training.run_directory import RunDirectory, damaged
-from training.scan import Scan, scan
-from training.split import SPLIT_SEED, Split, make_split, missing_parts, read_split, write_split
 
 CHECK: Final = "check.json"
 SPLIT: Final = "split.csv"

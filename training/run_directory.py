@@ -31,9 +31,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model_store.files import DirectoryLock
 from model_store.manifest import Preprocessing, VersionReference, now
-from training.environment import CompileChoice, PrecisionChoice
 from training.errors import RunError
-from training.recipe import Recipe
+from training.learning.environment import CompileChoice, PrecisionChoice
+from training.learning.recipe import Recipe
 
 
 class Config(BaseModel):

@@ -2,12 +2,12 @@
 
 import torch
 
-from training.environment import Environment, choose_compile, choose_precision, current
-from training.feed import Feed
-from training.learner import Learner
-from training.networks import build_network
-from training.normalization import Normalization
-from training.process import Process
+from training.learning.environment import Environment, choose_compile, choose_precision, current
+from training.learning.feed import Feed
+from training.learning.learner import Learner
+from training.learning.networks import build_network
+from training.learning.normalization import Normalization
+from training.learning.process import Process
 from training.run_data import RunData
 from training.run_directory import RunDirectory
 from training.weights import START, read_weights

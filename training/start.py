@@ -20,8 +20,8 @@ from model_store.manifest import parse_version
 from model_store.store import ModelStore
 from model_store.version import Version
 from training.errors import StartError
-from training.networks import build_network
-from training.normalization import Normalization
+from training.learning.networks import build_network
+from training.learning.normalization import Normalization
 from training.run_directory import RunDirectory
 from training.weights import START, Trained, is_own, read_weights, serialise
 

@@ -16,13 +16,13 @@ from torch.nn import functional
 
 from training.checkpoint import NAME as CHECKPOINT
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.environment import Environment
 from training.errors import DivergedError, InterruptedRunError, RunError
-from training.forecast import FORECAST_STEPS, Forecast, Pace, peak_bytes
-from training.learner import Learner
-from training.normalization import Normalization
-from training.optimization import set_learning_rate, work_left
-from training.process import ALONE, Process
+from training.learning.environment import Environment
+from training.learning.forecast import FORECAST_STEPS, Forecast, Pace, peak_bytes
+from training.learning.learner import Learner
+from training.learning.normalization import Normalization
+from training.learning.optimization import set_learning_rate, work_left
+from training.learning.process import ALONE, Process
 from training.run_data import RunData
 from training.run_directory import RunDirectory, damaged
 from training.setup import prepare_training

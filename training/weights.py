@@ -12,10 +12,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from model_store.preprocessing import Pixels
-from training.data import Indices
-from training.networks import build_network, mirrored
-from training.normalization import Normalization
-from training.process import ALONE, Process
+from training.data.sources import Indices
+from training.learning.networks import build_network, mirrored
+from training.learning.normalization import Normalization
+from training.learning.process import ALONE, Process
 from training.run_data import RunData
 from training.run_directory import RunDirectory, damaged
 

@@ -14,12 +14,12 @@ from server_process import running
 from model_store.preprocessing import prepare
 from model_store.store import ModelStore
 from training import gates
-from training.data import encode, load_data
+from training.data.scan import scan
+from training.data.sources import encode, load_data
+from training.data.split import make_split
 from training.publish import publish
 from training.run_data import RunData, open_run_data
 from training.run_directory import RunDirectory
-from training.scan import scan
-from training.split import make_split
 from training.weights import load_trained, predict
 
 TOLERANCE = 1e-3

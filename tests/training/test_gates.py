@@ -11,8 +11,8 @@ from model_store.preprocessing import Pixels, prepare
 from training import gates
 from training.errors import GateError, RunError
 from training.export import ServedModel
-from training.networks import build_network
-from training.normalization import Normalization
+from training.learning.networks import build_network
+from training.learning.normalization import Normalization
 from training.run_data import open_run_data
 from training.run_directory import RunDirectory
 

@@ -13,7 +13,7 @@ from server_process import running
 from model_store.store import ModelStore
 from training.__main__ import main
 from training.beginning import Wish
-from training.data import load_data
+from training.data.sources import load_data
 from training.errors import DataError
 from training.retraining import begin_retraining
 from training.run_data import open_run_data

@@ -11,8 +11,8 @@ from torchvision.models import resnet18
 from model_store.store import ModelStore
 from training.beginning import Wish, begin
 from training.errors import StartError
-from training.networks import build_network
-from training.normalization import Normalization
+from training.learning.networks import build_network
+from training.learning.normalization import Normalization
 from training.run_directory import RunDirectory
 from training.start import fitted, lay_start
 from training.weights import START, read_weights

@@ -10,21 +10,21 @@ from rich.table import Table
 
 from model_store.store import ModelStore
 from training.beginning import Wish, begin
-from training.check import check as check_images
-from training.check import check_table
 from training.commands.options import DATA_DIR, DEVICE, RUN, RUNS, THREADS, WORKERS, training_options
 from training.commands.running import processes
-from training.comparison import compare as compare_runs
-from training.comparison import comparison_table, runs_table
-from training.data import load_data
+from training.data.check import check as check_images
+from training.data.check import check_table
+from training.data.scan import scan
+from training.data.sources import load_data
 from training.display import TrainingDisplay, rate_table
 from training.errors import DataError
-from training.rate_finder import find_rate as find_rate_of
-from training.recipe import known_recipes
-from training.report import write_report
+from training.learning.rate_finder import find_rate as find_rate_of
+from training.learning.recipe import known_recipes
+from training.reports.comparison import compare as compare_runs
+from training.reports.comparison import comparison_table, runs_table
+from training.reports.report import write_report
 from training.run_data import open_run_data
 from training.run_directory import RunDirectory
-from training.scan import scan
 from training.setup import prepare_training
 
 EXAMPLES = 5

@@ -16,8 +16,8 @@ from model_store.store import DEFAULT_ROOT
 from training import gates
 from training.beginning import ARCHITECTURE, Wish
 from training.errors import RunError, TrainingError
-from training.networks import describe_architectures
-from training.process import Process
+from training.learning.networks import describe_architectures
+from training.learning.process import Process
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 EXISTING_RUN = click.Path(exists=True, file_okay=False, path_type=Path)

@@ -19,7 +19,7 @@ from training.commands.options import DEVICE, PROMOTE, RUN, STORE, THREADS, WAIV
 from training.display import TrainingDisplay
 from training.errors import InterruptedRunError
 from training.evaluation import read_figures
-from training.process import Process, join
+from training.learning.process import Process, join
 from training.proof import prove_resume
 from training.publish import Published, check_writable
 from training.run_directory import RunDirectory

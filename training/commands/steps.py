@@ -14,7 +14,7 @@ from training.display import TrainingDisplay
 from training.evaluation import evaluate as evaluate_run
 from training.export import export as export_run
 from training.golden import take_golden
-from training.process import ALONE, Process
+from training.learning.process import ALONE, Process
 from training.publish import publish as publish_run
 from training.run_data import RunData, open_run_data
 from training.run_directory import RunDirectory

@@ -1,0 +1,241 @@
+"""The check: every kind of trouble found and named by path, what a run leaves out, and what it refuses."""
+
+import io
+import json
+import struct
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from pictures import encoded, numbered, picture, put
+from PIL import Image
+from rich.console import Console
+
+from training.data.check import Findings, check, check_table, left_out
+from training.data.image_set import ImageSet
+from training.data.scan import scan
+from training.data.sources import load_data
+from training.data.split import make_split
+
+CLASSES = numbered("ant", 12) | numbered("bee", 12, 100)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def look(root: Path, files: Mapping[str, bytes | int | Image.Image]) -> tuple[ImageSet, Findings]:
+    data = load_data(str(put(root / "pets", files)))
+    return data, check(data, scan(data).facts)
+
+
+def found(findings: Findings) -> dict[str, list[str]]:
+    return {finding.kind: [str(item) for item in finding.items] for finding in findings.findings}
+
+
+def reasons(data: ImageSet) -> dict[str, str]:
+    return {data.paths[index]: reason for index, reason in left_out(data, scan(data).facts).items()}
+
+
+def text_of(findings: Findings, limit: int | None = 5, width: int = 200) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width).print(check_table(findings, limit))
+    return out.getvalue()
+
+
+def test_good_data_has_no_findings(tmp_path: Path) -> None:
+    """The table says so."""
+    data, findings = look(tmp_path, CLASSES)
+    assert findings.findings == ()
+    assert findings.fatal == []
+    assert findings.classes == {"ant": 12, "bee": 12}
+    assert left_out(data, scan(data).facts) == {}
+    assert "nothing" in text_of(findings)
+    assert "pets: 24 images in 2 classes" in text_of(findings)
+
+
+def test_unreadable_files_are_named_and_left_out(tmp_path: Path) -> None:
+    """Cut, no picture, empty: each with its reason; what is no image by name is listed too."""
+    files = {
+        "ant/cut.jpg": encoded(picture(1, 64, 64), "JPEG")[:2000],
+        "ant/text.jpg": b"hello",
+        "bee/empty.png": b"",
+        "bee/x.txt": b"",
+    }
+    data, findings = look(tmp_path, CLASSES | files)
+    assert found(findings) == {
+        "unreadable files": [
+            "ant/cut.jpg: the JPEG data ends before the image does",
+            "ant/text.jpg: the data has no image signature; send one of JPEG, PNG, WEBP, GIF, BMP, TIFF",
+            "bee/empty.png: the data has no image signature; send one of JPEG, PNG, WEBP, GIF, BMP, TIFF",
+        ],
+        "not images": ["bee/x.txt: no image by its name (.txt)"],
+    }
+    assert findings.left_out == 3
+    assert reasons(data)["ant/cut.jpg"] == "unreadable: the JPEG data ends before the image does"
+
+
+def sixteen_bit_colours() -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 12, 10, 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + bytes(range(row, row + 72)) for row in range(10))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_unusual_images_are_used_and_it_is_said_how(tmp_path: Path) -> None:
+    """EXIF orientation, more than 8 bits, several frames, sizes far from the others'."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    files = {
+        "ant/turned.jpg": encoded(picture(71), "JPEG", exif=exif.tobytes()),
+        "ant/grey.png": Image.new("I;16", (12, 10), 40000),
+        "ant/deep.png": sixteen_bit_colours(),
+        "ant/moving.gif": encoded(picture(72), "GIF", save_all=True, append_images=[picture(73)]),
+        "bee/tiny.png": picture(4, 2, 2),
+        "bee/huge.png": picture(5, 50, 50),
+        "bee/long.png": picture(6, 41, 10),
+    }
+    data, findings = look(tmp_path, CLASSES | files)
+    assert found(findings) == {
+        "turned by EXIF": ["ant/turned.jpg: orientation 6"],
+        "more than 8 bits a channel": ["ant/deep.png: 16 bits, RGB", "ant/grey.png: 16 bits, I;16"],
+        "animations and files of several images": ["ant/moving.gif: 2 frames"],
+        "unusual sizes (side < 1/4 or area > 16 times the median, or longer than 4 to 1)": [
+            "bee/huge.png: 50x50",
+            "bee/long.png: 41x10",
+            "bee/tiny.png: 2x2",
+        ],
+    }
+    assert reasons(data) == {}
+    assert [finding.consequence for finding in findings.findings] == [
+        "turned upright",
+        "the high byte is used",
+        "the first image is used",
+        "used",
+    ]
+
+
+def test_copies_in_one_class_stay_together(tmp_path: Path) -> None:
+    """Found by pixels: another lossless format is the same picture."""
+    files = {"ant/copy.webp": encoded(picture(0), "WEBP", lossless=True), "ant/z.bmp": picture(0)}
+    data, findings = look(tmp_path, CLASSES | files)
+    assert found(findings) == {"copies of one picture": ["ant/0.png = ant/copy.webp = ant/z.bmp"]}
+    assert reasons(data) == {}
+
+
+def test_copies_under_several_labels_are_left_out(tmp_path: Path) -> None:
+    """Nobody knows which of them is right."""
+    data, findings = look(tmp_path, CLASSES | {"bee/copy.bmp": picture(0)})
+    both = "ant/0.png (ant), bee/copy.bmp (bee)"
+    assert found(findings) == {"same pixels under several labels": [both]}
+    assert reasons(data) == dict.fromkeys(("ant/0.png", "bee/copy.bmp"), f"same pixels under several labels: {both}")
+
+
+def test_copies_across_given_splits_are_taken_out_of_train(tmp_path: Path) -> None:
+    """Test stays whole; validation gives way to test, train to both, whatever the label there says."""
+    files = {f"train/{name}": seed for name, seed in CLASSES.items()}
+    files |= numbered("validation/ant", 3, 30) | numbered("validation/bee", 3, 130)
+    files |= numbered("test/ant", 3, 60) | numbered("test/bee", 3, 160)
+    copies = {
+        "train/ant/a.bmp": picture(60), "test/bee/a.bmp": picture(60),
+        "train/ant/b.bmp": picture(30), "validation/bee/c.bmp": picture(161),
+    }  # fmt: skip
+    data, findings = look(tmp_path, files | copies)
+    assert found(findings) == {
+        "same pixels under several labels": ["train/ant/a.bmp (ant), test/ant/0.png (ant), test/bee/a.bmp (bee)"],
+        "copies across given splits": [
+            "train/ant/a.bmp = test/ant/0.png = test/bee/a.bmp",
+            "train/ant/b.bmp = validation/ant/0.png",
+            "validation/bee/c.bmp = test/bee/1.png",
+        ],
+    }
+    assert reasons(data) == {
+        "train/ant/a.bmp": "same pixels as test/ant/0.png, given for test",
+        "train/ant/b.bmp": "same pixels as validation/ant/0.png, given for validation",
+        "validation/bee/c.bmp": "same pixels as test/bee/1.png, given for test",
+    }
+
+
+def test_no_pixels_are_in_two_parts_of_what_is_left(tmp_path: Path) -> None:
+    """The check and the split together keep that promise, for given splits and drawn ones."""
+    files = {f"train/{name}": seed for name, seed in CLASSES.items()}
+    files |= numbered("test/ant", 4, 8) | numbered("test/bee", 4, 108) | {"train/ant/copy.bmp": picture(3)}
+    data = load_data(str(put(tmp_path / "pets", files)))
+    facts = scan(data).facts
+    split = make_split(data, facts, left_out(data, facts))
+    parts = [{facts[index].digest for index in part} for part in vars(split).values()]
+    assert len(set.union(*parts)) == sum(map(len, parts)) == 24
+    assert len(split.test) == 8
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (numbered("ant", 9), "only one class (ant)"),
+        (CLASSES | {"cat/x.txt": b""}, "classes without images (cat)"),
+        (CLASSES | numbered("cat", 2, 300), "classes with too few images for every split (cat: 2 different, 3 needed)"),
+        (CLASSES | {f"cat/{n}.bmp": picture(300) for n in range(9)}, "cat: 1 different, 3 needed"),
+        (CLASSES | {f"cat/{n}.png": b"" for n in range(9)}, "cat: 0 different, 3 needed"),
+        ({f"train/{n}": s for n, s in CLASSES.items()} | {"test/cat/1.png": 300}, "classes missing in train (cat)"),
+        (
+            {f"train/{n}": s for n, s in CLASSES.items()} | {"train/cat/1.png": 1, "test/cat/1.png": 1},
+            "classes missing in train (cat)",
+        ),
+    ],
+)
+def test_what_can_not_be_trained_on_is_fatal(tmp_path: Path, files: Mapping[str, bytes | int], message: str) -> None:
+    """The class is named, and what it lacks."""
+    _, findings = look(tmp_path, files)
+    assert message in "; ".join(findings.fatal)
+    assert findings.findings[0].fatal
+    assert "refused" in text_of(findings)
+
+
+def test_a_class_that_a_given_split_lacks_is_a_warning(tmp_path: Path) -> None:
+    """It is trained, and measured without it; so is one with few images."""
+    files = {f"train/{name}": seed for name, seed in (CLASSES | numbered("cat", 5, 300)).items()}
+    _, findings = look(tmp_path, files | numbered("val/ant", 2, 30) | numbered("test/cat", 2, 400) | numbered("test/bee", 2, 500))
+    assert found(findings) == {
+        "classes missing in a given split": ["ant: test", "bee: validation", "cat: validation"],
+        "classes with fewer than 10 images": ["cat: 5 different"],
+    }
+    assert findings.fatal == []
+
+
+def test_one_image_of_a_class_is_enough_where_all_splits_are_given(tmp_path: Path) -> None:
+    """Nothing is to be drawn from it."""
+    files = {
+        f"{split}/{name}/1.png": seed + len(split) * 10 for split in ("train", "val", "test") for seed, name in enumerate("ab")
+    }
+    _, findings = look(tmp_path, files)
+    assert findings.fatal == []
+
+
+def test_the_table_shows_some_and_counts_the_rest(tmp_path: Path) -> None:
+    """Paths are text: markup in them is shown, not obeyed, and no path is cut short."""
+    _, findings = look(tmp_path, CLASSES | {f"ant/[red]{number}.jpg": b"" for number in range(17)})
+    table = text_of(findings)
+    assert "17" in table
+    assert "ant/[red]4.jpg: the data" in table
+    assert "ant/[red]5.jpg" not in table
+    assert "… and 12 more" in table
+    assert "17 images are left out" in table
+    assert "ant/[red]16.jpg" in text_of(findings, limit=None)
+    assert "[red]4.jpg" in "".join(text_of(findings, width=60).split())
+
+
+def test_findings_are_json(tmp_path: Path) -> None:
+    """Every item, with nothing lost, for other programs to read."""
+    _, findings = look(tmp_path, CLASSES | {f"ant/{number}.jpg": b"" for number in range(17)})
+    values = json.loads(json.dumps(findings.to_json()))
+    assert values["images"] == 41
+    assert values["left_out"] == 17
+    assert values["classes"] == {"ant": 29, "bee": 12}
+    (finding,) = values["findings"]
+    assert len(finding["items"]) == 17
+    assert finding["items"][0]["names"] == ["ant/0.jpg"]
+    assert not finding["fatal"]

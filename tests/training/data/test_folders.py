@@ -1,0 +1,181 @@
+"""Folders of folders: what is a class, what is a split, in which order, and what is passed over."""
+
+import os
+from pathlib import Path
+
+import pytest
+from pictures import encoded, picture, put
+
+from training.data.folders import load_folder
+from training.data.image_set import FREE, TEST, TRAIN, VALIDATION
+from training.data.sources import load_data
+from training.errors import DataError
+
+
+def test_each_subfolder_is_a_class_in_natural_order(tmp_path: Path) -> None:
+    """Classes and files go 1, 2, 10, whatever order the file system has."""
+    data = load_folder(put(tmp_path / "pets", {"10/a.png": 1, "2/10.png": 2, "2/9.png": 3, "1/b.png": 4}))
+    assert data.name == "pets"
+    assert data.class_names == ("1", "2", "10")
+    assert list(data.paths) == ["1/b.png", "2/9.png", "2/10.png", "10/a.png"]
+    assert data.labels.tolist() == [0, 1, 1, 2]
+    assert set(data.given_splits.tolist()) == {FREE}
+    assert data.encoded[0] == Path(data.locations[0]).read_bytes() == encoded(picture(4))
+    assert data.preprocessing is None
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "test"), [("train", "val", "test"), ("Training", "valid", "TESTING"), ("TRAIN", "validation", "Test")]
+)
+def test_splits_are_given_by_their_folders(tmp_path: Path, train: str, validation: str, test: str) -> None:
+    """Train, validation and test go by several names; a class that one of them lacks keeps its place in all."""
+    files = {f"{train}/cat/1.png": 1, f"{train}/dog/1.png": 2, f"{validation}/dog/1.png": 3, f"{test}/cat/1.png": 4}
+    data = load_folder(put(tmp_path, files))
+    assert data.class_names == ("cat", "dog")
+    assert data.given_splits.tolist() == [TRAIN, TRAIN, VALIDATION, TEST]
+    assert [data.label(index) for index in range(4)] == ["cat", "dog", "dog", "cat"]
+
+
+def test_train_alone_is_a_split(tmp_path: Path) -> None:
+    """What the others lack is drawn from it later."""
+    data = load_folder(put(tmp_path, {"train/cat/1.png": 1, "train/dog/1.png": 2}))
+    assert data.class_names == ("cat", "dog")
+    assert data.given_splits.tolist() == [TRAIN, TRAIN]
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    """Where the folder holds images itself, it is one of the vehicles."""
+    data = load_folder(put(tmp_path, {"train/1.png": 1, "car/1.png": 2, "bus/1.png": 3}))
+    assert data.class_names == ("bus", "car", "train")
+    assert set(data.given_splits.tolist()) == {FREE}
+
+
+def test_classes_beside_splits_are_refused(tmp_path: Path) -> None:
+    """Guessing would make classes of train and test."""
+    root = put(tmp_path, {"train/cat/1.png": 1, "test/cat/1.png": 2, "dog/1.png": 3})
+    with pytest.raises(DataError, match="test, train with classes inside, and dog beside them"):
+        load_folder(root)
+
+
+def test_a_test_folder_without_classes_is_listed_and_not_used(tmp_path: Path) -> None:
+    """Competitions have a test folder of bare images: nobody knows their labels."""
+    data = load_folder(put(tmp_path, {"train/cat/1.png": 1, "train/dog/1.png": 2, "test/1.png": 3, "notes/readme.txt": b""}))
+    assert data.given_splits.tolist() == [TRAIN, TRAIN]
+    assert dict(data.ignored)["test/1.png"] == "in no class's folder"
+    assert dict(data.ignored)["notes/readme.txt"] == "no image by its name (.txt)"
+
+
+def test_deeper_folders_belong_to_their_class(tmp_path: Path) -> None:
+    """A class may be ordered by year or camera."""
+    data = load_folder(put(tmp_path, {"cat/2023/a/1.png": 1, "cat/0.png": 2, "dog/1.png": 3}))
+    assert list(data.paths) == ["cat/0.png", "cat/2023/a/1.png", "dog/1.png"]
+    assert data.labels.tolist() == [0, 0, 1]
+
+
+def test_what_is_no_image_is_listed_with_the_reason(tmp_path: Path) -> None:
+    """Nothing is passed over in silence; the extension counts in any case of letters."""
+    images = {"cat/1.PNG": encoded(picture(1)), "cat/2.JPeg": encoded(picture(2), "JPEG"), "dog/1.webp": 3, "loose.png": 4}
+    others = ("cat/notes.txt", "cat/.hidden.png", "cat/._1.PNG", "dog/png", "__MACOSX/cat/1.png")
+    root = put(tmp_path, images | dict.fromkeys(others, b""))
+    (root / "cat" / "empty").mkdir()
+    (root / "cat" / "gone.png").symlink_to("nowhere.png")
+    os.mkfifo(root / "cat" / "pipe.png")
+    data = load_folder(root)
+    assert list(data.paths) == ["cat/1.PNG", "cat/2.JPeg", "dog/1.webp"]
+    assert dict(data.ignored) == {
+        "loose.png": "in no class's folder",
+        "__MACOSX": "hidden",
+        "cat/.hidden.png": "hidden",
+        "cat/._1.PNG": "hidden",
+        "cat/notes.txt": "no image by its name (.txt)",
+        "cat/empty": "an empty folder",
+        "cat/gone.png": "a broken link",
+        "cat/pipe.png": "no plain file",
+        "dog/png": "no image by its name",
+    }
+
+
+def test_links_are_followed_but_never_in_circles(tmp_path: Path) -> None:
+    """A linked file or folder counts; a link to a folder that holds it does not, nor do two that hold each other."""
+    root = put(tmp_path / "data", {"cat/1.png": 1, "dog/1.png": 2})
+    put(tmp_path / "elsewhere", {"more/2.png": 3})
+    (root / "cat" / "3.png").symlink_to(tmp_path / "elsewhere" / "more" / "2.png")
+    (root / "cat" / "more").symlink_to(tmp_path / "elsewhere" / "more")
+    (root / "cat" / "up").symlink_to(root)
+    (root / "dog" / "self").symlink_to("self")
+    (tmp_path / "elsewhere" / "more" / "back").symlink_to(root / "cat")
+    data = load_folder(root)
+    assert list(data.paths) == ["cat/1.png", "cat/3.png", "cat/more/2.png", "dog/1.png"]
+    circle = "a link back to a folder that holds it"
+    assert dict(data.ignored) == {"cat/up": circle, "cat/more/back": circle, "dog/self": "a broken link"}
+
+
+def test_names_of_any_script_are_kept_and_composed(tmp_path: Path) -> None:
+    """A class is the same whether the system wrote é as one character or as two; markup is only text."""
+    data = load_folder(put(tmp_path, {"train/caf\u00e9/1.png": 1, "train/[red]/猫.png": 2, "test/cafe\u0301/1.png": 3}))
+    assert data.class_names == ("[red]", "caf\u00e9")
+    assert data.labels.tolist() == [0, 1, 1]
+    assert data.paths[0] == "train/[red]/猫.png"
+
+
+@pytest.mark.parametrize("name", [b"\xff.png", b"a\nb.png", b"\x1b[31m.png"])
+def test_names_that_can_not_be_written_down_are_listed(tmp_path: Path, name: bytes) -> None:
+    """No name reaches a terminal, a CSV or a manifest that could break it."""
+    root = put(tmp_path, {"cat/1.png": 1, "dog/1.png": 2})
+    Path(os.fsdecode(os.fsencode(root / "cat") + b"/" + name)).write_bytes(b"")
+    data = load_folder(root)
+    assert list(data.paths) == ["cat/1.png", "dog/1.png"]
+    ((shown, reason),) = data.ignored
+    assert shown.isprintable()
+    assert "control characters" in reason
+
+
+def test_a_folder_without_images_stays_a_class(tmp_path: Path) -> None:
+    """The check names it: a run that trained without it would surprise later."""
+    put(tmp_path, {"cat/1.png": 1}).joinpath("dog").mkdir()
+    assert load_folder(tmp_path).class_names == ("cat", "dog")
+
+
+def test_a_folder_without_subfolders_is_refused(tmp_path: Path) -> None:
+    """The message says what was expected."""
+    with pytest.raises(DataError, match="expected one for each class"):
+        load_folder(put(tmp_path, {"1.png": 1}))
+
+
+def test_the_identity_changes_with_any_file(tmp_path: Path) -> None:
+    """It is the key of caches."""
+    root = put(tmp_path, {"cat/1.png": 1, "dog/1.png": 2})
+    before = load_folder(root).identity
+    assert load_folder(root).identity == before
+    os.utime(root / "cat" / "1.png", ns=(0, 0))
+    touched = load_folder(root).identity
+    (root / "cat" / "1.png").rename(root / "dog" / "2.png")
+    assert len({before, touched, load_folder(root).identity}) == 3
+
+
+def test_the_name_is_the_persons_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes into manifests, so it holds no path; a link's own name counts."""
+    put(tmp_path / "pets", {"cat/1.png": 1, "dog/1.png": 2})
+    (tmp_path / "animals").symlink_to("pets")
+    monkeypatch.chdir(tmp_path / "pets")
+    assert load_data(".").name == load_data("../pets").name == "pets"
+    assert load_data("../animals/").name == "animals"
+
+
+def test_a_card_says_what_the_data_is(tmp_path: Path) -> None:
+    """Name, source and licence go into the manifest; the card is no image, and none that was ignored."""
+    put(tmp_path / "pets", {"cat/1.png": 1, "dog/1.png": 2})
+    (tmp_path / "pets/data.toml").write_text('name = "Pets"\nsource = "my garden"\nlicence = "CC0"\n')
+    pets = load_data(str(tmp_path / "pets"))
+    assert (pets.name, pets.source, pets.licence, pets.ignored) == ("Pets", "my garden", "CC0", ())
+
+
+@pytest.mark.parametrize(
+    ("card", "message"), [("name = ", "is not TOML"), ("nmae = 'Pets'", "wrong at nmae"), ("name = 3", "wrong at name")]
+)
+def test_a_card_with_a_slip_is_refused(tmp_path: Path, card: str, message: str) -> None:
+    """Before it is published."""
+    put(tmp_path / "pets", {"cat/1.png": 1, "dog/1.png": 2})
+    (tmp_path / "pets/data.toml").write_text(card)
+    with pytest.raises(DataError, match=message):
+        load_data(str(tmp_path / "pets"))

@@ -1,0 +1,287 @@
+"""The networks are the papers': sizes, costs, shortcuts, initialisation; and one interface fits them all."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from training.errors import RecipeError
+from training.learning.blocks import MultiplyAdd, Subsample
+from training.learning.networks import (
+    build_network,
+    classify,
+    count_multiply_adds,
+    default_image_size,
+    features,
+    fold_norms,
+    known_architectures,
+    layer_groups,
+    mirrored,
+    parse_architecture,
+)
+
+# He et al. 2015, section 4.2, with option A: parameters and millions of multiply-adds, counted once by hand for n blocks a stage.
+CIFAR = [(20, 269_722, 40.55), (32, 464_154, 68.86), (44, 658_586, 97.17), (56, 853_018, 125.5), (110, 1_727_962, 252.9)]
+TORCHVISION = [
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2"),
+    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+]
+
+
+def on_meta(architecture: str, classes: int = 10) -> nn.Module:
+    """Shapes without values, for counting."""
+    with torch.device("meta"):
+        return build_network(architecture, classes)
+
+
+def count_parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def with_statistics(network: nn.Module) -> nn.Module:
+    """In evaluation mode, with norms that do something."""
+    torch.manual_seed(1)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for value in (module.weight, module.running_var):
+                nn.init.uniform_(value, 0.5, 1.5)
+            for value in (module.bias, module.running_mean):
+                nn.init.normal_(value, std=0.2)
+    return network.eval()
+
+
+def projections(network: nn.Module) -> list[str]:
+    """The blocks whose shortcuts are 1x1 convolutions."""
+    convolutions = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
+    return [name.partition(".downsample")[0] for name in convolutions if ".downsample" in name]
+
+
+@pytest.mark.parametrize(
+    ("depth", "parameters", "millions"), [*CIFAR, pytest.param(1202, 19_421_274, 2829, marks=pytest.mark.slow)]
+)
+def test_a_small_network_has_the_papers_size(depth: int, parameters: int, millions: float) -> None:
+    """Shortcuts cost nothing: the plain twin is as large, and the pre-activated one."""
+    network = on_meta(f"resnet{depth}")
+    assert count_parameters(network) == parameters
+    assert count_multiply_adds(network, 32) == pytest.approx(millions * 1e6, rel=1e-3)
+    for family in ("plain", "preresnet"):
+        assert count_parameters(on_meta(f"{family}{depth}")) == parameters
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_a_large_network_is_torchvisions(name: str) -> None:
+    """Parameters are equal by number and by name, multiply-adds are what torchvision's documentation calls GFLOPS."""
+    meta = next(iter(torchvision.models.get_model_weights(name))).meta
+    network = on_meta(name, classes=1000)
+    assert count_parameters(network) == meta["num_params"]
+    assert count_multiply_adds(network, 224) / 1e9 == pytest.approx(meta["_ops"], abs=0.001)
+    with torch.device("meta"):
+        theirs = torchvision.models.get_model(name)
+    network.load_state_dict(theirs.state_dict(), assign=True)
+
+
+def test_a_plain_imagenet_network_is_its_twin_without_projections() -> None:
+    """The state dict is the residual network's less what shortcuts own."""
+    twin = {name: value.shape for name, value in on_meta("resnet34").state_dict().items() if "downsample" not in name}
+    assert {name: value.shape for name, value in on_meta("plain34").state_dict().items()} == twin
+
+
+def test_counting_leaves_the_network_as_it_was() -> None:
+    """Neither the mode nor the batch norms' statistics change."""
+    network = build_network("resnet20", 10).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    count_multiply_adds(network, 32)
+    assert network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+SHAPES = [
+    *(("resnet20", 33, (64, 9, 9)), ("resnet20-b", 32, (64, 8, 8)), ("resnet20-c", 28, (64, 7, 7))),
+    *(("plain20", 32, (64, 8, 8)), ("preresnet20", 33, (64, 9, 9)), ("preresnet20-b", 32, (64, 8, 8))),
+    *(("resnet18", 224, (512, 7, 7)), ("plain18", 224, (512, 7, 7))),
+    *(("resnet18-small", 32, (512, 4, 4)), ("resnet50-small", 32, (2048, 4, 4))),
+]
+
+
+@pytest.mark.parametrize(("name", "size", "shape"), SHAPES)
+@torch.inference_mode()
+def test_features_and_classify_are_the_network(name: str, size: int, shape: tuple[int, int, int]) -> None:
+    """The last map has the expected shape, and its mean through the head gives the network's own logits."""
+    network = with_statistics(build_network(name, 7))
+    images = torch.randn(1, 3, size, size)
+    last_map = features(network, images)
+    assert last_map.shape == (1, *shape)
+    assert network(images).shape == (1, 7)
+    torch.testing.assert_close(classify(network, last_map), network(images), rtol=1e-5, atol=1e-5)
+
+
+def test_the_shortcut_takes_every_second_pixel_and_pads_with_zero_channels() -> None:
+    """Option A: no parameters, the old channels first."""
+    x = torch.arange(2 * 4 * 4, dtype=torch.float32).reshape(1, 2, 4, 4)
+    out = Subsample(4)(x)
+    assert torch.equal(out[:, :2], x[:, :, ::2, ::2])
+    assert not out[:, 2:].any()
+    assert out.shape == (1, 4, 2, 2)
+
+
+@pytest.mark.parametrize("family", ["resnet", "preresnet"])
+def test_projections_stand_where_the_option_says(family: str) -> None:
+    """A has none, B has them where sizes change, C in each block."""
+    assert projections(on_meta(f"{family}32")) == []
+    assert projections(on_meta(f"{family}32-b")) == ["layer2.0", "layer3.0"]
+    if family == "resnet":
+        everywhere = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in range(5)]
+        assert projections(on_meta("resnet32-c")) == everywhere
+
+
+@torch.inference_mode()
+def test_only_a_plain_network_is_silent_without_its_convolutions() -> None:
+    """With the blocks' convolutions zero, shortcuts still carry the image to the end, and a plain network carries nothing."""
+    images = torch.randn(2, 3, 32, 32)
+    for name, carries in (("plain20", False), ("plain18-small", False), ("resnet20", True), ("preresnet20", True)):
+        network = build_network(name, 10).eval()
+        for parameter_name, parameter in network.named_parameters():
+            if parameter_name.startswith("layer") and ".conv" in parameter_name:
+                nn.init.zeros_(parameter)
+        assert bool(features(network, images).any()) == carries, name
+
+
+@torch.inference_mode()
+def test_pre_activation_leaves_the_identity_alone() -> None:
+    """Inside a stage a block whose last convolution is zero returns its input, negative values too; the first activates it."""
+    network = with_statistics(build_network("preresnet20", 10, zero_init_residual=True))
+    x = torch.randn(2, 16, 8, 8)
+    first, *rest = network.get_submodule("layer1").children()
+    assert torch.equal(first(x), torch.relu(first.bn1(x)))
+    assert len(rest) == 2
+    assert all(torch.equal(block(x), x) for block in rest)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet20-b", "resnet18-small", "resnet50"])
+@torch.inference_mode()
+def test_zeroed_residuals_make_blocks_the_identity(name: str) -> None:
+    """Every block behind a stage's first is ReLU at its start, which leaves an activated input as it is."""
+    network = build_network(name, 10, zero_init_residual=True).eval()
+    for stage in ("layer1", "layer2", "layer3"):
+        first, *rest = network.get_submodule(stage).children()
+        x = torch.randn(1, (first.bn3 if hasattr(first, "bn3") else first.bn2).num_features, 4, 4)
+        assert rest
+        assert all(torch.equal(block(x), torch.relu(x)) for block in rest)
+
+
+def test_zeroed_residuals_are_refused_without_shortcuts() -> None:
+    """A zero norm in a plain network would let nothing through."""
+    for name in ("plain20", "plain18"):
+        with pytest.raises(RecipeError, match="no shortcuts"):
+            build_network(name, 10, zero_init_residual=True)
+
+
+@pytest.mark.parametrize("name", ["resnet110", "plain110", "preresnet110", "resnet20-c", "resnet18", "resnet18-small", "plain18"])
+def test_convolutions_start_with_he_initialisation(name: str) -> None:
+    """The deviation is sqrt(2 / fan), fan-in for small images and fan-out as in torchvision's; norms and biases start neutral."""
+    torch.manual_seed(0)
+    network = build_network(name, 10)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            channels = module.in_channels if parse_architecture(name).style == "cifar" else module.out_channels
+            expected = (2 / (channels * module.kernel_size[0] ** 2)) ** 0.5
+            tolerance = 5 / (2 * module.weight.numel()) ** 0.5  # five standard errors
+            assert module.weight.std().item() == pytest.approx(expected, rel=tolerance)
+        elif isinstance(module, nn.BatchNorm2d):
+            assert torch.equal(module.weight, torch.ones_like(module.weight))
+    assert not network.get_parameter("fc.bias").any()
+
+
+@pytest.mark.parametrize("name", ["resnet21", "resnet", "plain20x", "resnet-20", "resnet20-", "plain20-b", "resnet18-b", ""])
+def test_an_unknown_architecture_is_refused_with_the_known_ones(name: str) -> None:
+    """The message lists what there is."""
+    with pytest.raises(RecipeError, match=r"resnet20, resnet32.*-b or -c.*preresnet20.*plain20.*resnext50_32x4d.*-small"):
+        build_network(name, 10)
+
+
+def test_every_known_name_is_parsed() -> None:
+    """Names are unique, and each says family, depth, shortcut and the size of images."""
+    names = known_architectures()
+    assert len(set(names)) == len(names)
+    for name in names:
+        parsed = parse_architecture(name)
+        assert name.startswith(parsed.base)
+        assert str(parsed.depth) in name
+        assert default_image_size(name) == (32 if parsed.style == "cifar" or name.endswith("-small") else 224)
+        assert (parsed.shortcut is None) == (parsed.family == "plain")
+    wide = parse_architecture("wide_resnet50_2-small")
+    assert (wide.family, wide.depth, wide.shortcut, wide.style) == ("wide_resnet", 50, "B", "imagenet")
+    assert parse_architecture("preresnet1202").shortcut == "A"
+
+
+@pytest.mark.parametrize(("name", "stages"), [("resnet20", 3), ("preresnet20", 3), ("resnet18", 4)])
+def test_layer_groups_go_from_stem_to_head(name: str, stages: int) -> None:
+    """Each parameter is in one group, under its name, and the head holds the last layer alone."""
+    network = on_meta(name)
+    found = layer_groups(network)
+    begins = [group[0][0].split(".")[0] for group in found]
+    assert begins == ["conv1", *(f"layer{stage + 1}" for stage in range(stages)), "fc"]
+    assert [parameter_name for parameter_name, _ in found[-1]] == ["fc.weight", "fc.bias"]
+    listed = [pair for group in found for pair in group]
+    assert [(n, id(p)) for n, p in listed] == [(n, id(p)) for n, p in network.named_parameters()]
+
+
+@torch.inference_mode()
+def test_folding_replaces_only_norms_without_a_convolution_before_them() -> None:
+    """In a pre-activated network each block's first norm and the last of all; the values stay, and the original is untouched."""
+    network = with_statistics(build_network("preresnet20-b", 10)).train()
+    folded = fold_norms(network)
+    replaced = [name for name, module in folded.named_modules() if isinstance(module, MultiplyAdd)]
+    assert len(replaced) == 10
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert all(name.endswith("bn1") for name in replaced)
+    assert network.training
+    assert not any(isinstance(module, MultiplyAdd) for module in network.modules())
+    images = torch.randn(4, 3, 32, 32)
+    expected = network.eval()(images)
+    assert (folded(images) - expected).abs().max() < 1e-5 * expected.abs().max()
+    for name in ("resnet20-b", "plain20", "resnet18", "resnet50", "plain18"):
+        again = fold_norms(build_network(name, 10))
+        assert not any(isinstance(module, MultiplyAdd | nn.BatchNorm2d) for module in again.modules())
+
+
+class Served(nn.Sequential):
+    """Logits and features, as export asks for them."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        last_map = features(self[0], images)
+        return classify(self[0], last_map), last_map
+
+
+@pytest.mark.parametrize("name", ["resnet20", "preresnet20", "resnet18"])
+def test_a_network_exports_without_batch_norms(name: str) -> None:
+    """The graph has none left, takes any batch, and gives torch's logits."""
+    network = with_statistics(build_network(name, 10))
+    network = mirrored(network) if name == "resnet20" else network
+    served, example = Served(fold_norms(network)).eval(), torch.zeros(2, 3, 64, 64)
+    program = torch.onnx.export(served, (example,), dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False)
+    assert program is not None
+    model = program.model_proto
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+    images = torch.randn(3, 3, 64, 64)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    logits, last_map = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    with torch.inference_mode():
+        np.testing.assert_allclose(last_map, features(network, images).numpy(), rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(logits, network(images).numpy(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "preresnet20", "resnet18-small"])
+def test_a_mirrored_network_answers_alike_from_both_sides(name: str) -> None:
+    """The mean of both logits, by the same weights; its map gives its logits, as class-activation maps need."""
+    torch.manual_seed(0)
+    network = build_network(name, 5).eval()
+    both, x = mirrored(network).eval(), torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        expected = (network(x) + network(x.flip(3))) / 2
+        assert torch.allclose(both(x), expected, atol=1e-4)
+        assert torch.allclose(both(x.flip(3)), both(x), atol=1e-4)
+        assert torch.allclose(classify(both, features(both, x)), both(x), atol=1e-4)
+        assert torch.allclose(features(both, x.flip(3)), features(both, x).flip(3), atol=1e-4)

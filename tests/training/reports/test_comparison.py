@@ -1,0 +1,372 @@
+"""Comparison: what differs between runs, whether it is more than chance, how far each run has come; and a run's history."""
+
+import io
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from training.errors import RunError
+from training.evaluation import read_figures, read_labels, read_logits
+from training.reports.comparison import ComparedRun, Duel, compare, comparison_table, differences, duels, runs_table
+from training.reports.history import History, read_history, split_rows
+from training.run_data import open_run_data
+from training.run_directory import RunDirectory
+
+CLASSES = 10
+
+
+class Links(HTMLParser):
+    """The elements of a page, and everything in it that leads elsewhere."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        self.addresses += [
+            value or "" for name, value in attrs if name in {"href", "xlink:href", "src", "srcset", "data", "action"}
+        ]
+
+
+def changed(run: RunDirectory, place: Path, name: str, **values: object) -> RunDirectory:
+    """A copy of the run under a name of its own, with other values in its config."""
+    place.mkdir(exist_ok=True)
+    copy = RunDirectory(Path(shutil.copytree(run.path, place / name)))
+    copy.write_json("config.json", {**run.read_json("config.json", "run"), **values})
+    return copy
+
+
+def answer(run: RunDirectory, wrong: Sequence[int]) -> None:
+    """Let the run have been wrong about these of its test images, and right about all others."""
+    labels = read_labels(run)
+    predicted = labels.copy()
+    predicted[list(wrong)] = (predicted[list(wrong)] + 1) % CLASSES
+    with open(run.path / "evaluation.npz", "wb") as file:
+        np.savez(file, logits=np.eye(CLASSES, dtype=np.float32)[predicted], labels=labels)
+    top1 = float((predicted == labels).mean())
+    run.write_json("evaluation.json", {**read_figures(run), "top1": top1, "top1_interval": [top1 - 0.01, top1 + 0.01]})
+
+
+def compared(*runs: RunDirectory) -> list[ComparedRun]:
+    """The runs as the comparison reads them."""
+    return [
+        ComparedRun(
+            run.run_id, run, run.config(), read_history(run), read_figures(run) if run.has("evaluation.json") else None, series
+        )
+        for series, run in enumerate(runs)
+    ]
+
+
+def as_text(table: Table) -> str:
+    """The table as a wide terminal shows it."""
+    console = Console(file=io.StringIO(), width=300)
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def binomial_p(successes: int, trials: int) -> float:
+    """Two-sided and exact at 1/2: the sum of all outcomes that are no likelier, by counting."""
+    ways = [math.comb(trials, k) for k in range(trials + 1)]
+    return sum(way for way in ways if way <= ways[successes]) / 2**trials
+
+
+@pytest.mark.parametrize(("first", "second"), [(10, 2), (2, 10), (5, 0), (1, 0), (7, 7), (30, 45), (0, 0)])
+def test_mcnemars_p_is_the_binomials(first: int, second: int) -> None:
+    """Two-sided: which run is called first does not matter. Where nothing differs it is 1."""
+    assert Duel("a", "b", first, second).p == pytest.approx(binomial_p(first, first + second))
+    assert Duel("a", "b", first, second).p == Duel("b", "a", second, first).p
+
+
+def test_known_values_of_p() -> None:
+    """By hand: 10 to 2 is 158 of 4096, five to none is 2 of 32."""
+    assert Duel("a", "b", 10, 2).p == pytest.approx(158 / 4096)
+    assert Duel("a", "b", 5, 0).p == pytest.approx(2 / 32)
+    assert Duel("a", "b", 0, 0).p == 1.0
+
+
+def test_a_duel_counts_what_only_one_of_them_got_right(finished_run: RunDirectory, tmp_path: Path) -> None:
+    """Images that both got right, or both got wrong, say nothing of the difference."""
+    first, second = (changed(finished_run, tmp_path, name) for name in ("first", "second"))
+    answer(first, wrong=[0, 1, 2, 3, 4])
+    answer(second, wrong=[3, 4, *range(100, 110)])
+    (duel,) = duels(compared(first, second))
+    assert duel == Duel("first", "second", only_first=10, only_second=3)
+    assert duels(compared(second, first)) == [Duel("second", "first", only_first=3, only_second=10)]
+
+
+def test_each_pair_has_its_duel_and_the_same_answers_have_no_difference(finished_run: RunDirectory, tmp_path: Path) -> None:
+    """Three runs make three pairs; who was not evaluated is in none."""
+    runs = [changed(finished_run, tmp_path, name) for name in ("a", "b", "c", "unknown")]
+    answer(runs[2], wrong=range(50))
+    (runs[3].path / "evaluation.json").unlink()
+    found = duels(compared(*runs))
+    assert [(duel.first, duel.second) for duel in found] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert (found[0].only_first, found[0].only_second, found[0].p) == (0, 0, 1.0)
+    assert found[1].p < 0.001
+
+
+def test_runs_that_were_tested_on_other_images_have_no_duel(finished_run: RunDirectory, tmp_path: Path) -> None:
+    """Other data, or another split of the same: the n-th image of one is not the n-th of the other."""
+    here, other_data, other_split = (changed(finished_run, tmp_path, name) for name in ("here", "data", "split"))
+    checked = other_data.read_json("check.json", "run")
+    other_data.write_json("check.json", {**checked, "data_digest": "0" * 64})
+    lines = (other_split.path / "split.csv").read_text().splitlines(keepends=True)
+    test, train = (next(i for i, line in enumerate(lines) if f",{part}," in line) for part in ("test", "train"))
+    lines[test], lines[train] = lines[test].replace(",test,", ",train,"), lines[train].replace(",train,", ",test,")
+    other_split.write("split.csv", "".join(lines).encode())
+    assert duels(compared(here, other_data)) == []
+    assert duels(compared(here, other_split)) == []
+    assert len(duels(compared(here, changed(finished_run, tmp_path, "same")))) == 1
+
+
+def test_only_what_differs_is_shown(finished_run: RunDirectory, tmp_path: Path) -> None:
+    """By dotted name, a value for each run, empty where a run has none; names, packages and what was typed are not repeated."""
+    recipe = finished_run.config().recipe.model_dump(mode="json")
+    other = {**recipe, "optimizer": {**recipe["optimizer"], "learning_rate": 0.05}, "batch_size": 32}
+    values = {"recipe": other, "seed": 7, "start": "weights.safetensors", "model": "another", "packages": {"torch": "0"}}
+    first, second = changed(finished_run, tmp_path, "a"), changed(finished_run, tmp_path, "b", **values, changes=["seed=7"])
+    assert differences(compared(first, second)) == {
+        "recipe.optimizer.learning_rate": [json.dumps(recipe["optimizer"]["learning_rate"]), "0.05"],
+        "recipe.batch_size": [str(recipe["batch_size"]), "32"],
+        "seed": ["0", "7"],
+        "start": ["", "weights.safetensors"],
+    }
+    assert differences(compared(first, first)) == {}
+    assert differences(compared(first)) == {}
+
+
+def test_the_page_needs_nothing_and_names_both_runs(finished_run: RunDirectory, tmp_path: Path) -> None:
+    """Their figures, curves over each other on three axes, what differs, and the duel; names of folders are text."""
+    first, second = changed(finished_run, tmp_path, "first"), changed(finished_run, tmp_path, '<script>&"', seed=5)
+    answer(first, wrong=range(10))
+    answer(second, wrong=range(8, 10))
+    written = compare([first, second], tmp_path / "new" / "folder" / "page.html")
+    assert written == tmp_path / "new" / "folder" / "page.html"
+    source = written.read_text(encoding="utf-8")
+    page = Links(source)
+    assert "script" not in page.tags
+    assert not set(page.tags) & {"link", "iframe", "object", "embed", "base", "img"}
+    assert all(address.startswith("#") for address in page.addresses)
+    assert all(place.startswith("#") for place in re.findall(r"url\(['\"]?([^)]*)", source))
+    assert len(page.ids) == len(set(page.ids))
+    assert {address[1:] for address in page.addresses} <= set(page.ids)
+    assert page.tags.count("svg") == 9
+    rows = re.findall(r"<tr>(.*?)</tr>", source)
+    cells = [[re.sub(r"<[^>]*>", "", cell) for cell in re.split(r"</t[hd]>", row)[:-1]] for row in rows]
+    escaped = "&lt;script&gt;&amp;&#34;"
+    assert cells[1][0] == "first"
+    assert cells[2][0] == escaped
+    assert cells[2][4] == f"{1 - 2 / len(read_labels(second)):.2%}"
+    assert ["seed", "0", "5"] in cells
+    assert ["first", escaped, "0", "8", f"{2 / 2**8:.3g}"] in cells
+    assert compare([first, second], tmp_path / "again.html").read_bytes() == written.read_bytes()
+
+
+def test_one_run_and_runs_alike_are_compared_too(finished_run: RunDirectory, tmp_path: Path) -> None:
+    """There is no pair and no difference, and the page says so; more runs than colours are drawn dashed."""
+    alone = compare([finished_run], tmp_path / "alone.html").read_text(encoding="utf-8")
+    assert "Nothing: they were asked for the same." in alone
+    assert 'id="chance"' not in alone
+    many = compare([finished_run] * 9, tmp_path / "many.html").read_text(encoding="utf-8")
+    assert many.count('class="swatch dashed"') == 1
+    assert "stroke-dasharray" in many
+
+
+def test_runs_without_figures_are_drawn_and_said_to_be_untested(finished_run: RunDirectory, tmp_path: Path) -> None:
+    """While it is trained a run can already be compared; the table says the same as the page."""
+    tested, untested = (changed(finished_run, tmp_path, name) for name in ("tested", "untested"))
+    (untested.path / "evaluation.json").unlink()
+    assert "not evaluated" in compare([tested, untested], tmp_path / "page.html").read_text(encoding="utf-8")
+    table = as_text(comparison_table([tested, untested]))
+    assert "not evaluated" in table
+    assert "McNemar" not in table
+
+
+def test_a_run_without_an_epoch_can_not_be_compared(
+    finished_run: RunDirectory, new_run: Callable[..., RunDirectory], tmp_path: Path
+) -> None:
+    """The error names the run, and no page is written; neither is one of no runs."""
+    run = new_run()
+    for action in (lambda: compare([finished_run, run], tmp_path / "page.html"), lambda: comparison_table([run])):
+        with pytest.raises(RunError, match=rf"{run.run_id} has no metrics\.jsonl"):
+            action()
+    with pytest.raises(RunError, match="at least one run"):
+        compare([], tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_the_table_says_what_the_page_says(finished_run: RunDirectory, tmp_path: Path) -> None:
+    """Each run sees the duel from its own side; brackets in a name are no markup."""
+    first, second = changed(finished_run, tmp_path, "[red]first"), changed(finished_run, tmp_path, "second", seed=5)
+    answer(first, wrong=range(10))
+    answer(second, wrong=range(9, 11))
+    table = as_text(comparison_table([first, second]))
+    assert "[red]first" in table
+    best = read_history(first).best["validation_top1"]
+    rows = {
+        line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")[2:4]] for line in table.splitlines() if "│" in line
+    }
+    assert rows["best validation accuracy"] == [f"{best:.2%}"] * 2
+    assert rows["seed"] == ["0", "5"]
+    p = f"{binomial_p(1, 10):.3g}"
+    assert rows["McNemar"] == [
+        f"1 images that second got wrong, 9 the other way; p = {p}",
+        f"9 images that [red]first got wrong, 1 the other way; p = {p}",
+    ]
+
+
+def listed(runs: Path) -> dict[str, str]:
+    """The state of each run, in the order of the list."""
+    table = runs_table(runs)
+    columns = {str(column.header): [str(cell) for cell in column.cells] for column in table.columns}
+    return dict(zip(columns["run"], columns["state"], strict=True))
+
+
+def test_the_list_says_how_far_each_run_has_come(
+    finished_run: RunDirectory, new_run: Callable[..., RunDirectory], tmp_path: Path
+) -> None:
+    """From begun to published, and the figures as soon as there are some."""
+    run = new_run()
+    states = []
+
+    def note() -> None:
+        states.append(listed(tmp_path / "runs")[run.run_id])
+
+    note()
+    open_run_data(run)
+    note()
+    for name in ("metrics.jsonl", "last.safetensors", "evaluation.json"):
+        content = (finished_run.path / name).read_bytes()
+        run.write(name, content.splitlines(keepends=True)[0] if name == "metrics.jsonl" else content)
+        note()
+    run.write("gates.json", b"{}")
+    note()
+    run.write("published.json", b'{"version": 12}')
+    note()
+    assert states == ["begun", "checked", "training, epoch 1 of 2", "trained", "evaluated", "gated", "published, version 12"]
+    text = as_text(runs_table(tmp_path / "runs"))
+    for part in (run.run_id, "digits-resnet20", "resnet20", f"{read_figures(run)['top1']:.2%}"):
+        assert part in text
+    assert f"{read_history(run).best['validation_top1']:.2%}" in text
+
+
+def test_the_newest_run_stands_first(finished_run: RunDirectory, tmp_path: Path) -> None:
+    """By when it was begun, whatever it is called."""
+    for age, name in enumerate(("b", "c", "a")):
+        run = changed(finished_run, tmp_path / "runs", name)
+        os.utime(run.path / "config.json", (1_000_000 - age, 1_000_000 - age))
+    assert list(listed(tmp_path / "runs")) == ["b", "c", "a"]
+
+
+DAMAGES: dict[str, tuple[str, bytes]] = {
+    "no config": ("config.json", b"{"),
+    "a config of another time": ("config.json", b'{"model": "old"}'),
+    "half a line": ("metrics.jsonl", b'{"epoch": 1, "st'),
+    "a line without figures": ("metrics.jsonl", b"{}\n"),
+    "bytes that are no text": ("metrics.jsonl", b"\xff\xfe"),
+    "an evaluation without figures": ("evaluation.json", b"[]"),
+    "half an evaluation": ("evaluation.json", b'{"top1": 0.'),
+    "half a note of where it went": ("published.json", b'{"version"'),
+    "a note without its number": ("published.json", b"{}"),
+    "a note that is a list": ("published.json", b"[]"),
+    "an accuracy that is a word": ("evaluation.json", b'{"top1": "good"}'),
+    "a split without its column": ("split.csv", b"image\n1\n"),
+}
+
+
+def test_damaged_runs_do_not_break_the_list(finished_run: RunDirectory, tmp_path: Path) -> None:
+    """Each is said to be damaged, with the file; the sound one beside them is listed as ever. What is no run is not listed."""
+    runs = tmp_path / "runs"
+    for name, (file, content) in DAMAGES.items():
+        changed(finished_run, runs, name).write(file, content)
+    changed(finished_run, runs, "sound")
+    (runs / "no run").mkdir()
+    (runs / "notes.txt").write_text("mine")
+    states = listed(runs)
+    assert set(states) == {*DAMAGES, "sound"}
+    assert states.pop("sound") == "evaluated"
+    for name, state in states.items():
+        assert state.startswith("damaged: "), name
+        assert DAMAGES[name][0] in state
+    assert "sound" in as_text(runs_table(runs))
+
+
+def test_an_empty_list_says_how_to_begin(tmp_path: Path) -> None:
+    """Also where the folder is not there yet; a list of runs says nothing of it."""
+    for place in (tmp_path, tmp_path / "nowhere"):
+        assert "there are none; begin one with `python -m training run`" in as_text(runs_table(place))
+
+
+def history(*lines: dict[str, Any]) -> History:
+    """A history of these lines: 100 images in batches of 30, the last of an epoch smaller."""
+    return History(lines, 100, 30)
+
+
+def test_images_and_seconds_by_hand() -> None:
+    """100 images in 4 steps an epoch, the last epoch cut to two; at 50, 25 and 100 images a second."""
+    seen = history(
+        {"epoch": 1, "step": 4, "images_per_second": 50.0},
+        {"epoch": 2, "step": 8, "images_per_second": 25.0},
+        {"epoch": 3, "step": 10, "images_per_second": 100.0},
+    )
+    assert seen.epochs == [1, 2, 3]
+    assert seen.images == [100, 200, 250]
+    assert seen.seconds == [2.0, 6.0, 6.5]
+
+
+def test_a_run_that_ends_within_its_first_epoch_has_not_seen_all_images() -> None:
+    """Two steps are two batches."""
+    assert history({"epoch": 1, "step": 2, "images_per_second": 30.0}).images == [60]
+
+
+def test_an_epoch_without_a_pace_takes_no_time() -> None:
+    """It was too short to be measured, or was trained before paces were kept."""
+    seen = history({"epoch": 1, "step": 4}, {"epoch": 2, "step": 8, "images_per_second": 0.0})
+    assert seen.images == [100, 200]
+    assert seen.seconds == [0.0, 0.0]
+
+
+def test_the_best_epoch_has_the_highest_accuracy_then_the_lowest_loss_then_came_first() -> None:
+    """As training keeps its weights."""
+    figures = [(0.8, 0.1), (0.9, 0.5), (0.9, 0.3), (0.9, 0.3), (0.7, 0.0)]
+    lines = [{"epoch": n, "validation_top1": top1, "validation_loss": loss} for n, (top1, loss) in enumerate(figures, start=1)]
+    assert history(*lines).best["epoch"] == 3
+    assert history(*lines[:2]).best["epoch"] == 2
+    assert history(*reversed(lines)).best["epoch"] == 4
+
+
+def test_columns_and_lines_of_an_epoch() -> None:
+    """What was not measured is None; an epoch that is not there is the last one."""
+    seen = history({"epoch": 1, "train_top1": 0.5}, {"epoch": 2})
+    assert seen.column("train_top1") == [0.5, None]
+    assert seen.at(1)["train_top1"] == 0.5
+    assert seen.at(2) == seen.at(9) == {"epoch": 2}
+
+
+def test_a_history_is_read_from_the_runs_own_files(finished_run: RunDirectory) -> None:
+    """Without opening the data: the split alone tells how many images there are; the kept epoch is the best."""
+    rows, data = split_rows(finished_run), open_run_data(finished_run)
+    assert rows == {name: sorted(getattr(data.split, name).tolist()) for name in ("train", "validation", "test")}
+    seen = read_history(finished_run)
+    assert seen.epochs == [1, 2, 3]
+    assert seen.images == [len(data.split.train) * epoch for epoch in seen.epochs]
+    assert seen.best["epoch"] == read_figures(finished_run)["best_epoch"]
+    assert len(read_logits(finished_run)) == len(rows["test"])

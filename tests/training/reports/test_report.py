@@ -1,0 +1,520 @@
+"""Reports: one file that needs nothing, says what the run's files say, and shows any name as it is."""
+
+import base64
+import io
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from markupsafe import Markup
+from pictures import picture, put
+from PIL import Image
+
+from model_store.store import ModelStore
+from training.reports import report
+from training.beginning import Wish, begin
+from training.errors import RunError
+from training.evaluation import evaluate, read_figures, read_labels, read_logits
+from training.gates import GATES, gate
+from training.reports.figures import SERIES, Line, draw_lines, draw_reliability
+from training.reports.mistakes import Answers, Bin, confusion_matrix, figures_by_class, softmax, worst_mistakes
+from training.reports.pages import MISSING, duration, fill, flattened, moment, percent
+from training.reports.pictures import SMALL_SIDE, THUMBNAIL_SIDE, picture_of, take_pictures
+from training.reports.report import CELL_PICTURES, REPORT, write_report
+from training.run_data import RunData, open_run_data
+from training.run_directory import RunDirectory
+from training.train import train
+
+SCRIPT, QUOTES = '<script>&"', "'><img src=x onerror=y>"
+UNDECODABLE = "\udcff<b>&\"'.png"  # how Python reads a byte that is no text
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+LOADING = {"script", "link", "iframe", "object", "embed", "base", "form", "video", "audio", "source", "use-credentials"}
+ADDRESSES = {"src", "href", "xlink:href", "srcset", "action", "formaction", "data", "poster", "background", "ping"}
+
+
+class Page(HTMLParser):
+    """A page taken apart: elements with their attributes, the texts of a kind of element, and whether all were closed."""
+
+    def __init__(self, source: bytes) -> None:
+        super().__init__()
+        self.source = source.decode()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.texts: list[tuple[str, list[str]]] = []
+        self._open: list[tuple[str, list[str]]] = []
+        self.feed(self.source)
+        self.close()
+        assert not self._open, "an element was not closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self._open.append((tag, []))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        opened, pieces = self._open.pop()
+        assert opened == tag, f"{opened} was closed by {tag}"
+        self.texts.append((tag, pieces))
+
+    def handle_data(self, data: str) -> None:
+        for _, pieces in self._open:
+            pieces.append(data)
+
+    def all(self, tag: str) -> list[str]:
+        """The text of each of these elements, in the order of their ends."""
+        return [" ".join("".join(pieces).split()) for name, pieces in self.texts if name == tag]
+
+    def attributes(self, name: str) -> list[str]:
+        """The values of this attribute."""
+        return [attributes[name] for _, attributes in self.elements if name in attributes]
+
+    @property
+    def text(self) -> str:
+        """All that is to be read."""
+        (body,) = self.all("body")
+        return body
+
+    @property
+    def cells(self) -> dict[tuple[int, int], int]:
+        """The confusion matrix as it stands on the page: images by (label, answer)."""
+        found = re.findall(r'<a id="at-(\d+)-(\d+)"[^>]*>(\d+)</a>', self.source)
+        return {(int(label), int(predicted)): int(images) for label, predicted, images in found}
+
+    def part(self, name: str) -> str:
+        """The source of one section."""
+        return self.source.partition(f'<section id="{name}">')[2].partition("</section>")[0]
+
+
+class Reported(NamedTuple):
+    """A run with its data and its report; nobody writes into it."""
+
+    run: RunDirectory
+    data: RunData
+    page: Page
+
+    @property
+    def answers(self) -> Answers:
+        """What the network said of the test images."""
+        test = self.data.split.test
+        return Answers("test", test, read_labels(self.run), softmax(read_logits(self.run)))
+
+    def copy(self, place: Path) -> RunDirectory:
+        """The run in a directory that may be written into."""
+        return RunDirectory(Path(shutil.copytree(self.run.path, place / self.run.run_id)))
+
+
+def written(run: RunDirectory, data: RunData) -> Page:
+    """The run's report, written anew."""
+    return Page(write_report(run, data).read_bytes())
+
+
+@pytest.fixture(scope="module")
+def digits(finished_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> Reported:
+    """Ten classes in three epochs, with gates, one of them waived."""
+    run = RunDirectory(Path(shutil.copytree(finished_run.path, tmp_path_factory.mktemp("reported") / finished_run.run_id)))
+    data = open_run_data(run)
+    gate(run, data)
+    return Reported(run, data, written(run, data))
+
+
+@pytest.fixture(scope="module")
+def awkward(tmp_path_factory: pytest.TempPathFactory) -> Reported:
+    """Two classes of noise with names that HTML has a meaning for, in one epoch of mixed images, without gates."""
+    place = tmp_path_factory.mktemp("awkward")
+    names = [f"{QUOTES if seed % 2 else SCRIPT}/<i>&{seed}.png" for seed in range(80)]
+    files = {name: picture(seed, width=100, height=70) for seed, name in enumerate(names)}
+    root = put(place / "<b>&data", {**files, f"{SCRIPT}/{UNDECODABLE}": picture(80)})
+    changes = ("epochs=1", "batch_size=16", "accuracy_floor=0.0", "mixing.mixup=0.3")
+    wish = Wish((str(root),), "resnet20", model="awkward", recipe="modern", changes=changes, image_size=72)
+    run = begin(wish, place / "runs", ModelStore(place / "store"))
+    data = open_run_data(run)
+    train(run, data)
+    evaluate(run, data)
+    return Reported(run, data, written(run, data))
+
+
+@pytest.fixture(params=["digits", "awkward"])
+def reported(request: pytest.FixtureRequest) -> Reported:
+    """Each of the two."""
+    return request.getfixturevalue(request.param)
+
+
+def test_the_page_needs_nothing_beside_itself(reported: Reported) -> None:
+    """No script, nothing that loads, no address but data: and places on the page, whatever the names in it are."""
+    page = reported.page
+    assert not {tag for tag, _ in page.elements} & LOADING
+    addresses = [value for name in ADDRESSES for value in page.attributes(name)]
+    assert len(addresses) > 20
+    assert all(value.startswith(("data:image/", "#")) for value in addresses)
+    assert all(place.startswith("#") for place in re.findall(r"url\(['\"]?([^)]*)", page.source))
+    assert "@import" not in page.source
+    assert not {name for _, attributes in page.elements for name in attributes if name.startswith("on")}
+    (policy,) = [attributes["content"] for _, attributes in page.elements if attributes.get("http-equiv")]
+    assert policy.startswith("default-src 'none'; img-src data:;")
+
+
+def test_every_link_leads_somewhere_and_no_id_comes_twice(reported: Reported) -> None:
+    """Links of the page and references inside of the drawings, which share one space of ids."""
+    page = reported.page
+    ids = page.attributes("id")
+    assert [name for name, times in Counter(ids).items() if times > 1] == []
+    wanted = {value for name in ("href", "xlink:href") for value in page.attributes(name)}
+    wanted |= set(re.findall(r"url\(['\"]?([^)'\"]*)", page.source))
+    assert wanted
+    assert wanted <= {f"#{name}" for name in ids}
+    assert sum(tag == "svg" for tag, _ in page.elements) == 4
+
+
+def test_the_matrix_is_that_of_the_test_split(reported: Reported) -> None:
+    """Its cells hold every test image once, at its label and its answer; what is not there is empty."""
+    matrix, cells = confusion_matrix(reported.answers), reported.page.cells
+    assert sum(cells.values()) == len(reported.data.split.test)
+    assert cells == {(row, column): int(matrix[row, column]) for row, column in np.argwhere(matrix).tolist()}
+
+
+def test_each_cell_opens_its_pictures(reported: Reported) -> None:
+    """As many as are to be shown, and the page says how many more there are."""
+    for (label, predicted), images in reported.page.cells.items():
+        sheet = reported.page.source.partition(f'id="cell-{label}-{predicted}"')[2].partition("</ul>")
+        assert sheet[0].count("<img ") == min(images, CELL_PICTURES)
+        if images > CELL_PICTURES:
+            assert sheet[2].lstrip().startswith(f'<p class="quiet">… and {images - CELL_PICTURES} more</p>')
+
+
+def test_the_figures_are_those_of_the_evaluation(reported: Reported) -> None:
+    """Accuracy with its interval, loss, calibration error, and each class's recall and precision."""
+    figures, page = read_figures(reported.run), reported.page
+    low, high = figures["top1_interval"]
+    correct = int(confusion_matrix(reported.answers).trace())
+    stated = f"{correct} of {figures['test_images']} images; 95% interval {percent(low)} to {percent(high)}"
+    assert stated in page.text
+    shown = dict(re.findall(r'<dt>([^<]*)</dt><dd class="value">([^<]*)</dd>', page.source))
+    assert shown["Test accuracy"] == percent(figures["top1"])
+    assert shown["Loss"] == f"{figures['loss']:.4f}"
+    assert shown["Calibration error"] == percent(figures["ece"])
+    rows = re.findall(r"<tr><th.*?</th><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td></tr>", page.part("classes"))
+    classes = figures_by_class(confusion_matrix(reported.answers), reported.data.images.class_names)
+    expected = [(percent(each.recall), percent(each.precision), str(each.images)) for each in classes]
+    assert rows == expected
+
+
+def test_worst_mistakes_are_shown_in_their_order(digits: Reported) -> None:
+    """Each with its picture, pixel by pixel as the service sees it, what it was labelled and what the model says."""
+    worst = worst_mistakes(digits.answers, 24)
+    items = re.findall(r"<li>(.*?)</li>", digits.page.part("worst"), re.DOTALL)
+    assert len(items) == len(worst) > 0
+    for item, answer in zip(items, worst, strict=True):
+        assert f'alt="labelled {answer.label}, the model says {answer.predicted}"' in item
+        found = re.search(r'src="data:image/png;base64,([^"]+)" class="small"', item)
+        assert found
+        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(found[1]))).convert("RGB"))
+        (expected,) = digits.data.chunks(np.array([answer.index]))
+        assert (shown == expected[0]).all()
+
+
+def test_names_are_shown_as_they_are(awkward: Reported) -> None:
+    """Of classes, files and the data: what HTML has a meaning for is text here; a byte that is no text is written out."""
+    page = awkward.page
+    assert {SCRIPT, QUOTES} <= set(page.all("th"))
+    assert "<b>&data" in page.text
+    titles = page.attributes("title")
+    assert any(title.startswith(f"{SCRIPT}/<i>&") for title in titles)
+    assert any(title.startswith(f"{QUOTES}/<i>&") for title in titles)
+    assert f"{SCRIPT}/\\udcff<b>&\"'.png" in page.text, "among what the check found"
+    assert any(f"{SCRIPT}, taken for" in title or f", taken for {SCRIPT}" in title for title in titles)
+    assert not {tag for tag, _ in page.elements} & {"script", "i"}
+    assert all(attributes["src"].startswith("data:image/jpeg") for tag, attributes in page.elements if tag == "img")
+
+
+def test_one_epoch_is_a_run(awkward: Reported) -> None:
+    """A curve of one point is drawn, in the singular; top-5 of two classes says nothing and is left out."""
+    assert "1 epoch in " in awkward.page.text
+    assert awkward.page.all("figcaption") == ["Loss", "Accuracy", "Learning rate"]
+    assert "Top-5" not in awkward.page.text
+
+
+def test_mixed_images_have_no_training_accuracy(awkward: Reported, digits: Reported) -> None:
+    """The page says why it is not drawn; without mixing it is drawn and nothing is said."""
+    note = "Images are mixed in training"
+    labels = {reported.run.run_id: reported.page.attributes("aria-label") for reported in (awkward, digits)}
+    assert note in awkward.page.text
+    assert "accuracy: validation by epoch" in labels[awkward.run.run_id]
+    assert note not in digits.page.text
+    assert "accuracy: training, validation by epoch" in labels[digits.run.run_id]
+    assert "Top-5" in digits.page.text
+
+
+def test_values_set_on_the_command_line_stand_out(digits: Reported) -> None:
+    """The recipe is shown whole, what was changed of it in bold."""
+    (epochs,) = re.findall(r"<dt>epochs</dt><dd>(.*?)</dd>", digits.page.part("again"))
+    (momentum,) = re.findall(r"<dt>optimizer.momentum</dt><dd>(.*?)</dd>", digits.page.part("again"))
+    assert epochs == '<b title="set on the command line">3</b>'
+    assert momentum == "0.9"
+    assert digits.run.config().command in digits.page.all("pre")
+
+
+def test_the_gates_are_shown_with_their_verdicts(
+    digits: Reported, awkward: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passed, failed, or waived with the reason; a run without them has no such part and no link to it."""
+    assert 'id="gates"' not in awkward.page.source
+    assert 'href="#gates"' not in awkward.page.source
+    monkeypatch.setattr(report, "AFFORDABLE", 1)
+    run = digits.copy(tmp_path)
+    values = run.read_json(GATES, "gate")
+    first, second, third, *_ = values["checks"]
+    first |= {"passed": False, "waived": "a <demonstration>", "detail": "x < y"}
+    second |= {"passed": False, "waived": None}
+    run.write_json(GATES, values)
+    page = written(run, digits.data)
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th>.*?<td>(.*?)</td><td class="quiet">(.*?)</td></tr>', page.part("gates"))
+    assert [row[0] for row in rows] == [check["check"] for check in values["checks"]]
+    assert rows[0][1:] == ('<span class="bad">waived</span>: a &lt;demonstration&gt;', "x &lt; y")
+    assert rows[1][1] == '<span class="bad">failed</span>'
+    assert rows[2][1] == '<span class="good">passed</span>'
+    assert third["passed"]
+
+
+def test_gates_that_can_not_be_read_do_not_hide_the_rest(digits: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damaged, or of files that have changed since: the page says which, and shows no verdict."""
+    monkeypatch.setattr(report, "AFFORDABLE", 1)
+    run = digits.copy(tmp_path)
+    (run.path / "classifier.npz").write_bytes(b"another")
+    changed = written(run, digits.data)
+    assert "changed after the gates" in changed.part("gates")
+    assert "passed" not in changed.part("gates")
+    assert changed.cells == digits.page.cells
+    run.write(GATES, b"{")
+    assert "gates.json is damaged" in written(run, digits.data).part("gates")
+
+
+def test_a_perfect_test_split_is_said_to_be_so(awkward: Reported, tmp_path: Path) -> None:
+    """No mistake to show, every cell on the diagonal."""
+    run = awkward.copy(tmp_path)
+    labels = read_labels(run)
+    write_logits(run, np.eye(2, dtype=np.float32)[labels] * 30, labels)
+    run.write_json("evaluation.json", {**read_figures(run), "top1": 1.0, "top1_interval": [0.7, 1.0]})
+    page = written(run, awkward.data)
+    assert "There is no mistake on the test split." in page.text
+    assert page.cells == {(label, label): int((labels == label).sum()) for label in range(2)}
+    assert "0 mistakes in " in page.text
+    assert "100.00%" in page.all("title")[0]
+
+
+def test_no_doubt_and_a_sample_are_said(awkward: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many images some are looked at, and the page says of how many; several openings of the test split are owned up to."""
+    monkeypatch.setattr(report, "SAMPLE", 5)
+    run = awkward.copy(tmp_path)
+    opened = ["2024-05-01T10:00:00+00:00", "2024-06-02T11:30:00+00:00"]
+    run.write_json("evaluation.json", {**read_figures(run), "opened_at": opened})
+    page = written(run, awkward.data)
+    train_images = len(awkward.data.split.train)
+    assert f"a sample of 5 of {train_images} train images" in page.text
+    assert "The test split was opened 2 times, first on 1 May 2024 at 10:00 UTC and last on 2 June 2024 at 11:30 UTC" in page.text
+    assert f"all {train_images} train images" in awkward.page.text
+    assert "The test split was opened once, on " in awkward.page.text
+
+
+def test_many_classes_become_a_list_of_pairs(digits: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the matrix could not be read: the largest of its cells off the diagonal, the largest first."""
+    monkeypatch.setattr(report, "MATRIX_CLASSES", 10)
+    monkeypatch.setattr(report, "AFFORDABLE", 1)
+    page = written(digits.copy(tmp_path), digits.data)
+    wrong = {place: images for place, images in digits.page.cells.items() if place[0] != place[1]}
+    assert page.cells == wrong
+    assert list(page.cells.values()) == sorted(wrong.values(), reverse=True)
+    assert 'class="matrix' not in page.source
+
+
+def test_the_same_run_gives_the_same_bytes_and_is_left_alone(awkward: Reported, tmp_path: Path) -> None:
+    """No date, no chance; nothing but the report is written. The page says the run's name."""
+    run = awkward.copy(tmp_path)
+    before = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
+    heard: list[tuple[int, int]] = []
+    path = write_report(run, awkward.data, lambda done, total: heard.append((done, total)))
+    assert path == run.path / REPORT
+    assert {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()} == before
+    assert path.read_bytes().decode() == awkward.page.source
+    assert run.run_id in awkward.page.text
+    others = len(awkward.data.split.train) + len(awkward.data.split.validation)
+    assert (others, others) in heard
+    assert heard[-1][0] == heard[-1][1]
+
+
+def test_a_run_that_was_not_evaluated_has_no_report(new_run: Callable[..., RunDirectory], digits: Reported, tmp_path: Path) -> None:
+    """The error names the step that is missing; no page is left behind."""
+    run = new_run()
+    with pytest.raises(RunError, match="run `python -m training evaluate` on it first"):
+        write_report(run, digits.data)
+    assert not run.has(REPORT)
+    trained = digits.copy(tmp_path)
+    (trained.path / "evaluation.npz").unlink()
+    with pytest.raises(RunError, match=r"has no evaluation\.npz"):
+        write_report(trained, digits.data)
+
+
+def test_an_evaluation_of_other_images_is_refused(awkward: Reported, tmp_path: Path) -> None:
+    """Its logits would be laid beside the wrong pictures."""
+    run = awkward.copy(tmp_path)
+    write_logits(run, read_logits(run)[1:], read_labels(run)[1:])
+    images = len(awkward.data.split.test)
+    with pytest.raises(RunError, match=f"is of {images - 1} images in 2 classes, and the test split is not"):
+        write_report(run, awkward.data)
+
+
+def write_logits(run: RunDirectory, logits: np.ndarray, labels: np.ndarray) -> None:
+    with open(run.path / "evaluation.npz", "wb") as file:
+        np.savez(file, logits=logits, labels=labels)
+
+
+def decoded(uri: str) -> Image.Image:
+    """The image in a `data:` URI."""
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2], validate=True)))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (28, 28), (10, 64), (64, 64)])
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_small_picture_holds_every_pixel(shape: tuple[int, int], *, grey: bool) -> None:
+    """PNG, in grey where the image is: what is enlarged on the page is what the network sees."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    if grey:
+        pixels[...] = pixels[..., :1]
+    found = picture_of(pixels)
+    image = decoded(found.uri)
+    assert found.small
+    assert found.uri.startswith("data:image/png;base64,")
+    assert (np.asarray(image.convert("RGB")) == pixels).all()
+    assert image.mode == ("L" if grey else "RGB")
+
+
+def test_grey_pictures_are_smaller() -> None:
+    """A grey image in colours would be three times as much."""
+    colours = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    grey = np.ascontiguousarray(np.broadcast_to(colours[..., :1], colours.shape))
+    assert len(picture_of(grey).uri) < len(picture_of(colours).uri) / 2
+
+
+@pytest.mark.parametrize(("shape", "size"), [((224, 224), (112, 112)), ((65, 65), (65, 65)), ((100, 400), (112, 28))])
+def test_a_large_picture_is_a_small_jpeg(shape: tuple[int, int], size: tuple[int, int]) -> None:
+    """Bounded in pixels and bytes, in its own proportions, and not to be shown in blocks."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    found = picture_of(pixels)
+    assert max(shape) > SMALL_SIDE
+    assert not found.small
+    assert found.uri.startswith("data:image/jpeg;base64,")
+    assert decoded(found.uri).size == size
+    assert max(size) <= THUMBNAIL_SIDE
+    assert len(found.uri) < 20_000
+
+
+def test_pictures_are_taken_once_each(digits: Reported) -> None:
+    """However often an image is asked for, and in whatever order."""
+    heard: list[tuple[int, int]] = []
+    found = take_pictures(digits.data, [7, 3, 7, 900], lambda done, total: heard.append((done, total)))
+    assert list(found) == [3, 7, 900]
+    assert heard == [(3, 3)]
+    (pixels,) = digits.data.chunks(np.array([900]))
+    assert found[900] == picture_of(pixels[0])
+    assert take_pictures(digits.data, []) == {}
+
+
+def path_points(drawing: str, colour: int) -> int:
+    """Points of the curve in a series' colour."""
+    curve, _in_the_legend = re.findall(rf'<path d="([^"]*)"[^>]*fill: none; stroke: var\(--series-{colour}\)', drawing)
+    return len(re.findall("[ML]", curve))
+
+
+def test_nothing_to_draw_is_no_drawing() -> None:
+    """No line, a line without a point, a line whose points have no finite value."""
+    nan, infinity = float("nan"), float("inf")
+    assert draw_lines("none", []) is None
+    assert draw_lines("none", [Line("empty", [], [], 0), Line("gaps", [1, 2, 3], [None, nan, infinity], 1)]) is None
+
+
+def test_points_without_a_value_are_left_out() -> None:
+    """None and NaN are gaps, and a line without a point is not in the legend either."""
+    lines = [Line("full", [1, 2, 3, 4], [0.1, 0.2, 0.3, 0.4], 0), Line("gaps", [1, 2, 3, 4], [None, 0.2, float("nan"), 0.4], 1)]
+    drawing = draw_lines("curves", [*lines, Line("nothing", [1], [None], 2)])
+    assert drawing is not None
+    assert lines[1].points == [(2, 0.2), (4, 0.4)]
+    assert path_points(drawing, 1) == 4
+    assert path_points(drawing, 2) == 2
+    assert "var(--series-3)" not in drawing
+    assert "nothing" not in drawing
+
+
+def test_a_drawing_takes_its_colours_from_the_page_and_is_the_same_each_time() -> None:
+    """No colour of matplotlib's is left but for none, no date, no size; two drawings of different names share no id."""
+    lines = [Line('a <b> & "c"', range(20), [value / 20 for value in range(20)], 0)]
+    drawing = draw_lines("first", lines, mark=(3, "epoch 3 kept"))
+    assert drawing is not None
+    assert drawing == draw_lines("first", lines, mark=(3, "epoch 3 kept"))
+    other = draw_lines("second", lines)
+    assert other is not None
+    assert set(re.findall(r' id="([^"]+)"', drawing)).isdisjoint(re.findall(r' id="([^"]+)"', other))
+    assert "var(--series-1)" in drawing
+    assert "var(--rule)" in drawing
+    assert "currentColor" in drawing
+    assert "#0102" not in drawing
+    assert "epoch 3 kept" in drawing
+    assert not re.search(r"<metadata>.*\d{4}-\d\d-\d\d", drawing)
+    parsed = Page(f"<body>{drawing}</body>".encode())
+    assert parsed.elements[1][0] == "svg"
+    assert parsed.elements[1][1]["aria-label"] == 'first: a <b> & "c" by epoch'
+    assert {"width", "height"}.isdisjoint(parsed.elements[1][1])
+
+
+def test_more_lines_than_colours_are_dashed() -> None:
+    """The first line of the second round has the first's colour, and is not taken for it."""
+    drawing = draw_lines("many", [Line("first", [1, 2], [1, 2], 0), Line("ninth", [1, 2], [2, 3], SERIES)], legend=False)
+    assert drawing is not None
+    assert "stroke-dasharray" in drawing
+    single = draw_lines("one", [Line("first", [1, 2], [1, 2], 0)], legend=False)
+    assert single is not None
+    assert "stroke-dasharray" not in single
+
+
+@pytest.mark.parametrize(("values", "logarithmic"), [([1, 1000], True), ([1, 2], False), ([0, 1000], False), ([-1, 1000], False)])
+def test_an_axis_is_logarithmic_where_values_are_far_apart(values: list[float], *, logarithmic: bool) -> None:
+    """And where they have a logarithm: a loss of 0 has none."""
+    line = Line("loss", [1, 2], values, 0)
+    asked, plain = (draw_lines("loss", [line], logarithmic=allowed, legend=False) for allowed in (True, False))
+    assert (asked != plain) is logarithmic
+
+
+def test_a_reliability_diagram_has_a_bar_for_each_bin() -> None:
+    """For accuracy, for the gap to the confidence, and for the images below."""
+    drawing = draw_reliability("calibration", [Bin(0.5, 0.6, 10, 0.55, 0.4), Bin(0.9, 1.0, 30, 0.97, 1.0)])
+    assert isinstance(drawing, Markup)
+    assert len(re.findall(r"<path [^>]*fill: var\(--series-1\)", drawing)) == 2 + 2 + 1, "two bars above, two below, the legend's"
+    assert len(re.findall(r"<path [^>]*fill: var\(--series-2\)", drawing)) == 2 + 1
+
+
+def test_what_can_not_be_shown_is_written_out() -> None:
+    """A control character, and a byte that is no text and has no UTF-8; what HTML has a meaning for stays text."""
+    differences = {"data": ["\x1b[31m<b>", "\udcff&"]}
+    page = Page(fill("comparison.html.j2", runs=[], series=SERIES, drawings=[], differences=differences, duels=[]))
+    assert page.all("td") == ["\\x1b[31m<b>", "\\udcff&"]
+
+
+def test_values_are_flattened_as_toml_writes_them() -> None:
+    """What is None or empty is not there; a text stands as it is, all else as JSON; 0 and false are values."""
+    values: dict[str, Any] = {"a": {"b": {"c": 0.1}, "d": None, "e": [], "f": "é<"}, "g": False, "h": [1, 2], "i": 0, "j": {}}
+    assert flattened(values) == {"a.b.c": "0.1", "a.f": "é<", "g": "false", "h": "[1, 2]", "i": "0"}
+
+
+def test_numbers_and_times_are_written_for_people() -> None:
+    """Shares, durations and moments; what is not there is a dash."""
+    assert [percent(share) for share in (None, 0.0, 0.12345, 1.0)] == [MISSING, "0.00%", "12.35%", "100.00%"]
+    durations = {0: "0.0 s", 59.94: "59.9 s", 60: "0:01:00", 3599.6: "1:00:00", 90_061: "1 day, 1:01:01"}
+    assert {seconds: duration(seconds) for seconds in durations} == durations
+    assert moment("2024-02-03T04:05:06+00:00") == "3 February 2024 at 04:05 UTC"
+    assert moment("2024-02-03T14:05:06") == "3 February 2024 at 14:05"

@@ -1,0 +1,205 @@
+"""A set of labelled images, as encoded bytes: what every source of data becomes.
+
+Images stay encoded and become pixels through `model_store.preprocessing.prepare` alone, for training as for evaluation and
+serving, so there is no second decode path that could differ.
+"""
+
+import hashlib
+import re
+import unicodedata
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import count, cycle
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_store.errors import ImageError
+from model_store.manifest import Preprocessing
+from model_store.preprocessing import Pixels, prepare
+from training.data.columns import Column, Files, Joined, Texts
+from training.errors import DataError
+
+Indices = NDArray[np.int64]
+
+SPLIT_NAMES: Final = ("train", "validation", "test")
+FREE, TRAIN, VALIDATION, TEST = -1, 0, 1, 2
+SPLIT_WORDS: Final = MappingProxyType({
+    "train": TRAIN, "training": TRAIN,
+    "val": VALIDATION, "valid": VALIDATION, "validation": VALIDATION,
+    "test": TEST, "testing": TEST,
+})  # fmt: skip
+"""What folders and CSVs call the splits, in small letters."""
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Encoded images with their labels (int64 `[n]`, positions in `class_names`).
+
+    `paths` are what a person calls the images, relative to the data; `locations` where they lie (the same where they lie in
+    memory). `given_splits` (int8 `[n]`) are FREE, TRAIN, VALIDATION or TEST. `identity` changes when a file does: a key for
+    caches, empty where the images are not worth one. `preprocessing` is the geometry natural to a known set. `ignored` are
+    (path, reason) of what lies there and is no image.
+    """
+
+    name: str
+    source: str
+    licence: str
+    paths: Column[str]
+    locations: Column[str]
+    encoded: Column[bytes]
+    labels: Indices
+    class_names: tuple[str, ...]
+    given_splits: NDArray[np.int8]
+    identity: str
+    preprocessing: Preprocessing | None = None
+    ignored: tuple[tuple[str, str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def label(self, index: int) -> str:
+        """The name of this image's class."""
+        return self.class_names[int(self.labels[index])]
+
+    def pixels(self, indices: Indices, spec: Preprocessing, workers: int = 1) -> Pixels:
+        """uint8 `[len(indices), height, width, 3]`, RGB, as the service would see these images, decoded by `workers` threads.
+
+        Raises DataError that names the image.
+        """
+        pixels = np.empty((len(indices), spec.crop_height, spec.crop_width, 3), np.uint8)
+
+        def fill(row: int) -> None:
+            pixels[row] = self._prepared(indices[row], spec)
+
+        with ThreadPoolExecutor(workers) as pool:
+            deque(pool.map(fill, range(len(indices))), maxlen=0)
+        return pixels
+
+    def _prepared(self, index: int, spec: Preprocessing) -> Pixels:
+        try:
+            return prepare(self.encoded[index], spec)
+        except OSError as error:
+            raise DataError(f"{self.paths[index]} can not be read: {error.strerror}") from None
+        except ImageError as error:
+            raise DataError(f"{self.paths[index]}: {error}") from None
+
+
+class ImageFile(NamedTuple):
+    """A file that a folder or a CSV names. `stamp` changes when the file does."""
+
+    path: str
+    location: str
+    stamp: tuple[int, ...]
+    label: str
+    split: int
+
+
+def set_of_files(
+    name: str, source: str, files: Sequence[ImageFile], class_names: tuple[str, ...], ignored: Iterable[tuple[str, str]] = ()
+) -> ImageSet:
+    """The files as an ImageSet, in the order given."""
+    position = {label: index for index, label in enumerate(class_names)}
+    locations = Texts(file.location for file in files)
+    return ImageSet(
+        name=name,
+        source=source,
+        licence="",
+        paths=Texts(file.path for file in files),
+        locations=locations,
+        encoded=Files(locations),
+        labels=np.array([position[file.label] for file in files], np.int64),
+        class_names=class_names,
+        given_splits=np.array([file.split for file in files], np.int8),
+        identity=digest_of_texts(map(repr, (class_names, *files))),
+        ignored=tuple(ignored),
+    )
+
+
+def merge(sets: Sequence[ImageSet]) -> ImageSet:
+    """Several sets as one, classes matched by name; a path begins with its set's name. Given splits are kept."""
+    if len(sets) == 1:
+        return sets[0]
+    class_names = _united_classes([part.class_names for part in sets])
+    named = list(zip(_told_apart([part.name for part in sets]), sets, strict=True))
+    geometries = {part.preprocessing for part in sets if part.preprocessing}
+    return ImageSet(
+        name="+".join(name for name, _ in named),
+        source="; ".join(dict.fromkeys(part.source for part in sets)),
+        licence="; ".join(dict.fromkeys(part.licence for part in sets if part.licence)),
+        paths=Texts(f"{name}/{path}" for name, part in named for path in part.paths),
+        locations=Joined([part.locations for part in sets]),
+        encoded=Joined([part.encoded for part in sets]),
+        labels=np.concatenate([np.array([class_names.index(name) for name in part.class_names])[part.labels] for part in sets]),
+        class_names=class_names,
+        given_splits=np.concatenate([part.given_splits for part in sets]),
+        identity=digest_of_texts(f"{part.name} {part.identity}" for part in sets) if any(part.identity for part in sets) else "",
+        preprocessing=geometries.pop() if len(geometries) == 1 else None,
+        ignored=tuple((f"{name}/{path}", reason) for name, part in named for path, reason in part.ignored),
+    )
+
+
+def with_classes(data: ImageSet, class_names: tuple[str, ...]) -> ImageSet:
+    """The same images with all of these classes, in this order. Raises DataError where an image's class is not among them."""
+    if strange := [name for name in data.class_names if name not in class_names]:
+        raise DataError(f"{data.name} has classes that the run does not know: {', '.join(strange[:5])}; start a new run")
+    places = np.array([class_names.index(name) for name in data.class_names], np.int64)
+    return replace(data, labels=places[data.labels], class_names=class_names)
+
+
+def _united_classes(orders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """All classes in the order of a set that has them all, so that known sets keep their official one; else by name."""
+    union = {name for order in orders for name in order}
+    return next((order for order in orders if len(order) == len(union)), in_natural_order(union))
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """The names, with a number behind each that was there before."""
+    apart: list[str] = []
+    for name in names:
+        candidates = (name if number == 1 else f"{name}-{number}" for number in count(1))
+        apart.append(next(candidate for candidate in candidates if candidate not in apart))
+    return apart
+
+
+def in_natural_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Sorted as people do, 2 before 10 and a beside A: the one order of classes and files (torchvision sorts 1, 10, 2)."""
+    return tuple(sorted(names, key=natural_key))
+
+
+def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
+    """What `in_natural_order` sorts by: runs of digits count as numbers, of any length."""
+    runs = re.split("([0-9]+)", name.casefold())
+    numbers = [run.lstrip("0") for run in runs[1::2]]
+    runs[1::2] = numbers
+    return [(len(run) if odd else 0, run) for run, odd in zip(runs, cycle((False, True)), strict=False)], name
+
+
+def class_name(text: str) -> str | None:
+    """The text as the name of a class, composed the same way on every system (NFC); None where it is empty or unprintable."""
+    name = unicodedata.normalize("NFC", text.strip())
+    return name if name and is_printable(name) else None
+
+
+def is_printable(text: str) -> bool:
+    """Whether the text is UTF-8 without control characters, so that it can be shown and written anywhere."""
+    return _CONTROL.search(text) is None
+
+
+def printable(text: str) -> str:
+    """The text with what can not be shown written out."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def digest_of_texts(texts: Iterable[str]) -> str:
+    """Hex sha256 over the texts, a line each."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(f"{text}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,171 @@
+"""The data sets that have a name of their own: the digits of scikit-learn, and those that torchvision reads."""
+
+import gzip
+import hashlib
+import pickle
+import shutil
+import socket
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from sklearn.datasets import load_digits
+from torchvision import datasets
+
+from model_store.manifest import Preprocessing
+from model_store.preprocessing import Pixels
+from training.data.columns import PNGs, Texts
+from training.data.image_set import FREE, TEST, TRAIN, ImageSet, Indices
+from training.errors import DataError
+
+DATA_DIR: Final = Path("data")
+PATIENCE_SECONDS: Final = 30.0
+_BLACK: Final = (0, 0, 0)
+_FAULTS: Final = (OSError, EOFError, RuntimeError, ValueError, KeyError, AssertionError, pickle.UnpicklingError,
+                  tarfile.TarError, zlib.error)  # fmt: skip
+"""What torchvision raises for files that are missing, damaged, or not to be had."""
+
+
+@dataclass(frozen=True)
+class _Published:
+    """A data set that torchvision reads, and what a person needs to know to get it without its help."""
+
+    read: Callable[..., Any]
+    folder: str
+    source: str
+    licence: str
+    preprocessing: Preprocessing
+    advice: str
+
+
+_PUBLISHED: Final[Mapping[str, _Published]] = MappingProxyType(
+    {
+        "fashion-mnist": _Published(
+            datasets.FashionMNIST,
+            "FashionMNIST",
+            "Fashion-MNIST (Xiao, Rasul, Vollgraf 2017)",
+            "MIT",
+            Preprocessing(resize=28, crop_height=28, crop_width=28, background=_BLACK),
+            "get the four .gz files from https://github.com/zalandoresearch/fashion-mnist, or from Debian's package "
+            "dataset-fashion-mnist (in /usr/share/datasets/fashion-mnist)",
+        ),
+        "cifar10": _Published(
+            datasets.CIFAR10,
+            "cifar-10-batches-py",
+            "CIFAR-10 (Krizhevsky 2009)",
+            "",
+            Preprocessing(resize=32, crop_height=32, crop_width=32),
+            "get https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        ),
+        "cifar100": _Published(
+            datasets.CIFAR100,
+            "cifar-100-python",
+            "CIFAR-100 (Krizhevsky 2009)",
+            "",
+            Preprocessing(resize=32, crop_height=32, crop_width=32),
+            "get https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        ),
+    }
+)
+
+KNOWN: Final = ("digits", *_PUBLISHED)
+
+
+def load_known(name: str, data_dir: Path | None = None) -> ImageSet:
+    """One of KNOWN, with its official class order and, but for the digits, its official train and test split.
+
+    Files are looked for in `data_dir` (or `data/` here), and downloaded to it where they are missing. Raises DataError that
+    says how to get them.
+    """
+    return _load_digits() if name == "digits" else _load_published(name, data_dir or DATA_DIR)
+
+
+def _load_digits() -> ImageSet:
+    """scikit-learn's digits: 1,797 handwritten digits of 43 people, 8x8 pixels of 0 to 16, bright ink on black."""
+    digits = load_digits()
+    paths = Texts(f"digits/{number:04}" for number in range(len(digits.target)))
+    return ImageSet(
+        name="digits",
+        source="scikit-learn load_digits: the test part of UCI's Optical Recognition of Handwritten Digits",
+        licence="CC BY 4.0",
+        paths=paths,
+        locations=paths,
+        encoded=PNGs(np.round(digits.images * (255 / 16)).astype(np.uint8)),
+        labels=digits.target.astype(np.int64),
+        class_names=tuple(str(digit) for digit in range(10)),
+        given_splits=np.full(len(paths), FREE, np.int8),
+        identity="",
+        preprocessing=Preprocessing(resize=32, crop_height=32, crop_width=32, background=_BLACK),
+    )
+
+
+def _load_published(name: str, data_dir: Path) -> ImageSet:
+    known = _PUBLISHED[name]
+    with _root(known, data_dir) as root:
+        parts = [_read(name, root, train=train) for train in (True, False)]
+    images = np.concatenate([_images_of(part) for part in parts])
+    labels: Indices = np.concatenate([np.asarray(part.targets, np.int64) for part in parts])
+    counts = [len(part.targets) for part in parts]
+    paths = Texts(
+        f"{name}/{split}/{number:05}" for split, count in zip(("train", "test"), counts, strict=True) for number in range(count)
+    )
+    return ImageSet(
+        name=name,
+        source=known.source,
+        licence=known.licence,
+        paths=paths,
+        locations=paths,
+        encoded=PNGs(images),
+        labels=labels,
+        class_names=tuple(parts[0].classes),
+        given_splits=np.repeat(np.array([TRAIN, TEST], np.int8), counts),
+        identity=hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest(),
+        preprocessing=known.preprocessing,
+    )
+
+
+def _read(name: str, root: Path, *, train: bool) -> Any:
+    """A torchvision data set; the network is asked only where files are missing."""
+    known = _PUBLISHED[name]
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE_SECONDS)  # torchvision sets none: a network that swallows packets would hold us for minutes
+    try:
+        return known.read(root, train=train, download=True)
+    except _FAULTS as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise DataError(
+            f"{name} is not in {root} as torchvision expects it, and can not be downloaded ({reason}). Where there is no "
+            f"network: {known.advice}, and give their folder with --data-dir"
+        ) from None
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+@contextmanager
+def _root(known: _Published, data_dir: Path) -> Iterator[Path]:
+    """The folder that torchvision looks into: `data_dir`, or the one around it; or one made of Fashion-MNIST's bare .gz files."""
+    archives = [data_dir / name for name, _ in getattr(known.read, "resources", ())]
+    if not archives or not all(archive.is_file() for archive in archives):
+        yield data_dir.parent if data_dir.name == known.folder else data_dir
+        return
+    with TemporaryDirectory() as root:
+        raw = Path(root) / known.folder / "raw"
+        raw.mkdir(parents=True)
+        for archive in archives:
+            try:
+                with gzip.open(archive) as packed, open(raw / archive.stem, "wb") as unpacked:
+                    shutil.copyfileobj(packed, unpacked)
+            except _FAULTS as error:
+                raise DataError(f"{archive} is damaged: {error}; get it again") from None
+        yield Path(root)
+
+
+def _images_of(part: Any) -> Pixels:
+    return np.asarray(part.data, np.uint8)

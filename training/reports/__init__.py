@@ -1,0 +1,1 @@
+"""What there is to see of runs, as pages that need nothing beside themselves."""

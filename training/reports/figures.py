@@ -1,0 +1,178 @@
+"""Figures for a page: matplotlib's drawings as inline SVG whose colours are the page's own, so that they follow light and dark."""
+
+import io
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from markupsafe import Markup, escape
+
+from training.data.image_set import printable
+from training.reports.mistakes import Bin
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SERIES: Final = 8
+"""Colours that the page's style has for lines; more lines than these are dashed."""
+
+_INK, _RULE = "#010203", "#010204"
+_SERIES: Final = tuple(f"#0102{16 + position}" for position in range(SERIES))
+_COLOURS: Final = MappingProxyType(
+    {_INK: "currentColor", _RULE: "var(--rule)"} | {colour: f"var(--series-{n})" for n, colour in enumerate(_SERIES, start=1)}
+)
+_STYLE: Final = MappingProxyType(
+    {
+        "svg.fonttype": "none",
+        "font.family": "sans-serif",
+        "font.size": 9,
+        "text.color": _INK,
+        "axes.labelcolor": _INK,
+        "axes.edgecolor": _RULE,
+        "axes.linewidth": 0.8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": _RULE,
+        "grid.linewidth": 0.6,
+        "xtick.color": _RULE,
+        "ytick.color": _RULE,
+        "xtick.labelcolor": _INK,
+        "ytick.labelcolor": _INK,
+        "lines.linewidth": 1.6,
+        "legend.frameon": False,
+    }
+)
+_WIDTH, _HEIGHT = 4.4, 2.9
+_FEW_POINTS: Final = 12
+_WIDE_RANGE: Final = 20.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve. `series` chooses its colour, from 0; points without a value are left out."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float | None]
+    series: int
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """What can be drawn."""
+        return [(x, y) for x, y in zip(self.x, self.y, strict=True) if y is not None and math.isfinite(y)]
+
+
+def draw_lines(
+    name: str,
+    lines: Sequence[Line],
+    *,
+    x: str = "epoch",
+    percent: bool = False,
+    logarithmic: bool = False,
+    mark: tuple[float, str] | None = None,
+    legend: bool = True,
+) -> Markup | None:
+    """Curves over each other as an SVG element named `name`, or None where there is nothing to draw.
+
+    `logarithmic` allows a logarithmic axis, taken where the values are far apart; `mark` is an upright line with its text.
+    """
+    drawn = [line for line in lines if line.points]
+    if not drawn:
+        return None
+    with _figure(_WIDTH, _HEIGHT) as figure:
+        from matplotlib.ticker import MaxNLocator, PercentFormatter  # noqa: PLC0415  as below
+
+        axes = figure.add_subplot()
+        values = [value for line in drawn for _, value in line.points]
+        for line in drawn:
+            positions, heights = zip(*line.points, strict=True)
+            style = "--" if line.series >= SERIES else "-"
+            marker = "o" if len(positions) <= _FEW_POINTS else ""
+            colour = _SERIES[line.series % SERIES]
+            axes.plot(positions, heights, style, color=colour, label=line.label, marker=marker, markersize=3.5)
+        if logarithmic and min(values) > 0 and max(values) > _WIDE_RANGE * min(values):
+            axes.set_yscale("log")
+        if percent:
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=x == "epoch"))
+        if mark:
+            axes.axvline(mark[0], color=_INK, linewidth=0.8, linestyle=":")
+            _annotate(axes, mark)
+        axes.set_xlabel(x)
+        if legend:
+            axes.legend(fontsize=8.5)
+        return _svg(figure, name, f"{name}: {', '.join(line.label for line in drawn)} by {x}")
+
+
+def draw_reliability(name: str, bins: Sequence[Bin]) -> Markup:
+    """A reliability diagram (accuracy against confidence, above) and how many images each bin holds (below)."""
+    with _figure(_WIDTH, _WIDTH) as figure:
+        from matplotlib.ticker import PercentFormatter  # noqa: PLC0415  as below
+
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
+        middles = [(bin_.low + bin_.high) / 2 for bin_ in bins]
+        widths = [0.92 * (bin_.high - bin_.low) for bin_ in bins]
+        above.plot((0, 1), (0, 1), ":", color=_INK, linewidth=0.9)
+        above.bar(middles, [bin_.accuracy for bin_ in bins], widths, color=_SERIES[0], label="accuracy")
+        gaps = [bin_.confidence - bin_.accuracy for bin_ in bins]
+        above.bar(middles, gaps, widths, [bin_.accuracy for bin_ in bins], color=_SERIES[1], alpha=0.45, label="gap to confidence")
+        above.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+        above.yaxis.set_major_formatter(PercentFormatter(1.0))
+        above.legend(loc="upper left", fontsize=8.5)
+        below.bar(middles, [bin_.images for bin_ in bins], widths, color=_SERIES[0])
+        below.set(xlabel="confidence", ylabel="images")
+        below.xaxis.set_major_formatter(PercentFormatter(1.0))
+        return _svg(figure, name, f"{name}: accuracy by confidence; the table beside it holds the same numbers")
+
+
+def _annotate(axes: "Axes", mark: tuple[float, str]) -> None:
+    """The mark's text at the top of its line, on the side where there is room."""
+    low, high = axes.get_xlim()
+    left = mark[0] > (low + high) / 2
+    axes.annotate(
+        mark[1],
+        (mark[0], 1.0),
+        xytext=(-4 if left else 4, 1),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        ha="right" if left else "left",
+        va="bottom",
+        fontsize=8,
+    )
+
+
+@contextmanager
+def _figure(width: float, height: float) -> Iterator["Figure"]:
+    """An empty figure of so many inches, under this module's style alone: what matplotlibrc says changes nothing."""
+    import matplotlib as mpl  # noqa: PLC0415  a second that only a report pays
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(dict(_STYLE))  # type: ignore[arg-type]  # its keys are literals there
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+def _svg(figure: "Figure", name: str, description: str) -> Markup:
+    """The figure as an SVG element: the same bytes for the same values, and no id that another figure on the page could have."""
+    import matplotlib as mpl  # noqa: PLC0415  as above
+
+    mpl.rcParams["svg.hashsalt"] = name
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    drawing = buffer.getvalue().partition("<svg ")[2]
+    for colour, own in _COLOURS.items():
+        drawing = drawing.replace(colour, own)
+    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', drawing))
+    drawing = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", drawing)
+    drawing = re.sub(r' width="[^"]+" height="[^"]+"', "", drawing, count=1)
+    drawing = re.sub(r" *font-family: [^;]*;|<style.*?</style>", "", drawing, flags=re.DOTALL)
+    drawing = re.sub(r"\s+", " ", drawing)
+    return Markup(f'<svg role="img" aria-label="{escape(printable(description))}" {drawing}')  # noqa: S704  matplotlib escapes its texts
