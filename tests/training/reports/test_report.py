@@ -17,11 +17,11 @@ from pictures import picture, put
 from PIL import Image
 
 from model_store.store import ModelStore
-from training.reports import report
 from training.beginning import Wish, begin
 from training.errors import RunError
 from training.evaluation import evaluate, read_figures, read_labels, read_logits
 from training.gates import GATES, gate
+from training.reports import report
 from training.reports.figures import SERIES, Line, draw_lines, draw_reliability
 from training.reports.mistakes import Answers, Bin, confusion_matrix, figures_by_class, softmax, worst_mistakes
 from training.reports.pages import MISSING, duration, fill, flattened, moment, percent
