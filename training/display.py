@@ -157,7 +157,7 @@ def rate_table(curve: RateCurve) -> Table:
 
 def succession_table(succession: Succession) -> Table:
     """Old and new model on the same test images, class by class; where the new one has more classes, also among the old ones."""
-    grown = any(line.old_right is None for line in succession.classes)
+    grown = succession.grown
     names = ("test images", "old model", "new model", *(["of the old classes"] if grown else []), "change")
     caption = (
         f"{succession.gained} images gained, {succession.lost} lost{' among the old classes' if grown else ''}; "

@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from training.errors import RunError
 from training.evaluation import read_logits
 from training.run_data import RunData
-from training.run_directory import RunDirectory
+from training.run_directory import RunDirectory, damaged
 from training.weights import PREVIOUS, predict_split, read_weights
 
 SUCCESSION: Final = "succession.json"
@@ -44,10 +44,24 @@ class Succession:
     lost: int
 
     @property
+    def grown(self) -> bool:
+        """Whether the new model has classes that the old one did not have."""
+        return any(line.old_right is None for line in self.classes)
+
+    @property
     def p_worse(self) -> float:
         """McNemar's exact test, one-sided: the chance of as many losses if the new model were no worse than the old one."""
         changed = self.gained + self.lost
         return float(binomtest(self.lost, changed, alternative="greater").pvalue) if changed else 1.0
+
+
+def read_succession(run: RunDirectory) -> Succession:
+    """What `compare_with_previous` left. Raises RunError."""
+    values = run.read_json(SUCCESSION, "gate")
+    try:
+        return Succession(tuple(ClassSuccession(**line) for line in values["classes"]), values["gained"], values["lost"])
+    except (TypeError, KeyError) as error:
+        raise damaged(run.path / SUCCESSION, error) from None
 
 
 def compare_with_previous(run: RunDirectory, data: RunData) -> Succession:

@@ -15,10 +15,11 @@ from training.__main__ import main
 from training.beginning import Wish
 from training.data.sources import load_data
 from training.errors import DataError
+from training.evaluation import read_labels, read_logits
 from training.retraining import begin_retraining
 from training.run_data import open_run_data
 from training.run_directory import RunDirectory
-from training.succession import ClassSuccession, Succession
+from training.succession import SUCCESSION, ClassSuccession, Succession
 from training.weights import PREVIOUS, START, read_weights
 
 OLD, NEW = range(8), range(10)
@@ -51,7 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def retraining(place: Path, **values: object) -> RunDirectory:
     """A run that goes on from the store's model, not trained yet."""
-    wish = Wish(**{"data": (str(place / "new" / "pictures"),), "architecture": "", **values})  # type: ignore[arg-type]
+    wish = Wish(**{"data": (str(place / "new" / "pictures"),), **values})  # type: ignore[arg-type]
     return begin_retraining("pictures", wish, place / "runs", ModelStore(place / "store"))
 
 
@@ -88,6 +89,22 @@ def test_new_classes_come_behind_the_old_ones_and_the_service_follows(place: Pat
         assert "not_worse" in {check.check for check in manifest.gate}
         assert manifest.training is not None
         assert manifest.training.command.startswith("python -m training retrain pictures/1 --data pictures")
+        assert_both_chose_among_the_old_classes(RunDirectory(place / "runs" / manifest.training.run_id))
+
+
+def assert_both_chose_among_the_old_classes(run: RunDirectory) -> None:
+    """A new class takes no image from an old one where the two models are compared."""
+    found = run.read_json(SUCCESSION, "gate")
+    old, new = found["classes"][:8], found["classes"][8:]
+    assert [line["name"] for line in new] == ["digit 8", "digit 9"]
+    assert all(line["old_right"] is None and line["like_old"] is None for line in new)
+    assert all(line["new_right"] <= line["like_old"] <= line["images"] for line in old)
+    assert found["gained"] - found["lost"] == sum(line["like_old"] - line["old_right"] for line in old)
+    page = (run.path / "report.html").read_text()
+    assert f"{found['gained']} gained, {found['lost']} lost, where both have the old model's classes to choose from" in page
+    assert '<th scope="row">digit 9</th>' in page
+    logits, labels = read_logits(run), read_labels(run)
+    assert sum(line["like_old"] for line in old) == int((logits[:, :8].argmax(1) == labels)[labels < 8].sum())
 
 
 def answer(client: httpx.Client, image: bytes) -> dict:

@@ -169,7 +169,10 @@ def _row(run: RunDirectory) -> tuple[str | Text, ...]:
 
 def _state(run: RunDirectory, config: Config, history: History | None) -> str:
     if run.has(PUBLISHED):
-        return f"published, version {run.read_json(PUBLISHED, 'publish')['version']}"
+        try:
+            return f"published, version {run.read_json(PUBLISHED, 'publish')['version']}"
+        except (TypeError, KeyError) as error:
+            raise damaged(run.path / PUBLISHED, error) from None
     for artefact, state in ((GATES, "gated"), (EVALUATION, "evaluated"), (LAST, "trained")):
         if run.has(artefact):
             return state

@@ -34,6 +34,7 @@ from training.reports.pages import fill, flattened
 from training.reports.pictures import take_pictures
 from training.run_data import RunData
 from training.run_directory import RunDirectory
+from training.succession import SUCCESSION, read_succession
 from training.weights import Trained, load_trained, predict
 
 REPORT: Final = "report.html"
@@ -117,6 +118,7 @@ def write_report(run: RunDirectory, data: RunData, progress: Progress = lambda *
         bins=bins,
         diagram=draw_reliability("calibration", bins),
         pictures=take_pictures(data, [answer.index for answer in shown], progress),
+        succession=read_succession(run) if run.has(SUCCESSION) else None,
         checks=checks,
         gates_notice=gates_notice,
         environment=_environment(run),

@@ -228,7 +228,7 @@ def test_the_table_says_what_the_page_says(finished_run: RunDirectory, tmp_path:
     assert rows["seed"] == ["0", "5"]
     p = f"{binomial_p(1, 10):.3g}"
     assert rows["McNemar"] == [
-        f"1 images that second got wrong, 9 the other way; p = {p}",
+        f"1 image that second got wrong, 9 the other way; p = {p}",
         f"9 images that [red]first got wrong, 1 the other way; p = {p}",
     ]
 
@@ -287,7 +287,6 @@ DAMAGES: dict[str, tuple[str, bytes]] = {
     "half a note of where it went": ("published.json", b'{"version"'),
     "a note without its number": ("published.json", b"{}"),
     "a note that is a list": ("published.json", b"[]"),
-    "an accuracy that is a word": ("evaluation.json", b'{"top1": "good"}'),
     "a split without its column": ("split.csv", b"image\n1\n"),
 }
 
@@ -309,10 +308,16 @@ def test_damaged_runs_do_not_break_the_list(finished_run: RunDirectory, tmp_path
     assert "sound" in as_text(runs_table(runs))
 
 
+def test_json_that_no_run_writes_does_not_break_the_list(finished_run: RunDirectory, tmp_path: Path) -> None:
+    """Its run is said to be damaged, whatever it holds."""
+    changed(finished_run, tmp_path / "runs", "odd").write("evaluation.json", b'{"top1": "good"}')
+    assert listed(tmp_path / "runs")["odd"].startswith("damaged: ")
+
+
 def test_an_empty_list_says_how_to_begin(tmp_path: Path) -> None:
     """Also where the folder is not there yet; a list of runs says nothing of it."""
     for place in (tmp_path, tmp_path / "nowhere"):
-        assert "there are none; begin one with `python -m training run`" in as_text(runs_table(place))
+        assert "there are none; begin one with `python -m training run`" in " ".join(as_text(runs_table(place)).split())
 
 
 def history(*lines: dict[str, Any]) -> History:
