@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from training.learning.environment import current, has_bf16
+from training.learning.environment import current, has_bf16, keep_freed_memory
 from training.learning.feed import Feed, PixelsOnDevice
 from training.learning.forecast import Pace
 from training.learning.learner import Learner
@@ -81,6 +81,7 @@ def plain(pixels: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 def resident(pixels: np.ndarray, labels: np.ndarray, precision: str = "fp32", *, compiled: bool = False) -> dict[str, float]:
     """The project's own step, as `train` calls it."""
+    keep_freed_memory()
     recipe = Recipe.load("he2015", ["normalization=scalar", "iterations=1000"])
     normalize = Normalization.fit("scalar", pixels)
     feed = Feed(PixelsOnDevice(torch.from_numpy(pixels), CPU), torch.from_numpy(labels), 10, recipe, normalize, 32,

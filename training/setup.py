@@ -2,7 +2,7 @@
 
 import torch
 
-from training.learning.environment import Environment, choose_compile, choose_precision, current
+from training.learning.environment import Environment, choose_compile, choose_precision, current, keep_freed_memory
 from training.learning.feed import Feed
 from training.learning.learner import Learner
 from training.learning.networks import build_network
@@ -15,6 +15,7 @@ from training.weights import START, read_weights
 
 def prepare_training(run: RunDirectory, data: RunData, process: Process) -> tuple[Learner, Feed, Environment]:
     """A learner and its feed, as they are before the first step. Raises RunError for arithmetic that is not to be had here."""
+    keep_freed_memory()
     config = run.config()
     recipe, classes, size = config.recipe, len(data.images.class_names), config.preprocessing.crop_height
     precision = choose_precision(config.precision, process.device)

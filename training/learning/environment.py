@@ -4,9 +4,11 @@ On the same five, a resumed run continues to the same bits; each of the five cha
 reproducibility; measured in ../docs/training.md).
 """
 
+import ctypes
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 
@@ -14,6 +16,10 @@ from training.errors import RunError
 
 PrecisionChoice = Literal["auto", "fp32", "bf16"]
 CompileChoice = Literal["auto", "on", "off"]
+
+_M_TRIM_THRESHOLD: Final = -1  # malloc.h of glibc
+_M_MMAP_THRESHOLD: Final = -3
+_ONE_GIBIBYTE: Final = 2**30
 
 
 @dataclass(frozen=True)
@@ -72,3 +78,15 @@ def choose_compile(choice: CompileChoice, device: torch.device) -> bool:
     if choice == "on" and device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
         raise RunError("--compile on needs a C++ compiler (g++), and there is none; install one or leave it off")
     return choice == "on" or (choice == "auto" and device.type == "cuda")
+
+
+def keep_freed_memory() -> None:
+    """Let glibc's malloc keep what is freed; elsewhere nothing happens.
+
+    Each step asks for activations of the sizes of the step before. By default they go back to the kernel in between and come
+    again page by page, zeroed: a fifth of a step on a CPU (benchmarks/TRAINING.md). No bit depends on it.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, _ONE_GIBIBYTE)
+        mallopt(_M_TRIM_THRESHOLD, _ONE_GIBIBYTE)
