@@ -13,6 +13,8 @@ SERVICE := .venv/service
 TEST := .venv/test
 TRAINING := .venv/training
 INTO_BUILD := --store build/store --no-promote
+CIFAR10_RUN = $(TRAINING)/bin/python -m training run --data "$(CIFAR10)" --image-size 32 --recipe photographs \
+	--golden-samples 0 --golden-image docs/images/cat.jpg $(INTO_BUILD)
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -61,8 +63,8 @@ builtin: $(TRAINING)/.installed ## Train the built-in models anew (CIFAR10=FOLDE
 	@test -d "$(CIFAR10)" || { echo "say where the photographs of CIFAR-10 lie: make builtin CIFAR10=FOLDER"; exit 1; }
 	rm -rf build/store
 	$(TRAINING)/bin/python -m training run --data digits --arch resnet20 --model digits-resnet20 --no-checkpoint $(INTO_BUILD)
-	$(TRAINING)/bin/python -m training run --data "$(CIFAR10)" --arch resnet32 --image-size 32 --recipe photographs --model cifar10 \
-	  --golden-samples 0 --golden-image docs/images/cat.jpg $(INTO_BUILD)
+	$(CIFAR10_RUN) --arch resnet32 --model cifar10-first
+	$(CIFAR10_RUN) --start cifar10-first --epochs 30 --set optimizer.learning_rate=0.1 --set schedule.warmup=0.1 --model cifar10
 	rm -rf model_store/builtin/digits-resnet20 model_store/builtin/cifar10
 	cp -R build/store/digits-resnet20 build/store/cifar10 model_store/builtin/
 
