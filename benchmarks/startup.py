@@ -20,7 +20,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 ROOT = Path(__file__).parent.parent
-BUILTIN = ROOT / "model_store/builtin/digits-resnet20"
+BUILTIN = ROOT / "model_store/builtin/cifar10"
 FLAGS_THAT_MATTER = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 PACKAGES = ("fastapi", "uvicorn", "onnxruntime", "numpy", "pillow", "pydantic")
 

@@ -71,7 +71,7 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def choose_compile(choice: CompileChoice, device: torch.device) -> bool:
-    """`auto` compiles on a GPU. On CPUs it gave 3 to 12 % after a minute of compiling, and other bits, so it is off there.
+    """`auto` compiles on a GPU. On CPUs it gave nothing to 4 % after a minute of compiling, and other bits, so it is off there.
 
     Raises RunError where it is asked for and no C++ compiler is there.
     """
