@@ -1,6 +1,8 @@
 """Gates: pass on a true export, notice each way in which an export or its preprocessing can be false."""
 
+import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from model_store.manifest import Check, Preprocessing
 from model_store.preprocessing import Pixels, prepare
 from training import gates
 from training.errors import GateError, RunError
+from training.evaluation import read_labels, read_logits
 from training.export import ServedModel
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
@@ -104,3 +107,22 @@ def test_served_model_normalises_as_training_did() -> None:
     images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
     served, _ = ServedModel(network, normalize)(images)
     assert torch.allclose(served, network(normalize(images)), atol=1e-4)
+
+
+def test_of_few_images_three_may_change_by_jpeg(run_copy: RunDirectory) -> None:
+    """Of 60 test images one is more than a point, and is no evidence of anything; of 359 a point is more than three."""
+    data = open_run_data(run_copy)
+    few = replace(data, split=replace(data.split, test=data.split.test[:60]))
+    logits, labels = read_logits(run_copy), read_labels(run_copy)
+    run_copy.write("evaluation.npz", npz(logits=logits[:60], labels=labels[:60]))
+    right = float((logits[:60].argmax(1) == labels[:60]).mean())
+    checks = {check.check: check for check in gates.gate(run_copy, few)}
+    assert checks["accuracy_jpeg"].threshold == pytest.approx(right - 3 / 60)
+    assert checks["accuracy_png"].threshold == right
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    """Arrays as a file's bytes."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
