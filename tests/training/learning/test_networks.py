@@ -126,6 +126,16 @@ def test_the_shortcut_takes_every_second_pixel_and_pads_with_zero_channels() -> 
     assert out.shape == (1, 4, 2, 2)
 
 
+def test_the_shortcuts_gradient_keeps_the_memory_format() -> None:
+    """Else each step converts what meets it on the way back, which takes a tenth of it."""
+    x = torch.randn(2, 3, 9, 9).to(memory_format=torch.channels_last).requires_grad_()
+    out = Subsample(4)(x)
+    assert torch.equal(out[:, :3], x[:, :, ::2, ::2])
+    out.square().sum().backward()
+    assert x.grad is not None
+    assert x.grad.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize("family", ["resnet", "preresnet"])
 def test_projections_stand_where_the_option_says(family: str) -> None:
     """A has none, B has them where sizes change, C in each block."""
