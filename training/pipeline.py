@@ -10,7 +10,7 @@ from training.export import MODEL, export
 from training.gates import check_waivers, gate, require_passed
 from training.golden import GOLDEN, take_golden
 from training.learning.process import ALONE, Process
-from training.publish import Published, check_writable, publish
+from training.publish import Published, make_store, publish
 from training.reports.report import write_report
 from training.run_data import RunData, open_run_data
 from training.run_directory import RunDirectory
@@ -89,7 +89,7 @@ def finish(
     if not process.first:
         learn(run, display, process, interrupted)
         return None
-    check_writable(store)
+    make_store(store)
     with run.alone():
         data = learn(run, display, process, interrupted)
         return publish_learned(run, data, store, display, waivers, promote=promote)

@@ -56,12 +56,16 @@ def publish(run: RunDirectory, data: RunData, store: ModelStore, *, promote: boo
     return published
 
 
-def check_writable(store: ModelStore) -> None:
-    """Raise PublishError where the store could not be written to: better before the training than after it."""
+def make_store(store: ModelStore) -> None:
+    """Make the store's directory where it is not there yet.
+
+    Raises PublishError where it could not be written to: better before the training than after it.
+    """
     root = store.root.resolve()
     nearest = next(path for path in (root, *root.parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise PublishError(f"can not write to the store {store.root}: {nearest} is not a writable directory")
+    root.mkdir(parents=True, exist_ok=True)
 
 
 def describe_origin() -> dict[str, Any]:

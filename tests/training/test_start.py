@@ -13,6 +13,7 @@ from training.beginning import Wish, begin
 from training.errors import StartError
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
+from training.publish import make_store
 from training.run_directory import RunDirectory
 from training.start import fitted, lay_start
 from training.weights import START, read_weights
@@ -149,3 +150,10 @@ def test_without_a_network_named_it_is_that_of_the_weights(finished_run: RunDire
         assert (config.architecture, config.model) == (expected, f"digits-{expected}")
     save_file(state_of("resnet20", 10), tmp_path / "theirs.safetensors")
     assert start_with(tmp_path / "theirs.safetensors", tmp_path, None).config().architecture == "resnet20"
+
+
+def test_a_new_store_can_begin_with_a_built_in_model(tmp_path: Path) -> None:
+    """Its directory is made before anything is looked for in it."""
+    store = ModelStore(tmp_path / "mine" / "store")
+    make_store(store)
+    assert begin(Wish(("digits",), start="cifar10", recipe="finetune"), tmp_path / "runs", store).config().start == "cifar10"

@@ -19,7 +19,7 @@ from training.commands.options import (
     wished,
 )
 from training.commands.running import begun, finish, processes
-from training.publish import check_writable
+from training.publish import make_store
 from training.retraining import begin_retraining
 
 
@@ -48,7 +48,7 @@ def retrain(
     python -m training retrain flowers --data PICTURES
     """
     waivers, model_store = parse_waivers(waive), ModelStore(store)
-    check_writable(model_store)
+    make_store(model_store)
     wish: Wish = wished(values, data=data, model=name)
     with processes(device, threads) as process:
         directory = begun(runs, process, lambda: begin_retraining(model, wish, runs, model_store))

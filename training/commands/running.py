@@ -21,7 +21,7 @@ from training.errors import InterruptedRunError
 from training.evaluation import read_figures
 from training.learning.process import Process, join
 from training.proof import prove_resume
-from training.publish import Published, check_writable
+from training.publish import Published, make_store
 from training.run_directory import RunDirectory
 from training.tracking import Trackers
 
@@ -48,7 +48,7 @@ def run(
     torchrun --nproc-per-node 2 -m training run --data PICTURES --arch resnet50 --recipe imagenet2015
     """
     waivers, model_store = parse_waivers(waive), ModelStore(store)
-    check_writable(model_store)
+    make_store(model_store)
     with processes(device, threads) as process:
         directory = begun(runs, process, lambda: begin(wish, runs, model_store))
         if prove_resume:
