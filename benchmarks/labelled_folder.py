@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from model_store.aliases import PRODUCTION
 from model_store.preprocessing import prepare
 from model_store.session import Session
 from model_store.store import ModelStore
@@ -18,8 +17,7 @@ from model_store.store import ModelStore
 
 def answers(model: str, folders: Sequence[Path], store: ModelStore) -> list[tuple[str, str, Path]]:
     """(label, the version's answer, file) of each file."""
-    wished = store.aliases(model).version(PRODUCTION) if store.layer(model) == "published" else None
-    with store.open(model, wished or store.versions(model)[-1]) as version:
+    with store.open(model, store.resolve(model)) as version:
         manifest = version.manifest
         session = Session(version.path(manifest.variants[0].file), manifest.input, manifest.outputs)
         given = []

@@ -15,8 +15,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-from model_store.aliases import PRODUCTION
-from model_store.manifest import parse_version
 from model_store.store import ModelStore
 from model_store.version import Version
 from training.errors import StartError
@@ -101,12 +99,9 @@ def _from_own(start: str, store: ModelStore) -> tuple[Trained, Sequence[str]] | 
 
 
 def open_version(store: ModelStore, reference: str) -> Version:
-    """The version that MODEL or MODEL/VERSION names; without a number the one that `production` names, else the newest."""
-    model, _, number = reference.partition("/")
-    if number:
-        return store.open(model, parse_version(number))
-    wished = store.aliases(model).version(PRODUCTION) if store.layer(model) == "published" else None
-    return store.open(model, wished or store.versions(model)[-1])
+    """The version that MODEL or MODEL/VERSION names; without a version the one that `production` names, else the newest."""
+    model, _, version = reference.partition("/")
+    return store.open(model, store.resolve(model, version or None))
 
 
 def read_checkpoint(version: Version) -> Trained:

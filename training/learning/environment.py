@@ -84,7 +84,7 @@ def keep_freed_memory() -> None:
     """Let glibc's malloc keep what is freed; elsewhere nothing happens.
 
     Each step asks for activations of the sizes of the step before. By default they go back to the kernel in between and come
-    again page by page, zeroed: a fifth of a step on a CPU (benchmarks/TRAINING.md). No bit depends on it.
+    again page by page, zeroed: a fifth of a step on a CPU (LOG.md). No bit depends on it.
     """
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -6,13 +6,12 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
-from markupsafe import Markup
+from html_page import ADDRESSES, Page
 from pictures import picture, put
 from PIL import Image
 
@@ -22,10 +21,8 @@ from training.errors import RunError
 from training.evaluation import evaluate, read_figures, read_labels, read_logits
 from training.gates import GATES, gate
 from training.reports import report
-from training.reports.figures import SERIES, Line, draw_lines, draw_reliability
-from training.reports.mistakes import Answers, Bin, confusion_matrix, figures_by_class, softmax, worst_mistakes
-from training.reports.pages import MISSING, duration, fill, flattened, moment, percent
-from training.reports.pictures import SMALL_SIDE, THUMBNAIL_SIDE, picture_of, take_pictures
+from training.reports.mistakes import Answers, confusion_matrix, figures_by_class, softmax, worst_mistakes
+from training.reports.pages import percent
 from training.reports.report import CELL_PICTURES, REPORT, write_report
 from training.run_data import RunData, open_run_data
 from training.run_directory import RunDirectory
@@ -33,64 +30,7 @@ from training.train import train
 
 SCRIPT, QUOTES = '<script>&"', "'><img src=x onerror=y>"
 UNDECODABLE = "\udcff<b>&\"'.png"  # how Python reads a byte that is no text
-VOID = {"meta", "img", "br", "link", "input", "hr"}
 LOADING = {"script", "link", "iframe", "object", "embed", "base", "form", "video", "audio", "source", "use-credentials"}
-ADDRESSES = {"src", "href", "xlink:href", "srcset", "action", "formaction", "data", "poster", "background", "ping"}
-
-
-class Page(HTMLParser):
-    """A page taken apart: elements with their attributes, the texts of a kind of element, and whether all were closed."""
-
-    def __init__(self, source: bytes) -> None:
-        super().__init__()
-        self.source = source.decode()
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.texts: list[tuple[str, list[str]]] = []
-        self._open: list[tuple[str, list[str]]] = []
-        self.feed(self.source)
-        self.close()
-        assert not self._open, "an element was not closed"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in VOID:
-            self._open.append((tag, []))
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        opened, pieces = self._open.pop()
-        assert opened == tag, f"{opened} was closed by {tag}"
-        self.texts.append((tag, pieces))
-
-    def handle_data(self, data: str) -> None:
-        for _, pieces in self._open:
-            pieces.append(data)
-
-    def all(self, tag: str) -> list[str]:
-        """The text of each of these elements, in the order of their ends."""
-        return [" ".join("".join(pieces).split()) for name, pieces in self.texts if name == tag]
-
-    def attributes(self, name: str) -> list[str]:
-        """The values of this attribute."""
-        return [attributes[name] for _, attributes in self.elements if name in attributes]
-
-    @property
-    def text(self) -> str:
-        """All that is to be read."""
-        (body,) = self.all("body")
-        return body
-
-    @property
-    def cells(self) -> dict[tuple[int, int], int]:
-        """The confusion matrix as it stands on the page: images by (label, answer)."""
-        found = re.findall(r'<a id="at-(\d+)-(\d+)"[^>]*>(\d+)</a>', self.source)
-        return {(int(label), int(predicted)): int(images) for label, predicted, images in found}
-
-    def part(self, name: str) -> str:
-        """The source of one section."""
-        return self.source.partition(f'<section id="{name}">')[2].partition("</section>")[0]
 
 
 class Reported(NamedTuple):
@@ -373,148 +313,3 @@ def test_an_evaluation_of_other_images_is_refused(awkward: Reported, tmp_path: P
 def write_logits(run: RunDirectory, logits: np.ndarray, labels: np.ndarray) -> None:
     with open(run.path / "evaluation.npz", "wb") as file:
         np.savez(file, logits=logits, labels=labels)
-
-
-def decoded(uri: str) -> Image.Image:
-    """The image in a `data:` URI."""
-    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2], validate=True)))
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (28, 28), (10, 64), (64, 64)])
-@pytest.mark.parametrize("grey", [False, True])
-def test_a_small_picture_holds_every_pixel(shape: tuple[int, int], *, grey: bool) -> None:
-    """PNG, in grey where the image is: what is enlarged on the page is what the network sees."""
-    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    if grey:
-        pixels[...] = pixels[..., :1]
-    found = picture_of(pixels)
-    image = decoded(found.uri)
-    assert found.small
-    assert found.uri.startswith("data:image/png;base64,")
-    assert (np.asarray(image.convert("RGB")) == pixels).all()
-    assert image.mode == ("L" if grey else "RGB")
-
-
-def test_grey_pictures_are_smaller() -> None:
-    """A grey image in colours would be three times as much."""
-    colours = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    grey = np.ascontiguousarray(np.broadcast_to(colours[..., :1], colours.shape))
-    assert len(picture_of(grey).uri) < len(picture_of(colours).uri) / 2
-
-
-@pytest.mark.parametrize(("shape", "size"), [((224, 224), (112, 112)), ((65, 65), (65, 65)), ((100, 400), (112, 28))])
-def test_a_large_picture_is_a_small_jpeg(shape: tuple[int, int], size: tuple[int, int]) -> None:
-    """Bounded in pixels and bytes, in its own proportions, and not to be shown in blocks."""
-    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    found = picture_of(pixels)
-    assert max(shape) > SMALL_SIDE
-    assert not found.small
-    assert found.uri.startswith("data:image/jpeg;base64,")
-    assert decoded(found.uri).size == size
-    assert max(size) <= THUMBNAIL_SIDE
-    assert len(found.uri) < 20_000
-
-
-def test_pictures_are_taken_once_each(digits: Reported) -> None:
-    """However often an image is asked for, and in whatever order."""
-    heard: list[tuple[int, int]] = []
-    found = take_pictures(digits.data, [7, 3, 7, 900], lambda done, total: heard.append((done, total)))
-    assert list(found) == [3, 7, 900]
-    assert heard == [(3, 3)]
-    (pixels,) = digits.data.chunks(np.array([900]))
-    assert found[900] == picture_of(pixels[0])
-    assert take_pictures(digits.data, []) == {}
-
-
-def path_points(drawing: str, colour: int) -> int:
-    """Points of the curve in a series' colour."""
-    curve, _in_the_legend = re.findall(rf'<path d="([^"]*)"[^>]*fill: none; stroke: var\(--series-{colour}\)', drawing)
-    return len(re.findall("[ML]", curve))
-
-
-def test_nothing_to_draw_is_no_drawing() -> None:
-    """No line, a line without a point, a line whose points have no finite value."""
-    nan, infinity = float("nan"), float("inf")
-    assert draw_lines("none", []) is None
-    assert draw_lines("none", [Line("empty", [], [], 0), Line("gaps", [1, 2, 3], [None, nan, infinity], 1)]) is None
-
-
-def test_points_without_a_value_are_left_out() -> None:
-    """None and NaN are gaps, and a line without a point is not in the legend either."""
-    lines = [Line("full", [1, 2, 3, 4], [0.1, 0.2, 0.3, 0.4], 0), Line("gaps", [1, 2, 3, 4], [None, 0.2, float("nan"), 0.4], 1)]
-    drawing = draw_lines("curves", [*lines, Line("nothing", [1], [None], 2)])
-    assert drawing is not None
-    assert lines[1].points == [(2, 0.2), (4, 0.4)]
-    assert path_points(drawing, 1) == 4
-    assert path_points(drawing, 2) == 2
-    assert "var(--series-3)" not in drawing
-    assert "nothing" not in drawing
-
-
-def test_a_drawing_takes_its_colours_from_the_page_and_is_the_same_each_time() -> None:
-    """No colour of matplotlib's is left but for none, no date, no size; two drawings of different names share no id."""
-    lines = [Line('a <b> & "c"', range(20), [value / 20 for value in range(20)], 0)]
-    drawing = draw_lines("first", lines, mark=(3, "epoch 3 kept"))
-    assert drawing is not None
-    assert drawing == draw_lines("first", lines, mark=(3, "epoch 3 kept"))
-    other = draw_lines("second", lines)
-    assert other is not None
-    assert set(re.findall(r' id="([^"]+)"', drawing)).isdisjoint(re.findall(r' id="([^"]+)"', other))
-    assert "var(--series-1)" in drawing
-    assert "var(--rule)" in drawing
-    assert "currentColor" in drawing
-    assert "#0102" not in drawing
-    assert "epoch 3 kept" in drawing
-    assert not re.search(r"<metadata>.*\d{4}-\d\d-\d\d", drawing)
-    parsed = Page(f"<body>{drawing}</body>".encode())
-    assert parsed.elements[1][0] == "svg"
-    assert parsed.elements[1][1]["aria-label"] == 'first: a <b> & "c" by epoch'
-    assert {"width", "height"}.isdisjoint(parsed.elements[1][1])
-
-
-def test_more_lines_than_colours_are_dashed() -> None:
-    """The first line of the second round has the first's colour, and is not taken for it."""
-    drawing = draw_lines("many", [Line("first", [1, 2], [1, 2], 0), Line("ninth", [1, 2], [2, 3], SERIES)], legend=False)
-    assert drawing is not None
-    assert "stroke-dasharray" in drawing
-    single = draw_lines("one", [Line("first", [1, 2], [1, 2], 0)], legend=False)
-    assert single is not None
-    assert "stroke-dasharray" not in single
-
-
-@pytest.mark.parametrize(("values", "logarithmic"), [([1, 1000], True), ([1, 2], False), ([0, 1000], False), ([-1, 1000], False)])
-def test_an_axis_is_logarithmic_where_values_are_far_apart(values: list[float], *, logarithmic: bool) -> None:
-    """And where they have a logarithm: a loss of 0 has none."""
-    line = Line("loss", [1, 2], values, 0)
-    asked, plain = (draw_lines("loss", [line], logarithmic=allowed, legend=False) for allowed in (True, False))
-    assert (asked != plain) is logarithmic
-
-
-def test_a_reliability_diagram_has_a_bar_for_each_bin() -> None:
-    """For accuracy, for the gap to the confidence, and for the images below."""
-    drawing = draw_reliability("calibration", [Bin(0.5, 0.6, 10, 0.55, 0.4), Bin(0.9, 1.0, 30, 0.97, 1.0)])
-    assert isinstance(drawing, Markup)
-    assert len(re.findall(r"<path [^>]*fill: var\(--series-1\)", drawing)) == 2 + 2 + 1, "two bars above, two below, the legend's"
-    assert len(re.findall(r"<path [^>]*fill: var\(--series-2\)", drawing)) == 2 + 1
-
-
-def test_what_can_not_be_shown_is_written_out() -> None:
-    """A control character, and a byte that is no text and has no UTF-8; what HTML has a meaning for stays text."""
-    differences = {"data": ["\x1b[31m<b>", "\udcff&"]}
-    page = Page(fill("comparison.html.j2", runs=[], series=SERIES, drawings=[], differences=differences, duels=[]))
-    assert page.all("td") == ["\\x1b[31m<b>", "\\udcff&"]
-
-
-def test_values_are_flattened_as_toml_writes_them() -> None:
-    """What is None or empty is not there; a text stands as it is, all else as JSON; 0 and false are values."""
-    values: dict[str, Any] = {"a": {"b": {"c": 0.1}, "d": None, "e": [], "f": "é<"}, "g": False, "h": [1, 2], "i": 0, "j": {}}
-    assert flattened(values) == {"a.b.c": "0.1", "a.f": "é<", "g": "false", "h": "[1, 2]", "i": "0"}
-
-
-def test_numbers_and_times_are_written_for_people() -> None:
-    """Shares, durations and moments; what is not there is a dash."""
-    assert [percent(share) for share in (None, 0.0, 0.12345, 1.0)] == [MISSING, "0.00%", "12.35%", "100.00%"]
-    durations = {0: "0.0 s", 59.94: "59.9 s", 60: "0:01:00", 3599.6: "1:00:00", 90_061: "1 day, 1:01:01"}
-    assert {seconds: duration(seconds) for seconds in durations} == durations
-    assert moment("2024-02-03T04:05:06+00:00") == "3 February 2024 at 04:05 UTC"
-    assert moment("2024-02-03T14:05:06") == "3 February 2024 at 14:05"
