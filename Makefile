@@ -8,11 +8,13 @@ STORE ?= model_store/models
 CONSTRAINTS ?= requirements/constraints.txt
 ARGS ?=
 CIFAR10 ?=
+FASHION ?=
 
 SERVICE := .venv/service
 TEST := .venv/test
 TRAINING := .venv/training
 INTO_BUILD := --store build/store --no-promote
+FASHION_DIR = $(if $(FASHION),--data-dir "$(FASHION)")
 CIFAR10_RUN = $(TRAINING)/bin/python -m training run --data "$(CIFAR10)" --image-size 32 --recipe photographs \
 	--golden-samples 0 --golden-image docs/images/cat.jpg $(INTO_BUILD)
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
@@ -59,14 +61,16 @@ bench: $(SERVICE)/.installed ## Measure this machine and write benchmarks/RESULT
 bench-training: $(TRAINING)/.installed ## Measure a training step beside a plain loop and write benchmarks/TRAINING.md
 	$(TRAINING)/bin/python benchmarks/training_step.py $(ARGS)
 
-builtin: $(TRAINING)/.installed ## Train the built-in models anew (CIFAR10=FOLDER has its photographs as a folder of folders)
+builtin: $(TRAINING)/.installed ## Train the built-in models anew (CIFAR10=FOLDER of its photographs; FASHION=FOLDER of Fashion-MNIST)
 	@test -d "$(CIFAR10)" || { echo "say where the photographs of CIFAR-10 lie: make builtin CIFAR10=FOLDER"; exit 1; }
 	rm -rf build/store
 	$(TRAINING)/bin/python -m training run --data digits --arch resnet20 --model digits-resnet20 --no-checkpoint $(INTO_BUILD)
+	$(TRAINING)/bin/python -m training run --data fashion-mnist $(FASHION_DIR) --arch resnet20 --model fashion-resnet20 --no-checkpoint \
+	  --golden-samples 0 $(INTO_BUILD)
 	$(CIFAR10_RUN) --arch resnet32 --model cifar10-first
 	$(CIFAR10_RUN) --start cifar10-first --epochs 30 --set optimizer.learning_rate=0.1 --set schedule.warmup=0.1 --model cifar10
-	rm -rf model_store/builtin/digits-resnet20 model_store/builtin/cifar10
-	cp -R build/store/digits-resnet20 build/store/cifar10 model_store/builtin/
+	rm -rf model_store/builtin/*
+	cp -R build/store/digits-resnet20 build/store/fashion-resnet20 build/store/cifar10 model_store/builtin/
 
 lock: $(TRAINING)/.installed ## Renew the service's pinned versions and hashes from pyproject.toml
 	$(TRAINING)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
