@@ -94,6 +94,8 @@ class TrainingDisplay:
         """Show what was found in the data, what was left out, and how it was split."""
         self._console.print(check_table(data.findings))
         sizes = ", ".join(f"{len(indices):,} {name}" for name, indices in vars(data.split).items())
+        if len(data.learned) > len(data.split.train):
+            sizes += ", trained on train and validation"
         self.say(f"{len(data.images.class_names)} classes; {sizes}; {len(data.left_out):,} left out (check.json lists them)")
 
     def show_checks(self, checks: tuple[Check, ...]) -> None:

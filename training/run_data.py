@@ -33,12 +33,16 @@ SAMPLE: Final = 4096
 
 @dataclass(frozen=True)
 class RunData:
-    """Images with their split, and what was found in them. `workers` threads or processes decode."""
+    """Images with their split, and what was found in them. `workers` threads or processes decode.
+
+    `learned` are the images that are trained on: the train split, and validation too where the recipe says so.
+    """
 
     images: ImageSet
     scan: Scan
     findings: Findings
     split: Split
+    learned: Indices
     left_out: Mapping[int, str]
     preprocessing: Preprocessing
     workers: int
@@ -67,15 +71,15 @@ class RunData:
     def training_sample(self) -> Pixels:
         """Training images to take the mean and the deviation of: all of them in memory, else some of each part."""
         if self.canvas is not None:
-            return self.canvas[self.split.train]
-        spread = np.linspace(0, len(self.split.train) - 1, min(SAMPLE, len(self.split.train))).astype(int)
-        return self.images.pixels(self.split.train[spread], canvas_of(self.preprocessing), self.workers)
+            return self.canvas[self.learned]
+        spread = np.linspace(0, len(self.learned) - 1, min(SAMPLE, len(self.learned))).astype(int)
+        return self.images.pixels(self.learned[spread], canvas_of(self.preprocessing), self.workers)
 
     def training_source(self, device: torch.device) -> PixelSource:
         """The training images for a feed; position i is the i-th of the split."""
         if self.canvas is not None:
-            return PixelsOnDevice(torch.from_numpy(self.canvas[self.split.train]), device)
-        return PixelsFromWorkers(_Decoded(self.images, self.split.train, canvas_of(self.preprocessing)), self.workers, device)
+            return PixelsOnDevice(torch.from_numpy(self.canvas[self.learned]), device)
+        return PixelsFromWorkers(_Decoded(self.images, self.learned, canvas_of(self.preprocessing)), self.workers, device)
 
 
 class _Decoded(Dataset[Tensor]):
@@ -139,7 +143,8 @@ def _open(run: RunDirectory, progress: Callable[[int, int], None], workers: int)
         split, excluded = read_split(run.file(SPLIT, "resume").read_bytes(), images)
     except DataError as error:
         raise damaged(run.path / SPLIT, error) from None
-    return RunData(images, scanned, findings, split, excluded, config.preprocessing, workers)
+    learned = np.union1d(split.train, split.validation) if config.recipe.learn_validation else split.train
+    return RunData(images, scanned, findings, split, learned, excluded, config.preprocessing, workers)
 
 
 def known_images(run: RunDirectory, data: RunData) -> bytes | None:
@@ -150,7 +155,7 @@ def known_images(run: RunDirectory, data: RunData) -> bytes | None:
     """
     if TEST not in missing_parts(data.images) and not run.has(KNOWN_IMAGES):
         return None
-    own = np.array([_short(data.scan.facts[index].digest) for index in data.split.train], np.uint64)
+    own = np.array([_short(data.scan.facts[index].digest) for index in data.learned], np.uint64)
     buffer = io.BytesIO()
     np.save(buffer, np.union1d(own, read_known_images(run)), allow_pickle=False)
     return buffer.getvalue()

@@ -32,7 +32,7 @@ def prepare_training(run: RunDirectory, data: RunData, process: Process) -> tupl
     background = recipe.augmentation.fill == "background"
     feed = Feed(
         source=data.training_source(process.device),
-        labels=torch.from_numpy(data.images.labels[data.split.train]),
+        labels=torch.from_numpy(data.images.labels[data.learned]),
         classes=classes,
         recipe=recipe,
         normalize=normalize,

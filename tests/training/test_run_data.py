@@ -1,5 +1,6 @@
 """A run's data: the same pixels from memory and from workers, large inputs with a margin, refusals before any training."""
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,9 @@ from training.beginning import Wish, begin
 from training.errors import DataError
 from training.evaluation import evaluate
 from training.export import export
-from training.run_data import canvas_of, open_run_data
+from training.reports.history import read_history
+from training.reports.report import write_report
+from training.run_data import canvas_of, known_images, open_run_data
 from training.run_directory import RunDirectory
 from training.train import train
 from training.weights import LAST
@@ -68,3 +71,18 @@ def test_data_that_can_not_be_trained_on_is_refused(tmp_path: Path, files: dict[
     run = begin(Wish((str(tmp_path / "pets"),), "resnet20", recipe="modern"), tmp_path / "runs", ModelStore(tmp_path / "store"))
     with pytest.raises(DataError, match=message):
         open_run_data(run)
+
+
+def test_the_validation_split_is_learned_too_where_the_recipe_says_so(new_run: Callable[..., RunDirectory]) -> None:
+    """Every image but those of test is trained on, and counted as known to whoever goes on from these weights."""
+    run = new_run("epochs=1", "learn_validation=true", 'select="last"')
+    data = open_run_data(run)
+    both = np.concatenate([data.split.train, data.split.validation])
+    assert data.learned.tolist() == sorted(both.tolist())
+    train(run, data)
+    assert read_history(run).images == [len(both)]
+    assert read_history(run).best_validation == "trained on too"
+    known = np.load(io.BytesIO(known_images(run, data) or b""))
+    assert set(known.tolist()) == {int(data.scan.facts[index].digest[:16], 16) for index in both}
+    evaluate(run, data)
+    assert b"validation, trained on too" in write_report(run, data).read_bytes()

@@ -60,11 +60,13 @@ def make_split(
 
     Free images are drawn for all three parts; those given as train for a part that is given to none. A class has an image in
     each missing part where it has groups enough. Images whose digest is in `never_test` stay in train: an older model saw
-    them. Those in `left_out` are in no part; `training.data.check.left_out` names the copies that would stand in two.
+    them; they choose the epoch only where there are no others. Those in `left_out` are in no part;
+    `training.data.check.left_out` names the copies that would stand in two.
     """
     kept = [index for index in range(len(data)) if index not in left_out]
     given, missing = data.given_splits, missing_parts(data)
     parts = {part: [index for index in kept if given[index] == part] for part in (VALIDATION, TEST)}
+    learned: list[int] = []
     for groups in _groups_by_class(data, facts, [index for index in kept if given[index] in {FREE, TRAIN}], seed):
         free = {group for group in groups if all(given[index] == FREE for index in group)}
         spent: set[Group] = set()
@@ -78,6 +80,8 @@ def make_split(
                 drawn = sorted(_unseen(waiting, facts, never_test), key=len)[:1]
             parts[part] += chain(*drawn)
             spent |= {*place, *drawn}
+            learned += chain(*place) if part == VALIDATION else ()
+    parts[VALIDATION] = parts[VALIDATION] or learned
     return Split.of({*kept} - {*parts[VALIDATION], *parts[TEST]}, parts[VALIDATION], parts[TEST])
 
 

@@ -133,6 +133,8 @@ class Recipe(Part):
     """A gate: below this nothing is published."""
     select: Literal["accuracy", "loss", "last"] = "accuracy"
     """What on validation decides which epoch is published, the other one breaks ties; or simply the last epoch."""
+    learn_validation: bool = False
+    """Whether the validation split is trained on too: for the last run, when nothing is left to be chosen by it."""
     mirrored: bool = False
     """Whether the published network answers with the mean over an image and its mirror image: twice the work for a point or so."""
     normalization: Literal["scalar", "channels", "pixels"] = "scalar"
@@ -152,6 +154,8 @@ class Recipe(Part):
     def _parts_agree(self) -> Self:
         if (self.epochs is None) == (self.iterations is None):
             raise ValueError("give epochs or iterations, one of the two")
+        if self.learn_validation and self.select != "last":
+            raise ValueError('images that are trained on can not choose the epoch: learn_validation goes with select = "last"')
         if self.accumulation * 2 > self.batch_size:
             raise ValueError("a micro-batch needs two images: lower accumulation or raise batch_size")
         if self.normalization == "pixels" and (self.schedule.scales or self.augmentation.warps):

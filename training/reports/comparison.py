@@ -100,7 +100,7 @@ def comparison_table(runs: Sequence[RunDirectory]) -> Table:
     """The runs with their figures, what differs between them, and whether that is more than chance."""
     compared = _read(runs)
     table = Table("", *(Column(Text(each.name), overflow="fold") for each in compared), title="runs compared", show_lines=True)
-    table.add_row("best validation accuracy", *(percent(each.history.best["validation_top1"]) for each in compared))
+    table.add_row("best validation accuracy", *(each.history.best_validation for each in compared))
     table.add_row("test accuracy", *(_test_accuracy(each.figures) for each in compared))
     for name, values in differences(compared).items():
         table.add_row(Text(name), *(Text(value) for value in values))
@@ -158,7 +158,7 @@ def _row(run: RunDirectory) -> tuple[str | Text, ...]:
             config.architecture,
             Path(config.recipe_name).stem,
             _state(run, config, history),
-            percent(history.best["validation_top1"]) if history else "",
+            history.best_validation if history else "",
             percent(figures["top1"]) if figures else "",
         )
     except TrainingError as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from training.reports.pages import percent
 from training.run_data import SPLIT
 from training.run_directory import RunDirectory, damaged
 from training.train import read_metrics
@@ -14,11 +15,13 @@ from training.train import read_metrics
 
 @dataclass(frozen=True)
 class History:
-    """The lines of metrics.jsonl, at least one, the number of training images and the size of a batch."""
+    """The lines of metrics.jsonl, at least one, the number of images that are trained on and the size of a batch."""
 
     lines: Sequence[Mapping[str, Any]]
     train_images: int
     batch_size: int
+    validation_learned: bool = False
+    """Whether validation images are trained on too, so that their figures say nothing of new ones."""
 
     @property
     def epochs(self) -> list[int]:
@@ -52,10 +55,17 @@ class History:
         """The line with the highest validation accuracy, of equals the one with the lowest loss."""
         return max(self.lines, key=lambda line: (line["validation_top1"], -line["validation_loss"]))
 
+    @property
+    def best_validation(self) -> str:
+        """The best validation accuracy in words."""
+        return "trained on too" if self.validation_learned else percent(self.best["validation_top1"])
+
 
 def read_history(run: RunDirectory) -> History:
     """What a run has measured so far. Raises RunError where no epoch has ended, or a file is damaged."""
-    return History(read_metrics(run), len(split_rows(run).get("train", [])), run.config().recipe.batch_size)
+    lines, rows, recipe = read_metrics(run), split_rows(run), run.config().recipe
+    learned = len(rows.get("train", [])) + (len(rows.get("validation", [])) if recipe.learn_validation else 0)
+    return History(lines, learned, recipe.batch_size, recipe.learn_validation)
 
 
 def split_rows(run: RunDirectory) -> dict[str, list[int]]:

@@ -134,7 +134,7 @@ def draw_curves(history: History, best_epoch: int) -> list[tuple[str, Markup]]:
         return Line(label, history.epochs, history.column(column), series)
 
     mark = (best_epoch, f"epoch {best_epoch} kept")
-    train, validation = ("training", "validation")
+    train, validation = ("training", "validation, trained on too" if history.validation_learned else "validation")
     losses = [line(train, "train_loss", 0), line(validation, "validation_loss", 1)]
     accuracies = [line(train, "train_top1", 0), line(validation, "validation_top1", 1)]
     drawings = (

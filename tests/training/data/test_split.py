@@ -163,6 +163,14 @@ def test_another_seed_tests_less_rather_than_what_was_seen() -> None:
     assert new["validation"]
 
 
+def test_what_an_older_model_saw_chooses_the_epoch_where_nothing_else_can() -> None:
+    """As where it learned the validation split too, and is trained once more on the same pictures."""
+    data, facts = images(toys("cat", 100) + toys("dog", 30))
+    old = shown(make_split(data, facts, {}), facts)
+    new = shown(make_split(data, facts, {}, never_test=old["train"] | old["validation"]), facts)
+    assert new == old
+
+
 def test_folds_test_every_image_once() -> None:
     """Test parts that cover the data, each disjoint from its own train and validation; copies stay together."""
     data, facts = images(toys("cat", 53) * 2 + toys("dog", 27))

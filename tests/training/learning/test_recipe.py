@@ -54,6 +54,7 @@ def test_single_values_can_be_set() -> None:
         ("schedule.milestones=[0.5]", "milestones"),
         ("augmentation.pad=4", "pad goes with flip alone"),
         ("normalization=pixels", "a mean image belongs to one size"),
+        ("learn_validation=true", "can not choose the epoch"),
     ],
 )
 def test_a_wrong_value_is_named(change: str, message: str) -> None:

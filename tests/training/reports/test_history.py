@@ -44,6 +44,7 @@ def test_the_best_epoch_has_the_highest_accuracy_then_the_lowest_loss_then_came_
     assert history(*lines).best["epoch"] == 3
     assert history(*lines[:2]).best["epoch"] == 2
     assert history(*reversed(lines)).best["epoch"] == 4
+    assert history(*lines).best_validation == "90.00%"
 
 
 def test_columns_and_lines_of_an_epoch() -> None:
