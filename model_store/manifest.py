@@ -207,6 +207,16 @@ class Training(Block):
     packages: dict[str, str] = {}
 
 
+class Imported(Block):
+    """Where an imported version comes from: the file (or the known weights) and its sha256. `report` says what was guessed."""
+
+    kind: Literal["onnx", "weights", "torchvision"]
+    name: Annotated[str, Field(min_length=1)]
+    sha256: Sha256
+    architecture: str | None = None
+    report: FilePath
+
+
 class Metrics(Block):
     """What was measured on the test split, through `prepare` on encoded images."""
 
@@ -261,6 +271,7 @@ class Manifest(Block):
     checkpoint: Checkpoint | None = None
     calibration: Calibration | None = None
     training: Training | None = None
+    imported: Imported | None = None
     metrics: Metrics | None = None
     gate: tuple[Check, ...] = ()
     golden: tuple[Golden, ...] = ()
@@ -291,6 +302,7 @@ class Manifest(Block):
         named = {variant.file for variant in self.variants}
         named |= {path for golden in self.golden for path in (golden.image, golden.pixels)}
         named |= {block.file for block in (self.classifier, self.checkpoint) if block is not None}
+        named |= {self.imported.report} if self.imported else set()
         return named
 
     def to_bytes(self) -> bytes:

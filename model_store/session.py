@@ -15,6 +15,7 @@ from model_store.preprocessing import Pixels
 
 Logits = NDArray[np.float32]
 _ONLY_ERRORS = 3
+_ONLY_FATAL = 4
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class SessionOptions:
     providers: Sequence[str] = ("CPUExecutionProvider",)
     intra_op_num_threads: int = 1
     allow_spinning: bool = False
+    log_errors: bool = True  # they are raised anyway
 
 
 class Session:
@@ -38,7 +40,7 @@ class Session:
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = options.intra_op_num_threads
         settings.inter_op_num_threads = 1
-        settings.log_severity_level = _ONLY_ERRORS
+        settings.log_severity_level = _ONLY_ERRORS if options.log_errors else _ONLY_FATAL
         settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.allow_spinning)))
         try:
             self._session = onnxruntime.InferenceSession(path, settings, providers=list(options.providers))

@@ -11,6 +11,7 @@
     ├── ResumeProofError    a killed and resumed training did not come to the same bits
     ├── StartError          weights to begin with that can not be had, or are another network's
     ├── ExportError         the exported graph is not the contract's
+    ├── ForeignModelError   a foreign network (or what came with it) that can not be imported as it is
     └── GateError           a check failed that nobody waived: nothing was published
 """
 
@@ -49,6 +50,10 @@ class StartError(TrainingError):
 
 class ExportError(TrainingError):
     """The exported graph does not follow the contract of a version."""
+
+
+class ForeignModelError(TrainingError):
+    """A foreign network, or what came with it, that can not be imported as it is."""
 
 
 class GateError(TrainingError):

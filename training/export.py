@@ -61,10 +61,16 @@ def model_input(run: RunDirectory) -> Input:
 def export(run: RunDirectory) -> Path:
     """Write the run's `model.onnx` and `classifier.npz`. Raises ExportError where the graph is not the contract's."""
     trained = load_trained(run)
-    shape = model_input(run)
-    served = ServedModel(trained.answering, trained.normalize).eval()
+    data = export_graph(ServedModel(trained.answering, trained.normalize), model_input(run))
+    run.write(CLASSIFIER, classifier_bytes(trained.network))
+    run.write(MODEL, data)  # last: where it is, the export is whole
+    return run.path / MODEL
+
+
+def export_graph(served: ServedModel, shape: Input) -> bytes:
+    """The served network as an ONNX file's bytes. Raises ExportError where the graph is not the contract's."""
     program = torch.onnx.export(
-        served,
+        served.eval(),
         (torch.zeros(2, shape.height, shape.width, 3, dtype=torch.uint8),),
         dynamo=True,
         opset_version=OPSET,
@@ -78,14 +84,17 @@ def export(run: RunDirectory) -> Path:
         raise ExportError("torch's exporter returned no graph")
     # Every node carries a stack trace with source paths: they leak, and change the file's digest from checkout to checkout.
     cleared = ClearMetadataAndDocStringPass()(program.model).model
-    data_bytes = onnx_ir.to_proto(cleared).SerializeToString(deterministic=True)
+    data_bytes: bytes = onnx_ir.to_proto(cleared).SerializeToString(deterministic=True)
     check_graph(data_bytes, shape)
+    return data_bytes
+
+
+def classifier_bytes(network: nn.Module) -> bytes:
+    """The last layer's weights as the version keeps them, for class-activation maps."""
     buffer = io.BytesIO()
-    head = trained.network.get_submodule("fc")
+    head = network.get_submodule("fc")
     np.savez(buffer, weight=head.get_parameter("weight").detach().numpy(), bias=head.get_parameter("bias").detach().numpy())
-    run.write(CLASSIFIER, buffer.getvalue())
-    run.write(MODEL, data_bytes)  # last: where it is, the export is whole
-    return run.path / MODEL
+    return buffer.getvalue()
 
 
 def check_graph(data: bytes, shape: Input) -> None:

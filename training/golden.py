@@ -47,22 +47,26 @@ def take_golden(run: RunDirectory, data: RunData) -> tuple[Golden, ...]:
     """Write the golden images, their pixels and the torch network's logits into the run, and return their blocks."""
     trained = load_trained(run)
     blocks = []
-    for probe in [*_given(run), *_samples(run, data), *_scenes()]:
+    for probe in [*_given(run), *_samples(run, data), *scenes()]:
         pixels = prepare(probe.encoded, data.preprocessing)
-        logits = predict(trained.answering, [pixels[np.newaxis].copy()], trained.normalize)[0]
-        stem = f"golden/{probe.name.split('.', maxsplit=1)[0]}"
-        block = Golden(
-            image=f"golden/{probe.name}",
-            pixels=f"{stem}.npy",
-            decode_tolerance=LOSSY if probe.name.endswith(".jpg") else LOSSLESS,
-            logits=tuple(logits.tolist()),
-            purpose=probe.purpose,
-        )
+        logits = predict(trained.answering, [pixels[np.newaxis].copy()], trained.normalize)[0].numpy()
+        block = make_block(probe, logits)
         run.write(block.image, probe.encoded)
-        run.write(block.pixels, _as_npy(pixels))
+        run.write(block.pixels, as_npy(pixels))
         blocks.append(block)
     run.write_json(GOLDEN, [block.model_dump() for block in blocks])
     return tuple(blocks)
+
+
+def make_block(probe: Probe, logits: NDArray[np.float32]) -> Golden:
+    """The manifest's block of a golden image whose logits, `[classes]`, are these."""
+    return Golden(
+        image=f"golden/{probe.name}",
+        pixels=f"golden/{probe.name.split('.', maxsplit=1)[0]}.npy",
+        decode_tolerance=LOSSY if probe.name.endswith(".jpg") else LOSSLESS,
+        logits=tuple(logits.tolist()),
+        purpose=probe.purpose,
+    )
 
 
 def read_golden(run: RunDirectory) -> tuple[Golden, ...]:
@@ -112,7 +116,8 @@ def _samples(run: RunDirectory, data: RunData) -> Iterator[Probe]:
         yield Probe("sample-jpeg.jpg", encode(image, "JPEG", quality=90), "the same image after JPEG")
 
 
-def _scenes() -> Iterator[Probe]:
+def scenes() -> Iterator[Probe]:
+    """The images that are made here, each to catch a way in which decoding goes wrong."""
     exif = Image.Exif()
     exif[_ORIENTATION_TAG] = 6
     alpha = _picture(96, 128).convert("RGBA")
@@ -148,7 +153,8 @@ def scene(width: int, height: int) -> NDArray[np.uint8]:
     return np.stack([np.where(stripe, 250, red), green, np.where(stripe, 20, blue)], axis=2).astype(np.uint8)
 
 
-def _as_npy(pixels: Pixels) -> bytes:
+def as_npy(pixels: Pixels) -> bytes:
+    """Pixels as a version keeps them."""
     buffer = io.BytesIO()
     np.save(buffer, pixels, allow_pickle=False)
     return buffer.getvalue()

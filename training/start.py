@@ -40,14 +40,14 @@ def lay_start(run: RunDirectory, store: ModelStore, class_names: Sequence[str]) 
         return
     names: Sequence[str] = ()
     if start == TORCHVISION:
-        state, normalize = _from_torchvision(architecture), Normalization.imagenet()
+        state, normalize = download(architecture), Normalization.imagenet()
     elif own := _from_own(start, store):
         trained, names = own
         if trained.architecture != architecture:
             raise StartError(f"{start} is a {trained.architecture}, not a {architecture}: give --arch {trained.architecture}")
         state, normalize = trained.network.state_dict(), trained.normalize
     else:
-        state, normalize = _from_file(Path(start)), Normalization.imagenet()
+        state, normalize = read_state(Path(start)), Normalization.imagenet()
     run.write(START, serialise(fitted(state, names, normalize, architecture, class_names, start)))
 
 
@@ -112,7 +112,8 @@ def read_checkpoint(version: Version) -> Trained:
     return read_weights(version.path(block.file))
 
 
-def _from_torchvision(architecture: str) -> Mapping[str, Tensor]:
+def download(architecture: str, option: str = "--start FILE") -> Mapping[str, Tensor]:
+    """Torchvision's newest weights. Raises StartError, which says where to fetch them and which option then takes the file."""
     name = architecture.removesuffix("-small")
     try:
         weights = get_model_weights(name).DEFAULT
@@ -123,12 +124,13 @@ def _from_torchvision(architecture: str) -> Mapping[str, Tensor]:
     except (OSError, RuntimeError) as error:
         raise StartError(
             f"torchvision's {architecture} could not be downloaded ({error}); fetch {weights.url} where there is a network, "
-            "and give the file: --start FILE"
+            f"and give the file: {option}"
         ) from None
     return state
 
 
-def _from_file(path: Path) -> Mapping[str, Tensor]:
+def read_state(path: Path) -> Mapping[str, Tensor]:
+    """The tensors of a .safetensors or .pth file by name; never loads code. Raises StartError."""
     try:
         state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:

@@ -1,0 +1,91 @@
+"""What a foreign network expects of pixels, in numpy for the original and as nodes before its graph: the preamble."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from model_store.manifest import MODEL_INPUT
+from model_store.preprocessing import Pixels
+
+Layout = Literal["NCHW", "NHWC"]
+Channels = Literal["RGB", "BGR"]
+Triple = tuple[float, float, float]
+DTYPES: Final[Mapping[int, type[np.generic]]] = {
+    onnx.TensorProto.FLOAT: np.float32,
+    onnx.TensorProto.FLOAT16: np.float16,
+    onnx.TensorProto.DOUBLE: np.float64,
+    onnx.TensorProto.UINT8: np.uint8,
+}
+_PREFIX: Final = "preamble/"
+
+
+@dataclass(frozen=True)
+class PixelRange:
+    """(grey level x scale - mean) / std, in the network's own order of channels."""
+
+    channels: Channels = "RGB"
+    scale: float = 1.0
+    mean: Triple = (0.0, 0.0, 0.0)
+    std: Triple = (1.0, 1.0, 1.0)
+
+    def __str__(self) -> str:
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        return f"{self.channels}, (level x {self.scale:.6g} - ({mean})) / ({std})"
+
+
+@dataclass(frozen=True)
+class Convention:
+    """A network's input: the layout, the type and the range of its pixels. Of uint8 the range is the grey levels themselves."""
+
+    layout: Layout
+    dtype: int
+    range: PixelRange
+
+    def apply(self, pixels: Pixels) -> NDArray[Any]:
+        """What the original network is given for uint8 RGB images `[n, h, w, 3]`; plain numpy, in double precision."""
+        values: NDArray[Any] = pixels[..., ::-1] if self.range.channels == "BGR" else pixels
+        if self.dtype != onnx.TensorProto.UINT8:
+            values = (values * np.float64(self.range.scale) - np.array(self.range.mean)) / np.array(self.range.std)
+        if self.layout == "NCHW":
+            values = values.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(values, DTYPES[self.dtype])
+
+    def to_nodes(self, target: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+        """Nodes and constants that make the value `target` of the uint8 NHWC RGB input."""
+        steps: list[tuple[str, NDArray[Any] | None, dict[str, Any]]] = []
+        axis = 1 if self.layout == "NCHW" else 3
+        if self.layout == "NCHW":
+            steps.append(("Transpose", None, {"perm": [0, 3, 1, 2]}))  # on bytes: a quarter of the memory
+        if self.range.channels == "BGR":
+            steps.append(("Gather", np.array([2, 1, 0], np.int64), {"axis": axis}))
+        if self.dtype != onnx.TensorProto.UINT8:
+            std, mean = np.array(self.range.std), np.array(self.range.mean)
+            shape = (1, 3, 1, 1) if axis == 1 else (1, 1, 1, 3)
+            steps.append(("Cast", None, {"to": onnx.TensorProto.FLOAT}))
+            for operator, values, neutral in (("Mul", self.range.scale / std, 1), ("Add", -mean / std, 0)):
+                if (values != neutral).any():
+                    steps.append((operator, values.reshape(shape).astype(np.float32), {}))
+            if self.dtype != onnx.TensorProto.FLOAT:
+                steps.append(("Cast", None, {"to": self.dtype}))
+        return _chained(steps or [("Identity", None, {})], target)
+
+
+def _chained(
+    steps: list[tuple[str, NDArray[Any] | None, dict[str, Any]]], target: str
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    nodes, constants, value = [], [], MODEL_INPUT
+    for number, (operator, constant, attributes) in enumerate(steps, start=1):
+        name = f"{_PREFIX}{number}_{operator}"
+        result = target if number == len(steps) else f"{name}_output"
+        inputs = [value]
+        if constant is not None:
+            constants.append(numpy_helper.from_array(constant, f"{name}_constant"))
+            inputs.append(constants[-1].name)
+        nodes.append(helper.make_node(operator, inputs, [result], name=name, **attributes))
+        value = result
+    return nodes, constants

@@ -1,0 +1,134 @@
+"""A foreign ONNX file: read, and refused with the reason where it is not one image classifier's."""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto
+
+from training.errors import ForeignModelError
+from training.importing.convention import DTYPES
+
+ONNX_DOMAINS: Final = frozenset({"", "ai.onnx"})
+RUNTIME_DOMAINS: Final = frozenset({"com.microsoft"})
+MAX_BYTES: Final = 2**31 - 1  # protobuf's limit for a message, and so for a model in one file
+Shape = tuple[int | None, ...]
+"""Sizes by axis; None where an axis is free."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """An input or output: its name, TensorProto's element type, and its shape where the file says one."""
+
+    name: str
+    dtype: int
+    shape: Shape | None
+
+    def __str__(self) -> str:
+        shape = "of unknown shape" if self.shape is None else [size or "?" for size in self.shape]
+        return f"{self.name} ({TensorProto.DataType.Name(self.dtype).lower()} {shape})"
+
+
+@dataclass(frozen=True)
+class ForeignFile:
+    """A file that can be parsed, with the weights in it: one image in, tensors out; nothing in it was changed."""
+
+    path: Path
+    proto: onnx.ModelProto
+    input: Value
+    outputs: tuple[Value, ...]
+
+    @property
+    def opset(self) -> int:
+        """The version of ONNX's own operators that the file is written with."""
+        return next((entry.version for entry in self.proto.opset_import if entry.domain in ONNX_DOMAINS), 1)
+
+
+def read_foreign(path: Path) -> ForeignFile:
+    """Parse the file and load what it keeps beside itself. Raises ForeignModelError."""
+    proto = _parse(path)
+    _load_external_data(path, proto)
+    _check_operators(path, proto)
+    constants = {constant.name for constant in proto.graph.initializer}
+    inputs = [_value(path, "input", entry) for entry in proto.graph.input if entry.name not in constants]
+    if len(inputs) != 1:
+        listed = "; ".join(map(str, inputs)) or "none"
+        raise ForeignModelError(f"{path} takes {len(inputs)} inputs, and an image classifier takes one, the image: {listed}")
+    if inputs[0].dtype not in DTYPES:
+        raise ForeignModelError(f"{path}: the input {inputs[0]} is no image: expected floats or uint8")
+    if inputs[0].shape is not None and len(inputs[0].shape) != 4:
+        raise ForeignModelError(f"{path}: the input {inputs[0]} is no batch of images, which has four axes")
+    outputs = tuple(_value(path, "output", entry) for entry in proto.graph.output)
+    if not outputs:
+        raise ForeignModelError(f"{path} has no output")
+    return ForeignFile(path, proto, inputs[0], outputs)
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ForeignModelError(f"{path} is larger than 2 GB, which no ONNX file in one piece can be")
+        proto = onnx.load_model(path, load_external_data=False, format="protobuf")
+    except OSError as error:
+        raise ForeignModelError(f"{path} can not be read: {error.strerror}") from None
+    except (DecodeError, UnicodeDecodeError):
+        raise ForeignModelError(f"{path} is no ONNX file: it can not be parsed as one") from None
+    if not proto.graph.node or (not proto.opset_import and not proto.ir_version):
+        raise ForeignModelError(f"{path} is no ONNX model: it holds no graph")
+    return proto
+
+
+def _load_external_data(path: Path, proto: onnx.ModelProto) -> None:
+    """Bring weights that lie beside the file into it; from nowhere but the file's own folder, and through no link."""
+    folder = path.parent.resolve()
+    names = set()
+    for tensor in onnx.external_data_helper._get_all_tensors(proto):  # noqa: SLF001
+        if tensor.data_location == TensorProto.EXTERNAL:
+            names |= {entry.value for entry in tensor.external_data if entry.key == "location"} or {""}
+    total = path.stat().st_size
+    for name in sorted(names):
+        beside = Path(os.path.abspath(folder / name))
+        if not name or not beside.is_relative_to(folder) or beside == folder:
+            raise ForeignModelError(f"{path} keeps weights in {name!r}, outside its own folder; only files beside it are read")
+        if not os.path.lexists(beside):
+            raise ForeignModelError(f"{path} keeps its weights in {name!r}, which does not lie beside it; copy it there too")
+        if beside.resolve() != beside or not stat.S_ISREG(beside.lstat().st_mode):
+            raise ForeignModelError(f"{path} keeps weights in {name!r}, which is a link or no plain file; only files are read")
+        total += beside.stat().st_size
+    if total > MAX_BYTES:
+        raise ForeignModelError(f"{path} and its weights have {total / 1e9:.1f} GB; a version holds a model of at most 2 GB")
+    try:
+        onnx.load_external_data_for_model(proto, str(folder))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ForeignModelError(f"{path}: the weights beside it can not be read: {error}") from None
+
+
+def _check_operators(path: Path, proto: onnx.ModelProto) -> None:
+    versions = {"" if entry.domain in ONNX_DOMAINS else entry.domain: entry.version for entry in proto.opset_import}
+    own = {(function.domain, function.name) for function in proto.functions}
+    unknown = set()
+    for node in proto.graph.node:
+        domain = "" if node.domain in ONNX_DOMAINS else node.domain
+        known = (node.domain, node.op_type) in own or domain in RUNTIME_DOMAINS
+        if not known and not onnx.defs.has(node.op_type, max_inclusive_version=versions.get(domain, 1), domain=domain):
+            unknown.add(f"{domain}::{node.op_type}" if domain else node.op_type)
+    if unknown:
+        raise ForeignModelError(
+            f"{path} uses operators that opset {versions.get('', 1)} does not have: {', '.join(sorted(unknown))}; "
+            "export it again without custom operators"
+        )
+
+
+def _value(path: Path, kind: str, entry: onnx.ValueInfoProto) -> Value:
+    if entry.type.WhichOneof("value") != "tensor_type":
+        raise ForeignModelError(
+            f"{path}: the {kind} {entry.name} is no tensor (a {entry.type.WhichOneof('value') or 'value of no type'}); "
+            "export the network without what turns its answer into lists or dictionaries"
+        )
+    tensor = entry.type.tensor_type
+    shape = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim) if tensor.HasField("shape") else None
+    return Value(entry.name, tensor.elem_type, shape)

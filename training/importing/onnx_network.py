@@ -1,0 +1,93 @@
+"""From a foreign ONNX file to a candidate: what is looked for, in which order, and how each guess is checked by numbers."""
+
+import io
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+
+from model_store.files import sha256_of
+from model_store.manifest import Imported
+from model_store.preprocessing import Pixels
+from model_store.session import Logits
+from training.errors import ForeignModelError
+from training.importing.candidate import Candidate, input_of
+from training.importing.convention import Convention
+from training.importing.expectation import Expectation, find_convention, find_geometry, other_readings
+from training.importing.foreign_file import Value, read_foreign
+from training.importing.head import Answer, PooledHead, choose_output, find_answer
+from training.importing.import_report import REPORT, ImportReport
+from training.importing.labels import name_classes
+from training.importing.original import OriginalFile
+from training.importing.probes import make_probes, spread_of
+from training.importing.served_graph import ServedGraph
+
+SUM_TOLERANCE: Final = 1e-3
+
+
+def read_onnx(path: Path, labels: Sequence[str], expectation: Expectation) -> Candidate:
+    """Bring the file under the contract. Raises ForeignModelError that says what is in the way."""
+    report = ImportReport(path.name)
+    file = read_foreign(path)
+    class_names = name_classes(labels, report)
+    output = choose_output(file, len(class_names), expectation.output, report).name
+    convention = find_convention(file, expectation, report)
+    spec = find_geometry(_sizes_of(file.input, convention), f"the input {file.input}", expectation, report)
+    answer = find_answer(file.proto.graph, output)
+    original = OriginalFile(file, answer, report)
+    probes = make_probes(input_of(spec))
+    expected, scores = original.run(probes, convention)
+    if expected.shape[1] != len(class_names):
+        raise ForeignModelError(f"{path} answers with {expected.shape[1]} scores, and the labels name {len(class_names)} classes")
+    kind = _kind_of(answer, scores, report)
+    served = ServedGraph(file, output, convention, spec, probes, expected, kind)
+    network, max_batch_size = served.find_network(report)
+    head, identity_error = served.find_head(network, report) or (None, None)
+    model, outputs = served.assemble(network, head)
+    return Candidate(
+        model=model,
+        outputs=outputs,
+        preprocessing=spec,
+        class_names=class_names,
+        max_batch_size=max_batch_size,
+        original=partial(_answers, original, convention),
+        imported=Imported(kind="onnx", name=path.name, sha256=sha256_of(path), report=REPORT),
+        report=report,
+        classifier=None if head is None else _classifier_bytes(head),
+        identity_error=identity_error,
+        other_readings={name: partial(_answers, original, other) for name, other in other_readings(convention).items()},
+    )
+
+
+def _answers(original: OriginalFile, convention: Convention, pixels: Pixels) -> Logits:
+    return original.run(pixels, convention)[0]
+
+
+def _sizes_of(value: Value, convention: Convention) -> tuple[int | None, int | None]:
+    """Height and width as the file has them."""
+    height, width = (2, 3) if convention.layout == "NCHW" else (1, 2)
+    return (value.shape[height], value.shape[width]) if value.shape else (None, None)
+
+
+def _kind_of(answer: Answer, scores: Logits, report: ImportReport) -> Literal["logits", "probabilities"]:
+    """What the served scores are, by the graph and by numbers."""
+    off = float(np.abs(scores.sum(axis=1) - 1).max())
+    is_distribution = bool(scores.min() >= 0 and off <= SUM_TOLERANCE)
+    if answer.before_softmax:
+        if not is_distribution:
+            raise ForeignModelError(f"the network closes with a Softmax, but its scores do not sum to 1 (off by {off:.3g})")
+        report.add("answer", "logits", "checked", f"before the closing Softmax ({answer.before_softmax}), whose scores sum to 1")
+        return "logits"
+    if is_distribution and spread_of(scores) > 0:
+        report.add("answer", "probabilities", "checked", "no Softmax closes the graph, and the scores sum to 1 on every probe")
+        return "probabilities"
+    report.add("answer", "logits", "checked", f"no Softmax closes the graph, and the scores do not sum to 1 (off by {off:.3g})")
+    return "logits"
+
+
+def _classifier_bytes(head: PooledHead) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, weight=head.weight, bias=head.bias)
+    return buffer.getvalue()

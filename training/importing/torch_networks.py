@@ -1,0 +1,169 @@
+"""From torchvision's weights, or a file of weights under its names, to a candidate: exported as our own networks are."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from torch import Tensor
+from torchvision.models import get_model_weights
+
+from model_store.files import sha256_of
+from model_store.manifest import Imported
+from model_store.preprocessing import Pixels
+from model_store.session import Logits
+from training.errors import ForeignModelError
+from training.export import OUTPUTS, ServedModel, classifier_bytes, export_graph
+from training.gates import MAX_BATCH_SIZE
+from training.importing.candidate import Candidate, input_of, open_session
+from training.importing.convention import PixelRange
+from training.importing.expectation import Expectation, find_geometry
+from training.importing.import_report import REPORT, ImportReport
+from training.importing.labels import name_classes
+from training.importing.presets import PRESETS, Geometry, Preset
+from training.importing.probes import make_probes
+from training.learning.networks import IMAGENET, PLAIN_LAYERS, default_image_size, parse_architecture
+from training.learning.normalization import Normalization
+from training.start import HEAD, download, fitted, read_state
+from training.weights import Trained, is_own, predict, read_weights, serialise
+
+RESIDUAL: Final = tuple(name for name in IMAGENET if name not in PLAIN_LAYERS)
+"""Every residual classifier that torchvision builds."""
+
+
+def read_torchvision(name: str, weights: Path | None, expectation: Expectation) -> Candidate:
+    """Torchvision's pretrained network with its own categories and transforms; `weights` is its file where there is no network.
+
+    Raises ForeignModelError, StartError.
+    """
+    if name not in RESIDUAL:
+        raise ForeignModelError(f"torchvision has no residual classifier {name!r}; it has {', '.join(RESIDUAL)}")
+    known: Any = get_model_weights(name).DEFAULT
+    report = ImportReport(f"torchvision's {name} ({known.name})")
+    class_names = name_classes(known.meta["categories"], report)
+    state = download(name, "--weights FILE") if weights is None else read_state(weights)
+    transforms = known.transforms()
+    preset = Preset(
+        PixelRange("RGB", 1 / 255, _triple(transforms.mean), _triple(transforms.std)),
+        Geometry(transforms.crop_size[0] / transforms.resize_size[0], "shorter_side", transforms.interpolation.value),
+        says_geometry=True,
+        size=(transforms.crop_size[0], transforms.crop_size[0]),
+    )
+    expectation = replace(expectation, preset=expectation.preset or preset, preset_name=expectation.preset_name or known.name)
+    trained = _fitted(state, _normalization(expectation, report), name, class_names, str(weights or known.name))
+    digest = sha256(serialise(trained)).hexdigest() if weights is None else sha256_of(weights)
+    imported = Imported(kind="torchvision", name=known.name, architecture=name, report=REPORT, sha256=digest)
+    return _candidate(trained, class_names, expectation, report, imported)
+
+
+def read_weights_file(path: Path, architecture: str | None, labels: Sequence[str], expectation: Expectation) -> Candidate:
+    """A state dict under torchvision's names, or a weights file of this project.
+
+    Raises ForeignModelError, StartError, RecipeError.
+    """
+    report = ImportReport(path.name)
+    class_names = name_classes(labels, report)
+    if path.is_file() and is_own(path):
+        trained = read_weights(path)
+        if architecture not in {None, trained.architecture}:
+            raise ForeignModelError(f"{path} holds a {trained.architecture}, not a {architecture}; leave --arch away")
+        report.add("network", trained.architecture, "found", "this project wrote the file")
+        if trained.classes != len(class_names):
+            raise _wrong_classes(path, trained.classes, class_names)
+        if expectation.preset is None and expectation.mean is None and expectation.std is None and expectation.scale is None:
+            report.add("range", "the file's own", "found", "this project wrote the file")
+        else:
+            trained = replace(trained, normalize=_normalization(expectation, report))
+    elif architecture is None:
+        raise ForeignModelError(f"{path} does not say which network it is of; say it with --arch")
+    else:
+        parse_architecture(architecture)
+        report.add("network", architecture, "given", "the names and shapes of the weights fit it")
+        if expectation.preset is None and expectation.mean is None:
+            report.add("the preset", "torchvision", "assumed", "neither --preset nor --mean was given")
+            expectation = replace(expectation, preset=PRESETS["torchvision"], preset_name="torchvision")
+        trained = _fitted(read_state(path), _normalization(expectation, report), architecture, class_names, str(path))
+    if expectation.size is None and (expectation.preset is None or expectation.preset.size is None):
+        side = default_image_size(trained.architecture)
+        report.add("the size", f"{side}x{side}", "assumed", f"no --size was given, and {trained.architecture} is made for it")
+        expectation = replace(expectation, size=(side, side))
+    imported = Imported(kind="weights", name=path.name, architecture=trained.architecture, report=REPORT, sha256=sha256_of(path))
+    return _candidate(trained, class_names, expectation, report, imported)
+
+
+def _candidate(
+    trained: Trained, class_names: tuple[str, ...], expectation: Expectation, report: ImportReport, imported: Imported
+) -> Candidate:
+    spec = find_geometry((None, None), "the network", expectation, report)
+    model = export_graph(ServedModel(trained.answering, trained.normalize), input_of(spec))
+    probes = make_probes(input_of(spec))
+    head = trained.network.get_submodule("fc")
+    session = open_session(model, input_of(spec), OUTPUTS)
+    logits, features = session.run_with_features(probes)
+    weight, bias = (head.get_parameter(name).detach().numpy() for name in ("weight", "bias"))
+    identity_error = float(np.abs(features.mean((2, 3)) @ weight.T + bias - logits).max())
+    report.add("features", "the last feature map", "checked", f"mean x weight + bias are the logits within {identity_error:.2g}")
+    return Candidate(
+        model=model,
+        outputs=OUTPUTS,
+        preprocessing=spec,
+        class_names=class_names,
+        max_batch_size=MAX_BATCH_SIZE,
+        original=partial(_answers, trained, trained.normalize),
+        imported=imported,
+        report=report,
+        classifier=classifier_bytes(trained.network),
+        checkpoint=serialise(trained),
+        identity_error=identity_error,
+        other_readings={
+            f"--preset {name}": partial(_answers, trained, _as_normalization(preset.range))
+            for name, preset in PRESETS.items()
+            if preset.range.channels == "RGB"
+        },
+    )
+
+
+def _answers(trained: Trained, normalize: Normalization, pixels: Pixels) -> Logits:
+    return predict(
+        trained.answering, [pixels.copy()], normalize
+    ).numpy()  # a copy: torch warns of arrays that it could not write to
+
+
+def _fitted(
+    state: Mapping[str, Tensor], normalize: Normalization, architecture: str, class_names: tuple[str, ...], origin: str
+) -> Trained:
+    if missing := [part for part in HEAD if part not in state]:
+        raise ForeignModelError(f"{origin} has no {missing[0]}, so there is no classifier in it (torchvision's names are expected)")
+    if (classes := len(state[HEAD[0]])) != len(class_names):
+        raise _wrong_classes(origin, classes, class_names)
+    return fitted(state, class_names, normalize, architecture, class_names, origin)
+
+
+def _wrong_classes(origin: object, classes: int, class_names: tuple[str, ...]) -> ForeignModelError:
+    return ForeignModelError(f"{origin} answers with {classes} scores, the labels name {len(class_names)} classes; they must fit")
+
+
+def _normalization(expectation: Expectation, report: ImportReport) -> Normalization:
+    values = expectation.range()
+    if values.channels != "RGB":
+        raise ForeignModelError("weights are taken as of a network for RGB; export one for BGR to ONNX, and give --onnx")
+    report.add("range", values, "given", expectation.source())
+    return _as_normalization(values)
+
+
+def _as_normalization(values: PixelRange) -> Normalization:
+    """The same in grey levels: (level - mean) / std."""
+    mean, std = (np.array(numbers, np.float64) / values.scale for numbers in (values.mean, values.std))
+    return Normalization(*(_column(numbers) for numbers in (mean, std)))
+
+
+def _column(numbers: Any) -> Tensor:
+    return Tensor(numbers.astype(np.float32)).reshape(3, 1, 1)
+
+
+def _triple(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue

@@ -1,0 +1,203 @@
+"""Is the import right: held against the original on probes, and against labelled images where a person has some."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+
+from model_store.errors import DecodeProofError
+from model_store.golden import check_decode
+from model_store.manifest import Check, Golden, Metrics, Preprocessing
+from model_store.preprocessing import Pixels, prepare, sniff
+from model_store.session import Logits, Session
+from training.data.folders import load_folder
+from training.data.image_set import ImageSet, Indices, with_classes
+from training.errors import DataError, ForeignModelError
+from training.evaluation import wilson_interval
+from training.gates import FAULTS, MAX_BATCH_SIZE, ODD_BATCH, at_least, at_most
+from training.golden import Probe, as_npy, make_block, scenes
+from training.importing.candidate import Candidate, in_batches, open_session
+from training.importing.probes import SPREAD_IN_TOLERANCES, make_probes, spread_of, tolerance_of
+from training.succession import SIGNIFICANCE, Succession
+
+FEWEST_IMAGES: Final = 10
+MOST_IMAGES: Final = 1000  # of a larger folder, evenly spread
+_COMPARED: Final = 200  # images on which other readings of the pixels are tried
+_PARITY_IMAGES: Final = 32
+CHECKS: Final = (
+    *(f"parity_batch_{size}" for size in (1, ODD_BATCH, MAX_BATCH_SIZE)),
+    "parity_top1", "batch_invariance", "probe_spread", "classifier_identity", "golden_numerics", "golden_decode",
+    *(f"golden_notices_{fault}" for fault in FAULTS), "verify_images", "accuracy_floor", "no_better_reading",
+)  # fmt: skip
+"""The name of every check of an import."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Labelled images (`images[chosen]`), their labels as positions in the candidate's classes, and the accuracy to reach."""
+
+    images: ImageSet
+    chosen: Indices
+    floor: float
+
+    @property
+    def labels(self) -> Indices:
+        """int64 `[n]`."""
+        return self.images.labels[self.chosen]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was found: checks, golden images with their files, metrics, and how far scores may be from the original's."""
+
+    checks: tuple[Check, ...]
+    golden: tuple[Golden, ...]
+    files: Mapping[str, bytes]
+    tolerance: float
+    metrics: Metrics | None
+
+
+def open_verification(folder: Path, class_names: tuple[str, ...], floor: float | None) -> Verification:
+    """Labelled images in a folder of folders that are called as the labels are. Raises ForeignModelError.
+
+    Without a floor of its own the network must come half the way from chance to perfect.
+    """
+    try:
+        images = with_classes(load_folder(folder), class_names)
+    except DataError as error:
+        raise ForeignModelError(f"--verify {folder}: {error}; its folders must be called as the labels are") from None
+    if not len(images):
+        raise ForeignModelError(f"--verify {folder} holds no images")
+    chosen = np.linspace(0, len(images) - 1, min(MOST_IMAGES, len(images))).astype(np.int64)
+    return Verification(images, chosen, (1 + 1 / len(class_names)) / 2 if floor is None else floor)
+
+
+def verify(candidate: Candidate, verification: Verification | None, samples: int) -> Verified:
+    """Run every check on what would be sealed. `samples` labelled images at most go into the golden proof."""
+    session = open_session(candidate.model, candidate.input, candidate.outputs)
+    spec = candidate.preprocessing
+    pixels = make_probes(candidate.input)
+    labelled = None if verification is None else _decoded(verification, spec)
+    if labelled is not None:
+        pixels = np.concatenate(
+            [pixels, labelled[np.linspace(0, len(labelled) - 1, min(_PARITY_IMAGES, len(labelled))).astype(int)]]
+        )
+    expected = candidate.original(pixels)
+    tolerance = tolerance_of(expected)
+    checks = [*_parity(candidate, session, pixels, expected, tolerance)]
+    probes = [*(_samples(verification, samples) if verification else ()), *scenes()]
+    decoded = [prepare(probe.encoded, spec) for probe in probes]
+    blocks = tuple(
+        make_block(probe, candidate.original(image[np.newaxis])[0]) for probe, image in zip(probes, decoded, strict=True)
+    )
+    files: dict[str, bytes] = {}
+    for probe, image, block in zip(probes, decoded, blocks, strict=True):
+        files |= {block.image: probe.encoded, block.pixels: as_npy(image)}
+    checks += _golden(list(zip(probes, decoded, blocks, strict=True)), spec, session, tolerance)
+    metrics = None
+    if verification is not None and labelled is not None:
+        scores = in_batches(session, labelled, candidate.max_batch_size)
+        metrics = _measure(scores, verification.labels)
+        checks += _accuracy(candidate, verification, labelled, metrics)
+    return Verified(tuple(checks), blocks, files, tolerance, metrics)
+
+
+def _decoded(verification: Verification, spec: Preprocessing) -> Pixels:
+    try:
+        return verification.images.pixels(verification.chosen, spec, workers=2)
+    except DataError as error:
+        raise ForeignModelError(f"--verify: {error}") from None
+
+
+def _parity(candidate: Candidate, session: Session, pixels: Pixels, expected: Logits, tolerance: float) -> Iterator[Check]:
+    sizes = [size for size in (1, ODD_BATCH, MAX_BATCH_SIZE) if size <= candidate.max_batch_size]
+    found = {size: in_batches(session, pixels, size) for size in sizes}
+    for size, scores in found.items():
+        yield at_most(f"parity_batch_{size}", _largest(scores - expected), tolerance, "max |score - the original's|, probes")
+    spread = spread_of(expected)
+    detail = "how far a class's score changes over the probes: less, and their agreement proves nothing"
+    yield at_least("probe_spread", spread, SPREAD_IN_TOLERANCES * tolerance, detail)
+    ordered = np.sort(expected, axis=1)
+    clear = ordered[:, -1] - ordered[:, -2] > 2 * tolerance
+    agreement = min(
+        float((scores.argmax(1) == expected.argmax(1))[clear].mean()) if clear.any() else 0.0 for scores in found.values()
+    )
+    yield at_least("parity_top1", agreement, 1.0, "share of probes with a clear answer that have the original's top-1")
+    if len(sizes) > 1:
+        company = in_batches(session, pixels[::-1], MAX_BATCH_SIZE)[::-1]
+        drift = max(_largest(found[1] - other) for other in (*found.values(), company))
+        yield at_most("batch_invariance", drift, tolerance, "max change of a score with other neighbours and slots")
+    if candidate.identity_error is not None:
+        detail = "max |mean(features) x weight + bias - logits|, what class-activation maps rest on"
+        yield at_most("classifier_identity", candidate.identity_error, tolerance, detail)
+
+
+def _golden(images: list[tuple[Probe, Pixels, Golden]], spec: Preprocessing, session: Session, tolerance: float) -> Iterator[Check]:
+    drift = max(_largest(session.run(pixels[np.newaxis])[0] - np.asarray(block.logits, np.float32)) for _, pixels, block in images)
+    yield at_most("golden_numerics", drift, tolerance, "max |score - the original's| over the golden images")
+    for name, way, least in (
+        ("golden_decode", prepare, None),
+        *((f"golden_notices_{fault}", way, 1) for fault, way in FAULTS.items()),
+    ):
+        failed = 0
+        for probe, pixels, block in images:
+            try:
+                check_decode(probe.encoded, pixels, block, spec, way)
+            except DecodeProofError:
+                failed += 1
+        if least is None:
+            yield at_most(name, failed, 0, "golden images that decode to other pixels")
+        else:
+            yield at_least(
+                name, failed, least, f"golden images that fail with {name.removeprefix('golden_notices_').replace('_', ' ')}"
+            )
+
+
+def _accuracy(candidate: Candidate, verification: Verification, pixels: Pixels, metrics: Metrics) -> Iterator[Check]:
+    """Labelled images are read right, and no other reading of their pixels does better: a wrong mean or BGR is seen here."""
+    yield at_least("verify_images", len(pixels), FEWEST_IMAGES, "labelled images; fewer prove little")
+    yield at_least("accuracy_floor", metrics.top1, verification.floor, f"top-1 on {len(pixels)} images of --verify")
+    if not candidate.other_readings:
+        return
+    few = np.linspace(0, len(pixels) - 1, min(_COMPARED, len(pixels))).astype(int)
+    labels = verification.labels[few]
+    right = candidate.original(pixels[few]).argmax(1) == labels
+    chances = {}
+    for name, answers in candidate.other_readings.items():
+        other = answers(pixels[few]).argmax(1) == labels
+        chance = Succession((), gained=int((right & ~other).sum()), lost=int((other & ~right).sum())).p_worse
+        chances[min(1.0, chance * len(candidate.other_readings))] = (
+            f"{int(right.sum())} of {len(few)} right, with {name} {int(other.sum())}"
+        )
+    least = min(chances)
+    yield at_least("no_better_reading", least, SIGNIFICANCE, f"chance of that if it read pixels right: {chances[least]}")
+
+
+def _measure(scores: Logits, labels: Indices) -> Metrics:
+    order = torch.from_numpy(scores).argsort(dim=1, descending=True).numpy()[:, :5]
+    right = order == labels[:, None]
+    correct = int(right[:, 0].sum())
+    return Metrics(
+        top1=correct / len(labels),
+        top5=int(right.sum()) / len(labels),
+        test_images=len(labels),
+        top1_interval=wilson_interval(correct, len(labels)),
+    )
+
+
+def _samples(verification: Verification, number: int) -> Iterator[Probe]:
+    """Labelled images of as many classes as there are samples."""
+    images, chosen = verification.images, verification.chosen
+    _, firsts = np.unique(verification.labels, return_index=True)
+    spread = firsts[np.linspace(0, len(firsts) - 1, min(number, len(firsts))).astype(int)] if number else []
+    for position, index in enumerate(chosen[spread] if number else [], start=1):
+        encoded = images.encoded[index]
+        kind = (sniff(encoded) or "").lower().replace("jpeg", "jpg")
+        yield Probe(f"sample-{position}.{kind}", encoded, f"an image of --verify, class {images.label(index)}")
+
+
+def _largest(difference: Logits) -> float:
+    return float(np.abs(difference).max())
