@@ -58,7 +58,8 @@ def list_versions(store: ModelStore, model: str | None) -> None:
                 names = ",".join(alias for alias, target in pointing.items() if target == number)
                 top1 = f"{manifest.metrics.top1:.2%}" if manifest.metrics else "-"
                 created = f"{manifest.created_at:%Y-%m-%d %H:%M}"
-                rows.append((name, str(number), version.layer, names or "-", top1, created, version.digest[:12]))
+                layer = version.layer if manifest.proof == "proven" else f"{version.layer}, {manifest.proof}"
+                rows.append((name, str(number), layer, names or "-", top1, created, version.digest[:12]))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -182,6 +183,10 @@ def _summary(manifest: Manifest) -> list[str]:
     ]
     if origin := manifest.derived_from:
         lines.append(f"follows   {origin.model}/{origin.version}  {origin.digest}")
+    if imported := manifest.imported:
+        lines.append(
+            f"imported  {imported.name} ({imported.kind}), sha256 {imported.sha256}; {imported.report} says what was guessed"
+        )
     if training := manifest.training:
         lines += [
             f"trained   {training.architecture} on {training.data.name}, epoch {training.best_epoch} of {training.epochs}",

@@ -19,7 +19,7 @@ Prepare = Callable[[bytes, Preprocessing], Pixels]
 
 
 def prove(version: Version, session: Session, precision: str = "fp32") -> None:
-    """Run both halves over all golden images. Raises DecodeProofError or NumericsProofError; an unproven version has none."""
+    """Run both halves over all golden images. Raises DecodeProofError or NumericsProofError; an unproven version may have none."""
     for golden in version.manifest.golden:
         prove_decode(version, golden)
     prove_numerics(version, session, precision)

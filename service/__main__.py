@@ -90,6 +90,7 @@ def describe(registry: Registry, address: str) -> list[str]:
             continue
         manifest = model.served.version.manifest
         accuracy = f", {manifest.metrics.top1:.1%} on its test images" if manifest.metrics else ""
+        accuracy += "" if manifest.proof == "proven" else f", {manifest.proof}"
         mark = " (default)" if name == registry.default_model else ""
         lines.append(f"  model  {model.served.version}{mark}: {len(manifest.class_names)} classes{accuracy}")
     if registry.error:

@@ -192,6 +192,7 @@ def _summary(registry: Registry, model: ServedModel) -> dict[str, Any]:
         "state": model.state,
         "version": version.number if version else None,
         "digest": f"sha256:{version.digest}" if version else None,
+        "proof": version.manifest.proof if version else None,
         "default": model.name == registry.default_model,
     }
 
@@ -219,7 +220,6 @@ def _detail(registry: Registry, model: ServedModel) -> ModelDetail:
         reason=model.error,
         versions=versions,
         aliases=pointing,
-        proof=manifest.proof,
         class_names=list(manifest.class_names),
         input=manifest.input,
         preprocessing=manifest.preprocessing,
@@ -227,6 +227,7 @@ def _detail(registry: Registry, model: ServedModel) -> ModelDetail:
         metrics=manifest.metrics,
         gate=list(manifest.gate),
         training=manifest.training,
+        imported=manifest.imported,
         derived_from=manifest.derived_from,
     )
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from model_store.manifest import Check, Input, Metrics, Preprocessing, Training, VersionReference
+from model_store.manifest import Check, Imported, Input, Metrics, Preprocessing, Training, VersionReference
 
 
 class Prediction(BaseModel):
@@ -67,6 +67,9 @@ class ModelSummary(BaseModel):
     state: Literal["loading", "ready", "unloading", "error"]
     version: int | None
     digest: str | None
+    proof: Annotated[
+        Literal["proven", "unproven"] | None, Field(description="Whether labelled images speak for the version that serves.")
+    ] = None
     default: bool
 
 
@@ -91,7 +94,6 @@ class ModelDetail(ModelSummary):
     reason: Annotated[str | None, Field(description="What is wrong, where it is not one version's fault.")] = None
     versions: list[VersionState]
     aliases: dict[str, int | None] | None
-    proof: Literal["proven", "unproven"] | None = None
     class_names: list[str] | None = None
     input: Input | None = None
     preprocessing: Preprocessing | None = None
@@ -99,6 +101,7 @@ class ModelDetail(ModelSummary):
     metrics: Metrics | None = None
     gate: list[Check] | None = None
     training: Training | None = None
+    imported: Imported | None = None
     derived_from: VersionReference | None = None
 
 

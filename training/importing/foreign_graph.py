@@ -38,15 +38,17 @@ def upgrade(file: ForeignFile, report: ImportReport) -> onnx.ModelProto:
         report.add("weights", f"{extra} inputs that have a value", "changed", "they are constants now")
     del graph.input[:], graph.value_info[:]
     graph.input.extend(inputs)
-    for entry in [*graph.input, *graph.output]:
-        if entry.type.tensor_type.shape.dim:
-            entry.type.tensor_type.shape.dim[0].dim_param = BATCH
-    if proto.functions:
-        proto = inliner.inline_local_functions(proto)
     before = proto.ir_version
     proto.ir_version = IR_VERSION  # before the conversion: constants that are no inputs are an error below IR 4
+    if file.opset < OLDEST_RUN:
+        _name_batch(graph, 1)  # these old steps need to know every size
+        proto = _convert(file, onnx.shape_inference.infer_shapes(proto), OLDEST_RUN)
+        del proto.graph.value_info[:]
+    _name_batch(proto.graph, BATCH)
+    if proto.functions:
+        proto = inliner.inline_local_functions(proto)
     if file.opset < OPSET:
-        proto = _convert(file, proto)
+        proto = _convert(file, proto, OPSET)
     elif file.opset > OPSET:
         report.add("opset", file.opset, "found", f"newer than our own exports' {OPSET}, and kept")
     if file.opset < OPSET or before < IR_VERSION:
@@ -56,9 +58,16 @@ def upgrade(file: ForeignFile, report: ImportReport) -> onnx.ModelProto:
     return proto
 
 
-def _convert(file: ForeignFile, proto: onnx.ModelProto) -> onnx.ModelProto:
+def _name_batch(graph: onnx.GraphProto, batch: int | str) -> None:
+    for entry in [*graph.input, *graph.output]:
+        if dims := entry.type.tensor_type.shape.dim:
+            dims[0].Clear()
+            setattr(dims[0], "dim_param" if isinstance(batch, str) else "dim_value", batch)
+
+
+def _convert(file: ForeignFile, proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     try:
-        return version_converter.convert_version(proto, OPSET)
+        return version_converter.convert_version(proto, opset)
     except (onnx.checker.ValidationError, version_converter.ConvertError, RuntimeError, ValueError) as error:
         raise ForeignModelError(
             f"{file.path} has opset {file.opset}, and the way to {OPSET} is not known for it: {str(error).splitlines()[0]}; "

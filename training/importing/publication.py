@@ -34,7 +34,7 @@ class Judged:
 def judge(candidate: Candidate, verified: Verified, waivers: Mapping[str, str]) -> Judged:
     """Put the owner's reasons to the checks that failed, and the proof into the report."""
     judged = Judged(candidate, verified, waived(verified.checks, waivers))
-    evidence = "the import agrees with the original; that pixels are read as in training, nothing shows (--verify does)"
+    evidence = "that pixels are read as in training, nothing here shows; labelled images do (--verify)"
     if verified.metrics is not None:
         evidence = f"{verified.metrics.top1:.1%} of {verified.metrics.test_images} labelled images are read right"
     candidate.report.add("proof", judged.proof, "checked" if judged.proof == "proven" else "missing", evidence)

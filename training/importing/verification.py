@@ -165,13 +165,12 @@ def _accuracy(candidate: Candidate, verification: Verification, pixels: Pixels, 
     few = np.linspace(0, len(pixels) - 1, min(_COMPARED, len(pixels))).astype(int)
     labels = verification.labels[few]
     right = candidate.original(pixels[few]).argmax(1) == labels
-    chances = {}
+    own, chances = f"{int(right.sum())} of {len(few)} right", {}
     for name, answers in candidate.other_readings.items():
         other = answers(pixels[few]).argmax(1) == labels
         chance = Succession((), gained=int((right & ~other).sum()), lost=int((other & ~right).sum())).p_worse
-        chances[min(1.0, chance * len(candidate.other_readings))] = (
-            f"{int(right.sum())} of {len(few)} right, with {name} {int(other.sum())}"
-        )
+        chance = min(1.0, chance * len(candidate.other_readings))  # Bonferroni: several were tried
+        chances.setdefault(chance, f"{own}, with {name} {int(other.sum())}")
     least = min(chances)
     yield at_least("no_better_reading", least, SIGNIFICANCE, f"chance of that if it read pixels right: {chances[least]}")
 
