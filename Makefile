@@ -94,7 +94,7 @@ $(TRAINING)/.installed: requirements/service.txt pyproject.toml $(CONSTRAINTS)
 	$(call make-environment,$(TRAINING))
 	$(TRAINING)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/service.txt
 	@echo "installing torch and the rest of training: a few minutes the first time"
-	$(TRAINING)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,training,test,tracking-test,lint]'
+	$(TRAINING)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,training,test,tracking-test,keras-test,lint]'
 	@touch $@
 
 define make-environment

@@ -58,8 +58,8 @@ def list_versions(store: ModelStore, model: str | None) -> None:
                 names = ",".join(alias for alias, target in pointing.items() if target == number)
                 top1 = f"{manifest.metrics.top1:.2%}" if manifest.metrics else "-"
                 created = f"{manifest.created_at:%Y-%m-%d %H:%M}"
-                layer = version.layer if manifest.proof == "proven" else f"{version.layer}, {manifest.proof}"
-                rows.append((name, str(number), layer, names or "-", top1, created, version.digest[:12]))
+                mark = "" if manifest.proof == "proven" else f"  {manifest.proof}"
+                rows.append((name, str(number), version.layer, names or "-", top1, created, version.digest[:12] + mark))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

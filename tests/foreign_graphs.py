@@ -34,7 +34,7 @@ class Builder:
         return result
 
 
-def foreign_graph(
+def foreign_graph(  # noqa: C901, PLR0912  one branch for each way of writing the same
     *,
     layout: str = "NCHW",
     dtype: str = "float32",
@@ -47,7 +47,7 @@ def foreign_graph(
     scale: float = 1.0,
     seed: int = 0,
 ) -> onnx.ModelProto:
-    """A classifier of SIZE x SIZE images into CLASSES; `scale` is what its inputs are divided by inside, so that logits are moderate."""
+    """A classifier of SIZE x SIZE images into CLASSES; its inputs are divided by `scale` inside, so that logits stay moderate."""
     chance = np.random.default_rng(seed)
 
     def normal(*shape: int, by: float = 1.0) -> np.ndarray:

@@ -87,7 +87,7 @@ def expectation_options(command: Any) -> Any:
         click.option("--std", callback=parse_triple, help="Divided by after that."),
         click.option("--size", metavar="N|HxW", callback=parse_size, help="The size, where the file leaves it open."),
         click.option("--resize", type=click.IntRange(1, 16384), help="The shorter side before the crop."),
-        click.option("--resize-mode", type=click.Choice(["shorter-side", "exact"]), help="exact squeezes images and crops nothing."),
+        click.option("--resize-mode", type=click.Choice(["shorter-side", "exact"]), help="exact squeezes, and crops nothing."),
         click.option("--interpolation", type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos"])),
         click.option("--output", help="The output with the scores, where there are several."),
     )  # fmt: skip
@@ -136,10 +136,9 @@ def import_network(
 ) -> None:  # fmt: skip
     """Import a network that was trained elsewhere: torchvision's own, a file of weights, or an ONNX file.
 
-    What turns bytes into pixels as the network wants them is put into the graph, so that the service treats it like any other. Every
-    guess stands in a report, and what is sealed is held against the original. What no file says (mean, BGR, the order of
-    classes) labelled images show: with --verify the version is proven, without it is `unproven` and never goes live by itself
-    over a version that `production` names.
+    What the network wants of pixels is put into the graph before it, so that the service treats it like any other. Every guess
+    stands in a report, and what is sealed is held against the original. What no file says (mean, BGR, the order of classes)
+    labelled images show: with --verify the version is proven; without, it is `unproven`, and `production` does not move to it.
 
     \b
     python -m training import --torchvision resnet50 --model resnet50

@@ -165,7 +165,8 @@ def _accuracy(candidate: Candidate, verification: Verification, pixels: Pixels, 
     few = np.linspace(0, len(pixels) - 1, min(_COMPARED, len(pixels))).astype(int)
     labels = verification.labels[few]
     right = candidate.original(pixels[few]).argmax(1) == labels
-    own, chances = f"{int(right.sum())} of {len(few)} right", {}
+    own = f"{int(right.sum())} of {len(few)} right"
+    chances: dict[float, str] = {}
     for name, answers in candidate.other_readings.items():
         other = answers(pixels[few]).argmax(1) == labels
         chance = Succession((), gained=int((right & ~other).sum()), lost=int((other & ~right).sum())).p_worse

@@ -1,6 +1,5 @@
 """Files that are not what they say get clear errors, and never a traceback."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -183,7 +182,7 @@ def test_weights_that_are_missing_or_elsewhere_are_refused(tmp_path: Path, locat
     inner = tmp_path / "inner"
     inner.mkdir()
     (tmp_path / "weights.bin").write_bytes(bytes(10_000))
-    os.symlink(tmp_path / "weights.bin", inner / "link.bin")
+    (inner / "link.bin").symlink_to(tmp_path / "weights.bin")
     (inner / "folder").mkdir()
     assert message in import_file(externally(inner, location))
 
