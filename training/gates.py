@@ -18,7 +18,7 @@ from model_store.session import Logits, Session
 from training.data.sources import encode
 from training.errors import GateError, RunError
 from training.evaluation import evaluate, read_logits
-from training.export import CLASSIFIER, MODEL, OUTPUTS, model_input
+from training.export import CLASSIFIER, MODEL, OUTPUTS, graph_files, model_input
 from training.golden import GOLDEN, read_golden
 from training.run_data import RunData
 from training.run_directory import RunDirectory, damaged
@@ -78,7 +78,7 @@ def check_waivers(waivers: Mapping[str, str]) -> None:
 def _digests(run: RunDirectory) -> dict[str, str]:
     """sha256 of every file that a publish would seal and the gates look at."""
     images = [path for block in read_golden(run) for path in (block.image, block.pixels)]
-    return {name: sha256_of(run.file(name, "export")) for name in (MODEL, CLASSIFIER, GOLDEN, *images)}
+    return {name: sha256_of(run.file(name, "export")) for name in (*graph_files(run), CLASSIFIER, GOLDEN, *images)}
 
 
 def require_passed(checks: tuple[Check, ...]) -> None:
