@@ -13,10 +13,11 @@ from model_store.aliases import PRODUCTION
 from model_store.errors import ManifestError, PublishError
 from model_store.manifest import Check, Checkpoint, Classifier, DataSet, Metrics, Training, Variant, now
 from model_store.store import ModelStore
+from training.checks import LOGIT_TOLERANCE
 from training.data.split import SPLIT_SEED
 from training.evaluation import read_figures
 from training.export import CLASSIFIER, MODEL, OUTPUTS, graph_files, model_input
-from training.gates import LOGIT_TOLERANCE, MAX_BATCH_SIZE, read_checks, require_passed
+from training.gates import MAX_BATCH_SIZE, read_checks, require_passed
 from training.golden import read_golden
 from training.run_data import KNOWN_IMAGES, RunData, known_images
 from training.run_directory import RunDirectory
