@@ -5,6 +5,8 @@ Inside the graph: NHWC uint8 to NCHW float, one multiply and one add, the networ
 """
 
 import io
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +26,9 @@ from training.weights import load_trained
 
 OPSET: Final = 20
 MODEL: Final = "model.onnx"
+WEIGHTS: Final = "model.onnx.data"
+"""Beside the graph where both do not fit into one file of 2 GB, which is protobuf's limit."""
+ONE_FILE_BYTES: Final = 2**31 - 2**24
 CLASSIFIER: Final = "classifier.npz"
 OUTPUT_NAMES: Final = ("logits", "features")
 OUTPUTS: Final = Outputs(logits=OUTPUT_NAMES[0], features=OUTPUT_NAMES[1])
@@ -61,14 +66,17 @@ def model_input(run: RunDirectory) -> Input:
 def export(run: RunDirectory) -> Path:
     """Write the run's `model.onnx` and `classifier.npz`. Raises ExportError where the graph is not the contract's."""
     trained = load_trained(run)
-    data = export_graph(ServedModel(trained.answering, trained.normalize), model_input(run))
+    graph = export_graph(ServedModel(trained.answering, trained.normalize), model_input(run), run.path)
     run.write(CLASSIFIER, classifier_bytes(trained.network))
-    run.write(MODEL, data)  # last: where it is, the export is whole
+    run.write(MODEL, graph)  # last: where it is, the export is whole
     return run.path / MODEL
 
 
-def export_graph(served: ServedModel, shape: Input) -> bytes:
-    """The served network as an ONNX file's bytes. Raises ExportError where the graph is not the contract's."""
+def export_graph(served: ServedModel, shape: Input, folder: Path) -> bytes:
+    """The served network as an ONNX file's bytes; weights that do not fit into it are left in the folder as WEIGHTS.
+
+    Raises ExportError where the graph is not the contract's.
+    """
     program = torch.onnx.export(
         served.eval(),
         (torch.zeros(2, shape.height, shape.width, 3, dtype=torch.uint8),),
@@ -84,9 +92,20 @@ def export_graph(served: ServedModel, shape: Input) -> bytes:
         raise ExportError("torch's exporter returned no graph")
     # Every node carries a stack trace with source paths: they leak, and change the file's digest from checkout to checkout.
     cleared = ClearMetadataAndDocStringPass()(program.model).model
-    data_bytes: bytes = onnx_ir.to_proto(cleared).SerializeToString(deterministic=True)
-    check_graph(data_bytes, shape)
-    return data_bytes
+    split = sum(value.const_value.nbytes for value in cleared.graph.initializers.values() if value.const_value) > ONE_FILE_BYTES
+    (folder / WEIGHTS).unlink(missing_ok=True)
+    if split:
+        # what shape inference reads, axes and pads, stays in the graph
+        onnx_ir.external_data.unload_from_model(cleared, folder, WEIGHTS, size_threshold_bytes=1024)
+    proto: Any = onnx_ir.to_proto(cleared)
+    for part in _described(proto):  # the pass leaves what torch calls its parameters
+        part.ClearField("metadata_props")
+    graph: bytes = proto.SerializeToString(deterministic=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{MODEL}.") as draft:  # beside its weights, where it has them
+        draft.write(graph)
+        draft.flush()
+        check_graph(Path(draft.name), shape)
+    return graph
 
 
 def classifier_bytes(network: nn.Module) -> bytes:
@@ -97,17 +116,22 @@ def classifier_bytes(network: nn.Module) -> bytes:
     return buffer.getvalue()
 
 
-def check_graph(data: bytes, shape: Input) -> None:
-    """Hold the exported graph against what was asked for. Raises ExportError that says what differs."""
-    proto: Any = onnx.load_model_from_string(data)
-    onnx.checker.check_model(proto, full_check=True)
+def graph_files(run: RunDirectory) -> tuple[str, ...]:
+    """The files that the exported network lies in: one, or the graph and its weights."""
+    return (MODEL, WEIGHTS) if run.has(WEIGHTS) else (MODEL,)
+
+
+def check_graph(path: Path, shape: Input) -> None:
+    """Hold the exported file against what was asked for. Raises ExportError that says what differs."""
+    onnx.checker.check_model(str(path), full_check=True)
+    proto: Any = onnx.load(path, load_external_data=False)
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     if opsets.get("") != OPSET:
         raise ExportError(f"the graph has opset {opsets.get('')}, asked for was {OPSET}")
     if left := sum(node.op_type == "BatchNormalization" for node in proto.graph.node):
         raise ExportError(f"{left} batch norms were not folded")
-    if any(node.doc_string or node.metadata_props for node in proto.graph.node):
-        raise ExportError("nodes still carry source paths or stack traces")
+    if any(part.doc_string or part.metadata_props for part in _described(proto)):
+        raise ExportError("the graph still carries source paths or stack traces")
     for value in [*proto.graph.input, *proto.graph.output]:
         batch = value.type.tensor_type.shape.dim[0]
         if batch.dim_param != "batch":
@@ -117,3 +141,9 @@ def check_graph(data: bytes, shape: Input) -> None:
         raise ExportError(f"the input is not {shape.name} [batch, {shape.height}, {shape.width}, 3]")
     if [value.name for value in proto.graph.output] != list(OUTPUT_NAMES):
         raise ExportError(f"the outputs are not {' and '.join(OUTPUT_NAMES)}")
+
+
+def _described(proto: Any) -> Iterator[Any]:
+    """Every part of a graph that has room for a text about where it comes from."""
+    graph = proto.graph
+    yield from (proto, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info)

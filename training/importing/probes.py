@@ -7,7 +7,7 @@ import numpy as np
 from model_store.manifest import Input
 from model_store.preprocessing import Pixels
 from model_store.session import Logits
-from training.gates import LOGIT_TOLERANCE
+from training.checks import LOGIT_TOLERANCE
 from training.golden import scene
 
 _SEED: Final = 20151210  # the day on which He et al. put residual networks on arXiv

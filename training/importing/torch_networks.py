@@ -1,5 +1,6 @@
 """From torchvision's weights, or a file of weights under its names, to a candidate: exported as our own networks are."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -98,7 +99,8 @@ def _candidate(
     trained: Trained, class_names: tuple[str, ...], expectation: Expectation, report: ImportReport, imported: Imported
 ) -> Candidate:
     spec = find_geometry((None, None), "the network", expectation, report)
-    model = export_graph(ServedModel(trained.answering, trained.normalize), input_of(spec))
+    with tempfile.TemporaryDirectory(prefix="import-") as folder:
+        model = export_graph(ServedModel(trained.answering, trained.normalize), input_of(spec), Path(folder))
     probes = make_probes(input_of(spec))
     head = trained.network.get_submodule("fc")
     session = open_session(model, input_of(spec), OUTPUTS)

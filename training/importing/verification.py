@@ -8,19 +8,19 @@ from typing import Final
 import numpy as np
 import torch
 
-from model_store.errors import DecodeProofError
-from model_store.golden import check_decode
 from model_store.manifest import Check, Golden, Metrics, Preprocessing
 from model_store.preprocessing import Pixels, prepare, sniff
 from model_store.session import Logits, Session
+from training.checks import at_least, at_most, largest
 from training.data.folders import load_folder
 from training.data.image_set import ImageSet, Indices, with_classes
 from training.errors import DataError, ForeignModelError
 from training.evaluation import wilson_interval
-from training.gates import FAULTS, MAX_BATCH_SIZE, ODD_BATCH, at_least, at_most
+from training.gates import MAX_BATCH_SIZE, ODD_BATCH
 from training.golden import Probe, as_npy, make_block, scenes
 from training.importing.candidate import Candidate, in_batches, open_session
 from training.importing.probes import SPREAD_IN_TOLERANCES, make_probes, spread_of, tolerance_of
+from training.preprocessing_gates import FAULTS, check_golden
 from training.succession import SIGNIFICANCE, Succession
 
 FEWEST_IMAGES: Final = 10
@@ -96,7 +96,8 @@ def verify(candidate: Candidate, verification: Verification | None, samples: int
     files: dict[str, bytes] = {}
     for probe, image, block in zip(probes, decoded, blocks, strict=True):
         files |= {block.image: probe.encoded, block.pixels: as_npy(image)}
-    checks += _golden(list(zip(probes, decoded, blocks, strict=True)), spec, session, tolerance)
+    encoded = [probe.encoded for probe in probes]
+    checks += check_golden(list(zip(encoded, decoded, blocks, strict=True)), spec, session, tolerance)
     metrics = None
     if verification is not None and labelled is not None:
         scores = in_batches(session, labelled, candidate.max_batch_size)
@@ -116,7 +117,7 @@ def _parity(candidate: Candidate, session: Session, pixels: Pixels, expected: Lo
     sizes = [size for size in (1, ODD_BATCH, MAX_BATCH_SIZE) if size <= candidate.max_batch_size]
     found = {size: in_batches(session, pixels, size) for size in sizes}
     for size, scores in found.items():
-        yield at_most(f"parity_batch_{size}", _largest(scores - expected), tolerance, "max |score - the original's|, probes")
+        yield at_most(f"parity_batch_{size}", largest(scores - expected), tolerance, "max |score - the original's|, probes")
     spread = spread_of(expected)
     detail = "how far a class's score changes over the probes: less, and their agreement proves nothing"
     yield at_least("probe_spread", spread, SPREAD_IN_TOLERANCES * tolerance, detail)
@@ -128,32 +129,11 @@ def _parity(candidate: Candidate, session: Session, pixels: Pixels, expected: Lo
     yield at_least("parity_top1", agreement, 1.0, "share of probes with a clear answer that have the original's top-1")
     if len(sizes) > 1:
         company = in_batches(session, pixels[::-1], MAX_BATCH_SIZE)[::-1]
-        drift = max(_largest(found[1] - other) for other in (*found.values(), company))
+        drift = max(largest(found[1] - other) for other in (*found.values(), company))
         yield at_most("batch_invariance", drift, tolerance, "max change of a score with other neighbours and slots")
     if candidate.identity_error is not None:
         detail = "max |mean(features) x weight + bias - logits|, what class-activation maps rest on"
         yield at_most("classifier_identity", candidate.identity_error, tolerance, detail)
-
-
-def _golden(images: list[tuple[Probe, Pixels, Golden]], spec: Preprocessing, session: Session, tolerance: float) -> Iterator[Check]:
-    drift = max(_largest(session.run(pixels[np.newaxis])[0] - np.asarray(block.logits, np.float32)) for _, pixels, block in images)
-    yield at_most("golden_numerics", drift, tolerance, "max |score - the original's| over the golden images")
-    for name, way, least in (
-        ("golden_decode", prepare, None),
-        *((f"golden_notices_{fault}", way, 1) for fault, way in FAULTS.items()),
-    ):
-        failed = 0
-        for probe, pixels, block in images:
-            try:
-                check_decode(probe.encoded, pixels, block, spec, way)
-            except DecodeProofError:
-                failed += 1
-        if least is None:
-            yield at_most(name, failed, 0, "golden images that decode to other pixels")
-        else:
-            yield at_least(
-                name, failed, least, f"golden images that fail with {name.removeprefix('golden_notices_').replace('_', ' ')}"
-            )
 
 
 def _accuracy(candidate: Candidate, verification: Verification, pixels: Pixels, metrics: Metrics) -> Iterator[Check]:
@@ -197,7 +177,3 @@ def _samples(verification: Verification, number: int) -> Iterator[Probe]:
         encoded = images.encoded[index]
         kind = (sniff(encoded) or "").lower().replace("jpeg", "jpg")
         yield Probe(f"sample-{position}.{kind}", encoded, f"an image of --verify, class {images.label(index)}")
-
-
-def _largest(difference: Logits) -> float:
-    return float(np.abs(difference).max())

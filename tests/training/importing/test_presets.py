@@ -68,7 +68,7 @@ def test_a_config_that_asks_for_something_else_is_refused(tmp_path: Path, change
 def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str) -> None:
     """Not JSON, or no object."""
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ForeignModelError, match="can not be read as JSON|is no timm config"):
+    with pytest.raises(ForeignModelError, match=r"can not be read as JSON|is no timm config"):
         read_timm(tmp_path / "config.json")
 
 
