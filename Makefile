@@ -14,6 +14,7 @@ SERVICE := .venv/service
 TEST := .venv/test
 TRAINING := .venv/training
 INTO_BUILD := --store build/store --no-promote
+IMPORT = $(or $(ARGS),--torchvision resnet50 --model resnet50)
 FASHION_DIR = $(if $(FASHION),--data-dir "$(FASHION)")
 CIFAR10_RUN = $(TRAINING)/bin/python -m training run --data "$(CIFAR10)" --image-size 32 --recipe photographs \
 	--golden-samples 0 --golden-image docs/images/cat.jpg $(INTO_BUILD)
@@ -21,7 +22,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help serve train test test-all lint format bench bench-training lock builtin clean
+.PHONY: help serve train import test test-all lint format bench bench-training lock builtin clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +33,11 @@ serve: $(SERVICE)/.installed ## Serve the store's models on http://HOST:PORT (in
 
 train: $(TRAINING)/.installed ## Train ResNet-20 on digits and publish it to STORE (ARGS="--seed 1" and the like)
 	$(TRAINING)/bin/python -m training run --data digits --arch resnet20 --store "$(STORE)" $(ARGS)
+
+import: $(TRAINING)/.installed $(SERVICE)/.installed ## Import torchvision's pretrained ResNet-50 and serve it (ARGS="--onnx …" for others)
+	mkdir -p build
+	$(TRAINING)/bin/python -m training import $(IMPORT) --store "$(STORE)" --report build/import.md
+	@exec $(SERVICE)/bin/python -m service --host "$(HOST)" --port "$(PORT)" --store "$(STORE)"
 
 test: $(TEST)/.installed $(TRAINING)/.installed ## Run the tests, but for the slow ones
 	$(MAKE) run-tests SELECT="not slow"

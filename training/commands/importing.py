@@ -153,14 +153,16 @@ def import_network(
         candidate = _read(values)
         verification = open_verification(folder, candidate.class_names, min_accuracy) if folder else None
         display.announce("verify")
-        judged = judge(candidate, verify(candidate, verification, golden_samples), waivers)
+        with display:
+            verified = verify(candidate, verification, golden_samples, display.count("labelled images"))
+        judged = judge(candidate, verified, waivers)
         _show(console, display, judged, report or Path(f"{model}-import.md"))
         require_passed(judged.checks)
         display.announce("publish")
         published = publish_import(judged, model_store, model, promote=promote, keep_checkpoint=keep_checkpoint)
     say_published(display, model, published, store)
     if judged.proof == "unproven":
-        display.say(f"{model} version {published.version} is unproven: the next import may bring labelled images (--verify FOLDER)")
+        display.say(f"{model} version {published.version} is unproven: labelled images would prove it (--verify FOLDER)")
 
 
 def _read(values: dict[str, Any]) -> Candidate:

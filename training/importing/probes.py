@@ -34,5 +34,8 @@ def tolerance_of(answers: Logits) -> float:
 
 
 def spread_of(answers: Logits) -> float:
-    """How far a class's score changes over the probes, at most: where it hardly does, agreement proves nothing."""
-    return float(np.ptp(answers, axis=0).max())
+    """How far a class's score changes over the probes, at most: where it hardly does, agreement proves nothing.
+
+    Against the mean over the classes: what is added to all of them changes no probability.
+    """
+    return float(np.ptp(answers - answers.mean(axis=1, keepdims=True), axis=0).max())

@@ -1,11 +1,16 @@
 """Publishing an import: a candidate whose checks passed becomes a sealed version, proven where labelled images speak for it."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Final, Literal
 
+from model_store.aliases import PRODUCTION
+from model_store.errors import ManifestError
 from model_store.manifest import Check, Checkpoint, Classifier, Variant, now
 from model_store.store import ModelStore
+from training.errors import ForeignModelError
 from training.export import CLASSIFIER, MODEL
 from training.gates import require_passed, waived
 from training.importing.candidate import Candidate
@@ -42,7 +47,10 @@ def judge(candidate: Candidate, verified: Verified, waivers: Mapping[str, str]) 
 
 
 def publish_import(judged: Judged, store: ModelStore, model: str, *, promote: bool, keep_checkpoint: bool) -> Published:
-    """Seal the next version; `production` follows where it is proven. Raises GateError where a check failed without a waiver."""
+    """Seal the next version; `production` follows where it is proven.
+
+    An import that brings nothing new finds its version. Raises GateError where a check failed without a waiver.
+    """
     require_passed(judged.checks)
     candidate, verified = judged.candidate, judged.verified
     files: dict[str, bytes] = {MODEL: candidate.model, REPORT: candidate.report.to_json(), **verified.files}
@@ -66,8 +74,38 @@ def publish_import(judged: Judged, store: ModelStore, model: str, *, promote: bo
         "golden": verified.golden,
         "proof": judged.proof,
     }
-    version = store.publish(model, manifest, files)
-    promoted = promote and judged.proof == "proven"
-    if promoted:
+    version = _find_same(store, model, manifest, files)
+    if version is None:
+        if judged.proof == "unproven":
+            _keep_what_serves(store, model)
+        version = store.publish(model, manifest, files)
+    if promote and judged.proof == "proven" and store.aliases(model).version(PRODUCTION) != version:
         store.promote(model, version, why=_WHY)
-    return Published(version, promoted=promoted)
+    return Published(version, promoted=store.aliases(model).version(PRODUCTION) == version)
+
+
+def _keep_what_serves(store: ModelStore, model: str) -> None:
+    """Where no alias says what serves, the newest version does: name it, so that an unproven one does not take over by itself.
+
+    Raises ForeignModelError where a built-in model would be hidden.
+    """
+    if model not in store.models():
+        return
+    if store.layer(model) == "built-in":
+        raise ForeignModelError(f"{model} is built in, and an unproven version would hide it: choose another --model, or --verify")
+    if store.aliases(model).version(PRODUCTION) is None:
+        store.promote(model, store.versions(model)[-1], why="it served when an unproven version was imported")
+
+
+def _find_same(store: ModelStore, model: str, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> int | None:
+    """The newest version, where it is the same but for the time. A damaged version is not it."""
+    if model not in store.models() or store.layer(model) != "published":
+        return None
+    number = store.versions(model)[-1]
+    digests = {path: sha256(data).hexdigest() for path, data in files.items()}
+    with suppress(ManifestError), store.open(model, number, verify=False) as version:
+        sealed = version.manifest
+        same = all(getattr(sealed, name) == value for name, value in manifest.items() if name != "created_at")
+        if same and {entry.path: entry.sha256 for entry in sealed.files} == digests:
+            return number
+    return None

@@ -1,6 +1,6 @@
 """Is the import right: held against the original on probes, and against labelled images where a person has some."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,7 +25,7 @@ from training.succession import SIGNIFICANCE, Succession
 
 FEWEST_IMAGES: Final = 10
 MOST_IMAGES: Final = 1000  # of a larger folder, evenly spread
-_COMPARED: Final = 200  # images on which other readings of the pixels are tried
+_COMPARED: Final = 100  # images on which other readings of the pixels are tried
 _PARITY_IMAGES: Final = 32
 CHECKS: Final = (
     *(f"parity_batch_{size}" for size in (1, ODD_BATCH, MAX_BATCH_SIZE)),
@@ -75,7 +75,9 @@ def open_verification(folder: Path, class_names: tuple[str, ...], floor: float |
     return Verification(images, chosen, (1 + 1 / len(class_names)) / 2 if floor is None else floor)
 
 
-def verify(candidate: Candidate, verification: Verification | None, samples: int) -> Verified:
+def verify(
+    candidate: Candidate, verification: Verification | None, samples: int, progress: Callable[[int, int], None] = lambda *_: None
+) -> Verified:
     """Run every check on what would be sealed. `samples` labelled images at most go into the golden proof."""
     session = open_session(candidate.model, candidate.input, candidate.outputs)
     spec = candidate.preprocessing
@@ -100,8 +102,11 @@ def verify(candidate: Candidate, verification: Verification | None, samples: int
     checks += check_golden(list(zip(encoded, decoded, blocks, strict=True)), spec, session, tolerance)
     metrics = None
     if verification is not None and labelled is not None:
-        scores = in_batches(session, labelled, candidate.max_batch_size)
-        metrics = _measure(scores, verification.labels)
+        scores = []
+        for start in range(0, len(labelled), MAX_BATCH_SIZE):
+            scores.append(in_batches(session, labelled[start : start + MAX_BATCH_SIZE], candidate.max_batch_size))
+            progress(min(start + MAX_BATCH_SIZE, len(labelled)), len(labelled))
+        metrics = _measure(np.concatenate(scores), verification.labels)
         checks += _accuracy(candidate, verification, labelled, metrics)
     return Verified(tuple(checks), blocks, files, tolerance, metrics)
 

@@ -90,6 +90,27 @@ def test_without_labelled_images_a_version_is_unproven_and_not_promoted(tmp_path
         assert client.get("/v1/models/m").json()["imported"]["name"] == "foreign.onnx"
 
 
+def test_an_unproven_version_takes_over_from_none_that_serves(tmp_path: Path) -> None:
+    """The first of a model serves, marked; a second one waits until a person promotes it."""
+    store = ModelStore(tmp_path / "store")
+    assert import_into(tmp_path, colour_graph()).exit_code == 0
+    assert store.aliases("m").names() == []
+    assert import_into(tmp_path, colour_graph("BGR")).exit_code == 0
+    assert store.versions("m") == [1, 2]
+    assert store.aliases("m").version("production") == 1
+    refused = import_into(tmp_path, colour_graph(), name="cifar10")
+    assert refused.exit_code == 2
+    assert "cifar10 is built in, and an unproven version would hide it" in " ".join(refused.output.split())
+
+
+def test_an_import_that_brings_nothing_new_makes_no_version(tmp_path: Path, pictures: Path) -> None:
+    """Doing it again finds the version; with labelled images it is another one."""
+    for _ in range(2):
+        assert "published m version 1 " in import_into(tmp_path, colour_graph()).output
+    assert "published m version 2 " in import_into(tmp_path, colour_graph(), "--verify", str(pictures)).output
+    assert ModelStore(tmp_path / "store").aliases("m").version("production") == 2
+
+
 def test_turned_channels_are_noticed(tmp_path: Path, pictures: Path) -> None:
     """A network for BGR that is taken as one for RGB reads red as blue: nothing is published, and the report says what would do."""
     result = import_into(tmp_path, colour_graph("BGR"), "--verify", str(pictures))
