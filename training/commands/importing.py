@@ -206,6 +206,8 @@ def _show(console: Console, display: TrainingDisplay, judged: Judged, target: Pa
     display.show_checks(judged.checks)
     target.write_text(report.to_markdown(judged.checks), encoding="utf-8")
     display.say(f"report: {target}")
+    if judged.candidate.max_batch_size == 1:
+        display.say("the network takes single images alone, so it will be slow under load: export it with a free batch")
     if report.assumed:
         display.say(f"only assumed, so look at it: {', '.join(report.assumed)}")
 

@@ -38,7 +38,7 @@ def random_network(name: str, classes: int) -> nn.Module:
             module.running_var.uniform_(0.8, 1.5)
     head = network.get_submodule("fc")
     with torch.inference_mode():  # what depth has added up is taken out, so that no answer is 0 or 1
-        logits = network(torch.stack([functional.to_tensor(image) for image in pictures(SIDE)]))
+        logits = network(tensor_of(pictures(SIDE)))
         scale = 4 / np.ptp(logits.numpy(), axis=0).max()
         network.load_state_dict({"fc.weight": head.weight * scale, "fc.bias": head.bias - logits.mean(0) * scale}, strict=False)
     return network
@@ -54,6 +54,11 @@ def pictures(side: int) -> list[np.ndarray]:
     """Noise on a grey that differs, uint8 `[side, side, 3]`."""
     chance = np.random.default_rng(5)
     return [chance.integers(low, low + 90, (side, side, 3), dtype=np.uint8) for low in (0, 80, 160)]
+
+
+def tensor_of(images: list[np.ndarray]) -> torch.Tensor:
+    """What torchvision's transforms make of images that have the size already."""
+    return torch.stack([functional.normalize(functional.to_tensor(image), MEAN, STD) for image in images])
 
 
 def served(store: Path, images: list[np.ndarray], classes: int) -> np.ndarray:
@@ -76,8 +81,7 @@ def served(store: Path, images: list[np.ndarray], classes: int) -> np.ndarray:
 @torch.inference_mode()
 def torch_probabilities(network: nn.Module, images: list[np.ndarray]) -> np.ndarray:
     """torchvision's own way to its network's answer."""
-    tensors = [functional.normalize(functional.to_tensor(image), MEAN, STD) for image in images]
-    return network(torch.stack(tensors)).softmax(1).numpy()
+    return network(tensor_of(images)).softmax(1).numpy()
 
 
 @pytest.mark.parametrize("name", [name if name in SMALL else pytest.param(name, marks=pytest.mark.slow) for name in RESIDUAL])
