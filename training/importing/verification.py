@@ -153,13 +153,14 @@ def _accuracy(candidate: Candidate, verification: Verification, pixels: Pixels, 
     few = np.linspace(0, len(pixels) - 1, min(_COMPARED, len(pixels))).astype(int)
     labels = verification.labels[few]
     own = _judge_by_labels(candidate, candidate.original(pixels[few]), labels)
-    chances: dict[float, str] = {}
-    for name, answers in candidate.other_readings.items():
-        other = _judge_by_labels(candidate, answers(pixels[few]), labels)
-        chance = min(1.0, _chance(own, other) * len(candidate.other_readings))  # Bonferroni: several were tried
-        chances.setdefault(chance, f"{own.right} of {len(few)} right, with {name} {other.right}")
-    least = min(chances)
-    yield at_least("no_better_reading", least, SIGNIFICANCE, f"chance of that if it read pixels right: {chances[least]}")
+    others = {name: _judge_by_labels(candidate, answers(pixels[few]), labels) for name, answers in candidate.other_readings.items()}
+    chances = {
+        name: min(1.0, _chance(own, other) * len(others)) for name, other in others.items()
+    }  # Bonferroni: several were tried
+    better = [name for name, chance in chances.items() if chance < SIGNIFICANCE] or [min(chances, key=lambda name: chances[name])]
+    best = max(better, key=lambda name: others[name].right)
+    found = f"{own.right} of {len(few)} right, with {best} {others[best].right}"
+    yield at_least("no_better_reading", chances[best], SIGNIFICANCE, f"chance of that if it read pixels right: {found}")
 
 
 @dataclass(frozen=True)
