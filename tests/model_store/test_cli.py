@@ -82,6 +82,12 @@ class TestList:
             ["shipped", "1", "built-in", "-", "-"],
         ]
 
+    def test_what_is_unproven_is_marked(self, run: Command, store: ModelStore) -> None:
+        """A version that no labelled image speaks for can be told from those that are proven."""
+        publish_plain(store)
+        publish_proven(store)
+        assert [line.endswith("  unproven") for line in run("list", "m").stdout.splitlines()] == [False, True, False]
+
     def test_one_model_is_listed_alone(self, run: Command, store: ModelStore) -> None:
         """With a name only that model's versions are listed."""
         publish_plain(store)

@@ -221,6 +221,16 @@ def test_a_version_has_one_spelling(text: str) -> None:
     assert str(number) == text
 
 
+def test_an_imported_version_lists_its_report() -> None:
+    """What was guessed is sealed with what was made of it."""
+    files = [{"path": path, "size": 1, "sha256": SHA256} for path in ("model.onnx", "import.json")]
+    imported = {"kind": "onnx", "name": "net.onnx", "sha256": SHA256, "report": "import.json"}
+    fields = {**plain_fields(), "model": "m", "imported": imported}
+    with pytest.raises(ValidationError, match=r"files does not list import\.json"):
+        Manifest.model_validate({**fields, "files": tuple(files[:1])})
+    assert Manifest.model_validate({**fields, "files": tuple(files)}).imported is not None
+
+
 def test_the_factory_of_these_tests_is_valid() -> None:
     """The smallest manifest of these tests is one that the schema accepts."""
     files = ({"path": "model.onnx", "size": 1, "sha256": SHA256},)

@@ -147,6 +147,9 @@ def import_network(
     """
     waivers, display, model_store = parse_waivers(waive, CHECKS), TrainingDisplay(console), ModelStore(store)
     check_name(model)
+    target = report or Path(f"{model}-import.md")
+    if not target.parent.is_dir():
+        raise click.UsageError(f"--report {target}: there is no folder {target.parent}")
     with _refusals():
         make_store(model_store)
         display.announce("read")
@@ -156,7 +159,7 @@ def import_network(
         with display:
             verified = verify(candidate, verification, golden_samples, display.count("labelled images"))
         judged = judge(candidate, verified, waivers)
-        _show(console, display, judged, report or Path(f"{model}-import.md"))
+        _show(console, display, judged, target)
         require_passed(judged.checks)
         display.announce("publish")
         published = publish_import(judged, model_store, model, promote=promote, keep_checkpoint=keep_checkpoint)

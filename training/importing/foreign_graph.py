@@ -19,6 +19,7 @@ from training.errors import ForeignModelError
 from training.export import OPSET
 from training.importing.affine import fold_affine
 from training.importing.foreign_file import ONNX_DOMAINS, ForeignFile
+from training.importing.graph_walk import read_values
 from training.importing.import_report import ImportReport
 
 IR_VERSION: Final = 10
@@ -119,8 +120,8 @@ def cleaned(proto: onnx.ModelProto) -> onnx.ModelProto:
     model = onnx_ir.from_proto(proto)
     model = ClearMetadataAndDocStringPass()(model).model
     clean: onnx.ModelProto = onnx_ir.to_proto(model)
-    used = {name for node in clean.graph.node for name in node.input} | {value.name for value in clean.graph.output}
-    kept = [tensor for tensor in clean.graph.initializer if tensor.name in used or _has_subgraphs(clean.graph)]
+    used = set(read_values(clean.graph))
+    kept = [tensor for tensor in clean.graph.initializer if tensor.name in used]
     del clean.graph.initializer[:], clean.graph.value_info[:], clean.metadata_props[:]
     clean.graph.initializer.extend(kept)
     domains = {"" if node.domain in ONNX_DOMAINS else node.domain for node in clean.graph.node} | {""}
@@ -153,7 +154,3 @@ def _sums_to_adds(graph: onnx.GraphProto) -> None:
 
 def _count(proto: onnx.ModelProto, operator: str) -> int:
     return sum(node.op_type == operator for node in proto.graph.node)
-
-
-def _has_subgraphs(graph: onnx.GraphProto) -> bool:
-    return any(entry.HasField("g") or entry.graphs for node in graph.node for entry in node.attribute)

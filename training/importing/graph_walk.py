@@ -1,5 +1,6 @@
 """Walking a graph backwards: who makes a value, and what is constant."""
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -18,7 +19,7 @@ class GraphWalk:
         self._makers = {name: node for node in graph.node for name in node.output if name}
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
         self._uses: dict[str, int] = {}
-        for name in [*(name for node in graph.node for name in node.input), *(value.name for value in graph.output)]:
+        for name in read_values(graph):
             self._uses[name] = self._uses.get(name, 0) + 1
 
     def maker(self, value: str) -> onnx.NodeProto | None:
@@ -45,6 +46,16 @@ class GraphWalk:
             value = node.input[0]
             node = self.maker(value)
         return value, node
+
+
+def read_values(graph: onnx.GraphProto) -> Iterator[str]:
+    """What nodes read, those of branches and loops too, and what the graph gives out; a name as often as it is read."""
+    for node in graph.node:
+        yield from node.input
+        for entry in node.attribute:
+            for inner in (*([entry.g] if entry.HasField("g") else []), *entry.graphs):
+                yield from read_values(inner)
+    yield from (value.name for value in graph.output)
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:

@@ -88,6 +88,7 @@ def test_without_labelled_images_a_version_is_unproven_and_not_promoted(tmp_path
         (summary,) = [model for model in client.get("/v1/models").json()["models"] if model["model"] == "m"]
         assert (summary["version"], summary["proof"]) == (2, "unproven")
         assert client.get("/v1/models/m").json()["imported"]["name"] == "foreign.onnx"
+        assert server.stdout.wait_for(r"^  model  m/2.*: 3 classes, unproven$")
 
 
 def test_an_unproven_version_takes_over_from_none_that_serves(tmp_path: Path) -> None:
