@@ -10,6 +10,7 @@
     ├── InterruptedRunError a person or a supervisor stopped the run; its checkpoint is written
     ├── ResumeProofError    a killed and resumed training did not come to the same bits
     ├── StartError          weights to begin with that can not be had, or are another network's
+    ├── CalibrationError    another run's values that do not hold for this one
     ├── ExportError         the exported graph is not the contract's
     └── GateError           a check failed that nobody waived: nothing was published
 """
@@ -45,6 +46,10 @@ class ResumeProofError(TrainingError):
 
 class StartError(TrainingError):
     """Weights to begin with that can not be had, or are another network's."""
+
+
+class CalibrationError(TrainingError):
+    """Another run's calibration that can not be taken, or does not hold on this run's test split."""
 
 
 class ExportError(TrainingError):
