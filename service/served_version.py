@@ -1,5 +1,6 @@
 """A version as it serves: loaded, proven and warm, with a batcher in front of it, leased to requests and closed when unused."""
 
+import re
 import threading
 from dataclasses import dataclass
 
@@ -66,16 +67,18 @@ class ServedVersion:
         """The coverages that there are sets of labels for, in the order of the rows' sizes."""
         return [float(coverage) for coverage in self.calibration.conformal_thresholds]
 
-    def find_coverage(self, coverage: float) -> int:
+    def find_coverage(self, text: str) -> int:
         """The place of this coverage among `coverages`. Raises BadRequestError that names those there are."""
-        if not self.coverages:
+        offered = list(self.calibration.conformal_thresholds)
+        if not offered:
+            raise BadRequestError(f"{self.version} has no sets of labels: leave coverage out", code="no_label_sets")
+        fraction = re.fullmatch(r"0?(\.[0-9]{1,9})", text)
+        coverage = f"0{fraction[1].rstrip('0')}" if fraction else None
+        if coverage not in offered:
             raise BadRequestError(
-                f"{self.version} has no sets of labels, for it was not calibrated; leave coverage out", code="no_label_sets"
+                f"coverage must be one of {', '.join(offered)} for {self.version}, not {text[:40]!r}", code="invalid_parameter"
             )
-        if coverage not in self.coverages:
-            offered = ", ".join(self.calibration.conformal_thresholds)
-            raise BadRequestError(f"coverage must be one of {offered} for {self.version}", code="invalid_parameter")
-        return self.coverages.index(coverage)
+        return offered.index(coverage)
 
     def take_lease(self) -> bool:
         """Hold this version for one request, which gives the lease back; False where the version is being closed."""

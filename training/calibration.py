@@ -91,11 +91,9 @@ def calibrate(run: RunDirectory, data: RunData, process: Process = ALONE) -> Cal
     logits = predict_split(trained.answering.to(process.device), data, validation, trained.normalize, process).numpy()
     labels = data.images.labels[validation]
     calibration, notices = fit(logits, labels)
-    measured = {
-        "validation": measure(calibration, logits, labels),
-        "test": measure(calibration, read_logits(run), read_labels(run)),
-    }
-    found = Calibrated(calibration=_told(calibration, measured["test"]), notices=notices, **measured)
+    on_validation = measure(calibration, logits, labels)
+    on_test = measure(calibration, read_logits(run), read_labels(run))
+    found = Calibrated(calibration=_told(calibration, on_test), validation=on_validation, test=on_test, notices=notices)
     return _write(run, found, process)
 
 

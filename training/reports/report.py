@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from model_store.manifest import Check
 from model_store.preprocessing import Pixels
+from training.calibration import CALIBRATION, read_calibration
 from training.checkpoint import load_checkpoint
 from training.data.image_set import Indices
 from training.errors import RunError
@@ -117,6 +118,7 @@ def write_report(run: RunDirectory, data: RunData, progress: Progress = lambda *
         looked=[Looked("test", len(test.labels), len(test.labels)), *looked],
         bins=bins,
         diagram=draw_reliability("calibration", bins),
+        calibrated=read_calibration(run) if run.has(CALIBRATION) else None,
         pictures=take_pictures(data, [answer.index for answer in shown], progress),
         succession=read_succession(run) if run.has(SUCCESSION) else None,
         checks=checks,
