@@ -147,11 +147,11 @@ def checks_table(checks: tuple[Check, ...]) -> Table:
 def calibration_table(calibrated: Calibrated) -> Table:
     """What the calibration does on the images it was fitted on, and on the test split."""
     splits = {"validation": calibrated.validation, "test": calibrated.test}
-    table = Table("", *splits, title="calibration")
     measured = [figures for figures in splits.values() if figures]
+    temperature = f", temperature {calibrated.calibration.temperature:.3f}" if calibrated.calibration else ""
+    table = Table("", *splits, title=f"calibration{temperature}")
     table.add_row("images", *(f"{figures.images:,}" for figures in measured))
-    temperature = f" (temperature {calibrated.calibration.temperature:.3f})" if calibrated.calibration else ""
-    table.add_row(f"calibration error{temperature}", *(f"{each.ece_before:.2%} → {each.ece_after:.2%}" for each in measured))
+    table.add_row("calibration error", *(f"{figures.ece_before:.2%} → {figures.ece_after:.2%}" for figures in measured))
     table.add_row("abstained", *("never" if each.abstained is None else f"{each.abstained:.2%}" for each in measured))
     for coverage in measured[-1].sets:
         sets = [figures.sets[coverage] for figures in measured]
