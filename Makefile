@@ -15,6 +15,7 @@ TEST := .venv/test
 TRAINING := .venv/training
 INTO_BUILD := --store build/store --no-promote
 FASHION_DIR = $(if $(FASHION),--data-dir "$(FASHION)")
+AGAIN = --epochs 30 --set optimizer.learning_rate=0.1 --set schedule.warmup=0.1
 CIFAR10_RUN = $(TRAINING)/bin/python -m training run --data "$(CIFAR10)" --image-size 32 --recipe photographs \
 	--golden-samples 0 --golden-image docs/images/cat.jpg $(INTO_BUILD)
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
@@ -68,7 +69,8 @@ builtin: $(TRAINING)/.installed ## Train the built-in models anew (CIFAR10=FOLDE
 	$(TRAINING)/bin/python -m training run --data fashion-mnist $(FASHION_DIR) --arch resnet20 --model fashion-resnet20 --no-checkpoint \
 	  --golden-samples 0 $(INTO_BUILD)
 	$(CIFAR10_RUN) --arch resnet32 --model cifar10-first
-	$(CIFAR10_RUN) --start cifar10-first --epochs 30 --set optimizer.learning_rate=0.1 --set schedule.warmup=0.1 --model cifar10
+	$(CIFAR10_RUN) --start cifar10-first $(AGAIN) --model cifar10-second
+	$(CIFAR10_RUN) --start cifar10-second $(AGAIN) --set augmentation.erase=0.25 --set learn_validation=true --model cifar10
 	rm -rf model_store/builtin/*
 	cp -R build/store/digits-resnet20 build/store/fashion-resnet20 build/store/cifar10 model_store/builtin/
 

@@ -5,6 +5,8 @@ Inside the graph: NHWC uint8 to NCHW float, one multiply and one add, the networ
 """
 
 import io
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +26,9 @@ from training.weights import load_trained
 
 OPSET: Final = 20
 MODEL: Final = "model.onnx"
+WEIGHTS: Final = "model.onnx.data"
+"""Beside the graph where both do not fit into one file of 2 GB, which is protobuf's limit."""
+ONE_FILE_BYTES: Final = 2**31 - 2**24
 CLASSIFIER: Final = "classifier.npz"
 OUTPUT_NAMES: Final = ("logits", "features")
 OUTPUTS: Final = Outputs(logits=OUTPUT_NAMES[0], features=OUTPUT_NAMES[1])
@@ -78,27 +83,43 @@ def export(run: RunDirectory) -> Path:
         raise ExportError("torch's exporter returned no graph")
     # Every node carries a stack trace with source paths: they leak, and change the file's digest from checkout to checkout.
     cleared = ClearMetadataAndDocStringPass()(program.model).model
-    data_bytes = onnx_ir.to_proto(cleared).SerializeToString(deterministic=True)
-    check_graph(data_bytes, shape)
+    split = sum(value.const_value.nbytes for value in cleared.graph.initializers.values() if value.const_value) > ONE_FILE_BYTES
+    (run.path / WEIGHTS).unlink(missing_ok=True)
+    if split:
+        # what shape inference reads, axes and pads, stays in the graph
+        onnx_ir.external_data.unload_from_model(cleared, run.path, WEIGHTS, size_threshold_bytes=1024)
+    proto: Any = onnx_ir.to_proto(cleared)
+    for part in _described(proto):  # the pass leaves what torch calls its parameters
+        part.ClearField("metadata_props")
+    graph = proto.SerializeToString(deterministic=True)
+    with tempfile.NamedTemporaryFile(dir=run.path, prefix=f".{MODEL}.") as draft:  # beside its weights, where it has them
+        draft.write(graph)
+        draft.flush()
+        check_graph(Path(draft.name), shape)
     buffer = io.BytesIO()
     head = trained.network.get_submodule("fc")
     np.savez(buffer, weight=head.get_parameter("weight").detach().numpy(), bias=head.get_parameter("bias").detach().numpy())
     run.write(CLASSIFIER, buffer.getvalue())
-    run.write(MODEL, data_bytes)  # last: where it is, the export is whole
+    run.write(MODEL, graph)  # last: where it is, the export is whole
     return run.path / MODEL
 
 
-def check_graph(data: bytes, shape: Input) -> None:
-    """Hold the exported graph against what was asked for. Raises ExportError that says what differs."""
-    proto: Any = onnx.load_model_from_string(data)
-    onnx.checker.check_model(proto, full_check=True)
+def graph_files(run: RunDirectory) -> tuple[str, ...]:
+    """The files that the exported network lies in: one, or the graph and its weights."""
+    return (MODEL, WEIGHTS) if run.has(WEIGHTS) else (MODEL,)
+
+
+def check_graph(path: Path, shape: Input) -> None:
+    """Hold the exported file against what was asked for. Raises ExportError that says what differs."""
+    onnx.checker.check_model(str(path), full_check=True)
+    proto: Any = onnx.load(path, load_external_data=False)
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     if opsets.get("") != OPSET:
         raise ExportError(f"the graph has opset {opsets.get('')}, asked for was {OPSET}")
     if left := sum(node.op_type == "BatchNormalization" for node in proto.graph.node):
         raise ExportError(f"{left} batch norms were not folded")
-    if any(node.doc_string or node.metadata_props for node in proto.graph.node):
-        raise ExportError("nodes still carry source paths or stack traces")
+    if any(part.doc_string or part.metadata_props for part in _described(proto)):
+        raise ExportError("the graph still carries source paths or stack traces")
     for value in [*proto.graph.input, *proto.graph.output]:
         batch = value.type.tensor_type.shape.dim[0]
         if batch.dim_param != "batch":
@@ -108,3 +129,9 @@ def check_graph(data: bytes, shape: Input) -> None:
         raise ExportError(f"the input is not {shape.name} [batch, {shape.height}, {shape.width}, 3]")
     if [value.name for value in proto.graph.output] != list(OUTPUT_NAMES):
         raise ExportError(f"the outputs are not {' and '.join(OUTPUT_NAMES)}")
+
+
+def _described(proto: Any) -> Iterator[Any]:
+    """Every part of a graph that has room for a text about where it comes from."""
+    graph = proto.graph
+    yield from (proto, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info)

@@ -73,7 +73,7 @@ def publish_learned(
     if run.has(PREVIOUS):
         display.show_succession(compare_with_previous(run, data))
     display.announce("gate")
-    checks = gate(run, data, waivers)
+    checks = gate(run, data, waivers, store)
     display.show_checks(checks)
     write_report(run, data, display.count("report"))
     require_passed(checks)

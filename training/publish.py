@@ -14,10 +14,11 @@ from model_store.errors import ManifestError, PublishError
 from model_store.manifest import Check, Checkpoint, Classifier, DataSet, Metrics, Training, Variant, now
 from model_store.store import ModelStore
 from training.calibration import CALIBRATION, read_calibration
+from training.checks import LOGIT_TOLERANCE
 from training.data.split import SPLIT_SEED
 from training.evaluation import read_figures
-from training.export import CLASSIFIER, MODEL, OUTPUTS, model_input
-from training.gates import LOGIT_TOLERANCE, MAX_BATCH_SIZE, read_checks, require_passed
+from training.export import CLASSIFIER, MODEL, OUTPUTS, graph_files, model_input
+from training.gates import MAX_BATCH_SIZE, read_checks, require_passed
 from training.golden import read_golden
 from training.run_data import KNOWN_IMAGES, RunData, known_images
 from training.run_directory import RunDirectory
@@ -90,7 +91,7 @@ def _find_published(store: ModelStore, model: str, run_id: str) -> int | None:
 def _seal(run: RunDirectory, data: RunData, store: ModelStore, checks: tuple[Check, ...]) -> int:
     config, golden = run.config(), read_golden(run)
     figures = read_figures(run)
-    files: dict[str, Path | bytes] = {name: run.file(name, "export") for name in (MODEL, CLASSIFIER)}
+    files: dict[str, Path | bytes] = {name: run.file(name, "export") for name in (*graph_files(run), CLASSIFIER)}
     files |= {path: run.file(path, "export") for block in golden for path in (block.image, block.pixels)}
     if config.keep_checkpoint:
         files[CHECKPOINT] = run.file(BEST, "resume")

@@ -163,12 +163,20 @@ def known_images(run: RunDirectory, data: RunData) -> bytes | None:
 
 def read_known_images(run: RunDirectory) -> NDArray[np.uint64]:
     """What `known_images` gave for the version that this run goes on from; empty where it goes on from none."""
-    if not run.has(KNOWN_IMAGES):
-        return np.empty(0, np.uint64)
+    return read_known(run.path / KNOWN_IMAGES) if run.has(KNOWN_IMAGES) else np.empty(0, np.uint64)
+
+
+def read_known(path: Path) -> NDArray[np.uint64]:
+    """What `known_images` gave, from a file. Raises RunError where it is damaged."""
     try:
-        return np.asarray(np.load(run.path / KNOWN_IMAGES, allow_pickle=False), np.uint64)
+        return np.asarray(np.load(path, allow_pickle=False), np.uint64)
     except (OSError, ValueError, EOFError) as error:
-        raise damaged(run.path / KNOWN_IMAGES, error) from None
+        raise damaged(path, error) from None
+
+
+def known_among(data: RunData, indices: Indices, known: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which of these images are among the known ones, bool `[n]`."""
+    return np.isin(np.array([_short(data.scan.facts[index].digest) for index in indices], np.uint64), known)
 
 
 def _short(digest: str) -> int:

@@ -51,8 +51,12 @@ class Succession:
     @property
     def p_worse(self) -> float:
         """McNemar's exact test, one-sided: the chance of as many losses if the new model were no worse than the old one."""
-        changed = self.gained + self.lost
-        return float(binomtest(self.lost, changed, alternative="greater").pvalue) if changed else 1.0
+        return mcnemar(self.gained, self.lost)
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """The chance of at least so many losses among the changes if both directions were as likely (McNemar 1947, exact)."""
+    return float(binomtest(lost, gained + lost, alternative="greater").pvalue) if gained + lost else 1.0
 
 
 def read_succession(run: RunDirectory) -> Succession:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,17 +29,23 @@ IMAGES_A_REQUEST = 60
 
 
 @pytest.fixture(scope="module")
-def data(finished_run: RunDirectory) -> RunData:
-    """The run's data."""
-    return open_run_data(finished_run)
+def published_run(finished_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A copy of the run that is published."""
+    return RunDirectory(Path(shutil.copytree(finished_run.path, tmp_path_factory.mktemp("runs") / finished_run.run_id)))
 
 
 @pytest.fixture(scope="module")
-def client(finished_run: RunDirectory, data: RunData, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def data(published_run: RunDirectory) -> RunData:
+    """The run's data."""
+    return open_run_data(published_run)
+
+
+@pytest.fixture(scope="module")
+def client(published_run: RunDirectory, data: RunData, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """The real service on a store that the run was published to."""
     store = ModelStore(tmp_path_factory.mktemp("end-to-end") / "store")
-    gates.gate(finished_run, data, {"accuracy_jpeg": "three epochs"})
-    publish(finished_run, data, store)
+    gates.gate(published_run, data, {"accuracy_jpeg": "three epochs"})
+    publish(published_run, data, store)
     with running("--store", store.root) as server:
         server.announced()
         with server.client() as client:
@@ -69,12 +76,12 @@ def served_probabilities(client: httpx.Client, files: list[bytes]) -> np.ndarray
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_every_test_image_gets_trainings_answer_over_http(
-    client: httpx.Client, finished_run: RunDirectory, data: RunData, kind: str
+    client: httpx.Client, published_run: RunDirectory, data: RunData, kind: str
 ) -> None:
     """The same top-1 for every image of the test split, and probabilities within 1e-3, as PNG and as JPEG."""
     images = [Image.open(io.BytesIO(data.images.encoded[index])) for index in data.split.test]
     files = [encode(image, kind) for image in images]
-    expected = torch_probabilities(finished_run, data, files)
+    expected = torch_probabilities(published_run, data, files)
     served = served_probabilities(client, files)
     assert np.array_equal(served.argmax(1), expected.argmax(1))
     assert np.abs(served - expected).max() <= TOLERANCE
@@ -99,18 +106,18 @@ def test_the_served_model_abstains_and_covers_as_it_did_in_training(
 
 
 def test_golden_images_that_look_like_no_digit_get_trainings_answer_too(
-    client: httpx.Client, finished_run: RunDirectory, data: RunData
+    client: httpx.Client, published_run: RunDirectory, data: RunData
 ) -> None:
     """EXIF, CMYK, alpha, 16 bits and a large photograph go the same way through training and HTTP."""
-    files = [path.read_bytes() for path in sorted((finished_run.path / "golden").glob("*.[jp][pn]g"))]
+    files = [path.read_bytes() for path in sorted((published_run.path / "golden").glob("*.[jp][pn]g"))]
     assert len(files) == 13
-    assert np.abs(served_probabilities(client, files) - torch_probabilities(finished_run, data, files)).max() <= TOLERANCE
+    assert np.abs(served_probabilities(client, files) - torch_probabilities(published_run, data, files)).max() <= TOLERANCE
 
 
-def test_the_model_page_says_where_the_model_comes_from(client: httpx.Client, finished_run: RunDirectory) -> None:
+def test_the_model_page_says_where_the_model_comes_from(client: httpx.Client, published_run: RunDirectory) -> None:
     """Run id, command, data and every gate, waivers among them, are in the API."""
     detail = client.get("/v1/models/digits-resnet20").json()
-    assert detail["training"]["run_id"] == finished_run.run_id
+    assert detail["training"]["run_id"] == published_run.run_id
     assert detail["training"]["data"]["name"] == "digits"
     assert {check["check"] for check in detail["gate"]} >= {"parity_batch_32", "accuracy_floor", "golden_notices_ignored_exif"}
     assert detail["version"] == 1

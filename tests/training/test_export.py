@@ -1,6 +1,7 @@
 """Exports follow the contract, are the same bytes each time, and keep no trace of the machine they were made on."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -9,8 +10,11 @@ from onnx import helper
 
 from model_store.manifest import Input
 from model_store.session import Session
+from model_store.store import ModelStore
 from training.errors import ExportError
-from training.export import MODEL, OUTPUTS, check_graph, export
+from training.export import MODEL, OUTPUTS, WEIGHTS, check_graph, export
+from training.gates import gate
+from training.publish import publish
 from training.run_data import open_run_data
 from training.run_directory import RunDirectory
 
@@ -38,6 +42,31 @@ def test_features_and_classifier_give_the_logits(finished_run: RunDirectory) -> 
         again = features.mean((2, 3)) @ archive["weight"].T + archive["bias"]
     assert features.shape == (5, 64, 8, 8)
     assert np.abs(again - logits).max() < 1e-4
+
+
+def test_weights_that_do_not_fit_into_one_file_lie_beside_it(
+    run_copy: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same graph and logits from two files, gated, sealed and verified together; a smaller export leaves one again."""
+    data, whole = open_run_data(run_copy), (run_copy.path / MODEL).read_bytes()
+    monkeypatch.setattr("training.export.ONE_FILE_BYTES", 1_000_000)
+    export(run_copy)
+    gate(run_copy, data, {"accuracy_jpeg": "three epochs"})
+    (tmp_path / "store").mkdir()
+    publish(run_copy, data, ModelStore(tmp_path / "store"))
+    with ModelStore(tmp_path / "store").open(run_copy.config().model, 1) as version:
+        assert version.path(WEIGHTS).stat().st_size > 1_000_000 > version.path(MODEL).stat().st_size
+        session = Session(version.path(MODEL), SHAPE, OUTPUTS)
+        images = next(data.chunks(np.arange(5)))
+        assert np.array_equal(session.run(images), Session(_written(tmp_path / "whole.onnx", whole), SHAPE, OUTPUTS).run(images))
+    monkeypatch.undo()
+    assert export(run_copy).read_bytes() == whole
+    assert not run_copy.has(WEIGHTS)
+
+
+def _written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
 
 
 def rename_batch(model: onnx.ModelProto) -> None:
@@ -79,11 +108,13 @@ def add_batch_norm(model: onnx.ModelProto) -> None:
     ],
 )
 def test_a_graph_that_breaks_the_contract_is_refused(
-    finished_run: RunDirectory, spoil: Callable[[onnx.ModelProto], None], message: str
+    finished_run: RunDirectory, tmp_path: Path, spoil: Callable[[onnx.ModelProto], None], message: str
 ) -> None:
     """Each promise that the exporter could break is checked on the file."""
     model = onnx.load(finished_run.path / MODEL)
-    check_graph(model.SerializeToString(), SHAPE)
+    onnx.save(model, tmp_path / MODEL)
+    check_graph(tmp_path / MODEL, SHAPE)
     spoil(model)
+    onnx.save(model, tmp_path / MODEL)
     with pytest.raises(ExportError, match=message):
-        check_graph(model.SerializeToString(), SHAPE)
+        check_graph(tmp_path / MODEL, SHAPE)

@@ -106,13 +106,14 @@ def export(console: Console, run: Path) -> None:
 
 @click.command()
 @RUN
+@STORE
 @WAIVE
 @click.pass_obj
-def gate(console: Console, run: Path, waive: tuple[str, ...]) -> None:
-    """Check the export against the network that was measured; exit code 1 where a check fails."""
+def gate(console: Console, run: Path, store: Path, waive: tuple[str, ...]) -> None:
+    """Check the export against the network that was measured and against the live version; exit code 1 where a check fails."""
     waivers = parse_waivers(waive)
     directory, display, data = _opened(console, run)
-    checks = gates.gate(directory, data, waivers)
+    checks = gates.gate(directory, data, waivers, ModelStore(store))
     display.show_checks(checks)
     gates.require_passed(checks)
     display.say(f"every check passed or was waived; next: python -m training publish {run}")

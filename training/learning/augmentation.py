@@ -67,13 +67,17 @@ def augment(images: Tensor, draws: Draws, bounds: Augmentation, size: int, fill:
 
     `fill` (`[3, 1, 1]`) is what comes in from outside the image where the recipe does not reflect it.
     """
-    images = _warped(images, draws, bounds, size, fill) if bounds.warps else _cropped(images, draws, bounds, size, fill)
-    images = images.contiguous(memory_format=torch.channels_last)
+    # Plane by plane in between: with three channels side by side these cost two to ten times as much (LOG.md).
+    images = (
+        _warped(images.contiguous(), draws, bounds, size, fill) if bounds.warps else _cropped(images, draws, bounds, size, fill)
+    )
     if bounds.blur or bounds.sharpen:
-        images = _blurred(images, draws.between("blur", -bounds.sharpen, bounds.blur))
+        images = _blurred(images.contiguous(), draws.between("blur", -bounds.sharpen, bounds.blur))
     if bounds.brightness or bounds.contrast or bounds.saturation:
-        images = _coloured(images, draws, bounds)
-    return _erased(images, draws, bounds.erase) if bounds.erase else images
+        images = _coloured(images.contiguous(), draws, bounds)
+    if bounds.erase:
+        images = _erased(images, draws, bounds.erase)
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def mix(images: Tensor, labels: Tensor, draws: Draws, mixing: Mixing, classes: int) -> tuple[Tensor, Tensor]:
