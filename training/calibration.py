@@ -26,7 +26,7 @@ from training.errors import CalibrationError
 from training.evaluation import calibration_error, read_labels, read_logits
 from training.export import OUTPUTS
 from training.learning.process import ALONE, Process
-from training.run_data import CHECK, RunData
+from training.run_data import CHECK, RunData, known_among, read_known_images
 from training.run_directory import RunDirectory, damaged
 from training.weights import load_trained, predict_split
 
@@ -82,17 +82,22 @@ def calibrate(run: RunDirectory, data: RunData, process: Process = ALONE) -> Cal
     """Fit on the validation split and measure on the test split's logits that `evaluate` left; replaces what was there.
 
     A run that has trained on its validation images too gets a notice instead, for those are answered far better than any
-    other image will be. Raises RunError where the run has not been evaluated.
+    other image will be; and so those that an earlier version learned from are not counted. What does not hold on test is said.
+    Raises RunError where the run has not been evaluated.
     """
     if run.config().recipe.learn_validation:
         advice = "`calibrate RUN --twin RUN` takes the values of a run of the same recipe that did not"
         return _write(run, Calibrated(notices=(f"not calibrated: the validation images were trained on; {advice}",)), process)
     trained, validation = load_trained(run), data.split.validation
+    validation = validation[~known_among(data, validation, read_known_images(run))]
+    if not len(validation):
+        return _write(run, Calibrated(notices=("not calibrated: an earlier version has learned every validation image",)), process)
     logits = predict_split(trained.answering.to(process.device), data, validation, trained.normalize, process).numpy()
     labels = data.images.labels[validation]
     calibration, notices = fit(logits, labels)
     on_validation = measure(calibration, logits, labels)
     on_test = measure(calibration, read_logits(run), read_labels(run))
+    notices += tuple(f"on the test split it does not hold: {fault}" for fault in _faults(on_test, len(labels)))
     found = Calibrated(calibration=_told(calibration, on_test), validation=on_validation, test=on_test, notices=notices)
     return _write(run, found, process)
 

@@ -26,7 +26,7 @@ from training.calibration import (
 )
 from training.errors import CalibrationError, RunError
 from training.evaluation import read_labels, read_logits
-from training.run_data import open_run_data
+from training.run_data import KNOWN_IMAGES, open_run_data
 from training.run_directory import RunDirectory
 from training.weights import load_trained, predict_split
 
@@ -131,6 +131,33 @@ def test_a_run_is_calibrated_on_validation_and_measured_on_test(run_copy: RunDir
     assert found.calibration.fitted_on == "validation split, 179 images"
     assert found.calibration.ece_after == found.test.ece_after < found.test.ece_before
     assert set(found.calibration.coverages) == {"0.8", "0.9", "0.95"}
+
+
+def test_images_that_an_earlier_version_learned_are_not_calibrated_on(run_copy: RunDirectory) -> None:
+    """They are left out of validation; where none is left there is a notice instead."""
+    data = open_run_data(run_copy)
+    validation = data.split.validation
+
+    def know(indices: np.ndarray) -> None:
+        buffer = io.BytesIO()
+        np.save(buffer, np.array([int(data.scan.facts[index].digest[:16], 16) for index in indices], np.uint64))
+        run_copy.write(KNOWN_IMAGES, buffer.getvalue())
+
+    know(validation[:79])
+    found = calibrate(run_copy, data)
+    assert found.validation is not None
+    assert found.validation.images == 100
+    know(validation)
+    assert calibrate(run_copy, data).notices == ("not calibrated: an earlier version has learned every validation image",)
+    assert read_calibration(run_copy).calibration is None
+
+
+def test_what_does_not_hold_on_test_is_said(run_copy: RunDirectory) -> None:
+    """A test split that is much harder than validation: the values are there, and so is the notice."""
+    run_copy.write("evaluation.npz", spoilt(run_copy, 1.0, 0.3))
+    found = calibrate(run_copy, open_run_data(run_copy))
+    assert found.calibration is not None
+    assert any(notice.startswith("on the test split it does not hold: sets for 0.95") for notice in found.notices)
 
 
 def learned_validation(run: RunDirectory) -> RunDirectory:
