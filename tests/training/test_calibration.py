@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
@@ -13,6 +14,7 @@ from scipy.stats import binom
 
 from model_store.uncertainty import energy
 from training import calibration
+from training.__main__ import main
 from training.calibration import (
     Calibrated,
     calibrate,
@@ -190,6 +192,23 @@ def test_it_takes_the_values_of_its_twin(run_copy: RunDirectory, finished_run: R
     assert found.validation == theirs.validation
     assert found.test == measure(theirs.calibration, read_logits(run_copy), read_labels(run_copy)) != theirs.test
     assert found.twin == finished_run.run_id
+
+
+def test_the_command_shows_what_was_taken_and_says_why_not(run_copy: RunDirectory, finished_run: RunDirectory) -> None:
+    """Exit code 1 and one line for a run that needs no twin; a table with the temperature for one that does."""
+    words = ["calibrate", str(run_copy.path), "--twin", str(finished_run.path)]
+    refused = CliRunner().invoke(main, words)
+    assert refused.exit_code == 1
+    assert "without --twin" in refused.stderr
+    learned_validation(run_copy)
+    alone = CliRunner().invoke(main, words[:2])
+    assert alone.exit_code == 0
+    assert "not calibrated: the validation images were trained on" in alone.stdout
+    taken = CliRunner().invoke(main, words)
+    assert taken.exit_code == 0, taken.stderr
+    found = read_calibration(run_copy).calibration
+    assert found is not None
+    assert f"calibration, temperature {found.temperature:.3f}" in taken.stdout
 
 
 @pytest.mark.parametrize(
