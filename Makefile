@@ -17,8 +17,9 @@ INTO_BUILD := --store build/store --no-promote
 IMPORT = $(or $(ARGS),--torchvision resnet50 --model resnet50)
 FASHION_DIR = $(if $(FASHION),--data-dir "$(FASHION)")
 AGAIN = --epochs 30 --set optimizer.learning_rate=0.1 --set schedule.warmup=0.1
-CIFAR10_RUN = $(TRAINING)/bin/python -m training run --data "$(CIFAR10)" --image-size 32 --recipe photographs \
-	--golden-samples 0 --golden-image docs/images/cat.jpg $(INTO_BUILD)
+CIFAR10_DATA = --data "$(CIFAR10)" --image-size 32 --recipe photographs --golden-samples 0 --golden-image docs/images/cat.jpg
+CIFAR10_RUN = $(TRAINING)/bin/python -m training run $(CIFAR10_DATA) $(INTO_BUILD)
+CIFAR10_LAST = --start cifar10-second $(AGAIN) --set augmentation.erase=0.25
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -70,13 +71,18 @@ bench-training: $(TRAINING)/.installed ## Measure a training step beside a plain
 
 builtin: $(TRAINING)/.installed ## Train the built-in models anew (CIFAR10=FOLDER of its photographs; FASHION=FOLDER of Fashion-MNIST)
 	@test -d "$(CIFAR10)" || { echo "say where the photographs of CIFAR-10 lie: make builtin CIFAR10=FOLDER"; exit 1; }
-	rm -rf build/store
+	rm -rf build/store build/runs
 	$(TRAINING)/bin/python -m training run --data digits --arch resnet20 --model digits-resnet20 --no-checkpoint $(INTO_BUILD)
 	$(TRAINING)/bin/python -m training run --data fashion-mnist $(FASHION_DIR) --arch resnet20 --model fashion-resnet20 --no-checkpoint \
 	  --golden-samples 0 $(INTO_BUILD)
 	$(CIFAR10_RUN) --arch resnet32 --model cifar10-first
 	$(CIFAR10_RUN) --start cifar10-first $(AGAIN) --model cifar10-second
-	$(CIFAR10_RUN) --start cifar10-second $(AGAIN) --set augmentation.erase=0.25 --set learn_validation=true --model cifar10
+	$(CIFAR10_RUN) $(CIFAR10_LAST) --model cifar10-twin --runs build/runs/twin
+	$(TRAINING)/bin/python -m training train $(CIFAR10_DATA) $(CIFAR10_LAST) --set learn_validation=true --model cifar10 \
+	  --store build/store --runs build/runs/final
+	$(TRAINING)/bin/python -m training evaluate build/runs/final/*
+	$(TRAINING)/bin/python -m training calibrate build/runs/final/* --twin build/runs/twin/*
+	$(TRAINING)/bin/python -m training resume build/runs/final/* $(INTO_BUILD)
 	rm -rf model_store/builtin/*
 	cp -R build/store/digits-resnet20 build/store/fashion-resnet20 build/store/cifar10 model_store/builtin/
 

@@ -77,6 +77,7 @@ Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Channel = Annotated[int, Field(ge=0, le=255)]
+Coverage = Annotated[str, StringConstraints(pattern=r"^0\.[0-9]{0,5}[1-9]$")]
 
 
 class Block(BaseModel):
@@ -174,11 +175,21 @@ class Checkpoint(Block):
 
 
 class Calibration(Block):
-    """What turns logits into probabilities and into abstention; fitted on the validation split."""
+    """What turns logits into probabilities, abstention and sets of labels; fitted on images that were not trained on."""
 
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     energy_threshold: FiniteFloat | None = None
-    conformal_thresholds: dict[str, Fraction] = {}
+    """An image with a higher energy (`model_store.uncertainty.energy`) is unlike the training images."""
+    conformal_thresholds: dict[Coverage, Fraction] = {}
+    """By coverage: the least calibrated probability of a label in the set that holds the right one so often."""
+    fitted_on: str = ""
+    ece_before: Fraction | None = None
+    ece_after: Fraction | None = None
+    """The expected calibration error on the test split, without and with the temperature."""
+    abstained: Fraction | None = None
+    """The share of the test images that are refused."""
+    coverages: dict[Coverage, Fraction] = {}
+    """By coverage: how many of the test images' sets hold the right label."""
 
 
 class DataSet(Block):
@@ -218,7 +229,7 @@ class Imported(Block):
 
 
 class Metrics(Block):
-    """What was measured on the test split, through `prepare` on encoded images."""
+    """What was measured on the test split, through `prepare` on encoded images; `ece` and `loss` before calibration."""
 
     top1: Fraction
     top5: Fraction | None = None
@@ -292,6 +303,8 @@ class Manifest(Block):
             raise ValueError("preprocessing crops to another size than the model's input")
         if any(len(golden.logits) != len(self.class_names) for golden in self.golden):
             raise ValueError("golden logits and class_names differ in number")
+        if self.outputs.kind != "logits" and self.calibration and self.calibration.energy_threshold is not None:
+            raise ValueError("an energy threshold needs logits: probabilities all have the same energy")
         if self.proof == "proven" and not self.golden:
             raise ValueError("a proven version needs golden images")
         if len({variant.precision for variant in self.variants}) != len(self.variants):

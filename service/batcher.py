@@ -11,14 +11,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store.preprocessing import Pixels
 from service.errors import DeadlineExceededError, InferenceError, ServiceError
 
-Rows = NDArray[np.float32]
+Rows = Sequence[Any]
+"""What `run` gives: one row an image; what a row is, is between it and who submits."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -26,7 +28,7 @@ logger = logging.getLogger(__name__)
 class Answer:
     """One image's row, and what its batch was."""
 
-    row: NDArray[np.float32]
+    row: Any
     queue_seconds: float
     inference_seconds: float
     batch_size: int
@@ -43,7 +45,7 @@ class _Item:
 class Batcher:
     """Every image that was submitted gets exactly one answer or one error, and a failing batch takes no other with it.
 
-    `run` takes uint8 `[batch, height, width, 3]` and returns float32 `[batch, …]`, one row an image; `instances` threads call it.
+    `run` takes uint8 `[batch, height, width, 3]` and returns one row an image; `instances` threads call it.
     """
 
     def __init__(

@@ -4,7 +4,7 @@
 
     ServiceError
     ├── BadRequestError          400  empty_body, malformed_json, malformed_base64, malformed_multipart, no_images,
-    │                                 invalid_parameter, empty_image
+    │                                 invalid_parameter, no_label_sets, empty_image
     ├── NotFoundError            404  model_not_found, version_not_found, no_default_model
     ├── BodyTimeoutError         408  slow_body
     ├── TooLargeError            413  body_too_large, too_many_images

@@ -19,7 +19,7 @@ from service.admission import Admission
 from service.batcher import Answer
 from service.errors import BadRequestError, DeadlineExceededError, EveryImageFailedError, ServiceError, describe
 from service.images import Encoded, check_headers, read_body, read_images
-from service.postprocessing import rank
+from service.postprocessing import answer
 from service.registry import Registry
 from service.served_version import ServedVersion
 from service.settings import Settings
@@ -52,18 +52,21 @@ class Predictor:
         """Classify the images of one request. Raises ServiceError for the request as a whole."""
         settings = self._settings
         began = time.monotonic()
-        self._registry.find(model, version)  # a model that is not there is refused before its images are read
-        top_k = _read_top_k(request)
+        found = self._registry.find(model, version)  # a model that is not there is refused before its images are read
+        top_k, coverage = _read_top_k(request), request.query_params.get("coverage")
+        if coverage is not None:
+            found.find_coverage(coverage)
         check_headers(request.headers, settings.max_body_bytes)
         with self._admission.upload() as hold:
             body = await read_body(request, settings.max_body_bytes, settings.body_timeout_seconds, hold)
             images = read_images(request.headers, body, settings.max_images)
             received = time.monotonic()
             with self._admission.queue(len(images)), self._registry.lease(model, version) as served:
+                set_index = None if coverage is None else served.find_coverage(coverage)  # another version may have come
                 deadline = began + settings.deadline_seconds
                 work = asyncio.ensure_future(self._classify_all(images, served, deadline))
                 outcomes = await _unless_disconnected(request, work, deadline)
-        return _answer(served, outcomes, top_k, began, received)
+        return _answer(served, outcomes, top_k, set_index, began, received)
 
     async def _classify_all(self, images: Sequence[Encoded], served: ServedVersion, deadline: float) -> list[Outcome]:
         turn = asyncio.Semaphore(self._decodes_at_once)
@@ -132,14 +135,16 @@ def _read_top_k(request: Request) -> int:
     return int(text)
 
 
-def _answer(served: ServedVersion, outcomes: Sequence[Outcome], top_k: int, began: float, received: float) -> Response:
+def _answer(
+    served: ServedVersion, outcomes: Sequence[Outcome], top_k: int, set_index: int | None, began: float, received: float
+) -> Response:
     class_names = served.version.manifest.class_names
     answers = [outcome.result for outcome in outcomes if isinstance(outcome.result, Answer)]
     errors = [outcome.result for outcome in outcomes if not isinstance(outcome.result, Answer)]
     if not answers:
         raise _every_image_failed(errors)
     results = [
-        {"predictions": rank(outcome.result.row, class_names, top_k)}
+        answer(outcome.result.row, class_names, top_k, set_index)
         if isinstance(outcome.result, Answer)
         else {"error": describe(outcome.result)}
         for outcome in outcomes

@@ -64,7 +64,15 @@ _PREDICT: Final[dict[str, Any]] = {
                 "in": "query",
                 "description": "How many classes to return, best first; capped at the model's classes.",
                 "schema": {"type": "integer", "minimum": 1, "default": DEFAULT_TOP_K},
-            }
+            },
+            {
+                "name": "coverage",
+                "in": "query",
+                "description": "Also return the set of labels that holds the right one with this probability. "
+                "What a model offers stands in its `coverages`; others, and a model without any, are a 400 problem.",
+                "schema": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+                "example": 0.95,
+            },
         ],
         "requestBody": {
             "required": True,
@@ -224,6 +232,9 @@ def _detail(registry: Registry, model: ServedModel) -> ModelDetail:
         input=manifest.input,
         preprocessing=manifest.preprocessing,
         max_batch_size=model.served.max_batch_size,
+        can_abstain=model.served.can_abstain,
+        coverages=model.served.coverages,
+        calibration=manifest.calibration,
         metrics=manifest.metrics,
         gate=list(manifest.gate),
         training=manifest.training,

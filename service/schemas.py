@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from model_store.manifest import Check, Imported, Input, Metrics, Preprocessing, Training, VersionReference
+from model_store.manifest import Calibration, Check, Imported, Input, Metrics, Preprocessing, Training, VersionReference
 
 
 class Prediction(BaseModel):
@@ -12,7 +12,7 @@ class Prediction(BaseModel):
 
     label: str
     index: Annotated[int, Field(description="Position in the model's class_names.")]
-    score: Annotated[float, Field(ge=0, le=1, description="Probability.")]
+    score: Annotated[float, Field(ge=0, le=1, description="Probability, calibrated where the model is.")]
 
 
 class ItemError(BaseModel):
@@ -24,9 +24,21 @@ class ItemError(BaseModel):
 
 
 class Result(BaseModel):
-    """One image's outcome: predictions, best first, or its error."""
+    """One image's outcome: predictions, best first, or its error.
+
+    Where a model abstains the predictions are what it would have said, and nothing to act on.
+    """
 
     predictions: list[Prediction] | None = None
+    labels: Annotated[
+        list[str] | None,
+        Field(description="With `coverage`: the set that holds the right label with that probability, the most probable first."),
+    ] = None
+    abstained: Annotated[
+        bool | None,
+        Field(description="Whether the image is unlike what the model was trained on. Only of models that can tell."),
+    ] = None
+    reason: Annotated[str | None, Field(description="Why the model abstained.")] = None
     error: ItemError | None = None
 
 
@@ -98,6 +110,9 @@ class ModelDetail(ModelSummary):
     input: Input | None = None
     preprocessing: Preprocessing | None = None
     max_batch_size: int | None = None
+    can_abstain: Annotated[bool | None, Field(description="Whether it says where an image is unlike what it knows.")] = None
+    coverages: Annotated[list[float] | None, Field(description="What `coverage` may be when predicting.")] = None
+    calibration: Calibration | None = None
     metrics: Metrics | None = None
     gate: list[Check] | None = None
     training: Training | None = None

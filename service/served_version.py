@@ -1,17 +1,20 @@
 """A version as it serves: loaded, proven and warm, with a batcher in front of it, leased to requests and closed when unused."""
 
+import re
 import threading
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_store import golden
 from model_store.errors import ModelRunError
+from model_store.manifest import Calibration
 from model_store.preprocessing import Pixels
-from model_store.session import Session, SessionOptions, probabilities
+from model_store.session import Session, SessionOptions
 from model_store.version import Version
 from service.batcher import Batcher
+from service.errors import BadRequestError
+from service.postprocessing import Row, to_rows
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,12 @@ class ServedVersion:
             session = Session(version.path(variant.file), manifest.input, manifest.outputs, options.session)
             golden.prove(version, session, variant.precision)
             self.max_batch_size = min(options.max_batch_size, manifest.max_batch_size)
-            temperature = manifest.calibration.temperature if manifest.calibration else 1.0
+            self.calibration = manifest.calibration or Calibration()
 
-            def run(images: Pixels) -> NDArray[np.float32]:
-                return probabilities(session.run(images), manifest.outputs, temperature)
+            def run(images: Pixels) -> list[Row]:
+                return to_rows(session.run(images), manifest.outputs, self.calibration)
 
-            warm_up = run(np.zeros((self.max_batch_size, manifest.input.height, manifest.input.width, 3), np.uint8))
+            warm_up = session.run(np.zeros((self.max_batch_size, manifest.input.height, manifest.input.width, 3), np.uint8))
             if warm_up.shape != (expected := (self.max_batch_size, len(manifest.class_names))):
                 raise ModelRunError(f"{version}: the model gives scores of shape {warm_up.shape}, expected {expected}")
         except BaseException:
@@ -53,6 +56,29 @@ class ServedVersion:
         self._leases = 0
         self._closing = False
         self._changed = threading.Condition()
+
+    @property
+    def can_abstain(self) -> bool:
+        """Whether the version refuses images that are unlike what it knows."""
+        return self.calibration.energy_threshold is not None
+
+    @property
+    def coverages(self) -> list[float]:
+        """The coverages that there are sets of labels for, in the order of the rows' sizes."""
+        return [float(coverage) for coverage in self.calibration.conformal_thresholds]
+
+    def find_coverage(self, text: str) -> int:
+        """The place of this coverage among `coverages`. Raises BadRequestError that names those there are."""
+        offered = list(self.calibration.conformal_thresholds)
+        if not offered:
+            raise BadRequestError(f"{self.version} has no sets of labels: leave coverage out", code="no_label_sets")
+        fraction = re.fullmatch(r"0?(\.[0-9]{1,9})", text)
+        coverage = f"0{fraction[1].rstrip('0')}" if fraction else None
+        if coverage not in offered:
+            raise BadRequestError(
+                f"coverage must be one of {', '.join(offered)} for {self.version}, not {text[:40]!r}", code="invalid_parameter"
+            )
+        return offered.index(coverage)
 
     def take_lease(self) -> bool:
         """Hold this version for one request, which gives the lease back; False where the version is being closed."""

@@ -14,15 +14,16 @@ def main(context: click.Context) -> None:
 
     `check` looks at your pictures, `run` does everything, and `retrain` goes on from what is published when new pictures come.
     `import` brings in a network that was trained elsewhere.
-    Each step is also a command of its own on a run's directory: train, evaluate, export, gate, publish. A run that was cut
-    goes on with `resume`; `runs`, `compare` and `report` show what there is.
+    Each step is also a command of its own on a run's directory: train, evaluate, calibrate, export, gate, publish. A run that
+    was cut goes on with `resume`; `runs`, `compare` and `report` show what there is.
     """
     context.obj = Console()
 
 
 for command in (
     looking.check, running.run, running.resume, retraining.retrain, running.cross_validate, looking.find_rate,
-    importing.import_network, steps.train, steps.evaluate, steps.export, steps.gate, steps.publish,
+    importing.import_network,
+    steps.train, steps.evaluate, steps.calibrate, steps.export, steps.gate, steps.publish,
     looking.report, looking.runs, looking.compare, looking.recipes,
 ):  # fmt: skip
     main.add_command(command)

@@ -13,6 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from model_store.manifest import Check
+from training.calibration import Calibrated
 from training.cross_validation import CrossValidation
 from training.data.check import check_table
 from training.learning.rate_finder import RateCurve
@@ -102,6 +103,13 @@ class TrainingDisplay:
         """Show the gates' table."""
         self._console.print(checks_table(checks))
 
+    def show_calibration(self, calibrated: Calibrated) -> None:
+        """Show what the calibration does, and what was left out of it."""
+        if calibrated.calibration:
+            self._console.print(calibration_table(calibrated))
+        for notice in calibrated.notices:
+            self.say(notice)
+
     def show_succession(self, succession: Succession) -> None:
         """Show what a retrained model gained and lost."""
         self._console.print(succession_table(succession))
@@ -133,6 +141,21 @@ def checks_table(checks: tuple[Check, ...]) -> Table:
             verdict = Text(f"waived: {check.waived}", "yellow")
         bound = f"{'≥' if check.comparison == 'at_least' else '≤'} {check.threshold:.4g}"
         table.add_row(check.check, bound, f"{check.value:.4g}", verdict)
+    return table
+
+
+def calibration_table(calibrated: Calibrated) -> Table:
+    """What the calibration does on the images it was fitted on, and on the test split."""
+    splits = {"validation": calibrated.validation, "test": calibrated.test}
+    measured = [figures for figures in splits.values() if figures]
+    temperature = f", temperature {calibrated.calibration.temperature:.3f}" if calibrated.calibration else ""
+    table = Table("", *splits, title=f"calibration{temperature}")
+    table.add_row("images", *(f"{figures.images:,}" for figures in measured))
+    table.add_row("calibration error", *(f"{figures.ece_before:.2%} → {figures.ece_after:.2%}" for figures in measured))
+    table.add_row("abstained", *("never" if each.abstained is None else f"{each.abstained:.2%}" for each in measured))
+    for coverage in measured[-1].sets:
+        sets = [figures.sets[coverage] for figures in measured]
+        table.add_row(f"sets for {coverage}", *(f"{each.coverage:.2%} ({each.mean_size:.2f} labels)" for each in sets))
     return table
 
 

@@ -10,6 +10,7 @@
     ├── InterruptedRunError a person or a supervisor stopped the run; its checkpoint is written
     ├── ResumeProofError    a killed and resumed training did not come to the same bits
     ├── StartError          weights to begin with that can not be had, or are another network's
+    ├── CalibrationError    another run's values that do not hold for this one
     ├── ExportError         the exported graph is not the contract's
     ├── ForeignModelError   a foreign network (or what came with it) that can not be imported as it is
     └── GateError           a check failed that nobody waived: nothing was published
@@ -46,6 +47,10 @@ class ResumeProofError(TrainingError):
 
 class StartError(TrainingError):
     """Weights to begin with that can not be had, or are another network's."""
+
+
+class CalibrationError(TrainingError):
+    """Another run's calibration that can not be taken, or does not hold on this run's test split."""
 
 
 class ExportError(TrainingError):

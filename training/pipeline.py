@@ -5,6 +5,7 @@ from typing import Protocol
 
 from model_store.manifest import Check
 from model_store.store import ModelStore
+from training.calibration import CALIBRATION, Calibrated, calibrate
 from training.evaluation import evaluate
 from training.export import MODEL, export
 from training.gates import check_waivers, gate, require_passed
@@ -34,6 +35,9 @@ class Display(Protocol):
     def show_data(self, data: RunData) -> None:
         """The data was checked and split like this."""
 
+    def show_calibration(self, calibrated: Calibrated) -> None:
+        """How far the answers can be trusted."""
+
     def show_succession(self, succession: Succession) -> None:
         """A retrained model gained and lost this."""
 
@@ -42,7 +46,7 @@ class Display(Protocol):
 
 
 def learn(run: RunDirectory, display: Display, process: Process, interrupted: Callable[[], bool] = lambda: False) -> RunData:
-    """Check the data, train and evaluate: the part that several processes do together. Raises TrainingError."""
+    """Check the data, train, evaluate and calibrate: the part that several processes do together. Raises TrainingError."""
     display.announce("check")
     data = open_run_data(run, display.count("checking"), process)
     display.show_data(data)
@@ -51,6 +55,9 @@ def learn(run: RunDirectory, display: Display, process: Process, interrupted: Ca
         train(run, data, display, process, interrupted)
     display.announce("evaluate")
     evaluate(run, data, process)
+    if not run.has(CALIBRATION):
+        display.announce("calibrate")
+        display.show_calibration(calibrate(run, data, process))
     return data
 
 

@@ -13,6 +13,7 @@ from model_store.aliases import PRODUCTION
 from model_store.errors import ManifestError, PublishError
 from model_store.manifest import Check, Checkpoint, Classifier, DataSet, Metrics, Training, Variant, now
 from model_store.store import ModelStore
+from training.calibration import CALIBRATION, read_calibration
 from training.checks import LOGIT_TOLERANCE
 from training.data.split import SPLIT_SEED
 from training.evaluation import read_figures
@@ -107,6 +108,7 @@ def _seal(run: RunDirectory, data: RunData, store: ModelStore, checks: tuple[Che
         "variants": (Variant(precision="fp32", file=MODEL, tolerance=LOGIT_TOLERANCE),),
         "classifier": Classifier(file=CLASSIFIER),
         "checkpoint": Checkpoint(file=CHECKPOINT) if config.keep_checkpoint else None,
+        "calibration": read_calibration(run).calibration if run.has(CALIBRATION) else None,
         "training": Training(
             run_id=run.run_id,
             command=config.command,

@@ -11,6 +11,7 @@
       best.safetensors   the epoch that validation chose
       last.safetensors   the end of the training
       evaluation.json, evaluation.npz  the test split, opened once
+      calibration.json   temperature, abstention, label sets, with what they do on test
       report.html        all of it, to look at
       model.onnx         the export
       golden/            images, pixels, golden.json

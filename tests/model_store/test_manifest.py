@@ -13,7 +13,18 @@ from pydantic import ValidationError
 from store_factory import plain_fields, proven_version
 
 from model_store.errors import InvalidNameError, ManifestError
-from model_store.manifest import Check, Manifest, Preprocessing, Variant, check_name, digest_of, now, parse_version
+from model_store.manifest import (
+    Calibration,
+    Check,
+    Manifest,
+    Outputs,
+    Preprocessing,
+    Variant,
+    check_name,
+    digest_of,
+    now,
+    parse_version,
+)
 
 SHA256 = "0" * 64
 
@@ -98,6 +109,10 @@ def test_a_path_that_is_not_plainly_inside_is_refused(path: str) -> None:
         (("variants", 0, "precision"), "fp8"),
         (("golden", 0, "logits", 0), None),
         (("golden", 0, "decode_tolerance", "max_abs"), 256),
+        (("calibration",), {"temperature": 0.0}),
+        (("calibration",), {"conformal_thresholds": {"95%": 0.1}}),
+        (("calibration",), {"conformal_thresholds": {"0.90": 0.1}}),
+        (("calibration",), {"coverages": {"0.9": 1.1}}),
         (("proof",), "maybe"),
     ],
 )
@@ -132,6 +147,10 @@ def test_blocks_that_contradict_each_other_are_refused() -> None:
         ("crops to another size", {"preprocessing": Preprocessing(resize=9, crop_height=9, crop_width=8)}),
         ("golden logits and class_names differ", {"class_names": ("red", "green", "blue", "grey")}),
         ("needs golden images", {"golden": ()}),
+        (
+            "an energy threshold needs logits",
+            {"outputs": Outputs(kind="probabilities"), "calibration": Calibration(energy_threshold=-1.0)},
+        ),
         ("holds a precision twice", {"variants": whole.variants * 2}),
     ]
     for message, change in contradictions:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from tiny_model import tiny_model_bytes
 
-from model_store.manifest import DecodeTolerance, Golden, Input, Outputs, Preprocessing, Variant, now
+from model_store.manifest import Calibration, DecodeTolerance, Golden, Input, Outputs, Preprocessing, Variant, now
 from model_store.preprocessing import prepare
 from model_store.store import ModelStore
 
@@ -56,6 +56,7 @@ def publish(
     golden_weights: np.ndarray = WEIGHTS,
     golden: Sequence[str] = ("red", "cyan"),
     max_batch_size: int = 32,
+    calibration: Calibration | None = None,
 ) -> int:
     """Publish a version; other `weights` than the golden ones make it one that answers otherwise than in training."""
     files = {"model.onnx": tiny_model_bytes(SIZE, SIZE, weights)}
@@ -82,6 +83,7 @@ def publish(
         "max_batch_size": max_batch_size,
         "variants": (Variant(precision="fp32", file="model.onnx", tolerance=1e-3),),
         "golden": tuple(blocks),
+        "calibration": calibration,
     }
     return store.publish(model, manifest, files)
 

@@ -109,13 +109,13 @@ def test_every_reference_of_the_document_resolves(document: dict[str, Any]) -> N
 
 @pytest.mark.parametrize("path", PREDICT_PATHS)
 def test_predict_routes_say_what_they_take_and_answer(document: dict[str, Any], path: str) -> None:
-    """Each predict route has a required body of three kinds, top_k, its path's parameters, its answer and its errors."""
+    """Each predict route has a required body of three kinds, its parameters and its path's, its answer and its errors."""
     operation = document["paths"][path]["post"]
     assert operation["summary"]
     body = operation["requestBody"]
     assert body["required"]
     assert set(body["content"]) == {"image/*", "multipart/form-data", "application/json"}
-    assert {parameter["name"] for parameter in operation["parameters"]} == {"top_k", *re.findall(r"{(\w+)}", path)}
+    assert {parameter["name"] for parameter in operation["parameters"]} == {"top_k", "coverage", *re.findall(r"{(\w+)}", path)}
     answers = operation["responses"]
     assert answers["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/PredictResponse")
     assert {"400", "404", "408", "413", "415", "429", "500", "503", "504"} <= set(answers)

@@ -6,7 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from service.postprocessing import SCORE_DECIMALS, rank
+from model_store.manifest import Calibration, Outputs
+from service.postprocessing import SCORE_DECIMALS, Row, answer, rank, to_rows
 
 NAMES = ("a", "b", "c", "d")
 
@@ -39,3 +40,39 @@ def test_ranking_keeps_every_class_once(row: np.ndarray, top_k: int) -> None:
     for prediction in predictions:
         assert prediction["label"] == str(prediction["index"])
         assert prediction["score"] == pytest.approx(float(row[prediction["index"]]), abs=10**-SCORE_DECIMALS)
+
+
+LOGITS = np.array([[9, 1, 0, 0], [1, 1, 1, 0], [5, 5, 0, 0]], np.float32)
+
+
+def test_rows_are_a_softmax_alone_where_nothing_was_calibrated() -> None:
+    """Such a model neither abstains nor says that it does not, and has no sets."""
+    rows = to_rows(LOGITS, Outputs(), Calibration())
+    powers = np.exp(LOGITS)
+    for row, expected in zip(rows, powers / powers.sum(axis=1, keepdims=True), strict=True):
+        np.testing.assert_allclose(row.probabilities, expected, rtol=1e-5)
+        assert answer(row, NAMES, 1).keys() == {"predictions"}
+
+
+def test_rows_are_calibrated_and_know_what_is_unlike() -> None:
+    """The temperature is in the probabilities and not in the energy; the reason gives both figures of the refused image alone."""
+    calibration = Calibration(temperature=2.0, energy_threshold=-3.0, conformal_thresholds={"0.8": 0.5, "0.95": 0.1})
+    rows = to_rows(LOGITS, Outputs(), calibration)
+    powers = np.exp(LOGITS / 2)
+    np.testing.assert_allclose([row.probabilities for row in rows], powers / powers.sum(axis=1, keepdims=True), rtol=1e-5)
+    answers = [answer(row, NAMES, 1, set_index=1) for row in rows]
+    assert [said["abstained"] for said in answers] == [False, True, False]
+    assert [said.get("reason") for said in answers] == [
+        None,
+        "unlike what the model was trained on: its energy is -2.21, over the threshold of -3.00",
+        None,
+    ]
+    assert [said["labels"] for said in answers] == [["a"], ["a", "b", "c", "d"], ["a", "b"]]
+    assert [answer(row, NAMES, 1, set_index=0)["labels"] for row in rows] == [["a"], ["a"], ["a"]]
+
+
+def test_a_set_may_be_larger_than_top_k() -> None:
+    """The two are asked for apart."""
+    said = answer(Row(np.array([0.1, 0.4, 0.2, 0.3], np.float32), set_sizes=(3,)), NAMES, 1, set_index=0)
+    assert [prediction["label"] for prediction in said["predictions"]] == ["b"]
+    assert said["labels"] == ["b", "d", "c"]

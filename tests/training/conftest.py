@@ -8,6 +8,7 @@ import pytest
 
 from model_store.store import ModelStore
 from training.beginning import Wish, begin
+from training.calibration import calibrate
 from training.evaluation import evaluate
 from training.export import export
 from training.golden import take_golden
@@ -39,6 +40,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     data = open_run_data(run)
     train(run, data)
     evaluate(run, data)
+    calibrate(run, data)
     export(run)
     take_golden(run, data)
     return run

@@ -63,12 +63,13 @@ def test_run_stops_at_a_failed_gate_and_resume_goes_on_with_a_waiver(tmp_path: P
 
 
 def test_the_steps_one_by_one_reach_the_same_end(tmp_path: Path) -> None:
-    """train, evaluate, export, gate and publish each take the run's directory and say what comes next."""
+    """train, evaluate, calibrate, export, gate and publish each take the run's directory and say what comes next."""
     (tmp_path / "mine.toml").write_text('extends = "digits"\naccuracy_floor = 0.1\nepochs = 1\n')
     assert training("train", "--recipe", "mine.toml", cwd=tmp_path).returncode == 0
     (run,) = (tmp_path / "runs").iterdir()
     for step, words in (
         ("evaluate", ()),
+        ("calibrate", ()),
         ("export", ()),
         ("gate", ("--waive", "accuracy_jpeg=one epoch")),
         ("publish", ("--store", "store")),
@@ -122,6 +123,9 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path: Path, number: s
         ("retrain no-such-model --data digits", "there is no model 'no-such-model'"),
         ("retrain cifar10", "Missing option '--data'"),
         ("evaluate .", "has no config.json"),
+        ("calibrate .", "has no config.json"),
+        ("calibrate . --twin .", "has no config.json"),
+        ("calibrate . --twin nowhere", "does not exist"),
         ("compare .", "has no config.json"),
         ("resume nowhere", "does not exist"),
         ("check nowhere", "there is no data 'nowhere'"),

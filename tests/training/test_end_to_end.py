@@ -15,6 +15,7 @@ from server_process import running
 from model_store.preprocessing import prepare
 from model_store.store import ModelStore
 from training import gates
+from training.calibration import read_calibration
 from training.data.scan import scan
 from training.data.sources import encode, load_data
 from training.data.split import make_split
@@ -52,10 +53,12 @@ def client(published_run: RunDirectory, data: RunData, tmp_path_factory: pytest.
 
 
 def torch_probabilities(run: RunDirectory, data: RunData, files: list[bytes]) -> np.ndarray:
-    """Training's own answer to encoded images."""
-    trained = load_trained(run)
+    """Training's own answer to encoded images, calibrated."""
+    trained, calibration = load_trained(run), read_calibration(run).calibration
+    assert calibration is not None
+    assert calibration.temperature != 1
     pixels = np.stack([prepare(file, data.preprocessing) for file in files])
-    return predict(trained.network, [pixels], trained.normalize).softmax(1).numpy()
+    return (predict(trained.network, [pixels], trained.normalize) / calibration.temperature).softmax(1).numpy()
 
 
 def served_probabilities(client: httpx.Client, files: list[bytes]) -> np.ndarray:
@@ -82,6 +85,24 @@ def test_every_test_image_gets_trainings_answer_over_http(
     served = served_probabilities(client, files)
     assert np.array_equal(served.argmax(1), expected.argmax(1))
     assert np.abs(served - expected).max() <= TOLERANCE
+
+
+def test_the_served_model_abstains_and_covers_as_it_did_in_training(
+    client: httpx.Client, finished_run: RunDirectory, data: RunData
+) -> None:
+    """Over HTTP as many test images are refused, and as many sets hold the right label, as calibration.json says."""
+    measured = read_calibration(finished_run).test
+    assert measured is not None
+    labels = [data.images.label(index) for index in data.split.test]
+    files = [data.images.encoded[index] for index in data.split.test]
+    results = []
+    for start in range(0, len(files), IMAGES_A_REQUEST):
+        images = [{"b64": base64.b64encode(file).decode()} for file in files[start : start + IMAGES_A_REQUEST]]
+        answer = client.post("/v1/models/digits-resnet20/predict?coverage=0.95", json={"images": images})
+        results += answer.json()["results"]
+    assert np.mean([result["abstained"] for result in results]) == pytest.approx(measured.abstained)
+    held = [label in result["labels"] for label, result in zip(labels, results, strict=True)]
+    assert np.mean(held) == pytest.approx(measured.sets["0.95"].coverage)
 
 
 def test_golden_images_that_look_like_no_digit_get_trainings_answer_too(

@@ -8,6 +8,7 @@ from model_store import golden
 from model_store.session import Session
 from model_store.store import ModelStore
 from training import gates
+from training.calibration import CALIBRATION, read_calibration
 from training.errors import GateError, RunError
 from training.publish import Published, publish
 from training.run_data import open_run_data
@@ -46,6 +47,21 @@ def test_a_published_run_proves_itself_and_names_its_origin(run_copy: RunDirecto
         assert manifest.metrics.test_images == 359
         assert manifest.gate == gates.read_checks(run_copy)
     assert store.aliases("digits-resnet20").version("production") == 1
+
+
+def test_the_version_has_the_runs_calibration(run_copy: RunDirectory, store: ModelStore) -> None:
+    """What calibration.json says stands in the manifest."""
+    publish_gated(run_copy, store)
+    with store.open("digits-resnet20", 1) as version:
+        assert version.manifest.calibration == read_calibration(run_copy).calibration is not None
+
+
+def test_a_run_that_was_not_calibrated_is_published_without(run_copy: RunDirectory, store: ModelStore) -> None:
+    """It answers with plain softmax and never abstains."""
+    (run_copy.path / CALIBRATION).unlink()
+    publish_gated(run_copy, store)
+    with store.open("digits-resnet20", 1) as version:
+        assert version.manifest.calibration is None
 
 
 def test_no_promote_publishes_and_leaves_production_alone(run_copy: RunDirectory, store: ModelStore) -> None:

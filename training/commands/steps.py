@@ -1,4 +1,4 @@
-"""The steps one by one, each on a run's directory: train, evaluate, export, gate, publish."""
+"""The steps one by one, each on a run's directory: train, evaluate, calibrate, export, gate, publish."""
 
 from pathlib import Path
 
@@ -8,7 +8,20 @@ from rich.console import Console
 from model_store.store import ModelStore
 from training import gates
 from training.beginning import Wish, begin
-from training.commands.options import DEVICE, PROMOTE, RUN, STORE, THREADS, WAIVE, interruptible, parse_waivers, training_options
+from training.calibration import calibrate as calibrate_run
+from training.calibration import take_calibration
+from training.commands.options import (
+    DEVICE,
+    EXISTING_RUN,
+    PROMOTE,
+    RUN,
+    STORE,
+    THREADS,
+    WAIVE,
+    interruptible,
+    parse_waivers,
+    training_options,
+)
 from training.commands.running import begun, processes, say_published, shown, telling_the_way_on, test_accuracy
 from training.display import TrainingDisplay
 from training.evaluation import evaluate as evaluate_run
@@ -49,7 +62,35 @@ def evaluate(console: Console, run: Path, device: str, threads: int | None) -> N
     with processes(device, threads) as process:
         directory, display, data = _opened(console, run, process)
         evaluate_run(directory, data, process)
-        display.say(f"{test_accuracy(directory)}; next: python -m training export {run}")
+        display.say(f"{test_accuracy(directory)}; next: python -m training calibrate {run}")
+
+
+@click.command()
+@RUN
+@click.option(
+    "--twin", type=EXISTING_RUN, help="A run of the same recipe whose values to take, where RUN trained on validation too."
+)
+@DEVICE
+@THREADS
+@click.pass_obj
+def calibrate(console: Console, run: Path, twin: Path | None, device: str, threads: int | None) -> None:
+    """Fit on the validation split how far the answers can be trusted, and measure that on the test split.
+
+    The temperature that makes scores probabilities, the energy above which an image is refused as unlike the training images
+    (about 3 % of validation), and for sets of labels the least probability of one (coverages 0.8, 0.9 and 0.95). `publish`
+    puts them into the version. A version that is published already does not change.
+
+    \b
+    python -m training calibrate runs/FINAL --twin runs/CHOSEN    # FINAL was trained with learn_validation=true
+    """
+    with processes(device, threads) as process:
+        if twin:
+            directory, display = RunDirectory(run), TrainingDisplay(console)
+            display.show_calibration(take_calibration(directory, RunDirectory(twin)))
+        else:
+            directory, display, data = _opened(console, run, process)
+            display.show_calibration(calibrate_run(directory, data, process))
+        display.say(f"next: python -m training export {run}")
 
 
 @click.command()

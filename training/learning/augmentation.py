@@ -68,7 +68,9 @@ def augment(images: Tensor, draws: Draws, bounds: Augmentation, size: int, fill:
     `fill` (`[3, 1, 1]`) is what comes in from outside the image where the recipe does not reflect it.
     """
     # Plane by plane in between: with three channels side by side these cost two to ten times as much (LOG.md).
-    images = _warped(images.contiguous(), draws, bounds, size, fill) if bounds.warps else _cropped(images, draws, bounds, size, fill)
+    images = (
+        _warped(images.contiguous(), draws, bounds, size, fill) if bounds.warps else _cropped(images, draws, bounds, size, fill)
+    )
     if bounds.blur or bounds.sharpen:
         images = _blurred(images.contiguous(), draws.between("blur", -bounds.sharpen, bounds.blur))
     if bounds.brightness or bounds.contrast or bounds.saturation:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from model_store.manifest import Check
 from model_store.preprocessing import Pixels
+from training.calibration import CALIBRATION, Calibrated, read_calibration
 from training.checkpoint import load_checkpoint
 from training.data.image_set import Indices
 from training.errors import RunError
@@ -117,6 +118,7 @@ def write_report(run: RunDirectory, data: RunData, progress: Progress = lambda *
         looked=[Looked("test", len(test.labels), len(test.labels)), *looked],
         bins=bins,
         diagram=draw_reliability("calibration", bins),
+        calibrated=_calibrated(run),
         pictures=take_pictures(data, [answer.index for answer in shown], progress),
         succession=read_succession(run) if run.has(SUCCESSION) else None,
         checks=checks,
@@ -215,6 +217,16 @@ def _pictures_a_cell(sizes: Sequence[int]) -> int:
 def _as_rows(cells: Iterable[Cell], classes: int) -> list[list[Cell | None]]:
     by_place = {(cell.label, cell.predicted): cell for cell in cells}
     return [[by_place.get((label, predicted)) for predicted in range(classes)] for label in range(classes)]
+
+
+def _calibrated(run: RunDirectory) -> Calibrated | None:
+    """What calibration does; where its file can not be read, the reason as a notice."""
+    if not run.has(CALIBRATION):
+        return None
+    try:
+        return read_calibration(run)
+    except RunError as error:
+        return Calibrated(notices=(str(error),))
 
 
 def _checks(run: RunDirectory) -> tuple[tuple[Check, ...], str | None]:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from model_store.store import ModelStore
 from training.beginning import Wish, begin
+from training.calibration import CALIBRATION, Calibrated, read_calibration
 from training.errors import RunError
 from training.evaluation import evaluate, read_figures, read_labels, read_logits
 from training.gates import GATES, gate
@@ -144,6 +145,33 @@ def test_the_figures_are_those_of_the_evaluation(reported: Reported) -> None:
     classes = figures_by_class(confusion_matrix(reported.answers), reported.data.images.class_names)
     expected = [(percent(each.recall), percent(each.precision), str(each.images)) for each in classes]
     assert rows == expected
+
+
+def test_what_calibration_does_is_shown(digits: Reported, awkward: Reported) -> None:
+    """Error before and after, refusals, and each coverage with its mean set, on both splits; nothing where there is none."""
+    calibrated = read_calibration(digits.run)
+    rows = dict(re.findall(r'<tr><th scope="row">([^<]*)</th>(<td.*?)</tr>', digits.page.part("calibration")))
+    shown = {name: re.findall(r">([^<]+)</td>", cells) for name, cells in rows.items()}
+    splits = [calibrated.validation, calibrated.test]
+    assert shown["images"] == ["179", "359"]
+    assert shown["calibration error"] == [f"{percent(each.ece_before)} → {percent(each.ece_after)}" for each in splits if each]
+    assert shown["abstained"] == [percent(each.abstained) for each in splits if each]
+    for coverage in ("0.8", "0.9", "0.95"):
+        sets = [each.sets[coverage] for each in splits if each]
+        assert shown[f"sets for a coverage of {coverage}"] == [
+            f"{percent(each.coverage)}, {each.mean_size:.2f} labels" for each in sets
+        ]
+    assert "As it is served" not in awkward.page.text
+
+
+def test_why_there_is_no_calibration_is_said(awkward: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The notice of a run that learned its validation images, or that the file is damaged, beside the rest."""
+    monkeypatch.setattr(report, "AFFORDABLE", 1)
+    run = awkward.copy(tmp_path)
+    run.write(CALIBRATION, Calibrated(notices=("not <calibrated>",)).model_dump_json().encode())
+    assert "not &lt;calibrated&gt;" in written(run, awkward.data).part("calibration")
+    run.write(CALIBRATION, b"{")
+    assert "calibration.json is damaged" in written(run, awkward.data).part("calibration")
 
 
 def test_worst_mistakes_are_shown_in_their_order(digits: Reported) -> None:
