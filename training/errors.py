@@ -11,6 +11,7 @@
     ├── ResumeProofError    a killed and resumed training did not come to the same bits
     ├── StartError          weights to begin with that can not be had, or are another network's
     ├── ExportError         the exported graph is not the contract's
+    ├── QuantizeError       a version that can not be had in another precision, or not here
     └── GateError           a check failed that nobody waived: nothing was published
 """
 
@@ -49,6 +50,10 @@ class StartError(TrainingError):
 
 class ExportError(TrainingError):
     """The exported graph does not follow the contract of a version."""
+
+
+class QuantizeError(TrainingError):
+    """A version that can not be computed in another precision, or whose labelled images are not known."""
 
 
 class GateError(TrainingError):
