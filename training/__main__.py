@@ -3,7 +3,7 @@
 import click
 from rich.console import Console
 
-from training.commands import looking, retraining, running, steps
+from training.commands import looking, precision, retraining, running, steps
 from training.commands.options import TrainingGroup
 
 
@@ -12,7 +12,8 @@ from training.commands.options import TrainingGroup
 def main(context: click.Context) -> None:
     """Train a residual network, and publish it as a sealed version that serves the answers it gave in training.
 
-    `check` looks at your pictures, `run` does everything, and `retrain` goes on from what is published when new pictures come.
+    `check` looks at your pictures, `run` does everything, `retrain` goes on from what is published when new pictures come, and
+    `quantize` makes it faster.
     Each step is also a command of its own on a run's directory: train, evaluate, export, gate, publish. A run that was cut
     goes on with `resume`; `runs`, `compare` and `report` show what there is.
     """
@@ -21,6 +22,7 @@ def main(context: click.Context) -> None:
 
 for command in (
     looking.check, running.run, running.resume, retraining.retrain, running.cross_validate, looking.find_rate,
+    precision.quantize,
     steps.train, steps.evaluate, steps.export, steps.gate, steps.publish,
     looking.report, looking.runs, looking.compare, looking.recipes,
 ):  # fmt: skip

@@ -3,7 +3,7 @@
 import functools
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -106,15 +106,15 @@ def wished(values: dict[str, Any], **more: Any) -> Wish:
     return Wish(**taken, **more)
 
 
-def parse_waivers(waive: tuple[str, ...]) -> dict[str, str]:
-    """CHECK=REASON by check. Raises RunError, GateError."""
+def parse_waivers(waive: tuple[str, ...], checks: Sequence[str] = ()) -> dict[str, str]:
+    """CHECK=REASON by check, of `checks` or else those of a run. Raises RunError, GateError."""
     waivers = {}
     for text in waive:
         check, _, reason = text.partition("=")
         if not check or not reason.strip():
             raise RunError(f"--waive takes CHECK=REASON, with a reason; got {text!r}")
         waivers[check] = reason.strip()
-    gates.check_waivers(waivers)
+    gates.check_waivers(waivers, checks)
     return waivers
 
 

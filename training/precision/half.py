@@ -70,7 +70,9 @@ def _as(values: NDArray[Any], name: str, kind: int) -> Any:
 
 def _cast_at_the_border(model: Any, outside: frozenset[str], inside: frozenset[str], kind: int) -> None:
     """What the preamble hands to the layers."""
-    kinds = {value.name: value.type.tensor_type.elem_type for value in onnx.shape_inference.infer_shapes(_bare(model)).graph.value_info}
+    kinds = {
+        value.name: value.type.tensor_type.elem_type for value in onnx.shape_inference.infer_shapes(_bare(model)).graph.value_info
+    }
     taken = {name for node in model.graph.node if node.name in inside for name in node.input}
     made = {name: node.name for node in model.graph.node if node.name in outside for name in node.output}
     for name in [name for name in made if name in taken and kinds.get(name, _FLOAT) == _FLOAT]:
