@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from model_store.manifest import Check, Input, Metrics, Preprocessing, Training, VersionReference
+from model_store.manifest import Check, Input, Metrics, Precision, Preprocessing, Training, VersionReference
 
 
 class Prediction(BaseModel):
@@ -67,6 +67,7 @@ class ModelSummary(BaseModel):
     state: Literal["loading", "ready", "unloading", "error"]
     version: int | None
     digest: str | None
+    precision: Annotated[Precision | None, Field(description="Of the variant that answers.")]
     default: bool
 
 
@@ -84,6 +85,20 @@ class VersionState(BaseModel):
     reason: str | None = None
 
 
+class VariantDetail(BaseModel):
+    """One file of the version that serves, in its precision."""
+
+    precision: Precision
+    serving: bool
+    tolerance: Annotated[float, Field(description="How far a golden image's logit may be from training's.")]
+    milliseconds: Annotated[
+        tuple[float, ...] | None,
+        Field(description="Of a batch of 1 and of 8 here, where variants were measured beside each other."),
+    ] = None
+    reason: Annotated[str | None, Field(description="Why it can not serve here.")] = None
+    gate: list[Check]
+
+
 class ModelDetail(ModelSummary):
     """What a model's serving version is, where it comes from and what its gates found."""
 
@@ -98,6 +113,8 @@ class ModelDetail(ModelSummary):
     max_batch_size: int | None = None
     metrics: Metrics | None = None
     gate: list[Check] | None = None
+    precision_note: Annotated[str | None, Field(description="Why another precision than SERVICE_PRECISION names answers.")] = None
+    variants: list[VariantDetail] | None = None
     training: Training | None = None
     derived_from: VersionReference | None = None
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store import golden
 from model_store.errors import ModelRunError
 from model_store.preprocessing import Pixels
-from model_store.session import Session, SessionOptions, probabilities
+from model_store.session import SessionOptions, probabilities
 from model_store.version import Version
 from service.batcher import Batcher
+from service.precision import PrecisionWish, choose
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class EngineOptions:
     max_queue_delay_seconds: float
     instances: int
     session: SessionOptions
+    precision: PrecisionWish = "auto"
 
 
 class ServedVersion:
@@ -32,9 +33,8 @@ class ServedVersion:
         self.version = version
         manifest = version.manifest
         try:
-            variant = manifest.variants[0]  # the order is the publisher's preference
-            session = Session(version.path(variant.file), manifest.input, manifest.outputs, options.session)
-            golden.prove(version, session, variant.precision)
+            self.choice = choose(version, options.precision, options.session)
+            session = self.choice.session
             self.max_batch_size = min(options.max_batch_size, manifest.max_batch_size)
             temperature = manifest.calibration.temperature if manifest.calibration else 1.0
 

@@ -1,6 +1,6 @@
 """The gates of a variant: what another precision may change of fp32's answers, its size and its speed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -115,7 +115,7 @@ def _speed(candidate: Candidate, scorer: Scorer) -> Iterator[Check]:
     if candidate.precision != "int8" and not scorer.uses_gpu:
         return
     shape = scorer.manifest.input
-    runs = {"fp32": candidate.fp32_session.run, candidate.precision: candidate.session.run}
+    runs: dict[str, Callable[[Pixels], object]] = {"fp32": candidate.fp32_session.run, candidate.precision: candidate.session.run}
     seconds = time_in_turn(runs, shape, rounds=SPEED_ROUNDS, budget_seconds=20, least_rounds=5)
     slow, fast = seconds["fp32"][1:], seconds[candidate.precision][1:]
     by_round = [speed_up(a[None], b[None]) for a, b in zip(slow, fast, strict=True)]

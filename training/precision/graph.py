@@ -24,7 +24,7 @@ def read_graph(data: bytes) -> Any:
     """The ONNX model, every node with a name of its own. Raises QuantizeError where these bytes are none."""
     try:
         model: Any = onnx.load_model_from_string(data)
-    except Exception as error:  # protobuf's own exceptions share no public base class
+    except Exception as error:  # noqa: BLE001  protobuf's own exceptions share no public base class
         raise QuantizeError(f"the fp32 file is no ONNX model: {error}") from None
     taken = {node.name for node in model.graph.node}
     numbers = count()

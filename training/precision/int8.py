@@ -128,7 +128,7 @@ def _take_bytes_as_they_come(model: Any, preamble: Sequence[str]) -> None:
     if abs(zero - round(zero)) > _WHOLE or not 0 <= round(zero) <= 255 or [node.op_type for node in users] != ["QuantizeLinear"]:
         return
     quantize = users[0]
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "bytes scale": np.array(factor, np.float32),
         "bytes zero point": np.array(round(zero), np.uint8),
     }

@@ -1,8 +1,9 @@
-"""The labelled images that a published version was made with, found again: train to calibrate on, validation to choose, test to gate."""
+"""The labelled images of a published version, found again: train calibrates, validation chooses, test gates."""
 
 import io
 import shlex
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,12 @@ from training.run_data import KNOWN_IMAGES, RunData, canvas_of, load_images, sho
 
 
 def find_data(version: Version, names: Sequence[str]) -> tuple[str, ...]:
-    """The sources as given, else those of the command that the version was trained with. Raises QuantizeError where neither is there."""
+    """The sources as given, else those of the version's training command. Raises QuantizeError where neither is there."""
     if names:
         return tuple(names)
     training = version.manifest.training
     words = shlex.split(training.command) if training else []
-    trained_on = tuple(word for option, word in zip(words, words[1:], strict=False) if option == "--data")
+    trained_on = tuple(word for option, word in pairwise(words) if option == "--data")
     advice = "give labelled images with --data, as for `run`; calibration needs their train split, the gates their test split"
     if not trained_on:
         raise QuantizeError(f"{version} does not say which data it was trained on: {advice}")

@@ -190,7 +190,7 @@ def _calibration_batches(data: RunData, images: int) -> Iterator[Pixels]:
 
 
 def _spread(indices: Indices, number: int) -> Indices:
-    return indices[np.linspace(0, len(indices) - 1, min(number, len(indices))).astype(int)]
+    return np.asarray(indices[np.linspace(0, len(indices) - 1, min(number, len(indices))).astype(int)])
 
 
 def _golden_logits(version: Version, session: Session) -> Logits:
