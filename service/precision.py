@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 class Choice:
     """The session that serves, its precision, and what was found of the others.
 
-    `note` says why it is not the precision that was wished for, `left_out` why variants can not serve. `milliseconds` are the least of a batch of 1 and of 8, by precision.
+    `note` says why it is not the precision that was wished for, `left_out` why variants can not serve. `milliseconds` are
+    the least of a batch of 1 and of 8, by precision.
     """
 
     precision: Precision

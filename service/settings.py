@@ -81,8 +81,8 @@ class Settings(BaseSettings):
     precision: Annotated[
         PrecisionWish,
         Field(
-            description="Which variant of a version answers: auto takes the fastest that holds here, measured as it loads; a named one "
-            "that a version lacks, or that fails here, gives way to fp32. Name one where replicas must answer alike."
+            description="Which variant of a version answers: auto takes the fastest that holds here, measured as it loads; one "
+            "that is named and lacking, or fails here, gives way to fp32. Name one where replicas must answer alike."
         ),
     ] = "auto"
     decode_workers: Annotated[
