@@ -48,10 +48,15 @@ def _at_least(model: Any, opset: int) -> Any:
 
 def _convert_constants(model: Any, outside: frozenset[str], kind: int) -> None:
     """Weights, constants and casts of the layers; a constant that the preamble takes too is kept for it."""
-    preamble_inputs = {name for node in model.graph.node if node.name in outside for name in node.input}
+    shared = {name for node in model.graph.node if node.name in outside for name in node.input}
+    inside = frozenset(node.name for node in model.graph.node) - outside
     for tensor in list(model.graph.initializer):
-        if tensor.data_type == _FLOAT and tensor.name not in preamble_inputs:
+        if tensor.data_type == _FLOAT and tensor.name not in shared:
             tensor.CopyFrom(_as(numpy_helper.to_array(tensor), tensor.name, kind))
+        elif tensor.data_type == _FLOAT and any(tensor.name in node.input for node in model.graph.node if node.name in inside):
+            own = f"{tensor.name} in half"
+            model.graph.initializer.append(_as(numpy_helper.to_array(tensor), own, kind))
+            rename_input(model, tensor.name, own, inside)
     for node in model.graph.node:
         if node.name in outside:
             continue

@@ -52,9 +52,9 @@ class Calibrated:
             nodes or [], excluded, _OPERATORS, dict(_OPTIONS),
         )  # fmt: skip
         quantizer.quantize_model()
+        _take_bytes_as_they_come(quantizer.model.model, preamble)
         quantizer.model.topological_sort()
         quantized = quantizer.model.model
-        _take_bytes_as_they_come(quantized, preamble)
         del quantized.metadata_props[:]
         onnx.checker.check_model(quantized, full_check=True)
         data: bytes = quantized.SerializeToString(deterministic=True)
@@ -139,7 +139,7 @@ def _take_bytes_as_they_come(model: Any, preamble: Sequence[str]) -> None:
         model.graph.node.remove(node)
     for node in (cast, multiply, add, quantize):
         model.graph.node.remove(node)
-    model.graph.node.insert(1, dequantize)
+    model.graph.node.append(dequantize)
     _drop_unused(model)
 
 

@@ -1,0 +1,85 @@
+"""The images of a version, found again, with the split that it was trained on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model_store.store import BUILTIN_ROOT, ModelStore
+from model_store.version import Version
+from training.errors import DataError, QuantizeError
+from training.precision.labelled import find_data, open_labelled, same_data
+from training.run_data import RunData, open_run_data, known_images
+from training.run_directory import RunDirectory
+
+BUILTIN = ModelStore(BUILTIN_ROOT, builtin_root=None)
+
+
+def make_pictures(root: Path, labels: str) -> None:
+    """Ten images of each class."""
+    noise = np.random.default_rng(0)
+    for label in labels:
+        (root / label).mkdir(parents=True)
+        for number in range(10):
+            Image.fromarray(noise.integers(0, 256, (8, 8, 3), np.uint8)).save(root / label / f"{number}.png")
+
+
+def test_the_manifest_says_where_the_data_is(digits: Version, digits_data: RunData) -> None:
+    """Without --data the training's own command tells, and the digest that it is the same."""
+    assert find_data(digits, ()) == ("digits",)
+    assert same_data(digits, digits_data)
+    assert {name: len(part) for name, part in vars(digits_data.split).items()} == digits.manifest.training.data.split  # type: ignore[union-attr]
+
+
+def test_the_split_is_the_trainings(finished_run: RunDirectory, digits_data: RunData) -> None:
+    """Image by image, so that nothing is gated on what was learned."""
+    split = open_run_data(finished_run).split
+    for name, part in vars(split).items():
+        assert np.array_equal(getattr(digits_data.split, name), part)
+
+
+def test_an_image_that_the_version_knows_is_never_in_test(digits: Version, finished_run: RunDirectory, tmp_path: Path) -> None:
+    """The version carries what it learned from; drawn anew without that, some of it would be tested on."""
+    known = known_images(finished_run, open_run_data(finished_run))
+    assert known is not None
+    fields = {name: getattr(digits.manifest, name) for name in type(digits.manifest).model_fields}
+    files = {entry.path: digits.path(entry.path) for entry in digits.manifest.files}
+    del fields["files"], fields["model"]
+    everything = np.load(Path(finished_run.write("known.npy", known) or finished_run.path / "known.npy"))
+    assert len(everything)
+    store = ModelStore(tmp_path / "store", builtin_root=None)
+    store.publish("m", fields, {**files, "known_images.npy": known})
+    with store.open("m", 1) as version:
+        split = open_labelled(version, ()).split
+    assert np.array_equal(split.test, open_run_data(finished_run).split.test)
+
+
+def test_data_that_is_not_here_is_asked_for() -> None:
+    """The built-in cifar10 was trained on a folder; without it the person must say where it is."""
+    with BUILTIN.open("cifar10", 1) as version, pytest.raises(QuantizeError, match="cifar10-jpeg, which is not here: give labelled"):
+        find_data(version, ())
+
+
+def test_other_images_of_its_classes_will_do(digits: Version, tmp_path: Path) -> None:
+    """A person's own pictures of some of the classes count at the version's own positions."""
+    make_pictures(tmp_path, "73")
+    data = open_labelled(digits, (str(tmp_path),))
+    assert not same_data(digits, data)
+    assert set(data.images.labels.tolist()) == {3, 7}
+    assert data.images.class_names == digits.manifest.class_names
+
+
+def test_images_of_other_classes_are_refused(digits: Version, tmp_path: Path) -> None:
+    """A label that the model can not give says nothing of it."""
+    make_pictures(tmp_path, "7x")
+    with pytest.raises(DataError, match="classes that digits-resnet20/1 does not have: x"):
+        open_labelled(digits, (str(tmp_path),))
+
+
+def test_no_test_image_is_an_error(digits: Version, tmp_path: Path) -> None:
+    """One image of a class trains, so none is left to gate on."""
+    (tmp_path / "7").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "7" / "only.png")
+    with pytest.raises(DataError, match="both are needed"):
+        open_labelled(digits, (str(tmp_path),))
