@@ -94,9 +94,7 @@ def test_a_second_cast_to_float_inside_becomes_half() -> None:
         helper.make_node("Cast", ["product"], ["again"], to=TensorProto.FLOAT, name="again"),
         helper.make_node("Add", ["again", "bias"], ["logits"]),
     ]
-    model = onnx.load_model_from_string(
-        convert(graph_of(nodes, {"weight": chance(SIZE * SIZE * 3, 3), "bias": chance(3)}), "fp16")
-    )
+    model = onnx.load_model_from_string(convert(graph_of(nodes, {"weight": chance(SIZE * SIZE * 3, 3), "bias": chance(3)}), "fp16"))
     (cast,) = [node for node in model.graph.node if node.name == "again"]
     assert cast.attribute[0].i == TensorProto.FLOAT16
 

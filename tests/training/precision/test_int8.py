@@ -35,7 +35,9 @@ def answers(data: bytes, folder: Path, pixels: np.ndarray, model_input: Input | 
 
 
 def stored(data: bytes, name: str) -> np.ndarray:
-    return next(numpy_helper.to_array(tensor) for tensor in onnx.load_model_from_string(data).graph.initializer if tensor.name == name)
+    return next(
+        numpy_helper.to_array(tensor) for tensor in onnx.load_model_from_string(data).graph.initializer if tensor.name == name
+    )
 
 
 def test_weights_are_seven_bits_a_channel_and_activations_unsigned(calibrated: Calibrated) -> None:
@@ -71,7 +73,9 @@ def test_the_same_images_give_the_same_bytes(calibrated: Calibrated) -> None:
 @pytest.mark.parametrize("options", [{"keep": {"network.conv1.weight"}}, {"only": {"network.layer2.0.conv1.weight"}}])
 def test_layers_are_left_in_fp32_as_asked(calibrated: Calibrated, options: dict[str, set[str]]) -> None:
     """Their weights stay floats, those of the others become INT8."""
-    names = {tensor.name: tensor.data_type for tensor in onnx.load_model_from_string(calibrated.quantize(**options)).graph.initializer}
+    names = {
+        tensor.name: tensor.data_type for tensor in onnx.load_model_from_string(calibrated.quantize(**options)).graph.initializer
+    }
     layers = {layer.name for layer in layers_of(calibrated.model)}
     in_fp32 = options.get("keep") or layers - options["only"]
     assert {name for name in layers if names.get(name) == onnx.TensorProto.FLOAT} == in_fp32

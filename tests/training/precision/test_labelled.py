@@ -10,7 +10,7 @@ from model_store.store import BUILTIN_ROOT, ModelStore
 from model_store.version import Version
 from training.errors import DataError, QuantizeError
 from training.precision.labelled import find_data, open_labelled, same_data
-from training.run_data import RunData, open_run_data, known_images
+from training.run_data import RunData, known_images, open_run_data
 from training.run_directory import RunDirectory
 
 BUILTIN = ModelStore(BUILTIN_ROOT, builtin_root=None)
@@ -57,7 +57,10 @@ def test_an_image_that_the_version_knows_is_never_in_test(digits: Version, finis
 
 def test_data_that_is_not_here_is_asked_for() -> None:
     """The built-in cifar10 was trained on a folder; without it the person must say where it is."""
-    with BUILTIN.open("cifar10", 1) as version, pytest.raises(QuantizeError, match="cifar10-jpeg, which is not here: give labelled"):
+    with (
+        BUILTIN.open("cifar10", 1) as version,
+        pytest.raises(QuantizeError, match="cifar10-jpeg, which is not here: give labelled"),
+    ):
         find_data(version, ())
 
 
