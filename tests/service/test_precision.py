@@ -15,7 +15,10 @@ from model_store.manifest import Check, Precision, Variant
 from model_store.session import Session, SessionOptions
 from model_store.store import ModelStore
 from model_store.version import Version
+from service.__main__ import describe
 from service.precision import Choice, PrecisionWish, choose, fastest
+from service.registry import Registry
+from service.served_version import EngineOptions
 
 INT8 = Variant(precision="int8", file="model.int8.onnx", tolerance=0.05)
 FP16 = Variant(precision="fp16", file="model.fp16.onnx", tolerance=0.05)
@@ -152,3 +155,15 @@ def test_the_service_serves_as_set_and_says_so(tmp_path: Path) -> None:
 
 def _label(response: httpx.Response) -> str:
     return str(response.json()["results"][0]["predictions"][0]["label"])
+
+
+def test_the_start_says_where_another_precision_answers(store: ModelStore) -> None:
+    """The accuracy that is printed was measured in fp32, so a person is told when that is not what answers."""
+    publish(store, others={INT8: file_of(NEAR)})
+    publish(store, "plain")
+    registry = Registry(store, EngineOptions(8, 0.0, 1, SessionOptions(), precision="int8"))
+    registry.load()
+    lines = describe(registry, "here")
+    registry.close()
+    assert "  model  colours/1: 7 classes; int8 answers" in lines
+    assert "  model  plain/1: 7 classes" in lines

@@ -12,11 +12,10 @@ from training import gates
 from training.commands.options import DATA_DIR, PROMOTE, STORE, WAIVE, parse_waivers
 from training.commands.running import say_published
 from training.display import TrainingDisplay, sensitivity_table
-from training.precision.checks import CHECKS
+from training.precision.checks import CHECKS, MAX_LOSS
 from training.precision.labelled import open_labelled, same_data
 from training.precision.variants import (
     CALIBRATION_IMAGES,
-    MAX_LOSS,
     SWEEP_LAYERS,
     Settings,
     make_variant,
@@ -45,9 +44,7 @@ from training.publish import make_store
 @click.option(
     "--max-loss",
     type=click.FloatRange(min=0, max=100),
-    default=MAX_LOSS,
-    show_default=True,
-    help="Points of top-1 that may be lost on the test split.",
+    help=f"Points of top-1 that may be lost on the test split.  [default: {MAX_LOSS}, or two images where these are more]",
 )
 @click.option(
     "--calibration-images",

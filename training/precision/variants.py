@@ -19,7 +19,9 @@ from training.data.image_set import Indices
 from training.errors import QuantizeError
 from training.precision.checks import (
     DRIFT,
+    FEW_IMAGES,
     INVARIANCE_IMAGES,
+    MAX_LOSS,
     Candidate,
     check_candidate,
     golden_expected,
@@ -34,22 +36,25 @@ from training.precision.sensitivity import SWEEP_IMAGES, Sensitivity, layers_to_
 from training.publish import Published
 from training.run_data import RunData
 
-MAX_LOSS: Final = 0.5
 CALIBRATION_IMAGES: Final = 512
 VALIDATION_IMAGES: Final = 1000
-SWEEP_LAYERS: Final = 64
+SWEEP_LAYERS: Final = 40
 _DRIFT_QUANTILE: Final = 0.99
 Count = Callable[[str], Callable[[int, int], None]]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a person may ask for. `sweep` None is where the network has at most 64 layers; `max_loss` is in points of top-1."""
+    """What a person may ask for. `max_loss` is in points of top-1, None 0.5 or two images; `sweep` None is up to 40 layers."""
 
     precision: Precision = "int8"
-    max_loss: float = MAX_LOSS
+    max_loss: float | None = None
     calibration_images: int = CALIBRATION_IMAGES
     sweep: bool | None = None
+
+    def allowed_loss(self, images: int) -> float:
+        """Points of top-1 that may be lost on so many images."""
+        return max(MAX_LOSS, 100 * FEW_IMAGES / images) if self.max_loss is None else self.max_loss
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def make_variant(version: Version, data: RunData, settings: Settings, waivers: M
             golden_logits, golden, tolerance_of(drifts),
         )  # fmt: skip
         sample = np.concatenate(list(data.chunks(_spread(test, INVARIANCE_IMAGES))))
-        checks = check_candidate(candidate, scoring, sample, settings.max_loss, waivers)
+        checks = check_candidate(candidate, scoring, sample, settings.allowed_loss(len(test)), waivers)
     top1 = tuple(float((scores.argmax(1) == candidate.labels).mean()) for scores in (expected, logits))
     return Made(settings.precision, converted, candidate.tolerance, checks, (top1[0], top1[1]), kept, sensitivities)
 
@@ -151,7 +156,8 @@ def _to_int8(
     def holds(kept: Sequence[str]) -> bool:
         logits = score(scoring.open(calibrated.quantize(keep=kept)), pixels)
         return (
-            lost_points(logits, expected, labels) <= max(settings.max_loss, 0) and relative_drift(logits, expected) <= DRIFT["int8"]
+            lost_points(logits, expected, labels) <= settings.allowed_loss(len(labels))
+            and relative_drift(logits, expected) <= DRIFT["int8"]
         )
 
     few = next(iter(data.chunks(_spread(validation, SWEEP_IMAGES))))

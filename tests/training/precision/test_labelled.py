@@ -1,5 +1,6 @@
 """The images of a version, found again, with the split that it was trained on."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from model_store.store import BUILTIN_ROOT, ModelStore
 from model_store.version import Version
 from training.errors import DataError, QuantizeError
 from training.precision.labelled import find_data, open_labelled, same_data
-from training.run_data import RunData, known_images, open_run_data
+from training.run_data import KNOWN_IMAGES, RunData, open_run_data, short_digest
 from training.run_directory import RunDirectory
 
 BUILTIN = ModelStore(BUILTIN_ROOT, builtin_root=None)
@@ -39,20 +40,19 @@ def test_the_split_is_the_trainings(finished_run: RunDirectory, digits_data: Run
         assert np.array_equal(getattr(digits_data.split, name), part)
 
 
-def test_an_image_that_the_version_knows_is_never_in_test(digits: Version, finished_run: RunDirectory, tmp_path: Path) -> None:
-    """The version carries what it learned from; drawn anew without that, some of it would be tested on."""
-    known = known_images(finished_run, open_run_data(finished_run))
-    assert known is not None
-    fields = {name: getattr(digits.manifest, name) for name in type(digits.manifest).model_fields}
-    files = {entry.path: digits.path(entry.path) for entry in digits.manifest.files}
-    del fields["files"], fields["model"]
-    everything = np.load(Path(finished_run.write("known.npy", known) or finished_run.path / "known.npy"))
-    assert len(everything)
+def test_an_image_that_the_version_knows_is_never_in_test(digits: Version, digits_data: RunData, tmp_path: Path) -> None:
+    """A version that went on from another carries what both learned from; the others of the test split stay in it."""
+    known, others = digits_data.split.test[:10], digits_data.split.test[10:]
+    learned = io.BytesIO()
+    np.save(learned, np.array([short_digest(digits_data.scan.facts[index].digest) for index in known], np.uint64))
+    fields = {name: getattr(digits.manifest, name) for name in type(digits.manifest).model_fields if name not in {"files", "model"}}
+    files: dict[str, bytes | Path] = {entry.path: digits.path(entry.path) for entry in digits.manifest.files}
     store = ModelStore(tmp_path / "store", builtin_root=None)
-    store.publish("m", fields, {**files, "known_images.npy": known})
+    store.publish("m", fields, files | {KNOWN_IMAGES: learned.getvalue()})
     with store.open("m", 1) as version:
         split = open_labelled(version, ()).split
-    assert np.array_equal(split.test, open_run_data(finished_run).split.test)
+    assert np.array_equal(split.test, others)
+    assert set(known) <= set(split.train)
 
 
 def test_data_that_is_not_here_is_asked_for() -> None:

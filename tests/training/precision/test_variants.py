@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DIGITS  # type: ignore[attr-defined]
 
 from model_store import golden
 from model_store.manifest import Check
@@ -16,6 +15,8 @@ from training.precision import variants
 from training.precision.checks import CHECKS
 from training.precision.variants import Made, Settings, make_variant, opened_source, publish_variant
 from training.run_data import RunData
+
+DIGITS = "digits-resnet20"
 
 
 def quiet(_: str) -> object:
@@ -143,3 +144,11 @@ def test_unlike_images_do_not_drift_past_the_tolerance(digits: Version, made: Ma
         for block in digits.manifest.golden
     ]
     assert max(drifts) * 2 <= made.tolerance + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("asked", "images", "allowed"), [(None, 60, 100 / 30), (None, 10_000, 0.5), (0.0, 60, 0.0), (2.0, 60, 2.0)]
+)
+def test_two_of_few_images_may_be_lost_unless_said_otherwise(asked: float | None, images: int, allowed: float) -> None:
+    """Of 60 test images one is more than half a point, which says nothing; what a person asks for counts as it is."""
+    assert Settings(max_loss=asked).allowed_loss(images) == pytest.approx(allowed)
