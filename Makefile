@@ -24,7 +24,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help serve train import test test-all lint format bench bench-training lock builtin clean
+.PHONY: help serve train import test test-all lint format bench bench-precision bench-training lock builtin clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ format: $(TRAINING)/.installed ## Format the code
 bench: $(SERVICE)/.installed ## Measure this machine and write benchmarks/RESULTS.md
 	$(SERVICE)/bin/python benchmarks/startup.py
 	PYTHONPATH=. $(SERVICE)/bin/python benchmarks/decode_memory.py
+
+bench-precision: $(TRAINING)/.installed ## Measure INT8 beside fp32 and write benchmarks/PRECISION.md (on a quiet machine)
+	PYTHONPATH=. $(TRAINING)/bin/python benchmarks/precision.py $(ARGS)
 
 bench-training: $(TRAINING)/.installed ## Measure a training step beside a plain loop and write benchmarks/TRAINING.md
 	$(TRAINING)/bin/python benchmarks/training_step.py $(ARGS)

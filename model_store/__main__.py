@@ -4,12 +4,13 @@ import sys
 from pathlib import Path
 
 import click
+import onnxruntime
 
 from model_store import golden
 from model_store.aliases import PRODUCTION
 from model_store.errors import ModelStoreError
-from model_store.manifest import Manifest
-from model_store.session import Session
+from model_store.manifest import Check, Manifest
+from model_store.session import CUDA, NEEDS_CUDA, Session, SessionOptions
 from model_store.store import DEFAULT_ROOT, ModelStore
 from model_store.version import Version
 
@@ -93,9 +94,9 @@ def verify(store: ModelStore, model: str | None, version: str | None, *, run: bo
         for number in [store.resolve(name, version)] if version else store.versions(name):
             try:
                 with store.open(name, number) as opened:
-                    if run:
-                        _prove(opened)
-                    click.echo(f"ok      {opened}  {len(opened.manifest.files)} files, {len(opened.manifest.golden)} golden images")
+                    proofs = f", {', '.join(_prove(opened))}" if run else ""
+                    counts = f"{len(opened.manifest.files)} files, {len(opened.manifest.golden)} golden images"
+                    click.echo(f"ok      {opened}  {counts}{proofs}")
             except ModelStoreError as error:
                 failed += 1
                 click.echo(f"FAILED  {name}/{number}  {type(error).__name__}: {error}")
@@ -166,11 +167,20 @@ def prune(store: ModelStore, model: str, keep: int, *, yes: bool) -> None:
         click.echo("nothing was deleted; add --yes to do so")
 
 
-def _prove(version: Version) -> None:
-    manifest = version.manifest
+def _prove(version: Version) -> list[str]:
+    """Run the proof of every variant that can run here, and say of each how it went."""
+    manifest, told = version.manifest, []
+    gpu = CUDA in onnxruntime.get_available_providers()
     for variant in manifest.variants:
-        session = Session(version.path(variant.file), manifest.input, manifest.outputs)
+        on_gpu = variant.precision in NEEDS_CUDA
+        if on_gpu and not gpu:
+            told.append(f"{variant.precision} not run: it needs a GPU")
+            continue
+        options = SessionOptions(providers=(CUDA, "CPUExecutionProvider")) if on_gpu else None
+        session = Session(version.path(variant.file), manifest.input, manifest.outputs, options)
         golden.prove(version, session, variant.precision)
+        told.append(f"{variant.precision} proven" if manifest.golden else f"{variant.precision} runs, unproven")
+    return told
 
 
 def _summary(manifest: Manifest) -> list[str]:
@@ -195,11 +205,18 @@ def _summary(manifest: Manifest) -> list[str]:
     if metrics := manifest.metrics:
         interval = f" (95 % {metrics.top1_interval[0]:.2%} to {metrics.top1_interval[1]:.2%})" if metrics.top1_interval else ""
         lines.append(f"test      top-1 {metrics.top1:.2%}{interval} of {metrics.test_images} images")
-    for check in manifest.gate:
-        verdict = "ok" if check.passed else f"WAIVED: {check.waived}" if check.waived else "FAILED"
-        bound = f"{check.comparison.replace('_', ' ')} {check.threshold:g}"
-        lines.append(f"gate      {check.check:24} {check.value:<12.6g} {bound:20} {verdict}")
+    lines += [_line(check) for check in manifest.gate]
+    for variant in manifest.variants:
+        size = next(entry.size for entry in manifest.files if entry.path == variant.file)
+        lines.append(f"{variant.precision:9} {variant.file}, {size / 1e6:.2f} MB, golden logits within {variant.tolerance:.3g}")
+        lines += [f"  {_line(check)}" for check in variant.gate]
     return lines
+
+
+def _line(check: Check) -> str:
+    verdict = "ok" if check.passed else f"WAIVED: {check.waived}" if check.waived else "FAILED"
+    bound = f"{check.comparison.replace('_', ' ')} {check.threshold:g}"
+    return f"gate      {check.check:24} {check.value:<12.6g} {bound:20} {verdict}"
 
 
 if __name__ == "__main__":

@@ -3,17 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from model_store.errors import ModelRunError
-from model_store.manifest import MODEL_INPUT, Input, Outputs
+from model_store.manifest import MODEL_INPUT, Input, Outputs, Precision
 from model_store.preprocessing import Pixels
 
 Logits = NDArray[np.float32]
+CUDA: Final = "CUDAExecutionProvider"
+NEEDS_CUDA: Final[frozenset[Precision]] = frozenset({"fp16", "bf16"})
+"""Precisions for GPUs: on a CPU they are slower than fp32, or not there at all."""
 _ONLY_ERRORS = 3
 _ONLY_FATAL = 4
 

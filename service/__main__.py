@@ -91,8 +91,10 @@ def describe(registry: Registry, address: str) -> list[str]:
         manifest = model.served.version.manifest
         accuracy = f", {manifest.metrics.top1:.1%} on its test images" if manifest.metrics else ""
         accuracy += "" if manifest.proof == "proven" else f", {manifest.proof}"
+        precision = model.served.choice.precision
+        narrow = "" if precision == "fp32" else f" in fp32; {precision} answers" if accuracy else f"; {precision} answers"
         mark = " (default)" if name == registry.default_model else ""
-        lines.append(f"  model  {model.served.version}{mark}: {len(manifest.class_names)} classes{accuracy}")
+        lines.append(f"  model  {model.served.version}{mark}: {len(manifest.class_names)} classes{accuracy}{narrow}")
     if registry.error:
         lines.append(f"  NOT READY  {registry.error}")
     lines.append(f"  docs   {address}/docs")

@@ -34,6 +34,7 @@ def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambd
         max_queue_delay_seconds=settings.max_queue_delay_seconds,
         instances=settings.instances or cpus,
         session=SessionOptions(intra_op_num_threads=settings.intra_op_num_threads),
+        precision=settings.precision,
     )
     store = ModelStore(settings.store, BUILTIN_ROOT if settings.builtin else None)
     registry = Registry(store, options, settings.default_model)

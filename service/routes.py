@@ -22,9 +22,11 @@ from service.schemas import (
     ModelSummary,
     PredictResponse,
     Problem,
+    VariantDetail,
     VersionState,
 )
 from service.served_model import ServedModel
+from service.served_version import ServedVersion
 
 logger = logging.getLogger(__name__)
 
@@ -201,6 +203,7 @@ def _summary(registry: Registry, model: ServedModel) -> dict[str, Any]:
         "version": version.number if version else None,
         "digest": f"sha256:{version.digest}" if version else None,
         "proof": version.manifest.proof if version else None,
+        "precision": model.served.choice.precision if model.served else None,
         "default": model.name == registry.default_model,
     }
 
@@ -237,10 +240,27 @@ def _detail(registry: Registry, model: ServedModel) -> ModelDetail:
         calibration=manifest.calibration,
         metrics=manifest.metrics,
         gate=list(manifest.gate),
+        precision_note=model.served.choice.note,
+        variants=_variants(model.served),
         training=manifest.training,
         imported=manifest.imported,
         derived_from=manifest.derived_from,
     )
+
+
+def _variants(served: ServedVersion) -> list[VariantDetail]:
+    choice = served.choice
+    return [
+        VariantDetail(
+            precision=variant.precision,
+            serving=variant.precision == choice.precision,
+            tolerance=variant.tolerance,
+            milliseconds=choice.milliseconds.get(variant.precision),
+            reason=choice.left_out.get(variant.precision),
+            gate=list(variant.gate),
+        )
+        for variant in served.version.manifest.variants
+    ]
 
 
 def _version_state(number: int, model: ServedModel) -> VersionState:

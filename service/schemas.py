@@ -4,7 +4,17 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from model_store.manifest import Calibration, Check, Imported, Input, Metrics, Preprocessing, Training, VersionReference
+from model_store.manifest import (
+    Calibration,
+    Check,
+    Imported,
+    Input,
+    Metrics,
+    Precision,
+    Preprocessing,
+    Training,
+    VersionReference,
+)
 
 
 class Prediction(BaseModel):
@@ -82,6 +92,7 @@ class ModelSummary(BaseModel):
     proof: Annotated[
         Literal["proven", "unproven"] | None, Field(description="Whether labelled images speak for the version that serves.")
     ] = None
+    precision: Annotated[Precision | None, Field(description="Of the variant that answers.")]
     default: bool
 
 
@@ -97,6 +108,20 @@ class VersionState(BaseModel):
     version: int
     state: Literal["ready", "error", "available"]
     reason: str | None = None
+
+
+class VariantDetail(BaseModel):
+    """One file of the version that serves, in its precision."""
+
+    precision: Precision
+    serving: bool
+    tolerance: Annotated[float, Field(description="How far a golden image's logit may be from training's.")]
+    milliseconds: Annotated[
+        tuple[float, ...] | None,
+        Field(description="Of a batch of 1 and of 8 here, where variants were measured beside each other."),
+    ] = None
+    reason: Annotated[str | None, Field(description="Why it can not serve here.")] = None
+    gate: list[Check]
 
 
 class ModelDetail(ModelSummary):
@@ -115,6 +140,8 @@ class ModelDetail(ModelSummary):
     calibration: Calibration | None = None
     metrics: Metrics | None = None
     gate: list[Check] | None = None
+    precision_note: Annotated[str | None, Field(description="Why another precision than SERVICE_PRECISION names answers.")] = None
+    variants: list[VariantDetail] | None = None
     training: Training | None = None
     imported: Imported | None = None
     derived_from: VersionReference | None = None

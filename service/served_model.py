@@ -69,7 +69,8 @@ def load_model(model: ServedModel, wish: Wish, store: ModelStore, options: Engin
                 unexpected = None if isinstance(error, ModelStoreError) else error
                 logger.error("%s/%d is not served: %s", model.name, number, error, exc_info=unexpected)  # noqa: TRY400
             continue
-        logger.info("%s is ready after %.0f ms", served.version, (time.perf_counter() - began) * 1e3)
+        taken = (time.perf_counter() - began) * 1e3
+        logger.info("%s is ready in %s after %.0f ms", served.version, served.choice.precision, taken)
         break
     return ServedModel(
         model.name,

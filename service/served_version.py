@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model_store import golden
 from model_store.errors import ModelRunError
 from model_store.manifest import Calibration
 from model_store.preprocessing import Pixels
-from model_store.session import Session, SessionOptions
+from model_store.session import SessionOptions
 from model_store.version import Version
 from service.batcher import Batcher
 from service.errors import BadRequestError
 from service.postprocessing import Row, to_rows
+from service.precision import PrecisionWish, choose
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class EngineOptions:
     max_queue_delay_seconds: float
     instances: int
     session: SessionOptions
+    precision: PrecisionWish = "auto"
 
 
 class ServedVersion:
@@ -35,9 +36,8 @@ class ServedVersion:
         self.version = version
         manifest = version.manifest
         try:
-            variant = manifest.variants[0]  # the order is the publisher's preference
-            session = Session(version.path(variant.file), manifest.input, manifest.outputs, options.session)
-            golden.prove(version, session, variant.precision)
+            self.choice = choose(version, options.precision, options.session)
+            session = self.choice.session
             self.max_batch_size = min(options.max_batch_size, manifest.max_batch_size)
             self.calibration = manifest.calibration or Calibration()
 

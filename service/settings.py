@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model_store.preprocessing import DEFAULT_MAX_PIXELS, PILLOW_MAX_PIXELS
 from model_store.store import DEFAULT_ROOT
+from service.precision import PrecisionWish
 
 MEBIBYTE = 1024 * 1024
 
@@ -77,6 +78,13 @@ class Settings(BaseSettings):
     intra_op_num_threads: Annotated[
         int, Field(ge=1, description="Threads of one run. More than 1 serves a lone client faster and many clients slower.")
     ] = 1
+    precision: Annotated[
+        PrecisionWish,
+        Field(
+            description="Which variant of a version answers: auto takes the fastest that holds here, measured as it loads; one "
+            "that is named and lacking, or fails here, gives way to fp32. Name one where replicas must answer alike."
+        ),
+    ] = "auto"
     decode_workers: Annotated[
         int | None, Field(ge=1, description="Threads that decode large images. Unset: one a CPU of the container.")
     ] = None

@@ -1,10 +1,10 @@
 """What a person sees of a run: a live bar on a terminal, a line an epoch in a log, and tables."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -17,10 +17,13 @@ from training.calibration import Calibrated
 from training.cross_validation import CrossValidation
 from training.data.check import check_table
 from training.learning.rate_finder import RateCurve
+from training.precision.sensitivity import Sensitivity
 from training.run_data import RunData
 from training.succession import Succession
 from training.tracking import Trackers
 from training.train import Progress
+
+SHOWN_LAYERS: Final = 24
 
 
 class TrainingDisplay:
@@ -118,6 +121,10 @@ class TrainingDisplay:
         """Show accuracy by fold, the mean and the interval."""
         self._console.print(cross_validation_table(result))
 
+    def show(self, table: Table) -> None:
+        """Show a table that only one command has."""
+        self._console.print(table)
+
     def say(self, text: str) -> None:
         """Print a line as it is: no markup, no wrapping, so that what it holds can be copied."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -156,6 +163,23 @@ def calibration_table(calibrated: Calibrated) -> Table:
     for coverage in measured[-1].sets:
         sets = [figures.sets[coverage] for figures in measured]
         table.add_row(f"sets for {coverage}", *(f"{each.coverage:.2%} ({each.mean_size:.2f} labels)" for each in sets))
+    return table
+
+
+def sensitivity_table(sensitivities: Sequence[Sensitivity], kept: Sequence[str]) -> Table:
+    """The layers that drift most when each alone is quantised, and which of them stay in fp32."""
+    table = Table(
+        "layer",
+        Column("alone in INT8", justify="right"),
+        "",
+        title="sensitivity",
+        caption="rms of the logits' change in standard deviations of fp32's",
+    )
+    shown = sensitivities if len(sensitivities) <= SHOWN_LAYERS else sensitivities[: max(SHOWN_LAYERS, len(kept))]
+    for line in shown:
+        table.add_row(Text(line.layer), f"{line.drift:.4f}", Text("stays in fp32", "yellow") if line.layer in kept else "")
+    if hidden := len(sensitivities) - len(shown):
+        table.add_row(f"and {hidden} more", f"≤ {shown[-1].drift:.4f}")
     return table
 
 

@@ -13,6 +13,7 @@
     ├── CalibrationError    another run's values that do not hold for this one
     ├── ExportError         the exported graph is not the contract's
     ├── ForeignModelError   a foreign network (or what came with it) that can not be imported as it is
+    ├── QuantizeError       a version that can not be had in another precision, or not here
     └── GateError           a check failed that nobody waived: nothing was published
 """
 
@@ -59,6 +60,10 @@ class ExportError(TrainingError):
 
 class ForeignModelError(TrainingError):
     """A foreign network, or what came with it, that can not be imported as it is."""
+
+
+class QuantizeError(TrainingError):
+    """A version that can not be computed in another precision, or whose labelled images are not known."""
 
 
 class GateError(TrainingError):

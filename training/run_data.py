@@ -130,7 +130,7 @@ def _open(run: RunDirectory, progress: Callable[[int, int], None], workers: int)
             raise DataError(f"{images.name} can not be trained on: {'; '.join(findings.fatal)}")
         excluded = left_out(images, scanned.facts)
         before = set(read_known_images(run).tolist())
-        known = {fact.digest for fact in scanned.facts if fact.digest and _short(fact.digest) in before}
+        known = {fact.digest for fact in scanned.facts if fact.digest and short_digest(fact.digest) in before}
         split = make_split(images, scanned.facts, excluded, SPLIT_SEED, known)
         run.write_json(CHECK, {"data_digest": scanned.digest, **findings.to_json()})
         run.write(SPLIT, write_split(split, images, excluded))
@@ -155,7 +155,7 @@ def known_images(run: RunDirectory, data: RunData) -> bytes | None:
     """
     if TEST not in missing_parts(data.images) and not run.has(KNOWN_IMAGES):
         return None
-    own = np.array([_short(data.scan.facts[index].digest) for index in data.learned], np.uint64)
+    own = np.array([short_digest(data.scan.facts[index].digest) for index in data.learned], np.uint64)
     buffer = io.BytesIO()
     np.save(buffer, np.union1d(own, read_known_images(run)), allow_pickle=False)
     return buffer.getvalue()
@@ -176,8 +176,9 @@ def read_known(path: Path) -> NDArray[np.uint64]:
 
 def known_among(data: RunData, indices: Indices, known: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Which of these images are among the known ones, bool `[n]`."""
-    return np.isin(np.array([_short(data.scan.facts[index].digest) for index in indices], np.uint64), known)
+    return np.isin(np.array([short_digest(data.scan.facts[index].digest) for index in indices], np.uint64), known)
 
 
-def _short(digest: str) -> int:
+def short_digest(digest: str) -> int:
+    """The first 8 bytes of a digest, as `known_images` keeps them."""
     return int(digest[:16], 16)

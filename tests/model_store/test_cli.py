@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from store_factory import WEIGHTS, publish_plain, publish_proven, snapshot
+from store_factory import SIZE, WEIGHTS, plain_fields, proven_version, publish_plain, publish_proven, snapshot
+from tiny_model import tiny_model_bytes
 
 import model_store.__main__
-from model_store.manifest import MANIFEST_NAME, Check, DataSet, Metrics, Training
+from model_store.manifest import MANIFEST_NAME, Check, DataSet, Metrics, Training, Variant
 from model_store.store import ModelStore
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -126,6 +127,16 @@ class TestShow:
         ):  # fmt: skip
             assert words in result.stdout
 
+    def test_each_variant_has_its_file_tolerance_and_gates(self, run: Command, store: ModelStore) -> None:
+        """Under its precision stands what a variant's own checks found, with the waiver where one was needed."""
+        loss = Check(check="top1_loss", passed=False, value=0.7, threshold=0.5, comparison="at_most", waived="speed counts here")
+        int8 = Variant(precision="int8", file="labels/names.txt", tolerance=0.25, gate=(loss,))
+        publish_plain(store, variants=(*plain_fields()["variants"], int8))
+        lines = run("show", "m").stdout.splitlines()
+        place = lines.index("  int8      labels/names.txt, 0.00 MB, golden logits within 0.25")
+        assert lines[place + 1].split()[:2] == ["gate", "top1_loss"]
+        assert lines[place + 1].endswith("WAIVED: speed counts here")
+
     def test_json_is_the_manifest_itself(self, run: Command, store: ModelStore, root: Path) -> None:
         """With --json the bytes of the manifest are printed."""
         publish_plain(store)
@@ -143,13 +154,30 @@ class TestShow:
 
 
 class TestVerify:
+    def test_a_variant_for_gpus_is_not_run_without_one(self, run: Command, store: ModelStore) -> None:
+        """A version that holds fp16 is not called broken by a machine that can not run it; its other variants are proven."""
+        fields, files = proven_version()
+        half = Variant(precision="fp16", file="model.fp16.onnx", tolerance=0.1)
+        store.publish("m", fields | {"variants": (*fields["variants"], half)}, files | {half.file: b"for another machine"})
+        assert "fp32 proven, fp16 not run: it needs a GPU" in run("verify", "m").stdout
+
+    def test_every_variant_is_proven(self, run: Command, store: ModelStore) -> None:
+        """An INT8 file that answers otherwise than its tolerance allows fails the version."""
+        fields, files = proven_version()
+        for number, weights in enumerate((WEIGHTS + 1e-5, WEIGHTS[::-1].copy()), start=1):
+            int8 = Variant(precision="int8", file="model.int8.onnx", tolerance=0.1)
+            data = tiny_model_bytes(SIZE, SIZE, weights.astype(np.float32))
+            store.publish("m", fields | {"variants": (*fields["variants"], int8)}, files | {int8.file: data})
+            result = run("verify", "m", str(number))
+            assert ("fp32 proven, int8 proven" if number == 1 else "the int8 logits differ from training's") in result.output
+
     def test_a_whole_store_is_ok(self, run: Command, store: ModelStore) -> None:
         """Every version is held against its seal and its golden images are run."""
         publish_proven(store)
         publish_proven(store)
         result = run("verify", "m")
         assert result.exit_code == 0
-        assert result.stdout.splitlines() == [f"ok      m/{number}  5 files, 2 golden images" for number in (1, 2)]
+        assert result.stdout.splitlines() == [f"ok      m/{number}  5 files, 2 golden images, fp32 proven" for number in (1, 2)]
 
     def test_a_bad_version_is_named_among_good_ones(self, run: Command, store: ModelStore, root: Path) -> None:
         """Damage of any kind gives exit code 1 and a line with the version and the error, and the others are still looked at."""
@@ -298,7 +326,7 @@ class TestProgram:
         """`python -m model_store verify` runs the golden proof and exits with 0."""
         publish_proven(store)
         done = self.program("--store", str(root), "verify", "m")
-        assert (done.returncode, done.stdout, done.stderr) == (0, "ok      m/1  5 files, 2 golden images\n", "")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "ok      m/1  5 files, 2 golden images, fp32 proven\n", "")
 
     def test_it_fails_in_one_line(self, tmp_path: Path) -> None:
         """A store that is not there ends the program with code 1 and one line on stderr."""

@@ -1,8 +1,9 @@
 """A model that tells seven colours apart, as real versions in a real store: published good, altered on disk, or not provable."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
@@ -57,8 +58,12 @@ def publish(
     golden: Sequence[str] = ("red", "cyan"),
     max_batch_size: int = 32,
     calibration: Calibration | None = None,
+    others: Mapping[Variant, bytes] = MappingProxyType({}),
 ) -> int:
-    """Publish a version; other `weights` than the golden ones make it one that answers otherwise than in training."""
+    """Publish a version; other `weights` than the golden ones make it one that answers otherwise than in training.
+
+    `others` are variants beside fp32, with their files' bytes.
+    """
     files = {"model.onnx": tiny_model_bytes(SIZE, SIZE, weights)}
     blocks = []
     for colour in golden:
@@ -81,11 +86,11 @@ def publish(
         "preprocessing": PREPROCESSING,
         "class_names": CLASS_NAMES,
         "max_batch_size": max_batch_size,
-        "variants": (Variant(precision="fp32", file="model.onnx", tolerance=1e-3),),
+        "variants": (Variant(precision="fp32", file="model.onnx", tolerance=1e-3), *others),
         "golden": tuple(blocks),
         "calibration": calibration,
     }
-    return store.publish(model, manifest, files)
+    return store.publish(model, manifest, files | {variant.file: data for variant, data in others.items()})
 
 
 def publish_deviating(store: ModelStore, model: str = MODEL) -> int:

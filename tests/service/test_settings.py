@@ -31,6 +31,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "instances": ("4", 4),
     "intra_op_num_threads": ("2", 2),
     "decode_workers": ("3", 3),
+    "precision": ("int8", "int8"),
     "log_level": ("debug", "debug"),
     "access_log": ("false", False),
 }

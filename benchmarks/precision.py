@@ -1,0 +1,120 @@
+"""How much faster INT8 is than fp32 here: one thread, batches of 1 and 8, both in turn in one process.
+
+ResNet-20 is the built-in digits model, cifar10 the built-in mirrored ResNet-32; ResNet-50 has random weights and 224x224 images,
+which is as good for speed. Writes benchmarks/PRECISION.md.
+"""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx_ir
+import torch
+
+from model_store.manifest import Input
+from model_store.session import Session
+from model_store.speed import BATCHES, Seconds, time_in_turn
+from model_store.store import BUILTIN_ROOT
+from training.export import OPSET, OUTPUT_NAMES, OUTPUTS, ServedModel
+from training.learning.networks import build_network
+from training.learning.normalization import Normalization
+from training.precision.int8 import calibrate
+
+ROOT = Path(__file__).parent.parent
+CALIBRATION_IMAGES = 16
+ROUNDS = {"ResNet-20": 200, "cifar10": 100, "ResNet-50": 15}
+
+
+def random_resnet50(side: int) -> bytes:
+    """As the exporter writes it: the served graph with folded norms."""
+    torch.manual_seed(0)
+    gray = torch.full((3, 1, 1), 128.0)
+    served = ServedModel(build_network("resnet50", 1000).eval(), Normalization(gray, gray / 2)).eval()
+    program = torch.onnx.export(
+        served, (torch.zeros(2, side, side, 3, dtype=torch.uint8),), dynamo=True, opset_version=OPSET, input_names=["images"],
+        output_names=list(OUTPUT_NAMES), dynamic_shapes=({0: "batch"},), external_data=False, verbose=False,
+    )  # fmt: skip
+    return onnx_ir.to_proto(program.model).SerializeToString()
+
+
+def models(*, large: bool) -> Iterator[tuple[str, str, bytes, int]]:
+    """Name, description, fp32 file and the input's side."""
+    for name, version, what in (
+        ("ResNet-20", "digits-resnet20/1", "built-in digits-resnet20"),
+        ("cifar10", "cifar10/1", "built-in, ResNet-32 over an image and its mirror image"),
+    ):
+        yield name, what, (BUILTIN_ROOT / version / "model.onnx").read_bytes(), 32
+    if large:
+        yield "ResNet-50", "random weights", random_resnet50(224), 224
+
+
+def measure(data: bytes, side: int, rounds: int) -> dict[str, Seconds]:
+    """Seconds by precision, without the first round."""
+    noise = np.random.default_rng(0).integers(0, 256, (CALIBRATION_IMAGES, side, side, 3), np.uint8)
+    shape = Input(height=side, width=side)
+    with tempfile.TemporaryDirectory() as folder:
+        files = {"fp32": data, "int8": calibrate(data, [noise]).quantize()}
+        runs = {}
+        for precision, content in files.items():
+            path = Path(folder) / f"{precision}.onnx"
+            path.write_bytes(content)
+            runs[precision] = Session(path, shape, OUTPUTS).run
+        return {precision: seconds[1:] for precision, seconds in time_in_turn(runs, shape, rounds=rounds + 1).items()}
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--small", action="store_true", help="Leave ResNet-50 out.")
+    parser.add_argument("--rounds", type=int, help="Rounds of each model instead of its own number; 5 for a quick look.")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/PRECISION.md", help="The file to write.")
+    arguments = parser.parse_args()
+    rows = [
+        "| network | batch | fp32 ms | INT8 ms | INT8 is so many times faster (quartiles) | rounds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, what, data, side in models(large=not arguments.small):
+        seconds = measure(data, side, arguments.rounds or ROUNDS[name])
+        ratios = seconds["fp32"] / seconds["int8"]
+        for column, batch in enumerate(BATCHES):
+            low, middle, high = np.quantile(ratios[:, column], (0.25, 0.5, 0.75))
+            fp32, int8 = (1e3 * np.median(seconds[precision][:, column]) for precision in ("fp32", "int8"))
+            timed = f"{fp32:.2f} | {int8:.2f} | **{middle:.2f}** ({low:.2f} to {high:.2f})"
+            rows.append(f"| {name} ({what}) | {batch} | {timed} | {len(ratios)} |")
+            print(rows[-1], flush=True)
+    text = [
+        "# INT8 beside fp32",
+        "",
+        f"Written by `make bench-precision`. {describe_machine()}.",
+        "",
+        "One thread, medians. Both sides run in turn in one process, and the ratio is taken round by round.",
+        "",
+        *rows,
+        "",
+    ]
+    arguments.output.write_text("\n".join(text))
+
+
+def describe_machine() -> str:
+    """CPU, whether it multiplies bytes (VNNI), cores, load, versions."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    named = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = set(named.get("flags", "").split())
+    vnni = sorted(flags & {"avx512_vnni", "avx_vnni"})
+    vectors = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else platform.machine()
+    versions = ", ".join(
+        f"{package} {importlib.metadata.version(package)}" for package in ("onnxruntime", "onnx", "torch", "numpy")
+    )
+    return (
+        f"{named.get('model name', platform.machine())} ({vectors}; VNNI: {', '.join(vnni) or 'no'}), {os.cpu_count()} cores, load "
+        f"{os.getloadavg()[0]:.1f}, {platform.system()}; Python {platform.python_version()}, {versions}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Small graphs, built by hand: what the exporter does not write, and importers bring."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+SIZE = 8
+
+
+def chance(*shape: int, seed: int = 0) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal(shape) / 4).astype(np.float32)
+
+
+def graph_of(nodes: Sequence[Any], weights: dict[str, np.ndarray], opset: int = 20) -> bytes:
+    """A model from `images` to `logits` `[batch, 3]`, checked."""
+    graph = helper.make_graph(
+        list(nodes),
+        "by hand",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", SIZE, SIZE, 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+def two_layers(multiplier: Sequence[float], addend: Sequence[float]) -> bytes:
+    """Preamble of a multiplier and an addend a channel, a convolution, the mean, a Gemm; only some nodes have names."""
+    nodes = [
+        helper.make_node("Transpose", ["images"], ["nchw"], perm=[0, 3, 1, 2]),
+        helper.make_node("Cast", ["nchw"], ["float"], to=TensorProto.FLOAT, name="Conv_0"),
+        helper.make_node("Mul", ["float", "multiplier"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "addend"], ["pixels"]),
+        helper.make_node("Conv", ["pixels", "conv.weight", "conv.bias"], ["conv"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["conv"], ["features"]),
+        helper.make_node("ReduceMean", ["features", "axes"], ["pooled"], keepdims=0),
+        helper.make_node("Gemm", ["pooled", "fc.weight", "fc.bias"], ["logits"]),
+    ]
+    weights = {
+        "multiplier": np.array(multiplier, np.float32).reshape(1, 3, 1, 1),
+        "addend": np.array(addend, np.float32).reshape(1, 3, 1, 1),
+        "conv.weight": chance(4, 3, 3, 3),
+        "conv.bias": chance(4, seed=1),
+        "axes": np.array([2, 3], np.int64),
+        "fc.weight": chance(4, 3, seed=2),
+        "fc.bias": chance(3, seed=3),
+    }
+    return graph_of(nodes, weights)
+
+
+def images(number: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (number, SIZE, SIZE, 3), np.uint8)
+
+
+def nodes_by_operator(data: bytes) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for node in onnx.load_model_from_string(data).graph.node:
+        found.setdefault(node.op_type, []).append(node)
+    return found

@@ -1,0 +1,135 @@
+"""The gates of a variant: what another precision may change of fp32's answers, its size and its speed."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_store.manifest import Check, Manifest, Precision
+from model_store.preprocessing import Pixels
+from model_store.session import Logits, Session
+from model_store.speed import speed_up, time_in_turn
+from training.checks import LOGIT_TOLERANCE, at_least, at_most
+from training.gates import MAX_BATCH_SIZE, ODD_BATCH, waived
+from training.precision.scoring import Scorer
+from training.precision.sensitivity import relative_drift
+
+CHECKS: Final = (
+    "top1_loss", "logit_drift", "flips_near_margin", "flips_clear", "golden_top1", "batch_invariance", "size", "speed",
+)  # fmt: skip
+DRIFT: Final[Mapping[Precision, float]] = {"int8": 0.1, "fp16": 0.01, "bf16": 0.05}
+SIZE: Final[Mapping[Precision, float]] = {"int8": 0.5, "fp16": 0.6, "bf16": 0.6}
+CLEAR_MARGIN: Final = 0.5  # of probability, between the first and the second class
+NEAR_FLIPS: Final = 0.02
+MAX_LOSS: Final = 0.5  # points of top-1
+FEW_IMAGES: Final = 2  # so many may change of few images: of 60, one is more than a point, and says nothing
+CLEAR_FLIPS: Final = 0.001
+INVARIANCE_IMAGES: Final = 96
+SPEED_ROUNDS: Final = 16
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A variant to be gated beside fp32: both files, their sessions, and their logits on the same test images."""
+
+    precision: Precision
+    data: bytes
+    fp32_data: bytes
+    session: Session
+    fp32_session: Session
+    logits: Logits
+    expected: Logits
+    labels: NDArray[np.int64]
+    golden_logits: Logits
+    golden_expected: Logits
+    tolerance: float
+
+
+def check_candidate(
+    candidate: Candidate, scorer: Scorer, sample: Pixels, max_loss: float, waivers: Mapping[str, str]
+) -> tuple[Check, ...]:
+    """Every check of the variant; `max_loss` in points of top-1, `sample` a few test images."""
+    checks = [
+        *_answers(candidate, scorer, max_loss),
+        _golden(candidate, scorer),
+        _invariance(candidate, sample),
+        _size(candidate),
+        *_speed(candidate, scorer),
+    ]
+    return waived(checks, waivers)
+
+
+def lost_points(logits: Logits, expected: Logits, labels: NDArray[np.int64]) -> float:
+    """Points of top-1 that were lost; negative where some were gained."""
+    before, after = ((scores.argmax(1) == labels).mean() for scores in (expected, logits))
+    return float(100 * (before - after))
+
+
+def _answers(candidate: Candidate, scorer: Scorer, max_loss: float) -> Iterator[Check]:
+    images = f"{len(candidate.labels)} images of the test split"
+    lost = lost_points(candidate.logits, candidate.expected, candidate.labels)
+    yield at_most("top1_loss", lost, max_loss, f"points of top-1 that fp32 has more on {images}")
+    drift = relative_drift(candidate.logits, candidate.expected)
+    detail = f"rms of the logits' change in standard deviations of fp32's, {images}"
+    yield at_most("logit_drift", drift, DRIFT[candidate.precision], detail)
+    flipped = candidate.logits.argmax(1) != candidate.expected.argmax(1)
+    clear = _margins(scorer, candidate.expected) >= CLEAR_MARGIN
+    detail = f"share of {images} whose top-1 changed where fp32 is within {CLEAR_MARGIN} of probability"
+    yield at_most("flips_near_margin", float((flipped & ~clear).mean()), max(NEAR_FLIPS, FEW_IMAGES / len(flipped)), detail)
+    detail = f"share of {images} whose top-1 changed where fp32 is surer than that"
+    yield at_most("flips_clear", float((flipped & clear).mean()), CLEAR_FLIPS, detail)
+
+
+def _golden(candidate: Candidate, scorer: Scorer) -> Check:
+    if not len(candidate.golden_expected):
+        return at_most("golden_top1", 0, 0, "there are no golden images")
+    flipped = candidate.golden_logits.argmax(1) != candidate.golden_expected.argmax(1)
+    clear = _margins(scorer, candidate.golden_expected) >= CLEAR_MARGIN
+    return at_most("golden_top1", int((flipped & clear).sum()), 0, "golden images with another top-1 where fp32's is clear")
+
+
+def _margins(scorer: Scorer, logits: Logits) -> NDArray[np.float32]:
+    ranked = np.sort(scorer.probabilities(logits), axis=1)
+    return np.asarray(ranked[:, -1] - ranked[:, -2])
+
+
+def _invariance(candidate: Candidate, sample: Pixels) -> Check:
+    alone, *others = (
+        np.concatenate([candidate.session.run(sample[start : start + size]) for start in range(0, len(sample), size)])
+        for size in (1, ODD_BATCH, MAX_BATCH_SIZE)
+    )
+    bound = LOGIT_TOLERANCE if candidate.precision == "int8" else candidate.tolerance
+    drift = max(float(np.abs(alone - other).max()) for other in others)
+    return at_most("batch_invariance", drift, bound, f"max change of a logit with other neighbours, {len(sample)} images")
+
+
+def _size(candidate: Candidate) -> Check:
+    share = len(candidate.data) / len(candidate.fp32_data)
+    return at_most("size", share, SIZE[candidate.precision], f"of fp32's {len(candidate.fp32_data):,} bytes")
+
+
+def _speed(candidate: Candidate, scorer: Scorer) -> Iterator[Check]:
+    """Only where the precision is meant for: half floats on a CPU say nothing."""
+    if candidate.precision != "int8" and not scorer.uses_gpu:
+        return
+    shape = scorer.manifest.input
+    runs: dict[str, Callable[[Pixels], object]] = {"fp32": candidate.fp32_session.run, candidate.precision: candidate.session.run}
+    seconds = time_in_turn(runs, shape, rounds=SPEED_ROUNDS, budget_seconds=20, least_rounds=5)
+    slow, fast = seconds["fp32"][1:], seconds[candidate.precision][1:]
+    by_round = [speed_up(a[None], b[None]) for a, b in zip(slow, fast, strict=True)]
+    # The upper quartile: a busy machine slows some rounds down, and only what is slower in most of them is refused.
+    value = float(np.quantile(by_round, 0.75))
+    detail = f"times fp32's speed, upper quartile of {len(by_round)} rounds in turn, one thread; median {np.median(by_round):.2f}"
+    yield at_least("speed", value, 1.0, detail)
+
+
+def tolerance_of(drifts: Sequence[float]) -> float:
+    """The golden tolerance: twice the largest drift seen, since kernels of other CPUs round to other quantisation steps."""
+    return max(LOGIT_TOLERANCE, 2 * max(drifts, default=0.0))
+
+
+def golden_expected(manifest: Manifest) -> Logits:
+    """Training's logits of the golden images, `[n, classes]`."""
+    return np.array([golden.logits for golden in manifest.golden], np.float32).reshape(-1, len(manifest.class_names))

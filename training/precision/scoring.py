@@ -1,0 +1,64 @@
+"""What a file of the model answers on many images, through the store's own session."""
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from model_store.manifest import Manifest
+from model_store.preprocessing import Pixels
+from model_store.session import CUDA, Logits, Session, SessionOptions, probabilities
+
+BATCH: Final = 32
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Opens files of one model, given as bytes. On the GPU where ONNX Runtime has it and `on_gpu` says so."""
+
+    manifest: Manifest
+    folder: Path
+    on_gpu: bool = False
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether runs really are on a GPU."""
+        return self.on_gpu and CUDA in onnxruntime.get_available_providers()
+
+    def open(self, data: bytes) -> Session:
+        """A session with one thread. Raises ModelRunError."""
+        path = self.folder / "model.onnx"
+        path.write_bytes(data)
+        providers = (CUDA, "CPUExecutionProvider") if self.uses_gpu else ("CPUExecutionProvider",)
+        return Session(path, self.manifest.input, self.manifest.outputs, SessionOptions(providers=providers))
+
+    def probabilities(self, logits: Logits) -> NDArray[np.float32]:
+        """As the service makes them."""
+        calibration = self.manifest.calibration
+        return probabilities(logits, self.manifest.outputs, calibration.temperature if calibration else 1.0)
+
+
+@contextmanager
+def scorer(manifest: Manifest, *, on_gpu: bool = False) -> Iterator[Scorer]:
+    """A scorer with a folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="precision-") as folder:
+        yield Scorer(manifest, Path(folder), on_gpu)
+
+
+def score(
+    session: Session, chunks: Iterable[Pixels], total: int = 0, progress: Callable[[int, int], None] = lambda *_: None
+) -> Logits:
+    """Logits `[n, classes]` of uint8 chunks `[k, height, width, 3]`, in batches of 32."""
+    logits: list[Logits] = []
+    done = 0
+    for chunk in chunks:
+        logits += [session.run(chunk[start : start + BATCH]) for start in range(0, len(chunk), BATCH)]
+        done += len(chunk)
+        progress(done, max(total, done))
+    return np.concatenate(logits)
