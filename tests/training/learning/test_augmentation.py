@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from training.learning.augmentation import Draws, augment, mix, resized, shuffled
 from training.learning.recipe import Augmentation, Mixing
@@ -111,6 +112,14 @@ def test_a_warp_of_a_window_reads_that_window() -> None:
     assert out.min() >= -1.01
     assert out.max() <= 1.01
     assert out[:, 0, 16, 0].std() > 0.1
+
+
+def test_blur_goes_towards_the_mean_of_the_neighbours_inside_the_image() -> None:
+    """As far as the draw says; what lies outside the image is not counted, as in avg_pool2d."""
+    images, draws = torch.rand(40, 3, 16, 16), Draws.of_epoch(40, 0, 0, "none")
+    mean = functional.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
+    expected = torch.lerp(images, mean, draws["blur"][:, None, None, None])
+    assert torch.allclose(augment(images, draws, Augmentation(blur=1), 16, BLACK), expected, atol=1e-6)
 
 
 def test_blur_and_sharpen_are_opposites() -> None:
