@@ -39,7 +39,7 @@ def test_a_failed_gate_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(checks.SIZE, "int8", 0.1)  # type: ignore[arg-type]
     done = quantize(tmp_path / "store", DIGITS, "--no-sweep", "--waive", "speed=a test", "--calibration-images", "16")
     assert done.exit_code == 1
-    assert "FAILED: of fp32's 1,097,834 bytes" in done.output
+    assert "FAILED: of fp32's" in done.output
     assert "not published: size failed" in done.output
     assert "--waive size=" in done.output
     assert not list((tmp_path / "store").iterdir())
