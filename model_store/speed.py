@@ -15,6 +15,11 @@ BATCHES: Final = (1, 8)
 Seconds = NDArray[np.float64]
 
 
+def batches_up_to(most: int) -> tuple[int, ...]:
+    """The batches to measure a model by that takes so many images at most."""
+    return tuple(sorted({min(size, most) for size in BATCHES}))
+
+
 def time_in_turn(
     runs: Mapping[str, Callable[[Pixels], object]],
     shape: Input,

@@ -12,7 +12,7 @@ from model_store.errors import ModelStoreError
 from model_store.manifest import Precision, Variant
 from model_store.preprocessing import Pixels
 from model_store.session import CUDA, NEEDS_CUDA, Session, SessionOptions
-from model_store.speed import Seconds, speed_up, time_in_turn
+from model_store.speed import Seconds, batches_up_to, speed_up, time_in_turn
 from model_store.version import Version
 
 PrecisionWish = Literal["auto", "fp32", "int8", "fp16", "bf16"]
@@ -104,7 +104,9 @@ def _proven(version: Version, variant: Variant, options: SessionOptions) -> Sess
 
 def _measure(sessions: Mapping[str, Session], version: Version) -> Mapping[str, Seconds]:
     runs: dict[str, Callable[[Pixels], np.ndarray]] = {name: session.run for name, session in sessions.items()}
-    return time_in_turn(runs, version.manifest.input, rounds=ROUNDS, budget_seconds=BUDGET_SECONDS)
+    manifest = version.manifest
+    batches = batches_up_to(manifest.max_batch_size)
+    return time_in_turn(runs, manifest.input, rounds=ROUNDS, budget_seconds=BUDGET_SECONDS, batches=batches)
 
 
 def _written(milliseconds: Mapping[Precision, tuple[float, ...]]) -> str:

@@ -115,7 +115,7 @@ def take_calibration(run: RunDirectory, twin: RunDirectory) -> Calibrated:
     if faults := _faults(test, source.validation.images):
         raise CalibrationError(f"the values of {twin.path} do not hold on the test split of {run.path}: {'; '.join(faults)}")
     calibration = _told(source.calibration, test, f" of run {twin.run_id}")
-    return _write(run, source.model_copy(update={"calibration": calibration, "test": test, "twin": twin.run_id}))
+    return _write(run, source.model_copy(update={"calibration": calibration, "test": test, "twin": twin.run_id, "notices": ()}))
 
 
 def read_calibration(run: RunDirectory) -> Calibrated:

@@ -16,7 +16,7 @@ from training.errors import GateError, RunError
 from training.evaluation import read_logits
 from training.export import CLASSIFIER, MODEL, OUTPUTS, graph_files, model_input
 from training.golden import GOLDEN, read_golden
-from training.live import LATENCY, NOT_WORSE_THAN_LIVE, SIZE, compare_with_live
+from training.live import LATENCY, LIVE_READABLE, NOT_WORSE_THAN_LIVE, SIZE, compare_with_live
 from training.preprocessing_gates import FAULTS, accuracy_checks, golden_checks
 from training.run_data import RunData
 from training.run_directory import RunDirectory, damaged
@@ -138,6 +138,7 @@ CHECKS: Final = (
     NOT_WORSE_THAN_LIVE,
     LATENCY,
     SIZE,
+    LIVE_READABLE,
 )
 """The name of every check, so that a slip in a waiver is found before the work and not after it."""
 

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store.errors import ModelStoreError
 from model_store.manifest import Check
 from model_store.session import Logits, Session
 from model_store.store import ModelStore
@@ -22,6 +23,7 @@ from training.succession import SIGNIFICANCE, mcnemar
 NOT_WORSE_THAN_LIVE: Final = "not_worse_than_live"
 LATENCY: Final = "latency"
 SIZE: Final = "size"
+LIVE_READABLE: Final = "live_readable"
 MANIFOLD: Final = 2.0  # of the live version's; what is meant to be slower or larger is waived with its reason
 _ROUNDS: Final = 15
 _SECONDS: Final = 3.0
@@ -30,13 +32,19 @@ _SECONDS: Final = 3.0
 def compare_with_live(run: RunDirectory, data: RunData, session: Session, batch: int, store: ModelStore) -> Iterator[Check]:
     """Accuracy, latency at one image and at `batch`, and size, against what `store` serves under the model's name.
 
-    Nothing where it has no published version, or only this run's own. Accuracy is compared on the test images that the live
-    version did not learn from, among the classes of the same name; for a run that goes on from it the gates of retraining do so.
+    Nothing where it has no published version, or only this run's own; a failed check where that is damaged. Accuracy is
+    compared on the test images that the live version did not learn from, among the classes of the same name; for a run that
+    goes on from it the gates of retraining do so.
     """
     model = run.config().model
     if not store.root.exists() or model not in store.models() or store.layer(model) != "published":
         return
-    with store.open(model, store.resolve(model)) as live:
+    try:
+        live = store.open(model, store.resolve(model))
+    except ModelStoreError as error:  # its successor may be what mends it
+        yield at_least(LIVE_READABLE, 0, 1, f"the live version can not be compared with: {error}")
+        return
+    with live:
         manifest = live.manifest
         if manifest.training is not None and manifest.training.run_id == run.run_id:
             return

@@ -47,7 +47,7 @@ def publish(run: RunDirectory, data: RunData, store: ModelStore, *, promote: boo
     checks = read_checks(run)
     require_passed(checks)
     model = run.config().model
-    version = _find_published(store, model, run.run_id)
+    version = _find_published(store, model, run)
     if version is None:
         version = _seal(run, data, store, checks)
     moves = [event.version for event in store.aliases(model).history(PRODUCTION)]
@@ -76,14 +76,15 @@ def describe_origin() -> dict[str, Any]:
     return {"git_commit": _git_commit(), "packages": packages}
 
 
-def _find_published(store: ModelStore, model: str, run_id: str) -> int | None:
-    """The version that this run was published as, if it was. A damaged version is not it."""
+def _find_published(store: ModelStore, model: str, run: RunDirectory) -> int | None:
+    """The version that this run was published as, if it was; neither a damaged one nor another precision made of it later."""
+    derived_from = run.config().derived_from
     if not store.root.exists() or model not in store.models() or store.layer(model) != "published":
         return None
     for number in reversed(store.versions(model)):
         with suppress(ManifestError), store.open(model, number, verify=False) as version:
             training = version.manifest.training
-            if training is not None and training.run_id == run_id:
+            if training is not None and training.run_id == run.run_id and version.manifest.derived_from == derived_from:
                 return number
     return None
 

@@ -3,14 +3,11 @@
 They are laid into the run's directory once, so that what follows depends on nothing outside it.
 """
 
-import pickle
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models import get_model_weights
@@ -75,7 +72,7 @@ def fitted(
     if architecture.endswith("-small") and body.get("conv1.weight", own["conv1.weight"]).shape != own["conv1.weight"].shape:
         del body["conv1.weight"]  # the small-image stem has another first convolution, which begins anew
     wrong = sorted(name for name in own if name not in HEAD and name in body and own[name].shape != body[name].shape)
-    missing = sorted(name for name in own if name not in HEAD and name not in body and name != "conv1.weight")
+    missing = sorted(name for name in own if name not in HEAD and name not in body and not _may_be_missing(name))
     if wrong or missing or (unknown := sorted(body.keys() - own.keys())):
         problem = (
             f"{wrong[0]} has another shape" if wrong else f"{missing[0]} is missing" if missing else f"{unknown[0]} is not in it"
@@ -88,6 +85,11 @@ def fitted(
                 for part in HEAD:
                     network.get_parameter(part)[new] = state[part][list(old_names).index(name)]
     return Trained(network, normalize, architecture, len(class_names), 0)
+
+
+def _may_be_missing(name: str) -> bool:
+    """A stem that begins anew, and the counters that files of before torch 0.4.1 do not have."""
+    return name == "conv1.weight" or name.endswith(".num_batches_tracked")
 
 
 def _from_own(start: str, store: ModelStore) -> tuple[Trained, Sequence[str]] | None:
@@ -135,12 +137,13 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
         state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise StartError(f"there is no file {path}") from None
-    except (OSError, SafetensorError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError) as error:
+    except Exception as error:  # noqa: BLE001 (torch's unpickler raises whatever it stumbles over)
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise StartError(f"{path} can not be read as weights: {reason}; only tensors are loaded, never code") from None
     for wrapping in _WRAPPINGS:
         if isinstance(state, Mapping) and isinstance(state.get(wrapping), Mapping):
             state = state[wrapping]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()) or not state:
+    named = isinstance(state, Mapping) and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items())
+    if not named or not state:
         raise StartError(f"{path} does not hold a state dict, which is names with tensors")
     return {name.removeprefix("module."): value for name, value in state.items()}

@@ -10,6 +10,7 @@ from model_store.store import ModelStore
 from training import gates
 from training.calibration import CALIBRATION, read_calibration
 from training.errors import GateError, RunError
+from training.precision.variants import Made, publish_variant
 from training.publish import Published, publish
 from training.run_data import open_run_data
 from training.run_directory import RunDirectory
@@ -120,3 +121,14 @@ def test_what_others_left_behind_does_not_stop_a_publish(run_copy: RunDirectory,
     (store.root / "digits-resnet20" / "1").mkdir(parents=True)
     (store.root / "digits-resnet20" / "1" / "manifest.json").write_text("{}")
     assert publish_gated(run_copy, store).version == 2
+
+
+def test_another_precision_is_not_what_the_run_was_published_as(run_copy: RunDirectory, store: ModelStore) -> None:
+    """Publishing again finds the run's own version, and does not promote what was held back."""
+    publish_gated(run_copy, store)
+    model = run_copy.config().model
+    with store.open(model, 1) as version:
+        made = Made("int8", b"a file", 0.5, (), (1.0, 1.0))
+        assert publish_variant(version, made, store, promote=False).version == 2
+    assert publish(run_copy, open_run_data(run_copy), store) == Published(1, promoted=True)
+    assert store.aliases(model).version("production") == 1

@@ -76,7 +76,7 @@ def publish_import(judged: Judged, store: ModelStore, model: str, *, promote: bo
     }
     version = _find_same(store, model, manifest, files)
     if version is None:
-        if judged.proof == "unproven":
+        if judged.proof == "unproven" or not promote:
             _keep_what_serves(store, model)
         version = store.publish(model, manifest, files)
     if promote and judged.proof == "proven" and store.aliases(model).version(PRODUCTION) != version:
@@ -85,16 +85,18 @@ def publish_import(judged: Judged, store: ModelStore, model: str, *, promote: bo
 
 
 def _keep_what_serves(store: ModelStore, model: str) -> None:
-    """Where no alias says what serves, the newest version does: name it, so that an unproven one does not take over by itself.
+    """Where no alias says what serves, the newest version does: name it, so that what is held back does not take over by itself.
 
     Raises ForeignModelError where a built-in model would be hidden.
     """
     if model not in store.models():
         return
     if store.layer(model) == "built-in":
-        raise ForeignModelError(f"{model} is built in, and an unproven version would hide it: choose another --model, or --verify")
+        raise ForeignModelError(
+            f"{model} is built in, and this version would hide it: choose another --model, or --verify it and promote it"
+        )
     if store.aliases(model).version(PRODUCTION) is None:
-        store.promote(model, store.versions(model)[-1], why="it served when an unproven version was imported")
+        store.promote(model, store.versions(model)[-1], why="it served when a version was imported that is held back")
 
 
 def _find_same(store: ModelStore, model: str, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> int | None:

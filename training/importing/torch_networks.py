@@ -26,9 +26,9 @@ from training.importing.import_report import REPORT, ImportReport
 from training.importing.labels import name_classes
 from training.importing.presets import PRESETS, Geometry, Preset
 from training.importing.probes import make_probes
-from training.learning.networks import IMAGENET, PLAIN_LAYERS, default_image_size, parse_architecture
+from training.learning.networks import IMAGENET, PLAIN_LAYERS, build_network, default_image_size, parse_architecture
 from training.learning.normalization import Normalization
-from training.start import HEAD, download, fitted, read_state
+from training.start import HEAD, download, read_state
 from training.weights import Trained, is_own, predict, read_weights, serialise
 
 RESIDUAL: Final = tuple(name for name in IMAGENET if name not in PLAIN_LAYERS)
@@ -139,9 +139,17 @@ def _fitted(
 ) -> Trained:
     if missing := [part for part in HEAD if part not in state]:
         raise ForeignModelError(f"{origin} has no {missing[0]}, so there is no classifier in it (torchvision's names are expected)")
+    if state[HEAD[0]].ndim != 2:
+        raise ForeignModelError(f"{origin}: {HEAD[0]} is no matrix, so there is no classifier in it")
     if (classes := len(state[HEAD[0]])) != len(class_names):
         raise _wrong_classes(origin, classes, class_names)
-    return fitted(state, class_names, normalize, architecture, class_names, origin)
+    network = build_network(architecture, len(class_names))
+    try:
+        network.load_state_dict(state)  # strictly: what is missing here would be a random number there
+    except RuntimeError as error:
+        problem = str(error).splitlines()[1].strip()
+        raise ForeignModelError(f"{origin} does not hold a {architecture}: {problem} (torchvision's names are expected)") from None
+    return Trained(network, normalize, architecture, len(class_names), 0)
 
 
 def _wrong_classes(origin: object, classes: int, class_names: tuple[str, ...]) -> ForeignModelError:

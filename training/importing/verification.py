@@ -33,7 +33,7 @@ _LEAST_PROBABILITY: Final = 1e-9
 CHECKS: Final = (
     *(f"parity_batch_{size}" for size in (1, ODD_BATCH, MAX_BATCH_SIZE)),
     "parity_top1", "batch_invariance", "probe_spread", "classifier_identity", "golden_numerics", "golden_decode",
-    *(f"golden_notices_{fault}" for fault in FAULTS), "verify_images", "accuracy_floor", "no_better_reading",
+    *(f"golden_notices_{fault}" for fault in FAULTS), "verify_images", "verify_classes", "accuracy_floor", "no_better_reading",
 )  # fmt: skip
 """The name of every check of an import."""
 
@@ -74,6 +74,10 @@ def open_verification(folder: Path, class_names: tuple[str, ...], floor: float |
         raise ForeignModelError(f"--verify {folder}: {error}; its folders must be called as the labels are") from None
     if not len(images):
         raise ForeignModelError(f"--verify {folder} holds no images")
+    if floor is not None and floor <= 1 / len(class_names):
+        raise ForeignModelError(
+            f"--min-accuracy {floor:g} is what guessing among {len(class_names)} classes gives, and proves nothing"
+        )
     chosen = np.linspace(0, len(images) - 1, min(MOST_IMAGES, len(images))).astype(np.int64)
     return Verification(images, chosen, (1 + 1 / len(class_names)) / 2 if floor is None else floor)
 
@@ -91,6 +95,8 @@ def verify(
             [pixels, labelled[np.linspace(0, len(labelled) - 1, min(_PARITY_IMAGES, len(labelled))).astype(int)]]
         )
     expected = candidate.original(pixels)
+    if not np.isfinite(expected).all():
+        raise ForeignModelError("the network answers pictures with NaN or infinity, so there is nothing to hold it against")
     tolerance = tolerance_of(expected)
     checks = [*_parity(candidate, session, pixels, expected, tolerance)]
     probes = [*(_samples(verification, samples) if verification else ()), *scenes()]
@@ -147,6 +153,8 @@ def _parity(candidate: Candidate, session: Session, pixels: Pixels, expected: Lo
 def _accuracy(candidate: Candidate, verification: Verification, pixels: Pixels, metrics: Metrics) -> Iterator[Check]:
     """Labelled images are read right, and no other reading of their pixels does better: a wrong mean or BGR is seen here."""
     yield at_least("verify_images", len(pixels), FEWEST_IMAGES, "labelled images; fewer prove little")
+    classes = len(np.unique(verification.labels))
+    yield at_least("verify_classes", classes, 2, "classes of them; one alone says nothing of the order of the labels")
     yield at_least("accuracy_floor", metrics.top1, verification.floor, f"top-1 on {len(pixels)} images of --verify")
     if not candidate.other_readings:
         return

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from model_store.manifest import Check, Manifest, Precision
 from model_store.preprocessing import Pixels
 from model_store.session import Logits, Session
-from model_store.speed import speed_up, time_in_turn
+from model_store.speed import batches_up_to, speed_up, time_in_turn
 from training.checks import LOGIT_TOLERANCE, at_least, at_most
-from training.gates import MAX_BATCH_SIZE, ODD_BATCH, waived
+from training.gates import ODD_BATCH, waived
 from training.precision.scoring import Scorer
 from training.precision.sensitivity import relative_drift
 
@@ -54,7 +54,7 @@ def check_candidate(
     checks = [
         *_answers(candidate, scorer, max_loss),
         _golden(candidate, scorer),
-        _invariance(candidate, sample),
+        *_invariance(candidate, scorer, sample),
         _size(candidate),
         *_speed(candidate, scorer),
     ]
@@ -95,14 +95,17 @@ def _margins(scorer: Scorer, logits: Logits) -> NDArray[np.float32]:
     return np.asarray(ranked[:, -1] - ranked[:, -2])
 
 
-def _invariance(candidate: Candidate, sample: Pixels) -> Check:
+def _invariance(candidate: Candidate, scorer: Scorer, sample: Pixels) -> Iterator[Check]:
+    """Nothing where the model takes single images alone."""
+    if scorer.batch == 1:
+        return
     alone, *others = (
         np.concatenate([candidate.session.run(sample[start : start + size]) for start in range(0, len(sample), size)])
-        for size in (1, ODD_BATCH, MAX_BATCH_SIZE)
+        for size in sorted({1, min(ODD_BATCH, scorer.batch), scorer.batch})
     )
     bound = LOGIT_TOLERANCE if candidate.precision == "int8" else candidate.tolerance
     drift = max(float(np.abs(alone - other).max()) for other in others)
-    return at_most("batch_invariance", drift, bound, f"max change of a logit with other neighbours, {len(sample)} images")
+    yield at_most("batch_invariance", drift, bound, f"max change of a logit with other neighbours, {len(sample)} images")
 
 
 def _size(candidate: Candidate) -> Check:
@@ -116,7 +119,9 @@ def _speed(candidate: Candidate, scorer: Scorer) -> Iterator[Check]:
         return
     shape = scorer.manifest.input
     runs: dict[str, Callable[[Pixels], object]] = {"fp32": candidate.fp32_session.run, candidate.precision: candidate.session.run}
-    seconds = time_in_turn(runs, shape, rounds=SPEED_ROUNDS, budget_seconds=20, least_rounds=5)
+    seconds = time_in_turn(
+        runs, shape, rounds=SPEED_ROUNDS, budget_seconds=20, least_rounds=5, batches=batches_up_to(scorer.manifest.max_batch_size)
+    )
     slow, fast = seconds["fp32"][1:], seconds[candidate.precision][1:]
     by_round = [speed_up(a[None], b[None]) for a, b in zip(slow, fast, strict=True)]
     # The upper quartile: a busy machine slows some rounds down, and only what is slower in most of them is refused.

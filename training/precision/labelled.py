@@ -58,8 +58,8 @@ def open_labelled(
     known = set(_known_images(version).tolist())
     seen = {fact.digest for fact in scanned.facts if fact.digest and short_digest(fact.digest) in known}
     split = make_split(images, scanned.facts, excluded, SPLIT_SEED, seen)
-    if not len(split.train) or not len(split.test):
-        raise DataError(f"{images.name} has {len(split.train)} train and {len(split.test)} test images; both are needed")
+    if missing := [part for part, indices in vars(split).items() if not len(indices)]:
+        raise DataError(f"{images.name} has no image left for {' and '.join(missing)}: train, validation and test are all needed")
     return RunData(images, scanned, findings, split, split.train, excluded, spec, workers)
 
 

@@ -27,6 +27,11 @@ class Scorer:
     on_gpu: bool = False
 
     @property
+    def batch(self) -> int:
+        """The size of the batches that images are run in: what the model takes, 32 at most."""
+        return min(BATCH, self.manifest.max_batch_size)
+
+    @property
     def uses_gpu(self) -> bool:
         """Whether runs really are on a GPU."""
         return self.on_gpu and CUDA in onnxruntime.get_available_providers()
@@ -52,13 +57,18 @@ def scorer(manifest: Manifest, *, on_gpu: bool = False) -> Iterator[Scorer]:
 
 
 def score(
-    session: Session, chunks: Iterable[Pixels], total: int = 0, progress: Callable[[int, int], None] = lambda *_: None
+    session: Session,
+    chunks: Iterable[Pixels],
+    total: int = 0,
+    progress: Callable[[int, int], None] = lambda *_: None,
+    *,
+    size: int = BATCH,
 ) -> Logits:
-    """Logits `[n, classes]` of uint8 chunks `[k, height, width, 3]`, in batches of 32."""
+    """Logits `[n, classes]` of uint8 chunks `[k, height, width, 3]`, in batches of `size`."""
     logits: list[Logits] = []
     done = 0
     for chunk in chunks:
-        logits += [session.run(chunk[start : start + BATCH]) for start in range(0, len(chunk), BATCH)]
+        logits += [session.run(chunk[start : start + size]) for start in range(0, len(chunk), size)]
         done += len(chunk)
         progress(done, max(total, done))
     return np.concatenate(logits)

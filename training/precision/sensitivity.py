@@ -31,7 +31,7 @@ def sweep(
     layers = layers_of(calibrated.model)
     found = []
     for number, layer in enumerate(layers, start=1):
-        logits = score(scorer.open(calibrated.quantize(only={layer.name})), [pixels])
+        logits = score(scorer.open(calibrated.quantize(only={layer.name})), [pixels], size=scorer.batch)
         found.append(Sensitivity(layer.name, relative_drift(logits, expected)))
         progress(number, len(layers))
     return tuple(sorted(found, key=lambda line: -line.drift))

@@ -89,8 +89,8 @@ def make_variant(version: Version, data: RunData, settings: Settings, waivers: M
             converted = convert(fp32_data, settings.precision)
         session = _open(scoring, converted, settings.precision)
         test = data.split.test
-        expected = score(fp32_session, data.chunks(test), len(test), count("fp32 on the test split"))
-        logits = score(session, data.chunks(test), len(test), count(f"{settings.precision} on the test split"))
+        expected = score(fp32_session, data.chunks(test), len(test), count("fp32 on the test split"), size=scoring.batch)
+        logits = score(session, data.chunks(test), len(test), count(f"{settings.precision} on the test split"), size=scoring.batch)
         golden, golden_logits = golden_expected(version.manifest), _golden_logits(version, session)
         drifts = [float(np.quantile(np.abs(logits - expected).max(1), _DRIFT_QUANTILE)), *np.abs(golden_logits - golden).max(1)]
         candidate = Candidate(
@@ -146,15 +146,17 @@ def _to_int8(
     fp32_data: bytes, data: RunData, settings: Settings, scoring: Scorer, count: Count
 ) -> tuple[bytes, tuple[str, ...], tuple[Sensitivity, ...]]:
     """The INT8 file, with those layers in fp32 without which the loss would not hold on the validation split."""
-    calibrated = calibrate(fp32_data, list(_calibration_batches(data, settings.calibration_images)), count("calibrating"))
+    calibrated = calibrate(
+        fp32_data, list(_calibration_batches(data, settings.calibration_images, scoring.batch)), count("calibrating")
+    )
     validation = _spread(data.split.validation, VALIDATION_IMAGES)
     labels = data.images.labels[validation]
     pixels = list(data.chunks(validation))
     fp32_session = scoring.open(fp32_data)
-    expected = score(fp32_session, pixels)
+    expected = score(fp32_session, pixels, size=scoring.batch)
 
     def holds(kept: Sequence[str]) -> bool:
-        logits = score(scoring.open(calibrated.quantize(keep=kept)), pixels)
+        logits = score(scoring.open(calibrated.quantize(keep=kept)), pixels, size=scoring.batch)
         return (
             lost_points(logits, expected, labels) <= settings.allowed_loss(len(labels))
             and relative_drift(logits, expected) <= DRIFT["int8"]
@@ -164,7 +166,7 @@ def _to_int8(
     sensitivities: tuple[Sensitivity, ...] = ()
 
     def measure() -> tuple[Sensitivity, ...]:
-        return sweep(calibrated, few, score(fp32_session, [few]), scoring, count("trying each layer"))
+        return sweep(calibrated, few, score(fp32_session, [few], size=scoring.batch), scoring, count("trying each layer"))
 
     if settings.sweep or (settings.sweep is None and len(layers_of(calibrated.model)) <= SWEEP_LAYERS):
         sensitivities = measure()
@@ -186,10 +188,10 @@ def _open(scoring: Scorer, data: bytes, precision: Precision) -> Session:
         raise QuantizeError(f"{precision} can not be computed here, so it can not be gated: {where}{error}") from error
 
 
-def _calibration_batches(data: RunData, images: int) -> Iterator[Pixels]:
+def _calibration_batches(data: RunData, images: int, most: int) -> Iterator[Pixels]:
     """Training images, evenly spread, in batches of one size: a short last one is left out."""
     chosen = _spread(data.split.train, images)
-    size = min(CALIBRATION_BATCH, len(chosen))
+    size = min(CALIBRATION_BATCH, most, len(chosen))
     for chunk in data.chunks(chosen):
         for start in range(0, len(chunk) - size + 1, size):
             yield chunk[start : start + size]

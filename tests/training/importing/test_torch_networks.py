@@ -118,6 +118,14 @@ def test_torchvisions_own_weights_bring_labels_and_geometry(tmp_path: Path) -> N
         assert manifest.checkpoint is not None
 
 
+def test_files_of_before_the_counters_of_batch_norm_are_taken(tmp_path: Path) -> None:
+    """Torch loads them too: `num_batches_tracked` came with 0.4.1."""
+    state = random_network("resnet18", len(LABELS)).state_dict()
+    save_file({name: value for name, value in state.items() if "tracked" not in name}, tmp_path / "old.safetensors")
+    words = ("--weights", tmp_path / "old.safetensors", "--arch", "resnet18", "--labels", write_labels(tmp_path), "--size", 32)
+    assert import_into(tmp_path, *words).exit_code == 0
+
+
 def test_without_a_network_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The address to fetch the file from, and the option that takes it."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -164,6 +172,13 @@ def test_an_imported_network_can_be_trained_on(tmp_path: Path) -> None:
         ),
         (("--weights", "words.pth", "--labels", "labels.txt", "--arch", "resnet18"), "can not be read as weights"),
         (("--weights", "code.pth", "--labels", "labels.txt", "--arch", "resnet18"), "only tensors are loaded, never code"),
+        (("--weights", "stemless.pth", "--labels", "labels.txt", "--arch", "resnet18"), "does not hold a resnet18: Missing key"),
+        (("--weights", "net.pth", "--labels", "labels.txt", "--arch", "resnet18-small"), "does not hold a resnet18-small"),
+        (("--weights", "bias.pth", "--labels", "labels.txt", "--arch", "resnet18"), "does not hold a resnet18"),
+        (("--weights", "flat.pth", "--labels", "labels.txt", "--arch", "resnet18"), "fc.weight is no matrix"),
+        (("--weights", "numbered.pth", "--labels", "labels.txt", "--arch", "resnet18"), "does not hold a state dict"),
+        (("--weights", "hello.pth", "--labels", "labels.txt", "--arch", "resnet18"), "can not be read as weights"),
+        (("--weights", "nan.pth", "--labels", "labels.txt", "--arch", "resnet18", "--size", "64"), "NaN or infinity"),
         (("--weights", "headless.pth", "--labels", "labels.txt", "--arch", "resnet18"), "has no fc.weight"),
         ((), "give one of --onnx"),
         (("--onnx", "net.pth", "--torchvision", "resnet18"), "give one of --onnx"),
@@ -180,6 +195,13 @@ def test_what_does_not_fit_together_is_refused(
     network = random_network("resnet18", len(LABELS))
     torch.save(network.state_dict(), "net.pth")
     torch.save({name: value for name, value in network.state_dict().items() if not name.startswith("fc")}, "headless.pth")
+    state = network.state_dict()
+    torch.save({name: value for name, value in state.items() if name != "conv1.weight"}, "stemless.pth")
+    torch.save({**state, "fc.bias": torch.zeros(7)}, "bias.pth")
+    torch.save({**state, "fc.weight": torch.tensor(1.0)}, "flat.pth")
+    torch.save({**state, "bn1.bias": torch.full((64,), torch.nan)}, "nan.pth")
+    torch.save({1: torch.zeros(2)}, "numbered.pth")
+    Path("hello.pth").write_text("hello")
     torch.save(network, "code.pth")
     Path("words.pth").write_text("words")
     write_labels(tmp_path, LABELS[:4]).rename("four.txt")

@@ -84,5 +84,5 @@ def test_no_test_image_is_an_error(digits: Version, tmp_path: Path) -> None:
     """One image of a class trains, so none is left to gate on."""
     (tmp_path / "7").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "7" / "only.png")
-    with pytest.raises(DataError, match="both are needed"):
+    with pytest.raises(DataError, match="no image left for validation and test"):
         open_labelled(digits, (str(tmp_path),))
