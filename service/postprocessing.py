@@ -45,10 +45,11 @@ def _reason(value: float, threshold: float) -> str:
 
 def answer(row: Row, class_names: Sequence[str], top_k: int, set_index: int | None = None) -> dict[str, Any]:
     """What is said of one image; with `set_index` also the set of labels by the threshold at this place."""
-    said: dict[str, Any] = {"predictions": rank(row.probabilities, class_names, top_k)}
+    size = 0 if set_index is None else row.set_sizes[set_index]
+    ranked = rank(row.probabilities, class_names, max(top_k, size))
+    said: dict[str, Any] = {"predictions": ranked[:top_k]}
     if set_index is not None:
-        size = row.set_sizes[set_index]
-        said["labels"] = [prediction["label"] for prediction in rank(row.probabilities, class_names, size)]
+        said["labels"] = [prediction["label"] for prediction in ranked[:size]]
     if row.unlike is not None:
         said["abstained"] = bool(row.unlike)
         if row.unlike:

@@ -1,7 +1,5 @@
 """The routes: what is answered under which path."""
 
-import logging
-from dataclasses import replace
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path
@@ -9,26 +7,14 @@ from pydantic import BeforeValidator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from model_store.errors import InvalidNameError, ModelNotFoundError, ModelStoreError
+from model_store.errors import InvalidNameError
 from model_store.manifest import parse_version
 from service.errors import NotFoundError, NotReadyError
 from service.images import FIELD
+from service.model_details import describe_model, summarise
 from service.prediction import DEFAULT_TOP_K, Predictor
 from service.registry import Registry
-from service.schemas import (
-    Health,
-    ModelDetail,
-    ModelList,
-    ModelSummary,
-    PredictResponse,
-    Problem,
-    VariantDetail,
-    VersionState,
-)
-from service.served_model import ServedModel
-from service.served_version import ServedVersion
-
-logger = logging.getLogger(__name__)
+from service.schemas import Health, ModelDetail, ModelList, PredictResponse, Problem
 
 
 def _canonical(text: str) -> int:
@@ -150,7 +136,7 @@ def _add_model_routes(router: APIRouter, registry: Registry) -> None:
     async def list_models() -> ModelList:
         """Every model of the store and the version of it that serves."""
         _require_readable(registry)
-        models = [ModelSummary(**_summary(registry, model)) for _, model in sorted(registry.models.items())]
+        models = [summarise(registry, model) for _, model in sorted(registry.models.items())]
         return ModelList(models=models)
 
     @router.get("/v1/models/{model}", summary="Show a model", tags=["models"], responses=errors)
@@ -160,7 +146,7 @@ def _add_model_routes(router: APIRouter, registry: Registry) -> None:
         served = registry.models.get(model)
         if served is None:
             raise NotFoundError(f"there is no model {model!r}; there are {', '.join(sorted(registry.models)) or 'none'}")
-        return _detail(registry, served)
+        return describe_model(registry, served)
 
 
 def _add_health_routes(router: APIRouter, registry: Registry) -> None:
@@ -193,79 +179,3 @@ def _health(registry: Registry) -> Health:
     if not registry.loaded and not registry.error:
         return Health(status="not ready", reason="the models are being loaded")
     return Health(status="not ready", reason="; ".join(reasons) or "the store holds no model")
-
-
-def _summary(registry: Registry, model: ServedModel) -> dict[str, Any]:
-    version = model.served.version if model.served else None
-    return {
-        "model": model.name,
-        "state": model.state,
-        "version": version.number if version else None,
-        "digest": f"sha256:{version.digest}" if version else None,
-        "proof": version.manifest.proof if version else None,
-        "precision": model.served.choice.precision if model.served else None,
-        "default": model.name == registry.default_model,
-    }
-
-
-def _detail(registry: Registry, model: ServedModel) -> ModelDetail:
-    summary = _summary(registry, model)
-    try:
-        numbers = registry.store.versions(model.name)
-        aliases = registry.store.aliases(model.name)
-        pointing = {alias: aliases.version(alias) for alias in aliases.names()}
-    except ModelNotFoundError:
-        numbers, pointing = [], None  # it is gone from the store, and what still serves of it is shown
-    except ModelStoreError:
-        logger.exception("the store could not be read for GET /v1/models/%s", model.name)
-        numbers, pointing = [], None
-        model = replace(model, error="the model store can not be read at the moment")
-    serving = [model.served.version.number] if model.served else []
-    versions = [_version_state(number, model) for number in sorted({*numbers, *model.errors, *serving})]
-    if model.served is None:
-        return ModelDetail(**summary, layer=model.layer, reason=model.error, versions=versions, aliases=pointing)
-    manifest = model.served.version.manifest
-    return ModelDetail(
-        **summary,
-        layer=model.layer,
-        reason=model.error,
-        versions=versions,
-        aliases=pointing,
-        class_names=list(manifest.class_names),
-        input=manifest.input,
-        preprocessing=manifest.preprocessing,
-        max_batch_size=model.served.max_batch_size,
-        can_abstain=model.served.can_abstain,
-        coverages=model.served.coverages,
-        calibration=manifest.calibration,
-        metrics=manifest.metrics,
-        gate=list(manifest.gate),
-        precision_note=model.served.choice.note,
-        variants=_variants(model.served),
-        training=manifest.training,
-        imported=manifest.imported,
-        derived_from=manifest.derived_from,
-    )
-
-
-def _variants(served: ServedVersion) -> list[VariantDetail]:
-    choice = served.choice
-    return [
-        VariantDetail(
-            precision=variant.precision,
-            serving=variant.precision == choice.precision,
-            tolerance=variant.tolerance,
-            milliseconds=choice.milliseconds.get(variant.precision),
-            reason=choice.left_out.get(variant.precision),
-            gate=list(variant.gate),
-        )
-        for variant in served.version.manifest.variants
-    ]
-
-
-def _version_state(number: int, model: ServedModel) -> VersionState:
-    if reason := model.errors.get(number):  # first: the built-in version that serves may have the number of one that failed
-        return VersionState(version=number, state="error", reason=reason)
-    if model.served and model.served.version.number == number:
-        return VersionState(version=number, state="ready")
-    return VersionState(version=number, state="available")

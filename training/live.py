@@ -16,7 +16,7 @@ from model_store.version import Version
 from training.checks import at_least, at_most
 from training.evaluation import read_logits
 from training.export import WEIGHTS, graph_files
-from training.run_data import CHUNK, KNOWN_IMAGES, RunData, known_among, read_known
+from training.run_data import CHUNK, RunData, known_among, known_to
 from training.run_directory import RunDirectory
 from training.succession import SIGNIFICANCE, mcnemar
 
@@ -66,8 +66,7 @@ def _accuracy(run: RunDirectory, data: RunData, old: Session, live: Version) -> 
     shared = [name for name in names if name in old_names]
     test = data.split.test
     labels = np.array([shared.index(name) if name in shared else -1 for name in names])[data.images.labels[test]]
-    known = live.directory / KNOWN_IMAGES
-    fresh = (labels >= 0) & ~known_among(data, test, read_known(known) if known.exists() else np.empty(0, np.uint64))
+    fresh = (labels >= 0) & ~known_among(data, test, known_to(live))
     if len(shared) < 2 or not fresh.any():
         return
     new_right = read_logits(run)[fresh][:, [names.index(name) for name in shared]].argmax(1) == labels[fresh]

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels, prepare
+from model_store.version import Version
 from training.data.check import Findings, check, left_out
 from training.data.image_set import TEST
 from training.data.scan import Scan, scan
@@ -76,7 +77,7 @@ class RunData:
         return self.images.pixels(self.learned[spread], canvas_of(self.preprocessing), self.workers)
 
     def training_source(self, device: torch.device) -> PixelSource:
-        """The training images for a feed; position i is the i-th of the split."""
+        """The training images for a feed; position i is the i-th of `learned`."""
         if self.canvas is not None:
             return PixelsOnDevice(torch.from_numpy(self.canvas[self.learned]), device)
         return PixelsFromWorkers(_Decoded(self.images, self.learned, canvas_of(self.preprocessing)), self.workers, device)
@@ -129,9 +130,7 @@ def _open(run: RunDirectory, progress: Callable[[int, int], None], workers: int)
         if findings.fatal:
             raise DataError(f"{images.name} can not be trained on: {'; '.join(findings.fatal)}")
         excluded = left_out(images, scanned.facts)
-        before = set(read_known_images(run).tolist())
-        known = {fact.digest for fact in scanned.facts if fact.digest and short_digest(fact.digest) in before}
-        split = make_split(images, scanned.facts, excluded, SPLIT_SEED, known)
+        split = make_split(images, scanned.facts, excluded, SPLIT_SEED, known_digests(scanned, read_known_images(run)))
         run.write_json(CHECK, {"data_digest": scanned.digest, **findings.to_json()})
         run.write(SPLIT, write_split(split, images, excluded))
     checked = run.read_json(CHECK, "resume")
@@ -172,6 +171,18 @@ def read_known(path: Path) -> NDArray[np.uint64]:
         return np.asarray(np.load(path, allow_pickle=False), np.uint64)
     except (OSError, ValueError, EOFError) as error:
         raise damaged(path, error) from None
+
+
+def known_to(version: Version) -> NDArray[np.uint64]:
+    """What `known_images` gave for a published version; empty where nothing was kept. Raises RunError where it is damaged."""
+    kept = KNOWN_IMAGES in {entry.path for entry in version.manifest.files}
+    return read_known(version.path(KNOWN_IMAGES)) if kept else np.empty(0, np.uint64)
+
+
+def known_digests(scanned: Scan, known: NDArray[np.uint64]) -> set[str]:
+    """The digests of the scanned images that are among the known ones."""
+    among = set(known.tolist())
+    return {fact.digest for fact in scanned.facts if fact.digest and short_digest(fact.digest) in among}
 
 
 def known_among(data: RunData, indices: Indices, known: NDArray[np.uint64]) -> NDArray[np.bool_]:

@@ -131,14 +131,20 @@ def cleaned(proto: onnx.ModelProto) -> onnx.ModelProto:
     return clean
 
 
+def quiet_options() -> onnxruntime.SessionOptions:
+    """For looking at foreign files with ONNX Runtime: one thread, and no word of its own about what it can not load."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ONLY_FATAL
+    options.intra_op_num_threads = 1
+    return options
+
+
 def _optimised(proto: onnx.ModelProto) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory(prefix="import-") as folder:
         target = Path(folder) / "model.onnx"
-        options = onnxruntime.SessionOptions()
+        options = quiet_options()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(target)
-        options.log_severity_level = _ONLY_FATAL
-        options.intra_op_num_threads = 1
         try:
             onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own exceptions share no public base class

@@ -12,11 +12,9 @@ from model_store.session import Logits
 from training.errors import ForeignModelError
 from training.importing.convention import Convention
 from training.importing.foreign_file import ForeignFile
-from training.importing.foreign_graph import OLDEST_RUN, upgrade
+from training.importing.foreign_graph import OLDEST_RUN, quiet_options, upgrade
 from training.importing.head import Answer
 from training.importing.import_report import ImportReport
-
-_ONLY_FATAL = 4
 
 
 class OriginalFile:
@@ -37,11 +35,10 @@ class OriginalFile:
             self._names.append(answer.before_softmax)
             if answer.before_softmax not in {value.name for value in proto.graph.output}:
                 proto.graph.output.append(onnx.ValueInfoProto(name=answer.before_softmax))
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = _ONLY_FATAL
-        options.intra_op_num_threads = 1
         try:
-            self._session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                proto.SerializeToString(), quiet_options(), providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # ONNX Runtime's own exceptions share no public base class
             raise ForeignModelError(f"{file.path} can not be run: {str(error).splitlines()[0][:300]}") from error
         self._batch = file.input.shape[0] if file.input.shape and file.opset >= OLDEST_RUN else None

@@ -82,7 +82,7 @@ def read_timm(path: Path) -> Preset:
                 f"{path}: crop_mode border pads images, which is not done here; give --resize-mode exact instead"
             )
         channels, height, width = (int(size) for size in values["input_size"])
-        mean, std = (_triple(values[name]) for name in ("mean", "std"))
+        mean, std = (triple(values[name]) for name in ("mean", "std"))
         interpolation = values.get("interpolation", "bicubic")
         share = float(values.get("crop_pct") or 0.875)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -104,7 +104,8 @@ def read_timm(path: Path) -> Preset:
     )
 
 
-def _triple(values: Any) -> tuple[float, float, float]:
+def triple(values: Any) -> tuple[float, float, float]:
+    """Three numbers, a channel each. Raises ValueError, TypeError for anything else."""
     red, green, blue = (float(value) for value in values)
     return red, green, blue
 

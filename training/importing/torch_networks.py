@@ -24,7 +24,7 @@ from training.importing.convention import PixelRange
 from training.importing.expectation import Expectation, find_geometry
 from training.importing.import_report import REPORT, ImportReport
 from training.importing.labels import name_classes
-from training.importing.presets import PRESETS, Geometry, Preset
+from training.importing.presets import PRESETS, Geometry, Preset, triple
 from training.importing.probes import make_probes
 from training.learning.networks import IMAGENET, PLAIN_LAYERS, build_network, default_image_size, parse_architecture
 from training.learning.normalization import Normalization
@@ -48,7 +48,7 @@ def read_torchvision(name: str, weights: Path | None, expectation: Expectation) 
     state = download(name, "--weights FILE") if weights is None else read_state(weights)
     transforms = known.transforms()
     preset = Preset(
-        PixelRange("RGB", 1 / 255, _triple(transforms.mean), _triple(transforms.std)),
+        PixelRange("RGB", 1 / 255, triple(transforms.mean), triple(transforms.std)),
         Geometry(transforms.crop_size[0] / transforms.resize_size[0], "shorter_side", transforms.interpolation.value),
         says_geometry=True,
         size=(transforms.crop_size[0], transforms.crop_size[0]),
@@ -172,8 +172,3 @@ def _as_normalization(values: PixelRange) -> Normalization:
 
 def _column(numbers: Any) -> Tensor:
     return Tensor(numbers.astype(np.float32)).reshape(3, 1, 1)
-
-
-def _triple(values: Sequence[float]) -> tuple[float, float, float]:
-    red, green, blue = values
-    return red, green, blue

@@ -1,13 +1,9 @@
 """The labelled images of a published version, found again: train calibrates, validation chooses, test gates."""
 
-import io
 import shlex
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from model_store.version import Version
 from training.data.check import check, left_out
@@ -15,7 +11,7 @@ from training.data.scan import scan
 from training.data.sources import check_data, with_classes
 from training.data.split import SPLIT_SEED, make_split
 from training.errors import DataError, QuantizeError
-from training.run_data import KNOWN_IMAGES, RunData, canvas_of, load_images, short_digest
+from training.run_data import RunData, canvas_of, known_digests, known_to, load_images
 
 
 def find_data(version: Version, names: Sequence[str]) -> tuple[str, ...]:
@@ -55,9 +51,7 @@ def open_labelled(
     scanned = scan(images, canvas_of(spec), workers, progress)
     findings = check(images, scanned.facts)
     excluded = left_out(images, scanned.facts)
-    known = set(_known_images(version).tolist())
-    seen = {fact.digest for fact in scanned.facts if fact.digest and short_digest(fact.digest) in known}
-    split = make_split(images, scanned.facts, excluded, SPLIT_SEED, seen)
+    split = make_split(images, scanned.facts, excluded, SPLIT_SEED, known_digests(scanned, known_to(version)))
     if missing := [part for part, indices in vars(split).items() if not len(indices)]:
         raise DataError(f"{images.name} has no image left for {' and '.join(missing)}: train, validation and test are all needed")
     return RunData(images, scanned, findings, split, split.train, excluded, spec, workers)
@@ -67,9 +61,3 @@ def same_data(version: Version, data: RunData) -> bool:
     """Whether these are the images that the version was trained on, to the pixel and the label."""
     training = version.manifest.training
     return training is not None and training.data.digest == data.digest
-
-
-def _known_images(version: Version) -> NDArray[np.uint64]:
-    if KNOWN_IMAGES not in {entry.path for entry in version.manifest.files}:
-        return np.empty(0, np.uint64)
-    return np.asarray(np.load(io.BytesIO(version.path(KNOWN_IMAGES).read_bytes()), allow_pickle=False), np.uint64)
