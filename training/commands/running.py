@@ -45,7 +45,7 @@ def run(
 
     \b
     python -m training run --data PICTURES --arch resnet20 --model flowers
-    torchrun --nproc-per-node 2 -m training run --data PICTURES --arch resnet50 --recipe imagenet2015
+    torchrun --nproc-per-node 2 -m -- training run --data PICTURES --arch resnet50 --recipe imagenet2015
     """
     waivers, model_store = parse_waivers(waive), ModelStore(store)
     make_store(model_store)
