@@ -70,3 +70,14 @@ def rename_input(model: Any, old: str, new: str, among: frozenset[str] | None = 
     for node in model.graph.node:
         if among is None or node.name in among:
             node.input[:] = [new if name == old else name for name in node.input]
+
+
+def drop_unused(model: Any) -> None:
+    """Constants that no node takes any more, and what was said of tensors that are gone."""
+    used = {name for node in model.graph.node for name in node.input}
+    unused = [tensor for tensor in model.graph.initializer if tensor.name not in used]
+    for tensor in unused:
+        model.graph.initializer.remove(tensor)
+    there = producers_of(model)
+    for value in [value for value in model.graph.value_info if value.name not in there]:
+        model.graph.value_info.remove(value)

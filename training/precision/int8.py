@@ -23,7 +23,8 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from model_store.manifest import MODEL_INPUT
 from model_store.preprocessing import Pixels
 from training.errors import QuantizeError
-from training.precision.graph import layers_of, preamble_of, producers_of, read_graph, rename_input
+from training.precision.graph import drop_unused, layers_of, preamble_of, read_graph, rename_input
+from training.precision.pooling import shortcuts_to_convolutions
 
 CALIBRATION_BATCH: Final = 16
 _OPERATORS: Final = sorted({*QDQRegistry, *QLinearOpsRegistry})
@@ -64,6 +65,7 @@ class Calibrated:
 def calibrate(data: bytes, batches: Sequence[Pixels], progress: Callable[[int, int], None] = lambda *_: None) -> Calibrated:
     """Run these uint8 batches through the fp32 file and keep each tensor's lowest and highest value. Raises QuantizeError."""
     model = read_graph(data)
+    shortcuts_to_convolutions(model)
     _give_each_layer_its_bias(model)
     with tempfile.TemporaryDirectory(prefix="calibrate-") as folder:
         path = Path(folder) / "inferred.onnx"
@@ -140,7 +142,7 @@ def _take_bytes_as_they_come(model: Any, preamble: Sequence[str]) -> None:
     for node in (cast, multiply, add, quantize):
         model.graph.node.remove(node)
     model.graph.node.append(dequantize)
-    _drop_unused(model)
+    drop_unused(model)
 
 
 def _one_number(model: Any, names: Sequence[str]) -> float | None:
@@ -150,14 +152,3 @@ def _one_number(model: Any, names: Sequence[str]) -> float | None:
             values: NDArray[Any] = numpy_helper.to_array(tensor)
             return float(values.flat[0]) if np.ptp(values) == 0 else None
     return None
-
-
-def _drop_unused(model: Any) -> None:
-    """Constants that no node takes any more, and what was said of tensors that are gone."""
-    used = {name for node in model.graph.node for name in node.input}
-    unused = [tensor for tensor in model.graph.initializer if tensor.name not in used]
-    for tensor in unused:
-        model.graph.initializer.remove(tensor)
-    there = producers_of(model)
-    for value in [value for value in model.graph.value_info if value.name not in there]:
-        model.graph.value_info.remove(value)
