@@ -2,21 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from model_store.session import SessionOptions
 from model_store.store import BUILTIN_ROOT, ModelStore
 from service import __version__
+from service.application import Application
 from service.cpu_limit import cpu_limit
+from service.decoding import Decoders
 from service.documentation import add_documentation
+from service.engine_options import engine_options
 from service.prediction import Predictor
 from service.problems import add_error_handlers
 from service.registry import Registry
 from service.routes import build_router
-from service.served_version import EngineOptions
 from service.settings import Settings
 from service.watcher import watch
 
@@ -29,17 +29,10 @@ Errors are problem details (RFC 9457) with a stable `code`. In a batch one bad i
 def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambda _: None) -> FastAPI:
     """The service as an ASGI application. Models load in the background once it starts; `on_loaded` is told when they have."""
     cpus = cpu_limit()
-    options = EngineOptions(
-        max_batch_size=settings.max_batch_size,
-        max_queue_delay_seconds=settings.max_queue_delay_seconds,
-        instances=settings.instances or cpus,
-        session=SessionOptions(intra_op_num_threads=settings.intra_op_num_threads),
-        precision=settings.precision,
-    )
     store = ModelStore(settings.store, BUILTIN_ROOT if settings.builtin else None)
-    registry = Registry(store, options, settings.default_model)
+    registry = Registry(store, lambda model: engine_options(settings, model, cpus), settings.default_model)
     decode_workers = settings.decode_workers or cpus
-    decoders = ThreadPoolExecutor(decode_workers, thread_name_prefix="decode")
+    decoders = Decoders(decode_workers, settings.max_pixels)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -49,9 +42,10 @@ def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambd
         stopping.set()
         await watching
         await asyncio.to_thread(registry.close)
-        decoders.shutdown()
+        decoders.close()
 
-    app = FastAPI(
+    app = Application(
+        Predictor(settings, registry, decoders, decodes_at_once=max(1, decode_workers // 2)),
         title="Resident",
         version=__version__,
         description=DESCRIPTION,
@@ -60,7 +54,7 @@ def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambd
         redirect_slashes=False,  # it would redirect to whatever Host the client has sent
         lifespan=lifespan,
     )
-    app.include_router(build_router(registry, Predictor(settings, registry, decoders, decode_workers)))
+    app.include_router(build_router(registry))
     add_documentation(app)
     add_error_handlers(app)
     return app

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -21,10 +21,14 @@ from service.errors import DeadlineExceededError, InferenceError, ServiceError
 Rows = Sequence[Any]
 """What `run` gives: one row an image; what a row is, is between it and who submits."""
 
+Priority = Literal[1, 2]
+INTERACTIVE: Final = 1
+BULK: Final = 2
+
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # as below
 class Answer:
     """One image's row, and what its batch was."""
 
@@ -34,7 +38,7 @@ class Answer:
     batch_size: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that would double the time to make one
 class _Item:
     image: Pixels
     deadline: float
@@ -45,7 +49,8 @@ class _Item:
 class Batcher:
     """Every image that was submitted gets exactly one answer or one error, and a failing batch takes no other with it.
 
-    `run` takes uint8 `[batch, height, width, 3]` and returns one row an image; `instances` threads call it.
+    `run` takes uint8 `[batch, height, width, 3]` and returns one row an image; `instances` threads call it. `observe` is told
+    of each run that ended well: its images and its seconds.
     """
 
     def __init__(
@@ -55,11 +60,14 @@ class Batcher:
         instances: int = 1,
         max_queue_delay_seconds: float = 0.0,
         name: str = "batcher",
+        observe: Callable[[int, float], None] = lambda *_: None,
     ) -> None:
         self._run = run
+        self._observe = observe
         self._max_batch_size = max_batch_size
         self._max_queue_delay_seconds = max_queue_delay_seconds
         self._queue: deque[_Item] = deque()
+        self._bulk: deque[_Item] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._threads = [
@@ -68,8 +76,8 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, image: Pixels, deadline: float) -> asyncio.Future[Answer]:
-        """Queue one image from the event loop; `deadline` is on the monotonic clock.
+    def submit(self, image: Pixels, deadline: float, priority: Priority = INTERACTIVE) -> asyncio.Future[Answer]:
+        """Queue one image from the event loop; `deadline` is on the monotonic clock. Bulk takes the places that are left.
 
         The future ends in an Answer, a DeadlineExceededError or an InferenceError; cancelling it drops the image when a
         batch forms. Raises RuntimeError on a closed batcher.
@@ -78,9 +86,14 @@ class Batcher:
         with self._changed:
             if self._closing:
                 raise RuntimeError("this batcher is closed: its version was unloaded while a request held it")
-            self._queue.append(item)
+            (self._queue if priority == INTERACTIVE else self._bulk).append(item)
             self._changed.notify()
         return item.future
+
+    @property
+    def waiting(self) -> int:
+        """Images that no instance has taken yet."""
+        return len(self._queue) + len(self._bulk)
 
     def close(self) -> None:
         """Answer what is queued, then end the threads; blocks until they have. A second call does nothing."""
@@ -101,16 +114,19 @@ class Batcher:
             except Exception:
                 logger.exception("a batch of %d images failed", len(batch))
                 outcome = InferenceError("the model failed on this batch; the server's log has the reason")
-            _settle(batch, outcome, began, time.monotonic())
+            ended = time.monotonic()
+            if not isinstance(outcome, ServiceError):
+                self._observe(len(batch), ended - began)
+            _settle(batch, outcome, began, ended)
 
     def _take(self) -> list[_Item]:
         """The next batch, never empty but when the batcher is closed. Images whose caller left or that are late are dropped."""
         while True:
             with self._changed:
-                while not self._queue and not self._closing:
+                while not self.waiting and not self._closing:
                     self._changed.wait()
                 self._wait_for_company()
-                taken = [self._queue.popleft() for _ in range(min(len(self._queue), self._max_batch_size))]
+                taken = [self._pop() for _ in range(min(self.waiting, self._max_batch_size))]
                 if not taken and self._closing:
                     return []
             now = time.monotonic()
@@ -120,10 +136,14 @@ class Batcher:
             if batch := [item for item in taken if item.deadline >= now and not item.future.done()]:
                 return batch
 
+    def _pop(self) -> _Item:
+        return (self._queue or self._bulk).popleft()
+
     def _wait_for_company(self) -> None:
         """Hold a batch that is not full until its first image has waited max_queue_delay_seconds; by default not at all."""
-        while self._queue and len(self._queue) < self._max_batch_size and not self._closing:
-            remaining = self._queue[0].enqueued + self._max_queue_delay_seconds - time.monotonic()
+        while self._max_queue_delay_seconds and 0 < self.waiting < self._max_batch_size and not self._closing:
+            first = min(queue[0].enqueued for queue in (self._queue, self._bulk) if queue)
+            remaining = first + self._max_queue_delay_seconds - time.monotonic()
             if remaining <= 0:
                 return
             self._changed.wait(remaining)

@@ -9,6 +9,8 @@ from typing import ClassVar, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES: Final = 64 * 1024
+DISCONNECTED: Final = "resident.disconnected"
+"""The key in a request's scope of a future that is done when the client has left: cheaper than a task that waits for the message."""
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -21,11 +23,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """A client that connects must also ask."""
         super().connection_made(transport)
+        self._disconnected = self.loop.create_future()
         self._begin_head()
 
     def on_message_begin(self) -> None:
         """The next request on this connection begins."""
         super().on_message_begin()
+        self.scope[DISCONNECTED] = self._disconnected  # type: ignore[typeddict-unknown-key]  # a scope may hold more
         self._begin_head()
 
     def on_headers_complete(self) -> None:
@@ -45,6 +49,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
         self._end_head()
+        self._disconnected.set_result(None)
         super().connection_lost(exc)
 
     def _begin_head(self) -> None:

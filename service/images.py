@@ -11,7 +11,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field as FormField
 from python_multipart.multipart import File, FormParser, parse_options_header
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
 
 from model_store.preprocessing import sniff
 from service.errors import BadRequestError, BodyTimeoutError, ServiceError, TooLargeError, UnsupportedMediaError
@@ -50,17 +51,21 @@ def check_headers(headers: Headers, max_body_bytes: int) -> None:
 
 
 async def read_body(
-    request: Request, max_body_bytes: int, timeout_seconds: float, hold: Callable[[int], None] = lambda _: None
+    receive: Receive, max_body_bytes: int, timeout_seconds: float, hold: Callable[[int], None] = lambda _: None
 ) -> bytes:
     """The whole body.
 
     `hold` is told of each chunk's bytes before the next is read, and may refuse them. Raises TooLargeError as soon as it is over
-    the limit, BodyTimeoutError for a slow sender, BadRequestError for an empty one.
+    the limit, BodyTimeoutError for a slow sender, BadRequestError for an empty one, ClientDisconnect where it leaves.
     """
-    chunks, length = [], 0
+    chunks, length, more = [], 0, True
     try:
         async with asyncio.timeout(timeout_seconds):
-            async for chunk in request.stream():
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                chunk, more = message.get("body", b""), message.get("more_body", False)
                 length += len(chunk)
                 if length > max_body_bytes:
                     raise TooLargeError(f"the body has more than {max_body_bytes:,} bytes, which are allowed")
@@ -70,7 +75,7 @@ async def read_body(
         raise BodyTimeoutError(f"the body did not arrive within {timeout_seconds:g} s ({length:,} bytes came)") from None
     if not length:
         raise BadRequestError("the body is empty; send an image: curl --data-binary @photo.jpg …", code="empty_body")
-    return b"".join(chunks)
+    return b"".join(chunks) if len(chunks) > 1 else chunks[0]
 
 
 def read_images(headers: Headers, body: bytes, max_images: int) -> list[Encoded]:

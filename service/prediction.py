@@ -1,33 +1,29 @@
 """The path of a prediction request, from headers to the answer's bytes, in the order of the design's table."""
 
 import asyncio
-import re
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import orjson
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope
 
 from model_store.errors import ImageError
-from model_store.manifest import Preprocessing
-from model_store.preprocessing import Pixels, open_image, prepare, resized_size, to_pixels
-from service.admission import Admission
+from service.admission import UploadBudget
 from service.batcher import Answer
-from service.errors import BadRequestError, DeadlineExceededError, EveryImageFailedError, ServiceError, describe
+from service.decoding import Decoders
+from service.errors import DeadlineExceededError, EveryImageFailedError, ServiceError, describe
+from service.http_protocol import DISCONNECTED
 from service.images import Encoded, check_headers, read_body, read_images
+from service.parameters import Parameters, read_parameters
 from service.postprocessing import answer
 from service.registry import Registry
 from service.served_version import ServedVersion
 from service.settings import Settings
 
-DEFAULT_TOP_K: Final = 5
-INLINE_BYTES: Final = 16 * 1024
-INLINE_PIXELS: Final = 128 * 128
-"""Images up to this size decode in well under a millisecond, so a hop to another thread would cost more than it saves."""
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,136 +34,155 @@ class Outcome:
     decode_seconds: float
 
 
+@dataclass(slots=True)
+class Prediction:
+    """What is known of one request as it goes its way: what is logged and counted of it, also where it ends in an error."""
+
+    began: float = field(default_factory=time.monotonic)
+    model: str = ""
+    version: int = 0
+    images: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By stage: receive, decode, queue, inference."""
+    failed_images: int = 0
+
+
 class Predictor:
     """Answers prediction requests; one for each service."""
 
-    def __init__(self, settings: Settings, registry: Registry, decoders: ThreadPoolExecutor, decode_workers: int) -> None:
+    def __init__(self, settings: Settings, registry: Registry, decoders: Decoders, decodes_at_once: int) -> None:
         self._settings = settings
-        self._decodes_at_once = max(1, decode_workers // 2)
         self._registry = registry
         self._decoders = decoders
-        self._admission = Admission(settings.max_upload_bytes, settings.max_queue_size)
+        self._decodes_at_once = decodes_at_once
+        self._uploads = UploadBudget(settings.max_upload_bytes)
 
-    async def predict(self, request: Request, model: str | None, version: int | None) -> Response:
-        """Classify the images of one request. Raises ServiceError for the request as a whole."""
+    async def predict(
+        self, scope: Scope, receive: Receive, model: str | None, version: int | None, seen: Prediction
+    ) -> tuple[bytes, Mapping[str, str]]:
+        """Classify the images of one request: the answer's body and headers. Raises ServiceError, ImageError for it as a whole."""
         settings = self._settings
-        began = time.monotonic()
         found = self._registry.find(model, version)  # a model that is not there is refused before its images are read
-        top_k, coverage = _read_top_k(request), request.query_params.get("coverage")
-        if coverage is not None:
-            found.find_coverage(coverage)
-        check_headers(request.headers, settings.max_body_bytes)
-        with self._admission.upload() as hold:
-            body = await read_body(request, settings.max_body_bytes, settings.body_timeout_seconds, hold)
-            images = read_images(request.headers, body, settings.max_images)
+        seen.model, seen.version = found.version.model, found.version.number
+        parameters = read_parameters(scope["query_string"], found)
+        headers = Headers(scope=scope)
+        check_headers(headers, settings.max_body_bytes)
+        found.admission.check_room()
+        with self._uploads.upload() as hold:
+            body = await read_body(receive, settings.max_body_bytes, settings.body_timeout_seconds, hold)
+            images = read_images(headers, body, settings.max_images)
             received = time.monotonic()
-            with self._admission.queue(len(images)), self._registry.lease(model, version) as served:
-                set_index = None if coverage is None else served.find_coverage(coverage)  # another version may have come
-                deadline = began + settings.deadline_seconds
-                work = asyncio.ensure_future(self._classify_all(images, served, deadline))
-                outcomes = await _unless_disconnected(request, work, deadline)
-        return _answer(served, outcomes, top_k, set_index, began, received)
+            seen.seconds["receive"] = received - seen.began
+            with self._registry.lease(model, version) as served:
+                seen.version, seen.images = served.version.number, len(images)
+                # Another version may have come since, with other sets of labels.
+                set_index = None if parameters.coverage is None else served.find_coverage(parameters.coverage)
+                deadline = seen.began + parameters.timeout_seconds(served.options.deadline_seconds)
+                with served.admission.queue(len(images), deadline - received, parameters.priority):
+                    outcomes = await self._classify(images, served, deadline, parameters, Leaving(scope, receive))
+                return _answer(served, outcomes, parameters.top_k, set_index, seen)
 
-    async def _classify_all(self, images: Sequence[Encoded], served: ServedVersion, deadline: float) -> list[Outcome]:
+    async def _classify(
+        self, images: Sequence[Encoded], served: ServedVersion, deadline: float, parameters: Parameters, leaving: "Leaving"
+    ) -> list[Outcome]:
+        """Every image's outcome. Drops them and raises where the client leaves first, or the deadline passes."""
+        (first, *others) = images
+        began = time.monotonic()
+        pixels = None if others or isinstance(first, ServiceError) else self._decoders.decode_small(first, served.preprocessing)
+        if pixels is None:
+            work = asyncio.ensure_future(self._classify_all(images, served, deadline, parameters))
+            return await leaving.unless(work, deadline)
+        decode_seconds = time.monotonic() - began
+        row = await leaving.unless(served.batcher.submit(pixels, deadline, parameters.priority), deadline)
+        return [Outcome(row, decode_seconds)]
+
+    async def _classify_all(
+        self, images: Sequence[Encoded], served: ServedVersion, deadline: float, parameters: Parameters
+    ) -> list[Outcome]:
         turn = asyncio.Semaphore(self._decodes_at_once)
         async with asyncio.TaskGroup() as group:  # none of them outlives the request, and with it the lease
-            tasks = [group.create_task(self._classify(image, served, deadline, turn)) for image in images]
+            tasks = [group.create_task(self._classify_one(image, served, deadline, parameters, turn)) for image in images]
         return [task.result() for task in tasks]
 
-    async def _classify(self, image: Encoded, served: ServedVersion, deadline: float, turn: asyncio.Semaphore) -> Outcome:
+    async def _classify_one(
+        self, image: Encoded, served: ServedVersion, deadline: float, parameters: Parameters, turn: asyncio.Semaphore
+    ) -> Outcome:
         """Decode one image and wait for its row; its errors are its own."""
         if isinstance(image, ServiceError):
             return Outcome(image, 0.0)
         began = time.monotonic()
         try:
-            pixels = await self._decode(image, served.version.manifest.preprocessing, deadline, turn)
+            pixels = self._decoders.decode_small(image, served.preprocessing)
+            if pixels is None:
+                async with turn:  # one request never holds every place
+                    pixels = await self._decoders.decode(image, served.preprocessing, deadline)
         except (ImageError, ServiceError) as error:
             return Outcome(error, time.monotonic() - began)
         decode_seconds = time.monotonic() - began
         try:
-            return Outcome(await served.batcher.submit(pixels, deadline), decode_seconds)
+            return Outcome(await served.batcher.submit(pixels, deadline, parameters.priority), decode_seconds)
         except ServiceError as error:
             return Outcome(error, decode_seconds)
-
-    async def _decode(self, image: bytes, spec: Preprocessing, deadline: float, turn: asyncio.Semaphore) -> Pixels:
-        """Small images at once, all others in the pool, where one request never holds every place."""
-        max_pixels = self._settings.max_pixels
-        if len(image) <= INLINE_BYTES:  # a header, too, can be made to cost seconds
-            opened = open_image(image, spec, max_pixels)
-            resized_width, resized_height = resized_size(opened.width, opened.height, spec)
-            if max(opened.width * opened.height, resized_width * resized_height) <= INLINE_PIXELS:
-                return to_pixels(opened, spec)
-
-        def decode() -> Pixels:
-            if time.monotonic() > deadline:
-                raise DeadlineExceededError("the deadline passed while the image waited to be decoded")
-            return prepare(image, spec, max_pixels)
-
-        async with turn:
-            return await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
 
 
 class ClientDisconnectedError(Exception):
     """The client has left, so there is no one to answer; its images were dropped."""
 
 
-async def _unless_disconnected(request: Request, work: asyncio.Future[list[Outcome]], deadline: float) -> list[Outcome]:
-    """The work's result. Cancels it and raises when the client leaves first, or the deadline passes."""
-    # The body is read, so the next message can only be the disconnect.
-    leaving: asyncio.Future[Any] = asyncio.ensure_future(request.receive())
-    try:
-        await asyncio.wait([work, leaving], timeout=max(0.0, deadline - time.monotonic()), return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            return work.result()
-        if not leaving.done():
-            raise DeadlineExceededError("the deadline passed before the answer was there")
-        raise ClientDisconnectedError
-    finally:
-        leaving.cancel()
-        work.cancel()
-        await asyncio.wait([work])  # the lease must not end before the last of it
+class Leaving:
+    """Knows when a client leaves whose body was read: our own protocol tells, another server's next message can only be that."""
 
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._told: asyncio.Future[None] | None = scope.get(DISCONNECTED)
+        self._receive = receive
 
-def _read_top_k(request: Request) -> int:
-    text = request.query_params.get("top_k", str(DEFAULT_TOP_K))
-    if not re.fullmatch("[1-9][0-9]{0,8}", text):
-        raise BadRequestError(f"top_k must be a whole number from 1 up, not {text[:40]!r}", code="invalid_parameter")
-    return int(text)
+    async def unless(self, work: asyncio.Future[Result], deadline: float) -> Result:
+        """The work's result. Cancels it and raises ClientDisconnectedError, DeadlineExceededError where that comes first."""
+        left: asyncio.Future[Any] = self._told or asyncio.ensure_future(self._receive())
+        late = False
+
+        def leave(_: object) -> None:
+            work.cancel()
+
+        def expire() -> None:
+            nonlocal late
+            late = work.cancel()
+
+        left.add_done_callback(leave)
+        alarm = asyncio.get_running_loop().call_later(max(0.0, deadline - time.monotonic()), expire)
+        try:
+            return await work  # ends with the last of it, also when it was cancelled: the lease must not end before
+        except asyncio.CancelledError:
+            if late:
+                raise DeadlineExceededError("the deadline passed before the answer was there") from None
+            if left.done():
+                raise ClientDisconnectedError from None
+            raise
+        finally:
+            alarm.cancel()
+            left.remove_done_callback(leave)
+            if self._told is None:
+                left.cancel()
 
 
 def _answer(
-    served: ServedVersion, outcomes: Sequence[Outcome], top_k: int, set_index: int | None, began: float, received: float
-) -> Response:
-    class_names = served.version.manifest.class_names
+    served: ServedVersion, outcomes: Sequence[Outcome], top_k: int, set_index: int | None, seen: Prediction
+) -> tuple[bytes, Mapping[str, str]]:
     answers = [outcome.result for outcome in outcomes if isinstance(outcome.result, Answer)]
     errors = [outcome.result for outcome in outcomes if not isinstance(outcome.result, Answer)]
+    seen.seconds["decode"] = max(outcome.decode_seconds for outcome in outcomes)
     if not answers:
-        raise _every_image_failed(errors)
+        raise errors[0] if len(errors) == 1 else EveryImageFailedError(errors)
+    seen.seconds["queue"] = max(answer.queue_seconds for answer in answers)
+    seen.seconds["inference"] = max(answer.inference_seconds for answer in answers)
+    seen.failed_images = len(errors)
     results = [
-        answer(outcome.result.row, class_names, top_k, set_index)
+        answer(outcome.result.row, served.version.manifest.class_names, top_k, set_index)
         if isinstance(outcome.result, Answer)
         else {"error": describe(outcome.result)}
         for outcome in outcomes
     ]
-    timings = {
-        "receive_ms": received - began,
-        "decode_ms": max(outcome.decode_seconds for outcome in outcomes),
-        "queue_ms": max(answer.queue_seconds for answer in answers),
-        "inference_ms": max(answer.inference_seconds for answer in answers),
-        "total_ms": time.monotonic() - began,
-    }
-    document = {
-        "model": served.version.model,
-        "version": served.version.number,
-        "results": results,
-        "timings": {name: round(seconds * 1e3, 3) for name, seconds in timings.items()},
-    }
-    headers = {"model-digest": f"sha256:{served.version.digest}"}
-    return Response(orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE), headers=headers, media_type="application/json")
-
-
-def _every_image_failed(errors: Sequence[ServiceError | ImageError]) -> Exception:
-    """One image: its own error. Several: one error that lists them, with their status and code where they agree."""
-    if len(errors) == 1:
-        return errors[0]
-    return EveryImageFailedError(errors)
+    timings = {f"{stage}_ms": round(seconds * 1e3, 3) for stage, seconds in seen.seconds.items()}
+    timings["total_ms"] = round((time.monotonic() - seen.began) * 1e3, 3)
+    document = {"model": seen.model, "version": seen.version, "results": results, "timings": timings}
+    return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE), served.headers

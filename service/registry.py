@@ -5,7 +5,7 @@ A request leases one version and keeps it to its end, so it never changes versio
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ class Registry:
     and gives no lease from then on, so who finds it too late looks again and finds its successor.
     """
 
-    def __init__(self, store: ModelStore, options: EngineOptions, default_model: str | None = None) -> None:
+    def __init__(self, store: ModelStore, options: Callable[[str], EngineOptions], default_model: str | None = None) -> None:
         self.store = store
         self._options = options
         self._default_model = default_model
@@ -147,7 +147,7 @@ class Registry:
     def _follow_wish(self, name: str, wish: Wish) -> None:
         model = self.models.get(name) or ServedModel(name)
         if wish != model.wish or model.unread:
-            self._put(load_model(model, wish, self.store, self._options))
+            self._put(load_model(model, wish, self.store, self._options(name)))
         elif model.error:
             self._put(replace(model, error=None))
 

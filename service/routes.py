@@ -4,7 +4,6 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path
 from pydantic import BeforeValidator
-from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from model_store.errors import InvalidNameError
@@ -12,7 +11,7 @@ from model_store.manifest import parse_version
 from service.errors import NotFoundError, NotReadyError
 from service.images import FIELD
 from service.model_details import describe_model, summarise
-from service.prediction import DEFAULT_TOP_K, Predictor
+from service.parameters import DOCUMENTED
 from service.registry import Registry
 from service.schemas import Health, ModelDetail, ModelList, PredictResponse, Problem
 
@@ -46,22 +45,7 @@ _PREDICT: Final[dict[str, Any]] = {
         }.items()
     },
     "openapi_extra": {
-        "parameters": [
-            {
-                "name": "top_k",
-                "in": "query",
-                "description": "How many classes to return, best first; capped at the model's classes.",
-                "schema": {"type": "integer", "minimum": 1, "default": DEFAULT_TOP_K},
-            },
-            {
-                "name": "coverage",
-                "in": "query",
-                "description": "Also return the set of labels that holds the right one with this probability. "
-                "What a model offers stands in its `coverages`; others, and a model without any, are a 400 problem.",
-                "schema": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
-                "example": 0.95,
-            },
-        ],
+        "parameters": DOCUMENTED,
         "requestBody": {
             "required": True,
             "content": {
@@ -95,10 +79,10 @@ _PREDICT: Final[dict[str, Any]] = {
 }
 
 
-def build_router(registry: Registry, predictor: Predictor) -> APIRouter:
-    """All routes over one registry and one predictor."""
+def build_router(registry: Registry) -> APIRouter:
+    """All routes over one registry."""
     router = APIRouter()
-    _add_prediction_routes(router, predictor)
+    _document_prediction_routes(router)
     _add_model_routes(router, registry)
     _add_health_routes(router, registry)
 
@@ -109,21 +93,20 @@ def build_router(registry: Registry, predictor: Predictor) -> APIRouter:
     return router
 
 
-def _add_prediction_routes(router: APIRouter, predictor: Predictor) -> None:
+def _document_prediction_routes(router: APIRouter) -> None:
+    """For the document, and for other methods' 405: the application answers these before its router is asked."""
+
     @router.post("/v1/predict", summary="Classify with the default model", **_PREDICT)
-    async def predict_default(request: Request) -> Response:
+    async def predict_default() -> None:
         """Send an image as the body, several as multipart fields named `images`, or base64 in JSON."""
-        return await predictor.predict(request, None, None)
 
     @router.post("/v1/models/{model}/predict", summary="Classify with a model", **_PREDICT)
-    async def predict(request: Request, model: ModelName) -> Response:
+    async def predict(model: ModelName) -> None:
         """As /v1/predict, with the version that the model's `production` alias names."""
-        return await predictor.predict(request, model, None)
 
     @router.post("/v1/models/{model}/versions/{version}/predict", summary="Classify with one version", **_PREDICT)
-    async def predict_version(request: Request, model: ModelName, version: VersionNumber) -> Response:
+    async def predict_version(model: ModelName, version: VersionNumber) -> None:
         """As /v1/predict; answers only where this very version is served."""
-        return await predictor.predict(request, model, version)
 
 
 def _add_model_routes(router: APIRouter, registry: Registry) -> None:

@@ -1,30 +1,36 @@
 """A version as it serves: loaded, proven and warm, with a batcher in front of it, leased to requests and closed when unused."""
 
+import math
 import re
 import threading
 from dataclasses import dataclass
-
-import numpy as np
+from typing import Final
 
 from model_store.errors import ModelRunError
 from model_store.manifest import Calibration
 from model_store.preprocessing import Pixels
-from model_store.session import SessionOptions
+from model_store.session import Logits, SessionOptions
 from model_store.version import Version
+from service.admission import Admission
 from service.batcher import Batcher
 from service.errors import BadRequestError
+from service.latency_profile import LONGEST_RUN_SECONDS, LatencyProfile, measure
 from service.postprocessing import Row, to_rows
 from service.precision import PrecisionWish, choose
+
+LARGEST_BATCH: Final = 32
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How every model is run."""
+    """How a model is run. Without `max_batch_size` batches grow as long as a run stays short."""
 
-    max_batch_size: int
-    max_queue_delay_seconds: float
-    instances: int
     session: SessionOptions
+    instances: int = 1
+    max_batch_size: int | None = None
+    max_queue_delay_seconds: float = 0.0
+    max_queue_size: int = 512
+    deadline_seconds: float = 30.0
     precision: PrecisionWish = "auto"
 
 
@@ -34,28 +40,46 @@ class ServedVersion:
     def __init__(self, version: Version, options: EngineOptions) -> None:
         """Load, prove and warm; `version` is closed with this, also where it fails. Raises ModelStoreError."""
         self.version = version
+        self.options = options
         manifest = version.manifest
+        self.preprocessing = manifest.preprocessing
+        self.headers = {"model-digest": f"sha256:{version.digest}"}
         try:
             self.choice = choose(version, options.precision, options.session)
             session = self.choice.session
-            self.max_batch_size = min(options.max_batch_size, manifest.max_batch_size)
             self.calibration = manifest.calibration or Calibration()
 
             def run(images: Pixels) -> list[Row]:
                 return to_rows(session.run(images), manifest.outputs, self.calibration)
 
-            warm_up = session.run(np.zeros((self.max_batch_size, manifest.input.height, manifest.input.width, 3), np.uint8))
-            if warm_up.shape != (expected := (self.max_batch_size, len(manifest.class_names))):
-                raise ModelRunError(f"{version}: the model gives scores of shape {warm_up.shape}, expected {expected}")
+            largest = min(options.max_batch_size or LARGEST_BATCH, manifest.max_batch_size)
+            longest_seconds = math.inf if options.max_batch_size else LONGEST_RUN_SECONDS
+            seconds = measure(lambda images: self._check_shape(session.run(images)), manifest.input, largest, longest_seconds)
         except BaseException:
             version.close()
             raise
-        self.batcher: Batcher = Batcher(
-            run, self.max_batch_size, options.instances, options.max_queue_delay_seconds, name=str(version)
+        self.max_batch_size = max(seconds)
+        self.profile = LatencyProfile(seconds)
+        self.admission = Admission(options.max_queue_size, self._predict_seconds)
+        self.batcher = Batcher(
+            run,
+            self.max_batch_size,
+            options.instances,
+            options.max_queue_delay_seconds,
+            name=str(version),
+            observe=self.profile.observe,
         )
         self._leases = 0
         self._closing = False
         self._changed = threading.Condition()
+
+    def _predict_seconds(self, ahead: int, images: int) -> float:
+        return self.profile.wait_seconds(ahead, images, self.max_batch_size, self.options.instances)
+
+    def _check_shape(self, scores: Logits) -> None:
+        classes = len(self.version.manifest.class_names)
+        if scores.ndim != 2 or scores.shape[1] != classes:
+            raise ModelRunError(f"{self.version}: the model gives scores of shape {scores.shape}, expected {classes} an image")
 
     @property
     def can_abstain(self) -> bool:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model_store.preprocessing import DEFAULT_MAX_PIXELS, PILLOW_MAX_PIXELS
@@ -11,6 +11,20 @@ from model_store.store import DEFAULT_ROOT
 from service.precision import PrecisionWish
 
 MEBIBYTE = 1024 * 1024
+
+
+class ModelSettings(BaseModel):
+    """What one model has otherwise than all: each field overrides the setting of its name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_batch_size: Annotated[int | None, Field(ge=1)] = None
+    max_queue_delay_seconds: Annotated[float | None, Field(ge=0, le=10)] = None
+    max_queue_size: Annotated[int | None, Field(ge=1)] = None
+    instances: Annotated[int | None, Field(ge=1)] = None
+    intra_op_num_threads: Annotated[int | None, Field(ge=1)] = None
+    deadline_seconds: Annotated[float | None, Field(gt=0)] = None
+    precision: PrecisionWish | None = None
 
 
 class Settings(BaseSettings):
@@ -54,11 +68,16 @@ class Settings(BaseSettings):
     ] = DEFAULT_MAX_PIXELS
     max_images: Annotated[int, Field(ge=1, description="Images in one request. Clients with more send several requests.")] = 64
     max_queue_size: Annotated[
-        int, Field(ge=1, description="Images of open requests. More are refused with 429 instead of waiting in vain.")
+        int, Field(ge=1, description="Images of a model's open requests. More are refused with 429 instead of waiting in vain.")
     ] = 512
     max_batch_size: Annotated[
-        int, Field(ge=1, description="Upper bound of a batch; the model's own bound counts where it is lower.")
-    ] = 32
+        int | None,
+        Field(
+            ge=1,
+            description="Upper bound of a batch; the model's own counts where it is lower. Unset: up to 32, as long as a run "
+            "stays under 0.15 s here.",
+        ),
+    ] = None
     max_queue_delay_seconds: Annotated[
         float,
         Field(ge=0, le=10, description="How long a batch may wait to fill. Leave it 0: batches grow by themselves under load."),
@@ -85,6 +104,13 @@ class Settings(BaseSettings):
             "that is named and lacking, or fails here, gives way to fp32. Name one where replicas must answer alike."
         ),
     ] = "auto"
+    models: Annotated[
+        dict[str, ModelSettings],
+        Field(
+            description='Settings of single models, as JSON: {"resnet50": {"instances": 1, "intra_op_num_threads": 2}}. Taken are '
+            "max_batch_size, max_queue_delay_seconds, max_queue_size, instances, intra_op_num_threads, deadline_seconds, precision."
+        ),
+    ] = {}
     decode_workers: Annotated[
         int | None, Field(ge=1, description="Threads that decode large images. Unset: one a CPU of the container.")
     ] = None
