@@ -57,6 +57,7 @@ def main() -> None:
         sys.exit(2)
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s:     %(message)s")
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # damaged bodies are their senders' business
+    logging.getLogger("service.request_log").setLevel(logging.INFO if settings.access_log else logging.WARNING)
     server: Server
 
     def on_loaded(registry: Registry) -> None:
@@ -71,7 +72,7 @@ def main() -> None:
         host=settings.host,
         port=settings.port,
         log_level=settings.log_level,
-        access_log=settings.access_log,
+        access_log=False,  # the application has its own line, with what a request was
         timeout_graceful_shutdown=settings.shutdown_seconds,
         server_header=False,
         http=Protocol,

@@ -13,6 +13,7 @@ from service.cpu_limit import cpu_limit
 from service.decoding import Decoders
 from service.documentation import add_documentation
 from service.engine_options import engine_options
+from service.metrics import Metrics
 from service.prediction import Predictor
 from service.problems import add_error_handlers
 from service.registry import Registry
@@ -44,8 +45,10 @@ def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambd
         await asyncio.to_thread(registry.close)
         decoders.close()
 
+    metrics = Metrics(registry)
     app = Application(
         Predictor(settings, registry, decoders, decodes_at_once=max(1, decode_workers // 2)),
+        metrics,
         title="Resident",
         version=__version__,
         description=DESCRIPTION,
@@ -54,7 +57,7 @@ def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambd
         redirect_slashes=False,  # it would redirect to whatever Host the client has sent
         lifespan=lifespan,
     )
-    app.include_router(build_router(registry))
+    app.include_router(build_router(registry, metrics))
     add_documentation(app)
     add_error_handlers(app)
     return app

@@ -1,50 +1,76 @@
 """The ASGI application: prediction requests go straight to the predictor, all others through FastAPI.
 
 FastAPI's middleware, routing and dependencies cost more than everything that we do for a small image; they stay for the other
-routes, and for the document of all.
+routes, and for the document of all. Every request gets its id, its log line, and every prediction is counted.
 """
 
-import logging
 import re
+import time
 from typing import Any, Final
 
 from fastapi import FastAPI
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from model_store.errors import InvalidNameError
 from model_store.manifest import parse_version
 from service.errors import BadRequestError
+from service.metrics import Metrics
 from service.prediction import Prediction, Predictor
 from service.problems import Reply, reply_to
+from service.request_log import REQUEST_ID, log_request, request_id
 
 _PREDICT: Final = re.compile(r"/v1/(?:models/([^/]+)/(?:versions/([^/]+)/)?)?predict")
-logger = logging.getLogger(__name__)
 
 
 class Application(FastAPI):
     """FastAPI with a short way for predictions."""
 
-    def __init__(self, predictor: Predictor, **settings: Any) -> None:
+    def __init__(self, predictor: Predictor, metrics: Metrics, **settings: Any) -> None:
         super().__init__(**settings)
         self._predictor = predictor
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        found = _PREDICT.fullmatch(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
-        if found is None:
+        if scope["type"] != "http":
             await super().__call__(scope, receive, send)
-            return
-        reply = await self._predict(scope, receive, *found.groups())
-        await send({"type": "http.response.start", "status": reply.status, "headers": _encode(reply)})
-        await send({"type": "http.response.body", "body": reply.body})
+        elif scope["method"] == "POST" and (found := _PREDICT.fullmatch(scope["path"])):
+            await self._predict(scope, receive, send, *found.groups())
+        else:
+            await self._ask_fastapi(scope, receive, send)
 
-    async def _predict(self, scope: Scope, receive: Receive, model: str | None, version: str | None) -> Reply:
+    async def _predict(self, scope: Scope, receive: Receive, send: Send, model: str | None, version: str | None) -> None:
         seen = Prediction()
         try:
             body, headers = await self._predictor.predict(scope, receive, model, _canonical(version), seen)
-            return Reply(200, body, headers)
-        except Exception as error:  # whatever it is, it has one reply
-            return reply_to(error, f"{scope['method']} {scope['path']}")
+            reply = Reply(200, body, headers)
+        except Exception as error:  # noqa: BLE001  whatever it is, it has one reply
+            reply = reply_to(error, f"{scope['method']} {scope['path']}")
+        identity = request_id(scope)
+        await send({"type": "http.response.start", "status": reply.status, "headers": [*_encode(reply), (REQUEST_ID, identity)]})
+        await send({"type": "http.response.body", "body": reply.body})
+        self._metrics.observe(seen, reply.code)
+        log_request(scope, reply.status, seen.began, identity, f" {reply.code} {seen.model}/{seen.version} images={seen.images}")
+
+    async def _ask_fastapi(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began, identity, status = time.monotonic(), request_id(scope), 0
+
+        async def send_on(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (REQUEST_ID, identity)]
+            await send(message)
+
+        try:
+            await super().__call__(scope, receive, send_on)
+        finally:
+            log_request(scope, status, began, identity)
+
+
+def _encode(reply: Reply) -> list[tuple[bytes, bytes]]:
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers.items()]
+    return [(b"content-type", reply.media_type.encode()), (b"content-length", b"%d" % len(reply.body)), *headers]
 
 
 def _canonical(version: str | None) -> int | None:
@@ -52,8 +78,3 @@ def _canonical(version: str | None) -> int | None:
         return None if version is None else parse_version(version)
     except InvalidNameError as error:
         raise BadRequestError(f"path.version: {error}", code="invalid_parameter") from None
-
-
-def _encode(reply: Reply) -> list[tuple[bytes, bytes]]:
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers.items()]
-    return [(b"content-type", reply.media_type.encode()), (b"content-length", b"%d" % len(reply.body)), *headers]

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -68,7 +68,8 @@ class Batcher:
         self._max_queue_delay_seconds = max_queue_delay_seconds
         self._queue: deque[_Item] = deque()
         self._bulk: deque[_Item] = deque()
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.Lock())
+        self.batch_sizes: Counter[int] = Counter()
         self._closing = False
         self._threads = [
             threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True) for number in range(1, instances + 1)
@@ -117,6 +118,8 @@ class Batcher:
             ended = time.monotonic()
             if not isinstance(outcome, ServiceError):
                 self._observe(len(batch), ended - began)
+                with self._changed:
+                    self.batch_sizes[len(batch)] += 1
             _settle(batch, outcome, began, ended)
 
     def _take(self) -> list[_Item]:

@@ -10,7 +10,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 DISCONNECTED: Final = "resident.disconnected"
-"""The key in a request's scope of a future that is done when the client has left: cheaper than a task that waits for the message."""
+"""The key in a request's scope of a future that is done when the client has left: cheaper than a task that waits for it."""
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):

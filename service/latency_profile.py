@@ -47,7 +47,7 @@ class LatencyProfile:
         return seconds[above - 1] + share * (seconds[above] - seconds[above - 1])
 
     def wait_seconds(self, ahead: int, images: int, max_batch_size: int, instances: int) -> float:
-        """Until so many new images are done that stand behind `ahead` others: whole batches on all instances, then a smaller one."""
+        """Until so many new images are done behind `ahead` others: whole batches on all instances, then a smaller one."""
         rounds, rest = divmod(ahead + images, max_batch_size * instances)
         last = self.seconds(math.ceil(rest / instances)) if rest else 0.0
         return rounds * self.seconds(max_batch_size) + last

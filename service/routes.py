@@ -2,14 +2,16 @@
 
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Header, Path
+from prometheus_client.exposition import choose_encoder
 from pydantic import BeforeValidator
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 
 from model_store.errors import InvalidNameError
 from model_store.manifest import parse_version
 from service.errors import NotFoundError, NotReadyError
 from service.images import FIELD
+from service.metrics import Metrics
 from service.model_details import describe_model, summarise
 from service.parameters import DOCUMENTED
 from service.registry import Registry
@@ -79,12 +81,13 @@ _PREDICT: Final[dict[str, Any]] = {
 }
 
 
-def build_router(registry: Registry) -> APIRouter:
+def build_router(registry: Registry, metrics: Metrics) -> APIRouter:
     """All routes over one registry."""
     router = APIRouter()
     _document_prediction_routes(router)
     _add_model_routes(router, registry)
     _add_health_routes(router, registry)
+    _add_metrics_route(router, metrics)
 
     @router.get("/", include_in_schema=False)
     async def root() -> Response:
@@ -145,6 +148,14 @@ def _add_health_routes(router: APIRouter, registry: Registry) -> None:
         """200 when every model that can be proven serves, at least one; else 503. `reason` names models that do not serve."""
         health = _health(registry)
         return JSONResponse(health.model_dump(exclude_none=True), status_code=200 if registry.ready else 503)
+
+
+def _add_metrics_route(router: APIRouter, metrics: Metrics) -> None:
+    @router.get("/metrics", summary="Metrics for Prometheus", tags=["health"], response_class=PlainTextResponse)
+    def show_metrics(accept: Annotated[str, Header(include_in_schema=False)] = "") -> Response:
+        """Requests by outcome, latency by stage, batch sizes, queues, versions by state: in the text format or OpenMetrics."""
+        encode, media_type = choose_encoder(accept)
+        return Response(encode(metrics.registry), media_type=media_type)
 
 
 def _require_readable(registry: Registry) -> None:

@@ -1,0 +1,73 @@
+"""The one metrics module: what Prometheus is told at /metrics. One observation per outcome, in base units."""
+
+import time
+from collections import Counter as Counts
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from service.prediction import Prediction
+from service.registry import Registry
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Metrics:
+    """What is counted of a service. Used from the event loop; `registry` may be read from any thread."""
+
+    def __init__(self, models: Registry) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.registry.register(_ServedModels(models))
+        self._requests = Counter(
+            "resident_requests",
+            "Prediction requests by outcome: ok, or the problem's code",
+            ["model", "outcome"],
+            registry=self.registry,
+        )
+        self._images = Counter("resident_images", "Images that were classified", ["model", "version"], registry=self.registry)
+        self._stages = Histogram(
+            "resident_stage_seconds",
+            "Time of a request by stage: receive, decode, queue, inference, total",
+            ["model", "stage"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+
+    def observe(self, seen: Prediction, outcome: str) -> None:
+        """Count one prediction request once it is over. A model that is not served has no name here: strangers may invent many."""
+        self._requests.labels(seen.model, outcome).inc()
+        for stage, seconds in seen.seconds.items():
+            self._stages.labels(seen.model, stage).observe(seconds)
+        self._stages.labels(seen.model, "total").observe(time.monotonic() - seen.began)
+        if outcome == "ok":
+            self._images.labels(seen.model, str(seen.version)).inc(seen.images - seen.failed_images)
+
+
+class _ServedModels(Collector):
+    """Read when asked: queues, batches, and versions by state."""
+
+    def __init__(self, models: Registry) -> None:
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        waiting = GaugeMetricFamily("resident_queue_images", "Images that wait for a place in a batch", labels=["model"])
+        pending = GaugeMetricFamily("resident_pending_images", "Images let in and not answered yet", labels=["model"])
+        batches = HistogramMetricFamily("resident_batch_size", "Images of the batches that were run", labels=["model", "version"])
+        states = GaugeMetricFamily("resident_versions", "Versions by state", labels=["model", "state"])
+        for name, model in sorted(self._models.models.items()):
+            counted = Counts({model.state: 1} if model.served else {})
+            counted["error"] += len(model.errors)
+            for state, count in sorted(counted.items()):
+                states.add_metric([name, state], count)
+            if served := model.served:
+                waiting.add_metric([name], served.batcher.waiting)
+                pending.add_metric([name], served.admission.images)
+                sizes = served.batcher.batch_sizes
+                buckets = [(str(float(most)), float(sum(n for size, n in sizes.items() if size <= most))) for most in SIZES]
+                total = float(sum(size * n for size, n in sizes.items()))
+                batches.add_metric([name, str(served.version.number)], [*buckets, ("+Inf", float(sum(sizes.values())))], total)
+        yield from (waiting, pending, batches, states)
