@@ -1,53 +1,64 @@
-"""Admission: room for bodies and for images."""
+"""Admission: room for bodies, and room and time for images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from service.admission import Admission
+from service.admission import Admission, UploadBudget
+from service.batcher import BULK, INTERACTIVE
 from service.errors import OverloadedError, TooLargeError
 
 
 @contextmanager
-def body(admission: Admission, *chunks: int) -> Iterator[None]:
+def body(budget: UploadBudget, *chunks: int) -> Iterator[None]:
     """A body whose chunks have arrived."""
-    with admission.upload() as hold:
+    with budget.upload() as hold:
         for chunk in chunks:
             hold(chunk)
         yield
 
 
 @pytest.fixture
+def budget() -> UploadBudget:
+    return UploadBudget(100)
+
+
+@pytest.fixture
 def admission() -> Admission:
-    return Admission(max_upload_bytes=100, max_queue_size=4)
+    """Four places, and a second an image."""
+    return Admission(4, lambda ahead, images: float(ahead + images))
 
 
-def test_room_is_given_back(admission: Admission) -> None:
+def test_room_is_given_back(budget: UploadBudget, admission: Admission) -> None:
     """What a request held is free again when it ends, also by an error."""
-    with body(admission, 60), admission.queue(3):
-        assert (admission.upload_bytes, admission.images) == (60, 3)
-    with pytest.raises(ValueError, match="ends"), body(admission, 60), admission.queue(3):
+    with body(budget, 60), admission.queue(3):
+        assert (budget.held_bytes, admission.images) == (60, 3)
+    with pytest.raises(ValueError, match="ends"), body(budget, 60), admission.queue(3, priority=BULK):
         raise ValueError("ends")
-    assert (admission.upload_bytes, admission.images) == (0, 0)
+    assert (budget.held_bytes, admission.images) == (0, 0)
 
 
 def test_queue_is_filled_to_its_limit_and_not_beyond(admission: Admission) -> None:
-    """The last free place is given; one image more is refused and changes no count."""
-    with admission.queue(3), admission.queue(1):
-        with pytest.raises(OverloadedError), admission.queue(1):
-            pass
-        assert admission.images == 4
+    """The last free place is given; one image more is refused, also before its body, and changes no count."""
+    with admission.queue(3):
+        admission.check_room()
+        with admission.queue(1, priority=BULK):
+            with pytest.raises(OverloadedError), admission.queue(1):
+                pass
+            with pytest.raises(OverloadedError):
+                admission.check_room()
+            assert admission.images == 4
 
 
-@pytest.mark.parametrize(
-    "hold", [lambda admission: admission.queue(2), lambda admission: body(admission, 50)], ids=["images", "bytes"]
-)
-def test_overload_says_when_to_come_again(admission: Admission, hold: Callable[[Admission], object]) -> None:
-    """A refusal carries Retry-After in whole seconds."""
-    with admission.queue(3), body(admission, 80), pytest.raises(OverloadedError) as caught, hold(admission):
+def test_overload_says_when_to_come_again(budget: UploadBudget, admission: Admission) -> None:
+    """A refusal carries Retry-After in whole seconds: by the predicted wait where images wait."""
+    with body(budget, 80), pytest.raises(OverloadedError) as caught, body(budget, 50):
         pass
-    assert int(caught.value.headers["Retry-After"]) >= 1
+    assert caught.value.headers["Retry-After"] == "1"
+    with admission.queue(3), pytest.raises(OverloadedError) as caught, admission.queue(2):
+        pass
+    assert caught.value.headers["Retry-After"] == "3"
 
 
 def test_request_that_never_fits_is_too_large(admission: Admission) -> None:
@@ -57,36 +68,43 @@ def test_request_that_never_fits_is_too_large(admission: Admission) -> None:
     assert caught.value.code == "too_many_images"
 
 
-def test_bodies_share_their_budget(admission: Admission) -> None:
-    """Bodies are held up to the budget together; the next is refused before it is read."""
-    with body(admission, 60), body(admission, 40):
-        with pytest.raises(OverloadedError), body(admission, 1):
+def test_what_would_be_late_is_refused_with_its_wait(admission: Admission) -> None:
+    """Two seconds of work do not fit in one and a half; in two they do."""
+    with admission.queue(1):
+        with pytest.raises(OverloadedError, match="would take 2,000 ms, and 1,500 ms are left"), admission.queue(1, 1.5):
             pass
-        assert admission.upload_bytes == 100
+        with admission.queue(1, 2.0):
+            assert admission.images == 2
 
 
-def test_lone_body_over_the_budget_is_taken(admission: Admission) -> None:
-    """A single body larger than the budget is still answered when nothing else is held: it could never come in otherwise."""
-    with body(admission, 101):
-        assert admission.upload_bytes == 101
+def test_an_idle_version_is_tried_whatever_is_predicted(admission: Admission) -> None:
+    """Only a run can correct a prediction that is too dark."""
+    with admission.queue(1, 0.001):
+        assert admission.images == 1
 
 
-def test_full_queue_refuses_bodies(admission: Admission) -> None:
-    """When no image could be queued anyway, no body is read."""
-    with admission.queue(4), pytest.raises(OverloadedError), body(admission, 1):
-        pass
-    assert admission.upload_bytes == 0
-
-
-def test_a_promise_holds_no_room(admission: Admission) -> None:
-    """A body of which nothing has come yet keeps no other client out."""
-    with admission.upload(), body(admission, 50, 50):
-        assert admission.upload_bytes == 100
-
-
-def test_a_body_that_grows_past_the_budget_is_refused(admission: Admission) -> None:
-    """Room is asked for chunk by chunk, and all of it is given back."""
-    with body(admission, 60):
-        with pytest.raises(OverloadedError), body(admission, 30, 30):
+def test_interactive_does_not_wait_behind_bulk(admission: Admission) -> None:
+    """Bulk ahead counts for bulk alone: interactive images are taken first."""
+    with admission.queue(3, priority=BULK):
+        with pytest.raises(OverloadedError), admission.queue(1, 1.0, BULK):
             pass
-        assert admission.upload_bytes == 60
+        with admission.queue(1, 1.0, INTERACTIVE):
+            assert admission.images == 4
+
+
+def test_bodies_share_their_budget(budget: UploadBudget) -> None:
+    """What one body holds another can not, byte by byte."""
+    with body(budget, 60):
+        with body(budget, 40):
+            assert budget.held_bytes == 100
+        with pytest.raises(OverloadedError), body(budget, 30, 11):
+            pass
+        assert budget.held_bytes == 60
+
+
+def test_a_body_alone_is_always_taken(budget: UploadBudget) -> None:
+    """A budget below the largest body must not make that body impossible."""
+    with body(budget, 60, 60):
+        assert budget.held_bytes == 120
+        with pytest.raises(OverloadedError), body(budget):
+            pass

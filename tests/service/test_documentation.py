@@ -115,7 +115,13 @@ def test_predict_routes_say_what_they_take_and_answer(document: dict[str, Any], 
     body = operation["requestBody"]
     assert body["required"]
     assert set(body["content"]) == {"image/*", "multipart/form-data", "application/json"}
-    assert {parameter["name"] for parameter in operation["parameters"]} == {"top_k", "coverage", *re.findall(r"{(\w+)}", path)}
+    assert {parameter["name"] for parameter in operation["parameters"]} == {
+        "top_k",
+        "coverage",
+        "timeout_ms",
+        "priority",
+        *re.findall(r"{(\w+)}", path),
+    }
     answers = operation["responses"]
     assert answers["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/PredictResponse")
     assert {"400", "404", "408", "413", "415", "429", "500", "503", "504"} <= set(answers)
@@ -138,7 +144,14 @@ def test_errors_are_documented_as_problem_details(document: dict[str, Any]) -> N
 
 def test_all_routes_are_documented(document: dict[str, Any]) -> None:
     """Every public route stands in the document, and the pages themselves do not."""
-    assert set(document["paths"]) == {*PREDICT_PATHS, "/v1/models", "/v1/models/{model}", "/health/live", "/health/ready"}
+    assert set(document["paths"]) == {
+        *PREDICT_PATHS,
+        "/v1/models",
+        "/v1/models/{model}",
+        "/health/live",
+        "/health/ready",
+        "/metrics",
+    }
 
 
 def test_answer_is_what_the_document_says(client: httpx.Client, document: dict[str, Any]) -> None:

@@ -173,7 +173,7 @@ def test_body_is_read_no_further_than_the_limit() -> None:
             yield b"x" * 10
 
     with pytest.raises(TooLargeError):
-        asyncio.run(read_body(request_with(chunks()), 25, 60))
+        asyncio.run(read_body(request_with(chunks()).receive, 25, 60))
     assert asked == [0, 1, 2]
 
 
@@ -185,4 +185,4 @@ def test_body_that_stops_coming_is_a_timeout() -> None:
         await asyncio.Event().wait()
 
     with pytest.raises(BodyTimeoutError, match=r"\(5 bytes came\)"):
-        asyncio.run(read_body(request_with(chunks()), 100, 0.01))
+        asyncio.run(read_body(request_with(chunks()).receive, 100, 0.01))

@@ -161,7 +161,7 @@ def test_the_start_says_where_another_precision_answers(store: ModelStore) -> No
     """The accuracy that is printed was measured in fp32, so a person is told when that is not what answers."""
     publish(store, others={INT8: file_of(NEAR)})
     publish(store, "plain")
-    registry = Registry(store, EngineOptions(8, 0.0, 1, SessionOptions(), precision="int8"))
+    registry = Registry(store, lambda _: EngineOptions(SessionOptions(), max_batch_size=8, precision="int8"))
     registry.load()
     lines = describe(registry, "here")
     registry.close()

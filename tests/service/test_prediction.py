@@ -14,9 +14,10 @@ from PIL import Image
 from server_process import PATIENCE_SECONDS
 
 from model_store.manifest import Preprocessing
-from model_store.preprocessing import Pixels, prepare
+from model_store.preprocessing import Pixels, to_pixels
 from model_store.store import ModelStore
-from service import prediction
+from service import decoding
+from service.latency_profile import LatencyProfile
 
 pytestmark = pytest.mark.anyio
 
@@ -159,13 +160,14 @@ async def test_large_images_decode_beside_the_event_loop(colour_store: ModelStor
     """A large image is decoded by a worker: while it is held there, a small one is answered."""
     entered, gate = threading.Event(), threading.Event()
 
-    def held_prepare(image: bytes, spec: Preprocessing, max_pixels: int) -> Pixels:
-        entered.set()
-        assert gate.wait(PATIENCE_SECONDS)
-        return prepare(image, spec, max_pixels)
+    def held(image: Image.Image, spec: Preprocessing) -> Pixels:
+        if threading.current_thread() is not threading.main_thread():
+            entered.set()
+            assert gate.wait(PATIENCE_SECONDS)
+        return to_pixels(image, spec)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prediction, "prepare", held_prepare)
+        patch.setattr(decoding, "to_pixels", held)
         async with started(colour_store.root) as application:
             large = asyncio.create_task(application.client.post("/v1/predict", content=plain("blue", size=(1100, 400))))
             assert await asyncio.to_thread(entered.wait, PATIENCE_SECONDS)
@@ -174,21 +176,102 @@ async def test_large_images_decode_beside_the_event_loop(colour_store: ModelStor
             assert labels(small.json()["results"] + (await large).json()["results"]) == ["red", "blue"]
 
 
+async def test_images_of_many_pixels_do_not_hold_the_places_of_others(colour_store: ModelStore) -> None:
+    """With more huge images than workers, all held, one of middle size is decoded and answered."""
+    gate = threading.Event()
+
+    def held(image: Image.Image, spec: Preprocessing) -> Pixels:
+        assert image.width < 2000 or gate.wait(PATIENCE_SECONDS)
+        return to_pixels(image, spec)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "to_pixels", held)
+        async with started(colour_store.root, decode_workers=2) as application:
+            body = plain("blue", size=(2000, 1100))
+            huge = [asyncio.create_task(application.client.post("/v1/predict", content=body)) for _ in range(6)]
+            middle = await application.client.post("/v1/predict", content=plain("red", size=(1100, 400)))
+            assert labels(middle.json()["results"]) == ["red"]
+            assert not any(task.done() for task in huge)
+            gate.set()
+            for task in huge:
+                assert labels((await task).json()["results"]) == ["blue"]
+
+
 async def test_thin_images_that_grow_in_the_resize_decode_beside_the_event_loop(tmp_path: Path) -> None:
     """1 x 16,000 pixels are few until the shorter side is resized: that work must not stand in the event loop either."""
     store = make_store(tmp_path / "store")
     publish(store)
     threads = []
 
-    def noted_prepare(image: bytes, spec: Preprocessing, max_pixels: int) -> Pixels:
+    def noted(image: Image.Image, spec: Preprocessing) -> Pixels:
         threads.append(threading.current_thread())
-        return prepare(image, spec, max_pixels)
+        return to_pixels(image, spec)
 
     thin = io.BytesIO()
     Image.new("RGB", (1, 16_000), (255, 0, 0)).save(thin, "PNG")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prediction, "prepare", noted_prepare)
+        patch.setattr(decoding, "to_pixels", noted)
         async with started(store.root) as application:
             response = await application.client.post("/v1/predict", content=thin.getvalue())
     assert labels(response.json()["results"]) == ["red"]
     assert threads[0] is not threading.main_thread()
+
+
+async def test_own_timeout_is_kept_and_capped(colour_store: ModelStore) -> None:
+    """timeout_ms ends the wait before the service's deadline does, and never after it."""
+    async with started(colour_store.root, deadline_seconds=0.3) as application:
+        model = application.hold_model()
+        first = posting(application, "red")
+        await model.begun()
+        for timeout in (50, 10_000_000):
+            late = await asyncio.wait_for(application.client.post(f"/v1/predict?timeout_ms={timeout}", content=plain("blue")), 5)
+            assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
+        model.gate.set()
+        await first
+
+
+async def test_what_can_not_be_in_time_is_refused_at_once(colour_store: ModelStore) -> None:
+    """With runs of a second and one image ahead, an answer within 100 ms is not waited for: 429, the wait, and when to come."""
+    async with started(colour_store.root) as application:
+        served = application.served()
+        served.profile = LatencyProfile({1: 1.0})
+        model = application.hold_model()
+        alone = asyncio.create_task(application.client.post("/v1/predict?timeout_ms=900", content=plain("red")))
+        await model.begun()  # nobody was ahead, so it is tried whatever was predicted
+        refused = await application.client.post("/v1/predict?timeout_ms=900", content=plain("blue"))
+        assert (refused.status_code, refused.json()["code"]) == (429, "overloaded")
+        assert "2,000 ms" in refused.json()["detail"]
+        assert int(refused.headers["retry-after"]) >= 1
+        model.gate.set()
+        assert (await alone).status_code == 200
+        assert model.sizes == [1]
+
+
+async def test_bulk_takes_the_places_that_interactive_leaves(colour_store: ModelStore) -> None:
+    """Bulk that came first is run after interactive that came later, and fills its batch."""
+    async with started(colour_store.root, max_batch_size=2) as application:
+        model = application.hold_model()
+        first = posting(application, "red")
+        await model.begun()
+        waiting = application.served().batcher
+        bulk = asyncio.create_task(application.client.post("/v1/predict?priority=2", json=colours("blue", "blue", "blue")))
+        await until(lambda: waiting.waiting == 3)
+        interactive = posting(application, "green")
+        await until(lambda: waiting.waiting == 4)
+        model.gate.set()
+        assert labels((await interactive).json()["results"]) == ["green"]
+        assert labels((await bulk).json()["results"]) == ["blue"] * 3
+        await first
+    assert model.sizes == [1, 2, 2]
+    green, blue = (batch[0].reshape(-1, 3).mean(axis=0).argmax() for batch in model.batches[1:])
+    assert (green, blue) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "query", ["timeout_ms=0", "timeout_ms=1.5", "timeout_ms=", "priority=3", "priority=high", "&".join("abcdefghijk" * 10)]
+)
+async def test_parameters_that_are_not_understood_are_refused(colour_store: ModelStore, query: str) -> None:
+    """Nothing is guessed: the problem says what is taken."""
+    async with started(colour_store.root) as application:
+        response = await application.client.post(f"/v1/predict?{query}", content=plain("red"))
+        assert (response.status_code, response.json()["code"]) == (400, "invalid_parameter")

@@ -20,7 +20,11 @@ from service.registry import Registry
 from service.served_model import ServedModel
 from service.served_version import EngineOptions
 
-OPTIONS = EngineOptions(max_batch_size=8, max_queue_delay_seconds=0.0, instances=1, session=SessionOptions())
+
+def options(_: str) -> EngineOptions:
+    return EngineOptions(SessionOptions(), max_batch_size=8)
+
+
 Load = Callable[..., Registry]
 
 
@@ -29,7 +33,7 @@ def load(request: pytest.FixtureRequest) -> Load:
     """Load a store's models and unload them at the end."""
 
     def load(store: ModelStore, default_model: str | None = None) -> Registry:
-        registry = Registry(store, OPTIONS, default_model)
+        registry = Registry(store, options, default_model)
         request.addfinalizer(registry.close)
         registry.load()
         return registry
@@ -233,7 +237,7 @@ def test_default_model_that_does_not_serve_is_not_replaced(layered: ModelStore, 
 def test_nothing_is_found_before_the_models_are_loaded(store: ModelStore) -> None:
     """A request that comes while models load is told to wait, also one for the default model."""
     publish(store)
-    registry = Registry(store, OPTIONS)
+    registry = Registry(store, options)
     for name in (None, MODEL):
         with pytest.raises(NotReadyError, match="being loaded"):
             registry.find(name)
@@ -242,7 +246,7 @@ def test_nothing_is_found_before_the_models_are_loaded(store: ModelStore) -> Non
 def test_default_model_is_not_ready_while_it_loads(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the listing of the models and their loading, /v1/predict is not ready rather than unknown."""
     publish(store)
-    registry = Registry(store, OPTIONS)
+    registry = Registry(store, options)
     seen: list[Exception] = []
 
     def look(model: ServedModel, *_: object) -> ServedModel:
@@ -260,7 +264,7 @@ def test_default_model_is_not_ready_while_it_loads(store: ModelStore, monkeypatc
 def test_lease_holds_a_version_open_through_close(store: ModelStore) -> None:
     """Unloading waits for the lease: the version answers until it is back, and only then is its batcher closed."""
     publish(store)
-    registry = Registry(store, OPTIONS)
+    registry = Registry(store, options)
     registry.load()
     closed = threading.Event()
 

@@ -19,13 +19,15 @@ from service.errors import NotFoundError
 from service.registry import Registry
 from service.served_version import EngineOptions, ServedVersion
 
-OPTIONS = EngineOptions(max_batch_size=8, max_queue_delay_seconds=0.0, instances=1, session=SessionOptions())
+
+def options(_: str) -> EngineOptions:
+    return EngineOptions(SessionOptions(), max_batch_size=8)
 
 
 @pytest.fixture
 def registry(store: ModelStore) -> Iterator[Registry]:
     """A registry over an empty store, not yet loaded."""
-    registry = Registry(store, OPTIONS)
+    registry = Registry(store, options)
     yield registry
     registry.close()
 
@@ -35,7 +37,7 @@ def layered(tmp_path: Path) -> Iterator[Registry]:
     """A registry over an empty store that has a built-in model under it."""
     builtin = make_store(tmp_path / "builtin")
     publish(builtin, BUILTIN_DEFAULT_MODEL)
-    registry = Registry(make_store(tmp_path / "published", builtin.root), OPTIONS)
+    registry = Registry(make_store(tmp_path / "published", builtin.root), options)
     yield registry
     registry.close()
 
@@ -238,7 +240,7 @@ def test_model_that_readiness_needs_serves_on_when_it_is_gone(store: ModelStore,
     publish(store)
     if default:
         publish(store, "other")
-    registry = Registry(store, OPTIONS, default)
+    registry = Registry(store, options, default)
     registry.load()
     gone = registry.find(MODEL)
     shutil.rmtree(store.root / MODEL)
@@ -304,7 +306,7 @@ def test_second_published_model_leaves_the_default(registry: Registry) -> None:
     publish(registry.store, "two")
     registry.load()
     assert registry.find(None).version.model == "one"
-    fresh = Registry(registry.store, OPTIONS)
+    fresh = Registry(registry.store, options)
     fresh.load()
     assert fresh.default_model is None
     fresh.close()
@@ -331,7 +333,7 @@ def test_unreadable_store_unloads_nothing_and_is_said_once(registry: Registry, c
 
 def test_start_with_an_unreadable_store_recovers(tmp_path: Path) -> None:
     """A service whose store comes late loads it as it would have at the start."""
-    registry = Registry(ModelStore(tmp_path / "store", builtin_root=None), OPTIONS)
+    registry = Registry(ModelStore(tmp_path / "store", builtin_root=None), options)
     registry.load()
     assert (registry.loaded, registry.ready) == (False, False)
     publish(make_store(tmp_path / "store"))

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from pydantic_settings import CliApp
+from pydantic_settings import CliApp, SettingsError
 
-from service.settings import Settings
+from service.engine_options import engine_options
+from service.settings import ModelSettings, Settings
 
 SAMPLES: dict[str, tuple[str, object]] = {
     "host": ("0.0.0.0", "0.0.0.0"),  # noqa: S104  only read, nothing listens
@@ -31,6 +32,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "instances": ("4", 4),
     "intra_op_num_threads": ("2", 2),
     "decode_workers": ("3", 3),
+    "models": ('{"digits": {"instances": 2}}', {"digits": ModelSettings(instances=2)}),
     "precision": ("int8", "int8"),
     "log_level": ("debug", "debug"),
     "access_log": ("false", False),
@@ -114,3 +116,20 @@ def test_settings_do_not_change() -> None:
     """Settings are read once."""
     with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1
+
+
+def test_a_models_own_settings_count_before_those_of_all() -> None:
+    """What a model does not say is as for all, and what nobody says follows from the CPUs."""
+    settings = Settings(max_batch_size=16, models={"digits": ModelSettings(intra_op_num_threads=2, deadline_seconds=1.5)})
+    digits, other = engine_options(settings, "digits", 4), engine_options(settings, "other", 4)
+    assert (digits.session.intra_op_num_threads, digits.instances, digits.deadline_seconds) == (2, 2, 1.5)
+    assert (other.session.intra_op_num_threads, other.instances, other.deadline_seconds) == (1, 4, 30.0)
+    assert digits.max_batch_size == other.max_batch_size == 16
+
+
+@pytest.mark.parametrize("own", ['{"digits": {"instance": 2}}', '{"digits": {"instances": 0}}', '{"digits": 3}', "digits"])
+def test_models_settings_that_are_not_understood_are_refused(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt name or a wrong value must not be silently nothing."""
+    monkeypatch.setenv("SERVICE_MODELS", own)
+    with pytest.raises((ValidationError, SettingsError)):
+        Settings()

@@ -1,0 +1,79 @@
+"""Metrics over real HTTP: what a request was is counted once, and what serves is shown."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from colour_model import make_store, plain, publish
+from prometheus_client.parser import text_string_to_metric_families
+from server_process import ServerProcess, running
+
+Sample = tuple[str, frozenset[tuple[str, str]]]
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[ServerProcess]:
+    """A server that nobody else asks."""
+    store = make_store(tmp_path / "store")
+    publish(store)
+    with running("--store", store.root, "--builtin", "false") as server:
+        yield server.announced()
+
+
+def sample(client: httpx.Client, name: str, **labels: str) -> float:
+    """The value of one sample; 0 where it is not there yet."""
+    text = client.get("/metrics").text
+    values = [
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and sample.labels == labels
+    ]
+    return values[0] if values else 0.0
+
+
+def test_outcomes_are_counted_once(own_server: ServerProcess) -> None:
+    """An answer, a damaged image and a model that is not there, each under its own outcome; strangers invent no labels."""
+    with own_server.client() as client:
+        assert client.post("/v1/predict", content=plain("red")).status_code == 200
+        assert client.post("/v1/predict", content=b"nothing").status_code == 400
+        assert client.post("/v1/models/nonsense/predict", content=plain("red")).status_code == 404
+        assert sample(client, "resident_requests_total", model="colours", outcome="ok") == 1
+        assert sample(client, "resident_requests_total", model="colours", outcome="not_an_image") == 1
+        assert sample(client, "resident_requests_total", model="", outcome="model_not_found") == 1
+        assert sample(client, "resident_images_total", model="colours", version="1") == 1
+        assert "nonsense" not in client.get("/metrics").text
+
+
+def test_stages_and_batches_are_observed(own_server: ServerProcess) -> None:
+    """Each stage of a request once, and each batch by its size."""
+    with own_server.client() as client:
+        for _ in range(3):
+            client.post("/v1/predict", content=plain("red"))
+        for stage in ("receive", "decode", "queue", "inference", "total"):
+            assert sample(client, "resident_stage_seconds_count", model="colours", stage=stage) == 3
+            assert sample(client, "resident_stage_seconds_sum", model="colours", stage=stage) > 0
+        assert sample(client, "resident_batch_size_count", model="colours", version="1") == 3
+        assert sample(client, "resident_batch_size_bucket", model="colours", version="1", le="1.0") == 3
+        assert sample(client, "resident_batch_size_sum", model="colours", version="1") == 3
+
+
+def test_what_serves_is_shown(own_server: ServerProcess) -> None:
+    """Versions by state, empty queues, and the process."""
+    with own_server.client() as client:
+        assert sample(client, "resident_versions", model="colours", state="ready") == 1
+        assert sample(client, "resident_versions", model="colours", state="error") == 0
+        assert sample(client, "resident_queue_images", model="colours") == 0
+        assert sample(client, "resident_pending_images", model="colours") == 0
+        assert sample(client, "process_resident_memory_bytes") > 1e7
+
+
+def test_openmetrics_is_spoken_to_who_asks_for_it(own_server: ServerProcess) -> None:
+    """Prometheus itself asks for OpenMetrics; a browser gets the text format."""
+    with own_server.client() as client:
+        plain_text = client.get("/metrics")
+        assert plain_text.headers["content-type"].startswith("text/plain")
+        other = client.get("/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"})
+        assert other.headers["content-type"].startswith("application/openmetrics-text")
+        assert other.text.endswith("# EOF\n")

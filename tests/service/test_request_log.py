@@ -1,0 +1,50 @@
+"""Request ids and the line of a request, by a real server."""
+
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+from colour_model import plain
+from server_process import ServerProcess, running
+
+from model_store.store import ModelStore
+
+
+def test_a_request_id_is_given_and_one_that_came_is_kept(client: httpx.Client) -> None:
+    """In every answer: a prediction's, an error's, another route's."""
+    ids = [
+        client.post("/v1/predict", content=plain("red")).headers["x-request-id"],
+        client.post("/v1/predict", content=b"x").headers["x-request-id"],
+        client.get("/v1/models").headers["x-request-id"],
+        client.get("/nowhere").headers["x-request-id"],
+    ]
+    assert len(set(ids)) == 4
+    for path in ("/v1/models", "/health/live"):
+        assert client.get(path, headers={"x-request-id": "trace:1/a"}).headers["x-request-id"] == "trace:1/a"
+    assert client.post("/v1/predict", content=plain("red"), headers={"x-request-id": "b-2"}).headers["x-request-id"] == "b-2"
+
+
+@pytest.mark.parametrize("sent", ["two words", "x" * 129, 'quo"te', ""])
+def test_an_id_that_can_not_stand_in_a_log_is_replaced(client: httpx.Client, sent: str) -> None:
+    """Nobody writes into another's log line."""
+    assert re.fullmatch("[0-9a-f]{16}", client.get("/health/live", headers={"x-request-id": sent}).headers["x-request-id"])
+
+
+def test_a_request_is_one_line(server: ServerProcess, client: httpx.Client) -> None:
+    """Client, method, path as it was sent, status, what was predicted, and the id that the client got."""
+    found = client.post("/v1/models/colours/predict?top_k=1", content=plain("red"))
+    identity = found.headers["x-request-id"]
+    pattern = rf'127\.0\.0\.1 "POST /v1/models/colours/predict" 200 [0-9.]+ ms ok colours/1 images=1 id={identity}$'
+    assert server.stderr.wait_for(pattern)
+    missing = client.get("/v1/mod%0Aels")
+    assert server.stderr.wait_for(rf'"GET /v1/mod%0Aels" 404 [0-9.]+ ms id={missing.headers["x-request-id"]}$')
+
+
+def test_lines_can_be_left_out(colour_store: ModelStore, tmp_path: Path) -> None:
+    """With --access-log false a request leaves none."""
+    with running("--store", colour_store.root, "--builtin", "false", "--access-log", "false", cwd=tmp_path) as server:
+        with server.announced().client() as client:
+            client.post("/v1/predict", content=plain("red"))
+        server.end()
+        assert "id=" not in server.stderr.wait_for_end()
