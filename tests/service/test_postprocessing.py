@@ -1,5 +1,8 @@
 """Ranking probabilities."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -7,9 +10,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from model_store.manifest import Calibration, Outputs
-from service.postprocessing import SCORE_DECIMALS, Row, answer, rank, to_rows
+from service.postprocessing import SCORE_DECIMALS, Row, answer, to_rows
 
 NAMES = ("a", "b", "c", "d")
+
+
+def rank(row: np.ndarray, class_names: Sequence[str], top_k: int) -> list[dict[str, Any]]:
+    """What a model is said to have predicted that gives these probabilities."""
+    (said,) = to_rows(row[None], Outputs(kind="probabilities"), Calibration())
+    predictions: list[dict[str, Any]] = answer(said, class_names, top_k)["predictions"]
+    return predictions
 
 
 def test_predictions_are_best_first() -> None:
@@ -50,7 +60,7 @@ def test_rows_are_a_softmax_alone_where_nothing_was_calibrated() -> None:
     rows = to_rows(LOGITS, Outputs(), Calibration())
     powers = np.exp(LOGITS)
     for row, expected in zip(rows, powers / powers.sum(axis=1, keepdims=True), strict=True):
-        np.testing.assert_allclose(row.probabilities, expected, rtol=1e-5)
+        np.testing.assert_allclose(row.scores, expected[row.indices], atol=1e-6)
         assert answer(row, NAMES, 1).keys() == {"predictions"}
 
 
@@ -59,7 +69,8 @@ def test_rows_are_calibrated_and_know_what_is_unlike() -> None:
     calibration = Calibration(temperature=2.0, energy_threshold=-3.0, conformal_thresholds={"0.8": 0.5, "0.95": 0.1})
     rows = to_rows(LOGITS, Outputs(), calibration)
     powers = np.exp(LOGITS / 2)
-    np.testing.assert_allclose([row.probabilities for row in rows], powers / powers.sum(axis=1, keepdims=True), rtol=1e-5)
+    for row, expected in zip(rows, powers / powers.sum(axis=1, keepdims=True), strict=True):
+        np.testing.assert_allclose(row.scores, expected[row.indices], atol=1e-6)
     answers = [answer(row, NAMES, 1, set_index=1) for row in rows]
     assert [said["abstained"] for said in answers] == [False, True, False]
     assert [said.get("reason") for said in answers] == [
@@ -73,6 +84,6 @@ def test_rows_are_calibrated_and_know_what_is_unlike() -> None:
 
 def test_a_set_may_be_larger_than_top_k() -> None:
     """The two are asked for apart."""
-    said = answer(Row(np.array([0.1, 0.4, 0.2, 0.3], np.float32), set_sizes=(3,)), NAMES, 1, set_index=0)
+    said = answer(Row([1, 3, 2, 0], [0.4, 0.3, 0.2, 0.1], set_sizes=(3,)), NAMES, 1, set_index=0)
     assert [prediction["label"] for prediction in said["predictions"]] == ["b"]
     assert said["labels"] == ["b", "d", "c"]
