@@ -8,13 +8,15 @@ from typing import Final
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import TensorProto
+from onnx import TensorProto, defs, inliner, shape_inference, version_converter
 
 from training.errors import ForeignModelError
 from training.importing.convention import DTYPES
 
 ONNX_DOMAINS: Final = frozenset({"", "ai.onnx"})
 RUNTIME_DOMAINS: Final = frozenset({"com.microsoft"})
+_NEWEST: Final = defs.onnx_opset_version()
+NOT_CONVERTED: Final = (onnx.checker.ValidationError, shape_inference.InferenceError, version_converter.ConvertError)
 MAX_BYTES: Final = 2**31 - 1  # protobuf's limit for a message, and so for a model in one file
 Shape = tuple[int | None, ...]
 """Sizes by axis; None where an axis is free."""
@@ -35,7 +37,7 @@ class Value:
 
 @dataclass(frozen=True)
 class ForeignFile:
-    """A file that can be parsed, with the weights in it: one image in, tensors out; nothing in it was changed."""
+    """A file that can be parsed: one image in, tensors out; its weights and its own functions are written out in the graph."""
 
     path: Path
     proto: onnx.ModelProto
@@ -49,9 +51,11 @@ class ForeignFile:
 
 
 def read_foreign(path: Path) -> ForeignFile:
-    """Parse the file and load what it keeps beside itself. Raises ForeignModelError."""
+    """Parse the file, load what it keeps beside itself and write out its own functions. Raises ForeignModelError."""
     proto = _parse(path)
     _load_external_data(path, proto)
+    proto = _inlined(path, proto)
+    _check_names(path, proto.graph)
     _check_operators(path, proto)
     constants = {constant.name for constant in proto.graph.initializer}
     inputs = [_value(path, "input", entry) for entry in proto.graph.input if entry.name not in constants]
@@ -88,7 +92,7 @@ def _load_external_data(path: Path, proto: onnx.ModelProto) -> None:
     names = set()
     for tensor in onnx.external_data_helper._get_all_tensors(proto):  # noqa: SLF001
         if tensor.data_location == TensorProto.EXTERNAL:
-            names |= {entry.value for entry in tensor.external_data if entry.key == "location"} or {""}
+            names |= {os.fsdecode(entry.value) for entry in tensor.external_data if entry.key == "location"} or {""}
     total = path.stat().st_size
     for name in sorted(names):
         beside = Path(os.path.abspath(folder / name))
@@ -107,15 +111,38 @@ def _load_external_data(path: Path, proto: onnx.ModelProto) -> None:
         raise ForeignModelError(f"{path}: the weights beside it can not be read: {error}") from None
 
 
+def _inlined(path: Path, proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Functions of the file's own, as torch and Keras write them, as the steps that they are made of."""
+    if not proto.functions:
+        return proto
+    try:
+        return inliner.inline_local_functions(proto, convert_version=True)
+    except (*NOT_CONVERTED, RuntimeError) as error:
+        raise ForeignModelError(f"{path}: its own functions can not be written out: {str(error).splitlines()[0]}") from None
+
+
+def _check_names(path: Path, graph: onnx.GraphProto) -> None:
+    """Protobuf gives names that are no UTF-8 as bytes, and nothing after this could say which."""
+    names = [text for node in graph.node for text in (node.domain, node.op_type, *node.input, *node.output)]
+    names += [entry.name for entry in (*graph.input, *graph.output, *graph.initializer)]
+    if broken := [name for name in names if not isinstance(name, str)]:
+        raise ForeignModelError(f"{path} is no sound ONNX model: the name {broken[0]!a} is no text")
+
+
 def _check_operators(path: Path, proto: onnx.ModelProto) -> None:
     versions = {"" if entry.domain in ONNX_DOMAINS else entry.domain: entry.version for entry in proto.opset_import}
-    own = {(function.domain, function.name) for function in proto.functions}
     unknown = set()
     for node in proto.graph.node:
         domain = "" if node.domain in ONNX_DOMAINS else node.domain
-        known = (node.domain, node.op_type) in own or domain in RUNTIME_DOMAINS
-        if not known and not onnx.defs.has(node.op_type, max_inclusive_version=versions.get(domain, 1), domain=domain):
+        if domain in RUNTIME_DOMAINS:
+            continue
+        version = min(versions.get(domain, 1), _NEWEST)
+        if not defs.has(node.op_type, max_inclusive_version=version, domain=domain):
             unknown.add(f"{domain}::{node.op_type}" if domain else node.op_type)
+        elif len(node.input) < defs.get_schema(node.op_type, version, domain).min_input:
+            raise ForeignModelError(
+                f"{path} is no sound ONNX model: it gives {node.op_type} {len(node.input)} inputs, too few for it"
+            )
     if unknown:
         raise ForeignModelError(
             f"{path} uses operators that opset {versions.get('', 1)} does not have: {', '.join(sorted(unknown))}; "
@@ -130,5 +157,7 @@ def _value(path: Path, kind: str, entry: onnx.ValueInfoProto) -> Value:
             "export the network without what turns its answer into lists or dictionaries"
         )
     tensor = entry.type.tensor_type
+    if tensor.elem_type not in TensorProto.DataType.values():
+        raise ForeignModelError(f"{path}: the {kind} {entry.name} is of element type {tensor.elem_type}, which ONNX does not have")
     shape = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim) if tensor.HasField("shape") else None
     return Value(entry.name, tensor.elem_type, shape)

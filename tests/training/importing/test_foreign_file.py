@@ -40,6 +40,13 @@ def test_a_cut_file_is_refused(tmp_path: Path) -> None:
     assert "is no ONNX" in import_file(path)
 
 
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """protobuf lets such bytes through."""
+    path = write(tmp_path, foreign_graph())
+    path.write_bytes(path.read_bytes().replace(b"Relu_2_output", b"Relu_2_\xff\xfe\xfdput"))
+    assert "the name b'Relu_2_\\xff\\xfe\\xfdput' is no text" in import_file(path)
+
+
 def two_inputs(model: onnx.ModelProto) -> None:
     model.graph.input.append(helper.make_tensor_value_info("age", TensorProto.FLOAT, ["n", 1]))
 
@@ -94,9 +101,47 @@ def broken_graph(model: onnx.ModelProto) -> None:
     model.graph.node[3].input[0] = "nobody makes this"
 
 
+def unknown_input_type(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = 99
+
+
+def unknown_output_type(model: onnx.ModelProto) -> None:
+    model.graph.output[0].type.tensor_type.elem_type = -3
+
+
+def no_opset(model: onnx.ModelProto) -> None:
+    del model.opset_import[:]
+
+
+def opset_to_come(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 2**40
+
+
+def softmax_of_nothing(model: onnx.ModelProto) -> None:
+    model.graph.node[-1].CopyFrom(helper.make_node("Softmax", [], [model.graph.output[0].name]))
+
+
+def circle(model: onnx.ModelProto) -> None:
+    output = model.graph.output[0].name
+    model.graph.node[-1].CopyFrom(helper.make_node("Identity", [output], [output]))
+
+
+def function_in_circles(model: onnx.ModelProto) -> None:
+    call = helper.make_node("call", ["x"], ["y"], domain="own")
+    model.functions.append(helper.make_function("own", "call", ["x"], ["y"], [call], [helper.make_opsetid("own", 1)]))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (unknown_input_type, "the input pixels is of element type 99, which ONNX does not have"),
+        (unknown_output_type, "is of element type -3, which ONNX does not have"),
+        (no_opset, "has opset 1, and the way to 20 is not known for it"),
+        (opset_to_come, "can not be run"),
+        (softmax_of_nothing, "it gives Softmax 0 inputs, too few for it"),
+        (circle, "can not be run"),
+        (function_in_circles, "its own functions can not be written out"),
         (two_inputs, "takes 2 inputs, and an image classifier takes one, the image: pixels (float ['?', 3, 32, 32]); age"),
         (unknown_operator, "uses operators that opset 13 does not have: Rectify"),
         (own_operator, "does not have: com.example::Relu"),

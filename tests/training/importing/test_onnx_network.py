@@ -152,6 +152,23 @@ def test_a_closing_softmax_is_left_out_and_logits_are_served(tmp_path: Path, end
     assert candidate.classifier is not None
 
 
+@pytest.mark.parametrize("opset", [13, 18])
+def test_a_softmax_in_a_function_of_the_files_own_is_found(tmp_path: Path, opset: int) -> None:
+    """Functions are written out before anything is looked for, those of another opset too."""
+    model = foreign_graph()
+    step = onnx.helper.make_node("Softmax", ["x"], ["y"], axis=1)
+    model.functions.append(
+        onnx.helper.make_function("own", "to_shares", ["x"], ["y"], [step], [onnx.helper.make_opsetid("", opset)])
+    )
+    model.opset_import.append(onnx.helper.make_opsetid("own", 1))
+    model.graph.node.append(onnx.helper.make_node("to_shares", [model.graph.output[0].name], ["shares"], domain="own"))
+    model.graph.output[0].name = "shares"
+    path, candidate = import_graph(tmp_path, model)
+    expected = original_answers(path, ((images() / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32))
+    assert certainty(candidate, "answer") == ("logits", "checked")
+    assert np.abs(softmax(served_answers(candidate, images())) - expected).max() < 1e-5
+
+
 def test_probabilities_that_no_softmax_makes_are_served_as_such(tmp_path: Path) -> None:
     """Found by looking at the numbers, and said in the manifest's outputs."""
     path, candidate = import_graph(tmp_path, foreign_graph(end="normalised by hand"))
