@@ -120,6 +120,8 @@ def find_pooled_head(graph: onnx.GraphProto, logits: str, classes: int) -> Poole
         if linear is None:
             return f"the numbers of its last layer ({node.op_type}) are no constants of one matrix"
         weight, own_bias = linear
+        if len(weight) != classes or (bias is not None and bias.size not in {1, classes}):
+            return f"its last layer ({node.op_type}) does not make one number a class"
         bias = own_bias if bias is None else bias.reshape(-1) + own_bias
         _, node = walk.source(node.input[0])
     elif bias is not None:
@@ -152,6 +154,8 @@ def _linear(walk: GraphWalk, node: onnx.NodeProto) -> tuple[NDArray[Any], NDArra
     if node.op_type == "Gemm":
         weight = weight * attribute(node, "alpha", 1.0)
         bias = None if bias is None else bias * attribute(node, "beta", 1.0)
+    if bias is not None and bias.size not in {1, len(weight)}:
+        return None
     return weight, np.zeros(len(weight), np.float32) if bias is None else np.broadcast_to(bias.reshape(-1), (len(weight),))
 
 

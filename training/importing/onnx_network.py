@@ -21,7 +21,7 @@ from training.importing.head import Answer, PooledHead, choose_output, find_answ
 from training.importing.import_report import REPORT, ImportReport
 from training.importing.labels import name_classes
 from training.importing.original import OriginalFile
-from training.importing.probes import make_probes, spread_of
+from training.importing.probes import make_probes, require_finite, spread_of
 from training.importing.served_graph import ServedGraph
 
 SUM_TOLERANCE: Final = 1e-3
@@ -39,6 +39,7 @@ def read_onnx(path: Path, labels: Sequence[str], expectation: Expectation) -> Ca
     original = OriginalFile(file, answer, report)
     probes = make_probes(input_of(spec))
     expected, scores = original.run(probes, convention)
+    require_finite(expected)
     if expected.shape[1] != len(class_names):
         raise ForeignModelError(f"{path} answers with {expected.shape[1]} scores, and the labels name {len(class_names)} classes")
     kind = _kind_of(answer, scores, report)

@@ -132,6 +132,15 @@ def function_in_circles(model: onnx.ModelProto) -> None:
     model.opset_import.append(helper.make_opsetid("own", 1))
 
 
+def roots_of_negatives(model: onnx.ModelProto) -> None:
+    builder = Builder(model.graph.output[0].name)
+    builder.add("Sub", np.array([1e5]))
+    builder.add("Sqrt")
+    model.graph.node.extend(builder.nodes)
+    model.graph.initializer.append(numpy_helper.from_array(builder.constants["Sub_0_0"], "Sub_0_0"))
+    model.graph.output[0].name = builder.value
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -141,6 +150,7 @@ def function_in_circles(model: onnx.ModelProto) -> None:
         (opset_to_come, "can not be run"),
         (softmax_of_nothing, "it gives Softmax 0 inputs, too few for it"),
         (circle, "can not be run"),
+        (roots_of_negatives, "answers pictures with NaN or infinity"),
         (function_in_circles, "its own functions can not be written out"),
         (two_inputs, "takes 2 inputs, and an image classifier takes one, the image: pixels (float ['?', 3, 32, 32]); age"),
         (unknown_operator, "uses operators that opset 13 does not have: Rectify"),

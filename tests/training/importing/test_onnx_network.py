@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from foreign_graphs import CHANNELS, CLASSES, LABELS, SIZE, foreign_graph, write
+from foreign_graphs import CHANNELS, CLASSES, LABELS, SIZE, Builder, foreign_graph, model_of, write
 
 from training.errors import ForeignModelError
 from training.export import OPSET
@@ -51,6 +51,18 @@ def import_graph(folder: Path, model: onnx.ModelProto, preset: Preset | None = I
 def certainty(candidate: Candidate, subject: str) -> tuple[str, str]:
     (finding,) = [finding for finding in candidate.report.findings if finding.subject == subject]
     return finding.value, finding.certainty
+
+
+def evidence(candidate: Candidate, subject: str) -> str:
+    (finding,) = [finding for finding in candidate.report.findings if finding.subject == subject]
+    return finding.evidence
+
+
+def closed(builder: Builder, classes: int, batch: int | str = "n") -> onnx.ModelProto:
+    """The model of a builder that reads `pixels`, NCHW, and ends in scores."""
+    floats = onnx.TensorProto.FLOAT
+    pixels = onnx.helper.make_tensor_value_info("pixels", floats, [batch, 3, SIZE, SIZE])
+    return model_of(builder, [pixels], [onnx.helper.make_tensor_value_info(builder.value, floats, [batch, classes])])
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -140,6 +152,38 @@ def test_a_pooled_linear_head_is_found_and_accepted_by_numbers(tmp_path: Path, p
             assert features.shape[1:] == (archive["weight"].shape[1], SIZE // 2, SIZE // 2)
             assert archive["weight"].shape == (CLASSES, CLASSES if head == "none" else CHANNELS)
             assert np.abs(features.mean((2, 3)) @ archive["weight"].T + archive["bias"] - logits).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("reshape", "said"),
+    [([-1, 8, 256], "[8, 256] for an image, no map of 8 channels"), ([-1, 8, 16, 4, 4], "[8, 16, 4, 4] for an")],
+)
+def test_a_pooled_value_that_is_no_map_is_none_for_explanations(tmp_path: Path, reshape: list[int], said: str) -> None:
+    """A mean over one axis or over three is no mean over a map."""
+    builder = Builder("pixels")
+    builder.add("Conv", np.random.default_rng(0).normal(0, 0.5, (CHANNELS, 3, 3, 3)), strides=[2, 2], pads=[1, 1, 1, 1])
+    builder.add("Reshape", np.array(reshape, np.int64))
+    builder.add("GlobalAveragePool")
+    builder.add("Flatten", axis=1)
+    builder.add("Gemm", np.random.default_rng(1).normal(size=(CLASSES, CHANNELS)), np.zeros(CLASSES), transB=1)
+    _, candidate = import_graph(tmp_path, closed(builder, CLASSES))
+    assert candidate.classifier is None
+    assert said in evidence(candidate, "features")
+
+
+def test_a_last_layer_that_makes_other_numbers_than_the_classes_is_no_head(tmp_path: Path) -> None:
+    """Five numbers, to which five times five are added, laid out as 25 classes."""
+    builder = Builder("pixels")
+    builder.add("Conv", np.random.default_rng(0).normal(0, 0.5, (CHANNELS, 3, 3, 3)), strides=[2, 2], pads=[1, 1, 1, 1])
+    builder.add("GlobalAveragePool")
+    builder.add("Flatten", axis=1)
+    builder.add("Gemm", np.random.default_rng(1).normal(size=(5, CHANNELS)), np.zeros(5), transB=1)
+    builder.add("Add", np.random.default_rng(2).normal(size=(5, 5)))
+    builder.add("Reshape", np.array([1, 25], np.int64))
+    path = write(tmp_path, closed(builder, 25, batch=1))
+    candidate = read_onnx(path, [f"class {number}" for number in range(25)], Expectation(preset=IMAGENET, preset_name="preset"))
+    assert candidate.classifier is None
+    assert "does not make one number a class" in evidence(candidate, "features")
 
 
 @pytest.mark.parametrize(("end", "head"), [("Softmax", "Gemm"), ("Flatten-Softmax-Reshape", "Conv"), ("Softmax", "Conv")])
