@@ -52,6 +52,11 @@ def name_classes(labels: Sequence[str], report: ImportReport) -> tuple[str, ...]
     return class_names
 
 
+def wrong_classes(origin: object, scores: object, class_names: Sequence[str]) -> ForeignModelError:
+    """Labels that are not the network's."""
+    return ForeignModelError(f"{origin} answers with {scores} scores, the labels name {len(class_names)} classes; they must fit")
+
+
 def _from_json(values: Any) -> list[str]:
     if isinstance(values, dict):
         if sorted(map(int, values)) != list(range(len(values))):
