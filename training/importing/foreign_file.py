@@ -1,5 +1,6 @@
 """A foreign ONNX file: read, and refused with the reason where it is not one image classifier's."""
 
+import hashlib
 import os
 import stat
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, defs, inliner, shape_inference, version_converter
 
+from model_store.files import sha256_of
 from training.errors import ForeignModelError
 from training.importing.convention import DTYPES
 
@@ -37,23 +39,32 @@ class Value:
 
 @dataclass(frozen=True)
 class ForeignFile:
-    """A file that can be parsed: one image in, tensors out; its weights and its own functions are written out in the graph."""
+    """A file that can be parsed: one image in, tensors out; its weights and its own functions are written out in the graph.
+
+    `weights` are the files beside it that hold some.
+    """
 
     path: Path
     proto: onnx.ModelProto
     input: Value
     outputs: tuple[Value, ...]
+    weights: tuple[Path, ...] = ()
 
     @property
     def opset(self) -> int:
         """The version of ONNX's own operators that the file is written with."""
         return next((entry.version for entry in self.proto.opset_import if entry.domain in ONNX_DOMAINS), 1)
 
+    def sha256(self) -> str:
+        """What the manifest's `imported` says: a change of any file that was read changes it."""
+        digests = [sha256_of(path.resolve()) for path in (self.path, *self.weights)]  # the file itself may be a link
+        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(f"{each}\n" for each in digests).encode()).hexdigest()
+
 
 def read_foreign(path: Path) -> ForeignFile:
     """Parse the file, load what it keeps beside itself and write out its own functions. Raises ForeignModelError."""
     proto = _parse(path)
-    _load_external_data(path, proto)
+    weights = _load_external_data(path, proto)
     proto = _inlined(path, proto)
     _check_names(path, proto.graph)
     _check_operators(path, proto)
@@ -69,7 +80,7 @@ def read_foreign(path: Path) -> ForeignFile:
     outputs = tuple(_value(path, "output", entry) for entry in proto.graph.output)
     if not outputs:
         raise ForeignModelError(f"{path} has no output")
-    return ForeignFile(path, proto, inputs[0], outputs)
+    return ForeignFile(path, proto, inputs[0], outputs, weights)
 
 
 def _parse(path: Path) -> onnx.ModelProto:
@@ -86,14 +97,17 @@ def _parse(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _load_external_data(path: Path, proto: onnx.ModelProto) -> None:
-    """Bring weights that lie beside the file into it; from nowhere but the file's own folder, and through no link."""
+def _load_external_data(path: Path, proto: onnx.ModelProto) -> tuple[Path, ...]:
+    """Bring weights that lie beside the file into it; from nowhere but the file's own folder, and through no link.
+
+    Returns the files that they lay in, in the order of their paths.
+    """
     folder = path.parent.resolve()
     names = set()
     for tensor in onnx.external_data_helper._get_all_tensors(proto):  # noqa: SLF001
         if tensor.data_location == TensorProto.EXTERNAL:
             names |= {os.fsdecode(entry.value) for entry in tensor.external_data if entry.key == "location"} or {""}
-    total = path.stat().st_size
+    files = set()
     for name in sorted(names):
         beside = Path(os.path.abspath(folder / name))
         if not name or not beside.is_relative_to(folder) or beside == folder:
@@ -102,13 +116,14 @@ def _load_external_data(path: Path, proto: onnx.ModelProto) -> None:
             raise ForeignModelError(f"{path} keeps its weights in {name!r}, which does not lie beside it; copy it there too")
         if beside.resolve() != beside or not stat.S_ISREG(beside.lstat().st_mode):
             raise ForeignModelError(f"{path} keeps weights in {name!r}, which is a link or no plain file; only files are read")
-        total += beside.stat().st_size
-    if total > MAX_BYTES:
+        files.add(beside)
+    if (total := sum(file.stat().st_size for file in (path, *files))) > MAX_BYTES:
         raise ForeignModelError(f"{path} and its weights have {total / 1e9:.1f} GB; a version holds a model of at most 2 GB")
     try:
         onnx.load_external_data_for_model(proto, str(folder))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ForeignModelError(f"{path}: the weights beside it can not be read: {error}") from None
+    return tuple(sorted(files))
 
 
 def _inlined(path: Path, proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -114,9 +114,16 @@ def free_batch(proto: onnx.ModelProto, batch: int | None) -> bool:
 
 
 def cleaned(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Without traces of the machine that wrote it, constants that nothing uses, and opsets that no node is of."""
+    """Without traces of the machine that wrote it, constants that nothing uses, and opsets that no node is of.
+
+    Nodes are called by their operator and a number: names, those of graphs within too, may be lines of someone's source.
+    """
     model = onnx_ir.from_proto(proto)
     model = ClearMetadataAndDocStringPass()(model).model
+    for number, node in enumerate(model.graph.all_nodes(), start=1):
+        node.name = f"{node.op_type}_{number}"
+    for branch in model.graph.subgraphs():
+        branch.name = "branch"
     clean: onnx.ModelProto = onnx_ir.to_proto(model)
     used = set(read_values(clean.graph))
     kept = [tensor for tensor in clean.graph.initializer if tensor.name in used]

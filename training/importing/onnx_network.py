@@ -8,7 +8,6 @@ from typing import Final, Literal
 
 import numpy as np
 
-from model_store.files import sha256_of
 from model_store.manifest import Imported
 from model_store.preprocessing import Pixels
 from model_store.session import Logits
@@ -54,7 +53,7 @@ def read_onnx(path: Path, labels: Sequence[str], expectation: Expectation) -> Ca
         class_names=class_names,
         max_batch_size=max_batch_size,
         original=partial(_answers, original, convention),
-        imported=Imported(kind="onnx", name=path.name, sha256=sha256_of(path), report=REPORT),
+        imported=Imported(kind="onnx", name=path.name, sha256=file.sha256(), report=REPORT),
         report=report,
         classifier=None if head is None else _classifier_bytes(head),
         identity_error=identity_error,

@@ -55,7 +55,7 @@ def read_torchvision(name: str, weights: Path | None, expectation: Expectation) 
     )
     expectation = replace(expectation, preset=expectation.preset or preset, preset_name=expectation.preset_name or known.name)
     trained = _fitted(state, _normalization(expectation, report), name, class_names, str(weights or known.name))
-    digest = sha256(serialise(trained)).hexdigest() if weights is None else sha256_of(weights)
+    digest = sha256(serialise(trained)).hexdigest() if weights is None else sha256_of(weights.resolve())
     imported = Imported(kind="torchvision", name=known.name, architecture=name, report=REPORT, sha256=digest)
     return _candidate(trained, class_names, expectation, report, imported)
 
@@ -91,7 +91,9 @@ def read_weights_file(path: Path, architecture: str | None, labels: Sequence[str
         side = default_image_size(trained.architecture)
         report.add("the size", f"{side}x{side}", "assumed", f"no --size was given, and {trained.architecture} is made for it")
         expectation = replace(expectation, size=(side, side))
-    imported = Imported(kind="weights", name=path.name, architecture=trained.architecture, report=REPORT, sha256=sha256_of(path))
+    imported = Imported(
+        kind="weights", name=path.name, architecture=trained.architecture, report=REPORT, sha256=sha256_of(path.resolve())
+    )
     return _candidate(trained, class_names, expectation, report, imported)
 
 

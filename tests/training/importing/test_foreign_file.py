@@ -1,5 +1,6 @@
 """Files that are not what they say get clear errors, and never a traceback."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from foreign_graphs import CLASSES, LABELS, SIZE, Builder, foreign_graph, model_
 from onnx import TensorProto, helper, numpy_helper
 
 from training.__main__ import main
+from training.importing.foreign_file import read_foreign
 
 PIXELS = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3, SIZE, SIZE])
 
@@ -220,6 +222,19 @@ def test_weights_beside_the_file_are_read(tmp_path: Path) -> None:
     assert not onnx.external_data_helper.uses_external_data(
         onnx.load(tmp_path / "store/m/1/model.onnx", load_external_data=False).graph.initializer[0]
     )
+
+
+def test_the_digest_covers_the_weights_beside_the_file(tmp_path: Path) -> None:
+    """As `sha256sum foreign.onnx weights.bin | cut -c-64 | sha256sum` has it; of one file, by a link too, it is its own."""
+    path = externally(tmp_path, "weights.bin")
+    one, other = (hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("foreign.onnx", "weights.bin"))
+    assert read_foreign(path).sha256() == hashlib.sha256(f"{one}\n{other}\n".encode()).hexdigest()
+    (tmp_path / "weights.bin").write_bytes(bytes(10_000))
+    assert read_foreign(path).sha256() != hashlib.sha256(f"{one}\n{other}\n".encode()).hexdigest()
+    whole = write(tmp_path, foreign_graph(), "whole.onnx")
+    (tmp_path / "link.onnx").symlink_to(whole)
+    digest = hashlib.sha256(whole.read_bytes()).hexdigest()
+    assert [read_foreign(tmp_path / name).sha256() for name in ("whole.onnx", "link.onnx")] == [digest, digest]
 
 
 @pytest.mark.parametrize(

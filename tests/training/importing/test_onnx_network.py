@@ -221,6 +221,35 @@ def test_probabilities_that_no_softmax_makes_are_served_as_such(tmp_path: Path) 
     assert np.abs(served_answers(candidate, images()) - expected).max() < 1e-5
 
 
+def test_nothing_of_the_machine_that_wrote_the_file_is_sealed(tmp_path: Path) -> None:
+    """Comments, metadata, names of programs, graphs, axes and nodes, in a branch of the graph too."""
+    model, trace = foreign_graph(end="Identity"), "/home/someone/net.py:3"
+    graph, branches = model.graph, [foreign_graph().graph for _ in range(2)]
+    for branch in branches:
+        del branch.node[:], branch.initializer[:], branch.input[:], branch.output[:]
+        branch.name = trace
+        branch.node.append(onnx.helper.make_node("Identity", [graph.node[-1].input[0]], ["chosen"], trace, trace))
+        branch.output.append(onnx.helper.make_tensor_value_info("chosen", onnx.TensorProto.FLOAT, None))
+    sign = onnx.helper.make_node("ReduceMax", ["pixels"], ["sign"], keepdims=0)
+    cast = onnx.helper.make_node("Cast", ["sign"], ["is_any"], to=onnx.TensorProto.BOOL)
+    choice = onnx.helper.make_node("If", ["is_any"], [graph.node[-1].output[0]], then_branch=branches[0], else_branch=branches[1])
+    del graph.node[-1]
+    graph.node.extend([sign, cast, choice])
+    model.producer_name = model.producer_version = model.domain = model.doc_string = graph.name = graph.doc_string = trace
+    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        part.doc_string = trace
+    for node in graph.node:
+        node.name = f"{trace} {node.op_type}"
+        node.metadata_props.add(key="trace", value=trace)
+    graph.input[0].type.tensor_type.shape.dim[0].dim_param = trace
+    model.metadata_props.add(key="trace", value=trace)
+    path, candidate = import_graph(tmp_path, model)
+    assert b"someone" in path.read_bytes()
+    assert b"someone" not in candidate.model
+    names = [node.name for node in onnx.load_model_from_string(candidate.model).graph.node]
+    assert len(set(names)) == len(names)
+
+
 @pytest.mark.parametrize("opset", [7, 9, 11, 13, 17, 21])
 def test_old_and_new_opsets_answer_alike(tmp_path: Path, opset: int) -> None:
     """Old ones, with weights as inputs and IR version 3, come to ours; newer ones are kept."""
