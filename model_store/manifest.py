@@ -219,7 +219,11 @@ class Training(Block):
 
 
 class Imported(Block):
-    """Where an imported version comes from: the file (or the known weights) and its sha256. `report` says what was guessed."""
+    """Where an imported version comes from: the file (or the known weights) and its sha256. `report` says what was guessed.
+
+    Where weights lie beside the file, it is the sha256 of a list: the sha256 of the file, then of each that holds some (in the
+    order of their paths), in hex, a line each.
+    """
 
     kind: Literal["onnx", "weights", "torchvision"]
     name: Annotated[str, Field(min_length=1)]

@@ -41,9 +41,10 @@ class GraphWalk:
 
     def source(self, value: str) -> tuple[str, onnx.NodeProto | None]:
         """The value behind reshapes and the like, and the node that makes it."""
-        node = self.maker(value)
-        while node is not None and node.op_type in PASSING:
+        node, passed = self.maker(value), {value}
+        while node is not None and node.op_type in PASSING and node.input[0] not in passed:  # a broken file may go in circles
             value = node.input[0]
+            passed.add(value)
             node = self.maker(value)
         return value, node
 

@@ -1,5 +1,6 @@
 """The head of a foreign network: which value holds its logits, and whether they are pooled features through one linear layer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from training.errors import ForeignModelError
 from training.importing.foreign_file import ForeignFile, Value
 from training.importing.graph_walk import GraphWalk, attribute, axes_of
 from training.importing.import_report import ImportReport
+from training.importing.labels import wrong_classes
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,12 @@ class PooledHead:
     own_maps: bool
 
 
-def choose_output(file: ForeignFile, classes: int, wanted: str | None, report: ImportReport) -> Value:
+def choose_output(file: ForeignFile, class_names: Sequence[str], wanted: str | None, report: ImportReport) -> Value:
     """The output with a score for each class. Raises ForeignModelError that says what the outputs are."""
     named = [value for value in file.outputs if wanted in {None, value.name}]
     if not named:
         raise ForeignModelError(f"{file.path} has no output {wanted!r}; it has {'; '.join(map(str, file.outputs))}")
-    fitting = [value for value in named if _is_score(value) and _classes(value) in {classes, None}]
+    fitting = [value for value in named if _is_score(value) and _classes(value) in {len(class_names), None}]
     if len(fitting) == 1:
         report.add(
             "output", fitting[0], "given" if wanted else "found", f"of {len(file.outputs)}: {'; '.join(map(str, file.outputs))}"
@@ -53,7 +55,7 @@ def choose_output(file: ForeignFile, classes: int, wanted: str | None, report: I
         return fitting[0]
     if fitting:
         raise ForeignModelError(
-            f"{file.path} has several outputs with {classes} scores: {'; '.join(map(str, fitting))}; choose one: --output"
+            f"{file.path} has several outputs with {len(class_names)} scores: {'; '.join(map(str, fitting))}; choose one: --output"
         )
     (first, *_) = named
     if not _is_score(first) and first.dtype not in _FLOATS:
@@ -64,9 +66,7 @@ def choose_output(file: ForeignFile, classes: int, wanted: str | None, report: I
         raise ForeignModelError(
             f"{file.path}: the output {first} is no row of scores: it makes an image or a map, and only classifiers are served"
         )
-    raise ForeignModelError(
-        f"{file.path} answers with {_classes(first)} scores, the labels name {classes} classes; --labels must fit the network"
-    )
+    raise wrong_classes(file.path, _classes(first), class_names)
 
 
 _FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE})
@@ -120,6 +120,8 @@ def find_pooled_head(graph: onnx.GraphProto, logits: str, classes: int) -> Poole
         if linear is None:
             return f"the numbers of its last layer ({node.op_type}) are no constants of one matrix"
         weight, own_bias = linear
+        if len(weight) != classes or (bias is not None and bias.size not in {1, classes}):
+            return f"its last layer ({node.op_type}) does not make one number a class"
         bias = own_bias if bias is None else bias.reshape(-1) + own_bias
         _, node = walk.source(node.input[0])
     elif bias is not None:
@@ -152,6 +154,8 @@ def _linear(walk: GraphWalk, node: onnx.NodeProto) -> tuple[NDArray[Any], NDArra
     if node.op_type == "Gemm":
         weight = weight * attribute(node, "alpha", 1.0)
         bias = None if bias is None else bias * attribute(node, "beta", 1.0)
+    if bias is not None and bias.size not in {1, len(weight)}:
+        return None
     return weight, np.zeros(len(weight), np.float32) if bias is None else np.broadcast_to(bias.reshape(-1), (len(weight),))
 
 

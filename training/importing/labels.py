@@ -22,7 +22,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
         names = _from_json(json.loads(text)) if text.lstrip()[:1] in {"[", "{"} else text.rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ForeignModelError(f"the labels {path} can not be read as text: {error}") from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ForeignModelError(f"the labels {path} are no JSON list of names or object from 0, 1, … to names: {error}") from None
     labels = [class_name(name) for name in names]
     if None in labels:
@@ -50,6 +50,11 @@ def name_classes(labels: Sequence[str], report: ImportReport) -> tuple[str, ...]
     if repeated:
         report.add("repeated names", ", ".join(repeated), "changed", "their index stands behind each")
     return class_names
+
+
+def wrong_classes(origin: object, scores: object, class_names: Sequence[str]) -> ForeignModelError:
+    """Labels that are not the network's."""
+    return ForeignModelError(f"{origin} answers with {scores} scores, the labels name {len(class_names)} classes; they must fit")
 
 
 def _from_json(values: Any) -> list[str]:

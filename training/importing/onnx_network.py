@@ -8,7 +8,6 @@ from typing import Final, Literal
 
 import numpy as np
 
-from model_store.files import sha256_of
 from model_store.manifest import Imported
 from model_store.preprocessing import Pixels
 from model_store.session import Logits
@@ -19,9 +18,9 @@ from training.importing.expectation import Expectation, find_convention, find_ge
 from training.importing.foreign_file import Value, read_foreign
 from training.importing.head import Answer, PooledHead, choose_output, find_answer
 from training.importing.import_report import REPORT, ImportReport
-from training.importing.labels import name_classes
+from training.importing.labels import name_classes, wrong_classes
 from training.importing.original import OriginalFile
-from training.importing.probes import make_probes, spread_of
+from training.importing.probes import make_probes, require_finite, spread_of
 from training.importing.served_graph import ServedGraph
 
 SUM_TOLERANCE: Final = 1e-3
@@ -32,15 +31,16 @@ def read_onnx(path: Path, labels: Sequence[str], expectation: Expectation) -> Ca
     report = ImportReport(path.name)
     file = read_foreign(path)
     class_names = name_classes(labels, report)
-    output = choose_output(file, len(class_names), expectation.output, report).name
+    output = choose_output(file, class_names, expectation.output, report).name
     convention = find_convention(file, expectation, report)
     spec = find_geometry(_sizes_of(file.input, convention), f"the input {file.input}", expectation, report)
     answer = find_answer(file.proto.graph, output)
     original = OriginalFile(file, answer, report)
     probes = make_probes(input_of(spec))
     expected, scores = original.run(probes, convention)
+    require_finite(expected)
     if expected.shape[1] != len(class_names):
-        raise ForeignModelError(f"{path} answers with {expected.shape[1]} scores, and the labels name {len(class_names)} classes")
+        raise wrong_classes(path, expected.shape[1], class_names)
     kind = _kind_of(answer, scores, report)
     served = ServedGraph(file, output, convention, spec, probes, expected, kind)
     network, max_batch_size = served.find_network(report)
@@ -53,7 +53,7 @@ def read_onnx(path: Path, labels: Sequence[str], expectation: Expectation) -> Ca
         class_names=class_names,
         max_batch_size=max_batch_size,
         original=partial(_answers, original, convention),
-        imported=Imported(kind="onnx", name=path.name, sha256=sha256_of(path), report=REPORT),
+        imported=Imported(kind="onnx", name=path.name, sha256=file.sha256(), report=REPORT),
         report=report,
         classifier=None if head is None else _classifier_bytes(head),
         identity_error=identity_error,

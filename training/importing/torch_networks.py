@@ -23,7 +23,7 @@ from training.importing.candidate import Candidate, input_of, open_session
 from training.importing.convention import PixelRange
 from training.importing.expectation import Expectation, find_geometry
 from training.importing.import_report import REPORT, ImportReport
-from training.importing.labels import name_classes
+from training.importing.labels import name_classes, wrong_classes
 from training.importing.presets import PRESETS, Geometry, Preset, triple
 from training.importing.probes import make_probes
 from training.learning.networks import IMAGENET, PLAIN_LAYERS, build_network, default_image_size, parse_architecture
@@ -55,7 +55,7 @@ def read_torchvision(name: str, weights: Path | None, expectation: Expectation) 
     )
     expectation = replace(expectation, preset=expectation.preset or preset, preset_name=expectation.preset_name or known.name)
     trained = _fitted(state, _normalization(expectation, report), name, class_names, str(weights or known.name))
-    digest = sha256(serialise(trained)).hexdigest() if weights is None else sha256_of(weights)
+    digest = sha256(serialise(trained)).hexdigest() if weights is None else sha256_of(weights.resolve())
     imported = Imported(kind="torchvision", name=known.name, architecture=name, report=REPORT, sha256=digest)
     return _candidate(trained, class_names, expectation, report, imported)
 
@@ -73,7 +73,7 @@ def read_weights_file(path: Path, architecture: str | None, labels: Sequence[str
             raise ForeignModelError(f"{path} holds a {trained.architecture}, not a {architecture}; leave --arch away")
         report.add("network", trained.architecture, "found", "this project wrote the file")
         if trained.classes != len(class_names):
-            raise _wrong_classes(path, trained.classes, class_names)
+            raise wrong_classes(path, trained.classes, class_names)
         if expectation.preset is None and expectation.mean is None and expectation.std is None and expectation.scale is None:
             report.add("range", "the file's own", "found", "this project wrote the file")
         else:
@@ -91,7 +91,9 @@ def read_weights_file(path: Path, architecture: str | None, labels: Sequence[str
         side = default_image_size(trained.architecture)
         report.add("the size", f"{side}x{side}", "assumed", f"no --size was given, and {trained.architecture} is made for it")
         expectation = replace(expectation, size=(side, side))
-    imported = Imported(kind="weights", name=path.name, architecture=trained.architecture, report=REPORT, sha256=sha256_of(path))
+    imported = Imported(
+        kind="weights", name=path.name, architecture=trained.architecture, report=REPORT, sha256=sha256_of(path.resolve())
+    )
     return _candidate(trained, class_names, expectation, report, imported)
 
 
@@ -142,7 +144,7 @@ def _fitted(
     if state[HEAD[0]].ndim != 2:
         raise ForeignModelError(f"{origin}: {HEAD[0]} is no matrix, so there is no classifier in it")
     if (classes := len(state[HEAD[0]])) != len(class_names):
-        raise _wrong_classes(origin, classes, class_names)
+        raise wrong_classes(origin, classes, class_names)
     network = build_network(architecture, len(class_names))
     try:
         network.load_state_dict(state)  # strictly: what is missing here would be a random number there
@@ -150,10 +152,6 @@ def _fitted(
         problem = str(error).splitlines()[1].strip()
         raise ForeignModelError(f"{origin} does not hold a {architecture}: {problem} (torchvision's names are expected)") from None
     return Trained(network, normalize, architecture, len(class_names), 0)
-
-
-def _wrong_classes(origin: object, classes: int, class_names: tuple[str, ...]) -> ForeignModelError:
-    return ForeignModelError(f"{origin} answers with {classes} scores, the labels name {len(class_names)} classes; they must fit")
 
 
 def _normalization(expectation: Expectation, report: ImportReport) -> Normalization:

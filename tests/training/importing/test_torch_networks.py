@@ -101,7 +101,8 @@ def test_every_residual_builder_answers_over_http_as_torch_does(tmp_path: Path, 
 
 def test_torchvisions_own_weights_bring_labels_and_geometry(tmp_path: Path) -> None:
     """With their file at hand nothing is downloaded: its 1,000 categories, and its transforms to the letter."""
-    torch.save(random_network("resnet18", 1000).state_dict(), tmp_path / "resnet18-f37072fd.pth")
+    torch.save(random_network("resnet18", 1000).state_dict(), tmp_path / "blob")
+    (tmp_path / "resnet18-f37072fd.pth").symlink_to(tmp_path / "blob")
     result = import_into(tmp_path, "--torchvision", "resnet18", "--weights", tmp_path / "resnet18-f37072fd.pth")
     assert result.exit_code == 0, result.output
     weights = get_model_weights("resnet18").DEFAULT
@@ -119,9 +120,10 @@ def test_torchvisions_own_weights_bring_labels_and_geometry(tmp_path: Path) -> N
 
 
 def test_files_of_before_the_counters_of_batch_norm_are_taken(tmp_path: Path) -> None:
-    """Torch loads them too: `num_batches_tracked` came with 0.4.1."""
+    """Torch loads them too: `num_batches_tracked` came with 0.4.1. By a link, as caches keep their files."""
     state = random_network("resnet18", len(LABELS)).state_dict()
-    save_file({name: value for name, value in state.items() if "tracked" not in name}, tmp_path / "old.safetensors")
+    save_file({name: value for name, value in state.items() if "tracked" not in name}, tmp_path / "blob")
+    (tmp_path / "old.safetensors").symlink_to(tmp_path / "blob")
     words = ("--weights", tmp_path / "old.safetensors", "--arch", "resnet18", "--labels", write_labels(tmp_path), "--size", 32)
     assert import_into(tmp_path, *words).exit_code == 0
 
