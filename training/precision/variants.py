@@ -64,6 +64,8 @@ class Made:
     precision: Precision
     data: bytes
     tolerance: float
+    golden_logits: tuple[tuple[float, ...], ...]
+    """What the file gave here for each golden image."""
     checks: tuple[Check, ...]
     top1: tuple[float, float]
     """fp32's and the variant's share of right answers on the test split."""
@@ -95,12 +97,13 @@ def make_variant(version: Version, data: RunData, settings: Settings, waivers: M
         drifts = [float(np.quantile(np.abs(logits - expected).max(1), _DRIFT_QUANTILE)), *np.abs(golden_logits - golden).max(1)]
         candidate = Candidate(
             settings.precision, converted, fp32_data, session, fp32_session, logits, expected, data.images.labels[test],
-            golden_logits, golden, tolerance_of(drifts),
+            golden_logits, golden, tolerance_of(settings.precision, drifts),
         )  # fmt: skip
         sample = np.concatenate(list(data.chunks(_spread(test, INVARIANCE_IMAGES))))
         checks = check_candidate(candidate, scoring, sample, settings.allowed_loss(len(test)), waivers)
     top1 = tuple(float((scores.argmax(1) == candidate.labels).mean()) for scores in (expected, logits))
-    return Made(settings.precision, converted, candidate.tolerance, checks, (top1[0], top1[1]), kept, sensitivities)
+    own = tuple(map(tuple, golden_logits.tolist()))
+    return Made(settings.precision, converted, candidate.tolerance, own, checks, (top1[0], top1[1]), kept, sensitivities)
 
 
 def publish_variant(version: Version, made: Made, store: ModelStore, *, promote: bool = True) -> Published:
@@ -117,12 +120,15 @@ def publish_variant(version: Version, made: Made, store: ModelStore, *, promote:
         entry.path: version.path(entry.path).read_bytes() for entry in manifest.files if entry.path not in dropped
     }
     files[file] = made.data
+    variant = Variant(
+        precision=made.precision, file=file, tolerance=made.tolerance, golden_logits=made.golden_logits, gate=made.checks
+    )
     fields: dict[str, Any] = {name: getattr(manifest, name) for name in type(manifest).model_fields}
     del fields["files"], fields["model"]
     fields |= {
         "created_at": now(),
         "derived_from": VersionReference(model=model, version=version.number, digest=version.digest),
-        "variants": (*others, Variant(precision=made.precision, file=file, tolerance=made.tolerance, gate=made.checks)),
+        "variants": (*others, variant),
         "signature": None,  # it vouched for another manifest
     }
     current = _production(store, model)
