@@ -12,13 +12,15 @@ from model_store.preprocessing import Pixels
 from model_store.session import Logits, Session
 from model_store.speed import batches_up_to, speed_up, time_in_turn
 from model_store.uncertainty import CLEAR_MARGIN, margins
+from training.calibration import COVERAGES, ECE_ALLOWANCE, MOST_REFUSED, measure, with_chance
 from training.checks import LOGIT_TOLERANCE, at_least, at_most
 from training.gates import ODD_BATCH, waived
 from training.precision.scoring import Scorer
 from training.precision.sensitivity import relative_drift
 
 CHECKS: Final = (
-    "top1_loss", "logit_drift", "flips_near_margin", "flips_clear", "golden_top1", "batch_invariance", "size", "speed",
+    "top1_loss", "logit_drift", "flips_near_margin", "flips_clear", "golden_top1", "abstained",
+    *(f"coverage_{coverage}" for coverage in COVERAGES), "calibration_error", "batch_invariance", "size", "speed",
 )  # fmt: skip
 DRIFT: Final[Mapping[Precision, float]] = {"int8": 0.1, "fp16": 0.01, "bf16": 0.05}
 SIZE: Final[Mapping[Precision, float]] = {"int8": 0.5, "fp16": 0.6, "bf16": 0.6}
@@ -54,6 +56,7 @@ def check_candidate(
     checks = [
         *_answers(candidate, scorer, max_loss),
         _golden(candidate, scorer),
+        *_calibration(candidate, scorer.manifest),
         *_invariance(candidate, scorer, sample),
         _size(candidate),
         *_speed(candidate, scorer),
@@ -88,6 +91,29 @@ def _golden(candidate: Candidate, scorer: Scorer) -> Check:
     flipped = candidate.golden_logits.argmax(1) != candidate.golden_expected.argmax(1)
     clear = margins(scorer.probabilities(candidate.golden_expected)) >= CLEAR_MARGIN
     return at_most("golden_top1", int((flipped & clear).sum()), 0, "golden images with another top-1 where fp32's is clear")
+
+
+def _calibration(candidate: Candidate, manifest: Manifest) -> Iterator[Check]:
+    """The calibration was fitted on fp32's logits: what it promises holds for the variant's, as far as it does for fp32's.
+
+    Nothing where the version has none.
+    """
+    calibration, images = manifest.calibration, len(candidate.labels)
+    if calibration is None or manifest.outputs.kind != "logits":
+        return
+    fitted_on = manifest.training.data.split.get("validation", images) if manifest.training else images
+    of_numbers = np.nan_to_num(candidate.logits)  # what is no number says nothing, and has failed `logit_drift`
+    before, after = (measure(calibration, logits, candidate.labels) for logits in (candidate.expected, of_numbers))
+    if before.abstained is not None and after.abstained is not None:
+        bound = with_chance(max(MOST_REFUSED, before.abstained), images, fitted_on)
+        detail = f"share of {images} images of the test split that are refused; {before.abstained:.4f} in fp32"
+        yield at_most("abstained", after.abstained, bound, detail)
+    for coverage, figures in after.sets.items():
+        in_fp32 = before.sets[coverage].coverage
+        bound = 1 - with_chance(max(1 - float(coverage), 1 - in_fp32), images, fitted_on)
+        yield at_least(f"coverage_{coverage}", figures.coverage, bound, f"share of sets that hold the label; {in_fp32:.4f} in fp32")
+    bound = max(before.ece_before, before.ece_after) + ECE_ALLOWANCE
+    yield at_most("calibration_error", after.ece_after, bound, f"expected, on the test split; {before.ece_after:.4f} in fp32")
 
 
 def _invariance(candidate: Candidate, scorer: Scorer, sample: Pixels) -> Iterator[Check]:
