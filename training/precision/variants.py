@@ -33,7 +33,7 @@ from training.precision.half import convert
 from training.precision.int8 import CALIBRATION_BATCH, calibrate
 from training.precision.scoring import Scorer, score, scorer
 from training.precision.sensitivity import SWEEP_IMAGES, Sensitivity, layers_to_keep, relative_drift, sweep
-from training.publish import Published
+from training.publish import Published, keep_what_serves, require_aliases
 from training.run_data import RunData
 
 CALIBRATION_IMAGES: Final = 512
@@ -110,7 +110,7 @@ def publish_variant(version: Version, made: Made, store: ModelStore, *, promote:
     """Seal the version's files with the variant as the model's next version; everything else is carried over.
 
     `production` follows where it pointed to this version, or to none, and every check passed unwaived: another precision of an
-    older version is no reason to roll back to it.
+    older version is no reason to roll back to it. Raises PublishError where `promote` is False and it would serve all the same.
     """
     model, manifest = version.model, version.manifest
     file = f"model.{made.precision}.onnx"
@@ -131,10 +131,14 @@ def publish_variant(version: Version, made: Made, store: ModelStore, *, promote:
         "variants": (*others, variant),
         "signature": None,  # it vouched for another manifest
     }
-    current = _production(store, model)
-    number = store.publish(model, fields, files)
+    if not promote:
+        require_aliases(store, model)
     passed = all(check.passed for check in (*manifest.gate, *made.checks))
-    if promote and passed and current in {None, version.number} and manifest.proof == "proven":
+    follows = promote and passed and _production(store, model) in {None, version.number} and manifest.proof == "proven"
+    if not follows:
+        keep_what_serves(store, model)
+    number = store.publish(model, fields, files)
+    if follows:
         store.promote(model, number, why=f"{made.precision} of {version}")
     return Published(number, promoted=store.aliases(model).version(PRODUCTION) == number)
 

@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper
 
 from model_store import golden
-from model_store.errors import NumericsProofError
+from model_store.errors import NumericsProofError, PublishError
 from model_store.manifest import Check
 from model_store.session import Session
 from model_store.store import ModelStore
@@ -37,6 +37,13 @@ def store(tmp_path: Path) -> ModelStore:
     """An empty store over the built-in models."""
     (tmp_path / "store").mkdir()
     return ModelStore(tmp_path / "store")
+
+
+def copy(version: Version, store: ModelStore) -> int:
+    """The same published there, with no alias that names it."""
+    manifest = version.manifest
+    fields = {name: getattr(manifest, name) for name in type(manifest).model_fields if name not in {"files", "model"}}
+    return store.publish(version.model, fields, {entry.path: version.path(entry.path) for entry in manifest.files})
 
 
 def passed(made: Made) -> Made:
@@ -96,12 +103,32 @@ def test_an_older_version_in_int8_is_no_rollback(digits: Version, made: Made, st
 
 @pytest.mark.parametrize("why_not", ["asked", "waived"])
 def test_production_stays_where_asked_or_waived(digits: Version, made: Made, store: ModelStore, why_not: str) -> None:
-    """--no-promote keeps it back, and so does a check that failed, whatever its owner says."""
+    """--no-promote keeps it back, and so does a check that failed; without an alias what served is named first, and serves on."""
+    copy(digits, store)
     waived = Check(check="size", passed=False, value=1, threshold=0.5, comparison="at_most", waived="a disk is cheap")
     candidate = passed(made)
     if why_not == "waived":
         candidate = replace(candidate, checks=(*candidate.checks, waived))
-    assert publish_variant(digits, candidate, store, promote=why_not == "waived").promoted is False
+    with store.open(DIGITS, 1) as version:
+        assert publish_variant(version, candidate, store, promote=why_not == "waived").promoted is False
+    assert store.versions(DIGITS) == [1, 2]
+    assert store.resolve(DIGITS) == store.aliases(DIGITS).version("production") == 1
+
+
+def test_an_older_version_in_int8_does_not_serve_as_the_newest(digits: Version, made: Made, store: ModelStore) -> None:
+    """Without an alias the newest serves: what is made of an older one must not become that."""
+    copy(digits, store)
+    copy(digits, store)
+    with store.open(DIGITS, 1) as older:
+        assert publish_variant(older, passed(made), store).promoted is False
+    assert store.resolve(DIGITS) == 2
+
+
+def test_a_built_in_model_can_not_be_held_back(digits: Version, made: Made, store: ModelStore) -> None:
+    """Its next version hides it, whatever an alias says, so nothing is published; one that was waived says that it serves."""
+    with pytest.raises(PublishError, match="would hide it and serve"):
+        publish_variant(digits, passed(made), store, promote=False)
+    assert store.layer(DIGITS) == "built-in"
 
 
 def test_layers_stay_in_fp32_until_the_loss_holds(digits: Version, digits_data: RunData, monkeypatch: pytest.MonkeyPatch) -> None:
