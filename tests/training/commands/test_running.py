@@ -61,9 +61,7 @@ def test_a_version_that_is_held_back_says_which_one_serves(store: ModelStore) ->
 
 
 @pytest.mark.parametrize("promoted", [True, False])
-def test_a_precision_that_the_next_version_lacks_is_said_with_the_command_that_makes_it(
-    store: ModelStore, *, promoted: bool
-) -> None:
+def test_a_precision_left_behind_is_said_with_the_command_that_makes_it(store: ModelStore, *, promoted: bool) -> None:
     """A training publishes fp32 alone; the version before it may have answered in INT8."""
     store.promote("m", publish(store, "fp32", "int8"))
     publish(store, "fp32")
