@@ -27,6 +27,7 @@ from training.precision.graph import head_of, layers_of, preamble_of, producers_
 
 CALIBRATION_BATCH: Final = 16
 _OPERATORS: Final = sorted({*QDQRegistry, *QLinearOpsRegistry})
+_MEANS: Final = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 _WHOLE: Final = 1e-3  # how near a zero point must be to an integer: a thousandth of a grey level
 
 
@@ -53,7 +54,8 @@ class Calibrated:
         )  # fmt: skip
         quantizer.quantize_model()
         _take_bytes_as_they_come(quantizer.model.model, preamble)
-        _leave_sums_fine(quantizer.model.model, last)
+        if not any(node.op_type in _MEANS for node in self.model.graph.node if node.name in behind):  # a mean is fine of itself
+            _leave_sums_fine(quantizer.model.model, last)
         quantizer.model.topological_sort()
         quantized = quantizer.model.model
         del quantized.metadata_props[:]

@@ -67,6 +67,11 @@ HEADS = {
         helper.make_node("Gemm", ["pooled", "fc.weight", "fc.bias"], ["sums"]),
         helper.make_node("Softmax", ["sums"], ["logits"]),
     ),
+    "convolution of means": (
+        helper.make_node("GlobalAveragePool", ["features"], ["means"]),
+        helper.make_node("Conv", ["means", "head.weight", "fc.bias"], ["maps"], kernel_shape=[1, 1]),
+        helper.make_node("Flatten", ["maps"], ["logits"]),
+    ),
     "convolution": (
         helper.make_node("Conv", ["features", "head.weight", "fc.bias"], ["maps"], kernel_shape=[1, 1]),
         helper.make_node("Relu", ["maps"], ["rectified"]),
