@@ -154,11 +154,13 @@ class Check(Block):
 
 
 class Variant(Block):
-    """One file that computes the model. `tolerance` bounds |logit - training's logit| on the golden pixels."""
+    """One file that computes the model. `tolerance` bounds |logit - expected logit| on the golden pixels."""
 
     precision: Precision
     file: FilePath
     tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    golden_logits: tuple[tuple[FiniteFloat, ...], ...] = ()
+    """What this file gave for each golden image when it was gated; empty where training's own logits are expected of it."""
     gate: tuple[Check, ...] = ()
 
 
@@ -307,6 +309,11 @@ class Manifest(Block):
             raise ValueError("preprocessing crops to another size than the model's input")
         if any(len(golden.logits) != len(self.class_names) for golden in self.golden):
             raise ValueError("golden logits and class_names differ in number")
+        if any(
+            variant.golden_logits and [*map(len, variant.golden_logits)] != [len(self.class_names)] * len(self.golden)
+            for variant in self.variants
+        ):
+            raise ValueError("a variant's golden logits do not fit the golden images and class_names")
         if self.outputs.kind != "logits" and self.calibration and self.calibration.energy_threshold is not None:
             raise ValueError("an energy threshold needs logits: probabilities all have the same energy")
         if self.proof == "proven" and not self.golden:
