@@ -98,16 +98,17 @@ def find_answer(graph: onnx.GraphProto, output: str) -> Answer:
     closing = find_closing(GraphWalk(graph), output)
     node = closing.node
     if node is not None and node.op_type in {"Sigmoid", "HardSigmoid"}:
+        then = f" (then {closing})" if closing.steps else ""
         raise ForeignModelError(
-            f"the network ends in a Sigmoid{f' (then {closing})' if closing.steps else ''}: it says yes or no to each class by itself, "
+            f"the network ends in a Sigmoid{then}: it says yes or no to each class by itself, "
             "and only one distribution over all classes is served"
         )
     if node is None or node.op_type != "Softmax":
         return Answer(output, None, closing)
     if not closing.keeps_order:
         raise ForeignModelError(
-            f"what follows the closing Softmax ({closing}) changes which class comes first, so what is before it is not the answer; "
-            "export the network without that"
+            f"what follows the closing Softmax ({closing}) changes which class comes first, so what is before it is no answer; "
+            "export  the network without that"
         )
     return Answer(output, node.input[0], closing)
 

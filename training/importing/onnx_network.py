@@ -98,7 +98,7 @@ def _kind_of(answer: Answer, logits: Logits, scores: Logits, report: ImportRepor
     # of negative ones a constant sum says nothing: a last layer trained with weight decay alone comes to rows that sum to 0
     if differs and scores.min() >= 0 and np.ptp(sums) <= SUM_TOLERANCE * sums.max():
         raise ForeignModelError(
-            f"the scores sum to {sums.mean():.4g} on every probe, so they are shares of that and not logits, and no Softmax was found; "
+            f"the scores sum to {sums.mean():.4g} on every probe, so they are shares of that, and no Softmax makes them; "
             "export the network without what brings them there"
         )
     if differs and scores.min() >= 0 and scores.max() <= 1:
