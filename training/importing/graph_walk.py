@@ -39,6 +39,13 @@ class GraphWalk:
             return numpy_helper.to_array(node.attribute[0].t)
         return None
 
+    def numbers(self, value: str) -> NDArray[Any] | None:
+        """The numbers of a constant in another shape or type too, and of one that is written as an attribute."""
+        value, node = self.source(value)
+        if node is not None and node.op_type == "Constant" and node.attribute[0].name.startswith(("value_float", "value_int")):
+            return np.asarray(helper.get_attribute_value(node.attribute[0]))
+        return self.constant(value)
+
     def source(self, value: str) -> tuple[str, onnx.NodeProto | None]:
         """The value behind reshapes and the like, and the node that makes it."""
         node, passed = self.maker(value), {value}

@@ -9,6 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from training.errors import ForeignModelError
+from training.importing.closing import Closing, find_closing
 from training.importing.foreign_file import ForeignFile, Value
 from training.importing.graph_walk import GraphWalk, attribute, axes_of
 from training.importing.import_report import ImportReport
@@ -17,10 +18,11 @@ from training.importing.labels import wrong_classes
 
 @dataclass(frozen=True)
 class Answer:
-    """Where the network's answer lies: its output, and the value before a closing softmax where it has one."""
+    """Where the network's answer lies: its output, the value before a closing softmax where it has one, and what closes it."""
 
     output: str
     before_softmax: str | None
+    closing: Closing
 
     @property
     def logits(self) -> str:
@@ -89,15 +91,26 @@ def _kind(value: Value) -> str:
 
 
 def find_answer(graph: onnx.GraphProto, output: str) -> Answer:
-    """Look through reshapes for a closing softmax. Raises ForeignModelError where each class is answered by itself."""
-    walk = GraphWalk(graph)
-    _, node = walk.source(output)
-    if node is not None and node.op_type == "Sigmoid":
+    """Look through reshapes, scales and clips for a closing softmax.
+
+    Raises ForeignModelError where each class is answered by itself, or what follows the softmax changes its order.
+    """
+    closing = find_closing(GraphWalk(graph), output)
+    node = closing.node
+    if node is not None and node.op_type in {"Sigmoid", "HardSigmoid"}:
+        then = f" (then {closing})" if closing.steps else ""
         raise ForeignModelError(
-            "the network ends in a Sigmoid: it says yes or no to each class by itself, "
+            f"the network ends in a Sigmoid{then}: it says yes or no to each class by itself, "
             "and only one distribution over all classes is served"
         )
-    return Answer(output, node.input[0] if node is not None and node.op_type == "Softmax" else None)
+    if node is None or node.op_type != "Softmax":
+        return Answer(output, None, closing)
+    if not closing.keeps_order:
+        raise ForeignModelError(
+            f"what follows the closing Softmax ({closing}) changes which class comes first, so what is before it is no answer; "
+            "export  the network without that"
+        )
+    return Answer(output, node.input[0], closing)
 
 
 def find_pooled_head(graph: onnx.GraphProto, logits: str, classes: int) -> PooledHead | str:

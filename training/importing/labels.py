@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from training.data.image_set import class_name
 from training.errors import ForeignModelError
@@ -41,11 +41,13 @@ def told_apart(labels: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     return apart, repeated
 
 
-def name_classes(labels: Sequence[str], report: ImportReport) -> tuple[str, ...]:
+def name_classes(
+    labels: Sequence[str], report: ImportReport, certainty: Literal["given", "found", "assumed"] = "given"
+) -> tuple[str, ...]:
     """The labels, told apart; whether their order is the network's, only labelled images can say."""
     class_names, repeated = told_apart(labels)
     report.add(
-        "classes", f"{len(class_names)}: {', '.join(class_names[:3])}, …", "given", "their order can not be seen in a network"
+        "classes", f"{len(class_names)}: {', '.join(class_names[:3])}, …", certainty, "their order can not be seen in a network"
     )
     if repeated:
         report.add("repeated names", ", ".join(repeated), "changed", "their index stands behind each")

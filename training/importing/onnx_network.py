@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
+from scipy.special import softmax
 
 from model_store.manifest import Imported
 from model_store.preprocessing import Pixels
@@ -41,7 +42,7 @@ def read_onnx(path: Path, labels: Sequence[str], expectation: Expectation) -> Ca
     require_finite(expected)
     if expected.shape[1] != len(class_names):
         raise wrong_classes(path, expected.shape[1], class_names)
-    kind = _kind_of(answer, scores, report)
+    kind = _kind_of(answer, expected, scores, report)
     served = ServedGraph(file, output, convention, spec, probes, expected, kind)
     network, max_batch_size = served.find_network(report)
     head, identity_error = served.find_head(network, report) or (None, None)
@@ -71,18 +72,40 @@ def _sizes_of(value: Value, convention: Convention) -> tuple[int | None, int | N
     return (value.shape[height], value.shape[width]) if value.shape else (None, None)
 
 
-def _kind_of(answer: Answer, scores: Logits, report: ImportReport) -> Literal["logits", "probabilities"]:
-    """What the served scores are, by the graph and by numbers."""
-    off = float(np.abs(scores.sum(axis=1) - 1).max())
-    is_distribution = bool(scores.min() >= 0 and off <= SUM_TOLERANCE)
+def _kind_of(answer: Answer, logits: Logits, scores: Logits, report: ImportReport) -> Literal["logits", "probabilities"]:
+    """What the served scores are, by the graph and by numbers: `scores` are the file's own output, `logits` before its Softmax.
+
+    Raises ForeignModelError where they are neither logits nor one distribution over all classes.
+    """
+    sums = scores.sum(axis=1)
+    off = float(np.abs(sums - 1).max())
     if answer.before_softmax:
-        if not is_distribution:
-            raise ForeignModelError(f"the network closes with a Softmax, but its scores do not sum to 1 (off by {off:.3g})")
-        report.add("answer", "logits", "checked", f"before the closing Softmax ({answer.before_softmax}), whose scores sum to 1")
+        drift = float(np.abs(answer.closing.apply(softmax(logits, axis=1)) - scores).max())
+        if not drift <= SUM_TOLERANCE * max(1.0, float(np.abs(scores).max())):
+            raise ForeignModelError(
+                f"the network closes with a Softmax, but its scores do not sum to 1 (off by {off:.3g})"
+                if not answer.closing.steps
+                else f"the network closes with a Softmax and {answer.closing}, but its scores are not so made (off by {drift:.3g})"
+            )
+        then = f" and {answer.closing}" if answer.closing.steps else ""
+        evidence = f"before the closing Softmax{then} ({answer.before_softmax}), which makes the scores of them within {drift:.2g}"
+        report.add("answer", "logits", "checked", evidence)
         return "logits"
-    if is_distribution and spread_of(scores) > 0:
+    differs = spread_of(scores) > 0
+    if differs and scores.min() >= 0 and off <= SUM_TOLERANCE:
         report.add("answer", "probabilities", "checked", "no Softmax closes the graph, and the scores sum to 1 on every probe")
         return "probabilities"
+    # of negative ones a constant sum says nothing: a last layer trained with weight decay alone comes to rows that sum to 0
+    if differs and scores.min() >= 0 and np.ptp(sums) <= SUM_TOLERANCE * sums.max():
+        raise ForeignModelError(
+            f"the scores sum to {sums.mean():.4g} on every probe, so they are shares of that, and no Softmax makes them; "
+            "export the network without what brings them there"
+        )
+    if differs and scores.min() >= 0 and scores.max() <= 1:
+        raise ForeignModelError(
+            "all scores lie between 0 and 1 and do not sum to 1, as where a network says yes or no to each class by itself, "
+            "and only one distribution over all classes is served; export the network without what brings them there"
+        )
     report.add("answer", "logits", "checked", f"no Softmax closes the graph, and the scores do not sum to 1 (off by {off:.3g})")
     return "logits"
 
