@@ -35,7 +35,7 @@ class Session:
     """One loaded model; `run` may be called from several threads at once."""
 
     def __init__(self, path: Path, model_input: Input, outputs: Outputs, options: SessionOptions | None = None) -> None:
-        """Load the file and hold its signature against the manifest's. Raises ModelRunError."""
+        """Load the file and hold its signature against the manifest's. Raises ModelRunError, also for another provider."""
         options = options or SessionOptions()
         available = onnxruntime.get_available_providers()
         if missing := [provider for provider in options.providers if provider not in available]:
@@ -50,6 +50,12 @@ class Session:
         except Exception as error:  # ONNX Runtime's own exceptions share no public base class
             reason = _first_line(error).replace(str(path), path.name)  # clients read it, and paths are not theirs
             raise ModelRunError(f"ONNX Runtime can not load {path.name}: {reason}") from error
+        taken = self._session.get_providers()  # where a provider's libraries are missing, ONNX Runtime goes on without it
+        if taken[0] != options.providers[0]:
+            raise ModelRunError(
+                f"ONNX Runtime could not start {options.providers[0]} and took {taken[0]} for {path.name}: its libraries or its "
+                "device are missing here"
+            )
         self._outputs = outputs
         self._check_signature(model_input)
 
