@@ -6,11 +6,14 @@ from service.settings import Settings
 
 
 def engine_options(settings: Settings, model: str, cpus: int) -> EngineOptions:
-    """Threads times instances are the CPUs of the container, unless a person says otherwise."""
+    """Threads times instances are the CPUs of the container, unless a person says otherwise.
+
+    Several runs of one thread serve many clients best; one run of all threads is a lone client's fastest answer.
+    """
     own = settings.models.get(model)
     overridden = {} if own is None else own.model_dump(exclude_none=True)
     chosen = settings.model_copy(update=overridden)
-    threads = chosen.intra_op_num_threads
+    threads = chosen.intra_op_num_threads or (cpus if chosen.mode == "latency" else 1)
     return EngineOptions(
         session=SessionOptions(intra_op_num_threads=threads),
         instances=chosen.instances or max(1, cpus // threads),

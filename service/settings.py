@@ -13,6 +13,9 @@ from service.precision import PrecisionWish
 MEBIBYTE = 1024 * 1024
 
 
+Mode = Literal["throughput", "latency"]
+
+
 class ModelSettings(BaseModel):
     """What one model has otherwise than all: each field overrides the setting of its name."""
 
@@ -22,6 +25,7 @@ class ModelSettings(BaseModel):
     max_queue_delay_seconds: Annotated[float | None, Field(ge=0, le=10)] = None
     max_queue_size: Annotated[int | None, Field(ge=1)] = None
     instances: Annotated[int | None, Field(ge=1)] = None
+    mode: Mode | None = None
     intra_op_num_threads: Annotated[int | None, Field(ge=1)] = None
     deadline_seconds: Annotated[float | None, Field(gt=0)] = None
     precision: PrecisionWish | None = None
@@ -92,11 +96,19 @@ class Settings(BaseSettings):
         int, Field(ge=0, description="How long open requests may take to end after SIGTERM. Below your supervisor's kill time.")
     ] = 20
     instances: Annotated[
-        int | None, Field(ge=1, description="Concurrent runs of a model. Unset: one a CPU of the container, the best throughput.")
+        int | None,
+        Field(ge=1, description="Concurrent runs of a model. Unset: the container's CPUs over the threads of a run."),
     ] = None
+    mode: Annotated[
+        Mode,
+        Field(
+            description="throughput: several runs at a time of one thread each, the most images a second. latency: one run at a "
+            "time with all threads, the fastest answer to a lone client."
+        ),
+    ] = "throughput"
     intra_op_num_threads: Annotated[
-        int, Field(ge=1, description="Threads of one run. More than 1 serves a lone client faster and many clients slower.")
-    ] = 1
+        int | None, Field(ge=1, description="Threads of one run. Unset: as the mode has it, 1 or one a CPU of the container.")
+    ] = None
     precision: Annotated[
         PrecisionWish,
         Field(
@@ -107,8 +119,9 @@ class Settings(BaseSettings):
     models: Annotated[
         dict[str, ModelSettings],
         Field(
-            description='Settings of single models, as JSON: {"resnet50": {"instances": 1, "intra_op_num_threads": 2}}. Taken are '
-            "max_batch_size, max_queue_delay_seconds, max_queue_size, instances, intra_op_num_threads, deadline_seconds, precision."
+            description='Settings of single models, as JSON: {"resnet50": {"instances": 1, "mode": "latency"}}. Taken are '
+            "max_batch_size, max_queue_delay_seconds, max_queue_size, instances, mode, intra_op_num_threads, deadline_seconds, "
+            "precision.",
         ),
     ] = {}
     decode_workers: Annotated[

@@ -30,6 +30,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "body_timeout_seconds": ("2.5", 2.5),
     "shutdown_seconds": ("3", 3),
     "instances": ("4", 4),
+    "mode": ("latency", "latency"),
     "intra_op_num_threads": ("2", 2),
     "decode_workers": ("3", 3),
     "models": ('{"digits": {"instances": 2}}', {"digits": ModelSettings(instances=2)}),
@@ -125,6 +126,22 @@ def test_a_models_own_settings_count_before_those_of_all() -> None:
     assert (digits.session.intra_op_num_threads, digits.instances, digits.deadline_seconds) == (2, 2, 1.5)
     assert (other.session.intra_op_num_threads, other.instances, other.deadline_seconds) == (1, 4, 30.0)
     assert digits.max_batch_size == other.max_batch_size == 16
+
+
+@pytest.mark.parametrize(
+    ("said", "threads", "instances"),
+    [
+        ({}, 1, 4),
+        ({"mode": "latency"}, 4, 1),
+        ({"intra_op_num_threads": 2}, 2, 2),
+        ({"mode": "latency", "instances": 3}, 4, 3),
+        ({"intra_op_num_threads": 8}, 8, 1),
+    ],
+)
+def test_threads_times_instances_are_the_cpus(said: dict[str, object], threads: int, instances: int) -> None:
+    """Unless a person says otherwise."""
+    options = engine_options(Settings(**said), "digits", 4)
+    assert (options.session.intra_op_num_threads, options.instances) == (threads, instances)
 
 
 @pytest.mark.parametrize("own", ['{"digits": {"instance": 2}}', '{"digits": {"instances": 0}}', '{"digits": 3}', "digits"])
