@@ -34,6 +34,7 @@ Pixels = NDArray[np.uint8]
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 DEFAULT_MAX_PIXELS: Final = 50 * 1024 * 1024
 MAX_PNG_CHUNKS: Final = 256
+LEAST_REDUCED: Final = 5.5
 PILLOW_MAX_PIXELS: Final = 89_478_485
 """Above this Pillow itself refuses or warns, so no setting may go higher."""
 
@@ -122,12 +123,30 @@ def open_image(data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_P
 
 
 def to_pixels(image: Image.Image, spec: Preprocessing) -> Pixels:
-    """Decode an image that `open_image` let through: uint8 `[crop_height, crop_width, 3]`, RGB. Raises an ImageError."""
+    """Decode an image that `open_image` let through: uint8 `[crop_height, crop_width, 3]`, RGB. Raises an ImageError.
+
+    A JPEG that is much larger than what is asked for is decoded at a fraction of its size, which takes a third of the time.
+    """
+    if (fraction := reduction(image, spec)) > 1:
+        image.draft(None, (image.width // fraction, image.height // fraction))
     load_pixels(image)
     try:
         return crop(resize(to_rgb(orient(image), spec.background), spec), spec)
     except (*_DECODE_FAULTS, MemoryError) as error:
         raise ImageCorruptError(f"the {image.format} image can not be converted: {_reason(error)}") from None
+
+
+def reduction(image: Image.Image, spec: Preprocessing) -> int:
+    """By what a JPEG's sides may be divided as its blocks are decoded (8, 4 or 2), else 1.
+
+    As long as the antialiased resize still has LEAST_REDUCED source pixels a side for each of its own, its pixels stay within 4
+    grey levels of those of the full decode, and 0.25 in the mean (tests/model_store). Sides that do not divide would shift it.
+    """
+    if image.format != "JPEG":
+        return 1
+    target = spec.resize if spec.resize_mode == "shorter_side" else max(spec.crop_width, spec.crop_height)
+    fits = min(image.size) / (LEAST_REDUCED * target)
+    return next((by for by in (8, 4, 2) if by <= fits and image.width % by == image.height % by == 0), 1)
 
 
 def load_pixels(image: Image.Image) -> None:

@@ -15,7 +15,7 @@ from PIL import Image, TiffImagePlugin, features
 from model_store import preprocessing
 from model_store.errors import ImageError
 from model_store.manifest import Preprocessing
-from model_store.preprocessing import Pixels, load_pixels, open_image, orient, to_pixels, to_rgb
+from model_store.preprocessing import Pixels, load_pixels, open_image, orient, prepare, reduction, to_pixels, to_rgb
 from training.data.image_set import ImageSet
 from training.data.scan_cache import CacheEntry
 
@@ -134,7 +134,7 @@ def _look_at(encoded: bytes, spec: Preprocessing, row: Pixels | None) -> ImageFa
     upright = orient(image)
     digest = _digest_of_pixels(upright)
     if row is not None:
-        row[:] = to_pixels(image, spec)
+        row[:] = prepare(encoded, spec) if reduction(image, spec) > 1 else to_pixels(image, spec)
     return ImageFacts(
         digest=digest,
         width=upright.width,
