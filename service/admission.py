@@ -62,17 +62,19 @@ class Admission:
             raise self._full(f"{self.images} images wait already; {self._max_queue_size} are allowed")
 
     @contextmanager
-    def queue(self, count: int, remaining_seconds: float = math.inf, priority: Priority = INTERACTIVE) -> Iterator[None]:
+    def queue(
+        self, count: int, remaining_seconds: float = math.inf, priority: Priority = INTERACTIVE, decode_seconds: float = 0.0
+    ) -> Iterator[None]:
         """Hold room for a request's images. Raises TooLargeError, and OverloadedError where they find no room or would be late.
 
-        Where nobody is ahead they are let in whatever is predicted: only what runs can correct a prediction.
+        `decode_seconds` is the wait before the version's own, for a decoder. Where nobody is ahead they are let in whatever is predicted: only what runs can correct a prediction.
         """
         if count > self._max_queue_size:
             raise TooLargeError(f"{count} images never fit in the queue of {self._max_queue_size}", code="too_many_images")
         if self.images + count > self._max_queue_size:
             raise self._full(f"{self.images} images wait already, and {count} more would pass the {self._max_queue_size} allowed")
         ahead = self._interactive if priority == INTERACTIVE else self.images
-        if ahead and (wait := self._predict_seconds(ahead, count)) > remaining_seconds:
+        if ahead and (wait := decode_seconds + self._predict_seconds(ahead, count)) > remaining_seconds:
             raise _overloaded(
                 f"the answer would take {wait * 1e3:,.0f} ms, and {max(remaining_seconds, 0) * 1e3:,.0f} ms are left",
                 wait - remaining_seconds,

@@ -78,7 +78,7 @@ class Predictor:
                 # Another version may have come since, with other sets of labels.
                 set_index = None if parameters.coverage is None else served.find_coverage(parameters.coverage)
                 deadline = seen.began + parameters.timeout_seconds(served.options.deadline_seconds)
-                with served.admission.queue(len(images), deadline - received, parameters.priority):
+                with served.admission.queue(len(images), deadline - received, parameters.priority, self._decoders.wait_seconds()):
                     outcomes = await self._classify(images, served, deadline, parameters, Leaving(scope, receive))
                 return _answer(served, outcomes, parameters.top_k, set_index, seen)
 

@@ -73,6 +73,8 @@ def test_what_would_be_late_is_refused_with_its_wait(admission: Admission) -> No
     with admission.queue(1):
         with pytest.raises(OverloadedError, match="would take 2,000 ms, and 1,500 ms are left"), admission.queue(1, 1.5):
             pass
+        with pytest.raises(OverloadedError, match="would take 2,100 ms"), admission.queue(1, 2.0, decode_seconds=0.1):
+            pass
         with admission.queue(1, 2.0):
             assert admission.images == 2
 
