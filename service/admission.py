@@ -67,7 +67,8 @@ class Admission:
     ) -> Iterator[None]:
         """Hold room for a request's images. Raises TooLargeError, and OverloadedError where they find no room or would be late.
 
-        `decode_seconds` is the wait before the version's own, for a decoder. Where nobody is ahead they are let in whatever is predicted: only what runs can correct a prediction.
+        `decode_seconds` is the wait before the version's own, for a decoder. Where nobody is ahead they are let in whatever is
+        predicted: only what runs can correct a prediction.
         """
         if count > self._max_queue_size:
             raise TooLargeError(f"{count} images never fit in the queue of {self._max_queue_size}", code="too_many_images")
