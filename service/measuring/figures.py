@@ -1,0 +1,76 @@
+"""Pictures of measurements: how latency is distributed, and what more throughput costs in latency. Needs the extra `tune`."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+from service.measuring.load import Sample
+from service.measuring.load_report import counted, milliseconds
+
+_STYLE: Final = MappingProxyType(
+    {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "0.9",
+        "grid.linewidth": 0.6,
+        "lines.linewidth": 1.6,
+        "legend.frameon": False,
+        "svg.hashsalt": "resident",
+    }
+)
+_PERCENTILES: Final = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
+
+
+def draw_load(samples: Sequence[Sample], title: str, path: Path, *, over_time: bool) -> None:
+    """Latency by percentile, the tail stretched as HdrHistogram does; with `over_time` also each request where it was due."""
+    answered = [sample for sample in counted(samples) if sample.error is None]
+    refused = [sample for sample in counted(samples) if sample.error is not None]
+    with _figure(path, 8.8 if over_time else 5.0, 3.4, title) as figure:
+        left, *right = figure.subplots(1, 1 + over_time, squeeze=False)[0]
+        _draw_percentiles(left, answered)
+        for axes in right:
+            for group, label, style in ((answered, "answered", "."), (refused, "not answered", "x")):
+                if group:
+                    due = [sample.due for sample in group]
+                    axes.plot(due, milliseconds(group), style, markersize=3, alpha=0.5, label=label, rasterized=True)
+            axes.set(xlabel="due at (s)", ylabel="latency (ms)")
+            axes.set_ylim(bottom=0)
+            if refused:
+                axes.legend()
+
+
+def _draw_percentiles(axes: Axes, answered: Sequence[Sample]) -> None:
+    taken = np.sort(milliseconds(answered))
+    tail = 1 / (1 - np.arange(len(taken)) / max(1, len(taken)))
+    axes.plot(tail, taken)
+    axes.set_xscale("log")
+    shown = [percentile for percentile in _PERCENTILES if 1 / (1 - percentile / 100) <= max(10, len(taken))]
+    axes.xaxis.set_major_locator(FixedLocator([1 / (1 - percentile / 100) for percentile in shown]))
+    axes.xaxis.set_major_formatter(FixedFormatter([f"{percentile:g}" for percentile in shown]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set(xlabel="percentile", ylabel="latency (ms)")
+    axes.set_ylim(bottom=0)
+
+
+@contextmanager
+def _figure(path: Path, width: float, height: float, title: str) -> Iterator[Figure]:
+    """An empty figure of so many inches, saved afterwards; what matplotlibrc says changes nothing."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(dict(_STYLE))  # type: ignore[arg-type]  # its keys are literals there
+        figure = Figure(figsize=(width, height), layout="constrained")
+        figure.suptitle(title, fontsize=10)
+        yield figure
+        figure.savefig(path, dpi=150)
+
