@@ -18,6 +18,7 @@ from service.registry import Registry
 from service.routes import build_router
 from service.served_version import EngineOptions
 from service.settings import Settings
+from service.tuning import Tuning
 from service.watcher import watch
 
 DESCRIPTION = """Answers a photo with labels: **POST** an image to `/v1/predict`.
@@ -35,6 +36,7 @@ def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambd
         instances=settings.instances or cpus,
         session=SessionOptions(intra_op_num_threads=settings.intra_op_num_threads),
         precision=settings.precision,
+        tuning=Tuning(settings.cache, cpus, settings.model_fields_set),
     )
     store = ModelStore(settings.store, BUILTIN_ROOT if settings.builtin else None)
     registry = Registry(store, options, settings.default_model)

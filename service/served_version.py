@@ -1,8 +1,10 @@
 """A version as it serves: loaded, proven and warm, with a batcher in front of it, leased to requests and closed when unused."""
 
+import logging
 import re
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -15,17 +17,30 @@ from service.batcher import Batcher
 from service.errors import BadRequestError
 from service.postprocessing import Row, to_rows
 from service.precision import PrecisionWish, choose
+from service.tuning import Tuning
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How every model is run."""
+    """How every model is run; `tuning` is where another measure was taken of a single one."""
 
     max_batch_size: int
     max_queue_delay_seconds: float
     instances: int
     session: SessionOptions
     precision: PrecisionWish = "auto"
+    tuning: Tuning | None = None
+
+    def for_version(self, version: Version) -> Self:
+        """These options with what `tune` chose for this version here, where they were not set by a person."""
+        tuned = self.tuning.values_for(version) if self.tuning else {}
+        if not tuned:
+            return self
+        logger.info("%s is tuned: %s", version, ", ".join(f"{name} {value}" for name, value in tuned.items()))
+        threads = tuned.pop("intra_op_num_threads", self.session.intra_op_num_threads)
+        return replace(self, session=replace(self.session, intra_op_num_threads=threads), **tuned)
 
 
 class ServedVersion:
@@ -36,6 +51,7 @@ class ServedVersion:
         self.version = version
         manifest = version.manifest
         try:
+            options = options.for_version(version)
             self.choice = choose(version, options.precision, options.session)
             session = self.choice.session
             self.max_batch_size = min(options.max_batch_size, manifest.max_batch_size)

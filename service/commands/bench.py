@@ -44,24 +44,54 @@ def _parse_headers(_: click.Context, __: click.Parameter, texts: tuple[str, ...]
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("url")
 @click.option("--model", help="The model to ask, where URL is a bare address.  [default: the server's default model]")
-@click.option("--image", "images", multiple=True, type=click.Path(exists=True, path_type=Path),
-              help="An image to send, or a folder of them; may be repeated.  [default: one of the built-in model's]")
-@click.option("--images-per-request", type=click.IntRange(1, 4096), default=1, show_default=True,
-              help="More than one are sent as a form.")
-@click.option("--connections", type=click.IntRange(min=1),
-              help=f"Clients at once, each of which asks again when it has its answer; with --rate the most connections at once.  "
-                   f"[default: {CLOSED_CONNECTIONS}; {OPEN_CONNECTIONS} with --rate]")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True),
-              help="Requests a second that arrive at random (Poisson) and wait for no answer; latency counts from the moment each was due.")
-@click.option("--duration", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True, help="Seconds that are counted.")
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="An image to send, or a folder of them; may be repeated.  [default: one of the built-in model's]",
+)
+@click.option(
+    "--images-per-request", type=click.IntRange(1, 4096), default=1, show_default=True, help="More than one are sent as a form."
+)
+@click.option(
+    "--connections",
+    type=click.IntRange(min=1),
+    help=f"Clients at once, each of which asks again when it has its answer; with --rate the most connections at once.  "
+    f"[default: {CLOSED_CONNECTIONS}; {OPEN_CONNECTIONS} with --rate]",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Requests a second that arrive at random (Poisson) and wait for no answer; latency counts from the moment each was due.",
+)
+@click.option(
+    "--duration", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True, help="Seconds that are counted."
+)
 @click.option("--warm-up", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Seconds before that which are not.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True,
-              help="Seconds after which a request counts as not answered.")
-@click.option("--header", "headers", multiple=True, callback=_parse_headers, metavar="NAME: VALUE",
-              help="Sent with every request, as 'Authorization: Bearer …'. May be repeated.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Seconds after which a request counts as not answered.",
+)
+@click.option(
+    "--header",
+    "headers",
+    multiple=True,
+    callback=_parse_headers,
+    metavar="NAME: VALUE",
+    help="Sent with every request, as 'Authorization: Bearer …'. May be repeated.",
+)
 @click.option("--json", "document", type=OutputFile(), help="Write all figures to this file.")
-@click.option("--picture", type=OutputFile(*PICTURE_SUFFIXES), default="bench.svg", show_default=True,
-              help="Where the distribution of the latency is drawn: .svg, .png or .pdf.")
+@click.option(
+    "--picture",
+    type=OutputFile(*PICTURE_SUFFIXES),
+    default="bench.svg",
+    show_default=True,
+    help="Where the distribution of the latency is drawn: .svg, .png or .pdf.",
+)
 def bench(
     url: str, model: str | None, images: tuple[Path, ...], images_per_request: int, connections: int | None, rate: float | None,
     duration: float, warm_up: float, timeout: float, headers: dict[str, str], document: Path | None, picture: Path,
@@ -100,13 +130,13 @@ def bench(
         display.show(load_table(report, _describe(load)))
         if rate and report.sent_late > MUCH:
             display.say(
-                f"{report.sent_late:.0%} of the requests were sent over 10 ms after they were due: all {most} connections were taken, "
-                "or this program was short of CPU. Their wait is counted; the server may be better than this.",
+                f"{report.sent_late:.0%} of the requests were sent over 10 ms after they were due: all {most} connections were "
+                "taken, or this program was short of CPU. Their wait is counted; the server may be better than this.",
                 "yellow",
             )
         if document:
             written = {
-                "url": target.url, "images": [image.name for image in sent], "images_per_request": images_per_request,
+                "url": target.url, "sent": [image.name for image in sent], "images_per_request": images_per_request,
                 "connections": most, "rate": rate, "warm_up_seconds": warm_up, **asdict(report),
                 "images_per_second": report.images_per_second,
             }  # fmt: skip
@@ -114,7 +144,9 @@ def bench(
         draw_load(samples, f"{target.url}\n{_describe(load)}", picture, over_time=rate is not None)
         display.say(f"picture: {picture}")
         if not report.answered:
-            raise MeasurementError("no request was answered in full" if report.requests else "no request was due: raise --duration or --rate")
+            raise MeasurementError(
+                "no request was answered in full" if report.requests else "no request was due: raise --duration or --rate"
+            )
 
 
 async def _choose_images(target: Target, model: str | None, paths: Sequence[Path], timeout_seconds: float) -> list[Image]:

@@ -9,8 +9,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Column, Table
 from rich.text import Text
 
+from service.measuring.engine import Measured
 from service.measuring.load import Samples
 from service.measuring.load_report import Latency, LoadReport, report_on
+from service.measuring.search import Curve
 
 RECENT: Final = 1000
 
@@ -69,7 +71,9 @@ def load_table(report: LoadReport, title: str) -> Table:
     """Counts, rates, latencies and errors of a load."""
     table = Table(Column("", no_wrap=True), Column("", justify="right", no_wrap=True), "", title=title, show_header=False)
     table.add_row("answered", f"{report.answered:,}", f"of {report.requests:,} requests")
-    table.add_row("images/s", f"{report.images_per_second:,.1f}", f"{report.images:,} answered within {report.duration_seconds:g} s")
+    table.add_row(
+        "images/s", f"{report.images_per_second:,.1f}", f"{report.images:,} answered within {report.duration_seconds:g} s"
+    )
     for what, latency in (("latency", report.latency), ("refusals", report.refused)):
         if latency:
             table.add_section()
@@ -79,6 +83,29 @@ def load_table(report: LoadReport, title: str) -> Table:
         table.add_section()
         for kind, count in report.errors.items():
             table.add_row(Text("error", "red"), f"{count:,}", Text(kind))
+    return table
+
+
+def tuning_table(curves: Sequence[Curve], chosen: Measured | None, p99_ms: float | None) -> Table:
+    """Every setting that was measured; the chosen one is marked, and what misses the wished p99 is red."""
+    figures = [Column(name, justify="right") for name in ("inst.", "threads", "batch", "images/s", "p50 ms", "p99 ms")]
+    caption = "under full load, a batch waiting for each that runs; `alone`: one client"
+    table = Table("precision", *figures, "", title="settings", caption=caption)
+    for curve in curves:
+        for point in curve.points:
+            setting, p99 = point.setting, point.percentile_ms(99)
+            missed = p99_ms is not None and p99 > p99_ms and not setting.alone
+            table.add_row(
+                setting.precision,
+                str(setting.instances),
+                str(setting.intra_op_num_threads),
+                "alone" if setting.alone else str(setting.max_batch_size),
+                f"{point.images_per_second:,.1f}",
+                f"{point.percentile_ms(50):,.2f}",
+                Text(f"{p99:,.2f}", "red" if missed else ""),
+                Text("chosen", "bold green") if point is chosen else "",
+            )
+        table.add_section()
     return table
 
 

@@ -10,11 +10,14 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator, StrMethodFormatter
 
+from service.measuring.engine import Measured
 from service.measuring.load import Sample
 from service.measuring.load_report import counted, milliseconds
+from service.measuring.search import Curve
 
+MOST_COLOURS: Final = 10
 _STYLE: Final = MappingProxyType(
     {
         "font.size": 9,
@@ -50,6 +53,29 @@ def draw_load(samples: Sequence[Sample], title: str, path: Path, *, over_time: b
                 axes.legend()
 
 
+def draw_tuning(curves: Sequence[Curve], chosen: Measured, p99_ms: float | None, title: str, path: Path) -> None:
+    """What more throughput costs in latency: a line a curve, each point with its batch size, the chosen one ringed."""
+    with _figure(path, 6.4, 4.4, title) as figure:
+        axes = figure.subplots()
+        for number, curve in enumerate(curves):
+            x = [point.images_per_second for point in curve.points]
+            y = [point.percentile_ms(99) for point in curve.points]
+            axes.plot(x, y, "o-" if number < MOST_COLOURS else "s--", markersize=4, label=curve.name)
+            for point, at in zip(curve.points, zip(x, y, strict=True), strict=True):
+                size = "alone" if point.setting.alone else str(point.setting.max_batch_size)
+                axes.annotate(size, at, xytext=(4, -9), textcoords="offset points", fontsize=7, color="0.4")
+        axes.plot(
+            chosen.images_per_second, chosen.percentile_ms(99), "o", markersize=12, fillstyle="none", color="black", label="chosen"
+        )
+        if p99_ms is not None:
+            axes.axhline(p99_ms, color="0.3", linewidth=0.9, linestyle=":", label=f"p99 of {p99_ms:g} ms")
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.set(xlabel="images/s", ylabel="p99 latency (ms)")
+        axes.set_xlim(left=0)
+        axes.legend(title="precision, instances x threads")
+
+
 def _draw_percentiles(axes: Axes, answered: Sequence[Sample]) -> None:
     taken = np.sort(milliseconds(answered))
     tail = 1 / (1 - np.arange(len(taken)) / max(1, len(taken)))
@@ -73,4 +99,3 @@ def _figure(path: Path, width: float, height: float, title: str) -> Iterator[Fig
         figure.suptitle(title, fontsize=10)
         yield figure
         figure.savefig(path, dpi=150)
-

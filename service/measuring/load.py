@@ -209,4 +209,6 @@ def _json(body: bytes) -> dict[str, Any]:
 
 
 def _phrase(status: int) -> str:
-    return HTTPStatus(status).phrase if status in HTTPStatus else ""
+    with suppress(ValueError):
+        return HTTPStatus(status).phrase
+    return ""

@@ -62,9 +62,7 @@ def parse_target(url: str, model: str | None, headers: Mapping[str, str]) -> Tar
     elif model:
         raise MeasurementError(f"{url} names a route already, so --model {model} says nothing: leave one of them out")
     tls = parts.scheme == "https"
-    return Target(
-        Address(parts.hostname, port or (443 if tls else 80), tls), parts.netloc.rpartition("@")[2], path, dict(headers)
-    )
+    return Target(Address(parts.hostname, port or (443 if tls else 80), tls), parts.netloc.rpartition("@")[2], path, dict(headers))
 
 
 def read_images(paths: Sequence[Path]) -> list[Image]:
@@ -112,10 +110,9 @@ async def try_once(target: Target, request: Request, timeout_seconds: float) -> 
     response = await _ask(target, request.data, timeout_seconds)
     if response.status < 400 or response.status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.GATEWAY_TIMEOUT}:
         return  # what overload does to it is what is to be measured
-    document = _document(response)
-    raise MeasurementError(
-        f"{target.url} refuses the request: {response.status} {document.get('code', '')}: {document.get('detail', 'no reason given')}"
-    )
+    said = _document(response)
+    reason = f"{said.get('code', '')}: {said.get('detail', 'no reason given')}"
+    raise MeasurementError(f"{target.url} refuses the request: {response.status} {reason}")
 
 
 async def ask_input_side(target: Target, model: str | None, timeout_seconds: float) -> int | None:
