@@ -49,12 +49,12 @@ class Image:
 
 def parse_target(url: str, model: str | None, headers: Mapping[str, str]) -> Target:
     """A bare address means this service's route for the model; a path is taken as it stands. Raises MeasurementError."""
-    parts = urlsplit(url if "://" in url else f"http://{url}")
     try:
-        port = parts.port
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        host, port = (parts.hostname or "").encode("idna").decode(), parts.port
     except ValueError as error:
-        raise MeasurementError(f"{url}: {error}") from None
-    if parts.scheme not in {"http", "https"} or not parts.hostname or any(mark in url for mark in " \r\n\t"):
+        raise MeasurementError(f"{url!r} is no address of a server: {error}") from None
+    if parts.scheme not in {"http", "https"} or not host or " " in url or not url.isprintable():
         raise MeasurementError(f"{url!r} is no address of a server: write http://HOST:PORT")
     path = parts.path + (f"?{parts.query}" if parts.query else "")
     if parts.path in {"", "/"}:
@@ -62,7 +62,7 @@ def parse_target(url: str, model: str | None, headers: Mapping[str, str]) -> Tar
     elif model:
         raise MeasurementError(f"{url} names a route already, so --model {model} says nothing: leave one of them out")
     tls = parts.scheme == "https"
-    return Target(Address(parts.hostname, port or (443 if tls else 80), tls), parts.netloc.rpartition("@")[2], path, dict(headers))
+    return Target(Address(host, port or (443 if tls else 80), tls), parts.netloc.rpartition("@")[2], path, dict(headers))
 
 
 def read_images(paths: Sequence[Path]) -> list[Image]:
