@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How every model is run; `tuning` is where another measure was taken of a single one."""
+    """How every model is run; `tuning` is what `tune` found better for single ones."""
 
     max_batch_size: int
     max_queue_delay_seconds: float

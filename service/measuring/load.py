@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import numpy as np
 import orjson
@@ -79,8 +79,9 @@ def classify(response: Response, images: int) -> tuple[int, str | None]:
     if 200 <= response.status < 300:
         if b'"error"' not in response.body:
             return images, None
-        results = _json(response.body).get("results", [])
-        codes = [result["error"].get("code") for result in results if isinstance(result, dict) and "error" in result]
+        results = _json(response.body).get("results")  # other servers may mean something else by it
+        errors = [result["error"] for result in results if "error" in result] if _is_list_of_objects(results) else []
+        codes = [error.get("code") for error in errors if isinstance(error, dict)]
         return (images - len(codes), f"{response.status}, but an image: {codes[0]}") if codes else (images, None)
     return 0, f"{response.status} {_json(response.body).get('code') or _phrase(response.status)}"
 
@@ -206,6 +207,10 @@ def _json(body: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         return {}
     return document if isinstance(document, dict) else {}
+
+
+def _is_list_of_objects(value: object) -> TypeGuard[list[dict[str, Any]]]:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
 
 
 def _phrase(status: int) -> str:

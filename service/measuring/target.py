@@ -117,12 +117,16 @@ async def try_once(target: Target, request: Request, timeout_seconds: float) -> 
 
 async def ask_input_side(target: Target, model: str | None, timeout_seconds: float) -> int | None:
     """The shorter side of the model's input in pixels, where the server is this service and says so."""
-    listed = _document(await _ask(target, _get(target, "/v1/models"), timeout_seconds)).get("models")
-    default = [entry.get("model") for entry in listed if entry.get("default")] if isinstance(listed, list) else []
-    if not (name := model or next(iter(default), None)):
+    name = model
+    if name is None:
+        listed = _document(await _ask(target, _get(target, "/v1/models"), timeout_seconds)).get("models")
+        models = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+        name = next((str(entry.get("model")) for entry in models if entry.get("default")), None)
+    if name is None:
         return None
     shape = _document(await _ask(target, _get(target, f"/v1/models/{quote(name, safe='')}"), timeout_seconds)).get("input")
-    return min(shape["height"], shape["width"]) if isinstance(shape, dict) else None
+    sides = [shape.get("height"), shape.get("width")] if isinstance(shape, dict) else []
+    return min((side for side in sides if isinstance(side, int)), default=None)
 
 
 async def _ask(target: Target, data: bytes, timeout_seconds: float) -> Response:

@@ -1,4 +1,4 @@
-"""`python -m service bench` against real servers: what it counts, what it draws, and what it says where nothing is to be measured."""
+"""`python -m service bench` against real servers: what it counts and draws, and what it says where nothing can be measured."""
 
 import json
 import re

@@ -15,6 +15,7 @@ from service.measuring.load_report import milliseconds, report_on
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 REQUEST = Request(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n", images=1)
 PATIENCE_SECONDS = 30.0
+MANY = 20
 
 
 class StallingServer:
@@ -22,6 +23,7 @@ class StallingServer:
 
     def __init__(self) -> None:
         self.release = asyncio.Event()
+        self.many_came = asyncio.Event()
         self.requests = 0
         self.connections = 0
         self.port = 0
@@ -37,6 +39,8 @@ class StallingServer:
         try:
             while await reader.readuntil(b"\r\n\r\n"):
                 self.requests += 1
+                if self.requests == MANY:
+                    self.many_came.set()
                 if self.requests == 1:
                     await self.release.wait()
                 writer.write(OK)
@@ -69,8 +73,7 @@ async def test_open_loop_sends_what_is_due_whatever_was_answered() -> None:
     """A server that owes an answer gets the next requests all the same, on other connections."""
     async with StallingServer().running() as server:
         stopping = asyncio.create_task(run_load(server.load(connections=50, rate=200, duration=0.3)))
-        while server.requests < 20:
-            await asyncio.sleep(0.01)
+        await server.many_came.wait()
         server.release.set()
         assert len(await stopping) == len(list(arrivals(200, 0.3)))
         assert 2 <= server.connections <= 50
@@ -121,6 +124,8 @@ def test_arrivals_are_random_and_the_same_each_time() -> None:
         ),
         (200, b'{"results": [{"predictions": [{"label": "error"}]}]}', 1, (1, None)),
         (200, b"anything", 1, (1, None)),
+        (200, b'{"results": "error", "error": null}', 1, (1, None)),
+        (200, b'{"results": [{"error": "none of ours"}, 7]}', 2, (2, None)),
         (429, b'{"code": "overloaded"}', 1, (0, "429 overloaded")),
         (503, b"<html>", 1, (0, "503 Service Unavailable")),
         (599, b"[]", 1, (0, "599 ")),

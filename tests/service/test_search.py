@@ -101,7 +101,7 @@ USUAL = {TWO_BY_ONE: (0.001, 0.010), ONE_BY_TWO: (0.001, 0.006)}
     ],
 )
 def test_choice_follows_the_wish(wish: Wish, expected: tuple[tuple[int, int], int] | None) -> None:
-    """The most images a second, a lone client first, or what a p99 leaves room for; a batch that gains next to nothing is too large."""
+    """The most images a second, a lone client first, or what a p99 leaves room for; no batch that gains next to nothing."""
     chosen = choose(search(list_settings(["fp32"], 2, 32), Machine(USUAL), wish), wish)
     setting = chosen.point.setting if chosen else None
     assert (setting and ((setting.instances, setting.intra_op_num_threads), setting.max_batch_size)) == expected
