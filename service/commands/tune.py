@@ -28,6 +28,7 @@ from service.tuning import FOLDER, Choice, Key, Mode, write_choice
 from service.tuning import Measured as MeasuredChoice
 
 LARGEST_BATCH: Final = 32
+STEADY: Final = 1.2
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 
 
@@ -116,12 +117,15 @@ def tune(
             curves = list_settings(precisions, cpus, min(largest, version.manifest.max_batch_size))
             display.say(f"{version}: {', '.join(precisions)} on {cpus} CPUs, {seconds:g} s a setting")
             done = 0
+            throughputs: dict[Setting, list[float]] = {}
 
             def measure(setting: Setting) -> Measured:
                 nonlocal done
                 display.advance(done, describe(setting))
                 done += 1
-                return measure_setting(model_store, name, version.number, setting, seconds)
+                found = measure_setting(model_store, name, version.number, setting, seconds)
+                throughputs.setdefault(setting, []).append(found.images_per_second)
+                return found
 
             def report(curve: Curve) -> None:
                 nonlocal done
@@ -132,6 +136,12 @@ def tune(
                 measured = search(curves, measure, wish, report)
             chosen = choose(measured, wish)
             display.show(tuning_table(measured, chosen.point if chosen else None, p99_ms))
+            if (apart := max(max(found) / min(found) for found in throughputs.values())) > STEADY:
+                display.say(
+                    f"the same setting, measured twice, gave up to {apart:.1f} times as much: something else was running, so these "
+                    "figures say little",
+                    "yellow",
+                )
             if chosen is None:
                 raise MeasurementError(f"nothing here holds a p99 of {p99_ms:g} ms under load; nothing was written")
             choice = _choice(Key.of(version, cpus), wish, chosen)

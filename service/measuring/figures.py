@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, NullLocator, StrMethodFormatter
 
 from service.measuring.engine import Measured
 from service.measuring.load import Sample
@@ -70,7 +70,9 @@ def draw_tuning(curves: Sequence[Curve], chosen: Measured, p99_ms: float | None,
         if p99_ms is not None:
             axes.axhline(p99_ms, color="0.3", linewidth=0.9, linestyle=":", label=f"p99 of {p99_ms:g} ms")
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.set(xlabel="images/s", ylabel="p99 latency (ms)")
         axes.set_xlim(left=0)
         axes.legend(title="precision, instances x threads")
