@@ -10,7 +10,7 @@ import click
 import orjson
 import uvloop
 
-from service.commands.options import PICTURE_SUFFIXES, OutputFile, plain_errors, require_extra
+from service.commands.options import PICTURE_SUFFIXES, Number, OutputFile, plain_errors, require_extra
 from service.measuring.errors import MeasurementError
 from service.measuring.load import Load, run_load
 from service.measuring.load_report import report_on
@@ -28,6 +28,8 @@ from service.measuring.target import (
 CLOSED_CONNECTIONS: Final = 16
 OPEN_CONNECTIONS: Final = 1000
 SPARE_FILES: Final = 64
+MOST_SECONDS: Final = 86_400.0
+MOST_RATE: Final = 100_000.0
 MUCH: Final = 0.01
 
 
@@ -62,16 +64,16 @@ def _parse_headers(_: click.Context, __: click.Parameter, texts: tuple[str, ...]
 )
 @click.option(
     "--rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(MOST_RATE),
     help="Requests a second that arrive at random (Poisson) and wait for no answer; latency counts from the moment each was due.",
 )
+@click.option("--duration", type=Number(MOST_SECONDS), default=10.0, show_default=True, help="Seconds that are counted.")
 @click.option(
-    "--duration", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True, help="Seconds that are counted."
+    "--warm-up", type=Number(MOST_SECONDS, least=0), default=1.0, show_default=True, help="Seconds before that which are not."
 )
-@click.option("--warm-up", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Seconds before that which are not.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(MOST_SECONDS),
     default=30.0,
     show_default=True,
     help="Seconds after which a request counts as not answered.",

@@ -1,5 +1,6 @@
 """What the measuring commands share: how they speak of errors, and of what is not installed."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -31,6 +32,20 @@ def require_extra() -> None:
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise click.ClickException(f"{' and '.join(missing)} must be installed for this: pip install 'resident[tune]'")
+
+
+class Number(click.FloatRange):
+    """A number above nothing (or from `least` on) up to `most`; neither infinite nor what is none."""
+
+    def __init__(self, most: float, least: float | None = None) -> None:
+        super().__init__(min=least or 0, max=most, min_open=least is None)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """As click calls it."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is no number", param, ctx)
+        return number
 
 
 class OutputFile(click.Path):

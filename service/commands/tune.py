@@ -8,7 +8,7 @@ import click
 from model_store.host_cache import default_host_cache, open_host_cache
 from model_store.manifest import now
 from model_store.store import BUILTIN_ROOT, DEFAULT_ROOT, ModelStore
-from service.commands.options import PICTURE_SUFFIXES, OutputFile, plain_errors, require_extra
+from service.commands.options import PICTURE_SUFFIXES, Number, OutputFile, plain_errors, require_extra
 from service.cpu_limit import cpu_limit
 from service.measuring.engine import Measured, Setting, measure_setting
 from service.measuring.errors import MeasurementError
@@ -29,6 +29,7 @@ from service.tuning import Measured as MeasuredChoice
 
 LARGEST_BATCH: Final = 32
 STEADY: Final = 1.2
+MOST_SECONDS: Final = 3600.0
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 
 
@@ -37,14 +38,14 @@ DIRECTORY = click.Path(file_okay=False, path_type=Path)
 @click.option(
     "--p99",
     "p99_ms",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(1e3 * MOST_SECONDS),
     metavar="MS",
     help="The latency, in milliseconds, that 99 of 100 images may not pass under full load.  [default: any]",
 )
 @click.option(
     "--accuracy-budget",
     "budget",
-    type=click.FloatRange(min=0, max=100),
+    type=Number(100, least=0),
     metavar="POINTS",
     help="Points of top-1 that a faster precision may lose, by the version's own gates; 0 for none.  "
     "[default: what its gates allowed when it was published]",
@@ -66,7 +67,7 @@ DIRECTORY = click.Path(file_okay=False, path_type=Path)
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(MOST_SECONDS),
     default=1.5,
     show_default=True,
     help="How long each setting works; longer where a batch is slow.",
@@ -111,9 +112,7 @@ def tune(
         model_store = ModelStore(store, BUILTIN_ROOT)
         name, _, number = model.partition("/")
         with model_store.open(name, model_store.resolve(name, number or None)) as version:
-            precisions, left_out = list_precisions(version.manifest, budget)
-            for precision, reason in left_out.items():
-                display.say(f"{precision} is left out: {reason}")
+            precisions = list_precisions(version, budget, lambda name, why: display.say(f"{name} is left out: {why}"))
             curves = list_settings(precisions, cpus, min(largest, version.manifest.max_batch_size))
             display.say(f"{version}: {', '.join(precisions)} on {cpus} CPUs, {seconds:g} s a setting")
             done = 0

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from model_store.manifest import Precision
 from model_store.session import SessionOptions
 from model_store.store import ModelStore
-from service.measuring.errors import MeasurementError
 from service.served_version import EngineOptions, ServedVersion
 
 WARM_UP: Final = 0.25  # of the time that is counted, and everyone was answered once
@@ -60,7 +59,7 @@ class Measured:
 
 
 def measure_setting(store: ModelStore, model: str, version: int, setting: Setting, seconds: float) -> Measured:
-    """Load the version with this setting, and let it work for so long. Raises ModelStoreError, MeasurementError."""
+    """Load the version with this setting, and let it work for so long. Raises ModelStoreError."""
     options = EngineOptions(
         session=SessionOptions(intra_op_num_threads=setting.intra_op_num_threads),
         instances=setting.instances,
@@ -70,8 +69,6 @@ def measure_setting(store: ModelStore, model: str, version: int, setting: Settin
     )
     served = ServedVersion(store.open(model, version), options)
     try:
-        if served.choice.precision != setting.precision:
-            raise MeasurementError(f"{served.version} can not serve in {setting.precision} here: {served.choice.note}")
         return uvloop.run(_work(served, setting, seconds))
     finally:
         served.close()

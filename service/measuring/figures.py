@@ -18,6 +18,7 @@ from service.measuring.load_report import counted, milliseconds
 from service.measuring.search import Curve
 
 MOST_COLOURS: Final = 10
+POINTS: Final = 500
 _STYLE: Final = MappingProxyType(
     {
         "font.size": 9,
@@ -79,11 +80,12 @@ def draw_tuning(curves: Sequence[Curve], chosen: Measured, p99_ms: float | None,
 
 
 def _draw_percentiles(axes: Axes, answered: Sequence[Sample]) -> None:
-    taken = np.sort(milliseconds(answered))
-    tail = 1 / (1 - np.arange(len(taken)) / max(1, len(taken)))
-    axes.plot(tail, taken)
+    rarest = max(10, len(answered))
+    if answered:
+        tail = np.geomspace(1, rarest, POINTS)
+        axes.plot(tail, np.quantile(milliseconds(answered), 1 - 1 / tail))
     axes.set_xscale("log")
-    shown = [percentile for percentile in _PERCENTILES if 1 / (1 - percentile / 100) <= max(10, len(taken))]
+    shown = [percentile for percentile in _PERCENTILES if 1 / (1 - percentile / 100) <= rarest]
     axes.xaxis.set_major_locator(FixedLocator([1 / (1 - percentile / 100) for percentile in shown]))
     axes.xaxis.set_major_formatter(FixedFormatter([f"{percentile:g}" for percentile in shown]))
     axes.xaxis.set_minor_locator(NullLocator())

@@ -1,12 +1,14 @@
 """The search of `tune`: which settings are tried, which are not worth it, and which one is chosen."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from model_store.manifest import Manifest, Precision, Variant
-from model_store.session import NEEDS_CUDA
+from model_store.manifest import Precision, Variant
+from model_store.session import SessionOptions
+from model_store.version import Version
 from service.measuring.engine import Measured, Setting
+from service.precision import choose as choose_precision
 from service.tuning import Mode
 
 LOSS_CHECK: Final = "top1_loss"
@@ -58,15 +60,28 @@ class Wish:
     p99_ms: float | None = None
 
 
-def list_precisions(manifest: Manifest, budget_points: float | None) -> tuple[tuple[Precision, ...], Mapping[Precision, str]]:
-    """The precisions to try, and of the others why not. Without a budget that of their gates holds: those that passed are tried."""
-    base = next((variant for variant in manifest.variants if variant.precision == "fp32"), manifest.variants[0])
-    reasons = {
-        variant.precision: reason
-        for variant in manifest.variants
-        if variant is not base and (reason := _left_out(variant, budget_points))
-    }
-    return tuple(variant.precision for variant in manifest.variants if variant.precision not in reasons), reasons
+def list_precisions(
+    version: Version, budget_points: float | None, leave_out: Callable[[Precision, str], None] = lambda *_: None
+) -> list[Precision]:
+    """The precisions to try; `leave_out` is told why of the others.
+
+    Those that hold here and whose gates passed: with a budget of points of top-1, only those that lose no more by their gate.
+    Raises ModelStoreError where fp32 itself does not hold.
+    """
+    base = choose_precision(version, "fp32", SessionOptions()).precision
+    precisions = [base]
+    for variant in version.manifest.variants:
+        if variant.precision == base:
+            continue
+        reason = _over_budget(variant, budget_points)
+        if reason is None:
+            found = choose_precision(version, variant.precision, SessionOptions())
+            reason = found.note
+        if reason is None:
+            precisions.append(variant.precision)
+        else:
+            leave_out(variant.precision, reason)
+    return precisions
 
 
 def list_settings(precisions: Sequence[Precision], cpus: int, largest_batch: int) -> list[list[Setting]]:
@@ -156,11 +171,7 @@ def _holding(curves: Sequence[Curve], wish: Wish) -> Iterator[tuple[Curve, Measu
                 yield curve, point
 
 
-def _left_out(variant: Variant, budget_points: float | None) -> str | None:
-    if failed := [check.check for check in variant.gate if not check.passed and not check.waived]:
-        return f"its gate {', '.join(failed)} failed"
-    if variant.precision in NEEDS_CUDA:
-        return "it needs a GPU"
+def _over_budget(variant: Variant, budget_points: float | None) -> str | None:
     if budget_points is None:
         return None
     lost = next((check.value for check in variant.gate if check.check == LOSS_CHECK), None)

@@ -18,8 +18,10 @@ from service.measuring.connection import Address, Connection, ConnectionFailedEr
 from service.measuring.errors import MeasurementError
 from service.measuring.load import Request
 
+MOST_LOOKED_AT: Final = 4096
 MOST_IMAGES: Final = 256
-"""Of a folder: enough that no cache holds them all, few enough for memory."""
+MOST_BYTES: Final = 256 * 1024 * 1024
+"""Of a folder, and of all requests: enough that no cache holds them, few enough for memory."""
 SMALL_INPUT: Final = 64
 _BUILT_IN: Final[Mapping[bool, str]] = {True: "colours.png", False: "large.jpg"}
 
@@ -66,11 +68,11 @@ def parse_target(url: str, model: str | None, headers: Mapping[str, str]) -> Tar
 
 
 def read_images(paths: Sequence[Path]) -> list[Image]:
-    """The images of these files and folders, at most MOST_IMAGES. Raises MeasurementError for what is none."""
+    """The images of these files and folders, of many an even sample. Raises MeasurementError for what is none."""
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.is_file() and is_image(file))
+            found = [file for file in _sample(sorted(path.rglob("*")), MOST_LOOKED_AT) if file.is_file() and is_image(file)]
             if not found:
                 raise MeasurementError(f"{path} has no image in it")
             files += found
@@ -78,8 +80,16 @@ def read_images(paths: Sequence[Path]) -> list[Image]:
             raise MeasurementError(f"{path} is no image that the service decodes")
         else:
             files.append(path)
-    step = max(1, math.ceil(len(files) / MOST_IMAGES))
-    return [Image(file.name, file.read_bytes()) for file in files[::step]]
+    images: list[Image] = []
+    for file in _sample(files, MOST_IMAGES):
+        images.append(Image(file.name, file.read_bytes()))
+        if sum(len(image.data) for image in images) > MOST_BYTES:
+            break
+    return images
+
+
+def _sample(files: Sequence[Path], most: int) -> Sequence[Path]:
+    return files[:: max(1, math.ceil(len(files) / most))]
 
 
 def is_image(file: Path) -> bool:
@@ -97,12 +107,14 @@ def built_in_image(shorter_side: int | None) -> Image:
 
 
 def make_requests(target: Target, images: Sequence[Image], images_per_request: int) -> list[Request]:
-    """Whole requests that go through the images in turn: a raw body each, or a form of several."""
-    count = math.lcm(len(images), images_per_request) // images_per_request
-    return [
-        _request(target, [images[(number * images_per_request + place) % len(images)].data for place in range(images_per_request)])
-        for number in range(count)
-    ]
+    """Whole requests that go through the images in turn, as many as fit in memory: a raw body each, or a form of several."""
+    requests: list[Request] = []
+    for number in range(math.lcm(len(images), images_per_request) // images_per_request):
+        first = number * images_per_request
+        requests.append(_request(target, [images[(first + place) % len(images)].data for place in range(images_per_request)]))
+        if sum(len(request.data) for request in requests) > MOST_BYTES:
+            break
+    return requests
 
 
 async def try_once(target: Target, request: Request, timeout_seconds: float) -> None:

@@ -101,6 +101,8 @@ def test_dead_port_is_said_at_once(tmp_path: Path) -> None:
         (["URL", "--image", "requirements"], 1, "requirements has no image in it"),
         (["URL", "--image", "nowhere.png"], 2, "nowhere.png"),
         (["URL", "--rate", "0"], 2, "--rate"),
+        (["URL", "--rate", "inf"], 2, "--rate"),
+        (["URL", "--duration", "nan"], 2, "'nan' is no number"),
         (["URL", "--header", "no colon"], 2, "NAME: VALUE"),
         (["URL", "--picture", "bench.gif"], 2, "must end in"),
         (["URL", "--json", "/nowhere/bench.json"], 2, "there is no directory"),

@@ -77,6 +77,15 @@ def test_folder_is_sampled_where_it_is_large(tmp_path: Path, monkeypatch: pytest
     assert [image.name for image in read_images([tmp_path])] == ["0.png", "3.png", "6.png", "9.png"]
 
 
+def test_no_more_is_held_than_fits_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large files, and many ways to put them together, end at a bound; one image and one request there always are."""
+    monkeypatch.setattr(targets, "MOST_BYTES", 150)
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(plain("red") + bytes(100))
+    assert [image.name for image in read_images([tmp_path])] == ["0.png"]
+    assert len(make_requests(TARGET, [Image(str(number), bytes(10)) for number in range(3)], 100)) == 1
+
+
 @pytest.mark.parametrize(("side", "kind"), [(None, "PNG"), (32, "PNG"), (224, "JPEG")])
 def test_built_in_image_suits_the_input(side: int | None, kind: str) -> None:
     """A small picture for a small input; for a large one a photograph that costs what photographs cost to decode."""

@@ -58,6 +58,7 @@ def test_p99_that_nothing_holds_writes_nothing(store: ModelStore, tmp_path: Path
         ([MODEL, "--cache", "/proc/cache"], 1, "/proc/cache"),
         ([MODEL, "--store", "/nowhere"], 1, "/nowhere can not be read"),
         ([MODEL, "--p99", "0"], 2, "--p99"),
+        ([MODEL, "--seconds", "inf"], 2, "--seconds"),
         ([MODEL, "--accuracy-budget", "-1"], 2, "--accuracy-budget"),
         ([MODEL, "--picture", "curve.txt"], 2, "must end in"),
         ([], 2, "MODEL"),
