@@ -35,7 +35,8 @@ class EngineOptions:
 
     def for_version(self, version: Version) -> Self:
         """These options with what `tune` chose for this version here, where they were not set by a person."""
-        tuned = self.tuning.values_for(version) if self.tuning else {}
+        on_cpu = self.session.providers == SessionOptions().providers  # where `tune` measures
+        tuned = self.tuning.values_for(version) if self.tuning and on_cpu else {}
         if not tuned:
             return self
         logger.info("%s is tuned: %s", version, ", ".join(f"{name} {value}" for name, value in tuned.items()))

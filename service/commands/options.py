@@ -24,7 +24,7 @@ def plain_errors() -> Iterator[None]:
     except (MeasurementError, ModelStoreError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
-        raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from error
+        raise click.ClickException(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
 
 
 def require_extra() -> None:

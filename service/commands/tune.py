@@ -112,7 +112,7 @@ def tune(
         model_store = ModelStore(store, BUILTIN_ROOT)
         name, _, number = model.partition("/")
         with model_store.open(name, model_store.resolve(name, number or None)) as version:
-            precisions = list_precisions(version, budget, lambda name, why: display.say(f"{name} is left out: {why}"))
+            precisions = list_precisions(version, budget, lambda left_out, why: display.say(f"{left_out} is left out: {why}"))
             curves = list_settings(precisions, cpus, min(largest, version.manifest.max_batch_size))
             display.say(f"{version}: {', '.join(precisions)} on {cpus} CPUs, {seconds:g} s a setting")
             done = 0

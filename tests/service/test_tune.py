@@ -49,6 +49,17 @@ def test_p99_that_nothing_holds_writes_nothing(store: ModelStore, tmp_path: Path
     assert list((tmp_path / "cache/tuning").iterdir()) == []
 
 
+def test_cache_that_others_can_write_is_refused_before_measuring(store: ModelStore, tmp_path: Path) -> None:
+    """What lies there is believed by the service, so it must be this user's alone."""
+    publish(store)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    cache.chmod(0o777)
+    done = run_tune(store, cache, MODEL)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"Error: others can write to {cache}")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from colour_model import MODEL, SIZE, WEIGHTS, publish
 from tiny_model import tiny_model_bytes
 
 from model_store.manifest import Precision, Variant, now
-from model_store.session import SessionOptions
+from model_store.session import CUDA, SessionOptions
 from model_store.store import ModelStore
 from service.served_version import EngineOptions, ServedVersion
 from service.tuning import Choice, Key, Measured, Tuning, describe_cpu, find_choice, write_choice
@@ -117,7 +118,7 @@ def test_what_a_person_has_set_wins(store: ModelStore, tmp_path: Path, fixed: tu
 
 
 def test_served_version_runs_as_chosen(store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The engine is built with the chosen instances, threads and batch size, and the log says so."""
+    """The engine is built with the chosen instances, threads and batch size, and the log says so; a GPU's is not."""
     caplog.set_level(logging.INFO)
     publish(store)
     choose(store, tmp_path / "cache")
@@ -131,6 +132,8 @@ def test_served_version_runs_as_chosen(store: ModelStore, tmp_path: Path, caplog
     with store.open(MODEL, 1) as version:
         tuned = options.for_version(version)
         assert (tuned.instances, tuned.session.intra_op_num_threads, tuned.max_batch_size) == (3, 2, 5)
+        on_gpu = replace(options, session=SessionOptions(providers=(CUDA, "CPUExecutionProvider")))
+        assert on_gpu.for_version(version) is on_gpu
     served = ServedVersion(store.open(MODEL, 1), options)
     served.close()
     assert served.max_batch_size == 5
