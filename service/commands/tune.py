@@ -8,6 +8,8 @@ import click
 from model_store.host_cache import default_host_cache, open_host_cache
 from model_store.manifest import now
 from model_store.store import BUILTIN_ROOT, DEFAULT_ROOT, ModelStore
+from service.choice import Choice, Key, Mode, write_choice
+from service.choice import Measured as MeasuredChoice
 from service.commands.options import PICTURE_SUFFIXES, Number, OutputFile, plain_errors, require_extra
 from service.cpu_limit import cpu_limit
 from service.measuring.engine import Measured, Setting, measure_setting
@@ -24,8 +26,7 @@ from service.measuring.search import (
     search,
     summarise,
 )
-from service.tuning import FOLDER, Choice, Key, Mode, write_choice
-from service.tuning import Measured as MeasuredChoice
+from service.tuning import FOLDER
 
 LARGEST_BATCH: Final = 32
 STEADY: Final = 1.2

@@ -7,9 +7,9 @@ from typing import Final
 from model_store.manifest import Precision, Variant
 from model_store.session import SessionOptions
 from model_store.version import Version
+from service.choice import Mode
 from service.measuring.engine import Measured, Setting
 from service.precision import choose as choose_precision
-from service.tuning import Mode
 
 LOSS_CHECK: Final = "top1_loss"
 GAIN: Final = 1.02

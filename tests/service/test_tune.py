@@ -9,8 +9,8 @@ from colour_model import MODEL, publish
 from server_process import running
 
 from model_store.store import ModelStore
+from service.choice import Choice
 from service.commands.tune import tune
-from service.tuning import Choice
 
 DIGITS = "digits-resnet20"
 

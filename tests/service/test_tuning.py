@@ -13,8 +13,9 @@ from tiny_model import tiny_model_bytes
 from model_store.manifest import Precision, Variant, now
 from model_store.session import CUDA, SessionOptions
 from model_store.store import ModelStore
+from service.choice import Choice, Key, Measured, describe_cpu, write_choice
 from service.served_version import EngineOptions, ServedVersion
-from service.tuning import Choice, Key, Measured, Tuning, describe_cpu, find_choice, write_choice
+from service.tuning import Tuning, find_choice
 
 CPUS = 2
 MEASURED = Measured(images_per_second=100.0, p50_ms=1.0, p99_ms=2.0, in_flight=8, alone_ms=0.5)
