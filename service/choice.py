@@ -75,7 +75,7 @@ class Choice(Block):
 
 
 def parse_choice(data: bytes, version: Version, cpus: int) -> Choice:
-    """The choice that these bytes hold, for this version here. Raises ValueError where they hold none, or one for something else."""
+    """The choice that these bytes hold. Raises ValueError where they hold none, or one for another version or machine."""
     try:
         choice = Choice.model_validate_json(data)
     except ValidationError as error:
