@@ -104,14 +104,14 @@ $(SERVICE)/.installed: requirements/service.txt
 $(TEST)/.installed: requirements/service.txt pyproject.toml $(CONSTRAINTS)
 	$(call make-environment,$(TEST))
 	$(TEST)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/service.txt
-	$(TEST)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,test]'
+	$(TEST)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,tune,test]'
 	@touch $@
 
 $(TRAINING)/.installed: requirements/service.txt pyproject.toml $(CONSTRAINTS)
 	$(call make-environment,$(TRAINING))
 	$(TRAINING)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/service.txt
 	@echo "installing torch and the rest of training: a few minutes the first time"
-	$(TRAINING)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,training,test,tracking-test,keras-test,lint]'
+	$(TRAINING)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,tune,training,test,tracking-test,keras-test,lint]'
 	@touch $@
 
 define make-environment

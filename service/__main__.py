@@ -44,6 +44,21 @@ class Server(uvicorn.Server):
 
 
 def main() -> None:
+    """Serve, or do what the first word says."""
+    match sys.argv[1:]:
+        case ["bench", *arguments]:
+            from service.commands.bench import bench  # noqa: PLC0415  serving starts without it
+
+            bench(arguments, prog_name="python -m service bench")
+        case ["tune", *arguments]:
+            from service.commands.tune import tune  # noqa: PLC0415  as above
+
+            tune(arguments, prog_name="python -m service tune")
+        case _:
+            serve()
+
+
+def serve() -> None:
     """Read the settings from flags and variables, and serve until SIGTERM or Ctrl-C."""
     # Pillow warns of damaged metadata, and strangers may send as much of it as they like.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")

@@ -3,6 +3,7 @@
 from model_store.session import SessionOptions
 from service.served_version import EngineOptions
 from service.settings import Settings
+from service.tuning import Tuning
 
 
 def engine_options(settings: Settings, model: str, cpus: int) -> EngineOptions:
@@ -13,6 +14,9 @@ def engine_options(settings: Settings, model: str, cpus: int) -> EngineOptions:
     own = settings.models.get(model)
     overridden = {} if own is None else own.model_dump(exclude_none=True)
     chosen = settings.model_copy(update=overridden)
+    said = settings.model_fields_set | overridden.keys()
+    if "mode" in said:
+        said |= {"instances", "intra_op_num_threads"}
     threads = chosen.intra_op_num_threads or (cpus if chosen.mode == "latency" else 1)
     return EngineOptions(
         session=SessionOptions(intra_op_num_threads=threads),
@@ -22,4 +26,5 @@ def engine_options(settings: Settings, model: str, cpus: int) -> EngineOptions:
         max_queue_size=chosen.max_queue_size,
         deadline_seconds=chosen.deadline_seconds,
         precision=chosen.precision,
+        tuning=Tuning(settings.cache, cpus, frozenset(said)),
     )

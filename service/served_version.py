@@ -1,10 +1,11 @@
 """A version as it serves: loaded, proven and warm, with a batcher in front of it, leased to requests and closed when unused."""
 
+import logging
 import math
 import re
 import threading
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Self
 
 from model_store.errors import ModelRunError
 from model_store.manifest import Calibration
@@ -17,13 +18,16 @@ from service.errors import BadRequestError
 from service.latency_profile import LONGEST_RUN_SECONDS, LatencyProfile, measure
 from service.postprocessing import Row, to_rows
 from service.precision import PrecisionWish, choose
+from service.tuning import Tuning
+
+logger = logging.getLogger(__name__)
 
 LARGEST_BATCH: Final = 32
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How a model is run. Without `max_batch_size` batches grow as long as a run stays short."""
+    """How a model is run. Without `max_batch_size` batches grow as long as a run stays short; `tuning`: what `tune` found here."""
 
     session: SessionOptions
     instances: int = 1
@@ -32,6 +36,17 @@ class EngineOptions:
     max_queue_size: int = 512
     deadline_seconds: float = 30.0
     precision: PrecisionWish = "auto"
+    tuning: Tuning | None = None
+
+    def for_version(self, version: Version) -> Self:
+        """These options with what `tune` chose for this version here, where they were not set by a person."""
+        on_cpu = self.session.providers == SessionOptions().providers  # where `tune` measures
+        tuned = self.tuning.values_for(version) if self.tuning and on_cpu else {}
+        if not tuned:
+            return self
+        logger.info("%s is tuned: %s", version, ", ".join(f"{name} {value}" for name, value in tuned.items()))
+        threads = tuned.pop("intra_op_num_threads", self.session.intra_op_num_threads)
+        return replace(self, session=replace(self.session, intra_op_num_threads=threads), **tuned)
 
 
 class ServedVersion:
@@ -40,11 +55,11 @@ class ServedVersion:
     def __init__(self, version: Version, options: EngineOptions) -> None:
         """Load, prove and warm; `version` is closed with this, also where it fails. Raises ModelStoreError."""
         self.version = version
-        self.options = options
         manifest = version.manifest
         self.preprocessing = manifest.preprocessing
         self.headers = {"model-digest": f"sha256:{version.digest}"}
         try:
+            self.options = options = options.for_version(version)
             self.choice = choose(version, options.precision, options.session)
             session = self.choice.session
             self.calibration = manifest.calibration or Calibration()

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from model_store.host_cache import default_host_cache
 from model_store.preprocessing import DEFAULT_MAX_PIXELS, PILLOW_MAX_PIXELS
 from model_store.store import DEFAULT_ROOT
 from service.precision import PrecisionWish
@@ -51,6 +52,13 @@ class Settings(BaseSettings):
             description="How often the store is looked at for new versions and moved aliases. 0 looks only at the start.",
         ),
     ] = 2.0
+    cache: Annotated[
+        Path,
+        Field(
+            description="What this host has found out and may be deleted at any time: what `tune` chose for each model. "
+            "Unset: $XDG_CACHE_HOME/resident, or ~/.cache/resident."
+        ),
+    ] = Field(default_factory=default_host_cache)
     builtin: Annotated[bool, Field(description="Also serve the models that ship with the project.")] = True
     default_model: Annotated[
         str | None,

@@ -9,9 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 WEB = {"fastapi", "starlette", "uvicorn", "httptools", "uvloop"}
-LEARNING = {"torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "sklearn", "safetensors", "rich"}
+LEARNING = {"torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "sklearn", "safetensors"}
+DRAWING = {"rich", "matplotlib"}
 FORBIDDEN = {
-    "model_store": {"service", "training"} | WEB | LEARNING,
+    "model_store": {"service", "training"} | WEB | LEARNING | DRAWING,
     "service": {"training"} | LEARNING,
     "training": {"service"} | WEB,
 }
@@ -54,6 +55,16 @@ def test_a_package_imports_only_what_its_side_may(package: str) -> None:
     assert not wrong
 
 
+def test_serving_draws_nothing() -> None:
+    """Tables and pictures are for the measuring commands alone: the serving image has neither package."""
+    drawing = {
+        module.relative_to(ROOT / "service").as_posix()
+        for module in (ROOT / "service").rglob("*.py")
+        if imported_packages(module.read_text()) & DRAWING
+    }
+    assert drawing == {"commands/bench.py", "commands/tune.py", "measuring/display.py", "measuring/figures.py"}
+
+
 @pytest.mark.parametrize("part", sorted(LOWER))
 def test_a_lower_part_of_training_knows_nothing_of_runs(part: str) -> None:
     """Images and learning stand beside each other below the steps."""
@@ -69,9 +80,10 @@ def test_the_walk_sees_imports_inside_functions() -> None:
     assert imported_packages("def f():\n    from torch import nn\n    import rich.table") == {"torch", "rich"}
 
 
-@pytest.mark.parametrize("module", ["service.app", "model_store.__main__"])
+@pytest.mark.parametrize("module", ["service.app", "service.__main__", "model_store.__main__"])
 def test_importing_the_serving_side_loads_nothing_of_training(module: str) -> None:
     """Not even through a third package does the service load torch, although it is installed here."""
-    code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}} & {LEARNING | {'training'}!r}))"
+    unwanted = LEARNING | DRAWING | {"training"}
+    code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}} & {unwanted!r}))"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert loaded.stdout.split() == []

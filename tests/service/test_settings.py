@@ -17,6 +17,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "port": ("9001", 9001),
     "store": ("/srv/models", Path("/srv/models")),
     "store_poll_seconds": ("0.25", 0.25),
+    "cache": ("/srv/cache", Path("/srv/cache")),
     "builtin": ("false", False),
     "default_model": ("digits", "digits"),
     "max_body_bytes": ("1000", 1000),

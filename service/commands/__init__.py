@@ -1,0 +1,1 @@
+"""The subcommands of `python -m service` beside serving, each a click command in a module of its own."""

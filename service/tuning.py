@@ -1,0 +1,53 @@
+"""How the service finds what `python -m service tune` has chosen for a model; `service.choice` says what that is."""
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from model_store.version import Version
+
+if TYPE_CHECKING:
+    from service.choice import Choice
+
+SETTINGS: Final = ("instances", "intra_op_num_threads", "max_batch_size", "precision")
+TOGETHER: Final = frozenset({"instances", "intra_op_num_threads"})
+FOLDER: Final = "tuning"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Where choices lie, for how many CPUs, and the settings that a person has set: those win, and threads go with instances."""
+
+    cache: Path
+    cpus: int
+    fixed: Collection[str] = ()
+
+    def values_for(self, version: Version) -> dict[str, Any]:
+        """The chosen settings by name, without the fixed ones; empty where there is no choice for this version here."""
+        choice = find_choice(self.cache, version, self.cpus)
+        fixed = {*self.fixed, *(TOGETHER if TOGETHER.intersection(self.fixed) else ())}
+        return {name: getattr(choice, name) for name in SETTINGS if name not in fixed} if choice else {}
+
+
+def find_choice(cache: Path, version: Version, cpus: int) -> "Choice | None":
+    """The choice that was made for this version on a machine like this, with so many CPUs to use; None where there is none.
+
+    One that can not be read, or holds for something else, is none, and the log says why. Raises nothing.
+    """
+    try:
+        data = (cache / FOLDER / f"{version.model}.json").read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        logger.warning("what tune chose for %s can not be read: %s", version.model, error.strerror)
+        return None
+    from service.choice import parse_choice  # noqa: PLC0415  milliseconds of each start that only a tuned model need pay
+
+    try:
+        return parse_choice(data, version, cpus)
+    except ValueError as error:
+        logger.warning("what tune chose for %s is ignored: %s", version.model, error)
+        return None
