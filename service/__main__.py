@@ -13,6 +13,7 @@ import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from model_store.errors import ProviderError
 from service import __version__
 from service.app import create_app
 from service.http_protocol import BoundedHttpProtocol
@@ -66,8 +67,13 @@ def main() -> None:
     class Protocol(BoundedHttpProtocol):
         head_timeout_seconds = settings.body_timeout_seconds
 
+    try:
+        app = create_app(settings, on_loaded)
+    except ProviderError as error:
+        click.echo(f"SERVICE_PROVIDERS: {error}", err=True)
+        sys.exit(2)
     config = uvicorn.Config(
-        create_app(settings, on_loaded),
+        app,
         host=settings.host,
         port=settings.port,
         log_level=settings.log_level,

@@ -7,6 +7,9 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from model_store.graph_cache import GraphCache
+from model_store.host_cache import try_host_cache
+from model_store.providers import default_instances, find_providers, keeps_engines
 from model_store.session import SessionOptions
 from model_store.store import BUILTIN_ROOT, ModelStore
 from service import __version__
@@ -20,6 +23,7 @@ from service.served_version import EngineOptions
 from service.settings import Settings
 from service.watcher import watch
 
+ENGINES = "engines"
 DESCRIPTION = """Answers a photo with labels: **POST** an image to `/v1/predict`.
 
 Errors are problem details (RFC 9457) with a stable `code`. In a batch one bad image gets its own error in its place.
@@ -27,14 +31,25 @@ Errors are problem details (RFC 9457) with a stable `code`. In a batch one bad i
 
 
 def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambda _: None) -> FastAPI:
-    """The service as an ASGI application. Models load in the background once it starts; `on_loaded` is told when they have."""
+    """The service as an ASGI application. Models load in the background once it starts; `on_loaded` is told when they have.
+
+    Raises ProviderError where a provider that the settings name can not be used.
+    """
     cpus = cpu_limit()
+    providers = find_providers(settings.providers)
     options = EngineOptions(
         max_batch_size=settings.max_batch_size,
         max_queue_delay_seconds=settings.max_queue_delay_seconds,
-        instances=settings.instances or cpus,
-        session=SessionOptions(intra_op_num_threads=settings.intra_op_num_threads),
+        instances=settings.instances or default_instances(providers, cpus),
+        session=SessionOptions(
+            providers=providers,
+            intra_op_num_threads=settings.intra_op_num_threads,
+            gpu_memory_bytes=settings.gpu_memory_bytes,
+            graphs=GraphCache(settings.cache, settings.cache_max_bytes) if settings.cache_max_bytes else None,
+            engines=try_host_cache(settings.cache, ENGINES) if keeps_engines(providers) else None,
+        ),
         precision=settings.precision,
+        run_timeout_seconds=settings.run_timeout_seconds,
     )
     store = ModelStore(settings.store, BUILTIN_ROOT if settings.builtin else None)
     registry = Registry(store, options, settings.default_model)

@@ -2,19 +2,21 @@
 
 import re
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
-
-from model_store.errors import ModelRunError
 from model_store.manifest import Calibration
 from model_store.preprocessing import Pixels
-from model_store.session import SessionOptions
+from model_store.providers import batch_sizes, count_devices
+from model_store.session import RunControl, SessionOptions
 from model_store.version import Version
 from service.batcher import Batcher
+from service.devices import Devices
 from service.errors import BadRequestError
+from service.memory import trim_memory
 from service.postprocessing import Row, to_rows
-from service.precision import PrecisionWish, choose
+from service.precision import PrecisionWish, choose, load
+from service.warm_up import warm_up
+from service.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class EngineOptions:
     instances: int
     session: SessionOptions
     precision: PrecisionWish = "auto"
+    run_timeout_seconds: float = 60.0
 
 
 class ServedVersion:
@@ -36,22 +39,29 @@ class ServedVersion:
         self.version = version
         manifest = version.manifest
         try:
-            self.choice = choose(version, options.precision, options.session)
-            session = self.choice.session
             self.max_batch_size = min(options.max_batch_size, manifest.max_batch_size)
             self.calibration = manifest.calibration or Calibration()
-
-            def run(images: Pixels) -> list[Row]:
-                return to_rows(session.run(images), manifest.outputs, self.calibration)
-
-            warm_up = session.run(np.zeros((self.max_batch_size, manifest.input.height, manifest.input.width, 3), np.uint8))
-            if warm_up.shape != (expected := (self.max_batch_size, len(manifest.class_names))):
-                raise ModelRunError(f"{version}: the model gives scores of shape {warm_up.shape}, expected {expected}")
+            sizes = batch_sizes(options.session.providers, self.max_batch_size)
+            here = replace(options.session, batch_sizes=sizes)
+            self.choice = choose(version, options.precision, here)
+            others = range(1, count_devices(here.providers))
+            variant = version.variant(self.choice.precision)
+            sessions = [self.choice.session, *(load(version, variant, replace(here, device=device)) for device in others)]
+            for session in sessions:
+                warm_up(session.run, manifest.input, len(manifest.class_names), self.max_batch_size, sizes)
+                session.release_memory()
+            trim_memory()
         except BaseException:
             version.close()
             raise
+        devices = Devices(sessions)
+
+        def run(images: Pixels, control: RunControl | None) -> list[Row]:
+            return to_rows(devices.run(images, control), manifest.outputs, self.calibration)
+
+        self._watchdog = Watchdog(options.run_timeout_seconds, name=f"{version}-watchdog")
         self.batcher: Batcher = Batcher(
-            run, self.max_batch_size, options.instances, options.max_queue_delay_seconds, name=str(version)
+            self._watchdog.guard(run), self.max_batch_size, options.instances, options.max_queue_delay_seconds, name=str(version)
         )
         self._leases = 0
         self._closing = False
@@ -98,4 +108,5 @@ class ServedVersion:
             self._closing = True
             self._changed.wait_for(lambda: not self._leases)
         self.batcher.close()
+        self._watchdog.close()
         self.version.close()

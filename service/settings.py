@@ -3,14 +3,22 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from model_store.host_cache import default_host_cache
 from model_store.preprocessing import DEFAULT_MAX_PIXELS, PILLOW_MAX_PIXELS
+from model_store.providers import AUTO, parse_providers
 from model_store.store import DEFAULT_ROOT
 from service.precision import PrecisionWish
 
 MEBIBYTE = 1024 * 1024
+
+
+def check_providers(text: str) -> str:
+    """The text as it came. Raises ValueError where ONNX Runtime knows no such provider."""
+    parse_providers(text)
+    return text
 
 
 class Settings(BaseSettings):
@@ -78,6 +86,39 @@ class Settings(BaseSettings):
     intra_op_num_threads: Annotated[
         int, Field(ge=1, description="Threads of one run. More than 1 serves a lone client faster and many clients slower.")
     ] = 1
+    run_timeout_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=86_400,
+            description="A run of the model that takes longer is ended and its images get an error; where it does not end within "
+            "10 s more the process exits, for its supervisor to restart. 0 waits for ever.",
+        ),
+    ] = 60.0
+    providers: Annotated[
+        str,
+        AfterValidator(check_providers),
+        Field(
+            description="ONNX Runtime's execution providers, best first, with commas: cpu, cuda, tensorrt, openvino, coreml and so "
+            "on. auto is cuda where it works, else cpu. One that is named and can not be used is an error at the start."
+        ),
+    ] = AUTO
+    gpu_memory_bytes: Annotated[
+        int,
+        Field(ge=MEBIBYTE, description="The most that one model takes of each GPU for its arena. Twice that while versions swap."),
+    ] = 4 * 1024 * MEBIBYTE
+    cache: Annotated[
+        Path,
+        Field(
+            default_factory=default_host_cache,
+            description="Directory for what this host need compute only once: optimised graphs, compiled engines. Makes starts "
+            "faster and smaller. Safe to delete; only you may be able to write to it.",
+        ),
+    ]
+    cache_max_bytes: Annotated[
+        int,
+        Field(ge=0, description="The most that optimised graphs take of the cache; the one unused longest goes first. 0: none."),
+    ] = 2 * 1024 * MEBIBYTE
     precision: Annotated[
         PrecisionWish,
         Field(
