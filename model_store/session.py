@@ -43,10 +43,15 @@ class SessionOptions:
 
 
 class RunControl:
-    """Ends the run that it was given to, from another thread. Several runs may follow each other with one."""
+    """Ends the run that it was given to, from another thread. Several runs may follow each other with one.
 
-    def __init__(self) -> None:
+    A run that `gives_memory_back` leaves nothing of what it took on the CPU in the arena; the next large one takes it again.
+    """
+
+    def __init__(self, *, gives_memory_back: bool = False) -> None:
         self.options = onnxruntime.RunOptions()
+        if gives_memory_back:
+            self.options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def terminate(self) -> None:
         """End the run before its next node, with a ModelRunError; it is of no use to another run from then on."""
@@ -92,14 +97,6 @@ class Session:
             raise ModelRunError("this model has no feature map output")
         logits, features = self._run([self._outputs.logits, self._outputs.features], images)
         return logits, features
-
-    def release_memory(self) -> None:
-        """Give back what large batches took on the CPU, for the price of a run of one image; the next ones take it again."""
-        if self._device:
-            return
-        control = RunControl()
-        control.options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        self.run(np.zeros((1, *self._session.get_inputs()[0].shape[1:]), np.uint8), control)
 
     def _run(self, names: Sequence[str], images: Pixels, control: RunControl | None = None) -> list[NDArray[np.float32]]:
         options = control.options if control else None

@@ -17,6 +17,7 @@ from model_store.errors import ProviderError
 from service import __version__
 from service.app import create_app
 from service.http_protocol import BoundedHttpProtocol
+from service.memory import bound_malloc
 from service.registry import Registry
 from service.settings import Settings
 
@@ -48,6 +49,7 @@ def main() -> None:
     """Read the settings from flags and variables, and serve until SIGTERM or Ctrl-C."""
     # Pillow warns of damaged metadata, and strangers may send as much of it as they like.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    bound_malloc()
     try:
         settings = CliApp.run(Settings)
     except ValidationError as error:

@@ -49,7 +49,6 @@ class ServedVersion:
             sessions = [self.choice.session, *(load(version, variant, replace(here, device=device)) for device in others)]
             for session in sessions:
                 warm_up(session.run, manifest.input, len(manifest.class_names), self.max_batch_size, sizes)
-                session.release_memory()
             trim_memory()
         except BaseException:
             version.close()

@@ -9,14 +9,15 @@ import numpy as np
 from model_store.errors import ModelRunError
 from model_store.manifest import Input
 from model_store.preprocessing import Pixels
-from model_store.session import Logits
+from model_store.session import Logits, RunControl
 
 BUDGET_SECONDS: Final = 0.3
 
 
-def warm_up(
-    run: Callable[[Pixels], Logits], shape: Input, classes: int, max_batch_size: int, sizes: Sequence[int] = ()
-) -> dict[int, float]:
+Run = Callable[[Pixels, RunControl], Logits]
+
+
+def warm_up(run: Run, shape: Input, classes: int, max_batch_size: int, sizes: Sequence[int] = ()) -> dict[int, float]:
     """Run black images in every one of `sizes`; seconds by batch size. Raises ModelRunError where the scores have another shape.
 
     Without sizes the provider prepares nothing by size, so it is one image, and the largest batch that should fit the budget.
@@ -29,10 +30,10 @@ def warm_up(
     return taken
 
 
-def _time(run: Callable[[Pixels], Logits], shape: Input, classes: int, size: int) -> float:
+def _time(run: Run, shape: Input, classes: int, size: int) -> float:
     images = np.zeros((size, shape.height, shape.width, 3), np.uint8)
     began = time.perf_counter()
-    scores = run(images)
+    scores = run(images, RunControl(gives_memory_back=True))  # what idles needs no memory for the largest batch
     seconds = time.perf_counter() - began
     if scores.shape != (size, classes):
         raise ModelRunError(f"the model gives scores of shape {scores.shape}, expected {(size, classes)}")
