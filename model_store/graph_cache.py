@@ -102,7 +102,6 @@ class GraphCache:
             settings.add_session_config_entry(
                 "session.optimized_model_external_initializers_min_size_in_bytes", str(LEAST_EXTERNAL_BYTES)
             )
-            settings.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
             plain = _create(path, settings)
             session = _reopen(building / GRAPH, new_settings)
             _check_alike(plain, session)

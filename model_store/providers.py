@@ -169,7 +169,9 @@ def _why_not(name: str) -> str | None:
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = _ONLY_FATAL
     try:
-        session = onnxruntime.InferenceSession(_SMALLEST_MODEL, settings, providers=[name, CPU], enable_fallback=0)
+        session = onnxruntime.InferenceSession(
+            _SMALLEST_MODEL, settings, providers=list(dict.fromkeys([name, CPU])), enable_fallback=0
+        )
     except Exception as error:  # noqa: BLE001  ONNX Runtime's own exceptions share no public base class
         return str(error).split("\n", 1)[0][:300]
     return None if session.get_providers()[0] == name else "its libraries or its device can not be used"

@@ -1,0 +1,145 @@
+"""From the words of a setting to execution providers, or to what must be installed."""
+
+from pathlib import Path
+
+import onnxruntime
+import pytest
+
+from model_store import providers
+from model_store.errors import ProviderError
+from model_store.manifest import Input
+from model_store.providers import (
+    COREML,
+    CPU,
+    CUDA,
+    INSTALL,
+    OPENVINO,
+    TENSORRT,
+    batch_sizes,
+    count_devices,
+    default_instances,
+    find_providers,
+    keeps_engines,
+    known_words,
+    parse_providers,
+    provider_options,
+)
+
+AVAILABLE = onnxruntime.get_available_providers()
+SHAPE = Input(height=32, width=48)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("auto", ()),
+        ("Auto", ()),
+        ("cpu", (CPU,)),
+        ("CPUExecutionProvider", (CPU,)),
+        ("tensorrt, CUDA ,cpu", (TENSORRT, CUDA, CPU)),
+        ("openvino,cpu,openvino", (OPENVINO, CPU)),
+    ],
+)
+def test_words_are_onnx_runtimes_names(text: str, names: tuple[str, ...]) -> None:
+    """With or without the suffix, in any case, in the order given, each once."""
+    assert parse_providers(text) == names
+
+
+@pytest.mark.parametrize("text", ["", "gpu", "cuda,", "auto,cpu", "ExecutionProvider", "cpu;cuda", "x" * 10_000])
+def test_other_words_are_refused_with_those_there_are(text: str) -> None:
+    """A word that means nothing is an error that is short and lists the others."""
+    with pytest.raises(ValueError, match=r"is no execution provider; there are auto, .*cpu, cuda") as caught:
+        parse_providers(text)
+    assert len(str(caught.value)) < 500
+
+
+def test_every_provider_of_this_onnx_runtime_is_a_word() -> None:
+    """Whatever it was built with can be named."""
+    for word in known_words()[1:]:
+        assert len(parse_providers(word)) == 1
+
+
+@pytest.mark.parametrize("name", sorted({CUDA, TENSORRT, OPENVINO, COREML} - set(AVAILABLE)))
+def test_one_that_is_not_installed_says_what_to_install(name: str) -> None:
+    """Named alone, or before one that is there: it is never left out silently."""
+    word = name.removesuffix("ExecutionProvider").lower()
+    for text in (word, f"{word},cpu"):
+        with pytest.raises(ProviderError) as caught:
+            find_providers(text)
+        assert f"has no {name} (it has {', '.join(AVAILABLE)})" in str(caught.value)
+        assert INSTALL[name] in str(caught.value)
+
+
+@pytest.mark.skipif(CUDA not in AVAILABLE or Path("/proc/driver/nvidia").exists(), reason="needs onnxruntime-gpu and no GPU")
+@pytest.mark.parametrize("word", ["cuda", "tensorrt"])
+def test_one_that_is_installed_and_does_not_start_is_an_error(word: str) -> None:
+    """onnxruntime-gpu on a machine without a GPU: ONNX Runtime itself would go on with the CPU."""
+    with pytest.raises(ProviderError, match=r"does not start here: .* It needs: pip install"):
+        find_providers(word)
+
+
+def test_a_provider_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason is in the message; `auto` goes on with the CPU instead, and says so."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(providers, "_why_not", lambda _: "no such device")
+    with pytest.raises(ProviderError, match=r"CUDAExecutionProvider does not start here: no such device\. It needs: pip install"):
+        find_providers("cuda")
+    assert find_providers("auto") == (CPU,)
+
+
+def test_the_cpu_stands_behind_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a provider can not run, the next one runs; TensorRT has CUDA behind it without being told."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [TENSORRT, CUDA, OPENVINO, CPU])
+    monkeypatch.setattr(providers, "_why_not", lambda _: None)
+    assert find_providers("auto") == (CUDA, CPU)
+    assert find_providers("tensorrt") == (TENSORRT, CUDA, CPU)
+    assert find_providers("cpu,openvino") == (OPENVINO, CPU)
+    assert find_providers("cpu") == (CPU,)
+
+
+def test_the_probe_tells_what_runs() -> None:
+    """The smallest model runs on the CPU here, and a provider that this ONNX Runtime does not have gives a reason."""
+    assert providers._why_not(CPU) is None
+    assert providers._why_not("MadeUpExecutionProvider")
+
+
+@pytest.mark.parametrize(
+    ("first", "most", "sizes"),
+    [
+        (CPU, 32, ()),
+        (OPENVINO, 32, ()),
+        (CUDA, 32, (1, 2, 4, 8, 16, 32)),
+        (TENSORRT, 48, (1, 2, 4, 8, 16, 32, 48)),
+        (COREML, 1, (1,)),
+    ],
+)
+def test_batches_have_few_sizes_where_they_matter(first: str, most: int, sizes: tuple[int, ...]) -> None:
+    """Powers of two up to the bound itself, for providers that compile or choose by shape."""
+    assert batch_sizes((first, CPU), most) == sizes
+
+
+def test_a_gpu_s_arena_is_bounded(tmp_path: Path) -> None:
+    """CUDA takes the device and the bound and grows by what is asked; TensorRT has one profile for all sizes, kept on disk."""
+    given = {"device": 1, "threads": 1, "memory_bytes": 2**30, "shape": SHAPE, "batch_sizes": (1, 2, 4), "engines": tmp_path}
+    cuda = provider_options(CUDA, **given)  # type: ignore[arg-type]
+    assert (cuda["device_id"], cuda["gpu_mem_limit"], cuda["arena_extend_strategy"]) == ("1", str(2**30), "kSameAsRequested")
+    tensorrt = provider_options(TENSORRT, **given)  # type: ignore[arg-type]
+    assert tensorrt["trt_profile_min_shapes"] == "images:1x32x48x3"
+    assert tensorrt["trt_profile_max_shapes"] == "images:4x32x48x3"
+    assert tensorrt["trt_engine_cache_path"] == str(tmp_path)
+    assert provider_options(CPU, **given) == {}  # type: ignore[arg-type]
+
+
+def test_without_a_directory_nothing_is_kept() -> None:
+    """Where the cache can not be used the providers compile at every start."""
+    for name in (TENSORRT, OPENVINO, COREML):
+        options = provider_options(name, device=0, threads=1, memory_bytes=1, shape=SHAPE, batch_sizes=(), engines=None)
+        assert not [key for key in options if "cache" in key.lower()]
+
+
+def test_one_run_a_cpu_and_two_a_gpu() -> None:
+    """Instances by what computes; only some providers have something to keep."""
+    assert default_instances((CPU,), cpus=6) == 6
+    assert default_instances((CUDA, CPU), cpus=6) == 2 * count_devices((CUDA, CPU))
+    assert keeps_engines((OPENVINO, CPU))
+    assert not keeps_engines((CUDA, CPU))
