@@ -73,6 +73,7 @@ def main() -> None:
         app = create_app(settings, on_loaded)
     except ProviderError as error:
         click.echo(f"SERVICE_PROVIDERS: {error}", err=True)
+        click.echo("see: python -m service --help", err=True)
         sys.exit(2)
     config = uvicorn.Config(
         app,

@@ -100,6 +100,7 @@ def test_settings_come_from_variables_too(colour_store: ModelStore) -> None:
         ([], {"SERVICE_MAX_BATCH_SIZE": "0"}, "SERVICE_MAX_BATCH_SIZE: .*'0'"),
         (["--batch-size", "3"], {}, "--batch-size"),
         (["--providers", "gpu"], {}, "SERVICE_PROVIDERS: .*'gpu' is no execution provider; there are auto"),
+        (["--providers", "tensorrt,cpu"], {}, "SERVICE_PROVIDERS: .*Tensorrt.*pip install 'onnxruntime-gpu"),
         (["stray"], {}, "stray"),
     ],
 )
