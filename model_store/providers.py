@@ -11,7 +11,6 @@ from typing import Final
 import onnxruntime
 
 from model_store.errors import ProviderError
-from model_store.manifest import MODEL_INPUT, Input
 
 AUTO: Final = "auto"
 CPU: Final = "CPUExecutionProvider"
@@ -91,9 +90,7 @@ def find_providers(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(name for name in names if name != CPU), *behind, CPU]))
 
 
-def provider_options(
-    name: str, *, device: int, threads: int, memory_bytes: int, shape: Input, batch_sizes: Sequence[int], engines: Path | None
-) -> dict[str, str]:
+def provider_options(name: str, *, device: int, threads: int, memory_bytes: int, engines: Path | None) -> dict[str, str]:
     """How ONNX Runtime is to use a provider. `engines` is a directory for what the provider compiles.
 
     The options are those of https://onnxruntime.ai/docs/execution-providers/.
@@ -107,14 +104,8 @@ def provider_options(
             "use_tf32": "0",  # fp32 is what the golden proof holds it to; who wants speed serves fp16
         }
     if name == TENSORRT:
-        sizes = [f"{MODEL_INPUT}:{size}x{shape.height}x{shape.width}x3" for size in (1, max(batch_sizes, default=1))]
-        options = {
-            "device_id": str(device),
-            "trt_max_workspace_size": str(memory_bytes),
-            "trt_profile_min_shapes": sizes[0],
-            "trt_profile_opt_shapes": sizes[1],
-            "trt_profile_max_shapes": sizes[1],
-        }
+        # No profile of shapes: it would have to name the inputs of each part of the graph that TensorRT takes for itself.
+        options = {"device_id": str(device), "trt_max_workspace_size": str(memory_bytes)}
         if engines:  # minutes of compiling, once a host
             options |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(engines)}
             options |= {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(engines)}

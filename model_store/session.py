@@ -78,7 +78,7 @@ class Session:
         if missing := [provider for provider in options.providers if provider not in available]:
             raise ModelRunError(f"ONNX Runtime here has no {', '.join(missing)}; it has {', '.join(available)}")
         try:
-            self._session = _load(path, model_input, options, digest)
+            self._session = _load(path, options, digest)
         except Exception as error:  # ONNX Runtime's own exceptions share no public base class
             reason = _first_line(error).replace(str(path), path.name)  # clients read it, and paths are not theirs
             raise ModelRunError(f"ONNX Runtime can not load {path.name}: {reason}") from error
@@ -152,7 +152,7 @@ def probabilities(scores: Logits, outputs: Outputs, temperature: float = 1.0) ->
     return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True), dtype=np.float32)
 
 
-def _load(path: Path, model_input: Input, options: SessionOptions, digest: str | None) -> onnxruntime.InferenceSession:
+def _load(path: Path, options: SessionOptions, digest: str | None) -> onnxruntime.InferenceSession:
     if options.graphs and digest and tuple(options.providers) == (CPU,):
         return options.graphs.open(path, digest, partial(_settings, options))
     given = [
@@ -161,8 +161,6 @@ def _load(path: Path, model_input: Input, options: SessionOptions, digest: str |
             device=options.device,
             threads=options.intra_op_num_threads,
             memory_bytes=options.gpu_memory_bytes,
-            shape=model_input,
-            batch_sizes=options.batch_sizes,
             engines=options.engines,
         )
         for name in options.providers

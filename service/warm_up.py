@@ -12,17 +12,16 @@ from model_store.preprocessing import Pixels
 from model_store.session import Logits, RunControl
 
 BUDGET_SECONDS: Final = 0.3
-
-
 Run = Callable[[Pixels, RunControl], Logits]
 
 
 def warm_up(run: Run, shape: Input, classes: int, max_batch_size: int, sizes: Sequence[int] = ()) -> dict[int, float]:
     """Run black images in every one of `sizes`; seconds by batch size. Raises ModelRunError where the scores have another shape.
 
+    The largest comes first: what a provider compiles for a range of sizes it need not compile again for those between.
     Without sizes the provider prepares nothing by size, so it is one image, and the largest batch that should fit the budget.
     """
-    taken = {size: _time(run, shape, classes, size) for size in sizes or (1,)}
+    taken = {size: _time(run, shape, classes, size) for size in sorted(sizes, reverse=True) or (1,)}
     if not sizes:
         largest = min(max_batch_size, int(BUDGET_SECONDS / taken[1]))
         if largest > 1:

@@ -7,7 +7,6 @@ import pytest
 
 from model_store import providers
 from model_store.errors import ProviderError
-from model_store.manifest import Input
 from model_store.providers import (
     COREML,
     CPU,
@@ -26,7 +25,6 @@ from model_store.providers import (
 )
 
 AVAILABLE = onnxruntime.get_available_providers()
-SHAPE = Input(height=32, width=48)
 
 
 @pytest.mark.parametrize(
@@ -119,13 +117,12 @@ def test_batches_have_few_sizes_where_they_matter(first: str, most: int, sizes: 
 
 
 def test_a_gpu_s_arena_is_bounded(tmp_path: Path) -> None:
-    """CUDA takes the device and the bound and grows by what is asked; TensorRT has one profile for all sizes, kept on disk."""
-    given = {"device": 1, "threads": 1, "memory_bytes": 2**30, "shape": SHAPE, "batch_sizes": (1, 2, 4), "engines": tmp_path}
+    """CUDA takes the device and the bound and grows by what is asked; TensorRT keeps its engines on disk."""
+    given = {"device": 1, "threads": 1, "memory_bytes": 2**30, "engines": tmp_path}
     cuda = provider_options(CUDA, **given)  # type: ignore[arg-type]
     assert (cuda["device_id"], cuda["gpu_mem_limit"], cuda["arena_extend_strategy"]) == ("1", str(2**30), "kSameAsRequested")
     tensorrt = provider_options(TENSORRT, **given)  # type: ignore[arg-type]
-    assert tensorrt["trt_profile_min_shapes"] == "images:1x32x48x3"
-    assert tensorrt["trt_profile_max_shapes"] == "images:4x32x48x3"
+    assert (tensorrt["device_id"], tensorrt["trt_max_workspace_size"]) == ("1", str(2**30))
     assert tensorrt["trt_engine_cache_path"] == str(tmp_path)
     assert provider_options(CPU, **given) == {}  # type: ignore[arg-type]
 
@@ -133,7 +130,7 @@ def test_a_gpu_s_arena_is_bounded(tmp_path: Path) -> None:
 def test_without_a_directory_nothing_is_kept() -> None:
     """Where the cache can not be used the providers compile at every start."""
     for name in (TENSORRT, OPENVINO, COREML):
-        options = provider_options(name, device=0, threads=1, memory_bytes=1, shape=SHAPE, batch_sizes=(), engines=None)
+        options = provider_options(name, device=0, threads=1, memory_bytes=1, engines=None)
         assert not [key for key in options if "cache" in key.lower()]
 
 

@@ -38,6 +38,7 @@ async def test_full_queue_refuses_more_and_serves_again(colour_store: ModelStore
         refused = await application.client.post("/v1/predict", content=plain("red"))
         assert (refused.status_code, refused.json()["code"]) == (429, "overloaded")
         assert int(refused.headers["retry-after"]) >= 1
+        assert (await application.client.get("/health/ready")).status_code == 200, "overload makes no replica unready"
         model.gate.set()
         assert labels((await accepted).json()["results"]) == ["red", "green", "blue"]
         assert (await application.client.post("/v1/predict", json=colours("red", "red", "red"))).status_code == 200

@@ -115,6 +115,25 @@ def test_wrong_settings_end_with_code_2_and_a_clear_line(
     assert "Traceback" not in server.stderr.text
 
 
+def test_the_cache_is_filled_and_the_store_is_not(colour_store: ModelStore, tmp_path: Path) -> None:
+    """The first start leaves the optimised graph in the cache and nothing in the store; the second one serves with it."""
+    before = sorted(colour_store.root.rglob("*"))
+    for _ in range(2):
+        with running("--store", colour_store.root, "--builtin", "false", "--cache", tmp_path / "cache") as server:
+            assert labels(try_printed_line(server.announced()).json()["results"]) == ["red"]
+            assert "cache" not in server.stderr.text
+        assert len(list((tmp_path / "cache/graphs").iterdir())) == 1
+    assert sorted(colour_store.root.rglob("*")) == before
+
+
+@pytest.mark.parametrize("arguments", [("--cache", "/dev/null"), ("--cache-max-bytes", 0)], ids=str)
+def test_without_the_cache_it_serves_too(colour_store: ModelStore, arguments: tuple[object, ...]) -> None:
+    """A cache that can not be made is said once; one that is not wanted is not."""
+    with running("--store", colour_store.root, "--builtin", "false", *arguments) as server:
+        assert labels(try_printed_line(server.announced()).json()["results"]) == ["red"]
+        assert server.stderr.text.count("without the cache") == (arguments[0] == "--cache")
+
+
 def test_unreadable_store_leaves_a_process_that_says_so(tmp_path: Path) -> None:
     """With a root that is not there the process is alive and not ready, and no route takes that for an empty store."""
     with running("--store", tmp_path / "nowhere") as server, server.listening().client() as client:

@@ -16,8 +16,8 @@ def run(images: np.ndarray, _: object) -> np.ndarray:
 
 
 def test_every_size_that_is_prepared_for_is_run() -> None:
-    """Where the provider compiles by shape, each shape that will come has been there."""
-    assert list(warm_up(run, SHAPE, 5, 8, (1, 2, 4, 8))) == [1, 2, 4, 8]
+    """Where the provider compiles by shape, each shape that will come has been there, the largest first."""
+    assert list(warm_up(run, SHAPE, 5, 8, (1, 2, 4, 8))) == [8, 4, 2, 1]
 
 
 def test_else_one_image_and_a_large_batch() -> None:
