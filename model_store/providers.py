@@ -90,7 +90,9 @@ def find_providers(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(name for name in names if name != CPU), *behind, CPU]))
 
 
-def provider_options(name: str, *, device: int, threads: int, memory_bytes: int, engines: Path | None) -> dict[str, str]:
+def provider_options(
+    name: str, *, device: int, threads: int, concurrent_runs: int, memory_bytes: int, engines: Path | None
+) -> dict[str, str]:
     """How ONNX Runtime is to use a provider. `engines` is a directory for what the provider compiles.
 
     The options are those of https://onnxruntime.ai/docs/execution-providers/.
@@ -111,7 +113,12 @@ def provider_options(name: str, *, device: int, threads: int, memory_bytes: int,
             options |= {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(engines)}
         return options
     if name == OPENVINO:
-        options = {"device_type": "CPU", "num_of_threads": str(threads), "precision": "FP32"}
+        options = {
+            "device_type": "CPU",
+            "precision": "FP32",  # its own choice is bf16 where the CPU has it
+            "num_streams": str(concurrent_runs),
+            "num_of_threads": str(concurrent_runs * threads),
+        }
         return options | ({"cache_dir": str(engines)} if engines else {})
     if name == COREML:
         options = {"ModelFormat": "MLProgram"}

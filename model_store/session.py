@@ -27,12 +27,14 @@ _ONLY_FATAL = 4
 class SessionOptions:
     """How a model runs. One thread a run and several concurrent runs share the weights and use all cores.
 
-    `device` and `gpu_memory_bytes` are for GPUs: which one, and the most that its arena takes. Batches are padded to the next
-    of `batch_sizes`. `graphs` caches optimised graphs, `engines` is a directory for what providers compile.
+    `concurrent_runs` says how many to expect, for providers that have threads of their own. `device` and `gpu_memory_bytes` are
+    for GPUs: which one, and the most that its arena takes. Batches are padded to the next of `batch_sizes`. `graphs` caches
+    optimised graphs, `engines` is a directory for what providers compile.
     """
 
     providers: Sequence[str] = (CPU,)
     intra_op_num_threads: int = 1
+    concurrent_runs: int = 1
     allow_spinning: bool = False
     log_errors: bool = True  # they are raised anyway
     device: int = 0
@@ -160,6 +162,7 @@ def _load(path: Path, options: SessionOptions, digest: str | None) -> onnxruntim
             name,
             device=options.device,
             threads=options.intra_op_num_threads,
+            concurrent_runs=options.concurrent_runs,
             memory_bytes=options.gpu_memory_bytes,
             engines=options.engines,
         )

@@ -37,13 +37,15 @@ def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambd
     """
     cpus = cpu_limit()
     providers = find_providers(settings.providers)
+    instances = settings.instances or default_instances(providers, cpus)
     options = EngineOptions(
         max_batch_size=settings.max_batch_size,
         max_queue_delay_seconds=settings.max_queue_delay_seconds,
-        instances=settings.instances or default_instances(providers, cpus),
+        instances=instances,
         session=SessionOptions(
             providers=providers,
             intra_op_num_threads=settings.intra_op_num_threads,
+            concurrent_runs=instances,
             gpu_memory_bytes=settings.gpu_memory_bytes,
             graphs=GraphCache(settings.cache, settings.cache_max_bytes) if settings.cache_max_bytes else None,
             engines=try_host_cache(settings.cache, ENGINES) if keeps_engines(providers) else None,

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import pytest
 
-from model_store import providers
+from model_store import golden, providers
 from model_store.errors import ProviderError
 from model_store.providers import (
     COREML,
@@ -23,6 +24,8 @@ from model_store.providers import (
     parse_providers,
     provider_options,
 )
+from model_store.session import Session, SessionOptions
+from model_store.store import BUILTIN_DEFAULT_MODEL, BUILTIN_ROOT, ModelStore
 
 AVAILABLE = onnxruntime.get_available_providers()
 
@@ -118,7 +121,7 @@ def test_batches_have_few_sizes_where_they_matter(first: str, most: int, sizes: 
 
 def test_a_gpu_s_arena_is_bounded(tmp_path: Path) -> None:
     """CUDA takes the device and the bound and grows by what is asked; TensorRT keeps its engines on disk."""
-    given = {"device": 1, "threads": 1, "memory_bytes": 2**30, "engines": tmp_path}
+    given = {"device": 1, "threads": 1, "concurrent_runs": 2, "memory_bytes": 2**30, "engines": tmp_path}
     cuda = provider_options(CUDA, **given)  # type: ignore[arg-type]
     assert (cuda["device_id"], cuda["gpu_mem_limit"], cuda["arena_extend_strategy"]) == ("1", str(2**30), "kSameAsRequested")
     tensorrt = provider_options(TENSORRT, **given)  # type: ignore[arg-type]
@@ -130,8 +133,30 @@ def test_a_gpu_s_arena_is_bounded(tmp_path: Path) -> None:
 def test_without_a_directory_nothing_is_kept() -> None:
     """Where the cache can not be used the providers compile at every start."""
     for name in (TENSORRT, OPENVINO, COREML):
-        options = provider_options(name, device=0, threads=1, memory_bytes=1, engines=None)
+        options = provider_options(name, device=0, threads=1, concurrent_runs=1, memory_bytes=1, engines=None)
         assert not [key for key in options if "cache" in key.lower()]
+
+
+def test_openvino_has_a_stream_a_run() -> None:
+    """Its threads are shared by all runs, so it is told how many there are, and to compute in the precision that was proven."""
+    options = provider_options(OPENVINO, device=0, threads=2, concurrent_runs=3, memory_bytes=1, engines=None)
+    assert (options["num_streams"], options["num_of_threads"], options["precision"]) == ("3", "6", "FP32")
+
+
+@pytest.mark.skipif(OPENVINO not in AVAILABLE, reason="needs onnxruntime-openvino")
+def test_openvino_holds_the_golden_proof(tmp_path: Path) -> None:
+    """The built-in model is proven on it, in all sizes, and the second load takes what the first has compiled."""
+    options = SessionOptions(providers=find_providers("openvino"), engines=tmp_path, concurrent_runs=2)
+    with ModelStore(BUILTIN_ROOT, None).open(BUILTIN_DEFAULT_MODEL, 1) as version:
+        manifest = version.manifest
+        plain = Session(version.path("model.onnx"), manifest.input, manifest.outputs)
+        for _ in range(2):
+            session = Session(version.path("model.onnx"), manifest.input, manifest.outputs, options)
+            golden.prove(version, session)
+            for size in (1, 3, 8):
+                images = np.random.default_rng(size).integers(0, 256, (size, 32, 32, 3), np.uint8)
+                np.testing.assert_allclose(session.run(images), plain.run(images), atol=1e-4)
+            assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_one_run_a_cpu_and_two_a_gpu() -> None:
