@@ -11,6 +11,7 @@ from typing import Final
 import onnxruntime
 
 from model_store.errors import ProviderError
+from model_store.host_cache import OWNER_ONLY
 
 AUTO: Final = "auto"
 CPU: Final = "CPUExecutionProvider"
@@ -60,6 +61,8 @@ def parse_providers(text: str) -> tuple[str, ...]:
         if name is None:
             raise ValueError(f"{word[:40]!r} is no execution provider; there are {', '.join(known_words())}")
         names.append(name)
+    if CPU in names[:-1]:
+        raise ValueError("the cpu runs everything, so what stands behind it would never be used: name it last, or not at all")
     return tuple(dict.fromkeys(names))
 
 
@@ -90,6 +93,16 @@ def find_providers(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(name for name in names if name != CPU), *behind, CPU]))
 
 
+def engines_of(engines: Path, digest: str) -> Path:
+    """The directory for what is compiled of one model file, made for its owner alone.
+
+    TensorRT and CoreML name what they keep by the graph and not by its weights, so each file needs a directory of its own.
+    """
+    folder = engines / f"{digest}-{onnxruntime.__version__}"
+    folder.mkdir(mode=OWNER_ONLY, exist_ok=True)
+    return folder
+
+
 def provider_options(
     name: str, *, device: int, threads: int, concurrent_runs: int, memory_bytes: int, engines: Path | None
 ) -> dict[str, str]:
@@ -115,7 +128,7 @@ def provider_options(
     if name == OPENVINO:
         options = {
             "device_type": "CPU",
-            "precision": "FP32",  # its own choice is bf16 where the CPU has it
+            "precision": "FP32",  # what the golden proof holds it to, whatever the CPU could do
             "num_streams": str(concurrent_runs),
             "num_of_threads": str(concurrent_runs * threads),
         }

@@ -14,7 +14,7 @@ from model_store.errors import ModelRunError
 from model_store.graph_cache import GraphCache
 from model_store.manifest import MODEL_INPUT, Input, Outputs, Precision
 from model_store.preprocessing import Pixels
-from model_store.providers import CPU, NVIDIA, provider_options
+from model_store.providers import CPU, NVIDIA, engines_of, provider_options
 
 Logits = NDArray[np.float32]
 NEEDS_CUDA: Final[frozenset[Precision]] = frozenset({"fp16", "bf16"})
@@ -73,7 +73,7 @@ class Session:
     ) -> None:
         """Load the file and hold its signature against the manifest's. Raises ModelRunError.
 
-        With the `digest` that the file was verified by, its optimised graph comes from the options' cache.
+        With the `digest` that the file was verified by, what was made of it before comes from the options' caches.
         """
         options = options or SessionOptions()
         available = onnxruntime.get_available_providers()
@@ -157,6 +157,7 @@ def probabilities(scores: Logits, outputs: Outputs, temperature: float = 1.0) ->
 def _load(path: Path, options: SessionOptions, digest: str | None) -> onnxruntime.InferenceSession:
     if options.graphs and digest and tuple(options.providers) == (CPU,):
         return options.graphs.open(path, digest, partial(_settings, options))
+    engines = engines_of(options.engines, digest) if options.engines and digest else None
     given = [
         provider_options(
             name,
@@ -164,7 +165,7 @@ def _load(path: Path, options: SessionOptions, digest: str | None) -> onnxruntim
             threads=options.intra_op_num_threads,
             concurrent_runs=options.concurrent_runs,
             memory_bytes=options.gpu_memory_bytes,
-            engines=options.engines,
+            engines=engines,
         )
         for name in options.providers
     ]

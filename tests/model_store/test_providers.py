@@ -18,6 +18,7 @@ from model_store.providers import (
     batch_sizes,
     count_devices,
     default_instances,
+    engines_of,
     find_providers,
     keeps_engines,
     known_words,
@@ -38,7 +39,7 @@ AVAILABLE = onnxruntime.get_available_providers()
         ("cpu", (CPU,)),
         ("CPUExecutionProvider", (CPU,)),
         ("tensorrt, CUDA ,cpu", (TENSORRT, CUDA, CPU)),
-        ("openvino,cpu,openvino", (OPENVINO, CPU)),
+        ("openvino,openvino,cpu", (OPENVINO, CPU)),
     ],
 )
 def test_words_are_onnx_runtimes_names(text: str, names: tuple[str, ...]) -> None:
@@ -52,6 +53,20 @@ def test_other_words_are_refused_with_those_there_are(text: str) -> None:
     with pytest.raises(ValueError, match=r"is no execution provider; there are auto, .*cpu, cuda") as caught:
         parse_providers(text)
     assert len(str(caught.value)) < 500
+
+
+def test_nothing_stands_behind_the_cpu() -> None:
+    """It would be asked for by name and never be used."""
+    with pytest.raises(ValueError, match="name it last"):
+        parse_providers("cpu,cuda")
+
+
+def test_what_is_compiled_of_two_files_is_kept_apart(tmp_path: Path) -> None:
+    """Two versions of one architecture have the same graph; the second must not be given the first one's engine."""
+    one, other = (engines_of(tmp_path, digest * 64) for digest in "ab")
+    assert one != other
+    assert one == engines_of(tmp_path, "a" * 64)
+    assert one.stat().st_mode & 0o777 == 0o700
 
 
 def test_every_provider_of_this_onnx_runtime_is_a_word() -> None:
@@ -94,7 +109,7 @@ def test_the_cpu_stands_behind_the_others(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(providers, "_why_not", lambda _: None)
     assert find_providers("auto") == (CUDA, CPU)
     assert find_providers("tensorrt") == (TENSORRT, CUDA, CPU)
-    assert find_providers("cpu,openvino") == (OPENVINO, CPU)
+    assert find_providers("openvino,cpu") == (OPENVINO, CPU)
     assert find_providers("cpu") == (CPU,)
 
 
@@ -151,12 +166,12 @@ def test_openvino_holds_the_golden_proof(tmp_path: Path) -> None:
         manifest = version.manifest
         plain = Session(version.path("model.onnx"), manifest.input, manifest.outputs)
         for _ in range(2):
-            session = Session(version.path("model.onnx"), manifest.input, manifest.outputs, options)
+            session = Session(version.path("model.onnx"), manifest.input, manifest.outputs, options, "a" * 64)
             golden.prove(version, session)
             for size in (1, 3, 8):
                 images = np.random.default_rng(size).integers(0, 256, (size, 32, 32, 3), np.uint8)
                 np.testing.assert_allclose(session.run(images), plain.run(images), atol=1e-4)
-            assert len(list(tmp_path.iterdir())) == 1
+            assert len(list(engines_of(tmp_path, "a" * 64).iterdir())) == 1
 
 
 def test_one_run_a_cpu_and_two_a_gpu() -> None:

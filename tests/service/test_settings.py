@@ -109,6 +109,7 @@ def test_every_setting_says_what_it_is_for(name: str, help_text: str) -> None:
         ("run_timeout_seconds", float("inf")),
         ("providers", "gpu"),
         ("providers", ""),
+        ("providers", "cpu,cuda"),
         ("gpu_memory_bytes", 1),
         ("cache_max_bytes", -1),
         ("log_level", "loud"),
