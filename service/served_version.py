@@ -53,10 +53,10 @@ class ServedVersion:
         except BaseException:
             version.close()
             raise
-        devices = Devices(sessions)
+        devices, calibration = Devices(sessions), self.calibration
 
-        def run(images: Pixels, control: RunControl | None) -> list[Row]:
-            return to_rows(devices.run(images, control), manifest.outputs, self.calibration)
+        def run(images: Pixels, control: RunControl | None) -> list[Row]:  # without `self`, so that no cycle holds the sessions
+            return to_rows(devices.run(images, control), manifest.outputs, calibration)
 
         self._watchdog = Watchdog(options.run_timeout_seconds, name=f"{version}-watchdog")
         self.batcher: Batcher = Batcher(
