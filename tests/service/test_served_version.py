@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from collections.abc import Iterator
 
 import pytest
 from colour_model import MODEL, publish
@@ -12,7 +13,7 @@ from service.served_version import EngineOptions, ServedVersion
 
 
 @pytest.fixture
-def _no_garbage_collector() -> object:
+def _no_garbage_collector() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
