@@ -1,8 +1,8 @@
 """The golden proof: this version, on this machine, answers as it did in training.
 
 Two halves that fail with different words. *Decode*: a stored image through the real `prepare` gives the stored pixels.
-*Numerics*: the stored pixels through the real session give training's logits, within the variant's tolerance; so they give the
-same top-1 wherever the margin is more than twice that.
+*Numerics*: the stored pixels through the real session give training's logits, or those that the variant gave when it was gated,
+within the variant's tolerance; and wherever training's answer was clear they give the same top-1.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,8 @@ import numpy as np
 from model_store.errors import DecodeProofError, ImageError, NumericsProofError
 from model_store.manifest import Golden, Preprocessing
 from model_store.preprocessing import Pixels, prepare
-from model_store.session import Session
+from model_store.session import Logits, Session, probabilities
+from model_store.uncertainty import CLEAR_MARGIN, margins
 from model_store.version import Version
 
 Prepare = Callable[[bytes, Preprocessing], Pixels]
@@ -51,23 +52,36 @@ def check_decode(data: bytes, stored: Pixels, golden: Golden, spec: Preprocessin
 
 
 def prove_numerics(version: Version, session: Session, precision: str = "fp32") -> None:
-    """Hold the logits of all stored pixels against training's, one image at a time as a lone client's would run.
+    """Hold the logits of all stored pixels against the expected ones, one image at a time as a lone client's would run.
 
     Raises NumericsProofError.
     """
-    tolerance = version.variant(precision).tolerance
-    for golden in version.manifest.golden:
-        stored = np.asarray(golden.logits, dtype=np.float32)
+    variant = version.variant(precision)
+    whose = "those of its gates" if variant.golden_logits else "training's"
+    for place, golden in enumerate(version.manifest.golden):
+        trained = np.asarray(golden.logits, dtype=np.float32)
+        expected = np.asarray(variant.golden_logits[place], np.float32) if variant.golden_logits else trained
         logits = session.run(load_pixels(version, golden)[np.newaxis])[0]
-        if logits.shape != stored.shape:
+        if logits.shape != trained.shape:
             raise NumericsProofError(
-                f"{golden.image}: the {precision} model has {logits.shape[-1]} classes, training had {len(stored)}"
+                f"{golden.image}: the {precision} model has {logits.shape[-1]} classes, training had {len(trained)}"
             )
-        largest = float(np.abs(logits - stored).max())
-        if not largest <= tolerance:  # so written that NaN fails
+        largest = float(np.abs(logits - expected).max())
+        if not largest <= variant.tolerance:  # so written that NaN fails
             raise NumericsProofError(
-                f"{golden.image}: the {precision} logits differ from training's by {largest:.3g}, allowed is {tolerance:.3g}"
+                f"{golden.image}: the {precision} logits differ from {whose} by {largest:.3g}, allowed is {variant.tolerance:.3g}"
             )
+        if logits.argmax() != trained.argmax() and _is_clear(version, trained):
+            found, clear = (version.manifest.class_names[scores.argmax()] for scores in (logits, trained))
+            raise NumericsProofError(
+                f"{golden.image}: the {precision} model answers {found!r}, training's clear answer was {clear!r}"
+            )
+
+
+def _is_clear(version: Version, logits: Logits) -> bool:
+    calibration, outputs = version.manifest.calibration, version.manifest.outputs
+    certain = probabilities(logits, outputs, calibration.temperature if calibration else 1.0)
+    return bool(margins(certain) >= CLEAR_MARGIN)
 
 
 def load_pixels(version: Version, golden: Golden) -> Pixels:

@@ -154,11 +154,13 @@ class Check(Block):
 
 
 class Variant(Block):
-    """One file that computes the model. `tolerance` bounds |logit - training's logit| on the golden pixels."""
+    """One file that computes the model. `tolerance` bounds |logit - expected logit| on the golden pixels."""
 
     precision: Precision
     file: FilePath
     tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    golden_logits: tuple[tuple[FiniteFloat, ...], ...] = ()
+    """What this file gave for each golden image when it was gated; empty where training's own logits are expected of it."""
     gate: tuple[Check, ...] = ()
 
 
@@ -219,7 +221,11 @@ class Training(Block):
 
 
 class Imported(Block):
-    """Where an imported version comes from: the file (or the known weights) and its sha256. `report` says what was guessed."""
+    """Where an imported version comes from: the file (or the known weights) and its sha256. `report` says what was guessed.
+
+    Where weights lie beside the file, it is the sha256 of a list: the sha256 of the file, then of each that holds some (in the
+    order of their paths), in hex, a line each.
+    """
 
     kind: Literal["onnx", "weights", "torchvision"]
     name: Annotated[str, Field(min_length=1)]
@@ -303,6 +309,11 @@ class Manifest(Block):
             raise ValueError("preprocessing crops to another size than the model's input")
         if any(len(golden.logits) != len(self.class_names) for golden in self.golden):
             raise ValueError("golden logits and class_names differ in number")
+        if any(
+            variant.golden_logits and [*map(len, variant.golden_logits)] != [len(self.class_names)] * len(self.golden)
+            for variant in self.variants
+        ):
+            raise ValueError("a variant's golden logits do not fit the golden images and class_names")
         if self.outputs.kind != "logits" and self.calibration and self.calibration.energy_threshold is not None:
             raise ValueError("an energy threshold needs logits: probabilities all have the same energy")
         if self.proof == "proven" and not self.golden:

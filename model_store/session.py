@@ -71,7 +71,7 @@ class Session:
         options: SessionOptions | None = None,
         digest: str | None = None,
     ) -> None:
-        """Load the file and hold its signature against the manifest's. Raises ModelRunError.
+        """Load the file and hold its signature against the manifest's. Raises ModelRunError, also for another provider.
 
         With the `digest` that the file was verified by, what was made of it before comes from the options' caches.
         """
@@ -84,6 +84,12 @@ class Session:
         except Exception as error:  # ONNX Runtime's own exceptions share no public base class
             reason = _first_line(error).replace(str(path), path.name)  # clients read it, and paths are not theirs
             raise ModelRunError(f"ONNX Runtime can not load {path.name}: {reason}") from error
+        taken = self._session.get_providers()  # where a provider's libraries are missing, ONNX Runtime goes on without it
+        if taken[0] != options.providers[0]:
+            raise ModelRunError(
+                f"ONNX Runtime could not start {options.providers[0]} and took {taken[0]} for {path.name}: its libraries or its "
+                "device are missing here"
+            )
         self._outputs = outputs
         self._batch_sizes = sorted(options.batch_sizes)
         self._device = ("cuda", options.device) if options.providers[0] in NVIDIA else None

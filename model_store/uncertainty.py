@@ -1,12 +1,23 @@
-"""How sure a model is: the energy of its logits, and the set of labels that holds the right one with a given probability.
+"""How sure a model is: margins, the energy of its logits, and the set of labels that holds the right one with a given probability.
 
-Both are plain functions of arrays, so that the figures of training and the answers of the service come from the same lines.
+All are plain functions of arrays, so that the figures of training and the answers of the service come from the same lines.
 """
+
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_store.session import Logits
+
+CLEAR_MARGIN: Final = 0.5
+"""From this margin on an answer is clear: another file of the model must give the same."""
+
+
+def margins(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How far the most probable label is ahead of the second, float32 `[batch]`."""
+    ranked = np.sort(probabilities, axis=-1)
+    return np.asarray(ranked[..., -1] - ranked[..., -2])
 
 
 def energy(logits: Logits) -> NDArray[np.float32]:

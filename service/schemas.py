@@ -115,7 +115,7 @@ class VariantDetail(BaseModel):
 
     precision: Precision
     serving: bool
-    tolerance: Annotated[float, Field(description="How far a golden image's logit may be from training's.")]
+    tolerance: Annotated[float, Field(description="How far a golden image's logit may be from the one expected of this file.")]
     milliseconds: Annotated[
         tuple[float, ...] | None,
         Field(description="Of a batch of 1 and of 8 here, where variants were measured beside each other."),

@@ -111,8 +111,9 @@ class Settings(BaseSettings):
         Path,
         Field(
             default_factory=default_host_cache,
-            description="Directory for what this host need compute only once: optimised graphs, compiled engines. Makes starts "
-            "faster and smaller. Safe to delete; only you may be able to write to it. Unset: resident in $XDG_CACHE_HOME or ~/.cache.",
+            description="Directory for what this host need compute only once: optimised graphs, compiled engines. Makes "
+            "starts faster and smaller. Safe to delete; only you may be able to write to it. "
+            "Unset: resident in $XDG_CACHE_HOME or ~/.cache.",
         ),
     ]
     cache_max_bytes: Annotated[

@@ -251,18 +251,19 @@ def _recipe_values(own: Mapping[str, Any], other: Mapping[str, Any]) -> list[tup
     return [(f"recipe.{name}", own[name], other[name]) for name in own if name not in _MAY_DIFFER]
 
 
+def with_chance(share: float, images: int, fitted_on: int) -> float:
+    """The largest share of so many images that chance explains where `share` of all is true, fitted on so many others."""
+    return share + _CHANCE * math.sqrt(share * (1 - share) * (1 / images + 1 / fitted_on))
+
+
 def _faults(test: Figures, fitted_on: int) -> list[str]:
     """Where the figures on test are further from what was promised than chance explains."""
-
-    def too_many(share: float, promised: float) -> bool:
-        return share - promised > _CHANCE * math.sqrt(promised * (1 - promised) * (1 / test.images + 1 / fitted_on))
-
     faults = [
         f"sets for {coverage} hold the label of {figures.coverage:.2%}"
         for coverage, figures in test.sets.items()
-        if too_many(1 - figures.coverage, 1 - float(coverage))
+        if 1 - figures.coverage > with_chance(1 - float(coverage), test.images, fitted_on)
     ]
-    if test.abstained is not None and too_many(test.abstained, MOST_REFUSED):
+    if test.abstained is not None and test.abstained > with_chance(MOST_REFUSED, test.images, fitted_on):
         faults.append(f"{test.abstained:.2%} would be refused")
     if test.ece_after > test.ece_before + ECE_ALLOWANCE:
         faults.append(f"the expected calibration error would go from {test.ece_before:.2%} to {test.ece_after:.2%}")

@@ -11,7 +11,7 @@ from training.export import MODEL, export
 from training.gates import check_waivers, gate, require_passed
 from training.golden import GOLDEN, take_golden
 from training.learning.process import ALONE, Process
-from training.publish import Published, make_store, publish
+from training.publish import Published, make_store, publish, require_aliases
 from training.reports.report import write_report
 from training.run_data import RunData, open_run_data
 from training.run_directory import RunDirectory
@@ -97,6 +97,8 @@ def finish(
         learn(run, display, process, interrupted)
         return None
     make_store(store)
+    if not promote:
+        require_aliases(store, run.config().model)
     with run.alone():
         data = learn(run, display, process, interrupted)
         return publish_learned(run, data, store, display, waivers, promote=promote)

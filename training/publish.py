@@ -7,11 +7,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
-from model_store.aliases import PRODUCTION
+from model_store.aliases import PRODUCTION, standing
 from model_store.errors import ManifestError, PublishError
-from model_store.manifest import Check, Checkpoint, Classifier, DataSet, Metrics, Training, Variant, now
+from model_store.manifest import Check, Checkpoint, Classifier, DataSet, Metrics, Precision, Training, Variant, now
 from model_store.store import ModelStore
 from training.calibration import CALIBRATION, read_calibration
 from training.checks import LOGIT_TOLERANCE
@@ -42,16 +42,21 @@ def publish(run: RunDirectory, data: RunData, store: ModelStore, *, promote: boo
     """Seal the run's export under the model's next version; `production` follows where every check passed unwaived.
 
     A run is published once to a store: doing it again finds the version, and finishes what a crash cut off. Raises GateError
-    where a check failed that nobody waived.
+    where a check failed that nobody waived, PublishError where `promote` is False and the version would serve all the same.
     """
     checks = read_checks(run)
     require_passed(checks)
     model = run.config().model
+    follows = promote and all(check.passed for check in checks)
     version = _find_published(store, model, run)
     if version is None:
+        if not promote:
+            require_aliases(store, model)
+        if not follows:
+            keep_what_serves(store, model)
         version = _seal(run, data, store, checks)
     moves = [event.version for event in store.aliases(model).history(PRODUCTION)]
-    if promote and version not in moves and all(check.passed for check in checks):
+    if follows and version not in moves:
         store.promote(model, version, why=f"published by {run.run_id}")
     published = Published(version, promoted=store.aliases(model).version(PRODUCTION) == version)
     run.write_json(PUBLISHED, {"store": str(store.root.resolve()), "model": model, **asdict(published)})
@@ -68,6 +73,39 @@ def make_store(store: ModelStore) -> None:
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise PublishError(f"can not write to the store {store.root}: {nearest} is not a writable directory")
     root.mkdir(parents=True, exist_ok=True)
+
+
+def require_aliases(store: ModelStore, model: str) -> None:
+    """Raise PublishError where no version of the model can be held back: a built-in one has no alias, so the next would hide it."""
+    make_store(store)
+    if model in store.models() and store.layer(model) == "built-in":
+        raise PublishError(
+            f"{model} is built in, and a version published under its name would hide it and serve, promoted or not: leave "
+            "--no-promote out, or publish to a store that the service does not read (--store)"
+        )
+
+
+def keep_what_serves(store: ModelStore, model: str) -> None:
+    """Before a version that is held back: where no alias says what serves the newest does, so name that one first."""
+    if not store.root.exists() or model not in store.models() or store.layer(model) == "built-in":
+        return
+    if store.aliases(model).version(PRODUCTION) is None:
+        store.promote(model, store.versions(model)[-1], why="it served when a version was published that is held back")
+
+
+def left_behind(store: ModelStore, model: str, version: int) -> tuple[int, tuple[Precision, ...]] | None:
+    """The version that served before this one (or does still), with the precisions that it has and this one lacks, if any."""
+    served = standing(store.aliases(model).history(PRODUCTION)) or store.versions(model)
+    there = store.versions(model)
+    before = next((number for number in reversed(served) if number != version and number in there), None)
+    if before is None:
+        return None
+    with suppress(ManifestError):  # a damaged version answers in no precision
+        with store.open(model, before, verify=False) as old, store.open(model, version, verify=False) as new:
+            has, had = ({variant.precision for variant in each.manifest.variants} for each in (new, old))
+        lost = tuple(precision for precision in get_args(Precision) if precision in had - has)
+        return (before, lost) if lost else None
+    return None
 
 
 def describe_origin() -> dict[str, Any]:

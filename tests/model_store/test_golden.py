@@ -132,6 +132,32 @@ def test_logits_within_the_tolerance_pass(store: ModelStore) -> None:
     prove(store, with_logits(lambda logits: logits + np.array([TOLERANCE / 2, 0, -TOLERANCE / 2])), proven_version()[1])
 
 
+def wide(fields: dict[str, Any], *golden_logits: tuple[float, ...]) -> dict[str, Any]:
+    """The same with a tolerance that lets any logits pass, and what the file itself gave when it was gated."""
+    (variant,) = fields["variants"]
+    return fields | {"variants": (variant.model_copy(update={"tolerance": 100.0, "golden_logits": golden_logits}),)}
+
+
+def test_a_clear_answer_stays_the_same_whatever_the_tolerance(store: ModelStore) -> None:
+    """Another top-1 than training's fails where training's was half a probability ahead, and only there."""
+    other = wide(with_logits(lambda logits: np.roll(logits, 1)))
+    with pytest.raises(NumericsProofError, match=r"turned.png: the fp32 model answers 'red', training's clear answer was 'green'"):
+        prove(store, other, proven_version()[1])
+    prove(store, wide(with_logits(lambda logits: np.roll(logits, 1) / 100)), proven_version()[1])
+
+
+def test_a_variant_is_held_against_what_it_gave_itself(store: ModelStore) -> None:
+    """Its own logits, where it has them, take the place of training's: these may be further off than the tolerance."""
+    fields, files = proven_version()
+    (variant,) = fields["variants"]
+    apart = with_logits(lambda logits: logits + 10 * TOLERANCE)
+    own = tuple(block.logits for block in fields["golden"])
+    prove(store, apart | {"variants": (variant.model_copy(update={"golden_logits": own}),)}, files)
+    moved = (own[0], tuple(logit + 2 * TOLERANCE for logit in own[1]))
+    with pytest.raises(NumericsProofError, match="the fp32 logits differ from those of its gates by"):
+        prove(store, fields | {"variants": (variant.model_copy(update={"golden_logits": moved}),)}, files)
+
+
 @pytest.mark.parametrize(
     "weights",
     [WEIGHTS[::-1], WEIGHTS * 1.01, np.zeros_like(WEIGHTS), np.full_like(WEIGHTS, np.nan), np.full_like(WEIGHTS, np.inf)],

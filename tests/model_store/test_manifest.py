@@ -152,10 +152,16 @@ def test_blocks_that_contradict_each_other_are_refused() -> None:
             {"outputs": Outputs(kind="probabilities"), "calibration": Calibration(energy_threshold=-1.0)},
         ),
         ("holds a precision twice", {"variants": whole.variants * 2}),
+        ("variant's golden logits do not fit", {"variants": (with_own_logits(whole, (0.0, 0.0), (0.0, 0.0)),)}),
+        ("variant's golden logits do not fit", {"variants": (with_own_logits(whole, (0.0, 0.0, 0.0)),)}),
     ]
     for message, change in contradictions:
         with pytest.raises(ValidationError, match=message):
             sealed(**change)
+
+
+def with_own_logits(manifest: Manifest, *logits: tuple[float, ...]) -> Variant:
+    return manifest.variants[0].model_copy(update={"golden_logits": logits})
 
 
 def test_a_crop_larger_than_the_resized_image_is_refused() -> None:

@@ -7,6 +7,7 @@ from threading import Barrier, Timer
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from tiny_model import FLOAT, tiny_model_bytes
 
 from model_store.errors import ModelRunError
 from model_store.manifest import Input, Outputs
+from model_store.providers import CUDA
 from model_store.session import RunControl, Session, SessionOptions, probabilities
 
 HEIGHT, WIDTH = 4, 6
@@ -119,6 +121,14 @@ def test_an_unknown_provider_is_refused(load: Load) -> None:
     """A provider that this ONNX Runtime lacks is an error that lists those it has: it is never replaced silently by the CPU."""
     with pytest.raises(ModelRunError, match=r"has no MadeUpProvider; it has .*CPUExecutionProvider"):
         load(options=SessionOptions(providers=("MadeUpProvider", "CPUExecutionProvider")))
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_provider_that_does_not_start_is_not_replaced_by_the_cpu(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime built for a GPU names CUDA and goes on without it where its libraries are missing; that is an error too."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
+    with pytest.raises(ModelRunError, match="could not start CUDAExecutionProvider and took CPUExecutionProvider"):
+        load(options=SessionOptions(providers=(CUDA, "CPUExecutionProvider")))
 
 
 @pytest.mark.parametrize(

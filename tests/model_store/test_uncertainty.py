@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from model_store.uncertainty import energy, set_sizes
+from model_store.uncertainty import energy, margins, set_sizes
 
 LOGITS = arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(2, 20)), elements=st.floats(-50, 50, width=32))
 
@@ -36,3 +36,8 @@ def test_a_set_holds_what_reaches_the_threshold_and_never_nothing() -> None:
     assert set_sizes(probabilities, 0.25).tolist() == [3, 1, 3]
     assert set_sizes(probabilities, 0.6).tolist() == [1, 1, 1]
     assert set_sizes(probabilities, 0.0).tolist() == [3, 3, 3]
+
+
+def test_the_margin_is_between_the_first_and_the_second() -> None:
+    """Wherever these stand; two that are equal have none."""
+    np.testing.assert_allclose(margins(np.array([[0.1, 0.2, 0.7], [0.4, 0.2, 0.4]], np.float32)), [0.5, 0], atol=1e-6)

@@ -1,10 +1,12 @@
 """Publishing: a run becomes a sealed version that verifies, proves itself and says where it comes from."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from model_store import golden
+from model_store.errors import PublishError
 from model_store.session import Session
 from model_store.store import ModelStore
 from training import gates
@@ -71,6 +73,29 @@ def test_no_promote_publishes_and_leaves_production_alone(run_copy: RunDirectory
     assert store.aliases("digits-resnet20").names() == []
 
 
+@pytest.mark.parametrize("way", ["asked", "waived"])
+def test_what_is_held_back_does_not_serve_as_the_newest(run_copy: RunDirectory, store: ModelStore, way: str) -> None:
+    """Where no alias says what serves the newest does, so the version that served is named `production` first."""
+    publish_gated(run_copy, store, promote=False)
+    another = RunDirectory(Path(shutil.copytree(run_copy.path, run_copy.path.with_name("another"))))
+    if way == "asked":
+        assert publish_gated(another, store, promote=False) == Published(2, promoted=False)
+    else:
+        findings = another.read_json("gates.json", "gate")
+        failed = {**findings["checks"][0], "passed": False, "waived": "a demonstration"}
+        another.write_json("gates.json", {**findings, "checks": [failed]})
+        assert publish(another, open_run_data(another), store) == Published(2, promoted=False)
+    assert store.resolve("digits-resnet20") == store.aliases("digits-resnet20").version("production") == 1
+
+
+def test_a_built_in_model_can_not_be_held_back(run_copy: RunDirectory, tmp_path: Path) -> None:
+    """A version of its name would hide it and serve; so nothing is published."""
+    store = ModelStore(tmp_path / "store")
+    with pytest.raises(PublishError, match="digits-resnet20 is built in"):
+        publish_gated(run_copy, store, promote=False)
+    assert store.layer("digits-resnet20") == "built-in"
+
+
 def test_a_run_is_published_once_and_a_cut_publish_is_finished(run_copy: RunDirectory, store: ModelStore) -> None:
     """After a crash between the version and the alias, doing it again moves the alias and makes no second version."""
     assert publish_gated(run_copy, store, promote=False).version == 1
@@ -128,7 +153,7 @@ def test_another_precision_is_not_what_the_run_was_published_as(run_copy: RunDir
     publish_gated(run_copy, store)
     model = run_copy.config().model
     with store.open(model, 1) as version:
-        made = Made("int8", b"a file", 0.5, (), (1.0, 1.0))
+        made = Made("int8", b"a file", 0.5, (), (), (1.0, 1.0))
         assert publish_variant(version, made, store, promote=False).version == 2
     assert publish(run_copy, open_run_data(run_copy), store) == Published(1, promoted=True)
     assert store.aliases(model).version("production") == 1

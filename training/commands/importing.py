@@ -176,6 +176,8 @@ def _read(values: dict[str, Any]) -> Candidate:
         )
     if values["arch"] and (onnx_file or name):
         raise click.UsageError("--arch belongs to --weights alone")
+    if not onnx_file and (strange := [option for option in ("layout", "output") if values[option]]):
+        raise click.UsageError(f"--{strange[0]} belongs to --onnx: a torch network has one layout and one output")
     if name:
         if values["labels"]:
             raise click.UsageError("--torchvision brings its own labels; for others give --weights FILE --arch NAME --labels FILE")

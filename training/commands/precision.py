@@ -22,7 +22,7 @@ from training.precision.variants import (
     opened_source,
     publish_variant,
 )
-from training.publish import make_store
+from training.publish import make_store, require_aliases
 
 
 @click.command()
@@ -77,6 +77,8 @@ def quantize(
     waivers, model_store = parse_waivers(waive, CHECKS), ModelStore(store)
     make_store(model_store)
     settings = Settings(precision, max_loss, calibration_images, sweep)
+    if not promote:
+        require_aliases(model_store, model.partition("/")[0])
     with opened_source(model_store, model) as version, TrainingDisplay(console) as display:
         display.announce(f"{precision} of {version}")
         labelled = open_labelled(version, data, data_dir, display.count("reading"))

@@ -12,6 +12,7 @@ import click
 import torch
 from rich.console import Console
 
+from model_store.aliases import PRODUCTION
 from model_store.store import ModelStore
 from training import cross_validation, pipeline
 from training.beginning import Wish, begin
@@ -21,7 +22,7 @@ from training.errors import InterruptedRunError
 from training.evaluation import read_figures
 from training.learning.process import Process, join
 from training.proof import prove_resume
-from training.publish import Published, make_store
+from training.publish import Published, left_behind, make_store
 from training.run_directory import RunDirectory
 from training.tracking import Trackers
 
@@ -159,10 +160,20 @@ def telling_the_way_on(display: TrainingDisplay, directory: RunDirectory, store:
 
 
 def say_published(display: TrainingDisplay, model: str, published: Published, store: Path) -> None:
-    """Where the version is, and how to serve it."""
-    display.say(f"published {model} version {published.version} in {store}; serve it: make serve STORE={shlex.quote(str(store))}")
-    if not published.promoted:
-        display.say(f"`production` does not point to it: python -m model_store --store {store} promote {model} {published.version}")
+    """Where the version is, whether it serves and how to have it so, and what the one before it had that it has not."""
+    model_store, folder, version = ModelStore(store), shlex.quote(str(store)), published.version
+    display.say(f"published {model} version {version} in {store}; serve the store: make serve STORE={folder}")
+    live = model_store.aliases(model).version(PRODUCTION)
+    promote = f"python -m model_store --store {folder} promote {model} {version}"
+    if live is None:
+        display.say(f"no `production` says what serves, so the newest version does, and that is this one; to keep it so: {promote}")
+    elif live != version:
+        display.say(f"`production` stays at version {live}; to serve this one: {promote}")
+    if lost := left_behind(model_store, model, version):
+        before, precisions = lost
+        display.say(f"version {before} answers in {' and '.join(precisions)} too, version {version} does not; to make it anew:")
+        for precision in precisions:
+            display.say(f"  python -m training quantize {model}/{version} --precision {precision} --store {folder}")
 
 
 def test_accuracy(run: RunDirectory) -> str:

@@ -37,6 +37,17 @@ class PixelRange:
         mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
         return f"{self.channels}, (level x {self.scale:.6g} - ({mean})) / ({std})"
 
+    def equals(self, other: "PixelRange") -> bool:
+        """Whether pixels come to the same numbers, however these are written; within what float32 can tell apart."""
+        (own_factor, own_shift), (factor, shift) = (
+            (values.scale / np.array(values.std), np.array(values.mean) / np.array(values.std)) for values in (self, other)
+        )
+        return (
+            self.channels == other.channels
+            and np.allclose(own_factor, factor, rtol=1e-5)
+            and np.allclose(own_shift, shift, rtol=1e-5)
+        )
+
 
 @dataclass(frozen=True)
 class Convention:

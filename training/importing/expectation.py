@@ -13,13 +13,20 @@ from training.importing.foreign_file import ForeignFile
 from training.importing.import_report import ImportReport
 from training.importing.presets import PRESETS, Geometry, Preset, make_preprocessing
 
+Stated = Literal["given", "found", "assumed"]
+
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the person says of the network's pixels: a preset, and single values that go before it."""
+    """What the person says of the network's pixels: a preset, and single values that go before it.
+
+    Where the import itself has put in a preset or a size, its evidence says why; such a size is assumed.
+    """
 
     preset: Preset | None = None
     preset_name: str = ""
+    preset_certainty: Stated = "given"
+    preset_evidence: str = ""
     layout: Layout | None = None
     channels: Channels | None = None
     scale: float | None = None
@@ -30,6 +37,7 @@ class Expectation:
     resize_mode: Literal["shorter_side", "exact"] | None = None
     interpolation: Interpolation | None = None
     output: str | None = None
+    size_evidence: str = ""
 
     @property
     def told(self) -> dict[str, Any]:
@@ -44,9 +52,19 @@ class Expectation:
             raise ForeignModelError(f"pixels can not be brought to this range: {values}")
         return values
 
+    @property
+    def preset_source(self) -> str:
+        """Where the preset comes from, in words."""
+        return self.preset_evidence or f"--preset {self.preset_name}"
+
+    @property
+    def range_certainty(self) -> Stated:
+        """The preset's, unless flags say the whole range."""
+        return "given" if {"scale", "mean", "std"} <= self.told.keys() else self.preset_certainty
+
     def source(self) -> str:
         """Where the range comes from, in words."""
-        source = f"--preset {self.preset_name}" if self.preset else "by flags"
+        source = self.preset_source if self.preset else "by flags"
         changed = f", with --{', --'.join(self.told)}" if self.preset and self.told else ""
         return f"{source}{changed}; check it with labelled images (--verify)"
 
@@ -119,7 +137,7 @@ def find_geometry(
     height, width = (int(found or given) for found, given in zip(in_file, asked or (0, 0), strict=True))
     if expectation.size and (height, width) != expectation.size:
         raise ForeignModelError(f"{described} is {height}x{width}, and --size says {expectation.size[0]}x{expectation.size[1]}")
-    report.add("size", f"{height}x{width}", "given" if None in in_file else "found", described)
+    report.add("size", f"{height}x{width}", _size_certainty(in_file, expectation), expectation.size_evidence or described)
     preset = expectation.preset
     geometry = preset.geometry if preset else Geometry()
     spec = geometry.at(height, width)
@@ -129,27 +147,37 @@ def find_geometry(
         resize = expectation.resize or (spec.resize if mode == spec.resize_mode else max(height, width))
         spec = make_preprocessing(mode, resize, height, width, told.get("interpolation", spec.interpolation))
     how = f"{spec.resize_mode} to {spec.resize}" if spec.resize_mode == "shorter_side" else "squeezed to the input's size"
-    known = (
-        bool(preset and preset.says_geometry)
-        or {"resize_mode", "interpolation"} <= told.keys()
-        or {"resize", "interpolation"} <= told.keys()
-    )
-    evidence = (
-        f"--preset {expectation.preset_name}"
-        if preset and preset.says_geometry and not told
-        else "by flags"
-        if known
-        else ("nothing says how its images were resized; --resize, --resize-mode and --interpolation do")
-    )
-    report.add("resize", f"{how}, {spec.interpolation}", "given" if known else "assumed", evidence)
+    wholly_told = "interpolation" in told and bool({"resize", "resize_mode"} & told.keys())
+    if wholly_told:
+        report.add("resize", f"{how}, {spec.interpolation}", "given", "by flags")
+    elif preset and preset.says_geometry:
+        changed = "".join(f", with --{name.replace('_', '-')}" for name in told)
+        report.add("resize", f"{how}, {spec.interpolation}", expectation.preset_certainty, f"{expectation.preset_source}{changed}")
+    else:
+        evidence = "nothing says how its images were resized; --resize, --resize-mode and --interpolation do"
+        report.add("resize", f"{how}, {spec.interpolation}", "assumed", evidence)
     return spec
 
 
+def _size_certainty(in_file: tuple[int | None, int | None], expectation: Expectation) -> Stated:
+    if None not in in_file:
+        return "found"
+    if expectation.size:
+        return "assumed" if expectation.size_evidence else "given"
+    return expectation.preset_certainty
+
+
 def other_readings(convention: Convention) -> dict[str, Convention]:
-    """Other expectations, by name, that a labelled image would tell from this one: the channels turned, and each preset's range."""
+    """Other expectations, by name, that a labelled image would tell from this one: the channels turned, and each preset's range.
+
+    Each once: what reads pixels as this one, or as another of them, is no other reading.
+    """
     channels: Channels = "RGB" if convention.range.channels == "BGR" else "BGR"
     own = convention.range
     turned = {f"{channels} instead": replace(own, channels=channels, mean=own.mean[::-1], std=own.std[::-1])}
     presets = {f"--preset {name}": preset.range for name, preset in PRESETS.items() if convention.dtype != TensorProto.UINT8}
-    ranges = {name: values for name, values in (turned | presets).items() if values != own}
+    ranges: dict[str, PixelRange] = {}
+    for name, values in (turned | presets).items():
+        if not any(values.equals(known) for known in (own, *ranges.values())):
+            ranges[name] = values
     return {name: replace(convention, range=values) for name, values in ranges.items()}

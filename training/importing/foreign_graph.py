@@ -12,13 +12,13 @@ import numpy as np
 import onnx
 import onnx_ir
 import onnxruntime
-from onnx import inliner, numpy_helper, version_converter
+from onnx import numpy_helper, shape_inference, version_converter
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from training.errors import ForeignModelError
 from training.export import OPSET
 from training.importing.affine import fold_affine
-from training.importing.foreign_file import ONNX_DOMAINS, ForeignFile
+from training.importing.foreign_file import NOT_CONVERTED, ONNX_DOMAINS, ForeignFile
 from training.importing.graph_walk import read_values
 from training.importing.import_report import ImportReport
 
@@ -43,11 +43,9 @@ def upgrade(file: ForeignFile, report: ImportReport) -> onnx.ModelProto:
     proto.ir_version = IR_VERSION  # before the conversion: constants that are no inputs are an error below IR 4
     if file.opset < OLDEST_RUN:
         _name_batch(graph, 1)  # these old steps need to know every size
-        proto = _convert(file, onnx.shape_inference.infer_shapes(proto), OLDEST_RUN)
+        proto = _convert(file, proto, OLDEST_RUN, knows_sizes=True)
         del proto.graph.value_info[:]
     _name_batch(proto.graph, BATCH)
-    if proto.functions:
-        proto = inliner.inline_local_functions(proto)
     if file.opset < OPSET:
         proto = _convert(file, proto, OPSET)
     elif file.opset > OPSET:
@@ -66,10 +64,10 @@ def _name_batch(graph: onnx.GraphProto, batch: int | str) -> None:
             setattr(dims[0], "dim_param" if isinstance(batch, str) else "dim_value", batch)
 
 
-def _convert(file: ForeignFile, proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+def _convert(file: ForeignFile, proto: onnx.ModelProto, opset: int, *, knows_sizes: bool = False) -> onnx.ModelProto:
     try:
-        return version_converter.convert_version(proto, opset)
-    except (onnx.checker.ValidationError, version_converter.ConvertError, RuntimeError, ValueError) as error:
+        return version_converter.convert_version(shape_inference.infer_shapes(proto) if knows_sizes else proto, opset)
+    except (*NOT_CONVERTED, RuntimeError, ValueError) as error:
         raise ForeignModelError(
             f"{file.path} has opset {file.opset}, and the way to {OPSET} is not known for it: {str(error).splitlines()[0]}; "
             f"export it again with opset {OLDEST_RUN} to {OPSET}"
@@ -116,9 +114,16 @@ def free_batch(proto: onnx.ModelProto, batch: int | None) -> bool:
 
 
 def cleaned(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Without traces of the machine that wrote it, constants that nothing uses, and opsets that no node is of."""
+    """Without traces of the machine that wrote it, constants that nothing uses, and opsets that no node is of.
+
+    Nodes are called by their operator and a number: names, those of graphs within too, may be lines of someone's source.
+    """
     model = onnx_ir.from_proto(proto)
     model = ClearMetadataAndDocStringPass()(model).model
+    for number, node in enumerate(model.graph.all_nodes(), start=1):
+        node.name = f"{node.op_type}_{number}"
+    for branch in model.graph.subgraphs():
+        branch.name = "branch"
     clean: onnx.ModelProto = onnx_ir.to_proto(model)
     used = set(read_values(clean.graph))
     kept = [tensor for tensor in clean.graph.initializer if tensor.name in used]

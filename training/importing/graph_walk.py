@@ -39,11 +39,19 @@ class GraphWalk:
             return numpy_helper.to_array(node.attribute[0].t)
         return None
 
+    def numbers(self, value: str) -> NDArray[Any] | None:
+        """The numbers of a constant in another shape or type too, and of one that is written as an attribute."""
+        value, node = self.source(value)
+        if node is not None and node.op_type == "Constant" and node.attribute[0].name.startswith(("value_float", "value_int")):
+            return np.asarray(helper.get_attribute_value(node.attribute[0]))
+        return self.constant(value)
+
     def source(self, value: str) -> tuple[str, onnx.NodeProto | None]:
         """The value behind reshapes and the like, and the node that makes it."""
-        node = self.maker(value)
-        while node is not None and node.op_type in PASSING:
+        node, passed = self.maker(value), {value}
+        while node is not None and node.op_type in PASSING and node.input[0] not in passed:  # a broken file may go in circles
             value = node.input[0]
+            passed.add(value)
             node = self.maker(value)
         return value, node
 

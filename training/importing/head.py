@@ -1,5 +1,6 @@
 """The head of a foreign network: which value holds its logits, and whether they are pooled features through one linear layer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,17 +9,20 @@ import onnx
 from numpy.typing import NDArray
 
 from training.errors import ForeignModelError
+from training.importing.closing import Closing, find_closing
 from training.importing.foreign_file import ForeignFile, Value
 from training.importing.graph_walk import GraphWalk, attribute, axes_of
 from training.importing.import_report import ImportReport
+from training.importing.labels import wrong_classes
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Where the network's answer lies: its output, and the value before a closing softmax where it has one."""
+    """Where the network's answer lies: its output, the value before a closing softmax where it has one, and what closes it."""
 
     output: str
     before_softmax: str | None
+    closing: Closing
 
     @property
     def logits(self) -> str:
@@ -40,12 +44,12 @@ class PooledHead:
     own_maps: bool
 
 
-def choose_output(file: ForeignFile, classes: int, wanted: str | None, report: ImportReport) -> Value:
+def choose_output(file: ForeignFile, class_names: Sequence[str], wanted: str | None, report: ImportReport) -> Value:
     """The output with a score for each class. Raises ForeignModelError that says what the outputs are."""
     named = [value for value in file.outputs if wanted in {None, value.name}]
     if not named:
         raise ForeignModelError(f"{file.path} has no output {wanted!r}; it has {'; '.join(map(str, file.outputs))}")
-    fitting = [value for value in named if _is_score(value) and _classes(value) in {classes, None}]
+    fitting = [value for value in named if _is_score(value) and _classes(value) in {len(class_names), None}]
     if len(fitting) == 1:
         report.add(
             "output", fitting[0], "given" if wanted else "found", f"of {len(file.outputs)}: {'; '.join(map(str, file.outputs))}"
@@ -53,7 +57,7 @@ def choose_output(file: ForeignFile, classes: int, wanted: str | None, report: I
         return fitting[0]
     if fitting:
         raise ForeignModelError(
-            f"{file.path} has several outputs with {classes} scores: {'; '.join(map(str, fitting))}; choose one: --output"
+            f"{file.path} has several outputs with {len(class_names)} scores: {'; '.join(map(str, fitting))}; choose one: --output"
         )
     (first, *_) = named
     if not _is_score(first) and first.dtype not in _FLOATS:
@@ -64,9 +68,7 @@ def choose_output(file: ForeignFile, classes: int, wanted: str | None, report: I
         raise ForeignModelError(
             f"{file.path}: the output {first} is no row of scores: it makes an image or a map, and only classifiers are served"
         )
-    raise ForeignModelError(
-        f"{file.path} answers with {_classes(first)} scores, the labels name {classes} classes; --labels must fit the network"
-    )
+    raise wrong_classes(file.path, _classes(first), class_names)
 
 
 _FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE})
@@ -89,15 +91,26 @@ def _kind(value: Value) -> str:
 
 
 def find_answer(graph: onnx.GraphProto, output: str) -> Answer:
-    """Look through reshapes for a closing softmax. Raises ForeignModelError where each class is answered by itself."""
-    walk = GraphWalk(graph)
-    _, node = walk.source(output)
-    if node is not None and node.op_type == "Sigmoid":
+    """Look through reshapes, scales and clips for a closing softmax.
+
+    Raises ForeignModelError where each class is answered by itself, or what follows the softmax changes its order.
+    """
+    closing = find_closing(GraphWalk(graph), output)
+    node = closing.node
+    if node is not None and node.op_type in {"Sigmoid", "HardSigmoid"}:
+        then = f" (then {closing})" if closing.steps else ""
         raise ForeignModelError(
-            "the network ends in a Sigmoid: it says yes or no to each class by itself, "
+            f"the network ends in a Sigmoid{then}: it says yes or no to each class by itself, "
             "and only one distribution over all classes is served"
         )
-    return Answer(output, node.input[0] if node is not None and node.op_type == "Softmax" else None)
+    if node is None or node.op_type != "Softmax":
+        return Answer(output, None, closing)
+    if not closing.keeps_order:
+        raise ForeignModelError(
+            f"what follows the closing Softmax ({closing}) changes which class comes first, so what is before it is no answer; "
+            "export  the network without that"
+        )
+    return Answer(output, node.input[0], closing)
 
 
 def find_pooled_head(graph: onnx.GraphProto, logits: str, classes: int) -> PooledHead | str:
@@ -120,6 +133,8 @@ def find_pooled_head(graph: onnx.GraphProto, logits: str, classes: int) -> Poole
         if linear is None:
             return f"the numbers of its last layer ({node.op_type}) are no constants of one matrix"
         weight, own_bias = linear
+        if len(weight) != classes or (bias is not None and bias.size not in {1, classes}):
+            return f"its last layer ({node.op_type}) does not make one number a class"
         bias = own_bias if bias is None else bias.reshape(-1) + own_bias
         _, node = walk.source(node.input[0])
     elif bias is not None:
@@ -152,6 +167,8 @@ def _linear(walk: GraphWalk, node: onnx.NodeProto) -> tuple[NDArray[Any], NDArra
     if node.op_type == "Gemm":
         weight = weight * attribute(node, "alpha", 1.0)
         bias = None if bias is None else bias * attribute(node, "beta", 1.0)
+    if bias is not None and bias.size not in {1, len(weight)}:
+        return None
     return weight, np.zeros(len(weight), np.float32) if bias is None else np.broadcast_to(bias.reshape(-1), (len(weight),))
 
 

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from training.data.image_set import class_name
 from training.errors import ForeignModelError
@@ -22,7 +22,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
         names = _from_json(json.loads(text)) if text.lstrip()[:1] in {"[", "{"} else text.rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ForeignModelError(f"the labels {path} can not be read as text: {error}") from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ForeignModelError(f"the labels {path} are no JSON list of names or object from 0, 1, … to names: {error}") from None
     labels = [class_name(name) for name in names]
     if None in labels:
@@ -41,15 +41,22 @@ def told_apart(labels: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     return apart, repeated
 
 
-def name_classes(labels: Sequence[str], report: ImportReport) -> tuple[str, ...]:
+def name_classes(
+    labels: Sequence[str], report: ImportReport, certainty: Literal["given", "found", "assumed"] = "given"
+) -> tuple[str, ...]:
     """The labels, told apart; whether their order is the network's, only labelled images can say."""
     class_names, repeated = told_apart(labels)
     report.add(
-        "classes", f"{len(class_names)}: {', '.join(class_names[:3])}, …", "given", "their order can not be seen in a network"
+        "classes", f"{len(class_names)}: {', '.join(class_names[:3])}, …", certainty, "their order can not be seen in a network"
     )
     if repeated:
         report.add("repeated names", ", ".join(repeated), "changed", "their index stands behind each")
     return class_names
+
+
+def wrong_classes(origin: object, scores: object, class_names: Sequence[str]) -> ForeignModelError:
+    """Labels that are not the network's."""
+    return ForeignModelError(f"{origin} answers with {scores} scores, the labels name {len(class_names)} classes; they must fit")
 
 
 def _from_json(values: Any) -> list[str]:

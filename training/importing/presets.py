@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from pydantic import ValidationError
 
@@ -85,7 +85,7 @@ def read_timm(path: Path) -> Preset:
         mean, std = (triple(values[name]) for name in ("mean", "std"))
         interpolation = values.get("interpolation", "bicubic")
         share = float(values.get("crop_pct") or 0.875)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise ForeignModelError(
             f"{path} is no timm config: expected input_size, mean, std, and mostly interpolation and crop_pct; {error!r}"
         ) from None
@@ -93,7 +93,7 @@ def read_timm(path: Path) -> Preset:
         raise ForeignModelError(
             f"{path}: crop_mode squash with crop_pct {share:g} squeezes and crops; only one of both is done here"
         )
-    if channels != 3 or interpolation not in {"bilinear", "bicubic", "nearest", "lanczos"} or not 0 < share <= 1:
+    if channels != 3 or interpolation not in get_args(Interpolation) or not 0 < share <= 1:
         raise ForeignModelError(
             f"{path}: input_size {values['input_size']}, interpolation {interpolation} and crop_pct {share:g} are not all possible "
             "here: 3 channels, bilinear, bicubic, nearest or lanczos, and a share up to 1 are"
@@ -113,7 +113,7 @@ def triple(values: Any) -> tuple[float, float, float]:
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ForeignModelError(f"{path} can not be read as JSON: {error}") from None
     if not isinstance(values, dict):
         raise ForeignModelError(f"{path} is no timm config: expected a JSON object")

@@ -8,6 +8,7 @@ from model_store.manifest import Input
 from model_store.preprocessing import Pixels
 from model_store.session import Logits
 from training.checks import LOGIT_TOLERANCE
+from training.errors import ForeignModelError
 from training.golden import scene
 
 _SEED: Final = 20151210  # the day on which He et al. put residual networks on arXiv
@@ -26,6 +27,15 @@ def make_probes(shape: Input) -> Pixels:
     blends = [(picture * share + flat[1] * (1 - share)).astype(np.uint8) for share in (0.3, 0.6)]
     noise = [chance.integers(0, limit, picture.shape, dtype=np.uint8) for limit in (64, 128, 192, 255)]
     return np.ascontiguousarray(np.stack([*guises, *flat, *blends, *noise]))
+
+
+def require_finite(answers: Logits) -> None:
+    """Raises ForeignModelError where an answer is no number, so that nothing can be held against it."""
+    if not np.isfinite(answers).all():
+        raise ForeignModelError(
+            "the network answers pictures with NaN or infinity, so there is nothing to hold it against; "
+            "pixels in another range than it was trained on can do that (--preset, --scale)"
+        )
 
 
 def tolerance_of(answers: Logits) -> float:

@@ -16,7 +16,7 @@ from training.gates import require_passed, waived
 from training.importing.candidate import Candidate
 from training.importing.import_report import REPORT
 from training.importing.verification import Verified
-from training.publish import CHECKPOINT, Published
+from training.publish import CHECKPOINT, Published, keep_what_serves
 
 _WHY: Final = "imported and verified"
 
@@ -77,26 +77,20 @@ def publish_import(judged: Judged, store: ModelStore, model: str, *, promote: bo
     version = _find_same(store, model, manifest, files)
     if version is None:
         if judged.proof == "unproven" or not promote:
-            _keep_what_serves(store, model)
+            _require_not_built_in(store, model)
+            keep_what_serves(store, model)
         version = store.publish(model, manifest, files)
     if promote and judged.proof == "proven" and store.aliases(model).version(PRODUCTION) != version:
         store.promote(model, version, why=_WHY)
     return Published(version, promoted=store.aliases(model).version(PRODUCTION) == version)
 
 
-def _keep_what_serves(store: ModelStore, model: str) -> None:
-    """Where no alias says what serves, the newest version does: name it, so that what is held back does not take over by itself.
-
-    Raises ForeignModelError where a built-in model would be hidden.
-    """
-    if model not in store.models():
-        return
-    if store.layer(model) == "built-in":
+def _require_not_built_in(store: ModelStore, model: str) -> None:
+    """Raise ForeignModelError where a built-in model would be hidden."""
+    if model in store.models() and store.layer(model) == "built-in":
         raise ForeignModelError(
             f"{model} is built in, and this version would hide it: choose another --model, or --verify it and promote it"
         )
-    if store.aliases(model).version(PRODUCTION) is None:
-        store.promote(model, store.versions(model)[-1], why="it served when a version was imported that is held back")
 
 
 def _find_same(store: ModelStore, model: str, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> int | None:

@@ -71,7 +71,7 @@ class ServedGraph:
         if not isinstance(head, str):
             try:
                 error, bound = self._identity_error(network, head), tolerance_of(self.expected)
-            except (ModelRunError, ValueError) as problem:
+            except (ModelRunError, ForeignModelError) as problem:
                 head = str(problem).splitlines()[0]
             else:
                 if error <= bound:
@@ -95,6 +95,9 @@ class ServedGraph:
         model, outputs = self.assemble(network, head)
         session = open_session(model, input_of(self.spec), outputs)
         maps = np.concatenate([session.run_with_features(probe[np.newaxis])[1] for probe in self.probes])
+        channels = head.weight.shape[1]
+        if maps.ndim != 4 or maps.shape[1] != channels:
+            raise ForeignModelError(f"{head.features} is {list(maps.shape[1:])} for an image, no map of {channels} channels")
         return float(np.abs(maps.mean((2, 3)) @ head.weight.T + head.bias - self.expected).max())
 
     def _agrees(self, network: onnx.ModelProto, size: int) -> bool:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from onnx import TensorProto
 from torch import Tensor
-from torchvision.models import get_model_weights
 
 from model_store.files import sha256_of
 from model_store.manifest import Imported
@@ -20,12 +20,13 @@ from training.errors import ForeignModelError
 from training.export import OUTPUTS, ServedModel, classifier_bytes, export_graph
 from training.gates import MAX_BATCH_SIZE
 from training.importing.candidate import Candidate, input_of, open_session
-from training.importing.convention import PixelRange
-from training.importing.expectation import Expectation, find_geometry
+from training.importing.convention import Channels, Convention, PixelRange
+from training.importing.expectation import Expectation, find_geometry, other_readings
 from training.importing.import_report import REPORT, ImportReport
-from training.importing.labels import name_classes
-from training.importing.presets import PRESETS, Geometry, Preset, triple
+from training.importing.labels import name_classes, wrong_classes
+from training.importing.presets import PRESETS, triple
 from training.importing.probes import make_probes
+from training.importing.torchvision_weights import find_origin
 from training.learning.networks import IMAGENET, PLAIN_LAYERS, build_network, default_image_size, parse_architecture
 from training.learning.normalization import Normalization
 from training.start import HEAD, download, read_state
@@ -42,21 +43,18 @@ def read_torchvision(name: str, weights: Path | None, expectation: Expectation) 
     """
     if name not in RESIDUAL:
         raise ForeignModelError(f"torchvision has no residual classifier {name!r}; it has {', '.join(RESIDUAL)}")
-    known: Any = get_model_weights(name).DEFAULT
-    report = ImportReport(f"torchvision's {name} ({known.name})")
-    class_names = name_classes(known.meta["categories"], report)
+    origin = find_origin(name, weights)
+    report = ImportReport(f"torchvision's {name} ({origin.name})")
+    report.add("weights", origin.name, origin.certainty, origin.evidence)
+    class_names = name_classes(origin.categories, report, origin.certainty)
     state = download(name, "--weights FILE") if weights is None else read_state(weights)
-    transforms = known.transforms()
-    preset = Preset(
-        PixelRange("RGB", 1 / 255, triple(transforms.mean), triple(transforms.std)),
-        Geometry(transforms.crop_size[0] / transforms.resize_size[0], "shorter_side", transforms.interpolation.value),
-        says_geometry=True,
-        size=(transforms.crop_size[0], transforms.crop_size[0]),
-    )
-    expectation = replace(expectation, preset=expectation.preset or preset, preset_name=expectation.preset_name or known.name)
-    trained = _fitted(state, _normalization(expectation, report), name, class_names, str(weights or known.name))
-    digest = sha256(serialise(trained)).hexdigest() if weights is None else sha256_of(weights)
-    imported = Imported(kind="torchvision", name=known.name, architecture=name, report=REPORT, sha256=digest)
+    if expectation.preset is None:
+        expectation = replace(
+            expectation, preset=origin.preset, preset_certainty=origin.certainty, preset_evidence=origin.transforms_evidence
+        )
+    trained = _fitted(state, _normalization(expectation, report), name, class_names, str(weights or origin.name))
+    digest = sha256(serialise(trained)).hexdigest() if weights is None else sha256_of(weights.resolve())
+    imported = Imported(kind="torchvision", name=origin.name, architecture=name, report=REPORT, sha256=digest)
     return _candidate(trained, class_names, expectation, report, imported)
 
 
@@ -73,7 +71,9 @@ def read_weights_file(path: Path, architecture: str | None, labels: Sequence[str
             raise ForeignModelError(f"{path} holds a {trained.architecture}, not a {architecture}; leave --arch away")
         report.add("network", trained.architecture, "found", "this project wrote the file")
         if trained.classes != len(class_names):
-            raise _wrong_classes(path, trained.classes, class_names)
+            raise wrong_classes(path, trained.classes, class_names)
+        if expectation.channels == "BGR":
+            raise _not_rgb()
         if expectation.preset is None and expectation.mean is None and expectation.std is None and expectation.scale is None:
             report.add("range", "the file's own", "found", "this project wrote the file")
         else:
@@ -84,14 +84,19 @@ def read_weights_file(path: Path, architecture: str | None, labels: Sequence[str
         parse_architecture(architecture)
         report.add("network", architecture, "given", "the names and shapes of the weights fit it")
         if expectation.preset is None and expectation.mean is None:
-            report.add("the preset", "torchvision", "assumed", "neither --preset nor --mean was given")
-            expectation = replace(expectation, preset=PRESETS["torchvision"], preset_name="torchvision")
+            expectation = replace(
+                expectation,
+                preset=PRESETS["torchvision"],
+                preset_certainty="assumed",
+                preset_evidence="torchvision's, as neither --preset nor --mean was given",
+            )
         trained = _fitted(read_state(path), _normalization(expectation, report), architecture, class_names, str(path))
     if expectation.size is None and (expectation.preset is None or expectation.preset.size is None):
         side = default_image_size(trained.architecture)
-        report.add("the size", f"{side}x{side}", "assumed", f"no --size was given, and {trained.architecture} is made for it")
-        expectation = replace(expectation, size=(side, side))
-    imported = Imported(kind="weights", name=path.name, architecture=trained.architecture, report=REPORT, sha256=sha256_of(path))
+        evidence = f"no --size was given, and {trained.architecture} is made for it"
+        expectation = replace(expectation, size=(side, side), size_evidence=evidence)
+    digest = sha256_of(path.resolve())
+    imported = Imported(kind="weights", name=path.name, architecture=trained.architecture, report=REPORT, sha256=digest)
     return _candidate(trained, class_names, expectation, report, imported)
 
 
@@ -114,23 +119,23 @@ def _candidate(
         preprocessing=spec,
         class_names=class_names,
         max_batch_size=MAX_BATCH_SIZE,
-        original=partial(_answers, trained, trained.normalize),
+        original=partial(_answers, trained, trained.normalize, "RGB"),
         imported=imported,
         report=report,
         classifier=classifier_bytes(trained.network),
         checkpoint=serialise(trained),
         identity_error=identity_error,
         other_readings={
-            f"--preset {name}": partial(_answers, trained, _as_normalization(preset.range))
-            for name, preset in PRESETS.items()
-            if preset.range.channels == "RGB"
+            name: partial(_answers, trained, _as_normalization(other.range), other.range.channels)
+            for name, other in other_readings(Convention("NCHW", TensorProto.FLOAT, _as_range(trained.normalize))).items()
         },
     )
 
 
-def _answers(trained: Trained, normalize: Normalization, pixels: Pixels) -> Logits:
+def _answers(trained: Trained, normalize: Normalization, channels: Channels, pixels: Pixels) -> Logits:
+    turned = pixels[..., ::-1] if channels == "BGR" else pixels
     return predict(
-        trained.answering, [pixels.copy()], normalize
+        trained.answering, [turned.copy()], normalize
     ).numpy()  # a copy: torch warns of arrays that it could not write to
 
 
@@ -142,7 +147,7 @@ def _fitted(
     if state[HEAD[0]].ndim != 2:
         raise ForeignModelError(f"{origin}: {HEAD[0]} is no matrix, so there is no classifier in it")
     if (classes := len(state[HEAD[0]])) != len(class_names):
-        raise _wrong_classes(origin, classes, class_names)
+        raise wrong_classes(origin, classes, class_names)
     network = build_network(architecture, len(class_names))
     try:
         network.load_state_dict(state)  # strictly: what is missing here would be a random number there
@@ -152,22 +157,28 @@ def _fitted(
     return Trained(network, normalize, architecture, len(class_names), 0)
 
 
-def _wrong_classes(origin: object, classes: int, class_names: tuple[str, ...]) -> ForeignModelError:
-    return ForeignModelError(f"{origin} answers with {classes} scores, the labels name {len(class_names)} classes; they must fit")
-
-
 def _normalization(expectation: Expectation, report: ImportReport) -> Normalization:
     values = expectation.range()
     if values.channels != "RGB":
-        raise ForeignModelError("weights are taken as of a network for RGB; export one for BGR to ONNX, and give --onnx")
-    report.add("range", values, "given", expectation.source())
+        raise _not_rgb()
+    report.add("range", values, expectation.range_certainty, expectation.source())
     return _as_normalization(values)
+
+
+def _not_rgb() -> ForeignModelError:
+    return ForeignModelError("weights are taken as of a network for RGB; export one for BGR to ONNX, and give --onnx")
 
 
 def _as_normalization(values: PixelRange) -> Normalization:
     """The same in grey levels: (level - mean) / std."""
     mean, std = (np.array(numbers, np.float64) / values.scale for numbers in (values.mean, values.std))
     return Normalization(*(_column(numbers) for numbers in (mean, std)))
+
+
+def _as_range(normalize: Normalization) -> PixelRange:
+    """The same in grey levels back again; of a mean image its mean colour."""
+    mean, std = (triple(np.broadcast_to(values.mean((-2, -1)).numpy(), 3)) for values in (normalize.mean, normalize.std))
+    return PixelRange("RGB", 1.0, mean, std)
 
 
 def _column(numbers: Any) -> Tensor:

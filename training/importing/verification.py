@@ -21,7 +21,7 @@ from training.evaluation import wilson_interval
 from training.gates import MAX_BATCH_SIZE, ODD_BATCH
 from training.golden import Probe, as_npy, make_block, scenes
 from training.importing.candidate import Candidate, in_batches, open_session
-from training.importing.probes import SPREAD_IN_TOLERANCES, make_probes, spread_of, tolerance_of
+from training.importing.probes import SPREAD_IN_TOLERANCES, make_probes, require_finite, spread_of, tolerance_of
 from training.preprocessing_gates import FAULTS, check_golden
 from training.succession import SIGNIFICANCE
 
@@ -95,8 +95,7 @@ def verify(
             [pixels, labelled[np.linspace(0, len(labelled) - 1, min(_PARITY_IMAGES, len(labelled))).astype(int)]]
         )
     expected = candidate.original(pixels)
-    if not np.isfinite(expected).all():
-        raise ForeignModelError("the network answers pictures with NaN or infinity, so there is nothing to hold it against")
+    require_finite(expected)
     tolerance = tolerance_of(expected)
     checks = [*_parity(candidate, session, pixels, expected, tolerance)]
     probes = [*(_samples(verification, samples) if verification else ()), *scenes()]

@@ -11,17 +11,19 @@ from model_store.manifest import Check, Manifest, Precision
 from model_store.preprocessing import Pixels
 from model_store.session import Logits, Session
 from model_store.speed import batches_up_to, speed_up, time_in_turn
+from model_store.uncertainty import CLEAR_MARGIN, margins
+from training.calibration import COVERAGES, ECE_ALLOWANCE, MOST_REFUSED, measure, with_chance
 from training.checks import LOGIT_TOLERANCE, at_least, at_most
 from training.gates import ODD_BATCH, waived
 from training.precision.scoring import Scorer
 from training.precision.sensitivity import relative_drift
 
 CHECKS: Final = (
-    "top1_loss", "logit_drift", "flips_near_margin", "flips_clear", "golden_top1", "batch_invariance", "size", "speed",
+    "top1_loss", "logit_drift", "flips_near_margin", "flips_clear", "golden_top1", "abstained",
+    *(f"coverage_{coverage}" for coverage in COVERAGES), "calibration_error", "batch_invariance", "size", "speed",
 )  # fmt: skip
 DRIFT: Final[Mapping[Precision, float]] = {"int8": 0.1, "fp16": 0.01, "bf16": 0.05}
 SIZE: Final[Mapping[Precision, float]] = {"int8": 0.5, "fp16": 0.6, "bf16": 0.6}
-CLEAR_MARGIN: Final = 0.5  # of probability, between the first and the second class
 NEAR_FLIPS: Final = 0.02
 MAX_LOSS: Final = 0.5  # points of top-1
 FEW_IMAGES: Final = 2  # so many may change of few images: of 60, one is more than a point, and says nothing
@@ -54,6 +56,7 @@ def check_candidate(
     checks = [
         *_answers(candidate, scorer, max_loss),
         _golden(candidate, scorer),
+        *_calibration(candidate, scorer.manifest),
         *_invariance(candidate, scorer, sample),
         _size(candidate),
         *_speed(candidate, scorer),
@@ -75,7 +78,7 @@ def _answers(candidate: Candidate, scorer: Scorer, max_loss: float) -> Iterator[
     detail = f"rms of the logits' change in standard deviations of fp32's, {images}"
     yield at_most("logit_drift", drift, DRIFT[candidate.precision], detail)
     flipped = candidate.logits.argmax(1) != candidate.expected.argmax(1)
-    clear = _margins(scorer, candidate.expected) >= CLEAR_MARGIN
+    clear = margins(scorer.probabilities(candidate.expected)) >= CLEAR_MARGIN
     detail = f"share of {images} whose top-1 changed where fp32 is within {CLEAR_MARGIN} of probability"
     yield at_most("flips_near_margin", float((flipped & ~clear).mean()), max(NEAR_FLIPS, FEW_IMAGES / len(flipped)), detail)
     detail = f"share of {images} whose top-1 changed where fp32 is surer than that"
@@ -86,13 +89,31 @@ def _golden(candidate: Candidate, scorer: Scorer) -> Check:
     if not len(candidate.golden_expected):
         return at_most("golden_top1", 0, 0, "there are no golden images")
     flipped = candidate.golden_logits.argmax(1) != candidate.golden_expected.argmax(1)
-    clear = _margins(scorer, candidate.golden_expected) >= CLEAR_MARGIN
+    clear = margins(scorer.probabilities(candidate.golden_expected)) >= CLEAR_MARGIN
     return at_most("golden_top1", int((flipped & clear).sum()), 0, "golden images with another top-1 where fp32's is clear")
 
 
-def _margins(scorer: Scorer, logits: Logits) -> NDArray[np.float32]:
-    ranked = np.sort(scorer.probabilities(logits), axis=1)
-    return np.asarray(ranked[:, -1] - ranked[:, -2])
+def _calibration(candidate: Candidate, manifest: Manifest) -> Iterator[Check]:
+    """The calibration was fitted on fp32's logits: what it promises holds for the variant's, as far as it does for fp32's.
+
+    Nothing where the version has none.
+    """
+    calibration, images = manifest.calibration, len(candidate.labels)
+    if calibration is None or manifest.outputs.kind != "logits":
+        return
+    fitted_on = manifest.training.data.split.get("validation", images) if manifest.training else images
+    of_numbers = np.nan_to_num(candidate.logits)  # what is no number says nothing, and has failed `logit_drift`
+    before, after = (measure(calibration, logits, candidate.labels) for logits in (candidate.expected, of_numbers))
+    if before.abstained is not None and after.abstained is not None:
+        bound = with_chance(max(MOST_REFUSED, before.abstained), images, fitted_on)
+        detail = f"share of {images} images of the test split that are refused; {before.abstained:.4f} in fp32"
+        yield at_most("abstained", after.abstained, bound, detail)
+    for coverage, figures in after.sets.items():
+        in_fp32 = before.sets[coverage].coverage
+        bound = 1 - with_chance(max(1 - float(coverage), 1 - in_fp32), images, fitted_on)
+        yield at_least(f"coverage_{coverage}", figures.coverage, bound, f"share of sets that hold the label; {in_fp32:.4f} in fp32")
+    bound = max(before.ece_before, before.ece_after) + ECE_ALLOWANCE
+    yield at_most("calibration_error", after.ece_after, bound, f"expected, on the test split; {before.ece_after:.4f} in fp32")
 
 
 def _invariance(candidate: Candidate, scorer: Scorer, sample: Pixels) -> Iterator[Check]:
@@ -130,9 +151,13 @@ def _speed(candidate: Candidate, scorer: Scorer) -> Iterator[Check]:
     yield at_least("speed", value, 1.0, detail)
 
 
-def tolerance_of(drifts: Sequence[float]) -> float:
-    """The golden tolerance: twice the largest drift seen, since kernels of other CPUs round to other quantisation steps."""
-    return max(LOGIT_TOLERANCE, 2 * max(drifts, default=0.0))
+def tolerance_of(precision: Precision, drifts: Sequence[float]) -> float:
+    """How far the golden logits may be elsewhere from those found here: by as much as the conversion itself moved a logit.
+
+    INT8 sums are the same everywhere, and kernels differ in rounding alone. Half floats are summed in another order on a GPU: two
+    files of half the bits, each so far from fp32.
+    """
+    return max(LOGIT_TOLERANCE, (1 if precision == "int8" else 2) * max(drifts, default=0.0))
 
 
 def golden_expected(manifest: Manifest) -> Logits:

@@ -1,6 +1,6 @@
 """An ONNX graph as a row of layers behind a preamble: what the conversions to other precisions need to know of it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final
@@ -49,9 +49,21 @@ def layers_of(model: Any) -> tuple[Layer, ...]:
 def preamble_of(model: Any) -> tuple[str, ...]:
     """The nodes between the input and the first layer: from bytes to what the network takes, in the order of the graph."""
     first = layers_of(model)[0].nodes[0]
+    return _before(model, [node.input[0] for node in model.graph.node if node.name == first])
+
+
+def head_of(model: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The nodes of the last layers, those that lead to no other layer, and the nodes behind them: from sums to scores."""
+    layers = {name for layer in layers_of(model) for name in layer.nodes}
+    before = set(_before(model, [node.input[0] for node in model.graph.node if node.name in layers]))
+    rest = [node.name for node in model.graph.node if node.name not in before]
+    return tuple(name for name in rest if name in layers), tuple(name for name in rest if name not in layers)
+
+
+def _before(model: Any, tensors: Iterable[str]) -> tuple[str, ...]:
+    """The nodes that these tensors come from, in the order of the graph."""
     producers = producers_of(model)
-    waiting = [next(node for node in model.graph.node if node.name == first).input[0]]
-    found = set()
+    waiting, found = list(tensors), set()
     while waiting:
         node = producers.get(waiting.pop())
         if node is not None and node.name not in found:

@@ -23,12 +23,12 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from model_store.manifest import MODEL_INPUT
 from model_store.preprocessing import Pixels
 from training.errors import QuantizeError
-from training.precision.graph import drop_unused, layers_of, preamble_of, read_graph, rename_input
+from training.precision.graph import drop_unused, head_of, layers_of, preamble_of, read_graph, rename_input
 from training.precision.pooling import shortcuts_to_convolutions
 
 CALIBRATION_BATCH: Final = 16
 _OPERATORS: Final = sorted({*QDQRegistry, *QLinearOpsRegistry})
-_OPTIONS: Final = {"OpTypesToExcludeOutputQuantization": ["Gemm"]}  # logits stay as fine as the accumulator has them
+_MEANS: Final = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 _WHOLE: Final = 1e-3  # how near a zero point must be to an integer: a thousandth of a grey level
 
 
@@ -46,14 +46,17 @@ class Calibrated:
         if len(kept) == len(layers):
             raise QuantizeError("every layer would stay in fp32, so nothing is left to quantise")
         preamble = preamble_of(self.model)
-        excluded = [*preamble, *(node for layer in layers if layer.name in kept for node in layer.nodes)]
+        last, behind = head_of(self.model)
+        excluded = [*preamble, *behind, *(node for layer in layers if layer.name in kept for node in layer.nodes)]
         nodes = None if only is None else [node for layer in layers if layer.name not in kept for node in layer.nodes]
         quantizer = QDQQuantizer(
             copy.deepcopy(self.model), True, True, QuantType.QInt8, QuantType.QUInt8, self.ranges,  # noqa: FBT003  per_channel, reduce_range
-            nodes or [], excluded, _OPERATORS, dict(_OPTIONS),
+            nodes or [], excluded, _OPERATORS, {},
         )  # fmt: skip
         quantizer.quantize_model()
         _take_bytes_as_they_come(quantizer.model.model, preamble)
+        if not any(node.op_type in _MEANS for node in self.model.graph.node if node.name in behind):  # a mean is fine of itself
+            _leave_sums_fine(quantizer.model.model, last)
         quantizer.model.topological_sort()
         quantized = quantizer.model.model
         del quantized.metadata_props[:]
@@ -142,6 +145,18 @@ def _take_bytes_as_they_come(model: Any, preamble: Sequence[str]) -> None:
     for node in (cast, multiply, add, quantize):
         model.graph.node.remove(node)
     model.graph.node.append(dequantize)
+    drop_unused(model)
+
+
+def _leave_sums_fine(model: Any, last: Collection[str]) -> None:
+    """What the last layers add up is not rounded to bytes again, so that scores stay as fine as the accumulator has them."""
+    takers = {node.input[0]: node for node in model.graph.node if node.op_type in {"QuantizeLinear", "DequantizeLinear"}}
+    for node in [node for node in model.graph.node if node.name in last and node.output[0] in takers]:
+        quantize = takers[node.output[0]]
+        dequantize = takers[quantize.output[0]]
+        node.output[0] = dequantize.output[0]
+        model.graph.node.remove(quantize)
+        model.graph.node.remove(dequantize)
     drop_unused(model)
 
 

@@ -33,7 +33,7 @@ from training.precision.half import convert
 from training.precision.int8 import CALIBRATION_BATCH, calibrate
 from training.precision.scoring import Scorer, score, scorer
 from training.precision.sensitivity import SWEEP_IMAGES, Sensitivity, layers_to_keep, relative_drift, sweep
-from training.publish import Published
+from training.publish import Published, keep_what_serves, require_aliases
 from training.run_data import RunData
 
 CALIBRATION_IMAGES: Final = 512
@@ -64,6 +64,8 @@ class Made:
     precision: Precision
     data: bytes
     tolerance: float
+    golden_logits: tuple[tuple[float, ...], ...]
+    """What the file gave here for each golden image."""
     checks: tuple[Check, ...]
     top1: tuple[float, float]
     """fp32's and the variant's share of right answers on the test split."""
@@ -95,19 +97,20 @@ def make_variant(version: Version, data: RunData, settings: Settings, waivers: M
         drifts = [float(np.quantile(np.abs(logits - expected).max(1), _DRIFT_QUANTILE)), *np.abs(golden_logits - golden).max(1)]
         candidate = Candidate(
             settings.precision, converted, fp32_data, session, fp32_session, logits, expected, data.images.labels[test],
-            golden_logits, golden, tolerance_of(drifts),
+            golden_logits, golden, tolerance_of(settings.precision, drifts),
         )  # fmt: skip
         sample = np.concatenate(list(data.chunks(_spread(test, INVARIANCE_IMAGES))))
         checks = check_candidate(candidate, scoring, sample, settings.allowed_loss(len(test)), waivers)
     top1 = tuple(float((scores.argmax(1) == candidate.labels).mean()) for scores in (expected, logits))
-    return Made(settings.precision, converted, candidate.tolerance, checks, (top1[0], top1[1]), kept, sensitivities)
+    own = tuple(map(tuple, golden_logits.tolist()))
+    return Made(settings.precision, converted, candidate.tolerance, own, checks, (top1[0], top1[1]), kept, sensitivities)
 
 
 def publish_variant(version: Version, made: Made, store: ModelStore, *, promote: bool = True) -> Published:
     """Seal the version's files with the variant as the model's next version; everything else is carried over.
 
     `production` follows where it pointed to this version, or to none, and every check passed unwaived: another precision of an
-    older version is no reason to roll back to it.
+    older version is no reason to roll back to it. Raises PublishError where `promote` is False and it would serve all the same.
     """
     model, manifest = version.model, version.manifest
     file = f"model.{made.precision}.onnx"
@@ -117,18 +120,25 @@ def publish_variant(version: Version, made: Made, store: ModelStore, *, promote:
         entry.path: version.path(entry.path).read_bytes() for entry in manifest.files if entry.path not in dropped
     }
     files[file] = made.data
+    variant = Variant(
+        precision=made.precision, file=file, tolerance=made.tolerance, golden_logits=made.golden_logits, gate=made.checks
+    )
     fields: dict[str, Any] = {name: getattr(manifest, name) for name in type(manifest).model_fields}
     del fields["files"], fields["model"]
     fields |= {
         "created_at": now(),
         "derived_from": VersionReference(model=model, version=version.number, digest=version.digest),
-        "variants": (*others, Variant(precision=made.precision, file=file, tolerance=made.tolerance, gate=made.checks)),
+        "variants": (*others, variant),
         "signature": None,  # it vouched for another manifest
     }
-    current = _production(store, model)
-    number = store.publish(model, fields, files)
+    if not promote:
+        require_aliases(store, model)
     passed = all(check.passed for check in (*manifest.gate, *made.checks))
-    if promote and passed and current in {None, version.number} and manifest.proof == "proven":
+    follows = promote and passed and _production(store, model) in {None, version.number} and manifest.proof == "proven"
+    if not follows:
+        keep_what_serves(store, model)
+    number = store.publish(model, fields, files)
+    if follows:
         store.promote(model, number, why=f"{made.precision} of {version}")
     return Published(number, promoted=store.aliases(model).version(PRODUCTION) == number)
 

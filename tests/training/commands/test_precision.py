@@ -60,6 +60,7 @@ def test_a_failed_gate_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ((DIGITS, "--waive", "parity_top1=no"), 1, "there is no check parity_top1; there are top1_loss"),
         ((DIGITS, "--waive", "speed"), 1, "takes CHECK=REASON"),
         ((DIGITS, "--precision", "bf16"), 1, "can not be computed here"),
+        ((DIGITS, "--no-promote"), 1, "is built in, and a version published under its name would hide it and serve"),
     ],
 )
 def test_what_can_not_be_done_is_said_in_a_line(words: tuple[str, ...], code: int, answer: str, tmp_path: Path) -> None:

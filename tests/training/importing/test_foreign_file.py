@@ -1,5 +1,6 @@
 """Files that are not what they say get clear errors, and never a traceback."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from foreign_graphs import CLASSES, LABELS, SIZE, Builder, foreign_graph, model_
 from onnx import TensorProto, helper, numpy_helper
 
 from training.__main__ import main
+from training.importing.foreign_file import read_foreign
 
 PIXELS = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3, SIZE, SIZE])
 
@@ -38,6 +40,13 @@ def test_a_cut_file_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, foreign_graph())
     path.write_bytes(path.read_bytes()[:-200])
     assert "is no ONNX" in import_file(path)
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """protobuf lets such bytes through."""
+    path = write(tmp_path, foreign_graph())
+    path.write_bytes(path.read_bytes().replace(b"Relu_2_output", b"Relu_2_\xff\xfe\xfdput"))
+    assert "the name b'Relu_2_\\xff\\xfe\\xfdput' is no text" in import_file(path)
 
 
 def two_inputs(model: onnx.ModelProto) -> None:
@@ -94,9 +103,57 @@ def broken_graph(model: onnx.ModelProto) -> None:
     model.graph.node[3].input[0] = "nobody makes this"
 
 
+def unknown_input_type(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = 99
+
+
+def unknown_output_type(model: onnx.ModelProto) -> None:
+    model.graph.output[0].type.tensor_type.elem_type = -3
+
+
+def no_opset(model: onnx.ModelProto) -> None:
+    del model.opset_import[:]
+
+
+def opset_to_come(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 2**40
+
+
+def softmax_of_nothing(model: onnx.ModelProto) -> None:
+    model.graph.node[-1].CopyFrom(helper.make_node("Softmax", [], [model.graph.output[0].name]))
+
+
+def circle(model: onnx.ModelProto) -> None:
+    output = model.graph.output[0].name
+    model.graph.node[-1].CopyFrom(helper.make_node("Identity", [output], [output]))
+
+
+def function_in_circles(model: onnx.ModelProto) -> None:
+    call = helper.make_node("call", ["x"], ["y"], domain="own")
+    model.functions.append(helper.make_function("own", "call", ["x"], ["y"], [call], [helper.make_opsetid("own", 1)]))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+
+
+def roots_of_negatives(model: onnx.ModelProto) -> None:
+    builder = Builder(model.graph.output[0].name)
+    builder.add("Sub", np.array([1e5]))
+    builder.add("Sqrt")
+    model.graph.node.extend(builder.nodes)
+    model.graph.initializer.append(numpy_helper.from_array(builder.constants["Sub_0_0"], "Sub_0_0"))
+    model.graph.output[0].name = builder.value
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (unknown_input_type, "the input pixels is of element type 99, which ONNX does not have"),
+        (unknown_output_type, "is of element type -3, which ONNX does not have"),
+        (no_opset, "has opset 1, and the way to 20 is not known for it"),
+        (opset_to_come, "can not be run"),
+        (softmax_of_nothing, "it gives Softmax 0 inputs, too few for it"),
+        (circle, "can not be run"),
+        (roots_of_negatives, "answers pictures with NaN or infinity"),
+        (function_in_circles, "its own functions can not be written out"),
         (two_inputs, "takes 2 inputs, and an image classifier takes one, the image: pixels (float ['?', 3, 32, 32]); age"),
         (unknown_operator, "uses operators that opset 13 does not have: Rectify"),
         (own_operator, "does not have: com.example::Relu"),
@@ -165,6 +222,19 @@ def test_weights_beside_the_file_are_read(tmp_path: Path) -> None:
     assert not onnx.external_data_helper.uses_external_data(
         onnx.load(tmp_path / "store/m/1/model.onnx", load_external_data=False).graph.initializer[0]
     )
+
+
+def test_the_digest_covers_the_weights_beside_the_file(tmp_path: Path) -> None:
+    """As `sha256sum foreign.onnx weights.bin | cut -c-64 | sha256sum` has it; of one file, by a link too, it is its own."""
+    path = externally(tmp_path, "weights.bin")
+    one, other = (hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("foreign.onnx", "weights.bin"))
+    assert read_foreign(path).sha256() == hashlib.sha256(f"{one}\n{other}\n".encode()).hexdigest()
+    (tmp_path / "weights.bin").write_bytes(bytes(10_000))
+    assert read_foreign(path).sha256() != hashlib.sha256(f"{one}\n{other}\n".encode()).hexdigest()
+    whole = write(tmp_path, foreign_graph(), "whole.onnx")
+    (tmp_path / "link.onnx").symlink_to(whole)
+    digest = hashlib.sha256(whole.read_bytes()).hexdigest()
+    assert [read_foreign(tmp_path / name).sha256() for name in ("whole.onnx", "link.onnx")] == [digest, digest]
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,8 @@ def test_each_kind_of_file_gives_the_same_names(tmp_path: Path, text: str) -> No
         (b'{"0": "cat", "2": "dog"}', "its keys are not 0, 1, 2"),
         (b'{"cat": "0", "dog": "1"}', "no JSON list of names"),
         (b"[", "no JSON list of names"),
+        (b"[" * 100_000, "no JSON list of names"),
+        (b'{"a":' * 100_000, "no JSON list of names"),
     ],
 )
 def test_a_file_that_is_no_list_of_names_is_refused(tmp_path: Path, data: bytes, message: str) -> None:

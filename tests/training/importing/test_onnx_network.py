@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from foreign_graphs import CHANNELS, CLASSES, LABELS, SIZE, foreign_graph, write
+from foreign_graphs import CHANNELS, CLASSES, LABELS, SIZE, Builder, foreign_graph, model_of, write
 
 from training.errors import ForeignModelError
 from training.export import OPSET
@@ -51,6 +51,18 @@ def import_graph(folder: Path, model: onnx.ModelProto, preset: Preset | None = I
 def certainty(candidate: Candidate, subject: str) -> tuple[str, str]:
     (finding,) = [finding for finding in candidate.report.findings if finding.subject == subject]
     return finding.value, finding.certainty
+
+
+def evidence(candidate: Candidate, subject: str) -> str:
+    (finding,) = [finding for finding in candidate.report.findings if finding.subject == subject]
+    return finding.evidence
+
+
+def closed(builder: Builder, classes: int, batch: int | str = "n") -> onnx.ModelProto:
+    """The model of a builder that reads `pixels`, NCHW, and ends in scores."""
+    floats = onnx.TensorProto.FLOAT
+    pixels = onnx.helper.make_tensor_value_info("pixels", floats, [batch, 3, SIZE, SIZE])
+    return model_of(builder, [pixels], [onnx.helper.make_tensor_value_info(builder.value, floats, [batch, classes])])
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -142,6 +154,38 @@ def test_a_pooled_linear_head_is_found_and_accepted_by_numbers(tmp_path: Path, p
             assert np.abs(features.mean((2, 3)) @ archive["weight"].T + archive["bias"] - logits).max() < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("reshape", "said"),
+    [([-1, 8, 256], "[8, 256] for an image, no map of 8 channels"), ([-1, 8, 16, 4, 4], "[8, 16, 4, 4] for an")],
+)
+def test_a_pooled_value_that_is_no_map_is_none_for_explanations(tmp_path: Path, reshape: list[int], said: str) -> None:
+    """A mean over one axis or over three is no mean over a map."""
+    builder = Builder("pixels")
+    builder.add("Conv", np.random.default_rng(0).normal(0, 0.5, (CHANNELS, 3, 3, 3)), strides=[2, 2], pads=[1, 1, 1, 1])
+    builder.add("Reshape", np.array(reshape, np.int64))
+    builder.add("GlobalAveragePool")
+    builder.add("Flatten", axis=1)
+    builder.add("Gemm", np.random.default_rng(1).normal(size=(CLASSES, CHANNELS)), np.zeros(CLASSES), transB=1)
+    _, candidate = import_graph(tmp_path, closed(builder, CLASSES))
+    assert candidate.classifier is None
+    assert said in evidence(candidate, "features")
+
+
+def test_a_last_layer_that_makes_other_numbers_than_the_classes_is_no_head(tmp_path: Path) -> None:
+    """Five numbers, to which five times five are added, laid out as 25 classes."""
+    builder = Builder("pixels")
+    builder.add("Conv", np.random.default_rng(0).normal(0, 0.5, (CHANNELS, 3, 3, 3)), strides=[2, 2], pads=[1, 1, 1, 1])
+    builder.add("GlobalAveragePool")
+    builder.add("Flatten", axis=1)
+    builder.add("Gemm", np.random.default_rng(1).normal(size=(5, CHANNELS)), np.zeros(5), transB=1)
+    builder.add("Add", np.random.default_rng(2).normal(size=(5, 5)))
+    builder.add("Reshape", np.array([1, 25], np.int64))
+    path = write(tmp_path, closed(builder, 25, batch=1))
+    candidate = read_onnx(path, [f"class {number}" for number in range(25)], Expectation(preset=IMAGENET, preset_name="preset"))
+    assert candidate.classifier is None
+    assert "does not make one number a class" in evidence(candidate, "features")
+
+
 @pytest.mark.parametrize(("end", "head"), [("Softmax", "Gemm"), ("Flatten-Softmax-Reshape", "Conv"), ("Softmax", "Conv")])
 def test_a_closing_softmax_is_left_out_and_logits_are_served(tmp_path: Path, end: str, head: str) -> None:
     """The served logits' softmax is the file's own output."""
@@ -152,12 +196,58 @@ def test_a_closing_softmax_is_left_out_and_logits_are_served(tmp_path: Path, end
     assert candidate.classifier is not None
 
 
+@pytest.mark.parametrize("opset", [13, 18])
+def test_a_softmax_in_a_function_of_the_files_own_is_found(tmp_path: Path, opset: int) -> None:
+    """Functions are written out before anything is looked for, those of another opset too."""
+    model = foreign_graph()
+    step = onnx.helper.make_node("Softmax", ["x"], ["y"], axis=1)
+    model.functions.append(
+        onnx.helper.make_function("own", "to_shares", ["x"], ["y"], [step], [onnx.helper.make_opsetid("", opset)])
+    )
+    model.opset_import.append(onnx.helper.make_opsetid("own", 1))
+    model.graph.node.append(onnx.helper.make_node("to_shares", [model.graph.output[0].name], ["shares"], domain="own"))
+    model.graph.output[0].name = "shares"
+    path, candidate = import_graph(tmp_path, model)
+    expected = original_answers(path, ((images() / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32))
+    assert certainty(candidate, "answer") == ("logits", "checked")
+    assert np.abs(softmax(served_answers(candidate, images())) - expected).max() < 1e-5
+
+
 def test_probabilities_that_no_softmax_makes_are_served_as_such(tmp_path: Path) -> None:
     """Found by looking at the numbers, and said in the manifest's outputs."""
     path, candidate = import_graph(tmp_path, foreign_graph(end="normalised by hand"))
     expected = original_answers(path, ((images() / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32))
     assert candidate.outputs.kind == "probabilities"
     assert np.abs(served_answers(candidate, images()) - expected).max() < 1e-5
+
+
+def test_nothing_of_the_machine_that_wrote_the_file_is_sealed(tmp_path: Path) -> None:
+    """Comments, metadata, names of programs, graphs, axes and nodes, in a branch of the graph too."""
+    model, trace = foreign_graph(end="Identity"), "/home/someone/net.py:3"
+    graph, branches = model.graph, [foreign_graph().graph for _ in range(2)]
+    for branch in branches:
+        del branch.node[:], branch.initializer[:], branch.input[:], branch.output[:]
+        branch.name = trace
+        branch.node.append(onnx.helper.make_node("Identity", [graph.node[-1].input[0]], ["chosen"], trace, trace))
+        branch.output.append(onnx.helper.make_tensor_value_info("chosen", onnx.TensorProto.FLOAT, None))
+    sign = onnx.helper.make_node("ReduceMax", ["pixels"], ["sign"], keepdims=0)
+    cast = onnx.helper.make_node("Cast", ["sign"], ["is_any"], to=onnx.TensorProto.BOOL)
+    choice = onnx.helper.make_node("If", ["is_any"], [graph.node[-1].output[0]], then_branch=branches[0], else_branch=branches[1])
+    del graph.node[-1]
+    graph.node.extend([sign, cast, choice])
+    model.producer_name = model.producer_version = model.domain = model.doc_string = graph.name = graph.doc_string = trace
+    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        part.doc_string = trace
+    for node in graph.node:
+        node.name = f"{trace} {node.op_type}"
+        node.metadata_props.add(key="trace", value=trace)
+    graph.input[0].type.tensor_type.shape.dim[0].dim_param = trace
+    model.metadata_props.add(key="trace", value=trace)
+    path, candidate = import_graph(tmp_path, model)
+    assert b"someone" in path.read_bytes()
+    assert b"someone" not in candidate.model
+    names = [node.name for node in onnx.load_model_from_string(candidate.model).graph.node]
+    assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("opset", [7, 9, 11, 13, 17, 21])

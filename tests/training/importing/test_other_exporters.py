@@ -82,6 +82,17 @@ def test_the_wheels_old_networks_are_imported(tmp_path: Path, name: str, *, feat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["inception_v2", "densenet121"])
+def test_old_networks_whose_answers_hardly_differ_prove_nothing(tmp_path: Path, name: str) -> None:
+    """Under random weights these two answer all pictures alike: read, with batches and maps, and held back for that alone."""
+    path = with_random_weights(LIGHT / f"light_{name}.onnx", tmp_path / f"{name}.onnx")
+    candidate = read_onnx(path, [f"class {number}" for number in range(1000)], expecting("caffe"))
+    assert candidate.max_batch_size == 32
+    assert candidate.classifier is not None
+    assert failed(candidate) == ["probe_spread"]
+
+
+@pytest.mark.slow
 def test_the_wheels_resnet50_as_it_lies_there_proves_nothing() -> None:
     """Its weights are all alike, and so are its answers: parity holds and the check on the spread does not."""
     candidate = read_onnx(LIGHT / "light_resnet50.onnx", [f"class {number}" for number in range(1000)], expecting("torchvision"))

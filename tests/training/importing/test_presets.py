@@ -51,7 +51,10 @@ def test_timms_squash_is_exact(tmp_path: Path) -> None:
         ({"mean": [0.5]}, "is no timm config"),
         ({"mean": None}, "is no timm config"),
         ({"input_size": [224, 224]}, "is no timm config"),
+        ({"input_size": [3, float("inf"), 224]}, "is no timm config"),
+        ({"crop_pct": 10**400}, "is no timm config"),
         ({"input_size": [1, 224, 224]}, "not all possible"),
+        ({"interpolation": ["bicubic"]}, "not all possible"),
         ({"interpolation": "random"}, "not all possible"),
         ({"crop_pct": 1.2}, "not all possible"),
         ({"crop_mode": "border"}, "crop_mode border pads"),
@@ -64,7 +67,7 @@ def test_a_config_that_asks_for_something_else_is_refused(tmp_path: Path, change
         read_timm(config(tmp_path, **changes))
 
 
-@pytest.mark.parametrize("text", ["", "words", "[1, 2]"])
+@pytest.mark.parametrize("text", ["", "words", "[1, 2]", "[" * 100_000])
 def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str) -> None:
     """Not JSON, or no object."""
     (tmp_path / "config.json").write_text(text)

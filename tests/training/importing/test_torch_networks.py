@@ -14,13 +14,18 @@ from PIL import Image
 from safetensors.torch import save_file
 from server_process import running
 from torch import nn
-from torchvision.models import get_model, get_model_weights
+from torchvision.models import get_model_weights
 from torchvision.transforms import functional
 
 from model_store.store import ModelStore
 from training.__main__ import main
-from training.importing.torch_networks import RESIDUAL
+from training.importing.expectation import Expectation
+from training.importing.presets import PRESETS
+from training.importing.torch_networks import RESIDUAL, read_torchvision, read_weights_file
+from training.learning.networks import build_network
+from training.learning.normalization import Normalization
 from training.start import read_state
+from training.weights import Trained, serialise
 
 SMALL = ("resnet18", "resnet34")
 
@@ -31,7 +36,7 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 def random_network(name: str, classes: int) -> nn.Module:
     """The builder's network with random weights and statistics, so that batch norms do something."""
     torch.manual_seed(0)
-    network = get_model(name, num_classes=classes).eval()
+    network = build_network(name, classes).eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
@@ -101,7 +106,8 @@ def test_every_residual_builder_answers_over_http_as_torch_does(tmp_path: Path, 
 
 def test_torchvisions_own_weights_bring_labels_and_geometry(tmp_path: Path) -> None:
     """With their file at hand nothing is downloaded: its 1,000 categories, and its transforms to the letter."""
-    torch.save(random_network("resnet18", 1000).state_dict(), tmp_path / "resnet18-f37072fd.pth")
+    torch.save(random_network("resnet18", 1000).state_dict(), tmp_path / "blob")
+    (tmp_path / "resnet18-f37072fd.pth").symlink_to(tmp_path / "blob")
     result = import_into(tmp_path, "--torchvision", "resnet18", "--weights", tmp_path / "resnet18-f37072fd.pth")
     assert result.exit_code == 0, result.output
     weights = get_model_weights("resnet18").DEFAULT
@@ -119,9 +125,10 @@ def test_torchvisions_own_weights_bring_labels_and_geometry(tmp_path: Path) -> N
 
 
 def test_files_of_before_the_counters_of_batch_norm_are_taken(tmp_path: Path) -> None:
-    """Torch loads them too: `num_batches_tracked` came with 0.4.1."""
+    """Torch loads them too: `num_batches_tracked` came with 0.4.1. By a link, as caches keep their files."""
     state = random_network("resnet18", len(LABELS)).state_dict()
-    save_file({name: value for name, value in state.items() if "tracked" not in name}, tmp_path / "old.safetensors")
+    save_file({name: value for name, value in state.items() if "tracked" not in name}, tmp_path / "blob")
+    (tmp_path / "old.safetensors").symlink_to(tmp_path / "blob")
     words = ("--weights", tmp_path / "old.safetensors", "--arch", "resnet18", "--labels", write_labels(tmp_path), "--size", 32)
     assert import_into(tmp_path, *words).exit_code == 0
 
@@ -140,6 +147,43 @@ def test_without_a_network_the_way_out_is_named(tmp_path: Path, monkeypatch: pyt
 def refuse(*_: Any, **__: Any) -> None:
     """No network."""
     raise OSError("Name or service not known")
+
+
+def test_a_file_that_is_not_torchvisions_is_said_to_be_that(tmp_path: Path) -> None:
+    """Another file under the name of theirs: labels, range, size and resize of the default weights are only assumed."""
+    path = tmp_path / "resnet18-f37072fd.pth"
+    torch.save(random_network("resnet18", 1000).state_dict(), path)
+    candidate = read_torchvision("resnet18", path, Expectation())
+    assert candidate.imported.name == path.name
+    assert candidate.report.source == f"torchvision's resnet18 ({path.name})"
+    assert candidate.report.assumed == ["weights", "classes", "range", "size", "resize"]
+
+
+def test_what_was_not_said_is_not_called_given(tmp_path: Path) -> None:
+    """Range and resize of torchvision, and the size that a network is made for; what is said by flags is given."""
+    torch.save(random_network("resnet18-small", len(LABELS)).state_dict(), tmp_path / "net.pth")
+    silent = read_weights_file(tmp_path / "net.pth", "resnet18-small", LABELS, Expectation())
+    assert silent.report.assumed == ["range", "size", "resize"]
+    preset = {"preset": PRESETS["torchvision"], "preset_name": "torchvision"}
+    told = read_weights_file(tmp_path / "net.pth", "resnet18-small", LABELS, Expectation(**preset, size=(32, 32)))
+    assert told.report.assumed == []
+
+
+def test_turned_channels_are_among_the_other_readings(tmp_path: Path) -> None:
+    """So that labelled images show weights for BGR: the mean is turned with the channels. Caffe's range as well."""
+    network = random_network("resnet18", len(LABELS))
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    candidate = read_weights_file(tmp_path / "net.pth", "resnet18", LABELS, Expectation(size=(SIDE, SIDE)))
+    assert list(candidate.other_readings) == ["BGR instead", "--preset caffe", "--preset tf", "--preset zero-one"]
+    turned = np.stack(pictures(SIDE))[..., ::-1].copy()
+    bgr = (torch.from_numpy(turned).permute(0, 3, 1, 2) / 255 - torch.tensor(MEAN[::-1]).view(3, 1, 1)) / torch.tensor(
+        STD[::-1]
+    ).view(3, 1, 1)
+    caffe = torch.from_numpy(turned).permute(0, 3, 1, 2) - torch.tensor([103.939, 116.779, 123.68]).view(3, 1, 1)
+    for name, floats in (("BGR instead", bgr), ("--preset caffe", caffe)):
+        with torch.inference_mode():
+            expected = network(floats).numpy()
+        assert np.allclose(candidate.other_readings[name](np.stack(pictures(SIDE))), expected, rtol=1e-4, atol=1e-3)
 
 
 def test_an_imported_network_can_be_trained_on(tmp_path: Path) -> None:
@@ -166,6 +210,9 @@ def test_an_imported_network_can_be_trained_on(tmp_path: Path) -> None:
         (("--weights", "net.pth", "--labels", "labels.txt", "--arch", "resnet34"), "does not hold a resnet34"),
         (("--weights", "net.pth", "--labels", "labels.txt", "--arch", "resnet7"), "there is no architecture 'resnet7'"),
         (("--weights", "net.pth", "--labels", "labels.txt", "--arch", "resnet18", "--preset", "caffe"), "RGB"),
+        (("--weights", "own.safetensors", "--labels", "labels.txt", "--channels", "BGR"), "as of a network for RGB"),
+        (("--torchvision", "resnet18", "--layout", "NHWC"), "--layout belongs to --onnx"),
+        (("--weights", "net.pth", "--labels", "labels.txt", "--output", "x"), "--output belongs to --onnx"),
         (
             ("--weights", "net.pth", "--labels", "four.txt", "--arch", "resnet18"),
             "answers with 5 scores, the labels name 4 classes",
@@ -201,6 +248,7 @@ def test_what_does_not_fit_together_is_refused(
     torch.save({**state, "fc.weight": torch.tensor(1.0)}, "flat.pth")
     torch.save({**state, "bn1.bias": torch.full((64,), torch.nan)}, "nan.pth")
     torch.save({1: torch.zeros(2)}, "numbered.pth")
+    Path("own.safetensors").write_bytes(serialise(Trained(network, Normalization.imagenet(), "resnet18", len(LABELS), 1)))
     Path("hello.pth").write_text("hello")
     torch.save(network, "code.pth")
     Path("words.pth").write_text("words")

@@ -28,8 +28,8 @@ def graph_of(nodes: Sequence[Any], weights: dict[str, np.ndarray], opset: int = 
     return model.SerializeToString()
 
 
-def two_layers(multiplier: Sequence[float], addend: Sequence[float]) -> bytes:
-    """Preamble of a multiplier and an addend a channel, a convolution, the mean, a Gemm; only some nodes have names."""
+def two_layers(multiplier: Sequence[float], addend: Sequence[float], head: str = "linear") -> bytes:
+    """Preamble of a multiplier and an addend a channel, a convolution, and one of HEADS; only some nodes have names."""
     nodes = [
         helper.make_node("Transpose", ["images"], ["nchw"], perm=[0, 3, 1, 2]),
         helper.make_node("Cast", ["nchw"], ["float"], to=TensorProto.FLOAT, name="Conv_0"),
@@ -37,8 +37,7 @@ def two_layers(multiplier: Sequence[float], addend: Sequence[float]) -> bytes:
         helper.make_node("Add", ["scaled", "addend"], ["pixels"]),
         helper.make_node("Conv", ["pixels", "conv.weight", "conv.bias"], ["conv"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["conv"], ["features"]),
-        helper.make_node("ReduceMean", ["features", "axes"], ["pooled"], keepdims=0),
-        helper.make_node("Gemm", ["pooled", "fc.weight", "fc.bias"], ["logits"]),
+        *HEADS[head],
     ]
     weights = {
         "multiplier": np.array(multiplier, np.float32).reshape(1, 3, 1, 1),
@@ -48,8 +47,39 @@ def two_layers(multiplier: Sequence[float], addend: Sequence[float]) -> bytes:
         "axes": np.array([2, 3], np.int64),
         "fc.weight": chance(4, 3, seed=2),
         "fc.bias": chance(3, seed=3),
+        "head.weight": chance(3, 4, 1, 1, seed=2),
     }
-    return graph_of(nodes, weights)
+    taken = {name for node in nodes for name in node.input}
+    return graph_of(nodes, {name: value for name, value in weights.items() if name in taken})
+
+
+_POOL = helper.make_node("ReduceMean", ["features", "axes"], ["pooled"], keepdims=0)
+HEADS = {
+    "linear": (_POOL, helper.make_node("Gemm", ["pooled", "fc.weight", "fc.bias"], ["logits"])),
+    "product and sum": (
+        _POOL,
+        helper.make_node("MatMul", ["pooled", "fc.weight"], ["product"]),
+        helper.make_node("Add", ["product", "fc.bias"], ["logits"]),
+    ),
+    "product alone": (_POOL, helper.make_node("MatMul", ["pooled", "fc.weight"], ["logits"])),
+    "probabilities": (
+        _POOL,
+        helper.make_node("Gemm", ["pooled", "fc.weight", "fc.bias"], ["sums"]),
+        helper.make_node("Softmax", ["sums"], ["logits"]),
+    ),
+    "convolution of means": (
+        helper.make_node("GlobalAveragePool", ["features"], ["means"]),
+        helper.make_node("Conv", ["means", "head.weight", "fc.bias"], ["maps"], kernel_shape=[1, 1]),
+        helper.make_node("Flatten", ["maps"], ["logits"]),
+    ),
+    "convolution": (
+        helper.make_node("Conv", ["features", "head.weight", "fc.bias"], ["maps"], kernel_shape=[1, 1]),
+        helper.make_node("Relu", ["maps"], ["rectified"]),
+        helper.make_node("GlobalAveragePool", ["rectified"], ["means"]),
+        helper.make_node("Flatten", ["means"], ["logits"]),
+    ),
+}
+"""What can stand between the feature map and the scores."""
 
 
 def images(number: int, seed: int = 0) -> np.ndarray:

@@ -53,6 +53,20 @@ def test_the_same_answers_pass(same: Candidate, scoring: Scorer, digits_data: Ru
     assert [name for name, line in found.items() if not line.passed and name != "speed"] == []
 
 
+def test_a_shift_of_all_logits_is_seen_by_who_is_refused(same: Candidate, scoring: Scorer, digits_data: RunData) -> None:
+    """A constant taken from all logits changes no label and no probability, but the energy, and with it who is refused."""
+    found = check(replace(same, logits=same.expected - 1), scoring, digits_data)
+    assert [name for name, line in found.items() if not line.passed and name != "speed"] == ["logit_drift", "abstained"]
+
+
+def test_an_uncalibrated_version_has_nothing_to_hold(same: Candidate, scoring: Scorer, digits_data: RunData) -> None:
+    """Without a calibration in the manifest there are no checks of one."""
+    plain = replace(scoring, manifest=scoring.manifest.model_copy(update={"calibration": None}))
+    assert set(CHECKS) - set(check(same, plain, digits_data)) == {
+        "abstained", "coverage_0.8", "coverage_0.9", "coverage_0.95", "calibration_error"
+    }  # fmt: skip
+
+
 def test_surely_known_images_must_not_flip(same: Candidate, scoring: Scorer, digits_data: RunData) -> None:
     """Of 359 test images one that fp32 is sure of is too many; the points of top-1 that it costs are allowed."""
     (sure,) = np.argsort(np.sort(same.expected, axis=1)[:, -2] - np.sort(same.expected, axis=1)[:, -1])[:1]
@@ -79,12 +93,15 @@ def test_unsure_images_may_flip_but_not_many(same: Candidate, scoring: Scorer, d
         ("top1_loss", lambda same: {"logits": swapped(same.expected, np.arange(3))}),
         ("logit_drift", lambda same: {"logits": same.expected * 1.2}),
         ("logit_drift", lambda same: {"logits": same.expected * np.nan}),
+        ("abstained", lambda same: {"logits": same.expected * 0.5}),
+        ("coverage_0.8", lambda same: {"logits": swapped(same.expected, np.arange(0, 359, 2))}),
+        ("calibration_error", lambda same: {"logits": same.expected / 4}),
         ("golden_top1", lambda same: {"golden_logits": -same.golden_expected}),
         ("size", lambda same: {"data": same.fp32_data}),
     ],
 )
 def test_what_is_worse_fails(same: Candidate, scoring: Scorer, digits_data: RunData, name: str, change: object) -> None:
-    """Lost points, logits that drift or are no numbers, another golden answer, a file that is no smaller."""
+    """Lost points, logits that drift or are no numbers, a calibration that fails, other golden answers, a file no smaller."""
     found = check(replace(same, **change(same)), scoring, digits_data)  # type: ignore[operator]
     assert not found[name].passed
 
@@ -110,7 +127,8 @@ def test_points_are_of_a_hundred() -> None:
     assert lost_points(right, wrong, np.arange(4)) == -25
 
 
-def test_tolerance_is_twice_the_drift_and_never_nothing() -> None:
-    """Other CPUs round to other steps, and a variant without drift still has the fp32 tolerance."""
-    assert tolerance_of([0.1, 0.25]) == 0.5
-    assert tolerance_of([0.0]) == tolerance_of([]) == 1e-3
+def test_tolerance_is_of_what_the_conversion_moved_and_never_nothing() -> None:
+    """INT8 differs elsewhere in rounding alone, half floats in the order of sums; without drift there is still fp32's tolerance."""
+    assert tolerance_of("int8", [0.1, 0.25]) == 0.25
+    assert tolerance_of("fp16", [0.1, 0.25]) == tolerance_of("bf16", [0.25]) == 0.5
+    assert tolerance_of("int8", [0.0]) == tolerance_of("fp16", []) == 1e-3

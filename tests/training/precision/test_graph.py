@@ -6,7 +6,7 @@ from graphs import chance, graph_of, two_layers
 from onnx import TensorProto, helper
 
 from training.errors import QuantizeError
-from training.precision.graph import layers_of, preamble_of, read_graph
+from training.precision.graph import head_of, layers_of, preamble_of, read_graph
 
 
 def test_layers_are_those_with_weights_and_the_preamble_lies_before_them() -> None:
@@ -16,6 +16,20 @@ def test_layers_are_those_with_weights_and_the_preamble_lies_before_them() -> No
     assert len(set(names)) == len(names)
     assert [layer.name for layer in layers_of(model)] == ["conv.weight", "fc.weight"]
     assert preamble_of(model) == tuple(names[:4])
+
+
+def test_the_head_is_what_leads_to_no_other_layer() -> None:
+    """Its last layer, and everything from there to the scores: nothing, a sum, or pooling."""
+
+    def operators(head: str) -> tuple[list[str], list[str]]:
+        model = read_graph(two_layers([1, 2, 3], [0, 0, 0], head))
+        kinds = {node.name: node.op_type for node in model.graph.node}
+        last, behind = head_of(model)
+        return [kinds[name] for name in last], [kinds[name] for name in behind]
+
+    assert operators("linear") == (["Gemm"], [])
+    assert operators("product and sum") == (["MatMul"], ["Add"])
+    assert operators("convolution") == (["Conv"], ["Relu", "GlobalAveragePool", "Flatten"])
 
 
 def test_weights_that_are_used_twice_are_one_layer() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import SIZE, images, nodes_by_operator, two_layers
+from graphs import HEADS, SIZE, images, nodes_by_operator, two_layers
 from onnx import numpy_helper
 
 from model_store.manifest import Input, Outputs
@@ -117,6 +117,29 @@ def test_another_preamble_stays_as_it_is(preamble: tuple[Sequence[float], Sequen
     assert {"Cast", "Mul", "Add"} <= set(nodes_by_operator(quantized))
     drift = answers(quantized, tmp_path, images(20, seed=1)) - answers(data, tmp_path, images(20, seed=1))
     assert np.abs(drift).max() < 0.1
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_scores_are_not_rounded_to_bytes(head: str, tmp_path: Path) -> None:
+    """Whatever the head is, scores have more than the 256 values of a byte, and are those of the fp32 file."""
+    data = two_layers(*SCALAR, head)
+    quantized = calibrate(data, [images(64)]).quantize()
+    pixels = images(200, seed=1)
+    scores = answers(quantized, tmp_path, pixels)
+    assert len(np.unique(scores)) > 256
+    assert np.abs(scores - answers(data, tmp_path, pixels)).max() < 0.02
+
+
+def test_a_convolution_before_the_mean_stays_in_int8() -> None:
+    """Its sums are averaged anyway; in floats it would cost SqueezeNet a quarter of its speed and bring nothing."""
+
+    def takers_of_sums(head: str) -> set[str]:
+        nodes = onnx.load_model_from_string(calibrate(two_layers(*SCALAR, head), [images(16)]).quantize()).graph.node
+        (sums,) = [node.output[0] for node in nodes if node.op_type == "Conv"][-1:]
+        return {node.op_type for node in nodes if sums in node.input}
+
+    assert takers_of_sums("convolution") == {"QuantizeLinear"}
+    assert takers_of_sums("convolution of means") == {"Flatten"}
 
 
 def test_a_mirrored_networks_biases_are_each_in_their_own_scale() -> None:

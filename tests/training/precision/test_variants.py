@@ -1,11 +1,14 @@
 """A version in another precision: what is published, what is carried over, and where `production` goes."""
 
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from model_store import golden
+from model_store.errors import NumericsProofError, PublishError
 from model_store.manifest import Check
 from model_store.session import Session
 from model_store.store import ModelStore
@@ -36,10 +39,17 @@ def store(tmp_path: Path) -> ModelStore:
     return ModelStore(tmp_path / "store")
 
 
+def copy(version: Version, store: ModelStore) -> int:
+    """The same published there, with no alias that names it."""
+    manifest = version.manifest
+    fields = {name: getattr(manifest, name) for name in type(manifest).model_fields if name not in {"files", "model"}}
+    return store.publish(version.model, fields, {entry.path: version.path(entry.path) for entry in manifest.files})
+
+
 def passed(made: Made) -> Made:
     """As on a machine that nothing else runs on: speed is the one check that a neighbour can fail."""
     checks = tuple(check.model_copy(update={"passed": True, "waived": None}) for check in made.checks)
-    return Made(made.precision, made.data, made.tolerance, checks, made.top1)
+    return replace(made, checks=checks)
 
 
 def test_digits_lose_nothing(made: Made) -> None:
@@ -93,12 +103,32 @@ def test_an_older_version_in_int8_is_no_rollback(digits: Version, made: Made, st
 
 @pytest.mark.parametrize("why_not", ["asked", "waived"])
 def test_production_stays_where_asked_or_waived(digits: Version, made: Made, store: ModelStore, why_not: str) -> None:
-    """--no-promote keeps it back, and so does a check that failed, whatever its owner says."""
+    """--no-promote keeps it back, and so does a check that failed; without an alias what served is named first, and serves on."""
+    copy(digits, store)
     waived = Check(check="size", passed=False, value=1, threshold=0.5, comparison="at_most", waived="a disk is cheap")
     candidate = passed(made)
     if why_not == "waived":
-        candidate = Made("int8", made.data, made.tolerance, (*candidate.checks, waived), made.top1)
-    assert publish_variant(digits, candidate, store, promote=why_not == "waived").promoted is False
+        candidate = replace(candidate, checks=(*candidate.checks, waived))
+    with store.open(DIGITS, 1) as version:
+        assert publish_variant(version, candidate, store, promote=why_not == "waived").promoted is False
+    assert store.versions(DIGITS) == [1, 2]
+    assert store.resolve(DIGITS) == store.aliases(DIGITS).version("production") == 1
+
+
+def test_an_older_version_in_int8_does_not_serve_as_the_newest(digits: Version, made: Made, store: ModelStore) -> None:
+    """Without an alias the newest serves: what is made of an older one must not become that."""
+    copy(digits, store)
+    copy(digits, store)
+    with store.open(DIGITS, 1) as older:
+        assert publish_variant(older, passed(made), store).promoted is False
+    assert store.resolve(DIGITS) == 2
+
+
+def test_a_built_in_model_can_not_be_held_back(digits: Version, made: Made, store: ModelStore) -> None:
+    """Its next version hides it, whatever an alias says, so nothing is published; one that was waived says that it serves."""
+    with pytest.raises(PublishError, match="would hide it and serve"):
+        publish_variant(digits, passed(made), store, promote=False)
+    assert store.layer(DIGITS) == "built-in"
 
 
 def test_layers_stay_in_fp32_until_the_loss_holds(digits: Version, digits_data: RunData, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,16 +164,30 @@ def test_a_version_without_fp32_is_refused(digits: Version, store: ModelStore) -
         pass
 
 
-def test_unlike_images_do_not_drift_past_the_tolerance(digits: Version, made: Made, tmp_path: Path) -> None:
-    """The golden tolerance is of what was seen, and leaves room for another CPU's rounding."""
-    path = tmp_path / "model.onnx"
-    path.write_bytes(made.data)
-    session = Session(path, digits.manifest.input, digits.manifest.outputs)
-    drifts = [
-        np.abs(session.run(golden.load_pixels(digits, block)[None])[0] - np.array(block.logits, np.float32)).max()
-        for block in digits.manifest.golden
-    ]
-    assert max(drifts) * 2 <= made.tolerance + 1e-6
+@pytest.mark.parametrize("share", [2, 8], ids=["a half", "an eighth"])
+def test_a_damaged_layer_is_refused(share: int, digits: Version, made: Made, store: ModelStore, tmp_path: Path) -> None:
+    """A half, or an eighth, of any one layer's weights zeroed is more than rounding, and the golden proof sees it."""
+    publish_variant(digits, passed(made), store)
+    whole = onnx.load_model_from_string(made.data)
+    weights = [tensor.name for tensor in whole.graph.initializer if tensor.name.endswith("weight_quantized")]
+    assert len(weights) == 20
+    with store.open(DIGITS, 1) as version:
+        for name in weights:
+            path = tmp_path / "model.onnx"
+            path.write_bytes(with_zeros(made.data, name, share))
+            session = Session(path, version.manifest.input, version.manifest.outputs)
+            with pytest.raises(NumericsProofError):
+                golden.prove_numerics(version, session, "int8")
+
+
+def with_zeros(data: bytes, name: str, share: int) -> bytes:
+    """The file with every `share`-th of these weights zeroed."""
+    model = onnx.load_model_from_string(data)
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    weights = numpy_helper.to_array(tensor).copy()
+    weights.reshape(-1)[::share] = 0
+    tensor.CopyFrom(numpy_helper.from_array(weights, name))
+    return model.SerializeToString()
 
 
 @pytest.mark.parametrize(
