@@ -1,7 +1,9 @@
 """How long from exec to ready, and how much memory then: the service beside a bare FastAPI app with the same model.
 
-Both are started in turn, n times each after one start that is not counted; ready is the first 200 of /health/ready, asked
-every 5 ms; memory is VmRSS at that moment. Writes benchmarks/RESULTS.md.
+With --resnet50 STORE also a store with that model, with and without the host's cache of optimised graphs.
+
+All are started in turn, n times each after one start that is not counted (it fills the cache); ready is the first 200 of
+/health/ready, asked every 5 ms; memory is VmRSS at that moment. Writes benchmarks/RESULTS.md.
 """
 
 import argparse
@@ -82,13 +84,18 @@ def main() -> None:
     """Measure in turn and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", type=int, default=10, help="counted starts of each")
-    n = parser.parse_args().n
-    port, machine = free_port(), describe_machine()
-    arguments = ["--port", str(port), "--store", tempfile.mkdtemp()]  # an empty store, so that the built-in model serves
+    parser.add_argument("--resnet50", type=Path, metavar="STORE", help="a store that holds ResNet-50 and nothing else")
+    options = parser.parse_args()
+    n, port, machine = options.n, free_port(), describe_machine()
+    service = [sys.executable, "-m", "service", "--port", str(port), "--cache", tempfile.mkdtemp(), "--store"]
     commands = {
-        "Resident, built-in model verified, warmed and proven": [sys.executable, "-m", "service", *arguments],
-        "bare FastAPI app, the same model": [sys.executable, str(ROOT / "benchmarks/bare_app.py")],
+        "Resident, all three built-in models verified, warmed and proven": [*service, tempfile.mkdtemp()],  # an empty store
+        "bare FastAPI app, the default one of them": [sys.executable, str(ROOT / "benchmarks/bare_app.py")],
     }
+    if options.resnet50:
+        alone = [*service, str(options.resnet50), "--builtin", "false"]
+        commands["Resident, ResNet-50, from the second start on a host on"] = alone
+        commands["Resident, ResNet-50, without the cache of optimised graphs"] = [*alone, "--cache-max-bytes", "0"]
     figures: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
     for turn in range(n + 1):
         for name, command in commands.items():
@@ -113,7 +120,7 @@ def main() -> None:
         "",
         "## Start",
         "",
-        f"Both servers started in turn, n = {n} each after one start that is not counted. Ready is the first 200 of",
+        f"All servers started in turn, n = {n} each after one start that is not counted. Ready is the first 200 of",
         "`/health/ready`; resident is VmRSS at that moment.",
         "",
         *rows,

@@ -10,7 +10,8 @@ from model_store import golden
 from model_store.aliases import PRODUCTION
 from model_store.errors import ModelStoreError
 from model_store.manifest import Check, Manifest
-from model_store.session import CUDA, NEEDS_CUDA, Session, SessionOptions
+from model_store.providers import CUDA
+from model_store.session import NEEDS_CUDA, Session, SessionOptions
 from model_store.store import DEFAULT_ROOT, ModelStore
 from model_store.version import Version
 

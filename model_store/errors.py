@@ -16,6 +16,7 @@
     │   └── PathEscapesError        a path or link that leaves the version's directory
     ├── PublishError
     ├── ModelRunError               ONNX Runtime refuses the file, or its inputs and outputs are not the manifest's
+    ├── ProviderError               an execution provider that is not installed or does not start
     ├── ProofError
     │   ├── DecodeProofError        a stored image does not decode to the stored pixels
     │   └── NumericsProofError      stored pixels do not give training's logits
@@ -82,6 +83,10 @@ class PublishError(ModelStoreError):
 
 class ModelRunError(ModelStoreError):
     """ONNX Runtime can not load or run the model, or its signature is not the manifest's."""
+
+
+class ProviderError(ModelStoreError):
+    """An execution provider that was asked for by name and is not to be had; the message says what to install."""
 
 
 class ProofError(ModelStoreError):

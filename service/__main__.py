@@ -13,9 +13,11 @@ import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from model_store.errors import ProviderError
 from service import __version__
 from service.app import create_app
 from service.http_protocol import BoundedHttpProtocol
+from service.memory import bound_malloc
 from service.registry import Registry
 from service.settings import Settings
 
@@ -62,6 +64,7 @@ def serve() -> None:
     """Read the settings from flags and variables, and serve until SIGTERM or Ctrl-C."""
     # Pillow warns of damaged metadata, and strangers may send as much of it as they like.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    bound_malloc()
     try:
         settings = CliApp.run(Settings)
     except ValidationError as error:
@@ -82,8 +85,14 @@ def serve() -> None:
     class Protocol(BoundedHttpProtocol):
         head_timeout_seconds = settings.body_timeout_seconds
 
+    try:
+        app = create_app(settings, on_loaded)
+    except ProviderError as error:
+        click.echo(f"SERVICE_PROVIDERS: {error}", err=True)
+        click.echo("see: python -m service --help", err=True)
+        sys.exit(2)
     config = uvicorn.Config(
-        create_app(settings, on_loaded),
+        app,
         host=settings.host,
         port=settings.port,
         log_level=settings.log_level,

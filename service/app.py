@@ -6,13 +6,16 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from model_store.graph_cache import GraphCache
+from model_store.host_cache import try_host_cache
+from model_store.providers import find_providers, keeps_engines
 from model_store.store import BUILTIN_ROOT, ModelStore
 from service import __version__
 from service.application import Application
 from service.cpu_limit import cpu_limit
 from service.decoding import Decoders
 from service.documentation import add_documentation
-from service.engine_options import engine_options
+from service.engine_options import Caches, engine_options
 from service.metrics import Metrics
 from service.prediction import Predictor
 from service.problems import add_error_handlers
@@ -21,6 +24,7 @@ from service.routes import build_router
 from service.settings import Settings
 from service.watcher import watch
 
+ENGINES = "engines"
 DESCRIPTION = """Answers a photo with labels: **POST** an image to `/v1/predict`.
 
 Errors are problem details (RFC 9457) with a stable `code`. In a batch one bad image gets its own error in its place.
@@ -28,10 +32,18 @@ Errors are problem details (RFC 9457) with a stable `code`. In a batch one bad i
 
 
 def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambda _: None) -> FastAPI:
-    """The service as an ASGI application. Models load in the background once it starts; `on_loaded` is told when they have."""
+    """The service as an ASGI application. Models load in the background once it starts; `on_loaded` is told when they have.
+
+    Raises ProviderError where a provider that the settings name can not be used.
+    """
     cpus = cpu_limit()
+    providers = find_providers(settings.providers)
+    caches = Caches(
+        GraphCache(settings.cache, settings.cache_max_bytes) if settings.cache_max_bytes else None,
+        try_host_cache(settings.cache, ENGINES) if keeps_engines(providers) else None,
+    )
     store = ModelStore(settings.store, BUILTIN_ROOT if settings.builtin else None)
-    registry = Registry(store, lambda model: engine_options(settings, model, cpus), settings.default_model)
+    registry = Registry(store, lambda model: engine_options(settings, model, cpus, providers, caches), settings.default_model)
     decode_workers = settings.decode_workers or cpus
     decoders = Decoders(decode_workers, settings.max_pixels)
 

@@ -2,19 +2,10 @@
 
 import math
 import threading
-import time
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
-import numpy as np
-
-from model_store.manifest import Input
-from model_store.preprocessing import Pixels
-
-LONGEST_RUN_SECONDS: Final = 0.15
-"""Where nothing is set, batches grow no further: a longer run gains no throughput on a CPU, and whoever comes next waits for it."""
-QUICK_SECONDS: Final = 0.02  # a first run of a size also makes room in memory; one as quick as this is run again
 WEIGHT: Final = 0.1  # of the newest run: after ten of them a load beside live traffic is known
 
 
@@ -51,25 +42,3 @@ class LatencyProfile:
         rounds, rest = divmod(ahead + images, max_batch_size * instances)
         last = self.seconds(math.ceil(rest / instances)) if rest else 0.0
         return rounds * self.seconds(max_batch_size) + last
-
-
-def measure(
-    run: Callable[[Pixels], object], shape: Input, largest: int, longest_seconds: float = LONGEST_RUN_SECONDS
-) -> dict[int, float]:
-    """Seconds of a run on black images by size: 1, 2, 4 … `largest`. Ends after a size whose double would take too long."""
-    found: dict[int, float] = {}
-    size = 1
-    while True:
-        images = np.zeros((size, shape.height, shape.width, 3), np.uint8)
-        found[size] = _time(run, images)
-        if found[size] < QUICK_SECONDS:
-            found[size] = min(found[size], _time(run, images))
-        if size == largest or 2 * found[size] > longest_seconds:
-            return found
-        size = min(2 * size, largest)
-
-
-def _time(run: Callable[[Pixels], object], images: Pixels) -> float:
-    began = time.perf_counter()
-    run(images)
-    return time.perf_counter() - began

@@ -11,7 +11,8 @@ from model_store import golden
 from model_store.errors import ModelStoreError
 from model_store.manifest import Precision, Variant
 from model_store.preprocessing import Pixels
-from model_store.session import CUDA, NEEDS_CUDA, Session, SessionOptions
+from model_store.providers import CUDA
+from model_store.session import NEEDS_CUDA, Session, SessionOptions
 from model_store.speed import Seconds, batches_up_to, speed_up, time_in_turn
 from model_store.version import Version
 
@@ -96,10 +97,16 @@ def _unusable(variant: Variant, options: SessionOptions) -> str | None:
 
 
 def _proven(version: Version, variant: Variant, options: SessionOptions) -> Session:
-    manifest = version.manifest
-    session = Session(version.path(variant.file), manifest.input, manifest.outputs, options)
+    session = load(version, variant, options)
     golden.prove_numerics(version, session, variant.precision)
     return session
+
+
+def load(version: Version, variant: Variant, options: SessionOptions) -> Session:
+    """A session of a verified version's variant. Raises ModelRunError."""
+    manifest = version.manifest
+    digest = next(entry.sha256 for entry in manifest.files if entry.path == variant.file)
+    return Session(version.path(variant.file), manifest.input, manifest.outputs, options, digest)
 
 
 def _measure(sessions: Mapping[str, Session], version: Version) -> Mapping[str, Seconds]:

@@ -5,24 +5,28 @@ import math
 import re
 import threading
 from dataclasses import dataclass, replace
-from typing import Final, Self
+from typing import Self
 
-from model_store.errors import ModelRunError
 from model_store.manifest import Calibration
 from model_store.preprocessing import Pixels
-from model_store.session import Logits, SessionOptions
+from model_store.providers import batch_sizes, count_devices
+from model_store.session import RunControl, SessionOptions
 from model_store.version import Version
 from service.admission import Admission
 from service.batcher import Batcher
+from service.devices import Devices
 from service.errors import BadRequestError
-from service.latency_profile import LONGEST_RUN_SECONDS, LatencyProfile, measure
+from service.latency_profile import LatencyProfile
+from service.memory import trim_memory
 from service.postprocessing import Row, to_rows
-from service.precision import PrecisionWish, choose
+from service.precision import PrecisionWish, choose, load
 from service.tuning import Tuning
+from service.warm_up import LONGEST_RUN_SECONDS, warm_up
+from service.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
-LARGEST_BATCH: Final = 32
+LARGEST_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class EngineOptions:
     max_queue_size: int = 512
     deadline_seconds: float = 30.0
     precision: PrecisionWish = "auto"
+    run_timeout_seconds: float = 60.0
     tuning: Tuning | None = None
 
     def for_version(self, version: Version) -> Self:
@@ -60,41 +65,44 @@ class ServedVersion:
         self.headers = {"model-digest": f"sha256:{version.digest}"}
         try:
             self.options = options = options.for_version(version)
-            self.choice = choose(version, options.precision, options.session)
-            session = self.choice.session
-            self.calibration = manifest.calibration or Calibration()
-
-            def run(images: Pixels) -> list[Row]:
-                return to_rows(session.run(images), manifest.outputs, self.calibration)
-
+            self.calibration = calibration = manifest.calibration or Calibration()
             largest = min(options.max_batch_size or LARGEST_BATCH, manifest.max_batch_size)
+            sizes = batch_sizes(options.session.providers, largest)
+            here = replace(options.session, batch_sizes=sizes)
+            self.choice = choose(version, options.precision, here)
+            others = range(1, count_devices(here.providers))
+            variant = version.variant(self.choice.precision)
+            sessions = [self.choice.session, *(load(version, variant, replace(here, device=device)) for device in others)]
             longest_seconds = math.inf if options.max_batch_size else LONGEST_RUN_SECONDS
-            seconds = measure(lambda images: self._check_shape(session.run(images)), manifest.input, largest, longest_seconds)
+            classes = len(manifest.class_names)
+            (seconds, *_) = [warm_up(session.run, manifest.input, classes, largest, sizes, longest_seconds) for session in sessions]
+            trim_memory()
         except BaseException:
             version.close()
             raise
-        self.max_batch_size = max(seconds)
-        self.profile = LatencyProfile(seconds)
-        self.admission = Admission(options.max_queue_size, self._predict_seconds)
+        # None of these functions knows `self`, so that no cycle holds the sessions when this is closed.
+        self.max_batch_size = most = max(seconds)
+        self.profile = profile = LatencyProfile(seconds)
+        devices, instances = Devices(sessions), options.instances
+
+        def run(images: Pixels, control: RunControl | None) -> list[Row]:
+            return to_rows(devices.run(images, control), manifest.outputs, calibration)
+
+        self.admission = Admission(
+            options.max_queue_size, lambda ahead, images: profile.wait_seconds(ahead, images, most, instances)
+        )
+        self._watchdog = Watchdog(options.run_timeout_seconds, name=f"{version}-watchdog")
         self.batcher = Batcher(
-            run,
-            self.max_batch_size,
-            options.instances,
+            self._watchdog.guard(run),
+            most,
+            instances,
             options.max_queue_delay_seconds,
             name=str(version),
-            observe=self.profile.observe,
+            observe=profile.observe,
         )
         self._leases = 0
         self._closing = False
         self._changed = threading.Condition()
-
-    def _predict_seconds(self, ahead: int, images: int) -> float:
-        return self.profile.wait_seconds(ahead, images, self.max_batch_size, self.options.instances)
-
-    def _check_shape(self, scores: Logits) -> None:
-        classes = len(self.version.manifest.class_names)
-        if scores.ndim != 2 or scores.shape[1] != classes:
-            raise ModelRunError(f"{self.version}: the model gives scores of shape {scores.shape}, expected {classes} an image")
 
     @property
     def can_abstain(self) -> bool:
@@ -137,4 +145,5 @@ class ServedVersion:
             self._closing = True
             self._changed.wait_for(lambda: not self._leases)
         self.batcher.close()
+        self._watchdog.close()
         self.version.close()

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model_store.host_cache import default_host_cache
 from model_store.preprocessing import DEFAULT_MAX_PIXELS, PILLOW_MAX_PIXELS
+from model_store.providers import AUTO, parse_providers
 from model_store.store import DEFAULT_ROOT
 from service.precision import PrecisionWish
 
@@ -32,6 +33,12 @@ class ModelSettings(BaseModel):
     precision: PrecisionWish | None = None
 
 
+def check_providers(text: str) -> str:
+    """The text as it came. Raises ValueError where ONNX Runtime knows no such provider."""
+    parse_providers(text)
+    return text
+
+
 class Settings(BaseSettings):
     """Serve the models of a store over HTTP. Every flag is also a variable: --max-body-bytes is SERVICE_MAX_BODY_BYTES."""
 
@@ -52,13 +59,6 @@ class Settings(BaseSettings):
             description="How often the store is looked at for new versions and moved aliases. 0 looks only at the start.",
         ),
     ] = 2.0
-    cache: Annotated[
-        Path,
-        Field(
-            description="What this host has found out and may be deleted at any time: what `tune` chose for each model. "
-            "Unset: $XDG_CACHE_HOME/resident, or ~/.cache/resident."
-        ),
-    ] = Field(default_factory=default_host_cache)
     builtin: Annotated[bool, Field(description="Also serve the models that ship with the project.")] = True
     default_model: Annotated[
         str | None,
@@ -117,6 +117,40 @@ class Settings(BaseSettings):
     intra_op_num_threads: Annotated[
         int | None, Field(ge=1, description="Threads of one run. Unset: as the mode has it, 1 or one a CPU of the container.")
     ] = None
+    run_timeout_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=86_400,
+            description="A run of the model that takes longer is ended and its images get an error; where it does not end within "
+            "10 s more the process exits, for its supervisor to restart. 0 waits for ever.",
+        ),
+    ] = 60.0
+    providers: Annotated[
+        str,
+        AfterValidator(check_providers),
+        Field(
+            description="ONNX Runtime's execution providers, best first, with commas: cpu, cuda, tensorrt, openvino, coreml and so "
+            "on. auto is cuda where it works, else cpu. One that is named and can not be used is an error at the start."
+        ),
+    ] = AUTO
+    gpu_memory_bytes: Annotated[
+        int,
+        Field(ge=MEBIBYTE, description="The most that one model takes of each GPU for its arena. Twice that while versions swap."),
+    ] = 4 * 1024 * MEBIBYTE
+    cache: Annotated[
+        Path,
+        Field(
+            default_factory=default_host_cache,
+            description="Directory for what this host need find out only once: optimised graphs, engines, what `tune` chose. Makes "
+            "starts faster and smaller. Safe to delete; only you may be able to write to it. "
+            "Unset: resident in $XDG_CACHE_HOME or ~/.cache.",
+        ),
+    ]
+    cache_max_bytes: Annotated[
+        int,
+        Field(ge=0, description="The most that optimised graphs take of the cache; the one unused longest goes first. 0: none."),
+    ] = 2 * 1024 * MEBIBYTE
     precision: Annotated[
         PrecisionWish,
         Field(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Timer
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,14 @@ import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from slow_model import slow_model_bytes
 from store_factory import WEIGHTS
 from tiny_model import FLOAT, tiny_model_bytes
 
 from model_store.errors import ModelRunError
 from model_store.manifest import Input, Outputs
-from model_store.session import CUDA, Session, SessionOptions, probabilities
+from model_store.providers import CUDA
+from model_store.session import RunControl, Session, SessionOptions, probabilities
 
 HEIGHT, WIDTH = 4, 6
 INPUT = Input(height=HEIGHT, width=WIDTH)
@@ -198,3 +200,53 @@ def test_a_models_own_probabilities_are_passed_on() -> None:
     """Where the model says that it gives probabilities they are not changed, at whatever temperature."""
     own = np.array([[0.2, 0.3, 0.5]], dtype=np.float32)
     np.testing.assert_array_equal(probabilities(own, Outputs(kind="probabilities"), 3.0), own)
+
+
+def test_batches_are_padded_to_the_sizes_that_are_known(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session with sizes runs only those, and answers for the images that came; what is larger than all runs as it is."""
+    session, ran = load(options=SessionOptions(batch_sizes=(4, 1, 2))), []
+    inner = session._session
+
+    class Recorded:
+        def run(self, names: list[str], feed: dict[str, np.ndarray], options: object) -> list[np.ndarray]:
+            ran.append(len(feed["images"]))
+            return list(inner.run(names, feed, options))
+
+    monkeypatch.setattr(session, "_session", Recorded())
+    for size in (1, 2, 3, 4, 5):
+        logits = session.run(batch(size))
+        assert logits.shape == (size, 3)
+        np.testing.assert_allclose(logits, expected_logits(batch(size)), rtol=1e-5)
+    assert ran == [1, 2, 4, 4, 5]
+
+
+def test_a_bound_run_gives_the_same(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path that a GPU takes, with inputs and outputs bound, answers as the other one; here on the CPU's memory."""
+    outputs = Outputs(features="features")
+    plain = load(outputs, features=True).run_with_features(batch(3))
+    session = load(outputs, SessionOptions(batch_sizes=(8,)), features=True)
+    monkeypatch.setattr(session, "_device", ("cpu", 0))
+    for found, expected in zip(session.run_with_features(batch(3)), plain, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    flipped = batch(3)[:, :, ::-1]  # not contiguous
+    np.testing.assert_array_equal(session.run(flipped), load().run(flipped))
+    with pytest.raises(ModelRunError, match="failed on a batch of shape"):
+        session.run(np.zeros((1, HEIGHT, WIDTH + 1, 3), np.uint8))
+
+
+def test_a_run_is_ended_from_another_thread(tmp_path: Path) -> None:
+    """A run in a loop of years ends with a ModelRunError once it is told to, and the session goes on."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(slow_model_bytes(HEIGHT, WIDTH, WEIGHTS))
+    session, control = Session(path, INPUT, Outputs()), RunControl()
+    Timer(0.1, control.terminate).start()
+    with pytest.raises(ModelRunError, match="terminate"):
+        session.run(np.full((2, HEIGHT, WIDTH, 3), 255, np.uint8), control)
+    np.testing.assert_allclose(session.run(batch(2), RunControl()), expected_logits(batch(2)), rtol=1e-5)
+
+
+def test_memory_is_given_back_without_a_change_to_answers(load: Load) -> None:
+    """A run that leaves nothing in the arena gives what any other gives, and so do those after it."""
+    session, control = load(), RunControl(gives_memory_back=True)
+    for _ in range(2):
+        assert session.run(batch(64), control).tobytes() == session.run(batch(64)).tobytes()

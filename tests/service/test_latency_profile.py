@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from model_store.manifest import Input
-from service.latency_profile import LatencyProfile, measure
+from service.latency_profile import LatencyProfile
 
 
 @pytest.mark.parametrize(("images", "seconds"), [(1, 1.0), (2, 2.0), (3, 2.5), (4, 3.0), (8, 6.0)])
@@ -38,23 +37,3 @@ def test_one_slow_run_does_not_change_much() -> None:
 def test_waits_are_whole_batches_and_a_rest(ahead: int, images: int, seconds: float) -> None:
     """Two instances, batches of two: four images take one run of two each."""
     assert_allclose(LatencyProfile({1: 1.0, 2: 2.0}).wait_seconds(ahead, images, 2, 2), seconds)
-
-
-def run_of(sizes: list[int]) -> object:
-    def run(images: np.ndarray) -> None:
-        sizes.append(len(images))
-
-    return run
-
-
-def test_sizes_are_measured_up_to_the_largest() -> None:
-    """Doubling, and the largest itself; each is run twice where that is quick."""
-    sizes: list[int] = []
-    found = measure(run_of(sizes), Input(height=2, width=2), 12)  # type: ignore[arg-type]
-    assert list(found) == [1, 2, 4, 8, 12]
-    assert sizes == [1, 1, 2, 2, 4, 4, 8, 8, 12, 12]
-
-
-def test_batches_grow_no_longer_than_a_run_may_take() -> None:
-    """A size whose double would take too long is the last; one image always runs."""
-    assert list(measure(run_of([]), Input(height=2, width=2), 32, longest_seconds=0.0)) == [1]  # type: ignore[arg-type]

@@ -17,7 +17,6 @@ from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels, to_pixels
 from model_store.store import ModelStore
 from service import decoding
-from service.latency_profile import LatencyProfile
 
 pytestmark = pytest.mark.anyio
 
@@ -39,6 +38,7 @@ async def test_full_queue_refuses_more_and_serves_again(colour_store: ModelStore
         refused = await application.client.post("/v1/predict", content=plain("red"))
         assert (refused.status_code, refused.json()["code"]) == (429, "overloaded")
         assert int(refused.headers["retry-after"]) >= 1
+        assert (await application.client.get("/health/ready")).status_code == 200, "overload makes no replica unready"
         model.gate.set()
         assert labels((await accepted).json()["results"]) == ["red", "green", "blue"]
         assert (await application.client.post("/v1/predict", json=colours("red", "red", "red"))).status_code == 200
@@ -233,8 +233,7 @@ async def test_own_timeout_is_kept_and_capped(colour_store: ModelStore) -> None:
 async def test_what_can_not_be_in_time_is_refused_at_once(colour_store: ModelStore) -> None:
     """With runs of a second and one image ahead, an answer within 100 ms is not waited for: 429, the wait, and when to come."""
     async with started(colour_store.root) as application:
-        served = application.served()
-        served.profile = LatencyProfile({1: 1.0})
+        application.served().admission._predict_seconds = lambda ahead, images: float(ahead + images)
         model = application.hold_model()
         alone = asyncio.create_task(application.client.post("/v1/predict?timeout_ms=900", content=plain("red")))
         await model.begun()  # nobody was ahead, so it is tried whatever was predicted

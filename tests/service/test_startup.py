@@ -99,6 +99,8 @@ def test_settings_come_from_variables_too(colour_store: ModelStore) -> None:
         (["--port", "70000"], {}, "SERVICE_PORT: .*65535.*'70000'"),
         ([], {"SERVICE_MAX_BATCH_SIZE": "0"}, "SERVICE_MAX_BATCH_SIZE: .*'0'"),
         (["--batch-size", "3"], {}, "--batch-size"),
+        (["--providers", "gpu"], {}, "SERVICE_PROVIDERS: .*'gpu' is no execution provider; there are auto"),
+        (["--providers", "tensorrt,cpu"], {}, "SERVICE_PROVIDERS: .*Tensorrt.*pip install 'onnxruntime-gpu"),
         (["stray"], {}, "stray"),
     ],
 )
@@ -111,6 +113,25 @@ def test_wrong_settings_end_with_code_2_and_a_clear_line(
     assert re.search(expected, server.stderr.text), server.stderr.text
     assert "--help" in server.stderr.text or "usage:" in server.stderr.text
     assert "Traceback" not in server.stderr.text
+
+
+def test_the_cache_is_filled_and_the_store_is_not(colour_store: ModelStore, tmp_path: Path) -> None:
+    """The first start leaves the optimised graph in the cache and nothing in the store; the second one serves with it."""
+    before = sorted(colour_store.root.rglob("*"))
+    for _ in range(2):
+        with running("--store", colour_store.root, "--builtin", "false", "--cache", tmp_path / "cache") as server:
+            assert labels(try_printed_line(server.announced()).json()["results"]) == ["red"]
+            assert "cache" not in server.stderr.text
+        assert len(list((tmp_path / "cache/graphs").iterdir())) == 1
+    assert sorted(colour_store.root.rglob("*")) == before
+
+
+@pytest.mark.parametrize("arguments", [("--cache", "/dev/null"), ("--cache-max-bytes", 0)], ids=str)
+def test_without_the_cache_it_serves_too(colour_store: ModelStore, arguments: tuple[object, ...]) -> None:
+    """A cache that can not be made is said once; one that is not wanted is not."""
+    with running("--store", colour_store.root, "--builtin", "false", *arguments) as server:
+        assert labels(try_printed_line(server.announced()).json()["results"]) == ["red"]
+        assert server.stderr.text.count("without the cache") == (arguments[0] == "--cache")
 
 
 def test_unreadable_store_leaves_a_process_that_says_so(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from colour_model import MODEL, SIZE, WEIGHTS, publish
 from tiny_model import tiny_model_bytes
 
 from model_store.manifest import Precision, Variant, now
-from model_store.session import CUDA, SessionOptions
+from model_store.providers import CUDA
+from model_store.session import SessionOptions
 from model_store.store import ModelStore
 from service.choice import Choice, Key, Measured, describe_cpu, write_choice
 from service.served_version import EngineOptions, ServedVersion

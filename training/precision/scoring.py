@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from model_store.manifest import Manifest
 from model_store.preprocessing import Pixels
-from model_store.session import CUDA, Logits, Session, SessionOptions, probabilities
+from model_store.providers import CUDA
+from model_store.session import Logits, Session, SessionOptions, probabilities
 
 BATCH: Final = 32
 

@@ -1,0 +1,58 @@
+"""The first runs of a session."""
+
+import numpy as np
+import pytest
+
+from model_store.errors import ModelRunError
+from model_store.manifest import Input
+from service.warm_up import warm_up
+
+SHAPE = Input(height=2, width=4)
+
+
+class Model:
+    """Counts the sizes that it was run at."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def __call__(self, images: np.ndarray, _: object) -> np.ndarray:
+        assert images.shape[1:] == (2, 4, 3)
+        self.sizes.append(len(images))
+        return np.zeros((len(images), 5), np.float32)
+
+
+def test_every_size_that_is_prepared_for_is_run_before_it_is_timed() -> None:
+    """Where the provider compiles by shape, each shape that will come has been there, the largest first."""
+    model = Model()
+    assert list(warm_up(model, SHAPE, 5, 8, (1, 2, 4, 8))) == [1, 2, 4, 8]
+    assert model.sizes == [8, 4, 2, 1, 1, 2, 4, 8]
+
+
+def test_else_sizes_double_up_to_the_largest() -> None:
+    """And the largest itself; each is run twice where that is quick. The bound may be one."""
+    model = Model()
+    assert list(warm_up(model, SHAPE, 5, 12)) == [1, 2, 4, 8, 12]
+    assert model.sizes == [1, 1, 2, 2, 4, 4, 8, 8, 12, 12]
+    assert list(warm_up(Model(), SHAPE, 5, 1)) == [1]
+
+
+@pytest.mark.parametrize(("seconds", "sizes"), [(0.03, [1, 2, 4]), (10.0, [1])])
+def test_batches_grow_no_longer_than_a_run_may_take(seconds: float, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A size whose double would take too long is the last; one image always runs."""
+    now = 0.0
+    model = Model()
+
+    def run(images: np.ndarray, control: object) -> np.ndarray:
+        nonlocal now
+        now += seconds * len(images)
+        return model(images, control)
+
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    assert list(warm_up(run, SHAPE, 5, 1000, longest_seconds=0.15)) == sizes
+
+
+def test_scores_of_another_shape_are_refused() -> None:
+    """A model with fewer classes than its manifest does not go live."""
+    with pytest.raises(ModelRunError, match=r"scores of shape \(1, 5\), expected \(1, 6\)"):
+        warm_up(Model(), SHAPE, 6, 8)
