@@ -21,7 +21,7 @@ from service.memory import trim_memory
 from service.postprocessing import Row, to_rows
 from service.precision import PrecisionWish, choose, load
 from service.tuning import Tuning
-from service.warm_up import LONGEST_RUN_SECONDS, warm_up
+from service.warm_up import LONGEST_RUN_SECONDS, size_worth_waiting_for, warm_up
 from service.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ LARGEST_BATCH = 32
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How a model is run. Without `max_batch_size` batches grow as long as a run stays short; `tuning`: what `tune` found here."""
+    """How a model is run. Without `max_batch_size` batches grow as long as that pays; `tuning`: what `tune` found here."""
 
     session: SessionOptions
     instances: int = 1
@@ -81,7 +81,7 @@ class ServedVersion:
             version.close()
             raise
         # None of these functions knows `self`, so that no cycle holds the sessions when this is closed.
-        self.max_batch_size = most = max(seconds)
+        self.max_batch_size = most = max(seconds) if options.max_batch_size else size_worth_waiting_for(seconds)
         self.profile = profile = LatencyProfile(seconds)
         devices, instances = Devices(sessions), options.instances
 

@@ -86,8 +86,8 @@ class Settings(BaseSettings):
         int | None,
         Field(
             ge=1,
-            description="Upper bound of a batch; the model's own counts where it is lower. Unset: up to 32, as long as a run "
-            "stays under 0.15 s here.",
+            description="Upper bound of a batch; the model's own counts where it is lower. Unset: the smallest that has "
+            "nearly the most images a second here, up to 32.",
         ),
     ] = None
     max_queue_delay_seconds: Annotated[

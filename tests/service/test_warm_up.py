@@ -5,7 +5,7 @@ import pytest
 
 from model_store.errors import ModelRunError
 from model_store.manifest import Input
-from service.warm_up import warm_up
+from service.warm_up import size_worth_waiting_for, warm_up
 
 SHAPE = Input(height=2, width=4)
 
@@ -56,3 +56,18 @@ def test_scores_of_another_shape_are_refused() -> None:
     """A model with fewer classes than its manifest does not go live."""
     with pytest.raises(ModelRunError, match=r"scores of shape \(1, 5\), expected \(1, 6\)"):
         warm_up(Model(), SHAPE, 6, 8)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "size"),
+    [
+        ({1: 1.0, 2: 2.0, 4: 4.0}, 1),
+        ({1: 1.0, 2: 1.5, 4: 2.6, 8: 5.1}, 4),
+        ({1: 0.0004, 2: 0.00078, 4: 0.00153, 8: 0.003, 16: 0.00605, 32: 0.0121}, 8),
+        ({1: 0.002, 8: 0.0022, 32: 0.004}, 32),
+    ],
+    ids=["nothing gained", "some", "a small model on a CPU", "a GPU"],
+)
+def test_batches_are_no_larger_than_they_gain(seconds: dict[int, float], size: int) -> None:
+    """The smallest size with nearly the most images a second, what a batch costs beside its run counted in."""
+    assert size_worth_waiting_for(seconds) == size
