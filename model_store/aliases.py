@@ -50,6 +50,16 @@ class Aliases:
         """All events of an alias, oldest first; empty where it does not exist. Raises AliasError on a damaged event."""
         return [self._read(alias, number) for number in self._numbers(alias)]
 
+    def stamp(self, alias: str) -> object:
+        """Equal to an earlier one only where no event has come since and the directory is the same. Raises AliasError."""
+        try:
+            status = (self._directory / alias).stat()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise AliasError(f"{self._model}: its aliases can not be read: {error.strerror}") from error
+        return status.st_ino, status.st_mtime_ns, tuple(self._numbers(alias))
+
     def version(self, alias: str) -> int | None:
         """The version that the alias points to, or None where the alias does not exist."""
         numbers = self._numbers(alias)

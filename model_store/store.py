@@ -34,6 +34,14 @@ BUILTIN_DEFAULT_MODEL = "cifar10"
 
 
 @dataclass(frozen=True)
+class Contents:
+    """What the store holds of one model: the layer that it comes from, and its versions, ascending."""
+
+    layer: Layer
+    versions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class PruneReport:
     """What `prune` deleted (or would), and why it kept the rest."""
 
@@ -57,10 +65,19 @@ class ModelStore:
 
     def models(self) -> list[str]:
         """The models that have a version, sorted. Raises StoreUnreadableError."""
-        names = set()
-        for _, root in self._layers:
-            names |= {name for name in self._model_directories(root) if is_name(name) and _version_numbers(root / name)}
-        return sorted(names)
+        return list(self.contents())
+
+    def contents(self) -> dict[str, Contents]:
+        """Every model that has a version, sorted by name: each directory is listed once, and no file is opened.
+
+        Raises StoreUnreadableError.
+        """
+        found: dict[str, Contents] = {}
+        for layer, root in self._layers:
+            for name in self._model_directories(root):
+                if name not in found and is_name(name) and (versions := _version_numbers(root / name)):
+                    found[name] = Contents(layer, tuple(versions))
+        return dict(sorted(found.items()))
 
     def versions(self, model: str) -> list[int]:
         """The model's versions, ascending. Raises ModelNotFoundError, StoreUnreadableError."""

@@ -18,6 +18,7 @@ from service.registry import Registry
 from service.routes import build_router
 from service.served_version import EngineOptions
 from service.settings import Settings
+from service.version_policy import parse_policy
 from service.watcher import watch
 
 DESCRIPTION = """Answers a photo with labels: **POST** an image to `/v1/predict`.
@@ -37,7 +38,8 @@ def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambd
         precision=settings.precision,
     )
     store = ModelStore(settings.store, BUILTIN_ROOT if settings.builtin else None)
-    registry = Registry(store, options, settings.default_model)
+    policy = parse_policy(settings.version_policy)
+    registry = Registry(store, options, settings.default_model, lambda _: policy)
     decode_workers = settings.decode_workers or cpus
     decoders = ThreadPoolExecutor(decode_workers, thread_name_prefix="decode")
 

@@ -170,7 +170,8 @@ def _require_readable(registry: Registry) -> None:
 
 
 def _health(registry: Registry) -> Health:
-    missing = ", ".join(sorted(model.name for model in registry.models.values() if model.served is None))
+    models = registry.models.values()
+    missing = ", ".join(sorted(model.name for model in models if model.served is None and model.state != "unloaded"))
     reasons = ["the model store can not be read"] if registry.error else []
     if missing and registry.loaded:
         reasons.append(f"no proven version of {missing}")

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from model_store.preprocessing import DEFAULT_MAX_PIXELS, PILLOW_MAX_PIXELS
 from model_store.store import DEFAULT_ROOT
 from service.precision import PrecisionWish
+from service.version_policy import PolicyText
 
 MEBIBYTE = 1024 * 1024
 
@@ -34,6 +35,13 @@ class Settings(BaseSettings):
         ),
     ] = 2.0
     builtin: Annotated[bool, Field(description="Also serve the models that ship with the project.")] = True
+    version_policy: Annotated[
+        PolicyText,
+        Field(
+            description="Which versions of a model serve: alias:production (what the alias names, else the newest), "
+            "latest:2, versions:1,4 or all. Every version costs memory."
+        ),
+    ] = "alias:production"
     default_model: Annotated[
         str | None,
         Field(description="The model of /v1/predict. Unset: your only published model, or the built-in one where there is none."),

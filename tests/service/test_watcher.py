@@ -153,7 +153,7 @@ def test_models_come_and_go(store: ModelStore) -> None:
         eventually(lambda: client.get(f"/v1/models/{MODEL}").json()["state"], "unloading")
         detail = client.get(f"/v1/models/{MODEL}").json()
         assert "gone from the store" in detail["reason"]
-        assert detail["versions"] == [{"version": 1, "state": "ready", "reason": None}]
+        assert detail["versions"] == [{"version": 1, "state": "ready", "reason": None, "held": None}]
         assert client.get("/health/ready").status_code == 200
         assert client.post("/v1/predict", content=RED).status_code == 200
     assert "Traceback" not in server.stderr.text
