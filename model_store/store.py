@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model_store.aliases import PRODUCTION, Aliases, standing
+from model_store.aliases import PRODUCTION, Aliases, check_alias_name, standing
 from model_store.errors import (
     AliasError,
     ModelNotFoundError,
@@ -132,6 +132,11 @@ class ModelStore:
         leaves the store as it was. Raises PublishError, ManifestError, InvalidNameError.
         """
         return publish_version(self.root / check_name(model), model, manifest, files)
+
+    def check_movable(self, model: str, alias: str = PRODUCTION) -> None:
+        """Raise what moving this alias would raise, whatever the version: AliasError, InvalidNameError, ModelNotFoundError."""
+        self._require_published(model)
+        check_alias_name(alias)
 
     def promote(self, model: str, version: int, alias: str = PRODUCTION, why: str = "", by: str | None = None) -> None:
         """Move an alias to a published version that exists. Raises VersionNotFoundError, AliasError."""

@@ -12,6 +12,8 @@ from model_store.store import BUILTIN_ROOT, ModelStore
 from service import __version__
 from service.cpu_limit import cpu_limit
 from service.documentation import add_documentation
+from service.keys import Keys
+from service.management_routes import build_management_router
 from service.prediction import Predictor
 from service.problems import add_error_handlers
 from service.registry import Registry
@@ -28,7 +30,10 @@ Errors are problem details (RFC 9457) with a stable `code`. In a batch one bad i
 
 
 def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambda _: None) -> FastAPI:
-    """The service as an ASGI application. Models load in the background once it starts; `on_loaded` is told when they have."""
+    """The service as an ASGI application. Models load in the background once it starts; `on_loaded` is told when they have.
+
+    Raises KeysError.
+    """
     cpus = cpu_limit()
     options = EngineOptions(
         max_batch_size=settings.max_batch_size,
@@ -38,6 +43,7 @@ def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambd
         precision=settings.precision,
     )
     store = ModelStore(settings.store, BUILTIN_ROOT if settings.builtin else None)
+    keys = Keys(settings.keys)
     policy = parse_policy(settings.version_policy)
     registry = Registry(store, options, settings.default_model, lambda _: policy)
     decode_workers = settings.decode_workers or cpus
@@ -62,7 +68,8 @@ def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambd
         redirect_slashes=False,  # it would redirect to whatever Host the client has sent
         lifespan=lifespan,
     )
-    app.include_router(build_router(registry, Predictor(settings, registry, decoders, decode_workers)))
+    app.include_router(build_router(registry, Predictor(settings, registry, decoders, decode_workers), keys))
+    app.include_router(build_management_router(registry, keys, settings.body_timeout_seconds))
     add_documentation(app)
     add_error_handlers(app)
     return app

@@ -11,6 +11,7 @@ from model_store.errors import InvalidNameError
 from model_store.manifest import parse_version
 from service.errors import NotFoundError, NotReadyError
 from service.images import FIELD
+from service.keys import Keys
 from service.model_details import describe_model, summarise
 from service.prediction import DEFAULT_TOP_K, Predictor
 from service.registry import Registry
@@ -35,6 +36,8 @@ _PREDICT: Final[dict[str, Any]] = {
         status: {"model": Problem, "description": description}
         for status, description in {
             400: "No image, a damaged one, or a request that is not understood",
+            401: "Where a key is needed: none, or one that is not known",
+            403: "Where a key is needed: one without the scope `predict`",
             404: "No such model or version is served",
             408: "The body came too slowly",
             413: "Too many bytes, images or pixels",
@@ -46,6 +49,7 @@ _PREDICT: Final[dict[str, Any]] = {
         }.items()
     },
     "openapi_extra": {
+        "security": [{}, {"HTTPBearer": []}],
         "parameters": [
             {
                 "name": "top_k",
@@ -95,10 +99,10 @@ _PREDICT: Final[dict[str, Any]] = {
 }
 
 
-def build_router(registry: Registry, predictor: Predictor) -> APIRouter:
-    """All routes over one registry and one predictor."""
+def build_router(registry: Registry, predictor: Predictor, keys: Keys) -> APIRouter:
+    """All routes but those that manage, over one registry and one predictor."""
     router = APIRouter()
-    _add_prediction_routes(router, predictor)
+    _add_prediction_routes(router, predictor, keys)
     _add_model_routes(router, registry)
     _add_health_routes(router, registry)
 
@@ -109,20 +113,26 @@ def build_router(registry: Registry, predictor: Predictor) -> APIRouter:
     return router
 
 
-def _add_prediction_routes(router: APIRouter, predictor: Predictor) -> None:
+def _add_prediction_routes(router: APIRouter, predictor: Predictor, keys: Keys) -> None:
+    def check_key(request: Request) -> None:
+        keys.check(request.headers.get("authorization"), "predict")
+
     @router.post("/v1/predict", summary="Classify with the default model", **_PREDICT)
     async def predict_default(request: Request) -> Response:
         """Send an image as the body, several as multipart fields named `images`, or base64 in JSON."""
+        check_key(request)
         return await predictor.predict(request, None, None)
 
     @router.post("/v1/models/{model}/predict", summary="Classify with a model", **_PREDICT)
     async def predict(request: Request, model: ModelName) -> Response:
         """As /v1/predict, with the version that the model's `production` alias names."""
+        check_key(request)
         return await predictor.predict(request, model, None)
 
     @router.post("/v1/models/{model}/versions/{version}/predict", summary="Classify with one version", **_PREDICT)
     async def predict_version(request: Request, model: ModelName, version: VersionNumber) -> Response:
         """As /v1/predict; answers only where this very version is served."""
+        check_key(request)
         return await predictor.predict(request, model, version)
 
 

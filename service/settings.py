@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model_store.preprocessing import DEFAULT_MAX_PIXELS, PILLOW_MAX_PIXELS
 from model_store.store import DEFAULT_ROOT
+from service.keys import default_path
 from service.precision import PrecisionWish
 from service.version_policy import PolicyText
 
@@ -15,7 +16,10 @@ MEBIBYTE = 1024 * 1024
 
 
 class Settings(BaseSettings):
-    """Serve the models of a store over HTTP. Every flag is also a variable: --max-body-bytes is SERVICE_MAX_BODY_BYTES."""
+    """Serve the models of a store over HTTP. Every flag is also a variable: --max-body-bytes is SERVICE_MAX_BODY_BYTES.
+
+    Another command: python -m service keys --help
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="SERVICE_", frozen=True, cli_prog_name="python -m service", cli_kebab_case=True, cli_hide_none_type=True
@@ -46,6 +50,13 @@ class Settings(BaseSettings):
         str | None,
         Field(description="The model of /v1/predict. Unset: your only published model, or the built-in one where there is none."),
     ] = None
+    keys: Annotated[
+        Path,
+        Field(
+            description="The file of keys that python -m service keys writes. Without a key of scope manage no one loads or "
+            "promotes over HTTP; with one of scope predict, predicting needs one too."
+        ),
+    ] = Field(default_factory=default_path)
     max_body_bytes: Annotated[
         int, Field(ge=1, description="Largest request body. A phone's photo has 3 to 12 MB; base64 adds a third.")
     ] = 32 * MEBIBYTE

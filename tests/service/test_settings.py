@@ -19,6 +19,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "builtin": ("false", False),
     "version_policy": ("latest:2", "latest:2"),
     "default_model": ("digits", "digits"),
+    "keys": ("/srv/keys.json", Path("/srv/keys.json")),
     "max_body_bytes": ("1000", 1000),
     "max_upload_bytes": ("2000", 2000),
     "max_pixels": ("3000", 3000),
