@@ -249,7 +249,7 @@ def test_proven_version_that_nobody_wishes_goes_with_the_next_look(store: ModelS
     assert serving(registry) == (1, [1])
 
 
-def test_model_that_is_not_there_can_not_be_proven(store: ModelStore, make: Make) -> None:
+def test_model_that_is_not_there_can_not_be_proven(make: Make) -> None:
     """A name that nobody published leaves no trace among the models."""
     registry = make("all")
     with registry.turn(), pytest.raises(ModelNotFoundError):
