@@ -172,11 +172,11 @@ def reload_rows(callers: Callers, memory: list[float], seconds: float) -> list[s
 
 def beside_rows(quiet: list[float], meanwhile: list[float], took: list[float]) -> list[str]:
     """The second part's rows."""
+    beside = f"{percentile(meanwhile, 50):.1f} and {percentile(meanwhile, 99):.1f} ms of {len(meanwhile):,}"
     return [
         f"| a large model loaded beside it | {len(took)} times, {statistics.median(took):.2f} s each (median) |",
         f"| latency in quiet, p50 and p99 | {percentile(quiet, 50):.1f} and {percentile(quiet, 99):.1f} ms of {len(quiet):,} |",
-        f"| latency while it loads, p50 and p99 | {percentile(meanwhile, 50):.1f} and {percentile(meanwhile, 99):.1f} ms "
-        + f"of {len(meanwhile):,}; at most {1e3 * max(meanwhile):.0f} ms |",
+        f"| latency while it loads, p50 and p99 | {beside}; at most {1e3 * max(meanwhile):.0f} ms |",
     ]
 
 

@@ -43,7 +43,7 @@ class Registry:
         self._wishes = WishReader(store)
         self._holds: dict[str, dict[int, Hold]] = {}
         self._standing_default: str | None = None
-        self._unloading: list[tuple[ServedVersion, threading.Thread]] = []
+        self._unloading: list[tuple[str, int, threading.Thread]] = []
         self._turn = threading.RLock()
         self._closed = False
         self.models: Models = {}
@@ -80,7 +80,7 @@ class Registry:
             self.models = {name: replace(model, state="unloading", served=None, serving={}) for name, model in self.models.items()}
         for served in serving:
             served.close()
-        for _, thread in self._unloading:
+        for *_, thread in self._unloading:
             thread.join()
 
     @property
@@ -165,9 +165,7 @@ class Registry:
         """
         model = self.models.get(name)
         states: dict[int, VersionStateName] = {
-            served.version.number: "unloading"
-            for served, thread in self._unloading
-            if served.version.model == name and thread.is_alive()
+            number: "unloading" for model_name, number, thread in self._unloading if model_name == name and thread.is_alive()
         }
         if model:
             for number in model.serving:
@@ -248,4 +246,5 @@ class Registry:
         """Close what has left the snapshot when its leases are back, with no one waiting for that."""
         thread = threading.Thread(target=served.close, name=f"unload {served.version}", daemon=True)
         thread.start()
-        self._unloading = [*((old, closing) for old, closing in self._unloading if closing.is_alive()), (served, thread)]
+        alive = [entry for entry in self._unloading if entry[2].is_alive()]
+        self._unloading = [*alive, (served.version.model, served.version.number, thread)]

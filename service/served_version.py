@@ -39,10 +39,10 @@ class ServedVersion:
             self.choice = choose(version, options.precision, options.session)
             session = self.choice.session
             self.max_batch_size = min(options.max_batch_size, manifest.max_batch_size)
-            self.calibration = manifest.calibration or Calibration()
+            self.calibration = calibration = manifest.calibration or Calibration()
 
-            def run(images: Pixels) -> list[Row]:
-                return to_rows(session.run(images), manifest.outputs, self.calibration)
+            def run(images: Pixels) -> list[Row]:  # without self: a cycle would keep the session until Python looks for cycles
+                return to_rows(session.run(images), manifest.outputs, calibration)
 
             warm_up = session.run(np.zeros((self.max_batch_size, manifest.input.height, manifest.input.width, 3), np.uint8))
             if warm_up.shape != (expected := (self.max_batch_size, len(manifest.class_names))):

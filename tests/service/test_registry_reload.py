@@ -1,8 +1,10 @@
 """The registry when it is loaded again: what it takes up, what it leaves alone, and what it closes when."""
 
+import gc
 import logging
 import shutil
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -60,7 +62,7 @@ def serving(registry: Registry, model: str = MODEL) -> int | None:
 
 
 def wait_until_closed(registry: Registry) -> None:
-    for _, thread in registry._unloading:
+    for *_, thread in registry._unloading:
         thread.join(PATIENCE_SECONDS)
         assert not thread.is_alive()
 
@@ -224,7 +226,7 @@ def test_model_that_is_gone_is_unloaded_once_its_leases_are_back(registry: Regis
         registry.load()
         with pytest.raises(NotFoundError):
             registry.find(MODEL)
-        ((_, closing),) = registry._unloading
+        ((*_, closing),) = registry._unloading
         assert closing.is_alive()
         assert not served.batcher._closing
     wait_until_closed(registry)
@@ -475,3 +477,19 @@ def test_close_waits_for_what_is_still_being_unloaded(registry: Registry) -> Non
     assert not closing.is_alive()
     assert is_closed(first)
     assert is_closed(second)
+
+
+def test_version_that_was_swapped_out_is_freed_at_once(registry: Registry) -> None:
+    """Its session goes with its last user: waiting for Python to look for cycles would let memory grow by a model a reload."""
+    publish(registry.store)
+    registry.load()
+    session = weakref.ref(registry.find(MODEL).choice.session)
+    gc.collect()
+    gc.disable()
+    try:
+        publish(registry.store)
+        registry.load()
+        wait_until_closed(registry)
+        assert session() is None
+    finally:
+        gc.enable()
