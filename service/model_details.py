@@ -49,7 +49,7 @@ def describe_model(registry: Registry, model: ServedModel) -> ModelDetail:
         VersionState(
             version=number,
             state=states.get(number, "available"),
-            reason=model.errors.get(number),
+            reason=model.errors.get(number) if states.get(number) == "error" else None,
             held=held.get(number),
         )
         for number in sorted({*numbers, *states, *held})
