@@ -65,6 +65,7 @@ format: $(TRAINING)/.installed ## Format the code
 bench: $(SERVICE)/.installed ## Measure this machine and write benchmarks/RESULTS.md
 	$(SERVICE)/bin/python benchmarks/startup.py
 	PYTHONPATH=. $(SERVICE)/bin/python benchmarks/decode_memory.py
+	PYTHONPATH=. $(SERVICE)/bin/python benchmarks/reload.py
 
 bench-precision: $(TRAINING)/.installed ## Measure INT8 beside fp32 and write benchmarks/PRECISION.md (on a quiet machine)
 	PYTHONPATH=. $(TRAINING)/bin/python benchmarks/precision.py $(ARGS)

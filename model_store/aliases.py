@@ -5,6 +5,7 @@ link to a file that is already complete and synced, so two movers can not lose e
 event, and the history is free. An alias is a wish: what serves is the newest version it pointed to that proved itself.
 """
 
+import errno
 import getpass
 import os
 import re
@@ -15,13 +16,14 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, ValidationError
 
-from model_store.errors import AliasError, InvalidNameError
+from model_store.errors import AliasError, InvalidNameError, StoreReadOnlyError
 from model_store.files import make_directory_durably, sync_directory, write_durably
 from model_store.manifest import Block, check_name, is_name, now
 
 DIRECTORY_NAME = "aliases"
 PRODUCTION = "production"
 _SUFFIX = ".json"
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _EVENT = re.compile(r"[0-9]{8}\.json")
 
 
@@ -50,6 +52,16 @@ class Aliases:
         """All events of an alias, oldest first; empty where it does not exist. Raises AliasError on a damaged event."""
         return [self._read(alias, number) for number in self._numbers(alias)]
 
+    def stamp(self, alias: str) -> object:
+        """Equal to an earlier one only where no event has come since and the directory is the same. Raises AliasError."""
+        try:
+            status = (self._directory / alias).stat()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise AliasError(f"{self._model}: its aliases can not be read: {error.strerror}") from error
+        return status.st_ino, status.st_mtime_ns, tuple(self._numbers(alias))
+
     def version(self, alias: str) -> int | None:
         """The version that the alias points to, or None where the alias does not exist."""
         numbers = self._numbers(alias)
@@ -64,16 +76,17 @@ class Aliases:
 
         Raises AliasError where there is nothing before.
         """
+        return self._append(alias, lambda history: ("rollback", self._previous(alias, history, among)), why, by)
 
-        def previous(history: Sequence[AliasEvent]) -> tuple[Literal["promote", "rollback"], int]:
-            for version in reversed(standing(history)[:-1]):
-                if among is None or version in among:
-                    return "rollback", version
-            raise AliasError(
-                f"{self._model}: {alias} named no other version that is still there, so there is nothing to roll back to"
-            )
+    def previous(self, alias: str, among: Collection[int] | None = None) -> int:
+        """Where `rollback` would point the alias to now. Raises AliasError where there is nothing before."""
+        return self._previous(alias, self.history(alias), among)
 
-        return self._append(alias, previous, why, by)
+    def _previous(self, alias: str, history: Sequence[AliasEvent], among: Collection[int] | None) -> int:
+        for version in reversed(standing(history)[:-1]):
+            if among is None or version in among:
+                return version
+        raise AliasError(f"{self._model}: {alias} named no other version that is still there, so there is nothing to roll back to")
 
     def _append(
         self,
@@ -82,13 +95,13 @@ class Aliases:
         why: str,
         by: str | None,
     ) -> AliasEvent:
-        if not is_alias_name(alias):
-            raise InvalidNameError(f"{alias!r} is no alias name: it must begin with a letter, for a number is a version")
+        check_alias_name(alias)
         directory = self._directory / alias
         try:
             return self._append_event(directory, alias, decide, why, by)
         except OSError as error:
-            raise AliasError(f"{self._model}: {alias} can not be moved: {error.strerror}") from error
+            kind = StoreReadOnlyError if error.errno in _READ_ONLY else AliasError
+            raise kind(f"{self._model}: {alias} can not be moved: {error.strerror}") from error
 
     def _append_event(
         self,
@@ -149,6 +162,12 @@ def standing(history: Sequence[AliasEvent]) -> list[int]:
 def is_alias_name(name: str) -> bool:
     """Whether `name` can be an alias: a name that begins with a letter, so that none is taken for a version."""
     return name[:1].isalpha() and is_name(name)
+
+
+def check_alias_name(name: str) -> None:
+    """Raise InvalidNameError where `name` can not be an alias."""
+    if not is_alias_name(name):
+        raise InvalidNameError(f"{name!r} is no alias name: it must begin with a letter, for a number is a version")
 
 
 def _current_user() -> str:

@@ -8,6 +8,7 @@
     ├── ModelNotFoundError
     ├── VersionNotFoundError
     ├── AliasError                  no such alias, nothing to roll back to, a damaged event
+    │   └── StoreReadOnlyError      the alias can not be moved, for the store can not be written from here
     ├── ManifestError               not JSON, an unknown field, a value out of its domain, another schema version
     ├── VersionCorruptError         what lies on disk is not what was sealed
     │   ├── FileMissingError
@@ -51,6 +52,10 @@ class VersionNotFoundError(ModelStoreError):
 
 class AliasError(ModelStoreError):
     """An alias that does not exist, can not be moved as asked, or whose history is damaged."""
+
+
+class StoreReadOnlyError(AliasError):
+    """An alias that can not be moved because the store can not be written from here."""
 
 
 class ManifestError(ModelStoreError):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model_store.aliases import PRODUCTION, Aliases, standing
+from model_store.aliases import PRODUCTION, Aliases, check_alias_name, standing
 from model_store.errors import (
     AliasError,
     ModelNotFoundError,
@@ -31,6 +31,14 @@ from model_store.version import Layer, Version
 DEFAULT_ROOT = Path("model_store/models")
 BUILTIN_ROOT = Path(__file__).parent / "builtin"
 BUILTIN_DEFAULT_MODEL = "cifar10"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the store holds of one model: the layer that it comes from, and its versions, ascending."""
+
+    layer: Layer
+    versions: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -57,10 +65,19 @@ class ModelStore:
 
     def models(self) -> list[str]:
         """The models that have a version, sorted. Raises StoreUnreadableError."""
-        names = set()
-        for _, root in self._layers:
-            names |= {name for name in self._model_directories(root) if is_name(name) and _version_numbers(root / name)}
-        return sorted(names)
+        return list(self.contents())
+
+    def contents(self) -> dict[str, Contents]:
+        """Every model that has a version, sorted by name: each directory is listed once, and no file is opened.
+
+        Raises StoreUnreadableError.
+        """
+        found: dict[str, Contents] = {}
+        for layer, root in self._layers:
+            for name in self._model_directories(root):
+                if name not in found and is_name(name) and (versions := _version_numbers(root / name)):
+                    found[name] = Contents(layer, tuple(versions))
+        return dict(sorted(found.items()))
 
     def versions(self, model: str) -> list[int]:
         """The model's versions, ascending. Raises ModelNotFoundError, StoreUnreadableError."""
@@ -115,6 +132,11 @@ class ModelStore:
         leaves the store as it was. Raises PublishError, ManifestError, InvalidNameError.
         """
         return publish_version(self.root / check_name(model), model, manifest, files)
+
+    def check_movable(self, model: str, alias: str = PRODUCTION) -> None:
+        """Raise what moving this alias would raise, whatever the version: AliasError, InvalidNameError, ModelNotFoundError."""
+        self._require_published(model)
+        check_alias_name(alias)
 
     def promote(self, model: str, version: int, alias: str = PRODUCTION, why: str = "", by: str | None = None) -> None:
         """Move an alias to a published version that exists. Raises VersionNotFoundError, AliasError."""

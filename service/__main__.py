@@ -1,137 +1,53 @@
-"""`python -m service`: serve the model store over HTTP."""
+"""`python -m service`: serve the model store over HTTP; or one of the commands beside that, if the first word names one."""
 
-import logging
-import shlex
-import socket
 import sys
-import warnings
-from contextlib import suppress
-from pathlib import Path
-
-import click
-import uvicorn
-from pydantic import ValidationError
-from pydantic_settings import CliApp
-
-from model_store.errors import ProviderError
-from service import __version__
-from service.app import create_app
-from service.http_protocol import BoundedHttpProtocol
-from service.memory import bound_malloc
-from service.registry import Registry
-from service.settings import Settings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server, which says where it is once it listens and the models are loaded, whichever comes later."""
+def serve(arguments: Sequence[str]) -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    from service.serve import main  # noqa: PLC0415  each command pays for its own imports alone
 
-    loaded: Registry | None = None
+    main(arguments)
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say so if the models were faster."""
-        await super().startup(sockets)
-        self.announce()
 
-    def announce(self) -> None:
-        """Print what serves where, if both have happened."""
-        if self.started and self.loaded:
-            click.echo("\n".join(describe(self.loaded, self.address)))
+def keys(arguments: Sequence[str]) -> None:
+    """Make, list and remove keys."""
+    from service.commands.keys import main  # noqa: PLC0415  as above
 
-    @property
-    def address(self) -> str:
-        """The URL to reach it from this machine."""
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  an address to print, not to bind
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    main(arguments, prog_name="python -m service keys")
+
+
+def bench(arguments: Sequence[str]) -> None:
+    """Load a server and say what it carries."""
+    from service.commands.bench import bench as main  # noqa: PLC0415  as above
+
+    main(arguments, prog_name="python -m service bench")
+
+
+def tune(arguments: Sequence[str]) -> None:
+    """Find a model's best settings on this machine."""
+    from service.commands.tune import tune as main  # noqa: PLC0415  as above
+
+    main(arguments, prog_name="python -m service tune")
+
+
+COMMANDS: Final[Mapping[str, Callable[[Sequence[str]], None]]] = {
+    "serve": serve,
+    "keys": keys,
+    "bench": bench,
+    "tune": tune,
+}
 
 
 def main() -> None:
-    """Serve, or do what the first word says."""
-    match sys.argv[1:]:
-        case ["bench", *arguments]:
-            from service.commands.bench import bench  # noqa: PLC0415  serving starts without it
-
-            bench(arguments, prog_name="python -m service bench")
-        case ["tune", *arguments]:
-            from service.commands.tune import tune  # noqa: PLC0415  as above
-
-            tune(arguments, prog_name="python -m service tune")
-        case _:
-            serve()
-
-
-def serve() -> None:
-    """Read the settings from flags and variables, and serve until SIGTERM or Ctrl-C."""
-    # Pillow warns of damaged metadata, and strangers may send as much of it as they like.
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-    bound_malloc()
-    try:
-        settings = CliApp.run(Settings)
-    except ValidationError as error:
-        for problem in error.errors(include_url=False):
-            name = "_".join(str(part) for part in problem["loc"])
-            click.echo(f"SERVICE_{name.upper()}: {problem['msg']}, got {problem['input']!r}", err=True)
-        click.echo("see: python -m service --help", err=True)
-        sys.exit(2)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s:     %(message)s")
-    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # damaged bodies are their senders' business
-    logging.getLogger("service.request_log").setLevel(logging.INFO if settings.access_log else logging.WARNING)
-    server: Server
-
-    def on_loaded(registry: Registry) -> None:
-        server.loaded = registry
-        server.announce()
-
-    class Protocol(BoundedHttpProtocol):
-        head_timeout_seconds = settings.body_timeout_seconds
-
-    try:
-        app = create_app(settings, on_loaded)
-    except ProviderError as error:
-        click.echo(f"SERVICE_PROVIDERS: {error}", err=True)
-        click.echo("see: python -m service --help", err=True)
-        sys.exit(2)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_level=settings.log_level,
-        access_log=False,  # the application has its own line, with what a request was
-        timeout_graceful_shutdown=settings.shutdown_seconds,
-        server_header=False,
-        http=Protocol,
-    )
-    server = Server(config)
-    with suppress(KeyboardInterrupt):
-        server.run()
-
-
-def describe(registry: Registry, address: str) -> list[str]:
-    """What a person at the terminal wants to know now: what serves where, where the docs are, and a line to try."""
-    lines = [f"Resident {__version__} on {address}"]
-    for name, model in sorted(registry.models.items()):
-        if model.served is None:
-            lines.append(f"  NOT SERVED  {name}: {'; '.join(model.errors.values()) or 'its versions can not be read'}")
-            continue
-        manifest = model.served.version.manifest
-        accuracy = f", {manifest.metrics.top1:.1%} on its test images" if manifest.metrics else ""
-        accuracy += "" if manifest.proof == "proven" else f", {manifest.proof}"
-        precision = model.served.choice.precision
-        narrow = "" if precision == "fp32" else f" in fp32; {precision} answers" if accuracy else f"; {precision} answers"
-        mark = " (default)" if name == registry.default_model else ""
-        lines.append(f"  model  {model.served.version}{mark}: {len(manifest.class_names)} classes{accuracy}{narrow}")
-    if registry.error:
-        lines.append(f"  NOT READY  {registry.error}")
-    lines.append(f"  docs   {address}/docs")
-    default = registry.models.get(registry.default_model or "")
-    if registry.default_model and default is None and not registry.error:
-        lines.append(f"  NOT SERVED  {registry.default_model}: the default model is not in the store")
-    if default and (served := default.served) and served.version.manifest.golden:
-        sample = served.version.path(served.version.manifest.golden[0].image)
-        if sample.is_relative_to(Path.cwd()):
-            sample = sample.relative_to(Path.cwd())
-        lines.append(f"  try    curl --data-binary @{shlex.quote(str(sample))} {address}/v1/predict")
-    return lines
+    """Run the command that the first argument names; without one, serve."""
+    name, *rest = sys.argv[1:] or ["serve"]
+    if name in COMMANDS:
+        COMMANDS[name](rest)
+    else:
+        serve([name, *rest])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ from service.application import Application
 from service.cpu_limit import cpu_limit
 from service.decoding import Decoders
 from service.documentation import add_documentation
-from service.engine_options import Caches, engine_options
+from service.engine_options import Caches, engine_options, version_policy
+from service.keys import Keys
+from service.management_routes import build_management_router
 from service.metrics import Metrics
 from service.prediction import Predictor
 from service.problems import add_error_handlers
@@ -34,7 +36,7 @@ Errors are problem details (RFC 9457) with a stable `code`. In a batch one bad i
 def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambda _: None) -> FastAPI:
     """The service as an ASGI application. Models load in the background once it starts; `on_loaded` is told when they have.
 
-    Raises ProviderError where a provider that the settings name can not be used.
+    Raises ProviderError where a provider that the settings name can not be used, KeysError where the keys can not be read.
     """
     cpus = cpu_limit()
     providers = find_providers(settings.providers)
@@ -43,7 +45,13 @@ def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambd
         try_host_cache(settings.cache, ENGINES) if keeps_engines(providers) else None,
     )
     store = ModelStore(settings.store, BUILTIN_ROOT if settings.builtin else None)
-    registry = Registry(store, lambda model: engine_options(settings, model, cpus, providers, caches), settings.default_model)
+    keys = Keys(settings.keys)
+    registry = Registry(
+        store,
+        lambda model: engine_options(settings, model, cpus, providers, caches),
+        settings.default_model,
+        lambda model: version_policy(settings, model),
+    )
     decode_workers = settings.decode_workers or cpus
     decoders = Decoders(decode_workers, settings.max_pixels)
 
@@ -61,6 +69,7 @@ def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambd
     app = Application(
         Predictor(settings, registry, decoders, decodes_at_once=max(1, decode_workers // 2)),
         metrics,
+        keys,
         title="Resident",
         version=__version__,
         description=DESCRIPTION,
@@ -70,6 +79,7 @@ def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambd
         lifespan=lifespan,
     )
     app.include_router(build_router(registry, metrics))
+    app.include_router(build_management_router(registry, keys, settings.body_timeout_seconds))
     add_documentation(app)
     add_error_handlers(app)
     return app

@@ -9,11 +9,13 @@ import time
 from typing import Any, Final
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from model_store.errors import InvalidNameError
 from model_store.manifest import parse_version
 from service.errors import BadRequestError
+from service.keys import Keys
 from service.metrics import Metrics
 from service.prediction import Prediction, Predictor
 from service.problems import Reply, reply_to
@@ -25,10 +27,11 @@ _PREDICT: Final = re.compile(r"/v1/(?:models/([^/]+)/(?:versions/([^/]+)/)?)?pre
 class Application(FastAPI):
     """FastAPI with a short way for predictions."""
 
-    def __init__(self, predictor: Predictor, metrics: Metrics, **settings: Any) -> None:
+    def __init__(self, predictor: Predictor, metrics: Metrics, keys: Keys, **settings: Any) -> None:
         super().__init__(**settings)
         self._predictor = predictor
         self._metrics = metrics
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -42,6 +45,7 @@ class Application(FastAPI):
     async def _predict(self, scope: Scope, receive: Receive, send: Send, model: str | None, version: str | None) -> None:
         seen = Prediction()
         try:
+            self._keys.check(Headers(scope=scope).get("authorization"), "predict")
             body, headers = await self._predictor.predict(scope, receive, model, _canonical(version), seen)
             reply = Reply(200, body, headers)
         except Exception as error:  # noqa: BLE001  whatever it is, it has one reply

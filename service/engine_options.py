@@ -10,6 +10,7 @@ from model_store.session import SessionOptions
 from service.served_version import EngineOptions
 from service.settings import Settings
 from service.tuning import Tuning
+from service.version_policy import VersionPolicy, parse_policy
 
 
 @dataclass(frozen=True)
@@ -54,3 +55,9 @@ def engine_options(
         run_timeout_seconds=settings.run_timeout_seconds,
         tuning=Tuning(settings.cache, cpus, frozenset(said)),
     )
+
+
+def version_policy(settings: Settings, model: str) -> VersionPolicy:
+    """The model's own, else that of all."""
+    own = settings.models.get(model)
+    return parse_policy((own and own.version_policy) or settings.version_policy)

@@ -5,8 +5,11 @@
     ServiceError
     ├── BadRequestError          400  empty_body, malformed_json, malformed_base64, malformed_multipart, no_images,
     │                                 invalid_parameter, no_label_sets, empty_image
+    ├── UnauthorizedError        401  unauthorized, with WWW-Authenticate
+    ├── ForbiddenError           403  management_disabled, insufficient_scope
     ├── NotFoundError            404  model_not_found, version_not_found, no_default_model
     ├── BodyTimeoutError         408  slow_body
+    ├── ConflictError            409  version_failed, last_version, alias_not_moved, store_read_only
     ├── TooLargeError            413  body_too_large, too_many_images
     ├── UnsupportedMediaError    415  unsupported_media_type, unsupported_encoding
     ├── OverloadedError          429  overloaded
@@ -43,6 +46,27 @@ class BadRequestError(ServiceError):
 
     status = HTTPStatus.BAD_REQUEST
     default_code = "bad_request"
+
+
+class UnauthorizedError(ServiceError):
+    """No key, or one that is not known."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    default_code = "unauthorized"
+
+
+class ForbiddenError(ServiceError):
+    """A key that is known but may not do this, or a route that no key opens yet."""
+
+    status = HTTPStatus.FORBIDDEN
+    default_code = "insufficient_scope"
+
+
+class ConflictError(ServiceError):
+    """What is asked is understood, but does not go with the state of the versions or of the store."""
+
+    status = HTTPStatus.CONFLICT
+    default_code = "conflict"
 
 
 class NotFoundError(ServiceError):

@@ -1,7 +1,6 @@
 """The one metrics module: what Prometheus is told at /metrics. One observation per outcome, in base units."""
 
 import time
-from collections import Counter as Counts
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
@@ -62,20 +61,20 @@ class _ServedModels(Collector):
         self._models = models
 
     def collect(self) -> Iterator[Metric]:
-        waiting = GaugeMetricFamily("resident_queue_images", "Images that wait for a place in a batch", labels=["model"])
-        pending = GaugeMetricFamily("resident_pending_images", "Images let in and not answered yet", labels=["model"])
+        waiting = GaugeMetricFamily("resident_queue_images", "Images that wait for a place in a batch", labels=["model", "version"])
+        pending = GaugeMetricFamily("resident_pending_images", "Images let in and not answered yet", labels=["model", "version"])
         batches = HistogramMetricFamily("resident_batch_size", "Images of the batches that were run", labels=["model", "version"])
         states = GaugeMetricFamily("resident_versions", "Versions by state", labels=["model", "state"])
         for name, model in sorted(self._models.models.items()):
-            counted = Counts({model.state: 1} if model.served else {})
-            counted["error"] += len(model.errors)
-            for state, count in sorted(counted.items()):
+            counted = {"ready": len(model.serving), "loading": int(model.loading is not None), "error": len(model.errors)}
+            for state, count in counted.items():
                 states.add_metric([name, state], count)
-            if served := model.served:
-                waiting.add_metric([name], served.batcher.waiting)
-                pending.add_metric([name], served.admission.images)
+            for number, served in sorted(model.serving.items()):
+                labels = [name, str(number)]
+                waiting.add_metric(labels, served.batcher.waiting)
+                pending.add_metric(labels, served.admission.images)
                 sizes = served.batcher.batch_sizes
                 buckets = [(str(float(most)), float(sum(n for size, n in sizes.items() if size <= most))) for most in SIZES]
                 total = float(sum(size * n for size, n in sizes.items()))
-                batches.add_metric([name, str(served.version.number)], [*buckets, ("+Inf", float(sum(sizes.values())))], total)
+                batches.add_metric(labels, [*buckets, ("+Inf", float(sum(sizes.values())))], total)
         yield from (waiting, pending, batches, states)

@@ -33,7 +33,7 @@ def _summary(registry: Registry, model: ServedModel) -> dict[str, Any]:
 
 def describe_model(registry: Registry, model: ServedModel) -> ModelDetail:
     """The model's page, by the store as it is now; where the store can not be read, what still serves is shown."""
-    summary = _summary(registry, model)
+    summary, policy = _summary(registry, model), str(registry.policy_of(model.name))
     try:
         numbers = registry.store.versions(model.name)
         aliases = registry.store.aliases(model.name)
@@ -44,10 +44,20 @@ def describe_model(registry: Registry, model: ServedModel) -> ModelDetail:
         logger.exception("the store could not be read for GET /v1/models/%s", model.name)
         numbers, pointing = [], None
         model = replace(model, error="the model store can not be read at the moment")
-    serving = [model.served.version.number] if model.served else []
-    versions = [_version_state(number, model) for number in sorted({*numbers, *model.errors, *serving})]
+    states, held = registry.states(model.name), registry.held(model.name)
+    versions = [
+        VersionState(
+            version=number,
+            state=states.get(number, "available"),
+            reason=model.errors.get(number) if states.get(number) == "error" else None,
+            held=held.get(number),
+        )
+        for number in sorted({*numbers, *states, *held})
+    ]
     if model.served is None:
-        return ModelDetail(**summary, layer=model.layer, reason=model.error, versions=versions, aliases=pointing)
+        return ModelDetail(
+            **summary, layer=model.layer, reason=model.error, versions=versions, aliases=pointing, version_policy=policy
+        )
     manifest = model.served.version.manifest
     return ModelDetail(
         **summary,
@@ -55,6 +65,7 @@ def describe_model(registry: Registry, model: ServedModel) -> ModelDetail:
         reason=model.error,
         versions=versions,
         aliases=pointing,
+        version_policy=policy,
         class_names=list(manifest.class_names),
         input=manifest.input,
         preprocessing=manifest.preprocessing,
@@ -85,11 +96,3 @@ def _variants(served: ServedVersion) -> list[VariantDetail]:
         )
         for variant in served.version.manifest.variants
     ]
-
-
-def _version_state(number: int, model: ServedModel) -> VersionState:
-    if reason := model.errors.get(number):  # first: the built-in version that serves may have the number of one that failed
-        return VersionState(version=number, state="error", reason=reason)
-    if model.served and model.served.version.number == number:
-        return VersionState(version=number, state="ready")
-    return VersionState(version=number, state="available")

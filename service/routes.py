@@ -36,6 +36,8 @@ _PREDICT: Final[dict[str, Any]] = {
         status: {"model": Problem, "description": description}
         for status, description in {
             400: "No image, a damaged one, or a request that is not understood",
+            401: "Where a key is needed: none, or one that is not known",
+            403: "Where a key is needed: one without the scope `predict`",
             404: "No such model or version is served",
             408: "The body came too slowly",
             413: "Too many bytes, images or pixels",
@@ -47,6 +49,7 @@ _PREDICT: Final[dict[str, Any]] = {
         }.items()
     },
     "openapi_extra": {
+        "security": [{}, {"HTTPBearer": []}],
         "parameters": DOCUMENTED,
         "requestBody": {
             "required": True,
@@ -82,7 +85,7 @@ _PREDICT: Final[dict[str, Any]] = {
 
 
 def build_router(registry: Registry, metrics: Metrics) -> APIRouter:
-    """All routes over one registry."""
+    """All routes but those that manage, over one registry."""
     router = APIRouter()
     _document_prediction_routes(router)
     _add_model_routes(router, registry)
@@ -164,7 +167,8 @@ def _require_readable(registry: Registry) -> None:
 
 
 def _health(registry: Registry) -> Health:
-    missing = ", ".join(sorted(model.name for model in registry.models.values() if model.served is None))
+    models = registry.models.values()
+    missing = ", ".join(sorted(model.name for model in models if model.served is None and model.state != "unloaded"))
     reasons = ["the model store can not be read"] if registry.error else []
     if missing and registry.loaded:
         reasons.append(f"no proven version of {missing}")

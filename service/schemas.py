@@ -86,8 +86,8 @@ class ModelSummary(BaseModel):
     """A model in the list."""
 
     model: str
-    state: Literal["loading", "ready", "unloading", "error"]
-    version: int | None
+    state: Literal["loading", "ready", "unloading", "unloaded", "error"]
+    version: Annotated[int | None, Field(description="What answers where no version is named.")]
     digest: str | None
     proof: Annotated[
         Literal["proven", "unproven"] | None, Field(description="Whether labelled images speak for the version that serves.")
@@ -103,11 +103,17 @@ class ModelList(BaseModel):
 
 
 class VersionState(BaseModel):
-    """A version in the store, and why it does not serve if it was tried."""
+    """A version in the store or in this process, and why it does not serve if it was tried."""
 
     version: int
-    state: Literal["ready", "error", "available"]
+    state: Annotated[
+        Literal["loading", "ready", "unloading", "error", "available"],
+        Field(description="`available` lies in the store, and nothing asks for it."),
+    ]
     reason: str | None = None
+    held: Annotated[
+        Literal["load", "unload"] | None, Field(description="What an operator said of it on this replica; until taken back.")
+    ] = None
 
 
 class VariantDetail(BaseModel):
@@ -131,6 +137,7 @@ class ModelDetail(ModelSummary):
     reason: Annotated[str | None, Field(description="What is wrong, where it is not one version's fault.")] = None
     versions: list[VersionState]
     aliases: dict[str, int | None] | None
+    version_policy: Annotated[str | None, Field(description="Which of its versions this replica serves.")] = None
     class_names: list[str] | None = None
     input: Input | None = None
     preprocessing: Preprocessing | None = None

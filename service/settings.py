@@ -10,7 +10,9 @@ from model_store.host_cache import default_host_cache
 from model_store.preprocessing import DEFAULT_MAX_PIXELS, PILLOW_MAX_PIXELS
 from model_store.providers import AUTO, parse_providers
 from model_store.store import DEFAULT_ROOT
+from service.keys import default_path
 from service.precision import PrecisionWish
+from service.version_policy import PolicyText
 
 MEBIBYTE = 1024 * 1024
 
@@ -31,6 +33,7 @@ class ModelSettings(BaseModel):
     intra_op_num_threads: Annotated[int | None, Field(ge=1)] = None
     deadline_seconds: Annotated[float | None, Field(gt=0)] = None
     precision: PrecisionWish | None = None
+    version_policy: PolicyText | None = None
 
 
 def check_providers(text: str) -> str:
@@ -40,7 +43,10 @@ def check_providers(text: str) -> str:
 
 
 class Settings(BaseSettings):
-    """Serve the models of a store over HTTP. Every flag is also a variable: --max-body-bytes is SERVICE_MAX_BODY_BYTES."""
+    """Serve the models of a store over HTTP. Every flag is also a variable: --max-body-bytes is SERVICE_MAX_BODY_BYTES.
+
+    Another command: python -m service keys --help
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="SERVICE_", frozen=True, cli_prog_name="python -m service", cli_kebab_case=True, cli_hide_none_type=True
@@ -60,10 +66,24 @@ class Settings(BaseSettings):
         ),
     ] = 2.0
     builtin: Annotated[bool, Field(description="Also serve the models that ship with the project.")] = True
+    version_policy: Annotated[
+        PolicyText,
+        Field(
+            description="Which versions of a model serve: alias:production (what the alias names, else the newest), "
+            "latest:2, versions:1,4 or all. Every version costs memory."
+        ),
+    ] = "alias:production"
     default_model: Annotated[
         str | None,
         Field(description="The model of /v1/predict. Unset: your only published model, or the built-in one where there is none."),
     ] = None
+    keys: Annotated[
+        Path,
+        Field(
+            description="The file of keys that python -m service keys writes. Without a key of scope manage no one loads or "
+            "promotes over HTTP; with one of scope predict, predicting needs one too."
+        ),
+    ] = Field(default_factory=default_path)
     max_body_bytes: Annotated[
         int, Field(ge=1, description="Largest request body. A phone's photo has 3 to 12 MB; base64 adds a third.")
     ] = 32 * MEBIBYTE
@@ -163,7 +183,7 @@ class Settings(BaseSettings):
         Field(
             description='Settings of single models, as JSON: {"resnet50": {"instances": 1, "mode": "latency"}}. Taken are '
             "max_batch_size, max_queue_delay_seconds, max_queue_size, instances, mode, intra_op_num_threads, deadline_seconds, "
-            "precision.",
+            "precision, version_policy.",
         ),
     ] = {}
     decode_workers: Annotated[

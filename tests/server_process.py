@@ -15,6 +15,11 @@ from typing import IO, Self
 import httpx
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+ENVIRONMENT = {
+    "PYTHONPATH": str(REPOSITORY),
+    "PYTHONWARNINGS": "default",
+    "XDG_CONFIG_HOME": str(REPOSITORY / "no-config"),  # no keys of the person who runs the tests
+}
 PATIENCE_SECONDS = 60  # when what a test waits for never comes; no test measures a time
 
 
@@ -66,7 +71,7 @@ class ServerProcess:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "service", *map(str, arguments)],
             cwd=cwd,
-            env=clean | {"PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "default"} | dict(environment or {}),
+            env=clean | ENVIRONMENT | dict(environment or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

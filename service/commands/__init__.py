@@ -1,1 +1,1 @@
-"""The subcommands of `python -m service` beside serving, each a click command in a module of its own."""
+"""The commands beside `serve`: each module is imported only when its command runs."""

@@ -202,3 +202,29 @@ def test_the_standing_promotions_are_a_stack(moves: list[int | str]) -> None:
             stack.pop()
             history.append(AliasEvent(action="rollback", version=stack[-1], when=now(), by="test"))
         assert standing(history) == stack
+
+
+def test_stamp_changes_with_every_move_and_with_the_directory(aliases: Aliases, events: Path) -> None:
+    """Equal stamps mean an equal history, so that who has read it need not read it again; also after a model was made anew."""
+    stamps = [aliases.stamp("production")]
+    for version in (1, 2, 2):
+        aliases.promote("production", version)
+        stamps.append(aliases.stamp("production"))
+        assert aliases.stamp("production") == stamps[-1]
+    aliases.promote("canary", 1)
+    assert aliases.stamp("production") == stamps[-1]
+    events.rename(events.with_name("old"))
+    for version in (3, 3, 3):
+        aliases.promote("production", version)
+    stamps.append(aliases.stamp("production"))
+    assert len(set(stamps)) == len(stamps)
+
+
+def test_previous_is_where_a_rollback_would_lead(aliases: Aliases) -> None:
+    """Who wants to look at a version before rolling back to it is told which it will be; where there is none it is an error."""
+    for version in (1, 2, 3):
+        aliases.promote("production", version)
+    assert aliases.previous("production") == 2
+    assert aliases.previous("production", among=[1, 3]) == aliases.rollback("production", among=[1, 3]).version == 1
+    with pytest.raises(AliasError, match="nothing to roll back to"):
+        aliases.previous("production")

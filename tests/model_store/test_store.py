@@ -19,11 +19,12 @@ from model_store.errors import (
     ModelNotFoundError,
     ModelStoreError,
     PublishError,
+    StoreReadOnlyError,
     StoreUnreadableError,
     VersionNotFoundError,
 )
 from model_store.manifest import MANIFEST_NAME, Outputs, VersionReference
-from model_store.store import DEFAULT_ROOT, ModelStore
+from model_store.store import DEFAULT_ROOT, Contents, ModelStore
 from model_store.version import Version
 
 BAD_MODEL_NAMES = ["", ".", "..", ".hidden", "a/b", "../m", "a\\b", "a\n", "a\0", "x" * 129]
@@ -54,6 +55,25 @@ def open_root() -> Iterator[Path]:
 
 
 class TestListing:
+    def test_contents_are_all_models_with_their_layer_and_versions(self, store: ModelStore, tmp_path: Path) -> None:
+        """One look tells of every model what `layer` and `versions` tell, a published one hiding the built-in one of its name."""
+        builtin = ModelStore(tmp_path / "builtin", builtin_root=None)
+        builtin.root.mkdir()
+        for name in ("m", "z"):
+            publish_plain(builtin, name)
+        for name in ("m", "m", "a"):
+            publish_plain(store, name)
+        layered = ModelStore(store.root, builtin.root)
+        contents = layered.contents()
+        assert contents == {
+            "a": Contents("published", (1,)),
+            "m": Contents("published", (1, 2)),
+            "z": Contents("built-in", (1,)),
+        }
+        assert list(contents) == layered.models()
+        for name, found in contents.items():
+            assert (layered.layer(name), tuple(layered.versions(name))) == (found.layer, found.versions)
+
     def test_an_empty_store_is_empty(self, store: ModelStore) -> None:
         """A root that can be read and holds nothing has no models."""
         assert store.models() == []
@@ -189,10 +209,10 @@ class TestUnreadable:
             nobody.call(open_and_keep, [(open_root, "m", 1)])
 
     def test_a_store_that_may_not_be_written_is_an_error(self, nobody: Workers, open_root: Path) -> None:
-        """Publishing to a read-only store is a PublishError and moving an alias there an AliasError."""
+        """Publishing to a read-only store is a PublishError and moving an alias there a StoreReadOnlyError."""
         with pytest.raises(PublishError, match="Permission denied"):
             nobody.call(call_store, [(open_root, "publish", "m", plain_fields(), dict(PLAIN_FILES))])
-        with pytest.raises(AliasError):
+        with pytest.raises(StoreReadOnlyError):
             nobody.call(call_store, [(open_root, "promote", "m", 1)])
 
 

@@ -13,6 +13,15 @@ from colour_model import plain
 ELSEWHERE = re.compile(r"""(?:https?:)?//[\w.-]""")
 PREDICT_PATHS = ["/v1/predict", "/v1/models/{model}/predict", "/v1/models/{model}/versions/{version}/predict"]
 
+MANAGEMENT_PATHS = [
+    "/v1/models/{model}/versions/{version}/load",
+    "/v1/models/{model}/versions/{version}/unload",
+    "/v1/models/{model}/versions/{version}/hold",
+    "/v1/models/{model}/versions/{version}/promote",
+    "/v1/models/{model}/rollback",
+    "/v1/models/{model}/aliases/{alias}",
+]
+
 
 class Links(HTMLParser):
     """Everything that a browser would fetch for a page."""
@@ -124,7 +133,7 @@ def test_predict_routes_say_what_they_take_and_answer(document: dict[str, Any], 
     }
     answers = operation["responses"]
     assert answers["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/PredictResponse")
-    assert {"400", "404", "408", "413", "415", "429", "500", "503", "504"} <= set(answers)
+    assert {"400", "401", "403", "404", "408", "413", "415", "429", "500", "503", "504"} <= set(answers)
 
 
 def test_document_promises_no_answer_that_never_comes(document: dict[str, Any]) -> None:
@@ -144,14 +153,20 @@ def test_errors_are_documented_as_problem_details(document: dict[str, Any]) -> N
 
 def test_all_routes_are_documented(document: dict[str, Any]) -> None:
     """Every public route stands in the document, and the pages themselves do not."""
-    assert set(document["paths"]) == {
-        *PREDICT_PATHS,
-        "/v1/models",
-        "/v1/models/{model}",
-        "/health/live",
-        "/health/ready",
-        "/metrics",
-    }
+    public = {*PREDICT_PATHS, "/v1/models", "/v1/models/{model}", "/health/live", "/health/ready", "/metrics"}
+    assert set(document["paths"]) == public | set(MANAGEMENT_PATHS)
+
+
+@pytest.mark.parametrize("path", MANAGEMENT_PATHS)
+def test_management_routes_say_that_they_need_a_key(document: dict[str, Any], path: str) -> None:
+    """Their refusals are documented as what is sent, and the page offers to enter a key for them."""
+    (operation,) = document["paths"][path].values()
+    assert operation["security"] == [{"HTTPBearer": []}]
+    assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
+    assert {"401", "403", "404", "409", "503"} <= set(operation["responses"])
+    for status, answer in operation["responses"].items():
+        if status.startswith(("4", "5")):
+            assert list(answer["content"]) == ["application/problem+json"]
 
 
 def test_answer_is_what_the_document_says(client: httpx.Client, document: dict[str, Any]) -> None:

@@ -64,8 +64,8 @@ def test_what_serves_is_shown(own_server: ServerProcess) -> None:
     with own_server.client() as client:
         assert sample(client, "resident_versions", model="colours", state="ready") == 1
         assert sample(client, "resident_versions", model="colours", state="error") == 0
-        assert sample(client, "resident_queue_images", model="colours") == 0
-        assert sample(client, "resident_pending_images", model="colours") == 0
+        assert sample(client, "resident_queue_images", model="colours", version="1") == 0
+        assert sample(client, "resident_pending_images", model="colours", version="1") == 0
         assert sample(client, "process_resident_memory_bytes") > 1e7
 
 

@@ -15,9 +15,9 @@ from model_store.manifest import Check, Precision, Variant
 from model_store.session import Session, SessionOptions
 from model_store.store import ModelStore
 from model_store.version import Version
-from service.__main__ import describe
 from service.precision import Choice, PrecisionWish, choose, fastest
 from service.registry import Registry
+from service.serve import describe
 from service.served_version import EngineOptions
 
 INT8 = Variant(precision="int8", file="model.int8.onnx", tolerance=0.05)

@@ -249,14 +249,14 @@ def test_default_model_is_not_ready_while_it_loads(store: ModelStore, monkeypatc
     registry = Registry(store, options)
     seen: list[Exception] = []
 
-    def look(model: ServedModel, *_: object) -> ServedModel:
+    def look(model: ServedModel, *_: object) -> list[ServedModel]:
         try:
             registry.find(None)
         except (NotReadyError, NotFoundError) as error:
             seen.append(error)
-        return model
+        return [model]
 
-    monkeypatch.setattr(registry_module, "load_model", look)
+    monkeypatch.setattr(registry_module, "follow", look)
     registry.load()
     assert [type(error) for error in seen] == [NotReadyError]
 

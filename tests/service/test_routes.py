@@ -19,7 +19,7 @@ def test_model_says_what_it_takes_and_knows(client: httpx.Client) -> None:
     assert (detail["input"]["height"], detail["input"]["width"]) == (SIZE, SIZE)
     assert detail["preprocessing"]["resize"] == SIZE
     assert detail["proof"] == "proven"
-    assert detail["versions"] == [{"version": 1, "state": "ready", "reason": None}]
+    assert detail["versions"] == [{"version": 1, "state": "ready", "reason": None, "held": None}]
     assert detail["max_batch_size"] == 32
 
 

@@ -18,7 +18,9 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "store": ("/srv/models", Path("/srv/models")),
     "store_poll_seconds": ("0.25", 0.25),
     "builtin": ("false", False),
+    "version_policy": ("latest:2", "latest:2"),
     "default_model": ("digits", "digits"),
+    "keys": ("/srv/keys.json", Path("/srv/keys.json")),
     "max_body_bytes": ("1000", 1000),
     "max_upload_bytes": ("2000", 2000),
     "max_pixels": ("3000", 3000),
@@ -117,6 +119,7 @@ def test_every_setting_says_what_it_is_for(name: str, help_text: str) -> None:
         ("cache_max_bytes", -1),
         ("log_level", "loud"),
         ("builtin", "perhaps"),
+        ("version_policy", "newest"),
     ],
 )
 def test_values_out_of_their_domain_are_refused(name: str, value: object) -> None:

@@ -137,6 +137,28 @@ def test_version_that_fails_its_proof_never_answers(store: ModelStore) -> None:
     assert len([line for line in server.stderr.text.splitlines() if f"{MODEL}/2 is not served" in line]) == 1
 
 
+def test_several_versions_answer_each_under_its_number(store: ModelStore) -> None:
+    """With latest:2 two versions serve side by side and the window moves on with what is published; none fails meanwhile."""
+    publish(store)
+    publish_other(store)
+    callers = Callers()
+    with watching(store, "--version-policy", "latest:2") as server, server.announced().client() as client, callers.calling(server):
+        assert f"{MODEL}/2 (default): 7 classes; also versions 1" in server.stdout.text
+
+        def told() -> list[int]:
+            paths = [f"/v1/models/{MODEL}/versions/{number}/predict" for number in (1, 2, 3)]
+            answers = [client.post(path, content=RED).json() for path in paths]
+            return [answer.get("version", answer.get("status")) for answer in answers]
+
+        assert told() == [1, 2, 404]
+        callers.wait_for(2)
+        store.promote(MODEL, 1)  # what answers without a number is the one that production names, where it serves
+        callers.wait_for(1)
+        publish(store)
+        eventually(told, [404, 2, 3])
+    assert {answer[0] for answers in callers.answers for answer in answers} == {200}
+
+
 def test_models_come_and_go(store: ModelStore) -> None:
     """A model that is published after the start answers under its name, and one that is deleted is not found."""
     publish(store)
@@ -153,7 +175,7 @@ def test_models_come_and_go(store: ModelStore) -> None:
         eventually(lambda: client.get(f"/v1/models/{MODEL}").json()["state"], "unloading")
         detail = client.get(f"/v1/models/{MODEL}").json()
         assert "gone from the store" in detail["reason"]
-        assert detail["versions"] == [{"version": 1, "state": "ready", "reason": None}]
+        assert detail["versions"] == [{"version": 1, "state": "ready", "reason": None, "held": None}]
         assert client.get("/health/ready").status_code == 200
         assert client.post("/v1/predict", content=RED).status_code == 200
     assert "Traceback" not in server.stderr.text

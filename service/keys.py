@@ -1,0 +1,212 @@
+"""Keys: who may predict and who may manage, kept as hashes in one file that people change while the service runs.
+
+A key is 256 random bits, so nobody finds it by guessing and its plain sha256 is all that must be kept: a slow, salted hash is for
+passwords, which people choose and repeat.
+"""
+
+import hashlib
+import hmac
+import logging
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from model_store.files import DirectoryLock, sync_directory
+from model_store.manifest import Name, now
+from service.errors import ForbiddenError, UnauthorizedError
+
+Scope = Literal["predict", "manage"]
+KEY_BYTES: Final = 32
+PREFIX: Final = "resident_"
+"""So that a scanner for secrets finds a key that was committed by mistake."""
+MAX_FILE_BYTES: Final = 1024 * 1024
+logger = logging.getLogger(__name__)
+
+
+class KeysError(Exception):
+    """The file of keys can not be read or changed."""
+
+
+class KeyNameError(KeysError):
+    """A name that is taken, or that no key has."""
+
+
+class Key(BaseModel):
+    """A key as it is kept: all but the key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name
+    scopes: Annotated[tuple[Scope, ...], Field(min_length=1)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    created_at: AwareDatetime
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    keys: tuple[Key, ...] = ()
+
+
+def default_path() -> Path:
+    """`keys.json` in `$XDG_CONFIG_HOME/resident`, or in `~/.config/resident`."""
+    config = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")  # noqa: PTH111, PTH118  Path raises
+    return Path(config) / "resident" / "keys.json"
+
+
+def read_keys(path: Path) -> tuple[Key, ...]:
+    """The keys of a file; none where there is no file. Raises KeysError."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    except OSError as error:
+        raise KeysError(f"the keys in {path} can not be read: {error.strerror}") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise KeysError(f"the keys in {path} can not be read: the file is larger than {MAX_FILE_BYTES:,} bytes")
+    try:
+        return _File.model_validate_json(data).keys
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "JSON"
+        raise KeysError(f"the keys in {path} can not be read: {place}: {first['msg']}") from None
+
+
+def add_key(path: Path, name: str, scopes: Sequence[Scope]) -> str:
+    """Make a key and return it: nothing but its hash is kept. Raises KeysError, KeyNameError where the name is taken."""
+    with _changing(path) as keys:
+        if any(key.name == name for key in keys):
+            raise KeyNameError(f"there is a key named {name} already; remove it first to replace it")
+        secret = PREFIX + secrets.token_urlsafe(KEY_BYTES)
+        key = Key(name=name, scopes=tuple(sorted(set(scopes))), sha256=_hash(secret), created_at=now())
+        _write(path, (*keys, key))
+    return secret
+
+
+def remove_key(path: Path, name: str) -> None:
+    """Take a key's rights away. Raises KeysError, KeyNameError where there is none of that name."""
+    with _changing(path) as keys:
+        left = tuple(key for key in keys if key.name != name)
+        if left == keys:
+            raise KeyNameError(f"there is no key named {name}; there are {', '.join(key.name for key in keys) or 'none'}")
+        _write(path, left)
+
+
+class Keys:
+    """The keys as they are now: the file is read again when it has changed.
+
+    A file that was there and is gone or damaged changes nothing, so that a slip of an editor neither opens the service nor shuts
+    it; it is logged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises KeysError."""
+        self._path = path
+        self._text = str(path)
+        self._stamp = _stamp(self._text)
+        self._use(read_keys(path))
+
+    def check(self, authorization: str | None, scope: Scope) -> str | None:
+        """The name of the key in an `Authorization` header that may do this.
+
+        Where no key has the scope `predict` everyone may predict, and None is returned. Raises UnauthorizedError, ForbiddenError.
+        """
+        self._renew()
+        if scope not in self._scopes:
+            if scope == "predict":
+                return None
+            raise ForbiddenError(
+                "no key may manage this service yet: python -m service keys add NAME --scope manage makes one",
+                code="management_disabled",
+            )
+        kind, _, secret = (authorization or "").partition(" ")
+        if kind.lower() != "bearer" or not secret.strip():
+            raise UnauthorizedError("a key is needed: send Authorization: Bearer KEY", headers=_challenge())
+        given, found = _hash(secret.strip()), None
+        for key in self._keys:  # all of them, each in the same time whatever it differs in
+            if hmac.compare_digest(given, key.sha256):
+                found = key
+        if found is None:
+            raise UnauthorizedError("this key is not known", headers=_challenge("invalid_token"))
+        if scope not in found.scopes:
+            detail = f"the key {found.name} has not the scope {scope}"
+            raise ForbiddenError(detail, headers=_challenge("insufficient_scope"))
+        return found.name
+
+    def _use(self, keys: tuple[Key, ...]) -> None:
+        self._keys = keys
+        self._scopes = frozenset(scope for key in keys for scope in key.scopes)
+
+    def _renew(self) -> None:
+        stamp = _stamp(self._text)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        if stamp is None:
+            logger.error("the file of keys is gone; those that it held count until there is one again, or a restart")
+            return
+        try:
+            self._use(read_keys(self._path))
+        except KeysError as error:
+            logger.error("%s; those that were read before count on", error)  # noqa: TRY400  a person reads it
+        else:
+            logger.info("%d keys count now", len(self._keys))
+
+
+@contextmanager
+def _changing(path: Path) -> Iterator[tuple[Key, ...]]:
+    """The keys of a file, which no other process changes meanwhile."""
+    if path.parts[:1] == ("~",):
+        raise KeysError("there is no home directory to keep keys in: name a file by --keys or SERVICE_KEYS")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = DirectoryLock(path.parent, exclusive=True)
+    except BlockingIOError:
+        raise KeysError("another process is changing the keys: try again") from None
+    except OSError as error:
+        raise KeysError(f"the keys in {path} can not be changed: {error.strerror}") from None
+    try:
+        yield read_keys(path)
+    finally:
+        lock.release()
+
+
+def _write(path: Path, keys: tuple[Key, ...]) -> None:
+    """Replace the file in one step, readable by its owner alone."""
+    draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(_File(keys=keys).model_dump_json(indent=1).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            draft.unlink()
+        raise KeysError(f"the keys in {path} can not be written: {error.strerror}") from None
+
+
+def _stamp(path: str) -> tuple[int, int, int] | None:
+    try:
+        status = os.stat(path)  # noqa: PTH116  asked at every request, and Path.stat takes twice as long
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _challenge(error: str | None = None) -> dict[str, str]:
+    """RFC 6750: what a client is told to send."""
+    return {"WWW-Authenticate": 'Bearer realm="resident"' + (f', error="{error}"' if error else "")}

@@ -1,0 +1,99 @@
+"""`python -m service keys`, and how the first word chooses a command; each as the process that a person runs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from server_process import ENVIRONMENT, PATIENCE_SECONDS, REPOSITORY
+
+
+def service(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "service", *map(str, arguments)],
+        cwd=REPOSITORY,
+        env=dict(os.environ) | ENVIRONMENT | environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+
+
+def test_key_is_printed_once_and_then_listed_without_it(tmp_path: Path) -> None:
+    """`add` prints the key alone on its output, so that a script can take it; `list` and the file never show it again."""
+    configuration = {"XDG_CONFIG_HOME": str(tmp_path)}
+    made = service("keys", "add", "deploy", "--scope", "manage", "--scope", "predict", **configuration)
+    assert made.returncode == 0, made.stderr
+    secret = made.stdout.strip()
+    assert secret.startswith("resident_")
+    assert secret not in made.stderr
+    listed = service("keys", "list", **configuration)
+    assert listed.stdout.split()[:2] == ["deploy", "manage,predict"]
+    assert secret not in listed.stdout + (tmp_path / "resident" / "keys.json").read_text()
+    assert service("keys", "remove", "deploy", **configuration).returncode == 0
+    assert "no keys" in service("keys", "list", **configuration).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected", "code"),
+    [
+        (["add"], "NAME", 2),
+        (["add", "x"], "--scope", 2),
+        (["add", "x", "--scope", "all"], "'all' is not one of", 2),
+        (["add", "a/b", "--scope", "predict"], "'a/b' is no key name", 2),
+        (["remove", "absent"], "no key named absent", 2),
+        (["rotate"], "No such command", 2),
+        (["--keys", "/proc/nowhere/keys.json", "add", "x", "--scope", "manage"], "can not be changed", 1),
+        (["--keys", REPOSITORY / "README.md", "list"], "can not be read", 1),
+    ],
+)
+def test_slips_end_with_one_clear_line(tmp_path: Path, arguments: list[object], expected: str, code: int) -> None:
+    """A wrong word is code 2, a file that can not be used is code 1; neither is a traceback."""
+    result = service("keys", *arguments, XDG_CONFIG_HOME=str(tmp_path))
+    assert result.returncode == code, result.stderr
+    assert expected in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_keys_without_a_home_say_so() -> None:
+    """A container's user may have no home: nothing is made under a directory named ~."""
+    result = service("keys", "--keys", "~/keys.json", "add", "x", "--scope", "manage")
+    assert result.returncode == 1
+    assert "SERVICE_KEYS" in result.stderr
+    assert not (REPOSITORY / "~").exists()
+
+
+def test_service_does_not_start_with_keys_that_it_can_not_read(tmp_path: Path) -> None:
+    """It would be open to all, or shut to all; either way not as the operator wants it."""
+    (tmp_path / "keys.json").write_text("{")
+    result = service("--port", 0, "--keys", tmp_path / "keys.json")
+    assert result.returncode == 2
+    assert "can not be read" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_serve_is_what_no_word_means() -> None:
+    """`python -m service serve --flag` is `python -m service --flag`."""
+    spelled, plain = (service(*word, "--help") for word in (["serve"], []))
+    assert spelled.returncode == plain.returncode == 0
+    assert spelled.stdout == plain.stdout
+    assert "--store" in plain.stdout
+    assert "python -m service keys --help" in plain.stdout
+
+
+def test_commands_pay_for_their_own_imports_alone() -> None:
+    """Serving does not import the other commands, and they import neither the web framework nor the runtime."""
+    code = "import sys; sys.argv = ['service', {!r}, '--help']\ntry:\n import service.__main__ as m; m.main()\n"
+    code += "except SystemExit:\n print('LOADED', *sys.modules)"
+    loaded = {}
+    for command in ("serve", "keys"):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(command)], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        )
+        loaded[command] = set(done.stdout.partition("LOADED")[2].split())
+    assert "service.commands.keys" in loaded["keys"]
+    assert not loaded["keys"] & {"fastapi", "uvicorn", "onnxruntime", "numpy"}
+    assert "uvicorn" in loaded["serve"]
+    assert not [name for name in loaded["serve"] if name.startswith("service.commands")]

@@ -1,0 +1,322 @@
+"""The routes that change what serves: over real HTTP, from a real process, with keys that a real command would make."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from colour_model import MODEL, alter, labels, plain, publish, publish_deviating
+from http_problems import check_problem
+from server_process import ServerProcess, read_response, request_head, running
+from test_watcher import eventually, publish_other
+
+from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
+from service.keys import add_key, remove_key
+
+RED = plain("red")
+BASE = f"/v1/models/{MODEL}"
+READ_ONLY = Path("/sys/kernel")
+"""A directory in which not even root can make a file."""
+
+
+@dataclass
+class Operator:
+    """A server, and a client with a key that may manage it."""
+
+    server: ServerProcess
+    client: httpx.Client
+    keys: Path
+    secret: str
+
+    def post(self, path: str, **body: Any) -> httpx.Response:
+        return self.client.post(f"{BASE}/{path}", json=body or None)
+
+    def done(self, path: str, **body: Any) -> dict[str, Any]:
+        """What the model is after a change that must succeed."""
+        response = self.post(path, **body)
+        assert response.status_code == 200, response.text
+        detail: dict[str, Any] = response.json()
+        assert settled(detail) == settled(self.client.get(BASE).json()), "it answers with the model as it is now"
+        return detail
+
+    def version(self) -> int:
+        answer: dict[str, int] = self.client.post("/v1/predict", content=RED).json()
+        return answer["version"]
+
+
+def settled(detail: dict[str, Any]) -> dict[str, Any]:
+    """What it is once requests on what was unloaded have ended."""
+    versions = [{**version, "state": version["state"].replace("unloading", "available")} for version in detail["versions"]]
+    return {**detail, "versions": versions}
+
+
+@contextmanager
+def operating(store: ModelStore, *arguments: object) -> Iterator[Operator]:
+    keys = store.root.parent / "keys.json"
+    secret = add_key(keys, "deploy", ["manage"])
+    flags = ("--store", store.root, "--builtin", "false", "--keys", keys, "--store-poll-seconds", 0.05)
+    with running(*flags, *arguments) as server, server.announced().client() as client:
+        client.headers["Authorization"] = f"Bearer {secret}"
+        yield Operator(server, client, keys, secret)
+        server.end()
+        assert secret not in server.stdout.text + server.stderr.text, "a key is in no log"
+        assert "Traceback" not in server.stderr.text
+
+
+def states(detail: dict[str, Any]) -> dict[int, str]:
+    return {version["version"]: version["state"] for version in detail["versions"]}
+
+
+ROUTES = [
+    ("POST", f"{BASE}/versions/1/load"),
+    ("POST", f"{BASE}/versions/1/unload"),
+    ("DELETE", f"{BASE}/versions/1/hold"),
+    ("POST", f"{BASE}/versions/1/promote"),
+    ("POST", f"{BASE}/rollback"),
+    ("PUT", f"{BASE}/aliases/canary"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_routes_are_shut_where_no_key_may_manage(client: httpx.Client, method: str, path: str) -> None:
+    """As the service starts nobody changes what serves over HTTP, and the answer names the command that opens it."""
+    for headers in ({}, {"Authorization": "Bearer resident_guess"}):
+        response = client.request(method, path, headers=headers)
+        check_problem(response, 403, "management_disabled")
+        assert "python -m service keys add NAME --scope manage" in response.json()["detail"]
+
+
+def test_every_route_asks_for_the_key_before_all_else(store: ModelStore) -> None:
+    """Without the right key nothing changes and nothing is told: neither of models that are missing nor of bad names or bodies."""
+    publish(store)
+    publish(store)
+    store.promote(MODEL, 1)
+    with operating(store) as operator:
+        predict = add_key(operator.keys, "app", ["predict"])
+        paths = [*ROUTES, ("POST", "/v1/models/absent/versions/01/load"), ("PUT", "/v1/models/absent/aliases/1")]
+        for method, path in paths:
+            for header in (None, "Bearer resident_guess", f"Basic {operator.secret}"):
+                headers = {"Authorization": header} if header else {}
+                response = httpx.request(method, operator.server.address + path, headers=headers, content=b"{", trust_env=False)
+                check_problem(response, 401, "unauthorized")
+                assert response.headers["www-authenticate"].startswith("Bearer")
+            response = operator.client.request(method, path, headers={"Authorization": f"Bearer {predict}"}, content=b"{")
+            check_problem(response, 403, "insufficient_scope")
+        assert states(operator.client.get(BASE).json()) == {1: "ready", 2: "available"}
+    assert len(store.aliases(MODEL).history("production")) == 1
+    assert store.aliases(MODEL).names() == ["production"]
+
+
+@pytest.mark.parametrize("path", [f"{BASE}/aliases/canary", "/v1/predict"])
+def test_body_of_an_unauthorised_request_is_never_read(store: ModelStore, path: str) -> None:
+    """The refusal comes while the client still waits to be asked for its body."""
+    publish(store)
+    with operating(store) as operator, operator.server.connect() as connection:
+        add_key(operator.keys, "app", ["predict"])
+        head = request_head(path, Content_Length=1_000_000, Expect="100-continue")
+        connection.sendall(head.replace(b"POST", b"PUT" if "aliases" in path else b"POST"))
+        assert read_response(connection).status_code == 401
+
+
+def test_keys_count_without_a_restart(store: ModelStore) -> None:
+    """A key that is removed opens nothing from then on, one that is added opens at once, for predicting too."""
+    publish(store)
+    with operating(store) as operator:
+        operator.done("versions/1/load")
+        assert operator.version() == 1
+        secret = add_key(operator.keys, "app", ["predict"])
+        check_problem(operator.client.post("/v1/predict", content=RED), 403, "insufficient_scope")
+        check_problem(httpx.post(f"{operator.server.address}/v1/predict", content=RED, trust_env=False), 401, "unauthorized")
+        for path in ("/v1/predict", f"{BASE}/predict", f"{BASE}/versions/1/predict"):
+            response = operator.client.post(path, content=RED, headers={"Authorization": f"Bearer {secret}"})
+            assert response.status_code == 200
+            check_problem(operator.client.post(path, content=RED, headers={"Authorization": "Bearer no"}), 401, "unauthorized")
+        remove_key(operator.keys, "deploy")
+        check_problem(operator.post("versions/1/load"), 403, "management_disabled")
+        remove_key(operator.keys, "app")
+        assert operator.version() == 1
+
+
+def test_load_and_unload_hold_on_this_replica(store: ModelStore) -> None:
+    """A version is there for those who name it, or not there, through looks at the store, until the hold is taken back."""
+    publish(store)
+    store.promote(MODEL, 1)
+    publish_other(store)
+    with operating(store) as operator:
+        check_problem(operator.client.post(f"{BASE}/versions/2/predict", content=RED), 404, "version_not_found")
+        detail = operator.done("versions/2/load")
+        assert states(detail) == {1: "ready", 2: "ready"}
+        assert [version["held"] for version in detail["versions"]] == [None, "load"]
+        answer = operator.client.post(f"{BASE}/versions/2/predict", content=RED).json()
+        assert (answer["version"], labels(answer["results"]), operator.version()) == (2, ["white"], 1)
+        publish(store)  # something for the next looks to follow
+        store.promote(MODEL, 3)
+        eventually(operator.version, 3)
+        assert states(operator.client.get(BASE).json())[2] == "ready"
+        operator.done("versions/3/unload")
+        assert operator.version() == 1
+        detail = operator.client.delete(f"{BASE}/versions/3/hold").json()
+        assert (detail["version"], detail["versions"][2]["held"]) == (3, None)
+        operator.done("versions/2/unload")
+        check_problem(operator.client.post(f"{BASE}/versions/2/predict", content=RED), 404, "version_not_found")
+    assert store.aliases(MODEL).version("production") == 3
+
+
+def test_last_version_is_not_unloaded(store: ModelStore) -> None:
+    """What this replica is ready by stays, and the answer says what to do."""
+    publish(store)
+    with operating(store) as operator:
+        response = operator.post("versions/1/unload")
+        check_problem(response, 409, "last_version")
+        assert "load another first" in response.json()["detail"]
+        assert (operator.version(), operator.client.get("/health/ready").json()) == (1, {"status": "ready"})
+
+
+def test_promotion_and_rollback_are_events_in_the_store(store: ModelStore) -> None:
+    """The version answers when the route does, and the history says which key did it and why; so every replica follows."""
+    publish(store)
+    publish_other(store)
+    store.promote(MODEL, 1)
+    with operating(store) as operator, running("--store", store.root, "--builtin", "false", "--store-poll-seconds", 0.05) as second:
+        assert operator.done("versions/2/promote", why="better")["version"] == 2
+        assert operator.version() == 2
+        with second.announced().client() as other:
+            eventually(lambda: other.post("/v1/predict", content=RED).json()["version"], 2)
+            assert operator.done("rollback")["version"] == 1
+            eventually(lambda: other.post("/v1/predict", content=RED).json()["version"], 1)
+        response = operator.client.put(f"{BASE}/aliases/canary", json={"version": 2, "why": "a try"})
+        assert response.json()["aliases"] == {"production": 1, "canary": 2}
+        assert states(settled(response.json())) == {1: "ready", 2: "available"}
+    events = [*store.aliases(MODEL).history("production"), *store.aliases(MODEL).history("canary")]
+    assert [(event.action, event.version, event.why) for event in events[1:]] == [
+        ("promote", 2, "better"),
+        ("rollback", 1, ""),
+        ("promote", 2, "a try"),
+    ]
+    assert {event.by for event in events[1:]} == {"key deploy"}
+
+
+def test_alias_of_the_policy_moves_what_serves(store: ModelStore) -> None:
+    """A replica that follows canary serves what a move of it names, whatever production says."""
+    for _ in range(3):
+        publish(store)
+    store.promote(MODEL, 1)
+    with operating(store, "--version-policy", "alias:canary") as operator:
+        assert operator.version() == 1
+        operator.client.put(f"{BASE}/aliases/canary", json={"version": 3}).raise_for_status()
+        assert operator.version() == 3
+        detail = operator.done("versions/2/promote")
+        assert (detail["version"], detail["version_policy"]) == (3, "alias:canary")
+
+
+def test_version_that_can_not_be_proven_is_not_promoted(store: ModelStore) -> None:
+    """The move is refused before it is written, with the reason; neither is it loaded by hand. What serves goes on."""
+    publish(store)
+    store.promote(MODEL, 1)
+    publish_deviating(store)
+    with operating(store) as operator:
+        for path in ("versions/2/promote", "versions/2/load"):
+            response = operator.post(path)
+            check_problem(response, 409, "version_failed")
+            assert "differ from training's" in response.json()["detail"]
+        check_problem(operator.client.put(f"{BASE}/aliases/canary", json={"version": 2}), 409, "version_failed")
+        detail = operator.client.get(BASE).json()
+        assert (states(detail), detail["aliases"]) == ({1: "ready", 2: "error"}, {"production": 1})
+        assert operator.version() == 1
+
+
+def test_rollback_to_a_version_that_can_not_be_proven_is_not_written(store: ModelStore) -> None:
+    """It would change the alias and not what serves."""
+    publish(store)
+    publish(store)
+    store.promote(MODEL, 1)
+    store.promote(MODEL, 2)
+    with operating(store) as operator:
+        alter(store, 1)
+        check_problem(operator.post("rollback"), 409, "version_failed")
+        assert operator.version() == 2
+    assert store.aliases(MODEL).version("production") == 2
+
+
+def test_promotion_takes_back_that_the_version_was_unloaded(store: ModelStore) -> None:
+    """Who promotes a version wants it to serve, here too."""
+    publish(store)
+    publish(store)
+    store.promote(MODEL, 1)
+    with operating(store) as operator:
+        operator.done("versions/2/unload")
+        detail = operator.done("versions/2/promote")
+        assert (detail["version"], detail["versions"][1]["held"]) == (2, None)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("POST", "/v1/models/absent/versions/1/load", None, 404, "model_not_found"),
+        ("POST", f"{BASE}/versions/9/load", None, 404, "version_not_found"),
+        ("POST", f"{BASE}/versions/9/unload", None, 404, "version_not_found"),
+        ("DELETE", f"{BASE}/versions/9/hold", None, 404, "version_not_found"),
+        ("POST", f"{BASE}/versions/9/promote", None, 404, "version_not_found"),
+        ("POST", f"{BASE}/versions/01/load", None, 400, "invalid_parameter"),
+        ("POST", "/v1/models/a..%20b/versions/1/load", None, 400, "invalid_parameter"),
+        ("POST", "/v1/models/absent/rollback", None, 404, "model_not_found"),
+        ("POST", f"{BASE}/rollback", None, 409, "alias_not_moved"),
+        ("POST", f"{BASE}/rollback", b"{", 400, "malformed_json"),
+        ("POST", f"{BASE}/versions/1/promote", b'{"because": 1}', 400, "malformed_json"),
+        ("POST", f"{BASE}/versions/1/promote", b'{"why": "' + b"x" * 1001 + b'"}', 400, "malformed_json"),
+        ("POST", f"{BASE}/versions/1/promote", b" " * 20_000, 413, "body_too_large"),
+        ("PUT", f"{BASE}/aliases/canary", None, 400, "malformed_json"),
+        ("PUT", f"{BASE}/aliases/canary", b'{"version": "1"}', 400, "malformed_json"),
+        ("PUT", f"{BASE}/aliases/canary", b'{"version": 0}', 400, "malformed_json"),
+        ("PUT", f"{BASE}/aliases/canary", b'{"version": 9}', 404, "version_not_found"),
+        ("PUT", f"{BASE}/aliases/1", b'{"version": 1}', 400, "invalid_parameter"),
+        ("PUT", f"{BASE}/aliases/.hidden", b'{"version": 1}', 400, "invalid_parameter"),
+        ("GET", f"{BASE}/versions/1/load", None, 405, "method_not_allowed"),
+    ],
+)
+def test_what_can_not_be_done_is_a_clear_problem(
+    operator: Operator, method: str, path: str, body: bytes | None, status: int, code: str
+) -> None:
+    """A slip of an operator is told as such, and changes nothing."""
+    check_problem(operator.client.request(method, path, content=body), status, code)
+    assert states(operator.client.get(BASE).json()) == {1: "ready"}
+    assert operator.client.get(BASE).json()["aliases"] == {}
+
+
+@pytest.fixture(scope="module")
+def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    """One server for what changes nothing."""
+    root = tmp_path_factory.mktemp("operator") / "store"
+    root.mkdir()
+    store = ModelStore(root, builtin_root=None)
+    publish(store)
+    with operating(store) as operator:
+        yield operator
+
+
+@pytest.mark.skipif(not READ_ONLY.is_dir(), reason="this system has no /sys")
+def test_store_that_can_not_be_written_is_said(store: ModelStore) -> None:
+    """A replica with its store mounted read-only serves, loads and unloads, and says where aliases are to be moved."""
+    publish(store)
+    publish(store)
+    store.promote(MODEL, 1)
+    (store.root / MODEL / "aliases" / "canary").symlink_to(READ_ONLY)
+    with operating(store) as operator:
+        operator.done("versions/2/load")
+        response = operator.client.put(f"{BASE}/aliases/canary", json={"version": 2})
+        check_problem(response, 409, "store_read_only")
+        assert "python -m model_store promote" in response.json()["detail"]
+        assert operator.version() == 1
+
+
+def test_built_in_model_has_no_aliases_to_move(store: ModelStore) -> None:
+    """What ships with the project is promoted by nobody; it says so, and changes nothing."""
+    with operating(store, "--builtin", "true") as operator:
+        path = f"/v1/models/{BUILTIN_DEFAULT_MODEL}"
+        check_problem(operator.client.post(f"{path}/versions/1/promote"), 409, "alias_not_moved")
+        check_problem(operator.client.post(f"{path}/rollback"), 409, "alias_not_moved")
+        assert operator.client.post(f"{path}/versions/1/load").status_code == 200
+    assert list(store.root.iterdir()) == []
