@@ -70,7 +70,7 @@ class GraphCache:
             return self._find(folder / key, new_settings) or self._build(folder / key, path, new_settings)
         except Exception as error:  # noqa: BLE001  whatever is wrong with the cache, the model serves without it
             session = _create(path, new_settings())  # raises where the model is at fault
-            self._report(f"{path.name} was loaded without the cache of optimised graphs: {_one_line(error)}")
+            self._report(path, _one_line(error))
             return session
 
     def _find(self, entry: Path, new_settings: NewSettings) -> onnxruntime.InferenceSession | None:
@@ -127,10 +127,10 @@ class GraphCache:
                 _remove(entry.path)
                 total -= entry.size
 
-    def _report(self, message: str) -> None:
-        if message not in self._reported:
-            self._reported.add(message)
-            logger.warning("%s", message)
+    def _report(self, path: Path, reason: str) -> None:
+        if reason not in self._reported:
+            self._reported.add(reason)
+            logger.warning("%s was loaded without the cache of optimised graphs: %s", path.name, reason)
 
 
 def key_of(digest: str, settings: onnxruntime.SessionOptions) -> str:
