@@ -160,13 +160,13 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> list[str]:
 
 def reload_rows(callers: Callers, memory: list[float], seconds: float) -> list[str]:
     """The first part's rows."""
-    tenth = memory[min(9, len(memory) - 1)]
+    early, late = statistics.median(memory[9:20] or memory), statistics.median(memory[-10:])
     return [
         f"| hot reloads under load | {len(memory)} |",
         f"| requests meanwhile | {len(callers.latencies):,} in {seconds:.0f} s, {len(callers.failures)} failed |",
         f"| latency, p50 and p99 | {percentile(callers.latencies, 50):.1f} and {percentile(callers.latencies, 99):.1f} ms |",
-        f"| resident after the tenth, after the last, at most | {tenth:.0f}, {memory[-1]:.0f}, {max(memory):.0f} MB |",
-        f"| growth after the tenth | {100 * (memory[-1] / tenth - 1):+.1f} % |",
+        f"| resident after the tenth to twentieth, after the last ten | {early:.0f}, {late:.0f} MB (medians) |",
+        f"| growth after the tenth | {100 * (late / early - 1):+.1f} % |",
     ]
 
 

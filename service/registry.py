@@ -15,6 +15,7 @@ from service.errors import ConflictError, NotReadyError
 from service.served_model import Failure, ServedModel, VersionStateName, follow, try_version
 from service.served_version import EngineOptions, ServedVersion
 from service.snapshot import Models, can_be_ready, choose_default, find_version
+from service.unloading import Unloading
 from service.version_policy import VersionPolicy
 from service.wish import DEFAULT_POLICY, Hold, Wish, WishReader
 
@@ -43,7 +44,7 @@ class Registry:
         self._wishes = WishReader(store)
         self._holds: dict[str, dict[int, Hold]] = {}
         self._standing_default: str | None = None
-        self._unloading: list[tuple[str, int, threading.Thread]] = []
+        self._unloading = Unloading()
         self._turn = threading.RLock()
         self._closed = False
         self.models: Models = {}
@@ -69,6 +70,8 @@ class Registry:
                 if self.error != reported:  # once, not at every look
                     logger.error("%s", self.error, exc_info=not known)  # noqa: TRY400  as above
                 return
+            finally:
+                self._unloading.tidy()
             if reported:
                 logger.info("the model store can be read again")
 
@@ -80,8 +83,7 @@ class Registry:
             self.models = {name: replace(model, state="unloading", served=None, serving={}) for name, model in self.models.items()}
         for served in serving:
             served.close()
-        for *_, thread in self._unloading:
-            thread.join()
+        self._unloading.join()
 
     @property
     def ready(self) -> bool:
@@ -164,9 +166,7 @@ class Registry:
         A version that failed is in `error` also where the built-in one of its number serves.
         """
         model = self.models.get(name)
-        states: dict[int, VersionStateName] = {
-            number: "unloading" for model_name, number, thread in self._unloading if model_name == name and thread.is_alive()
-        }
+        states: dict[int, VersionStateName] = dict.fromkeys(self._unloading.numbers(name), "unloading")
         if model:
             for number in model.serving:
                 states[number] = "ready"
@@ -233,18 +233,11 @@ class Registry:
         self._holds.pop(name, None)
         logger.info("%s is gone from the store and is unloaded", name)
         for served in model.serving.values():
-            self._retire(served)
+            self._unloading.retire(served)
 
     def _put(self, model: ServedModel) -> None:
         before = self.models.get(model.name)
         self.models = {**self.models, model.name: model}
         for served in before.serving.values() if before else ():
             if served is not model.serving.get(served.version.number):
-                self._retire(served)
-
-    def _retire(self, served: ServedVersion) -> None:
-        """Close what has left the snapshot when its leases are back, with no one waiting for that."""
-        thread = threading.Thread(target=served.close, name=f"unload {served.version}", daemon=True)
-        thread.start()
-        alive = [entry for entry in self._unloading if entry[2].is_alive()]
-        self._unloading = [*alive, (served.version.model, served.version.number, thread)]
+                self._unloading.retire(served)

@@ -64,7 +64,7 @@ def serving(registry: Registry, model: str = MODEL) -> int | None:
 
 
 def wait_until_closed(registry: Registry) -> None:
-    for *_, thread in registry._unloading:
+    for *_, thread in registry._unloading._closing:
         thread.join(PATIENCE_SECONDS)
         assert not thread.is_alive()
 
@@ -228,7 +228,7 @@ def test_model_that_is_gone_is_unloaded_once_its_leases_are_back(registry: Regis
         registry.load()
         with pytest.raises(NotFoundError):
             registry.find(MODEL)
-        ((*_, closing),) = registry._unloading
+        ((*_, closing),) = registry._unloading._closing
         assert closing.is_alive()
         assert not served.batcher._closing
     wait_until_closed(registry)

@@ -164,7 +164,7 @@ def test_version_that_drains_is_unloading(store: ModelStore, make: Make) -> None
         publish(store)
         registry.load()
         assert registry.states(MODEL) == {1: "unloading", 2: "ready"}
-        thread = registry._unloading[0][2]
+        thread = registry._unloading._closing[0][2]
     thread.join()
     assert registry.states(MODEL) == {2: "ready"}
 
