@@ -63,6 +63,7 @@ class RawClient:
 
     path: str = "/v1/predict"
     headers: dict[str, str] = field(default_factory=dict)
+    query: bytes = b""
     messages: asyncio.Queue[dict[str, Any]] = field(default_factory=asyncio.Queue)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     status: int = 0
@@ -84,7 +85,7 @@ class RawClient:
             "scheme": "http",
             "path": self.path,
             "raw_path": self.path.encode(),
-            "query_string": b"",
+            "query_string": self.query,
             "root_path": "",
             "headers": [(name.encode(), value.encode()) for name, value in self.headers.items()],
             "client": ("127.0.0.1", 1),

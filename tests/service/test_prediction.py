@@ -176,6 +176,38 @@ async def test_large_images_decode_beside_the_event_loop(colour_store: ModelStor
             assert labels(small.json()["results"] + (await large).json()["results"]) == ["red", "blue"]
 
 
+@pytest.mark.parametrize("why", ["left", "late"])
+async def test_images_of_a_client_that_is_gone_are_never_decoded(colour_store: ModelStore, why: str) -> None:
+    """Whose client left, or whose time passed, while they wait for a decoder: worker and model count what they really ran."""
+    decoded, entered, gate = [], threading.Event(), threading.Event()
+
+    def held(image: Image.Image, spec: Preprocessing) -> Pixels:
+        decoded.append(image.size)
+        entered.set()
+        assert gate.wait(PATIENCE_SECONDS)
+        return to_pixels(image, spec)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "to_pixels", held)
+        async with started(colour_store.root, decode_workers=1) as application:
+            model = application.hold_model()
+            model.gate.set()
+            first = asyncio.create_task(application.client.post("/v1/predict", content=plain("red", size=(400, 400))))
+            assert await asyncio.to_thread(entered.wait, PATIENCE_SECONDS)
+            gone = RawClient(query=b"timeout_ms=100" if why == "late" else b"")
+            gone.send_body(plain("blue", size=(500, 500)))
+            going = asyncio.create_task(gone.request(application.app))
+            await until(gone.messages.empty)
+            if why == "left":
+                gone.leave()
+            await going
+            assert gone.status == (504 if why == "late" else 499)
+            gate.set()
+            assert labels((await first).json()["results"]) == ["red"]
+    assert decoded == [(400, 400)]
+    assert model.sizes == [1]
+
+
 async def test_images_of_many_pixels_do_not_hold_the_places_of_others(colour_store: ModelStore) -> None:
     """With more huge images than workers, all held, one of middle size is decoded and answered."""
     gate = threading.Event()
