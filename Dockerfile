@@ -7,7 +7,7 @@ RUN python -m venv /opt/resident \
 FROM python:3.11-slim-bookworm
 RUN groupadd --system --gid 10001 resident \
  && useradd --system --uid 10001 --gid resident --no-create-home --shell /usr/sbin/nologin resident \
- && install --directory --owner resident --group resident /models /cache
+ && install --directory --owner resident --group resident /models /cache /keys
 COPY --from=build /opt/resident /opt/resident
 WORKDIR /app
 COPY model_store model_store
@@ -19,9 +19,10 @@ ENV PATH=/opt/resident/bin:$PATH \
     SERVICE_HOST=0.0.0.0 \
     SERVICE_PORT=8000 \
     SERVICE_STORE=/models \
-    SERVICE_CACHE=/cache
+    SERVICE_CACHE=/cache \
+    SERVICE_KEYS=/keys/keys.json
 USER resident
 EXPOSE 8000
-VOLUME /models /cache
+VOLUME /models /cache /keys
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 CMD ["python", "-m", "service.healthcheck"]
 ENTRYPOINT ["python", "-m", "service"]

@@ -4,11 +4,13 @@ import logging
 import re
 import secrets
 import time
+from http import HTTPStatus
 from typing import Final
 
 from starlette.types import Scope
 
 REQUEST_ID: Final = b"x-request-id"
+_ROUTINE: Final = ("/health/", "/metrics")
 _ACCEPTED: Final = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
 logger = logging.getLogger(__name__)
 
@@ -22,10 +24,12 @@ def request_id(scope: Scope) -> bytes:
 
 
 def log_request(scope: Scope, status: int, began: float, identity: bytes, said: str = "") -> None:
-    """One line: who asked what, what came, in how many milliseconds, and what a prediction was."""
-    if logger.isEnabledFor(logging.INFO):
+    """One line: who asked what, what came, in how many milliseconds, and what a prediction was. At level debug for routine."""
+    level = logging.DEBUG if status == HTTPStatus.OK and scope["path"].startswith(_ROUTINE) else logging.INFO
+    if logger.isEnabledFor(level):
         client = scope.get("client")
-        logger.info(
+        logger.log(
+            level,
             '%s "%s %s" %d %.1f ms%s id=%s',
             client[0] if client else "-",
             scope["method"],

@@ -62,7 +62,8 @@ def main(arguments: Sequence[str]) -> None:
         sys.exit(2)
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s:     %(message)s")
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # damaged bodies are their senders' business
-    logging.getLogger("service.request_log").setLevel(logging.INFO if settings.access_log else logging.WARNING)
+    if not settings.access_log:
+        logging.getLogger("service.request_log").setLevel(logging.WARNING)
     server: Server
 
     def on_loaded(registry: Registry) -> None:

@@ -48,3 +48,13 @@ def test_lines_can_be_left_out(colour_store: ModelStore, tmp_path: Path) -> None
             client.post("/v1/predict", content=plain("red"))
         server.end()
         assert "id=" not in server.stderr.wait_for_end()
+
+
+def test_routine_is_not_logged_where_it_goes_well(server: ServerProcess, client: httpx.Client) -> None:
+    """A health check every 5 s would hide what matters; one that fails is seen."""
+    client.get("/health/live", headers={"x-request-id": "routine-1"})
+    client.get("/metrics", headers={"x-request-id": "routine-2"})
+    client.get("/health/nonsense", headers={"x-request-id": "routine-3"})
+    assert server.stderr.wait_for("id=routine-3$")
+    assert "id=routine-1" not in server.stderr.text
+    assert "id=routine-2" not in server.stderr.text
