@@ -4,7 +4,9 @@ import asyncio
 import functools
 import itertools
 import logging
+import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from server_process import PATIENCE_SECONDS
 
-from service.batcher import BULK, INTERACTIVE, Answer, Batcher
+from service.batcher import BULK, INTERACTIVE, NICENESS, Answer, Batcher
 from service.errors import DeadlineExceededError, InferenceError
 
 pytestmark = pytest.mark.anyio
@@ -261,6 +263,22 @@ async def test_bulk_is_run_after_interactive_and_fills_its_batches() -> None:
         model.gate.set()
         assert await answered(first + interactive + bulk) == [0, 1, 2, *range(10, 16)]
     assert [read_numbers(batch).ravel().tolist() for batch in model.batches] == [[0], [1, 2, 10, 11], [12, 13, 14, 15]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere niceness belongs to the process")
+async def test_instances_give_way_to_the_event_loop() -> None:
+    """Their threads alone are nicer: the loop must never wait for a core that they hold."""
+    found: list[int] = []
+
+    def run(images: np.ndarray) -> np.ndarray:
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return read_numbers(images)
+
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    with batching(run) as batcher:
+        await answered(submit(batcher, 1))
+    assert found == [max(before, NICENESS)]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
 
 
 class Crowd:
