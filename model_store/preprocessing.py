@@ -34,6 +34,7 @@ Pixels = NDArray[np.uint8]
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 DEFAULT_MAX_PIXELS: Final = 50 * 1024 * 1024
 MAX_PNG_CHUNKS: Final = 256
+MAX_SCANNED_PIXELS: Final = 2**31  # a second or two of decoding
 LEAST_REDUCED: Final = 5.5
 PILLOW_MAX_PIXELS: Final = 89_478_485
 """Above this Pillow itself refuses or warns, so no setting may go higher."""
@@ -111,6 +112,8 @@ def open_image(data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_P
             raise ImageTruncatedError(f"the {promised} data ends before the image does ({len(data)} bytes)") from None
         raise ImageCorruptError(f"the {promised} header is damaged: {_reason(error)}") from None
     width, height = image.size
+    if promised == "JPEG" and (scans := count_scans(data)) * width * height > MAX_SCANNED_PIXELS:
+        raise ImageCorruptError(f"the JPEG has {scans} scans of its {width}x{height} pixels, more than a progressive image needs")
     if width * height > max_pixels:
         raise TooManyPixelsError(f"the image has {width}x{height} = {width * height:,} pixels; at most {max_pixels:,} are allowed")
     resized_width, resized_height = resized_size(width, height, spec)
@@ -120,6 +123,11 @@ def open_image(data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_P
             f"{resized_width * resized_height:,} pixels; at most {max_pixels:,} are allowed"
         )
     return image
+
+
+def count_scans(data: bytes) -> int:
+    """Of a JPEG: each costs a look at all of its pixels, and a dozen bytes. Honest ones have up to ten, or few by chance."""
+    return data.count(b"\xff\xda")
 
 
 def to_pixels(image: Image.Image, spec: Preprocessing) -> Pixels:
@@ -140,9 +148,10 @@ def reduction(image: Image.Image, spec: Preprocessing) -> int:
     """By what a JPEG's sides may be divided as its blocks are decoded (8, 4 or 2), else 1.
 
     As long as the antialiased resize still has LEAST_REDUCED source pixels a side for each of its own, its pixels stay within 4
-    grey levels of those of the full decode, and 0.25 in the mean (tests/model_store). Sides that do not divide would shift it.
+    grey levels of those of the full decode, those of photographs within 0.25 in the mean (tests/model_store). Sides that do not
+    divide would shift it.
     """
-    if image.format != "JPEG":
+    if image.format != "JPEG" or spec.interpolation == "nearest":  # which takes single pixels, and a fraction has averaged them
         return 1
     target = spec.resize if spec.resize_mode == "shorter_side" else max(spec.crop_width, spec.crop_height)
     fits = min(image.size) / (LEAST_REDUCED * target)

@@ -56,10 +56,10 @@ class Admission:
         """Let in, without an answer."""
         return self._interactive + self._bulk
 
-    def check_room(self) -> None:
+    def check_room(self, priority: Priority = INTERACTIVE) -> None:
         """Raise OverloadedError where the queue is full, so that no body is read in vain."""
-        if self.images >= self._max_queue_size:
-            raise self._full(f"{self.images} images wait already; {self._max_queue_size} are allowed")
+        if (ahead := self._ahead_of(priority)) >= self._max_queue_size:
+            raise self._full(ahead, f"{ahead} images wait already; {self._max_queue_size} are allowed")
 
     @contextmanager
     def queue(
@@ -72,9 +72,9 @@ class Admission:
         """
         if count > self._max_queue_size:
             raise TooLargeError(f"{count} images never fit in the queue of {self._max_queue_size}", code="too_many_images")
-        if self.images + count > self._max_queue_size:
-            raise self._full(f"{self.images} images wait already, and {count} more would pass the {self._max_queue_size} allowed")
-        ahead = self._interactive if priority == INTERACTIVE else self.images
+        ahead = self._ahead_of(priority)
+        if ahead + count > self._max_queue_size:
+            raise self._full(ahead, f"{ahead} images wait already, and {count} more would pass the {self._max_queue_size} allowed")
         if ahead and (wait := decode_seconds + self._predict_seconds(ahead, count)) > remaining_seconds:
             raise _overloaded(
                 f"the answer would take {wait * 1e3:,.0f} ms, and {max(remaining_seconds, 0) * 1e3:,.0f} ms are left",
@@ -92,8 +92,12 @@ class Admission:
         else:
             self._bulk += count
 
-    def _full(self, detail: str) -> OverloadedError:
-        return _overloaded(detail, self._predict_seconds(self.images, 0))
+    def _ahead_of(self, priority: Priority) -> int:
+        """Bulk counts for bulk alone: interactive images are taken before it, and find room whatever waits of it."""
+        return self._interactive if priority == INTERACTIVE else self.images
+
+    def _full(self, ahead: int, detail: str) -> OverloadedError:
+        return _overloaded(detail, self._predict_seconds(ahead, 0))
 
 
 def _overloaded(detail: str, wait_seconds: float = 0.0) -> OverloadedError:

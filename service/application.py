@@ -21,6 +21,7 @@ from service.prediction import Prediction, Predictor
 from service.problems import Reply, reply_to
 from service.request_log import REQUEST_ID, log_request, request_id
 
+LONG_BODY_BYTES: Final = 64 * 1024
 _PREDICT: Final = re.compile(r"/v1/(?:models/([^/]+)/(?:versions/([^/]+)/)?)?predict")
 
 
@@ -46,15 +47,22 @@ class Application(FastAPI):
         seen = Prediction()
         try:
             self._keys.check(Headers(scope=scope).get("authorization"), "predict")
-            body, headers = await self._predictor.predict(scope, receive, model, _canonical(version), seen)
-            reply = Reply(200, body, headers)
+            body, own_headers = await self._predictor.predict(scope, receive, model, _canonical(version), seen)
+            reply = Reply(200, body, own_headers)
         except Exception as error:  # noqa: BLE001  whatever it is, it has one reply
-            reply = reply_to(error, f"{scope['method']} {scope['path']}")
+            reply = reply_to(error, f"POST {scope['raw_path'].decode('ascii', 'backslashreplace')}")
         identity = request_id(scope)
-        await send({"type": "http.response.start", "status": reply.status, "headers": [*_encode(reply), (REQUEST_ID, identity)]})
-        await send({"type": "http.response.body", "body": reply.body})
-        self._metrics.observe(seen, reply.code)
-        log_request(scope, reply.status, seen.began, identity, f" {reply.code} {seen.model}/{seen.version} images={seen.images}")
+        headers = [*_encode(reply), (REQUEST_ID, identity)]
+        if "receive" not in seen.seconds and _has_long_body(scope):
+            headers.append((b"connection", b"close"))  # or the client goes on sending, as slowly as it likes
+        try:
+            await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+            await send({"type": "http.response.body", "body": reply.body})
+        finally:
+            self._metrics.observe(seen, reply.code)
+            log_request(
+                scope, reply.status, seen.began, identity, f" {reply.code} {seen.model}/{seen.version} images={seen.images}"
+            )
 
     async def _ask_fastapi(self, scope: Scope, receive: Receive, send: Send) -> None:
         began, identity, status = time.monotonic(), request_id(scope), 0
@@ -70,6 +78,13 @@ class Application(FastAPI):
             await super().__call__(scope, receive, send_on)
         finally:
             log_request(scope, status, began, identity)
+
+
+def _has_long_body(scope: Scope) -> bool:
+    """Whether a request's body may be more than what came with its head."""
+    headers = Headers(scope=scope)
+    length = headers.get("content-length", "0")
+    return "transfer-encoding" in headers or not length.isdecimal() or int(length) > LONG_BODY_BYTES
 
 
 def _encode(reply: Reply) -> list[tuple[bytes, bytes]]:

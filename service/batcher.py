@@ -129,18 +129,22 @@ class Batcher:
     def _take(self) -> list[_Item]:
         """The next batch, never empty but when the batcher is closed. Images whose caller left or that are late are dropped."""
         while True:
+            batch: list[_Item] = []
+            late: list[_Item] = []
             with self._changed:
                 while not self.waiting and not self._closing:
                     self._changed.wait()
-                self._wait_for_company()
-                taken = [self._pop() for _ in range(min(self.waiting, self._max_batch_size))]
-                if not taken and self._closing:
+                if not self.waiting:
                     return []
-            now = time.monotonic()
-            late = [item for item in taken if item.deadline < now]
+                self._wait_for_company()
+                now = time.monotonic()
+                while self.waiting and len(batch) < self._max_batch_size:
+                    item = self._pop()
+                    if not item.future.done():
+                        (late if item.deadline < now else batch).append(item)
             if late:
                 _settle(late, DeadlineExceededError("the deadline passed while the image waited for its batch"), now, now)
-            if batch := [item for item in taken if item.deadline >= now and not item.future.done()]:
+            if batch:
                 return batch
 
     def _pop(self) -> _Item:

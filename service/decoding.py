@@ -1,73 +1,113 @@
-"""Decoding beside the event loop: bounded pools, where images of many pixels never hold the places of the others."""
+"""Decoding beside the event loop: bounded pools, where images that cost much never hold the places of the others."""
 
 import asyncio
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from contextlib import nullcontext
+from typing import Final, TypeVar
 
 from PIL import Image
 
 from model_store.manifest import Preprocessing
-from model_store.preprocessing import Pixels, open_image, resized_size, to_pixels
+from model_store.preprocessing import Pixels, count_scans, open_image, resized_size, to_pixels
+from service.batcher import BULK, INTERACTIVE, Priority
 from service.errors import DeadlineExceededError
 
 INLINE_BYTES: Final = 16 * 1024
 INLINE_PIXELS: Final = 128 * 128
 """Images up to this size decode in well under a millisecond, so a hop to another thread would cost more than it saves."""
 LARGE_PIXELS: Final = 2 * 1024 * 1024
+USUAL_SCANS: Final = 20
 WEIGHT: Final = 0.1
+_COSTLY: Final = (b"zTXt", b"iTXt", b"iCCP")  # chunks of a PNG that its header inflates
+Result = TypeVar("Result")
 
 
-class Decoders:
-    """Encoded images to pixels: small ones at once, others in a pool, and those with many pixels in a pool of their own."""
+class _Pool:
+    """So many threads, and how long an image waits for one of them."""
 
-    def __init__(self, workers: int, max_pixels: int) -> None:
-        self._max_pixels = max_pixels
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-        self._large = ThreadPoolExecutor(max(1, workers // 2), thread_name_prefix="decode large")
+    def __init__(self, workers: int, name: str) -> None:
         self._workers = workers
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix=name)
         self._pending = 0
         self._seconds = 0.0  # of one image, a moving average
 
-    def close(self) -> None:
-        """End the threads; blocks until they have."""
-        self._pool.shutdown()
-        self._large.shutdown()
-
-    def decode_small(self, image: bytes, spec: Preprocessing) -> Pixels | None:
-        """The pixels of an image that is not worth a hop; else None. Raises an ImageError."""
-        if len(image) > INLINE_BYTES:  # a header, too, can be made to cost seconds
-            return None
-        opened = open_image(image, spec, self._max_pixels)
-        return to_pixels(opened, spec) if _pixels(opened, spec) <= INLINE_PIXELS else None
-
-    async def decode(self, image: bytes, spec: Preprocessing, deadline: float) -> Pixels:
-        """The pixels, from a worker. Raises an ImageError, DeadlineExceededError."""
-        loop = asyncio.get_running_loop()
+    async def run(self, work: Callable[[], Result], deadline: float) -> Result:
+        """What the work gives. Raises what it raises, and DeadlineExceededError where its turn came too late."""
         self._pending += 1
         try:
-            opened, pixels = await loop.run_in_executor(self._pool, self._begin, image, spec, deadline)
-            if pixels is None:
-                pixels = await loop.run_in_executor(self._large, self._convert, opened, spec, deadline)
-            return pixels
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._begin, work, deadline)
         finally:
             self._pending -= 1
 
     def wait_seconds(self) -> float:
-        """How long a place among the workers is likely to be waited for."""
         return self._pending * self._seconds / self._workers
 
-    def _begin(self, image: bytes, spec: Preprocessing, deadline: float) -> tuple[Image.Image, Pixels | None]:
-        opened = open_image(image, spec, self._max_pixels)
-        return opened, None if _pixels(opened, spec) > LARGE_PIXELS else self._convert(opened, spec, deadline)
+    def close(self) -> None:
+        self._threads.shutdown()
 
-    def _convert(self, opened: Image.Image, spec: Preprocessing, deadline: float) -> Pixels:
+    def _begin(self, work: Callable[[], Result], deadline: float) -> Result:
         began = time.monotonic()
         if began > deadline:
             raise DeadlineExceededError("the deadline passed while the image waited to be decoded")
-        pixels = to_pixels(opened, spec)
-        self._seconds += WEIGHT * (time.monotonic() - began - self._seconds)  # a lost update among threads does no harm
+        try:
+            return work()
+        finally:
+            self._seconds += WEIGHT * (time.monotonic() - began - self._seconds)  # a lost update among threads does no harm
+
+
+class Decoders:
+    """Encoded images to pixels: small ones at once, others in a pool, and those that cost much in a pool of their own."""
+
+    def __init__(self, workers: int, max_pixels: int) -> None:
+        self._max_pixels = max_pixels
+        self._pool = _Pool(workers, "decode")
+        self._large = _Pool(max(1, workers // 2), "decode large")
+        self._bulk = asyncio.Semaphore(workers)
+
+    def close(self) -> None:
+        """End the threads; blocks until they have."""
+        self._pool.close()
+        self._large.close()
+
+    def decode_small(self, image: bytes, spec: Preprocessing) -> Pixels | None:
+        """The pixels of an image that is not worth a hop; else None. Raises an ImageError."""
+        if not is_small(image):
+            return None
+        opened = open_image(image, spec, self._max_pixels)
+        return to_pixels(opened, spec) if _pixels(opened, spec) <= INLINE_PIXELS else None
+
+    async def decode(self, image: bytes, spec: Preprocessing, deadline: float, priority: Priority = INTERACTIVE) -> Pixels:
+        """The pixels, from a worker. Raises an ImageError, DeadlineExceededError.
+
+        Of bulk no more wait in the pool than it has threads, so that interactive images are behind few of them.
+        """
+
+        def begin() -> tuple[Image.Image, Pixels | None]:
+            opened = open_image(image, spec, self._max_pixels)
+            scans = count_scans(image) if opened.format == "JPEG" else 1
+            large = _pixels(opened, spec) * max(1.0, scans / USUAL_SCANS) > LARGE_PIXELS
+            return opened, None if large else to_pixels(opened, spec)
+
+        async with self._bulk if priority == BULK else nullcontext():
+            opened, pixels = await self._pool.run(begin, deadline)
+            if pixels is None:
+                pixels = await self._large.run(lambda: to_pixels(opened, spec), deadline)
         return pixels
+
+    def wait_seconds(self) -> float:
+        """How long an image that is not small is likely to wait for a worker."""
+        return self._pool.wait_seconds()
+
+
+def is_small(image: bytes) -> bool:
+    """Whether an image may be decoded in the event loop: a header, too, can be made to cost seconds."""
+    return (
+        len(image) <= INLINE_BYTES
+        and not any(chunk in image for chunk in _COSTLY)
+        and (not image.startswith(b"\xff\xd8") or count_scans(image) <= USUAL_SCANS)
+    )
 
 
 def _pixels(opened: Image.Image, spec: Preprocessing) -> int:

@@ -30,6 +30,8 @@ def engine_options(
     """
     own, caches = settings.models.get(model), caches or Caches()
     overridden = {} if own is None else own.model_dump(exclude_none=True)
+    if "mode" in overridden:  # what is set for all models would undo it
+        overridden = {"instances": None, "intra_op_num_threads": None} | overridden
     chosen = settings.model_copy(update=overridden)
     said = settings.model_fields_set | overridden.keys()
     if "mode" in said:

@@ -73,7 +73,7 @@ class _ServedModels(Collector):
                 labels = [name, str(number)]
                 waiting.add_metric(labels, served.batcher.waiting)
                 pending.add_metric(labels, served.admission.images)
-                sizes = served.batcher.batch_sizes
+                sizes = dict(served.batcher.batch_sizes)  # instances count on meanwhile
                 buckets = [(str(float(most)), float(sum(n for size, n in sizes.items() if size <= most))) for most in SIZES]
                 total = float(sum(size * n for size, n in sizes.items()))
                 batches.add_metric(labels, [*buckets, ("+Inf", float(sum(sizes.values())))], total)

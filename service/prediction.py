@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope
 from model_store.errors import ImageError
 from service.admission import UploadBudget
 from service.batcher import Answer
-from service.decoding import Decoders
+from service.decoding import Decoders, is_small
 from service.errors import DeadlineExceededError, EveryImageFailedError, ServiceError, describe
 from service.http_protocol import DISCONNECTED
 from service.images import Encoded, check_headers, read_body, read_images
@@ -67,7 +67,7 @@ class Predictor:
         parameters = read_parameters(scope["query_string"], found)
         headers = Headers(scope=scope)
         check_headers(headers, settings.max_body_bytes)
-        found.admission.check_room()
+        found.admission.check_room(parameters.priority)
         with self._uploads.upload() as hold:
             body = await read_body(receive, settings.max_body_bytes, settings.body_timeout_seconds, hold)
             images = read_images(headers, body, settings.max_images)
@@ -77,8 +77,10 @@ class Predictor:
                 seen.version, seen.images = served.version.number, len(images)
                 # Another version may have come since, with other sets of labels.
                 set_index = None if parameters.coverage is None else served.find_coverage(parameters.coverage)
+                hop = any(not isinstance(image, ServiceError) and not is_small(image) for image in images)
+                decode_seconds = self._decoders.wait_seconds() if hop else 0.0
                 deadline = seen.began + parameters.timeout_seconds(served.options.deadline_seconds)
-                with served.admission.queue(len(images), deadline - received, parameters.priority, self._decoders.wait_seconds()):
+                with served.admission.queue(len(images), deadline - received, parameters.priority, decode_seconds):
                     outcomes = await self._classify(images, served, deadline, parameters, Leaving(scope, receive))
                 return _answer(served, outcomes, parameters.top_k, set_index, seen)
 
@@ -112,10 +114,12 @@ class Predictor:
             return Outcome(image, 0.0)
         began = time.monotonic()
         try:
-            pixels = self._decoders.decode_small(image, served.preprocessing)
-            if pixels is None:
-                async with turn:  # one request never holds every place
-                    pixels = await self._decoders.decode(image, served.preprocessing, deadline)
+            async with turn:  # one request never holds every place
+                pixels = self._decoders.decode_small(image, served.preprocessing)
+                if pixels is None:
+                    pixels = await self._decoders.decode(image, served.preprocessing, deadline, parameters.priority)
+                else:
+                    await asyncio.sleep(0)  # nor the event loop
         except (ImageError, ServiceError) as error:
             return Outcome(error, time.monotonic() - began)
         decode_seconds = time.monotonic() - began

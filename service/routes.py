@@ -157,7 +157,10 @@ def _add_metrics_route(router: APIRouter, metrics: Metrics) -> None:
     @router.get("/metrics", summary="Metrics for Prometheus", tags=["health"], response_class=PlainTextResponse)
     def show_metrics(accept: Annotated[str, Header(include_in_schema=False)] = "") -> Response:
         """Requests by outcome, latency by stage, batch sizes, queues, versions by state: in the text format or OpenMetrics."""
-        encode, media_type = choose_encoder(accept)
+        try:
+            encode, media_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is no number
+            encode, media_type = choose_encoder("")
         return Response(encode(metrics.registry), media_type=media_type)
 
 

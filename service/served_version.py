@@ -88,8 +88,9 @@ class ServedVersion:
         def run(images: Pixels, control: RunControl | None) -> list[Row]:
             return to_rows(devices.run(images, control), manifest.outputs, calibration)
 
+        delay = options.max_queue_delay_seconds
         self.admission = Admission(
-            options.max_queue_size, lambda ahead, images: profile.wait_seconds(ahead, images, most, instances)
+            options.max_queue_size, lambda ahead, images: delay + profile.wait_seconds(ahead, images, most, instances)
         )
         self._watchdog = Watchdog(options.run_timeout_seconds, name=f"{version}-watchdog")
         self.batcher = Batcher(

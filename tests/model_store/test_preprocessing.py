@@ -518,6 +518,15 @@ class TestDamage:
         outcome(head + data)
 
 
+def test_a_jpeg_of_countless_scans_is_refused_by_its_header() -> None:
+    """A dozen bytes a scan, and each costs a look at all pixels: 20 kB would take seconds."""
+    data = encode(scene(1200, 900), "JPEG", progressive=True)
+    assert prepare(data, SMALL).shape == (8, 8, 3)
+    last = data.rindex(b"\xff\xda")
+    with pytest.raises(ImageCorruptError, match="scans of its 1200x900 pixels"):
+        prepare(data[:-2] + data[last:-2] * 2000 + data[-2:], SMALL)
+
+
 def test_a_png_of_countless_chunks_is_refused_by_its_header() -> None:
     """Every chunk before the pixels may inflate to a megabyte; no real image has hundreds."""
     data = encode(Image.new("RGB", (4, 4)), "PNG")

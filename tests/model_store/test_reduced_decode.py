@@ -8,7 +8,7 @@ import pytest
 from PIL import ExifTags, Image
 from store_factory import encode
 
-from model_store.manifest import Preprocessing
+from model_store.manifest import Interpolation, Preprocessing
 from model_store.preprocessing import Pixels, load_pixels, open_image, prepare, reduction, to_pixels
 
 CAT = Path(__file__).parents[2] / "docs/images/cat.jpg"
@@ -45,21 +45,29 @@ def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(size: tuple[int, int]
     assert reduction(open_image(data, squared(resize)), squared(resize)) == fraction
 
 
-@pytest.mark.parametrize("form", ["L", "CMYK"])
+@pytest.mark.parametrize(("form", "interpolation"), [("L", "bilinear"), ("CMYK", "bilinear"), ("L", "bicubic"), ("L", "lanczos")])
 @pytest.mark.parametrize(
     "options",
     [{"quality": 75}, {"quality": 95, "subsampling": 0}, {"quality": 85, "progressive": True}],
     ids=["75", "95 4:4:4", "progressive"],
 )
 @pytest.mark.parametrize(("size", "resize"), [((1600, 1200), 32), ((1200, 1600), 100), ((1408, 1408), 128), ((2816, 2816), 256)])
-def test_the_fraction_is_seen_by_nobody(size: tuple[int, int], resize: int, options: dict[str, Any], form: str) -> None:
+def test_the_fraction_is_seen_by_nobody(
+    size: tuple[int, int], resize: int, options: dict[str, Any], form: str, interpolation: Interpolation
+) -> None:
     """Within 4 grey levels of the full decode, a quarter of one in the mean: what a golden image of a JPEG may be off by."""
     data = encode(photograph(*size).convert(form), "JPEG", **options)
-    spec = squared(resize)
+    spec = squared(resize).model_copy(update={"interpolation": interpolation})
     assert reduction(open_image(data, spec), spec) > 1
     difference = np.abs(prepare(data, spec).astype(int) - in_full(data, spec))
     assert difference.max() <= 4
     assert difference.mean() <= 0.25
+
+
+def test_nearest_takes_single_pixels_of_the_whole_image() -> None:
+    """A fraction has averaged them."""
+    data, spec = encode(photograph(1600, 1200), "JPEG"), squared(32).model_copy(update={"interpolation": "nearest"})
+    assert reduction(open_image(data, spec), spec) == 1
 
 
 def test_the_fraction_keeps_the_orientation() -> None:

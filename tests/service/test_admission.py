@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 
 from service.admission import Admission, UploadBudget
-from service.batcher import BULK, INTERACTIVE
+from service.batcher import BULK, INTERACTIVE, Priority
 from service.errors import OverloadedError, TooLargeError
 
 
@@ -39,16 +39,25 @@ def test_room_is_given_back(budget: UploadBudget, admission: Admission) -> None:
     assert (budget.held_bytes, admission.images) == (0, 0)
 
 
-def test_queue_is_filled_to_its_limit_and_not_beyond(admission: Admission) -> None:
+@pytest.mark.parametrize("priority", [INTERACTIVE, BULK])
+def test_queue_is_filled_to_its_limit_and_not_beyond(admission: Admission, priority: Priority) -> None:
     """The last free place is given; one image more is refused, also before its body, and changes no count."""
     with admission.queue(3):
-        admission.check_room()
-        with admission.queue(1, priority=BULK):
-            with pytest.raises(OverloadedError), admission.queue(1):
+        admission.check_room(priority)
+        with admission.queue(1, priority=priority):
+            with pytest.raises(OverloadedError), admission.queue(1, priority=priority):
                 pass
             with pytest.raises(OverloadedError):
-                admission.check_room()
+                admission.check_room(priority)
             assert admission.images == 4
+
+
+def test_bulk_never_takes_the_room_of_interactive_images(admission: Admission) -> None:
+    """A queue that is full of bulk is empty for them."""
+    with admission.queue(4, priority=BULK):
+        admission.check_room(INTERACTIVE)
+        with admission.queue(4, priority=INTERACTIVE):
+            assert admission.images == 8
 
 
 def test_overload_says_when_to_come_again(budget: UploadBudget, admission: Admission) -> None:

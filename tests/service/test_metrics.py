@@ -77,3 +77,5 @@ def test_openmetrics_is_spoken_to_who_asks_for_it(own_server: ServerProcess) -> 
         other = client.get("/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"})
         assert other.headers["content-type"].startswith("application/openmetrics-text")
         assert other.text.endswith("# EOF\n")
+        strange = client.get("/metrics", headers={"accept": "text/plain; version=abc"})
+        assert (strange.status_code, strange.headers["content-type"].split(";")[0]) == (200, "text/plain")

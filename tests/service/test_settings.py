@@ -160,6 +160,13 @@ def test_threads_times_instances_are_the_cpus(said: dict[str, object], threads: 
     assert (options.session.intra_op_num_threads, options.instances) == (threads, instances)
 
 
+def test_a_models_mode_counts_before_the_threads_of_all() -> None:
+    """Threads and instances that are set for all models would undo it."""
+    settings = Settings(instances=4, intra_op_num_threads=1, models={"digits": ModelSettings(mode="latency")})
+    digits = engine_options(settings, "digits", 4)
+    assert (digits.session.intra_op_num_threads, digits.instances) == (4, 1)
+
+
 @pytest.mark.parametrize("own", ['{"digits": {"instance": 2}}', '{"digits": {"instances": 0}}', '{"digits": 3}', "digits"])
 def test_models_settings_that_are_not_understood_are_refused(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A misspelt name or a wrong value must not be silently nothing."""

@@ -30,10 +30,10 @@ def test_every_size_that_is_prepared_for_is_run_before_it_is_timed() -> None:
 
 
 def test_else_sizes_double_up_to_the_largest() -> None:
-    """And the largest itself; each is run twice where that is quick. The bound may be one."""
+    """And the largest itself; each is run three times where that is quick. The bound may be one."""
     model = Model()
     assert list(warm_up(model, SHAPE, 5, 12)) == [1, 2, 4, 8, 12]
-    assert model.sizes == [1, 1, 2, 2, 4, 4, 8, 8, 12, 12]
+    assert model.sizes == [size for size in (1, 2, 4, 8, 12) for _ in range(3)]
     assert list(warm_up(Model(), SHAPE, 5, 1)) == [1]
 
 
@@ -50,6 +50,22 @@ def test_batches_grow_no_longer_than_a_run_may_take(seconds: float, sizes: list[
 
     monkeypatch.setattr("time.perf_counter", lambda: now)
     assert list(warm_up(run, SHAPE, 5, 1000, longest_seconds=0.15)) == sizes
+
+
+@pytest.mark.parametrize("slow", [1, 4, 7])
+def test_a_hiccup_decides_nothing(slow: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run of any size that takes long for once does not keep batches small for ever."""
+    now = 0.0
+    model = Model()
+
+    def run(images: np.ndarray, control: object) -> np.ndarray:
+        nonlocal now
+        scores = model(images, control)
+        now += 0.5 if len(model.sizes) == slow else 0.001
+        return scores
+
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    assert list(warm_up(run, SHAPE, 5, 32, longest_seconds=0.15)) == [1, 2, 4, 8, 16, 32]
 
 
 def test_scores_of_another_shape_are_refused() -> None:

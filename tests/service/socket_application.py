@@ -1,0 +1,48 @@
+"""The application behind uvicorn and our own protocol, in the test's process: real sockets, and a model that a test can hold."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from asgi_application import Application, until
+from server_process import PATIENCE_SECONDS
+
+from service.app import create_app
+from service.http_protocol import BoundedHttpProtocol
+from service.registry import Registry
+from service.settings import Settings
+
+
+class _Server(uvicorn.Server):
+    def capture_signals(self) -> Any:
+        return nullcontext()
+
+
+@asynccontextmanager
+async def listening(root: Path, **settings: Any) -> AsyncIterator[tuple[Application, int]]:
+    """The application over a store and the port that it listens on."""
+    loaded: asyncio.Future[Registry] = asyncio.get_running_loop().create_future()
+    app = create_app(Settings(store=root, **{"builtin": False, "instances": 1, **settings}), loaded.set_result)
+    server = _Server(uvicorn.Config(app, port=0, http=BoundedHttpProtocol, access_log=False, log_level="warning"))
+    serving = asyncio.create_task(server.serve())
+    try:
+        registry = await asyncio.wait_for(loaded, PATIENCE_SECONDS)
+        await until(lambda: server.started)
+        yield Application(app, registry, None), server.servers[0].sockets[0].getsockname()[1]  # type: ignore[arg-type]  # no client
+    finally:
+        server.should_exit = True
+        await serving
+
+
+async def connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", port)
+
+
+async def read_response(reader: asyncio.StreamReader) -> tuple[int, bytes, bytes]:
+    """Status, head and body."""
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_SECONDS)
+    length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
+    return int(head.split()[1]), head, await reader.readexactly(int(length.split(b":")[1]))
