@@ -1,0 +1,28 @@
+"""Measure the service beside its peers and the limits of this machine, all in one go, and write benchmarks/RESULTS.md.
+
+`make bench` runs it; `make bench ARGS="--only resnet20 --peers mosec,fastapi --seconds 5"` a part of it.
+"""
+
+from collections.abc import Callable, Mapping
+
+import throughput
+from options import Options, parse
+from results import RESULTS
+
+MEASUREMENTS: Mapping[str, Callable[[Options], None]] = {
+    "resnet20": throughput.measure_resnet20,
+    "resnet50": throughput.measure_resnet50,
+}
+
+
+def main() -> None:
+    """All rows, or those that are asked for."""
+    options = parse(__doc__)
+    for row in options.rows:
+        print(f"\n{row}", flush=True)
+        MEASUREMENTS[row](options)
+    print(f"\nwritten to {RESULTS}")
+
+
+if __name__ == "__main__":
+    main()
