@@ -1,12 +1,22 @@
-"""Open load: requests are sent at a rate, come what may, so that a server that can not keep up is seen to be late."""
+"""Open load: requests are sent at a rate, come what may, so that a server that can not keep up is seen to be late.
 
+As a script it prints one line of JSON, from a process of its own: what it does must not slow down who watches the server.
+"""
+
+import argparse
 import asyncio
+import json
+import resource
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
 
 import numpy as np
+import uvloop
+from workloads import Bodies
 
 ENDED_SECONDS = 40  # how long answers are waited for after the last request
 MOST_CONNECTIONS = 4000
@@ -52,8 +62,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It can be used."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  so says asyncio
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is of no common class
 
     def send(self, request: bytes, due: float) -> None:
         """A request that was due then."""
@@ -147,3 +156,33 @@ def as_request(path: str, content_type: str, body: bytes) -> bytes:
     """The bytes of a POST."""
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
+
+
+def main() -> None:
+    """Load a server; what came within the first twelfth is not counted in the rates."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("port", type=int)
+    parser.add_argument("path")
+    parser.add_argument("bodies", type=Path)
+    parser.add_argument("content_type")
+    parser.add_argument("--rate", type=float, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    given = parser.parse_args()
+    requests = [as_request(given.path, given.content_type, body) for body in Bodies(given.bodies, given.content_type).read()]
+    generator = Generator(given.port, requests, given.rate, given.seconds)
+    found = uvloop.run(generator.run())
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    begin = given.seconds / 12
+    report = {
+        "offered": found.sent / given.seconds,
+        "cores": (usage.ru_utime + usage.ru_stime) / given.seconds,
+        "counts": dict(found.counts),
+        "rates": {status: found.rate(status, begin, given.seconds) for status in found.came},
+        "p50": {status: found.milliseconds(status, 0.5) for status in found.came},
+        "p99": {status: found.milliseconds(status, 0.99) for status in found.came},
+    }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

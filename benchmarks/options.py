@@ -17,6 +17,7 @@ class Options:
     seconds: float
     turns: int
     overload_seconds: float
+    overload_turns: int
     starts: int
     look_seconds: float
     peers: tuple[Side, ...]
@@ -37,9 +38,7 @@ def parse(description: str | None, arguments: Sequence[str] | None = None) -> Op
     parser.add_argument("--turns", type=int, default=5, help="how often each side has its turn; default 5")
     parser.add_argument("--only", action="append", choices=ROWS, help="one measurement; may be repeated")
     parser.add_argument("--peers", default=",".join(keys), help=f"of {','.join(keys)}; default all, empty for none")
-    parser.add_argument(
-        "--quick", action="store_true", help="2 seconds, 1 turn, 2 starts, 10 seconds of overload: to see that all works"
-    )
+    parser.add_argument("--quick", action="store_true", help="2 seconds, 1 turn, 2 starts: to see that all works")
     parser.add_argument("--service", default="", metavar="FLAGS", help='flags for ours, as "--max-batch-size 16"')
     given = parser.parse_args(arguments)
     chosen = [key for key in given.peers.split(",") if key]
@@ -50,6 +49,7 @@ def parse(description: str | None, arguments: Sequence[str] | None = None) -> Op
         seconds=2 if quick else given.seconds,
         turns=1 if quick else given.turns,
         overload_seconds=10 if quick else 60,
+        overload_turns=1 if quick else 3,
         starts=2 if quick else 10,
         look_seconds=1 if quick else 4,
         peers=tuple(side for side in ALL_PEERS if side.key in chosen),

@@ -1,9 +1,10 @@
-"""benchmarks/RESULTS.md: a section for each measurement, with the machine that it was made on, so that each can be renewed alone."""
+"""benchmarks/RESULTS.md: a section for each measurement, with the machine that it was made on, so that one can be renewed."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from machine import ROOT, describe_machine
 
 RESULTS = ROOT / "benchmarks/RESULTS.md"
@@ -45,3 +46,9 @@ def read_sections(path: Path = RESULTS) -> dict[str, str]:
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A table in markdown."""
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def spread(values: np.ndarray, form: str = "{:.2f}") -> str:
+    """Median, and where there are several the range."""
+    middle = form.format(float(np.median(values)))
+    return middle if len(values) == 1 else f"{middle} ({form.format(values.min())} to {form.format(values.max())})"

@@ -5,6 +5,10 @@
 
 from collections.abc import Callable, Mapping
 
+import decode_memory
+import latency
+import overload
+import startup
 import throughput
 from options import Options, parse
 from results import RESULTS
@@ -12,6 +16,10 @@ from results import RESULTS
 MEASUREMENTS: Mapping[str, Callable[[Options], None]] = {
     "resnet20": throughput.measure_resnet20,
     "resnet50": throughput.measure_resnet50,
+    "latency": latency.measure,
+    "overload": overload.measure,
+    "start": startup.measure,
+    "decode": decode_memory.measure,
 }
 
 

@@ -6,16 +6,16 @@ import numpy as np
 from contenders import Contender, Figure, Limit, Served, take_turns
 from machine import cores
 from options import Options
-from results import table, write_section
+from results import spread, table, write_section
 from sides import MAX_BATCH_SIZE, OURS
 from workloads import Workload, resnet20, resnet50
 
 HEAD = ("side", "how it runs", "images/s", "of ONNX Runtime alone", "Resident is x as fast", "p50 ms", "p99 ms", "MB", "failed")
 METHOD = (
     "Full load of `wrk` (one thread) on the same cores, which sends the same images again and again. Each side is started anew for "
-    "each turn, warmed up, and measured for {seconds:g} s; sides take turns (A B C ...), n = {turns}. Median (least to most); ratios "
-    "are taken turn by turn, to the limit of the same precision. Peers batch up to {batch} images, run in the fastest of a few ways "
-    "(workers x threads), and answer every image as the model's file does. MB are proportional (PSS): shared memory counts once."
+    "each turn, warmed up, and measured for {seconds:g} s; sides take turns (A B C ...), n = {turns}. Median (least to most); "
+    "ratios are taken turn by turn, to the limit of the same precision. Peers batch up to {batch} images, run in the fastest of a "
+    "few ways (workers x threads), and answer every image as the model's file does. MB are proportional: shared memory counts once."
 )
 
 
@@ -84,12 +84,6 @@ def _verdict(contenders: Sequence[Contender], rates: dict[str, np.ndarray], prec
         best = max(peers, key=lambda peer: float(np.median(rates[peer.key])))
         text += f"; {spread(ours / rates[best.key])} times the best peer ({best.name}, {best.workload.precision})"
     return [f"**{text}.**", ""]
-
-
-def spread(values: np.ndarray, form: str = "{:.2f}") -> str:
-    """Median, and where there are several the range."""
-    middle = form.format(float(np.median(values)))
-    return middle if len(values) == 1 else f"{middle} ({form.format(values.min())} to {form.format(values.max())})"
 
 
 def _middle(turns: Sequence[Figure], of: Callable[[Figure], float]) -> str:

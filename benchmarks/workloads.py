@@ -80,7 +80,8 @@ class Workload:
         folder.mkdir(parents=True, exist_ok=True)
         for number, image in enumerate(self.images, 1):
             (folder / str(number)).write_bytes(image if field is None else self._form(field, image))
-        return Bodies(folder, self.media_type if field is None else f"multipart/form-data; boundary={BOUNDARY}")
+        content_type = self.media_type if field is None else f"multipart/form-data; boundary={BOUNDARY}"
+        return Bodies(folder, content_type, slow=self.image_format == "JPEG")
 
     def _form(self, field: str, image: bytes) -> bytes:
         suffix = self.image_format.lower()
@@ -93,10 +94,11 @@ class Workload:
 
 @dataclass(frozen=True)
 class Bodies:
-    """Files 1 to IMAGES in a folder, ready to be sent."""
+    """Files 1 to IMAGES in a folder, ready to be sent; `slow` where few can be answered a second."""
 
     folder: Path
     content_type: str
+    slow: bool = False
 
     def read(self) -> list[bytes]:
         """All of them."""
