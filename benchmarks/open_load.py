@@ -119,6 +119,9 @@ class Generator:
         last = self.now()
         while self.found.counts[-1] and self.now() - last < ENDED_SECONDS:  # noqa: ASYNC110  a look now and then is enough
             await asyncio.sleep(0.1)
+        for connection in tuple(self.idle):
+            connection.transport.close()
+        await asyncio.sleep(0)
         return self.found
 
     def now(self) -> float:

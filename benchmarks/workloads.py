@@ -33,6 +33,11 @@ class Workload:
     precision: str = "fp32"
     digits: bool = False
 
+    @property
+    def slow(self) -> bool:
+        """Whether few images can be answered a second."""
+        return self.size[0] > 100
+
     @cached_property
     def manifest(self) -> Manifest:
         """Of the version."""
@@ -81,7 +86,7 @@ class Workload:
         for number, image in enumerate(self.images, 1):
             (folder / str(number)).write_bytes(image if field is None else self._form(field, image))
         content_type = self.media_type if field is None else f"multipart/form-data; boundary={BOUNDARY}"
-        return Bodies(folder, content_type, slow=self.image_format == "JPEG")
+        return Bodies(folder, content_type, slow=self.slow)
 
     def _form(self, field: str, image: bytes) -> bytes:
         suffix = self.image_format.lower()
