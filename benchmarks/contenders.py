@@ -91,6 +91,8 @@ class Served(Contender):
                 closed(server.port, path, bodies, number, self.options.warm_up_seconds)
                 found = closed(server.port, path, bodies, number, self.options.seconds)
                 megabytes = proportional_megabytes(family(server.pid))
+                if not found.images_per_second:
+                    raise SideError(f"answered nothing within {self.options.seconds:g} s of load")
                 figures.append(Figure(found.images_per_second, found.p50, found.p99, megabytes, found.failed))
         return figures
 

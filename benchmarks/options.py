@@ -3,7 +3,8 @@
 import argparse
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from sides import ALL_PEERS, Side
 
@@ -23,6 +24,10 @@ class Options:
     peers: tuple[Side, ...]
     rows: tuple[str, ...]
     service: tuple[str, ...]
+
+    def lasting(self, factor: int) -> Self:
+        """The same with measurements that many times as long: for servers of which few answers a second can be expected."""
+        return replace(self, seconds=factor * self.seconds, look_seconds=factor * self.look_seconds)
 
     @property
     def warm_up_seconds(self) -> float:

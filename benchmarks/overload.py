@@ -46,6 +46,7 @@ class Overload:
 def measure(options: Options) -> None:
     """Both models."""
     rows = []
+    options = options.lasting(2)
     for make, connections, factor in LOADS:
         workload, turns = make(), []
         for turn in range(options.overload_turns):

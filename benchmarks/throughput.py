@@ -27,7 +27,8 @@ def measure_resnet20(options: Options) -> None:
 
 
 def measure_resnet50(options: Options) -> None:
-    """fp32 and INT8 in one run."""
+    """fp32 and INT8 in one run, twice as long."""
+    options = options.lasting(2)
     fp32, int8 = resnet50(), resnet50("int8")
     peers = [Served(peer, fp32, options) for peer in options.peers]
     _measure([*_ours_and_limits(fp32, options), *_ours_and_limits(int8, options), *peers], (16,), options)

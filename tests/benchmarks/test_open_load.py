@@ -41,7 +41,7 @@ async def answered_by(answer: bytes, *, together: bool = False) -> Opened:
     ],
     ids=["answered", "refused and closed", "hung up"],
 )
-async def test_every_request_is_counted_once_by_what_became_of_it(answer, status):
+async def test_every_request_is_counted_once_by_what_became_of_it(answer: bytes, status: int) -> None:
     """Status 0 is a connection that ended without an answer."""
     found = await answered_by(answer)
     assert found.counts == {status: REQUESTS}
@@ -49,6 +49,6 @@ async def test_every_request_is_counted_once_by_what_became_of_it(answer, status
 
 
 @pytest.mark.anyio
-async def test_slow_answers_do_not_hold_back_requests_that_are_due():
+async def test_slow_answers_do_not_hold_back_requests_that_are_due() -> None:
     """The load is open: a server that answers nothing until all requests have come does get them all."""
     assert (await answered_by(GOOD, together=True)).counts == {200: REQUESTS}
