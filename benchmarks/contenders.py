@@ -6,9 +6,10 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from load import closed
-from machine import ROOT, family, proportional_megabytes
+from machine import ROOT, family, processor_seconds, proportional_megabytes
 from options import Options
 from sides import OURS, Setup, Side, SideError, differing, running
 from workloads import Workload
@@ -19,6 +20,8 @@ class Figure:
     """One turn. A loop without HTTP has neither latency nor failures, and its memory is nobody's concern."""
 
     images_per_second: float
+    core_milliseconds: float
+    """Of all cores together, an image; the load generator's own are not in it."""
     p50: float = float("nan")
     p99: float = float("nan")
     megabytes: float = float("nan")
@@ -63,7 +66,7 @@ class Limit(Contender):
         """The same for any number of connections."""
         loop = map(str, self.loop.values())
         found = run_raw(self.workload, *self.flags, "--seconds", str(self.options.seconds), "--loop", *loop)
-        return [Figure(found["images_per_second"])] * len(connections)
+        return [Figure(found["images_per_second"], found["core_milliseconds"])] * len(connections)
 
 
 class Served(Contender):
@@ -89,11 +92,14 @@ class Served(Contender):
         with running(self.side, self.workload, self.setup, self.extra) as server:
             for number in connections:
                 closed(server.port, path, bodies, number, self.options.warm_up_seconds)
+                members = family(server.pid)
+                before = processor_seconds(members)
                 found = closed(server.port, path, bodies, number, self.options.seconds)
-                megabytes = proportional_megabytes(family(server.pid))
+                used, megabytes = processor_seconds(members) - before, proportional_megabytes(members)
                 if not found.images_per_second:
                     raise SideError(f"answered nothing within {self.options.seconds:g} s of load")
-                figures.append(Figure(found.images_per_second, found.p50, found.p99, megabytes, found.failed))
+                cost = 1e3 * used / found.answered
+                figures.append(Figure(found.images_per_second, cost, found.p50, found.p99, megabytes, found.failed))
         return figures
 
     def _look(self, setup: Setup, connections: int) -> float:
@@ -105,13 +111,13 @@ class Served(Contender):
             return closed(server.port, path, bodies, connections, self.options.look_seconds).images_per_second
 
 
-def run_raw(workload: Workload, *flags: str) -> dict[str, int]:
+def run_raw(workload: Workload, *flags: str) -> dict[str, Any]:
     """benchmarks/raw.py in a process of its own."""
     command = [sys.executable, str(ROOT / "benchmarks/raw.py"), workload.key, *flags]
     done = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
-    found: dict[str, int] = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 

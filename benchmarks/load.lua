@@ -44,12 +44,13 @@ end
 
 function done(summary, latency)
   local errors = summary.errors
-  local good, microseconds = summary.requests - errors.status, summary.duration
+  local answered = summary.requests - errors.status
+  local good, microseconds = answered, summary.duration
   if os.getenv("LUMPS") then
     good, microseconds = loader:get("answered"), math.max(1, loader:get("last") - loader:get("first"))
   end
   io.write(string.format(
-    'RESULT {"images_per_second": %f, "failed": %d, "p50": %f, "p99": %f}\n',
-    good / microseconds * 1e6, errors.status + errors.connect + errors.read + errors.write + errors.timeout,
+    'RESULT {"answered": %d, "images_per_second": %f, "failed": %d, "p50": %f, "p99": %f}\n',
+    answered, good / microseconds * 1e6, errors.status + errors.connect + errors.read + errors.write + errors.timeout,
     latency:percentile(50) / 1e3, latency:percentile(99) / 1e3))
 end

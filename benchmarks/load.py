@@ -16,6 +16,7 @@ SCRIPT = ROOT / "benchmarks/load.lua"
 class Closed:
     """What wrk found. Milliseconds; `failed` are answers other than 2xx and broken connections."""
 
+    answered: int
     images_per_second: float
     p50: float
     p99: float

@@ -47,6 +47,12 @@ def proportional_megabytes(pids: Iterable[int]) -> float:
     return sum(_proportional_kibibytes(pid) for pid in pids) * 1024 / 1e6
 
 
+def processor_seconds(pids: Iterable[int]) -> float:
+    """What processes have used of the cores since they began, together."""
+    ticks = sum(int(fields[11]) + int(fields[12]) for pid in pids if (fields := _stat(pid)))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def family(pid: int) -> list[int]:
     """A process and all that descend from it."""
     parents = {each: int(fields[1]) for each in map(int, filter(str.isdecimal, os.listdir("/proc"))) if (fields := _stat(each))}

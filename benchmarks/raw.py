@@ -33,6 +33,14 @@ class Loop:
     batch: int
 
 
+@dataclass(frozen=True)
+class Rate:
+    """What a loop does, and what an image costs of all cores together."""
+
+    images_per_second: float
+    core_milliseconds: float
+
+
 class Raw:
     """A workload's model and images, in memory."""
 
@@ -54,27 +62,30 @@ class Raw:
             yield np.stack([prepare(images[each], spec) if self.decode else self.pixels[each] for each in places])
             place = (place + size) % len(images)
 
-    def images_per_second(self, loop: Loop, seconds: float) -> float:
+    def rate(self, loop: Loop, seconds: float) -> Rate:
         """By all instances together: each ends the batch that it is in, after a first one that is not counted."""
         run = self.session(loop.threads, spin=loop.threads > 1).run
-        ready, rates = threading.Barrier(loop.instances), [0.0] * loop.instances
+        ready, rates, images = threading.Barrier(loop.instances + 1), [0.0] * loop.instances, [0] * loop.instances
 
         def serve(place: int) -> None:
-            batches, done, passed = self.batches(loop.batch), 0, 0.0
+            batches, passed = self.batches(loop.batch), 0.0
             run(next(batches))
             ready.wait()
             began = time.perf_counter()
             while passed < seconds:
                 run(next(batches))
-                done, passed = done + loop.batch, time.perf_counter() - began
-            rates[place] = done / passed
+                images[place] += loop.batch
+                passed = time.perf_counter() - began
+            rates[place] = images[place] / passed
 
         threads = [threading.Thread(target=serve, args=(place,)) for place in range(loop.instances)]
         for thread in threads:
             thread.start()
+        ready.wait()
+        before = time.process_time()
         for thread in threads:
             thread.join()
-        return sum(rates)
+        return Rate(sum(rates), 1e3 * (time.process_time() - before) / sum(images))
 
     def milliseconds(self, threads: int, seconds: float) -> float:
         """The median of one image alone, with the session options of the service."""
@@ -92,7 +103,7 @@ def best(raw: Raw) -> Loop:
     batches = BATCHES[:-1] if raw.workload.slow else BATCHES  # 32 large images take seconds, and are no faster
     ways = sorted({(cores(), 1), (1, cores())})
     loops = [Loop(instances, threads, batch) for (instances, threads), batch in product(ways, batches)]
-    rates = [[raw.images_per_second(loop, LOOK_SECONDS) for loop in loops] for _ in range(2)]
+    rates = [[raw.rate(loop, LOOK_SECONDS).images_per_second for loop in loops] for _ in range(2)]
     return loops[int(np.max(rates, axis=0).argmax())]
 
 
@@ -109,7 +120,7 @@ def main() -> None:
     if options.alone:
         print(json.dumps({"milliseconds": raw.milliseconds(options.alone, options.seconds)}))
     elif options.loop:
-        print(json.dumps({"images_per_second": raw.images_per_second(Loop(*options.loop), options.seconds)}))
+        print(json.dumps(asdict(raw.rate(Loop(*options.loop), options.seconds))))
     else:
         print(json.dumps(asdict(best(raw))))
 

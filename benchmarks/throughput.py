@@ -1,6 +1,6 @@
 """Images a second under full load: Resident between the limits of the machine and its peers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from contenders import Contender, Figure, Limit, Served, take_turns
@@ -10,12 +10,24 @@ from results import spread, table, write_section
 from sides import MAX_BATCH_SIZE, OURS
 from workloads import Workload, resnet20, resnet50
 
-HEAD = ("side", "how it runs", "images/s", "of ONNX Runtime alone", "Resident is x as fast", "p50 ms", "p99 ms", "MB", "failed")
+HEAD = (
+    "side",
+    "how it runs",
+    "images/s",
+    "of ONNX Runtime alone",
+    "Resident is x as fast",
+    "core ms an image",
+    "p50 ms",
+    "p99 ms",
+    "MB",
+    "failed",
+)
 METHOD = (
     "Full load of `wrk` (one thread) on the same cores, which sends the same images again and again. Each side is started anew for "
     "each turn, warmed up, and measured for {seconds:g} s; sides take turns (A B C ...), n = {turns}. Median (least to most); "
     "ratios are taken turn by turn, to the limit of the same precision. Peers batch up to {batch} images, run in the fastest of a "
-    "few ways (workers x threads), and answer every image as the model's file does. MB are proportional: shared memory counts once."
+    "few ways (workers x threads), and answer every image as the model's file does. Core ms are what a side uses of all cores "
+    "together, `wrk` not among them. MB are proportional: shared memory counts once."
 )
 
 
@@ -63,14 +75,18 @@ def _report(contenders: Sequence[Contender], figures: dict[str, list[Figure]]) -
             spread(own, "{:.0f}" if own.max() > 200 else "{:.1f}"),
             spread(own / rates[f"raw-{precision}"]),
             "" if ours is None or contender.key == f"{OURS.key}-{precision}" else spread(ours / own),
-            *(_middle(figures[contender.key], of) if served else "" for of in (_p50, _p99, _megabytes)),
+            spread(np.array([figure.core_milliseconds for figure in figures[contender.key]])),
+            *(_middle(figures[contender.key], name) if served else "" for name in ("p50", "p99", "megabytes")),
             str(sum(figure.failed for figure in figures[contender.key])) if served else "",
         ])  # fmt: skip
-    verdicts = [line for precision in ("fp32", "int8") for line in _verdict(contenders, rates, precision)]
+    costs = {key: np.array([figure.core_milliseconds for figure in turns]) for key, turns in figures.items()}
+    verdicts = [line for precision in ("fp32", "int8") for line in _verdict(contenders, rates, costs, precision)]
     return [*table(HEAD, rows), "", *verdicts]
 
 
-def _verdict(contenders: Sequence[Contender], rates: dict[str, np.ndarray], precision: str) -> list[str]:
+def _verdict(
+    contenders: Sequence[Contender], rates: dict[str, np.ndarray], costs: dict[str, np.ndarray], precision: str
+) -> list[str]:
     ours = rates.get(f"{OURS.key}-{precision}")
     if ours is None:
         return []
@@ -78,7 +94,8 @@ def _verdict(contenders: Sequence[Contender], rates: dict[str, np.ndarray], prec
     cost = 1e3 * cores() * (1 / ours - 1 / raw)
     text = (
         f"Resident in {precision}: {spread(ours / raw)} of ONNX Runtime alone, {spread(ours / decode)} of it with decoding: "
-        f"{spread(cost)} ms of core more than the model alone, a request"
+        f"{spread(cost)} ms of core more than the model alone, a request, `wrk` among it, and "
+        f"{spread(costs[f'{OURS.key}-{precision}'] - costs[f'raw-{precision}'])} without"
     )
     peers = [each for each in contenders if isinstance(each, Served) and each.side is not OURS and each.key in rates]
     if peers:
@@ -87,17 +104,5 @@ def _verdict(contenders: Sequence[Contender], rates: dict[str, np.ndarray], prec
     return [f"**{text}.**", ""]
 
 
-def _middle(turns: Sequence[Figure], of: Callable[[Figure], float]) -> str:
-    return f"{np.median([of(turn) for turn in turns]):.3g}"
-
-
-def _p50(figure: Figure) -> float:
-    return figure.p50
-
-
-def _p99(figure: Figure) -> float:
-    return figure.p99
-
-
-def _megabytes(figure: Figure) -> float:
-    return figure.megabytes
+def _middle(turns: Sequence[Figure], name: str) -> str:
+    return f"{np.median([getattr(turn, name) for turn in turns]):.3g}"
