@@ -39,8 +39,8 @@ class Contender(ABC):
         self.workload, self.options = workload, options
 
     @abstractmethod
-    def prepare(self, connections: int) -> None:
-        """Find the best way. Raises SideError where it can not take part."""
+    def prepare(self, connections: Sequence[int]) -> None:
+        """Find the best way under these loads. Raises SideError where it can not take part."""
 
     @abstractmethod
     def measure(self, connections: Sequence[int]) -> list[Figure]:
@@ -57,7 +57,7 @@ class Limit(Contender):
         self.flags = ["--decode"] if decode else []
         self.loop: dict[str, int] = {}
 
-    def prepare(self, connections: int) -> None:  # noqa: ARG002  it has none
+    def prepare(self, connections: Sequence[int]) -> None:  # noqa: ARG002  it has none
         """Look at all loops."""
         self.loop = run_raw(self.workload, *self.flags)
         self.how = f"{self.loop['instances']} x {self.loop['threads']} threads, batch {self.loop['batch']}"
@@ -78,7 +78,7 @@ class Served(Contender):
         self.key, self.name = f"{side.key}-{workload.precision}", side.name
         self.extra = options.service if side is OURS else ()
 
-    def prepare(self, connections: int) -> None:
+    def prepare(self, connections: Sequence[int]) -> None:
         """Look at all setups, and at the answers."""
         self.name = f"{self.side.name} {self.side.version()}".strip()
         rates = {setup: self._look(setup, connections) for setup in self.side.setups}
@@ -102,13 +102,14 @@ class Served(Contender):
                 figures.append(Figure(found.images_per_second, cost, found.p50, found.p99, megabytes, found.failed))
         return figures
 
-    def _look(self, setup: Setup, connections: int) -> float:
+    def _look(self, setup: Setup, connections: Sequence[int]) -> float:
         with running(self.side, self.workload, setup, self.extra) as server:
             if wrong := differing(server, self.workload):
                 raise SideError(f"answers {wrong} of {len(self.workload.images)} images otherwise than the model's file does")
             path, bodies = self.side.path_of(self.workload), self.side.bodies(self.workload)
-            closed(server.port, path, bodies, connections, 1)
-            return closed(server.port, path, bodies, connections, self.options.look_seconds).images_per_second
+            closed(server.port, path, bodies, max(connections), 1)
+            looks = [closed(server.port, path, bodies, number, self.options.look_seconds) for number in connections]
+            return sum(look.images_per_second for look in looks)
 
 
 def run_raw(workload: Workload, *flags: str) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def take_turns(
     figures: dict[str, list[list[Figure]]] = {}
     for contender in contenders:
         try:
-            contender.prepare(max(connections))
+            contender.prepare(connections)
             figures[contender.key] = []
             print(f"ready: {contender.name} ({contender.how})", flush=True)
         except SideError as error:

@@ -20,11 +20,13 @@ from workloads import Bodies
 
 ENDED_SECONDS = 40  # how long answers are waited for after the last request
 MOST_CONNECTIONS = 4000
+BROKEN, UNANSWERED, UNSENT = 0, -1, -2
+"""What stands for a status: the connection ended, no answer ever came, all connections that are allowed were waiting."""
 
 
 @dataclass
 class Opened:
-    """When answers of each status (0: a connection that broke) came, and how long they took; both in seconds."""
+    """When answers of each status (or BROKEN, UNSENT) came, and how long they took; both in seconds."""
 
     sent: int = 0
     came: dict[int, list[float]] = field(default_factory=dict)
@@ -45,9 +47,9 @@ class Opened:
 
     @property
     def counts(self) -> Counter[int]:
-        """Answers by status; what was not answered at all is -1."""
+        """Answers by status."""
         counts = Counter({status: len(came) for status, came in self.came.items()})
-        counts[-1] = self.sent - counts.total()
+        counts[UNANSWERED] = self.sent - counts.total()
         return +counts
 
 
@@ -117,7 +119,7 @@ class Generator:
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
         last = self.now()
-        while self.found.counts[-1] and self.now() - last < ENDED_SECONDS:  # noqa: ASYNC110  a look now and then is enough
+        while self.found.counts[UNANSWERED] and self.now() - last < ENDED_SECONDS:  # noqa: ASYNC110  a look now and then is enough
             await asyncio.sleep(0.1)
         for connection in tuple(self.idle):
             connection.transport.close()
@@ -139,18 +141,18 @@ class Generator:
         if connection in self.idle:
             self.idle.remove(connection)
         if connection.due is not None:
-            self.answered(0, connection.due)
+            self.answered(BROKEN, connection.due)
 
     async def _connect_and_send(self, request: bytes, due: float) -> None:
         if self.open >= MOST_CONNECTIONS:
-            self.answered(0, due)
+            self.answered(UNSENT, due)
             return
         self.open += 1
         try:
             _, connection = await asyncio.get_running_loop().create_connection(lambda: _Connection(self), "127.0.0.1", self.port)
         except OSError:
             self.open -= 1
-            self.answered(0, due)
+            self.answered(BROKEN, due)
             return
         connection.send(request, due)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from load import closed
 from machine import ROOT, resident_megabytes
+from open_load import BROKEN, MOST_CONNECTIONS, UNANSWERED, UNSENT
 from options import Options
 from results import spread, table, write_section
 from sides import OURS, Server, running
@@ -97,7 +98,11 @@ def _row(name: str, turns: list[Overload]) -> list[str]:
     counts = {
         status: sum(report["counts"].get(status, 0) for report in reports) for report in reports for status in report["counts"]
     }
-    words = {"0": "broken connections", "-1": "never answered"}
+    words = {
+        str(BROKEN): "broken connections",
+        str(UNANSWERED): "never answered",
+        str(UNSENT): f"not sent, {MOST_CONNECTIONS} connections were waiting",
+    }
     other = [f"{words.get(status, status)}: {count}" for status, count in sorted(counts.items()) if status not in {"200", REFUSED}]
     late = [np.median([report[quantile].get("200", np.nan) for report in reports]) for quantile in ("p50", "p99")]
     refused = np.array([report["p99"].get(REFUSED, np.nan) for report in reports])

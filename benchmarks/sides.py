@@ -112,7 +112,12 @@ class Side:
 
 
 OURS = Side("resident", "Resident", (each_core(),), path="/v1/models/{model}/predict")
-_MOSEC = (each_core(", decode apart", STAGES="2"), one_worker(", decode apart", STAGES="2"), each_core(STAGES="1"))
+_MOSEC = (
+    each_core(", decode apart", STAGES="2"),
+    one_worker(", decode apart", STAGES="2"),
+    each_core(", batches up to 16", STAGES="1", MAX_BATCH_SIZE="16"),
+    each_core(STAGES="1"),
+)
 _BENTOML = ("bentoml_service:Service", "bentoml.txt")
 ALL_PEERS = (
     Side("fastapi", "FastAPI", (each_core(), one_worker(), Setup(1, 1, " in each of its pool")), "plain_fastapi.py"),
@@ -169,11 +174,12 @@ def _environment(side: Side, workload: Workload, setup: Setup, port: int) -> Map
     if side.script is None:
         return kept
     preprocessing = workload.manifest.preprocessing
-    return kept | dict(setup.variables) | {
+    said = {
         "MODEL_FILE": str(workload.file), "RESIZE": str(preprocessing.resize), "CROP": str(preprocessing.crop_width),
         "WORKERS": str(setup.workers), "THREADS": str(setup.threads), "MAX_BATCH_SIZE": str(MAX_BATCH_SIZE), "PORT": str(port),
         "BENTOML_DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(PEERS),
     }  # fmt: skip
+    return kept | said | dict(setup.variables)
 
 
 def _wait(process: "subprocess.Popen[bytes]", side: Side, workload: Workload, port: int, log: Path) -> None:
