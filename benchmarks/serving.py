@@ -3,6 +3,8 @@
 `make bench` runs it; `make bench ARGS="--only resnet20 --peers mosec,fastapi --seconds 5"` a part of it.
 """
 
+import signal
+import sys
 from collections.abc import Callable, Mapping
 
 import decode_memory
@@ -26,6 +28,7 @@ MEASUREMENTS: Mapping[str, Callable[[Options], None]] = {
 def main() -> None:
     """All rows, or those that are asked for."""
     options = parse(__doc__)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no server is left behind
     for row in options.rows:
         print(f"\n{row}", flush=True)
         MEASUREMENTS[row](options)

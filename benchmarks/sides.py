@@ -21,6 +21,7 @@ from workloads import BUILD, Bodies, Workload
 
 PEERS = ROOT / "benchmarks/peers"
 READY_SECONDS = 120
+STOP_SECONDS = 5
 MAX_BATCH_SIZE = 32
 SAME = ("onnxruntime", "numpy", "pillow")  # what computes is of one version on every side
 
@@ -206,7 +207,7 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
     members = {pid: started(pid) for pid in family(process.pid)}
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(20)
+        process.wait(STOP_SECONDS)
     for pid, moment in members.items():
         if moment is not None and started(pid) == moment:  # not another process that has got its number since
             with contextlib.suppress(ProcessLookupError):
