@@ -13,6 +13,7 @@ FASHION ?=
 SERVICE := .venv/service
 TEST := .venv/test
 TRAINING := .venv/training
+BENCH_MODELS := build/bench/resnet50-int8/resnet50/1
 INTO_BUILD := --store build/store --no-promote
 IMPORT = $(or $(ARGS),--torchvision resnet50 --model resnet50)
 FASHION_DIR = $(if $(FASHION),--data-dir "$(FASHION)")
@@ -62,10 +63,12 @@ format: $(TRAINING)/.installed ## Format the code
 	$(TRAINING)/bin/ruff check --fix .
 	$(TRAINING)/bin/ruff format .
 
-bench: $(SERVICE)/.installed ## Measure this machine and write benchmarks/RESULTS.md
-	$(SERVICE)/bin/python benchmarks/startup.py
-	PYTHONPATH=. $(SERVICE)/bin/python benchmarks/decode_memory.py
-	PYTHONPATH=. $(SERVICE)/bin/python benchmarks/reload.py
+bench: $(SERVICE)/.installed $(BENCH_MODELS) ## Measure ours beside its peers and write benchmarks/RESULTS.md (ARGS="--quick"; needs wrk)
+	PYTHONPATH=. $(SERVICE)/bin/python benchmarks/serving.py $(ARGS)
+
+$(BENCH_MODELS):
+	$(MAKE) $(TRAINING)/.installed
+	PYTHONPATH=. $(TRAINING)/bin/python benchmarks/resnet50.py
 
 bench-precision: $(TRAINING)/.installed ## Measure INT8 beside fp32 and write benchmarks/PRECISION.md (on a quiet machine)
 	PYTHONPATH=. $(TRAINING)/bin/python benchmarks/precision.py $(ARGS)

@@ -7,13 +7,12 @@ Prints tables in markdown; `--out FILE` writes them with the machine and the ver
 
 import argparse
 import contextlib
-import importlib.metadata
-import platform
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from machine import describe_machine
 from sklearn.metrics import roc_auc_score
 
 from model_store.errors import ImageError
@@ -26,6 +25,7 @@ from training.export import MODEL, OUTPUTS, model_input
 from training.run_data import RunData, open_run_data
 from training.run_directory import RunDirectory
 
+PACKAGES = ("torch", "onnxruntime", "numpy", "scipy", "pillow")
 LIMIT = 2000
 BATCH = 32
 
@@ -133,15 +133,6 @@ def named_folder(text: str) -> tuple[str, Path]:
     return name, Path(folder)
 
 
-def describe_machine() -> str:
-    """CPU and versions."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    packages = ("torch", "onnxruntime", "numpy", "scipy", "pillow")
-    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
-    return f"{cpu}, {platform.system()}; Python {platform.python_version()}, {versions}"
-
-
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -150,7 +141,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also add the tables to this file")
     options = parser.parse_args()
     subjects = [open_subject(path) for path in options.runs]
-    lines = [f"{describe_machine()}. {'; '.join(f'{each.name}: {each.architecture}' for each in subjects)}.", ""]
+    lines = [f"{describe_machine(PACKAGES)}. {'; '.join(f'{each.name}: {each.architecture}' for each in subjects)}.", ""]
     lines += [
         "| model | coverage asked for | threshold | by the threshold alone | as answered | labels |",
         "|---|---|---|---|---|---|",

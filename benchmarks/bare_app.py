@@ -12,7 +12,9 @@ from fastapi import FastAPI, Request
 from PIL import Image
 
 version = Path(os.environ["MODEL_DIRECTORY"])
-labels = json.loads((version / "manifest.json").read_bytes())["class_names"]
+manifest = json.loads((version / "manifest.json").read_bytes())
+labels = manifest["class_names"]
+size = (manifest["input"]["width"], manifest["input"]["height"])
 session = onnxruntime.InferenceSession(version / "model.onnx")
 app = FastAPI()
 
@@ -26,7 +28,7 @@ def ready() -> dict[str, str]:
 @app.post("/v1/predict")
 async def predict(request: Request) -> dict[str, object]:
     """One image in, the most probable label out."""
-    image = Image.open(io.BytesIO(await request.body())).convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)
+    image = Image.open(io.BytesIO(await request.body())).convert("RGB").resize(size, Image.Resampling.BILINEAR)
     logits = session.run(["logits"], {"images": np.asarray(image)[np.newaxis]})[0][0]
     return {"label": labels[int(logits.argmax())]}
 

@@ -1,7 +1,6 @@
 """How much memory `prepare` needs at its peak, in bytes a pixel, by kind of image: what `max_pixels` is to be multiplied with.
 
-Each image is decoded in a process of its own; the figure is the growth of its peak resident memory. Appends to
-benchmarks/RESULTS.md.
+Each image is decoded in a process of its own: this file as a script.
 """
 
 import subprocess
@@ -9,12 +8,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from machine import ROOT
 from PIL import Image
+from results import table, write_section
 
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import prepare
 
-ROOT = Path(__file__).parent.parent
 WIDTH, HEIGHT = 6000, 4000
 SPEC = Preprocessing(resize=256, crop_height=224, crop_width=224)
 
@@ -55,30 +55,20 @@ def peak_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
-def main() -> None:
-    """Measure every kind, or with a path decode that file."""
-    if len(sys.argv) > 1:
-        decode(Path(sys.argv[1]))
-        return
-    rows = ["| image | peak, bytes a pixel |", "|---|---|"]
+def measure(_: object = None) -> None:
+    """Every kind."""
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         for kind, path in make_images(Path(folder)).items():
             command = [sys.executable, __file__, str(path)]
             grown = int(subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, check=True).stdout)
-            rows.append(f"| {kind} | {grown / (WIDTH * HEIGHT):.1f} |")
-    text = [
-        "",
-        "## Memory to decode",
-        "",
-        f"`prepare` on one image of {WIDTH}x{HEIGHT} pixels, in a process of its own.",
-        "",
-        *rows,
-        "",
-    ]
-    with open(ROOT / "benchmarks/RESULTS.md", "a") as results:
-        results.write("\n".join(text))
-    print("\n".join(rows))
+            rows.append((kind, f"{grown / (WIDTH * HEIGHT):.1f}"))
+            print(f"{kind}: {rows[-1][1]} bytes a pixel", flush=True)
+    method = (
+        f"`prepare` on one image of {WIDTH}x{HEIGHT} pixels, in a process of its own: by how much its peak resident memory grew."
+    )
+    write_section("Memory to decode", [method, "", *table(("image", "peak, bytes a pixel"), rows), ""])
 
 
 if __name__ == "__main__":
-    main()
+    decode(Path(sys.argv[1]))

@@ -5,41 +5,24 @@ which is as good for speed. Writes benchmarks/PRECISION.md.
 """
 
 import argparse
-import importlib.metadata
-import os
-import platform
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnx_ir
-import torch
+from machine import ROOT, describe_machine
+from resnet50 import random_resnet50
 
 from model_store.manifest import Input
 from model_store.session import Session
 from model_store.speed import BATCHES, Seconds, time_in_turn
 from model_store.store import BUILTIN_ROOT
-from training.export import OPSET, OUTPUT_NAMES, OUTPUTS, ServedModel
-from training.learning.networks import build_network
-from training.learning.normalization import Normalization
+from training.export import OUTPUTS
 from training.precision.int8 import calibrate
 
-ROOT = Path(__file__).parent.parent
+PACKAGES = ("onnxruntime", "onnx", "torch", "numpy")
 CALIBRATION_IMAGES = 16
 ROUNDS = {"ResNet-20": 200, "cifar10": 100, "ResNet-50": 15}
-
-
-def random_resnet50(side: int) -> bytes:
-    """As the exporter writes it: the served graph with folded norms."""
-    torch.manual_seed(0)
-    gray = torch.full((3, 1, 1), 128.0)
-    served = ServedModel(build_network("resnet50", 1000).eval(), Normalization(gray, gray / 2)).eval()
-    program = torch.onnx.export(
-        served, (torch.zeros(2, side, side, 3, dtype=torch.uint8),), dynamo=True, opset_version=OPSET, input_names=["images"],
-        output_names=list(OUTPUT_NAMES), dynamic_shapes=({0: "batch"},), external_data=False, verbose=False,
-    )  # fmt: skip
-    return onnx_ir.to_proto(program.model).SerializeToString()
 
 
 def models(*, large: bool) -> Iterator[tuple[str, str, bytes, int]]:
@@ -90,7 +73,7 @@ def main() -> None:
     text = [
         "# INT8 beside fp32",
         "",
-        f"Written by `make bench-precision`. {describe_machine()}.",
+        f"Written by `make bench-precision`. {describe_machine(PACKAGES)}.",
         "",
         "One thread, medians. Both sides run in turn in one process, and the ratio is taken round by round.",
         "",
@@ -98,22 +81,6 @@ def main() -> None:
         "",
     ]
     arguments.output.write_text("\n".join(text))
-
-
-def describe_machine() -> str:
-    """CPU, whether it multiplies bytes (VNNI), cores, load, versions."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    named = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = set(named.get("flags", "").split())
-    vnni = sorted(flags & {"avx512_vnni", "avx_vnni"})
-    vectors = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else platform.machine()
-    versions = ", ".join(
-        f"{package} {importlib.metadata.version(package)}" for package in ("onnxruntime", "onnx", "torch", "numpy")
-    )
-    return (
-        f"{named.get('model name', platform.machine())} ({vectors}; VNNI: {', '.join(vnni) or 'no'}), {os.cpu_count()} cores, load "
-        f"{os.getloadavg()[0]:.1f}, {platform.system()}; Python {platform.python_version()}, {versions}"
-    )
 
 
 if __name__ == "__main__":

@@ -2,11 +2,10 @@
 
 A real server over two versions of the built-in model, and clients on raw sockets that ask without a pause, on the same cores.
 First `production` moves to and fro while they ask: every answer but a 200 is a failure, and the server's memory is read after each
-move. Then, with `--large DIRECTORY` (a sealed version of a large model), that one comes to the store and goes again: latency
-while it is verified, loaded, proven and warmed beside latency in the seconds before.
+move. Then ResNet-50 comes to the store and goes again: latency while it is verified, loaded, proven and warmed beside latency in
+the seconds before.
 """
 
-import argparse
 import asyncio
 import json
 import os
@@ -21,13 +20,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from startup import ROOT, describe_machine, free_port, resident_megabytes
+from machine import ROOT, free_port, resident_megabytes
+from options import Options
+from results import table, write_section
+from workloads import resnet50
 
 from model_store.store import BUILTIN_DEFAULT_MODEL, BUILTIN_ROOT, ModelStore
 
 MODEL = BUILTIN_DEFAULT_MODEL
 POLL_SECONDS = 0.05
+CONNECTIONS = 16
+LOADS = 5
 QUIET_SECONDS = 5.0
+Row = tuple[str, str]
 
 
 @dataclass
@@ -122,8 +127,14 @@ async def until_state(port: int, model: str, wanted: str | None) -> None:
         state = next((found["state"] for found in models if found["model"] == model), None)
 
 
-async def measure(arguments: argparse.Namespace, folder: Path) -> list[str]:
-    """Run both parts against one server; the rows of the table."""
+def measure(options: Options) -> None:
+    """Both parts, as a section of the results."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = asyncio.run(_measure(options, Path(folder)))
+    write_section("Reloads", [f"{CONNECTIONS} connections that ask without a pause.", "", *table(("", ""), rows), ""])
+
+
+async def _measure(options: Options, folder: Path) -> list[Row]:
     store, port = ModelStore(folder / "store", builtin_root=None), free_port()
     for number in (1, 2):
         shutil.copytree(BUILTIN_ROOT / MODEL / "1", store.root / MODEL / str(number))
@@ -142,13 +153,12 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> list[str]:
             pass
         callers = Callers(port, image)
         async with asyncio.TaskGroup() as group:
-            for _ in range(arguments.connections):
+            for _ in range(CONNECTIONS):
                 group.create_task(callers.call())
             began = time.perf_counter()
-            memory = await reload_often(callers, store, server.pid, arguments.reloads, arguments.requests)
+            memory = await reload_often(callers, store, server.pid, options.reloads, options.reload_requests)
             rows = reload_rows(callers, memory, time.perf_counter() - began)
-            if arguments.large:
-                rows += beside_rows(*await load_beside(callers, store.root, arguments.large, arguments.times))
+            rows += beside_rows(*await load_beside(callers, store.root, resnet50().version, LOADS))
             callers.stopping = True
         if callers.failures:
             raise SystemExit(f"{len(callers.failures)} failures, the first: {callers.failures[0]}")
@@ -158,52 +168,28 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> list[str]:
     return rows
 
 
-def reload_rows(callers: Callers, memory: list[float], seconds: float) -> list[str]:
+def reload_rows(callers: Callers, memory: list[float], seconds: float) -> list[Row]:
     """The first part's rows."""
     early, late = statistics.median(memory[9:20] or memory), statistics.median(memory[-10:])
     return [
-        f"| hot reloads under load | {len(memory)} |",
-        f"| requests meanwhile | {len(callers.latencies):,} in {seconds:.0f} s, {len(callers.failures)} failed |",
-        f"| latency, p50 and p99 | {percentile(callers.latencies, 50):.1f} and {percentile(callers.latencies, 99):.1f} ms |",
-        f"| resident after the tenth to twentieth, after the last ten | {early:.0f}, {late:.0f} MB (medians) |",
-        f"| growth after the tenth | {100 * (late / early - 1):+.1f} % |",
+        ("hot reloads under load", f"{len(memory)}"),
+        ("requests meanwhile", f"{len(callers.latencies):,} in {seconds:.0f} s, {len(callers.failures)} failed"),
+        ("latency, p50 and p99", f"{percentile(callers.latencies, 50):.1f} and {percentile(callers.latencies, 99):.1f} ms"),
+        ("resident after the tenth to twentieth, after the last ten", f"{early:.0f}, {late:.0f} MB (medians)"),
+        ("growth after the tenth", f"{100 * (late / early - 1):+.1f} %"),
     ]
 
 
-def beside_rows(quiet: list[float], meanwhile: list[float], took: list[float]) -> list[str]:
+def beside_rows(quiet: list[float], meanwhile: list[float], took: list[float]) -> list[Row]:
     """The second part's rows."""
     beside = f"{percentile(meanwhile, 50):.1f} and {percentile(meanwhile, 99):.1f} ms of {len(meanwhile):,}"
     return [
-        f"| a large model loaded beside it | {len(took)} times, {statistics.median(took):.2f} s each (median) |",
-        f"| latency in quiet, p50 and p99 | {percentile(quiet, 50):.1f} and {percentile(quiet, 99):.1f} ms of {len(quiet):,} |",
-        f"| latency while it loads, p50 and p99 | {beside}; at most {1e3 * max(meanwhile):.0f} ms |",
+        ("a large model loaded beside it", f"{len(took)} times, {statistics.median(took):.2f} s each (median)"),
+        ("latency in quiet, p50 and p99", f"{percentile(quiet, 50):.1f} and {percentile(quiet, 99):.1f} ms of {len(quiet):,}"),
+        ("latency while it loads, p50 and p99", f"{beside}; at most {1e3 * max(meanwhile):.0f} ms"),
     ]
 
 
 def percentile(seconds: list[float], percent: int) -> float:
     """In milliseconds."""
     return 1e3 * statistics.quantiles(seconds, n=100, method="inclusive")[percent - 1]
-
-
-def main() -> None:
-    """Measure, and append the table to benchmarks/RESULTS.md."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reloads", type=int, default=100)
-    parser.add_argument("--requests", type=int, default=100_000)
-    parser.add_argument("--connections", type=int, default=16)
-    parser.add_argument("--large", type=Path, help="directory of a sealed version of another, large model")
-    parser.add_argument("--times", type=int, default=5, help="how often it is loaded")
-    parser.add_argument("--dry", action="store_true", help="only print")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        rows = asyncio.run(measure(arguments, Path(folder)))
-    table = ["| | |", "|---|---|", *rows]
-    print("\n".join(table))
-    if not arguments.dry:
-        text = ["", "## Reloads", "", f"{arguments.connections} connections, {describe_machine()}.", "", *table, ""]
-        with open(ROOT / "benchmarks/RESULTS.md", "a") as results:
-            results.write("\n".join(text))
-
-
-if __name__ == "__main__":
-    main()

@@ -4,18 +4,16 @@ Each side runs in a process of its own, in turn, so that a busy machine hurts bo
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
+from machine import ROOT, describe_machine
 from PIL import Image
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -30,8 +28,8 @@ from training.learning.normalization import Normalization
 from training.learning.process import ALONE
 from training.learning.recipe import Recipe
 
-ROOT = Path(__file__).parent.parent
 IMAGES, BATCH, WARM_UP, STEPS, TURNS = 6400, 128, 5, 40, 5
+PACKAGES = ("torch", "torchvision", "pillow")
 CPU = torch.device("cpu")
 
 
@@ -147,7 +145,7 @@ def main() -> None:
     text = [
         "# A training step",
         "",
-        f"Written by `make bench-training`. {describe_machine()}.",
+        f"Written by `make bench-training`. {describe_machine(PACKAGES)}.",
         "",
         f"ResNet-20, batches of {BATCH}, 32x32 images in memory, crops from 4 pixels of padding and flips. Each loop runs in a",
         f"process of its own, {STEPS} steps after {WARM_UP} that are not counted, in turn, {TURNS} times; medians (min to max).",
@@ -157,15 +155,6 @@ def main() -> None:
     ]
     (ROOT / "benchmarks/TRAINING.md").write_text("\n".join(text))
     print("\n".join(rows))
-
-
-def describe_machine() -> str:
-    """CPU, its instructions, cores, versions."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in ("torch", "torchvision", "pillow"))
-    instructions = torch.backends.cpu.get_cpu_capability()
-    return f"{name} ({instructions}), {os.cpu_count()} cores, {platform.system()}; Python {platform.python_version()}, {versions}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,150 @@
+"""What takes turns under full load: the limits of the machine, ours and the peers, each in its best way."""
+
+import json
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from load import closed
+from machine import ROOT, family, processor_seconds, proportional_megabytes
+from options import Options
+from sides import OURS, Setup, Side, SideError, differing, running
+from workloads import Workload
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One turn. A loop without HTTP has neither latency nor failures, and its memory is nobody's concern."""
+
+    images_per_second: float
+    core_milliseconds: float
+    """Of all cores together, an image; the load generator's own are not in it."""
+    p50: float = float("nan")
+    p99: float = float("nan")
+    megabytes: float = float("nan")
+    failed: int = 0
+
+
+class Contender(ABC):
+    """Measured in turn; `how` says in which way once `prepare` has found the best."""
+
+    key: str
+    name: str
+    how: str = ""
+
+    def __init__(self, workload: Workload, options: Options) -> None:
+        self.workload, self.options = workload, options
+
+    @abstractmethod
+    def prepare(self, connections: Sequence[int]) -> None:
+        """Find the best way under these loads. Raises SideError where it can not take part."""
+
+    @abstractmethod
+    def measure(self, connections: Sequence[int]) -> list[Figure]:
+        """One turn: a figure for each number of connections."""
+
+
+class Limit(Contender):
+    """ONNX Runtime in a loop, with or without decoding."""
+
+    def __init__(self, workload: Workload, options: Options, *, decode: bool) -> None:
+        super().__init__(workload, options)
+        self.key = f"{'decode' if decode else 'raw'}-{workload.precision}"
+        self.name = "decode + ONNX Runtime, no HTTP" if decode else "ONNX Runtime alone"
+        self.flags = ["--decode"] if decode else []
+        self.loop: dict[str, int] = {}
+
+    def prepare(self, connections: Sequence[int]) -> None:  # noqa: ARG002  it has none
+        """Look at all loops."""
+        self.loop = run_raw(self.workload, *self.flags)
+        self.how = f"{self.loop['instances']} x {self.loop['threads']} threads, batch {self.loop['batch']}"
+
+    def measure(self, connections: Sequence[int]) -> list[Figure]:
+        """The same for any number of connections."""
+        loop = map(str, self.loop.values())
+        found = run_raw(self.workload, *self.flags, "--seconds", str(self.options.seconds), "--loop", *loop)
+        return [Figure(found["images_per_second"], found["core_milliseconds"])] * len(connections)
+
+
+class Served(Contender):
+    """A server under wrk."""
+
+    def __init__(self, side: Side, workload: Workload, options: Options) -> None:
+        super().__init__(workload, options)
+        self.side, self.setup = side, side.setups[0]
+        self.key, self.name = f"{side.key}-{workload.precision}", side.name
+        self.extra = options.service if side is OURS else ()
+
+    def prepare(self, connections: Sequence[int]) -> None:
+        """Look at all setups, and at the answers."""
+        self.name = f"{self.side.name} {self.side.version()}".strip()
+        rates = {setup: self._look(setup, connections) for setup in self.side.setups}
+        self.setup = max(rates, key=lambda setup: rates[setup])
+        self.how = " ".join([str(self.setup), *self.extra])
+
+    def measure(self, connections: Sequence[int]) -> list[Figure]:
+        """Start it, warm it up, and measure each load."""
+        figures = []
+        path, bodies = self.side.path_of(self.workload), self.side.bodies(self.workload)
+        with running(self.side, self.workload, self.setup, self.extra) as server:
+            for number in connections:
+                closed(server.port, path, bodies, number, self.options.warm_up_seconds)
+                members = family(server.pid)
+                before = processor_seconds(members)
+                found = closed(server.port, path, bodies, number, self.options.seconds)
+                used, megabytes = processor_seconds(members) - before, proportional_megabytes(members)
+                if not found.images_per_second:
+                    raise SideError(f"answered nothing within {self.options.seconds:g} s of load")
+                cost = 1e3 * used / found.answered
+                figures.append(Figure(found.images_per_second, cost, found.p50, found.p99, megabytes, found.failed))
+        return figures
+
+    def _look(self, setup: Setup, connections: Sequence[int]) -> float:
+        with running(self.side, self.workload, setup, self.extra) as server:
+            if wrong := differing(server, self.workload):
+                raise SideError(f"answers {wrong} of {len(self.workload.images)} images otherwise than the model's file does")
+            path, bodies = self.side.path_of(self.workload), self.side.bodies(self.workload)
+            closed(server.port, path, bodies, max(connections), 1)
+            looks = [closed(server.port, path, bodies, number, self.options.look_seconds) for number in connections]
+            return sum(look.images_per_second for look in looks)
+
+
+def run_raw(workload: Workload, *flags: str) -> dict[str, Any]:
+    """benchmarks/raw.py in a process of its own."""
+    command = [sys.executable, str(ROOT / "benchmarks/raw.py"), workload.key, *flags]
+    done = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def take_turns(
+    contenders: Sequence[Contender], connections: Sequence[int], turns: int
+) -> tuple[dict[str, list[list[Figure]]], dict[str, str]]:
+    """Figures by key, turn and number of connections (A B C, A B C), and why those are missing that are."""
+    missing: dict[str, str] = {}
+    figures: dict[str, list[list[Figure]]] = {}
+    for contender in contenders:
+        try:
+            contender.prepare(connections)
+            figures[contender.key] = []
+            print(f"ready: {contender.name} ({contender.how})", flush=True)
+        except SideError as error:
+            missing[contender.name] = str(error)
+            print(f"MISSING: {contender.name} {error}", flush=True)
+    for turn in range(turns):
+        for contender in contenders:
+            if contender.key in figures:
+                try:
+                    figures[contender.key].append(contender.measure(connections))
+                except SideError as error:
+                    missing[contender.name] = f"{error}, in turn {turn + 1}"
+                    del figures[contender.key]
+                    continue
+                rates = ", ".join(f"{figure.images_per_second:.1f}" for figure in figures[contender.key][-1])
+                print(f"{turn + 1}/{turns}  {contender.name}, {contender.workload.precision}: {rates} images/s", flush=True)
+    return figures, missing

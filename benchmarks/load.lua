@@ -1,0 +1,56 @@
+-- POST the bodies of a folder in turn, and print one line of JSON. BODIES, COUNT, URL_PATH, CONTENT_TYPE and LUMPS are variables.
+-- With LUMPS the rate is taken between the first and the last moment of an answer: where answers come by the batch and few a
+-- second, what was begun before the end is a part of the work that is worth counting. It costs, so fast servers go without.
+local bodies, path, content_type = os.getenv("BODIES"), os.getenv("URL_PATH"), os.getenv("CONTENT_TYPE")
+local requests, turn, loader = {}, 0, nil
+
+function setup(thread)
+  loader = thread
+end
+
+function init()
+  for number = 1, tonumber(os.getenv("COUNT")) do
+    local file = assert(io.open(bodies .. "/" .. number, "rb"))
+    requests[number] = wrk.format("POST", path, {["Content-Type"] = content_type}, file:read("*a"))
+    file:close()
+  end
+end
+
+function request()
+  turn = turn % #requests + 1
+  return requests[turn]
+end
+
+if os.getenv("LUMPS") then
+  local ffi = require("ffi")
+  ffi.cdef("typedef struct { long seconds, nanoseconds; } moment; int clock_gettime(int, moment *);")
+  local moment = ffi.new("moment")
+  first, last, answered = 0, 0, 0
+
+  local function microseconds()
+    ffi.C.clock_gettime(1, moment) -- CLOCK_MONOTONIC
+    return tonumber(moment.seconds) * 1e6 + tonumber(moment.nanoseconds) / 1e3
+  end
+
+  function response(status)
+    local now = microseconds()
+    if first == 0 then
+      first, last = now, now
+    elseif now - first > 20000 and status < 300 then -- what comes with the first answer is of its batch
+      last, answered = now, answered + 1
+    end
+  end
+end
+
+function done(summary, latency)
+  local errors = summary.errors
+  local answered = summary.requests - errors.status
+  local good, microseconds = answered, summary.duration
+  if os.getenv("LUMPS") then
+    good, microseconds = loader:get("answered"), math.max(1, loader:get("last") - loader:get("first"))
+  end
+  io.write(string.format(
+    'RESULT {"answered": %d, "images_per_second": %f, "failed": %d, "p50": %f, "p99": %f}\n',
+    answered, good / microseconds * 1e6, errors.status + errors.connect + errors.read + errors.write + errors.timeout,
+    latency:percentile(50) / 1e3, latency:percentile(99) / 1e3))
+end

@@ -1,0 +1,84 @@
+"""What a figure was measured on, and what a process costs: read from /proc, so on Linux."""
+
+import os
+import platform
+import socket
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+FLAGS_THAT_MATTER = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+
+
+def describe_machine(packages: Sequence[str]) -> str:
+    """Processor, the flags that matter, cores, load, and the versions of Python and these packages."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    named = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    model, present = named.get("model name", platform.machine()), set(named.get("flags", "").split())
+    flags = ", ".join(flag for flag in FLAGS_THAT_MATTER if flag in present)
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
+    load = f"load {os.getloadavg()[0]:.1f}"  # ourselves included
+    return f"{model} ({flags}), {cores()} cores, {load}, {platform.system()}; Python {platform.python_version()}, {versions}"
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def resident_megabytes(pid: int) -> float:
+    """VmRSS of a process in MB (10^6 bytes)."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise SystemExit("this measurement reads /proc and needs Linux")
+
+
+def proportional_megabytes(pids: Iterable[int]) -> float:
+    """PSS of processes together in MB: what they share is counted once."""
+    return sum(_proportional_kibibytes(pid) for pid in pids) * 1024 / 1e6
+
+
+def processor_seconds(pids: Iterable[int]) -> float:
+    """What processes have used of the cores since they began, together."""
+    ticks = sum(int(fields[11]) + int(fields[12]) for pid in pids if (fields := _stat(pid)))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    parents = {each: int(fields[1]) for each in map(int, filter(str.isdecimal, os.listdir("/proc"))) if (fields := _stat(each))}
+    members = [pid]
+    for member in members:
+        members += [child for child, parent in parents.items() if parent == member]
+    return members
+
+
+def started(pid: int) -> int | None:
+    """When a process was started, in ticks since the boot; None where there is none of that number."""
+    fields = _stat(pid)
+    return int(fields[19]) if fields else None
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the state on; none where the process has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _proportional_kibibytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:  # it has ended meanwhile
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)

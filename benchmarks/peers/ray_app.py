@@ -1,0 +1,43 @@
+"""Ray Serve with request batching, a replica a core; each replica decodes and batches what the proxy gives it."""
+
+import os
+import signal
+import sys
+
+import numpy as np
+import ray
+from ray import serve
+from starlette.requests import Request
+from user_code import MAX_BATCH_SIZE, PORT, WORKERS, Classifier, decode
+
+
+@serve.deployment(num_replicas=WORKERS, max_ongoing_requests=2 * MAX_BATCH_SIZE, ray_actor_options={"num_cpus": 1})
+class Model:
+    """One image a request."""
+
+    def __init__(self) -> None:
+        self.classify = Classifier()
+
+    @serve.batch(max_batch_size=MAX_BATCH_SIZE, batch_wait_timeout_s=0.005)
+    async def predict(self, images: list[np.ndarray]) -> list[dict[str, float]]:
+        """One batch."""
+        return self.classify(images)
+
+    async def __call__(self, request: Request) -> dict[str, float]:
+        """The body is the image."""
+        return await self.predict(decode(await request.body()))
+
+
+def stop(*_: object) -> None:
+    """Ray's own processes end with it."""
+    serve.shutdown()
+    ray.shutdown()
+    sys.exit()
+
+
+if __name__ == "__main__":
+    ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, _temp_dir=os.environ["SCRATCH"])
+    serve.start(http_options={"host": "127.0.0.1", "port": PORT})
+    serve.run(Model.bind(), route_prefix="/predict")
+    signal.signal(signal.SIGTERM, stop)  # after Ray has set its own
+    signal.pause()

@@ -1,0 +1,70 @@
+"""ResNet-50 with random weights, as good as any for speed: as a file, and published into two stores, fp32 alone and with INT8.
+
+Needs the training environment; run as a script it fills build/bench, once.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir
+import torch
+from machine import ROOT
+
+from model_store.manifest import Input, Preprocessing, Variant, now
+from model_store.preprocessing import prepare
+from model_store.store import ModelStore
+from training.export import OPSET, OUTPUT_NAMES, OUTPUTS, ServedModel
+from training.learning.networks import build_network
+from training.learning.normalization import Normalization
+from training.precision.int8 import calibrate
+
+BUILD = ROOT / "build/bench"
+CLASSES = 1000
+PREPROCESSING = Preprocessing(resize=256, crop_height=224, crop_width=224)
+FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
+TOLERANCE = 1.0  # of no matter: nothing is proven
+
+
+def random_resnet50(side: int) -> bytes:
+    """As the exporter writes it: the served graph with folded norms."""
+    torch.manual_seed(0)
+    gray = torch.full((3, 1, 1), 128.0)
+    served = ServedModel(build_network("resnet50", CLASSES).eval(), Normalization(gray, gray / 2)).eval()
+    program = torch.onnx.export(
+        served, (torch.zeros(2, side, side, 3, dtype=torch.uint8),), dynamo=True, opset_version=OPSET, input_names=["images"],
+        output_names=list(OUTPUT_NAMES), dynamic_shapes=({0: "batch"},), external_data=False, verbose=False,
+    )  # fmt: skip
+    return onnx_ir.to_proto(program.model).SerializeToString()
+
+
+def publish(store: Path, variants: dict[str, bytes]) -> None:
+    """The model `resnet50` in a store of its own, by precision; unproven, as there is no one to say what is right."""
+    manifest = {
+        "created_at": now(),
+        "input": Input(height=224, width=224),
+        "outputs": OUTPUTS,
+        "preprocessing": PREPROCESSING,
+        "class_names": tuple(f"class {number}" for number in range(CLASSES)),
+        "max_batch_size": 32,
+        "variants": tuple(Variant(precision=name, file=FILES[name], tolerance=TOLERANCE) for name in variants),
+        "proof": "unproven",
+    }
+    published = ModelStore(store)
+    version = published.publish("resnet50", manifest, {FILES[name]: data for name, data in variants.items()})
+    published.promote("resnet50", version, why="to be measured")
+
+
+def main() -> None:
+    """Make what is not there."""
+    if (BUILD / "resnet50-int8/resnet50/1").exists():
+        return
+    print("making ResNet-50 and its INT8 variant: a minute", flush=True)
+    network = random_resnet50(224)
+    photo = prepare((ROOT / "docs/images/cat.jpg").read_bytes(), PREPROCESSING)
+    noise = np.random.default_rng(0).integers(0, 256, (7, *photo.shape), np.uint8)
+    publish(BUILD / "resnet50", {"fp32": network})
+    publish(BUILD / "resnet50-int8", {"fp32": network, "int8": calibrate(network, [np.stack([photo, *noise])]).quantize()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""The servers that are measured: ours, and each peer as its own documentation recommends, in an environment of its own."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+from machine import ROOT, cores, family, free_port, started
+from workloads import BUILD, Bodies, Workload
+
+PEERS = ROOT / "benchmarks/peers"
+READY_SECONDS = 120
+STOP_SECONDS = 5
+MAX_BATCH_SIZE = 32
+SAME = ("onnxruntime", "numpy", "pillow")  # what computes is of one version on every side
+
+
+class SideError(Exception):
+    """A side can not be measured; the message says why."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One way to spread a server over the cores: how many workers (processes, or instances), and threads of each run."""
+
+    workers: int
+    threads: int
+    note: str = ""
+    variables: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.workers} x {self.threads} threads{self.note}"
+
+
+def each_core(note: str = "", **variables: str) -> Setup:
+    """A worker a core, one thread each."""
+    return Setup(cores(), 1, note, tuple(variables.items()))
+
+
+def one_worker(note: str = "", **variables: str) -> Setup:
+    """One worker, a thread a core."""
+    return Setup(1, cores(), note, tuple(variables.items()))
+
+
+@dataclass(frozen=True)
+class Side:
+    """A server: where it is asked, how images come to it, how it is started. `script` is None for ours."""
+
+    key: str
+    name: str
+    setups: tuple[Setup, ...]
+    script: str | None = None
+    requirements: str | None = None
+    field: str | None = None
+    path: str = "/predict"
+    module: str | None = None
+    """A command of its package that serves the script, instead of Python."""
+
+    def path_of(self, workload: Workload) -> str:
+        """The route."""
+        return self.path.format(model=workload.model)
+
+    def bodies(self, workload: Workload) -> Bodies:
+        """The images as this side wants them."""
+        return workload.bodies(self.field)
+
+    def command(self, workload: Workload, setup: Setup, port: int, extra: Sequence[str]) -> list[str]:
+        """What to start."""
+        if self.script is None:
+            spread = ["--instances", str(setup.workers), "--intra-op-num-threads", str(setup.threads)]
+            model = ["--store", str(workload.store), "--precision", workload.precision]
+            return [sys.executable, "-m", "service", "--port", str(port), *model, *spread, *extra]
+        python = self.install()
+        if self.module:
+            return [str(python), "-m", self.module, "serve", self.script, "--port", str(port), "--host", "127.0.0.1"]
+        return [str(python), str(PEERS / self.script)]
+
+    def install(self) -> Path:
+        """Its Python; the first time that makes the environment. Raises SideError where the registry has it not."""
+        if self.requirements is None:
+            return Path(sys.executable)
+        home, wanted = ROOT / "build/peers" / self.key, PEERS / self.requirements
+        python, stamp = home / "bin/python", home / ".installed"
+        if stamp.exists() and stamp.stat().st_mtime >= wanted.stat().st_mtime:
+            return python
+        print(f"installing {self.name}", flush=True)
+        same = [f"{name}=={metadata.version(name)}" for name in SAME]
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
+        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(wanted), *same]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SideError(f"can not be installed here: {(done.stderr.strip().splitlines() or ['pip said nothing'])[-1]}")
+        stamp.touch()
+        return python
+
+    def version(self) -> str:
+        """Of its package, as installed."""
+        if self.requirements is None:
+            return ""
+        code = f"from importlib.metadata import version; print(version({Path(self.requirements).stem!r}))"
+        return subprocess.run([str(self.install()), "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+OURS = Side("resident", "Resident", (each_core(),), path="/v1/models/{model}/predict")
+_MOSEC = (
+    each_core(", decode apart", STAGES="2"),
+    one_worker(", decode apart", STAGES="2"),
+    each_core(", batches up to 16", STAGES="1", MAX_BATCH_SIZE="16"),
+    each_core(STAGES="1"),
+)
+_BENTOML = ("bentoml_service:Service", "bentoml.txt")
+ALL_PEERS = (
+    Side("fastapi", "FastAPI", (each_core(), one_worker(), Setup(1, 1, " in each of its pool")), "plain_fastapi.py"),
+    Side("litserve", "LitServe", (each_core(), one_worker()), "litserve_server.py", "litserve.txt", field="request"),
+    Side("mosec", "mosec", _MOSEC, "mosec_server.py", "mosec.txt", path="/inference"),
+    Side("bentoml", "BentoML", (each_core(), one_worker()), *_BENTOML, field="images", module="bentoml"),
+    Side("ray", "Ray Serve", (each_core(), one_worker()), "ray_app.py", "ray.txt"),
+)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A side that answers now."""
+
+    side: Side
+    port: int
+    pid: int
+
+
+@contextlib.contextmanager
+def running(side: Side, workload: Workload, setup: Setup, extra: Sequence[str] = ()) -> Iterator[Server]:
+    """Start a side and wait until it answers an image. Raises SideError where it does not; its log lies in build/bench/logs."""
+    port, log = free_port(), BUILD / "logs" / f"{side.key}-{workload.key}.log"
+    command = side.command(workload, setup, port, extra)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        process = subprocess.Popen(
+            command, cwd=ROOT if side.script is None else PEERS, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**_environment(side, workload, setup, port), "SCRATCH": scratch},
+        )  # fmt: skip
+        try:
+            _wait(process, side, workload, port, log)
+            yield Server(side, port, process.pid)
+        finally:
+            _stop(process)
+
+
+def differing(server: Server, workload: Workload) -> int:
+    """How many images it answers otherwise than the file itself does: another class, or (a peer) another probability."""
+    path, bodies = server.side.path_of(workload), server.side.bodies(workload)
+    wrong = 0
+    for body, (index, score) in zip(bodies.read(), workload.expected, strict=True):
+        found = _ask(server.port, path, bodies.content_type, body)
+        if server.side.script is None:
+            wrong += found["results"][0]["predictions"][0]["index"] != index
+        else:
+            found = found[0] if isinstance(found, list) else found
+            wrong += found["index"] != index or abs(found["score"] - score) > 0.01 * score
+    return wrong
+
+
+def _environment(side: Side, workload: Workload, setup: Setup, port: int) -> Mapping[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SERVICE_")}
+    if side.script is None:
+        return kept
+    preprocessing = workload.manifest.preprocessing
+    said = {
+        "MODEL_FILE": str(workload.file), "RESIZE": str(preprocessing.resize), "CROP": str(preprocessing.crop_width),
+        "WORKERS": str(setup.workers), "THREADS": str(setup.threads), "MAX_BATCH_SIZE": str(MAX_BATCH_SIZE), "PORT": str(port),
+        "BENTOML_DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(PEERS),
+    }  # fmt: skip
+    return kept | said | dict(setup.variables)
+
+
+def _wait(process: "subprocess.Popen[bytes]", side: Side, workload: Workload, port: int, log: Path) -> None:
+    bodies, began = side.bodies(workload), time.monotonic()
+    while True:
+        with contextlib.suppress(URLError, OSError):
+            _ask(port, side.path_of(workload), bodies.content_type, bodies.read()[0])
+            return
+        if process.poll() is not None:
+            raise SideError(f"ended with {process.returncode} ({log.relative_to(ROOT)} says why)")
+        if time.monotonic() - began > READY_SECONDS:
+            raise SideError(f"does not answer within {READY_SECONDS} s ({log.relative_to(ROOT)} may say why)")
+        time.sleep(0.1)
+
+
+def _ask(port: int, path: str, content_type: str, body: bytes) -> Any:
+    request = Request(f"http://127.0.0.1:{port}{path}", body, {"Content-Type": content_type})
+    with urlopen(request, timeout=30) as response:  # noqa: S310
+        return json.loads(response.read())
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """End it and what it has started, which may have started more that does not end with it."""
+    members = {pid: started(pid) for pid in family(process.pid)}
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_SECONDS)
+    for pid, moment in members.items():
+        if moment is not None and started(pid) == moment:  # not another process that has got its number since
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    process.wait()
