@@ -45,7 +45,7 @@ def check_providers(text: str) -> str:
 class Settings(BaseSettings):
     """Serve the models of a store over HTTP. Every flag is also a variable: --max-body-bytes is SERVICE_MAX_BODY_BYTES.
 
-    Another command: python -m service keys --help
+    Other commands: python -m service keys, bench, tune; each has its own --help.
     """
 
     model_config = SettingsConfigDict(
