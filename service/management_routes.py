@@ -78,10 +78,8 @@ def build_management_router(registry: Registry, keys: Keys, body_timeout_seconds
         return f"key {keys.check(request.headers.get('authorization'), 'manage')}"
 
     async def take_turn(request: Request, change: Callable[[], ModelDetail]) -> ModelDetail:
-        """Make the change of a request whose body was read, unless its client has left: it may ask again, and would go back twice."""
         async with turn:  # here and not in the threads, of which those who wait would take all
-            if await request.is_disconnected():
-                raise ClientDisconnect
+            await _check_still_there(request)
             return await asyncio.to_thread(change)
 
     async def read(request: Request, shape: type[T]) -> T:
@@ -137,6 +135,12 @@ def build_management_router(registry: Registry, keys: Keys, body_timeout_seconds
         return await take_turn(request, lambda: management.promote(model, move.version, move.why, by, alias))
 
     return router
+
+
+async def _check_still_there(request: Request) -> None:
+    """Raises ClientDisconnect for one that has left: it may ask again, and two rollbacks are not one. Its body must have been read."""
+    if await request.is_disconnected():
+        raise ClientDisconnect
 
 
 async def _read_body(request: Request, timeout_seconds: float) -> bytes:

@@ -112,12 +112,12 @@ def _document_prediction_routes(router: APIRouter) -> None:
         raise HTTPException(404)
 
     @router.post("/v1/models/{model}/predict", summary="Classify with a model", **_PREDICT)
-    async def predict(model: ModelName) -> None:
+    async def predict(model: ModelName) -> None:  # noqa: ARG001  for the document
         """As /v1/predict, with the version that the model's `production` alias names."""
         raise HTTPException(404)
 
     @router.post("/v1/models/{model}/versions/{version}/predict", summary="Classify with one version", **_PREDICT)
-    async def predict_version(model: ModelName, version: VersionNumber) -> None:
+    async def predict_version(model: ModelName, version: VersionNumber) -> None:  # noqa: ARG001  for the document
         """As /v1/predict; answers only where this very version is served."""
         raise HTTPException(404)
 
