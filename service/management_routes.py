@@ -138,7 +138,7 @@ def build_management_router(registry: Registry, keys: Keys, body_timeout_seconds
 
 
 async def _check_still_there(request: Request) -> None:
-    """Raises ClientDisconnect for one that has left: it may ask again, and two rollbacks are not one. Its body must have been read."""
+    """Raises ClientDisconnect for one that has left, once its body was read: it may ask again, and two rollbacks are not one."""
     if await request.is_disconnected():
         raise ClientDisconnect
 
