@@ -62,7 +62,7 @@ def parse_providers(text: str) -> tuple[str, ...]:
         if name is None:
             raise ValueError(f"{word[:40]!r} is no execution provider; there are {', '.join(known_words())}")
         if name == AZURE:
-            raise ValueError("azure runs no model here, it asks an endpoint for operators of its own: the cpu would serve, so name cpu")
+            raise ValueError("azure runs operators of its own at an endpoint and no model here: the cpu would serve, so name cpu")
         names.append(name)
     if CPU in names[:-1]:
         raise ValueError("the cpu runs everything, so what stands behind it would never be used: name it last, or not at all")
