@@ -1,6 +1,7 @@
 """The routes that change what serves: over real HTTP, from a real process, with keys that a real command would make."""
 
 import asyncio
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -166,6 +167,19 @@ def test_load_and_unload_hold_on_this_replica(store: ModelStore) -> None:
         operator.done("versions/2/unload")
         check_problem(operator.client.post(f"{BASE}/versions/2/predict", content=RED), 404, "version_not_found")
     assert store.aliases(MODEL).version("production") == 3
+
+
+def test_hold_on_a_version_that_is_gone_is_taken_back(store: ModelStore) -> None:
+    """What the store no longer has can still be left to the policy; a second time there is nothing left to leave."""
+    publish(store)
+    publish(store)
+    store.promote(MODEL, 1)
+    with operating(store) as operator:
+        operator.done("versions/2/unload")
+        shutil.rmtree(store.root / MODEL / "2")
+        detail = operator.client.delete(f"{BASE}/versions/2/hold").json()
+        assert states(detail) == {1: "ready"}
+        check_problem(operator.client.delete(f"{BASE}/versions/2/hold"), 404, "version_not_found")
 
 
 def test_last_version_is_not_unloaded(store: ModelStore) -> None:
