@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import platform
+import re
 import secrets
 import shutil
 from collections.abc import Callable
@@ -54,24 +55,27 @@ class GraphCache:
     """Sessions on the CPU, from this host's cache where it can be: what they answer is bitwise the same with and without it.
 
     A damaged entry is thrown away and made anew. Where the cache can not be used at all this is said once, and sessions are made
-    without it. Beyond `max_bytes` the entry that was used longest ago goes first.
+    without it; so are those of graphs larger than `max_bytes`. Beyond `max_bytes` the entry that was used longest ago goes first.
     """
 
     def __init__(self, root: Path, max_bytes: int) -> None:
         self._root = root
         self._max_bytes = max_bytes
         self._reported: set[str] = set()
+        self._too_large: set[str] = set()
 
     def open(self, path: Path, digest: str, new_settings: NewSettings) -> onnxruntime.InferenceSession:
         """A session of the model file at `path`, whose sha256 is `digest`. Raises what ONNX Runtime raises for a bad file."""
         try:
             folder = open_host_cache(self._root, FOLDER)
             key = key_of(digest, new_settings())
-            return self._find(folder / key, new_settings) or self._build(folder / key, path, new_settings)
+            if key not in self._too_large:
+                return self._find(folder / key, new_settings) or self._build(folder / key, path, new_settings)
         except Exception as error:  # noqa: BLE001  whatever is wrong with the cache, the model serves without it
             session = _create(path, new_settings())  # raises where the model is at fault
             self._report(path, _one_line(error))
             return session
+        return _create(path, new_settings())
 
     def _find(self, entry: Path, new_settings: NewSettings) -> onnxruntime.InferenceSession | None:
         """The session of an intact entry. One that is damaged, or that ONNX Runtime does not take, is deleted."""
@@ -79,9 +83,10 @@ class GraphCache:
             return None
         try:
             seal = Seal.model_validate_json((entry / SEAL).read_bytes())
-            if any(sha256_of(entry / file.path) != file.sha256 for file in seal.files):
+            sealed = {file.path: file.sha256 for file in seal.files}
+            if sealed != {path.name: sha256_of(path) for path in entry.iterdir() if path.name != SEAL}:
                 raise ValueError("its files are not those that were written")
-            with suppress(PermissionError):
+            with suppress(OSError):  # not ours, or on a file system that is read-only
                 os.utime(entry / SEAL)
             return _reopen(entry / GRAPH, new_settings)
         except Exception as error:  # noqa: BLE001  ONNX Runtime's own exceptions share no public base class
@@ -91,6 +96,7 @@ class GraphCache:
 
     def _build(self, entry: Path, path: Path, new_settings: NewSettings) -> onnxruntime.InferenceSession:
         """Optimise, write, load what was written, and keep it where both answer alike, bit for bit."""
+        self._check_size(entry, path.stat().st_size)  # before the work: its weights are in both
         _remove_leftovers(entry.parent)
         building = entry.with_name(f"{BUILDING_PREFIX}{secrets.token_hex(8)}")
         building.mkdir(mode=OWNER_ONLY)
@@ -106,9 +112,7 @@ class GraphCache:
             plain = _create(path, settings)
             session = _reopen(building / GRAPH, new_settings)
             _check_alike(plain, session)
-            size = _seal(building)
-            if size > self._max_bytes:
-                raise ValueError(f"its optimised graph takes {size} bytes, allowed are {self._max_bytes}")
+            self._check_size(entry, _seal(building))
             with suppress(OSError):  # another process was first, with the same
                 building.rename(entry)
         finally:
@@ -116,6 +120,12 @@ class GraphCache:
             lock.release()
         self._make_room(entry)
         return session
+
+    def _check_size(self, entry: Path, size: int) -> None:
+        """Raises ValueError for what is larger than the whole cache may be, and has this process not try it again."""
+        if size > self._max_bytes:
+            self._too_large.add(entry.name)
+            raise ValueError(f"its optimised graph takes {size} bytes, allowed are {self._max_bytes}")
 
     def _make_room(self, newest: Path) -> None:
         entries = sorted(_entries(newest.parent), key=lambda entry: entry.used)
@@ -130,7 +140,7 @@ class GraphCache:
     def _report(self, path: Path, reason: str) -> None:
         if reason not in self._reported:
             self._reported.add(reason)
-            logger.warning("%s was loaded without the cache of optimised graphs: %s", path.name, reason)
+            logger.warning("%s was loaded without the cache of optimised graphs in %s: %s", path.name, self._root, reason)
 
 
 def key_of(digest: str, settings: onnxruntime.SessionOptions) -> str:
@@ -206,4 +216,6 @@ def _remove(path: Path) -> None:
 def _one_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return "its seal can not be read"
-    return str(error).split("\n", 1)[0][:300]
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror  # without the path, of which each has another
+    return re.sub(rf"{re.escape(BUILDING_PREFIX)}[0-9a-f]+", f"{BUILDING_PREFIX}…", str(error).split("\n", 1)[0])[:300]

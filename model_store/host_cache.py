@@ -31,7 +31,7 @@ def open_host_cache(root: Path, name: str) -> Path:
     root.parent.mkdir(parents=True, exist_ok=True)
     for folder in (root, root / name):
         folder.mkdir(mode=OWNER_ONLY, exist_ok=True)
-        _check_owner(folder)
+        check_owner(folder)
     return (root / name).absolute()
 
 
@@ -44,7 +44,8 @@ def try_host_cache(root: Path, name: str) -> Path | None:
         return None
 
 
-def _check_owner(folder: Path) -> None:
+def check_owner(folder: Path) -> None:
+    """Whether what lies there can be trusted. Raises PermissionError that says why not, other OSErrors where it can not be read."""
     found = folder.stat()
     if found.st_uid not in {os.geteuid(), 0}:
         raise PermissionError(f"{folder} belongs to another user")

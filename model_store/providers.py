@@ -20,6 +20,7 @@ TENSORRT: Final = "TensorrtExecutionProvider"
 OPENVINO: Final = "OpenVINOExecutionProvider"
 COREML: Final = "CoreMLExecutionProvider"
 MIGRAPHX: Final = "MIGraphXExecutionProvider"
+AZURE: Final = "AzureExecutionProvider"
 COMPILING: Final = frozenset({TENSORRT, COREML, MIGRAPHX})
 """Providers that compile anew for each shape of a batch, so batches are padded to a few sizes."""
 NVIDIA: Final = frozenset({TENSORRT, CUDA})
@@ -46,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 def known_words() -> tuple[str, ...]:
     """The words of the setting: `auto`, then ONNX Runtime's providers in lower case and without their suffix."""
-    return (AUTO, *sorted(name.removesuffix(_SUFFIX).lower() for name in onnxruntime.get_all_providers()))
+    return (AUTO, *sorted(name.removesuffix(_SUFFIX).lower() for name in onnxruntime.get_all_providers() if name != AZURE))
 
 
 def parse_providers(text: str) -> tuple[str, ...]:
@@ -60,6 +61,8 @@ def parse_providers(text: str) -> tuple[str, ...]:
         name = by_word.get(word.lower().removesuffix(_SUFFIX.lower()))
         if name is None:
             raise ValueError(f"{word[:40]!r} is no execution provider; there are {', '.join(known_words())}")
+        if name == AZURE:
+            raise ValueError("azure runs operators of its own at an endpoint and no model here: the cpu would serve, so name cpu")
         names.append(name)
     if CPU in names[:-1]:
         raise ValueError("the cpu runs everything, so what stands behind it would never be used: name it last, or not at all")

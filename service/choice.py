@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
 import onnxruntime
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
 from model_store.host_cache import open_host_cache
 from model_store.manifest import Block, Name, Precision, Sha256
@@ -69,6 +69,12 @@ class Choice(Block):
     precision: Precision
     measured: Measured
     measured_at: AwareDatetime
+
+    @model_validator(mode="after")
+    def _check_threads(self) -> Self:
+        if self.instances * self.intra_op_num_threads > MOST:
+            raise ValueError(f"instances x intra_op_num_threads is more than {MOST}")
+        return self
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {getattr(self, name)}" for name in SETTINGS)

@@ -9,7 +9,7 @@
     ├── ForbiddenError           403  management_disabled, insufficient_scope
     ├── NotFoundError            404  model_not_found, version_not_found, no_default_model
     ├── BodyTimeoutError         408  slow_body
-    ├── ConflictError            409  version_failed, last_version, alias_not_moved, store_read_only
+    ├── ConflictError            409  version_failed, last_version, alias_not_moved, store_read_only, not_unloaded
     ├── TooLargeError            413  body_too_large, too_many_images
     ├── UnsupportedMediaError    415  unsupported_media_type, unsupported_encoding
     ├── OverloadedError          429  overloaded

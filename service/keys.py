@@ -9,6 +9,7 @@ import hmac
 import logging
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -61,14 +62,19 @@ def default_path() -> Path:
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
-    """The keys of a file; none where there is no file. Raises KeysError."""
+    """The keys of a file; none where there is no file. Raises KeysError, also where another user could have written it."""
     try:
         with open(path, "rb") as file:
+            found = os.fstat(file.fileno())
             data = file.read(MAX_FILE_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         return ()
     except OSError as error:
         raise KeysError(f"the keys in {path} can not be read: {error.strerror}") from None
+    if found.st_uid not in {os.geteuid(), 0}:
+        raise KeysError(f"the keys in {path} can not be trusted: the file belongs to another user, so chown it")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise KeysError(f"the keys in {path} can not be trusted: others can write to the file, so chmod go-w it")
     if len(data) > MAX_FILE_BYTES:
         raise KeysError(f"the keys in {path} can not be read: the file is larger than {MAX_FILE_BYTES:,} bytes")
     try:
@@ -83,20 +89,24 @@ def add_key(path: Path, name: str, scopes: Sequence[Scope]) -> str:
     """Make a key and return it: nothing but its hash is kept. Raises KeysError, KeyNameError where the name is taken."""
     with _changing(path) as keys:
         if any(key.name == name for key in keys):
-            raise KeyNameError(f"there is a key named {name} already; remove it first to replace it")
+            raise KeyNameError(f"there is a key named {name} already: add the new key under another name, then remove this one")
         secret = PREFIX + secrets.token_urlsafe(KEY_BYTES)
         key = Key(name=name, scopes=tuple(sorted(set(scopes))), sha256=_hash(secret), created_at=now())
         _write(path, (*keys, key))
     return secret
 
 
-def remove_key(path: Path, name: str) -> None:
-    """Take a key's rights away. Raises KeysError, KeyNameError where there is none of that name."""
+def remove_key(path: Path, name: str) -> bool:
+    """Take a key's rights away, and return whether everyone may predict by that.
+
+    Raises KeysError, KeyNameError where there is none of that name.
+    """
     with _changing(path) as keys:
         left = tuple(key for key in keys if key.name != name)
         if left == keys:
             raise KeyNameError(f"there is no key named {name}; there are {', '.join(key.name for key in keys) or 'none'}")
         _write(path, left)
+    return "predict" in _scopes(keys) - _scopes(left)
 
 
 class Keys:
@@ -107,7 +117,7 @@ class Keys:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises KeysError."""
+        """Log whom the keys let in. Raises KeysError."""
         self._path = path
         self._text = str(path)
         self._stamp = _stamp(self._text)
@@ -142,7 +152,11 @@ class Keys:
 
     def _use(self, keys: tuple[Key, ...]) -> None:
         self._keys = keys
-        self._scopes = frozenset(scope for key in keys for scope in key.scopes)
+        self._scopes = _scopes(keys)
+        may = {scope: sum(scope in key.scopes for key in keys) for scope in ("predict", "manage")}
+        logger.info(
+            "keys that count: %d; %s may predict, %s may manage", len(keys), may["predict"] or "everyone", may["manage"] or "nobody"
+        )
 
     def _renew(self) -> None:
         stamp = _stamp(self._text)
@@ -156,8 +170,6 @@ class Keys:
             self._use(read_keys(self._path))
         except KeysError as error:
             logger.error("%s; those that were read before count on", error)  # noqa: TRY400  a person reads it
-        else:
-            logger.info("%d keys count now", len(self._keys))
 
 
 @contextmanager
@@ -195,12 +207,17 @@ def _write(path: Path, keys: tuple[Key, ...]) -> None:
         raise KeysError(f"the keys in {path} can not be written: {error.strerror}") from None
 
 
+def _scopes(keys: Sequence[Key]) -> frozenset[Scope]:
+    return frozenset(scope for key in keys for scope in key.scopes)
+
+
 def _stamp(path: str) -> tuple[int, int, int] | None:
+    """Another for each change of the file, of its mode too."""
     try:
         status = os.stat(path)  # noqa: PTH116  asked at every request, and Path.stat takes twice as long
     except OSError:
         return None
-    return status.st_ino, status.st_mtime_ns, status.st_size
+    return status.st_ino, status.st_ctime_ns, status.st_size
 
 
 def _hash(secret: str) -> str:

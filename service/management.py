@@ -38,12 +38,19 @@ class Management:
     def unload(self, model: str, version: int) -> ModelDetail:
         """Do not serve this version, whatever the policy says; its open requests end on it. Raises ServiceError."""
         with self._changing(model, version):
+            before = self._registry.held(model).get(version)
             self._registry.hold(model, version, "unload")
+            self._registry.load()
+            found = self._registry.models.get(model)
+            if found and version in found.serving:
+                self._registry.hold(model, version, before)
+                reason = found.error or "the model store can not be read"
+                raise ConflictError(f"version {version} of {model} serves on, for {reason}", code="not_unloaded")
         return self._describe(model)
 
     def release(self, model: str, version: int) -> ModelDetail:
-        """Leave this version to the policy again. Raises ServiceError."""
-        with self._changing(model, version):
+        """Leave this version to the policy again, also where it is gone. Raises ServiceError."""
+        with self._changing(model, None if version in self._registry.held(model) else version):
             self._registry.hold(model, version, None)
         return self._describe(model)
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends
 from fastapi import Path as PathParameter
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from service.errors import BadRequestError, BodyTimeoutError, TooLargeError
 from service.keys import Keys
@@ -77,8 +77,9 @@ def build_management_router(registry: Registry, keys: Keys, body_timeout_seconds
     async def authorise(request: Request) -> str:
         return f"key {keys.check(request.headers.get('authorization'), 'manage')}"
 
-    async def take_turn(change: Callable[[], ModelDetail]) -> ModelDetail:
+    async def take_turn(request: Request, change: Callable[[], ModelDetail]) -> ModelDetail:
         async with turn:  # here and not in the threads, of which those who wait would take all
+            await _check_still_there(request)
             return await asyncio.to_thread(change)
 
     async def read(request: Request, shape: type[T]) -> T:
@@ -88,19 +89,28 @@ def build_management_router(registry: Registry, keys: Keys, body_timeout_seconds
     router = APIRouter(tags=["management"], responses=_RESPONSES, dependencies=[documented])
 
     @router.post("/v1/models/{model}/versions/{version}/load", summary="Serve a version too")
-    async def load(_: Annotated[str, Depends(authorise)], model: ModelName, version: VersionNumber) -> ModelDetail:
+    async def load(
+        _: Annotated[str, Depends(authorise)], request: Request, model: ModelName, version: VersionNumber
+    ) -> ModelDetail:
         """On this replica, whatever the policy says, until it is taken back or the replica restarts. Answers when it serves."""
-        return await take_turn(lambda: management.load(model, version))
+        await _read_body(request, body_timeout_seconds)
+        return await take_turn(request, lambda: management.load(model, version))
 
     @router.post("/v1/models/{model}/versions/{version}/unload", summary="Do not serve a version")
-    async def unload(_: Annotated[str, Depends(authorise)], model: ModelName, version: VersionNumber) -> ModelDetail:
+    async def unload(
+        _: Annotated[str, Depends(authorise)], request: Request, model: ModelName, version: VersionNumber
+    ) -> ModelDetail:
         """On this replica, whatever the policy says, until it is taken back or the replica restarts; open requests end on it."""
-        return await take_turn(lambda: management.unload(model, version))
+        await _read_body(request, body_timeout_seconds)
+        return await take_turn(request, lambda: management.unload(model, version))
 
     @router.delete("/v1/models/{model}/versions/{version}/hold", summary="Leave a version to the policy again")
-    async def release(_: Annotated[str, Depends(authorise)], model: ModelName, version: VersionNumber) -> ModelDetail:
+    async def release(
+        _: Annotated[str, Depends(authorise)], request: Request, model: ModelName, version: VersionNumber
+    ) -> ModelDetail:
         """Takes back what `load` or `unload` said of it on this replica."""
-        return await take_turn(lambda: management.release(model, version))
+        await _read_body(request, body_timeout_seconds)
+        return await take_turn(request, lambda: management.release(model, version))
 
     @router.post("/v1/models/{model}/versions/{version}/promote", summary="Promote a version", openapi_extra=_REASON)
     async def promote(
@@ -108,13 +118,13 @@ def build_management_router(registry: Registry, keys: Keys, body_timeout_seconds
     ) -> ModelDetail:
         """Points `production` to it in the store, which every replica follows, once it was proven here."""
         why = (await read(request, Reason)).why
-        return await take_turn(lambda: management.promote(model, version, why, by))
+        return await take_turn(request, lambda: management.promote(model, version, why, by))
 
     @router.post("/v1/models/{model}/rollback", summary="Undo the newest promotion", openapi_extra=_REASON)
     async def roll_back(by: Annotated[str, Depends(authorise)], request: Request, model: ModelName) -> ModelDetail:
         """Points `production` to what it named before, once that was proven here. A second one goes a step further back."""
         why = (await read(request, Reason)).why
-        return await take_turn(lambda: management.roll_back(model, why, by))
+        return await take_turn(request, lambda: management.roll_back(model, why, by))
 
     @router.put("/v1/models/{model}/aliases/{alias}", summary="Move an alias", openapi_extra=_ALIAS_MOVE)
     async def move_alias(
@@ -122,9 +132,15 @@ def build_management_router(registry: Registry, keys: Keys, body_timeout_seconds
     ) -> ModelDetail:
         """As a promotion, of any alias."""
         move = await read(request, AliasMove)
-        return await take_turn(lambda: management.promote(model, move.version, move.why, by, alias))
+        return await take_turn(request, lambda: management.promote(model, move.version, move.why, by, alias))
 
     return router
+
+
+async def _check_still_there(request: Request) -> None:
+    """Raises ClientDisconnect for one that has left, once its body was read: it may ask again, and two rollbacks are not one."""
+    if await request.is_disconnected():
+        raise ClientDisconnect
 
 
 async def _read_body(request: Request, timeout_seconds: float) -> bytes:

@@ -136,8 +136,9 @@ class Registry:
         self._put(replace(model, loading=number))
         loaded = try_version(name, number, self.store, self._options(name))
         if isinstance(loaded, Failure):
-            errors = {**model.errors, number: loaded.reason}
-            self._put(replace(model, state=model.state if model.served else "error", errors=errors))
+            if not loaded.unread:  # what could not be read may be right the next time
+                model = replace(model, errors={**model.errors, number: loaded.reason}, unread=model.unread - {number})
+            self._put(replace(model, state=model.state if model.served or model.state == "unloaded" else "error"))
             raise ConflictError(f"version {number} of {name} can not serve: {loaded.reason}", code="version_failed")
         errors = {failed: reason for failed, reason in model.errors.items() if failed != number}
         serving = {**model.serving, number: loaded}

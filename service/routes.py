@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Header, Path
 from prometheus_client.exposition import choose_encoder
 from pydantic import BeforeValidator
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 
 from model_store.errors import InvalidNameError
@@ -100,19 +101,25 @@ def build_router(registry: Registry, metrics: Metrics) -> APIRouter:
 
 
 def _document_prediction_routes(router: APIRouter) -> None:
-    """For the document, and for other methods' 405: the application answers these before its router is asked."""
+    """For the document, and for other methods' 405: the application answers these before its router is asked.
+
+    What comes here all the same is a path that ends in a newline, before which Starlette's pattern matches: there is no such route.
+    """
 
     @router.post("/v1/predict", summary="Classify with the default model", **_PREDICT)
     async def predict_default() -> None:
         """Send an image as the body, several as multipart fields named `images`, or base64 in JSON."""
+        raise HTTPException(404)
 
     @router.post("/v1/models/{model}/predict", summary="Classify with a model", **_PREDICT)
-    async def predict(model: ModelName) -> None:
+    async def predict(model: ModelName) -> None:  # noqa: ARG001  for the document
         """As /v1/predict, with the version that the model's `production` alias names."""
+        raise HTTPException(404)
 
     @router.post("/v1/models/{model}/versions/{version}/predict", summary="Classify with one version", **_PREDICT)
-    async def predict_version(model: ModelName, version: VersionNumber) -> None:
+    async def predict_version(model: ModelName, version: VersionNumber) -> None:  # noqa: ARG001  for the document
         """As /v1/predict; answers only where this very version is served."""
+        raise HTTPException(404)
 
 
 def _add_model_routes(router: APIRouter, registry: Registry) -> None:

@@ -121,7 +121,12 @@ class Settings(BaseSettings):
         float, Field(gt=0, description="How long a client may take over its headers, and then over its body; slow senders get 408.")
     ] = 30.0
     shutdown_seconds: Annotated[
-        int, Field(ge=0, description="How long open requests may take to end after SIGTERM. Below your supervisor's kill time.")
+        int,
+        Field(
+            ge=0,
+            description="How long open requests may take to end after SIGTERM. Below your supervisor's kill time; a load "
+            "of a version that is under way is waited for beyond it.",
+        ),
     ] = 20
     instances: Annotated[
         int | None,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from model_store.host_cache import check_owner
 from model_store.version import Version
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 SETTINGS: Final = ("instances", "intra_op_num_threads", "max_batch_size", "precision")
 TOGETHER: Final = frozenset({"instances", "intra_op_num_threads"})
 FOLDER: Final = "tuning"
+MAX_BYTES: Final = 1024 * 1024
 logger = logging.getLogger(__name__)
 
 
@@ -35,14 +37,21 @@ class Tuning:
 def find_choice(cache: Path, version: Version, cpus: int) -> "Choice | None":
     """The choice that was made for this version on a machine like this, with so many CPUs to use; None where there is none.
 
-    One that can not be read, or holds for something else, is none, and the log says why. Raises nothing.
+    One that can not be read, that another user could have put there, or that holds for something else, is none, and the log says
+    why. Raises nothing.
     """
     try:
-        data = (cache / FOLDER / f"{version.model}.json").read_bytes()
+        for folder in (cache, cache / FOLDER):
+            check_owner(folder)
+        with (cache / FOLDER / f"{version.model}.json").open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         return None
     except OSError as error:
-        logger.warning("what tune chose for %s can not be read: %s", version.model, error.strerror)
+        logger.warning("what tune chose for %s can not be read: %s", version.model, error.strerror or error)
+        return None
+    if len(data) > MAX_BYTES:
+        logger.warning("what tune chose for %s is ignored: its file has more than %d bytes", version.model, MAX_BYTES)
         return None
     from service.choice import parse_choice  # noqa: PLC0415  milliseconds of each start that only a tuned model need pay
 

@@ -79,5 +79,5 @@ def list_keys(path: Path) -> None:
 @click.pass_obj
 def remove(path: Path, name: str) -> None:
     """Remove a key: what it opened, it opens no more."""
-    remove_key(path, name)
-    click.echo(f"{name} is removed")
+    opened = remove_key(path, name)
+    click.echo(f"{name} is removed" + ("; it was the last with the scope predict, so everyone may predict now" if opened else ""))

@@ -1,5 +1,7 @@
 """The cache of optimised graphs: the same answers with it, bit for bit, and no harm where it is damaged, full or not ours."""
 
+import errno
+import json
 import os
 import shutil
 import subprocess
@@ -101,6 +103,55 @@ def test_a_damaged_entry_is_made_anew(
     assert len(entries(tmp_path)) == 1
 
 
+@pytest.mark.parametrize("listed", [[], [GRAPH]])
+def test_a_seal_that_does_not_list_its_files_seals_nothing(
+    listed: list[str], cache: GraphCache, model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever lies beside it could be anything; the entry is made anew."""
+    load(model, cache)
+    seal = entries(tmp_path)[0] / SEAL
+    sealed = json.loads(seal.read_bytes())
+    seal.write_text(json.dumps(sealed | {"files": [file for file in sealed["files"] if file["path"] in listed]}))
+    for _ in range(2):
+        load(model, cache)
+    assert caplog.text.count("is damaged and is made anew") == 1
+    assert json.loads(seal.read_bytes()) == sealed
+
+
+def test_an_entry_that_is_read_only_is_used(
+    cache: GraphCache, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A cache that came with an image has its entries taken as they are, with nothing to warn of."""
+    load(model, cache)
+
+    def read_only(path: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(graph_cache.os, "utime", read_only)
+    monkeypatch.setattr(GraphCache, "_build", lambda *_: pytest.fail("made again"))
+    assert load(model, cache).run(images()).shape == (5, CLASSES)
+    assert caplog.text == ""
+
+
+def test_a_cache_that_became_read_only_is_said_once(
+    cache: GraphCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each attempt has a directory with another name, and the log one line all the same."""
+    load(write_model(tmp_path / "first.onnx"), cache)
+    real = Path.mkdir
+
+    def mkdir(path: Path, *arguments: int, **options: bool) -> None:
+        if path.name.startswith(BUILDING_PREFIX):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    for seed in (1, 2):
+        assert load(write_model(tmp_path / f"{seed}.onnx", seed), cache).run(images()).shape == (5, CLASSES)
+    assert caplog.text.count("without the cache") == 1
+    assert BUILDING_PREFIX not in caplog.text
+
+
 def test_a_graph_that_answers_otherwise_is_not_kept(
     cache: GraphCache, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -173,6 +224,22 @@ def test_a_graph_larger_than_the_bound_takes_no_one_s_place(
     assert load(model, GraphCache(tmp_path / "cache", 1000)).run(images()).shape == (5, CLASSES)
     assert entries(tmp_path) == kept
     assert "allowed are 1000" in caplog.text
+
+
+def test_a_graph_larger_than_the_bound_is_not_made_again_and_again(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One whose file is too large is never written; one that turns out to be is written once in the life of a process."""
+    written: list[Path] = []
+    seal = graph_cache._seal
+    monkeypatch.setattr(graph_cache, "_seal", lambda building: written.append(building) or seal(building))
+    for bound, expected in ((model.stat().st_size - 1, 0), (model.stat().st_size, 1)):
+        cache = GraphCache(tmp_path / "cache", bound)
+        for _ in range(3):
+            assert load(model, cache).run(images()).shape == (5, CLASSES)
+        assert len(written) == expected
+        assert entries(tmp_path) == []
+    assert caplog.text.count(" bytes, allowed are ") == 2
 
 
 def test_it_may_be_deleted_while_it_is_used(cache: GraphCache, model: Path, tmp_path: Path) -> None:

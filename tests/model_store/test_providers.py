@@ -55,6 +55,14 @@ def test_other_words_are_refused_with_those_there_are(text: str) -> None:
     assert len(str(caught.value)) < 500
 
 
+@pytest.mark.parametrize("text", ["azure", "AzureExecutionProvider", "azure,cpu"])
+def test_what_runs_no_model_is_refused_by_name(text: str) -> None:
+    """ONNX Runtime lists it among its own, starts it, and runs everything on the CPU."""
+    with pytest.raises(ValueError, match="azure runs operators of its own at an endpoint and no model here"):
+        parse_providers(text)
+    assert "azure" not in known_words()
+
+
 def test_nothing_stands_behind_the_cpu() -> None:
     """It would be asked for by name and never be used."""
     with pytest.raises(ValueError, match="name it last"):

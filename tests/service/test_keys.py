@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import stat
 from pathlib import Path
 
@@ -38,13 +39,62 @@ def test_names_are_taken_once(path: Path) -> None:
     """A second key of a name, and the removal of one that is not there, change nothing and say why."""
     add_key(path, "deploy", ["manage"])
     before = path.read_bytes()
-    with pytest.raises(KeyNameError, match="already"):
+    with pytest.raises(KeyNameError, match="already: add the new key under another name"):
         add_key(path, "deploy", ["predict"])
     with pytest.raises(KeyNameError, match="there are deploy"):
         remove_key(path, "absent")
     assert path.read_bytes() == before
     remove_key(path, "deploy")
     assert read_keys(path) == ()
+
+
+def test_last_key_that_predicts_opens_predicting(path: Path) -> None:
+    """Who removes it is told; the removal of others is no such thing."""
+    for name, scope in (("app", "predict"), ("deploy", "manage"), ("other", "predict")):
+        add_key(path, name, [scope])  # type: ignore[list-item]
+    assert [remove_key(path, name) for name in ("app", "other", "deploy")] == [False, True, False]
+
+
+def test_whom_the_keys_let_in_is_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """At the start, so that a wrong path to the file is seen, and whenever it has changed."""
+    caplog.set_level(logging.INFO)
+    keys = Keys(path)
+    for name, scopes in (("deploy", ["manage"]), ("app", ["predict", "manage"])):
+        add_key(path, name, scopes)  # type: ignore[arg-type]
+        keys.check(None, "predict") if name == "deploy" else None
+    Keys(path)
+    assert caplog.messages == [
+        "keys that count: 0; everyone may predict, nobody may manage",
+        "keys that count: 1; everyone may predict, 1 may manage",
+        "keys that count: 2; 1 may predict, 2 may manage",
+    ]
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_file_that_others_can_write_is_refused(path: Path, mode: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Anyone could have added a key of theirs: a start fails, and a service that runs goes on with what it has read before."""
+    secret = add_key(path, "app", ["predict"])
+    keys = Keys(path)
+    path.chmod(mode)
+    with pytest.raises(KeysError, match=r"others can write to the file, so chmod go-w it"):
+        Keys(path)
+    path.write_text('{"keys": []}')
+    assert keys.check(bearer(secret), "predict") == "app"
+    assert "can not be trusted" in caplog.text
+    path.chmod(0o600)
+    assert keys.check(None, "predict") is None
+
+
+def test_file_of_another_user_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even one that only its owner can write to; what root owns is trusted, as the system itself is."""
+    add_key(path, "app", ["predict"])
+    owner = path.stat().st_uid
+    monkeypatch.setattr("os.geteuid", lambda: owner + 1)
+    if owner == 0:
+        assert len(read_keys(path)) == 1
+        os.chown(path, 12345, 12345)
+    with pytest.raises(KeysError, match="belongs to another user"):
+        read_keys(path)
 
 
 def test_without_keys_everyone_predicts_and_nobody_manages(path: Path) -> None:
@@ -135,7 +185,7 @@ def test_slip_with_the_file_changes_nothing(path: Path, slip: str, caplog: pytes
         assert keys.check(bearer(secret), "predict") == "app"
         with pytest.raises(UnauthorizedError):
             keys.check(None, "predict")
-    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    assert [record.levelno for record in caplog.records if record.levelno > logging.INFO] == [logging.ERROR]
     assert secret not in caplog.text
     path.write_bytes(sound)
     remove_key(path, "app")

@@ -32,7 +32,8 @@ def test_key_is_printed_once_and_then_listed_without_it(tmp_path: Path) -> None:
     listed = service("keys", "list", **configuration)
     assert listed.stdout.split()[:2] == ["deploy", "manage,predict"]
     assert secret not in listed.stdout + (tmp_path / "resident" / "keys.json").read_text()
-    assert service("keys", "remove", "deploy", **configuration).returncode == 0
+    removed = service("keys", "remove", "deploy", **configuration)
+    assert (removed.returncode, "everyone may predict now" in removed.stdout) == (0, True)
     assert "no keys" in service("keys", "list", **configuration).stdout
 
 
@@ -65,12 +66,14 @@ def test_keys_without_a_home_say_so() -> None:
     assert not (REPOSITORY / "~").exists()
 
 
-def test_service_does_not_start_with_keys_that_it_can_not_read(tmp_path: Path) -> None:
-    """It would be open to all, or shut to all; either way not as the operator wants it."""
-    (tmp_path / "keys.json").write_text("{")
+@pytest.mark.parametrize(("content", "mode", "said"), [("{", 0o600, "can not be read"), ("{}", 0o666, "can not be trusted")])
+def test_service_does_not_start_with_keys_that_it_can_not_use(tmp_path: Path, content: str, mode: int, said: str) -> None:
+    """It would be open to all, or shut to all, or to whom another wants; either way not as the operator wants it."""
+    (tmp_path / "keys.json").write_text(content)
+    (tmp_path / "keys.json").chmod(mode)
     result = service("--port", 0, "--keys", tmp_path / "keys.json")
     assert result.returncode == 2
-    assert "can not be read" in result.stderr
+    assert said in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -1,5 +1,8 @@
 """The routes that change what serves: over real HTTP, from a real process, with keys that a real command would make."""
 
+import asyncio
+import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,9 +11,10 @@ from typing import Any
 
 import httpx
 import pytest
+from asgi_application import RawClient, started, until
 from colour_model import MODEL, alter, labels, plain, publish, publish_deviating
 from http_problems import check_problem
-from server_process import ServerProcess, read_response, request_head, running
+from server_process import PATIENCE_SECONDS, ServerProcess, read_response, request_head, running
 from test_watcher import eventually, publish_other
 
 from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
@@ -165,6 +169,19 @@ def test_load_and_unload_hold_on_this_replica(store: ModelStore) -> None:
     assert store.aliases(MODEL).version("production") == 3
 
 
+def test_hold_on_a_version_that_is_gone_is_taken_back(store: ModelStore) -> None:
+    """What the store no longer has can still be left to the policy; a second time there is nothing left to leave."""
+    publish(store)
+    publish(store)
+    store.promote(MODEL, 1)
+    with operating(store) as operator:
+        operator.done("versions/2/unload")
+        shutil.rmtree(store.root / MODEL / "2")
+        detail = operator.client.delete(f"{BASE}/versions/2/hold").json()
+        assert states(detail) == {1: "ready"}
+        check_problem(operator.client.delete(f"{BASE}/versions/2/hold"), 404, "version_not_found")
+
+
 def test_last_version_is_not_unloaded(store: ModelStore) -> None:
     """What this replica is ready by stays, and the answer says what to do."""
     publish(store)
@@ -197,6 +214,39 @@ def test_promotion_and_rollback_are_events_in_the_store(store: ModelStore) -> No
         ("promote", 2, "a try"),
     ]
     assert {event.by for event in events[1:]} == {"key deploy"}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", ["rollback", "versions/2/unload"])
+async def test_who_left_while_waiting_changes_nothing(store: ModelStore, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """A client that gave up before its turn may ask again: a rollback that was made all the same would then be made twice."""
+    for number in (1, 2):
+        publish(store)
+        store.promote(MODEL, number)
+    keys, began, gate = store.root.parent / "keys.json", threading.Event(), threading.Event()
+    header = {"authorization": f"Bearer {add_key(keys, 'deploy', ['manage'])}"}
+    async with started(store.root, keys=keys) as application:
+        prove = application.registry.prove
+
+        def wait(name: str, number: int) -> None:
+            began.set()
+            assert gate.wait(PATIENCE_SECONDS)
+            prove(name, number)
+
+        monkeypatch.setattr(application.registry, "prove", wait)
+        first, leaver = (RawClient(f"{BASE}/{end}", header) for end in ("versions/1/load", path))
+        requests = []
+        for client in (first, leaver):
+            client.send_body(b"")
+            requests.append(asyncio.create_task(client.request(application.app)))
+            await until(client.messages.empty)
+            assert await asyncio.to_thread(began.wait, PATIENCE_SECONDS)
+        leaver.leave()
+        gate.set()
+        await asyncio.gather(*requests)
+        assert first.status == 200
+        assert application.registry.held(MODEL) == {1: "load"}
+    assert store.aliases(MODEL).version("production") == 2
 
 
 def test_alias_of_the_policy_moves_what_serves(store: ModelStore) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 import pytest
 from colour_model import MODEL, alter, publish, publish_deviating
 
-from model_store.errors import ModelNotFoundError
+from model_store.errors import ModelNotFoundError, StoreUnreadableError
 from model_store.session import SessionOptions
 from model_store.store import ModelStore
 from service.errors import ConflictError, NotFoundError, NotReadyError
+from service.management import Management
 from service.registry import Registry
 from service.served_model import ServedModel
 from service.served_version import EngineOptions
@@ -212,6 +213,59 @@ def test_unloaded_by_hand_stays_out_and_the_next_one_takes_over(store: ModelStor
     assert serving(registry) == (1, [1])
     hold(registry, 2, None)
     assert serving(registry) == (2, [2])
+
+
+def test_unload_that_can_not_be_followed_is_a_conflict(store: ModelStore, make: Make) -> None:
+    """Where an event of the aliases is damaged, nobody knows what should serve instead: the version serves on, and is not held."""
+    publish(store)
+    publish(store)
+    store.promote(MODEL, 1)
+    registry = make("alias:production")
+    hold(registry, 2, "load")
+    (event,) = (store.root / MODEL / "aliases" / "production").glob("*.json")
+    event.unlink()
+    event.write_text("{")
+    with pytest.raises(ConflictError, match=r"version 2 of colours serves on, for .*production") as caught:
+        Management(registry).unload(MODEL, 2)
+    assert caught.value.code == "not_unloaded"
+    assert (serving(registry), registry.held(MODEL)) == ((1, [1, 2]), {2: "load"})
+
+
+def test_model_that_was_unloaded_stays_so_where_a_load_fails(store: ModelStore, make: Make) -> None:
+    """An operator's failed try is no fault of the replica, which stays ready by the other model."""
+    publish(store)
+    publish_deviating(store)
+    store.promote(MODEL, 1)
+    publish(store, model="other")
+    registry = make("alias:production")
+    hold(registry, 1, "unload")
+    with pytest.raises(ConflictError, match="can not serve"):
+        hold(registry, 2, "load")
+    registry.load()
+    assert registry.models[MODEL].state == "unloaded"
+    assert (registry.ready, registry.states(MODEL)[2]) == (True, "error")
+
+
+def test_what_could_not_be_read_is_no_failure_of_the_version(
+    store: ModelStore, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails for a moment while a version is proven leaves no mark on it, and the next try succeeds."""
+    publish(store)
+    publish(store)
+    store.promote(MODEL, 1)
+    registry = make("alias:production")
+
+    def fail(*_: object) -> None:
+        raise StoreUnreadableError("Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "open", fail)
+        with pytest.raises(ConflictError, match="it can not be read"):
+            hold(registry, 2, "load")
+    registry.load()
+    assert registry.states(MODEL) == {1: "ready"}
+    hold(registry, 2, "load")
+    assert serving(registry) == (1, [1, 2])
 
 
 def test_model_without_a_version_is_unloaded_and_no_fault(store: ModelStore, make: Make) -> None:

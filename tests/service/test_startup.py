@@ -97,6 +97,8 @@ def test_settings_come_from_variables_too(colour_store: ModelStore) -> None:
     [
         (["--port", "http"], {}, "SERVICE_PORT: .*'http'"),
         (["--port", "70000"], {}, "SERVICE_PORT: .*65535.*'70000'"),
+        ([], {"SERVICE_MODELS": "{"}, "SERVICE_MODELS is no JSON object: Expecting property name"),
+        (["--models", "{"], {}, "SERVICE_MODELS is no JSON object: "),
         ([], {"SERVICE_MAX_BATCH_SIZE": "0"}, "SERVICE_MAX_BATCH_SIZE: .*'0'"),
         (["--batch-size", "3"], {}, "--batch-size"),
         (["--providers", "gpu"], {}, "SERVICE_PROVIDERS: .*'gpu' is no execution provider; there are auto"),

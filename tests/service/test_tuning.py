@@ -94,6 +94,37 @@ def test_damaged_choice_is_ignored_and_said(
     assert f"what tune chose for {MODEL} is ignored" in caplog.text
 
 
+def test_choice_of_countless_threads_is_ignored(store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each number may be allowed and the threads of all instances together more than any machine has."""
+    publish(store)
+    path = choose(store, tmp_path / "cache")
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"instances": 4096, "intra_op_num_threads": 4096}))
+    assert found(store, tmp_path / "cache") is None
+    assert "instances x intra_op_num_threads is more than 4096" in caplog.text
+
+
+def test_file_without_end_is_not_read(store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """However large it is, no more than a choice can need is held in memory."""
+    publish(store)
+    path = choose(store, tmp_path / "cache")
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)
+    assert found(store, tmp_path / "cache") is None
+    assert "its file has more than" in caplog.text
+
+
+@pytest.mark.parametrize("which", ["cache", "cache/tuning"])
+def test_choice_that_others_could_have_put_there_is_not_taken(
+    store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, which: str
+) -> None:
+    """It decides how many threads the service starts, so it is trusted as far as the graphs beside it."""
+    publish(store)
+    choose(store, tmp_path / "cache")
+    (tmp_path / which).chmod(0o777)
+    assert found(store, tmp_path / "cache") is None
+    assert "others can write to" in caplog.text
+
+
 def test_unreadable_choice_is_said(store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A directory in its place is no choice either."""
     publish(store)
