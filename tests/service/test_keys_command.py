@@ -83,7 +83,7 @@ def test_serve_is_what_no_word_means() -> None:
     assert spelled.returncode == plain.returncode == 0
     assert spelled.stdout == plain.stdout
     assert "--store" in plain.stdout
-    assert "python -m service keys --help" in plain.stdout
+    assert "python -m service keys, bench, tune" in plain.stdout
 
 
 def test_commands_pay_for_their_own_imports_alone() -> None:
