@@ -4,7 +4,6 @@ A choice is worth something only where it was measured, so it is keyed by the mo
 and ONNX Runtime's version.
 """
 
-import platform
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +12,13 @@ from typing import Annotated, Final, Literal, Self
 import onnxruntime
 from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
+from model_store.graph_cache import cpu_description
 from model_store.host_cache import open_host_cache
 from model_store.manifest import Block, Name, Precision, Sha256
 from model_store.version import Version
 from service.tuning import FOLDER, SETTINGS
 
 MOST: Final = 4096
-_CPU_FIELDS: Final = ("model name", "flags", "Features", "CPU part")
 _SAID: Final = {
     "model": "models",
     "files": "model files",
@@ -44,7 +43,7 @@ class Key(Block):
         """The key of this version here, with so many CPUs to use."""
         sealed = {entry.path: entry.sha256 for entry in version.manifest.files}
         files = {variant.precision: sealed[variant.file] for variant in version.manifest.variants}
-        return cls(model=version.model, files=files, cpu=describe_cpu(), cpus=cpus, onnxruntime=onnxruntime.__version__)
+        return cls(model=version.model, files=files, cpu=cpu_description(), cpus=cpus, onnxruntime=onnxruntime.__version__)
 
 
 class Measured(Block):
@@ -104,13 +103,3 @@ def write_choice(cache: Path, choice: Choice) -> Path:
     finally:
         written.unlink(missing_ok=True)
     return path
-
-
-def describe_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name and flags; where the system does not list them, what Python knows of it."""
-    try:
-        first = cpuinfo.read_text().split("\n\n", 1)[0]
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
-    return "; ".join([platform.machine(), *(fields[name] for name in _CPU_FIELDS if name in fields)])

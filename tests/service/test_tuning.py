@@ -14,7 +14,7 @@ from model_store.manifest import Precision, Variant, now
 from model_store.providers import CUDA
 from model_store.session import SessionOptions
 from model_store.store import ModelStore
-from service.choice import Choice, Key, Measured, describe_cpu, write_choice
+from service.choice import Choice, Key, Measured, write_choice
 from service.served_version import EngineOptions, ServedVersion
 from service.tuning import Tuning, find_choice
 
@@ -171,11 +171,3 @@ def test_served_version_runs_as_chosen(store: ModelStore, tmp_path: Path, caplog
     served.close()
     assert served.max_batch_size == 5
     assert "is tuned: instances 3, intra_op_num_threads 2, max_batch_size 5, precision fp32" in caplog.text
-
-
-def test_cpu_is_described_by_name_and_flags(tmp_path: Path) -> None:
-    """What decides which kernels run; of several processors the first."""
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("processor\t: 0\nmodel name\t: Fast One\nflags\t\t: avx2 fma\nbogomips\t: 1\n\nprocessor\t: 1\n")
-    assert describe_cpu(cpuinfo).split("; ")[1:] == ["Fast One", "avx2 fma"]
-    assert describe_cpu(tmp_path / "none")
