@@ -22,17 +22,17 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except (MeasurementError, ModelStoreError) as error:
-        how = "python -m pip install 'resident[tune]', in a checkout '.[service,tune]'"
-        raise click.ClickException(f"{' and '.join(missing)} must be installed for this: {how}")
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
 
 
 def require_extra() -> None:
     """Refuse to begin where tables and pictures can not be drawn."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise click.ClickException(
-            f"{' and '.join(missing)} must be installed for this: python -m pip install 'resident[tune]', in a checkout '.[service,tune]'"
-        )
+        how = "python -m pip install 'resident[tune]', in a checkout '.[service,tune]'"
+        raise click.ClickException(f"{' and '.join(missing)} must be installed for this: {how}")
 
 
 class Number(click.FloatRange):
