@@ -6,7 +6,7 @@ from typing import Final
 
 from model_store.manifest import Preprocessing, check_name
 from model_store.store import ModelStore
-from training.data.sources import check_data
+from training.data.sources import ImageSet, check_data
 from training.golden import check_golden_images
 from training.learning.environment import CompileChoice, PrecisionChoice
 from training.learning.networks import default_image_size, parse_architecture
@@ -53,13 +53,25 @@ class Wish:
 
 def begin(wish: Wish, runs: Path, store: ModelStore) -> RunDirectory:
     """Make the run's directory. Raises DataError, RecipeError, StartError or InvalidNameError before anything is there."""
+    images = look_at(wish)
+    run = RunDirectory.create(runs, configure(wish, images, store))
+    lay_start(run, store, images.class_names)
+    return run
+
+
+def look_at(wish: Wish) -> ImageSet:
+    """The wish's images, not yet decoded. Raises DataError."""
     for name in wish.data:
         check_data(name, wish.data_dir)
+    return load_images(wish.data, wish.data_dir)
+
+
+def configure(wish: Wish, images: ImageSet, store: ModelStore) -> Config:
+    """What a run on these images is asked for. Raises RecipeError, StartError or InvalidNameError."""
     architecture = wish.architecture or architecture_of(wish.start, store) or ARCHITECTURE
     parse_architecture(architecture)
     recipe, model = Recipe.load(wish.recipe_name, wish.changes), check_name(wish.model or f"{wish.short_data}-{architecture}")
-    images = load_images(wish.data, wish.data_dir)
-    config = Config(
+    return Config(
         model=model,
         data=wish.data,
         data_dir=None if wish.data_dir is None else str(wish.data_dir),
@@ -77,9 +89,6 @@ def begin(wish: Wish, runs: Path, store: ModelStore) -> RunDirectory:
         golden_images=check_golden_images(wish.golden_images),
         **describe_origin(),
     )
-    run = RunDirectory.create(runs, config)
-    lay_start(run, store, images.class_names)
-    return run
 
 
 def choose_preprocessing(natural: Preprocessing | None, architecture: str, image_size: int | None) -> Preprocessing:

@@ -73,11 +73,13 @@ def train(
     process: Process = ALONE,
     interrupted: Callable[[], bool] = lambda: False,
     checkpoint_every: int | None = None,
+    measure: Callable[[Trained], dict[str, float]] = lambda _: {},
 ) -> None:
     """Train as the run's config says, from its checkpoint where there is one; leave the best weights and the last.
 
     A checkpoint is written at the end of each epoch and every `checkpoint_every` steps (every 30 seconds where it is None).
-    `interrupted` is asked after each step; where it says yes, a checkpoint is written and InterruptedRunError raised. Raises
+    `interrupted` is asked after each step; where it says yes, a checkpoint is written and InterruptedRunError raised. What
+    `measure` finds in the network at the end of an epoch stands among that epoch's figures. Raises
     DivergedError when the loss is not finite, RunError where the checkpoint is of another configuration.
     """
     config = run.config()
@@ -139,6 +141,7 @@ def train(
             "train_loss": position.tally[0] / position.seen,
             "train_top1": progress().accuracy,
             **_validate(now.answering, data, feed.normalize, process, pace),
+            **measure(now),
             "learning_rate": rate,
             "images_per_second": round(pace.images_per_second, 1),
             "input_share": round(pace.input_share, 4),
