@@ -33,7 +33,7 @@ from training.weights import LAST, Trained, predict_split, read_weights
 
 CURVE: Final = "curve.csv"
 POINT_STEPS: Final = 50
-"""Steps that a point of the training curve is the mean of."""
+"""Steps that a point of the training curve is the mean of, or a few more: an epoch is cut evenly."""
 MEASUREMENTS: Final = "measurements"
 
 
@@ -169,7 +169,8 @@ class Curve:
             if progress.step > 1:
                 self._before = (seen, right)
                 return
-        if progress.step % POINT_STEPS and not ended:
+        points = max(1, progress.steps // POINT_STEPS)
+        if progress.step * points // progress.steps == (progress.step - 1) * points // progress.steps:
             return
         images = seen - self._before[0]
         self._points.append((progress.run_step, 1 - (right - self._before[1]) / images))
