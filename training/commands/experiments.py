@@ -17,6 +17,7 @@ from training.commands.running import processes
 from training.display import TrainingDisplay
 from training.errors import InterruptedRunError
 from training.experiments import degradation as degradation_experiment
+from training.experiments import shortcuts as shortcuts_experiment
 from training.experiments.laboratory import RECIPE, Laboratory
 from training.experiments.report import Report, write_report
 
@@ -102,6 +103,11 @@ def depths_option(default: str) -> Callable[..., Any]:
     )
 
 
+def depth_option(default: int) -> Callable[..., Any]:
+    """The depth of the networks."""
+    return click.option("--depth", type=click.IntRange(8), default=default, show_default=True, help="Layers, as in resnet20.")
+
+
 @experiment.command()
 @experiment_options
 @depths_option("20,56")
@@ -109,6 +115,15 @@ def depths_option(default: str) -> Callable[..., Any]:
 def degradation(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int]) -> Report:
     """Plain and residual networks of several depths: does more depth train worse? (He et al. 2015, figures 1 and 6)."""
     return degradation_experiment.perform(laboratory, sorted(depths), seeds)
+
+
+@experiment.command()
+@experiment_options
+@depth_option(20)
+@seeds_option("0,1")
+def shortcuts(laboratory: Laboratory, depth: int, seeds: Sequence[int]) -> Report:
+    """No shortcut, option A, B, C, and pre-activation, side by side (He et al. 2015, section 4.1; He et al. 2016)."""
+    return shortcuts_experiment.perform(laboratory, depth, seeds)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Final
 
-from training.experiments.groups import Group, draw_group_curves, error_table, points_table, train_groups
+from training.experiments.groups import Group, at_rest, draw_group_curves, error_table, highest, points_table, train_groups
 from training.experiments.laboratory import Laboratory
 from training.experiments.report import Part, Report, Verdict
 from training.experiments.setting import command, describe, is_cifar10, publishing
@@ -33,6 +33,7 @@ def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int])
     groups = train_groups(laboratory, [f"{kind}{depth}" for kind in NAMES for depth in depths], seeds)
     by_kind = {kind: [groups[f"{kind}{depth}"] for depth in depths] for kind in NAMES}
     runs = [run for group in groups.values() for run in group.runs]
+    top = highest(groups.values())
     deepest = [by_kind[kind][-1] for kind in NAMES]
     return Report(
         name="degradation",
@@ -43,8 +44,8 @@ def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int])
         parts=[
             Part(
                 "Training and test error",
-                [METHOD],
-                [draw_group_curves(kind, called, by_kind[kind]) for kind, called in NAMES.items()],
+                [METHOD, at_rest(groups.values())],
+                [draw_group_curves(kind, called, by_kind[kind], top=top) for kind, called in NAMES.items()],
                 [error_table("errors", list(groups.values()), beside_paper=is_cifar10(laboratory))],
                 [points_table("curves", list(groups.values()))],
             ),

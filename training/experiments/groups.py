@@ -1,6 +1,6 @@
 """Networks beside each other, each trained with several seeds: their curves in one figure, their errors in one table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +13,9 @@ from training.experiments.statistics import Sample
 from training.learning.networks import parse_architecture
 from training.reports.figures import Line, draw_lines
 
+REST: Final = 0.01
+"""A training whose error falls by less than this over its last tenth has come to rest."""
+KINDS: Final = ("training", "test")
 PUBLISHED: Final = {"resnet20": 0.0875, "resnet32": 0.0751, "resnet44": 0.0717, "resnet56": 0.0697, "resnet110": 0.0643}
 """Test error on CIFAR-10 in He et al. 2015, table 6, which has none of plain networks and none of other shortcuts."""
 
@@ -37,15 +40,19 @@ class Group:
         """An accuracy of the last epoch as an error, over the seeds."""
         return Sample([1 - run.last(accuracy) for run in self.runs])
 
-    def training_curve(self) -> tuple[list[int], NDArray[np.float64]]:
-        """Iterations, and the training error at each of them, float `[seeds, points]`."""
-        curves = [run.curve() for run in self.runs]
-        return curves[0][0], np.array([errors for _, errors in curves])
+    def curve(self, kind: str) -> tuple[list[int], NDArray[np.float64]]:
+        """Iterations, and the training error up to each or the test error after each epoch, float `[seeds, points]`."""
+        if kind == "training":
+            curves = [run.curve() for run in self.runs]
+            return curves[0].iterations, np.array([curve.errors for curve in curves])
+        iterations = [int(line["step"]) for line in self.runs[0].history]
+        return iterations, np.array([[1 - line["test_top1"] for line in run.history] for run in self.runs])
 
-    def test_curve(self) -> tuple[list[int], NDArray[np.float64]]:
-        """The iterations at which epochs end, and the test error at each, float `[seeds, epochs]`."""
-        steps = [int(line["step"]) for line in self.runs[0].history]
-        return steps, np.array([[1 - line["test_top1"] for line in run.history] for run in self.runs])
+    @property
+    def still_falling(self) -> float:
+        """How far the mean training error fell over the last tenth of the iterations: near 0 where training has come to rest."""
+        errors = self.curve("training")[1].mean(axis=0)
+        return float(errors[-1 - max(1, len(errors) // 10)] - errors[-1]) if len(errors) > 1 else 0.0
 
 
 def train_groups(laboratory: Laboratory, architectures: Sequence[str], seeds: Sequence[int]) -> dict[str, Group]:
@@ -54,17 +61,35 @@ def train_groups(laboratory: Laboratory, architectures: Sequence[str], seeds: Se
     return {architecture: Group([runs[architecture, seed] for seed in seeds]) for architecture in architectures}
 
 
-def draw_group_curves(name: str, title: str, groups: Sequence[Group]) -> Figure:
-    """Training (dashed) and test error (solid) by iteration; the mean over the seeds, and a band of one standard deviation."""
+def draw_group_curves(
+    name: str, title: str, groups: Sequence[Group], kinds: Sequence[str] = KINDS, top: float | None = None
+) -> Figure:
+    """Errors by iteration up to `top`, training dashed, test solid: means, and a band of one standard deviation over the seeds."""
     lines = []
     for series, group in enumerate(groups):
-        for (steps, errors), what in ((group.training_curve(), "training"), (group.test_curve(), "test")):
+        for kind in kinds:
+            iterations, errors = group.curve(kind)
             spread = errors.std(axis=0, ddof=1).tolist() if len(errors) > 1 else None
-            mean = errors.mean(axis=0).tolist()
-            lines.append(Line(f"{group.name}, {what}", steps, mean, series, dashed=what == "training", spread=spread))
-    drawing = draw_lines(f"{name} curves", lines, x="iteration", y="error", percent=True, limits=(0, None))
-    band = ", with one standard deviation over the seeds" if len(groups[0].runs) > 1 else ""
-    return Figure(f"{name}-curves", f"{title}: training error (dashed) and test error (solid) by iteration{band}", drawn(drawing))
+            label = f"{group.name}, {kind}" if len(kinds) > 1 else group.name
+            lines.append(Line(label, iterations, errors.mean(axis=0).tolist(), series, dashed=kind == "training", spread=spread))
+    drawing = draw_lines(f"{name} curves", lines, x="iteration", y="error", percent=True, limits=(0, top))
+    described = " and ".join(f"{kind} error ({'dashed' if kind == 'training' else 'solid'})" for kind in kinds)
+    band = "; bands: one standard deviation over the seeds" if len(groups[0].runs) > 1 else ""
+    return Figure(f"{name}-curves", f"{title}: {described} by iteration{band}", drawn(drawing))
+
+
+def highest(groups: Iterable[Group]) -> float:
+    """The end of an axis that holds every curve of these networks, so that figures may be held beside each other."""
+    return 1.05 * max(float(group.curve(kind)[1].max()) for group in groups for kind in KINDS)
+
+
+def at_rest(groups: Iterable[Group]) -> str:
+    """Whether the budget let the networks come to rest, in a sentence."""
+    group = max(groups, key=lambda group: group.still_falling)
+    return (
+        f"Over the last tenth of the iterations training errors fell by at most {100 * max(0.0, group.still_falling):.1f} points "
+        f"({group.name}): {'the networks have come to rest' if group.still_falling < REST else 'a longer training would change them'}."
+    )
 
 
 def error_table(name: str, groups: Sequence[Group], *, beside_paper: bool) -> Table:
@@ -93,11 +118,10 @@ def points_table(name: str, groups: Sequence[Group]) -> Table:
     """Every point of the curves, a row each: for a file."""
     rows: list[tuple[str, int, str, int, float]] = []
     for group in groups:
-        for (steps, errors), what in ((group.training_curve(), "training"), (group.test_curve(), "test")):
-            for run, curve in zip(group.runs, errors, strict=True):
-                rows += [
-                    (group.name, run.seed, what, step, round(error, 6)) for step, error in zip(steps, curve.tolist(), strict=True)
-                ]
+        for kind in KINDS:
+            iterations, errors = group.curve(kind)
+            for run, curve in zip(group.runs, errors.round(6).tolist(), strict=True):
+                rows += [(group.name, run.seed, kind, *point) for point in zip(iterations, curve, strict=True)]
     columns = (
         Column("network"),
         Column("seed", "whole"),

@@ -32,14 +32,14 @@ class Sample:
         return above[0] if len(set(above)) == 1 else None
 
     @property
-    def percent(self) -> str:
-        """As per cent: `31.25 ± 0.40 %`."""
-        return f"{100 * self.mean:.2f}{self._spread} %"
-
-    @property
     def points(self) -> str:
         """The size of a difference in points of per cent, without its sign: `12.30 ± 0.80 points`."""
         return f"{100 * abs(self.mean):.2f}{self._spread} points"
+
+    @property
+    def signed(self) -> str:
+        """A difference in points of per cent, with its sign: `+12.30 ± 0.80`."""
+        return f"{100 * self.mean:+.2f}{self._spread}"
 
     @property
     def _spread(self) -> str:

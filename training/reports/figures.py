@@ -122,7 +122,7 @@ def draw_lines(
         if y:
             axes.set_ylabel(y)
         if legend:
-            axes.legend(fontsize=8.5)
+            axes.legend(fontsize=8.5, handlelength=2.6)
         return _svg(figure, name, f"{name}: {', '.join(line.label for line in drawn)} by {x}")
 
 
