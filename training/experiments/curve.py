@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from training.run_directory import RunDirectory, damaged
@@ -10,14 +11,19 @@ from training.train import Progress
 CURVE: Final = "curve.csv"
 POINT_STEPS: Final = 50
 """Steps that a point is the mean of, or a few more: an epoch is cut evenly."""
-_COLUMNS: Final = ("iteration", "training_error")
 
 
-class Curve(NamedTuple):
-    """Points of a curve: the iteration that each ends at, and the error over the steps since the one before."""
+class Point(NamedTuple):
+    """The steps up to an iteration since the point before: images seen, and those got wrong."""
 
-    iterations: list[int]
-    errors: list[float]
+    iteration: int
+    images: int
+    wrong: int
+
+    @property
+    def error(self) -> float:
+        """The share that was got wrong."""
+        return self.wrong / self.images
 
 
 class CurveRecorder:
@@ -25,52 +31,45 @@ class CurveRecorder:
 
     def __init__(self, run: RunDirectory, batch_size: int, images: int) -> None:
         self._run, self._batch_size, self._images = run, batch_size, images
-        self._curve: Curve | None = None
-        self._before = (0, 0.0)  # images seen and got right in this epoch, up to the last point
+        self._points: list[Point] | None = None
 
     def __call__(self, progress: Progress) -> None:
         """Take in where the training stands after a step."""
         if progress.accuracy is None or progress.metrics:  # an epoch's end repeats its last step
             return
-        ended = progress.step == progress.steps
-        seen = self._images if ended else progress.step * self._batch_size
-        right = progress.accuracy * seen
-        if self._curve is None:
-            self._curve = self._begun(progress.run_step)
-            if progress.step > 1:
-                self._before = (seen, right)
-                return
-        points = max(1, progress.steps // POINT_STEPS)
-        if progress.step * points // progress.steps == (progress.step - 1) * points // progress.steps:
+        if self._points is None:  # a resumed training makes the points behind its checkpoint again
+            kept = read_curve(self._run) if self._run.has(CURVE) else []
+            self._points = [point for point in kept if point.iteration < progress.run_step]
+        if not self._is_due(progress):
             return
-        self._curve.iterations.append(progress.run_step)
-        self._curve.errors.append(1 - (right - self._before[1]) / (seen - self._before[0]))
-        self._before = (0, 0.0) if ended else (seen, right)
-        write_curve(self._run, self._curve)
+        began = progress.run_step - progress.step
+        before = [point for point in self._points if point.iteration > began]
+        seen = self._images if progress.step == progress.steps else progress.step * self._batch_size
+        images, wrong = seen - sum(point.images for point in before), round((1 - progress.accuracy) * seen)
+        self._points.append(Point(progress.run_step, images, wrong - sum(point.wrong for point in before)))
+        write_curve(self._run, self._points)
 
-    def _begun(self, step: int) -> Curve:
-        """The points before this step, which a resumed training does not make again."""
-        if not self._run.has(CURVE):
-            return Curve([], [])
-        curve = read_curve(self._run)
-        kept = sum(iteration < step for iteration in curve.iterations)
-        return Curve(curve.iterations[:kept], curve.errors[:kept])
+    @staticmethod
+    def _is_due(progress: Progress) -> bool:
+        parts = max(1, progress.steps // POINT_STEPS)
+        crossed = progress.step * parts // progress.steps > (progress.step - 1) * parts // progress.steps
+        return crossed or progress.run_step == progress.total_steps
 
 
-def write_curve(run: RunDirectory, curve: Curve) -> None:
+def write_curve(run: RunDirectory, points: Iterable[Point]) -> None:
     """Leave the points as `curve.csv`."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    writer.writerows((iteration, f"{error:.6f}") for iteration, error in zip(*curve, strict=True))
+    writer.writerow(Point._fields)
+    writer.writerows(points)
     run.write(CURVE, buffer.getvalue().encode())
 
 
-def read_curve(run: RunDirectory) -> Curve:
+def read_curve(run: RunDirectory) -> list[Point]:
     """What `write_curve` left. Raises RunError where it is not there, or damaged."""
     path = run.file(CURVE, "experiment")
     try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-        return Curve([int(row["iteration"]) for row in rows], [float(row["training_error"]) for row in rows])
+        rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+        return [Point(*(int(row[name]) for name in Point._fields)) for row in rows]
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(path, error) from None

@@ -44,7 +44,7 @@ class Group:
         """Iterations, and the training error up to each or the test error after each epoch, float `[seeds, points]`."""
         if kind == "training":
             curves = [run.curve() for run in self.runs]
-            return curves[0].iterations, np.array([curve.errors for curve in curves])
+            return [point.iteration for point in curves[0]], np.array([[point.error for point in curve] for curve in curves])
         iterations = [int(line["step"]) for line in self.runs[0].history]
         return iterations, np.array([[1 - line["test_top1"] for line in run.history] for run in self.runs])
 
@@ -86,10 +86,9 @@ def highest(groups: Iterable[Group]) -> float:
 def at_rest(groups: Iterable[Group]) -> str:
     """Whether the budget let the networks come to rest, in a sentence."""
     group = max(groups, key=lambda group: group.still_falling)
-    return (
-        f"Over the last tenth of the iterations training errors fell by at most {100 * max(0.0, group.still_falling):.1f} points "
-        f"({group.name}): {'the networks have come to rest' if group.still_falling < REST else 'a longer training would change them'}."
-    )
+    said = "the networks have come to rest" if group.still_falling < REST else "a longer training would change them"
+    fell = 100 * max(0.0, group.still_falling)
+    return f"Over the last tenth of the iterations training errors fell by at most {fell:.1f} points ({group.name}): {said}."
 
 
 def error_table(name: str, groups: Sequence[Group], *, beside_paper: bool) -> Table:

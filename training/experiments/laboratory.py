@@ -20,7 +20,7 @@ from model_store.store import ModelStore
 from training.beginning import Wish, configure, look_at
 from training.data.sources import ImageSet
 from training.errors import RunError
-from training.experiments.curve import Curve, CurveRecorder, read_curve
+from training.experiments.curve import CurveRecorder, Point, read_curve
 from training.learning.networks import build_network
 from training.learning.process import Process
 from training.pipeline import Display
@@ -58,7 +58,7 @@ class TrainedRun:
             raise RunError(f"{self.directory.path} has no {figure}; remove it, and the experiment trains it anew")
         return float(value)
 
-    def curve(self) -> Curve:
+    def curve(self) -> list[Point]:
         """Training error by iteration."""
         return read_curve(self.directory)
 
