@@ -4,27 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import laboratory_at
+from laboratories import group
 
 from training.experiments import degradation
-from training.experiments.curve import Point, write_curve
-from training.experiments.groups import Group
-from training.experiments.laboratory import Laboratory, TrainedRun
+from training.experiments.laboratory import Laboratory
 from training.experiments.report import write_report
-from training.run_directory import RunDirectory
-
-
-def group(folder: Path, name: str, *errors: float) -> Group:
-    """Runs of a network, a seed each, that ended with these training errors (and a test error a little above)."""
-    config = laboratory_at(folder).config(name, 0)
-    runs = []
-    for seed, error in enumerate(errors):
-        directory = RunDirectory(folder / f"{name}-{seed}")
-        directory.path.mkdir()
-        write_curve(directory, [Point(1, 100, 90), Point(2, 100, round(100 * error))])
-        history = [{"step": 2, "epoch": 1, "train_top1": 1 - error, "test_top1": 0.99 - error}]
-        runs.append(TrainedRun(directory, config.model_copy(update={"seed": seed}), history))
-    return Group(runs)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from conftest import laboratory_at
+from laboratories import laboratory_at
 
 from training.errors import InterruptedRunError, RunError
 from training.experiments.laboratory import Laboratory

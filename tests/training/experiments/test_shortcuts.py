@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from test_degradation import group
+from laboratories import group
 
 from training.experiments.shortcuts import verdicts
 
