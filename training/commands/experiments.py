@@ -15,7 +15,7 @@ from training.beginning import Wish
 from training.commands.options import DATA_DIR, DEVICE, DIRECTORY, RUNS, SEED, THREADS, TrainingGroup, decorated, interruptible
 from training.commands.running import processes
 from training.display import TrainingDisplay
-from training.errors import InterruptedRunError
+from training.errors import InterruptedRunError, RunError
 from training.experiments import degradation as degradation_experiment
 from training.experiments import shortcuts as shortcuts_experiment
 from training.experiments.laboratory import RECIPE, Laboratory
@@ -67,6 +67,8 @@ def experiment_options(command: Callable[..., Report]) -> Callable[..., None]:
             data, recipe=recipe, changes=changes, image_size=image_size, data_dir=data_dir, precision=precision, golden_samples=0
         )
         with processes(device, threads) as process, TrainingDisplay(console) as display, interruptible(process) as interrupted:
+            if process.group:
+                raise RunError("an experiment is for one process: start it without torchrun")
             with telling_the_way_on(display):
                 report = command(Laboratory(wish, runs, display, process, interrupted), **values)
             page = write_report(report, out)
