@@ -17,6 +17,8 @@ from training.commands.running import processes
 from training.display import TrainingDisplay
 from training.errors import InterruptedRunError, RunError
 from training.experiments import degradation as degradation_experiment
+from training.experiments import lesions as lesions_experiment
+from training.experiments import responses as responses_experiment
 from training.experiments import shortcuts as shortcuts_experiment
 from training.experiments.laboratory import RECIPE, Laboratory
 from training.experiments.report import Report, write_report
@@ -117,6 +119,36 @@ def depth_option(default: int) -> Callable[..., Any]:
 def degradation(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int]) -> Report:
     """Plain and residual networks of several depths: does more depth train worse? (He et al. 2015, figures 1 and 6)."""
     return degradation_experiment.perform(laboratory, sorted(depths), seeds)
+
+
+def images_option(default: int) -> Callable[..., Any]:
+    """How many test images measure."""
+    return click.option(
+        "--images", type=click.IntRange(1), default=default, show_default=True, help="Test images; fewer where there are fewer."
+    )
+
+
+@experiment.command()
+@experiment_options
+@depths_option("20,56")
+@images_option(2000)
+@seeds_option("0,1")
+def responses(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int], images: int) -> Report:
+    """How strongly each layer of plain and residual networks answers (He et al. 2015, figure 7)."""
+    return responses_experiment.perform(laboratory, sorted(depths), seeds, images)
+
+
+@experiment.command()
+@experiment_options
+@depth_option(56)
+@images_option(1000)
+@click.option(
+    "--draws", type=click.IntRange(1), default=5, show_default=True, help="Random lesions, orders and paths of each size."
+)
+@seeds_option("0")
+def lesions(laboratory: Laboratory, depth: int, seeds: Sequence[int], images: int, draws: int) -> Report:
+    """Blocks deleted and swapped after training, and the paths that carry the gradient (Veit et al. 2016)."""
+    return lesions_experiment.perform(laboratory, depth, seeds, images, draws)
 
 
 @experiment.command()
