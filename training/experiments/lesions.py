@@ -8,7 +8,8 @@ import numpy as np
 
 from training.experiments.anatomy import Anatomy
 from training.experiments.laboratory import Laboratory, TrainedRun
-from training.experiments.lesion_report import Lesions, parts, verdicts
+from training.experiments.lesion_figures import parts
+from training.experiments.lesion_verdicts import Lesions, verdicts
 from training.experiments.lesioning import Patient
 from training.experiments.paths import gradient_norms
 from training.experiments.pictures import Pictures

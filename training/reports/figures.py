@@ -114,7 +114,8 @@ def draw_lines(
         axes.set_ylim(*limits)
         if percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=x == "epoch"))
+        whole = all(float(position).is_integer() for line in drawn for position in line.x)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=whole))
         if mark:
             axes.axvline(mark[0], color=_INK, linewidth=0.8, linestyle=":")
             _annotate(axes, mark)

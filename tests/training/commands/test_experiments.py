@@ -27,6 +27,18 @@ def test_it_writes_a_report_and_says_its_sentences(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "words", [("responses", "--depths", "20", "--images", "20"), ("lesions", "--depth", "20", "--images", "20", "--draws", "1")]
+)
+def test_what_measures_says_how_much(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """The report's command has the number of images with which it was measured."""
+    code, output = run(*words, *LENGTH, "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"))
+    assert code == 0, output
+    report = (tmp_path / "out" / words[0] / "report.md").read_text()
+    assert f"experiment {words[0]} --data digits --set iterations=3 {' '.join(words[1:])} --seeds 0" in report
+    assert "20 test images" in report
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (("degradation", *LENGTH, "--depths", "20,20"), "names a number twice"),
@@ -36,6 +48,9 @@ def test_it_writes_a_report_and_says_its_sentences(tmp_path: Path) -> None:
         (("degradation", "--data", "no-such-folder"), "no-such-folder"),
         (("degradation", *LENGTH, "--seeds", "-1"), "-1 is not in the range"),
         (("degradation", *LENGTH, "--recipe", "nobody"), "there is no recipe 'nobody'"),
+        (("lesions", *LENGTH, "--depth", "50"), "there is no architecture 'plain50'"),
+        (("lesions", *LENGTH, "--draws", "0"), "0 is not in the range"),
+        (("responses", *LENGTH, "--images", "0"), "0 is not in the range"),
         (("nothing", *LENGTH), "No such command 'nothing'"),
     ],
 )

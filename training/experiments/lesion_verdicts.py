@@ -1,0 +1,148 @@
+"""What was measured of a network under lesions, and the sentences that the figures make."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from training.experiments.paths import CARRIED, SHARE, share_of_gradient, share_of_paths, shortest_interval, usual_lengths
+from training.experiments.report import Verdict
+from training.experiments.statistics import Sample, listed
+
+SMOOTH: Final = 1 / 3
+"""Error grows smoothly where no single further block brings more than this share of the whole rise."""
+GROUPS: Final = 8
+"""Orders are drawn as so many groups, by tau."""
+
+
+@dataclass(frozen=True)
+class Lesions:
+    """What was measured of one network, over its seeds. `gradients` are norms `[seed, length, draw]`, empty of plain networks."""
+
+    architecture: str
+    blocks: Sequence[str]
+    movable: Sequence[int]
+    alone: NDArray[np.float64]
+    """Errors `[seed, 1 + blocks]`: of the whole network, and without each block."""
+    many: NDArray[np.float64]
+    """Errors `[seed, number deleted - 1, draw]`."""
+    swaps: Sequence[dict[str, Any]]
+    """`seed`, `swaps`, `tau` and `error` of each order."""
+    gradients: NDArray[np.float64]
+
+    @property
+    def rises(self) -> NDArray[np.float64]:
+        """Errors without each block above the whole network's, `[seed, block]`."""
+        return self.alone[:, 1:] - self.alone[:, :1]
+
+    @property
+    def changing(self) -> list[int]:
+        """Positions of the blocks that change the shape."""
+        return [position for position in range(len(self.blocks)) if position not in self.movable]
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """Shares of the gradient, `[seed, length]`."""
+        return np.array([share_of_gradient(norms) for norms in self.gradients.tolist()])
+
+    @property
+    def growth(self) -> NDArray[np.float64]:
+        """Mean error by number of blocks deleted, from none."""
+        return np.array([self.alone[:, 0].mean(), *self.many.mean(axis=(0, 2))])
+
+    def by_tau(self) -> list[tuple[float, float, float]]:
+        """Mean tau, mean error and its deviation of orders that are near in tau; the trained order, with tau 1, is the last."""
+        moved = sorted((order["tau"], order["error"]) for order in self.swaps if order["tau"] < 1)
+        groups = np.array_split(np.array(moved).reshape(-1, 2), min(GROUPS, len(moved))) if moved else []
+        points = [(float(g[:, 0].mean()), float(g[:, 1].mean()), float(g[:, 1].std())) for g in groups]
+        return [*points, (1.0, float(self.alone[:, 0].mean()), 0.0)]
+
+
+def verdicts(plain: Lesions, residual: Lesions, chance: float) -> list[Verdict]:
+    """What the errors and the gradients say."""
+    return [*_alone(plain, residual, chance), _many(plain, residual), *_swaps(plain, residual), _paths(residual)]
+
+
+def _alone(plain: Lesions, residual: Lesions, chance: float) -> list[Verdict]:
+    ours, theirs = (each.rises[:, each.movable] for each in (residual, plain))
+    worst = int(ours.mean(axis=0).argmax())
+    said = [
+        Verdict(
+            Sample((np.median(theirs, axis=1) - np.median(ours, axis=1)).tolist()).agree(),
+            f"Deleting any one block that keeps the shape raises {residual.architecture}'s test error by "
+            f"{_points(np.median(ours))} points in the median and at most by {_points(ours.mean(axis=0).max())} "
+            f"({residual.blocks[residual.movable[worst]]}); {plain.architecture}'s by {_points(np.median(theirs))} in the median, "
+            f"to {percents(np.median(theirs + plain.alone[:, :1]))} (chance is {percents(chance)}), and at least by "
+            f"{_points(theirs.mean(axis=0).min())}.",
+        )
+    ]
+    if residual.changing:
+        changing = residual.rises[:, residual.changing]
+        names = listed((residual.blocks[position] for position in residual.changing), " and ")
+        said.append(
+            Verdict(
+                Sample((changing.mean(axis=1) - ours.mean(axis=1)).tolist()).agree(),
+                f"Blocks that change the shape matter more: without {names} {residual.architecture}'s error rises by "
+                f"{listed((_points(value) for value in changing.mean(axis=0)), ' and ')} points, without another by "
+                f"{_points(ours.mean())} in the mean.",
+            )
+        )
+    return said
+
+
+def _many(plain: Lesions, residual: Lesions) -> Verdict:
+    growth = residual.growth
+    steps, rise = np.diff(growth), growth[-1] - growth[0]
+    largest = steps.max() / rise if rise > 0 else np.inf
+    return Verdict(
+        bool(largest <= SMOOTH),
+        f"Smoothly with the number of deleted blocks: {residual.architecture}'s error goes from {percents(growth[0])} to "
+        f"{percents(growth[-1])} with all {len(steps)} gone, upwards in {int((steps > 0).sum())} of "
+        f"{len(steps)} steps, the largest of them {_points(steps.max())} points (smooth: at most a third of the whole rise). {plain.architecture} goes from "
+        f"{percents(plain.growth[0])} to {percents(plain.growth[1])} with the first.",
+    )
+
+
+def _swaps(plain: Lesions, residual: Lesions) -> list[Verdict]:
+    moved = [order for order in residual.swaps if order["tau"] < 1]
+    if len(moved) < 2:  # two blocks of a stage are needed
+        return []
+    correlation = float(spearmanr([o["tau"] for o in residual.swaps], [o["error"] for o in residual.swaps]).statistic)
+    far, *_, near, _trained = residual.by_tau()
+    near_plain = plain.by_tau()[-2]
+    return [
+        Verdict(
+            None if np.isnan(correlation) else correlation < 0,
+            f"The order of the blocks: Spearman's correlation of {residual.architecture}'s error with Kendall's tau is "
+            f"{correlation:.2f} over {len(residual.swaps)} orders. At tau {near[0]:.2f} the error is "
+            f"{percents(near[1])}, at {far[0]:.2f} {percents(far[1])}; {plain.architecture}'s is {percents(near_plain[1])} at "
+            f"{near_plain[0]:.2f} already.",
+        )
+    ]
+
+
+def _paths(residual: Lesions) -> Verdict:
+    blocks, shares = len(residual.blocks), residual.shares
+    low, high = usual_lengths(blocks)
+    first, last = shortest_interval(shares.mean(axis=0), CARRIED)
+    lengths = shares @ np.arange(blocks + 1)
+    few = share_of_paths(blocks)[first : last + 1].sum()
+    return Verdict(
+        Sample((blocks / 2 - lengths).tolist()).agree(),
+        f"Short paths carry the gradient: at least {100 * SHARE:.0f} % of {residual.architecture}'s paths pass through {low} to "
+        f"{high} of {blocks} blocks, but {100 * CARRIED:.0f} % of the gradient comes from those through {first} to {last}, which "
+        f"are {100 * few:.3g} % of the paths. In the mean a path is {blocks / 2:.1f} blocks long, and what carries the gradient "
+        f"{lengths.mean():.1f}.",
+    )
+
+
+def percents(value: Any) -> str:
+    """A share for a sentence."""
+    return f"{100 * float(value):.1f} %"
+
+
+def _points(value: Any) -> str:
+    return f"{100 * float(value):.1f}"
