@@ -55,9 +55,12 @@ class Lesions:
 
     def by_tau(self) -> list[tuple[float, float, float]]:
         """Mean tau, mean error and its deviation of orders that are near in tau; the trained order, with tau 1, is the last."""
-        moved = sorted((order["tau"], order["error"]) for order in self.swaps if order["tau"] < 1)
-        groups = np.array_split(np.array(moved).reshape(-1, 2), min(GROUPS, len(moved))) if moved else []
-        points = [(float(g[:, 0].mean()), float(g[:, 1].mean()), float(g[:, 1].std())) for g in groups]
+        moved = np.array([(round(order["tau"], 6), order["error"]) for order in self.swaps if order["tau"] < 1]).reshape(-1, 2)
+        distinct = np.unique(moved[:, 0])
+        points = []
+        for taus in np.array_split(distinct, min(GROUPS, len(distinct))) if len(distinct) else ():
+            group = moved[np.isin(moved[:, 0], taus)]
+            points.append((float(group[:, 0].mean()), float(group[:, 1].mean()), float(group[:, 1].std())))
         return [*points, (1.0, float(self.alone[:, 0].mean()), 0.0)]
 
 
@@ -101,21 +104,22 @@ def _many(plain: Lesions, residual: Lesions) -> Verdict:
         bool(largest <= SMOOTH),
         f"Smoothly with the number of deleted blocks: {residual.architecture}'s error goes from {percents(growth[0])} to "
         f"{percents(growth[-1])} with all {len(steps)} gone, upwards in {int((steps > 0).sum())} of "
-        f"{len(steps)} steps, the largest of them {_points(steps.max())} points (smooth: at most a third of the whole rise). {plain.architecture} goes from "
-        f"{percents(plain.growth[0])} to {percents(plain.growth[1])} with the first.",
+        f"{len(steps)} steps, the largest of them {_points(steps.max())} points (smooth: at most a third of the whole rise). "
+        f"{plain.architecture} goes from {percents(plain.growth[0])} to {percents(plain.growth[1])} with the first.",
     )
 
 
 def _swaps(plain: Lesions, residual: Lesions) -> list[Verdict]:
-    moved = [order for order in residual.swaps if order["tau"] < 1]
-    if len(moved) < 2:  # two blocks of a stage are needed
+    *moved, _trained = residual.by_tau()
+    if not moved:  # no stage has two blocks that could be swapped
         return []
-    correlation = float(spearmanr([o["tau"] for o in residual.swaps], [o["error"] for o in residual.swaps]).statistic)
-    far, *_, near, _trained = residual.by_tau()
-    near_plain = plain.by_tau()[-2]
+    far, near, near_plain = moved[0], moved[-1], plain.by_tau()[-2]
+    taus, errors = ([order[name] for order in residual.swaps] for name in ("tau", "error"))
+    defined = len(set(taus)) > 1 and len(set(errors)) > 1
+    correlation = float(spearmanr(taus, errors).statistic) if defined else float("nan")
     return [
         Verdict(
-            None if np.isnan(correlation) else correlation < 0,
+            correlation < 0 if defined else None,
             f"The order of the blocks: Spearman's correlation of {residual.architecture}'s error with Kendall's tau is "
             f"{correlation:.2f} over {len(residual.swaps)} orders. At tau {near[0]:.2f} the error is "
             f"{percents(near[1])}, at {far[0]:.2f} {percents(far[1])}; {plain.architecture}'s is {percents(near_plain[1])} at "
