@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
+from training.experiments.probing import CHUNK
 from training.learning.blocks import PlainBlock
 from training.learning.networks import build_network
 
@@ -31,7 +32,8 @@ def deepen(network: nn.Module, architecture: str, classes: int, images: Tensor) 
                 make_identity(block, maps)
             else:
                 block.load_state_dict(own.state_dict())
-    return deeper.to(images.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    deeper.to(images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return deeper.eval()
 
 
 @torch.no_grad()
@@ -47,13 +49,14 @@ def make_identity(block: nn.Module, maps: Tensor) -> None:
         return
     if not isinstance(block, PlainBlock):
         raise TypeError(f"there is no identity for a {type(block).__name__}")
+    eps = nn.BatchNorm2d(1).eps
     mean, variance = maps.mean((0, 2, 3)), maps.var((0, 2, 3), correction=0)
     for name in ("1", "2"):
         nn.init.dirac_(block.get_parameter(f"conv{name}.weight"))
         norm = block.get_submodule(f"bn{name}")
         norm.get_buffer("running_mean").copy_(mean)
         norm.get_buffer("running_var").copy_(variance)
-        norm.get_parameter("weight").copy_((variance + norm.eps).sqrt())
+        norm.get_parameter("weight").copy_((variance + eps).sqrt())
         norm.get_parameter("bias").copy_(mean)
 
 
@@ -65,6 +68,6 @@ def stage_maps(network: nn.Module, images: Tensor) -> Iterator[Tensor]:
     for name, child in network.named_children():
         if name == "avgpool":
             return
-        maps = torch.cat([child(part) for part in maps.split(256)])
+        maps = torch.cat([child(part) for part in torch.split(maps, CHUNK)])
         if name in STAGES:
             yield maps

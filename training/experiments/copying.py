@@ -62,7 +62,7 @@ def learn_to_copy(laboratory: Laboratory, stack: nn.Module, maps: Tensor, rate: 
 
     1 is what answering with the mean gives. The errors end in infinity where the training diverged. Raises InterruptedRunError.
     """
-    stack = stack.to(maps.device, memory_format=torch.channels_last).train()
+    stack = stack.to(maps.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(stack.parameters(), lr=rate, momentum=MOMENTUM)
     variance, order = maps.var(), torch.Generator().manual_seed(seed)
     errors: list[float] = []
@@ -74,7 +74,7 @@ def learn_to_copy(laboratory: Laboratory, stack: nn.Module, maps: Tensor, rate: 
         if not torch.isfinite(error):
             return errors + [np.inf] * (steps - len(errors))
         optimizer.zero_grad()
-        error.backward()
+        error.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         errors.append(error.item())
     return errors

@@ -17,15 +17,16 @@ CLAIM: Final = (
 )
 NORMS: Final = (
     "Every network begins from its start and takes its first {steps} steps by the recipe: its rate, batches and augmentation. "
-    "After each step the norm of the gradient of every 3x3 convolution's weight is kept. Shown are the first step, "
-    "the mean of the first {window} and that of the last {window}."
+    "After each step the norm of the gradient of every 3x3 convolution's weight is kept. Shown are the first step, the mean of "
+    "the first {window} and that of the last {window}."
 )
 SURFACE: Final = (
     "Two random directions from the trained weights; each filter of a direction is as long as the network's own filter, so that "
-    "networks whose weights differ in size can be compared; batch norm's parameters and biases stay where they are. The loss of {images} "
-    "fixed training images, not augmented, in evaluation mode (running statistics), on a grid of {points} x {points} points "
-    "from -1 to 1; seed {seed}. The basin is the share of the square whose loss is above the centre's by at most half of what "
-    "guessing costs, ln(classes) / 2. Two directions of some hundred thousand show a slice: that it is convex does not make the loss so."
+    "networks whose weights differ in size can be compared; batch norm's parameters and biases stay where they are. The loss of "
+    "{images} fixed training images, not augmented, in evaluation mode (running statistics), on a grid of {points} x {points} "
+    "points from -1 to 1; seed {seed}. The basin is the share of the square whose loss is above the centre's by at most half of "
+    "what guessing costs, ln(classes) / 2. Two directions of some hundred thousand show a slice: that it is convex does not "
+    "make the loss so."
 )
 VANISHED: Final = 0.01
 """Gradients vanish where the first layer's norm is less than this part of the last one's."""
@@ -46,8 +47,8 @@ def _vanishing(name: str, norms: NDArray[np.float64]) -> list[Verdict]:
     return [
         Verdict(
             lowest > VANISHED,
-            f"Gradients do not vanish: the first layer's gradient norm in {name} is {begins:.3g} times the last one's at the first step, "
-            f"and never less than {lowest:.3g} times it in {norms.shape[1]} steps (vanished: less than {VANISHED:g}).",
+            f"Gradients do not vanish: the first layer's gradient norm in {name} is {begins:.3g} times the last one's at the first "
+            f"step, and never less than {lowest:.3g} times it in {norms.shape[1]} steps (vanished: less than {VANISHED:g}).",
         )
     ]
 
@@ -81,7 +82,7 @@ def _basins(around: Mapping[str, list[list[float]]], classes: int) -> list[Verdi
         ),
         Verdict(
             None if counts[0] == counts[1] else counts[1] < counts[0],
-            f"The surface is smoother with shortcuts: the grid has {counts[1]} local {'minimum' if counts[1] == 1 else 'minima'} around "
-            f"{residual} and {counts[0]} around {plain}.",
+            f"The surface is smoother with shortcuts: the grid has {counts[1]} local {'minimum' if counts[1] == 1 else 'minima'} "
+            f"around {residual} and {counts[0]} around {plain}.",
         ),
     ]

@@ -27,11 +27,11 @@ COPIED_STAGE: Final = "layer2"
 STACKS: Final = (1, 3, 9)
 STARTS: Final = (0, 1, 2)
 RATE_PART: Final = 0.1
-"""The rate with which constructed networks train on, as a part of the recipe's: what they know was learned at less than all of it."""
+"""The rate with which constructed networks train on, as a part of the recipe's: the whole of it would undo what was learned."""
 
 
 def perform(laboratory: Laboratory, depth: int, deeper: int, seeds: Sequence[int], steps: int, copy_steps: int) -> Report:
-    """Train the shallower networks (what is trained already is read), build on them, and say what came out. Raises TrainingError."""
+    """Train the shallower networks (or read them), build on them, and say what came out. Raises TrainingError."""
     if unknown := [name for family in FAMILIES if (name := f"{family}{deeper}") not in known_architectures()]:
         raise RecipeError(f"there is no architecture {unknown[0]!r} to build")
     if deeper <= depth:

@@ -14,24 +14,24 @@ CLAIM: Final = (
     "layers with a shortcut around them, which need only learn F(x) = 0, are not."
 )
 CONSTRUCTED: Final = (
-    "Each stage of a network of {deeper} layers begins with the trained blocks of one of {depth}; identities follow. A "
-    "residual block becomes one by zeroing its last norm, so that F(x) = 0 and relu(x + 0) = x, since x is not negative. A plain block "
-    "becomes one by convolutions that copy and norms that undo themselves: weight and bias are the running deviation and mean, taken "
-    "from the maps that come there. Both are measured in evaluation mode (running statistics) on {images} training images, "
-    "not augmented: all that is left is the rounding of float32."
+    "Each stage of a network of {deeper} layers begins with the trained blocks of one of {depth}; identities follow. A residual "
+    "block becomes one by zeroing its last norm, so that F(x) = 0 and relu(x + 0) = x, since x is not negative. A plain block "
+    "becomes one by convolutions that copy and norms that undo themselves: weight and bias are the running deviation and mean, "
+    "taken from the maps that come there. Both are measured in evaluation mode (running statistics) on {images} training "
+    "images, not augmented: all that is left is the rounding of float32."
 )
 TRAINED_ON: Final = (
     "From there both train on by their recipe, on the same augmented batches, at a constant rate of {rate}, for {steps} steps "
-    "without momentum from before. Batch norm now takes the statistics of each batch. The residual network's identities are exact then too; "
-    "the plain network's hold only as far as a batch's mean and deviation are those of the maps."
+    "without momentum from before. Batch norm now takes the statistics of each batch. The residual network's identities are "
+    "exact then too; the plain network's hold only as far as a batch's mean and deviation are those of the maps."
 )
 COPIED: Final = (
     "Stacks of blocks of two 3x3 convolutions, each with its norm, learn to give back what they get: the maps that {0} training "
-    "images have after {2} of a trained {1}. Plain and residual stacks have the same weights to learn, the same start (He's "
-    "for convolutions; norms 1 and 0, the last one not zeroed, so F(x) is far from 0), no weight decay, and "
-    "SGD with momentum {3}. Of the rates {4} each takes the one that ends lower. {5} starts, {6} steps; the error at the end is the "
-    "mean of the last {7}. An error of 1 is that of answering with the mean. A residual stack is given the identity in the wiring, and has only to "
-    "unlearn its branches; that is the point of it, and also why the comparison says nothing of other functions."
+    "images have after {2} of a trained {1}. Plain and residual stacks have the same weights to learn, the same start (He's for "
+    "convolutions; norms 1 and 0, the last one not zeroed, so F(x) is far from 0), no weight decay, and SGD with momentum {3}. "
+    "Of the rates {4} each takes the one that ends lower. {5} starts, {6} steps; the error at the end is the mean of the last "
+    "{7}. An error of 1 is that of answering with the mean. A residual stack is given the identity in the wiring, and has only "
+    "to unlearn its branches; that is the point of it, and also why the comparison says nothing of other functions."
 )
 ROUNDING: Final = 1e-4
 """Logits that differ by less than this part of the largest one differ by float32's rounding through some fifty layers."""
@@ -54,8 +54,9 @@ def _constructed(family: str, found: Sequence[Mapping[str, Any]], depth: int, de
     same = all(its["error"]["deep"] == its["error"]["shallow"] for its in found)
     return Verdict(
         all(its["difference"] <= ROUNDING * its["largest"] for its in found),
-        f"The solution exists: {family}{deeper}, built from {family}{depth} and identities, answers as it does up to {difference:.2g} "
-        f"in a logit; their losses are {loss:.2g} apart, and their training errors are {'the same' if same else 'not quite the same'}.",
+        f"The solution exists: {family}{deeper}, built from {family}{depth} and identities, answers as it does up to "
+        f"{difference:.2g} in a logit; their losses are {loss:.2g} apart, and their training errors are "
+        f"{'the same' if same else 'not quite the same'}.",
     )
 
 
@@ -81,8 +82,9 @@ def _copied(copied: Sequence[Copying]) -> list[Verdict]:
         said.append(
             Verdict(
                 harder.agree(),
-                f"Learning the identity, {2 * plain.blocks} convolutions: the plain stack ends at an error of {plain.final.mean:.3g} "
-                f"of the maps' variance, the residual one at {residual.final.mean:.3g} ({_ratio(plain, residual)}).",
+                f"Learning the identity, {2 * plain.blocks} convolutions: the plain stack ends at an error of "
+                f"{plain.final.mean:.3g} of the "
+                f"maps' variance, the residual one at {residual.final.mean:.3g} ({_ratio(plain, residual)}).",
             )
         )
     for kind, stacks in by_kind.items():
@@ -92,8 +94,8 @@ def _copied(copied: Sequence[Copying]) -> list[Verdict]:
             Verdict(
                 agreed if kind == "plain" or agreed is None else not agreed,
                 f"Depth {'makes it harder' if kind == 'plain' else 'does not make it harder'} for {kind} layers: from "
-                f"{2 * stacks[0].blocks} to {2 * stacks[-1].blocks} convolutions their error goes from {stacks[0].final.mean:.3g} to "
-                f"{stacks[-1].final.mean:.3g}.",
+                f"{2 * stacks[0].blocks} to {2 * stacks[-1].blocks} convolutions their error goes from "
+                f"{stacks[0].final.mean:.3g} to {stacks[-1].final.mean:.3g}.",
             )
         )
     return said

@@ -1,6 +1,7 @@
 """What experiments look at a trained network with: some of its training images, a loss, and a few steps of training."""
 
 from collections.abc import Callable, Iterator
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from training.learning.feed import Batch, Feed
 from training.learning.learner import Learner
 from training.setup import prepare_training
 
-CHUNK = 256
+CHUNK: Final = 256
 
 
 def sample_images(laboratory: Laboratory, run: TrainedRun, count: int) -> tuple[Tensor, Tensor]:
@@ -29,7 +30,7 @@ def sample_images(laboratory: Laboratory, run: TrainedRun, count: int) -> tuple[
 def answers(network: nn.Module, images: Tensor) -> Tensor:
     """Logits `[n, classes]` of normalised images, in evaluation mode."""
     network.eval()
-    return torch.cat([network(part) for part in images.split(CHUNK)])
+    return torch.cat([network(part) for part in torch.split(images, CHUNK)])
 
 
 def loss_of(logits: Tensor, labels: Tensor) -> float:
