@@ -40,7 +40,7 @@ def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int],
     classes = len(laboratory.images.class_names)
     return Report(
         name="gradients",
-        title="Gradients: plain networks' do not vanish, and still they train worse",
+        title="Gradients by layer, and the loss around the weights",
         claim=CLAIM,
         sources=SOURCES,
         verdicts=verdicts(norms, around, depths, classes),

@@ -43,7 +43,7 @@ def perform(laboratory: Laboratory, depth: int, deeper: int, seeds: Sequence[int
     learned = next(iter(runs.values())).config.recipe
     return Report(
         name="identity",
-        title="Identity: the deeper network exists, and training does not find it",
+        title="Identity: the deeper network that copies, and layers that learn to",
         claim=CLAIM,
         sources=SOURCES,
         verdicts=verdicts(built, copied, depth, deeper),
