@@ -55,7 +55,8 @@ def _vanishing(name: str, norms: NDArray[np.float64]) -> list[Verdict]:
 
 def _even(names: tuple[str, str], plain: NDArray[np.float64], residual: NDArray[np.float64]) -> list[Verdict]:
     said = []
-    for window, part in (("at the first step", slice(0, 1)), ("over the last ten steps", slice(-10, None))):
+    last = min(10, plain.shape[1])
+    for window, part in (("at the first step", slice(0, 1)), (f"over the last {last} steps", slice(-last, None))):
         spreads = []
         for norms in (plain, residual):
             means = norms[:, part].mean(axis=1)
