@@ -126,7 +126,8 @@ class Registry:
     def prove(self, name: str, number: int) -> None:
         """Have this version serve beside the others until the wish is followed next, also where it failed before.
 
-        Only with the turn. Raises ConflictError with the reason where it can not be proven; nothing has changed then but that.
+        Only with the turn. Raises ConflictError with the reason where it can not be proven, NotReadyError where it could not even be
+        read, which is no fault of its own; nothing has changed then but what is said of it.
         """
         layer = self.store.layer(name)
         model = self.models.get(name) or ServedModel(name, layer=layer)
@@ -139,6 +140,8 @@ class Registry:
             if not loaded.unread:  # what could not be read may be right the next time
                 model = replace(model, errors={**model.errors, number: loaded.reason}, unread=model.unread - {number})
             self._put(replace(model, state=model.state if model.served or model.state == "unloaded" else "error"))
+            if loaded.unread:
+                raise NotReadyError(f"version {number} of {name} can not be read; the server's log says why")
             raise ConflictError(f"version {number} of {name} can not serve: {loaded.reason}", code="version_failed")
         errors = {failed: reason for failed, reason in model.errors.items() if failed != number}
         serving = {**model.serving, number: loaded}

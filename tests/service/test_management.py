@@ -16,7 +16,9 @@ from colour_model import MODEL, alter, labels, plain, publish, publish_deviating
 from http_problems import check_problem
 from server_process import PATIENCE_SECONDS, ServerProcess, read_response, request_head, running
 from test_watcher import eventually, publish_other
+from unprivileged import unprivileged
 
+from model_store.manifest import MANIFEST_NAME
 from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
 from service.keys import add_key, remove_key
 
@@ -276,6 +278,29 @@ def test_version_that_can_not_be_proven_is_not_promoted(store: ModelStore) -> No
         detail = operator.client.get(BASE).json()
         assert (states(detail), detail["aliases"]) == ({1: "ready", 2: "error"}, {"production": 1})
         assert operator.version() == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ["model.onnx", MANIFEST_NAME, "golden"])
+async def test_version_that_can_not_be_read_is_no_conflict(store: ModelStore, name: str) -> None:
+    """Trouble with the disk is not the version's fault: 503, no mark on it, and the same call works once the trouble is over."""
+    publish(store)
+    publish(store)
+    store.promote(MODEL, 1)
+    keys, file = store.root.parent / "keys.json", store.root / MODEL / "2" / name
+    header = {"authorization": f"Bearer {add_key(keys, 'deploy', ['manage'])}"}
+    mode = file.stat().st_mode
+    with unprivileged():
+        async with started(store.root, keys=keys) as application:
+            file.chmod(0)
+            for path in ("versions/2/load", "versions/2/promote"):
+                response = await application.client.post(f"{BASE}/{path}", headers=header)
+                check_problem(response, 503, "not_ready")
+                assert response.json()["detail"] == f"version 2 of {MODEL} can not be read; the server's log says why"
+            assert states((await application.client.get(BASE)).json()) == {1: "ready", 2: "available"}
+            file.chmod(mode)
+            assert (await application.client.post(f"{BASE}/versions/2/load", headers=header)).status_code == 200
+    assert store.aliases(MODEL).version("production") == 1
 
 
 def test_rollback_to_a_version_that_can_not_be_proven_is_not_written(store: ModelStore) -> None:

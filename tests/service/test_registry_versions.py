@@ -260,7 +260,7 @@ def test_what_could_not_be_read_is_no_failure_of_the_version(
 
     with monkeypatch.context() as patch:
         patch.setattr(store, "open", fail)
-        with pytest.raises(ConflictError, match="it can not be read"):
+        with pytest.raises(NotReadyError, match="version 2 of colours can not be read"):
             hold(registry, 2, "load")
     registry.load()
     assert registry.states(MODEL) == {1: "ready"}
