@@ -22,8 +22,9 @@ from service.metrics import Metrics
 from service.prediction import Predictor
 from service.problems import add_error_handlers
 from service.registry import Registry
+from service.required_models import RequiredModels
 from service.routes import build_router
-from service.settings import Settings
+from service.settings import Settings, parse_names
 from service.watcher import watch
 
 ENGINES = "engines"
@@ -46,11 +47,13 @@ def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambd
     )
     store = ModelStore(settings.store, BUILTIN_ROOT if settings.builtin else None)
     keys = Keys(settings.keys)
+    required = None if settings.required_models is None else parse_names(settings.required_models)
     registry = Registry(
         store,
         lambda model: engine_options(settings, model, cpus, providers, caches),
         settings.default_model,
         lambda model: version_policy(settings, model),
+        RequiredModels(settings.default_model, required, settings.models),
     )
     decode_workers = settings.decode_workers or cpus
     decoders = Decoders(decode_workers, settings.max_pixels)

@@ -113,12 +113,13 @@ def describe(registry: Registry, address: str) -> list[str]:
         others = ", ".join(str(number) for number in sorted(model.serving) if number != model.served.version.number)
         beside = f"; also versions {others}" if others else ""
         lines.append(f"  model  {model.served.version}{mark}: {len(manifest.class_names)} classes{accuracy}{narrow}{beside}")
+    if registry.loaded:
+        absent = registry.required.absent(registry.models).items()
+        lines += [f"  NOT SERVED  {name}: {setting} names it, and it is not in the store" for name, setting in absent]
     if registry.error:
         lines.append(f"  NOT READY  {registry.error}")
     lines.append(f"  docs   {address}/docs")
     default = registry.models.get(registry.default_model or "")
-    if registry.default_model and default is None and not registry.error:
-        lines.append(f"  NOT SERVED  {registry.default_model}: the default model is not in the store")
     if default and (served := default.served) and served.version.manifest.golden:
         sample = served.version.path(served.version.manifest.golden[0].image)
         if sample.is_relative_to(Path.cwd()):

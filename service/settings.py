@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model_store.host_cache import default_host_cache
+from model_store.manifest import is_name
 from model_store.preprocessing import DEFAULT_MAX_PIXELS, PILLOW_MAX_PIXELS
 from model_store.providers import AUTO, parse_providers
 from model_store.store import DEFAULT_ROOT
@@ -39,6 +40,22 @@ class ModelSettings(BaseModel):
 def check_providers(text: str) -> str:
     """The text as it came. Raises ValueError where ONNX Runtime knows no such provider."""
     parse_providers(text)
+    return text
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """The names in a text like `one, two`; an empty one has none. Raises ValueError where one is no name of a model."""
+    names = tuple(name.strip() for name in text.split(",")) if text.strip() else ()
+    for name in names:
+        if not is_name(name):
+            raise ValueError(f"{name!r} is no name of a model; expected names with commas between them")
+    return names
+
+
+def check_names(text: str | None) -> str | None:
+    """The text as it came. Raises as `parse_names` does."""
+    if text is not None:
+        parse_names(text)
     return text
 
 
@@ -76,6 +93,14 @@ class Settings(BaseSettings):
     default_model: Annotated[
         str | None,
         Field(description="The model of /v1/predict. Unset: your only published model, or the built-in one where there is none."),
+    ] = None
+    required_models: Annotated[
+        str | None,
+        AfterValidator(check_names),
+        Field(
+            description="The models without which this replica is not ready, with commas; the last version of one is not unloaded. "
+            "Unset: those that serve once the service has started. Empty: any one is enough."
+        ),
     ] = None
     keys: Annotated[
         Path,

@@ -20,6 +20,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "builtin": ("false", False),
     "version_policy": ("latest:2", "latest:2"),
     "default_model": ("digits", "digits"),
+    "required_models": ("digits, mine", "digits, mine"),
     "keys": ("/srv/keys.json", Path("/srv/keys.json")),
     "max_body_bytes": ("1000", 1000),
     "max_upload_bytes": ("2000", 2000),
@@ -120,6 +121,9 @@ def test_every_setting_says_what_it_is_for(name: str, help_text: str) -> None:
         ("log_level", "loud"),
         ("builtin", "perhaps"),
         ("version_policy", "newest"),
+        ("required_models", "digits,"),
+        ("required_models", "a b"),
+        ("required_models", '["digits"]'),
     ],
 )
 def test_values_out_of_their_domain_are_refused(name: str, value: object) -> None:
