@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import uvicorn
 from pydantic import ValidationError
-from pydantic_settings import CliApp, SettingsError
+from pydantic_settings import CliApp
 
 from model_store.errors import ProviderError
 from service import __version__
@@ -59,9 +59,6 @@ def main(arguments: Sequence[str]) -> None:
             name = "_".join(str(part) for part in problem["loc"])
             click.echo(f"SERVICE_{name.upper()}: {problem['msg']}, got {problem['input']!r}", err=True)
         click.echo("see: python -m service --help", err=True)
-        sys.exit(2)
-    except SettingsError as error:  # from the one setting that is JSON
-        click.echo(f"SERVICE_MODELS is no JSON object: {error.__cause__ or error}\nsee: python -m service --help", err=True)
         sys.exit(2)
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s:     %(message)s")
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # damaged bodies are their senders' business

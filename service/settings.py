@@ -1,10 +1,11 @@
 """The service's settings: each one a variable, a flag, and a sentence of advice."""
 
+import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model_store.host_cache import default_host_cache
 from model_store.manifest import is_name
@@ -16,6 +17,7 @@ from service.precision import PrecisionWish
 from service.version_policy import PolicyText
 
 MEBIBYTE = 1024 * 1024
+EXPECTED_MODELS: Final = 'expected a JSON object with a model\'s settings by its name, like {"resnet50": {"instances": 1}}'
 
 
 Mode = Literal["throughput", "latency"]
@@ -50,6 +52,19 @@ def parse_names(text: str) -> tuple[str, ...]:
         if not is_name(name):
             raise ValueError(f"{name!r} is no name of a model; expected names with commas between them")
     return names
+
+
+def parse_models(value: object) -> object:
+    """The object of a JSON text; what is no text as it came. Raises ValueError where the text is no JSON object."""
+    if not isinstance(value, str):
+        return value
+    try:
+        parsed = json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"{EXPECTED_MODELS}; this is no JSON: {error}") from None
+    if not isinstance(parsed, dict):
+        raise ValueError(EXPECTED_MODELS)  # noqa: TRY004  pydantic's validators raise this
+    return parsed
 
 
 def check_names(text: str | None) -> str | None:
@@ -210,6 +225,8 @@ class Settings(BaseSettings):
     ] = "auto"
     models: Annotated[
         dict[str, ModelSettings],
+        NoDecode,  # by itself a flag would take [] for {}
+        BeforeValidator(parse_models),
         Field(
             description='Settings of single models, as JSON: {"resnet50": {"instances": 1, "mode": "latency"}}. Taken are '
             "max_batch_size, max_queue_delay_seconds, max_queue_size, instances, mode, intra_op_num_threads, deadline_seconds, "
