@@ -1,6 +1,7 @@
 """The routes that change what serves: over real HTTP, from a real process, with keys that a real command would make."""
 
 import asyncio
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from service.keys import add_key, remove_key
 
 RED = plain("red")
 BASE = f"/v1/models/{MODEL}"
+HANGS_SECONDS = 10.0  # less than a test's patience
 READ_ONLY = Path("/sys/kernel")
 """A directory in which not even root can make a file."""
 
@@ -249,6 +251,41 @@ async def test_who_left_while_waiting_changes_nothing(store: ModelStore, monkeyp
         assert first.status == 200
         assert application.registry.held(MODEL) == {1: "load"}
     assert store.aliases(MODEL).version("production") == 2
+
+
+@pytest.mark.anyio
+async def test_changes_wait_in_order_and_take_no_threads(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many wait for one that takes long: others still find a thread, and each is made in the order in which it came."""
+    for _ in range(2):
+        publish(store)
+    store.promote(MODEL, 1)
+    keys, gate = store.root.parent / "keys.json", threading.Event()
+    header = {"authorization": f"Bearer {add_key(keys, 'deploy', ['manage'])}"}
+    more_than_threads = min(32, (os.cpu_count() or 1) + 4) + 1  # of an event loop's executor
+    async with started(store.root, keys=keys) as application:
+        prove = application.registry.prove
+
+        def wait(name: str, number: int) -> None:
+            assert gate.wait(PATIENCE_SECONDS)
+            prove(name, number)
+
+        monkeypatch.setattr(application.registry, "prove", wait)
+        requests = []
+        for number in range(more_than_threads):
+            client = RawClient(f"{BASE}/versions/{number % 2 + 1}/promote", header)
+            client.send_body(f'{{"why": "{number}"}}'.encode())
+            requests.append(asyncio.create_task(client.request(application.app)))
+            await until(client.messages.empty)
+        for _ in range(1000):  # who waits for nothing gets to a thread
+            await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(HANGS_SECONDS):
+                await asyncio.to_thread(lambda: None)
+        finally:
+            gate.set()
+            clients = await asyncio.gather(*requests)
+    assert {client.status for client in clients} == {200}
+    assert [event.why for event in store.aliases(MODEL).history("production")[1:]] == [*map(str, range(more_than_threads))]
 
 
 def test_alias_of_the_policy_moves_what_serves(store: ModelStore) -> None:

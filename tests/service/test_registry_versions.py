@@ -2,14 +2,15 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
-from colour_model import MODEL, alter, publish, publish_deviating
+from colour_model import MODEL, alter, make_store, publish, publish_deviating
 
 from model_store.errors import ModelNotFoundError, StoreUnreadableError
 from model_store.session import SessionOptions
 from model_store.store import ModelStore
-from service.errors import ConflictError, NotFoundError, NotReadyError
+from service.errors import BadRequestError, ConflictError, NotFoundError, NotReadyError
 from service.management import Management
 from service.registry import Registry
 from service.required_models import RequiredModels
@@ -234,6 +235,28 @@ def test_unload_that_can_not_be_followed_is_a_conflict(store: ModelStore, make: 
         Management(registry).unload(MODEL, 2)
     assert caught.value.code == "not_unloaded"
     assert (serving(registry), registry.held(MODEL)) == ((1, [1, 2]), {2: "load"})
+
+
+def test_alias_that_can_not_move_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
+    """A version of a built-in model, or a name that no alias can have: neither is proven in vain, nor its failure told instead."""
+    builtin = make_store(tmp_path / "builtin")
+    for _ in range(2):
+        publish(builtin)
+    alter(builtin, 1)
+    registry = Registry(make_store(tmp_path / "store", builtin.root), options)
+    registry.load()
+    management = Management(registry)
+    for move in (lambda: management.promote(MODEL, 1, "", ""), lambda: management.roll_back(MODEL, "", "")):
+        with pytest.raises(ConflictError, match="is built in") as caught:
+            move()
+        assert caught.value.code == "alias_not_moved"
+    for _ in range(2):
+        publish(registry.store, "own")
+    alter(registry.store, 1, "own")
+    with pytest.raises(BadRequestError, match="'7' is no alias name"):
+        management.promote("own", 1, "", "", alias="7")
+    assert [model.errors for model in registry.models.values()] == [{}, {}]
+    registry.close()
 
 
 def test_model_that_was_unloaded_stays_so_where_a_load_fails(store: ModelStore, make: Make) -> None:
