@@ -43,10 +43,10 @@ class UploadBudget:
 class Admission:
     """Counts a version's images that were let in and have no answer yet. Used from the event loop alone.
 
-    `predict_seconds(ahead, images)` says how long so many new images take that stand behind so many others.
+    `predict_seconds(ahead, images, priority)` says how long so many new images take that stand behind so many others.
     """
 
-    def __init__(self, max_queue_size: int, predict_seconds: Callable[[int, int], float]) -> None:
+    def __init__(self, max_queue_size: int, predict_seconds: Callable[[int, int, Priority], float]) -> None:
         self._max_queue_size = max_queue_size
         self._predict_seconds = predict_seconds
         self._interactive = self._bulk = 0
@@ -59,7 +59,7 @@ class Admission:
     def check_room(self, priority: Priority = INTERACTIVE) -> None:
         """Raise OverloadedError where the queue is full, so that no body is read in vain."""
         if (ahead := self._ahead_of(priority)) >= self._max_queue_size:
-            raise self._full(ahead, f"{ahead} images wait already; {self._max_queue_size} are allowed")
+            raise self._full(priority, f"{ahead} images wait already; {self._max_queue_size} are allowed")
 
     @contextmanager
     def queue(
@@ -67,15 +67,17 @@ class Admission:
     ) -> Iterator[None]:
         """Hold room for a request's images. Raises TooLargeError, and OverloadedError where they find no room or would be late.
 
-        `decode_seconds` is the wait before the version's own, for a decoder. Where nobody is ahead they are let in whatever is
+        `decode_seconds` is the wait before the version's own, for a decoder. Where there is no other they are let in whatever is
         predicted: only what runs can correct a prediction.
         """
         if count > self._max_queue_size:
             raise TooLargeError(f"{count} images never fit in the queue of {self._max_queue_size}", code="too_many_images")
         ahead = self._ahead_of(priority)
         if ahead + count > self._max_queue_size:
-            raise self._full(ahead, f"{ahead} images wait already, and {count} more would pass the {self._max_queue_size} allowed")
-        if ahead and (wait := decode_seconds + self._predict_seconds(ahead, count)) > remaining_seconds:
+            raise self._full(
+                priority, f"{ahead} images wait already, and {count} more would pass the {self._max_queue_size} allowed"
+            )
+        if self.images and (wait := decode_seconds + self._predict_seconds(ahead, count, priority)) > remaining_seconds:
             raise _overloaded(
                 f"the answer would take {wait * 1e3:,.0f} ms, and {max(remaining_seconds, 0) * 1e3:,.0f} ms are left",
                 wait - remaining_seconds,
@@ -96,8 +98,8 @@ class Admission:
         """Bulk counts for bulk alone: interactive images are taken before it, and find room whatever waits of it."""
         return self._interactive if priority == INTERACTIVE else self.images
 
-    def _full(self, ahead: int, detail: str) -> OverloadedError:
-        return _overloaded(detail, self._predict_seconds(ahead, 0))
+    def _full(self, priority: Priority, detail: str) -> OverloadedError:
+        return _overloaded(detail, self._predict_seconds(self._ahead_of(priority), 0, priority))
 
 
 def _overloaded(detail: str, wait_seconds: float = 0.0) -> OverloadedError:

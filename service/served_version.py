@@ -16,6 +16,7 @@ from service.admission import Admission
 from service.batcher import Batcher
 from service.devices import Devices
 from service.errors import BadRequestError
+from service.expected_wait import ExpectedWait
 from service.latency_profile import LatencyProfile
 from service.memory import trim_memory
 from service.postprocessing import Row, to_rows
@@ -88,10 +89,6 @@ class ServedVersion:
         def run(images: Pixels, control: RunControl | None) -> list[Row]:
             return to_rows(devices.run(images, control), manifest.outputs, calibration)
 
-        delay = options.max_queue_delay_seconds
-        self.admission = Admission(
-            options.max_queue_size, lambda ahead, images: delay + profile.wait_seconds(ahead, images, most, instances)
-        )
         self._watchdog = Watchdog(options.run_timeout_seconds, name=f"{version}-watchdog")
         self.batcher = Batcher(
             self._watchdog.guard(run),
@@ -101,6 +98,8 @@ class ServedVersion:
             name=str(version),
             observe=profile.observe,
         )
+        expected_wait = ExpectedWait(profile, self.batcher, most, instances, options.max_queue_delay_seconds)
+        self.admission = Admission(options.max_queue_size, expected_wait.seconds)
         self._leases = 0
         self._closing = False
         self._changed = threading.Condition()

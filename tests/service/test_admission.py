@@ -27,7 +27,7 @@ def budget() -> UploadBudget:
 @pytest.fixture
 def admission() -> Admission:
     """Four places, and a second an image."""
-    return Admission(4, lambda ahead, images: float(ahead + images))
+    return Admission(4, lambda ahead, images, _: float(ahead + images))
 
 
 def test_room_is_given_back(budget: UploadBudget, admission: Admission) -> None:
@@ -101,6 +101,16 @@ def test_interactive_does_not_wait_behind_bulk(admission: Admission) -> None:
             pass
         with admission.queue(1, 1.0, INTERACTIVE):
             assert admission.images == 4
+
+
+def test_interactive_waits_for_the_bulk_that_runs() -> None:
+    """What bulk there is does not fill its queue, but is in the wait that is predicted."""
+    admission = Admission(4, lambda ahead, images, priority: float(ahead + images) + (3.0 if priority == INTERACTIVE else 0.0))
+    with admission.queue(4, priority=BULK):
+        with pytest.raises(OverloadedError, match="would take 4,000 ms, and 3,500 ms are left"), admission.queue(1, 3.5):
+            pass
+        with admission.queue(1, 4.0):
+            assert admission.images == 5
 
 
 def test_bodies_share_their_budget(budget: UploadBudget) -> None:

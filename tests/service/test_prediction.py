@@ -265,7 +265,7 @@ async def test_own_timeout_is_kept_and_capped(colour_store: ModelStore) -> None:
 async def test_what_can_not_be_in_time_is_refused_at_once(colour_store: ModelStore) -> None:
     """With runs of a second and one image ahead, an answer within 100 ms is not waited for: 429, the wait, and when to come."""
     async with started(colour_store.root) as application:
-        application.served().admission._predict_seconds = lambda ahead, images: float(ahead + images)
+        application.served().admission._predict_seconds = lambda ahead, images, _: float(ahead + images)
         model = application.hold_model()
         alone = asyncio.create_task(application.client.post("/v1/predict?timeout_ms=900", content=plain("red")))
         await model.begun()  # nobody was ahead, so it is tried whatever was predicted
@@ -276,6 +276,23 @@ async def test_what_can_not_be_in_time_is_refused_at_once(colour_store: ModelSto
         model.gate.set()
         assert (await alone).status_code == 200
         assert model.sizes == [1]
+
+
+async def test_bulk_that_runs_is_in_the_predicted_wait(colour_store: ModelStore) -> None:
+    """With runs of ten seconds, of which one has just begun, there is no answer within fifteen, though only bulk came before."""
+    async with started(colour_store.root) as application:
+        profile = application.served().profile
+        profile._seconds = [10.0] * len(profile._seconds)
+        model = application.hold_model()
+        bulk = asyncio.create_task(application.client.post("/v1/predict?priority=2", content=plain("blue")))
+        await model.begun()
+        refused = await application.client.post("/v1/predict?timeout_ms=15000", content=plain("red"))
+        assert (refused.status_code, refused.json()["code"]) == (429, "overloaded")
+        interactive = posting(application, "red")
+        await until(lambda: application.served().batcher.waiting == 1)
+        model.gate.set()
+        assert labels((await interactive).json()["results"]) == ["red"]
+        assert (await bulk).status_code == 200
 
 
 async def test_bulk_takes_the_places_that_interactive_leaves(colour_store: ModelStore) -> None:
