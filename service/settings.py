@@ -140,7 +140,8 @@ class Settings(BaseSettings):
     ] = DEFAULT_MAX_PIXELS
     max_images: Annotated[int, Field(ge=1, description="Images in one request. Clients with more send several requests.")] = 64
     max_queue_size: Annotated[
-        int, Field(ge=1, description="Images of a model's open requests. More are refused with 429 instead of waiting in vain.")
+        int,
+        Field(ge=1, description="Images of a model's open requests, of all its versions. More get 429 instead of waiting in vain."),
     ] = 512
     max_batch_size: Annotated[
         int | None,

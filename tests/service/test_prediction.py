@@ -25,6 +25,10 @@ def colours(*names: str) -> dict[str, object]:
     return {"images": [{"b64": base64.b64encode(plain(name)).decode()} for name in names]}
 
 
+def posting_to(application: Application, path: str, *names: str) -> asyncio.Task[httpx.Response]:
+    return asyncio.create_task(application.client.post(f"/v1/models/{path}/predict", json=colours(*names)))
+
+
 def posting(application: Application, *names: str) -> asyncio.Task[httpx.Response]:
     return asyncio.create_task(application.client.post("/v1/predict", json=colours(*names)))
 
@@ -42,6 +46,30 @@ async def test_full_queue_refuses_more_and_serves_again(colour_store: ModelStore
         model.gate.set()
         assert labels((await accepted).json()["results"]) == ["red", "green", "blue"]
         assert (await application.client.post("/v1/predict", json=colours("red", "red", "red"))).status_code == 200
+
+
+async def test_queue_is_one_a_model(store: ModelStore) -> None:
+    """Images of one version leave but the rest to another, also to one that came later; another model has its own."""
+    publish(store)
+    publish(store)
+    publish(store, "other")
+    async with started(store.root, max_queue_size=3, version_policy="latest:2", store_poll_seconds=0) as application:
+        model = application.hold_model()
+        under_way = posting_to(application, "colours/versions/2", "red", "green")
+        await model.begun()
+        publish(store)
+        await asyncio.to_thread(application.registry.load)
+        for path, names, status in (
+            ("colours/versions/1", ["red"], 404),
+            ("colours/versions/3", ["red", "red"], 429),
+            ("colours/versions/3", ["red"], 200),
+            ("colours", ["red", "red"], 429),
+            ("other", ["red"] * 3, 200),
+        ):
+            assert (await posting_to(application, path, *names)).status_code == status, path
+        model.gate.set()
+        assert (await under_way).status_code == 200
+        assert (await posting_to(application, "colours", *["red"] * 3)).status_code == 200
 
 
 async def test_full_queue_refuses_before_the_body_is_read(colour_store: ModelStore) -> None:
