@@ -1,4 +1,4 @@
-"""Root reads whatever its mode says; a test of what can not be read must do without that."""
+"""Root reads whatever its mode says, and gives files away; a test of what can not be done must do without that."""
 
 import ctypes
 import os
@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 CAPABILITY_VERSION_3: Final = 0x20080522
-READ_ANYTHING: Final = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+PRIVILEGES: Final = 1 << 0 | 1 << 1 | 1 << 2  # CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 
 
 class _Header(ctypes.Structure):
@@ -23,7 +23,7 @@ class _Sets(ctypes.Structure):
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """This thread, and those that it starts meanwhile, read only what the modes of files let their owner read."""
+    """This thread, and those that it starts meanwhile, may do with files only what their modes let the owner do."""
     if os.geteuid() != 0:
         yield
         return
@@ -34,7 +34,7 @@ def unprivileged() -> Iterator[None]:
     assert libc.capget(ctypes.byref(header), sets) == 0, os.strerror(ctypes.get_errno())
     before = sets[0].effective
     try:
-        sets[0].effective = before & ~READ_ANYTHING
+        sets[0].effective = before & ~PRIVILEGES
         assert libc.capset(ctypes.byref(header), sets) == 0, os.strerror(ctypes.get_errno())
         yield
     finally:
