@@ -3,7 +3,7 @@
 import click
 from rich.console import Console
 
-from training.commands import importing, looking, precision, retraining, running, steps
+from training.commands import experiments, importing, looking, precision, retraining, running, steps
 from training.commands.options import TrainingGroup
 
 
@@ -24,7 +24,7 @@ for command in (
     looking.check, running.run, running.resume, retraining.retrain, running.cross_validate, looking.find_rate,
     importing.import_network, precision.quantize,
     steps.train, steps.evaluate, steps.calibrate, steps.export, steps.gate, steps.publish,
-    looking.report, looking.runs, looking.compare, looking.recipes,
+    looking.report, looking.runs, looking.compare, looking.recipes, experiments.experiment,
 ):  # fmt: skip
     main.add_command(command)
 

@@ -4,9 +4,7 @@ A training that was cut goes on where it stood; one that is finished is read. Th
 draw it; it chooses nothing, since the last epoch counts.
 """
 
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,18 +20,17 @@ from model_store.store import ModelStore
 from training.beginning import Wish, configure, look_at
 from training.data.sources import ImageSet
 from training.errors import RunError
+from training.experiments.curve import CurveRecorder, Point, read_curve
 from training.learning.networks import build_network
 from training.learning.process import Process
 from training.pipeline import Display
 from training.run_data import RunData, open_run_data
 from training.run_directory import Config, RunDirectory, damaged
-from training.train import Progress, read_metrics, train
+from training.train import read_metrics, train
 from training.weights import LAST, Trained, predict_split, read_weights
 
-CURVE: Final = "curve.csv"
-POINT_STEPS: Final = 50
-"""Steps that a point of the training curve is the mean of, or a few more: an epoch is cut evenly."""
-MEASUREMENTS: Final = "measurements"
+RECIPE: Final = "experiment"
+MEASUREMENTS: Final = ".measurements"
 
 
 @dataclass(frozen=True)
@@ -62,14 +58,9 @@ class TrainedRun:
             raise RunError(f"{self.directory.path} has no {figure}; remove it, and the experiment trains it anew")
         return float(value)
 
-    def curve(self) -> tuple[list[int], list[float]]:
-        """Training error by iteration: the iteration that each point ends at, and the error over the steps since the last."""
-        path = self.directory.path / CURVE
-        try:
-            rows = [(int(row["iteration"]), float(row["training_error"])) for row in csv.DictReader(path.read_text().splitlines())]
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise damaged(path, error) from None
-        return [step for step, _ in rows], [error for _, error in rows]
+    def curve(self) -> list[Point]:
+        """Training error by iteration."""
+        return read_curve(self.directory)
 
     @cached_property
     def trained(self) -> Trained:
@@ -79,11 +70,10 @@ class TrainedRun:
 
 @dataclass(frozen=True)
 class Laboratory:
-    """What all networks of an experiment have in common: data, recipe, where runs and measurements lie, and who watches."""
+    """What all networks of an experiment have in common: data, recipe, where they lie, and who watches."""
 
     wish: Wish
     runs: Path
-    out: Path
     display: Display
     process: Process
     interrupted: Callable[[], bool]
@@ -114,7 +104,7 @@ class Laboratory:
             if not run.has(LAST):
                 self.display.announce(f"train {architecture}, seed {seed}")
                 data = open_run_data(run, self.display.count("checking"), self.process)
-                curve = Curve(run, config.recipe.batch_size, len(data.learned))
+                curve = CurveRecorder(run, config.recipe.batch_size, len(data.learned))
                 train(
                     run,
                     data,
@@ -125,71 +115,26 @@ class Laboratory:
                 )
         return TrainedRun(run, run.config(), read_metrics(run))
 
-    def untrained(self, architecture: str, seed: int, classes: int) -> nn.Module:
+    def untrained(self, architecture: str, seed: int) -> nn.Module:
         """The network at its start, the same for the same seed."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return build_network(architecture, classes).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        torch.manual_seed(seed)
+        network = build_network(architecture, len(self.images.class_names)).to(self.process.device)
+        return network.to(memory_format=torch.channels_last)
 
     def data(self, run: TrainedRun) -> RunData:
         """The images that a run was trained on."""
         return open_run_data(run.directory, self.display.count("checking"), self.process)
 
     def measured(self, name: str, depends_on: Mapping[str, Any], measure: Callable[[], Any]) -> Any:
-        """What `measure` gives, as JSON values, kept under `name` and what it depends on: a second time it is read."""
-        path = self.out / MEASUREMENTS / f"{name}-{digest(depends_on)}.json"
-        if path.exists():
-            try:
-                return json.loads(path.read_bytes())["measured"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise damaged(path, error) from None
-        self.display.announce(f"measure {name}")
-        value = measure()
-        RunDirectory(path.parent.parent).write_json(f"{MEASUREMENTS}/{path.name}", {"of": dict(depends_on), "measured": value})
-        return json.loads(json.dumps(value))
-
-
-class Curve:
-    """The training error of a run by iteration, each point over `POINT_STEPS` steps; a resumed run goes on with its file."""
-
-    def __init__(self, run: RunDirectory, batch_size: int, images: int) -> None:
-        self._run, self._batch_size, self._images = run, batch_size, images
-        self._points: list[tuple[int, float]] | None = None
-        self._before = (0, 0.0)  # images seen and got right in this epoch, up to the last point
-
-    def __call__(self, progress: Progress) -> None:
-        """Take in where the training stands."""
-        if progress.accuracy is None or progress.metrics:  # an epoch's end repeats its last step
-            return
-        ended = progress.step == progress.steps
-        seen = self._images if ended else progress.step * self._batch_size
-        right = progress.accuracy * seen
-        if self._points is None:
-            self._points = self._read(progress.run_step)
-            if progress.step > 1:
-                self._before = (seen, right)
-                return
-        points = max(1, progress.steps // POINT_STEPS)
-        if progress.step * points // progress.steps == (progress.step - 1) * points // progress.steps:
-            return
-        images = seen - self._before[0]
-        self._points.append((progress.run_step, 1 - (right - self._before[1]) / images))
-        self._before = (0, 0.0) if ended else (seen, right)
-        self._write(self._points)
-
-    def _read(self, step: int) -> list[tuple[int, float]]:
-        """The points before this step, which the resumed training does not make again."""
-        if not self._run.has(CURVE):
-            return []
-        rows = csv.DictReader((self._run.path / CURVE).read_text().splitlines())
-        return [(int(row["iteration"]), float(row["training_error"])) for row in rows if int(row["iteration"]) < step]
-
-    def _write(self, points: list[tuple[int, float]]) -> None:
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(("iteration", "training_error"))
-        writer.writerows((step, f"{error:.6f}") for step, error in points)
-        self._run.write(CURVE, buffer.getvalue().encode())
+        """What `measure` gives, as JSON values, kept beside the runs by what it depends on: a second time it is read."""
+        kept, store = f"{MEASUREMENTS}/{name}-{digest(depends_on)}.json", RunDirectory(self.runs)
+        if not store.has(kept):
+            self.display.announce(f"measure {name}")
+            store.write_json(kept, {"of": dict(depends_on), "measured": measure()})
+        values = store.read_json(kept, "experiment")
+        if not isinstance(values, dict) or "measured" not in values:
+            raise damaged(self.runs / kept, ValueError("it holds no measurement"))
+        return values["measured"]
 
 
 def measure_test(trained: Trained, data: RunData, process: Process) -> dict[str, float]:
@@ -206,9 +151,4 @@ def top1(logits: Tensor, labels: Tensor) -> float:
 
 def digest(values: Mapping[str, Any]) -> str:
     """Eight hex digits that stand for these JSON values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:8]
-
-
-def deviation(values: list[float]) -> float | None:
-    """The sample standard deviation; None of a single value."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]

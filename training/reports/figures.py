@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from training.data.image_set import printable
 from training.reports.mistakes import Bin
+from training.reports.pages import TEMPLATES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,12 +57,17 @@ _WIDE_RANGE: Final = 20.0
 
 @dataclass(frozen=True)
 class Line:
-    """A curve. `series` chooses its colour, from 0; points without a value are left out."""
+    """A curve. `series` chooses its colour, from 0; points without a value are left out.
+
+    `dashed` tells it from another of its colour; `spread` is what lies below and above each point, drawn as a band.
+    """
 
     label: str
     x: Sequence[float]
     y: Sequence[float | None]
     series: int
+    dashed: bool = False
+    spread: Sequence[float] | None = None
 
     @property
     def points(self) -> list[tuple[float, float]]:
@@ -74,14 +80,17 @@ def draw_lines(
     lines: Sequence[Line],
     *,
     x: str = "epoch",
+    y: str | None = None,
     percent: bool = False,
     logarithmic: bool = False,
+    limits: tuple[float | None, float | None] = (None, None),
     mark: tuple[float, str] | None = None,
     legend: bool = True,
 ) -> Markup | None:
     """Curves over each other as an SVG element named `name`, or None where there is nothing to draw.
 
-    `logarithmic` allows a logarithmic axis, taken where the values are far apart; `mark` is an upright line with its text.
+    `logarithmic` allows a logarithmic axis, taken where the values are far apart; `limits` are the
+    axis's ends where it is not to fit the values; `mark` is an upright line with its text.
     """
     drawn = [line for line in lines if line.points]
     if not drawn:
@@ -93,12 +102,16 @@ def draw_lines(
         values = [value for line in drawn for _, value in line.points]
         for line in drawn:
             positions, heights = zip(*line.points, strict=True)
-            style = "--" if line.series >= SERIES else "-"
+            style = "--" if line.dashed or line.series >= SERIES else "-"
             marker = "o" if len(positions) <= _FEW_POINTS else ""
             colour = _SERIES[line.series % SERIES]
             axes.plot(positions, heights, style, color=colour, label=line.label, marker=marker, markersize=3.5)
+            if line.spread is not None and len(line.points) == len(line.x):
+                below, above = zip(*((y - s, y + s) for y, s in zip(heights, line.spread, strict=True)), strict=True)
+                axes.fill_between(positions, below, above, color=colour, alpha=0.18, linewidth=0)
         if logarithmic and min(values) > 0 and max(values) > _WIDE_RANGE * min(values):
             axes.set_yscale("log")
+        axes.set_ylim(*limits)
         if percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=x == "epoch"))
@@ -106,8 +119,10 @@ def draw_lines(
             axes.axvline(mark[0], color=_INK, linewidth=0.8, linestyle=":")
             _annotate(axes, mark)
         axes.set_xlabel(x)
+        if y:
+            axes.set_ylabel(y)
         if legend:
-            axes.legend(fontsize=8.5)
+            axes.legend(fontsize=8.5, handlelength=2.6)
         return _svg(figure, name, f"{name}: {', '.join(line.label for line in drawn)} by {x}")
 
 
@@ -130,6 +145,14 @@ def draw_reliability(name: str, bins: Sequence[Bin]) -> Markup:
         below.set(xlabel="confidence", ylabel="images")
         below.xaxis.set_major_formatter(PercentFormatter(1.0))
         return _svg(figure, name, f"{name}: accuracy by confidence; the table beside it holds the same numbers")
+
+
+def standalone(drawing: Markup) -> bytes:
+    """The drawing as a file of its own, for a page that is not this package's: it brings the page's colours along."""
+    colours = (TEMPLATES / "colours.css").read_text(encoding="utf-8")
+    style = f"<style>{colours}svg {{ background: var(--paper); color: var(--ink); font-family: sans-serif; }}</style>"
+    head, end, body = drawing.partition(">")
+    return f"{head}{end}{style}{body}\n".encode()
 
 
 def _annotate(axes: "Axes", mark: tuple[float, str]) -> None:

@@ -1,0 +1,35 @@
+"""Laboratories whose trainings are a few steps long, and runs that never were."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from training.beginning import Wish
+from training.display import TrainingDisplay
+from training.experiments.curve import Point, write_curve
+from training.experiments.groups import Group
+from training.experiments.laboratory import Laboratory, TrainedRun
+from training.learning.process import ALONE
+from training.run_directory import RunDirectory
+
+LENGTH = "iterations=12"  # an epoch of the digits is 10
+
+
+def laboratory_at(runs: Path, interrupted: Callable[[], bool] = lambda: False, *changes: str) -> Laboratory:
+    """A laboratory on the digits that trains for 12 steps, or as the changes say."""
+    wish = Wish(("digits",), recipe="experiment", changes=(LENGTH, *changes), golden_samples=0)
+    return Laboratory(wish, runs, TrainingDisplay(Console(quiet=True)), ALONE, interrupted)
+
+
+def group(folder: Path, name: str, *errors: float) -> Group:
+    """Runs of a network, a seed each, that ended with these training errors (and a test error a little above)."""
+    config = laboratory_at(folder).config(name, 0)
+    runs = []
+    for seed, error in enumerate(errors):
+        directory = RunDirectory(folder / f"{name}-{seed}")
+        directory.path.mkdir()
+        write_curve(directory, [Point(1, 100, 90), Point(2, 100, round(100 * error))])
+        history = [{"step": 2, "epoch": 1, "train_top1": 1 - error, "test_top1": 0.99 - error}]
+        runs.append(TrainedRun(directory, config.model_copy(update={"seed": seed}), history))
+    return Group(runs)

@@ -1,0 +1,75 @@
+"""The laboratory: a network is trained once, a training that was cut goes on, a measurement is kept."""
+
+import json
+from itertools import count
+from pathlib import Path
+
+import pytest
+from laboratories import laboratory_at
+
+from training.errors import InterruptedRunError, RunError
+from training.experiments.laboratory import Laboratory
+from training.weights import LAST
+
+
+def test_a_network_is_trained_once(laboratory: Laboratory) -> None:
+    """The second time it is read: the file of its weights is the same one, and a laboratory beside it finds it too."""
+    first = laboratory.train("resnet20", 0)
+    written = (first.directory.path / LAST).stat().st_mtime_ns
+    again = laboratory_at(laboratory.runs).train("resnet20", 0)
+    assert again.directory.path == first.directory.path
+    assert (again.directory.path / LAST).stat().st_mtime_ns == written
+
+
+def test_what_a_training_depends_on_is_in_its_name(laboratory: Laboratory) -> None:
+    """Another seed, network or recipe is another run."""
+    longer = laboratory_at(laboratory.runs, lambda: False, "iterations=13")
+    names = [
+        laboratory.directory("resnet20", 0).run_id,
+        laboratory.directory("resnet20", 1).run_id,
+        laboratory.directory("plain20", 0).run_id,
+        longer.directory("resnet20", 0).run_id,
+    ]
+    assert len(set(names)) == 4
+
+
+def test_the_test_split_is_measured_after_every_epoch_and_chooses_nothing(laboratory: Laboratory) -> None:
+    """Each epoch has its figures, and the weights that count are the last epoch's."""
+    run = laboratory.train("resnet20", 0)
+    assert [line["step"] for line in run.history] == [10, 12]
+    assert all(0 <= line["test_top1"] <= 1 and line["test_loss"] > 0 for line in run.history)
+    assert run.config.recipe.select == "last"
+    assert run.trained.epoch == 2
+
+
+def test_a_training_that_was_cut_goes_on_to_the_same_curve_and_weights(laboratory: Laboratory, tmp_path: Path) -> None:
+    """Stopped in the middle of the first epoch and in the second: no point is lost, doubled or different."""
+    whole = laboratory.train("resnet20", 0)
+    for stop in (4, 7):
+        steps = count(1)
+        with pytest.raises(InterruptedRunError):
+            laboratory_at(tmp_path, lambda steps=steps, stop=stop: next(steps) >= stop).train("resnet20", 0)
+    resumed = laboratory_at(tmp_path).train("resnet20", 0)
+    assert resumed.curve() == whole.curve()
+    assert (resumed.directory.path / LAST).read_bytes() == (whole.directory.path / LAST).read_bytes()
+
+
+def test_a_measurement_is_kept_by_what_it_depends_on(tmp_path: Path) -> None:
+    """The same again is read, another is measured, a damaged file is said."""
+    laboratory, calls = laboratory_at(tmp_path), count()
+    assert laboratory.measured("something", {"of": 1}, lambda: [next(calls), 0.1]) == [0, 0.1]
+    assert laboratory.measured("something", {"of": 1}, lambda: [next(calls), 0.1]) == [0, 0.1]
+    assert laboratory.measured("something", {"of": 2}, lambda: [next(calls), 0.1]) == [1, 0.1]
+    kept = sorted((tmp_path / ".measurements").iterdir())
+    assert len(kept) == 2
+    for path in kept:
+        path.write_text(json.dumps(["not", "one"]))
+    with pytest.raises(RunError, match="damaged"):
+        laboratory.measured("something", {"of": 1}, lambda: 0)
+
+
+def test_a_figure_that_was_not_measured_is_an_error_that_says_what_to_do(laboratory: Laboratory) -> None:
+    """A run that something else began has no test error by epoch."""
+    run = laboratory.train("resnet20", 0)
+    with pytest.raises(RunError, match="has no test_top5; remove it"):
+        run.last("test_top5")

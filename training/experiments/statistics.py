@@ -1,0 +1,51 @@
+"""Numbers of several seeds, and how they are said."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One figure of several seeds, in their order."""
+
+    values: Sequence[float]
+
+    @property
+    def mean(self) -> float:
+        """The mean."""
+        return float(np.mean(self.values))
+
+    @property
+    def deviation(self) -> float | None:
+        """The sample standard deviation; None of a single value."""
+        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
+
+    def __sub__(self, other: "Sample") -> "Sample":
+        """The differences, seed by seed."""
+        return Sample([own - its for own, its in zip(self.values, other.values, strict=True)])
+
+    def agree(self) -> bool | None:
+        """Whether every seed lies above zero (True) or none does (False); None where they do not agree."""
+        above = [value > 0 for value in self.values]
+        return above[0] if len(set(above)) == 1 else None
+
+    @property
+    def points(self) -> str:
+        """The size of a difference in points of per cent, without its sign: `12.30 ± 0.80 points`."""
+        return f"{100 * abs(self.mean):.2f}{self._spread} points"
+
+    @property
+    def signed(self) -> str:
+        """A difference in points of per cent, with its sign: `+12.30 ± 0.80`."""
+        return f"{100 * self.mean:+.2f}{self._spread}"
+
+    @property
+    def _spread(self) -> str:
+        return "" if self.deviation is None else f" ± {100 * self.deviation:.2f}"
+
+
+def listed(values: Iterable[object], separator: str = ", ") -> str:
+    """Values in one text."""
+    return separator.join(str(value) for value in values)
