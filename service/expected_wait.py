@@ -35,8 +35,9 @@ class ExpectedWait:
 
         Of a run with other images, too, the bulk's share: the others are `ahead` already.
         """
+        if not (runs := self._batcher.bulk_runs.copy().values()):
+            return 0.0
         now = time.monotonic()
-        runs = self._batcher.bulk_runs.copy().values()
         left = [max(0.0, self._profile.seconds(run.images) - (now - run.began)) * run.bulk / run.images for run in runs]
         free = [0.0] * (self._instances - len(left))
         batches = min(self._instances, math.ceil(images / self._max_batch_size)) or 1
