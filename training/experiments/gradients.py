@@ -72,8 +72,8 @@ def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int],
 
 
 def measure_norms(laboratory: Laboratory, run: TrainedRun, name: str, seed: int, steps: int) -> list[list[float]]:
-    """Gradient norms of a network's 3x3 convolutions, in order of depth, at each of its first steps on a run's images."""
-    of = {"run": run.directory.run_id, "network": name, "steps": steps}
+    """Gradient norms of a network's 3x3 convolutions, in order of depth, at each of its first steps on the images of a run."""
+    of = {"run": laboratory.directory(name, seed).run_id, "steps": steps}
     found: list[list[float]] = laboratory.measured(
         f"gradients-{name}", of, lambda: _measure_norms(laboratory, run, name, seed, steps)
     )
