@@ -129,7 +129,7 @@ class Version:
         except FileNotFoundError:
             raise VersionNotFoundError(f"{self} has no {MANIFEST_NAME}, so it is no version") from None
         except OSError as error:
-            raise ManifestError(f"{self}: the manifest can not be read: {error.strerror}") from None
+            raise StoreUnreadableError(f"{self}: the manifest can not be read: {error.strerror}") from error
         if len(data) > MAX_MANIFEST_BYTES:
             raise ManifestError(f"{self}: the manifest is larger than {MAX_MANIFEST_BYTES} bytes")
         return data

@@ -40,26 +40,55 @@ class UploadBudget:
             self.held_bytes -= held
 
 
-class Admission:
-    """Counts a version's images that were let in and have no answer yet. Used from the event loop alone.
+class _Count:
+    """Images that were let in and have no answer yet."""
 
-    `predict_seconds(ahead, images)` says how long so many new images take that stand behind so many others.
-    """
-
-    def __init__(self, max_queue_size: int, predict_seconds: Callable[[int, int], float]) -> None:
-        self._max_queue_size = max_queue_size
-        self._predict_seconds = predict_seconds
+    def __init__(self) -> None:
         self._interactive = self._bulk = 0
 
     @property
     def images(self) -> int:
-        """Let in, without an answer."""
         return self._interactive + self._bulk
+
+    def add(self, count: int, priority: Priority) -> None:
+        if priority == INTERACTIVE:
+            self._interactive += count
+        else:
+            self._bulk += count
+
+    def ahead_of(self, priority: Priority) -> int:
+        """Bulk counts for bulk alone: interactive images are taken before it, and find room whatever waits of it."""
+        return self._interactive if priority == INTERACTIVE else self.images
+
+
+class Room(_Count):
+    """The places for images of one model, whichever of its versions they are for. Used from the event loop alone."""
+
+    def __init__(self, max_queue_size: int) -> None:
+        super().__init__()
+        self.max_queue_size = max_queue_size
+
+
+class Admission:
+    """Lets images in to one version as there is room for its model and time before their deadline. Used from the event loop alone.
+
+    `predict_seconds(ahead, images, priority)` says how long so many new images take that stand behind so many others.
+    """
+
+    def __init__(self, room: Room, predict_seconds: Callable[[int, int, Priority], float]) -> None:
+        self._room = room
+        self._predict_seconds = predict_seconds
+        self._own = _Count()
+
+    @property
+    def images(self) -> int:
+        """Let in to this version, without an answer."""
+        return self._own.images
 
     def check_room(self, priority: Priority = INTERACTIVE) -> None:
         """Raise OverloadedError where the queue is full, so that no body is read in vain."""
-        if (ahead := self._ahead_of(priority)) >= self._max_queue_size:
-            raise self._full(ahead, f"{ahead} images wait already; {self._max_queue_size} are allowed")
+        if (waiting := self._room.ahead_of(priority)) >= self._room.max_queue_size:
+            raise self._full(priority, f"{waiting} images wait already; {self._room.max_queue_size} are allowed")
 
     @contextmanager
     def queue(
@@ -67,15 +96,16 @@ class Admission:
     ) -> Iterator[None]:
         """Hold room for a request's images. Raises TooLargeError, and OverloadedError where they find no room or would be late.
 
-        `decode_seconds` is the wait before the version's own, for a decoder. Where nobody is ahead they are let in whatever is
+        `decode_seconds` is the wait before the version's own, for a decoder. Where there is no other they are let in whatever is
         predicted: only what runs can correct a prediction.
         """
-        if count > self._max_queue_size:
-            raise TooLargeError(f"{count} images never fit in the queue of {self._max_queue_size}", code="too_many_images")
-        ahead = self._ahead_of(priority)
-        if ahead + count > self._max_queue_size:
-            raise self._full(ahead, f"{ahead} images wait already, and {count} more would pass the {self._max_queue_size} allowed")
-        if ahead and (wait := decode_seconds + self._predict_seconds(ahead, count)) > remaining_seconds:
+        most, waiting = self._room.max_queue_size, self._room.ahead_of(priority)
+        if count > most:
+            raise TooLargeError(f"{count} images never fit in the queue of {most}", code="too_many_images")
+        if waiting + count > most:
+            raise self._full(priority, f"{waiting} images wait already, and {count} more would pass the {most} allowed")
+        ahead = self._own.ahead_of(priority)
+        if self.images and (wait := decode_seconds + self._predict_seconds(ahead, count, priority)) > remaining_seconds:
             raise _overloaded(
                 f"the answer would take {wait * 1e3:,.0f} ms, and {max(remaining_seconds, 0) * 1e3:,.0f} ms are left",
                 wait - remaining_seconds,
@@ -87,17 +117,11 @@ class Admission:
             self._count(-count, priority)
 
     def _count(self, count: int, priority: Priority) -> None:
-        if priority == INTERACTIVE:
-            self._interactive += count
-        else:
-            self._bulk += count
+        self._room.add(count, priority)
+        self._own.add(count, priority)
 
-    def _ahead_of(self, priority: Priority) -> int:
-        """Bulk counts for bulk alone: interactive images are taken before it, and find room whatever waits of it."""
-        return self._interactive if priority == INTERACTIVE else self.images
-
-    def _full(self, ahead: int, detail: str) -> OverloadedError:
-        return _overloaded(detail, self._predict_seconds(ahead, 0))
+    def _full(self, priority: Priority, detail: str) -> OverloadedError:
+        return _overloaded(detail, self._predict_seconds(self._own.ahead_of(priority), 0, priority))
 
 
 def _overloaded(detail: str, wait_seconds: float = 0.0) -> OverloadedError:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from fastapi import FastAPI
 
@@ -11,6 +12,7 @@ from model_store.host_cache import try_host_cache
 from model_store.providers import find_providers, keeps_engines
 from model_store.store import BUILTIN_ROOT, ModelStore
 from service import __version__
+from service.admission import Room
 from service.application import Application
 from service.cpu_limit import cpu_limit
 from service.decoding import Decoders
@@ -22,8 +24,10 @@ from service.metrics import Metrics
 from service.prediction import Predictor
 from service.problems import add_error_handlers
 from service.registry import Registry
+from service.required_models import RequiredModels
 from service.routes import build_router
-from service.settings import Settings
+from service.served_version import EngineOptions
+from service.settings import Settings, parse_names
 from service.watcher import watch
 
 ENGINES = "engines"
@@ -46,11 +50,19 @@ def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambd
     )
     store = ModelStore(settings.store, BUILTIN_ROOT if settings.builtin else None)
     keys = Keys(settings.keys)
+    rooms: dict[str, Room] = {}
+
+    def options_of(model: str) -> EngineOptions:
+        options = engine_options(settings, model, cpus, providers, caches)
+        return replace(options, room=rooms.setdefault(model, Room(options.max_queue_size)))
+
+    required = None if settings.required_models is None else parse_names(settings.required_models)
     registry = Registry(
         store,
-        lambda model: engine_options(settings, model, cpus, providers, caches),
+        options_of,
         settings.default_model,
         lambda model: version_policy(settings, model),
+        RequiredModels(settings.default_model, required, settings.models),
     )
     decode_workers = settings.decode_workers or cpus
     decoders = Decoders(decode_workers, settings.max_pixels)

@@ -47,6 +47,16 @@ class _Item:
     deadline: float
     future: asyncio.Future[Answer]
     enqueued: float
+    bulk: bool
+
+
+@dataclass(slots=True)  # as above
+class BulkRun:
+    """A run under way, of so many images of which so many are bulk."""
+
+    began: float
+    images: int
+    bulk: int
 
 
 class Batcher:
@@ -73,6 +83,7 @@ class Batcher:
         self._bulk: deque[_Item] = deque()
         self._changed = threading.Condition(threading.Lock())
         self.batch_sizes: Counter[int] = Counter()
+        self.bulk_runs: dict[int, BulkRun] = {}  # by thread; copy it to look at it
         self._closing = False
         self._threads = [
             threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True) for number in range(1, instances + 1)
@@ -86,11 +97,11 @@ class Batcher:
         The future ends in an Answer, a DeadlineExceededError or an InferenceError; cancelling it drops the image when a
         batch forms. Raises RuntimeError on a closed batcher.
         """
-        item = _Item(image, deadline, asyncio.get_running_loop().create_future(), time.monotonic())
+        item = _Item(image, deadline, asyncio.get_running_loop().create_future(), time.monotonic(), priority == BULK)
         with self._changed:
             if self._closing:
                 raise RuntimeError("this batcher is closed: its version was unloaded while a request held it")
-            (self._queue if priority == INTERACTIVE else self._bulk).append(item)
+            (self._bulk if item.bulk else self._queue).append(item)
             self._changed.notify()
         return item.future
 
@@ -98,6 +109,11 @@ class Batcher:
     def waiting(self) -> int:
         """Images that no instance has taken yet."""
         return len(self._queue) + len(self._bulk)
+
+    @property
+    def waiting_bulk(self) -> int:
+        """Those of them that are bulk."""
+        return len(self._bulk)
 
     def close(self) -> None:
         """Answer what is queued, then end the threads; blocks until they have. A second call does nothing."""
@@ -111,6 +127,8 @@ class Batcher:
         _give_way()
         while batch := self._take():
             began = time.monotonic()
+            if bulk := sum(item.bulk for item in batch):
+                self.bulk_runs[threading.get_ident()] = BulkRun(began, len(batch), bulk)
             outcome: Rows | ServiceError
             try:
                 outcome = self._run(np.stack([item.image for item in batch]))
@@ -120,6 +138,7 @@ class Batcher:
                 logger.exception("a batch of %d images failed", len(batch))
                 outcome = InferenceError("the model failed on this batch; the server's log has the reason")
             ended = time.monotonic()
+            self.bulk_runs.pop(threading.get_ident(), None)
             if not isinstance(outcome, ServiceError):
                 self._observe(len(batch), ended - began)
                 with self._changed:

@@ -61,24 +61,32 @@ def default_path() -> Path:
     return Path(config) / "resident" / "keys.json"
 
 
-def read_keys(path: Path) -> tuple[Key, ...]:
-    """The keys of a file; none where there is no file. Raises KeysError, also where another user could have written it."""
+def read_keys(path: Path, *, by_hand: bool = False) -> tuple[Key, ...]:
+    """The keys of a file; none where there is no file. Raises KeysError, also where another user could have written it.
+
+    For a command, `by_hand`, root may look at another user's keys: it lets no one in by them.
+    """
+    return _read(path, by_hand=by_hand)[0]
+
+
+def _read(path: Path, *, by_hand: bool) -> tuple[tuple[Key, ...], os.stat_result | None]:
     try:
         with open(path, "rb") as file:
             found = os.fstat(file.fileno())
             data = file.read(MAX_FILE_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
-        return ()
+        return (), None
     except OSError as error:
         raise KeysError(f"the keys in {path} can not be read: {error.strerror}") from None
-    if found.st_uid not in {os.geteuid(), 0}:
+    user = os.geteuid()
+    if found.st_uid not in {user, 0} and not (by_hand and user == 0):
         raise KeysError(f"the keys in {path} can not be trusted: the file belongs to another user, so chown it")
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise KeysError(f"the keys in {path} can not be trusted: others can write to the file, so chmod go-w it")
     if len(data) > MAX_FILE_BYTES:
         raise KeysError(f"the keys in {path} can not be read: the file is larger than {MAX_FILE_BYTES:,} bytes")
     try:
-        return _File.model_validate_json(data).keys
+        return _File.model_validate_json(data).keys, found
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "JSON"
@@ -87,12 +95,12 @@ def read_keys(path: Path) -> tuple[Key, ...]:
 
 def add_key(path: Path, name: str, scopes: Sequence[Scope]) -> str:
     """Make a key and return it: nothing but its hash is kept. Raises KeysError, KeyNameError where the name is taken."""
-    with _changing(path) as keys:
+    with _changing(path) as (keys, found):
         if any(key.name == name for key in keys):
             raise KeyNameError(f"there is a key named {name} already: add the new key under another name, then remove this one")
         secret = PREFIX + secrets.token_urlsafe(KEY_BYTES)
         key = Key(name=name, scopes=tuple(sorted(set(scopes))), sha256=_hash(secret), created_at=now())
-        _write(path, (*keys, key))
+        _write(path, (*keys, key), found)
     return secret
 
 
@@ -101,11 +109,11 @@ def remove_key(path: Path, name: str) -> bool:
 
     Raises KeysError, KeyNameError where there is none of that name.
     """
-    with _changing(path) as keys:
+    with _changing(path) as (keys, found):
         left = tuple(key for key in keys if key.name != name)
         if left == keys:
             raise KeyNameError(f"there is no key named {name}; there are {', '.join(key.name for key in keys) or 'none'}")
-        _write(path, left)
+        _write(path, left, found)
     return "predict" in _scopes(keys) - _scopes(left)
 
 
@@ -173,8 +181,8 @@ class Keys:
 
 
 @contextmanager
-def _changing(path: Path) -> Iterator[tuple[Key, ...]]:
-    """The keys of a file, which no other process changes meanwhile."""
+def _changing(path: Path) -> Iterator[tuple[tuple[Key, ...], os.stat_result | None]]:
+    """The keys of a file, which no other process changes meanwhile, and whose it is."""
     if path.parts[:1] == ("~",):
         raise KeysError("there is no home directory to keep keys in: name a file by --keys or SERVICE_KEYS")
     try:
@@ -185,26 +193,41 @@ def _changing(path: Path) -> Iterator[tuple[Key, ...]]:
     except OSError as error:
         raise KeysError(f"the keys in {path} can not be changed: {error.strerror}") from None
     try:
-        yield read_keys(path)
+        yield _read(path, by_hand=True)
     finally:
         lock.release()
 
 
-def _write(path: Path, keys: tuple[Key, ...]) -> None:
-    """Replace the file in one step, readable by its owner alone."""
+def _write(path: Path, keys: tuple[Key, ...], before: os.stat_result | None) -> None:
+    """Replace the file in one step: owner, group and mode stay; a new one is readable by the owner of its directory alone."""
     draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "wb") as file:
             file.write(_File(keys=keys).model_dump_json(indent=1).encode() + b"\n")
             file.flush()
+            _make_alike(descriptor, path, before)
             os.fsync(file.fileno())
         draft.replace(path)
         sync_directory(path.parent)
-    except OSError as error:
+    except (OSError, KeysError) as error:
         with suppress(OSError):
             draft.unlink()
-        raise KeysError(f"the keys in {path} can not be written: {error.strerror}") from None
+        raise (
+            error if isinstance(error, KeysError) else KeysError(f"the keys in {path} can not be written: {error.strerror}")
+        ) from None
+
+
+def _make_alike(descriptor: int, path: Path, before: os.stat_result | None) -> None:
+    own = os.fstat(descriptor)
+    owner = before or (path.parent.stat() if os.geteuid() == 0 else own)  # root makes it for the user whose directory it is
+    if (owner.st_uid, owner.st_gid) != (own.st_uid, own.st_gid):
+        try:
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        except PermissionError:
+            raise KeysError(f"the keys in {path} would get another owner or group by this: change them as root") from None
+    if before:
+        os.fchmod(descriptor, stat.S_IMODE(before.st_mode) & 0o777)
 
 
 def _scopes(keys: Sequence[Key]) -> frozenset[Scope]:

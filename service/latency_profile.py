@@ -37,8 +37,12 @@ class LatencyProfile:
         share = (images - sizes[above - 1]) / (sizes[above] - sizes[above - 1])
         return seconds[above - 1] + share * (seconds[above] - seconds[above - 1])
 
-    def wait_seconds(self, ahead: int, images: int, max_batch_size: int, instances: int) -> float:
-        """Until so many new images are done behind `ahead` others: whole batches on all instances, then a smaller one."""
-        rounds, rest = divmod(ahead + images, max_batch_size * instances)
-        last = self.seconds(math.ceil(rest / instances)) if rest else 0.0
+    def wait_seconds(self, ahead: int, images: int, max_batch_size: int, instances: int, filling: int = 0) -> float:
+        """Until so many new images are done behind `ahead` others: whole batches on all instances, then a smaller one.
+
+        `filling` others take the places that the smaller one leaves.
+        """
+        at_once = max_batch_size * instances
+        rounds, rest = divmod(ahead + images, at_once)
+        last = self.seconds(math.ceil(min(rest + filling, at_once) / instances)) if rest else 0.0
         return rounds * self.seconds(max_batch_size) + last

@@ -1,7 +1,7 @@
 """What an operator may do to versions on a running replica: load, unload, and move aliases in the store."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from model_store.aliases import PRODUCTION
 from model_store.errors import (
@@ -36,8 +36,12 @@ class Management:
         return self._describe(model)
 
     def unload(self, model: str, version: int) -> ModelDetail:
-        """Do not serve this version, whatever the policy says; its open requests end on it. Raises ServiceError."""
+        """Do not serve this version, whatever the policy says; its open requests end on it. Raises ServiceError.
+
+        Where it is the last that serves the policy's next one takes its place first.
+        """
         with self._changing(model, version):
+            self._prove_successor(model, version)
             before = self._registry.held(model).get(version)
             self._registry.hold(model, version, "unload")
             self._registry.load()
@@ -75,6 +79,16 @@ class Management:
             if self._registry.held(model).get(version) == "unload":
                 self._registry.hold(model, version, None)
         return self._describe(model)
+
+    def _prove_successor(self, model: str, version: int) -> None:
+        found = self._registry.models.get(model)
+        if found is None or found.wish is None or list(found.serving) != [version]:
+            return
+        for number in found.wish.candidates:
+            if number != version:
+                with suppress(ConflictError, NotReadyError):  # the reason is kept with the version
+                    self._registry.prove(model, number)
+                    return
 
     @contextmanager
     def _changing(self, model: str, version: int | None = None) -> Iterator[None]:

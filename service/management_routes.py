@@ -31,7 +31,7 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {  # by reference: a model 
         408: "The body came too slowly",
         409: "The version can not be proven, the last one would go, or the alias can not be moved; `code` says which",
         413: "Too large a body",
-        503: "The store can not be read",
+        503: "The store or the version can not be read",
     }.items()
 }
 

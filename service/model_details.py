@@ -1,16 +1,13 @@
 """What is said of a model over HTTP: what serves, in which precision, and why other versions and variants do not."""
 
-import logging
 from dataclasses import replace
 from typing import Any
 
-from model_store.errors import ModelNotFoundError, ModelStoreError
+from model_store.errors import AliasError, ModelNotFoundError, ModelStoreError
 from service.registry import Registry
 from service.schemas import ModelDetail, ModelSummary, VariantDetail, VersionState
 from service.served_model import ServedModel
 from service.served_version import ServedVersion
-
-logger = logging.getLogger(__name__)
 
 
 def summarise(registry: Registry, model: ServedModel) -> ModelSummary:
@@ -34,16 +31,19 @@ def _summary(registry: Registry, model: ServedModel) -> dict[str, Any]:
 def describe_model(registry: Registry, model: ServedModel) -> ModelDetail:
     """The model's page, by the store as it is now; where the store can not be read, what still serves is shown."""
     summary, policy = _summary(registry, model), str(registry.policy_of(model.name))
+    numbers: list[int] = []
+    pointing, trouble = None, None
     try:
         numbers = registry.store.versions(model.name)
-        aliases = registry.store.aliases(model.name)
-        pointing = {alias: aliases.version(alias) for alias in aliases.names()}
+        pointing, trouble = _read_aliases(registry, model.name)
     except ModelNotFoundError:
-        numbers, pointing = [], None  # it is gone from the store, and what still serves of it is shown
-    except ModelStoreError:
-        logger.exception("the store could not be read for GET /v1/models/%s", model.name)
-        numbers, pointing = [], None
+        pass  # it is gone from the store, and what still serves of it is shown
+    except ModelStoreError as error:
+        registry.troubles.tell(model.name, str(error) if str(error) != registry.error else None)  # the look at it has said so
         model = replace(model, error="the model store can not be read at the moment")
+    else:
+        registry.troubles.tell(model.name, trouble if trouble != model.error else None)  # as above
+        model = replace(model, error=model.error or trouble)
     states, held = registry.states(model.name), registry.held(model.name)
     versions = [
         VersionState(
@@ -81,6 +81,22 @@ def describe_model(registry: Registry, model: ServedModel) -> ModelDetail:
         imported=manifest.imported,
         derived_from=manifest.derived_from,
     )
+
+
+def _read_aliases(registry: Registry, name: str) -> tuple[dict[str, int | None] | None, str | None]:
+    """Where the model's aliases point, without those that can not be read, and what is wrong with the first of these."""
+    aliases, pointing, troubles = registry.store.aliases(name), dict[str, int | None](), []
+    try:
+        names = aliases.names()
+    except AliasError as error:
+        return None, str(error)
+    for alias in names:
+        try:
+            pointing[alias] = aliases.version(alias)
+        except AliasError as error:
+            pointing[alias] = None
+            troubles.append(str(error))
+    return pointing, next(iter(troubles), None)
 
 
 def _variants(served: ServedVersion) -> list[VariantDetail]:

@@ -12,9 +12,11 @@ from dataclasses import replace
 from model_store.errors import AliasError, ModelStoreError
 from model_store.store import Contents, ModelStore
 from service.errors import ConflictError, NotReadyError
+from service.required_models import RequiredModels
 from service.served_model import Failure, ServedModel, VersionStateName, follow, try_version
 from service.served_version import EngineOptions, ServedVersion
-from service.snapshot import Models, can_be_ready, choose_default, find_version
+from service.snapshot import Models, choose_default, find_version
+from service.trouble_log import TroubleLog
 from service.unloading import Unloading
 from service.version_policy import VersionPolicy
 from service.wish import DEFAULT_POLICY, Hold, Wish, WishReader
@@ -36,8 +38,11 @@ class Registry:
         options: Callable[[str], EngineOptions],
         default_model: str | None = None,
         policy_of: Callable[[str], VersionPolicy] = lambda _: DEFAULT_POLICY,
+        required: RequiredModels | None = None,
     ) -> None:
         self.store = store
+        self.required = required or RequiredModels(default_model)
+        self.troubles = TroubleLog()
         self._options = options
         self._default_model = default_model
         self.policy_of = policy_of
@@ -87,8 +92,8 @@ class Registry:
 
     @property
     def ready(self) -> bool:
-        """True when every model that can be proven serves: at least one, and the default model where one was set."""
-        return self.loaded and can_be_ready(self.models, self._default_model)
+        """True once the models were loaded, as long as the required ones serve, and at least one."""
+        return self.loaded and self.required.are_served(self.models)
 
     @property
     def default_model(self) -> str | None:
@@ -127,6 +132,7 @@ class Registry:
         """Have this version serve beside the others until the wish is followed next, also where it failed before.
 
         Only with the turn. Raises ConflictError with the reason where it can not be proven; nothing has changed then but that.
+        NotReadyError where it could not be read.
         """
         layer = self.store.layer(name)
         model = self.models.get(name) or ServedModel(name, layer=layer)
@@ -139,6 +145,8 @@ class Registry:
             if not loaded.unread:  # what could not be read may be right the next time
                 model = replace(model, errors={**model.errors, number: loaded.reason}, unread=model.unread - {number})
             self._put(replace(model, state=model.state if model.served or model.state == "unloaded" else "error"))
+            if loaded.unread:
+                raise NotReadyError(f"version {number} of {name} can not be read; the server's log says why")
             raise ConflictError(f"version {number} of {name} can not serve: {loaded.reason}", code="version_failed")
         errors = {failed: reason for failed, reason in model.errors.items() if failed != number}
         serving = {**model.serving, number: loaded}
@@ -151,13 +159,12 @@ class Registry:
         Only with the turn. Raises ConflictError where this replica would not be ready without that version.
         """
         model = self.models.get(name)
-        if hold == "unload" and model and list(model.serving) == [number]:
-            remaining = {other: self.models[other] for other in self.models if other != name}
-            if self.ready and not can_be_ready(remaining, self._default_model):
-                raise ConflictError(
-                    f"version {number} of {name} is the last that serves, and this replica is ready by it: load another first",
-                    code="last_version",
-                )
+        is_last = model is not None and list(model.serving) == [number]
+        if hold == "unload" and is_last and self.ready and not self.required.can_spare(self.models, name):
+            raise ConflictError(
+                f"version {number} is the last of {name}, which must serve here (SERVICE_REQUIRED_MODELS): load another first",
+                code="last_version",
+            )
         holds = {held: what for held, what in self._holds.get(name, {}).items() if held != number}
         self._holds[name] = {**holds, number: hold} if hold else holds
 
@@ -169,12 +176,9 @@ class Registry:
         model = self.models.get(name)
         states: dict[int, VersionStateName] = dict.fromkeys(self._unloading.numbers(name), "unloading")
         if model:
-            for number in model.serving:
-                states[number] = "ready"
-            for number in model.errors:
-                states[number] = "error"
-            if model.loading:
-                states[model.loading] = "loading"
+            states |= dict.fromkeys(model.serving, "ready")
+            states |= dict.fromkeys(model.errors, "error")
+            states |= {model.loading: "loading"} if model.loading else {}
         return states
 
     def held(self, name: str) -> Mapping[int, Hold]:
@@ -192,6 +196,8 @@ class Registry:
         for name in sorted(self.models.keys() - set(contents)):  # last, so that what has come can take over from what is gone
             self._unload(name)
         self._wishes.forget_all_but(contents)
+        if not self.loaded:
+            self.required.find(self.models)
         self.loaded = True
         if (default := self.default_model) != self._standing_default:
             logger.info("/v1/predict asks %s", default or "for a model's name: there is no default model")
@@ -223,14 +229,14 @@ class Registry:
     def _unload(self, name: str) -> None:
         """Let go of a model that is gone from the store; but what this replica is ready by serves until another can."""
         model = self.models[name]
-        remaining = {other: self.models[other] for other in self.models if other != name}
-        if self.ready and not can_be_ready(remaining, self._default_model):
+        if self.ready and not self.required.can_spare(self.models, name, gone=True):
             if model.state != "unloading":
                 reason = "it is gone from the store; it serves on, for without it this replica would not be ready"
                 logger.warning("%s: %s", name, reason)
                 self._put(replace(model, state="unloading", error=reason, wish=None))
             return
-        self.models = remaining
+        self.models = {other: self.models[other] for other in self.models if other != name}
+        self.required.forget(name)
         self._holds.pop(name, None)
         logger.info("%s is gone from the store and is unloaded", name)
         for served in model.serving.values():

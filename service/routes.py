@@ -155,7 +155,7 @@ def _add_health_routes(router: APIRouter, registry: Registry) -> None:
     @router.head("/health/ready", include_in_schema=False)
     @router.get("/health/ready", summary="May traffic be sent here?", tags=["health"], responses={503: {"model": Health}})
     async def ready() -> Response:
-        """200 when every model that can be proven serves, at least one; else 503. `reason` names models that do not serve."""
+        """200 when every required model serves, at least one; else 503. `reason` names models that do not serve."""
         health = _health(registry)
         return JSONResponse(health.model_dump(exclude_none=True), status_code=200 if registry.ready else 503)
 
@@ -182,6 +182,9 @@ def _health(registry: Registry) -> Health:
     reasons = ["the model store can not be read"] if registry.error else []
     if missing and registry.loaded:
         reasons.append(f"no proven version of {missing}")
+    if registry.loaded:
+        absent = registry.required.absent(registry.models).items()
+        reasons += [f"{setting} names {name}, which is not in the store" for name, setting in absent]
     if registry.ready:
         return Health(status="ready", reason="; ".join(reasons) or None)
     if not registry.loaded and not registry.error:

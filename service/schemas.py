@@ -136,7 +136,9 @@ class ModelDetail(ModelSummary):
     layer: Literal["published", "built-in"] | None = None
     reason: Annotated[str | None, Field(description="What is wrong, where it is not one version's fault.")] = None
     versions: list[VersionState]
-    aliases: dict[str, int | None] | None
+    aliases: Annotated[
+        dict[str, int | None] | None, Field(description="Where each points; null where its newest event can not be read.")
+    ]
     version_policy: Annotated[str | None, Field(description="Which of its versions this replica serves.")] = None
     class_names: list[str] | None = None
     input: Input | None = None

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import uvicorn
 from pydantic import ValidationError
-from pydantic_settings import CliApp, SettingsError
+from pydantic_settings import CliApp
 
 from model_store.errors import ProviderError
 from service import __version__
@@ -59,9 +59,6 @@ def main(arguments: Sequence[str]) -> None:
             name = "_".join(str(part) for part in problem["loc"])
             click.echo(f"SERVICE_{name.upper()}: {problem['msg']}, got {problem['input']!r}", err=True)
         click.echo("see: python -m service --help", err=True)
-        sys.exit(2)
-    except SettingsError as error:  # from the one setting that is JSON
-        click.echo(f"SERVICE_MODELS is no JSON object: {error.__cause__ or error}\nsee: python -m service --help", err=True)
         sys.exit(2)
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s:     %(message)s")
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # damaged bodies are their senders' business
@@ -113,12 +110,13 @@ def describe(registry: Registry, address: str) -> list[str]:
         others = ", ".join(str(number) for number in sorted(model.serving) if number != model.served.version.number)
         beside = f"; also versions {others}" if others else ""
         lines.append(f"  model  {model.served.version}{mark}: {len(manifest.class_names)} classes{accuracy}{narrow}{beside}")
+    if registry.loaded:
+        absent = registry.required.absent(registry.models).items()
+        lines += [f"  NOT SERVED  {name}: {setting} names it, and it is not in the store" for name, setting in absent]
     if registry.error:
         lines.append(f"  NOT READY  {registry.error}")
     lines.append(f"  docs   {address}/docs")
     default = registry.models.get(registry.default_model or "")
-    if registry.default_model and default is None and not registry.error:
-        lines.append(f"  NOT SERVED  {registry.default_model}: the default model is not in the store")
     if default and (served := default.served) and served.version.manifest.golden:
         sample = served.version.path(served.version.manifest.golden[0].image)
         if sample.is_relative_to(Path.cwd()):

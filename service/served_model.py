@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Final, Literal
 
 from model_store.errors import ModelStoreError, StoreUnreadableError
 from model_store.store import ModelStore
@@ -14,6 +14,7 @@ from service.wish import Wish
 
 State = Literal["loading", "ready", "unloading", "unloaded", "error"]
 VersionStateName = Literal["loading", "ready", "unloading", "error"]
+_UNREAD: Final = (StoreUnreadableError, OSError)
 logger = logging.getLogger(__name__)
 
 
@@ -99,9 +100,9 @@ def try_version(
     try:
         served = ServedVersion(store.open(name, number), options)
     except Exception as error:  # one damaged version must not keep the other models from serving
-        failure = Failure(_describe(error), isinstance(error, StoreUnreadableError))
+        failure = Failure(_describe(error), isinstance(error, _UNREAD))
         if failure.reason != said:
-            unexpected = None if isinstance(error, ModelStoreError) else error
+            unexpected = None if isinstance(error, (ModelStoreError, OSError)) else error
             logger.error("%s/%d is not served: %s", name, number, error, exc_info=unexpected)  # noqa: TRY400
         return failure
     taken = (time.perf_counter() - began) * 1e3
@@ -110,7 +111,7 @@ def try_version(
 
 
 def _describe(error: Exception) -> str:
-    if isinstance(error, StoreUnreadableError):
+    if isinstance(error, _UNREAD):
         return "it can not be read"
     if isinstance(error, ModelStoreError):
         return str(error)

@@ -12,10 +12,11 @@ from model_store.preprocessing import Pixels
 from model_store.providers import batch_sizes, count_devices
 from model_store.session import RunControl, SessionOptions
 from model_store.version import Version
-from service.admission import Admission
+from service.admission import Admission, Room
 from service.batcher import Batcher
 from service.devices import Devices
 from service.errors import BadRequestError
+from service.expected_wait import ExpectedWait
 from service.latency_profile import LatencyProfile
 from service.memory import trim_memory
 from service.postprocessing import Row, to_rows
@@ -31,7 +32,10 @@ LARGEST_BATCH = 32
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How a model is run. Without `max_batch_size` batches grow as long as that pays; `tuning`: what `tune` found here."""
+    """How a model is run. Without `max_batch_size` batches grow as long as that pays; `tuning`: what `tune` found here.
+
+    `room` is what the model's versions share; without one a version has its own, of `max_queue_size`.
+    """
 
     session: SessionOptions
     instances: int = 1
@@ -42,6 +46,7 @@ class EngineOptions:
     precision: PrecisionWish = "auto"
     run_timeout_seconds: float = 60.0
     tuning: Tuning | None = None
+    room: Room | None = None
 
     def for_version(self, version: Version) -> Self:
         """These options with what `tune` chose for this version here, where they were not set by a person."""
@@ -88,10 +93,6 @@ class ServedVersion:
         def run(images: Pixels, control: RunControl | None) -> list[Row]:
             return to_rows(devices.run(images, control), manifest.outputs, calibration)
 
-        delay = options.max_queue_delay_seconds
-        self.admission = Admission(
-            options.max_queue_size, lambda ahead, images: delay + profile.wait_seconds(ahead, images, most, instances)
-        )
         self._watchdog = Watchdog(options.run_timeout_seconds, name=f"{version}-watchdog")
         self.batcher = Batcher(
             self._watchdog.guard(run),
@@ -101,6 +102,8 @@ class ServedVersion:
             name=str(version),
             observe=profile.observe,
         )
+        expected_wait = ExpectedWait(profile, self.batcher, most, instances, options.max_queue_delay_seconds)
+        self.admission = Admission(options.room or Room(options.max_queue_size), expected_wait.seconds)
         self._leases = 0
         self._closing = False
         self._changed = threading.Condition()

@@ -1,12 +1,14 @@
 """The service's settings: each one a variable, a flag, and a sentence of advice."""
 
+import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model_store.host_cache import default_host_cache
+from model_store.manifest import is_name
 from model_store.preprocessing import DEFAULT_MAX_PIXELS, PILLOW_MAX_PIXELS
 from model_store.providers import AUTO, parse_providers
 from model_store.store import DEFAULT_ROOT
@@ -15,6 +17,7 @@ from service.precision import PrecisionWish
 from service.version_policy import PolicyText
 
 MEBIBYTE = 1024 * 1024
+EXPECTED_MODELS: Final = 'expected a JSON object with a model\'s settings by its name, like {"resnet50": {"instances": 1}}'
 
 
 Mode = Literal["throughput", "latency"]
@@ -39,6 +42,35 @@ class ModelSettings(BaseModel):
 def check_providers(text: str) -> str:
     """The text as it came. Raises ValueError where ONNX Runtime knows no such provider."""
     parse_providers(text)
+    return text
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """The names in a text like `one, two`; an empty one has none. Raises ValueError where one is no name of a model."""
+    names = tuple(name.strip() for name in text.split(",")) if text.strip() else ()
+    for name in names:
+        if not is_name(name):
+            raise ValueError(f"{name!r} is no name of a model; expected names with commas between them")
+    return names
+
+
+def parse_models(value: object) -> object:
+    """The object of a JSON text; what is no text as it came. Raises ValueError where the text is no JSON object."""
+    if not isinstance(value, str):
+        return value
+    try:
+        parsed = json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"{EXPECTED_MODELS}; this is no JSON: {error}") from None
+    if not isinstance(parsed, dict):
+        raise ValueError(EXPECTED_MODELS)  # noqa: TRY004  pydantic's validators raise this
+    return parsed
+
+
+def check_names(text: str | None) -> str | None:
+    """The text as it came. Raises as `parse_names` does."""
+    if text is not None:
+        parse_names(text)
     return text
 
 
@@ -77,6 +109,14 @@ class Settings(BaseSettings):
         str | None,
         Field(description="The model of /v1/predict. Unset: your only published model, or the built-in one where there is none."),
     ] = None
+    required_models: Annotated[
+        str | None,
+        AfterValidator(check_names),
+        Field(
+            description="The models without which this replica is not ready, with commas; the last version of one is not unloaded. "
+            "Unset: those that serve once the service has started. Empty: any one is enough."
+        ),
+    ] = None
     keys: Annotated[
         Path,
         Field(
@@ -100,7 +140,8 @@ class Settings(BaseSettings):
     ] = DEFAULT_MAX_PIXELS
     max_images: Annotated[int, Field(ge=1, description="Images in one request. Clients with more send several requests.")] = 64
     max_queue_size: Annotated[
-        int, Field(ge=1, description="Images of a model's open requests. More are refused with 429 instead of waiting in vain.")
+        int,
+        Field(ge=1, description="Images of a model's open requests, of all its versions. More get 429 instead of waiting in vain."),
     ] = 512
     max_batch_size: Annotated[
         int | None,
@@ -185,6 +226,8 @@ class Settings(BaseSettings):
     ] = "auto"
     models: Annotated[
         dict[str, ModelSettings],
+        NoDecode,  # by itself a flag would take [] for {}
+        BeforeValidator(parse_models),
         Field(
             description='Settings of single models, as JSON: {"resnet50": {"instances": 1, "mode": "latency"}}. Taken are '
             "max_batch_size, max_queue_delay_seconds, max_queue_size, instances, mode, intra_op_num_threads, deadline_seconds, "

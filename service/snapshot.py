@@ -22,13 +22,6 @@ def serves(models: Models, name: str | None) -> bool:
     return model is not None and model.served is not None
 
 
-def can_be_ready(models: Models, wanted_default: str | None) -> bool:
-    """Whether a replica with these models may be sent traffic: at least one serves, and the default where one was set."""
-    if wanted_default:
-        return serves(models, wanted_default)
-    return any(model.served for model in models.values())
-
-
 def choose_default(models: Models, wanted: str | None, standing: str | None) -> str | None:
     """The model that answers where none is named: as wanted, else the only published one, else the built-in one.
 

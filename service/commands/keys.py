@@ -67,7 +67,7 @@ def add(path: Path, name: str, scopes: tuple[Scope, ...]) -> None:
 @click.pass_obj
 def list_keys(path: Path) -> None:
     """List the keys' names, scopes and dates."""
-    keys = read_keys(path)
+    keys = read_keys(path, by_hand=True)
     if not keys:
         click.echo("there are no keys: the routes that manage versions are shut, and everyone may predict")
     for key in keys:

@@ -250,6 +250,36 @@ async def test_instances_run_concurrently() -> None:
         assert await answered(submit(batcher, 1, 2, 3)) == [1, 2, 3]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+async def test_bulk_that_runs_is_known_until_the_run_ends(fails: bool) -> None:  # noqa: FBT001  a parameter
+    """Also where the run fails; a run without bulk is nothing to know."""
+
+    began, may_end = threading.Semaphore(0), threading.Semaphore(0)
+
+    def run(images: np.ndarray) -> np.ndarray:
+        began.release()
+        assert may_end.acquire(timeout=PATIENCE_SECONDS)
+        if fails and len(images) > 1:
+            raise RuntimeError("a defect")
+        return read_numbers(images)
+
+    with batching(run, 3) as batcher:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        futures = submit(batcher, 0)
+        assert await asyncio.to_thread(began.acquire, timeout=PATIENCE_SECONDS)
+        assert (batcher.bulk_runs, batcher.waiting_bulk) == ({}, 0)
+        for priority in (BULK, INTERACTIVE, BULK, BULK):
+            futures.append(batcher.submit(numbered(1), deadline, priority))
+        assert (batcher.waiting, batcher.waiting_bulk) == (4, 3)
+        may_end.release()
+        assert await asyncio.to_thread(began.acquire, timeout=PATIENCE_SECONDS)
+        ((run_under_way),) = batcher.bulk_runs.values()
+        assert (run_under_way.images, run_under_way.bulk, batcher.waiting_bulk) == (3, 2, 1)
+        may_end.release(2)
+        await asyncio.gather(*futures, return_exceptions=True)
+        assert batcher.bulk_runs == {}
+
+
 async def test_bulk_is_run_after_interactive_and_fills_its_batches() -> None:
     """What came first does not count between the two, only within each."""
     model = GatedModel(read_numbers)

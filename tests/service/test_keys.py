@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from unprivileged import unprivileged
 
 from service.errors import ForbiddenError, UnauthorizedError
 from service.keys import KeyNameError, Keys, KeysError, add_key, default_path, read_keys, remove_key
@@ -93,8 +94,57 @@ def test_file_of_another_user_is_refused(path: Path, monkeypatch: pytest.MonkeyP
     if owner == 0:
         assert len(read_keys(path)) == 1
         os.chown(path, 12345, 12345)
+    for by_hand in (False, True):
+        with pytest.raises(KeysError, match="belongs to another user"):
+            read_keys(path, by_hand=by_hand)
     with pytest.raises(KeysError, match="belongs to another user"):
-        read_keys(path)
+        add_key(path, "deploy", ["manage"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has other users' files")
+@pytest.mark.parametrize("mode", [0o600, 0o640])
+def test_root_changes_another_users_keys_and_leaves_them_theirs(path: Path, mode: int) -> None:
+    """Owner, group and mode stay, so that the service of that user reads them on; root's own service trusts none of it."""
+    add_key(path, "app", ["predict"])
+    path.chmod(mode)
+    os.chown(path, 12345, 23456)
+    add_key(path, "deploy", ["manage"])
+    assert remove_key(path, "app")
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (12345, 23456, mode)
+    assert [key.name for key in read_keys(path, by_hand=True)] == ["deploy"]
+    with pytest.raises(KeysError, match="belongs to another user"):
+        Keys(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for other users")
+def test_root_makes_keys_for_the_user_whose_directory_it_is(path: Path) -> None:
+    """Else the service of that user could not read them, and would not start."""
+    path.parent.mkdir()
+    os.chown(path.parent, 12345, 23456)
+    add_key(path, "deploy", ["manage"])
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (12345, 23456, 0o600)
+
+
+def test_mode_of_the_file_is_kept(path: Path) -> None:
+    """Whom its owner lets read it can read it on."""
+    add_key(path, "app", ["predict"])
+    path.chmod(0o640)
+    add_key(path, "deploy", ["manage"])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file of a group that it is not in")
+def test_group_that_can_not_be_kept_is_said(path: Path) -> None:
+    """A change that would shut a group out is refused, with what to do, and leaves nothing behind."""
+    add_key(path, "app", ["predict"])
+    os.chown(path, -1, 23456)
+    before = path.read_bytes()
+    with unprivileged(), pytest.raises(KeysError, match="another owner or group by this: change them as root"):
+        add_key(path, "deploy", ["manage"])
+    assert [entry.name for entry in path.parent.iterdir()] == ["keys.json"]
+    assert path.read_bytes() == before
 
 
 def test_without_keys_everyone_predicts_and_nobody_manages(path: Path) -> None:

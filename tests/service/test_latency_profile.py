@@ -37,3 +37,10 @@ def test_one_slow_run_does_not_change_much() -> None:
 def test_waits_are_whole_batches_and_a_rest(ahead: int, images: int, seconds: float) -> None:
     """Two instances, batches of two: four images take one run of two each."""
     assert_allclose(LatencyProfile({1: 1.0, 2: 2.0}).wait_seconds(ahead, images, 2, 2), seconds)
+
+
+@pytest.mark.parametrize(("filling", "seconds"), [(0, 4.0), (1, 4.0), (2, 5.0), (99, 5.0)])
+def test_others_fill_up_the_last_run_and_no_more(filling: int, seconds: float) -> None:
+    """Of five images one is in a last run, of which the other places are taken, too."""
+    profile = LatencyProfile({1: 1.0, 2: 2.0, 3: 3.0})
+    assert_allclose(profile.wait_seconds(3, 2, 2, 2, filling), seconds - 1.0)

@@ -1,6 +1,7 @@
 """The routes that change what serves: over real HTTP, from a real process, with keys that a real command would make."""
 
 import asyncio
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -16,12 +17,15 @@ from colour_model import MODEL, alter, labels, plain, publish, publish_deviating
 from http_problems import check_problem
 from server_process import PATIENCE_SECONDS, ServerProcess, read_response, request_head, running
 from test_watcher import eventually, publish_other
+from unprivileged import unprivileged
 
+from model_store.manifest import MANIFEST_NAME
 from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
 from service.keys import add_key, remove_key
 
 RED = plain("red")
 BASE = f"/v1/models/{MODEL}"
+HANGS_SECONDS = 10.0  # less than a test's patience
 READ_ONLY = Path("/sys/kernel")
 """A directory in which not even root can make a file."""
 
@@ -249,6 +253,41 @@ async def test_who_left_while_waiting_changes_nothing(store: ModelStore, monkeyp
     assert store.aliases(MODEL).version("production") == 2
 
 
+@pytest.mark.anyio
+async def test_changes_wait_in_order_and_take_no_threads(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many wait for one that takes long: others still find a thread, and each is made in the order in which it came."""
+    for _ in range(2):
+        publish(store)
+    store.promote(MODEL, 1)
+    keys, gate = store.root.parent / "keys.json", threading.Event()
+    header = {"authorization": f"Bearer {add_key(keys, 'deploy', ['manage'])}"}
+    more_than_threads = min(32, (os.cpu_count() or 1) + 4) + 1  # of an event loop's executor
+    async with started(store.root, keys=keys) as application:
+        prove = application.registry.prove
+
+        def wait(name: str, number: int) -> None:
+            assert gate.wait(PATIENCE_SECONDS)
+            prove(name, number)
+
+        monkeypatch.setattr(application.registry, "prove", wait)
+        requests = []
+        for number in range(more_than_threads):
+            client = RawClient(f"{BASE}/versions/{number % 2 + 1}/promote", header)
+            client.send_body(f'{{"why": "{number}"}}'.encode())
+            requests.append(asyncio.create_task(client.request(application.app)))
+            await until(client.messages.empty)
+        for _ in range(1000):  # who waits for nothing gets to a thread
+            await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(HANGS_SECONDS):
+                await asyncio.to_thread(lambda: None)
+        finally:
+            gate.set()
+            clients = await asyncio.gather(*requests)
+    assert {client.status for client in clients} == {200}
+    assert [event.why for event in store.aliases(MODEL).history("production")[1:]] == [*map(str, range(more_than_threads))]
+
+
 def test_alias_of_the_policy_moves_what_serves(store: ModelStore) -> None:
     """A replica that follows canary serves what a move of it names, whatever production says."""
     for _ in range(3):
@@ -276,6 +315,29 @@ def test_version_that_can_not_be_proven_is_not_promoted(store: ModelStore) -> No
         detail = operator.client.get(BASE).json()
         assert (states(detail), detail["aliases"]) == ({1: "ready", 2: "error"}, {"production": 1})
         assert operator.version() == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ["model.onnx", MANIFEST_NAME, "golden"])
+async def test_version_that_can_not_be_read_is_no_conflict(store: ModelStore, name: str) -> None:
+    """Trouble with the disk is not the version's fault: 503, no mark on it, and the same call works once the trouble is over."""
+    publish(store)
+    publish(store)
+    store.promote(MODEL, 1)
+    keys, file = store.root.parent / "keys.json", store.root / MODEL / "2" / name
+    header = {"authorization": f"Bearer {add_key(keys, 'deploy', ['manage'])}"}
+    mode = file.stat().st_mode
+    with unprivileged():
+        async with started(store.root, keys=keys) as application:
+            file.chmod(0)
+            for path in ("versions/2/load", "versions/2/promote"):
+                response = await application.client.post(f"{BASE}/{path}", headers=header)
+                check_problem(response, 503, "not_ready")
+                assert response.json()["detail"] == f"version 2 of {MODEL} can not be read; the server's log says why"
+            assert states((await application.client.get(BASE)).json()) == {1: "ready", 2: "available"}
+            file.chmod(mode)
+            assert (await application.client.post(f"{BASE}/versions/2/load", headers=header)).status_code == 200
+    assert store.aliases(MODEL).version("production") == 1
 
 
 def test_rollback_to_a_version_that_can_not_be_proven_is_not_written(store: ModelStore) -> None:

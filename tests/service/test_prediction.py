@@ -25,6 +25,10 @@ def colours(*names: str) -> dict[str, object]:
     return {"images": [{"b64": base64.b64encode(plain(name)).decode()} for name in names]}
 
 
+def posting_to(application: Application, path: str, *names: str) -> asyncio.Task[httpx.Response]:
+    return asyncio.create_task(application.client.post(f"/v1/models/{path}/predict", json=colours(*names)))
+
+
 def posting(application: Application, *names: str) -> asyncio.Task[httpx.Response]:
     return asyncio.create_task(application.client.post("/v1/predict", json=colours(*names)))
 
@@ -42,6 +46,30 @@ async def test_full_queue_refuses_more_and_serves_again(colour_store: ModelStore
         model.gate.set()
         assert labels((await accepted).json()["results"]) == ["red", "green", "blue"]
         assert (await application.client.post("/v1/predict", json=colours("red", "red", "red"))).status_code == 200
+
+
+async def test_queue_is_one_a_model(store: ModelStore) -> None:
+    """Images of one version leave but the rest to another, also to one that came later; another model has its own."""
+    publish(store)
+    publish(store)
+    publish(store, "other")
+    async with started(store.root, max_queue_size=3, version_policy="latest:2", store_poll_seconds=0) as application:
+        model = application.hold_model()
+        under_way = posting_to(application, "colours/versions/2", "red", "green")
+        await model.begun()
+        publish(store)
+        await asyncio.to_thread(application.registry.load)
+        for path, names, status in (
+            ("colours/versions/1", ["red"], 404),
+            ("colours/versions/3", ["red", "red"], 429),
+            ("colours/versions/3", ["red"], 200),
+            ("colours", ["red", "red"], 429),
+            ("other", ["red"] * 3, 200),
+        ):
+            assert (await posting_to(application, path, *names)).status_code == status, path
+        model.gate.set()
+        assert (await under_way).status_code == 200
+        assert (await posting_to(application, "colours", *["red"] * 3)).status_code == 200
 
 
 async def test_full_queue_refuses_before_the_body_is_read(colour_store: ModelStore) -> None:
@@ -265,7 +293,7 @@ async def test_own_timeout_is_kept_and_capped(colour_store: ModelStore) -> None:
 async def test_what_can_not_be_in_time_is_refused_at_once(colour_store: ModelStore) -> None:
     """With runs of a second and one image ahead, an answer within 100 ms is not waited for: 429, the wait, and when to come."""
     async with started(colour_store.root) as application:
-        application.served().admission._predict_seconds = lambda ahead, images: float(ahead + images)
+        application.served().admission._predict_seconds = lambda ahead, images, _: float(ahead + images)
         model = application.hold_model()
         alone = asyncio.create_task(application.client.post("/v1/predict?timeout_ms=900", content=plain("red")))
         await model.begun()  # nobody was ahead, so it is tried whatever was predicted
@@ -276,6 +304,23 @@ async def test_what_can_not_be_in_time_is_refused_at_once(colour_store: ModelSto
         model.gate.set()
         assert (await alone).status_code == 200
         assert model.sizes == [1]
+
+
+async def test_bulk_that_runs_is_in_the_predicted_wait(colour_store: ModelStore) -> None:
+    """With runs of ten seconds, of which one has just begun, there is no answer within fifteen, though only bulk came before."""
+    async with started(colour_store.root) as application:
+        profile = application.served().profile
+        profile._seconds = [10.0] * len(profile._seconds)
+        model = application.hold_model()
+        bulk = asyncio.create_task(application.client.post("/v1/predict?priority=2", content=plain("blue")))
+        await model.begun()
+        refused = await application.client.post("/v1/predict?timeout_ms=15000", content=plain("red"))
+        assert (refused.status_code, refused.json()["code"]) == (429, "overloaded")
+        interactive = posting(application, "red")
+        await until(lambda: application.served().batcher.waiting == 1)
+        model.gate.set()
+        assert labels((await interactive).json()["results"]) == ["red"]
+        assert (await bulk).status_code == 200
 
 
 async def test_bulk_takes_the_places_that_interactive_leaves(colour_store: ModelStore) -> None:

@@ -1,17 +1,19 @@
 """Several versions of a model at once: what serves, which one answers, and what an operator holds loaded or unloaded."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
-from colour_model import MODEL, alter, publish, publish_deviating
+from colour_model import MODEL, alter, make_store, publish, publish_deviating
 
 from model_store.errors import ModelNotFoundError, StoreUnreadableError
 from model_store.session import SessionOptions
 from model_store.store import ModelStore
-from service.errors import ConflictError, NotFoundError, NotReadyError
+from service.errors import BadRequestError, ConflictError, NotFoundError, NotReadyError
 from service.management import Management
 from service.registry import Registry
+from service.required_models import RequiredModels
 from service.served_model import ServedModel
 from service.served_version import EngineOptions
 from service.version_policy import parse_policy
@@ -22,15 +24,16 @@ def options(_: str) -> EngineOptions:
     return EngineOptions(SessionOptions(), max_batch_size=8)
 
 
-Make = Callable[[str], Registry]
+Make = Callable[..., Registry]
 
 
 @pytest.fixture
 def make(store: ModelStore, request: pytest.FixtureRequest) -> Make:
-    """A registry over the store by a policy, loaded."""
+    """A registry over the store by a policy, loaded; `required` as the setting has it."""
 
-    def make(policy: str) -> Registry:
-        registry = Registry(store, options, policy_of=lambda _: parse_policy(policy))
+    def make(policy: str, required: Sequence[str] | None = None) -> Registry:
+        models = RequiredModels(required=required)
+        registry = Registry(store, options, policy_of=lambda _: parse_policy(policy), required=models)
         request.addfinalizer(registry.close)
         registry.load()
         return registry
@@ -203,16 +206,19 @@ def test_loaded_by_hand_is_tried_again_where_it_failed(store: ModelStore, make: 
 
 
 def test_unloaded_by_hand_stays_out_and_the_next_one_takes_over(store: ModelStore, make: Make) -> None:
-    """The version before serves, through any number of looks, until the hold is taken back."""
+    """The best other one that can be proven serves, through any number of looks, until the hold is taken back."""
+    publish(store)
     publish(store)
     publish(store)
     publish(store, "other")
+    alter(store, 2)
     registry = make("latest:1")
-    hold(registry, 2, "unload")
+    Management(registry).unload(MODEL, 3)
     registry.load()
     assert serving(registry) == (1, [1])
-    hold(registry, 2, None)
-    assert serving(registry) == (2, [2])
+    assert sorted(registry.models[MODEL].errors) == [2]
+    hold(registry, 3, None)
+    assert serving(registry) == (3, [3])
 
 
 def test_unload_that_can_not_be_followed_is_a_conflict(store: ModelStore, make: Make) -> None:
@@ -231,13 +237,35 @@ def test_unload_that_can_not_be_followed_is_a_conflict(store: ModelStore, make: 
     assert (serving(registry), registry.held(MODEL)) == ((1, [1, 2]), {2: "load"})
 
 
+def test_alias_that_can_not_move_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
+    """A version of a built-in model, or a name that no alias can have: neither is proven in vain, nor its failure told instead."""
+    builtin = make_store(tmp_path / "builtin")
+    for _ in range(2):
+        publish(builtin)
+    alter(builtin, 1)
+    registry = Registry(make_store(tmp_path / "store", builtin.root), options)
+    registry.load()
+    management = Management(registry)
+    for move in (lambda: management.promote(MODEL, 1, "", ""), lambda: management.roll_back(MODEL, "", "")):
+        with pytest.raises(ConflictError, match="is built in") as caught:
+            move()
+        assert caught.value.code == "alias_not_moved"
+    for _ in range(2):
+        publish(registry.store, "own")
+    alter(registry.store, 1, "own")
+    with pytest.raises(BadRequestError, match="'7' is no alias name"):
+        management.promote("own", 1, "", "", alias="7")
+    assert [model.errors for model in registry.models.values()] == [{}, {}]
+    registry.close()
+
+
 def test_model_that_was_unloaded_stays_so_where_a_load_fails(store: ModelStore, make: Make) -> None:
     """An operator's failed try is no fault of the replica, which stays ready by the other model."""
     publish(store)
     publish_deviating(store)
     store.promote(MODEL, 1)
     publish(store, model="other")
-    registry = make("alias:production")
+    registry = make("alias:production", ["other"])
     hold(registry, 1, "unload")
     with pytest.raises(ConflictError, match="can not serve"):
         hold(registry, 2, "load")
@@ -260,7 +288,7 @@ def test_what_could_not_be_read_is_no_failure_of_the_version(
 
     with monkeypatch.context() as patch:
         patch.setattr(store, "open", fail)
-        with pytest.raises(ConflictError, match="it can not be read"):
+        with pytest.raises(NotReadyError, match="version 2 of colours can not be read"):
             hold(registry, 2, "load")
     registry.load()
     assert registry.states(MODEL) == {1: "ready"}
@@ -272,7 +300,7 @@ def test_model_without_a_version_is_unloaded_and_no_fault(store: ModelStore, mak
     """Where every version was unloaded, the model is there and says so, and the replica stays ready by the other one."""
     publish(store)
     publish(store, "other")
-    registry = make("latest:1")
+    registry = make("latest:1", ())
     hold(registry, 1, "unload")
     assert (serving(registry), registry.models[MODEL].state) == ((None, []), "unloaded")
     with pytest.raises(NotReadyError, match="unloaded it"):
@@ -292,6 +320,34 @@ def test_last_version_that_readiness_needs_is_not_unloaded(store: ModelStore, ma
     hold(registry, 2, "unload")
     assert serving(registry) == (1, [1])
     assert registry.ready
+
+
+@pytest.mark.parametrize("required", [None, [MODEL], [MODEL, "other"]])
+def test_last_version_of_a_required_model_is_not_unloaded(store: ModelStore, make: Make, required: Sequence[str] | None) -> None:
+    """Not only the default model's: each that served at the start, or that the setting names. One that came later may go."""
+    publish(store)
+    publish(store, "other")
+    registry = make("latest:1", required)
+    publish(store, "later")
+    registry.load()
+    management = Management(registry)
+    with pytest.raises(ConflictError, match=r"version 1 is the last of colours.*load another first") as caught:
+        management.unload(MODEL, 1)
+    assert caught.value.code == "last_version"
+    assert management.unload("later", 1).state == "unloaded"
+    assert (registry.ready, registry.held(MODEL), registry.models[MODEL].state) == (True, {}, "ready")
+
+
+def test_last_version_stays_where_no_other_can_be_proven(store: ModelStore, make: Make) -> None:
+    """The policy's next version is tried first, and its reason is kept."""
+    publish(store)
+    publish(store)
+    alter(store, 1)
+    registry = make("latest:1")
+    with pytest.raises(ConflictError) as caught:
+        Management(registry).unload(MODEL, 2)
+    assert caught.value.code == "last_version"
+    assert (serving(registry), registry.held(MODEL)) == ((2, [2]), {})
 
 
 def test_proven_version_that_nobody_wishes_goes_with_the_next_look(store: ModelStore, make: Make) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from pydantic_settings import CliApp, SettingsError
+from pydantic_settings import CliApp
 
 from service.engine_options import engine_options
 from service.settings import ModelSettings, Settings
@@ -20,6 +20,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "builtin": ("false", False),
     "version_policy": ("latest:2", "latest:2"),
     "default_model": ("digits", "digits"),
+    "required_models": ("digits, mine", "digits, mine"),
     "keys": ("/srv/keys.json", Path("/srv/keys.json")),
     "max_body_bytes": ("1000", 1000),
     "max_upload_bytes": ("2000", 2000),
@@ -120,6 +121,9 @@ def test_every_setting_says_what_it_is_for(name: str, help_text: str) -> None:
         ("log_level", "loud"),
         ("builtin", "perhaps"),
         ("version_policy", "newest"),
+        ("required_models", "digits,"),
+        ("required_models", "a b"),
+        ("required_models", '["digits"]'),
     ],
 )
 def test_values_out_of_their_domain_are_refused(name: str, value: object) -> None:
@@ -167,9 +171,25 @@ def test_a_models_mode_counts_before_the_threads_of_all() -> None:
     assert (digits.session.intra_op_num_threads, digits.instances) == (4, 1)
 
 
-@pytest.mark.parametrize("own", ['{"digits": {"instance": 2}}', '{"digits": {"instances": 0}}', '{"digits": 3}', "digits"])
+@pytest.mark.parametrize(
+    "own",
+    [
+        '{"digits": {"instance": 2}}',
+        '{"digits": {"instances": 0}}',
+        '{"digits": 3}',
+        "digits",
+        'digits={"instances": 2}',
+        "[]",
+        '[{"digits": {}}]',
+        "null",
+        "3",
+        "",
+    ],
+)
 def test_models_settings_that_are_not_understood_are_refused(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A misspelt name or a wrong value must not be silently nothing."""
+    """A misspelt name or a wrong value must not be silently nothing, be it a flag or a variable."""
+    with pytest.raises(ValidationError):
+        CliApp.run(Settings, cli_args=["--models", own])
     monkeypatch.setenv("SERVICE_MODELS", own)
-    with pytest.raises((ValidationError, SettingsError)):
+    with pytest.raises(ValidationError):
         Settings()

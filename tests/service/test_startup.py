@@ -97,8 +97,18 @@ def test_settings_come_from_variables_too(colour_store: ModelStore) -> None:
     [
         (["--port", "http"], {}, "SERVICE_PORT: .*'http'"),
         (["--port", "70000"], {}, "SERVICE_PORT: .*65535.*'70000'"),
-        ([], {"SERVICE_MODELS": "{"}, "SERVICE_MODELS is no JSON object: Expecting property name"),
-        (["--models", "{"], {}, "SERVICE_MODELS is no JSON object: "),
+        (
+            [],
+            {"SERVICE_MODELS": "{"},
+            "SERVICE_MODELS: .*expected a JSON object .*this is no JSON: Expecting property name.*, got '{'",
+        ),
+        (["--models", "{"], {}, "SERVICE_MODELS: .*expected a JSON object .*this is no JSON: Expecting property name.*, got '{'"),
+        (
+            ["--models", "[]"],
+            {},
+            r"SERVICE_MODELS: .*expected a JSON object .* like {\"resnet50\": {\"instances\": 1}}, got '\[\]'",
+        ),
+        (["--models", '{"a": {"instance": 1}}'], {}, "SERVICE_MODELS_A_INSTANCE: "),
         ([], {"SERVICE_MAX_BATCH_SIZE": "0"}, "SERVICE_MAX_BATCH_SIZE: .*'0'"),
         (["--batch-size", "3"], {}, "--batch-size"),
         (["--providers", "gpu"], {}, "SERVICE_PROVIDERS: .*'gpu' is no execution provider; there are auto"),

@@ -17,6 +17,8 @@ from training.commands.running import processes
 from training.display import TrainingDisplay
 from training.errors import InterruptedRunError, RunError
 from training.experiments import degradation as degradation_experiment
+from training.experiments import gradients as gradients_experiment
+from training.experiments import identity as identity_experiment
 from training.experiments import lesions as lesions_experiment
 from training.experiments import responses as responses_experiment
 from training.experiments import shortcuts as shortcuts_experiment
@@ -158,6 +160,45 @@ def lesions(laboratory: Laboratory, depth: int, seeds: Sequence[int], images: in
 def shortcuts(laboratory: Laboratory, depth: int, seeds: Sequence[int]) -> Report:
     """No shortcut, option A, B, C, and pre-activation, side by side (He et al. 2015, section 4.1; He et al. 2016)."""
     return shortcuts_experiment.perform(laboratory, depth, seeds)
+
+
+def steps_option(name: str, default: int, said: str) -> Callable[..., Any]:
+    """How long a measurement trains."""
+    return click.option(name, type=click.IntRange(1, 10_000), default=default, show_default=True, help=said)
+
+
+@experiment.command()
+@experiment_options
+@depth_option(20)
+@click.option("--deeper", type=click.IntRange(8), default=56, show_default=True, help="Layers of the network built from it.")
+@steps_option("--steps", 40, "Steps that the built networks train on.")
+@steps_option("--copy-steps", 60, "Steps in which stacks learn to copy.")
+@seeds_option("0")
+def identity(laboratory: Laboratory, depth: int, deeper: int, steps: int, copy_steps: int, seeds: Sequence[int]) -> Report:
+    """A deeper network that copies a shallower one, and layers that learn to copy (He et al. 2015, section 1)."""
+    return identity_experiment.perform(laboratory, depth, deeper, seeds, steps, copy_steps)
+
+
+class OddNumber(click.IntRange):
+    """A whole number whose half has a middle."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """`11` as 11."""
+        number = int(super().convert(value, param, ctx))
+        if number % 2 == 0:
+            self.fail(f"{number} is even: only an odd number of points has one at the centre", param, ctx)
+        return number
+
+
+@experiment.command()
+@experiment_options
+@depths_option("20,56")
+@steps_option("--steps", 100, "First steps whose gradients are measured.")
+@click.option("--grid", "points", type=OddNumber(3, 101), default=11, show_default=True, help="Points of the surface's side.")
+@seeds_option("0")
+def gradients(laboratory: Laboratory, depths: Sequence[int], steps: int, points: int, seeds: Sequence[int]) -> Report:
+    """Gradient norms by layer in the first steps, and the loss around trained weights (Li et al. 2018)."""
+    return gradients_experiment.perform(laboratory, sorted(depths), seeds, steps, points)
 
 
 @contextmanager

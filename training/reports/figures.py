@@ -3,7 +3,7 @@
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -53,6 +53,7 @@ _STYLE: Final = MappingProxyType(
 _WIDTH, _HEIGHT = 4.4, 2.9
 _FEW_POINTS: Final = 12
 _WIDE_RANGE: Final = 20.0
+_SURFACE_FLOOR, _SURFACE_LEVELS = 2.0**-7, 9
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,31 @@ def draw_reliability(name: str, bins: Sequence[Bin]) -> Markup:
         below.set(xlabel="confidence", ylabel="images")
         below.xaxis.set_major_formatter(PercentFormatter(1.0))
         return _svg(figure, name, f"{name}: accuracy by confidence; the table beside it holds the same numbers")
+
+
+def draw_surfaces(name: str, coordinates: Sequence[float], surfaces: Mapping[str, Sequence[Sequence[float]]]) -> Markup:
+    """Contours of positive values over a square, side by side by their titles, at the same levels: powers of two.
+
+    A surface has a row for each coordinate upwards and in it a value for each to the right. The darker, the higher.
+    """
+    values = [value for surface in surfaces.values() for row in surface for value in row]
+    lowest, highest = (math.log2(max(bound, _SURFACE_FLOOR)) for bound in (min(values), max(values)))
+    top = min(math.ceil(highest), math.floor(lowest) + _SURFACE_LEVELS)
+    levels = [2.0**power for power in range(math.floor(lowest), top + 1)]
+    with _figure(_WIDTH * 1.5, _HEIGHT * 1.1) as figure:
+        from matplotlib.colors import to_rgba  # noqa: PLC0415  as below
+
+        shades = [to_rgba(_SERIES[0], 0.08 + 0.82 * n / len(levels)) for n in range(len(levels))]
+        panels = figure.subplots(1, len(surfaces), sharey=True, squeeze=False)[0]
+        for axes, (title, surface) in zip(panels, surfaces.items(), strict=True):
+            axes.contourf(coordinates, coordinates, surface, [*levels, math.inf], colors=shades)
+            lines = axes.contour(coordinates, coordinates, surface, levels, colors=_INK, linewidths=0.6)
+            axes.clabel(lines, fontsize=7, fmt=lambda value: f"{value:g}")
+            axes.plot(0, 0, "+", color=_INK, markersize=8)
+            axes.set(title=title, aspect="equal", xlabel="first direction")
+            axes.grid(visible=False)
+        panels[0].set_ylabel("second direction")
+        return _svg(figure, name, f"{name}: {', '.join(surfaces)}; the table beside it holds the numbers")
 
 
 def standalone(drawing: Markup) -> bytes:

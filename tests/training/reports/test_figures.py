@@ -6,7 +6,7 @@ import pytest
 from html_page import Page
 from markupsafe import Markup
 
-from training.reports.figures import SERIES, Line, draw_lines, draw_reliability
+from training.reports.figures import SERIES, Line, draw_lines, draw_reliability, draw_surfaces
 from training.reports.mistakes import Bin
 
 
@@ -80,3 +80,17 @@ def test_a_reliability_diagram_has_a_bar_for_each_bin() -> None:
     assert isinstance(drawing, Markup)
     assert len(re.findall(r"<path [^>]*fill: var\(--series-1\)", drawing)) == 2 + 2 + 1, "two bars above, two below, the legend's"
     assert len(re.findall(r"<path [^>]*fill: var\(--series-2\)", drawing)) == 2 + 1
+
+
+def test_surfaces_stand_side_by_side_at_the_same_levels() -> None:
+    """A shallow bowl lies between the lowest two levels; a steep one is cut by more of them, labelled, in the page's colours."""
+    coordinates = [-1.0, 0.0, 1.0]
+    bowls = {name: [[1 + height * (x * x + y * y) for x in coordinates] for y in coordinates]
+             for name, height in (("shallow", 0.4), ("steep", 10.0))}  # fmt: skip
+    drawing = draw_surfaces("bowls", coordinates, bowls)
+    assert ">shallow<" in drawing.replace(" ", "")
+    assert ">steep<" in drawing.replace(" ", "")
+    assert "8" in re.findall(r">\s*(\d+)\s*</text>", drawing)
+    assert "var(--series-1)" in drawing
+    assert "#0102" not in drawing
+    assert draw_surfaces("bowls", coordinates, bowls) == drawing

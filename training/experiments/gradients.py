@@ -1,0 +1,215 @@
+"""Gradients: their norms by layer in the first steps, and the loss around trained weights (He et al. 2015; Li et al. 2018)."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from training.errors import InterruptedRunError
+from training.experiments.gradient_words import CLAIM, NORMS, SOURCES, SURFACE, verdicts
+from training.experiments.laboratory import Laboratory, TrainedRun
+from training.experiments.probing import prepare, sample_images, take_steps
+from training.experiments.report import Column, Figure, Part, Report, Table, drawn
+from training.experiments.setting import command, describe
+from training.experiments.statistics import listed
+from training.experiments.surface import basin, grid, measure_surface, minima
+from training.learning.learner import Learner
+from training.learning.optimization import set_learning_rate
+from training.reports.figures import Line, draw_lines, draw_surfaces
+
+FAMILIES: Final = ("plain", "resnet")
+WINDOW: Final = 10
+SURFACE_IMAGES: Final = 256
+
+Norms = Mapping[str, NDArray[np.float64]]
+"""Gradient norms of a network's layers by its name, float `[seeds, steps, layers]`."""
+
+
+def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int], steps: int, points: int) -> Report:
+    """Measure both; the deepest networks are trained (or read) for the surface. Raises TrainingError."""
+    runs = {(family, seed): laboratory.train(f"{family}{depths[-1]}", seed) for seed in seeds for family in FAMILIES}
+    names = [f"{family}{depth}" for depth in depths for family in FAMILIES]
+    norms = {
+        name: np.array([measure_norms(laboratory, runs[FAMILIES[0], seed], name, seed, steps) for seed in seeds]) for name in names
+    }
+    around = {run.architecture: surface(laboratory, run, points) for (_, seed), run in runs.items() if seed == seeds[0]}
+    classes = len(laboratory.images.class_names)
+    return Report(
+        name="gradients",
+        title="Gradients by layer, and the loss around the weights",
+        claim=CLAIM,
+        sources=SOURCES,
+        verdicts=verdicts(norms, around, depths, classes),
+        parts=[
+            Part(
+                "Gradient norms by layer",
+                [NORMS.format(steps=steps, window=min(WINDOW, steps))],
+                [draw_norms(depth, {f"{family}{depth}": norms[f"{family}{depth}"] for family in FAMILIES}) for depth in depths],
+                [norms_table(norms)],
+                [points_table(norms, seeds)],
+            ),
+            Part(
+                "The loss around trained weights",
+                [SURFACE.format(images=SURFACE_IMAGES, points=points, seed=seeds[0])],
+                [draw_around(around, points)],
+                [surface_table(around, classes)],
+                [surface_points(around, points)],
+            ),
+        ],
+        setting=describe(laboratory, list(runs.values())),
+        commands=[
+            command(
+                *(laboratory, "gradients", "--depths", listed(depths, ",")),
+                *("--steps", str(steps), "--grid", str(points)),
+                seeds=seeds,
+            )
+        ],
+    )
+
+
+def measure_norms(laboratory: Laboratory, run: TrainedRun, name: str, seed: int, steps: int) -> list[list[float]]:
+    """Gradient norms of a network's 3x3 convolutions, in order of depth, at each of its first steps on the images of a run."""
+    of = {"run": laboratory.directory(name, seed).run_id, "steps": steps}
+    found: list[list[float]] = laboratory.measured(
+        f"gradients-{name}", of, lambda: _measure_norms(laboratory, run, name, seed, steps)
+    )
+    return found
+
+
+def _measure_norms(laboratory: Laboratory, run: TrainedRun, name: str, seed: int, steps: int) -> list[list[float]]:
+    feed, environment = prepare(laboratory, run)
+    recipe, total = run.config.recipe, feed.total_steps
+    learner = Learner(laboratory.untrained(name, seed), recipe, laboratory.process, environment)
+    rise = partial(_set_rate, learner, run, total)
+    return [gradient_norms(learner.network) for _ in take_steps(laboratory, learner, feed, steps, f"{name} begins", rise)]
+
+
+def _set_rate(learner: Learner, run: TrainedRun, total: int, step: int) -> None:
+    set_learning_rate(learner.optimizer, run.config.recipe.schedule, step, total)
+
+
+def gradient_norms(network: nn.Module) -> list[float]:
+    """The norm of each 3x3 convolution's gradient, as a backward pass has left it, in the order in which they run."""
+    gradients = [
+        module.weight.grad
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3) and module.weight.grad is not None
+    ]
+    return torch.stack([gradient.norm() for gradient in gradients]).tolist()
+
+
+def windows(norms: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Norms `[seeds, steps, layers]` averaged over the first step, the first ten and the last ten: `[seeds, layers]` each."""
+    steps = norms.shape[1]
+    first, last = min(WINDOW, steps), max(0, steps - WINDOW)
+    return {
+        "step 1": norms[:, 0],
+        f"steps 1-{first}": norms[:, :first].mean(axis=1),
+        f"steps {last + 1}-{steps}": norms[:, last:].mean(axis=1),
+    }
+
+
+def surface(laboratory: Laboratory, run: TrainedRun, points: int) -> list[list[float]]:
+    """The loss around a run's trained weights."""
+    of = {"run": run.directory.run_id, "images": SURFACE_IMAGES, "points": points, "directions": run.seed}
+    found: list[list[float]] = laboratory.measured(f"surface-{run.architecture}", of, lambda: _surface(laboratory, run, points))
+    return found
+
+
+def _surface(laboratory: Laboratory, run: TrainedRun, points: int) -> list[list[float]]:
+    images, labels = sample_images(laboratory, run, SURFACE_IMAGES)
+    network = run.trained.network.to(images.device)
+    shown = laboratory.display.count(f"the loss around {run.architecture}")
+
+    def advance(done: int, of: int) -> None:
+        shown(done, of)
+        if laboratory.interrupted():
+            raise InterruptedRunError(f"stopped at point {done} of {of} around {run.architecture}")
+
+    return measure_surface(network, images, labels, grid(points), run.seed, advance)
+
+
+def draw_norms(depth: int, norms: Norms) -> Figure:
+    """Norms by layer: the first step dashed, the last ones solid, geometric means over the seeds."""
+    lines = []
+    for series, (name, values) in enumerate(norms.items()):
+        of = windows(values)
+        for window, dashed in (("step 1", True), (list(of)[-1], False)):
+            means = np.exp(np.log(of[window]).mean(axis=0)).tolist()
+            lines.append(Line(f"{name}, {window}", list(range(1, len(means) + 1)), means, series, dashed=dashed))
+    drawing = draw_lines(f"gradients {depth}", lines, x="3x3 convolution, from the input on", y="gradient norm", logarithmic=True)
+    return Figure(
+        f"gradients-{depth}",
+        f"Gradient norm by layer, {depth} layers: at the first step (dashed) and later (solid)",
+        drawn(drawing),
+    )
+
+
+def norms_table(norms: Norms) -> Table:
+    """The ends of each network, and the spread over its layers."""
+    columns = (
+        *(Column("network"), Column("window"), Column("first layer", "scientific"), Column("last layer", "scientific")),
+        *(Column("first / last", "scientific"), Column("largest / smallest", "scientific")),
+    )
+    rows = []
+    for name, values in norms.items():
+        for window, found in windows(values).items():
+            means = np.exp(np.log(found).mean(axis=0))
+            ends = float(means[0]), float(means[-1])
+            rows.append((name, window, *ends, ends[0] / ends[1], float(means.max() / means.min())))
+    return Table(
+        "gradients", "Gradient norms of the first and the last 3x3 convolution (geometric means over the seeds)", columns, rows
+    )
+
+
+def points_table(norms: Norms, seeds: Sequence[int]) -> Table:
+    """Every mean, for a file."""
+    columns = (Column("network"), Column("seed", "whole"), Column("window"), Column("layer", "whole"), Column("norm", "scientific"))
+    rows = [
+        (name, seed, window, layer, norm)
+        for name, values in norms.items()
+        for window, found in windows(values).items()
+        for seed, of_seed in zip(seeds, found.tolist(), strict=True)
+        for layer, norm in enumerate(of_seed, start=1)
+    ]
+    return Table("gradients-by-layer", "norms by layer", columns, rows)
+
+
+def draw_around(around: Mapping[str, list[list[float]]], points: int) -> Figure:
+    """Contours beside each other."""
+    drawing = draw_surfaces("loss surface", grid(points), around)
+    caption = (
+        "Training loss along two random filter-normalised directions; the mark is where training ended; the same levels in both"
+    )
+    return Figure("surface", caption, drawing)
+
+
+def surface_table(around: Mapping[str, list[list[float]]], classes: int) -> Table:
+    """The numbers of flatness."""
+    columns = (
+        *(Column("network"), Column("loss at the centre", "decimals"), Column("highest loss", "scientific")),
+        *(Column("share in the basin", "percent"), Column("local minima on the grid", "whole")),
+    )
+    rows = [
+        (name, losses[len(losses) // 2][len(losses) // 2], max(map(max, losses)), basin(losses, classes), minima(losses))
+        for name, losses in around.items()
+    ]
+    return Table(
+        "surface", f"The square around the weights; the basin ends at the centre's loss + {np.log(classes) / 2:.2f}", columns, rows
+    )
+
+
+def surface_points(around: Mapping[str, list[list[float]]], points: int) -> Table:
+    """Every loss, for a file."""
+    columns = (Column("network"), Column("x", "scientific"), Column("y", "scientific"), Column("loss", "decimals"))
+    rows: list[tuple[Any, ...]] = [
+        (name, x, y, loss)
+        for name, losses in around.items()
+        for y, row in zip(grid(points), losses, strict=True)
+        for x, loss in zip(grid(points), row, strict=True)
+    ]
+    return Table("surface-points", "losses around the weights", columns, rows)

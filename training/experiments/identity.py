@@ -1,0 +1,241 @@
+"""Identity: a deeper network that copies a shallower one, and layers that learn to copy (He et al. 2015, section 1 and 3.1)."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+
+from training.errors import RecipeError
+from training.experiments.construction import STAGES, deepen, stage_maps
+from training.experiments.copying import KINDS, LAST_STEPS, MOMENTUM, RATES, Copying, best_rate, build_stack, learn_to_copy
+from training.experiments.identity_words import CLAIM, CONSTRUCTED, COPIED, SOURCES, TRAINED_ON, verdicts
+from training.experiments.laboratory import Laboratory, TrainedRun, top1
+from training.experiments.probing import answers, loss_of, prepare, sample_images, take_steps
+from training.experiments.report import Column, Figure, Part, Report, Table, drawn
+from training.experiments.setting import command, describe
+from training.experiments.statistics import listed
+from training.learning.learner import Learner
+from training.learning.networks import known_architectures
+from training.reports.figures import Line, draw_lines
+
+FAMILIES: Final = ("plain", "resnet")
+COMPARED: Final = 2048
+"""Training images on which the constructed network is held against the shallower one."""
+COPIED_IMAGES: Final = 1024
+COPIED_STAGE: Final = "layer2"
+STACKS: Final = (1, 3, 9)
+STARTS: Final = (0, 1, 2)
+RATE_PART: Final = 0.1
+"""The rate with which constructed networks train on, as a part of the recipe's: the whole of it would undo what was learned."""
+
+
+def perform(laboratory: Laboratory, depth: int, deeper: int, seeds: Sequence[int], steps: int, copy_steps: int) -> Report:
+    """Train the shallower networks (or read them), build on them, and say what came out. Raises TrainingError."""
+    if unknown := [name for family in FAMILIES if (name := f"{family}{deeper}") not in known_architectures()]:
+        raise RecipeError(f"there is no architecture {unknown[0]!r} to build")
+    if deeper <= depth:
+        raise RecipeError(f"a network of {deeper} layers is not deeper than one of {depth}: make --deeper the greater")
+    runs = {(family, seed): laboratory.train(f"{family}{depth}", seed) for seed in seeds for family in FAMILIES}
+    measured = {key: construct(laboratory, run, deeper, steps) for key, run in runs.items()}
+    built = {family: [measured[family, seed] for seed in seeds] for family in FAMILIES}
+    copied = copy(laboratory, runs["resnet", seeds[0]], copy_steps)
+    learned = next(iter(runs.values())).config.recipe
+    return Report(
+        name="identity",
+        title="Identity: the deeper network that copies, and layers that learn to",
+        claim=CLAIM,
+        sources=SOURCES,
+        verdicts=verdicts(built, copied, depth, deeper),
+        parts=[
+            Part(
+                "The constructed solution",
+                [CONSTRUCTED.format(depth=depth, deeper=deeper, images=f"{built['plain'][0]['images']:,}")],
+                tables=[construction_table(built, depth, deeper, seeds)],
+            ),
+            Part(
+                "Training on from there",
+                [TRAINED_ON.format(rate=f"{RATE_PART * learned.optimizer.learning_rate:g}", steps=steps)],
+                [draw_trained_on(family, built[family], depth, deeper) for family in FAMILIES],
+                files=[trained_on_table(built, depth, deeper, seeds)],
+            ),
+            Part(
+                "Learning the identity",
+                [
+                    COPIED.format(
+                        *(f"{COPIED_IMAGES:,}", f"resnet{depth}", COPIED_STAGE, MOMENTUM),
+                        *(listed(RATES, " and "), len(STARTS), copy_steps, LAST_STEPS),
+                    )
+                ],
+                [draw_copied(copied)],
+                [copied_table(copied)],
+                [copied_points(copied)],
+            ),
+        ],
+        setting=describe(laboratory, list(runs.values())),
+        commands=[
+            command(
+                *(laboratory, "identity", "--depth", str(depth), "--deeper", str(deeper)),
+                *("--steps", str(steps), "--copy-steps", str(copy_steps)),
+                seeds=seeds,
+            )
+        ],
+    )
+
+
+def construct(laboratory: Laboratory, run: TrainedRun, deeper: int, steps: int) -> dict[str, Any]:
+    """A run's network and the deeper one built on it: how they answer, and how they train on."""
+    architecture = run.architecture.rstrip("0123456789") + str(deeper)
+    of = {"run": run.directory.run_id, "deeper": deeper, "steps": steps, "images": COMPARED, "rate": RATE_PART}
+    values: dict[str, Any] = laboratory.measured(
+        f"construction-{architecture}", of, lambda: _construct(laboratory, run, deeper, steps)
+    )
+    return values
+
+
+def _construct(laboratory: Laboratory, run: TrainedRun, deeper: int, steps: int) -> dict[str, Any]:
+    images, labels = sample_images(laboratory, run, COMPARED)
+    shallow = run.trained.network.to(images.device)
+    architecture = run.architecture.rstrip("0123456789") + str(deeper)
+    deep = deepen(shallow, architecture, run.trained.classes, images)
+    logits = {"shallow": answers(shallow, images), "deep": answers(deep, images)}
+    found: dict[str, Any] = {
+        "images": len(images),
+        "difference": (logits["deep"] - logits["shallow"]).abs().max().item(),
+        "largest": logits["shallow"].abs().max().item(),
+        "loss": {name: loss_of(its, labels) for name, its in logits.items()},
+        "error": {name: 1 - top1(its, labels) for name, its in logits.items()},
+    }
+    feed, environment = prepare(laboratory, run)
+    recipe = run.config.recipe
+    rate = RATE_PART * recipe.optimizer.learning_rate
+    found["trained_on"] = {}
+    for name, network in {"shallow": shallow, "deep": deep}.items():
+        learner = Learner(network, recipe, laboratory.process, environment)
+        set_rate = partial(_set_rate, learner, rate)
+        called = f"{run.architecture if name == 'shallow' else architecture} trains on"
+        found["trained_on"][name] = [loss for _, loss in take_steps(laboratory, learner, feed, steps, called, set_rate)]
+    return found
+
+
+def _set_rate(learner: Learner, rate: float, _: int) -> None:
+    for group in learner.optimizer.param_groups:
+        group["lr"] = rate
+
+
+def copy(laboratory: Laboratory, run: TrainedRun, steps: int) -> list[Copying]:
+    """Stacks of each kind and length that learned to give back a run's feature maps, each at its better rate."""
+    of = {"run": run.directory.run_id, "steps": steps, "images": COPIED_IMAGES, "stage": COPIED_STAGE}
+    of |= {"stacks": STACKS, "starts": STARTS, "rates": RATES}
+    errors = laboratory.measured("copying", of, lambda: _copy(laboratory, run, steps))
+    return [best_rate(kind, blocks, errors[kind][str(blocks)]) for kind in KINDS for blocks in STACKS]
+
+
+def _copy(laboratory: Laboratory, run: TrainedRun, steps: int) -> dict[str, dict[str, list[list[list[float]]]]]:
+    images, _ = sample_images(laboratory, run, COPIED_IMAGES)
+    maps = dict(zip(STAGES, stage_maps(run.trained.network.to(images.device), images), strict=True))[COPIED_STAGE]
+    advance, done = laboratory.display.count("learning to copy"), 0
+    of = len(KINDS) * len(STACKS) * len(RATES) * len(STARTS)
+    errors: dict[str, dict[str, list[list[list[float]]]]] = {kind: {} for kind in KINDS}
+    for kind in KINDS:
+        for blocks in STACKS:
+            errors[kind][str(blocks)] = [[] for _ in RATES]
+            for position, rate in enumerate(RATES):
+                for seed in STARTS:
+                    stack = build_stack(kind, blocks, maps.shape[1], seed)
+                    errors[kind][str(blocks)][position].append(learn_to_copy(laboratory, stack, maps, rate, steps, seed))
+                    advance(done := done + 1, of)
+    return errors
+
+
+def construction_table(built: dict[str, list[dict[str, Any]]], depth: int, deeper: int, seeds: Sequence[int]) -> Table:
+    """Both networks' losses and errors, and how far apart their answers lie."""
+    columns = [
+        *(Column("built network"), Column("from"), Column("seed", "whole"), Column("loss, shallower", "decimals")),
+        *(Column("loss, built", "decimals"), Column("difference of losses", "scientific")),
+        *(Column("error, shallower", "percent"), Column("error, built", "percent")),
+        *(Column("largest difference of logits", "scientific"), Column("largest logit", "scientific")),
+    ]
+    rows = []
+    for family, all_found in built.items():
+        for seed, found in zip(seeds, all_found, strict=True):
+            loss, error = found["loss"], found["error"]
+            rows.append(
+                (
+                    *(f"{family}{deeper}", f"{family}{depth}", seed, loss["shallow"], loss["deep"], loss["deep"] - loss["shallow"]),
+                    *(error["shallow"], error["deep"], found["difference"], found["largest"]),
+                )
+            )
+    return Table("construction", "The constructed networks in evaluation mode, on training images", columns, rows)
+
+
+def draw_trained_on(family: str, all_found: Sequence[dict[str, Any]], depth: int, deeper: int) -> Figure:
+    """The loss of each step, the mean over the seeds."""
+    lines = []
+    for series, (name, called) in enumerate((("shallow", f"{family}{depth}"), ("deep", f"{family}{deeper}, built from it"))):
+        losses = np.mean([found["trained_on"][name] for found in all_found], axis=0)
+        lines.append(Line(called, list(range(1, len(losses) + 1)), losses.tolist(), series))
+    drawing = draw_lines(f"{family} trained on", lines, x="iteration", y="training loss", limits=(0, None))
+    caption = f"{family}{depth} and the {family}{deeper} built from it train on, on the same batches: the loss of each"
+    return Figure(f"trained-on-{family}", caption, drawn(drawing))
+
+
+def trained_on_table(built: dict[str, list[dict[str, Any]]], depth: int, deeper: int, seeds: Sequence[int]) -> Table:
+    """Every loss, for a file."""
+    columns = (Column("network"), Column("seed", "whole"), Column("iteration", "whole"), Column("loss", "decimals"))
+    rows = [
+        (f"{family}{depth if name == 'shallow' else deeper}", seed, step, loss)
+        for family, all_found in built.items()
+        for seed, found in zip(seeds, all_found, strict=True)
+        for name, losses in found["trained_on"].items()
+        for step, loss in enumerate(losses, start=1)
+    ]
+    return Table("trained-on", "losses of training on", columns, rows)
+
+
+def draw_copied(copied: Sequence[Copying]) -> Figure:
+    """Errors by step: the mean over the starts."""
+    lines = []
+    for copying in copied:
+        errors = np.exp(np.log(copying.errors).mean(axis=0)).tolist()
+        series = STACKS.index(copying.blocks)
+        lines.append(Line(copying.name, list(range(1, len(errors) + 1)), errors, series, dashed=copying.kind == "plain"))
+    drawing = draw_lines("learning the identity", lines, x="iteration", y="error / variance", logarithmic=True)
+    caption = (
+        "Squared error of giving back the input, over its variance, by iteration (geometric means over the starts): plain stacks "
+        "dashed, residual ones solid"
+    )
+    return Figure("copying", caption, drawn(drawing))
+
+
+def copied_table(copied: Sequence[Copying]) -> Table:
+    """Errors at the end."""
+    columns = (
+        *(Column("stack"), Column("blocks", "whole"), Column("convolutions", "whole"), Column("better rate", "scientific")),
+        *(
+            Column("error at the start", "scientific"),
+            Column("error at the end", "scientific"),
+            Column("± at the end", "scientific"),
+        ),
+    )
+    rows = [
+        (
+            *(copying.kind, copying.blocks, 2 * copying.blocks, copying.rate, float(copying.errors[:, 0].mean())),
+            *(copying.final.mean, copying.final.deviation),
+        )
+        for copying in copied
+    ]
+    return Table("copying", f"Error over variance at the first step and over the last {LAST_STEPS}", columns, rows)
+
+
+def copied_points(copied: Sequence[Copying]) -> Table:
+    """Every error, for a file."""
+    columns = (Column("stack"), Column("blocks", "whole"), Column("start", "whole"), Column("iteration", "whole"),
+               Column("error", "scientific"))  # fmt: skip
+    rows = [
+        (copying.kind, copying.blocks, seed, step, error)
+        for copying in copied
+        for seed, errors in zip(STARTS, copying.errors.tolist(), strict=True)
+        for step, error in enumerate(errors, start=1)
+    ]
+    return Table("copying-points", "errors of learning to copy", columns, rows)
