@@ -57,6 +57,17 @@ def experiment() -> None:
     """
 
 
+class OddNumber(click.IntRange):
+    """A whole number whose half has a middle."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """`11` as 11."""
+        number = int(super().convert(value, param, ctx))
+        if number % 2 == 0:
+            self.fail(f"{number} is even: only an odd number of points has one at the centre", param, ctx)
+        return number
+
+
 def experiment_options(command: Callable[..., Report]) -> Callable[..., None]:
     """What every experiment asks for; the command gets the laboratory in its place, and gives the report that is written."""
 
@@ -114,6 +125,18 @@ def depth_option(default: int) -> Callable[..., Any]:
     return click.option("--depth", type=click.IntRange(8), default=default, show_default=True, help="Layers, as in resnet20.")
 
 
+def images_option(default: int) -> Callable[..., Any]:
+    """How many test images measure."""
+    return click.option(
+        "--images", type=click.IntRange(1), default=default, show_default=True, help="Test images; fewer where there are fewer."
+    )
+
+
+def steps_option(name: str, default: int, said: str) -> Callable[..., Any]:
+    """How long a measurement trains."""
+    return click.option(name, type=click.IntRange(1, 10_000), default=default, show_default=True, help=said)
+
+
 @experiment.command()
 @experiment_options
 @depths_option("20,56")
@@ -123,11 +146,16 @@ def degradation(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[i
     return degradation_experiment.perform(laboratory, sorted(depths), seeds)
 
 
-def images_option(default: int) -> Callable[..., Any]:
-    """How many test images measure."""
-    return click.option(
-        "--images", type=click.IntRange(1), default=default, show_default=True, help="Test images; fewer where there are fewer."
-    )
+@experiment.command()
+@experiment_options
+@depth_option(20)
+@click.option("--deeper", type=click.IntRange(8), default=56, show_default=True, help="Layers of the network built from it.")
+@steps_option("--steps", 40, "Steps that the built networks train on.")
+@steps_option("--copy-steps", 60, "Steps in which stacks learn to copy.")
+@seeds_option("0")
+def identity(laboratory: Laboratory, depth: int, deeper: int, steps: int, copy_steps: int, seeds: Sequence[int]) -> Report:
+    """A deeper network that copies a shallower one, and layers that learn to copy (He et al. 2015, section 1)."""
+    return identity_experiment.perform(laboratory, depth, deeper, seeds, steps, copy_steps)
 
 
 @experiment.command()
@@ -160,34 +188,6 @@ def lesions(laboratory: Laboratory, depth: int, seeds: Sequence[int], images: in
 def shortcuts(laboratory: Laboratory, depth: int, seeds: Sequence[int]) -> Report:
     """No shortcut, option A, B, C, and pre-activation, side by side (He et al. 2015, section 4.1; He et al. 2016)."""
     return shortcuts_experiment.perform(laboratory, depth, seeds)
-
-
-def steps_option(name: str, default: int, said: str) -> Callable[..., Any]:
-    """How long a measurement trains."""
-    return click.option(name, type=click.IntRange(1, 10_000), default=default, show_default=True, help=said)
-
-
-@experiment.command()
-@experiment_options
-@depth_option(20)
-@click.option("--deeper", type=click.IntRange(8), default=56, show_default=True, help="Layers of the network built from it.")
-@steps_option("--steps", 40, "Steps that the built networks train on.")
-@steps_option("--copy-steps", 60, "Steps in which stacks learn to copy.")
-@seeds_option("0")
-def identity(laboratory: Laboratory, depth: int, deeper: int, steps: int, copy_steps: int, seeds: Sequence[int]) -> Report:
-    """A deeper network that copies a shallower one, and layers that learn to copy (He et al. 2015, section 1)."""
-    return identity_experiment.perform(laboratory, depth, deeper, seeds, steps, copy_steps)
-
-
-class OddNumber(click.IntRange):
-    """A whole number whose half has a middle."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """`11` as 11."""
-        number = int(super().convert(value, param, ctx))
-        if number % 2 == 0:
-            self.fail(f"{number} is even: only an odd number of points has one at the centre", param, ctx)
-        return number
 
 
 @experiment.command()
