@@ -140,7 +140,7 @@ def draw_responses(name: str, caption: str, responses: Sequence[Responses], *, b
         plain = each.architecture.startswith("plain")
         lines.append(Line(each.architecture, range(1, len(mean) + 1), heights.tolist(), position // len(KINDS), dashed=plain))
     x = "layers, the strongest first" if by_size else "layer"
-    return Figure(name, caption, drawn(draw_lines(name, lines, x=x, y="standard deviation", limits=(0, None))))
+    return Figure(name, caption, drawn(draw_lines(name, lines, x=x, y="standard deviation", logarithmic=True)))
 
 
 def verdicts(responses: Sequence[Responses]) -> list[Verdict]:
@@ -148,9 +148,10 @@ def verdicts(responses: Sequence[Responses]) -> list[Verdict]:
     said = []
     for plain, residual in zip(responses[::2], responses[1::2], strict=True):
         weaker = plain.deviations.mean(axis=0) > residual.deviations.mean(axis=0)
+        agreed = (plain.mean - residual.mean).agree()
         said.append(
             Verdict(
-                (plain.mean - residual.mean).agree(),
+                agreed if agreed == bool(2 * weaker.sum() > len(weaker)) else None,  # a few large layers make no rule
                 f"Residual layers respond {_comparison(residual, plain)} plain ones: {residual.architecture}'s mean response is "
                 f"{residual.mean.mean:.3f}, {plain.architecture}'s {plain.mean.mean:.3f}; {weaker.sum()} of {len(weaker)} layers "
                 "respond more weakly than their twins.",

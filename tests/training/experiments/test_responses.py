@@ -61,6 +61,15 @@ def test_verdicts_follow_the_means(means: tuple, shown: list[bool | None]) -> No
     assert [verdict.shown for verdict in verdicts(made)] == shown
 
 
+def test_a_few_large_layers_make_no_rule() -> None:
+    """A plain network whose mean is the higher for one of three layers alone."""
+    made = [Responses(name, ["a", "b", "c"], np.array([values])) for name, values in
+            (("plain20", (9.0, 1.0, 1.0)), ("resnet20", (2.0, 1.1, 1.1)))]  # fmt: skip
+    (verdict,) = verdicts(made)
+    assert verdict.shown is None
+    assert "1 of 3 layers" in verdict.text
+
+
 def test_an_experiment_leaves_its_files_and_measures_once(laboratory: Laboratory, tmp_path: Path) -> None:
     """The second time the kept figures are read: other figures in their place are what comes out."""
     page = write_report(responses.perform(laboratory, [20], [0], 50), tmp_path)
