@@ -1,8 +1,8 @@
 """uvicorn's HTTP parser with a bound on the head of a request: its bytes, and the time that a client may take over it.
 
 Without one, a client that never ends its headers is held for ever, and so is every byte that it sends. It also tells at once when a
-client leaves, and takes requests that ask for an upgrade to HTTP/2, as Java's clients do, for what they are without it. The
-messages of ASGI cost as much as decoding a small image, so an application may take a short way past them: see `Exchange`.
+client leaves, and takes requests that ask for an upgrade to HTTP/2, as Java's clients do, for what they are without it. An
+application may read and answer past the messages of ASGI, which cost a small image more than they are worth: see `Exchange`.
 """
 
 import asyncio
