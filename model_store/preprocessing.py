@@ -213,7 +213,8 @@ def crop(image: Image.Image, spec: Preprocessing, offset: int = 0) -> Pixels:
     """Cut out the centre as uint8 `[crop_height, crop_width, 3]`; `offset` shifts it right and down (the gates try that)."""
     top = round((image.height - spec.crop_height) / 2) + offset
     left = round((image.width - spec.crop_width) / 2) + offset
-    return np.asarray(image.crop((left, top, left + spec.crop_width, top + spec.crop_height)))
+    whole = (left, top, *image.size) == (0, 0, spec.crop_width, spec.crop_height)
+    return np.asarray(image if whole else image.crop((left, top, left + spec.crop_width, top + spec.crop_height)))
 
 
 def _ends_early(promised: str, data: bytes) -> bool:

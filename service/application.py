@@ -6,15 +6,16 @@ routes, and for the document of all. Every request gets its id, its log line, an
 
 import re
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi import FastAPI
-from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from model_store.errors import InvalidNameError
 from model_store.manifest import parse_version
 from service.errors import BadRequestError
+from service.http_protocol import EXCHANGE, Exchange
 from service.keys import Keys
 from service.metrics import Metrics
 from service.prediction import Prediction, Predictor
@@ -44,19 +45,22 @@ class Application(FastAPI):
             await self._ask_fastapi(scope, receive, send)
 
     async def _predict(self, scope: Scope, receive: Receive, send: Send, model: str | None, version: str | None) -> None:
-        seen = Prediction()
+        seen, headers = Prediction(), _decode(scope)
         try:
-            self._keys.check(Headers(scope=scope).get("authorization"), "predict")
-            body, own_headers = await self._predictor.predict(scope, receive, model, _canonical(version), seen)
+            self._keys.check(headers.get("authorization"), "predict")
+            body, own_headers = await self._predictor.predict(scope, receive, headers, model, _canonical(version), seen)
             reply = Reply(200, body, own_headers)
         except Exception as error:  # noqa: BLE001  whatever it is, it has one reply
             reply = reply_to(error, f"POST {scope['raw_path'].decode('ascii', 'backslashreplace')}")
         identity = request_id(scope)
-        headers = [*_encode(reply), (REQUEST_ID, identity)]
-        if "receive" not in seen.seconds and _has_long_body(scope):
-            headers.append((b"connection", b"close"))  # or the client goes on sending, as slowly as it likes
+        answered = [*_encode(reply), (REQUEST_ID, identity)]
+        exchange: Exchange | None = scope.get(EXCHANGE)
         try:
-            await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+            if "receive" not in seen.seconds and _has_long_body(headers):
+                answered.append((b"connection", b"close"))  # or the client goes on sending, as slowly as it likes
+            elif exchange and exchange.answer(reply.status, answered, reply.body):
+                return
+            await send({"type": "http.response.start", "status": reply.status, "headers": answered})
             await send({"type": "http.response.body", "body": reply.body})
         finally:
             self._metrics.observe(seen, reply.code)
@@ -80,9 +84,13 @@ class Application(FastAPI):
             log_request(scope, status, began, identity)
 
 
-def _has_long_body(scope: Scope) -> bool:
+def _decode(scope: Scope) -> dict[str, str]:
+    """A request's headers by name; of several of one name the first."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
+
+
+def _has_long_body(headers: Mapping[str, str]) -> bool:
     """Whether a request's body may be more than what came with its head."""
-    headers = Headers(scope=scope)
     length = headers.get("content-length", "0")
     return "transfer-encoding" in headers or not length.isdecimal() or int(length) > LONG_BODY_BYTES
 

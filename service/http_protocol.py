@@ -1,20 +1,63 @@
 """uvicorn's HTTP parser with a bound on the head of a request: its bytes, and the time that a client may take over it.
 
 Without one, a client that never ends its headers is held for ever, and so is every byte that it sends. It also tells at once when a
-client leaves, and takes requests that ask for an upgrade to HTTP/2, as Java's clients do, for what they are without it.
+client leaves, and takes requests that ask for an upgrade to HTTP/2, as Java's clients do, for what they are without it. An
+application may read and answer past the messages of ASGI, which cost a small image more than they are worth: see `Exchange`.
 """
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD_BYTES: Final = 64 * 1024
-DISCONNECTED: Final = "resident.disconnected"
-"""The key in a request's scope of a future that is done when the client has left: cheaper than a task that waits for it."""
+EXCHANGE: Final = "resident.exchange"
+"""The key of the `Exchange` in a request's scope."""
 _UPGRADE: Final = frozenset({b"upgrade", b"connection", b"http2-settings"})
+
+
+class Exchange:
+    """A request and its answer past the messages of ASGI, which go on to work: what is not simple is left to them.
+
+    `left` is done when the client has left: cheaper than a task that waits for a message.
+    """
+
+    __slots__ = ("_cycle", "left")
+
+    def __init__(self, cycle: RequestResponseCycle, left: asyncio.Future[None]) -> None:
+        self._cycle = cycle
+        self.left = left
+
+    def take_body(self, most_bytes: int) -> bytes | None:
+        """The body, where all of it has come, none was received yet and it is neither empty nor too large; else None."""
+        cycle = self._cycle
+        if cycle.more_body or cycle.disconnected or not 0 < len(cycle.body) <= most_bytes:
+            return None
+        body = bytes(cycle.body)
+        cycle.body = bytearray()
+        return body
+
+    def answer(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Send the whole answer in one write, where the client can take it at once; else False, and nothing was sent.
+
+        The headers are ours and not checked; among them is the body's length.
+        """
+        cycle = self._cycle
+        if cycle.response_started or cycle.disconnected or cycle.flow.write_paused:
+            return False
+        lines = [b"%b: %b\r\n" % header for header in (*cycle.default_headers, *headers)]
+        if not cycle.keep_alive:
+            lines.append(b"connection: close\r\n")
+        cycle.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", body)))
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
+        return True
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -35,7 +78,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The next request on this connection begins."""
         super().on_message_begin()
-        self.scope[DISCONNECTED] = self._disconnected  # type: ignore[typeddict-unknown-key]  # a scope may hold more
         self._begin_head()
 
     def on_headers_complete(self) -> None:
@@ -75,6 +117,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._answering = cycle
+        cycle.scope[EXCHANGE] = Exchange(cycle, self._disconnected)
         super()._start_asgi_task(cycle, app)
 
     def _asks_for_upgrade(self) -> bool:

@@ -3,14 +3,13 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field as FormField
 from python_multipart.multipart import File, FormParser, parse_options_header
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
@@ -40,7 +39,7 @@ class JsonBody(BaseModel):
     images: Annotated[list[JsonImage], Field(description="One or more images.")]
 
 
-def check_headers(headers: Headers, max_body_bytes: int) -> None:
+def check_headers(headers: Mapping[str, str], max_body_bytes: int) -> None:
     """Raise TooLargeError, UnsupportedMediaError before the body is read."""
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise UnsupportedMediaError("send the body as it is, without Content-Encoding", code="unsupported_encoding")
@@ -78,7 +77,7 @@ async def read_body(
     return b"".join(chunks) if len(chunks) > 1 else chunks[0]
 
 
-def read_images(headers: Headers, body: bytes, max_images: int) -> list[Encoded]:
+def read_images(headers: Mapping[str, str], body: bytes, max_images: int) -> list[Encoded]:
     """The encoded images of a body, in order. What is wrong with one image stands in its place.
 
     A body that begins like an image is one, whatever its media type says: curl calls every body a form. Raises

@@ -2,12 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import orjson
-from starlette.datastructures import Headers
 from starlette.types import Receive, Scope
 
 from model_store.errors import ImageError
@@ -15,7 +14,7 @@ from service.admission import UploadBudget
 from service.batcher import Answer
 from service.decoding import Decoders, is_small
 from service.errors import DeadlineExceededError, EveryImageFailedError, ServiceError, describe
-from service.http_protocol import DISCONNECTED
+from service.http_protocol import EXCHANGE, Exchange
 from service.images import Encoded, check_headers, read_body, read_images
 from service.parameters import Parameters, read_parameters
 from service.postprocessing import answer
@@ -58,18 +57,18 @@ class Predictor:
         self._uploads = UploadBudget(settings.max_upload_bytes)
 
     async def predict(
-        self, scope: Scope, receive: Receive, model: str | None, version: int | None, seen: Prediction
+        self, scope: Scope, receive: Receive, headers: Mapping[str, str], model: str | None, version: int | None, seen: Prediction
     ) -> tuple[bytes, Mapping[str, str]]:
         """Classify the images of one request: the answer's body and headers. Raises ServiceError, ImageError for it as a whole."""
         settings = self._settings
         found = self._registry.find(model, version)  # a model that is not there is refused before its images are read
         seen.model, seen.version = found.version.model, found.version.number
         parameters = read_parameters(scope["query_string"], found)
-        headers = Headers(scope=scope)
+        exchange: Exchange | None = scope.get(EXCHANGE)
         check_headers(headers, settings.max_body_bytes)
         found.admission.check_room(parameters.priority)
         with self._uploads.upload() as hold:
-            body = await read_body(receive, settings.max_body_bytes, settings.body_timeout_seconds, hold)
+            body = await self._read_body(exchange, receive, hold)
             images = read_images(headers, body, settings.max_images)
             received = time.monotonic()
             seen.seconds["receive"] = received - seen.began
@@ -77,12 +76,22 @@ class Predictor:
                 seen.version, seen.images = served.version.number, len(images)
                 # Another version may have come since, with other sets of labels.
                 set_index = None if parameters.coverage is None else served.find_coverage(parameters.coverage)
-                hop = any(not isinstance(image, ServiceError) and not is_small(image) for image in images)
-                decode_seconds = self._decoders.wait_seconds() if hop else 0.0
+                decode_seconds = self._decoders.wait_seconds()
+                if decode_seconds and all(isinstance(image, ServiceError) or is_small(image) for image in images):
+                    decode_seconds = 0.0  # they need no worker
                 deadline = seen.began + parameters.timeout_seconds(served.options.deadline_seconds)
                 with served.admission.queue(len(images), deadline - received, parameters.priority, decode_seconds):
-                    outcomes = await self._classify(images, served, deadline, parameters, Leaving(scope, receive))
+                    outcomes = await self._classify(images, served, deadline, parameters, Leaving(exchange, receive))
                 return _answer(served, outcomes, parameters.top_k, set_index, seen)
+
+    async def _read_body(self, exchange: Exchange | None, receive: Receive, hold: Callable[[int], None]) -> bytes:
+        """The body, at once where it has come with its head."""
+        settings = self._settings
+        body = exchange.take_body(settings.max_body_bytes) if exchange else None
+        if body is None:
+            return await read_body(receive, settings.max_body_bytes, settings.body_timeout_seconds, hold)
+        hold(len(body))
+        return body
 
     async def _classify(
         self, images: Sequence[Encoded], served: ServedVersion, deadline: float, parameters: Parameters, leaving: "Leaving"
@@ -136,8 +145,8 @@ class ClientDisconnectedError(Exception):
 class Leaving:
     """Knows when a client leaves whose body was read: our own protocol tells, another server's next message can only be that."""
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
-        self._told: asyncio.Future[None] | None = scope.get(DISCONNECTED)
+    def __init__(self, exchange: Exchange | None, receive: Receive) -> None:
+        self._told = exchange and exchange.left
         self._receive = receive
 
     async def unless(self, work: asyncio.Future[Result], deadline: float) -> Result:

@@ -9,6 +9,7 @@ from server_process import ServerProcess, read_response, request_head, running
 from model_store.store import ModelStore
 
 RED = plain("red")
+HEADERS = ["date", "content-type", "content-length", "model-digest", "x-request-id"]
 
 
 def send_until_refused(connection: socket.socket, chunk: bytes, times: int) -> bytes:
@@ -56,3 +57,45 @@ def test_a_head_that_does_not_come_is_not_waited_for(colour_store: ModelStore, b
     with running(*arguments) as server, server.announced().connect() as connection:
         connection.sendall(begin)
         assert connection.recv(100) == b"", "the server has closed the connection"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [(b"", 400, "empty_body"), (b"x" * 50_001, 413, "body_too_large"), (b"x", 415, "unsupported_media_type")],
+    ids=["empty", "large", "none"],
+)
+def test_a_body_that_comes_with_its_head_has_the_same_limits(
+    limited_server: ServerProcess, body: bytes, status: int, code: str
+) -> None:
+    """In chunks, so that nothing in the head tells how much it is."""
+    chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+    with limited_server.connect() as connection:
+        connection.sendall(request_head(Transfer_Encoding="chunked", Content_Type="text/plain") + chunk + b"0\r\n\r\n")
+        answer = read_response(connection)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+@pytest.mark.parametrize("way", ["at once", "head first"])
+def test_an_answer_is_the_same_however_its_request_came(limited_server: ServerProcess, way: str) -> None:
+    """Past the messages of ASGI or by them: the same headers, once each, in the same order, and a connection that is kept."""
+    with limited_server.connect() as connection:
+        for _ in range(2):
+            head = request_head(Content_Length=len(RED))
+            connection.sendall(head if way == "head first" else head + RED)
+            if way == "head first":
+                connection.sendall(RED)
+            answer = read_response(connection)
+            assert answer.status_code == 200
+            assert [name.lower() for name in answer.headers] == HEADERS
+            assert labels(answer.json()["results"]) == ["red"]
+
+
+@pytest.mark.parametrize("asked", ["close", "keep-alive"])
+def test_a_connection_ends_where_that_was_asked_for(limited_server: ServerProcess, asked: str) -> None:
+    """The answer says so too."""
+    with limited_server.connect() as connection:
+        connection.sendall(request_head(Content_Length=len(RED), Connection=asked) + RED)
+        answer = read_response(connection)
+        assert answer.headers.get("connection") == ("close" if asked == "close" else None)
+        if asked == "close":
+            assert connection.recv(100) == b""
