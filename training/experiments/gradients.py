@@ -16,7 +16,7 @@ from training.experiments.probing import prepare, sample_images, take_steps
 from training.experiments.report import Column, Figure, Part, Report, Table, drawn
 from training.experiments.setting import command, describe
 from training.experiments.statistics import listed
-from training.experiments.surface import basin, grid, measure_surface, minima
+from training.experiments.surface import CEILING, basin, grid, measure_surface, minima
 from training.learning.learner import Learner
 from training.learning.optimization import set_learning_rate
 from training.reports.figures import Line, draw_lines, draw_surfaces
@@ -73,7 +73,7 @@ def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int],
 
 def measure_norms(laboratory: Laboratory, run: TrainedRun, name: str, seed: int, steps: int) -> list[list[float]]:
     """Gradient norms of a network's 3x3 convolutions, in order of depth, at each of its first steps on the images of a run."""
-    of = {"run": laboratory.directory(name, seed).run_id, "steps": steps}
+    of = {"run": laboratory.directory(name, seed).run_id, "data": run.data_digest, "steps": steps}
     found: list[list[float]] = laboratory.measured(
         f"gradients-{name}", of, lambda: _measure_norms(laboratory, run, name, seed, steps)
     )
@@ -115,7 +115,7 @@ def windows(norms: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
 
 def surface(laboratory: Laboratory, run: TrainedRun, points: int) -> list[list[float]]:
     """The loss around a run's trained weights."""
-    of = {"run": run.directory.run_id, "images": SURFACE_IMAGES, "points": points, "directions": run.seed}
+    of = run.identity() | {"images": SURFACE_IMAGES, "points": points, "directions": run.seed, "ceiling": CEILING}
     found: list[list[float]] = laboratory.measured(f"surface-{run.architecture}", of, lambda: _surface(laboratory, run, points))
     return found
 

@@ -1,14 +1,16 @@
 """Identity: a deeper network that copies a shallower one, and layers that learn to copy (He et al. 2015, section 1 and 3.1)."""
 
+import copy
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
 import numpy as np
+import torch
 
 from training.errors import RecipeError
 from training.experiments.construction import STAGES, deepen, stage_maps
-from training.experiments.copying import KINDS, LAST_STEPS, MOMENTUM, RATES, Copying, best_rate, build_stack, learn_to_copy
+from training.experiments.copying import BATCH, KINDS, LAST_STEPS, MOMENTUM, RATES, Copying, best_rate, build_stack, learn_to_copy
 from training.experiments.identity_words import CLAIM, CONSTRUCTED, COPIED, SOURCES, TRAINED_ON, verdicts
 from training.experiments.laboratory import Laboratory, TrainedRun, top1
 from training.experiments.probing import answers, loss_of, prepare, sample_images, take_steps
@@ -39,7 +41,7 @@ def perform(laboratory: Laboratory, depth: int, deeper: int, seeds: Sequence[int
     runs = {(family, seed): laboratory.train(f"{family}{depth}", seed) for seed in seeds for family in FAMILIES}
     measured = {key: construct(laboratory, run, deeper, steps) for key, run in runs.items()}
     built = {family: [measured[family, seed] for seed in seeds] for family in FAMILIES}
-    copied = copy(laboratory, runs["resnet", seeds[0]], copy_steps)
+    copied = copy_maps(laboratory, runs["resnet", seeds[0]], copy_steps)
     learned = next(iter(runs.values())).config.recipe
     return Report(
         name="identity",
@@ -86,7 +88,7 @@ def perform(laboratory: Laboratory, depth: int, deeper: int, seeds: Sequence[int
 def construct(laboratory: Laboratory, run: TrainedRun, deeper: int, steps: int) -> dict[str, Any]:
     """A run's network and the deeper one built on it: how they answer, and how they train on."""
     architecture = run.architecture.rstrip("0123456789") + str(deeper)
-    of = {"run": run.directory.run_id, "deeper": deeper, "steps": steps, "images": COMPARED, "rate": RATE_PART}
+    of = run.identity() | {"deeper": deeper, "steps": steps, "images": COMPARED, "rate": RATE_PART}
     values: dict[str, Any] = laboratory.measured(
         f"construction-{architecture}", of, lambda: _construct(laboratory, run, deeper, steps)
     )
@@ -95,8 +97,9 @@ def construct(laboratory: Laboratory, run: TrainedRun, deeper: int, steps: int) 
 
 def _construct(laboratory: Laboratory, run: TrainedRun, deeper: int, steps: int) -> dict[str, Any]:
     images, labels = sample_images(laboratory, run, COMPARED)
-    shallow = run.trained.network.to(images.device)
+    shallow = copy.deepcopy(run.trained.network).to(images.device)  # it trains on below; the run's own stays as it was trained
     architecture = run.architecture.rstrip("0123456789") + str(deeper)
+    torch.manual_seed(run.seed)  # draws the convolutions of residual identities, which count once they train on
     deep = deepen(shallow, architecture, run.trained.classes, images)
     logits = {"shallow": answers(shallow, images), "deep": answers(deep, images)}
     found: dict[str, Any] = {
@@ -123,15 +126,15 @@ def _set_rate(learner: Learner, rate: float, _: int) -> None:
         group["lr"] = rate
 
 
-def copy(laboratory: Laboratory, run: TrainedRun, steps: int) -> list[Copying]:
+def copy_maps(laboratory: Laboratory, run: TrainedRun, steps: int) -> list[Copying]:
     """Stacks of each kind and length that learned to give back a run's feature maps, each at its better rate."""
-    of = {"run": run.directory.run_id, "steps": steps, "images": COPIED_IMAGES, "stage": COPIED_STAGE}
-    of |= {"stacks": STACKS, "starts": STARTS, "rates": RATES}
-    errors = laboratory.measured("copying", of, lambda: _copy(laboratory, run, steps))
+    of = run.identity() | {"steps": steps, "images": COPIED_IMAGES, "stage": COPIED_STAGE}
+    of |= {"stacks": STACKS, "starts": STARTS, "rates": RATES, "batch": BATCH, "momentum": MOMENTUM}
+    errors = laboratory.measured("copying", of, lambda: _copy_maps(laboratory, run, steps))
     return [best_rate(kind, blocks, errors[kind][str(blocks)]) for kind in KINDS for blocks in STACKS]
 
 
-def _copy(laboratory: Laboratory, run: TrainedRun, steps: int) -> dict[str, dict[str, list[list[list[float]]]]]:
+def _copy_maps(laboratory: Laboratory, run: TrainedRun, steps: int) -> dict[str, dict[str, list[list[list[float]]]]]:
     images, _ = sample_images(laboratory, run, COPIED_IMAGES)
     maps = dict(zip(STAGES, stage_maps(run.trained.network.to(images.device), images), strict=True))[COPIED_STAGE]
     advance, done = laboratory.display.count("learning to copy"), 0

@@ -24,7 +24,7 @@ from training.experiments.curve import CurveRecorder, Point, read_curve
 from training.learning.networks import build_network
 from training.learning.process import Process
 from training.pipeline import Display
-from training.run_data import RunData, open_run_data
+from training.run_data import CHECK, RunData, open_run_data
 from training.run_directory import Config, RunDirectory, damaged
 from training.train import read_metrics, train
 from training.weights import LAST, Trained, predict_split, read_weights
@@ -66,6 +66,16 @@ class TrainedRun:
     def trained(self) -> Trained:
         """The network at the end of its training, in evaluation mode."""
         return read_weights(self.directory.file(LAST, "experiment"))
+
+    @property
+    def data_digest(self) -> str:
+        """What the images of its data were, to the pixel."""
+        return str(self.directory.read_json(CHECK, "experiment")["data_digest"])
+
+    def identity(self) -> dict[str, Any]:
+        """What any measurement of this network on its data depends on: for `Laboratory.measured`."""
+        weights = hashlib.sha256(self.directory.file(LAST, "experiment").read_bytes()).hexdigest()
+        return {"run": self.directory.run_id, "weights": weights, "data": self.data_digest}
 
 
 @dataclass(frozen=True)

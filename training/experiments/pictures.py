@@ -1,6 +1,5 @@
 """Some test images that trained networks are examined with, the same for all of them."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,8 +13,7 @@ from training.data.sources import Indices
 from training.errors import InterruptedRunError
 from training.experiments.laboratory import Laboratory, TrainedRun
 from training.reports.history import split_rows
-from training.run_data import CHECK, CHUNK, RunData
-from training.weights import LAST
+from training.run_data import CHUNK, RunData
 
 Item = TypeVar("Item")
 
@@ -56,13 +54,7 @@ class Pictures:
 
     def identity(self, run: TrainedRun) -> dict[str, Any]:
         """What any measurement of this run's network on these images depends on: for `Laboratory.measured`."""
-        weights = run.directory.file(LAST, "experiment").read_bytes()
-        return {
-            "run": run.directory.run_id,
-            "weights": hashlib.sha256(weights).hexdigest(),
-            "data": run.directory.read_json(CHECK, "experiment")["data_digest"],
-            "images": len(self),
-        }
+        return run.identity() | {"images": len(self)}
 
 
 def counted(laboratory: Laboratory, what: str, items: Sequence[Item]) -> Iterator[Item]:

@@ -126,6 +126,16 @@ def test_what_can_not_be_built_is_said_before_anything_is_trained(tmp_path: Path
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_run_stays_as_it_was_trained_and_what_is_built_on_it_is_drawn_by_its_seed(laboratory: Laboratory) -> None:
+    """Its network is trained on as a copy; whatever was drawn before, a second construction is the same."""
+    run = laboratory.train("resnet20", 0)
+    before = {name: values.clone() for name, values in run.trained.network.state_dict().items()}
+    found = identity.construct(laboratory, run, 32, 2)
+    assert all(torch.equal(values, before[name]) for name, values in run.trained.network.state_dict().items())
+    torch.manual_seed(1234)
+    assert identity._construct(laboratory, run, 32, 2) == found
+
+
 @pytest.mark.slow
 def test_the_experiment_ends_in_its_files_and_measures_once(
     laboratory: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -138,6 +148,6 @@ def test_the_experiment_ends_in_its_files_and_measures_once(
     }  # fmt: skip
     assert [verdict.shown for verdict in report.verdicts[:2]] == [True, True]
     assert len((page.parent / "tables" / "trained-on.csv").read_text().splitlines()) == 1 + 2 * 2 * 3
-    for measuring in ("_construct", "_copy"):
+    for measuring in ("_construct", "_copy_maps"):
         monkeypatch.delattr(identity, measuring)
     assert identity.perform(laboratory, 20, 32, [0], 3, 2).verdicts == report.verdicts

@@ -1,6 +1,9 @@
 """The laboratory: a network is trained once, a training that was cut goes on, a measurement is kept."""
 
+import hashlib
 import json
+import shutil
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -9,6 +12,8 @@ from laboratories import laboratory_at
 
 from training.errors import InterruptedRunError, RunError
 from training.experiments.laboratory import Laboratory
+from training.run_data import CHECK
+from training.run_directory import RunDirectory
 from training.weights import LAST
 
 
@@ -66,6 +71,17 @@ def test_a_measurement_is_kept_by_what_it_depends_on(tmp_path: Path) -> None:
         path.write_text(json.dumps(["not", "one"]))
     with pytest.raises(RunError, match="damaged"):
         laboratory.measured("something", {"of": 1}, lambda: 0)
+
+
+def test_a_run_is_told_by_its_weights_and_its_data(laboratory: Laboratory, tmp_path: Path) -> None:
+    """Other weights under the same name are another identity: what was measured of the first is not read for them."""
+    run = laboratory.train("resnet20", 0)
+    copied = replace(run, directory=RunDirectory(shutil.copytree(run.directory.path, tmp_path / run.directory.run_id)))
+    assert copied.identity() == run.identity()
+    (copied.directory.path / LAST).write_bytes(b"others")
+    assert copied.identity() == run.identity() | {"weights": hashlib.sha256(b"others").hexdigest()}
+    (copied.directory.path / CHECK).write_text(json.dumps({"data_digest": "other"}))
+    assert copied.identity()["data"] == "other" != run.data_digest
 
 
 def test_a_figure_that_was_not_measured_is_an_error_that_says_what_to_do(laboratory: Laboratory) -> None:
