@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.experiments.report import Verdict
-from training.experiments.statistics import Sample
+from training.experiments.statistics import Sample, seeds_of
 from training.experiments.surface import basin, minima
 
 SOURCES: Final = ("He et al. 2015, section 4.1", "Li et al. 2018, sections 4 and 5")
@@ -17,8 +17,12 @@ CLAIM: Final = (
 )
 NORMS: Final = (
     "Every network begins from its start and takes its first {steps} steps by the recipe: its rate, batches and augmentation. "
-    "After each step the norm of the gradient of every 3x3 convolution's weight is kept. Shown are the first step, the mean of "
-    "the first {window} and that of the last {window}."
+    "After each step the norm of the gradient of every 3x3 convolution's weight is kept{clipped}. Shown are the first step, the "
+    "mean of the first {window} and that of the last {window}."
+)
+CLIPPED: Final = (
+    ", after the recipe's clipping: where all gradients of a network together are longer than {:g}, all of them are shortened by "
+    "the same factor, which leaves the ratios of layers as they were"
 )
 SURFACE: Final = (
     "Two random directions from the trained weights; each filter of a direction is as long as the network's own filter, so that "
@@ -28,8 +32,14 @@ SURFACE: Final = (
     "what guessing costs, ln(classes) / 2. Two directions of some hundred thousand show a slice: that it is convex does not "
     "make the loss so."
 )
+WINDOW: Final = 10
+"""Steps at the beginning and at the end whose norms are averaged."""
 VANISHED: Final = 0.01
-"""Gradients vanish where the first layer's norm is less than this part of the last one's."""
+"""Gradients vanish where the smallest norm of a layer is less than this part of the largest one's."""
+BASIN_MARGIN: Final = 0.05
+"""Shares of the square that are closer than this say nothing: each surface is one slice, along one pair of directions."""
+MINIMA_MARGIN: Final = 2
+"""Numbers of minima that are closer than this say nothing."""
 
 
 def verdicts(
@@ -42,20 +52,21 @@ def verdicts(
 
 
 def _vanishing(name: str, norms: NDArray[np.float64]) -> list[Verdict]:
-    ratios = norms[..., 0] / norms[..., -1]  # of each seed and step
+    ratios = norms.min(axis=-1) / norms.max(axis=-1)  # of each seed and step
     begins, lowest = float(ratios[:, 0].mean()), float(ratios.min())
     return [
         Verdict(
             lowest > VANISHED,
-            f"Gradients do not vanish: the first layer's gradient norm in {name} is {begins:.3g} times the last one's at the first "
-            f"step, and never less than {lowest:.3g} times it in {norms.shape[1]} steps (vanished: less than {VANISHED:g}).",
+            f"Gradients do not vanish: of all layers of {name} the one with the smallest gradient norm has {begins:.3g} times the "
+            f"largest one's at the first step, and never less than {lowest:.3g} times it in {norms.shape[1]} steps (vanished: less "
+            f"than {VANISHED:g}); over {seeds_of(len(norms))}.",
         )
     ]
 
 
 def _even(names: tuple[str, str], plain: NDArray[np.float64], residual: NDArray[np.float64]) -> list[Verdict]:
     said = []
-    last = min(10, plain.shape[1])
+    last = min(WINDOW, plain.shape[1])
     for window, part in (("at the first step", slice(0, 1)), (f"over the last {last} steps", slice(-last, None))):
         spreads = []
         for norms in (plain, residual):
@@ -65,7 +76,7 @@ def _even(names: tuple[str, str], plain: NDArray[np.float64], residual: NDArray[
             Verdict(
                 (spreads[0] - spreads[1]).agree(),
                 f"Shortcuts make them even {window}: the largest norm of a layer is {spreads[0].mean:.3g} times the smallest in "
-                f"{names[0]}, and {spreads[1].mean:.3g} times in {names[1]}.",
+                f"{names[0]}, and {spreads[1].mean:.3g} times in {names[1]}, over {seeds_of(len(plain))}.",
             )
         )
     return said
@@ -77,13 +88,15 @@ def _basins(around: Mapping[str, list[list[float]]], classes: int) -> list[Verdi
     counts = minima(its), minima(others)
     return [
         Verdict(
-            None if shares[0] == shares[1] else shares[1] > shares[0],
+            None if abs(shares[1] - shares[0]) < BASIN_MARGIN else shares[1] > shares[0],
             f"The basin is wider with shortcuts: it is {100 * shares[1]:.0f} % of the square around {residual} and "
-            f"{100 * shares[0]:.0f} % of that around {plain}, one run each.",
+            f"{100 * shares[0]:.0f} % of that around {plain}, one run and one pair of directions each (less than "
+            f"{100 * BASIN_MARGIN:.0f} points apart: not told).",
         ),
         Verdict(
-            None if counts[0] == counts[1] else counts[1] < counts[0],
+            None if abs(counts[1] - counts[0]) < MINIMA_MARGIN else counts[1] < counts[0],
             f"The surface is smoother with shortcuts: the grid has {counts[1]} local {'minimum' if counts[1] == 1 else 'minima'} "
-            f"around {residual} and {counts[0]} around {plain}.",
+            f"around {residual} and {counts[0]} around {plain}, one run and one pair of directions each (less than "
+            f"{MINIMA_MARGIN} apart: not told).",
         ),
     ]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from training.errors import InterruptedRunError
-from training.experiments.gradient_words import CLAIM, NORMS, SOURCES, SURFACE, verdicts
+from training.experiments.gradient_words import CLAIM, CLIPPED, NORMS, SOURCES, SURFACE, WINDOW, verdicts
 from training.experiments.laboratory import Laboratory, TrainedRun
 from training.experiments.probing import prepare, sample_images, take_steps
 from training.experiments.report import Column, Figure, Part, Report, Table, drawn
@@ -22,7 +22,6 @@ from training.learning.optimization import set_learning_rate
 from training.reports.figures import Line, draw_lines, draw_surfaces
 
 FAMILIES: Final = ("plain", "resnet")
-WINDOW: Final = 10
 SURFACE_IMAGES: Final = 256
 
 Norms = Mapping[str, NDArray[np.float64]]
@@ -36,7 +35,9 @@ def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int],
     norms = {
         name: np.array([measure_norms(laboratory, runs[FAMILIES[0], seed], name, seed, steps) for seed in seeds]) for name in names
     }
-    around = {run.architecture: surface(laboratory, run, points) for (_, seed), run in runs.items() if seed == seeds[0]}
+    surfaces = {run.architecture: surface(laboratory, run, points) for (_, seed), run in runs.items() if seed == seeds[0]}
+    around: dict[str, list[list[float]]] = {name: measured["losses"] for name, measured in surfaces.items()}
+    taken, clip_norm = norms[names[0]].shape[1], next(iter(runs.values())).config.recipe.optimizer.clip_norm
     classes = len(laboratory.images.class_names)
     return Report(
         name="gradients",
@@ -47,14 +48,14 @@ def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int],
         parts=[
             Part(
                 "Gradient norms by layer",
-                [NORMS.format(steps=steps, window=min(WINDOW, steps))],
+                [NORMS.format(steps=taken, window=min(WINDOW, taken), clipped=CLIPPED.format(clip_norm) if clip_norm else "")],
                 [draw_norms(depth, {f"{family}{depth}": norms[f"{family}{depth}"] for family in FAMILIES}) for depth in depths],
                 [norms_table(norms)],
                 [points_table(norms, seeds)],
             ),
             Part(
                 "The loss around trained weights",
-                [SURFACE.format(images=SURFACE_IMAGES, points=points, seed=seeds[0])],
+                [SURFACE.format(images=next(iter(surfaces.values()))["images"], points=points, seed=seeds[0])],
                 [draw_around(around, points)],
                 [surface_table(around, classes)],
                 [surface_points(around, points)],
@@ -113,14 +114,14 @@ def windows(norms: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def surface(laboratory: Laboratory, run: TrainedRun, points: int) -> list[list[float]]:
-    """The loss around a run's trained weights."""
+def surface(laboratory: Laboratory, run: TrainedRun, points: int) -> dict[str, Any]:
+    """The `losses` around a run's trained weights, and of how many `images`."""
     of = run.identity() | {"images": SURFACE_IMAGES, "points": points, "directions": run.seed, "ceiling": CEILING}
-    found: list[list[float]] = laboratory.measured(f"surface-{run.architecture}", of, lambda: _surface(laboratory, run, points))
+    found: dict[str, Any] = laboratory.measured(f"surface-{run.architecture}", of, lambda: _surface(laboratory, run, points))
     return found
 
 
-def _surface(laboratory: Laboratory, run: TrainedRun, points: int) -> list[list[float]]:
+def _surface(laboratory: Laboratory, run: TrainedRun, points: int) -> dict[str, Any]:
     images, labels = sample_images(laboratory, run, SURFACE_IMAGES)
     network = run.trained.network.to(images.device)
     shown = laboratory.display.count(f"the loss around {run.architecture}")
@@ -130,7 +131,7 @@ def _surface(laboratory: Laboratory, run: TrainedRun, points: int) -> list[list[
         if laboratory.interrupted():
             raise InterruptedRunError(f"stopped at point {done} of {of} around {run.architecture}")
 
-    return measure_surface(network, images, labels, grid(points), run.seed, advance)
+    return {"images": len(images), "losses": measure_surface(network, images, labels, grid(points), run.seed, advance)}
 
 
 def draw_norms(depth: int, norms: Norms) -> Figure:

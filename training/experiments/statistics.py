@@ -46,6 +46,11 @@ class Sample:
         return "" if self.deviation is None else f" ± {100 * self.deviation:.2f}"
 
 
+def seeds_of(count: int) -> str:
+    """How many seeds a sentence rests on: one of them agrees with itself."""
+    return "one seed" if count == 1 else f"{count} seeds"
+
+
 def listed(values: Iterable[object], separator: str = ", ") -> str:
     """Values in one text."""
     return separator.join(str(value) for value in values)

@@ -69,7 +69,7 @@ def test_windows_are_the_first_step_the_first_ten_and_the_last_ten() -> None:
 
 BOWL = [[4.0, 1.0, 4.0], [1.0, 0.0, 1.0], [4.0, 1.0, 4.0]]
 PIT = [[9.0, 9.0, 0.5], [9.0, 0.0, 9.0], [9.0, 9.0, 9.0]]
-HILLS = [[0.0, 9.0, 0.5], [9.0, 2.0, 9.0], [9.0, 9.0, 9.0]]
+HILLS = [[0.0, 9.0, 0.5], [9.0, 2.0, 9.0], [0.2, 9.0, 9.0]]
 
 
 @pytest.mark.parametrize(
@@ -78,15 +78,29 @@ HILLS = [[0.0, 9.0, 0.5], [9.0, 2.0, 9.0], [9.0, 9.0, 9.0]]
         ([5.0, 1.0], [1.5, 1.0], (PIT, BOWL), [True, True, True, True, None]),
         ([5.0, 1.0], [1.5, 1.0], (HILLS, BOWL), [True, True, True, True, True]),
         ([0.001, 1.0], [0.0001, 1.0], (BOWL, HILLS), [False, False, False, False, False]),
+        ([1.0, 0.001, 1.0], [1.0, 1.0], (BOWL, BOWL), [False, True, True, None, None]),
     ],
 )
 def test_verdicts_follow_the_figures(plain: list[float], residual: list[float], around: tuple, shown: list[bool | None]) -> None:
-    """As in the papers; the same with hills; gradients that vanish, more so with shortcuts, and a surface that is rougher."""
+    """As in the papers; the same with hills; all the other way round; and gradients that vanish in the middle alone."""
     norms = {name: np.tile(np.array(layers), (2, 12, 1)) for name, layers in (("plain56", plain), ("resnet56", residual))}
     surfaces = dict(zip(("plain56", "resnet56"), around, strict=True))
     said = verdicts(norms, surfaces, [56], 10)
     assert [verdict.shown for verdict in said] == shown
-    assert f"{plain[0]:.3g} times the last one's at the first step" in said[0].text
+    assert f"{min(plain) / max(plain):.3g} times the largest one's at the first step" in said[0].text
+    assert "over 2 seeds" in said[0].text
+
+
+def test_surfaces_that_are_nearly_alike_decide_nothing() -> None:
+    """A grid of 5 x 5, one point of which is in one of the basins alone, and is a minimum of its own."""
+    plain = np.full((5, 5), 9.0)
+    plain[2, 2] = 0
+    residual = plain.copy()
+    residual[0, 0] = 1
+    norms = {name: np.ones((1, 12, 2)) for name in ("plain56", "resnet56")}
+    said = verdicts(norms, {"plain56": plain.tolist(), "resnet56": residual.tolist()}, [56], 10)
+    assert [verdict.shown for verdict in said[-2:]] == [None, None]
+    assert "one seed" in said[0].text
 
 
 def test_measuring_stops_when_asked(laboratory: Laboratory) -> None:
@@ -104,13 +118,14 @@ def test_the_experiment_ends_in_its_files_and_measures_once(
     laboratory: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the digits; the surface's centre is the trained loss; a second time everything is read."""
-    report = gradients.perform(laboratory, [20], [0], 3, 3)
+    report = gradients.perform(laboratory, [20], [0], 30, 3)
     page = write_report(report, tmp_path)
     assert {path.name for path in (page.parent / "figures").iterdir()} == {"gradients-20.svg", "surface.svg"}
+    assert "takes its first 12 steps" in report.parts[0].text[0]  # its run has no more
     run = laboratory.train("resnet20", 0)
     images, labels = sample_images(laboratory, run, gradients.SURFACE_IMAGES)
-    centre = gradients.surface(laboratory, run, 3)[1][1]
+    centre = gradients.surface(laboratory, run, 3)["losses"][1][1]
     assert centre == pytest.approx(loss_of(answers(run.trained.network, images), labels), rel=1e-5)
     for measuring in ("_measure_norms", "_surface"):
         monkeypatch.delattr(gradients, measuring)
-    assert gradients.perform(laboratory, [20], [0], 3, 3).verdicts == report.verdicts
+    assert gradients.perform(laboratory, [20], [0], 30, 3).verdicts == report.verdicts
