@@ -1,7 +1,6 @@
 """Gradients: their norms by layer in the first steps, and the loss around trained weights (He et al. 2015; Li et al. 2018)."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from training.errors import InterruptedRunError
-from training.experiments.gradient_words import CLAIM, CLIPPED, NORMS, SOURCES, SURFACE, WINDOW, verdicts
+from training.experiments.gradient_verdicts import CLAIM, CLIPPED, NORMS, SOURCES, SURFACE, WINDOW, verdicts
 from training.experiments.laboratory import Laboratory, TrainedRun
 from training.experiments.probing import prepare, sample_images, take_steps
 from training.experiments.report import Column, Figure, Part, Report, Table, drawn
@@ -18,7 +17,7 @@ from training.experiments.setting import command, describe
 from training.experiments.statistics import listed
 from training.experiments.surface import CEILING, basin, grid, measure_surface, minima
 from training.learning.learner import Learner
-from training.learning.optimization import set_learning_rate
+from training.learning.optimization import rate_factor
 from training.reports.figures import Line, draw_lines, draw_surfaces
 
 FAMILIES: Final = ("plain", "resnet")
@@ -85,12 +84,8 @@ def _measure_norms(laboratory: Laboratory, run: TrainedRun, name: str, seed: int
     feed, environment = prepare(laboratory, run)
     recipe, total = run.config.recipe, feed.total_steps
     learner = Learner(laboratory.untrained(name, seed), recipe, laboratory.process, environment)
-    rise = partial(_set_rate, learner, run, total)
-    return [gradient_norms(learner.network) for _ in take_steps(laboratory, learner, feed, steps, f"{name} begins", rise)]
-
-
-def _set_rate(learner: Learner, run: TrainedRun, total: int, step: int) -> None:
-    set_learning_rate(learner.optimizer, run.config.recipe.schedule, step, total)
+    taken = take_steps(laboratory, learner, feed, steps, f"{name} begins", lambda step: rate_factor(recipe.schedule, step, total))
+    return [gradient_norms(learner.network) for _ in taken]
 
 
 def gradient_norms(network: nn.Module) -> list[float]:

@@ -1,8 +1,8 @@
 """Identity: a deeper network that copies a shallower one, and layers that learn to copy (He et al. 2015, section 1 and 3.1)."""
 
 import copy
+import itertools
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -11,8 +11,9 @@ import torch
 from training.errors import RecipeError
 from training.experiments.construction import STAGES, deepen, stage_maps
 from training.experiments.copying import BATCH, KINDS, LAST_STEPS, MOMENTUM, RATES, Copying, best_rate, build_stack, learn_to_copy
-from training.experiments.identity_words import CLAIM, CONSTRUCTED, COPIED, SOURCES, TRAINED_ON, verdicts
+from training.experiments.identity_verdicts import CLAIM, CONSTRUCTED, COPIED, SOURCES, TRAINED_ON, verdicts
 from training.experiments.laboratory import Laboratory, TrainedRun, top1
+from training.experiments.pictures import counted
 from training.experiments.probing import answers, loss_of, prepare, sample_images, take_steps
 from training.experiments.report import Column, Figure, Part, Report, Table, drawn
 from training.experiments.setting import command, describe
@@ -41,23 +42,24 @@ def perform(laboratory: Laboratory, depth: int, deeper: int, seeds: Sequence[int
     runs = {(family, seed): laboratory.train(f"{family}{depth}", seed) for seed in seeds for family in FAMILIES}
     measured = {key: construct(laboratory, run, deeper, steps) for key, run in runs.items()}
     built = {family: [measured[family, seed] for seed in seeds] for family in FAMILIES}
-    copied = copy_maps(laboratory, runs["resnet", seeds[0]], copy_steps)
-    learned = next(iter(runs.values())).config.recipe
+    copied, maps_of = copy_maps(laboratory, runs["resnet", seeds[0]], copy_steps)
+    rate = RATE_PART * next(iter(runs.values())).config.recipe.optimizer.learning_rate
+    first, copy_length = built["plain"][0], copied[0].errors.shape[1]
     return Report(
         name="identity",
-        title="Identity: the deeper network that copies, and layers that learn to",
+        title="Identity: can a deeper network copy a shallower one, and can layers learn to?",
         claim=CLAIM,
         sources=SOURCES,
         verdicts=verdicts(built, copied, depth, deeper),
         parts=[
             Part(
                 "The constructed solution",
-                [CONSTRUCTED.format(depth=depth, deeper=deeper, images=f"{built['plain'][0]['images']:,}")],
+                [CONSTRUCTED.format(depth=depth, deeper=deeper, images=f"{first['images']:,}")],
                 tables=[construction_table(built, depth, deeper, seeds)],
             ),
             Part(
                 "Training on from there",
-                [TRAINED_ON.format(rate=f"{RATE_PART * learned.optimizer.learning_rate:g}", steps=steps)],
+                [TRAINED_ON.format(rate=f"{rate:g}", steps=len(first["trained_on"]["deep"]))],
                 [draw_trained_on(family, built[family], depth, deeper) for family in FAMILIES],
                 files=[trained_on_table(built, depth, deeper, seeds)],
             ),
@@ -65,8 +67,8 @@ def perform(laboratory: Laboratory, depth: int, deeper: int, seeds: Sequence[int
                 "Learning the identity",
                 [
                     COPIED.format(
-                        *(f"{COPIED_IMAGES:,}", f"resnet{depth}", COPIED_STAGE, MOMENTUM),
-                        *(listed(RATES, " and "), len(STARTS), copy_steps, LAST_STEPS),
+                        *(f"{maps_of:,}", f"resnet{depth} (seed {seeds[0]})", COPIED_STAGE, MOMENTUM),
+                        *(listed(RATES, " and "), len(STARTS), copy_length, min(LAST_STEPS, copy_length)),
                     )
                 ],
                 [draw_copied(copied)],
@@ -110,45 +112,34 @@ def _construct(laboratory: Laboratory, run: TrainedRun, deeper: int, steps: int)
         "error": {name: 1 - top1(its, labels) for name, its in logits.items()},
     }
     feed, environment = prepare(laboratory, run)
-    recipe = run.config.recipe
-    rate = RATE_PART * recipe.optimizer.learning_rate
     found["trained_on"] = {}
     for name, network in {"shallow": shallow, "deep": deep}.items():
-        learner = Learner(network, recipe, laboratory.process, environment)
-        set_rate = partial(_set_rate, learner, rate)
+        learner = Learner(network, run.config.recipe, laboratory.process, environment)
         called = f"{run.architecture if name == 'shallow' else architecture} trains on"
-        found["trained_on"][name] = [loss for _, loss in take_steps(laboratory, learner, feed, steps, called, set_rate)]
+        taken = take_steps(laboratory, learner, feed, steps, called, lambda _: RATE_PART)
+        found["trained_on"][name] = [loss for _, loss in taken]
     return found
 
 
-def _set_rate(learner: Learner, rate: float, _: int) -> None:
-    for group in learner.optimizer.param_groups:
-        group["lr"] = rate
-
-
-def copy_maps(laboratory: Laboratory, run: TrainedRun, steps: int) -> list[Copying]:
-    """Stacks of each kind and length that learned to give back a run's feature maps, each at its better rate."""
+def copy_maps(laboratory: Laboratory, run: TrainedRun, steps: int) -> tuple[list[Copying], int]:
+    """Stacks of each kind and length that learned to give back a run's maps of images, each at its better rate; how many images."""
     of = run.identity() | {"steps": steps, "images": COPIED_IMAGES, "stage": COPIED_STAGE}
     of |= {"stacks": STACKS, "starts": STARTS, "rates": RATES, "batch": BATCH, "momentum": MOMENTUM}
-    errors = laboratory.measured("copying", of, lambda: _copy_maps(laboratory, run, steps))
-    return [best_rate(kind, blocks, errors[kind][str(blocks)]) for kind in KINDS for blocks in STACKS]
+    found = laboratory.measured("copying", of, lambda: _copy_maps(laboratory, run, steps))
+    copied = [best_rate(kind, blocks, found["errors"][kind][str(blocks)]) for kind in KINDS for blocks in STACKS]
+    return copied, found["images"]
 
 
-def _copy_maps(laboratory: Laboratory, run: TrainedRun, steps: int) -> dict[str, dict[str, list[list[list[float]]]]]:
+def _copy_maps(laboratory: Laboratory, run: TrainedRun, steps: int) -> dict[str, Any]:
     images, _ = sample_images(laboratory, run, COPIED_IMAGES)
     maps = dict(zip(STAGES, stage_maps(run.trained.network.to(images.device), images), strict=True))[COPIED_STAGE]
-    advance, done = laboratory.display.count("learning to copy"), 0
-    of = len(KINDS) * len(STACKS) * len(RATES) * len(STARTS)
     errors: dict[str, dict[str, list[list[list[float]]]]] = {kind: {} for kind in KINDS}
-    for kind in KINDS:
-        for blocks in STACKS:
-            errors[kind][str(blocks)] = [[] for _ in RATES]
-            for position, rate in enumerate(RATES):
-                for seed in STARTS:
-                    stack = build_stack(kind, blocks, maps.shape[1], seed)
-                    errors[kind][str(blocks)][position].append(learn_to_copy(laboratory, stack, maps, rate, steps, seed))
-                    advance(done := done + 1, of)
-    return errors
+    tried = list(itertools.product(KINDS, STACKS, RATES, STARTS))
+    for kind, blocks, rate, seed in counted(laboratory, "learning to copy", tried):
+        stack = build_stack(kind, blocks, maps.shape[1], seed)
+        by_rate = errors[kind].setdefault(str(blocks), [[] for _ in RATES])
+        by_rate[RATES.index(rate)].append(learn_to_copy(laboratory, stack, maps, rate, steps, seed))
+    return {"images": len(images), "errors": errors}
 
 
 def construction_table(built: dict[str, list[dict[str, Any]]], depth: int, deeper: int, seeds: Sequence[int]) -> Table:
@@ -228,7 +219,8 @@ def copied_table(copied: Sequence[Copying]) -> Table:
         )
         for copying in copied
     ]
-    return Table("copying", f"Error over variance at the first step and over the last {LAST_STEPS}", columns, rows)
+    last = min(LAST_STEPS, copied[0].errors.shape[1])
+    return Table("copying", f"Error over variance at the first step and over the last {last}", columns, rows)
 
 
 def copied_points(copied: Sequence[Copying]) -> Table:

@@ -1,5 +1,6 @@
 """What experiments look at a trained network with: some of its training images, a loss, and a few steps of training."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -7,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.errors import InterruptedRunError
 from training.experiments.laboratory import Laboratory, TrainedRun
+from training.experiments.pictures import counted
 from training.learning.environment import Environment
-from training.learning.feed import Batch, Feed
+from training.learning.feed import Feed
 from training.learning.learner import Learner
 from training.setup import prepare_training
 
@@ -45,29 +46,16 @@ def prepare(laboratory: Laboratory, run: TrainedRun) -> tuple[Feed, Environment]
 
 
 def take_steps(
-    laboratory: Laboratory, learner: Learner, feed: Feed, steps: int, what: str, before: Callable[[int], None]
+    laboratory: Laboratory, learner: Learner, feed: Feed, steps: int, what: str, rate: Callable[[int], float]
 ) -> Iterator[tuple[int, float]]:
-    """Let a learner take the first `steps` of a feed; after each, its number (from 1) and the loss on its batch.
+    """Let a learner take the first `steps` of a feed, or as many as its run has; after each, its number (from 1) and its loss.
 
-    `before` is called with the number of the step (from 0) that comes, to set its rate. Raises InterruptedRunError.
+    `rate` gives, for the number of a step (from 0), the rate as a part of the recipe's own. Raises InterruptedRunError.
     """
     learner.train()
-    advance = laboratory.display.count(what)
-    for step, batch in enumerate(first_batches(feed, steps)):
-        if laboratory.interrupted():
-            raise InterruptedRunError(f"stopped at step {step} of {steps}: {what}")
-        before(step)
-        loss = learner.step(batch)[0].item() / batch.images
-        advance(step + 1, steps)
-        yield step + 1, loss
-
-
-def first_batches(feed: Feed, steps: int) -> Iterator[Batch]:
-    """The first `steps` batches of a feed, over as many epochs as they need, or as many as its run has."""
-    taken = 0
-    for epoch in range(feed.epochs):
-        for batch in feed.epoch(epoch):
-            if taken == steps:
-                return
-            taken += 1
-            yield batch
+    batches = itertools.chain.from_iterable(feed.epoch(epoch) for epoch in range(feed.epochs))
+    numbers = counted(laboratory, what, range(min(steps, feed.total_steps)))
+    for step, batch in zip(numbers, batches, strict=False):
+        for group in learner.optimizer.param_groups:
+            group["lr"] = group["height"] * rate(step)
+        yield step + 1, learner.step(batch)[0].item() / batch.images

@@ -9,7 +9,7 @@ from laboratories import laboratory_at
 
 from training.errors import InterruptedRunError
 from training.experiments import gradients
-from training.experiments.gradient_words import verdicts
+from training.experiments.gradient_verdicts import verdicts
 from training.experiments.laboratory import Laboratory
 from training.experiments.probing import answers, loss_of, sample_images
 from training.experiments.report import write_report
@@ -107,7 +107,7 @@ def test_measuring_stops_when_asked(laboratory: Laboratory) -> None:
     """Before the first step, and after a point; nothing is kept."""
     run = laboratory.train("plain20", 0)
     stopped = laboratory_at(laboratory.runs, lambda: True)
-    with pytest.raises(InterruptedRunError, match="step 0 of 5"):
+    with pytest.raises(InterruptedRunError, match="resnet20 begins, 0 of 5"):
         gradients.measure_norms(stopped, run, "resnet20", 0, 5)
     with pytest.raises(InterruptedRunError, match="point 1 of 9"):
         gradients.surface(stopped, run, 3)

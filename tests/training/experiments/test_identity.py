@@ -12,7 +12,7 @@ from training.errors import InterruptedRunError, RecipeError
 from training.experiments import identity
 from training.experiments.construction import deepen, make_identity
 from training.experiments.copying import Copying, best_rate, build_stack, learn_to_copy
-from training.experiments.identity_words import verdicts
+from training.experiments.identity_verdicts import verdicts
 from training.experiments.laboratory import Laboratory
 from training.experiments.report import write_report
 from training.learning.blocks import PlainBlock, PreactivationBlock
@@ -115,7 +115,10 @@ def copied(plain: float, residual: float, deep_plain: float, deep_residual: floa
 def test_verdicts_follow_the_figures(difference: float, built: float, ended: tuple, shown: list[bool]) -> None:
     """As in the paper, and the other way round: two constructions, training on, two lengths, two kinds."""
     of = {family: [found(difference=difference, built=its)] for family, its in (("plain", built), ("resnet", 0.5))}
-    assert [verdict.shown for verdict in verdicts(of, copied(*ended), 20, 56)] == shown
+    said = verdicts(of, copied(*ended), 20, 56)
+    assert [verdict.shown for verdict in said] == shown
+    assert all("over one seed" in verdict.text for verdict in said[:3])
+    assert all("over 2 starts" in verdict.text for verdict in said[3:])
 
 
 @pytest.mark.parametrize(("deeper", "said"), [(20, "not deeper than one of 20"), (21, "no architecture 'plain21'")])
@@ -141,13 +144,16 @@ def test_the_experiment_ends_in_its_files_and_measures_once(
     laboratory: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the digits, a few steps; a second time everything is read."""
-    report = identity.perform(laboratory, 20, 32, [0], 3, 2)
+    report = identity.perform(laboratory, 20, 32, [0], 30, 2)
     page = write_report(report, tmp_path)
     assert {path.name for path in (page.parent / "figures").iterdir()} == {
         "trained-on-plain.svg", "trained-on-resnet.svg", "copying.svg",
     }  # fmt: skip
     assert [verdict.shown for verdict in report.verdicts[:2]] == [True, True]
-    assert len((page.parent / "tables" / "trained-on.csv").read_text().splitlines()) == 1 + 2 * 2 * 3
+    assert len((page.parent / "tables" / "trained-on.csv").read_text().splitlines()) == 1 + 2 * 2 * 12
+    texts = [part.text[0] for part in report.parts]
+    assert "for 12 steps" in texts[1]  # a run of 12 has no more
+    assert "2 steps; the error at the end is the mean of the last 2." in texts[2]
     for measuring in ("_construct", "_copy_maps"):
         monkeypatch.delattr(identity, measuring)
-    assert identity.perform(laboratory, 20, 32, [0], 3, 2).verdicts == report.verdicts
+    assert identity.perform(laboratory, 20, 32, [0], 30, 2).verdicts == report.verdicts

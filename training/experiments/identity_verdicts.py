@@ -7,7 +7,7 @@ import numpy as np
 
 from training.experiments.copying import Copying
 from training.experiments.report import Verdict
-from training.experiments.statistics import Sample
+from training.experiments.statistics import Sample, seeds_of
 
 SOURCES: Final = ("He et al. 2015, sections 1 and 3.1",)
 CLAIM: Final = (
@@ -57,7 +57,7 @@ def _constructed(family: str, found: Sequence[Mapping[str, Any]], depth: int, de
         all(its["difference"] <= ROUNDING * its["largest"] for its in found),
         f"The solution exists: {family}{deeper}, built from {family}{depth} and identities, answers as it does up to "
         f"{difference:.2g} in a logit; their losses are {loss:.2g} apart, and their training errors are "
-        f"{'the same' if same else 'not quite the same'}.",
+        f"{'the same' if same else 'not quite the same'}; over {seeds_of(len(found))}.",
     )
 
 
@@ -66,16 +66,18 @@ def _trained_on(built: Mapping[str, Sequence[Mapping[str, Any]]], depth: int, de
         deep, shallow = (Sample([float(np.mean(its["trained_on"][name][part])) for its in found]) for name in ("deep", "shallow"))
         return deep - shallow
 
+    window = min(WINDOW, len(built["plain"][0]["trained_on"]["deep"]))
     begins = {family: excess(found, slice(0, 1)) for family, found in built.items()}
-    ends = {family: excess(found, slice(-WINDOW, None)) for family, found in built.items()}
+    ends = {family: excess(found, slice(-window, None)) for family, found in built.items()}
     moved = [
         f"that of {family}{deeper} is {begins[family].mean:+.3f} from {family}{depth}'s on the same batch at the first step, and "
-        f"{ends[family].mean:+.3f} over the last {WINDOW}"
+        f"{ends[family].mean:+.3f} over the last {window}"
         for family in built
     ]
     return Verdict(
         (ends["plain"] - ends["resnet"]).agree(),
-        f"Training leaves the plain solution more than the residual one. Losses of the constructed networks: {'; '.join(moved)}.",
+        f"Training leaves the plain solution more than the residual one. Losses of the constructed networks, over "
+        f"{seeds_of(len(built['plain']))}: {'; '.join(moved)}.",
     )
 
 
@@ -89,7 +91,7 @@ def _copied(copied: Sequence[Copying]) -> list[Verdict]:
                 harder.agree(),
                 f"Learning the identity, {2 * plain.blocks} convolutions: the plain stack ends at an error of "
                 f"{plain.final.mean:.3g} of the maps' variance, the residual one at {residual.final.mean:.3g} "
-                f"({_ratio(plain, residual)}).",
+                f"({_ratio(plain, residual)}), over {_starts(plain)}.",
             )
         )
     for kind, stacks in by_kind.items():
@@ -100,10 +102,15 @@ def _copied(copied: Sequence[Copying]) -> list[Verdict]:
                 agreed if kind == "plain" or agreed is None else not agreed,
                 f"Depth {'makes it harder' if kind == 'plain' else 'does not make it harder'} for {kind} layers: from "
                 f"{2 * stacks[0].blocks} to {2 * stacks[-1].blocks} convolutions their error goes from "
-                f"{stacks[0].final.mean:.3g} to {stacks[-1].final.mean:.3g}.",
+                f"{stacks[0].final.mean:.3g} to {stacks[-1].final.mean:.3g}, over {_starts(stacks[0])}.",
             )
         )
     return said
+
+
+def _starts(copying: Copying) -> str:
+    starts = len(copying.errors)
+    return f"{'one start' if starts == 1 else f'{starts} starts'} on the maps of one network"
 
 
 def _ratio(plain: Copying, residual: Copying) -> str:
