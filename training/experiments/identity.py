@@ -122,7 +122,7 @@ def _construct(laboratory: Laboratory, run: TrainedRun, deeper: int, steps: int)
 
 
 def copy_maps(laboratory: Laboratory, run: TrainedRun, steps: int) -> tuple[list[Copying], int]:
-    """Stacks of each kind and length that learned to give back a run's maps of images, each at its better rate; how many images."""
+    """Stacks that learned to give back a run's feature maps, each at its better rate, and of how many images these maps are."""
     of = run.identity() | {"steps": steps, "images": COPIED_IMAGES, "stage": COPIED_STAGE}
     of |= {"stacks": STACKS, "starts": STARTS, "rates": RATES, "batch": BATCH, "momentum": MOMENTUM}
     found = laboratory.measured("copying", of, lambda: _copy_maps(laboratory, run, steps))

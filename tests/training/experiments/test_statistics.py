@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.experiments.statistics import Sample
+from training.experiments.statistics import Sample, seeds_of
 
 
 def test_a_single_seed_has_no_deviation() -> None:
@@ -26,3 +26,8 @@ def test_differences_are_taken_seed_by_seed() -> None:
 def test_seeds_agree_or_the_figures_can_not_tell(values: tuple[float, ...], *, agreed: bool | None) -> None:
     """One seed above zero and one below decide nothing."""
     assert Sample(values).agree() is agreed
+
+
+def test_sentences_say_how_many_seeds_they_rest_on() -> None:
+    """One agrees with itself."""
+    assert [seeds_of(count) for count in (1, 3)] == ["one seed", "3 seeds"]
