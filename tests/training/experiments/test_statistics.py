@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.experiments.statistics import Sample
+from training.experiments.statistics import Sample, seeds_of
 
 
 def test_a_single_seed_has_no_deviation() -> None:
@@ -26,3 +26,17 @@ def test_differences_are_taken_seed_by_seed() -> None:
 def test_seeds_agree_or_the_figures_can_not_tell(values: tuple[float, ...], *, agreed: bool | None) -> None:
     """One seed above zero and one below decide nothing."""
     assert Sample(values).agree() is agreed
+
+
+@pytest.mark.parametrize(
+    ("values", "decided"),
+    [((0.3, 0.4), True), ((0.3, 0.1), None), ((0.1,), None), ((-0.3, -0.4), False), ((float("nan"), 0.3), None)],
+)
+def test_within_the_margin_nothing_is_decided(values: tuple[float, ...], *, decided: bool | None) -> None:
+    """A difference counts where it is larger than what is not worth telling; what is not a number decides nothing."""
+    assert Sample(values).agree(margin=0.2) is decided
+
+
+def test_one_seed_is_said_to_be_one() -> None:
+    """A single seed always agrees with itself, so sentences say how many there were."""
+    assert [seeds_of(1), seeds_of(3)] == ["one seed", "3 seeds"]
