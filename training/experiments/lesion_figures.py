@@ -24,10 +24,11 @@ SWAPS: Final = (
 )
 PATHS: Final = (
     "A path takes the residual branch or the shortcut at each of {blocks} blocks, so lengths are binomial. The gradient of a "
-    "length is measured as in the paper: forward as always, backward through the residual branches alone of that many random "
-    "blocks, and through the shortcuts alone of all others; its norm at the first block's input, mean over {images} test images "
-    "and {draws} draws. Times the number of such paths it is what the length contributes: norms add up to more than the "
-    "gradient's own where paths point in different directions."
+    "length is had as in the paper: forward as always, backward through the residual branches alone of that many random blocks, "
+    "and through the shortcuts alone of all others. Unlike there, where the norm is taken at the network's input, of random "
+    "batches of training images, 1,000 times a length, it is taken here at the first block's input, of each image by itself, "
+    "as the mean over {images} test images (the same for all) and {draws} draws a length. Times the number of such paths it is "
+    "what the length contributes: norms add up to more than the gradient's own where paths point in different directions."
 )
 
 
@@ -75,7 +76,7 @@ def parts(
         ),
         Part(
             "Lengths of paths",
-            [PATHS.format(blocks=len(residual.blocks), images=min(path_images, images), draws=draws)],
+            [PATHS.format(blocks=len(residual.blocks), images=path_images, draws=draws)],
             [
                 Figure(
                     "path-gradients", "Norm of the gradient along one path, by its length",

@@ -63,16 +63,16 @@ def perform(laboratory: Laboratory, depth: int, seeds: Sequence[int], images: in
     runs = {name: [trained[name, seed] for seed in seeds] for name in names}
     for run in runs[names[1]]:
         Anatomy.of(run.trained.network)  # says at once where the blocks are of a kind that is not taken apart
-    pictures = Pictures(laboratory, runs[names[0]][0], images)
+    pictures, few = (Pictures(laboratory, runs[names[0]][0], wanted) for wanted in (images, PATH_IMAGES))
     plain, residual = (examine(laboratory, runs[name], pictures, draws) for name in names)
     chance = 1 - 1 / len(laboratory.images.class_names)
     return Report(
         name="lesions",
-        title="Lesions: a residual network is many networks",
+        title="Lesions: is a residual network many networks?",
         claim=CLAIM,
         sources=SOURCES,
         verdicts=verdicts(plain, residual, chance),
-        parts=parts(plain, residual, chance, seeds=seeds, images=len(pictures), draws=draws, path_images=PATH_IMAGES),
+        parts=parts(plain, residual, chance, seeds=seeds, images=len(pictures), draws=draws, path_images=len(few)),
         setting=describe(laboratory, [run for name in names for run in runs[name]]),
         commands=[
             command(laboratory, "lesions", "--depth", str(depth), "--images", str(images), "--draws", str(draws), seeds=seeds)
