@@ -83,13 +83,20 @@ def perform(laboratory: Laboratory, depth: int, seeds: Sequence[int], images: in
 def examine(laboratory: Laboratory, runs: Sequence[TrainedRun], pictures: Pictures, draws: int) -> Lesions:
     """All lesions of one network; paths of a residual one only, since a plain one has a single path."""
     name, anatomy = runs[0].architecture, Anatomy.of(runs[0].trained.network)
-    measuring = [_Measuring(laboratory, run, pictures, draws) for run in runs]
+    alone, many, swaps, gradients = [], [], [], []
+    for run in runs:  # one network at a time is open
+        measuring = _Measuring(laboratory, run, pictures, draws)
+        alone.append(measuring.alone())
+        many.append(measuring.many())
+        swaps += [{"seed": run.seed, **order} for order in measuring.swaps()]
+        if not name.startswith("plain"):
+            gradients.append(measuring.gradients())
     return Lesions(
         architecture=name,
         blocks=anatomy.names,
         movable=anatomy.movable,
-        alone=np.array([each.alone() for each in measuring]),
-        many=np.array([each.many() for each in measuring]),
-        swaps=[{"seed": run.seed, **order} for run, each in zip(runs, measuring, strict=True) for order in each.swaps()],
-        gradients=np.array([] if name.startswith("plain") else [each.gradients() for each in measuring]),
+        alone=np.array(alone),
+        many=np.array(many),
+        swaps=swaps,
+        gradients=np.array(gradients),
     )
