@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from training.experiments.lesion_verdicts import Lesions, percents
+from training.experiments.lesion_measurements import Lesions, percents
 from training.experiments.paths import share_of_paths
 from training.experiments.report import Cell, Column, Figure, Part, Table, drawn
 from training.experiments.statistics import listed
@@ -41,13 +41,13 @@ def parts(
     numbers = range(1, 1 + len(plain.blocks))
     alone = [Line(e.architecture, numbers, e.alone[:, 1:].mean(axis=0).tolist(), s) for s, e in enumerate(both)]
     many = [
-        Line(e.architecture, range(len(e.growth)), e.growth.tolist(), s, spread=[0.0, *e.many.std(axis=(0, 2)).tolist()])
+        Line(e.architecture, range(len(e.growth)), e.growth.tolist(), s, spread=_band(e.growth_deviations))
         for s, e in enumerate(both)
     ]
     swaps = []
     for series, each in enumerate(both):
-        taus, errors, spread = (list(values) for values in zip(*each.by_tau(), strict=True))
-        swaps.append(Line(each.architecture, taus, errors, series, spread=spread))
+        taus, errors, deviations = zip(*each.by_tau(), strict=True)
+        swaps.append(Line(each.architecture, taus, errors, series, spread=_band(deviations)))
     lengths, norms = range(1 + len(residual.blocks)), residual.gradients.mean(axis=(0, 2)).tolist()
     shares = [
         Line("paths", lengths, share_of_paths(len(residual.blocks)).tolist(), 0, dashed=True),
@@ -91,6 +91,12 @@ def parts(
             files=[_path_table(residual)],
         ),
     ]  # fmt: skip
+
+
+def _band(deviations: Sequence[float | None]) -> list[float] | None:
+    """Deviations to draw; none where one of them can not be known, since a single draw has none."""
+    known = [deviation for deviation in deviations if deviation is not None]
+    return known if len(known) == len(deviations) else None
 
 
 def _errors(name: str, caption: str, lines: Sequence[Line], x: str, chance: float) -> Figure:

@@ -1,14 +1,13 @@
-"""What was measured of a network under lesions, and the sentences that the figures make."""
+"""The sentences that the lesions' figures make."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from training.experiments.paths import CARRIED, SHARE, share_of_gradient, share_of_paths, shortest_interval, usual_lengths
+from training.experiments.lesion_measurements import Lesions, percents
+from training.experiments.paths import CARRIED, SHARE, share_of_paths, shortest_interval, usual_lengths
 from training.experiments.report import Verdict
 from training.experiments.statistics import Sample, listed, seeds_of
 
@@ -20,54 +19,6 @@ SMOOTH: Final = 1 / 3
 """Error grows smoothly where no single further block brings more than this share of the whole rise."""
 SHORTER: Final = 0.1
 """What carries the gradient counts as shorter than a path in the mean where it is so by more than this part of it."""
-GROUPS: Final = 8
-"""Orders are drawn as so many groups, by tau."""
-
-
-@dataclass(frozen=True)
-class Lesions:
-    """What was measured of one network, over its seeds. `gradients` are norms `[seed, length, draw]`, empty of plain networks."""
-
-    architecture: str
-    blocks: Sequence[str]
-    movable: Sequence[int]
-    alone: NDArray[np.float64]
-    """Errors `[seed, 1 + blocks]`: of the whole network, and without each block."""
-    many: NDArray[np.float64]
-    """Errors `[seed, number deleted - 1, draw]`."""
-    swaps: Sequence[dict[str, Any]]
-    """`seed`, `swaps`, `tau` and `error` of each order."""
-    gradients: NDArray[np.float64]
-
-    @property
-    def rises(self) -> NDArray[np.float64]:
-        """Errors without each block above the whole network's, `[seed, block]`."""
-        return self.alone[:, 1:] - self.alone[:, :1]
-
-    @property
-    def changing(self) -> list[int]:
-        """Positions of the blocks that change the shape."""
-        return [position for position in range(len(self.blocks)) if position not in self.movable]
-
-    @property
-    def shares(self) -> NDArray[np.float64]:
-        """Shares of the gradient, `[seed, length]`."""
-        return np.array([share_of_gradient(norms) for norms in self.gradients.tolist()])
-
-    @property
-    def growth(self) -> NDArray[np.float64]:
-        """Mean error by number of blocks deleted, from none."""
-        return np.array([self.alone[:, 0].mean(), *self.many.mean(axis=(0, 2))])
-
-    def by_tau(self) -> list[tuple[float, float, float]]:
-        """Mean tau, mean error and its deviation of orders that are near in tau; the trained order, with tau 1, is the last."""
-        moved = np.array([(round(order["tau"], 6), order["error"]) for order in self.swaps if order["tau"] < 1]).reshape(-1, 2)
-        distinct = np.unique(moved[:, 0])
-        points = []
-        for taus in np.array_split(distinct, min(GROUPS, len(distinct))) if len(distinct) else ():
-            group = moved[np.isin(moved[:, 0], taus)]
-            points.append((float(group[:, 0].mean()), float(group[:, 1].mean()), float(group[:, 1].std())))
-        return [*points, (1.0, float(self.alone[:, 0].mean()), 0.0)]
 
 
 def verdicts(plain: Lesions, residual: Lesions, chance: float) -> list[Verdict]:
@@ -165,11 +116,6 @@ def _cramped(network: Lesions, chance: float) -> str:
     if network.alone[:, 0].max() <= chance - NEAR_CHANCE:
         return ""
     return f" {network.architecture} is within {_points(NEAR_CHANCE)} points of chance as it is: it has no room to get worse."
-
-
-def percents(value: Any) -> str:
-    """A share for a sentence."""
-    return f"{100 * float(value):.1f} %"
 
 
 def _points(value: Any) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 from training.experiments.anatomy import Anatomy
 from training.experiments.laboratory import Laboratory, TrainedRun
 from training.experiments.lesion_figures import parts
-from training.experiments.lesion_verdicts import Lesions, verdicts
+from training.experiments.lesion_measurements import Lesions
+from training.experiments.lesion_verdicts import verdicts
 from training.experiments.lesioning import Patient
 from training.experiments.paths import gradient_norms
 from training.experiments.pictures import Pictures
@@ -61,8 +62,6 @@ def perform(laboratory: Laboratory, depth: int, seeds: Sequence[int], images: in
     names = [f"plain{depth}", f"resnet{depth}"]
     trained = {(name, seed): laboratory.train(name, seed) for seed in seeds for name in names}
     runs = {name: [trained[name, seed] for seed in seeds] for name in names}
-    for run in runs[names[1]]:
-        Anatomy.of(run.trained.network)  # says at once where the blocks are of a kind that is not taken apart
     pictures, few = (Pictures(laboratory, runs[names[0]][0], wanted) for wanted in (images, PATH_IMAGES))
     plain, residual = (examine(laboratory, runs[name], pictures, draws) for name in names)
     chance = 1 - 1 / len(laboratory.images.class_names)

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from training.experiments.lesion_verdicts import Lesions, verdicts
+from training.experiments.lesion_measurements import Lesions
+from training.experiments.lesion_verdicts import verdicts
 
 BLOCKS = ["layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer2.2"]
 MOVABLE = [0, 1, 3, 4]
@@ -146,21 +147,6 @@ def test_correlations_are_taken_seed_by_seed() -> None:
 def test_paths_are_short_where_the_gradient_s_mean_is(norms: tuple[float, ...], word: str) -> None:
     """Norms that fall by length, that stay, that fall by next to nothing, and that rise."""
     assert words(PLAIN, with_norms(RESIDUAL, *norms))["Short"] == word
-
-
-def test_orders_are_grouped_by_tau_and_the_trained_one_is_last() -> None:
-    """Orders of one tau stay together, whatever their number; those that came out as trained are left out."""
-    orders = [
-        {"seed": 0, "swaps": 1, "tau": tau, "error": error} for tau, error in ((0.8, 0.6), (1.0, 0.2), (0.5, 0.7), (0.8, 0.4))
-    ]
-    far, near, trained = replace(RESIDUAL, swaps=orders).by_tau()
-    assert far[:2] == (0.5, 0.7)
-    assert near == pytest.approx((0.8, 0.5, 0.1))
-    assert trained == pytest.approx((1.0, 0.2, 0.0))
-    many = [order | {"tau": number / 40} for number in range(40) for order in orders[:1]]
-    taus = [tau for tau, *_ in replace(RESIDUAL, swaps=many).by_tau()]
-    assert len(taus) == 9
-    assert taus == sorted(taus)
 
 
 def test_a_network_without_two_blocks_to_swap_says_nothing_of_orders() -> None:
