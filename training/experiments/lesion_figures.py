@@ -54,7 +54,8 @@ def parts(
         Line("gradient", lengths, residual.shares.mean(axis=0).tolist(), 1),
     ]
     whole = f"the whole networks' errors are {percents(plain.alone[:, 0].mean())} and {percents(residual.alone[:, 0].mean())}"
-    band = "bands: one standard deviation over the draws" + (" and seeds" if len(seeds) > 1 else "")
+    band = "; bands: one standard deviation over the draws" + (" and seeds" if len(seeds) > 1 else "")
+    many_band, swaps_band = (band if any(line.spread for line in lines) else "" for lines in (many, swaps))
     return [
         Part(
             "One block deleted",
@@ -65,13 +66,13 @@ def parts(
         Part(
             "Many blocks deleted",
             [MANY.format(movable=len(plain.movable), draws=draws)],
-            [_errors("deleted-many", f"Test error by number of blocks deleted; {band}", many, "blocks deleted", chance)],
+            [_errors("deleted-many", f"Test error by number of blocks deleted{many_band}", many, "blocks deleted", chance)],
             files=[_many_table(both, seeds)],
         ),
         Part(
             "Blocks swapped",
             [SWAPS.format(draws=draws)],
-            [_errors("swapped", f"Test error by tau: means of like orders; {band}", swaps, "Kendall's tau", chance)],
+            [_errors("swapped", f"Test error by tau: means of like orders{swaps_band}", swaps, "Kendall's tau", chance)],
             files=[_swap_table(both)],
         ),
         Part(

@@ -130,6 +130,10 @@ def test_an_experiment_leaves_its_files_and_measures_once(laboratory: Laboratory
     assert figures == {"deleted-alone", "deleted-many", "swapped", "path-gradients", "path-shares"}
     lines = {path.stem: len(path.read_text().splitlines()) - 1 for path in (page.parent / "tables").iterdir()}
     assert lines == {"deleted-alone": 2 * 10, "deleted-many": 2 * 7 * 2, "swapped": 2 * 4 * 2, "paths": 10}
+    text = (page.parent / "report.md").read_text()
+    assert "measured on 40 test images" in text
+    assert "mean over 64 test images" in text
+    assert "number of blocks deleted; bands" in text
     for path in (laboratory.runs / ".measurements").glob("lesions-alone-*.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"measured": [0.25] + [0.375] * 9}))
     assert "in the median, to 37.5 %" in lesions.perform(laboratory, 20, [0], 40, 2).verdicts[0].text
