@@ -40,20 +40,21 @@ class CurveRecorder:
         if self._points is None:  # a resumed training makes the points behind its checkpoint again
             kept = read_curve(self._run) if self._run.has(CURVE) else []
             self._points = [point for point in kept if point.iteration < progress.run_step]
-        if not self._is_due(progress):
-            return
         began = progress.run_step - progress.step
         before = [point for point in self._points if point.iteration > began]
+        if not _is_due(progress, before[-1].iteration - began if before else 0):
+            return
         seen = self._images if progress.step == progress.steps else progress.step * self._batch_size
         images, wrong = seen - sum(point.images for point in before), round((1 - progress.accuracy) * seen)
         self._points.append(Point(progress.run_step, images, wrong - sum(point.wrong for point in before)))
         write_curve(self._run, self._points)
 
-    @staticmethod
-    def _is_due(progress: Progress) -> bool:
-        parts = max(1, progress.steps // POINT_STEPS)
-        crossed = progress.step * parts // progress.steps > (progress.step - 1) * parts // progress.steps
-        return crossed or progress.run_step == progress.total_steps
+
+def _is_due(progress: Progress, last: int) -> bool:
+    """Whether a part of the epoch has ended since step `last` of it: a GPU tells of some steps only."""
+    parts = max(1, progress.steps // POINT_STEPS)
+    crossed = progress.step * parts // progress.steps > last * parts // progress.steps
+    return crossed or (progress.run_step == progress.total_steps and progress.step > last)
 
 
 def write_curve(run: RunDirectory, points: Iterable[Point]) -> None:

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Final
 
+from training.errors import RecipeError
 from training.experiments.groups import Group, at_rest, draw_group_curves, error_table, highest, points_table, train_groups
 from training.experiments.laboratory import Laboratory
 from training.experiments.report import Part, Report, Verdict
@@ -30,6 +31,8 @@ SERVING: Final = (
 
 def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int]) -> Report:
     """Train all of them (what is trained already is read), and say what came out. Raises TrainingError."""
+    if len(depths) < 2:
+        raise RecipeError("one depth shows nothing: give two or more, as in --depths 20,56")
     groups = train_groups(laboratory, [f"{kind}{depth}" for kind in NAMES for depth in depths], seeds)
     by_kind = {kind: [groups[f"{kind}{depth}"] for depth in depths] for kind in NAMES}
     runs = [run for group in groups.values() for run in group.runs]
@@ -37,7 +40,7 @@ def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int])
     deepest = [by_kind[kind][-1] for kind in NAMES]
     return Report(
         name="degradation",
-        title="Degradation: deeper plain networks train worse",
+        title="Degradation: do deeper plain networks train worse?",
         claim=CLAIM,
         sources=SOURCES,
         verdicts=verdicts(by_kind["plain"], by_kind["resnet"]),

@@ -7,14 +7,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from training.errors import RunError
 from training.experiments.laboratory import Laboratory, TrainedRun
 from training.experiments.report import Column, Figure, Table, drawn
 from training.experiments.statistics import Sample
 from training.learning.networks import parse_architecture
 from training.reports.figures import Line, draw_lines
 
-REST: Final = 0.01
-"""A training whose error falls by less than this over its last tenth has come to rest."""
 KINDS: Final = ("training", "test")
 PUBLISHED: Final = {"resnet20": 0.0875, "resnet32": 0.0751, "resnet44": 0.0717, "resnet56": 0.0697, "resnet110": 0.0643}
 """Test error on CIFAR-10 in He et al. 2015, table 6, which has none of plain networks and none of other shortcuts."""
@@ -44,19 +43,23 @@ class Group:
         """Iterations, and the training error up to each or the test error after each epoch, float `[seeds, points]`."""
         if kind == "training":
             curves = [run.curve() for run in self.runs]
+            if len({tuple(point.iteration for point in curve) for curve in curves}) > 1:
+                raise RunError(f"one run of {self.name} was trained on a GPU, another on a CPU, and their curves have other points")
             return [point.iteration for point in curves[0]], np.array([[point.error for point in curve] for curve in curves])
         iterations = [int(line["step"]) for line in self.runs[0].history]
         return iterations, np.array([[1 - line["test_top1"] for line in run.history] for run in self.runs])
 
     @property
     def still_falling(self) -> float:
-        """How far the mean training error fell over the last tenth of the iterations: near 0 where training has come to rest."""
+        """How far the mean training error fell from the last tenth but one of the iterations to the last one."""
         errors = self.curve("training")[1].mean(axis=0)
-        return float(errors[-1 - max(1, len(errors) // 10)] - errors[-1]) if len(errors) > 1 else 0.0
+        part = max(1, len(errors) // 10)
+        return float(errors[-2 * part : -part].mean() - errors[-part:].mean()) if len(errors) > 1 else 0.0
 
 
 def train_groups(laboratory: Laboratory, architectures: Sequence[str], seeds: Sequence[int]) -> dict[str, Group]:
     """Train each network with each seed, all of them with the first seed first; what is trained already is read."""
+    laboratory.require(architectures)
     runs = {(architecture, seed): laboratory.train(architecture, seed) for seed in seeds for architecture in architectures}
     return {architecture: Group([runs[architecture, seed] for seed in seeds]) for architecture in architectures}
 
@@ -84,11 +87,14 @@ def highest(groups: Iterable[Group]) -> float:
 
 
 def at_rest(groups: Iterable[Group]) -> str:
-    """Whether the budget let the networks come to rest, in a sentence."""
+    """How far training errors still fell at the end, in a sentence."""
     group = max(groups, key=lambda group: group.still_falling)
-    said = "the networks have come to rest" if group.still_falling < REST else "a longer training would change them"
-    fell = 100 * max(0.0, group.still_falling)
-    return f"Over the last tenth of the iterations training errors fell by at most {fell:.1f} points ({group.name}): {said}."
+    last = group.runs[0].history[-1]
+    return (
+        f"In the last tenth of the iterations (learning rate {last['learning_rate']:.3g}) training errors lie at most "
+        f"{100 * max(0.0, group.still_falling):.1f} points below those of the tenth before ({group.name}). What a longer schedule "
+        "gives was not tried."
+    )
 
 
 def error_table(name: str, groups: Sequence[Group], *, beside_paper: bool) -> Table:

@@ -6,11 +6,12 @@ draw it; it chooses nothing, since the last epoch counts.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +19,16 @@ from torch.nn import functional
 
 from model_store.store import ModelStore
 from training.beginning import Wish, configure, look_at
+from training.data.scan import scan
 from training.data.sources import ImageSet
-from training.errors import RunError
-from training.experiments.curve import CurveRecorder, Point, read_curve
-from training.learning.networks import build_network
+from training.errors import RecipeError, RunError
+from training.experiments.curve import CURVE, CurveRecorder, Point, read_curve
+from training.learning.networks import build_network, parse_architecture
 from training.learning.process import Process
 from training.pipeline import Display
-from training.run_data import RunData, open_run_data
+from training.run_data import CHECK, RunData, canvas_of, open_run_data
 from training.run_directory import Config, RunDirectory, damaged
-from training.train import read_metrics, train
+from training.train import Progress, read_metrics, train
 from training.weights import LAST, Trained, predict_split, read_weights
 
 RECIPE: Final = "experiment"
@@ -41,6 +43,14 @@ class TrainedRun:
     config: Config
     history: list[dict[str, Any]]
 
+    @classmethod
+    def read(cls, run: RunDirectory) -> Self:
+        """A finished run, with all that experiments draw. Raises RunError for one that something else has trained in part."""
+        history = read_metrics(run)
+        if not run.has(CURVE) or not all(line.keys() >= {"test_top1", "train_top1"} for line in history):
+            raise RunError(f"{run.path} was not trained by an experiment alone, so its curves have gaps: move it away")
+        return cls(run, run.config(), history)
+
     @property
     def architecture(self) -> str:
         """The network's name."""
@@ -52,11 +62,8 @@ class TrainedRun:
         return self.config.seed
 
     def last(self, figure: str) -> float:
-        """A figure of `metrics.jsonl` at the end of the training. Raises RunError where it was not measured."""
-        value = self.history[-1].get(figure)
-        if value is None:
-            raise RunError(f"{self.directory.path} has no {figure}; remove it, and the experiment trains it anew")
-        return float(value)
+        """A figure of `metrics.jsonl` at the end of the training."""
+        return float(self.history[-1][figure])
 
     def curve(self) -> list[Point]:
         """Training error by iteration."""
@@ -77,11 +84,22 @@ class Laboratory:
     display: Display
     process: Process
     interrupted: Callable[[], bool]
+    _digests: set[str] = field(default_factory=set)
+    """That of the data, once it was looked at."""
 
     def config(self, architecture: str, seed: int) -> Config:
         """What a run of this network would be asked for. Raises RecipeError, DataError."""
-        wish = replace(self.wish, architecture=architecture, seed=seed, model=f"{self.wish.short_data}-{architecture}")
+        model = model_name(self.wish.short_data, architecture)
+        wish = replace(self.wish, architecture=architecture, seed=seed, model=model)
         return configure(wish, self.images, ModelStore())
+
+    def require(self, architectures: Sequence[str]) -> None:
+        """Raise RecipeError, before anything is trained, for an unknown network and for networks of two kinds."""
+        styles = {parse_architecture(architecture).style for architecture in architectures}
+        if len(styles) > 1:
+            raise RecipeError(f"{', '.join(architectures)} are of two kinds, for small images and for large ones: compare one kind")
+        if self.config(architectures[0], 0).recipe.mixing.enabled:
+            raise RecipeError("of mixed images there is no training error: add --set mixing.mixup=0 --set mixing.cutmix=0")
 
     @cached_property
     def images(self) -> ImageSet:
@@ -96,24 +114,37 @@ class Laboratory:
     def train(self, architecture: str, seed: int) -> TrainedRun:
         """Train this network, go on with it, or read it where it is finished. Raises TrainingError."""
         run = self.directory(architecture, seed)
-        config = self.config(architecture, seed)
         run.path.mkdir(parents=True, exist_ok=True)
         with run.alone():
-            if not run.has("config.json"):
-                run.write_config(config)
-            if not run.has(LAST):
-                self.display.announce(f"train {architecture}, seed {seed}")
-                data = open_run_data(run, self.display.count("checking"), self.process)
-                curve = CurveRecorder(run, config.recipe.batch_size, len(data.learned))
-                train(
-                    run,
-                    data,
-                    lambda progress: (curve(progress), self.display(progress))[1],  # type: ignore[func-returns-value]
-                    self.process,
-                    self.interrupted,
-                    measure=lambda trained: measure_test(trained, data, self.process),
-                )
-        return TrainedRun(run, run.config(), read_metrics(run))
+            if run.has(LAST):
+                self._check_data(run)
+            else:
+                self._train(run, self.config(architecture, seed))
+        return TrainedRun.read(run)
+
+    def _train(self, run: RunDirectory, config: Config) -> None:
+        if not run.has("config.json"):
+            run.write_config(config)
+        self.display.announce(f"train {config.architecture}, seed {config.seed}")
+        data = open_run_data(run, self.display.count("checking"), self.process)
+        curve = CurveRecorder(run, config.recipe.batch_size, len(data.learned))
+
+        def report(progress: Progress) -> None:
+            curve(progress)
+            self.display(progress)
+
+        def measure(trained: Trained) -> dict[str, float]:
+            return measure_test(trained, data, self.process)
+
+        train(run, data, report, self.process, self.interrupted, measure=measure)
+
+    def _check_data(self, run: RunDirectory) -> None:
+        """Raise RunError where a finished run learned from other images than lie there now."""
+        if not self._digests:
+            canvas = canvas_of(run.config().preprocessing)
+            self._digests.add(scan(self.images, canvas, 2, self.display.count("checking")).digest)
+        if run.read_json(CHECK, "experiment").get("data_digest") not in self._digests:
+            raise RunError(f"{run.path} has learned from other data than {self.images.name} holds now: give another --runs")
 
     def untrained(self, architecture: str, seed: int) -> nn.Module:
         """The network at its start, the same for the same seed."""
@@ -135,6 +166,11 @@ class Laboratory:
         if not isinstance(values, dict) or "measured" not in values:
             raise damaged(self.runs / kept, ValueError("it holds no measurement"))
         return values["measured"]
+
+
+def model_name(data: str, architecture: str) -> str:
+    """What a network is called in a store, whatever its data is called."""
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', data).strip('-._') or 'data'}-{architecture}"
 
 
 def measure_test(trained: Trained, data: RunData, process: Process) -> dict[str, float]:

@@ -120,6 +120,8 @@ def write_report(report: Report, out: Path) -> Path:
     folder = out / report.name
     for subfolder in ("figures", "tables"):
         (folder / subfolder).mkdir(parents=True, exist_ok=True)
+        for stale in (folder / subfolder).iterdir():
+            stale.unlink()
     for part in report.parts:
         for figure in part.figures:
             (folder / "figures" / f"{figure.name}.svg").write_bytes(standalone(figure.drawing))

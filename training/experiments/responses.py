@@ -49,13 +49,14 @@ class Responses:
 def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int], images: int) -> Report:
     """Train what is not trained, measure, and say what came out. Raises TrainingError."""
     names = [f"{kind}{depth}" for depth in depths for kind in KINDS]
+    laboratory.require(names)
     runs = {(name, seed): laboratory.train(name, seed) for seed in seeds for name in names}
     pictures = Pictures(laboratory, runs[names[0], seeds[0]], images)
     responses = [measure_network(laboratory, [runs[name, seed] for seed in seeds], pictures) for name in names]
     over = "" if len(seeds) == 1 else ", means over the seeds"
     return Report(
         name="responses",
-        title="Responses: residual layers change little",
+        title="Responses: how much does each layer change?",
         claim=CLAIM,
         sources=SOURCES,
         verdicts=verdicts(responses),

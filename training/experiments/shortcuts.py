@@ -7,7 +7,7 @@ from training.experiments.groups import KINDS, Group, at_rest, draw_group_curves
 from training.experiments.laboratory import Laboratory
 from training.experiments.report import Part, Report, Verdict
 from training.experiments.setting import command, describe, is_cifar10
-from training.experiments.statistics import listed
+from training.experiments.statistics import Sample, listed
 
 NETWORKS: Final = ("plain{}", "resnet{}", "resnet{}-b", "resnet{}-c", "preresnet{}")
 SOURCES: Final = ("He et al. 2015, section 4.1 (table 3) and 4.2", "He et al. 2016, tables 1 and 2")
@@ -52,16 +52,17 @@ def verdicts(none: Group, a: Group, b: Group, c: Group, preactivated: Group) -> 
     """What the errors say of each part of the claim."""
     gained = [none.error("test_top1") - group.error("test_top1") for group in (a, b, c, preactivated)]
     against_none = {gain.agree() for gain in gained}
+    any_better = False if False in against_none else None if None in against_none else True
     projected = [a.error("test_top1") - group.error("test_top1") for group in (b, c)]
     before = a.error("test_top1") - preactivated.error("test_top1")
     return [
         Verdict(
-            against_none.pop() if len(against_none) == 1 else None,
+            any_better,
             f"Any is better than none: {none.name}'s test error is {listed(gain.signed for gain in gained[:-1])} and "
             f"{gained[-1].signed} points above those of {listed(group.name for group in (a, b, c))} and {preactivated.name}.",
         ),
         Verdict(
-            all(gain.mean <= CLOSE for gain in projected),
+            _at_most(projected, CLOSE),
             f"Projections gain little: B is {projected[0].signed} and C {projected[1].signed} points better on test than A "
             f"(little: up to {100 * CLOSE:.0f}).",
         ),
@@ -71,3 +72,11 @@ def verdicts(none: Group, a: Group, b: Group, c: Group, preactivated: Group) -> 
             "110 layers and more.",
         ),
     ]
+
+
+def _at_most(samples: Sequence[Sample], bound: float) -> bool | None:
+    """Whether all of these stay below a bound with every seed; None where seeds do not agree and no sample is above it in all."""
+    above = [[value > bound for value in sample.values] for sample in samples]
+    if any(all(seeds) for seeds in above):
+        return False
+    return None if any(any(seeds) for seeds in above) else True

@@ -18,8 +18,10 @@ def run(*words: str) -> tuple[int, str]:
 
 
 def test_it_writes_a_report_and_says_its_sentences(tmp_path: Path) -> None:
-    """Two networks of one depth: no step in depth, so no sentence, but errors and curves."""
-    code, output = run("degradation", *LENGTH, "--depths", "20", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"))
+    """Two depths of two kinds, for three steps."""
+    code, output = run(
+        "degradation", *LENGTH, "--depths", "20,32", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")
+    )
     assert code == 0, output
     page = tmp_path / "out" / "degradation" / "index.html"
     assert page.exists()
@@ -43,7 +45,11 @@ def test_what_measures_says_how_much(tmp_path: Path, words: tuple[str, ...]) -> 
     [
         (("degradation", *LENGTH, "--depths", "20,20"), "names a number twice"),
         (("degradation", *LENGTH, "--depths", "20,many"), "'many' is not a valid integer"),
-        (("degradation", *LENGTH, "--depths", "21"), "there is no architecture 'plain21'"),
+        (("degradation", *LENGTH, "--depths", "20,21"), "there is no architecture 'plain21'"),
+        (("degradation", *LENGTH, "--depths", "18,20"), "are of two kinds"),
+        (("degradation", *LENGTH, "--depths", "20"), "one depth shows nothing"),
+        (("degradation", *LENGTH, "--set", "mixing.mixup=0.2"), "of mixed images there is no training error"),
+        (("shortcuts", *LENGTH, "--depth", "34"), "there is no architecture 'resnet34-b'"),
         (("degradation", "--depths", "20"), "Missing option '--data'"),
         (("degradation", "--data", "no-such-folder"), "no-such-folder"),
         (("degradation", *LENGTH, "--seeds", "-1"), "-1 is not in the range"),
@@ -55,10 +61,11 @@ def test_what_measures_says_how_much(tmp_path: Path, words: tuple[str, ...]) -> 
     ],
 )
 def test_what_can_not_be_is_one_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
-    """Exit code 1 or 2, no traceback, and nothing is written."""
+    """Exit code 1 or 2, no traceback, and nothing is trained or written."""
     options = () if words[0] == "nothing" else ("--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"))
     code, output = run(*words, *options)
     assert code in {1, 2}
     assert said in output
     assert "Traceback" not in output
     assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "runs").exists()

@@ -43,6 +43,17 @@ def test_a_resumed_training_makes_no_point_twice(tmp_path: Path) -> None:
     assert [(point.iteration, point.error) for point in read_curve(run)] == [(60, 1), (120, 1), (180, 1), (240, 0)]
 
 
+def test_a_gpu_tells_of_some_steps_only(tmp_path: Path) -> None:
+    """A point is written at the first step that is told of behind its part of the epoch; no image is left out."""
+    run = RunDirectory(tmp_path)
+    recorder = CurveRecorder(run, BATCH, IMAGES)
+    for step in (*range(35, STEPS, 35), STEPS):
+        recorder(position(1, step, 0.0))
+    points = read_curve(run)
+    assert [point.iteration for point in points] == [70, 120]
+    assert sum(point.images for point in points) == IMAGES
+
+
 def test_the_end_of_a_run_in_the_middle_of_an_epoch_is_a_point(tmp_path: Path) -> None:
     """A recipe that counts iterations ends where it likes."""
     run = RunDirectory(tmp_path)

@@ -1,6 +1,7 @@
 """The laboratory: a network is trained once, a training that was cut goes on, a measurement is kept."""
 
 import json
+import shutil
 from itertools import count
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 from laboratories import laboratory_at
 
 from training.errors import InterruptedRunError, RunError
-from training.experiments.laboratory import Laboratory
+from training.experiments.laboratory import Laboratory, model_name
+from training.run_data import CHECK
+from training.train import METRICS
 from training.weights import LAST
 
 
@@ -68,8 +71,29 @@ def test_a_measurement_is_kept_by_what_it_depends_on(tmp_path: Path) -> None:
         laboratory.measured("something", {"of": 1}, lambda: 0)
 
 
-def test_a_figure_that_was_not_measured_is_an_error_that_says_what_to_do(laboratory: Laboratory) -> None:
-    """A run that something else began has no test error by epoch."""
-    run = laboratory.train("resnet20", 0)
-    with pytest.raises(RunError, match="has no test_top5; remove it"):
-        run.last("test_top5")
+def test_a_run_that_something_else_trained_in_part_is_said(laboratory: Laboratory, tmp_path: Path) -> None:
+    """`resume` finishes a run without the test error by epoch."""
+    run = laboratory.train("resnet20", 0).directory
+    shutil.copytree(run.path, tmp_path / run.run_id)
+    lines = [json.loads(line) for line in (run.path / METRICS).read_text().splitlines()]
+    del lines[-1]["test_top1"]
+    (tmp_path / run.run_id / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(RunError, match="curves have gaps"):
+        laboratory_at(tmp_path).train("resnet20", 0)
+
+
+def test_a_run_that_learned_from_other_data_is_said(laboratory: Laboratory, tmp_path: Path) -> None:
+    """The folder has the name of before, and other pictures."""
+    run = laboratory.train("resnet20", 0).directory
+    shutil.copytree(run.path, tmp_path / run.run_id)
+    checked = json.loads((run.path / CHECK).read_text())
+    (tmp_path / run.run_id / CHECK).write_text(json.dumps(checked | {"data_digest": "of another day"}))
+    with pytest.raises(RunError, match="has learned from other data than digits holds now"):
+        laboratory_at(tmp_path).train("resnet20", 0)
+
+
+def test_data_of_any_name_may_be_trained_on(tmp_path: Path) -> None:
+    """A model's name has letters, digits and a few marks alone."""
+    assert laboratory_at(tmp_path).config("resnet20", 0).model == "digits-resnet20"
+    assert model_name("My Photos (2)", "resnet20") == "My-Photos-2-resnet20"
+    assert model_name("...", "resnet20") == "data-resnet20"
