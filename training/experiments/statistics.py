@@ -48,7 +48,7 @@ class Sample:
 
 
 def seeds_of(count: int) -> str:
-    """`one seed`, `3 seeds`."""
+    """How many seeds a sentence rests on: one of them agrees with itself."""
     return "one seed" if count == 1 else f"{count} seeds"
 
 
