@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from training.experiments.lesion_verdicts import Lesions, percents
+from training.experiments.lesion_measurements import Lesions, percents
 from training.experiments.paths import share_of_paths
 from training.experiments.report import Cell, Column, Figure, Part, Table, drawn
 from training.experiments.statistics import listed
@@ -24,10 +24,11 @@ SWAPS: Final = (
 )
 PATHS: Final = (
     "A path takes the residual branch or the shortcut at each of {blocks} blocks, so lengths are binomial. The gradient of a "
-    "length is measured as in the paper: forward as always, backward through the residual branches alone of that many random "
-    "blocks, and through the shortcuts alone of all others; its norm at the first block's input, mean over {images} test images "
-    "and {draws} draws. Times the number of such paths it is what the length contributes: norms add up to more than the "
-    "gradient's own where paths point in different directions."
+    "length is had as in the paper: forward as always, backward through the residual branches alone of that many random blocks, "
+    "and through the shortcuts alone of all others. Unlike there, where the norm is taken at the network's input, of random "
+    "batches of training images, 1,000 times a length, it is taken here at the first block's input, of each image by itself, "
+    "as the mean over {images} test images (the same for all) and {draws} draws a length. Times the number of such paths it is "
+    "what the length contributes: norms add up to more than the gradient's own where paths point in different directions."
 )
 
 
@@ -40,20 +41,21 @@ def parts(
     numbers = range(1, 1 + len(plain.blocks))
     alone = [Line(e.architecture, numbers, e.alone[:, 1:].mean(axis=0).tolist(), s) for s, e in enumerate(both)]
     many = [
-        Line(e.architecture, range(len(e.growth)), e.growth.tolist(), s, spread=[0.0, *e.many.std(axis=(0, 2)).tolist()])
+        Line(e.architecture, range(len(e.growth)), e.growth.tolist(), s, spread=_band(e.growth_deviations))
         for s, e in enumerate(both)
     ]
     swaps = []
     for series, each in enumerate(both):
-        taus, errors, spread = (list(values) for values in zip(*each.by_tau(), strict=True))
-        swaps.append(Line(each.architecture, taus, errors, series, spread=spread))
+        taus, errors, deviations = zip(*each.by_tau(), strict=True)
+        swaps.append(Line(each.architecture, taus, errors, series, spread=_band(deviations)))
     lengths, norms = range(1 + len(residual.blocks)), residual.gradients.mean(axis=(0, 2)).tolist()
     shares = [
         Line("paths", lengths, share_of_paths(len(residual.blocks)).tolist(), 0, dashed=True),
         Line("gradient", lengths, residual.shares.mean(axis=0).tolist(), 1),
     ]
     whole = f"the whole networks' errors are {percents(plain.alone[:, 0].mean())} and {percents(residual.alone[:, 0].mean())}"
-    band = "bands: one standard deviation over the draws" + (" and seeds" if len(seeds) > 1 else "")
+    band = "; bands: one standard deviation over the draws" + (" and seeds" if len(seeds) > 1 else "")
+    many_band, swaps_band = (band if any(line.spread for line in lines) else "" for lines in (many, swaps))
     return [
         Part(
             "One block deleted",
@@ -64,18 +66,18 @@ def parts(
         Part(
             "Many blocks deleted",
             [MANY.format(movable=len(plain.movable), draws=draws)],
-            [_errors("deleted-many", f"Test error by number of blocks deleted; {band}", many, "blocks deleted", chance)],
+            [_errors("deleted-many", f"Test error by number of blocks deleted{many_band}", many, "blocks deleted", chance)],
             files=[_many_table(both, seeds)],
         ),
         Part(
             "Blocks swapped",
             [SWAPS.format(draws=draws)],
-            [_errors("swapped", f"Test error by tau: means of like orders; {band}", swaps, "Kendall's tau", chance)],
+            [_errors("swapped", f"Test error by tau: means of like orders{swaps_band}", swaps, "Kendall's tau", chance)],
             files=[_swap_table(both)],
         ),
         Part(
             "Lengths of paths",
-            [PATHS.format(blocks=len(residual.blocks), images=min(path_images, images), draws=draws)],
+            [PATHS.format(blocks=len(residual.blocks), images=path_images, draws=draws)],
             [
                 Figure(
                     "path-gradients", "Norm of the gradient along one path, by its length",
@@ -90,6 +92,12 @@ def parts(
             files=[_path_table(residual)],
         ),
     ]  # fmt: skip
+
+
+def _band(deviations: Sequence[float | None]) -> list[float] | None:
+    """Deviations to draw; none where one of them can not be known, since a single draw has none."""
+    known = [deviation for deviation in deviations if deviation is not None]
+    return known if len(known) == len(deviations) else None
 
 
 def _errors(name: str, caption: str, lines: Sequence[Line], x: str, chance: float) -> Figure:

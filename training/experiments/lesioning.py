@@ -19,29 +19,33 @@ Block = Callable[[Tensor], Tensor]
 class Patient:
     """A trained network under test: its error with other blocks in the row than its own.
 
-    Norms are folded into the convolutions; what goes into each block of the whole network is computed once, so that a row that
-    begins like the network's costs only what is different.
+    Norms are folded into the convolutions. What goes into each block of the whole network is kept for one batch at a time (some
+    megabyte an image, at 56 layers), so that a row that begins like the network's costs only what is different.
     """
 
     def __init__(self, laboratory: Laboratory, run: TrainedRun, pictures: Pictures) -> None:
         network = fold_norms(run.trained.network).to(laboratory.process.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.laboratory, self.name, self.anatomy = laboratory, run.architecture, Anatomy.of(network)
-        self._labels = pictures.labels
-        self._states = [
-            states(self.anatomy, batch) for batch in counted(laboratory, f"images through {self.name}", pictures.batches(run))
-        ]
+        self._batches, self._labels = pictures.batches(run), pictures.labels
 
     @torch.inference_mode()
-    def error(self, row: Sequence[Block]) -> float:
-        """The share of images that the network gets wrong with these blocks."""
+    def errors(self, rows: Sequence[Sequence[Block]], what: str = "run") -> list[float]:
+        """The share of images that the network gets wrong with each of these rows of blocks."""
+        wrong, kept = [0] * len(rows), list[Tensor]()
+        todo = [(batch, number) for batch in range(len(self._batches)) for number in range(len(rows))]
+        for batch, number in counted(self.laboratory, f"{what} of {self.name}", todo):
+            if number == 0:
+                kept = states(self.anatomy, self._batches[batch])
+            first = self._first_other(rows[number])
+            logits = self.anatomy.head(run_blocks(rows[number][first:], kept[first]))
+            wrong[number] += int((logits.argmax(1) != self._labels[batch]).sum())
+        images = sum(len(labels) for labels in self._labels)
+        return [count / images for count in wrong]
+
+    def _first_other(self, row: Sequence[Block]) -> int:
+        """Where a row ceases to be the network's."""
         pairs = zip(row, self.anatomy.blocks, strict=True)
-        first = next((position for position, (block, own) in enumerate(pairs) if block is not own), len(row))
-        wrong = images = 0
-        for kept, labels in zip(self._states, self._labels, strict=True):
-            logits = self.anatomy.head(run_blocks(row[first:], kept[first]))
-            wrong += int((logits.argmax(1) != labels).sum())
-            images += len(labels)
-        return wrong / images
+        return next((position for position, (block, own) in enumerate(pairs) if block is not own), len(row))
 
     def without(self, deleted: Iterable[int]) -> list[Block]:
         """The row without these blocks."""
@@ -51,7 +55,7 @@ class Patient:
     def delete_each(self) -> list[float]:
         """The error without each block alone; the whole network's is first."""
         lesions = [[], *([position] for position in range(len(self.anatomy.blocks)))]
-        return [self.error(self.without(gone)) for gone in counted(self.laboratory, f"delete a block of {self.name}", lesions)]
+        return self.errors([self.without(gone) for gone in lesions], "delete a block")
 
     def delete_many(self, draws: int, seed: int) -> list[list[float]]:
         """Errors `[number deleted - 1][draw]` without 1, 2, … all blocks that keep the shape, drawn anew for each."""
@@ -61,7 +65,7 @@ class Patient:
             for number in range(1, len(movable) + 1)
             for draw in range(draws)
         ]
-        errors = [self.error(self.without(gone)) for gone in counted(self.laboratory, f"delete blocks of {self.name}", lesions)]
+        errors = self.errors([self.without(gone) for gone in lesions], "delete blocks")
         return [errors[start : start + draws] for start in range(0, len(errors), draws)]
 
     def swap(self, draws: int, seed: int) -> list[dict[str, Any]]:
@@ -72,10 +76,8 @@ class Patient:
             for draw in range(draws)
             for order in [swapped(self.anatomy, swaps, np.random.default_rng((seed, swaps, draw)))]
         ]
-        return [
-            {"swaps": swaps, "tau": tau(order), "error": self.error([self.anatomy.blocks[position] for position in order])}
-            for swaps, order in counted(self.laboratory, f"swap blocks of {self.name}", orders)
-        ]
+        errors = self.errors([[self.anatomy.blocks[position] for position in order] for _, order in orders], "swap blocks")
+        return [{"swaps": swaps, "tau": tau(order), "error": error} for (swaps, order), error in zip(orders, errors, strict=True)]
 
 
 def swap_counts(blocks: int) -> list[int]:

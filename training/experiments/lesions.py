@@ -9,7 +9,8 @@ import numpy as np
 from training.experiments.anatomy import Anatomy
 from training.experiments.laboratory import Laboratory, TrainedRun
 from training.experiments.lesion_figures import parts
-from training.experiments.lesion_verdicts import Lesions, verdicts
+from training.experiments.lesion_measurements import Lesions
+from training.experiments.lesion_verdicts import verdicts
 from training.experiments.lesioning import Patient
 from training.experiments.paths import gradient_norms
 from training.experiments.pictures import Pictures
@@ -61,18 +62,16 @@ def perform(laboratory: Laboratory, depth: int, seeds: Sequence[int], images: in
     names = [f"plain{depth}", f"resnet{depth}"]
     trained = {(name, seed): laboratory.train(name, seed) for seed in seeds for name in names}
     runs = {name: [trained[name, seed] for seed in seeds] for name in names}
-    for run in runs[names[1]]:
-        Anatomy.of(run.trained.network)  # says at once where the blocks are of a kind that is not taken apart
-    pictures = Pictures(laboratory, runs[names[0]][0], images)
+    pictures, few = (Pictures(laboratory, runs[names[0]][0], wanted) for wanted in (images, PATH_IMAGES))
     plain, residual = (examine(laboratory, runs[name], pictures, draws) for name in names)
     chance = 1 - 1 / len(laboratory.images.class_names)
     return Report(
         name="lesions",
-        title="Lesions: a residual network is many networks",
+        title="Lesions: is a residual network many networks?",
         claim=CLAIM,
         sources=SOURCES,
         verdicts=verdicts(plain, residual, chance),
-        parts=parts(plain, residual, chance, seeds=seeds, images=len(pictures), draws=draws, path_images=PATH_IMAGES),
+        parts=parts(plain, residual, chance, seeds=seeds, images=len(pictures), draws=draws, path_images=len(few)),
         setting=describe(laboratory, [run for name in names for run in runs[name]]),
         commands=[
             command(laboratory, "lesions", "--depth", str(depth), "--images", str(images), "--draws", str(draws), seeds=seeds)
@@ -83,13 +82,20 @@ def perform(laboratory: Laboratory, depth: int, seeds: Sequence[int], images: in
 def examine(laboratory: Laboratory, runs: Sequence[TrainedRun], pictures: Pictures, draws: int) -> Lesions:
     """All lesions of one network; paths of a residual one only, since a plain one has a single path."""
     name, anatomy = runs[0].architecture, Anatomy.of(runs[0].trained.network)
-    measuring = [_Measuring(laboratory, run, pictures, draws) for run in runs]
+    alone, many, swaps, gradients = [], [], [], []
+    for run in runs:  # one network at a time is open
+        measuring = _Measuring(laboratory, run, pictures, draws)
+        alone.append(measuring.alone())
+        many.append(measuring.many())
+        swaps += [{"seed": run.seed, **order} for order in measuring.swaps()]
+        if not name.startswith("plain"):
+            gradients.append(measuring.gradients())
     return Lesions(
         architecture=name,
         blocks=anatomy.names,
         movable=anatomy.movable,
-        alone=np.array([each.alone() for each in measuring]),
-        many=np.array([each.many() for each in measuring]),
-        swaps=[{"seed": run.seed, **order} for run, each in zip(runs, measuring, strict=True) for order in each.swaps()],
-        gradients=np.array([] if name.startswith("plain") else [each.gradients() for each in measuring]),
+        alone=np.array(alone),
+        many=np.array(many),
+        swaps=swaps,
+        gradients=np.array(gradients),
     )

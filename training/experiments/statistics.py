@@ -26,10 +26,11 @@ class Sample:
         """The differences, seed by seed."""
         return Sample([own - its for own, its in zip(self.values, other.values, strict=True)])
 
-    def agree(self) -> bool | None:
-        """Whether every seed lies above zero (True) or none does (False); None where they do not agree."""
-        above = [value > 0 for value in self.values]
-        return above[0] if len(set(above)) == 1 else None
+    def agree(self, margin: float = 0.0) -> bool | None:
+        """Whether every seed lies above the margin (True) or below its negative (False); None within it, or where they disagree."""
+        if all(value > margin for value in self.values):
+            return True
+        return False if all(value <= -margin for value in self.values) else None
 
     @property
     def points(self) -> str:

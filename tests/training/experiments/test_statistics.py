@@ -28,6 +28,15 @@ def test_seeds_agree_or_the_figures_can_not_tell(values: tuple[float, ...], *, a
     assert Sample(values).agree() is agreed
 
 
-def test_sentences_say_how_many_seeds_they_rest_on() -> None:
-    """One agrees with itself."""
-    assert [seeds_of(count) for count in (1, 3)] == ["one seed", "3 seeds"]
+@pytest.mark.parametrize(
+    ("values", "decided"),
+    [((0.3, 0.4), True), ((0.3, 0.1), None), ((0.1,), None), ((-0.3, -0.4), False), ((float("nan"), 0.3), None)],
+)
+def test_within_the_margin_nothing_is_decided(values: tuple[float, ...], *, decided: bool | None) -> None:
+    """A difference counts where it is larger than what is not worth telling; what is not a number decides nothing."""
+    assert Sample(values).agree(margin=0.2) is decided
+
+
+def test_one_seed_is_said_to_be_one() -> None:
+    """A single seed always agrees with itself, so sentences say how many there were."""
+    assert [seeds_of(1), seeds_of(3)] == ["one seed", "3 seeds"]
