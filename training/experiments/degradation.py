@@ -9,7 +9,7 @@ from training.experiments.groups import Group, at_rest, draw_group_curves, error
 from training.experiments.laboratory import Laboratory
 from training.experiments.report import Part, Report, Verdict
 from training.experiments.setting import command, describe, is_cifar10, publishing
-from training.experiments.statistics import listed
+from training.experiments.statistics import listed, seeds_of
 
 NAMES: Final = {"plain": "Plain networks", "resnet": "Residual networks"}
 SOURCES: Final = ("He et al. 2015, sections 1, 4.1 and 4.2, figures 1 and 6",)
@@ -75,7 +75,7 @@ def verdicts(plain: Sequence[Group], residual: Sequence[Group]) -> list[Verdict]
             Verdict(
                 worse.agree(),
                 f"Degradation: {deep.name}'s training error is {worse.points} {_above(worse.mean)} {shallow.name}'s, over "
-                f"{_seeds(deep)}; its test error is {tested.points} {_above(tested.mean)}."
+                f"{seeds_of(len(deep.runs))}; its test error is {tested.points} {_above(tested.mean)}."
                 + (" A network that over-fits has the lower training error; this one has not." if worse.agree() else ""),
             )
         )
@@ -100,7 +100,3 @@ def verdicts(plain: Sequence[Group], residual: Sequence[Group]) -> list[Verdict]
 
 def _above(difference: float) -> str:
     return "above" if difference > 0 else "below"
-
-
-def _seeds(group: Group) -> str:
-    return "one seed" if len(group.runs) == 1 else f"{len(group.runs)} seeds"
