@@ -35,7 +35,9 @@ SURFACE: Final = (
 WINDOW: Final = 10
 """Steps at the beginning and at the end whose norms are averaged."""
 VANISHED: Final = 0.01
-"""Gradients vanish where the smallest norm of a layer is less than this part of the largest one's."""
+"""Gradients, which go from the last layer to the first, vanish on the way where a norm is less than this part of the last layer's."""
+EXPLODED: Final = 100.0
+"""They explode on the way where a norm is more than so many times the last layer's."""
 BASIN_MARGIN: Final = 0.05
 """Shares of the square that are closer than this say nothing: each surface is one slice, along one pair of directions."""
 MINIMA_MARGIN: Final = 2
@@ -48,19 +50,24 @@ def verdicts(
     """What norms `[seeds, steps, layers]` and losses around the weights say of each part of the claim."""
     plain, residual = (norms[f"{family}{depths[-1]}"] for family in ("plain", "resnet"))
     names = f"plain{depths[-1]}", f"resnet{depths[-1]}"
-    return [*_vanishing(names[0], plain), *_even(names, plain, residual), *_basins(around, classes)]
+    return [*_healthy(names[0], plain), *_even(names, plain, residual), *_basins(around, classes)]
 
 
-def _vanishing(name: str, norms: NDArray[np.float64]) -> list[Verdict]:
-    ratios = norms.min(axis=-1) / norms.max(axis=-1)  # of each seed and step
-    begins, lowest = float(ratios[:, 0].mean()), float(ratios.min())
+def _healthy(name: str, norms: NDArray[np.float64]) -> list[Verdict]:
+    against_last = norms / norms[..., -1:]  # of each seed, step and layer
+    lowest, highest, over = float(against_last.min()), float(against_last.max()), f"over {seeds_of(len(norms))}"
+    within = f"in {norms.shape[1]} steps"
     return [
         Verdict(
-            lowest > VANISHED,
-            f"Gradients do not vanish: of all layers of {name} the one with the smallest gradient norm has {begins:.3g} times the "
-            f"largest one's at the first step, and never less than {lowest:.3g} times it in {norms.shape[1]} steps (vanished: less "
-            f"than {VANISHED:g}); over {seeds_of(len(norms))}.",
-        )
+            lowest >= VANISHED,
+            f"Gradients do not vanish on their way to the input: the smallest norm of a layer of {name} is {lowest:.3g} times the "
+            f"last layer's, {within} (vanished: less than {VANISHED:g}), {over}.",
+        ),
+        Verdict(
+            highest <= EXPLODED,
+            f"They do not explode either: the largest is {highest:.3g} times the last layer's, {within}; at the first step the first "
+            f"layer's is {float(against_last[:, 0, 0].mean()):.3g} times it (exploded: more than {EXPLODED:g}), {over}.",
+        ),
     ]
 
 

@@ -75,19 +75,21 @@ HILLS = [[0.0, 9.0, 0.5], [9.0, 2.0, 9.0], [0.2, 9.0, 9.0]]
 @pytest.mark.parametrize(
     ("plain", "residual", "around", "shown"),
     [
-        ([5.0, 1.0], [1.5, 1.0], (PIT, BOWL), [True, True, True, True, None]),
-        ([5.0, 1.0], [1.5, 1.0], (HILLS, BOWL), [True, True, True, True, True]),
-        ([0.001, 1.0], [0.0001, 1.0], (BOWL, HILLS), [False, False, False, False, False]),
-        ([1.0, 0.001, 1.0], [1.0, 1.0], (BOWL, BOWL), [False, True, True, None, None]),
+        ([5.0, 1.0], [1.5, 1.0], (PIT, BOWL), [True, True, True, True, True, None]),
+        ([5.0, 1.0], [1.5, 1.0], (HILLS, BOWL), [True, True, True, True, True, True]),
+        ([0.001, 1.0], [0.0001, 1.0], (BOWL, HILLS), [False, True, False, False, False, False]),
+        ([1.0, 0.001, 1.0], [1.0, 1.0], (BOWL, BOWL), [False, True, True, True, None, None]),
+        ([500.0, 1.0], [1.5, 1.0], (BOWL, BOWL), [True, False, True, True, None, None]),
     ],
 )
 def test_verdicts_follow_the_figures(plain: list[float], residual: list[float], around: tuple, shown: list[bool | None]) -> None:
-    """As in the papers; the same with hills; all the other way round; and gradients that vanish in the middle alone."""
+    """As in the papers; the same with hills; the other way round; gradients that vanish in the middle; that explode."""
     norms = {name: np.tile(np.array(layers), (2, 12, 1)) for name, layers in (("plain56", plain), ("resnet56", residual))}
     surfaces = dict(zip(("plain56", "resnet56"), around, strict=True))
     said = verdicts(norms, surfaces, [56], 10)
     assert [verdict.shown for verdict in said] == shown
-    assert f"{min(plain) / max(plain):.3g} times the largest one's at the first step" in said[0].text
+    assert f"is {min(plain) / plain[-1]:.3g} times the last layer's" in said[0].text
+    assert f"the first layer's is {plain[0] / plain[-1]:.3g} times it" in said[1].text
     assert "over 2 seeds" in said[0].text
 
 
