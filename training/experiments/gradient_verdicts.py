@@ -35,7 +35,7 @@ SURFACE: Final = (
 WINDOW: Final = 10
 """Steps at the beginning and at the end whose norms are averaged."""
 VANISHED: Final = 0.01
-"""Gradients, which go from the last layer to the first, vanish on the way where a norm is less than this part of the last layer's."""
+"""Gradients go from the last layer to the first: they vanish where a norm is less than this part of the last layer's."""
 EXPLODED: Final = 100.0
 """They explode on the way where a norm is more than so many times the last layer's."""
 BASIN_MARGIN: Final = 0.05
@@ -65,8 +65,8 @@ def _healthy(name: str, norms: NDArray[np.float64]) -> list[Verdict]:
         ),
         Verdict(
             highest <= EXPLODED,
-            f"They do not explode either: the largest is {highest:.3g} times the last layer's, {within}; at the first step the first "
-            f"layer's is {float(against_last[:, 0, 0].mean()):.3g} times it (exploded: more than {EXPLODED:g}), {over}.",
+            f"They do not explode either: the largest is {highest:.3g} times the last layer's, {within}; at the first step the "
+            f"first layer's is {float(against_last[:, 0, 0].mean()):.3g} times it (exploded: more than {EXPLODED:g}), {over}.",
         ),
     ]
 
