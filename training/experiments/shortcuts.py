@@ -7,7 +7,7 @@ from training.experiments.groups import KINDS, Group, at_rest, draw_group_curves
 from training.experiments.laboratory import Laboratory
 from training.experiments.report import Part, Report, Verdict
 from training.experiments.setting import command, describe, is_cifar10
-from training.experiments.statistics import Sample, listed
+from training.experiments.statistics import Sample, listed, seeds_of
 
 NETWORKS: Final = ("plain{}", "resnet{}", "resnet{}-b", "resnet{}-c", "preresnet{}")
 SOURCES: Final = ("He et al. 2015, section 4.1 (table 3) and 4.2", "He et al. 2016, tables 1 and 2")
@@ -51,25 +51,27 @@ def perform(laboratory: Laboratory, depth: int, seeds: Sequence[int]) -> Report:
 def verdicts(none: Group, a: Group, b: Group, c: Group, preactivated: Group) -> list[Verdict]:
     """What the errors say of each part of the claim."""
     gained = [none.error("test_top1") - group.error("test_top1") for group in (a, b, c, preactivated)]
-    against_none = {gain.agree() for gain in gained}
+    against_none = {gain.agree(CLOSE) for gain in gained}
     any_better = False if False in against_none else None if None in against_none else True
     projected = [a.error("test_top1") - group.error("test_top1") for group in (b, c)]
+    over = f"over {seeds_of(len(a.runs))}"
     before = a.error("test_top1") - preactivated.error("test_top1")
     return [
         Verdict(
             any_better,
             f"Any is better than none: {none.name}'s test error is {listed(gain.signed for gain in gained[:-1])} and "
-            f"{gained[-1].signed} points above those of {listed(group.name for group in (a, b, c))} and {preactivated.name}.",
+            f"{gained[-1].signed} points above those of {listed(group.name for group in (a, b, c))} and {preactivated.name}, "
+            f"{over}.",
         ),
         Verdict(
             _at_most(projected, CLOSE),
             f"Projections gain little: B is {projected[0].signed} and C {projected[1].signed} points better on test than A "
-            f"(little: up to {100 * CLOSE:.0f}).",
+            f"(little: up to {100 * CLOSE:.0f}), {over}.",
         ),
         Verdict(
-            before.agree(),
-            f"Pre-activation: {preactivated.name} is {before.signed} points better on test than {a.name}. The paper's gain is for "
-            "110 layers and more.",
+            before.agree(CLOSE),
+            f"Pre-activation: {preactivated.name} is {before.signed} points better on test than {a.name}, {over} (told apart: "
+            f"beyond {100 * CLOSE:.0f}). The paper's gain is for 110 layers and more.",
         ),
     ]
 
