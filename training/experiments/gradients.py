@@ -29,6 +29,7 @@ Norms = Mapping[str, NDArray[np.float64]]
 
 def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int], steps: int, points: int) -> Report:
     """Measure both; the deepest networks are trained (or read) for the surface. Raises TrainingError."""
+    laboratory.require([f"{family}{depth}" for depth in depths for family in FAMILIES])
     runs = {(family, seed): laboratory.train(f"{family}{depths[-1]}", seed) for seed in seeds for family in FAMILIES}
     names = [f"{family}{depth}" for depth in depths for family in FAMILIES]
     norms = {

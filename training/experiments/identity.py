@@ -19,7 +19,7 @@ from training.experiments.report import Column, Figure, Part, Report, Table, dra
 from training.experiments.setting import command, describe
 from training.experiments.statistics import listed
 from training.learning.learner import Learner
-from training.learning.networks import known_architectures
+from training.learning.networks import parse_architecture
 from training.reports.figures import Line, draw_lines
 
 FAMILIES: Final = ("plain", "resnet")
@@ -35,8 +35,9 @@ RATE_PART: Final = 0.1
 
 def perform(laboratory: Laboratory, depth: int, deeper: int, seeds: Sequence[int], steps: int, copy_steps: int) -> Report:
     """Train the shallower networks (or read them), build on them, and say what came out. Raises TrainingError."""
-    if unknown := [name for family in FAMILIES if (name := f"{family}{deeper}") not in known_architectures()]:
-        raise RecipeError(f"there is no architecture {unknown[0]!r} to build")
+    laboratory.require([f"{family}{layers}" for layers in (depth, deeper) for family in FAMILIES])
+    if parse_architecture(f"plain{depth}").style != "cifar":
+        raise RecipeError(f"networks of {depth} layers have stages of their own kind: build on those of 20, 32, 44, 56 or 110")
     if deeper <= depth:
         raise RecipeError(f"a network of {deeper} layers is not deeper than one of {depth}: make --deeper the greater")
     runs = {(family, seed): laboratory.train(f"{family}{depth}", seed) for seed in seeds for family in FAMILIES}

@@ -60,6 +60,7 @@ class _Measuring:
 def perform(laboratory: Laboratory, depth: int, seeds: Sequence[int], images: int, draws: int) -> Report:
     """Train what is not trained, measure what is not measured, and say what came out. Raises TrainingError."""
     names = [f"plain{depth}", f"resnet{depth}"]
+    laboratory.require(names)
     trained = {(name, seed): laboratory.train(name, seed) for seed in seeds for name in names}
     runs = {name: [trained[name, seed] for seed in seeds] for name in names}
     pictures, few = (Pictures(laboratory, runs[names[0]][0], wanted) for wanted in (images, PATH_IMAGES))
