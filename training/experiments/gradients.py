@@ -10,7 +10,7 @@ from torch import nn
 
 from training.errors import InterruptedRunError
 from training.experiments.gradient_verdicts import CLAIM, CLIPPED, NORMS, SOURCES, SURFACE, WINDOW, verdicts
-from training.experiments.laboratory import Laboratory, TrainedRun
+from training.experiments.laboratory import TWINS, Laboratory, TrainedRun
 from training.experiments.probing import prepare, sample_images, take_steps
 from training.experiments.report import Column, Figure, Part, Report, Table, drawn
 from training.experiments.setting import command, describe
@@ -20,7 +20,6 @@ from training.learning.learner import Learner
 from training.learning.optimization import rate_factor
 from training.reports.figures import Line, draw_lines, draw_surfaces
 
-FAMILIES: Final = ("plain", "resnet")
 SURFACE_IMAGES: Final = 256
 
 Norms = Mapping[str, NDArray[np.float64]]
@@ -29,11 +28,11 @@ Norms = Mapping[str, NDArray[np.float64]]
 
 def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int], steps: int, points: int) -> Report:
     """Measure both; the deepest networks are trained (or read) for the surface. Raises TrainingError."""
-    laboratory.require([f"{family}{depth}" for depth in depths for family in FAMILIES])
-    runs = {(family, seed): laboratory.train(f"{family}{depths[-1]}", seed) for seed in seeds for family in FAMILIES}
-    names = [f"{family}{depth}" for depth in depths for family in FAMILIES]
+    laboratory.require([f"{family}{depth}" for depth in depths for family in TWINS])
+    runs = {(family, seed): laboratory.train(f"{family}{depths[-1]}", seed) for seed in seeds for family in TWINS}
+    names = [f"{family}{depth}" for depth in depths for family in TWINS]
     norms = {
-        name: np.array([measure_norms(laboratory, runs[FAMILIES[0], seed], name, seed, steps) for seed in seeds]) for name in names
+        name: np.array([measure_norms(laboratory, runs[TWINS[0], seed], name, seed, steps) for seed in seeds]) for name in names
     }
     surfaces = {run.architecture: surface(laboratory, run, points) for (_, seed), run in runs.items() if seed == seeds[0]}
     around: dict[str, list[list[float]]] = {name: measured["losses"] for name, measured in surfaces.items()}
@@ -49,7 +48,7 @@ def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int],
             Part(
                 "Gradient norms by layer",
                 [NORMS.format(steps=taken, window=min(WINDOW, taken), clipped=CLIPPED.format(clip_norm) if clip_norm else "")],
-                [draw_norms(depth, {f"{family}{depth}": norms[f"{family}{depth}"] for family in FAMILIES}) for depth in depths],
+                [draw_norms(depth, {f"{family}{depth}": norms[f"{family}{depth}"] for family in TWINS}) for depth in depths],
                 [norms_table(norms)],
                 [points_table(norms, seeds)],
             ),

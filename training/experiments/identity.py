@@ -12,7 +12,7 @@ from training.errors import RecipeError
 from training.experiments.construction import STAGES, deepen, stage_maps
 from training.experiments.copying import BATCH, KINDS, LAST_STEPS, MOMENTUM, RATES, Copying, best_rate, build_stack, learn_to_copy
 from training.experiments.identity_verdicts import CLAIM, CONSTRUCTED, COPIED, SOURCES, TRAINED_ON, verdicts
-from training.experiments.laboratory import Laboratory, TrainedRun, top1
+from training.experiments.laboratory import TWINS, Laboratory, TrainedRun, top1
 from training.experiments.pictures import counted
 from training.experiments.probing import answers, loss_of, prepare, sample_images, take_steps
 from training.experiments.report import Column, Figure, Part, Report, Table, drawn
@@ -22,7 +22,6 @@ from training.learning.learner import Learner
 from training.learning.networks import parse_architecture
 from training.reports.figures import Line, draw_lines
 
-FAMILIES: Final = ("plain", "resnet")
 COMPARED: Final = 2048
 """Training images on which the constructed network is held against the shallower one."""
 COPIED_IMAGES: Final = 1024
@@ -35,14 +34,14 @@ RATE_PART: Final = 0.1
 
 def perform(laboratory: Laboratory, depth: int, deeper: int, seeds: Sequence[int], steps: int, copy_steps: int) -> Report:
     """Train the shallower networks (or read them), build on them, and say what came out. Raises TrainingError."""
-    laboratory.require([f"{family}{layers}" for layers in (depth, deeper) for family in FAMILIES])
+    laboratory.require([f"{family}{layers}" for layers in (depth, deeper) for family in TWINS])
     if parse_architecture(f"plain{depth}").style != "cifar":
         raise RecipeError(f"networks of {depth} layers have stages of their own kind: build on those of 20, 32, 44, 56 or 110")
     if deeper <= depth:
         raise RecipeError(f"a network of {deeper} layers is not deeper than one of {depth}: make --deeper the greater")
-    runs = {(family, seed): laboratory.train(f"{family}{depth}", seed) for seed in seeds for family in FAMILIES}
+    runs = {(family, seed): laboratory.train(f"{family}{depth}", seed) for seed in seeds for family in TWINS}
     measured = {key: construct(laboratory, run, deeper, steps) for key, run in runs.items()}
-    built = {family: [measured[family, seed] for seed in seeds] for family in FAMILIES}
+    built = {family: [measured[family, seed] for seed in seeds] for family in TWINS}
     copied, maps_of = copy_maps(laboratory, runs["resnet", seeds[0]], copy_steps)
     rate = RATE_PART * next(iter(runs.values())).config.recipe.optimizer.learning_rate
     first, copy_length = built["plain"][0], copied[0].errors.shape[1]
@@ -61,7 +60,7 @@ def perform(laboratory: Laboratory, depth: int, deeper: int, seeds: Sequence[int
             Part(
                 "Training on from there",
                 [TRAINED_ON.format(rate=f"{rate:g}", steps=len(first["trained_on"]["deep"]))],
-                [draw_trained_on(family, built[family], depth, deeper) for family in FAMILIES],
+                [draw_trained_on(family, built[family], depth, deeper) for family in TWINS],
                 files=[trained_on_table(built, depth, deeper, seeds)],
             ),
             Part(

@@ -31,6 +31,8 @@ from training.run_directory import Config, RunDirectory, damaged
 from training.train import Progress, read_metrics, train
 from training.weights import LAST, Trained, predict_split, read_weights
 
+TWINS: Final = ("plain", "resnet")
+"""Families whose networks of one depth differ in their shortcuts alone."""
 RECIPE: Final = "experiment"
 MEASUREMENTS: Final = ".measurements"
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.errors import RecipeError
-from training.experiments.laboratory import Laboratory, TrainedRun
+from training.experiments.laboratory import TWINS, Laboratory, TrainedRun
 from training.experiments.pictures import Pictures, counted
 from training.experiments.report import Column, Figure, Part, Report, Table, Verdict, drawn
 from training.experiments.setting import command, describe
@@ -19,7 +19,6 @@ from training.experiments.statistics import Sample, listed
 from training.learning.networks import parse_architecture
 from training.reports.figures import Line, draw_lines
 
-KINDS: Final = ("plain", "resnet")
 SOURCES: Final = ("He et al. 2015, section 4.2 and figure 7",)
 CLAIM: Final = (
     "Residual functions are generally closer to zero than functions that nothing is added to: layers of residual networks respond "
@@ -48,7 +47,7 @@ class Responses:
 
 def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int], images: int) -> Report:
     """Train what is not trained, measure, and say what came out. Raises TrainingError."""
-    names = [f"{kind}{depth}" for depth in depths for kind in KINDS]
+    names = [f"{kind}{depth}" for depth in depths for kind in TWINS]
     laboratory.require(names)
     runs = {(name, seed): laboratory.train(name, seed) for seed in seeds for name in names}
     pictures = Pictures(laboratory, runs[names[0], seeds[0]], images)
@@ -139,7 +138,7 @@ def draw_responses(name: str, caption: str, responses: Sequence[Responses], *, b
         mean = each.deviations.mean(axis=0)
         heights = np.sort(mean)[::-1] if by_size else mean
         plain = each.architecture.startswith("plain")
-        lines.append(Line(each.architecture, range(1, len(mean) + 1), heights.tolist(), position // len(KINDS), dashed=plain))
+        lines.append(Line(each.architecture, range(1, len(mean) + 1), heights.tolist(), position // len(TWINS), dashed=plain))
     x = "layers, the strongest first" if by_size else "layer"
     return Figure(name, caption, drawn(draw_lines(name, lines, x=x, y="standard deviation", logarithmic=True)))
 
