@@ -20,7 +20,7 @@ from service.keys import Keys
 from service.metrics import Metrics
 from service.prediction import Prediction, Predictor
 from service.problems import Reply, reply_to
-from service.request_log import REQUEST_ID, log_request, request_id
+from service.request_log import REQUEST_ID, RequestLog, request_id
 
 LONG_BODY_BYTES: Final = 64 * 1024
 _PREDICT: Final = re.compile(r"/v1/(?:models/([^/]+)/(?:versions/([^/]+)/)?)?predict")
@@ -34,6 +34,7 @@ class Application(FastAPI):
         self._predictor = predictor
         self._metrics = metrics
         self._keys = keys
+        self._log = RequestLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -64,7 +65,7 @@ class Application(FastAPI):
             await send({"type": "http.response.body", "body": reply.body})
         finally:
             self._metrics.observe(seen, reply.code)
-            log_request(
+            self._log.add(
                 scope, reply.status, seen.began, identity, f" {reply.code} {seen.model}/{seen.version} images={seen.images}"
             )
 
@@ -81,7 +82,7 @@ class Application(FastAPI):
         try:
             await super().__call__(scope, receive, send_on)
         finally:
-            log_request(scope, status, began, identity)
+            self._log.add(scope, status, began, identity)
 
 
 def _decode(scope: Scope) -> dict[str, str]:

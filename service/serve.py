@@ -21,6 +21,7 @@ from service.http_protocol import BoundedHttpProtocol
 from service.keys import KeysError
 from service.memory import bound_malloc
 from service.registry import Registry
+from service.request_log import LineFormatter
 from service.settings import Settings
 
 
@@ -60,7 +61,9 @@ def main(arguments: Sequence[str]) -> None:
             click.echo(f"SERVICE_{name.upper()}: {problem['msg']}, got {problem['input']!r}", err=True)
         click.echo("see: python -m service --help", err=True)
         sys.exit(2)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s:     %(message)s")
+    to_stderr = logging.StreamHandler()
+    to_stderr.setFormatter(LineFormatter())
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[to_stderr])
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # damaged bodies are their senders' business
     if not settings.access_log:
         logging.getLogger("service.request_log").setLevel(logging.WARNING)
