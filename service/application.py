@@ -18,7 +18,7 @@ from service.errors import BadRequestError
 from service.http_protocol import EXCHANGE, Exchange
 from service.keys import Keys
 from service.metrics import Metrics
-from service.prediction import Prediction, Predictor
+from service.prediction import Asked, Prediction, Predictor
 from service.problems import Reply, reply_to
 from service.request_log import REQUEST_ID, RequestLog, request_id
 
@@ -47,15 +47,16 @@ class Application(FastAPI):
 
     async def _predict(self, scope: Scope, receive: Receive, send: Send, model: str | None, version: str | None) -> None:
         seen, headers = Prediction(), _decode(scope)
+        exchange: Exchange | None = scope.pop(EXCHANGE, None)  # it knows the scope: a cycle, which only the collector would end
+        asked = Asked(headers, scope["query_string"], receive, exchange)
         try:
             self._keys.check(headers.get("authorization"), "predict")
-            body, own_headers = await self._predictor.predict(scope, receive, headers, model, _canonical(version), seen)
+            body, own_headers = await self._predictor.predict(asked, model, _canonical(version), seen)
             reply = Reply(200, body, own_headers)
         except Exception as error:  # noqa: BLE001  whatever it is, it has one reply
             reply = reply_to(error, f"POST {scope['raw_path'].decode('ascii', 'backslashreplace')}")
         identity = request_id(scope)
         answered = [*_encode(reply), (REQUEST_ID, identity)]
-        exchange: Exchange | None = scope.get(EXCHANGE)
         try:
             if "receive" not in seen.seconds and _has_long_body(headers):
                 answered.append((b"connection", b"close"))  # or the client goes on sending, as slowly as it likes

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import orjson
-from starlette.types import Receive, Scope
+from starlette.types import Receive
 
 from model_store.errors import ImageError
 from service.admission import UploadBudget
 from service.batcher import Answer
 from service.decoding import Decoders, is_small
 from service.errors import DeadlineExceededError, EveryImageFailedError, ServiceError, describe
-from service.http_protocol import EXCHANGE, Exchange
+from service.http_protocol import Exchange
 from service.images import Encoded, check_headers, read_body, read_images
 from service.parameters import Parameters, read_parameters
 from service.postprocessing import answer
@@ -31,6 +31,16 @@ class Outcome:
 
     result: Answer | ServiceError | ImageError
     decode_seconds: float
+
+
+@dataclass(slots=True)
+class Asked:
+    """A prediction request as it came, but for its path: headers by lower-case name, the query string, and two ways to its body."""
+
+    headers: Mapping[str, str]
+    query: bytes
+    receive: Receive
+    exchange: Exchange | None
 
 
 @dataclass(slots=True)
@@ -57,19 +67,18 @@ class Predictor:
         self._uploads = UploadBudget(settings.max_upload_bytes)
 
     async def predict(
-        self, scope: Scope, receive: Receive, headers: Mapping[str, str], model: str | None, version: int | None, seen: Prediction
+        self, asked: Asked, model: str | None, version: int | None, seen: Prediction
     ) -> tuple[bytes, Mapping[str, str]]:
         """Classify the images of one request: the answer's body and headers. Raises ServiceError, ImageError for it as a whole."""
         settings = self._settings
         found = self._registry.find(model, version)  # a model that is not there is refused before its images are read
         seen.model, seen.version = found.version.model, found.version.number
-        parameters = read_parameters(scope["query_string"], found)
-        exchange: Exchange | None = scope.get(EXCHANGE)
-        check_headers(headers, settings.max_body_bytes)
+        parameters = read_parameters(asked.query, found)
+        check_headers(asked.headers, settings.max_body_bytes)
         found.admission.check_room(parameters.priority)
         with self._uploads.upload() as hold:
-            body = await self._read_body(exchange, receive, hold)
-            images = read_images(headers, body, settings.max_images)
+            body = await self._read_body(asked, hold)
+            images = read_images(asked.headers, body, settings.max_images)
             received = time.monotonic()
             seen.seconds["receive"] = received - seen.began
             with self._registry.lease(model, version) as served:
@@ -81,15 +90,15 @@ class Predictor:
                     decode_seconds = 0.0  # they need no worker
                 deadline = seen.began + parameters.timeout_seconds(served.options.deadline_seconds)
                 with served.admission.queue(len(images), deadline - received, parameters.priority, decode_seconds):
-                    outcomes = await self._classify(images, served, deadline, parameters, Leaving(exchange, receive))
+                    outcomes = await self._classify(images, served, deadline, parameters, Leaving(asked))
                 return _answer(served, outcomes, parameters.top_k, set_index, seen)
 
-    async def _read_body(self, exchange: Exchange | None, receive: Receive, hold: Callable[[int], None]) -> bytes:
+    async def _read_body(self, asked: Asked, hold: Callable[[int], None]) -> bytes:
         """The body, at once where it has come with its head."""
         settings = self._settings
-        body = exchange.take_body(settings.max_body_bytes) if exchange else None
+        body = asked.exchange.take_body(settings.max_body_bytes) if asked.exchange else None
         if body is None:
-            return await read_body(receive, settings.max_body_bytes, settings.body_timeout_seconds, hold)
+            return await read_body(asked.receive, settings.max_body_bytes, settings.body_timeout_seconds, hold)
         hold(len(body))
         return body
 
@@ -145,9 +154,9 @@ class ClientDisconnectedError(Exception):
 class Leaving:
     """Knows when a client leaves whose body was read: our own protocol tells, another server's next message can only be that."""
 
-    def __init__(self, exchange: Exchange | None, receive: Receive) -> None:
-        self._told = exchange and exchange.left
-        self._receive = receive
+    def __init__(self, asked: Asked) -> None:
+        self._told = asked.exchange and asked.exchange.left
+        self._receive = asked.receive
 
     async def unless(self, work: asyncio.Future[Result], deadline: float) -> Result:
         """The work's result. Cancels it and raises ClientDisconnectedError, DeadlineExceededError where that comes first."""
