@@ -1,6 +1,9 @@
 """Request ids and the line of a request, by a real server."""
 
+import asyncio
+import logging
 import re
+import time
 from pathlib import Path
 
 import httpx
@@ -9,6 +12,7 @@ from colour_model import plain
 from server_process import ServerProcess, running
 
 from model_store.store import ModelStore
+from service.request_log import LineFormatter, RequestLog
 
 
 def test_a_request_id_is_given_and_one_that_came_is_kept(client: httpx.Client) -> None:
@@ -39,6 +43,24 @@ def test_a_request_is_one_line(server: ServerProcess, client: httpx.Client) -> N
     assert server.stderr.wait_for(pattern)
     missing = client.get("/v1/mod%0Aels")
     assert server.stderr.wait_for(rf'"GET /v1/mod%0Aels" 404 [0-9.]+ ms id={missing.headers["x-request-id"]}$')
+
+
+@pytest.mark.anyio
+async def test_requests_that_end_together_share_a_record(caplog: pytest.LogCaptureFixture) -> None:
+    """One line each, in the order that they ended; those of a later turn of the event loop have their own."""
+    caplog.set_level(logging.INFO)
+    log, scope = RequestLog(), {"method": "GET", "path": "/", "raw_path": b"/"}
+    for names in (b"ab", b"c"):
+        for name in names:
+            log.add(scope, 200, time.monotonic(), bytes([name]))
+        await asyncio.sleep(0)
+    assert [re.findall("id=(.)$", message, re.MULTILINE) for message in caplog.messages] == [["a", "b"], ["c"]]
+
+
+def test_a_message_of_several_lines_has_its_level_on_each() -> None:
+    """But not what follows it of an exception."""
+    record = logging.LogRecord("any", logging.WARNING, __file__, 1, "%s\n%s", ("one", "two"), (ValueError, ValueError("no"), None))
+    assert LineFormatter().format(record).splitlines() == ["WARNING:     one", "WARNING:     two", "ValueError: no"]
 
 
 def test_lines_can_be_left_out(colour_store: ModelStore, tmp_path: Path) -> None:
