@@ -1,5 +1,6 @@
 """`python -m service serve`, or without a word: serve the model store over HTTP."""
 
+import asyncio
 import logging
 import shlex
 import socket
@@ -7,7 +8,9 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 import click
 import uvicorn
@@ -24,6 +27,8 @@ from service.registry import Registry
 from service.request_log import LineFormatter
 from service.settings import Settings
 
+ACCEPTED_AT_ONCE: Final = 8
+
 
 class Server(uvicorn.Server):
     """uvicorn's server, which says where it is once it listens and the models are loaded, whichever comes later."""
@@ -33,7 +38,25 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say so if the models were faster."""
         await super().startup(sockets)
+        await self._accept_more()
         self.announce()
+
+    async def _accept_more(self) -> None:
+        """Listen several times on each socket: libuv (since 1.48) takes one new connection a turn of the event loop and listener.
+
+        With turns of many requests each, clients that come under overload would else wait seconds before they are refused.
+        """
+        protocol = partial(
+            self.config.http_protocol_class,  # type: ignore[call-arg]  # as uvicorn calls it
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        listeners = [listener for server in self.servers for listener in server.sockets]
+        for listener in listeners * (ACCEPTED_AT_ONCE - 1):
+            again = socket.fromfd(listener.fileno(), listener.family, listener.type)
+            server = await asyncio.get_running_loop().create_server(protocol, sock=again, backlog=self.config.backlog)
+            self.servers.append(server)
 
     def announce(self) -> None:
         """Print what serves where, if both have happened."""
