@@ -14,10 +14,11 @@ from model_store.session import Logits, RunControl
 
 LONGEST_RUN_SECONDS: Final = 0.15
 """Where nothing is set, larger sizes are not tried: a longer run gains nothing on a CPU, and whoever comes next waits for it."""
-BATCH_SECONDS: Final = 1e-4  # what a batch costs besides its run: taking, stacking, ranking, answering (measured)
+BATCH_SECONDS: Final = (
+    3e-4  # what a batch costs besides its run under load: a thread that wakes, Python's lock, cold caches (measured)
+)
 WORTH: Final = 1.03  # times the images a second: for less nobody waits for a larger batch
-QUICK_SECONDS: Final = 0.02  # a first run of a size also makes room in memory; where it is as quick as this, others follow
-AGAIN: Final = 2
+QUICK_SECONDS: Final = 0.005  # where a run is as quick as this, what else happens meanwhile may be longer: another follows
 Run = Callable[[Pixels, RunControl], Logits]
 
 
@@ -26,22 +27,27 @@ def warm_up(
 ) -> dict[int, float]:
     """Seconds of a run on black images by size: 1, 2, 4 … `largest`. Raises ModelRunError where the scores have another shape.
 
-    It ends after a size whose double would take longer than `longest_seconds`. Where a provider prepares something by size, it
-    is all of `sizes`, the largest first: what is compiled for a range of sizes is not compiled again for those between.
+    With `longest_seconds` the best size is looked for: it ends after one whose double would take longer, or where growing has
+    ceased to pay. Where a provider prepares something by size, it is all of `sizes`, the largest first: what is compiled for a
+    range of sizes is not compiled again for those between.
     """
-    if sizes:
-        for size in sorted(sizes, reverse=True):
-            _time(run, shape, classes, size)
-        return {size: _time(run, shape, classes, size) for size in sizes}
-    found: dict[int, float] = {}
-    size = 1
-    while True:
-        found[size] = _time(run, shape, classes, size)
-        if found[size] < QUICK_SECONDS or 2 * found[size] > longest_seconds:  # once may be a hiccup, and this decides
-            found[size] = min(found[size], *(_time(run, shape, classes, size) for _ in range(AGAIN)))
-        if size == largest or 2 * found[size] > longest_seconds:
-            return found
-        size = min(2 * size, largest)
+    try:
+        if sizes:
+            for size in sorted(sizes, reverse=True):
+                _time(run, shape, classes, size)
+            return {size: _time(run, shape, classes, size) for size in sizes}
+        found: dict[int, float] = {}
+        size = 1
+        while True:
+            found[size] = min(_time(run, shape, classes, size), _time(run, shape, classes, size))  # the first makes room in memory
+            if found[size] < QUICK_SECONDS:
+                found[size] = min(found[size], _time(run, shape, classes, size))
+            searching = longest_seconds < math.inf
+            if size == largest or (searching and (2 * found[size] > longest_seconds or not _gains(found))):
+                return found
+            size = min(2 * size, largest)
+    finally:
+        run(_black(shape, 1), RunControl(gives_memory_back=True))  # what idles needs no memory for the largest batch
 
 
 def size_worth_waiting_for(seconds: Mapping[int, float]) -> int:
@@ -49,15 +55,30 @@ def size_worth_waiting_for(seconds: Mapping[int, float]) -> int:
 
     Larger batches would make instances start and end together, so that clients wait for all of them and they for the clients.
     """
-    each = {size: (taken + BATCH_SECONDS) / size for size, taken in seconds.items()}
+    each = _each(seconds)
     return min(size for size, taken in each.items() if taken <= WORTH * min(each.values()))
 
 
+def _gains(seconds: Mapping[int, float]) -> bool:
+    """Whether the last two doublings together were worth it; if not, all that could follow would gain less than half of that."""
+    (*_, before, _, last) = [math.inf, math.inf, *_each(seconds).values()]
+    return before > WORTH * last
+
+
+def _each(seconds: Mapping[int, float]) -> dict[int, float]:
+    """Of one image, by the size of its batch."""
+    return {size: (taken + BATCH_SECONDS) / size for size, taken in seconds.items()}
+
+
 def _time(run: Run, shape: Input, classes: int, size: int) -> float:
-    images = np.zeros((size, shape.height, shape.width, 3), np.uint8)
+    images = _black(shape, size)
     began = time.perf_counter()
-    scores = run(images, RunControl(gives_memory_back=True))  # what idles needs no memory for the largest batch
+    scores = run(images, RunControl())
     seconds = time.perf_counter() - began
     if scores.shape != (size, classes):
         raise ModelRunError(f"the model gives scores of shape {scores.shape}, expected {(size, classes)}")
     return seconds
+
+
+def _black(shape: Input, size: int) -> Pixels:
+    return np.zeros((size, shape.height, shape.width, 3), np.uint8)

@@ -8,6 +8,7 @@ from model_store.manifest import Input
 from service.warm_up import size_worth_waiting_for, warm_up
 
 SHAPE = Input(height=2, width=4)
+GIVING_BACK = [1]  # a last run, after which nothing of what the others took is kept
 
 
 class Model:
@@ -26,14 +27,14 @@ def test_every_size_that_is_prepared_for_is_run_before_it_is_timed() -> None:
     """Where the provider compiles by shape, each shape that will come has been there, the largest first."""
     model = Model()
     assert list(warm_up(model, SHAPE, 5, 8, (1, 2, 4, 8))) == [1, 2, 4, 8]
-    assert model.sizes == [8, 4, 2, 1, 1, 2, 4, 8]
+    assert model.sizes == [8, 4, 2, 1, 1, 2, 4, 8, *GIVING_BACK]
 
 
 def test_else_sizes_double_up_to_the_largest() -> None:
     """And the largest itself; each is run three times where that is quick. The bound may be one."""
     model = Model()
     assert list(warm_up(model, SHAPE, 5, 12)) == [1, 2, 4, 8, 12]
-    assert model.sizes == [size for size in (1, 2, 4, 8, 12) for _ in range(3)]
+    assert model.sizes == [*(size for size in (1, 2, 4, 8, 12) for _ in range(3)), *GIVING_BACK]
     assert list(warm_up(Model(), SHAPE, 5, 1)) == [1]
 
 
@@ -45,11 +46,26 @@ def test_batches_grow_no_longer_than_a_run_may_take(seconds: float, sizes: list[
 
     def run(images: np.ndarray, control: object) -> np.ndarray:
         nonlocal now
-        now += seconds * len(images)
+        now += seconds * len(images) ** 0.8
         return model(images, control)
 
     monkeypatch.setattr("time.perf_counter", lambda: now)
     assert list(warm_up(run, SHAPE, 5, 1000, longest_seconds=0.15)) == sizes
+
+
+@pytest.mark.parametrize(("fixed", "sizes"), [(0.0, [1, 2, 4]), (0.001, [1, 2, 4, 8, 16]), (0.05, [1, 2, 4, 8, 16, 32])])
+def test_batches_grow_no_longer_than_they_gain(fixed: float, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a batch costs whatever its size is worth sharing until it is a small part; what starts has no time for more."""
+    now = 0.0
+    model = Model()
+
+    def run(images: np.ndarray, control: object) -> np.ndarray:
+        nonlocal now
+        now += fixed + 0.01 * len(images)
+        return model(images, control)
+
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    assert list(warm_up(run, SHAPE, 5, 32, longest_seconds=1.0)) == sizes
 
 
 @pytest.mark.parametrize("slow", [1, 4, 7])
@@ -79,7 +95,7 @@ def test_scores_of_another_shape_are_refused() -> None:
     [
         ({1: 1.0, 2: 2.0, 4: 4.0}, 1),
         ({1: 1.0, 2: 1.5, 4: 2.6, 8: 5.1}, 4),
-        ({1: 0.0004, 2: 0.00078, 4: 0.00153, 8: 0.003, 16: 0.00605, 32: 0.0121}, 8),
+        ({1: 0.0004, 2: 0.00078, 4: 0.00153, 8: 0.003, 16: 0.00605, 32: 0.0121}, 16),
         ({1: 0.002, 8: 0.0022, 32: 0.004}, 32),
     ],
     ids=["nothing gained", "some", "a small model on a CPU", "a GPU"],
