@@ -18,7 +18,8 @@ BATCH_SECONDS: Final = (
     3e-4  # what a batch costs besides its run under load: a thread that wakes, Python's lock, cold caches (measured)
 )
 WORTH: Final = 1.03  # times the images a second: for less nobody waits for a larger batch
-QUICK_SECONDS: Final = 0.005  # where a run is as quick as this, what else happens meanwhile may be longer: another follows
+SHORT_SECONDS: Final = 0.02  # where a run is as short as this, room in memory and what else happens count: another follows
+QUICK_SECONDS: Final = 0.005  # and here two
 Run = Callable[[Pixels, RunControl], Logits]
 
 
@@ -31,19 +32,23 @@ def warm_up(
     ceased to pay. Where a provider prepares something by size, it is all of `sizes`, the largest first: what is compiled for a
     range of sizes is not compiled again for those between.
     """
+    found: dict[int, float] = {}
+    size = 1
+
+    def ends() -> bool:
+        return 2 * found[size] > longest_seconds or (longest_seconds < math.inf and not _gains(found))
+
     try:
         if sizes:
             for size in sorted(sizes, reverse=True):
                 _time(run, shape, classes, size)
             return {size: _time(run, shape, classes, size) for size in sizes}
-        found: dict[int, float] = {}
-        size = 1
         while True:
-            found[size] = min(_time(run, shape, classes, size), _time(run, shape, classes, size))  # the first makes room in memory
-            if found[size] < QUICK_SECONDS:
-                found[size] = min(found[size], _time(run, shape, classes, size))
-            searching = longest_seconds < math.inf
-            if size == largest or (searching and (2 * found[size] > longest_seconds or not _gains(found))):
+            found[size] = _time(run, shape, classes, size)  # makes room in memory, too
+            if found[size] < SHORT_SECONDS or ends():  # once may be a hiccup, and this decides
+                again = 2 if found[size] < QUICK_SECONDS else 1
+                found[size] = min(found[size], *(_time(run, shape, classes, size) for _ in range(again)))
+            if size == largest or ends():
                 return found
             size = min(2 * size, largest)
     finally:
