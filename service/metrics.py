@@ -39,7 +39,7 @@ class Metrics(Collector):
     """What is counted of a service. Used from the event loop; `registry` may be read from any thread.
 
     The counts are plain numbers that become metrics when they are asked for: prometheus-client's own, with a lock each, would
-    cost three times as much, at every request.
+    cost five times as much, at every request (9 us against 1.6).
     """
 
     def __init__(self, models: Registry) -> None:

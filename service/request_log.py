@@ -27,8 +27,8 @@ def request_id(scope: Scope) -> bytes:
 class RequestLog:
     """Writes one line a request: who asked what, what came, in how many milliseconds, and what a prediction was.
 
-    The requests that end in one turn of the event loop share a record, a line each: records of their own would cost a fifth of
-    all that is done for a small image. Routine requests that went well are of level debug.
+    The requests that end in one turn of the event loop share a record, a line each: records of their own would be a fifth of what
+    the loop does for a small image, decoding apart. Routine requests that went well are of level debug.
     """
 
     def __init__(self) -> None:

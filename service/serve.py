@@ -42,10 +42,13 @@ class Server(uvicorn.Server):
         self.announce()
 
     async def _accept_more(self) -> None:
-        """Listen several times on each socket: libuv (since 1.48) takes one new connection a turn of the event loop and listener.
+        """Listen several times on each socket: libuv (since 1.48), and so uvloop, takes one new client a turn and listener.
 
         With turns of many requests each, clients that come under overload would else wait seconds before they are refused.
         """
+        loop = asyncio.get_running_loop()
+        if not type(loop).__module__.startswith("uvloop"):  # asyncio's own takes all that wait
+            return
         protocol = partial(
             self.config.http_protocol_class,  # type: ignore[call-arg]  # as uvicorn calls it
             config=self.config,
@@ -55,7 +58,7 @@ class Server(uvicorn.Server):
         listeners = [listener for server in self.servers for listener in server.sockets]
         for listener in listeners * (ACCEPTED_AT_ONCE - 1):
             again = socket.fromfd(listener.fileno(), listener.family, listener.type)
-            server = await asyncio.get_running_loop().create_server(protocol, sock=again, backlog=self.config.backlog)
+            server = await loop.create_server(protocol, sock=again, backlog=self.config.backlog)
             self.servers.append(server)
 
     def announce(self) -> None:

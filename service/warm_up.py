@@ -14,9 +14,8 @@ from model_store.session import Logits, RunControl
 
 LONGEST_RUN_SECONDS: Final = 0.15
 """Where nothing is set, larger sizes are not tried: a longer run gains nothing on a CPU, and whoever comes next waits for it."""
-BATCH_SECONDS: Final = (
-    3e-4  # what a batch costs besides its run under load: a thread that wakes, Python's lock, cold caches (measured)
-)
+BATCH_SECONDS: Final = 3e-4
+"""What a batch costs besides its run under load, or less: a thread that wakes, Python's lock, cold caches (RESULTS.md has it)."""
 WORTH: Final = 1.03  # times the images a second: for less nobody waits for a larger batch
 SHORT_SECONDS: Final = 0.02  # where a run is as short as this, room in memory and what else happens count: another follows
 QUICK_SECONDS: Final = 0.005  # and here two
@@ -32,27 +31,31 @@ def warm_up(
     ceased to pay. Where a provider prepares something by size, it is all of `sizes`, the largest first: what is compiled for a
     range of sizes is not compiled again for those between.
     """
+    if sizes:
+        for size in sorted(sizes, reverse=True):
+            _time(run, shape, classes, size)
+        seconds = {size: _time(run, shape, classes, size) for size in sizes}
+    else:
+        seconds = _try_sizes(run, shape, classes, largest, longest_seconds)
+    run(_black(shape, 1), RunControl(gives_memory_back=True))  # what idles needs no memory for the largest batch
+    return seconds
+
+
+def _try_sizes(run: Run, shape: Input, classes: int, largest: int, longest_seconds: float) -> dict[int, float]:
     found: dict[int, float] = {}
     size = 1
 
     def ends() -> bool:
         return 2 * found[size] > longest_seconds or (longest_seconds < math.inf and not _gains(found))
 
-    try:
-        if sizes:
-            for size in sorted(sizes, reverse=True):
-                _time(run, shape, classes, size)
-            return {size: _time(run, shape, classes, size) for size in sizes}
-        while True:
-            found[size] = _time(run, shape, classes, size)  # makes room in memory, too
-            if found[size] < SHORT_SECONDS or ends():  # once may be a hiccup, and this decides
-                again = 2 if found[size] < QUICK_SECONDS else 1
-                found[size] = min(found[size], *(_time(run, shape, classes, size) for _ in range(again)))
-            if size == largest or ends():
-                return found
-            size = min(2 * size, largest)
-    finally:
-        run(_black(shape, 1), RunControl(gives_memory_back=True))  # what idles needs no memory for the largest batch
+    while True:
+        found[size] = _time(run, shape, classes, size)  # makes room in memory, too
+        if found[size] < SHORT_SECONDS or ends():  # once may be a hiccup, and this decides
+            again = 2 if found[size] < QUICK_SECONDS else 1
+            found[size] = min(found[size], *(_time(run, shape, classes, size) for _ in range(again)))
+        if size == largest or ends():
+            return found
+        size = min(2 * size, largest)
 
 
 def size_worth_waiting_for(seconds: Mapping[int, float]) -> int:

@@ -16,7 +16,9 @@ from service.registry import Registry
 from service.settings import Settings
 
 
-class _Server(uvicorn.Server):
+class InProcess(uvicorn.Server):
+    """One that leaves signals to the tests."""
+
     def capture_signals(self) -> Any:
         return nullcontext()
 
@@ -26,7 +28,7 @@ async def listening(root: Path, **settings: Any) -> AsyncIterator[tuple[Applicat
     """The application over a store and the port that it listens on."""
     loaded: asyncio.Future[Registry] = asyncio.get_running_loop().create_future()
     app = create_app(Settings(store=root, **{"builtin": False, "instances": 1, **settings}), loaded.set_result)
-    server = _Server(uvicorn.Config(app, port=0, http=BoundedHttpProtocol, access_log=False, log_level="warning"))
+    server = InProcess(uvicorn.Config(app, port=0, http=BoundedHttpProtocol, access_log=False, log_level="warning"))
     serving = asyncio.create_task(server.serve())
     try:
         registry = await asyncio.wait_for(loaded, PATIENCE_SECONDS)

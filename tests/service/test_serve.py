@@ -2,22 +2,20 @@
 
 import asyncio
 import socket
-from contextlib import nullcontext
-from typing import Any
 
 import uvicorn
 import uvloop
 from asgi_application import until
 from server_process import PATIENCE_SECONDS
+from socket_application import InProcess
 from starlette.types import Receive, Scope, Send
 
 from service.http_protocol import BoundedHttpProtocol
 from service.serve import ACCEPTED_AT_ONCE, Server
 
 
-class _Quiet(Server):
-    def capture_signals(self) -> Any:
-        return nullcontext()
+class _Server(InProcess, Server):
+    pass
 
 
 async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -26,7 +24,7 @@ async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _turns_until_accepted(count: int) -> int:
     """Turns of the event loop from when so many clients are there, connected by the kernel, until the server has them all."""
-    server = _Quiet(uvicorn.Config(_answer, port=0, http=BoundedHttpProtocol, lifespan="off", log_level="warning"))
+    server = _Server(uvicorn.Config(_answer, port=0, http=BoundedHttpProtocol, lifespan="off", log_level="warning"))
     serving = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     address = server.servers[0].sockets[0].getsockname()
