@@ -57,6 +57,8 @@ _TRANSPOSITIONS: Final = {  # EXIF 2.32, tag 274: how the camera was held, and w
 }
 _DIRECT_MODES: Final = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"})
 _ALPHA_MODES: Final = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
+_PLAIN_PNG: Final = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR%b%b\x08\x02\0\0\0"  # 8 bits, RGB, not interlaced
+_PNG_END: Final = b"\0\0\0\0IEND\xaeB`\x82"
 _DECODE_FAULTS: Final = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError,
                          ArithmeticError, struct.error, zlib.error)  # fmt: skip
 """What Pillow's decoders raise on damaged data, found by flipping bits in every format (tests/model_store)."""
@@ -89,7 +91,30 @@ def prepare(data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_PIXE
     Raises an ImageError whose class says what is wrong with the bytes. Of an animation the first frame counts. Colour
     profiles are not applied (nor were they in training).
     """
-    return to_pixels(open_image(data, spec, max_pixels), spec)
+    pixels = plain_png(data, spec, max_pixels)
+    return to_pixels(open_image(data, spec, max_pixels), spec) if pixels is None else pixels
+
+
+def plain_png(data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels | None:
+    """The pixels, as of `prepare`, of an RGB PNG that has the model's size and nothing but its pixels; of all others None.
+
+    Pillow decodes it, but does not look for what is not there: of a small image that takes as long as its pixels. One that is
+    damaged is left to `open_image` and `to_pixels` too, which say how.
+    """
+    width, height = spec.crop_width, spec.crop_height
+    header = _PLAIN_PNG % (width.to_bytes(4, "big"), height.to_bytes(4, "big"))
+    if not data.startswith(header) or width * height > max_pixels or resized_size(width, height, spec) != (width, height):
+        return None
+    start = len(header) + 12  # after the header's checksum, and the length and name of what follows
+    length = len(data) - start - 4 - len(_PNG_END)
+    follows = zlib.crc32(header[12:]).to_bytes(4, "big") + length.to_bytes(4, "big", signed=True) + b"IDAT"
+    if data[len(header) : start] != follows or not data.endswith(_PNG_END):
+        return None
+    try:
+        image = Image.frombytes("RGB", (width, height), data[start : start + length], "zip", "RGB")
+    except _DECODE_FAULTS:
+        return None
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(height, width, 3)
 
 
 def open_image(data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from PIL import Image
 
 from model_store.manifest import Preprocessing
-from model_store.preprocessing import Pixels, count_scans, open_image, resized_size, to_pixels
+from model_store.preprocessing import Pixels, count_scans, open_image, plain_png, resized_size, to_pixels
 from service.batcher import BULK, INTERACTIVE, Priority
 from service.errors import DeadlineExceededError
 
@@ -73,8 +73,10 @@ class Decoders:
 
     def decode_small(self, image: bytes, spec: Preprocessing) -> Pixels | None:
         """The pixels of an image that is not worth a hop; else None. Raises an ImageError."""
-        if not is_small(image):
-            return None
+        small = len(image) <= INLINE_BYTES and spec.crop_width * spec.crop_height <= INLINE_PIXELS
+        pixels = plain_png(image, spec, self._max_pixels) if small else None
+        if pixels is not None or not is_small(image):
+            return pixels
         opened = open_image(image, spec, self._max_pixels)
         return to_pixels(opened, spec) if _pixels(opened, spec) <= INLINE_PIXELS else None
 

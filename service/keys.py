@@ -4,6 +4,7 @@ A key is 256 random bits, so nobody finds it by guessing and its plain sha256 is
 passwords, which people choose and repeat.
 """
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -127,8 +128,8 @@ class Keys:
     def __init__(self, path: Path) -> None:
         """Log whom the keys let in. Raises KeysError."""
         self._path = path
-        self._text = str(path)
-        self._stamp = _stamp(self._text)
+        self._stamp = _stamp(path)
+        self._looked = False
         self._use(read_keys(path))
 
     def check(self, authorization: str | None, scope: Scope) -> str | None:
@@ -167,7 +168,12 @@ class Keys:
         )
 
     def _renew(self) -> None:
-        stamp = _stamp(self._text)
+        if self._looked:
+            return
+        with suppress(RuntimeError):  # one look a turn of the event loop: one for every small image would take 5 % of its time
+            asyncio.get_running_loop().call_soon(self._end_turn)
+            self._looked = True
+        stamp = _stamp(self._path)
         if stamp == self._stamp:
             return
         self._stamp = stamp
@@ -178,6 +184,9 @@ class Keys:
             self._use(read_keys(self._path))
         except KeysError as error:
             logger.error("%s; those that were read before count on", error)  # noqa: TRY400  a person reads it
+
+    def _end_turn(self) -> None:
+        self._looked = False
 
 
 @contextmanager
@@ -234,10 +243,10 @@ def _scopes(keys: Sequence[Key]) -> frozenset[Scope]:
     return frozenset(scope for key in keys for scope in key.scopes)
 
 
-def _stamp(path: str) -> tuple[int, int, int] | None:
+def _stamp(path: Path) -> tuple[int, int, int] | None:
     """Another for each change of the file, of its mode too."""
     try:
-        status = os.stat(path)  # noqa: PTH116  asked at every request, and Path.stat takes twice as long
+        status = path.stat()
     except OSError:
         return None
     return status.st_ino, status.st_ctime_ns, status.st_size

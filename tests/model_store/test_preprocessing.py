@@ -2,7 +2,6 @@
 
 import itertools
 import struct
-import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
-from store_factory import encode, oriented, scene
+from store_factory import encode, oriented, png, png_chunk, scene
 
 from model_store import preprocessing
 from model_store.errors import (
@@ -47,16 +46,6 @@ def deviation(pixels: Pixels, expected: np.ndarray) -> float:
     if pixels.shape != expected.shape:
         return float("inf")
     return float(np.abs(pixels.astype(int) - expected.astype(int)).mean())
-
-
-def png(width: int, height: int, depth: int, colour_type: int, rows: bytes = b"") -> bytes:
-    """A PNG written by hand, for what Pillow does not write."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def animation(image_format: str) -> bytes:
@@ -530,7 +519,7 @@ def test_a_jpeg_of_countless_scans_is_refused_by_its_header() -> None:
 def test_a_png_of_countless_chunks_is_refused_by_its_header() -> None:
     """Every chunk before the pixels may inflate to a megabyte; no real image has hundreds."""
     data = encode(Image.new("RGB", (4, 4)), "PNG")
-    chunk = struct.pack(">I", 0) + b"teSt" + struct.pack(">I", zlib.crc32(b"teSt"))
+    chunk = png_chunk(b"teSt", b"")
     few, many = (data[:33] + chunk * count + data[33:] for count in (100, 300))
     spec = Preprocessing(resize=4, crop_height=4, crop_width=4)
     assert prepare(few, spec).shape == (4, 4, 3)
