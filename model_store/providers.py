@@ -161,6 +161,11 @@ def default_instances(providers: Sequence[str], cpus: int) -> int:
     return RUNS_A_GPU * count_devices(providers) if providers[0] in NVIDIA else cpus
 
 
+def default_batch_size(providers: Sequence[str]) -> int:
+    """The largest batch that is worth trying where nothing is set: on a CPU 32 images take no less each than 16, and longer."""
+    return 16 if providers[0] == CPU else 32
+
+
 def count_devices(providers: Sequence[str]) -> int:
     """How many GPUs the first provider has, by NVIDIA's driver, which follows CUDA_VISIBLE_DEVICES; 1 for all others."""
     if providers[0] not in NVIDIA:

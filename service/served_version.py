@@ -9,7 +9,7 @@ from typing import Self
 
 from model_store.manifest import Calibration
 from model_store.preprocessing import Pixels
-from model_store.providers import batch_sizes, count_devices
+from model_store.providers import batch_sizes, count_devices, default_batch_size
 from model_store.session import RunControl, SessionOptions
 from model_store.version import Version
 from service.admission import Admission, Room
@@ -26,8 +26,6 @@ from service.warm_up import LONGEST_RUN_SECONDS, size_worth_waiting_for, warm_up
 from service.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
-
-LARGEST_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,9 @@ class ServedVersion:
         try:
             self.options = options = options.for_version(version)
             self.calibration = calibration = manifest.calibration or Calibration()
-            largest = min(options.max_batch_size or LARGEST_BATCH, manifest.max_batch_size)
-            sizes = batch_sizes(options.session.providers, largest)
+            providers = options.session.providers
+            largest = min(options.max_batch_size or default_batch_size(providers), manifest.max_batch_size)
+            sizes = batch_sizes(providers, largest)
             here = replace(options.session, batch_sizes=sizes)
             self.choice = choose(version, options.precision, here)
             others = range(1, count_devices(here.providers))

@@ -148,7 +148,7 @@ class Settings(BaseSettings):
         Field(
             ge=1,
             description="Upper bound of a batch; the model's own counts where it is lower. Unset: the smallest that has "
-            "nearly the most images a second here, up to 32.",
+            "nearly the most images a second here, up to 16 on a CPU and 32 elsewhere.",
         ),
     ] = None
     max_queue_delay_seconds: Annotated[

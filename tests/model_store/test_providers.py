@@ -17,6 +17,7 @@ from model_store.providers import (
     TENSORRT,
     batch_sizes,
     count_devices,
+    default_batch_size,
     default_instances,
     engines_of,
     find_providers,
@@ -186,5 +187,6 @@ def test_one_run_a_cpu_and_two_a_gpu() -> None:
     """Instances by what computes; only some providers have something to keep."""
     assert default_instances((CPU,), cpus=6) == 6
     assert default_instances((CUDA, CPU), cpus=6) == 2 * count_devices((CUDA, CPU))
+    assert (default_batch_size((CPU,)), default_batch_size((CUDA, CPU))) == (16, 32)
     assert keeps_engines((OPENVINO, CPU))
     assert not keeps_engines((CUDA, CPU))

@@ -1,8 +1,11 @@
 """The server that `serve` starts, in the test's process."""
 
 import asyncio
+import gc
 import socket
+from pathlib import Path
 
+import pytest
 import uvicorn
 import uvloop
 from asgi_application import until
@@ -10,6 +13,7 @@ from server_process import PATIENCE_SECONDS
 from socket_application import InProcess
 from starlette.types import Receive, Scope, Send
 
+from service.__main__ import serve
 from service.http_protocol import BoundedHttpProtocol
 from service.serve import ACCEPTED_AT_ONCE, Server
 
@@ -43,3 +47,15 @@ async def _turns_until_accepted(count: int) -> int:
 def test_clients_that_come_together_are_accepted_together() -> None:
     """Under load a turn of the event loop is long, so that it matters how many of them it takes."""
     assert uvloop.run(asyncio.wait_for(_turns_until_accepted(4 * ACCEPTED_AT_ONCE), PATIENCE_SECONDS)) < 2 * ACCEPTED_AT_ONCE
+
+
+def test_garbage_is_collected_while_it_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what was imported is left out: that is never garbage, and much to look through."""
+    found: list[tuple[bool, bool]] = []
+    monkeypatch.setattr(Server, "run", lambda _: found.append((gc.isenabled(), gc.get_freeze_count() > 0)))
+    try:
+        serve(["--store", str(tmp_path), "--keys", str(tmp_path / "keys.json")])
+    finally:
+        gc.unfreeze()
+        gc.enable()
+    assert found == [(True, True)]
