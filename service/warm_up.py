@@ -12,11 +12,14 @@ from model_store.manifest import Input
 from model_store.preprocessing import Pixels
 from model_store.session import Logits, RunControl
 
-LONGEST_RUN_SECONDS: Final = 0.15
+LONGEST_RUN_SECONDS: Final = 0.25
 """Where nothing is set, larger sizes are not tried: a longer run gains nothing on a CPU, and whoever comes next waits for it."""
-BATCH_SECONDS: Final = 3e-4
-"""What a batch costs besides its run under load, or less: a thread that wakes, Python's lock, cold caches (RESULTS.md has it)."""
-WORTH: Final = 1.03  # times the images a second: for less nobody waits for a larger batch
+SURPRISING: Final = 2.2  # times what half of the images took
+BATCH_SECONDS: Final = 7e-4
+BATCH_SHARE: Final = 0.05
+"""What a batch costs besides its run under load: so much, and this part of one image's run. A thread wakes, Python's lock is waited for,
+caches are cold: sizes that are too small lose 5 to 10 % by that, sizes that are too large 2 % (RESULTS.md)."""
+WORTH: Final = 1.02  # times the images a second: for less nobody waits for a larger batch
 SHORT_SECONDS: Final = 0.02  # where a run is as short as this, room in memory and what else happens count: another follows
 QUICK_SECONDS: Final = 0.005  # and here two
 Run = Callable[[Pixels, RunControl], Logits]
@@ -46,11 +49,17 @@ def _try_sizes(run: Run, shape: Input, classes: int, largest: int, longest_secon
     size = 1
 
     def ends() -> bool:
-        return 2 * found[size] > longest_seconds or (longest_seconds < math.inf and not _gains(found))
+        return takes_long() or (longest_seconds < math.inf and not _gains(found))
+
+    def takes_long() -> bool:
+        return 2 * found[size] > longest_seconds
+
+    def may_be_a_hiccup() -> bool:
+        return not takes_long() or found[size] > SURPRISING * found.get(size // 2, 0.0)
 
     while True:
         found[size] = _time(run, shape, classes, size)  # makes room in memory, too
-        if found[size] < SHORT_SECONDS or ends():  # once may be a hiccup, and this decides
+        if found[size] < SHORT_SECONDS or (ends() and may_be_a_hiccup()):
             again = 2 if found[size] < QUICK_SECONDS else 1
             found[size] = min(found[size], *(_time(run, shape, classes, size) for _ in range(again)))
         if size == largest or ends():
@@ -75,7 +84,8 @@ def _gains(seconds: Mapping[int, float]) -> bool:
 
 def _each(seconds: Mapping[int, float]) -> dict[int, float]:
     """Of one image, by the size of its batch."""
-    return {size: (taken + BATCH_SECONDS) / size for size, taken in seconds.items()}
+    besides = BATCH_SECONDS + BATCH_SHARE * seconds[min(seconds)]
+    return {size: (taken + besides) / size for size, taken in seconds.items()}
 
 
 def _time(run: Run, shape: Input, classes: int, size: int) -> float:
