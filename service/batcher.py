@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -81,7 +82,8 @@ class Batcher:
         self._max_queue_delay_seconds = max_queue_delay_seconds
         self._queue: deque[_Item] = deque()
         self._bulk: deque[_Item] = deque()
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._asleep: list[threading.Condition] = []  # of the same lock, one for each thread that waits; the last is woken first
         self.batch_sizes: Counter[int] = Counter()
         self.bulk_runs: dict[int, BulkRun] = {}  # by thread; copy it to look at it
         self._closing = False
@@ -98,11 +100,12 @@ class Batcher:
         batch forms. Raises RuntimeError on a closed batcher.
         """
         item = _Item(image, deadline, asyncio.get_running_loop().create_future(), time.monotonic(), priority == BULK)
-        with self._changed:
+        with self._lock:
             if self._closing:
                 raise RuntimeError("this batcher is closed: its version was unloaded while a request held it")
             (self._bulk if item.bulk else self._queue).append(item)
-            self._changed.notify()
+            if self._asleep:
+                self._asleep.pop().notify()
         return item.future
 
     @property
@@ -117,15 +120,17 @@ class Batcher:
 
     def close(self) -> None:
         """Answer what is queued, then end the threads; blocks until they have. A second call does nothing."""
-        with self._changed:
+        with self._lock:
             self._closing = True
-            self._changed.notify_all()
+            while self._asleep:
+                self._asleep.pop().notify()
         for thread in self._threads:
             thread.join()
 
     def _serve(self) -> None:
         _give_way()
-        while batch := self._take():
+        own = threading.Condition(self._lock)
+        while batch := self._take(own):
             began = time.monotonic()
             if bulk := sum(item.bulk for item in batch):
                 self.bulk_runs[threading.get_ident()] = BulkRun(began, len(batch), bulk)
@@ -141,21 +146,21 @@ class Batcher:
             self.bulk_runs.pop(threading.get_ident(), None)
             if not isinstance(outcome, ServiceError):
                 self._observe(len(batch), ended - began)
-                with self._changed:
+                with self._lock:
                     self.batch_sizes[len(batch)] += 1
             _settle(batch, outcome, began, ended)
 
-    def _take(self) -> list[_Item]:
+    def _take(self, own: threading.Condition) -> list[_Item]:
         """The next batch, never empty but when the batcher is closed. Images whose caller left or that are late are dropped."""
         while True:
             batch: list[_Item] = []
             late: list[_Item] = []
-            with self._changed:
+            with self._lock:
                 while not self.waiting and not self._closing:
-                    self._changed.wait()
+                    self._sleep(own)
                 if not self.waiting:
                     return []
-                self._wait_for_company()
+                self._wait_for_company(own)
                 now = time.monotonic()
                 while self.waiting and len(batch) < self._max_batch_size:
                     item = self._pop()
@@ -169,14 +174,21 @@ class Batcher:
     def _pop(self) -> _Item:
         return (self._queue or self._bulk).popleft()
 
-    def _wait_for_company(self) -> None:
+    def _sleep(self, own: threading.Condition, seconds: float | None = None) -> None:
+        """Wait until something changes. Who slept last is woken first: one client alone is then served by one warm thread."""
+        self._asleep.append(own)
+        if not own.wait(seconds):
+            with suppress(ValueError):  # it was woken just after
+                self._asleep.remove(own)
+
+    def _wait_for_company(self, own: threading.Condition) -> None:
         """Hold a batch that is not full until its first image has waited max_queue_delay_seconds; by default not at all."""
         while self._max_queue_delay_seconds and 0 < self.waiting < self._max_batch_size and not self._closing:
             first = min(queue[0].enqueued for queue in (self._queue, self._bulk) if queue)
             remaining = first + self._max_queue_delay_seconds - time.monotonic()
             if remaining <= 0:
                 return
-            self._changed.wait(remaining)
+            self._sleep(own, remaining)
 
 
 def _give_way() -> None:

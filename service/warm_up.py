@@ -17,8 +17,8 @@ LONGEST_RUN_SECONDS: Final = 0.25
 SURPRISING: Final = 2.2  # times what half of the images took
 BATCH_SECONDS: Final = 7e-4
 BATCH_SHARE: Final = 0.05
-"""What a batch costs besides its run under load: so much, and this part of one image's run. A thread wakes, Python's lock is waited for,
-caches are cold: sizes that are too small lose 5 to 10 % by that, sizes that are too large 2 % (RESULTS.md)."""
+"""What a batch costs besides its run under load: so much, and this part of one image's run. A thread wakes, waits for Python's
+lock, caches are cold. Sizes that are too small lose 5 to 10 % by that, sizes that are too large 2 % (RESULTS.md)."""
 WORTH: Final = 1.02  # times the images a second: for less nobody waits for a larger batch
 SHORT_SECONDS: Final = 0.02  # where a run is as short as this, room in memory and what else happens count: another follows
 QUICK_SECONDS: Final = 0.005  # and here two
