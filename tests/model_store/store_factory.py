@@ -86,6 +86,11 @@ def scene(width: int = 24, height: int = 16) -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8))
 
 
+def animation(image_format: str) -> bytes:
+    """The scene and, after it, another picture."""
+    return encode(scene(), image_format, save_all=True, append_images=[scene().rotate(180)], duration=100)
+
+
 def npy(array: np.ndarray, *, allow_pickle: bool = False) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=allow_pickle)

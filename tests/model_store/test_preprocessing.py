@@ -1,27 +1,21 @@
-"""Bytes to pixels: every format and mode, orientation, geometry, and whatever a stranger may send instead of an image."""
+"""Bytes to pixels: every format and mode, orientation and geometry."""
 
-import itertools
-import struct
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, ImageFile
-from store_factory import encode, oriented, png, png_chunk, scene
+from PIL import Image, ImageCms
+from store_factory import animation, encode, oriented, png, scene
 
 from model_store import preprocessing
 from model_store.errors import (
-    ImageCorruptError,
-    ImageError,
-    ImageTruncatedError,
     ImageUnsupportedError,
     NotAnImageError,
-    TooManyPixelsError,
 )
 from model_store.manifest import Interpolation, Preprocessing
-from model_store.preprocessing import FORMATS, PILLOW_MAX_PIXELS, Pixels, prepare, resized_size, sniff
+from model_store.preprocessing import FORMATS, Pixels, prepare, resized_size, sniff
 
 SCENE = scene(24, 16)
 SMALL = Preprocessing(resize=8, crop_height=8, crop_width=8)
@@ -46,11 +40,6 @@ def deviation(pixels: Pixels, expected: np.ndarray) -> float:
     if pixels.shape != expected.shape:
         return float("inf")
     return float(np.abs(pixels.astype(int) - expected.astype(int)).mean())
-
-
-def animation(image_format: str) -> bytes:
-    """The scene and, after it, another picture."""
-    return encode(SCENE, image_format, save_all=True, append_images=[SCENE.rotate(180)], duration=100)
 
 
 class TestFormats:
@@ -306,236 +295,7 @@ class TestGeometry:
         assert np.array_equal(prepare(encode(stored, "PNG", **oriented(stored, 6)), spec), prepare(encode(SCENE, "PNG"), spec))
 
 
-def with_size(data: bytes, width: int, height: int) -> bytes:
-    """The image with another size in its header alone."""
-    image_format = sniff(data)
-    out = bytearray(data)
-    if image_format == "PNG":
-        return png(width, height, 8, 2)
-    if image_format == "JPEG":
-        place = data.index(b"\xff\xc0") + 5
-        out[place : place + 4] = struct.pack(">HH", height, width)
-    elif image_format == "GIF":
-        out[6:10] = struct.pack("<HH", width, height)
-    elif image_format == "BMP":
-        out[18:26] = struct.pack("<ii", width, height)
-    elif image_format == "TIFF":
-        for tag, value in ((256, width), (257, height)):
-            place = data.index(struct.pack("<HHI", tag, 4, 1))
-            out[place + 8 : place + 12] = struct.pack("<I", value)
-    elif image_format == "WEBP":
-        place = data.index(b"VP8L") + 9
-        (bits,) = struct.unpack_from("<I", data, place)
-        struct.pack_into("<I", out, place, bits & 0xF0000000 | (height - 1) << 14 | (width - 1))
-    return bytes(out)
-
-
-class TestPixelBombs:
-    @pytest.fixture
-    def harmless(self) -> dict[str, bytes]:
-        """A small image of each format."""
-        return {name: encode(scene(16, 16), name, lossless=True) for name in FORMATS}
-
-    @pytest.fixture(autouse=True)
-    def no_pixel_is_decoded(self, harmless: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-        """Whoever decodes pixels in these tests, once the harmless images are made, fails."""
-        assert len(harmless) == len(FORMATS)
-
-        def refuse(_: Image.Image) -> None:
-            raise AssertionError("pixels were decoded")
-
-        monkeypatch.setattr(Image.Image, "load", refuse)
-        monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
-        monkeypatch.setattr(preprocessing, "load_pixels", refuse)
-
-    @pytest.mark.parametrize("image_format", FORMATS)
-    @pytest.mark.parametrize("side", [16000, 10000, 9000])  # Pillow refuses, Pillow warns, we refuse
-    def test_a_bomb_is_refused_by_its_header(self, image_format: str, side: int, harmless: dict[str, bytes]) -> None:
-        """A header that promises more pixels than allowed is refused before a pixel is decoded, in every format."""
-        with pytest.raises(TooManyPixelsError, match="pixels; at most 52,428,800 are allowed"):
-            prepare(with_size(harmless[image_format], side, side), SMALL)
-
-    @pytest.mark.parametrize("size", [(60000, 60000), (2**31 - 1, 2**31 - 1), (1, 2**31 - 1)])
-    def test_a_bomb_may_be_of_any_size(self, size: tuple[int, int]) -> None:
-        """The largest sizes that a PNG header can name are refused as all others are."""
-        with pytest.raises(TooManyPixelsError):
-            prepare(png(*size, 8, 2), SMALL)
-
-    @pytest.mark.filterwarnings("default::PIL.Image.DecompressionBombWarning")
-    def test_pillows_warning_need_not_be_an_error(self) -> None:
-        """Where Pillow only warns, as in a service, our own limit refuses the image."""
-        side = int(PILLOW_MAX_PIXELS**0.5) + 2
-        with pytest.warns(Image.DecompressionBombWarning), pytest.raises(TooManyPixelsError, match=f"{side}x{side}"):
-            prepare(png(side, side, 8, 2), SMALL)
-
-    @pytest.mark.parametrize("size", [(10, 100_000), (100_000, 10)])
-    def test_an_elongated_image_does_not_explode_in_the_resize(self, size: tuple[int, int]) -> None:
-        """A million pixels that would be 655 million after the resize are refused before a pixel is decoded."""
-        spec = Preprocessing(resize=256, crop_height=224, crop_width=224)
-        with pytest.raises(TooManyPixelsError, match="with its shorter side resized to 256 it would have 655,360,000 pixels"):
-            prepare(png(*size, 8, 2), spec)
-
-
-def test_the_limit_itself_is_allowed() -> None:
-    """An image of exactly `max_pixels` passes, one with a pixel more does not."""
-    data = encode(SCENE, "PNG")
-    assert prepare(data, SMALL, max_pixels=24 * 16).shape == (8, 8, 3)
-    with pytest.raises(TooManyPixelsError, match="24x16 = 384 pixels; at most 383 are allowed"):
-        prepare(data, SMALL, max_pixels=24 * 16 - 1)
-
-
-def specimens() -> dict[str, bytes]:
-    """Small valid images of every format and of many kinds, to be damaged."""
-    palette, bits = SCENE.quantize(16), SCENE.convert("1")
-    exif = oriented(SCENE, 6)
-    grey16 = Image.fromarray((np.arange(16 * 24).reshape(16, 24) * 170).astype(np.uint16))
-    return {
-        "JPEG": encode(SCENE, "JPEG", **exif),
-        "JPEG progressive": encode(SCENE, "JPEG", progressive=True),
-        "JPEG CMYK": encode(SCENE.convert("CMYK"), "JPEG"),
-        "MPO": animation("MPO"),
-        "PNG": encode(SCENE, "PNG", **exif),
-        "PNG palette": encode(palette, "PNG", transparency=b"\0\x80"),
-        "PNG 16 bits": encode(grey16, "PNG"),
-        "PNG animated": animation("PNG"),
-        "WEBP": encode(SCENE, "WEBP", **exif),
-        "WEBP lossless": encode(SCENE.convert("RGBA"), "WEBP", lossless=True),
-        "WEBP animated": animation("WEBP"),
-        "GIF": animation("GIF"),
-        "GIF transparent": encode(palette, "GIF", transparency=1),
-        "BMP": encode(SCENE, "BMP"),
-        "BMP palette": encode(palette, "BMP"),
-        "BMP 1 bit": encode(bits, "BMP"),
-        "TIFF": encode(SCENE, "TIFF", **exif),
-        "TIFF LZW": encode(SCENE, "TIFF", compression="tiff_lzw"),
-        "TIFF JPEG": encode(SCENE, "TIFF", compression="jpeg"),
-        "TIFF fax": encode(bits, "TIFF", compression="group4"),
-        "TIFF palette": encode(palette, "TIFF"),
-        "TIFF big": encode(SCENE, "TIFF", big_tiff=True),
-    }
-
-
-SPECIMENS = tuple(specimens())
-CUTS = 40
-FLIPS = 250
-
-
-@pytest.fixture(scope="module")
-def specimen_bytes() -> dict[str, bytes]:
-    """The specimens, encoded once."""
-    return specimens()
-
-
-def outcome(data: bytes) -> type[ImageError] | None:
-    """The error class that the data gives, or None where it gives pixels; any other exception is the test's failure."""
-    try:
-        pixels = prepare(data, SMALL)
-    except ImageError as error:
-        message, error_class = str(error), type(error)
-    else:
-        assert pixels.shape == (8, 8, 3)
-        assert pixels.dtype == np.uint8
-        return None
-    assert message
-    assert " at 0x" not in message  # no object's address
-    return error_class
-
-
-class TestDamage:
-    @pytest.mark.parametrize(
-        "data", [b"", b"\0", b"not an image", b"<svg></svg>", b"%PDF-1.7", b"BM", b"BMW is a car maker", bytes(1000)]
-    )
-    def test_what_is_no_image_is_said_to_be_none(self, data: bytes) -> None:
-        """Bytes without an image's signature are a NotAnImageError that lists what may be sent."""
-        with pytest.raises(NotAnImageError, match="JPEG, PNG, WEBP, GIF, BMP, TIFF"):
-            prepare(data, SMALL)
-
-    @pytest.mark.parametrize("brand", [b"heic", b"heix", b"mif1", b"avif"])
-    def test_heic_is_a_kind_that_we_do_not_decode(self, brand: bytes) -> None:
-        """HEIC and AVIF are recognised, and refused with the advice to convert them."""
-        with pytest.raises(ImageUnsupportedError, match="convert to one of JPEG"):
-            prepare(b"\0\0\0\x18ftyp" + brand + bytes(100), SMALL)
-
-    @pytest.mark.parametrize("kind", SPECIMENS)
-    def test_a_cut_image_is_truncated_or_corrupt(self, kind: str, specimen_bytes: dict[str, bytes]) -> None:
-        """An image cut at any length is refused with an ImageError, or decodes where only its end's trimmings are missing."""
-        data = specimen_bytes[kind]
-        found = {length: outcome(data[:length]) for length in {*range(32), *range(32, len(data), max(1, len(data) // CUTS))}}
-        assert found[0] is NotAnImageError
-        assert set(found.values()) <= {NotAnImageError, ImageTruncatedError, ImageCorruptError, None}
-        pixels_start_after = 20  # a header alone is never a picture
-        assert all(error is not None for length, error in found.items() if length <= pixels_start_after)
-
-    @pytest.mark.parametrize(
-        ("image_format", "header"), [("PNG", 33), ("JPEG", 20), ("GIF", 13), ("BMP", 54), ("WEBP", 30), ("TIFF", 8)]
-    )
-    def test_a_header_alone_is_truncated_or_corrupt(self, image_format: str, header: int) -> None:
-        """A whole header with nothing behind it is an ImageTruncatedError or an ImageCorruptError."""
-        assert outcome(encode(SCENE, image_format)[:header]) in {ImageTruncatedError, ImageCorruptError}
-
-    @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
-    def test_half_an_image_is_truncated(self, image_format: str) -> None:
-        """Half of a picture that is all noise is said to be truncated, or at least corrupt."""
-        noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-        data = encode(noise, image_format)
-        assert outcome(data[: len(data) // 2]) in {ImageTruncatedError, ImageCorruptError}
-
-    def test_a_signature_with_another_formats_data_is_refused(self, specimen_bytes: dict[str, bytes]) -> None:
-        """The first bytes of one format before the data of each other are an ImageError."""
-        for head, tail in itertools.product(specimen_bytes.values(), repeat=2):
-            if sniff(head) != sniff(tail):
-                assert outcome(head[:8] + tail[8:]) is not None
-
-    @pytest.mark.parametrize("kind", SPECIMENS)
-    def test_flipped_bytes_never_raise_anything_else(self, kind: str, specimen_bytes: dict[str, bytes]) -> None:
-        """Whatever bytes are changed in a valid image, it gives pixels of the right shape or an ImageError."""
-        generator = np.random.default_rng(SPECIMENS.index(kind))
-        data = specimen_bytes[kind]
-        for _ in range(FLIPS):
-            damaged = bytearray(data)
-            reach = len(data) if generator.random() < 0.5 else min(len(data), 200)  # headers break more than pixels
-            for place in generator.integers(0, reach, generator.integers(1, 5)):
-                damaged[place] = generator.integers(0, 256)
-            outcome(bytes(damaged))
-
-    @given(
-        data=st.binary(max_size=200),
-        head=st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"II*\0", b"MM\0+", b"BM"]),
-    )
-    def test_garbage_behind_a_signature_is_refused(self, head: bytes, data: bytes) -> None:
-        """Any bytes behind a real signature are an ImageError, or by a great chance an image."""
-        outcome(head + data)
-
-
-def test_a_jpeg_of_countless_scans_is_refused_by_its_header() -> None:
-    """A dozen bytes a scan, and each costs a look at all pixels: 20 kB would take seconds."""
-    data = encode(scene(1200, 900), "JPEG", progressive=True)
-    assert prepare(data, SMALL).shape == (8, 8, 3)
-    last = data.rindex(b"\xff\xda")
-    with pytest.raises(ImageCorruptError, match="scans of its 1200x900 pixels"):
-        prepare(data[:-2] + data[last:-2] * 2000 + data[-2:], SMALL)
-
-
-def test_a_png_of_countless_chunks_is_refused_by_its_header() -> None:
-    """Every chunk before the pixels may inflate to a megabyte; no real image has hundreds."""
-    data = encode(Image.new("RGB", (4, 4)), "PNG")
-    chunk = png_chunk(b"teSt", b"")
-    few, many = (data[:33] + chunk * count + data[33:] for count in (100, 300))
-    spec = Preprocessing(resize=4, crop_height=4, crop_width=4)
-    assert prepare(few, spec).shape == (4, 4, 3)
-    with pytest.raises(ImageCorruptError, match="chunks before its pixels"):
-        prepare(many, spec)
-
-
 def test_premultiplied_grey_is_converted() -> None:
     """TIFF's mode La, which Pillow converts to no other mode but LA."""
     image = Image.new("LA", (3, 3), (200, 255)).convert("La")
     assert preprocessing.to_rgb(image, (0, 0, 0)).getpixel((1, 1)) == (200, 200, 200)
-
-
-@pytest.mark.parametrize(("kind", "kept"), [("PNG", 20), ("PNG", 40), ("WEBP", 30), ("WEBP", -1)])
-def test_what_was_cut_is_called_truncated(kind: str, kept: int) -> None:
-    """Also where Pillow reads the missing bytes while it opens the image."""
-    data = encode(Image.fromarray(np.arange(40 * 40 * 3, dtype=np.uint8).reshape(40, 40, 3)), kind)
-    with pytest.raises(ImageTruncatedError):
-        prepare(data[:kept], Preprocessing(resize=4, crop_height=4, crop_width=4))
