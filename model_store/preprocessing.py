@@ -103,15 +103,15 @@ def plain_png(data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_PI
     """
     width, height = spec.crop_width, spec.crop_height
     header = _PLAIN_PNG % (width.to_bytes(4, "big"), height.to_bytes(4, "big"))
-    if not data.startswith(header) or width * height > max_pixels or resized_size(width, height, spec) != (width, height):
+    if not (data.startswith(header) and data.endswith(_PNG_END)):
         return None
-    start = len(header) + 12  # after the header's checksum, and the length and name of what follows
-    length = len(data) - start - 4 - len(_PNG_END)
-    follows = zlib.crc32(header[12:]).to_bytes(4, "big") + length.to_bytes(4, "big", signed=True) + b"IDAT"
-    if data[len(header) : start] != follows or not data.endswith(_PNG_END):
+    if width * height > max_pixels or resized_size(width, height, spec) != (width, height):
+        return None
+    begin, end = len(header) + 12, len(data) - 4 - len(_PNG_END)  # between two checksums: Pillow does not look at the last one
+    if struct.unpack_from(">II4s", data, len(header)) != (zlib.crc32(header[12:]), end - begin, b"IDAT"):
         return None
     try:
-        image = Image.frombytes("RGB", (width, height), data[start : start + length], "zip", "RGB")
+        image = Image.frombytes("RGB", (width, height), data[begin:end], "zip", "RGB")
     except _DECODE_FAULTS:
         return None
     return np.frombuffer(image.tobytes(), np.uint8).reshape(height, width, 3)
