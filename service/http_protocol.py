@@ -64,6 +64,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     """Between a connection's begin or a request's first byte and the end of its headers both bounds hold."""
 
     head_timeout_seconds: ClassVar[float] = 30.0
+    _head_open = False
     _head_bytes = 0
     _timer: asyncio.TimerHandle | None = None
     _chunk = b""
@@ -74,6 +75,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._disconnected = self.loop.create_future()
         self._begin_head()
+        self._watch_head()
 
     def on_message_begin(self) -> None:
         """The next request on this connection begins."""
@@ -100,7 +102,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Count what belongs to a head that has not ended with this chunk."""
         self._chunk = data
         super().data_received(data)
-        if self._timer is not None:
+        if self._head_open:
+            self._watch_head()
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self._end_head()
@@ -134,10 +137,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _begin_head(self) -> None:
         self._end_head()
-        self._head_bytes = 0
-        self._timer = self.loop.call_later(self.head_timeout_seconds, self.transport.close)
+        self._head_open, self._head_bytes = True, 0
+
+    def _watch_head(self) -> None:
+        """Set the time for a head that has not come in one chunk, as most do."""
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.head_timeout_seconds, self.transport.close)
 
     def _end_head(self) -> None:
+        self._head_open = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

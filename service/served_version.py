@@ -140,7 +140,8 @@ class ServedVersion:
         """Give back what `take_lease` took."""
         with self._changed:
             self._leases -= 1
-            self._changed.notify_all()
+            if self._closing:
+                self._changed.notify_all()
 
     def close(self) -> None:
         """Give no more leases, wait until every one is back, then end the batcher and let go of the version; blocks."""
