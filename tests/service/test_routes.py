@@ -20,7 +20,7 @@ def test_model_says_what_it_takes_and_knows(client: httpx.Client) -> None:
     assert detail["preprocessing"]["resize"] == SIZE
     assert detail["proof"] == "proven"
     assert detail["versions"] == [{"version": 1, "state": "ready", "reason": None, "held": None}]
-    assert detail["max_batch_size"] == 32
+    assert detail["max_batch_size"] == 16
 
 
 def test_health_is_two_answers(client: httpx.Client) -> None:
