@@ -29,6 +29,8 @@ from service.request_log import LineFormatter
 from service.settings import Settings
 
 ACCEPTED_AT_ONCE: Final = 8
+KEEP_ALIVE_SECONDS: Final = 75
+"""Longer than proxies and load balancers keep a connection that idles (60 s): who asks just as the server closes gets no answer."""
 
 
 class Server(uvicorn.Server):
@@ -115,6 +117,7 @@ def main(arguments: Sequence[str]) -> None:
         port=settings.port,
         log_level=settings.log_level,
         access_log=False,  # the application has its own line, with what a request was
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.shutdown_seconds,
         server_header=False,
         http=Protocol,

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -199,6 +200,15 @@ def test_port_in_use_ends_with_a_clear_line(colour_store: ModelStore) -> None:
         assert server.wait() != 0
     assert "address already in use" in server.stderr.text
     assert "Traceback" not in server.stderr.text
+
+
+def test_idle_connection_is_not_closed_before_a_proxy_would(colour_store: ModelStore) -> None:
+    """uvicorn would after 5 s, and what a proxy sends at that moment is lost."""
+    with running("--store", colour_store.root) as server, server.announced().connect() as connection:
+        for pause in (6.0, 0.0):
+            connection.sendall(request_head(Content_Length=len(RED)) + RED)
+            assert read_response(connection).status_code == 200
+            time.sleep(pause)
 
 
 def test_sigterm_lets_an_open_request_end(colour_store: ModelStore) -> None:
