@@ -103,11 +103,11 @@ def plain_png(data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_PI
     """
     width, height = spec.crop_width, spec.crop_height
     header = _PLAIN_PNG % (width.to_bytes(4, "big"), height.to_bytes(4, "big"))
-    if not (data.startswith(header) and data.endswith(_PNG_END)):
+    begin, end = len(header) + 12, len(data) - 4 - len(_PNG_END)  # between two checksums: Pillow does not look at the last one
+    if begin > end or not (data.startswith(header) and data.endswith(_PNG_END)):
         return None
     if width * height > max_pixels or resized_size(width, height, spec) != (width, height):
         return None
-    begin, end = len(header) + 12, len(data) - 4 - len(_PNG_END)  # between two checksums: Pillow does not look at the last one
     if struct.unpack_from(">II4s", data, len(header)) != (zlib.crc32(header[12:]), end - begin, b"IDAT"):
         return None
     try:

@@ -70,6 +70,7 @@ OTHERS = {
     "a wrong checksum of the header": PLAIN.replace(PLAIN[29:33], b"\0\0\0\0", 1),
     "rows that are not deflated": PLAIN.replace(zlib.compress(ROWS)[:40], bytes(40), 1),
     "header alone": PLAIN[:33],
+    "an end that begins in the header": PLAIN[:29] + PLAIN[-9:],
     "nothing": b"",
 }
 
