@@ -1,57 +1,28 @@
-"""The store: what it lists, opens, publishes and prunes, and what it refuses."""
+"""The store: what it lists, opens and publishes, and what it refuses."""
 
 import os
-import tempfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from store_factory import PLAIN_FILES, plain_fields, publish_plain, rewrite_manifest, snapshot
-from store_processes import Workers, become_nobody, call_store, close_all, open_and_keep, read_alias
+from store_factory import PLAIN_FILES, plain_fields, publish_plain, snapshot
 
 from model_store.errors import (
     AliasError,
-    FileAlteredError,
     InvalidNameError,
     ManifestError,
     ModelNotFoundError,
     ModelStoreError,
     PublishError,
-    StoreReadOnlyError,
-    StoreUnreadableError,
     VersionNotFoundError,
 )
-from model_store.manifest import MANIFEST_NAME, Outputs, VersionReference
-from model_store.store import DEFAULT_ROOT, Contents, ModelStore
+from model_store.manifest import MANIFEST_NAME, VersionReference
+from model_store.store import Contents, ModelStore
 from model_store.version import Version
 
 BAD_MODEL_NAMES = ["", ".", "..", ".hidden", "a/b", "../m", "a\\b", "a\n", "a\0", "x" * 129]
 NOT_CANONICAL = ["01", "+1", "0", "-1", "1.0", " 1", "1\n", "\uff11"]
-
-
-@pytest.fixture(scope="module")
-def nobody() -> Iterator[Workers]:
-    """A process for which file permissions count, also where the tests run as root."""
-    with Workers(1) as workers:
-        workers.call(become_nobody, [()])
-        yield workers
-
-
-@pytest.fixture
-def open_root() -> Iterator[Path]:
-    """A root with one model and one alias that every user can reach: pytest's own folder is root's alone."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        root.chmod(0o755)
-        store = ModelStore(root, builtin_root=None)
-        publish_plain(store)
-        store.promote("m", 1)
-        yield root
-        root.chmod(0o755)
-        for path in root.rglob("*"):
-            path.chmod(0o755)  # or it could not be deleted
 
 
 class TestListing:
@@ -137,83 +108,6 @@ class TestListing:
             with pytest.raises(InvalidNameError, match="is no model name"):
                 use()
         assert snapshot(root.parent) == before
-
-
-class TestUnreadable:
-    @pytest.mark.parametrize("make", [lambda _: None, Path.touch, lambda path: path.symlink_to("nowhere")])
-    def test_a_root_that_is_no_folder_is_an_error(self, make: Callable[[Path], object], tmp_path: Path) -> None:
-        """A root that is missing, a file or a dangling link is a StoreUnreadableError for every reader, never an empty list."""
-        root = tmp_path / "root"
-        make(root)
-        store = ModelStore(root, builtin_root=None)
-        for read in (store.models, lambda: store.versions("m"), lambda: store.resolve("m"), lambda: store.open("m", 1)):
-            with pytest.raises(StoreUnreadableError, match=f"{root} can not be read"):
-                read()
-
-    def test_a_readable_builtin_layer_does_not_hide_an_unreadable_root(self, tmp_path: Path, builtin_root: Path) -> None:
-        """Where the root can not be read the built-in models are not taken for the whole store, nor are they where they can not."""
-        for layered in (ModelStore(tmp_path / "gone", builtin_root), ModelStore(builtin_root, tmp_path / "gone")):
-            with pytest.raises(StoreUnreadableError):
-                layered.models()
-        with pytest.raises(StoreUnreadableError):
-            ModelStore(tmp_path / "gone", builtin_root).versions("shipped")
-
-    def test_only_the_default_root_may_be_missing(
-        self, builtin_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Where nothing was published yet the built-in models are the store, and the first publish makes the default root."""
-        monkeypatch.chdir(tmp_path)
-        store = ModelStore(builtin_root=builtin_root)
-        assert store.models() == ["shipped"]
-        assert store.layer("shipped") == "built-in"
-        publish_plain(store)
-        assert store.models() == ["m", "shipped"]
-        assert (tmp_path / DEFAULT_ROOT / "m" / "1").is_dir()
-
-    @pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("not mounted")], ids=["a file", "a dangling link"])
-    def test_a_default_root_that_is_there_must_be_readable(
-        self, make: Callable[[Path], object], builtin_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """A default root that is a file or a dangling link is not one that is missing, and so an error."""
-        monkeypatch.chdir(tmp_path)
-        DEFAULT_ROOT.parent.mkdir()
-        make(DEFAULT_ROOT)
-        with pytest.raises(StoreUnreadableError):
-            ModelStore(builtin_root=builtin_root).models()
-
-    @pytest.mark.parametrize("place", ["", "m", "m/1"])
-    def test_a_folder_without_permission_is_an_error(self, place: str, nobody: Workers, open_root: Path) -> None:
-        """A root, model or version that may not be read is a StoreUnreadableError: a version never vanishes by its mode."""
-        assert nobody.call(call_store, [(open_root, "models")]) == [["m"]]
-        (open_root / place).chmod(0o000)
-        try:
-            for call in (("models",), ("versions", "m"), ("resolve", "m")):
-                with pytest.raises(StoreUnreadableError, match="can not be read: Permission denied"):
-                    nobody.call(call_store, [(open_root, *call)])
-        finally:
-            (open_root / place).chmod(0o755)
-        assert nobody.call(call_store, [(open_root, "models")]) == [["m"]]
-
-    @pytest.mark.parametrize("place", ["m/aliases", "m/aliases/production"])
-    def test_an_alias_without_permission_is_an_error(self, place: str, nobody: Workers, open_root: Path) -> None:
-        """An alias that may not be read is an error of the store's, not an alias that does not exist."""
-        assert nobody.call(read_alias, [(open_root, "m", "production")]) == [1]
-        (open_root / place).chmod(0o000)
-        with pytest.raises((AliasError, StoreUnreadableError)):
-            nobody.call(read_alias, [(open_root, "m", "production")])
-
-    def test_a_file_without_permission_is_an_error(self, nobody: Workers, open_root: Path) -> None:
-        """A sealed file that may not be read is an error of the store's that names the file."""
-        (open_root / "m/1/model.onnx").chmod(0o000)
-        with pytest.raises(ModelStoreError, match=r"m/1.*model\.onnx"):
-            nobody.call(open_and_keep, [(open_root, "m", 1)])
-
-    def test_a_store_that_may_not_be_written_is_an_error(self, nobody: Workers, open_root: Path) -> None:
-        """Publishing to a read-only store is a PublishError and moving an alias there a StoreReadOnlyError."""
-        with pytest.raises(PublishError, match="Permission denied"):
-            nobody.call(call_store, [(open_root, "publish", "m", plain_fields(), dict(PLAIN_FILES))])
-        with pytest.raises(StoreReadOnlyError):
-            nobody.call(call_store, [(open_root, "promote", "m", 1)])
 
 
 class TestResolve:
@@ -336,48 +230,6 @@ class TestPublish:
             publish_plain(store)
 
 
-class TestBuiltinLayer:
-    def test_it_shows_where_nothing_was_published(self, layered: ModelStore) -> None:
-        """A built-in model is listed, opened and resolved as if it had been published, and says where it comes from."""
-        publish_plain(layered, "own")
-        assert layered.models() == ["own", "shipped"]
-        assert (layered.layer("own"), layered.layer("shipped")) == ("published", "built-in")
-        assert layered.resolve("shipped") == 1
-        with layered.open("shipped", 1) as version:
-            assert version.layer == "built-in"
-
-    def test_a_published_model_of_the_same_name_hides_it(self, layered: ModelStore) -> None:
-        """After publishing under a built-in model's name only what was published is there."""
-        publish_plain(layered, "shipped", outputs=Outputs(logits="own"))
-        assert layered.models() == ["shipped"]
-        assert layered.layer("shipped") == "published"
-        with layered.open("shipped", 1) as version:
-            assert version.manifest.outputs.logits == "own"
-
-    def test_a_folder_without_a_version_does_not_hide_it(self, layered: ModelStore, root: Path) -> None:
-        """A publisher that was killed before its first version leaves the built-in model in view."""
-        (root / "shipped" / ".staging-00").mkdir(parents=True)
-        assert layered.layer("shipped") == "built-in"
-
-    def test_it_can_not_be_changed(self, layered: ModelStore, tmp_path: Path) -> None:
-        """Promoting, rolling back and pruning a built-in model is refused, and nothing is written to either layer."""
-        before = snapshot(tmp_path)
-        for change in (
-            lambda: layered.promote("shipped", 1),
-            lambda: layered.rollback("shipped"),
-            lambda: layered.prune("shipped"),
-        ):
-            with pytest.raises(AliasError, match="shipped is built in"):
-                change()
-        assert snapshot(tmp_path) == before
-
-    def test_it_is_verified_too(self, layered: ModelStore, builtin_root: Path) -> None:
-        """A built-in version whose file was altered does not open."""
-        (builtin_root / "shipped/1/model.onnx").write_bytes(b"x" * len(PLAIN_FILES["model.onnx"]))
-        with pytest.raises(FileAlteredError):
-            layered.open("shipped", 1)
-
-
 class TestAliases:
     def test_only_a_version_that_exists_is_promoted(self, store: ModelStore, root: Path) -> None:
         """Promoting a version that is not there is a VersionNotFoundError and writes no event."""
@@ -408,114 +260,6 @@ class TestAliases:
         except ModelStoreError:
             assert store.resolve("m") == 3
         assert store.resolve("m") in store.versions("m")
-
-
-class TestPrune:
-    @pytest.fixture
-    def five(self, store: ModelStore) -> ModelStore:
-        """A store with five versions of one model."""
-        for _ in range(5):
-            publish_plain(store)
-        return store
-
-    def test_the_newest_stay(self, five: ModelStore, root: Path) -> None:
-        """The newest versions are kept, the rest is deleted from the disk, and the report says both."""
-        report = five.prune("m", keep=2)
-        assert report.deleted == (1, 2, 3)
-        assert report.kept == {4: "among the newest 2", 5: "among the newest 2"}
-        assert sorted(os.listdir(root / "m")) == ["4", "5"]
-
-    def test_what_an_alias_names_stays(self, five: ModelStore) -> None:
-        """Each alias's version is kept, however old."""
-        five.promote("m", 1)
-        five.promote("m", 3, "canary")
-        assert five.prune("m", keep=1).deleted == (2, 4)
-        assert (five.resolve("m"), five.resolve("m", "canary"), five.versions("m")) == (1, 3, [1, 3, 5])
-
-    def test_what_an_alias_could_be_rolled_back_to_stays(self, five: ModelStore) -> None:
-        """Of an alias's standing promotions the newest `keep` are kept, so that rollbacks find their versions."""
-        for version in (1, 2, 3):
-            five.promote("m", version)
-        report = five.prune("m", keep=2)
-        assert report.deleted == (1,)
-        assert report.kept[2] == "production could be rolled back to it"
-        assert five.rollback("m") == 2
-        five.open("m", 2).close()
-
-    def test_what_was_rolled_back_from_is_not_kept_for_it(self, five: ModelStore) -> None:
-        """A promotion that was undone protects its version no longer."""
-        for version in (1, 3):
-            five.promote("m", version)
-        five.rollback("m")
-        assert five.prune("m", keep=1).deleted == (2, 3, 4)
-
-    def test_what_another_process_reads_stays(self, five: ModelStore) -> None:
-        """A version that a reader in another process has open is kept until that reader closes it."""
-        with Workers(2) as readers:
-            readers.call(open_and_keep, [(five.root, "m", 1), (five.root, "m", 2)])
-            report = five.prune("m", keep=1)
-            assert report.deleted == (3, 4)
-            assert (report.kept[1], report.kept[2]) == ("a process has it open", "a process has it open")
-            readers.call(close_all, [(), ()])
-            assert five.prune("m", keep=1).deleted == (1, 2)
-
-    def test_what_a_dead_process_had_open_goes(self, five: ModelStore) -> None:
-        """A reader that ended without closing its version does not keep it."""
-        with Workers(1) as readers:
-            readers.call(open_and_keep, [(five.root, "m", 1)])
-        assert five.prune("m", keep=1).deleted == (1, 2, 3, 4)
-
-    def test_a_dry_run_deletes_nothing(self, five: ModelStore, root: Path) -> None:
-        """A dry run reports what would go, leftovers too, and touches nothing."""
-        (root / "m" / ".staging-dead").mkdir()
-        before = snapshot(root)
-        report = five.prune("m", keep=2, dry_run=True)
-        assert (report.deleted, report.leftovers) == ((1, 2, 3), (".staging-dead",))
-        assert snapshot(root) == before
-
-    def test_the_rest_of_dead_processes_goes(self, five: ModelStore, root: Path) -> None:
-        """What killed publishers and killed prunes left is removed; other hidden folders are not ours to remove."""
-        for name in (".staging-dead", ".doomed-1-42", ".git"):
-            (root / "m" / name / "folder").mkdir(parents=True)
-        assert five.prune("m", keep=5).leftovers == (".doomed-1-42", ".staging-dead")
-        assert sorted(os.listdir(root / "m")) == [".git", "1", "2", "3", "4", "5"]
-
-    def test_a_publish_under_way_is_left_alone(self, five: ModelStore, tmp_path: Path) -> None:
-        """A prune in the middle of a publish does not touch what is being staged, and the publish ends well."""
-        pipe = tmp_path / "pipe"
-        os.mkfifo(pipe)
-        published: list[int] = []
-        publisher = threading.Thread(
-            target=lambda: published.append(five.publish("m", plain_fields(), {**PLAIN_FILES, "model.onnx": pipe}))
-        )
-        publisher.start()
-        with open(pipe, "wb") as writer:  # opens when the publisher has come to read the model
-            assert five.prune("m", keep=5).leftovers == ()
-            writer.write(b"weights")
-        publisher.join()
-        assert published == [6]
-        five.open("m", 6).close()
-
-    def test_a_damaged_version_can_be_pruned(self, five: ModelStore, root: Path) -> None:
-        """Damage does not keep an old version, and none of a newer one stops the prune."""
-        rewrite_manifest(root / "m" / "1", {"schema_version": 99})
-        rewrite_manifest(root / "m" / "5", {"schema_version": 99})
-        assert five.prune("m", keep=1).deleted == (1, 2, 3, 4)
-
-    def test_a_damaged_alias_stops_the_prune(self, five: ModelStore, root: Path) -> None:
-        """Where an alias's history can not be read nobody knows what it needs, so nothing is deleted."""
-        five.promote("m", 1)
-        (root / "m/aliases/production/00000001.json").write_bytes(b"")
-        with pytest.raises(AliasError, match="damaged"):
-            five.prune("m", keep=1)
-        assert five.versions("m") == [1, 2, 3, 4, 5]
-
-    @pytest.mark.parametrize("keep", [0, -1])
-    def test_the_newest_can_not_be_given_up(self, keep: int, five: ModelStore) -> None:
-        """Keeping nothing is a mistake of the caller's."""
-        with pytest.raises(ValueError, match="keep must be at least 1"):
-            five.prune("m", keep=keep)
-        assert five.versions("m") == [1, 2, 3, 4, 5]
 
 
 def test_a_version_says_what_it_derives_from(store: ModelStore) -> None:

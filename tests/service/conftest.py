@@ -7,9 +7,11 @@ from pathlib import Path
 import httpx
 import pytest
 from colour_model import make_store, publish
+from registries import options
 from server_process import ServerProcess, running
 
 from model_store.store import ModelStore
+from service.registry import Registry
 
 
 @pytest.fixture
@@ -36,6 +38,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def store(tmp_path: Path) -> ModelStore:
     """An empty store without built-in models."""
     return make_store(tmp_path / "store")
+
+
+@pytest.fixture
+def registry(store: ModelStore) -> Iterator[Registry]:
+    """A registry over an empty store, not yet loaded."""
+    registry = Registry(store, options)
+    yield registry
+    registry.close()
 
 
 @pytest.fixture(scope="session")

@@ -8,18 +8,13 @@ from typing import Any
 
 import pytest
 from colour_model import MODEL, publish
+from registries import options
 
 from model_store import version as version_module
 from model_store.files import sha256_of
-from model_store.session import SessionOptions
 from model_store.store import ModelStore
 from service.registry import Registry
-from service.served_version import EngineOptions
 from service.version_policy import parse_policy
-
-
-def options(_: str) -> EngineOptions:
-    return EngineOptions(SessionOptions(), max_batch_size=8)
 
 
 class Opened:

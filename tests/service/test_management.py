@@ -5,147 +5,25 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 from asgi_application import RawClient, started, until
 from colour_model import MODEL, alter, labels, plain, publish, publish_deviating
 from http_problems import check_problem
-from server_process import PATIENCE_SECONDS, ServerProcess, read_response, request_head, running
+from operating import BASE, Operator, operating, settled, states
+from server_process import PATIENCE_SECONDS, running
 from test_watcher import eventually, publish_other
 from unprivileged import unprivileged
 
 from model_store.manifest import MANIFEST_NAME
 from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
-from service.keys import add_key, remove_key
+from service.keys import add_key
 
 RED = plain("red")
-BASE = f"/v1/models/{MODEL}"
 HANGS_SECONDS = 10.0  # less than a test's patience
 READ_ONLY = Path("/sys/kernel")
 """A directory in which not even root can make a file."""
-
-
-@dataclass
-class Operator:
-    """A server, and a client with a key that may manage it."""
-
-    server: ServerProcess
-    client: httpx.Client
-    keys: Path
-    secret: str
-
-    def post(self, path: str, **body: Any) -> httpx.Response:
-        return self.client.post(f"{BASE}/{path}", json=body or None)
-
-    def done(self, path: str, **body: Any) -> dict[str, Any]:
-        """What the model is after a change that must succeed."""
-        response = self.post(path, **body)
-        assert response.status_code == 200, response.text
-        detail: dict[str, Any] = response.json()
-        assert settled(detail) == settled(self.client.get(BASE).json()), "it answers with the model as it is now"
-        return detail
-
-    def version(self) -> int:
-        answer: dict[str, int] = self.client.post("/v1/predict", content=RED).json()
-        return answer["version"]
-
-
-def settled(detail: dict[str, Any]) -> dict[str, Any]:
-    """What it is once requests on what was unloaded have ended."""
-    versions = [{**version, "state": version["state"].replace("unloading", "available")} for version in detail["versions"]]
-    return {**detail, "versions": versions}
-
-
-@contextmanager
-def operating(store: ModelStore, *arguments: object) -> Iterator[Operator]:
-    keys = store.root.parent / "keys.json"
-    secret = add_key(keys, "deploy", ["manage"])
-    flags = ("--store", store.root, "--builtin", "false", "--keys", keys, "--store-poll-seconds", 0.05)
-    with running(*flags, *arguments) as server, server.announced().client() as client:
-        client.headers["Authorization"] = f"Bearer {secret}"
-        yield Operator(server, client, keys, secret)
-        server.end()
-        assert secret not in server.stdout.text + server.stderr.text, "a key is in no log"
-        assert "Traceback" not in server.stderr.text
-
-
-def states(detail: dict[str, Any]) -> dict[int, str]:
-    return {version["version"]: version["state"] for version in detail["versions"]}
-
-
-ROUTES = [
-    ("POST", f"{BASE}/versions/1/load"),
-    ("POST", f"{BASE}/versions/1/unload"),
-    ("DELETE", f"{BASE}/versions/1/hold"),
-    ("POST", f"{BASE}/versions/1/promote"),
-    ("POST", f"{BASE}/rollback"),
-    ("PUT", f"{BASE}/aliases/canary"),
-]
-
-
-@pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_routes_are_shut_where_no_key_may_manage(client: httpx.Client, method: str, path: str) -> None:
-    """As the service starts nobody changes what serves over HTTP, and the answer names the command that opens it."""
-    for headers in ({}, {"Authorization": "Bearer resident_guess"}):
-        response = client.request(method, path, headers=headers)
-        check_problem(response, 403, "management_disabled")
-        assert "python -m service keys add NAME --scope manage" in response.json()["detail"]
-
-
-def test_every_route_asks_for_the_key_before_all_else(store: ModelStore) -> None:
-    """Without the right key nothing changes and nothing is told: neither of models that are missing nor of bad names or bodies."""
-    publish(store)
-    publish(store)
-    store.promote(MODEL, 1)
-    with operating(store) as operator:
-        predict = add_key(operator.keys, "app", ["predict"])
-        paths = [*ROUTES, ("POST", "/v1/models/absent/versions/01/load"), ("PUT", "/v1/models/absent/aliases/1")]
-        for method, path in paths:
-            for header in (None, "Bearer resident_guess", f"Basic {operator.secret}"):
-                headers = {"Authorization": header} if header else {}
-                response = httpx.request(method, operator.server.address + path, headers=headers, content=b"{", trust_env=False)
-                check_problem(response, 401, "unauthorized")
-                assert response.headers["www-authenticate"].startswith("Bearer")
-            response = operator.client.request(method, path, headers={"Authorization": f"Bearer {predict}"}, content=b"{")
-            check_problem(response, 403, "insufficient_scope")
-        assert states(operator.client.get(BASE).json()) == {1: "ready", 2: "available"}
-    assert len(store.aliases(MODEL).history("production")) == 1
-    assert store.aliases(MODEL).names() == ["production"]
-
-
-@pytest.mark.parametrize("path", [f"{BASE}/aliases/canary", "/v1/predict"])
-def test_body_of_an_unauthorised_request_is_never_read(store: ModelStore, path: str) -> None:
-    """The refusal comes while the client still waits to be asked for its body."""
-    publish(store)
-    with operating(store) as operator, operator.server.connect() as connection:
-        add_key(operator.keys, "app", ["predict"])
-        head = request_head(path, Content_Length=1_000_000, Expect="100-continue")
-        connection.sendall(head.replace(b"POST", b"PUT" if "aliases" in path else b"POST"))
-        assert read_response(connection).status_code == 401
-
-
-def test_keys_count_without_a_restart(store: ModelStore) -> None:
-    """A key that is removed opens nothing from then on, one that is added opens at once, for predicting too."""
-    publish(store)
-    with operating(store) as operator:
-        operator.done("versions/1/load")
-        assert operator.version() == 1
-        secret = add_key(operator.keys, "app", ["predict"])
-        check_problem(operator.client.post("/v1/predict", content=RED), 403, "insufficient_scope")
-        check_problem(httpx.post(f"{operator.server.address}/v1/predict", content=RED, trust_env=False), 401, "unauthorized")
-        for path in ("/v1/predict", f"{BASE}/predict", f"{BASE}/versions/1/predict"):
-            response = operator.client.post(path, content=RED, headers={"Authorization": f"Bearer {secret}"})
-            assert response.status_code == 200
-            check_problem(operator.client.post(path, content=RED, headers={"Authorization": "Bearer no"}), 401, "unauthorized")
-        remove_key(operator.keys, "deploy")
-        check_problem(operator.post("versions/1/load"), 403, "management_disabled")
-        remove_key(operator.keys, "app")
-        assert operator.version() == 1
 
 
 def test_load_and_unload_hold_on_this_replica(store: ModelStore) -> None:

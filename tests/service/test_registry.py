@@ -10,20 +10,14 @@ import numpy as np
 import pytest
 from asgi_application import started
 from colour_model import MODEL, SIZE, WEIGHTS, alter, labels, make_store, plain, publish, publish_deviating
+from registries import options, serving
 from server_process import PATIENCE_SECONDS
 
-from model_store.session import SessionOptions
 from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
 from service import registry as registry_module
 from service.errors import NotFoundError, NotReadyError
 from service.registry import Registry
 from service.served_model import ServedModel
-from service.served_version import EngineOptions
-
-
-def options(_: str) -> EngineOptions:
-    return EngineOptions(SessionOptions(), max_batch_size=8)
-
 
 Load = Callable[..., Registry]
 
@@ -39,11 +33,6 @@ def load(request: pytest.FixtureRequest) -> Load:
         return registry
 
     return load
-
-
-def serving(registry: Registry, model: str = MODEL) -> int | None:
-    served = registry.models[model].served
-    return served.version.number if served else None
 
 
 def test_latest_version_serves_without_an_alias(store: ModelStore, load: Load) -> None:

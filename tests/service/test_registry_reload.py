@@ -1,37 +1,20 @@
-"""The registry when it is loaded again: what it takes up, what it leaves alone, and what it closes when."""
+"""The registry when it is loaded again: what it takes up and what it leaves alone."""
 
-import gc
 import logging
 import shutil
-import threading
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from colour_model import MODEL, alter, make_store, publish, publish_deviating
-from server_process import PATIENCE_SECONDS
+from registries import is_closed, options, serving, wait_until_closed
 
 from model_store.errors import StoreUnreadableError
-from model_store.session import SessionOptions
-from model_store.store import BUILTIN_DEFAULT_MODEL, Contents, ModelStore
+from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
 from model_store.version import Version
 from service import served_model
-from service.errors import NotFoundError
 from service.registry import Registry
 from service.served_version import EngineOptions, ServedVersion
-
-
-def options(_: str) -> EngineOptions:
-    return EngineOptions(SessionOptions(), max_batch_size=8)
-
-
-@pytest.fixture
-def registry(store: ModelStore) -> Iterator[Registry]:
-    """A registry over an empty store, not yet loaded."""
-    registry = Registry(store, options)
-    yield registry
-    registry.close()
 
 
 @pytest.fixture
@@ -56,21 +39,6 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(served_model, "ServedVersion", Watched)
     return tried
-
-
-def serving(registry: Registry, model: str = MODEL) -> int | None:
-    served = registry.models[model].served
-    return served.version.number if served else None
-
-
-def wait_until_closed(registry: Registry) -> None:
-    for *_, thread in registry._unloading._closing:
-        thread.join(PATIENCE_SECONDS)
-        assert not thread.is_alive()
-
-
-def is_closed(served: ServedVersion) -> bool:
-    return not served.take_lease() and served.version._lock._descriptor < 0
 
 
 def test_promotion_and_rollback_are_taken_up(registry: Registry) -> None:
@@ -218,24 +186,6 @@ def test_first_model_of_an_empty_store_makes_the_replica_ready(registry: Registr
     assert registry.ready
 
 
-def test_model_that_is_gone_is_unloaded_once_its_leases_are_back(registry: Registry) -> None:
-    """New requests are told that it does not exist; one that has it finishes on it, and then it is closed."""
-    publish(registry.store)
-    publish(registry.store, "other")
-    registry.load()
-    with registry.lease(MODEL) as served:
-        shutil.rmtree(registry.store.root / MODEL)
-        registry.load()
-        with pytest.raises(NotFoundError):
-            registry.find(MODEL)
-        ((*_, closing),) = registry._unloading._closing
-        assert closing.is_alive()
-        assert not served.batcher._closing
-    wait_until_closed(registry)
-    assert is_closed(served)
-    assert registry.ready
-
-
 @pytest.mark.parametrize("default", [None, MODEL], ids=["last", "default"])
 def test_model_that_readiness_needs_serves_on_when_it_is_gone(store: ModelStore, default: str | None) -> None:
     """A reload never makes a ready replica unready: the last model, or the one that was set, goes on until it is replaced."""
@@ -312,186 +262,3 @@ def test_second_published_model_leaves_the_default(registry: Registry) -> None:
     fresh.load()
     assert fresh.default_model is None
     fresh.close()
-
-
-def test_unreadable_store_unloads_nothing_and_is_said_once(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
-    """What serves goes on, the log has one line however often one looks, and what was published meanwhile is then taken up."""
-    publish(registry.store)
-    registry.load()
-    hidden = registry.store.root.with_name("hidden")
-    registry.store.root.rename(hidden)
-    for _ in range(3):
-        registry.load()
-    assert serving(registry) == 1
-    assert registry.ready
-    assert "can not be read" in (registry.error or "")
-    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
-    hidden.rename(registry.store.root)
-    publish(registry.store)
-    registry.load()
-    assert registry.error is None
-    assert serving(registry) == 2
-
-
-def test_start_with_an_unreadable_store_recovers(tmp_path: Path) -> None:
-    """A service whose store comes late loads it as it would have at the start."""
-    registry = Registry(ModelStore(tmp_path / "store", builtin_root=None), options)
-    registry.load()
-    assert (registry.loaded, registry.ready) == (False, False)
-    publish(make_store(tmp_path / "store"))
-    registry.load()
-    assert (registry.loaded, registry.ready, registry.error) == (True, True, None)
-    registry.close()
-
-
-def test_look_that_fails_by_surprise_leaves_what_serves(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """An error that nobody foresaw ends one look and not the service; the log has its traceback once."""
-    publish(registry.store)
-    registry.load()
-
-    def fail() -> dict[str, Contents]:
-        raise RuntimeError("a defect")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(registry.store, "contents", fail)
-        registry.load()
-        registry.load()
-    assert [bool(record.exc_info) for record in caplog.records if record.levelno == logging.ERROR] == [True]
-    assert registry.ready
-    registry.load()
-    assert registry.error is None
-
-
-def damage_event(directory: Path) -> None:
-    (directory / "aliases" / "production" / "00000002.json").write_text("{")
-
-
-def block_aliases(directory: Path) -> None:
-    shutil.rmtree(directory / "aliases")
-    (directory / "aliases").write_text("")
-
-
-@pytest.mark.parametrize("damage", [damage_event, block_aliases])
-def test_aliases_that_can_not_be_read_change_nothing(
-    registry: Registry, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
-) -> None:
-    """A model whose wish can not be read serves what it did, says so once, and follows again when it can be read."""
-    store = registry.store
-    publish(store)
-    store.promote(MODEL, 1)
-    registry.load()
-    publish(store)
-    damage(store.root / MODEL)
-    for _ in range(3):
-        registry.load()
-    model = registry.models[MODEL]
-    assert (serving(registry), model.state) == (1, "ready")
-    assert model.error
-    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
-    directory = store.root / MODEL / "aliases"
-    if directory.is_file():
-        directory.unlink()
-    else:
-        shutil.rmtree(directory)
-    registry.load()
-    assert (serving(registry), registry.models[MODEL].error) == (2, None)
-
-
-def test_reason_goes_when_the_same_wish_can_be_read_again(registry: Registry) -> None:
-    """A trouble that passed and left nothing new is forgotten."""
-    store = registry.store
-    publish(store)
-    store.promote(MODEL, 1)
-    registry.load()
-    served = registry.find(MODEL)
-    event = store.root / MODEL / "aliases" / "production" / "00000002.json"
-    event.write_text("{")
-    registry.load()
-    assert registry.models[MODEL].error
-    event.unlink()
-    registry.load()
-    assert registry.models[MODEL].error is None
-    assert registry.find(MODEL) is served
-
-
-def test_lease_that_comes_too_late_is_taken_on_the_successor(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A version that was swapped out between being found and being leased gives no lease, and the request gets the next one."""
-    publish(registry.store)
-    registry.load()
-    late = registry.find(MODEL)
-    publish(registry.store)
-    registry.load()
-    wait_until_closed(registry)
-    found = iter([late, registry.find(MODEL)])
-    monkeypatch.setattr(registry, "find", lambda *_: next(found))
-    with registry.lease(MODEL) as served:
-        assert served.version.number == 2
-    assert not late.take_lease()
-
-
-def test_leases_and_swaps_from_many_threads_never_meet_a_closed_batcher(registry: Registry) -> None:
-    """However a lease falls on a swap, what it holds is open."""
-    store = registry.store
-    publish(store)
-    publish(store)
-    store.promote(MODEL, 1)
-    registry.load()
-    stop = threading.Event()
-    leased: set[int] = set()
-    closed: list[str] = []
-
-    def lease() -> None:
-        while not stop.is_set():
-            with registry.lease(MODEL) as served:
-                leased.add(served.version.number)
-                if served.batcher._closing or served.version._lock._descriptor < 0:
-                    closed.append(str(served.version))
-
-    threads = [threading.Thread(target=lease) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for number in [2, 1] * 10:
-        store.promote(MODEL, number)
-        registry.load()
-        assert serving(registry) == number
-    stop.set()
-    for thread in threads:
-        thread.join(PATIENCE_SECONDS)
-    assert leased == {1, 2}
-    assert closed == []
-
-
-def test_close_waits_for_what_is_still_being_unloaded(registry: Registry) -> None:
-    """At the end nothing is left behind: neither what serves nor what was swapped out and is still leased."""
-    publish(registry.store)
-    registry.load()
-    publish(registry.store)
-    closing = threading.Thread(target=registry.close)
-    with registry.lease(MODEL) as first:
-        registry.load()
-        second = registry.find(MODEL)
-        closing.start()
-        second.batcher._threads[0].join(PATIENCE_SECONDS)
-        assert closing.is_alive()
-    closing.join(PATIENCE_SECONDS)
-    assert not closing.is_alive()
-    assert is_closed(first)
-    assert is_closed(second)
-
-
-def test_version_that_was_swapped_out_is_freed_at_once(registry: Registry) -> None:
-    """Its session goes with its last user: waiting for Python to look for cycles would let memory grow by a model a reload."""
-    publish(registry.store)
-    registry.load()
-    session = weakref.ref(registry.find(MODEL).choice.session)
-    gc.collect()
-    gc.disable()
-    try:
-        publish(registry.store)
-        registry.load()
-        wait_until_closed(registry)
-        assert session() is None
-    finally:
-        gc.enable()

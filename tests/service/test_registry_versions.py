@@ -6,23 +6,17 @@ from pathlib import Path
 
 import pytest
 from colour_model import MODEL, alter, make_store, publish, publish_deviating
+from registries import options
 
 from model_store.errors import ModelNotFoundError, StoreUnreadableError
-from model_store.session import SessionOptions
 from model_store.store import ModelStore
 from service.errors import BadRequestError, ConflictError, NotFoundError, NotReadyError
 from service.management import Management
 from service.registry import Registry
 from service.required_models import RequiredModels
 from service.served_model import ServedModel
-from service.served_version import EngineOptions
 from service.version_policy import parse_policy
 from service.wish import Hold
-
-
-def options(_: str) -> EngineOptions:
-    return EngineOptions(SessionOptions(), max_batch_size=8)
-
 
 Make = Callable[..., Registry]
 

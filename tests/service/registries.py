@@ -1,0 +1,27 @@
+"""What tests of the registry share: how its models run, and what they ask of it."""
+
+from colour_model import MODEL
+from server_process import PATIENCE_SECONDS
+
+from model_store.session import SessionOptions
+from service.registry import Registry
+from service.served_version import EngineOptions, ServedVersion
+
+
+def options(_: str) -> EngineOptions:
+    return EngineOptions(SessionOptions(), max_batch_size=8)
+
+
+def serving(registry: Registry, model: str = MODEL) -> int | None:
+    served = registry.models[model].served
+    return served.version.number if served else None
+
+
+def wait_until_closed(registry: Registry) -> None:
+    for *_, thread in registry._unloading._closing:
+        thread.join(PATIENCE_SECONDS)
+        assert not thread.is_alive()
+
+
+def is_closed(served: ServedVersion) -> bool:
+    return not served.take_lease() and served.version._lock._descriptor < 0
