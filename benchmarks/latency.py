@@ -15,7 +15,8 @@ from workloads import Workload, resnet20, resnet50
 HEAD = ("model", "side", "threads of a run", "p50 ms", "more than decode + run, ms", "p99 ms")
 METHOD = (
     "`wrk` with one connection, {seconds:g} s a turn after a warm-up; beside it the median of decode + run in a loop with the same "
-    "threads and no HTTP. In turn, n = {turns}; medians (least to most), differences turn by turn."
+    "threads and no HTTP. LitServe, mosec and Ray Serve wait for company for up to 5 ms, as under full load. In turn, n = {turns}; "
+    "medians (least to most), differences turn by turn."
 )
 
 

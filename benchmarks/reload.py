@@ -142,6 +142,7 @@ async def _measure(options: Options, folder: Path) -> list[Row]:
     with store.open(MODEL, 1) as version:
         image = version.path(version.manifest.golden[0].image).read_bytes()
     command = ["-m", "service", "--port", str(port), "--store", str(store.root), "--builtin", "false"]
+    command += ["--cache", str(folder / "cache")]
     command += ["--store-poll-seconds", str(POLL_SECONDS), "--default-model", MODEL, "--log-level", "warning"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVICE_")}
     server = await asyncio.create_subprocess_exec(

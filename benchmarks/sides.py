@@ -80,7 +80,8 @@ class Side:
         if self.script is None:
             spread = ["--instances", str(setup.workers), "--intra-op-num-threads", str(setup.threads)]
             model = ["--store", str(workload.store), "--precision", workload.precision]
-            return [sys.executable, "-m", "service", "--port", str(port), *model, *spread, *extra]
+            own = ["--cache", str(BUILD / "cache")]  # not a person's, where `tune` may have left a choice
+            return [sys.executable, "-m", "service", "--port", str(port), *model, *spread, *own, *extra]
         python = self.install()
         if self.module:
             return [str(python), "-m", self.module, "serve", self.script, "--port", str(port), "--host", "127.0.0.1"]
@@ -92,16 +93,17 @@ class Side:
             return Path(sys.executable)
         home, wanted = ROOT / "build/peers" / self.key, PEERS / self.requirements
         python, stamp = home / "bin/python", home / ".installed"
-        if stamp.exists() and stamp.stat().st_mtime >= wanted.stat().st_mtime:
+        same = [f"{name}=={metadata.version(name)}" for name in SAME]
+        asked = "\n".join([*same, wanted.read_text()])
+        if stamp.exists() and stamp.read_text() == asked:
             return python
         print(f"installing {self.name}", flush=True)
-        same = [f"{name}=={metadata.version(name)}" for name in SAME]
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
         command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(wanted), *same]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SideError(f"can not be installed here: {(done.stderr.strip().splitlines() or ['pip said nothing'])[-1]}")
-        stamp.touch()
+        stamp.write_text(asked)
         return python
 
     def version(self) -> str:

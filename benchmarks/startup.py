@@ -29,15 +29,14 @@ HEAD = ("model", "server", "exec to ready, s: median (min to max)", "resident wh
 def measure(options: Options) -> None:
     """The built-in default, and ResNet-50 where a start before has left what it leaves on a host."""
     large = resnet50()
-    store = ["--store", str(large.store), "--builtin", "false"]
     rows = []
-    with tempfile.TemporaryDirectory() as empty:  # an empty store, so that the built-in model serves
-        rows += _rows(
-            "built-in default", "verified, warmed and proven", ["--store", empty], BUILTIN_ROOT / "cifar10/1", options.starts
-        )
-    with tempfile.TemporaryDirectory() as cache:  # its own, which the start that is not counted fills
-        kept = [*store, "--cache", cache]
-        rows += _rows("ResNet-50, fp32", "verified and warmed, not the first start here", kept, large.version, options.starts)
+    for name, what, store, version in (
+        ("built-in default", "verified, warmed and proven", None, BUILTIN_ROOT / "cifar10/1"),
+        ("ResNet-50, fp32", "verified and warmed, not the first start here", large.store, large.version),
+    ):
+        with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryDirectory() as cache:  # which the uncounted start fills
+            models = ["--store", str(store), "--builtin", "false"] if store else ["--store", empty]  # then the built-in one serves
+            rows += _rows(name, what, [*models, "--cache", cache], version, options.starts)
     method = (
         f"Both servers started in turn, n = {options.starts} each after one start that is not counted. Ready is the first 200 of "
         "`/health/ready`; resident is VmRSS at that moment."

@@ -25,9 +25,9 @@ HEAD = (
 METHOD = (
     "Full load of `wrk` (one thread) on the same cores, which sends the same images again and again. Each side is started anew for "
     "each turn, warmed up, and measured for {seconds:g} s; sides take turns (A B C ...), n = {turns}. Median (least to most); "
-    "ratios are taken turn by turn, to the limit of the same precision. Peers batch up to {batch} images, run in the fastest of a "
-    "few ways (workers x threads), and answer every image as the model's file does. Core ms are what a side uses of all cores "
-    "together, `wrk` not among them. MB are proportional: shared memory counts once."
+    "ratios are taken turn by turn, to the limit of the same precision. Peers that batch take up to {batch} images; all run in the "
+    "fastest of a few ways (workers x threads), and answer every image as the model's file does. Core ms are what a side uses of "
+    "all cores together, `wrk` not among them. MB are proportional: shared memory counts once."
 )
 
 

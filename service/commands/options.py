@@ -31,8 +31,10 @@ def require_extra() -> None:
     """Refuse to begin where tables and pictures can not be drawn."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        how = "python -m pip install 'resident[tune]', in a checkout '.[service,tune]'"
-        raise click.ClickException(f"{' and '.join(missing)} must be installed for this: {how}")
+        raise click.ClickException(
+            f"{' and '.join(missing)} must be installed for this: python -m pip install {' '.join(missing)}, "
+            "in a checkout '.[service,tune]'"
+        )
 
 
 class Number(click.FloatRange):

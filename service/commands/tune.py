@@ -147,7 +147,7 @@ def tune(
             choice = _choice(Key.of(version, cpus), wish, chosen)
             written = write_choice(cache, choice)
         display.say(f"chosen: {choice}")
-        display.say(f"written: {written}; `python -m service` takes it where these settings are not set")
+        display.say(f"written: {written}; `python -m service` takes it where these settings are not set, as it starts on a CPU")
         drawn = picture or written.with_suffix(".svg")
         draw_tuning(measured, chosen.point, p99_ms, f"{version} on {cpus} CPUs", drawn)
         display.say(f"picture: {drawn}")

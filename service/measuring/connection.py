@@ -6,6 +6,7 @@ docs/service.md has the figures beside a client library's.
 
 import asyncio
 import errno
+import functools
 import socket
 import ssl
 from dataclasses import dataclass
@@ -118,7 +119,7 @@ class Connection(asyncio.Protocol):
 
 async def connect(address: Address, timeout_seconds: float) -> Connection:
     """An open connection. Raises ConnectionFailedError."""
-    context = ssl.create_default_context() if address.tls else None
+    context = _trusted() if address.tls else None
     loop: Any = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout_seconds):
@@ -128,6 +129,12 @@ async def connect(address: Address, timeout_seconds: float) -> Connection:
     except OSError as error:
         raise ConnectionFailedError(kind_of(error)) from None
     return connection  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _trusted() -> ssl.SSLContext:
+    """One for all connections: reading the certificates of those who are trusted takes longer than a request."""
+    return ssl.create_default_context()
 
 
 def timed_out(seconds: float) -> str:

@@ -38,11 +38,12 @@ class Setting:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What a setting did: the latency of every counted image, in seconds, and how long that took."""
+    """What a setting did: the latency of every counted image, in seconds, how long that took, and how often it was measured."""
 
     setting: Setting
     latencies: NDArray[np.float64] = field(repr=False)
     seconds: float
+    times: int = 1
 
     @property
     def images_per_second(self) -> float:
@@ -54,8 +55,9 @@ class Measured:
         return 1e3 * float(np.percentile(self.latencies, percentile))
 
     def plus(self, other: "Measured") -> "Measured":
-        """Both together: the same setting, measured twice."""
-        return Measured(self.setting, np.concatenate([self.latencies, other.latencies]), self.seconds + other.seconds)
+        """Both together, of the same setting."""
+        latencies = np.concatenate([self.latencies, other.latencies])
+        return Measured(self.setting, latencies, self.seconds + other.seconds, self.times + other.times)
 
 
 def measure_setting(store: ModelStore, model: str, version: int, setting: Setting, seconds: float) -> Measured:

@@ -157,6 +157,8 @@ class _Generator:
         finally:
             if connection:
                 self._give_back(connection)
+            else:
+                sample.sent = self._now()  # it never was
         sample.ended = self._now()
         self.samples.append(sample)
         return sample

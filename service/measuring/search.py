@@ -133,19 +133,20 @@ def _measure_curve(settings: Sequence[Setting], measure: Measure, wish: Wish) ->
 
 def list_finalists(curves: Sequence[Curve], wish: Wish) -> list[Measured]:
     """The best points, best first; empty where none holds the wish."""
-    holding = list(_holding(curves, wish))
-    if wish.mode == "latency" and holding:
-        fastest = min((curve for curve, _ in holding), key=lambda curve: curve.alone.percentile_ms(50))
-        holding = [(curve, point) for curve, point in holding if curve is fastest]
-    return sorted((point for _, point in holding), key=lambda point: -point.images_per_second)[:FINALISTS]
+    return _best_first(curves, wish)[:FINALISTS]
 
 
 def choose(curves: Sequence[Curve], wish: Wish) -> Chosen | None:
-    """The best point: of those with nearly the best throughput the one with the best p99. None where no point holds the wish."""
-    finalists = list_finalists(curves, wish)
-    if not finalists:
+    """The best point: of those with nearly the best throughput the one with the best p99. None where no point holds the wish.
+
+    A point that was measured once is taken only where none that was measured more often holds it: its figures may be luck.
+    """
+    points = _best_first(curves, wish)
+    if not points:
         return None
-    close = [point for point in finalists if GAIN * point.images_per_second >= finalists[0].images_per_second]
+    often = max(point.times for point in points)
+    sure = [point for point in points if point.times == often]
+    close = [point for point in sure if GAIN * point.images_per_second >= sure[0].images_per_second]
     best = min(close, key=lambda point: point.percentile_ms(99))
     return next(Chosen(curve, best) for curve in curves if any(point is best for point in curve.loaded))
 
@@ -162,6 +163,14 @@ def summarise(curve: Curve) -> str:
         f"one client {curve.alone.percentile_ms(50):.2f} ms; at most {best.images_per_second:,.1f} images/s, "
         f"in batches of {best.setting.max_batch_size}"
     )
+
+
+def _best_first(curves: Sequence[Curve], wish: Wish) -> list[Measured]:
+    holding = list(_holding(curves, wish))
+    if wish.mode == "latency" and holding:
+        fastest = min((curve for curve, _ in holding), key=lambda curve: curve.alone.percentile_ms(50))
+        holding = [(curve, point) for curve, point in holding if curve is fastest]
+    return sorted((point for _, point in holding), key=lambda point: -point.images_per_second)
 
 
 def _holding(curves: Sequence[Curve], wish: Wish) -> Iterator[tuple[Curve, Measured]]:

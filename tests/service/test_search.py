@@ -127,3 +127,17 @@ def test_best_points_are_measured_twice_and_count_together() -> None:
         for point in curve.points:
             assert len(point.latencies) == (200 if point.setting in twice else 100)
             assert point.images_per_second == pytest.approx(machine(point.setting).images_per_second)
+
+
+def test_point_that_was_measured_once_is_not_chosen_for_its_luck() -> None:
+    """Where the machine slows down, and the best points with it, their place is not taken by one that met it before."""
+
+    class Tiring(Machine):
+        def __call__(self, setting: Setting) -> Measured:
+            again = setting in self.measured
+            found = super().__call__(setting)
+            return Measured(setting, found.latencies * 1.3, found.seconds * 1.3) if again else found
+
+    chosen = choose(search(list_settings(["fp32"], 2, 32), Tiring(USUAL), Wish()), Wish())
+    assert chosen
+    assert (chosen.point.times, chosen.point.setting.max_batch_size) == (2, 4)
