@@ -71,12 +71,23 @@ class Aliases:
         """Point the alias to `version`. That the version exists is the store's business to check."""
         return self._append(alias, lambda _: ("promote", version), why, by)
 
-    def rollback(self, alias: str, why: str = "", by: str | None = None, among: Collection[int] | None = None) -> AliasEvent:
+    def rollback(
+        self, alias: str, why: str = "", by: str | None = None, among: Collection[int] | None = None, to: int | None = None
+    ) -> AliasEvent:
         """Point the alias to what it named before its newest promotion; with `among`, to one of these versions alone.
 
-        Raises AliasError where there is nothing before.
+        Raises AliasError where there is nothing before, or where that is another than `to`.
         """
-        return self._append(alias, lambda history: ("rollback", self._previous(alias, history, among)), why, by)
+
+        def decide(history: Sequence[AliasEvent]) -> tuple[Literal["rollback"], int]:
+            version = self._previous(alias, history, among)
+            if to not in {None, version}:
+                raise AliasError(
+                    f"{self._model}: {alias} was moved meanwhile: it would go back to version {version}, not to {to}; look again"
+                )
+            return "rollback", version
+
+        return self._append(alias, decide, why, by)
 
     def previous(self, alias: str, among: Collection[int] | None = None) -> int:
         """Where `rollback` would point the alias to now. Raises AliasError where there is nothing before."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from model_store.errors import DecodeProofError, ImageError, NumericsProofError
+from model_store.errors import DecodeProofError, ImageError, NumericsProofError, StoreUnreadableError
 from model_store.manifest import Golden, Preprocessing
 from model_store.preprocessing import Pixels, prepare
 from model_store.session import Logits, Session, probabilities
@@ -85,11 +85,16 @@ def _is_clear(version: Version, logits: Logits) -> bool:
 
 
 def load_pixels(version: Version, golden: Golden) -> Pixels:
-    """The stored pixels of a golden image, uint8 `[height, width, 3]`. Raises DecodeProofError where the file is no such array."""
+    """The stored pixels of a golden image, uint8 `[height, width, 3]`.
+
+    Raises DecodeProofError where the file is no such array, StoreUnreadableError where it can not be read.
+    """
     try:
         with open(version.path(golden.pixels), "rb") as file:
             pixels = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise StoreUnreadableError(f"{version}: {golden.pixels} can not be read: {error.strerror}") from error
+    except ValueError as error:
         raise DecodeProofError(f"{golden.pixels} is not a stored array: {error}") from error
     expected = (version.manifest.input.height, version.manifest.input.width, 3)
     if pixels.dtype != np.uint8 or pixels.shape != expected:

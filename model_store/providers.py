@@ -11,7 +11,7 @@ from typing import Final
 import onnxruntime
 
 from model_store.errors import ProviderError
-from model_store.host_cache import OWNER_ONLY
+from model_store.host_cache import OWNER_ONLY, open_host_cache
 
 AUTO: Final = "auto"
 CPU: Final = "CPUExecutionProvider"
@@ -96,13 +96,18 @@ def find_providers(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(name for name in names if name != CPU), *behind, CPU]))
 
 
-def engines_of(engines: Path, digest: str) -> Path:
-    """The directory for what is compiled of one model file, made for its owner alone.
+def engines_of(engines: Path, digest: str) -> Path | None:
+    """The directory for what is compiled of one model file, made for its owner alone; None, after a warning, where it can not be.
 
     TensorRT and CoreML name what they keep by the graph and not by its weights, so each file needs a directory of its own.
     """
     folder = engines / f"{digest}-{onnxruntime.__version__}"
-    folder.mkdir(mode=OWNER_ONLY, exist_ok=True)
+    try:
+        open_host_cache(engines.parent, engines.name)  # it may have been deleted since the start
+        folder.mkdir(mode=OWNER_ONLY, exist_ok=True)
+    except OSError as error:
+        logger.warning("what is compiled here is not kept: %s", error)
+        return None
     return folder
 
 

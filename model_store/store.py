@@ -35,10 +35,11 @@ BUILTIN_DEFAULT_MODEL = "cifar10"
 
 @dataclass(frozen=True)
 class Contents:
-    """What the store holds of one model: the layer that it comes from, and its versions, ascending."""
+    """What the store holds of one model: the layer that it comes from, and its versions, ascending; or why they can not be read."""
 
     layer: Layer
     versions: tuple[int, ...]
+    trouble: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,26 @@ class ModelStore:
 
     def models(self) -> list[str]:
         """The models that have a version, sorted. Raises StoreUnreadableError."""
-        return list(self.contents())
+        contents = self.contents()
+        if trouble := next((found.trouble for found in contents.values() if found.trouble), None):
+            raise StoreUnreadableError(trouble)
+        return list(contents)
 
     def contents(self) -> dict[str, Contents]:
         """Every model that has a version, sorted by name: each directory is listed once, and no file is opened.
 
-        Raises StoreUnreadableError.
+        One whose directory can not be read is among them: it takes no other with it. Raises StoreUnreadableError.
         """
         found: dict[str, Contents] = {}
         for layer, root in self._layers:
             for name in self._model_directories(root):
-                if name not in found and is_name(name) and (versions := _version_numbers(root / name)):
-                    found[name] = Contents(layer, tuple(versions))
+                if name in found or not is_name(name):
+                    continue
+                try:
+                    if versions := _version_numbers(root / name):
+                        found[name] = Contents(layer, tuple(versions))
+                except StoreUnreadableError as error:
+                    found[name] = Contents(layer, (), str(error))
         return dict(sorted(found.items()))
 
     def versions(self, model: str) -> list[int]:
@@ -145,10 +154,13 @@ class ModelStore:
             raise VersionNotFoundError(f"{model} has no version {version}, so {alias} can not point to it")
         self.aliases(model).promote(alias, version, why, by)
 
-    def rollback(self, model: str, alias: str = PRODUCTION, why: str = "", by: str | None = None) -> int:
-        """Move an alias back to the version before its newest promotion, and return that version. Raises AliasError."""
+    def rollback(self, model: str, alias: str = PRODUCTION, why: str = "", by: str | None = None, to: int | None = None) -> int:
+        """Move an alias back to the version before its newest promotion, and return that version.
+
+        Raises AliasError, also where that is another than `to`: someone else has moved it meanwhile.
+        """
         self._require_published(model)
-        return self.aliases(model).rollback(alias, why, by, among=self.versions(model)).version
+        return self.aliases(model).rollback(alias, why, by, among=self.versions(model), to=to).version
 
     def prune(self, model: str, keep: int = 3, *, dry_run: bool = False) -> PruneReport:
         """Delete the versions that no alias names or could roll back to, no reader has open, and are not among the newest `keep`.
@@ -200,11 +212,13 @@ def _directories(root: Path) -> list[str]:
 
 
 def _version_numbers(model_directory: Path) -> list[int]:
-    return sorted(
-        parse_version(name)
-        for name in _directories(model_directory)
-        if is_version_name(name) and _has_manifest(model_directory / name)
-    )
+    try:
+        names = _directories(model_directory)
+    except StoreUnreadableError as error:
+        if isinstance(error.__cause__, FileNotFoundError):  # it was deleted since it was listed
+            return []
+        raise
+    return sorted(parse_version(name) for name in names if is_version_name(name) and _has_manifest(model_directory / name))
 
 
 def _has_manifest(directory: Path) -> bool:

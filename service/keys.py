@@ -177,13 +177,15 @@ class Keys:
         if stamp == self._stamp:
             return
         self._stamp = stamp
-        if stamp is None:
-            logger.error("the file of keys is gone; those that it held count until there is one again, or a restart")
-            return
         try:
-            self._use(read_keys(self._path))
+            keys, found = _read(self._path, by_hand=False)
         except KeysError as error:
             logger.error("%s; those that were read before count on", error)  # noqa: TRY400  a person reads it
+            return
+        if found is None:
+            logger.error("the file of keys is gone; those that it held count until there is one again, or a restart")
+        else:
+            self._use(keys)
 
     def _end_turn(self) -> None:
         self._looked = False

@@ -75,7 +75,7 @@ class Management:
             store.check_movable(model, alias)
             version = store.aliases(model).previous(alias, among=store.versions(model))
             self._registry.prove(model, version)
-            store.rollback(model, alias, why, by)
+            store.rollback(model, alias, why, by, to=version)
             if self._registry.held(model).get(version) == "unload":
                 self._registry.hold(model, version, None)
         return self._describe(model)

@@ -90,6 +90,7 @@ class _ServedModels(Collector):
         states = GaugeMetricFamily("resident_versions", "Versions by state", labels=["model", "state"])
         for name, model in sorted(self._models.models.items()):
             counted = {"ready": len(model.serving), "loading": int(model.loading is not None), "error": len(model.errors)}
+            counted["unloading"] = list(self._models.states(name).values()).count("unloading")
             for state, count in counted.items():
                 states.add_metric([name, state], count)
             for number, served in sorted(model.serving.items()):

@@ -1,5 +1,6 @@
 """Which of a version's variants serves: as set, or the fastest of those that hold here."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ def choose(version: Version, wish: PrecisionWish, options: SessionOptions, measu
     base = _base(version)
     for image in version.manifest.golden:
         golden.prove_decode(version, image)
-    sessions: dict[Precision, Session] = {base.precision: _proven(version, base, options)}
+    sessions: dict[Precision, Session] = {base.precision: load_proven(version, base, options)}
     left_out: dict[Precision, str] = {}
     for variant in version.manifest.variants:
         if variant.precision == base.precision or wish not in {"auto", variant.precision}:
@@ -56,7 +57,7 @@ def choose(version: Version, wish: PrecisionWish, options: SessionOptions, measu
             left_out[variant.precision] = reason
             continue
         try:
-            sessions[variant.precision] = _proven(version, variant, options)
+            sessions[variant.precision] = load_proven(version, variant, options)
         except ModelStoreError as error:
             left_out[variant.precision] = str(error)
             logger.warning("%s is not served in %s: %s", version, variant.precision, error)
@@ -96,17 +97,18 @@ def _unusable(variant: Variant, options: SessionOptions) -> str | None:
     return None
 
 
-def _proven(version: Version, variant: Variant, options: SessionOptions) -> Session:
-    session = load(version, variant, options)
+def load_proven(version: Version, variant: Variant, options: SessionOptions) -> Session:
+    """A session of a verified version's variant that gives its golden logits. Raises ModelRunError, NumericsProofError."""
+    manifest = version.manifest
+    session = Session(version.path(variant.file), manifest.input, manifest.outputs, options, _digest(version, variant))
     golden.prove_numerics(version, session, variant.precision)
     return session
 
 
-def load(version: Version, variant: Variant, options: SessionOptions) -> Session:
-    """A session of a verified version's variant. Raises ModelRunError."""
-    manifest = version.manifest
-    digest = next(entry.sha256 for entry in manifest.files if entry.path == variant.file)
-    return Session(version.path(variant.file), manifest.input, manifest.outputs, options, digest)
+def _digest(version: Version, variant: Variant) -> str:
+    """Of the variant's file, and of the others of its version: a graph may have its weights in a file of their own."""
+    sealed = sorted(f"{entry.path} {entry.sha256}" for entry in version.manifest.files)
+    return hashlib.sha256("\n".join([variant.file, *sealed]).encode()).hexdigest()
 
 
 def _measure(sessions: Mapping[str, Session], version: Version) -> Mapping[str, Seconds]:

@@ -81,7 +81,7 @@ class Predictor:
             images = read_images(asked.headers, body, settings.max_images)
             received = time.monotonic()
             seen.seconds["receive"] = received - seen.began
-            with self._registry.lease(model, version) as served:
+            with self._registry.lease(seen.model, version) as served:  # another may be the default by now
                 seen.version, seen.images = served.version.number, len(images)
                 # Another version may have come since, with other sets of labels.
                 set_index = None if parameters.coverage is None else served.find_coverage(parameters.coverage)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-from model_store.errors import AliasError, ModelStoreError
+from model_store.errors import AliasError, ModelStoreError, StoreUnreadableError
 from model_store.store import Contents, ModelStore
 from service.errors import ConflictError, NotReadyError
 from service.required_models import RequiredModels
@@ -207,6 +207,8 @@ class Registry:
         wishes = {}
         for name, found in contents.items():
             try:
+                if found.trouble:
+                    raise StoreUnreadableError(found.trouble)
                 wish = self._wishes.read(name, found, self.policy_of(name))
             except (ModelStoreError, OSError) as error:
                 model = self.models.get(name) or ServedModel(name)
@@ -220,11 +222,9 @@ class Registry:
 
     def _follow_wish(self, name: str, wish: Wish) -> None:
         model = self.models.get(name) or ServedModel(name)
-        if wish != model.wish or model.unread:
+        if wish != model.wish or model.unread or model.error:
             for step in follow(model, wish, self.store, self._options(name)):
                 self._put(step)
-        elif model.error:
-            self._put(replace(model, error=None))
 
     def _unload(self, name: str) -> None:
         """Let go of a model that is gone from the store; but what this replica is ready by serves until another can."""

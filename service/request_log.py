@@ -12,6 +12,7 @@ from starlette.types import Scope
 
 REQUEST_ID: Final = b"x-request-id"
 _ROUTINE: Final = ("/health/", "/metrics")
+_HOST: Final = re.compile(r"[0-9A-Za-z._:%\[\]-]{1,64}")
 _ACCEPTED: Final = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
 logger = logging.getLogger(__name__)
 
@@ -39,10 +40,10 @@ class RequestLog:
         level = logging.DEBUG if status == HTTPStatus.OK and scope["path"].startswith(_ROUTINE) else logging.INFO
         if not logger.isEnabledFor(level):
             return
-        client = scope.get("client")
+        host = (scope.get("client") or ("",))[0]  # where a proxy is trusted, whatever it forwards
         asked = f'"{scope["method"]} {scope.get("raw_path", b"").decode("ascii", "backslashreplace")}"'
         took = (time.monotonic() - began) * 1e3
-        line = f"{client[0] if client else '-'} {asked} {status} {took:.1f} ms{said} id={identity.decode()}"
+        line = f"{host if _HOST.fullmatch(host) else '-'} {asked} {status} {took:.1f} ms{said} id={identity.decode()}"
         if level == logging.DEBUG:
             logger.debug("%s", line)
             return

@@ -20,7 +20,7 @@ from service.expected_wait import ExpectedWait
 from service.latency_profile import LatencyProfile
 from service.memory import trim_memory
 from service.postprocessing import Row, to_rows
-from service.precision import PrecisionWish, choose, load
+from service.precision import PrecisionWish, choose, load_proven
 from service.tuning import Tuning
 from service.warm_up import LONGEST_RUN_SECONDS, size_worth_waiting_for, warm_up
 from service.watchdog import Watchdog
@@ -76,7 +76,7 @@ class ServedVersion:
             self.choice = choose(version, options.precision, here)
             others = range(1, count_devices(here.providers))
             variant = version.variant(self.choice.precision)
-            sessions = [self.choice.session, *(load(version, variant, replace(here, device=device)) for device in others)]
+            sessions = [self.choice.session, *(load_proven(version, variant, replace(here, device=device)) for device in others)]
             longest_seconds = math.inf if options.max_batch_size else LONGEST_RUN_SECONDS
             classes = len(manifest.class_names)
             (seconds, *_) = [warm_up(session.run, manifest.input, classes, largest, sizes, longest_seconds) for session in sessions]

@@ -228,3 +228,15 @@ def test_previous_is_where_a_rollback_would_lead(aliases: Aliases) -> None:
     assert aliases.previous("production", among=[1, 3]) == aliases.rollback("production", among=[1, 3]).version == 1
     with pytest.raises(AliasError, match="nothing to roll back to"):
         aliases.previous("production")
+
+
+def test_rollback_that_was_decided_before_another_moved_the_alias_is_refused(aliases: Aliases) -> None:
+    """Who rolls back to the version that he looked at does not undo what someone else has done since, and writes nothing."""
+    for version in (1, 2, 3):
+        aliases.promote("production", version)
+    decided = aliases.previous("production")
+    aliases.rollback("production")
+    with pytest.raises(AliasError, match="was moved meanwhile: it would go back to version 1, not to 2"):
+        aliases.rollback("production", to=decided)
+    assert versions(aliases) == [1, 2, 3, 2]
+    assert aliases.rollback("production", to=1).version == 1

@@ -25,7 +25,7 @@ from store_factory import (
 from tiny_model import tiny_model_bytes
 
 from model_store import golden
-from model_store.errors import DecodeProofError, ManifestError, NumericsProofError, ProofError
+from model_store.errors import DecodeProofError, ManifestError, NumericsProofError, ProofError, StoreUnreadableError
 from model_store.manifest import DecodeTolerance, Golden, Preprocessing
 from model_store.preprocessing import Pixels, crop, load_pixels, open_image, orient, prepare, resize, to_rgb
 from model_store.session import Session
@@ -238,3 +238,15 @@ def test_the_proof_does_not_look_at_another_version(store: ModelStore) -> None:
     for number in (1, 2):
         with store.open("m", number) as version:
             assert len(version.manifest.golden) == (2 if number == 1 else 0)
+
+
+def test_pixels_that_can_not_be_read_are_no_fault_of_the_version(store: ModelStore) -> None:
+    """Trouble with the disk is told as such, without a path: the version may hold its proof the next time."""
+    fields, files = proven_version()
+    with store.open("m", store.publish("m", fields, files)) as version:
+        stored = version.path(version.manifest.golden[0].pixels)
+        stored.unlink()
+        stored.mkdir()
+        with pytest.raises(StoreUnreadableError, match=r"can not be read: Is a directory$") as caught:
+            golden.load_pixels(version, version.manifest.golden[0])
+        assert str(store.root) not in str(caught.value)

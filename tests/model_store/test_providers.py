@@ -1,5 +1,6 @@
 """From the words of a setting to execution providers, or to what must be installed."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from model_store import golden, providers
 from model_store.errors import ProviderError
+from model_store.host_cache import open_host_cache
 from model_store.providers import (
     COREML,
     CPU,
@@ -73,9 +75,23 @@ def test_nothing_stands_behind_the_cpu() -> None:
 def test_what_is_compiled_of_two_files_is_kept_apart(tmp_path: Path) -> None:
     """Two versions of one architecture have the same graph; the second must not be given the first one's engine."""
     one, other = (engines_of(tmp_path, digest * 64) for digest in "ab")
+    assert one
     assert one != other
     assert one == engines_of(tmp_path, "a" * 64)
     assert one.stat().st_mode & 0o777 == 0o700
+
+
+def test_cache_of_what_is_compiled_may_be_deleted_meanwhile(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is made again; where it can not be, nothing is kept, and the model loads all the same."""
+    root = tmp_path / "cache"
+    engines = open_host_cache(root, "engines")
+    assert engines_of(engines, "a" * 64)
+    shutil.rmtree(root)
+    assert engines_of(engines, "a" * 64)
+    shutil.rmtree(root)
+    root.write_text("a file")
+    assert engines_of(engines, "a" * 64) is None
+    assert "what is compiled here is not kept" in caplog.text
 
 
 def test_every_provider_of_this_onnx_runtime_is_a_word() -> None:
@@ -180,7 +196,7 @@ def test_openvino_holds_the_golden_proof(tmp_path: Path) -> None:
             for size in (1, 3, 8):
                 images = np.random.default_rng(size).integers(0, 256, (size, 32, 32, 3), np.uint8)
                 np.testing.assert_allclose(session.run(images), plain.run(images), atol=1e-4)
-            assert len(list(engines_of(tmp_path, "a" * 64).iterdir())) == 1
+            assert len(list((engines_of(tmp_path, "a" * 64) or tmp_path).iterdir())) == 1
 
 
 def test_one_run_a_cpu_and_two_a_gpu() -> None:

@@ -60,12 +60,14 @@ def publish(
     max_batch_size: int = 32,
     calibration: Calibration | None = None,
     others: Mapping[Variant, bytes] = MappingProxyType({}),
+    extra: Mapping[str, bytes] = MappingProxyType({}),
 ) -> int:
     """Publish a version; other `weights` than the golden ones make it one that answers otherwise than in training.
 
-    `file` is another model than the one with these weights; `others` are variants beside fp32, with their files' bytes.
+    `file` is another model than the one with these weights; `others` are variants beside fp32, with their
+    files' bytes, `extra` more files.
     """
-    files = {"model.onnx": file or tiny_model_bytes(SIZE, SIZE, weights)}
+    files = {"model.onnx": file or tiny_model_bytes(SIZE, SIZE, weights), **extra}
     blocks = []
     for colour in golden:
         image = plain(colour)

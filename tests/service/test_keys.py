@@ -280,3 +280,14 @@ def test_file_lies_in_the_users_configuration(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("XDG_CONFIG_HOME", "")
     monkeypatch.setenv("HOME", "/home/ada")
     assert default_path() == Path("/home/ada/.config/resident/keys.json")
+
+
+def test_file_that_goes_between_two_looks_opens_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had changed when it was looked at, and was gone when it was read."""
+    secret = add_key(path, "app", ["predict"])
+    keys = Keys(path)
+    path.unlink()
+    monkeypatch.setattr("service.keys._stamp", lambda _: (1, 2, 3))
+    with pytest.raises(UnauthorizedError):
+        keys.check(None, "predict")
+    assert keys.check(bearer(secret), "predict") == "app"

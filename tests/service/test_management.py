@@ -231,6 +231,29 @@ def test_rollback_to_a_version_that_can_not_be_proven_is_not_written(store: Mode
     assert store.aliases(MODEL).version("production") == 2
 
 
+@pytest.mark.anyio
+async def test_rollback_of_what_another_has_rolled_back_meanwhile_is_refused(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would lead to a version that was not proven here, one further back than anyone wished."""
+    for number in (1, 2, 3):
+        publish(store)
+        store.promote(MODEL, number)
+    keys = store.root.parent / "keys.json"
+    header = {"authorization": f"Bearer {add_key(keys, 'deploy', ['manage'])}"}
+    async with started(store.root, keys=keys) as application:
+        prove = application.registry.prove
+
+        def prove_while_another_moves(name: str, number: int) -> None:
+            prove(name, number)
+            store.rollback(name)
+
+        monkeypatch.setattr(application.registry, "prove", prove_while_another_moves)
+        response = await application.client.post(f"{BASE}/rollback", headers=header)
+        check_problem(response, 409, "alias_not_moved")
+    assert store.aliases(MODEL).version("production") == 2
+
+
 def test_promotion_takes_back_that_the_version_was_unloaded(store: ModelStore) -> None:
     """Who promotes a version wants it to serve, here too."""
     publish(store)

@@ -1,13 +1,17 @@
 """Metrics over real HTTP: what a request was is counted once, and what serves is shown."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx
 import pytest
-from colour_model import make_store, plain, publish
+from colour_model import MODEL, make_store, plain, publish, publish_deviating
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from server_process import ServerProcess, running
+
+from service.metrics import Metrics
+from service.registry import Registry
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
 
@@ -22,15 +26,18 @@ def own_server(tmp_path: Path) -> Iterator[ServerProcess]:
 
 
 def sample(client: httpx.Client, name: str, **labels: str) -> float:
-    """The value of one sample; 0 where it is not there yet."""
-    text = client.get("/metrics").text
-    values = [
+    """The value of one sample, which must be there."""
+    return find_sample(client.get("/metrics").text, name, labels)
+
+
+def find_sample(text: str, name: str, labels: Mapping[str, str]) -> float:
+    (value,) = [
         sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
         if sample.name == name and sample.labels == labels
     ]
-    return values[0] if values else 0.0
+    return value
 
 
 def test_outcomes_are_counted_once(own_server: ServerProcess) -> None:
@@ -79,3 +86,19 @@ def test_openmetrics_is_spoken_to_who_asks_for_it(own_server: ServerProcess) -> 
         assert other.text.endswith("# EOF\n")
         strange = client.get("/metrics", headers={"accept": "text/plain; version=abc"})
         assert (strange.status_code, strange.headers["content-type"].split(";")[0]) == (200, "text/plain")
+
+
+def test_versions_are_counted_in_every_state(registry: Registry) -> None:
+    """Of a model with one version that serves, one that drains and one that failed: each is seen as what it is."""
+    publish(registry.store)
+    registry.load()
+    with registry.lease(MODEL):
+        publish(registry.store)
+        publish_deviating(registry.store)
+        registry.load()
+        text = generate_latest(Metrics(registry).registry).decode()
+    counts = {
+        state: find_sample(text, "resident_versions", {"model": MODEL, "state": state})
+        for state in ("loading", "ready", "unloading", "error")
+    }
+    assert counts == {"loading": 0, "ready": 1, "unloading": 1, "error": 1}

@@ -11,11 +11,12 @@ from server_process import running
 from tiny_model import tiny_model_bytes
 
 from model_store.errors import NumericsProofError
+from model_store.graph_cache import FOLDER, GraphCache
 from model_store.manifest import Check, Precision, Variant
 from model_store.session import Session, SessionOptions
 from model_store.store import ModelStore
 from model_store.version import Version
-from service.precision import Choice, PrecisionWish, choose, fastest
+from service.precision import Choice, PrecisionWish, choose, fastest, load_proven
 from service.registry import Registry
 from service.serve import describe
 from service.served_version import EngineOptions
@@ -167,3 +168,14 @@ def test_the_start_says_where_another_precision_answers(store: ModelStore) -> No
     registry.close()
     assert "  model  colours/1: 7 classes; int8 answers" in lines
     assert "  model  plain/1: 7 classes" in lines
+
+
+def test_optimised_graph_is_kept_for_all_files_of_a_version(store: ModelStore, tmp_path: Path) -> None:
+    """A graph may have its weights in a file of their own: another version with other weights is not given the first one's."""
+    cache = GraphCache(tmp_path / "cache", 10**8)
+    for weights in (b"one", b"two", b"two"):
+        publish(store, extra={"weights.bin": weights})
+    for number in (1, 2, 3):
+        with store.open(MODEL, number) as version:
+            load_proven(version, version.variant("fp32"), SessionOptions(graphs=cache))
+    assert len([entry for entry in (tmp_path / "cache" / FOLDER).iterdir() if entry.is_dir()]) == 2

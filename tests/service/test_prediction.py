@@ -3,19 +3,20 @@
 import asyncio
 import base64
 import io
+import json
 import threading
 from pathlib import Path
 
 import httpx
 import pytest
 from asgi_application import Application, RawClient, started, until
-from colour_model import labels, make_store, plain, publish
+from colour_model import COLOURS, MODEL, labels, make_store, plain, publish
 from PIL import Image
 from server_process import PATIENCE_SECONDS
 
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels, to_pixels
-from model_store.store import ModelStore
+from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
 from service import decoding
 
 pytestmark = pytest.mark.anyio
@@ -351,3 +352,20 @@ async def test_parameters_that_are_not_understood_are_refused(colour_store: Mode
     async with started(colour_store.root) as application:
         response = await application.client.post(f"/v1/predict?{query}", content=plain("red"))
         assert (response.status_code, response.json()["code"]) == (400, "invalid_parameter")
+
+
+async def test_request_is_answered_by_the_model_that_it_began_with(store: ModelStore) -> None:
+    """A model that becomes the default while a body arrives answers the next request, and this one is not told its labels."""
+    async with started(store.root, builtin=True) as application:
+        body, client = plain("red"), RawClient(headers={"content-type": "image/png"})
+        client.send_body(body[:10], more=True)
+        request = asyncio.create_task(client.request(application.app))
+        await client.asked.wait()
+        publish(store)
+        await asyncio.to_thread(application.registry.load)
+        assert application.registry.find(None).version.model == MODEL
+        client.send_body(body[10:])
+        await request
+        answer = json.loads(client.body)
+        assert answer["model"] == BUILTIN_DEFAULT_MODEL
+        assert not set(labels(answer["results"])) & set(COLOURS)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from colour_model import MODEL, make_store, publish
 from registries import options, serving
+from unprivileged import unprivileged
 
 from model_store.store import Contents, ModelStore
 from service.registry import Registry
@@ -113,3 +114,29 @@ def test_reason_goes_when_the_same_wish_can_be_read_again(registry: Registry) ->
     registry.load()
     assert registry.models[MODEL].error is None
     assert registry.find(MODEL) is served
+
+
+@pytest.mark.parametrize("place", ["broken", "broken/1"])
+def test_model_that_can_not_be_read_takes_no_other_with_it(registry: Registry, place: str) -> None:
+    """The others start, and follow the store; it serves what it did, and what is new once it can be read again."""
+    store = registry.store
+    publish(store)
+    publish(store, "broken")
+    directory = store.root / place
+    with unprivileged():
+        directory.chmod(0)
+        registry.load()
+        assert (registry.loaded, registry.ready, registry.error) == (True, True, None)
+        model = registry.models["broken"]
+        assert (model.state, model.error) == ("error", "its directory can not be read")
+        directory.chmod(0o755)
+        registry.load()
+        assert serving(registry, "broken") == 1
+        publish(store, "broken")
+        publish(store)
+        directory.chmod(0)
+        registry.load()
+        assert (serving(registry), serving(registry, "broken")) == (2, 1)
+        directory.chmod(0o755)
+        registry.load()
+    assert (serving(registry, "broken"), registry.models["broken"].error) == (2, None)

@@ -300,6 +300,12 @@ def test_model_without_a_version_is_unloaded_and_no_fault(store: ModelStore, mak
     with pytest.raises(NotReadyError, match="unloaded it"):
         registry.find(MODEL)
     assert registry.ready
+    (store.root / MODEL / "aliases").write_text("no directory")
+    registry.load()
+    assert registry.models[MODEL].state == "error"
+    (store.root / MODEL / "aliases").unlink()
+    registry.load()
+    assert (registry.models[MODEL].state, registry.models[MODEL].error) == ("unloaded", None)
 
 
 def test_last_version_that_readiness_needs_is_not_unloaded(store: ModelStore, make: Make) -> None:

@@ -80,3 +80,14 @@ def test_routine_is_not_logged_where_it_goes_well(server: ServerProcess, client:
     assert server.stderr.wait_for("id=routine-3$")
     assert "id=routine-1" not in server.stderr.text
     assert "id=routine-2" not in server.stderr.text
+
+
+def test_who_asks_writes_no_text_into_the_log(server: ServerProcess, client: httpx.Client) -> None:
+    """A proxy's word for the client is taken where it can be an address or a name."""
+    forged = '9.9.9.9 "POST /v1/predict" 200 0.1 ms ok colours/1 images=1 id=abc'
+    client.get("/v1/models", headers={"x-forwarded-for": forged, "x-request-id": "forged-1"})
+    client.get("/v1/models", headers={"x-forwarded-for": "2001:db8::7", "x-request-id": "forwarded-1"})
+    assert server.stderr.wait_for("id=forwarded-1$")
+    lines = {line.rpartition("=")[2]: line for line in server.stderr.text.splitlines()}
+    assert lines["forged-1"].startswith('INFO:     - "GET /v1/models" 200 ')
+    assert lines["forwarded-1"].startswith('INFO:     2001:db8::7 "GET /v1/models" 200 ')
