@@ -172,9 +172,9 @@ def to_pixels(image: Image.Image, spec: Preprocessing) -> Pixels:
 def reduction(image: Image.Image, spec: Preprocessing) -> int:
     """By what a JPEG's sides may be divided as its blocks are decoded (8, 4 or 2), else 1.
 
-    As long as the antialiased resize still has LEAST_REDUCED source pixels a side for each of its own, its pixels stay within 4
-    grey levels of those of the full decode, those of photographs within 0.25 in the mean (tests/model_store). Sides that do not
-    divide would shift it.
+    As long as the antialiased resize still has LEAST_REDUCED source pixels a side for each of its own, a photograph's pixels stay
+    within 4 grey levels of those of the full decode, and within 0.25 in the mean (tests/model_store); patterns of single dots or
+    lines, as halftones have, by up to 10, and 4.4 in the mean. Sides that do not divide would shift it.
     """
     if image.format != "JPEG" or spec.interpolation == "nearest":  # which takes single pixels, and a fraction has averaged them
         return 1

@@ -29,7 +29,7 @@ class UploadBudget:
         def hold(count: int) -> None:
             nonlocal held
             if self.held_bytes + max(count, 1) > self._max_upload_bytes and self.held_bytes > held:
-                raise _overloaded(f"bodies of {self.held_bytes:,} bytes are being held; {self._max_upload_bytes:,} are allowed")
+                raise overloaded(f"bodies of {self.held_bytes:,} bytes are being held; {self._max_upload_bytes:,} are allowed")
             self.held_bytes += count
             held += count
 
@@ -106,7 +106,7 @@ class Admission:
             raise self._full(priority, f"{waiting} images wait already, and {count} more would pass the {most} allowed")
         ahead = self._own.ahead_of(priority)
         if self.images and (wait := decode_seconds + self._predict_seconds(ahead, count, priority)) > remaining_seconds:
-            raise _overloaded(
+            raise overloaded(
                 f"the answer would take {wait * 1e3:,.0f} ms, and {max(remaining_seconds, 0) * 1e3:,.0f} ms are left",
                 wait - remaining_seconds,
             )
@@ -121,9 +121,10 @@ class Admission:
         self._own.add(count, priority)
 
     def _full(self, priority: Priority, detail: str) -> OverloadedError:
-        return _overloaded(detail, self._predict_seconds(self._own.ahead_of(priority), 0, priority))
+        return overloaded(detail, self._predict_seconds(self._own.ahead_of(priority), 0, priority))
 
 
-def _overloaded(detail: str, wait_seconds: float = 0.0) -> OverloadedError:
+def overloaded(detail: str, wait_seconds: float = 0.0) -> OverloadedError:
+    """The refusal, which asks to come again once the wait is over."""
     seconds = max(RETRY_AFTER_SECONDS, math.ceil(wait_seconds))
     return OverloadedError(f"{detail}; come again in {seconds} s", headers={"Retry-After": str(seconds)})

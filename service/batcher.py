@@ -28,6 +28,8 @@ Priority = Literal[1, 2]
 INTERACTIVE: Final = 1
 BULK: Final = 2
 NICENESS: Final = 10
+SWEEP: Final = 256
+"""Images in a queue from which on those whose callers have left are looked for."""
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +85,7 @@ class Batcher:
         self._queue: deque[_Item] = deque()
         self._bulk: deque[_Item] = deque()
         self._lock = threading.Lock()
+        self._sweep_at = {False: SWEEP, True: SWEEP}
         self._asleep: list[threading.Condition] = []  # of the same lock, one for each thread that waits; the last is woken first
         self.batch_sizes: Counter[int] = Counter()
         self.bulk_runs: dict[int, BulkRun] = {}  # by thread; copy it to look at it
@@ -103,7 +106,9 @@ class Batcher:
         with self._lock:
             if self._closing:
                 raise RuntimeError("this batcher is closed: its version was unloaded while a request held it")
-            (self._bulk if item.bulk else self._queue).append(item)
+            (queue := self._bulk if item.bulk else self._queue).append(item)
+            if len(queue) > self._sweep_at[item.bulk]:
+                self._sweep(queue, bulk=item.bulk)
             if self._asleep:
                 self._asleep.pop().notify()
         return item.future
@@ -171,6 +176,13 @@ class Batcher:
             if batch:
                 return batch
 
+    def _sweep(self, queue: deque[_Item], *, bulk: bool) -> None:
+        """Let go of the images whose callers have left: bulk, or all where every instance hangs, may never come to its turn."""
+        waiting = [item for item in queue if not item.future.done()]
+        queue.clear()
+        queue.extend(waiting)
+        self._sweep_at[bulk] = max(SWEEP, 2 * len(waiting))
+
     def _pop(self) -> _Item:
         return (self._queue or self._bulk).popleft()
 
@@ -209,7 +221,8 @@ def _give_way() -> None:
     """
     if sys.platform == "linux":
         thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, max(NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
+        with suppress(OSError):  # a sandbox may forbid it
+            os.setpriority(os.PRIO_PROCESS, thread, max(NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 def _settle(batch: Sequence[_Item], outcome: Rows | ServiceError, began: float, ended: float) -> None:

@@ -66,6 +66,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     head_timeout_seconds: ClassVar[float] = 30.0
     _head_open = False
     _head_bytes = 0
+    _head_is_new = False
     _timer: asyncio.TimerHandle | None = None
     _chunk = b""
     _answering: Any = None
@@ -100,11 +101,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Count what belongs to a head that has not ended with this chunk."""
-        self._chunk = data
+        self._chunk, self._head_is_new = data, False
         super().data_received(data)
-        if self._head_open:
+        if not self._head_open:
+            self._watch_idle()
+        else:
             self._watch_head()
-            self._head_bytes += len(data)
+            self._head_bytes += 0 if self._head_is_new else len(data)  # what stands before its begin is another request's
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self._end_head()
                 self.send_400_response("The request's head is too large.")
@@ -128,6 +131,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _unsupported_upgrade_warning(self) -> None:
         """Parse the request again without its wish: the parser has ended with the head, and took no body (uvicorn#2722)."""
+        if self._asked[0] == b"CONNECT":  # which llhttp takes for an upgrade whatever its headers say
+            self.send_400_response("CONNECT is not understood here.")
+            return
         error = sys.exception()
         rest = self._chunk[error.args[0] :] if isinstance(error, httptools.HttpParserUpgrade) else b""
         method, version = self._asked
@@ -137,7 +143,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _begin_head(self) -> None:
         self._end_head()
-        self._head_open, self._head_bytes = True, 0
+        self._head_open, self._head_bytes, self._head_is_new = True, 0, True
+
+    def _watch_idle(self) -> None:
+        """Bytes that begin no request, as the rest of a body that nobody reads, do not keep a connection open for ever."""
+        cycle: RequestResponseCycle | None = self.cycle
+        answered = cycle is not None and cycle.response_complete and not self.pipeline
+        if answered and self.timeout_keep_alive_task is None and not self.transport.is_closing():
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def _watch_head(self) -> None:
         """Set the time for a head that has not come in one chunk, as most do."""

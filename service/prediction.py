@@ -108,6 +108,8 @@ class Predictor:
         """Every image's outcome. Drops them and raises where the client leaves first, or the deadline passes."""
         (first, *others) = images
         began = time.monotonic()
+        if began > deadline:
+            raise DeadlineExceededError("the deadline passed before the image was decoded")
         pixels = None if others or isinstance(first, ServiceError) else self._decoders.decode_small(first, served.preprocessing)
         if pixels is None:
             work = asyncio.ensure_future(self._classify_all(images, served, deadline, parameters))

@@ -24,11 +24,12 @@ class InProcess(uvicorn.Server):
 
 
 @asynccontextmanager
-async def listening(root: Path, **settings: Any) -> AsyncIterator[tuple[Application, int]]:
+async def listening(root: Path, *, keep_alive_seconds: int = 5, **settings: Any) -> AsyncIterator[tuple[Application, int]]:
     """The application over a store and the port that it listens on."""
     loaded: asyncio.Future[Registry] = asyncio.get_running_loop().create_future()
     app = create_app(Settings(store=root, **{"builtin": False, "instances": 1, **settings}), loaded.set_result)
-    server = InProcess(uvicorn.Config(app, port=0, http=BoundedHttpProtocol, access_log=False, log_level="warning"))
+    own = {"access_log": False, "log_level": "warning", "timeout_keep_alive": keep_alive_seconds}
+    server = InProcess(uvicorn.Config(app, port=0, http=BoundedHttpProtocol, **own))  # type: ignore[arg-type]
     serving = asyncio.create_task(server.serve())
     try:
         registry = await asyncio.wait_for(loaded, PATIENCE_SECONDS)

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from server_process import PATIENCE_SECONDS
 
-from service.batcher import BULK, INTERACTIVE, NICENESS, Answer, Batcher
+from service.batcher import BULK, INTERACTIVE, NICENESS, SWEEP, Answer, Batcher
 from service.errors import DeadlineExceededError, InferenceError
 
 pytestmark = pytest.mark.anyio
@@ -378,3 +378,28 @@ async def test_results_never_cross_callers(largest: int, instances: int, delay: 
     answered_or_failed = crowd.outcomes[Answer] + crowd.outcomes[InferenceError]
     assert answered_or_failed <= sum(ran) <= crowd.images - crowd.outcomes[DeadlineExceededError]
     assert troubles == []
+
+
+async def test_images_that_never_come_to_their_turn_are_let_go_once_their_callers_left() -> None:
+    """Bulk behind interactive images without an end: memory does not grow by what has timed out."""
+    model = GatedModel(read_numbers)
+    with batching(model) as batcher:
+        held = submit(batcher, *range(3 * LARGEST))
+        await model.begun()
+        stays = batcher.submit(numbered(7), time.monotonic() + PATIENCE_SECONDS, BULK)
+        for _ in range(5 * SWEEP):
+            batcher.submit(numbered(8), time.monotonic() + PATIENCE_SECONDS, BULK).cancel()
+        assert batcher.waiting_bulk <= SWEEP + 1
+        model.gate.set()
+        assert await answered([*held, stays]) == [*range(3 * LARGEST), 7]
+
+
+async def test_sandbox_that_forbids_niceness_stops_no_instance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To give way is a kindness; to answer is not."""
+
+    def forbid(*_: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", forbid)
+    with batching(read_numbers) as batcher:
+        assert await answered(submit(batcher, 7)) == [7]

@@ -7,7 +7,7 @@ import socket
 import pytest
 import socket_application
 from colour_model import labels, plain
-from server_process import ServerProcess, read_response, request_head, running
+from server_process import PATIENCE_SECONDS, ServerProcess, read_response, request_head, running
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from model_store.store import ModelStore
@@ -122,3 +122,37 @@ async def test_a_prediction_leaves_nothing_to_the_collector(colour_store: ModelS
         finally:
             gc.enable()
             writer.close()
+
+
+def test_a_wish_to_be_connected_through_is_refused(server: ServerProcess) -> None:
+    """This is no proxy: an attempt to use it as one ends at once, whatever stands in its head, and others are served."""
+    with server.connect() as connection:
+        connection.sendall(b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n" + b"a: b\r\n" * 1000 + b"\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 400")
+    with server.connect() as connection:
+        connection.sendall(request_head(Content_Length=len(RED)) + RED)
+        assert read_response(connection).status_code == 200
+    assert "RecursionError" not in server.stderr.text
+
+
+def test_a_head_is_not_charged_with_the_body_before_it(server: ServerProcess) -> None:
+    """Where requests are sent one behind the other, a long body and the begin of the next head may come in one chunk."""
+    with server.connect() as connection:
+        head = request_head(Content_Length=len(RED))
+        connection.sendall(request_head(Content_Length=70_000) + b"x" * 70_000 + head[:20])
+        assert read_response(connection).json()["code"] == "not_an_image"
+        connection.sendall(head[20:] + RED)
+        assert labels(read_response(connection).json()["results"]) == ["red"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("length", "rest"), [(0, b"\r\n"), (9, b"x")], ids=["nothing", "a body that nobody reads"])
+async def test_bytes_that_are_no_request_do_not_keep_a_connection(colour_store: ModelStore, length: int, rest: bytes) -> None:
+    """After an answer a connection ends where no request follows, whatever else is sent."""
+    async with socket_application.listening(colour_store.root, keep_alive_seconds=1) as (_, port):
+        reader, writer = await socket_application.connect(port)
+        writer.write(b"GET /health/live HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % length)
+        assert (await socket_application.read_response(reader))[0] == 200
+        writer.write(rest)
+        assert await asyncio.wait_for(reader.read(), PATIENCE_SECONDS) == b""
+        writer.close()
