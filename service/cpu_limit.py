@@ -2,29 +2,47 @@
 
 import math
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
+OWN_GROUPS: Final = Path("/proc/self/cgroup")
 
 
-def cpu_limit(cgroup_root: Path = CGROUP_ROOT) -> int:
-    """CPUs, at least 1: the smaller of the affinity mask and the cgroup v2 or v1 quota, a part of one counted whole."""
+def cpu_limit(cgroup_root: Path = CGROUP_ROOT, own_groups: Path = OWN_GROUPS) -> int:
+    """CPUs, at least 1: the smaller of the affinity mask and the cgroup v2 or v1 quota, a part of one counted whole.
+
+    A container sees its own group as the root; a unit of systemd's, or a container in the host's namespace, has it further down.
+    """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas = [quota for quota in (_quota_v2(cgroup_root), _quota_v1(cgroup_root)) if quota is not None]
-    return max(1, min([affinity, *(math.ceil(quota) for quota in quotas)]))
+    quotas = [_quota_v2(cgroup_root / folder) for folder in _folders(own_groups, "")]
+    quotas += [_quota_v1(cgroup_root / "cpu" / folder) for folder in _folders(own_groups, "cpu")]
+    return max(1, min([affinity, *(math.ceil(quota) for quota in quotas if quota is not None)]))
 
 
-def _quota_v2(root: Path) -> float | None:
-    match _words(root / "cpu.max"):
+def _folders(own_groups: Path, controller: str) -> list[PurePosixPath]:
+    """This process's group in the tree of v2 (no controller) or of one of v1's, and every group around it: each bounds it.
+
+    https://man7.org/linux/man-pages/man7/cgroups.7.html, /proc/pid/cgroup
+    """
+    for line in _lines(own_groups):
+        _, controllers, path = line.split(":", 2)
+        group = PurePosixPath(path.lstrip("/"))
+        if controller in controllers.split(",") and ".." not in group.parts:
+            return [group, *group.parents]
+    return [PurePosixPath()]
+
+
+def _quota_v2(group: Path) -> float | None:
+    match _words(group / "cpu.max"):
         case [quota, period] if quota != "max":
             return int(quota) / int(period)
         case _:
             return None
 
 
-def _quota_v1(root: Path) -> float | None:
-    match _words(root / "cpu/cpu.cfs_quota_us"), _words(root / "cpu/cpu.cfs_period_us"):
+def _quota_v1(group: Path) -> float | None:
+    match _words(group / "cpu.cfs_quota_us"), _words(group / "cpu.cfs_period_us"):
         case [quota], [period] if int(quota) > 0:
             return int(quota) / int(period)
         case _:
@@ -32,7 +50,11 @@ def _quota_v1(root: Path) -> float | None:
 
 
 def _words(path: Path) -> list[str]:
+    return " ".join(_lines(path)).split()
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text().split()
+        return path.read_text().splitlines()
     except OSError:
         return []

@@ -18,7 +18,7 @@ def _sixteen_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def tree(root: Path, files: Mapping[str, str]) -> Path:
     for name, text in files.items():
-        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text + "\n")
     return root
 
@@ -44,6 +44,32 @@ def tree(root: Path, files: Mapping[str, str]) -> Path:
 def test_quota_bounds_the_cpus(tmp_path: Path, files: Mapping[str, str], expected: int) -> None:
     """A cgroup v2 or v1 quota counts where it is set, a part of a CPU as a whole one, and never more than the affinity."""
     assert cpu_limit(tree(tmp_path, files)) == expected
+
+
+UNIT = "system.slice/resident.service"
+
+
+@pytest.mark.usefixtures("_sixteen_cpus")
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        (f"0::/{UNIT}", {f"{UNIT}/cpu.max": "300000 100000"}, 3),
+        (f"0::/{UNIT}", {"system.slice/cpu.max": "200000 100000", f"{UNIT}/cpu.max": "300000 100000"}, 2),
+        (f"0::/{UNIT}", {"other/cpu.max": "300000 100000"}, 16),
+        ("0::/", {"cpu.max": "300000 100000"}, 3),
+        ("0::/../outside", {"cpu.max": "300000 100000"}, 3),
+        (
+            f"0::/\n4:memory:/a\n3:cpu,cpuacct:/{UNIT}",
+            {f"cpu/{UNIT}/{name[4:]}": text for name, text in zip(V1, ("300000", "100000"), strict=True)},
+            3,
+        ),
+    ],
+)
+def test_quota_of_a_group_further_down_counts(tmp_path: Path, own: str, files: Mapping[str, str], expected: int) -> None:
+    """A unit of systemd's is bounded by its own quota and by those of the groups around it."""
+    groups = tmp_path / "own"
+    groups.write_text(own + "\n")
+    assert cpu_limit(tree(tmp_path / "tree", files), groups) == expected
 
 
 def test_affinity_bounds_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
