@@ -20,10 +20,10 @@ from model_store.manifest import Calibration
 from model_store.preprocessing import prepare
 from model_store.session import Session, probabilities
 from model_store.uncertainty import energy, set_sizes
-from training.calibration import read_calibration
-from training.export import MODEL, OUTPUTS, model_input
-from training.run_data import RunData, open_run_data
-from training.run_directory import RunDirectory
+from training.run.data import RunData, open_run_data
+from training.run.directory import RunDirectory
+from training.steps.calibrate import read_calibration
+from training.steps.export import MODEL, OUTPUTS, model_input
 
 PACKAGES = ("torch", "onnxruntime", "numpy", "scipy", "pillow")
 LIMIT = 2000

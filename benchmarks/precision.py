@@ -17,8 +17,8 @@ from model_store.manifest import Input
 from model_store.session import Session
 from model_store.speed import BATCHES, Seconds, time_in_turn
 from model_store.store import BUILTIN_ROOT
-from training.export import OUTPUTS
-from training.precision.int8 import calibrate
+from training.quantization.int8 import calibrate
+from training.steps.export import OUTPUTS
 
 PACKAGES = ("onnxruntime", "onnx", "torch", "numpy")
 CALIBRATION_IMAGES = 16

@@ -13,10 +13,10 @@ from machine import ROOT
 from model_store.manifest import Input, Preprocessing, Variant, now
 from model_store.preprocessing import prepare
 from model_store.store import ModelStore
-from training.export import OPSET, OUTPUT_NAMES, OUTPUTS, ServedModel
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
-from training.precision.int8 import calibrate
+from training.quantization.int8 import calibrate
+from training.steps.export import OPSET, OUTPUT_NAMES, OUTPUTS, ServedModel
 
 BUILD = ROOT / "build/bench"
 CLASSES = 1000

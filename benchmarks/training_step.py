@@ -19,14 +19,14 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from training.learning.environment import current, has_bf16, keep_freed_memory
-from training.learning.feed import Feed, PixelsOnDevice
-from training.learning.forecast import Pace
+from training.learning.batches import Feed, PixelsOnDevice
+from training.learning.determinism import current, has_bf16, keep_freed_memory
+from training.learning.distributed import ALONE
 from training.learning.learner import Learner
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
-from training.learning.process import ALONE
 from training.learning.recipe import Recipe
+from training.learning.throughput import Pace
 
 IMAGES, BATCH, WARM_UP, STEPS, TURNS = 6400, 128, 5, 40, 5
 PACKAGES = ("torch", "torchvision", "pillow")

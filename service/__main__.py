@@ -9,7 +9,7 @@ from typing import Final
 def serve(arguments: Sequence[str]) -> None:
     """Serve until SIGTERM or Ctrl-C."""
     gc.disable()  # what imports make stays: to look through it again and again takes a tenth of the start
-    from service.serve import main  # noqa: PLC0415  each command pays for its own imports alone
+    from service.server import main  # noqa: PLC0415  each command pays for its own imports alone
 
     main(arguments)
 
@@ -23,14 +23,14 @@ def keys(arguments: Sequence[str]) -> None:
 
 def bench(arguments: Sequence[str]) -> None:
     """Load a server and say what it carries."""
-    from service.commands.bench import bench as main  # noqa: PLC0415  as above
+    from service.loadtest.bench_command import bench as main  # noqa: PLC0415  as above
 
     main(arguments, prog_name="python -m service bench")
 
 
 def tune(arguments: Sequence[str]) -> None:
     """Find a model's best settings on this machine."""
-    from service.commands.tune import tune as main  # noqa: PLC0415  as above
+    from service.loadtest.tune_command import tune as main  # noqa: PLC0415  as above
 
     main(arguments, prog_name="python -m service tune")
 

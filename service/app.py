@@ -12,23 +12,23 @@ from model_store.host_cache import try_host_cache
 from model_store.providers import find_providers, keeps_engines
 from model_store.store import BUILTIN_ROOT, ModelStore
 from service import __version__
-from service.admission import Room
-from service.application import Application
-from service.cpu_limit import cpu_limit
-from service.decoding import Decoders
-from service.documentation import add_documentation
-from service.engine_options import Caches, engine_options, version_policy
-from service.keys import Keys
-from service.management_routes import build_management_router
-from service.metrics import Metrics
-from service.prediction import Predictor
-from service.problems import add_error_handlers
-from service.registry import Registry
-from service.required_models import RequiredModels
-from service.routes import build_router
-from service.served_version import EngineOptions
+from service.engine.loaded_version import EngineOptions
+from service.engine.options import Caches, engine_options, version_policy
+from service.host.cpu_limit import cpu_limit
+from service.http.api_keys import Keys
+from service.http.management import build_management_router
+from service.http.metrics import Metrics
+from service.http.models import build_router
+from service.http.openapi import add_documentation
+from service.http.predict_endpoint import Application
+from service.http.problem_details import add_error_handlers
+from service.prediction.admission import Room
+from service.prediction.decode_pool import Decoders
+from service.prediction.pipeline import Predictor
 from service.settings import Settings, parse_names
-from service.watcher import watch
+from service.versions.readiness import RequiredModels
+from service.versions.registry import Registry
+from service.versions.watcher import watch
 
 ENGINES = "engines"
 DESCRIPTION = """Answers a photo with labels: **POST** an image to `/v1/predict`.

@@ -12,9 +12,9 @@ from model_store.manifest import is_name
 from model_store.preprocessing import DEFAULT_MAX_PIXELS, PILLOW_MAX_PIXELS
 from model_store.providers import AUTO, parse_providers
 from model_store.store import DEFAULT_ROOT
-from service.keys import default_path
-from service.precision import PrecisionWish
-from service.version_policy import PolicyText
+from service.engine.variant_selection import PrecisionWish
+from service.http.api_keys import default_path
+from service.versions.version_policy import PolicyText
 
 MEBIBYTE = 1024 * 1024
 EXPECTED_MODELS: Final = 'expected a JSON object with a model\'s settings by its name, like {"resnet50": {"instances": 1}}'

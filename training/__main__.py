@@ -3,7 +3,13 @@
 import click
 from rich.console import Console
 
-from training.commands import experiments, importing, looking, precision, retraining, running, steps
+from training.commands import experiment as experiments
+from training.commands import import_ as importing
+from training.commands import inspect as looking
+from training.commands import quantize as precision
+from training.commands import retrain as retraining
+from training.commands import run as running
+from training.commands import steps
 from training.commands.options import TrainingGroup
 
 

@@ -13,15 +13,15 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from model_store.manifest import Check
-from training.calibration import Calibrated
-from training.cross_validation import CrossValidation
 from training.data.check import check_table
+from training.gates.vs_previous_version import Succession
 from training.learning.rate_finder import RateCurve
-from training.precision.sensitivity import Sensitivity
-from training.run_data import RunData
-from training.succession import Succession
-from training.tracking import Trackers
-from training.train import Progress
+from training.quantization.sensitivity import Sensitivity
+from training.run.data import RunData
+from training.run.tracking import Trackers
+from training.steps.calibrate import Calibrated
+from training.steps.cross_validation import CrossValidation
+from training.steps.train import Progress
 
 SHOWN_LAYERS: Final = 24
 

@@ -6,7 +6,7 @@ import click
 
 from model_store.errors import InvalidNameError
 from model_store.manifest import check_name
-from service.keys import KeyNameError, KeysError, Scope, add_key, default_path, read_keys, remove_key
+from service.http.api_keys import KeyNameError, KeysError, Scope, add_key, default_path, read_keys, remove_key
 
 SCOPES = ("predict", "manage")
 

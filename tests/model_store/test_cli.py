@@ -59,7 +59,7 @@ def told(**changes: Any) -> dict[str, Any]:
     """Blocks for a manifest that has something to tell."""
     data = DataSet(name="digits", digest="0" * 64)
     training = Training(
-        run_id="run-1", command="python -m training.train digits", git_commit=None, architecture="resnet20", recipe={}, data=data,
+        run_id="run-1", command="python -m training.steps.train digits", git_commit=None, architecture="resnet20", recipe={}, data=data,
         seed=0, epochs=30, best_epoch=27,
     )  # fmt: skip
     passed = Check(check="accuracy", passed=True, value=0.98, threshold=0.95, comparison="at_least")
@@ -122,7 +122,7 @@ class TestShow:
             assert result.stdout.startswith(f"m/1 (published, unproven)  sha256:{version.digest}\n")
         for words in (
             "8x8 RGB, bilinear resize", "3: red, green, blue", "fp32; batches up to 8", "resnet20 on digits, epoch 27 of 30",
-            "python -m training.train digits", "top-1 98.77% (95 % 97.00% to 99.50%) of 540 images", "at least 0.95",
+            "python -m training.steps.train digits", "top-1 98.77% (95 % 97.00% to 99.50%) of 540 images", "at least 0.95",
             "WAIVED: fits where it goes",
         ):  # fmt: skip
             assert words in result.stdout

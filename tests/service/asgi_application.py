@@ -13,9 +13,9 @@ from gated_model import GatedModel
 from server_process import PATIENCE_SECONDS
 
 from service.app import create_app
-from service.registry import Registry
-from service.served_version import ServedVersion
+from service.engine.loaded_version import ServedVersion
 from service.settings import Settings
+from service.versions.registry import Registry
 
 
 @dataclass

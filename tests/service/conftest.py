@@ -11,7 +11,7 @@ from registries import options
 from server_process import ServerProcess, running
 
 from model_store.store import ModelStore
-from service.registry import Registry
+from service.versions.registry import Registry
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from colour_model import MODEL, plain
 from server_process import ServerProcess, running
 
 from model_store.store import ModelStore
-from service.keys import add_key
+from service.http.api_keys import add_key
 
 BASE = f"/v1/models/{MODEL}"
 

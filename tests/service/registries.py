@@ -4,8 +4,8 @@ from colour_model import MODEL
 from server_process import PATIENCE_SECONDS
 
 from model_store.session import SessionOptions
-from service.registry import Registry
-from service.served_version import EngineOptions, ServedVersion
+from service.engine.loaded_version import EngineOptions, ServedVersion
+from service.versions.registry import Registry
 
 
 def options(_: str) -> EngineOptions:

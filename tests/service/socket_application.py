@@ -11,9 +11,9 @@ from asgi_application import Application, until
 from server_process import PATIENCE_SECONDS
 
 from service.app import create_app
-from service.http_protocol import BoundedHttpProtocol
-from service.registry import Registry
+from service.http.protocol import BoundedHttpProtocol
 from service.settings import Settings
+from service.versions.registry import Registry
 
 
 class InProcess(uvicorn.Server):

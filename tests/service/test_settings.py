@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from service.engine_options import engine_options
+from service.engine.options import engine_options
 from service.settings import ModelSettings, Settings
 
 SAMPLES: dict[str, tuple[str, object]] = {

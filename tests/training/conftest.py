@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from model_store.store import ModelStore
-from training.beginning import Wish, begin
-from training.calibration import calibrate
-from training.evaluation import evaluate
-from training.export import export
-from training.golden import take_golden
-from training.run_data import open_run_data
-from training.run_directory import RunDirectory
-from training.train import train
+from training.run.data import open_run_data
+from training.run.directory import RunDirectory
+from training.run.request import Wish, begin
+from training.steps.calibrate import calibrate
+from training.steps.evaluate import evaluate
+from training.steps.export import export
+from training.steps.golden import take_golden
+from training.steps.train import train
 
 SHORT = ("epochs=2", "accuracy_floor=0.3")
 

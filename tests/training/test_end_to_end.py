@@ -14,15 +14,15 @@ from server_process import running
 
 from model_store.preprocessing import prepare
 from model_store.store import ModelStore
-from training import gates
-from training.calibration import read_calibration
 from training.data.scan import scan
 from training.data.sources import encode, load_data
 from training.data.split import make_split
-from training.publish import publish
-from training.run_data import RunData, open_run_data
-from training.run_directory import RunDirectory
-from training.weights import load_trained, predict
+from training.gates import gate as gates
+from training.run.data import RunData, open_run_data
+from training.run.directory import RunDirectory
+from training.run.weights import load_trained, predict
+from training.steps.calibrate import read_calibration
+from training.steps.publish import publish
 
 TOLERANCE = 1e-3
 IMAGES_A_REQUEST = 60

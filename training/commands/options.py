@@ -13,11 +13,11 @@ import click
 
 from model_store.errors import ModelStoreError
 from model_store.store import DEFAULT_ROOT
-from training import gates
-from training.beginning import ARCHITECTURE, Wish
 from training.errors import RunError, TrainingError
+from training.gates import gate as gates
+from training.learning.distributed import Process
 from training.learning.networks import describe_architectures
-from training.learning.process import Process
+from training.run.request import ARCHITECTURE, Wish
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 EXISTING_RUN = click.Path(exists=True, file_okay=False, path_type=Path)

@@ -6,10 +6,6 @@ import click
 from rich.console import Console
 
 from model_store.store import ModelStore
-from training import gates
-from training.beginning import Wish, begin
-from training.calibration import calibrate as calibrate_run
-from training.calibration import take_calibration
 from training.commands.options import (
     DEVICE,
     EXISTING_RUN,
@@ -22,16 +18,20 @@ from training.commands.options import (
     parse_waivers,
     training_options,
 )
-from training.commands.running import begun, processes, say_published, shown, telling_the_way_on, test_accuracy
+from training.commands.run import begun, processes, say_published, shown, telling_the_way_on, test_accuracy
 from training.display import TrainingDisplay
-from training.evaluation import evaluate as evaluate_run
-from training.export import export as export_run
-from training.golden import take_golden
-from training.learning.process import ALONE, Process
-from training.publish import publish as publish_run
-from training.run_data import RunData, open_run_data
-from training.run_directory import RunDirectory
-from training.train import train as train_run
+from training.gates import gate as gates
+from training.learning.distributed import ALONE, Process
+from training.run.data import RunData, open_run_data
+from training.run.directory import RunDirectory
+from training.run.request import Wish, begin
+from training.steps.calibrate import calibrate as calibrate_run
+from training.steps.calibrate import take_calibration
+from training.steps.evaluate import evaluate as evaluate_run
+from training.steps.export import export as export_run
+from training.steps.golden import take_golden
+from training.steps.publish import publish as publish_run
+from training.steps.train import train as train_run
 
 
 @click.command()

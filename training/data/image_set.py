@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from model_store.errors import ImageError
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels, prepare
-from training.data.columns import Column, Files, Joined, Texts
+from training.data.lazy_columns import Column, Files, Joined, Texts
 from training.errors import DataError
 
 Indices = NDArray[np.int64]

@@ -21,8 +21,8 @@ from torchvision import datasets
 
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels
-from training.data.columns import PNGs, Texts
 from training.data.image_set import FREE, TEST, TRAIN, ImageSet, Indices
+from training.data.lazy_columns import PNGs, Texts
 from training.errors import DataError
 
 DATA_DIR: Final = Path("data")

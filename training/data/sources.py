@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from training.data.columns import encode
+from training.data.csv_file import load_image_list
 from training.data.folders import load_folder
-from training.data.image_list import load_image_list
 from training.data.image_set import ImageSet, Indices, merge, with_classes
 from training.data.known_data import KNOWN, load_known
+from training.data.lazy_columns import encode
 from training.errors import DataError
 
 __all__ = ["ImageSet", "Indices", "check_data", "encode", "load_data", "merge", "with_classes"]

@@ -16,8 +16,8 @@ from torchvision.models.resnet import BasicBlock
 
 from training.errors import InterruptedRunError
 from training.experiments.laboratory import Laboratory
-from training.experiments.statistics import Sample
 from training.learning.blocks import PlainBlock
+from training.statistics import Sample
 
 RATES: Final = (0.1, 0.01)
 MOMENTUM: Final = 0.9

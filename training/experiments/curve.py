@@ -5,8 +5,8 @@ import io
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from training.run_directory import RunDirectory, damaged
-from training.train import Progress
+from training.run.directory import RunDirectory, damaged
+from training.steps.train import Progress
 
 CURVE: Final = "curve.csv"
 POINT_STEPS: Final = 50

@@ -9,7 +9,7 @@ from training.experiments.groups import Group, at_rest, draw_group_curves, error
 from training.experiments.laboratory import Laboratory
 from training.experiments.report import Part, Report, Verdict
 from training.experiments.setting import command, describe, is_cifar10, publishing
-from training.experiments.statistics import listed, seeds_of
+from training.statistics import listed, seeds_of
 
 NAMES: Final = {"plain": "Plain networks", "resnet": "Residual networks"}
 SOURCES: Final = ("He et al. 2015, sections 1, 4.1 and 4.2, figures 1 and 6",)

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.experiments.report import Verdict
-from training.experiments.statistics import Sample, seeds_of
 from training.experiments.surface import basin, minima
+from training.statistics import Sample, seeds_of
 
 SOURCES: Final = ("He et al. 2015, section 4.1", "Li et al. 2018, sections 4 and 5")
 CLAIM: Final = (

@@ -14,11 +14,11 @@ from training.experiments.laboratory import TWINS, Laboratory, TrainedRun
 from training.experiments.probing import prepare, sample_images, take_steps
 from training.experiments.report import Column, Figure, Part, Report, Table, drawn
 from training.experiments.setting import command, describe
-from training.experiments.statistics import listed
 from training.experiments.surface import CEILING, basin, grid, measure_surface, minima
 from training.learning.learner import Learner
 from training.learning.optimization import rate_factor
 from training.reports.figures import Line, draw_lines, draw_surfaces
+from training.statistics import listed
 
 SURFACE_IMAGES: Final = 256
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from training.errors import RunError
 from training.experiments.laboratory import Laboratory, TrainedRun
 from training.experiments.report import Column, Figure, Table, drawn
-from training.experiments.statistics import Sample
 from training.learning.networks import parse_architecture
 from training.reports.figures import Line, draw_lines
+from training.statistics import Sample
 
 KINDS: Final = ("training", "test")
 PUBLISHED: Final = {"resnet20": 0.0875, "resnet32": 0.0751, "resnet44": 0.0717, "resnet56": 0.0697, "resnet110": 0.0643}

@@ -17,10 +17,10 @@ from training.experiments.pictures import counted
 from training.experiments.probing import answers, loss_of, prepare, sample_images, take_steps
 from training.experiments.report import Column, Figure, Part, Report, Table, drawn
 from training.experiments.setting import command, describe
-from training.experiments.statistics import listed
 from training.learning.learner import Learner
 from training.learning.networks import parse_architecture
 from training.reports.figures import Line, draw_lines
+from training.statistics import listed
 
 COMPARED: Final = 2048
 """Training images on which the constructed network is held against the shallower one."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from training.experiments.copying import Copying
 from training.experiments.report import Verdict
-from training.experiments.statistics import Sample, seeds_of
+from training.statistics import Sample, seeds_of
 
 SOURCES: Final = ("He et al. 2015, sections 1 and 3.1",)
 CLAIM: Final = (

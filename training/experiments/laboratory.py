@@ -18,18 +18,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_store.store import ModelStore
-from training.beginning import Wish, configure, look_at
 from training.data.scan import scan
 from training.data.sources import ImageSet
 from training.errors import RecipeError, RunError
 from training.experiments.curve import CURVE, CurveRecorder, Point, read_curve
+from training.learning.distributed import Process
 from training.learning.networks import build_network, parse_architecture
-from training.learning.process import Process
-from training.pipeline import Display
-from training.run_data import CHECK, RunData, canvas_of, open_run_data
-from training.run_directory import Config, RunDirectory, damaged
-from training.train import Progress, read_metrics, train
-from training.weights import LAST, Trained, predict_split, read_weights
+from training.run.data import CHECK, RunData, canvas_of, open_run_data
+from training.run.directory import Config, RunDirectory, damaged
+from training.run.request import Wish, configure, look_at
+from training.run.weights import LAST, Trained, predict_split, read_weights
+from training.steps.pipeline import Display
+from training.steps.train import Progress, read_metrics, train
 
 TWINS: Final = ("plain", "resnet")
 """Families whose networks of one depth differ in their shortcuts alone."""

@@ -13,7 +13,7 @@ from training.data.sources import Indices
 from training.errors import InterruptedRunError
 from training.experiments.laboratory import Laboratory, TrainedRun
 from training.reports.history import split_rows
-from training.run_data import CHUNK, RunData
+from training.run.data import CHUNK, RunData
 
 Item = TypeVar("Item")
 

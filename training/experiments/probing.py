@@ -10,10 +10,10 @@ from torch.nn import functional
 
 from training.experiments.laboratory import Laboratory, TrainedRun
 from training.experiments.pictures import counted
-from training.learning.environment import Environment
-from training.learning.feed import Feed
+from training.learning.batches import Feed
+from training.learning.determinism import Environment
 from training.learning.learner import Learner
-from training.setup import prepare_training
+from training.run.setup import prepare_training
 
 CHUNK: Final = 256
 

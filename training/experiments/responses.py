@@ -15,9 +15,9 @@ from training.experiments.laboratory import TWINS, Laboratory, TrainedRun
 from training.experiments.pictures import Pictures, counted
 from training.experiments.report import Column, Figure, Part, Report, Table, Verdict, drawn
 from training.experiments.setting import command, describe
-from training.experiments.statistics import Sample, listed
 from training.learning.networks import parse_architecture
 from training.reports.figures import Line, draw_lines
+from training.statistics import Sample, listed
 
 SOURCES: Final = ("He et al. 2015, section 4.2 and figure 7",)
 CLAIM: Final = (

@@ -5,11 +5,11 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.checkpoint import load_checkpoint
 from training.experiments.laboratory import RECIPE, Laboratory, TrainedRun
-from training.experiments.statistics import listed
 from training.reports.history import read_history, split_rows
 from training.reports.pages import duration
+from training.run.checkpoint import load_checkpoint
+from training.statistics import listed
 
 
 def is_cifar10(laboratory: Laboratory) -> bool:

@@ -7,7 +7,7 @@ from training.experiments.groups import KINDS, Group, at_rest, draw_group_curves
 from training.experiments.laboratory import Laboratory
 from training.experiments.report import Part, Report, Verdict
 from training.experiments.setting import command, describe, is_cifar10
-from training.experiments.statistics import Sample, listed, seeds_of
+from training.statistics import Sample, listed, seeds_of
 
 NETWORKS: Final = ("plain{}", "resnet{}", "resnet{}-b", "resnet{}-c", "preresnet{}")
 SOURCES: Final = ("He et al. 2015, section 4.1 (table 3) and 4.2", "He et al. 2016, tables 1 and 2")

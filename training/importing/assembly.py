@@ -6,10 +6,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from model_store.manifest import Input
-from training.export import OUTPUT_NAMES
-from training.importing.convention import Convention
 from training.importing.foreign_graph import BATCH, cleaned
 from training.importing.head import PooledHead
+from training.importing.input_spec import Convention
+from training.steps.export import OUTPUT_NAMES
 
 _PREFIX: Final = "network/"
 

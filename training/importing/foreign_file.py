@@ -13,7 +13,7 @@ from onnx import TensorProto, defs, inliner, shape_inference, version_converter
 
 from model_store.files import sha256_of
 from training.errors import ForeignModelError
-from training.importing.convention import DTYPES
+from training.importing.input_spec import DTYPES
 
 ONNX_DOMAINS: Final = frozenset({"", "ai.onnx"})
 RUNTIME_DOMAINS: Final = frozenset({"com.microsoft"})

@@ -16,11 +16,11 @@ from onnx import numpy_helper, shape_inference, version_converter
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from training.errors import ForeignModelError
-from training.export import OPSET
 from training.importing.affine import fold_affine
 from training.importing.foreign_file import NOT_CONVERTED, ONNX_DOMAINS, ForeignFile
 from training.importing.graph_walk import read_values
 from training.importing.import_report import ImportReport
+from training.steps.export import OPSET
 
 IR_VERSION: Final = 10
 OLDEST_RUN: Final = 7

@@ -9,11 +9,11 @@ import onnx
 from numpy.typing import NDArray
 
 from training.errors import ForeignModelError
-from training.importing.closing import Closing, find_closing
 from training.importing.foreign_file import ForeignFile, Value
 from training.importing.graph_walk import GraphWalk, attribute, axes_of
 from training.importing.import_report import ImportReport
 from training.importing.labels import wrong_classes
+from training.importing.score_transforms import Closing, find_closing
 
 
 @dataclass(frozen=True)

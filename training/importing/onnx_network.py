@@ -14,14 +14,14 @@ from model_store.preprocessing import Pixels
 from model_store.session import Logits
 from training.errors import ForeignModelError
 from training.importing.candidate import Candidate, input_of
-from training.importing.convention import Convention
-from training.importing.expectation import Expectation, find_convention, find_geometry, other_readings
 from training.importing.foreign_file import Value, read_foreign
 from training.importing.head import Answer, PooledHead, choose_output, find_answer
 from training.importing.import_report import REPORT, ImportReport
+from training.importing.input_options import Expectation, find_convention, find_geometry, other_readings
+from training.importing.input_spec import Convention
 from training.importing.labels import name_classes, wrong_classes
-from training.importing.original import OriginalFile
 from training.importing.probes import make_probes, require_finite, spread_of
+from training.importing.reference_model import OriginalFile
 from training.importing.served_graph import ServedGraph
 
 SUM_TOLERANCE: Final = 1e-3

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from model_store.manifest import Interpolation, Preprocessing
 from training.errors import ForeignModelError
-from training.importing.convention import PixelRange
+from training.importing.input_spec import PixelRange
 
 TIMM: Final = "timm"
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)

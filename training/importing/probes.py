@@ -7,9 +7,9 @@ import numpy as np
 from model_store.manifest import Input
 from model_store.preprocessing import Pixels
 from model_store.session import Logits
-from training.checks import LOGIT_TOLERANCE
 from training.errors import ForeignModelError
-from training.golden import scene
+from training.gates.checks import LOGIT_TOLERANCE
+from training.steps.golden import scene
 
 _SEED: Final = 20151210  # the day on which He et al. put residual networks on arXiv
 NUMBER: Final = 16

@@ -11,12 +11,12 @@ from model_store.errors import ManifestError
 from model_store.manifest import Check, Checkpoint, Classifier, Variant, now
 from model_store.store import ModelStore
 from training.errors import ForeignModelError
-from training.export import CLASSIFIER, MODEL
-from training.gates import require_passed, waived
+from training.gates.gate import require_passed, waived
 from training.importing.candidate import Candidate
 from training.importing.import_report import REPORT
 from training.importing.verification import Verified
-from training.publish import CHECKPOINT, Published, keep_what_serves
+from training.steps.export import CLASSIFIER, MODEL
+from training.steps.publish import CHECKPOINT, Published, keep_what_serves
 
 _WHY: Final = "imported and verified"
 

@@ -11,16 +11,16 @@ from model_store.manifest import Outputs, Preprocessing
 from model_store.preprocessing import Pixels
 from model_store.session import Logits
 from training.errors import ForeignModelError
-from training.export import OUTPUT_NAMES
-from training.gates import MAX_BATCH_SIZE
+from training.gates.gate import MAX_BATCH_SIZE
 from training.importing.assembly import assemble
 from training.importing.candidate import in_batches, input_of, open_session
-from training.importing.convention import Convention
 from training.importing.foreign_file import ForeignFile
 from training.importing.foreign_graph import fold, free_batch, upgrade
 from training.importing.head import PooledHead, find_answer, find_pooled_head
 from training.importing.import_report import ImportReport
+from training.importing.input_spec import Convention
 from training.importing.probes import tolerance_of
+from training.steps.export import OUTPUT_NAMES
 
 TRIED_BATCH: Final = 3  # neither one nor, mostly, the file's own
 

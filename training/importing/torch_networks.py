@@ -17,20 +17,20 @@ from model_store.manifest import Imported
 from model_store.preprocessing import Pixels
 from model_store.session import Logits
 from training.errors import ForeignModelError
-from training.export import OUTPUTS, ServedModel, classifier_bytes, export_graph
-from training.gates import MAX_BATCH_SIZE
+from training.gates.gate import MAX_BATCH_SIZE
 from training.importing.candidate import Candidate, input_of, open_session
-from training.importing.convention import Channels, Convention, PixelRange
-from training.importing.expectation import Expectation, find_geometry, other_readings
 from training.importing.import_report import REPORT, ImportReport
+from training.importing.input_options import Expectation, find_geometry, other_readings
+from training.importing.input_spec import Channels, Convention, PixelRange
 from training.importing.labels import name_classes, wrong_classes
 from training.importing.presets import PRESETS, triple
 from training.importing.probes import make_probes
 from training.importing.torchvision_weights import find_origin
 from training.learning.networks import IMAGENET, PLAIN_LAYERS, build_network, default_image_size, parse_architecture
 from training.learning.normalization import Normalization
-from training.start import HEAD, download, read_state
-from training.weights import Trained, is_own, predict, read_weights, serialise
+from training.run.initial_weights import HEAD, download, read_state
+from training.run.weights import Trained, is_own, predict, read_weights, serialise
+from training.steps.export import OUTPUTS, ServedModel, classifier_bytes, export_graph
 
 RESIDUAL: Final = tuple(name for name in IMAGENET if name not in PLAIN_LAYERS)
 """Every residual classifier that torchvision builds."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torchvision.models import get_model_weights
 
 from model_store.files import sha256_of
-from training.importing.convention import PixelRange
+from training.importing.input_spec import PixelRange
 from training.importing.presets import Geometry, Preset, triple
 
 

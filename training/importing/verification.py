@@ -13,17 +13,17 @@ from scipy.stats import wilcoxon
 from model_store.manifest import Check, Golden, Metrics, Preprocessing
 from model_store.preprocessing import Pixels, prepare, sniff
 from model_store.session import Logits, Session, probabilities
-from training.checks import at_least, at_most, largest
 from training.data.folders import load_folder
 from training.data.image_set import ImageSet, Indices, with_classes
 from training.errors import DataError, ForeignModelError
-from training.evaluation import wilson_interval
-from training.gates import MAX_BATCH_SIZE, ODD_BATCH
-from training.golden import Probe, as_npy, make_block, scenes
+from training.gates.checks import at_least, at_most, largest
+from training.gates.gate import MAX_BATCH_SIZE, ODD_BATCH
+from training.gates.preprocessing import FAULTS, check_golden
+from training.gates.vs_previous_version import SIGNIFICANCE
 from training.importing.candidate import Candidate, in_batches, open_session
 from training.importing.probes import SPREAD_IN_TOLERANCES, make_probes, require_finite, spread_of, tolerance_of
-from training.preprocessing_gates import FAULTS, check_golden
-from training.succession import SIGNIFICANCE
+from training.steps.evaluate import wilson_interval
+from training.steps.golden import Probe, as_npy, make_block, scenes
 
 FEWEST_IMAGES: Final = 10
 MOST_IMAGES: Final = 1000  # of a larger folder, evenly spread

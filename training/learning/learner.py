@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from training.learning.averaging import WeightAverage
-from training.learning.environment import Environment
-from training.learning.feed import Batch
+from training.learning.batches import Batch
+from training.learning.determinism import Environment
+from training.learning.distributed import Process
+from training.learning.ema import WeightAverage
 from training.learning.optimization import build_optimizer, freeze
-from training.learning.process import Process
 from training.learning.recipe import Recipe
 
 

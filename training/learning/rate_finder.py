@@ -9,7 +9,7 @@ from typing import Final
 import torch
 
 from training.errors import DataError
-from training.learning.feed import Feed
+from training.learning.batches import Feed
 from training.learning.learner import Learner
 
 SMOOTHING: Final = 0.9

@@ -16,16 +16,16 @@ from rich.text import Text
 from scipy.stats import binomtest
 
 from training.errors import RunError, TrainingError
-from training.evaluation import EVALUATION, read_figures, read_labels, read_logits
-from training.gates import GATES
-from training.publish import PUBLISHED
+from training.gates.gate import GATES
 from training.reports.figures import SERIES, Line, draw_lines
 from training.reports.history import History, read_history, split_rows
 from training.reports.pages import fill, flattened, percent
-from training.run_data import CHECK
-from training.run_directory import Config, RunDirectory, damaged
-from training.train import METRICS
-from training.weights import LAST
+from training.run.data import CHECK
+from training.run.directory import Config, RunDirectory, damaged
+from training.run.weights import LAST
+from training.steps.evaluate import EVALUATION, read_figures, read_labels, read_logits
+from training.steps.publish import PUBLISHED
+from training.steps.train import METRICS
 
 _AXES: Final = ("epoch", "images seen", "seconds of training")
 _DRAWN: Final = (

@@ -8,9 +8,9 @@ from itertools import accumulate
 from typing import Any
 
 from training.reports.pages import percent
-from training.run_data import SPLIT
-from training.run_directory import RunDirectory, damaged
-from training.train import read_metrics
+from training.run.data import SPLIT
+from training.run.directory import RunDirectory, damaged
+from training.steps.train import read_metrics
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from model_store.preprocessing import Pixels
-from training.data.columns import encode
-from training.run_data import CHUNK, RunData
+from training.data.lazy_columns import encode
+from training.run.data import CHUNK, RunData
 
 SMALL_SIDE: Final = 64
 THUMBNAIL_SIDE: Final = 112

@@ -11,13 +11,11 @@ from markupsafe import Markup
 
 from model_store.manifest import Check
 from model_store.preprocessing import Pixels
-from training.calibration import CALIBRATION, Calibrated, read_calibration
-from training.checkpoint import load_checkpoint
 from training.data.image_set import Indices
 from training.errors import RunError
-from training.evaluation import LOGITS, read_figures, read_logits
-from training.gates import GATES, read_checks
-from training.learning.process import ALONE, Process
+from training.gates.gate import GATES, read_checks
+from training.gates.vs_previous_version import SUCCESSION, read_succession
+from training.learning.distributed import ALONE, Process
 from training.reports.figures import Line, draw_lines, draw_reliability
 from training.reports.history import History, read_history
 from training.reports.mistakes import (
@@ -33,10 +31,12 @@ from training.reports.mistakes import (
 )
 from training.reports.pages import fill, flattened
 from training.reports.pictures import take_pictures
-from training.run_data import RunData
-from training.run_directory import RunDirectory
-from training.succession import SUCCESSION, read_succession
-from training.weights import Trained, load_trained, predict
+from training.run.checkpoint import load_checkpoint
+from training.run.data import RunData
+from training.run.directory import RunDirectory
+from training.run.weights import Trained, load_trained, predict
+from training.steps.calibrate import CALIBRATION, Calibrated, read_calibration
+from training.steps.evaluate import LOGITS, read_figures, read_logits
 
 REPORT: Final = "report.html"
 CELL_PICTURES: Final = 12

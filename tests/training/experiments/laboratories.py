@@ -5,13 +5,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from training.beginning import Wish
 from training.display import TrainingDisplay
 from training.experiments.curve import Point, write_curve
 from training.experiments.groups import Group
 from training.experiments.laboratory import Laboratory, TrainedRun
-from training.learning.process import ALONE
-from training.run_directory import RunDirectory
+from training.learning.distributed import ALONE
+from training.run.directory import RunDirectory
+from training.run.request import Wish
 
 LENGTH = "iterations=12"  # an epoch of the digits is 10
 

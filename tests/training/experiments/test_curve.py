@@ -7,8 +7,8 @@ import pytest
 
 from training.errors import RunError
 from training.experiments.curve import CURVE, CurveRecorder, read_curve
-from training.run_directory import RunDirectory
-from training.train import Progress
+from training.run.directory import RunDirectory
+from training.steps.train import Progress
 
 STEPS, BATCH = 120, 10
 IMAGES = STEPS * BATCH - 4  # the last batch is smaller

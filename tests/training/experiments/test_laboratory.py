@@ -12,10 +12,10 @@ from laboratories import laboratory_at
 
 from training.errors import InterruptedRunError, RunError
 from training.experiments.laboratory import Laboratory, model_name
-from training.run_data import CHECK
-from training.run_directory import RunDirectory
-from training.train import METRICS
-from training.weights import LAST
+from training.run.data import CHECK
+from training.run.directory import RunDirectory
+from training.run.weights import LAST
+from training.steps.train import METRICS
 
 
 def test_a_network_is_trained_once(laboratory: Laboratory) -> None:

@@ -13,7 +13,7 @@ from training.experiments.laboratory import Laboratory
 from training.experiments.report import write_report
 from training.experiments.responses import Responses, deviations, response_norms, verdicts
 from training.learning.networks import build_network
-from training.weights import LAST
+from training.run.weights import LAST
 
 
 def test_a_deviation_is_that_of_all_outputs_together() -> None:

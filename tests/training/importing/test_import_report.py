@@ -5,7 +5,7 @@ import json
 
 from rich.console import Console
 
-from training.checks import at_least, at_most
+from training.gates.checks import at_least, at_most
 from training.importing.import_report import ImportReport
 
 

@@ -11,12 +11,12 @@ import pytest
 from foreign_graphs import CHANNELS, CLASSES, LABELS, SIZE, Builder, foreign_graph, model_of, write
 
 from training.errors import ForeignModelError
-from training.export import OPSET
 from training.importing.candidate import Candidate, open_session
-from training.importing.convention import PixelRange
-from training.importing.expectation import Expectation
+from training.importing.input_options import Expectation
+from training.importing.input_spec import PixelRange
 from training.importing.onnx_network import read_onnx
 from training.importing.presets import PRESETS, Geometry, Preset, read_timm
+from training.steps.export import OPSET
 
 IMAGENET = PRESETS["torchvision"]
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from torchvision.models import get_model
 
 from training.importing.candidate import Candidate, open_session
-from training.importing.expectation import Expectation
+from training.importing.input_options import Expectation
 from training.importing.onnx_network import read_onnx
 from training.importing.presets import PRESETS
 from training.importing.verification import verify

@@ -19,13 +19,13 @@ from torchvision.transforms import functional
 
 from model_store.store import ModelStore
 from training.__main__ import main
-from training.importing.expectation import Expectation
+from training.importing.input_options import Expectation
 from training.importing.presets import PRESETS
 from training.importing.torch_networks import RESIDUAL, read_torchvision, read_weights_file
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
-from training.start import read_state
-from training.weights import Trained, serialise
+from training.run.initial_weights import read_state
+from training.run.weights import Trained, serialise
 
 SMALL = ("resnet18", "resnet34")
 

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import torch
 
+from training.learning.distributed import ALONE
 from training.learning.learner import Learner
-from training.learning.process import ALONE
 from training.learning.rate_finder import find_rate
-from training.run_data import open_run_data
-from training.run_directory import RunDirectory
-from training.setup import prepare_training
+from training.run.data import open_run_data
+from training.run.directory import RunDirectory
+from training.run.setup import prepare_training
 
 
 def snapshot(learner: Learner) -> list[object]:

@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from training.errors import RunError
-from training.evaluation import read_figures, read_labels
 from training.reports.comparison import ComparedRun, Duel, compare, comparison_table, differences, duels, runs_table
 from training.reports.history import read_history
-from training.run_data import open_run_data
-from training.run_directory import RunDirectory
+from training.run.data import open_run_data
+from training.run.directory import RunDirectory
+from training.steps.evaluate import read_figures, read_labels
 
 CLASSES = 10
 

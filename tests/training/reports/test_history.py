@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from training.evaluation import read_figures, read_logits
 from training.reports.history import History, read_history, split_rows
-from training.run_data import open_run_data
-from training.run_directory import RunDirectory
+from training.run.data import open_run_data
+from training.run.directory import RunDirectory
+from training.steps.evaluate import read_figures, read_logits
 
 
 def history(*lines: dict[str, Any]) -> History:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from training.evaluation import calibration_error
 from training.reports.mistakes import (
     CALIBRATION_BINS,
     Answers,
@@ -19,6 +18,7 @@ from training.reports.mistakes import (
     softmax,
     worst_mistakes,
 )
+from training.steps.evaluate import calibration_error
 
 
 def answers_of(labels: Sequence[int], probabilities: Sequence[Sequence[float]], first: int = 0, split: str = "test") -> Answers:

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from training.reports.pictures import SMALL_SIDE, THUMBNAIL_SIDE, picture_of, take_pictures
-from training.run_data import open_run_data
-from training.run_directory import RunDirectory
+from training.run.data import open_run_data
+from training.run.directory import RunDirectory
 
 
 def decoded(uri: str) -> Image.Image:

@@ -16,18 +16,18 @@ from pictures import picture, put
 from PIL import Image
 
 from model_store.store import ModelStore
-from training.beginning import Wish, begin
-from training.calibration import CALIBRATION, Calibrated, read_calibration
 from training.errors import RunError
-from training.evaluation import evaluate, read_figures, read_labels, read_logits
-from training.gates import GATES, gate
+from training.gates.gate import GATES, gate
 from training.reports import report
 from training.reports.mistakes import Answers, confusion_matrix, figures_by_class, softmax, worst_mistakes
 from training.reports.pages import percent
 from training.reports.report import CELL_PICTURES, REPORT, write_report
-from training.run_data import RunData, open_run_data
-from training.run_directory import RunDirectory
-from training.train import train
+from training.run.data import RunData, open_run_data
+from training.run.directory import RunDirectory
+from training.run.request import Wish, begin
+from training.steps.calibrate import CALIBRATION, Calibrated, read_calibration
+from training.steps.evaluate import evaluate, read_figures, read_labels, read_logits
+from training.steps.train import train
 
 SCRIPT, QUOTES = '<script>&"', "'><img src=x onerror=y>"
 UNDECODABLE = "\udcff<b>&\"'.png"  # how Python reads a byte that is no text

@@ -1,0 +1,1 @@
+"""What this host allows the process: CPUs and memory."""

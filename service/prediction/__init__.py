@@ -1,0 +1,1 @@
+"""One prediction request, step by step."""

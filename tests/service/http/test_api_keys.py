@@ -1,0 +1,293 @@
+"""Who may do what: the file of keys, and what a request's header opens."""
+
+import json
+import logging
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from unprivileged import unprivileged
+
+from service.errors import ForbiddenError, UnauthorizedError
+from service.http.api_keys import KeyNameError, Keys, KeysError, add_key, default_path, read_keys, remove_key
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where no file of keys is yet, nor its directory."""
+    return tmp_path / "config" / "keys.json"
+
+
+def bearer(secret: str) -> str:
+    return f"Bearer {secret}"
+
+
+def test_only_the_hash_of_a_key_is_kept(path: Path) -> None:
+    """The file, which its owner alone can read, holds nothing from which the key could be made."""
+    secret = add_key(path, "deploy", ["manage"])
+    assert len(secret) > 43
+    assert secret not in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert [entry.name for entry in path.parent.iterdir()] == ["keys.json"]
+    (key,) = read_keys(path)
+    assert (key.name, key.scopes) == ("deploy", ("manage",))
+    assert add_key(path, "other", ["manage"]) != secret
+
+
+def test_names_are_taken_once(path: Path) -> None:
+    """A second key of a name, and the removal of one that is not there, change nothing and say why."""
+    add_key(path, "deploy", ["manage"])
+    before = path.read_bytes()
+    with pytest.raises(KeyNameError, match="already: add the new key under another name"):
+        add_key(path, "deploy", ["predict"])
+    with pytest.raises(KeyNameError, match="there are deploy"):
+        remove_key(path, "absent")
+    assert path.read_bytes() == before
+    remove_key(path, "deploy")
+    assert read_keys(path) == ()
+
+
+def test_last_key_that_predicts_opens_predicting(path: Path) -> None:
+    """Who removes it is told; the removal of others is no such thing."""
+    for name, scope in (("app", "predict"), ("deploy", "manage"), ("other", "predict")):
+        add_key(path, name, [scope])  # type: ignore[list-item]
+    assert [remove_key(path, name) for name in ("app", "other", "deploy")] == [False, True, False]
+
+
+def test_whom_the_keys_let_in_is_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """At the start, so that a wrong path to the file is seen, and whenever it has changed."""
+    caplog.set_level(logging.INFO)
+    keys = Keys(path)
+    for name, scopes in (("deploy", ["manage"]), ("app", ["predict", "manage"])):
+        add_key(path, name, scopes)  # type: ignore[arg-type]
+        keys.check(None, "predict") if name == "deploy" else None
+    Keys(path)
+    assert caplog.messages == [
+        "keys that count: 0; everyone may predict, nobody may manage",
+        "keys that count: 1; everyone may predict, 1 may manage",
+        "keys that count: 2; 1 may predict, 2 may manage",
+    ]
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_file_that_others_can_write_is_refused(path: Path, mode: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Anyone could have added a key of theirs: a start fails, and a service that runs goes on with what it has read before."""
+    secret = add_key(path, "app", ["predict"])
+    keys = Keys(path)
+    path.chmod(mode)
+    with pytest.raises(KeysError, match=r"others can write to the file, so chmod go-w it"):
+        Keys(path)
+    path.write_text('{"keys": []}')
+    assert keys.check(bearer(secret), "predict") == "app"
+    assert "can not be trusted" in caplog.text
+    path.chmod(0o600)
+    assert keys.check(None, "predict") is None
+
+
+def test_file_of_another_user_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even one that only its owner can write to; what root owns is trusted, as the system itself is."""
+    add_key(path, "app", ["predict"])
+    owner = path.stat().st_uid
+    monkeypatch.setattr("os.geteuid", lambda: owner + 1)
+    if owner == 0:
+        assert len(read_keys(path)) == 1
+        os.chown(path, 12345, 12345)
+    for by_hand in (False, True):
+        with pytest.raises(KeysError, match="belongs to another user"):
+            read_keys(path, by_hand=by_hand)
+    with pytest.raises(KeysError, match="belongs to another user"):
+        add_key(path, "deploy", ["manage"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has other users' files")
+@pytest.mark.parametrize("mode", [0o600, 0o640])
+def test_root_changes_another_users_keys_and_leaves_them_theirs(path: Path, mode: int) -> None:
+    """Owner, group and mode stay, so that the service of that user reads them on; root's own service trusts none of it."""
+    add_key(path, "app", ["predict"])
+    path.chmod(mode)
+    os.chown(path, 12345, 23456)
+    add_key(path, "deploy", ["manage"])
+    assert remove_key(path, "app")
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (12345, 23456, mode)
+    assert [key.name for key in read_keys(path, by_hand=True)] == ["deploy"]
+    with pytest.raises(KeysError, match="belongs to another user"):
+        Keys(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for other users")
+def test_root_makes_keys_for_the_user_whose_directory_it_is(path: Path) -> None:
+    """Else the service of that user could not read them, and would not start."""
+    path.parent.mkdir()
+    os.chown(path.parent, 12345, 23456)
+    add_key(path, "deploy", ["manage"])
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (12345, 23456, 0o600)
+
+
+def test_mode_of_the_file_is_kept(path: Path) -> None:
+    """Whom its owner lets read it can read it on."""
+    add_key(path, "app", ["predict"])
+    path.chmod(0o640)
+    add_key(path, "deploy", ["manage"])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file of a group that it is not in")
+def test_group_that_can_not_be_kept_is_said(path: Path) -> None:
+    """A change that would shut a group out is refused, with what to do, and leaves nothing behind."""
+    add_key(path, "app", ["predict"])
+    os.chown(path, -1, 23456)
+    before = path.read_bytes()
+    with unprivileged(), pytest.raises(KeysError, match="another owner or group by this: change them as root"):
+        add_key(path, "deploy", ["manage"])
+    assert [entry.name for entry in path.parent.iterdir()] == ["keys.json"]
+    assert path.read_bytes() == before
+
+
+def test_without_keys_everyone_predicts_and_nobody_manages(path: Path) -> None:
+    """The routes that manage are shut, with the command that opens them; a header changes nothing in that."""
+    keys = Keys(path)
+    for authorization in (None, bearer("resident_guess")):
+        assert keys.check(authorization, "predict") is None
+        with pytest.raises(ForbiddenError, match="keys add NAME --scope manage") as caught:
+            keys.check(authorization, "manage")
+        assert caught.value.code == "management_disabled"
+
+
+def test_key_opens_its_scopes_alone(path: Path) -> None:
+    """A key that is known and may not do this is told so; one with both scopes may do both."""
+    predict, manage = add_key(path, "app", ["predict"]), add_key(path, "deploy", ["manage"])
+    both = add_key(path, "owner", ["manage", "predict"])
+    keys = Keys(path)
+    assert keys.check(bearer(predict), "predict") == "app"
+    assert keys.check(bearer(manage), "manage") == "deploy"
+    assert keys.check(bearer(both), "predict") == keys.check(bearer(both), "manage") == "owner"
+    for secret, scope in ((predict, "manage"), (manage, "predict")):
+        with pytest.raises(ForbiddenError) as caught:
+            keys.check(bearer(secret), scope)  # type: ignore[arg-type]
+        assert caught.value.code == "insufficient_scope"
+        assert secret not in str(caught.value)
+
+
+def test_manage_key_alone_leaves_predicting_open(path: Path) -> None:
+    """Only a key of scope predict makes predicting need one."""
+    add_key(path, "deploy", ["manage"])
+    assert Keys(path).check(None, "predict") is None
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Basic {}",
+        "{}",
+        "Bearer {}x",
+        "Bearer x{}",
+        "Bearer resident_",
+        "Bearer \x00\xff",
+        "Token {}",
+    ],
+)
+def test_missing_and_wrong_keys_are_refused(path: Path, header: str | None) -> None:
+    """Whatever is not the key is a 401 that says what to send and repeats nothing of what came."""
+    secret = add_key(path, "app", ["predict", "manage"])
+    given = header.format(secret) if header else header
+    for scope in ("predict", "manage"):
+        with pytest.raises(UnauthorizedError) as caught:
+            Keys(path).check(given, scope)  # type: ignore[arg-type]
+        assert caught.value.headers["WWW-Authenticate"].startswith('Bearer realm="resident"')
+        assert secret not in str(caught.value)
+
+
+def test_scheme_is_written_as_one_likes(path: Path) -> None:
+    """RFC 9110: the scheme's case does not matter, the key's does."""
+    secret = add_key(path, "app", ["predict"])
+    assert Keys(path).check(f"bearer  {secret} ", "predict") == "app"
+    with pytest.raises(UnauthorizedError):
+        Keys(path).check(bearer(secret.upper()), "predict")
+
+
+def test_change_counts_at_once(path: Path) -> None:
+    """A key works from the moment it is made to the moment it is removed, without a restart."""
+    keys = Keys(path)
+    secret = add_key(path, "deploy", ["manage"])
+    assert keys.check(bearer(secret), "manage") == "deploy"
+    add_key(path, "other", ["manage"])
+    remove_key(path, "deploy")
+    with pytest.raises(UnauthorizedError):
+        keys.check(bearer(secret), "manage")
+
+
+@pytest.mark.parametrize("slip", ["gone", "damaged"])
+def test_slip_with_the_file_changes_nothing(path: Path, slip: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that is deleted or half saved neither opens nor shuts the service, and is logged once; a good file counts again."""
+    secret = add_key(path, "app", ["predict"])
+    keys = Keys(path)
+    sound = path.read_bytes()
+    path.unlink() if slip == "gone" else path.write_bytes(sound[:-20])
+    for _ in range(3):
+        assert keys.check(bearer(secret), "predict") == "app"
+        with pytest.raises(UnauthorizedError):
+            keys.check(None, "predict")
+    assert [record.levelno for record in caplog.records if record.levelno > logging.INFO] == [logging.ERROR]
+    assert secret not in caplog.text
+    path.write_bytes(sound)
+    remove_key(path, "app")
+    assert keys.check(None, "predict") is None
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{", b'{"keys": [{}]}', b'{"schema_version": 2}', b'{"more": 1}', b"x" * 1_100_000, b"\xff\xfe"]
+)
+def test_file_that_is_damaged_is_an_error(path: Path, content: bytes) -> None:
+    """Neither the service nor a command takes a file that it does not understand for one without keys, or writes over it."""
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(KeysError, match="can not be read"):
+        Keys(path)
+    with pytest.raises(KeysError, match="can not be read"):
+        add_key(path, "deploy", ["manage"])
+    assert path.read_bytes() == content
+
+
+def test_directory_in_place_of_the_file_is_an_error(path: Path) -> None:
+    """What can not be opened is not the same as nothing."""
+    path.mkdir(parents=True)
+    with pytest.raises(KeysError, match="can not be read"):
+        Keys(path)
+
+
+def test_scopes_that_are_not_known_are_refused(path: Path) -> None:
+    """A newer file's scopes are not silently dropped."""
+    add_key(path, "deploy", ["manage"])
+    document = json.loads(path.read_bytes())
+    document["keys"][0]["scopes"] = ["everything"]
+    path.write_text(json.dumps(document))
+    with pytest.raises(KeysError, match="scopes"):
+        read_keys(path)
+
+
+def test_file_lies_in_the_users_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """XDG's variable counts before ~/.config."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/somewhere")
+    assert default_path() == Path("/somewhere/resident/keys.json")
+    monkeypatch.setenv("XDG_CONFIG_HOME", "")
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert default_path() == Path("/home/ada/.config/resident/keys.json")
+
+
+def test_file_that_goes_between_two_looks_opens_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had changed when it was looked at, and was gone when it was read."""
+    secret = add_key(path, "app", ["predict"])
+    keys = Keys(path)
+    path.unlink()
+    monkeypatch.setattr("service.http.api_keys._stamp", lambda _: (1, 2, 3))
+    with pytest.raises(UnauthorizedError):
+        keys.check(None, "predict")
+    assert keys.check(bearer(secret), "predict") == "app"

@@ -1,0 +1,104 @@
+"""Metrics over real HTTP: what a request was is counted once, and what serves is shown."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import httpx
+import pytest
+from colour_model import MODEL, make_store, plain, publish, publish_deviating
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from server_process import ServerProcess, running
+
+from service.http.metrics import Metrics
+from service.versions.registry import Registry
+
+Sample = tuple[str, frozenset[tuple[str, str]]]
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[ServerProcess]:
+    """A server that nobody else asks."""
+    store = make_store(tmp_path / "store")
+    publish(store)
+    with running("--store", store.root, "--builtin", "false") as server:
+        yield server.announced()
+
+
+def sample(client: httpx.Client, name: str, **labels: str) -> float:
+    """The value of one sample, which must be there."""
+    return find_sample(client.get("/metrics").text, name, labels)
+
+
+def find_sample(text: str, name: str, labels: Mapping[str, str]) -> float:
+    (value,) = [
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and sample.labels == labels
+    ]
+    return value
+
+
+def test_outcomes_are_counted_once(own_server: ServerProcess) -> None:
+    """An answer, a damaged image and a model that is not there, each under its own outcome; strangers invent no labels."""
+    with own_server.client() as client:
+        assert client.post("/v1/predict", content=plain("red")).status_code == 200
+        assert client.post("/v1/predict", content=b"nothing").status_code == 400
+        assert client.post("/v1/models/nonsense/predict", content=plain("red")).status_code == 404
+        assert sample(client, "resident_requests_total", model="colours", outcome="ok") == 1
+        assert sample(client, "resident_requests_total", model="colours", outcome="not_an_image") == 1
+        assert sample(client, "resident_requests_total", model="", outcome="model_not_found") == 1
+        assert sample(client, "resident_images_total", model="colours", version="1") == 1
+        assert "nonsense" not in client.get("/metrics").text
+
+
+def test_stages_and_batches_are_observed(own_server: ServerProcess) -> None:
+    """Each stage of a request once, and each batch by its size."""
+    with own_server.client() as client:
+        for _ in range(3):
+            client.post("/v1/predict", content=plain("red"))
+        for stage in ("receive", "decode", "queue", "inference", "total"):
+            assert sample(client, "resident_stage_seconds_count", model="colours", stage=stage) == 3
+            assert sample(client, "resident_stage_seconds_sum", model="colours", stage=stage) > 0
+        assert sample(client, "resident_batch_size_count", model="colours", version="1") == 3
+        assert sample(client, "resident_batch_size_bucket", model="colours", version="1", le="1.0") == 3
+        assert sample(client, "resident_batch_size_sum", model="colours", version="1") == 3
+
+
+def test_what_serves_is_shown(own_server: ServerProcess) -> None:
+    """Versions by state, empty queues, and the process."""
+    with own_server.client() as client:
+        assert sample(client, "resident_versions", model="colours", state="ready") == 1
+        assert sample(client, "resident_versions", model="colours", state="error") == 0
+        assert sample(client, "resident_queue_images", model="colours", version="1") == 0
+        assert sample(client, "resident_pending_images", model="colours", version="1") == 0
+        assert sample(client, "process_resident_memory_bytes") > 1e7
+
+
+def test_openmetrics_is_spoken_to_who_asks_for_it(own_server: ServerProcess) -> None:
+    """Prometheus itself asks for OpenMetrics; a browser gets the text format."""
+    with own_server.client() as client:
+        plain_text = client.get("/metrics")
+        assert plain_text.headers["content-type"].startswith("text/plain")
+        other = client.get("/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"})
+        assert other.headers["content-type"].startswith("application/openmetrics-text")
+        assert other.text.endswith("# EOF\n")
+        strange = client.get("/metrics", headers={"accept": "text/plain; version=abc"})
+        assert (strange.status_code, strange.headers["content-type"].split(";")[0]) == (200, "text/plain")
+
+
+def test_versions_are_counted_in_every_state(registry: Registry) -> None:
+    """Of a model with one version that serves, one that drains and one that failed: each is seen as what it is."""
+    publish(registry.store)
+    registry.load()
+    with registry.lease(MODEL):
+        publish(registry.store)
+        publish_deviating(registry.store)
+        registry.load()
+        text = generate_latest(Metrics(registry).registry).decode()
+    counts = {
+        state: find_sample(text, "resident_versions", {"model": MODEL, "state": state})
+        for state in ("loading", "ready", "unloading", "error")
+    }
+    assert counts == {"loading": 0, "ready": 1, "unloading": 1, "error": 1}

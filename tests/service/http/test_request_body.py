@@ -1,0 +1,188 @@
+"""From bodies to encoded images, without a server."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from colour_model import plain
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from starlette.datastructures import Headers
+from starlette.requests import Request
+
+from service.errors import BadRequestError, BodyTimeoutError, ServiceError, TooLargeError, UnsupportedMediaError
+from service.http.request_body import Encoded, JsonBody, check_headers, read_body, read_images
+
+RED, GREEN = plain("red"), plain("green")
+
+
+def images_of(body: bytes, media_type: str = "", max_images: int = 4) -> list[Encoded]:
+    return read_images(Headers({"content-type": media_type} if media_type else {}), body, max_images)
+
+
+def refusal(body: bytes, media_type: str) -> ServiceError | None:
+    try:
+        images_of(body, media_type)
+    except ServiceError as error:
+        return error
+    return None
+
+
+def json_body(*images: bytes) -> bytes:
+    return json.dumps({"images": [{"b64": base64.b64encode(image).decode()} for image in images]}).encode()
+
+
+def multipart(*images: bytes, field: str = "images") -> tuple[bytes, str]:
+    request = httpx.Request("POST", "http://test", files=[(field, (f"{number}.png", image)) for number, image in enumerate(images)])
+    return request.read(), request.headers["content-type"]
+
+
+@pytest.mark.parametrize("images", [[RED], [RED, GREEN], [GREEN, RED, GREEN, RED]])
+def test_images_come_out_as_they_went_in(images: list[bytes]) -> None:
+    """JSON and multipart bodies give the same bytes in the same order."""
+    assert images_of(json_body(*images), "application/json; charset=utf-8") == images
+    assert images_of(*multipart(*images)) == images
+
+
+@pytest.mark.parametrize("media_type", ["", "image/png", "image/jpeg", "application/json", "text/plain", "multipart/form-data"])
+def test_bytes_that_begin_like_an_image_are_one(media_type: str) -> None:
+    """The media type is not asked where the bytes say what they are."""
+    assert images_of(RED, media_type) == [RED]
+
+
+@pytest.mark.parametrize("prefix", ["data:image/png;base64,", "data:;base64,"])
+def test_data_urls_are_taken(prefix: str) -> None:
+    """What a browser's FileReader gives is an image."""
+    body = {"images": [{"b64": prefix + base64.b64encode(RED).decode()}]}
+    assert images_of(json.dumps(body).encode(), "application/json") == [RED]
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("####", "malformed_base64"),
+        ("QUJ", "malformed_base64"),
+        ("QUJD\nQUJD", "malformed_base64"),
+        ("é", "malformed_base64"),
+        ("", "empty_image"),
+        ("data:image/png;base64,", "empty_image"),
+        ("data:", "empty_image"),
+    ],
+)
+def test_wrong_base64_stands_in_its_place(text: str, code: str) -> None:
+    """One image that is not base64 takes the others with it no more than one that is not an image."""
+    body = json.dumps({"images": [{"b64": base64.b64encode(RED).decode()}, {"b64": text}]}).encode()
+    good, bad = images_of(body, "application/json")
+    assert good == RED
+    assert isinstance(bad, BadRequestError)
+    assert bad.code == code
+
+
+TYPES = ["application/json", "multipart/form-data; boundary=B", "multipart/form-data; boundary=B; charset=idna", "text/x"]
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@given(body=st.binary(max_size=300), media_type=st.sampled_from(TYPES))
+def test_no_body_gives_more_than_a_service_error(body: bytes, media_type: str) -> None:
+    """Whatever bytes come under whatever type, what is raised is an error with a status."""
+    error = refusal(body, media_type)
+    assert error is None or 400 <= error.status < 500
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_damaged_multipart_gives_no_more_than_a_service_error(data: st.DataObject) -> None:
+    """A multipart body with any byte changed is read or refused with an error that has a status."""
+    body, media_type = multipart(RED, GREEN)
+    position = data.draw(st.integers(0, len(body) - 1))
+    damaged = body[:position] + bytes([data.draw(st.integers(0, 255))]) + body[position + 1 :]
+    error = refusal(damaged, media_type)
+    assert error is None or 400 <= error.status < 500
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.3, 0.6, 0.9, 0.99])
+def test_truncated_multipart_is_refused(kept: float) -> None:
+    """A multipart body without its closing boundary is malformed: the image that was cut off must not be lost in silence."""
+    body, media_type = multipart(RED, GREEN)
+    with pytest.raises(BadRequestError) as caught:
+        images_of(body[: int(len(body) * kept)], media_type)
+    assert caught.value.code == "malformed_multipart"
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning", "error::pytest.PytestUnraisableExceptionWarning")
+def test_multipart_leaves_no_file_open() -> None:
+    """The parts' temporary files are closed when the images are read, and when the body is refused."""
+    body, media_type = multipart(RED, GREEN)
+    images_of(body, media_type)
+    with pytest.raises(BadRequestError):
+        images_of(*multipart(RED, field="photo"))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"content-encoding": "gzip"}, {"content-encoding": "br"}, {"content-encoding": "gzip, identity"}],
+)
+def test_encoded_bodies_are_refused_by_their_header(headers: dict[str, str]) -> None:
+    """A compressed body could unfold to anything, so none is taken."""
+    with pytest.raises(UnsupportedMediaError):
+        check_headers(Headers(headers), 100)
+
+
+@pytest.mark.parametrize("headers", [{}, {"content-encoding": "identity"}, {"content-encoding": "Identity"}])
+def test_plain_bodies_pass(headers: dict[str, str]) -> None:
+    """No coding and `identity`, in any case (RFC 9110, 8.4.1), are the same."""
+    check_headers(Headers(headers | {"content-length": "100"}), 100)
+
+
+def test_announced_length_over_the_limit_is_refused() -> None:
+    """One byte more than allowed is refused by the header."""
+    with pytest.raises(TooLargeError):
+        check_headers(Headers({"content-length": "101"}), 100)
+
+
+@pytest.mark.parametrize("item", ["1", "{}", "[]", '{"x": 1}', '{"b64": ""}'])
+def test_a_json_body_of_countless_items_is_refused_before_it_is_parsed(item: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small items by the million would cost gigabytes as objects; their number is read off the bytes."""
+    monkeypatch.setattr(JsonBody, "model_validate_json", lambda _: pytest.fail("it was parsed"))
+    body = f'{{"images": [{",".join([item] * 100_000)}]}}'.encode()
+    with pytest.raises((BadRequestError, TooLargeError)) as caught:
+        read_images(Headers({"content-type": "application/json"}), body, 4)
+    assert caught.value.code == ("too_many_images" if "b64" in item else "malformed_json")
+
+
+def request_with(chunks: AsyncIterator[bytes]) -> Request:
+    async def receive() -> dict[str, object]:
+        try:
+            return {"type": "http.request", "body": await anext(chunks), "more_body": True}
+        except StopAsyncIteration:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+    return Request({"type": "http", "method": "POST", "headers": []}, receive)
+
+
+def test_body_is_read_no_further_than_the_limit() -> None:
+    """A body without a length is refused at the chunk that passes the limit; the rest is never asked for."""
+    asked = []
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for number in range(100):
+            asked.append(number)
+            yield b"x" * 10
+
+    with pytest.raises(TooLargeError):
+        asyncio.run(read_body(request_with(chunks()).receive, 25, 60))
+    assert asked == [0, 1, 2]
+
+
+def test_body_that_stops_coming_is_a_timeout() -> None:
+    """A sender that stays silent is given up with a 408 that says how much came."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"12345"
+        await asyncio.Event().wait()
+
+    with pytest.raises(BodyTimeoutError, match=r"\(5 bytes came\)"):
+        asyncio.run(read_body(request_with(chunks()).receive, 100, 0.01))

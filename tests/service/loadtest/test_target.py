@@ -1,0 +1,95 @@
+"""Where `bench` sends what: addresses, whole requests, and the image that it takes where none was named."""
+
+import io
+from pathlib import Path
+
+import pytest
+from colour_model import plain
+from PIL import Image as PillowImage
+from starlette.datastructures import Headers
+
+from model_store.preprocessing import sniff
+from service.http.request_body import read_images as read_body
+from service.loadtest import target as targets
+from service.loadtest.connection import Address
+from service.loadtest.errors import MeasurementError
+from service.loadtest.target import Image, built_in_image, make_requests, parse_target, read_images
+
+TARGET = parse_target("http://test:8000", None, {"Authorization": "Bearer key"})
+
+
+@pytest.mark.parametrize(
+    ("url", "model", "address", "path"),
+    [
+        ("http://127.0.0.1:8000", None, Address("127.0.0.1", 8000), "/v1/predict"),
+        ("127.0.0.1:8000/", "colours", Address("127.0.0.1", 8000), "/v1/models/colours/predict"),
+        ("http://[::1]:8000", None, Address("::1", 8000), "/v1/predict"),
+        ("https://example.org", "a b", Address("example.org", 443, tls=True), "/v1/models/a%20b/predict"),
+        ("http://example.org/predict?top_k=1", None, Address("example.org", 80), "/predict?top_k=1"),
+        ("http://example.org?top_k=1", None, Address("example.org", 80), "/v1/predict?top_k=1"),
+    ],
+)
+def test_address_and_route_come_from_the_url(url: str, model: str | None, address: Address, path: str) -> None:
+    """A bare address means this service's own routes, a path what it says."""
+    target = parse_target(url, model, {})
+    assert (target.address, target.path) == (address, path)
+
+
+def test_password_in_a_url_is_not_sent_as_the_host() -> None:
+    """What stands before the @ is nobody's name."""
+    assert parse_target("http://user:secret@example.org", None, {}).url == "http://example.org/v1/predict"
+
+
+@pytest.mark.parametrize(
+    "url", ["", "ftp://host", "http://", "http://a b", "http://host\r\nX: y", "http://host:port", "http://[::1"]
+)
+def test_what_is_no_address_is_refused(url: str) -> None:
+    """Also what would smuggle a header in."""
+    with pytest.raises(MeasurementError, match="no address of a server"):
+        parse_target(url, None, {})
+
+
+@pytest.mark.parametrize(
+    ("images", "each", "expected"), [(1, 1, [1]), (3, 1, [1, 1, 1]), (3, 2, [2, 2, 2]), (2, 4, [4]), (1, 3, [3])]
+)
+def test_requests_go_through_the_images_in_turn(images: int, each: int, expected: list[int]) -> None:
+    """As the service reads them: every image as often as every other, in order."""
+    sent = [Image(str(number), plain("red", size=(16, 10 + number))) for number in range(images)]
+    requests = make_requests(TARGET, sent, each)
+    assert [request.images for request in requests] == expected
+    received = []
+    for request in requests:
+        head, _, body = request.data.partition(b"\r\n\r\n")
+        first, *lines = head.decode().split("\r\n")
+        headers = Headers(dict(line.split(": ", 1) for line in lines))
+        assert first == "POST /v1/predict HTTP/1.1"
+        assert headers["authorization"] == "Bearer key"
+        assert int(headers["content-length"]) == len(body)
+        received += read_body(headers, body, max_images=each)
+    assert received == [sent[number % images].data for number in range(sum(expected))]
+
+
+def test_folder_is_sampled_where_it_is_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more files than are held in memory, some from the whole length of the list."""
+    monkeypatch.setattr(targets, "MOST_IMAGES", 4)
+    for number in range(10):
+        (tmp_path / f"{number}.png").write_bytes(plain("red"))
+    assert [image.name for image in read_images([tmp_path])] == ["0.png", "3.png", "6.png", "9.png"]
+
+
+def test_no_more_is_held_than_fits_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large files, and many ways to put them together, end at a bound; one image and one request there always are."""
+    monkeypatch.setattr(targets, "MOST_BYTES", 150)
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(plain("red") + bytes(100))
+    assert [image.name for image in read_images([tmp_path])] == ["0.png"]
+    assert len(make_requests(TARGET, [Image(str(number), bytes(10)) for number in range(3)], 100)) == 1
+
+
+@pytest.mark.parametrize(("side", "kind"), [(None, "PNG"), (32, "PNG"), (224, "JPEG")])
+def test_built_in_image_suits_the_input(side: int | None, kind: str) -> None:
+    """A small picture for a small input; for a large one a photograph that costs what photographs cost to decode."""
+    image = built_in_image(side)
+    assert sniff(image.data) == kind
+    with PillowImage.open(io.BytesIO(image.data)) as opened:
+        assert (min(opened.size) > 224) == (kind == "JPEG")

@@ -1,0 +1,78 @@
+"""The trouble log, and a model's page where its aliases are damaged."""
+
+import logging
+from pathlib import Path
+
+import httpx
+import pytest
+from asgi_application import Application, started
+from colour_model import MODEL, publish
+
+from model_store.store import ModelStore
+from service.log_on_change import TroubleLog
+
+
+def test_trouble_is_said_when_it_changes(caplog: pytest.LogCaptureFixture) -> None:
+    """Once as long as it stays the same, again when it was over or is another, and of each subject for itself."""
+    troubles = TroubleLog()
+    for subject, trouble in [("a", "x"), ("a", "x"), ("b", "x"), ("a", "y"), ("a", None), ("a", None), ("a", "y"), ("b", "x")]:
+        troubles.tell(subject, trouble)
+    assert caplog.messages == ["x", "x", "y", "y"]
+
+
+def damage(store: ModelStore, alias: str) -> Path:
+    """Make a newest event that is none."""
+    event = store.root / MODEL / "aliases" / alias / "00000002.json"
+    event.write_text("{")
+    return event
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    assert not any(record.exc_info for record in caplog.records), "a traceback says no more than the line"
+    return [record.message for record in caplog.records if record.levelno > logging.INFO]
+
+
+async def ask(application: Application) -> httpx.Response:
+    for _ in range(3):
+        response = await application.client.get(f"/v1/models/{MODEL}")
+        assert response.status_code == 200
+    return response
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("alias", ["canary", "production"])
+async def test_damaged_event_is_one_line_and_a_reason(store: ModelStore, alias: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Whether the policy follows the alias or not; the model serves on, and its other alias is shown as ever."""
+    publish(store)
+    for name in ("canary", "production"):
+        store.promote(MODEL, 1, name)
+    async with started(store.root, store_poll_seconds=0) as application:
+        event = damage(store, alias)
+        application.registry.load()
+        reason = f"{MODEL}: event 2 of alias {alias} is damaged: ValidationError"
+        detail = (await ask(application)).json()
+        assert (detail["state"], detail["version"], detail["reason"]) == ("ready", 1, reason)
+        assert detail["aliases"] == {"canary": 1, "production": 1} | {alias: None}
+        (said,) = errors(caplog)
+        assert reason in said
+        event.unlink()
+        application.registry.load()
+        detail = (await ask(application)).json()
+        assert (detail["reason"], detail["aliases"]) == (None, {"canary": 1, "production": 1})
+
+
+@pytest.mark.anyio
+async def test_unreadable_store_is_one_line_and_a_reason(store: ModelStore, caplog: pytest.LogCaptureFixture) -> None:
+    """However often a model's page is asked for, and whether or not the store is looked at meanwhile."""
+    publish(store)
+    async with started(store.root, store_poll_seconds=0) as application:
+        hidden = store.root.rename(store.root.with_name("hidden"))
+        assert (await ask(application)).json()["reason"] == "the model store can not be read at the moment"
+        assert len(errors(caplog)) == 1
+        hidden.rename(store.root)
+        assert (await ask(application)).json()["reason"] is None
+        hidden = store.root.rename(hidden)
+        application.registry.load()
+        await ask(application)
+        assert len(errors(caplog)) == 2
+        hidden.rename(store.root)

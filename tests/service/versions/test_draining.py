@@ -1,0 +1,52 @@
+"""Versions on their way out."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+from colour_model import MODEL
+from server_process import PATIENCE_SECONDS, REPOSITORY
+
+from model_store.store import ModelStore
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can be told to give back")
+def test_memory_goes_back_when_a_version_has_gone(colour_store: ModelStore) -> None:
+    """64 MB that are free in the heap are resident while the version still has a lease, and not once it is gone."""
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from model_store.session import SessionOptions
+        from model_store.store import ModelStore
+        from service.host.malloc import bound_malloc
+        from service.engine.loaded_version import EngineOptions, ServedVersion
+        from service.versions.draining import Unloading
+
+        def resident():
+            return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+        bound_malloc()
+        version = ModelStore(Path(sys.argv[1]), builtin_root=None).open(sys.argv[2], 1)
+        served = ServedVersion(version, EngineOptions(SessionOptions(), max_batch_size=1))
+        pieces = [b"x" * (64_000 + number) for number in range(1000)]
+        last, pieces = pieces[-1], None
+        unloading = Unloading()
+        assert served.take_lease()
+        unloading.retire(served)
+        moments = [resident()]
+        unloading.tidy()
+        moments.append(resident())
+        served.return_lease()
+        unloading.join()
+        unloading.tidy()
+        moments.append(resident())
+        print(*moments)
+    """
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    arguments = [sys.executable, "-c", code, str(colour_store.root), MODEL]
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True)
+    full, leased, gone = map(int, done.stdout.split())
+    assert full - leased < 10_000_000
+    assert leased - gone > 30_000_000

@@ -1,0 +1,113 @@
+"""What a look at the store costs: names are listed, and nothing that is known is opened."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from colour_model import MODEL, publish
+from registries import options
+
+from model_store import version as version_module
+from model_store.files import sha256_of
+from model_store.store import ModelStore
+from service.versions.registry import Registry
+from service.versions.version_policy import parse_policy
+
+
+class Opened:
+    """The files and directories of a store that this process opens, as Python's audit hook tells; it sees every open."""
+
+    def __init__(self) -> None:
+        self.root: Path | None = None
+        self.files: list[str] = []
+        self.listed: list[str] = []
+        sys.addaudithook(self._see)  # for the process's life; without a root it does nothing
+
+    def _see(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.root is None or event not in {"open", "os.listdir", "os.scandir"} or not isinstance(arguments[0], str | Path):
+            return
+        path = Path(arguments[0])
+        if path.is_relative_to(self.root):
+            (self.files if event == "open" else self.listed).append(str(path.relative_to(self.root)))
+
+    @contextmanager
+    def watching(self, root: Path) -> Iterator[None]:
+        self.files, self.listed, self.root = [], [], root
+        try:
+            yield
+        finally:
+            self.root = None
+
+
+@pytest.fixture(scope="module")
+def opened() -> Opened:
+    return Opened()
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files whose hash was taken."""
+    paths: list[Path] = []
+
+    def see(path: Path) -> str:
+        paths.append(path)
+        return sha256_of(path)
+
+    monkeypatch.setattr(version_module, "sha256_of", see)
+    return paths
+
+
+def test_look_that_finds_nothing_new_opens_and_hashes_nothing(store: ModelStore, opened: Opened, hashed: list[Path]) -> None:
+    """Not even an alias's events are read again, and each directory is listed once."""
+    for name in ("one", "two", "three"):
+        for number in (1, 2):
+            publish(store, name)
+            store.promote(name, number)
+    registry = Registry(store, options)
+    with opened.watching(store.root):
+        registry.load()
+    assert len(hashed) == 3 * 5
+    assert any(name.endswith("production/00000001.json") for name in opened.files), "the hook sees what is opened"
+    hashed.clear()
+    with opened.watching(store.root):
+        registry.load()
+    assert (opened.files, hashed) == ([], [])
+    directories = [".", *(f"{name}{rest}" for name in ("one", "two", "three") for rest in ("", "/aliases/production"))]
+    assert sorted(opened.listed) == sorted(directories)
+    registry.close()
+
+
+def test_look_that_finds_a_version_opens_that_one_alone(store: ModelStore, opened: Opened, hashed: list[Path]) -> None:
+    """What serves, and what failed, is not read again when something beside it is new."""
+    publish(store)
+    publish(store, "other")
+    registry = Registry(store, options, policy_of=lambda _: parse_policy("latest:2"))
+    registry.load()
+    hashed.clear()
+    publish(store)
+    with opened.watching(store.root):
+        registry.load()
+    assert hashed
+    assert {path.parts[-2:][0] if path.parent.name != "golden" else path.parts[-3] for path in hashed} == {"2"}
+    assert {name.split("/")[0] for name in opened.files} == {MODEL}
+    assert not [name for name in opened.files if name.startswith(f"{MODEL}/1")]
+    registry.close()
+
+
+def test_alias_that_moves_is_read_again_alone(store: ModelStore, opened: Opened, hashed: list[Path]) -> None:
+    """A move costs its alias's events, not those of the other models."""
+    for name in (MODEL, "other"):
+        publish(store, name)
+        store.promote(name, 1)
+    registry = Registry(store, options)
+    registry.load()
+    hashed.clear()
+    store.promote(MODEL, 1)
+    with opened.watching(store.root):
+        registry.load()
+    assert opened.files == [f"{MODEL}/aliases/production/0000000{number}.json" for number in (1, 2)]
+    assert hashed == []
+    registry.close()

@@ -1,0 +1,335 @@
+"""The routes that change what serves: over real HTTP, from a real process, with keys that a real command would make."""
+
+import asyncio
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from asgi_application import RawClient, started, until
+from colour_model import MODEL, alter, labels, plain, publish, publish_deviating
+from http_problems import check_problem
+from operating import BASE, Operator, operating, settled, states
+from server_process import PATIENCE_SECONDS, running
+from test_watcher import eventually, publish_other
+from unprivileged import unprivileged
+
+from model_store.manifest import MANIFEST_NAME
+from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
+from service.http.api_keys import add_key
+
+RED = plain("red")
+HANGS_SECONDS = 10.0  # less than a test's patience
+READ_ONLY = Path("/sys/kernel")
+"""A directory in which not even root can make a file."""
+
+
+def test_load_and_unload_hold_on_this_replica(store: ModelStore) -> None:
+    """A version is there for those who name it, or not there, through looks at the store, until the hold is taken back."""
+    publish(store)
+    store.promote(MODEL, 1)
+    publish_other(store)
+    with operating(store) as operator:
+        check_problem(operator.client.post(f"{BASE}/versions/2/predict", content=RED), 404, "version_not_found")
+        detail = operator.done("versions/2/load")
+        assert states(detail) == {1: "ready", 2: "ready"}
+        assert [version["held"] for version in detail["versions"]] == [None, "load"]
+        answer = operator.client.post(f"{BASE}/versions/2/predict", content=RED).json()
+        assert (answer["version"], labels(answer["results"]), operator.version()) == (2, ["white"], 1)
+        publish(store)  # something for the next looks to follow
+        store.promote(MODEL, 3)
+        eventually(operator.version, 3)
+        assert states(operator.client.get(BASE).json())[2] == "ready"
+        operator.done("versions/3/unload")
+        assert operator.version() == 1
+        detail = operator.client.delete(f"{BASE}/versions/3/hold").json()
+        assert (detail["version"], detail["versions"][2]["held"]) == (3, None)
+        operator.done("versions/2/unload")
+        check_problem(operator.client.post(f"{BASE}/versions/2/predict", content=RED), 404, "version_not_found")
+    assert store.aliases(MODEL).version("production") == 3
+
+
+def test_hold_on_a_version_that_is_gone_is_taken_back(store: ModelStore) -> None:
+    """What the store no longer has can still be left to the policy; a second time there is nothing left to leave."""
+    publish(store)
+    publish(store)
+    store.promote(MODEL, 1)
+    with operating(store) as operator:
+        operator.done("versions/2/unload")
+        shutil.rmtree(store.root / MODEL / "2")
+        detail = operator.client.delete(f"{BASE}/versions/2/hold").json()
+        assert states(detail) == {1: "ready"}
+        check_problem(operator.client.delete(f"{BASE}/versions/2/hold"), 404, "version_not_found")
+
+
+def test_last_version_is_not_unloaded(store: ModelStore) -> None:
+    """What this replica is ready by stays, and the answer says what to do."""
+    publish(store)
+    with operating(store) as operator:
+        response = operator.post("versions/1/unload")
+        check_problem(response, 409, "last_version")
+        assert "load another first" in response.json()["detail"]
+        assert (operator.version(), operator.client.get("/health/ready").json()) == (1, {"status": "ready"})
+
+
+def test_promotion_and_rollback_are_events_in_the_store(store: ModelStore) -> None:
+    """The version answers when the route does, and the history says which key did it and why; so every replica follows."""
+    publish(store)
+    publish_other(store)
+    store.promote(MODEL, 1)
+    with operating(store) as operator, running("--store", store.root, "--builtin", "false", "--store-poll-seconds", 0.05) as second:
+        assert operator.done("versions/2/promote", why="better")["version"] == 2
+        assert operator.version() == 2
+        with second.announced().client() as other:
+            eventually(lambda: other.post("/v1/predict", content=RED).json()["version"], 2)
+            assert operator.done("rollback")["version"] == 1
+            eventually(lambda: other.post("/v1/predict", content=RED).json()["version"], 1)
+        response = operator.client.put(f"{BASE}/aliases/canary", json={"version": 2, "why": "a try"})
+        assert response.json()["aliases"] == {"production": 1, "canary": 2}
+        assert states(settled(response.json())) == {1: "ready", 2: "available"}
+    events = [*store.aliases(MODEL).history("production"), *store.aliases(MODEL).history("canary")]
+    assert [(event.action, event.version, event.why) for event in events[1:]] == [
+        ("promote", 2, "better"),
+        ("rollback", 1, ""),
+        ("promote", 2, "a try"),
+    ]
+    assert {event.by for event in events[1:]} == {"key deploy"}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", ["rollback", "versions/2/unload"])
+async def test_who_left_while_waiting_changes_nothing(store: ModelStore, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """A client that gave up before its turn may ask again: a rollback that was made all the same would then be made twice."""
+    for number in (1, 2):
+        publish(store)
+        store.promote(MODEL, number)
+    keys, began, gate = store.root.parent / "keys.json", threading.Event(), threading.Event()
+    header = {"authorization": f"Bearer {add_key(keys, 'deploy', ['manage'])}"}
+    async with started(store.root, keys=keys) as application:
+        prove = application.registry.prove
+
+        def wait(name: str, number: int) -> None:
+            began.set()
+            assert gate.wait(PATIENCE_SECONDS)
+            prove(name, number)
+
+        monkeypatch.setattr(application.registry, "prove", wait)
+        first, leaver = (RawClient(f"{BASE}/{end}", header) for end in ("versions/1/load", path))
+        requests = []
+        for client in (first, leaver):
+            client.send_body(b"")
+            requests.append(asyncio.create_task(client.request(application.app)))
+            await until(client.messages.empty)
+            assert await asyncio.to_thread(began.wait, PATIENCE_SECONDS)
+        leaver.leave()
+        gate.set()
+        await asyncio.gather(*requests)
+        assert first.status == 200
+        assert application.registry.held(MODEL) == {1: "load"}
+    assert store.aliases(MODEL).version("production") == 2
+
+
+@pytest.mark.anyio
+async def test_changes_wait_in_order_and_take_no_threads(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many wait for one that takes long: others still find a thread, and each is made in the order in which it came."""
+    for _ in range(2):
+        publish(store)
+    store.promote(MODEL, 1)
+    keys, gate = store.root.parent / "keys.json", threading.Event()
+    header = {"authorization": f"Bearer {add_key(keys, 'deploy', ['manage'])}"}
+    more_than_threads = min(32, (os.cpu_count() or 1) + 4) + 1  # of an event loop's executor
+    async with started(store.root, keys=keys) as application:
+        prove = application.registry.prove
+
+        def wait(name: str, number: int) -> None:
+            assert gate.wait(PATIENCE_SECONDS)
+            prove(name, number)
+
+        monkeypatch.setattr(application.registry, "prove", wait)
+        requests = []
+        for number in range(more_than_threads):
+            client = RawClient(f"{BASE}/versions/{number % 2 + 1}/promote", header)
+            client.send_body(f'{{"why": "{number}"}}'.encode())
+            requests.append(asyncio.create_task(client.request(application.app)))
+            await until(client.messages.empty)
+        for _ in range(1000):  # who waits for nothing gets to a thread
+            await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(HANGS_SECONDS):
+                await asyncio.to_thread(lambda: None)
+        finally:
+            gate.set()
+            clients = await asyncio.gather(*requests)
+    assert {client.status for client in clients} == {200}
+    assert [event.why for event in store.aliases(MODEL).history("production")[1:]] == [*map(str, range(more_than_threads))]
+
+
+def test_alias_of_the_policy_moves_what_serves(store: ModelStore) -> None:
+    """A replica that follows canary serves what a move of it names, whatever production says."""
+    for _ in range(3):
+        publish(store)
+    store.promote(MODEL, 1)
+    with operating(store, "--version-policy", "alias:canary") as operator:
+        assert operator.version() == 1
+        operator.client.put(f"{BASE}/aliases/canary", json={"version": 3}).raise_for_status()
+        assert operator.version() == 3
+        detail = operator.done("versions/2/promote")
+        assert (detail["version"], detail["version_policy"]) == (3, "alias:canary")
+
+
+def test_version_that_can_not_be_proven_is_not_promoted(store: ModelStore) -> None:
+    """The move is refused before it is written, with the reason; neither is it loaded by hand. What serves goes on."""
+    publish(store)
+    store.promote(MODEL, 1)
+    publish_deviating(store)
+    with operating(store) as operator:
+        for path in ("versions/2/promote", "versions/2/load"):
+            response = operator.post(path)
+            check_problem(response, 409, "version_failed")
+            assert "differ from training's" in response.json()["detail"]
+        check_problem(operator.client.put(f"{BASE}/aliases/canary", json={"version": 2}), 409, "version_failed")
+        detail = operator.client.get(BASE).json()
+        assert (states(detail), detail["aliases"]) == ({1: "ready", 2: "error"}, {"production": 1})
+        assert operator.version() == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ["model.onnx", MANIFEST_NAME, "golden"])
+async def test_version_that_can_not_be_read_is_no_conflict(store: ModelStore, name: str) -> None:
+    """Trouble with the disk is not the version's fault: 503, no mark on it, and the same call works once the trouble is over."""
+    publish(store)
+    publish(store)
+    store.promote(MODEL, 1)
+    keys, file = store.root.parent / "keys.json", store.root / MODEL / "2" / name
+    header = {"authorization": f"Bearer {add_key(keys, 'deploy', ['manage'])}"}
+    mode = file.stat().st_mode
+    with unprivileged():
+        async with started(store.root, keys=keys) as application:
+            file.chmod(0)
+            for path in ("versions/2/load", "versions/2/promote"):
+                response = await application.client.post(f"{BASE}/{path}", headers=header)
+                check_problem(response, 503, "not_ready")
+                assert response.json()["detail"] == f"version 2 of {MODEL} can not be read; the server's log says why"
+            assert states((await application.client.get(BASE)).json()) == {1: "ready", 2: "available"}
+            file.chmod(mode)
+            assert (await application.client.post(f"{BASE}/versions/2/load", headers=header)).status_code == 200
+    assert store.aliases(MODEL).version("production") == 1
+
+
+def test_rollback_to_a_version_that_can_not_be_proven_is_not_written(store: ModelStore) -> None:
+    """It would change the alias and not what serves."""
+    publish(store)
+    publish(store)
+    store.promote(MODEL, 1)
+    store.promote(MODEL, 2)
+    with operating(store) as operator:
+        alter(store, 1)
+        check_problem(operator.post("rollback"), 409, "version_failed")
+        assert operator.version() == 2
+    assert store.aliases(MODEL).version("production") == 2
+
+
+@pytest.mark.anyio
+async def test_rollback_of_what_another_has_rolled_back_meanwhile_is_refused(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would lead to a version that was not proven here, one further back than anyone wished."""
+    for number in (1, 2, 3):
+        publish(store)
+        store.promote(MODEL, number)
+    keys = store.root.parent / "keys.json"
+    header = {"authorization": f"Bearer {add_key(keys, 'deploy', ['manage'])}"}
+    async with started(store.root, keys=keys) as application:
+        prove = application.registry.prove
+
+        def prove_while_another_moves(name: str, number: int) -> None:
+            prove(name, number)
+            store.rollback(name)
+
+        monkeypatch.setattr(application.registry, "prove", prove_while_another_moves)
+        response = await application.client.post(f"{BASE}/rollback", headers=header)
+        check_problem(response, 409, "alias_not_moved")
+    assert store.aliases(MODEL).version("production") == 2
+
+
+def test_promotion_takes_back_that_the_version_was_unloaded(store: ModelStore) -> None:
+    """Who promotes a version wants it to serve, here too."""
+    publish(store)
+    publish(store)
+    store.promote(MODEL, 1)
+    with operating(store) as operator:
+        operator.done("versions/2/unload")
+        detail = operator.done("versions/2/promote")
+        assert (detail["version"], detail["versions"][1]["held"]) == (2, None)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("POST", "/v1/models/absent/versions/1/load", None, 404, "model_not_found"),
+        ("POST", f"{BASE}/versions/9/load", None, 404, "version_not_found"),
+        ("POST", f"{BASE}/versions/9/unload", None, 404, "version_not_found"),
+        ("DELETE", f"{BASE}/versions/9/hold", None, 404, "version_not_found"),
+        ("POST", f"{BASE}/versions/9/promote", None, 404, "version_not_found"),
+        ("POST", f"{BASE}/versions/01/load", None, 400, "invalid_parameter"),
+        ("POST", "/v1/models/a..%20b/versions/1/load", None, 400, "invalid_parameter"),
+        ("POST", "/v1/models/absent/rollback", None, 404, "model_not_found"),
+        ("POST", f"{BASE}/rollback", None, 409, "alias_not_moved"),
+        ("POST", f"{BASE}/rollback", b"{", 400, "malformed_json"),
+        ("POST", f"{BASE}/versions/1/promote", b'{"because": 1}', 400, "malformed_json"),
+        ("POST", f"{BASE}/versions/1/promote", b'{"why": "' + b"x" * 1001 + b'"}', 400, "malformed_json"),
+        ("POST", f"{BASE}/versions/1/promote", b" " * 20_000, 413, "body_too_large"),
+        ("PUT", f"{BASE}/aliases/canary", None, 400, "malformed_json"),
+        ("PUT", f"{BASE}/aliases/canary", b'{"version": "1"}', 400, "malformed_json"),
+        ("PUT", f"{BASE}/aliases/canary", b'{"version": 0}', 400, "malformed_json"),
+        ("PUT", f"{BASE}/aliases/canary", b'{"version": 9}', 404, "version_not_found"),
+        ("PUT", f"{BASE}/aliases/1", b'{"version": 1}', 400, "invalid_parameter"),
+        ("PUT", f"{BASE}/aliases/.hidden", b'{"version": 1}', 400, "invalid_parameter"),
+        ("GET", f"{BASE}/versions/1/load", None, 405, "method_not_allowed"),
+    ],
+)
+def test_what_can_not_be_done_is_a_clear_problem(
+    operator: Operator, method: str, path: str, body: bytes | None, status: int, code: str
+) -> None:
+    """A slip of an operator is told as such, and changes nothing."""
+    check_problem(operator.client.request(method, path, content=body), status, code)
+    assert states(operator.client.get(BASE).json()) == {1: "ready"}
+    assert operator.client.get(BASE).json()["aliases"] == {}
+
+
+@pytest.fixture(scope="module")
+def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    """One server for what changes nothing."""
+    root = tmp_path_factory.mktemp("operator") / "store"
+    root.mkdir()
+    store = ModelStore(root, builtin_root=None)
+    publish(store)
+    with operating(store) as operator:
+        yield operator
+
+
+@pytest.mark.skipif(not READ_ONLY.is_dir(), reason="this system has no /sys")
+def test_store_that_can_not_be_written_is_said(store: ModelStore) -> None:
+    """A replica with its store mounted read-only serves, loads and unloads, and says where aliases are to be moved."""
+    publish(store)
+    publish(store)
+    store.promote(MODEL, 1)
+    (store.root / MODEL / "aliases" / "canary").symlink_to(READ_ONLY)
+    with operating(store) as operator:
+        operator.done("versions/2/load")
+        response = operator.client.put(f"{BASE}/aliases/canary", json={"version": 2})
+        check_problem(response, 409, "store_read_only")
+        assert "python -m model_store promote" in response.json()["detail"]
+        assert operator.version() == 1
+
+
+def test_built_in_model_has_no_aliases_to_move(store: ModelStore) -> None:
+    """What ships with the project is promoted by nobody; it says so, and changes nothing."""
+    with operating(store, "--builtin", "true") as operator:
+        path = f"/v1/models/{BUILTIN_DEFAULT_MODEL}"
+        check_problem(operator.client.post(f"{path}/versions/1/promote"), 409, "alias_not_moved")
+        check_problem(operator.client.post(f"{path}/rollback"), 409, "alias_not_moved")
+        assert operator.client.post(f"{path}/versions/1/load").status_code == 200
+    assert list(store.root.iterdir()) == []

@@ -1,0 +1,116 @@
+"""Which models a replica must serve to be ready, and what is said of those that there are not."""
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+
+import pytest
+from asgi_application import started
+from colour_model import MODEL, publish, publish_deviating
+from server_process import running
+
+from model_store.session import SessionOptions
+from model_store.store import ModelStore
+from service.engine.loaded_version import EngineOptions
+from service.versions.readiness import RequiredModels
+from service.versions.registry import Registry
+
+Make = Callable[..., Registry]
+
+
+@pytest.fixture
+def make(store: ModelStore, request: pytest.FixtureRequest) -> Make:
+    """A registry over the store, loaded."""
+
+    def make(required: Sequence[str] | None = None, default: str | None = None) -> Registry:
+        options = EngineOptions(SessionOptions(), max_batch_size=8)
+        registry = Registry(store, lambda _: options, default, required=RequiredModels(default, required))
+        request.addfinalizer(registry.close)
+        registry.load()
+        return registry
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("required", "default", "ready"),
+    [
+        (None, None, True),
+        ((), None, True),
+        (["one"], None, True),
+        (["one", "two"], None, True),
+        (["one", "broken"], None, False),
+        (["one", "absent"], None, False),
+        (None, "broken", False),
+        (["one"], "absent", False),
+    ],
+)
+def test_ready_is_who_serves_what_is_required(
+    store: ModelStore, make: Make, required: Sequence[str] | None, default: str | None, ready: object
+) -> None:
+    """Unset, a model that could not be proven at the start is not required; one that a setting names is, though it be absent."""
+    publish(store, "one")
+    publish(store, "two")
+    publish_deviating(store, "broken")
+    assert make(required, default).ready is ready
+
+
+@pytest.mark.parametrize("required", [None, ()])
+def test_without_any_model_no_replica_is_ready(make: Make, required: Sequence[str] | None) -> None:
+    """At least one serves, whatever is required."""
+    assert not make(required).ready
+
+
+def test_required_model_that_is_gone_from_the_store_serves_on(store: ModelStore, make: Make) -> None:
+    """What a person named stays, what was only found at the start is deleted by whom it belongs to; ready are both."""
+    publish(store, "one")
+    publish(store, "two")
+    named, found = make(["one"]), make()
+    shutil.rmtree(store.root / "one")
+    for registry, served in ((named, ["one", "two"]), (found, ["two"])):
+        registry.load()
+        assert (registry.ready, sorted(registry.models)) == (True, served)
+    assert named.models["one"].state == "unloading"
+
+
+def test_names_in_vain_are_logged_once_with_the_models_there_are(store: ModelStore, caplog: pytest.LogCaptureFixture) -> None:
+    """A slip in a setting of one model is a warning; where readiness waits for the model it is an error."""
+    publish(store, "one")
+    publish(store, "two")
+    required = RequiredModels("absent", ["one", "missing"], ["two", "twoo"])
+    registry = Registry(store, lambda _: EngineOptions(SessionOptions(), max_batch_size=8), "absent", required=required)
+    for _ in range(2):
+        registry.load()
+    registry.close()
+    said = [(record.levelno, record.message) for record in caplog.records if record.levelno > logging.INFO]
+    assert said == [
+        (logging.ERROR, "SERVICE_DEFAULT_MODEL names absent, which is not in the store; there are one, two"),
+        (logging.ERROR, "SERVICE_REQUIRED_MODELS names missing, which is not in the store; there are one, two"),
+        (logging.WARNING, "SERVICE_MODELS names twoo, which is not in the store; there are one, two"),
+    ]
+
+
+@pytest.mark.anyio
+async def test_names_in_vain_are_shown_until_the_model_comes(store: ModelStore) -> None:
+    """Readiness has the reason, as of everything that does not serve; a slip in SERVICE_MODELS makes no replica unready."""
+    publish(store)
+    async with started(store.root, models={"late": {"instances": 1}}, required_models=MODEL, store_poll_seconds=0) as application:
+        ready = await application.client.get("/health/ready")
+        assert ready.status_code == 200
+        assert ready.json() == {"status": "ready", "reason": "SERVICE_MODELS names late, which is not in the store"}
+        publish(store, "late")
+        application.registry.load()
+        assert (await application.client.get("/health/ready")).json() == {"status": "ready"}
+
+
+def test_required_model_that_is_absent_is_said_at_the_start(store: ModelStore) -> None:
+    """On the terminal, in the log and in readiness, which waits for it."""
+    publish(store)
+    arguments = ("--store", store.root, "--builtin", "false", "--required-models", f"{MODEL}, flowers")
+    with running(*arguments) as server, server.announced().client() as client:
+        response = client.get("/health/ready")
+        reason = "SERVICE_REQUIRED_MODELS names flowers, which is not in the store"
+        assert (response.status_code, response.json()) == (503, {"status": "not ready", "reason": reason})
+        assert client.post("/v1/models/flowers/predict").status_code == 404
+        assert "NOT SERVED  flowers: SERVICE_REQUIRED_MODELS names it, and it is not in the store" in server.stdout.text
+        assert f"{reason}; there are {MODEL}" in server.stderr.text

@@ -1,0 +1,328 @@
+"""Which version serves, why others do not, and when one may be closed."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from asgi_application import started
+from colour_model import MODEL, SIZE, WEIGHTS, alter, labels, make_store, plain, publish, publish_deviating
+from registries import options, serving
+from server_process import PATIENCE_SECONDS
+
+from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
+from service.errors import NotFoundError, NotReadyError
+from service.versions import registry as registry_module
+from service.versions.reconciler import ServedModel
+from service.versions.registry import Registry
+
+Load = Callable[..., Registry]
+
+
+@pytest.fixture
+def load(request: pytest.FixtureRequest) -> Load:
+    """Load a store's models and unload them at the end."""
+
+    def load(store: ModelStore, default_model: str | None = None) -> Registry:
+        registry = Registry(store, options, default_model)
+        request.addfinalizer(registry.close)
+        registry.load()
+        return registry
+
+    return load
+
+
+def test_latest_version_serves_without_an_alias(store: ModelStore, load: Load) -> None:
+    """A model that nobody promoted is served at its highest number: 10 comes after 9."""
+    for _ in range(10):
+        publish(store)
+    registry = load(store)
+    assert serving(registry) == 10
+    assert registry.models[MODEL].state == "ready"
+
+
+def test_production_serves_before_the_latest(store: ModelStore, load: Load) -> None:
+    """A promoted version is served although a newer one lies there."""
+    publish(store)
+    publish(store)
+    store.promote(MODEL, 1)
+    assert serving(load(store)) == 1
+
+
+@pytest.mark.parametrize("spoil", ["altered", "deviating"])
+def test_version_that_fails_is_not_served_but_the_one_before(store: ModelStore, load: Load, spoil: str) -> None:
+    """Without an alias, a latest version that fails verification or proof gives way to the one before it, with its reason kept."""
+    publish(store)
+    number = publish(store) if spoil == "altered" else publish_deviating(store)
+    if spoil == "altered":
+        alter(store, number)
+    registry = load(store)
+    assert serving(registry) == 1
+    assert ("sha256" if spoil == "altered" else "differ from training's") in registry.models[MODEL].errors[2]
+    assert registry.ready
+
+
+def test_promoted_version_that_fails_gives_way_to_the_one_promoted_before(store: ModelStore, load: Load) -> None:
+    """With a history, what production pointed to before serves; a version that was never promoted does not."""
+    for _ in range(3):
+        publish(store)
+    publish_deviating(store)
+    for number in (1, 3, 4):
+        store.promote(MODEL, number)
+    alter(store, 3)
+    registry = load(store)
+    assert serving(registry) == 1
+    assert sorted(registry.models[MODEL].errors) == [3, 4]
+
+
+def test_version_that_was_rolled_back_does_not_serve_again(store: ModelStore, load: Load) -> None:
+    """A rollback takes a version out of the wish: it is not what serves when the one before fails."""
+    publish(store)
+    publish(store)
+    store.promote(MODEL, 1)
+    store.promote(MODEL, 2)
+    store.rollback(MODEL)
+    alter(store, 1)
+    registry = load(store)
+    assert serving(registry) is None
+    assert not registry.ready
+
+
+def test_promoted_version_that_is_gone_is_an_error_with_a_reason(store: ModelStore, load: Load) -> None:
+    """An alias that points to a deleted version is reported, and the version promoted before it serves."""
+    publish(store)
+    publish(store)
+    store.promote(MODEL, 1)
+    store.promote(MODEL, 2)
+    (store.root / MODEL / "2").rename(store.root / MODEL / ".gone")
+    registry = load(store)
+    assert serving(registry) == 1
+    assert "no version 2" in registry.models[MODEL].errors[2]
+
+
+def wrong_classes(store: ModelStore) -> None:
+    publish(store, "broken", weights=np.ones((3, 5), np.float32))
+
+
+def aliases_are_a_file(store: ModelStore) -> None:
+    publish(store, "broken")
+    (store.root / "broken" / "aliases").write_text("")
+
+
+def damaged_event(store: ModelStore) -> None:
+    publish(store, "broken")
+    store.promote("broken", 1)
+    (store.root / "broken" / "aliases" / "production" / "00000001.json").write_text("{")
+
+
+def not_a_model(store: ModelStore) -> None:
+    publish(store, "broken", weights=np.full((3, 7), np.nan, np.float32))
+
+
+@pytest.mark.parametrize("publish_broken", [wrong_classes, aliases_are_a_file, damaged_event, not_a_model])
+def test_broken_model_takes_no_other_with_it(store: ModelStore, load: Load, publish_broken: Callable[[ModelStore], None]) -> None:
+    """However one model is broken, loading goes on to the next, and the broken one stands in state error."""
+    publish_broken(store)
+    publish(store)
+    registry = load(store)
+    assert registry.loaded
+    assert serving(registry) == 1
+    broken = registry.models["broken"]
+    assert broken.state == "error"
+    assert not any(str(store.root) in reason for reason in (broken.error or "", *broken.errors.values())), "clients read these"
+    assert registry.ready
+
+
+def test_unreadable_store_is_recorded(tmp_path: Path, load: Load) -> None:
+    """A root that can not be listed leaves a process that is up, not ready, and says why."""
+    registry = load(ModelStore(tmp_path / "nowhere", builtin_root=None))
+    assert not registry.ready
+    assert "can not be read" in (registry.error or "")
+    with pytest.raises(NotReadyError):
+        registry.find(None)
+
+
+def test_store_without_models_is_not_ready(store: ModelStore, load: Load) -> None:
+    """An empty store is readable, but there is nothing to send traffic for: a named model does not exist."""
+    registry = load(store)
+    assert registry.loaded
+    assert not registry.ready
+    with pytest.raises(NotFoundError):
+        registry.find("absent")
+
+
+def test_one_model_that_can_not_be_proven_leaves_the_service_ready(store: ModelStore, load: Load) -> None:
+    """A bad publish and a restart must not take every replica down; only a default model that was named has to serve."""
+    publish(store)
+    publish_deviating(store, "other")
+    registry = load(store)
+    assert registry.ready
+    assert not load(store, "other").ready
+    assert not load(store, "absent").ready
+    assert registry.find(MODEL).version.number == 1
+    with pytest.raises(NotReadyError, match="other"):
+        registry.find("other")
+
+
+@pytest.fixture
+def layered(tmp_path: Path) -> ModelStore:
+    """An empty store over a model that ships with the project."""
+    builtin = make_store(tmp_path / "builtin")
+    publish(builtin, BUILTIN_DEFAULT_MODEL)
+    return make_store(tmp_path / "store", builtin.root)
+
+
+def test_published_model_hides_the_built_in_one(layered: ModelStore, load: Load) -> None:
+    """A published model of the built-in one's name is what serves."""
+    publish(layered, BUILTIN_DEFAULT_MODEL)
+    publish(layered, BUILTIN_DEFAULT_MODEL)
+    registry = load(layered)
+    assert serving(registry, BUILTIN_DEFAULT_MODEL) == 2
+    assert registry.find(None).version.layer == "published"
+
+
+@pytest.mark.parametrize(
+    ("published", "wanted", "expected"),
+    [
+        ([], None, BUILTIN_DEFAULT_MODEL),
+        (["one"], None, "one"),
+        (["one", "two"], "two", "two"),
+        (["one"], BUILTIN_DEFAULT_MODEL, BUILTIN_DEFAULT_MODEL),
+    ],
+)
+def test_default_model(layered: ModelStore, load: Load, published: list[str], wanted: str | None, expected: str) -> None:
+    """The default is the one that was set, else the only published model, else the built-in one where none is published."""
+    for name in published:
+        publish(layered, name)
+    registry = load(layered, wanted)
+    assert registry.default_model == expected
+    assert registry.find(None).version.model == expected
+
+
+def test_two_published_models_have_no_default(layered: ModelStore, load: Load) -> None:
+    """Which of two published models /v1/predict means is for the operator to say, not for us to guess."""
+    publish(layered, "one")
+    publish(layered, "two")
+    registry = load(layered)
+    assert registry.default_model is None
+    with pytest.raises(NotFoundError) as caught:
+        registry.find(None)
+    assert caught.value.code == "no_default_model"
+
+
+@pytest.mark.parametrize("healthy", [[], ["other"]], ids=["built-in", "other"])
+def test_default_model_that_does_not_serve_is_not_replaced(layered: ModelStore, load: Load, healthy: list[str]) -> None:
+    """A published model that fails its proof does not hand its callers to another model: they would get wrong labels with a 200."""
+    publish_deviating(layered, "mine")
+    for name in healthy:
+        publish(layered, name)
+    with pytest.raises((NotReadyError, NotFoundError)):
+        load(layered).find(None)
+
+
+def test_nothing_is_found_before_the_models_are_loaded(store: ModelStore) -> None:
+    """A request that comes while models load is told to wait, also one for the default model."""
+    publish(store)
+    registry = Registry(store, options)
+    for name in (None, MODEL):
+        with pytest.raises(NotReadyError, match="being loaded"):
+            registry.find(name)
+
+
+def test_default_model_is_not_ready_while_it_loads(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the listing of the models and their loading, /v1/predict is not ready rather than unknown."""
+    publish(store)
+    registry = Registry(store, options)
+    seen: list[Exception] = []
+
+    def look(model: ServedModel, *_: object) -> list[ServedModel]:
+        try:
+            registry.find(None)
+        except (NotReadyError, NotFoundError) as error:
+            seen.append(error)
+        return [model]
+
+    monkeypatch.setattr(registry_module, "follow", look)
+    registry.load()
+    assert [type(error) for error in seen] == [NotReadyError]
+
+
+def test_lease_holds_a_version_open_through_close(store: ModelStore) -> None:
+    """Unloading waits for the lease: the version answers until it is back, and only then is its batcher closed."""
+    publish(store)
+    registry = Registry(store, options)
+    registry.load()
+    closed = threading.Event()
+
+    def close() -> None:
+        registry.close()
+        closed.set()
+
+    async def answer() -> int:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        return (await served.batcher.submit(np.zeros((SIZE, SIZE, 3), np.uint8), deadline)).batch_size
+
+    with registry.lease(MODEL) as served:
+        closing = threading.Thread(target=close)
+        closing.start()
+        while registry.models[MODEL].state != "unloading":
+            time.sleep(0)
+        assert asyncio.run(answer()) == 1
+        assert not closed.is_set()
+        with pytest.raises(NotReadyError):
+            registry.find(MODEL)
+    closing.join(PATIENCE_SECONDS)
+    assert closed.is_set()
+    with pytest.raises(RuntimeError, match="closed"):
+        asyncio.run(answer())
+
+
+@pytest.mark.anyio
+async def test_models_route_shows_what_serves_and_why_others_do_not(store: ModelStore) -> None:
+    """GET /v1/models/{model} has the serving version, where the aliases point, and each failed version's reason without a path."""
+    publish(store)
+    publish_deviating(store)
+    publish(store)
+    alter(store, 3)
+    for number in (1, 2, 3):
+        store.promote(MODEL, number)
+    async with started(store.root) as application:
+        detail = (await application.client.get(f"/v1/models/{MODEL}")).json()
+        listed = (await application.client.get("/v1/models")).json()
+        ready = await application.client.get("/health/ready")
+        prediction = (await application.client.post("/v1/predict", content=plain("blue"))).json()
+    assert (detail["model"], detail["state"], detail["version"], detail["layer"]) == (MODEL, "ready", 1, "published")
+    assert detail["aliases"] == {"production": 3}
+    assert [version["state"] for version in detail["versions"]] == ["ready", "error", "error"]
+    reasons = [version["reason"] for version in detail["versions"]]
+    assert reasons[0] is None
+    assert "differ from training's" in reasons[1]
+    assert "sha256" in reasons[2]
+    assert str(store.root) not in str(detail)
+    assert [(model["model"], model["version"], model["default"]) for model in listed["models"]] == [(MODEL, 1, True)]
+    assert ready.status_code == 200
+    assert (prediction["version"], labels(prediction["results"])) == (1, ["blue"])
+
+
+@pytest.mark.anyio
+async def test_model_without_a_proven_version_answers_503(store: ModelStore) -> None:
+    """Nothing that serves: predictions and readiness are 503 with a reason, and liveness is not touched."""
+    publish_deviating(store)
+    async with started(store.root) as application:
+        predict = await application.client.post(f"/v1/models/{MODEL}/predict", content=plain("red"))
+        ready = await application.client.get("/health/ready")
+        live = await application.client.get("/health/live")
+        detail = (await application.client.get(f"/v1/models/{MODEL}")).json()
+    assert (predict.status_code, predict.json()["code"]) == (503, "not_ready")
+    assert (ready.status_code, ready.json()) == (503, {"status": "not ready", "reason": f"no proven version of {MODEL}"})
+    assert live.status_code == 200
+    assert (detail["state"], detail["version"], detail["versions"][0]["state"]) == ("error", None, "error")
+
+
+def test_weights_tell_the_colours_apart() -> None:
+    """The model of these tests is one in which every colour's best class is its own."""
+    colours = np.array([[255, 0, 0], [0, 255, 255]], np.float32)
+    assert (colours @ WEIGHTS).argmax(axis=1).tolist() == [0, 4]

@@ -1,0 +1,142 @@
+"""The registry before a store that can not be read: what serves goes on, and the log says it once."""
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from colour_model import MODEL, make_store, publish
+from registries import options, serving
+from unprivileged import unprivileged
+
+from model_store.store import Contents, ModelStore
+from service.versions.registry import Registry
+
+
+def test_unreadable_store_unloads_nothing_and_is_said_once(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    """What serves goes on, the log has one line however often one looks, and what was published meanwhile is then taken up."""
+    publish(registry.store)
+    registry.load()
+    hidden = registry.store.root.with_name("hidden")
+    registry.store.root.rename(hidden)
+    for _ in range(3):
+        registry.load()
+    assert serving(registry) == 1
+    assert registry.ready
+    assert "can not be read" in (registry.error or "")
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
+    hidden.rename(registry.store.root)
+    publish(registry.store)
+    registry.load()
+    assert registry.error is None
+    assert serving(registry) == 2
+
+
+def test_start_with_an_unreadable_store_recovers(tmp_path: Path) -> None:
+    """A service whose store comes late loads it as it would have at the start."""
+    registry = Registry(ModelStore(tmp_path / "store", builtin_root=None), options)
+    registry.load()
+    assert (registry.loaded, registry.ready) == (False, False)
+    publish(make_store(tmp_path / "store"))
+    registry.load()
+    assert (registry.loaded, registry.ready, registry.error) == (True, True, None)
+    registry.close()
+
+
+def test_look_that_fails_by_surprise_leaves_what_serves(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error that nobody foresaw ends one look and not the service; the log has its traceback once."""
+    publish(registry.store)
+    registry.load()
+
+    def fail() -> dict[str, Contents]:
+        raise RuntimeError("a defect")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry.store, "contents", fail)
+        registry.load()
+        registry.load()
+    assert [bool(record.exc_info) for record in caplog.records if record.levelno == logging.ERROR] == [True]
+    assert registry.ready
+    registry.load()
+    assert registry.error is None
+
+
+def damage_event(directory: Path) -> None:
+    (directory / "aliases" / "production" / "00000002.json").write_text("{")
+
+
+def block_aliases(directory: Path) -> None:
+    shutil.rmtree(directory / "aliases")
+    (directory / "aliases").write_text("")
+
+
+@pytest.mark.parametrize("damage", [damage_event, block_aliases])
+def test_aliases_that_can_not_be_read_change_nothing(
+    registry: Registry, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A model whose wish can not be read serves what it did, says so once, and follows again when it can be read."""
+    store = registry.store
+    publish(store)
+    store.promote(MODEL, 1)
+    registry.load()
+    publish(store)
+    damage(store.root / MODEL)
+    for _ in range(3):
+        registry.load()
+    model = registry.models[MODEL]
+    assert (serving(registry), model.state) == (1, "ready")
+    assert model.error
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
+    directory = store.root / MODEL / "aliases"
+    if directory.is_file():
+        directory.unlink()
+    else:
+        shutil.rmtree(directory)
+    registry.load()
+    assert (serving(registry), registry.models[MODEL].error) == (2, None)
+
+
+def test_reason_goes_when_the_same_wish_can_be_read_again(registry: Registry) -> None:
+    """A trouble that passed and left nothing new is forgotten."""
+    store = registry.store
+    publish(store)
+    store.promote(MODEL, 1)
+    registry.load()
+    served = registry.find(MODEL)
+    event = store.root / MODEL / "aliases" / "production" / "00000002.json"
+    event.write_text("{")
+    registry.load()
+    assert registry.models[MODEL].error
+    event.unlink()
+    registry.load()
+    assert registry.models[MODEL].error is None
+    assert registry.find(MODEL) is served
+
+
+@pytest.mark.parametrize("place", ["broken", "broken/1"])
+def test_model_that_can_not_be_read_takes_no_other_with_it(registry: Registry, place: str) -> None:
+    """The others start, and follow the store; it serves what it did, and what is new once it can be read again."""
+    store = registry.store
+    publish(store)
+    publish(store, "broken")
+    directory = store.root / place
+    with unprivileged():
+        directory.chmod(0)
+        registry.load()
+        assert (registry.loaded, registry.ready, registry.error) == (True, True, None)
+        model = registry.models["broken"]
+        assert (model.state, model.error) == ("error", "its directory can not be read")
+        directory.chmod(0o755)
+        registry.load()
+        assert serving(registry, "broken") == 1
+        publish(store, "broken")
+        publish(store)
+        directory.chmod(0)
+        registry.load()
+        assert (serving(registry), serving(registry, "broken")) == (2, 1)
+        directory.chmod(0o755)
+        registry.load()
+    assert (serving(registry, "broken"), registry.models["broken"].error) == (2, None)

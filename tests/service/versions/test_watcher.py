@@ -1,0 +1,343 @@
+"""Versions that go live while the service runs: over real HTTP, from a real process, with requests under way."""
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from asgi_application import started, until
+from colour_model import MODEL, WEIGHTS, labels, plain, publish, publish_deviating
+from server_process import PATIENCE_SECONDS, ServerProcess, running
+
+from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
+from model_store.version import Version
+from service.engine.loaded_version import EngineOptions, ServedVersion
+from service.versions import reconciler as served_model
+from service.versions.registry import Registry
+from service.versions.watcher import watch
+
+RED = plain("red")
+OTHER_WEIGHTS = WEIGHTS[:, ::-1].copy()  # a model that calls red "white"
+LABELS = {1: "red", 2: "white"}
+
+
+def publish_other(store: ModelStore, model: str = MODEL) -> int:
+    """Publish a proven version whose answers can be told from the first one's."""
+    return publish(store, model, weights=OTHER_WEIGHTS, golden_weights=OTHER_WEIGHTS)
+
+
+@contextmanager
+def watching(store: ModelStore, *arguments: object) -> Iterator[ServerProcess]:
+    with running("--store", store.root, "--builtin", "false", "--store-poll-seconds", 0.05, *arguments) as server:
+        yield server
+
+
+def eventually(ask: Callable[[], Any], expected: Any) -> None:
+    """Ask until the answer is the expected one."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (answer := ask()) != expected:
+        assert time.monotonic() < deadline, f"it is still {answer!r}, and not {expected!r}"
+        time.sleep(0.01)
+
+
+@dataclass
+class Callers:
+    """Clients that ask without a pause, each on a connection of its own, and what they were told."""
+
+    answers: list[list[tuple[int, int, str]]] = field(default_factory=list)
+
+    @contextmanager
+    def calling(self, server: ServerProcess, count: int = 3) -> Iterator[None]:
+        stop = threading.Event()
+        self.answers = [[] for _ in range(count)]
+
+        def call(answers: list[tuple[int, int, str]]) -> None:
+            with server.client() as client:
+                while not stop.is_set():
+                    response = client.post("/v1/predict", content=RED)
+                    answer = response.json()
+                    label = str(labels(answer["results"])[0]) if response.is_success else response.text
+                    answers.append((response.status_code, answer.get("version", 0), label))
+
+        threads = [threading.Thread(target=call, args=(answers,)) for answers in self.answers]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(PATIENCE_SECONDS)
+
+    def wait_for(self, version: int) -> None:
+        """Wait until every client was last answered by this version."""
+        eventually(lambda: {answers[-1][1] if answers else 0 for answers in self.answers}, {version})
+
+    @property
+    def failures(self) -> list[tuple[int, int, str]]:
+        return [answer for answers in self.answers for answer in answers if answer[0] != 200 or answer[2] != LABELS[answer[1]]]
+
+    @property
+    def sequences(self) -> list[list[int]]:
+        """The versions that answered each client, without repeats."""
+        return [[version for version, _ in itertools.groupby(answer[1] for answer in answers)] for answers in self.answers]
+
+
+def test_versions_go_live_and_back_with_no_request_lost(store: ModelStore) -> None:
+    """A promotion and a rollback are followed while clients ask without a pause: none fails, none sees a version flicker."""
+    publish(store)
+    store.promote(MODEL, 1)
+    callers = Callers()
+    with watching(store) as server, server.announced().client() as client, callers.calling(server):
+        digests = [client.get("/v1/models").json()["models"][0]["digest"]]
+        callers.wait_for(1)
+        store.promote(MODEL, publish_other(store))
+        callers.wait_for(2)
+        (listed,) = client.get("/v1/models").json()["models"]
+        detail = client.get(f"/v1/models/{MODEL}").json()
+        assert (listed["version"], listed["state"], detail["version"]) == (2, "ready", 2)
+        assert [version["state"] for version in detail["versions"]] == ["available", "ready"]
+        assert detail["aliases"] == {"production": 2}
+        answer = client.post("/v1/predict", content=RED)
+        assert answer.headers["model-digest"] == listed["digest"] == detail["digest"]
+        digests.append(listed["digest"])
+        assert client.post(f"/v1/models/{MODEL}/versions/1/predict", content=RED).json()["code"] == "version_not_found"
+        store.rollback(MODEL)
+        callers.wait_for(1)
+        digests.append(client.get(f"/v1/models/{MODEL}").json()["digest"])
+    assert callers.failures == []
+    assert callers.sequences == [[1, 2, 1]] * 3
+    assert digests[0] == digests[2] != digests[1]
+    assert "Traceback" not in server.stderr.text
+
+
+def test_version_that_fails_its_proof_never_answers(store: ModelStore) -> None:
+    """The version before goes on for every request, and the reason is there to read; the next good one is taken up."""
+    publish(store)
+    callers = Callers()
+    with watching(store) as server, server.announced().client() as client, callers.calling(server):
+        callers.wait_for(1)
+        publish_deviating(store)
+        eventually(lambda: client.get(f"/v1/models/{MODEL}").json()["versions"][-1]["state"], "error")
+        detail = client.get(f"/v1/models/{MODEL}").json()
+        assert (detail["version"], detail["state"]) == (1, "ready")
+        assert "differ from training's" in detail["versions"][1]["reason"]
+        assert (client.get("/health/ready").status_code, client.get("/health/ready").json()) == (200, {"status": "ready"})
+        publish(store)
+        callers.wait_for(3)
+    assert all(answer[0] == 200 and answer[2] == "red" for answers in callers.answers for answer in answers)
+    assert callers.sequences == [[1, 3]] * 3
+    assert len([line for line in server.stderr.text.splitlines() if f"{MODEL}/2 is not served" in line]) == 1
+
+
+def test_several_versions_answer_each_under_its_number(store: ModelStore) -> None:
+    """With latest:2 two versions serve side by side and the window moves on with what is published; none fails meanwhile."""
+    publish(store)
+    publish_other(store)
+    callers = Callers()
+    with watching(store, "--version-policy", "latest:2") as server, server.announced().client() as client, callers.calling(server):
+        assert f"{MODEL}/2 (default): 7 classes; also versions 1" in server.stdout.text
+
+        def told() -> list[int]:
+            paths = [f"/v1/models/{MODEL}/versions/{number}/predict" for number in (1, 2, 3)]
+            answers = [client.post(path, content=RED).json() for path in paths]
+            return [answer.get("version", answer.get("status")) for answer in answers]
+
+        assert told() == [1, 2, 404]
+        callers.wait_for(2)
+        store.promote(MODEL, 1)  # what answers without a number is the one that production names, where it serves
+        callers.wait_for(1)
+        publish(store)
+        eventually(told, [404, 2, 3])
+    assert {answer[0] for answers in callers.answers for answer in answers} == {200}
+
+
+def test_models_come_and_go(store: ModelStore) -> None:
+    """A model that is published after the start answers under its name, and one that is deleted is not found."""
+    publish(store)
+    with watching(store) as server, server.announced().client() as client:
+        publish_other(store, "new")
+        eventually(lambda: client.post("/v1/models/new/predict", content=RED).status_code, 200)
+        assert labels(client.post("/v1/models/new/predict", content=RED).json()["results"]) == ["white"]
+        assert [model["model"] for model in client.get("/v1/models").json()["models"]] == [MODEL, "new"]
+        (store.root / "new").rename(store.root / ".gone")
+        eventually(lambda: client.post("/v1/models/new/predict", content=RED).status_code, 404)
+        assert [model["model"] for model in client.get("/v1/models").json()["models"]] == [MODEL]
+        assert client.get("/v1/models/new").status_code == 404
+        (store.root / MODEL).rename(store.root / ".gone-too")
+        eventually(lambda: client.get(f"/v1/models/{MODEL}").json()["state"], "unloading")
+        detail = client.get(f"/v1/models/{MODEL}").json()
+        assert "gone from the store" in detail["reason"]
+        assert detail["versions"] == [{"version": 1, "state": "ready", "reason": None, "held": None}]
+        assert client.get("/health/ready").status_code == 200
+        assert client.post("/v1/predict", content=RED).status_code == 200
+    assert "Traceback" not in server.stderr.text
+
+
+def test_published_model_takes_over_from_the_built_in_one_of_its_name(store: ModelStore) -> None:
+    """The built-in version answers until a published one is proven; a published one that fails is shown, though of its number."""
+    arguments = ("--store", store.root, "--store-poll-seconds", 0.05)
+    path = f"/v1/models/{BUILTIN_DEFAULT_MODEL}"
+    with running(*arguments) as server, server.announced().client() as client:
+        assert client.get(path).json()["layer"] == "built-in"
+        publish_deviating(store, BUILTIN_DEFAULT_MODEL)
+        eventually(lambda: client.get(path).json()["versions"][0]["state"], "error")
+        detail = client.get(path).json()
+        assert (detail["layer"], detail["version"], detail["state"]) == ("built-in", 1, "ready")
+        assert "differ from training's" in detail["versions"][0]["reason"]
+        publish(store, BUILTIN_DEFAULT_MODEL)
+        eventually(lambda: client.get(path).json()["layer"], "published")
+        answer = client.post("/v1/predict", content=RED).json()
+        assert (answer["version"], labels(answer["results"])) == (2, ["red"])
+
+
+def test_unreadable_store_changes_nothing_but_the_reason(store: ModelStore) -> None:
+    """While the store can not be read all goes on, readiness says why nothing new comes, and later it comes."""
+    publish(store)
+    hidden = store.root.with_name("hidden")
+    callers = Callers()
+    with watching(store) as server, server.announced().client() as client, callers.calling(server):
+        store.root.rename(hidden)
+        reason = {"status": "ready", "reason": "the model store can not be read"}
+        eventually(lambda: client.get("/health/ready").json(), reason)
+        assert client.get("/health/ready").status_code == 200
+        assert [model["version"] for model in client.get("/v1/models").json()["models"]] == [1]
+        hidden.rename(store.root)
+        eventually(lambda: client.get("/health/ready").json(), {"status": "ready"})
+        publish_other(store)
+        callers.wait_for(2)
+    assert callers.failures == []
+    assert len(server.stderr.text.split("store can not be read:")) == 2, "it is said once"
+
+
+def test_store_that_comes_late_is_served(tmp_path: Path) -> None:
+    """A service that started before its store could be read becomes ready without a restart."""
+    late = ModelStore(tmp_path / "late", builtin_root=None)
+    with watching(late) as server, server.announced().client() as client:
+        assert client.get("/health/ready").status_code == 503
+        late.root.mkdir()
+        eventually(lambda: client.get("/health/ready").json().get("reason"), "the store holds no model")
+        publish(late)
+        eventually(lambda: client.get("/health/ready").status_code, 200)
+        assert labels(client.post("/v1/predict", content=RED).json()["results"]) == ["red"]
+
+
+def test_store_is_watched_without_a_setting(store: ModelStore) -> None:
+    """As it starts by default the service follows its store, within seconds."""
+    publish(store)
+    with running("--store", store.root, "--builtin", "false") as server, server.announced().client() as client:
+        publish_other(store)
+        eventually(lambda: client.post("/v1/predict", content=RED).json()["version"], 2)
+
+
+async def wait_until(condition: Callable[[], bool]) -> None:
+    await asyncio.wait_for(until(condition), PATIENCE_SECONDS)
+
+
+@pytest.mark.anyio
+async def test_request_that_is_under_way_ends_on_the_version_it_began_with(store: ModelStore) -> None:
+    """Version 2 answers new requests while version 1 still computes an old one; then version 1 is closed, and can be pruned."""
+    publish(store)
+    store.promote(MODEL, 1)
+    async with started(store.root, store_poll_seconds=0.01) as application:
+        first = application.served()
+        model = application.hold_model()
+        under_way = asyncio.create_task(application.client.post("/v1/predict", content=RED))
+        await model.begun()
+        store.promote(MODEL, publish_other(store))
+        await wait_until(lambda: application.served() is not first)
+        answer = (await application.client.post("/v1/predict", content=RED)).json()
+        assert (answer["version"], labels(answer["results"])) == (2, ["white"])
+        assert not under_way.done()
+        store.promote(MODEL, publish(store))
+        assert store.prune(MODEL, 1).kept[1] == "a process has it open"
+        model.gate.set()
+        answer = (await under_way).json()
+        assert (answer["version"], labels(answer["results"])) == (1, ["red"])
+        await wait_until(lambda: 1 in store.prune(MODEL, 1).deleted)
+
+
+@pytest.mark.anyio
+async def test_loading_holds_up_nobody(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a version takes to load, the one before it answers, and so do the health routes."""
+    gate, loading = threading.Event(), threading.Event()
+
+    class Slow(ServedVersion):
+        def __init__(self, version: Version, options: EngineOptions) -> None:
+            if version.number == 2:
+                loading.set()
+                assert gate.wait(PATIENCE_SECONDS)
+            super().__init__(version, options)
+
+    publish(store)
+    monkeypatch.setattr(served_model, "ServedVersion", Slow)
+    async with started(store.root, store_poll_seconds=0.01) as application:
+        publish_other(store)
+        assert await asyncio.to_thread(loading.wait, PATIENCE_SECONDS)
+        responses: list[httpx.Response] = [
+            await application.client.post("/v1/predict", content=RED),
+            await application.client.get("/health/ready"),
+            await application.client.get(f"/v1/models/{MODEL}"),
+        ]
+        assert [response.status_code for response in responses] == [200, 200, 200]
+        assert (responses[0].json()["version"], responses[2].json()["state"]) == (1, "ready")
+        gate.set()
+        await wait_until(lambda: application.served().version.number == 2)
+
+
+class Looks:
+    """A registry that counts how often its store is looked at."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def load(self) -> None:
+        self.count += 1
+
+
+@pytest.mark.anyio
+async def test_zero_looks_at_the_store_once() -> None:
+    """With 0 seconds the watcher ends after the start, and tells that the models are loaded."""
+    looks: Any = Looks()
+    told: list[Registry] = []
+    await asyncio.wait_for(watch(looks, 0, asyncio.Event(), told.append), PATIENCE_SECONDS)
+    assert (looks.count, told) == (1, [looks])
+
+
+@pytest.mark.anyio
+async def test_watcher_looks_again_until_it_is_stopped() -> None:
+    """It goes on by itself, tells of the start alone, and a stop ends it at once, however long the pause."""
+    looks: Any = Looks()
+    told: list[Registry] = []
+    stopping = asyncio.Event()
+    watching = asyncio.create_task(watch(looks, 0.001, stopping, told.append))
+    await wait_until(lambda: looks.count >= 5)
+    stopping.set()
+    await asyncio.wait_for(watching, PATIENCE_SECONDS)
+    assert told == [looks]
+    patient = asyncio.create_task(watch(looks, 3600, (late := asyncio.Event()), told.append))
+    await wait_until(lambda: len(told) == 2)
+    late.set()
+    await asyncio.wait_for(patient, PATIENCE_SECONDS)
+
+
+@pytest.mark.anyio
+async def test_announcement_that_fails_does_not_end_the_watch() -> None:
+    """A terminal that is gone is no reason to stop following the store."""
+    looks: Any = Looks()
+    stopping = asyncio.Event()
+
+    def announce(_: Registry) -> None:
+        raise BrokenPipeError
+
+    watching = asyncio.create_task(watch(looks, 0.001, stopping, announce))
+    await wait_until(lambda: looks.count >= 3)
+    stopping.set()
+    await asyncio.wait_for(watching, PATIENCE_SECONDS)

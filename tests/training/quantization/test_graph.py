@@ -1,0 +1,62 @@
+"""Layers, preamble and names, as the conversions see them."""
+
+import numpy as np
+import pytest
+from graphs import chance, graph_of, two_layers
+from onnx import TensorProto, helper
+
+from training.errors import QuantizeError
+from training.quantization.graph import head_of, layers_of, preamble_of, read_graph
+
+
+def test_layers_are_those_with_weights_and_the_preamble_lies_before_them() -> None:
+    """Cast, scale and layout are no layers; every node has a name of its own, though the file gave a misleading one."""
+    model = read_graph(two_layers([1, 2, 3], [0, 0, 0]))
+    names = [node.name for node in model.graph.node]
+    assert len(set(names)) == len(names)
+    assert [layer.name for layer in layers_of(model)] == ["conv.weight", "fc.weight"]
+    assert preamble_of(model) == tuple(names[:4])
+
+
+def test_the_head_is_what_leads_to_no_other_layer() -> None:
+    """Its last layer, and everything from there to the scores: nothing, a sum, or pooling."""
+
+    def operators(head: str) -> tuple[list[str], list[str]]:
+        model = read_graph(two_layers([1, 2, 3], [0, 0, 0], head))
+        kinds = {node.name: node.op_type for node in model.graph.node}
+        last, behind = head_of(model)
+        return [kinds[name] for name in last], [kinds[name] for name in behind]
+
+    assert operators("linear") == (["Gemm"], [])
+    assert operators("product and sum") == (["MatMul"], ["Add"])
+    assert operators("convolution") == (["Conv"], ["Relu", "GlobalAveragePool", "Flatten"])
+
+
+def test_weights_that_are_used_twice_are_one_layer() -> None:
+    """A mirrored network computes everything twice with one set of weights: they are quantised together or not at all."""
+    nodes = [
+        helper.make_node("Transpose", ["images"], ["nchw"], perm=[0, 3, 1, 2]),
+        helper.make_node("Cast", ["nchw"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["float", "weight"], ["once"], kernel_shape=[8, 8], name="once"),
+        helper.make_node("Conv", ["float", "weight"], ["twice"], kernel_shape=[8, 8], name="twice"),
+        helper.make_node("Add", ["once", "twice"], ["sum"]),
+        helper.make_node("Flatten", ["sum"], ["logits"]),
+    ]
+    (layer,) = layers_of(read_graph(graph_of(nodes, {"weight": chance(3, 3, 8, 8)})))
+    assert layer.nodes == ("once", "twice")
+
+
+def test_a_graph_without_weights_is_refused() -> None:
+    """There is nothing to convert in it."""
+    nodes = [
+        helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "axes"], ["logits"], keepdims=0),
+    ]
+    with pytest.raises(QuantizeError, match="no Conv, Gemm or MatMul"):
+        layers_of(read_graph(graph_of(nodes, {"axes": np.array([1, 2])})))
+
+
+def test_bytes_that_are_no_model_are_refused() -> None:
+    """A damaged file is named as such."""
+    with pytest.raises(QuantizeError, match="no ONNX model"):
+        read_graph(b"\xff\xff\xff")

@@ -1,0 +1,88 @@
+"""A run's data: the same pixels from memory and from workers, large inputs with a margin, refusals before any training."""
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import numbered, put
+
+from model_store.preprocessing import prepare
+from model_store.store import ModelStore
+from training.errors import DataError
+from training.reports.history import read_history
+from training.reports.report import write_report
+from training.run.data import canvas_of, known_images, open_run_data
+from training.run.directory import RunDirectory
+from training.run.request import Wish, begin
+from training.run.weights import LAST
+from training.steps.evaluate import evaluate
+from training.steps.export import export
+from training.steps.train import train
+
+
+def test_streamed_images_train_to_the_same_weights_as_images_in_memory(new_run: Callable[..., RunDirectory]) -> None:
+    """Bit for bit, with any number of workers: images are decoded when they are needed, and nothing else changes."""
+    written = set()
+    for workers in (None, 0, 2):
+        run = new_run("iterations=6")
+        data = open_run_data(run)
+        if workers is not None:
+            data = replace(data, scan=replace(data.scan, pixels=None), workers=max(1, workers))
+        train(run, data)
+        written.add((run.path / LAST).read_bytes())
+    assert len(written) == 1
+
+
+def test_large_inputs_are_cut_from_a_margin_and_evaluated_through_prepare(tmp_path: Path) -> None:
+    """Training sees the resized image whole, evaluation exactly what the service would; the whole way runs on 112 pixels."""
+    files = numbered("pets/cat", 12) | numbered("pets/dog", 12, first=100)
+    pets = put(tmp_path, files) / "pets"
+    wish = Wish((str(pets),), "resnet18", recipe="modern", changes=("iterations=1", "batch_size=8"), image_size=112)
+    run = begin(wish, tmp_path / "runs", ModelStore(tmp_path / "store"))
+    spec = run.config().preprocessing
+    assert (spec.resize, spec.crop_height) == (128, 112)
+    data = open_run_data(run)
+    assert data.canvas is not None
+    assert data.canvas.shape == (24, 128, 128, 3)
+    for index, pixels in zip(data.split.test, next(data.chunks(data.split.test)), strict=True):
+        assert np.array_equal(pixels, prepare(data.images.encoded[index], spec))
+    assert np.array_equal(data.training_sample()[0], prepare(data.images.encoded[data.split.train[0]], canvas_of(spec)))
+    train(run, data)
+    assert evaluate(run, data)["test_images"] == len(data.split.test)
+    export(run)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"cat": 5, "dog": 0}, "without images.*dog"),
+        ({"cat": 5}, "one class.*cat"),
+        ({"cat": 5, "dog": 2}, "too few images for every split.*dog"),
+    ],
+)
+def test_data_that_can_not_be_trained_on_is_refused(tmp_path: Path, files: dict[str, int], message: str) -> None:
+    """With the class that is to blame."""
+    for number, (name, count) in enumerate(files.items()):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        put(tmp_path / "pets", numbered(name, count, first=100 * number))
+    run = begin(Wish((str(tmp_path / "pets"),), "resnet20", recipe="modern"), tmp_path / "runs", ModelStore(tmp_path / "store"))
+    with pytest.raises(DataError, match=message):
+        open_run_data(run)
+
+
+def test_the_validation_split_is_learned_too_where_the_recipe_says_so(new_run: Callable[..., RunDirectory]) -> None:
+    """Every image but those of test is trained on, and counted as known to whoever goes on from these weights."""
+    run = new_run("epochs=1", "learn_validation=true", 'select="last"')
+    data = open_run_data(run)
+    both = np.concatenate([data.split.train, data.split.validation])
+    assert data.learned.tolist() == sorted(both.tolist())
+    train(run, data)
+    assert read_history(run).images == [len(both)]
+    assert read_history(run).best_validation == "trained on too"
+    known = np.load(io.BytesIO(known_images(run, data) or b""))
+    assert set(known.tolist()) == {int(data.scan.facts[index].digest[:16], 16) for index in both}
+    evaluate(run, data)
+    assert b"validation, trained on too" in write_report(run, data).read_bytes()

@@ -1,0 +1,152 @@
+"""Retraining: classes keep their places, the old model is the measure, a running service follows."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from server_process import running
+
+from model_store.store import ModelStore
+from training.__main__ import main
+from training.data.sources import load_data
+from training.errors import DataError
+from training.gates.vs_previous_version import SUCCESSION, ClassSuccession, Succession
+from training.run.data import open_run_data
+from training.run.directory import RunDirectory
+from training.run.request import Wish
+from training.run.retraining import begin_retraining
+from training.run.weights import PREVIOUS, START, read_weights
+from training.steps.evaluate import read_labels, read_logits
+
+OLD, NEW = range(8), range(10)
+QUICK = ("--set", "accuracy_floor=0", "--waive", "accuracy_jpeg=short")
+
+
+def write_digits(folder: Path, classes: Sequence[int], part: slice) -> None:
+    """Some of scikit-learn's digits as a folder of folders."""
+    digits = load_data("digits")
+    for label in classes:
+        target = folder / f"digit {label}"
+        target.mkdir(parents=True, exist_ok=True)
+        for index in np.flatnonzero(digits.labels == label)[part]:
+            (target / f"{index}.png").write_bytes(digits.encoded[index])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a model of eight digits, half of their pictures, published by `run`."""
+    place = tmp_path_factory.mktemp("retraining")
+    write_digits(place / "old" / "pictures", OLD, slice(0, 90))
+    write_digits(place / "new" / "pictures", NEW, slice(0, None))
+    data = ("--data", str(place / "old" / "pictures"), "--image-size", "32", "--recipe", "digits", "--epochs", "4")
+    words = ["run", *data, "--model", "pictures", "--store", str(place / "store"), "--runs", str(place / "runs"), *QUICK]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    ModelStore(place / "store").promote("pictures", 1)
+    return place
+
+
+def retraining(place: Path, **values: object) -> RunDirectory:
+    """A run that goes on from the store's model, not trained yet."""
+    wish = Wish(**{"data": (str(place / "new" / "pictures"),), **values})  # type: ignore[arg-type]
+    return begin_retraining("pictures", wish, place / "runs", ModelStore(place / "store"))
+
+
+def test_new_classes_come_behind_the_old_ones_and_the_service_follows(place: Path) -> None:
+    """From eight digits to ten: the next version is derived from the first, and a running server answers with it."""
+    digits = load_data("digits")
+    nines = [digits.encoded[index] for index in np.flatnonzero(digits.labels == 9)[:20]]
+    with running("--store", place / "store", "--store-poll-seconds", "0.2") as server:
+        server.announced()
+        with server.client() as client:
+            assert answer(client, nines[0])["version"] == 1
+            changes = ("augmentation.flip=none", "optimizer.learning_rate=0.05", "freeze_epochs=1", "ema_decay=0.9")
+            recipe = ("--epochs", "6", *(word for change in changes for word in ("--set", change)))
+            where = ("--store", str(place / "store"), "--runs", str(place / "runs"))
+            words = ["retrain", "pictures", "--data", str(place / "new" / "pictures"), *recipe, *where, *QUICK]
+            done = CliRunner().invoke(main, words)
+            assert done.exit_code == 0, done.output
+            assert "digit 9" in done.output
+            assert "new" in done.output
+            ModelStore(place / "store").promote("pictures", 2)
+            deadline = time.monotonic() + 60
+            while answer(client, nines[0])["version"] != 2 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            answers = [answer(client, nine) for nine in nines]
+            assert {found["version"] for found in answers} == {2}
+            assert client.get("/v1/models/pictures").json()["derived_from"]["version"] == 1
+            labels = [found["results"][0]["predictions"][0]["label"] for found in answers]
+            assert labels.count("digit 9") >= 15, labels
+    with ModelStore(place / "store").open("pictures", 2) as version, ModelStore(place / "store").open("pictures", 1) as old:
+        manifest = version.manifest
+        assert manifest.class_names == tuple(f"digit {label}" for label in NEW)
+        assert manifest.derived_from is not None
+        assert (manifest.derived_from.version, manifest.derived_from.digest) == (1, old.digest)
+        assert "not_worse" in {check.check for check in manifest.gate}
+        assert manifest.training is not None
+        assert manifest.training.command.startswith("python -m training retrain pictures/1 --data pictures")
+        assert_both_chose_among_the_old_classes(RunDirectory(place / "runs" / manifest.training.run_id))
+
+
+def assert_both_chose_among_the_old_classes(run: RunDirectory) -> None:
+    """A new class takes no image from an old one where the two models are compared."""
+    found = run.read_json(SUCCESSION, "gate")
+    old, new = found["classes"][:8], found["classes"][8:]
+    assert [line["name"] for line in new] == ["digit 8", "digit 9"]
+    assert all(line["old_right"] is None and line["like_old"] is None for line in new)
+    assert all(line["new_right"] <= line["like_old"] <= line["images"] for line in old)
+    assert found["gained"] - found["lost"] == sum(line["like_old"] - line["old_right"] for line in old)
+    page = (run.path / "report.html").read_text()
+    assert f"{found['gained']} gained, {found['lost']} lost, where both have the old model's classes to choose from" in page
+    assert '<th scope="row">digit 9</th>' in page
+    logits, labels = read_logits(run), read_labels(run)
+    assert sum(line["like_old"] for line in old) == int((logits[:, :8].argmax(1) == labels)[labels < 8].sum())
+
+
+def answer(client: httpx.Client, image: bytes) -> dict:
+    """The server's answer to one image."""
+    response = client.post("/v1/models/pictures/predict", content=image)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def test_no_image_that_the_old_model_learned_from_is_tested(place: Path) -> None:
+    """Also where it would be drawn for test now: the pictures are the same and more, and the split is drawn anew."""
+    first = next(RunDirectory(run) for run in (place / "runs").iterdir() if not (run / PREVIOUS).exists())
+    old, new = open_run_data(first), open_run_data(retraining(place))
+    learned = {old.scan.facts[index].digest for index in old.split.train}
+    held_out = {new.scan.facts[index].digest for index in (*new.split.validation, *new.split.test)}
+    assert len(learned) > 400
+    assert not learned & held_out
+    assert len(new.split.test) > 150
+    assert len(new.split.validation) > 50
+
+
+def test_the_network_begins_as_the_old_one(place: Path) -> None:
+    """Body, head rows and normalisation; the recipe is the one for fine-tuning; the geometry is the version's."""
+    run = retraining(place)
+    start, previous = (read_weights(run.path / name) for name in (START, PREVIOUS))
+    assert previous.classes <= start.classes
+    assert (start.network.get_parameter("fc.weight")[: previous.classes] == previous.network.get_parameter("fc.weight")).all()
+    assert start.normalize.to_json() == previous.normalize.to_json()
+    assert run.config().recipe_name == "finetune"
+    assert run.config().preprocessing.crop_height == 32
+
+
+def test_a_class_without_pictures_is_refused_with_the_way_out(place: Path, tmp_path: Path) -> None:
+    """The new model would forget it, and no test could tell."""
+    write_digits(tmp_path / "some", (3, 8), slice(0, 40))
+    with pytest.raises(DataError, match=r"no picture of digit 0, digit 1.*--data OLD --data NEW"):
+        retraining(place, data=(str(tmp_path / "some"),))
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "p"), [(0, 0, 1.0), (5, 5, 0.623), (0, 5, 0.03125), (10, 0, 1.0), (3, 9, 0.073), (20, 40, 0.00674)]
+)
+def test_mcnemars_p_is_the_binomials(gained: int, lost: int, p: float) -> None:
+    """One-sided: only a new model that is worse fails."""
+    assert Succession((ClassSuccession("a", 1, 1, 1, 1),), gained, lost).p_worse == pytest.approx(p, rel=0.01)

@@ -1,0 +1,62 @@
+"""Golden images see what goes wrong on the way from bytes to pixels."""
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import put
+from PIL import Image
+
+from training.errors import DataError
+from training.run.data import open_run_data
+from training.run.directory import RunDirectory
+from training.steps.golden import check_golden_images, read_golden, scene, take_golden
+
+SCENE = "481f1b988ee456fc8c92d0690c759506d95387138f3a72faba2e12ab0d13707e"
+
+
+def test_the_scene_is_the_same_on_every_machine() -> None:
+    """Integer arithmetic alone: one digest, and no two channels or mirror images alike."""
+    picture = scene(160, 120)
+    assert hashlib.sha256(picture.tobytes()).hexdigest() == SCENE
+    for other in (picture[:, :, ::-1], picture[::-1], picture[:, ::-1]):
+        assert np.abs(picture.astype(int) - other).mean() > 20
+
+
+def test_the_images_cover_what_the_design_names(finished_run: RunDirectory) -> None:
+    """EXIF orientation 6, CMYK, alpha, 16 bits, a palette, a large image that is not square, and images of the data."""
+    blocks = read_golden(finished_run)
+    encoded = {block.image.removeprefix("golden/"): (finished_run.path / block.image).read_bytes() for block in blocks}
+    opened = {name: Image.open(io.BytesIO(data)) for name, data in encoded.items()}
+    assert opened["exif-6.jpg"].getexif()[0x0112] == 6
+    assert opened["cmyk.jpg"].mode == "CMYK"
+    assert opened["alpha.png"].mode == "RGBA"
+    assert opened["grey-16-bit.png"].mode == "I;16"
+    assert opened["palette.png"].mode == "P"
+    assert opened["large.jpg"].size == (1500, 1000)
+    samples = [block.purpose for block in blocks if "validation split" in block.purpose]
+    assert len(set(samples)) == 5
+    assert sum(len(data) for data in encoded.values()) < 250_000
+
+
+def test_pictures_that_a_person_gives_come_first(run_copy: RunDirectory, tmp_path: Path) -> None:
+    """They are published as they are, and the server's own example is the first of them."""
+    cat = put(tmp_path, {"my-cat.png": 1}) / "my-cat.png"
+    run_copy.write_config(run_copy.config().model_copy(update={"golden_images": (str(cat),), "golden_samples": 0}))
+    first, *others = take_golden(run_copy, open_run_data(run_copy))
+    assert first.image == "golden/my-cat.png"
+    assert (run_copy.path / first.image).read_bytes() == cat.read_bytes()
+    assert not any("sample" in block.image for block in others)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("words.txt", "can not be a golden image"), ("my cat.png", "under this name"), ("large.png", "under this name")],
+)
+def test_what_can_not_be_a_golden_image_is_refused_before_the_training(tmp_path: Path, name: str, message: str) -> None:
+    """Bytes that are no image, a name that no version could hold, a name that is taken."""
+    put(tmp_path, {name: b"words" if name.endswith("txt") else 1})
+    with pytest.raises(DataError, match=message):
+        check_golden_images((str(tmp_path / name),))

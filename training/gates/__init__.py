@@ -1,0 +1,1 @@
+"""Gates: the checks that a run must pass before its model is published."""

@@ -1,0 +1,63 @@
+"""The labelled images of a published version, found again: train calibrates, validation chooses, test gates."""
+
+import shlex
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from model_store.version import Version
+from training.data.check import check, left_out
+from training.data.scan import scan
+from training.data.sources import check_data, with_classes
+from training.data.split import SPLIT_SEED, make_split
+from training.errors import DataError, QuantizeError
+from training.run.data import RunData, canvas_of, known_digests, known_to, load_images
+
+
+def find_data(version: Version, names: Sequence[str]) -> tuple[str, ...]:
+    """The sources as given, else those of the version's training command. Raises QuantizeError where neither is there."""
+    if names:
+        return tuple(names)
+    training = version.manifest.training
+    words = shlex.split(training.command) if training else []
+    trained_on = tuple(word for option, word in pairwise(words) if option == "--data")
+    advice = "give labelled images with --data, as for `run`; calibration needs their train split, the gates their test split"
+    if not trained_on:
+        raise QuantizeError(f"{version} does not say which data it was trained on: {advice}")
+    try:
+        for name in trained_on:
+            check_data(name)
+    except DataError:
+        raise QuantizeError(f"{version} was trained on {', '.join(trained_on)}, which is not here: {advice}") from None
+    return trained_on
+
+
+def open_labelled(
+    version: Version,
+    names: Sequence[str],
+    data_dir: Path | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
+    workers: int = 2,
+) -> RunData:
+    """These sources, checked and split as when the version was trained, with no image in test that it has learned from.
+
+    Raises DataError where an image is of a class that the version does not have.
+    """
+    spec = version.manifest.preprocessing
+    images = load_images(find_data(version, names), data_dir)
+    if strange := [name for name in images.class_names if name not in version.manifest.class_names]:
+        raise DataError(f"{images.name} has classes that {version} does not have: {', '.join(strange[:5])}")
+    images = with_classes(images, version.manifest.class_names)
+    scanned = scan(images, canvas_of(spec), workers, progress)
+    findings = check(images, scanned.facts)
+    excluded = left_out(images, scanned.facts)
+    split = make_split(images, scanned.facts, excluded, SPLIT_SEED, known_digests(scanned, known_to(version)))
+    if missing := [part for part, indices in vars(split).items() if not len(indices)]:
+        raise DataError(f"{images.name} has no image left for {' and '.join(missing)}: train, validation and test are all needed")
+    return RunData(images, scanned, findings, split, split.train, excluded, spec, workers)
+
+
+def same_data(version: Version, data: RunData) -> bool:
+    """Whether these are the images that the version was trained on, to the pixel and the label."""
+    training = version.manifest.training
+    return training is not None and training.data.digest == data.digest

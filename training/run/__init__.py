@@ -1,0 +1,1 @@
+"""A training run: its request, directory, data and initial weights."""
