@@ -71,7 +71,9 @@ def open_subject(path: Path) -> Subject:
     run = RunDirectory(path)
     calibration, config = read_calibration(run).calibration, run.config()
     if calibration is None or calibration.energy_threshold is None:
-        raise SystemExit(f"{path} can not abstain: calibrate it first, on at least 59 validation images")
+        raise SystemExit(
+            f"{path} can not abstain: calibrate it first, on at least 59 validation images"
+        )
     session = Session(run.file(MODEL, "export"), model_input(run), OUTPUTS)
     return Subject(config.model, config.architecture, open_run_data(run), calibration, session)
 
@@ -81,16 +83,24 @@ def spread(items: Sequence[Path] | np.ndarray) -> list[int]:
     return np.linspace(0, len(items) - 1, min(LIMIT, len(items))).astype(int).tolist()
 
 
-def unknown_to(subject: Subject, others: Sequence[Subject], folders: dict[str, Path]) -> Iterator[tuple[str, np.ndarray]]:
+def unknown_to(
+    subject: Subject, others: Sequence[Subject], folders: dict[str, Path]
+) -> Iterator[tuple[str, np.ndarray]]:
     """(what it is, logits) of what the subject was not trained on."""
     for other in others:
         if other is not subject:
             test = other.data.split.test
             encoded = other.data.images.encoded
-            yield f"test images of {other.name}", subject.logits(encoded[test[place]] for place in spread(test))
+            yield (
+                f"test images of {other.name}",
+                subject.logits(encoded[test[place]] for place in spread(test)),
+            )
     shape = (subject.data.preprocessing.crop_height, subject.data.preprocessing.crop_width, 3)
     chance = np.random.default_rng(0)
-    yield "uniform noise", subject.logits(chance.integers(0, 256, shape, np.uint8) for _ in range(LIMIT))
+    yield (
+        "uniform noise",
+        subject.logits(chance.integers(0, 256, shape, np.uint8) for _ in range(LIMIT)),
+    )
     gaussian = (chance.normal(128, 64, shape).clip(0, 255).astype(np.uint8) for _ in range(LIMIT))
     yield "Gaussian noise (128 ± 64)", subject.logits(gaussian)
     for name, folder in folders.items():
@@ -102,7 +112,9 @@ def coverage_rows(subject: Subject) -> Iterator[str]:
     """How often the sets hold the right label on test, by the threshold alone and as it is answered."""
     test = subject.data.split.test
     calibrated = probabilities(
-        subject.logits(subject.data.images.encoded[index] for index in test), OUTPUTS, subject.calibration.temperature
+        subject.logits(subject.data.images.encoded[index] for index in test),
+        OUTPUTS,
+        subject.calibration.temperature,
     )
     of_label = calibrated[np.arange(len(test)), subject.data.images.labels[test]]
     place = (calibrated > of_label[:, np.newaxis]).sum(axis=1)
@@ -114,14 +126,22 @@ def coverage_rows(subject: Subject) -> Iterator[str]:
         )
 
 
-def abstention_rows(subject: Subject, others: Sequence[Subject], folders: dict[str, Path]) -> Iterator[str]:
+def abstention_rows(
+    subject: Subject, others: Sequence[Subject], folders: dict[str, Path]
+) -> Iterator[str]:
     """How often the subject abstains on its own test images and on what it does not know, and how well energy tells them apart."""
-    encoded, test, threshold = subject.data.images.encoded, subject.data.split.test, subject.calibration.energy_threshold
+    encoded, test, threshold = (
+        subject.data.images.encoded,
+        subject.data.split.test,
+        subject.calibration.energy_threshold,
+    )
     own = energy(subject.logits(encoded[index] for index in test))
     yield f"| {subject.name} | own test images | {len(own):,} | {(own > threshold).mean():.2%} | |"
     for name, logits in unknown_to(subject, others, folders):
         unknown = energy(logits)
-        separated = roc_auc_score(np.repeat([0, 1], [len(own), len(unknown)]), np.concatenate([own, unknown]))
+        separated = roc_auc_score(
+            np.repeat([0, 1], [len(own), len(unknown)]), np.concatenate([own, unknown])
+        )
         yield f"| {subject.name} | {name} | {len(unknown):,} | {(unknown > threshold).mean():.1%} | {separated:.3f} |"
 
 
@@ -129,7 +149,9 @@ def named_folder(text: str) -> tuple[str, Path]:
     """NAME=FOLDER."""
     name, _, folder = text.partition("=")
     if not name or not Path(folder).is_dir():
-        raise argparse.ArgumentTypeError(f"give NAME=FOLDER with a folder that exists; got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"give NAME=FOLDER with a folder that exists; got {text!r}"
+        )
     return name, Path(folder)
 
 
@@ -137,18 +159,32 @@ def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--unknown", action="append", default=[], type=named_folder, metavar="NAME=FOLDER", help="may be repeated")
+    parser.add_argument(
+        "--unknown",
+        action="append",
+        default=[],
+        type=named_folder,
+        metavar="NAME=FOLDER",
+        help="may be repeated",
+    )
     parser.add_argument("--out", type=Path, help="also add the tables to this file")
     options = parser.parse_args()
     subjects = [open_subject(path) for path in options.runs]
-    lines = [f"{describe_machine(PACKAGES)}. {'; '.join(f'{each.name}: {each.architecture}' for each in subjects)}.", ""]
+    lines = [
+        f"{describe_machine(PACKAGES)}. {'; '.join(f'{each.name}: {each.architecture}' for each in subjects)}.",
+        "",
+    ]
     lines += [
         "| model | coverage asked for | threshold | by the threshold alone | as answered | labels |",
         "|---|---|---|---|---|---|",
     ]
     lines += [row for subject in subjects for row in coverage_rows(subject)]
     lines += ["", "| model | images | n | abstained | AUROC |", "|---|---|---|---|---|"]
-    lines += [row for subject in subjects for row in abstention_rows(subject, subjects, dict(options.unknown))]
+    lines += [
+        row
+        for subject in subjects
+        for row in abstention_rows(subject, subjects, dict(options.unknown))
+    ]
     text = "\n".join([*lines, ""])
     print(text)
     if options.out:

@@ -28,7 +28,11 @@ def ready() -> dict[str, str]:
 @app.post("/v1/predict")
 async def predict(request: Request) -> dict[str, object]:
     """One image in, the most probable label out."""
-    image = Image.open(io.BytesIO(await request.body())).convert("RGB").resize(size, Image.Resampling.BILINEAR)
+    image = (
+        Image.open(io.BytesIO(await request.body()))
+        .convert("RGB")
+        .resize(size, Image.Resampling.BILINEAR)
+    )
     logits = session.run(["logits"], {"images": np.asarray(image)[np.newaxis]})[0][0]
     return {"label": labels[int(logits.argmax())]}
 

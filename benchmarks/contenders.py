@@ -60,12 +60,16 @@ class Limit(Contender):
     def prepare(self, connections: Sequence[int]) -> None:  # noqa: ARG002  it has none
         """Look at all loops."""
         self.loop = run_raw(self.workload, *self.flags)
-        self.how = f"{self.loop['instances']} x {self.loop['threads']} threads, batch {self.loop['batch']}"
+        self.how = (
+            f"{self.loop['instances']} x {self.loop['threads']} threads, batch {self.loop['batch']}"
+        )
 
     def measure(self, connections: Sequence[int]) -> list[Figure]:
         """The same for any number of connections."""
         loop = map(str, self.loop.values())
-        found = run_raw(self.workload, *self.flags, "--seconds", str(self.options.seconds), "--loop", *loop)
+        found = run_raw(
+            self.workload, *self.flags, "--seconds", str(self.options.seconds), "--loop", *loop
+        )
         return [Figure(found["images_per_second"], found["core_milliseconds"])] * len(connections)
 
 
@@ -95,27 +99,46 @@ class Served(Contender):
                 members = family(server.pid)
                 before = processor_seconds(members)
                 found = closed(server.port, path, bodies, number, self.options.seconds)
-                used, megabytes = processor_seconds(members) - before, proportional_megabytes(members)
+                used, megabytes = (
+                    processor_seconds(members) - before,
+                    proportional_megabytes(members),
+                )
                 if not found.images_per_second:
                     raise SideError(f"answered nothing within {self.options.seconds:g} s of load")
                 cost = 1e3 * used / found.answered
-                figures.append(Figure(found.images_per_second, cost, found.p50, found.p99, megabytes, found.failed))
+                figures.append(
+                    Figure(
+                        found.images_per_second, cost, found.p50, found.p99, megabytes, found.failed
+                    )
+                )
         return figures
 
     def _look(self, setup: Setup, connections: Sequence[int]) -> float:
         with running(self.side, self.workload, setup, self.extra) as server:
             if wrong := differing(server, self.workload):
-                raise SideError(f"answers {wrong} of {len(self.workload.images)} images otherwise than the model's file does")
+                raise SideError(
+                    f"answers {wrong} of {len(self.workload.images)} images otherwise than the model's file does"
+                )
             path, bodies = self.side.path_of(self.workload), self.side.bodies(self.workload)
             closed(server.port, path, bodies, max(connections), 1)
-            looks = [closed(server.port, path, bodies, number, self.options.look_seconds) for number in connections]
+            looks = [
+                closed(server.port, path, bodies, number, self.options.look_seconds)
+                for number in connections
+            ]
             return sum(look.images_per_second for look in looks)
 
 
 def run_raw(workload: Workload, *flags: str) -> dict[str, Any]:
     """benchmarks/raw.py in a process of its own."""
     command = [sys.executable, str(ROOT / "benchmarks/raw.py"), workload.key, *flags]
-    done = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
     found: dict[str, Any] = json.loads(done.stdout)
@@ -145,6 +168,11 @@ def take_turns(
                     missing[contender.name] = f"{error}, in turn {turn + 1}"
                     del figures[contender.key]
                     continue
-                rates = ", ".join(f"{figure.images_per_second:.1f}" for figure in figures[contender.key][-1])
-                print(f"{turn + 1}/{turns}  {contender.name}, {contender.workload.precision}: {rates} images/s", flush=True)
+                rates = ", ".join(
+                    f"{figure.images_per_second:.1f}" for figure in figures[contender.key][-1]
+                )
+                print(
+                    f"{turn + 1}/{turns}  {contender.name}, {contender.workload.precision}: {rates} images/s",
+                    flush=True,
+                )
     return figures, missing

@@ -52,7 +52,9 @@ def decode(path: Path) -> None:
 def peak_bytes() -> int:
     """The highest resident memory of this process so far."""
     status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+    return next(
+        int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")
+    )
 
 
 def measure(_: object = None) -> None:
@@ -61,13 +63,21 @@ def measure(_: object = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for kind, path in make_images(Path(folder)).items():
             command = [sys.executable, __file__, str(path)]
-            grown = int(subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, check=True).stdout)
+            grown = int(
+                subprocess.run(
+                    command,
+                    cwd=ROOT,
+                    env={"PYTHONPATH": str(ROOT)},
+                    capture_output=True,
+                    check=True,
+                ).stdout
+            )
             rows.append((kind, f"{grown / (WIDTH * HEIGHT):.1f}"))
             print(f"{kind}: {rows[-1][1]} bytes a pixel", flush=True)
-    method = (
-        f"`prepare` on one image of {WIDTH}x{HEIGHT} pixels, in a process of its own: by how much its peak resident memory grew."
+    method = f"`prepare` on one image of {WIDTH}x{HEIGHT} pixels, in a process of its own: by how much its peak resident memory grew."
+    write_section(
+        "Memory to decode", [method, "", *table(("image", "peak, bytes a pixel"), rows), ""]
     )
-    write_section("Memory to decode", [method, "", *table(("image", "peak, bytes a pixel"), rows), ""])
 
 
 if __name__ == "__main__":

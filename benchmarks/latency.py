@@ -27,15 +27,27 @@ def measure(options: Options) -> None:
     for workload in (resnet20(), resnet50()):
         for threads in sorted({1, cores()}):
             rows += list(_rows(workload, threads, options, notes.append))
-    lines = [METHOD.format(seconds=options.seconds, turns=options.turns), "", *table(HEAD, rows), "", *notes]
+    lines = [
+        METHOD.format(seconds=options.seconds, turns=options.turns),
+        "",
+        *table(HEAD, rows),
+        "",
+        *notes,
+    ]
     write_section("One client at a time", lines)
 
 
-def _rows(workload: Workload, threads: int, options: Options, note: Callable[[str], None]) -> Iterator[list[str]]:
+def _rows(
+    workload: Workload, threads: int, options: Options, note: Callable[[str], None]
+) -> Iterator[list[str]]:
     """The limit, ours and the peers, in turn."""
     limits, found = [], {side: [] for side in (OURS, *options.peers)}
     for turn in range(options.turns):
-        limits.append(run_raw(workload, "--decode", "--alone", str(threads), "--seconds", str(options.seconds))["milliseconds"])
+        limits.append(
+            run_raw(
+                workload, "--decode", "--alone", str(threads), "--seconds", str(options.seconds)
+            )["milliseconds"]
+        )
         for side in list(found):
             try:
                 found[side].append(_alone(side, workload, threads, options))
@@ -43,7 +55,10 @@ def _rows(workload: Workload, threads: int, options: Options, note: Callable[[st
                 note(f"Missing: {side.name} with {threads} threads {error}.\n")
                 del found[side]
                 continue
-            print(f"{turn + 1}/{options.turns}  {side.name}: {found[side][-1].p50:.2f} ms; limit {limits[-1]:.2f} ms", flush=True)
+            print(
+                f"{turn + 1}/{options.turns}  {side.name}: {found[side][-1].p50:.2f} ms; limit {limits[-1]:.2f} ms",
+                flush=True,
+            )
     limit = np.array(limits)
     yield [workload.title, "decode + ONNX Runtime, no HTTP", str(threads), spread(limit), "", ""]
     for side, turns in found.items():

@@ -27,9 +27,31 @@ def closed(port: int, path: str, bodies: Bodies, connections: int, seconds: floa
     """One request after the other on each connection."""
     if not (wrk := shutil.which("wrk")):
         raise SystemExit("wrk is not installed; on Debian: apt-get install wrk")
-    variables = {"BODIES": str(bodies.folder), "COUNT": str(IMAGES), "URL_PATH": path, "CONTENT_TYPE": bodies.content_type}
+    variables = {
+        "BODIES": str(bodies.folder),
+        "COUNT": str(IMAGES),
+        "URL_PATH": path,
+        "CONTENT_TYPE": bodies.content_type,
+    }
     variables |= {"LUMPS": "1"} if bodies.slow else {}
-    command = [wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "30s", "-s", str(SCRIPT)]
+    command = [
+        wrk,
+        "-t1",
+        f"-c{connections}",
+        f"-d{max(1, round(seconds))}s",
+        "--timeout",
+        "30s",
+        "-s",
+        str(SCRIPT),
+    ]
     command.append(f"http://127.0.0.1:{port}")
-    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=True)
-    return Closed(**json.loads(next(line for line in done.stdout.splitlines() if line.startswith("RESULT")).removeprefix("RESULT")))
+    done = subprocess.run(
+        command, env=os.environ | variables, capture_output=True, text=True, check=True
+    )
+    return Closed(
+        **json.loads(
+            next(
+                line for line in done.stdout.splitlines() if line.startswith("RESULT")
+            ).removeprefix("RESULT")
+        )
+    )

@@ -8,14 +8,27 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-FLAGS_THAT_MATTER = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+FLAGS_THAT_MATTER = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "amx_int8",
+)
 
 
 def describe_machine(packages: Sequence[str]) -> str:
     """Processor, the flags that matter, cores, load, and the versions of Python and these packages."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    named = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    model, present = named.get("model name", platform.machine()), set(named.get("flags", "").split())
+    named = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
+    }
+    model, present = (
+        named.get("model name", platform.machine()),
+        set(named.get("flags", "").split()),
+    )
     flags = ", ".join(flag for flag in FLAGS_THAT_MATTER if flag in present)
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
     load = f"load {os.getloadavg()[0]:.1f}"  # ourselves included
@@ -55,7 +68,11 @@ def processor_seconds(pids: Iterable[int]) -> float:
 
 def family(pid: int) -> list[int]:
     """A process and all that descend from it."""
-    parents = {each: int(fields[1]) for each in map(int, filter(str.isdecimal, os.listdir("/proc"))) if (fields := _stat(each))}
+    parents = {
+        each: int(fields[1])
+        for each in map(int, filter(str.isdecimal, os.listdir("/proc")))
+        if (fields := _stat(each))
+    }
     members = [pid]
     for member in members:
         members += [child for child, parent in parents.items() if parent == member]

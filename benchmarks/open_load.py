@@ -43,7 +43,11 @@ class Opened:
 
     def milliseconds(self, status: int, quantile: float) -> float:
         """How long answers took, from when they were due to be sent."""
-        return 1e3 * float(np.quantile(self.took[status], quantile)) if self.took.get(status) else float("nan")
+        return (
+            1e3 * float(np.quantile(self.took[status], quantile))
+            if self.took.get(status)
+            else float("nan")
+        )
 
     @property
     def counts(self) -> Counter[int]:
@@ -98,7 +102,9 @@ class Generator:
 
     def __init__(self, port: int, requests: Sequence[bytes], rate: float, seconds: float) -> None:
         self.port, self.requests = port, requests
-        self.moments = np.cumsum(np.random.default_rng(0).exponential(1 / rate, round(rate * seconds))).tolist()
+        self.moments = np.cumsum(
+            np.random.default_rng(0).exponential(1 / rate, round(rate * seconds))
+        ).tolist()
         self.found = Opened()
         self.idle: list[_Connection] = []
         self.open = 0
@@ -149,7 +155,9 @@ class Generator:
             return
         self.open += 1
         try:
-            _, connection = await asyncio.get_running_loop().create_connection(lambda: _Connection(self), "127.0.0.1", self.port)
+            _, connection = await asyncio.get_running_loop().create_connection(
+                lambda: _Connection(self), "127.0.0.1", self.port
+            )
         except OSError:
             self.open -= 1
             self.answered(BROKEN, due)
@@ -173,7 +181,10 @@ def main() -> None:
     parser.add_argument("--rate", type=float, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     given = parser.parse_args()
-    requests = [as_request(given.path, given.content_type, body) for body in Bodies(given.bodies, given.content_type).read()]
+    requests = [
+        as_request(given.path, given.content_type, body)
+        for body in Bodies(given.bodies, given.content_type).read()
+    ]
     generator = Generator(given.port, requests, given.rate, given.seconds)
     found = uvloop.run(generator.run())
     usage = resource.getrusage(resource.RUSAGE_SELF)

@@ -42,11 +42,21 @@ def parse(description: str | None, arguments: Sequence[str] | None = None) -> Op
     keys = [side.key for side in ALL_PEERS]
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seconds", type=float, default=10, help="of each measurement; default 10")
-    parser.add_argument("--turns", type=int, default=5, help="how often each side has its turn; default 5")
-    parser.add_argument("--only", action="append", choices=ROWS, help="one measurement; may be repeated")
-    parser.add_argument("--peers", default=",".join(keys), help=f"of {','.join(keys)}; default all, empty for none")
-    parser.add_argument("--quick", action="store_true", help="2 seconds, 1 turn, 2 starts: to see that all works")
-    parser.add_argument("--service", default="", metavar="FLAGS", help='flags for ours, as "--max-batch-size 16"')
+    parser.add_argument(
+        "--turns", type=int, default=5, help="how often each side has its turn; default 5"
+    )
+    parser.add_argument(
+        "--only", action="append", choices=ROWS, help="one measurement; may be repeated"
+    )
+    parser.add_argument(
+        "--peers", default=",".join(keys), help=f"of {','.join(keys)}; default all, empty for none"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="2 seconds, 1 turn, 2 starts: to see that all works"
+    )
+    parser.add_argument(
+        "--service", default="", metavar="FLAGS", help='flags for ours, as "--max-batch-size 16"'
+    )
     given = parser.parse_args(arguments)
     chosen = [key for key in given.peers.split(",") if key]
     if unknown := sorted(set(chosen) - set(keys)):

@@ -47,15 +47,24 @@ def measure(data: bytes, side: int, rounds: int) -> dict[str, Seconds]:
             path = Path(folder) / f"{precision}.onnx"
             path.write_bytes(content)
             runs[precision] = Session(path, shape, OUTPUTS).run
-        return {precision: seconds[1:] for precision, seconds in time_in_turn(runs, shape, rounds=rounds + 1).items()}
+        return {
+            precision: seconds[1:]
+            for precision, seconds in time_in_turn(runs, shape, rounds=rounds + 1).items()
+        }
 
 
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="Leave ResNet-50 out.")
-    parser.add_argument("--rounds", type=int, help="Rounds of each model instead of its own number; 5 for a quick look.")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/PRECISION.md", help="The file to write.")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        help="Rounds of each model instead of its own number; 5 for a quick look.",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "benchmarks/PRECISION.md", help="The file to write."
+    )
     arguments = parser.parse_args()
     rows = [
         "| network | batch | fp32 ms | INT8 ms | INT8 is so many times faster (quartiles) | rounds |",
@@ -66,7 +75,9 @@ def main() -> None:
         ratios = seconds["fp32"] / seconds["int8"]
         for column, batch in enumerate(BATCHES):
             low, middle, high = np.quantile(ratios[:, column], (0.25, 0.5, 0.75))
-            fp32, int8 = (1e3 * np.median(seconds[precision][:, column]) for precision in ("fp32", "int8"))
+            fp32, int8 = (
+                1e3 * np.median(seconds[precision][:, column]) for precision in ("fp32", "int8")
+            )
             timed = f"{fp32:.2f} | {int8:.2f} | **{middle:.2f}** ({low:.2f} to {high:.2f})"
             rows.append(f"| {name} ({what}) | {batch} | {timed} | {len(ratios)} |")
             print(rows[-1], flush=True)

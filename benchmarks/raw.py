@@ -52,20 +52,34 @@ class Raw:
     def session(self, threads: int, *, spin: bool) -> Session:
         """One for each way."""
         options = SessionOptions(intra_op_num_threads=threads, allow_spinning=spin)
-        return Session(self.workload.file, self.workload.manifest.input, self.workload.manifest.outputs, options)
+        return Session(
+            self.workload.file,
+            self.workload.manifest.input,
+            self.workload.manifest.outputs,
+            options,
+        )
 
     def batches(self, size: int) -> Iterator[Pixels]:
         """Batches without end."""
         spec, images, place = self.workload.manifest.preprocessing, self.workload.images, 0
         while True:
             places = [(place + step) % len(images) for step in range(size)]
-            yield np.stack([prepare(images[each], spec) if self.decode else self.pixels[each] for each in places])
+            yield np.stack(
+                [
+                    prepare(images[each], spec) if self.decode else self.pixels[each]
+                    for each in places
+                ]
+            )
             place = (place + size) % len(images)
 
     def rate(self, loop: Loop, seconds: float) -> Rate:
         """By all instances together: each ends the batch that it is in, after a first one that is not counted."""
         run = self.session(loop.threads, spin=loop.threads > 1).run
-        ready, rates, images = threading.Barrier(loop.instances + 1), [0.0] * loop.instances, [0] * loop.instances
+        ready, rates, images = (
+            threading.Barrier(loop.instances + 1),
+            [0.0] * loop.instances,
+            [0] * loop.instances,
+        )
 
         def serve(place: int) -> None:
             batches, passed = self.batches(loop.batch), 0.0
@@ -100,9 +114,13 @@ class Raw:
 
 def best(raw: Raw) -> Loop:
     """The fastest way on this machine, by two short looks at each: what else runs meanwhile hurts less."""
-    batches = BATCHES[:-1] if raw.workload.slow else BATCHES  # 32 large images take seconds, and are no faster
+    batches = (
+        BATCHES[:-1] if raw.workload.slow else BATCHES
+    )  # 32 large images take seconds, and are no faster
     ways = sorted({(cores(), 1), (1, cores())})
-    loops = [Loop(instances, threads, batch) for (instances, threads), batch in product(ways, batches)]
+    loops = [
+        Loop(instances, threads, batch) for (instances, threads), batch in product(ways, batches)
+    ]
     rates = [[raw.rate(loop, LOOK_SECONDS).images_per_second for loop in loops] for _ in range(2)]
     return loops[int(np.max(rates, axis=0).argmax())]
 
@@ -112,8 +130,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("workload", choices=("resnet20", "resnet50", "resnet50-int8"))
     parser.add_argument("--decode", action="store_true")
-    parser.add_argument("--loop", nargs=3, type=int, metavar=("INSTANCES", "THREADS", "BATCH"), help="unset: find the best")
-    parser.add_argument("--alone", type=int, metavar="THREADS", help="the latency of one image alone")
+    parser.add_argument(
+        "--loop",
+        nargs=3,
+        type=int,
+        metavar=("INSTANCES", "THREADS", "BATCH"),
+        help="unset: find the best",
+    )
+    parser.add_argument(
+        "--alone", type=int, metavar="THREADS", help="the latency of one image alone"
+    )
     parser.add_argument("--seconds", type=float, default=5)
     options = parser.parse_args()
     raw = Raw(workloads.by_key(options.workload), decode=options.decode)

@@ -48,7 +48,9 @@ class Callers:
 
     async def call(self) -> None:
         """Ask on one connection until it is enough; an answer but 200 is a failure, and so is a connection that ends."""
-        head = f"POST /v1/predict HTTP/1.1\r\nHost: bench\r\nContent-Length: {len(self.image)}\r\n\r\n"
+        head = (
+            f"POST /v1/predict HTTP/1.1\r\nHost: bench\r\nContent-Length: {len(self.image)}\r\n\r\n"
+        )
         request = head.encode() + self.image
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         while not self.stopping:
@@ -81,7 +83,9 @@ class Callers:
         found += self.latencies[first:]
 
 
-async def reload_often(callers: Callers, store: ModelStore, pid: int, reloads: int, requests: int) -> list[float]:
+async def reload_often(
+    callers: Callers, store: ModelStore, pid: int, reloads: int, requests: int
+) -> list[float]:
     """Move `production` to and fro, each time once the last move has been answered by; memory in MB after each move."""
     memory = []
     for turn in range(1, reloads + 1):
@@ -93,7 +97,9 @@ async def reload_often(callers: Callers, store: ModelStore, pid: int, reloads: i
     return memory
 
 
-async def load_beside(callers: Callers, root: Path, large: Path, times: int) -> tuple[list[float], list[float], list[float]]:
+async def load_beside(
+    callers: Callers, root: Path, large: Path, times: int
+) -> tuple[list[float], list[float], list[float]]:
     """Latencies in quiet and while `large` is loaded, and how long each load took, all in seconds."""
     quiet, meanwhile, took = [], [], []  # type: list[float], list[float], list[float]
     name = json.loads((large / "manifest.json").read_bytes())["model"]
@@ -131,7 +137,10 @@ def measure(options: Options) -> None:
     """Both parts, as a section of the results."""
     with tempfile.TemporaryDirectory() as folder:
         rows = asyncio.run(_measure(options, Path(folder)))
-    write_section("Reloads", [f"{CONNECTIONS} connections that ask without a pause.", "", *table(("", ""), rows), ""])
+    write_section(
+        "Reloads",
+        [f"{CONNECTIONS} connections that ask without a pause.", "", *table(("", ""), rows), ""],
+    )
 
 
 async def _measure(options: Options, folder: Path) -> list[Row]:
@@ -141,12 +150,34 @@ async def _measure(options: Options, folder: Path) -> list[Row]:
     store.promote(MODEL, 1)
     with store.open(MODEL, 1) as version:
         image = version.path(version.manifest.golden[0].image).read_bytes()
-    command = ["-m", "service", "--port", str(port), "--store", str(store.root), "--builtin", "false"]
+    command = [
+        "-m",
+        "service",
+        "--port",
+        str(port),
+        "--store",
+        str(store.root),
+        "--builtin",
+        "false",
+    ]
     command += ["--cache", str(folder / "cache")]
-    command += ["--store-poll-seconds", str(POLL_SECONDS), "--default-model", MODEL, "--log-level", "warning"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVICE_")}
+    command += [
+        "--store-poll-seconds",
+        str(POLL_SECONDS),
+        "--default-model",
+        MODEL,
+        "--log-level",
+        "warning",
+    ]
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("SERVICE_")
+    }
     server = await asyncio.create_subprocess_exec(
-        sys.executable, *command, cwd=ROOT, env=environment | {"PYTHONPATH": str(ROOT)}, stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        *command,
+        cwd=ROOT,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE,
     )
     try:
         assert server.stdout  # noqa: S101  it was asked for
@@ -157,7 +188,9 @@ async def _measure(options: Options, folder: Path) -> list[Row]:
             for _ in range(CONNECTIONS):
                 group.create_task(callers.call())
             began = time.perf_counter()
-            memory = await reload_often(callers, store, server.pid, options.reloads, options.reload_requests)
+            memory = await reload_often(
+                callers, store, server.pid, options.reloads, options.reload_requests
+            )
             rows = reload_rows(callers, memory, time.perf_counter() - began)
             rows += beside_rows(*await load_beside(callers, store.root, resnet50().version, LOADS))
             callers.stopping = True
@@ -174,9 +207,18 @@ def reload_rows(callers: Callers, memory: list[float], seconds: float) -> list[R
     early, late = statistics.median(memory[9:20] or memory), statistics.median(memory[-10:])
     return [
         ("hot reloads under load", f"{len(memory)}"),
-        ("requests meanwhile", f"{len(callers.latencies):,} in {seconds:.0f} s, {len(callers.failures)} failed"),
-        ("latency, p50 and p99", f"{percentile(callers.latencies, 50):.1f} and {percentile(callers.latencies, 99):.1f} ms"),
-        ("resident after the tenth to twentieth, after the last ten", f"{early:.0f}, {late:.0f} MB (medians)"),
+        (
+            "requests meanwhile",
+            f"{len(callers.latencies):,} in {seconds:.0f} s, {len(callers.failures)} failed",
+        ),
+        (
+            "latency, p50 and p99",
+            f"{percentile(callers.latencies, 50):.1f} and {percentile(callers.latencies, 99):.1f} ms",
+        ),
+        (
+            "resident after the tenth to twentieth, after the last ten",
+            f"{early:.0f}, {late:.0f} MB (medians)",
+        ),
         ("growth after the tenth", f"{100 * (late / early - 1):+.1f} %"),
     ]
 
@@ -185,8 +227,14 @@ def beside_rows(quiet: list[float], meanwhile: list[float], took: list[float]) -
     """The second part's rows."""
     beside = f"{percentile(meanwhile, 50):.1f} and {percentile(meanwhile, 99):.1f} ms of {len(meanwhile):,}"
     return [
-        ("a large model loaded beside it", f"{len(took)} times, {statistics.median(took):.2f} s each (median)"),
-        ("latency in quiet, p50 and p99", f"{percentile(quiet, 50):.1f} and {percentile(quiet, 99):.1f} ms of {len(quiet):,}"),
+        (
+            "a large model loaded beside it",
+            f"{len(took)} times, {statistics.median(took):.2f} s each (median)",
+        ),
+        (
+            "latency in quiet, p50 and p99",
+            f"{percentile(quiet, 50):.1f} and {percentile(quiet, 99):.1f} ms of {len(quiet):,}",
+        ),
         ("latency while it loads, p50 and p99", f"{beside}; at most {1e3 * max(meanwhile):.0f} ms"),
     ]
 

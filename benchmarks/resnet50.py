@@ -29,11 +29,20 @@ def random_resnet50(side: int) -> bytes:
     """As the exporter writes it: the served graph with folded norms."""
     torch.manual_seed(0)
     gray = torch.full((3, 1, 1), 128.0)
-    served = ServedModel(build_network("resnet50", CLASSES).eval(), Normalization(gray, gray / 2)).eval()
+    served = ServedModel(
+        build_network("resnet50", CLASSES).eval(), Normalization(gray, gray / 2)
+    ).eval()
     program = torch.onnx.export(
-        served, (torch.zeros(2, side, side, 3, dtype=torch.uint8),), dynamo=True, opset_version=OPSET, input_names=["images"],
-        output_names=list(OUTPUT_NAMES), dynamic_shapes=({0: "batch"},), external_data=False, verbose=False,
-    )  # fmt: skip
+        served,
+        (torch.zeros(2, side, side, 3, dtype=torch.uint8),),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=["images"],
+        output_names=list(OUTPUT_NAMES),
+        dynamic_shapes=({0: "batch"},),
+        external_data=False,
+        verbose=False,
+    )
     return onnx_ir.to_proto(program.model).SerializeToString()
 
 
@@ -46,11 +55,15 @@ def publish(store: Path, variants: dict[str, bytes]) -> None:
         "preprocessing": PREPROCESSING,
         "class_names": tuple(f"class {number}" for number in range(CLASSES)),
         "max_batch_size": 32,
-        "variants": tuple(Variant(precision=name, file=FILES[name], tolerance=TOLERANCE) for name in variants),
+        "variants": tuple(
+            Variant(precision=name, file=FILES[name], tolerance=TOLERANCE) for name in variants
+        ),
         "proof": "unproven",
     }
     published = ModelStore(store)
-    version = published.publish("resnet50", manifest, {FILES[name]: data for name, data in variants.items()})
+    version = published.publish(
+        "resnet50", manifest, {FILES[name]: data for name, data in variants.items()}
+    )
     published.promote("resnet50", version, why="to be measured")
 
 
@@ -63,7 +76,10 @@ def main() -> None:
     photo = prepare((ROOT / "docs/images/cat.jpg").read_bytes(), PREPROCESSING)
     noise = np.random.default_rng(0).integers(0, 256, (7, *photo.shape), np.uint8)
     publish(BUILD / "resnet50", {"fp32": network})
-    publish(BUILD / "resnet50-int8", {"fp32": network, "int8": calibrate(network, [np.stack([photo, *noise])]).quantize()})
+    publish(
+        BUILD / "resnet50-int8",
+        {"fp32": network, "int8": calibrate(network, [np.stack([photo, *noise])]).quantize()},
+    )
 
 
 if __name__ == "__main__":

@@ -29,11 +29,20 @@ def write_section(title: str, lines: Sequence[str], path: Path = RESULTS) -> Non
     """Put a section in its place, or renew it; its lines that begin with `>` stay."""
     sections = read_sections(path)
     notes = [line for line in sections.get(title, "").splitlines() if line.startswith(">")]
-    body = [f"Measured on {describe_machine(PACKAGES)}.", "", *lines, *([""] if notes else []), *notes]
+    body = [
+        f"Measured on {describe_machine(PACKAGES)}.",
+        "",
+        *lines,
+        *([""] if notes else []),
+        *notes,
+    ]
     sections[title] = "\n".join(body)
     known = [title for title in ORDER if title in sections]
     titles = [*known, *(title for title in sections if title not in known)]
-    path.write_text("\n".join([HEAD, *(f"## {title}\n\n{sections[title].strip()}\n" for title in titles)]), encoding="utf-8")
+    path.write_text(
+        "\n".join([HEAD, *(f"## {title}\n\n{sections[title].strip()}\n" for title in titles)]),
+        encoding="utf-8",
+    )
 
 
 def read_sections(path: Path = RESULTS) -> dict[str, str]:
@@ -51,4 +60,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def spread(values: np.ndarray, form: str = "{:.2f}") -> str:
     """Median, and where there are several the range."""
     middle = form.format(float(np.median(values)))
-    return middle if len(values) == 1 else f"{middle} ({form.format(values.min())} to {form.format(values.max())})"
+    return (
+        middle
+        if len(values) == 1
+        else f"{middle} ({form.format(values.min())} to {form.format(values.max())})"
+    )

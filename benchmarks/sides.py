@@ -75,16 +75,46 @@ class Side:
         """The images as this side wants them."""
         return workload.bodies(self.field)
 
-    def command(self, workload: Workload, setup: Setup, port: int, extra: Sequence[str]) -> list[str]:
+    def command(
+        self, workload: Workload, setup: Setup, port: int, extra: Sequence[str]
+    ) -> list[str]:
         """What to start."""
         if self.script is None:
-            spread = ["--instances", str(setup.workers), "--intra-op-num-threads", str(setup.threads)]
+            spread = [
+                "--instances",
+                str(setup.workers),
+                "--intra-op-num-threads",
+                str(setup.threads),
+            ]
             model = ["--store", str(workload.store), "--precision", workload.precision]
-            own = ["--cache", str(BUILD / "cache")]  # not a person's, where `tune` may have left a choice
-            return [sys.executable, "-m", "service", "--port", str(port), *model, *spread, *own, *extra]
+            own = [
+                "--cache",
+                str(BUILD / "cache"),
+            ]  # not a person's, where `tune` may have left a choice
+            return [
+                sys.executable,
+                "-m",
+                "service",
+                "--port",
+                str(port),
+                *model,
+                *spread,
+                *own,
+                *extra,
+            ]
         python = self.install()
         if self.module:
-            return [str(python), "-m", self.module, "serve", self.script, "--port", str(port), "--host", "127.0.0.1"]
+            return [
+                str(python),
+                "-m",
+                self.module,
+                "serve",
+                self.script,
+                "--port",
+                str(port),
+                "--host",
+                "127.0.0.1",
+            ]
         return [str(python), str(PEERS / self.script)]
 
     def install(self) -> Path:
@@ -99,10 +129,22 @@ class Side:
             return python
         print(f"installing {self.name}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
-        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(wanted), *same]
+        command = [
+            str(python),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "-r",
+            str(wanted),
+            *same,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise SideError(f"can not be installed here: {(done.stderr.strip().splitlines() or ['pip said nothing'])[-1]}")
+            raise SideError(
+                f"can not be installed here: {(done.stderr.strip().splitlines() or ['pip said nothing'])[-1]}"
+            )
         stamp.write_text(asked)
         return python
 
@@ -111,7 +153,9 @@ class Side:
         if self.requirements is None:
             return ""
         code = f"from importlib.metadata import version; print(version({Path(self.requirements).stem!r}))"
-        return subprocess.run([str(self.install()), "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            [str(self.install()), "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
 
 OURS = Side("resident", "Resident", (each_core(),), path="/v1/models/{model}/predict")
@@ -123,10 +167,29 @@ _MOSEC = (
 )
 _BENTOML = ("bentoml_service:Service", "bentoml.txt")
 ALL_PEERS = (
-    Side("fastapi", "FastAPI", (each_core(), one_worker(), Setup(1, 1, " in each of its pool")), "plain_fastapi.py"),
-    Side("litserve", "LitServe", (each_core(), one_worker()), "litserve_server.py", "litserve.txt", field="request"),
+    Side(
+        "fastapi",
+        "FastAPI",
+        (each_core(), one_worker(), Setup(1, 1, " in each of its pool")),
+        "plain_fastapi.py",
+    ),
+    Side(
+        "litserve",
+        "LitServe",
+        (each_core(), one_worker()),
+        "litserve_server.py",
+        "litserve.txt",
+        field="request",
+    ),
     Side("mosec", "mosec", _MOSEC, "mosec_server.py", "mosec.txt", path="/inference"),
-    Side("bentoml", "BentoML", (each_core(), one_worker()), *_BENTOML, field="images", module="bentoml"),
+    Side(
+        "bentoml",
+        "BentoML",
+        (each_core(), one_worker()),
+        *_BENTOML,
+        field="images",
+        module="bentoml",
+    ),
     Side("ray", "Ray Serve", (each_core(), one_worker()), "ray_app.py", "ray.txt"),
 )
 
@@ -141,16 +204,25 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(side: Side, workload: Workload, setup: Setup, extra: Sequence[str] = ()) -> Iterator[Server]:
+def running(
+    side: Side, workload: Workload, setup: Setup, extra: Sequence[str] = ()
+) -> Iterator[Server]:
     """Start a side and wait until it answers an image. Raises SideError where it does not; its log lies in build/bench/logs."""
     port, log = free_port(), BUILD / "logs" / f"{side.key}-{workload.key}.log"
     command = side.command(workload, setup, port, extra)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+    with (
+        log.open("wb") as output,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
+    ):
         process = subprocess.Popen(
-            command, cwd=ROOT if side.script is None else PEERS, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            command,
+            cwd=ROOT if side.script is None else PEERS,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
             env={**_environment(side, workload, setup, port), "SCRATCH": scratch},
-        )  # fmt: skip
+        )
         try:
             _wait(process, side, workload, port, log)
             yield Server(side, port, process.pid)
@@ -178,14 +250,23 @@ def _environment(side: Side, workload: Workload, setup: Setup, port: int) -> Map
         return kept
     preprocessing = workload.manifest.preprocessing
     said = {
-        "MODEL_FILE": str(workload.file), "RESIZE": str(preprocessing.resize), "CROP": str(preprocessing.crop_width),
-        "WORKERS": str(setup.workers), "THREADS": str(setup.threads), "MAX_BATCH_SIZE": str(MAX_BATCH_SIZE), "PORT": str(port),
-        "BENTOML_DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(PEERS),
-    }  # fmt: skip
+        "MODEL_FILE": str(workload.file),
+        "RESIZE": str(preprocessing.resize),
+        "CROP": str(preprocessing.crop_width),
+        "WORKERS": str(setup.workers),
+        "THREADS": str(setup.threads),
+        "MAX_BATCH_SIZE": str(MAX_BATCH_SIZE),
+        "PORT": str(port),
+        "BENTOML_DO_NOT_TRACK": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONPATH": str(PEERS),
+    }
     return kept | said | dict(setup.variables)
 
 
-def _wait(process: "subprocess.Popen[bytes]", side: Side, workload: Workload, port: int, log: Path) -> None:
+def _wait(
+    process: "subprocess.Popen[bytes]", side: Side, workload: Workload, port: int, log: Path
+) -> None:
     bodies, began = side.bodies(workload), time.monotonic()
     while True:
         with contextlib.suppress(URLError, OSError):
@@ -194,7 +275,9 @@ def _wait(process: "subprocess.Popen[bytes]", side: Side, workload: Workload, po
         if process.poll() is not None:
             raise SideError(f"ended with {process.returncode} ({log.relative_to(ROOT)} says why)")
         if time.monotonic() - began > READY_SECONDS:
-            raise SideError(f"does not answer within {READY_SECONDS} s ({log.relative_to(ROOT)} may say why)")
+            raise SideError(
+                f"does not answer within {READY_SECONDS} s ({log.relative_to(ROOT)} may say why)"
+            )
         time.sleep(0.1)
 
 
@@ -211,7 +294,9 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_SECONDS)
     for pid, moment in members.items():
-        if moment is not None and started(pid) == moment:  # not another process that has got its number since
+        if (
+            moment is not None and started(pid) == moment
+        ):  # not another process that has got its number since
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     process.wait()

@@ -23,7 +23,12 @@ from workloads import resnet50
 from model_store.store import BUILTIN_ROOT
 
 BARE = "bare FastAPI app, the same model"
-HEAD = ("model", "server", "exec to ready, s: median (min to max)", "resident when ready, MB: median (max)")
+HEAD = (
+    "model",
+    "server",
+    "exec to ready, s: median (min to max)",
+    "resident when ready, MB: median (max)",
+)
 
 
 def measure(options: Options) -> None:
@@ -32,10 +37,20 @@ def measure(options: Options) -> None:
     rows = []
     for name, what, store, version in (
         ("built-in default", "verified, warmed and proven", None, BUILTIN_ROOT / "cifar10/1"),
-        ("ResNet-50, fp32", "verified and warmed, not the first start here", large.store, large.version),
+        (
+            "ResNet-50, fp32",
+            "verified and warmed, not the first start here",
+            large.store,
+            large.version,
+        ),
     ):
-        with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryDirectory() as cache:  # which the uncounted start fills
-            models = ["--store", str(store), "--builtin", "false"] if store else ["--store", empty]  # then the built-in one serves
+        with (
+            tempfile.TemporaryDirectory() as empty,
+            tempfile.TemporaryDirectory() as cache,
+        ):  # which the uncounted start fills
+            models = (
+                ["--store", str(store), "--builtin", "false"] if store else ["--store", empty]
+            )  # then the built-in one serves
             rows += _rows(name, what, [*models, "--cache", cache], version, options.starts)
     method = (
         f"Both servers started in turn, n = {options.starts} each after one start that is not counted. Ready is the first 200 of "
@@ -56,21 +71,30 @@ def _rows(model: str, what: str, flags: Sequence[str], version: Path, n: int) ->
             figure = start(command, port, version)
             if turn:
                 figures[name].append(figure)
-                print(f"{turn}/{n}  {model}, {name}: {figure[0]:.2f} s, {figure[1]:.0f} MB", flush=True)
+                print(
+                    f"{turn}/{n}  {model}, {name}: {figure[0]:.2f} s, {figure[1]:.0f} MB",
+                    flush=True,
+                )
     rows = []
     for name, found in figures.items():
         seconds, megabytes = zip(*found, strict=True)
         timed = f"{statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
-        rows.append([model, name, timed, f"{statistics.median(megabytes):.0f} ({max(megabytes):.0f})"])
+        rows.append(
+            [model, name, timed, f"{statistics.median(megabytes):.0f} ({max(megabytes):.0f})"]
+        )
     return rows
 
 
 def start(command: Sequence[str], port: int, version: Path) -> tuple[float, float]:
     """Start a server, wait until it is ready, stop it: seconds, and resident MB at that moment."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SERVICE_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("SERVICE_")
+    }
     environment |= {"PORT": str(port), "MODEL_DIRECTORY": str(version), "PYTHONPATH": str(ROOT)}
     began = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         while not answers(port):
             if process.poll() is not None:

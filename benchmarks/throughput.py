@@ -43,7 +43,9 @@ def measure_resnet50(options: Options) -> None:
     options = options.lasting(2)
     fp32, int8 = resnet50(), resnet50("int8")
     peers = [Served(peer, fp32, options) for peer in options.peers]
-    _measure([*_ours_and_limits(fp32, options), *_ours_and_limits(int8, options), *peers], (16,), options)
+    _measure(
+        [*_ours_and_limits(fp32, options), *_ours_and_limits(int8, options), *peers], (16,), options
+    )
 
 
 def _measure(contenders: Sequence[Contender], connections: Sequence[int], options: Options) -> None:
@@ -57,11 +59,18 @@ def _measure(contenders: Sequence[Contender], connections: Sequence[int], option
 
 
 def _ours_and_limits(workload: Workload, options: Options) -> list[Contender]:
-    return [Limit(workload, options, decode=False), Limit(workload, options, decode=True), Served(OURS, workload, options)]
+    return [
+        Limit(workload, options, decode=False),
+        Limit(workload, options, decode=True),
+        Served(OURS, workload, options),
+    ]
 
 
 def _report(contenders: Sequence[Contender], figures: dict[str, list[Figure]]) -> list[str]:
-    rates = {key: np.array([figure.images_per_second for figure in turns]) for key, turns in figures.items()}
+    rates = {
+        key: np.array([figure.images_per_second for figure in turns])
+        for key, turns in figures.items()
+    }
     rows = []
     for contender in contenders:
         if contender.key not in figures:
@@ -69,23 +78,40 @@ def _report(contenders: Sequence[Contender], figures: dict[str, list[Figure]]) -
         precision, own = contender.workload.precision, rates[contender.key]
         ours = rates.get(f"{OURS.key}-{precision}")
         served = isinstance(contender, Served)
-        rows.append([
-            f"{contender.name}, {precision}",
-            contender.how,
-            spread(own, "{:.0f}" if own.max() > 200 else "{:.1f}"),
-            spread(own / rates[f"raw-{precision}"]),
-            "" if ours is None or contender.key == f"{OURS.key}-{precision}" else spread(ours / own),
-            spread(np.array([figure.core_milliseconds for figure in figures[contender.key]])),
-            *(_middle(figures[contender.key], name) if served else "" for name in ("p50", "p99", "megabytes")),
-            str(sum(figure.failed for figure in figures[contender.key])) if served else "",
-        ])  # fmt: skip
-    costs = {key: np.array([figure.core_milliseconds for figure in turns]) for key, turns in figures.items()}
-    verdicts = [line for precision in ("fp32", "int8") for line in _verdict(contenders, rates, costs, precision)]
+        rows.append(
+            [
+                f"{contender.name}, {precision}",
+                contender.how,
+                spread(own, "{:.0f}" if own.max() > 200 else "{:.1f}"),
+                spread(own / rates[f"raw-{precision}"]),
+                ""
+                if ours is None or contender.key == f"{OURS.key}-{precision}"
+                else spread(ours / own),
+                spread(np.array([figure.core_milliseconds for figure in figures[contender.key]])),
+                *(
+                    _middle(figures[contender.key], name) if served else ""
+                    for name in ("p50", "p99", "megabytes")
+                ),
+                str(sum(figure.failed for figure in figures[contender.key])) if served else "",
+            ]
+        )
+    costs = {
+        key: np.array([figure.core_milliseconds for figure in turns])
+        for key, turns in figures.items()
+    }
+    verdicts = [
+        line
+        for precision in ("fp32", "int8")
+        for line in _verdict(contenders, rates, costs, precision)
+    ]
     return [*table(HEAD, rows), "", *verdicts]
 
 
 def _verdict(
-    contenders: Sequence[Contender], rates: dict[str, np.ndarray], costs: dict[str, np.ndarray], precision: str
+    contenders: Sequence[Contender],
+    rates: dict[str, np.ndarray],
+    costs: dict[str, np.ndarray],
+    precision: str,
 ) -> list[str]:
     ours = rates.get(f"{OURS.key}-{precision}")
     if ours is None:
@@ -97,7 +123,11 @@ def _verdict(
         f"{spread(cost)} ms of core more than the model alone, a request, `wrk` among it, and "
         f"{spread(costs[f'{OURS.key}-{precision}'] - costs[f'raw-{precision}'])} without"
     )
-    peers = [each for each in contenders if isinstance(each, Served) and each.side is not OURS and each.key in rates]
+    peers = [
+        each
+        for each in contenders
+        if isinstance(each, Served) and each.side is not OURS and each.key in rates
+    ]
     if peers:
         best = max(peers, key=lambda peer: float(np.median(rates[peer.key])))
         text += f"; {spread(ours / rates[best.key])} times the best peer ({best.name}, {best.workload.precision})"

@@ -59,7 +59,9 @@ def plain(pixels: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """The loop of a tutorial: a loader with two workers, a model, an optimiser."""
     loader = DataLoader(Pictures(pixels, labels), batch_size=BATCH, shuffle=True, num_workers=2)
     model = build_network("resnet20", 10)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True
+    )
     seconds, began = [], 0.0
     for step, (images, targets) in enumerate(loader):
         if step >= WARM_UP:
@@ -77,14 +79,27 @@ def plain(pixels: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {"images_per_second": BATCH * len(seconds) / sum(seconds)}
 
 
-def resident(pixels: np.ndarray, labels: np.ndarray, precision: str = "fp32", *, compiled: bool = False) -> dict[str, float]:
+def resident(
+    pixels: np.ndarray, labels: np.ndarray, precision: str = "fp32", *, compiled: bool = False
+) -> dict[str, float]:
     """The project's own step, as `train` calls it."""
     keep_freed_memory()
     recipe = Recipe.load("he2015", ["normalization=scalar", "iterations=1000"])
     normalize = Normalization.fit("scalar", pixels)
-    feed = Feed(PixelsOnDevice(torch.from_numpy(pixels), CPU), torch.from_numpy(labels), 10, recipe, normalize, 32,
-                torch.zeros(3, 1, 1), 0, ALONE)  # fmt: skip
-    learner = Learner(build_network("resnet20", 10), recipe, ALONE, current(CPU, precision, compiled=compiled))
+    feed = Feed(
+        PixelsOnDevice(torch.from_numpy(pixels), CPU),
+        torch.from_numpy(labels),
+        10,
+        recipe,
+        normalize,
+        32,
+        torch.zeros(3, 1, 1),
+        0,
+        ALONE,
+    )
+    learner = Learner(
+        build_network("resnet20", 10), recipe, ALONE, current(CPU, precision, compiled=compiled)
+    )
     learner.train()
     pace, seconds, began = Pace(), [], time.perf_counter()
     for step, batch in enumerate(pace.timed(feed.epoch(0))):
@@ -94,13 +109,19 @@ def resident(pixels: np.ndarray, labels: np.ndarray, precision: str = "fp32", *,
         began = time.perf_counter()
         if step == WARM_UP + STEPS - 1:
             break
-    return {"images_per_second": BATCH * len(seconds) / sum(seconds), "input_share": pace.input_share}
+    return {
+        "images_per_second": BATCH * len(seconds) / sum(seconds),
+        "input_share": pace.input_share,
+    }
 
 
 SIDES = {
     "plain": ("a plain PyTorch loop (contiguous, PIL transforms, two workers)", plain),
     "resident": ("Resident, fp32", resident),
-    "compiled": ("Resident, fp32, torch.compile", lambda pixels, labels: resident(pixels, labels, compiled=True)),
+    "compiled": (
+        "Resident, fp32, torch.compile",
+        lambda pixels, labels: resident(pixels, labels, compiled=True),
+    ),
     "bf16": ("Resident, bf16", lambda pixels, labels: resident(pixels, labels, "bf16")),
 }
 
@@ -109,7 +130,11 @@ def main() -> None:
     """Measure every side in turn, or with --side that one, and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--side", choices=SIDES)
-    parser.add_argument("--compiled", action="store_true", help="Also measure torch.compile, which takes a minute a turn.")
+    parser.add_argument(
+        "--compiled",
+        action="store_true",
+        help="Also measure torch.compile, which takes a minute a turn.",
+    )
     arguments = parser.parse_args()
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8)
@@ -117,17 +142,30 @@ def main() -> None:
     if arguments.side:
         print(json.dumps(SIDES[arguments.side][1](pixels, labels)))
         return
-    sides = ["plain", "resident", *(["compiled"] if arguments.compiled else []), *(["bf16"] if has_bf16(CPU) else [])]
+    sides = [
+        "plain",
+        "resident",
+        *(["compiled"] if arguments.compiled else []),
+        *(["bf16"] if has_bf16(CPU) else []),
+    ]
     figures: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for turn in range(TURNS):
         for side in sides:
             command = [sys.executable, __file__, "--side", side]
             environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-            done = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
+            done = subprocess.run(
+                command, env=environment, capture_output=True, check=True, text=True
+            )
             figures[side].append(json.loads(done.stdout))
-            print(f"{turn + 1}/{TURNS}  {side}: {figures[side][-1]['images_per_second']:.0f} images/s", flush=True)
+            print(
+                f"{turn + 1}/{TURNS}  {side}: {figures[side][-1]['images_per_second']:.0f} images/s",
+                flush=True,
+            )
     ratios = {
-        side: [own["images_per_second"] / base["images_per_second"] for own, base in zip(found, figures["plain"], strict=True)]
+        side: [
+            own["images_per_second"] / base["images_per_second"]
+            for own, base in zip(found, figures["plain"], strict=True)
+        ]
         for side, found in figures.items()
     }
     rows = [

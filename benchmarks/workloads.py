@@ -46,7 +46,9 @@ class Workload:
     @property
     def file(self) -> Path:
         """The ONNX file in this precision."""
-        return self.version / next(each.file for each in self.manifest.variants if each.precision == self.precision)
+        return self.version / next(
+            each.file for each in self.manifest.variants if each.precision == self.precision
+        )
 
     @cached_property
     def images(self) -> tuple[bytes, ...]:
@@ -56,13 +58,29 @@ class Workload:
         for number in range(IMAGES):
             side = int(chance.integers(photo.height // 2, photo.height))
             width = side * self.size[0] // self.size[1]
-            left, top = int(chance.integers(0, photo.width - width + 1)), int(chance.integers(0, photo.height - side + 1))
-            cut = photo.crop((left, top, left + width, top + side)).resize(self.size, Image.Resampling.BICUBIC)
+            left, top = (
+                int(chance.integers(0, photo.width - width + 1)),
+                int(chance.integers(0, photo.height - side + 1)),
+            )
+            cut = photo.crop((left, top, left + width, top + side)).resize(
+                self.size, Image.Resampling.BICUBIC
+            )
             if self.digits:  # else they would all be the same class
                 cut = ImageEnhance.Brightness(cut).enhance(0.3)
-                ImageDraw.Draw(cut).text((16, 16), str(number % 10), "white", ImageFont.load_default(26), "mm", stroke_width=1)
+                ImageDraw.Draw(cut).text(
+                    (16, 16),
+                    str(number % 10),
+                    "white",
+                    ImageFont.load_default(26),
+                    "mm",
+                    stroke_width=1,
+                )
             encoded = io.BytesIO()
-            cut.save(encoded, self.image_format, **({"quality": 92} if self.image_format == "JPEG" else {}))
+            cut.save(
+                encoded,
+                self.image_format,
+                **({"quality": 92} if self.image_format == "JPEG" else {}),
+            )
             images.append(encoded.getvalue())
         return tuple(images)
 
@@ -85,7 +103,9 @@ class Workload:
         folder.mkdir(parents=True, exist_ok=True)
         for number, image in enumerate(self.images, 1):
             (folder / str(number)).write_bytes(image if field is None else self._form(field, image))
-        content_type = self.media_type if field is None else f"multipart/form-data; boundary={BOUNDARY}"
+        content_type = (
+            self.media_type if field is None else f"multipart/form-data; boundary={BOUNDARY}"
+        )
         return Bodies(folder, content_type, slow=self.slow)
 
     def _form(self, field: str, image: bytes) -> bytes:
@@ -115,7 +135,9 @@ def resnet20() -> Workload:
     (BUILD / "empty").mkdir(parents=True, exist_ok=True)
     version = BUILTIN_ROOT / "digits-resnet20/1"
     title = "ResNet-20, 32x32 PNG"
-    return Workload("resnet20", title, "digits-resnet20", BUILD / "empty", version, (32, 32), "PNG", digits=True)
+    return Workload(
+        "resnet20", title, "digits-resnet20", BUILD / "empty", version, (32, 32), "PNG", digits=True
+    )
 
 
 def resnet50(precision: str = "fp32") -> Workload:
@@ -123,10 +145,23 @@ def resnet50(precision: str = "fp32") -> Workload:
     key = "resnet50" if precision == "fp32" else f"resnet50-{precision}"
     version = BUILD / key / "resnet50/1"
     if not version.exists():
-        raise SystemExit(f"there is no {version}: run benchmarks/resnet50.py in the training environment, as `make bench` does")
-    return Workload(key, "ResNet-50, 500x375 JPEG", "resnet50", BUILD / key, version, (500, 375), "JPEG", precision)
+        raise SystemExit(
+            f"there is no {version}: run benchmarks/resnet50.py in the training environment, as `make bench` does"
+        )
+    return Workload(
+        key,
+        "ResNet-50, 500x375 JPEG",
+        "resnet50",
+        BUILD / key,
+        version,
+        (500, 375),
+        "JPEG",
+        precision,
+    )
 
 
 def by_key(key: str) -> Workload:
     """One of `resnet20`, `resnet50` and `resnet50-int8`."""
-    return resnet20() if key == "resnet20" else resnet50("int8" if key == "resnet50-int8" else "fp32")
+    return (
+        resnet20() if key == "resnet20" else resnet50("int8" if key == "resnet50-int8" else "fp32")
+    )

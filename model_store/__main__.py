@@ -33,9 +33,15 @@ class StoreGroup(click.Group):
 
 @click.group(cls=StoreGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--store", "root", type=click.Path(path_type=Path), default=DEFAULT_ROOT, show_default=True, envvar="SERVICE_STORE",
-    show_envvar=True, help="The store's root. The models that ship with the project lie under it, read-only.",
-)  # fmt: skip
+    "--store",
+    "root",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_ROOT,
+    show_default=True,
+    envvar="SERVICE_STORE",
+    show_envvar=True,
+    help="The store's root. The models that ship with the project lie under it, read-only.",
+)
 @click.pass_context
 def main(context: click.Context, root: Path) -> None:
     """Look at a model store, verify its sealed versions, and move its aliases.
@@ -61,10 +67,22 @@ def list_versions(store: ModelStore, model: str | None) -> None:
                 top1 = f"{manifest.metrics.top1:.2%}" if manifest.metrics else "-"
                 created = f"{manifest.created_at:%Y-%m-%d %H:%M}"
                 mark = "" if manifest.proof == "proven" else f"  {manifest.proof}"
-                rows.append((name, str(number), version.layer, names or "-", top1, created, version.digest[:12] + mark))
+                rows.append(
+                    (
+                        name,
+                        str(number),
+                        version.layer,
+                        names or "-",
+                        top1,
+                        created,
+                        version.digest[:12] + mark,
+                    )
+                )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        click.echo(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
 
 
 @main.command()
@@ -86,7 +104,11 @@ def show(store: ModelStore, model: str, version: str | None, *, as_json: bool) -
 @main.command()
 @click.argument("model", required=False)
 @click.argument("version", required=False)
-@click.option("--run/--no-run", default=True, help="Also run the golden proof, as the service does before it serves.")
+@click.option(
+    "--run/--no-run",
+    default=True,
+    help="Also run the golden proof, as the service does before it serves.",
+)
 @click.pass_obj
 def verify(store: ModelStore, model: str | None, version: str | None, *, run: bool) -> None:
     """Hold files against their seals and run the golden proof: one version, all of a model, or the whole store."""
@@ -141,7 +163,9 @@ def aliases(store: ModelStore, model: str) -> None:
         history = store.aliases(model).history(alias)
         click.echo(f"{alias} -> {history[-1].version}" if history else f"{alias}: never moved")
         for event in reversed(history):
-            click.echo(f"  {event.when:%Y-%m-%d %H:%M:%S}  {event.action:8}  {event.version:>4}  {event.by}  {event.why}".rstrip())
+            click.echo(
+                f"  {event.when:%Y-%m-%d %H:%M:%S}  {event.action:8}  {event.version:>4}  {event.by}  {event.why}".rstrip()
+            )
 
 
 @main.command()
@@ -163,7 +187,9 @@ def prune(store: ModelStore, model: str, keep: int, *, yes: bool) -> None:
     for number in report.deleted:
         click.echo(f"{'deleted' if yes else 'delete '} {model}/{number}")
     for leftover in report.leftovers:
-        click.echo(f"{'deleted' if yes else 'delete '} {model}/{leftover}  left by a process that was killed")
+        click.echo(
+            f"{'deleted' if yes else 'delete '} {model}/{leftover}  left by a process that was killed"
+        )
     if not yes and (report.deleted or report.leftovers):
         click.echo("nothing was deleted; add --yes to do so")
 
@@ -180,7 +206,11 @@ def _prove(version: Version) -> list[str]:
         options = SessionOptions(providers=(CUDA, "CPUExecutionProvider")) if on_gpu else None
         session = Session(version.path(variant.file), manifest.input, manifest.outputs, options)
         golden.prove(version, session, variant.precision)
-        told.append(f"{variant.precision} proven" if manifest.golden else f"{variant.precision} runs, unproven")
+        told.append(
+            f"{variant.precision} proven"
+            if manifest.golden
+            else f"{variant.precision} runs, unproven"
+        )
     return told
 
 
@@ -189,7 +219,8 @@ def _summary(manifest: Manifest) -> list[str]:
     lines = [
         f"created   {manifest.created_at:%Y-%m-%d %H:%M} UTC, {len(manifest.files)} files, {size / 1e6:.2f} MB",
         f"input     {manifest.input.height}x{manifest.input.width} RGB, {manifest.preprocessing.interpolation} resize",
-        f"classes   {len(manifest.class_names)}: {', '.join(manifest.class_names[:10])}" + ", …" * (len(manifest.class_names) > 10),
+        f"classes   {len(manifest.class_names)}: {', '.join(manifest.class_names[:10])}"
+        + ", …" * (len(manifest.class_names) > 10),
         f"variants  {', '.join(variant.precision for variant in manifest.variants)}; batches up to {manifest.max_batch_size}",
     ]
     if origin := manifest.derived_from:
@@ -204,12 +235,20 @@ def _summary(manifest: Manifest) -> list[str]:
             f"command   {training.command}",
         ]
     if metrics := manifest.metrics:
-        interval = f" (95 % {metrics.top1_interval[0]:.2%} to {metrics.top1_interval[1]:.2%})" if metrics.top1_interval else ""
-        lines.append(f"test      top-1 {metrics.top1:.2%}{interval} of {metrics.test_images} images")
+        interval = (
+            f" (95 % {metrics.top1_interval[0]:.2%} to {metrics.top1_interval[1]:.2%})"
+            if metrics.top1_interval
+            else ""
+        )
+        lines.append(
+            f"test      top-1 {metrics.top1:.2%}{interval} of {metrics.test_images} images"
+        )
     lines += [_line(check) for check in manifest.gate]
     for variant in manifest.variants:
         size = next(entry.size for entry in manifest.files if entry.path == variant.file)
-        lines.append(f"{variant.precision:9} {variant.file}, {size / 1e6:.2f} MB, golden logits within {variant.tolerance:.3g}")
+        lines.append(
+            f"{variant.precision:9} {variant.file}, {size / 1e6:.2f} MB, golden logits within {variant.tolerance:.3g}"
+        )
         lines += [f"  {_line(check)}" for check in variant.gate]
     return lines
 

@@ -59,7 +59,9 @@ class Aliases:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise AliasError(f"{self._model}: its aliases can not be read: {error.strerror}") from error
+            raise AliasError(
+                f"{self._model}: its aliases can not be read: {error.strerror}"
+            ) from error
         return status.st_ino, status.st_mtime_ns, tuple(self._numbers(alias))
 
     def version(self, alias: str) -> int | None:
@@ -72,7 +74,12 @@ class Aliases:
         return self._append(alias, lambda _: ("promote", version), why, by)
 
     def rollback(
-        self, alias: str, why: str = "", by: str | None = None, among: Collection[int] | None = None, to: int | None = None
+        self,
+        alias: str,
+        why: str = "",
+        by: str | None = None,
+        among: Collection[int] | None = None,
+        to: int | None = None,
     ) -> AliasEvent:
         """Point the alias to what it named before its newest promotion; with `among`, to one of these versions alone.
 
@@ -93,11 +100,15 @@ class Aliases:
         """Where `rollback` would point the alias to now. Raises AliasError where there is nothing before."""
         return self._previous(alias, self.history(alias), among)
 
-    def _previous(self, alias: str, history: Sequence[AliasEvent], among: Collection[int] | None) -> int:
+    def _previous(
+        self, alias: str, history: Sequence[AliasEvent], among: Collection[int] | None
+    ) -> int:
         for version in reversed(standing(history)[:-1]):
             if among is None or version in among:
                 return version
-        raise AliasError(f"{self._model}: {alias} named no other version that is still there, so there is nothing to roll back to")
+        raise AliasError(
+            f"{self._model}: {alias} named no other version that is still there, so there is nothing to roll back to"
+        )
 
     def _append(
         self,
@@ -125,8 +136,12 @@ class Aliases:
         while True:
             numbers = self._numbers(alias)
             action, version = decide([self._read(alias, number) for number in numbers])
-            make_directory_durably(directory)  # only now: a move that is refused leaves nothing behind
-            event = AliasEvent(action=action, version=version, when=now(), by=by or _current_user(), why=why)
+            make_directory_durably(
+                directory
+            )  # only now: a move that is refused leaves nothing behind
+            event = AliasEvent(
+                action=action, version=version, when=now(), by=by or _current_user(), why=why
+            )
             draft = directory / f".draft-{secrets.token_hex(8)}"
             write_durably(draft, event.model_dump_json().encode() + b"\n")
             try:
@@ -140,7 +155,11 @@ class Aliases:
 
     def _numbers(self, alias: str) -> list[int]:
         check_name(alias, "alias")
-        return sorted(int(name.removesuffix(_SUFFIX)) for name in self._list(self._directory / alias) if _EVENT.fullmatch(name))
+        return sorted(
+            int(name.removesuffix(_SUFFIX))
+            for name in self._list(self._directory / alias)
+            if _EVENT.fullmatch(name)
+        )
 
     def _list(self, directory: Path) -> list[str]:
         try:
@@ -148,14 +167,18 @@ class Aliases:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise AliasError(f"{self._model}: its aliases can not be read: {error.strerror}") from error
+            raise AliasError(
+                f"{self._model}: its aliases can not be read: {error.strerror}"
+            ) from error
 
     def _read(self, alias: str, number: int) -> AliasEvent:
         path = self._directory / alias / f"{number:08d}{_SUFFIX}"
         try:
             return AliasEvent.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
-            raise AliasError(f"{self._model}: event {number} of alias {alias} is damaged: {type(error).__name__}") from None
+            raise AliasError(
+                f"{self._model}: event {number} of alias {alias} is damaged: {type(error).__name__}"
+            ) from None
 
 
 def standing(history: Sequence[AliasEvent]) -> list[int]:
@@ -178,7 +201,9 @@ def is_alias_name(name: str) -> bool:
 def check_alias_name(name: str) -> None:
     """Raise InvalidNameError where `name` can not be an alias."""
     if not is_alias_name(name):
-        raise InvalidNameError(f"{name!r} is no alias name: it must begin with a letter, for a number is a version")
+        raise InvalidNameError(
+            f"{name!r} is no alias name: it must begin with a letter, for a number is a version"
+        )
 
 
 def _current_user() -> str:

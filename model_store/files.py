@@ -61,7 +61,9 @@ class DirectoryLock:
         """Take the lock at once; raises BlockingIOError where another process holds one that excludes it."""
         self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.flock(self._descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            fcntl.flock(
+                self._descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB
+            )
         except OSError:
             os.close(self._descriptor)
             raise

@@ -9,7 +9,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from model_store.errors import DecodeProofError, ImageError, NumericsProofError, StoreUnreadableError
+from model_store.errors import (
+    DecodeProofError,
+    ImageError,
+    NumericsProofError,
+    StoreUnreadableError,
+)
 from model_store.manifest import Golden, Preprocessing
 from model_store.preprocessing import Pixels, prepare
 from model_store.session import Logits, Session, probabilities
@@ -29,18 +34,26 @@ def prove(version: Version, session: Session, precision: str = "fp32") -> None:
 def prove_decode(version: Version, golden: Golden, prepare: Prepare = prepare) -> None:
     """Hold one image's decoded pixels against the stored ones. Raises DecodeProofError."""
     check_decode(
-        version.path(golden.image).read_bytes(), load_pixels(version, golden), golden, version.manifest.preprocessing, prepare
+        version.path(golden.image).read_bytes(),
+        load_pixels(version, golden),
+        golden,
+        version.manifest.preprocessing,
+        prepare,
     )
 
 
-def check_decode(data: bytes, stored: Pixels, golden: Golden, spec: Preprocessing, prepare: Prepare = prepare) -> None:
+def check_decode(
+    data: bytes, stored: Pixels, golden: Golden, spec: Preprocessing, prepare: Prepare = prepare
+) -> None:
     """The decode half on bytes and pixels at hand. Raises DecodeProofError."""
     try:
         decoded = prepare(data, spec)
     except ImageError as error:
         raise DecodeProofError(f"{golden.image} does not decode here: {error}") from error
     if decoded.shape != stored.shape:
-        raise DecodeProofError(f"{golden.image} decodes to {decoded.shape}, training saw {stored.shape}")
+        raise DecodeProofError(
+            f"{golden.image} decodes to {decoded.shape}, training saw {stored.shape}"
+        )
     difference = np.abs(decoded.astype(np.int16) - stored)
     largest, mean = int(difference.max()), float(difference.mean())
     allowed = golden.decode_tolerance
@@ -60,7 +73,11 @@ def prove_numerics(version: Version, session: Session, precision: str = "fp32") 
     whose = "those of its gates" if variant.golden_logits else "training's"
     for place, golden in enumerate(version.manifest.golden):
         trained = np.asarray(golden.logits, dtype=np.float32)
-        expected = np.asarray(variant.golden_logits[place], np.float32) if variant.golden_logits else trained
+        expected = (
+            np.asarray(variant.golden_logits[place], np.float32)
+            if variant.golden_logits
+            else trained
+        )
         logits = session.run(load_pixels(version, golden)[np.newaxis])[0]
         if logits.shape != trained.shape:
             raise NumericsProofError(
@@ -72,7 +89,9 @@ def prove_numerics(version: Version, session: Session, precision: str = "fp32") 
                 f"{golden.image}: the {precision} logits differ from {whose} by {largest:.3g}, allowed is {variant.tolerance:.3g}"
             )
         if logits.argmax() != trained.argmax() and _is_clear(version, trained):
-            found, clear = (version.manifest.class_names[scores.argmax()] for scores in (logits, trained))
+            found, clear = (
+                version.manifest.class_names[scores.argmax()] for scores in (logits, trained)
+            )
             raise NumericsProofError(
                 f"{golden.image}: the {precision} model answers {found!r}, training's clear answer was {clear!r}"
             )
@@ -93,10 +112,14 @@ def load_pixels(version: Version, golden: Golden) -> Pixels:
         with open(version.path(golden.pixels), "rb") as file:
             pixels = np.lib.format.read_array(file, allow_pickle=False)
     except OSError as error:
-        raise StoreUnreadableError(f"{version}: {golden.pixels} can not be read: {error.strerror}") from error
+        raise StoreUnreadableError(
+            f"{version}: {golden.pixels} can not be read: {error.strerror}"
+        ) from error
     except ValueError as error:
         raise DecodeProofError(f"{golden.pixels} is not a stored array: {error}") from error
     expected = (version.manifest.input.height, version.manifest.input.width, 3)
     if pixels.dtype != np.uint8 or pixels.shape != expected:
-        raise DecodeProofError(f"{golden.pixels} holds {pixels.dtype} {pixels.shape}, expected uint8 {expected}")
+        raise DecodeProofError(
+            f"{golden.pixels} holds {pixels.dtype} {pixels.shape}, expected uint8 {expected}"
+        )
     return np.asarray(pixels)

@@ -64,13 +64,17 @@ class GraphCache:
         self._reported: set[str] = set()
         self._too_large: set[str] = set()
 
-    def open(self, path: Path, digest: str, new_settings: NewSettings) -> onnxruntime.InferenceSession:
+    def open(
+        self, path: Path, digest: str, new_settings: NewSettings
+    ) -> onnxruntime.InferenceSession:
         """A session of the model file at `path`, whose sha256 is `digest`. Raises what ONNX Runtime raises for a bad file."""
         try:
             folder = open_host_cache(self._root, FOLDER)
             key = key_of(digest, new_settings())
             if key not in self._too_large:
-                return self._find(folder / key, new_settings) or self._build(folder / key, path, new_settings)
+                return self._find(folder / key, new_settings) or self._build(
+                    folder / key, path, new_settings
+                )
         except Exception as error:  # noqa: BLE001  whatever is wrong with the cache, the model serves without it
             session = _create(path, new_settings())  # raises where the model is at fault
             self._report(path, _one_line(error))
@@ -84,17 +88,25 @@ class GraphCache:
         try:
             seal = Seal.model_validate_json((entry / SEAL).read_bytes())
             sealed = {file.path: file.sha256 for file in seal.files}
-            if sealed != {path.name: sha256_of(path) for path in entry.iterdir() if path.name != SEAL}:
+            if sealed != {
+                path.name: sha256_of(path) for path in entry.iterdir() if path.name != SEAL
+            }:
                 raise ValueError("its files are not those that were written")
             with suppress(OSError):  # not ours, or on a file system that is read-only
                 os.utime(entry / SEAL)
             return _reopen(entry / GRAPH, new_settings)
         except Exception as error:  # noqa: BLE001  ONNX Runtime's own exceptions share no public base class
-            logger.warning("the optimised graph %s is damaged and is made anew: %s", entry.name[:12], _one_line(error))
+            logger.warning(
+                "the optimised graph %s is damaged and is made anew: %s",
+                entry.name[:12],
+                _one_line(error),
+            )
             _remove(entry)
             return None
 
-    def _build(self, entry: Path, path: Path, new_settings: NewSettings) -> onnxruntime.InferenceSession:
+    def _build(
+        self, entry: Path, path: Path, new_settings: NewSettings
+    ) -> onnxruntime.InferenceSession:
         """Optimise, write, load what was written, and keep it where both answer alike, bit for bit."""
         self._check_size(entry, path.stat().st_size)  # before the work: its weights are in both
         _remove_leftovers(entry.parent)
@@ -104,9 +116,12 @@ class GraphCache:
         try:
             settings = new_settings()
             settings.optimized_model_filepath = str(building / GRAPH)
-            settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)
             settings.add_session_config_entry(
-                "session.optimized_model_external_initializers_min_size_in_bytes", str(LEAST_EXTERNAL_BYTES)
+                "session.optimized_model_external_initializers_file_name", WEIGHTS
+            )
+            settings.add_session_config_entry(
+                "session.optimized_model_external_initializers_min_size_in_bytes",
+                str(LEAST_EXTERNAL_BYTES),
             )
             # Prepacked weights are not written: ONNX Runtime 1.24 and 1.31 crash on them.
             plain = _create(path, settings)
@@ -125,7 +140,9 @@ class GraphCache:
         """Raises ValueError for what is larger than the whole cache may be, and has this process not try it again."""
         if size > self._max_bytes:
             self._too_large.add(entry.name)
-            raise ValueError(f"its optimised graph takes {size} bytes, allowed are {self._max_bytes}")
+            raise ValueError(
+                f"its optimised graph takes {size} bytes, allowed are {self._max_bytes}"
+            )
 
     def _make_room(self, newest: Path) -> None:
         entries = sorted(_entries(newest.parent), key=lambda entry: entry.used)
@@ -140,16 +157,28 @@ class GraphCache:
     def _report(self, path: Path, reason: str) -> None:
         if reason not in self._reported:
             self._reported.add(reason)
-            logger.warning("%s was loaded without the cache of optimised graphs in %s: %s", path.name, self._root, reason)
+            logger.warning(
+                "%s was loaded without the cache of optimised graphs in %s: %s",
+                path.name,
+                self._root,
+                reason,
+            )
 
 
 def key_of(digest: str, settings: onnxruntime.SessionOptions) -> str:
     """The name of an entry: everything that an optimised graph depends on, in one sha256."""
     spinning = settings.get_session_config_entry("session.intra_op.allow_spinning")
     parts = [
-        _FORMAT, digest, onnxruntime.__version__, onnxruntime.get_build_info(), cpu_description(),
-        ["CPUExecutionProvider"], settings.intra_op_num_threads, settings.inter_op_num_threads, spinning,
-    ]  # fmt: skip
+        _FORMAT,
+        digest,
+        onnxruntime.__version__,
+        onnxruntime.get_build_info(),
+        cpu_description(),
+        ["CPUExecutionProvider"],
+        settings.intra_op_num_threads,
+        settings.inter_op_num_threads,
+        spinning,
+    ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -159,8 +188,16 @@ def cpu_description(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
         first = cpuinfo.read_text().split("\n\n", 1)[0]
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
-    return json.dumps([platform.machine(), *(fields.get(key, "") for key in ("model name", "flags", "Features", "CPU part"))])
+    fields = {
+        key.strip(): value.strip()
+        for key, _, value in (line.partition(":") for line in first.splitlines())
+    }
+    return json.dumps(
+        [
+            platform.machine(),
+            *(fields.get(key, "") for key in ("model name", "flags", "Features", "CPU part")),
+        ]
+    )
 
 
 def _create(path: Path, settings: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
@@ -177,7 +214,9 @@ def _check_alike(one: onnxruntime.InferenceSession, other: onnxruntime.Inference
     """Hold both against each other on noise. Raises ValueError where one bit differs."""
     entry = one.get_inputs()[0]
     noise = np.random.default_rng(0).integers(0, 256, (2, *entry.shape[1:]), np.uint8)
-    for left, right in zip(one.run(None, {entry.name: noise}), other.run(None, {entry.name: noise}), strict=True):
+    for left, right in zip(
+        one.run(None, {entry.name: noise}), other.run(None, {entry.name: noise}), strict=True
+    ):
         if left.shape != right.shape or left.tobytes() != right.tobytes():
             raise ValueError("the optimised graph answers otherwise once it was written and read")
 
@@ -185,7 +224,10 @@ def _check_alike(one: onnxruntime.InferenceSession, other: onnxruntime.Inference
 def _seal(building: Path) -> int:
     """Write the seal and return the bytes of all files. Nothing is synced: what a crash tears does not match its digest."""
     files = [path for path in sorted(building.iterdir()) if path.is_file()]
-    entries = tuple(FileEntry(path=path.name, size=path.stat().st_size, sha256=sha256_of(path)) for path in files)
+    entries = tuple(
+        FileEntry(path=path.name, size=path.stat().st_size, sha256=sha256_of(path))
+        for path in files
+    )
     (building / SEAL).write_text(Seal(files=entries).model_dump_json())
     return sum(path.stat().st_size for path in building.iterdir())
 
@@ -218,4 +260,8 @@ def _one_line(error: Exception) -> str:
         return "its seal can not be read"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror  # without the path, of which each has another
-    return re.sub(rf"{re.escape(BUILDING_PREFIX)}[0-9a-f]+", f"{BUILDING_PREFIX}…", str(error).split("\n", 1)[0])[:300]
+    return re.sub(
+        rf"{re.escape(BUILDING_PREFIX)}[0-9a-f]+",
+        f"{BUILDING_PREFIX}…",
+        str(error).split("\n", 1)[0],
+    )[:300]

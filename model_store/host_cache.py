@@ -50,4 +50,6 @@ def check_owner(folder: Path) -> None:
     if found.st_uid not in {os.geteuid(), 0}:
         raise PermissionError(f"{folder} belongs to another user")
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError(f"others can write to {folder}: chmod go-w it, or name a directory inside it that is yours alone")
+        raise PermissionError(
+            f"others can write to {folder}: chmod go-w it, or name a directory inside it that is yours alone"
+        )

@@ -52,7 +52,9 @@ def is_name(text: str) -> bool:
 def parse_version(text: str) -> int:
     """Return the version that `text` names, or raise InvalidNameError: a canonical positive integer (7, never 07 or +7)."""
     if not is_version_name(text):
-        raise InvalidNameError(f"{text!r} is no version name: use a canonical positive integer (7, not 07 or +7)")
+        raise InvalidNameError(
+            f"{text!r} is no version name: use a canonical positive integer (7, not 07 or +7)"
+        )
     return int(text)
 
 
@@ -64,14 +66,23 @@ def is_version_name(text: str) -> bool:
 def _check_file_path(path: str) -> str:
     parts = PurePosixPath(path).parts
     canonical = "/".join(parts)
-    if path != canonical or path.startswith("/") or "\\" in path or "\0" in path or ":" in path or ".." in parts:
+    if (
+        path != canonical
+        or path.startswith("/")
+        or "\\" in path
+        or "\0" in path
+        or ":" in path
+        or ".." in parts
+    ):
         raise ValueError(f"{path!r} leaves the version's directory or is not a plain relative path")
     if path == MANIFEST_NAME:
         raise ValueError("the manifest does not list itself")
     return path
 
 
-FilePath = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_check_file_path)]
+FilePath = Annotated[
+    str, StringConstraints(min_length=1, max_length=255), AfterValidator(_check_file_path)
+]
 Name = Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$")]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
@@ -136,8 +147,12 @@ class Preprocessing(Block):
 
     @model_validator(mode="after")
     def _crop_fits_inside_the_resized_image(self) -> Self:
-        if self.resize_mode == "shorter_side" and self.resize < max(self.crop_height, self.crop_width):
-            raise ValueError(f"a crop of {self.crop_height}x{self.crop_width} does not fit in an image resized to {self.resize}")
+        if self.resize_mode == "shorter_side" and self.resize < max(
+            self.crop_height, self.crop_width
+        ):
+            raise ValueError(
+                f"a crop of {self.crop_height}x{self.crop_width} does not fit in an image resized to {self.resize}"
+            )
         return self
 
 
@@ -305,17 +320,29 @@ class Manifest(Block):
             raise ValueError(f"files does not list {', '.join(missing)}")
         if len(set(self.class_names)) != len(self.class_names):
             raise ValueError("class_names holds a name twice")
-        if (self.preprocessing.crop_height, self.preprocessing.crop_width) != (self.input.height, self.input.width):
+        if (self.preprocessing.crop_height, self.preprocessing.crop_width) != (
+            self.input.height,
+            self.input.width,
+        ):
             raise ValueError("preprocessing crops to another size than the model's input")
         if any(len(golden.logits) != len(self.class_names) for golden in self.golden):
             raise ValueError("golden logits and class_names differ in number")
         if any(
-            variant.golden_logits and [*map(len, variant.golden_logits)] != [len(self.class_names)] * len(self.golden)
+            variant.golden_logits
+            and [*map(len, variant.golden_logits)] != [len(self.class_names)] * len(self.golden)
             for variant in self.variants
         ):
-            raise ValueError("a variant's golden logits do not fit the golden images and class_names")
-        if self.outputs.kind != "logits" and self.calibration and self.calibration.energy_threshold is not None:
-            raise ValueError("an energy threshold needs logits: probabilities all have the same energy")
+            raise ValueError(
+                "a variant's golden logits do not fit the golden images and class_names"
+            )
+        if (
+            self.outputs.kind != "logits"
+            and self.calibration
+            and self.calibration.energy_threshold is not None
+        ):
+            raise ValueError(
+                "an energy threshold needs logits: probabilities all have the same energy"
+            )
         if self.proof == "proven" and not self.golden:
             raise ValueError("a proven version needs golden images")
         if len({variant.precision for variant in self.variants}) != len(self.variants):
@@ -339,7 +366,10 @@ class Manifest(Block):
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
-            problems = "; ".join(_describe(problem["loc"], problem["msg"]) for problem in error.errors(include_url=False)[:5])
+            problems = "; ".join(
+                _describe(problem["loc"], problem["msg"])
+                for problem in error.errors(include_url=False)[:5]
+            )
             raise ManifestError(f"the manifest is not valid: {problems}") from None
 
     @property

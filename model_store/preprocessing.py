@@ -57,10 +57,23 @@ _TRANSPOSITIONS: Final = {  # EXIF 2.32, tag 274: how the camera was held, and w
 }
 _DIRECT_MODES: Final = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"})
 _ALPHA_MODES: Final = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
-_PLAIN_PNG: Final = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR%b%b\x08\x02\0\0\0"  # 8 bits, RGB, not interlaced
+_PLAIN_PNG: Final = (
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR%b%b\x08\x02\0\0\0"  # 8 bits, RGB, not interlaced
+)
 _PNG_END: Final = b"\0\0\0\0IEND\xaeB`\x82"
-_DECODE_FAULTS: Final = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError,
-                         ArithmeticError, struct.error, zlib.error)  # fmt: skip
+_DECODE_FAULTS: Final = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    EOFError,
+    OverflowError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+)
 """What Pillow's decoders raise on damaged data, found by flipping bits in every format (tests/model_store)."""
 
 
@@ -82,7 +95,9 @@ def sniff(data: bytes) -> str | None:
     return None
 
 
-_BMP_HEADER_SIZES: Final = frozenset(size.to_bytes(4, "little") for size in (12, 16, 40, 52, 56, 64, 108, 124))
+_BMP_HEADER_SIZES: Final = frozenset(
+    size.to_bytes(4, "little") for size in (12, 16, 40, 52, 56, 64, 108, 124)
+)
 
 
 def prepare(data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
@@ -95,7 +110,9 @@ def prepare(data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_PIXE
     return to_pixels(open_image(data, spec, max_pixels), spec) if pixels is None else pixels
 
 
-def plain_png(data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels | None:
+def plain_png(
+    data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> Pixels | None:
     """The pixels, as of `prepare`, of an RGB PNG that has the model's size and nothing but its pixels; of all others None.
 
     Pillow decodes it, but does not look for what is not there: of a small image that takes as long as its pixels. One that is
@@ -103,12 +120,19 @@ def plain_png(data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_PI
     """
     width, height = spec.crop_width, spec.crop_height
     header = _PLAIN_PNG % (width.to_bytes(4, "big"), height.to_bytes(4, "big"))
-    begin, end = len(header) + 12, len(data) - 4 - len(_PNG_END)  # between two checksums: Pillow does not look at the last one
+    begin, end = (
+        len(header) + 12,
+        len(data) - 4 - len(_PNG_END),
+    )  # between two checksums: Pillow does not look at the last one
     if begin > end or not (data.startswith(header) and data.endswith(_PNG_END)):
         return None
     if width * height > max_pixels or resized_size(width, height, spec) != (width, height):
         return None
-    if struct.unpack_from(">II4s", data, len(header)) != (zlib.crc32(header[12:]), end - begin, b"IDAT"):
+    if struct.unpack_from(">II4s", data, len(header)) != (
+        zlib.crc32(header[12:]),
+        end - begin,
+        b"IDAT",
+    ):
         return None
     try:
         image = Image.frombytes("RGB", (width, height), data[begin:end], "zip", "RGB")
@@ -117,7 +141,9 @@ def plain_png(data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_PI
     return np.frombuffer(image.tobytes(), np.uint8).reshape(height, width, 3)
 
 
-def open_image(data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+def open_image(
+    data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> Image.Image:
     """Read the header alone and hold it against the limits; no pixel is decoded yet. Raises an ImageError."""
     promised = sniff(data)
     if promised is None:
@@ -131,18 +157,28 @@ def open_image(data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_P
             f"the image has more than {PILLOW_MAX_PIXELS:,} pixels; at most {max_pixels:,} are allowed"
         ) from None
     except UnidentifiedImageError:
-        raise ImageTruncatedError(f"the data begins like {promised} but holds no complete header ({len(data)} bytes)") from None
+        raise ImageTruncatedError(
+            f"the data begins like {promised} but holds no complete header ({len(data)} bytes)"
+        ) from None
     except _DECODE_FAULTS as error:
         if _ends_early(promised, data):
-            raise ImageTruncatedError(f"the {promised} data ends before the image does ({len(data)} bytes)") from None
+            raise ImageTruncatedError(
+                f"the {promised} data ends before the image does ({len(data)} bytes)"
+            ) from None
         raise ImageCorruptError(f"the {promised} header is damaged: {_reason(error)}") from None
     width, height = image.size
     if promised == "JPEG" and (scans := count_scans(data)) * width * height > MAX_SCANNED_PIXELS:
-        raise ImageCorruptError(f"the JPEG has {scans} scans of its {width}x{height} pixels, more than a progressive image needs")
+        raise ImageCorruptError(
+            f"the JPEG has {scans} scans of its {width}x{height} pixels, more than a progressive image needs"
+        )
     if width * height > max_pixels:
-        raise TooManyPixelsError(f"the image has {width}x{height} = {width * height:,} pixels; at most {max_pixels:,} are allowed")
+        raise TooManyPixelsError(
+            f"the image has {width}x{height} = {width * height:,} pixels; at most {max_pixels:,} are allowed"
+        )
     resized_width, resized_height = resized_size(width, height, spec)
-    if resized_width * resized_height > max_pixels:  # 10 x 100,000 pixels pass the first check and become gigabytes here
+    if (
+        resized_width * resized_height > max_pixels
+    ):  # 10 x 100,000 pixels pass the first check and become gigabytes here
         raise TooManyPixelsError(
             f"the image is {width}x{height}: with its shorter side resized to {spec.resize} it would have "
             f"{resized_width * resized_height:,} pixels; at most {max_pixels:,} are allowed"
@@ -166,7 +202,9 @@ def to_pixels(image: Image.Image, spec: Preprocessing) -> Pixels:
     try:
         return crop(resize(to_rgb(orient(image), spec.background), spec), spec)
     except (*_DECODE_FAULTS, MemoryError) as error:
-        raise ImageCorruptError(f"the {image.format} image can not be converted: {_reason(error)}") from None
+        raise ImageCorruptError(
+            f"the {image.format} image can not be converted: {_reason(error)}"
+        ) from None
 
 
 def reduction(image: Image.Image, spec: Preprocessing) -> int:
@@ -176,11 +214,19 @@ def reduction(image: Image.Image, spec: Preprocessing) -> int:
     within 4 grey levels of those of the full decode, and within 0.25 in the mean (tests/model_store); patterns of single dots or
     lines, as halftones have, by up to 10, and 4.4 in the mean. Sides that do not divide would shift it.
     """
-    if image.format != "JPEG" or spec.interpolation == "nearest":  # which takes single pixels, and a fraction has averaged them
+    if (
+        image.format != "JPEG" or spec.interpolation == "nearest"
+    ):  # which takes single pixels, and a fraction has averaged them
         return 1
-    target = spec.resize if spec.resize_mode == "shorter_side" else max(spec.crop_width, spec.crop_height)
+    target = (
+        spec.resize
+        if spec.resize_mode == "shorter_side"
+        else max(spec.crop_width, spec.crop_height)
+    )
     fits = min(image.size) / (LEAST_REDUCED * target)
-    return next((by for by in (8, 4, 2) if by <= fits and image.width % by == image.height % by == 0), 1)
+    return next(
+        (by for by in (8, 4, 2) if by <= fits and image.width % by == image.height % by == 0), 1
+    )
 
 
 def load_pixels(image: Image.Image) -> None:
@@ -189,7 +235,9 @@ def load_pixels(image: Image.Image) -> None:
         image.load()
     except _DECODE_FAULTS as error:
         if "truncated" in str(error).lower() or isinstance(error, EOFError):
-            raise ImageTruncatedError(f"the {image.format} data ends before the image does") from None
+            raise ImageTruncatedError(
+                f"the {image.format} data ends before the image does"
+            ) from None
         raise ImageCorruptError(f"the {image.format} data is damaged: {_reason(error)}") from None
 
 
@@ -207,7 +255,9 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     """Convert any mode to RGB: transparency over `background`, 16-bit grey by its high byte. Raises ImageUnsupportedError."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I;16"):  # convert("RGB") would clip at 255 and give a white image (Pillow#2574)
+    if image.mode.startswith(
+        "I;16"
+    ):  # convert("RGB") would clip at 255 and give a white image (Pillow#2574)
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in _ALPHA_MODES or (image.mode in _DIRECT_MODES and "transparency" in image.info):
         image = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
@@ -216,7 +266,9 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
         return canvas
     if image.mode in _DIRECT_MODES:
         return image.convert("RGB")
-    raise ImageUnsupportedError(f"pixels of mode {image.mode!r} have no defined range; convert the image to 8 or 16 bits")
+    raise ImageUnsupportedError(
+        f"pixels of mode {image.mode!r} have no defined range; convert the image to 8 or 16 bits"
+    )
 
 
 def resized_size(width: int, height: int, spec: Preprocessing) -> tuple[int, int]:
@@ -239,7 +291,9 @@ def crop(image: Image.Image, spec: Preprocessing, offset: int = 0) -> Pixels:
     top = round((image.height - spec.crop_height) / 2) + offset
     left = round((image.width - spec.crop_width) / 2) + offset
     whole = (left, top, *image.size) == (0, 0, spec.crop_width, spec.crop_height)
-    return np.asarray(image if whole else image.crop((left, top, left + spec.crop_width, top + spec.crop_height)))
+    return np.asarray(
+        image if whole else image.crop((left, top, left + spec.crop_width, top + spec.crop_height))
+    )
 
 
 def _ends_early(promised: str, data: bytes) -> bool:
@@ -255,14 +309,25 @@ def _check_png_chunks(data: bytes) -> None:
     while position + 8 <= len(data) and data[position + 4 : position + 8] != b"IDAT":
         chunks += 1
         if chunks > MAX_PNG_CHUNKS:
-            raise ImageCorruptError(f"the PNG has more than {MAX_PNG_CHUNKS} chunks before its pixels")
+            raise ImageCorruptError(
+                f"the PNG has more than {MAX_PNG_CHUNKS} chunks before its pixels"
+            )
         position += 12 + int.from_bytes(data[position : position + 4], "big")
 
 
 def _unknown_signature(data: bytes) -> ImageError:
     known = ", ".join(FORMATS)
-    if data[4:8] == b"ftyp" and data[8:12] in {b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis"}:
-        return ImageUnsupportedError(f"HEIC and AVIF images are not decoded; convert to one of {known}")
+    if data[4:8] == b"ftyp" and data[8:12] in {
+        b"heic",
+        b"heix",
+        b"mif1",
+        b"msf1",
+        b"avif",
+        b"avis",
+    }:
+        return ImageUnsupportedError(
+            f"HEIC and AVIF images are not decoded; convert to one of {known}"
+        )
     return NotAnImageError(f"the data has no image signature; send one of {known}")
 
 

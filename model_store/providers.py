@@ -47,7 +47,14 @@ logger = logging.getLogger(__name__)
 
 def known_words() -> tuple[str, ...]:
     """The words of the setting: `auto`, then ONNX Runtime's providers in lower case and without their suffix."""
-    return (AUTO, *sorted(name.removesuffix(_SUFFIX).lower() for name in onnxruntime.get_all_providers() if name != AZURE))
+    return (
+        AUTO,
+        *sorted(
+            name.removesuffix(_SUFFIX).lower()
+            for name in onnxruntime.get_all_providers()
+            if name != AZURE
+        ),
+    )
 
 
 def parse_providers(text: str) -> tuple[str, ...]:
@@ -60,12 +67,18 @@ def parse_providers(text: str) -> tuple[str, ...]:
     for word in words:
         name = by_word.get(word.lower().removesuffix(_SUFFIX.lower()))
         if name is None:
-            raise ValueError(f"{word[:40]!r} is no execution provider; there are {', '.join(known_words())}")
+            raise ValueError(
+                f"{word[:40]!r} is no execution provider; there are {', '.join(known_words())}"
+            )
         if name == AZURE:
-            raise ValueError("azure runs operators of its own at an endpoint and no model here: the cpu would serve, so name cpu")
+            raise ValueError(
+                "azure runs operators of its own at an endpoint and no model here: the cpu would serve, so name cpu"
+            )
         names.append(name)
     if CPU in names[:-1]:
-        raise ValueError("the cpu runs everything, so what stands behind it would never be used: name it last, or not at all")
+        raise ValueError(
+            "the cpu runs everything, so what stands behind it would never be used: name it last, or not at all"
+        )
     return tuple(dict.fromkeys(names))
 
 
@@ -80,7 +93,9 @@ def find_providers(text: str) -> tuple[str, ...]:
         if CUDA not in available:
             return (CPU,)
         if reason := _why_not(CUDA):
-            logger.warning("this ONNX Runtime has CUDA, but it does not start, so the CPU serves: %s", reason)
+            logger.warning(
+                "this ONNX Runtime has CUDA, but it does not start, so the CPU serves: %s", reason
+            )
             return (CPU,)
         return (CUDA, CPU)
     for name in names:
@@ -91,8 +106,12 @@ def find_providers(text: str) -> tuple[str, ...]:
                 f"{INSTALL.get(name, _OTHERWISE)}. Only one onnxruntime package may be installed: uninstall the other first"
             )
         if name != CPU and (reason := _why_not(name)):
-            raise ProviderError(f"{name} does not start here: {reason}. It needs: {INSTALL.get(name, _OTHERWISE)}")
-    behind = [CUDA] if TENSORRT in names and CUDA in available else []  # what TensorRT can not run stays on the GPU
+            raise ProviderError(
+                f"{name} does not start here: {reason}. It needs: {INSTALL.get(name, _OTHERWISE)}"
+            )
+    behind = (
+        [CUDA] if TENSORRT in names and CUDA in available else []
+    )  # what TensorRT can not run stays on the GPU
     return tuple(dict.fromkeys([*(name for name in names if name != CPU), *behind, CPU]))
 
 
@@ -112,7 +131,13 @@ def engines_of(engines: Path, digest: str) -> Path | None:
 
 
 def provider_options(
-    name: str, *, device: int, threads: int, concurrent_runs: int, memory_bytes: int, engines: Path | None
+    name: str,
+    *,
+    device: int,
+    threads: int,
+    concurrent_runs: int,
+    memory_bytes: int,
+    engines: Path | None,
 ) -> dict[str, str]:
     """How ONNX Runtime is to use a provider. `engines` is a directory for what the provider compiles.
 
@@ -153,7 +178,10 @@ def batch_sizes(providers: Sequence[str], max_batch_size: int) -> tuple[int, ...
     """The sizes that batches are padded to: powers of two where the first provider depends on the shape, else none."""
     if providers[0] not in COMPILING | NVIDIA:
         return ()
-    return (*(2**power for power in range(max_batch_size.bit_length()) if 2**power < max_batch_size), max_batch_size)
+    return (
+        *(2**power for power in range(max_batch_size.bit_length()) if 2**power < max_batch_size),
+        max_batch_size,
+    )
 
 
 def keeps_engines(providers: Sequence[str]) -> bool:
@@ -198,4 +226,8 @@ def _why_not(name: str) -> str | None:
         )
     except Exception as error:  # noqa: BLE001  ONNX Runtime's own exceptions share no public base class
         return str(error).split("\n", 1)[0][:300]
-    return None if session.get_providers()[0] == name else "its libraries or its device can not be used"
+    return (
+        None
+        if session.get_providers()[0] == name
+        else "its libraries or its device can not be used"
+    )

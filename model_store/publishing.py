@@ -15,13 +15,21 @@ from typing import Any
 from pydantic import ValidationError
 
 from model_store.errors import ManifestError, PublishError
-from model_store.files import DirectoryLock, make_directory_durably, sha256_of, sync_directory, write_durably
+from model_store.files import (
+    DirectoryLock,
+    make_directory_durably,
+    sha256_of,
+    sync_directory,
+    write_durably,
+)
 from model_store.manifest import MANIFEST_NAME, Manifest, is_version_name, parse_version
 
 STAGING_PREFIX = ".staging-"
 
 
-def publish_version(directory: Path, model: str, manifest: Mapping[str, Any], files: Mapping[str, bytes | Path]) -> int:
+def publish_version(
+    directory: Path, model: str, manifest: Mapping[str, Any], files: Mapping[str, bytes | Path]
+) -> int:
     """Seal `files` in the model's directory under the next free version number and return it.
 
     `manifest` holds every block but `files` and `model`, which are filled in here. Raises PublishError, ManifestError.
@@ -41,7 +49,9 @@ def publish_version(directory: Path, model: str, manifest: Mapping[str, Any], fi
             sync_directory(folder)
         return _claim_next_version(directory, staging)
     except OSError as error:
-        raise PublishError(f"publishing {model} failed: {error.strerror or error}; the store is as it was") from error
+        raise PublishError(
+            f"publishing {model} failed: {error.strerror or error}; the store is as it was"
+        ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         lock.release()
@@ -62,7 +72,9 @@ def _validated(fields: Mapping[str, Any]) -> Manifest:
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         location = ".".join(str(part) for part in problem["loc"]) or "document"
-        raise ManifestError(f"this manifest can not be sealed: {location}: {problem['msg']}") from None
+        raise ManifestError(
+            f"this manifest can not be sealed: {location}: {problem['msg']}"
+        ) from None
     return Manifest.from_bytes(manifest.to_bytes())
 
 

@@ -78,13 +78,19 @@ class Session:
         options = options or SessionOptions()
         available = onnxruntime.get_available_providers()
         if missing := [provider for provider in options.providers if provider not in available]:
-            raise ModelRunError(f"ONNX Runtime here has no {', '.join(missing)}; it has {', '.join(available)}")
+            raise ModelRunError(
+                f"ONNX Runtime here has no {', '.join(missing)}; it has {', '.join(available)}"
+            )
         try:
             self._session = _load(path, options, digest)
         except Exception as error:  # ONNX Runtime's own exceptions share no public base class
-            reason = _first_line(error).replace(str(path), path.name)  # clients read it, and paths are not theirs
+            reason = _first_line(error).replace(
+                str(path), path.name
+            )  # clients read it, and paths are not theirs
             raise ModelRunError(f"ONNX Runtime can not load {path.name}: {reason}") from error
-        taken = self._session.get_providers()  # where a provider's libraries are missing, ONNX Runtime goes on without it
+        taken = (
+            self._session.get_providers()
+        )  # where a provider's libraries are missing, ONNX Runtime goes on without it
         if taken[0] != options.providers[0]:
             raise ModelRunError(
                 f"ONNX Runtime could not start {options.providers[0]} and took {taken[0]} for {path.name}: its libraries or its "
@@ -106,7 +112,9 @@ class Session:
         logits, features = self._run([self._outputs.logits, self._outputs.features], images)
         return logits, features
 
-    def _run(self, names: Sequence[str], images: Pixels, control: RunControl | None = None) -> list[NDArray[np.float32]]:
+    def _run(
+        self, names: Sequence[str], images: Pixels, control: RunControl | None = None
+    ) -> list[NDArray[np.float32]]:
         options = control.options if control else None
         batch = self._pad(images)
         try:
@@ -115,15 +123,23 @@ class Session:
             else:
                 found = self._session.run(names, {MODEL_INPUT: batch}, options)
         except Exception as error:  # as above
-            raise ModelRunError(f"ONNX Runtime failed on a batch of shape {images.shape}: {_first_line(error)}") from error
+            raise ModelRunError(
+                f"ONNX Runtime failed on a batch of shape {images.shape}: {_first_line(error)}"
+            ) from error
         return [rows[: len(images)] for rows in found]
 
     def _run_on(
-        self, device: tuple[str, int], names: Sequence[str], images: Pixels, options: onnxruntime.RunOptions | None
+        self,
+        device: tuple[str, int],
+        names: Sequence[str],
+        images: Pixels,
+        options: onnxruntime.RunOptions | None,
     ) -> list[NDArray[np.float32]]:
         """The run with input and outputs bound to a GPU: uint8 goes over the bus, and only the outputs asked for come back."""
         binding = self._session.io_binding()
-        binding.bind_cpu_input(MODEL_INPUT, np.ascontiguousarray(images))  # copied into the session's own, bounded arena
+        binding.bind_cpu_input(
+            MODEL_INPUT, np.ascontiguousarray(images)
+        )  # copied into the session's own, bounded arena
         for name in names:
             binding.bind_output(name, *device)
         self._session.run_with_iobinding(binding, options)
@@ -134,23 +150,37 @@ class Session:
         size = next((size for size in self._batch_sizes if size >= len(images)), len(images))
         if size == len(images):
             return images
-        return np.concatenate([images, np.zeros((size - len(images), *images.shape[1:]), images.dtype)])
+        return np.concatenate(
+            [images, np.zeros((size - len(images), *images.shape[1:]), images.dtype)]
+        )
 
     def _check_signature(self, model_input: Input) -> None:
-        found = [(entry.name, entry.type, list(entry.shape)) for entry in self._session.get_inputs()]
+        found = [
+            (entry.name, entry.type, list(entry.shape)) for entry in self._session.get_inputs()
+        ]
         wanted = (model_input.name, "tensor(uint8)", [model_input.height, model_input.width, 3])
-        if len(found) != 1 or (found[0][0], found[0][1], found[0][2][1:]) != wanted or isinstance(found[0][2][0], int):
+        if (
+            len(found) != 1
+            or (found[0][0], found[0][1], found[0][2][1:]) != wanted
+            or isinstance(found[0][2][0], int)
+        ):
             raise ModelRunError(
                 f"the model's input must be {wanted[0]}: {wanted[1]} [batch, {model_input.height}, {model_input.width}, 3] "
                 f"with a free batch; it is {_describe_inputs(found)}"
             )
         names = {entry.name for entry in self._session.get_outputs()}
-        expected = {self._outputs.logits} | ({self._outputs.features} if self._outputs.features else set())
+        expected = {self._outputs.logits} | (
+            {self._outputs.features} if self._outputs.features else set()
+        )
         if not expected <= names:
-            raise ModelRunError(f"the model must have the outputs {sorted(expected)}; it has {sorted(names)}")
+            raise ModelRunError(
+                f"the model must have the outputs {sorted(expected)}; it has {sorted(names)}"
+            )
 
 
-def probabilities(scores: Logits, outputs: Outputs, temperature: float = 1.0) -> NDArray[np.float32]:
+def probabilities(
+    scores: Logits, outputs: Outputs, temperature: float = 1.0
+) -> NDArray[np.float32]:
     """Probabilities `[batch, classes]`: softmax of logits over `temperature` (Guo et al. 2017), or the model's own."""
     if outputs.kind == "probabilities":
         return scores
@@ -176,7 +206,11 @@ def _load(path: Path, options: SessionOptions, digest: str | None) -> onnxruntim
     ]
     # Without `enable_fallback` ONNX Runtime would print an error and go on without the provider.
     return onnxruntime.InferenceSession(
-        path, _settings(options), providers=list(options.providers), provider_options=given, enable_fallback=0
+        path,
+        _settings(options),
+        providers=list(options.providers),
+        provider_options=given,
+        enable_fallback=0,
     )
 
 
@@ -185,7 +219,9 @@ def _settings(options: SessionOptions) -> onnxruntime.SessionOptions:
     settings.intra_op_num_threads = options.intra_op_num_threads
     settings.inter_op_num_threads = 1
     settings.log_severity_level = _ONLY_ERRORS if options.log_errors else _ONLY_FATAL
-    settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.allow_spinning)))
+    settings.add_session_config_entry(
+        "session.intra_op.allow_spinning", str(int(options.allow_spinning))
+    )
     return settings
 
 

@@ -33,7 +33,9 @@ def time_in_turn(
 
     The first round is a warm-up like any other: take the least of each column, or leave it out.
     """
-    noise = np.random.default_rng(0).integers(0, 256, (max(batches), shape.height, shape.width, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(
+        0, 256, (max(batches), shape.height, shape.width, 3), np.uint8
+    )
     taken: dict[str, list[list[float]]] = {name: [] for name in runs}
     began = time.perf_counter()
     for number in range(rounds):

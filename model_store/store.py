@@ -113,7 +113,9 @@ class ModelStore:
             return parse_version(wanted)
         aliased = self.aliases(model).version(wanted)
         if aliased is None:
-            raise AliasError(f"{model} has no alias {wanted!r}; it has {', '.join(self.aliases(model).names()) or 'none'}")
+            raise AliasError(
+                f"{model} has no alias {wanted!r}; it has {', '.join(self.aliases(model).names()) or 'none'}"
+            )
         return aliased
 
     def open(self, model: str, version: int, *, verify: bool = True) -> Version:
@@ -123,7 +125,9 @@ class ModelStore:
         """
         layer, root, versions = self._locate(model)
         if version not in versions:
-            raise VersionNotFoundError(f"{model} has no version {version}; it has {', '.join(map(str, versions))}")
+            raise VersionNotFoundError(
+                f"{model} has no version {version}; it has {', '.join(map(str, versions))}"
+            )
         opened = Version(model, version, root / model / str(version), layer)
         if verify:
             try:
@@ -133,7 +137,9 @@ class ModelStore:
                 raise
         return opened
 
-    def publish(self, model: str, manifest: Mapping[str, Any], files: Mapping[str, bytes | Path]) -> int:
+    def publish(
+        self, model: str, manifest: Mapping[str, Any], files: Mapping[str, bytes | Path]
+    ) -> int:
         """Seal `files` under the next free version number and return it; `production` is not moved.
 
         `manifest` holds every block but `files` and `model`, which are filled in here. Everything is staged in a hidden
@@ -147,20 +153,38 @@ class ModelStore:
         self._require_published(model)
         check_alias_name(alias)
 
-    def promote(self, model: str, version: int, alias: str = PRODUCTION, why: str = "", by: str | None = None) -> None:
+    def promote(
+        self,
+        model: str,
+        version: int,
+        alias: str = PRODUCTION,
+        why: str = "",
+        by: str | None = None,
+    ) -> None:
         """Move an alias to a published version that exists. Raises VersionNotFoundError, AliasError."""
         self._require_published(model)
         if version not in self.versions(model):
-            raise VersionNotFoundError(f"{model} has no version {version}, so {alias} can not point to it")
+            raise VersionNotFoundError(
+                f"{model} has no version {version}, so {alias} can not point to it"
+            )
         self.aliases(model).promote(alias, version, why, by)
 
-    def rollback(self, model: str, alias: str = PRODUCTION, why: str = "", by: str | None = None, to: int | None = None) -> int:
+    def rollback(
+        self,
+        model: str,
+        alias: str = PRODUCTION,
+        why: str = "",
+        by: str | None = None,
+        to: int | None = None,
+    ) -> int:
         """Move an alias back to the version before its newest promotion, and return that version.
 
         Raises AliasError, also where that is another than `to`: someone else has moved it meanwhile.
         """
         self._require_published(model)
-        return self.aliases(model).rollback(alias, why, by, among=self.versions(model), to=to).version
+        return (
+            self.aliases(model).rollback(alias, why, by, among=self.versions(model), to=to).version
+        )
 
     def prune(self, model: str, keep: int = 3, *, dry_run: bool = False) -> PruneReport:
         """Delete the versions that no alias names or could roll back to, no reader has open, and are not among the newest `keep`.
@@ -169,7 +193,9 @@ class ModelStore:
         """
         self._require_published(model)
         if keep < 1:
-            raise ValueError(f"keep must be at least 1, so that the newest version stays; got {keep}")
+            raise ValueError(
+                f"keep must be at least 1, so that the newest version stays; got {keep}"
+            )
         directory = self.root / model
         versions = self.versions(model)
         kept = dict.fromkeys(versions[-keep:], f"among the newest {keep}")
@@ -183,24 +209,38 @@ class ModelStore:
                 deleted.append(version)
             else:
                 kept[version] = "a process has it open"
-        leftovers = [name for name in _directories(directory) if name.startswith((STAGING_PREFIX, DOOMED_PREFIX))]
+        leftovers = [
+            name
+            for name in _directories(directory)
+            if name.startswith((STAGING_PREFIX, DOOMED_PREFIX))
+        ]
         if not dry_run:
             leftovers = [name for name in leftovers if remove_tree_if_unused(directory / name)]
-        return PruneReport(tuple(deleted), {version: kept[version] for version in versions if version in kept}, tuple(leftovers))
+        return PruneReport(
+            tuple(deleted),
+            {version: kept[version] for version in versions if version in kept},
+            tuple(leftovers),
+        )
 
     def _locate(self, model: str) -> tuple[Layer, Path, list[int]]:
         check_name(model)
         for layer, root in self._layers:
-            if model in self._model_directories(root) and (versions := _version_numbers(root / model)):
+            if model in self._model_directories(root) and (
+                versions := _version_numbers(root / model)
+            ):
                 return layer, root, versions
-        raise ModelNotFoundError(f"there is no model {model!r}; there are {', '.join(self.models()) or 'none'}")
+        raise ModelNotFoundError(
+            f"there is no model {model!r}; there are {', '.join(self.models()) or 'none'}"
+        )
 
     def _model_directories(self, root: Path) -> list[str]:
         return [] if root == DEFAULT_ROOT and not os.path.lexists(root) else _directories(root)
 
     def _require_published(self, model: str) -> None:
         if self.layer(model) != "published":
-            raise AliasError(f"{model} is built in: it has one version and no aliases until you publish a model of that name")
+            raise AliasError(
+                f"{model} is built in: it has one version and no aliases until you publish a model of that name"
+            )
 
 
 def _directories(root: Path) -> list[str]:
@@ -208,7 +248,9 @@ def _directories(root: Path) -> list[str]:
         with os.scandir(root) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir())
     except OSError as error:
-        raise StoreUnreadableError(f"the model store {root} can not be read: {error.strerror}") from error
+        raise StoreUnreadableError(
+            f"the model store {root} can not be read: {error.strerror}"
+        ) from error
 
 
 def _version_numbers(model_directory: Path) -> list[int]:
@@ -218,7 +260,11 @@ def _version_numbers(model_directory: Path) -> list[int]:
         if isinstance(error.__cause__, FileNotFoundError):  # it was deleted since it was listed
             return []
         raise
-    return sorted(parse_version(name) for name in names if is_version_name(name) and _has_manifest(model_directory / name))
+    return sorted(
+        parse_version(name)
+        for name in names
+        if is_version_name(name) and _has_manifest(model_directory / name)
+    )
 
 
 def _has_manifest(directory: Path) -> bool:

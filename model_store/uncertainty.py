@@ -27,7 +27,9 @@ def energy(logits: Logits) -> NDArray[np.float32]:
     the calibration's temperature: what is refused does not change when that is fitted anew.
     """
     highest = logits.max(axis=-1)
-    return np.asarray(-highest - np.log(np.exp(logits - highest[..., np.newaxis]).sum(axis=-1)), np.float32)
+    return np.asarray(
+        -highest - np.log(np.exp(logits - highest[..., np.newaxis]).sum(axis=-1)), np.float32
+    )
 
 
 def set_sizes(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.int64]:

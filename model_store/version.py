@@ -34,7 +34,9 @@ class Version:
         if directory.is_symlink():
             raise PathEscapesError(f"{self} is a symbolic link; links are refused")
         try:
-            self._lock = DirectoryLock(directory)  # before the manifest, so that what was read can not be pruned
+            self._lock = DirectoryLock(
+                directory
+            )  # before the manifest, so that what was read can not be pruned
         except (BlockingIOError, FileNotFoundError):
             raise VersionNotFoundError(f"{self} is being deleted") from None
         except OSError as error:
@@ -46,7 +48,9 @@ class Version:
             except ManifestError as error:
                 raise ManifestError(f"{self}: {error}") from None
             if self.manifest.model != model:
-                raise ManifestError(f"{self}: the manifest belongs to model {self.manifest.model!r}")
+                raise ManifestError(
+                    f"{self}: the manifest belongs to model {self.manifest.model!r}"
+                )
         except BaseException:
             self.close()
             raise
@@ -70,17 +74,25 @@ class Version:
             path = self._checked_path(entry.path)
             size = path.stat().st_size
             if size != entry.size:
-                raise FileAlteredError(f"{self}: {entry.path} has {size} bytes, {entry.size} were sealed")
+                raise FileAlteredError(
+                    f"{self}: {entry.path} has {size} bytes, {entry.size} were sealed"
+                )
             try:
                 digest = sha256_of(path)
             except OSError as error:
-                raise StoreUnreadableError(f"{self}: {entry.path} can not be read: {error.strerror}") from error
+                raise StoreUnreadableError(
+                    f"{self}: {entry.path} can not be read: {error.strerror}"
+                ) from error
             if digest != entry.sha256:
-                raise FileAlteredError(f"{self}: the sha256 of {entry.path} is {digest}, {entry.sha256} was sealed")
+                raise FileAlteredError(
+                    f"{self}: the sha256 of {entry.path} is {digest}, {entry.sha256} was sealed"
+                )
         listed = {entry.path for entry in self.manifest.files} | {MANIFEST_NAME}
         for found in self._files_on_disk():
             if found not in listed:
-                raise FileUnlistedError(f"{self}: {found} is not in the manifest; nothing is added to a sealed version")
+                raise FileUnlistedError(
+                    f"{self}: {found} is not in the manifest; nothing is added to a sealed version"
+                )
 
     def close(self) -> None:
         """Give the lease back."""
@@ -89,7 +101,12 @@ class Version:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def __str__(self) -> str:
@@ -105,7 +122,9 @@ class Version:
             except (FileNotFoundError, NotADirectoryError):
                 raise FileMissingError(f"{self}: {relative} is missing") from None
             if stat.S_ISLNK(mode):
-                raise PathEscapesError(f"{self}: {relative} is or lies behind a symbolic link; links are refused")
+                raise PathEscapesError(
+                    f"{self}: {relative} is or lies behind a symbolic link; links are refused"
+                )
         if not stat.S_ISREG(mode):
             raise PathEscapesError(f"{self}: {relative} is not a regular file")
         return path
@@ -114,7 +133,10 @@ class Version:
         found = []
         for folder, folders, files in os.walk(self.directory):
             links = [name for name in folders if (Path(folder) / name).is_symlink()]
-            found += [(Path(folder) / name).relative_to(self.directory).as_posix() for name in [*files, *links]]
+            found += [
+                (Path(folder) / name).relative_to(self.directory).as_posix()
+                for name in [*files, *links]
+            ]
         return sorted(found)
 
     def _read_manifest(self) -> bytes:
@@ -127,9 +149,13 @@ class Version:
             with open(path, "rb") as file:
                 data = file.read(MAX_MANIFEST_BYTES + 1)
         except FileNotFoundError:
-            raise VersionNotFoundError(f"{self} has no {MANIFEST_NAME}, so it is no version") from None
+            raise VersionNotFoundError(
+                f"{self} has no {MANIFEST_NAME}, so it is no version"
+            ) from None
         except OSError as error:
-            raise StoreUnreadableError(f"{self}: the manifest can not be read: {error.strerror}") from error
+            raise StoreUnreadableError(
+                f"{self}: the manifest can not be read: {error.strerror}"
+            ) from error
         if len(data) > MAX_MANIFEST_BYTES:
             raise ManifestError(f"{self}: the manifest is larger than {MAX_MANIFEST_BYTES} bytes")
         return data

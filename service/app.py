@@ -37,7 +37,9 @@ Errors are problem details (RFC 9457) with a stable `code`. In a batch one bad i
 """
 
 
-def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambda _: None) -> FastAPI:
+def create_app(
+    settings: Settings, on_loaded: Callable[[Registry], None] = lambda _: None
+) -> FastAPI:
     """The service as an ASGI application. Models load in the background once it starts; `on_loaded` is told when they have.
 
     Raises ProviderError where a provider that the settings name can not be used, KeysError where the keys can not be read.
@@ -70,7 +72,9 @@ def create_app(settings: Settings, on_loaded: Callable[[Registry], None] = lambd
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         stopping = asyncio.Event()
-        watching = asyncio.create_task(watch(registry, settings.store_poll_seconds, stopping, on_loaded))
+        watching = asyncio.create_task(
+            watch(registry, settings.store_poll_seconds, stopping, on_loaded)
+        )
         yield
         stopping.set()
         await watching

@@ -35,7 +35,9 @@ class ServiceError(Exception):
     default_code: ClassVar[str] = "internal_error"
     errors: tuple[dict[str, Any], ...] = ()
 
-    def __init__(self, detail: str, code: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, detail: str, code: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(detail)
         self.code = code or self.default_code
         self.headers = dict(headers or {})
@@ -134,7 +136,10 @@ class EveryImageFailedError(ServiceError):
         self.errors = tuple(describe(cause) for cause in causes)
         agreed = len({(error["status"], error["code"]) for error in self.errors}) == 1
         self.status = status_of(causes[0]) if agreed else HTTPStatus.BAD_REQUEST
-        super().__init__(f"none of the {len(causes)} images could be classified", code=causes[0].code if agreed else None)
+        super().__init__(
+            f"none of the {len(causes)} images could be classified",
+            code=causes[0].code if agreed else None,
+        )
 
 
 IMAGE_STATUS: Final[Mapping[type[ImageError], HTTPStatus]] = {
@@ -156,7 +161,9 @@ def describe(error: ServiceError | ImageError) -> dict[str, Any]:
     return {"code": error.code, "status": int(status_of(error)), "detail": str(error)}
 
 
-def problem(status: int, code: str, detail: str, errors: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+def problem(
+    status: int, code: str, detail: str, errors: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     """An RFC 9457 problem details object; `errors` has one entry an image where a whole batch failed."""
     document: dict[str, Any] = {
         "type": f"urn:resident:error:{code}",

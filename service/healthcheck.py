@@ -12,7 +12,9 @@ def main() -> None:
     """Ask /health/ready on the port that SERVICE_PORT names."""
     port = int(os.environ.get("SERVICE_PORT", "8000"))
     try:
-        build_opener(ProxyHandler({})).open(f"http://127.0.0.1:{port}/health/ready", timeout=TIMEOUT_SECONDS).close()
+        build_opener(ProxyHandler({})).open(
+            f"http://127.0.0.1:{port}/health/ready", timeout=TIMEOUT_SECONDS
+        ).close()
     except (URLError, OSError) as error:
         sys.exit(f"not ready: {error}")
 

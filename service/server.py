@@ -87,13 +87,17 @@ def main(arguments: Sequence[str]) -> None:
     except ValidationError as error:
         for problem in error.errors(include_url=False):
             name = "_".join(str(part) for part in problem["loc"])
-            click.echo(f"SERVICE_{name.upper()}: {problem['msg']}, got {problem['input']!r}", err=True)
+            click.echo(
+                f"SERVICE_{name.upper()}: {problem['msg']}, got {problem['input']!r}", err=True
+            )
         click.echo("see: python -m service --help", err=True)
         sys.exit(2)
     to_stderr = logging.StreamHandler()
     to_stderr.setFormatter(LineFormatter())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[to_stderr])
-    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # damaged bodies are their senders' business
+    logging.getLogger("python_multipart").setLevel(
+        logging.CRITICAL
+    )  # damaged bodies are their senders' business
     if not settings.access_log:
         logging.getLogger("service.http.access_log").setLevel(logging.WARNING)
     server: Server
@@ -134,20 +138,35 @@ def describe(registry: Registry, address: str) -> list[str]:
     lines = [f"Resident {__version__} on {address}"]
     for name, model in sorted(registry.models.items()):
         if model.served is None:
-            lines.append(f"  NOT SERVED  {name}: {'; '.join(model.errors.values()) or 'its versions can not be read'}")
+            lines.append(
+                f"  NOT SERVED  {name}: {'; '.join(model.errors.values()) or 'its versions can not be read'}"
+            )
             continue
         manifest = model.served.version.manifest
         accuracy = f", {manifest.metrics.top1:.1%} on its test images" if manifest.metrics else ""
         accuracy += "" if manifest.proof == "proven" else f", {manifest.proof}"
         precision = model.served.choice.precision
-        narrow = "" if precision == "fp32" else f" in fp32; {precision} answers" if accuracy else f"; {precision} answers"
+        narrow = (
+            ""
+            if precision == "fp32"
+            else f" in fp32; {precision} answers"
+            if accuracy
+            else f"; {precision} answers"
+        )
         mark = " (default)" if name == registry.default_model else ""
-        others = ", ".join(str(number) for number in sorted(model.serving) if number != model.served.version.number)
+        others = ", ".join(
+            str(number) for number in sorted(model.serving) if number != model.served.version.number
+        )
         beside = f"; also versions {others}" if others else ""
-        lines.append(f"  model  {model.served.version}{mark}: {len(manifest.class_names)} classes{accuracy}{narrow}{beside}")
+        lines.append(
+            f"  model  {model.served.version}{mark}: {len(manifest.class_names)} classes{accuracy}{narrow}{beside}"
+        )
     if registry.loaded:
         absent = registry.required.absent(registry.models).items()
-        lines += [f"  NOT SERVED  {name}: {setting} names it, and it is not in the store" for name, setting in absent]
+        lines += [
+            f"  NOT SERVED  {name}: {setting} names it, and it is not in the store"
+            for name, setting in absent
+        ]
     if registry.error:
         lines.append(f"  NOT READY  {registry.error}")
     lines.append(f"  docs   {address}/docs")
@@ -156,5 +175,7 @@ def describe(registry: Registry, address: str) -> list[str]:
         sample = served.version.path(served.version.manifest.golden[0].image)
         if sample.is_relative_to(Path.cwd()):
             sample = sample.relative_to(Path.cwd())
-        lines.append(f"  try    curl --data-binary @{shlex.quote(str(sample))} {address}/v1/predict")
+        lines.append(
+            f"  try    curl --data-binary @{shlex.quote(str(sample))} {address}/v1/predict"
+        )
     return lines

@@ -50,7 +50,9 @@ def parse_names(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(",")) if text.strip() else ()
     for name in names:
         if not is_name(name):
-            raise ValueError(f"{name!r} is no name of a model; expected names with commas between them")
+            raise ValueError(
+                f"{name!r} is no name of a model; expected names with commas between them"
+            )
     return names
 
 
@@ -81,13 +83,25 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="SERVICE_", frozen=True, cli_prog_name="python -m service", cli_kebab_case=True, cli_hide_none_type=True
+        env_prefix="SERVICE_",
+        frozen=True,
+        cli_prog_name="python -m service",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
     )
 
-    host: Annotated[str, Field(description="Address to listen on. 0.0.0.0 opens the service to your network.")] = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")] = 8000
+    host: Annotated[
+        str, Field(description="Address to listen on. 0.0.0.0 opens the service to your network.")
+    ] = "127.0.0.1"
+    port: Annotated[
+        int,
+        Field(ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it."),
+    ] = 8000
     store: Annotated[
-        Path, Field(description="The model store's root. The built-in models lie under it, so an empty one serves too.")
+        Path,
+        Field(
+            description="The model store's root. The built-in models lie under it, so an empty one serves too."
+        ),
     ] = DEFAULT_ROOT
     store_poll_seconds: Annotated[
         float,
@@ -97,7 +111,9 @@ class Settings(BaseSettings):
             description="How often the store is looked at for new versions and moved aliases. 0 looks only at the start.",
         ),
     ] = 2.0
-    builtin: Annotated[bool, Field(description="Also serve the models that ship with the project.")] = True
+    builtin: Annotated[
+        bool, Field(description="Also serve the models that ship with the project.")
+    ] = True
     version_policy: Annotated[
         PolicyText,
         Field(
@@ -107,7 +123,9 @@ class Settings(BaseSettings):
     ] = "alias:production"
     default_model: Annotated[
         str | None,
-        Field(description="The model of /v1/predict. Unset: your only published model, or the built-in one where there is none."),
+        Field(
+            description="The model of /v1/predict. Unset: your only published model, or the built-in one where there is none."
+        ),
     ] = None
     required_models: Annotated[
         str | None,
@@ -125,10 +143,18 @@ class Settings(BaseSettings):
         ),
     ] = Field(default_factory=default_path)
     max_body_bytes: Annotated[
-        int, Field(ge=1, description="Largest request body. A phone's photo has 3 to 12 MB; base64 adds a third.")
+        int,
+        Field(
+            ge=1,
+            description="Largest request body. A phone's photo has 3 to 12 MB; base64 adds a third.",
+        ),
     ] = 32 * MEBIBYTE
     max_upload_bytes: Annotated[
-        int, Field(ge=1, description="Bytes of all bodies held at once; more is refused before it is read. Bounds memory.")
+        int,
+        Field(
+            ge=1,
+            description="Bytes of all bodies held at once; more is refused before it is read. Bounds memory.",
+        ),
     ] = 256 * MEBIBYTE
     max_pixels: Annotated[
         int,
@@ -138,10 +164,16 @@ class Settings(BaseSettings):
             description="Pixels of one image, by its header. A decode worker needs up to 16 bytes for each.",
         ),
     ] = DEFAULT_MAX_PIXELS
-    max_images: Annotated[int, Field(ge=1, description="Images in one request. Clients with more send several requests.")] = 64
+    max_images: Annotated[
+        int,
+        Field(ge=1, description="Images in one request. Clients with more send several requests."),
+    ] = 64
     max_queue_size: Annotated[
         int,
-        Field(ge=1, description="Images of a model's open requests, of all its versions. More get 429 instead of waiting in vain."),
+        Field(
+            ge=1,
+            description="Images of a model's open requests, of all its versions. More get 429 instead of waiting in vain.",
+        ),
     ] = 512
     max_batch_size: Annotated[
         int | None,
@@ -153,13 +185,25 @@ class Settings(BaseSettings):
     ] = None
     max_queue_delay_seconds: Annotated[
         float,
-        Field(ge=0, le=10, description="How long a batch may wait to fill. Leave it 0: batches grow by themselves under load."),
+        Field(
+            ge=0,
+            le=10,
+            description="How long a batch may wait to fill. Leave it 0: batches grow by themselves under load.",
+        ),
     ] = 0.0
     deadline_seconds: Annotated[
-        float, Field(gt=0, description="A request that is not answered by then gets 504, and its images are not computed.")
+        float,
+        Field(
+            gt=0,
+            description="A request that is not answered by then gets 504, and its images are not computed.",
+        ),
     ] = 30.0
     body_timeout_seconds: Annotated[
-        float, Field(gt=0, description="How long a client may take over its headers, and then over its body; slow senders get 408.")
+        float,
+        Field(
+            gt=0,
+            description="How long a client may take over its headers, and then over its body; slow senders get 408.",
+        ),
     ] = 30.0
     shutdown_seconds: Annotated[
         int,
@@ -171,7 +215,10 @@ class Settings(BaseSettings):
     ] = 20
     instances: Annotated[
         int | None,
-        Field(ge=1, description="Concurrent runs of a model. Unset: the container's CPUs over the threads of a run."),
+        Field(
+            ge=1,
+            description="Concurrent runs of a model. Unset: the container's CPUs over the threads of a run.",
+        ),
     ] = None
     mode: Annotated[
         Mode,
@@ -181,7 +228,11 @@ class Settings(BaseSettings):
         ),
     ] = "throughput"
     intra_op_num_threads: Annotated[
-        int | None, Field(ge=1, description="Threads of one run. Unset: as the mode has it, 1 or one a CPU of the container.")
+        int | None,
+        Field(
+            ge=1,
+            description="Threads of one run. Unset: as the mode has it, 1 or one a CPU of the container.",
+        ),
     ] = None
     run_timeout_seconds: Annotated[
         float,
@@ -202,7 +253,10 @@ class Settings(BaseSettings):
     ] = AUTO
     gpu_memory_bytes: Annotated[
         int,
-        Field(ge=MEBIBYTE, description="The most that one model takes of each GPU for its arena. Twice that while versions swap."),
+        Field(
+            ge=MEBIBYTE,
+            description="The most that one model takes of each GPU for its arena. Twice that while versions swap.",
+        ),
     ] = 4 * 1024 * MEBIBYTE
     cache: Annotated[
         Path,
@@ -215,7 +269,10 @@ class Settings(BaseSettings):
     ]
     cache_max_bytes: Annotated[
         int,
-        Field(ge=0, description="The most that optimised graphs take of the cache; the one unused longest goes first. 0: none."),
+        Field(
+            ge=0,
+            description="The most that optimised graphs take of the cache; the one unused longest goes first. 0: none.",
+        ),
     ] = 2 * 1024 * MEBIBYTE
     precision: Annotated[
         PrecisionWish,
@@ -235,7 +292,15 @@ class Settings(BaseSettings):
         ),
     ] = {}
     decode_workers: Annotated[
-        int | None, Field(ge=1, description="Threads that decode large images. Unset: one a CPU of the container.")
+        int | None,
+        Field(
+            ge=1, description="Threads that decode large images. Unset: one a CPU of the container."
+        ),
     ] = None
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="How much is logged to stderr.")] = "info"
-    access_log: Annotated[bool, Field(description="One log line a request; costs some throughput under full load.")] = True
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Field(description="How much is logged to stderr."),
+    ] = "info"
+    access_log: Annotated[
+        bool, Field(description="One log line a request; costs some throughput under full load.")
+    ] = True

@@ -78,7 +78,13 @@ def foreign_graph(  # noqa: C901, PLR0912  one branch for each way of writing th
         builder.add("MaxPool", kernel_shape=[side, side])
     elif pool == "GlobalAveragePool":
         builder.add("GlobalAveragePool")
-    _add_head(builder, head, normal, 1 if batch == "n" else int(batch), pooled=not pool.startswith("ReduceMean"))
+    _add_head(
+        builder,
+        head,
+        normal,
+        1 if batch == "n" else int(batch),
+        pooled=not pool.startswith("ReduceMean"),
+    )
     if end == "Softmax":
         builder.add("Softmax", axis=1)
     elif end == "Flatten-Softmax-Reshape":
@@ -95,15 +101,25 @@ def foreign_graph(  # noqa: C901, PLR0912  one branch for each way of writing th
     spatial = [SIZE, SIZE]
     shape = [batch, 3, *spatial] if layout == "NCHW" else [batch, *spatial, 3]
     floats = TensorProto.FLOAT16 if dtype == "float16" else TensorProto.FLOAT
-    out_shape = [batch, CLASSES, 1, 1] if head in {"Conv", "none"} and "Reshape" not in end else [batch, CLASSES]
+    out_shape = (
+        [batch, CLASSES, 1, 1]
+        if head in {"Conv", "none"} and "Reshape" not in end
+        else [batch, CLASSES]
+    )
     inputs = [helper.make_tensor_value_info("pixels", TYPES[dtype], shape)]
     if weights_as_inputs:
         inputs += [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            helper.make_tensor_value_info(
+                name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+            )
             for name, array in builder.constants.items()
         ]
     return model_of(
-        builder, inputs, [helper.make_tensor_value_info(builder.value, floats, out_shape)], opset, 3 if weights_as_inputs else 8
+        builder,
+        inputs,
+        [helper.make_tensor_value_info(builder.value, floats, out_shape)],
+        opset,
+        3 if weights_as_inputs else 8,
     )
 
 
@@ -121,7 +137,9 @@ def _add_head(builder: Builder, head: str, normal: Any, batch: int, *, pooled: b
         builder.add("Reshape", np.array([batch, CHANNELS], np.int64))
     elif head == "stuck":
         builder.add("Flatten", axis=1)
-        builder.add("Slice", *(np.array([number], np.int64) for number in (0, 1, 0)))  # only the first image's
+        builder.add(
+            "Slice", *(np.array([number], np.int64) for number in (0, 1, 0))
+        )  # only the first image's
     elif pooled:
         builder.add("Flatten", axis=1)
     if head == "two layers":
@@ -137,12 +155,21 @@ def _add_head(builder: Builder, head: str, normal: Any, batch: int, *, pooled: b
 
 
 def model_of(
-    builder: Builder, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto], opset: int = 13, ir_version: int = 8
+    builder: Builder,
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    opset: int = 13,
+    ir_version: int = 8,
 ) -> onnx.ModelProto:
     """The model that a builder's nodes make."""
-    constants = [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in builder.constants.items()]
+    constants = [
+        numpy_helper.from_array(np.ascontiguousarray(array), name)
+        for name, array in builder.constants.items()
+    ]
     graph = helper.make_graph(builder.nodes, "foreign", inputs, outputs, constants)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version
+    )
 
 
 def colour_graph(channels: str = "RGB") -> onnx.ModelProto:
@@ -152,9 +179,15 @@ def colour_graph(channels: str = "RGB") -> onnx.ModelProto:
     builder.add("GlobalAveragePool")
     builder.add("Flatten", axis=1)
     weight = np.eye(3) * 10
-    builder.add("Gemm", weight if channels == "RGB" else weight[:, ::-1].copy(), np.zeros(3), transB=1)
+    builder.add(
+        "Gemm", weight if channels == "RGB" else weight[:, ::-1].copy(), np.zeros(3), transB=1
+    )
     pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3, SIZE, SIZE])
-    return model_of(builder, [pixels], [helper.make_tensor_value_info(builder.value, TensorProto.FLOAT, ["n", 3])])
+    return model_of(
+        builder,
+        [pixels],
+        [helper.make_tensor_value_info(builder.value, TensorProto.FLOAT, ["n", 3])],
+    )
 
 
 def write(folder: Path, model: onnx.ModelProto, name: str = "foreign.onnx") -> Path:

@@ -10,7 +10,9 @@ from PIL import Image
 
 def picture(seed: int, width: int = 12, height: int = 10) -> Image.Image:
     """Noise in RGB, the same for the same seed."""
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    )
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

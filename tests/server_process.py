@@ -66,8 +66,15 @@ class Output:
 class ServerProcess:
     """`python -m service --port 0 …`; `address` is what the server itself printed."""
 
-    def __init__(self, *arguments: object, cwd: Path = REPOSITORY, environment: Mapping[str, str] | None = None) -> None:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("SERVICE_")}
+    def __init__(
+        self,
+        *arguments: object,
+        cwd: Path = REPOSITORY,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        clean = {
+            name: value for name, value in os.environ.items() if not name.startswith("SERVICE_")
+        }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "service", *map(str, arguments)],
             cwd=cwd,
@@ -85,7 +92,9 @@ class ServerProcess:
     def announced(self, timeout: float = PATIENCE_SECONDS) -> Self:
         """Wait until the server has said where it is, which it does when its models are loaded (or can not be)."""
         match = self.stdout.wait_for(r"^Resident \S+ on (http://\S+)$", timeout)
-        assert match, f"the server announced no address.\nstdout: {self.stdout.text}\nstderr: {self.stderr.text}"
+        assert match, (
+            f"the server announced no address.\nstdout: {self.stdout.text}\nstderr: {self.stderr.text}"
+        )
         assert self.stdout.wait_for(r"^  docs   http://\S+/docs$"), self.stdout.text
         self.address = match[1]
         return self
@@ -124,7 +133,9 @@ class ServerProcess:
 
 
 @contextmanager
-def running(*arguments: object, cwd: Path = REPOSITORY, environment: Mapping[str, str] | None = None) -> Iterator[ServerProcess]:
+def running(
+    *arguments: object, cwd: Path = REPOSITORY, environment: Mapping[str, str] | None = None
+) -> Iterator[ServerProcess]:
     """A server process on a free port that is gone afterwards, whatever the test does."""
     server = ServerProcess("--port", 0, *arguments, cwd=cwd, environment=environment)
     try:
@@ -135,7 +146,11 @@ def running(*arguments: object, cwd: Path = REPOSITORY, environment: Mapping[str
 
 def request_head(path: str = "/v1/predict", **headers: object) -> bytes:
     """The head of a POST request."""
-    lines = [f"POST {path} HTTP/1.1", "Host: test", *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items())]
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: test",
+        *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items()),
+    ]
     return "\r\n".join([*lines, "", ""]).encode()
 
 

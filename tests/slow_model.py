@@ -4,7 +4,18 @@ import struct
 from collections.abc import Iterable
 
 import numpy as np
-from tiny_model import _BYTES, FLOAT, INT64, UINT8, _field, _int_attribute, _node, _tensor, _value, _varint
+from tiny_model import (
+    _BYTES,
+    FLOAT,
+    INT64,
+    UINT8,
+    _field,
+    _int_attribute,
+    _node,
+    _tensor,
+    _value,
+    _varint,
+)
 
 BOOL = 9
 STEPS = 1e15
@@ -15,22 +26,40 @@ def slow_model_bytes(height: int, width: int, weights: np.ndarray) -> bytes:
     """The contract's input and `logits`. Between the nodes of the loop ONNX Runtime looks whether it is to end."""
     body = _graph(
         "body",
-        [_node("Identity", ["go_on"], ["goes_on"]), _node("Mul", ["scores", "one"], ["same_scores"])],
-        inputs=[_value("step", INT64, []), _value("go_on", BOOL, []), _value("scores", FLOAT, ["batch", weights.shape[1]])],
-        outputs=[_value("goes_on", BOOL, []), _value("same_scores", FLOAT, ["batch", weights.shape[1]])],
+        [
+            _node("Identity", ["go_on"], ["goes_on"]),
+            _node("Mul", ["scores", "one"], ["same_scores"]),
+        ],
+        inputs=[
+            _value("step", INT64, []),
+            _value("go_on", BOOL, []),
+            _value("scores", FLOAT, ["batch", weights.shape[1]]),
+        ],
+        outputs=[
+            _value("goes_on", BOOL, []),
+            _value("same_scores", FLOAT, ["batch", weights.shape[1]]),
+        ],
     )
     graph = _graph(
         "slow",
         [
             _node("Cast", ["images"], ["cast"], _int_attribute("to", FLOAT)),
-            _node("ReduceMean", ["cast"], ["colour"], _ints("axes", [1, 2]), _int_attribute("keepdims", 0)),
+            _node(
+                "ReduceMean",
+                ["cast"],
+                ["colour"],
+                _ints("axes", [1, 2]),
+                _int_attribute("keepdims", 0),
+            ),
             _node("MatMul", ["colour", "weights"], ["scores_before"]),
             _node("ReduceMean", ["cast"], ["brightness"], _int_attribute("keepdims", 0)),
             _node("Sub", ["brightness", "nearly_white"], ["whiteness"]),
             _node("Relu", ["whiteness"], ["white"]),
             _node("Mul", ["white", "many"], ["float_steps"]),
             _node("Cast", ["float_steps"], ["steps"], _int_attribute("to", INT64)),
-            _node("Loop", ["steps", "", "scores_before"], ["logits"], _graph_attribute("body", body)),
+            _node(
+                "Loop", ["steps", "", "scores_before"], ["logits"], _graph_attribute("body", body)
+            ),
         ],
         inputs=[_value("images", UINT8, ["batch", height, width, 3])],
         outputs=[_value("logits", FLOAT, ["batch", weights.shape[1]])],
@@ -43,7 +72,12 @@ def slow_model_bytes(height: int, width: int, weights: np.ndarray) -> bytes:
 
 
 def _graph(
-    name: str, nodes: Iterable[bytes], *, inputs: Iterable[bytes], outputs: Iterable[bytes], tensors: Iterable[bytes] = ()
+    name: str,
+    nodes: Iterable[bytes],
+    *,
+    inputs: Iterable[bytes],
+    outputs: Iterable[bytes],
+    tensors: Iterable[bytes] = (),
 ) -> bytes:
     parts = [(1, nodes), (2, [name]), (5, tensors), (11, inputs), (12, outputs)]
     return b"".join(_field(number, part) for number, several in parts for part in several)

@@ -18,7 +18,10 @@ FORBIDDEN = {
 }
 
 
-LOWER = {"training/data": {"training.data", "training.errors"}, "training/learning": {"training.learning", "training.errors"}}
+LOWER = {
+    "training/data": {"training.data", "training.errors"},
+    "training/learning": {"training.learning", "training.errors"},
+}
 """What these parts of training may import of training: neither each other nor a step of a run."""
 
 
@@ -62,7 +65,12 @@ def test_serving_draws_nothing() -> None:
         for module in (ROOT / "service").rglob("*.py")
         if imported_packages(module.read_text()) & DRAWING
     }
-    assert drawing == {"commands/bench.py", "commands/tune.py", "measuring/display.py", "measuring/figures.py"}
+    assert drawing == {
+        "commands/bench.py",
+        "commands/tune.py",
+        "measuring/display.py",
+        "measuring/figures.py",
+    }
 
 
 @pytest.mark.parametrize("part", sorted(LOWER))
@@ -71,13 +79,20 @@ def test_a_lower_part_of_training_knows_nothing_of_runs(part: str) -> None:
     modules = sorted((ROOT / part).rglob("*.py"))
     assert len(modules) > 5
     for module in modules:
-        own = {name for name in imported_modules(module.read_text()) if name.split(".")[0] == "training"}
+        own = {
+            name
+            for name in imported_modules(module.read_text())
+            if name.split(".")[0] == "training"
+        }
         assert {".".join(name.split(".")[:2]) for name in own} <= LOWER[part], module
 
 
 def test_the_walk_sees_imports_inside_functions() -> None:
     """The test above would notice an import that hides in a function."""
-    assert imported_packages("def f():\n    from torch import nn\n    import rich.table") == {"torch", "rich"}
+    assert imported_packages("def f():\n    from torch import nn\n    import rich.table") == {
+        "torch",
+        "rich",
+    }
 
 
 @pytest.mark.parametrize("module", ["service.app", "service.__main__", "model_store.__main__"])
@@ -85,5 +100,7 @@ def test_importing_the_serving_side_loads_nothing_of_training(module: str) -> No
     """Not even through a third package does the service load torch, although it is installed here."""
     unwanted = LEARNING | DRAWING | {"training"}
     code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}} & {unwanted!r}))"
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert loaded.stdout.split() == []

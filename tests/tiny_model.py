@@ -24,12 +24,20 @@ def tiny_model_bytes(
     """
     nodes = [
         _node("Cast", [input_name], ["cast"], _int_attribute("to", FLOAT)),
-        _node("ReduceMean", ["cast"], ["colour"], _ints_attribute("axes", [1, 2]), _int_attribute("keepdims", 0)),
+        _node(
+            "ReduceMean",
+            ["cast"],
+            ["colour"],
+            _ints_attribute("axes", [1, 2]),
+            _int_attribute("keepdims", 0),
+        ),
         _node("MatMul", ["colour", "weights"], ["logits"]),
     ]
     outputs = [_value("logits", FLOAT, [batch, weights.shape[1]])]
     if features:
-        nodes.append(_node("Transpose", ["cast"], ["features"], _ints_attribute("perm", [0, 3, 1, 2])))
+        nodes.append(
+            _node("Transpose", ["cast"], ["features"], _ints_attribute("perm", [0, 3, 1, 2]))
+        )
         outputs.append(_value("features", FLOAT, [batch, 3, height, width]))
     graph = b"".join(
         [
@@ -58,9 +66,13 @@ def _field(number: int, value: int | bytes | str) -> bytes:
     return _varint(number << 3 | _BYTES) + _varint(len(data)) + data
 
 
-def _node(operator: str, inputs: Iterable[str], outputs: Iterable[str], *attributes: bytes) -> bytes:
+def _node(
+    operator: str, inputs: Iterable[str], outputs: Iterable[str], *attributes: bytes
+) -> bytes:
     named = [*(_field(1, name) for name in inputs), *(_field(2, name) for name in outputs)]
-    return b"".join([*named, _field(4, operator), *(_field(5, attribute) for attribute in attributes)])
+    return b"".join(
+        [*named, _field(4, operator), *(_field(5, attribute) for attribute in attributes)]
+    )
 
 
 def _int_attribute(name: str, value: int) -> bytes:
@@ -73,7 +85,12 @@ def _ints_attribute(name: str, values: Iterable[int]) -> bytes:
 
 def _tensor(name: str, array: np.ndarray) -> bytes:
     values = struct.pack(f"<{array.size}f", *array.astype(np.float32).ravel())
-    return b"".join(_field(1, size) for size in array.shape) + _field(2, FLOAT) + _field(8, name) + _field(9, values)
+    return (
+        b"".join(_field(1, size) for size in array.shape)
+        + _field(2, FLOAT)
+        + _field(8, name)
+        + _field(9, values)
+    )
 
 
 def _value(name: str, kind: int, shape: Iterable[str | int]) -> bytes:

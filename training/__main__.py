@@ -27,11 +27,26 @@ def main(context: click.Context) -> None:
 
 
 for command in (
-    looking.check, running.run, running.resume, retraining.retrain, running.cross_validate, looking.find_rate,
-    importing.import_network, precision.quantize,
-    steps.train, steps.evaluate, steps.calibrate, steps.export, steps.gate, steps.publish,
-    looking.report, looking.runs, looking.compare, looking.recipes, experiments.experiment,
-):  # fmt: skip
+    looking.check,
+    running.run,
+    running.resume,
+    retraining.retrain,
+    running.cross_validate,
+    looking.find_rate,
+    importing.import_network,
+    precision.quantize,
+    steps.train,
+    steps.evaluate,
+    steps.calibrate,
+    steps.export,
+    steps.gate,
+    steps.publish,
+    looking.report,
+    looking.runs,
+    looking.compare,
+    looking.recipes,
+    experiments.experiment,
+):
     main.add_command(command)
 
 if __name__ == "__main__":

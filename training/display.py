@@ -59,7 +59,9 @@ class TrainingDisplay:
         stepped = f"{described} step {progress.step}/{progress.steps}"
         if self._task is None:
             self._task = self._bar.add_task(stepped, total=total, figures=figures)
-        self._bar.update(self._task, completed=progress.run_step, description=stepped, figures=figures)
+        self._bar.update(
+            self._task, completed=progress.run_step, description=stepped, figures=figures
+        )
         if progress.metrics:
             self._track(progress.metrics)
             validation = f"validation {progress.metrics['validation_top1']:6.2%}, loss {progress.metrics['validation_loss']:.4f}"
@@ -71,7 +73,11 @@ class TrainingDisplay:
 
     def _track(self, metrics: dict[str, Any]) -> None:
         if self._trackers is not None:
-            figures = {name: float(value) for name, value in metrics.items() if value is not None and name != "epoch"}
+            figures = {
+                name: float(value)
+                for name, value in metrics.items()
+                if value is not None and name != "epoch"
+            }
             self._trackers.log(metrics["epoch"], figures)
 
     def announce(self, step: str) -> None:
@@ -100,7 +106,9 @@ class TrainingDisplay:
         sizes = ", ".join(f"{len(indices):,} {name}" for name, indices in vars(data.split).items())
         if len(data.learned) > len(data.split.train):
             sizes += ", trained on train and validation"
-        self.say(f"{len(data.images.class_names)} classes; {sizes}; {len(data.left_out):,} left out (check.json lists them)")
+        self.say(
+            f"{len(data.images.class_names)} classes; {sizes}; {len(data.left_out):,} left out (check.json lists them)"
+        )
 
     def show_checks(self, checks: tuple[Check, ...]) -> None:
         """Show the gates' table."""
@@ -133,7 +141,12 @@ class TrainingDisplay:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._bar.stop()
         if self._trackers is not None:
             self._trackers.close(finished=kind is None)
@@ -141,9 +154,15 @@ class TrainingDisplay:
 
 def checks_table(checks: tuple[Check, ...]) -> Table:
     """Every check with what was expected and what was found; what a check is, where it did not pass."""
-    table = Table(*(Column(name, no_wrap=True) for name in ("check", "expected", "found")), "verdict", title="gates")
+    table = Table(
+        *(Column(name, no_wrap=True) for name in ("check", "expected", "found")),
+        "verdict",
+        title="gates",
+    )
     for check in checks:
-        verdict = Text("passed", "green") if check.passed else Text(f"FAILED: {check.detail}", "bold red")
+        verdict = (
+            Text("passed", "green") if check.passed else Text(f"FAILED: {check.detail}", "bold red")
+        )
         if check.waived:
             verdict = Text(f"waived: {check.waived}", "yellow")
         bound = f"{'≥' if check.comparison == 'at_least' else '≤'} {check.threshold:.4g}"
@@ -155,14 +174,25 @@ def calibration_table(calibrated: Calibrated) -> Table:
     """What the calibration does on the images it was fitted on, and on the test split."""
     splits = {"validation": calibrated.validation, "test": calibrated.test}
     measured = [figures for figures in splits.values() if figures]
-    temperature = f", temperature {calibrated.calibration.temperature:.3f}" if calibrated.calibration else ""
+    temperature = (
+        f", temperature {calibrated.calibration.temperature:.3f}" if calibrated.calibration else ""
+    )
     table = Table("", *splits, title=f"calibration{temperature}")
     table.add_row("images", *(f"{figures.images:,}" for figures in measured))
-    table.add_row("calibration error", *(f"{figures.ece_before:.2%} → {figures.ece_after:.2%}" for figures in measured))
-    table.add_row("abstained", *("never" if each.abstained is None else f"{each.abstained:.2%}" for each in measured))
+    table.add_row(
+        "calibration error",
+        *(f"{figures.ece_before:.2%} → {figures.ece_after:.2%}" for figures in measured),
+    )
+    table.add_row(
+        "abstained",
+        *("never" if each.abstained is None else f"{each.abstained:.2%}" for each in measured),
+    )
     for coverage in measured[-1].sets:
         sets = [figures.sets[coverage] for figures in measured]
-        table.add_row(f"sets for {coverage}", *(f"{each.coverage:.2%} ({each.mean_size:.2f} labels)" for each in sets))
+        table.add_row(
+            f"sets for {coverage}",
+            *(f"{each.coverage:.2%} ({each.mean_size:.2f} labels)" for each in sets),
+        )
     return table
 
 
@@ -175,9 +205,17 @@ def sensitivity_table(sensitivities: Sequence[Sensitivity], kept: Sequence[str])
         title="sensitivity",
         caption="rms of the logits' change in standard deviations of fp32's",
     )
-    shown = sensitivities if len(sensitivities) <= SHOWN_LAYERS else sensitivities[: max(SHOWN_LAYERS, len(kept))]
+    shown = (
+        sensitivities
+        if len(sensitivities) <= SHOWN_LAYERS
+        else sensitivities[: max(SHOWN_LAYERS, len(kept))]
+    )
     for line in shown:
-        table.add_row(Text(line.layer), f"{line.drift:.4f}", Text("stays in fp32", "yellow") if line.layer in kept else "")
+        table.add_row(
+            Text(line.layer),
+            f"{line.drift:.4f}",
+            Text("stays in fp32", "yellow") if line.layer in kept else "",
+        )
     if hidden := len(sensitivities) - len(shown):
         table.add_row(f"and {hidden} more", f"≤ {shown[-1].drift:.4f}")
     return table
@@ -190,7 +228,10 @@ def cross_validation_table(result: CrossValidation) -> Table:
         table.add_row(str(number), f"{accuracy:.2%}")
     low, high = result.interval
     table.add_row("mean", f"{result.mean:.2%}")
-    table.add_row("all images", f"{result.correct} of {result.images}; 95 % Wilson interval {low:.2%} to {high:.2%}")
+    table.add_row(
+        "all images",
+        f"{result.correct} of {result.images}; 95 % Wilson interval {low:.2%} to {high:.2%}",
+    )
     return table
 
 
@@ -200,14 +241,24 @@ def rate_table(curve: RateCurve) -> Table:
     rows = range(0, len(curve.rates), max(1, len(curve.rates) // 24))
     highest = max(curve.losses)
     for row in rows:
-        table.add_row(f"{curve.rates[row]:.2g}", f"{curve.losses[row]:.3f}", "█" * round(40 * curve.losses[row] / highest))
+        table.add_row(
+            f"{curve.rates[row]:.2g}",
+            f"{curve.losses[row]:.3f}",
+            "█" * round(40 * curve.losses[row] / highest),
+        )
     return table
 
 
 def succession_table(succession: Succession) -> Table:
     """Old and new model on the same test images, class by class; where the new one has more classes, also among the old ones."""
     grown = succession.grown
-    names = ("test images", "old model", "new model", *(["of the old classes"] if grown else []), "change")
+    names = (
+        "test images",
+        "old model",
+        "new model",
+        *(["of the old classes"] if grown else []),
+        "change",
+    )
     caption = (
         f"{succession.gained} images gained, {succession.lost} lost{' among the old classes' if grown else ''}; "
         f"chance of this if it were no worse: {succession.p_worse:.3g}"
@@ -225,5 +276,7 @@ def succession_table(succession: Succession) -> Table:
         style = "green" if change > 0 else "red" if change < 0 else ""
         like_old = [f"{line.like_old / line.images:.1%}"] if grown else []
         old = f"{line.old_right / line.images:.1%}"
-        table.add_row(Text(line.name), str(line.images), old, new, *like_old, Text(f"{change:+.1%}", style))
+        table.add_row(
+            Text(line.name), str(line.images), old, new, *like_old, Text(f"{change:+.1%}", style)
+        )
     return table

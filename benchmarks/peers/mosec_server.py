@@ -50,7 +50,16 @@ class Both(Inference):
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = ["--address", "127.0.0.1", "--port", str(PORT), "--timeout", "30000", "--log-level", "warning"]
+    sys.argv[1:] = [
+        "--address",
+        "127.0.0.1",
+        "--port",
+        str(PORT),
+        "--timeout",
+        "30000",
+        "--log-level",
+        "warning",
+    ]
     server = Server()
     if os.environ["STAGES"] == "2":
         server.append_worker(Preprocess, num=WORKERS)

@@ -11,7 +11,9 @@ from starlette.requests import Request
 from user_code import MAX_BATCH_SIZE, PORT, WORKERS, Classifier, decode
 
 
-@serve.deployment(num_replicas=WORKERS, max_ongoing_requests=2 * MAX_BATCH_SIZE, ray_actor_options={"num_cpus": 1})
+@serve.deployment(
+    num_replicas=WORKERS, max_ongoing_requests=2 * MAX_BATCH_SIZE, ray_actor_options={"num_cpus": 1}
+)
 class Model:
     """One image a request."""
 
@@ -36,7 +38,12 @@ def stop(*_: object) -> None:
 
 
 if __name__ == "__main__":
-    ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, _temp_dir=os.environ["SCRATCH"])
+    ray.init(
+        num_cpus=WORKERS,
+        include_dashboard=False,
+        log_to_driver=False,
+        _temp_dir=os.environ["SCRATCH"],
+    )
     serve.start(http_options={"host": "127.0.0.1", "port": PORT})
     serve.run(Model.bind(), route_prefix="/predict")
     signal.signal(signal.SIGTERM, stop)  # after Ray has set its own

@@ -25,7 +25,11 @@ def to_pixels(image: Image.Image) -> np.ndarray:
     image = image.convert("RGB")
     width, height = image.size
     if min(width, height) != RESIZE:
-        size = (RESIZE, int(RESIZE * height / width)) if width <= height else (int(RESIZE * width / height), RESIZE)
+        size = (
+            (RESIZE, int(RESIZE * height / width))
+            if width <= height
+            else (int(RESIZE * width / height), RESIZE)
+        )
         image = image.resize(size, Image.Resampling.BILINEAR)
     left, top = round((image.width - CROP) / 2), round((image.height - CROP) / 2)
     return np.asarray(image.crop((left, top, left + CROP, top + CROP)))
@@ -45,4 +49,7 @@ class Classifier:
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         scores = exponentials / exponentials.sum(axis=1, keepdims=True)
         best = scores.argmax(axis=1)
-        return [{"index": int(index), "score": float(row[index])} for index, row in zip(best, scores, strict=True)]
+        return [
+            {"index": int(index), "score": float(row[index])}
+            for index, row in zip(best, scores, strict=True)
+        ]

@@ -6,7 +6,15 @@ import click
 
 from model_store.errors import InvalidNameError
 from model_store.manifest import check_name
-from service.http.api_keys import KeyNameError, KeysError, Scope, add_key, default_path, read_keys, remove_key
+from service.http.api_keys import (
+    KeyNameError,
+    KeysError,
+    Scope,
+    add_key,
+    default_path,
+    read_keys,
+    remove_key,
+)
 
 SCOPES = ("predict", "manage")
 
@@ -26,9 +34,14 @@ class KeysGroup(click.Group):
 
 @click.group(cls=KeysGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--keys", "path", type=click.Path(path_type=Path, dir_okay=False), default=default_path, envvar="SERVICE_KEYS",
-    show_envvar=True, help="The file that holds the keys' hashes.  [default: keys.json in ~/.config/resident]",
-)  # fmt: skip
+    "--keys",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=default_path,
+    envvar="SERVICE_KEYS",
+    show_envvar=True,
+    help="The file that holds the keys' hashes.  [default: keys.json in ~/.config/resident]",
+)
 @click.pass_context
 def main(context: click.Context, path: Path) -> None:
     """Make, list and remove the keys of the service. A running service notices a change at once.
@@ -42,7 +55,12 @@ def main(context: click.Context, path: Path) -> None:
 @main.command()
 @click.argument("name")
 @click.option(
-    "--scope", "scopes", type=click.Choice(SCOPES), multiple=True, required=True, help="What it may do; give both for both."
+    "--scope",
+    "scopes",
+    type=click.Choice(SCOPES),
+    multiple=True,
+    required=True,
+    help="What it may do; give both for both.",
 )
 @click.pass_obj
 def add(path: Path, name: str, scopes: tuple[Scope, ...]) -> None:
@@ -69,7 +87,9 @@ def list_keys(path: Path) -> None:
     """List the keys' names, scopes and dates."""
     keys = read_keys(path, by_hand=True)
     if not keys:
-        click.echo("there are no keys: the routes that manage versions are shut, and everyone may predict")
+        click.echo(
+            "there are no keys: the routes that manage versions are shut, and everyone may predict"
+        )
     for key in keys:
         click.echo(f"{key.name:20}  {','.join(key.scopes):14}  {key.created_at:%Y-%m-%d %H:%M}")
 
@@ -80,4 +100,11 @@ def list_keys(path: Path) -> None:
 def remove(path: Path, name: str) -> None:
     """Remove a key: what it opened, it opens no more."""
     opened = remove_key(path, name)
-    click.echo(f"{name} is removed" + ("; it was the last with the scope predict, so everyone may predict now" if opened else ""))
+    click.echo(
+        f"{name} is removed"
+        + (
+            "; it was the last with the scope predict, so everyone may predict now"
+            if opened
+            else ""
+        )
+    )

@@ -86,26 +86,39 @@ class Batcher:
         self._bulk: deque[_Item] = deque()
         self._lock = threading.Lock()
         self._sweep_at = {False: SWEEP, True: SWEEP}
-        self._asleep: list[threading.Condition] = []  # of the same lock, one for each thread that waits; the last is woken first
+        self._asleep: list[
+            threading.Condition
+        ] = []  # of the same lock, one for each thread that waits; the last is woken first
         self.batch_sizes: Counter[int] = Counter()
         self.bulk_runs: dict[int, BulkRun] = {}  # by thread; copy it to look at it
         self._closing = False
         self._threads = [
-            threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True) for number in range(1, instances + 1)
+            threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True)
+            for number in range(1, instances + 1)
         ]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, image: Pixels, deadline: float, priority: Priority = INTERACTIVE) -> asyncio.Future[Answer]:
+    def submit(
+        self, image: Pixels, deadline: float, priority: Priority = INTERACTIVE
+    ) -> asyncio.Future[Answer]:
         """Queue one image from the event loop; `deadline` is on the monotonic clock. Bulk takes the places that are left.
 
         The future ends in an Answer, a DeadlineExceededError or an InferenceError; cancelling it drops the image when a
         batch forms. Raises RuntimeError on a closed batcher.
         """
-        item = _Item(image, deadline, asyncio.get_running_loop().create_future(), time.monotonic(), priority == BULK)
+        item = _Item(
+            image,
+            deadline,
+            asyncio.get_running_loop().create_future(),
+            time.monotonic(),
+            priority == BULK,
+        )
         with self._lock:
             if self._closing:
-                raise RuntimeError("this batcher is closed: its version was unloaded while a request held it")
+                raise RuntimeError(
+                    "this batcher is closed: its version was unloaded while a request held it"
+                )
             (queue := self._bulk if item.bulk else self._queue).append(item)
             if len(queue) > self._sweep_at[item.bulk]:
                 self._sweep(queue, bulk=item.bulk)
@@ -146,7 +159,9 @@ class Batcher:
                     raise RuntimeError(f"{len(batch)} images gave {len(outcome)} rows")
             except Exception:
                 logger.exception("a batch of %d images failed", len(batch))
-                outcome = InferenceError("the model failed on this batch; the server's log has the reason")
+                outcome = InferenceError(
+                    "the model failed on this batch; the server's log has the reason"
+                )
             ended = time.monotonic()
             self.bulk_runs.pop(threading.get_ident(), None)
             if not isinstance(outcome, ServiceError):
@@ -172,7 +187,14 @@ class Batcher:
                     if not item.future.done():
                         (late if item.deadline < now else batch).append(item)
             if late:
-                _settle(late, DeadlineExceededError("the deadline passed while the image waited for its batch"), now, now)
+                _settle(
+                    late,
+                    DeadlineExceededError(
+                        "the deadline passed while the image waited for its batch"
+                    ),
+                    now,
+                    now,
+                )
             if batch:
                 return batch
 
@@ -195,7 +217,11 @@ class Batcher:
 
     def _wait_for_company(self, own: threading.Condition) -> None:
         """Hold a batch that is not full until its first image has waited max_queue_delay_seconds; by default not at all."""
-        while self._max_queue_delay_seconds and 0 < self.waiting < self._max_batch_size and not self._closing:
+        while (
+            self._max_queue_delay_seconds
+            and 0 < self.waiting < self._max_batch_size
+            and not self._closing
+        ):
             first = min(queue[0].enqueued for queue in (self._queue, self._bulk) if queue)
             remaining = first + self._max_queue_delay_seconds - time.monotonic()
             if remaining <= 0:
@@ -210,7 +236,9 @@ def _stack(images: Sequence[Pixels]) -> Pixels:
     ResNet-20, in which a core may idle.
     """
     first = images[0]
-    return np.frombuffer(b"".join([image.data for image in images]), first.dtype).reshape(len(images), *first.shape)
+    return np.frombuffer(b"".join([image.data for image in images]), first.dtype).reshape(
+        len(images), *first.shape
+    )
 
 
 def _give_way() -> None:
@@ -222,10 +250,14 @@ def _give_way() -> None:
     if sys.platform == "linux":
         thread = threading.get_native_id()
         with suppress(OSError):  # a sandbox may forbid it
-            os.setpriority(os.PRIO_PROCESS, thread, max(NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
+            os.setpriority(
+                os.PRIO_PROCESS, thread, max(NICENESS, os.getpriority(os.PRIO_PROCESS, thread))
+            )
 
 
-def _settle(batch: Sequence[_Item], outcome: Rows | ServiceError, began: float, ended: float) -> None:
+def _settle(
+    batch: Sequence[_Item], outcome: Rows | ServiceError, began: float, ended: float
+) -> None:
     """Hand a batch's outcome to the event loop, in one hop; a loop that is gone has no one waiting."""
 
     def settle() -> None:
@@ -235,7 +267,9 @@ def _settle(batch: Sequence[_Item], outcome: Rows | ServiceError, began: float, 
             if isinstance(outcome, ServiceError):
                 item.future.set_exception(outcome)
             else:
-                item.future.set_result(Answer(outcome[position], began - item.enqueued, ended - began, len(batch)))
+                item.future.set_result(
+                    Answer(outcome[position], began - item.enqueued, ended - began, len(batch))
+                )
 
     loop = batch[0].future.get_loop()
     try:

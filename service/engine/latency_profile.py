@@ -24,7 +24,9 @@ class LatencyProfile:
             ratio = max(seconds, 1e-6) / self.seconds(images)
             place = min(bisect_left(self._sizes, images), len(self._sizes) - 1)
             whole, half = ratio**WEIGHT, ratio ** (WEIGHT / 2)
-            self._seconds = [value * (whole if at == place else half) for at, value in enumerate(self._seconds)]
+            self._seconds = [
+                value * (whole if at == place else half) for at, value in enumerate(self._seconds)
+            ]
 
     def seconds(self, images: int) -> float:
         """Of one run of so many images, at least 1."""
@@ -37,7 +39,9 @@ class LatencyProfile:
         share = (images - sizes[above - 1]) / (sizes[above] - sizes[above - 1])
         return seconds[above - 1] + share * (seconds[above] - seconds[above - 1])
 
-    def wait_seconds(self, ahead: int, images: int, max_batch_size: int, instances: int, filling: int = 0) -> float:
+    def wait_seconds(
+        self, ahead: int, images: int, max_batch_size: int, instances: int, filling: int = 0
+    ) -> float:
         """Until so many new images are done behind `ahead` others: whole batches on all instances, then a smaller one.
 
         `filling` others take the places that the smaller one leaves.

@@ -52,7 +52,11 @@ class EngineOptions:
         tuned = self.tuning.values_for(version) if self.tuning and on_cpu else {}
         if not tuned:
             return self
-        logger.info("%s is tuned: %s", version, ", ".join(f"{name} {value}" for name, value in tuned.items()))
+        logger.info(
+            "%s is tuned: %s",
+            version,
+            ", ".join(f"{name} {value}" for name, value in tuned.items()),
+        )
         threads = tuned.pop("intra_op_num_threads", self.session.intra_op_num_threads)
         return replace(self, session=replace(self.session, intra_op_num_threads=threads), **tuned)
 
@@ -70,22 +74,32 @@ class ServedVersion:
             self.options = options = options.for_version(version)
             self.calibration = calibration = manifest.calibration or Calibration()
             providers = options.session.providers
-            largest = min(options.max_batch_size or default_batch_size(providers), manifest.max_batch_size)
+            largest = min(
+                options.max_batch_size or default_batch_size(providers), manifest.max_batch_size
+            )
             sizes = batch_sizes(providers, largest)
             here = replace(options.session, batch_sizes=sizes)
             self.choice = choose(version, options.precision, here)
             others = range(1, count_devices(here.providers))
             variant = version.variant(self.choice.precision)
-            sessions = [self.choice.session, *(load_proven(version, variant, replace(here, device=device)) for device in others)]
+            sessions = [
+                self.choice.session,
+                *(load_proven(version, variant, replace(here, device=device)) for device in others),
+            ]
             longest_seconds = math.inf if options.max_batch_size else LONGEST_RUN_SECONDS
             classes = len(manifest.class_names)
-            (seconds, *_) = [warm_up(session.run, manifest.input, classes, largest, sizes, longest_seconds) for session in sessions]
+            (seconds, *_) = [
+                warm_up(session.run, manifest.input, classes, largest, sizes, longest_seconds)
+                for session in sessions
+            ]
             trim_memory()
         except BaseException:
             version.close()
             raise
         # None of these functions knows `self`, so that no cycle holds the sessions when this is closed.
-        self.max_batch_size = most = max(seconds) if options.max_batch_size else size_worth_waiting_for(seconds)
+        self.max_batch_size = most = (
+            max(seconds) if options.max_batch_size else size_worth_waiting_for(seconds)
+        )
         self.profile = profile = LatencyProfile(seconds)
         devices, instances = Devices(sessions), options.instances
 
@@ -101,8 +115,12 @@ class ServedVersion:
             name=str(version),
             observe=profile.observe,
         )
-        expected_wait = ExpectedWait(profile, self.batcher, most, instances, options.max_queue_delay_seconds)
-        self.admission = Admission(options.room or Room(options.max_queue_size), expected_wait.seconds)
+        expected_wait = ExpectedWait(
+            profile, self.batcher, most, instances, options.max_queue_delay_seconds
+        )
+        self.admission = Admission(
+            options.room or Room(options.max_queue_size), expected_wait.seconds
+        )
         self._leases = 0
         self._closing = False
         self._changed = threading.Condition()
@@ -121,12 +139,15 @@ class ServedVersion:
         """The place of this coverage among `coverages`. Raises BadRequestError that names those there are."""
         offered = list(self.calibration.conformal_thresholds)
         if not offered:
-            raise BadRequestError(f"{self.version} has no sets of labels: leave coverage out", code="no_label_sets")
+            raise BadRequestError(
+                f"{self.version} has no sets of labels: leave coverage out", code="no_label_sets"
+            )
         fraction = re.fullmatch(r"0?(\.[0-9]{1,9})", text)
         coverage = f"0{fraction[1].rstrip('0')}" if fraction else None
         if coverage not in offered:
             raise BadRequestError(
-                f"coverage must be one of {', '.join(offered)} for {self.version}, not {text[:40]!r}", code="invalid_parameter"
+                f"coverage must be one of {', '.join(offered)} for {self.version}, not {text[:40]!r}",
+                code="invalid_parameter",
             )
         return offered.index(coverage)
 

@@ -22,7 +22,11 @@ class Caches:
 
 
 def engine_options(
-    settings: Settings, model: str, cpus: int, providers: Sequence[str] = (CPU,), caches: Caches | None = None
+    settings: Settings,
+    model: str,
+    cpus: int,
+    providers: Sequence[str] = (CPU,),
+    caches: Caches | None = None,
 ) -> EngineOptions:
     """Threads times instances are the CPUs of the container, unless a person says otherwise; a GPU has two runs.
 

@@ -43,7 +43,13 @@ class Key(Block):
         """The key of this version here, with so many CPUs to use."""
         sealed = {entry.path: entry.sha256 for entry in version.manifest.files}
         files = {variant.precision: sealed[variant.file] for variant in version.manifest.variants}
-        return cls(model=version.model, files=files, cpu=cpu_description(), cpus=cpus, onnxruntime=onnxruntime.__version__)
+        return cls(
+            model=version.model,
+            files=files,
+            cpu=cpu_description(),
+            cpus=cpus,
+            onnxruntime=onnxruntime.__version__,
+        )
 
 
 class Measured(Block):
@@ -85,11 +91,17 @@ def parse_choice(data: bytes, version: Version, cpus: int) -> Choice:
         choice = Choice.model_validate_json(data)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        raise ValueError(f"{'.'.join(str(part) for part in problem['loc']) or 'document'}: {problem['msg']}") from None
+        raise ValueError(
+            f"{'.'.join(str(part) for part in problem['loc']) or 'document'}: {problem['msg']}"
+        ) from None
     here = Key.of(version, cpus)
-    if differing := [said for name, said in _SAID.items() if getattr(choice.key, name) != getattr(here, name)]:
+    if differing := [
+        said for name, said in _SAID.items() if getattr(choice.key, name) != getattr(here, name)
+    ]:
         others = " and other ".join(differing)
-        raise ValueError(f"it was measured with other {others}; `python -m service tune {version.model}` measures anew")
+        raise ValueError(
+            f"it was measured with other {others}; `python -m service tune {version.model}` measures anew"
+        )
     return choice
 
 

@@ -31,7 +31,11 @@ class Tuning:
         """The chosen settings by name, without the fixed ones; empty where there is no choice for this version here."""
         choice = find_choice(self.cache, version, self.cpus)
         fixed = {*self.fixed, *(TOGETHER if TOGETHER.intersection(self.fixed) else ())}
-        return {name: getattr(choice, name) for name in SETTINGS if name not in fixed} if choice else {}
+        return (
+            {name: getattr(choice, name) for name in SETTINGS if name not in fixed}
+            if choice
+            else {}
+        )
 
 
 def find_choice(cache: Path, version: Version, cpus: int) -> "Choice | None":
@@ -48,10 +52,16 @@ def find_choice(cache: Path, version: Version, cpus: int) -> "Choice | None":
     except FileNotFoundError:
         return None
     except OSError as error:
-        logger.warning("what tune chose for %s can not be read: %s", version.model, error.strerror or error)
+        logger.warning(
+            "what tune chose for %s can not be read: %s", version.model, error.strerror or error
+        )
         return None
     if len(data) > MAX_BYTES:
-        logger.warning("what tune chose for %s is ignored: its file has more than %d bytes", version.model, MAX_BYTES)
+        logger.warning(
+            "what tune chose for %s is ignored: its file has more than %d bytes",
+            version.model,
+            MAX_BYTES,
+        )
         return None
     from service.engine.tuned_settings import parse_choice  # noqa: PLC0415  milliseconds of each start that only a tuned model need pay
 

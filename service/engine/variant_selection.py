@@ -40,7 +40,9 @@ class Choice:
     milliseconds: Mapping[Precision, tuple[float, ...]] = field(default_factory=dict)
 
 
-def choose(version: Version, wish: PrecisionWish, options: SessionOptions, measure: Measure | None = None) -> Choice:
+def choose(
+    version: Version, wish: PrecisionWish, options: SessionOptions, measure: Measure | None = None
+) -> Choice:
     """The variant to serve, loaded and proven. `auto` is the fastest; a named one that can not serve gives way to fp32.
 
     fp32 (or the first variant of a version without it) must hold whatever is wished. Raises ModelStoreError where it does not.
@@ -69,10 +71,19 @@ def choose(version: Version, wish: PrecisionWish, options: SessionOptions, measu
         return Choice(base.precision, sessions[base.precision], note, left_out)
     if len(sessions) == 1:
         return Choice(base.precision, sessions[base.precision], left_out=left_out)
-    seconds = (measure or _measure)({str(name): session for name, session in sessions.items()}, version)
+    seconds = (measure or _measure)(
+        {str(name): session for name, session in sessions.items()}, version
+    )
     chosen = fastest(seconds, base.precision)
-    milliseconds = {name: tuple((1e3 * seconds[name].min(axis=0)).round(3).tolist()) for name in sessions}
-    logger.info("%s is served in %s; ms of a batch of 1 and of 8: %s", version, chosen, _written(milliseconds))
+    milliseconds = {
+        name: tuple((1e3 * seconds[name].min(axis=0)).round(3).tolist()) for name in sessions
+    }
+    logger.info(
+        "%s is served in %s; ms of a batch of 1 and of 8: %s",
+        version,
+        chosen,
+        _written(milliseconds),
+    )
     return Choice(chosen, sessions[chosen], left_out=left_out, milliseconds=milliseconds)
 
 
@@ -100,7 +111,13 @@ def _unusable(variant: Variant, options: SessionOptions) -> str | None:
 def load_proven(version: Version, variant: Variant, options: SessionOptions) -> Session:
     """A session of a verified version's variant that gives its golden logits. Raises ModelRunError, NumericsProofError."""
     manifest = version.manifest
-    session = Session(version.path(variant.file), manifest.input, manifest.outputs, options, _digest(version, variant))
+    session = Session(
+        version.path(variant.file),
+        manifest.input,
+        manifest.outputs,
+        options,
+        _digest(version, variant),
+    )
     golden.prove_numerics(version, session, variant.precision)
     return session
 
@@ -112,11 +129,18 @@ def _digest(version: Version, variant: Variant) -> str:
 
 
 def _measure(sessions: Mapping[str, Session], version: Version) -> Mapping[str, Seconds]:
-    runs: dict[str, Callable[[Pixels], np.ndarray]] = {name: session.run for name, session in sessions.items()}
+    runs: dict[str, Callable[[Pixels], np.ndarray]] = {
+        name: session.run for name, session in sessions.items()
+    }
     manifest = version.manifest
     batches = batches_up_to(manifest.max_batch_size)
-    return time_in_turn(runs, manifest.input, rounds=ROUNDS, budget_seconds=BUDGET_SECONDS, batches=batches)
+    return time_in_turn(
+        runs, manifest.input, rounds=ROUNDS, budget_seconds=BUDGET_SECONDS, batches=batches
+    )
 
 
 def _written(milliseconds: Mapping[Precision, tuple[float, ...]]) -> str:
-    return ", ".join(f"{name} {' and '.join(f'{value:.2f}' for value in values)}" for name, values in milliseconds.items())
+    return ", ".join(
+        f"{name} {' and '.join(f'{value:.2f}' for value in values)}"
+        for name, values in milliseconds.items()
+    )

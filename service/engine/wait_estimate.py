@@ -11,7 +11,12 @@ class ExpectedWait:
     """What a version's batcher has to do, in seconds by its profile."""
 
     def __init__(
-        self, profile: LatencyProfile, batcher: Batcher, max_batch_size: int, instances: int, max_queue_delay_seconds: float
+        self,
+        profile: LatencyProfile,
+        batcher: Batcher,
+        max_batch_size: int,
+        instances: int,
+        max_queue_delay_seconds: float,
     ) -> None:
         self._profile = profile
         self._batcher = batcher
@@ -27,7 +32,9 @@ class ExpectedWait:
         running, filling = 0.0, 0
         if priority == INTERACTIVE:
             running, filling = self._bulk_seconds(ahead + images), self._batcher.waiting_bulk
-        wait = self._profile.wait_seconds(ahead, images, self._max_batch_size, self._instances, filling)
+        wait = self._profile.wait_seconds(
+            ahead, images, self._max_batch_size, self._instances, filling
+        )
         return self._max_queue_delay_seconds + running + wait
 
     def _bulk_seconds(self, images: int) -> float:
@@ -38,7 +45,10 @@ class ExpectedWait:
         if not (runs := self._batcher.bulk_runs.copy().values()):
             return 0.0
         now = time.monotonic()
-        left = [max(0.0, self._profile.seconds(run.images) - (now - run.began)) * run.bulk / run.images for run in runs]
+        left = [
+            max(0.0, self._profile.seconds(run.images) - (now - run.began)) * run.bulk / run.images
+            for run in runs
+        ]
         free = [0.0] * (self._instances - len(left))
         batches = min(self._instances, math.ceil(images / self._max_batch_size)) or 1
         return sum(sorted(free + left)[:batches]) / batches

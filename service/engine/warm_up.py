@@ -26,7 +26,12 @@ Run = Callable[[Pixels, RunControl], Logits]
 
 
 def warm_up(
-    run: Run, shape: Input, classes: int, largest: int, sizes: Sequence[int] = (), longest_seconds: float = math.inf
+    run: Run,
+    shape: Input,
+    classes: int,
+    largest: int,
+    sizes: Sequence[int] = (),
+    longest_seconds: float = math.inf,
 ) -> dict[int, float]:
     """Seconds of a run on black images by size: 1, 2, 4 … `largest`. Raises ModelRunError where the scores have another shape.
 
@@ -40,11 +45,15 @@ def warm_up(
         seconds = {size: _time(run, shape, classes, size) for size in sizes}
     else:
         seconds = _try_sizes(run, shape, classes, largest, longest_seconds)
-    run(_black(shape, 1), RunControl(gives_memory_back=True))  # what idles needs no memory for the largest batch
+    run(
+        _black(shape, 1), RunControl(gives_memory_back=True)
+    )  # what idles needs no memory for the largest batch
     return seconds
 
 
-def _try_sizes(run: Run, shape: Input, classes: int, largest: int, longest_seconds: float) -> dict[int, float]:
+def _try_sizes(
+    run: Run, shape: Input, classes: int, largest: int, longest_seconds: float
+) -> dict[int, float]:
     found: dict[int, float] = {}
     size = 1
 
@@ -61,7 +70,9 @@ def _try_sizes(run: Run, shape: Input, classes: int, largest: int, longest_secon
         found[size] = _time(run, shape, classes, size)  # makes room in memory, too
         if found[size] < SHORT_SECONDS or (ends() and may_be_a_hiccup()):
             again = 2 if found[size] < QUICK_SECONDS else 1
-            found[size] = min(found[size], *(_time(run, shape, classes, size) for _ in range(again)))
+            found[size] = min(
+                found[size], *(_time(run, shape, classes, size) for _ in range(again))
+            )
         if size == largest or ends():
             return found
         size = min(2 * size, largest)
@@ -94,7 +105,9 @@ def _time(run: Run, shape: Input, classes: int, size: int) -> float:
     scores = run(images, RunControl())
     seconds = time.perf_counter() - began
     if scores.shape != (size, classes):
-        raise ModelRunError(f"the model gives scores of shape {scores.shape}, expected {(size, classes)}")
+        raise ModelRunError(
+            f"the model gives scores of shape {scores.shape}, expected {(size, classes)}"
+        )
     return seconds
 
 

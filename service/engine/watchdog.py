@@ -61,7 +61,9 @@ class Watchdog:
         if seconds:
             self._thread.start()
 
-    def guard(self, run: Callable[[Pixels, RunControl | None], Result]) -> Callable[[Pixels], Result]:
+    def guard(
+        self, run: Callable[[Pixels, RunControl | None], Result]
+    ) -> Callable[[Pixels], Result]:
         """The run without its control: several may be under way at once, each with its own time."""
         if not self._seconds:
             return lambda images: run(images, None)
@@ -76,7 +78,9 @@ class Watchdog:
                 return run(images, entry.control)
             except ModelRunError as error:
                 if entry.terminated:
-                    raise ModelRunError(f"a run of {entry.images} images was ended after {self._seconds:g} s") from error
+                    raise ModelRunError(
+                        f"a run of {entry.images} images was ended after {self._seconds:g} s"
+                    ) from error
                 raise
             finally:
                 with self._changed:
@@ -97,18 +101,26 @@ class Watchdog:
             while not self._closing:
                 # A run that ends wakes no one: it costs at most one look at the time that it would have been late.
                 self._wakes_at = min((run.due for run in self._runs), default=math.inf)
-                self._changed.wait(max(0.0, self._wakes_at - time.monotonic()) if self._runs else None)
+                self._changed.wait(
+                    max(0.0, self._wakes_at - time.monotonic()) if self._runs else None
+                )
                 self._end_late_runs()
 
     def _end_late_runs(self) -> None:
         now = time.monotonic()
         for run in [run for run in self._runs if run.due <= now]:
             if run.terminated:
-                logger.critical("a run of %d images does not end; the process ends, to be restarted", run.images)
+                logger.critical(
+                    "a run of %d images does not end; the process ends, to be restarted", run.images
+                )
                 self._give_up()
                 run.due = now + self._grace_seconds
             else:
-                logger.error("a run of %d images takes longer than %g s and is terminated", run.images, self._seconds)
+                logger.error(
+                    "a run of %d images takes longer than %g s and is terminated",
+                    run.images,
+                    self._seconds,
+                )
                 run.terminated = True
                 run.control.terminate()
                 run.due = now + self._grace_seconds

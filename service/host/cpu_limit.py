@@ -14,7 +14,9 @@ def cpu_limit(cgroup_root: Path = CGROUP_ROOT, own_groups: Path = OWN_GROUPS) ->
 
     A container sees its own group as the root; a unit of systemd's, or a container in the host's namespace, has it further down.
     """
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    affinity = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     quotas = [_quota_v2(cgroup_root / folder) for folder in _folders(own_groups, "")]
     quotas += [_quota_v1(cgroup_root / "cpu" / folder) for folder in _folders(own_groups, "cpu")]
     return max(1, min([affinity, *(math.ceil(quota) for quota in quotas if quota is not None)]))

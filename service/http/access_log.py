@@ -37,11 +37,17 @@ class RequestLog:
 
     def add(self, scope: Scope, status: int, began: float, identity: bytes, said: str = "") -> None:
         """The line of a request that has ended just now."""
-        level = logging.DEBUG if status == HTTPStatus.OK and scope["path"].startswith(_ROUTINE) else logging.INFO
+        level = (
+            logging.DEBUG
+            if status == HTTPStatus.OK and scope["path"].startswith(_ROUTINE)
+            else logging.INFO
+        )
         if not logger.isEnabledFor(level):
             return
         host = (scope.get("client") or ("",))[0]  # where a proxy is trusted, whatever it forwards
-        asked = f'"{scope["method"]} {scope.get("raw_path", b"").decode("ascii", "backslashreplace")}"'
+        asked = (
+            f'"{scope["method"]} {scope.get("raw_path", b"").decode("ascii", "backslashreplace")}"'
+        )
         took = (time.monotonic() - began) * 1e3
         line = f"{host if _HOST.fullmatch(host) else '-'} {asked} {status} {took:.1f} ms{said} id={identity.decode()}"
         if level == logging.DEBUG:

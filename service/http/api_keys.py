@@ -81,11 +81,17 @@ def _read(path: Path, *, by_hand: bool) -> tuple[tuple[Key, ...], os.stat_result
         raise KeysError(f"the keys in {path} can not be read: {error.strerror}") from None
     user = os.geteuid()
     if found.st_uid not in {user, 0} and not (by_hand and user == 0):
-        raise KeysError(f"the keys in {path} can not be trusted: the file belongs to another user, so chown it")
+        raise KeysError(
+            f"the keys in {path} can not be trusted: the file belongs to another user, so chown it"
+        )
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise KeysError(f"the keys in {path} can not be trusted: others can write to the file, so chmod go-w it")
+        raise KeysError(
+            f"the keys in {path} can not be trusted: others can write to the file, so chmod go-w it"
+        )
     if len(data) > MAX_FILE_BYTES:
-        raise KeysError(f"the keys in {path} can not be read: the file is larger than {MAX_FILE_BYTES:,} bytes")
+        raise KeysError(
+            f"the keys in {path} can not be read: the file is larger than {MAX_FILE_BYTES:,} bytes"
+        )
     try:
         return _File.model_validate_json(data).keys, found
     except ValidationError as error:
@@ -98,9 +104,13 @@ def add_key(path: Path, name: str, scopes: Sequence[Scope]) -> str:
     """Make a key and return it: nothing but its hash is kept. Raises KeysError, KeyNameError where the name is taken."""
     with _changing(path) as (keys, found):
         if any(key.name == name for key in keys):
-            raise KeyNameError(f"there is a key named {name} already: add the new key under another name, then remove this one")
+            raise KeyNameError(
+                f"there is a key named {name} already: add the new key under another name, then remove this one"
+            )
         secret = PREFIX + secrets.token_urlsafe(KEY_BYTES)
-        key = Key(name=name, scopes=tuple(sorted(set(scopes))), sha256=_hash(secret), created_at=now())
+        key = Key(
+            name=name, scopes=tuple(sorted(set(scopes))), sha256=_hash(secret), created_at=now()
+        )
         _write(path, (*keys, key), found)
     return secret
 
@@ -113,7 +123,9 @@ def remove_key(path: Path, name: str) -> bool:
     with _changing(path) as (keys, found):
         left = tuple(key for key in keys if key.name != name)
         if left == keys:
-            raise KeyNameError(f"there is no key named {name}; there are {', '.join(key.name for key in keys) or 'none'}")
+            raise KeyNameError(
+                f"there is no key named {name}; there are {', '.join(key.name for key in keys) or 'none'}"
+            )
         _write(path, left, found)
     return "predict" in _scopes(keys) - _scopes(left)
 
@@ -147,7 +159,9 @@ class Keys:
             )
         kind, _, secret = (authorization or "").partition(" ")
         if kind.lower() != "bearer" or not secret.strip():
-            raise UnauthorizedError("a key is needed: send Authorization: Bearer KEY", headers=_challenge())
+            raise UnauthorizedError(
+                "a key is needed: send Authorization: Bearer KEY", headers=_challenge()
+            )
         given, found = _hash(secret.strip()), None
         for key in self._keys:  # all of them, each in the same time whatever it differs in
             if hmac.compare_digest(given, key.sha256):
@@ -164,13 +178,18 @@ class Keys:
         self._scopes = _scopes(keys)
         may = {scope: sum(scope in key.scopes for key in keys) for scope in ("predict", "manage")}
         logger.info(
-            "keys that count: %d; %s may predict, %s may manage", len(keys), may["predict"] or "everyone", may["manage"] or "nobody"
+            "keys that count: %d; %s may predict, %s may manage",
+            len(keys),
+            may["predict"] or "everyone",
+            may["manage"] or "nobody",
         )
 
     def _renew(self) -> None:
         if self._looked:
             return
-        with suppress(RuntimeError):  # one look a turn of the event loop: one for every small image would take 5 % of its time
+        with suppress(
+            RuntimeError
+        ):  # one look a turn of the event loop: one for every small image would take 5 % of its time
             asyncio.get_running_loop().call_soon(self._end_turn)
             self._looked = True
         stamp = _stamp(self._path)
@@ -183,7 +202,9 @@ class Keys:
             logger.error("%s; those that were read before count on", error)  # noqa: TRY400  a person reads it
             return
         if found is None:
-            logger.error("the file of keys is gone; those that it held count until there is one again, or a restart")
+            logger.error(
+                "the file of keys is gone; those that it held count until there is one again, or a restart"
+            )
         else:
             self._use(keys)
 
@@ -195,7 +216,9 @@ class Keys:
 def _changing(path: Path) -> Iterator[tuple[tuple[Key, ...], os.stat_result | None]]:
     """The keys of a file, which no other process changes meanwhile, and whose it is."""
     if path.parts[:1] == ("~",):
-        raise KeysError("there is no home directory to keep keys in: name a file by --keys or SERVICE_KEYS")
+        raise KeysError(
+            "there is no home directory to keep keys in: name a file by --keys or SERVICE_KEYS"
+        )
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = DirectoryLock(path.parent, exclusive=True)
@@ -225,18 +248,24 @@ def _write(path: Path, keys: tuple[Key, ...], before: os.stat_result | None) -> 
         with suppress(OSError):
             draft.unlink()
         raise (
-            error if isinstance(error, KeysError) else KeysError(f"the keys in {path} can not be written: {error.strerror}")
+            error
+            if isinstance(error, KeysError)
+            else KeysError(f"the keys in {path} can not be written: {error.strerror}")
         ) from None
 
 
 def _make_alike(descriptor: int, path: Path, before: os.stat_result | None) -> None:
     own = os.fstat(descriptor)
-    owner = before or (path.parent.stat() if os.geteuid() == 0 else own)  # root makes it for the user whose directory it is
+    owner = before or (
+        path.parent.stat() if os.geteuid() == 0 else own
+    )  # root makes it for the user whose directory it is
     if (owner.st_uid, owner.st_gid) != (own.st_uid, own.st_gid):
         try:
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
         except PermissionError:
-            raise KeysError(f"the keys in {path} would get another owner or group by this: change them as root") from None
+            raise KeysError(
+                f"the keys in {path} would get another owner or group by this: change them as root"
+            ) from None
     if before:
         os.fchmod(descriptor, stat.S_IMODE(before.st_mode) & 0o777)
 

@@ -19,9 +19,16 @@ from service.versions.registry import Registry
 
 T = TypeVar("T", bound=BaseModel)
 MAX_BODY_BYTES: Final = 16 * 1024
-AliasName = Annotated[str, PathParameter(description="An alias: a name that begins with a letter. One that is new is made.")]
+AliasName = Annotated[
+    str,
+    PathParameter(
+        description="An alias: a name that begins with a letter. One that is new is made."
+    ),
+]
 _PROBLEM: Final = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {  # by reference: a model for each of these would cost the start 15 ms
+_RESPONSES: Final[
+    dict[int | str, dict[str, Any]]
+] = {  # by reference: a model for each of these would cost the start 15 ms
     status: {"content": _PROBLEM, "description": description}
     for status, description in {
         400: "A name, version or body that is not understood",
@@ -50,9 +57,17 @@ class AliasMove(Reason):
     version: Annotated[int, Field(ge=1, strict=True)]
 
 
-_WHY: Final = {"why": {"type": "string", "maxLength": 1000, "description": "The reason, kept in the alias's history."}}
+_WHY: Final = {
+    "why": {
+        "type": "string",
+        "maxLength": 1000,
+        "description": "The reason, kept in the alias's history.",
+    }
+}
 _REASON: Final[dict[str, Any]] = {
-    "requestBody": {"content": {"application/json": {"schema": {"type": "object", "properties": _WHY}}}},
+    "requestBody": {
+        "content": {"application/json": {"schema": {"type": "object", "properties": _WHY}}}
+    },
 }
 _ALIAS_MOVE: Final[dict[str, Any]] = {
     "requestBody": {
@@ -70,7 +85,9 @@ _ALIAS_MOVE: Final[dict[str, Any]] = {
 }
 
 
-def build_management_router(registry: Registry, keys: Keys, body_timeout_seconds: float) -> APIRouter:
+def build_management_router(
+    registry: Registry, keys: Keys, body_timeout_seconds: float
+) -> APIRouter:
     """The routes over one registry; one at a time changes something, the others wait."""
     management, turn = Management(registry), asyncio.Lock()
 
@@ -85,12 +102,19 @@ def build_management_router(registry: Registry, keys: Keys, body_timeout_seconds
     async def read(request: Request, shape: type[T]) -> T:
         return _parse(await _read_body(request, body_timeout_seconds), shape)
 
-    documented = Depends(HTTPBearer(auto_error=False, description="A key that `python -m service keys add` has printed."))
+    documented = Depends(
+        HTTPBearer(
+            auto_error=False, description="A key that `python -m service keys add` has printed."
+        )
+    )
     router = APIRouter(tags=["management"], responses=_RESPONSES, dependencies=[documented])
 
     @router.post("/v1/models/{model}/versions/{version}/load", summary="Serve a version too")
     async def load(
-        _: Annotated[str, Depends(authorise)], request: Request, model: ModelName, version: VersionNumber
+        _: Annotated[str, Depends(authorise)],
+        request: Request,
+        model: ModelName,
+        version: VersionNumber,
     ) -> ModelDetail:
         """On this replica, whatever the policy says, until it is taken back or the replica restarts. Answers when it serves."""
         await _read_body(request, body_timeout_seconds)
@@ -98,41 +122,64 @@ def build_management_router(registry: Registry, keys: Keys, body_timeout_seconds
 
     @router.post("/v1/models/{model}/versions/{version}/unload", summary="Do not serve a version")
     async def unload(
-        _: Annotated[str, Depends(authorise)], request: Request, model: ModelName, version: VersionNumber
+        _: Annotated[str, Depends(authorise)],
+        request: Request,
+        model: ModelName,
+        version: VersionNumber,
     ) -> ModelDetail:
         """On this replica, whatever the policy says, until it is taken back or the replica restarts; open requests end on it."""
         await _read_body(request, body_timeout_seconds)
         return await take_turn(request, lambda: management.unload(model, version))
 
-    @router.delete("/v1/models/{model}/versions/{version}/hold", summary="Leave a version to the policy again")
+    @router.delete(
+        "/v1/models/{model}/versions/{version}/hold", summary="Leave a version to the policy again"
+    )
     async def release(
-        _: Annotated[str, Depends(authorise)], request: Request, model: ModelName, version: VersionNumber
+        _: Annotated[str, Depends(authorise)],
+        request: Request,
+        model: ModelName,
+        version: VersionNumber,
     ) -> ModelDetail:
         """Takes back what `load` or `unload` said of it on this replica."""
         await _read_body(request, body_timeout_seconds)
         return await take_turn(request, lambda: management.release(model, version))
 
-    @router.post("/v1/models/{model}/versions/{version}/promote", summary="Promote a version", openapi_extra=_REASON)
+    @router.post(
+        "/v1/models/{model}/versions/{version}/promote",
+        summary="Promote a version",
+        openapi_extra=_REASON,
+    )
     async def promote(
-        by: Annotated[str, Depends(authorise)], request: Request, model: ModelName, version: VersionNumber
+        by: Annotated[str, Depends(authorise)],
+        request: Request,
+        model: ModelName,
+        version: VersionNumber,
     ) -> ModelDetail:
         """Points `production` to it in the store, which every replica follows, once it was proven here."""
         why = (await read(request, Reason)).why
         return await take_turn(request, lambda: management.promote(model, version, why, by))
 
-    @router.post("/v1/models/{model}/rollback", summary="Undo the newest promotion", openapi_extra=_REASON)
-    async def roll_back(by: Annotated[str, Depends(authorise)], request: Request, model: ModelName) -> ModelDetail:
+    @router.post(
+        "/v1/models/{model}/rollback", summary="Undo the newest promotion", openapi_extra=_REASON
+    )
+    async def roll_back(
+        by: Annotated[str, Depends(authorise)], request: Request, model: ModelName
+    ) -> ModelDetail:
         """Points `production` to what it named before, once that was proven here. A second one goes a step further back."""
         why = (await read(request, Reason)).why
         return await take_turn(request, lambda: management.roll_back(model, why, by))
 
-    @router.put("/v1/models/{model}/aliases/{alias}", summary="Move an alias", openapi_extra=_ALIAS_MOVE)
+    @router.put(
+        "/v1/models/{model}/aliases/{alias}", summary="Move an alias", openapi_extra=_ALIAS_MOVE
+    )
     async def move_alias(
         by: Annotated[str, Depends(authorise)], request: Request, model: ModelName, alias: AliasName
     ) -> ModelDetail:
         """As a promotion, of any alias."""
         move = await read(request, AliasMove)
-        return await take_turn(request, lambda: management.promote(model, move.version, move.why, by, alias))
+        return await take_turn(
+            request, lambda: management.promote(model, move.version, move.why, by, alias)
+        )
 
     return router
 
@@ -150,7 +197,9 @@ async def _read_body(request: Request, timeout_seconds: float) -> bytes:
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > MAX_BODY_BYTES:
-                    raise TooLargeError(f"the body has more than {MAX_BODY_BYTES:,} bytes, which are allowed")
+                    raise TooLargeError(
+                        f"the body has more than {MAX_BODY_BYTES:,} bytes, which are allowed"
+                    )
     except TimeoutError:
         raise BodyTimeoutError(f"the body did not arrive within {timeout_seconds:g} s") from None
     return body
@@ -163,4 +212,6 @@ def _parse(body: bytes, shape: type[T]) -> T:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         reason = f"{place}: {first['msg']}" if place else first["msg"]
-        raise BadRequestError(f"the body is not as GET /docs says: {reason}", code="malformed_json") from None
+        raise BadRequestError(
+            f"the body is not as GET /docs says: {reason}", code="malformed_json"
+        ) from None

@@ -8,7 +8,12 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from service.prediction.pipeline import Prediction
@@ -63,14 +68,20 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Read when asked, as they are at that moment."""
         requests = CounterMetricFamily(
-            "resident_requests", "Prediction requests by outcome: ok, or the problem's code", labels=["model", "outcome"]
+            "resident_requests",
+            "Prediction requests by outcome: ok, or the problem's code",
+            labels=["model", "outcome"],
         )
-        images = CounterMetricFamily("resident_images", "Images that were classified", labels=["model", "version"])
+        images = CounterMetricFamily(
+            "resident_images", "Images that were classified", labels=["model", "version"]
+        )
         for family, counted in ((requests, self._requests), (images, self._images)):
             for labels, count in counted.copy().items():
                 family.add_metric(labels, count)
         stages = HistogramMetricFamily(
-            "resident_stage_seconds", f"Time of a request by stage: {', '.join(STAGES)}", labels=["model", "stage"]
+            "resident_stage_seconds",
+            f"Time of a request by stage: {', '.join(STAGES)}",
+            labels=["model", "stage"],
         )
         for labels, times in self._stages.copy().items():
             stages.add_metric(labels, times.buckets(), times.seconds)
@@ -84,12 +95,30 @@ class _ServedModels(Collector):
         self._models = models
 
     def collect(self) -> Iterator[Metric]:
-        waiting = GaugeMetricFamily("resident_queue_images", "Images that wait for a place in a batch", labels=["model", "version"])
-        pending = GaugeMetricFamily("resident_pending_images", "Images let in and not answered yet", labels=["model", "version"])
-        batches = HistogramMetricFamily("resident_batch_size", "Images of the batches that were run", labels=["model", "version"])
-        states = GaugeMetricFamily("resident_versions", "Versions by state", labels=["model", "state"])
+        waiting = GaugeMetricFamily(
+            "resident_queue_images",
+            "Images that wait for a place in a batch",
+            labels=["model", "version"],
+        )
+        pending = GaugeMetricFamily(
+            "resident_pending_images",
+            "Images let in and not answered yet",
+            labels=["model", "version"],
+        )
+        batches = HistogramMetricFamily(
+            "resident_batch_size",
+            "Images of the batches that were run",
+            labels=["model", "version"],
+        )
+        states = GaugeMetricFamily(
+            "resident_versions", "Versions by state", labels=["model", "state"]
+        )
         for name, model in sorted(self._models.models.items()):
-            counted = {"ready": len(model.serving), "loading": int(model.loading is not None), "error": len(model.errors)}
+            counted = {
+                "ready": len(model.serving),
+                "loading": int(model.loading is not None),
+                "error": len(model.errors),
+            }
             counted["unloading"] = list(self._models.states(name).values()).count("unloading")
             for state, count in counted.items():
                 states.add_metric([name, state], count)
@@ -98,7 +127,10 @@ class _ServedModels(Collector):
                 waiting.add_metric(labels, served.batcher.waiting)
                 pending.add_metric(labels, served.admission.images)
                 sizes = dict(served.batcher.batch_sizes)  # instances count on meanwhile
-                buckets = [(str(float(most)), float(sum(n for size, n in sizes.items() if size <= most))) for most in SIZES]
+                buckets = [
+                    (str(float(most)), float(sum(n for size, n in sizes.items() if size <= most)))
+                    for most in SIZES
+                ]
                 total = float(sum(size * n for size, n in sizes.items()))
                 batches.add_metric(labels, [*buckets, ("+Inf", float(sum(sizes.values())))], total)
         yield from (waiting, pending, batches, states)

@@ -27,7 +27,9 @@ def _canonical(text: str) -> int:
 
 
 ModelName = Annotated[str, Path(description="A model's name, as GET /v1/models lists it.")]
-VersionNumber = Annotated[int, BeforeValidator(_canonical), Path(description="A version that is served.", ge=1)]
+VersionNumber = Annotated[
+    int, BeforeValidator(_canonical), Path(description="A version that is served.", ge=1)
+]
 
 _PREDICT: Final[dict[str, Any]] = {
     "response_model": PredictResponse,
@@ -59,7 +61,12 @@ _PREDICT: Final[dict[str, Any]] = {
                 "multipart/form-data": {
                     "schema": {
                         "type": "object",
-                        "properties": {FIELD: {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                        "properties": {
+                            FIELD: {
+                                "type": "array",
+                                "items": {"type": "string", "format": "binary"},
+                            }
+                        },
                         "required": [FIELD],
                     }
                 },
@@ -116,7 +123,11 @@ def _document_prediction_routes(router: APIRouter) -> None:
         """As /v1/predict, with the version that the model's `production` alias names."""
         raise HTTPException(404)
 
-    @router.post("/v1/models/{model}/versions/{version}/predict", summary="Classify with one version", **_PREDICT)
+    @router.post(
+        "/v1/models/{model}/versions/{version}/predict",
+        summary="Classify with one version",
+        **_PREDICT,
+    )
     async def predict_version(model: ModelName, version: VersionNumber) -> None:  # noqa: ARG001  for the document
         """As /v1/predict; answers only where this very version is served."""
         raise HTTPException(404)
@@ -128,7 +139,9 @@ def _add_model_routes(router: APIRouter, registry: Registry) -> None:
         503: {"model": Problem, "description": "The model store can not be read"},
     }
 
-    @router.get("/v1/models", summary="List the models", tags=["models"], responses={503: errors[503]})
+    @router.get(
+        "/v1/models", summary="List the models", tags=["models"], responses={503: errors[503]}
+    )
     async def list_models() -> ModelList:
         """Every model of the store and the version of it that serves."""
         _require_readable(registry)
@@ -141,27 +154,46 @@ def _add_model_routes(router: APIRouter, registry: Registry) -> None:
         _require_readable(registry)
         served = registry.models.get(model)
         if served is None:
-            raise NotFoundError(f"there is no model {model!r}; there are {', '.join(sorted(registry.models)) or 'none'}")
+            raise NotFoundError(
+                f"there is no model {model!r}; there are {', '.join(sorted(registry.models)) or 'none'}"
+            )
         return describe_model(registry, served)
 
 
 def _add_health_routes(router: APIRouter, registry: Registry) -> None:
     @router.head("/health/live", include_in_schema=False)
-    @router.get("/health/live", summary="Is the process up?", tags=["health"], response_model_exclude_none=True)
+    @router.get(
+        "/health/live",
+        summary="Is the process up?",
+        tags=["health"],
+        response_model_exclude_none=True,
+    )
     async def live() -> Health:
         """200 while the process answers at all."""
         return Health(status="live")
 
     @router.head("/health/ready", include_in_schema=False)
-    @router.get("/health/ready", summary="May traffic be sent here?", tags=["health"], responses={503: {"model": Health}})
+    @router.get(
+        "/health/ready",
+        summary="May traffic be sent here?",
+        tags=["health"],
+        responses={503: {"model": Health}},
+    )
     async def ready() -> Response:
         """200 when every required model serves, at least one; else 503. `reason` names models that do not serve."""
         health = _health(registry)
-        return JSONResponse(health.model_dump(exclude_none=True), status_code=200 if registry.ready else 503)
+        return JSONResponse(
+            health.model_dump(exclude_none=True), status_code=200 if registry.ready else 503
+        )
 
 
 def _add_metrics_route(router: APIRouter, metrics: Metrics) -> None:
-    @router.get("/metrics", summary="Metrics for Prometheus", tags=["health"], response_class=PlainTextResponse)
+    @router.get(
+        "/metrics",
+        summary="Metrics for Prometheus",
+        tags=["health"],
+        response_class=PlainTextResponse,
+    )
     def show_metrics(accept: Annotated[str, Header(include_in_schema=False)] = "") -> Response:
         """Requests by outcome, latency by stage, batch sizes, queues, versions by state: in the text format or OpenMetrics."""
         try:
@@ -178,13 +210,17 @@ def _require_readable(registry: Registry) -> None:
 
 def _health(registry: Registry) -> Health:
     models = registry.models.values()
-    missing = ", ".join(sorted(model.name for model in models if model.served is None and model.state != "unloaded"))
+    missing = ", ".join(
+        sorted(model.name for model in models if model.served is None and model.state != "unloaded")
+    )
     reasons = ["the model store can not be read"] if registry.error else []
     if missing and registry.loaded:
         reasons.append(f"no proven version of {missing}")
     if registry.loaded:
         absent = registry.required.absent(registry.models).items()
-        reasons += [f"{setting} names {name}, which is not in the store" for name, setting in absent]
+        reasons += [
+            f"{setting} names {name}, which is not in the store" for name, setting in absent
+        ]
     if registry.ready:
         return Health(status="ready", reason="; ".join(reasons) or None)
     if not registry.loaded and not registry.error:

@@ -26,14 +26,18 @@ def add_documentation(app: FastAPI) -> None:
             swagger_js_url="/static/swagger-ui-bundle.js",
             swagger_css_url="/static/swagger-ui.css",
             swagger_favicon_url="/static/favicon.svg",
-            swagger_ui_parameters={"validatorUrl": None},  # its badge would send the document to another host
+            swagger_ui_parameters={
+                "validatorUrl": None
+            },  # its badge would send the document to another host
         )
 
 
 def _describe(app: FastAPI) -> dict[str, Any]:
     """FastAPI's document, as we really answer: no 422 (our invalid parameters are 400), and errors as problem+json."""
     if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        document = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
         for path in document["paths"].values():
             for operation in path.values():
                 operation["responses"].pop("422", None)

@@ -45,13 +45,19 @@ class Application(FastAPI):
         else:
             await self._ask_fastapi(scope, receive, send)
 
-    async def _predict(self, scope: Scope, receive: Receive, send: Send, model: str | None, version: str | None) -> None:
+    async def _predict(
+        self, scope: Scope, receive: Receive, send: Send, model: str | None, version: str | None
+    ) -> None:
         seen, headers = Prediction(), _decode(scope)
-        exchange: Exchange | None = scope.pop(EXCHANGE, None)  # it knows the scope: a cycle, which only the collector would end
+        exchange: Exchange | None = scope.pop(
+            EXCHANGE, None
+        )  # it knows the scope: a cycle, which only the collector would end
         asked = Asked(headers, scope["query_string"], receive, exchange)
         try:
             self._keys.check(headers.get("authorization"), "predict")
-            body, own_headers = await self._predictor.predict(asked, model, _canonical(version), seen)
+            body, own_headers = await self._predictor.predict(
+                asked, model, _canonical(version), seen
+            )
             reply = Reply(200, body, own_headers)
         except Exception as error:  # noqa: BLE001  whatever it is, it has one reply
             reply = reply_to(error, f"POST {scope['raw_path'].decode('ascii', 'backslashreplace')}")
@@ -59,7 +65,9 @@ class Application(FastAPI):
         answered = [*_encode(reply), (REQUEST_ID, identity)]
         try:
             if "receive" not in seen.seconds and _has_long_body(headers):
-                answered.append((b"connection", b"close"))  # or the client goes on sending, as slowly as it likes
+                answered.append(
+                    (b"connection", b"close")
+                )  # or the client goes on sending, as slowly as it likes
             elif exchange and exchange.answer(reply.status, answered, reply.body):
                 return
             await send({"type": "http.response.start", "status": reply.status, "headers": answered})
@@ -67,7 +75,11 @@ class Application(FastAPI):
         finally:
             self._metrics.observe(seen, reply.code)
             self._log.add(
-                scope, reply.status, seen.began, identity, f" {reply.code} {seen.model}/{seen.version} images={seen.images}"
+                scope,
+                reply.status,
+                seen.began,
+                identity,
+                f" {reply.code} {seen.model}/{seen.version} images={seen.images}",
             )
 
     async def _ask_fastapi(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,7 +100,10 @@ class Application(FastAPI):
 
 def _decode(scope: Scope) -> dict[str, str]:
     """A request's headers by name; of several of one name the first."""
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
+    return {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in reversed(scope["headers"])
+    }
 
 
 def _has_long_body(headers: Mapping[str, str]) -> bool:
@@ -98,8 +113,14 @@ def _has_long_body(headers: Mapping[str, str]) -> bool:
 
 
 def _encode(reply: Reply) -> list[tuple[bytes, bytes]]:
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers.items()]
-    return [(b"content-type", reply.media_type.encode()), (b"content-length", b"%d" % len(reply.body)), *headers]
+    headers = [
+        (name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers.items()
+    ]
+    return [
+        (b"content-type", reply.media_type.encode()),
+        (b"content-length", b"%d" % len(reply.body)),
+        *headers,
+    ]
 
 
 def _canonical(version: str | None) -> int | None:

@@ -43,7 +43,11 @@ def reply_to(error: Exception, asked: str) -> Reply:
             return Reply(CLIENT_CLOSED_REQUEST, b"", code="client_closed_request")
         case _:
             logger.error("%s failed", asked, exc_info=error)
-            return _tell(problem(500, "internal_error", "an error on our side; the server's log has the reason"))
+            return _tell(
+                problem(
+                    500, "internal_error", "an error on our side; the server's log has the reason"
+                )
+            )
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -54,7 +58,9 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101  registered for this class alone
-        code = {404: "route_not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+        code = {404: "route_not_found", 405: "method_not_allowed"}.get(
+            error.status_code, "http_error"
+        )
         detail = f"{request.method} {request.url.path}: {error.detail}; GET /docs lists the routes"
         return to_response(_tell(problem(error.status_code, code, detail), error.headers or {}))
 

@@ -11,7 +11,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 EXCHANGE: Final = "resident.exchange"
@@ -107,7 +111,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._watch_idle()
         else:
             self._watch_head()
-            self._head_bytes += 0 if self._head_is_new else len(data)  # what stands before its begin is another request's
+            self._head_bytes += (
+                0 if self._head_is_new else len(data)
+            )  # what stands before its begin is another request's
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self._end_head()
                 self.send_400_response("The request's head is too large.")
@@ -131,15 +137,21 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _unsupported_upgrade_warning(self) -> None:
         """Parse the request again without its wish: the parser has ended with the head, and took no body (uvicorn#2722)."""
-        if self._asked[0] == b"CONNECT":  # which llhttp takes for an upgrade whatever its headers say
+        if (
+            self._asked[0] == b"CONNECT"
+        ):  # which llhttp takes for an upgrade whatever its headers say
             self.send_400_response("CONNECT is not understood here.")
             return
         error = sys.exception()
-        rest = self._chunk[error.args[0] :] if isinstance(error, httptools.HttpParserUpgrade) else b""
+        rest = (
+            self._chunk[error.args[0] :] if isinstance(error, httptools.HttpParserUpgrade) else b""
+        )
         method, version = self._asked
         kept = [name + b": " + value for name, value in self.headers if name not in _UPGRADE]
         self.parser = httptools.HttpRequestParser(self)
-        self.data_received(b"\r\n".join([method + b" " + self.url + b" HTTP/" + version, *kept, b"", rest]))
+        self.data_received(
+            b"\r\n".join([method + b" " + self.url + b" HTTP/" + version, *kept, b"", rest])
+        )
 
     def _begin_head(self) -> None:
         self._end_head()
@@ -150,7 +162,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         cycle: RequestResponseCycle | None = self.cycle
         answered = cycle is not None and cycle.response_complete and not self.pipeline
         if answered and self.timeout_keep_alive_task is None and not self.transport.is_closing():
-            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def _watch_head(self) -> None:
         """Set the time for a head that has not come in one chunk, as most do."""

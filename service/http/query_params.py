@@ -37,7 +37,9 @@ def read_parameters(query: bytes, found: ServedVersion) -> Parameters:
     if not query:
         return _DEFAULTS
     try:
-        given = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MOST_FIELDS))
+        given = dict(
+            parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MOST_FIELDS)
+        )
     except ValueError:
         raise _invalid(f"the query has more than {MOST_FIELDS} parameters") from None
     if (coverage := given.get("coverage")) is not None:
@@ -59,7 +61,9 @@ def _whole(name: str, text: str) -> int:
 
 def _priority(text: str) -> Priority:
     if text not in PRIORITIES:
-        raise _invalid(f"priority must be 1 (interactive) or 2 (bulk: what interactive leaves), not {text[:40]!r}")
+        raise _invalid(
+            f"priority must be 1 (interactive) or 2 (bulk: what interactive leaves), not {text[:40]!r}"
+        )
     return PRIORITIES[text]
 
 

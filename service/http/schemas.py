@@ -22,7 +22,9 @@ class Prediction(BaseModel):
 
     label: str
     index: Annotated[int, Field(description="Position in the model's class_names.")]
-    score: Annotated[float, Field(ge=0, le=1, description="Probability, calibrated where the model is.")]
+    score: Annotated[
+        float, Field(ge=0, le=1, description="Probability, calibrated where the model is.")
+    ]
 
 
 class ItemError(BaseModel):
@@ -42,11 +44,15 @@ class Result(BaseModel):
     predictions: list[Prediction] | None = None
     labels: Annotated[
         list[str] | None,
-        Field(description="With `coverage`: the set that holds the right label with that probability, the most probable first."),
+        Field(
+            description="With `coverage`: the set that holds the right label with that probability, the most probable first."
+        ),
     ] = None
     abstained: Annotated[
         bool | None,
-        Field(description="Whether the image is unlike what the model was trained on. Only of models that can tell."),
+        Field(
+            description="Whether the image is unlike what the model was trained on. Only of models that can tell."
+        ),
     ] = None
     reason: Annotated[str | None, Field(description="Why the model abstained.")] = None
     error: ItemError | None = None
@@ -90,7 +96,8 @@ class ModelSummary(BaseModel):
     version: Annotated[int | None, Field(description="What answers where no version is named.")]
     digest: str | None
     proof: Annotated[
-        Literal["proven", "unproven"] | None, Field(description="Whether labelled images speak for the version that serves.")
+        Literal["proven", "unproven"] | None,
+        Field(description="Whether labelled images speak for the version that serves."),
     ] = None
     precision: Annotated[Precision | None, Field(description="Of the variant that answers.")]
     default: bool
@@ -112,7 +119,8 @@ class VersionState(BaseModel):
     ]
     reason: str | None = None
     held: Annotated[
-        Literal["load", "unload"] | None, Field(description="What an operator said of it on this replica; until taken back.")
+        Literal["load", "unload"] | None,
+        Field(description="What an operator said of it on this replica; until taken back."),
     ] = None
 
 
@@ -121,10 +129,17 @@ class VariantDetail(BaseModel):
 
     precision: Precision
     serving: bool
-    tolerance: Annotated[float, Field(description="How far a golden image's logit may be from the one expected of this file.")]
+    tolerance: Annotated[
+        float,
+        Field(
+            description="How far a golden image's logit may be from the one expected of this file."
+        ),
+    ]
     milliseconds: Annotated[
         tuple[float, ...] | None,
-        Field(description="Of a batch of 1 and of 8 here, where variants were measured beside each other."),
+        Field(
+            description="Of a batch of 1 and of 8 here, where variants were measured beside each other."
+        ),
     ] = None
     reason: Annotated[str | None, Field(description="Why it can not serve here.")] = None
     gate: list[Check]
@@ -134,22 +149,33 @@ class ModelDetail(ModelSummary):
     """What a model's serving version is, where it comes from and what its gates found."""
 
     layer: Literal["published", "built-in"] | None = None
-    reason: Annotated[str | None, Field(description="What is wrong, where it is not one version's fault.")] = None
+    reason: Annotated[
+        str | None, Field(description="What is wrong, where it is not one version's fault.")
+    ] = None
     versions: list[VersionState]
     aliases: Annotated[
-        dict[str, int | None] | None, Field(description="Where each points; null where its newest event can not be read.")
+        dict[str, int | None] | None,
+        Field(description="Where each points; null where its newest event can not be read."),
     ]
-    version_policy: Annotated[str | None, Field(description="Which of its versions this replica serves.")] = None
+    version_policy: Annotated[
+        str | None, Field(description="Which of its versions this replica serves.")
+    ] = None
     class_names: list[str] | None = None
     input: Input | None = None
     preprocessing: Preprocessing | None = None
     max_batch_size: int | None = None
-    can_abstain: Annotated[bool | None, Field(description="Whether it says where an image is unlike what it knows.")] = None
-    coverages: Annotated[list[float] | None, Field(description="What `coverage` may be when predicting.")] = None
+    can_abstain: Annotated[
+        bool | None, Field(description="Whether it says where an image is unlike what it knows.")
+    ] = None
+    coverages: Annotated[
+        list[float] | None, Field(description="What `coverage` may be when predicting.")
+    ] = None
     calibration: Calibration | None = None
     metrics: Metrics | None = None
     gate: list[Check] | None = None
-    precision_note: Annotated[str | None, Field(description="Why another precision than SERVICE_PRECISION names answers.")] = None
+    precision_note: Annotated[
+        str | None, Field(description="Why another precision than SERVICE_PRECISION names answers.")
+    ] = None
     variants: list[VariantDetail] | None = None
     training: Training | None = None
     imported: Imported | None = None

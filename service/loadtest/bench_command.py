@@ -10,7 +10,13 @@ import click
 import orjson
 import uvloop
 
-from service.loadtest.command_options import PICTURE_SUFFIXES, Number, OutputFile, plain_errors, require_extra
+from service.loadtest.command_options import (
+    PICTURE_SUFFIXES,
+    Number,
+    OutputFile,
+    plain_errors,
+    require_extra,
+)
 from service.loadtest.errors import MeasurementError
 from service.loadtest.load import Load, run_load
 from service.loadtest.load_report import report_on
@@ -45,7 +51,10 @@ def _parse_headers(_: click.Context, __: click.Parameter, texts: tuple[str, ...]
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("url")
-@click.option("--model", help="The model to ask, where URL is a bare address.  [default: the server's default model]")
+@click.option(
+    "--model",
+    help="The model to ask, where URL is a bare address.  [default: the server's default model]",
+)
 @click.option(
     "--image",
     "images",
@@ -54,7 +63,11 @@ def _parse_headers(_: click.Context, __: click.Parameter, texts: tuple[str, ...]
     help="An image to send, or a folder of them; may be repeated.  [default: one of the built-in model's]",
 )
 @click.option(
-    "--images-per-request", type=click.IntRange(1, 4096), default=1, show_default=True, help="More than one are sent as a form."
+    "--images-per-request",
+    type=click.IntRange(1, 4096),
+    default=1,
+    show_default=True,
+    help="More than one are sent as a form.",
 )
 @click.option(
     "--connections",
@@ -67,9 +80,19 @@ def _parse_headers(_: click.Context, __: click.Parameter, texts: tuple[str, ...]
     type=Number(MOST_RATE),
     help="Requests a second that arrive at random (Poisson) and wait for no answer; latency counts from the moment each was due.",
 )
-@click.option("--duration", type=Number(MOST_SECONDS), default=10.0, show_default=True, help="Seconds that are counted.")
 @click.option(
-    "--warm-up", type=Number(MOST_SECONDS, least=0), default=1.0, show_default=True, help="Seconds before that which are not."
+    "--duration",
+    type=Number(MOST_SECONDS),
+    default=10.0,
+    show_default=True,
+    help="Seconds that are counted.",
+)
+@click.option(
+    "--warm-up",
+    type=Number(MOST_SECONDS, least=0),
+    default=1.0,
+    show_default=True,
+    help="Seconds before that which are not.",
 )
 @click.option(
     "--timeout",
@@ -95,9 +118,19 @@ def _parse_headers(_: click.Context, __: click.Parameter, texts: tuple[str, ...]
     help="Where the distribution of the latency is drawn: .svg, .png or .pdf.",
 )
 def bench(
-    url: str, model: str | None, images: tuple[Path, ...], images_per_request: int, connections: int | None, rate: float | None,
-    duration: float, warm_up: float, timeout: float, headers: dict[str, str], document: Path | None, picture: Path,
-) -> None:  # fmt: skip
+    url: str,
+    model: str | None,
+    images: tuple[Path, ...],
+    images_per_request: int,
+    connections: int | None,
+    rate: float | None,
+    duration: float,
+    warm_up: float,
+    timeout: float,
+    headers: dict[str, str],
+    document: Path | None,
+    picture: Path,
+) -> None:
     """Load the server at URL, and show its latency by percentile, images a second, and errors by kind.
 
     By default so many clients ask again and again (a closed loop): what the server carries. With --rate requests come as strangers'
@@ -123,10 +156,17 @@ def bench(
         most = connections or (OPEN_CONNECTIONS if rate else CLOSED_CONNECTIONS)
         _allow_connections(most)
         load = Load(target.address, requests, most, rate, warm_up, duration, timeout)
-        display.say(f"{target.url}: {_describe(load)}; {_name(sent)}, {images_per_request} a request")
+        display.say(
+            f"{target.url}: {_describe(load)}; {_name(sent)}, {images_per_request} a request"
+        )
         with display.progress("loading", warm_up + duration):
             samples = uvloop.run(
-                run_load(load, lambda now, so_far: display.advance(min(now, duration) + warm_up, load_figures(so_far, now)))
+                run_load(
+                    load,
+                    lambda now, so_far: display.advance(
+                        min(now, duration) + warm_up, load_figures(so_far, now)
+                    ),
+                )
             )
         report = report_on(samples, duration)
         display.show(load_table(report, _describe(load)))
@@ -138,20 +178,31 @@ def bench(
             )
         if document:
             written = {
-                "url": target.url, "sent": [image.name for image in sent], "images_per_request": images_per_request,
-                "connections": most, "rate": rate, "warm_up_seconds": warm_up, **asdict(report),
+                "url": target.url,
+                "sent": [image.name for image in sent],
+                "images_per_request": images_per_request,
+                "connections": most,
+                "rate": rate,
+                "warm_up_seconds": warm_up,
+                **asdict(report),
                 "images_per_second": report.images_per_second,
-            }  # fmt: skip
-            document.write_bytes(orjson.dumps(written, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+            }
+            document.write_bytes(
+                orjson.dumps(written, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+            )
         draw_load(samples, f"{target.url}\n{_describe(load)}", picture, over_time=rate is not None)
         display.say(f"picture: {picture}")
         if not report.answered:
             raise MeasurementError(
-                "no request was answered in full" if report.requests else "no request was due: raise --duration or --rate"
+                "no request was answered in full"
+                if report.requests
+                else "no request was due: raise --duration or --rate"
             )
 
 
-async def _choose_images(target: Target, model: str | None, paths: Sequence[Path], timeout_seconds: float) -> list[Image]:
+async def _choose_images(
+    target: Target, model: str | None, paths: Sequence[Path], timeout_seconds: float
+) -> list[Image]:
     """What was named, else one that suits the model's input."""
     if paths:
         return read_images(paths)
@@ -163,7 +214,9 @@ def _allow_connections(count: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = count + SPARE_FILES
     if hard != resource.RLIM_INFINITY and needed > hard:
-        raise MeasurementError(f"{count} connections need {needed} open files; here {hard} are allowed (`ulimit -Hn`)")
+        raise MeasurementError(
+            f"{count} connections need {needed} open files; here {hard} are allowed (`ulimit -Hn`)"
+        )
     if soft != resource.RLIM_INFINITY and needed > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 

@@ -24,7 +24,9 @@ def plain_errors() -> Iterator[None]:
     except (MeasurementError, ModelStoreError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
-        raise click.ClickException(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
+        raise click.ClickException(
+            f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        ) from error
 
 
 def require_extra() -> None:
@@ -43,7 +45,9 @@ class Number(click.FloatRange):
     def __init__(self, most: float, least: float | None = None) -> None:
         super().__init__(min=least or 0, max=most, min_open=least is None)
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
         """As click calls it."""
         number = float(super().convert(value, param, ctx))
         if math.isnan(number):

@@ -123,7 +123,9 @@ async def connect(address: Address, timeout_seconds: float) -> Connection:
     loop: Any = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout_seconds):
-            _, connection = await loop.create_connection(Connection, address.host, address.port, ssl=context)
+            _, connection = await loop.create_connection(
+                Connection, address.host, address.port, ssl=context
+            )
     except TimeoutError:
         raise ConnectionFailedError(timed_out(timeout_seconds)) from None
     except OSError as error:

@@ -69,10 +69,18 @@ def load_figures(samples: Samples, seconds: float) -> str:
 
 def load_table(report: LoadReport, title: str) -> Table:
     """Counts, rates, latencies and errors of a load."""
-    table = Table(Column("", no_wrap=True), Column("", justify="right", no_wrap=True), "", title=title, show_header=False)
+    table = Table(
+        Column("", no_wrap=True),
+        Column("", justify="right", no_wrap=True),
+        "",
+        title=title,
+        show_header=False,
+    )
     table.add_row("answered", f"{report.answered:,}", f"of {report.requests:,} requests")
     table.add_row(
-        "images/s", f"{report.images_per_second:,.1f}", f"{report.images:,} answered within {report.duration_seconds:g} s"
+        "images/s",
+        f"{report.images_per_second:,.1f}",
+        f"{report.images:,} answered within {report.duration_seconds:g} s",
     )
     for what, latency in (("latency", report.latency), ("refusals", report.refused)):
         if latency:
@@ -88,7 +96,10 @@ def load_table(report: LoadReport, title: str) -> Table:
 
 def tuning_table(curves: Sequence[Curve], chosen: Measured | None, p99_ms: float | None) -> Table:
     """Every setting that was measured; the chosen one is marked, and what misses the wished p99 is red."""
-    figures = [Column(name, justify="right") for name in ("inst.", "threads", "batch", "images/s", "p50 ms", "p99 ms")]
+    figures = [
+        Column(name, justify="right")
+        for name in ("inst.", "threads", "batch", "images/s", "p50 ms", "p99 ms")
+    ]
     caption = "under full load, a batch waiting for each that runs; `alone`: one client"
     table = Table("precision", *figures, "", title="settings", caption=caption)
     for curve in curves:

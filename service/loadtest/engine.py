@@ -15,7 +15,9 @@ from model_store.store import ModelStore
 from service.engine.loaded_version import EngineOptions, ServedVersion
 
 WARM_UP: Final = 0.25  # of the time that is counted, and everyone was answered once
-LEAST_BATCHES: Final = 4  # an instance, however long they take: the percentiles of fewer say nothing
+LEAST_BATCHES: Final = (
+    4  # an instance, however long they take: the percentiles of fewer say nothing
+)
 NO_DEADLINE_SECONDS: Final = 1e6
 NOISE_IMAGES: Final = 64
 
@@ -57,10 +59,14 @@ class Measured:
     def plus(self, other: "Measured") -> "Measured":
         """Both together, of the same setting."""
         latencies = np.concatenate([self.latencies, other.latencies])
-        return Measured(self.setting, latencies, self.seconds + other.seconds, self.times + other.times)
+        return Measured(
+            self.setting, latencies, self.seconds + other.seconds, self.times + other.times
+        )
 
 
-def measure_setting(store: ModelStore, model: str, version: int, setting: Setting, seconds: float) -> Measured:
+def measure_setting(
+    store: ModelStore, model: str, version: int, setting: Setting, seconds: float
+) -> Measured:
     """Load the version with this setting, and let it work for so long. Raises ModelStoreError."""
     options = EngineOptions(
         session=SessionOptions(intra_op_num_threads=setting.intra_op_num_threads),
@@ -78,7 +84,9 @@ def measure_setting(store: ModelStore, model: str, version: int, setting: Settin
 
 async def _work(served: ServedVersion, setting: Setting, seconds: float) -> Measured:
     shape = served.version.manifest.input
-    noise = np.random.default_rng(0).integers(0, 256, (NOISE_IMAGES, shape.height, shape.width, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(
+        0, 256, (NOISE_IMAGES, shape.height, shape.width, 3), np.uint8
+    )
     least = LEAST_BATCHES * (1 if setting.alone else setting.instances * setting.max_batch_size)
     warm_from = time.perf_counter() + WARM_UP * seconds
     counted_from = ended_at = 0.0
@@ -89,7 +97,9 @@ async def _work(served: ServedVersion, setting: Setting, seconds: float) -> Meas
         nonlocal counted_from, ended_at, warming
         while not ended_at:
             sent = time.perf_counter()
-            await served.batcher.submit(noise[number % NOISE_IMAGES], time.monotonic() + NO_DEADLINE_SECONDS)
+            await served.batcher.submit(
+                noise[number % NOISE_IMAGES], time.monotonic() + NO_DEADLINE_SECONDS
+            )
             now = time.perf_counter()
             if not counted_from:
                 warming -= 1

@@ -10,7 +10,13 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import (
+    FixedFormatter,
+    FixedLocator,
+    LogLocator,
+    NullLocator,
+    StrMethodFormatter,
+)
 
 from service.loadtest.engine import Measured
 from service.loadtest.load import Sample
@@ -44,32 +50,57 @@ def draw_load(samples: Sequence[Sample], title: str, path: Path, *, over_time: b
         left, *right = figure.subplots(1, 1 + over_time, squeeze=False)[0]
         _draw_percentiles(left, answered)
         for axes in right:
-            for group, label, style in ((answered, "answered", "."), (refused, "not answered", "x")):
+            for group, label, style in (
+                (answered, "answered", "."),
+                (refused, "not answered", "x"),
+            ):
                 if group:
                     due = [sample.due for sample in group]
-                    axes.plot(due, milliseconds(group), style, markersize=3, alpha=0.5, label=label, rasterized=True)
+                    axes.plot(
+                        due,
+                        milliseconds(group),
+                        style,
+                        markersize=3,
+                        alpha=0.5,
+                        label=label,
+                        rasterized=True,
+                    )
             axes.set(xlabel="due at (s)", ylabel="latency (ms)")
             axes.set_ylim(bottom=0)
             if refused:
                 axes.legend()
 
 
-def draw_tuning(curves: Sequence[Curve], chosen: Measured, p99_ms: float | None, title: str, path: Path) -> None:
+def draw_tuning(
+    curves: Sequence[Curve], chosen: Measured, p99_ms: float | None, title: str, path: Path
+) -> None:
     """What more throughput costs in latency: a line a curve, each point with its batch size, the chosen one ringed."""
     with _figure(path, 6.4, 4.4, title) as figure:
         axes = figure.subplots()
         for number, curve in enumerate(curves):
             x = [point.images_per_second for point in curve.points]
             y = [point.percentile_ms(99) for point in curve.points]
-            axes.plot(x, y, "o-" if number < MOST_COLOURS else "s--", markersize=4, label=curve.name)
+            axes.plot(
+                x, y, "o-" if number < MOST_COLOURS else "s--", markersize=4, label=curve.name
+            )
             for point, at in zip(curve.points, zip(x, y, strict=True), strict=True):
                 size = "alone" if point.setting.alone else str(point.setting.max_batch_size)
-                axes.annotate(size, at, xytext=(4, -9), textcoords="offset points", fontsize=7, color="0.4")
+                axes.annotate(
+                    size, at, xytext=(4, -9), textcoords="offset points", fontsize=7, color="0.4"
+                )
         axes.plot(
-            chosen.images_per_second, chosen.percentile_ms(99), "o", markersize=12, fillstyle="none", color="black", label="chosen"
+            chosen.images_per_second,
+            chosen.percentile_ms(99),
+            "o",
+            markersize=12,
+            fillstyle="none",
+            color="black",
+            label="chosen",
         )
         if p99_ms is not None:
-            axes.axhline(p99_ms, color="0.3", linewidth=0.9, linestyle=":", label=f"p99 of {p99_ms:g} ms")
+            axes.axhline(
+                p99_ms, color="0.3", linewidth=0.9, linestyle=":", label=f"p99 of {p99_ms:g} ms"
+            )
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

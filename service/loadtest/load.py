@@ -16,9 +16,18 @@ from typing import Any, Final, TypeGuard
 import numpy as np
 import orjson
 
-from service.loadtest.connection import Address, Connection, ConnectionFailedError, Response, connect, timed_out
+from service.loadtest.connection import (
+    Address,
+    Connection,
+    ConnectionFailedError,
+    Response,
+    connect,
+    timed_out,
+)
 
-PAUSE_AFTER_FAILURE_SECONDS: Final = 0.05  # a port that refuses would else be asked 10,000 times a second
+PAUSE_AFTER_FAILURE_SECONDS: Final = (
+    0.05  # a port that refuses would else be asked 10,000 times a second
+)
 PROGRESS_SECONDS: Final = 0.2
 
 
@@ -80,9 +89,17 @@ def classify(response: Response, images: int) -> tuple[int, str | None]:
         if b'"error"' not in response.body:
             return images, None
         results = _json(response.body).get("results")  # other servers may mean something else by it
-        errors = [result["error"] for result in results if "error" in result] if _is_list_of_objects(results) else []
+        errors = (
+            [result["error"] for result in results if "error" in result]
+            if _is_list_of_objects(results)
+            else []
+        )
         codes = [error.get("code") for error in errors if isinstance(error, dict)]
-        return (images - len(codes), f"{response.status}, but an image: {codes[0]}") if codes else (images, None)
+        return (
+            (images - len(codes), f"{response.status}, but an image: {codes[0]}")
+            if codes
+            else (images, None)
+        )
     return 0, f"{response.status} {_json(response.body).get('code') or _phrase(response.status)}"
 
 
@@ -149,11 +166,17 @@ class _Generator:
         try:
             connection = await self._take(due + self._load.timeout_seconds)
             sample.sent = self._now()
-            response = await connection.ask(request.data, due + self._load.timeout_seconds - sample.sent)
+            response = await connection.ask(
+                request.data, due + self._load.timeout_seconds - sample.sent
+            )
             sample.status = response.status
             sample.images, sample.error = classify(response, request.images)
         except ConnectionFailedError as error:
-            sample.error = timed_out(self._load.timeout_seconds) if error.kind.startswith("no answer") else error.kind
+            sample.error = (
+                timed_out(self._load.timeout_seconds)
+                if error.kind.startswith("no answer")
+                else error.kind
+            )
         finally:
             if connection:
                 self._give_back(connection)

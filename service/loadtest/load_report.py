@@ -52,7 +52,9 @@ def report_on(samples: Sequence[Sample], duration_seconds: float) -> LoadReport:
     images = sum(sample.images for sample in samples if 0 <= sample.ended <= duration_seconds)
     samples = counted(samples)
     answered = [sample for sample in samples if sample.error is None]
-    refused = [sample for sample in samples if sample.error is not None and sample.status is not None]
+    refused = [
+        sample for sample in samples if sample.error is not None and sample.status is not None
+    ]
     errors: dict[str, int] = {}
     for sample in samples:
         if sample.error is not None:

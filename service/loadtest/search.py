@@ -61,7 +61,9 @@ class Wish:
 
 
 def list_precisions(
-    version: Version, budget_points: float | None, leave_out: Callable[[Precision, str], None] = lambda *_: None
+    version: Version,
+    budget_points: float | None,
+    leave_out: Callable[[Precision, str], None] = lambda *_: None,
 ) -> list[Precision]:
     """The precisions to try; `leave_out` is told why of the others.
 
@@ -84,9 +86,13 @@ def list_precisions(
     return precisions
 
 
-def list_settings(precisions: Sequence[Precision], cpus: int, largest_batch: int) -> list[list[Setting]]:
+def list_settings(
+    precisions: Sequence[Precision], cpus: int, largest_batch: int
+) -> list[list[Setting]]:
     """For each curve its settings: every way to share the CPUs evenly, one client, then batches that double."""
-    batches = [1 << power for power in range(largest_batch.bit_length()) if 1 << power < largest_batch] + [largest_batch]
+    batches = [
+        1 << power for power in range(largest_batch.bit_length()) if 1 << power < largest_batch
+    ] + [largest_batch]
     return [
         [Setting(precision, cpus // threads, threads, 1, alone=True)]
         + [Setting(precision, cpus // threads, threads, size) for size in batches]
@@ -97,7 +103,10 @@ def list_settings(precisions: Sequence[Precision], cpus: int, largest_batch: int
 
 
 def search(
-    curves: Sequence[Sequence[Setting]], measure: Measure, wish: Wish, report: Callable[[Curve], None] = lambda _: None
+    curves: Sequence[Sequence[Setting]],
+    measure: Measure,
+    wish: Wish,
+    report: Callable[[Curve], None] = lambda _: None,
 ) -> list[Curve]:
     """Measure all curves, then each one's lone client and the best points once more, and `report` each curve in between.
 
@@ -148,7 +157,9 @@ def choose(curves: Sequence[Curve], wish: Wish) -> Chosen | None:
     sure = [point for point in points if point.times == often]
     close = [point for point in sure if GAIN * point.images_per_second >= sure[0].images_per_second]
     best = min(close, key=lambda point: point.percentile_ms(99))
-    return next(Chosen(curve, best) for curve in curves if any(point is best for point in curve.loaded))
+    return next(
+        Chosen(curve, best) for curve in curves if any(point is best for point in curve.loaded)
+    )
 
 
 def describe(setting: Setting) -> str:
@@ -168,7 +179,9 @@ def summarise(curve: Curve) -> str:
 def _best_first(curves: Sequence[Curve], wish: Wish) -> list[Measured]:
     holding = list(_holding(curves, wish))
     if wish.mode == "latency" and holding:
-        fastest = min((curve for curve, _ in holding), key=lambda curve: curve.alone.percentile_ms(50))
+        fastest = min(
+            (curve for curve, _ in holding), key=lambda curve: curve.alone.percentile_ms(50)
+        )
         holding = [(curve, point) for curve, point in holding if curve is fastest]
     return sorted((point for _, point in holding), key=lambda point: -point.images_per_second)
 
@@ -186,4 +199,8 @@ def _over_budget(variant: Variant, budget_points: float | None) -> str | None:
     lost = next((check.value for check in variant.gate if check.check == LOSS_CHECK), None)
     if lost is None:
         return "its manifest does not say what it loses"
-    return f"it loses {lost:.2f} points, allowed are {budget_points:g}" if lost > budget_points else None
+    return (
+        f"it loses {lost:.2f} points, allowed are {budget_points:g}"
+        if lost > budget_points
+        else None
+    )

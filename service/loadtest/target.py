@@ -14,7 +14,13 @@ import orjson
 from model_store.preprocessing import sniff
 from model_store.store import BUILTIN_DEFAULT_MODEL, BUILTIN_ROOT
 from service.http.request_body import FIELD
-from service.loadtest.connection import Address, Connection, ConnectionFailedError, Response, connect
+from service.loadtest.connection import (
+    Address,
+    Connection,
+    ConnectionFailedError,
+    Response,
+    connect,
+)
 from service.loadtest.errors import MeasurementError
 from service.loadtest.load import Request
 
@@ -60,11 +66,20 @@ def parse_target(url: str, model: str | None, headers: Mapping[str, str]) -> Tar
         raise MeasurementError(f"{url!r} is no address of a server: write http://HOST:PORT")
     path = parts.path + (f"?{parts.query}" if parts.query else "")
     if parts.path in {"", "/"}:
-        path = (f"/v1/models/{quote(model, safe='')}/predict" if model else "/v1/predict") + path.removeprefix("/")
+        path = (
+            f"/v1/models/{quote(model, safe='')}/predict" if model else "/v1/predict"
+        ) + path.removeprefix("/")
     elif model:
-        raise MeasurementError(f"{url} names a route already, so --model {model} says nothing: leave one of them out")
+        raise MeasurementError(
+            f"{url} names a route already, so --model {model} says nothing: leave one of them out"
+        )
     tls = parts.scheme == "https"
-    return Target(Address(host, port or (443 if tls else 80), tls), parts.netloc.rpartition("@")[2], path, dict(headers))
+    return Target(
+        Address(host, port or (443 if tls else 80), tls),
+        parts.netloc.rpartition("@")[2],
+        path,
+        dict(headers),
+    )
 
 
 def read_images(paths: Sequence[Path]) -> list[Image]:
@@ -72,7 +87,11 @@ def read_images(paths: Sequence[Path]) -> list[Image]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = [file for file in _sample(sorted(path.rglob("*")), MOST_LOOKED_AT) if file.is_file() and is_image(file)]
+            found = [
+                file
+                for file in _sample(sorted(path.rglob("*")), MOST_LOOKED_AT)
+                if file.is_file() and is_image(file)
+            ]
             if not found:
                 raise MeasurementError(f"{path} has no image in it")
             files += found
@@ -106,12 +125,19 @@ def built_in_image(shorter_side: int | None) -> Image:
     return Image(f"built-in {name}", (newest / "golden" / name).read_bytes())
 
 
-def make_requests(target: Target, images: Sequence[Image], images_per_request: int) -> list[Request]:
+def make_requests(
+    target: Target, images: Sequence[Image], images_per_request: int
+) -> list[Request]:
     """Whole requests that go through the images in turn, as many as fit in memory: a raw body each, or a form of several."""
     requests: list[Request] = []
     for number in range(math.lcm(len(images), images_per_request) // images_per_request):
         first = number * images_per_request
-        requests.append(_request(target, [images[(first + place) % len(images)].data for place in range(images_per_request)]))
+        requests.append(
+            _request(
+                target,
+                [images[(first + place) % len(images)].data for place in range(images_per_request)],
+            )
+        )
         if sum(len(request.data) for request in requests) > MOST_BYTES:
             break
     return requests
@@ -120,7 +146,10 @@ def make_requests(target: Target, images: Sequence[Image], images_per_request: i
 async def try_once(target: Target, request: Request, timeout_seconds: float) -> None:
     """Send one request. Raises MeasurementError where the server is not there, or refuses what it would be loaded with."""
     response = await _ask(target, request.data, timeout_seconds)
-    if response.status < 400 or response.status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.GATEWAY_TIMEOUT}:
+    if response.status < 400 or response.status in {
+        HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.GATEWAY_TIMEOUT,
+    }:
         return  # what overload does to it is what is to be measured
     said = _document(response)
     reason = f"{said.get('code', '')}: {said.get('detail', 'no reason given')}"
@@ -131,12 +160,20 @@ async def ask_input_side(target: Target, model: str | None, timeout_seconds: flo
     """The shorter side of the model's input in pixels, where the server is this service and says so."""
     name = model
     if name is None:
-        listed = _document(await _ask(target, _get(target, "/v1/models"), timeout_seconds)).get("models")
-        models = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+        listed = _document(await _ask(target, _get(target, "/v1/models"), timeout_seconds)).get(
+            "models"
+        )
+        models = (
+            [entry for entry in listed if isinstance(entry, dict)]
+            if isinstance(listed, list)
+            else []
+        )
         name = next((str(entry.get("model")) for entry in models if entry.get("default")), None)
     if name is None:
         return None
-    shape = _document(await _ask(target, _get(target, f"/v1/models/{quote(name, safe='')}"), timeout_seconds)).get("input")
+    shape = _document(
+        await _ask(target, _get(target, f"/v1/models/{quote(name, safe='')}"), timeout_seconds)
+    ).get("input")
     sides = [shape.get("height"), shape.get("width")] if isinstance(shape, dict) else []
     return min((side for side in sides if isinstance(side, int)), default=None)
 
@@ -148,7 +185,9 @@ async def _ask(target: Target, data: bytes, timeout_seconds: float) -> Response:
         return await connection.ask(data, timeout_seconds)
     except ConnectionFailedError as error:
         where = f"{target.address.host}:{target.address.port}"
-        raise MeasurementError(f"{where}: {error.kind}. Is a server there? `python -m service` starts one and says where") from None
+        raise MeasurementError(
+            f"{where}: {error.kind}. Is a server there? `python -m service` starts one and says where"
+        ) from None
     finally:
         if connection:
             connection.close()
@@ -164,11 +203,19 @@ def _document(response: Response) -> dict[str, Any]:
 
 def _request(target: Target, images: Sequence[bytes]) -> Request:
     if len(images) == 1:
-        return Request(_head(target, "POST", target.path, "application/octet-stream", len(images[0])) + images[0], 1)
+        return Request(
+            _head(target, "POST", target.path, "application/octet-stream", len(images[0]))
+            + images[0],
+            1,
+        )
     boundary = secrets.token_hex(16)
     part = f'--{boundary}\r\nContent-Disposition: form-data; name="{FIELD}"; filename="image"\r\n\r\n'.encode()
     body = b"".join(part + image + b"\r\n" for image in images) + f"--{boundary}--\r\n".encode()
-    return Request(_head(target, "POST", target.path, f"multipart/form-data; boundary={boundary}", len(body)) + body, len(images))
+    return Request(
+        _head(target, "POST", target.path, f"multipart/form-data; boundary={boundary}", len(body))
+        + body,
+        len(images),
+    )
 
 
 def _get(target: Target, path: str) -> bytes:

@@ -12,7 +12,13 @@ from service.engine.tuned_settings import Choice, Key, Mode, write_choice
 from service.engine.tuned_settings import Measured as MeasuredChoice
 from service.engine.tuned_settings_lookup import FOLDER
 from service.host.cpu_limit import cpu_limit
-from service.loadtest.command_options import PICTURE_SUFFIXES, Number, OutputFile, plain_errors, require_extra
+from service.loadtest.command_options import (
+    PICTURE_SUFFIXES,
+    Number,
+    OutputFile,
+    plain_errors,
+    require_extra,
+)
 from service.loadtest.engine import Measured, Setting, measure_setting
 from service.loadtest.errors import MeasurementError
 from service.loadtest.search import (
@@ -74,7 +80,12 @@ DIRECTORY = click.Path(file_okay=False, path_type=Path)
     help="How long each setting works; longer where a batch is slow.",
 )
 @click.option(
-    "--store", type=DIRECTORY, default=DEFAULT_ROOT, show_default=True, envvar="SERVICE_STORE", help="Where the model is."
+    "--store",
+    type=DIRECTORY,
+    default=DEFAULT_ROOT,
+    show_default=True,
+    envvar="SERVICE_STORE",
+    help="Where the model is.",
 )
 @click.option(
     "--cache",
@@ -89,9 +100,16 @@ DIRECTORY = click.Path(file_okay=False, path_type=Path)
     help="Where the curve is drawn: .svg, .png or .pdf.  [default: beside the choice]",
 )
 def tune(
-    model: str, p99_ms: float | None, budget: float | None, mode: Mode, largest: int, seconds: float, store: Path, cache: Path,
+    model: str,
+    p99_ms: float | None,
+    budget: float | None,
+    mode: Mode,
+    largest: int,
+    seconds: float,
+    store: Path,
+    cache: Path,
     picture: Path | None,
-) -> None:  # fmt: skip
+) -> None:
     """Measure instances, threads, batch sizes and precisions of MODEL (or MODEL/VERSION) on this machine, and choose.
 
     Each works on the service's own engine under full load. The choice holds for this version's files, this kind of CPU and as many
@@ -113,9 +131,13 @@ def tune(
         model_store = ModelStore(store, BUILTIN_ROOT)
         name, _, number = model.partition("/")
         with model_store.open(name, model_store.resolve(name, number or None)) as version:
-            precisions = list_precisions(version, budget, lambda left_out, why: display.say(f"{left_out} is left out: {why}"))
+            precisions = list_precisions(
+                version, budget, lambda left_out, why: display.say(f"{left_out} is left out: {why}")
+            )
             curves = list_settings(precisions, cpus, min(largest, version.manifest.max_batch_size))
-            display.say(f"{version}: {', '.join(precisions)} on {cpus} CPUs, {seconds:g} s a setting")
+            display.say(
+                f"{version}: {', '.join(precisions)} on {cpus} CPUs, {seconds:g} s a setting"
+            )
             done = 0
             throughputs: dict[Setting, list[float]] = {}
 
@@ -143,11 +165,15 @@ def tune(
                     "yellow",
                 )
             if chosen is None:
-                raise MeasurementError(f"nothing here holds a p99 of {p99_ms:g} ms under load; nothing was written")
+                raise MeasurementError(
+                    f"nothing here holds a p99 of {p99_ms:g} ms under load; nothing was written"
+                )
             choice = _choice(Key.of(version, cpus), wish, chosen)
             written = write_choice(cache, choice)
         display.say(f"chosen: {choice}")
-        display.say(f"written: {written}; `python -m service` takes it where these settings are not set, as it starts on a CPU")
+        display.say(
+            f"written: {written}; `python -m service` takes it where these settings are not set, as it starts on a CPU"
+        )
         drawn = picture or written.with_suffix(".svg")
         draw_tuning(measured, chosen.point, p99_ms, f"{version} on {cpus} CPUs", drawn)
         display.say(f"picture: {drawn}")

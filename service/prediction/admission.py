@@ -29,7 +29,9 @@ class UploadBudget:
         def hold(count: int) -> None:
             nonlocal held
             if self.held_bytes + max(count, 1) > self._max_upload_bytes and self.held_bytes > held:
-                raise overloaded(f"bodies of {self.held_bytes:,} bytes are being held; {self._max_upload_bytes:,} are allowed")
+                raise overloaded(
+                    f"bodies of {self.held_bytes:,} bytes are being held; {self._max_upload_bytes:,} are allowed"
+                )
             self.held_bytes += count
             held += count
 
@@ -88,11 +90,17 @@ class Admission:
     def check_room(self, priority: Priority = INTERACTIVE) -> None:
         """Raise OverloadedError where the queue is full, so that no body is read in vain."""
         if (waiting := self._room.ahead_of(priority)) >= self._room.max_queue_size:
-            raise self._full(priority, f"{waiting} images wait already; {self._room.max_queue_size} are allowed")
+            raise self._full(
+                priority, f"{waiting} images wait already; {self._room.max_queue_size} are allowed"
+            )
 
     @contextmanager
     def queue(
-        self, count: int, remaining_seconds: float = math.inf, priority: Priority = INTERACTIVE, decode_seconds: float = 0.0
+        self,
+        count: int,
+        remaining_seconds: float = math.inf,
+        priority: Priority = INTERACTIVE,
+        decode_seconds: float = 0.0,
     ) -> Iterator[None]:
         """Hold room for a request's images. Raises TooLargeError, and OverloadedError where they find no room or would be late.
 
@@ -101,11 +109,20 @@ class Admission:
         """
         most, waiting = self._room.max_queue_size, self._room.ahead_of(priority)
         if count > most:
-            raise TooLargeError(f"{count} images never fit in the queue of {most}", code="too_many_images")
+            raise TooLargeError(
+                f"{count} images never fit in the queue of {most}", code="too_many_images"
+            )
         if waiting + count > most:
-            raise self._full(priority, f"{waiting} images wait already, and {count} more would pass the {most} allowed")
+            raise self._full(
+                priority,
+                f"{waiting} images wait already, and {count} more would pass the {most} allowed",
+            )
         ahead = self._own.ahead_of(priority)
-        if self.images and (wait := decode_seconds + self._predict_seconds(ahead, count, priority)) > remaining_seconds:
+        if (
+            self.images
+            and (wait := decode_seconds + self._predict_seconds(ahead, count, priority))
+            > remaining_seconds
+        ):
             raise overloaded(
                 f"the answer would take {wait * 1e3:,.0f} ms, and {max(remaining_seconds, 0) * 1e3:,.0f} ms are left",
                 wait - remaining_seconds,
@@ -127,4 +144,6 @@ class Admission:
 def overloaded(detail: str, wait_seconds: float = 0.0) -> OverloadedError:
     """The refusal, which asks to come again once the wait is over."""
     seconds = max(RETRY_AFTER_SECONDS, math.ceil(wait_seconds))
-    return OverloadedError(f"{detail}; come again in {seconds} s", headers={"Retry-After": str(seconds)})
+    return OverloadedError(
+        f"{detail}; come again in {seconds} s", headers={"Retry-After": str(seconds)}
+    )

@@ -12,7 +12,14 @@ from typing import Final, TypeVar
 from PIL import Image
 
 from model_store.manifest import Preprocessing
-from model_store.preprocessing import Pixels, count_scans, open_image, plain_png, resized_size, to_pixels
+from model_store.preprocessing import (
+    Pixels,
+    count_scans,
+    open_image,
+    plain_png,
+    resized_size,
+    to_pixels,
+)
 from service.engine.batcher import BULK, INTERACTIVE, Priority
 from service.errors import DeadlineExceededError
 from service.prediction.admission import overloaded
@@ -84,14 +91,19 @@ class _Pool:
 
         Raises what it raises, OverloadedError where its turn is expected too late, DeadlineExceededError where it came too late.
         """
-        if (wait := self.wait_seconds(cost)) > (left := deadline - time.monotonic()) and self._running:
+        if (wait := self.wait_seconds(cost)) > (
+            left := deadline - time.monotonic()
+        ) and self._running:
             raise overloaded(
-                f"the image would wait {wait * 1e3:,.0f} ms to be decoded, and {max(left, 0) * 1e3:,.0f} ms are left", wait - left
+                f"the image would wait {wait * 1e3:,.0f} ms to be decoded, and {max(left, 0) * 1e3:,.0f} ms are left",
+                wait - left,
             )
         async with self._turns.turn(cost):
             self._running += 1
             try:
-                return await asyncio.get_running_loop().run_in_executor(self._threads, self._begin, work, deadline)
+                return await asyncio.get_running_loop().run_in_executor(
+                    self._threads, self._begin, work, deadline
+                )
             finally:
                 self._running -= 1
 
@@ -109,7 +121,9 @@ class _Pool:
         try:
             return work()
         finally:
-            self._seconds += WEIGHT * (time.monotonic() - began - self._seconds)  # a lost update among threads does no harm
+            self._seconds += WEIGHT * (
+                time.monotonic() - began - self._seconds
+            )  # a lost update among threads does no harm
 
 
 class Decoders:
@@ -134,7 +148,9 @@ class Decoders:
         opened = open_image(image, spec, self._max_pixels)
         return to_pixels(opened, spec) if _pixels(opened, spec) <= INLINE_PIXELS else None
 
-    async def decode(self, image: bytes, spec: Preprocessing, deadline: float, priority: Priority = INTERACTIVE) -> Pixels:
+    async def decode(
+        self, image: bytes, spec: Preprocessing, deadline: float, priority: Priority = INTERACTIVE
+    ) -> Pixels:
         """The pixels, from a worker. Raises an ImageError, OverloadedError, DeadlineExceededError.
 
         Bulk is decoded once no interactive image waits.

@@ -59,7 +59,9 @@ class Prediction:
 class Predictor:
     """Answers prediction requests; one for each service."""
 
-    def __init__(self, settings: Settings, registry: Registry, decoders: Decoders, decodes_at_once: int) -> None:
+    def __init__(
+        self, settings: Settings, registry: Registry, decoders: Decoders, decodes_at_once: int
+    ) -> None:
         self._settings = settings
         self._registry = registry
         self._decoders = decoders
@@ -71,7 +73,9 @@ class Predictor:
     ) -> tuple[bytes, Mapping[str, str]]:
         """Classify the images of one request: the answer's body and headers. Raises ServiceError, ImageError for it as a whole."""
         settings = self._settings
-        found = self._registry.find(model, version)  # a model that is not there is refused before its images are read
+        found = self._registry.find(
+            model, version
+        )  # a model that is not there is refused before its images are read
         seen.model, seen.version = found.version.model, found.version.number
         parameters = read_parameters(asked.query, found)
         check_headers(asked.headers, settings.max_body_bytes)
@@ -81,16 +85,28 @@ class Predictor:
             images = read_images(asked.headers, body, settings.max_images)
             received = time.monotonic()
             seen.seconds["receive"] = received - seen.began
-            with self._registry.lease(seen.model, version) as served:  # another may be the default by now
+            with self._registry.lease(
+                seen.model, version
+            ) as served:  # another may be the default by now
                 seen.version, seen.images = served.version.number, len(images)
                 # Another version may have come since, with other sets of labels.
-                set_index = None if parameters.coverage is None else served.find_coverage(parameters.coverage)
+                set_index = (
+                    None
+                    if parameters.coverage is None
+                    else served.find_coverage(parameters.coverage)
+                )
                 decode_seconds = self._decoders.wait_seconds()
-                if decode_seconds and all(isinstance(image, ServiceError) or is_small(image) for image in images):
+                if decode_seconds and all(
+                    isinstance(image, ServiceError) or is_small(image) for image in images
+                ):
                     decode_seconds = 0.0  # they need no worker
                 deadline = seen.began + parameters.timeout_seconds(served.options.deadline_seconds)
-                with served.admission.queue(len(images), deadline - received, parameters.priority, decode_seconds):
-                    outcomes = await self._classify(images, served, deadline, parameters, Leaving(asked))
+                with served.admission.queue(
+                    len(images), deadline - received, parameters.priority, decode_seconds
+                ):
+                    outcomes = await self._classify(
+                        images, served, deadline, parameters, Leaving(asked)
+                    )
                 return _answer(served, outcomes, parameters.top_k, set_index, seen)
 
     async def _read_body(self, asked: Asked, hold: Callable[[int], None]) -> bytes:
@@ -98,36 +114,63 @@ class Predictor:
         settings = self._settings
         body = asked.exchange.take_body(settings.max_body_bytes) if asked.exchange else None
         if body is None:
-            return await read_body(asked.receive, settings.max_body_bytes, settings.body_timeout_seconds, hold)
+            return await read_body(
+                asked.receive, settings.max_body_bytes, settings.body_timeout_seconds, hold
+            )
         hold(len(body))
         return body
 
     async def _classify(
-        self, images: Sequence[Encoded], served: ServedVersion, deadline: float, parameters: Parameters, leaving: "Leaving"
+        self,
+        images: Sequence[Encoded],
+        served: ServedVersion,
+        deadline: float,
+        parameters: Parameters,
+        leaving: "Leaving",
     ) -> list[Outcome]:
         """Every image's outcome. Drops them and raises where the client leaves first, or the deadline passes."""
         (first, *others) = images
         began = time.monotonic()
         if began > deadline:
             raise DeadlineExceededError("the deadline passed before the image was decoded")
-        pixels = None if others or isinstance(first, ServiceError) else self._decoders.decode_small(first, served.preprocessing)
+        pixels = (
+            None
+            if others or isinstance(first, ServiceError)
+            else self._decoders.decode_small(first, served.preprocessing)
+        )
         if pixels is None:
             work = asyncio.ensure_future(self._classify_all(images, served, deadline, parameters))
             return await leaving.unless(work, deadline)
         decode_seconds = time.monotonic() - began
-        row = await leaving.unless(served.batcher.submit(pixels, deadline, parameters.priority), deadline)
+        row = await leaving.unless(
+            served.batcher.submit(pixels, deadline, parameters.priority), deadline
+        )
         return [Outcome(row, decode_seconds)]
 
     async def _classify_all(
-        self, images: Sequence[Encoded], served: ServedVersion, deadline: float, parameters: Parameters
+        self,
+        images: Sequence[Encoded],
+        served: ServedVersion,
+        deadline: float,
+        parameters: Parameters,
     ) -> list[Outcome]:
         turn = asyncio.Semaphore(self._decodes_at_once)
-        async with asyncio.TaskGroup() as group:  # none of them outlives the request, and with it the lease
-            tasks = [group.create_task(self._classify_one(image, served, deadline, parameters, turn)) for image in images]
+        async with (
+            asyncio.TaskGroup() as group
+        ):  # none of them outlives the request, and with it the lease
+            tasks = [
+                group.create_task(self._classify_one(image, served, deadline, parameters, turn))
+                for image in images
+            ]
         return [task.result() for task in tasks]
 
     async def _classify_one(
-        self, image: Encoded, served: ServedVersion, deadline: float, parameters: Parameters, turn: asyncio.Semaphore
+        self,
+        image: Encoded,
+        served: ServedVersion,
+        deadline: float,
+        parameters: Parameters,
+        turn: asyncio.Semaphore,
     ) -> Outcome:
         """Decode one image and wait for its row; its errors are its own."""
         if isinstance(image, ServiceError):
@@ -137,14 +180,18 @@ class Predictor:
             async with turn:  # one request never holds every place
                 pixels = self._decoders.decode_small(image, served.preprocessing)
                 if pixels is None:
-                    pixels = await self._decoders.decode(image, served.preprocessing, deadline, parameters.priority)
+                    pixels = await self._decoders.decode(
+                        image, served.preprocessing, deadline, parameters.priority
+                    )
                 else:
                     await asyncio.sleep(0)  # nor the event loop
         except (ImageError, ServiceError) as error:
             return Outcome(error, time.monotonic() - began)
         decode_seconds = time.monotonic() - began
         try:
-            return Outcome(await served.batcher.submit(pixels, deadline, parameters.priority), decode_seconds)
+            return Outcome(
+                await served.batcher.submit(pixels, deadline, parameters.priority), decode_seconds
+            )
         except ServiceError as error:
             return Outcome(error, decode_seconds)
 
@@ -175,10 +222,14 @@ class Leaving:
         left.add_done_callback(leave)
         alarm = asyncio.get_running_loop().call_later(max(0.0, deadline - time.monotonic()), expire)
         try:
-            return await work  # ends with the last of it, also when it was cancelled: the lease must not end before
+            return (
+                await work
+            )  # ends with the last of it, also when it was cancelled: the lease must not end before
         except asyncio.CancelledError:
             if late:
-                raise DeadlineExceededError("the deadline passed before the answer was there") from None
+                raise DeadlineExceededError(
+                    "the deadline passed before the answer was there"
+                ) from None
             if left.done():
                 raise ClientDisconnectedError from None
             raise
@@ -190,7 +241,11 @@ class Leaving:
 
 
 def _answer(
-    served: ServedVersion, outcomes: Sequence[Outcome], top_k: int, set_index: int | None, seen: Prediction
+    served: ServedVersion,
+    outcomes: Sequence[Outcome],
+    top_k: int,
+    set_index: int | None,
+    seen: Prediction,
 ) -> tuple[bytes, Mapping[str, str]]:
     answers = [outcome.result for outcome in outcomes if isinstance(outcome.result, Answer)]
     errors = [outcome.result for outcome in outcomes if not isinstance(outcome.result, Answer)]
@@ -208,5 +263,10 @@ def _answer(
     ]
     timings = {f"{stage}_ms": round(seconds * 1e3, 3) for stage, seconds in seen.seconds.items()}
     timings["total_ms"] = round((time.monotonic() - seen.began) * 1e3, 3)
-    document = {"model": seen.model, "version": seen.version, "results": results, "timings": timings}
+    document = {
+        "model": seen.model,
+        "version": seen.version,
+        "results": results,
+        "timings": timings,
+    }
     return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE), served.headers

@@ -33,22 +33,38 @@ def to_rows(scores: Logits, outputs: Outputs, calibration: Calibration) -> list[
     images, threshold = len(of_classes), calibration.energy_threshold
     unlike: list[str | None] = [None] * images
     if threshold is not None:
-        unlike = [_reason(value, threshold) if value > threshold else "" for value in energy(scores).tolist()]
+        unlike = [
+            _reason(value, threshold) if value > threshold else ""
+            for value in energy(scores).tolist()
+        ]
     thresholds = calibration.conformal_thresholds.values()
-    sizes = np.array([set_sizes(of_classes, least) for least in thresholds], np.int64).reshape(len(thresholds), images)
+    sizes = np.array([set_sizes(of_classes, least) for least in thresholds], np.int64).reshape(
+        len(thresholds), images
+    )
     order = np.argsort(-of_classes, axis=1, kind="stable")
     ranked = np.take_along_axis(of_classes, order, axis=1).astype(float).round(SCORE_DECIMALS)
-    return [Row(*row) for row in zip(order.tolist(), ranked.tolist(), unlike, map(tuple, sizes.T.tolist()), strict=True)]
+    return [
+        Row(*row)
+        for row in zip(
+            order.tolist(), ranked.tolist(), unlike, map(tuple, sizes.T.tolist()), strict=True
+        )
+    ]
 
 
 def _reason(value: float, threshold: float) -> str:
     return f"unlike what the model was trained on: its energy is {value:.2f}, over the threshold of {threshold:.2f}"
 
 
-def answer(row: Row, class_names: Sequence[str], top_k: int, set_index: int | None = None) -> dict[str, Any]:
+def answer(
+    row: Row, class_names: Sequence[str], top_k: int, set_index: int | None = None
+) -> dict[str, Any]:
     """What is said of one image: its `top_k` most probable classes; with `set_index` also the set of labels of that threshold."""
     best = zip(row.indices[:top_k], row.scores[:top_k], strict=True)
-    said: dict[str, Any] = {"predictions": [{"label": class_names[index], "index": index, "score": score} for index, score in best]}
+    said: dict[str, Any] = {
+        "predictions": [
+            {"label": class_names[index], "index": index, "score": score} for index, score in best
+        ]
+    }
     if set_index is not None:
         said["labels"] = [class_names[index] for index in row.indices[: row.set_sizes[set_index]]]
     if row.unlike is not None:

@@ -61,7 +61,12 @@ class WishReader:
             for alias in {policy.alias, PRODUCTION}:
                 aliases[alias], count = self._read_alias(model, alias)
                 moves += count
-        return Wish(contents.layer, contents.versions, moves, select_versions(policy, contents.versions, aliases))
+        return Wish(
+            contents.layer,
+            contents.versions,
+            moves,
+            select_versions(policy, contents.versions, aliases),
+        )
 
     def forget_all_but(self, models: Iterable[str]) -> None:
         """Let go of what was read of models that are gone."""

@@ -10,7 +10,9 @@ class Unloading:
     """What has left the snapshot and may still answer. Nothing here holds a version longer than its own requests do."""
 
     def __init__(self) -> None:
-        self._closing: tuple[tuple[str, int, threading.Thread], ...] = ()  # replaced, never changed: others read it
+        self._closing: tuple[
+            tuple[str, int, threading.Thread], ...
+        ] = ()  # replaced, never changed: others read it
 
     def retire(self, served: ServedVersion) -> None:
         """Close a version that no request finds any more, once its leases are back."""
@@ -20,7 +22,9 @@ class Unloading:
 
     def numbers(self, model: str) -> list[int]:
         """The versions of a model whose requests have not ended yet."""
-        return [number for name, number, thread in self._closing if name == model and thread.is_alive()]
+        return [
+            number for name, number, thread in self._closing if name == model and thread.is_alive()
+        ]
 
     def tidy(self) -> None:
         """Where a version has gone since the last call, give its memory back to the system: nothing holds it any more."""

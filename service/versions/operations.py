@@ -49,7 +49,9 @@ class Management:
             if found and version in found.serving:
                 self._registry.hold(model, version, before)
                 reason = found.error or "the model store can not be read"
-                raise ConflictError(f"version {version} of {model} serves on, for {reason}", code="not_unloaded")
+                raise ConflictError(
+                    f"version {version} of {model} serves on, for {reason}", code="not_unloaded"
+                )
         return self._describe(model)
 
     def release(self, model: str, version: int) -> ModelDetail:
@@ -58,7 +60,9 @@ class Management:
             self._registry.hold(model, version, None)
         return self._describe(model)
 
-    def promote(self, model: str, version: int, why: str, by: str, alias: str = PRODUCTION) -> ModelDetail:
+    def promote(
+        self, model: str, version: int, why: str, by: str, alias: str = PRODUCTION
+    ) -> ModelDetail:
         """Point the alias to this version; that it was held unloaded here is forgotten. Raises ServiceError."""
         with self._changing(model, version):
             self._registry.store.check_movable(model, alias)
@@ -96,9 +100,13 @@ class Management:
         try:
             with self._registry.turn():
                 try:
-                    if version is not None and version not in (versions := self._registry.store.versions(model)):
+                    if version is not None and version not in (
+                        versions := self._registry.store.versions(model)
+                    ):
                         there_are = ", ".join(map(str, versions))
-                        raise VersionNotFoundError(f"{model} has no version {version}; it has {there_are}")
+                        raise VersionNotFoundError(
+                            f"{model} has no version {version}; it has {there_are}"
+                        )
                     yield
                 finally:
                     self._registry.load()
@@ -114,7 +122,9 @@ class Management:
         except AliasError as error:
             raise ConflictError(str(error), code="alias_not_moved") from None
         except StoreUnreadableError:
-            raise NotReadyError("the model store can not be read; the server's log says why") from None
+            raise NotReadyError(
+                "the model store can not be read; the server's log says why"
+            ) from None
 
     def _describe(self, model: str) -> ModelDetail:
         found = self._registry.models.get(model)

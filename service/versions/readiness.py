@@ -16,7 +16,10 @@ class RequiredModels:
     """
 
     def __init__(
-        self, default_model: str | None = None, required: Collection[str] | None = None, configured: Collection[str] = ()
+        self,
+        default_model: str | None = None,
+        required: Collection[str] | None = None,
+        configured: Collection[str] = (),
     ) -> None:
         """`configured` models have settings of their own, and are not required by that."""
         self._named = dict.fromkeys(required or (), "SERVICE_REQUIRED_MODELS")
@@ -33,7 +36,13 @@ class RequiredModels:
         for name, setting in self.absent(models).items():
             level = logging.ERROR if name in self._named else logging.WARNING
             there_are = ", ".join(sorted(models)) or "none"
-            logger.log(level, "%s names %s, which is not in the store; there are %s", setting, name, there_are)
+            logger.log(
+                level,
+                "%s names %s, which is not in the store; there are %s",
+                setting,
+                name,
+                there_are,
+            )
 
     def forget(self, name: str) -> None:
         """The model is gone from the store."""
@@ -51,4 +60,6 @@ class RequiredModels:
 
     def absent(self, models: Models) -> Mapping[str, str]:
         """Which models the settings name that the store lacks, each with its setting."""
-        return {name: setting for name, setting in sorted(self._settings.items()) if name not in models}
+        return {
+            name: setting for name, setting in sorted(self._settings.items()) if name not in models
+        }

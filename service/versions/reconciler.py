@@ -47,7 +47,9 @@ class Failure:
     unread: bool
 
 
-def follow(model: ServedModel, wish: Wish, store: ModelStore, options: EngineOptions) -> Iterator[ServedModel]:
+def follow(
+    model: ServedModel, wish: Wish, store: ModelStore, options: EngineOptions
+) -> Iterator[ServedModel]:
     """The model step by step on its way to the wish: each step to be shown at once, the last one when the wish was followed.
 
     Of the candidates the best that can be proven serve, as many as are wished, and what is held loaded beside them. What served
@@ -62,7 +64,12 @@ def follow(model: ServedModel, wish: Wish, store: ModelStore, options: EngineOpt
         if not places and number not in wish.pinned:
             continue
         served = _still_serving(model, number, wish)
-        if served is None and wish == model.wish and number in model.errors and number not in model.unread:
+        if (
+            served is None
+            and wish == model.wish
+            and number in model.errors
+            and number not in model.unread
+        ):
             errors[number] = model.errors[number]
         elif served is None:
             yield _between(model, kept, wish, loading=number)
@@ -78,7 +85,9 @@ def follow(model: ServedModel, wish: Wish, store: ModelStore, options: EngineOpt
         kept[number] = served
         places -= bool(places) and number in wish.candidates
         yield _between(model, kept, wish)
-    serving = kept or {number: served for number, served in model.serving.items() if number not in wish.unloaded}
+    serving = kept or {
+        number: served for number, served in model.serving.items() if number not in wish.unloaded
+    }
     answering = serving[wish.choose_answering(serving)] if serving else None
     yield ServedModel(
         model.name,
@@ -121,14 +130,27 @@ def _describe(error: Exception) -> str:
 def _still_serving(model: ServedModel, number: int, wish: Wish) -> ServedVersion | None:
     """The version where it serves already; not one of another layer, nor of a model that was gone and came back."""
     served = model.serving.get(number)
-    return served if served and model.state != "unloading" and served.version.layer == wish.layer else None
+    return (
+        served
+        if served and model.state != "unloading" and served.version.layer == wish.layer
+        else None
+    )
 
 
-def _between(model: ServedModel, kept: Mapping[int, ServedVersion], wish: Wish, loading: int | None = None) -> ServedModel:
+def _between(
+    model: ServedModel, kept: Mapping[int, ServedVersion], wish: Wish, loading: int | None = None
+) -> ServedModel:
     """A step on the way: what is there already serves, and so does still what served before."""
     serving = {**model.serving, **kept}
     if not serving:
         return replace(model, state="loading", loading=loading)
     answering = serving[wish.choose_answering(serving)]
     state = "ready" if kept else model.state
-    return replace(model, state=state, layer=answering.version.layer, served=answering, serving=serving, loading=loading)
+    return replace(
+        model,
+        state=state,
+        layer=answering.version.layer,
+        served=answering,
+        serving=serving,
+        loading=loading,
+    )

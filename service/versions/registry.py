@@ -70,7 +70,9 @@ class Registry:
                 self.error = None
                 self._follow(contents)
             except Exception as error:
-                known = isinstance(error, ModelStoreError)  # its message is written for a person; a traceback adds nothing
+                known = isinstance(
+                    error, ModelStoreError
+                )  # its message is written for a person; a traceback adds nothing
                 self.error = str(error) if known else "loading the models failed"
                 if self.error != reported:  # once, not at every look
                     logger.error("%s", self.error, exc_info=not known)  # noqa: TRY400  as above
@@ -84,8 +86,13 @@ class Registry:
         """Unload everything; blocks until requests have ended."""
         with self._turn:
             self._closed = True
-            serving = [served for model in self.models.values() for served in model.serving.values()]
-            self.models = {name: replace(model, state="unloading", served=None, serving={}) for name, model in self.models.items()}
+            serving = [
+                served for model in self.models.values() for served in model.serving.values()
+            ]
+            self.models = {
+                name: replace(model, state="unloading", served=None, serving={})
+                for name, model in self.models.items()
+            }
         for served in serving:
             served.close()
         self._unloading.join()
@@ -107,8 +114,16 @@ class Registry:
         """What serves this model, or the default one. Raises NotFoundError, NotReadyError."""
         models = self.models
         if not self.loaded and not models:
-            raise NotReadyError("the models are being loaded" if self.error is None else "the model store can not be read")
-        return find_version(models, name or choose_default(models, self._default_model, self._standing_default), version)
+            raise NotReadyError(
+                "the models are being loaded"
+                if self.error is None
+                else "the model store can not be read"
+            )
+        return find_version(
+            models,
+            name or choose_default(models, self._default_model, self._standing_default),
+            version,
+        )
 
     @contextmanager
     def lease(self, name: str | None, version: int | None = None) -> Iterator[ServedVersion]:
@@ -143,15 +158,38 @@ class Registry:
         loaded = try_version(name, number, self.store, self._options(name))
         if isinstance(loaded, Failure):
             if not loaded.unread:  # what could not be read may be right the next time
-                model = replace(model, errors={**model.errors, number: loaded.reason}, unread=model.unread - {number})
-            self._put(replace(model, state=model.state if model.served or model.state == "unloaded" else "error"))
+                model = replace(
+                    model,
+                    errors={**model.errors, number: loaded.reason},
+                    unread=model.unread - {number},
+                )
+            self._put(
+                replace(
+                    model,
+                    state=model.state if model.served or model.state == "unloaded" else "error",
+                )
+            )
             if loaded.unread:
-                raise NotReadyError(f"version {number} of {name} can not be read; the server's log says why")
-            raise ConflictError(f"version {number} of {name} can not serve: {loaded.reason}", code="version_failed")
+                raise NotReadyError(
+                    f"version {number} of {name} can not be read; the server's log says why"
+                )
+            raise ConflictError(
+                f"version {number} of {name} can not serve: {loaded.reason}", code="version_failed"
+            )
         errors = {failed: reason for failed, reason in model.errors.items() if failed != number}
         serving = {**model.serving, number: loaded}
         served = serving[model.served.version.number] if model.served else loaded
-        self._put(replace(model, state="ready", served=served, serving=serving, loading=None, errors=errors, wish=None))
+        self._put(
+            replace(
+                model,
+                state="ready",
+                served=served,
+                serving=serving,
+                loading=None,
+                errors=errors,
+                wish=None,
+            )
+        )
 
     def hold(self, name: str, number: int, hold: Hold | None) -> None:
         """Keep a version loaded or unloaded on this replica whatever the store says, or with None leave it to the policy again.
@@ -160,7 +198,12 @@ class Registry:
         """
         model = self.models.get(name)
         is_last = model is not None and list(model.serving) == [number]
-        if hold == "unload" and is_last and self.ready and not self.required.can_spare(self.models, name):
+        if (
+            hold == "unload"
+            and is_last
+            and self.ready
+            and not self.required.can_spare(self.models, name)
+        ):
             raise ConflictError(
                 f"version {number} is the last of {name}, which must serve here (SERVICE_REQUIRED_MODELS): load another first",
                 code="last_version",
@@ -174,7 +217,9 @@ class Registry:
         A version that failed is in `error` also where the built-in one of its number serves.
         """
         model = self.models.get(name)
-        states: dict[int, VersionStateName] = dict.fromkeys(self._unloading.numbers(name), "unloading")
+        states: dict[int, VersionStateName] = dict.fromkeys(
+            self._unloading.numbers(name), "unloading"
+        )
         if model:
             states |= dict.fromkeys(model.serving, "ready")
             states |= dict.fromkeys(model.errors, "error")
@@ -190,17 +235,23 @@ class Registry:
             return
         wishes = self._read_wishes(contents)
         if not self.loaded:
-            self.models = {name: ServedModel(name, layer=wish.layer) for name, wish in wishes.items()} | dict(self.models)
+            self.models = {
+                name: ServedModel(name, layer=wish.layer) for name, wish in wishes.items()
+            } | dict(self.models)
         for name, wish in wishes.items():
             self._follow_wish(name, wish)
-        for name in sorted(self.models.keys() - set(contents)):  # last, so that what has come can take over from what is gone
+        for name in sorted(
+            self.models.keys() - set(contents)
+        ):  # last, so that what has come can take over from what is gone
             self._unload(name)
         self._wishes.forget_all_but(contents)
         if not self.loaded:
             self.required.find(self.models)
         self.loaded = True
         if (default := self.default_model) != self._standing_default:
-            logger.info("/v1/predict asks %s", default or "for a model's name: there is no default model")
+            logger.info(
+                "/v1/predict asks %s", default or "for a model's name: there is no default model"
+            )
             self._standing_default = default
 
     def _read_wishes(self, contents: Mapping[str, Contents]) -> dict[str, Wish]:
@@ -212,10 +263,14 @@ class Registry:
                 wish = self._wishes.read(name, found, self.policy_of(name))
             except (ModelStoreError, OSError) as error:
                 model = self.models.get(name) or ServedModel(name)
-                reason = str(error) if isinstance(error, AliasError) else "its directory can not be read"
+                reason = (
+                    str(error) if isinstance(error, AliasError) else "its directory can not be read"
+                )
                 if reason != model.error:
                     logger.error("%s: %s", name, error)  # noqa: TRY400  as above
-                self._put(replace(model, state=model.state if model.served else "error", error=reason))
+                self._put(
+                    replace(model, state=model.state if model.served else "error", error=reason)
+                )
             else:
                 wishes[name] = replace(wish, holds=tuple(sorted(self.held(name).items())))
         return wishes

@@ -56,7 +56,10 @@ def find_version(models: Models, name: str | None, number: int | None) -> Served
         return model.served
     if number not in model.serving:
         there_are = ", ".join(map(str, sorted(model.serving)))
-        raise NotFoundError(f"version {number} of {name} is not served; of its versions {there_are} serve", "version_not_found")
+        raise NotFoundError(
+            f"version {number} of {name} is not served; of its versions {there_are} serve",
+            "version_not_found",
+        )
     return model.serving[number]
 
 

@@ -55,9 +55,14 @@ def parse_policy(text: str) -> VersionPolicy:
         return VersionPolicy("alias", alias=rest)
     try:
         if kind == "latest":
-            return VersionPolicy("latest", count=parse_version(rest))  # a count is written as a version is: 1, 2, …
+            return VersionPolicy(
+                "latest", count=parse_version(rest)
+            )  # a count is written as a version is: 1, 2, …
         if kind == "versions":
-            return VersionPolicy("versions", numbers=tuple(sorted({parse_version(part.strip()) for part in rest.split(",")})))
+            return VersionPolicy(
+                "versions",
+                numbers=tuple(sorted({parse_version(part.strip()) for part in rest.split(",")})),
+            )
     except InvalidNameError:
         pass  # said below, with what is expected
     raise ValueError(EXPECTED)
@@ -72,7 +77,9 @@ PolicyText = Annotated[str, AfterValidator(_check)]
 """A policy as it stands in a setting."""
 
 
-def select_versions(policy: VersionPolicy, versions: Sequence[int], aliases: Mapping[str, Sequence[int]]) -> Selection:
+def select_versions(
+    policy: VersionPolicy, versions: Sequence[int], aliases: Mapping[str, Sequence[int]]
+) -> Selection:
     """What the policy selects of `versions`, ascending and at least one.
 
     `aliases` has the versions that each alias has pointed to and not been rolled back from, newest first. A model without the
@@ -84,7 +91,9 @@ def select_versions(policy: VersionPolicy, versions: Sequence[int], aliases: Map
     match policy.kind:
         case "alias":
             latest, *earlier = named or newest_first
-            return Selection((latest, *(number for number in earlier if number in versions)), 1, named)
+            return Selection(
+                (latest, *(number for number in earlier if number in versions)), 1, named
+            )
         case "latest":
             return Selection(newest_first, policy.count, named)
         case "versions":

@@ -39,7 +39,9 @@ def describe_model(registry: Registry, model: ServedModel) -> ModelDetail:
     except ModelNotFoundError:
         pass  # it is gone from the store, and what still serves of it is shown
     except ModelStoreError as error:
-        registry.troubles.tell(model.name, str(error) if str(error) != registry.error else None)  # the look at it has said so
+        registry.troubles.tell(
+            model.name, str(error) if str(error) != registry.error else None
+        )  # the look at it has said so
         model = replace(model, error="the model store can not be read at the moment")
     else:
         registry.troubles.tell(model.name, trouble if trouble != model.error else None)  # as above
@@ -56,7 +58,12 @@ def describe_model(registry: Registry, model: ServedModel) -> ModelDetail:
     ]
     if model.served is None:
         return ModelDetail(
-            **summary, layer=model.layer, reason=model.error, versions=versions, aliases=pointing, version_policy=policy
+            **summary,
+            layer=model.layer,
+            reason=model.error,
+            versions=versions,
+            aliases=pointing,
+            version_policy=policy,
         )
     manifest = model.served.version.manifest
     return ModelDetail(

@@ -11,7 +11,10 @@ logger = logging.getLogger(__name__)
 
 
 async def watch(
-    registry: Registry, poll_seconds: float, stopping: asyncio.Event, on_loaded: Callable[[Registry], None] = lambda _: None
+    registry: Registry,
+    poll_seconds: float,
+    stopping: asyncio.Event,
+    on_loaded: Callable[[Registry], None] = lambda _: None,
 ) -> None:
     """Bring the registry in line with its store, tell `on_loaded`, and look again every `poll_seconds` until `stopping` is set.
 

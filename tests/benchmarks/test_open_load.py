@@ -28,7 +28,9 @@ async def answered_by(answer: bytes, *, together: bool = False) -> Opened:
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
-        return await Generator(server.sockets[0].getsockname()[1], [REQUEST], rate=300, seconds=REQUESTS / 300).run()
+        return await Generator(
+            server.sockets[0].getsockname()[1], [REQUEST], rate=300, seconds=REQUESTS / 300
+        ).run()
 
 
 @pytest.mark.anyio
@@ -41,7 +43,9 @@ async def answered_by(answer: bytes, *, together: bool = False) -> Opened:
     ],
     ids=["answered", "refused and closed", "hung up"],
 )
-async def test_every_request_is_counted_once_by_what_became_of_it(answer: bytes, status: int) -> None:
+async def test_every_request_is_counted_once_by_what_became_of_it(
+    answer: bytes, status: int
+) -> None:
     """Status 0 is a connection that ended without an answer."""
     found = await answered_by(answer)
     assert found.counts == {status: REQUESTS}

@@ -30,7 +30,10 @@ TOLERANCE = 1e-3
 CLASS_NAMES = ("red", "green", "blue")
 WEIGHTS = np.eye(3, dtype=np.float32) / 10  # so the logits are a tenth of the mean colour
 PREPROCESSING = Preprocessing(resize=SIZE, crop_height=SIZE, crop_width=SIZE)
-PLAIN_FILES: Mapping[str, bytes] = {"model.onnx": b"not run in these tests", "labels/names.txt": b"red green blue"}
+PLAIN_FILES: Mapping[str, bytes] = {
+    "model.onnx": b"not run in these tests",
+    "labels/names.txt": b"red green blue",
+}
 
 
 def plain_fields(**changes: Any) -> dict[str, Any]:
@@ -60,13 +63,31 @@ def encode(image: Image.Image, image_format: str, **options: Any) -> bytes:
 
 
 def png_chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
 
 
-def png(width: int, height: int, depth: int, colour_type: int, rows: bytes = b"", *before: bytes, interlace: int = 0) -> bytes:
+def png(
+    width: int,
+    height: int,
+    depth: int,
+    colour_type: int,
+    rows: bytes = b"",
+    *before: bytes,
+    interlace: int = 0,
+) -> bytes:
     """A PNG written by hand, for what Pillow does not write: filtered rows, and more chunks before them."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, interlace)
-    chunks = [png_chunk(b"IHDR", header), *before, png_chunk(b"IDAT", zlib.compress(rows)), png_chunk(b"IEND", b"")]
+    chunks = [
+        png_chunk(b"IHDR", header),
+        *before,
+        png_chunk(b"IDAT", zlib.compress(rows)),
+        png_chunk(b"IEND", b""),
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
@@ -88,7 +109,9 @@ def scene(width: int = 24, height: int = 16) -> Image.Image:
 
 def animation(image_format: str) -> bytes:
     """The scene and, after it, another picture."""
-    return encode(scene(), image_format, save_all=True, append_images=[scene().rotate(180)], duration=100)
+    return encode(
+        scene(), image_format, save_all=True, append_images=[scene().rotate(180)], duration=100
+    )
 
 
 def npy(array: np.ndarray, *, allow_pickle: bool = False) -> bytes:
@@ -99,7 +122,10 @@ def npy(array: np.ndarray, *, allow_pickle: bool = False) -> bytes:
 
 def proven_version(weights: np.ndarray = WEIGHTS) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Manifest and files of a version with two golden images that its model, with the usual weights, really answers so."""
-    images = {"upright.png": encode(scene(), "PNG"), "turned.png": encode(scene(), "PNG", **oriented(scene(), 6))}
+    images = {
+        "upright.png": encode(scene(), "PNG"),
+        "turned.png": encode(scene(), "PNG", **oriented(scene(), 6)),
+    }
     files = {"model.onnx": tiny_model_bytes(SIZE, SIZE, weights)}
     blocks = []
     for name, data in images.items():
@@ -129,4 +155,7 @@ def rewrite_manifest(version_directory: Path, change: Mapping[str, Any]) -> None
 
 def snapshot(root: Path) -> dict[str, bytes | None]:
     """Every path under `root` with its bytes, to see that nothing has changed."""
-    return {str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
+    return {
+        str(path.relative_to(root)): path.read_bytes() if path.is_file() else None
+        for path in root.rglob("*")
+    }

@@ -19,7 +19,9 @@ from model_store.version import Version
 _CONTEXT = multiprocessing.get_context("spawn")  # onnxruntime's threads do not survive a fork
 _PATIENCE_SECONDS = 120
 _NOBODY = 65534
-_FILE_MODULES = frozenset({"posix", "io", "_io", "fcntl"})  # the module of open() is "io" up to Python 3.11
+_FILE_MODULES = frozenset(
+    {"posix", "io", "_io", "fcntl"}
+)  # the module of open() is "io" up to Python 3.11
 _PURE = frozenset({"_path_normpath", "fileno", "fspath", "getpid", "getuid", "urandom"})
 
 
@@ -51,7 +53,12 @@ class Workers:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for connection in self._connections:
             connection.close()  # a worker that finds its pipe closed ends
         for process in self._processes:
@@ -121,7 +128,9 @@ def read_alias(root: Path, model: str, alias: str) -> int | None:
 # Runs inside a worker: it has one thread, so it can fork.
 
 
-def file_operations(function: Callable[..., Any], arguments: Sequence[Any], warm_up: Sequence[Any]) -> list[str]:
+def file_operations(
+    function: Callable[..., Any], arguments: Sequence[Any], warm_up: Sequence[Any]
+) -> list[str]:
     """The file operations that a call does, after a first call that has done all late imports."""
     function(*warm_up)
     operations: list[str] = []
@@ -147,7 +156,9 @@ def kill_before(operation: int, function: Callable[..., Any], arguments: Sequenc
     return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
-def _watched(function: Callable[..., Any], arguments: Sequence[Any], see: Callable[[str], None]) -> None:
+def _watched(
+    function: Callable[..., Any], arguments: Sequence[Any], see: Callable[[str], None]
+) -> None:
     """Call `function` and report every C function that touches files, before it runs."""
 
     def profile(_: FrameType, event: str, called: Any) -> None:

@@ -39,12 +39,17 @@ def test_racing_movers_lose_no_event(store: ModelStore, root: Path) -> None:
     for _ in range(2):
         publish_plain(store)
     with Workers(MOVERS) as movers:
-        movers.call(promote_often, [(root, "m", [1, 2] * (MOVES // 2), f"mover {place}") for place in range(MOVERS)])
+        movers.call(
+            promote_often,
+            [(root, "m", [1, 2] * (MOVES // 2), f"mover {place}") for place in range(MOVERS)],
+        )
     history = store.aliases("m").history("production")
     expected = [f"mover {place}, step {step}" for place in range(MOVERS) for step in range(MOVES)]
     assert sorted(event.why for event in history) == sorted(expected)
     for place in range(MOVERS):  # and each mover's events stand in the order in which it made them
-        assert [event.why for event in history if event.why.startswith(f"mover {place},")] == expected[place * MOVES :][:MOVES]
+        assert [
+            event.why for event in history if event.why.startswith(f"mover {place},")
+        ] == expected[place * MOVES :][:MOVES]
     names = sorted(path.name for path in (root / "m" / "aliases" / "production").iterdir())
     assert names == [f"{number:08d}.json" for number in range(1, MOVERS * MOVES + 1)]
 
@@ -66,7 +71,9 @@ def test_someone_is_always_named(aliases: Aliases, monkeypatch: pytest.MonkeyPat
     assert aliases.promote("production", 1).by == "grace"
     for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr("os.getuid", lambda: 2**31 - 7)  # as in a container that runs under any number
+    monkeypatch.setattr(
+        "os.getuid", lambda: 2**31 - 7
+    )  # as in a container that runs under any number
     assert aliases.promote("production", 2).by
 
 
@@ -86,7 +93,12 @@ def test_rollbacks_walk_back_through_the_promotions(aliases: Aliases) -> None:
     assert aliases.rollback("production").version == 1
     aliases.promote("production", 4)
     rolled_back = aliases.rollback("production", why="slow", by="ada")
-    assert (rolled_back.action, rolled_back.version, rolled_back.why, rolled_back.by) == ("rollback", 1, "slow", "ada")
+    assert (rolled_back.action, rolled_back.version, rolled_back.why, rolled_back.by) == (
+        "rollback",
+        1,
+        "slow",
+        "ada",
+    )
     assert versions(aliases) == [1, 2, 3, 2, 1, 4, 1]
 
 
@@ -98,7 +110,9 @@ def test_a_promotion_to_the_same_version_is_nothing_to_roll_back(aliases: Aliase
 
 
 @pytest.mark.parametrize("promoted", [[], [1], [1, 1]])
-def test_a_rollback_with_nothing_before_is_refused(promoted: list[int], aliases: Aliases, tmp_path: Path) -> None:
+def test_a_rollback_with_nothing_before_is_refused(
+    promoted: list[int], aliases: Aliases, tmp_path: Path
+) -> None:
     """Where an alias never named another version a rollback is an AliasError and leaves nothing behind."""
     for version in promoted:
         aliases.promote("production", version)
@@ -122,7 +136,11 @@ def test_aliases_do_not_touch_each_other(aliases: Aliases) -> None:
     """Each alias has a history of its own."""
     aliases.promote("production", 1)
     aliases.promote("canary", 2)
-    assert (aliases.names(), versions(aliases), versions(aliases, "canary")) == (["canary", "production"], [1], [2])
+    assert (aliases.names(), versions(aliases), versions(aliases, "canary")) == (
+        ["canary", "production"],
+        [1],
+        [2],
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,7 +167,9 @@ def test_a_damaged_event_is_an_error(damage: object, aliases: Aliases, events: P
 
 
 @pytest.mark.parametrize("place", ["aliases", "aliases/production"])
-def test_a_file_where_a_folder_belongs_is_an_error(place: str, aliases: Aliases, tmp_path: Path) -> None:
+def test_a_file_where_a_folder_belongs_is_an_error(
+    place: str, aliases: Aliases, tmp_path: Path
+) -> None:
     """A file in the place of the aliases' folder or of one alias's is an AliasError, not an alias that does not exist."""
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).touch()
@@ -161,7 +181,14 @@ def test_a_file_where_a_folder_belongs_is_an_error(place: str, aliases: Aliases,
 
 @pytest.mark.parametrize(
     "name",
-    [".draft-00ff", "1.json", "000000001.json", "00000002.txt", "notes", "\uff10\uff10\uff10\uff10\uff10\uff10\uff10\uff12.json"],
+    [
+        ".draft-00ff",
+        "1.json",
+        "000000001.json",
+        "00000002.txt",
+        "notes",
+        "\uff10\uff10\uff10\uff10\uff10\uff10\uff10\uff12.json",
+    ],
 )
 def test_files_that_are_no_events_are_ignored(name: str, aliases: Aliases, events: Path) -> None:
     """Drafts of killed movers and files with other names do not count as events."""
@@ -183,7 +210,12 @@ def test_folders_that_are_no_aliases_are_ignored(name: str, aliases: Aliases, ev
 @pytest.mark.parametrize("alias", ["", "..", ".hidden", "a/b", "a\n", "x" * 129])
 def test_a_bad_alias_name_is_refused(alias: str, aliases: Aliases, tmp_path: Path) -> None:
     """A name that is not canonical is refused in reading and in moving, and nothing is written."""
-    for refused in (aliases.version, aliases.history, aliases.rollback, lambda name: aliases.promote(name, 1)):
+    for refused in (
+        aliases.version,
+        aliases.history,
+        aliases.rollback,
+        lambda name: aliases.promote(name, 1),
+    ):
         with pytest.raises(InvalidNameError):
             refused(alias)
     assert snapshot(tmp_path) == {}
@@ -204,7 +236,9 @@ def test_the_standing_promotions_are_a_stack(moves: list[int | str]) -> None:
         assert standing(history) == stack
 
 
-def test_stamp_changes_with_every_move_and_with_the_directory(aliases: Aliases, events: Path) -> None:
+def test_stamp_changes_with_every_move_and_with_the_directory(
+    aliases: Aliases, events: Path
+) -> None:
     """Equal stamps mean an equal history, so that who has read it need not read it again; also after a model was made anew."""
     stamps = [aliases.stamp("production")]
     for version in (1, 2, 2):
@@ -225,18 +259,26 @@ def test_previous_is_where_a_rollback_would_lead(aliases: Aliases) -> None:
     for version in (1, 2, 3):
         aliases.promote("production", version)
     assert aliases.previous("production") == 2
-    assert aliases.previous("production", among=[1, 3]) == aliases.rollback("production", among=[1, 3]).version == 1
+    assert (
+        aliases.previous("production", among=[1, 3])
+        == aliases.rollback("production", among=[1, 3]).version
+        == 1
+    )
     with pytest.raises(AliasError, match="nothing to roll back to"):
         aliases.previous("production")
 
 
-def test_rollback_that_was_decided_before_another_moved_the_alias_is_refused(aliases: Aliases) -> None:
+def test_rollback_that_was_decided_before_another_moved_the_alias_is_refused(
+    aliases: Aliases,
+) -> None:
     """Who rolls back to the version that he looked at does not undo what someone else has done since, and writes nothing."""
     for version in (1, 2, 3):
         aliases.promote("production", version)
     decided = aliases.previous("production")
     aliases.rollback("production")
-    with pytest.raises(AliasError, match="was moved meanwhile: it would go back to version 1, not to 2"):
+    with pytest.raises(
+        AliasError, match="was moved meanwhile: it would go back to version 1, not to 2"
+    ):
         aliases.rollback("production", to=decided)
     assert versions(aliases) == [1, 2, 3, 2]
     assert aliases.rollback("production", to=1).version == 1

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from store_factory import SIZE, WEIGHTS, plain_fields, proven_version, publish_plain, publish_proven, snapshot
+from store_factory import (
+    SIZE,
+    WEIGHTS,
+    plain_fields,
+    proven_version,
+    publish_plain,
+    publish_proven,
+    snapshot,
+)
 from tiny_model import tiny_model_bytes
 
 import model_store.__main__
@@ -48,7 +56,9 @@ def run(root: Path) -> Command:
 
 def assert_one_line_of_error(result: Result, words: str) -> None:
     assert result.exit_code == 1, result.output
-    assert isinstance(result.exception, SystemExit), result.exception  # so a person sees no traceback
+    assert isinstance(result.exception, SystemExit), (
+        result.exception
+    )  # so a person sees no traceback
     assert result.stdout == ""
     assert result.stderr.startswith("Error: ")
     assert result.stderr.count("\n") == 1
@@ -59,11 +69,25 @@ def told(**changes: Any) -> dict[str, Any]:
     """Blocks for a manifest that has something to tell."""
     data = DataSet(name="digits", digest="0" * 64)
     training = Training(
-        run_id="run-1", command="python -m training.steps.train digits", git_commit=None, architecture="resnet20", recipe={}, data=data,
-        seed=0, epochs=30, best_epoch=27,
-    )  # fmt: skip
+        run_id="run-1",
+        command="python -m training.steps.train digits",
+        git_commit=None,
+        architecture="resnet20",
+        recipe={},
+        data=data,
+        seed=0,
+        epochs=30,
+        best_epoch=27,
+    )
     passed = Check(check="accuracy", passed=True, value=0.98, threshold=0.95, comparison="at_least")
-    waived = Check(check="size", passed=False, value=9.5, threshold=8, comparison="at_most", waived="fits where it goes")
+    waived = Check(
+        check="size",
+        passed=False,
+        value=9.5,
+        threshold=8,
+        comparison="at_most",
+        waived="fits where it goes",
+    )
     metrics = Metrics(top1=0.98765, test_images=540, top1_interval=(0.97, 0.995))
     return {"training": training, "metrics": metrics, "gate": (passed, waived)} | changes
 
@@ -76,7 +100,15 @@ class TestList:
         store.promote("m", 1)
         store.promote("m", 1, "canary")
         lines = run("list").stdout.splitlines()
-        assert lines[0].split() == ["MODEL", "VERSION", "LAYER", "ALIASES", "TOP-1", "CREATED", "DIGEST"]
+        assert lines[0].split() == [
+            "MODEL",
+            "VERSION",
+            "LAYER",
+            "ALIASES",
+            "TOP-1",
+            "CREATED",
+            "DIGEST",
+        ]
         assert [line.split()[:5] for line in lines[1:]] == [
             ["m", "1", "published", "canary,production", "98.77%"],
             ["m", "2", "published", "-", "-"],
@@ -87,7 +119,11 @@ class TestList:
         """A version that no labelled image speaks for can be told from those that are proven."""
         publish_plain(store)
         publish_proven(store)
-        assert [line.endswith("  unproven") for line in run("list", "m").stdout.splitlines()] == [False, True, False]
+        assert [line.endswith("  unproven") for line in run("list", "m").stdout.splitlines()] == [
+            False,
+            True,
+            False,
+        ]
 
     def test_one_model_is_listed_alone(self, run: Command, store: ModelStore) -> None:
         """With a name only that model's versions are listed."""
@@ -100,7 +136,9 @@ class TestList:
         assert result.exit_code == 0
         assert result.stdout.splitlines()[1].split()[:3] == ["shipped", "1", "built-in"]
 
-    def test_the_environment_names_the_store(self, root: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_environment_names_the_store(
+        self, root: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """SERVICE_STORE is the store where no option says otherwise."""
         publish_plain(store, "from-the-environment")
         monkeypatch.setenv("SERVICE_STORE", str(root))
@@ -121,15 +159,29 @@ class TestShow:
         with store.open("m", 1) as version:
             assert result.stdout.startswith(f"m/1 (published, unproven)  sha256:{version.digest}\n")
         for words in (
-            "8x8 RGB, bilinear resize", "3: red, green, blue", "fp32; batches up to 8", "resnet20 on digits, epoch 27 of 30",
-            "python -m training.steps.train digits", "top-1 98.77% (95 % 97.00% to 99.50%) of 540 images", "at least 0.95",
+            "8x8 RGB, bilinear resize",
+            "3: red, green, blue",
+            "fp32; batches up to 8",
+            "resnet20 on digits, epoch 27 of 30",
+            "python -m training.steps.train digits",
+            "top-1 98.77% (95 % 97.00% to 99.50%) of 540 images",
+            "at least 0.95",
             "WAIVED: fits where it goes",
-        ):  # fmt: skip
+        ):
             assert words in result.stdout
 
-    def test_each_variant_has_its_file_tolerance_and_gates(self, run: Command, store: ModelStore) -> None:
+    def test_each_variant_has_its_file_tolerance_and_gates(
+        self, run: Command, store: ModelStore
+    ) -> None:
         """Under its precision stands what a variant's own checks found, with the waiver where one was needed."""
-        loss = Check(check="top1_loss", passed=False, value=0.7, threshold=0.5, comparison="at_most", waived="speed counts here")
+        loss = Check(
+            check="top1_loss",
+            passed=False,
+            value=0.7,
+            threshold=0.5,
+            comparison="at_most",
+            waived="speed counts here",
+        )
         int8 = Variant(precision="int8", file="labels/names.txt", tolerance=0.25, gate=(loss,))
         publish_plain(store, variants=(*plain_fields()["variants"], int8))
         lines = run("show", "m").stdout.splitlines()
@@ -140,7 +192,10 @@ class TestShow:
     def test_json_is_the_manifest_itself(self, run: Command, store: ModelStore, root: Path) -> None:
         """With --json the bytes of the manifest are printed."""
         publish_plain(store)
-        assert run("show", "m", "--json").stdout_bytes == (root / "m" / "1" / MANIFEST_NAME).read_bytes()
+        assert (
+            run("show", "m", "--json").stdout_bytes
+            == (root / "m" / "1" / MANIFEST_NAME).read_bytes()
+        )
 
     def test_an_alias_and_nothing_name_a_version_too(self, run: Command, store: ModelStore) -> None:
         """A version is named by number or alias; without one `production` counts, and without that the latest."""
@@ -154,11 +209,17 @@ class TestShow:
 
 
 class TestVerify:
-    def test_a_variant_for_gpus_is_not_run_without_one(self, run: Command, store: ModelStore) -> None:
+    def test_a_variant_for_gpus_is_not_run_without_one(
+        self, run: Command, store: ModelStore
+    ) -> None:
         """A version that holds fp16 is not called broken by a machine that can not run it; its other variants are proven."""
         fields, files = proven_version()
         half = Variant(precision="fp16", file="model.fp16.onnx", tolerance=0.1)
-        store.publish("m", fields | {"variants": (*fields["variants"], half)}, files | {half.file: b"for another machine"})
+        store.publish(
+            "m",
+            fields | {"variants": (*fields["variants"], half)},
+            files | {half.file: b"for another machine"},
+        )
         assert "fp32 proven, fp16 not run: it needs a GPU" in run("verify", "m").stdout
 
     def test_every_variant_is_proven(self, run: Command, store: ModelStore) -> None:
@@ -167,9 +228,15 @@ class TestVerify:
         for number, weights in enumerate((WEIGHTS + 1e-5, WEIGHTS[::-1].copy()), start=1):
             int8 = Variant(precision="int8", file="model.int8.onnx", tolerance=0.1)
             data = tiny_model_bytes(SIZE, SIZE, weights.astype(np.float32))
-            store.publish("m", fields | {"variants": (*fields["variants"], int8)}, files | {int8.file: data})
+            store.publish(
+                "m", fields | {"variants": (*fields["variants"], int8)}, files | {int8.file: data}
+            )
             result = run("verify", "m", str(number))
-            assert ("fp32 proven, int8 proven" if number == 1 else "the int8 logits differ from training's") in result.output
+            assert (
+                "fp32 proven, int8 proven"
+                if number == 1
+                else "the int8 logits differ from training's"
+            ) in result.output
 
     def test_a_whole_store_is_ok(self, run: Command, store: ModelStore) -> None:
         """Every version is held against its seal and its golden images are run."""
@@ -177,9 +244,13 @@ class TestVerify:
         publish_proven(store)
         result = run("verify", "m")
         assert result.exit_code == 0
-        assert result.stdout.splitlines() == [f"ok      m/{number}  5 files, 2 golden images, fp32 proven" for number in (1, 2)]
+        assert result.stdout.splitlines() == [
+            f"ok      m/{number}  5 files, 2 golden images, fp32 proven" for number in (1, 2)
+        ]
 
-    def test_a_bad_version_is_named_among_good_ones(self, run: Command, store: ModelStore, root: Path) -> None:
+    def test_a_bad_version_is_named_among_good_ones(
+        self, run: Command, store: ModelStore, root: Path
+    ) -> None:
         """Damage of any kind gives exit code 1 and a line with the version and the error, and the others are still looked at."""
         for _ in range(5):
             publish_proven(store)
@@ -189,7 +260,13 @@ class TestVerify:
         result = run("verify", "m")
         assert result.exit_code == 1
         verdicts = [line.split()[:2] for line in result.stdout.splitlines()]
-        assert verdicts == [["ok", "m/1"], ["FAILED", "m/2"], ["FAILED", "m/3"], ["FAILED", "m/4"], ["ok", "m/5"]]
+        assert verdicts == [
+            ["ok", "m/1"],
+            ["FAILED", "m/2"],
+            ["FAILED", "m/3"],
+            ["FAILED", "m/4"],
+            ["ok", "m/5"],
+        ]
         assert "FileAlteredError: m/2: model.onnx has 0 bytes" in result.stdout
         assert "FAILED  m/3  ManifestError: " in result.stdout
         assert "FileMissingError: m/4: golden/upright.png is missing" in result.stdout
@@ -202,7 +279,9 @@ class TestVerify:
         assert "FAILED  m/1  NumericsProofError: golden/upright.png" in failed.stdout
         assert run("verify", "m", "1", "--no-run").exit_code == 0
 
-    def test_a_file_that_is_no_model_is_a_bad_version(self, run: Command, store: ModelStore) -> None:
+    def test_a_file_that_is_no_model_is_a_bad_version(
+        self, run: Command, store: ModelStore
+    ) -> None:
         """A version whose model ONNX Runtime refuses fails with that error."""
         publish_plain(store)
         result = run("verify")
@@ -218,10 +297,17 @@ class TestAliases:
         assert run("aliases", "m").stdout == "m has no aliases; its latest version counts\n"
         assert run("promote", "m", "1").stdout == "production of m now points to version 1\n"
         run("promote", "m", "2", "--why", "better on dusk")
-        assert run("rollback", "m", "--why", "worse at night").stdout == "production of m points to version 1 again\n"
+        assert (
+            run("rollback", "m", "--why", "worse at night").stdout
+            == "production of m points to version 1 again\n"
+        )
         lines = run("aliases", "m").stdout.splitlines()
         assert lines[0] == "production -> 1"
-        assert ["worse at night" in lines[1], "better on dusk" in lines[2], len(lines)] == [True, True, 4]
+        assert ["worse at night" in lines[1], "better on dusk" in lines[2], len(lines)] == [
+            True,
+            True,
+            4,
+        ]
 
     def test_an_alias_can_follow_another(self, run: Command, store: ModelStore) -> None:
         """What is promoted may be named by an alias."""
@@ -231,7 +317,10 @@ class TestAliases:
         assert run("promote", "m", "canary").exit_code == 0
         assert store.resolve("m", "production") == 1
 
-    @pytest.mark.parametrize("command", [("promote", "shipped", "1"), ("rollback", "shipped"), ("prune", "shipped", "--yes")])
+    @pytest.mark.parametrize(
+        "command",
+        [("promote", "shipped", "1"), ("rollback", "shipped"), ("prune", "shipped", "--yes")],
+    )
     @pytest.mark.parametrize("store_exists", [True, False])
     def test_the_built_in_layer_is_never_written(
         self,
@@ -247,7 +336,9 @@ class TestAliases:
 
 
 class TestPrune:
-    def test_nothing_is_deleted_without_yes(self, run: Command, store: ModelStore, root: Path) -> None:
+    def test_nothing_is_deleted_without_yes(
+        self, run: Command, store: ModelStore, root: Path
+    ) -> None:
         """Without --yes prune tells what it would do; with it the same is done."""
         for _ in range(4):
             publish_plain(store)
@@ -265,7 +356,9 @@ class TestPrune:
         assert "deleted m/2\n" in run("prune", "m", "--keep", "2", "--yes").stdout
         assert sorted(os.listdir(root / "m")) == ["1", "3", "4", "aliases"]
 
-    def test_nothing_to_delete_is_no_cause_for_advice(self, run: Command, store: ModelStore) -> None:
+    def test_nothing_to_delete_is_no_cause_for_advice(
+        self, run: Command, store: ModelStore
+    ) -> None:
         """Where nothing would go, --yes is not asked for."""
         publish_plain(store)
         assert run("prune", "m").stdout == "keep    m/1  among the newest 3\n"
@@ -296,15 +389,23 @@ class TestErrors:
             (("prune", "unknown", "--yes"), "there is no model 'unknown'"),
         ],
     )
-    def test_a_mistake_is_one_line(self, arguments: tuple[str, ...], words: str, run: Command, store: ModelStore) -> None:
+    def test_a_mistake_is_one_line(
+        self, arguments: tuple[str, ...], words: str, run: Command, store: ModelStore
+    ) -> None:
         """The store's errors are one line on stderr and exit code 1, without a traceback."""
         publish_plain(store)
         assert_one_line_of_error(run(*arguments), words)
 
-    @pytest.mark.parametrize("command", [("list",), ("verify",), ("show", "m"), ("prune", "m", "--yes")])
-    def test_a_store_that_is_not_there_is_an_error(self, command: tuple[str, ...], tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        "command", [("list",), ("verify",), ("show", "m"), ("prune", "m", "--yes")]
+    )
+    def test_a_store_that_is_not_there_is_an_error(
+        self, command: tuple[str, ...], tmp_path: Path
+    ) -> None:
         """A store that was named and does not exist is an error, not an empty list."""
-        assert_one_line_of_error(invoke("--store", str(tmp_path / "gone"), *command), "can not be read: No such file")
+        assert_one_line_of_error(
+            invoke("--store", str(tmp_path / "gone"), *command), "can not be read: No such file"
+        )
 
     def test_a_damaged_alias_is_one_line(self, run: Command, store: ModelStore, root: Path) -> None:
         """A damaged alias is told of where it is asked for."""
@@ -326,7 +427,11 @@ class TestProgram:
         """`python -m model_store verify` runs the golden proof and exits with 0."""
         publish_proven(store)
         done = self.program("--store", str(root), "verify", "m")
-        assert (done.returncode, done.stdout, done.stderr) == (0, "ok      m/1  5 files, 2 golden images, fp32 proven\n", "")
+        assert (done.returncode, done.stdout, done.stderr) == (
+            0,
+            "ok      m/1  5 files, 2 golden images, fp32 proven\n",
+            "",
+        )
 
     def test_it_fails_in_one_line(self, tmp_path: Path) -> None:
         """A store that is not there ends the program with code 1 and one line on stderr."""
@@ -338,4 +443,7 @@ class TestProgram:
     def test_its_json_is_json(self, store: ModelStore, root: Path) -> None:
         """`show --json` can be piped into another program."""
         publish_plain(store)
-        assert json.loads(self.program("--store", str(root), "show", "m", "--json").stdout)["model"] == "m"
+        assert (
+            json.loads(self.program("--store", str(root), "show", "m", "--json").stdout)["model"]
+            == "m"
+        )

@@ -82,7 +82,17 @@ def outcome(data: bytes) -> type[ImageError] | None:
 
 class TestDamage:
     @pytest.mark.parametrize(
-        "data", [b"", b"\0", b"not an image", b"<svg></svg>", b"%PDF-1.7", b"BM", b"BMW is a car maker", bytes(1000)]
+        "data",
+        [
+            b"",
+            b"\0",
+            b"not an image",
+            b"<svg></svg>",
+            b"%PDF-1.7",
+            b"BM",
+            b"BMW is a car maker",
+            bytes(1000),
+        ],
     )
     def test_what_is_no_image_is_said_to_be_none(self, data: bytes) -> None:
         """Bytes without an image's signature are a NotAnImageError that lists what may be sent."""
@@ -96,50 +106,76 @@ class TestDamage:
             prepare(b"\0\0\0\x18ftyp" + brand + bytes(100), SMALL)
 
     @pytest.mark.parametrize("kind", SPECIMENS)
-    def test_a_cut_image_is_truncated_or_corrupt(self, kind: str, specimen_bytes: dict[str, bytes]) -> None:
+    def test_a_cut_image_is_truncated_or_corrupt(
+        self, kind: str, specimen_bytes: dict[str, bytes]
+    ) -> None:
         """An image cut at any length is refused with an ImageError, or decodes where only its end's trimmings are missing."""
         data = specimen_bytes[kind]
-        found = {length: outcome(data[:length]) for length in {*range(32), *range(32, len(data), max(1, len(data) // CUTS))}}
+        found = {
+            length: outcome(data[:length])
+            for length in {*range(32), *range(32, len(data), max(1, len(data) // CUTS))}
+        }
         assert found[0] is NotAnImageError
-        assert set(found.values()) <= {NotAnImageError, ImageTruncatedError, ImageCorruptError, None}
+        assert set(found.values()) <= {
+            NotAnImageError,
+            ImageTruncatedError,
+            ImageCorruptError,
+            None,
+        }
         pixels_start_after = 20  # a header alone is never a picture
-        assert all(error is not None for length, error in found.items() if length <= pixels_start_after)
+        assert all(
+            error is not None for length, error in found.items() if length <= pixels_start_after
+        )
 
     @pytest.mark.parametrize(
-        ("image_format", "header"), [("PNG", 33), ("JPEG", 20), ("GIF", 13), ("BMP", 54), ("WEBP", 30), ("TIFF", 8)]
+        ("image_format", "header"),
+        [("PNG", 33), ("JPEG", 20), ("GIF", 13), ("BMP", 54), ("WEBP", 30), ("TIFF", 8)],
     )
     def test_a_header_alone_is_truncated_or_corrupt(self, image_format: str, header: int) -> None:
         """A whole header with nothing behind it is an ImageTruncatedError or an ImageCorruptError."""
-        assert outcome(encode(SCENE, image_format)[:header]) in {ImageTruncatedError, ImageCorruptError}
+        assert outcome(encode(SCENE, image_format)[:header]) in {
+            ImageTruncatedError,
+            ImageCorruptError,
+        }
 
     @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
     def test_half_an_image_is_truncated(self, image_format: str) -> None:
         """Half of a picture that is all noise is said to be truncated, or at least corrupt."""
-        noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+        noise = Image.fromarray(
+            np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        )
         data = encode(noise, image_format)
         assert outcome(data[: len(data) // 2]) in {ImageTruncatedError, ImageCorruptError}
 
-    def test_a_signature_with_another_formats_data_is_refused(self, specimen_bytes: dict[str, bytes]) -> None:
+    def test_a_signature_with_another_formats_data_is_refused(
+        self, specimen_bytes: dict[str, bytes]
+    ) -> None:
         """The first bytes of one format before the data of each other are an ImageError."""
         for head, tail in itertools.product(specimen_bytes.values(), repeat=2):
             if sniff(head) != sniff(tail):
                 assert outcome(head[:8] + tail[8:]) is not None
 
     @pytest.mark.parametrize("kind", SPECIMENS)
-    def test_flipped_bytes_never_raise_anything_else(self, kind: str, specimen_bytes: dict[str, bytes]) -> None:
+    def test_flipped_bytes_never_raise_anything_else(
+        self, kind: str, specimen_bytes: dict[str, bytes]
+    ) -> None:
         """Whatever bytes are changed in a valid image, it gives pixels of the right shape or an ImageError."""
         generator = np.random.default_rng(SPECIMENS.index(kind))
         data = specimen_bytes[kind]
         for _ in range(FLIPS):
             damaged = bytearray(data)
-            reach = len(data) if generator.random() < 0.5 else min(len(data), 200)  # headers break more than pixels
+            reach = (
+                len(data) if generator.random() < 0.5 else min(len(data), 200)
+            )  # headers break more than pixels
             for place in generator.integers(0, reach, generator.integers(1, 5)):
                 damaged[place] = generator.integers(0, 256)
             outcome(bytes(damaged))
 
     @given(
         data=st.binary(max_size=200),
-        head=st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"II*\0", b"MM\0+", b"BM"]),
+        head=st.sampled_from(
+            [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"II*\0", b"MM\0+", b"BM"]
+        ),
     )
     def test_garbage_behind_a_signature_is_refused(self, head: bytes, data: bytes) -> None:
         """Any bytes behind a real signature are an ImageError, or by a great chance an image."""

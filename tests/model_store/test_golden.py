@@ -25,9 +25,24 @@ from store_factory import (
 from tiny_model import tiny_model_bytes
 
 from model_store import golden
-from model_store.errors import DecodeProofError, ManifestError, NumericsProofError, ProofError, StoreUnreadableError
+from model_store.errors import (
+    DecodeProofError,
+    ManifestError,
+    NumericsProofError,
+    ProofError,
+    StoreUnreadableError,
+)
 from model_store.manifest import DecodeTolerance, Golden, Preprocessing
-from model_store.preprocessing import Pixels, crop, load_pixels, open_image, orient, prepare, resize, to_rgb
+from model_store.preprocessing import (
+    Pixels,
+    crop,
+    load_pixels,
+    open_image,
+    orient,
+    prepare,
+    resize,
+    to_rgb,
+)
 from model_store.session import Session
 from model_store.store import ModelStore
 
@@ -55,7 +70,9 @@ def test_a_precision_that_is_not_there_is_no_proof(store: ModelStore) -> None:
     """Proving a variant that the version lacks is a ManifestError."""
     publish_proven(store)
     with store.open("m", 1) as version:
-        session = Session(version.path("model.onnx"), version.manifest.input, version.manifest.outputs)
+        session = Session(
+            version.path("model.onnx"), version.manifest.input, version.manifest.outputs
+        )
         with pytest.raises(ManifestError, match="no fp16 variant"):
             golden.prove(version, session, "fp16")
 
@@ -95,7 +112,9 @@ def npz() -> bytes:
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_the_decode_half_fails_in_its_own_words(path: str, data: bytes, words: str, store: ModelStore) -> None:
+def test_the_decode_half_fails_in_its_own_words(
+    path: str, data: bytes, words: str, store: ModelStore
+) -> None:
     """A golden image or its pixels that are not training's, though sealed, are a DecodeProofError that names the file."""
     fields, files = proven_version()
     with pytest.raises(DecodeProofError, match=words) as caught:
@@ -114,7 +133,10 @@ def with_logits(change: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda logits: logits + np.array([0, 0, 2 * TOLERANCE]), "differ from training's by 0.002, allowed is 0.001"),
+        (
+            lambda logits: logits + np.array([0, 0, 2 * TOLERANCE]),
+            "differ from training's by 0.002, allowed is 0.001",
+        ),
         (lambda logits: logits - np.array([5, 0, 0]), "differ from training's by 5"),
         (lambda logits: logits[::-1], "differ from training's"),
     ],
@@ -129,19 +151,30 @@ def test_the_numerics_half_fails_in_its_own_words(
 
 def test_logits_within_the_tolerance_pass(store: ModelStore) -> None:
     """A difference below the variant's tolerance is none."""
-    prove(store, with_logits(lambda logits: logits + np.array([TOLERANCE / 2, 0, -TOLERANCE / 2])), proven_version()[1])
+    prove(
+        store,
+        with_logits(lambda logits: logits + np.array([TOLERANCE / 2, 0, -TOLERANCE / 2])),
+        proven_version()[1],
+    )
 
 
 def wide(fields: dict[str, Any], *golden_logits: tuple[float, ...]) -> dict[str, Any]:
     """The same with a tolerance that lets any logits pass, and what the file itself gave when it was gated."""
     (variant,) = fields["variants"]
-    return fields | {"variants": (variant.model_copy(update={"tolerance": 100.0, "golden_logits": golden_logits}),)}
+    return fields | {
+        "variants": (
+            variant.model_copy(update={"tolerance": 100.0, "golden_logits": golden_logits}),
+        )
+    }
 
 
 def test_a_clear_answer_stays_the_same_whatever_the_tolerance(store: ModelStore) -> None:
     """Another top-1 than training's fails where training's was half a probability ahead, and only there."""
     other = wide(with_logits(lambda logits: np.roll(logits, 1)))
-    with pytest.raises(NumericsProofError, match=r"turned.png: the fp32 model answers 'red', training's clear answer was 'green'"):
+    with pytest.raises(
+        NumericsProofError,
+        match=r"turned.png: the fp32 model answers 'red', training's clear answer was 'green'",
+    ):
         prove(store, other, proven_version()[1])
     prove(store, wide(with_logits(lambda logits: np.roll(logits, 1) / 100)), proven_version()[1])
 
@@ -154,13 +187,25 @@ def test_a_variant_is_held_against_what_it_gave_itself(store: ModelStore) -> Non
     own = tuple(block.logits for block in fields["golden"])
     prove(store, apart | {"variants": (variant.model_copy(update={"golden_logits": own}),)}, files)
     moved = (own[0], tuple(logit + 2 * TOLERANCE for logit in own[1]))
-    with pytest.raises(NumericsProofError, match="the fp32 logits differ from those of its gates by"):
-        prove(store, fields | {"variants": (variant.model_copy(update={"golden_logits": moved}),)}, files)
+    with pytest.raises(
+        NumericsProofError, match="the fp32 logits differ from those of its gates by"
+    ):
+        prove(
+            store,
+            fields | {"variants": (variant.model_copy(update={"golden_logits": moved}),)},
+            files,
+        )
 
 
 @pytest.mark.parametrize(
     "weights",
-    [WEIGHTS[::-1], WEIGHTS * 1.01, np.zeros_like(WEIGHTS), np.full_like(WEIGHTS, np.nan), np.full_like(WEIGHTS, np.inf)],
+    [
+        WEIGHTS[::-1],
+        WEIGHTS * 1.01,
+        np.zeros_like(WEIGHTS),
+        np.full_like(WEIGHTS, np.nan),
+        np.full_like(WEIGHTS, np.inf),
+    ],
     ids=["swapped channels", "1 % off", "zeros", "NaN", "infinity"],
 )
 def test_another_model_fails_the_numerics_half(weights: np.ndarray, store: ModelStore) -> None:
@@ -209,14 +254,24 @@ def transparent_scene() -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    "mistake", [swapped_channels, ignored_orientation, another_interpolation, another_background, shifted_crop]
+    "mistake",
+    [
+        swapped_channels,
+        ignored_orientation,
+        another_interpolation,
+        another_background,
+        shifted_crop,
+    ],
 )
 def test_each_mistake_in_preprocessing_breaks_the_proof(mistake: golden.Prepare) -> None:
     """A swapped channel order, ignored EXIF, another interpolation or background and a shifted crop are each seen."""
     data = encode(transparent_scene(), "PNG", **oriented(scene(), 6))
     block = Golden(
-        image="a.png", pixels="a.npy", decode_tolerance=DecodeTolerance(max_abs=4, mean_abs=1), logits=(0.0, 0.0, 0.0)
-    )  # fmt: skip
+        image="a.png",
+        pixels="a.npy",
+        decode_tolerance=DecodeTolerance(max_abs=4, mean_abs=1),
+        logits=(0.0, 0.0, 0.0),
+    )
     pixels = prepare(data, PREPROCESSING)
     golden.check_decode(data, pixels, block, PREPROCESSING)
     with pytest.raises(DecodeProofError):
@@ -226,8 +281,15 @@ def test_each_mistake_in_preprocessing_breaks_the_proof(mistake: golden.Prepare)
 def test_a_decoder_of_another_shape_is_seen() -> None:
     """Pixels of another shape than the stored ones are a DecodeProofError that shows both."""
     data = encode(scene(), "PNG")
-    block = Golden(image="a.png", pixels="a.npy", decode_tolerance=DecodeTolerance(max_abs=255, mean_abs=255), logits=(0.0,))
-    with pytest.raises(DecodeProofError, match=r"a.png decodes to \(8, 8, 3\), training saw \(8, 7, 3\)"):
+    block = Golden(
+        image="a.png",
+        pixels="a.npy",
+        decode_tolerance=DecodeTolerance(max_abs=255, mean_abs=255),
+        logits=(0.0,),
+    )
+    with pytest.raises(
+        DecodeProofError, match=r"a.png decodes to \(8, 8, 3\), training saw \(8, 7, 3\)"
+    ):
         golden.check_decode(data, prepare(data, PREPROCESSING)[:, :-1], block, PREPROCESSING)
 
 
@@ -247,6 +309,8 @@ def test_pixels_that_can_not_be_read_are_no_fault_of_the_version(store: ModelSto
         stored = version.path(version.manifest.golden[0].pixels)
         stored.unlink()
         stored.mkdir()
-        with pytest.raises(StoreUnreadableError, match=r"can not be read: Is a directory$") as caught:
+        with pytest.raises(
+            StoreUnreadableError, match=r"can not be read: Is a directory$"
+        ) as caught:
             golden.load_pixels(version, version.manifest.golden[0])
         assert str(store.root) not in str(caught.value)

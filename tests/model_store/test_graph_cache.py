@@ -16,7 +16,16 @@ from tiny_model import tiny_model_bytes
 from model_store import graph_cache
 from model_store.errors import ModelRunError
 from model_store.files import DirectoryLock, sha256_of
-from model_store.graph_cache import BUILDING_PREFIX, FOLDER, GRAPH, SEAL, WEIGHTS, GraphCache, cpu_description, key_of
+from model_store.graph_cache import (
+    BUILDING_PREFIX,
+    FOLDER,
+    GRAPH,
+    SEAL,
+    WEIGHTS,
+    GraphCache,
+    cpu_description,
+    key_of,
+)
 from model_store.manifest import Input, Outputs
 from model_store.session import Session, SessionOptions, _settings
 from model_store.store import BUILTIN_DEFAULT_MODEL, BUILTIN_ROOT, ModelStore
@@ -39,7 +48,9 @@ def model(tmp_path: Path) -> Path:
 
 
 def write_model(path: Path, seed: int = 0) -> Path:
-    weights = np.random.default_rng(seed).normal(size=(3, CLASSES)).astype(np.float32)  # enough to lie in a file of their own
+    weights = (
+        np.random.default_rng(seed).normal(size=(3, CLASSES)).astype(np.float32)
+    )  # enough to lie in a file of their own
     path.write_bytes(tiny_model_bytes(SIDE, SIDE, weights))
     return path
 
@@ -63,9 +74,13 @@ def test_the_built_in_model_answers_bitwise_alike(cache: GraphCache) -> None:
         manifest = version.manifest
         pixels = images(manifest.input.height)
         answers = [
-            Session(path, manifest.input, manifest.outputs, SessionOptions(graphs=graphs), sha256_of(path)).run_with_features(
-                pixels
-            )
+            Session(
+                path,
+                manifest.input,
+                manifest.outputs,
+                SessionOptions(graphs=graphs),
+                sha256_of(path),
+            ).run_with_features(pixels)
             for path in [version.path("model.onnx")]
             for graphs in (None, cache, cache)
         ]
@@ -74,7 +89,9 @@ def test_the_built_in_model_answers_bitwise_alike(cache: GraphCache) -> None:
         assert features.tobytes() == answers[0][1].tobytes()
 
 
-def test_what_was_made_once_is_found(cache: GraphCache, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_made_once_is_found(
+    cache: GraphCache, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second start makes nothing anew, nor does another process's; an entry has the graph, its weights and their digests."""
     expected = load(model, None).run(images())
     load(model, cache)
@@ -88,7 +105,12 @@ def test_what_was_made_once_is_found(cache: GraphCache, model: Path, tmp_path: P
 @pytest.mark.parametrize("name", [GRAPH, WEIGHTS, SEAL])
 @pytest.mark.parametrize("damage", ["flip", "cut", "delete", "empty"])
 def test_a_damaged_entry_is_made_anew(
-    name: str, damage: str, cache: GraphCache, model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    name: str,
+    damage: str,
+    cache: GraphCache,
+    model: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """One flipped bit, a torn write or a lost file: said once, and the answers are right at that start and at the next."""
     expected = load(model, cache).run(images())
@@ -96,7 +118,13 @@ def test_a_damaged_entry_is_made_anew(
     data = path.read_bytes()
     path.unlink()
     if damage != "delete":
-        path.write_bytes({"flip": data[:-1] + bytes([data[-1] ^ 1]), "cut": data[: len(data) // 2], "empty": b""}[damage])
+        path.write_bytes(
+            {
+                "flip": data[:-1] + bytes([data[-1] ^ 1]),
+                "cut": data[: len(data) // 2],
+                "empty": b"",
+            }[damage]
+        )
     for _ in range(2):
         assert load(model, cache).run(images()).tobytes() == expected.tobytes()
     assert caplog.text.count("is damaged and is made anew") == 1
@@ -105,13 +133,19 @@ def test_a_damaged_entry_is_made_anew(
 
 @pytest.mark.parametrize("listed", [[], [GRAPH]])
 def test_a_seal_that_does_not_list_its_files_seals_nothing(
-    listed: list[str], cache: GraphCache, model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    listed: list[str],
+    cache: GraphCache,
+    model: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Whatever lies beside it could be anything; the entry is made anew."""
     load(model, cache)
     seal = entries(tmp_path)[0] / SEAL
     sealed = json.loads(seal.read_bytes())
-    seal.write_text(json.dumps(sealed | {"files": [file for file in sealed["files"] if file["path"] in listed]}))
+    seal.write_text(
+        json.dumps(sealed | {"files": [file for file in sealed["files"] if file["path"] in listed]})
+    )
     for _ in range(2):
         load(model, cache)
     assert caplog.text.count("is damaged and is made anew") == 1
@@ -119,7 +153,10 @@ def test_a_seal_that_does_not_list_its_files_seals_nothing(
 
 
 def test_an_entry_that_is_read_only_is_used(
-    cache: GraphCache, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    cache: GraphCache,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A cache that came with an image has its entries taken as they are, with nothing to warn of."""
     load(model, cache)
@@ -134,7 +171,10 @@ def test_an_entry_that_is_read_only_is_used(
 
 
 def test_a_cache_that_became_read_only_is_said_once(
-    cache: GraphCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    cache: GraphCache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Each attempt has a directory with another name, and the log one line all the same."""
     load(write_model(tmp_path / "first.onnx"), cache)
@@ -147,13 +187,20 @@ def test_a_cache_that_became_read_only_is_said_once(
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
     for seed in (1, 2):
-        assert load(write_model(tmp_path / f"{seed}.onnx", seed), cache).run(images()).shape == (5, CLASSES)
+        assert load(write_model(tmp_path / f"{seed}.onnx", seed), cache).run(images()).shape == (
+            5,
+            CLASSES,
+        )
     assert caplog.text.count("without the cache") == 1
     assert BUILDING_PREFIX not in caplog.text
 
 
 def test_a_graph_that_answers_otherwise_is_not_kept(
-    cache: GraphCache, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    cache: GraphCache,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Should ONNX Runtime write another graph than it runs, the model serves without the cache and the log says so."""
     other = write_model(tmp_path / "other.onnx", seed=1)
@@ -232,7 +279,9 @@ def test_a_graph_larger_than_the_bound_is_not_made_again_and_again(
     """One whose file is too large is never written; one that turns out to be is written once in the life of a process."""
     written: list[Path] = []
     seal = graph_cache._seal
-    monkeypatch.setattr(graph_cache, "_seal", lambda building: written.append(building) or seal(building))
+    monkeypatch.setattr(
+        graph_cache, "_seal", lambda building: written.append(building) or seal(building)
+    )
     for bound, expected in ((model.stat().st_size - 1, 0), (model.stat().st_size, 1)):
         cache = GraphCache(tmp_path / "cache", bound)
         for _ in range(3):
@@ -253,8 +302,13 @@ def test_it_may_be_deleted_while_it_is_used(cache: GraphCache, model: Path, tmp_
     assert len(entries(tmp_path)) == 1
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="this system has no /proc, in which not even root can make a file")
-def test_a_cache_that_can_not_be_written_is_said_once(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.skipif(
+    not Path("/proc").is_dir(),
+    reason="this system has no /proc, in which not even root can make a file",
+)
+def test_a_cache_that_can_not_be_written_is_said_once(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Two models load without it, and the log has one line."""
     cache = GraphCache(Path("/proc/cache"), PLENTY)
     for path in (model, write_model(tmp_path / "other.onnx", seed=1)):
@@ -272,7 +326,9 @@ def test_a_cache_that_others_can_write_is_not_used(
     assert "others can write to" in caplog.text
 
 
-def test_a_bad_model_is_the_model_s_fault(cache: GraphCache, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bad_model_is_the_model_s_fault(
+    cache: GraphCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A file that is no model fails as it does without the cache, which is neither blamed nor left with rubbish."""
     path = tmp_path / "model.onnx"
     path.write_bytes(b"no model")
@@ -282,10 +338,14 @@ def test_a_bad_model_is_the_model_s_fault(cache: GraphCache, tmp_path: Path, cap
     assert caplog.text == ""
 
 
-def test_what_a_killed_process_has_left_goes(cache: GraphCache, model: Path, tmp_path: Path) -> None:
+def test_what_a_killed_process_has_left_goes(
+    cache: GraphCache, model: Path, tmp_path: Path
+) -> None:
     """The half-made directory of a process that is gone is deleted; that of one that is at work is not."""
     load(model, cache)
-    dead, alive = (tmp_path / "cache" / FOLDER / f"{BUILDING_PREFIX}{name}" for name in ("dead", "alive"))
+    dead, alive = (
+        tmp_path / "cache" / FOLDER / f"{BUILDING_PREFIX}{name}" for name in ("dead", "alive")
+    )
     for folder in (dead, alive):
         folder.mkdir()
         (folder / GRAPH).write_bytes(b"half")
@@ -306,8 +366,13 @@ def test_processes_that_start_at_once_leave_one_entry(model: Path, tmp_path: Pat
         print(session.run(images()).tobytes().hex(), end="")
     """
     command = [sys.executable, "-c", code, model, tmp_path / "cache"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(Path(__file__).parents[up]) for up in range(3))}
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(4)]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(str(Path(__file__).parents[up]) for up in range(3))
+    }
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(4)
+    ]
     answers = {process.communicate()[0] for process in processes}
     assert [process.returncode for process in processes] == [0] * 4
     assert answers == {load(model, None).run(images()).tobytes().hex()}

@@ -8,7 +8,9 @@ import pytest
 from model_store.host_cache import default_host_cache, open_host_cache, try_host_cache
 
 
-def test_the_default_follows_the_xdg_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_default_follows_the_xdg_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """`$XDG_CACHE_HOME` counts where it is absolute, as its specification says, else the home directory."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))

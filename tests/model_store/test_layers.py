@@ -31,7 +31,9 @@ class TestBuiltinLayer:
         with layered.open("shipped", 1) as version:
             assert version.manifest.outputs.logits == "own"
 
-    def test_a_folder_without_a_version_does_not_hide_it(self, layered: ModelStore, root: Path) -> None:
+    def test_a_folder_without_a_version_does_not_hide_it(
+        self, layered: ModelStore, root: Path
+    ) -> None:
         """A publisher that was killed before its first version leaves the built-in model in view."""
         (root / "shipped" / ".staging-00").mkdir(parents=True)
         assert layered.layer("shipped") == "built-in"

@@ -32,7 +32,10 @@ SHA256 = "0" * 64
 def sealed(**changes: Any) -> Manifest:
     """A valid manifest with some fields replaced."""
     fields, files = proven_version()
-    entries = tuple({"path": path, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for path, data in files.items())
+    entries = tuple(
+        {"path": path, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for path, data in files.items()
+    )
     return Manifest.model_validate({**fields, "model": "m", "files": entries} | changes)
 
 
@@ -60,7 +63,11 @@ def test_the_digest_is_the_sha256_of_the_bytes() -> None:
     assert digest_of(data) == hashlib.sha256(data).hexdigest()
 
 
-@pytest.mark.parametrize("block", [(), ("input",), ("preprocessing",), ("variants", 0), ("golden", 0), ("files", 0)], ids=str)
+@pytest.mark.parametrize(
+    "block",
+    [(), ("input",), ("preprocessing",), ("variants", 0), ("golden", 0), ("files", 0)],
+    ids=str,
+)
 def test_an_unknown_field_is_refused_in_every_block(block: tuple[str | int, ...]) -> None:
     """A field that this schema does not know is an error which names it, at the top and inside blocks."""
     with pytest.raises(ManifestError, match="surprise: Extra inputs"):
@@ -70,10 +77,25 @@ def test_an_unknown_field_is_refused_in_every_block(block: tuple[str | int, ...]
 @pytest.mark.parametrize(
     "path",
     [
-        "../up", "a/../../b", "a/..", "..", "/etc/passwd", "//etc", "\\windows", "a\\b", "C:evil", "./a", "a//b", "a/", ".", "",
-        "a\0b", "manifest.json", "x" * 256,
+        "../up",
+        "a/../../b",
+        "a/..",
+        "..",
+        "/etc/passwd",
+        "//etc",
+        "\\windows",
+        "a\\b",
+        "C:evil",
+        "./a",
+        "a//b",
+        "a/",
+        ".",
+        "",
+        "a\0b",
+        "manifest.json",
+        "x" * 256,
     ],
-)  # fmt: skip
+)
 def test_a_path_that_is_not_plainly_inside_is_refused(path: str) -> None:
     """A file path with `..`, a root, a backslash, a drive, or a second spelling of itself is refused."""
     with pytest.raises(ManifestError, match=r"files\.0\.path"):
@@ -116,7 +138,9 @@ def test_a_path_that_is_not_plainly_inside_is_refused(path: str) -> None:
         (("proof",), "maybe"),
     ],
 )
-def test_a_value_outside_its_domain_is_refused_by_name(place: tuple[str | int, ...], value: Any) -> None:
+def test_a_value_outside_its_domain_is_refused_by_name(
+    place: tuple[str | int, ...], value: Any
+) -> None:
     """A wrong type or value is an error that says where in the manifest it stands."""
     with pytest.raises(ManifestError, match=".".join(str(step) for step in place)):
         Manifest.from_bytes(edited(*place, value=value))
@@ -144,16 +168,28 @@ def test_blocks_that_contradict_each_other_are_refused() -> None:
         ("lists a path twice", {"files": (*whole.files, whole.files[0])}),
         ("does not list model.onnx", {"files": whole.files[1:]}),
         ("class_names holds a name twice", {"class_names": ("red", "green", "red")}),
-        ("crops to another size", {"preprocessing": Preprocessing(resize=9, crop_height=9, crop_width=8)}),
+        (
+            "crops to another size",
+            {"preprocessing": Preprocessing(resize=9, crop_height=9, crop_width=8)},
+        ),
         ("golden logits and class_names differ", {"class_names": ("red", "green", "blue", "grey")}),
         ("needs golden images", {"golden": ()}),
         (
             "an energy threshold needs logits",
-            {"outputs": Outputs(kind="probabilities"), "calibration": Calibration(energy_threshold=-1.0)},
+            {
+                "outputs": Outputs(kind="probabilities"),
+                "calibration": Calibration(energy_threshold=-1.0),
+            },
         ),
         ("holds a precision twice", {"variants": whole.variants * 2}),
-        ("variant's golden logits do not fit", {"variants": (with_own_logits(whole, (0.0, 0.0), (0.0, 0.0)),)}),
-        ("variant's golden logits do not fit", {"variants": (with_own_logits(whole, (0.0, 0.0, 0.0)),)}),
+        (
+            "variant's golden logits do not fit",
+            {"variants": (with_own_logits(whole, (0.0, 0.0), (0.0, 0.0)),)},
+        ),
+        (
+            "variant's golden logits do not fit",
+            {"variants": (with_own_logits(whole, (0.0, 0.0, 0.0)),)},
+        ),
     ]
     for message, change in contradictions:
         with pytest.raises(ValidationError, match=message):
@@ -178,11 +214,21 @@ def test_a_manifest_is_frozen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("passed", "waived", "expected"), [(True, None, True), (False, None, False), (False, "the owner knows better", True)]
+    ("passed", "waived", "expected"),
+    [(True, None, True), (False, None, False), (False, "the owner knows better", True)],
 )
-def test_a_failed_check_counts_unless_it_was_waived(passed: bool, waived: str | None, expected: bool) -> None:  # noqa: FBT001
+def test_a_failed_check_counts_unless_it_was_waived(
+    passed: bool, waived: str | None, expected: bool
+) -> None:
     """All checks passed when none failed without a waiver, in the version's gate and in each variant's."""
-    check = Check(check="accuracy", passed=passed, value=0.5, threshold=0.9, comparison="at_least", waived=waived)
+    check = Check(
+        check="accuracy",
+        passed=passed,
+        value=0.5,
+        threshold=0.9,
+        comparison="at_least",
+        waived=waived,
+    )
     variant = Variant(precision="fp32", file="model.onnx", tolerance=0.1, gate=(check,))
     assert sealed(gate=(check,)).all_checks_passed is expected
     assert sealed(variants=(variant,)).all_checks_passed is expected
@@ -202,7 +248,23 @@ def test_a_canonical_name_is_returned(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", ".hidden", "-x", "a/b", "a\\b", "a\n", "\na", "a b", "a\0", "ä", "\uff11", "x" * 129]
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        ".hidden",
+        "-x",
+        "a/b",
+        "a\\b",
+        "a\n",
+        "\na",
+        "a b",
+        "a\0",
+        "ä",
+        "\uff11",
+        "x" * 129,
+    ],
 )
 def test_another_name_is_refused(name: str) -> None:
     """A name that could leave the store, hide in it, or be written in two ways is refused and shown."""
@@ -222,7 +284,24 @@ def test_a_name_holds_nothing_but_its_alphabet(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["01", "+1", "-1", "0", "1.0", " 1", "1 ", "1\n", "\uff11", "²", "1_0", "1e3", "0x1", "", "9" * 19]
+    "text",
+    [
+        "01",
+        "+1",
+        "-1",
+        "0",
+        "1.0",
+        " 1",
+        "1 ",
+        "1\n",
+        "\uff11",
+        "²",
+        "1_0",
+        "1e3",
+        "0x1",
+        "",
+        "9" * 19,
+    ],
 )
 def test_a_version_that_is_not_canonical_is_refused(text: str) -> None:
     """A second spelling of an integer is no version name."""
@@ -259,4 +338,7 @@ def test_an_imported_version_lists_its_report() -> None:
 def test_the_factory_of_these_tests_is_valid() -> None:
     """The smallest manifest of these tests is one that the schema accepts."""
     files = ({"path": "model.onnx", "size": 1, "sha256": SHA256},)
-    assert Manifest.model_validate({**plain_fields(), "model": "m", "files": files}).proof == "unproven"
+    assert (
+        Manifest.model_validate({**plain_fields(), "model": "m", "files": files}).proof
+        == "unproven"
+    )

@@ -49,7 +49,9 @@ class TestPixelBombs:
         return {name: encode(scene(16, 16), name, lossless=True) for name in FORMATS}
 
     @pytest.fixture(autouse=True)
-    def no_pixel_is_decoded(self, harmless: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_pixel_is_decoded(
+        self, harmless: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Whoever decodes pixels in these tests, once the harmless images are made, fails."""
         assert len(harmless) == len(FORMATS)
 
@@ -61,8 +63,12 @@ class TestPixelBombs:
         monkeypatch.setattr(preprocessing, "load_pixels", refuse)
 
     @pytest.mark.parametrize("image_format", FORMATS)
-    @pytest.mark.parametrize("side", [16000, 10000, 9000])  # Pillow refuses, Pillow warns, we refuse
-    def test_a_bomb_is_refused_by_its_header(self, image_format: str, side: int, harmless: dict[str, bytes]) -> None:
+    @pytest.mark.parametrize(
+        "side", [16000, 10000, 9000]
+    )  # Pillow refuses, Pillow warns, we refuse
+    def test_a_bomb_is_refused_by_its_header(
+        self, image_format: str, side: int, harmless: dict[str, bytes]
+    ) -> None:
         """A header that promises more pixels than allowed is refused before a pixel is decoded, in every format."""
         with pytest.raises(TooManyPixelsError, match="pixels; at most 52,428,800 are allowed"):
             prepare(with_size(harmless[image_format], side, side), SMALL)
@@ -77,14 +83,20 @@ class TestPixelBombs:
     def test_pillows_warning_need_not_be_an_error(self) -> None:
         """Where Pillow only warns, as in a service, our own limit refuses the image."""
         side = int(PILLOW_MAX_PIXELS**0.5) + 2
-        with pytest.warns(Image.DecompressionBombWarning), pytest.raises(TooManyPixelsError, match=f"{side}x{side}"):
+        with (
+            pytest.warns(Image.DecompressionBombWarning),
+            pytest.raises(TooManyPixelsError, match=f"{side}x{side}"),
+        ):
             prepare(png(side, side, 8, 2), SMALL)
 
     @pytest.mark.parametrize("size", [(10, 100_000), (100_000, 10)])
     def test_an_elongated_image_does_not_explode_in_the_resize(self, size: tuple[int, int]) -> None:
         """A million pixels that would be 655 million after the resize are refused before a pixel is decoded."""
         spec = Preprocessing(resize=256, crop_height=224, crop_width=224)
-        with pytest.raises(TooManyPixelsError, match="with its shorter side resized to 256 it would have 655,360,000 pixels"):
+        with pytest.raises(
+            TooManyPixelsError,
+            match="with its shorter side resized to 256 it would have 655,360,000 pixels",
+        ):
             prepare(png(*size, 8, 2), spec)
 
 

@@ -29,7 +29,9 @@ def plain(rows: bytes, *before: bytes) -> bytes:
 def rows_of(filters: bytes, seed: int = 0) -> bytes:
     """Sixteen rows of chance, each behind the number of its filter."""
     chance = np.random.default_rng(seed).integers(0, 256, (len(filters), 48), np.uint8)
-    return b"".join(bytes([each]) + row.tobytes() for each, row in zip(filters, chance, strict=True))
+    return b"".join(
+        bytes([each]) + row.tobytes() for each, row in zip(filters, chance, strict=True)
+    )
 
 
 @pytest.mark.parametrize("number", range(len(FILTERS)), ids=FILTERS)
@@ -63,7 +65,9 @@ OTHERS = {
     "16 bits": png(16, 16, 16, 2, bytes(16 * 97)),
     "interlaced": png(16, 16, 8, 2, bytes(2000), interlace=1),
     "transparent colour": plain(ROWS, png_chunk(b"tRNS", bytes(6))),
-    "orientation": encode(Image.new("RGB", (16, 16)), "PNG", **oriented(Image.new("RGB", (16, 16)), 6)),
+    "orientation": encode(
+        Image.new("RGB", (16, 16)), "PNG", **oriented(Image.new("RGB", (16, 16)), 6)
+    ),
     "text": plain(ROWS, png_chunk(b"tEXt", b"Comment\0" + bytes(9))),
     "cut in two": plain(ROWS, png_chunk(b"IDAT", b"")),
     "more behind its end": PLAIN + b"\0",

@@ -28,11 +28,17 @@ RESAMPLING: dict[Interpolation, Image.Resampling] = {
 }
 
 
-def as_it_is(image: Image.Image, background: tuple[int, int, int] = (255, 255, 255)) -> Preprocessing:
+def as_it_is(
+    image: Image.Image, background: tuple[int, int, int] = (255, 255, 255)
+) -> Preprocessing:
     """The preprocessing that neither resizes nor crops this image."""
     return Preprocessing(
-        resize_mode="exact", resize=1, crop_height=image.height, crop_width=image.width, background=background
-    )  # fmt: skip
+        resize_mode="exact",
+        resize=1,
+        crop_height=image.height,
+        crop_width=image.width,
+        background=background,
+    )
 
 
 def deviation(pixels: Pixels, expected: np.ndarray) -> float:
@@ -51,7 +57,9 @@ class TestFormats:
         assert sniff(data) == image_format
         assert pixels.dtype == np.uint8
         assert pixels.shape == (16, 24, 3)
-        assert deviation(pixels, np.asarray(SCENE)) < (25 if image_format in {"JPEG", "WEBP", "GIF"} else 0.001)
+        assert deviation(pixels, np.asarray(SCENE)) < (
+            25 if image_format in {"JPEG", "WEBP", "GIF"} else 0.001
+        )
 
     @pytest.mark.parametrize(
         ("image_format", "options"),
@@ -60,20 +68,34 @@ class TestFormats:
             ("JPEG", {"optimize": True, "quality": 95, "subsampling": 0}),
             ("WEBP", {"lossless": True}),
             ("PNG", {"compress_level": 0}),
-            *[("TIFF", {"compression": kind}) for kind in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits")],
+            *[
+                ("TIFF", {"compression": kind})
+                for kind in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits")
+            ],
             ("TIFF", {"big_tiff": True}),
         ],
     )
-    def test_every_compression_is_decoded(self, image_format: str, options: dict[str, object]) -> None:
+    def test_every_compression_is_decoded(
+        self, image_format: str, options: dict[str, object]
+    ) -> None:
         """The variants within a format give the same picture."""
         limit = 8 if image_format == "JPEG" else 0
-        assert deviation(prepare(encode(SCENE, image_format, **options), as_it_is(SCENE)), np.asarray(SCENE)) <= limit
+        assert (
+            deviation(
+                prepare(encode(SCENE, image_format, **options), as_it_is(SCENE)), np.asarray(SCENE)
+            )
+            <= limit
+        )
 
     @pytest.mark.parametrize("image_format", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
     def test_of_an_animation_the_first_frame_counts(self, image_format: str) -> None:
         """Of a file with several pictures the first is taken, as if it were alone."""
         pixels = prepare(animation(image_format), as_it_is(SCENE))
-        assert deviation(pixels, np.asarray(SCENE)) < 25 < deviation(pixels, np.asarray(SCENE.rotate(180)))
+        assert (
+            deviation(pixels, np.asarray(SCENE))
+            < 25
+            < deviation(pixels, np.asarray(SCENE.rotate(180)))
+        )
 
     def test_the_media_type_is_not_believed_over_the_bytes(self) -> None:
         """Nothing but the first bytes decides on the format: only the six formats are ever tried."""
@@ -102,7 +124,13 @@ class TestModes:
         image = SCENE.quantize(16)
         palette = np.array(image.getpalette(), dtype=np.uint8).reshape(-1, 3)
         for image_format in ("PNG", "GIF", "BMP", "TIFF"):
-            assert deviation(prepare(encode(image, image_format), as_it_is(image)), palette[np.asarray(image)]) == 0
+            assert (
+                deviation(
+                    prepare(encode(image, image_format), as_it_is(image)),
+                    palette[np.asarray(image)],
+                )
+                == 0
+            )
 
     @pytest.mark.parametrize("image_format", ["PNG", "GIF"])
     def test_a_transparent_palette_colour_shows_the_background(self, image_format: str) -> None:
@@ -118,19 +146,31 @@ class TestModes:
         image = SCENE.quantize(4)
         alphas = np.array([0, 64, 128, 255])
         palette = np.array(image.getpalette(), dtype=np.uint8).reshape(-1, 3)[:4]
-        mixed = palette * (alphas[:, np.newaxis] / 255) + np.array(PINK) * (1 - alphas[:, np.newaxis] / 255)
-        pixels = prepare(encode(image, "PNG", transparency=bytes(alphas.tolist())), as_it_is(image, PINK))
+        mixed = palette * (alphas[:, np.newaxis] / 255) + np.array(PINK) * (
+            1 - alphas[:, np.newaxis] / 255
+        )
+        pixels = prepare(
+            encode(image, "PNG", transparency=bytes(alphas.tolist())), as_it_is(image, PINK)
+        )
         assert np.abs(pixels - mixed[np.asarray(image)]).max() <= 1
 
     @pytest.mark.parametrize(("mode", "transparency"), [("L", 77), ("RGB", (20, 200, 90))])
-    def test_a_single_colour_may_be_transparent(self, mode: str, transparency: int | tuple[int, ...]) -> None:
+    def test_a_single_colour_may_be_transparent(
+        self, mode: str, transparency: int | tuple[int, ...]
+    ) -> None:
         """A PNG that names one grey or colour as transparent shows the background there and nowhere else."""
         image = SCENE.convert(mode)
         image.paste(transparency, (0, 0, 5, 5))
         chosen = np.asarray(image) == np.array(transparency)
         chosen = chosen.all(axis=-1) if mode == "RGB" else chosen
         expected = np.where(chosen[..., np.newaxis], PINK, np.asarray(image.convert("RGB")))
-        assert deviation(prepare(encode(image, "PNG", transparency=transparency), as_it_is(image, PINK)), expected) == 0
+        assert (
+            deviation(
+                prepare(encode(image, "PNG", transparency=transparency), as_it_is(image, PINK)),
+                expected,
+            )
+            == 0
+        )
 
     @pytest.mark.parametrize("mode", ["LA", "RGBA"])
     @pytest.mark.parametrize("image_format", ["PNG", "TIFF", "WEBP"])
@@ -155,14 +195,21 @@ class TestModes:
     @pytest.mark.parametrize("image_format", ["JPEG", "TIFF"])
     def test_ycbcr_becomes_rgb(self, image_format: str) -> None:
         """Luma and chroma are converted, whether by the JPEG decoder or after a TIFF's."""
-        pixels = prepare(encode(Image.new("YCbCr", (16, 16), (76, 85, 255)), image_format), as_it_is(SCENE.resize((16, 16))))
+        pixels = prepare(
+            encode(Image.new("YCbCr", (16, 16), (76, 85, 255)), image_format),
+            as_it_is(SCENE.resize((16, 16))),
+        )
         assert deviation(pixels, np.full((16, 16, 3), (254, 0, 0))) < 3
 
-    @pytest.mark.parametrize(("mode", "image_format"), [("I;16", "PNG"), ("I;16", "TIFF"), ("I;16B", "TIFF")])
+    @pytest.mark.parametrize(
+        ("mode", "image_format"), [("I;16", "PNG"), ("I;16", "TIFF"), ("I;16B", "TIFF")]
+    )
     def test_sixteen_bit_grey_does_not_become_white(self, mode: str, image_format: str) -> None:
         """Of 16-bit grey the high byte counts: a ramp stays a ramp, whatever the byte order."""
         values = np.linspace(0, 65535, 16 * 24).astype(np.uint16).reshape(16, 24)
-        image = Image.frombytes(mode, (24, 16), values.astype(">u2" if mode == "I;16B" else "<u2").tobytes())
+        image = Image.frombytes(
+            mode, (24, 16), values.astype(">u2" if mode == "I;16B" else "<u2").tobytes()
+        )
         expected = np.repeat((values >> 8)[..., np.newaxis], 3, axis=2)
         assert deviation(prepare(encode(image, image_format), as_it_is(image)), expected) == 0
 
@@ -175,7 +222,9 @@ class TestModes:
         rows = b"".join(b"\0" + row.tobytes() for row in values)
         colours = values[..., :1] if channels == 2 else values[..., :3]
         expected = np.broadcast_to(colours >> 8, (16, 24, 3))
-        assert deviation(prepare(png(24, 16, 16, colour_type, rows), as_it_is(SCENE)), expected) < 0.6  # some round, some cut
+        assert (
+            deviation(prepare(png(24, 16, 16, colour_type, rows), as_it_is(SCENE)), expected) < 0.6
+        )  # some round, some cut
 
     @pytest.mark.parametrize("mode", ["I", "F", "LAB"])
     def test_pixels_without_a_defined_range_are_refused(self, mode: str) -> None:
@@ -187,11 +236,19 @@ class TestModes:
     def test_a_colour_profile_changes_nothing(self) -> None:
         """Pixels are taken as they are stored, with a profile and without."""
         profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-        assert deviation(prepare(encode(SCENE, "PNG", icc_profile=profile), as_it_is(SCENE)), np.asarray(SCENE)) == 0
+        assert (
+            deviation(
+                prepare(encode(SCENE, "PNG", icc_profile=profile), as_it_is(SCENE)),
+                np.asarray(SCENE),
+            )
+            == 0
+        )
 
 
 class TestOrientation:
-    STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF 2.32, tag 274: where row 0 and column 0 really are  # noqa: RUF012
+    STORED: dict[
+        int, Callable[[np.ndarray], np.ndarray]
+    ] = {  # EXIF 2.32, tag 274: where row 0 and column 0 really are  # noqa: RUF012
         1: lambda upright: upright,
         2: lambda upright: upright[:, ::-1],  # row 0 top, column 0 right
         3: lambda upright: upright[::-1, ::-1],  # bottom, right
@@ -205,9 +262,16 @@ class TestOrientation:
     @pytest.mark.parametrize("orientation", STORED)
     @pytest.mark.parametrize(
         ("image_format", "options"),
-        [("JPEG", {"quality": 95, "subsampling": 0}), ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})],
+        [
+            ("JPEG", {"quality": 95, "subsampling": 0}),
+            ("PNG", {}),
+            ("WEBP", {"lossless": True}),
+            ("TIFF", {}),
+        ],
     )
-    def test_every_picture_ends_upright(self, image_format: str, options: dict[str, object], orientation: int) -> None:
+    def test_every_picture_ends_upright(
+        self, image_format: str, options: dict[str, object], orientation: int
+    ) -> None:
         """For all eight orientations, however the camera was held, the marked corner ends where it belongs."""
         upright = np.full((16, 24, 3), 255, np.uint8)
         upright[:8, :8] = (255, 0, 0)
@@ -223,7 +287,13 @@ class TestOrientation:
 
     @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
     @pytest.mark.parametrize(
-        "exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\0\x09"]
+        "exif",
+        [
+            b"Exif\0\0",
+            b"Exif\0\0II*\0\xff\xff\xff\xff",
+            b"Exif\0\0garbage",
+            b"Exif\0\0MM\0*\0\0\0\x08\0\x09",
+        ],
     )
     def test_unreadable_exif_counts_as_none(self, image_format: str, exif: bytes) -> None:
         """Damaged EXIF does not make good pixels bad."""
@@ -260,7 +330,9 @@ class TestGeometry:
         """The shorter side is resized, the longer rounds down, and the crop lies where torchvision's would, to the pixel."""
         image = scene(*size)
         height, width = crop
-        spec = Preprocessing(resize=resize, crop_height=height, crop_width=width, interpolation=interpolation)
+        spec = Preprocessing(
+            resize=resize, crop_height=height, crop_width=width, interpolation=interpolation
+        )
         assert resized_size(*size, spec) == resized
         box = (*corner, corner[0] + width, corner[1] + height)
         expected = np.asarray(image.resize(resized, RESAMPLING[interpolation]).crop(box))
@@ -272,7 +344,9 @@ class TestGeometry:
         spec = Preprocessing(resize=resize, crop_height=resize, crop_width=resize)
         resized_width, resized_height = resized_size(width, height, spec)
         assert min(resized_width, resized_height) == resize
-        assert (resized_width >= resized_height) == (width >= height) or resized_width == resized_height
+        assert (resized_width >= resized_height) == (
+            width >= height
+        ) or resized_width == resized_height
         assert abs(resized_width * min(width, height) - resize * width) <= min(width, height)
 
     def test_exact_squeezes_into_the_crops_size(self) -> None:
@@ -292,7 +366,10 @@ class TestGeometry:
         """A turned picture is resized and cropped as the upright one is."""
         stored = SCENE.transpose(Image.Transpose.ROTATE_90)
         spec = Preprocessing(resize=12, crop_height=8, crop_width=12)
-        assert np.array_equal(prepare(encode(stored, "PNG", **oriented(stored, 6)), spec), prepare(encode(SCENE, "PNG"), spec))
+        assert np.array_equal(
+            prepare(encode(stored, "PNG", **oriented(stored, 6)), spec),
+            prepare(encode(SCENE, "PNG"), spec),
+        )
 
 
 def test_premultiplied_grey_is_converted() -> None:

@@ -50,10 +50,14 @@ def test_words_are_onnx_runtimes_names(text: str, names: tuple[str, ...]) -> Non
     assert parse_providers(text) == names
 
 
-@pytest.mark.parametrize("text", ["", "gpu", "cuda,", "auto,cpu", "ExecutionProvider", "cpu;cuda", "x" * 10_000])
+@pytest.mark.parametrize(
+    "text", ["", "gpu", "cuda,", "auto,cpu", "ExecutionProvider", "cpu;cuda", "x" * 10_000]
+)
 def test_other_words_are_refused_with_those_there_are(text: str) -> None:
     """A word that means nothing is an error that is short and lists the others."""
-    with pytest.raises(ValueError, match=r"is no execution provider; there are auto, .*cpu, cuda") as caught:
+    with pytest.raises(
+        ValueError, match=r"is no execution provider; there are auto, .*cpu, cuda"
+    ) as caught:
         parse_providers(text)
     assert len(str(caught.value)) < 500
 
@@ -61,7 +65,9 @@ def test_other_words_are_refused_with_those_there_are(text: str) -> None:
 @pytest.mark.parametrize("text", ["azure", "AzureExecutionProvider", "azure,cpu"])
 def test_what_runs_no_model_is_refused_by_name(text: str) -> None:
     """ONNX Runtime lists it among its own, starts it, and runs everything on the CPU."""
-    with pytest.raises(ValueError, match="azure runs operators of its own at an endpoint and no model here"):
+    with pytest.raises(
+        ValueError, match="azure runs operators of its own at an endpoint and no model here"
+    ):
         parse_providers(text)
     assert "azure" not in known_words()
 
@@ -81,7 +87,9 @@ def test_what_is_compiled_of_two_files_is_kept_apart(tmp_path: Path) -> None:
     assert one.stat().st_mode & 0o777 == 0o700
 
 
-def test_cache_of_what_is_compiled_may_be_deleted_meanwhile(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cache_of_what_is_compiled_may_be_deleted_meanwhile(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """It is made again; where it can not be, nothing is kept, and the model loads all the same."""
     root = tmp_path / "cache"
     engines = open_host_cache(root, "engines")
@@ -111,7 +119,10 @@ def test_one_that_is_not_installed_says_what_to_install(name: str) -> None:
         assert INSTALL[name] in str(caught.value)
 
 
-@pytest.mark.skipif(CUDA not in AVAILABLE or Path("/proc/driver/nvidia").exists(), reason="needs onnxruntime-gpu and no GPU")
+@pytest.mark.skipif(
+    CUDA not in AVAILABLE or Path("/proc/driver/nvidia").exists(),
+    reason="needs onnxruntime-gpu and no GPU",
+)
 @pytest.mark.parametrize("word", ["cuda", "tensorrt"])
 def test_one_that_is_installed_and_does_not_start_is_an_error(word: str) -> None:
     """onnxruntime-gpu on a machine without a GPU: ONNX Runtime itself would go on with the CPU."""
@@ -123,14 +134,19 @@ def test_a_provider_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPa
     """The reason is in the message; `auto` goes on with the CPU instead, and says so."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     monkeypatch.setattr(providers, "_why_not", lambda _: "no such device")
-    with pytest.raises(ProviderError, match=r"CUDAExecutionProvider does not start here: no such device\. It needs: pip install"):
+    with pytest.raises(
+        ProviderError,
+        match=r"CUDAExecutionProvider does not start here: no such device\. It needs: pip install",
+    ):
         find_providers("cuda")
     assert find_providers("auto") == (CPU,)
 
 
 def test_the_cpu_stands_behind_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a provider can not run, the next one runs; TensorRT has CUDA behind it without being told."""
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [TENSORRT, CUDA, OPENVINO, CPU])
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: [TENSORRT, CUDA, OPENVINO, CPU]
+    )
     monkeypatch.setattr(providers, "_why_not", lambda _: None)
     assert find_providers("auto") == (CUDA, CPU)
     assert find_providers("tensorrt") == (TENSORRT, CUDA, CPU)
@@ -154,16 +170,28 @@ def test_the_probe_tells_what_runs() -> None:
         (COREML, 1, (1,)),
     ],
 )
-def test_batches_have_few_sizes_where_they_matter(first: str, most: int, sizes: tuple[int, ...]) -> None:
+def test_batches_have_few_sizes_where_they_matter(
+    first: str, most: int, sizes: tuple[int, ...]
+) -> None:
     """Powers of two up to the bound itself, for providers that compile or choose by shape."""
     assert batch_sizes((first, CPU), most) == sizes
 
 
 def test_a_gpu_s_arena_is_bounded(tmp_path: Path) -> None:
     """CUDA takes the device and the bound and grows by what is asked; TensorRT keeps its engines on disk."""
-    given = {"device": 1, "threads": 1, "concurrent_runs": 2, "memory_bytes": 2**30, "engines": tmp_path}
+    given = {
+        "device": 1,
+        "threads": 1,
+        "concurrent_runs": 2,
+        "memory_bytes": 2**30,
+        "engines": tmp_path,
+    }
     cuda = provider_options(CUDA, **given)  # type: ignore[arg-type]
-    assert (cuda["device_id"], cuda["gpu_mem_limit"], cuda["arena_extend_strategy"]) == ("1", str(2**30), "kSameAsRequested")
+    assert (cuda["device_id"], cuda["gpu_mem_limit"], cuda["arena_extend_strategy"]) == (
+        "1",
+        str(2**30),
+        "kSameAsRequested",
+    )
     tensorrt = provider_options(TENSORRT, **given)  # type: ignore[arg-type]
     assert (tensorrt["device_id"], tensorrt["trt_max_workspace_size"]) == ("1", str(2**30))
     assert tensorrt["trt_engine_cache_path"] == str(tmp_path)
@@ -173,25 +201,37 @@ def test_a_gpu_s_arena_is_bounded(tmp_path: Path) -> None:
 def test_without_a_directory_nothing_is_kept() -> None:
     """Where the cache can not be used the providers compile at every start."""
     for name in (TENSORRT, OPENVINO, COREML):
-        options = provider_options(name, device=0, threads=1, concurrent_runs=1, memory_bytes=1, engines=None)
+        options = provider_options(
+            name, device=0, threads=1, concurrent_runs=1, memory_bytes=1, engines=None
+        )
         assert not [key for key in options if "cache" in key.lower()]
 
 
 def test_openvino_has_a_stream_a_run() -> None:
     """Its threads are shared by all runs, so it is told how many there are, and to compute in the precision that was proven."""
-    options = provider_options(OPENVINO, device=0, threads=2, concurrent_runs=3, memory_bytes=1, engines=None)
-    assert (options["num_streams"], options["num_of_threads"], options["precision"]) == ("3", "6", "FP32")
+    options = provider_options(
+        OPENVINO, device=0, threads=2, concurrent_runs=3, memory_bytes=1, engines=None
+    )
+    assert (options["num_streams"], options["num_of_threads"], options["precision"]) == (
+        "3",
+        "6",
+        "FP32",
+    )
 
 
 @pytest.mark.skipif(OPENVINO not in AVAILABLE, reason="needs onnxruntime-openvino")
 def test_openvino_holds_the_golden_proof(tmp_path: Path) -> None:
     """The built-in model is proven on it, in all sizes, and the second load takes what the first has compiled."""
-    options = SessionOptions(providers=find_providers("openvino"), engines=tmp_path, concurrent_runs=2)
+    options = SessionOptions(
+        providers=find_providers("openvino"), engines=tmp_path, concurrent_runs=2
+    )
     with ModelStore(BUILTIN_ROOT, None).open(BUILTIN_DEFAULT_MODEL, 1) as version:
         manifest = version.manifest
         plain = Session(version.path("model.onnx"), manifest.input, manifest.outputs)
         for _ in range(2):
-            session = Session(version.path("model.onnx"), manifest.input, manifest.outputs, options, "a" * 64)
+            session = Session(
+                version.path("model.onnx"), manifest.input, manifest.outputs, options, "a" * 64
+            )
             golden.prove(version, session)
             for size in (1, 3, 8):
                 images = np.random.default_rng(size).integers(0, 256, (size, 32, 32, 3), np.uint8)

@@ -34,7 +34,11 @@ class TestPrune:
         five.promote("m", 1)
         five.promote("m", 3, "canary")
         assert five.prune("m", keep=1).deleted == (2, 4)
-        assert (five.resolve("m"), five.resolve("m", "canary"), five.versions("m")) == (1, 3, [1, 3, 5])
+        assert (five.resolve("m"), five.resolve("m", "canary"), five.versions("m")) == (
+            1,
+            3,
+            [1, 3, 5],
+        )
 
     def test_what_an_alias_could_be_rolled_back_to_stays(self, five: ModelStore) -> None:
         """Of an alias's standing promotions the newest `keep` are kept, so that rollbacks find their versions."""
@@ -59,7 +63,10 @@ class TestPrune:
             readers.call(open_and_keep, [(five.root, "m", 1), (five.root, "m", 2)])
             report = five.prune("m", keep=1)
             assert report.deleted == (3, 4)
-            assert (report.kept[1], report.kept[2]) == ("a process has it open", "a process has it open")
+            assert (report.kept[1], report.kept[2]) == (
+                "a process has it open",
+                "a process has it open",
+            )
             readers.call(close_all, [(), ()])
             assert five.prune("m", keep=1).deleted == (1, 2)
 
@@ -90,7 +97,9 @@ class TestPrune:
         os.mkfifo(pipe)
         published: list[int] = []
         publisher = threading.Thread(
-            target=lambda: published.append(five.publish("m", plain_fields(), {**PLAIN_FILES, "model.onnx": pipe}))
+            target=lambda: published.append(
+                five.publish("m", plain_fields(), {**PLAIN_FILES, "model.onnx": pipe})
+            )
         )
         publisher.start()
         with open(pipe, "wb") as writer:  # opens when the publisher has come to read the model

@@ -22,7 +22,12 @@ def victims() -> Iterator[Workers]:
 
 
 def killed_stores(
-    victims: Workers, tmp_path: Path, function: Callable[..., Any], *arguments: Any, versions: int, production: int | None = None
+    victims: Workers,
+    tmp_path: Path,
+    function: Callable[..., Any],
+    *arguments: Any,
+    versions: int,
+    production: int | None = None,
 ) -> Iterator[tuple[ModelStore, set[str]]]:
     """For each file operation of the call: a store in which the call was killed before it, and the names of those done."""
     template = tmp_path / "template"
@@ -32,8 +37,12 @@ def killed_stores(
         publish_plain(store)
     if production:
         store.promote("m", production)
-    counted, warm_up = (shutil.copytree(template, tmp_path / name) for name in ("counted", "warm-up"))
-    (operations,) = victims.call(file_operations, [(function, (counted, *arguments), (warm_up, *arguments))])
+    counted, warm_up = (
+        shutil.copytree(template, tmp_path / name) for name in ("counted", "warm-up")
+    )
+    (operations,) = victims.call(
+        file_operations, [(function, (counted, *arguments), (warm_up, *arguments))]
+    )
     assert len(operations) > PLAUSIBLE_OPERATIONS, operations
     for number in range(len(operations)):
         root = shutil.copytree(template, tmp_path / f"killed-{number}")
@@ -54,7 +63,9 @@ def test_a_killed_publisher_leaves_the_store_as_it_was(victims: Workers, tmp_pat
 
         assert publish_plain(store) == versions[-1] + 1
         store.prune("m", keep=5)
-        assert sorted(path.name for path in (store.root / "m").iterdir()) == [str(number) for number in store.versions("m")]
+        assert sorted(path.name for path in (store.root / "m").iterdir()) == [
+            str(number) for number in store.versions("m")
+        ]
     assert seen == {(1,), (1, 2)}
 
 
@@ -64,13 +75,19 @@ def test_a_killed_first_publisher_leaves_an_empty_store(victims: Workers, tmp_pa
         assert store.models() == (["m"] if "rename" in done else [])
         assert publish_plain(store) == (2 if "rename" in done else 1)
         store.prune("m", keep=5)
-        assert sorted(path.name for path in (store.root / "m").iterdir()) == [str(number) for number in store.versions("m")]
+        assert sorted(path.name for path in (store.root / "m").iterdir()) == [
+            str(number) for number in store.versions("m")
+        ]
 
 
-def test_a_killed_mover_leaves_the_old_event_or_the_new_one(victims: Workers, tmp_path: Path) -> None:
+def test_a_killed_mover_leaves_the_old_event_or_the_new_one(
+    victims: Workers, tmp_path: Path
+) -> None:
     """A mover killed at any file operation leaves a readable history that ends with the old event or the whole new one."""
     seen = set()
-    for store, done in killed_stores(victims, tmp_path, promote, "m", 2, "killed", versions=2, production=1):
+    for store, done in killed_stores(
+        victims, tmp_path, promote, "m", 2, "killed", versions=2, production=1
+    ):
         history = [event.version for event in store.aliases("m").history("production")]
         seen.add(tuple(history))
         assert history == ([1, 2] if "link" in done else [1])
@@ -105,7 +122,11 @@ def test_a_killed_prune_leaves_whole_versions(victims: Workers, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("call", "claim", "synced_before"),
     [
-        ((publish, "m"), "rename", 5),  # two files, the manifest, and the two folders that hold them
+        (
+            (publish, "m"),
+            "rename",
+            5,
+        ),  # two files, the manifest, and the two folders that hold them
         ((promote, "m", 2, "why"), "link", 1),  # the draft of the event
     ],
     ids=["publish", "promote"],
@@ -121,7 +142,9 @@ def test_everything_is_on_the_disk_before_it_is_seen(
     publish_plain(store)
     store.promote("m", 1)
     warm_up = shutil.copytree(template, tmp_path / "warm-up")
-    (operations,) = victims.call(file_operations, [(function, (template, *arguments), (warm_up, *arguments))])
+    (operations,) = victims.call(
+        file_operations, [(function, (template, *arguments), (warm_up, *arguments))]
+    )
     place = operations.index(claim)
     assert operations.count(claim) == 1
     assert operations[:place].count("fsync") == synced_before

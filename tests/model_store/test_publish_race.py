@@ -15,7 +15,9 @@ def test_eight_racing_publishers_get_eight_versions(store: ModelStore, root: Pat
     with Workers(PUBLISHERS) as publishers:
         for played in range(ROUNDS):
             numbers = publishers.call(publish, [(root, "m")] * PUBLISHERS)
-            assert sorted(numbers) == [played * PUBLISHERS + place for place in range(1, PUBLISHERS + 1)]
+            assert sorted(numbers) == [
+                played * PUBLISHERS + place for place in range(1, PUBLISHERS + 1)
+            ]
             for number in numbers:
                 store.open("m", number).close()
     assert store.versions("m") == list(range(1, PUBLISHERS * ROUNDS + 1))

@@ -37,23 +37,41 @@ def in_full(data: bytes, spec: Preprocessing) -> Pixels:
 
 @pytest.mark.parametrize(
     ("size", "resize", "fraction"),
-    [((1600, 1200), 32, 4), ((1600, 1200), 100, 2), ((1600, 1200), 20, 8), ((1601, 1200), 32, 1), ((1602, 1202), 32, 2)],
+    [
+        ((1600, 1200), 32, 4),
+        ((1600, 1200), 100, 2),
+        ((1600, 1200), 20, 8),
+        ((1601, 1200), 32, 1),
+        ((1602, 1202), 32, 2),
+    ],
 )
-def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(size: tuple[int, int], resize: int, fraction: int) -> None:
+def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(
+    size: tuple[int, int], resize: int, fraction: int
+) -> None:
     """The largest that leaves enough pixels for the resize and that both sides divide by."""
     data = encode(photograph(*size), "JPEG")
     assert reduction(open_image(data, squared(resize)), squared(resize)) == fraction
 
 
-@pytest.mark.parametrize(("form", "interpolation"), [("L", "bilinear"), ("CMYK", "bilinear"), ("L", "bicubic"), ("L", "lanczos")])
+@pytest.mark.parametrize(
+    ("form", "interpolation"),
+    [("L", "bilinear"), ("CMYK", "bilinear"), ("L", "bicubic"), ("L", "lanczos")],
+)
 @pytest.mark.parametrize(
     "options",
     [{"quality": 75}, {"quality": 95, "subsampling": 0}, {"quality": 85, "progressive": True}],
     ids=["75", "95 4:4:4", "progressive"],
 )
-@pytest.mark.parametrize(("size", "resize"), [((1600, 1200), 32), ((1200, 1600), 100), ((1408, 1408), 128), ((2816, 2816), 256)])
+@pytest.mark.parametrize(
+    ("size", "resize"),
+    [((1600, 1200), 32), ((1200, 1600), 100), ((1408, 1408), 128), ((2816, 2816), 256)],
+)
 def test_the_fraction_is_seen_by_nobody(
-    size: tuple[int, int], resize: int, options: dict[str, Any], form: str, interpolation: Interpolation
+    size: tuple[int, int],
+    resize: int,
+    options: dict[str, Any],
+    form: str,
+    interpolation: Interpolation,
 ) -> None:
     """Within 4 grey levels of the full decode, a quarter of one in the mean: what a golden image of a JPEG may be off by."""
     data = encode(photograph(*size).convert(form), "JPEG", **options)
@@ -66,7 +84,10 @@ def test_the_fraction_is_seen_by_nobody(
 
 def test_nearest_takes_single_pixels_of_the_whole_image() -> None:
     """A fraction has averaged them."""
-    data, spec = encode(photograph(1600, 1200), "JPEG"), squared(32).model_copy(update={"interpolation": "nearest"})
+    data, spec = (
+        encode(photograph(1600, 1200), "JPEG"),
+        squared(32).model_copy(update={"interpolation": "nearest"}),
+    )
     assert reduction(open_image(data, spec), spec) == 1
 
 

@@ -32,7 +32,9 @@ Load = Callable[..., Session]
 def load(tmp_path: Path) -> Load:
     """Write a tiny model, with what is to be odd about it, and load it."""
 
-    def load(outputs: Outputs | None = None, options: SessionOptions | None = None, **oddities: Any) -> Session:
+    def load(
+        outputs: Outputs | None = None, options: SessionOptions | None = None, **oddities: Any
+    ) -> Session:
         path = tmp_path / "model.onnx"
         size: dict[str, Any] = {"height": HEIGHT, "width": WIDTH, "weights": WEIGHTS} | oddities
         path.write_bytes(tiny_model_bytes(**size))
@@ -88,25 +90,35 @@ def test_the_feature_map_comes_with_the_logits(load: Load) -> None:
     ],
     ids=str,
 )
-def test_a_model_with_another_input_is_refused(oddity: dict[str, Any], shown: str, load: Load) -> None:
+def test_a_model_with_another_input_is_refused(
+    oddity: dict[str, Any], shown: str, load: Load
+) -> None:
     """An input of another name, dtype or shape, or with a fixed batch, is a ModelRunError that shows what came."""
-    with pytest.raises(ModelRunError, match=r"must be images: tensor\(uint8\) \[batch, 4, 6, 3\] with a free batch") as caught:
+    with pytest.raises(
+        ModelRunError, match=r"must be images: tensor\(uint8\) \[batch, 4, 6, 3\] with a free batch"
+    ) as caught:
         load(**oddity)
     assert shown in str(caught.value)
 
 
-@pytest.mark.parametrize("outputs", [Outputs(logits="scores"), Outputs(features="features")], ids=str)
+@pytest.mark.parametrize(
+    "outputs", [Outputs(logits="scores"), Outputs(features="features")], ids=str
+)
 def test_a_model_without_the_promised_outputs_is_refused(outputs: Outputs, load: Load) -> None:
     """An output that the manifest names and the model lacks is a ModelRunError that lists those it has."""
     with pytest.raises(ModelRunError, match=r"it has \['logits'\]"):
         load(outputs)
 
 
-@pytest.mark.parametrize("data", [b"", b"garbage", bytes(100), tiny_model_bytes(HEIGHT, WIDTH, WEIGHTS)[:-40]])
+@pytest.mark.parametrize(
+    "data", [b"", b"garbage", bytes(100), tiny_model_bytes(HEIGHT, WIDTH, WEIGHTS)[:-40]]
+)
 def test_a_file_that_is_no_model_is_refused(data: bytes, tmp_path: Path) -> None:
     """A file that ONNX Runtime can not load is a ModelRunError that names it, in one line."""
     (tmp_path / "model.onnx").write_bytes(data)
-    with pytest.raises(ModelRunError, match=r"^ONNX Runtime can not load model\.onnx: .*$") as caught:
+    with pytest.raises(
+        ModelRunError, match=r"^ONNX Runtime can not load model\.onnx: .*$"
+    ) as caught:
         Session(tmp_path / "model.onnx", INPUT, Outputs())
     assert "\n" not in str(caught.value)
 
@@ -119,15 +131,23 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_provider_is_refused(load: Load) -> None:
     """A provider that this ONNX Runtime lacks is an error that lists those it has: it is never replaced silently by the CPU."""
-    with pytest.raises(ModelRunError, match=r"has no MadeUpProvider; it has .*CPUExecutionProvider"):
+    with pytest.raises(
+        ModelRunError, match=r"has no MadeUpProvider; it has .*CPUExecutionProvider"
+    ):
         load(options=SessionOptions(providers=("MadeUpProvider", "CPUExecutionProvider")))
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
-def test_a_provider_that_does_not_start_is_not_replaced_by_the_cpu(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_provider_that_does_not_start_is_not_replaced_by_the_cpu(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """ONNX Runtime built for a GPU names CUDA and goes on without it where its libraries are missing; that is an error too."""
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
-    with pytest.raises(ModelRunError, match="could not start CUDAExecutionProvider and took CPUExecutionProvider"):
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"]
+    )
+    with pytest.raises(
+        ModelRunError, match="could not start CUDAExecutionProvider and took CPUExecutionProvider"
+    ):
         load(options=SessionOptions(providers=(CUDA, "CPUExecutionProvider")))
 
 
@@ -148,7 +168,11 @@ def test_a_batch_that_does_not_fit_is_refused(images: np.ndarray, load: Load) ->
     assert session.run(batch(1)).shape == (1, 3)
 
 
-@pytest.mark.parametrize("options", [SessionOptions(), SessionOptions(intra_op_num_threads=2, allow_spinning=True)], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [SessionOptions(), SessionOptions(intra_op_num_threads=2, allow_spinning=True)],
+    ids=str,
+)
 def test_concurrent_runs_give_the_same_answers(options: SessionOptions, load: Load) -> None:
     """Several threads that run one session at once each get the answers to their own images."""
     session = load(options=options)
@@ -164,7 +188,11 @@ def test_concurrent_runs_give_the_same_answers(options: SessionOptions, load: Lo
         list(pool.map(run, range(THREADS)))
 
 
-SCORES = st.lists(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=3, max_size=3), min_size=1, max_size=4)
+SCORES = st.lists(
+    st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=3, max_size=3),
+    min_size=1,
+    max_size=4,
+)
 
 
 @given(scores=SCORES, temperature=st.floats(0.1, 10))
@@ -176,7 +204,10 @@ def test_probabilities_sum_to_one(scores: list[list[float]], temperature: float)
     assert found.shape == logits.shape
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found.sum(axis=-1), 1, rtol=1e-5)
-    assert (np.take_along_axis(found, logits.argmax(axis=-1)[:, np.newaxis], axis=-1)[:, 0] == found.max(axis=-1)).all()
+    assert (
+        np.take_along_axis(found, logits.argmax(axis=-1)[:, np.newaxis], axis=-1)[:, 0]
+        == found.max(axis=-1)
+    ).all()
 
 
 @pytest.mark.parametrize("extreme", [3e38, -3e38, 1e5, -1e5, 0.0])
@@ -193,7 +224,9 @@ def test_a_temperature_flattens() -> None:
     logits = np.array([[2.0, 1.0, 0.0]], dtype=np.float32)
     for temperature in (0.5, 1.0, 4.0):
         weights = np.exp(np.array([2.0, 1.0, 0.0]) / temperature)
-        np.testing.assert_allclose(probabilities(logits, Outputs(), temperature)[0], weights / weights.sum(), rtol=1e-5)
+        np.testing.assert_allclose(
+            probabilities(logits, Outputs(), temperature)[0], weights / weights.sum(), rtol=1e-5
+        )
 
 
 def test_a_models_own_probabilities_are_passed_on() -> None:
@@ -202,13 +235,17 @@ def test_a_models_own_probabilities_are_passed_on() -> None:
     np.testing.assert_array_equal(probabilities(own, Outputs(kind="probabilities"), 3.0), own)
 
 
-def test_batches_are_padded_to_the_sizes_that_are_known(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_are_padded_to_the_sizes_that_are_known(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A session with sizes runs only those, and answers for the images that came; what is larger than all runs as it is."""
     session, ran = load(options=SessionOptions(batch_sizes=(4, 1, 2))), []
     inner = session._session
 
     class Recorded:
-        def run(self, names: list[str], feed: dict[str, np.ndarray], options: object) -> list[np.ndarray]:
+        def run(
+            self, names: list[str], feed: dict[str, np.ndarray], options: object
+        ) -> list[np.ndarray]:
             ran.append(len(feed["images"]))
             return list(inner.run(names, feed, options))
 
@@ -242,7 +279,9 @@ def test_a_run_is_ended_from_another_thread(tmp_path: Path) -> None:
     Timer(0.1, control.terminate).start()
     with pytest.raises(ModelRunError, match="terminate"):
         session.run(np.full((2, HEIGHT, WIDTH, 3), 255, np.uint8), control)
-    np.testing.assert_allclose(session.run(batch(2), RunControl()), expected_logits(batch(2)), rtol=1e-5)
+    np.testing.assert_allclose(
+        session.run(batch(2), RunControl()), expected_logits(batch(2)), rtol=1e-5
+    )
 
 
 def test_memory_is_given_back_without_a_change_to_answers(load: Load) -> None:

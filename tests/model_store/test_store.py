@@ -26,7 +26,9 @@ NOT_CANONICAL = ["01", "+1", "0", "-1", "1.0", " 1", "1\n", "\uff11"]
 
 
 class TestListing:
-    def test_contents_are_all_models_with_their_layer_and_versions(self, store: ModelStore, tmp_path: Path) -> None:
+    def test_contents_are_all_models_with_their_layer_and_versions(
+        self, store: ModelStore, tmp_path: Path
+    ) -> None:
         """One look tells of every model what `layer` and `versions` tell, a published one hiding the built-in one of its name."""
         builtin = ModelStore(tmp_path / "builtin", builtin_root=None)
         builtin.root.mkdir()
@@ -43,7 +45,10 @@ class TestListing:
         }
         assert list(contents) == layered.models()
         for name, found in contents.items():
-            assert (layered.layer(name), tuple(layered.versions(name))) == (found.layer, found.versions)
+            assert (layered.layer(name), tuple(layered.versions(name))) == (
+                found.layer,
+                found.versions,
+            )
 
     def test_an_empty_store_is_empty(self, store: ModelStore) -> None:
         """A root that can be read and holds nothing has no models."""
@@ -67,7 +72,9 @@ class TestListing:
         assert store.models() == []
 
     @pytest.mark.parametrize("name", [*NOT_CANONICAL, "2.bak", "latest", ".2"])
-    def test_a_directory_that_is_no_canonical_number_is_no_version(self, name: str, store: ModelStore, root: Path) -> None:
+    def test_a_directory_that_is_no_canonical_number_is_no_version(
+        self, name: str, store: ModelStore, root: Path
+    ) -> None:
         """A whole version under a name that is not a canonical integer is ignored in listing and in numbering."""
         publish_plain(store)
         publish_plain(store)
@@ -75,7 +82,9 @@ class TestListing:
         assert store.versions("m") == [1]
         assert publish_plain(store) == 2
 
-    def test_a_directory_without_a_manifest_is_no_version(self, store: ModelStore, root: Path) -> None:
+    def test_a_directory_without_a_manifest_is_no_version(
+        self, store: ModelStore, root: Path
+    ) -> None:
         """A number without a manifest is not listed, and no publisher takes it."""
         (root / "m" / "5").mkdir(parents=True)
         (root / "m" / "7").touch()
@@ -90,7 +99,9 @@ class TestListing:
             store.versions("unknown")
 
     @pytest.mark.parametrize("name", BAD_MODEL_NAMES)
-    def test_a_bad_model_name_is_refused_everywhere(self, name: str, store: ModelStore, root: Path) -> None:
+    def test_a_bad_model_name_is_refused_everywhere(
+        self, name: str, store: ModelStore, root: Path
+    ) -> None:
         """A model name that is not canonical is an InvalidNameError whatever it is for, and nothing is written."""
         publish_plain(store)
         before = snapshot(root.parent)
@@ -154,11 +165,16 @@ class TestResolve:
 
 
 class TestPublish:
-    def test_versions_count_up_and_hold_what_was_given(self, store: ModelStore, tmp_path: Path) -> None:
+    def test_versions_count_up_and_hold_what_was_given(
+        self, store: ModelStore, tmp_path: Path
+    ) -> None:
         """Bytes and files on disk are copied, sealed and found under the next number, and nothing else is left in the folder."""
         weights = tmp_path / "weights.onnx"
         weights.write_bytes(b"from a file")
-        assert store.publish("m", plain_fields(), {"model.onnx": weights, "notes/a.txt": b"bytes"}) == 1
+        assert (
+            store.publish("m", plain_fields(), {"model.onnx": weights, "notes/a.txt": b"bytes"})
+            == 1
+        )
         assert publish_plain(store) == 2
         with store.open("m", 1) as version:
             assert version.path("model.onnx").read_bytes() == b"from a file"
@@ -196,8 +212,18 @@ class TestPublish:
             ({"proof": "proven"}, PLAIN_FILES, ManifestError, "golden"),
             ({}, {"other.onnx": b""}, ManifestError, "does not list model.onnx"),
             ({}, {**PLAIN_FILES, MANIFEST_NAME: b"{}"}, ManifestError, "does not list itself"),
-            ({}, {**PLAIN_FILES, "../escaped": b""}, PublishError, "leaves the version's directory"),
-            ({}, {**PLAIN_FILES, "/tmp/escaped": b""}, PublishError, "leaves the version's directory"),  # noqa: S108
+            (
+                {},
+                {**PLAIN_FILES, "../escaped": b""},
+                PublishError,
+                "leaves the version's directory",
+            ),
+            (
+                {},
+                {**PLAIN_FILES, "/tmp/escaped": b""},
+                PublishError,
+                "leaves the version's directory",
+            ),
             ({}, {**PLAIN_FILES, "labels/../escaped": b""}, ManifestError, "escaped"),
             ({}, {**PLAIN_FILES, "a\\b": b""}, ManifestError, "plain relative path"),
             ({}, {**PLAIN_FILES, "": b""}, PublishError, "publishing m failed"),
@@ -208,7 +234,12 @@ class TestPublish:
         ],
     )
     def test_what_can_not_be_sealed_leaves_the_store_as_it_was(
-        self, fields: dict[str, Any], files: dict[str, Any], error_class: type[ModelStoreError], words: str, store: ModelStore
+        self,
+        fields: dict[str, Any],
+        files: dict[str, Any],
+        error_class: type[ModelStoreError],
+        words: str,
+        store: ModelStore,
     ) -> None:
         """A manifest or a file that is refused gives its own error, no version, and no rest of the attempt."""
         publish_plain(store)
@@ -235,7 +266,9 @@ class TestAliases:
         """Promoting a version that is not there is a VersionNotFoundError and writes no event."""
         publish_plain(store)
         before = snapshot(root)
-        with pytest.raises(VersionNotFoundError, match="m has no version 2, so production can not point to it"):
+        with pytest.raises(
+            VersionNotFoundError, match="m has no version 2, so production can not point to it"
+        ):
             store.promote("m", 2)
         assert snapshot(root) == before
 

@@ -8,7 +8,11 @@ from hypothesis.extra.numpy import arrays
 
 from model_store.uncertainty import energy, margins, set_sizes
 
-LOGITS = arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(2, 20)), elements=st.floats(-50, 50, width=32))
+LOGITS = arrays(
+    np.float32,
+    st.tuples(st.integers(1, 5), st.integers(2, 20)),
+    elements=st.floats(-50, 50, width=32),
+)
 
 
 @given(LOGITS)
@@ -21,7 +25,9 @@ def test_energy_is_minus_the_log_of_the_sum_of_exponentials(logits: np.ndarray) 
 
 def test_energy_of_large_logits_does_not_overflow() -> None:
     """The greatest is taken out before the exponential."""
-    assert energy(np.array([[1000, 0], [-1000, -1000]], np.float32)).tolist() == pytest.approx([-1000, 1000 - np.log(2)])
+    assert energy(np.array([[1000, 0], [-1000, -1000]], np.float32)).tolist() == pytest.approx(
+        [-1000, 1000 - np.log(2)]
+    )
 
 
 def test_energy_rises_where_no_class_is_seen() -> None:
@@ -40,4 +46,6 @@ def test_a_set_holds_what_reaches_the_threshold_and_never_nothing() -> None:
 
 def test_the_margin_is_between_the_first_and_the_second() -> None:
     """Wherever these stand; two that are equal have none."""
-    np.testing.assert_allclose(margins(np.array([[0.1, 0.2, 0.7], [0.4, 0.2, 0.4]], np.float32)), [0.5, 0], atol=1e-6)
+    np.testing.assert_allclose(
+        margins(np.array([[0.1, 0.2, 0.7], [0.4, 0.2, 0.4]], np.float32)), [0.5, 0], atol=1e-6
+    )

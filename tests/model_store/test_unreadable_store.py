@@ -42,19 +42,33 @@ def open_root() -> Iterator[Path]:
 
 
 class TestUnreadable:
-    @pytest.mark.parametrize("make", [lambda _: None, Path.touch, lambda path: path.symlink_to("nowhere")])
-    def test_a_root_that_is_no_folder_is_an_error(self, make: Callable[[Path], object], tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        "make", [lambda _: None, Path.touch, lambda path: path.symlink_to("nowhere")]
+    )
+    def test_a_root_that_is_no_folder_is_an_error(
+        self, make: Callable[[Path], object], tmp_path: Path
+    ) -> None:
         """A root that is missing, a file or a dangling link is a StoreUnreadableError for every reader, never an empty list."""
         root = tmp_path / "root"
         make(root)
         store = ModelStore(root, builtin_root=None)
-        for read in (store.models, lambda: store.versions("m"), lambda: store.resolve("m"), lambda: store.open("m", 1)):
+        for read in (
+            store.models,
+            lambda: store.versions("m"),
+            lambda: store.resolve("m"),
+            lambda: store.open("m", 1),
+        ):
             with pytest.raises(StoreUnreadableError, match=f"{root} can not be read"):
                 read()
 
-    def test_a_readable_builtin_layer_does_not_hide_an_unreadable_root(self, tmp_path: Path, builtin_root: Path) -> None:
+    def test_a_readable_builtin_layer_does_not_hide_an_unreadable_root(
+        self, tmp_path: Path, builtin_root: Path
+    ) -> None:
         """Where the root can not be read the built-in models are not taken for the whole store, nor are they where they can not."""
-        for layered in (ModelStore(tmp_path / "gone", builtin_root), ModelStore(builtin_root, tmp_path / "gone")):
+        for layered in (
+            ModelStore(tmp_path / "gone", builtin_root),
+            ModelStore(builtin_root, tmp_path / "gone"),
+        ):
             with pytest.raises(StoreUnreadableError):
                 layered.models()
         with pytest.raises(StoreUnreadableError):
@@ -72,9 +86,17 @@ class TestUnreadable:
         assert store.models() == ["m", "shipped"]
         assert (tmp_path / DEFAULT_ROOT / "m" / "1").is_dir()
 
-    @pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("not mounted")], ids=["a file", "a dangling link"])
+    @pytest.mark.parametrize(
+        "make",
+        [Path.touch, lambda path: path.symlink_to("not mounted")],
+        ids=["a file", "a dangling link"],
+    )
     def test_a_default_root_that_is_there_must_be_readable(
-        self, make: Callable[[Path], object], builtin_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        make: Callable[[Path], object],
+        builtin_root: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """A default root that is a file or a dangling link is not one that is missing, and so an error."""
         monkeypatch.chdir(tmp_path)
@@ -84,20 +106,26 @@ class TestUnreadable:
             ModelStore(builtin_root=builtin_root).models()
 
     @pytest.mark.parametrize("place", ["", "m", "m/1"])
-    def test_a_folder_without_permission_is_an_error(self, place: str, nobody: Workers, open_root: Path) -> None:
+    def test_a_folder_without_permission_is_an_error(
+        self, place: str, nobody: Workers, open_root: Path
+    ) -> None:
         """A root, model or version that may not be read is a StoreUnreadableError: a version never vanishes by its mode."""
         assert nobody.call(call_store, [(open_root, "models")]) == [["m"]]
         (open_root / place).chmod(0o000)
         try:
             for call in (("models",), ("versions", "m"), ("resolve", "m")):
-                with pytest.raises(StoreUnreadableError, match="can not be read: Permission denied"):
+                with pytest.raises(
+                    StoreUnreadableError, match="can not be read: Permission denied"
+                ):
                     nobody.call(call_store, [(open_root, *call)])
         finally:
             (open_root / place).chmod(0o755)
         assert nobody.call(call_store, [(open_root, "models")]) == [["m"]]
 
     @pytest.mark.parametrize("place", ["m/aliases", "m/aliases/production"])
-    def test_an_alias_without_permission_is_an_error(self, place: str, nobody: Workers, open_root: Path) -> None:
+    def test_an_alias_without_permission_is_an_error(
+        self, place: str, nobody: Workers, open_root: Path
+    ) -> None:
         """An alias that may not be read is an error of the store's, not an alias that does not exist."""
         assert nobody.call(read_alias, [(open_root, "m", "production")]) == [1]
         (open_root / place).chmod(0o000)
@@ -110,9 +138,13 @@ class TestUnreadable:
         with pytest.raises(ModelStoreError, match=r"m/1.*model\.onnx"):
             nobody.call(open_and_keep, [(open_root, "m", 1)])
 
-    def test_a_store_that_may_not_be_written_is_an_error(self, nobody: Workers, open_root: Path) -> None:
+    def test_a_store_that_may_not_be_written_is_an_error(
+        self, nobody: Workers, open_root: Path
+    ) -> None:
         """Publishing to a read-only store is a PublishError and moving an alias there a StoreReadOnlyError."""
         with pytest.raises(PublishError, match="Permission denied"):
-            nobody.call(call_store, [(open_root, "publish", "m", plain_fields(), dict(PLAIN_FILES))])
+            nobody.call(
+                call_store, [(open_root, "publish", "m", plain_fields(), dict(PLAIN_FILES))]
+            )
         with pytest.raises(StoreReadOnlyError):
             nobody.call(call_store, [(open_root, "promote", "m", 1)])

@@ -58,42 +58,130 @@ def replace_with(directory: Path, make: Callable[[Path], object]) -> None:
 
 DAMAGES: dict[str, tuple[Damage, type[ModelStoreError], str]] = {
     "a flipped byte": (flip_a_byte, FileAlteredError, "sha256 of model.onnx"),
-    "one byte less": (lambda it: os.truncate(it / "model.onnx", 5), FileAlteredError, "model.onnx has 5 bytes"),
-    "a missing file": (lambda it: (it / "model.onnx").unlink(), FileMissingError, "model.onnx is missing"),
-    "a missing folder": (lambda it: shutil.rmtree(it / "labels"), FileMissingError, "labels/names.txt is missing"),
+    "one byte less": (
+        lambda it: os.truncate(it / "model.onnx", 5),
+        FileAlteredError,
+        "model.onnx has 5 bytes",
+    ),
+    "a missing file": (
+        lambda it: (it / "model.onnx").unlink(),
+        FileMissingError,
+        "model.onnx is missing",
+    ),
+    "a missing folder": (
+        lambda it: shutil.rmtree(it / "labels"),
+        FileMissingError,
+        "labels/names.txt is missing",
+    ),
     "a folder that is a file": (
-        lambda it: (shutil.rmtree(it / "labels"), (it / "labels").touch()), FileMissingError, "labels/names.txt is missing",
+        lambda it: (shutil.rmtree(it / "labels"), (it / "labels").touch()),
+        FileMissingError,
+        "labels/names.txt is missing",
     ),
-    "an unlisted file": (lambda it: (it / "extra").touch(), FileUnlistedError, "extra is not in the manifest"),
-    "an unlisted file in a folder": (lambda it: (it / "labels/extra").touch(), FileUnlistedError, "labels/extra"),
-    "an unlisted link": (lambda it: (it / "extra").symlink_to("nowhere"), FileUnlistedError, "extra"),
-    "an unlisted link to a folder": (lambda it: (it / "extra").symlink_to("labels"), FileUnlistedError, "extra"),
-    "a file that is a link": (lambda it: move_out(it, "model.onnx"), PathEscapesError, "symbolic link"),
-    "a folder that is a link": (lambda it: move_out(it, "labels"), PathEscapesError, "labels/names.txt is or lies behind"),
+    "an unlisted file": (
+        lambda it: (it / "extra").touch(),
+        FileUnlistedError,
+        "extra is not in the manifest",
+    ),
+    "an unlisted file in a folder": (
+        lambda it: (it / "labels/extra").touch(),
+        FileUnlistedError,
+        "labels/extra",
+    ),
+    "an unlisted link": (
+        lambda it: (it / "extra").symlink_to("nowhere"),
+        FileUnlistedError,
+        "extra",
+    ),
+    "an unlisted link to a folder": (
+        lambda it: (it / "extra").symlink_to("labels"),
+        FileUnlistedError,
+        "extra",
+    ),
+    "a file that is a link": (
+        lambda it: move_out(it, "model.onnx"),
+        PathEscapesError,
+        "symbolic link",
+    ),
+    "a folder that is a link": (
+        lambda it: move_out(it, "labels"),
+        PathEscapesError,
+        "labels/names.txt is or lies behind",
+    ),
     "a dangling link": (
-        lambda it: replace_with(it, lambda path: path.symlink_to("nowhere")), PathEscapesError, "symbolic link",
+        lambda it: replace_with(it, lambda path: path.symlink_to("nowhere")),
+        PathEscapesError,
+        "symbolic link",
     ),
-    "a folder for a file": (lambda it: replace_with(it, Path.mkdir), PathEscapesError, "not a regular file"),
-    "a pipe for a file": (lambda it: replace_with(it, os.mkfifo), PathEscapesError, "not a regular file"),
-    "a manifest that is a link": (lambda it: move_out(it, MANIFEST_NAME), PathEscapesError, "symbolic link"),
+    "a folder for a file": (
+        lambda it: replace_with(it, Path.mkdir),
+        PathEscapesError,
+        "not a regular file",
+    ),
+    "a pipe for a file": (
+        lambda it: replace_with(it, os.mkfifo),
+        PathEscapesError,
+        "not a regular file",
+    ),
+    "a manifest that is a link": (
+        lambda it: move_out(it, MANIFEST_NAME),
+        PathEscapesError,
+        "symbolic link",
+    ),
     "a manifest that is a folder": (
-        lambda it: ((it / MANIFEST_NAME).unlink(), (it / MANIFEST_NAME).mkdir()), ManifestError, "can not be read",
+        lambda it: ((it / MANIFEST_NAME).unlink(), (it / MANIFEST_NAME).mkdir()),
+        ManifestError,
+        "can not be read",
     ),
     "a manifest that is too large": (
-        lambda it: os.truncate(it / MANIFEST_NAME, MAX_MANIFEST_BYTES + 1), ManifestError, "larger than",
+        lambda it: os.truncate(it / MANIFEST_NAME, MAX_MANIFEST_BYTES + 1),
+        ManifestError,
+        "larger than",
     ),
-    "a manifest that is no JSON": (lambda it: (it / MANIFEST_NAME).write_bytes(b"{"), ManifestError, "Invalid JSON"),
-    "an unknown field": (lambda it: rewrite_manifest(it, {"surprise": 1}), ManifestError, "surprise"),
-    "another schema": (lambda it: rewrite_manifest(it, {"schema_version": 2}), ManifestError, "schema_version"),
-    "the manifest of another model": (lambda it: rewrite_manifest(it, {"model": "x"}), ManifestError, "belongs to model 'x'"),
-    "a path upwards": (lambda it: edit_path(it, "../1/model.onnx"), ManifestError, "leaves the version's directory"),
-    "an absolute path": (lambda it: edit_path(it, "/etc/passwd"), ManifestError, "leaves the version's directory"),
-    "a backslash": (lambda it: edit_path(it, "labels\\names.txt"), ManifestError, "leaves the version's directory"),
+    "a manifest that is no JSON": (
+        lambda it: (it / MANIFEST_NAME).write_bytes(b"{"),
+        ManifestError,
+        "Invalid JSON",
+    ),
+    "an unknown field": (
+        lambda it: rewrite_manifest(it, {"surprise": 1}),
+        ManifestError,
+        "surprise",
+    ),
+    "another schema": (
+        lambda it: rewrite_manifest(it, {"schema_version": 2}),
+        ManifestError,
+        "schema_version",
+    ),
+    "the manifest of another model": (
+        lambda it: rewrite_manifest(it, {"model": "x"}),
+        ManifestError,
+        "belongs to model 'x'",
+    ),
+    "a path upwards": (
+        lambda it: edit_path(it, "../1/model.onnx"),
+        ManifestError,
+        "leaves the version's directory",
+    ),
+    "an absolute path": (
+        lambda it: edit_path(it, "/etc/passwd"),
+        ManifestError,
+        "leaves the version's directory",
+    ),
+    "a backslash": (
+        lambda it: edit_path(it, "labels\\names.txt"),
+        ManifestError,
+        "leaves the version's directory",
+    ),
     "a version that is a link": (
-        lambda it: (it.rename(it.parent.parent / "moved"), it.symlink_to(it.parent.parent / "moved")),
-        PathEscapesError, "m/1 is a symbolic link",
+        lambda it: (
+            it.rename(it.parent.parent / "moved"),
+            it.symlink_to(it.parent.parent / "moved"),
+        ),
+        PathEscapesError,
+        "m/1 is a symbolic link",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
@@ -109,7 +197,9 @@ def test_damage_has_its_own_error(kind: str, store: ModelStore, directory: Path)
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_a_version_that_does_not_open_keeps_no_lease(kind: str, store: ModelStore, directory: Path) -> None:
+def test_a_version_that_does_not_open_keeps_no_lease(
+    kind: str, store: ModelStore, directory: Path
+) -> None:
     """A failed opening gives its lock back, so that the damaged version can be deleted."""
     damage, _, _ = DAMAGES[kind]
     damage(directory)
@@ -129,7 +219,9 @@ def test_a_whole_version_opens(store: ModelStore, directory: Path) -> None:
             assert version.path(path).read_bytes() == data
 
 
-def test_opening_without_verifying_reads_the_manifest_alone(store: ModelStore, directory: Path) -> None:
+def test_opening_without_verifying_reads_the_manifest_alone(
+    store: ModelStore, directory: Path
+) -> None:
     """With `verify=False` damaged files are not looked at; `verify` finds them later."""
     flip_a_byte(directory)
     with store.open("m", 1, verify=False) as version, pytest.raises(FileAlteredError):

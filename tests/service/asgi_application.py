@@ -44,10 +44,16 @@ async def started(root: Path, **settings: Any) -> AsyncIterator[Application]:
     """The application over a store, from its start until its models are unloaded."""
     loaded: asyncio.Future[Registry] = asyncio.get_running_loop().create_future()
     app = create_app(
-        Settings(store=root, **{"builtin": False, "instances": 1, "keys": root / "no-keys", **settings}), loaded.set_result
+        Settings(
+            store=root, **{"builtin": False, "instances": 1, "keys": root / "no-keys", **settings}
+        ),
+        loaded.set_result,
     )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
         yield Application(app, await asyncio.wait_for(loaded, PATIENCE_SECONDS), client)
 
 

@@ -9,7 +9,16 @@ import numpy as np
 from PIL import Image
 from tiny_model import tiny_model_bytes
 
-from model_store.manifest import Calibration, DecodeTolerance, Golden, Input, Outputs, Preprocessing, Variant, now
+from model_store.manifest import (
+    Calibration,
+    DecodeTolerance,
+    Golden,
+    Input,
+    Outputs,
+    Preprocessing,
+    Variant,
+    now,
+)
 from model_store.preprocessing import prepare
 from model_store.store import ModelStore
 
@@ -93,7 +102,9 @@ def publish(
         "golden": tuple(blocks),
         "calibration": calibration,
     }
-    return store.publish(model, manifest, files | {variant.file: data for variant, data in others.items()})
+    return store.publish(
+        model, manifest, files | {variant.file: data for variant, data in others.items()}
+    )
 
 
 def publish_deviating(store: ModelStore, model: str = MODEL) -> int:

@@ -31,7 +31,9 @@ class GatedModel:
 
     async def begun(self) -> None:
         """Wait until one more batch has begun."""
-        assert await asyncio.to_thread(self._began.acquire, timeout=PATIENCE_SECONDS), "no batch began"
+        assert await asyncio.to_thread(self._began.acquire, timeout=PATIENCE_SECONDS), (
+            "no batch began"
+        )
 
 
 def numbered(number: int) -> np.ndarray:
@@ -41,4 +43,6 @@ def numbered(number: int) -> np.ndarray:
 
 def read_numbers(images: np.ndarray) -> np.ndarray:
     """What a model that recognises numbered images answers: float32 [batch, 1]."""
-    return images.reshape(len(images), 3).astype(np.float32) @ np.array([[1], [256], [65536]], dtype=np.float32)
+    return images.reshape(len(images), 3).astype(np.float32) @ np.array(
+        [[1], [256], [65536]], dtype=np.float32
+    )

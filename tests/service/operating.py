@@ -33,7 +33,9 @@ class Operator:
         response = self.post(path, **body)
         assert response.status_code == 200, response.text
         detail: dict[str, Any] = response.json()
-        assert settled(detail) == settled(self.client.get(BASE).json()), "it answers with the model as it is now"
+        assert settled(detail) == settled(self.client.get(BASE).json()), (
+            "it answers with the model as it is now"
+        )
         return detail
 
     def version(self) -> int:
@@ -43,7 +45,10 @@ class Operator:
 
 def settled(detail: dict[str, Any]) -> dict[str, Any]:
     """What it is once requests on what was unloaded have ended."""
-    versions = [{**version, "state": version["state"].replace("unloading", "available")} for version in detail["versions"]]
+    versions = [
+        {**version, "state": version["state"].replace("unloading", "available")}
+        for version in detail["versions"]
+    ]
     return {**detail, "versions": versions}
 
 
@@ -51,7 +56,16 @@ def settled(detail: dict[str, Any]) -> dict[str, Any]:
 def operating(store: ModelStore, *arguments: object) -> Iterator[Operator]:
     keys = store.root.parent / "keys.json"
     secret = add_key(keys, "deploy", ["manage"])
-    flags = ("--store", store.root, "--builtin", "false", "--keys", keys, "--store-poll-seconds", 0.05)
+    flags = (
+        "--store",
+        store.root,
+        "--builtin",
+        "false",
+        "--keys",
+        keys,
+        "--store-poll-seconds",
+        0.05,
+    )
     with running(*flags, *arguments) as server, server.announced().client() as client:
         client.headers["Authorization"] = f"Bearer {secret}"
         yield Operator(server, client, keys, secret)

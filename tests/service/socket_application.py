@@ -24,10 +24,14 @@ class InProcess(uvicorn.Server):
 
 
 @asynccontextmanager
-async def listening(root: Path, *, keep_alive_seconds: int = 5, **settings: Any) -> AsyncIterator[tuple[Application, int]]:
+async def listening(
+    root: Path, *, keep_alive_seconds: int = 5, **settings: Any
+) -> AsyncIterator[tuple[Application, int]]:
     """The application over a store and the port that it listens on."""
     loaded: asyncio.Future[Registry] = asyncio.get_running_loop().create_future()
-    app = create_app(Settings(store=root, **{"builtin": False, "instances": 1, **settings}), loaded.set_result)
+    app = create_app(
+        Settings(store=root, **{"builtin": False, "instances": 1, **settings}), loaded.set_result
+    )
     own = {"access_log": False, "log_level": "warning", "timeout_keep_alive": keep_alive_seconds}
     server = InProcess(uvicorn.Config(app, port=0, http=BoundedHttpProtocol, **own))  # type: ignore[arg-type]
     serving = asyncio.create_task(server.serve())
@@ -47,5 +51,7 @@ async def connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter
 async def read_response(reader: asyncio.StreamReader) -> tuple[int, bytes, bytes]:
     """Status, head and body."""
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_SECONDS)
-    length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
+    length = next(
+        line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
+    )
     return int(head.split()[1]), head, await reader.readexactly(int(length.split(b":")[1]))

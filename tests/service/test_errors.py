@@ -3,9 +3,23 @@
 import pytest
 
 from model_store import errors as store_errors
-from model_store.errors import ImageCorruptError, ImageError, ImageUnsupportedError, NotAnImageError, TooManyPixelsError
+from model_store.errors import (
+    ImageCorruptError,
+    ImageError,
+    ImageUnsupportedError,
+    NotAnImageError,
+    TooManyPixelsError,
+)
 from service import errors as service_errors
-from service.errors import BadRequestError, EveryImageFailedError, OverloadedError, ServiceError, describe, problem, status_of
+from service.errors import (
+    BadRequestError,
+    EveryImageFailedError,
+    OverloadedError,
+    ServiceError,
+    describe,
+    problem,
+    status_of,
+)
 
 
 def tree(root: type[Exception]) -> list[type[Exception]]:
@@ -18,13 +32,19 @@ def test_every_error_of_the_tree_is_drawn_in_the_docstring() -> None:
         assert kind.__name__ in (service_errors.__doc__ or "")
     for kind in tree(ServiceError)[1:]:
         if kind is not EveryImageFailedError:
-            (line,) = (line for line in (service_errors.__doc__ or "").splitlines() if kind.__name__ in line)
+            (line,) = (
+                line
+                for line in (service_errors.__doc__ or "").splitlines()
+                if kind.__name__ in line
+            )
             assert str(int(kind.status)) in line
 
 
 def test_codes_are_unique() -> None:
     """A default code names one class of error, in the service and among the images' errors together."""
-    codes = [kind.default_code for kind in tree(ServiceError)[1:]] + [kind.code for kind in tree(store_errors.ImageError)[1:]]
+    codes = [kind.default_code for kind in tree(ServiceError)[1:]] + [
+        kind.code for kind in tree(store_errors.ImageError)[1:]
+    ]
     assert len(set(codes)) == len(codes)
 
 
@@ -61,6 +81,8 @@ def test_images_that_fail_alike_give_their_own_status() -> None:
     """When every image has the same trouble the request has it; when they differ it is a 400 that lists them in order."""
     alike = EveryImageFailedError([TooManyPixelsError("a"), TooManyPixelsError("b")])
     assert (alike.status, alike.code) == (413, "too_many_pixels")
-    different = EveryImageFailedError([TooManyPixelsError("a"), BadRequestError("b", code="malformed_base64")])
+    different = EveryImageFailedError(
+        [TooManyPixelsError("a"), BadRequestError("b", code="malformed_base64")]
+    )
     assert (different.status, different.code) == (400, "no_image_classified")
     assert [error["code"] for error in different.errors] == ["too_many_pixels", "malformed_base64"]

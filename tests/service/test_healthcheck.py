@@ -23,7 +23,9 @@ def check(address: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("proxy", [{}, {"http_proxy": "http://127.0.0.1:1", "no_proxy": ""}], ids=["direct", "proxy"])
+@pytest.mark.parametrize(
+    "proxy", [{}, {"http_proxy": "http://127.0.0.1:1", "no_proxy": ""}], ids=["direct", "proxy"]
+)
 def test_ready_service_is_healthy(server: ServerProcess, proxy: dict[str, str]) -> None:
     """A ready service gives exit code 0, also in a container that reaches the world through a proxy."""
     result = check(server.address, **proxy)

@@ -15,7 +15,16 @@ from service.log_on_change import TroubleLog
 def test_trouble_is_said_when_it_changes(caplog: pytest.LogCaptureFixture) -> None:
     """Once as long as it stays the same, again when it was over or is another, and of each subject for itself."""
     troubles = TroubleLog()
-    for subject, trouble in [("a", "x"), ("a", "x"), ("b", "x"), ("a", "y"), ("a", None), ("a", None), ("a", "y"), ("b", "x")]:
+    for subject, trouble in [
+        ("a", "x"),
+        ("a", "x"),
+        ("b", "x"),
+        ("a", "y"),
+        ("a", None),
+        ("a", None),
+        ("a", "y"),
+        ("b", "x"),
+    ]:
         troubles.tell(subject, trouble)
     assert caplog.messages == ["x", "x", "y", "y"]
 
@@ -28,7 +37,9 @@ def damage(store: ModelStore, alias: str) -> Path:
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
-    assert not any(record.exc_info for record in caplog.records), "a traceback says no more than the line"
+    assert not any(record.exc_info for record in caplog.records), (
+        "a traceback says no more than the line"
+    )
     return [record.message for record in caplog.records if record.levelno > logging.INFO]
 
 
@@ -41,7 +52,9 @@ async def ask(application: Application) -> httpx.Response:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("alias", ["canary", "production"])
-async def test_damaged_event_is_one_line_and_a_reason(store: ModelStore, alias: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_damaged_event_is_one_line_and_a_reason(
+    store: ModelStore, alias: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """Whether the policy follows the alias or not; the model serves on, and its other alias is shown as ever."""
     publish(store)
     for name in ("canary", "production"):
@@ -62,12 +75,16 @@ async def test_damaged_event_is_one_line_and_a_reason(store: ModelStore, alias: 
 
 
 @pytest.mark.anyio
-async def test_unreadable_store_is_one_line_and_a_reason(store: ModelStore, caplog: pytest.LogCaptureFixture) -> None:
+async def test_unreadable_store_is_one_line_and_a_reason(
+    store: ModelStore, caplog: pytest.LogCaptureFixture
+) -> None:
     """However often a model's page is asked for, and whether or not the store is looked at meanwhile."""
     publish(store)
     async with started(store.root, store_poll_seconds=0) as application:
         hidden = store.root.rename(store.root.with_name("hidden"))
-        assert (await ask(application)).json()["reason"] == "the model store can not be read at the moment"
+        assert (await ask(application)).json()[
+            "reason"
+        ] == "the model store can not be read at the moment"
         assert len(errors(caplog)) == 1
         hidden.rename(store.root)
         assert (await ask(application)).json()["reason"] is None

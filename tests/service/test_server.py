@@ -28,7 +28,11 @@ async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _turns_until_accepted(count: int) -> int:
     """Turns of the event loop from when so many clients are there, connected by the kernel, until the server has them all."""
-    server = _Server(uvicorn.Config(_answer, port=0, http=BoundedHttpProtocol, lifespan="off", log_level="warning"))
+    server = _Server(
+        uvicorn.Config(
+            _answer, port=0, http=BoundedHttpProtocol, lifespan="off", log_level="warning"
+        )
+    )
     serving = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     address = server.servers[0].sockets[0].getsockname()
@@ -46,13 +50,20 @@ async def _turns_until_accepted(count: int) -> int:
 
 def test_clients_that_come_together_are_accepted_together() -> None:
     """Under load a turn of the event loop is long, so that it matters how many of them it takes."""
-    assert uvloop.run(asyncio.wait_for(_turns_until_accepted(4 * ACCEPTED_AT_ONCE), PATIENCE_SECONDS)) < 2 * ACCEPTED_AT_ONCE
+    assert (
+        uvloop.run(asyncio.wait_for(_turns_until_accepted(4 * ACCEPTED_AT_ONCE), PATIENCE_SECONDS))
+        < 2 * ACCEPTED_AT_ONCE
+    )
 
 
-def test_garbage_is_collected_while_it_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_garbage_is_collected_while_it_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only what was imported is left out: that is never garbage, and much to look through."""
     found: list[tuple[bool, bool]] = []
-    monkeypatch.setattr(Server, "run", lambda _: found.append((gc.isenabled(), gc.get_freeze_count() > 0)))
+    monkeypatch.setattr(
+        Server, "run", lambda _: found.append((gc.isenabled(), gc.get_freeze_count() > 0))
+    )
     try:
         serve(["--store", str(tmp_path), "--keys", str(tmp_path / "keys.json")])
     finally:

@@ -141,10 +141,21 @@ def test_settings_do_not_change() -> None:
 
 def test_a_models_own_settings_count_before_those_of_all() -> None:
     """What a model does not say is as for all, and what nobody says follows from the CPUs."""
-    settings = Settings(max_batch_size=16, models={"digits": ModelSettings(intra_op_num_threads=2, deadline_seconds=1.5)})
+    settings = Settings(
+        max_batch_size=16,
+        models={"digits": ModelSettings(intra_op_num_threads=2, deadline_seconds=1.5)},
+    )
     digits, other = engine_options(settings, "digits", 4), engine_options(settings, "other", 4)
-    assert (digits.session.intra_op_num_threads, digits.instances, digits.deadline_seconds) == (2, 2, 1.5)
-    assert (other.session.intra_op_num_threads, other.instances, other.deadline_seconds) == (1, 4, 30.0)
+    assert (digits.session.intra_op_num_threads, digits.instances, digits.deadline_seconds) == (
+        2,
+        2,
+        1.5,
+    )
+    assert (other.session.intra_op_num_threads, other.instances, other.deadline_seconds) == (
+        1,
+        4,
+        30.0,
+    )
     assert digits.max_batch_size == other.max_batch_size == 16
 
 
@@ -158,7 +169,9 @@ def test_a_models_own_settings_count_before_those_of_all() -> None:
         ({"intra_op_num_threads": 8}, 8, 1),
     ],
 )
-def test_threads_times_instances_are_the_cpus(said: dict[str, object], threads: int, instances: int) -> None:
+def test_threads_times_instances_are_the_cpus(
+    said: dict[str, object], threads: int, instances: int
+) -> None:
     """Unless a person says otherwise."""
     options = engine_options(Settings(**said), "digits", 4)
     assert (options.session.intra_op_num_threads, options.instances) == (threads, instances)
@@ -166,7 +179,9 @@ def test_threads_times_instances_are_the_cpus(said: dict[str, object], threads: 
 
 def test_a_models_mode_counts_before_the_threads_of_all() -> None:
     """Threads and instances that are set for all models would undo it."""
-    settings = Settings(instances=4, intra_op_num_threads=1, models={"digits": ModelSettings(mode="latency")})
+    settings = Settings(
+        instances=4, intra_op_num_threads=1, models={"digits": ModelSettings(mode="latency")}
+    )
     digits = engine_options(settings, "digits", 4)
     assert (digits.session.intra_op_num_threads, digits.instances) == (4, 1)
 
@@ -186,7 +201,9 @@ def test_a_models_mode_counts_before_the_threads_of_all() -> None:
         "",
     ],
 )
-def test_models_settings_that_are_not_understood_are_refused(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_settings_that_are_not_understood_are_refused(
+    own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A misspelt name or a wrong value must not be silently nothing, be it a flag or a variable."""
     with pytest.raises(ValidationError):
         CliApp.run(Settings, cli_args=["--models", own])

@@ -14,7 +14,14 @@ import httpx
 import pytest
 from colour_model import MODEL, labels, plain, publish, publish_deviating
 from http_problems import check_problem
-from server_process import PATIENCE_SECONDS, REPOSITORY, ServerProcess, read_response, request_head, running
+from server_process import (
+    PATIENCE_SECONDS,
+    REPOSITORY,
+    ServerProcess,
+    read_response,
+    request_head,
+    running,
+)
 
 from model_store.store import BUILTIN_DEFAULT_MODEL, BUILTIN_ROOT, ModelStore
 
@@ -33,7 +40,16 @@ def try_printed_line(server: ServerProcess) -> httpx.Response:
     assert image.is_file()
     if curl := shutil.which("curl"):
         done = subprocess.run(
-            [curl, "--silent", "--show-error", "--noproxy", "*", "--write-out", "\n%{http_code}", *command[1:]],
+            [
+                curl,
+                "--silent",
+                "--show-error",
+                "--noproxy",
+                "*",
+                "--write-out",
+                "\n%{http_code}",
+                *command[1:],
+            ],
             cwd=REPOSITORY,
             capture_output=True,
             timeout=PATIENCE_SECONDS,
@@ -42,7 +58,10 @@ def try_printed_line(server: ServerProcess) -> httpx.Response:
         body, _, status = done.stdout.rpartition(b"\n")
         return httpx.Response(int(status), content=body)
     return httpx.post(
-        command[3], content=image.read_bytes(), headers={"content-type": "application/x-www-form-urlencoded"}, trust_env=False
+        command[3],
+        content=image.read_bytes(),
+        headers={"content-type": "application/x-www-form-urlencoded"},
+        trust_env=False,
     )
 
 
@@ -51,7 +70,9 @@ def test_printed_lines_lead_somewhere(server: ServerProcess) -> None:
     printed = server.stdout.wait_for(r"^  docs   (\S+)$")
     assert printed
     assert httpx.get(printed[1], trust_env=False).status_code == 200
-    assert re.search(rf"^  model  {MODEL}/1 \(default\): 7 classes$", server.stdout.text, re.MULTILINE)
+    assert re.search(
+        rf"^  model  {MODEL}/1 \(default\): 7 classes$", server.stdout.text, re.MULTILINE
+    )
     response = try_printed_line(server)
     assert (response.status_code, labels(response.json()["results"])) == (200, ["red"])
 
@@ -61,7 +82,9 @@ def check_builtin_model(server: ServerProcess) -> None:
     with server.announced(20).client() as client:
         detail = client.get(f"/v1/models/{BUILTIN_DEFAULT_MODEL}").json()
         assert (detail["state"], detail["layer"], detail["default"]) == ("ready", "built-in", True)
-        with ModelStore(BUILTIN_ROOT, builtin_root=None).open(BUILTIN_DEFAULT_MODEL, detail["version"]) as version:
+        with ModelStore(BUILTIN_ROOT, builtin_root=None).open(
+            BUILTIN_DEFAULT_MODEL, detail["version"]
+        ) as version:
             golden = version.manifest.golden[0]
             image = version.path(golden.image).read_bytes()
             expected = version.manifest.class_names[golden.logits.index(max(golden.logits))]
@@ -103,7 +126,11 @@ def test_settings_come_from_variables_too(colour_store: ModelStore) -> None:
             {"SERVICE_MODELS": "{"},
             "SERVICE_MODELS: .*expected a JSON object .*this is no JSON: Expecting property name.*, got '{'",
         ),
-        (["--models", "{"], {}, "SERVICE_MODELS: .*expected a JSON object .*this is no JSON: Expecting property name.*, got '{'"),
+        (
+            ["--models", "{"],
+            {},
+            "SERVICE_MODELS: .*expected a JSON object .*this is no JSON: Expecting property name.*, got '{'",
+        ),
         (
             ["--models", "[]"],
             {},
@@ -112,8 +139,16 @@ def test_settings_come_from_variables_too(colour_store: ModelStore) -> None:
         (["--models", '{"a": {"instance": 1}}'], {}, "SERVICE_MODELS_A_INSTANCE: "),
         ([], {"SERVICE_MAX_BATCH_SIZE": "0"}, "SERVICE_MAX_BATCH_SIZE: .*'0'"),
         (["--batch-size", "3"], {}, "--batch-size"),
-        (["--providers", "gpu"], {}, "SERVICE_PROVIDERS: .*'gpu' is no execution provider; there are auto"),
-        (["--providers", "tensorrt,cpu"], {}, "SERVICE_PROVIDERS: .*Tensorrt.*pip install 'onnxruntime-gpu"),
+        (
+            ["--providers", "gpu"],
+            {},
+            "SERVICE_PROVIDERS: .*'gpu' is no execution provider; there are auto",
+        ),
+        (
+            ["--providers", "tensorrt,cpu"],
+            {},
+            "SERVICE_PROVIDERS: .*Tensorrt.*pip install 'onnxruntime-gpu",
+        ),
         (["stray"], {}, "stray"),
     ],
 )
@@ -132,7 +167,9 @@ def test_the_cache_is_filled_and_the_store_is_not(colour_store: ModelStore, tmp_
     """The first start leaves the optimised graph in the cache and nothing in the store; the second one serves with it."""
     before = sorted(colour_store.root.rglob("*"))
     for _ in range(2):
-        with running("--store", colour_store.root, "--builtin", "false", "--cache", tmp_path / "cache") as server:
+        with running(
+            "--store", colour_store.root, "--builtin", "false", "--cache", tmp_path / "cache"
+        ) as server:
             assert labels(try_printed_line(server.announced()).json()["results"]) == ["red"]
             assert "cache" not in server.stderr.text
         assert len(list((tmp_path / "cache/graphs").iterdir())) == 1
@@ -140,7 +177,9 @@ def test_the_cache_is_filled_and_the_store_is_not(colour_store: ModelStore, tmp_
 
 
 @pytest.mark.parametrize("arguments", [("--cache", "/dev/null"), ("--cache-max-bytes", 0)], ids=str)
-def test_without_the_cache_it_serves_too(colour_store: ModelStore, arguments: tuple[object, ...]) -> None:
+def test_without_the_cache_it_serves_too(
+    colour_store: ModelStore, arguments: tuple[object, ...]
+) -> None:
     """A cache that can not be made is said once; one that is not wanted is not."""
     with running("--store", colour_store.root, "--builtin", "false", *arguments) as server:
         assert labels(try_printed_line(server.announced()).json()["results"]) == ["red"]
@@ -152,7 +191,10 @@ def test_unreadable_store_leaves_a_process_that_says_so(tmp_path: Path) -> None:
     with running("--store", tmp_path / "nowhere") as server, server.listening().client() as client:
         assert client.get("/health/live").status_code == 200
         ready = client.get("/health/ready")
-        assert (ready.status_code, ready.json()) == (503, {"status": "not ready", "reason": "the model store can not be read"})
+        assert (ready.status_code, ready.json()) == (
+            503,
+            {"status": "not ready", "reason": "the model store can not be read"},
+        )
         check_problem(client.post("/v1/predict", content=RED), 503, "not_ready")
         check_problem(client.post(f"/v1/models/{MODEL}/predict", content=RED), 503, "not_ready")
         check_problem(client.get("/v1/models"), 503, "not_ready")
@@ -174,7 +216,11 @@ def test_address_is_printed_whatever_the_models_do(store: ModelStore, kind: str)
         arguments += ["--default-model", "nobody"]
     with running(*arguments) as server:
         server.announced(5)
-        expected = {"unreadable": "NOT READY.*can not be read", "unproven": f"NOT SERVED  {MODEL}", "no such default": "nobody"}
+        expected = {
+            "unreadable": "NOT READY.*can not be read",
+            "unproven": f"NOT SERVED  {MODEL}",
+            "no such default": "nobody",
+        }
         assert re.search(expected.get(kind, ""), server.stdout.text)
         server.end()
     assert "Traceback" not in server.stderr.text
@@ -184,7 +230,10 @@ def test_version_that_fails_is_named_at_the_start(store: ModelStore) -> None:
     """Over real HTTP too, the version before one that fails its proof serves, and the reason is shown."""
     publish(store)
     publish_deviating(store)
-    with running("--store", store.root, "--builtin", "false") as server, server.announced().client() as client:
+    with (
+        running("--store", store.root, "--builtin", "false") as server,
+        server.announced().client() as client,
+    ):
         assert client.post("/v1/predict", content=RED).json()["version"] == 1
         failed = client.get(f"/v1/models/{MODEL}").json()["versions"][1]
         assert (failed["version"], failed["state"]) == (2, "error")
@@ -204,7 +253,10 @@ def test_port_in_use_ends_with_a_clear_line(colour_store: ModelStore) -> None:
 
 def test_idle_connection_is_not_closed_before_a_proxy_would(colour_store: ModelStore) -> None:
     """uvicorn would after 5 s, and what a proxy sends at that moment is lost."""
-    with running("--store", colour_store.root) as server, server.announced().connect() as connection:
+    with (
+        running("--store", colour_store.root) as server,
+        server.announced().connect() as connection,
+    ):
         for pause in (6.0, 0.0):
             connection.sendall(request_head(Content_Length=len(RED)) + RED)
             assert read_response(connection).status_code == 200
@@ -213,15 +265,23 @@ def test_idle_connection_is_not_closed_before_a_proxy_would(colour_store: ModelS
 
 def test_sigterm_lets_an_open_request_end(colour_store: ModelStore) -> None:
     """A request that was under way when SIGTERM came is answered, new ones are not taken, and the process ends in order."""
-    with running("--store", colour_store.root, "--builtin", "false") as server, server.announced().connect() as connection:
+    with (
+        running("--store", colour_store.root, "--builtin", "false") as server,
+        server.announced().connect() as connection,
+    ):
         connection.sendall(request_head(Content_Length=len(RED), Expect="100-continue"))
-        assert connection.recv(25).startswith(b"HTTP/1.1 100 Continue\r\n")  # so the request is being answered
+        assert connection.recv(25).startswith(
+            b"HTTP/1.1 100 Continue\r\n"
+        )  # so the request is being answered
         server.process.send_signal(signal.SIGTERM)
         assert server.stderr.wait_for("Waiting for connections to close|Shutting down")
         connection.sendall(RED)
         assert labels(read_response(connection).json()["results"]) == ["red"]
         code = server.wait()
-    assert code in {0, -signal.SIGTERM}  # uvicorn ends by the signal itself, so that a supervisor sees why
+    assert code in {
+        0,
+        -signal.SIGTERM,
+    }  # uvicorn ends by the signal itself, so that a supervisor sees why
     assert "Traceback" not in server.stderr.text
 
 

@@ -29,7 +29,9 @@ def cache_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def begin_short(runs: Path, *changes: str, **values: object) -> RunDirectory:
     """ResNet-20 on the digits for two epochs, unless changed."""
-    wish = Wish(**{"data": ("digits",), "architecture": "resnet20", "changes": (*SHORT, *changes), **values})  # type: ignore[arg-type]
+    wish = Wish(
+        **{"data": ("digits",), "architecture": "resnet20", "changes": (*SHORT, *changes), **values}
+    )  # type: ignore[arg-type]
     return begin(wish, runs, ModelStore(runs / "no store"))
 
 

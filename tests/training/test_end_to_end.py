@@ -29,9 +29,17 @@ IMAGES_A_REQUEST = 60
 
 
 @pytest.fixture(scope="module")
-def published_run(finished_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+def published_run(
+    finished_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory
+) -> RunDirectory:
     """A copy of the run that is published."""
-    return RunDirectory(Path(shutil.copytree(finished_run.path, tmp_path_factory.mktemp("runs") / finished_run.run_id)))
+    return RunDirectory(
+        Path(
+            shutil.copytree(
+                finished_run.path, tmp_path_factory.mktemp("runs") / finished_run.run_id
+            )
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +49,9 @@ def data(published_run: RunDirectory) -> RunData:
 
 
 @pytest.fixture(scope="module")
-def client(published_run: RunDirectory, data: RunData, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def client(
+    published_run: RunDirectory, data: RunData, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[httpx.Client]:
     """The real service on a store that the run was published to."""
     store = ModelStore(tmp_path_factory.mktemp("end-to-end") / "store")
     gates.gate(published_run, data, {"accuracy_jpeg": "three epochs"})
@@ -58,18 +68,29 @@ def torch_probabilities(run: RunDirectory, data: RunData, files: list[bytes]) ->
     assert calibration is not None
     assert calibration.temperature != 1
     pixels = np.stack([prepare(file, data.preprocessing) for file in files])
-    return (predict(trained.network, [pixels], trained.normalize) / calibration.temperature).softmax(1).numpy()
+    return (
+        (predict(trained.network, [pixels], trained.normalize) / calibration.temperature)
+        .softmax(1)
+        .numpy()
+    )
 
 
 def served_probabilities(client: httpx.Client, files: list[bytes]) -> np.ndarray:
     """The service's answer to the same bytes, every class."""
     rows = []
     for start in range(0, len(files), IMAGES_A_REQUEST):
-        images = [{"b64": base64.b64encode(file).decode()} for file in files[start : start + IMAGES_A_REQUEST]]
-        answer = client.post("/v1/models/digits-resnet20/versions/1/predict?top_k=10", json={"images": images})
+        images = [
+            {"b64": base64.b64encode(file).decode()}
+            for file in files[start : start + IMAGES_A_REQUEST]
+        ]
+        answer = client.post(
+            "/v1/models/digits-resnet20/versions/1/predict?top_k=10", json={"images": images}
+        )
         assert answer.status_code == 200, answer.text
         for result in answer.json()["results"]:
-            scores = {prediction["index"]: prediction["score"] for prediction in result["predictions"]}
+            scores = {
+                prediction["index"]: prediction["score"] for prediction in result["predictions"]
+            }
             rows.append([scores[index] for index in range(10)])
     return np.array(rows)
 
@@ -97,8 +118,13 @@ def test_the_served_model_abstains_and_covers_as_it_did_in_training(
     files = [data.images.encoded[index] for index in data.split.test]
     results = []
     for start in range(0, len(files), IMAGES_A_REQUEST):
-        images = [{"b64": base64.b64encode(file).decode()} for file in files[start : start + IMAGES_A_REQUEST]]
-        answer = client.post("/v1/models/digits-resnet20/predict?coverage=0.95", json={"images": images})
+        images = [
+            {"b64": base64.b64encode(file).decode()}
+            for file in files[start : start + IMAGES_A_REQUEST]
+        ]
+        answer = client.post(
+            "/v1/models/digits-resnet20/predict?coverage=0.95", json={"images": images}
+        )
         results += answer.json()["results"]
     assert np.mean([result["abstained"] for result in results]) == pytest.approx(measured.abstained)
     held = [label in result["labels"] for label, result in zip(labels, results, strict=True)]
@@ -109,17 +135,30 @@ def test_golden_images_that_look_like_no_digit_get_trainings_answer_too(
     client: httpx.Client, published_run: RunDirectory, data: RunData
 ) -> None:
     """EXIF, CMYK, alpha, 16 bits and a large photograph go the same way through training and HTTP."""
-    files = [path.read_bytes() for path in sorted((published_run.path / "golden").glob("*.[jp][pn]g"))]
+    files = [
+        path.read_bytes() for path in sorted((published_run.path / "golden").glob("*.[jp][pn]g"))
+    ]
     assert len(files) == 13
-    assert np.abs(served_probabilities(client, files) - torch_probabilities(published_run, data, files)).max() <= TOLERANCE
+    assert (
+        np.abs(
+            served_probabilities(client, files) - torch_probabilities(published_run, data, files)
+        ).max()
+        <= TOLERANCE
+    )
 
 
-def test_the_model_page_says_where_the_model_comes_from(client: httpx.Client, published_run: RunDirectory) -> None:
+def test_the_model_page_says_where_the_model_comes_from(
+    client: httpx.Client, published_run: RunDirectory
+) -> None:
     """Run id, command, data and every gate, waivers among them, are in the API."""
     detail = client.get("/v1/models/digits-resnet20").json()
     assert detail["training"]["run_id"] == published_run.run_id
     assert detail["training"]["data"]["name"] == "digits"
-    assert {check["check"] for check in detail["gate"]} >= {"parity_batch_32", "accuracy_floor", "golden_notices_ignored_exif"}
+    assert {check["check"] for check in detail["gate"]} >= {
+        "parity_batch_32",
+        "accuracy_floor",
+        "golden_notices_ignored_exif",
+    }
     assert detail["version"] == 1
 
 

@@ -22,17 +22,30 @@ def test_differences_are_taken_seed_by_seed() -> None:
         Sample([0.5, 0.7]) - Sample([0.4])
 
 
-@pytest.mark.parametrize(("values", "agreed"), [((0.1, 0.2), True), ((-0.1, 0.0), False), ((0.1, -0.1), None), ((0.1,), True)])
-def test_seeds_agree_or_the_figures_can_not_tell(values: tuple[float, ...], *, agreed: bool | None) -> None:
+@pytest.mark.parametrize(
+    ("values", "agreed"),
+    [((0.1, 0.2), True), ((-0.1, 0.0), False), ((0.1, -0.1), None), ((0.1,), True)],
+)
+def test_seeds_agree_or_the_figures_can_not_tell(
+    values: tuple[float, ...], *, agreed: bool | None
+) -> None:
     """One seed above zero and one below decide nothing."""
     assert Sample(values).agree() is agreed
 
 
 @pytest.mark.parametrize(
     ("values", "decided"),
-    [((0.3, 0.4), True), ((0.3, 0.1), None), ((0.1,), None), ((-0.3, -0.4), False), ((float("nan"), 0.3), None)],
+    [
+        ((0.3, 0.4), True),
+        ((0.3, 0.1), None),
+        ((0.1,), None),
+        ((-0.3, -0.4), False),
+        ((float("nan"), 0.3), None),
+    ],
 )
-def test_within_the_margin_nothing_is_decided(values: tuple[float, ...], *, decided: bool | None) -> None:
+def test_within_the_margin_nothing_is_decided(
+    values: tuple[float, ...], *, decided: bool | None
+) -> None:
     """A difference counts where it is larger than what is not worth telling; what is not a number decides nothing."""
     assert Sample(values).agree(margin=0.2) is decided
 

@@ -40,7 +40,9 @@ def parse_number(_: click.Context, __: click.Parameter, value: str | None) -> fl
     return None if value is None else _numbers(value, 1)[0]
 
 
-def parse_triple(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+def parse_triple(
+    _: click.Context, __: click.Parameter, value: str | None
+) -> tuple[float, ...] | None:
     """Three numbers; one stands for all."""
     if value is None:
         return None
@@ -53,8 +55,13 @@ def parse_size(_: click.Context, __: click.Parameter, value: str | None) -> tupl
     if value is None:
         return None
     height, _x, width = value.lower().partition("x")
-    if not all(part.isascii() and part.isdecimal() and 1 <= int(part) <= LARGEST for part in (height, width or height)):
-        raise click.BadParameter(f"{value!r} is no size: expected 224 or 224x320, of 1 to {LARGEST} pixels")
+    if not all(
+        part.isascii() and part.isdecimal() and 1 <= int(part) <= LARGEST
+        for part in (height, width or height)
+    ):
+        raise click.BadParameter(
+            f"{value!r} is no size: expected 224 or 224x320, of 1 to {LARGEST} pixels"
+        )
     return int(height), int(width or height)
 
 
@@ -64,7 +71,9 @@ def _numbers(value: str, count: int) -> tuple[float, ...]:
     except (ValueError, ZeroDivisionError):
         numbers = ()
     if len(numbers) not in {1, count}:
-        raise click.BadParameter(f"{value!r} is not {'a number' if count == 1 else 'one number or three with commas between them'}")
+        raise click.BadParameter(
+            f"{value!r} is not {'a number' if count == 1 else 'one number or three with commas between them'}"
+        )
     return numbers
 
 
@@ -77,30 +86,76 @@ def expectation_options(command: Any) -> Any:
     """What a person says of a network's pixels."""
     return decorated(
         command,
-        click.option("--preset", type=click.Choice(presets.NAMES), help="What it expects of pixels, by the family it is of."),
-        click.option("--timm-config", type=FILE, help="For --preset timm: the config.json that lies beside timm's weights."),
-        click.option("--layout", type=click.Choice(["NCHW", "NHWC"], case_sensitive=False),
-                     help="Where the channels stand.  [default: found in the file]"),
-        click.option("--channels", type=click.Choice(["RGB", "BGR"], case_sensitive=False), help="Their order."),
-        click.option("--scale", callback=parse_number, help="Grey levels are multiplied by this: 1/255 gives 0 to 1."),
-        click.option("--mean", callback=parse_triple, help="Subtracted after that, in the network's own order of channels."),
+        click.option(
+            "--preset",
+            type=click.Choice(presets.NAMES),
+            help="What it expects of pixels, by the family it is of.",
+        ),
+        click.option(
+            "--timm-config",
+            type=FILE,
+            help="For --preset timm: the config.json that lies beside timm's weights.",
+        ),
+        click.option(
+            "--layout",
+            type=click.Choice(["NCHW", "NHWC"], case_sensitive=False),
+            help="Where the channels stand.  [default: found in the file]",
+        ),
+        click.option(
+            "--channels",
+            type=click.Choice(["RGB", "BGR"], case_sensitive=False),
+            help="Their order.",
+        ),
+        click.option(
+            "--scale",
+            callback=parse_number,
+            help="Grey levels are multiplied by this: 1/255 gives 0 to 1.",
+        ),
+        click.option(
+            "--mean",
+            callback=parse_triple,
+            help="Subtracted after that, in the network's own order of channels.",
+        ),
         click.option("--std", callback=parse_triple, help="Divided by after that."),
-        click.option("--size", metavar="N|HxW", callback=parse_size, help="The size, where the file leaves it open."),
-        click.option("--resize", type=click.IntRange(1, 16384), help="The shorter side before the crop."),
-        click.option("--resize-mode", type=click.Choice(["shorter-side", "exact"]), help="exact squeezes, and crops nothing."),
-        click.option("--interpolation", type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos"])),
+        click.option(
+            "--size",
+            metavar="N|HxW",
+            callback=parse_size,
+            help="The size, where the file leaves it open.",
+        ),
+        click.option(
+            "--resize", type=click.IntRange(1, 16384), help="The shorter side before the crop."
+        ),
+        click.option(
+            "--resize-mode",
+            type=click.Choice(["shorter-side", "exact"]),
+            help="exact squeezes, and crops nothing.",
+        ),
+        click.option(
+            "--interpolation", type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos"])
+        ),
         click.option("--output", help="The output with the scores, where there are several."),
-    )  # fmt: skip
+    )
 
 
 @click.command(name="import")
-@click.option("--onnx", "onnx_file", type=FILE, help="An ONNX file, with its weights in it or beside it.")
-@click.option("--torchvision", "torchvision_name", metavar="NAME", help=f"Pretrained: {', '.join(RESIDUAL)}.")
 @click.option(
-    "--weights", type=FILE, help="A state dict (.safetensors, .pth) under torchvision's names; with --torchvision its file."
+    "--onnx", "onnx_file", type=FILE, help="An ONNX file, with its weights in it or beside it."
+)
+@click.option(
+    "--torchvision", "torchvision_name", metavar="NAME", help=f"Pretrained: {', '.join(RESIDUAL)}."
+)
+@click.option(
+    "--weights",
+    type=FILE,
+    help="A state dict (.safetensors, .pth) under torchvision's names; with --torchvision its file.",
 )
 @click.option("--arch", help="The network that --weights are of.")
-@click.option("--labels", type=FILE, help="The classes in the network's order: a name a line, a JSON list, or Keras's class index.")
+@click.option(
+    "--labels",
+    type=FILE,
+    help="The classes in the network's order: a name a line, a JSON list, or Keras's class index.",
+)
 @expectation_options
 @click.option(
     "--verify",
@@ -108,7 +163,11 @@ def expectation_options(command: Any) -> Any:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Labelled images, a folder a class, called as its label: accuracy gate and golden proof.",
 )
-@click.option("--min-accuracy", type=click.FloatRange(0, 1), help="Top-1 to reach on them.  [default: half-way from chance to 1]")
+@click.option(
+    "--min-accuracy",
+    type=click.FloatRange(0, 1),
+    help="Top-1 to reach on them.  [default: half-way from chance to 1]",
+)
 @click.option(
     "--golden-samples",
     type=click.IntRange(min=0),
@@ -125,15 +184,28 @@ def expectation_options(command: Any) -> Any:
     help="Whether the version of a torch network holds its weights, to retrain from.",
 )
 @click.option(
-    "--report", type=click.Path(dir_okay=False, path_type=Path), help="Where to write the report.  [default: MODEL-import.md]"
+    "--report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where to write the report.  [default: MODEL-import.md]",
 )
 @WAIVE
 @PROMOTE
 @click.pass_obj
 def import_network(
-    console: Console, /, folder: Path | None, min_accuracy: float | None, golden_samples: int, model: str, store: Path,
-    report: Path | None, waive: tuple[str, ...], *, keep_checkpoint: bool, promote: bool, **values: Any,
-) -> None:  # fmt: skip
+    console: Console,
+    /,
+    folder: Path | None,
+    min_accuracy: float | None,
+    golden_samples: int,
+    model: str,
+    store: Path,
+    report: Path | None,
+    waive: tuple[str, ...],
+    *,
+    keep_checkpoint: bool,
+    promote: bool,
+    **values: Any,
+) -> None:
     """Import a network that was trained elsewhere: torchvision's own, a file of weights, or an ONNX file.
 
     What the network wants of pixels is put into the graph before it, so that the service treats it like any other. Every guess
@@ -145,7 +217,11 @@ def import_network(
     python -m training import --onnx net.onnx --labels labels.txt --preset caffe --verify IMAGES --model net
     python -m training import --weights net.pth --arch resnet18 --labels labels.txt --model net
     """
-    waivers, display, model_store = parse_waivers(waive, CHECKS), TrainingDisplay(console), ModelStore(store)
+    waivers, display, model_store = (
+        parse_waivers(waive, CHECKS),
+        TrainingDisplay(console),
+        ModelStore(store),
+    )
     check_name(model)
     target = report or Path(f"{model}-import.md")
     if not target.parent.is_dir():
@@ -154,18 +230,26 @@ def import_network(
         make_store(model_store)
         display.announce("read")
         candidate = _read(values)
-        verification = open_verification(folder, candidate.class_names, min_accuracy) if folder else None
+        verification = (
+            open_verification(folder, candidate.class_names, min_accuracy) if folder else None
+        )
         display.announce("verify")
         with display:
-            verified = verify(candidate, verification, golden_samples, display.count("labelled images"))
+            verified = verify(
+                candidate, verification, golden_samples, display.count("labelled images")
+            )
         judged = judge(candidate, verified, waivers)
         _show(console, display, judged, target)
         require_passed(judged.checks)
         display.announce("publish")
-        published = publish_import(judged, model_store, model, promote=promote, keep_checkpoint=keep_checkpoint)
+        published = publish_import(
+            judged, model_store, model, promote=promote, keep_checkpoint=keep_checkpoint
+        )
     say_published(display, model, published, store)
     if judged.proof == "unproven":
-        display.say(f"{model} version {published.version} is unproven: labelled images would prove it (--verify FOLDER)")
+        display.say(
+            f"{model} version {published.version} is unproven: labelled images would prove it (--verify FOLDER)"
+        )
 
 
 def _read(values: dict[str, Any]) -> Candidate:
@@ -177,10 +261,14 @@ def _read(values: dict[str, Any]) -> Candidate:
     if values["arch"] and (onnx_file or name):
         raise click.UsageError("--arch belongs to --weights alone")
     if not onnx_file and (strange := [option for option in ("layout", "output") if values[option]]):
-        raise click.UsageError(f"--{strange[0]} belongs to --onnx: a torch network has one layout and one output")
+        raise click.UsageError(
+            f"--{strange[0]} belongs to --onnx: a torch network has one layout and one output"
+        )
     if name:
         if values["labels"]:
-            raise click.UsageError("--torchvision brings its own labels; for others give --weights FILE --arch NAME --labels FILE")
+            raise click.UsageError(
+                "--torchvision brings its own labels; for others give --weights FILE --arch NAME --labels FILE"
+            )
         return read_torchvision(name, weights, _expectation(values))
     if not values["labels"]:
         raise click.UsageError("the names of the classes are missing: give --labels FILE")
@@ -193,9 +281,27 @@ def _read(values: dict[str, Any]) -> Candidate:
 def _expectation(values: dict[str, Any]) -> Expectation:
     preset_name, config = values["preset"], values["timm_config"]
     if (preset_name == presets.TIMM) != (config is not None):
-        raise click.UsageError("--preset timm takes its values from --timm-config FILE; give both or neither")
-    preset = presets.read_timm(config) if config else presets.PRESETS[preset_name] if preset_name else None
-    names = ("layout", "channels", "scale", "mean", "std", "size", "resize", "interpolation", "output")
+        raise click.UsageError(
+            "--preset timm takes its values from --timm-config FILE; give both or neither"
+        )
+    preset = (
+        presets.read_timm(config)
+        if config
+        else presets.PRESETS[preset_name]
+        if preset_name
+        else None
+    )
+    names = (
+        "layout",
+        "channels",
+        "scale",
+        "mean",
+        "std",
+        "size",
+        "resize",
+        "interpolation",
+        "output",
+    )
     mode = values["resize_mode"]
     return Expectation(
         preset=preset,
@@ -212,7 +318,9 @@ def _show(console: Console, display: TrainingDisplay, judged: Judged, target: Pa
     target.write_text(report.to_markdown(judged.checks), encoding="utf-8")
     display.say(f"report: {target}")
     if judged.candidate.max_batch_size == 1:
-        display.say("the network takes single images alone, so it will be slow under load: export it with a free batch")
+        display.say(
+            "the network takes single images alone, so it will be slow under load: export it with a free batch"
+        )
     if report.assumed:
         display.say(f"only assumed, so look at it: {', '.join(report.assumed)}")
 

@@ -9,7 +9,15 @@ from rich.console import Console
 from rich.table import Table
 
 from model_store.store import ModelStore
-from training.commands.options import DATA_DIR, DEVICE, RUN, RUNS, THREADS, WORKERS, training_options
+from training.commands.options import (
+    DATA_DIR,
+    DEVICE,
+    RUN,
+    RUNS,
+    THREADS,
+    WORKERS,
+    training_options,
+)
 from training.commands.run import processes
 from training.data.check import check as check_images
 from training.data.check import check_table
@@ -35,9 +43,22 @@ EXAMPLES = 5
 @DATA_DIR
 @WORKERS
 @click.option("--all", "everything", is_flag=True, help="Name every file, not some of each kind.")
-@click.option("--json", "target", type=click.Path(dir_okay=False, path_type=Path), help="Also write every finding to this file.")
+@click.option(
+    "--json",
+    "target",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write every finding to this file.",
+)
 @click.pass_obj
-def check(console: Console, data: str, data_dir: Path | None, workers: int, target: Path | None, *, everything: bool) -> None:
+def check(
+    console: Console,
+    data: str,
+    data_dir: Path | None,
+    workers: int,
+    target: Path | None,
+    *,
+    everything: bool,
+) -> None:
     """Look at the pictures before anything is trained: unreadable files, duplicates, classes that are too small, and the like.
 
     Changes nothing. Exit code 1 where a run would refuse the data.
@@ -62,8 +83,19 @@ def runs(console: Console, runs: Path) -> None:
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="RUN...")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("comparison.html"), show_default=True)
+@click.argument(
+    "runs",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="RUN...",
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("comparison.html"),
+    show_default=True,
+)
 @click.pass_obj
 def compare(console: Console, runs: tuple[Path, ...], out: Path) -> None:
     """Draw runs over each other, and say what differs and whether the difference is more than chance."""
@@ -79,7 +111,9 @@ def report(console: Console, run: Path) -> None:
     """Write the run's report.html anew: curves, confusion matrix, worst mistakes, likely wrong labels, calibration."""
     directory = RunDirectory(run)
     with TrainingDisplay(console) as display:
-        written = write_report(directory, open_run_data(directory, display.count("reading")), display.count("looking"))
+        written = write_report(
+            directory, open_run_data(directory, display.count("reading")), display.count("looking")
+        )
     TrainingDisplay(console).say(f"written: {written}")
 
 
@@ -95,11 +129,19 @@ def recipes(console: Console) -> None:
 
 @click.command(name="find-lr")
 @training_options
-@click.option("--steps", type=click.IntRange(min=10), default=100, show_default=True, help="From the lowest rate to the highest.")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=10),
+    default=100,
+    show_default=True,
+    help="From the lowest rate to the highest.",
+)
 @DEVICE
 @THREADS
 @click.pass_obj
-def find_rate(console: Console, wish: Wish, runs: Path, steps: int, device: str, threads: int | None) -> None:
+def find_rate(
+    console: Console, wish: Wish, runs: Path, steps: int, device: str, threads: int | None
+) -> None:
     """Find a learning rate: raise it step by step until the loss runs away; nothing that was learned is kept."""
     directory = begin(wish, runs, ModelStore())
     with processes(device, threads) as process, TrainingDisplay(console) as display:
@@ -109,4 +151,6 @@ def find_rate(console: Console, wish: Wish, runs: Path, steps: int, device: str,
     directory.write_json("rates.json", {**asdict(curve), "suggested": curve.suggested})
     console.print(rate_table(curve))
     advice = f"--set optimizer.learning_rate={curve.suggested:.2g}"
-    TrainingDisplay(console).say(f"the loss is lowest at {curve.suggested * 10:.2g}; train with a tenth of it: {advice}")
+    TrainingDisplay(console).say(
+        f"the loss is lowest at {curve.suggested * 10:.2g}; train with a tenth of it: {advice}"
+    )

@@ -22,20 +22,47 @@ from training.run.request import ARCHITECTURE, Wish
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 EXISTING_RUN = click.Path(exists=True, file_okay=False, path_type=Path)
 RUN = click.argument("run", type=EXISTING_RUN)
-RUNS = click.option("--runs", type=DIRECTORY, default=Path("runs"), show_default=True, help="Where run directories lie.")
-STORE = click.option("--store", type=DIRECTORY, default=DEFAULT_ROOT, show_default=True, help="Where to publish.")
+RUNS = click.option(
+    "--runs",
+    type=DIRECTORY,
+    default=Path("runs"),
+    show_default=True,
+    help="Where run directories lie.",
+)
+STORE = click.option(
+    "--store", type=DIRECTORY, default=DEFAULT_ROOT, show_default=True, help="Where to publish."
+)
 WAIVE = click.option(
     "--waive",
     multiple=True,
     metavar="CHECK=REASON",
     help="Publish although this check failed. The reason stands in the manifest for ever. May be repeated.",
 )
-PROMOTE = click.option("--promote/--no-promote", default=True, show_default=True, help="Whether `production` follows.")
-DATA_DIR = click.option("--data-dir", type=click.Path(exists=True, path_type=Path), help="Where a known set's own files lie.")
-DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1; auto takes a GPU where there is one.")
-THREADS = click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the arithmetic.  [default: torch's choice]")
+PROMOTE = click.option(
+    "--promote/--no-promote", default=True, show_default=True, help="Whether `production` follows."
+)
+DATA_DIR = click.option(
+    "--data-dir",
+    type=click.Path(exists=True, path_type=Path),
+    help="Where a known set's own files lie.",
+)
+DEVICE = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="cpu, cuda, cuda:1; auto takes a GPU where there is one.",
+)
+THREADS = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="CPU threads of the arithmetic.  [default: torch's choice]",
+)
 WORKERS = click.option(
-    "--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Threads that decode; they change no pixel."
+    "--workers",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Threads that decode; they change no pixel.",
 )
 SEED: Final = click.IntRange(0, 2**31 - 1)
 
@@ -50,32 +77,72 @@ class TrainingGroup(click.Group):
         except (TrainingError, ModelStoreError) as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
-            raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from error
+            raise click.ClickException(
+                f"{error.filename or 'a file'}: {error.strerror or error}"
+            ) from error
 
 
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     """How to train, whatever on."""
     return decorated(
         command,
-        click.option("--recipe", help="A name, or a .toml file of your own; `python -m training recipes` lists them.  "
-                     "[default: as the data is called, finetune with --start, else modern]"),
-        click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's; its schedule keeps its shape."),
-        click.option("--set", "changes", multiple=True, metavar="NAME=VALUE",
-                     help="One of the recipe's values, as optimizer.learning_rate=0.05. May be repeated."),
-        click.option("--seed", type=SEED, default=0, show_default=True, help="Weights, order, augmentation."),
-        click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True,
-                     help="auto takes bf16 where the hardware multiplies it."),
-        click.option("--compile", type=click.Choice(["auto", "on", "off"]), default="auto", show_default=True,
-                     help="torch.compile; auto compiles on a GPU."),
-        click.option("--keep-checkpoint/--no-checkpoint", default=True, show_default=True,
-                     help="Whether the version holds the weights to retrain from; without them it is half as large."),
-        click.option("--golden-samples", type=click.IntRange(min=0), default=5, show_default=True,
-                     help="Images of the validation split that are published in the version for its golden proof."),
-        click.option("--golden-image", "golden_images", multiple=True, type=click.Path(exists=True, dir_okay=False),
-                     help="A picture of your own to publish in the version for its golden proof. May be repeated."),
+        click.option(
+            "--recipe",
+            help="A name, or a .toml file of your own; `python -m training recipes` lists them.  "
+            "[default: as the data is called, finetune with --start, else modern]",
+        ),
+        click.option(
+            "--epochs",
+            type=click.IntRange(min=1),
+            help="Instead of the recipe's; its schedule keeps its shape.",
+        ),
+        click.option(
+            "--set",
+            "changes",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="One of the recipe's values, as optimizer.learning_rate=0.05. May be repeated.",
+        ),
+        click.option(
+            "--seed", type=SEED, default=0, show_default=True, help="Weights, order, augmentation."
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["auto", "fp32", "bf16"]),
+            default="auto",
+            show_default=True,
+            help="auto takes bf16 where the hardware multiplies it.",
+        ),
+        click.option(
+            "--compile",
+            type=click.Choice(["auto", "on", "off"]),
+            default="auto",
+            show_default=True,
+            help="torch.compile; auto compiles on a GPU.",
+        ),
+        click.option(
+            "--keep-checkpoint/--no-checkpoint",
+            default=True,
+            show_default=True,
+            help="Whether the version holds the weights to retrain from; without them it is half as large.",
+        ),
+        click.option(
+            "--golden-samples",
+            type=click.IntRange(min=0),
+            default=5,
+            show_default=True,
+            help="Images of the validation split that are published in the version for its golden proof.",
+        ),
+        click.option(
+            "--golden-image",
+            "golden_images",
+            multiple=True,
+            type=click.Path(exists=True, dir_okay=False),
+            help="A picture of your own to publish in the version for its golden proof. May be repeated.",
+        ),
         DATA_DIR,
         RUNS,
-    )  # fmt: skip
+    )
 
 
 def training_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -87,15 +154,31 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
 
     return decorated(
         recipe_options(with_wish),
-        click.option("--data", multiple=True, default=("digits",), show_default=True,
-                     help="digits, fashion-mnist, cifar10, cifar100, a folder of folders of images, or a CSV of path,label. "
-                     "May be repeated: the sets are put together by their labels."),
-        click.option("--arch", help=f"{describe_architectures()}.  [default: that of --start, else {ARCHITECTURE}]"),
+        click.option(
+            "--data",
+            multiple=True,
+            default=("digits",),
+            show_default=True,
+            help="digits, fashion-mnist, cifar10, cifar100, a folder of folders of images, or a CSV of path,label. "
+            "May be repeated: the sets are put together by their labels.",
+        ),
+        click.option(
+            "--arch",
+            help=f"{describe_architectures()}.  [default: that of --start, else {ARCHITECTURE}]",
+        ),
         click.option("--model", help="The model's name in the store.  [default: DATA-ARCH]"),
-        click.option("--image-size", type=click.IntRange(8, 1024), help="The input's side.  [default: as the data or the network]"),
-        click.option("--start", metavar="WEIGHTS", help="Begin with trained weights: `torchvision`, a .safetensors or .pth file "
-                     "with torchvision's names, or MODEL or MODEL/VERSION of the store. A head of other classes is replaced."),
-    )  # fmt: skip
+        click.option(
+            "--image-size",
+            type=click.IntRange(8, 1024),
+            help="The input's side.  [default: as the data or the network]",
+        ),
+        click.option(
+            "--start",
+            metavar="WEIGHTS",
+            help="Begin with trained weights: `torchvision`, a .safetensors or .pth file "
+            "with torchvision's names, or MODEL or MODEL/VERSION of the store. A head of other classes is replaced.",
+        ),
+    )
 
 
 def wished(values: dict[str, Any], **more: Any) -> Wish:

@@ -64,9 +64,19 @@ from training.steps.publish import make_store, require_aliases
 @PROMOTE
 @click.pass_obj
 def quantize(
-    console: Console, model: str, precision: Precision, data: tuple[str, ...], data_dir: Path | None, max_loss: float,
-    calibration_images: int, store: Path, waive: tuple[str, ...], *, sweep: bool | None, promote: bool,
-) -> None:  # fmt: skip
+    console: Console,
+    model: str,
+    precision: Precision,
+    data: tuple[str, ...],
+    data_dir: Path | None,
+    max_loss: float,
+    calibration_images: int,
+    store: Path,
+    waive: tuple[str, ...],
+    *,
+    sweep: bool | None,
+    promote: bool,
+) -> None:
     """Publish MODEL (the version that `production` names) or MODEL/VERSION in another precision too, as the next version.
 
     The next version holds both files, fp32 unchanged to the byte. Which one answers, the service decides (SERVICE_PRECISION).
@@ -91,7 +101,9 @@ def quantize(
             display.show(sensitivity_table(made.sensitivities, made.kept))
         display.show_checks(made.checks)
         before, after = made.top1
-        display.say(f"test accuracy {after:.2%} in {precision}, {before:.2%} in fp32, of {len(labelled.split.test):,} images")
+        display.say(
+            f"test accuracy {after:.2%} in {precision}, {before:.2%} in fp32, of {len(labelled.split.test):,} images"
+        )
         gates.require_passed(made.checks)
         published = publish_variant(version, made, model_store, promote=promote)
         say_published(display, version.model, published, store)

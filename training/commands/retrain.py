@@ -25,7 +25,12 @@ from training.steps.publish import make_store
 
 @click.command()
 @click.argument("model")
-@click.option("--data", multiple=True, required=True, help="The pictures, as for `run`. May be repeated: old ones and new ones.")
+@click.option(
+    "--data",
+    multiple=True,
+    required=True,
+    help="The pictures, as for `run`. May be repeated: old ones and new ones.",
+)
 @click.option("--as", "name", help="Publish under another name.  [default: MODEL]")
 @recipe_options
 @STORE
@@ -35,9 +40,20 @@ from training.steps.publish import make_store
 @THREADS
 @click.pass_obj
 def retrain(
-    console: Console, /, model: str, data: tuple[str, ...], name: str | None, runs: Path, store: Path, waive: tuple[str, ...],
-    device: str, threads: int | None, *, promote: bool, **values: Any,
-) -> None:  # fmt: skip
+    console: Console,
+    /,
+    model: str,
+    data: tuple[str, ...],
+    name: str | None,
+    runs: Path,
+    store: Path,
+    waive: tuple[str, ...],
+    device: str,
+    threads: int | None,
+    *,
+    promote: bool,
+    **values: Any,
+) -> None:
     """Go on from MODEL (the version that `production` names) or MODEL/VERSION with new pictures, and publish the next version.
 
     The pictures may be of the same classes or have new ones; those that the model has must be among them. Old and new model are

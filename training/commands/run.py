@@ -14,7 +14,17 @@ from rich.console import Console
 
 from model_store.aliases import PRODUCTION
 from model_store.store import ModelStore
-from training.commands.options import DEVICE, PROMOTE, RUN, STORE, THREADS, WAIVE, interruptible, parse_waivers, training_options
+from training.commands.options import (
+    DEVICE,
+    PROMOTE,
+    RUN,
+    STORE,
+    THREADS,
+    WAIVE,
+    interruptible,
+    parse_waivers,
+    training_options,
+)
 from training.display import TrainingDisplay
 from training.errors import InterruptedRunError
 from training.learning.distributed import Process, join
@@ -36,12 +46,24 @@ LAUNCH = "launch.json"
 @PROMOTE
 @DEVICE
 @THREADS
-@click.option("--prove-resume", is_flag=True, help="First kill and resume a short training on this data, and compare the bits.")
+@click.option(
+    "--prove-resume",
+    is_flag=True,
+    help="First kill and resume a short training on this data, and compare the bits.",
+)
 @click.pass_obj
 def run(
-    console: Console, wish: Wish, runs: Path, store: Path, waive: tuple[str, ...], device: str, threads: int | None, *,
-    promote: bool, prove_resume: bool,
-) -> None:  # fmt: skip
+    console: Console,
+    wish: Wish,
+    runs: Path,
+    store: Path,
+    waive: tuple[str, ...],
+    device: str,
+    threads: int | None,
+    *,
+    promote: bool,
+    prove_resume: bool,
+) -> None:
     """Check the data, train, evaluate, export, gate and publish.
 
     \b
@@ -66,26 +88,52 @@ def run(
 @THREADS
 @click.pass_obj
 def resume(
-    console: Console, run: Path, store: Path, waive: tuple[str, ...], device: str, threads: int | None, *, promote: bool
+    console: Console,
+    run: Path,
+    store: Path,
+    waive: tuple[str, ...],
+    device: str,
+    threads: int | None,
+    *,
+    promote: bool,
 ) -> None:
     """Go on with a run that was cut, or whose gate you now waive; what it was asked for is read from it."""
     with processes(device, threads) as process:
-        finish(console, RunDirectory(run), ModelStore(store), parse_waivers(waive), process, promote=promote)
+        finish(
+            console,
+            RunDirectory(run),
+            ModelStore(store),
+            parse_waivers(waive),
+            process,
+            promote=promote,
+        )
 
 
 @click.command(name="cross-validate")
 @training_options
-@click.option("--folds", default=5, show_default=True, type=click.IntRange(min=2), help="Each part is the test once.")
+@click.option(
+    "--folds",
+    default=5,
+    show_default=True,
+    type=click.IntRange(min=2),
+    help="Each part is the test once.",
+)
 @DEVICE
 @THREADS
 @click.pass_obj
-def cross_validate(console: Console, wish: Wish, runs: Path, folds: int, device: str, threads: int | None) -> None:
+def cross_validate(
+    console: Console, wish: Wish, runs: Path, folds: int, device: str, threads: int | None
+) -> None:
     """Train once per fold and test each image exactly once; publishes nothing."""
     with processes(device, threads) as process:
         directory = begun(runs, process, lambda: begin(wish, runs, ModelStore()))
         with shown(console, process, directory) as display, interruptible(process) as interrupted:
             result = cross_validation.cross_validate(
-                directory, folds, lambda number, progress: display(progress, f"fold {number}/{folds}"), process, interrupted
+                directory,
+                folds,
+                lambda number, progress: display(progress, f"fold {number}/{folds}"),
+                process,
+                interrupted,
             )
             display.show_cross_validation(result)
 
@@ -101,11 +149,17 @@ def processes(device: str, threads: int | None) -> Iterator[Process]:
 
 def begun(runs: Path, process: Process, begin_run: Callable[[], RunDirectory]) -> RunDirectory:
     """A new run, or, where `torchrun` starts its workers again after it lost one, the run that they had begun."""
-    return RunDirectory(Path(process.from_first(str(_begun(runs, begin_run).path) if process.first else "")))
+    return RunDirectory(
+        Path(process.from_first(str(_begun(runs, begin_run).path) if process.first else ""))
+    )
 
 
 def _begun(runs: Path, begin_run: Callable[[], RunDirectory]) -> RunDirectory:
-    launch = f"{os.environ['TORCHELASTIC_RUN_ID']} {os.getppid()}" if "TORCHELASTIC_RUN_ID" in os.environ else None
+    launch = (
+        f"{os.environ['TORCHELASTIC_RUN_ID']} {os.getppid()}"
+        if "TORCHELASTIC_RUN_ID" in os.environ
+        else None
+    )
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         for path in sorted(runs.glob(f"*/{LAUNCH}"), reverse=True):
             if RunDirectory(path.parent).read_json(LAUNCH, "run") == launch:
@@ -127,16 +181,30 @@ def _prove(console: Console, directory: RunDirectory, process: Process) -> None:
 
 
 def finish(
-    console: Console, directory: RunDirectory, store: ModelStore, waivers: dict[str, str], process: Process, *, promote: bool
+    console: Console,
+    directory: RunDirectory,
+    store: ModelStore,
+    waivers: dict[str, str],
+    process: Process,
+    *,
+    promote: bool,
 ) -> None:
     """Go on to the published version, and show it."""
     config = directory.config()
     with shown(console, process, directory) as display, interruptible(process) as interrupted:
         what = f"{config.architecture} on {', '.join(config.data)}"
-        display.say(f"run {directory.path}: {what}, recipe {config.recipe_name}, seed {config.seed}")
+        display.say(
+            f"run {directory.path}: {what}, recipe {config.recipe_name}, seed {config.seed}"
+        )
         with telling_the_way_on(display, directory, store.root):
             published = pipeline.finish(
-                directory, store, display, waivers, promote=promote, interrupted=interrupted, process=process
+                directory,
+                store,
+                display,
+                waivers,
+                promote=promote,
+                interrupted=interrupted,
+                process=process,
             )
         display.say(test_accuracy(directory))
         if published:
@@ -145,11 +213,17 @@ def finish(
 
 def shown(console: Console, process: Process, directory: RunDirectory) -> TrainingDisplay:
     """A display of the run; of several processes only the first shows and tracks anything."""
-    return TrainingDisplay(console, Trackers(directory)) if process.first else TrainingDisplay(Console(quiet=True))
+    return (
+        TrainingDisplay(console, Trackers(directory))
+        if process.first
+        else TrainingDisplay(Console(quiet=True))
+    )
 
 
 @contextlib.contextmanager
-def telling_the_way_on(display: TrainingDisplay, directory: RunDirectory, store: Path) -> Iterator[None]:
+def telling_the_way_on(
+    display: TrainingDisplay, directory: RunDirectory, store: Path
+) -> Iterator[None]:
     """An interrupted run ends with the command that goes on with it, and exit code 130."""
     try:
         yield
@@ -162,18 +236,26 @@ def telling_the_way_on(display: TrainingDisplay, directory: RunDirectory, store:
 def say_published(display: TrainingDisplay, model: str, published: Published, store: Path) -> None:
     """Where the version is, whether it serves and how to have it so, and what the one before it had that it has not."""
     model_store, folder, version = ModelStore(store), shlex.quote(str(store)), published.version
-    display.say(f"published {model} version {version} in {store}; serve the store: make serve STORE={folder}")
+    display.say(
+        f"published {model} version {version} in {store}; serve the store: make serve STORE={folder}"
+    )
     live = model_store.aliases(model).version(PRODUCTION)
     promote = f"python -m model_store --store {folder} promote {model} {version}"
     if live is None:
-        display.say(f"no `production` says what serves, so the newest version does, and that is this one; to keep it so: {promote}")
+        display.say(
+            f"no `production` says what serves, so the newest version does, and that is this one; to keep it so: {promote}"
+        )
     elif live != version:
         display.say(f"`production` stays at version {live}; to serve this one: {promote}")
     if lost := left_behind(model_store, model, version):
         before, precisions = lost
-        display.say(f"version {before} answers in {' and '.join(precisions)} too, version {version} does not; to make it anew:")
+        display.say(
+            f"version {before} answers in {' and '.join(precisions)} too, version {version} does not; to make it anew:"
+        )
         for precision in precisions:
-            display.say(f"  python -m training quantize {model}/{version} --precision {precision} --store {folder}")
+            display.say(
+                f"  python -m training quantize {model}/{version} --precision {precision} --store {folder}"
+            )
 
 
 def test_accuracy(run: RunDirectory) -> str:

@@ -18,7 +18,14 @@ from training.commands.options import (
     parse_waivers,
     training_options,
 )
-from training.commands.run import begun, processes, say_published, shown, telling_the_way_on, test_accuracy
+from training.commands.run import (
+    begun,
+    processes,
+    say_published,
+    shown,
+    telling_the_way_on,
+    test_accuracy,
+)
 from training.display import TrainingDisplay
 from training.gates import gate as gates
 from training.learning.distributed import ALONE, Process
@@ -40,7 +47,9 @@ from training.steps.train import train as train_run
 @DEVICE
 @THREADS
 @click.pass_obj
-def train(console: Console, wish: Wish, runs: Path, store: Path, device: str, threads: int | None) -> None:
+def train(
+    console: Console, wish: Wish, runs: Path, store: Path, device: str, threads: int | None
+) -> None:
     """Only train: make a run and leave the weights that validation chose."""
     with processes(device, threads) as process:
         directory = begun(runs, process, lambda: begin(wish, runs, ModelStore(store)))
@@ -68,12 +77,16 @@ def evaluate(console: Console, run: Path, device: str, threads: int | None) -> N
 @click.command()
 @RUN
 @click.option(
-    "--twin", type=EXISTING_RUN, help="A run of the same recipe whose values to take, where RUN trained on validation too."
+    "--twin",
+    type=EXISTING_RUN,
+    help="A run of the same recipe whose values to take, where RUN trained on validation too.",
 )
 @DEVICE
 @THREADS
 @click.pass_obj
-def calibrate(console: Console, run: Path, twin: Path | None, device: str, threads: int | None) -> None:
+def calibrate(
+    console: Console, run: Path, twin: Path | None, device: str, threads: int | None
+) -> None:
     """Fit on the validation split how far the answers can be trusted, and measure that on the test split.
 
     The temperature that makes scores probabilities, the energy above which an image is refused as unlike the training images
@@ -131,7 +144,9 @@ def publish(console: Console, run: Path, store: Path, *, promote: bool) -> None:
     say_published(display, directory.config().model, published, store)
 
 
-def _opened(console: Console, run: Path, process: Process = ALONE) -> tuple[RunDirectory, TrainingDisplay, RunData]:
+def _opened(
+    console: Console, run: Path, process: Process = ALONE
+) -> tuple[RunDirectory, TrainingDisplay, RunData]:
     directory = RunDirectory(run)
     with shown(console, process, directory) as display:
         return directory, display, open_run_data(directory, display.count("reading"), process)

@@ -57,7 +57,11 @@ class Findings:
     @property
     def fatal(self) -> list[str]:
         """Why a run refuses the data, a sentence each; empty where it does not."""
-        return [f"{finding.kind} ({', '.join(_shown(finding.items, 5))})" for finding in self.findings if finding.fatal]
+        return [
+            f"{finding.kind} ({', '.join(_shown(finding.items, 5))})"
+            for finding in self.findings
+            if finding.fatal
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Everything, with each item of each finding."""
@@ -68,7 +72,9 @@ def check(data: ImageSet, facts: Facts) -> Findings:
     """Look for everything that is known to hurt. Raises nothing: what a run must refuse is in `Findings.fatal`."""
     reasons = left_out(data, facts)
     findings = [*_classes(data, facts, reasons), *_copies(data, facts), *_images(data, facts)]
-    counts = {name: int((data.labels == label).sum()) for label, name in enumerate(data.class_names)}
+    counts = {
+        name: int((data.labels == label).sum()) for label, name in enumerate(data.class_names)
+    }
     return Findings(
         data=data.name,
         classes=counts,
@@ -91,27 +97,47 @@ def left_out(data: ImageSet, facts: Facts) -> dict[int, str]:
             reason = f"same pixels as {data.paths[held_out]}, given for {SPLIT_NAMES[part]}"
             reasons |= {index: reason for index in copies if data.given_splits[index] != part}
         elif len({data.label(index) for index in copies}) > 1:
-            reasons |= {index: f"same pixels under several labels: {_labelled(data, copies)}" for index in copies}
+            reasons |= {
+                index: f"same pixels under several labels: {_labelled(data, copies)}"
+                for index in copies
+            }
     return reasons
 
 
 def check_table(findings: Findings, limit: int | None = 5) -> Table:
     """One table of all findings, with at most `limit` examples of each; None names every file."""
     title = f"{findings.data}: {findings.images:,} images in {len(findings.classes):,} classes"
-    columns = ("finding", Column("count", justify="right"), Column("which", overflow="fold", ratio=1), "what a run does")
-    table = Table(*columns, title=Text(title), caption=f"{findings.left_out:,} images are left out of a run", show_lines=True)
+    columns = (
+        "finding",
+        Column("count", justify="right"),
+        Column("which", overflow="fold", ratio=1),
+        "what a run does",
+    )
+    table = Table(
+        *columns,
+        title=Text(title),
+        caption=f"{findings.left_out:,} images are left out of a run",
+        show_lines=True,
+    )
     if not findings.findings:
         table.add_row("nothing", "0", "", "")
     for finding in findings.findings:
         style = "bold red" if finding.fatal else ""
         examples = Text("\n".join(_shown(finding.items, limit)))
-        table.add_row(Text(finding.kind, style), f"{len(finding.items):,}", examples, Text(finding.consequence, style))
+        table.add_row(
+            Text(finding.kind, style),
+            f"{len(finding.items):,}",
+            examples,
+            Text(finding.consequence, style),
+        )
     return table
 
 
 def _shown(items: Collection[Item], limit: int | None) -> list[str]:
     shown = [printable(str(item)) for item in items][:limit]
-    return shown if len(shown) == len(items) else [*shown, f"… and {len(items) - len(shown):,} more"]
+    return (
+        shown if len(shown) == len(items) else [*shown, f"… and {len(items) - len(shown):,} more"]
+    )
 
 
 def _classes(data: ImageSet, facts: Facts, unused: Collection[int]) -> Iterator[Finding]:
@@ -135,7 +161,11 @@ def _classes(data: ImageSet, facts: Facts, unused: Collection[int]) -> Iterator[
             small.append(Item((name,), f"{usable} different, {needed} needed"))
         elif usable < FEW:
             few.append(Item((name,), f"{usable} different"))
-        untested += [Item((name,), SPLIT_NAMES[part]) for part in sorted(given - {TRAIN}) if not different[name, part]]
+        untested += [
+            Item((name,), SPLIT_NAMES[part])
+            for part in sorted(given - {TRAIN})
+            if not different[name, part]
+        ]
     single = [Item(data.class_names)] if len(data.class_names) < 2 else []
     refused = "refused: add images, or take the class away"
     yield _finding("only one class", single, "refused: two are needed", fatal=True)
@@ -143,7 +173,9 @@ def _classes(data: ImageSet, facts: Facts, unused: Collection[int]) -> Iterator[
     yield _finding("classes missing in train", absent, refused, fatal=True)
     yield _finding("classes with too few images for every split", small, refused, fatal=True)
     yield _finding("classes missing in a given split", untested, "measured without them")
-    yield _finding(f"classes with fewer than {FEW} images", few, "trained; their figures will say little")
+    yield _finding(
+        f"classes with fewer than {FEW} images", few, "trained; their figures will say little"
+    )
 
 
 def _copies(data: ImageSet, facts: Facts) -> Iterator[Finding]:
@@ -159,8 +191,16 @@ def _copies(data: ImageSet, facts: Facts) -> Iterator[Finding]:
             across.append(Item(paths))
         elif len(labels) == 1:
             others.append(Item(paths))
-    yield _finding("same pixels under several labels", conflicting, "left out, but for given validation and test images")
-    yield _finding("copies across given splits", across, "left out of train (of validation, where test has a copy)")
+    yield _finding(
+        "same pixels under several labels",
+        conflicting,
+        "left out, but for given validation and test images",
+    )
+    yield _finding(
+        "copies across given splits",
+        across,
+        "left out of train (of validation, where test has a copy)",
+    )
     yield _finding("copies of one picture", others, "used, and never drawn into two splits")
 
 
@@ -171,14 +211,26 @@ def _images(data: ImageSet, facts: Facts) -> Iterator[Finding]:
         return [Item((data.paths[index],), detail) for index, detail in found]
 
     readable = [(index, fact) for index, fact in enumerate(facts) if not fact.error]
-    yield _finding("unreadable files", items((i, fact.error) for i, fact in enumerate(facts) if fact.error), "left out")
-    yield _finding("not images", [Item((path,), reason) for path, reason in data.ignored], "not read")
-    turned = ((index, f"orientation {fact.orientation}") for index, fact in readable if fact.orientation != 1)
+    yield _finding(
+        "unreadable files",
+        items((i, fact.error) for i, fact in enumerate(facts) if fact.error),
+        "left out",
+    )
+    yield _finding(
+        "not images", [Item((path,), reason) for path, reason in data.ignored], "not read"
+    )
+    turned = (
+        (index, f"orientation {fact.orientation}")
+        for index, fact in readable
+        if fact.orientation != 1
+    )
     yield _finding("turned by EXIF", items(turned), "turned upright")
     deep = ((index, f"{fact.bits} bits, {fact.mode}") for index, fact in readable if fact.bits > 8)
     yield _finding("more than 8 bits a channel", items(deep), "the high byte is used")
     moving = ((index, f"{fact.frames} frames") for index, fact in readable if fact.frames > 1)
-    yield _finding("animations and files of several images", items(moving), "the first image is used")
+    yield _finding(
+        "animations and files of several images", items(moving), "the first image is used"
+    )
     rule = f"side < 1/{round(1 / SMALL_SIDE)} or area > {LARGE_AREA} times the median, or longer than {LONG_ASPECT} to 1"
     yield _finding(f"unusual sizes ({rule})", items(_size_outliers(facts)), "used")
 
@@ -191,7 +243,11 @@ def _size_outliers(facts: Facts) -> Iterator[tuple[int, str]]:
     area = median(width * height for _, width, height in sizes)
     for index, width, height in sizes:
         shorter, longer = sorted((width, height))
-        if shorter < SMALL_SIDE * side or width * height > LARGE_AREA * area or longer > LONG_ASPECT * shorter:
+        if (
+            shorter < SMALL_SIDE * side
+            or width * height > LARGE_AREA * area
+            or longer > LONG_ASPECT * shorter
+        ):
             yield index, f"{width}x{height}"
 
 

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Final
 
 from training.data.folders import stamp
-from training.data.image_set import FREE, SPLIT_WORDS, ImageFile, ImageSet, class_name, in_natural_order, is_printable, set_of_files
+from training.data.image_set import (
+    FREE,
+    SPLIT_WORDS,
+    ImageFile,
+    ImageSet,
+    class_name,
+    in_natural_order,
+    is_printable,
+    set_of_files,
+)
 from training.errors import DataError
 
 SHOWN: Final = 5
@@ -37,7 +46,9 @@ def load_image_list(path: Path) -> ImageSet:
         raise DataError(f"{path} can not be used: {'; '.join(problems[:SHOWN])}{more}")
     if not files:
         raise DataError(f"{path} lists no images")
-    return set_of_files(path.stem, "a CSV of images", files, in_natural_order({file.label for file in files}))
+    return set_of_files(
+        path.stem, "a CSV of images", files, in_natural_order({file.label for file in files})
+    )
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -53,7 +64,9 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     try:
         header = [name.strip().lower() for name in next(reader, [])]
         if missing := [name for name in ("path", "label") if header.count(name) != 1]:
-            raise DataError(f"{path} needs one column {' and one '.join(missing)}; its first line is {','.join(header)[:80]!r}")
+            raise DataError(
+                f"{path} needs one column {' and one '.join(missing)}; its first line is {','.join(header)[:80]!r}"
+            )
         for values in reader:
             if values:
                 yield reader.line_num, dict(zip(header, values, strict=False))
@@ -62,14 +75,20 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _image_file(folder: Path, row: dict[str, str]) -> ImageFile:
-    path, label, split = row.get("path", ""), row.get("label", ""), row.get("split", "").strip().lower()
+    path, label, split = (
+        row.get("path", ""),
+        row.get("label", ""),
+        row.get("split", "").strip().lower(),
+    )
     name = class_name(label)
     if not path.strip() or not is_printable(path):
         raise DataError("the path is empty or holds control characters")
     if name is None:
         raise DataError("the label is empty or holds control characters")
     if split and split not in SPLIT_WORDS:
-        raise DataError(f"there is no split {split!r}; there are train, val and test, or nothing where it is to be drawn")
+        raise DataError(
+            f"there is no split {split!r}; there are train, val and test, or nothing where it is to be drawn"
+        )
     location = folder.resolve() / path
     try:
         status = location.stat()

@@ -38,9 +38,15 @@ def load_folder(root: Path) -> ImageSet:
     survey = _Survey(root)
     places = [(FREE, folder) for folder in survey.folders("")]
     if _has_splits(survey):
-        places = [(split, folder) for split, part in _split_folders(survey) for folder in survey.folders(part)]
+        places = [
+            (split, folder)
+            for split, part in _split_folders(survey)
+            for folder in survey.folders(part)
+        ]
     if not places:
-        raise DataError(f"{root} holds no subfolders; expected one for each class, or train, val and test with those inside")
+        raise DataError(
+            f"{root} holds no subfolders; expected one for each class, or train, val and test with those inside"
+        )
     labels = {folder: _label(root, folder) for _, folder in places}
     files = [
         ImageFile(path, f"{survey.root}/{path}", stamp, labels[folder], split)
@@ -48,8 +54,16 @@ def load_folder(root: Path) -> ImageSet:
         for path, stamp in survey.images_under(folder)
     ]
     classes = in_natural_order(set(labels.values()))
-    folder_name = Path(os.path.abspath(root)).name or "data"  # as the person calls it, wherever a link leads
-    images = set_of_files(card.get("name", folder_name), card.get("source", "a folder of images"), files, classes, survey.ignored)
+    folder_name = (
+        Path(os.path.abspath(root)).name or "data"
+    )  # as the person calls it, wherever a link leads
+    images = set_of_files(
+        card.get("name", folder_name),
+        card.get("source", "a folder of images"),
+        files,
+        classes,
+        survey.ignored,
+    )
     return replace(images, licence=card.get("licence", ""))
 
 
@@ -62,7 +76,11 @@ def _read_card(root: Path) -> dict[str, str]:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is not TOML: {error}") from None
     known = ("name", "source", "licence")
-    if wrong := [key for key, value in values.items() if key not in known or not isinstance(value, str) or not value.strip()]:
+    if wrong := [
+        key
+        for key, value in values.items()
+        if key not in known or not isinstance(value, str) or not value.strip()
+    ]:
         raise DataError(f"{path} is wrong at {wrong[0]}: expected texts for {', '.join(known)}")
     return values
 
@@ -82,7 +100,11 @@ def _has_splits(survey: "_Survey") -> bool:
 
 def _split_folders(survey: "_Survey") -> list[tuple[int, str]]:
     """The splits with their folders, train first. Raises DataError where classes stand beside them."""
-    splits = [(SPLIT_WORDS[folder.lower()], folder) for folder in survey.folders("") if folder.lower() in SPLIT_WORDS]
+    splits = [
+        (SPLIT_WORDS[folder.lower()], folder)
+        for folder in survey.folders("")
+        if folder.lower() in SPLIT_WORDS
+    ]
     names = [folder for _, folder in splits]
     for folder in survey.folders(""):
         if folder in names:
@@ -157,7 +179,11 @@ class _Survey:
         if entry.is_symlink() and not Path(entry.path).exists():
             return "a broken link"
         if entry.is_dir():
-            return "a link back to a folder that holds it" if entry.is_symlink() and self._is_loop(entry.path, folder) else None
+            return (
+                "a link back to a folder that holds it"
+                if entry.is_symlink() and self._is_loop(entry.path, folder)
+                else None
+            )
         _, dot, extension = entry.name.rpartition(".")
         if extension.lower() not in EXTENSIONS or not dot:
             return f"no image by its name ({dot}{extension})" if dot else "no image by its name"
@@ -167,7 +193,11 @@ class _Survey:
         target = Path(link).resolve()
         here = self.root / folder
         chain = [here, *here.parents]
-        return any(step.resolve().is_relative_to(target) for step in chain if step.is_relative_to(self.root))
+        return any(
+            step.resolve().is_relative_to(target)
+            for step in chain
+            if step.is_relative_to(self.root)
+        )
 
 
 def stamp(status: os.stat_result) -> tuple[int, int, int]:

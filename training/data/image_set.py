@@ -28,11 +28,17 @@ Indices = NDArray[np.int64]
 
 SPLIT_NAMES: Final = ("train", "validation", "test")
 FREE, TRAIN, VALIDATION, TEST = -1, 0, 1, 2
-SPLIT_WORDS: Final = MappingProxyType({
-    "train": TRAIN, "training": TRAIN,
-    "val": VALIDATION, "valid": VALIDATION, "validation": VALIDATION,
-    "test": TEST, "testing": TEST,
-})  # fmt: skip
+SPLIT_WORDS: Final = MappingProxyType(
+    {
+        "train": TRAIN,
+        "training": TRAIN,
+        "val": VALIDATION,
+        "valid": VALIDATION,
+        "validation": VALIDATION,
+        "test": TEST,
+        "testing": TEST,
+    }
+)
 """What folders and CSVs call the splits, in small letters."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -102,7 +108,11 @@ class ImageFile(NamedTuple):
 
 
 def set_of_files(
-    name: str, source: str, files: Sequence[ImageFile], class_names: tuple[str, ...], ignored: Iterable[tuple[str, str]] = ()
+    name: str,
+    source: str,
+    files: Sequence[ImageFile],
+    class_names: tuple[str, ...],
+    ignored: Iterable[tuple[str, str]] = (),
 ) -> ImageSet:
     """The files as an ImageSet, in the order given."""
     position = {label: index for index, label in enumerate(class_names)}
@@ -136,19 +146,30 @@ def merge(sets: Sequence[ImageSet]) -> ImageSet:
         paths=Texts(f"{name}/{path}" for name, part in named for path in part.paths),
         locations=Joined([part.locations for part in sets]),
         encoded=Joined([part.encoded for part in sets]),
-        labels=np.concatenate([np.array([class_names.index(name) for name in part.class_names])[part.labels] for part in sets]),
+        labels=np.concatenate(
+            [
+                np.array([class_names.index(name) for name in part.class_names])[part.labels]
+                for part in sets
+            ]
+        ),
         class_names=class_names,
         given_splits=np.concatenate([part.given_splits for part in sets]),
-        identity=digest_of_texts(f"{part.name} {part.identity}" for part in sets) if any(part.identity for part in sets) else "",
+        identity=digest_of_texts(f"{part.name} {part.identity}" for part in sets)
+        if any(part.identity for part in sets)
+        else "",
         preprocessing=geometries.pop() if len(geometries) == 1 else None,
-        ignored=tuple((f"{name}/{path}", reason) for name, part in named for path, reason in part.ignored),
+        ignored=tuple(
+            (f"{name}/{path}", reason) for name, part in named for path, reason in part.ignored
+        ),
     )
 
 
 def with_classes(data: ImageSet, class_names: tuple[str, ...]) -> ImageSet:
     """The same images with all of these classes, in this order. Raises DataError where an image's class is not among them."""
     if strange := [name for name in data.class_names if name not in class_names]:
-        raise DataError(f"{data.name} has classes that the run does not know: {', '.join(strange[:5])}; start a new run")
+        raise DataError(
+            f"{data.name} has classes that the run does not know: {', '.join(strange[:5])}; start a new run"
+        )
     places = np.array([class_names.index(name) for name in data.class_names], np.int64)
     return replace(data, labels=places[data.labels], class_names=class_names)
 
@@ -178,7 +199,9 @@ def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
     runs = re.split("([0-9]+)", name.casefold())
     numbers = [run.lstrip("0") for run in runs[1::2]]
     runs[1::2] = numbers
-    return [(len(run) if odd else 0, run) for run, odd in zip(runs, cycle((False, True)), strict=False)], name
+    return [
+        (len(run) if odd else 0, run) for run, odd in zip(runs, cycle((False, True)), strict=False)
+    ], name
 
 
 def class_name(text: str) -> str | None:

@@ -28,8 +28,17 @@ from training.errors import DataError
 DATA_DIR: Final = Path("data")
 PATIENCE_SECONDS: Final = 30.0
 _BLACK: Final = (0, 0, 0)
-_FAULTS: Final = (OSError, EOFError, RuntimeError, ValueError, KeyError, AssertionError, pickle.UnpicklingError,
-                  tarfile.TarError, zlib.error)  # fmt: skip
+_FAULTS: Final = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    AssertionError,
+    pickle.UnpicklingError,
+    tarfile.TarError,
+    zlib.error,
+)
 """What torchvision raises for files that are missing, damaged, or not to be had."""
 
 
@@ -114,7 +123,9 @@ def _load_published(name: str, data_dir: Path) -> ImageSet:
     labels: Indices = np.concatenate([np.asarray(part.targets, np.int64) for part in parts])
     counts = [len(part.targets) for part in parts]
     paths = Texts(
-        f"{name}/{split}/{number:05}" for split, count in zip(("train", "test"), counts, strict=True) for number in range(count)
+        f"{name}/{split}/{number:05}"
+        for split, count in zip(("train", "test"), counts, strict=True)
+        for number in range(count)
     )
     return ImageSet(
         name=name,
@@ -135,7 +146,9 @@ def _read(name: str, root: Path, *, train: bool) -> Any:
     """A torchvision data set; the network is asked only where files are missing."""
     known = _PUBLISHED[name]
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE_SECONDS)  # torchvision sets none: a network that swallows packets would hold us for minutes
+    socket.setdefaulttimeout(
+        PATIENCE_SECONDS
+    )  # torchvision sets none: a network that swallows packets would hold us for minutes
     try:
         return known.read(root, train=train, download=True)
     except _FAULTS as error:

@@ -41,7 +41,9 @@ class Texts(Column[str]):
 
     def __getitem__(self, index: SupportsIndex, /) -> str:
         position = range(len(self))[index]
-        return self._block[self._bounds[position] : self._bounds[position + 1]].decode(errors="surrogateescape")
+        return self._block[self._bounds[position] : self._bounds[position + 1]].decode(
+            errors="surrogateescape"
+        )
 
 
 class Files(Column[bytes]):

@@ -15,7 +15,16 @@ from PIL import Image, TiffImagePlugin, features
 from model_store import preprocessing
 from model_store.errors import ImageError
 from model_store.manifest import Preprocessing
-from model_store.preprocessing import Pixels, load_pixels, open_image, orient, prepare, reduction, to_pixels, to_rgb
+from model_store.preprocessing import (
+    Pixels,
+    load_pixels,
+    open_image,
+    orient,
+    prepare,
+    reduction,
+    to_pixels,
+    to_rgb,
+)
 from training.data.image_set import ImageSet
 from training.data.scan_cache import CacheEntry
 
@@ -74,7 +83,11 @@ def scan(
     unless the set has no identity. `progress` hears (images done, images in all).
     """
     shape = None
-    if spec is not None and (size := len(data) * spec.crop_height * spec.crop_width * 3) and size <= limit_bytes:
+    if (
+        spec is not None
+        and (size := len(data) * spec.crop_height * spec.crop_width * 3)
+        and size <= limit_bytes
+    ):
         shape = (len(data), spec.crop_height, spec.crop_width, 3)
     entry = CacheEntry.of(_key(data, spec)) if data.identity else None
     if entry and (found := entry.read(shape)):
@@ -91,7 +104,12 @@ def scan(
 def _key(data: ImageSet, spec: Preprocessing | None) -> str:
     """Everything that the result depends on: the files, the size, Pillow, and the code that decodes and looks."""
     code = [Path(file).read_bytes() for file in (__file__, preprocessing.__file__)]
-    words = (data.identity, "" if spec is None else spec.model_dump_json(), PIL.__version__, str(features.version("jpg")))
+    words = (
+        data.identity,
+        "" if spec is None else spec.model_dump_json(),
+        PIL.__version__,
+        str(features.version("jpg")),
+    )
     return hashlib.sha256(b"\0".join([*(word.encode() for word in words), *code])).hexdigest()
 
 
@@ -104,7 +122,11 @@ def digest_of(data: ImageSet, facts: Facts) -> str:
 
 
 def _look_at_all(
-    data: ImageSet, spec: Preprocessing | None, pixels: Pixels | None, workers: int, progress: Callable[[int, int], None]
+    data: ImageSet,
+    spec: Preprocessing | None,
+    pixels: Pixels | None,
+    workers: int,
+    progress: Callable[[int, int], None],
 ) -> list[ImageFacts]:
     def look(index: int) -> ImageFacts:
         try:
@@ -120,8 +142,12 @@ def _look_at_all(
 
     facts: list[ImageFacts] = []
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
-        warnings.filterwarnings("ignore", module="PIL")  # of what it minds, the facts have what matters
-        for start in range(0, len(data), CHUNK):  # a chunk at a time: a future for each of a million images would be much
+        warnings.filterwarnings(
+            "ignore", module="PIL"
+        )  # of what it minds, the facts have what matters
+        for start in range(
+            0, len(data), CHUNK
+        ):  # a chunk at a time: a future for each of a million images would be much
             facts += pool.map(look, range(start, min(start + CHUNK, len(data))))
             progress(len(facts), len(data))
     return facts
@@ -159,8 +185,14 @@ def _digest_of_pixels(image: Image.Image) -> str:
 
 def _bits(image: Image.Image, encoded: bytes) -> int:
     if image.format == "PNG":
-        return encoded[24]  # IHDR's second field from the end; Pillow's mode does not tell for colours
-    return max(image.tag_v2.get(_BITS_TAG, (8,))) if isinstance(image, TiffImagePlugin.TiffImageFile) else 8
+        return encoded[
+            24
+        ]  # IHDR's second field from the end; Pillow's mode does not tell for colours
+    return (
+        max(image.tag_v2.get(_BITS_TAG, (8,)))
+        if isinstance(image, TiffImagePlugin.TiffImageFile)
+        else 8
+    )
 
 
 def _orientation(image: Image.Image) -> int:

@@ -26,7 +26,9 @@ class CacheEntry:
     @classmethod
     def of(cls, key: str) -> Self:
         """The entry of this key in `$XDG_CACHE_HOME/resident`, by default `~/.cache/resident`."""
-        return cls(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resident", key)
+        return cls(
+            Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resident", key
+        )
 
     def read(self, shape: tuple[int, ...] | None) -> tuple[list[Any], Pixels | None] | None:
         """Rows, and pixels of this shape where one is given; None where they are not there, or damaged."""
@@ -38,7 +40,9 @@ class CacheEntry:
             rows, pixels = content["rows"], None
             if shape is not None:
                 # copy-on-write: torch takes no array that is read-only, and the file must not change
-                pixels = np.load(self.directory / f"{self.key}.npy", mmap_mode="c", allow_pickle=False)
+                pixels = np.load(
+                    self.directory / f"{self.key}.npy", mmap_mode="c", allow_pickle=False
+                )
                 if pixels.shape != shape or zlib.crc32(pixels.data) != content["pixels"]:
                     return None
         except (OSError, ValueError, KeyError, EOFError):
@@ -50,7 +54,9 @@ class CacheEntry:
 
     def write(self, rows: Sequence[Sequence[Any]], pixels: Pixels | None) -> None:
         """Replace the entry, and remove those longest unused where the cache has become large."""
-        body = json.dumps({"rows": rows, "pixels": None if pixels is None else zlib.crc32(pixels.data)}).encode()
+        body = json.dumps(
+            {"rows": rows, "pixels": None if pixels is None else zlib.crc32(pixels.data)}
+        ).encode()
         with suppress(OSError):
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if pixels is not None:
@@ -74,7 +80,9 @@ class CacheEntry:
 
     def _prune(self) -> None:
         """The oldest files go, drafts of a killed process too; never this entry's."""
-        files = sorted((file.stat().st_mtime, file.stat().st_size, file) for file in self.directory.iterdir())
+        files = sorted(
+            (file.stat().st_mtime, file.stat().st_size, file) for file in self.directory.iterdir()
+        )
         excess = sum(size for _, size, _ in files) - LIMIT_BYTES
         for _, size, file in files:
             if excess <= 0:

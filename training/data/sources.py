@@ -33,5 +33,9 @@ def check_data(name: str, data_dir: Path | None = None) -> None:
     if name in KNOWN or path.is_dir() or (path.is_file() and path.suffix.lower() == ".csv"):
         return
     if path.is_file():
-        raise DataError(f"{name} is a file, but no .csv; unpack an archive and give the folder, or list the images in a CSV")
-    raise DataError(f"there is no data {name!r}; there are {', '.join(KNOWN)}, or give a folder of folders or a CSV of path,label")
+        raise DataError(
+            f"{name} is a file, but no .csv; unpack an archive and give the folder, or list the images in a CSV"
+        )
+    raise DataError(
+        f"there is no data {name!r}; there are {', '.join(KNOWN)}, or give a folder of folders or a CSV of path,label"
+    )

@@ -16,7 +16,16 @@ from typing import Final, Self
 
 import numpy as np
 
-from training.data.image_set import FREE, SPLIT_NAMES, SPLIT_WORDS, TEST, TRAIN, VALIDATION, ImageSet, Indices
+from training.data.image_set import (
+    FREE,
+    SPLIT_NAMES,
+    SPLIT_WORDS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    ImageSet,
+    Indices,
+)
 from training.data.scan import Facts
 from training.errors import DataError
 
@@ -67,7 +76,9 @@ def make_split(
     given, missing = data.given_splits, missing_parts(data)
     parts = {part: [index for index in kept if given[index] == part] for part in (VALIDATION, TEST)}
     learned: list[int] = []
-    for groups in _groups_by_class(data, facts, [index for index in kept if given[index] in {FREE, TRAIN}], seed):
+    for groups in _groups_by_class(
+        data, facts, [index for index in kept if given[index] in {FREE, TRAIN}], seed
+    ):
         free = {group for group in groups if all(given[index] == FREE for index in group)}
         spent: set[Group] = set()
         for parts_after, (part, fraction) in zip((1, 0), _DRAWN, strict=True):
@@ -85,7 +96,9 @@ def make_split(
     return Split.of({*kept} - {*parts[VALIDATION], *parts[TEST]}, parts[VALIDATION], parts[TEST])
 
 
-def stratified_folds(data: ImageSet, facts: Facts, left_out: Collection[int], folds: int, seed: int = SPLIT_SEED) -> list[Split]:
+def stratified_folds(
+    data: ImageSet, facts: Facts, left_out: Collection[int], folds: int, seed: int = SPLIT_SEED
+) -> list[Split]:
     """Cross-validation: each image is in exactly one fold's test part, given splits or not; 10 % of all validate in each fold.
 
     Raises DataError for a class with too few different images.
@@ -96,7 +109,9 @@ def stratified_folds(data: ImageSet, facts: Facts, left_out: Collection[int], fo
     images: Counter[int] = Counter()
     for groups in classes:
         if len(groups) < folds:
-            raise DataError(f"class {data.label(groups[0][0])} has {len(groups)} different images, too few for {folds} folds")
+            raise DataError(
+                f"class {data.label(groups[0][0])} has {len(groups)} different images, too few for {folds} folds"
+            )
         of_class: Counter[int] = Counter()
         for group in groups:
             _, _, fold = min((of_class[fold], images[fold], fold) for fold in range(folds))
@@ -107,14 +122,22 @@ def stratified_folds(data: ImageSet, facts: Facts, left_out: Collection[int], fo
     for number, test in enumerate(map(set, tests)):
         validation: list[Group] = []
         for groups in classes:
-            rest = _in_drawing_order((group for group in groups if group not in test), facts, f"{seed} fold {number}")
+            rest = _in_drawing_order(
+                (group for group in groups if group not in test), facts, f"{seed} fold {number}"
+            )
             size = max(1, int(VALIDATION_FRACTION * sum(map(len, groups)) + 0.5))
             validation += _first(rest, size, at_most=len(rest) - 1)
-        splits.append(Split.of({*kept}.difference(chain(*test, *validation)), chain(*validation), chain(*test)))
+        splits.append(
+            Split.of(
+                {*kept}.difference(chain(*test, *validation)), chain(*validation), chain(*test)
+            )
+        )
     return splits
 
 
-def _groups_by_class(data: ImageSet, facts: Facts, indices: Iterable[int], seed: int) -> list[list[Group]]:
+def _groups_by_class(
+    data: ImageSet, facts: Facts, indices: Iterable[int], seed: int
+) -> list[list[Group]]:
     """The groups of each class that has any, in the order in which they are drawn."""
     copies: dict[str, list[int]] = defaultdict(list)
     for index in indices:
@@ -126,7 +149,10 @@ def _groups_by_class(data: ImageSet, facts: Facts, indices: Iterable[int], seed:
 
 
 def _in_drawing_order(groups: Iterable[Group], facts: Facts, seed: str) -> list[Group]:
-    return sorted(groups, key=lambda group: hashlib.sha256(f"{seed} {facts[group[0]].digest}".encode()).digest())
+    return sorted(
+        groups,
+        key=lambda group: hashlib.sha256(f"{seed} {facts[group[0]].digest}".encode()).digest(),
+    )
 
 
 def _unseen(groups: Iterable[Group], facts: Facts, seen: Collection[str]) -> list[Group]:
@@ -153,7 +179,9 @@ def write_split(split: Split, data: ImageSet, left_out: Mapping[int, str]) -> by
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(_COLUMNS)
     for index, location in enumerate(data.locations):
-        rows.writerow((location, data.label(index), part_of.get(index, ""), left_out.get(index, "")))
+        rows.writerow(
+            (location, data.label(index), part_of.get(index, ""), left_out.get(index, ""))
+        )
     return text.getvalue().encode(errors="surrogateescape")
 
 
@@ -175,5 +203,7 @@ def read_split(content: bytes, data: ImageSet) -> tuple[Split, dict[int, str]]:
         elif row[2] in SPLIT_WORDS:
             parts[SPLIT_WORDS[row[2]]].append(index)
         else:
-            raise DataError(f"the split puts {row[0]} into {row[2]!r}; expected one of {', '.join(SPLIT_NAMES)}")
+            raise DataError(
+                f"the split puts {row[0]} into {row[2]!r}; expected one of {', '.join(SPLIT_NAMES)}"
+            )
     return Split.of(parts[TRAIN], parts[VALIDATION], parts[TEST]), left_out

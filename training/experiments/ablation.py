@@ -29,7 +29,9 @@ CLAIM: Final = (
 class _Measuring:
     """One run's measurements; what is kept already does not need the network, which is opened by the first that is not."""
 
-    def __init__(self, laboratory: Laboratory, run: TrainedRun, pictures: Pictures, draws: int) -> None:
+    def __init__(
+        self, laboratory: Laboratory, run: TrainedRun, pictures: Pictures, draws: int
+    ) -> None:
         self._laboratory, self._run, self._pictures = laboratory, run, pictures
         self._draws = {"draws": draws, "seed": run.seed}
 
@@ -37,7 +39,9 @@ class _Measuring:
     def _patient(self) -> Patient:
         return Patient(self._laboratory, self._run, self._pictures)
 
-    def _kept(self, name: str, measure: Callable[[], Any], pictures: Pictures, **further: int) -> Any:
+    def _kept(
+        self, name: str, measure: Callable[[], Any], pictures: Pictures, **further: int
+    ) -> Any:
         return self._laboratory.measured(name, pictures.identity(self._run) | further, measure)
 
     def alone(self) -> Any:
@@ -45,25 +49,42 @@ class _Measuring:
         return self._kept("lesions-alone", lambda: self._patient.delete_each(), self._pictures)  # noqa: PLW0108
 
     def many(self) -> Any:
-        return self._kept("lesions-many", lambda: self._patient.delete_many(**self._draws), self._pictures, **self._draws)
+        return self._kept(
+            "lesions-many",
+            lambda: self._patient.delete_many(**self._draws),
+            self._pictures,
+            **self._draws,
+        )
 
     def swaps(self) -> Any:
-        return self._kept("lesions-swaps", lambda: self._patient.swap(**self._draws), self._pictures, **self._draws)
+        return self._kept(
+            "lesions-swaps",
+            lambda: self._patient.swap(**self._draws),
+            self._pictures,
+            **self._draws,
+        )
 
     def gradients(self) -> Any:
         few = Pictures(self._laboratory, self._run, PATH_IMAGES)
         return self._kept(
-            "lesions-paths", lambda: gradient_norms(self._laboratory, self._run, few, **self._draws), few, **self._draws
+            "lesions-paths",
+            lambda: gradient_norms(self._laboratory, self._run, few, **self._draws),
+            few,
+            **self._draws,
         )
 
 
-def perform(laboratory: Laboratory, depth: int, seeds: Sequence[int], images: int, draws: int) -> Report:
+def perform(
+    laboratory: Laboratory, depth: int, seeds: Sequence[int], images: int, draws: int
+) -> Report:
     """Train what is not trained, measure what is not measured, and say what came out. Raises TrainingError."""
     names = [f"plain{depth}", f"resnet{depth}"]
     laboratory.require(names)
     trained = {(name, seed): laboratory.train(name, seed) for seed in seeds for name in names}
     runs = {name: [trained[name, seed] for seed in seeds] for name in names}
-    pictures, few = (Pictures(laboratory, runs[names[0]][0], wanted) for wanted in (images, PATH_IMAGES))
+    pictures, few = (
+        Pictures(laboratory, runs[names[0]][0], wanted) for wanted in (images, PATH_IMAGES)
+    )
     plain, residual = (examine(laboratory, runs[name], pictures, draws) for name in names)
     chance = 1 - 1 / len(laboratory.images.class_names)
     return Report(
@@ -72,15 +93,35 @@ def perform(laboratory: Laboratory, depth: int, seeds: Sequence[int], images: in
         claim=CLAIM,
         sources=SOURCES,
         verdicts=verdicts(plain, residual, chance),
-        parts=parts(plain, residual, chance, seeds=seeds, images=len(pictures), draws=draws, path_images=len(few)),
+        parts=parts(
+            plain,
+            residual,
+            chance,
+            seeds=seeds,
+            images=len(pictures),
+            draws=draws,
+            path_images=len(few),
+        ),
         setting=describe(laboratory, [run for name in names for run in runs[name]]),
         commands=[
-            command(laboratory, "lesions", "--depth", str(depth), "--images", str(images), "--draws", str(draws), seeds=seeds)
+            command(
+                laboratory,
+                "lesions",
+                "--depth",
+                str(depth),
+                "--images",
+                str(images),
+                "--draws",
+                str(draws),
+                seeds=seeds,
+            )
         ],
     )
 
 
-def examine(laboratory: Laboratory, runs: Sequence[TrainedRun], pictures: Pictures, draws: int) -> Lesions:
+def examine(
+    laboratory: Laboratory, runs: Sequence[TrainedRun], pictures: Pictures, draws: int
+) -> Lesions:
     """All lesions of one network; paths of a residual one only, since a plain one has a single path."""
     name, anatomy = runs[0].architecture, Anatomy.of(runs[0].trained.network)
     alone, many, swaps, gradients = [], [], [], []

@@ -33,15 +33,33 @@ PATHS: Final = (
 
 
 def parts(
-    plain: Lesions, residual: Lesions, chance: float, *, seeds: Sequence[int], images: int, draws: int, path_images: int
+    plain: Lesions,
+    residual: Lesions,
+    chance: float,
+    *,
+    seeds: Sequence[int],
+    images: int,
+    draws: int,
+    path_images: int,
 ) -> list[Part]:
     """The argument in four parts, as `verdicts` has them."""
     both = (plain, residual)
-    changing = listed((plain.blocks[position] for position in plain.changing), " and ") or "none does"
+    changing = (
+        listed((plain.blocks[position] for position in plain.changing), " and ") or "none does"
+    )
     numbers = range(1, 1 + len(plain.blocks))
-    alone = [Line(e.architecture, numbers, e.alone[:, 1:].mean(axis=0).tolist(), s) for s, e in enumerate(both)]
+    alone = [
+        Line(e.architecture, numbers, e.alone[:, 1:].mean(axis=0).tolist(), s)
+        for s, e in enumerate(both)
+    ]
     many = [
-        Line(e.architecture, range(len(e.growth)), e.growth.tolist(), s, spread=_band(e.growth_deviations))
+        Line(
+            e.architecture,
+            range(len(e.growth)),
+            e.growth.tolist(),
+            s,
+            spread=_band(e.growth_deviations),
+        )
         for s, e in enumerate(both)
     ]
     swaps = []
@@ -54,25 +72,53 @@ def parts(
         Line("gradient", lengths, residual.shares.mean(axis=0).tolist(), 1),
     ]
     whole = f"the whole networks' errors are {percents(plain.alone[:, 0].mean())} and {percents(residual.alone[:, 0].mean())}"
-    band = "; bands: one standard deviation over the draws" + (" and seeds" if len(seeds) > 1 else "")
-    many_band, swaps_band = (band if any(line.spread for line in lines) else "" for lines in (many, swaps))
+    band = "; bands: one standard deviation over the draws" + (
+        " and seeds" if len(seeds) > 1 else ""
+    )
+    many_band, swaps_band = (
+        band if any(line.spread for line in lines) else "" for lines in (many, swaps)
+    )
     return [
         Part(
             "One block deleted",
             [ALONE.format(images=images, changing=changing)],
-            [_errors("deleted-alone", f"Test error without each block; {whole}", alone, "block deleted", chance)],
+            [
+                _errors(
+                    "deleted-alone",
+                    f"Test error without each block; {whole}",
+                    alone,
+                    "block deleted",
+                    chance,
+                )
+            ],
             files=[_alone_table(both, seeds)],
         ),
         Part(
             "Many blocks deleted",
             [MANY.format(movable=len(plain.movable), draws=draws)],
-            [_errors("deleted-many", f"Test error by number of blocks deleted{many_band}", many, "blocks deleted", chance)],
+            [
+                _errors(
+                    "deleted-many",
+                    f"Test error by number of blocks deleted{many_band}",
+                    many,
+                    "blocks deleted",
+                    chance,
+                )
+            ],
             files=[_many_table(both, seeds)],
         ),
         Part(
             "Blocks swapped",
             [SWAPS.format(draws=draws)],
-            [_errors("swapped", f"Test error by tau: means of like orders{swaps_band}", swaps, "Kendall's tau", chance)],
+            [
+                _errors(
+                    "swapped",
+                    f"Test error by tau: means of like orders{swaps_band}",
+                    swaps,
+                    "Kendall's tau",
+                    chance,
+                )
+            ],
             files=[_swap_table(both)],
         ),
         Part(
@@ -80,18 +126,37 @@ def parts(
             [PATHS.format(blocks=len(residual.blocks), images=path_images, draws=draws)],
             [
                 Figure(
-                    "path-gradients", "Norm of the gradient along one path, by its length",
-                    drawn(draw_lines("path gradients", [Line("gradient of a path", lengths, norms, 1)], x="blocks on the path",
-                                     y="norm", logarithmic=True, legend=False)),
+                    "path-gradients",
+                    "Norm of the gradient along one path, by its length",
+                    drawn(
+                        draw_lines(
+                            "path gradients",
+                            [Line("gradient of a path", lengths, norms, 1)],
+                            x="blocks on the path",
+                            y="norm",
+                            logarithmic=True,
+                            legend=False,
+                        )
+                    ),
                 ),
                 Figure(
-                    "path-shares", "Where the paths are, and where the gradient comes from",
-                    drawn(draw_lines("path shares", shares, x="blocks on the path", y="share", percent=True, limits=(0, None))),
+                    "path-shares",
+                    "Where the paths are, and where the gradient comes from",
+                    drawn(
+                        draw_lines(
+                            "path shares",
+                            shares,
+                            x="blocks on the path",
+                            y="share",
+                            percent=True,
+                            limits=(0, None),
+                        )
+                    ),
                 ),
             ],
             files=[_path_table(residual)],
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _band(deviations: Sequence[float | None]) -> list[float] | None:
@@ -103,11 +168,20 @@ def _band(deviations: Sequence[float | None]) -> list[float] | None:
 def _errors(name: str, caption: str, lines: Sequence[Line], x: str, chance: float) -> Figure:
     ends = [min(lines[0].x), max(lines[0].x)]
     level = Line("chance", ends, [chance, chance], len(lines), dashed=True)
-    return Figure(name, caption, drawn(draw_lines(name, [*lines, level], x=x, y="test error", percent=True, limits=(0, 1))))
+    return Figure(
+        name,
+        caption,
+        drawn(draw_lines(name, [*lines, level], x=x, y="test error", percent=True, limits=(0, 1))),
+    )
 
 
 def _alone_table(both: Sequence[Lesions], seeds: Sequence[int]) -> Table:
-    columns = (Column("network"), Column("seed", "whole"), Column("without"), Column("test error", "percent"))
+    columns = (
+        Column("network"),
+        Column("seed", "whole"),
+        Column("without"),
+        Column("test error", "percent"),
+    )
     rows: list[Sequence[Cell]] = [
         (each.architecture, seed, name, error)
         for each in both
@@ -118,7 +192,10 @@ def _alone_table(both: Sequence[Lesions], seeds: Sequence[int]) -> Table:
 
 
 def _many_table(both: Sequence[Lesions], seeds: Sequence[int]) -> Table:
-    columns = (*(Column("network"), Column("seed", "whole"), Column("deleted", "whole")), Column("test error", "percent"))
+    columns = (
+        *(Column("network"), Column("seed", "whole"), Column("deleted", "whole")),
+        Column("test error", "percent"),
+    )
     rows: list[Sequence[Cell]] = [
         (each.architecture, seed, number, error)
         for each in both
@@ -133,7 +210,10 @@ def _swap_table(both: Sequence[Lesions]) -> Table:
     names = ("seed", "swaps", "tau", "error")
     columns = (Column("network"), *(Column(name, "decimals") for name in names))
     return Table(
-        "swapped", "each order", columns, [(each.architecture, *(order[n] for n in names)) for each in both for order in each.swaps]
+        "swapped",
+        "each order",
+        columns,
+        [(each.architecture, *(order[n] for n in names)) for each in both for order in each.swaps],
     )
 
 
@@ -148,4 +228,9 @@ def _path_table(residual: Lesions) -> Table:
         share_of_paths(len(residual.blocks)).tolist(),
         residual.shares.mean(axis=0).tolist(),
     )
-    return Table("paths", "each length", columns, [(length, *row) for length, row in enumerate(zip(*values, strict=True))])
+    return Table(
+        "paths",
+        "each length",
+        columns,
+        [(length, *row) for length, row in enumerate(zip(*values, strict=True))],
+    )

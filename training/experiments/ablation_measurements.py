@@ -52,7 +52,10 @@ class Lesions:
     @property
     def growth_deviations(self) -> list[float | None]:
         """Of the same errors, over draws and seeds."""
-        return [self.whole_deviation, *(Sample(errors.ravel().tolist()).deviation for errors in np.moveaxis(self.many, 1, 0))]
+        return [
+            self.whole_deviation,
+            *(Sample(errors.ravel().tolist()).deviation for errors in np.moveaxis(self.many, 1, 0)),
+        ]
 
     @property
     def whole_deviation(self) -> float:
@@ -61,12 +64,20 @@ class Lesions:
 
     def by_tau(self) -> list[tuple[float, float, float | None]]:
         """Mean tau, mean error and its deviation (None of one order) where taus are near; the trained order, tau 1, is the last."""
-        moved = np.array([(round(order["tau"], 6), order["error"]) for order in self.swaps if order["tau"] < 1]).reshape(-1, 2)
+        moved = np.array(
+            [(round(order["tau"], 6), order["error"]) for order in self.swaps if order["tau"] < 1]
+        ).reshape(-1, 2)
         distinct = np.unique(moved[:, 0])
         points: list[tuple[float, float, float | None]] = []
         for taus in np.array_split(distinct, min(GROUPS, len(distinct))) if len(distinct) else ():
             group = moved[np.isin(moved[:, 0], taus)]
-            points.append((float(group[:, 0].mean()), float(group[:, 1].mean()), Sample(group[:, 1].tolist()).deviation))
+            points.append(
+                (
+                    float(group[:, 0].mean()),
+                    float(group[:, 1].mean()),
+                    Sample(group[:, 1].tolist()).deviation,
+                )
+            )
         return [*points, (1.0, float(self.alone[:, 0].mean()), self.whole_deviation)]
 
 

@@ -7,7 +7,13 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from training.experiments.ablation_measurements import Lesions, percents
-from training.experiments.paths import CARRIED, SHARE, share_of_paths, shortest_interval, usual_lengths
+from training.experiments.paths import (
+    CARRIED,
+    SHARE,
+    share_of_paths,
+    shortest_interval,
+    usual_lengths,
+)
 from training.experiments.report import Verdict
 from training.statistics import Sample, listed, seeds_of
 
@@ -23,7 +29,12 @@ SHORTER: Final = 0.1
 
 def verdicts(plain: Lesions, residual: Lesions, chance: float) -> list[Verdict]:
     """What the errors and the gradients say: each True or False where all seeds lie beyond a margin on one side, else None."""
-    return [*_alone(plain, residual, chance), _many(plain, residual, chance), *_swaps(plain, residual), _paths(residual)]
+    return [
+        *_alone(plain, residual, chance),
+        _many(plain, residual, chance),
+        *_swaps(plain, residual),
+        _paths(residual),
+    ]
 
 
 def _alone(plain: Lesions, residual: Lesions, chance: float) -> list[Verdict]:
@@ -46,7 +57,9 @@ def _alone(plain: Lesions, residual: Lesions, chance: float) -> list[Verdict]:
         names = listed((residual.blocks[position] for position in residual.changing), " and ")
         said.append(
             Verdict(
-                None if _cramped(residual, chance) else Sample((changing.mean(axis=1) - ours.mean(axis=1)).tolist()).agree(MARGIN),
+                None
+                if _cramped(residual, chance)
+                else Sample((changing.mean(axis=1) - ours.mean(axis=1)).tolist()).agree(MARGIN),
                 f"Blocks that change the shape matter more: without {names} {residual.architecture}'s error rises by "
                 f"{listed((_points(value) for value in changing.mean(axis=0)), ' and ')} points, without another by "
                 f"{_points(ours.mean())} in the mean ({seeds_of(len(ours))}).{_cramped(residual, chance)}",
@@ -75,9 +88,16 @@ def _swaps(plain: Lesions, residual: Lesions) -> list[Verdict]:
         return []
     far, near, near_plain = moved[0], moved[-1], plain.by_tau()[-2]
     seeds = sorted({order["seed"] for order in residual.swaps})
-    falls = Sample([-_correlation([order for order in residual.swaps if order["seed"] == seed]) for seed in seeds])
+    falls = Sample(
+        [
+            -_correlation([order for order in residual.swaps if order["seed"] == seed])
+            for seed in seeds
+        ]
+    )
     orders = len(residual.swaps) // len(seeds)
-    margin = 2 / np.sqrt(max(orders - 1, 1))  # of ranks that are unrelated: twice their correlation's standard deviation
+    margin = 2 / np.sqrt(
+        max(orders - 1, 1)
+    )  # of ranks that are unrelated: twice their correlation's standard deviation
     return [
         Verdict(
             falls.agree(float(margin)),
@@ -92,7 +112,11 @@ def _swaps(plain: Lesions, residual: Lesions) -> list[Verdict]:
 def _correlation(orders: Sequence[dict[str, Any]]) -> float:
     """Spearman's of tau and error; not a number where one of them is always the same."""
     taus, errors = ([order[name] for order in orders] for name in ("tau", "error"))
-    return float(spearmanr(taus, errors).statistic) if len(set(taus)) > 1 and len(set(errors)) > 1 else float("nan")
+    return (
+        float(spearmanr(taus, errors).statistic)
+        if len(set(taus)) > 1 and len(set(errors)) > 1
+        else float("nan")
+    )
 
 
 def _paths(residual: Lesions) -> Verdict:

@@ -36,20 +36,28 @@ class Anatomy:
                 blocks |= {f"{name}.{inner}": block for inner, block in child.named_children()}
             else:
                 stem[name] = child
-        if strange := [name for name, block in blocks.items() if not isinstance(block, BasicBlock | PlainBlock)]:
-            raise RecipeError(f"{strange[0]} is neither a BasicBlock nor a PlainBlock: other blocks are not taken apart")
+        if strange := [
+            name for name, block in blocks.items() if not isinstance(block, BasicBlock | PlainBlock)
+        ]:
+            raise RecipeError(
+                f"{strange[0]} is neither a BasicBlock nor a PlainBlock: other blocks are not taken apart"
+            )
         return cls(network, nn.Sequential(stem), list(blocks), list(blocks.values()))
 
     @property
     def movable(self) -> list[int]:
         """Positions of the blocks whose output has the shape of their input."""
-        return [position for position, block in enumerate(self.blocks) if stage_change(block) is None]
+        return [
+            position for position, block in enumerate(self.blocks) if stage_change(block) is None
+        ]
 
     @property
     def exchangeable(self) -> list[tuple[int, int]]:
         """Pairs of movable blocks of one stage: they take and give the same shape."""
         stage = [name.rpartition(".")[0] for name in self.names]
-        return [(a, b) for a in self.movable for b in self.movable if a < b and stage[a] == stage[b]]
+        return [
+            (a, b) for a in self.movable for b in self.movable if a < b and stage[a] == stage[b]
+        ]
 
     def head(self, last_map: Tensor) -> Tensor:
         """Logits."""

@@ -24,7 +24,9 @@ class Patient:
     """
 
     def __init__(self, laboratory: Laboratory, run: TrainedRun, pictures: Pictures) -> None:
-        network = fold_norms(run.trained.network).to(laboratory.process.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = fold_norms(run.trained.network).to(
+            laboratory.process.device, memory_format=torch.channels_last
+        )  # type: ignore[call-overload]
         self.laboratory, self.name, self.anatomy = laboratory, run.architecture, Anatomy.of(network)
         self._batches, self._labels = pictures.batches(run), pictures.labels
 
@@ -32,7 +34,9 @@ class Patient:
     def errors(self, rows: Sequence[Sequence[Block]], what: str = "run") -> list[float]:
         """The share of images that the network gets wrong with each of these rows of blocks."""
         wrong, kept = [0] * len(rows), list[Tensor]()
-        todo = [(batch, number) for batch in range(len(self._batches)) for number in range(len(rows))]
+        todo = [
+            (batch, number) for batch in range(len(self._batches)) for number in range(len(rows))
+        ]
         for batch, number in counted(self.laboratory, f"{what} of {self.name}", todo):
             if number == 0:
                 kept = states(self.anatomy, self._batches[batch])
@@ -45,12 +49,17 @@ class Patient:
     def _first_other(self, row: Sequence[Block]) -> int:
         """Where a row ceases to be the network's."""
         pairs = zip(row, self.anatomy.blocks, strict=True)
-        return next((position for position, (block, own) in enumerate(pairs) if block is not own), len(row))
+        return next(
+            (position for position, (block, own) in enumerate(pairs) if block is not own), len(row)
+        )
 
     def without(self, deleted: Iterable[int]) -> list[Block]:
         """The row without these blocks."""
         gone = set(deleted)
-        return [without(block) if position in gone else block for position, block in enumerate(self.anatomy.blocks)]
+        return [
+            without(block) if position in gone else block
+            for position, block in enumerate(self.anatomy.blocks)
+        ]
 
     def delete_each(self) -> list[float]:
         """The error without each block alone; the whole network's is first."""
@@ -76,8 +85,14 @@ class Patient:
             for draw in range(draws)
             for order in [swapped(self.anatomy, swaps, np.random.default_rng((seed, swaps, draw)))]
         ]
-        errors = self.errors([[self.anatomy.blocks[position] for position in order] for _, order in orders], "swap blocks")
-        return [{"swaps": swaps, "tau": tau(order), "error": error} for (swaps, order), error in zip(orders, errors, strict=True)]
+        errors = self.errors(
+            [[self.anatomy.blocks[position] for position in order] for _, order in orders],
+            "swap blocks",
+        )
+        return [
+            {"swaps": swaps, "tau": tau(order), "error": error}
+            for (swaps, order), error in zip(orders, errors, strict=True)
+        ]
 
 
 def swap_counts(blocks: int) -> list[int]:

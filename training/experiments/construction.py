@@ -26,7 +26,10 @@ def deepen(network: nn.Module, architecture: str, classes: int, images: Tensor) 
         if name not in STAGES:
             deeper.get_submodule(name).load_state_dict(child.state_dict())
     for name, maps in zip(STAGES, stage_maps(network, images), strict=True):
-        taken, blocks = list(network.get_submodule(name).children()), list(deeper.get_submodule(name).children())
+        taken, blocks = (
+            list(network.get_submodule(name).children()),
+            list(deeper.get_submodule(name).children()),
+        )
         for own, block in itertools.zip_longest(taken, blocks):
             if own is None:
                 make_identity(block, maps)

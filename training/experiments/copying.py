@@ -57,7 +57,9 @@ def build_stack(kind: str, blocks: int, channels: int, seed: int) -> nn.Sequenti
     return stack
 
 
-def learn_to_copy(laboratory: Laboratory, stack: nn.Module, maps: Tensor, rate: float, steps: int, seed: int) -> list[float]:
+def learn_to_copy(
+    laboratory: Laboratory, stack: nn.Module, maps: Tensor, rate: float, steps: int, seed: int
+) -> list[float]:
     """Train a stack to give back maps `[n, channels, h, w]`; after each step the batch's squared error over the maps' variance.
 
     1 is what answering with the mean gives. The errors end in infinity where the training diverged. Raises InterruptedRunError.
@@ -68,7 +70,9 @@ def learn_to_copy(laboratory: Laboratory, stack: nn.Module, maps: Tensor, rate: 
     errors: list[float] = []
     while len(errors) < steps:
         if laboratory.interrupted():
-            raise InterruptedRunError(f"stopped at step {len(errors)} of {steps} of learning to copy")
+            raise InterruptedRunError(
+                f"stopped at step {len(errors)} of {steps} of learning to copy"
+            )
         batch = maps[torch.randint(len(maps), (BATCH,), generator=order).to(maps.device)]
         error = functional.mse_loss(stack(batch), batch) / variance
         if not torch.isfinite(error):
@@ -82,5 +86,8 @@ def learn_to_copy(laboratory: Laboratory, stack: nn.Module, maps: Tensor, rate: 
 
 def best_rate(kind: str, blocks: int, errors: Sequence[Sequence[Sequence[float]]]) -> Copying:
     """Of errors by rate, seed and step, those of the rate that ends lowest on the mean."""
-    tried = [Copying(kind, blocks, rate, np.array(of_rate)) for rate, of_rate in zip(RATES, errors, strict=True)]
+    tried = [
+        Copying(kind, blocks, rate, np.array(of_rate))
+        for rate, of_rate in zip(RATES, errors, strict=True)
+    ]
     return min(tried, key=lambda copying: copying.final.mean)

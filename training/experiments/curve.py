@@ -45,8 +45,13 @@ class CurveRecorder:
         if not _is_due(progress, before[-1].iteration - began if before else 0):
             return
         seen = self._images if progress.step == progress.steps else progress.step * self._batch_size
-        images, wrong = seen - sum(point.images for point in before), round((1 - progress.accuracy) * seen)
-        self._points.append(Point(progress.run_step, images, wrong - sum(point.wrong for point in before)))
+        images, wrong = (
+            seen - sum(point.images for point in before),
+            round((1 - progress.accuracy) * seen),
+        )
+        self._points.append(
+            Point(progress.run_step, images, wrong - sum(point.wrong for point in before))
+        )
         write_curve(self._run, self._points)
 
 

@@ -5,7 +5,15 @@ from collections.abc import Sequence
 from typing import Final
 
 from training.errors import RecipeError
-from training.experiments.groups import Group, at_rest, draw_group_curves, error_table, highest, points_table, train_groups
+from training.experiments.groups import (
+    Group,
+    at_rest,
+    draw_group_curves,
+    error_table,
+    highest,
+    points_table,
+    train_groups,
+)
 from training.experiments.laboratory import Laboratory
 from training.experiments.report import Part, Report, Verdict
 from training.experiments.setting import command, describe, is_cifar10, publishing
@@ -33,7 +41,9 @@ def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int])
     """Train all of them (what is trained already is read), and say what came out. Raises TrainingError."""
     if len(depths) < 2:
         raise RecipeError("one depth shows nothing: give two or more, as in --depths 20,56")
-    groups = train_groups(laboratory, [f"{kind}{depth}" for kind in NAMES for depth in depths], seeds)
+    groups = train_groups(
+        laboratory, [f"{kind}{depth}" for kind in NAMES for depth in depths], seeds
+    )
     by_kind = {kind: [groups[f"{kind}{depth}"] for depth in depths] for kind in NAMES}
     runs = [run for group in groups.values() for run in group.runs]
     top = highest(groups.values())
@@ -48,7 +58,10 @@ def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int])
             Part(
                 "Training and test error",
                 [METHOD, at_rest(groups.values())],
-                [draw_group_curves(kind, called, by_kind[kind], top=top) for kind, called in NAMES.items()],
+                [
+                    draw_group_curves(kind, called, by_kind[kind], top=top)
+                    for kind, called in NAMES.items()
+                ],
                 [error_table("errors", list(groups.values()), beside_paper=is_cifar10(laboratory))],
                 [points_table("curves", list(groups.values()))],
             ),
@@ -68,7 +81,9 @@ def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int])
 def verdicts(plain: Sequence[Group], residual: Sequence[Group]) -> list[Verdict]:
     """What the training errors say, for each step in depth: of plain networks, of residual ones, and of both together."""
     said = []
-    for (shallow, deep), (short, long) in zip(itertools.pairwise(plain), itertools.pairwise(residual), strict=True):
+    for (shallow, deep), (short, long) in zip(
+        itertools.pairwise(plain), itertools.pairwise(residual), strict=True
+    ):
         worse = deep.error("train_top1") - shallow.error("train_top1")
         tested = deep.error("test_top1") - shallow.error("test_top1")
         said.append(
@@ -76,7 +91,11 @@ def verdicts(plain: Sequence[Group], residual: Sequence[Group]) -> list[Verdict]
                 worse.agree(),
                 f"Degradation: {deep.name}'s training error is {worse.points} {_above(worse.mean)} {shallow.name}'s, over "
                 f"{seeds_of(len(deep.runs))}; its test error is {tested.points} {_above(tested.mean)}."
-                + (" A network that over-fits has the lower training error; this one has not." if worse.agree() else ""),
+                + (
+                    " A network that over-fits has the lower training error; this one has not."
+                    if worse.agree()
+                    else ""
+                ),
             )
         )
         kept = long.error("train_top1") - short.error("train_top1")

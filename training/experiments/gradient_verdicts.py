@@ -45,7 +45,10 @@ MINIMA_MARGIN: Final = 2
 
 
 def verdicts(
-    norms: Mapping[str, NDArray[np.float64]], around: Mapping[str, list[list[float]]], depths: Sequence[int], classes: int
+    norms: Mapping[str, NDArray[np.float64]],
+    around: Mapping[str, list[list[float]]],
+    depths: Sequence[int],
+    classes: int,
 ) -> list[Verdict]:
     """What norms `[seeds, steps, layers]` and losses around the weights say of each part of the claim."""
     plain, residual = (norms[f"{family}{depths[-1]}"] for family in ("plain", "resnet"))
@@ -55,7 +58,11 @@ def verdicts(
 
 def _healthy(name: str, norms: NDArray[np.float64]) -> list[Verdict]:
     against_last = norms / norms[..., -1:]  # of each seed, step and layer
-    lowest, highest, over = float(against_last.min()), float(against_last.max()), f"over {seeds_of(len(norms))}"
+    lowest, highest, over = (
+        float(against_last.min()),
+        float(against_last.max()),
+        f"over {seeds_of(len(norms))}",
+    )
     within = f"in {norms.shape[1]} steps"
     return [
         Verdict(
@@ -71,10 +78,15 @@ def _healthy(name: str, norms: NDArray[np.float64]) -> list[Verdict]:
     ]
 
 
-def _even(names: tuple[str, str], plain: NDArray[np.float64], residual: NDArray[np.float64]) -> list[Verdict]:
+def _even(
+    names: tuple[str, str], plain: NDArray[np.float64], residual: NDArray[np.float64]
+) -> list[Verdict]:
     said = []
     last = min(WINDOW, plain.shape[1])
-    for window, part in (("at the first step", slice(0, 1)), (f"over the last {last} steps", slice(-last, None))):
+    for window, part in (
+        ("at the first step", slice(0, 1)),
+        (f"over the last {last} steps", slice(-last, None)),
+    ):
         spreads = []
         for norms in (plain, residual):
             means = norms[:, part].mean(axis=1)

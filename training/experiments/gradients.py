@@ -9,7 +9,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from training.errors import InterruptedRunError
-from training.experiments.gradient_verdicts import CLAIM, CLIPPED, NORMS, SOURCES, SURFACE, WINDOW, verdicts
+from training.experiments.gradient_verdicts import (
+    CLAIM,
+    CLIPPED,
+    NORMS,
+    SOURCES,
+    SURFACE,
+    WINDOW,
+    verdicts,
+)
 from training.experiments.laboratory import TWINS, Laboratory, TrainedRun
 from training.experiments.probing import prepare, sample_images, take_steps
 from training.experiments.report import Column, Figure, Part, Report, Table, drawn
@@ -26,17 +34,35 @@ Norms = Mapping[str, NDArray[np.float64]]
 """Gradient norms of a network's layers by its name, float `[seeds, steps, layers]`."""
 
 
-def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int], steps: int, points: int) -> Report:
+def perform(
+    laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int], steps: int, points: int
+) -> Report:
     """Measure both; the deepest networks are trained (or read) for the surface. Raises TrainingError."""
     laboratory.require([f"{family}{depth}" for depth in depths for family in TWINS])
-    runs = {(family, seed): laboratory.train(f"{family}{depths[-1]}", seed) for seed in seeds for family in TWINS}
+    runs = {
+        (family, seed): laboratory.train(f"{family}{depths[-1]}", seed)
+        for seed in seeds
+        for family in TWINS
+    }
     names = [f"{family}{depth}" for depth in depths for family in TWINS]
     norms = {
-        name: np.array([measure_norms(laboratory, runs[TWINS[0], seed], name, seed, steps) for seed in seeds]) for name in names
+        name: np.array(
+            [measure_norms(laboratory, runs[TWINS[0], seed], name, seed, steps) for seed in seeds]
+        )
+        for name in names
     }
-    surfaces = {run.architecture: surface(laboratory, run, points) for (_, seed), run in runs.items() if seed == seeds[0]}
-    around: dict[str, list[list[float]]] = {name: measured["losses"] for name, measured in surfaces.items()}
-    taken, clip_norm = norms[names[0]].shape[1], next(iter(runs.values())).config.recipe.optimizer.clip_norm
+    surfaces = {
+        run.architecture: surface(laboratory, run, points)
+        for (_, seed), run in runs.items()
+        if seed == seeds[0]
+    }
+    around: dict[str, list[list[float]]] = {
+        name: measured["losses"] for name, measured in surfaces.items()
+    }
+    taken, clip_norm = (
+        norms[names[0]].shape[1],
+        next(iter(runs.values())).config.recipe.optimizer.clip_norm,
+    )
     classes = len(laboratory.images.class_names)
     return Report(
         name="gradients",
@@ -47,14 +73,29 @@ def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int],
         parts=[
             Part(
                 "Gradient norms by layer",
-                [NORMS.format(steps=taken, window=min(WINDOW, taken), clipped=CLIPPED.format(clip_norm) if clip_norm else "")],
-                [draw_norms(depth, {f"{family}{depth}": norms[f"{family}{depth}"] for family in TWINS}) for depth in depths],
+                [
+                    NORMS.format(
+                        steps=taken,
+                        window=min(WINDOW, taken),
+                        clipped=CLIPPED.format(clip_norm) if clip_norm else "",
+                    )
+                ],
+                [
+                    draw_norms(
+                        depth, {f"{family}{depth}": norms[f"{family}{depth}"] for family in TWINS}
+                    )
+                    for depth in depths
+                ],
                 [norms_table(norms)],
                 [points_table(norms, seeds)],
             ),
             Part(
                 "The loss around trained weights",
-                [SURFACE.format(images=next(iter(surfaces.values()))["images"], points=points, seed=seeds[0])],
+                [
+                    SURFACE.format(
+                        images=next(iter(surfaces.values()))["images"], points=points, seed=seeds[0]
+                    )
+                ],
                 [draw_around(around, points)],
                 [surface_table(around, classes)],
                 [surface_points(around, points)],
@@ -71,7 +112,9 @@ def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int],
     )
 
 
-def measure_norms(laboratory: Laboratory, run: TrainedRun, name: str, seed: int, steps: int) -> list[list[float]]:
+def measure_norms(
+    laboratory: Laboratory, run: TrainedRun, name: str, seed: int, steps: int
+) -> list[list[float]]:
     """Gradient norms of a network's 3x3 convolutions, in order of depth, at each of its first steps on the images of a run."""
     of = {"run": laboratory.directory(name, seed).run_id, "data": run.data_digest, "steps": steps}
     found: list[list[float]] = laboratory.measured(
@@ -80,11 +123,20 @@ def measure_norms(laboratory: Laboratory, run: TrainedRun, name: str, seed: int,
     return found
 
 
-def _measure_norms(laboratory: Laboratory, run: TrainedRun, name: str, seed: int, steps: int) -> list[list[float]]:
+def _measure_norms(
+    laboratory: Laboratory, run: TrainedRun, name: str, seed: int, steps: int
+) -> list[list[float]]:
     feed, environment = prepare(laboratory, run)
     recipe, total = run.config.recipe, feed.total_steps
     learner = Learner(laboratory.untrained(name, seed), recipe, laboratory.process, environment)
-    taken = take_steps(laboratory, learner, feed, steps, f"{name} begins", lambda step: rate_factor(recipe.schedule, step, total))
+    taken = take_steps(
+        laboratory,
+        learner,
+        feed,
+        steps,
+        f"{name} begins",
+        lambda step: rate_factor(recipe.schedule, step, total),
+    )
     return [gradient_norms(learner.network) for _ in taken]
 
 
@@ -93,7 +145,9 @@ def gradient_norms(network: nn.Module) -> list[float]:
     gradients = [
         module.weight.grad
         for module in network.modules()
-        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3) and module.weight.grad is not None
+        if isinstance(module, nn.Conv2d)
+        and module.kernel_size == (3, 3)
+        and module.weight.grad is not None
     ]
     return torch.stack([gradient.norm() for gradient in gradients]).tolist()
 
@@ -111,8 +165,15 @@ def windows(norms: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
 
 def surface(laboratory: Laboratory, run: TrainedRun, points: int) -> dict[str, Any]:
     """The `losses` around a run's trained weights, and of how many `images`."""
-    of = run.identity() | {"images": SURFACE_IMAGES, "points": points, "directions": run.seed, "ceiling": CEILING}
-    found: dict[str, Any] = laboratory.measured(f"surface-{run.architecture}", of, lambda: _surface(laboratory, run, points))
+    of = run.identity() | {
+        "images": SURFACE_IMAGES,
+        "points": points,
+        "directions": run.seed,
+        "ceiling": CEILING,
+    }
+    found: dict[str, Any] = laboratory.measured(
+        f"surface-{run.architecture}", of, lambda: _surface(laboratory, run, points)
+    )
     return found
 
 
@@ -126,7 +187,10 @@ def _surface(laboratory: Laboratory, run: TrainedRun, points: int) -> dict[str, 
         if laboratory.interrupted():
             raise InterruptedRunError(f"stopped at point {done} of {of} around {run.architecture}")
 
-    return {"images": len(images), "losses": measure_surface(network, images, labels, grid(points), run.seed, advance)}
+    return {
+        "images": len(images),
+        "losses": measure_surface(network, images, labels, grid(points), run.seed, advance),
+    }
 
 
 def draw_norms(depth: int, norms: Norms) -> Figure:
@@ -136,8 +200,22 @@ def draw_norms(depth: int, norms: Norms) -> Figure:
         of = windows(values)
         for window, dashed in (("step 1", True), (list(of)[-1], False)):
             means = np.exp(np.log(of[window]).mean(axis=0)).tolist()
-            lines.append(Line(f"{name}, {window}", list(range(1, len(means) + 1)), means, series, dashed=dashed))
-    drawing = draw_lines(f"gradients {depth}", lines, x="3x3 convolution, from the input on", y="gradient norm", logarithmic=True)
+            lines.append(
+                Line(
+                    f"{name}, {window}",
+                    list(range(1, len(means) + 1)),
+                    means,
+                    series,
+                    dashed=dashed,
+                )
+            )
+    drawing = draw_lines(
+        f"gradients {depth}",
+        lines,
+        x="3x3 convolution, from the input on",
+        y="gradient norm",
+        logarithmic=True,
+    )
     return Figure(
         f"gradients-{depth}",
         f"Gradient norm by layer, {depth} layers: at the first step (dashed) and later (solid)",
@@ -148,7 +226,12 @@ def draw_norms(depth: int, norms: Norms) -> Figure:
 def norms_table(norms: Norms) -> Table:
     """The ends of each network, and the spread over its layers."""
     columns = (
-        *(Column("network"), Column("window"), Column("first layer", "scientific"), Column("last layer", "scientific")),
+        *(
+            Column("network"),
+            Column("window"),
+            Column("first layer", "scientific"),
+            Column("last layer", "scientific"),
+        ),
         *(Column("first / last", "scientific"), Column("largest / smallest", "scientific")),
     )
     rows = []
@@ -158,13 +241,22 @@ def norms_table(norms: Norms) -> Table:
             ends = float(means[0]), float(means[-1])
             rows.append((name, window, *ends, ends[0] / ends[1], float(means.max() / means.min())))
     return Table(
-        "gradients", "Gradient norms of the first and the last 3x3 convolution (geometric means over the seeds)", columns, rows
+        "gradients",
+        "Gradient norms of the first and the last 3x3 convolution (geometric means over the seeds)",
+        columns,
+        rows,
     )
 
 
 def points_table(norms: Norms, seeds: Sequence[int]) -> Table:
     """Every mean, for a file."""
-    columns = (Column("network"), Column("seed", "whole"), Column("window"), Column("layer", "whole"), Column("norm", "scientific"))
+    columns = (
+        Column("network"),
+        Column("seed", "whole"),
+        Column("window"),
+        Column("layer", "whole"),
+        Column("norm", "scientific"),
+    )
     rows = [
         (name, seed, window, layer, norm)
         for name, values in norms.items()
@@ -178,30 +270,46 @@ def points_table(norms: Norms, seeds: Sequence[int]) -> Table:
 def draw_around(around: Mapping[str, list[list[float]]], points: int) -> Figure:
     """Contours beside each other."""
     drawing = draw_surfaces("loss surface", grid(points), around)
-    caption = (
-        "Training loss along two random filter-normalised directions; the mark is where training ended; the same levels in both"
-    )
+    caption = "Training loss along two random filter-normalised directions; the mark is where training ended; the same levels in both"
     return Figure("surface", caption, drawing)
 
 
 def surface_table(around: Mapping[str, list[list[float]]], classes: int) -> Table:
     """The numbers of flatness."""
     columns = (
-        *(Column("network"), Column("loss at the centre", "decimals"), Column("highest loss", "scientific")),
+        *(
+            Column("network"),
+            Column("loss at the centre", "decimals"),
+            Column("highest loss", "scientific"),
+        ),
         *(Column("share in the basin", "percent"), Column("local minima on the grid", "whole")),
     )
     rows = [
-        (name, losses[len(losses) // 2][len(losses) // 2], max(map(max, losses)), basin(losses, classes), minima(losses))
+        (
+            name,
+            losses[len(losses) // 2][len(losses) // 2],
+            max(map(max, losses)),
+            basin(losses, classes),
+            minima(losses),
+        )
         for name, losses in around.items()
     ]
     return Table(
-        "surface", f"The square around the weights; the basin ends at the centre's loss + {np.log(classes) / 2:.2f}", columns, rows
+        "surface",
+        f"The square around the weights; the basin ends at the centre's loss + {np.log(classes) / 2:.2f}",
+        columns,
+        rows,
     )
 
 
 def surface_points(around: Mapping[str, list[list[float]]], points: int) -> Table:
     """Every loss, for a file."""
-    columns = (Column("network"), Column("x", "scientific"), Column("y", "scientific"), Column("loss", "decimals"))
+    columns = (
+        Column("network"),
+        Column("x", "scientific"),
+        Column("y", "scientific"),
+        Column("loss", "decimals"),
+    )
     rows: list[tuple[Any, ...]] = [
         (name, x, y, loss)
         for name, losses in around.items()

@@ -15,7 +15,13 @@ from training.reports.figures import Line, draw_lines
 from training.statistics import Sample
 
 KINDS: Final = ("training", "test")
-PUBLISHED: Final = {"resnet20": 0.0875, "resnet32": 0.0751, "resnet44": 0.0717, "resnet56": 0.0697, "resnet110": 0.0643}
+PUBLISHED: Final = {
+    "resnet20": 0.0875,
+    "resnet32": 0.0751,
+    "resnet44": 0.0717,
+    "resnet56": 0.0697,
+    "resnet110": 0.0643,
+}
 """Test error on CIFAR-10 in He et al. 2015, table 6, which has none of plain networks and none of other shortcuts."""
 
 
@@ -44,28 +50,51 @@ class Group:
         if kind == "training":
             curves = [run.curve() for run in self.runs]
             if len({tuple(point.iteration for point in curve) for curve in curves}) > 1:
-                raise RunError(f"one run of {self.name} was trained on a GPU, another on a CPU, and their curves have other points")
-            return [point.iteration for point in curves[0]], np.array([[point.error for point in curve] for curve in curves])
+                raise RunError(
+                    f"one run of {self.name} was trained on a GPU, another on a CPU, and their curves have other points"
+                )
+            return [point.iteration for point in curves[0]], np.array(
+                [[point.error for point in curve] for curve in curves]
+            )
         iterations = [int(line["step"]) for line in self.runs[0].history]
-        return iterations, np.array([[1 - line["test_top1"] for line in run.history] for run in self.runs])
+        return iterations, np.array(
+            [[1 - line["test_top1"] for line in run.history] for run in self.runs]
+        )
 
     @property
     def still_falling(self) -> float:
         """How far the mean training error fell from the last tenth but one of the iterations to the last one."""
         errors = self.curve("training")[1].mean(axis=0)
         part = max(1, len(errors) // 10)
-        return float(errors[-2 * part : -part].mean() - errors[-part:].mean()) if len(errors) > 1 else 0.0
+        return (
+            float(errors[-2 * part : -part].mean() - errors[-part:].mean())
+            if len(errors) > 1
+            else 0.0
+        )
 
 
-def train_groups(laboratory: Laboratory, architectures: Sequence[str], seeds: Sequence[int]) -> dict[str, Group]:
+def train_groups(
+    laboratory: Laboratory, architectures: Sequence[str], seeds: Sequence[int]
+) -> dict[str, Group]:
     """Train each network with each seed, all of them with the first seed first; what is trained already is read."""
     laboratory.require(architectures)
-    runs = {(architecture, seed): laboratory.train(architecture, seed) for seed in seeds for architecture in architectures}
-    return {architecture: Group([runs[architecture, seed] for seed in seeds]) for architecture in architectures}
+    runs = {
+        (architecture, seed): laboratory.train(architecture, seed)
+        for seed in seeds
+        for architecture in architectures
+    }
+    return {
+        architecture: Group([runs[architecture, seed] for seed in seeds])
+        for architecture in architectures
+    }
 
 
 def draw_group_curves(
-    name: str, title: str, groups: Sequence[Group], kinds: Sequence[str] = KINDS, top: float | None = None
+    name: str,
+    title: str,
+    groups: Sequence[Group],
+    kinds: Sequence[str] = KINDS,
+    top: float | None = None,
 ) -> Figure:
     """Errors by iteration up to `top`, training dashed, test solid: means, and a band of one standard deviation over the seeds."""
     lines = []
@@ -74,9 +103,22 @@ def draw_group_curves(
             iterations, errors = group.curve(kind)
             spread = errors.std(axis=0, ddof=1).tolist() if len(errors) > 1 else None
             label = f"{group.name}, {kind}" if len(kinds) > 1 else group.name
-            lines.append(Line(label, iterations, errors.mean(axis=0).tolist(), series, dashed=kind == "training", spread=spread))
-    drawing = draw_lines(f"{name} curves", lines, x="iteration", y="error", percent=True, limits=(0, top))
-    described = " and ".join(f"{kind} error ({'dashed' if kind == 'training' else 'solid'})" for kind in kinds)
+            lines.append(
+                Line(
+                    label,
+                    iterations,
+                    errors.mean(axis=0).tolist(),
+                    series,
+                    dashed=kind == "training",
+                    spread=spread,
+                )
+            )
+    drawing = draw_lines(
+        f"{name} curves", lines, x="iteration", y="error", percent=True, limits=(0, top)
+    )
+    described = " and ".join(
+        f"{kind} error ({'dashed' if kind == 'training' else 'solid'})" for kind in kinds
+    )
     band = "; bands: one standard deviation over the seeds" if len(groups[0].runs) > 1 else ""
     return Figure(f"{name}-curves", f"{title}: {described} by iteration{band}", drawn(drawing))
 
@@ -111,7 +153,16 @@ def error_table(name: str, groups: Sequence[Group], *, beside_paper: bool) -> Ta
         weights = sum(parameter.numel() for parameter in group.runs[0].trained.network.parameters())
         published = [PUBLISHED.get(group.name)] if beside_paper else []
         rows.append(
-            (group.name, weights, len(group.runs), training.mean, training.deviation, test.mean, test.deviation, *published)
+            (
+                group.name,
+                weights,
+                len(group.runs),
+                training.mean,
+                training.deviation,
+                test.mean,
+                test.deviation,
+                *published,
+            )
         )
     caption = "Errors in and after the last epoch: mean and standard deviation over the seeds"
     if beside_paper:
@@ -126,7 +177,10 @@ def points_table(name: str, groups: Sequence[Group]) -> Table:
         for kind in KINDS:
             iterations, errors = group.curve(kind)
             for run, curve in zip(group.runs, errors.round(6).tolist(), strict=True):
-                rows += [(group.name, run.seed, kind, *point) for point in zip(iterations, curve, strict=True)]
+                rows += [
+                    (group.name, run.seed, kind, *point)
+                    for point in zip(iterations, curve, strict=True)
+                ]
     columns = (
         Column("network"),
         Column("seed", "whole"),

@@ -10,8 +10,25 @@ import torch
 
 from training.errors import RecipeError
 from training.experiments.construction import STAGES, deepen, stage_maps
-from training.experiments.copying import BATCH, KINDS, LAST_STEPS, MOMENTUM, RATES, Copying, best_rate, build_stack, learn_to_copy
-from training.experiments.identity_verdicts import CLAIM, CONSTRUCTED, COPIED, SOURCES, TRAINED_ON, verdicts
+from training.experiments.copying import (
+    BATCH,
+    KINDS,
+    LAST_STEPS,
+    MOMENTUM,
+    RATES,
+    Copying,
+    best_rate,
+    build_stack,
+    learn_to_copy,
+)
+from training.experiments.identity_verdicts import (
+    CLAIM,
+    CONSTRUCTED,
+    COPIED,
+    SOURCES,
+    TRAINED_ON,
+    verdicts,
+)
 from training.experiments.laboratory import TWINS, Laboratory, TrainedRun, top1
 from training.experiments.pictures import counted
 from training.experiments.probing import answers, loss_of, prepare, sample_images, take_steps
@@ -32,14 +49,29 @@ RATE_PART: Final = 0.1
 """The rate with which constructed networks train on, as a part of the recipe's: the whole of it would undo what was learned."""
 
 
-def perform(laboratory: Laboratory, depth: int, deeper: int, seeds: Sequence[int], steps: int, copy_steps: int) -> Report:
+def perform(
+    laboratory: Laboratory,
+    depth: int,
+    deeper: int,
+    seeds: Sequence[int],
+    steps: int,
+    copy_steps: int,
+) -> Report:
     """Train the shallower networks (or read them), build on them, and say what came out. Raises TrainingError."""
     laboratory.require([f"{family}{layers}" for layers in (depth, deeper) for family in TWINS])
     if parse_architecture(f"plain{depth}").style != "cifar":
-        raise RecipeError(f"networks of {depth} layers have stages of their own kind: build on those of 20, 32, 44, 56 or 110")
+        raise RecipeError(
+            f"networks of {depth} layers have stages of their own kind: build on those of 20, 32, 44, 56 or 110"
+        )
     if deeper <= depth:
-        raise RecipeError(f"a network of {deeper} layers is not deeper than one of {depth}: make --deeper the greater")
-    runs = {(family, seed): laboratory.train(f"{family}{depth}", seed) for seed in seeds for family in TWINS}
+        raise RecipeError(
+            f"a network of {deeper} layers is not deeper than one of {depth}: make --deeper the greater"
+        )
+    runs = {
+        (family, seed): laboratory.train(f"{family}{depth}", seed)
+        for seed in seeds
+        for family in TWINS
+    }
     measured = {key: construct(laboratory, run, deeper, steps) for key, run in runs.items()}
     built = {family: [measured[family, seed] for seed in seeds] for family in TWINS}
     copied, maps_of = copy_maps(laboratory, runs["resnet", seeds[0]], copy_steps)
@@ -67,8 +99,18 @@ def perform(laboratory: Laboratory, depth: int, deeper: int, seeds: Sequence[int
                 "Learning the identity",
                 [
                     COPIED.format(
-                        *(f"{maps_of:,}", f"resnet{depth} (seed {seeds[0]})", COPIED_STAGE, MOMENTUM),
-                        *(listed(RATES, " and "), len(STARTS), copy_length, min(LAST_STEPS, copy_length)),
+                        *(
+                            f"{maps_of:,}",
+                            f"resnet{depth} (seed {seeds[0]})",
+                            COPIED_STAGE,
+                            MOMENTUM,
+                        ),
+                        *(
+                            listed(RATES, " and "),
+                            len(STARTS),
+                            copy_length,
+                            min(LAST_STEPS, copy_length),
+                        ),
                     )
                 ],
                 [draw_copied(copied)],
@@ -99,9 +141,13 @@ def construct(laboratory: Laboratory, run: TrainedRun, deeper: int, steps: int) 
 
 def _construct(laboratory: Laboratory, run: TrainedRun, deeper: int, steps: int) -> dict[str, Any]:
     images, labels = sample_images(laboratory, run, COMPARED)
-    shallow = copy.deepcopy(run.trained.network).to(images.device)  # it trains on below; the run's own stays as it was trained
+    shallow = copy.deepcopy(run.trained.network).to(
+        images.device
+    )  # it trains on below; the run's own stays as it was trained
     architecture = run.architecture.rstrip("0123456789") + str(deeper)
-    torch.manual_seed(run.seed)  # draws the convolutions of residual identities, which count once they train on
+    torch.manual_seed(
+        run.seed
+    )  # draws the convolutions of residual identities, which count once they train on
     deep = deepen(shallow, architecture, run.trained.classes, images)
     logits = {"shallow": answers(shallow, images), "deep": answers(deep, images)}
     found: dict[str, Any] = {
@@ -126,13 +172,19 @@ def copy_maps(laboratory: Laboratory, run: TrainedRun, steps: int) -> tuple[list
     of = run.identity() | {"steps": steps, "images": COPIED_IMAGES, "stage": COPIED_STAGE}
     of |= {"stacks": STACKS, "starts": STARTS, "rates": RATES, "batch": BATCH, "momentum": MOMENTUM}
     found = laboratory.measured("copying", of, lambda: _copy_maps(laboratory, run, steps))
-    copied = [best_rate(kind, blocks, found["errors"][kind][str(blocks)]) for kind in KINDS for blocks in STACKS]
+    copied = [
+        best_rate(kind, blocks, found["errors"][kind][str(blocks)])
+        for kind in KINDS
+        for blocks in STACKS
+    ]
     return copied, found["images"]
 
 
 def _copy_maps(laboratory: Laboratory, run: TrainedRun, steps: int) -> dict[str, Any]:
     images, _ = sample_images(laboratory, run, COPIED_IMAGES)
-    maps = dict(zip(STAGES, stage_maps(run.trained.network.to(images.device), images), strict=True))[COPIED_STAGE]
+    maps = dict(
+        zip(STAGES, stage_maps(run.trained.network.to(images.device), images), strict=True)
+    )[COPIED_STAGE]
     errors: dict[str, dict[str, list[list[list[float]]]]] = {kind: {} for kind in KINDS}
     tried = list(itertools.product(KINDS, STACKS, RATES, STARTS))
     for kind, blocks, rate, seed in counted(laboratory, "learning to copy", tried):
@@ -142,13 +194,23 @@ def _copy_maps(laboratory: Laboratory, run: TrainedRun, steps: int) -> dict[str,
     return {"images": len(images), "errors": errors}
 
 
-def construction_table(built: dict[str, list[dict[str, Any]]], depth: int, deeper: int, seeds: Sequence[int]) -> Table:
+def construction_table(
+    built: dict[str, list[dict[str, Any]]], depth: int, deeper: int, seeds: Sequence[int]
+) -> Table:
     """Both networks' losses and errors, and how far apart their answers lie."""
     columns = [
-        *(Column("built network"), Column("from"), Column("seed", "whole"), Column("loss, shallower", "decimals")),
+        *(
+            Column("built network"),
+            Column("from"),
+            Column("seed", "whole"),
+            Column("loss, shallower", "decimals"),
+        ),
         *(Column("loss, built", "decimals"), Column("difference of losses", "scientific")),
         *(Column("error, shallower", "percent"), Column("error, built", "percent")),
-        *(Column("largest difference of logits", "scientific"), Column("largest logit", "scientific")),
+        *(
+            Column("largest difference of logits", "scientific"),
+            Column("largest logit", "scientific"),
+        ),
     ]
     rows = []
     for family, all_found in built.items():
@@ -156,27 +218,52 @@ def construction_table(built: dict[str, list[dict[str, Any]]], depth: int, deepe
             loss, error = found["loss"], found["error"]
             rows.append(
                 (
-                    *(f"{family}{deeper}", f"{family}{depth}", seed, loss["shallow"], loss["deep"], loss["deep"] - loss["shallow"]),
+                    *(
+                        f"{family}{deeper}",
+                        f"{family}{depth}",
+                        seed,
+                        loss["shallow"],
+                        loss["deep"],
+                        loss["deep"] - loss["shallow"],
+                    ),
                     *(error["shallow"], error["deep"], found["difference"], found["largest"]),
                 )
             )
-    return Table("construction", "The constructed networks in evaluation mode, on training images", columns, rows)
+    return Table(
+        "construction",
+        "The constructed networks in evaluation mode, on training images",
+        columns,
+        rows,
+    )
 
 
-def draw_trained_on(family: str, all_found: Sequence[dict[str, Any]], depth: int, deeper: int) -> Figure:
+def draw_trained_on(
+    family: str, all_found: Sequence[dict[str, Any]], depth: int, deeper: int
+) -> Figure:
     """The loss of each step, the mean over the seeds."""
     lines = []
-    for series, (name, called) in enumerate((("shallow", f"{family}{depth}"), ("deep", f"{family}{deeper}, built from it"))):
+    for series, (name, called) in enumerate(
+        (("shallow", f"{family}{depth}"), ("deep", f"{family}{deeper}, built from it"))
+    ):
         losses = np.mean([found["trained_on"][name] for found in all_found], axis=0)
         lines.append(Line(called, list(range(1, len(losses) + 1)), losses.tolist(), series))
-    drawing = draw_lines(f"{family} trained on", lines, x="iteration", y="training loss", limits=(0, None))
+    drawing = draw_lines(
+        f"{family} trained on", lines, x="iteration", y="training loss", limits=(0, None)
+    )
     caption = f"{family}{depth} and the {family}{deeper} built from it train on, on the same batches: the loss of each"
     return Figure(f"trained-on-{family}", caption, drawn(drawing))
 
 
-def trained_on_table(built: dict[str, list[dict[str, Any]]], depth: int, deeper: int, seeds: Sequence[int]) -> Table:
+def trained_on_table(
+    built: dict[str, list[dict[str, Any]]], depth: int, deeper: int, seeds: Sequence[int]
+) -> Table:
     """Every loss, for a file."""
-    columns = (Column("network"), Column("seed", "whole"), Column("iteration", "whole"), Column("loss", "decimals"))
+    columns = (
+        Column("network"),
+        Column("seed", "whole"),
+        Column("iteration", "whole"),
+        Column("loss", "decimals"),
+    )
     rows = [
         (f"{family}{depth if name == 'shallow' else deeper}", seed, step, loss)
         for family, all_found in built.items()
@@ -193,8 +280,18 @@ def draw_copied(copied: Sequence[Copying]) -> Figure:
     for copying in copied:
         errors = np.exp(np.log(copying.errors).mean(axis=0)).tolist()
         series = STACKS.index(copying.blocks)
-        lines.append(Line(copying.name, list(range(1, len(errors) + 1)), errors, series, dashed=copying.kind == "plain"))
-    drawing = draw_lines("learning the identity", lines, x="iteration", y="error / variance", logarithmic=True)
+        lines.append(
+            Line(
+                copying.name,
+                list(range(1, len(errors) + 1)),
+                errors,
+                series,
+                dashed=copying.kind == "plain",
+            )
+        )
+    drawing = draw_lines(
+        "learning the identity", lines, x="iteration", y="error / variance", logarithmic=True
+    )
     caption = (
         "Squared error of giving back the input, over its variance, by iteration (geometric means over the starts): plain stacks "
         "dashed, residual ones solid"
@@ -205,7 +302,12 @@ def draw_copied(copied: Sequence[Copying]) -> Figure:
 def copied_table(copied: Sequence[Copying]) -> Table:
     """Errors at the end."""
     columns = (
-        *(Column("stack"), Column("blocks", "whole"), Column("convolutions", "whole"), Column("better rate", "scientific")),
+        *(
+            Column("stack"),
+            Column("blocks", "whole"),
+            Column("convolutions", "whole"),
+            Column("better rate", "scientific"),
+        ),
         *(
             Column("error at the start", "scientific"),
             Column("error at the end", "scientific"),
@@ -214,19 +316,32 @@ def copied_table(copied: Sequence[Copying]) -> Table:
     )
     rows = [
         (
-            *(copying.kind, copying.blocks, 2 * copying.blocks, copying.rate, float(copying.errors[:, 0].mean())),
+            *(
+                copying.kind,
+                copying.blocks,
+                2 * copying.blocks,
+                copying.rate,
+                float(copying.errors[:, 0].mean()),
+            ),
             *(copying.final.mean, copying.final.deviation),
         )
         for copying in copied
     ]
     last = min(LAST_STEPS, copied[0].errors.shape[1])
-    return Table("copying", f"Error over variance at the first step and over the last {last}", columns, rows)
+    return Table(
+        "copying", f"Error over variance at the first step and over the last {last}", columns, rows
+    )
 
 
 def copied_points(copied: Sequence[Copying]) -> Table:
     """Every error, for a file."""
-    columns = (Column("stack"), Column("blocks", "whole"), Column("start", "whole"), Column("iteration", "whole"),
-               Column("error", "scientific"))  # fmt: skip
+    columns = (
+        Column("stack"),
+        Column("blocks", "whole"),
+        Column("start", "whole"),
+        Column("iteration", "whole"),
+        Column("error", "scientific"),
+    )
     rows = [
         (copying.kind, copying.blocks, seed, step, error)
         for copying in copied

@@ -40,7 +40,12 @@ ROUNDING: Final = 1e-4
 WINDOW: Final = 10
 
 
-def verdicts(built: Mapping[str, Sequence[Mapping[str, Any]]], copied: Sequence[Copying], depth: int, deeper: int) -> list[Verdict]:
+def verdicts(
+    built: Mapping[str, Sequence[Mapping[str, Any]]],
+    copied: Sequence[Copying],
+    depth: int,
+    deeper: int,
+) -> list[Verdict]:
     """What the figures say of each part of the claim."""
     return [
         *(_constructed(family, found, depth, deeper) for family, found in built.items()),
@@ -49,7 +54,9 @@ def verdicts(built: Mapping[str, Sequence[Mapping[str, Any]]], copied: Sequence[
     ]
 
 
-def _constructed(family: str, found: Sequence[Mapping[str, Any]], depth: int, deeper: int) -> Verdict:
+def _constructed(
+    family: str, found: Sequence[Mapping[str, Any]], depth: int, deeper: int
+) -> Verdict:
     difference = max(its["difference"] for its in found)
     loss = max(abs(its["loss"]["deep"] - its["loss"]["shallow"]) for its in found)
     same = all(its["error"]["deep"] == its["error"]["shallow"] for its in found)
@@ -61,9 +68,14 @@ def _constructed(family: str, found: Sequence[Mapping[str, Any]], depth: int, de
     )
 
 
-def _trained_on(built: Mapping[str, Sequence[Mapping[str, Any]]], depth: int, deeper: int) -> Verdict:
+def _trained_on(
+    built: Mapping[str, Sequence[Mapping[str, Any]]], depth: int, deeper: int
+) -> Verdict:
     def excess(found: Sequence[Mapping[str, Any]], part: slice) -> Sample:
-        deep, shallow = (Sample([float(np.mean(its["trained_on"][name][part])) for its in found]) for name in ("deep", "shallow"))
+        deep, shallow = (
+            Sample([float(np.mean(its["trained_on"][name][part])) for its in found])
+            for name in ("deep", "shallow")
+        )
         return deep - shallow
 
     window = min(WINDOW, len(built["plain"][0]["trained_on"]["deep"]))
@@ -83,7 +95,10 @@ def _trained_on(built: Mapping[str, Sequence[Mapping[str, Any]]], depth: int, de
 
 def _copied(copied: Sequence[Copying]) -> list[Verdict]:
     said = []
-    by_kind = {kind: [copying for copying in copied if copying.kind == kind] for kind in ("plain", "residual")}
+    by_kind = {
+        kind: [copying for copying in copied if copying.kind == kind]
+        for kind in ("plain", "residual")
+    }
     for plain, residual in zip(by_kind["plain"], by_kind["residual"], strict=True):
         harder = plain.final - residual.final
         said.append(
@@ -115,4 +130,8 @@ def _starts(copying: Copying) -> str:
 
 def _ratio(plain: Copying, residual: Copying) -> str:
     ratio = plain.final.mean / residual.final.mean
-    return f"{ratio:.3g} times as much" if ratio >= 1 else f"the residual one's is {1 / ratio:.3g} times as much"
+    return (
+        f"{ratio:.3g} times as much"
+        if ratio >= 1
+        else f"the residual one's is {1 / ratio:.3g} times as much"
+    )

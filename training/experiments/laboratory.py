@@ -49,8 +49,12 @@ class TrainedRun:
     def read(cls, run: RunDirectory) -> Self:
         """A finished run, with all that experiments draw. Raises RunError for one that something else has trained in part."""
         history = read_metrics(run)
-        if not run.has(CURVE) or not all(line.keys() >= {"test_top1", "train_top1"} for line in history):
-            raise RunError(f"{run.path} was not trained by an experiment alone, so its curves have gaps: move it away")
+        if not run.has(CURVE) or not all(
+            line.keys() >= {"test_top1", "train_top1"} for line in history
+        ):
+            raise RunError(
+                f"{run.path} was not trained by an experiment alone, so its curves have gaps: move it away"
+            )
         return cls(run, run.config(), history)
 
     @property
@@ -109,9 +113,13 @@ class Laboratory:
         """Raise RecipeError, before anything is trained, for an unknown network and for networks of two kinds."""
         styles = {parse_architecture(architecture).style for architecture in architectures}
         if len(styles) > 1:
-            raise RecipeError(f"{', '.join(architectures)} are of two kinds, for small images and for large ones: compare one kind")
+            raise RecipeError(
+                f"{', '.join(architectures)} are of two kinds, for small images and for large ones: compare one kind"
+            )
         if self.config(architectures[0], 0).recipe.mixing.enabled:
-            raise RecipeError("of mixed images there is no training error: add --set mixing.mixup=0 --set mixing.cutmix=0")
+            raise RecipeError(
+                "of mixed images there is no training error: add --set mixing.mixup=0 --set mixing.cutmix=0"
+            )
 
     @cached_property
     def images(self) -> ImageSet:
@@ -156,7 +164,9 @@ class Laboratory:
             canvas = canvas_of(run.config().preprocessing)
             self._digests.add(scan(self.images, canvas, 2, self.display.count("checking")).digest)
         if run.read_json(CHECK, "experiment").get("data_digest") not in self._digests:
-            raise RunError(f"{run.path} has learned from other data than {self.images.name} holds now: give another --runs")
+            raise RunError(
+                f"{run.path} has learned from other data than {self.images.name} holds now: give another --runs"
+            )
 
     def untrained(self, architecture: str, seed: int) -> nn.Module:
         """The network at its start, the same for the same seed."""
@@ -189,7 +199,10 @@ def measure_test(trained: Trained, data: RunData, process: Process) -> dict[str,
     """Loss and top-1 on the test split."""
     logits = predict_split(trained.answering, data, data.split.test, trained.normalize, process)
     labels = data.labels(data.split.test)
-    return {"test_loss": functional.cross_entropy(logits, labels).item(), "test_top1": top1(logits, labels)}
+    return {
+        "test_loss": functional.cross_entropy(logits, labels).item(),
+        "test_top1": top1(logits, labels),
+    }
 
 
 def top1(logits: Tensor, labels: Tensor) -> float:

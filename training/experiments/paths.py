@@ -30,14 +30,23 @@ def share_of_paths(blocks: int) -> NDArray[np.float64]:
 def usual_lengths(blocks: int) -> tuple[int, int]:
     """The shortest interval around the middle that holds SHARE of all paths."""
     shares = share_of_paths(blocks)
-    return next((low, blocks - low) for low in range(blocks // 2, -1, -1) if shares[low : blocks - low + 1].sum() >= SHARE)
+    return next(
+        (low, blocks - low)
+        for low in range(blocks // 2, -1, -1)
+        if shares[low : blocks - low + 1].sum() >= SHARE
+    )
 
 
 def shortest_interval(shares: NDArray[np.float64], wanted: float) -> tuple[int, int]:
     """The first and last position of the shortest run whose shares add up to as much as is wanted of all."""
     sums = np.concatenate([[0.0], np.cumsum(shares / shares.sum())])
     enough = wanted - 1e-12
-    runs = ((a, b) for length in range(len(shares)) for a in range(len(shares) - length) for b in [a + length])
+    runs = (
+        (a, b)
+        for length in range(len(shares))
+        for a in range(len(shares) - length)
+        for b in [a + length]
+    )
     return next((a, b) for a, b in runs if sums[b + 1] - sums[a] >= enough)
 
 
@@ -74,10 +83,14 @@ class Backward:
         return gradient
 
 
-def gradient_norms(laboratory: Laboratory, run: TrainedRun, pictures: Pictures, draws: int, seed: int) -> list[list[float]]:
+def gradient_norms(
+    laboratory: Laboratory, run: TrainedRun, pictures: Pictures, draws: int, seed: int
+) -> list[list[float]]:
     """Norms `[length][draw]` of one random path's gradient of each length: the mean over the pictures, which are one batch."""
     device = laboratory.process.device
-    anatomy = Anatomy.of(fold_norms(run.trained.network).to(device, memory_format=torch.channels_last))  # type: ignore[call-overload]
+    anatomy = Anatomy.of(
+        fold_norms(run.trained.network).to(device, memory_format=torch.channels_last)
+    )  # type: ignore[call-overload]
     count = len(anatomy.blocks)
     backward = Backward(anatomy, torch.cat(pictures.batches(run)), torch.cat(pictures.labels))
     choices = [

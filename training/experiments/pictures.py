@@ -44,13 +44,18 @@ class Pictures:
     @cached_property
     def labels(self) -> list[Tensor]:
         """Their labels, batch by batch."""
-        return list(torch.split(self._data.labels(self.indices).to(self.laboratory.process.device), CHUNK))
+        return list(
+            torch.split(self._data.labels(self.indices).to(self.laboratory.process.device), CHUNK)
+        )
 
     def batches(self, run: TrainedRun) -> list[Tensor]:
         """The images as this run's network takes them: float `[n, 3, h, w]`, channels_last, batch by batch."""
         device = self.laboratory.process.device
         normalize = run.trained.normalize.to(device)
-        return [normalize(torch.from_numpy(chunk).to(device)) for chunk in self._data.chunks(self.indices)]
+        return [
+            normalize(torch.from_numpy(chunk).to(device))
+            for chunk in self._data.chunks(self.indices)
+        ]
 
     def identity(self, run: TrainedRun) -> dict[str, Any]:
         """What any measurement of this run's network on these images depends on: for `Laboratory.measured`."""
@@ -62,7 +67,9 @@ def counted(laboratory: Laboratory, what: str, items: Sequence[Item]) -> Iterato
     advance = laboratory.display.count(what)
     for done, item in enumerate(items):
         if laboratory.interrupted():
-            raise InterruptedRunError(f"stopped while measuring ({what}, {done} of {len(items)}); what was measured before is kept")
+            raise InterruptedRunError(
+                f"stopped while measuring ({what}, {done} of {len(items)}); what was measured before is kept"
+            )
         advance(done, len(items))
         yield item
     advance(len(items), len(items))

@@ -23,7 +23,9 @@ def sample_images(laboratory: Laboratory, run: TrainedRun, count: int) -> tuple[
     data = laboratory.data(run)
     spread = torch.linspace(0, len(data.learned) - 1, min(count, len(data.learned))).long().numpy()
     chosen, device = data.learned[spread], laboratory.process.device
-    images = torch.cat([run.trained.normalize(torch.from_numpy(chunk)) for chunk in data.chunks(chosen)])
+    images = torch.cat(
+        [run.trained.normalize(torch.from_numpy(chunk)) for chunk in data.chunks(chosen)]
+    )
     return images.to(device), data.labels(chosen).to(device)
 
 
@@ -46,7 +48,12 @@ def prepare(laboratory: Laboratory, run: TrainedRun) -> tuple[Feed, Environment]
 
 
 def take_steps(
-    laboratory: Laboratory, learner: Learner, feed: Feed, steps: int, what: str, rate: Callable[[int], float]
+    laboratory: Laboratory,
+    learner: Learner,
+    feed: Feed,
+    steps: int,
+    what: str,
+    rate: Callable[[int], float],
 ) -> Iterator[tuple[int, float]]:
     """Let a learner take the first `steps` of a feed, or as many as its run has; after each, its number (from 1) and its loss.
 

@@ -72,7 +72,10 @@ class Table:
     @property
     def shown(self) -> list[list[str]]:
         """The rows for people."""
-        return [[column.show(value) for column, value in zip(self.columns, row, strict=True)] for row in self.rows]
+        return [
+            [column.show(value) for column, value in zip(self.columns, row, strict=True)]
+            for row in self.rows
+        ]
 
 
 @dataclass(frozen=True)
@@ -149,19 +152,43 @@ def _csv(table: Table) -> str:
 
 
 def _markdown(report: Report) -> str:
-    lines = [f"# {report.title}", "", f"**Claim.** {report.claim} ({'; '.join(report.sources)})", ""]
+    lines = [
+        f"# {report.title}",
+        "",
+        f"**Claim.** {report.claim} ({'; '.join(report.sources)})",
+        "",
+    ]
     lines += [f"- **{verdict.word}**: {verdict.text}" for verdict in report.verdicts]
     for part in report.parts:
         lines += ["", f"## {part.heading}"]
         for paragraph in part.text:
             lines += ["", paragraph]
         for figure in part.figures:
-            lines += ["", f"![{figure.caption}](figures/{figure.name}.svg)", "", f"*{figure.caption}*"]
+            lines += [
+                "",
+                f"![{figure.caption}](figures/{figure.name}.svg)",
+                "",
+                f"*{figure.caption}*",
+            ]
         for table in part.tables:
-            lines += ["", *_markdown_table(table), "", f"{table.caption} ([CSV](tables/{table.name}.csv))"]
+            lines += [
+                "",
+                *_markdown_table(table),
+                "",
+                f"{table.caption} ([CSV](tables/{table.name}.csv))",
+            ]
         if part.files:
-            lines += ["", "Numbers: " + ", ".join(f"[{table.caption}](tables/{table.name}.csv)" for table in part.files)]
-    lines += ["", "## How it was run", "", *(f"- {name}: {value}" for name, value in report.setting.items())]
+            lines += [
+                "",
+                "Numbers: "
+                + ", ".join(f"[{table.caption}](tables/{table.name}.csv)" for table in part.files),
+            ]
+    lines += [
+        "",
+        "## How it was run",
+        "",
+        *(f"- {name}: {value}" for name, value in report.setting.items()),
+    ]
     lines += ["", "```sh", *report.commands, "```", ""]
     return "\n".join(printable(line) for line in lines)
 
@@ -171,4 +198,8 @@ def _markdown_table(table: Table) -> list[str]:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
     rule = ["---:" if column.is_number else "---" for column in table.columns]
-    return [row([column.title for column in table.columns]), row(rule), *(row(cells) for cells in table.shown)]
+    return [
+        row([column.title for column in table.columns]),
+        row(rule),
+        *(row(cells) for cells in table.shown),
+    ]

@@ -45,13 +45,18 @@ class Responses:
         return Sample(self.deviations.mean(axis=1).tolist())
 
 
-def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int], images: int) -> Report:
+def perform(
+    laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int], images: int
+) -> Report:
     """Train what is not trained, measure, and say what came out. Raises TrainingError."""
     names = [f"{kind}{depth}" for depth in depths for kind in TWINS]
     laboratory.require(names)
     runs = {(name, seed): laboratory.train(name, seed) for seed in seeds for name in names}
     pictures = Pictures(laboratory, runs[names[0], seeds[0]], images)
-    responses = [measure_network(laboratory, [runs[name, seed] for seed in seeds], pictures) for name in names]
+    responses = [
+        measure_network(laboratory, [runs[name, seed] for seed in seeds], pictures)
+        for name in names
+    ]
     over = "" if len(seeds) == 1 else ", means over the seeds"
     return Report(
         name="responses",
@@ -64,15 +69,34 @@ def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int],
                 "Responses of the layers",
                 [METHOD.format(len(pictures))],
                 [
-                    draw_responses("responses-in-order", f"In the order of the layers, plain networks dashed{over}", responses),
-                    draw_responses("responses-by-size", f"The same from large to small{over}", responses, by_size=True),
+                    draw_responses(
+                        "responses-in-order",
+                        f"In the order of the layers, plain networks dashed{over}",
+                        responses,
+                    ),
+                    draw_responses(
+                        "responses-by-size",
+                        f"The same from large to small{over}",
+                        responses,
+                        by_size=True,
+                    ),
                 ],
                 [summary(responses)],
                 [layer_table(responses, seeds)],
             )
         ],
         setting=describe(laboratory, list(runs.values())),
-        commands=[command(laboratory, "responses", "--depths", listed(depths, ","), "--images", str(images), seeds=seeds)],
+        commands=[
+            command(
+                laboratory,
+                "responses",
+                "--depths",
+                listed(depths, ","),
+                "--images",
+                str(images),
+                seeds=seeds,
+            )
+        ],
     )
 
 
@@ -82,7 +106,9 @@ def response_norms(network: nn.Module, architecture: str) -> dict[str, nn.BatchN
     Raises RecipeError for pre-activation, whose norms stand before the convolutions: nothing there is a layer's output.
     """
     if parse_architecture(architecture).family == "preresnet":
-        raise RecipeError(f"{architecture} has no norms behind its convolutions; responses are of plain and residual networks")
+        raise RecipeError(
+            f"{architecture} has no norms behind its convolutions; responses are of plain and residual networks"
+        )
     norms = {}
     for name, parent in network.named_modules():
         if name.endswith("downsample"):
@@ -94,16 +120,22 @@ def response_norms(network: nn.Module, architecture: str) -> dict[str, nn.BatchN
 
 
 @torch.no_grad()
-def deviations(network: nn.Module, norms: Sequence[nn.Module], batches: Iterable[Tensor]) -> list[float]:
+def deviations(
+    network: nn.Module, norms: Sequence[nn.Module], batches: Iterable[Tensor]
+) -> list[float]:
     """The standard deviation of what each norm gives over all images, channels and positions, by sums in float64."""
     totals = torch.zeros((len(norms), 3), dtype=torch.float64)
 
     def add(position: int, output: Tensor) -> None:
         wide = output.double()
-        totals[position] += torch.stack([wide.sum(), wide.square().sum(), wide.new_tensor(wide.numel())]).cpu()
+        totals[position] += torch.stack(
+            [wide.sum(), wide.square().sum(), wide.new_tensor(wide.numel())]
+        ).cpu()
 
     hooks = [
-        norm.register_forward_hook(lambda _module, _inputs, output, position=position: add(position, output))
+        norm.register_forward_hook(
+            lambda _module, _inputs, output, position=position: add(position, output)
+        )
         for position, norm in enumerate(norms)
     ]
     try:
@@ -117,30 +149,49 @@ def deviations(network: nn.Module, norms: Sequence[nn.Module], batches: Iterable
     return [float(value) for value in variances.clamp(min=0).sqrt()]
 
 
-def measure_network(laboratory: Laboratory, runs: Sequence[TrainedRun], pictures: Pictures) -> Responses:
+def measure_network(
+    laboratory: Laboratory, runs: Sequence[TrainedRun], pictures: Pictures
+) -> Responses:
     """The responses of one network's runs, a seed each; what was measured is read."""
     name = runs[0].architecture
     layers = list(response_norms(runs[0].trained.network, name))
 
     def measure(run: TrainedRun) -> list[float]:
-        network = run.trained.network.to(laboratory.process.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = run.trained.network.to(
+            laboratory.process.device, memory_format=torch.channels_last
+        )  # type: ignore[call-overload]
         batches = counted(laboratory, f"responses of {name}", pictures.batches(run))
         return deviations(network, list(response_norms(network, name).values()), batches)
 
-    measured = [laboratory.measured("responses", pictures.identity(run), lambda run=run: measure(run)) for run in runs]  # type: ignore[misc]
+    measured = [
+        laboratory.measured("responses", pictures.identity(run), lambda run=run: measure(run))
+        for run in runs
+    ]  # type: ignore[misc]
     return Responses(name, layers, np.array(measured, np.float64))
 
 
-def draw_responses(name: str, caption: str, responses: Sequence[Responses], *, by_size: bool = False) -> Figure:
+def draw_responses(
+    name: str, caption: str, responses: Sequence[Responses], *, by_size: bool = False
+) -> Figure:
     """A line a network: its layers in order, or sorted."""
     lines = []
     for position, each in enumerate(responses):
         mean = each.deviations.mean(axis=0)
         heights = np.sort(mean)[::-1] if by_size else mean
         plain = each.architecture.startswith("plain")
-        lines.append(Line(each.architecture, range(1, len(mean) + 1), heights.tolist(), position // len(TWINS), dashed=plain))
+        lines.append(
+            Line(
+                each.architecture,
+                range(1, len(mean) + 1),
+                heights.tolist(),
+                position // len(TWINS),
+                dashed=plain,
+            )
+        )
     x = "layers, the strongest first" if by_size else "layer"
-    return Figure(name, caption, drawn(draw_lines(name, lines, x=x, y="standard deviation", logarithmic=True)))
+    return Figure(
+        name, caption, drawn(draw_lines(name, lines, x=x, y="standard deviation", logarithmic=True))
+    )
 
 
 def verdicts(responses: Sequence[Responses]) -> list[Verdict]:
@@ -151,7 +202,9 @@ def verdicts(responses: Sequence[Responses]) -> list[Verdict]:
         agreed = (plain.mean - residual.mean).agree()
         said.append(
             Verdict(
-                agreed if agreed == bool(2 * weaker.sum() > len(weaker)) else None,  # a few large layers make no rule
+                agreed
+                if agreed == bool(2 * weaker.sum() > len(weaker))
+                else None,  # a few large layers make no rule
                 f"Residual layers respond {_comparison(residual, plain)} plain ones: {residual.architecture}'s mean response is "
                 f"{residual.mean.mean:.3f}, {plain.architecture}'s {plain.mean.mean:.3f}; {weaker.sum()} of {len(weaker)} layers "
                 "respond more weakly than their twins.",
@@ -183,13 +236,27 @@ def summary(responses: Sequence[Responses]) -> Table:
     for each in responses:
         layers = each.deviations.mean(axis=0)
         spread = [float(np.median(layers)), float(layers.min()), float(layers.max())]
-        rows.append((each.architecture, len(layers), len(each.deviations), each.mean.mean, each.mean.deviation, *spread))
+        rows.append(
+            (
+                each.architecture,
+                len(layers),
+                len(each.deviations),
+                each.mean.mean,
+                each.mean.deviation,
+                *spread,
+            )
+        )
     return Table("responses", "Responses over the layers; ± over the seeds", columns, rows)
 
 
 def layer_table(responses: Sequence[Responses], seeds: Sequence[int]) -> Table:
     """Every layer of every network and seed: for a file."""
-    columns = (Column("network"), Column("seed", "whole"), Column("layer"), Column("standard deviation", "decimals"))
+    columns = (
+        Column("network"),
+        Column("seed", "whole"),
+        Column("layer"),
+        Column("standard deviation", "decimals"),
+    )
     rows = [
         (each.architecture, seed, layer, value)
         for each in responses

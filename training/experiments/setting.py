@@ -23,7 +23,9 @@ def describe(laboratory: Laboratory, runs: Sequence[TrainedRun]) -> dict[str, st
     last, batch_size = runs[0].history[-1], config.recipe.batch_size
     parts = [f"{len(rows.get(part, [])):,} {part}" for part in ("train", "validation", "test")]
     seconds = sum(read_history(run.directory).seconds[-1] for run in runs)
-    packages = dict.fromkeys(f"{name} {version}" for run in runs for name, version in run.config.packages.items())
+    packages = dict.fromkeys(
+        f"{name} {version}" for run in runs for name, version in run.config.packages.items()
+    )
     return {
         "data": f"{laboratory.images.name}: {listed(parts)}",
         "recipe": listed((config.recipe_name, *config.changes)),
@@ -61,4 +63,12 @@ def command(laboratory: Laboratory, experiment: str, *arguments: str, seeds: Seq
 
 def publishing(laboratory: Laboratory, run: TrainedRun) -> str:
     """What to type to publish what a run has learned."""
-    return shlex.join(["python", "-m", "training", "resume", str(Path(laboratory.runs.name) / run.directory.run_id)])
+    return shlex.join(
+        [
+            "python",
+            "-m",
+            "training",
+            "resume",
+            str(Path(laboratory.runs.name) / run.directory.run_id),
+        ]
+    )

@@ -3,7 +3,16 @@
 from collections.abc import Sequence
 from typing import Final
 
-from training.experiments.groups import KINDS, Group, at_rest, draw_group_curves, error_table, highest, points_table, train_groups
+from training.experiments.groups import (
+    KINDS,
+    Group,
+    at_rest,
+    draw_group_curves,
+    error_table,
+    highest,
+    points_table,
+    train_groups,
+)
 from training.experiments.laboratory import Laboratory
 from training.experiments.report import Part, Report, Verdict
 from training.experiments.setting import command, describe, is_cifar10
@@ -27,7 +36,9 @@ CLOSE: Final = 0.01
 
 def perform(laboratory: Laboratory, depth: int, seeds: Sequence[int]) -> Report:
     """Train the five (what is trained already is read), and say what came out. Raises TrainingError."""
-    groups = list(train_groups(laboratory, [kind.format(depth) for kind in NETWORKS], seeds).values())
+    groups = list(
+        train_groups(laboratory, [kind.format(depth) for kind in NETWORKS], seeds).values()
+    )
     return Report(
         name="shortcuts",
         title="Shortcuts: none, A, B, C, and pre-activation",
@@ -38,7 +49,12 @@ def perform(laboratory: Laboratory, depth: int, seeds: Sequence[int]) -> Report:
             Part(
                 "Five networks, one recipe",
                 [METHOD.format(depth), at_rest(groups)],
-                [draw_group_curves(kind, f"Networks of {depth} layers", groups, [kind], highest(groups)) for kind in KINDS],
+                [
+                    draw_group_curves(
+                        kind, f"Networks of {depth} layers", groups, [kind], highest(groups)
+                    )
+                    for kind in KINDS
+                ],
                 [error_table("errors", groups, beside_paper=is_cifar10(laboratory))],
                 [points_table("curves", groups)],
             )
@@ -50,7 +66,9 @@ def perform(laboratory: Laboratory, depth: int, seeds: Sequence[int]) -> Report:
 
 def verdicts(none: Group, a: Group, b: Group, c: Group, preactivated: Group) -> list[Verdict]:
     """What the errors say of each part of the claim."""
-    gained = [none.error("test_top1") - group.error("test_top1") for group in (a, b, c, preactivated)]
+    gained = [
+        none.error("test_top1") - group.error("test_top1") for group in (a, b, c, preactivated)
+    ]
     against_none = {gain.agree(CLOSE) for gain in gained}
     any_better = False if False in against_none else None if None in against_none else True
     projected = [a.error("test_top1") - group.error("test_top1") for group in (b, c)]

@@ -52,7 +52,9 @@ def measure_surface(
     for y in coordinates:
         rows.append([])
         for x in coordinates:
-            for parameter, own, along, across in zip(moved.parameters(), network.parameters(), first, second, strict=True):
+            for parameter, own, along, across in zip(
+                moved.parameters(), network.parameters(), first, second, strict=True
+            ):
                 parameter.copy_(own + x * along + y * across)
             loss = loss_of(answers(moved, images), labels)
             rows[-1].append(min(loss, CEILING) if np.isfinite(loss) else CEILING)

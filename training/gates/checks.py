@@ -15,14 +15,30 @@ LOGIT_TOLERANCE: Final = 1e-3
 
 def at_least(name: str, value: float, threshold: float, detail: str = "") -> Check:
     """A check that passes from `threshold` up."""
-    value = value if math.isfinite(value) else -sys.float_info.max  # NaN passes nothing, and JSON can hold this
-    return Check(check=name, passed=value >= threshold, value=value, threshold=threshold, comparison="at_least", detail=detail)
+    value = (
+        value if math.isfinite(value) else -sys.float_info.max
+    )  # NaN passes nothing, and JSON can hold this
+    return Check(
+        check=name,
+        passed=value >= threshold,
+        value=value,
+        threshold=threshold,
+        comparison="at_least",
+        detail=detail,
+    )
 
 
 def at_most(name: str, value: float, threshold: float, detail: str = "") -> Check:
     """A check that passes up to `threshold`."""
     value = value if math.isfinite(value) else sys.float_info.max
-    return Check(check=name, passed=value <= threshold, value=value, threshold=threshold, comparison="at_most", detail=detail)
+    return Check(
+        check=name,
+        passed=value <= threshold,
+        value=value,
+        threshold=threshold,
+        comparison="at_most",
+        detail=detail,
+    )
 
 
 def largest(difference: Logits) -> float:

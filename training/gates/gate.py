@@ -14,7 +14,13 @@ from model_store.store import ModelStore
 from training.errors import GateError, RunError
 from training.gates.checks import LOGIT_TOLERANCE, at_least, at_most, largest
 from training.gates.preprocessing import FAULTS, accuracy_checks, golden_checks
-from training.gates.vs_live_version import LATENCY, LIVE_READABLE, NOT_WORSE_THAN_LIVE, SIZE, compare_with_live
+from training.gates.vs_live_version import (
+    LATENCY,
+    LIVE_READABLE,
+    NOT_WORSE_THAN_LIVE,
+    SIZE,
+    compare_with_live,
+)
 from training.gates.vs_previous_version import SIGNIFICANCE, compare_with_previous
 from training.run.data import RunData
 from training.run.directory import RunDirectory, damaged
@@ -30,7 +36,10 @@ NOT_WORSE: Final = "not_worse"
 
 
 def gate(
-    run: RunDirectory, data: RunData, waivers: Mapping[str, str] | None = None, store: ModelStore | None = None
+    run: RunDirectory,
+    data: RunData,
+    waivers: Mapping[str, str] | None = None,
+    store: ModelStore | None = None,
 ) -> tuple[Check, ...]:
     """Run every check on the exported file and leave the findings in the run, with the digests of the files they hold for.
 
@@ -56,7 +65,9 @@ def gate(
 def waived(checks: Iterable[Check], waivers: Mapping[str, str]) -> tuple[Check, ...]:
     """The checks, with the owner's reason at those that failed and have one."""
     return tuple(
-        check if check.passed or check.check not in waivers else check.model_copy(update={"waived": waivers[check.check]})
+        check
+        if check.passed or check.check not in waivers
+        else check.model_copy(update={"waived": waivers[check.check]})
         for check in checks
     )
 
@@ -68,11 +79,18 @@ def read_checks(run: RunDirectory) -> tuple[Check, ...]:
     """
     values = run.read_json(GATES, "gate")
     try:
-        gated, checks = values["files"], tuple(Check.model_validate(check) for check in values["checks"])
+        gated, checks = (
+            values["files"],
+            tuple(Check.model_validate(check) for check in values["checks"]),
+        )
     except (KeyError, TypeError, ValidationError) as error:
         raise damaged(run.path / GATES, error) from None
-    if changed := sorted(name for name, digest in _digests(run).items() if gated.get(name) != digest):
-        raise RunError(f"{', '.join(changed)} changed after the gates; run `python -m training gate {run.path}` again")
+    if changed := sorted(
+        name for name, digest in _digests(run).items() if gated.get(name) != digest
+    ):
+        raise RunError(
+            f"{', '.join(changed)} changed after the gates; run `python -m training gate {run.path}` again"
+        )
     return checks
 
 
@@ -86,14 +104,19 @@ def check_waivers(waivers: Mapping[str, str], known: Sequence[str] | None = None
 def _digests(run: RunDirectory) -> dict[str, str]:
     """sha256 of every file that a publish would seal and the gates look at."""
     images = [path for block in read_golden(run) for path in (block.image, block.pixels)]
-    return {name: sha256_of(run.file(name, "export")) for name in (*graph_files(run), CLASSIFIER, GOLDEN, *images)}
+    return {
+        name: sha256_of(run.file(name, "export"))
+        for name in (*graph_files(run), CLASSIFIER, GOLDEN, *images)
+    }
 
 
 def require_passed(checks: tuple[Check, ...]) -> None:
     """Raise GateError that names the checks that failed without a waiver."""
     if failed := [check.check for check in checks if not check.passed and not check.waived]:
         waiver = f"--waive {failed[0]}='REASON'"
-        raise GateError(f"not published: {', '.join(failed)} failed. Mend the cause, or publish knowingly with {waiver}")
+        raise GateError(
+            f"not published: {', '.join(failed)} failed. Mend the cause, or publish knowingly with {waiver}"
+        )
 
 
 def _parity(run: RunDirectory, data: RunData, session: Session) -> Iterator[Check]:
@@ -107,12 +130,24 @@ def _parity(run: RunDirectory, data: RunData, session: Session) -> Iterator[Chec
     *found, company = (np.concatenate(logits) for logits in zip(*chunks, strict=True))
     by_size = dict(zip(sizes, found, strict=True))
     for size, logits in by_size.items():
-        yield at_most(f"parity_batch_{size}", largest(logits - expected), LOGIT_TOLERANCE, "max |logit - torch's|, test split")
-    agreement = min(float((logits.argmax(1) == expected.argmax(1)).mean()) for logits in by_size.values())
+        yield at_most(
+            f"parity_batch_{size}",
+            largest(logits - expected),
+            LOGIT_TOLERANCE,
+            "max |logit - torch's|, test split",
+        )
+    agreement = min(
+        float((logits.argmax(1) == expected.argmax(1)).mean()) for logits in by_size.values()
+    )
     yield at_least("parity_top1", agreement, 1.0, "share of test images with torch's top-1")
     others = (by_size[ODD_BATCH], by_size[MAX_BATCH_SIZE], company)
     drift = max(largest(by_size[1] - other) for other in others)
-    yield at_most("batch_invariance", drift, LOGIT_TOLERANCE, "max change of a logit with other neighbours and slots")
+    yield at_most(
+        "batch_invariance",
+        drift,
+        LOGIT_TOLERANCE,
+        "max change of a logit with other neighbours and slots",
+    )
 
 
 def _succession(run: RunDirectory, data: RunData) -> Iterator[Check]:
@@ -144,4 +179,6 @@ CHECKS: Final = (
 
 
 def _in_batches(session: Session, pixels: Pixels, size: int) -> Logits:
-    return np.concatenate([session.run(pixels[start : start + size]) for start in range(0, len(pixels), size)])
+    return np.concatenate(
+        [session.run(pixels[start : start + size]) for start in range(0, len(pixels), size)]
+    )

@@ -9,7 +9,16 @@ from PIL import ExifTags, Image
 from model_store.errors import DecodeProofError
 from model_store.golden import Prepare, check_decode
 from model_store.manifest import Check, Golden, Preprocessing
-from model_store.preprocessing import Pixels, crop, load_pixels, open_image, orient, prepare, resize, to_rgb
+from model_store.preprocessing import (
+    Pixels,
+    crop,
+    load_pixels,
+    open_image,
+    orient,
+    prepare,
+    resize,
+    to_rgb,
+)
 from model_store.session import Session
 from training.data.sources import encode
 from training.gates.checks import LOGIT_TOLERANCE, at_least, at_most, largest
@@ -20,7 +29,9 @@ from training.steps.golden import read_golden
 
 JPEG_QUALITY: Final = 90
 JPEG_ALLOWANCE: Final = 0.01
-JPEG_IMAGES: Final = 3  # so many may change of few images: of 60, one is more than a point, and says nothing
+JPEG_IMAGES: Final = (
+    3  # so many may change of few images: of 60, one is more than a point, and says nothing
+)
 STORED: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -50,21 +61,35 @@ def accuracy_checks(run: RunDirectory, data: RunData, session: Session) -> Itera
         ):
             right[kind] += int(session.run(prepare(encoded, spec)[np.newaxis])[0].argmax() == label)
     for kind, allowance in (("png", 0.0), ("jpeg", max(JPEG_ALLOWANCE, JPEG_IMAGES / len(sample)))):
-        detail = f"top-1 of the export on {kind.upper()} bytes, {len(sample)} images of the test split"
+        detail = (
+            f"top-1 of the export on {kind.upper()} bytes, {len(sample)} images of the test split"
+        )
         yield at_least(f"accuracy_{kind}", right[kind] / len(sample), measured - allowance, detail)
     yield at_most(
-        "orientation", _misread_orientations(data, int(test[0])), 0, "of 8 EXIF orientations, those that give other pixels"
+        "orientation",
+        _misread_orientations(data, int(test[0])),
+        0,
+        "of 8 EXIF orientations, those that give other pixels",
     )
-    yield at_least("accuracy_floor", evaluate(run, data)["top1"], run.config().recipe.accuracy_floor, "top-1 on the test split")
+    yield at_least(
+        "accuracy_floor",
+        evaluate(run, data)["top1"],
+        run.config().recipe.accuracy_floor,
+        "top-1 on the test split",
+    )
 
 
 def _misread_orientations(data: RunData, index: int) -> int:
     """In how many of the EXIF orientations a test image, stored so that it is upright again, is not the upright one."""
     image, spec = _as_seen(data.images.encoded[index], data.preprocessing), data.preprocessing
     upright = prepare(encode(image, "PNG"), spec)
-    turned = [(1, image), *((orientation, image.transpose(method)) for orientation, method in STORED.items())]
+    turned = [
+        (1, image),
+        *((orientation, image.transpose(method)) for orientation, method in STORED.items()),
+    ]
     return sum(
-        not np.array_equal(prepare(encode(stored, "PNG", exif=_orientation(value)), spec), upright) for value, stored in turned
+        not np.array_equal(prepare(encode(stored, "PNG", exif=_orientation(value)), spec), upright)
+        for value, stored in turned
     )
 
 
@@ -87,19 +112,34 @@ GoldenImage = tuple[bytes, Pixels, Golden]
 
 def golden_checks(run: RunDirectory, data: RunData, session: Session) -> Iterator[Check]:
     """The run's golden images, as `check_golden` has it."""
-    images = [((run.path / block.image).read_bytes(), _pixels(run, block), block) for block in read_golden(run)]
+    images = [
+        ((run.path / block.image).read_bytes(), _pixels(run, block), block)
+        for block in read_golden(run)
+    ]
     yield from check_golden(images, data.preprocessing, session, LOGIT_TOLERANCE)
 
 
-def check_golden(images: Sequence[GoldenImage], spec: Preprocessing, session: Session, tolerance: float) -> Iterator[Check]:
+def check_golden(
+    images: Sequence[GoldenImage], spec: Preprocessing, session: Session, tolerance: float
+) -> Iterator[Check]:
     """The golden images hold here, and would notice each way in which preprocessing is known to go wrong."""
-    drift = max(largest(session.run(pixels[np.newaxis])[0] - np.asarray(block.logits, np.float32)) for _, pixels, block in images)
-    yield at_most("golden_numerics", drift, tolerance, "max |logit - training's| over the golden images")
+    drift = max(
+        largest(session.run(pixels[np.newaxis])[0] - np.asarray(block.logits, np.float32))
+        for _, pixels, block in images
+    )
+    yield at_most(
+        "golden_numerics", drift, tolerance, "max |logit - training's| over the golden images"
+    )
     undecoded = sum(not _decodes(image, spec, prepare) for image in images)
     yield at_most("golden_decode", undecoded, 0, "golden images that decode to other pixels")
     for fault, faulty in FAULTS.items():
         noticed = sum(not _decodes(image, spec, faulty) for image in images)
-        yield at_least(f"golden_notices_{fault}", noticed, 1, f"golden images that fail with {fault.replace('_', ' ')}")
+        yield at_least(
+            f"golden_notices_{fault}",
+            noticed,
+            1,
+            f"golden images that fail with {fault.replace('_', ' ')}",
+        )
 
 
 def _swapped_channels(data: bytes, spec: Preprocessing) -> Pixels:
@@ -113,7 +153,12 @@ def _ignored_exif(data: bytes, spec: Preprocessing) -> Pixels:
 
 
 def _another_interpolation(data: bytes, spec: Preprocessing) -> Pixels:
-    return prepare(data, spec.model_copy(update={"interpolation": "bicubic" if spec.interpolation != "bicubic" else "bilinear"}))
+    return prepare(
+        data,
+        spec.model_copy(
+            update={"interpolation": "bicubic" if spec.interpolation != "bicubic" else "bilinear"}
+        ),
+    )
 
 
 def _a_shifted_crop(data: bytes, spec: Preprocessing) -> Pixels:

@@ -24,12 +24,16 @@ NOT_WORSE_THAN_LIVE: Final = "not_worse_than_live"
 LATENCY: Final = "latency"
 SIZE: Final = "size"
 LIVE_READABLE: Final = "live_readable"
-MANIFOLD: Final = 2.0  # of the live version's; what is meant to be slower or larger is waived with its reason
+MANIFOLD: Final = (
+    2.0  # of the live version's; what is meant to be slower or larger is waived with its reason
+)
 _ROUNDS: Final = 15
 _SECONDS: Final = 3.0
 
 
-def compare_with_live(run: RunDirectory, data: RunData, session: Session, batch: int, store: ModelStore) -> Iterator[Check]:
+def compare_with_live(
+    run: RunDirectory, data: RunData, session: Session, batch: int, store: ModelStore
+) -> Iterator[Check]:
     """Accuracy, latency at one image and at `batch`, and size, against what `store` serves under the model's name.
 
     Nothing where it has no published version, or only this run's own; a failed check where that is damaged. Accuracy is
@@ -56,7 +60,9 @@ def compare_with_live(run: RunDirectory, data: RunData, session: Session, batch:
         ratio, detail = _latency(session, old, data, live, batch)
         yield at_most(LATENCY, ratio, MANIFOLD, f"times version {live.number}'s: {detail}")
         new_bytes = sum(run.file(name, "export").stat().st_size for name in graph_files(run))
-        old_bytes = sum(path.stat().st_size for path in (graph, graph.with_name(WEIGHTS)) if path.exists())
+        old_bytes = sum(
+            path.stat().st_size for path in (graph, graph.with_name(WEIGHTS)) if path.exists()
+        )
         detail = f"times version {live.number}'s: {new_bytes:,} bytes against {old_bytes:,}"
         yield at_most(SIZE, new_bytes / old_bytes, MANIFOLD, detail)
 
@@ -65,11 +71,16 @@ def _accuracy(run: RunDirectory, data: RunData, old: Session, live: Version) -> 
     names, old_names = data.images.class_names, live.manifest.class_names
     shared = [name for name in names if name in old_names]
     test = data.split.test
-    labels = np.array([shared.index(name) if name in shared else -1 for name in names])[data.images.labels[test]]
+    labels = np.array([shared.index(name) if name in shared else -1 for name in names])[
+        data.images.labels[test]
+    ]
     fresh = (labels >= 0) & ~known_among(data, test, known_to(live))
     if len(shared) < 2 or not fresh.any():
         return
-    new_right = read_logits(run)[fresh][:, [names.index(name) for name in shared]].argmax(1) == labels[fresh]
+    new_right = (
+        read_logits(run)[fresh][:, [names.index(name) for name in shared]].argmax(1)
+        == labels[fresh]
+    )
     scores = _scores(old, data, test[fresh], live)
     old_right = scores[:, [old_names.index(name) for name in shared]].argmax(1) == labels[fresh]
     gained, lost = int((new_right & ~old_right).sum()), int((old_right & ~new_right).sum())
@@ -90,7 +101,9 @@ def _scores(session: Session, data: RunData, indices: NDArray[np.int64], live: V
     return np.concatenate(rows)
 
 
-def _latency(new: Session, old: Session, data: RunData, live: Version, batch: int) -> tuple[float, str]:
+def _latency(
+    new: Session, old: Session, data: RunData, live: Version, batch: int
+) -> tuple[float, str]:
     """The larger ratio of median times at one image and at a batch, both measured in turn on one thread, and what it is made of."""
     spec, old_input = data.preprocessing, live.manifest.input
     batch = min(batch, live.manifest.max_batch_size)
@@ -102,8 +115,15 @@ def _latency(new: Session, old: Session, data: RunData, live: Version, batch: in
         began = time.perf_counter()
         while len(times) < 3 or (len(times) < _ROUNDS and time.perf_counter() - began < _SECONDS):
             times.append((_seconds(new, mine), _seconds(old, theirs)))
-        new_time, old_time = (median(column) for column in zip(*times[1:], strict=True))  # the first round warms both
-        found.append((new_time / old_time, f"{new_time * 1e3:.2f} ms against {old_time * 1e3:.2f} at batch {size}"))
+        new_time, old_time = (
+            median(column) for column in zip(*times[1:], strict=True)
+        )  # the first round warms both
+        found.append(
+            (
+                new_time / old_time,
+                f"{new_time * 1e3:.2f} ms against {old_time * 1e3:.2f} at batch {size}",
+            )
+        )
     return max(ratio for ratio, _ in found), ", ".join(detail for _, detail in found)
 
 

@@ -56,14 +56,22 @@ class Succession:
 
 def mcnemar(gained: int, lost: int) -> float:
     """The chance of at least so many losses among the changes if both directions were as likely (McNemar 1947, exact)."""
-    return float(binomtest(lost, gained + lost, alternative="greater").pvalue) if gained + lost else 1.0
+    return (
+        float(binomtest(lost, gained + lost, alternative="greater").pvalue)
+        if gained + lost
+        else 1.0
+    )
 
 
 def read_succession(run: RunDirectory) -> Succession:
     """What `compare_with_previous` left. Raises RunError."""
     values = run.read_json(SUCCESSION, "gate")
     try:
-        return Succession(tuple(ClassSuccession(**line) for line in values["classes"]), values["gained"], values["lost"])
+        return Succession(
+            tuple(ClassSuccession(**line) for line in values["classes"]),
+            values["gained"],
+            values["lost"],
+        )
     except (TypeError, KeyError) as error:
         raise damaged(run.path / SUCCESSION, error) from None
 
@@ -74,16 +82,23 @@ def compare_with_previous(run: RunDirectory, data: RunData) -> Succession:
     Raises RunError where the run goes on from no version, or has not been evaluated.
     """
     if not run.has(PREVIOUS):
-        raise RunError(f"{run.path} goes on from no version, so there is nothing to compare it with")
+        raise RunError(
+            f"{run.path} goes on from no version, so there is nothing to compare it with"
+        )
     previous = read_weights(run.path / PREVIOUS)
-    test, known = data.split.test, previous.classes  # the classes that the old model has stand first
+    test, known = (
+        data.split.test,
+        previous.classes,
+    )  # the classes that the old model has stand first
     labels = data.images.labels[test]
     shared = labels < known
     logits = read_logits(run)
     new_right = logits.argmax(axis=1) == labels
     like_old = logits[:, :known].argmax(axis=1) == labels
     old_right = np.zeros(len(test), bool)
-    old_answers = predict_split(previous.answering, data, test[shared], previous.normalize).argmax(1).numpy()
+    old_answers = (
+        predict_split(previous.answering, data, test[shared], previous.normalize).argmax(1).numpy()
+    )
     old_right[shared] = old_answers == labels[shared]
 
     def count(right: NDArray[np.bool_], label: int) -> int:
@@ -100,7 +115,9 @@ def compare_with_previous(run: RunDirectory, data: RunData) -> Succession:
         for label, name in enumerate(data.images.class_names)
     )
     succession = Succession(
-        classes, gained=int((like_old & ~old_right)[shared].sum()), lost=int((old_right & ~like_old)[shared].sum())
+        classes,
+        gained=int((like_old & ~old_right)[shared].sum()),
+        lost=int((old_right & ~like_old)[shared].sum()),
     )
     run.write_json(SUCCESSION, {**asdict(succession), "p_worse": succession.p_worse})
     return succession

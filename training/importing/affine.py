@@ -32,7 +32,9 @@ def fold_affine(graph: onnx.GraphProto) -> int:
     return folded
 
 
-def _step(walk: GraphWalk, node: onnx.NodeProto) -> tuple[onnx.NodeProto, NDArray[Any], NDArray[Any]] | None:
+def _step(
+    walk: GraphWalk, node: onnx.NodeProto
+) -> tuple[onnx.NodeProto, NDArray[Any], NDArray[Any]] | None:
     """The convolution before a step, and what the step multiplies each channel by and adds to it; None where it is no such step."""
     if node.op_type not in _AFFINE or len(node.input) != 2:
         return None
@@ -43,11 +45,22 @@ def _step(walk: GraphWalk, node: onnx.NodeProto) -> tuple[onnx.NodeProto, NDArra
     if constant is None or before is None or before.op_type != "Conv" or walk.uses(value) != 1:
         return None
     weight = walk.constant(before.input[1])
-    bias = walk.constant(before.input[2]) if len(before.input) > 2 and before.input[2] else np.zeros(1, np.float32)
+    bias = (
+        walk.constant(before.input[2])
+        if len(before.input) > 2 and before.input[2]
+        else np.zeros(1, np.float32)
+    )
     if weight is None or bias is None or weight.ndim != 4 or weight.dtype != np.float32:
         return None
     channels = weight.shape[0]
-    if constant.shape not in {(), (1,), (channels, 1, 1), (1, channels, 1, 1), (1, 1, 1, 1), (1, 1, 1)}:
+    if constant.shape not in {
+        (),
+        (1,),
+        (channels, 1, 1),
+        (1, channels, 1, 1),
+        (1, 1, 1, 1),
+        (1, 1, 1),
+    }:
         return None
     numbers = np.broadcast_to(constant.astype(np.float64).reshape(-1), (channels,))
     ones, zeros = np.ones(channels), np.zeros(channels)
@@ -61,10 +74,18 @@ def _step(walk: GraphWalk, node: onnx.NodeProto) -> tuple[onnx.NodeProto, NDArra
 
 
 def _rewrite(
-    graph: onnx.GraphProto, walk: GraphWalk, convolution: onnx.NodeProto, multiplier: NDArray[Any], addend: NDArray[Any]
+    graph: onnx.GraphProto,
+    walk: GraphWalk,
+    convolution: onnx.NodeProto,
+    multiplier: NDArray[Any],
+    addend: NDArray[Any],
 ) -> None:
     weight = walk.constant(convolution.input[1])
-    bias = walk.constant(convolution.input[2]) if len(convolution.input) > 2 and convolution.input[2] else None
+    bias = (
+        walk.constant(convolution.input[2])
+        if len(convolution.input) > 2 and convolution.input[2]
+        else None
+    )
     if weight is None:  # _step has looked
         return
     before = np.zeros(len(multiplier)) if bias is None else bias.astype(np.float64)
@@ -73,5 +94,7 @@ def _rewrite(
         f"{name}/weight": weight.astype(np.float64) * multiplier[:, None, None, None],
         f"{name}/bias": before * multiplier + addend,
     }
-    graph.initializer.extend(numpy_helper.from_array(array.astype(np.float32), key) for key, array in new.items())
+    graph.initializer.extend(
+        numpy_helper.from_array(array.astype(np.float32), key) for key, array in new.items()
+    )
     convolution.input[:] = [convolution.input[0], *new]

@@ -31,23 +31,47 @@ def assemble(
     nodes, constants = convention.to_nodes(_PREFIX + network_input)
     logits, features = OUTPUT_NAMES
     tail = [
-        helper.make_node("Flatten", [_PREFIX + answer], ["answer/flat"], name="answer/flatten", axis=1),
-        helper.make_node("Cast", ["answer/flat"], [logits], name="answer/cast", to=TensorProto.FLOAT),
+        helper.make_node(
+            "Flatten", [_PREFIX + answer], ["answer/flat"], name="answer/flatten", axis=1
+        ),
+        helper.make_node(
+            "Cast", ["answer/flat"], [logits], name="answer/cast", to=TensorProto.FLOAT
+        ),
     ]
     outputs = [helper.make_tensor_value_info(logits, TensorProto.FLOAT, [BATCH, classes])]
     if head is not None:
         value = _PREFIX + head.features
         if head.layout == "NHWC":
-            tail.append(helper.make_node("Transpose", [value], ["features/nchw"], name="features/transpose", perm=[0, 3, 1, 2]))
+            tail.append(
+                helper.make_node(
+                    "Transpose",
+                    [value],
+                    ["features/nchw"],
+                    name="features/transpose",
+                    perm=[0, 3, 1, 2],
+                )
+            )
             value = "features/nchw"
-        tail.append(helper.make_node("Cast", [value], [features], name="features/cast", to=TensorProto.FLOAT))
-        outputs.append(helper.make_tensor_value_info(features, TensorProto.FLOAT, [BATCH, None, None, None]))
+        tail.append(
+            helper.make_node(
+                "Cast", [value], [features], name="features/cast", to=TensorProto.FLOAT
+            )
+        )
+        outputs.append(
+            helper.make_tensor_value_info(features, TensorProto.FLOAT, [BATCH, None, None, None])
+        )
     graph = helper.make_graph(
         [*nodes, *prefixed.graph.node, *tail],
         "resident",
-        [helper.make_tensor_value_info(shape.name, TensorProto.UINT8, [BATCH, shape.height, shape.width, 3])],
+        [
+            helper.make_tensor_value_info(
+                shape.name, TensorProto.UINT8, [BATCH, shape.height, shape.width, 3]
+            )
+        ],
         outputs,
         [*constants, *prefixed.graph.initializer],
     )
-    model = helper.make_model(graph, opset_imports=network.opset_import, ir_version=network.ir_version)
+    model = helper.make_model(
+        graph, opset_imports=network.opset_import, ir_version=network.ir_version
+    )
     return cleaned(model)

@@ -58,4 +58,6 @@ def open_session(model: bytes, model_input: Input, outputs: Outputs) -> Session:
 
 def in_batches(session: Session, pixels: Pixels, size: int) -> Logits:
     """Scores of all images, `size` at a time."""
-    return np.concatenate([session.run(pixels[start : start + size]) for start in range(0, len(pixels), size)])
+    return np.concatenate(
+        [session.run(pixels[start : start + size]) for start in range(0, len(pixels), size)]
+    )

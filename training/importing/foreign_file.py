@@ -18,7 +18,11 @@ from training.importing.input_spec import DTYPES
 ONNX_DOMAINS: Final = frozenset({"", "ai.onnx"})
 RUNTIME_DOMAINS: Final = frozenset({"com.microsoft"})
 _NEWEST: Final = defs.onnx_opset_version()
-NOT_CONVERTED: Final = (onnx.checker.ValidationError, shape_inference.InferenceError, version_converter.ConvertError)
+NOT_CONVERTED: Final = (
+    onnx.checker.ValidationError,
+    shape_inference.InferenceError,
+    version_converter.ConvertError,
+)
 MAX_BYTES: Final = 2**31 - 1  # protobuf's limit for a message, and so for a model in one file
 Shape = tuple[int | None, ...]
 """Sizes by axis; None where an axis is free."""
@@ -53,12 +57,20 @@ class ForeignFile:
     @property
     def opset(self) -> int:
         """The version of ONNX's own operators that the file is written with."""
-        return next((entry.version for entry in self.proto.opset_import if entry.domain in ONNX_DOMAINS), 1)
+        return next(
+            (entry.version for entry in self.proto.opset_import if entry.domain in ONNX_DOMAINS), 1
+        )
 
     def sha256(self) -> str:
         """What the manifest's `imported` says: a change of any file that was read changes it."""
-        digests = [sha256_of(path.resolve()) for path in (self.path, *self.weights)]  # the file itself may be a link
-        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(f"{each}\n" for each in digests).encode()).hexdigest()
+        digests = [
+            sha256_of(path.resolve()) for path in (self.path, *self.weights)
+        ]  # the file itself may be a link
+        return (
+            digests[0]
+            if len(digests) == 1
+            else hashlib.sha256("".join(f"{each}\n" for each in digests).encode()).hexdigest()
+        )
 
 
 def read_foreign(path: Path) -> ForeignFile:
@@ -69,14 +81,22 @@ def read_foreign(path: Path) -> ForeignFile:
     _check_names(path, proto.graph)
     _check_operators(path, proto)
     constants = {constant.name for constant in proto.graph.initializer}
-    inputs = [_value(path, "input", entry) for entry in proto.graph.input if entry.name not in constants]
+    inputs = [
+        _value(path, "input", entry) for entry in proto.graph.input if entry.name not in constants
+    ]
     if len(inputs) != 1:
         listed = "; ".join(map(str, inputs)) or "none"
-        raise ForeignModelError(f"{path} takes {len(inputs)} inputs, and an image classifier takes one, the image: {listed}")
+        raise ForeignModelError(
+            f"{path} takes {len(inputs)} inputs, and an image classifier takes one, the image: {listed}"
+        )
     if inputs[0].dtype not in DTYPES:
-        raise ForeignModelError(f"{path}: the input {inputs[0]} is no image: expected floats or uint8")
+        raise ForeignModelError(
+            f"{path}: the input {inputs[0]} is no image: expected floats or uint8"
+        )
     if inputs[0].shape is not None and len(inputs[0].shape) != 4:
-        raise ForeignModelError(f"{path}: the input {inputs[0]} is no batch of images, which has four axes")
+        raise ForeignModelError(
+            f"{path}: the input {inputs[0]} is no batch of images, which has four axes"
+        )
     outputs = tuple(_value(path, "output", entry) for entry in proto.graph.output)
     if not outputs:
         raise ForeignModelError(f"{path} has no output")
@@ -86,7 +106,9 @@ def read_foreign(path: Path) -> ForeignFile:
 def _parse(path: Path) -> onnx.ModelProto:
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise ForeignModelError(f"{path} is larger than 2 GB, which no ONNX file in one piece can be")
+            raise ForeignModelError(
+                f"{path} is larger than 2 GB, which no ONNX file in one piece can be"
+            )
         proto = onnx.load_model(path, load_external_data=False, format="protobuf")
     except OSError as error:
         raise ForeignModelError(f"{path} can not be read: {error.strerror}") from None
@@ -106,19 +128,31 @@ def _load_external_data(path: Path, proto: onnx.ModelProto) -> tuple[Path, ...]:
     names = set()
     for tensor in onnx.external_data_helper._get_all_tensors(proto):  # noqa: SLF001
         if tensor.data_location == TensorProto.EXTERNAL:
-            names |= {os.fsdecode(entry.value) for entry in tensor.external_data if entry.key == "location"} or {""}
+            names |= {
+                os.fsdecode(entry.value)
+                for entry in tensor.external_data
+                if entry.key == "location"
+            } or {""}
     files = set()
     for name in sorted(names):
         beside = Path(os.path.abspath(folder / name))
         if not name or not beside.is_relative_to(folder) or beside == folder:
-            raise ForeignModelError(f"{path} keeps weights in {name!r}, outside its own folder; only files beside it are read")
+            raise ForeignModelError(
+                f"{path} keeps weights in {name!r}, outside its own folder; only files beside it are read"
+            )
         if not os.path.lexists(beside):
-            raise ForeignModelError(f"{path} keeps its weights in {name!r}, which does not lie beside it; copy it there too")
+            raise ForeignModelError(
+                f"{path} keeps its weights in {name!r}, which does not lie beside it; copy it there too"
+            )
         if beside.resolve() != beside or not stat.S_ISREG(beside.lstat().st_mode):
-            raise ForeignModelError(f"{path} keeps weights in {name!r}, which is a link or no plain file; only files are read")
+            raise ForeignModelError(
+                f"{path} keeps weights in {name!r}, which is a link or no plain file; only files are read"
+            )
         files.add(beside)
     if (total := sum(file.stat().st_size for file in (path, *files))) > MAX_BYTES:
-        raise ForeignModelError(f"{path} and its weights have {total / 1e9:.1f} GB; a version holds a model of at most 2 GB")
+        raise ForeignModelError(
+            f"{path} and its weights have {total / 1e9:.1f} GB; a version holds a model of at most 2 GB"
+        )
     try:
         onnx.load_external_data_for_model(proto, str(folder))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
@@ -133,19 +167,28 @@ def _inlined(path: Path, proto: onnx.ModelProto) -> onnx.ModelProto:
     try:
         return inliner.inline_local_functions(proto, convert_version=True)
     except (*NOT_CONVERTED, RuntimeError) as error:
-        raise ForeignModelError(f"{path}: its own functions can not be written out: {str(error).splitlines()[0]}") from None
+        raise ForeignModelError(
+            f"{path}: its own functions can not be written out: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def _check_names(path: Path, graph: onnx.GraphProto) -> None:
     """Protobuf gives names that are no UTF-8 as bytes, and nothing after this could say which."""
-    names = [text for node in graph.node for text in (node.domain, node.op_type, *node.input, *node.output)]
+    names = [
+        text
+        for node in graph.node
+        for text in (node.domain, node.op_type, *node.input, *node.output)
+    ]
     names += [entry.name for entry in (*graph.input, *graph.output, *graph.initializer)]
     if broken := [name for name in names if not isinstance(name, str)]:
         raise ForeignModelError(f"{path} is no sound ONNX model: the name {broken[0]!a} is no text")
 
 
 def _check_operators(path: Path, proto: onnx.ModelProto) -> None:
-    versions = {"" if entry.domain in ONNX_DOMAINS else entry.domain: entry.version for entry in proto.opset_import}
+    versions = {
+        "" if entry.domain in ONNX_DOMAINS else entry.domain: entry.version
+        for entry in proto.opset_import
+    }
     unknown = set()
     for node in proto.graph.node:
         domain = "" if node.domain in ONNX_DOMAINS else node.domain
@@ -173,6 +216,12 @@ def _value(path: Path, kind: str, entry: onnx.ValueInfoProto) -> Value:
         )
     tensor = entry.type.tensor_type
     if tensor.elem_type not in TensorProto.DataType.values():
-        raise ForeignModelError(f"{path}: the {kind} {entry.name} is of element type {tensor.elem_type}, which ONNX does not have")
-    shape = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim) if tensor.HasField("shape") else None
+        raise ForeignModelError(
+            f"{path}: the {kind} {entry.name} is of element type {tensor.elem_type}, which ONNX does not have"
+        )
+    shape = (
+        tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim)
+        if tensor.HasField("shape")
+        else None
+    )
     return Value(entry.name, tensor.elem_type, shape)

@@ -36,11 +36,15 @@ def upgrade(file: ForeignFile, report: ImportReport) -> onnx.ModelProto:
     graph = proto.graph
     inputs = [entry for entry in graph.input if entry.name == file.input.name]
     if extra := len(graph.input) - 1:
-        report.add("weights", f"{extra} inputs that have a value", "changed", "they are constants now")
+        report.add(
+            "weights", f"{extra} inputs that have a value", "changed", "they are constants now"
+        )
     del graph.input[:], graph.value_info[:]
     graph.input.extend(inputs)
     before = proto.ir_version
-    proto.ir_version = IR_VERSION  # before the conversion: constants that are no inputs are an error below IR 4
+    proto.ir_version = (
+        IR_VERSION  # before the conversion: constants that are no inputs are an error below IR 4
+    )
     if file.opset < OLDEST_RUN:
         _name_batch(graph, 1)  # these old steps need to know every size
         proto = _convert(file, proto, OLDEST_RUN, knows_sizes=True)
@@ -52,7 +56,10 @@ def upgrade(file: ForeignFile, report: ImportReport) -> onnx.ModelProto:
         report.add("opset", file.opset, "found", f"newer than our own exports' {OPSET}, and kept")
     if file.opset < OPSET or before < IR_VERSION:
         report.add(
-            "opset", f"{max(OPSET, file.opset)}, IR {IR_VERSION}", "changed", f"the file has opset {file.opset}, IR {before}"
+            "opset",
+            f"{max(OPSET, file.opset)}, IR {IR_VERSION}",
+            "changed",
+            f"the file has opset {file.opset}, IR {before}",
         )
     return proto
 
@@ -64,9 +71,13 @@ def _name_batch(graph: onnx.GraphProto, batch: int | str) -> None:
             setattr(dims[0], "dim_param" if isinstance(batch, str) else "dim_value", batch)
 
 
-def _convert(file: ForeignFile, proto: onnx.ModelProto, opset: int, *, knows_sizes: bool = False) -> onnx.ModelProto:
+def _convert(
+    file: ForeignFile, proto: onnx.ModelProto, opset: int, *, knows_sizes: bool = False
+) -> onnx.ModelProto:
     try:
-        return version_converter.convert_version(shape_inference.infer_shapes(proto) if knows_sizes else proto, opset)
+        return version_converter.convert_version(
+            shape_inference.infer_shapes(proto) if knows_sizes else proto, opset
+        )
     except (*NOT_CONVERTED, RuntimeError, ValueError) as error:
         raise ForeignModelError(
             f"{file.path} has opset {file.opset}, and the way to {OPSET} is not known for it: {str(error).splitlines()[0]}; "
@@ -87,7 +98,10 @@ def fold(proto: onnx.ModelProto, report: ImportReport) -> onnx.ModelProto:
         report.add("batch norms", f"{norms - left} of {norms} folded", "changed", evidence)
     if folded_affine:
         report.add(
-            "affine steps", f"{folded_affine} folded", "changed", "multiplications and additions a channel behind convolutions"
+            "affine steps",
+            f"{folded_affine} folded",
+            "changed",
+            "multiplications and additions a channel behind convolutions",
         )
     _sums_to_adds(folded.graph)
     return folded
@@ -129,10 +143,17 @@ def cleaned(proto: onnx.ModelProto) -> onnx.ModelProto:
     kept = [tensor for tensor in clean.graph.initializer if tensor.name in used]
     del clean.graph.initializer[:], clean.graph.value_info[:], clean.metadata_props[:]
     clean.graph.initializer.extend(kept)
-    domains = {"" if node.domain in ONNX_DOMAINS else node.domain for node in clean.graph.node} | {""}
-    opsets = {"" if entry.domain in ONNX_DOMAINS else entry.domain: entry.version for entry in clean.opset_import}
+    domains = {"" if node.domain in ONNX_DOMAINS else node.domain for node in clean.graph.node} | {
+        ""
+    }
+    opsets = {
+        "" if entry.domain in ONNX_DOMAINS else entry.domain: entry.version
+        for entry in clean.opset_import
+    }
     del clean.opset_import[:]
-    clean.opset_import.extend(onnx.helper.make_opsetid(domain, opsets[domain]) for domain in sorted(domains))
+    clean.opset_import.extend(
+        onnx.helper.make_opsetid(domain, opsets[domain]) for domain in sorted(domains)
+    )
     return clean
 
 
@@ -151,9 +172,13 @@ def _optimised(proto: onnx.ModelProto) -> onnx.ModelProto:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(target)
         try:
-            onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(
+                proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # ONNX Runtime's own exceptions share no public base class
-            raise ForeignModelError(f"ONNX Runtime can not load the network: {str(error).splitlines()[0][:300]}") from error
+            raise ForeignModelError(
+                f"ONNX Runtime can not load the network: {str(error).splitlines()[0][:300]}"
+            ) from error
         return onnx.load_model(target)
 
 

@@ -8,7 +8,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-PASSING: Final = frozenset({"Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+PASSING: Final = frozenset(
+    {"Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
+)
 """Operators that change no number of their first input, but for its type."""
 
 
@@ -42,14 +44,20 @@ class GraphWalk:
     def numbers(self, value: str) -> NDArray[Any] | None:
         """The numbers of a constant in another shape or type too, and of one that is written as an attribute."""
         value, node = self.source(value)
-        if node is not None and node.op_type == "Constant" and node.attribute[0].name.startswith(("value_float", "value_int")):
+        if (
+            node is not None
+            and node.op_type == "Constant"
+            and node.attribute[0].name.startswith(("value_float", "value_int"))
+        ):
             return np.asarray(helper.get_attribute_value(node.attribute[0]))
         return self.constant(value)
 
     def source(self, value: str) -> tuple[str, onnx.NodeProto | None]:
         """The value behind reshapes and the like, and the node that makes it."""
         node, passed = self.maker(value), {value}
-        while node is not None and node.op_type in PASSING and node.input[0] not in passed:  # a broken file may go in circles
+        while (
+            node is not None and node.op_type in PASSING and node.input[0] not in passed
+        ):  # a broken file may go in circles
             value = node.input[0]
             passed.add(value)
             node = self.maker(value)

@@ -44,15 +44,24 @@ class PooledHead:
     own_maps: bool
 
 
-def choose_output(file: ForeignFile, class_names: Sequence[str], wanted: str | None, report: ImportReport) -> Value:
+def choose_output(
+    file: ForeignFile, class_names: Sequence[str], wanted: str | None, report: ImportReport
+) -> Value:
     """The output with a score for each class. Raises ForeignModelError that says what the outputs are."""
     named = [value for value in file.outputs if wanted in {None, value.name}]
     if not named:
-        raise ForeignModelError(f"{file.path} has no output {wanted!r}; it has {'; '.join(map(str, file.outputs))}")
-    fitting = [value for value in named if _is_score(value) and _classes(value) in {len(class_names), None}]
+        raise ForeignModelError(
+            f"{file.path} has no output {wanted!r}; it has {'; '.join(map(str, file.outputs))}"
+        )
+    fitting = [
+        value for value in named if _is_score(value) and _classes(value) in {len(class_names), None}
+    ]
     if len(fitting) == 1:
         report.add(
-            "output", fitting[0], "given" if wanted else "found", f"of {len(file.outputs)}: {'; '.join(map(str, file.outputs))}"
+            "output",
+            fitting[0],
+            "given" if wanted else "found",
+            f"of {len(file.outputs)}: {'; '.join(map(str, file.outputs))}",
         )
         return fitting[0]
     if fitting:
@@ -78,7 +87,9 @@ def _is_score(value: Value) -> bool:
     """Whether it can be `[batch, classes]`, spatial axes of one pixel allowed."""
     if value.dtype not in _FLOATS:
         return False
-    return value.shape is None or (len(value.shape) >= 2 and sum(size != 1 for size in value.shape[1:]) <= 1)
+    return value.shape is None or (
+        len(value.shape) >= 2 and sum(size != 1 for size in value.shape[1:]) <= 1
+    )
 
 
 def _classes(value: Value) -> int | None:
@@ -87,7 +98,11 @@ def _classes(value: Value) -> int | None:
 
 
 def _kind(value: Value) -> str:
-    return "texts" if value.dtype == onnx.TensorProto.STRING else onnx.TensorProto.DataType.Name(value.dtype).lower()
+    return (
+        "texts"
+        if value.dtype == onnx.TensorProto.STRING
+        else onnx.TensorProto.DataType.Name(value.dtype).lower()
+    )
 
 
 def find_answer(graph: onnx.GraphProto, output: str) -> Answer:
@@ -145,7 +160,9 @@ def find_pooled_head(graph: onnx.GraphProto, logits: str, classes: int) -> Poole
     if layout is None:
         return f"before its last layer stands {node.op_type} and no mean over a feature map"
     own_maps = weight is None
-    weight, bias = (np.eye(classes), np.zeros(classes)) if weight is None or bias is None else (weight, bias)
+    weight, bias = (
+        (np.eye(classes), np.zeros(classes)) if weight is None or bias is None else (weight, bias)
+    )
     floats = [np.ascontiguousarray(array, np.float32) for array in (weight, bias)]
     return PooledHead(node.input[0], layout, floats[0], floats[1], own_maps)
 
@@ -169,12 +186,17 @@ def _linear(walk: GraphWalk, node: onnx.NodeProto) -> tuple[NDArray[Any], NDArra
         bias = None if bias is None else bias * attribute(node, "beta", 1.0)
     if bias is not None and bias.size not in {1, len(weight)}:
         return None
-    return weight, np.zeros(len(weight), np.float32) if bias is None else np.broadcast_to(bias.reshape(-1), (len(weight),))
+    return weight, np.zeros(len(weight), np.float32) if bias is None else np.broadcast_to(
+        bias.reshape(-1), (len(weight),)
+    )
 
 
 def _pooling(walk: GraphWalk, node: onnx.NodeProto) -> Literal["NCHW", "NHWC"] | None:
     """The layout of the map that a node takes the mean of."""
-    if node.op_type in {"AveragePool", "GlobalAveragePool"}:  # whether a window covers the map, numbers say
+    if node.op_type in {
+        "AveragePool",
+        "GlobalAveragePool",
+    }:  # whether a window covers the map, numbers say
         return "NCHW"
     if node.op_type == "ReduceMean":
         axes = sorted(axis % 4 for axis in axes_of(walk, node) or [])

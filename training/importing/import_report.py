@@ -52,7 +52,14 @@ class ImportReport:
 
     def to_table(self) -> Table:
         """As a terminal shows it; what was only assumed stands out."""
-        table = Table("what", "taken", "how", "evidence", title=Text(f"import of {self.source}"), caption=_LEGEND)
+        table = Table(
+            "what",
+            "taken",
+            "how",
+            "evidence",
+            title=Text(f"import of {self.source}"),
+            caption=_LEGEND,
+        )
         for finding in self.findings:
             how = Text(finding.certainty, _STYLES.get(finding.certainty, ""))
             table.add_row(finding.subject, Text(finding.value), how, Text(finding.evidence))
@@ -71,7 +78,13 @@ class ImportReport:
         yield from ("", "| check | expected | found | verdict |", "|---|---|---|---|")
         for check in checks:
             bound = f"{'≥' if check.comparison == 'at_least' else '≤'} {check.threshold:.4g}"
-            verdict = "passed" if check.passed else f"waived: {check.waived}" if check.waived else f"FAILED: {check.detail}"
+            verdict = (
+                "passed"
+                if check.passed
+                else f"waived: {check.waived}"
+                if check.waived
+                else f"FAILED: {check.detail}"
+            )
             yield f"| {check.check} | {bound} | {check.value:.4g} | {_cell(verdict)} |"
 
 

@@ -48,7 +48,10 @@ class Expectation:
     def range(self) -> PixelRange:
         """The preset's, with what flags say instead. Raises ForeignModelError for one that no pixel can be brought to."""
         values = replace(self.preset.range if self.preset else PixelRange(), **self.told)
-        if not all(np.isfinite([values.scale, *values.mean, *values.std])) or 0 in {values.scale, *values.std}:
+        if not all(np.isfinite([values.scale, *values.mean, *values.std])) or 0 in {
+            values.scale,
+            *values.std,
+        }:
             raise ForeignModelError(f"pixels can not be brought to this range: {values}")
         return values
 
@@ -69,7 +72,9 @@ class Expectation:
         return f"{source}{changed}; check it with labelled images (--verify)"
 
 
-def find_convention(file: ForeignFile, expectation: Expectation, report: ImportReport) -> Convention:
+def find_convention(
+    file: ForeignFile, expectation: Expectation, report: ImportReport
+) -> Convention:
     """Layout, type and range of the network's pixels.
 
     Raises ForeignModelError where they can not be known, or contradict the file.
@@ -83,7 +88,12 @@ def find_convention(file: ForeignFile, expectation: Expectation, report: ImportR
                 f"{file.path} takes grey levels as bytes, so --{min(told.keys() - {'channels'})} can not be right for it"
             )
         channels = expectation.channels or (preset.range.channels if preset else None)
-        report.add("range", "0 to 255", "found", "the input is uint8: what the network does to its pixels stands inside it")
+        report.add(
+            "range",
+            "0 to 255",
+            "found",
+            "the input is uint8: what the network does to its pixels stands inside it",
+        )
         certainty: Literal["given", "assumed"] = "given" if channels else "assumed"
         report.add(
             "channels",
@@ -109,7 +119,9 @@ def _find_layout(file: ForeignFile, expectation: Expectation, report: ImportRepo
     layouts: tuple[tuple[Layout, int], ...] = (("NCHW", 1), ("NHWC", 3))
     possible = [layout for layout, axis in layouts if shape is None or shape[axis] in {3, None}]
     if not possible:
-        raise ForeignModelError(f"{file.path}: the input {file.input} has no axis of three channels; only colour images are served")
+        raise ForeignModelError(
+            f"{file.path}: the input {file.input} has no axis of three channels; only colour images are served"
+        )
     if expectation.layout:
         if expectation.layout not in possible:
             raise ForeignModelError(
@@ -117,15 +129,24 @@ def _find_layout(file: ForeignFile, expectation: Expectation, report: ImportRepo
             )
         report.add("layout", expectation.layout, "given", f"the input is {file.input}")
         return expectation.layout
-    certain: list[Layout] = [layout for layout in possible if shape is not None and shape[1 if layout == "NCHW" else 3] == 3]
+    certain: list[Layout] = [
+        layout
+        for layout in possible
+        if shape is not None and shape[1 if layout == "NCHW" else 3] == 3
+    ]
     if len(certain) == 1:
         report.add("layout", certain[0], "found", f"three channels in the input {file.input}")
         return certain[0]
-    raise ForeignModelError(f"{file.path}: the input {file.input} may be NCHW or NHWC; say which with --layout")
+    raise ForeignModelError(
+        f"{file.path}: the input {file.input} may be NCHW or NHWC; say which with --layout"
+    )
 
 
 def find_geometry(
-    in_file: tuple[int | None, int | None], described: str, expectation: Expectation, report: ImportReport
+    in_file: tuple[int | None, int | None],
+    described: str,
+    expectation: Expectation,
+    report: ImportReport,
 ) -> Preprocessing:
     """How images come to the network's size, of which a file says what is fixed (`in_file`, height and width).
 
@@ -134,25 +155,51 @@ def find_geometry(
     asked = expectation.size or (expectation.preset.size if expectation.preset else None)
     if asked is None and None in in_file:
         raise ForeignModelError(f"{described} leaves its size open; say it with --size")
-    height, width = (int(found or given) for found, given in zip(in_file, asked or (0, 0), strict=True))
+    height, width = (
+        int(found or given) for found, given in zip(in_file, asked or (0, 0), strict=True)
+    )
     if expectation.size and (height, width) != expectation.size:
-        raise ForeignModelError(f"{described} is {height}x{width}, and --size says {expectation.size[0]}x{expectation.size[1]}")
-    report.add("size", f"{height}x{width}", _size_certainty(in_file, expectation), expectation.size_evidence or described)
+        raise ForeignModelError(
+            f"{described} is {height}x{width}, and --size says {expectation.size[0]}x{expectation.size[1]}"
+        )
+    report.add(
+        "size",
+        f"{height}x{width}",
+        _size_certainty(in_file, expectation),
+        expectation.size_evidence or described,
+    )
     preset = expectation.preset
     geometry = preset.geometry if preset else Geometry()
     spec = geometry.at(height, width)
-    told = {name: given for name in ("resize", "resize_mode", "interpolation") if (given := getattr(expectation, name)) is not None}
+    told = {
+        name: given
+        for name in ("resize", "resize_mode", "interpolation")
+        if (given := getattr(expectation, name)) is not None
+    }
     if told:
         mode = told.get("resize_mode", "shorter_side" if expectation.resize else spec.resize_mode)
-        resize = expectation.resize or (spec.resize if mode == spec.resize_mode else max(height, width))
-        spec = make_preprocessing(mode, resize, height, width, told.get("interpolation", spec.interpolation))
-    how = f"{spec.resize_mode} to {spec.resize}" if spec.resize_mode == "shorter_side" else "squeezed to the input's size"
+        resize = expectation.resize or (
+            spec.resize if mode == spec.resize_mode else max(height, width)
+        )
+        spec = make_preprocessing(
+            mode, resize, height, width, told.get("interpolation", spec.interpolation)
+        )
+    how = (
+        f"{spec.resize_mode} to {spec.resize}"
+        if spec.resize_mode == "shorter_side"
+        else "squeezed to the input's size"
+    )
     wholly_told = "interpolation" in told and bool({"resize", "resize_mode"} & told.keys())
     if wholly_told:
         report.add("resize", f"{how}, {spec.interpolation}", "given", "by flags")
     elif preset and preset.says_geometry:
         changed = "".join(f", with --{name.replace('_', '-')}" for name in told)
-        report.add("resize", f"{how}, {spec.interpolation}", expectation.preset_certainty, f"{expectation.preset_source}{changed}")
+        report.add(
+            "resize",
+            f"{how}, {spec.interpolation}",
+            expectation.preset_certainty,
+            f"{expectation.preset_source}{changed}",
+        )
     else:
         evidence = "nothing says how its images were resized; --resize, --resize-mode and --interpolation do"
         report.add("resize", f"{how}, {spec.interpolation}", "assumed", evidence)
@@ -174,8 +221,16 @@ def other_readings(convention: Convention) -> dict[str, Convention]:
     """
     channels: Channels = "RGB" if convention.range.channels == "BGR" else "BGR"
     own = convention.range
-    turned = {f"{channels} instead": replace(own, channels=channels, mean=own.mean[::-1], std=own.std[::-1])}
-    presets = {f"--preset {name}": preset.range for name, preset in PRESETS.items() if convention.dtype != TensorProto.UINT8}
+    turned = {
+        f"{channels} instead": replace(
+            own, channels=channels, mean=own.mean[::-1], std=own.std[::-1]
+        )
+    }
+    presets = {
+        f"--preset {name}": preset.range
+        for name, preset in PRESETS.items()
+        if convention.dtype != TensorProto.UINT8
+    }
     ranges: dict[str, PixelRange] = {}
     for name, values in (turned | presets).items():
         if not any(values.equals(known) for known in (own, *ranges.values())):

@@ -34,13 +34,16 @@ class PixelRange:
     std: Triple = (1.0, 1.0, 1.0)
 
     def __str__(self) -> str:
-        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        mean, std = (
+            ", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std)
+        )
         return f"{self.channels}, (level x {self.scale:.6g} - ({mean})) / ({std})"
 
     def equals(self, other: "PixelRange") -> bool:
         """Whether pixels come to the same numbers, however these are written; within what float32 can tell apart."""
         (own_factor, own_shift), (factor, shift) = (
-            (values.scale / np.array(values.std), np.array(values.mean) / np.array(values.std)) for values in (self, other)
+            (values.scale / np.array(values.std), np.array(values.mean) / np.array(values.std))
+            for values in (self, other)
         )
         return (
             self.channels == other.channels
@@ -61,7 +64,9 @@ class Convention:
         """What the original network is given for uint8 RGB images `[n, h, w, 3]`; plain numpy, in double precision."""
         values: NDArray[Any] = pixels[..., ::-1] if self.range.channels == "BGR" else pixels
         if self.dtype != onnx.TensorProto.UINT8:
-            values = (values * np.float64(self.range.scale) - np.array(self.range.mean)) / np.array(self.range.std)
+            values = (values * np.float64(self.range.scale) - np.array(self.range.mean)) / np.array(
+                self.range.std
+            )
         if self.layout == "NCHW":
             values = values.transpose(0, 3, 1, 2)
         return np.ascontiguousarray(values, DTYPES[self.dtype])
@@ -71,14 +76,19 @@ class Convention:
         steps: list[tuple[str, NDArray[Any] | None, dict[str, Any]]] = []
         axis = 1 if self.layout == "NCHW" else 3
         if self.layout == "NCHW":
-            steps.append(("Transpose", None, {"perm": [0, 3, 1, 2]}))  # on bytes: a quarter of the memory
+            steps.append(
+                ("Transpose", None, {"perm": [0, 3, 1, 2]})
+            )  # on bytes: a quarter of the memory
         if self.range.channels == "BGR":
             steps.append(("Gather", np.array([2, 1, 0], np.int64), {"axis": axis}))
         if self.dtype != onnx.TensorProto.UINT8:
             std, mean = np.array(self.range.std), np.array(self.range.mean)
             shape = (1, 3, 1, 1) if axis == 1 else (1, 1, 1, 3)
             steps.append(("Cast", None, {"to": onnx.TensorProto.FLOAT}))
-            for operator, values, neutral in (("Mul", self.range.scale / std, 1), ("Add", -mean / std, 0)):
+            for operator, values, neutral in (
+                ("Mul", self.range.scale / std, 1),
+                ("Add", -mean / std, 0),
+            ):
                 if (values != neutral).any():
                     steps.append((operator, values.reshape(shape).astype(np.float32), {}))
             if self.dtype != onnx.TensorProto.FLOAT:

@@ -17,7 +17,12 @@ from training.importing.candidate import Candidate, input_of
 from training.importing.foreign_file import Value, read_foreign
 from training.importing.head import Answer, PooledHead, choose_output, find_answer
 from training.importing.import_report import REPORT, ImportReport
-from training.importing.input_options import Expectation, find_convention, find_geometry, other_readings
+from training.importing.input_options import (
+    Expectation,
+    find_convention,
+    find_geometry,
+    other_readings,
+)
 from training.importing.input_spec import Convention
 from training.importing.labels import name_classes, wrong_classes
 from training.importing.probes import make_probes, require_finite, spread_of
@@ -34,7 +39,9 @@ def read_onnx(path: Path, labels: Sequence[str], expectation: Expectation) -> Ca
     class_names = name_classes(labels, report)
     output = choose_output(file, class_names, expectation.output, report).name
     convention = find_convention(file, expectation, report)
-    spec = find_geometry(_sizes_of(file.input, convention), f"the input {file.input}", expectation, report)
+    spec = find_geometry(
+        _sizes_of(file.input, convention), f"the input {file.input}", expectation, report
+    )
     answer = find_answer(file.proto.graph, output)
     original = OriginalFile(file, answer, report)
     probes = make_probes(input_of(spec))
@@ -58,7 +65,10 @@ def read_onnx(path: Path, labels: Sequence[str], expectation: Expectation) -> Ca
         report=report,
         classifier=None if head is None else _classifier_bytes(head),
         identity_error=identity_error,
-        other_readings={name: partial(_answers, original, other) for name, other in other_readings(convention).items()},
+        other_readings={
+            name: partial(_answers, original, other)
+            for name, other in other_readings(convention).items()
+        },
     )
 
 
@@ -72,7 +82,9 @@ def _sizes_of(value: Value, convention: Convention) -> tuple[int | None, int | N
     return (value.shape[height], value.shape[width]) if value.shape else (None, None)
 
 
-def _kind_of(answer: Answer, logits: Logits, scores: Logits, report: ImportReport) -> Literal["logits", "probabilities"]:
+def _kind_of(
+    answer: Answer, logits: Logits, scores: Logits, report: ImportReport
+) -> Literal["logits", "probabilities"]:
     """What the served scores are, by the graph and by numbers: `scores` are the file's own output, `logits` before its Softmax.
 
     Raises ForeignModelError where they are neither logits nor one distribution over all classes.
@@ -93,7 +105,12 @@ def _kind_of(answer: Answer, logits: Logits, scores: Logits, report: ImportRepor
         return "logits"
     differs = spread_of(scores) > 0
     if differs and scores.min() >= 0 and off <= SUM_TOLERANCE:
-        report.add("answer", "probabilities", "checked", "no Softmax closes the graph, and the scores sum to 1 on every probe")
+        report.add(
+            "answer",
+            "probabilities",
+            "checked",
+            "no Softmax closes the graph, and the scores sum to 1 on every probe",
+        )
         return "probabilities"
     # of negative ones a constant sum says nothing: a last layer trained with weight decay alone comes to rows that sum to 0
     if differs and scores.min() >= 0 and np.ptp(sums) <= SUM_TOLERANCE * sums.max():
@@ -106,7 +123,12 @@ def _kind_of(answer: Answer, logits: Logits, scores: Logits, report: ImportRepor
             "all scores lie between 0 and 1 and do not sum to 1, as where a network says yes or no to each class by itself, "
             "and only one distribution over all classes is served; export the network without what brings them there"
         )
-    report.add("answer", "logits", "checked", f"no Softmax closes the graph, and the scores do not sum to 1 (off by {off:.3g})")
+    report.add(
+        "answer",
+        "logits",
+        "checked",
+        f"no Softmax closes the graph, and the scores do not sum to 1 (off by {off:.3g})",
+    )
     return "logits"
 
 

@@ -45,28 +45,52 @@ class Preset:
     size: tuple[int, int] | None = None
 
 
-PRESETS: Final = MappingProxyType({
-    "torchvision": Preset(
-        PixelRange("RGB", 1 / 255, IMAGENET_MEAN, IMAGENET_STD), Geometry(CLASSIC_CROP, "shorter_side"), says_geometry=True
-    ),
-    "caffe": Preset(
-        PixelRange("BGR", 1.0, (103.939, 116.779, 123.68), _ONES), Geometry(CLASSIC_CROP, "shorter_side"), says_geometry=False
-    ),
-    "tf": Preset(PixelRange("RGB", 1 / 127.5, _ONES, _ONES), Geometry(0.875, "shorter_side"), says_geometry=False),
-    "zero-one": Preset(PixelRange("RGB", 1 / 255), Geometry(), says_geometry=False),
-    "minus-one-one": Preset(PixelRange("RGB", 1 / 127.5, _ONES, _ONES), Geometry(), says_geometry=False),
-})  # fmt: skip
+PRESETS: Final = MappingProxyType(
+    {
+        "torchvision": Preset(
+            PixelRange("RGB", 1 / 255, IMAGENET_MEAN, IMAGENET_STD),
+            Geometry(CLASSIC_CROP, "shorter_side"),
+            says_geometry=True,
+        ),
+        "caffe": Preset(
+            PixelRange("BGR", 1.0, (103.939, 116.779, 123.68), _ONES),
+            Geometry(CLASSIC_CROP, "shorter_side"),
+            says_geometry=False,
+        ),
+        "tf": Preset(
+            PixelRange("RGB", 1 / 127.5, _ONES, _ONES),
+            Geometry(0.875, "shorter_side"),
+            says_geometry=False,
+        ),
+        "zero-one": Preset(PixelRange("RGB", 1 / 255), Geometry(), says_geometry=False),
+        "minus-one-one": Preset(
+            PixelRange("RGB", 1 / 127.5, _ONES, _ONES), Geometry(), says_geometry=False
+        ),
+    }
+)
 NAMES: Final = (*PRESETS, TIMM)
 
 
 def make_preprocessing(
-    mode: Literal["shorter_side", "exact"], resize: int, height: int, width: int, interpolation: Interpolation
+    mode: Literal["shorter_side", "exact"],
+    resize: int,
+    height: int,
+    width: int,
+    interpolation: Interpolation,
 ) -> Preprocessing:
     """The block of the manifest. Raises ForeignModelError where a crop does not fit."""
     try:
-        return Preprocessing(resize_mode=mode, resize=resize, crop_height=height, crop_width=width, interpolation=interpolation)
+        return Preprocessing(
+            resize_mode=mode,
+            resize=resize,
+            crop_height=height,
+            crop_width=width,
+            interpolation=interpolation,
+        )
     except ValidationError as error:
-        raise ForeignModelError(f"this resize is not possible: {error.errors(include_url=False)[0]['msg']}") from None
+        raise ForeignModelError(
+            f"this resize is not possible: {error.errors(include_url=False)[0]['msg']}"
+        ) from None
 
 
 def read_timm(path: Path) -> Preset:
@@ -98,9 +122,14 @@ def read_timm(path: Path) -> Preset:
             f"{path}: input_size {values['input_size']}, interpolation {interpolation} and crop_pct {share:g} are not all possible "
             "here: 3 channels, bilinear, bicubic, nearest or lanczos, and a share up to 1 are"
         )
-    mode: Literal["shorter_side", "exact"] = "exact" if values.get("crop_mode") == "squash" else "shorter_side"
+    mode: Literal["shorter_side", "exact"] = (
+        "exact" if values.get("crop_mode") == "squash" else "shorter_side"
+    )
     return Preset(
-        PixelRange("RGB", 1 / 255, mean, std), Geometry(share, mode, interpolation), says_geometry=True, size=(height, width)
+        PixelRange("RGB", 1 / 255, mean, std),
+        Geometry(share, mode, interpolation),
+        says_geometry=True,
+        size=(height, width),
     )
 
 

@@ -23,9 +23,14 @@ def make_probes(shape: Input) -> Pixels:
     guises = [picture, picture[::-1], picture[:, ::-1], picture[::-1, ::-1]]
     guises += [guise[..., [2, 0, 1]] for guise in guises]
     chance = np.random.default_rng(_SEED)
-    flat = [np.broadcast_to(np.array(colour, np.uint8), picture.shape) for colour in ((250, 20, 30), (10, 200, 90))]
+    flat = [
+        np.broadcast_to(np.array(colour, np.uint8), picture.shape)
+        for colour in ((250, 20, 30), (10, 200, 90))
+    ]
     blends = [(picture * share + flat[1] * (1 - share)).astype(np.uint8) for share in (0.3, 0.6)]
-    noise = [chance.integers(0, limit, picture.shape, dtype=np.uint8) for limit in (64, 128, 192, 255)]
+    noise = [
+        chance.integers(0, limit, picture.shape, dtype=np.uint8) for limit in (64, 128, 192, 255)
+    ]
     return np.ascontiguousarray(np.stack([*guises, *flat, *blends, *noise]))
 
 

@@ -39,21 +39,31 @@ class Judged:
 def judge(candidate: Candidate, verified: Verified, waivers: Mapping[str, str]) -> Judged:
     """Put the owner's reasons to the checks that failed, and the proof into the report."""
     judged = Judged(candidate, verified, waived(verified.checks, waivers))
-    evidence = "that pixels are read as in training, nothing here shows; labelled images do (--verify)"
+    evidence = (
+        "that pixels are read as in training, nothing here shows; labelled images do (--verify)"
+    )
     if verified.metrics is not None:
         evidence = f"{verified.metrics.top1:.1%} of {verified.metrics.test_images} labelled images are read right"
-    candidate.report.add("proof", judged.proof, "checked" if judged.proof == "proven" else "missing", evidence)
+    candidate.report.add(
+        "proof", judged.proof, "checked" if judged.proof == "proven" else "missing", evidence
+    )
     return judged
 
 
-def publish_import(judged: Judged, store: ModelStore, model: str, *, promote: bool, keep_checkpoint: bool) -> Published:
+def publish_import(
+    judged: Judged, store: ModelStore, model: str, *, promote: bool, keep_checkpoint: bool
+) -> Published:
     """Seal the next version; `production` follows where it is proven.
 
     An import that brings nothing new finds its version. Raises GateError where a check failed without a waiver.
     """
     require_passed(judged.checks)
     candidate, verified = judged.candidate, judged.verified
-    files: dict[str, bytes] = {MODEL: candidate.model, REPORT: candidate.report.to_json(), **verified.files}
+    files: dict[str, bytes] = {
+        MODEL: candidate.model,
+        REPORT: candidate.report.to_json(),
+        **verified.files,
+    }
     if candidate.classifier is not None:
         files[CLASSIFIER] = candidate.classifier
     if keep_checkpoint and candidate.checkpoint is not None:
@@ -93,7 +103,9 @@ def _require_not_built_in(store: ModelStore, model: str) -> None:
         )
 
 
-def _find_same(store: ModelStore, model: str, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> int | None:
+def _find_same(
+    store: ModelStore, model: str, manifest: Mapping[str, Any], files: Mapping[str, bytes]
+) -> int | None:
     """The newest version, where it is the same but for the time. A damaged version is not it."""
     if model not in store.models() or store.layer(model) != "published":
         return None
@@ -101,7 +113,11 @@ def _find_same(store: ModelStore, model: str, manifest: Mapping[str, Any], files
     digests = {path: sha256(data).hexdigest() for path, data in files.items()}
     with suppress(ManifestError), store.open(model, number, verify=False) as version:
         sealed = version.manifest
-        same = all(getattr(sealed, name) == value for name, value in manifest.items() if name != "created_at")
+        same = all(
+            getattr(sealed, name) == value
+            for name, value in manifest.items()
+            if name != "created_at"
+        )
         if same and {entry.path: entry.sha256 for entry in sealed.files} == digests:
             return number
     return None

@@ -40,24 +40,33 @@ class OriginalFile:
                 proto.SerializeToString(), quiet_options(), providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime's own exceptions share no public base class
-            raise ForeignModelError(f"{file.path} can not be run: {str(error).splitlines()[0][:300]}") from error
+            raise ForeignModelError(
+                f"{file.path} can not be run: {str(error).splitlines()[0][:300]}"
+            ) from error
         self._batch = file.input.shape[0] if file.input.shape and file.opset >= OLDEST_RUN else None
 
     def run(self, pixels: Pixels, convention: Convention) -> tuple[Logits, Logits]:
         """Logits and the file's own output, float32 `[n, classes]`: two of the same where it closes with no softmax."""
         size = self._batch or 1
-        chunks = [self._run_one(pixels[start : start + size], size, convention) for start in range(0, len(pixels), size)]
+        chunks = [
+            self._run_one(pixels[start : start + size], size, convention)
+            for start in range(0, len(pixels), size)
+        ]
         output, *before = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
         return before[0] if before else output, output
 
     def _run_one(self, pixels: Pixels, size: int, convention: Convention) -> list[Logits]:
         padded = np.concatenate([pixels, np.repeat(pixels[-1:], size - len(pixels), axis=0)])
         try:
-            results: list[NDArray[Any]] = self._session.run(self._names, {self._input.name: convention.apply(padded)})
+            results: list[NDArray[Any]] = self._session.run(
+                self._names, {self._input.name: convention.apply(padded)}
+            )
         except Exception as error:  # as above
             shape = convention.apply(padded).shape
             raise ForeignModelError(
                 f"the network can not be run on an input of {list(shape)}: {str(error).splitlines()[0][:300]}; "
                 "--size and --layout say what it takes"
             ) from error
-        return [np.asarray(result, np.float32).reshape(size, -1)[: len(pixels)] for result in results]
+        return [
+            np.asarray(result, np.float32).reshape(size, -1)[: len(pixels)] for result in results
+        ]

@@ -79,9 +79,19 @@ def _step(walk: GraphWalk, node: onnx.NodeProto) -> tuple[str, Step] | None:
     """The value before a node and what the node does to it; None where that takes more than constants."""
     if node.op_type == "Clip":
         names = [*node.input[1:], "", ""][:2]
-        defaults = (attribute(node, "min", -np.inf), attribute(node, "max", np.inf))  # attributes before opset 11
-        low, high = (walk.numbers(name) if name else np.array(default) for name, default in zip(names, defaults, strict=True))
-        return None if low is None or high is None else (node.input[0], Step("Clip", (_scalar(low), _scalar(high))))
+        defaults = (
+            attribute(node, "min", -np.inf),
+            attribute(node, "max", np.inf),
+        )  # attributes before opset 11
+        low, high = (
+            walk.numbers(name) if name else np.array(default)
+            for name, default in zip(names, defaults, strict=True)
+        )
+        return (
+            None
+            if low is None or high is None
+            else (node.input[0], Step("Clip", (_scalar(low), _scalar(high))))
+        )
     if node.op_type not in _WITH_CONSTANT or len(node.input) != 2:
         return None
     value, other = node.input

@@ -47,14 +47,21 @@ class ServedGraph:
         checked = f"{TRIED_BATCH} images at once get their own answers"
         if self._agrees(network, TRIED_BATCH):
             said = (
-                "the file leaves it free" if fixed is None else f"the file fixes it at {fixed}, and nothing in the graph needs that"
+                "the file leaves it free"
+                if fixed is None
+                else f"the file fixes it at {fixed}, and nothing in the graph needs that"
             )
             report.add("batch", "free", "checked", f"{said}; {checked}")
             return network, MAX_BATCH_SIZE
         freed = onnx.ModelProto()
         freed.CopyFrom(network)
         if free_batch(freed, fixed or 1) and self._agrees(freed, TRIED_BATCH):
-            report.add("batch", "free", "changed", f"reshapes to a batch of {fixed or 1} were freed; {checked}")
+            report.add(
+                "batch",
+                "free",
+                "changed",
+                f"reshapes to a batch of {fixed or 1} were freed; {checked}",
+            )
             return freed, MAX_BATCH_SIZE
         if self._agrees(network, 1):
             advice = "the graph works for single images alone, which is slow under load; export it with a free batch"
@@ -65,9 +72,13 @@ class ServedGraph:
             reason = f"it works in batches of {fixed} alone; export it with a free batch"
         raise ForeignModelError(f"{self.file.path}: {reason}")
 
-    def find_head(self, network: onnx.ModelProto, report: ImportReport) -> tuple[PooledHead, float] | None:
+    def find_head(
+        self, network: onnx.ModelProto, report: ImportReport
+    ) -> tuple[PooledHead, float] | None:
         """The pooled head and its error, where the graph has one and mean(features) x weight + bias are the logits."""
-        head = find_pooled_head(network.graph, find_answer(network.graph, self.output).logits, self.expected.shape[1])
+        head = find_pooled_head(
+            network.graph, find_answer(network.graph, self.output).logits, self.expected.shape[1]
+        )
         if not isinstance(head, str):
             try:
                 error, bound = self._identity_error(network, head), tolerance_of(self.expected)
@@ -75,7 +86,11 @@ class ServedGraph:
                 head = str(problem).splitlines()[0]
             else:
                 if error <= bound:
-                    layer = "the maps are the classes' own" if head.own_maps else f"a {head.layout} map through one linear layer"
+                    layer = (
+                        "the maps are the classes' own"
+                        if head.own_maps
+                        else f"a {head.layout} map through one linear layer"
+                    )
                     evidence = f"{layer}; mean x weight + bias are the logits within {error:.2g}"
                     report.add("features", head.features, "checked", evidence)
                     return head, error
@@ -87,17 +102,29 @@ class ServedGraph:
         """The served graph's bytes, and what its outputs are called."""
         logits, features = OUTPUT_NAMES
         value, classes = find_answer(network.graph, self.output).logits, self.expected.shape[1]
-        model = assemble(network, self.file.input.name, self.convention, input_of(self.spec), value, classes, head)
+        model = assemble(
+            network,
+            self.file.input.name,
+            self.convention,
+            input_of(self.spec),
+            value,
+            classes,
+            head,
+        )
         outputs = Outputs(logits=logits, kind=self.kind, features=features if head else None)
         return model.SerializeToString(deterministic=True), outputs
 
     def _identity_error(self, network: onnx.ModelProto, head: PooledHead) -> float:
         model, outputs = self.assemble(network, head)
         session = open_session(model, input_of(self.spec), outputs)
-        maps = np.concatenate([session.run_with_features(probe[np.newaxis])[1] for probe in self.probes])
+        maps = np.concatenate(
+            [session.run_with_features(probe[np.newaxis])[1] for probe in self.probes]
+        )
         channels = head.weight.shape[1]
         if maps.ndim != 4 or maps.shape[1] != channels:
-            raise ForeignModelError(f"{head.features} is {list(maps.shape[1:])} for an image, no map of {channels} channels")
+            raise ForeignModelError(
+                f"{head.features} is {list(maps.shape[1:])} for an image, no map of {channels} channels"
+            )
         return float(np.abs(maps.mean((2, 3)) @ head.weight.T + head.bias - self.expected).max())
 
     def _agrees(self, network: onnx.ModelProto, size: int) -> bool:
@@ -107,4 +134,6 @@ class ServedGraph:
             found = in_batches(open_session(model, input_of(self.spec), outputs), self.probes, size)
         except ModelRunError:
             return False
-        return found.shape == self.expected.shape and bool(np.abs(found - self.expected).max() <= tolerance_of(self.expected))
+        return found.shape == self.expected.shape and bool(
+            np.abs(found - self.expected).max() <= tolerance_of(self.expected)
+        )

@@ -26,7 +26,13 @@ from training.importing.labels import name_classes, wrong_classes
 from training.importing.presets import PRESETS, triple
 from training.importing.probes import make_probes
 from training.importing.torchvision_weights import find_origin
-from training.learning.networks import IMAGENET, PLAIN_LAYERS, build_network, default_image_size, parse_architecture
+from training.learning.networks import (
+    IMAGENET,
+    PLAIN_LAYERS,
+    build_network,
+    default_image_size,
+    parse_architecture,
+)
 from training.learning.normalization import Normalization
 from training.run.initial_weights import HEAD, download, read_state
 from training.run.weights import Trained, is_own, predict, read_weights, serialise
@@ -42,7 +48,9 @@ def read_torchvision(name: str, weights: Path | None, expectation: Expectation) 
     Raises ForeignModelError, StartError.
     """
     if name not in RESIDUAL:
-        raise ForeignModelError(f"torchvision has no residual classifier {name!r}; it has {', '.join(RESIDUAL)}")
+        raise ForeignModelError(
+            f"torchvision has no residual classifier {name!r}; it has {', '.join(RESIDUAL)}"
+        )
     origin = find_origin(name, weights)
     report = ImportReport(f"torchvision's {name} ({origin.name})")
     report.add("weights", origin.name, origin.certainty, origin.evidence)
@@ -50,15 +58,26 @@ def read_torchvision(name: str, weights: Path | None, expectation: Expectation) 
     state = download(name, "--weights FILE") if weights is None else read_state(weights)
     if expectation.preset is None:
         expectation = replace(
-            expectation, preset=origin.preset, preset_certainty=origin.certainty, preset_evidence=origin.transforms_evidence
+            expectation,
+            preset=origin.preset,
+            preset_certainty=origin.certainty,
+            preset_evidence=origin.transforms_evidence,
         )
-    trained = _fitted(state, _normalization(expectation, report), name, class_names, str(weights or origin.name))
-    digest = sha256(serialise(trained)).hexdigest() if weights is None else sha256_of(weights.resolve())
-    imported = Imported(kind="torchvision", name=origin.name, architecture=name, report=REPORT, sha256=digest)
+    trained = _fitted(
+        state, _normalization(expectation, report), name, class_names, str(weights or origin.name)
+    )
+    digest = (
+        sha256(serialise(trained)).hexdigest() if weights is None else sha256_of(weights.resolve())
+    )
+    imported = Imported(
+        kind="torchvision", name=origin.name, architecture=name, report=REPORT, sha256=digest
+    )
     return _candidate(trained, class_names, expectation, report, imported)
 
 
-def read_weights_file(path: Path, architecture: str | None, labels: Sequence[str], expectation: Expectation) -> Candidate:
+def read_weights_file(
+    path: Path, architecture: str | None, labels: Sequence[str], expectation: Expectation
+) -> Candidate:
     """A state dict under torchvision's names, or a weights file of this project.
 
     Raises ForeignModelError, StartError, RecipeError.
@@ -68,13 +87,20 @@ def read_weights_file(path: Path, architecture: str | None, labels: Sequence[str
     if path.is_file() and is_own(path):
         trained = read_weights(path)
         if architecture not in {None, trained.architecture}:
-            raise ForeignModelError(f"{path} holds a {trained.architecture}, not a {architecture}; leave --arch away")
+            raise ForeignModelError(
+                f"{path} holds a {trained.architecture}, not a {architecture}; leave --arch away"
+            )
         report.add("network", trained.architecture, "found", "this project wrote the file")
         if trained.classes != len(class_names):
             raise wrong_classes(path, trained.classes, class_names)
         if expectation.channels == "BGR":
             raise _not_rgb()
-        if expectation.preset is None and expectation.mean is None and expectation.std is None and expectation.scale is None:
+        if (
+            expectation.preset is None
+            and expectation.mean is None
+            and expectation.std is None
+            and expectation.scale is None
+        ):
             report.add("range", "the file's own", "found", "this project wrote the file")
         else:
             trained = replace(trained, normalize=_normalization(expectation, report))
@@ -90,29 +116,52 @@ def read_weights_file(path: Path, architecture: str | None, labels: Sequence[str
                 preset_certainty="assumed",
                 preset_evidence="torchvision's, as neither --preset nor --mean was given",
             )
-        trained = _fitted(read_state(path), _normalization(expectation, report), architecture, class_names, str(path))
+        trained = _fitted(
+            read_state(path),
+            _normalization(expectation, report),
+            architecture,
+            class_names,
+            str(path),
+        )
     if expectation.size is None and (expectation.preset is None or expectation.preset.size is None):
         side = default_image_size(trained.architecture)
         evidence = f"no --size was given, and {trained.architecture} is made for it"
         expectation = replace(expectation, size=(side, side), size_evidence=evidence)
     digest = sha256_of(path.resolve())
-    imported = Imported(kind="weights", name=path.name, architecture=trained.architecture, report=REPORT, sha256=digest)
+    imported = Imported(
+        kind="weights",
+        name=path.name,
+        architecture=trained.architecture,
+        report=REPORT,
+        sha256=digest,
+    )
     return _candidate(trained, class_names, expectation, report, imported)
 
 
 def _candidate(
-    trained: Trained, class_names: tuple[str, ...], expectation: Expectation, report: ImportReport, imported: Imported
+    trained: Trained,
+    class_names: tuple[str, ...],
+    expectation: Expectation,
+    report: ImportReport,
+    imported: Imported,
 ) -> Candidate:
     spec = find_geometry((None, None), "the network", expectation, report)
     with tempfile.TemporaryDirectory(prefix="import-") as folder:
-        model = export_graph(ServedModel(trained.answering, trained.normalize), input_of(spec), Path(folder))
+        model = export_graph(
+            ServedModel(trained.answering, trained.normalize), input_of(spec), Path(folder)
+        )
     probes = make_probes(input_of(spec))
     head = trained.network.get_submodule("fc")
     session = open_session(model, input_of(spec), OUTPUTS)
     logits, features = session.run_with_features(probes)
     weight, bias = (head.get_parameter(name).detach().numpy() for name in ("weight", "bias"))
     identity_error = float(np.abs(features.mean((2, 3)) @ weight.T + bias - logits).max())
-    report.add("features", "the last feature map", "checked", f"mean x weight + bias are the logits within {identity_error:.2g}")
+    report.add(
+        "features",
+        "the last feature map",
+        "checked",
+        f"mean x weight + bias are the logits within {identity_error:.2g}",
+    )
     return Candidate(
         model=model,
         outputs=OUTPUTS,
@@ -127,12 +176,16 @@ def _candidate(
         identity_error=identity_error,
         other_readings={
             name: partial(_answers, trained, _as_normalization(other.range), other.range.channels)
-            for name, other in other_readings(Convention("NCHW", TensorProto.FLOAT, _as_range(trained.normalize))).items()
+            for name, other in other_readings(
+                Convention("NCHW", TensorProto.FLOAT, _as_range(trained.normalize))
+            ).items()
         },
     )
 
 
-def _answers(trained: Trained, normalize: Normalization, channels: Channels, pixels: Pixels) -> Logits:
+def _answers(
+    trained: Trained, normalize: Normalization, channels: Channels, pixels: Pixels
+) -> Logits:
     turned = pixels[..., ::-1] if channels == "BGR" else pixels
     return predict(
         trained.answering, [turned.copy()], normalize
@@ -140,20 +193,32 @@ def _answers(trained: Trained, normalize: Normalization, channels: Channels, pix
 
 
 def _fitted(
-    state: Mapping[str, Tensor], normalize: Normalization, architecture: str, class_names: tuple[str, ...], origin: str
+    state: Mapping[str, Tensor],
+    normalize: Normalization,
+    architecture: str,
+    class_names: tuple[str, ...],
+    origin: str,
 ) -> Trained:
     if missing := [part for part in HEAD if part not in state]:
-        raise ForeignModelError(f"{origin} has no {missing[0]}, so there is no classifier in it (torchvision's names are expected)")
+        raise ForeignModelError(
+            f"{origin} has no {missing[0]}, so there is no classifier in it (torchvision's names are expected)"
+        )
     if state[HEAD[0]].ndim != 2:
-        raise ForeignModelError(f"{origin}: {HEAD[0]} is no matrix, so there is no classifier in it")
+        raise ForeignModelError(
+            f"{origin}: {HEAD[0]} is no matrix, so there is no classifier in it"
+        )
     if (classes := len(state[HEAD[0]])) != len(class_names):
         raise wrong_classes(origin, classes, class_names)
     network = build_network(architecture, len(class_names))
     try:
-        network.load_state_dict(state)  # strictly: what is missing here would be a random number there
+        network.load_state_dict(
+            state
+        )  # strictly: what is missing here would be a random number there
     except RuntimeError as error:
         problem = str(error).splitlines()[1].strip()
-        raise ForeignModelError(f"{origin} does not hold a {architecture}: {problem} (torchvision's names are expected)") from None
+        raise ForeignModelError(
+            f"{origin} does not hold a {architecture}: {problem} (torchvision's names are expected)"
+        ) from None
     return Trained(network, normalize, architecture, len(class_names), 0)
 
 
@@ -166,18 +231,25 @@ def _normalization(expectation: Expectation, report: ImportReport) -> Normalizat
 
 
 def _not_rgb() -> ForeignModelError:
-    return ForeignModelError("weights are taken as of a network for RGB; export one for BGR to ONNX, and give --onnx")
+    return ForeignModelError(
+        "weights are taken as of a network for RGB; export one for BGR to ONNX, and give --onnx"
+    )
 
 
 def _as_normalization(values: PixelRange) -> Normalization:
     """The same in grey levels: (level - mean) / std."""
-    mean, std = (np.array(numbers, np.float64) / values.scale for numbers in (values.mean, values.std))
+    mean, std = (
+        np.array(numbers, np.float64) / values.scale for numbers in (values.mean, values.std)
+    )
     return Normalization(*(_column(numbers) for numbers in (mean, std)))
 
 
 def _as_range(normalize: Normalization) -> PixelRange:
     """The same in grey levels back again; of a mean image its mean colour."""
-    mean, std = (triple(np.broadcast_to(values.mean((-2, -1)).numpy(), 3)) for values in (normalize.mean, normalize.std))
+    mean, std = (
+        triple(np.broadcast_to(values.mean((-2, -1)).numpy(), 3))
+        for values in (normalize.mean, normalize.std)
+    )
     return PixelRange("RGB", 1.0, mean, std)
 
 

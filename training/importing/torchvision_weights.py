@@ -30,7 +30,9 @@ class Origin:
     @property
     def transforms_evidence(self) -> str:
         """Where the preset comes from, in words."""
-        return f"the transforms of {self.known}" + ("" if self.certainty == "found" else ", which this file is not known to be")
+        return f"the transforms of {self.known}" + (
+            "" if self.certainty == "found" else ", which this file is not known to be"
+        )
 
     @property
     def preset(self) -> Preset:
@@ -38,7 +40,11 @@ class Origin:
         transforms = self.known.transforms()
         return Preset(
             PixelRange("RGB", 1 / 255, triple(transforms.mean), triple(transforms.std)),
-            Geometry(transforms.crop_size[0] / transforms.resize_size[0], "shorter_side", transforms.interpolation.value),
+            Geometry(
+                transforms.crop_size[0] / transforms.resize_size[0],
+                "shorter_side",
+                transforms.interpolation.value,
+            ),
             says_geometry=True,
             size=(transforms.crop_size[0], transforms.crop_size[0]),
         )
@@ -51,13 +57,21 @@ def find_origin(network: str, path: Path | None) -> Origin:
     """
     members: Any = get_model_weights(network)
     if path is None:
-        return Origin(members.DEFAULT, members.DEFAULT.name, "found", f"{members.DEFAULT.url}, and its sha256 begins as that says")
+        return Origin(
+            members.DEFAULT,
+            members.DEFAULT.name,
+            "found",
+            f"{members.DEFAULT.url}, and its sha256 begins as that says",
+        )
     digest = sha256_of(path.resolve())
     for known in members:
         if digest.startswith(digits_of(known.url)):
             return Origin(known, known.name, "found", f"sha256 {digest[:8]}…, as in {known.url}")
     return Origin(
-        members.DEFAULT, path.name, "assumed", f"its sha256, {digest[:8]}…, is that of none of torchvision's for {network}"
+        members.DEFAULT,
+        path.name,
+        "assumed",
+        f"its sha256, {digest[:8]}…, is that of none of torchvision's for {network}",
     )
 
 

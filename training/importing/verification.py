@@ -21,7 +21,13 @@ from training.gates.gate import MAX_BATCH_SIZE, ODD_BATCH
 from training.gates.preprocessing import FAULTS, check_golden
 from training.gates.vs_previous_version import SIGNIFICANCE
 from training.importing.candidate import Candidate, in_batches, open_session
-from training.importing.probes import SPREAD_IN_TOLERANCES, make_probes, require_finite, spread_of, tolerance_of
+from training.importing.probes import (
+    SPREAD_IN_TOLERANCES,
+    make_probes,
+    require_finite,
+    spread_of,
+    tolerance_of,
+)
 from training.steps.evaluate import wilson_interval
 from training.steps.golden import Probe, as_npy, make_block, scenes
 
@@ -32,9 +38,18 @@ _PARITY_IMAGES: Final = 32
 _LEAST_PROBABILITY: Final = 1e-9
 CHECKS: Final = (
     *(f"parity_batch_{size}" for size in (1, ODD_BATCH, MAX_BATCH_SIZE)),
-    "parity_top1", "batch_invariance", "probe_spread", "classifier_identity", "golden_numerics", "golden_decode",
-    *(f"golden_notices_{fault}" for fault in FAULTS), "verify_images", "verify_classes", "accuracy_floor", "no_better_reading",
-)  # fmt: skip
+    "parity_top1",
+    "batch_invariance",
+    "probe_spread",
+    "classifier_identity",
+    "golden_numerics",
+    "golden_decode",
+    *(f"golden_notices_{fault}" for fault in FAULTS),
+    "verify_images",
+    "verify_classes",
+    "accuracy_floor",
+    "no_better_reading",
+)
 """The name of every check of an import."""
 
 
@@ -63,7 +78,9 @@ class Verified:
     metrics: Metrics | None
 
 
-def open_verification(folder: Path, class_names: tuple[str, ...], floor: float | None) -> Verification:
+def open_verification(
+    folder: Path, class_names: tuple[str, ...], floor: float | None
+) -> Verification:
     """Labelled images in a folder of folders that are called as the labels are. Raises ForeignModelError.
 
     Without a floor of its own the network must come half the way from chance to perfect.
@@ -71,7 +88,9 @@ def open_verification(folder: Path, class_names: tuple[str, ...], floor: float |
     try:
         images = with_classes(load_folder(folder), class_names)
     except DataError as error:
-        raise ForeignModelError(f"--verify {folder}: {error}; its folders must be called as the labels are") from None
+        raise ForeignModelError(
+            f"--verify {folder}: {error}; its folders must be called as the labels are"
+        ) from None
     if not len(images):
         raise ForeignModelError(f"--verify {folder} holds no images")
     if floor is not None and floor <= 1 / len(class_names):
@@ -83,7 +102,10 @@ def open_verification(folder: Path, class_names: tuple[str, ...], floor: float |
 
 
 def verify(
-    candidate: Candidate, verification: Verification | None, samples: int, progress: Callable[[int, int], None] = lambda *_: None
+    candidate: Candidate,
+    verification: Verification | None,
+    samples: int,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Verified:
     """Run every check on what would be sealed. `samples` labelled images at most go into the golden proof."""
     session = open_session(candidate.model, candidate.input, candidate.outputs)
@@ -92,7 +114,14 @@ def verify(
     labelled = None if verification is None else _decoded(verification, spec)
     if labelled is not None:
         pixels = np.concatenate(
-            [pixels, labelled[np.linspace(0, len(labelled) - 1, min(_PARITY_IMAGES, len(labelled))).astype(int)]]
+            [
+                pixels,
+                labelled[
+                    np.linspace(0, len(labelled) - 1, min(_PARITY_IMAGES, len(labelled))).astype(
+                        int
+                    )
+                ],
+            ]
         )
     expected = candidate.original(pixels)
     require_finite(expected)
@@ -101,18 +130,25 @@ def verify(
     probes = [*(_samples(verification, samples) if verification else ()), *scenes()]
     decoded = [prepare(probe.encoded, spec) for probe in probes]
     blocks = tuple(
-        make_block(probe, candidate.original(image[np.newaxis])[0]) for probe, image in zip(probes, decoded, strict=True)
+        make_block(probe, candidate.original(image[np.newaxis])[0])
+        for probe, image in zip(probes, decoded, strict=True)
     )
     files: dict[str, bytes] = {}
     for probe, image, block in zip(probes, decoded, blocks, strict=True):
         files |= {block.image: probe.encoded, block.pixels: as_npy(image)}
     encoded = [probe.encoded for probe in probes]
-    checks += check_golden(list(zip(encoded, decoded, blocks, strict=True)), spec, session, tolerance)
+    checks += check_golden(
+        list(zip(encoded, decoded, blocks, strict=True)), spec, session, tolerance
+    )
     metrics = None
     if verification is not None and labelled is not None:
         scores = []
         for start in range(0, len(labelled), MAX_BATCH_SIZE):
-            scores.append(in_batches(session, labelled[start : start + MAX_BATCH_SIZE], candidate.max_batch_size))
+            scores.append(
+                in_batches(
+                    session, labelled[start : start + MAX_BATCH_SIZE], candidate.max_batch_size
+                )
+            )
             progress(min(start + MAX_BATCH_SIZE, len(labelled)), len(labelled))
         metrics = _measure(np.concatenate(scores), verification.labels)
         checks += _accuracy(candidate, verification, labelled, metrics)
@@ -126,48 +162,92 @@ def _decoded(verification: Verification, spec: Preprocessing) -> Pixels:
         raise ForeignModelError(f"--verify: {error}") from None
 
 
-def _parity(candidate: Candidate, session: Session, pixels: Pixels, expected: Logits, tolerance: float) -> Iterator[Check]:
+def _parity(
+    candidate: Candidate, session: Session, pixels: Pixels, expected: Logits, tolerance: float
+) -> Iterator[Check]:
     sizes = [size for size in (1, ODD_BATCH, MAX_BATCH_SIZE) if size <= candidate.max_batch_size]
     found = {size: in_batches(session, pixels, size) for size in sizes}
     for size, scores in found.items():
-        yield at_most(f"parity_batch_{size}", largest(scores - expected), tolerance, "max |score - the original's|, probes")
+        yield at_most(
+            f"parity_batch_{size}",
+            largest(scores - expected),
+            tolerance,
+            "max |score - the original's|, probes",
+        )
     spread = spread_of(expected)
-    detail = "how far a class's score changes over the probes: less, and their agreement proves nothing"
+    detail = (
+        "how far a class's score changes over the probes: less, and their agreement proves nothing"
+    )
     yield at_least("probe_spread", spread, SPREAD_IN_TOLERANCES * tolerance, detail)
     ordered = np.sort(expected, axis=1)
     clear = ordered[:, -1] - ordered[:, -2] > 2 * tolerance
     agreement = min(
-        float((scores.argmax(1) == expected.argmax(1))[clear].mean()) if clear.any() else 0.0 for scores in found.values()
+        float((scores.argmax(1) == expected.argmax(1))[clear].mean()) if clear.any() else 0.0
+        for scores in found.values()
     )
-    yield at_least("parity_top1", agreement, 1.0, "share of probes with a clear answer that have the original's top-1")
+    yield at_least(
+        "parity_top1",
+        agreement,
+        1.0,
+        "share of probes with a clear answer that have the original's top-1",
+    )
     if len(sizes) > 1:
         company = in_batches(session, pixels[::-1], MAX_BATCH_SIZE)[::-1]
         drift = max(largest(found[1] - other) for other in (*found.values(), company))
-        yield at_most("batch_invariance", drift, tolerance, "max change of a score with other neighbours and slots")
+        yield at_most(
+            "batch_invariance",
+            drift,
+            tolerance,
+            "max change of a score with other neighbours and slots",
+        )
     if candidate.identity_error is not None:
         detail = "max |mean(features) x weight + bias - logits|, what class-activation maps rest on"
         yield at_most("classifier_identity", candidate.identity_error, tolerance, detail)
 
 
-def _accuracy(candidate: Candidate, verification: Verification, pixels: Pixels, metrics: Metrics) -> Iterator[Check]:
+def _accuracy(
+    candidate: Candidate, verification: Verification, pixels: Pixels, metrics: Metrics
+) -> Iterator[Check]:
     """Labelled images are read right, and no other reading of their pixels does better: a wrong mean or BGR is seen here."""
-    yield at_least("verify_images", len(pixels), FEWEST_IMAGES, "labelled images; fewer prove little")
+    yield at_least(
+        "verify_images", len(pixels), FEWEST_IMAGES, "labelled images; fewer prove little"
+    )
     classes = len(np.unique(verification.labels))
-    yield at_least("verify_classes", classes, 2, "classes of them; one alone says nothing of the order of the labels")
-    yield at_least("accuracy_floor", metrics.top1, verification.floor, f"top-1 on {len(pixels)} images of --verify")
+    yield at_least(
+        "verify_classes",
+        classes,
+        2,
+        "classes of them; one alone says nothing of the order of the labels",
+    )
+    yield at_least(
+        "accuracy_floor",
+        metrics.top1,
+        verification.floor,
+        f"top-1 on {len(pixels)} images of --verify",
+    )
     if not candidate.other_readings:
         return
     few = np.linspace(0, len(pixels) - 1, min(_COMPARED, len(pixels))).astype(int)
     labels = verification.labels[few]
     own = _judge_by_labels(candidate, candidate.original(pixels[few]), labels)
-    others = {name: _judge_by_labels(candidate, answers(pixels[few]), labels) for name, answers in candidate.other_readings.items()}
+    others = {
+        name: _judge_by_labels(candidate, answers(pixels[few]), labels)
+        for name, answers in candidate.other_readings.items()
+    }
     chances = {
         name: min(1.0, _chance(own, other) * len(others)) for name, other in others.items()
     }  # Bonferroni: several were tried
-    better = [name for name, chance in chances.items() if chance < SIGNIFICANCE] or [min(chances, key=lambda name: chances[name])]
+    better = [name for name, chance in chances.items() if chance < SIGNIFICANCE] or [
+        min(chances, key=lambda name: chances[name])
+    ]
     best = max(better, key=lambda name: others[name].right)
     found = f"{own.right} of {len(few)} right, with {best} {others[best].right}"
-    yield at_least("no_better_reading", chances[best], SIGNIFICANCE, f"chance of that if it read pixels right: {found}")
+    yield at_least(
+        "no_better_reading",
+        chances[best],
+        SIGNIFICANCE,
+        f"chance of that if it read pixels right: {found}",
+    )
 
 
 @dataclass(frozen=True)
@@ -179,8 +259,12 @@ class _ByLabels:
 
 
 def _judge_by_labels(candidate: Candidate, scores: Logits, labels: Indices) -> _ByLabels:
-    of_label = probabilities(scores, candidate.outputs)[np.arange(len(labels)), labels].astype(np.float64)
-    return _ByLabels(int((scores.argmax(1) == labels).sum()), np.log(np.maximum(of_label, _LEAST_PROBABILITY)))
+    of_label = probabilities(scores, candidate.outputs)[np.arange(len(labels)), labels].astype(
+        np.float64
+    )
+    return _ByLabels(
+        int((scores.argmax(1) == labels).sum()), np.log(np.maximum(of_label, _LEAST_PROBABILITY))
+    )
 
 
 def _chance(own: _ByLabels, other: _ByLabels) -> float:
@@ -210,8 +294,16 @@ def _samples(verification: Verification, number: int) -> Iterator[Probe]:
     """Labelled images of as many classes as there are samples."""
     images, chosen = verification.images, verification.chosen
     _, firsts = np.unique(verification.labels, return_index=True)
-    spread = firsts[np.linspace(0, len(firsts) - 1, min(number, len(firsts))).astype(int)] if number else []
+    spread = (
+        firsts[np.linspace(0, len(firsts) - 1, min(number, len(firsts))).astype(int)]
+        if number
+        else []
+    )
     for position, index in enumerate(chosen[spread] if number else [], start=1):
         encoded = images.encoded[index]
         kind = (sniff(encoded) or "").lower().replace("jpeg", "jpg")
-        yield Probe(f"sample-{position}.{kind}", encoded, f"an image of --verify, class {images.label(index)}")
+        yield Probe(
+            f"sample-{position}.{kind}",
+            encoded,
+            f"an image of --verify, class {images.label(index)}",
+        )

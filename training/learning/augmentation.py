@@ -16,9 +16,28 @@ from torch.nn import functional
 from training.learning.recipe import Augmentation, Mixing
 
 _COLUMNS: Final = (
-    "crop_x", "crop_y", "area", "aspect", "rotation", "shear_x", "shear_y", "shift_x", "shift_y", "brightness", "contrast",
-    "saturation", "blur", "erase", "erase_area", "erase_aspect", "erase_x", "erase_y", "mix", "box_x", "box_y",
-)  # fmt: skip
+    "crop_x",
+    "crop_y",
+    "area",
+    "aspect",
+    "rotation",
+    "shear_x",
+    "shear_y",
+    "shift_x",
+    "shift_y",
+    "brightness",
+    "contrast",
+    "saturation",
+    "blur",
+    "erase",
+    "erase_area",
+    "erase_aspect",
+    "erase_x",
+    "erase_y",
+    "mix",
+    "box_x",
+    "box_y",
+)
 _ORDER, _DRAWS, _FLIPS, _MIXES = range(4)
 _ERASED_AREA: Final = (0.02, 1 / 3)  # Zhong et al. 2017, random erasing
 _ERASED_ASPECT: Final = (0.3, 3.3)
@@ -31,14 +50,22 @@ class Draws:
         self._table, self.flips, self.mixes = table, flips, mixes
 
     @classmethod
-    def of_epoch(cls, count: int, seed: int, epoch: int, flip: str = "random", mixing: Mixing | None = None) -> Self:
+    def of_epoch(
+        cls, count: int, seed: int, epoch: int, flip: str = "random", mixing: Mixing | None = None
+    ) -> Self:
         """The draws of `count` images in this epoch."""
         table = generator(seed, epoch, _DRAWS).random((count, len(_COLUMNS)), dtype=np.float32)
-        if flip == "alternate":  # each image as it is in one epoch and mirrored in the next: no epoch shows the same side again
+        if (
+            flip == "alternate"
+        ):  # each image as it is in one epoch and mirrored in the next: no epoch shows the same side again
             flips = (generator(seed, 0, _FLIPS).random(count) < 0.5) ^ bool(epoch % 2)
         else:
             flips = generator(seed, epoch, _FLIPS).random(count) < (0.5 if flip == "random" else 0)
-        return cls(torch.from_numpy(table), torch.from_numpy(flips), torch.from_numpy(_shares(count, seed, epoch, mixing)))
+        return cls(
+            torch.from_numpy(table),
+            torch.from_numpy(flips),
+            torch.from_numpy(_shares(count, seed, epoch, mixing)),
+        )
 
     def take(self, images: Tensor, device: torch.device | None = None) -> "Draws":
         """The rows of these images (int64 `[n]`), on a device."""
@@ -69,7 +96,9 @@ def augment(images: Tensor, draws: Draws, bounds: Augmentation, size: int, fill:
     """
     # Plane by plane in between: with three channels side by side these cost about twice as much (LOG.md).
     images = (
-        _warped(images.contiguous(), draws, bounds, size, fill) if bounds.warps else _cropped(images, draws, bounds, size, fill)
+        _warped(images.contiguous(), draws, bounds, size, fill)
+        if bounds.warps
+        else _cropped(images, draws, bounds, size, fill)
     )
     if bounds.blur or bounds.sharpen:
         images = _blurred(images.contiguous(), draws.between("blur", -bounds.sharpen, bounds.blur))
@@ -80,28 +109,42 @@ def augment(images: Tensor, draws: Draws, bounds: Augmentation, size: int, fill:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def mix(images: Tensor, labels: Tensor, draws: Draws, mixing: Mixing, classes: int) -> tuple[Tensor, Tensor]:
+def mix(
+    images: Tensor, labels: Tensor, draws: Draws, mixing: Mixing, classes: int
+) -> tuple[Tensor, Tensor]:
     """Each image with its neighbour in the batch (0 with 1, 2 with 3, …): mixup (Zhang 2017) or cutmix (Yun 2019).
 
     Returns the images and soft labels, float `[n, classes]`. Neighbours in the epoch's order are never in two batches, so the
     pixels are the same for any number of processes.
     """
     neighbour = torch.arange(len(images), device=images.device) ^ 1
-    neighbour = neighbour.clamp(max=len(images) - 1)  # the last of an odd number is mixed with itself
+    neighbour = neighbour.clamp(
+        max=len(images) - 1
+    )  # the last of an odd number is mixed with itself
     cuts = draws["mix"] < mixing.cutmix_share
-    inside = _boxes(images.shape, draws["box_x"], draws["box_y"], (1 - draws.mixes).sqrt(), (1 - draws.mixes).sqrt())
+    inside = _boxes(
+        images.shape,
+        draws["box_x"],
+        draws["box_y"],
+        (1 - draws.mixes).sqrt(),
+        (1 - draws.mixes).sqrt(),
+    )
     kept = torch.where(cuts, 1 - inside.mean((1, 2, 3)), draws.mixes)
     weight = torch.where(cuts[:, None, None, None], 1 - inside, draws.mixes[:, None, None, None])
     mixed = images * weight + images[neighbour] * (1 - weight)
     own = functional.one_hot(labels, classes).float()
-    return mixed.contiguous(memory_format=torch.channels_last), own * kept[:, None] + own[neighbour] * (1 - kept[:, None])
+    return mixed.contiguous(memory_format=torch.channels_last), own * kept[:, None] + own[
+        neighbour
+    ] * (1 - kept[:, None])
 
 
 def resized(images: Tensor, size: int) -> Tensor:
     """Float `[n, 3, size, size]` with antialias, for epochs that train on smaller images."""
     if images.shape[-1] == size:
         return images
-    small = functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    small = functional.interpolate(
+        images, size=(size, size), mode="bilinear", antialias=True, align_corners=False
+    )
     return small.contiguous(memory_format=torch.channels_last)
 
 
@@ -110,9 +153,14 @@ def _shares(count: int, seed: int, epoch: int, mixing: Mixing | None) -> NDArray
     if mixing is None or not mixing.enabled:
         return np.ones(count, np.float32)
     drawn = generator(seed, epoch, _MIXES)
-    by_kind = [drawn.beta(alpha, alpha, count) if alpha else np.ones(count) for alpha in (mixing.cutmix, mixing.mixup)]
+    by_kind = [
+        drawn.beta(alpha, alpha, count) if alpha else np.ones(count)
+        for alpha in (mixing.cutmix, mixing.mixup)
+    ]
     table = generator(seed, epoch, _DRAWS).random((count, len(_COLUMNS)), dtype=np.float32)
-    return np.where(table[:, _COLUMNS.index("mix")] < mixing.cutmix_share, *by_kind).astype(np.float32)
+    return np.where(table[:, _COLUMNS.index("mix")] < mixing.cutmix_share, *by_kind).astype(
+        np.float32
+    )
 
 
 def _cropped(images: Tensor, draws: Draws, bounds: Augmentation, size: int, fill: Tensor) -> Tensor:
@@ -128,7 +176,9 @@ def _cropped(images: Tensor, draws: Draws, bounds: Augmentation, size: int, fill
     rows = top[:, None] + steps
     columns = left[:, None] + torch.where(draws.flips[:, None], steps.flip(0), steps)
     batch = torch.arange(len(images), device=images.device)[:, None, None]
-    return images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(
+        0, 3, 1, 2
+    )
 
 
 def _offset(draw: Tensor, room: int, *, anywhere: bool) -> Tensor:
@@ -139,21 +189,30 @@ def _offset(draw: Tensor, room: int, *, anywhere: bool) -> Tensor:
 def _warped(images: Tensor, draws: Draws, bounds: Augmentation, size: int, fill: Tensor) -> Tensor:
     """One affine map an image: a window of some area and aspect, mirrored, rotated, sheared, shifted, resampled to `size`."""
     area = draws.between("area", *bounds.crop_area)
-    aspect = torch.exp(draws.between("aspect", -math.log(bounds.crop_aspect), math.log(bounds.crop_aspect)))
+    aspect = torch.exp(
+        draws.between("aspect", -math.log(bounds.crop_aspect), math.log(bounds.crop_aspect))
+    )
     width, height = (area * aspect).sqrt(), (area / aspect).sqrt()
     angle = draws.between("rotation", -1, 1) * math.radians(bounds.rotation_degrees)
     shear = math.radians(bounds.shear_degrees)
-    shear_x, shear_y = (torch.tan(draws.between(column, -shear, shear)) for column in ("shear_x", "shear_y"))
+    shear_x, shear_y = (
+        torch.tan(draws.between(column, -shear, shear)) for column in ("shear_x", "shear_y")
+    )
     cos, sin = torch.cos(angle), torch.sin(angle)
     mirrored = torch.where(draws.flips, -width, width)
     place = [
-        draws.between(crop, -1, 1) * (1 - extent).abs() + 2 * draws.between(shift, -bounds.translation, bounds.translation)
+        draws.between(crop, -1, 1) * (1 - extent).abs()
+        + 2 * draws.between(shift, -bounds.translation, bounds.translation)
         for crop, shift, extent in (("crop_x", "shift_x", width), ("crop_y", "shift_y", height))
     ]
     theta = torch.stack(
         [
-            torch.stack([mirrored * (cos - sin * shear_y), height * (cos * shear_x - sin), place[0]], dim=1),
-            torch.stack([mirrored * (sin + cos * shear_y), height * (sin * shear_x + cos), place[1]], dim=1),
+            torch.stack(
+                [mirrored * (cos - sin * shear_y), height * (cos * shear_x - sin), place[0]], dim=1
+            ),
+            torch.stack(
+                [mirrored * (sin + cos * shear_y), height * (sin * shear_x + cos), place[1]], dim=1
+            ),
         ],
         dim=1,
     )
@@ -198,8 +257,16 @@ def _coloured(images: Tensor, draws: Draws, bounds: Augmentation) -> Tensor:
 def _erased(images: Tensor, draws: Draws, probability: float) -> Tensor:
     """A box of the image set to zero, which is the mean colour (random erasing, Zhong et al. 2017)."""
     area = draws.between("erase_area", *_ERASED_AREA)
-    aspect = torch.exp(draws.between("erase_aspect", *(math.log(bound) for bound in _ERASED_ASPECT)))
-    inside = _boxes(images.shape, draws["erase_x"], draws["erase_y"], (area * aspect).sqrt(), (area / aspect).sqrt())
+    aspect = torch.exp(
+        draws.between("erase_aspect", *(math.log(bound) for bound in _ERASED_ASPECT))
+    )
+    inside = _boxes(
+        images.shape,
+        draws["erase_x"],
+        draws["erase_y"],
+        (area * aspect).sqrt(),
+        (area / aspect).sqrt(),
+    )
     return images * (1 - inside * (draws["erase"] < probability)[:, None, None, None])
 
 

@@ -115,21 +115,30 @@ class Feed:
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of this epoch (from 0), from `first_step` to its end or the run's."""
         recipe = self.recipe
-        draws = Draws.of_epoch(len(self.labels), self.seed, epoch, recipe.augmentation.flip, recipe.mixing)
+        draws = Draws.of_epoch(
+            len(self.labels), self.seed, epoch, recipe.augmentation.flip, recipe.mixing
+        )
         batches = cut(shuffled(len(self.labels), self.seed, epoch), recipe.batch_size, self.parts)
         remaining = batches[first_step : self.total_steps - epoch * self.steps]
         own = slice(self.process.rank, None, self.process.world_size)
         pieces = [share(batch, self.parts)[own] for batch in remaining]
         pixels = self.source.stream([piece for mine in pieces for piece in mine])
-        for step, (batch, mine) in enumerate(zip(remaining, pieces, strict=True), start=epoch * self.steps + first_step):
+        for step, (batch, mine) in enumerate(
+            zip(remaining, pieces, strict=True), start=epoch * self.steps + first_step
+        ):
             side = image_side(recipe.schedule, step, self.total_steps, self.size)
-            parts = [self._prepared(piece, raw, draws, side) for piece, raw in zip(mine, islice(pixels, len(mine)), strict=True)]
+            parts = [
+                self._prepared(piece, raw, draws, side)
+                for piece, raw in zip(mine, islice(pixels, len(mine)), strict=True)
+            ]
             yield Batch(len(batch), tuple(parts))
 
     def _prepared(self, positions: Tensor, pixels: Tensor, draws: Draws, side: int) -> MicroBatch:
         device = self.process.device
         own, labels = draws.take(positions, device), self.labels[positions].to(device)
-        images = augment(self.normalize(pixels), own, self.recipe.augmentation, self.size, self.fill)
+        images = augment(
+            self.normalize(pixels), own, self.recipe.augmentation, self.size, self.fill
+        )
         targets = labels
         if self.recipe.mixing.enabled:
             images, targets = mix(images, labels, own, self.recipe.mixing, self.classes)

@@ -22,7 +22,10 @@ class Subsample(nn.Module):
         As a pool over one pixel: the gradient of a slice comes back in another memory format, and converting what meets it
         is a tenth of a training step.
         """
-        return functional.pad(functional.avg_pool2d(x, kernel_size=1, stride=2), (0, 0, 0, 0, 0, self.channels - x.shape[1]))
+        return functional.pad(
+            functional.avg_pool2d(x, kernel_size=1, stride=2),
+            (0, 0, 0, 0, 0, self.channels - x.shape[1]),
+        )
 
 
 class PlainBlock(nn.Sequential):
@@ -51,7 +54,13 @@ class PreactivationBlock(nn.Module):
     """
 
     def __init__(
-        self, inplanes: int, planes: int, stride: int = 1, downsample: nn.Module | None = None, *, begins_stage: bool = False
+        self,
+        inplanes: int,
+        planes: int,
+        stride: int = 1,
+        downsample: nn.Module | None = None,
+        *,
+        begins_stage: bool = False,
     ) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inplanes)

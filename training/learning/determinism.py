@@ -37,7 +37,11 @@ class Environment:
     def differences(self, stored: dict[str, object]) -> list[str]:
         """What a checkpoint was written under and is not so here, each as 'name: then -> now'."""
         now = asdict(self)
-        return [f"{name.replace('_', ' ')}: {stored.get(name)} -> {now[name]}" for name in now if stored.get(name) != now[name]]
+        return [
+            f"{name.replace('_', ' ')}: {stored.get(name)} -> {now[name]}"
+            for name in now
+            if stored.get(name) != now[name]
+        ]
 
 
 def current(device: torch.device, precision: str, *, compiled: bool) -> Environment:
@@ -58,7 +62,9 @@ def choose_precision(choice: PrecisionChoice, device: torch.device) -> Literal["
     """bf16 where the hardware computes it: on a CPU with AVX2 alone it is ten times slower. Raises RunError for it there."""
     in_hardware = has_bf16(device)
     if choice == "bf16" and not in_hardware:
-        raise RunError(f"{device.type} has no bf16 arithmetic here, where it would be ten times slower; use --precision fp32")
+        raise RunError(
+            f"{device.type} has no bf16 arithmetic here, where it would be ten times slower; use --precision fp32"
+        )
     return "bf16" if in_hardware and choice != "fp32" else "fp32"
 
 
@@ -75,8 +81,14 @@ def choose_compile(choice: CompileChoice, device: torch.device) -> bool:
 
     Raises RunError where it is asked for and no C++ compiler is there.
     """
-    if choice == "on" and device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
-        raise RunError("--compile on needs a C++ compiler (g++), and there is none; install one or leave it off")
+    if (
+        choice == "on"
+        and device.type == "cpu"
+        and not (shutil.which("g++") or shutil.which("clang++"))
+    ):
+        raise RunError(
+            "--compile on needs a C++ compiler (g++), and there is none; install one or leave it off"
+        )
     return choice == "on" or (choice == "auto" and device.type == "cuda")
 
 

@@ -84,7 +84,10 @@ ALONE: Final = Process()
 @contextmanager
 def join(device: str = "auto") -> Iterator[Process]:
     """Be one of the processes that `torchrun` started, or the only one. Raises RunError for a device that is not there."""
-    world_size, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    world_size, local_rank = (
+        int(os.environ.get("WORLD_SIZE", "1")),
+        int(os.environ.get("LOCAL_RANK", "0")),
+    )
     chosen = _device(device, local_rank)
     if world_size == 1:
         yield Process(device=chosen)
@@ -95,7 +98,13 @@ def join(device: str = "auto") -> Iterator[Process]:
     attempt = f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     store, rank, world_size = next(dist.rendezvous("env://", timeout=TIMEOUT))  # type: ignore[attr-defined]
     backend = "nccl" if chosen.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=PrefixStore(attempt, store), rank=rank, world_size=world_size, timeout=TIMEOUT)
+    dist.init_process_group(
+        backend,
+        store=PrefixStore(attempt, store),
+        rank=rank,
+        world_size=world_size,
+        timeout=TIMEOUT,
+    )
     try:
         yield Process(dist.get_rank(), world_size, chosen)
     finally:

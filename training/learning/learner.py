@@ -24,12 +24,18 @@ class Learner:
     running statistics move by the mean over the parts.
     """
 
-    def __init__(self, network: nn.Module, recipe: Recipe, process: Process, environment: Environment) -> None:
+    def __init__(
+        self, network: nn.Module, recipe: Recipe, process: Process, environment: Environment
+    ) -> None:
         self.network = network.to(process.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(self.network, recipe.optimizer)
         self.average = WeightAverage(self.network, recipe.ema_decay) if recipe.ema_decay else None
         self._recipe, self._process, self._environment = recipe, process, environment
-        self._momenta = {module: module.momentum for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)}
+        self._momenta = {
+            module: module.momentum
+            for module in self.network.modules()
+            if isinstance(module, nn.BatchNorm2d)
+        }
         self._frozen: bool | None = None
         self._parallel: DistributedDataParallel | None = None
         self._model: Callable[[Tensor], Tensor] = self.network
@@ -43,9 +49,15 @@ class Learner:
         """Go into training mode; `frozen` lets the head alone learn."""
         self.network.train()
         freeze(self.network, frozen=frozen)
-        if frozen != self._frozen:  # what exchanges gradients, and what is compiled, depends on which of them there are
+        if (
+            frozen != self._frozen
+        ):  # what exchanges gradients, and what is compiled, depends on which of them there are
             self._frozen = frozen
-            self._parallel = DistributedDataParallel(self.network, broadcast_buffers=False) if self._process.group else None
+            self._parallel = (
+                DistributedDataParallel(self.network, broadcast_buffers=False)
+                if self._process.group
+                else None
+            )
             model = self._parallel or self.network
             self._model = torch.compile(model) if self._environment.compiled else model
 
@@ -58,7 +70,10 @@ class Learner:
             with self._arithmetic(), self._synchronised(last=index == len(batch.parts) - 1):
                 logits = self._model(part.images).float()
                 losses = functional.cross_entropy(
-                    logits, part.targets, label_smoothing=self._recipe.label_smoothing, reduction="sum"
+                    logits,
+                    part.targets,
+                    label_smoothing=self._recipe.label_smoothing,
+                    reduction="sum",
                 )
                 (losses * (self._process.world_size / batch.images)).backward()  # type: ignore[no-untyped-call]
             tally += torch.stack([losses.detach(), (logits.argmax(1) == part.labels).sum()])
@@ -79,7 +94,11 @@ class Learner:
         """What `load_state_dict` needs to go on, running statistics averaged over the processes."""
         self.synchronise()
         average = None if self.average is None else self.average.state_dict()
-        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "average": average}
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": average,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state. Raises KeyError, ValueError or RuntimeError where it is another network's."""
@@ -89,11 +108,15 @@ class Learner:
             self.average.load_state_dict(state["average"])
 
     def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.autocast(self._process.device.type, torch.bfloat16, enabled=self._environment.precision == "bf16")
+        return torch.autocast(
+            self._process.device.type, torch.bfloat16, enabled=self._environment.precision == "bf16"
+        )
 
     def _synchronised(self, *, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Gradients are exchanged once a batch."""
-        return contextlib.nullcontext() if last or self._parallel is None else self._parallel.no_sync()
+        return (
+            contextlib.nullcontext() if last or self._parallel is None else self._parallel.no_sync()
+        )
 
     def _spread_momentum(self, index: int, parts: int) -> None:
         """Let the running statistics end at (1 - m) r + m (s1 + … + sk) / k, whatever the order of the k parts.

@@ -19,12 +19,29 @@ from torchvision.models import get_model
 from torchvision.models.resnet import BasicBlock, ResNet, conv1x1, conv3x3
 
 from training.errors import RecipeError
-from training.learning.blocks import MirrorMean, MultiplyAdd, PlainBlock, PreactivationBlock, Subsample
+from training.learning.blocks import (
+    MirrorMean,
+    MultiplyAdd,
+    PlainBlock,
+    PreactivationBlock,
+    Subsample,
+)
 
 CIFAR_DEPTHS: Final = (20, 32, 44, 56, 110, 1202)
-PLAIN_LAYERS: Final = {"plain18": (2, 2, 2, 2), "plain34": (3, 4, 6, 3)}  # blocks a stage, as in the residual twins
+PLAIN_LAYERS: Final = {
+    "plain18": (2, 2, 2, 2),
+    "plain34": (3, 4, 6, 3),
+}  # blocks a stage, as in the residual twins
 IMAGENET: Final = (
-    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2"),
+    *(
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnet101",
+        "resnet152",
+        "wide_resnet50_2",
+        "wide_resnet101_2",
+    ),
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", *PLAIN_LAYERS),
 )
 NAMES: Final = (  # and the suffixes that each may have
@@ -49,23 +66,35 @@ class Architecture:
 
 def known_architectures() -> tuple[str, ...]:
     """Every name there is."""
-    return tuple(base + suffix for bases, suffixes in NAMES for suffix in ("", *suffixes) for base in bases)
+    return tuple(
+        base + suffix for bases, suffixes in NAMES for suffix in ("", *suffixes) for base in bases
+    )
 
 
 def describe_architectures() -> str:
     """The names in one sentence, for people."""
-    return "; ".join(", ".join(bases) + (f" (and with {' or '.join(suffixes)})" if suffixes else "") for bases, suffixes in NAMES)
+    return "; ".join(
+        ", ".join(bases) + (f" (and with {' or '.join(suffixes)})" if suffixes else "")
+        for bases, suffixes in NAMES
+    )
 
 
 def parse_architecture(name: str) -> Architecture:
     """What a name says. Raises RecipeError, which lists the names, for one that is not known."""
     if name not in known_architectures():
-        raise RecipeError(f"there is no architecture {name!r}; there are {describe_architectures()}")
+        raise RecipeError(
+            f"there is no architecture {name!r}; there are {describe_architectures()}"
+        )
     base, hyphen, ending = name.partition("-")
     suffix = hyphen + ending
     family, depth, _ = re.split(r"_?(\d+)", base, maxsplit=1)
     imagenet = base in IMAGENET
-    shortcuts: dict[str, Literal["A", "B", "C"]] = {"": "B" if imagenet else "A", "-small": "B", "-b": "B", "-c": "C"}
+    shortcuts: dict[str, Literal["A", "B", "C"]] = {
+        "": "B" if imagenet else "A",
+        "-small": "B",
+        "-b": "B",
+        "-c": "C",
+    }
     return Architecture(
         base=base,
         family=family,
@@ -81,7 +110,9 @@ def default_image_size(architecture: str) -> int:
     return parse_architecture(architecture).image_size
 
 
-def build_network(architecture: str, classes: int, *, zero_init_residual: bool = False) -> nn.Module:
+def build_network(
+    architecture: str, classes: int, *, zero_init_residual: bool = False
+) -> nn.Module:
     """The network that a name stands for, at its start: float `[n, 3, h, w]` to logits `[n, classes]`.
 
     Names of 20, 32, 44, 56, 110 and 1202 layers are He et al. 2015, section 4.2, with shortcuts of option A; `-b` projects where
@@ -96,7 +127,9 @@ def build_network(architecture: str, classes: int, *, zero_init_residual: bool =
     """
     parsed = parse_architecture(architecture)
     if zero_init_residual and parsed.shortcut is None:
-        raise RecipeError(f"{architecture} has no shortcuts, so zero_init_residual would let nothing through")
+        raise RecipeError(
+            f"{architecture} has no shortcuts, so zero_init_residual would let nothing through"
+        )
     build = _build_cifar if parsed.style == "cifar" else _build_imagenet
     network = build(parsed, classes, zero_init_residual=zero_init_residual)
     nn.init.zeros_(network.get_parameter("fc.bias"))
@@ -173,22 +206,33 @@ def fold_norms(network: nn.Module) -> nn.Module:
     return folded
 
 
-def _build_cifar(architecture: Architecture, classes: int, *, zero_init_residual: bool) -> nn.Sequential:
+def _build_cifar(
+    architecture: Architecture, classes: int, *, zero_init_residual: bool
+) -> nn.Sequential:
     """He et al. 2015, section 4.2: 6n+2 layers, three stages of n blocks with 16, 32, 64 filters on maps of 32, 16, 8 pixels."""
     preactivated = architecture.family == "preresnet"
     stem: dict[str, nn.Module] = {"conv1": conv3x3(3, 16)}
-    norm: dict[str, nn.Module] = {"bn1": nn.BatchNorm2d(64 if preactivated else 16), "relu": nn.ReLU(inplace=True)}
+    norm: dict[str, nn.Module] = {
+        "bn1": nn.BatchNorm2d(64 if preactivated else 16),
+        "relu": nn.ReLU(inplace=True),
+    }
     stages: dict[str, nn.Module] = {
         "layer1": _stage(architecture, 16, 16),
         "layer2": _stage(architecture, 16, 32),
         "layer3": _stage(architecture, 32, 64),
     }
-    head = {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(64, classes)}
+    head = {
+        "avgpool": nn.AdaptiveAvgPool2d(1),
+        "flatten": nn.Flatten(),
+        "fc": nn.Linear(64, classes),
+    }
     body = stages | norm if preactivated else norm | stages
     network = nn.Sequential(OrderedDict(stem | body | head))
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")  # torch's default is 2.4 x smaller
+            nn.init.kaiming_normal_(
+                module.weight, nonlinearity="relu"
+            )  # torch's default is 2.4 x smaller
     if zero_init_residual:
         last = "conv2.weight" if preactivated else "bn2.weight"
         for name, parameter in network.named_parameters():
@@ -200,11 +244,16 @@ def _build_cifar(architecture: Architecture, classes: int, *, zero_init_residual
 def _stage(architecture: Architecture, inplanes: int, planes: int) -> nn.Sequential:
     """Blocks of one width; the first halves the map where it doubles the filters."""
     first = _block(architecture, inplanes, planes, begins_stage=True)
-    rest = [_block(architecture, planes, planes, begins_stage=False) for _ in range((architecture.depth - 2) // 6 - 1)]
+    rest = [
+        _block(architecture, planes, planes, begins_stage=False)
+        for _ in range((architecture.depth - 2) // 6 - 1)
+    ]
     return nn.Sequential(first, *rest)
 
 
-def _block(architecture: Architecture, inplanes: int, planes: int, *, begins_stage: bool) -> nn.Module:
+def _block(
+    architecture: Architecture, inplanes: int, planes: int, *, begins_stage: bool
+) -> nn.Module:
     stride = planes // inplanes
     if architecture.family == "plain":
         return PlainBlock(inplanes, planes, stride)
@@ -221,7 +270,9 @@ def _block(architecture: Architecture, inplanes: int, planes: int, *, begins_sta
     return block
 
 
-def _build_imagenet(architecture: Architecture, classes: int, *, zero_init_residual: bool) -> nn.Module:
+def _build_imagenet(
+    architecture: Architecture, classes: int, *, zero_init_residual: bool
+) -> nn.Module:
     """The network as torchvision builds it; a plain one is the same with another block."""
     values: dict[str, Any] = {"num_classes": classes, "zero_init_residual": zero_init_residual}
     network: nn.Module

@@ -33,19 +33,25 @@ class Normalization:
             for start in range(0, len(pixels), 1024):
                 total += pixels[start : start + 1024].sum(axis=0, dtype=np.int64)
             return cls(_tensor((total / len(pixels)).transpose(2, 0, 1)), _tensor(255.0))
-        counts = np.stack([np.bincount(pixels[..., channel].ravel(), minlength=256) for channel in range(3)]).astype(np.float64)
+        counts = np.stack(
+            [np.bincount(pixels[..., channel].ravel(), minlength=256) for channel in range(3)]
+        ).astype(np.float64)
         if kind == "scalar":
             counts = counts.sum(axis=0, keepdims=True)
         levels, number = np.arange(256), counts.sum(axis=1)
         mean = (counts * levels).sum(axis=1) / number
-        std = np.sqrt(np.maximum((counts * (levels - mean[:, None]) ** 2).sum(axis=1) / number, 1.0))
+        std = np.sqrt(
+            np.maximum((counts * (levels - mean[:, None]) ** 2).sum(axis=1) / number, 1.0)
+        )
         mean = mean.round() if kind == "scalar" else mean
         return cls(_tensor(mean[:, None, None]), _tensor(std[:, None, None]))
 
     @classmethod
     def imagenet(cls) -> Self:
         """What torchvision's pretrained networks were trained with."""
-        return cls(*(_tensor(np.array(values)[:, None, None]) for values in (IMAGENET_MEAN, IMAGENET_STD)))
+        return cls(
+            *(_tensor(np.array(values)[:, None, None]) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        )
 
     def to(self, device: torch.device) -> "Normalization":
         """The same on a device."""
@@ -58,8 +64,12 @@ class Normalization:
 
     def colour(self, background: tuple[int, int, int]) -> Tensor:
         """A colour after normalisation, `[3, 1, 1]`."""
-        levels = torch.tensor(background, dtype=torch.float32, device=self.mean.device)[:, None, None]
-        return (levels - self.mean.mean((-2, -1), keepdim=True)) / self.std.mean((-2, -1), keepdim=True)
+        levels = torch.tensor(background, dtype=torch.float32, device=self.mean.device)[
+            :, None, None
+        ]
+        return (levels - self.mean.mean((-2, -1), keepdim=True)) / self.std.mean(
+            (-2, -1), keepdim=True
+        )
 
     def to_json(self) -> dict[str, Any]:
         """For a weights file's metadata."""

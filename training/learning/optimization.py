@@ -20,17 +20,26 @@ def build_optimizer(network: nn.Module, values: Optimizer) -> torch.optim.SGD:
     for depth, named in enumerate(groups):
         height = values.learning_rate * values.layer_decay ** (len(groups) - 1 - depth)
         weights = [parameter for _, parameter in named if parameter.ndim > 1]
-        others = [parameter for _, parameter in named if parameter.ndim <= 1]  # batch norms and biases
+        others = [
+            parameter for _, parameter in named if parameter.ndim <= 1
+        ]  # batch norms and biases
         decays = (values.weight_decay, values.weight_decay if values.decay_norms else 0.0)
         for parameters, decay in zip((weights, others), decays, strict=True):
             if parameters:
-                described.append({"params": parameters, "lr": height, "height": height, "weight_decay": decay})
+                described.append(
+                    {"params": parameters, "lr": height, "height": height, "weight_decay": decay}
+                )
     return torch.optim.SGD(
-        described, lr=values.learning_rate, momentum=values.momentum, nesterov=values.nesterov and values.momentum > 0
+        described,
+        lr=values.learning_rate,
+        momentum=values.momentum,
+        nesterov=values.nesterov and values.momentum > 0,
     )
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int, total: int) -> float:
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, schedule: Schedule, step: int, total: int
+) -> float:
     """Give every group its rate for this step (from 0), and return the highest."""
     factor = rate_factor(schedule, step, total)
     for group in optimizer.param_groups:
@@ -45,7 +54,9 @@ def rate_factor(schedule: Schedule, step: int, total: int) -> float:
         risen = step / warmup if schedule.warmup_shape == "linear" else 0.0
         return schedule.warmup_start + (1 - schedule.warmup_start) * risen
     if schedule.decay == "steps":
-        return math.prod(schedule.factor for milestone in schedule.milestones if step >= milestone * total)
+        return math.prod(
+            schedule.factor for milestone in schedule.milestones if step >= milestone * total
+        )
     remaining = 1 - (step - warmup) / max(1, total - warmup)
     return remaining if schedule.decay == "linear" else 0.5 * (1 - math.cos(math.pi * remaining))
 
@@ -63,7 +74,8 @@ def work_left(schedule: Schedule, step: int, total: int, full: int) -> float:
     parts = max(1, len(schedule.scales))
     bounds = [-(-total * part // parts) for part in range(parts + 1)]
     pixels = sum(
-        max(0, end - max(start, step)) * image_side(schedule, start, total, full) ** 2 for start, end in itertools.pairwise(bounds)
+        max(0, end - max(start, step)) * image_side(schedule, start, total, full) ** 2
+        for start, end in itertools.pairwise(bounds)
     )
     return pixels / image_side(schedule, min(step, total - 1), total, full) ** 2
 

@@ -42,11 +42,18 @@ def find_rate(
     Learner and generators are afterwards as they were: weights, momentum, running statistics, average, modes, random state
     (fastai#3013, pytorch-lightning#6675 were of finders that left them changed).
     """
-    kept = copy.deepcopy((learner.state_dict(), [group["lr"] for group in learner.optimizer.param_groups]))
+    kept = copy.deepcopy(
+        (learner.state_dict(), [group["lr"] for group in learner.optimizer.param_groups])
+    )
     modes = [(module, module.training) for module in learner.network.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in learner.network.parameters()]
     random_state = torch.get_rng_state()
-    endless = replace(feed, recipe=feed.recipe.model_copy(update={"iterations": max(steps, feed.steps), "epochs": None}))
+    endless = replace(
+        feed,
+        recipe=feed.recipe.model_copy(
+            update={"iterations": max(steps, feed.steps), "epochs": None}
+        ),
+    )
     rates: list[float] = []
     losses: list[float] = []
     mean = 0.0
@@ -58,7 +65,11 @@ def find_rate(
             batch = next(batches)
             rate = lowest * (highest / lowest) ** (step / max(1, steps - 1))
             for group in learner.optimizer.param_groups:
-                group["lr"] = rate * group["height"] / max(other["height"] for other in learner.optimizer.param_groups)
+                group["lr"] = (
+                    rate
+                    * group["height"]
+                    / max(other["height"] for other in learner.optimizer.param_groups)
+                )
             loss = learner.step(batch)[0].item() / batch.images
             mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
             smoothed = mean / (1 - SMOOTHING ** (step + 1))
@@ -78,5 +89,7 @@ def find_rate(
             parameter.grad = None
         torch.set_rng_state(random_state)
     if not rates:
-        raise DataError(f"the loss is not finite even at a rate of {lowest:g}; look at the data with `python -m training check`")
+        raise DataError(
+            f"the loss is not finite even at a rate of {lowest:g}; look at the data with `python -m training check`"
+        )
     return RateCurve(tuple(rates), tuple(losses))

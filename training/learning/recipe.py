@@ -58,7 +58,9 @@ class Schedule(Part):
 
     @model_validator(mode="after")
     def _milestones_ascend(self) -> Self:
-        if list(self.milestones) != sorted(self.milestones) or bool(self.milestones) != (self.decay == "steps"):
+        if list(self.milestones) != sorted(self.milestones) or bool(self.milestones) != (
+            self.decay == "steps"
+        ):
             raise ValueError("milestones ascend, and belong to decay = 'steps' alone")
         return self
 
@@ -90,7 +92,9 @@ class Augmentation(Part):
     @model_validator(mode="after")
     def _pad_or_warp(self) -> Self:
         if self.pad and self.warps:
-            raise ValueError("pad goes with flip alone; crop_area and translation do its work where the image is resampled")
+            raise ValueError(
+                "pad goes with flip alone; crop_area and translation do its work where the image is resampled"
+            )
         if self.crop_area[0] > self.crop_area[1]:
             raise ValueError("crop_area is [smallest, largest]")
         return self
@@ -155,11 +159,17 @@ class Recipe(Part):
         if (self.epochs is None) == (self.iterations is None):
             raise ValueError("give epochs or iterations, one of the two")
         if self.learn_validation and self.select != "last":
-            raise ValueError('images that are trained on can not choose the epoch: learn_validation goes with select = "last"')
+            raise ValueError(
+                'images that are trained on can not choose the epoch: learn_validation goes with select = "last"'
+            )
         if self.accumulation * 2 > self.batch_size:
-            raise ValueError("a micro-batch needs two images: lower accumulation or raise batch_size")
+            raise ValueError(
+                "a micro-batch needs two images: lower accumulation or raise batch_size"
+            )
         if self.normalization == "pixels" and (self.schedule.scales or self.augmentation.warps):
-            raise ValueError("a mean image belongs to one size and to images that are not resampled: use scalar or channels")
+            raise ValueError(
+                "a mean image belongs to one size and to images that are not resampled: use scalar or channels"
+            )
         return self
 
     @classmethod
@@ -177,13 +187,17 @@ class Recipe(Part):
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
             place = ".".join(str(part) for part in problem["loc"])
-            raise RecipeError(f"the recipe {name} is wrong{' at ' + place if place else ''}: {problem['msg']}") from None
+            raise RecipeError(
+                f"the recipe {name} is wrong{' at ' + place if place else ''}: {problem['msg']}"
+            ) from None
 
 
 def known_recipes() -> dict[str, str]:
     """The recipes that ship with the project, each with the first line of its file: what it is for."""
     paths = sorted(RECIPES.glob("*.toml"), key=attrgetter("stem"))
-    return {path.stem: path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ") for path in paths}
+    return {
+        path.stem: path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ") for path in paths
+    }
 
 
 def _read(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -194,7 +208,9 @@ def _read(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         known = ", ".join(known_recipes())
-        raise RecipeError(f"there is no recipe {name!r}; there are {known}, or give the path of a .toml file") from None
+        raise RecipeError(
+            f"there is no recipe {name!r}; there are {known}, or give the path of a .toml file"
+        ) from None
     except (OSError, ValueError) as error:  # tomllib's and the decoder's errors are ValueErrors
         raise RecipeError(f"{path} is not TOML: {error}") from None
     base = values.pop("extends", None)
@@ -220,7 +236,9 @@ def _as_change(change: str) -> dict[str, Any]:
     """`a.b=1` as the values that it stands for. A word that is no TOML value is taken as text."""
     key, separator, text = change.partition("=")
     if not separator or not key.strip():
-        raise RecipeError(f"--set takes NAME=VALUE, as in optimizer.learning_rate=0.05; got {change!r}")
+        raise RecipeError(
+            f"--set takes NAME=VALUE, as in optimizer.learning_rate=0.05; got {change!r}"
+        )
     try:
         return tomllib.loads(f"{key.strip()} = {text.strip()}")
     except tomllib.TOMLDecodeError:
@@ -228,4 +246,6 @@ def _as_change(change: str) -> dict[str, Any]:
     try:
         return tomllib.loads(f"{key.strip()} = {json.dumps(text.strip())}")
     except tomllib.TOMLDecodeError:
-        raise RecipeError(f"--set takes NAME=VALUE, as in optimizer.learning_rate=0.05; got {change!r}") from None
+        raise RecipeError(
+            f"--set takes NAME=VALUE, as in optimizer.learning_rate=0.05; got {change!r}"
+        ) from None

@@ -57,7 +57,11 @@ class Pace:
 
     def _count(self, seconds: float, waited: float, images: int) -> None:
         self.steps += 1
-        weight = 1.0 if self.steps <= _WARM_UP_STEPS + 1 else max(_MEMORY, 1 / (self.steps - _WARM_UP_STEPS))
+        weight = (
+            1.0
+            if self.steps <= _WARM_UP_STEPS + 1
+            else max(_MEMORY, 1 / (self.steps - _WARM_UP_STEPS))
+        )
         self.step_seconds += weight * (seconds - self.step_seconds)
         self.input_seconds += weight * (waited - self.input_seconds)
         self.images_per_second += weight * (images / seconds - self.images_per_second)
@@ -67,4 +71,6 @@ def peak_bytes(device: torch.device) -> int:
     """The most memory that this process has held: the GPU's on a GPU, else its resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )

@@ -19,14 +19,25 @@ from training.quantization.sensitivity import relative_drift
 from training.steps.calibrate import COVERAGES, ECE_ALLOWANCE, MOST_REFUSED, measure, with_chance
 
 CHECKS: Final = (
-    "top1_loss", "logit_drift", "flips_near_margin", "flips_clear", "golden_top1", "abstained",
-    *(f"coverage_{coverage}" for coverage in COVERAGES), "calibration_error", "batch_invariance", "size", "speed",
-)  # fmt: skip
+    "top1_loss",
+    "logit_drift",
+    "flips_near_margin",
+    "flips_clear",
+    "golden_top1",
+    "abstained",
+    *(f"coverage_{coverage}" for coverage in COVERAGES),
+    "calibration_error",
+    "batch_invariance",
+    "size",
+    "speed",
+)
 DRIFT: Final[Mapping[Precision, float]] = {"int8": 0.1, "fp16": 0.01, "bf16": 0.05}
 SIZE: Final[Mapping[Precision, float]] = {"int8": 0.5, "fp16": 0.6, "bf16": 0.6}
 NEAR_FLIPS: Final = 0.02
 MAX_LOSS: Final = 0.5  # points of top-1
-FEW_IMAGES: Final = 2  # so many may change of few images: of 60, one is more than a point, and says nothing
+FEW_IMAGES: Final = (
+    2  # so many may change of few images: of 60, one is more than a point, and says nothing
+)
 CLEAR_FLIPS: Final = 0.001
 INVARIANCE_IMAGES: Final = 96
 SPEED_ROUNDS: Final = 16
@@ -50,7 +61,11 @@ class Candidate:
 
 
 def check_candidate(
-    candidate: Candidate, scorer: Scorer, sample: Pixels, max_loss: float, waivers: Mapping[str, str]
+    candidate: Candidate,
+    scorer: Scorer,
+    sample: Pixels,
+    max_loss: float,
+    waivers: Mapping[str, str],
 ) -> tuple[Check, ...]:
     """Every check of the variant; `max_loss` in points of top-1, `sample` a few test images."""
     checks = [
@@ -79,8 +94,15 @@ def _answers(candidate: Candidate, scorer: Scorer, max_loss: float) -> Iterator[
     yield at_most("logit_drift", drift, DRIFT[candidate.precision], detail)
     flipped = candidate.logits.argmax(1) != candidate.expected.argmax(1)
     clear = margins(scorer.probabilities(candidate.expected)) >= CLEAR_MARGIN
-    detail = f"share of {images} whose top-1 changed where fp32 is within {CLEAR_MARGIN} of probability"
-    yield at_most("flips_near_margin", float((flipped & ~clear).mean()), max(NEAR_FLIPS, FEW_IMAGES / len(flipped)), detail)
+    detail = (
+        f"share of {images} whose top-1 changed where fp32 is within {CLEAR_MARGIN} of probability"
+    )
+    yield at_most(
+        "flips_near_margin",
+        float((flipped & ~clear).mean()),
+        max(NEAR_FLIPS, FEW_IMAGES / len(flipped)),
+        detail,
+    )
     detail = f"share of {images} whose top-1 changed where fp32 is surer than that"
     yield at_most("flips_clear", float((flipped & clear).mean()), CLEAR_FLIPS, detail)
 
@@ -90,7 +112,12 @@ def _golden(candidate: Candidate, scorer: Scorer) -> Check:
         return at_most("golden_top1", 0, 0, "there are no golden images")
     flipped = candidate.golden_logits.argmax(1) != candidate.golden_expected.argmax(1)
     clear = margins(scorer.probabilities(candidate.golden_expected)) >= CLEAR_MARGIN
-    return at_most("golden_top1", int((flipped & clear).sum()), 0, "golden images with another top-1 where fp32's is clear")
+    return at_most(
+        "golden_top1",
+        int((flipped & clear).sum()),
+        0,
+        "golden images with another top-1 where fp32's is clear",
+    )
 
 
 def _calibration(candidate: Candidate, manifest: Manifest) -> Iterator[Check]:
@@ -101,9 +128,16 @@ def _calibration(candidate: Candidate, manifest: Manifest) -> Iterator[Check]:
     calibration, images = manifest.calibration, len(candidate.labels)
     if calibration is None or manifest.outputs.kind != "logits":
         return
-    fitted_on = manifest.training.data.split.get("validation", images) if manifest.training else images
-    of_numbers = np.nan_to_num(candidate.logits)  # what is no number says nothing, and has failed `logit_drift`
-    before, after = (measure(calibration, logits, candidate.labels) for logits in (candidate.expected, of_numbers))
+    fitted_on = (
+        manifest.training.data.split.get("validation", images) if manifest.training else images
+    )
+    of_numbers = np.nan_to_num(
+        candidate.logits
+    )  # what is no number says nothing, and has failed `logit_drift`
+    before, after = (
+        measure(calibration, logits, candidate.labels)
+        for logits in (candidate.expected, of_numbers)
+    )
     if before.abstained is not None and after.abstained is not None:
         bound = with_chance(max(MOST_REFUSED, before.abstained), images, fitted_on)
         detail = f"share of {images} images of the test split that are refused; {before.abstained:.4f} in fp32"
@@ -111,9 +145,19 @@ def _calibration(candidate: Candidate, manifest: Manifest) -> Iterator[Check]:
     for coverage, figures in after.sets.items():
         in_fp32 = before.sets[coverage].coverage
         bound = 1 - with_chance(max(1 - float(coverage), 1 - in_fp32), images, fitted_on)
-        yield at_least(f"coverage_{coverage}", figures.coverage, bound, f"share of sets that hold the label; {in_fp32:.4f} in fp32")
+        yield at_least(
+            f"coverage_{coverage}",
+            figures.coverage,
+            bound,
+            f"share of sets that hold the label; {in_fp32:.4f} in fp32",
+        )
     bound = max(before.ece_before, before.ece_after) + ECE_ALLOWANCE
-    yield at_most("calibration_error", after.ece_after, bound, f"expected, on the test split; {before.ece_after:.4f} in fp32")
+    yield at_most(
+        "calibration_error",
+        after.ece_after,
+        bound,
+        f"expected, on the test split; {before.ece_after:.4f} in fp32",
+    )
 
 
 def _invariance(candidate: Candidate, scorer: Scorer, sample: Pixels) -> Iterator[Check]:
@@ -121,17 +165,29 @@ def _invariance(candidate: Candidate, scorer: Scorer, sample: Pixels) -> Iterato
     if scorer.batch == 1:
         return
     alone, *others = (
-        np.concatenate([candidate.session.run(sample[start : start + size]) for start in range(0, len(sample), size)])
+        np.concatenate(
+            [
+                candidate.session.run(sample[start : start + size])
+                for start in range(0, len(sample), size)
+            ]
+        )
         for size in sorted({1, min(ODD_BATCH, scorer.batch), scorer.batch})
     )
     bound = LOGIT_TOLERANCE if candidate.precision == "int8" else candidate.tolerance
     drift = max(float(np.abs(alone - other).max()) for other in others)
-    yield at_most("batch_invariance", drift, bound, f"max change of a logit with other neighbours, {len(sample)} images")
+    yield at_most(
+        "batch_invariance",
+        drift,
+        bound,
+        f"max change of a logit with other neighbours, {len(sample)} images",
+    )
 
 
 def _size(candidate: Candidate) -> Check:
     share = len(candidate.data) / len(candidate.fp32_data)
-    return at_most("size", share, SIZE[candidate.precision], f"of fp32's {len(candidate.fp32_data):,} bytes")
+    return at_most(
+        "size", share, SIZE[candidate.precision], f"of fp32's {len(candidate.fp32_data):,} bytes"
+    )
 
 
 def _speed(candidate: Candidate, scorer: Scorer) -> Iterator[Check]:
@@ -139,9 +195,17 @@ def _speed(candidate: Candidate, scorer: Scorer) -> Iterator[Check]:
     if candidate.precision != "int8" and not scorer.uses_gpu:
         return
     shape = scorer.manifest.input
-    runs: dict[str, Callable[[Pixels], object]] = {"fp32": candidate.fp32_session.run, candidate.precision: candidate.session.run}
+    runs: dict[str, Callable[[Pixels], object]] = {
+        "fp32": candidate.fp32_session.run,
+        candidate.precision: candidate.session.run,
+    }
     seconds = time_in_turn(
-        runs, shape, rounds=SPEED_ROUNDS, budget_seconds=20, least_rounds=5, batches=batches_up_to(scorer.manifest.max_batch_size)
+        runs,
+        shape,
+        rounds=SPEED_ROUNDS,
+        budget_seconds=20,
+        least_rounds=5,
+        batches=batches_up_to(scorer.manifest.max_batch_size),
     )
     slow, fast = seconds["fp32"][1:], seconds[candidate.precision][1:]
     by_round = [speed_up(a[None], b[None]) for a, b in zip(slow, fast, strict=True)]
@@ -162,4 +226,6 @@ def tolerance_of(precision: Precision, drifts: Sequence[float]) -> float:
 
 def golden_expected(manifest: Manifest) -> Logits:
     """Training's logits of the golden images, `[n, classes]`."""
-    return np.array([golden.logits for golden in manifest.golden], np.float32).reshape(-1, len(manifest.class_names))
+    return np.array([golden.logits for golden in manifest.golden], np.float32).reshape(
+        -1, len(manifest.class_names)
+    )

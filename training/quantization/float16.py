@@ -12,7 +12,10 @@ from training.errors import QuantizeError
 from training.quantization.graph import layers_of, preamble_of, read_graph, rename_input
 
 HalfPrecision = Literal["fp16", "bf16"]
-_TYPES: Final[dict[HalfPrecision, int]] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+_TYPES: Final[dict[HalfPrecision, int]] = {
+    "fp16": TensorProto.FLOAT16,
+    "bf16": TensorProto.BFLOAT16,
+}
 _FLOAT: Final = TensorProto.FLOAT
 BF16_OPSET: Final = 22  # the first in which Conv and pooling take bfloat16
 
@@ -35,7 +38,9 @@ def convert(data: bytes, precision: HalfPrecision) -> bytes:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise QuantizeError(f"this graph can not be computed in {precision}: {str(error).strip().splitlines()[0]}") from None
+        raise QuantizeError(
+            f"this graph can not be computed in {precision}: {str(error).strip().splitlines()[0]}"
+        ) from None
     converted: bytes = model.SerializeToString(deterministic=True)
     return converted
 
@@ -53,7 +58,9 @@ def _convert_constants(model: Any, outside: frozenset[str], kind: int) -> None:
     for tensor in list(model.graph.initializer):
         if tensor.data_type == _FLOAT and tensor.name not in shared:
             tensor.CopyFrom(_as(numpy_helper.to_array(tensor), tensor.name, kind))
-        elif tensor.data_type == _FLOAT and any(tensor.name in node.input for node in model.graph.node if node.name in inside):
+        elif tensor.data_type == _FLOAT and any(
+            tensor.name in node.input for node in model.graph.node if node.name in inside
+        ):
             own = f"{tensor.name} in half"
             model.graph.initializer.append(_as(numpy_helper.to_array(tensor), own, kind))
             rename_input(model, tensor.name, own, inside)
@@ -64,25 +71,38 @@ def _convert_constants(model: Any, outside: frozenset[str], kind: int) -> None:
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == _FLOAT:
                 attribute.i = kind
             elif attribute.HasField("t") and attribute.t.data_type == _FLOAT:
-                attribute.t.CopyFrom(_as(numpy_helper.to_array(attribute.t), attribute.t.name, kind))
+                attribute.t.CopyFrom(
+                    _as(numpy_helper.to_array(attribute.t), attribute.t.name, kind)
+                )
 
 
 def _as(values: NDArray[Any], name: str, kind: int) -> Any:
     if kind == TensorProto.FLOAT16:
-        return numpy_helper.from_array(values.astype(np.float16), name)  # beyond its range is infinite, which the gates find
+        return numpy_helper.from_array(
+            values.astype(np.float16), name
+        )  # beyond its range is infinite, which the gates find
     return helper.make_tensor(name, kind, values.shape, values.ravel())
 
 
-def _cast_at_the_border(model: Any, outside: frozenset[str], inside: frozenset[str], kind: int) -> None:
+def _cast_at_the_border(
+    model: Any, outside: frozenset[str], inside: frozenset[str], kind: int
+) -> None:
     """What the preamble hands to the layers."""
     kinds = {
-        value.name: value.type.tensor_type.elem_type for value in onnx.shape_inference.infer_shapes(_bare(model)).graph.value_info
+        value.name: value.type.tensor_type.elem_type
+        for value in onnx.shape_inference.infer_shapes(_bare(model)).graph.value_info
     }
     taken = {name for node in model.graph.node if node.name in inside for name in node.input}
-    made = {name: node.name for node in model.graph.node if node.name in outside for name in node.output}
+    made = {
+        name: node.name for node in model.graph.node if node.name in outside for name in node.output
+    }
     for name in [name for name in made if name in taken and kinds.get(name, _FLOAT) == _FLOAT]:
         rename_input(model, name, f"{name} in half", inside)
-        _insert_after(model, made[name], helper.make_node("Cast", [name], [f"{name} in half"], name=f"{name} to half", to=kind))
+        _insert_after(
+            model,
+            made[name],
+            helper.make_node("Cast", [name], [f"{name} in half"], name=f"{name} to half", to=kind),
+        )
 
 
 def _bare(model: Any) -> Any:
@@ -103,7 +123,11 @@ def _cast_outputs(model: Any) -> None:
         for node in model.graph.node:
             node.input[:] = _renamed(node.input, output.name, half)
             node.output[:] = _renamed(node.output, output.name, half)
-        model.graph.node.append(helper.make_node("Cast", [half], [output.name], name=f"{output.name} to float", to=_FLOAT))
+        model.graph.node.append(
+            helper.make_node(
+                "Cast", [half], [output.name], name=f"{output.name} to float", to=_FLOAT
+            )
+        )
 
 
 def _renamed(names: Iterable[str], old: str, new: str) -> list[str]:

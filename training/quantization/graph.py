@@ -30,7 +30,11 @@ def read_graph(data: bytes) -> Any:
     numbers = count()
     for node in model.graph.node:
         if not node.name:
-            node.name = next(name for name in (f"{node.op_type}_{number}" for number in numbers) if name not in taken)
+            node.name = next(
+                name
+                for name in (f"{node.op_type}_{number}" for number in numbers)
+                if name not in taken
+            )
     return model
 
 
@@ -42,7 +46,9 @@ def layers_of(model: Any) -> tuple[Layer, ...]:
         if node.op_type in LAYERS and len(node.input) > 1 and node.input[1] in weights:
             users.setdefault(node.input[1], []).append(node.name)
     if not users:
-        raise QuantizeError("the graph has no Conv, Gemm or MatMul with weights of its own, so there is nothing to convert")
+        raise QuantizeError(
+            "the graph has no Conv, Gemm or MatMul with weights of its own, so there is nothing to convert"
+        )
     return tuple(Layer(name, tuple(nodes)) for name, nodes in users.items())
 
 
@@ -55,9 +61,13 @@ def preamble_of(model: Any) -> tuple[str, ...]:
 def head_of(model: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The nodes of the last layers, those that lead to no other layer, and the nodes behind them: from sums to scores."""
     layers = {name for layer in layers_of(model) for name in layer.nodes}
-    before = set(_before(model, [node.input[0] for node in model.graph.node if node.name in layers]))
+    before = set(
+        _before(model, [node.input[0] for node in model.graph.node if node.name in layers])
+    )
     rest = [node.name for node in model.graph.node if node.name not in before]
-    return tuple(name for name in rest if name in layers), tuple(name for name in rest if name not in layers)
+    return tuple(name for name in rest if name in layers), tuple(
+        name for name in rest if name not in layers
+    )
 
 
 def _before(model: Any, tensors: Iterable[str]) -> tuple[str, ...]:

@@ -23,7 +23,14 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from model_store.manifest import MODEL_INPUT
 from model_store.preprocessing import Pixels
 from training.errors import QuantizeError
-from training.quantization.graph import drop_unused, head_of, layers_of, preamble_of, read_graph, rename_input
+from training.quantization.graph import (
+    drop_unused,
+    head_of,
+    layers_of,
+    preamble_of,
+    read_graph,
+    rename_input,
+)
 from training.quantization.pooling import shortcuts_to_convolutions
 
 CALIBRATION_BATCH: Final = 16
@@ -42,20 +49,42 @@ class Calibrated:
     def quantize(self, *, keep: Collection[str] = (), only: Collection[str] | None = None) -> bytes:
         """The INT8 file, with these layers left in fp32, or with all but `only` left so."""
         layers = layers_of(self.model)
-        kept = {layer.name for layer in layers if layer.name in keep or (only is not None and layer.name not in only)}
+        kept = {
+            layer.name
+            for layer in layers
+            if layer.name in keep or (only is not None and layer.name not in only)
+        }
         if len(kept) == len(layers):
             raise QuantizeError("every layer would stay in fp32, so nothing is left to quantise")
         preamble = preamble_of(self.model)
         last, behind = head_of(self.model)
-        excluded = [*preamble, *behind, *(node for layer in layers if layer.name in kept for node in layer.nodes)]
-        nodes = None if only is None else [node for layer in layers if layer.name not in kept for node in layer.nodes]
+        excluded = [
+            *preamble,
+            *behind,
+            *(node for layer in layers if layer.name in kept for node in layer.nodes),
+        ]
+        nodes = (
+            None
+            if only is None
+            else [node for layer in layers if layer.name not in kept for node in layer.nodes]
+        )
         quantizer = QDQQuantizer(
-            copy.deepcopy(self.model), True, True, QuantType.QInt8, QuantType.QUInt8, self.ranges,  # noqa: FBT003  per_channel, reduce_range
-            nodes or [], excluded, _OPERATORS, {},
-        )  # fmt: skip
+            copy.deepcopy(self.model),
+            True,
+            True,
+            QuantType.QInt8,
+            QuantType.QUInt8,
+            self.ranges,
+            nodes or [],
+            excluded,
+            _OPERATORS,
+            {},
+        )
         quantizer.quantize_model()
         _take_bytes_as_they_come(quantizer.model.model, preamble)
-        if not any(node.op_type in _MEANS for node in self.model.graph.node if node.name in behind):  # a mean is fine of itself
+        if not any(
+            node.op_type in _MEANS for node in self.model.graph.node if node.name in behind
+        ):  # a mean is fine of itself
             _leave_sums_fine(quantizer.model.model, last)
         quantizer.model.topological_sort()
         quantized = quantizer.model.model
@@ -65,7 +94,9 @@ class Calibrated:
         return data
 
 
-def calibrate(data: bytes, batches: Sequence[Pixels], progress: Callable[[int, int], None] = lambda *_: None) -> Calibrated:
+def calibrate(
+    data: bytes, batches: Sequence[Pixels], progress: Callable[[int, int], None] = lambda *_: None
+) -> Calibrated:
     """Run these uint8 batches through the fp32 file and keep each tensor's lowest and highest value. Raises QuantizeError."""
     model = read_graph(data)
     shortcuts_to_convolutions(model)
@@ -75,7 +106,11 @@ def calibrate(data: bytes, batches: Sequence[Pixels], progress: Callable[[int, i
         inferred = onnx.shape_inference.infer_shapes(model)
         onnx.save_model(inferred, path, save_as_external_data=True, location="weights")
         calibrator = create_calibrator(
-            path, _OPERATORS, str(Path(folder) / "augmented.onnx"), CalibrationMethod.MinMax, use_external_data_format=True
+            path,
+            _OPERATORS,
+            str(Path(folder) / "augmented.onnx"),
+            CalibrationMethod.MinMax,
+            use_external_data_format=True,
         )
         calibrator.collect_data(_Batches(batches, progress))
         return Calibrated(onnx.shape_inference.infer_shapes(model), calibrator.compute_data())
@@ -86,7 +121,9 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ship
         self._batches = self._counted(batches, progress)
 
     @staticmethod
-    def _counted(batches: Sequence[Pixels], progress: Callable[[int, int], None]) -> Iterator[Pixels]:
+    def _counted(
+        batches: Sequence[Pixels], progress: Callable[[int, int], None]
+    ) -> Iterator[Pixels]:
         total = sum(map(len, batches))
         done = 0
         for batch in batches:
@@ -130,15 +167,23 @@ def _take_bytes_as_they_come(model: Any, preamble: Sequence[str]) -> None:
         return
     zero = -addend / factor
     users = [node for node in model.graph.node if add.output[0] in node.input]
-    if abs(zero - round(zero)) > _WHOLE or not 0 <= round(zero) <= 255 or [node.op_type for node in users] != ["QuantizeLinear"]:
+    if (
+        abs(zero - round(zero)) > _WHOLE
+        or not 0 <= round(zero) <= 255
+        or [node.op_type for node in users] != ["QuantizeLinear"]
+    ):
         return
     quantize = users[0]
     constants: dict[str, NDArray[Any]] = {
         "bytes scale": np.array(factor, np.float32),
         "bytes zero point": np.array(round(zero), np.uint8),
     }
-    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
-    dequantize = helper.make_node("DequantizeLinear", [cast.input[0], *constants], ["pixels"], name="bytes as they come")
+    model.graph.initializer.extend(
+        numpy_helper.from_array(value, name) for name, value in constants.items()
+    )
+    dequantize = helper.make_node(
+        "DequantizeLinear", [cast.input[0], *constants], ["pixels"], name="bytes as they come"
+    )
     for node in [node for node in model.graph.node if quantize.output[0] in node.input]:
         rename_input(model, node.output[0], "pixels")
         model.graph.node.remove(node)
@@ -150,8 +195,14 @@ def _take_bytes_as_they_come(model: Any, preamble: Sequence[str]) -> None:
 
 def _leave_sums_fine(model: Any, last: Collection[str]) -> None:
     """What the last layers add up is not rounded to bytes again, so that scores stay as fine as the accumulator has them."""
-    takers = {node.input[0]: node for node in model.graph.node if node.op_type in {"QuantizeLinear", "DequantizeLinear"}}
-    for node in [node for node in model.graph.node if node.name in last and node.output[0] in takers]:
+    takers = {
+        node.input[0]: node
+        for node in model.graph.node
+        if node.op_type in {"QuantizeLinear", "DequantizeLinear"}
+    }
+    for node in [
+        node for node in model.graph.node if node.name in last and node.output[0] in takers
+    ]:
         quantize = takers[node.output[0]]
         dequantize = takers[quantize.output[0]]
         node.output[0] = dequantize.output[0]

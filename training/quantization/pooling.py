@@ -19,15 +19,22 @@ def shortcuts_to_convolutions(model: Any) -> None:
     are 0 and one over the window, exact in seven bits. Pools whose edges are padded stay.
     """
     inferred = onnx.shape_inference.infer_shapes(model).graph
-    channels = {value.name: value.type.tensor_type.shape.dim[1].dim_value for value in inferred.value_info
-                if len(value.type.tensor_type.shape.dim) == 4}  # fmt: skip
+    channels = {
+        value.name: value.type.tensor_type.shape.dim[1].dim_value
+        for value in inferred.value_info
+        if len(value.type.tensor_type.shape.dim) == 4
+    }
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     users: dict[str, list[Any]] = {}
     for node in model.graph.node:
         for name in node.input:
             users.setdefault(name, []).append(node)
     made = {value.name for value in model.graph.output}
-    for pool in [node for node in model.graph.node if node.op_type == "AveragePool" and node.output[0] not in made]:
+    for pool in [
+        node
+        for node in model.graph.node
+        if node.op_type == "AveragePool" and node.output[0] not in made
+    ]:
         behind = users.get(pool.output[0], [])
         beside = _zero_channels(behind[0], constants) if len(behind) == 1 else None
         if beside and channels.get(pool.input[0]) and _has_whole_windows(pool):
@@ -37,12 +44,21 @@ def shortcuts_to_convolutions(model: Any) -> None:
 
 def _zero_channels(pad: Any, constants: dict[str, Any]) -> tuple[int, int] | None:
     """How many zero channels this node puts before and behind those that it takes, where it does nothing else."""
-    if pad.op_type != "Pad" or _attributes(pad).get("mode", b"constant") != b"constant" or pad.input[1] not in constants:
+    if (
+        pad.op_type != "Pad"
+        or _attributes(pad).get("mode", b"constant") != b"constant"
+        or pad.input[1] not in constants
+    ):
         return None
     value = constants.get(pad.input[2]) if len(pad.input) > 2 and pad.input[2] else 0
     numbers = constants[pad.input[1]].tolist()
     before, after = numbers[_CHANNELS_BEFORE], numbers[_CHANNELS_AFTER]
-    if len(pad.input) > 3 or value != 0 or min(before, after) < 0 or sum(map(abs, numbers)) != before + after:
+    if (
+        len(pad.input) > 3
+        or value != 0
+        or min(before, after) < 0
+        or sum(map(abs, numbers)) != before + after
+    ):
         return None
     return before, after
 
@@ -61,9 +77,13 @@ def _replace(model: Any, pool: Any, pad: Any, channels: int, before: int, after:
     name = f"{pool.name} as a convolution"
     model.graph.initializer.append(numpy_helper.from_array(weights, f"{name}: weights"))
     convolution = helper.make_node(
-        "Conv", [pool.input[0], f"{name}: weights"], [pad.output[0]], name=name,
-        kernel_shape=kernel, strides=given.get("strides", [1] * len(kernel)),
-    )  # fmt: skip
+        "Conv",
+        [pool.input[0], f"{name}: weights"],
+        [pad.output[0]],
+        name=name,
+        kernel_shape=kernel,
+        strides=given.get("strides", [1] * len(kernel)),
+    )
     model.graph.node.insert(list(model.graph.node).index(pool), convolution)
     for node in (pool, pad):
         model.graph.node.remove(node)

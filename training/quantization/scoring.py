@@ -42,12 +42,16 @@ class Scorer:
         path = self.folder / "model.onnx"
         path.write_bytes(data)
         providers = (CUDA, "CPUExecutionProvider") if self.uses_gpu else ("CPUExecutionProvider",)
-        return Session(path, self.manifest.input, self.manifest.outputs, SessionOptions(providers=providers))
+        return Session(
+            path, self.manifest.input, self.manifest.outputs, SessionOptions(providers=providers)
+        )
 
     def probabilities(self, logits: Logits) -> NDArray[np.float32]:
         """As the service makes them."""
         calibration = self.manifest.calibration
-        return probabilities(logits, self.manifest.outputs, calibration.temperature if calibration else 1.0)
+        return probabilities(
+            logits, self.manifest.outputs, calibration.temperature if calibration else 1.0
+        )
 
 
 @contextmanager

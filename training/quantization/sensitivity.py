@@ -13,7 +13,9 @@ from training.quantization.int8 import Calibrated
 from training.quantization.scoring import Scorer, score
 
 SWEEP_IMAGES: Final = 64
-KEPT_SHARE: Final = 0.25  # of the layers at most: a network that needs more in fp32 is no INT8 network
+KEPT_SHARE: Final = (
+    0.25  # of the layers at most: a network that needs more in fp32 is no INT8 network
+)
 
 
 @dataclass(frozen=True)
@@ -25,19 +27,27 @@ class Sensitivity:
 
 
 def sweep(
-    calibrated: Calibrated, pixels: Pixels, expected: Logits, scorer: Scorer, progress: Callable[[int, int], None]
+    calibrated: Calibrated,
+    pixels: Pixels,
+    expected: Logits,
+    scorer: Scorer,
+    progress: Callable[[int, int], None],
 ) -> tuple[Sensitivity, ...]:
     """Each layer's sensitivity on these images, the worst first; `expected` are their fp32 logits."""
     layers = layers_of(calibrated.model)
     found = []
     for number, layer in enumerate(layers, start=1):
-        logits = score(scorer.open(calibrated.quantize(only={layer.name})), [pixels], size=scorer.batch)
+        logits = score(
+            scorer.open(calibrated.quantize(only={layer.name})), [pixels], size=scorer.batch
+        )
         found.append(Sensitivity(layer.name, relative_drift(logits, expected)))
         progress(number, len(layers))
     return tuple(sorted(found, key=lambda line: -line.drift))
 
 
-def layers_to_keep(holds: Callable[[Sequence[str]], bool], ranked: Callable[[], Sequence[str]]) -> tuple[str, ...]:
+def layers_to_keep(
+    holds: Callable[[Sequence[str]], bool], ranked: Callable[[], Sequence[str]]
+) -> tuple[str, ...]:
     """The fewest layers, worst first, that must stay in fp32 until it holds; at most a quarter, whether it then holds or not.
 
     `ranked` is asked only where something has to stay.

@@ -32,7 +32,13 @@ from training.quantization.float16 import convert
 from training.quantization.graph import layers_of
 from training.quantization.int8 import CALIBRATION_BATCH, calibrate
 from training.quantization.scoring import Scorer, score, scorer
-from training.quantization.sensitivity import SWEEP_IMAGES, Sensitivity, layers_to_keep, relative_drift, sweep
+from training.quantization.sensitivity import (
+    SWEEP_IMAGES,
+    Sensitivity,
+    layers_to_keep,
+    relative_drift,
+    sweep,
+)
 from training.run.data import RunData
 from training.steps.publish import Published, keep_what_serves, require_aliases
 
@@ -73,7 +79,9 @@ class Made:
     sensitivities: tuple[Sensitivity, ...] = ()
 
 
-def make_variant(version: Version, data: RunData, settings: Settings, waivers: Mapping[str, str], count: Count) -> Made:
+def make_variant(
+    version: Version, data: RunData, settings: Settings, waivers: Mapping[str, str], count: Count
+) -> Made:
     """Convert the version's fp32 file and run every check on the whole test split.
 
     Raises QuantizeError where the version has no fp32 file, or the other precision can not be computed here.
@@ -86,27 +94,68 @@ def make_variant(version: Version, data: RunData, settings: Settings, waivers: M
         if settings.precision == "int8":
             converted, kept, sensitivities = _to_int8(fp32_data, data, settings, scoring, count)
         elif settings.precision == "fp32":
-            raise QuantizeError("every version has fp32 already; --precision takes int8, fp16 or bf16")
+            raise QuantizeError(
+                "every version has fp32 already; --precision takes int8, fp16 or bf16"
+            )
         else:
             converted = convert(fp32_data, settings.precision)
         session = _open(scoring, converted, settings.precision)
         test = data.split.test
-        expected = score(fp32_session, data.chunks(test), len(test), count("fp32 on the test split"), size=scoring.batch)
-        logits = score(session, data.chunks(test), len(test), count(f"{settings.precision} on the test split"), size=scoring.batch)
+        expected = score(
+            fp32_session,
+            data.chunks(test),
+            len(test),
+            count("fp32 on the test split"),
+            size=scoring.batch,
+        )
+        logits = score(
+            session,
+            data.chunks(test),
+            len(test),
+            count(f"{settings.precision} on the test split"),
+            size=scoring.batch,
+        )
         golden, golden_logits = golden_expected(version.manifest), _golden_logits(version, session)
-        drifts = [float(np.quantile(np.abs(logits - expected).max(1), _DRIFT_QUANTILE)), *np.abs(golden_logits - golden).max(1)]
+        drifts = [
+            float(np.quantile(np.abs(logits - expected).max(1), _DRIFT_QUANTILE)),
+            *np.abs(golden_logits - golden).max(1),
+        ]
         candidate = Candidate(
-            settings.precision, converted, fp32_data, session, fp32_session, logits, expected, data.images.labels[test],
-            golden_logits, golden, tolerance_of(settings.precision, drifts),
-        )  # fmt: skip
+            settings.precision,
+            converted,
+            fp32_data,
+            session,
+            fp32_session,
+            logits,
+            expected,
+            data.images.labels[test],
+            golden_logits,
+            golden,
+            tolerance_of(settings.precision, drifts),
+        )
         sample = np.concatenate(list(data.chunks(_spread(test, INVARIANCE_IMAGES))))
-        checks = check_candidate(candidate, scoring, sample, settings.allowed_loss(len(test)), waivers)
-    top1 = tuple(float((scores.argmax(1) == candidate.labels).mean()) for scores in (expected, logits))
+        checks = check_candidate(
+            candidate, scoring, sample, settings.allowed_loss(len(test)), waivers
+        )
+    top1 = tuple(
+        float((scores.argmax(1) == candidate.labels).mean()) for scores in (expected, logits)
+    )
     own = tuple(map(tuple, golden_logits.tolist()))
-    return Made(settings.precision, converted, candidate.tolerance, own, checks, (top1[0], top1[1]), kept, sensitivities)
+    return Made(
+        settings.precision,
+        converted,
+        candidate.tolerance,
+        own,
+        checks,
+        (top1[0], top1[1]),
+        kept,
+        sensitivities,
+    )
 
 
-def publish_variant(version: Version, made: Made, store: ModelStore, *, promote: bool = True) -> Published:
+def publish_variant(
+    version: Version, made: Made, store: ModelStore, *, promote: bool = True
+) -> Published:
     """Seal the version's files with the variant as the model's next version; everything else is carried over.
 
     `production` follows where it pointed to this version, or to none, and every check passed unwaived: another precision of an
@@ -117,24 +166,37 @@ def publish_variant(version: Version, made: Made, store: ModelStore, *, promote:
     others = tuple(variant for variant in manifest.variants if variant.precision != made.precision)
     dropped = {variant.file for variant in manifest.variants} - {variant.file for variant in others}
     files: dict[str, bytes] = {
-        entry.path: version.path(entry.path).read_bytes() for entry in manifest.files if entry.path not in dropped
+        entry.path: version.path(entry.path).read_bytes()
+        for entry in manifest.files
+        if entry.path not in dropped
     }
     files[file] = made.data
     variant = Variant(
-        precision=made.precision, file=file, tolerance=made.tolerance, golden_logits=made.golden_logits, gate=made.checks
+        precision=made.precision,
+        file=file,
+        tolerance=made.tolerance,
+        golden_logits=made.golden_logits,
+        gate=made.checks,
     )
     fields: dict[str, Any] = {name: getattr(manifest, name) for name in type(manifest).model_fields}
     del fields["files"], fields["model"]
     fields |= {
         "created_at": now(),
-        "derived_from": VersionReference(model=model, version=version.number, digest=version.digest),
+        "derived_from": VersionReference(
+            model=model, version=version.number, digest=version.digest
+        ),
         "variants": (*others, variant),
         "signature": None,  # it vouched for another manifest
     }
     if not promote:
         require_aliases(store, model)
     passed = all(check.passed for check in (*manifest.gate, *made.checks))
-    follows = promote and passed and _production(store, model) in {None, version.number} and manifest.proof == "proven"
+    follows = (
+        promote
+        and passed
+        and _production(store, model) in {None, version.number}
+        and manifest.proof == "proven"
+    )
     if not follows:
         keep_what_serves(store, model)
     number = store.publish(model, fields, files)
@@ -157,7 +219,9 @@ def _to_int8(
 ) -> tuple[bytes, tuple[str, ...], tuple[Sensitivity, ...]]:
     """The INT8 file, with those layers in fp32 without which the loss would not hold on the validation split."""
     calibrated = calibrate(
-        fp32_data, list(_calibration_batches(data, settings.calibration_images, scoring.batch)), count("calibrating")
+        fp32_data,
+        list(_calibration_batches(data, settings.calibration_images, scoring.batch)),
+        count("calibrating"),
     )
     validation = _spread(data.split.validation, VALIDATION_IMAGES)
     labels = data.images.labels[validation]
@@ -176,9 +240,17 @@ def _to_int8(
     sensitivities: tuple[Sensitivity, ...] = ()
 
     def measure() -> tuple[Sensitivity, ...]:
-        return sweep(calibrated, few, score(fp32_session, [few], size=scoring.batch), scoring, count("trying each layer"))
+        return sweep(
+            calibrated,
+            few,
+            score(fp32_session, [few], size=scoring.batch),
+            scoring,
+            count("trying each layer"),
+        )
 
-    if settings.sweep or (settings.sweep is None and len(layers_of(calibrated.model)) <= SWEEP_LAYERS):
+    if settings.sweep or (
+        settings.sweep is None and len(layers_of(calibrated.model)) <= SWEEP_LAYERS
+    ):
         sensitivities = measure()
 
     def ranked() -> Sequence[str]:
@@ -194,8 +266,14 @@ def _open(scoring: Scorer, data: bytes, precision: Precision) -> Session:
     try:
         return scoring.open(data)
     except ModelRunError as error:
-        where = "this machine has no GPU that ONNX Runtime can use; " if precision in NEEDS_CUDA and not scoring.uses_gpu else ""
-        raise QuantizeError(f"{precision} can not be computed here, so it can not be gated: {where}{error}") from error
+        where = (
+            "this machine has no GPU that ONNX Runtime can use; "
+            if precision in NEEDS_CUDA and not scoring.uses_gpu
+            else ""
+        )
+        raise QuantizeError(
+            f"{precision} can not be computed here, so it can not be gated: {where}{error}"
+        ) from error
 
 
 def _calibration_batches(data: RunData, images: int, most: int) -> Iterator[Pixels]:
@@ -208,12 +286,17 @@ def _calibration_batches(data: RunData, images: int, most: int) -> Iterator[Pixe
 
 
 def _spread(indices: Indices, number: int) -> Indices:
-    return np.asarray(indices[np.linspace(0, len(indices) - 1, min(number, len(indices))).astype(int)])
+    return np.asarray(
+        indices[np.linspace(0, len(indices) - 1, min(number, len(indices))).astype(int)]
+    )
 
 
 def _golden_logits(version: Version, session: Session) -> Logits:
     """One image at a time, as the golden proof runs them."""
-    logits = [session.run(load_pixels(version, golden)[np.newaxis])[0] for golden in version.manifest.golden]
+    logits = [
+        session.run(load_pixels(version, golden)[np.newaxis])[0]
+        for golden in version.manifest.golden
+    ]
     return np.array(logits, np.float32).reshape(-1, len(version.manifest.class_names))
 
 

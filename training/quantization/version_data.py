@@ -28,7 +28,9 @@ def find_data(version: Version, names: Sequence[str]) -> tuple[str, ...]:
         for name in trained_on:
             check_data(name)
     except DataError:
-        raise QuantizeError(f"{version} was trained on {', '.join(trained_on)}, which is not here: {advice}") from None
+        raise QuantizeError(
+            f"{version} was trained on {', '.join(trained_on)}, which is not here: {advice}"
+        ) from None
     return trained_on
 
 
@@ -46,14 +48,20 @@ def open_labelled(
     spec = version.manifest.preprocessing
     images = load_images(find_data(version, names), data_dir)
     if strange := [name for name in images.class_names if name not in version.manifest.class_names]:
-        raise DataError(f"{images.name} has classes that {version} does not have: {', '.join(strange[:5])}")
+        raise DataError(
+            f"{images.name} has classes that {version} does not have: {', '.join(strange[:5])}"
+        )
     images = with_classes(images, version.manifest.class_names)
     scanned = scan(images, canvas_of(spec), workers, progress)
     findings = check(images, scanned.facts)
     excluded = left_out(images, scanned.facts)
-    split = make_split(images, scanned.facts, excluded, SPLIT_SEED, known_digests(scanned, known_to(version)))
+    split = make_split(
+        images, scanned.facts, excluded, SPLIT_SEED, known_digests(scanned, known_to(version))
+    )
     if missing := [part for part, indices in vars(split).items() if not len(indices)]:
-        raise DataError(f"{images.name} has no image left for {' and '.join(missing)}: train, validation and test are all needed")
+        raise DataError(
+            f"{images.name} has no image left for {' and '.join(missing)}: train, validation and test are all needed"
+        )
     return RunData(images, scanned, findings, split, split.train, excluded, spec, workers)
 
 

@@ -79,8 +79,18 @@ def compare(runs: Sequence[RunDirectory], out: Path) -> Path:
     drawings = []
     for caption, column, is_share in _DRAWN:
         for x in _AXES:
-            lines = [Line(each.name, each.positions(x), each.history.column(column), each.series) for each in compared]
-            drawing = draw_lines(f"{column} {x}", lines, x=x, percent=is_share, logarithmic=not is_share, legend=False)
+            lines = [
+                Line(each.name, each.positions(x), each.history.column(column), each.series)
+                for each in compared
+            ]
+            drawing = draw_lines(
+                f"{column} {x}",
+                lines,
+                x=x,
+                percent=is_share,
+                logarithmic=not is_share,
+                legend=False,
+            )
             if drawing:
                 drawings.append((f"{caption}, by {x}", drawing))
     page = fill(
@@ -99,21 +109,33 @@ def compare(runs: Sequence[RunDirectory], out: Path) -> Path:
 def comparison_table(runs: Sequence[RunDirectory]) -> Table:
     """The runs with their figures, what differs between them, and whether that is more than chance."""
     compared = _read(runs)
-    table = Table("", *(Column(Text(each.name), overflow="fold") for each in compared), title="runs compared", show_lines=True)
+    table = Table(
+        "",
+        *(Column(Text(each.name), overflow="fold") for each in compared),
+        title="runs compared",
+        show_lines=True,
+    )
     table.add_row("best validation accuracy", *(each.history.best_validation for each in compared))
     table.add_row("test accuracy", *(_test_accuracy(each.figures) for each in compared))
     for name, values in differences(compared).items():
         table.add_row(Text(name), *(Text(value) for value in values))
     for duel in duels(compared):
         table.add_row(
-            "McNemar", *(Text(_as_seen_by(each.name, duel)) if each.name in {duel.first, duel.second} else "" for each in compared)
+            "McNemar",
+            *(
+                Text(_as_seen_by(each.name, duel)) if each.name in {duel.first, duel.second} else ""
+                for each in compared
+            ),
         )
     return table
 
 
 def differences(runs: Sequence[ComparedRun]) -> dict[str, list[str]]:
     """What is not the same in all of their configurations, by dotted name, a value for each run."""
-    described = [flattened(each.config.model_dump(mode="json", exclude=set(_SAID_ELSEWHERE))) for each in runs]
+    described = [
+        flattened(each.config.model_dump(mode="json", exclude=set(_SAID_ELSEWHERE)))
+        for each in runs
+    ]
     names = dict.fromkeys(itertools.chain.from_iterable(described))
     columns = {name: [values.get(name, "") for values in described] for name in names}
     return {name: values for name, values in columns.items() if len(set(values)) > 1}
@@ -121,11 +143,22 @@ def differences(runs: Sequence[ComparedRun]) -> dict[str, list[str]]:
 
 def duels(runs: Sequence[ComparedRun]) -> list[Duel]:
     """Each pair of runs that were tested on the same images."""
-    tested = [(each.name, _test_images(each.run), _right(each.run)) for each in runs if each.figures is not None]
+    tested = [
+        (each.name, _test_images(each.run), _right(each.run))
+        for each in runs
+        if each.figures is not None
+    ]
     found = []
     for (first, images, right), (second, others, others_right) in itertools.combinations(tested, 2):
         if images == others:
-            found.append(Duel(first, second, int((right & ~others_right).sum()), int((others_right & ~right).sum())))
+            found.append(
+                Duel(
+                    first,
+                    second,
+                    int((right & ~others_right).sum()),
+                    int((others_right & ~right).sum()),
+                )
+            )
     return found
 
 
@@ -139,9 +172,17 @@ def runs_table(runs: Path) -> Table:
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    directories = [path for path in runs.glob("*") if (path / "config.json").exists()] if runs.is_dir() else []
-    for path in sorted(directories, key=lambda path: (path / "config.json").stat().st_mtime, reverse=True):
-        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in _row(RunDirectory(path))))
+    directories = (
+        [path for path in runs.glob("*") if (path / "config.json").exists()]
+        if runs.is_dir()
+        else []
+    )
+    for path in sorted(
+        directories, key=lambda path: (path / "config.json").stat().st_mtime, reverse=True
+    ):
+        table.add_row(
+            *(cell if isinstance(cell, Text) else Text(cell) for cell in _row(RunDirectory(path)))
+        )
     if not directories:
         table.caption = "there are none; begin one with `python -m training run`"
     return table

@@ -25,7 +25,8 @@ SERIES: Final = 8
 _INK, _RULE = "#010203", "#010204"
 _SERIES: Final = tuple(f"#0102{16 + position}" for position in range(SERIES))
 _COLOURS: Final = MappingProxyType(
-    {_INK: "currentColor", _RULE: "var(--rule)"} | {colour: f"var(--series-{n})" for n, colour in enumerate(_SERIES, start=1)}
+    {_INK: "currentColor", _RULE: "var(--rule)"}
+    | {colour: f"var(--series-{n})" for n, colour in enumerate(_SERIES, start=1)}
 )
 _STYLE: Final = MappingProxyType(
     {
@@ -73,7 +74,11 @@ class Line:
     @property
     def points(self) -> list[tuple[float, float]]:
         """What can be drawn."""
-        return [(x, y) for x, y in zip(self.x, self.y, strict=True) if y is not None and math.isfinite(y)]
+        return [
+            (x, y)
+            for x, y in zip(self.x, self.y, strict=True)
+            if y is not None and math.isfinite(y)
+        ]
 
 
 def draw_lines(
@@ -106,9 +111,20 @@ def draw_lines(
             style = "--" if line.dashed or line.series >= SERIES else "-"
             marker = "o" if len(positions) <= _FEW_POINTS else ""
             colour = _SERIES[line.series % SERIES]
-            axes.plot(positions, heights, style, color=colour, label=line.label, marker=marker, markersize=3.5)
+            axes.plot(
+                positions,
+                heights,
+                style,
+                color=colour,
+                label=line.label,
+                marker=marker,
+                markersize=3.5,
+            )
             if line.spread is not None and len(line.points) == len(line.x):
-                below, above = zip(*((y - s, y + s) for y, s in zip(heights, line.spread, strict=True)), strict=True)
+                below, above = zip(
+                    *((y - s, y + s) for y, s in zip(heights, line.spread, strict=True)),
+                    strict=True,
+                )
                 axes.fill_between(positions, below, above, color=colour, alpha=0.18, linewidth=0)
         if logarithmic and min(values) > 0 and max(values) > _WIDE_RANGE * min(values):
             axes.set_yscale("log")
@@ -137,25 +153,43 @@ def draw_reliability(name: str, bins: Sequence[Bin]) -> Markup:
         middles = [(bin_.low + bin_.high) / 2 for bin_ in bins]
         widths = [0.92 * (bin_.high - bin_.low) for bin_ in bins]
         above.plot((0, 1), (0, 1), ":", color=_INK, linewidth=0.9)
-        above.bar(middles, [bin_.accuracy for bin_ in bins], widths, color=_SERIES[0], label="accuracy")
+        above.bar(
+            middles, [bin_.accuracy for bin_ in bins], widths, color=_SERIES[0], label="accuracy"
+        )
         gaps = [bin_.confidence - bin_.accuracy for bin_ in bins]
-        above.bar(middles, gaps, widths, [bin_.accuracy for bin_ in bins], color=_SERIES[1], alpha=0.45, label="gap to confidence")
+        above.bar(
+            middles,
+            gaps,
+            widths,
+            [bin_.accuracy for bin_ in bins],
+            color=_SERIES[1],
+            alpha=0.45,
+            label="gap to confidence",
+        )
         above.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
         above.yaxis.set_major_formatter(PercentFormatter(1.0))
         above.legend(loc="upper left", fontsize=8.5)
         below.bar(middles, [bin_.images for bin_ in bins], widths, color=_SERIES[0])
         below.set(xlabel="confidence", ylabel="images")
         below.xaxis.set_major_formatter(PercentFormatter(1.0))
-        return _svg(figure, name, f"{name}: accuracy by confidence; the table beside it holds the same numbers")
+        return _svg(
+            figure,
+            name,
+            f"{name}: accuracy by confidence; the table beside it holds the same numbers",
+        )
 
 
-def draw_surfaces(name: str, coordinates: Sequence[float], surfaces: Mapping[str, Sequence[Sequence[float]]]) -> Markup:
+def draw_surfaces(
+    name: str, coordinates: Sequence[float], surfaces: Mapping[str, Sequence[Sequence[float]]]
+) -> Markup:
     """Contours of positive values over a square, side by side by their titles, at the same levels: powers of two.
 
     A surface has a row for each coordinate upwards and in it a value for each to the right. The darker, the higher.
     """
     values = [value for surface in surfaces.values() for row in surface for value in row]
-    lowest, highest = (math.log2(max(bound, _SURFACE_FLOOR)) for bound in (min(values), max(values)))
+    lowest, highest = (
+        math.log2(max(bound, _SURFACE_FLOOR)) for bound in (min(values), max(values))
+    )
     top = min(math.ceil(highest), math.floor(lowest) + _SURFACE_LEVELS)
     levels = [2.0**power for power in range(math.floor(lowest), top + 1)]
     with _figure(_WIDTH * 1.5, _HEIGHT * 1.1) as figure:
@@ -165,13 +199,17 @@ def draw_surfaces(name: str, coordinates: Sequence[float], surfaces: Mapping[str
         panels = figure.subplots(1, len(surfaces), sharey=True, squeeze=False)[0]
         for axes, (title, surface) in zip(panels, surfaces.items(), strict=True):
             axes.contourf(coordinates, coordinates, surface, [*levels, math.inf], colors=shades)
-            lines = axes.contour(coordinates, coordinates, surface, levels, colors=_INK, linewidths=0.6)
+            lines = axes.contour(
+                coordinates, coordinates, surface, levels, colors=_INK, linewidths=0.6
+            )
             axes.clabel(lines, fontsize=7, fmt=lambda value: f"{value:g}")
             axes.plot(0, 0, "+", color=_INK, markersize=8)
             axes.set(title=title, aspect="equal", xlabel="first direction")
             axes.grid(visible=False)
         panels[0].set_ylabel("second direction")
-        return _svg(figure, name, f"{name}: {', '.join(surfaces)}; the table beside it holds the numbers")
+        return _svg(
+            figure, name, f"{name}: {', '.join(surfaces)}; the table beside it holds the numbers"
+        )
 
 
 def standalone(drawing: Markup) -> bytes:
@@ -216,7 +254,12 @@ def _svg(figure: "Figure", name: str, description: str) -> Markup:
 
     mpl.rcParams["svg.hashsalt"] = name
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    figure.savefig(
+        buffer,
+        format="svg",
+        transparent=True,
+        metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
+    )
     drawing = buffer.getvalue().partition("<svg ")[2]
     for colour, own in _COLOURS.items():
         drawing = drawing.replace(colour, own)

@@ -58,13 +58,17 @@ class History:
     @property
     def best_validation(self) -> str:
         """The best validation accuracy in words."""
-        return "trained on too" if self.validation_learned else percent(self.best["validation_top1"])
+        return (
+            "trained on too" if self.validation_learned else percent(self.best["validation_top1"])
+        )
 
 
 def read_history(run: RunDirectory) -> History:
     """What a run has measured so far. Raises RunError where no epoch has ended, or a file is damaged."""
     lines, rows, recipe = read_metrics(run), split_rows(run), run.config().recipe
-    learned = len(rows.get("train", [])) + (len(rows.get("validation", [])) if recipe.learn_validation else 0)
+    learned = len(rows.get("train", [])) + (
+        len(rows.get("validation", [])) if recipe.learn_validation else 0
+    )
     return History(lines, learned, recipe.batch_size, recipe.learn_validation)
 
 

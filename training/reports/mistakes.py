@@ -33,7 +33,9 @@ class Answers:
     def answer(self, row: int) -> "Answer":
         """What was said of one image."""
         label, predicted = int(self.labels[row]), int(self.probabilities[row].argmax())
-        of_label, of_predicted = (float(self.probabilities[row, position]) for position in (label, predicted))
+        of_label, of_predicted = (
+            float(self.probabilities[row, position]) for position in (label, predicted)
+        )
         return Answer(int(self.indices[row]), self.split, label, predicted, of_label, of_predicted)
 
 
@@ -96,7 +98,9 @@ def softmax(logits: NDArray[np.float32]) -> Probabilities:
 def confusion_matrix(answers: Answers) -> Indices:
     """How many images of each class (row) were taken for each (column), int64 `[classes, classes]`."""
     classes = answers.probabilities.shape[1]
-    return np.bincount(answers.labels * classes + answers.predicted, minlength=classes * classes).reshape(classes, classes)
+    return np.bincount(
+        answers.labels * classes + answers.predicted, minlength=classes * classes
+    ).reshape(classes, classes)
 
 
 def figures_by_class(matrix: Indices, names: Sequence[str]) -> list[ClassFigures]:
@@ -108,7 +112,13 @@ def figures_by_class(matrix: Indices, names: Sequence[str]) -> list[ClassFigures
     of_label, of_answer = matrix.sum(axis=1).tolist(), matrix.sum(axis=0).tolist()
     right = matrix.diagonal().tolist()
     return [
-        ClassFigures(label, name, of_label[label], share(right[label], of_label[label]), share(right[label], of_answer[label]))
+        ClassFigures(
+            label,
+            name,
+            of_label[label],
+            share(right[label], of_label[label]),
+            share(right[label], of_answer[label]),
+        )
         for label, name in enumerate(names)
     ]
 
@@ -121,14 +131,20 @@ def rows_by_cell(answers: Answers) -> dict[tuple[int, int], Indices]:
     order = np.lexsort((np.where(wrong, -confidence, confidence), cells))
     starts = np.flatnonzero(np.diff(cells[order], prepend=-1))
     groups = np.split(order, starts[1:])
-    return {(int(answers.labels[rows[0]]), int(answers.predicted[rows[0]])): rows for rows in groups if len(rows)}
+    return {
+        (int(answers.labels[rows[0]]), int(answers.predicted[rows[0]])): rows
+        for rows in groups
+        if len(rows)
+    }
 
 
 def worst_mistakes(answers: Answers, limit: int) -> list[Answer]:
     """The mistakes with the highest loss, the worst first."""
     own = answers.probabilities[np.arange(len(answers.labels)), answers.labels]
     wrong = np.flatnonzero(answers.predicted != answers.labels)
-    return [answers.answer(row) for row in wrong[np.argsort(own[wrong], kind="stable")][:limit].tolist()]
+    return [
+        answers.answer(row) for row in wrong[np.argsort(own[wrong], kind="stable")][:limit].tolist()
+    ]
 
 
 def likely_wrong_labels(parts: Sequence[Answers]) -> list[Answer]:
@@ -138,7 +154,8 @@ def likely_wrong_labels(parts: Sequence[Answers]) -> list[Answer]:
     rule of confident learning (Northcutt et al. 2021), which adapts to networks that are never sure.
     """
     return sorted(
-        (part.answer(row) for part in parts for row in _doubted(part).tolist()), key=lambda answer: (-answer.margin, answer.index)
+        (part.answer(row) for part in parts for row in _doubted(part).tolist()),
+        key=lambda answer: (-answer.margin, answer.index),
     )
 
 
@@ -149,7 +166,9 @@ def _doubted(answers: Answers) -> Indices:
     usual = np.bincount(answers.labels, own, classes) / np.maximum(images, 1)
     usual[images == 0] = np.inf  # nothing is known of a class that has no image here
     predicted = answers.predicted
-    return np.flatnonzero((predicted != answers.labels) & (answers.probabilities.max(axis=1) >= usual[predicted]))
+    return np.flatnonzero(
+        (predicted != answers.labels) & (answers.probabilities.max(axis=1) >= usual[predicted])
+    )
 
 
 def reliability(answers: Answers, bins: int = CALIBRATION_BINS) -> list[Bin]:

@@ -59,7 +59,9 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat |= flattened(value, f"{prefix}{name}.")
         elif value is not None and value not in ([], ()):
-            flat[prefix + name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            flat[prefix + name] = (
+                value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            )
     return flat
 
 

@@ -32,7 +32,10 @@ def take_pictures(
     wanted = np.array(sorted(set(indices)), np.int64)
     pictures: dict[int, Picture] = {}
     for start, chunk in zip(range(0, len(wanted), CHUNK), data.chunks(wanted), strict=True):
-        pictures |= {int(index): picture_of(pixels) for index, pixels in zip(wanted[start : start + CHUNK], chunk, strict=True)}
+        pictures |= {
+            int(index): picture_of(pixels)
+            for index, pixels in zip(wanted[start : start + CHUNK], chunk, strict=True)
+        }
         progress(len(pictures), len(wanted))
     return pictures
 
@@ -44,6 +47,10 @@ def picture_of(pixels: Pixels) -> Picture:
     image = Image.fromarray(pixels[..., 0] if grey else pixels)
     if not small:
         image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
-    encoded = encode(image, "PNG", optimize=True) if small else encode(image, "JPEG", quality=JPEG_QUALITY)
+    encoded = (
+        encode(image, "PNG", optimize=True)
+        if small
+        else encode(image, "JPEG", quality=JPEG_QUALITY)
+    )
     kind = "png" if small else "jpeg"
     return Picture(f"data:image/{kind};base64,{base64.b64encode(encoded).decode()}", small)

@@ -45,7 +45,9 @@ MATRIX_CLASSES: Final = 100
 PAIRS: Final = 40
 WORST: Final = 24
 DOUBTED: Final = 36
-AFFORDABLE: Final = 60_000  # images of at most SMALL pixels a side, half a minute of a small network on two cores
+AFFORDABLE: Final = (
+    60_000  # images of at most SMALL pixels a side, half a minute of a small network on two cores
+)
 SMALL: Final = 64
 SAMPLE: Final = 4096
 
@@ -78,7 +80,9 @@ class Looked:
     of: int
 
 
-def write_report(run: RunDirectory, data: RunData, progress: Progress = lambda *_: None, process: Process = ALONE) -> Path:
+def write_report(
+    run: RunDirectory, data: RunData, progress: Progress = lambda *_: None, process: Process = ALONE
+) -> Path:
     """Write the run's `report.html` anew; its path. Reads the run, and changes nothing else in it.
 
     Validation and training images are predicted once more, on the process's device, to find labels that are likely wrong;
@@ -103,7 +107,8 @@ def write_report(run: RunDirectory, data: RunData, progress: Progress = lambda *
         changed={change.partition("=")[0].strip() for change in config.changes},
         data=data,
         figures=figures,
-        ece=sum(bin_.images * abs(bin_.confidence - bin_.accuracy) for bin_ in bins) / len(test.labels),
+        ece=sum(bin_.images * abs(bin_.confidence - bin_.accuracy) for bin_ in bins)
+        / len(test.labels),
         correct=int(matrix.trace()),
         opened=[opened] if isinstance(opened, str) else opened,
         history=history,
@@ -136,13 +141,19 @@ def draw_curves(history: History, best_epoch: int) -> list[tuple[str, Markup]]:
         return Line(label, history.epochs, history.column(column), series)
 
     mark = (best_epoch, f"epoch {best_epoch} kept")
-    train, validation = ("training", "validation, trained on too" if history.validation_learned else "validation")
+    train, validation = (
+        "training",
+        "validation, trained on too" if history.validation_learned else "validation",
+    )
     losses = [line(train, "train_loss", 0), line(validation, "validation_loss", 1)]
     accuracies = [line(train, "train_top1", 0), line(validation, "validation_top1", 1)]
     drawings = (
         ("Loss", draw_lines("loss", losses, logarithmic=True, mark=mark)),
         ("Accuracy", draw_lines("accuracy", accuracies, percent=True, mark=mark)),
-        ("Learning rate", draw_lines("rate", [line("learning rate", "learning_rate", 2)], legend=False)),
+        (
+            "Learning rate",
+            draw_lines("rate", [line("learning rate", "learning_rate", 2)], legend=False),
+        ),
     )
     return [(caption, drawing) for caption, drawing in drawings if drawing is not None]
 
@@ -179,9 +190,14 @@ def _other_answers(
     answers = []
     for name, indices in chosen.items():
         if len(indices):
-            logits = predict(network, counted(data.chunks(indices)), trained.normalize, process).numpy()
+            logits = predict(
+                network, counted(data.chunks(indices)), trained.normalize, process
+            ).numpy()
             answers.append(Answers(name, indices, data.images.labels[indices], softmax(logits)))
-    return answers, [Looked(name, len(indices), len(getattr(data.split, name))) for name, indices in chosen.items()]
+    return answers, [
+        Looked(name, len(indices), len(getattr(data.split, name)))
+        for name, indices in chosen.items()
+    ]
 
 
 def _sample(indices: Indices, limit: int, seed: int) -> Indices:
@@ -196,27 +212,53 @@ def _cells(test: Answers, matrix: Indices, *, full: bool) -> list[Cell]:
     rows = rows_by_cell(test)
     if not full:
         wrong = [place for place in rows if place[0] != place[1]]
-        rows = {place: rows[place] for place in sorted(wrong, key=lambda place: -len(rows[place]))[:PAIRS]}
+        rows = {
+            place: rows[place]
+            for place in sorted(wrong, key=lambda place: -len(rows[place]))[:PAIRS]
+        }
     limit = _pictures_a_cell([len(cell) for cell in rows.values()])
     of_label = matrix.sum(axis=1)
-    most = max((len(cell) / of_label[label] for (label, predicted), cell in rows.items() if label != predicted), default=1.0)
+    most = max(
+        (
+            len(cell) / of_label[label]
+            for (label, predicted), cell in rows.items()
+            if label != predicted
+        ),
+        default=1.0,
+    )
     cells = []
     for (label, predicted), cell in rows.items():
         share = float(len(cell) / of_label[label])
         shade = share if label == predicted else float(np.sqrt(share / most))
-        cells.append(Cell(label, predicted, len(cell), share, shade, tuple(map(test.answer, cell[:limit].tolist()))))
+        cells.append(
+            Cell(
+                label,
+                predicted,
+                len(cell),
+                share,
+                shade,
+                tuple(map(test.answer, cell[:limit].tolist())),
+            )
+        )
     return cells
 
 
 def _pictures_a_cell(sizes: Sequence[int]) -> int:
     """The most pictures of each cell that keep the page within bounds, at least one."""
-    fitting = (limit for limit in range(CELL_PICTURES, 1, -1) if sum(min(size, limit) for size in sizes) <= PICTURES)
+    fitting = (
+        limit
+        for limit in range(CELL_PICTURES, 1, -1)
+        if sum(min(size, limit) for size in sizes) <= PICTURES
+    )
     return next(fitting, 1)
 
 
 def _as_rows(cells: Iterable[Cell], classes: int) -> list[list[Cell | None]]:
     by_place = {(cell.label, cell.predicted): cell for cell in cells}
-    return [[by_place.get((label, predicted)) for predicted in range(classes)] for label in range(classes)]
+    return [
+        [by_place.get((label, predicted)) for predicted in range(classes)]
+        for label in range(classes)
+    ]
 
 
 def _calibrated(run: RunDirectory) -> Calibrated | None:

@@ -19,7 +19,14 @@ from training.data.check import Findings, check, left_out
 from training.data.image_set import TEST
 from training.data.scan import Scan, scan
 from training.data.sources import ImageSet, Indices, load_data, merge, with_classes
-from training.data.split import SPLIT_SEED, Split, make_split, missing_parts, read_split, write_split
+from training.data.split import (
+    SPLIT_SEED,
+    Split,
+    make_split,
+    missing_parts,
+    read_split,
+    write_split,
+)
 from training.errors import DataError, RunError
 from training.learning.batches import PixelsFromWorkers, PixelsOnDevice, PixelSource
 from training.learning.distributed import ALONE, Process
@@ -67,7 +74,11 @@ class RunData:
         canvas = self.canvas if canvas_of(self.preprocessing) == self.preprocessing else None
         for start in range(0, len(indices), CHUNK):
             chunk = indices[start : start + CHUNK]
-            yield self.images.pixels(chunk, self.preprocessing, self.workers) if canvas is None else canvas[chunk]
+            yield (
+                self.images.pixels(chunk, self.preprocessing, self.workers)
+                if canvas is None
+                else canvas[chunk]
+            )
 
     def training_sample(self) -> Pixels:
         """Training images to take the mean and the deviation of: all of them in memory, else some of each part."""
@@ -80,7 +91,9 @@ class RunData:
         """The training images for a feed; position i is the i-th of `learned`."""
         if self.canvas is not None:
             return PixelsOnDevice(torch.from_numpy(self.canvas[self.learned]), device)
-        return PixelsFromWorkers(_Decoded(self.images, self.learned, canvas_of(self.preprocessing)), self.workers, device)
+        return PixelsFromWorkers(
+            _Decoded(self.images, self.learned, canvas_of(self.preprocessing)), self.workers, device
+        )
 
 
 class _Decoded(Dataset[Tensor]):
@@ -93,7 +106,9 @@ class _Decoded(Dataset[Tensor]):
         return len(self._indices)
 
     def __getitem__(self, position: int) -> Tensor:
-        return torch.from_numpy(prepare(self._images.encoded[self._indices[position]], self._spec).copy())
+        return torch.from_numpy(
+            prepare(self._images.encoded[self._indices[position]], self._spec).copy()
+        )
 
 
 def canvas_of(spec: Preprocessing) -> Preprocessing:
@@ -107,7 +122,10 @@ def load_images(names: Sequence[str], data_dir: Path | None) -> ImageSet:
 
 
 def open_run_data(
-    run: RunDirectory, progress: Callable[[int, int], None] = lambda *_: None, process: Process = ALONE, workers: int = 2
+    run: RunDirectory,
+    progress: Callable[[int, int], None] = lambda *_: None,
+    process: Process = ALONE,
+    workers: int = 2,
 ) -> RunData:
     """Load, check and split the run's data; the first time, leave `check.json` and `split.csv`.
 
@@ -130,20 +148,32 @@ def _open(run: RunDirectory, progress: Callable[[int, int], None], workers: int)
         if findings.fatal:
             raise DataError(f"{images.name} can not be trained on: {'; '.join(findings.fatal)}")
         excluded = left_out(images, scanned.facts)
-        split = make_split(images, scanned.facts, excluded, SPLIT_SEED, known_digests(scanned, read_known_images(run)))
+        split = make_split(
+            images,
+            scanned.facts,
+            excluded,
+            SPLIT_SEED,
+            known_digests(scanned, read_known_images(run)),
+        )
         run.write_json(CHECK, {"data_digest": scanned.digest, **findings.to_json()})
         run.write(SPLIT, write_split(split, images, excluded))
     checked = run.read_json(CHECK, "resume")
     if not isinstance(checked, dict) or "data_digest" not in checked:
         raise damaged(run.path / CHECK, ValueError("it does not say which data was checked"))
     if checked["data_digest"] != scanned.digest:
-        raise RunError(f"{run.path} was begun with other data than {images.name} holds now; start a new run")
+        raise RunError(
+            f"{run.path} was begun with other data than {images.name} holds now; start a new run"
+        )
     try:
         split, excluded = read_split(run.file(SPLIT, "resume").read_bytes(), images)
     except DataError as error:
         raise damaged(run.path / SPLIT, error) from None
-    learned = np.union1d(split.train, split.validation) if config.recipe.learn_validation else split.train
-    return RunData(images, scanned, findings, split, learned, excluded, config.preprocessing, workers)
+    learned = (
+        np.union1d(split.train, split.validation) if config.recipe.learn_validation else split.train
+    )
+    return RunData(
+        images, scanned, findings, split, learned, excluded, config.preprocessing, workers
+    )
 
 
 def known_images(run: RunDirectory, data: RunData) -> bytes | None:
@@ -154,7 +184,9 @@ def known_images(run: RunDirectory, data: RunData) -> bytes | None:
     """
     if TEST not in missing_parts(data.images) and not run.has(KNOWN_IMAGES):
         return None
-    own = np.array([short_digest(data.scan.facts[index].digest) for index in data.learned], np.uint64)
+    own = np.array(
+        [short_digest(data.scan.facts[index].digest) for index in data.learned], np.uint64
+    )
     buffer = io.BytesIO()
     np.save(buffer, np.union1d(own, read_known_images(run)), allow_pickle=False)
     return buffer.getvalue()
@@ -182,12 +214,17 @@ def known_to(version: Version) -> NDArray[np.uint64]:
 def known_digests(scanned: Scan, known: NDArray[np.uint64]) -> set[str]:
     """The digests of the scanned images that are among the known ones."""
     among = set(known.tolist())
-    return {fact.digest for fact in scanned.facts if fact.digest and short_digest(fact.digest) in among}
+    return {
+        fact.digest for fact in scanned.facts if fact.digest and short_digest(fact.digest) in among
+    }
 
 
 def known_among(data: RunData, indices: Indices, known: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Which of these images are among the known ones, bool `[n]`."""
-    return np.isin(np.array([short_digest(data.scan.facts[index].digest) for index in indices], np.uint64), known)
+    return np.isin(
+        np.array([short_digest(data.scan.facts[index].digest) for index in indices], np.uint64),
+        known,
+    )
 
 
 def short_digest(digest: str) -> int:

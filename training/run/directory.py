@@ -100,7 +100,10 @@ class Config(BaseModel):
                 self.model,
             ]
             if self.start:
-                words += ["--start", Path(self.start).name if Path(self.start).suffix else self.start]
+                words += [
+                    "--start",
+                    Path(self.start).name if Path(self.start).suffix else self.start,
+                ]
         for data in self.data:
             words += ["--data", Path(data).name]
         words += ["--recipe", Path(self.recipe_name).name]
@@ -150,7 +153,9 @@ class RunDirectory:
         """The path of an artefact. Raises RunError where `step` has not run."""
         path = self.path / name
         if not path.exists():
-            raise RunError(f"{self.path} has no {name}; run `python -m training {step}` on it first")
+            raise RunError(
+                f"{self.path} has no {name}; run `python -m training {step}` on it first"
+            )
         return path
 
     def read_json(self, name: str, step: str) -> Any:
@@ -189,7 +194,9 @@ class RunDirectory:
             draft.replace(target)
         except OSError as error:
             draft.unlink(missing_ok=True)
-            raise RunError(f"{target} can not be written: {error.strerror}; what was there before is unharmed") from error
+            raise RunError(
+                f"{target} can not be written: {error.strerror}; what was there before is unharmed"
+            ) from error
 
 
 def damaged(path: Path, error: Exception) -> RunError:

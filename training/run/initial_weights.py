@@ -23,7 +23,12 @@ from training.run.weights import START, Trained, is_own, read_weights, serialise
 TORCHVISION: Final = "torchvision"
 HEAD: Final = ("fc.weight", "fc.bias")
 _FILES: Final = frozenset({".safetensors", ".pth", ".pt", ".bin"})
-_WRAPPINGS: Final = ("state_dict", "model", "model_state_dict", "net")  # what training scripts put around a state dict
+_WRAPPINGS: Final = (
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "net",
+)  # what training scripts put around a state dict
 
 
 def lay_start(run: RunDirectory, store: ModelStore, class_names: Sequence[str]) -> None:
@@ -41,7 +46,9 @@ def lay_start(run: RunDirectory, store: ModelStore, class_names: Sequence[str]) 
     elif own := _from_own(start, store):
         trained, names = own
         if trained.architecture != architecture:
-            raise StartError(f"{start} is a {trained.architecture}, not a {architecture}: give --arch {trained.architecture}")
+            raise StartError(
+                f"{start} is a {trained.architecture}, not a {architecture}: give --arch {trained.architecture}"
+            )
         state, normalize = trained.network.state_dict(), trained.normalize
     else:
         state, normalize = read_state(Path(start)), Normalization.imagenet()
@@ -69,15 +76,32 @@ def fitted(
     network = build_network(architecture, len(class_names))
     own = network.state_dict()
     body = {name: value for name, value in state.items() if name not in HEAD}
-    if architecture.endswith("-small") and body.get("conv1.weight", own["conv1.weight"]).shape != own["conv1.weight"].shape:
-        del body["conv1.weight"]  # the small-image stem has another first convolution, which begins anew
-    wrong = sorted(name for name in own if name not in HEAD and name in body and own[name].shape != body[name].shape)
-    missing = sorted(name for name in own if name not in HEAD and name not in body and not _may_be_missing(name))
+    if (
+        architecture.endswith("-small")
+        and body.get("conv1.weight", own["conv1.weight"]).shape != own["conv1.weight"].shape
+    ):
+        del body[
+            "conv1.weight"
+        ]  # the small-image stem has another first convolution, which begins anew
+    wrong = sorted(
+        name
+        for name in own
+        if name not in HEAD and name in body and own[name].shape != body[name].shape
+    )
+    missing = sorted(
+        name for name in own if name not in HEAD and name not in body and not _may_be_missing(name)
+    )
     if wrong or missing or (unknown := sorted(body.keys() - own.keys())):
         problem = (
-            f"{wrong[0]} has another shape" if wrong else f"{missing[0]} is missing" if missing else f"{unknown[0]} is not in it"
+            f"{wrong[0]} has another shape"
+            if wrong
+            else f"{missing[0]} is missing"
+            if missing
+            else f"{unknown[0]} is not in it"
         )
-        raise StartError(f"{origin} does not hold a {architecture}: {problem} (torchvision's names are expected)")
+        raise StartError(
+            f"{origin} does not hold a {architecture}: {problem} (torchvision's names are expected)"
+        )
     network.load_state_dict(body, strict=False)
     with torch.no_grad():
         for new, name in enumerate(class_names):
@@ -110,7 +134,9 @@ def read_checkpoint(version: Version) -> Trained:
     """The weights to retrain from. Raises StartError where the version holds none."""
     block = version.manifest.checkpoint
     if block is None:
-        raise StartError(f"{version} was published without its weights, so it can not be trained on; train a new one")
+        raise StartError(
+            f"{version} was published without its weights, so it can not be trained on; train a new one"
+        )
     return read_weights(version.path(block.file))
 
 
@@ -120,7 +146,9 @@ def download(architecture: str, option: str = "--start FILE") -> Mapping[str, Te
     try:
         weights = get_model_weights(name).DEFAULT
     except ValueError:
-        raise StartError(f"torchvision has no pretrained {architecture}; it has resnet18, resnet34, resnet50, …") from None
+        raise StartError(
+            f"torchvision has no pretrained {architecture}; it has resnet18, resnet34, resnet50, …"
+        ) from None
     try:
         state: Mapping[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
@@ -134,16 +162,24 @@ def download(architecture: str, option: str = "--start FILE") -> Mapping[str, Te
 def read_state(path: Path) -> Mapping[str, Tensor]:
     """The tensors of a .safetensors or .pth file by name; never loads code. Raises StartError."""
     try:
-        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True, map_location="cpu")
+        state: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, weights_only=True, map_location="cpu")
+        )
     except FileNotFoundError:
         raise StartError(f"there is no file {path}") from None
     except Exception as error:  # noqa: BLE001 (torch's unpickler raises whatever it stumbles over)
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise StartError(f"{path} can not be read as weights: {reason}; only tensors are loaded, never code") from None
+        raise StartError(
+            f"{path} can not be read as weights: {reason}; only tensors are loaded, never code"
+        ) from None
     for wrapping in _WRAPPINGS:
         if isinstance(state, Mapping) and isinstance(state.get(wrapping), Mapping):
             state = state[wrapping]
-    named = isinstance(state, Mapping) and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items())
+    named = isinstance(state, Mapping) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    )
     if not named or not state:
         raise StartError(f"{path} does not hold a state dict, which is names with tensors")
     return {name.removeprefix("module."): value for name, value in state.items()}

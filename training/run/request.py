@@ -42,7 +42,13 @@ class Wish:
     @property
     def recipe_name(self) -> str:
         """As asked; else as the data is called, `finetune` where there are weights to begin with, or `modern`."""
-        fitting = self.short_data if self.short_data in known_recipes() else "finetune" if self.start else "modern"
+        fitting = (
+            self.short_data
+            if self.short_data in known_recipes()
+            else "finetune"
+            if self.start
+            else "modern"
+        )
         return self.recipe or fitting
 
     @property
@@ -70,7 +76,10 @@ def configure(wish: Wish, images: ImageSet, store: ModelStore) -> Config:
     """What a run on these images is asked for. Raises RecipeError, StartError or InvalidNameError."""
     architecture = wish.architecture or architecture_of(wish.start, store) or ARCHITECTURE
     parse_architecture(architecture)
-    recipe, model = Recipe.load(wish.recipe_name, wish.changes), check_name(wish.model or f"{wish.short_data}-{architecture}")
+    recipe, model = (
+        Recipe.load(wish.recipe_name, wish.changes),
+        check_name(wish.model or f"{wish.short_data}-{architecture}"),
+    )
     return Config(
         model=model,
         data=wish.data,
@@ -91,10 +100,16 @@ def configure(wish: Wish, images: ImageSet, store: ModelStore) -> Config:
     )
 
 
-def choose_preprocessing(natural: Preprocessing | None, architecture: str, image_size: int | None) -> Preprocessing:
+def choose_preprocessing(
+    natural: Preprocessing | None, architecture: str, image_size: int | None
+) -> Preprocessing:
     """The geometry: as asked, else as the data set is known by, else as the network is."""
     size = image_size or (natural.crop_height if natural else default_image_size(architecture))
     base = natural or Preprocessing(resize=size, crop_height=size, crop_width=size)
     return base.model_copy(
-        update={"resize": size if size <= SMALL else round(size * 8 / 7), "crop_height": size, "crop_width": size}
+        update={
+            "resize": size if size <= SMALL else round(size * 8 / 7),
+            "crop_height": size,
+            "crop_width": size,
+        }
     )

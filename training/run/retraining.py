@@ -29,8 +29,14 @@ def begin_retraining(reference: str, wish: Wish, runs: Path, store: ModelStore) 
     recipe = Recipe.load(wish.recipe or "finetune", wish.changes)
     with open_version(store, reference) as version:
         manifest, trained = version.manifest, read_checkpoint(version)
-        known = version.path(KNOWN_IMAGES).read_bytes() if KNOWN_IMAGES in {entry.path for entry in manifest.files} else None
-        derived_from = VersionReference(model=version.model, version=version.number, digest=version.digest)
+        known = (
+            version.path(KNOWN_IMAGES).read_bytes()
+            if KNOWN_IMAGES in {entry.path for entry in manifest.files}
+            else None
+        )
+        derived_from = VersionReference(
+            model=version.model, version=version.number, digest=version.digest
+        )
     class_names = _succeeding_classes(load_images(wish.data, wish.data_dir), manifest.class_names)
     config = Config(
         model=wish.model or derived_from.model,
@@ -54,7 +60,9 @@ def begin_retraining(reference: str, wish: Wish, runs: Path, store: ModelStore) 
     )
     run = RunDirectory.create(runs, config)
     state = trained.network.state_dict()
-    head = fitted(state, manifest.class_names, trained.normalize, trained.architecture, class_names, reference)
+    head = fitted(
+        state, manifest.class_names, trained.normalize, trained.architecture, class_names, reference
+    )
     run.write(START, serialise(head))
     run.write(PREVIOUS, serialise(replace(trained, epoch=0)))
     if known is not None:

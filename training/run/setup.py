@@ -3,7 +3,13 @@
 import torch
 
 from training.learning.batches import Feed
-from training.learning.determinism import Environment, choose_compile, choose_precision, current, keep_freed_memory
+from training.learning.determinism import (
+    Environment,
+    choose_compile,
+    choose_precision,
+    current,
+    keep_freed_memory,
+)
 from training.learning.distributed import Process
 from training.learning.learner import Learner
 from training.learning.networks import build_network
@@ -13,15 +19,25 @@ from training.run.directory import RunDirectory
 from training.run.weights import START, read_weights
 
 
-def prepare_training(run: RunDirectory, data: RunData, process: Process) -> tuple[Learner, Feed, Environment]:
+def prepare_training(
+    run: RunDirectory, data: RunData, process: Process
+) -> tuple[Learner, Feed, Environment]:
     """A learner and its feed, as they are before the first step. Raises RunError for arithmetic that is not to be had here."""
     keep_freed_memory()
     config = run.config()
-    recipe, classes, size = config.recipe, len(data.images.class_names), config.preprocessing.crop_height
+    recipe, classes, size = (
+        config.recipe,
+        len(data.images.class_names),
+        config.preprocessing.crop_height,
+    )
     precision = choose_precision(config.precision, process.device)
-    environment = current(process.device, precision, compiled=choose_compile(config.compile, process.device))
+    environment = current(
+        process.device, precision, compiled=choose_compile(config.compile, process.device)
+    )
     torch.manual_seed(config.seed)
-    network = build_network(config.architecture, classes, zero_init_residual=recipe.zero_init_residual)
+    network = build_network(
+        config.architecture, classes, zero_init_residual=recipe.zero_init_residual
+    )
     if run.has(START):
         start = read_weights(run.path / START)
         network.load_state_dict(start.network.state_dict())
@@ -37,7 +53,9 @@ def prepare_training(run: RunDirectory, data: RunData, process: Process) -> tupl
         recipe=recipe,
         normalize=normalize,
         size=size,
-        fill=normalize.colour(config.preprocessing.background) if background else torch.zeros(3, 1, 1, device=process.device),
+        fill=normalize.colour(config.preprocessing.background)
+        if background
+        else torch.zeros(3, 1, 1, device=process.device),
         seed=config.seed,
         process=process,
     )

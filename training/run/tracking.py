@@ -63,9 +63,13 @@ class MLflow:
             self._client.update_run(self._id, status="RUNNING")
             return
         experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", config.model))
-        self._id = self._client.create_run(experiment.experiment_id, run_name=run.run_id).info.run_id
+        self._id = self._client.create_run(
+            experiment.experiment_id, run_name=run.run_id
+        ).info.run_id
         for name, value in config.model_dump(mode="json", exclude={"packages"}).items():
-            self._client.log_param(self._id, name, value if isinstance(value, str) else json.dumps(value))
+            self._client.log_param(
+                self._id, name, value if isinstance(value, str) else json.dumps(value)
+            )
         run.write_json(MLFLOW_RUN, {"run_id": self._id})
 
     def log(self, epoch: int, figures: Figures) -> None:
@@ -90,7 +94,10 @@ class Trackers:
         """What this epoch (from 1) has measured; the first call opens the trackers."""
         if not self._opened:
             self._opened = True
-            self._guard("TensorBoard", lambda: self._trackers.update(TensorBoard=TensorBoard(self._run, epoch)))
+            self._guard(
+                "TensorBoard",
+                lambda: self._trackers.update(TensorBoard=TensorBoard(self._run, epoch)),
+            )
             if os.environ.get("MLFLOW_TRACKING_URI"):
                 self._guard("MLflow", lambda: self._trackers.update(MLflow=MLflow(self._run)))
         for name, tracker in list(self._trackers.items()):
@@ -105,5 +112,7 @@ class Trackers:
         try:
             action()
         except Exception as error:  # noqa: BLE001  whatever a server, a network or a package does
-            self._say(f"{name} does not take the measurements, so they go into the run's directory alone: {error}")
+            self._say(
+                f"{name} does not take the measurements, so they go into the run's directory alone: {error}"
+            )
             self._trackers.pop(name, None)

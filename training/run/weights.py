@@ -52,7 +52,10 @@ def serialise(trained: Trained) -> bytes:
     Under one key: safetensors writes several in any order.
     """
     # contiguous(): safetensors refuses channels_last (safetensors#308)
-    state = {name: value.detach().cpu().contiguous() for name, value in trained.network.state_dict().items()}
+    state = {
+        name: value.detach().cpu().contiguous()
+        for name, value in trained.network.state_dict().items()
+    }
     described = {
         "architecture": trained.architecture,
         "normalization": trained.normalize.to_json(),
@@ -100,15 +103,26 @@ def load_trained(run: RunDirectory) -> Trained:
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, chunks: Iterable[Pixels], normalize: Normalization, process: Process = ALONE) -> Tensor:
+def predict(
+    network: nn.Module, chunks: Iterable[Pixels], normalize: Normalization, process: Process = ALONE
+) -> Tensor:
     """Logits, float32 `[n, classes]` on the CPU, of chunks of uint8 images `[k, h, w, 3]`, in evaluation mode and fp32."""
     network.eval()
     normalize = normalize.to(process.device)
-    return torch.cat([network(normalize(torch.from_numpy(chunk).to(process.device))).float().cpu() for chunk in chunks])
+    return torch.cat(
+        [
+            network(normalize(torch.from_numpy(chunk).to(process.device))).float().cpu()
+            for chunk in chunks
+        ]
+    )
 
 
 def predict_split(
-    network: nn.Module, data: RunData, indices: Indices, normalize: Normalization, process: Process = ALONE
+    network: nn.Module,
+    data: RunData,
+    indices: Indices,
+    normalize: Normalization,
+    process: Process = ALONE,
 ) -> Tensor:
     """Logits of these images, float32 `[n, classes]`; each process computes its own part, and none an image twice."""
     own = indices[process.rank :: process.world_size]

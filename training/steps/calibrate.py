@@ -34,7 +34,9 @@ CALIBRATION: Final = "calibration.json"
 COVERAGES: Final = ("0.8", "0.9", "0.95")
 REFUSED: Final = 0.03
 MOST_REFUSED: Final = 0.05
-SURELY: Final = 0.95  # how sure it must be that of all images like these no more than MOST_REFUSED are refused
+SURELY: Final = (
+    0.95  # how sure it must be that of all images like these no more than MOST_REFUSED are refused
+)
 ECE_ALLOWANCE: Final = 0.01
 _CHANCE: Final = 2.33  # standard deviations: one time in a hundred
 _TEMPERATURES: Final = (0.05, 20.0)
@@ -86,19 +88,42 @@ def calibrate(run: RunDirectory, data: RunData, process: Process = ALONE) -> Cal
     Raises RunError where the run has not been evaluated.
     """
     if run.config().recipe.learn_validation:
-        advice = "`calibrate RUN --twin RUN` takes the values of a run of the same recipe that did not"
-        return _write(run, Calibrated(notices=(f"not calibrated: the validation images were trained on; {advice}",)), process)
+        advice = (
+            "`calibrate RUN --twin RUN` takes the values of a run of the same recipe that did not"
+        )
+        return _write(
+            run,
+            Calibrated(
+                notices=(f"not calibrated: the validation images were trained on; {advice}",)
+            ),
+            process,
+        )
     trained, validation = load_trained(run), data.split.validation
     validation = validation[~known_among(data, validation, read_known_images(run))]
     if not len(validation):
-        return _write(run, Calibrated(notices=("not calibrated: an earlier version has learned every validation image",)), process)
-    logits = predict_split(trained.answering.to(process.device), data, validation, trained.normalize, process).numpy()
+        return _write(
+            run,
+            Calibrated(
+                notices=("not calibrated: an earlier version has learned every validation image",)
+            ),
+            process,
+        )
+    logits = predict_split(
+        trained.answering.to(process.device), data, validation, trained.normalize, process
+    ).numpy()
     labels = data.images.labels[validation]
     calibration, notices = fit(logits, labels)
     on_validation = measure(calibration, logits, labels)
     on_test = measure(calibration, read_logits(run), read_labels(run))
-    notices += tuple(f"on the test split it does not hold: {fault}" for fault in _faults(on_test, len(labels)))
-    found = Calibrated(calibration=_told(calibration, on_test), validation=on_validation, test=on_test, notices=notices)
+    notices += tuple(
+        f"on the test split it does not hold: {fault}" for fault in _faults(on_test, len(labels))
+    )
+    found = Calibrated(
+        calibration=_told(calibration, on_test),
+        validation=on_validation,
+        test=on_test,
+        notices=notices,
+    )
     return _write(run, found, process)
 
 
@@ -110,12 +135,21 @@ def take_calibration(run: RunDirectory, twin: RunDirectory) -> Calibrated:
     _require_twins(run, twin)
     source = read_calibration(twin)
     if source.calibration is None or source.validation is None:
-        raise CalibrationError(f"{twin.path} has no calibration to take: {'; '.join(source.notices)}")
+        raise CalibrationError(
+            f"{twin.path} has no calibration to take: {'; '.join(source.notices)}"
+        )
     test = measure(source.calibration, read_logits(run), read_labels(run))
     if faults := _faults(test, source.validation.images):
-        raise CalibrationError(f"the values of {twin.path} do not hold on the test split of {run.path}: {'; '.join(faults)}")
+        raise CalibrationError(
+            f"the values of {twin.path} do not hold on the test split of {run.path}: {'; '.join(faults)}"
+        )
     calibration = _told(source.calibration, test, f" of run {twin.run_id}")
-    return _write(run, source.model_copy(update={"calibration": calibration, "test": test, "twin": twin.run_id, "notices": ()}))
+    return _write(
+        run,
+        source.model_copy(
+            update={"calibration": calibration, "test": test, "twin": twin.run_id, "notices": ()}
+        ),
+    )
 
 
 def read_calibration(run: RunDirectory) -> Calibrated:
@@ -135,7 +169,9 @@ def fit(logits: Logits, labels: Labels) -> tuple[Calibration, tuple[str, ...]]:
     calibration = Calibration(
         temperature=temperature,
         energy_threshold=refuse_above(energy(logits)),
-        conformal_thresholds={coverage: threshold for coverage, threshold in found.items() if threshold is not None},
+        conformal_thresholds={
+            coverage: threshold for coverage, threshold in found.items() if threshold is not None
+        },
         fitted_on=f"validation split, {len(labels)} images",
     )
     few, notices = f"{len(labels)} validation images are too few", []
@@ -159,7 +195,9 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
         return float(-log_probabilities[rows, labels].sum() - log_probabilities.mean())
 
     bounds = [math.log(bound) for bound in _TEMPERATURES]
-    return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4}).x)
+    return math.exp(
+        minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4}).x
+    )
 
 
 def refuse_above(energies: NDArray[np.float32]) -> float | None:
@@ -181,7 +219,9 @@ def conformal_threshold(of_label: NDArray[np.float32], coverage: str) -> float |
     `of_label` are the right labels' probabilities, float32 `[n]`. The floor((n + 1)(1 - coverage))-th smallest, so that the set
     of a new image holds its label with at least that probability; None where n is too small for it to exist.
     """
-    rank = math.floor((len(of_label) + 1) * (1 - Fraction(coverage)))  # exact: 20 * (1 - 0.95) in floats is under 1
+    rank = math.floor(
+        (len(of_label) + 1) * (1 - Fraction(coverage))
+    )  # exact: 20 * (1 - 0.95) in floats is under 1
     return float(np.sort(of_label)[rank - 1]) if rank else None
 
 
@@ -189,8 +229,13 @@ def measure(calibration: Calibration, logits: Logits, labels: Labels) -> Figures
     """What the calibration does on these images."""
     calibrated = probabilities(logits, OUTPUTS, calibration.temperature)
     of_label = calibrated[np.arange(len(labels)), labels]
-    place = (calibrated > of_label[:, np.newaxis]).sum(axis=1)  # of the right label: 0 is the most probable
-    sizes = {coverage: set_sizes(calibrated, threshold) for coverage, threshold in calibration.conformal_thresholds.items()}
+    place = (calibrated > of_label[:, np.newaxis]).sum(
+        axis=1
+    )  # of the right label: 0 is the most probable
+    sizes = {
+        coverage: set_sizes(calibrated, threshold)
+        for coverage, threshold in calibration.conformal_thresholds.items()
+    }
     threshold = calibration.energy_threshold
     return Figures(
         images=len(labels),
@@ -198,7 +243,9 @@ def measure(calibration: Calibration, logits: Logits, labels: Labels) -> Figures
         ece_after=_ece(calibrated, labels),
         abstained=None if threshold is None else float((energy(logits) > threshold).mean()),
         sets={
-            coverage: SetFigures(coverage=float((place < size).mean()), mean_size=float(size.mean()))
+            coverage: SetFigures(
+                coverage=float((place < size).mean()), mean_size=float(size.mean())
+            )
             for coverage, size in sizes.items()
         },
     )
@@ -230,21 +277,31 @@ def _write(run: RunDirectory, found: Calibrated, process: Process = ALONE) -> Ca
 def _require_twins(run: RunDirectory, twin: RunDirectory) -> None:
     own, other = run.config(), twin.config()
     if not own.recipe.learn_validation:
-        raise CalibrationError(f"{run.path} did not train on its validation images: calibrate it on them, without --twin")
+        raise CalibrationError(
+            f"{run.path} did not train on its validation images: calibrate it on them, without --twin"
+        )
     if other.recipe.learn_validation:
-        raise CalibrationError(f"{twin.path} trained on its validation images as well: name a run that did not")
+        raise CalibrationError(
+            f"{twin.path} trained on its validation images as well: name a run that did not"
+        )
     differing = [
         name
         for name, mine, others in (
             ("architecture", own.architecture, other.architecture),
             ("preprocessing", own.preprocessing, other.preprocessing),
-            ("data", run.read_json(CHECK, "resume")["data_digest"], twin.read_json(CHECK, "resume")["data_digest"]),
+            (
+                "data",
+                run.read_json(CHECK, "resume")["data_digest"],
+                twin.read_json(CHECK, "resume")["data_digest"],
+            ),
             *_recipe_values(own.recipe.model_dump(), other.recipe.model_dump()),
         )
         if mine != others
     ]
     if differing:
-        raise CalibrationError(f"{twin.path} is no twin of {run.path}; they differ in {', '.join(differing)}")
+        raise CalibrationError(
+            f"{twin.path} is no twin of {run.path}; they differ in {', '.join(differing)}"
+        )
 
 
 def _recipe_values(own: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -263,8 +320,12 @@ def _faults(test: Figures, fitted_on: int) -> list[str]:
         for coverage, figures in test.sets.items()
         if 1 - figures.coverage > with_chance(1 - float(coverage), test.images, fitted_on)
     ]
-    if test.abstained is not None and test.abstained > with_chance(MOST_REFUSED, test.images, fitted_on):
+    if test.abstained is not None and test.abstained > with_chance(
+        MOST_REFUSED, test.images, fitted_on
+    ):
         faults.append(f"{test.abstained:.2%} would be refused")
     if test.ece_after > test.ece_before + ECE_ALLOWANCE:
-        faults.append(f"the expected calibration error would go from {test.ece_before:.2%} to {test.ece_after:.2%}")
+        faults.append(
+            f"the expected calibration error would go from {test.ece_before:.2%} to {test.ece_after:.2%}"
+        )
     return faults

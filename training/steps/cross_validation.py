@@ -43,7 +43,9 @@ def cross_validate(
     """
     data = open_run_data(run, process=process)
     accuracies, correct = [], 0
-    for number, split in enumerate(stratified_folds(data.images, data.scan.facts, data.left_out, folds), start=1):
+    for number, split in enumerate(
+        stratified_folds(data.images, data.scan.facts, data.left_out, folds), start=1
+    ):
         fold = RunDirectory(run.path / f"fold-{number}")
         if process.first and not fold.has(CHECK):
             fold.path.mkdir(exist_ok=True)
@@ -51,7 +53,13 @@ def cross_validate(
             fold.write(SPLIT, write_split(split, data.images, data.left_out))
             fold.write(CHECK, run.file(CHECK, "check").read_bytes())
         process.wait()
-        train(fold, replace(data, split=split), lambda progress, number=number: report(number, progress), process, interrupted)  # type: ignore[misc]
+        train(
+            fold,
+            replace(data, split=split),
+            lambda progress, number=number: report(number, progress),
+            process,
+            interrupted,
+        )  # type: ignore[misc]
         figures = evaluate(fold, replace(data, split=split), process)
         accuracies.append(figures["top1"])
         correct += round(figures["top1"] * figures["test_images"])

@@ -30,7 +30,9 @@ def evaluate(run: RunDirectory, data: RunData, process: Process = ALONE) -> dict
         return read_figures(run)
     trained = load_trained(run)
     test = data.split.test
-    logits = predict_split(trained.answering.to(process.device), data, test, trained.normalize, process)
+    logits = predict_split(
+        trained.answering.to(process.device), data, test, trained.normalize, process
+    )
     labels = data.labels(test)
     right = logits.argsort(dim=1, descending=True) == labels[:, None]
     correct = int(right[:, 0].sum())
@@ -57,7 +59,14 @@ def evaluate(run: RunDirectory, data: RunData, process: Process = ALONE) -> dict
 def read_figures(run: RunDirectory) -> dict[str, Any]:
     """The figures that `evaluate` left. Raises RunError."""
     figures = run.read_json(EVALUATION, "evaluate")
-    if not isinstance(figures, dict) or not {"top1", "top1_interval", "top5", "loss", "test_images", "best_epoch"} <= set(figures):
+    if not isinstance(figures, dict) or not {
+        "top1",
+        "top1_interval",
+        "top5",
+        "loss",
+        "test_images",
+        "best_epoch",
+    } <= set(figures):
         raise damaged(run.path / EVALUATION, ValueError("figures are missing"))
     return figures
 
@@ -84,8 +93,12 @@ def _read_array(run: RunDirectory, name: str) -> NDArray[Any]:
 def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
     """Expected calibration error (Guo et al. 2017): the mean gap of confidence and accuracy over bins of equal width."""
     confidence, predicted = probabilities.max(dim=1)
-    bin_of = (confidence * bins).long().clamp(max=bins - 1)  # a confidence of exactly 1 belongs to the last bin
-    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, bin_of, confidence.double() - (predicted == labels).double())
+    bin_of = (
+        (confidence * bins).long().clamp(max=bins - 1)
+    )  # a confidence of exactly 1 belongs to the last bin
+    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(
+        0, bin_of, confidence.double() - (predicted == labels).double()
+    )
     return gaps.abs().sum().item() / len(labels)
 
 

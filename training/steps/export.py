@@ -48,7 +48,9 @@ class ServedModel(nn.Module):
         """Logits `[batch, classes]` and features `[batch, channels, h, w]`."""
         # contiguous(): permuted strides would export the pooling as a chain of gathers
         pixels = images.permute(0, 3, 1, 2).contiguous().float()
-        last_map = features(self.network, pixels * self.get_buffer("multiplier") + self.get_buffer("addend"))
+        last_map = features(
+            self.network, pixels * self.get_buffer("multiplier") + self.get_buffer("addend")
+        )
         return classify(self.network, last_map), last_map
 
 
@@ -66,7 +68,9 @@ def model_input(run: RunDirectory) -> Input:
 def export(run: RunDirectory) -> Path:
     """Write the run's `model.onnx` and `classifier.npz`. Raises ExportError where the graph is not the contract's."""
     trained = load_trained(run)
-    graph = export_graph(ServedModel(trained.answering, trained.normalize), model_input(run), run.path)
+    graph = export_graph(
+        ServedModel(trained.answering, trained.normalize), model_input(run), run.path
+    )
     run.write(CLASSIFIER, classifier_bytes(trained.network))
     run.write(MODEL, graph)  # last: where it is, the export is whole
     return run.path / MODEL
@@ -92,7 +96,14 @@ def export_graph(served: ServedModel, shape: Input, folder: Path) -> bytes:
         raise ExportError("torch's exporter returned no graph")
     # Every node carries a stack trace with source paths: they leak, and change the file's digest from checkout to checkout.
     cleared = ClearMetadataAndDocStringPass()(program.model).model
-    split = sum(value.const_value.nbytes for value in cleared.graph.initializers.values() if value.const_value) > ONE_FILE_BYTES
+    split = (
+        sum(
+            value.const_value.nbytes
+            for value in cleared.graph.initializers.values()
+            if value.const_value
+        )
+        > ONE_FILE_BYTES
+    )
     (folder / WEIGHTS).unlink(missing_ok=True)
     if split:
         # what shape inference reads, axes and pads, stays in the graph
@@ -101,7 +112,9 @@ def export_graph(served: ServedModel, shape: Input, folder: Path) -> bytes:
     for part in _described(proto):  # the pass leaves what torch calls its parameters
         part.ClearField("metadata_props")
     graph: bytes = proto.SerializeToString(deterministic=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{MODEL}.") as draft:  # beside its weights, where it has them
+    with tempfile.NamedTemporaryFile(
+        dir=folder, prefix=f".{MODEL}."
+    ) as draft:  # beside its weights, where it has them
         draft.write(graph)
         draft.flush()
         check_graph(Path(draft.name), shape)
@@ -112,7 +125,11 @@ def classifier_bytes(network: nn.Module) -> bytes:
     """The last layer's weights as the version keeps them, for class-activation maps."""
     buffer = io.BytesIO()
     head = network.get_submodule("fc")
-    np.savez(buffer, weight=head.get_parameter("weight").detach().numpy(), bias=head.get_parameter("bias").detach().numpy())
+    np.savez(
+        buffer,
+        weight=head.get_parameter("weight").detach().numpy(),
+        bias=head.get_parameter("bias").detach().numpy(),
+    )
     return buffer.getvalue()
 
 
@@ -135,10 +152,18 @@ def check_graph(path: Path, shape: Input) -> None:
     for value in [*proto.graph.input, *proto.graph.output]:
         batch = value.type.tensor_type.shape.dim[0]
         if batch.dim_param != "batch":
-            raise ExportError(f"the batch of {value.name} is {batch.dim_param or batch.dim_value}, expected a free `batch`")
+            raise ExportError(
+                f"the batch of {value.name} is {batch.dim_param or batch.dim_value}, expected a free `batch`"
+            )
     dims = [dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim[1:]]
-    if [value.name for value in proto.graph.input] != [shape.name] or dims != [shape.height, shape.width, 3]:
-        raise ExportError(f"the input is not {shape.name} [batch, {shape.height}, {shape.width}, 3]")
+    if [value.name for value in proto.graph.input] != [shape.name] or dims != [
+        shape.height,
+        shape.width,
+        3,
+    ]:
+        raise ExportError(
+            f"the input is not {shape.name} [batch, {shape.height}, {shape.width}, 3]"
+        )
     if [value.name for value in proto.graph.output] != list(OUTPUT_NAMES):
         raise ExportError(f"the outputs are not {' and '.join(OUTPUT_NAMES)}")
 
@@ -146,4 +171,12 @@ def check_graph(path: Path, shape: Input) -> None:
 def _described(proto: Any) -> Iterator[Any]:
     """Every part of a graph that has room for a text about where it comes from."""
     graph = proto.graph
-    yield from (proto, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info)
+    yield from (
+        proto,
+        graph,
+        *graph.node,
+        *graph.initializer,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+    )

@@ -28,9 +28,13 @@ from training.run.weights import load_trained, predict
 GOLDEN: Final = "golden/golden.json"
 _BLOCKS: Final = TypeAdapter(Annotated[tuple[Golden, ...], Field(min_length=1)])
 LOSSLESS: Final = DecodeTolerance(max_abs=2, mean_abs=0.25)
-LOSSY: Final = DecodeTolerance(max_abs=4, mean_abs=1.0)  # JPEG decoders of other builds round differently
+LOSSY: Final = DecodeTolerance(
+    max_abs=4, mean_abs=1.0
+)  # JPEG decoders of other builds round differently
 _ANY_SIZE: Final = Preprocessing(resize=32, crop_height=32, crop_width=32)
-_SCENE_NAMES: Final = frozenset({"colours", "exif-6", "cmyk", "alpha", "grey-16-bit", "palette", "large", "golden"})
+_SCENE_NAMES: Final = frozenset(
+    {"colours", "exif-6", "cmyk", "alpha", "grey-16-bit", "palette", "large", "golden"}
+)
 _ORIENTATION_TAG: Final = 0x0112
 
 
@@ -49,7 +53,9 @@ def take_golden(run: RunDirectory, data: RunData) -> tuple[Golden, ...]:
     blocks = []
     for probe in [*_given(run), *_samples(run, data), *scenes()]:
         pixels = prepare(probe.encoded, data.preprocessing)
-        logits = predict(trained.answering, [pixels[np.newaxis].copy()], trained.normalize)[0].numpy()
+        logits = predict(trained.answering, [pixels[np.newaxis].copy()], trained.normalize)[
+            0
+        ].numpy()
         block = make_block(probe, logits)
         run.write(block.image, probe.encoded)
         run.write(block.pixels, as_npy(pixels))
@@ -86,7 +92,11 @@ def check_golden_images(paths: tuple[str, ...]) -> tuple[str, ...]:
             prepare(Path(path).read_bytes(), _ANY_SIZE)
         except (OSError, ImageError) as error:
             raise DataError(f"{path} can not be a golden image: {error}") from None
-        if not is_name(Path(path).name) or Path(path).stem in _SCENE_NAMES or stems.count(Path(path).stem) > 1:
+        if (
+            not is_name(Path(path).name)
+            or Path(path).stem in _SCENE_NAMES
+            or stems.count(Path(path).stem) > 1
+        ):
             raise DataError(
                 f"{path} can not be a golden image under this name; call it with letters, digits, '.', '_' or '-', once"
             )
@@ -105,15 +115,24 @@ def _samples(run: RunDirectory, data: RunData) -> Iterator[Probe]:
     """Images of the validation split, of as many classes as the config wants samples; the last as JPEG."""
     chosen, images = data.split.validation, data.images
     _, firsts = np.unique(images.labels[chosen], return_index=True)
-    spread = firsts[np.linspace(0, len(firsts) - 1, min(run.config().golden_samples, len(firsts))).astype(int)]
+    spread = firsts[
+        np.linspace(0, len(firsts) - 1, min(run.config().golden_samples, len(firsts))).astype(int)
+    ]
     for position, index in enumerate(chosen[spread], start=1):
         label = images.class_names[images.labels[index]]
         encoded = images.encoded[index]
         kind = (sniff(encoded) or "").lower().replace("jpeg", "jpg")
-        yield Probe(f"sample-{position}.{kind}", encoded, f"an image of the validation split, class {label}")
+        yield Probe(
+            f"sample-{position}.{kind}", encoded, f"an image of the validation split, class {label}"
+        )
     if len(spread):
-        image = to_rgb(Image.open(io.BytesIO(images.encoded[chosen[spread[-1]]])), data.preprocessing.background)
-        yield Probe("sample-jpeg.jpg", encode(image, "JPEG", quality=90), "the same image after JPEG")
+        image = to_rgb(
+            Image.open(io.BytesIO(images.encoded[chosen[spread[-1]]])),
+            data.preprocessing.background,
+        )
+        yield Probe(
+            "sample-jpeg.jpg", encode(image, "JPEG", quality=90), "the same image after JPEG"
+        )
 
 
 def scenes() -> Iterator[Probe]:
@@ -125,12 +144,27 @@ def scenes() -> Iterator[Probe]:
     grey = Image.fromarray(scene(120, 90).sum(axis=2, dtype=np.uint16) * np.uint16(85))
     for name, image, options, purpose in (
         ("colours.png", _picture(160, 120), {}, "channels that are not interchangeable"),
-        ("exif-6.jpg", _picture(640, 427), {"exif": exif.tobytes()}, "a phone held upright: EXIF orientation 6"),
+        (
+            "exif-6.jpg",
+            _picture(640, 427),
+            {"exif": exif.tobytes()},
+            "a phone held upright: EXIF orientation 6",
+        ),
         ("cmyk.jpg", _picture(320, 240).convert("CMYK"), {}, "a JPEG for print: CMYK"),
         ("alpha.png", alpha, {}, "transparency over the background colour"),
-        ("grey-16-bit.png", grey, {}, "16-bit grey, which clips to white when converted carelessly"),
+        (
+            "grey-16-bit.png",
+            grey,
+            {},
+            "16-bit grey, which clips to white when converted carelessly",
+        ),
         ("palette.png", _picture(128, 96).quantize(64), {}, "colours from a palette"),
-        ("large.jpg", _picture(1500, 1000), {"quality": 50}, "a large photograph that is not square"),
+        (
+            "large.jpg",
+            _picture(1500, 1000),
+            {"quality": 50},
+            "a large photograph that is not square",
+        ),
     ):
         if name.endswith(".jpg"):
             yield Probe(name, encode(image, "JPEG", **{"quality": 80, **options}), purpose)
@@ -150,7 +184,9 @@ def scene(width: int, height: int) -> NDArray[np.uint8]:
     green = np.where((u // 96 + v // 128) % 3 == 0, 210, v // 8)
     blue = np.where((u - 700) ** 2 + (v - 300) ** 2 < 180**2, 230, 40 + (u + 2 * v) // 24 % 64)
     stripe = (u + v) % 256 < 48
-    return np.stack([np.where(stripe, 250, red), green, np.where(stripe, 20, blue)], axis=2).astype(np.uint8)
+    return np.stack([np.where(stripe, 250, red), green, np.where(stripe, 20, blue)], axis=2).astype(
+        np.uint8
+    )
 
 
 def as_npy(pixels: Pixels) -> bytes:

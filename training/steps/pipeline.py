@@ -45,7 +45,12 @@ class Display(Protocol):
         """The gates found this."""
 
 
-def learn(run: RunDirectory, display: Display, process: Process, interrupted: Callable[[], bool] = lambda: False) -> RunData:
+def learn(
+    run: RunDirectory,
+    display: Display,
+    process: Process,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> RunData:
     """Check the data, train, evaluate and calibrate: the part that several processes do together. Raises TrainingError."""
     display.announce("check")
     data = open_run_data(run, display.count("checking"), process)
@@ -62,7 +67,13 @@ def learn(run: RunDirectory, display: Display, process: Process, interrupted: Ca
 
 
 def publish_learned(
-    run: RunDirectory, data: RunData, store: ModelStore, display: Display, waivers: Mapping[str, str], *, promote: bool
+    run: RunDirectory,
+    data: RunData,
+    store: ModelStore,
+    display: Display,
+    waivers: Mapping[str, str],
+    *,
+    promote: bool,
 ) -> Published:
     """Export, gate and publish what was learned. Raises TrainingError, ModelStoreError."""
     if not run.has(MODEL):

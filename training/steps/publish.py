@@ -11,7 +11,17 @@ from typing import Any, Final, get_args
 
 from model_store.aliases import PRODUCTION, standing
 from model_store.errors import ManifestError, PublishError
-from model_store.manifest import Check, Checkpoint, Classifier, DataSet, Metrics, Precision, Training, Variant, now
+from model_store.manifest import (
+    Check,
+    Checkpoint,
+    Classifier,
+    DataSet,
+    Metrics,
+    Precision,
+    Training,
+    Variant,
+    now,
+)
 from model_store.store import ModelStore
 from training.data.split import SPLIT_SEED
 from training.gates.checks import LOGIT_TOLERANCE
@@ -27,7 +37,16 @@ from training.steps.train import read_metrics
 
 PUBLISHED: Final = "published.json"
 CHECKPOINT: Final = "checkpoint.safetensors"
-_PACKAGES: Final = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "pillow", "numpy", "scikit-learn")
+_PACKAGES: Final = (
+    "torch",
+    "torchvision",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "pillow",
+    "numpy",
+    "scikit-learn",
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +57,9 @@ class Published:
     promoted: bool
 
 
-def publish(run: RunDirectory, data: RunData, store: ModelStore, *, promote: bool = True) -> Published:
+def publish(
+    run: RunDirectory, data: RunData, store: ModelStore, *, promote: bool = True
+) -> Published:
     """Seal the run's export under the model's next version; `production` follows where every check passed unwaived.
 
     A run is published once to a store: doing it again finds the version, and finishes what a crash cut off. Raises GateError
@@ -59,7 +80,9 @@ def publish(run: RunDirectory, data: RunData, store: ModelStore, *, promote: boo
     if follows and version not in moves:
         store.promote(model, version, why=f"published by {run.run_id}")
     published = Published(version, promoted=store.aliases(model).version(PRODUCTION) == version)
-    run.write_json(PUBLISHED, {"store": str(store.root.resolve()), "model": model, **asdict(published)})
+    run.write_json(
+        PUBLISHED, {"store": str(store.root.resolve()), "model": model, **asdict(published)}
+    )
     return published
 
 
@@ -71,7 +94,9 @@ def make_store(store: ModelStore) -> None:
     root = store.root.resolve()
     nearest = next(path for path in (root, *root.parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise PublishError(f"can not write to the store {store.root}: {nearest} is not a writable directory")
+        raise PublishError(
+            f"can not write to the store {store.root}: {nearest} is not a writable directory"
+        )
     root.mkdir(parents=True, exist_ok=True)
 
 
@@ -90,19 +115,32 @@ def keep_what_serves(store: ModelStore, model: str) -> None:
     if not store.root.exists() or model not in store.models() or store.layer(model) == "built-in":
         return
     if store.aliases(model).version(PRODUCTION) is None:
-        store.promote(model, store.versions(model)[-1], why="it served when a version was published that is held back")
+        store.promote(
+            model,
+            store.versions(model)[-1],
+            why="it served when a version was published that is held back",
+        )
 
 
-def left_behind(store: ModelStore, model: str, version: int) -> tuple[int, tuple[Precision, ...]] | None:
+def left_behind(
+    store: ModelStore, model: str, version: int
+) -> tuple[int, tuple[Precision, ...]] | None:
     """The version that served before this one (or does still), with the precisions that it has and this one lacks, if any."""
     served = standing(store.aliases(model).history(PRODUCTION)) or store.versions(model)
     there = store.versions(model)
-    before = next((number for number in reversed(served) if number != version and number in there), None)
+    before = next(
+        (number for number in reversed(served) if number != version and number in there), None
+    )
     if before is None:
         return None
     with suppress(ManifestError):  # a damaged version answers in no precision
-        with store.open(model, before, verify=False) as old, store.open(model, version, verify=False) as new:
-            has, had = ({variant.precision for variant in each.manifest.variants} for each in (new, old))
+        with (
+            store.open(model, before, verify=False) as old,
+            store.open(model, version, verify=False) as new,
+        ):
+            has, had = (
+                {variant.precision for variant in each.manifest.variants} for each in (new, old)
+            )
         lost = tuple(precision for precision in get_args(Precision) if precision in had - has)
         return (before, lost) if lost else None
     return None
@@ -110,7 +148,9 @@ def left_behind(store: ModelStore, model: str, version: int) -> tuple[int, tuple
 
 def describe_origin() -> dict[str, Any]:
     """The commit and the packages that a run begins with, as Config keeps them."""
-    packages = {name: metadata.version(name) for name in _PACKAGES} | {"python": platform.python_version()}
+    packages = {name: metadata.version(name) for name in _PACKAGES} | {
+        "python": platform.python_version()
+    }
     return {"git_commit": _git_commit(), "packages": packages}
 
 
@@ -122,7 +162,11 @@ def _find_published(store: ModelStore, model: str, run: RunDirectory) -> int | N
     for number in reversed(store.versions(model)):
         with suppress(ManifestError), store.open(model, number, verify=False) as version:
             training = version.manifest.training
-            if training is not None and training.run_id == run.run_id and version.manifest.derived_from == derived_from:
+            if (
+                training is not None
+                and training.run_id == run.run_id
+                and version.manifest.derived_from == derived_from
+            ):
                 return number
     return None
 
@@ -130,8 +174,12 @@ def _find_published(store: ModelStore, model: str, run: RunDirectory) -> int | N
 def _seal(run: RunDirectory, data: RunData, store: ModelStore, checks: tuple[Check, ...]) -> int:
     config, golden = run.config(), read_golden(run)
     figures = read_figures(run)
-    files: dict[str, Path | bytes] = {name: run.file(name, "export") for name in (*graph_files(run), CLASSIFIER)}
-    files |= {path: run.file(path, "export") for block in golden for path in (block.image, block.pixels)}
+    files: dict[str, Path | bytes] = {
+        name: run.file(name, "export") for name in (*graph_files(run), CLASSIFIER)
+    }
+    files |= {
+        path: run.file(path, "export") for block in golden for path in (block.image, block.pixels)
+    }
     if config.keep_checkpoint:
         files[CHECKPOINT] = run.file(BEST, "resume")
         if known := known_images(run, data):
@@ -178,13 +226,27 @@ def _describe_data(data: RunData) -> DataSet:
     sizes = {name: len(indices) for name, indices in vars(data.split).items()}
     images = data.images
     return DataSet(
-        name=images.name, digest=data.digest, source=images.source, licence=images.licence, split=sizes, split_seed=SPLIT_SEED
+        name=images.name,
+        digest=data.digest,
+        source=images.source,
+        licence=images.licence,
+        split=sizes,
+        split_seed=SPLIT_SEED,
     )
 
 
 def _git_commit() -> str | None:
     """The commit of the checkout that this code runs from, marked where files differ from it; None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
     try:
         return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()  # noqa: S603
     except (OSError, subprocess.CalledProcessError):

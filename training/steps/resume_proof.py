@@ -25,7 +25,9 @@ KILLS: Final = 3
 CHECKPOINT_EVERY: Final = 3  # steps: most kills fall between two checkpoints
 
 
-def prove_resume(run: RunDirectory, steps: int = STEPS, kills: int = KILLS, seed: int | None = None) -> Iterator[str]:
+def prove_resume(
+    run: RunDirectory, steps: int = STEPS, kills: int = KILLS, seed: int | None = None
+) -> Iterator[str]:
     """Train `steps` steps unbroken, and again killed with SIGKILL at `kills` random steps and resumed; yields what it does.
 
     On the run's own data and recipe, in directories of its own. Raises ResumeProofError where the weights differ.
@@ -33,7 +35,9 @@ def prove_resume(run: RunDirectory, steps: int = STEPS, kills: int = KILLS, seed
     open_run_data(run)  # splits, so that all three read the same
     chance = random.Random(seed)  # noqa: S311  where to kill is no secret
     with tempfile.TemporaryDirectory(prefix="prove-resume-") as folder:
-        unbroken, broken = (_short_copy(run, Path(folder) / name, steps) for name in ("unbroken", "broken"))
+        unbroken, broken = (
+            _short_copy(run, Path(folder) / name, steps) for name in ("unbroken", "broken")
+        )
         yield f"training {steps} steps without a break"
         _train(unbroken, None)
         places = sorted(chance.sample(range(1, steps), min(kills, steps - 1)))
@@ -45,7 +49,9 @@ def prove_resume(run: RunDirectory, steps: int = STEPS, kills: int = KILLS, seed
         digests = [sha256_of(copy.path / LAST) for copy in (unbroken, broken)]
         if digests[0] != digests[1]:
             reason = _reason(unbroken, broken)
-            raise ResumeProofError(f"killed at steps {places} and resumed, the weights differ from an unbroken run's: {reason}")
+            raise ResumeProofError(
+                f"killed at steps {places} and resumed, the weights differ from an unbroken run's: {reason}"
+            )
     yield f"killed at steps {', '.join(map(str, places))} and resumed: the same weights to the bit ({digests[0][:16]}…)"
 
 
@@ -63,7 +69,9 @@ def _short_copy(run: RunDirectory, path: Path, steps: int) -> RunDirectory:
 
 def _train(run: RunDirectory, kill_after: int | None) -> None:
     """Train in a process of its own, which dies by SIGKILL after this step of the run. Raises ResumeProofError."""
-    child = multiprocessing.get_context("spawn").Process(target=_train_here, args=(run.path, kill_after, torch.get_num_threads()))
+    child = multiprocessing.get_context("spawn").Process(
+        target=_train_here, args=(run.path, kill_after, torch.get_num_threads())
+    )
     child.start()
     child.join()
     expected = 0 if kill_after is None else -signal.SIGKILL
@@ -86,5 +94,12 @@ def _train_here(path: Path, kill_after: int | None, threads: int) -> None:
 def _reason(unbroken: RunDirectory, broken: RunDirectory) -> str:
     """Which of what the bits depend on differs between the two."""
     then, now = ((load_checkpoint(run) or {}).get("environment", {}) for run in (unbroken, broken))
-    differences = [f"{name}: {value} and {now.get(name)}" for name, value in then.items() if now.get(name) != value]
-    return ", ".join(differences) or "on the same threads, instructions, memory format, compilation and torch; please report it"
+    differences = [
+        f"{name}: {value} and {now.get(name)}"
+        for name, value in then.items()
+        if now.get(name) != value
+    ]
+    return (
+        ", ".join(differences)
+        or "on the same threads, instructions, memory format, compilation and torch; please report it"
+    )

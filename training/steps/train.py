@@ -30,7 +30,15 @@ from training.run.weights import BEST, LAST, Trained, predict_split, serialise
 
 METRICS: Final = "metrics.jsonl"
 METRIC_NAMES: Final = frozenset(
-    {"epoch", "step", "train_loss", "train_top1", "validation_loss", "validation_top1", "learning_rate"}
+    {
+        "epoch",
+        "step",
+        "train_loss",
+        "train_top1",
+        "validation_loss",
+        "validation_top1",
+        "learning_rate",
+    }
 )
 CHECKPOINT_SECONDS: Final = 30
 
@@ -88,25 +96,36 @@ def train(
     total, steps = feed.total_steps, feed.steps
     position, notice = _restore(run, learner, environment)
     pace, forecast, checkpoint_steps = Pace(), None, checkpoint_every or total
-    tally = torch.tensor(position.tally, dtype=torch.float64, device=process.device) / process.world_size
+    tally = (
+        torch.tensor(position.tally, dtype=torch.float64, device=process.device)
+        / process.world_size
+    )
 
     def progress(**news: Any) -> Progress:
         loss, correct = (value / position.seen for value in position.tally)
         ended = len(position.history)
-        left = pace.seconds_left(work_left(recipe.schedule, position.step, total, feed.size), feed.epochs - ended)
+        left = pace.seconds_left(
+            work_left(recipe.schedule, position.step, total, feed.size), feed.epochs - ended
+        )
         place = (ended + 1, feed.epochs, position.step - ended * steps, steps, position.step, total)
         accuracy = None if recipe.mixing.enabled else correct  # of mixed images it means nothing
         return Progress(*place, loss, accuracy, pace.images_per_second, left, **news)
 
     def checkpoint() -> None:
         position.tally = process.sum(tally.clone()).tolist()
-        state = {"learner": learner.state_dict(), "position": asdict(position), "environment": asdict(environment)}
+        state = {
+            "learner": learner.state_dict(),
+            "position": asdict(position),
+            "environment": asdict(environment),
+        }
         if process.first:
             save_checkpoint(run, {**state, "config": config.trained_as})
 
     def trained(epoch: int) -> Trained:
         network = learner.evaluated
-        return Trained(network, feed.normalize, config.architecture, feed.classes, epoch, recipe.mirrored)
+        return Trained(
+            network, feed.normalize, config.architecture, feed.classes, epoch, recipe.mirrored
+        )
 
     while position.step < total:
         epoch = len(position.history)
@@ -117,7 +136,9 @@ def train(
             position.step += 1
             position.seen += batch.images
             within = position.step < min((epoch + 1) * steps, total)
-            if process.device.type == "cpu" or position.step % FORECAST_STEPS == 0 or not within:  # a GPU is not held up each step
+            if (
+                process.device.type == "cpu" or position.step % FORECAST_STEPS == 0 or not within
+            ):  # a GPU is not held up each step
                 position.tally = (tally * process.world_size).tolist()
                 if not math.isfinite(position.tally[0]):
                     raise DivergedError(_diverged(epoch, position.step - epoch * steps, rate))
@@ -130,7 +151,9 @@ def train(
             if within and ((stop := interrupted()) or position.step % checkpoint_steps == 0):
                 checkpoint()
                 if stop:
-                    raise InterruptedRunError(f"stopped in epoch {epoch + 1}; the checkpoint is at step {position.step}")
+                    raise InterruptedRunError(
+                        f"stopped in epoch {epoch + 1}; the checkpoint is at step {position.step}"
+                    )
 
         learner.synchronise()
         position.tally = process.sum(tally.clone()).tolist()
@@ -157,25 +180,38 @@ def train(
             _write_metrics(run, position.history)
         report(news)
         if interrupted() and position.step < total:
-            raise InterruptedRunError(f"stopped after epoch {epoch + 1}; the checkpoint is at step {position.step}")
+            raise InterruptedRunError(
+                f"stopped after epoch {epoch + 1}; the checkpoint is at step {position.step}"
+            )
 
     if process.first:
-        _write_metrics(run, position.history)  # once more: a kill right after the last checkpoint has left a line out
+        _write_metrics(
+            run, position.history
+        )  # once more: a kill right after the last checkpoint has left a line out
         run.write(LAST, serialise(trained(feed.epochs)))
     process.wait()
 
 
-def _validate(network: torch.nn.Module, data: RunData, normalize: Normalization, process: Process, pace: Pace) -> dict[str, float]:
+def _validate(
+    network: torch.nn.Module, data: RunData, normalize: Normalization, process: Process, pace: Pace
+) -> dict[str, float]:
     """Loss and top-1 on the validation split."""
     began = time.perf_counter()
     logits = predict_split(network, data, data.split.validation, normalize, process)
     labels = torch.from_numpy(data.images.labels[data.split.validation])
     pace.validation_seconds = time.perf_counter() - began
     right = (logits.argmax(1) == labels).double().mean().item()
-    return {"validation_loss": functional.cross_entropy(logits, labels).item(), "validation_top1": right}
+    return {
+        "validation_loss": functional.cross_entropy(logits, labels).item(),
+        "validation_top1": right,
+    }
 
 
-def _better(metrics: dict[str, Any], history: list[dict[str, Any]], select: Literal["accuracy", "loss", "last"]) -> bool:
+def _better(
+    metrics: dict[str, Any],
+    history: list[dict[str, Any]],
+    select: Literal["accuracy", "loss", "last"],
+) -> bool:
     """Whether this epoch is to be kept; of equals the first."""
     if select == "last":
         return True
@@ -187,7 +223,9 @@ def _better(metrics: dict[str, Any], history: list[dict[str, Any]], select: Lite
     return all(rank(metrics) > rank(line) for line in history)
 
 
-def _restore(run: RunDirectory, learner: Learner, environment: Environment) -> tuple[Position, str | None]:
+def _restore(
+    run: RunDirectory, learner: Learner, environment: Environment
+) -> tuple[Position, str | None]:
     """Put the newest checkpoint into the learner; where the run stands, and what to say about it.
 
     Raises RunError where it is damaged or was written for another configuration.
@@ -197,7 +235,11 @@ def _restore(run: RunDirectory, learner: Learner, environment: Environment) -> t
         return Position(), None
     try:
         now = run.config().trained_as
-        if changed := sorted(name for name in now.keys() | state["config"].keys() if now.get(name) != state["config"].get(name)):
+        if changed := sorted(
+            name
+            for name in now.keys() | state["config"].keys()
+            if now.get(name) != state["config"].get(name)
+        ):
             raise RunError(
                 f"{run.path} was begun with other values of {', '.join(changed)} than its config.json holds now; "
                 "put them back, or start a new run"
@@ -209,14 +251,14 @@ def _restore(run: RunDirectory, learner: Learner, environment: Environment) -> t
         raise damaged(run.path / CHECKPOINT, error) from None
     notice = f"goes on at step {position.step}"
     if differences:
-        notice += f"; not bit for bit as an unbroken run, since these differ: {', '.join(differences)}"
+        notice += (
+            f"; not bit for bit as an unbroken run, since these differ: {', '.join(differences)}"
+        )
     return position, notice
 
 
 def _diverged(epoch: int, step: int, rate: float) -> str:
-    return (
-        f"the loss is not finite in epoch {epoch + 1}, step {step}, at a learning rate of {rate:.3g}: lower optimizer.learning_rate"
-    )
+    return f"the loss is not finite in epoch {epoch + 1}, step {step}, at a learning rate of {rate:.3g}: lower optimizer.learning_rate"
 
 
 def _write_metrics(run: RunDirectory, history: list[dict[str, Any]]) -> None:
@@ -230,6 +272,8 @@ def read_metrics(run: RunDirectory) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except ValueError as error:
         raise damaged(path, error) from None
-    if not lines or not all(isinstance(line, dict) and line.keys() >= METRIC_NAMES for line in lines):
+    if not lines or not all(
+        isinstance(line, dict) and line.keys() >= METRIC_NAMES for line in lines
+    ):
         raise damaged(path, ValueError("figures are missing"))
     return lines

@@ -37,7 +37,9 @@ def batching(run: Any, max_batch_size: int = LARGEST, **options: Any) -> Iterato
 
 
 def submit(batcher: Batcher, *numbers: int) -> list[asyncio.Future[Answer]]:
-    return [batcher.submit(numbered(number), time.monotonic() + PATIENCE_SECONDS) for number in numbers]
+    return [
+        batcher.submit(numbered(number), time.monotonic() + PATIENCE_SECONDS) for number in numbers
+    ]
 
 
 async def answered(futures: list[asyncio.Future[Answer]]) -> list[int]:
@@ -97,8 +99,14 @@ async def test_failing_batch_fails_alone(caplog: pytest.LogCaptureFixture) -> No
     assert "division" not in str(error)
 
 
-@pytest.mark.parametrize("rows", [np.zeros((1, 3), np.float32), np.zeros((3, 3), np.float32), None], ids=["fewer", "more", "none"])
-async def test_wrong_number_of_rows_is_an_inference_error(rows: Any, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "rows",
+    [np.zeros((1, 3), np.float32), np.zeros((3, 3), np.float32), None],
+    ids=["fewer", "more", "none"],
+)
+async def test_wrong_number_of_rows_is_an_inference_error(
+    rows: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """A model that does not give one row an image fails the batch: no image ever gets another's row."""
     model = GatedModel(lambda images: rows if len(images) == 2 else read_numbers(images))
     with batching(model) as batcher, caplog.at_level(logging.CRITICAL, "service.engine.batcher"):
@@ -289,7 +297,11 @@ async def test_bulk_is_run_after_interactive_and_fills_its_batches() -> None:
         assert batcher.waiting == 8
         model.gate.set()
         assert await answered(first + interactive + bulk) == [0, 1, 2, *range(10, 16)]
-    assert [read_numbers(batch).ravel().tolist() for batch in model.batches] == [[0], [1, 2, 10, 11], [12, 13, 14, 15]]
+    assert [read_numbers(batch).ravel().tolist() for batch in model.batches] == [
+        [0],
+        [1, 2, 10, 11],
+        [12, 13, 14, 15],
+    ]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere niceness belongs to the process")
@@ -322,7 +334,9 @@ async def test_images_that_never_come_to_their_turn_are_let_go_once_their_caller
         assert await answered([*held, stays]) == [*range(3 * LARGEST), 7]
 
 
-async def test_sandbox_that_forbids_niceness_stops_no_instance(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sandbox_that_forbids_niceness_stops_no_instance(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """To give way is a kindness; to answer is not."""
 
     def forbid(*_: int) -> None:

@@ -29,11 +29,18 @@ class Crowd:
     def __init__(self, batcher: Batcher, requests: int, seed: str) -> None:
         self._batcher = batcher
         self._chance = random.Random(seed)
-        sizes = [1 if self._chance.random() < 0.7 else self._chance.randint(2, 20) for _ in range(requests)]
+        sizes = [
+            1 if self._chance.random() < 0.7 else self._chance.randint(2, 20)
+            for _ in range(requests)
+        ]
         self.images = sum(sizes)
         self.settled = [0] * self.images
-        self.outcomes = dict.fromkeys((Answer, InferenceError, DeadlineExceededError, asyncio.CancelledError), 0)
-        self._requests = list(itertools.starmap(range, itertools.pairwise([0, *itertools.accumulate(sizes)])))
+        self.outcomes = dict.fromkeys(
+            (Answer, InferenceError, DeadlineExceededError, asyncio.CancelledError), 0
+        )
+        self._requests = list(
+            itertools.starmap(range, itertools.pairwise([0, *itertools.accumulate(sizes)]))
+        )
 
     async def caller(self) -> None:
         while self._requests:
@@ -50,7 +57,9 @@ class Crowd:
             await asyncio.sleep(0)
             for future in futures:
                 future.cancel()
-        for number, outcome in zip(numbers, await asyncio.gather(*futures, return_exceptions=True), strict=True):
+        for number, outcome in zip(
+            numbers, await asyncio.gather(*futures, return_exceptions=True), strict=True
+        ):
             self.outcomes[type(outcome)] += 1
             assert not isinstance(outcome, Answer) or outcome.row.tolist() == [number]
             assert leaves or not isinstance(outcome, asyncio.CancelledError)
@@ -60,8 +69,12 @@ class Crowd:
         self.settled[number] += 1
 
 
-@pytest.mark.parametrize(("largest", "instances", "delay"), [(16, 1, 0.0), (3, 3, 0.0), (16, 2, 0.002)])
-async def test_results_never_cross_callers(largest: int, instances: int, delay: float, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("largest", "instances", "delay"), [(16, 1, 0.0), (3, 3, 0.0), (16, 2, 0.002)]
+)
+async def test_results_never_cross_callers(
+    largest: int, instances: int, delay: float, caplog: pytest.LogCaptureFixture
+) -> None:
     """10,000 requests of all sizes, failing batches, callers who leave or are late: each image has its own outcome, once.
 
     Nobody who left or was late is ever run: the model counts what it really ran.

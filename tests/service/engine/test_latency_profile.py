@@ -33,7 +33,9 @@ def test_one_slow_run_does_not_change_much() -> None:
     assert profile.seconds(1) < 1.1
 
 
-@pytest.mark.parametrize(("ahead", "images", "seconds"), [(0, 1, 1.0), (3, 1, 2.0), (4, 4, 4.0), (8, 1, 5.0)])
+@pytest.mark.parametrize(
+    ("ahead", "images", "seconds"), [(0, 1, 1.0), (3, 1, 2.0), (4, 4, 4.0), (8, 1, 5.0)]
+)
 def test_waits_are_whole_batches_and_a_rest(ahead: int, images: int, seconds: float) -> None:
     """Two instances, batches of two: four images take one run of two each."""
     assert_allclose(LatencyProfile({1: 1.0, 2: 2.0}).wait_seconds(ahead, images, 2, 2), seconds)

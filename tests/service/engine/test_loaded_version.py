@@ -41,7 +41,9 @@ async def test_what_runs_corrects_what_is_predicted(store: ModelStore) -> None:
     served = ServedVersion(store.open(MODEL, 1), EngineOptions(SessionOptions(), max_batch_size=8))
     try:
         before = [served.profile.seconds(size) for size in (1, 8)]
-        await served.batcher.submit(np.zeros((SIZE, SIZE, 3), np.uint8), time.monotonic() + PATIENCE_SECONDS)
+        await served.batcher.submit(
+            np.zeros((SIZE, SIZE, 3), np.uint8), time.monotonic() + PATIENCE_SECONDS
+        )
         assert [served.profile.seconds(size) for size in (1, 8)] != before
     finally:
         served.close()

@@ -26,9 +26,15 @@ def choose(store: ModelStore, cache: Path, precision: Precision = "fp32") -> Pat
     """A choice that differs from every default, written."""
     with store.open(MODEL, 1) as version:
         choice = Choice(
-            key=Key.of(version, CPUS), mode="latency", instances=3, intra_op_num_threads=2, max_batch_size=5, precision=precision,
-            measured=MEASURED, measured_at=now(),
-        )  # fmt: skip
+            key=Key.of(version, CPUS),
+            mode="latency",
+            instances=3,
+            intra_op_num_threads=2,
+            max_batch_size=5,
+            precision=precision,
+            measured=MEASURED,
+            measured_at=now(),
+        )
     return write_choice(cache, choice)
 
 
@@ -45,7 +51,12 @@ def test_choice_is_found_again(store: ModelStore, tmp_path: Path) -> None:
         choose(store, tmp_path / "cache")
     choice = found(store, tmp_path / "cache")
     assert choice
-    assert (choice.instances, choice.intra_op_num_threads, choice.max_batch_size, choice.measured) == (3, 2, 5, MEASURED)
+    assert (
+        choice.instances,
+        choice.intra_op_num_threads,
+        choice.max_batch_size,
+        choice.measured,
+    ) == (3, 2, 5, MEASURED)
     assert os.listdir(tmp_path / "cache/tuning") == [f"{MODEL}.json"]
 
 
@@ -60,7 +71,12 @@ def test_choice_is_found_again(store: ModelStore, tmp_path: Path) -> None:
     ],
 )
 def test_choice_made_elsewhere_is_ignored_and_said(
-    store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, field: str, value: object, said: str
+    store: ModelStore,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    field: str,
+    value: object,
+    said: str,
 ) -> None:
     """Another machine's, another library's or another file's figures say nothing here."""
     publish(store)
@@ -72,7 +88,9 @@ def test_choice_made_elsewhere_is_ignored_and_said(
     assert f"it was measured with other {said}; `python -m service tune {MODEL}`" in caplog.text
 
 
-def test_choice_holds_for_another_version_with_the_same_files_only(store: ModelStore, tmp_path: Path) -> None:
+def test_choice_holds_for_another_version_with_the_same_files_only(
+    store: ModelStore, tmp_path: Path
+) -> None:
     """A version that was published again keeps its choice; one with other weights, or one more precision, must be measured."""
     publish(store)
     choose(store, tmp_path / "cache")
@@ -94,16 +112,24 @@ def test_damaged_choice_is_ignored_and_said(
     assert f"what tune chose for {MODEL} is ignored" in caplog.text
 
 
-def test_choice_of_countless_threads_is_ignored(store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_choice_of_countless_threads_is_ignored(
+    store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Each number may be allowed and the threads of all instances together more than any machine has."""
     publish(store)
     path = choose(store, tmp_path / "cache")
-    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"instances": 4096, "intra_op_num_threads": 4096}))
+    path.write_text(
+        json.dumps(
+            json.loads(path.read_bytes()) | {"instances": 4096, "intra_op_num_threads": 4096}
+        )
+    )
     assert found(store, tmp_path / "cache") is None
     assert "instances x intra_op_num_threads is more than 4096" in caplog.text
 
 
-def test_file_without_end_is_not_read(store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_file_without_end_is_not_read(
+    store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """However large it is, no more than a choice can need is held in memory."""
     publish(store)
     path = choose(store, tmp_path / "cache")
@@ -125,7 +151,9 @@ def test_choice_that_others_could_have_put_there_is_not_taken(
     assert "others can write to" in caplog.text
 
 
-def test_unreadable_choice_is_said(store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_choice_is_said(
+    store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A directory in its place is no choice either."""
     publish(store)
     (tmp_path / "cache/tuning" / f"{MODEL}.json").mkdir(parents=True)
@@ -137,12 +165,17 @@ def test_unreadable_choice_is_said(store: ModelStore, tmp_path: Path, caplog: py
     ("fixed", "expected"),
     [
         ((), {"instances": 3, "intra_op_num_threads": 2, "max_batch_size": 5, "precision": "fp32"}),
-        (("max_batch_size", "host"), {"instances": 3, "intra_op_num_threads": 2, "precision": "fp32"}),
+        (
+            ("max_batch_size", "host"),
+            {"instances": 3, "intra_op_num_threads": 2, "precision": "fp32"},
+        ),
         (("instances",), {"max_batch_size": 5, "precision": "fp32"}),
         (("intra_op_num_threads", "precision"), {"max_batch_size": 5}),
     ],
 )
-def test_what_a_person_has_set_wins(store: ModelStore, tmp_path: Path, fixed: tuple[str, ...], expected: dict[str, object]) -> None:
+def test_what_a_person_has_set_wins(
+    store: ModelStore, tmp_path: Path, fixed: tuple[str, ...], expected: dict[str, object]
+) -> None:
     """A setting that was made stays; instances and threads were measured together, so one of them keeps the other."""
     publish(store)
     choose(store, tmp_path / "cache")
@@ -150,7 +183,9 @@ def test_what_a_person_has_set_wins(store: ModelStore, tmp_path: Path, fixed: tu
         assert Tuning(tmp_path / "cache", CPUS, fixed).values_for(version) == expected
 
 
-def test_served_version_runs_as_chosen(store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_served_version_runs_as_chosen(
+    store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """The engine is built with the chosen instances, threads and batch size, and the log says so; a GPU's is not."""
     caplog.set_level(logging.INFO)
     publish(store)
@@ -164,10 +199,17 @@ def test_served_version_runs_as_chosen(store: ModelStore, tmp_path: Path, caplog
     )
     with store.open(MODEL, 1) as version:
         tuned = options.for_version(version)
-        assert (tuned.instances, tuned.session.intra_op_num_threads, tuned.max_batch_size) == (3, 2, 5)
+        assert (tuned.instances, tuned.session.intra_op_num_threads, tuned.max_batch_size) == (
+            3,
+            2,
+            5,
+        )
         on_gpu = replace(options, session=SessionOptions(providers=(CUDA, "CPUExecutionProvider")))
         assert on_gpu.for_version(version) is on_gpu
     served = ServedVersion(store.open(MODEL, 1), options)
     served.close()
     assert served.max_batch_size == 5
-    assert "is tuned: instances 3, intra_op_num_threads 2, max_batch_size 5, precision fp32" in caplog.text
+    assert (
+        "is tuned: instances 3, intra_op_num_threads 2, max_batch_size 5, precision fp32"
+        in caplog.text
+    )

@@ -47,7 +47,9 @@ def chosen(store: ModelStore, wish: PrecisionWish, number: int = 1, **seconds: f
 
 
 @pytest.mark.parametrize(("int8", "expected"), [(0.5, "int8"), (0.97, "fp32"), (3.0, "fp32")])
-def test_auto_takes_the_fastest_and_fp32_where_little_is_won(store: ModelStore, int8: float, expected: Precision) -> None:
+def test_auto_takes_the_fastest_and_fp32_where_little_is_won(
+    store: ModelStore, int8: float, expected: Precision
+) -> None:
     """What was measured decides; three per cent are no reason to give up the exact answers."""
     publish(store, others={INT8: file_of(NEAR)})
     choice = chosen(store, "auto", fp32=1.0, int8=int8)
@@ -70,7 +72,9 @@ def test_the_session_is_that_of_the_chosen_variant(store: ModelStore) -> None:
     assert np.allclose(int8 - fp32, 3 * 255e-5, atol=1e-4)
 
 
-def test_auto_leaves_out_what_fails_its_proof(store: ModelStore, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_leaves_out_what_fails_its_proof(
+    store: ModelStore, caplog: pytest.LogCaptureFixture
+) -> None:
     """A variant that answers otherwise here than its tolerance allows does not serve, however fast, and the log says so."""
     publish(store, others={INT8: file_of(FAR)})
     choice = chosen(store, "auto", fp32=1.0, int8=0.1)
@@ -89,7 +93,10 @@ def test_auto_leaves_out_what_is_no_model(store: ModelStore) -> None:
 
 def test_gates_and_hardware_are_asked_before_the_clock(store: ModelStore) -> None:
     """A variant with a failed gate, and one for GPUs, are not even loaded."""
-    publish(store, others={INT8.model_copy(update={"gate": (FAILED,)}): b"not loaded", FP16: b"not loaded"})
+    publish(
+        store,
+        others={INT8.model_copy(update={"gate": (FAILED,)}): b"not loaded", FP16: b"not loaded"},
+    )
     choice = chosen(store, "auto")
     assert (choice.precision, choice.note) == ("fp32", None)
     assert choice.left_out == {"int8": "its gate top1_loss failed", "fp16": "it needs a GPU"}
@@ -146,11 +153,16 @@ def test_the_service_serves_as_set_and_says_so(tmp_path: Path) -> None:
     ):
         detail = client.get(f"/v1/models/{MODEL}").json()
         assert [(line["precision"], line["serving"]) for line in detail["variants"]] == [
-            ("fp32", False), ("int8", True), ("fp16", False),
-        ]  # fmt: skip
+            ("fp32", False),
+            ("int8", True),
+            ("fp16", False),
+        ]
         assert (detail["precision"], detail["precision_note"]) == ("int8", None)
         other = client.get("/v1/models/plain").json()
-        assert (other["precision"], other["precision_note"]) == ("fp32", "this version has no int8 variant")
+        assert (other["precision"], other["precision_note"]) == (
+            "fp32",
+            "this version has no int8 variant",
+        )
         assert _label(client.post(f"/v1/models/{MODEL}/predict", content=plain("cyan"))) == "cyan"
 
 
@@ -162,7 +174,9 @@ def test_the_start_says_where_another_precision_answers(store: ModelStore) -> No
     """The accuracy that is printed was measured in fp32, so a person is told when that is not what answers."""
     publish(store, others={INT8: file_of(NEAR)})
     publish(store, "plain")
-    registry = Registry(store, lambda _: EngineOptions(SessionOptions(), max_batch_size=8, precision="int8"))
+    registry = Registry(
+        store, lambda _: EngineOptions(SessionOptions(), max_batch_size=8, precision="int8")
+    )
     registry.load()
     lines = describe(registry, "here")
     registry.close()
@@ -170,7 +184,9 @@ def test_the_start_says_where_another_precision_answers(store: ModelStore) -> No
     assert "  model  plain/1: 7 classes" in lines
 
 
-def test_optimised_graph_is_kept_for_all_files_of_a_version(store: ModelStore, tmp_path: Path) -> None:
+def test_optimised_graph_is_kept_for_all_files_of_a_version(
+    store: ModelStore, tmp_path: Path
+) -> None:
     """A graph may have its weights in a file of their own: another version with other weights is not given the first one's."""
     cache = GraphCache(tmp_path / "cache", 10**8)
     for weights in (b"one", b"two", b"two"):

@@ -19,11 +19,16 @@ EXACTLY = 100.0
 
 
 @asynccontextmanager
-async def holding(*priorities: Priority, instances: int = 1) -> AsyncIterator[tuple[ExpectedWait, Batcher]]:
+async def holding(
+    *priorities: Priority, instances: int = 1
+) -> AsyncIterator[tuple[ExpectedWait, Batcher]]:
     """One of the instances has begun with these, four or none."""
     model = GatedModel(read_numbers)
     batcher = Batcher(model, 4, instances, PATIENCE_SECONDS)  # so that they are one batch
-    futures = [batcher.submit(numbered(0), time.monotonic() + PATIENCE_SECONDS, priority) for priority in priorities]
+    futures = [
+        batcher.submit(numbered(0), time.monotonic() + PATIENCE_SECONDS, priority)
+        for priority in priorities
+    ]
     try:
         if priorities:
             await model.begun()
@@ -65,7 +70,9 @@ async def test_what_has_run_is_waited_for_no_more() -> None:
 async def test_bulk_that_waits_fills_the_batches_of_interactive() -> None:
     """It takes no place before them, but makes their runs as long as full ones; bulk counts all before it as ahead already."""
     async with holding(*[INTERACTIVE] * 4) as (wait, batcher):
-        futures = [batcher.submit(numbered(0), time.monotonic() + PATIENCE_SECONDS, BULK) for _ in range(2)]
+        futures = [
+            batcher.submit(numbered(0), time.monotonic() + PATIENCE_SECONDS, BULK) for _ in range(2)
+        ]
         assert wait.seconds(0, 1, INTERACTIVE) == pytest.approx(30_000, abs=EXACTLY)
         assert wait.seconds(0, 4, INTERACTIVE) == pytest.approx(40_000, abs=EXACTLY)
         assert wait.seconds(6, 1, BULK) == pytest.approx(70_000, abs=EXACTLY)

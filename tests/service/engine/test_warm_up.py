@@ -39,7 +39,9 @@ def test_else_sizes_double_up_to_the_largest() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "sizes"), [(0.03, [1, 2, 4]), (10.0, [1, 1])])
-def test_batches_grow_no_longer_than_a_run_may_take(seconds: float, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_grow_no_longer_than_a_run_may_take(
+    seconds: float, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A size whose double would take too long is the last, and runs once where half of it was as long; one image always runs."""
     now = 0.0
     model = Model()
@@ -54,8 +56,12 @@ def test_batches_grow_no_longer_than_a_run_may_take(seconds: float, sizes: list[
     assert model.sizes == [*sizes, *GIVING_BACK]
 
 
-@pytest.mark.parametrize(("fixed", "sizes"), [(0.0, [1, 2, 4, 8, 16, 32]), (0.001, [1, 2, 4, 8, 16, 32, 64])])
-def test_batches_grow_no_longer_than_they_gain(fixed: float, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("fixed", "sizes"), [(0.0, [1, 2, 4, 8, 16, 32]), (0.001, [1, 2, 4, 8, 16, 32, 64])]
+)
+def test_batches_grow_no_longer_than_they_gain(
+    fixed: float, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a batch costs whatever its size is worth sharing until it is a small part; what starts has no time for more."""
     now = 0.0
     model = Model()

@@ -74,7 +74,9 @@ def test_a_shorter_time_is_kept_beside_a_longer_one(slow_session: Session) -> No
     """While one run is in its grace time the next one is still ended after its own seconds."""
     end = threading.Event()
     watchdog = Watchdog(0.1, grace_seconds=PATIENCE_SECONDS, give_up=never)
-    deaf = threading.Thread(target=watchdog.guard(lambda *_: end.wait(PATIENCE_SECONDS)), args=(GREY,))
+    deaf = threading.Thread(
+        target=watchdog.guard(lambda *_: end.wait(PATIENCE_SECONDS)), args=(GREY,)
+    )
     deaf.start()
     with pytest.raises(ModelRunError, match="was ended"):
         watchdog.guard(slow_session.run)(WHITE)
@@ -91,7 +93,9 @@ def test_it_sleeps_while_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     watchdog = Watchdog(PATIENCE_SECONDS, give_up=never)
     waits: list[float | None] = []
     wait = watchdog._changed.wait
-    monkeypatch.setattr(watchdog._changed, "wait", lambda seconds: (waits.append(seconds), wait(seconds)))
+    monkeypatch.setattr(
+        watchdog._changed, "wait", lambda seconds: (waits.append(seconds), wait(seconds))
+    )
     run = watchdog.guard(lambda images, _: len(images))
     assert [run(WHITE) for _ in range(2000)] == [2] * 2000
     watchdog.close()
@@ -133,7 +137,12 @@ def test_a_process_whose_run_never_returns_exits() -> None:
     """
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
     )
     assert done.returncode == os.EX_SOFTWARE
     assert "the process ends, to be restarted" in done.stderr
@@ -144,10 +153,21 @@ def test_the_service_answers_for_a_run_that_hangs(store: ModelStore) -> None:
     """Over HTTP the hanging image gets a 500 after SERVICE_RUN_TIMEOUT_SECONDS, and the next one its label."""
     publish(store, file=slow_model_bytes(SIZE, SIZE, WEIGHTS))
     with (
-        running("--store", store.root, "--builtin", "false", "--run-timeout-seconds", 0.5, "--instances", 1) as server,
+        running(
+            "--store",
+            store.root,
+            "--builtin",
+            "false",
+            "--run-timeout-seconds",
+            0.5,
+            "--instances",
+            1,
+        ) as server,
         server.announced().client() as client,
     ):
         check_problem(client.post("/v1/predict", content=plain("white")), 500, "inference_failed")
-        assert labels(client.post(f"/v1/models/{MODEL}/predict", content=plain("red")).json()["results"]) == ["red"]
+        assert labels(
+            client.post(f"/v1/models/{MODEL}/predict", content=plain("red")).json()["results"]
+        ) == ["red"]
         assert client.get("/health/ready").status_code == 200
         assert "takes longer than 0.5 s and is terminated" in server.stderr.text

@@ -54,18 +54,27 @@ UNIT = "system.slice/resident.service"
     ("own", "files", "expected"),
     [
         (f"0::/{UNIT}", {f"{UNIT}/cpu.max": "300000 100000"}, 3),
-        (f"0::/{UNIT}", {"system.slice/cpu.max": "200000 100000", f"{UNIT}/cpu.max": "300000 100000"}, 2),
+        (
+            f"0::/{UNIT}",
+            {"system.slice/cpu.max": "200000 100000", f"{UNIT}/cpu.max": "300000 100000"},
+            2,
+        ),
         (f"0::/{UNIT}", {"other/cpu.max": "300000 100000"}, 16),
         ("0::/", {"cpu.max": "300000 100000"}, 3),
         ("0::/../outside", {"cpu.max": "300000 100000"}, 3),
         (
             f"0::/\n4:memory:/a\n3:cpu,cpuacct:/{UNIT}",
-            {f"cpu/{UNIT}/{name[4:]}": text for name, text in zip(V1, ("300000", "100000"), strict=True)},
+            {
+                f"cpu/{UNIT}/{name[4:]}": text
+                for name, text in zip(V1, ("300000", "100000"), strict=True)
+            },
             3,
         ),
     ],
 )
-def test_quota_of_a_group_further_down_counts(tmp_path: Path, own: str, files: Mapping[str, str], expected: int) -> None:
+def test_quota_of_a_group_further_down_counts(
+    tmp_path: Path, own: str, files: Mapping[str, str], expected: int
+) -> None:
     """A unit of systemd's is bounded by its own quota and by those of the groups around it."""
     groups = tmp_path / "own"
     groups.write_text(own + "\n")
@@ -78,7 +87,9 @@ def test_affinity_bounds_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert cpu_limit(tree(tmp_path, {"cpu.max": "800000 100000"})) == 1
 
 
-def test_system_without_affinity_counts_the_machines_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_without_affinity_counts_the_machines_cpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where the system knows no affinity (macOS) the machine's CPUs count, and at least one."""
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)

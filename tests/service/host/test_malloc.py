@@ -9,7 +9,9 @@ import pytest
 from server_process import REPOSITORY
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc has these options")
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="only glibc's malloc has these options"
+)
 def test_what_is_free_is_given_back() -> None:
     """64 MB in small pieces, freed but for the last one, are resident before the trim and not after it."""
     code = """if True:
@@ -27,5 +29,7 @@ def test_what_is_free_is_given_back() -> None:
         print(before - resident())
     """
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    freed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+    freed = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout
     assert int(freed) > 30_000_000

@@ -25,14 +25,25 @@ def test_a_request_id_is_given_and_one_that_came_is_kept(client: httpx.Client) -
     ]
     assert len(set(ids)) == 4
     for path in ("/v1/models", "/health/live"):
-        assert client.get(path, headers={"x-request-id": "trace:1/a"}).headers["x-request-id"] == "trace:1/a"
-    assert client.post("/v1/predict", content=plain("red"), headers={"x-request-id": "b-2"}).headers["x-request-id"] == "b-2"
+        assert (
+            client.get(path, headers={"x-request-id": "trace:1/a"}).headers["x-request-id"]
+            == "trace:1/a"
+        )
+    assert (
+        client.post("/v1/predict", content=plain("red"), headers={"x-request-id": "b-2"}).headers[
+            "x-request-id"
+        ]
+        == "b-2"
+    )
 
 
 @pytest.mark.parametrize("sent", ["two words", "x" * 129, 'quo"te', ""])
 def test_an_id_that_can_not_stand_in_a_log_is_replaced(client: httpx.Client, sent: str) -> None:
     """Nobody writes into another's log line."""
-    assert re.fullmatch("[0-9a-f]{16}", client.get("/health/live", headers={"x-request-id": sent}).headers["x-request-id"])
+    assert re.fullmatch(
+        "[0-9a-f]{16}",
+        client.get("/health/live", headers={"x-request-id": sent}).headers["x-request-id"],
+    )
 
 
 def test_a_request_is_one_line(server: ServerProcess, client: httpx.Client) -> None:
@@ -42,7 +53,9 @@ def test_a_request_is_one_line(server: ServerProcess, client: httpx.Client) -> N
     pattern = rf'127\.0\.0\.1 "POST /v1/models/colours/predict" 200 [0-9.]+ ms ok colours/1 images=1 id={identity}$'
     assert server.stderr.wait_for(pattern)
     missing = client.get("/v1/mod%0Aels")
-    assert server.stderr.wait_for(rf'"GET /v1/mod%0Aels" 404 [0-9.]+ ms id={missing.headers["x-request-id"]}$')
+    assert server.stderr.wait_for(
+        rf'"GET /v1/mod%0Aels" 404 [0-9.]+ ms id={missing.headers["x-request-id"]}$'
+    )
 
 
 @pytest.mark.anyio
@@ -54,25 +67,44 @@ async def test_requests_that_end_together_share_a_record(caplog: pytest.LogCaptu
         for name in names:
             log.add(scope, 200, time.monotonic(), bytes([name]))
         await asyncio.sleep(0)
-    assert [re.findall("id=(.)$", message, re.MULTILINE) for message in caplog.messages] == [["a", "b"], ["c"]]
+    assert [re.findall("id=(.)$", message, re.MULTILINE) for message in caplog.messages] == [
+        ["a", "b"],
+        ["c"],
+    ]
 
 
 def test_a_message_of_several_lines_has_its_level_on_each() -> None:
     """But not what follows it of an exception."""
-    record = logging.LogRecord("any", logging.WARNING, __file__, 1, "%s\n%s", ("one", "two"), (ValueError, ValueError("no"), None))
-    assert LineFormatter().format(record).splitlines() == ["WARNING:     one", "WARNING:     two", "ValueError: no"]
+    record = logging.LogRecord(
+        "any",
+        logging.WARNING,
+        __file__,
+        1,
+        "%s\n%s",
+        ("one", "two"),
+        (ValueError, ValueError("no"), None),
+    )
+    assert LineFormatter().format(record).splitlines() == [
+        "WARNING:     one",
+        "WARNING:     two",
+        "ValueError: no",
+    ]
 
 
 def test_lines_can_be_left_out(colour_store: ModelStore, tmp_path: Path) -> None:
     """With --access-log false a request leaves none."""
-    with running("--store", colour_store.root, "--builtin", "false", "--access-log", "false", cwd=tmp_path) as server:
+    with running(
+        "--store", colour_store.root, "--builtin", "false", "--access-log", "false", cwd=tmp_path
+    ) as server:
         with server.announced().client() as client:
             client.post("/v1/predict", content=plain("red"))
         server.end()
         assert "id=" not in server.stderr.wait_for_end()
 
 
-def test_routine_is_not_logged_where_it_goes_well(server: ServerProcess, client: httpx.Client) -> None:
+def test_routine_is_not_logged_where_it_goes_well(
+    server: ServerProcess, client: httpx.Client
+) -> None:
     """A health check every 5 s would hide what matters; one that fails is seen."""
     client.get("/health/live", headers={"x-request-id": "routine-1"})
     client.get("/metrics", headers={"x-request-id": "routine-2"})
@@ -86,7 +118,9 @@ def test_who_asks_writes_no_text_into_the_log(server: ServerProcess, client: htt
     """A proxy's word for the client is taken where it can be an address or a name."""
     forged = '9.9.9.9 "POST /v1/predict" 200 0.1 ms ok colours/1 images=1 id=abc'
     client.get("/v1/models", headers={"x-forwarded-for": forged, "x-request-id": "forged-1"})
-    client.get("/v1/models", headers={"x-forwarded-for": "2001:db8::7", "x-request-id": "forwarded-1"})
+    client.get(
+        "/v1/models", headers={"x-forwarded-for": "2001:db8::7", "x-request-id": "forwarded-1"}
+    )
     assert server.stderr.wait_for("id=forwarded-1$")
     lines = {line.rpartition("=")[2]: line for line in server.stderr.text.splitlines()}
     assert lines["forged-1"].startswith('INFO:     - "GET /v1/models" 200 ')

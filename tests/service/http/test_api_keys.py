@@ -10,7 +10,15 @@ import pytest
 from unprivileged import unprivileged
 
 from service.errors import ForbiddenError, UnauthorizedError
-from service.http.api_keys import KeyNameError, Keys, KeysError, add_key, default_path, read_keys, remove_key
+from service.http.api_keys import (
+    KeyNameError,
+    Keys,
+    KeysError,
+    add_key,
+    default_path,
+    read_keys,
+    remove_key,
+)
 
 
 @pytest.fixture
@@ -72,7 +80,9 @@ def test_whom_the_keys_let_in_is_logged(path: Path, caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
-def test_file_that_others_can_write_is_refused(path: Path, mode: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_file_that_others_can_write_is_refused(
+    path: Path, mode: int, caplog: pytest.LogCaptureFixture
+) -> None:
     """Anyone could have added a key of theirs: a start fails, and a service that runs goes on with what it has read before."""
     secret = add_key(path, "app", ["predict"])
     keys = Keys(path)
@@ -135,13 +145,18 @@ def test_mode_of_the_file_is_kept(path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file of a group that it is not in")
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can make a file of a group that it is not in"
+)
 def test_group_that_can_not_be_kept_is_said(path: Path) -> None:
     """A change that would shut a group out is refused, with what to do, and leaves nothing behind."""
     add_key(path, "app", ["predict"])
     os.chown(path, -1, 23456)
     before = path.read_bytes()
-    with unprivileged(), pytest.raises(KeysError, match="another owner or group by this: change them as root"):
+    with (
+        unprivileged(),
+        pytest.raises(KeysError, match="another owner or group by this: change them as root"),
+    ):
         add_key(path, "deploy", ["manage"])
     assert [entry.name for entry in path.parent.iterdir()] == ["keys.json"]
     assert path.read_bytes() == before
@@ -225,7 +240,9 @@ def test_change_counts_at_once(path: Path) -> None:
 
 
 @pytest.mark.parametrize("slip", ["gone", "damaged"])
-def test_slip_with_the_file_changes_nothing(path: Path, slip: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_slip_with_the_file_changes_nothing(
+    path: Path, slip: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """A file that is deleted or half saved neither opens nor shuts the service, and is logged once; a good file counts again."""
     secret = add_key(path, "app", ["predict"])
     keys = Keys(path)
@@ -235,7 +252,9 @@ def test_slip_with_the_file_changes_nothing(path: Path, slip: str, caplog: pytes
         assert keys.check(bearer(secret), "predict") == "app"
         with pytest.raises(UnauthorizedError):
             keys.check(None, "predict")
-    assert [record.levelno for record in caplog.records if record.levelno > logging.INFO] == [logging.ERROR]
+    assert [record.levelno for record in caplog.records if record.levelno > logging.INFO] == [
+        logging.ERROR
+    ]
     assert secret not in caplog.text
     path.write_bytes(sound)
     remove_key(path, "app")
@@ -243,7 +262,17 @@ def test_slip_with_the_file_changes_nothing(path: Path, slip: str, caplog: pytes
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b"{", b'{"keys": [{}]}', b'{"schema_version": 2}', b'{"more": 1}', b"x" * 1_100_000, b"\xff\xfe"]
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"keys": [{}]}',
+        b'{"schema_version": 2}',
+        b'{"more": 1}',
+        b"x" * 1_100_000,
+        b"\xff\xfe",
+    ],
 )
 def test_file_that_is_damaged_is_an_error(path: Path, content: bytes) -> None:
     """Neither the service nor a command takes a file that it does not understand for one without keys, or writes over it."""
@@ -282,7 +311,9 @@ def test_file_lies_in_the_users_configuration(monkeypatch: pytest.MonkeyPatch) -
     assert default_path() == Path("/home/ada/.config/resident/keys.json")
 
 
-def test_file_that_goes_between_two_looks_opens_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_goes_between_two_looks_opens_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It had changed when it was looked at, and was gone when it was read."""
     secret = add_key(path, "app", ["predict"])
     keys = Keys(path)

@@ -13,7 +13,11 @@ from socket_application import connect, listening, read_response
 from model_store.store import ModelStore
 
 pytestmark = pytest.mark.anyio
-UPGRADE = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABkAAQCAAAAAAIAAAAA"}
+UPGRADE = {
+    "Connection": "Upgrade, HTTP2-Settings",
+    "Upgrade": "h2c",
+    "HTTP2-Settings": "AAMAAABkAAQCAAAAAAIAAAAA",
+}
 
 
 def padded(colour: str, size: int) -> bytes:
@@ -23,7 +27,9 @@ def padded(colour: str, size: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", [1_000, 100_000, 300_000, 3_000_000])
-async def test_a_client_that_leaves_is_noticed_whatever_it_sent(colour_store: ModelStore, size: int) -> None:
+async def test_a_client_that_leaves_is_noticed_whatever_it_sent(
+    colour_store: ModelStore, size: int
+) -> None:
     """uvicorn stops reading while a large body waits, and would not see the end of the connection."""
     async with listening(colour_store.root) as (application, port):
         model = application.hold_model()
@@ -55,23 +61,32 @@ async def test_pipelined_requests_of_a_client_that_left_are_counted_and_no_fault
             writer.write((request_head(Content_Length=len(body)) + body) * 3)
             await model.begun()
             writer.close()
-            await asyncio.wait_for(until(lambda: application.served().admission.images == 0), PATIENCE_SECONDS)
+            await asyncio.wait_for(
+                until(lambda: application.served().admission.images == 0), PATIENCE_SECONDS
+            )
             model.gate.set()
             metrics: CollectorRegistry = application.app._metrics.registry  # type: ignore[attr-defined]
             labels = {"model": "colours", "outcome": "client_closed_request"}
             await asyncio.wait_for(
-                until(lambda: bool(metrics.get_sample_value("resident_requests_total", labels))), PATIENCE_SECONDS
+                until(lambda: bool(metrics.get_sample_value("resident_requests_total", labels))),
+                PATIENCE_SECONDS,
             )
     assert any(" 499 " in record.getMessage() for record in caplog.records)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 @pytest.mark.parametrize("pieces", ["split", "one", "bytes"])
-async def test_a_client_that_asks_for_http2_is_answered_in_http1(colour_store: ModelStore, pieces: str) -> None:
+async def test_a_client_that_asks_for_http2_is_answered_in_http1(
+    colour_store: ModelStore, pieces: str
+) -> None:
     """Java's clients do so with every request: the body belongs to the request, and the connection lives on."""
     body = plain("red")
     head = request_head(Content_Length=len(body), **UPGRADE)
-    parts = {"split": [head, body], "one": [head + body], "bytes": [bytes([byte]) for byte in head + body]}[pieces]
+    parts = {
+        "split": [head, body],
+        "one": [head + body],
+        "bytes": [bytes([byte]) for byte in head + body],
+    }[pieces]
     async with listening(colour_store.root) as (_, port):
         reader, writer = await connect(port)
         for part in parts:
@@ -85,7 +100,9 @@ async def test_a_client_that_asks_for_http2_is_answered_in_http1(colour_store: M
 
 
 @pytest.mark.parametrize(("length", "closes"), [(1_000_000, True), (1_000, False)])
-async def test_a_refused_client_is_not_listened_to_for_ever(colour_store: ModelStore, length: int, closes: bool) -> None:  # noqa: FBT001
+async def test_a_refused_client_is_not_listened_to_for_ever(
+    colour_store: ModelStore, length: int, closes: bool
+) -> None:
     """Where much of the body has not come yet, the connection ends with the answer."""
     async with listening(colour_store.root) as (_, port):
         reader, writer = await connect(port)

@@ -29,7 +29,10 @@ def png_of_size(width: int, height: int) -> bytes:
     """A few bytes whose header claims a picture of any size."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     data = b"IDAT" + zlib.compress(b"\0")
-    chunks = [struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in (header, data, b"IEND")]
+    chunks = [
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        for chunk in (header, data, b"IEND")
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
@@ -48,21 +51,33 @@ def corrupt_png() -> bytes:
 
 
 def base64_json(*images: bytes) -> bytes:
-    return json.dumps({"images": [{"b64": base64.b64encode(image).decode()} for image in images]}).encode()
+    return json.dumps(
+        {"images": [{"b64": base64.b64encode(image).decode()} for image in images]}
+    ).encode()
 
 
 def multipart(
-    *parts: tuple[str, bytes], keep: float = 1.0, boundary: str = "B", announced: str = "B", file: bool = True
+    *parts: tuple[str, bytes],
+    keep: float = 1.0,
+    boundary: str = "B",
+    announced: str = "B",
+    file: bool = True,
 ) -> dict[str, Any]:
     name = '; filename="x.png"' if file else ""
     body = b"".join(
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"{name}\r\n\r\n'.encode() + data + b"\r\n"
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"{name}\r\n\r\n'.encode()
+        + data
+        + b"\r\n"
         for field, data in parts
     )
     body += f"--{boundary}--\r\n".encode()
     return {
         "content": body[: int(len(body) * keep)],
-        "headers": {"content-type": f"multipart/form-data; boundary={announced}" if announced else "multipart/form-data"},
+        "headers": {
+            "content-type": f"multipart/form-data; boundary={announced}"
+            if announced
+            else "multipart/form-data"
+        },
     }
 
 
@@ -71,7 +86,12 @@ BODIES: list[Any] = [
     ("empty_json", {"content": b"", "headers": JSON}, 400, "empty_body"),
     ("text", {"content": b"hello"}, 400, "not_an_image"),
     ("form", {"data": {"image": "hello"}}, 400, "not_an_image"),
-    ("text_as_image", {"content": b"hello", "headers": {"content-type": "image/png"}}, 400, "not_an_image"),
+    (
+        "text_as_image",
+        {"content": b"hello", "headers": {"content-type": "image/png"}},
+        400,
+        "not_an_image",
+    ),
     ("zeros", {"content": bytes(1000)}, 400, "not_an_image"),
     ("truncated_png", {"content": noise("PNG")[:2000]}, 400, "truncated_image"),
     ("truncated_jpeg", {"content": noise("JPEG")[:1000]}, 400, "truncated_image"),
@@ -81,40 +101,99 @@ BODIES: list[Any] = [
     ("large_png", {"content": png_of_size(9_000, 9_000)}, 413, "too_many_pixels"),
     ("thin_png", {"content": png_of_size(1, 60_000_000)}, 413, "too_many_pixels"),
     ("heic", {"content": HEIC}, 415, "unsupported_image"),
-    ("heic_as_heic", {"content": HEIC, "headers": {"content-type": "image/heic"}}, 415, "unsupported_image"),
-    ("media_type", {"content": b"<a/>", "headers": {"content-type": "application/xml"}}, 415, "unsupported_media_type"),
-    ("broken_media_type", {"content": b"hello", "headers": {"content-type": ";;;"}}, 400, "not_an_image"),
-    ("gzip", {"content": RED, "headers": {"content-encoding": "gzip"}}, 415, "unsupported_encoding"),
+    (
+        "heic_as_heic",
+        {"content": HEIC, "headers": {"content-type": "image/heic"}},
+        415,
+        "unsupported_image",
+    ),
+    (
+        "media_type",
+        {"content": b"<a/>", "headers": {"content-type": "application/xml"}},
+        415,
+        "unsupported_media_type",
+    ),
+    (
+        "broken_media_type",
+        {"content": b"hello", "headers": {"content-type": ";;;"}},
+        400,
+        "not_an_image",
+    ),
+    (
+        "gzip",
+        {"content": RED, "headers": {"content-encoding": "gzip"}},
+        415,
+        "unsupported_encoding",
+    ),
     ("not_json", {"content": b"{images:", "headers": JSON}, 400, "malformed_json"),
     ("not_utf8", {"content": b'{"images": "\xff\xfe"}', "headers": JSON}, 400, "malformed_json"),
-    ("lone_surrogate", {"content": b'{"images": [{"b64": "\\ud800"}]}', "headers": JSON}, 400, "malformed_json"),
+    (
+        "lone_surrogate",
+        {"content": b'{"images": [{"b64": "\\ud800"}]}', "headers": JSON},
+        400,
+        "malformed_json",
+    ),
     ("deep_json", {"content": b"[" * 100_000, "headers": JSON}, 400, "malformed_json"),
     ("json_list", {"json": ["QUJD"]}, 400, "malformed_json"),
     ("json_null", {"content": b"null", "headers": JSON}, 400, "malformed_json"),
     ("json_strings", {"json": {"images": ["QUJD"]}}, 400, "malformed_json"),
     ("json_number", {"json": {"images": [{"b64": 5}]}}, 400, "malformed_json"),
-    ("json_unknown_field", {"json": {"images": [{"b64": "QUJD", "url": "x"}]}}, 400, "malformed_json"),
+    (
+        "json_unknown_field",
+        {"json": {"images": [{"b64": "QUJD", "url": "x"}]}},
+        400,
+        "malformed_json",
+    ),
     ("json_missing_field", {"json": {"image": "QUJD"}}, 400, "malformed_json"),
     ("json_no_images", {"json": {"images": []}}, 400, "no_images"),
     ("base64", {"json": {"images": [{"b64": "not base64!"}]}}, 400, "malformed_base64"),
     ("base64_empty", {"json": {"images": [{"b64": ""}]}}, 400, "empty_image"),
     ("base64_of_text", {"json": {"images": [{"b64": "aGVsbG8="}]}}, 400, "not_an_image"),
-    ("json_too_many", {"content": base64_json(*[RED] * 65), "headers": JSON}, 413, "too_many_images"),
+    (
+        "json_too_many",
+        {"content": base64_json(*[RED] * 65), "headers": JSON},
+        413,
+        "too_many_images",
+    ),
     ("multipart_too_many", multipart(*[("images", RED)] * 65), 413, "too_many_images"),
     ("multipart_no_boundary", multipart(("images", RED), announced=""), 400, "malformed_multipart"),
-    ("multipart_other_boundary", multipart(("images", RED), announced="C"), 400, "malformed_multipart"),
+    (
+        "multipart_other_boundary",
+        multipart(("images", RED), announced="C"),
+        400,
+        "malformed_multipart",
+    ),
     ("multipart_field", multipart(("photo", RED)), 400, "malformed_multipart"),
-    ("multipart_second_field", multipart(("images", RED), ("photo", RED)), 400, "malformed_multipart"),
+    (
+        "multipart_second_field",
+        multipart(("images", RED), ("photo", RED)),
+        400,
+        "malformed_multipart",
+    ),
     ("multipart_no_file", multipart(("images", b"text"), file=False), 400, "malformed_multipart"),
     ("multipart_no_parts", multipart(), 400, "no_images"),
-    ("multipart_truncated", multipart(("images", RED), ("images", GREEN), keep=0.75), 400, "malformed_multipart"),
-    ("multipart_truncated_first", multipart(("images", RED), ("images", GREEN), keep=0.25), 400, "malformed_multipart"),
+    (
+        "multipart_truncated",
+        multipart(("images", RED), ("images", GREEN), keep=0.75),
+        400,
+        "malformed_multipart",
+    ),
+    (
+        "multipart_truncated_first",
+        multipart(("images", RED), ("images", GREEN), keep=0.25),
+        400,
+        "malformed_multipart",
+    ),
     ("multipart_empty_image", multipart(("images", b"")), 400, "empty_image"),
 ]
 
 
-@pytest.mark.parametrize(("request_parts", "status", "code"), [pytest.param(*rest, id=name) for name, *rest in BODIES])
-def test_body_that_can_not_be_classified(client: httpx.Client, request_parts: dict[str, Any], status: int, code: str) -> None:
+@pytest.mark.parametrize(
+    ("request_parts", "status", "code"), [pytest.param(*rest, id=name) for name, *rest in BODIES]
+)
+def test_body_that_can_not_be_classified(
+    client: httpx.Client, request_parts: dict[str, Any], status: int, code: str
+) -> None:
     """Each thing that can be wrong with a body has its status and its code, and the next request is answered as ever."""
     check_problem(client.post("/v1/predict", **request_parts), status, code)
     assert labels(client.post("/v1/predict", content=RED).json()["results"]) == ["red"]
@@ -146,10 +225,14 @@ def test_body_that_can_not_be_classified(client: httpx.Client, request_parts: di
         ("POST", "/health/live", 405, "method_not_allowed"),
     ],
 )
-def test_path_that_can_not_be_answered(server: ServerProcess, method: str, path: str, status: int, code: str) -> None:
+def test_path_that_can_not_be_answered(
+    server: ServerProcess, method: str, path: str, status: int, code: str
+) -> None:
     """Unknown models, versions and routes, names that are not canonical and wrong methods are problems too."""
     raw = httpx.URL(server.address).copy_with(raw_path=path.encode())
-    response = httpx.request(method, raw, content=RED if method == "POST" else None, trust_env=False)
+    response = httpx.request(
+        method, raw, content=RED if method == "POST" else None, trust_env=False
+    )
     check_problem(response, status, code)
     if status == 405:
         assert response.headers["allow"]
@@ -160,8 +243,19 @@ def exhaustible(tmp_path: Path) -> Iterator[ServerProcess]:
     """A server that can hold 32 images, and 100,000 bytes of bodies unless a body comes alone."""
     store = make_store(tmp_path / "store")
     publish(store)
-    limits = ("--max-queue-size", 32, "--max-images", 32, "--max-upload-bytes", 100_000, "--max-body-bytes", 200_000)
-    with running("--store", store.root, "--builtin", "false", "--access-log", "false", *limits) as server:
+    limits = (
+        "--max-queue-size",
+        32,
+        "--max-images",
+        32,
+        "--max-upload-bytes",
+        100_000,
+        "--max-body-bytes",
+        200_000,
+    )
+    with running(
+        "--store", store.root, "--builtin", "false", "--access-log", "false", *limits
+    ) as server:
         yield server.announced()
 
 
@@ -176,7 +270,9 @@ def test_chaos_leaves_the_service_as_it_was(exhaustible: ServerProcess, count: i
 
     async def good(client: httpx.AsyncClient) -> None:
         names = chance.choices(colours, k=chance.randint(1, 3))
-        response = await client.post("/v1/predict", content=base64_json(*map(plain, names)), headers=JSON)
+        response = await client.post(
+            "/v1/predict", content=base64_json(*map(plain, names)), headers=JSON
+        )
         assert response.status_code in {200, 429}
         if response.status_code == 200:
             assert labels(response.json()["results"]) == names
@@ -191,7 +287,9 @@ def test_chaos_leaves_the_service_as_it_was(exhaustible: ServerProcess, count: i
         body = chance.choice([RED, GREEN, noise("PNG"), base64_json(RED, GREEN)])
         _, writer = await asyncio.open_connection(url.host, url.port)
         request = request_head(Content_Length=len(body), Content_Type="application/json") + body
-        writer.write(request[: chance.choice([10, len(request) // 2, len(request) - 1, len(request)])])
+        writer.write(
+            request[: chance.choice([10, len(request) // 2, len(request) - 1, len(request)])]
+        )
         await writer.drain()
         if chance.random() < 0.5:
             writer.transport.abort()  # a reset, not an orderly end
@@ -200,7 +298,9 @@ def test_chaos_leaves_the_service_as_it_was(exhaustible: ServerProcess, count: i
 
     async def storm() -> None:
         limits = httpx.Limits(max_connections=24)
-        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS, limits=limits, trust_env=False) as client:
+        async with httpx.AsyncClient(
+            base_url=url, timeout=PATIENCE_SECONDS, limits=limits, trust_env=False
+        ) as client:
             slots = asyncio.Semaphore(24)
 
             async def one(kind: Any) -> None:
@@ -213,15 +313,22 @@ def test_chaos_leaves_the_service_as_it_was(exhaustible: ServerProcess, count: i
     asyncio.run(storm())
     assert min(answered.values()) > count // 10
     with exhaustible.client() as client:
-        everything = [("images", (f"{number}.png", RED + bytes(4000))) for number in range(32)]  # 128,000 bytes: fits only alone
+        everything = [
+            ("images", (f"{number}.png", RED + bytes(4000))) for number in range(32)
+        ]  # 128,000 bytes: fits only alone
         while (response := client.post("/v1/predict", files=everything)).status_code == 429:
-            assert client.get("/health/live").status_code == 200  # those that were abandoned last are still being noticed
+            assert (
+                client.get("/health/live").status_code == 200
+            )  # those that were abandoned last are still being noticed
         assert labels(response.json()["results"]) == ["red"] * 32
 
 
 def test_no_error_is_a_traceback_in_the_log(colour_store: ModelStore) -> None:
     """What clients do wrong is no event for the operator: neither a traceback nor a warning of Python's stands in the log."""
-    with running("--store", colour_store.root, "--builtin", "false") as server, server.announced().client() as client:
+    with (
+        running("--store", colour_store.root, "--builtin", "false") as server,
+        server.announced().client() as client,
+    ):
         for _, parts, status, _ in BODIES:
             assert client.post("/v1/predict", **parts).status_code == status
         client.post("/v1/predict", files=[("images", ("a.png", RED)), ("images", ("b.png", GREEN))])

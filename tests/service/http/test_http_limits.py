@@ -27,11 +27,15 @@ def test_body_of_the_limit_is_taken(limited_client: httpx.Client) -> None:
     """The last byte that is allowed is allowed, with and without Content-Length."""
     body = RED + bytes(LIMIT - len(RED))
     for content in (body, iter([body])):
-        assert labels(limited_client.post("/v1/predict", content=content).json()["results"]) == ["red"]
+        assert labels(limited_client.post("/v1/predict", content=content).json()["results"]) == [
+            "red"
+        ]
 
 
 @pytest.mark.parametrize("expect", [{}, {"Expect": "100-continue"}], ids=["plain", "expect"])
-def test_announced_body_over_the_limit_is_refused_before_it_is_sent(limited_server: ServerProcess, expect: dict[str, str]) -> None:
+def test_announced_body_over_the_limit_is_refused_before_it_is_sent(
+    limited_server: ServerProcess, expect: dict[str, str]
+) -> None:
     """The head alone is answered with 413, and nobody is asked to continue."""
     with limited_server.connect() as connection:
         connection.sendall(request_head(Content_Length=LIMIT + 1, **expect))
@@ -41,7 +45,9 @@ def test_announced_body_over_the_limit_is_refused_before_it_is_sent(limited_serv
 def test_unknown_model_is_refused_before_the_body_is_sent(limited_server: ServerProcess) -> None:
     """The head alone is answered with 404."""
     with limited_server.connect() as connection:
-        connection.sendall(request_head("/v1/models/nobody/predict", Content_Length=1000, Expect="100-continue"))
+        connection.sendall(
+            request_head("/v1/models/nobody/predict", Content_Length=1000, Expect="100-continue")
+        )
         check_problem(read_response(connection), 404, "model_not_found")
 
 
@@ -57,14 +63,25 @@ def test_chunked_body_over_the_limit_is_refused_as_it_comes(limited_server: Serv
 
 def test_more_images_than_allowed_are_refused(limited_client: httpx.Client) -> None:
     """The last image that is allowed is classified; one more is a 413 for the request."""
-    assert labels(limited_client.post("/v1/predict", **colours(*["red"] * 4)).json()["results"]) == ["red"] * 4
-    check_problem(limited_client.post("/v1/predict", **colours(*["red"] * 5)), 413, "too_many_images")
-    check_problem(limited_client.post("/v1/predict", files=[("images", ("a.png", RED))] * 5), 413, "too_many_images")
+    assert (
+        labels(limited_client.post("/v1/predict", **colours(*["red"] * 4)).json()["results"])
+        == ["red"] * 4
+    )
+    check_problem(
+        limited_client.post("/v1/predict", **colours(*["red"] * 5)), 413, "too_many_images"
+    )
+    check_problem(
+        limited_client.post("/v1/predict", files=[("images", ("a.png", RED))] * 5),
+        413,
+        "too_many_images",
+    )
 
 
 def test_more_pixels_than_allowed_are_refused(limited_client: httpx.Client) -> None:
     """The setting bounds width times height of one image, and the error says both."""
-    assert limited_client.post("/v1/predict", content=plain("red", size=(400, 250))).status_code == 200
+    assert (
+        limited_client.post("/v1/predict", content=plain("red", size=(400, 250))).status_code == 200
+    )
     response = limited_client.post("/v1/predict", content=plain("red", size=(401, 250)))
     check_problem(response, 413, "too_many_pixels")
     assert "401x250" in response.json()["detail"]
@@ -74,13 +91,26 @@ def test_large_image_is_decoded_right(client: httpx.Client) -> None:
     """An image of a phone's size goes its way through the decode workers."""
     buffer = io.BytesIO()
     Image.new("RGB", (4000, 3000), (0, 255, 0)).save(buffer, "JPEG")
-    assert labels(client.post("/v1/predict", content=buffer.getvalue()).json()["results"]) == ["green"]
+    assert labels(client.post("/v1/predict", content=buffer.getvalue()).json()["results"]) == [
+        "green"
+    ]
 
 
 def test_slow_sender_gets_408(colour_store: ModelStore) -> None:
     """A client that stops sending is answered with 408, and its neighbour is served."""
-    arguments = ("--store", colour_store.root, "--builtin", "false", "--body-timeout-seconds", "1.5")
-    with running(*arguments) as server, server.announced().connect() as slow, server.connect() as quick:
+    arguments = (
+        "--store",
+        colour_store.root,
+        "--builtin",
+        "false",
+        "--body-timeout-seconds",
+        "1.5",
+    )
+    with (
+        running(*arguments) as server,
+        server.announced().connect() as slow,
+        server.connect() as quick,
+    ):
         slow.sendall(request_head(Content_Length=1000) + RED[:10])
         quick.sendall(request_head(Content_Length=len(RED)) + RED)
         assert labels(read_response(quick).json()["results"]) == ["red"]
@@ -91,7 +121,16 @@ def test_slow_sender_gets_408(colour_store: ModelStore) -> None:
 
 def test_overload_is_429_with_retry_after_and_goes_by(colour_store: ModelStore) -> None:
     """Two requests that do not fit together: one waits for company, the other gets 429; the company comes and it is answered."""
-    arguments = ("--max-queue-size", 3, "--max-batch-size", 3, "--max-queue-delay-seconds", 10, "--instances", 1)
+    arguments = (
+        "--max-queue-size",
+        3,
+        "--max-batch-size",
+        3,
+        "--max-queue-delay-seconds",
+        10,
+        "--instances",
+        1,
+    )
     with running("--store", colour_store.root, "--builtin", "false", *arguments) as server:
         server.announced()
         refused: list[httpx.Response] = []
@@ -119,6 +158,11 @@ def test_overload_is_429_with_retry_after_and_goes_by(colour_store: ModelStore) 
 def test_deadline_is_a_504(colour_store: ModelStore) -> None:
     """A request whose images wait longer than the deadline, here for company that never comes, is answered with 504."""
     arguments = ("--deadline-seconds", "0.2", "--max-queue-delay-seconds", 2, "--instances", 1)
-    with running("--store", colour_store.root, "--builtin", "false", *arguments) as server, server.announced().client() as client:
+    with (
+        running("--store", colour_store.root, "--builtin", "false", *arguments) as server,
+        server.announced().client() as client,
+    ):
         check_problem(client.post("/v1/predict", content=RED), 504, "deadline_exceeded")
-        check_problem(client.post("/v1/predict", **colours("red", "blue")), 504, "deadline_exceeded")
+        check_problem(
+            client.post("/v1/predict", **colours("red", "blue")), 504, "deadline_exceeded"
+        )

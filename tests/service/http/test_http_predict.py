@@ -25,7 +25,14 @@ def as_json(*images: bytes) -> dict[str, Any]:
 
 
 def as_data_urls(*images: bytes) -> dict[str, Any]:
-    return {"json": {"images": [{"b64": f"data:image/png;base64,{base64.b64encode(image).decode()}"} for image in images]}}
+    return {
+        "json": {
+            "images": [
+                {"b64": f"data:image/png;base64,{base64.b64encode(image).decode()}"}
+                for image in images
+            ]
+        }
+    }
 
 
 def as_multipart(*images: bytes) -> dict[str, Any]:
@@ -41,7 +48,9 @@ def ask(client: httpx.Client, **request: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("media_type", MEDIA_TYPES)
-def test_raw_image_is_taken_under_any_media_type(client: httpx.Client, media_type: str | None) -> None:
+def test_raw_image_is_taken_under_any_media_type(
+    client: httpx.Client, media_type: str | None
+) -> None:
     """An image as the body is classified whatever media type the client puts there."""
     headers = {"content-type": media_type} if media_type else {}
     assert labels(ask(client, content=plain("blue"), headers=headers)["results"]) == ["blue"]
@@ -68,8 +77,16 @@ def test_every_predict_route_answers_with_the_same_shape(client: httpx.Client, p
     assert (answer["model"], answer["version"]) == (MODEL, 1)
     (result,) = answer["results"]
     assert list(result) == ["predictions"]
-    assert all(list(prediction) == ["label", "index", "score"] for prediction in result["predictions"])
-    assert list(answer["timings"]) == ["receive_ms", "decode_ms", "queue_ms", "inference_ms", "total_ms"]
+    assert all(
+        list(prediction) == ["label", "index", "score"] for prediction in result["predictions"]
+    )
+    assert list(answer["timings"]) == [
+        "receive_ms",
+        "decode_ms",
+        "queue_ms",
+        "inference_ms",
+        "total_ms",
+    ]
     assert all(milliseconds >= 0 for milliseconds in answer["timings"].values())
     digest = client.get(f"/v1/models/{MODEL}").json()["digest"]
     assert response.headers["model-digest"] == digest
@@ -90,7 +107,10 @@ def test_results_stand_in_the_order_of_the_request(client: httpx.Client, send: A
     assert labels(ask(client, **send(*map(plain, names)))["results"]) == names
 
 
-@pytest.mark.parametrize(("query", "count"), [("", 5), ("?top_k=1", 1), ("?top_k=3", 3), ("?top_k=7", 7), ("?top_k=1000", 7)])
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [("", 5), ("?top_k=1", 1), ("?top_k=3", 3), ("?top_k=7", 7), ("?top_k=1000", 7)],
+)
 def test_top_k_is_how_many_classes_come(client: httpx.Client, query: str, count: int) -> None:
     """top_k is 5 when it is not said and is capped at the model's classes."""
     response = client.post(f"/v1/predict{query}", content=plain("red"))
@@ -99,13 +119,17 @@ def test_top_k_is_how_many_classes_come(client: httpx.Client, query: str, count:
 
 def test_predictions_are_probabilities_best_first(client: httpx.Client) -> None:
     """All classes together score 1, the first is the greatest, and index and label name the same class."""
-    answer = client.post("/v1/predict", params={"top_k": len(CLASS_NAMES)}, content=plain("yellow")).json()
+    answer = client.post(
+        "/v1/predict", params={"top_k": len(CLASS_NAMES)}, content=plain("yellow")
+    ).json()
     predictions = answer["results"][0]["predictions"]
     scores = [prediction["score"] for prediction in predictions]
     assert scores == sorted(scores, reverse=True)
     assert sum(scores) == pytest.approx(1, abs=1e-5)
     assert predictions[0]["label"] == "yellow"
-    assert all(CLASS_NAMES[prediction["index"]] == prediction["label"] for prediction in predictions)
+    assert all(
+        CLASS_NAMES[prediction["index"]] == prediction["label"] for prediction in predictions
+    )
 
 
 @pytest.mark.parametrize("top_k", ["0", "-1", "x", "1.5", "", "+2", " 2", "1e1", "٣", "9" * 5000])
@@ -117,13 +141,20 @@ def test_wrong_top_k_is_an_invalid_parameter(client: httpx.Client, top_k: str) -
     assert len(response.text) < 1000
 
 
-@pytest.mark.parametrize(("send", "bad"), [(as_json, b"no image"), (as_multipart, b"no image"), (as_multipart, b"")])
-def test_bad_image_has_its_own_error_in_its_place(client: httpx.Client, send: Any, bad: bytes) -> None:
+@pytest.mark.parametrize(
+    ("send", "bad"), [(as_json, b"no image"), (as_multipart, b"no image"), (as_multipart, b"")]
+)
+def test_bad_image_has_its_own_error_in_its_place(
+    client: httpx.Client, send: Any, bad: bytes
+) -> None:
     """One bad image among good ones costs the others nothing."""
     results = ask(client, **send(plain("red"), bad, plain("blue")))["results"]
     assert labels([results[0], results[2]]) == ["red", "blue"]
     assert list(results[1]) == ["error"]
-    assert (results[1]["error"]["code"], results[1]["error"]["status"]) == ("empty_image" if not bad else "not_an_image", 400)
+    assert (results[1]["error"]["code"], results[1]["error"]["status"]) == (
+        "empty_image" if not bad else "not_an_image",
+        400,
+    )
     assert results[1]["error"]["detail"]
 
 

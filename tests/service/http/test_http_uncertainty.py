@@ -9,7 +9,16 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from colour_model import CLASS_NAMES, MODEL, PREPROCESSING, WEIGHTS, encode, make_store, plain, publish
+from colour_model import (
+    CLASS_NAMES,
+    MODEL,
+    PREPROCESSING,
+    WEIGHTS,
+    encode,
+    make_store,
+    plain,
+    publish,
+)
 from PIL import Image
 from server_process import running
 
@@ -22,12 +31,16 @@ THRESHOLDS = {"0.8": 0.5, "0.9": 0.2, "0.95": 0.02}
 
 
 def logits(image: bytes) -> np.ndarray:
-    return np.asarray(prepare(image, PREPROCESSING).reshape(-1, 3).mean(axis=0) @ WEIGHTS, np.float32)
+    return np.asarray(
+        prepare(image, PREPROCESSING).reshape(-1, 3).mean(axis=0) @ WEIGHTS, np.float32
+    )
 
 
 DARK = encode(Image.new("RGB", (8, 8), (10, 8, 12)))  # excites no colour
 LEAST_KNOWN = float(max(energy(logits(plain(colour))[np.newaxis])[0] for colour in CLASS_NAMES))
-CALIBRATION = Calibration(temperature=TEMPERATURE, energy_threshold=LEAST_KNOWN + 0.1, conformal_thresholds=THRESHOLDS)
+CALIBRATION = Calibration(
+    temperature=TEMPERATURE, energy_threshold=LEAST_KNOWN + 0.1, conformal_thresholds=THRESHOLDS
+)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +73,9 @@ def test_scores_are_calibrated(calibrated: httpx.Client, model: str) -> None:
     """The temperature of the manifest is in every score."""
     predictions = ask(calibrated, plain("yellow"), "?top_k=7", model)["predictions"]
     scores = {prediction["label"]: prediction["score"] for prediction in predictions}
-    assert [scores[name] for name in CLASS_NAMES] == pytest.approx(expected_probabilities(plain("yellow")), abs=2e-6)
+    assert [scores[name] for name in CLASS_NAMES] == pytest.approx(
+        expected_probabilities(plain("yellow")), abs=2e-6
+    )
 
 
 @pytest.mark.parametrize("colour", CLASS_NAMES)
@@ -89,27 +104,44 @@ def test_a_model_without_a_threshold_says_nothing_of_abstaining(calibrated: http
 
 @pytest.mark.parametrize("coverage", THRESHOLDS)
 @pytest.mark.parametrize("image", [plain("red"), DARK], ids=["red", "dark"])
-def test_coverage_gives_the_set_by_its_threshold(calibrated: httpx.Client, coverage: str, image: bytes) -> None:
+def test_coverage_gives_the_set_by_its_threshold(
+    calibrated: httpx.Client, coverage: str, image: bytes
+) -> None:
     """Every label that reaches the threshold, the most probable first, whatever top_k is; never none."""
     probabilities = expected_probabilities(image)
-    reaching = [index for index in np.argsort(-probabilities, kind="stable") if probabilities[index] >= THRESHOLDS[coverage]]
+    reaching = [
+        index
+        for index in np.argsort(-probabilities, kind="stable")
+        if probabilities[index] >= THRESHOLDS[coverage]
+    ]
     result = ask(calibrated, image, f"?coverage={coverage}&top_k=1")
     assert len(result["predictions"]) == 1
-    assert result["labels"] == [CLASS_NAMES[index] for index in reaching or [int(probabilities.argmax())]]
+    assert result["labels"] == [
+        CLASS_NAMES[index] for index in reaching or [int(probabilities.argmax())]
+    ]
 
 
 def test_sets_grow_with_the_coverage(calibrated: httpx.Client) -> None:
     """A wider coverage has the narrower one's labels first, and .95, 0.950 and 0.95 are one number."""
-    narrow, wide, widest = (ask(calibrated, plain("red"), f"?coverage={text}")["labels"] for text in ("0.8", "0.9", "0.95"))
+    narrow, wide, widest = (
+        ask(calibrated, plain("red"), f"?coverage={text}")["labels"]
+        for text in ("0.8", "0.9", "0.95")
+    )
     assert wide[: len(narrow)] == narrow
     assert widest[: len(wide)] == wide
     assert len(widest) > len(narrow)
-    assert all(ask(calibrated, plain("red"), f"?coverage={text}")["labels"] == widest for text in (".95", "0.950"))
+    assert all(
+        ask(calibrated, plain("red"), f"?coverage={text}")["labels"] == widest
+        for text in (".95", "0.950")
+    )
 
 
 def test_each_image_of_a_request_has_its_own_answer(calibrated: httpx.Client) -> None:
     """Known, unlike and broken images in one batch do not touch each other."""
-    images = [{"b64": base64.b64encode(image).decode()} for image in (plain("red"), DARK, b"no image", plain("blue"))]
+    images = [
+        {"b64": base64.b64encode(image).decode()}
+        for image in (plain("red"), DARK, b"no image", plain("blue"))
+    ]
     results = calibrated.post("/v1/predict?coverage=0.8", json={"images": images}).json()["results"]
     assert [result.get("abstained") for result in results] == [False, True, None, False]
     assert [result.get("labels", [None])[0] for result in results][::3] == ["red", "blue"]
@@ -117,7 +149,23 @@ def test_each_image_of_a_request_has_its_own_answer(calibrated: httpx.Client) ->
 
 
 @pytest.mark.parametrize(
-    "coverage", ["0.99", "0.5", "0", "1", "1.0", "95", "-0.9", "x", "", "nan", "9e-1", " 0.9", "0.\u0669", "0." + "9" * 5000]
+    "coverage",
+    [
+        "0.99",
+        "0.5",
+        "0",
+        "1",
+        "1.0",
+        "95",
+        "-0.9",
+        "x",
+        "",
+        "nan",
+        "9e-1",
+        " 0.9",
+        "0.\u0669",
+        "0." + "9" * 5000,
+    ],
 )
 def test_another_coverage_is_an_invalid_parameter(calibrated: httpx.Client, coverage: str) -> None:
     """What the model has no threshold for is refused, and what there is is named."""
@@ -129,7 +177,9 @@ def test_another_coverage_is_an_invalid_parameter(calibrated: httpx.Client, cove
     assert len(response.text) < 1000
 
 
-def test_coverage_of_a_model_without_thresholds_is_an_error_of_its_own(calibrated: httpx.Client) -> None:
+def test_coverage_of_a_model_without_thresholds_is_an_error_of_its_own(
+    calibrated: httpx.Client,
+) -> None:
     """The client is told that this version has none, before its images are read."""
     response = calibrated.post("/v1/models/scaled/predict?coverage=0.9", content=b"no image")
     assert (response.status_code, response.json()["code"]) == (400, "no_label_sets")
@@ -149,4 +199,6 @@ def test_the_model_page_says_what_a_model_can(calibrated: httpx.Client) -> None:
 def test_the_answer_is_what_the_document_says(calibrated: httpx.Client) -> None:
     """A refused image's answer with a set has exactly the documented properties but `error`."""
     schemas = calibrated.get("/openapi.json").json()["components"]["schemas"]
-    assert {*ask(calibrated, DARK, "?coverage=0.9"), "error"} == set(schemas["Result"]["properties"])
+    assert {*ask(calibrated, DARK, "?coverage=0.9"), "error"} == set(
+        schemas["Result"]["properties"]
+    )

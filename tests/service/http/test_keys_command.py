@@ -24,7 +24,9 @@ def service(*arguments: object, **environment: str) -> subprocess.CompletedProce
 def test_key_is_printed_once_and_then_listed_without_it(tmp_path: Path) -> None:
     """`add` prints the key alone on its output, so that a script can take it; `list` and the file never show it again."""
     configuration = {"XDG_CONFIG_HOME": str(tmp_path)}
-    made = service("keys", "add", "deploy", "--scope", "manage", "--scope", "predict", **configuration)
+    made = service(
+        "keys", "add", "deploy", "--scope", "manage", "--scope", "predict", **configuration
+    )
     assert made.returncode == 0, made.stderr
     secret = made.stdout.strip()
     assert secret.startswith("resident_")
@@ -46,11 +48,17 @@ def test_key_is_printed_once_and_then_listed_without_it(tmp_path: Path) -> None:
         (["add", "a/b", "--scope", "predict"], "'a/b' is no key name", 2),
         (["remove", "absent"], "no key named absent", 2),
         (["rotate"], "No such command", 2),
-        (["--keys", "/proc/nowhere/keys.json", "add", "x", "--scope", "manage"], "can not be changed", 1),
+        (
+            ["--keys", "/proc/nowhere/keys.json", "add", "x", "--scope", "manage"],
+            "can not be changed",
+            1,
+        ),
         (["--keys", REPOSITORY / "README.md", "list"], "can not be read", 1),
     ],
 )
-def test_slips_end_with_one_clear_line(tmp_path: Path, arguments: list[object], expected: str, code: int) -> None:
+def test_slips_end_with_one_clear_line(
+    tmp_path: Path, arguments: list[object], expected: str, code: int
+) -> None:
     """A wrong word is code 2, a file that can not be used is code 1; neither is a traceback."""
     result = service("keys", *arguments, XDG_CONFIG_HOME=str(tmp_path))
     assert result.returncode == code, result.stderr
@@ -66,8 +74,13 @@ def test_keys_without_a_home_say_so() -> None:
     assert not (REPOSITORY / "~").exists()
 
 
-@pytest.mark.parametrize(("content", "mode", "said"), [("{", 0o600, "can not be read"), ("{}", 0o666, "can not be trusted")])
-def test_service_does_not_start_with_keys_that_it_can_not_use(tmp_path: Path, content: str, mode: int, said: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "mode", "said"),
+    [("{", 0o600, "can not be read"), ("{}", 0o666, "can not be trusted")],
+)
+def test_service_does_not_start_with_keys_that_it_can_not_use(
+    tmp_path: Path, content: str, mode: int, said: str
+) -> None:
     """It would be open to all, or shut to all, or to whom another wants; either way not as the operator wants it."""
     (tmp_path / "keys.json").write_text(content)
     (tmp_path / "keys.json").chmod(mode)
@@ -93,7 +106,11 @@ def test_commands_pay_for_their_own_imports_alone() -> None:
     loaded = {}
     for command in ("serve", "keys"):
         done = subprocess.run(
-            [sys.executable, "-c", code.format(command)], cwd=REPOSITORY, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code.format(command)],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         loaded[command] = set(done.stdout.partition("LOADED")[2].split())
     assert "service.commands.keys" in loaded["keys"]

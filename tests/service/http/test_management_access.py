@@ -22,7 +22,9 @@ ROUTES = [
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_routes_are_shut_where_no_key_may_manage(client: httpx.Client, method: str, path: str) -> None:
+def test_routes_are_shut_where_no_key_may_manage(
+    client: httpx.Client, method: str, path: str
+) -> None:
     """As the service starts nobody changes what serves over HTTP, and the answer names the command that opens it."""
     for headers in ({}, {"Authorization": "Bearer resident_guess"}):
         response = client.request(method, path, headers=headers)
@@ -37,14 +39,26 @@ def test_every_route_asks_for_the_key_before_all_else(store: ModelStore) -> None
     store.promote(MODEL, 1)
     with operating(store) as operator:
         predict = add_key(operator.keys, "app", ["predict"])
-        paths = [*ROUTES, ("POST", "/v1/models/absent/versions/01/load"), ("PUT", "/v1/models/absent/aliases/1")]
+        paths = [
+            *ROUTES,
+            ("POST", "/v1/models/absent/versions/01/load"),
+            ("PUT", "/v1/models/absent/aliases/1"),
+        ]
         for method, path in paths:
             for header in (None, "Bearer resident_guess", f"Basic {operator.secret}"):
                 headers = {"Authorization": header} if header else {}
-                response = httpx.request(method, operator.server.address + path, headers=headers, content=b"{", trust_env=False)
+                response = httpx.request(
+                    method,
+                    operator.server.address + path,
+                    headers=headers,
+                    content=b"{",
+                    trust_env=False,
+                )
                 check_problem(response, 401, "unauthorized")
                 assert response.headers["www-authenticate"].startswith("Bearer")
-            response = operator.client.request(method, path, headers={"Authorization": f"Bearer {predict}"}, content=b"{")
+            response = operator.client.request(
+                method, path, headers={"Authorization": f"Bearer {predict}"}, content=b"{"
+            )
             check_problem(response, 403, "insufficient_scope")
         assert states(operator.client.get(BASE).json()) == {1: "ready", 2: "available"}
     assert len(store.aliases(MODEL).history("production")) == 1
@@ -70,11 +84,21 @@ def test_keys_count_without_a_restart(store: ModelStore) -> None:
         assert operator.version() == 1
         secret = add_key(operator.keys, "app", ["predict"])
         check_problem(operator.client.post("/v1/predict", content=RED), 403, "insufficient_scope")
-        check_problem(httpx.post(f"{operator.server.address}/v1/predict", content=RED, trust_env=False), 401, "unauthorized")
+        check_problem(
+            httpx.post(f"{operator.server.address}/v1/predict", content=RED, trust_env=False),
+            401,
+            "unauthorized",
+        )
         for path in ("/v1/predict", f"{BASE}/predict", f"{BASE}/versions/1/predict"):
-            response = operator.client.post(path, content=RED, headers={"Authorization": f"Bearer {secret}"})
+            response = operator.client.post(
+                path, content=RED, headers={"Authorization": f"Bearer {secret}"}
+            )
             assert response.status_code == 200
-            check_problem(operator.client.post(path, content=RED, headers={"Authorization": "Bearer no"}), 401, "unauthorized")
+            check_problem(
+                operator.client.post(path, content=RED, headers={"Authorization": "Bearer no"}),
+                401,
+                "unauthorized",
+            )
         remove_key(operator.keys, "deploy")
         check_problem(operator.post("versions/1/load"), 403, "management_disabled")
         remove_key(operator.keys, "app")

@@ -47,7 +47,9 @@ def test_outcomes_are_counted_once(own_server: ServerProcess) -> None:
         assert client.post("/v1/predict", content=b"nothing").status_code == 400
         assert client.post("/v1/models/nonsense/predict", content=plain("red")).status_code == 404
         assert sample(client, "resident_requests_total", model="colours", outcome="ok") == 1
-        assert sample(client, "resident_requests_total", model="colours", outcome="not_an_image") == 1
+        assert (
+            sample(client, "resident_requests_total", model="colours", outcome="not_an_image") == 1
+        )
         assert sample(client, "resident_requests_total", model="", outcome="model_not_found") == 1
         assert sample(client, "resident_images_total", model="colours", version="1") == 1
         assert "nonsense" not in client.get("/metrics").text
@@ -62,7 +64,10 @@ def test_stages_and_batches_are_observed(own_server: ServerProcess) -> None:
             assert sample(client, "resident_stage_seconds_count", model="colours", stage=stage) == 3
             assert sample(client, "resident_stage_seconds_sum", model="colours", stage=stage) > 0
         assert sample(client, "resident_batch_size_count", model="colours", version="1") == 3
-        assert sample(client, "resident_batch_size_bucket", model="colours", version="1", le="1.0") == 3
+        assert (
+            sample(client, "resident_batch_size_bucket", model="colours", version="1", le="1.0")
+            == 3
+        )
         assert sample(client, "resident_batch_size_sum", model="colours", version="1") == 3
 
 
@@ -81,11 +86,16 @@ def test_openmetrics_is_spoken_to_who_asks_for_it(own_server: ServerProcess) -> 
     with own_server.client() as client:
         plain_text = client.get("/metrics")
         assert plain_text.headers["content-type"].startswith("text/plain")
-        other = client.get("/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"})
+        other = client.get(
+            "/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"}
+        )
         assert other.headers["content-type"].startswith("application/openmetrics-text")
         assert other.text.endswith("# EOF\n")
         strange = client.get("/metrics", headers={"accept": "text/plain; version=abc"})
-        assert (strange.status_code, strange.headers["content-type"].split(";")[0]) == (200, "text/plain")
+        assert (strange.status_code, strange.headers["content-type"].split(";")[0]) == (
+            200,
+            "text/plain",
+        )
 
 
 def test_versions_are_counted_in_every_state(registry: Registry) -> None:

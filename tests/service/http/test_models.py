@@ -8,7 +8,12 @@ def test_models_are_listed(client: httpx.Client) -> None:
     """GET /v1/models has every model with what serves of it."""
     (model,) = client.get("/v1/models").json()["models"]
     assert list(model) == ["model", "state", "version", "digest", "proof", "precision", "default"]
-    assert (model["model"], model["state"], model["version"], model["default"]) == (MODEL, "ready", 1, True)
+    assert (model["model"], model["state"], model["version"], model["default"]) == (
+        MODEL,
+        "ready",
+        1,
+        True,
+    )
     assert model["digest"].startswith("sha256:")
 
 

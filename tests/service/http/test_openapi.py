@@ -11,7 +11,11 @@ import pytest
 from colour_model import plain
 
 ELSEWHERE = re.compile(r"""(?:https?:)?//[\w.-]""")
-PREDICT_PATHS = ["/v1/predict", "/v1/models/{model}/predict", "/v1/models/{model}/versions/{version}/predict"]
+PREDICT_PATHS = [
+    "/v1/predict",
+    "/v1/models/{model}/predict",
+    "/v1/models/{model}/versions/{version}/predict",
+]
 
 MANAGEMENT_PATHS = [
     "/v1/models/{model}/versions/{version}/load",
@@ -51,7 +55,9 @@ def document(client: httpx.Client) -> dict[str, Any]:
 def walk(node: Any) -> Iterator[dict[str, Any]]:
     if isinstance(node, dict):
         yield node
-    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+    for child in (
+        node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    ):
         yield from walk(child)
 
 
@@ -132,14 +138,21 @@ def test_predict_routes_say_what_they_take_and_answer(document: dict[str, Any], 
         *re.findall(r"{(\w+)}", path),
     }
     answers = operation["responses"]
-    assert answers["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/PredictResponse")
-    assert {"400", "401", "403", "404", "408", "413", "415", "429", "500", "503", "504"} <= set(answers)
+    assert answers["200"]["content"]["application/json"]["schema"]["$ref"].endswith(
+        "/PredictResponse"
+    )
+    assert {"400", "401", "403", "404", "408", "413", "415", "429", "500", "503", "504"} <= set(
+        answers
+    )
 
 
 def test_document_promises_no_answer_that_never_comes(document: dict[str, Any]) -> None:
     """A wrong parameter is a 400 problem here: the framework's own 422 stands nowhere."""
     assert [
-        path for path, methods in document["paths"].items() for operation in methods.values() if "422" in operation["responses"]
+        path
+        for path, methods in document["paths"].items()
+        for operation in methods.values()
+        if "422" in operation["responses"]
     ] == []
 
 
@@ -153,7 +166,14 @@ def test_errors_are_documented_as_problem_details(document: dict[str, Any]) -> N
 
 def test_all_routes_are_documented(document: dict[str, Any]) -> None:
     """Every public route stands in the document, and the pages themselves do not."""
-    public = {*PREDICT_PATHS, "/v1/models", "/v1/models/{model}", "/health/live", "/health/ready", "/metrics"}
+    public = {
+        *PREDICT_PATHS,
+        "/v1/models",
+        "/v1/models/{model}",
+        "/health/live",
+        "/health/ready",
+        "/metrics",
+    }
     assert set(document["paths"]) == public | set(MANAGEMENT_PATHS)
 
 
@@ -177,4 +197,6 @@ def test_answer_is_what_the_document_says(client: httpx.Client, document: dict[s
     assert set(answer["timings"]) == set(schemas["Timings"]["properties"])
     assert set(answer["results"][0]["predictions"][0]) == set(schemas["Prediction"]["properties"])
     problem = client.post("/v1/predict", content=b"x").json()
-    assert set(schemas["Problem"]["required"]) <= set(problem) <= set(schemas["Problem"]["properties"])
+    assert (
+        set(schemas["Problem"]["required"]) <= set(problem) <= set(schemas["Problem"]["properties"])
+    )

@@ -32,10 +32,16 @@ def send_until_refused(connection: socket.socket, chunk: bytes, times: int) -> b
 
 @pytest.mark.parametrize(
     ("begin", "chunk"),
-    [(b"POST /v1/predict HTTP/1.1\r\n", b"x: y\r\n" * 4096), (b"GET /", b"a" * 65536), (b"GET / HTTP/1.1\r\nx: ", b"a" * 65536)],
+    [
+        (b"POST /v1/predict HTTP/1.1\r\n", b"x: y\r\n" * 4096),
+        (b"GET /", b"a" * 65536),
+        (b"GET / HTTP/1.1\r\nx: ", b"a" * 65536),
+    ],
     ids=["headers", "url", "one header"],
 )
-def test_a_head_without_end_is_refused(limited_server: ServerProcess, begin: bytes, chunk: bytes) -> None:
+def test_a_head_without_end_is_refused(
+    limited_server: ServerProcess, begin: bytes, chunk: bytes
+) -> None:
     """64 MB of headers, of URL or of one header are cut off long before they have come, and the next client is served."""
     with limited_server.connect() as connection:
         connection.sendall(begin)
@@ -54,10 +60,23 @@ def test_heads_follow_each_other_on_one_connection(limited_server: ServerProcess
             assert labels(read_response(connection).json()["results"]) == ["red"]
 
 
-@pytest.mark.parametrize("begin", [b"", b"POST /v1/pre", b"POST / HTTP/1.1\r\nHost: x\r\n"], ids=["nothing", "line", "headers"])
-def test_a_head_that_does_not_come_is_not_waited_for(colour_store: ModelStore, begin: bytes) -> None:
+@pytest.mark.parametrize(
+    "begin",
+    [b"", b"POST /v1/pre", b"POST / HTTP/1.1\r\nHost: x\r\n"],
+    ids=["nothing", "line", "headers"],
+)
+def test_a_head_that_does_not_come_is_not_waited_for(
+    colour_store: ModelStore, begin: bytes
+) -> None:
     """A client that connects and does not ask is let go of."""
-    arguments = ("--store", colour_store.root, "--builtin", "false", "--body-timeout-seconds", "1.5")
+    arguments = (
+        "--store",
+        colour_store.root,
+        "--builtin",
+        "false",
+        "--body-timeout-seconds",
+        "1.5",
+    )
     with running(*arguments) as server, server.announced().connect() as connection:
         connection.sendall(begin)
         assert connection.recv(100) == b"", "the server has closed the connection"
@@ -65,7 +84,11 @@ def test_a_head_that_does_not_come_is_not_waited_for(colour_store: ModelStore, b
 
 @pytest.mark.parametrize(
     ("body", "status", "code"),
-    [(b"", 400, "empty_body"), (b"x" * 50_001, 413, "body_too_large"), (b"x", 415, "unsupported_media_type")],
+    [
+        (b"", 400, "empty_body"),
+        (b"x" * 50_001, 413, "body_too_large"),
+        (b"x", 415, "unsupported_media_type"),
+    ],
     ids=["empty", "large", "none"],
 )
 def test_a_body_that_comes_with_its_head_has_the_same_limits(
@@ -74,13 +97,19 @@ def test_a_body_that_comes_with_its_head_has_the_same_limits(
     """In chunks, so that nothing in the head tells how much it is."""
     chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
     with limited_server.connect() as connection:
-        connection.sendall(request_head(Transfer_Encoding="chunked", Content_Type="text/plain") + chunk + b"0\r\n\r\n")
+        connection.sendall(
+            request_head(Transfer_Encoding="chunked", Content_Type="text/plain")
+            + chunk
+            + b"0\r\n\r\n"
+        )
         answer = read_response(connection)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
 @pytest.mark.parametrize("way", ["at once", "head first"])
-def test_an_answer_is_the_same_however_its_request_came(limited_server: ServerProcess, way: str) -> None:
+def test_an_answer_is_the_same_however_its_request_came(
+    limited_server: ServerProcess, way: str
+) -> None:
     """Past the messages of ASGI or by them: the same headers, once each, in the same order, and a connection that is kept."""
     with limited_server.connect() as connection:
         for _ in range(2):
@@ -95,7 +124,9 @@ def test_an_answer_is_the_same_however_its_request_came(limited_server: ServerPr
 
 
 @pytest.mark.parametrize("asked", ["close", "keep-alive"])
-def test_a_connection_ends_where_that_was_asked_for(limited_server: ServerProcess, asked: str) -> None:
+def test_a_connection_ends_where_that_was_asked_for(
+    limited_server: ServerProcess, asked: str
+) -> None:
     """The answer says so too."""
     with limited_server.connect() as connection:
         connection.sendall(request_head(Content_Length=len(RED), Connection=asked) + RED)
@@ -107,7 +138,9 @@ def test_a_connection_ends_where_that_was_asked_for(limited_server: ServerProces
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("body", [RED, b"x"], ids=["answered", "refused"])
-async def test_a_prediction_leaves_nothing_to_the_collector(colour_store: ModelStore, body: bytes) -> None:
+async def test_a_prediction_leaves_nothing_to_the_collector(
+    colour_store: ModelStore, body: bytes
+) -> None:
     """What a request made is gone with its answer: under load the search for cycles would take a tenth of the time."""
     async with socket_application.listening(colour_store.root) as (_, port):
         reader, writer = await socket_application.connect(port)
@@ -118,7 +151,9 @@ async def test_a_prediction_leaves_nothing_to_the_collector(colour_store: ModelS
                 writer.write(request_head(Content_Length=len(body)) + body)
                 await socket_application.read_response(reader)
             await asyncio.sleep(0)
-            assert sum(type(thing) is RequestResponseCycle for thing in gc.get_objects()) <= 1, "the connection keeps the last one"
+            assert sum(type(thing) is RequestResponseCycle for thing in gc.get_objects()) <= 1, (
+                "the connection keeps the last one"
+            )
         finally:
             gc.enable()
             writer.close()
@@ -146,8 +181,12 @@ def test_a_head_is_not_charged_with_the_body_before_it(server: ServerProcess) ->
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(("length", "rest"), [(0, b"\r\n"), (9, b"x")], ids=["nothing", "a body that nobody reads"])
-async def test_bytes_that_are_no_request_do_not_keep_a_connection(colour_store: ModelStore, length: int, rest: bytes) -> None:
+@pytest.mark.parametrize(
+    ("length", "rest"), [(0, b"\r\n"), (9, b"x")], ids=["nothing", "a body that nobody reads"]
+)
+async def test_bytes_that_are_no_request_do_not_keep_a_connection(
+    colour_store: ModelStore, length: int, rest: bytes
+) -> None:
     """After an answer a connection ends where no request follows, whatever else is sent."""
     async with socket_application.listening(colour_store.root, keep_alive_seconds=1) as (_, port):
         reader, writer = await socket_application.connect(port)

@@ -13,14 +13,22 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from service.errors import BadRequestError, BodyTimeoutError, ServiceError, TooLargeError, UnsupportedMediaError
+from service.errors import (
+    BadRequestError,
+    BodyTimeoutError,
+    ServiceError,
+    TooLargeError,
+    UnsupportedMediaError,
+)
 from service.http.request_body import Encoded, JsonBody, check_headers, read_body, read_images
 
 RED, GREEN = plain("red"), plain("green")
 
 
 def images_of(body: bytes, media_type: str = "", max_images: int = 4) -> list[Encoded]:
-    return read_images(Headers({"content-type": media_type} if media_type else {}), body, max_images)
+    return read_images(
+        Headers({"content-type": media_type} if media_type else {}), body, max_images
+    )
 
 
 def refusal(body: bytes, media_type: str) -> ServiceError | None:
@@ -32,11 +40,17 @@ def refusal(body: bytes, media_type: str) -> ServiceError | None:
 
 
 def json_body(*images: bytes) -> bytes:
-    return json.dumps({"images": [{"b64": base64.b64encode(image).decode()} for image in images]}).encode()
+    return json.dumps(
+        {"images": [{"b64": base64.b64encode(image).decode()} for image in images]}
+    ).encode()
 
 
 def multipart(*images: bytes, field: str = "images") -> tuple[bytes, str]:
-    request = httpx.Request("POST", "http://test", files=[(field, (f"{number}.png", image)) for number, image in enumerate(images)])
+    request = httpx.Request(
+        "POST",
+        "http://test",
+        files=[(field, (f"{number}.png", image)) for number, image in enumerate(images)],
+    )
     return request.read(), request.headers["content-type"]
 
 
@@ -47,7 +61,10 @@ def test_images_come_out_as_they_went_in(images: list[bytes]) -> None:
     assert images_of(*multipart(*images)) == images
 
 
-@pytest.mark.parametrize("media_type", ["", "image/png", "image/jpeg", "application/json", "text/plain", "multipart/form-data"])
+@pytest.mark.parametrize(
+    "media_type",
+    ["", "image/png", "image/jpeg", "application/json", "text/plain", "multipart/form-data"],
+)
 def test_bytes_that_begin_like_an_image_are_one(media_type: str) -> None:
     """The media type is not asked where the bytes say what they are."""
     assert images_of(RED, media_type) == [RED]
@@ -81,7 +98,12 @@ def test_wrong_base64_stands_in_its_place(text: str, code: str) -> None:
     assert bad.code == code
 
 
-TYPES = ["application/json", "multipart/form-data; boundary=B", "multipart/form-data; boundary=B; charset=idna", "text/x"]
+TYPES = [
+    "application/json",
+    "multipart/form-data; boundary=B",
+    "multipart/form-data; boundary=B; charset=idna",
+    "text/x",
+]
 
 
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
@@ -112,7 +134,9 @@ def test_truncated_multipart_is_refused(kept: float) -> None:
     assert caught.value.code == "malformed_multipart"
 
 
-@pytest.mark.filterwarnings("error::ResourceWarning", "error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings(
+    "error::ResourceWarning", "error::pytest.PytestUnraisableExceptionWarning"
+)
 def test_multipart_leaves_no_file_open() -> None:
     """The parts' temporary files are closed when the images are read, and when the body is refused."""
     body, media_type = multipart(RED, GREEN)
@@ -123,7 +147,11 @@ def test_multipart_leaves_no_file_open() -> None:
 
 @pytest.mark.parametrize(
     "headers",
-    [{"content-encoding": "gzip"}, {"content-encoding": "br"}, {"content-encoding": "gzip, identity"}],
+    [
+        {"content-encoding": "gzip"},
+        {"content-encoding": "br"},
+        {"content-encoding": "gzip, identity"},
+    ],
 )
 def test_encoded_bodies_are_refused_by_their_header(headers: dict[str, str]) -> None:
     """A compressed body could unfold to anything, so none is taken."""
@@ -131,7 +159,9 @@ def test_encoded_bodies_are_refused_by_their_header(headers: dict[str, str]) -> 
         check_headers(Headers(headers), 100)
 
 
-@pytest.mark.parametrize("headers", [{}, {"content-encoding": "identity"}, {"content-encoding": "Identity"}])
+@pytest.mark.parametrize(
+    "headers", [{}, {"content-encoding": "identity"}, {"content-encoding": "Identity"}]
+)
 def test_plain_bodies_pass(headers: dict[str, str]) -> None:
     """No coding and `identity`, in any case (RFC 9110, 8.4.1), are the same."""
     check_headers(Headers(headers | {"content-length": "100"}), 100)
@@ -144,7 +174,9 @@ def test_announced_length_over_the_limit_is_refused() -> None:
 
 
 @pytest.mark.parametrize("item", ["1", "{}", "[]", '{"x": 1}', '{"b64": ""}'])
-def test_a_json_body_of_countless_items_is_refused_before_it_is_parsed(item: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_json_body_of_countless_items_is_refused_before_it_is_parsed(
+    item: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Small items by the million would cost gigabytes as objects; their number is read off the bytes."""
     monkeypatch.setattr(JsonBody, "model_validate_json", lambda _: pytest.fail("it was parsed"))
     body = f'{{"images": [{",".join([item] * 100_000)}]}}'.encode()

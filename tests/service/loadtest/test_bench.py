@@ -21,7 +21,15 @@ from service.loadtest.load import arrivals
 def run_bench(tmp_path: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     """The command, with its picture in `tmp_path`."""
     return subprocess.run(
-        [sys.executable, "-m", "service", "bench", "--picture", str(tmp_path / "bench.svg"), *map(str, arguments)],
+        [
+            sys.executable,
+            "-m",
+            "service",
+            "bench",
+            "--picture",
+            str(tmp_path / "bench.svg"),
+            *map(str, arguments),
+        ],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -54,32 +62,58 @@ def test_closed_loop_counts_what_was_answered(server: ServerProcess, tmp_path: P
 
 def test_open_loop_sends_as_many_as_are_due(server: ServerProcess, tmp_path: Path) -> None:
     """The rate decides how many requests there are, not the server."""
-    found = figures(tmp_path, server.address, "--rate", 60, "--model", MODEL, "--picture", tmp_path / "over-time.png")
+    found = figures(
+        tmp_path,
+        server.address,
+        "--rate",
+        60,
+        "--model",
+        MODEL,
+        "--picture",
+        tmp_path / "over-time.png",
+    )
     assert found["requests"] == sum(moment >= 0.3 for moment in arrivals(60, 1.3))
     assert (tmp_path / "over-time.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_overloaded_server_shows_its_refusals_by_kind(colour_store: ModelStore, tmp_path: Path) -> None:
+def test_overloaded_server_shows_its_refusals_by_kind(
+    colour_store: ModelStore, tmp_path: Path
+) -> None:
     """With room for one image and eight clients, most get 429, and are counted so."""
-    arguments = ("--store", colour_store.root, "--builtin", "false", "--max-queue-size", 1, "--max-queue-delay-seconds", 0.05)
+    arguments = (
+        "--store",
+        colour_store.root,
+        "--builtin",
+        "false",
+        "--max-queue-size",
+        1,
+        "--max-queue-delay-seconds",
+        0.05,
+    )
     with running(*arguments) as server:
         found = figures(tmp_path, server.announced().address, "--connections", 8)
     assert set(found["errors"]) == {"429 overloaded"}
     assert found["refused"]["requests"] == found["errors"]["429 overloaded"] > 0
 
 
-def test_several_images_a_request_are_counted_one_by_one(server: ServerProcess, tmp_path: Path) -> None:
+def test_several_images_a_request_are_counted_one_by_one(
+    server: ServerProcess, tmp_path: Path
+) -> None:
     """A folder is gone through in turn, forms of three; an image that is none is an error of the request."""
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for colour in ("red", "green", "blue"):
         (pictures / f"{colour}.png").write_bytes(plain(colour))
     (pictures / "notes.txt").write_text("no image")
-    found = figures(tmp_path, server.address, "--image", pictures, "--images-per-request", 3, "--connections", 2)
+    found = figures(
+        tmp_path, server.address, "--image", pictures, "--images-per-request", 3, "--connections", 2
+    )
     assert found["sent"] == ["blue.png", "green.png", "red.png"]
     assert found["images"] % 3 == 0
     (pictures / "red.png").write_bytes(plain("red")[:40])
-    found = figures(tmp_path, server.address, "--image", pictures, "--images-per-request", 2, "--connections", 2)
+    found = figures(
+        tmp_path, server.address, "--image", pictures, "--images-per-request", 2, "--connections", 2
+    )
     assert set(found["errors"]) == {"200, but an image: truncated_image"}
 
 
@@ -89,7 +123,9 @@ def test_dead_port_is_said_at_once(tmp_path: Path) -> None:
         port = free.getsockname()[1]
     done = run_bench(tmp_path, f"http://127.0.0.1:{port}")
     assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch(rf"Error: 127\.0\.0\.1:{port}: connection refused\..*python -m service.*\n", done.stderr)
+    assert re.fullmatch(
+        rf"Error: 127\.0\.0\.1:{port}: connection refused\..*python -m service.*\n", done.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,18 +154,33 @@ def test_what_can_not_be_measured_is_said(
     server: ServerProcess, tmp_path: Path, arguments: list[str], code: int, said: str
 ) -> None:
     """Every wrong word on the command line ends in a line that names it, and no traceback."""
-    placed = ["--picture", str(tmp_path / "bench.svg"), *(argument.replace("URL", server.address) for argument in arguments)]
+    placed = [
+        "--picture",
+        str(tmp_path / "bench.svg"),
+        *(argument.replace("URL", server.address) for argument in arguments),
+    ]
     done = CliRunner().invoke(bench, placed)
     assert done.exit_code == code, done.output
     assert said in done.stderr
     assert isinstance(done.exception, SystemExit)
 
 
-@pytest.mark.parametrize(("command", "arguments"), [("bench", ["http://127.0.0.1:1"]), ("tune", ["colours"])])
-def test_without_the_extra_the_commands_say_what_to_install(command: str, arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "arguments"), [("bench", ["http://127.0.0.1:1"]), ("tune", ["colours"])]
+)
+def test_without_the_extra_the_commands_say_what_to_install(
+    command: str, arguments: list[str]
+) -> None:
     """The serving image has no rich: the commands end with the line that gets it."""
     said = f"sys.argv = ['service', {command!r}, *{arguments!r}]"
-    code = f"import sys; sys.modules['rich'] = None; {said}; from service.__main__ import main; main()"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    code = (
+        f"import sys; sys.modules['rich'] = None; {said}; from service.__main__ import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
-    assert done.stderr == "Error: rich must be installed for this: python -m pip install rich, in a checkout '.[service,tune]'\n"
+    assert (
+        done.stderr
+        == "Error: rich must be installed for this: python -m pip install rich, in a checkout '.[service,tune]'\n"
+    )

@@ -7,7 +7,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from service.loadtest.connection import CLOSED, Address, Connection, ConnectionFailedError, Response, connect
+from service.loadtest.connection import (
+    CLOSED,
+    Address,
+    Connection,
+    ConnectionFailedError,
+    Response,
+    connect,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -30,7 +37,9 @@ async def serving(answer: Answer) -> AsyncIterator[Connection]:
             writer.close()
 
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
-        connection = await connect(Address("127.0.0.1", server.sockets[0].getsockname()[1]), PATIENCE_SECONDS)
+        connection = await connect(
+            Address("127.0.0.1", server.sockets[0].getsockname()[1]), PATIENCE_SECONDS
+        )
         yield connection
         connection.close()
 
@@ -48,12 +57,26 @@ def saying(*parts: bytes) -> Answer:
     ("parts", "expected"),
     [
         ((b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",), Response(200, b"ok")),
-        ((b"HTTP/1.1 429 Too Many Requests\r\nContent-Le", b"ngth: 3\r\n\r\nn", b"ot"), Response(429, b"not")),
-        ((b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n", b"2\r\nbc\r\n0\r\n\r\n"), Response(200, b"abc")),
-        ((b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 204 No Content\r\n\r\n"), Response(204, b"")),
+        (
+            (b"HTTP/1.1 429 Too Many Requests\r\nContent-Le", b"ngth: 3\r\n\r\nn", b"ot"),
+            Response(429, b"not"),
+        ),
+        (
+            (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n",
+                b"2\r\nbc\r\n0\r\n\r\n",
+            ),
+            Response(200, b"abc"),
+        ),
+        (
+            (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 204 No Content\r\n\r\n"),
+            Response(204, b""),
+        ),
     ],
 )
-async def test_answers_are_read_whole_one_after_the_other(parts: tuple[bytes, ...], expected: Response) -> None:
+async def test_answers_are_read_whole_one_after_the_other(
+    parts: tuple[bytes, ...], expected: Response
+) -> None:
     """In however many pieces an answer comes, it is one, and the connection carries the next."""
     async with serving(saying(*parts)) as connection:
         for _ in range(3):
@@ -63,7 +86,9 @@ async def test_answers_are_read_whole_one_after_the_other(parts: tuple[bytes, ..
 
 async def test_connection_that_the_server_ends_is_not_used_again() -> None:
     """An answer that says `Connection: close` is an answer, and the last one."""
-    async with serving(saying(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")) as connection:
+    async with serving(
+        saying(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+    ) as connection:
         assert (await connection.ask(REQUEST, PATIENCE_SECONDS)).status == 200
         assert not connection.is_open
         with pytest.raises(ConnectionFailedError, match=CLOSED):

@@ -53,8 +53,18 @@ class StallingServer:
         finally:
             writer.close()
 
-    def load(self, *, connections: int, rate: float | None, duration: float, warm_up: float = 0.0) -> Load:
-        return Load(Address("127.0.0.1", self.port), [REQUEST], connections, rate, warm_up, duration, PATIENCE_SECONDS)
+    def load(
+        self, *, connections: int, rate: float | None, duration: float, warm_up: float = 0.0
+    ) -> Load:
+        return Load(
+            Address("127.0.0.1", self.port),
+            [REQUEST],
+            connections,
+            rate,
+            warm_up,
+            duration,
+            PATIENCE_SECONDS,
+        )
 
 
 @pytest.mark.anyio
@@ -75,7 +85,9 @@ async def test_open_loop_charges_a_stall_to_everyone_who_came_meanwhile() -> Non
 async def test_open_loop_sends_what_is_due_whatever_was_answered() -> None:
     """A server that owes an answer gets the next requests all the same, on other connections."""
     async with StallingServer().running() as server:
-        stopping = asyncio.create_task(run_load(server.load(connections=50, rate=200, duration=0.3)))
+        stopping = asyncio.create_task(
+            run_load(server.load(connections=50, rate=200, duration=0.3))
+        )
         async with asyncio.timeout(HANGS_SECONDS):
             await server.many_came.wait()
         assert server.owes_the_first
@@ -136,6 +148,8 @@ def test_arrivals_are_random_and_the_same_each_time() -> None:
         (599, b"[]", 1, (0, "599 ")),
     ],
 )
-def test_answers_are_counted_by_status_and_code(status: int, body: bytes, images: int, expected: tuple[int, str | None]) -> None:
+def test_answers_are_counted_by_status_and_code(
+    status: int, body: bytes, images: int, expected: tuple[int, str | None]
+) -> None:
     """An error is named by its problem code, one without by its status; an image's own error does not hide in a 200."""
     assert classify(Response(status, body), images) == expected

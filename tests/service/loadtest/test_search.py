@@ -14,8 +14,16 @@ from service.loadtest.search import Wish, choose, list_precisions, list_settings
 
 
 def variant(precision: Precision, lost: float | None = None, *, passed: bool = True) -> Variant:
-    checks = [] if lost is None else [Check(check="top1_loss", passed=passed, value=lost, threshold=0.5, comparison="at_most")]
-    return Variant(precision=precision, file=f"model.{precision}.onnx", tolerance=0.05, gate=tuple(checks))
+    checks = (
+        []
+        if lost is None
+        else [
+            Check(check="top1_loss", passed=passed, value=lost, threshold=0.5, comparison="at_most")
+        ]
+    )
+    return Variant(
+        precision=precision, file=f"model.{precision}.onnx", tolerance=0.05, gate=tuple(checks)
+    )
 
 
 @pytest.mark.parametrize(
@@ -31,7 +39,9 @@ def variant(precision: Precision, lost: float | None = None, *, passed: bool = T
         (variant("bf16", 0.0), 1.0, "it needs a GPU"),
     ],
 )
-def test_precisions_stay_inside_the_budget(store: ModelStore, other: Variant, budget: float | None, expected: str | None) -> None:
+def test_precisions_stay_inside_the_budget(
+    store: ModelStore, other: Variant, budget: float | None, expected: str | None
+) -> None:
     """A variant is tried where its own gates hold and it loses no more than the budget; what loses an unknown amount is not."""
     publish(store, others={other: tiny_model_bytes(SIZE, SIZE, WEIGHTS)})
     reasons: dict[Precision, str] = {}
@@ -43,7 +53,9 @@ def test_precisions_stay_inside_the_budget(store: ModelStore, other: Variant, bu
 
 def test_precision_that_does_not_hold_here_is_left_out(store: ModelStore) -> None:
     """A variant that fails its golden proof on this machine is not measured, whatever its gates said elsewhere."""
-    publish(store, others={variant("int8", 0.0): tiny_model_bytes(SIZE, SIZE, WEIGHTS[::-1].copy())})
+    publish(
+        store, others={variant("int8", 0.0): tiny_model_bytes(SIZE, SIZE, WEIGHTS[::-1].copy())}
+    )
     reasons: dict[Precision, str] = {}
     with store.open(MODEL, 1) as version:
         assert list_precisions(version, None, reasons.__setitem__) == ["fp32"]
@@ -58,14 +70,18 @@ def test_precision_that_does_not_hold_here_is_left_out(store: ModelStore) -> Non
         (6, 5, [(6, 1), (3, 2), (2, 3), (1, 6)], [1, 2, 4, 5]),
     ],
 )
-def test_settings_share_the_cpus_evenly(cpus: int, largest: int, shared: list[tuple[int, int]], batches: list[int]) -> None:
+def test_settings_share_the_cpus_evenly(
+    cpus: int, largest: int, shared: list[tuple[int, int]], batches: list[int]
+) -> None:
     """Every way to give each instance as many threads, first with one client, then with batches up to the largest."""
     curves = list_settings(["fp32"], cpus, largest)
     assert [(curve[0].instances, curve[0].intra_op_num_threads) for curve in curves] == shared
     for curve in curves:
         assert curve[0].in_flight == 1
         assert [setting.max_batch_size for setting in curve[1:]] == batches
-        assert {setting.in_flight for setting in curve[1:]} == {2 * curve[0].instances * size for size in batches}
+        assert {setting.in_flight for setting in curve[1:]} == {
+            2 * curve[0].instances * size for size in batches
+        }
 
 
 class Machine:
@@ -105,16 +121,24 @@ def test_choice_follows_the_wish(wish: Wish, expected: tuple[tuple[int, int], in
     """The most images a second, a lone client first, or what a p99 leaves room for; no batch that gains next to nothing."""
     chosen = choose(search(list_settings(["fp32"], 2, 32), Machine(USUAL), wish), wish)
     setting = chosen.point.setting if chosen else None
-    assert (setting and ((setting.instances, setting.intra_op_num_threads), setting.max_batch_size)) == expected
+    assert (
+        setting and ((setting.instances, setting.intra_op_num_threads), setting.max_batch_size)
+    ) == expected
 
 
 def test_larger_batches_are_not_tried_where_they_gain_nothing_or_take_too_long() -> None:
     """Two sizes without a gain end a curve, and so does a batch whose median is past the wished p99."""
     flat = Machine({TWO_BY_ONE: (0.0, 0.01), ONE_BY_TWO: (0.0, 0.01)})
     curves = search(list_settings(["fp32"], 2, 32), flat, Wish())
-    assert [[point.setting.max_batch_size for point in curve.loaded] for curve in curves] == [[1, 2, 4], [1, 2, 4]]
+    assert [[point.setting.max_batch_size for point in curve.loaded] for curve in curves] == [
+        [1, 2, 4],
+        [1, 2, 4],
+    ]
     curves = search(list_settings(["fp32"], 2, 32), Machine(USUAL), Wish(p99_ms=25))
-    assert [[point.setting.max_batch_size for point in curve.loaded] for curve in curves] == [[1, 2], [1, 2]]
+    assert [[point.setting.max_batch_size for point in curve.loaded] for curve in curves] == [
+        [1, 2],
+        [1, 2],
+    ]
 
 
 def test_best_points_are_measured_twice_and_count_together() -> None:
@@ -126,7 +150,9 @@ def test_best_points_are_measured_twice_and_count_together() -> None:
     for curve in curves:
         for point in curve.points:
             assert len(point.latencies) == (200 if point.setting in twice else 100)
-            assert point.images_per_second == pytest.approx(machine(point.setting).images_per_second)
+            assert point.images_per_second == pytest.approx(
+                machine(point.setting).images_per_second
+            )
 
 
 def test_point_that_was_measured_once_is_not_chosen_for_its_luck() -> None:

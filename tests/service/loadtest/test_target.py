@@ -24,12 +24,24 @@ TARGET = parse_target("http://test:8000", None, {"Authorization": "Bearer key"})
         ("http://127.0.0.1:8000", None, Address("127.0.0.1", 8000), "/v1/predict"),
         ("127.0.0.1:8000/", "colours", Address("127.0.0.1", 8000), "/v1/models/colours/predict"),
         ("http://[::1]:8000", None, Address("::1", 8000), "/v1/predict"),
-        ("https://example.org", "a b", Address("example.org", 443, tls=True), "/v1/models/a%20b/predict"),
-        ("http://example.org/predict?top_k=1", None, Address("example.org", 80), "/predict?top_k=1"),
+        (
+            "https://example.org",
+            "a b",
+            Address("example.org", 443, tls=True),
+            "/v1/models/a%20b/predict",
+        ),
+        (
+            "http://example.org/predict?top_k=1",
+            None,
+            Address("example.org", 80),
+            "/predict?top_k=1",
+        ),
         ("http://example.org?top_k=1", None, Address("example.org", 80), "/v1/predict?top_k=1"),
     ],
 )
-def test_address_and_route_come_from_the_url(url: str, model: str | None, address: Address, path: str) -> None:
+def test_address_and_route_come_from_the_url(
+    url: str, model: str | None, address: Address, path: str
+) -> None:
     """A bare address means this service's own routes, a path what it says."""
     target = parse_target(url, model, {})
     assert (target.address, target.path) == (address, path)
@@ -37,11 +49,23 @@ def test_address_and_route_come_from_the_url(url: str, model: str | None, addres
 
 def test_password_in_a_url_is_not_sent_as_the_host() -> None:
     """What stands before the @ is nobody's name."""
-    assert parse_target("http://user:secret@example.org", None, {}).url == "http://example.org/v1/predict"
+    assert (
+        parse_target("http://user:secret@example.org", None, {}).url
+        == "http://example.org/v1/predict"
+    )
 
 
 @pytest.mark.parametrize(
-    "url", ["", "ftp://host", "http://", "http://a b", "http://host\r\nX: y", "http://host:port", "http://[::1"]
+    "url",
+    [
+        "",
+        "ftp://host",
+        "http://",
+        "http://a b",
+        "http://host\r\nX: y",
+        "http://host:port",
+        "http://[::1",
+    ],
 )
 def test_what_is_no_address_is_refused(url: str) -> None:
     """Also what would smuggle a header in."""
@@ -50,9 +74,12 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "each", "expected"), [(1, 1, [1]), (3, 1, [1, 1, 1]), (3, 2, [2, 2, 2]), (2, 4, [4]), (1, 3, [3])]
+    ("images", "each", "expected"),
+    [(1, 1, [1]), (3, 1, [1, 1, 1]), (3, 2, [2, 2, 2]), (2, 4, [4]), (1, 3, [3])],
 )
-def test_requests_go_through_the_images_in_turn(images: int, each: int, expected: list[int]) -> None:
+def test_requests_go_through_the_images_in_turn(
+    images: int, each: int, expected: list[int]
+) -> None:
     """As the service reads them: every image as often as every other, in order."""
     sent = [Image(str(number), plain("red", size=(16, 10 + number))) for number in range(images)]
     requests = make_requests(TARGET, sent, each)
@@ -69,7 +96,9 @@ def test_requests_go_through_the_images_in_turn(images: int, each: int, expected
     assert received == [sent[number % images].data for number in range(sum(expected))]
 
 
-def test_folder_is_sampled_where_it_is_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_is_sampled_where_it_is_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of more files than are held in memory, some from the whole length of the list."""
     monkeypatch.setattr(targets, "MOST_IMAGES", 4)
     for number in range(10):
@@ -77,13 +106,17 @@ def test_folder_is_sampled_where_it_is_large(tmp_path: Path, monkeypatch: pytest
     assert [image.name for image in read_images([tmp_path])] == ["0.png", "3.png", "6.png", "9.png"]
 
 
-def test_no_more_is_held_than_fits_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_is_held_than_fits_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Large files, and many ways to put them together, end at a bound; one image and one request there always are."""
     monkeypatch.setattr(targets, "MOST_BYTES", 150)
     for number in range(3):
         (tmp_path / f"{number}.png").write_bytes(plain("red") + bytes(100))
     assert [image.name for image in read_images([tmp_path])] == ["0.png"]
-    assert len(make_requests(TARGET, [Image(str(number), bytes(10)) for number in range(3)], 100)) == 1
+    assert (
+        len(make_requests(TARGET, [Image(str(number), bytes(10)) for number in range(3)], 100)) == 1
+    )
 
 
 @pytest.mark.parametrize(("side", "kind"), [(None, "PNG"), (32, "PNG"), (224, "JPEG")])

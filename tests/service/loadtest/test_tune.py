@@ -35,21 +35,27 @@ def test_choice_is_made_drawn_and_served(store: ModelStore, tmp_path: Path) -> N
     with running("--store", store.root, "--cache", cache) as server:
         assert server.announced().stderr.wait_for(rf"{DIGITS}/1 is tuned: {choice}$")
         assert "cifar10/1 is tuned" not in server.stderr.text
-    with running("--store", store.root, "--cache", cache, "--max-batch-size", 7, "--instances", 1) as server:
+    with running(
+        "--store", store.root, "--cache", cache, "--max-batch-size", 7, "--instances", 1
+    ) as server:
         assert server.announced().stderr.wait_for(rf"{DIGITS}/1 is tuned: precision fp32$")
 
 
 def test_p99_that_nothing_holds_writes_nothing(store: ModelStore, tmp_path: Path) -> None:
     """The table shows how near it was, and what was chosen before stays."""
     publish(store)
-    done = run_tune(store, tmp_path / "cache", MODEL, "--p99", 1e-6, "--picture", tmp_path / "curve.png")
+    done = run_tune(
+        store, tmp_path / "cache", MODEL, "--p99", 1e-6, "--picture", tmp_path / "curve.png"
+    )
     assert done.exit_code == 1
     assert "nothing here holds a p99 of 1e-06 ms under load; nothing was written" in done.stderr
     assert "images/s" in done.stdout
     assert list((tmp_path / "cache/tuning").iterdir()) == []
 
 
-def test_cache_that_others_can_write_is_refused_before_measuring(store: ModelStore, tmp_path: Path) -> None:
+def test_cache_that_others_can_write_is_refused_before_measuring(
+    store: ModelStore, tmp_path: Path
+) -> None:
     """What lies there is believed by the service, so it must be this user's alone."""
     publish(store)
     cache = tmp_path / "cache"
@@ -75,7 +81,9 @@ def test_cache_that_others_can_write_is_refused_before_measuring(store: ModelSto
         ([], 2, "MODEL"),
     ],
 )
-def test_what_can_not_be_tuned_is_said(store: ModelStore, tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
+def test_what_can_not_be_tuned_is_said(
+    store: ModelStore, tmp_path: Path, arguments: list[str], code: int, said: str
+) -> None:
     """A model, version, directory or number that is not there ends in a line that names it."""
     publish(store)
     done = run_tune(store, tmp_path / "cache", *arguments)

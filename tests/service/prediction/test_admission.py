@@ -34,13 +34,19 @@ def test_room_is_given_back(budget: UploadBudget, admission: Admission) -> None:
     """What a request held is free again when it ends, also by an error."""
     with body(budget, 60), admission.queue(3):
         assert (budget.held_bytes, admission.images) == (60, 3)
-    with pytest.raises(ValueError, match="ends"), body(budget, 60), admission.queue(3, priority=BULK):
+    with (
+        pytest.raises(ValueError, match="ends"),
+        body(budget, 60),
+        admission.queue(3, priority=BULK),
+    ):
         raise ValueError("ends")
     assert (budget.held_bytes, admission.images) == (0, 0)
 
 
 @pytest.mark.parametrize("priority", [INTERACTIVE, BULK])
-def test_queue_is_filled_to_its_limit_and_not_beyond(admission: Admission, priority: Priority) -> None:
+def test_queue_is_filled_to_its_limit_and_not_beyond(
+    admission: Admission, priority: Priority
+) -> None:
     """The last free place is given; one image more is refused, also before its body, and changes no count."""
     with admission.queue(3):
         admission.check_room(priority)
@@ -80,9 +86,15 @@ def test_request_that_never_fits_is_too_large(admission: Admission) -> None:
 def test_what_would_be_late_is_refused_with_its_wait(admission: Admission) -> None:
     """Two seconds of work do not fit in one and a half; in two they do."""
     with admission.queue(1):
-        with pytest.raises(OverloadedError, match="would take 2,000 ms, and 1,500 ms are left"), admission.queue(1, 1.5):
+        with (
+            pytest.raises(OverloadedError, match="would take 2,000 ms, and 1,500 ms are left"),
+            admission.queue(1, 1.5),
+        ):
             pass
-        with pytest.raises(OverloadedError, match="would take 2,100 ms"), admission.queue(1, 2.0, decode_seconds=0.1):
+        with (
+            pytest.raises(OverloadedError, match="would take 2,100 ms"),
+            admission.queue(1, 2.0, decode_seconds=0.1),
+        ):
             pass
         with admission.queue(1, 2.0):
             assert admission.images == 2
@@ -106,10 +118,16 @@ def test_interactive_does_not_wait_behind_bulk(admission: Admission) -> None:
 def test_interactive_waits_for_the_bulk_that_runs() -> None:
     """What bulk there is does not fill its queue, but is in the wait that is predicted."""
     admission = Admission(
-        Room(4), lambda ahead, images, priority: float(ahead + images) + (3.0 if priority == INTERACTIVE else 0.0)
+        Room(4),
+        lambda ahead, images, priority: (
+            float(ahead + images) + (3.0 if priority == INTERACTIVE else 0.0)
+        ),
     )
     with admission.queue(4, priority=BULK):
-        with pytest.raises(OverloadedError, match="would take 4,000 ms, and 3,500 ms are left"), admission.queue(1, 3.5):
+        with (
+            pytest.raises(OverloadedError, match="would take 4,000 ms, and 3,500 ms are left"),
+            admission.queue(1, 3.5),
+        ):
             pass
         with admission.queue(1, 4.0):
             assert admission.images == 5
@@ -124,7 +142,10 @@ def test_versions_share_the_room_of_their_model() -> None:
         for admission in (one, other):
             with pytest.raises(OverloadedError, match="4 images wait already; 4 are allowed"):
                 admission.check_room()
-            with pytest.raises(OverloadedError, match="4 images wait already, and 1 more"), admission.queue(1):
+            with (
+                pytest.raises(OverloadedError, match="4 images wait already, and 1 more"),
+                admission.queue(1),
+            ):
                 pass
     with other.queue(4):
         assert (one.images, other.images) == (0, 4)

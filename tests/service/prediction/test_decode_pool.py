@@ -61,11 +61,19 @@ async def wait_for_large(decoders: Decoders, count: int) -> None:
     await until(lambda: decoders._large._running + len(decoders._large._turns._waiting) >= count)
 
 
-async def test_one_client_s_huge_images_hold_up_no_smaller_one(decoders: Decoders, held: Held) -> None:
+async def test_one_client_s_huge_images_hold_up_no_smaller_one(
+    decoders: Decoders, held: Held
+) -> None:
     """A photograph that comes behind many larger images is decoded as soon as the one at work is done; bulk is last."""
     tasks = []
-    for place, (size, priority) in enumerate([(HUGE, 1), (LARGE, BULK), (HUGE, 1), (HUGE, 1), (LARGE, 1)]):
-        tasks.append(asyncio.create_task(decoders.decode(plain("red", size=size), PREPROCESSING, deadline(), priority)))  # type: ignore[arg-type]
+    for place, (size, priority) in enumerate(
+        [(HUGE, 1), (LARGE, BULK), (HUGE, 1), (HUGE, 1), (LARGE, 1)]
+    ):
+        tasks.append(
+            asyncio.create_task(
+                decoders.decode(plain("red", size=size), PREPROCESSING, deadline(), priority)
+            )
+        )  # type: ignore[arg-type]
         await wait_for_large(decoders, place + 1)
     held.gate.set()
     await asyncio.gather(*tasks)
@@ -74,7 +82,12 @@ async def test_one_client_s_huge_images_hold_up_no_smaller_one(decoders: Decoder
 
 async def test_bulk_that_is_huge_holds_up_no_other_bulk(decoders: Decoders, held: Held) -> None:
     """However many huge ones of it wait, an image of usual size has the other pool."""
-    huge = [asyncio.create_task(decoders.decode(plain("red", size=HUGE), PREPROCESSING, deadline(), BULK)) for _ in range(4)]
+    huge = [
+        asyncio.create_task(
+            decoders.decode(plain("red", size=HUGE), PREPROCESSING, deadline(), BULK)
+        )
+        for _ in range(4)
+    ]
     await wait_for_large(decoders, 4)
     pixels = await decoders.decode(plain("blue", size=MIDDLE), PREPROCESSING, deadline(), BULK)
     assert pixels[0, 0].tolist() == [0, 0, 255]
@@ -89,7 +102,10 @@ async def test_image_whose_turn_will_come_too_late_is_refused_at_once(
     """By how long decoding took before; one that finds no other is tried in any case."""
     pool = decoders._large if size == HUGE else decoders._pool
     pool._seconds = 10.0
-    first = [asyncio.create_task(decoders.decode(plain("red", size=size), PREPROCESSING, deadline(1e6))) for _ in range(2)]
+    first = [
+        asyncio.create_task(decoders.decode(plain("red", size=size), PREPROCESSING, deadline(1e6)))
+        for _ in range(2)
+    ]
     assert await asyncio.to_thread(held.entered.wait, PATIENCE_SECONDS)
     await until(lambda: pool._running > 0)
     with pytest.raises(OverloadedError, match="to be decoded, and") as caught:
@@ -99,13 +115,22 @@ async def test_image_whose_turn_will_come_too_late_is_refused_at_once(
     await asyncio.gather(*first)
 
 
-async def test_who_leaves_while_waiting_leaves_no_place_taken(decoders: Decoders, held: Held) -> None:
+async def test_who_leaves_while_waiting_leaves_no_place_taken(
+    decoders: Decoders, held: Held
+) -> None:
     """Whether its turn had come or not."""
-    tasks = [asyncio.create_task(decoders.decode(plain("red", size=HUGE), PREPROCESSING, deadline())) for _ in range(4)]
+    tasks = [
+        asyncio.create_task(decoders.decode(plain("red", size=HUGE), PREPROCESSING, deadline()))
+        for _ in range(4)
+    ]
     await wait_for_large(decoders, 4)
     tasks[2].cancel()
     await asyncio.sleep(0)
     held.gate.set()
-    assert [type(found) for found in await asyncio.gather(*tasks, return_exceptions=True)].count(asyncio.CancelledError) == 1
+    assert [type(found) for found in await asyncio.gather(*tasks, return_exceptions=True)].count(
+        asyncio.CancelledError
+    ) == 1
     assert decoders._large.wait_seconds(decoding.BULK_COST) == 0
-    await asyncio.wait_for(decoders.decode(plain("red", size=HUGE), PREPROCESSING, deadline()), PATIENCE_SECONDS)
+    await asyncio.wait_for(
+        decoders.decode(plain("red", size=HUGE), PREPROCESSING, deadline()), PATIENCE_SECONDS
+    )

@@ -27,7 +27,9 @@ def colours(*names: str) -> dict[str, object]:
 
 
 def posting_to(application: Application, path: str, *names: str) -> asyncio.Task[httpx.Response]:
-    return asyncio.create_task(application.client.post(f"/v1/models/{path}/predict", json=colours(*names)))
+    return asyncio.create_task(
+        application.client.post(f"/v1/models/{path}/predict", json=colours(*names))
+    )
 
 
 def posting(application: Application, *names: str) -> asyncio.Task[httpx.Response]:
@@ -43,10 +45,14 @@ async def test_full_queue_refuses_more_and_serves_again(colour_store: ModelStore
         refused = await application.client.post("/v1/predict", content=plain("red"))
         assert (refused.status_code, refused.json()["code"]) == (429, "overloaded")
         assert int(refused.headers["retry-after"]) >= 1
-        assert (await application.client.get("/health/ready")).status_code == 200, "overload makes no replica unready"
+        assert (await application.client.get("/health/ready")).status_code == 200, (
+            "overload makes no replica unready"
+        )
         model.gate.set()
         assert labels((await accepted).json()["results"]) == ["red", "green", "blue"]
-        assert (await application.client.post("/v1/predict", json=colours("red", "red", "red"))).status_code == 200
+        assert (
+            await application.client.post("/v1/predict", json=colours("red", "red", "red"))
+        ).status_code == 200
 
 
 async def test_queue_is_one_a_model(store: ModelStore) -> None:
@@ -54,7 +60,9 @@ async def test_queue_is_one_a_model(store: ModelStore) -> None:
     publish(store)
     publish(store)
     publish(store, "other")
-    async with started(store.root, max_queue_size=3, version_policy="latest:2", store_poll_seconds=0) as application:
+    async with started(
+        store.root, max_queue_size=3, version_policy="latest:2", store_poll_seconds=0
+    ) as application:
         model = application.hold_model()
         under_way = posting_to(application, "colours/versions/2", "red", "green")
         await model.begun()
@@ -97,7 +105,9 @@ async def test_request_larger_than_the_queue_is_too_large(colour_store: ModelSto
 async def test_bodies_share_the_upload_budget(colour_store: ModelStore, announced: bool) -> None:  # noqa: FBT001
     """While one body of the whole budget is being sent another is refused, also where neither says how long it is."""
     headers = {"content-length": "1000"} if announced else {"transfer-encoding": "chunked"}
-    async with started(colour_store.root, max_upload_bytes=1000, max_body_bytes=1000) as application:
+    async with started(
+        colour_store.root, max_upload_bytes=1000, max_body_bytes=1000
+    ) as application:
         first, second = RawClient(headers=headers), RawClient(headers=headers)
         receiving = asyncio.create_task(first.request(application.app))
         first.send_body(b"x" * 1000, more=True)
@@ -131,7 +141,9 @@ async def test_deadline_is_kept_while_the_model_is_busy(colour_store: ModelStore
         try:
             first = posting(application, "red")
             await model.begun()
-            response = await asyncio.wait_for(application.client.post("/v1/predict", content=plain("blue")), 5)
+            response = await asyncio.wait_for(
+                application.client.post("/v1/predict", content=plain("blue")), 5
+            )
             assert (response.status_code, response.json()["code"]) == (504, "deadline_exceeded")
         finally:
             model.gate.set()
@@ -182,7 +194,9 @@ async def test_failing_model_is_a_500_for_its_batch_alone(colour_store: ModelSto
         assert (failed.status_code, failed.json()["code"]) == (500, "inference_failed")
         assert "division" not in failed.text
         batcher._run = run
-        assert (await application.client.post("/v1/predict", content=plain("red"))).status_code == 200
+        assert (
+            await application.client.post("/v1/predict", content=plain("red"))
+        ).status_code == 200
 
 
 async def test_large_images_decode_beside_the_event_loop(colour_store: ModelStore) -> None:
@@ -198,15 +212,22 @@ async def test_large_images_decode_beside_the_event_loop(colour_store: ModelStor
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoding, "to_pixels", held)
         async with started(colour_store.root) as application:
-            large = asyncio.create_task(application.client.post("/v1/predict", content=plain("blue", size=(1100, 400))))
+            large = asyncio.create_task(
+                application.client.post("/v1/predict", content=plain("blue", size=(1100, 400)))
+            )
             assert await asyncio.to_thread(entered.wait, PATIENCE_SECONDS)
             small = await application.client.post("/v1/predict", content=plain("red"))
             gate.set()
-            assert labels(small.json()["results"] + (await large).json()["results"]) == ["red", "blue"]
+            assert labels(small.json()["results"] + (await large).json()["results"]) == [
+                "red",
+                "blue",
+            ]
 
 
 @pytest.mark.parametrize("why", ["left", "late"])
-async def test_images_of_a_client_that_is_gone_are_never_decoded(colour_store: ModelStore, why: str) -> None:
+async def test_images_of_a_client_that_is_gone_are_never_decoded(
+    colour_store: ModelStore, why: str
+) -> None:
     """Whose client left, or whose time passed, while they wait for a decoder: worker and model count what they really ran."""
     decoded, entered, gate = [], threading.Event(), threading.Event()
 
@@ -221,7 +242,9 @@ async def test_images_of_a_client_that_is_gone_are_never_decoded(colour_store: M
         async with started(colour_store.root, decode_workers=1) as application:
             model = application.hold_model()
             model.gate.set()
-            first = asyncio.create_task(application.client.post("/v1/predict", content=plain("red", size=(400, 400))))
+            first = asyncio.create_task(
+                application.client.post("/v1/predict", content=plain("red", size=(400, 400)))
+            )
             assert await asyncio.to_thread(entered.wait, PATIENCE_SECONDS)
             gone = RawClient(query=b"timeout_ms=100" if why == "late" else b"")
             gone.send_body(plain("blue", size=(500, 500)))
@@ -237,7 +260,9 @@ async def test_images_of_a_client_that_is_gone_are_never_decoded(colour_store: M
     assert model.sizes == [1]
 
 
-async def test_images_of_many_pixels_do_not_hold_the_places_of_others(colour_store: ModelStore) -> None:
+async def test_images_of_many_pixels_do_not_hold_the_places_of_others(
+    colour_store: ModelStore,
+) -> None:
     """With more huge images than workers, all held, one of middle size is decoded and answered."""
     gate = threading.Event()
 
@@ -249,8 +274,13 @@ async def test_images_of_many_pixels_do_not_hold_the_places_of_others(colour_sto
         patch.setattr(decoding, "to_pixels", held)
         async with started(colour_store.root, decode_workers=2) as application:
             body = plain("blue", size=(2000, 1100))
-            huge = [asyncio.create_task(application.client.post("/v1/predict", content=body)) for _ in range(6)]
-            middle = await application.client.post("/v1/predict", content=plain("red", size=(1100, 400)))
+            huge = [
+                asyncio.create_task(application.client.post("/v1/predict", content=body))
+                for _ in range(6)
+            ]
+            middle = await application.client.post(
+                "/v1/predict", content=plain("red", size=(1100, 400))
+            )
             assert labels(middle.json()["results"]) == ["red"]
             assert not any(task.done() for task in huge)
             gate.set()
@@ -258,7 +288,9 @@ async def test_images_of_many_pixels_do_not_hold_the_places_of_others(colour_sto
                 assert labels((await task).json()["results"]) == ["blue"]
 
 
-async def test_thin_images_that_grow_in_the_resize_decode_beside_the_event_loop(tmp_path: Path) -> None:
+async def test_thin_images_that_grow_in_the_resize_decode_beside_the_event_loop(
+    tmp_path: Path,
+) -> None:
     """1 x 16,000 pixels are few until the shorter side is resized: that work must not stand in the event loop either."""
     store = make_store(tmp_path / "store")
     publish(store)
@@ -285,7 +317,10 @@ async def test_own_timeout_is_kept_and_capped(colour_store: ModelStore) -> None:
         first = posting(application, "red")
         await model.begun()
         for timeout in (50, 10_000_000):
-            late = await asyncio.wait_for(application.client.post(f"/v1/predict?timeout_ms={timeout}", content=plain("blue")), 5)
+            late = await asyncio.wait_for(
+                application.client.post(f"/v1/predict?timeout_ms={timeout}", content=plain("blue")),
+                5,
+            )
             assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
         model.gate.set()
         await first
@@ -294,9 +329,13 @@ async def test_own_timeout_is_kept_and_capped(colour_store: ModelStore) -> None:
 async def test_what_can_not_be_in_time_is_refused_at_once(colour_store: ModelStore) -> None:
     """With runs of a second and one image ahead, an answer within 100 ms is not waited for: 429, the wait, and when to come."""
     async with started(colour_store.root) as application:
-        application.served().admission._predict_seconds = lambda ahead, images, _: float(ahead + images)
+        application.served().admission._predict_seconds = lambda ahead, images, _: float(
+            ahead + images
+        )
         model = application.hold_model()
-        alone = asyncio.create_task(application.client.post("/v1/predict?timeout_ms=900", content=plain("red")))
+        alone = asyncio.create_task(
+            application.client.post("/v1/predict?timeout_ms=900", content=plain("red"))
+        )
         await model.begun()  # nobody was ahead, so it is tried whatever was predicted
         refused = await application.client.post("/v1/predict?timeout_ms=900", content=plain("blue"))
         assert (refused.status_code, refused.json()["code"]) == (429, "overloaded")
@@ -313,9 +352,13 @@ async def test_bulk_that_runs_is_in_the_predicted_wait(colour_store: ModelStore)
         profile = application.served().profile
         profile._seconds = [10.0] * len(profile._seconds)
         model = application.hold_model()
-        bulk = asyncio.create_task(application.client.post("/v1/predict?priority=2", content=plain("blue")))
+        bulk = asyncio.create_task(
+            application.client.post("/v1/predict?priority=2", content=plain("blue"))
+        )
         await model.begun()
-        refused = await application.client.post("/v1/predict?timeout_ms=15000", content=plain("red"))
+        refused = await application.client.post(
+            "/v1/predict?timeout_ms=15000", content=plain("red")
+        )
         assert (refused.status_code, refused.json()["code"]) == (429, "overloaded")
         interactive = posting(application, "red")
         await until(lambda: application.served().batcher.waiting == 1)
@@ -331,7 +374,9 @@ async def test_bulk_takes_the_places_that_interactive_leaves(colour_store: Model
         first = posting(application, "red")
         await model.begun()
         waiting = application.served().batcher
-        bulk = asyncio.create_task(application.client.post("/v1/predict?priority=2", json=colours("blue", "blue", "blue")))
+        bulk = asyncio.create_task(
+            application.client.post("/v1/predict?priority=2", json=colours("blue", "blue", "blue"))
+        )
         await until(lambda: waiting.waiting == 3)
         interactive = posting(application, "green")
         await until(lambda: waiting.waiting == 4)
@@ -345,9 +390,19 @@ async def test_bulk_takes_the_places_that_interactive_leaves(colour_store: Model
 
 
 @pytest.mark.parametrize(
-    "query", ["timeout_ms=0", "timeout_ms=1.5", "timeout_ms=", "priority=3", "priority=high", "&".join("abcdefghijk" * 10)]
+    "query",
+    [
+        "timeout_ms=0",
+        "timeout_ms=1.5",
+        "timeout_ms=",
+        "priority=3",
+        "priority=high",
+        "&".join("abcdefghijk" * 10),
+    ],
 )
-async def test_parameters_that_are_not_understood_are_refused(colour_store: ModelStore, query: str) -> None:
+async def test_parameters_that_are_not_understood_are_refused(
+    colour_store: ModelStore, query: str
+) -> None:
     """Nothing is guessed: the problem says what is taken."""
     async with started(colour_store.root) as application:
         response = await application.client.post(f"/v1/predict?{query}", content=plain("red"))

@@ -33,7 +33,12 @@ def test_predictions_are_best_first() -> None:
 
 def test_equal_classes_stand_by_index() -> None:
     """Ties have one order, so that the same image always gets the same answer."""
-    assert [prediction["index"] for prediction in rank(np.full(4, 0.25, np.float32), NAMES, 4)] == [0, 1, 2, 3]
+    assert [prediction["index"] for prediction in rank(np.full(4, 0.25, np.float32), NAMES, 4)] == [
+        0,
+        1,
+        2,
+        3,
+    ]
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -44,12 +49,18 @@ def test_equal_classes_stand_by_index() -> None:
 def test_ranking_keeps_every_class_once(row: np.ndarray, top_k: int) -> None:
     """Any row and any top_k give min(top_k, classes) different classes, falling in score, each with its own probability."""
     predictions = rank(row, [str(index) for index in range(len(row))], top_k)
-    assert len({prediction["index"] for prediction in predictions}) == len(predictions) == min(top_k, len(row))
+    assert (
+        len({prediction["index"] for prediction in predictions})
+        == len(predictions)
+        == min(top_k, len(row))
+    )
     scores = [prediction["score"] for prediction in predictions]
     assert scores == sorted(scores, reverse=True)
     for prediction in predictions:
         assert prediction["label"] == str(prediction["index"])
-        assert prediction["score"] == pytest.approx(float(row[prediction["index"]]), abs=10**-SCORE_DECIMALS)
+        assert prediction["score"] == pytest.approx(
+            float(row[prediction["index"]]), abs=10**-SCORE_DECIMALS
+        )
 
 
 LOGITS = np.array([[9, 1, 0, 0], [1, 1, 1, 0], [5, 5, 0, 0]], np.float32)
@@ -66,7 +77,9 @@ def test_rows_are_a_softmax_alone_where_nothing_was_calibrated() -> None:
 
 def test_rows_are_calibrated_and_know_what_is_unlike() -> None:
     """The temperature is in the probabilities and not in the energy; the reason gives both figures of the refused image alone."""
-    calibration = Calibration(temperature=2.0, energy_threshold=-3.0, conformal_thresholds={"0.8": 0.5, "0.95": 0.1})
+    calibration = Calibration(
+        temperature=2.0, energy_threshold=-3.0, conformal_thresholds={"0.8": 0.5, "0.95": 0.1}
+    )
     rows = to_rows(LOGITS, Outputs(), calibration)
     powers = np.exp(LOGITS / 2)
     for row, expected in zip(rows, powers / powers.sum(axis=1, keepdims=True), strict=True):

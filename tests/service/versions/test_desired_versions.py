@@ -28,7 +28,9 @@ def read_wish(store: ModelStore, model: str) -> Wish:
         ([2, 2], (2,)),
     ],
 )
-def test_candidates_follow_the_alias(store: ModelStore, moves: list[int], expected: tuple[int, ...]) -> None:
+def test_candidates_follow_the_alias(
+    store: ModelStore, moves: list[int], expected: tuple[int, ...]
+) -> None:
     """Without an alias every version counts, newest first; with one those that it named and was not rolled back from."""
     for _ in range(3):
         publish(store)

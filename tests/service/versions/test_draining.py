@@ -12,7 +12,9 @@ from server_process import PATIENCE_SECONDS, REPOSITORY
 from model_store.store import ModelStore
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can be told to give back")
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can be told to give back"
+)
 def test_memory_goes_back_when_a_version_has_gone(colour_store: ModelStore) -> None:
     """64 MB that are free in the heap are resident while the version still has a lease, and not once it is gone."""
     code = """if True:
@@ -46,7 +48,14 @@ def test_memory_goes_back_when_a_version_has_gone(colour_store: ModelStore) -> N
     """
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     arguments = [sys.executable, "-c", code, str(colour_store.root), MODEL]
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True)
+    done = subprocess.run(
+        arguments,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=True,
+    )
     full, leased, gone = map(int, done.stdout.split())
     assert full - leased < 10_000_000
     assert leased - gone > 30_000_000

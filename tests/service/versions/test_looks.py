@@ -27,11 +27,17 @@ class Opened:
         sys.addaudithook(self._see)  # for the process's life; without a root it does nothing
 
     def _see(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self.root is None or event not in {"open", "os.listdir", "os.scandir"} or not isinstance(arguments[0], str | Path):
+        if (
+            self.root is None
+            or event not in {"open", "os.listdir", "os.scandir"}
+            or not isinstance(arguments[0], str | Path)
+        ):
             return
         path = Path(arguments[0])
         if path.is_relative_to(self.root):
-            (self.files if event == "open" else self.listed).append(str(path.relative_to(self.root)))
+            (self.files if event == "open" else self.listed).append(
+                str(path.relative_to(self.root))
+            )
 
     @contextmanager
     def watching(self, root: Path) -> Iterator[None]:
@@ -60,7 +66,9 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return paths
 
 
-def test_look_that_finds_nothing_new_opens_and_hashes_nothing(store: ModelStore, opened: Opened, hashed: list[Path]) -> None:
+def test_look_that_finds_nothing_new_opens_and_hashes_nothing(
+    store: ModelStore, opened: Opened, hashed: list[Path]
+) -> None:
     """Not even an alias's events are read again, and each directory is listed once."""
     for name in ("one", "two", "three"):
         for number in (1, 2):
@@ -70,17 +78,28 @@ def test_look_that_finds_nothing_new_opens_and_hashes_nothing(store: ModelStore,
     with opened.watching(store.root):
         registry.load()
     assert len(hashed) == 3 * 5
-    assert any(name.endswith("production/00000001.json") for name in opened.files), "the hook sees what is opened"
+    assert any(name.endswith("production/00000001.json") for name in opened.files), (
+        "the hook sees what is opened"
+    )
     hashed.clear()
     with opened.watching(store.root):
         registry.load()
     assert (opened.files, hashed) == ([], [])
-    directories = [".", *(f"{name}{rest}" for name in ("one", "two", "three") for rest in ("", "/aliases/production"))]
+    directories = [
+        ".",
+        *(
+            f"{name}{rest}"
+            for name in ("one", "two", "three")
+            for rest in ("", "/aliases/production")
+        ),
+    ]
     assert sorted(opened.listed) == sorted(directories)
     registry.close()
 
 
-def test_look_that_finds_a_version_opens_that_one_alone(store: ModelStore, opened: Opened, hashed: list[Path]) -> None:
+def test_look_that_finds_a_version_opens_that_one_alone(
+    store: ModelStore, opened: Opened, hashed: list[Path]
+) -> None:
     """What serves, and what failed, is not read again when something beside it is new."""
     publish(store)
     publish(store, "other")
@@ -91,13 +110,17 @@ def test_look_that_finds_a_version_opens_that_one_alone(store: ModelStore, opene
     with opened.watching(store.root):
         registry.load()
     assert hashed
-    assert {path.parts[-2:][0] if path.parent.name != "golden" else path.parts[-3] for path in hashed} == {"2"}
+    assert {
+        path.parts[-2:][0] if path.parent.name != "golden" else path.parts[-3] for path in hashed
+    } == {"2"}
     assert {name.split("/")[0] for name in opened.files} == {MODEL}
     assert not [name for name in opened.files if name.startswith(f"{MODEL}/1")]
     registry.close()
 
 
-def test_alias_that_moves_is_read_again_alone(store: ModelStore, opened: Opened, hashed: list[Path]) -> None:
+def test_alias_that_moves_is_read_again_alone(
+    store: ModelStore, opened: Opened, hashed: list[Path]
+) -> None:
     """A move costs its alias's events, not those of the other models."""
     for name in (MODEL, "other"):
         publish(store, name)

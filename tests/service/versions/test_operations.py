@@ -32,12 +32,20 @@ def test_load_and_unload_hold_on_this_replica(store: ModelStore) -> None:
     store.promote(MODEL, 1)
     publish_other(store)
     with operating(store) as operator:
-        check_problem(operator.client.post(f"{BASE}/versions/2/predict", content=RED), 404, "version_not_found")
+        check_problem(
+            operator.client.post(f"{BASE}/versions/2/predict", content=RED),
+            404,
+            "version_not_found",
+        )
         detail = operator.done("versions/2/load")
         assert states(detail) == {1: "ready", 2: "ready"}
         assert [version["held"] for version in detail["versions"]] == [None, "load"]
         answer = operator.client.post(f"{BASE}/versions/2/predict", content=RED).json()
-        assert (answer["version"], labels(answer["results"]), operator.version()) == (2, ["white"], 1)
+        assert (answer["version"], labels(answer["results"]), operator.version()) == (
+            2,
+            ["white"],
+            1,
+        )
         publish(store)  # something for the next looks to follow
         store.promote(MODEL, 3)
         eventually(operator.version, 3)
@@ -47,7 +55,11 @@ def test_load_and_unload_hold_on_this_replica(store: ModelStore) -> None:
         detail = operator.client.delete(f"{BASE}/versions/3/hold").json()
         assert (detail["version"], detail["versions"][2]["held"]) == (3, None)
         operator.done("versions/2/unload")
-        check_problem(operator.client.post(f"{BASE}/versions/2/predict", content=RED), 404, "version_not_found")
+        check_problem(
+            operator.client.post(f"{BASE}/versions/2/predict", content=RED),
+            404,
+            "version_not_found",
+        )
     assert store.aliases(MODEL).version("production") == 3
 
 
@@ -71,7 +83,10 @@ def test_last_version_is_not_unloaded(store: ModelStore) -> None:
         response = operator.post("versions/1/unload")
         check_problem(response, 409, "last_version")
         assert "load another first" in response.json()["detail"]
-        assert (operator.version(), operator.client.get("/health/ready").json()) == (1, {"status": "ready"})
+        assert (operator.version(), operator.client.get("/health/ready").json()) == (
+            1,
+            {"status": "ready"},
+        )
 
 
 def test_promotion_and_rollback_are_events_in_the_store(store: ModelStore) -> None:
@@ -79,14 +94,21 @@ def test_promotion_and_rollback_are_events_in_the_store(store: ModelStore) -> No
     publish(store)
     publish_other(store)
     store.promote(MODEL, 1)
-    with operating(store) as operator, running("--store", store.root, "--builtin", "false", "--store-poll-seconds", 0.05) as second:
+    with (
+        operating(store) as operator,
+        running(
+            "--store", store.root, "--builtin", "false", "--store-poll-seconds", 0.05
+        ) as second,
+    ):
         assert operator.done("versions/2/promote", why="better")["version"] == 2
         assert operator.version() == 2
         with second.announced().client() as other:
             eventually(lambda: other.post("/v1/predict", content=RED).json()["version"], 2)
             assert operator.done("rollback")["version"] == 1
             eventually(lambda: other.post("/v1/predict", content=RED).json()["version"], 1)
-        response = operator.client.put(f"{BASE}/aliases/canary", json={"version": 2, "why": "a try"})
+        response = operator.client.put(
+            f"{BASE}/aliases/canary", json={"version": 2, "why": "a try"}
+        )
         assert response.json()["aliases"] == {"production": 1, "canary": 2}
         assert states(settled(response.json())) == {1: "ready", 2: "available"}
     events = [*store.aliases(MODEL).history("production"), *store.aliases(MODEL).history("canary")]
@@ -100,7 +122,9 @@ def test_promotion_and_rollback_are_events_in_the_store(store: ModelStore) -> No
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("path", ["rollback", "versions/2/unload"])
-async def test_who_left_while_waiting_changes_nothing(store: ModelStore, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+async def test_who_left_while_waiting_changes_nothing(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
     """A client that gave up before its turn may ask again: a rollback that was made all the same would then be made twice."""
     for number in (1, 2):
         publish(store)
@@ -132,7 +156,9 @@ async def test_who_left_while_waiting_changes_nothing(store: ModelStore, monkeyp
 
 
 @pytest.mark.anyio
-async def test_changes_wait_in_order_and_take_no_threads(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_changes_wait_in_order_and_take_no_threads(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However many wait for one that takes long: others still find a thread, and each is made in the order in which it came."""
     for _ in range(2):
         publish(store)
@@ -163,7 +189,9 @@ async def test_changes_wait_in_order_and_take_no_threads(store: ModelStore, monk
             gate.set()
             clients = await asyncio.gather(*requests)
     assert {client.status for client in clients} == {200}
-    assert [event.why for event in store.aliases(MODEL).history("production")[1:]] == [*map(str, range(more_than_threads))]
+    assert [event.why for event in store.aliases(MODEL).history("production")[1:]] == [
+        *map(str, range(more_than_threads))
+    ]
 
 
 def test_alias_of_the_policy_moves_what_serves(store: ModelStore) -> None:
@@ -189,7 +217,11 @@ def test_version_that_can_not_be_proven_is_not_promoted(store: ModelStore) -> No
             response = operator.post(path)
             check_problem(response, 409, "version_failed")
             assert "differ from training's" in response.json()["detail"]
-        check_problem(operator.client.put(f"{BASE}/aliases/canary", json={"version": 2}), 409, "version_failed")
+        check_problem(
+            operator.client.put(f"{BASE}/aliases/canary", json={"version": 2}),
+            409,
+            "version_failed",
+        )
         detail = operator.client.get(BASE).json()
         assert (states(detail), detail["aliases"]) == ({1: "ready", 2: "error"}, {"production": 1})
         assert operator.version() == 1
@@ -211,10 +243,18 @@ async def test_version_that_can_not_be_read_is_no_conflict(store: ModelStore, na
             for path in ("versions/2/load", "versions/2/promote"):
                 response = await application.client.post(f"{BASE}/{path}", headers=header)
                 check_problem(response, 503, "not_ready")
-                assert response.json()["detail"] == f"version 2 of {MODEL} can not be read; the server's log says why"
-            assert states((await application.client.get(BASE)).json()) == {1: "ready", 2: "available"}
+                assert (
+                    response.json()["detail"]
+                    == f"version 2 of {MODEL} can not be read; the server's log says why"
+                )
+            assert states((await application.client.get(BASE)).json()) == {
+                1: "ready",
+                2: "available",
+            }
             file.chmod(mode)
-            assert (await application.client.post(f"{BASE}/versions/2/load", headers=header)).status_code == 200
+            assert (
+                await application.client.post(f"{BASE}/versions/2/load", headers=header)
+            ).status_code == 200
     assert store.aliases(MODEL).version("production") == 1
 
 
@@ -279,7 +319,13 @@ def test_promotion_takes_back_that_the_version_was_unloaded(store: ModelStore) -
         ("POST", f"{BASE}/rollback", None, 409, "alias_not_moved"),
         ("POST", f"{BASE}/rollback", b"{", 400, "malformed_json"),
         ("POST", f"{BASE}/versions/1/promote", b'{"because": 1}', 400, "malformed_json"),
-        ("POST", f"{BASE}/versions/1/promote", b'{"why": "' + b"x" * 1001 + b'"}', 400, "malformed_json"),
+        (
+            "POST",
+            f"{BASE}/versions/1/promote",
+            b'{"why": "' + b"x" * 1001 + b'"}',
+            400,
+            "malformed_json",
+        ),
         ("POST", f"{BASE}/versions/1/promote", b" " * 20_000, 413, "body_too_large"),
         ("PUT", f"{BASE}/aliases/canary", None, 400, "malformed_json"),
         ("PUT", f"{BASE}/aliases/canary", b'{"version": "1"}', 400, "malformed_json"),

@@ -24,7 +24,9 @@ def make(store: ModelStore, request: pytest.FixtureRequest) -> Make:
 
     def make(required: Sequence[str] | None = None, default: str | None = None) -> Registry:
         options = EngineOptions(SessionOptions(), max_batch_size=8)
-        registry = Registry(store, lambda _: options, default, required=RequiredModels(default, required))
+        registry = Registry(
+            store, lambda _: options, default, required=RequiredModels(default, required)
+        )
         request.addfinalizer(registry.close)
         registry.load()
         return registry
@@ -46,7 +48,11 @@ def make(store: ModelStore, request: pytest.FixtureRequest) -> Make:
     ],
 )
 def test_ready_is_who_serves_what_is_required(
-    store: ModelStore, make: Make, required: Sequence[str] | None, default: str | None, ready: object
+    store: ModelStore,
+    make: Make,
+    required: Sequence[str] | None,
+    default: str | None,
+    ready: object,
 ) -> None:
     """Unset, a model that could not be proven at the start is not required; one that a setting names is, though it be absent."""
     publish(store, "one")
@@ -61,7 +67,9 @@ def test_without_any_model_no_replica_is_ready(make: Make, required: Sequence[st
     assert not make(required).ready
 
 
-def test_required_model_that_is_gone_from_the_store_serves_on(store: ModelStore, make: Make) -> None:
+def test_required_model_that_is_gone_from_the_store_serves_on(
+    store: ModelStore, make: Make
+) -> None:
     """What a person named stays, what was only found at the start is deleted by whom it belongs to; ready are both."""
     publish(store, "one")
     publish(store, "two")
@@ -73,20 +81,40 @@ def test_required_model_that_is_gone_from_the_store_serves_on(store: ModelStore,
     assert named.models["one"].state == "unloading"
 
 
-def test_names_in_vain_are_logged_once_with_the_models_there_are(store: ModelStore, caplog: pytest.LogCaptureFixture) -> None:
+def test_names_in_vain_are_logged_once_with_the_models_there_are(
+    store: ModelStore, caplog: pytest.LogCaptureFixture
+) -> None:
     """A slip in a setting of one model is a warning; where readiness waits for the model it is an error."""
     publish(store, "one")
     publish(store, "two")
     required = RequiredModels("absent", ["one", "missing"], ["two", "twoo"])
-    registry = Registry(store, lambda _: EngineOptions(SessionOptions(), max_batch_size=8), "absent", required=required)
+    registry = Registry(
+        store,
+        lambda _: EngineOptions(SessionOptions(), max_batch_size=8),
+        "absent",
+        required=required,
+    )
     for _ in range(2):
         registry.load()
     registry.close()
-    said = [(record.levelno, record.message) for record in caplog.records if record.levelno > logging.INFO]
+    said = [
+        (record.levelno, record.message)
+        for record in caplog.records
+        if record.levelno > logging.INFO
+    ]
     assert said == [
-        (logging.ERROR, "SERVICE_DEFAULT_MODEL names absent, which is not in the store; there are one, two"),
-        (logging.ERROR, "SERVICE_REQUIRED_MODELS names missing, which is not in the store; there are one, two"),
-        (logging.WARNING, "SERVICE_MODELS names twoo, which is not in the store; there are one, two"),
+        (
+            logging.ERROR,
+            "SERVICE_DEFAULT_MODEL names absent, which is not in the store; there are one, two",
+        ),
+        (
+            logging.ERROR,
+            "SERVICE_REQUIRED_MODELS names missing, which is not in the store; there are one, two",
+        ),
+        (
+            logging.WARNING,
+            "SERVICE_MODELS names twoo, which is not in the store; there are one, two",
+        ),
     ]
 
 
@@ -94,10 +122,15 @@ def test_names_in_vain_are_logged_once_with_the_models_there_are(store: ModelSto
 async def test_names_in_vain_are_shown_until_the_model_comes(store: ModelStore) -> None:
     """Readiness has the reason, as of everything that does not serve; a slip in SERVICE_MODELS makes no replica unready."""
     publish(store)
-    async with started(store.root, models={"late": {"instances": 1}}, required_models=MODEL, store_poll_seconds=0) as application:
+    async with started(
+        store.root, models={"late": {"instances": 1}}, required_models=MODEL, store_poll_seconds=0
+    ) as application:
         ready = await application.client.get("/health/ready")
         assert ready.status_code == 200
-        assert ready.json() == {"status": "ready", "reason": "SERVICE_MODELS names late, which is not in the store"}
+        assert ready.json() == {
+            "status": "ready",
+            "reason": "SERVICE_MODELS names late, which is not in the store",
+        }
         publish(store, "late")
         application.registry.load()
         assert (await application.client.get("/health/ready")).json() == {"status": "ready"}
@@ -106,11 +139,24 @@ async def test_names_in_vain_are_shown_until_the_model_comes(store: ModelStore) 
 def test_required_model_that_is_absent_is_said_at_the_start(store: ModelStore) -> None:
     """On the terminal, in the log and in readiness, which waits for it."""
     publish(store)
-    arguments = ("--store", store.root, "--builtin", "false", "--required-models", f"{MODEL}, flowers")
+    arguments = (
+        "--store",
+        store.root,
+        "--builtin",
+        "false",
+        "--required-models",
+        f"{MODEL}, flowers",
+    )
     with running(*arguments) as server, server.announced().client() as client:
         response = client.get("/health/ready")
         reason = "SERVICE_REQUIRED_MODELS names flowers, which is not in the store"
-        assert (response.status_code, response.json()) == (503, {"status": "not ready", "reason": reason})
+        assert (response.status_code, response.json()) == (
+            503,
+            {"status": "not ready", "reason": reason},
+        )
         assert client.post("/v1/models/flowers/predict").status_code == 404
-        assert "NOT SERVED  flowers: SERVICE_REQUIRED_MODELS names it, and it is not in the store" in server.stdout.text
+        assert (
+            "NOT SERVED  flowers: SERVICE_REQUIRED_MODELS names it, and it is not in the store"
+            in server.stdout.text
+        )
         assert f"{reason}; there are {MODEL}" in server.stderr.text

@@ -9,7 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from asgi_application import started
-from colour_model import MODEL, SIZE, WEIGHTS, alter, labels, make_store, plain, publish, publish_deviating
+from colour_model import (
+    MODEL,
+    SIZE,
+    WEIGHTS,
+    alter,
+    labels,
+    make_store,
+    plain,
+    publish,
+    publish_deviating,
+)
 from registries import options, serving
 from server_process import PATIENCE_SECONDS
 
@@ -53,7 +63,9 @@ def test_production_serves_before_the_latest(store: ModelStore, load: Load) -> N
 
 
 @pytest.mark.parametrize("spoil", ["altered", "deviating"])
-def test_version_that_fails_is_not_served_but_the_one_before(store: ModelStore, load: Load, spoil: str) -> None:
+def test_version_that_fails_is_not_served_but_the_one_before(
+    store: ModelStore, load: Load, spoil: str
+) -> None:
     """Without an alias, a latest version that fails verification or proof gives way to the one before it, with its reason kept."""
     publish(store)
     number = publish(store) if spoil == "altered" else publish_deviating(store)
@@ -61,11 +73,15 @@ def test_version_that_fails_is_not_served_but_the_one_before(store: ModelStore, 
         alter(store, number)
     registry = load(store)
     assert serving(registry) == 1
-    assert ("sha256" if spoil == "altered" else "differ from training's") in registry.models[MODEL].errors[2]
+    assert ("sha256" if spoil == "altered" else "differ from training's") in registry.models[
+        MODEL
+    ].errors[2]
     assert registry.ready
 
 
-def test_promoted_version_that_fails_gives_way_to_the_one_promoted_before(store: ModelStore, load: Load) -> None:
+def test_promoted_version_that_fails_gives_way_to_the_one_promoted_before(
+    store: ModelStore, load: Load
+) -> None:
     """With a history, what production pointed to before serves; a version that was never promoted does not."""
     for _ in range(3):
         publish(store)
@@ -91,7 +107,9 @@ def test_version_that_was_rolled_back_does_not_serve_again(store: ModelStore, lo
     assert not registry.ready
 
 
-def test_promoted_version_that_is_gone_is_an_error_with_a_reason(store: ModelStore, load: Load) -> None:
+def test_promoted_version_that_is_gone_is_an_error_with_a_reason(
+    store: ModelStore, load: Load
+) -> None:
     """An alias that points to a deleted version is reported, and the version promoted before it serves."""
     publish(store)
     publish(store)
@@ -122,8 +140,12 @@ def not_a_model(store: ModelStore) -> None:
     publish(store, "broken", weights=np.full((3, 7), np.nan, np.float32))
 
 
-@pytest.mark.parametrize("publish_broken", [wrong_classes, aliases_are_a_file, damaged_event, not_a_model])
-def test_broken_model_takes_no_other_with_it(store: ModelStore, load: Load, publish_broken: Callable[[ModelStore], None]) -> None:
+@pytest.mark.parametrize(
+    "publish_broken", [wrong_classes, aliases_are_a_file, damaged_event, not_a_model]
+)
+def test_broken_model_takes_no_other_with_it(
+    store: ModelStore, load: Load, publish_broken: Callable[[ModelStore], None]
+) -> None:
     """However one model is broken, loading goes on to the next, and the broken one stands in state error."""
     publish_broken(store)
     publish(store)
@@ -132,7 +154,9 @@ def test_broken_model_takes_no_other_with_it(store: ModelStore, load: Load, publ
     assert serving(registry) == 1
     broken = registry.models["broken"]
     assert broken.state == "error"
-    assert not any(str(store.root) in reason for reason in (broken.error or "", *broken.errors.values())), "clients read these"
+    assert not any(
+        str(store.root) in reason for reason in (broken.error or "", *broken.errors.values())
+    ), "clients read these"
     assert registry.ready
 
 
@@ -154,7 +178,9 @@ def test_store_without_models_is_not_ready(store: ModelStore, load: Load) -> Non
         registry.find("absent")
 
 
-def test_one_model_that_can_not_be_proven_leaves_the_service_ready(store: ModelStore, load: Load) -> None:
+def test_one_model_that_can_not_be_proven_leaves_the_service_ready(
+    store: ModelStore, load: Load
+) -> None:
     """A bad publish and a restart must not take every replica down; only a default model that was named has to serve."""
     publish(store)
     publish_deviating(store, "other")
@@ -193,7 +219,9 @@ def test_published_model_hides_the_built_in_one(layered: ModelStore, load: Load)
         (["one"], BUILTIN_DEFAULT_MODEL, BUILTIN_DEFAULT_MODEL),
     ],
 )
-def test_default_model(layered: ModelStore, load: Load, published: list[str], wanted: str | None, expected: str) -> None:
+def test_default_model(
+    layered: ModelStore, load: Load, published: list[str], wanted: str | None, expected: str
+) -> None:
     """The default is the one that was set, else the only published model, else the built-in one where none is published."""
     for name in published:
         publish(layered, name)
@@ -214,7 +242,9 @@ def test_two_published_models_have_no_default(layered: ModelStore, load: Load) -
 
 
 @pytest.mark.parametrize("healthy", [[], ["other"]], ids=["built-in", "other"])
-def test_default_model_that_does_not_serve_is_not_replaced(layered: ModelStore, load: Load, healthy: list[str]) -> None:
+def test_default_model_that_does_not_serve_is_not_replaced(
+    layered: ModelStore, load: Load, healthy: list[str]
+) -> None:
     """A published model that fails its proof does not hand its callers to another model: they would get wrong labels with a 200."""
     publish_deviating(layered, "mine")
     for name in healthy:
@@ -232,7 +262,9 @@ def test_nothing_is_found_before_the_models_are_loaded(store: ModelStore) -> Non
             registry.find(name)
 
 
-def test_default_model_is_not_ready_while_it_loads(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_model_is_not_ready_while_it_loads(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between the listing of the models and their loading, /v1/predict is not ready rather than unknown."""
     publish(store)
     registry = Registry(store, options)
@@ -263,7 +295,9 @@ def test_lease_holds_a_version_open_through_close(store: ModelStore) -> None:
 
     async def answer() -> int:
         deadline = time.monotonic() + PATIENCE_SECONDS
-        return (await served.batcher.submit(np.zeros((SIZE, SIZE, 3), np.uint8), deadline)).batch_size
+        return (
+            await served.batcher.submit(np.zeros((SIZE, SIZE, 3), np.uint8), deadline)
+        ).batch_size
 
     with registry.lease(MODEL) as served:
         closing = threading.Thread(target=close)
@@ -294,7 +328,12 @@ async def test_models_route_shows_what_serves_and_why_others_do_not(store: Model
         listed = (await application.client.get("/v1/models")).json()
         ready = await application.client.get("/health/ready")
         prediction = (await application.client.post("/v1/predict", content=plain("blue"))).json()
-    assert (detail["model"], detail["state"], detail["version"], detail["layer"]) == (MODEL, "ready", 1, "published")
+    assert (detail["model"], detail["state"], detail["version"], detail["layer"]) == (
+        MODEL,
+        "ready",
+        1,
+        "published",
+    )
     assert detail["aliases"] == {"production": 3}
     assert [version["state"] for version in detail["versions"]] == ["ready", "error", "error"]
     reasons = [version["reason"] for version in detail["versions"]]
@@ -302,7 +341,9 @@ async def test_models_route_shows_what_serves_and_why_others_do_not(store: Model
     assert "differ from training's" in reasons[1]
     assert "sha256" in reasons[2]
     assert str(store.root) not in str(detail)
-    assert [(model["model"], model["version"], model["default"]) for model in listed["models"]] == [(MODEL, 1, True)]
+    assert [(model["model"], model["version"], model["default"]) for model in listed["models"]] == [
+        (MODEL, 1, True)
+    ]
     assert ready.status_code == 200
     assert (prediction["version"], labels(prediction["results"])) == (1, ["blue"])
 
@@ -317,9 +358,16 @@ async def test_model_without_a_proven_version_answers_503(store: ModelStore) -> 
         live = await application.client.get("/health/live")
         detail = (await application.client.get(f"/v1/models/{MODEL}")).json()
     assert (predict.status_code, predict.json()["code"]) == (503, "not_ready")
-    assert (ready.status_code, ready.json()) == (503, {"status": "not ready", "reason": f"no proven version of {MODEL}"})
+    assert (ready.status_code, ready.json()) == (
+        503,
+        {"status": "not ready", "reason": f"no proven version of {MODEL}"},
+    )
     assert live.status_code == 200
-    assert (detail["state"], detail["version"], detail["versions"][0]["state"]) == ("error", None, "error")
+    assert (detail["state"], detail["version"], detail["versions"][0]["state"]) == (
+        "error",
+        None,
+        "error",
+    )
 
 
 def test_weights_tell_the_colours_apart() -> None:

@@ -32,7 +32,9 @@ def test_model_that_is_gone_is_unloaded_once_its_leases_are_back(registry: Regis
     assert registry.ready
 
 
-def test_lease_that_comes_too_late_is_taken_on_the_successor(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lease_that_comes_too_late_is_taken_on_the_successor(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A version that was swapped out between being found and being leased gives no lease, and the request gets the next one."""
     publish(registry.store)
     registry.load()

@@ -82,7 +82,9 @@ def test_nothing_new_loads_nothing(registry: Registry, tried: list[str]) -> None
     assert registry.models is before
 
 
-def test_version_that_fails_never_goes_live_and_is_tried_once(registry: Registry, tried: list[str]) -> None:
+def test_version_that_fails_never_goes_live_and_is_tried_once(
+    registry: Registry, tried: list[str]
+) -> None:
     """The one before stays, the reason is kept, later looks do not try again, and promoting it once more does."""
     store = registry.store
     publish(store)
@@ -133,7 +135,10 @@ def test_rollback_to_a_version_that_fails_leaves_what_serves(registry: Registry)
 
 
 def test_version_that_can_not_be_read_is_tried_at_every_look_and_named_once(
-    registry: Registry, tried: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    registry: Registry,
+    tried: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """An unreadable file is no fault of its version: it serves as soon as it can be read. What else failed is not tried again."""
     store = registry.store
@@ -154,7 +159,9 @@ def test_version_that_can_not_be_read_is_tried_at_every_look_and_named_once(
     assert serving(registry) == 1
     assert registry.models[MODEL].errors[2] == "it can not be read"
     assert [
-        record.message for record in caplog.records if record.levelno == logging.ERROR and "Input/output" in record.message
+        record.message
+        for record in caplog.records
+        if record.levelno == logging.ERROR and "Input/output" in record.message
     ] == [f"{MODEL}/2 is not served: Input/output error"]
     monkeypatch.setattr(Version, "verify", verify)
     registry.load()
@@ -187,7 +194,9 @@ def test_first_model_of_an_empty_store_makes_the_replica_ready(registry: Registr
 
 
 @pytest.mark.parametrize("default", [None, MODEL], ids=["last", "default"])
-def test_model_that_readiness_needs_serves_on_when_it_is_gone(store: ModelStore, default: str | None) -> None:
+def test_model_that_readiness_needs_serves_on_when_it_is_gone(
+    store: ModelStore, default: str | None
+) -> None:
     """A reload never makes a ready replica unready: the last model, or the one that was set, goes on until it is replaced."""
     publish(store)
     if default:

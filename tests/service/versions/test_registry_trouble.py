@@ -14,7 +14,9 @@ from model_store.store import Contents, ModelStore
 from service.versions.registry import Registry
 
 
-def test_unreadable_store_unloads_nothing_and_is_said_once(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_store_unloads_nothing_and_is_said_once(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
     """What serves goes on, the log has one line however often one looks, and what was published meanwhile is then taken up."""
     publish(registry.store)
     registry.load()
@@ -58,7 +60,9 @@ def test_look_that_fails_by_surprise_leaves_what_serves(
         patch.setattr(registry.store, "contents", fail)
         registry.load()
         registry.load()
-    assert [bool(record.exc_info) for record in caplog.records if record.levelno == logging.ERROR] == [True]
+    assert [
+        bool(record.exc_info) for record in caplog.records if record.levelno == logging.ERROR
+    ] == [True]
     assert registry.ready
     registry.load()
     assert registry.error is None

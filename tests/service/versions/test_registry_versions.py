@@ -27,7 +27,9 @@ def make(store: ModelStore, request: pytest.FixtureRequest) -> Make:
 
     def make(policy: str, required: Sequence[str] | None = None) -> Registry:
         models = RequiredModels(required=required)
-        registry = Registry(store, options, policy_of=lambda _: parse_policy(policy), required=models)
+        registry = Registry(
+            store, options, policy_of=lambda _: parse_policy(policy), required=models
+        )
         request.addfinalizer(registry.close)
         registry.load()
         return registry
@@ -62,7 +64,9 @@ def hold(registry: Registry, number: int, what: Hold | None, model: str = MODEL)
         ("all", (2, [1, 2, 3, 4])),
     ],
 )
-def test_versions_of_the_policy_serve(store: ModelStore, make: Make, policy: str, expected: tuple[int, list[int]]) -> None:
+def test_versions_of_the_policy_serve(
+    store: ModelStore, make: Make, policy: str, expected: tuple[int, list[int]]
+) -> None:
     """Each is found by its number; without one, what production has named answers, else the highest."""
     for _ in range(4):
         publish(store)
@@ -134,7 +138,9 @@ def test_alias_moves_what_answers_and_loads_nothing(store: ModelStore, make: Mak
     assert registry.models[MODEL].serving == before
 
 
-def test_versions_serve_as_soon_as_each_is_proven(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_serve_as_soon_as_each_is_proven(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The best one answers while the others are still being loaded, and each one's state says where it is."""
     for _ in range(3):
         publish(store)
@@ -167,7 +173,9 @@ def test_version_that_drains_is_unloading(store: ModelStore, make: Make) -> None
     assert registry.states(MODEL) == {2: "ready"}
 
 
-def test_loaded_by_hand_serves_beside_the_policy_and_outlasts_looks(store: ModelStore, make: Make) -> None:
+def test_loaded_by_hand_serves_beside_the_policy_and_outlasts_looks(
+    store: ModelStore, make: Make
+) -> None:
     """Another version is there for those who name it, until it is left to the policy again; it does not answer in its place."""
     publish(store)
     publish(store)
@@ -199,7 +207,9 @@ def test_loaded_by_hand_is_tried_again_where_it_failed(store: ModelStore, make: 
     assert registry.models[MODEL].errors == {}
 
 
-def test_unloaded_by_hand_stays_out_and_the_next_one_takes_over(store: ModelStore, make: Make) -> None:
+def test_unloaded_by_hand_stays_out_and_the_next_one_takes_over(
+    store: ModelStore, make: Make
+) -> None:
     """The best other one that can be proven serves, through any number of looks, until the hold is taken back."""
     publish(store)
     publish(store)
@@ -225,7 +235,9 @@ def test_unload_that_can_not_be_followed_is_a_conflict(store: ModelStore, make: 
     (event,) = (store.root / MODEL / "aliases" / "production").glob("*.json")
     event.unlink()
     event.write_text("{")
-    with pytest.raises(ConflictError, match=r"version 2 of colours serves on, for .*production") as caught:
+    with pytest.raises(
+        ConflictError, match=r"version 2 of colours serves on, for .*production"
+    ) as caught:
         Management(registry).unload(MODEL, 2)
     assert caught.value.code == "not_unloaded"
     assert (serving(registry), registry.held(MODEL)) == ((1, [1, 2]), {2: "load"})
@@ -240,7 +252,10 @@ def test_alias_that_can_not_move_is_said_before_anything_is_loaded(tmp_path: Pat
     registry = Registry(make_store(tmp_path / "store", builtin.root), options)
     registry.load()
     management = Management(registry)
-    for move in (lambda: management.promote(MODEL, 1, "", ""), lambda: management.roll_back(MODEL, "", "")):
+    for move in (
+        lambda: management.promote(MODEL, 1, "", ""),
+        lambda: management.roll_back(MODEL, "", ""),
+    ):
         with pytest.raises(ConflictError, match="is built in") as caught:
             move()
         assert caught.value.code == "alias_not_moved"
@@ -323,7 +338,9 @@ def test_last_version_that_readiness_needs_is_not_unloaded(store: ModelStore, ma
 
 
 @pytest.mark.parametrize("required", [None, [MODEL], [MODEL, "other"]])
-def test_last_version_of_a_required_model_is_not_unloaded(store: ModelStore, make: Make, required: Sequence[str] | None) -> None:
+def test_last_version_of_a_required_model_is_not_unloaded(
+    store: ModelStore, make: Make, required: Sequence[str] | None
+) -> None:
     """Not only the default model's: each that served at the start, or that the setting names. One that came later may go."""
     publish(store)
     publish(store, "other")
@@ -331,11 +348,17 @@ def test_last_version_of_a_required_model_is_not_unloaded(store: ModelStore, mak
     publish(store, "later")
     registry.load()
     management = Management(registry)
-    with pytest.raises(ConflictError, match=r"version 1 is the last of colours.*load another first") as caught:
+    with pytest.raises(
+        ConflictError, match=r"version 1 is the last of colours.*load another first"
+    ) as caught:
         management.unload(MODEL, 1)
     assert caught.value.code == "last_version"
     assert management.unload("later", 1).state == "unloaded"
-    assert (registry.ready, registry.held(MODEL), registry.models[MODEL].state) == (True, {}, "ready")
+    assert (registry.ready, registry.held(MODEL), registry.models[MODEL].state) == (
+        True,
+        {},
+        "ready",
+    )
 
 
 def test_last_version_stays_where_no_other_can_be_proven(store: ModelStore, make: Make) -> None:
@@ -350,7 +373,9 @@ def test_last_version_stays_where_no_other_can_be_proven(store: ModelStore, make
     assert (serving(registry), registry.held(MODEL)) == ((2, [2]), {})
 
 
-def test_proven_version_that_nobody_wishes_goes_with_the_next_look(store: ModelStore, make: Make) -> None:
+def test_proven_version_that_nobody_wishes_goes_with_the_next_look(
+    store: ModelStore, make: Make
+) -> None:
     """A move that was proven and then not written leaves nothing behind."""
     publish(store)
     publish(store)

@@ -15,8 +15,18 @@ MOVED = {"production": (3, 1), "canary": (4, 2)}
     [
         ("alias:production", (1, 2, 3), NONE, Selection((3, 2, 1), 1)),
         ("alias:production", (1, 2, 3, 4), MOVED, Selection((3, 1), 1, (3, 1))),
-        ("alias:production", (2, 3), MOVED, Selection((3,), 1, (3, 1))),  # what it named before and is gone is no error
-        ("alias:production", (1, 2), MOVED, Selection((3, 1), 1, (3, 1))),  # what it names and is gone is one
+        (
+            "alias:production",
+            (2, 3),
+            MOVED,
+            Selection((3,), 1, (3, 1)),
+        ),  # what it named before and is gone is no error
+        (
+            "alias:production",
+            (1, 2),
+            MOVED,
+            Selection((3, 1), 1, (3, 1)),
+        ),  # what it names and is gone is one
         ("alias:canary", (1, 2, 3, 4), MOVED, Selection((4, 2), 1, (4, 2))),
         ("alias:canary", (1, 2, 3), {"production": (3, 1)}, Selection((3, 1), 1, (3, 1))),
         ("alias:canary", (1, 2, 3), {"canary": (), "production": (2,)}, Selection((2,), 1, (2,))),
@@ -30,12 +40,16 @@ MOVED = {"production": (3, 1), "canary": (4, 2)}
         ("all", (5,), NONE, Selection((5,), 1)),
     ],
 )
-def test_policy_selects(policy: str, versions: Sequence[int], aliases: Mapping[str, Sequence[int]], expected: Selection) -> None:
+def test_policy_selects(
+    policy: str, versions: Sequence[int], aliases: Mapping[str, Sequence[int]], expected: Selection
+) -> None:
     """What is to be tried, best first, how many of that serve, and which of them answers where none is named."""
     assert select_versions(parse_policy(policy), versions, aliases) == expected
 
 
-@pytest.mark.parametrize("text", ["alias:production", "alias:canary-2", "latest:1", "latest:12", "versions:1,4", "all"])
+@pytest.mark.parametrize(
+    "text", ["alias:production", "alias:canary-2", "latest:1", "latest:12", "versions:1,4", "all"]
+)
 def test_policy_is_written_as_it_is_read(text: str) -> None:
     """A policy's text is what a person wrote, so that GET /v1/models/{model} shows it."""
     assert str(parse_policy(text)) == text
@@ -49,10 +63,29 @@ def test_spaces_order_and_repeats_do_not_matter(text: str, same: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "production", "alias", "alias:", "alias:1", "alias:a/b", "latest", "latest:", "latest:0", "latest:-1", "latest:two",
-     "versions:", "versions:1,", "versions:01", "versions:a", "all:1", "any"],
-)  # fmt: skip
+    [
+        "",
+        "production",
+        "alias",
+        "alias:",
+        "alias:1",
+        "alias:a/b",
+        "latest",
+        "latest:",
+        "latest:0",
+        "latest:-1",
+        "latest:two",
+        "versions:",
+        "versions:1,",
+        "versions:01",
+        "versions:a",
+        "all:1",
+        "any",
+    ],
+)
 def test_what_is_no_policy_is_refused_with_what_is_expected(text: str) -> None:
     """A slip in a setting names the four forms there are."""
-    with pytest.raises(ValueError, match=r"alias:NAME, latest:COUNT, versions:NUMBER,NUMBER or all"):
+    with pytest.raises(
+        ValueError, match=r"alias:NAME, latest:COUNT, versions:NUMBER,NUMBER or all"
+    ):
         parse_policy(text)

@@ -35,7 +35,9 @@ def publish_other(store: ModelStore, model: str = MODEL) -> int:
 
 @contextmanager
 def watching(store: ModelStore, *arguments: object) -> Iterator[ServerProcess]:
-    with running("--store", store.root, "--builtin", "false", "--store-poll-seconds", 0.05, *arguments) as server:
+    with running(
+        "--store", store.root, "--builtin", "false", "--store-poll-seconds", 0.05, *arguments
+    ) as server:
         yield server
 
 
@@ -63,7 +65,9 @@ class Callers:
                 while not stop.is_set():
                     response = client.post("/v1/predict", content=RED)
                     answer = response.json()
-                    label = str(labels(answer["results"])[0]) if response.is_success else response.text
+                    label = (
+                        str(labels(answer["results"])[0]) if response.is_success else response.text
+                    )
                     answers.append((response.status_code, answer.get("version", 0), label))
 
         threads = [threading.Thread(target=call, args=(answers,)) for answers in self.answers]
@@ -78,16 +82,26 @@ class Callers:
 
     def wait_for(self, version: int) -> None:
         """Wait until every client was last answered by this version."""
-        eventually(lambda: {answers[-1][1] if answers else 0 for answers in self.answers}, {version})
+        eventually(
+            lambda: {answers[-1][1] if answers else 0 for answers in self.answers}, {version}
+        )
 
     @property
     def failures(self) -> list[tuple[int, int, str]]:
-        return [answer for answers in self.answers for answer in answers if answer[0] != 200 or answer[2] != LABELS[answer[1]]]
+        return [
+            answer
+            for answers in self.answers
+            for answer in answers
+            if answer[0] != 200 or answer[2] != LABELS[answer[1]]
+        ]
 
     @property
     def sequences(self) -> list[list[int]]:
         """The versions that answered each client, without repeats."""
-        return [[version for version, _ in itertools.groupby(answer[1] for answer in answers)] for answers in self.answers]
+        return [
+            [version for version, _ in itertools.groupby(answer[1] for answer in answers)]
+            for answers in self.answers
+        ]
 
 
 def test_versions_go_live_and_back_with_no_request_lost(store: ModelStore) -> None:
@@ -108,7 +122,10 @@ def test_versions_go_live_and_back_with_no_request_lost(store: ModelStore) -> No
         answer = client.post("/v1/predict", content=RED)
         assert answer.headers["model-digest"] == listed["digest"] == detail["digest"]
         digests.append(listed["digest"])
-        assert client.post(f"/v1/models/{MODEL}/versions/1/predict", content=RED).json()["code"] == "version_not_found"
+        assert (
+            client.post(f"/v1/models/{MODEL}/versions/1/predict", content=RED).json()["code"]
+            == "version_not_found"
+        )
         store.rollback(MODEL)
         callers.wait_for(1)
         digests.append(client.get(f"/v1/models/{MODEL}").json()["digest"])
@@ -125,16 +142,28 @@ def test_version_that_fails_its_proof_never_answers(store: ModelStore) -> None:
     with watching(store) as server, server.announced().client() as client, callers.calling(server):
         callers.wait_for(1)
         publish_deviating(store)
-        eventually(lambda: client.get(f"/v1/models/{MODEL}").json()["versions"][-1]["state"], "error")
+        eventually(
+            lambda: client.get(f"/v1/models/{MODEL}").json()["versions"][-1]["state"], "error"
+        )
         detail = client.get(f"/v1/models/{MODEL}").json()
         assert (detail["version"], detail["state"]) == (1, "ready")
         assert "differ from training's" in detail["versions"][1]["reason"]
-        assert (client.get("/health/ready").status_code, client.get("/health/ready").json()) == (200, {"status": "ready"})
+        assert (client.get("/health/ready").status_code, client.get("/health/ready").json()) == (
+            200,
+            {"status": "ready"},
+        )
         publish(store)
         callers.wait_for(3)
-    assert all(answer[0] == 200 and answer[2] == "red" for answers in callers.answers for answer in answers)
+    assert all(
+        answer[0] == 200 and answer[2] == "red" for answers in callers.answers for answer in answers
+    )
     assert callers.sequences == [[1, 3]] * 3
-    assert len([line for line in server.stderr.text.splitlines() if f"{MODEL}/2 is not served" in line]) == 1
+    assert (
+        len(
+            [line for line in server.stderr.text.splitlines() if f"{MODEL}/2 is not served" in line]
+        )
+        == 1
+    )
 
 
 def test_several_versions_answer_each_under_its_number(store: ModelStore) -> None:
@@ -142,7 +171,11 @@ def test_several_versions_answer_each_under_its_number(store: ModelStore) -> Non
     publish(store)
     publish_other(store)
     callers = Callers()
-    with watching(store, "--version-policy", "latest:2") as server, server.announced().client() as client, callers.calling(server):
+    with (
+        watching(store, "--version-policy", "latest:2") as server,
+        server.announced().client() as client,
+        callers.calling(server),
+    ):
         assert f"{MODEL}/2 (default): 7 classes; also versions 1" in server.stdout.text
 
         def told() -> list[int]:
@@ -152,7 +185,9 @@ def test_several_versions_answer_each_under_its_number(store: ModelStore) -> Non
 
         assert told() == [1, 2, 404]
         callers.wait_for(2)
-        store.promote(MODEL, 1)  # what answers without a number is the one that production names, where it serves
+        store.promote(
+            MODEL, 1
+        )  # what answers without a number is the one that production names, where it serves
         callers.wait_for(1)
         publish(store)
         eventually(told, [404, 2, 3])
@@ -165,8 +200,13 @@ def test_models_come_and_go(store: ModelStore) -> None:
     with watching(store) as server, server.announced().client() as client:
         publish_other(store, "new")
         eventually(lambda: client.post("/v1/models/new/predict", content=RED).status_code, 200)
-        assert labels(client.post("/v1/models/new/predict", content=RED).json()["results"]) == ["white"]
-        assert [model["model"] for model in client.get("/v1/models").json()["models"]] == [MODEL, "new"]
+        assert labels(client.post("/v1/models/new/predict", content=RED).json()["results"]) == [
+            "white"
+        ]
+        assert [model["model"] for model in client.get("/v1/models").json()["models"]] == [
+            MODEL,
+            "new",
+        ]
         (store.root / "new").rename(store.root / ".gone")
         eventually(lambda: client.post("/v1/models/new/predict", content=RED).status_code, 404)
         assert [model["model"] for model in client.get("/v1/models").json()["models"]] == [MODEL]
@@ -175,7 +215,9 @@ def test_models_come_and_go(store: ModelStore) -> None:
         eventually(lambda: client.get(f"/v1/models/{MODEL}").json()["state"], "unloading")
         detail = client.get(f"/v1/models/{MODEL}").json()
         assert "gone from the store" in detail["reason"]
-        assert detail["versions"] == [{"version": 1, "state": "ready", "reason": None, "held": None}]
+        assert detail["versions"] == [
+            {"version": 1, "state": "ready", "reason": None, "held": None}
+        ]
         assert client.get("/health/ready").status_code == 200
         assert client.post("/v1/predict", content=RED).status_code == 200
     assert "Traceback" not in server.stderr.text
@@ -223,7 +265,9 @@ def test_store_that_comes_late_is_served(tmp_path: Path) -> None:
     with watching(late) as server, server.announced().client() as client:
         assert client.get("/health/ready").status_code == 503
         late.root.mkdir()
-        eventually(lambda: client.get("/health/ready").json().get("reason"), "the store holds no model")
+        eventually(
+            lambda: client.get("/health/ready").json().get("reason"), "the store holds no model"
+        )
         publish(late)
         eventually(lambda: client.get("/health/ready").status_code, 200)
         assert labels(client.post("/v1/predict", content=RED).json()["results"]) == ["red"]
@@ -232,7 +276,10 @@ def test_store_that_comes_late_is_served(tmp_path: Path) -> None:
 def test_store_is_watched_without_a_setting(store: ModelStore) -> None:
     """As it starts by default the service follows its store, within seconds."""
     publish(store)
-    with running("--store", store.root, "--builtin", "false") as server, server.announced().client() as client:
+    with (
+        running("--store", store.root, "--builtin", "false") as server,
+        server.announced().client() as client,
+    ):
         publish_other(store)
         eventually(lambda: client.post("/v1/predict", content=RED).json()["version"], 2)
 
@@ -242,7 +289,9 @@ async def wait_until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.anyio
-async def test_request_that_is_under_way_ends_on_the_version_it_began_with(store: ModelStore) -> None:
+async def test_request_that_is_under_way_ends_on_the_version_it_began_with(
+    store: ModelStore,
+) -> None:
     """Version 2 answers new requests while version 1 still computes an old one; then version 1 is closed, and can be pruned."""
     publish(store)
     store.promote(MODEL, 1)

@@ -25,9 +25,17 @@ def publish(store: ModelStore, *precisions: Precision) -> int:
     """The digits as a version that says it has these precisions, all in one file."""
     with ModelStore(BUILTIN_ROOT, builtin_root=None).open(DIGITS, 1) as version:
         manifest = version.manifest
-        fields = {name: getattr(manifest, name) for name in type(manifest).model_fields if name not in {"files", "model"}}
-        fields["variants"] = tuple(Variant(precision=name, file="model.onnx", tolerance=1) for name in precisions)
-        return store.publish("m", fields, {entry.path: version.path(entry.path) for entry in manifest.files})
+        fields = {
+            name: getattr(manifest, name)
+            for name in type(manifest).model_fields
+            if name not in {"files", "model"}
+        }
+        fields["variants"] = tuple(
+            Variant(precision=name, file="model.onnx", tolerance=1) for name in precisions
+        )
+        return store.publish(
+            "m", fields, {entry.path: version.path(entry.path) for entry in manifest.files}
+        )
 
 
 def said(store: ModelStore, number: int) -> str:
@@ -61,14 +69,18 @@ def test_a_version_that_is_held_back_says_which_one_serves(store: ModelStore) ->
 
 
 @pytest.mark.parametrize("promoted", [True, False])
-def test_a_precision_left_behind_is_said_with_the_command_that_makes_it(store: ModelStore, *, promoted: bool) -> None:
+def test_a_precision_left_behind_is_said_with_the_command_that_makes_it(
+    store: ModelStore, *, promoted: bool
+) -> None:
     """A training publishes fp32 alone; the version before it may have answered in INT8."""
     store.promote("m", publish(store, "fp32", "int8"))
     publish(store, "fp32")
     if promoted:
         store.promote("m", 2)
     assert "version 1 answers in int8 too, version 2 does not" in said(store, 2)
-    assert f"python -m training quantize m/2 --precision int8 --store {store.root}" in said(store, 2)
+    assert f"python -m training quantize m/2 --precision int8 --store {store.root}" in said(
+        store, 2
+    )
 
 
 def test_nothing_is_missed_that_is_still_there(store: ModelStore) -> None:

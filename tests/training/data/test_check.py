@@ -79,11 +79,21 @@ def test_unreadable_files_are_named_and_left_out(tmp_path: Path) -> None:
 
 def sixteen_bit_colours() -> bytes:
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     header = struct.pack(">IIBBBBB", 12, 10, 16, 2, 0, 0, 0)
     rows = b"".join(b"\0" + bytes(range(row, row + 72)) for row in range(10))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_unusual_images_are_used_and_it_is_said_how(tmp_path: Path) -> None:
@@ -132,7 +142,9 @@ def test_copies_under_several_labels_are_left_out(tmp_path: Path) -> None:
     data, findings = look(tmp_path, CLASSES | {"bee/copy.bmp": picture(0)})
     both = "ant/0.png (ant), bee/copy.bmp (bee)"
     assert found(findings) == {"same pixels under several labels": [both]}
-    assert reasons(data) == dict.fromkeys(("ant/0.png", "bee/copy.bmp"), f"same pixels under several labels: {both}")
+    assert reasons(data) == dict.fromkeys(
+        ("ant/0.png", "bee/copy.bmp"), f"same pixels under several labels: {both}"
+    )
 
 
 def test_copies_across_given_splits_are_taken_out_of_train(tmp_path: Path) -> None:
@@ -141,12 +153,16 @@ def test_copies_across_given_splits_are_taken_out_of_train(tmp_path: Path) -> No
     files |= numbered("validation/ant", 3, 30) | numbered("validation/bee", 3, 130)
     files |= numbered("test/ant", 3, 60) | numbered("test/bee", 3, 160)
     copies = {
-        "train/ant/a.bmp": picture(60), "test/bee/a.bmp": picture(60),
-        "train/ant/b.bmp": picture(30), "validation/bee/c.bmp": picture(161),
-    }  # fmt: skip
+        "train/ant/a.bmp": picture(60),
+        "test/bee/a.bmp": picture(60),
+        "train/ant/b.bmp": picture(30),
+        "validation/bee/c.bmp": picture(161),
+    }
     data, findings = look(tmp_path, files | copies)
     assert found(findings) == {
-        "same pixels under several labels": ["train/ant/a.bmp (ant), test/ant/0.png (ant), test/bee/a.bmp (bee)"],
+        "same pixels under several labels": [
+            "train/ant/a.bmp (ant), test/ant/0.png (ant), test/bee/a.bmp (bee)"
+        ],
         "copies across given splits": [
             "train/ant/a.bmp = test/ant/0.png = test/bee/a.bmp",
             "train/ant/b.bmp = validation/ant/0.png",
@@ -163,7 +179,11 @@ def test_copies_across_given_splits_are_taken_out_of_train(tmp_path: Path) -> No
 def test_no_pixels_are_in_two_parts_of_what_is_left(tmp_path: Path) -> None:
     """The check and the split together keep that promise, for given splits and drawn ones."""
     files = {f"train/{name}": seed for name, seed in CLASSES.items()}
-    files |= numbered("test/ant", 4, 8) | numbered("test/bee", 4, 108) | {"train/ant/copy.bmp": picture(3)}
+    files |= (
+        numbered("test/ant", 4, 8)
+        | numbered("test/bee", 4, 108)
+        | {"train/ant/copy.bmp": picture(3)}
+    )
     data = load_data(str(put(tmp_path / "pets", files)))
     facts = scan(data).facts
     split = make_split(data, facts, left_out(data, facts))
@@ -177,17 +197,26 @@ def test_no_pixels_are_in_two_parts_of_what_is_left(tmp_path: Path) -> None:
     [
         (numbered("ant", 9), "only one class (ant)"),
         (CLASSES | {"cat/x.txt": b""}, "classes without images (cat)"),
-        (CLASSES | numbered("cat", 2, 300), "classes with too few images for every split (cat: 2 different, 3 needed)"),
+        (
+            CLASSES | numbered("cat", 2, 300),
+            "classes with too few images for every split (cat: 2 different, 3 needed)",
+        ),
         (CLASSES | {f"cat/{n}.bmp": picture(300) for n in range(9)}, "cat: 1 different, 3 needed"),
         (CLASSES | {f"cat/{n}.png": b"" for n in range(9)}, "cat: 0 different, 3 needed"),
-        ({f"train/{n}": s for n, s in CLASSES.items()} | {"test/cat/1.png": 300}, "classes missing in train (cat)"),
         (
-            {f"train/{n}": s for n, s in CLASSES.items()} | {"train/cat/1.png": 1, "test/cat/1.png": 1},
+            {f"train/{n}": s for n, s in CLASSES.items()} | {"test/cat/1.png": 300},
+            "classes missing in train (cat)",
+        ),
+        (
+            {f"train/{n}": s for n, s in CLASSES.items()}
+            | {"train/cat/1.png": 1, "test/cat/1.png": 1},
             "classes missing in train (cat)",
         ),
     ],
 )
-def test_what_can_not_be_trained_on_is_fatal(tmp_path: Path, files: Mapping[str, bytes | int], message: str) -> None:
+def test_what_can_not_be_trained_on_is_fatal(
+    tmp_path: Path, files: Mapping[str, bytes | int], message: str
+) -> None:
     """The class is named, and what it lacks."""
     _, findings = look(tmp_path, files)
     assert message in "; ".join(findings.fatal)
@@ -198,7 +227,13 @@ def test_what_can_not_be_trained_on_is_fatal(tmp_path: Path, files: Mapping[str,
 def test_a_class_that_a_given_split_lacks_is_a_warning(tmp_path: Path) -> None:
     """It is trained, and measured without it; so is one with few images."""
     files = {f"train/{name}": seed for name, seed in (CLASSES | numbered("cat", 5, 300)).items()}
-    _, findings = look(tmp_path, files | numbered("val/ant", 2, 30) | numbered("test/cat", 2, 400) | numbered("test/bee", 2, 500))
+    _, findings = look(
+        tmp_path,
+        files
+        | numbered("val/ant", 2, 30)
+        | numbered("test/cat", 2, 400)
+        | numbered("test/bee", 2, 500),
+    )
     assert found(findings) == {
         "classes missing in a given split": ["ant: test", "bee: validation", "cat: validation"],
         "classes with fewer than 10 images": ["cat: 5 different"],
@@ -209,7 +244,9 @@ def test_a_class_that_a_given_split_lacks_is_a_warning(tmp_path: Path) -> None:
 def test_one_image_of_a_class_is_enough_where_all_splits_are_given(tmp_path: Path) -> None:
     """Nothing is to be drawn from it."""
     files = {
-        f"{split}/{name}/1.png": seed + len(split) * 10 for split in ("train", "val", "test") for seed, name in enumerate("ab")
+        f"{split}/{name}/1.png": seed + len(split) * 10
+        for split in ("train", "val", "test")
+        for seed, name in enumerate("ab")
     }
     _, findings = look(tmp_path, files)
     assert findings.fatal == []

@@ -47,11 +47,17 @@ def test_rows_keep_their_order_and_classes_are_sorted(root: Path) -> None:
         ("path,label\n,cat", "line 2: the path is empty"),
         ("path,label\n\na.png,cat\nz.png,cat", "line 4: z.png: No such file"),
         ("path,label\ndeep,cat", "line 2: deep is no file"),
-        ("path,label\na.png,cat\nb.png,cat\n./a.png,dog", "line 4: ./a.png stands already in line 2"),
+        (
+            "path,label\na.png,cat\nb.png,cat\n./a.png,dog",
+            "line 4: ./a.png stands already in line 2",
+        ),
         ("path,label,split\na.png,cat,holdout", "line 2: there is no split 'holdout'"),
         ('path,label\n"a.png,cat', "is not CSV: line 2"),
         ('path,label\n"a\nb.png",cat', "line 3: the path is empty or holds control characters"),
-        ("path,label\n" + "z.png,cat\n" * 9, "line 6: z.png: No such file or directory; and 4 more"),
+        (
+            "path,label\n" + "z.png,cat\n" * 9,
+            "line 6: z.png: No such file or directory; and 4 more",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_line(root: Path, text: str, message: str) -> None:

@@ -14,7 +14,9 @@ from training.errors import DataError
 
 def test_each_subfolder_is_a_class_in_natural_order(tmp_path: Path) -> None:
     """Classes and files go 1, 2, 10, whatever order the file system has."""
-    data = load_folder(put(tmp_path / "pets", {"10/a.png": 1, "2/10.png": 2, "2/9.png": 3, "1/b.png": 4}))
+    data = load_folder(
+        put(tmp_path / "pets", {"10/a.png": 1, "2/10.png": 2, "2/9.png": 3, "1/b.png": 4})
+    )
     assert data.name == "pets"
     assert data.class_names == ("1", "2", "10")
     assert list(data.paths) == ["1/b.png", "2/9.png", "2/10.png", "10/a.png"]
@@ -25,11 +27,19 @@ def test_each_subfolder_is_a_class_in_natural_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("train", "validation", "test"), [("train", "val", "test"), ("Training", "valid", "TESTING"), ("TRAIN", "validation", "Test")]
+    ("train", "validation", "test"),
+    [("train", "val", "test"), ("Training", "valid", "TESTING"), ("TRAIN", "validation", "Test")],
 )
-def test_splits_are_given_by_their_folders(tmp_path: Path, train: str, validation: str, test: str) -> None:
+def test_splits_are_given_by_their_folders(
+    tmp_path: Path, train: str, validation: str, test: str
+) -> None:
     """Train, validation and test go by several names; a class that one of them lacks keeps its place in all."""
-    files = {f"{train}/cat/1.png": 1, f"{train}/dog/1.png": 2, f"{validation}/dog/1.png": 3, f"{test}/cat/1.png": 4}
+    files = {
+        f"{train}/cat/1.png": 1,
+        f"{train}/dog/1.png": 2,
+        f"{validation}/dog/1.png": 3,
+        f"{test}/cat/1.png": 4,
+    }
     data = load_folder(put(tmp_path, files))
     assert data.class_names == ("cat", "dog")
     assert data.given_splits.tolist() == [TRAIN, TRAIN, VALIDATION, TEST]
@@ -59,7 +69,12 @@ def test_classes_beside_splits_are_refused(tmp_path: Path) -> None:
 
 def test_a_test_folder_without_classes_is_listed_and_not_used(tmp_path: Path) -> None:
     """Competitions have a test folder of bare images: nobody knows their labels."""
-    data = load_folder(put(tmp_path, {"train/cat/1.png": 1, "train/dog/1.png": 2, "test/1.png": 3, "notes/readme.txt": b""}))
+    data = load_folder(
+        put(
+            tmp_path,
+            {"train/cat/1.png": 1, "train/dog/1.png": 2, "test/1.png": 3, "notes/readme.txt": b""},
+        )
+    )
     assert data.given_splits.tolist() == [TRAIN, TRAIN]
     assert dict(data.ignored)["test/1.png"] == "in no class's folder"
     assert dict(data.ignored)["notes/readme.txt"] == "no image by its name (.txt)"
@@ -74,7 +89,12 @@ def test_deeper_folders_belong_to_their_class(tmp_path: Path) -> None:
 
 def test_what_is_no_image_is_listed_with_the_reason(tmp_path: Path) -> None:
     """Nothing is passed over in silence; the extension counts in any case of letters."""
-    images = {"cat/1.PNG": encoded(picture(1)), "cat/2.JPeg": encoded(picture(2), "JPEG"), "dog/1.webp": 3, "loose.png": 4}
+    images = {
+        "cat/1.PNG": encoded(picture(1)),
+        "cat/2.JPeg": encoded(picture(2), "JPEG"),
+        "dog/1.webp": 3,
+        "loose.png": 4,
+    }
     others = ("cat/notes.txt", "cat/.hidden.png", "cat/._1.PNG", "dog/png", "__MACOSX/cat/1.png")
     root = put(tmp_path, images | dict.fromkeys(others, b""))
     (root / "cat" / "empty").mkdir()
@@ -107,12 +127,21 @@ def test_links_are_followed_but_never_in_circles(tmp_path: Path) -> None:
     data = load_folder(root)
     assert list(data.paths) == ["cat/1.png", "cat/3.png", "cat/more/2.png", "dog/1.png"]
     circle = "a link back to a folder that holds it"
-    assert dict(data.ignored) == {"cat/up": circle, "cat/more/back": circle, "dog/self": "a broken link"}
+    assert dict(data.ignored) == {
+        "cat/up": circle,
+        "cat/more/back": circle,
+        "dog/self": "a broken link",
+    }
 
 
 def test_names_of_any_script_are_kept_and_composed(tmp_path: Path) -> None:
     """A class is the same whether the system wrote é as one character or as two; markup is only text."""
-    data = load_folder(put(tmp_path, {"train/caf\u00e9/1.png": 1, "train/[red]/猫.png": 2, "test/cafe\u0301/1.png": 3}))
+    data = load_folder(
+        put(
+            tmp_path,
+            {"train/caf\u00e9/1.png": 1, "train/[red]/猫.png": 2, "test/cafe\u0301/1.png": 3},
+        )
+    )
     assert data.class_names == ("[red]", "caf\u00e9")
     assert data.labels.tolist() == [0, 1, 1]
     assert data.paths[0] == "train/[red]/猫.png"
@@ -165,13 +194,16 @@ def test_the_name_is_the_persons_own(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_card_says_what_the_data_is(tmp_path: Path) -> None:
     """Name, source and licence go into the manifest; the card is no image, and none that was ignored."""
     put(tmp_path / "pets", {"cat/1.png": 1, "dog/1.png": 2})
-    (tmp_path / "pets/data.toml").write_text('name = "Pets"\nsource = "my garden"\nlicence = "CC0"\n')
+    (tmp_path / "pets/data.toml").write_text(
+        'name = "Pets"\nsource = "my garden"\nlicence = "CC0"\n'
+    )
     pets = load_data(str(tmp_path / "pets"))
     assert (pets.name, pets.source, pets.licence, pets.ignored) == ("Pets", "my garden", "CC0", ())
 
 
 @pytest.mark.parametrize(
-    ("card", "message"), [("name = ", "is not TOML"), ("nmae = 'Pets'", "wrong at nmae"), ("name = 3", "wrong at name")]
+    ("card", "message"),
+    [("name = ", "is not TOML"), ("nmae = 'Pets'", "wrong at nmae"), ("name = 3", "wrong at name")],
 )
 def test_a_card_with_a_slip_is_refused(tmp_path: Path, card: str, message: str) -> None:
     """Before it is published."""

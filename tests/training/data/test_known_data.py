@@ -25,7 +25,12 @@ FILES = {
 
 def idx(values: np.ndarray) -> bytes:
     """The format of MNIST: magic, sizes, bytes."""
-    return b"\0\0\x08" + bytes([values.ndim]) + b"".join(size.to_bytes(4, "big") for size in values.shape) + values.tobytes()
+    return (
+        b"\0\0\x08"
+        + bytes([values.ndim])
+        + b"".join(size.to_bytes(4, "big") for size in values.shape)
+        + values.tobytes()
+    )
 
 
 def test_digits_are_the_1797_real_ones_as_png() -> None:
@@ -49,14 +54,21 @@ def test_fashion_mnist_is_read_where_it_lies(tmp_path: Path, *, packed: bool) ->
     folder = tmp_path if packed else tmp_path / "FashionMNIST" / "raw"
     folder.mkdir(parents=True, exist_ok=True)
     for name, values in FILES.items():
-        (folder / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(idx(values)) if packed else idx(values))
+        (folder / (f"{name}.gz" if packed else name)).write_bytes(
+            gzip.compress(idx(values)) if packed else idx(values)
+        )
     data = load_data("fashion-mnist", tmp_path)
     assert data.class_names[0] == "T-shirt/top"
     assert data.labels.tolist() == LABELS.tolist()
     assert data.given_splits.tolist() == [TRAIN] * 4 + [TEST] * 2
-    assert (data.paths[3], data.paths[4]) == ("fashion-mnist/train/00003", "fashion-mnist/test/00000")
+    assert (data.paths[3], data.paths[4]) == (
+        "fashion-mnist/train/00003",
+        "fashion-mnist/test/00000",
+    )
     assert data.preprocessing is not None
-    assert np.array_equal(data.pixels(np.arange(6), data.preprocessing), np.repeat(IMAGES[..., None], 3, axis=3))
+    assert np.array_equal(
+        data.pixels(np.arange(6), data.preprocessing), np.repeat(IMAGES[..., None], 3, axis=3)
+    )
 
 
 def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
@@ -70,13 +82,18 @@ def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_cifar10_is_read_in_its_own_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, inside: bool) -> None:
+def test_cifar10_is_read_in_its_own_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, inside: bool
+) -> None:
     """Also where --data-dir names the innermost folder; the official order of classes and the official split are kept."""
     batches = tmp_path / "cifar-10-batches-py"
     batches.mkdir()
     flat = np.random.default_rng(0).integers(0, 256, (2, 3 * 32 * 32), np.uint8)
-    contents = {"data_batch_1": {"data": flat, "labels": [1, 0]}, "test_batch": {"data": flat[:1], "labels": [1]},
-                "batches.meta": {"label_names": ["zebra", "ant"]}}  # fmt: skip
+    contents = {
+        "data_batch_1": {"data": flat, "labels": [1, 0]},
+        "test_batch": {"data": flat[:1], "labels": [1]},
+        "batches.meta": {"label_names": ["zebra", "ant"]},
+    }
     sums = {}
     for name, content in contents.items():
         (batches / name).write_bytes(pickle.dumps(content))
@@ -90,11 +107,16 @@ def test_cifar10_is_read_in_its_own_format(tmp_path: Path, monkeypatch: pytest.M
     assert data.labels.tolist() == [1, 0, 1]
     assert data.given_splits.tolist() == [TRAIN, TRAIN, TEST]
     assert data.preprocessing is not None
-    assert np.array_equal(data.pixels(np.array([0]), data.preprocessing)[0], flat[0].reshape(3, 32, 32).transpose(1, 2, 0))
+    assert np.array_equal(
+        data.pixels(np.array([0]), data.preprocessing)[0],
+        flat[0].reshape(3, 32, 32).transpose(1, 2, 0),
+    )
 
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "cifar10", "cifar100"])
-def test_without_a_network_the_way_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_without_a_network_the_way_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """What is missing, why it could not be had, and what to do."""
     for kind in (datasets.FashionMNIST, datasets.CIFAR10, datasets.CIFAR100):
         monkeypatch.setattr(kind, "url", "http://127.0.0.1:1/x.tar.gz", raising=False)

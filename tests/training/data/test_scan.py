@@ -41,8 +41,12 @@ def transparent(colour: tuple[int, int, int]) -> Image.Image:
 
 KINDS = {
     "a/turned.jpg": turned(),
-    "a/grey-16.png": encoded(Image.fromarray(np.arange(120, dtype=np.uint16).reshape(10, 12) * 500)),
-    "a/animated.gif": encoded(picture(2), "GIF", save_all=True, append_images=[picture(3), picture(4)]),
+    "a/grey-16.png": encoded(
+        Image.fromarray(np.arange(120, dtype=np.uint16).reshape(10, 12) * 500)
+    ),
+    "a/animated.gif": encoded(
+        picture(2), "GIF", save_all=True, append_images=[picture(3), picture(4)]
+    ),
     "a/cmyk.jpg": encoded(picture(5).convert("CMYK"), "JPEG"),
     "a/alpha.png": encoded(transparent((200, 0, 0))),
     "a/palette.png": encoded(picture(6).quantize(16)),
@@ -106,8 +110,16 @@ def test_the_digest_is_of_pixels_not_of_files(tmp_path: Path) -> None:
     exif[0x0112] = 6
     held = encoded(upright.transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif.tobytes())
     opaque = upright.convert("RGBA")
-    files = {"a/1.png": upright, "a/2.bmp": upright, "a/3.webp": encoded(upright, "WEBP", lossless=True), "a/4.tiff": upright,
-             "a/5.png": opaque, "a/6.png": held, "b/1.png": Image.new("L", (6, 4)), "b/2.png": Image.new("L", (4, 6))}  # fmt: skip
+    files = {
+        "a/1.png": upright,
+        "a/2.bmp": upright,
+        "a/3.webp": encoded(upright, "WEBP", lossless=True),
+        "a/4.tiff": upright,
+        "a/5.png": opaque,
+        "a/6.png": held,
+        "b/1.png": Image.new("L", (6, 4)),
+        "b/2.png": Image.new("L", (4, 6)),
+    }
     digests = [fact.digest for fact in scan(load_data(str(put(tmp_path / "data", files)))).facts]
     assert len(set(digests[:6])) == 1
     assert len(set(digests)) == 3
@@ -140,7 +152,11 @@ def test_the_result_is_the_same_for_any_number_of_workers(kinds: ImageSet, cache
 def test_the_digest_of_the_data_is_known() -> None:
     """The same data has the same digest on any machine and at any size: it is in every manifest."""
     digits = load_data("digits")
-    assert scan(digits).digest == scan(digits, SPEC).digest == "1d0b6e6a04575efb6a23c04547cbcdf8b432239e34067380a1fd57e7bb3ba2ea"
+    assert (
+        scan(digits).digest
+        == scan(digits, SPEC).digest
+        == "1d0b6e6a04575efb6a23c04547cbcdf8b432239e34067380a1fd57e7bb3ba2ea"
+    )
 
 
 def test_a_label_is_part_of_the_digest_and_the_order_too(tmp_path: Path) -> None:
@@ -180,7 +196,9 @@ def test_a_second_scan_decodes_nothing(kinds: ImageSet, monkeypatch: pytest.Monk
     assert np.array_equal(first.pixels, third.pixels)
 
 
-def test_another_file_or_size_is_scanned_anew(kinds: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_file_or_size_is_scanned_anew(
+    kinds: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The key covers what the result depends on."""
     scan(kinds, SPEC)
     calls = count_decodes(monkeypatch)
@@ -194,7 +212,9 @@ def test_another_file_or_size_is_scanned_anew(kinds: ImageSet, monkeypatch: pyte
 
 @pytest.mark.parametrize("suffix", ["json", "npy"])
 @pytest.mark.parametrize("damage", ["cut", "changed", "emptied", "removed"])
-def test_a_damaged_cache_is_built_anew(kinds: ImageSet, cache: Path, suffix: str, damage: str) -> None:
+def test_a_damaged_cache_is_built_anew(
+    kinds: ImageSet, cache: Path, suffix: str, damage: str
+) -> None:
     """A power cut or a full disk may leave anything there; no run fails of it, or trains on it."""
     first = scan(kinds, SPEC)
     (file,) = cache.glob(f"*.{suffix}")
@@ -202,7 +222,9 @@ def test_a_damaged_cache_is_built_anew(kinds: ImageSet, cache: Path, suffix: str
     if damage == "removed":
         file.unlink()
     else:
-        file.write_bytes({"cut": content[:-5], "changed": content[:-5] + b"00000", "emptied": b""}[damage])
+        file.write_bytes(
+            {"cut": content[:-5], "changed": content[:-5] + b"00000", "emptied": b""}[damage]
+        )
     second = scan(kinds, SPEC)
     assert second.facts == first.facts
     assert np.array_equal(first.pixels, second.pixels)
@@ -217,7 +239,9 @@ def test_a_cache_that_can_not_be_written_is_done_without(kinds: ImageSet, cache:
     assert scan(kinds, SPEC).facts == scan(kinds, SPEC).facts
 
 
-def test_pixels_over_the_limit_are_not_kept(kinds: ImageSet, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_over_the_limit_are_not_kept(
+    kinds: ImageSet, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever trains on them streams; the facts are cached all the same."""
     nearly = 13 * 8 * 8 * 3 - 1
     assert scan(kinds, SPEC, limit_bytes=nearly).pixels is None
@@ -228,9 +252,13 @@ def test_pixels_over_the_limit_are_not_kept(kinds: ImageSet, cache: Path, monkey
     assert scan(kinds, SPEC, limit_bytes=nearly + 1).pixels is not None
 
 
-def test_the_cache_stays_bounded(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_stays_bounded(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was not used for longest goes first."""
-    sets = [load_data(str(put(tmp_path / str(number), numbered("a", 3, number)))) for number in range(3)]
+    sets = [
+        load_data(str(put(tmp_path / str(number), numbered("a", 3, number)))) for number in range(3)
+    ]
     scan(sets[0], SPEC)
     size = sum(file.stat().st_size for file in cache.iterdir())
     monkeypatch.setattr(scan_cache, "LIMIT_BYTES", int(2.5 * size))
@@ -252,7 +280,9 @@ def test_what_lies_in_memory_is_not_cached(cache: Path) -> None:
     assert not cache.exists()
 
 
-def test_an_image_too_large_to_serve_is_a_fact_and_no_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_too_large_to_serve_is_a_fact_and_no_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Pillow's warnings would break the display apart."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
     huge = encoded(Image.new("1", (8000, 8000)))

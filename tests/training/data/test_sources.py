@@ -18,7 +18,9 @@ SPEC = Preprocessing(resize=8, crop_height=8, crop_width=8)
 
 def test_an_unknown_data_set_is_refused() -> None:
     """The message says what there is."""
-    with pytest.raises(DataError, match="there are digits, fashion-mnist, cifar10, cifar100, or give a folder"):
+    with pytest.raises(
+        DataError, match="there are digits, fashion-mnist, cifar10, cifar100, or give a folder"
+    ):
         load_data("mnist")
 
 
@@ -45,7 +47,9 @@ def test_pixels_are_those_of_prepare_for_any_number_of_workers(tmp_path: Path) -
     data = load_data(str(put(tmp_path, numbered("cat", 9) | {"dog/1.png": 10})))
     chosen = np.array([9, 3, 3, 0])
     pixels = data.pixels(chosen, SPEC, workers=3)
-    assert np.array_equal(pixels, np.stack([prepare(data.encoded[index], SPEC) for index in chosen]))
+    assert np.array_equal(
+        pixels, np.stack([prepare(data.encoded[index], SPEC) for index in chosen])
+    )
     assert np.array_equal(pixels, data.pixels(chosen, SPEC))
     assert data.pixels(chosen[:0], SPEC).shape == (0, 8, 8, 3)
 
@@ -63,17 +67,30 @@ def test_an_image_that_breaks_later_is_named(tmp_path: Path) -> None:
 
 def test_sets_are_merged_by_the_names_of_their_classes(tmp_path: Path) -> None:
     """Old pictures and new ones: an index means another class in each, a name the same in both."""
-    old = load_data(str(put(tmp_path / "pets", {"train/cat/1.png": 1, "train/dog/1.png": 2, "test/dog/1.png": 3, "x.txt": b""})))
+    old = load_data(
+        str(
+            put(
+                tmp_path / "pets",
+                {"train/cat/1.png": 1, "train/dog/1.png": 2, "test/dog/1.png": 3, "x.txt": b""},
+            )
+        )
+    )
     new = load_data(str(put(tmp_path / "new" / "pets", {"ant/1.png": 4, "dog/1.png": 5})))
     data = merge([old, new])
     assert data.name == "pets+pets-2"
     assert data.class_names == ("ant", "cat", "dog")
     assert [data.label(index) for index in range(5)] == ["cat", "dog", "dog", "ant", "dog"]
     assert list(data.paths) == [
-        "pets/train/cat/1.png", "pets/train/dog/1.png", "pets/test/dog/1.png", "pets-2/ant/1.png", "pets-2/dog/1.png",
-    ]  # fmt: skip
+        "pets/train/cat/1.png",
+        "pets/train/dog/1.png",
+        "pets/test/dog/1.png",
+        "pets-2/ant/1.png",
+        "pets-2/dog/1.png",
+    ]
     assert data.given_splits.tolist() == [TRAIN, TRAIN, TEST, FREE, FREE]
-    assert [data.encoded[index] for index in range(5)] == [encoded(picture(seed)) for seed in range(1, 6)]
+    assert [data.encoded[index] for index in range(5)] == [
+        encoded(picture(seed)) for seed in range(1, 6)
+    ]
     assert data.encoded[np.int64(-1)] == encoded(picture(5))
     assert [path for path, _ in data.ignored] == ["pets/x.txt"]
     assert data.identity not in {old.identity, new.identity, merge([new, old]).identity}

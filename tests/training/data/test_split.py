@@ -46,7 +46,11 @@ def test_a_split_is_stratified_disjoint_complete_and_repeatable() -> None:
         assert np.bincount(data.labels[part]).tolist() == [len(part) * 2 // 3, len(part) // 3]
         assert part.dtype == np.int64
         assert np.all(np.diff(part) > 0)
-    assert shown(split, facts) == shown(again, facts) != shown(make_split(data, facts, {}, seed=1), facts)
+    assert (
+        shown(split, facts)
+        == shown(again, facts)
+        != shown(make_split(data, facts, {}, seed=1), facts)
+    )
 
 
 def test_the_digits_are_split_as_ever() -> None:
@@ -61,15 +65,22 @@ def test_order_and_names_do_not_matter() -> None:
     """Only what the pictures show."""
     rows = toys("cat", 40) + toys("dog", 30)
     data, facts = images(rows)
-    other, other_facts = images([rows[index] for index in np.random.default_rng(0).permutation(len(rows))])
-    assert shown(make_split(data, facts, {}), facts) == shown(make_split(other, other_facts, {}), other_facts)
+    other, other_facts = images(
+        [rows[index] for index in np.random.default_rng(0).permutation(len(rows))]
+    )
+    assert shown(make_split(data, facts, {}), facts) == shown(
+        make_split(other, other_facts, {}), other_facts
+    )
 
 
 def test_added_pictures_hardly_move_the_others() -> None:
     """After a tenth more, few images changed their part, and what was drawn is still in proportion."""
     data, facts = images(toys("cat", 500))
     more, more_facts = images(toys("cat", 550))
-    before, after = shown(make_split(data, facts, {}), facts), shown(make_split(more, more_facts, {}), more_facts)
+    before, after = (
+        shown(make_split(data, facts, {}), facts),
+        shown(make_split(more, more_facts, {}), more_facts),
+    )
     stayed = sum(len(before[name] & after[name]) for name in before)
     assert stayed > 480
     assert sizes(make_split(more, more_facts, {})) == [385, 55, 110]
@@ -89,7 +100,13 @@ def test_copies_are_never_torn_apart() -> None:
 @pytest.mark.parametrize("counts", [(1, 1, 1), (1, 1, 8), (5, 5, 5), (1, 50, 1, 1)])
 def test_a_class_with_three_groups_is_in_every_part(counts: tuple[int, ...]) -> None:
     """However small it is, and however many copies its images have."""
-    data, facts = images([(f"cat-{number}", "cat", FREE) for number, count in enumerate(counts) for _ in range(count)])
+    data, facts = images(
+        [
+            (f"cat-{number}", "cat", FREE)
+            for number, count in enumerate(counts)
+            for _ in range(count)
+        ]
+    )
     for seed in range(10):
         assert min(sizes(make_split(data, facts, {}, seed))) >= 1
 
@@ -119,7 +136,9 @@ def test_what_is_left_out_is_in_no_part() -> None:
         ({TRAIN: 100, TEST: 30, FREE: 50}, [125, 15, 40]),
     ],
 )
-def test_given_splits_are_kept_and_what_is_missing_comes_from_train(given: dict[int, int], expected: list[int]) -> None:
+def test_given_splits_are_kept_and_what_is_missing_comes_from_train(
+    given: dict[int, int], expected: list[int]
+) -> None:
     """An official test split stays as it is; images without a split are drawn for all three."""
     rows, first = [], 0
     for split, count in given.items():
@@ -135,7 +154,12 @@ def test_given_splits_are_kept_and_what_is_missing_comes_from_train(given: dict[
 
 def test_a_free_copy_of_a_training_image_trains() -> None:
     """Where test is given, new pictures are drawn for it, but not those that train has."""
-    data, facts = images(toys("cat", 50, TRAIN) + toys("cat", 20, FREE) + toys("cat", 9, TEST, 90) + toys("cat", 9, VALIDATION, 80))
+    data, facts = images(
+        toys("cat", 50, TRAIN)
+        + toys("cat", 20, FREE)
+        + toys("cat", 9, TEST, 90)
+        + toys("cat", 9, VALIDATION, 80)
+    )
     split = make_split(data, facts, {})
     assert sizes(split) == [70, 9, 9]
 
@@ -156,7 +180,9 @@ def test_what_an_older_model_saw_is_never_tested() -> None:
 def test_another_seed_tests_less_rather_than_what_was_seen() -> None:
     """And where nothing else is there, a class has no test at all."""
     data, facts = images(toys("cat", 100) + toys("dog", 30))
-    seen = shown(make_split(data, facts, {}), facts)["train"] | {f"dog-{number}" for number in range(30)}
+    seen = shown(make_split(data, facts, {}), facts)["train"] | {
+        f"dog-{number}" for number in range(30)
+    }
     new = shown(make_split(data, facts, {}, seed=5, never_test=seen), facts)
     assert not seen & (new["test"] | new["validation"])
     assert new["test"]
@@ -194,7 +220,10 @@ def test_too_few_images_for_the_folds_are_refused() -> None:
 def test_a_split_is_a_file_that_is_data_too(tmp_path: Path) -> None:
     """Read back it is the same; given as --data it trains on the same images again."""
     files = {
-        f"{label}/{name}{n}.png": seed + n for label, seed in (("[cat]", 0), ("dog, big", 50)) for n in range(10) for name in "é;"
+        f"{label}/{name}{n}.png": seed + n
+        for label, seed in (("[cat]", 0), ("dog, big", 50))
+        for n in range(10)
+        for name in "é;"
     }
     data = load_data(str(put(tmp_path / "pets", files)))
     facts = scan(data).facts
@@ -205,13 +234,18 @@ def test_a_split_is_a_file_that_is_data_too(tmp_path: Path) -> None:
     (tmp_path / "run" / "split.csv").write_bytes(content)
     found, reasons = read_split(content, data)
     assert reasons == left_out
-    assert all(np.array_equal(a, b) for a, b in zip(vars(found).values(), vars(split).values(), strict=True))
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(vars(found).values(), vars(split).values(), strict=True)
+    )
     again = load_data(str(tmp_path / "run" / "split.csv"))
     assert again.class_names == data.class_names
     assert again.given_splits[split.test].tolist() == [TEST] * len(split.test)
     assert again.given_splits[3] == FREE
     same = make_split(again, facts, left_out)
-    assert all(np.array_equal(a, b) for a, b in zip(vars(same).values(), vars(split).values(), strict=True))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(vars(same).values(), vars(split).values(), strict=True)
+    )
 
 
 def test_the_file_of_merged_and_known_sets_can_be_read_back(tmp_path: Path) -> None:
@@ -225,7 +259,11 @@ def test_the_file_of_merged_and_known_sets_can_be_read_back(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b"cat/1.png,cat", b"cat/9.png,cat", r"image 2 is cat/9.png, cat there and 1.png, cat here"),
+        (
+            b"cat/1.png,cat",
+            b"cat/9.png,cat",
+            r"image 2 is cat/9.png, cat there and 1.png, cat here",
+        ),
         (b"cat/1.png,cat", b"cat/1.png,dog", r"image 2 is cat/1.png, dog there"),
         (b"cat/1.png,cat,", b"cat/1.png,cat,holdout ", "into 'holdout"),
         (b"cat/1.png,cat", b"cat/1.png", "image 2"),

@@ -16,7 +16,9 @@ from training.run.request import Wish
 LENGTH = "iterations=12"  # an epoch of the digits is 10
 
 
-def laboratory_at(runs: Path, interrupted: Callable[[], bool] = lambda: False, *changes: str) -> Laboratory:
+def laboratory_at(
+    runs: Path, interrupted: Callable[[], bool] = lambda: False, *changes: str
+) -> Laboratory:
     """A laboratory on the digits that trains for 12 steps, or as the changes say."""
     wish = Wish(("digits",), recipe="experiment", changes=(LENGTH, *changes), golden_samples=0)
     return Laboratory(wish, runs, TrainingDisplay(Console(quiet=True)), ALONE, interrupted)

@@ -21,7 +21,8 @@ NETWORK = Lesions(
 def test_orders_are_grouped_by_tau_and_the_trained_one_is_last() -> None:
     """Orders of one tau stay together, whatever their number; those that came out as trained are left out."""
     orders = [
-        {"seed": 0, "swaps": 1, "tau": tau, "error": error} for tau, error in ((0.8, 0.6), (1.0, 0.2), (0.5, 0.7), (0.8, 0.4))
+        {"seed": 0, "swaps": 1, "tau": tau, "error": error}
+        for tau, error in ((0.8, 0.6), (1.0, 0.2), (0.5, 0.7), (0.8, 0.4))
     ]
     far, near, trained = replace(NETWORK, swaps=orders).by_tau()
     assert far == (0.5, 0.7, None)
@@ -37,5 +38,9 @@ def test_deviations_are_the_sample_s_and_unknown_of_one_draw() -> None:
     """The whole network has no draws: it deviates by its seeds alone."""
     assert NETWORK.growth_deviations == pytest.approx([0.0, 0.02**0.5])
     assert replace(NETWORK, many=np.array([[[0.3]]])).growth_deviations == [0.0, None]
-    two = replace(NETWORK, alone=np.array([[0.2, 0.3, 0.6], [0.4, 0.5, 0.6]]), many=np.array([[[0.3]], [[0.5]]]))
+    two = replace(
+        NETWORK,
+        alone=np.array([[0.2, 0.3, 0.6], [0.4, 0.5, 0.6]]),
+        many=np.array([[[0.3]], [[0.5]]]),
+    )
     assert two.growth_deviations == pytest.approx([0.02**0.5, 0.02**0.5])

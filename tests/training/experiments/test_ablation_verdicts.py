@@ -14,9 +14,18 @@ MOVABLE = [0, 1, 3, 4]
 CHANCE = 0.9
 
 
-def lesions(name: str, whole: float, rises: Sequence[float], growth: Sequence[float], swapped: Sequence[float]) -> Lesions:
+def lesions(
+    name: str,
+    whole: float,
+    rises: Sequence[float],
+    growth: Sequence[float],
+    swapped: Sequence[float],
+) -> Lesions:
     """One seed of a network of five blocks, the third of which changes the shape; `swapped` are errors by falling tau."""
-    orders = [{"seed": 0, "swaps": n, "tau": 1 - n / 10, "error": error} for n, error in enumerate(swapped, start=1)]
+    orders = [
+        {"seed": 0, "swaps": n, "tau": 1 - n / 10, "error": error}
+        for n, error in enumerate(swapped, start=1)
+    ]
     return Lesions(
         architecture=name,
         blocks=BLOCKS,
@@ -29,7 +38,13 @@ def lesions(name: str, whole: float, rises: Sequence[float], growth: Sequence[fl
 
 
 PLAIN = lesions("plain10", 0.3, [0.5, 0.6, 0.5, 0.4, 0.5], [0.8, 0.9, 0.9, 0.9], [0.9] * 8)
-RESIDUAL = lesions("resnet10", 0.2, [0.05, 0.1, 0.3, 0.1, 0.1], [0.35, 0.5, 0.65, 0.8], [0.2, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8])
+RESIDUAL = lesions(
+    "resnet10",
+    0.2,
+    [0.05, 0.1, 0.3, 0.1, 0.1],
+    [0.35, 0.5, 0.65, 0.8],
+    [0.2, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8],
+)
 
 
 def both_seeds(first: Lesions, second: Lesions) -> Lesions:
@@ -56,7 +71,12 @@ def with_rises(network: Lesions, *rises: float) -> Lesions:
 
 def with_errors(network: Lesions, *errors: float) -> Lesions:
     """The same network, with other errors of swapped orders."""
-    return replace(network, swaps=[order | {"error": error} for order, error in zip(network.swaps, errors, strict=True)])
+    return replace(
+        network,
+        swaps=[
+            order | {"error": error} for order, error in zip(network.swaps, errors, strict=True)
+        ],
+    )
 
 
 def with_norms(network: Lesions, *norms: float) -> Lesions:
@@ -66,9 +86,14 @@ def with_norms(network: Lesions, *norms: float) -> Lesions:
 
 def test_figures_like_the_paper_s_bear_the_claim_out() -> None:
     """All five parts; each sentence says how many seeds it stands on."""
-    assert words(PLAIN, RESIDUAL) == dict.fromkeys(("Deleting", "Blocks", "Smoothly", "The", "Short"), "shown")
+    assert words(PLAIN, RESIDUAL) == dict.fromkeys(
+        ("Deleting", "Blocks", "Smoothly", "The", "Short"), "shown"
+    )
     assert all("one seed" in verdict.text for verdict in verdicts(PLAIN, RESIDUAL, CHANCE))
-    assert all("2 seeds" in v.text for v in verdicts(both_seeds(PLAIN, PLAIN), both_seeds(RESIDUAL, RESIDUAL), CHANCE))
+    assert all(
+        "2 seeds" in v.text
+        for v in verdicts(both_seeds(PLAIN, PLAIN), both_seeds(RESIDUAL, RESIDUAL), CHANCE)
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,15 +114,21 @@ def test_a_network_near_chance_has_no_room_to_get_worse() -> None:
     lost = lesions("plain10", 0.88, [0.02, 0.0, 0.01, 0.02, 0.0], [0.9, 0.9, 0.9, 0.9], [0.9] * 8)
     verdict = verdicts(lost, RESIDUAL, CHANCE)[0]
     assert verdict.shown is None
-    assert verdict.text.endswith("plain10 is within 10.0 points of chance as it is: it has no room to get worse.")
+    assert verdict.text.endswith(
+        "plain10 is within 10.0 points of chance as it is: it has no room to get worse."
+    )
     one_of_two = both_seeds(PLAIN, lost)
     assert words(one_of_two, both_seeds(RESIDUAL, RESIDUAL))["Deleting"] == "can not be told"
-    other = lesions("resnet10", 0.85, [0.0, 0.05, 0.01, 0.0, 0.0], [0.86, 0.87, 0.88, 0.9], [0.85] * 8)
+    other = lesions(
+        "resnet10", 0.85, [0.0, 0.05, 0.01, 0.0, 0.0], [0.86, 0.87, 0.88, 0.9], [0.85] * 8
+    )
     assert set(words(PLAIN, other).values()) == {"can not be told", "shown"}
     assert words(PLAIN, other)["Short"] == "shown"  # of the gradient, not of errors
 
 
-@pytest.mark.parametrize(("rise", "word"), [(0.3, "shown"), (0.09, "can not be told"), (0.0, "not shown")])
+@pytest.mark.parametrize(
+    ("rise", "word"), [(0.3, "shown"), (0.09, "can not be told"), (0.0, "not shown")]
+)
 def test_blocks_that_change_the_shape_are_held_against_the_others(rise: float, word: str) -> None:
     """The others bring 8 points in the mean."""
     assert words(PLAIN, with_rises(RESIDUAL, 0.05, 0.1, rise, 0.09, 0.08))["Blocks"] == word
@@ -105,11 +136,20 @@ def test_blocks_that_change_the_shape_are_held_against_the_others(rise: float, w
 
 @pytest.mark.parametrize(
     ("growth", "word"),
-    [((0.35, 0.5, 0.65, 0.8), "shown"), ((0.25, 0.75, 0.8, 0.8), "not shown"), ((0.2, 0.25, 0.2, 0.21), "can not be told")],
+    [
+        ((0.35, 0.5, 0.65, 0.8), "shown"),
+        ((0.25, 0.75, 0.8, 0.8), "not shown"),
+        ((0.2, 0.25, 0.2, 0.21), "can not be told"),
+    ],
 )
-def test_growth_is_smooth_where_no_block_brings_it_all(growth: tuple[float, ...], word: str) -> None:
+def test_growth_is_smooth_where_no_block_brings_it_all(
+    growth: tuple[float, ...], word: str
+) -> None:
     """A third of the whole rise at most; where all the blocks together bring no rise there is nothing to be smooth."""
-    assert words(PLAIN, replace(RESIDUAL, many=np.array([[[error] for error in growth]])))["Smoothly"] == word
+    assert (
+        words(PLAIN, replace(RESIDUAL, many=np.array([[[error] for error in growth]])))["Smoothly"]
+        == word
+    )
 
 
 @pytest.mark.parametrize(

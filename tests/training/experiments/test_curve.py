@@ -17,14 +17,20 @@ IMAGES = STEPS * BATCH - 4  # the last batch is smaller
 def position(epoch: int, step: int, right: float) -> Progress:
     """Where a training stands after a step of an epoch in which so many images were got right."""
     seen = IMAGES if step == STEPS else step * BATCH
-    return Progress(epoch, 2, step, STEPS, (epoch - 1) * STEPS + step, 2 * STEPS, 0.0, right / seen, 1.0, 1.0)
+    return Progress(
+        epoch, 2, step, STEPS, (epoch - 1) * STEPS + step, 2 * STEPS, 0.0, right / seen, 1.0, 1.0
+    )
 
 
 def feed(recorder: CurveRecorder, first: int, last: int) -> None:
     """Steps of the run: in the first epoch each image is wrong, in the second, from its middle on, each is right."""
     for step in range(first, last + 1):
         epoch, own = divmod(step - 1, STEPS)
-        right = 0.0 if epoch == 0 else max(0.0, (IMAGES if own + 1 == STEPS else (own + 1) * BATCH) - STEPS * BATCH / 2)
+        right = (
+            0.0
+            if epoch == 0
+            else max(0.0, (IMAGES if own + 1 == STEPS else (own + 1) * BATCH) - STEPS * BATCH / 2)
+        )
         recorder(position(epoch + 1, own + 1, right))
 
 
@@ -32,7 +38,12 @@ def test_each_point_is_of_the_steps_since_the_last(tmp_path: Path) -> None:
     """Two points an epoch of 120 steps: the error of the second half is not mixed with the first's."""
     run = RunDirectory(tmp_path)
     feed(CurveRecorder(run, BATCH, IMAGES), 1, 2 * STEPS)
-    assert [(point.iteration, point.error) for point in read_curve(run)] == [(60, 1), (120, 1), (180, 1), (240, 0)]
+    assert [(point.iteration, point.error) for point in read_curve(run)] == [
+        (60, 1),
+        (120, 1),
+        (180, 1),
+        (240, 0),
+    ]
 
 
 def test_a_resumed_training_makes_no_point_twice(tmp_path: Path) -> None:
@@ -40,7 +51,12 @@ def test_a_resumed_training_makes_no_point_twice(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     feed(CurveRecorder(run, BATCH, IMAGES), 1, 130)
     feed(CurveRecorder(run, BATCH, IMAGES), 100, 2 * STEPS)
-    assert [(point.iteration, point.error) for point in read_curve(run)] == [(60, 1), (120, 1), (180, 1), (240, 0)]
+    assert [(point.iteration, point.error) for point in read_curve(run)] == [
+        (60, 1),
+        (120, 1),
+        (180, 1),
+        (240, 0),
+    ]
 
 
 def test_a_gpu_tells_of_some_steps_only(tmp_path: Path) -> None:

@@ -7,7 +7,16 @@ from xml.etree import ElementTree as ET
 import pytest
 from html_page import Page
 
-from training.experiments.report import Column, Figure, Part, Report, Table, Verdict, drawn, write_report
+from training.experiments.report import (
+    Column,
+    Figure,
+    Part,
+    Report,
+    Table,
+    Verdict,
+    drawn,
+    write_report,
+)
 from training.reports.figures import Line, draw_lines
 
 HOSTILE = "a <b> & | 'c'"
@@ -16,15 +25,26 @@ HOSTILE = "a <b> & | 'c'"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A report of a name, a figure and a table that try to break it."""
-    drawing = drawn(draw_lines("curve", [Line(HOSTILE, [1, 2, 3], [0.1, None, 0.3], 0, dashed=True)], y="error"))
+    drawing = drawn(
+        draw_lines("curve", [Line(HOSTILE, [1, 2, 3], [0.1, None, 0.3], 0, dashed=True)], y="error")
+    )
     columns = (Column("network"), Column("error", "percent"), Column("weights", "whole"))
-    table = Table("errors", "what came out", columns, [(HOSTILE, 0.12345, 269722), ("none", None, None)])
+    table = Table(
+        "errors", "what came out", columns, [(HOSTILE, 0.12345, 269722), ("none", None, None)]
+    )
     report = Report(
         name="example",
         title="An example",
         claim="Something holds.",
         sources=("somebody 2015",),
-        verdicts=[Verdict(shown, text) for shown, text in ((True, "It does."), (False, "It does not."), (None, "Nobody knows."))],
+        verdicts=[
+            Verdict(shown, text)
+            for shown, text in (
+                (True, "It does."),
+                (False, "It does not."),
+                (None, "Nobody knows."),
+            )
+        ],
         parts=[Part("A part", ["Text."], [Figure("curve", "A curve", drawing)], [table], [table])],
         setting={"data": HOSTILE},
         commands=["python -m training experiment example"],
@@ -59,7 +79,11 @@ def test_markdown_names_the_files_that_are_there(folder: Path) -> None:
 def test_a_table_s_file_holds_the_values_as_they_are(folder: Path) -> None:
     """Not rounded; what is not known is empty."""
     with open(folder / "tables" / "errors.csv", newline="") as file:
-        assert list(csv.reader(file)) == [["network", "error", "weights"], [HOSTILE, "0.12345", "269722"], ["none", "", ""]]
+        assert list(csv.reader(file)) == [
+            ["network", "error", "weights"],
+            [HOSTILE, "0.12345", "269722"],
+            ["none", "", ""],
+        ]
 
 
 def test_a_figure_s_file_is_svg_with_its_own_colours(folder: Path) -> None:

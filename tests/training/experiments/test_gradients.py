@@ -25,17 +25,25 @@ def test_a_direction_is_as_long_as_the_weights_filter_by_filter() -> None:
         if parameter.ndim <= 1:
             assert not along.any()
         else:
-            torch.testing.assert_close(along.flatten(1).norm(dim=1), parameter.detach().flatten(1).norm(dim=1))
+            torch.testing.assert_close(
+                along.flatten(1).norm(dim=1), parameter.detach().flatten(1).norm(dim=1)
+            )
             assert not torch.equal(along, across)
 
 
 def test_the_surface_has_the_networks_loss_at_its_centre_and_leaves_it_as_it_was() -> None:
     """And another one at each other point."""
     torch.manual_seed(0)
-    network, images, labels = build_network("plain20", 10).eval(), torch.randn(16, 3, 8, 8), torch.arange(16) % 10
+    network, images, labels = (
+        build_network("plain20", 10).eval(),
+        torch.randn(16, 3, 8, 8),
+        torch.arange(16) % 10,
+    )
     loss = loss_of(answers(network, images), labels)
     counted: list[tuple[int, int]] = []
-    losses = measure_surface(network, images, labels, grid(3), 0, lambda done, of: counted.append((done, of)))
+    losses = measure_surface(
+        network, images, labels, grid(3), 0, lambda done, of: counted.append((done, of))
+    )
     assert losses[1][1] == pytest.approx(loss, rel=1e-6)
     assert losses[0][1] != losses[1][1] != losses[1][0]
     assert counted == [(done, 9) for done in range(1, 10)]
@@ -57,7 +65,9 @@ def test_norms_are_those_of_each_3x3_convolution() -> None:
     norms = gradients.gradient_norms(network)
     assert len(norms) == 19
     assert norms[0] == pytest.approx(network.get_parameter("conv1.weight").grad.norm().item())
-    assert norms[-1] == pytest.approx(network.get_parameter("layer3.2.conv2.weight").grad.norm().item())
+    assert norms[-1] == pytest.approx(
+        network.get_parameter("layer3.2.conv2.weight").grad.norm().item()
+    )
 
 
 def test_windows_are_the_first_step_the_first_ten_and_the_last_ten() -> None:
@@ -82,9 +92,14 @@ HILLS = [[0.0, 9.0, 0.5], [9.0, 2.0, 9.0], [0.2, 9.0, 9.0]]
         ([500.0, 1.0], [1.5, 1.0], (BOWL, BOWL), [True, False, True, True, None, None]),
     ],
 )
-def test_verdicts_follow_the_figures(plain: list[float], residual: list[float], around: tuple, shown: list[bool | None]) -> None:
+def test_verdicts_follow_the_figures(
+    plain: list[float], residual: list[float], around: tuple, shown: list[bool | None]
+) -> None:
     """As in the papers; the same with hills; the other way round; gradients that vanish in the middle; that explode."""
-    norms = {name: np.tile(np.array(layers), (2, 12, 1)) for name, layers in (("plain56", plain), ("resnet56", residual))}
+    norms = {
+        name: np.tile(np.array(layers), (2, 12, 1))
+        for name, layers in (("plain56", plain), ("resnet56", residual))
+    }
     surfaces = dict(zip(("plain56", "resnet56"), around, strict=True))
     said = verdicts(norms, surfaces, [56], 10)
     assert [verdict.shown for verdict in said] == shown
@@ -122,7 +137,10 @@ def test_the_experiment_ends_in_its_files_and_measures_once(
     """On the digits; the surface's centre is the trained loss; a second time everything is read."""
     report = gradients.perform(laboratory, [20], [0], 30, 3)
     page = write_report(report, tmp_path)
-    assert {path.name for path in (page.parent / "figures").iterdir()} == {"gradients-20.svg", "surface.svg"}
+    assert {path.name for path in (page.parent / "figures").iterdir()} == {
+        "gradients-20.svg",
+        "surface.svg",
+    }
     assert "takes its first 12 steps" in report.parts[0].text[0]  # its run has no more
     run = laboratory.train("resnet20", 0)
     images, labels = sample_images(laboratory, run, gradients.SURFACE_IMAGES)

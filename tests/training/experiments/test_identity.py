@@ -42,16 +42,23 @@ def test_a_constructed_network_answers_as_the_one_it_is_made_from(family: str) -
     with torch.no_grad():
         expected = shallow(others)
         torch.testing.assert_close(deep(others), expected, rtol=1e-4, atol=1e-5)
-        assert not torch.allclose(build_network(f"{family}32", 10).eval()(others), expected, atol=1e-2)
+        assert not torch.allclose(
+            build_network(f"{family}32", 10).eval()(others), expected, atol=1e-2
+        )
     assert sum(isinstance(module, nn.Conv2d) for module in deep.modules()) == 31
 
 
 def test_a_residual_identity_holds_with_the_statistics_of_a_batch() -> None:
     """F is zero whatever its norms see."""
     shallow = trained_like("resnet20")
-    deep, images = deepen(shallow, "resnet32", 10, torch.randn(8, 3, 16, 16)), torch.randn(8, 3, 16, 16)
+    deep, images = (
+        deepen(shallow, "resnet32", 10, torch.randn(8, 3, 16, 16)),
+        torch.randn(8, 3, 16, 16),
+    )
     with torch.no_grad():
-        torch.testing.assert_close(deep.train()(images), shallow.train()(images), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            deep.train()(images), shallow.train()(images), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_a_stack_of_plain_identities_gives_back_what_it_gets() -> None:
@@ -93,16 +100,22 @@ def test_learning_to_copy_stops_when_asked(tmp_path: Path) -> None:
 def found(*, difference: float, built: float) -> dict:
     """What was measured of one built network, whose losses while it trains on are `built`."""
     return {
-        "difference": difference, "largest": 10.0, "loss": {"shallow": 0.5, "deep": 0.5}, "error": {"shallow": 0.1, "deep": 0.1},
+        "difference": difference,
+        "largest": 10.0,
+        "loss": {"shallow": 0.5, "deep": 0.5},
+        "error": {"shallow": 0.1, "deep": 0.1},
         "trained_on": {"shallow": [0.5] * 12, "deep": [built] * 12},
-    }  # fmt: skip
+    }
 
 
 def copied(plain: float, residual: float, deep_plain: float, deep_residual: float) -> list[Copying]:
     """Stacks of 1 and 9 blocks that ended at these errors."""
     ended = {"plain": (plain, deep_plain), "residual": (residual, deep_residual)}
-    return [Copying(kind, blocks, 0.1, np.full((2, 12), error))
-            for kind, errors in ended.items() for blocks, error in zip((1, 9), errors, strict=True)]  # fmt: skip
+    return [
+        Copying(kind, blocks, 0.1, np.full((2, 12), error))
+        for kind, errors in ended.items()
+        for blocks, error in zip((1, 9), errors, strict=True)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -112,29 +125,43 @@ def copied(plain: float, residual: float, deep_plain: float, deep_residual: floa
         (1.0, 0.4, (0.01, 0.1, 0.001, 0.5), [False] * 7),
     ],
 )
-def test_verdicts_follow_the_figures(difference: float, built: float, ended: tuple, shown: list[bool]) -> None:
+def test_verdicts_follow_the_figures(
+    difference: float, built: float, ended: tuple, shown: list[bool]
+) -> None:
     """As in the paper, and the other way round: two constructions, training on, two lengths, two kinds."""
-    of = {family: [found(difference=difference, built=its)] for family, its in (("plain", built), ("resnet", 0.5))}
+    of = {
+        family: [found(difference=difference, built=its)]
+        for family, its in (("plain", built), ("resnet", 0.5))
+    }
     said = verdicts(of, copied(*ended), 20, 56)
     assert [verdict.shown for verdict in said] == shown
     assert all("over one seed" in verdict.text for verdict in said[:3])
     assert all("over 2 starts" in verdict.text for verdict in said[3:])
 
 
-@pytest.mark.parametrize(("deeper", "said"), [(20, "not deeper than one of 20"), (21, "no architecture 'plain21'")])
-def test_what_can_not_be_built_is_said_before_anything_is_trained(tmp_path: Path, deeper: int, said: str) -> None:
+@pytest.mark.parametrize(
+    ("deeper", "said"), [(20, "not deeper than one of 20"), (21, "no architecture 'plain21'")]
+)
+def test_what_can_not_be_built_is_said_before_anything_is_trained(
+    tmp_path: Path, deeper: int, said: str
+) -> None:
     """Nothing is written."""
     with pytest.raises(RecipeError, match=said):
         identity.perform(laboratory_at(tmp_path / "runs"), 20, deeper, [0], 1, 1)
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_run_stays_as_it_was_trained_and_what_is_built_on_it_is_drawn_by_its_seed(laboratory: Laboratory) -> None:
+def test_a_run_stays_as_it_was_trained_and_what_is_built_on_it_is_drawn_by_its_seed(
+    laboratory: Laboratory,
+) -> None:
     """Its network is trained on as a copy; whatever was drawn before, a second construction is the same."""
     run = laboratory.train("resnet20", 0)
     before = {name: values.clone() for name, values in run.trained.network.state_dict().items()}
     found = identity.construct(laboratory, run, 32, 2)
-    assert all(torch.equal(values, before[name]) for name, values in run.trained.network.state_dict().items())
+    assert all(
+        torch.equal(values, before[name])
+        for name, values in run.trained.network.state_dict().items()
+    )
     torch.manual_seed(1234)
     assert identity._construct(laboratory, run, 32, 2) == found
 
@@ -147,10 +174,14 @@ def test_the_experiment_ends_in_its_files_and_measures_once(
     report = identity.perform(laboratory, 20, 32, [0], 30, 2)
     page = write_report(report, tmp_path)
     assert {path.name for path in (page.parent / "figures").iterdir()} == {
-        "trained-on-plain.svg", "trained-on-resnet.svg", "copying.svg",
-    }  # fmt: skip
+        "trained-on-plain.svg",
+        "trained-on-resnet.svg",
+        "copying.svg",
+    }
     assert [verdict.shown for verdict in report.verdicts[:2]] == [True, True]
-    assert len((page.parent / "tables" / "trained-on.csv").read_text().splitlines()) == 1 + 2 * 2 * 12
+    assert (
+        len((page.parent / "tables" / "trained-on.csv").read_text().splitlines()) == 1 + 2 * 2 * 12
+    )
     texts = [part.text[0] for part in report.parts]
     assert "for 12 steps" in texts[1]  # a run of 12 has no more
     assert "2 steps; the error at the end is the mean of the last 2." in texts[2]

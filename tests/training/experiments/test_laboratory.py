@@ -39,7 +39,9 @@ def test_what_a_training_depends_on_is_in_its_name(laboratory: Laboratory) -> No
     assert len(set(names)) == 4
 
 
-def test_the_test_split_is_measured_after_every_epoch_and_chooses_nothing(laboratory: Laboratory) -> None:
+def test_the_test_split_is_measured_after_every_epoch_and_chooses_nothing(
+    laboratory: Laboratory,
+) -> None:
     """Each epoch has its figures, and the weights that count are the last epoch's."""
     run = laboratory.train("resnet20", 0)
     assert [line["step"] for line in run.history] == [10, 12]
@@ -48,16 +50,22 @@ def test_the_test_split_is_measured_after_every_epoch_and_chooses_nothing(labora
     assert run.trained.epoch == 2
 
 
-def test_a_training_that_was_cut_goes_on_to_the_same_curve_and_weights(laboratory: Laboratory, tmp_path: Path) -> None:
+def test_a_training_that_was_cut_goes_on_to_the_same_curve_and_weights(
+    laboratory: Laboratory, tmp_path: Path
+) -> None:
     """Stopped in the middle of the first epoch and in the second: no point is lost, doubled or different."""
     whole = laboratory.train("resnet20", 0)
     for stop in (4, 7):
         steps = count(1)
         with pytest.raises(InterruptedRunError):
-            laboratory_at(tmp_path, lambda steps=steps, stop=stop: next(steps) >= stop).train("resnet20", 0)
+            laboratory_at(tmp_path, lambda steps=steps, stop=stop: next(steps) >= stop).train(
+                "resnet20", 0
+            )
     resumed = laboratory_at(tmp_path).train("resnet20", 0)
     assert resumed.curve() == whole.curve()
-    assert (resumed.directory.path / LAST).read_bytes() == (whole.directory.path / LAST).read_bytes()
+    assert (resumed.directory.path / LAST).read_bytes() == (
+        whole.directory.path / LAST
+    ).read_bytes()
 
 
 def test_a_measurement_is_kept_by_what_it_depends_on(tmp_path: Path) -> None:
@@ -77,7 +85,12 @@ def test_a_measurement_is_kept_by_what_it_depends_on(tmp_path: Path) -> None:
 def test_a_run_is_told_by_its_weights_and_its_data(laboratory: Laboratory, tmp_path: Path) -> None:
     """Other weights under the same name are another identity: what was measured of the first is not read for them."""
     run = laboratory.train("resnet20", 0)
-    copied = replace(run, directory=RunDirectory(shutil.copytree(run.directory.path, tmp_path / run.directory.run_id)))
+    copied = replace(
+        run,
+        directory=RunDirectory(
+            shutil.copytree(run.directory.path, tmp_path / run.directory.run_id)
+        ),
+    )
     assert copied.identity() == run.identity()
     (copied.directory.path / LAST).write_bytes(b"others")
     assert copied.identity() == run.identity() | {"weights": hashlib.sha256(b"others").hexdigest()}
@@ -85,7 +98,9 @@ def test_a_run_is_told_by_its_weights_and_its_data(laboratory: Laboratory, tmp_p
     assert copied.identity()["data"] == "other" != run.data_digest
 
 
-def test_a_run_that_something_else_trained_in_part_is_said(laboratory: Laboratory, tmp_path: Path) -> None:
+def test_a_run_that_something_else_trained_in_part_is_said(
+    laboratory: Laboratory, tmp_path: Path
+) -> None:
     """`resume` finishes a run without the test error by epoch."""
     run = laboratory.train("resnet20", 0).directory
     shutil.copytree(run.path, tmp_path / run.run_id)
@@ -101,7 +116,9 @@ def test_a_run_that_learned_from_other_data_is_said(laboratory: Laboratory, tmp_
     run = laboratory.train("resnet20", 0).directory
     shutil.copytree(run.path, tmp_path / run.run_id)
     checked = json.loads((run.path / CHECK).read_text())
-    (tmp_path / run.run_id / CHECK).write_text(json.dumps(checked | {"data_digest": "of another day"}))
+    (tmp_path / run.run_id / CHECK).write_text(
+        json.dumps(checked | {"data_digest": "of another day"})
+    )
     with pytest.raises(RunError, match="has learned from other data than digits holds now"):
         laboratory_at(tmp_path).train("resnet20", 0)
 

@@ -28,7 +28,9 @@ def test_a_deviation_is_that_of_all_outputs_together() -> None:
     assert not norm._forward_hooks
 
 
-@pytest.mark.parametrize(("name", "layers"), [("resnet20", 19), ("resnet20-b", 19), ("plain20", 19), ("plain18", 17)])
+@pytest.mark.parametrize(
+    ("name", "layers"), [("resnet20", 19), ("resnet20-b", 19), ("plain20", 19), ("plain18", 17)]
+)
 def test_every_convolution_outside_shortcuts_is_a_layer(name: str, layers: int) -> None:
     """All layers with weights but the last, in order; projections are none."""
     norms = response_norms(build_network(name, 10), name)
@@ -63,14 +65,18 @@ def test_verdicts_follow_the_means(means: tuple, shown: list[bool | None]) -> No
 
 def test_a_few_large_layers_make_no_rule() -> None:
     """A plain network whose mean is the higher for one of three layers alone."""
-    made = [Responses(name, ["a", "b", "c"], np.array([values])) for name, values in
-            (("plain20", (9.0, 1.0, 1.0)), ("resnet20", (2.0, 1.1, 1.1)))]  # fmt: skip
+    made = [
+        Responses(name, ["a", "b", "c"], np.array([values]))
+        for name, values in (("plain20", (9.0, 1.0, 1.0)), ("resnet20", (2.0, 1.1, 1.1)))
+    ]
     (verdict,) = verdicts(made)
     assert verdict.shown is None
     assert "1 of 3 layers" in verdict.text
 
 
-def test_an_experiment_leaves_its_files_and_measures_once(laboratory: Laboratory, tmp_path: Path) -> None:
+def test_an_experiment_leaves_its_files_and_measures_once(
+    laboratory: Laboratory, tmp_path: Path
+) -> None:
     """The second time the kept figures are read: other figures in their place are what comes out."""
     page = write_report(responses.perform(laboratory, [20], [0], 50), tmp_path)
     figures = {path.name for path in (page.parent / "figures").iterdir()}
@@ -90,6 +96,8 @@ def test_a_person_may_stop_it(laboratory: Laboratory) -> None:
     """Between two batches; the trainings are there already."""
     for name in ("plain20", "resnet20"):
         laboratory.train(name, 0)
-    stopping = Laboratory(laboratory.wish, laboratory.runs, laboratory.display, laboratory.process, lambda: True)
+    stopping = Laboratory(
+        laboratory.wish, laboratory.runs, laboratory.display, laboratory.process, lambda: True
+    )
     with pytest.raises(InterruptedRunError, match="stopped while measuring"):
         responses.perform(stopping, [20], [0], 31)

@@ -19,7 +19,9 @@ from training.experiments.setting import command, describe, is_cifar10, publishi
         ("cifar10+mine", False),
     ],
 )
-def test_the_paper_s_figures_stand_beside_its_own_data_alone(laboratory: Laboratory, name: str, *, holds: bool) -> None:
+def test_the_paper_s_figures_stand_beside_its_own_data_alone(
+    laboratory: Laboratory, name: str, *, holds: bool
+) -> None:
     """Or a copy that says in brackets what is different."""
     named = replace(laboratory)
     named.__dict__["images"] = replace(laboratory.images, name=name)
@@ -39,11 +41,19 @@ def test_a_report_says_what_the_training_said(laboratory: Laboratory) -> None:
 
 def test_commands_name_what_a_run_depends_on_and_no_path(laboratory: Laboratory) -> None:
     """Typed again, they find the same runs."""
-    other = replace(laboratory, wish=replace(laboratory.wish, data=("/home/somebody/pictures",), image_size=32, precision="fp32"))
+    other = replace(
+        laboratory,
+        wish=replace(
+            laboratory.wish, data=("/home/somebody/pictures",), image_size=32, precision="fp32"
+        ),
+    )
     typed = command(other, "lesions", "--depth", "56", seeds=(0, 1))
     assert typed.startswith(
         "python -m training experiment lesions --data pictures --image-size 32 --set iterations=12 --precision fp32"
     )
     assert typed.endswith("--depth 56 --seeds 0,1")
     run = laboratory.train("resnet20", 0)
-    assert publishing(laboratory, run) == f"python -m training resume {laboratory.runs.name}/{run.directory.run_id}"
+    assert (
+        publishing(laboratory, run)
+        == f"python -m training resume {laboratory.runs.name}/{run.directory.run_id}"
+    )

@@ -18,7 +18,9 @@ from training.experiments.shortcuts import verdicts
         (((0.2, 0.2), (0.1, 0.1), (0.07, 0.13), (0.1, 0.1), (0.08, 0.3)), [None, None, None]),
     ],
 )
-def test_verdicts_follow_the_test_errors(tmp_path: Path, errors: tuple, shown: list[bool | None]) -> None:
+def test_verdicts_follow_the_test_errors(
+    tmp_path: Path, errors: tuple, shown: list[bool | None]
+) -> None:
     """As in the paper; projections that gain much; none is best; one is better than none; seeds that do not agree."""
     names = ("plain20", "resnet20", "resnet20-b", "resnet20-c", "preresnet20")
     groups = [group(tmp_path, name, *values) for name, values in zip(names, errors, strict=True)]

@@ -27,18 +27,31 @@ def failed(checks: tuple[Check, ...]) -> set[str]:
     return {check.check for check in checks if not check.passed}
 
 
-def test_a_true_export_passes_everything_but_what_three_epochs_can_not(run_copy: RunDirectory) -> None:
+def test_a_true_export_passes_everything_but_what_three_epochs_can_not(
+    run_copy: RunDirectory,
+) -> None:
     """Parity at batch 1, an odd size and the maximum, invariance, encoded accuracy, golden proof and its sensitivity."""
     checks = gates.gate(run_copy, open_run_data(run_copy))
     names = {check.check for check in checks}
-    assert {"parity_batch_1", "parity_batch_7", "parity_batch_32", "accuracy_png", "accuracy_jpeg", "accuracy_floor"} <= names
+    assert {
+        "parity_batch_1",
+        "parity_batch_7",
+        "parity_batch_32",
+        "accuracy_png",
+        "accuracy_jpeg",
+        "accuracy_floor",
+    } <= names
     assert failed(checks) <= {"accuracy_jpeg"}
     assert gates.read_checks(run_copy) == checks
-    assert tuple(check.check for check in checks) == gates.CHECKS[:-5], "all but what needs an older model"
+    assert tuple(check.check for check in checks) == gates.CHECKS[:-5], (
+        "all but what needs an older model"
+    )
 
 
 @pytest.mark.parametrize("fault", sorted(preprocessing_gates.FAULTS))
-def test_each_fault_of_preprocessing_breaks_the_golden_proof(run_copy: RunDirectory, fault: str) -> None:
+def test_each_fault_of_preprocessing_breaks_the_golden_proof(
+    run_copy: RunDirectory, fault: str
+) -> None:
     """Swapped channels, ignored EXIF, another interpolation and a shifted crop are each noticed."""
     checks = {check.check: check for check in gates.gate(run_copy, open_run_data(run_copy))}
     assert checks[f"golden_notices_{fault}"].value >= 1
@@ -46,7 +59,11 @@ def test_each_fault_of_preprocessing_breaks_the_golden_proof(run_copy: RunDirect
 
 def test_a_blind_golden_set_fails_the_gate(run_copy: RunDirectory) -> None:
     """Without the EXIF image nothing would notice ignored EXIF, and the gate says so."""
-    blocks = [block for block in run_copy.read_json("golden/golden.json", "export") if "exif" not in block["image"]]
+    blocks = [
+        block
+        for block in run_copy.read_json("golden/golden.json", "export")
+        if "exif" not in block["image"]
+    ]
     run_copy.write_json("golden/golden.json", blocks)
     assert "golden_notices_ignored_exif" in failed(gates.gate(run_copy, open_run_data(run_copy)))
 
@@ -58,17 +75,23 @@ def test_an_export_of_other_weights_fails_parity(run_copy: RunDirectory) -> None
     arrays["logits"][5] += 0.01
     with open(run_copy.path / "evaluation.npz", "wb") as file:
         np.savez(file, **arrays)
-    assert {"parity_batch_1", "parity_batch_7", "parity_batch_32"} <= failed(gates.gate(run_copy, open_run_data(run_copy)))
+    assert {"parity_batch_1", "parity_batch_7", "parity_batch_32"} <= failed(
+        gates.gate(run_copy, open_run_data(run_copy))
+    )
 
 
-def test_skewed_preprocessing_fails_the_accuracy_on_encoded_images(run_copy: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_skewed_preprocessing_fails_the_accuracy_on_encoded_images(
+    run_copy: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Were `prepare` not what training used, the accuracy on encoded images would tell."""
 
     def inverted(data: bytes, spec: Preprocessing) -> Pixels:
         return 255 - prepare(data, spec)
 
     monkeypatch.setattr(preprocessing_gates, "prepare", inverted)
-    assert {"accuracy_png", "golden_decode"} <= failed(gates.gate(run_copy, open_run_data(run_copy)))
+    assert {"accuracy_png", "golden_decode"} <= failed(
+        gates.gate(run_copy, open_run_data(run_copy))
+    )
 
 
 def test_a_failed_check_stops_the_publish_until_it_is_waived(run_copy: RunDirectory) -> None:
@@ -91,7 +114,9 @@ def test_a_waiver_of_a_check_that_passed_leaves_no_trace(run_copy: RunDirectory)
     assert {check.check: check.waived for check in checks}["parity_batch_1"] is None
 
 
-def test_a_step_that_comes_too_early_names_the_one_before(new_run: Callable[..., RunDirectory]) -> None:
+def test_a_step_that_comes_too_early_names_the_one_before(
+    new_run: Callable[..., RunDirectory],
+) -> None:
     """Gating what was not exported says so."""
     run = new_run()
     with pytest.raises(RunError, match="run `python -m training export` on it first"):

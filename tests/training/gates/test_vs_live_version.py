@@ -32,7 +32,11 @@ def store(tmp_path: Path) -> ModelStore:
 
 def against_live(run: RunDirectory, store: ModelStore) -> dict[str, Check]:
     """The checks that look at the live version."""
-    return {check.check: check for check in gate(run, open_run_data(run), WAIVERS, store) if check.check in NAMES}
+    return {
+        check.check: check
+        for check in gate(run, open_run_data(run), WAIVERS, store)
+        if check.check in NAMES
+    }
 
 
 def published(run: RunDirectory, store: ModelStore) -> None:
@@ -79,7 +83,9 @@ def test_there_is_nothing_to_compare_with_before_the_first_version_and_after_one
     assert against_live(run_copy, store) == {}
 
 
-def test_images_that_the_live_version_learned_from_do_not_judge(run_copy: RunDirectory, store: ModelStore) -> None:
+def test_images_that_the_live_version_learned_from_do_not_judge(
+    run_copy: RunDirectory, store: ModelStore
+) -> None:
     """It would remember them: where it knows every test image, accuracy is not compared, and latency and size still are."""
     data = open_run_data(run_copy)
     known = run_copy.path / KNOWN_IMAGES
@@ -107,7 +113,9 @@ def test_other_classes_are_not_compared(run_copy: RunDirectory, store: ModelStor
     assert against_live(renamed(run_copy), store).keys() == {LATENCY, SIZE}
 
 
-def test_a_damaged_live_version_is_a_check_that_can_be_waived(run_copy: RunDirectory, store: ModelStore) -> None:
+def test_a_damaged_live_version_is_a_check_that_can_be_waived(
+    run_copy: RunDirectory, store: ModelStore
+) -> None:
     """Its successor may be what mends it."""
     published(run_copy, store)
     with (store.root / run_copy.config().model / "1" / "model.onnx").open("ab") as file:

@@ -27,7 +27,9 @@ def convolution(*, bias: bool) -> Builder:
 
 
 def model(builder: Builder) -> onnx.ModelProto:
-    return model_of(builder, [PIXELS], [helper.make_tensor_value_info(builder.value, TensorProto.FLOAT, None)])
+    return model_of(
+        builder, [PIXELS], [helper.make_tensor_value_info(builder.value, TensorProto.FLOAT, None)]
+    )
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -8,7 +8,16 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from foreign_graphs import CLASSES, LABELS, SIZE, Builder, foreign_graph, model_of, write, write_labels
+from foreign_graphs import (
+    CLASSES,
+    LABELS,
+    SIZE,
+    Builder,
+    foreign_graph,
+    model_of,
+    write,
+    write_labels,
+)
 from onnx import TensorProto, helper, numpy_helper
 
 from training.__main__ import main
@@ -20,15 +29,28 @@ PIXELS = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3, SIZ
 def import_file(path: Path, *words: str, labels: tuple[str, ...] = LABELS) -> str:
     """What `import` says of a file that it refuses with exit code 2, without a traceback and without a version."""
     store = path.parent / "store"
-    command = ["import", "--onnx", str(path), "--labels", str(write_labels(path.parent, labels)), "--model", "m"]
-    result = CliRunner().invoke(main, [*command, "--store", str(store), *(words or ("--preset", "torchvision"))])
+    command = [
+        "import",
+        "--onnx",
+        str(path),
+        "--labels",
+        str(write_labels(path.parent, labels)),
+        "--model",
+        "m",
+    ]
+    result = CliRunner().invoke(
+        main, [*command, "--store", str(store), *(words or ("--preset", "torchvision"))]
+    )
     assert result.exit_code == 2, result.output
     assert isinstance(result.exception, SystemExit), "an error of ours, not a traceback"
     assert not list(store.glob("*"))
     return " ".join(result.output.split())
 
 
-@pytest.mark.parametrize("data", [b"", b"words and more words", b"\x89PNG\r\n\x1a\n" + bytes(100), bytes(64), b"\x08\x08"])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"words and more words", b"\x89PNG\r\n\x1a\n" + bytes(100), bytes(64), b"\x08\x08"],
+)
 def test_a_file_that_is_no_onnx_is_refused(tmp_path: Path, data: bytes) -> None:
     """Empty, text, an image, zeros, a header without a graph."""
     (tmp_path / "foreign.onnx").write_bytes(data)
@@ -63,40 +85,58 @@ def own_operator(model: onnx.ModelProto) -> None:
 
 
 def flat_input(model: onnx.ModelProto) -> None:
-    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3072]))
+    model.graph.input[0].CopyFrom(
+        helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3072])
+    )
 
 
 def grey_input(model: onnx.ModelProto) -> None:
-    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 1, SIZE, SIZE]))
+    model.graph.input[0].CopyFrom(
+        helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 1, SIZE, SIZE])
+    )
 
 
 def token_input(model: onnx.ModelProto) -> None:
-    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("pixels", TensorProto.INT64, ["n", 3, SIZE, SIZE]))
+    model.graph.input[0].CopyFrom(
+        helper.make_tensor_value_info("pixels", TensorProto.INT64, ["n", 3, SIZE, SIZE])
+    )
 
 
 def open_layout(model: onnx.ModelProto) -> None:
-    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", "a", "b", "c"]))
+    model.graph.input[0].CopyFrom(
+        helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", "a", "b", "c"])
+    )
 
 
 def image_to_image(model: onnx.ModelProto) -> None:
     model.graph.output[0].CopyFrom(
-        helper.make_tensor_value_info(model.graph.node[2].output[0], TensorProto.FLOAT, ["n", 8, 16, 16])
+        helper.make_tensor_value_info(
+            model.graph.node[2].output[0], TensorProto.FLOAT, ["n", 8, 16, 16]
+        )
     )
 
 
 def texts(model: onnx.ModelProto) -> None:
-    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("label", TensorProto.STRING, ["n"]))
+    model.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info("label", TensorProto.STRING, ["n"])
+    )
 
 
 def dictionaries(model: onnx.ModelProto) -> None:
-    entry = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
-    model.graph.output[0].CopyFrom(helper.make_value_info("scores", helper.make_sequence_type_proto(entry)))
+    entry = helper.make_map_type_proto(
+        TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    )
+    model.graph.output[0].CopyFrom(
+        helper.make_value_info("scores", helper.make_sequence_type_proto(entry))
+    )
 
 
 def two_outputs(model: onnx.ModelProto) -> None:
     node = helper.make_node("Neg", [model.graph.output[0].name], ["other"])
     model.graph.node.append(node)
-    model.graph.output.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, ["n", CLASSES]))
+    model.graph.output.append(
+        helper.make_tensor_value_info("other", TensorProto.FLOAT, ["n", CLASSES])
+    )
 
 
 def broken_graph(model: onnx.ModelProto) -> None:
@@ -130,7 +170,9 @@ def circle(model: onnx.ModelProto) -> None:
 
 def function_in_circles(model: onnx.ModelProto) -> None:
     call = helper.make_node("call", ["x"], ["y"], domain="own")
-    model.functions.append(helper.make_function("own", "call", ["x"], ["y"], [call], [helper.make_opsetid("own", 1)]))
+    model.functions.append(
+        helper.make_function("own", "call", ["x"], ["y"], [call], [helper.make_opsetid("own", 1)])
+    )
     model.opset_import.append(helper.make_opsetid("own", 1))
 
 
@@ -154,7 +196,10 @@ def roots_of_negatives(model: onnx.ModelProto) -> None:
         (circle, "can not be run"),
         (roots_of_negatives, "answers pictures with NaN or infinity"),
         (function_in_circles, "its own functions can not be written out"),
-        (two_inputs, "takes 2 inputs, and an image classifier takes one, the image: pixels (float ['?', 3, 32, 32]); age"),
+        (
+            two_inputs,
+            "takes 2 inputs, and an image classifier takes one, the image: pixels (float ['?', 3, 32, 32]); age",
+        ),
         (unknown_operator, "uses operators that opset 13 does not have: Rectify"),
         (own_operator, "does not have: com.example::Relu"),
         (flat_input, "is no batch of images, which has four axes"),
@@ -179,7 +224,9 @@ def test_a_file_of_something_else_is_refused_with_the_reason(
 
 def test_labels_of_another_number_are_refused(tmp_path: Path) -> None:
     """Both numbers are named."""
-    assert "answers with 5 scores, the labels name 4 classes" in import_file(write(tmp_path, foreign_graph()), labels=LABELS[:4])
+    assert "answers with 5 scores, the labels name 4 classes" in import_file(
+        write(tmp_path, foreign_graph()), labels=LABELS[:4]
+    )
 
 
 def test_a_network_that_answers_each_class_by_itself_is_refused(tmp_path: Path) -> None:
@@ -196,7 +243,9 @@ def test_a_softmax_over_something_else_is_refused(tmp_path: Path) -> None:
 
 def test_floats_without_a_range_are_asked_for_it(tmp_path: Path) -> None:
     """No file says how grey levels become the numbers that a network was trained on."""
-    assert "give --preset (torchvision, caffe" in import_file(write(tmp_path, foreign_graph()), "--size", "32")
+    assert "give --preset (torchvision, caffe" in import_file(
+        write(tmp_path, foreign_graph()), "--size", "32"
+    )
 
 
 def externally(folder: Path, location: str) -> Path:
@@ -204,7 +253,9 @@ def externally(folder: Path, location: str) -> Path:
     model = foreign_graph()
     tensor = model.graph.initializer[0]
     data = numpy_helper.to_array(tensor).tobytes()
-    onnx.external_data_helper.set_external_data(tensor, location=location, offset=0, length=len(data))
+    onnx.external_data_helper.set_external_data(
+        tensor, location=location, offset=0, length=len(data)
+    )
     tensor.ClearField("raw_data")
     path = folder / "foreign.onnx"
     path.write_bytes(model.SerializeToString())
@@ -215,9 +266,21 @@ def externally(folder: Path, location: str) -> Path:
 def test_weights_beside_the_file_are_read(tmp_path: Path) -> None:
     """And end in the one file of the version."""
     path = externally(tmp_path, "weights.bin")
-    command = ["import", "--onnx", str(path), "--labels", str(write_labels(tmp_path)), "--model", "m", "--preset", "torchvision"]
+    command = [
+        "import",
+        "--onnx",
+        str(path),
+        "--labels",
+        str(write_labels(tmp_path)),
+        "--model",
+        "m",
+        "--preset",
+        "torchvision",
+    ]
     target = tmp_path / "report.md"
-    result = CliRunner().invoke(main, [*command, "--store", str(tmp_path / "store"), "--report", str(target)])
+    result = CliRunner().invoke(
+        main, [*command, "--store", str(tmp_path / "store"), "--report", str(target)]
+    )
     assert result.exit_code == 0, result.output
     assert not onnx.external_data_helper.uses_external_data(
         onnx.load(tmp_path / "store/m/1/model.onnx", load_external_data=False).graph.initializer[0]
@@ -227,14 +290,20 @@ def test_weights_beside_the_file_are_read(tmp_path: Path) -> None:
 def test_the_digest_covers_the_weights_beside_the_file(tmp_path: Path) -> None:
     """As `sha256sum foreign.onnx weights.bin | cut -c-64 | sha256sum` has it; of one file, by a link too, it is its own."""
     path = externally(tmp_path, "weights.bin")
-    one, other = (hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("foreign.onnx", "weights.bin"))
+    one, other = (
+        hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        for name in ("foreign.onnx", "weights.bin")
+    )
     assert read_foreign(path).sha256() == hashlib.sha256(f"{one}\n{other}\n".encode()).hexdigest()
     (tmp_path / "weights.bin").write_bytes(bytes(10_000))
     assert read_foreign(path).sha256() != hashlib.sha256(f"{one}\n{other}\n".encode()).hexdigest()
     whole = write(tmp_path, foreign_graph(), "whole.onnx")
     (tmp_path / "link.onnx").symlink_to(whole)
     digest = hashlib.sha256(whole.read_bytes()).hexdigest()
-    assert [read_foreign(tmp_path / name).sha256() for name in ("whole.onnx", "link.onnx")] == [digest, digest]
+    assert [read_foreign(tmp_path / name).sha256() for name in ("whole.onnx", "link.onnx")] == [
+        digest,
+        digest,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -247,7 +316,9 @@ def test_the_digest_covers_the_weights_beside_the_file(tmp_path: Path) -> None:
         ("folder", "is a link or no plain file"),
     ],
 )
-def test_weights_that_are_missing_or_elsewhere_are_refused(tmp_path: Path, location: str, message: str) -> None:
+def test_weights_that_are_missing_or_elsewhere_are_refused(
+    tmp_path: Path, location: str, message: str
+) -> None:
     """Nothing but plain files in the file's own folder is opened."""
     inner = tmp_path / "inner"
     inner.mkdir()
@@ -268,13 +339,19 @@ def test_an_opset_that_nothing_here_knows_is_refused(tmp_path: Path) -> None:
     """With the opsets that would do."""
     model = foreign_graph()
     model.opset_import[0].version = 3
-    assert "has opset 3, and the way to 20 is not known for it" in import_file(write(tmp_path, model))
+    assert "has opset 3, and the way to 20 is not known for it" in import_file(
+        write(tmp_path, model)
+    )
 
 
-@pytest.mark.parametrize("words", [("--scale", "0"), ("--scale", "1/255", "--std", "0"), ("--scale", "nan")])
+@pytest.mark.parametrize(
+    "words", [("--scale", "0"), ("--scale", "1/255", "--std", "0"), ("--scale", "nan")]
+)
 def test_a_range_that_is_none_is_refused(tmp_path: Path, words: tuple[str, ...]) -> None:
     """Nothing can be divided by zero."""
-    assert "can not be brought to this range" in import_file(write(tmp_path, foreign_graph()), *words)
+    assert "can not be brought to this range" in import_file(
+        write(tmp_path, foreign_graph()), *words
+    )
 
 
 def test_a_network_that_does_not_know_its_image_is_refused(tmp_path: Path) -> None:
@@ -285,8 +362,21 @@ def test_a_network_that_does_not_know_its_image_is_refused(tmp_path: Path) -> No
     builder.add("Gemm", np.zeros((CLASSES, 3)), np.arange(CLASSES, dtype=np.float32), transB=1)
     out = helper.make_tensor_value_info(builder.value, TensorProto.FLOAT, ["n", CLASSES])
     path = write(tmp_path, model_of(builder, [PIXELS], [out]))
-    command = ["import", "--onnx", str(path), "--labels", str(write_labels(tmp_path)), "--model", "m", "--preset", "torchvision"]
-    result = CliRunner().invoke(main, [*command, "--store", str(tmp_path / "store"), "--report", str(tmp_path / "report.md")])
+    command = [
+        "import",
+        "--onnx",
+        str(path),
+        "--labels",
+        str(write_labels(tmp_path)),
+        "--model",
+        "m",
+        "--preset",
+        "torchvision",
+    ]
+    result = CliRunner().invoke(
+        main,
+        [*command, "--store", str(tmp_path / "store"), "--report", str(tmp_path / "report.md")],
+    )
     assert result.exit_code == 1
     assert "not published: probe_spread" in result.output
     assert "FAILED: how far a class's score changes" in (tmp_path / "report.md").read_text()

@@ -24,8 +24,11 @@ def test_every_form_names_each_finding() -> None:
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "[bold]exact" in shown
     assert json.loads(report().to_json())["findings"][1] == {
-        "subject": "resize", "value": "[bold]exact", "certainty": "assumed", "evidence": "nothing says",
-    }  # fmt: skip
+        "subject": "resize",
+        "value": "[bold]exact",
+        "certainty": "assumed",
+        "evidence": "nothing says",
+    }
     markdown = report().to_markdown((at_least("spread", 2, 1), at_most("parity", 3, 1, "too far")))
     assert "# Import of a\\|b.onnx" in markdown
     assert "| layout | NHWC | found | three channels \\| in the input |" in markdown

@@ -41,7 +41,9 @@ def test_each_kind_of_file_gives_the_same_names(tmp_path: Path, text: str) -> No
         (b'{"a":' * 100_000, "no JSON list of names"),
     ],
 )
-def test_a_file_that_is_no_list_of_names_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
+def test_a_file_that_is_no_list_of_names_is_refused(
+    tmp_path: Path, data: bytes, message: str
+) -> None:
     """What is wrong, and where."""
     (tmp_path / "labels").write_bytes(data)
     with pytest.raises(ForeignModelError, match=message):

@@ -25,14 +25,21 @@ MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 def images(number: int = 6) -> np.ndarray:
     """Noise of several brightnesses, uint8 `[n, SIZE, SIZE, 3]`."""
     chance = np.random.default_rng(1)
-    return np.stack([chance.integers(0, 30 * (step + 1), (SIZE, SIZE, 3), dtype=np.uint8) for step in range(number)])
+    return np.stack(
+        [
+            chance.integers(0, 30 * (step + 1), (SIZE, SIZE, 3), dtype=np.uint8)
+            for step in range(number)
+        ]
+    )
 
 
 def original_answers(path: Path, pixels: np.ndarray) -> np.ndarray:
     """The file's own output, one image at a time, for what it wants of pixels."""
     session = onnxruntime.InferenceSession(path)
     name = session.get_inputs()[0].name
-    return np.concatenate([session.run(None, {name: image[np.newaxis]})[0].reshape(1, -1) for image in pixels]).astype(np.float32)
+    return np.concatenate(
+        [session.run(None, {name: image[np.newaxis]})[0].reshape(1, -1) for image in pixels]
+    ).astype(np.float32)
 
 
 def served_answers(candidate: Candidate, pixels: np.ndarray) -> np.ndarray:
@@ -43,7 +50,9 @@ def served_answers(candidate: Candidate, pixels: np.ndarray) -> np.ndarray:
     return session.run(pixels)
 
 
-def import_graph(folder: Path, model: onnx.ModelProto, preset: Preset | None = IMAGENET, **values: Any) -> tuple[Path, Candidate]:
+def import_graph(
+    folder: Path, model: onnx.ModelProto, preset: Preset | None = IMAGENET, **values: Any
+) -> tuple[Path, Candidate]:
     path = write(folder, model)
     return path, read_onnx(path, LABELS, Expectation(preset=preset, preset_name="preset", **values))
 
@@ -62,7 +71,11 @@ def closed(builder: Builder, classes: int, batch: int | str = "n") -> onnx.Model
     """The model of a builder that reads `pixels`, NCHW, and ends in scores."""
     floats = onnx.TensorProto.FLOAT
     pixels = onnx.helper.make_tensor_value_info("pixels", floats, [batch, 3, SIZE, SIZE])
-    return model_of(builder, [pixels], [onnx.helper.make_tensor_value_info(builder.value, floats, [batch, classes])])
+    return model_of(
+        builder,
+        [pixels],
+        [onnx.helper.make_tensor_value_info(builder.value, floats, [batch, classes])],
+    )
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -81,12 +94,18 @@ def softmax(logits: np.ndarray) -> np.ndarray:
         ("minus-one-one", lambda rgb: rgb / 127.5 - 1),
     ],
 )
-def test_each_preset_and_layout_gives_the_network_what_it_wants(tmp_path: Path, layout: str, preset: str, wanted: Any) -> None:
+def test_each_preset_and_layout_gives_the_network_what_it_wants(
+    tmp_path: Path, layout: str, preset: str, wanted: Any
+) -> None:
     """uint8 RGB in, and the same logits as the file has for floats in its own order, range and layout."""
     scale = 60.0 if preset == "caffe" else 1.0
-    path, candidate = import_graph(tmp_path, foreign_graph(layout=layout, scale=scale), PRESETS[preset])
+    path, candidate = import_graph(
+        tmp_path, foreign_graph(layout=layout, scale=scale), PRESETS[preset]
+    )
     floats = wanted(images().astype(np.float64))
-    expected = original_answers(path, (floats.transpose(0, 3, 1, 2) if layout == "NCHW" else floats).astype(np.float32))
+    expected = original_answers(
+        path, (floats.transpose(0, 3, 1, 2) if layout == "NCHW" else floats).astype(np.float32)
+    )
     assert np.ptp(expected, axis=0).max() > 0.5, "answers that are all alike would prove nothing"
     assert np.abs(served_answers(candidate, images()) - expected).max() < 1e-4
     assert certainty(candidate, "layout") == (layout, "found")
@@ -96,16 +115,25 @@ def test_each_preset_and_layout_gives_the_network_what_it_wants(tmp_path: Path, 
 @pytest.mark.parametrize("channels", ["RGB", "BGR"])
 def test_a_network_of_bytes_gets_bytes(tmp_path: Path, layout: str, channels: str) -> None:
     """uint8 in both, with the channels turned where the network wants that."""
-    path, candidate = import_graph(tmp_path, foreign_graph(layout=layout, dtype="uint8", scale=60.0), None, channels=channels)
+    path, candidate = import_graph(
+        tmp_path, foreign_graph(layout=layout, dtype="uint8", scale=60.0), None, channels=channels
+    )
     pixels = images() if channels == "RGB" else images()[..., ::-1]
-    expected = original_answers(path, np.ascontiguousarray(pixels.transpose(0, 3, 1, 2) if layout == "NCHW" else pixels))
+    expected = original_answers(
+        path, np.ascontiguousarray(pixels.transpose(0, 3, 1, 2) if layout == "NCHW" else pixels)
+    )
     assert np.abs(served_answers(candidate, images()) - expected).max() < 1e-4
     assert certainty(candidate, "range") == ("0 to 255", "found")
 
 
 def test_flags_go_before_the_preset(tmp_path: Path) -> None:
     """scale, mean, std and channels by flags: in the network's own order of channels."""
-    values = {"scale": 1 / 128, "mean": (0.5, 0.25, 0.125), "std": (0.5, 1.0, 2.0), "channels": "BGR"}
+    values = {
+        "scale": 1 / 128,
+        "mean": (0.5, 0.25, 0.125),
+        "std": (0.5, 1.0, 2.0),
+        "channels": "BGR",
+    }
     path, candidate = import_graph(tmp_path, foreign_graph(), IMAGENET, **values)
     floats = (images()[..., ::-1] / 128 - np.array(values["mean"])) / np.array(values["std"])
     expected = original_answers(path, floats.transpose(0, 3, 1, 2).astype(np.float32))
@@ -137,10 +165,14 @@ def test_half_precision_stays_inside(tmp_path: Path) -> None:
         ("GlobalAveragePool", "two layers", False),
     ],
 )
-def test_a_pooled_linear_head_is_found_and_accepted_by_numbers(tmp_path: Path, pool: str, head: str, *, shown: bool) -> None:
+def test_a_pooled_linear_head_is_found_and_accepted_by_numbers(
+    tmp_path: Path, pool: str, head: str, *, shown: bool
+) -> None:
     """features and classifier.npz where mean(features) x weight + bias are the logits; else the report says why there are none."""
     path, candidate = import_graph(tmp_path, foreign_graph(pool=pool, head=head))
-    expected = original_answers(path, ((images() / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32))
+    expected = original_answers(
+        path, ((images() / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32)
+    )
     session = open_session(candidate.model, candidate.input, candidate.outputs)
     assert np.abs(session.run(images()) - expected).max() < 1e-4
     assert (candidate.classifier is not None) == shown
@@ -151,21 +183,39 @@ def test_a_pooled_linear_head_is_found_and_accepted_by_numbers(tmp_path: Path, p
             logits, features = session.run_with_features(images())
             assert features.shape[1:] == (archive["weight"].shape[1], SIZE // 2, SIZE // 2)
             assert archive["weight"].shape == (CLASSES, CLASSES if head == "none" else CHANNELS)
-            assert np.abs(features.mean((2, 3)) @ archive["weight"].T + archive["bias"] - logits).max() < 1e-4
+            assert (
+                np.abs(features.mean((2, 3)) @ archive["weight"].T + archive["bias"] - logits).max()
+                < 1e-4
+            )
 
 
 @pytest.mark.parametrize(
     ("reshape", "said"),
-    [([-1, 8, 256], "[8, 256] for an image, no map of 8 channels"), ([-1, 8, 16, 4, 4], "[8, 16, 4, 4] for an")],
+    [
+        ([-1, 8, 256], "[8, 256] for an image, no map of 8 channels"),
+        ([-1, 8, 16, 4, 4], "[8, 16, 4, 4] for an"),
+    ],
 )
-def test_a_pooled_value_that_is_no_map_is_none_for_explanations(tmp_path: Path, reshape: list[int], said: str) -> None:
+def test_a_pooled_value_that_is_no_map_is_none_for_explanations(
+    tmp_path: Path, reshape: list[int], said: str
+) -> None:
     """A mean over one axis or over three is no mean over a map."""
     builder = Builder("pixels")
-    builder.add("Conv", np.random.default_rng(0).normal(0, 0.5, (CHANNELS, 3, 3, 3)), strides=[2, 2], pads=[1, 1, 1, 1])
+    builder.add(
+        "Conv",
+        np.random.default_rng(0).normal(0, 0.5, (CHANNELS, 3, 3, 3)),
+        strides=[2, 2],
+        pads=[1, 1, 1, 1],
+    )
     builder.add("Reshape", np.array(reshape, np.int64))
     builder.add("GlobalAveragePool")
     builder.add("Flatten", axis=1)
-    builder.add("Gemm", np.random.default_rng(1).normal(size=(CLASSES, CHANNELS)), np.zeros(CLASSES), transB=1)
+    builder.add(
+        "Gemm",
+        np.random.default_rng(1).normal(size=(CLASSES, CHANNELS)),
+        np.zeros(CLASSES),
+        transB=1,
+    )
     _, candidate = import_graph(tmp_path, closed(builder, CLASSES))
     assert candidate.classifier is None
     assert said in evidence(candidate, "features")
@@ -174,23 +224,38 @@ def test_a_pooled_value_that_is_no_map_is_none_for_explanations(tmp_path: Path, 
 def test_a_last_layer_that_makes_other_numbers_than_the_classes_is_no_head(tmp_path: Path) -> None:
     """Five numbers, to which five times five are added, laid out as 25 classes."""
     builder = Builder("pixels")
-    builder.add("Conv", np.random.default_rng(0).normal(0, 0.5, (CHANNELS, 3, 3, 3)), strides=[2, 2], pads=[1, 1, 1, 1])
+    builder.add(
+        "Conv",
+        np.random.default_rng(0).normal(0, 0.5, (CHANNELS, 3, 3, 3)),
+        strides=[2, 2],
+        pads=[1, 1, 1, 1],
+    )
     builder.add("GlobalAveragePool")
     builder.add("Flatten", axis=1)
     builder.add("Gemm", np.random.default_rng(1).normal(size=(5, CHANNELS)), np.zeros(5), transB=1)
     builder.add("Add", np.random.default_rng(2).normal(size=(5, 5)))
     builder.add("Reshape", np.array([1, 25], np.int64))
     path = write(tmp_path, closed(builder, 25, batch=1))
-    candidate = read_onnx(path, [f"class {number}" for number in range(25)], Expectation(preset=IMAGENET, preset_name="preset"))
+    candidate = read_onnx(
+        path,
+        [f"class {number}" for number in range(25)],
+        Expectation(preset=IMAGENET, preset_name="preset"),
+    )
     assert candidate.classifier is None
     assert "does not make one number a class" in evidence(candidate, "features")
 
 
-@pytest.mark.parametrize(("end", "head"), [("Softmax", "Gemm"), ("Flatten-Softmax-Reshape", "Conv"), ("Softmax", "Conv")])
-def test_a_closing_softmax_is_left_out_and_logits_are_served(tmp_path: Path, end: str, head: str) -> None:
+@pytest.mark.parametrize(
+    ("end", "head"), [("Softmax", "Gemm"), ("Flatten-Softmax-Reshape", "Conv"), ("Softmax", "Conv")]
+)
+def test_a_closing_softmax_is_left_out_and_logits_are_served(
+    tmp_path: Path, end: str, head: str
+) -> None:
     """The served logits' softmax is the file's own output."""
     path, candidate = import_graph(tmp_path, foreign_graph(end=end, head=head))
-    expected = original_answers(path, ((images() / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32))
+    expected = original_answers(
+        path, ((images() / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32)
+    )
     assert candidate.outputs.kind == "logits"
     assert np.abs(softmax(served_answers(candidate, images())) - expected).max() < 1e-5
     assert candidate.classifier is not None
@@ -202,13 +267,19 @@ def test_a_softmax_in_a_function_of_the_files_own_is_found(tmp_path: Path, opset
     model = foreign_graph()
     step = onnx.helper.make_node("Softmax", ["x"], ["y"], axis=1)
     model.functions.append(
-        onnx.helper.make_function("own", "to_shares", ["x"], ["y"], [step], [onnx.helper.make_opsetid("", opset)])
+        onnx.helper.make_function(
+            "own", "to_shares", ["x"], ["y"], [step], [onnx.helper.make_opsetid("", opset)]
+        )
     )
     model.opset_import.append(onnx.helper.make_opsetid("own", 1))
-    model.graph.node.append(onnx.helper.make_node("to_shares", [model.graph.output[0].name], ["shares"], domain="own"))
+    model.graph.node.append(
+        onnx.helper.make_node("to_shares", [model.graph.output[0].name], ["shares"], domain="own")
+    )
     model.graph.output[0].name = "shares"
     path, candidate = import_graph(tmp_path, model)
-    expected = original_answers(path, ((images() / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32))
+    expected = original_answers(
+        path, ((images() / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32)
+    )
     assert certainty(candidate, "answer") == ("logits", "checked")
     assert np.abs(softmax(served_answers(candidate, images())) - expected).max() < 1e-5
 
@@ -216,7 +287,9 @@ def test_a_softmax_in_a_function_of_the_files_own_is_found(tmp_path: Path, opset
 def test_probabilities_that_no_softmax_makes_are_served_as_such(tmp_path: Path) -> None:
     """Found by looking at the numbers, and said in the manifest's outputs."""
     path, candidate = import_graph(tmp_path, foreign_graph(end="normalised by hand"))
-    expected = original_answers(path, ((images() / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32))
+    expected = original_answers(
+        path, ((images() / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32)
+    )
     assert candidate.outputs.kind == "probabilities"
     assert np.abs(served_answers(candidate, images()) - expected).max() < 1e-5
 
@@ -228,14 +301,26 @@ def test_nothing_of_the_machine_that_wrote_the_file_is_sealed(tmp_path: Path) ->
     for branch in branches:
         del branch.node[:], branch.initializer[:], branch.input[:], branch.output[:]
         branch.name = trace
-        branch.node.append(onnx.helper.make_node("Identity", [graph.node[-1].input[0]], ["chosen"], trace, trace))
-        branch.output.append(onnx.helper.make_tensor_value_info("chosen", onnx.TensorProto.FLOAT, None))
+        branch.node.append(
+            onnx.helper.make_node("Identity", [graph.node[-1].input[0]], ["chosen"], trace, trace)
+        )
+        branch.output.append(
+            onnx.helper.make_tensor_value_info("chosen", onnx.TensorProto.FLOAT, None)
+        )
     sign = onnx.helper.make_node("ReduceMax", ["pixels"], ["sign"], keepdims=0)
     cast = onnx.helper.make_node("Cast", ["sign"], ["is_any"], to=onnx.TensorProto.BOOL)
-    choice = onnx.helper.make_node("If", ["is_any"], [graph.node[-1].output[0]], then_branch=branches[0], else_branch=branches[1])
+    choice = onnx.helper.make_node(
+        "If",
+        ["is_any"],
+        [graph.node[-1].output[0]],
+        then_branch=branches[0],
+        else_branch=branches[1],
+    )
     del graph.node[-1]
     graph.node.extend([sign, cast, choice])
-    model.producer_name = model.producer_version = model.domain = model.doc_string = graph.name = graph.doc_string = trace
+    model.producer_name = model.producer_version = model.domain = model.doc_string = graph.name = (
+        graph.doc_string
+    ) = trace
     for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
         part.doc_string = trace
     for node in graph.node:
@@ -253,16 +338,24 @@ def test_nothing_of_the_machine_that_wrote_the_file_is_sealed(tmp_path: Path) ->
 @pytest.mark.parametrize("opset", [7, 9, 11, 13, 17, 21])
 def test_old_and_new_opsets_answer_alike(tmp_path: Path, opset: int) -> None:
     """Old ones, with weights as inputs and IR version 3, come to ours; newer ones are kept."""
-    path, candidate = import_graph(tmp_path, foreign_graph(opset=opset, weights_as_inputs=opset < 11, pool="AveragePool"))
-    expected = original_answers(path, ((images() / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32))
+    path, candidate = import_graph(
+        tmp_path, foreign_graph(opset=opset, weights_as_inputs=opset < 11, pool="AveragePool")
+    )
+    expected = original_answers(
+        path, ((images() / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32)
+    )
     assert np.abs(served_answers(candidate, images()) - expected).max() < 1e-4
     model = onnx.load_model_from_string(candidate.model)
-    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", max(opset, OPSET))]
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [
+        ("", max(opset, OPSET))
+    ]
     assert [value.name for value in model.graph.input] == ["images"]
     assert not any(node.op_type == "BatchNormalization" for node in model.graph.node)
 
 
-def test_a_file_that_is_too_old_to_be_run_is_upgraded_and_its_upgrade_called_assumed(tmp_path: Path) -> None:
+def test_a_file_that_is_too_old_to_be_run_is_upgraded_and_its_upgrade_called_assumed(
+    tmp_path: Path,
+) -> None:
     """Nothing computes opset 6, so there is no answer of the file itself to hold the import against."""
     old = foreign_graph(opset=6)
     old.graph.node[-1].attribute.append(onnx.helper.make_attribute("broadcast", 1))
@@ -290,25 +383,44 @@ def test_a_fixed_batch_is_freed_where_the_graph_allows_it(
     floats = ((images(8) / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32)
     size = batch if isinstance(batch, int) else 1
     session = onnxruntime.InferenceSession(path)
-    rows = [session.run(None, {"pixels": floats[start : start + size]})[0] for start in range(0, 8, size)]
-    assert np.abs(served_answers(candidate, images(8)) - np.concatenate(rows).reshape(8, -1)).max() < 1e-4
+    rows = [
+        session.run(None, {"pixels": floats[start : start + size]})[0]
+        for start in range(0, 8, size)
+    ]
+    assert (
+        np.abs(served_answers(candidate, images(8)) - np.concatenate(rows).reshape(8, -1)).max()
+        < 1e-4
+    )
     assert candidate.max_batch_size == most
     assert certainty(candidate, "batch") == said
 
 
 def test_a_timm_config_says_range_and_geometry(tmp_path: Path) -> None:
     """mean, std, interpolation and crop as timm's own transforms make them: 32 / 0.95 rounds down to 33."""
-    config = {"pretrained_cfg": {"input_size": [3, SIZE, SIZE], "interpolation": "bicubic", "crop_pct": 0.95,
-                                 "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}}  # fmt: skip
+    config = {
+        "pretrained_cfg": {
+            "input_size": [3, SIZE, SIZE],
+            "interpolation": "bicubic",
+            "crop_pct": 0.95,
+            "mean": [0.5, 0.4, 0.3],
+            "std": [0.2, 0.3, 0.4],
+        }
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     preset = read_timm(tmp_path / "config.json")
     path, candidate = import_graph(tmp_path, foreign_graph(), preset)
     floats = (images() / 255 - np.array([0.5, 0.4, 0.3])) / np.array([0.2, 0.3, 0.4])
     assert (
-        np.abs(served_answers(candidate, images()) - original_answers(path, floats.transpose(0, 3, 1, 2).astype(np.float32))).max()
+        np.abs(
+            served_answers(candidate, images())
+            - original_answers(path, floats.transpose(0, 3, 1, 2).astype(np.float32))
+        ).max()
         < 1e-4
     )
-    assert (candidate.preprocessing.resize, candidate.preprocessing.interpolation) == (33, "bicubic")
+    assert (candidate.preprocessing.resize, candidate.preprocessing.interpolation) == (
+        33,
+        "bicubic",
+    )
     assert certainty(candidate, "resize")[1] == "given"
 
 
@@ -330,7 +442,9 @@ def test_no_trace_of_the_maker_stays_in_the_file(tmp_path: Path) -> None:
 
 def test_two_imports_are_the_same_bytes(tmp_path: Path) -> None:
     """So a digest means something."""
-    first, second = (import_graph(tmp_path, foreign_graph(opset=9, head="Reshape", batch=1))[1] for _ in range(2))
+    first, second = (
+        import_graph(tmp_path, foreign_graph(opset=9, head="Reshape", batch=1))[1] for _ in range(2)
+    )
     assert first.model == second.model
 
 
@@ -348,6 +462,8 @@ def test_a_size_that_the_file_leaves_open_is_asked_for(tmp_path: Path) -> None:
 def test_a_preset_of_a_persons_own_is_like_any_other(tmp_path: Path) -> None:
     """Geometry by flags goes before the preset's."""
     preset = Preset(PixelRange(scale=1 / 255), Geometry(0.5, "shorter_side"), says_geometry=True)
-    _, candidate = import_graph(tmp_path, foreign_graph(), preset, resize=48, interpolation="lanczos")
+    _, candidate = import_graph(
+        tmp_path, foreign_graph(), preset, resize=48, interpolation="lanczos"
+    )
     spec = candidate.preprocessing
     assert (spec.resize_mode, spec.resize, spec.interpolation) == ("shorter_side", 48, "lanczos")

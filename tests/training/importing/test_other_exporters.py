@@ -95,7 +95,11 @@ def test_old_networks_whose_answers_hardly_differ_prove_nothing(tmp_path: Path, 
 @pytest.mark.slow
 def test_the_wheels_resnet50_as_it_lies_there_proves_nothing() -> None:
     """Its weights are all alike, and so are its answers: parity holds and the check on the spread does not."""
-    candidate = read_onnx(LIGHT / "light_resnet50.onnx", [f"class {number}" for number in range(1000)], expecting("torchvision"))
+    candidate = read_onnx(
+        LIGHT / "light_resnet50.onnx",
+        [f"class {number}" for number in range(1000)],
+        expecting("torchvision"),
+    )
     assert "probe_spread" in failed(candidate)
 
 
@@ -113,11 +117,19 @@ def test_the_wheels_resnet50_as_it_lies_there_proves_nothing() -> None:
         },
     ],
 )
-def test_files_of_torchs_older_exporter_are_imported(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_files_of_torchs_older_exporter_are_imported(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
     """Fixed and free batches, norms folded by torch or left in the graph: torch's own logits."""
     torch.manual_seed(0)
     network = get_model("resnet18", num_classes=len(LABELS)).eval()
-    torch.onnx.export(network, (torch.zeros(1, 3, SIDE, SIDE),), str(tmp_path / "old.onnx"), dynamo=False, **options)
+    torch.onnx.export(
+        network,
+        (torch.zeros(1, 3, SIDE, SIDE),),
+        str(tmp_path / "old.onnx"),
+        dynamo=False,
+        **options,
+    )
     candidate = read_onnx(tmp_path / "old.onnx", LABELS, expecting("zero-one"))
     images = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), dtype=np.uint8)
     with torch.inference_mode():
@@ -126,17 +138,26 @@ def test_files_of_torchs_older_exporter_are_imported(tmp_path: Path, options: di
     assert np.abs(found - expected).max() < 1e-4
     assert candidate.classifier is not None
     assert not failed(candidate)
-    assert not any(node.op_type == "BatchNormalization" for node in onnx.load_model_from_string(candidate.model).graph.node)
+    assert not any(
+        node.op_type == "BatchNormalization"
+        for node in onnx.load_model_from_string(candidate.model).graph.node
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="keras is not installed (pip install '.[keras-test]')")
+@pytest.mark.skipif(
+    importlib.util.find_spec("keras") is None,
+    reason="keras is not installed (pip install '.[keras-test]')",
+)
 def test_keras_own_export_of_its_resnet50_is_imported(tmp_path: Path) -> None:
     """NHWC, caffe's BGR, norms as single steps: Keras's own probabilities, maps for explanations, no step behind a convolution."""
     script = Path(__file__).parents[2] / "keras_export.py"
     environment = {**os.environ, "KERAS_HOME": str(tmp_path)}
     subprocess.run(
-        [sys.executable, script, tmp_path, str(SIDE), str(len(LABELS))], check=True, env=environment, capture_output=True
+        [sys.executable, script, tmp_path, str(SIDE), str(len(LABELS))],
+        check=True,
+        env=environment,
+        capture_output=True,
     )
     with np.load(tmp_path / "keras.npz") as archive:
         images, expected = archive["images"], archive["answers"]

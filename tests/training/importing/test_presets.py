@@ -36,13 +36,20 @@ def test_a_timm_config_at_the_top_or_below_is_the_same(tmp_path: Path) -> None:
     preset = read_timm(config(tmp_path))
     assert preset.size == (224, 288)
     assert preset.geometry.at(224, 224).resize == 256
-    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet50", "pretrained_cfg": CONFIG}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architecture": "resnet50", "pretrained_cfg": CONFIG})
+    )
     assert read_timm(tmp_path / "config.json") == preset
 
 
 def test_timms_squash_is_exact(tmp_path: Path) -> None:
     """No crop, and the aspect is not kept."""
-    assert read_timm(config(tmp_path, crop_mode="squash", crop_pct=1.0)).geometry.at(224, 224).resize_mode == "exact"
+    assert (
+        read_timm(config(tmp_path, crop_mode="squash", crop_pct=1.0))
+        .geometry.at(224, 224)
+        .resize_mode
+        == "exact"
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,7 +68,9 @@ def test_timms_squash_is_exact(tmp_path: Path) -> None:
         ({"crop_mode": "squash"}, "squeezes and crops"),
     ],
 )
-def test_a_config_that_asks_for_something_else_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_a_config_that_asks_for_something_else_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     """Rather than served with another geometry."""
     with pytest.raises(ForeignModelError, match=message):
         read_timm(config(tmp_path, **changes))

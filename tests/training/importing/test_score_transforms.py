@@ -27,10 +27,19 @@ def closed(*endings: Ending, opset: int = 13, **values: Any) -> onnx.ModelProto:
     value = graph.output[0].name
     for number, (operator, given) in enumerate(endings):
         attributes = given if isinstance(given, dict) else {}
-        constants = [] if isinstance(given, dict) else [np.asarray(numbers, np.float32) for numbers in given]
+        constants = (
+            []
+            if isinstance(given, dict)
+            else [np.asarray(numbers, np.float32) for numbers in given]
+        )
         names = [f"closing_{number}_{place}" for place in range(len(constants))]
-        graph.initializer.extend(numpy_helper.from_array(array, name) for array, name in zip(constants, names, strict=True))
-        graph.node.append(helper.make_node(operator, [value, *names], [f"closed_{number}"], **attributes))
+        graph.initializer.extend(
+            numpy_helper.from_array(array, name)
+            for array, name in zip(constants, names, strict=True)
+        )
+        graph.node.append(
+            helper.make_node(operator, [value, *names], [f"closed_{number}"], **attributes)
+        )
         value = f"closed_{number}"
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info(value, TensorProto.FLOAT, ["n", CLASSES]))
@@ -39,7 +48,11 @@ def closed(*endings: Ending, opset: int = 13, **values: Any) -> onnx.ModelProto:
 
 def read(folder: Path, model: onnx.ModelProto) -> Candidate:
     """The import of a graph that takes 0 to 1."""
-    return read_onnx(write(folder, model), LABELS, Expectation(preset=PRESETS["zero-one"], preset_name="zero-one"))
+    return read_onnx(
+        write(folder, model),
+        LABELS,
+        Expectation(preset=PRESETS["zero-one"], preset_name="zero-one"),
+    )
 
 
 SOFTMAX = ("Softmax", {"axis": 1})
@@ -65,7 +78,9 @@ def test_scaled_and_clipped_probabilities_are_served_as_the_logits_before(
     assert (finding.value, finding.certainty) == ("logits", "checked")
     pixels = np.random.default_rng(1).integers(0, 255, (4, SIZE, SIZE, 3), dtype=np.uint8)
     bare = onnxruntime.InferenceSession(write(tmp_path, foreign_graph(opset=opset), "bare.onnx"))
-    (expected,) = bare.run(None, {"pixels": (pixels / 255).transpose(0, 3, 1, 2).astype(np.float32)})
+    (expected,) = bare.run(
+        None, {"pixels": (pixels / 255).transpose(0, 3, 1, 2).astype(np.float32)}
+    )
     found = open_session(candidate.model, candidate.input, candidate.outputs).run(pixels)
     assert np.abs(found - expected).max() < 1e-4
 
@@ -76,13 +91,24 @@ def test_scaled_and_clipped_probabilities_are_served_as_the_logits_before(
         ([("Sigmoid", {}), ("Clip", [1e-4, 1 - 1e-4])], r"ends in a Sigmoid \(then Clip\)"),
         ([("Sigmoid", {}), ("Mul", [100.0])], r"ends in a Sigmoid \(then Mul\)"),
         ([("HardSigmoid", {})], "ends in a Sigmoid:"),
-        ([SOFTMAX, ("Mul", [-1.0])], r"what follows the closing Softmax \(Mul\) changes which class comes first"),
-        ([SOFTMAX, ("Mul", [PRIORS])], r"what follows the closing Softmax \(Mul\) changes which class comes first"),
-        ([("Softmax", {"axis": 0}), ("Mul", [100.0])], "closes with a Softmax and Mul, but its scores are not so made"),
+        (
+            [SOFTMAX, ("Mul", [-1.0])],
+            r"what follows the closing Softmax \(Mul\) changes which class comes first",
+        ),
+        (
+            [SOFTMAX, ("Mul", [PRIORS])],
+            r"what follows the closing Softmax \(Mul\) changes which class comes first",
+        ),
+        (
+            [("Softmax", {"axis": 0}), ("Mul", [100.0])],
+            "closes with a Softmax and Mul, but its scores are not so made",
+        ),
         ([("Tanh", {}), ("Abs", {})], "all scores lie between 0 and 1 and do not sum to 1"),
     ],
 )
-def test_what_is_no_distribution_is_refused(tmp_path: Path, endings: list[Ending], message: str) -> None:
+def test_what_is_no_distribution_is_refused(
+    tmp_path: Path, endings: list[Ending], message: str
+) -> None:
     """Taken for logits, the shares of such scores would be nearly even."""
     with pytest.raises(ForeignModelError, match=message):
         read(tmp_path, closed(*endings))

@@ -42,16 +42,29 @@ def random_network(name: str, classes: int) -> nn.Module:
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.8, 1.5)
     head = network.get_submodule("fc")
-    with torch.inference_mode():  # what depth has added up is taken out, so that no answer is 0 or 1
+    with (
+        torch.inference_mode()
+    ):  # what depth has added up is taken out, so that no answer is 0 or 1
         logits = network(tensor_of(pictures(SIDE)))
         scale = 4 / np.ptp(logits.numpy(), axis=0).max()
-        network.load_state_dict({"fc.weight": head.weight * scale, "fc.bias": head.bias - logits.mean(0) * scale}, strict=False)
+        network.load_state_dict(
+            {"fc.weight": head.weight * scale, "fc.bias": head.bias - logits.mean(0) * scale},
+            strict=False,
+        )
     return network
 
 
 def import_into(folder: Path, *words: object, model: str = "m") -> Result:
     """`import` into a store in the folder."""
-    command = ["import", "--model", model, "--store", str(folder / "store"), "--report", str(folder / "report.md")]
+    command = [
+        "import",
+        "--model",
+        model,
+        "--store",
+        str(folder / "store"),
+        "--report",
+        str(folder / "report.md"),
+    ]
     return CliRunner().invoke(main, [*command, *map(str, words)])
 
 
@@ -63,7 +76,9 @@ def pictures(side: int) -> list[np.ndarray]:
 
 def tensor_of(images: list[np.ndarray]) -> torch.Tensor:
     """What torchvision's transforms make of images that have the size already."""
-    return torch.stack([functional.normalize(functional.to_tensor(image), MEAN, STD) for image in images])
+    return torch.stack(
+        [functional.normalize(functional.to_tensor(image), MEAN, STD) for image in images]
+    )
 
 
 def served(store: Path, images: list[np.ndarray], classes: int) -> np.ndarray:
@@ -89,12 +104,24 @@ def torch_probabilities(network: nn.Module, images: list[np.ndarray]) -> np.ndar
     return network(tensor_of(images)).softmax(1).numpy()
 
 
-@pytest.mark.parametrize("name", [name if name in SMALL else pytest.param(name, marks=pytest.mark.slow) for name in RESIDUAL])
+@pytest.mark.parametrize(
+    "name",
+    [name if name in SMALL else pytest.param(name, marks=pytest.mark.slow) for name in RESIDUAL],
+)
 def test_every_residual_builder_answers_over_http_as_torch_does(tmp_path: Path, name: str) -> None:
     """Random weights in a file, imported and served: the same probabilities."""
     network = random_network(name, len(LABELS))
     torch.save(network.state_dict(), tmp_path / "net.pth")
-    words = ("--weights", tmp_path / "net.pth", "--arch", name, "--labels", write_labels(tmp_path), "--size", SIDE)
+    words = (
+        "--weights",
+        tmp_path / "net.pth",
+        "--arch",
+        name,
+        "--labels",
+        write_labels(tmp_path),
+        "--size",
+        SIDE,
+    )
     result = import_into(tmp_path, *words, "--resize-mode", "exact", "--no-checkpoint")
     assert result.exit_code == 0, result.output
     expected = torch_probabilities(network, pictures(SIDE))
@@ -108,7 +135,9 @@ def test_torchvisions_own_weights_bring_labels_and_geometry(tmp_path: Path) -> N
     """With their file at hand nothing is downloaded: its 1,000 categories, and its transforms to the letter."""
     torch.save(random_network("resnet18", 1000).state_dict(), tmp_path / "blob")
     (tmp_path / "resnet18-f37072fd.pth").symlink_to(tmp_path / "blob")
-    result = import_into(tmp_path, "--torchvision", "resnet18", "--weights", tmp_path / "resnet18-f37072fd.pth")
+    result = import_into(
+        tmp_path, "--torchvision", "resnet18", "--weights", tmp_path / "resnet18-f37072fd.pth"
+    )
     assert result.exit_code == 0, result.output
     weights = get_model_weights("resnet18").DEFAULT
     transforms = weights.transforms()
@@ -117,8 +146,14 @@ def test_torchvisions_own_weights_bring_labels_and_geometry(tmp_path: Path) -> N
         assert manifest.proof == "unproven"
         assert list(manifest.class_names) == weights.meta["categories"]
         spec = manifest.preprocessing
-        assert [spec.resize, spec.crop_height] == [transforms.resize_size[0], transforms.crop_size[0]]
-        assert (spec.resize_mode, spec.interpolation) == ("shorter_side", transforms.interpolation.value)
+        assert [spec.resize, spec.crop_height] == [
+            transforms.resize_size[0],
+            transforms.crop_size[0],
+        ]
+        assert (spec.resize_mode, spec.interpolation) == (
+            "shorter_side",
+            transforms.interpolation.value,
+        )
         assert manifest.imported is not None
         assert manifest.imported.architecture == "resnet18"
         assert manifest.checkpoint is not None
@@ -127,13 +162,26 @@ def test_torchvisions_own_weights_bring_labels_and_geometry(tmp_path: Path) -> N
 def test_files_of_before_the_counters_of_batch_norm_are_taken(tmp_path: Path) -> None:
     """Torch loads them too: `num_batches_tracked` came with 0.4.1. By a link, as caches keep their files."""
     state = random_network("resnet18", len(LABELS)).state_dict()
-    save_file({name: value for name, value in state.items() if "tracked" not in name}, tmp_path / "blob")
+    save_file(
+        {name: value for name, value in state.items() if "tracked" not in name}, tmp_path / "blob"
+    )
     (tmp_path / "old.safetensors").symlink_to(tmp_path / "blob")
-    words = ("--weights", tmp_path / "old.safetensors", "--arch", "resnet18", "--labels", write_labels(tmp_path), "--size", 32)
+    words = (
+        "--weights",
+        tmp_path / "old.safetensors",
+        "--arch",
+        "resnet18",
+        "--labels",
+        write_labels(tmp_path),
+        "--size",
+        32,
+    )
     assert import_into(tmp_path, *words).exit_code == 0
 
 
-def test_without_a_network_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_way_out_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The address to fetch the file from, and the option that takes it."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.urlopen", refuse)
@@ -165,7 +213,9 @@ def test_what_was_not_said_is_not_called_given(tmp_path: Path) -> None:
     silent = read_weights_file(tmp_path / "net.pth", "resnet18-small", LABELS, Expectation())
     assert silent.report.assumed == ["range", "size", "resize"]
     preset = {"preset": PRESETS["torchvision"], "preset_name": "torchvision"}
-    told = read_weights_file(tmp_path / "net.pth", "resnet18-small", LABELS, Expectation(**preset, size=(32, 32)))
+    told = read_weights_file(
+        tmp_path / "net.pth", "resnet18-small", LABELS, Expectation(**preset, size=(32, 32))
+    )
     assert told.report.assumed == []
 
 
@@ -173,23 +223,43 @@ def test_turned_channels_are_among_the_other_readings(tmp_path: Path) -> None:
     """So that labelled images show weights for BGR: the mean is turned with the channels. Caffe's range as well."""
     network = random_network("resnet18", len(LABELS))
     torch.save(network.state_dict(), tmp_path / "net.pth")
-    candidate = read_weights_file(tmp_path / "net.pth", "resnet18", LABELS, Expectation(size=(SIDE, SIDE)))
-    assert list(candidate.other_readings) == ["BGR instead", "--preset caffe", "--preset tf", "--preset zero-one"]
+    candidate = read_weights_file(
+        tmp_path / "net.pth", "resnet18", LABELS, Expectation(size=(SIDE, SIDE))
+    )
+    assert list(candidate.other_readings) == [
+        "BGR instead",
+        "--preset caffe",
+        "--preset tf",
+        "--preset zero-one",
+    ]
     turned = np.stack(pictures(SIDE))[..., ::-1].copy()
-    bgr = (torch.from_numpy(turned).permute(0, 3, 1, 2) / 255 - torch.tensor(MEAN[::-1]).view(3, 1, 1)) / torch.tensor(
-        STD[::-1]
+    bgr = (
+        torch.from_numpy(turned).permute(0, 3, 1, 2) / 255 - torch.tensor(MEAN[::-1]).view(3, 1, 1)
+    ) / torch.tensor(STD[::-1]).view(3, 1, 1)
+    caffe = torch.from_numpy(turned).permute(0, 3, 1, 2) - torch.tensor(
+        [103.939, 116.779, 123.68]
     ).view(3, 1, 1)
-    caffe = torch.from_numpy(turned).permute(0, 3, 1, 2) - torch.tensor([103.939, 116.779, 123.68]).view(3, 1, 1)
     for name, floats in (("BGR instead", bgr), ("--preset caffe", caffe)):
         with torch.inference_mode():
             expected = network(floats).numpy()
-        assert np.allclose(candidate.other_readings[name](np.stack(pictures(SIDE))), expected, rtol=1e-4, atol=1e-3)
+        assert np.allclose(
+            candidate.other_readings[name](np.stack(pictures(SIDE))), expected, rtol=1e-4, atol=1e-3
+        )
 
 
 def test_an_imported_network_can_be_trained_on(tmp_path: Path) -> None:
     """The version holds its weights in this project's own form, so `retrain` and `--start` take it."""
     save_file(random_network("resnet18", len(LABELS)).state_dict(), tmp_path / "net.safetensors")
-    words = ("--weights", tmp_path / "net.safetensors", "--arch", "resnet18", "--labels", write_labels(tmp_path), "--size", 32)
+    words = (
+        "--weights",
+        tmp_path / "net.safetensors",
+        "--arch",
+        "resnet18",
+        "--labels",
+        write_labels(tmp_path),
+        "--size",
+        32,
+    )
     assert import_into(tmp_path, *words).exit_code == 0
     with ModelStore(tmp_path / "store", builtin_root=None).open("m", 1) as version:
         assert version.manifest.checkpoint is not None
@@ -197,7 +267,9 @@ def test_an_imported_network_can_be_trained_on(tmp_path: Path) -> None:
         own = read_state(checkpoint)
         assert torch.equal(own["fc.weight"], read_state(tmp_path / "net.safetensors")["fc.weight"])
         words = ("--weights", checkpoint, "--labels", write_labels(tmp_path), "--size", 32)
-        assert import_into(tmp_path, *words, model="again").exit_code == 0, "and this project's own file says what it is of"
+        assert import_into(tmp_path, *words, model="again").exit_code == 0, (
+            "and this project's own file says what it is of"
+        )
 
 
 @pytest.mark.parametrize(
@@ -207,26 +279,89 @@ def test_an_imported_network_can_be_trained_on(tmp_path: Path) -> None:
         (("--torchvision", "resnet18", "--labels", "labels.txt"), "brings its own labels"),
         (("--weights", "net.pth"), "--labels FILE"),
         (("--weights", "net.pth", "--labels", "labels.txt"), "say it with --arch"),
-        (("--weights", "net.pth", "--labels", "labels.txt", "--arch", "resnet34"), "does not hold a resnet34"),
-        (("--weights", "net.pth", "--labels", "labels.txt", "--arch", "resnet7"), "there is no architecture 'resnet7'"),
-        (("--weights", "net.pth", "--labels", "labels.txt", "--arch", "resnet18", "--preset", "caffe"), "RGB"),
-        (("--weights", "own.safetensors", "--labels", "labels.txt", "--channels", "BGR"), "as of a network for RGB"),
+        (
+            ("--weights", "net.pth", "--labels", "labels.txt", "--arch", "resnet34"),
+            "does not hold a resnet34",
+        ),
+        (
+            ("--weights", "net.pth", "--labels", "labels.txt", "--arch", "resnet7"),
+            "there is no architecture 'resnet7'",
+        ),
+        (
+            (
+                "--weights",
+                "net.pth",
+                "--labels",
+                "labels.txt",
+                "--arch",
+                "resnet18",
+                "--preset",
+                "caffe",
+            ),
+            "RGB",
+        ),
+        (
+            ("--weights", "own.safetensors", "--labels", "labels.txt", "--channels", "BGR"),
+            "as of a network for RGB",
+        ),
         (("--torchvision", "resnet18", "--layout", "NHWC"), "--layout belongs to --onnx"),
-        (("--weights", "net.pth", "--labels", "labels.txt", "--output", "x"), "--output belongs to --onnx"),
+        (
+            ("--weights", "net.pth", "--labels", "labels.txt", "--output", "x"),
+            "--output belongs to --onnx",
+        ),
         (
             ("--weights", "net.pth", "--labels", "four.txt", "--arch", "resnet18"),
             "answers with 5 scores, the labels name 4 classes",
         ),
-        (("--weights", "words.pth", "--labels", "labels.txt", "--arch", "resnet18"), "can not be read as weights"),
-        (("--weights", "code.pth", "--labels", "labels.txt", "--arch", "resnet18"), "only tensors are loaded, never code"),
-        (("--weights", "stemless.pth", "--labels", "labels.txt", "--arch", "resnet18"), "does not hold a resnet18: Missing key"),
-        (("--weights", "net.pth", "--labels", "labels.txt", "--arch", "resnet18-small"), "does not hold a resnet18-small"),
-        (("--weights", "bias.pth", "--labels", "labels.txt", "--arch", "resnet18"), "does not hold a resnet18"),
-        (("--weights", "flat.pth", "--labels", "labels.txt", "--arch", "resnet18"), "fc.weight is no matrix"),
-        (("--weights", "numbered.pth", "--labels", "labels.txt", "--arch", "resnet18"), "does not hold a state dict"),
-        (("--weights", "hello.pth", "--labels", "labels.txt", "--arch", "resnet18"), "can not be read as weights"),
-        (("--weights", "nan.pth", "--labels", "labels.txt", "--arch", "resnet18", "--size", "64"), "NaN or infinity"),
-        (("--weights", "headless.pth", "--labels", "labels.txt", "--arch", "resnet18"), "has no fc.weight"),
+        (
+            ("--weights", "words.pth", "--labels", "labels.txt", "--arch", "resnet18"),
+            "can not be read as weights",
+        ),
+        (
+            ("--weights", "code.pth", "--labels", "labels.txt", "--arch", "resnet18"),
+            "only tensors are loaded, never code",
+        ),
+        (
+            ("--weights", "stemless.pth", "--labels", "labels.txt", "--arch", "resnet18"),
+            "does not hold a resnet18: Missing key",
+        ),
+        (
+            ("--weights", "net.pth", "--labels", "labels.txt", "--arch", "resnet18-small"),
+            "does not hold a resnet18-small",
+        ),
+        (
+            ("--weights", "bias.pth", "--labels", "labels.txt", "--arch", "resnet18"),
+            "does not hold a resnet18",
+        ),
+        (
+            ("--weights", "flat.pth", "--labels", "labels.txt", "--arch", "resnet18"),
+            "fc.weight is no matrix",
+        ),
+        (
+            ("--weights", "numbered.pth", "--labels", "labels.txt", "--arch", "resnet18"),
+            "does not hold a state dict",
+        ),
+        (
+            ("--weights", "hello.pth", "--labels", "labels.txt", "--arch", "resnet18"),
+            "can not be read as weights",
+        ),
+        (
+            (
+                "--weights",
+                "nan.pth",
+                "--labels",
+                "labels.txt",
+                "--arch",
+                "resnet18",
+                "--size",
+                "64",
+            ),
+            "NaN or infinity",
+        ),
+        (
+            ("--weights", "headless.pth", "--labels", "labels.txt", "--arch", "resnet18"),
+            "has no fc.weight",
+        ),
         ((), "give one of --onnx"),
         (("--onnx", "net.pth", "--torchvision", "resnet18"), "give one of --onnx"),
         (("--onnx", "net.pth", "--labels", "labels.txt", "--preset", "timm"), "--timm-config FILE"),
@@ -241,14 +376,21 @@ def test_what_does_not_fit_together_is_refused(
     monkeypatch.chdir(tmp_path)
     network = random_network("resnet18", len(LABELS))
     torch.save(network.state_dict(), "net.pth")
-    torch.save({name: value for name, value in network.state_dict().items() if not name.startswith("fc")}, "headless.pth")
+    torch.save(
+        {name: value for name, value in network.state_dict().items() if not name.startswith("fc")},
+        "headless.pth",
+    )
     state = network.state_dict()
-    torch.save({name: value for name, value in state.items() if name != "conv1.weight"}, "stemless.pth")
+    torch.save(
+        {name: value for name, value in state.items() if name != "conv1.weight"}, "stemless.pth"
+    )
     torch.save({**state, "fc.bias": torch.zeros(7)}, "bias.pth")
     torch.save({**state, "fc.weight": torch.tensor(1.0)}, "flat.pth")
     torch.save({**state, "bn1.bias": torch.full((64,), torch.nan)}, "nan.pth")
     torch.save({1: torch.zeros(2)}, "numbered.pth")
-    Path("own.safetensors").write_bytes(serialise(Trained(network, Normalization.imagenet(), "resnet18", len(LABELS), 1)))
+    Path("own.safetensors").write_bytes(
+        serialise(Trained(network, Normalization.imagenet(), "resnet18", len(LABELS), 1))
+    )
     Path("hello.pth").write_text("hello")
     torch.save(network, "code.pth")
     Path("words.pth").write_text("words")

@@ -23,7 +23,9 @@ def test_a_file_is_known_by_its_digest(tmp_path: Path, monkeypatch: pytest.Monke
     path.write_bytes(b"as if it were the older weights")
     digest = sha256(path.read_bytes()).hexdigest()
     older = ResNet50_Weights.IMAGENET1K_V1
-    monkeypatch.setattr(older.value, "url", f"https://download.pytorch.org/models/resnet50-{digest[:8]}.pth")
+    monkeypatch.setattr(
+        older.value, "url", f"https://download.pytorch.org/models/resnet50-{digest[:8]}.pth"
+    )
     origin = find_origin("resnet50", path)
     assert (origin.name, origin.certainty) == ("IMAGENET1K_V1", "found")
     assert origin.preset.geometry.crop_share == 224 / 256, "the newer ones are for 224 of 232"

@@ -35,15 +35,35 @@ def pictures(tmp_path: Path) -> Path:
         for number in range(4):
             pixels = chance.integers(0, 90, (50, 70, 3), dtype=np.uint8)
             pixels[..., position] += 120
-            Image.fromarray(pixels).save(folder / colour / f"{number}.{'png' if number % 2 else 'jpg'}")
+            Image.fromarray(pixels).save(
+                folder / colour / f"{number}.{'png' if number % 2 else 'jpg'}"
+            )
     return folder
 
 
-def import_into(folder: Path, model: onnx.ModelProto, *words: str, labels: tuple[str, ...] = COLOURS, name: str = "m") -> Result:
+def import_into(
+    folder: Path,
+    model: onnx.ModelProto,
+    *words: str,
+    labels: tuple[str, ...] = COLOURS,
+    name: str = "m",
+) -> Result:
     """`import` of a graph that takes 0 to 1."""
     path, store = write(folder, model), str(folder / "store")
-    command = ["import", "--onnx", str(path), "--labels", str(write_labels(folder, labels)), "--model", name, "--store", store]
-    return CliRunner().invoke(main, [*command, "--preset", "zero-one", "--report", str(folder / "report.md"), *words])
+    command = [
+        "import",
+        "--onnx",
+        str(path),
+        "--labels",
+        str(write_labels(folder, labels)),
+        "--model",
+        name,
+        "--store",
+        store,
+    ]
+    return CliRunner().invoke(
+        main, [*command, "--preset", "zero-one", "--report", str(folder / "report.md"), *words]
+    )
 
 
 def test_labelled_images_make_a_version_proven_and_promoted(tmp_path: Path, pictures: Path) -> None:
@@ -64,14 +84,18 @@ def test_labelled_images_make_a_version_proven_and_promoted(tmp_path: Path, pict
         assert [block.purpose.rpartition(" ")[2] for block in samples] == list(COLOURS)
         for position, block in enumerate(samples):
             means = np.load(version.path(block.pixels)).astype(np.float64).mean((0, 1)) / 255
-            assert np.abs(np.array(block.logits) - 10 * means).max() < 1e-4, "the original's logits, reckoned by hand"
+            assert np.abs(np.array(block.logits) - 10 * means).max() < 1e-4, (
+                "the original's logits, reckoned by hand"
+            )
             assert np.argmax(block.logits) == position
         assert manifest.imported is not None
         assert manifest.imported.name == "foreign.onnx"
         assert '"proven"' in version.path(manifest.imported.report).read_text()
 
 
-def test_without_labelled_images_a_version_is_unproven_and_not_promoted(tmp_path: Path, pictures: Path) -> None:
+def test_without_labelled_images_a_version_is_unproven_and_not_promoted(
+    tmp_path: Path, pictures: Path
+) -> None:
     """It is marked in the list, in what `show` says, and over HTTP; what `production` names goes on."""
     assert import_into(tmp_path, colour_graph(), "--verify", str(pictures)).exit_code == 0
     result = import_into(tmp_path, colour_graph())
@@ -82,11 +106,18 @@ def test_without_labelled_images_a_version_is_unproven_and_not_promoted(tmp_path
     words = ["--store", str(store)]
     listed = CliRunner().invoke(store_main, [*words, "list", "m"]).output.splitlines()
     assert ["unproven" in line for line in listed] == [False, False, True]
-    assert "(published, unproven)" in CliRunner().invoke(store_main, [*words, "show", "m", "2"]).output
-    assert "imported  foreign.onnx" in CliRunner().invoke(store_main, [*words, "show", "m", "2"]).output
+    assert (
+        "(published, unproven)" in CliRunner().invoke(store_main, [*words, "show", "m", "2"]).output
+    )
+    assert (
+        "imported  foreign.onnx"
+        in CliRunner().invoke(store_main, [*words, "show", "m", "2"]).output
+    )
     ModelStore(store).promote("m", 2)
     with running("--store", store) as server, server.announced().client() as client:
-        (summary,) = [model for model in client.get("/v1/models").json()["models"] if model["model"] == "m"]
+        (summary,) = [
+            model for model in client.get("/v1/models").json()["models"] if model["model"] == "m"
+        ]
         assert (summary["version"], summary["proof"]) == (2, "unproven")
         assert client.get("/v1/models/m").json()["imported"]["name"] == "foreign.onnx"
         assert server.stdout.wait_for(r"^  model  m/2.*: 3 classes, unproven$")
@@ -109,7 +140,10 @@ def test_an_import_that_brings_nothing_new_makes_no_version(tmp_path: Path, pict
     """Doing it again finds the version; with labelled images it is another one."""
     for _ in range(2):
         assert "published m version 1 " in import_into(tmp_path, colour_graph()).output
-    assert "published m version 2 " in import_into(tmp_path, colour_graph(), "--verify", str(pictures)).output
+    assert (
+        "published m version 2 "
+        in import_into(tmp_path, colour_graph(), "--verify", str(pictures)).output
+    )
     assert ModelStore(tmp_path / "store").aliases("m").version("production") == 2
 
 
@@ -119,23 +153,41 @@ def test_turned_channels_are_noticed(tmp_path: Path, pictures: Path) -> None:
     assert result.exit_code == 1
     assert "not published: accuracy_floor, no_better_reading failed" in result.output
     assert "4 of 12 right, with BGR instead 12" in (tmp_path / "report.md").read_text()
-    assert import_into(tmp_path, colour_graph("BGR"), "--verify", str(pictures), "--channels", "BGR").exit_code == 0
+    assert (
+        import_into(
+            tmp_path, colour_graph("BGR"), "--verify", str(pictures), "--channels", "BGR"
+        ).exit_code
+        == 0
+    )
 
 
 def test_turned_channels_are_noticed_where_the_floor_is_low(tmp_path: Path, pictures: Path) -> None:
     """A floor that is met proves nothing where another reading of the pixels is clearly better."""
-    result = import_into(tmp_path, colour_graph("BGR"), "--verify", str(pictures), "--waive", "accuracy_floor=a test")
+    result = import_into(
+        tmp_path, colour_graph("BGR"), "--verify", str(pictures), "--waive", "accuracy_floor=a test"
+    )
     assert "not published: no_better_reading failed" in result.output
 
 
 def test_what_is_waived_is_published_unproven(tmp_path: Path, pictures: Path) -> None:
     """The reason stands in the manifest."""
-    waivers = ("--waive", "accuracy_floor=a demonstration", "--waive", "no_better_reading=a demonstration")
-    assert import_into(tmp_path, colour_graph("BGR"), "--verify", str(pictures), *waivers).exit_code == 0
+    waivers = (
+        "--waive",
+        "accuracy_floor=a demonstration",
+        "--waive",
+        "no_better_reading=a demonstration",
+    )
+    assert (
+        import_into(tmp_path, colour_graph("BGR"), "--verify", str(pictures), *waivers).exit_code
+        == 0
+    )
     store = ModelStore(tmp_path / "store", builtin_root=None)
     with store.open("m", 1) as version:
         assert version.manifest.proof == "unproven"
-        assert {check.check for check in version.manifest.gate if check.waived} == {"accuracy_floor", "no_better_reading"}
+        assert {check.check for check in version.manifest.gate if check.waived} == {
+            "accuracy_floor",
+            "no_better_reading",
+        }
     assert store.aliases("m").names() == []
 
 
@@ -161,15 +213,23 @@ def answers(client: httpx.Client, pixels: np.ndarray, labels: tuple[str, ...]) -
     Image.fromarray(pixels).save(buffer, "PNG")
     answer = client.post("/v1/models/m/predict?top_k=5", content=buffer.getvalue())
     assert answer.status_code == 200, answer.text
-    scores = {prediction["label"]: prediction["score"] for prediction in answer.json()["results"][0]["predictions"]}
+    scores = {
+        prediction["label"]: prediction["score"]
+        for prediction in answer.json()["results"][0]["predictions"]
+    }
     return np.array([scores[label] for label in labels])
 
 
 def by_torch(model: onnx.ModelProto, pixels: np.ndarray) -> np.ndarray:
     """The probabilities of a `foreign_graph` for `[height, width, 3]` between 0 and 1, with nothing of ONNX."""
-    arrays = [torch.from_numpy(numpy_helper.to_array(constant).copy()) for constant in model.graph.initializer]
+    arrays = [
+        torch.from_numpy(numpy_helper.to_array(constant).copy())
+        for constant in model.graph.initializer
+    ]
     kernel, scale, shift, mean, variance, _, weight, bias = arrays[:8]
-    maps = functional.conv2d(torch.from_numpy(pixels).float().permute(2, 0, 1)[None], kernel, stride=2, padding=1)
+    maps = functional.conv2d(
+        torch.from_numpy(pixels).float().permute(2, 0, 1)[None], kernel, stride=2, padding=1
+    )
     maps = functional.batch_norm(maps, mean, variance, scale, shift).relu()
     return functional.linear(maps.mean((2, 3)), weight, bias).softmax(1)[0].numpy()
 
@@ -183,7 +243,9 @@ def test_a_foreign_network_answers_over_http_as_by_itself(tmp_path: Path, end: s
     with running("--store", tmp_path / "store") as server, server.announced().client() as client:
         for limit in (50, 150, 255):
             pixels = chance.integers(0, limit, (SIZE, SIZE, 3), dtype=np.uint8)
-            assert np.abs(answers(client, pixels, LABELS) - by_torch(model, pixels / 255)).max() < 1e-3
+            assert (
+                np.abs(answers(client, pixels, LABELS) - by_torch(model, pixels / 255)).max() < 1e-3
+            )
 
 
 def test_one_class_alone_proves_nothing(tmp_path: Path, pictures: Path) -> None:
@@ -199,12 +261,16 @@ def test_one_class_alone_proves_nothing(tmp_path: Path, pictures: Path) -> None:
 
 def test_a_floor_that_guessing_reaches_is_refused(tmp_path: Path, pictures: Path) -> None:
     """Else any network could be called proven."""
-    result = import_into(tmp_path, colour_graph(), "--verify", str(pictures), "--min-accuracy", "0.3")
+    result = import_into(
+        tmp_path, colour_graph(), "--verify", str(pictures), "--min-accuracy", "0.3"
+    )
     assert result.exit_code == 2, result.output
     assert "proves nothing" in " ".join(result.output.split())
 
 
-def test_what_is_held_back_does_not_take_over_where_no_alias_says_what_serves(tmp_path: Path, pictures: Path) -> None:
+def test_what_is_held_back_does_not_take_over_where_no_alias_says_what_serves(
+    tmp_path: Path, pictures: Path
+) -> None:
     """The version that served is named `production` first."""
     assert import_into(tmp_path, colour_graph()).exit_code == 0
     result = import_into(tmp_path, colour_graph(), "--verify", str(pictures), "--no-promote")

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from training.learning.batches import Batch, Feed, PixelsFromWorkers, PixelsOnDevice, PixelSource, cut, share
+from training.learning.batches import (
+    Batch,
+    Feed,
+    PixelsFromWorkers,
+    PixelsOnDevice,
+    PixelSource,
+    cut,
+    share,
+)
 from training.learning.distributed import Process
 from training.learning.normalization import Normalization
 from training.learning.recipe import Recipe
@@ -29,12 +37,23 @@ class Numbered(Dataset[Tensor]):
         return PIXELS[position]
 
 
-def make_feed(rank: int = 0, world_size: int = 1, source: PixelSource | None = None, **changes: object) -> Feed:
+def make_feed(
+    rank: int = 0, world_size: int = 1, source: PixelSource | None = None, **changes: object
+) -> Feed:
     """Fifty small images under a recipe that does something of everything."""
     values = {
-        "epochs": 3, "batch_size": 8, "optimizer": {"learning_rate": 0.1}, "mixing": {"mixup": 0.4, "cutmix": 1.0},
-        "augmentation": {"flip": "random", "crop_area": [0.5, 1.2], "fill": "reflect", "erase": 0.3}, **changes,
-    }  # fmt: skip
+        "epochs": 3,
+        "batch_size": 8,
+        "optimizer": {"learning_rate": 0.1},
+        "mixing": {"mixup": 0.4, "cutmix": 1.0},
+        "augmentation": {
+            "flip": "random",
+            "crop_area": [0.5, 1.2],
+            "fill": "reflect",
+            "erase": 0.3,
+        },
+        **changes,
+    }
     return Feed(
         source=source or PixelsOnDevice(PIXELS, CPU),
         labels=torch.arange(50) % 5,
@@ -81,7 +100,9 @@ def test_an_epoch_has_each_image_once() -> None:
     epochs = [torch.cat([images_of(batch) for batch in feed.epoch(epoch)]) for epoch in range(2)]
     expected = feed.normalize(PIXELS)
     for seen in epochs:
-        assert sorted(map(float, seen.sum((1, 2, 3)))) == pytest.approx(sorted(map(float, expected.sum((1, 2, 3)))), abs=1e-3)
+        assert sorted(map(float, seen.sum((1, 2, 3)))) == pytest.approx(
+            sorted(map(float, expected.sum((1, 2, 3)))), abs=1e-3
+        )
     assert not torch.equal(epochs[0], epochs[1])
 
 
@@ -99,15 +120,20 @@ def test_iterations_end_a_run_inside_an_epoch() -> None:
     assert [len(list(feed.epoch(epoch))) for epoch in range(2)] == [7, 3]
 
 
-@pytest.mark.parametrize(("count", "batch_size", "parts", "sizes"), [
-    (50, 8, 1, [8] * 6 + [2]),
-    (49, 8, 1, [8] * 5 + [9]),
-    (51, 8, 1, [8] * 6 + [3]),
-    (51, 8, 2, [8] * 5 + [11]),
-    (5, 8, 1, [5]),
-    (1, 8, 1, [1]),
-])  # fmt: skip
-def test_a_last_batch_that_is_too_small_joins_the_one_before(count: int, batch_size: int, parts: int, sizes: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("count", "batch_size", "parts", "sizes"),
+    [
+        (50, 8, 1, [8] * 6 + [2]),
+        (49, 8, 1, [8] * 5 + [9]),
+        (51, 8, 1, [8] * 6 + [3]),
+        (51, 8, 2, [8] * 5 + [11]),
+        (5, 8, 1, [5]),
+        (1, 8, 1, [1]),
+    ],
+)
+def test_a_last_batch_that_is_too_small_joins_the_one_before(
+    count: int, batch_size: int, parts: int, sizes: list[int]
+) -> None:
     """Batch norm has no deviation of one image, and no image is dropped."""
     order = torch.randperm(count)
     batches = cut(order, batch_size, parts)

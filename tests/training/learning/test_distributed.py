@@ -20,18 +20,44 @@ from training.run.directory import RunDirectory
 from training.steps.train import read_metrics
 
 ROOT = Path(__file__).parents[3]
-TRAIN = ("--data", "digits", "--set", "accumulation=2", "--set", "ema_decay=0.9", "--threads", "1", "--device", "cpu",
-         "--precision", "fp32")  # fmt: skip
+TRAIN = (
+    "--data",
+    "digits",
+    "--set",
+    "accumulation=2",
+    "--set",
+    "ema_decay=0.9",
+    "--threads",
+    "1",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+)
 
 
 @contextmanager
-def started(cwd: Path, *words: str, processes: int = 1, restarts: int = 0) -> Iterator[subprocess.Popen[str]]:
+def started(
+    cwd: Path, *words: str, processes: int = 1, restarts: int = 0
+) -> Iterator[subprocess.Popen[str]]:
     """`python -m training`, by itself or under torchrun."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", f"--max-restarts={restarts}"]
+    launcher = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={processes}",
+        f"--max-restarts={restarts}",
+    ]
     command = [sys.executable, *(launcher if processes > 1 else []), "-m", "training", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     with subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     ) as process:
         try:
             yield process
@@ -59,13 +85,27 @@ def test_two_processes_come_to_the_weights_of_one_that_accumulates(tmp_path: Pat
     for directory, processes in ((alone, 1), (together, 2)):
         directory.mkdir()
         finished(directory, "train", *TRAIN, "--set", "iterations=8", processes=processes)
-        finished(directory, "evaluate", str(only_run(directory).path), "--device", "cpu", processes=processes)
-    expected, found = (load_file(only_run(directory).path / "last.safetensors") for directory in (alone, together))
+        finished(
+            directory,
+            "evaluate",
+            str(only_run(directory).path),
+            "--device",
+            "cpu",
+            processes=processes,
+        )
+    expected, found = (
+        load_file(only_run(directory).path / "last.safetensors") for directory in (alone, together)
+    )
     assert expected.keys() == found.keys()
-    for name in (name for name in expected if not name.endswith("num_batches_tracked")):  # calls of one process, and no weight
+    for name in (
+        name for name in expected if not name.endswith("num_batches_tracked")
+    ):  # calls of one process, and no weight
         value = expected[name]
         assert torch.allclose(value, found[name], rtol=1e-3, atol=2e-4), name
-    logits = [np.load(only_run(directory).path / "evaluation.npz")["logits"] for directory in (alone, together)]
+    logits = [
+        np.load(only_run(directory).path / "evaluation.npz")["logits"]
+        for directory in (alone, together)
+    ]
     assert logits[0].shape == logits[1].shape == (359, 10)
     assert np.abs(logits[0] - logits[1]).max() < 0.02
     metrics = [read_metrics(only_run(directory))[-1] for directory in (alone, together)]
@@ -75,7 +115,18 @@ def test_two_processes_come_to_the_weights_of_one_that_accumulates(tmp_path: Pat
 @pytest.mark.timeout(600)
 def test_a_lost_worker_does_not_lose_the_run(tmp_path: Path) -> None:
     """One of two is killed; torchrun starts both again, and they go on from the checkpoint of the same run."""
-    words = ("run", *TRAIN, "--epochs", "3", "--set", "accuracy_floor=0", "--store", "store", "--waive", "accuracy_jpeg=short")
+    words = (
+        "run",
+        *TRAIN,
+        "--epochs",
+        "3",
+        "--set",
+        "accuracy_floor=0",
+        "--store",
+        "store",
+        "--waive",
+        "accuracy_jpeg=short",
+    )
     with started(tmp_path, *words, processes=2, restarts=1) as process:
         deadline = time.monotonic() + 300
         while not list(tmp_path.glob("runs/*/metrics.jsonl")) and time.monotonic() < deadline:
@@ -92,7 +143,11 @@ def test_a_lost_worker_does_not_lose_the_run(tmp_path: Path) -> None:
 def worker_pids(parent: int) -> list[int]:
     """The processes that torchrun has started."""
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [int(child) for child in children if b"training" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [
+        int(child)
+        for child in children
+        if b"training" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
 
 
 def test_alone_every_collective_is_the_identity() -> None:
@@ -104,7 +159,10 @@ def test_alone_every_collective_is_the_identity() -> None:
     assert ALONE.first
 
 
-@pytest.mark.parametrize(("device", "message"), [("nowhere", "there is no device 'nowhere'"), ("cuda", "use --device cpu")])
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("nowhere", "there is no device 'nowhere'"), ("cuda", "use --device cpu")],
+)
 def test_a_device_that_is_not_there_is_refused(device: str, message: str) -> None:
     """With what there is."""
     if device == "cuda" and torch.cuda.is_available():

@@ -22,7 +22,9 @@ def test_the_first_update_copies_and_later_ones_average() -> None:
         average.update(net)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = value if expected is None else decay * expected + (1 - decay) * value
-        assert average.network.get_parameter("0.weight").flatten().tolist() == pytest.approx([expected] * 2)
+        assert average.network.get_parameter("0.weight").flatten().tolist() == pytest.approx(
+            [expected] * 2
+        )
 
 
 def test_running_statistics_are_averaged_and_counts_are_copied() -> None:
@@ -34,7 +36,9 @@ def test_running_statistics_are_averaged_and_counts_are_copied() -> None:
         net(torch.randn(8, 1, 4, 4) * count)
         average.update(net)
     assert average.network.get_buffer("1.num_batches_tracked").item() == 5
-    assert not torch.equal(average.network.get_buffer("1.running_var"), net.get_buffer("1.running_var"))
+    assert not torch.equal(
+        average.network.get_buffer("1.running_var"), net.get_buffer("1.running_var")
+    )
     assert average.network.get_buffer("1.running_var").min() > 0
 
 
@@ -49,4 +53,6 @@ def test_an_average_goes_on_from_its_state() -> None:
         if step == 2:
             state, cut = cut.state_dict(), WeightAverage(network(), 0.9)
             cut.load_state_dict(state)
-    assert all(torch.equal(value, cut.state_dict()[name]) for name, value in whole.state_dict().items())
+    assert all(
+        torch.equal(value, cut.state_dict()[name]) for name, value in whole.state_dict().items()
+    )

@@ -23,9 +23,23 @@ from training.learning.networks import (
 )
 
 # He et al. 2015, section 4.2, with option A: parameters and millions of multiply-adds, counted once by hand for n blocks a stage.
-CIFAR = [(20, 269_722, 40.55), (32, 464_154, 68.86), (44, 658_586, 97.17), (56, 853_018, 125.5), (110, 1_727_962, 252.9)]
+CIFAR = [
+    (20, 269_722, 40.55),
+    (32, 464_154, 68.86),
+    (44, 658_586, 97.17),
+    (56, 853_018, 125.5),
+    (110, 1_727_962, 252.9),
+]
 TORCHVISION = [
-    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2"),
+    *(
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnet101",
+        "resnet152",
+        "wide_resnet50_2",
+        "wide_resnet101_2",
+    ),
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
 ]
 
@@ -54,12 +68,15 @@ def with_statistics(network: nn.Module) -> nn.Module:
 
 def projections(network: nn.Module) -> list[str]:
     """The blocks whose shortcuts are 1x1 convolutions."""
-    convolutions = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
+    convolutions = [
+        name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)
+    ]
     return [name.partition(".downsample")[0] for name in convolutions if ".downsample" in name]
 
 
 @pytest.mark.parametrize(
-    ("depth", "parameters", "millions"), [*CIFAR, pytest.param(1202, 19_421_274, 2829, marks=pytest.mark.slow)]
+    ("depth", "parameters", "millions"),
+    [*CIFAR, pytest.param(1202, 19_421_274, 2829, marks=pytest.mark.slow)],
 )
 def test_a_small_network_has_the_papers_size(depth: int, parameters: int, millions: float) -> None:
     """Shortcuts cost nothing: the plain twin is as large, and the pre-activated one."""
@@ -84,7 +101,11 @@ def test_a_large_network_is_torchvisions(name: str) -> None:
 
 def test_a_plain_imagenet_network_is_its_twin_without_projections() -> None:
     """The state dict is the residual network's less what shortcuts own."""
-    twin = {name: value.shape for name, value in on_meta("resnet34").state_dict().items() if "downsample" not in name}
+    twin = {
+        name: value.shape
+        for name, value in on_meta("resnet34").state_dict().items()
+        if "downsample" not in name
+    }
     assert {name: value.shape for name, value in on_meta("plain34").state_dict().items()} == twin
 
 
@@ -99,7 +120,11 @@ def test_counting_leaves_the_network_as_it_was() -> None:
 
 SHAPES = [
     *(("resnet20", 33, (64, 9, 9)), ("resnet20-b", 32, (64, 8, 8)), ("resnet20-c", 28, (64, 7, 7))),
-    *(("plain20", 32, (64, 8, 8)), ("preresnet20", 33, (64, 9, 9)), ("preresnet20-b", 32, (64, 8, 8))),
+    *(
+        ("plain20", 32, (64, 8, 8)),
+        ("preresnet20", 33, (64, 9, 9)),
+        ("preresnet20-b", 32, (64, 8, 8)),
+    ),
     *(("resnet18", 224, (512, 7, 7)), ("plain18", 224, (512, 7, 7))),
     *(("resnet18-small", 32, (512, 4, 4)), ("resnet50-small", 32, (2048, 4, 4))),
 ]
@@ -107,7 +132,9 @@ SHAPES = [
 
 @pytest.mark.parametrize(("name", "size", "shape"), SHAPES)
 @torch.inference_mode()
-def test_features_and_classify_are_the_network(name: str, size: int, shape: tuple[int, int, int]) -> None:
+def test_features_and_classify_are_the_network(
+    name: str, size: int, shape: tuple[int, int, int]
+) -> None:
     """The last map has the expected shape, and its mean through the head gives the network's own logits."""
     network = with_statistics(build_network(name, 7))
     images = torch.randn(1, 3, size, size)
@@ -149,7 +176,12 @@ def test_projections_stand_where_the_option_says(family: str) -> None:
 def test_only_a_plain_network_is_silent_without_its_convolutions() -> None:
     """With the blocks' convolutions zero, shortcuts still carry the image to the end, and a plain network carries nothing."""
     images = torch.randn(2, 3, 32, 32)
-    for name, carries in (("plain20", False), ("plain18-small", False), ("resnet20", True), ("preresnet20", True)):
+    for name, carries in (
+        ("plain20", False),
+        ("plain18-small", False),
+        ("resnet20", True),
+        ("preresnet20", True),
+    ):
         network = build_network(name, 10).eval()
         for parameter_name, parameter in network.named_parameters():
             if parameter_name.startswith("layer") and ".conv" in parameter_name:
@@ -187,14 +219,29 @@ def test_zeroed_residuals_are_refused_without_shortcuts() -> None:
             build_network(name, 10, zero_init_residual=True)
 
 
-@pytest.mark.parametrize("name", ["resnet110", "plain110", "preresnet110", "resnet20-c", "resnet18", "resnet18-small", "plain18"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet110",
+        "plain110",
+        "preresnet110",
+        "resnet20-c",
+        "resnet18",
+        "resnet18-small",
+        "plain18",
+    ],
+)
 def test_convolutions_start_with_he_initialisation(name: str) -> None:
     """The deviation is sqrt(2 / fan), fan-in for small images and fan-out as in torchvision's; norms and biases start neutral."""
     torch.manual_seed(0)
     network = build_network(name, 10)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            channels = module.in_channels if parse_architecture(name).style == "cifar" else module.out_channels
+            channels = (
+                module.in_channels
+                if parse_architecture(name).style == "cifar"
+                else module.out_channels
+            )
             expected = (2 / (channels * module.kernel_size[0] ** 2)) ** 0.5
             tolerance = 5 / (2 * module.weight.numel()) ** 0.5  # five standard errors
             assert module.weight.std().item() == pytest.approx(expected, rel=tolerance)
@@ -203,10 +250,16 @@ def test_convolutions_start_with_he_initialisation(name: str) -> None:
     assert not network.get_parameter("fc.bias").any()
 
 
-@pytest.mark.parametrize("name", ["resnet21", "resnet", "plain20x", "resnet-20", "resnet20-", "plain20-b", "resnet18-b", ""])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet21", "resnet", "plain20x", "resnet-20", "resnet20-", "plain20-b", "resnet18-b", ""],
+)
 def test_an_unknown_architecture_is_refused_with_the_known_ones(name: str) -> None:
     """The message lists what there is."""
-    with pytest.raises(RecipeError, match=r"resnet20, resnet32.*-b or -c.*preresnet20.*plain20.*resnext50_32x4d.*-small"):
+    with pytest.raises(
+        RecipeError,
+        match=r"resnet20, resnet32.*-b or -c.*preresnet20.*plain20.*resnext50_32x4d.*-small",
+    ):
         build_network(name, 10)
 
 
@@ -218,10 +271,17 @@ def test_every_known_name_is_parsed() -> None:
         parsed = parse_architecture(name)
         assert name.startswith(parsed.base)
         assert str(parsed.depth) in name
-        assert default_image_size(name) == (32 if parsed.style == "cifar" or name.endswith("-small") else 224)
+        assert default_image_size(name) == (
+            32 if parsed.style == "cifar" or name.endswith("-small") else 224
+        )
         assert (parsed.shortcut is None) == (parsed.family == "plain")
     wide = parse_architecture("wide_resnet50_2-small")
-    assert (wide.family, wide.depth, wide.shortcut, wide.style) == ("wide_resnet", 50, "B", "imagenet")
+    assert (wide.family, wide.depth, wide.shortcut, wide.style) == (
+        "wide_resnet",
+        50,
+        "B",
+        "imagenet",
+    )
     assert parse_architecture("preresnet1202").shortcut == "A"
 
 
@@ -253,7 +313,9 @@ def test_folding_replaces_only_norms_without_a_convolution_before_them() -> None
     assert (folded(images) - expected).abs().max() < 1e-5 * expected.abs().max()
     for name in ("resnet20-b", "plain20", "resnet18", "resnet50", "plain18"):
         again = fold_norms(build_network(name, 10))
-        assert not any(isinstance(module, MultiplyAdd | nn.BatchNorm2d) for module in again.modules())
+        assert not any(
+            isinstance(module, MultiplyAdd | nn.BatchNorm2d) for module in again.modules()
+        )
 
 
 class Served(nn.Sequential):
@@ -270,15 +332,21 @@ def test_a_network_exports_without_batch_norms(name: str) -> None:
     network = with_statistics(build_network(name, 10))
     network = mirrored(network) if name == "resnet20" else network
     served, example = Served(fold_norms(network)).eval(), torch.zeros(2, 3, 64, 64)
-    program = torch.onnx.export(served, (example,), dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False)
+    program = torch.onnx.export(
+        served, (example,), dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False
+    )
     assert program is not None
     model = program.model_proto
     assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
     images = torch.randn(3, 3, 64, 64)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     logits, last_map = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     with torch.inference_mode():
-        np.testing.assert_allclose(last_map, features(network, images).numpy(), rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(
+            last_map, features(network, images).numpy(), rtol=1e-3, atol=1e-3
+        )
         np.testing.assert_allclose(logits, network(images).numpy(), rtol=1e-3, atol=1e-3)
 
 

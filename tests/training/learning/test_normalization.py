@@ -6,7 +6,9 @@ import torch
 
 from training.learning.normalization import Normalization
 
-PIXELS = np.random.default_rng(0).integers(0, 256, (20, 6, 6, 3)).astype(np.uint8) // np.array([1, 2, 3], np.uint8)
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 6, 6, 3)).astype(np.uint8) // np.array(
+    [1, 2, 3], np.uint8
+)
 
 
 def test_scalar_has_a_whole_grey_level_as_its_mean() -> None:
@@ -19,7 +21,9 @@ def test_scalar_has_a_whole_grey_level_as_its_mean() -> None:
 def test_channels_have_a_pair_each() -> None:
     """In the order RGB."""
     fitted = Normalization.fit("channels", PIXELS)
-    assert fitted.mean.flatten().tolist() == pytest.approx(PIXELS.mean((0, 1, 2)).tolist(), rel=1e-5)
+    assert fitted.mean.flatten().tolist() == pytest.approx(
+        PIXELS.mean((0, 1, 2)).tolist(), rel=1e-5
+    )
     assert fitted.std.flatten().tolist() == pytest.approx(PIXELS.std((0, 1, 2)).tolist(), rel=1e-5)
 
 
@@ -42,5 +46,7 @@ def test_normalisation_survives_a_weights_file(kind: str) -> None:
 def test_images_of_one_colour_do_not_divide_by_zero() -> None:
     """A deviation of nothing counts as one grey level."""
     assert torch.isfinite(
-        Normalization.fit("scalar", np.full((3, 4, 4, 3), 7, np.uint8))(torch.zeros(1, 4, 4, 3, dtype=torch.uint8))
+        Normalization.fit("scalar", np.full((3, 4, 4, 3), 7, np.uint8))(
+            torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
+        )
     ).all()

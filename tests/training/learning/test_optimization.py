@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from training.learning.networks import build_network
-from training.learning.optimization import build_optimizer, freeze, image_side, rate_factor, set_learning_rate, work_left
+from training.learning.optimization import (
+    build_optimizer,
+    freeze,
+    image_side,
+    rate_factor,
+    set_learning_rate,
+    work_left,
+)
 from training.learning.recipe import Optimizer, Recipe, Schedule
 
 STEPS = 1000
@@ -20,14 +27,23 @@ def factors(schedule: Schedule) -> list[float]:
 def test_he2015_divides_by_ten_at_half_and_at_three_quarters() -> None:
     """At 32k and 48k of 64k iterations."""
     schedule = Recipe.load("he2015").schedule
-    for step, expected in ((0, 1), (31999, 1), (32000, 0.1), (47999, 0.1), (48000, 0.01), (63999, 0.01)):
+    for step, expected in (
+        (0, 1),
+        (31999, 1),
+        (32000, 0.1),
+        (47999, 0.1),
+        (48000, 0.01),
+        (63999, 0.01),
+    ):
         assert rate_factor(schedule, step, 64000) == pytest.approx(expected)
 
 
 def test_110_layers_warm_up_at_a_tenth_for_400_iterations() -> None:
     """A constant 0.01, then 0.1 at once."""
     schedule = Recipe.load("he2015-110").schedule
-    assert [rate_factor(schedule, step, 64000) for step in (0, 399, 400)] == pytest.approx([0.1, 0.1, 1])
+    assert [rate_factor(schedule, step, 64000) for step in (0, 399, 400)] == pytest.approx(
+        [0.1, 0.1, 1]
+    )
 
 
 @pytest.mark.parametrize("decay", ["cosine", "linear"])
@@ -46,7 +62,9 @@ def test_one_cycle_rises_to_its_height_and_falls_to_nothing(decay: str) -> None:
 def test_image_sides_follow_the_scales() -> None:
     """In equal parts, rounded to multiples of 4, the model's own where the scale is 1."""
     schedule = Schedule(scales=(0.75, 0.875, 1.0))
-    assert [image_side(schedule, step, 9, 32) for step in range(9)] == [24] * 3 + [28] * 3 + [32] * 3
+    assert [image_side(schedule, step, 9, 32) for step in range(9)] == [24] * 3 + [28] * 3 + [
+        32
+    ] * 3
     assert [image_side(schedule, step, 9, 28) for step in (0, 3, 6)] == [20, 24, 28]
     assert image_side(Schedule(), 0, 9, 30) == 30
 
@@ -56,7 +74,9 @@ def test_the_work_left_is_that_of_every_step_to_come(step: int) -> None:
     """Counted in steps of the present size."""
     schedule = Schedule(scales=(0.75, 0.875, 1.0))
     sides = [image_side(schedule, each, 10, 32) for each in range(step, 10)]
-    assert work_left(schedule, step, 10, 32) == pytest.approx(sum(side**2 for side in sides) / sides[0] ** 2)
+    assert work_left(schedule, step, 10, 32) == pytest.approx(
+        sum(side**2 for side in sides) / sides[0] ** 2
+    )
     assert work_left(Schedule(), step, 10, 32) == 10 - step
 
 
@@ -64,9 +84,19 @@ def test_norms_and_biases_decay_only_where_the_recipe_says_so() -> None:
     """Every parameter is in exactly one group."""
     network = build_network("resnet20", 10)
     for decays in (False, True):
-        optimizer = build_optimizer(network, Optimizer(learning_rate=0.1, weight_decay=5e-4, decay_norms=decays))
-        decay_of = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-        assert len(decay_of) == len(list(network.parameters())) == sum(len(group["params"]) for group in optimizer.param_groups)
+        optimizer = build_optimizer(
+            network, Optimizer(learning_rate=0.1, weight_decay=5e-4, decay_norms=decays)
+        )
+        decay_of = {
+            id(p): group["weight_decay"]
+            for group in optimizer.param_groups
+            for p in group["params"]
+        }
+        assert (
+            len(decay_of)
+            == len(list(network.parameters()))
+            == sum(len(group["params"]) for group in optimizer.param_groups)
+        )
         for parameter in network.parameters():
             assert decay_of[id(parameter)] == (5e-4 if parameter.ndim > 1 or decays else 0)
 
@@ -78,8 +108,16 @@ def test_layers_learn_slower_the_farther_they_are_from_the_head() -> None:
     highest = set_learning_rate(optimizer, Schedule(decay="linear"), 50, 100)
     assert highest == pytest.approx(0.05)
     rate_of = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    rates = [rate_of[id(network.get_parameter(name))] for name in ("conv1.weight", "layer1.0.conv1.weight", "layer2.0.conv1.weight",
-                                                                   "layer3.0.conv1.weight", "fc.weight")]  # fmt: skip
+    rates = [
+        rate_of[id(network.get_parameter(name))]
+        for name in (
+            "conv1.weight",
+            "layer1.0.conv1.weight",
+            "layer2.0.conv1.weight",
+            "layer3.0.conv1.weight",
+            "fc.weight",
+        )
+    ]
     assert rates == pytest.approx([0.05 / 16, 0.05 / 8, 0.05 / 4, 0.05 / 2, 0.05])
 
 
@@ -92,7 +130,9 @@ def test_a_frozen_network_learns_in_its_head_alone() -> None:
     optimizer = build_optimizer(network, Optimizer(learning_rate=0.1))
     network(torch.randn(4, 3, 32, 32)).square().sum().backward()
     optimizer.step()
-    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {
+        name for name, value in network.state_dict().items() if not torch.equal(value, before[name])
+    }
     assert changed == {"fc.weight", "fc.bias"}
     network.train()
     freeze(network, frozen=False)

@@ -18,7 +18,12 @@ def snapshot(learner: Learner) -> list[object]:
     average = state["average"] or {}
     return [
         *(value.clone() for value in (*state["network"].values(), *average.values())),
-        *(value.clone() for entry in state["optimizer"]["state"].values() for value in entry.values() if value is not None),
+        *(
+            value.clone()
+            for entry in state["optimizer"]["state"].values()
+            for value in entry.values()
+            if value is not None
+        ),
         [group["lr"] for group in learner.optimizer.param_groups],
         [module.training for module in learner.network.modules()],
         [parameter.requires_grad for parameter in learner.network.parameters()],
@@ -26,7 +31,9 @@ def snapshot(learner: Learner) -> list[object]:
     ]
 
 
-def test_model_optimiser_average_and_generators_are_as_before(new_run: Callable[..., RunDirectory]) -> None:
+def test_model_optimiser_average_and_generators_are_as_before(
+    new_run: Callable[..., RunDirectory],
+) -> None:
     """Also in the middle of a training, frozen and with momentum: the next step is the one that would have come."""
     run = new_run("ema_decay=0.9", "optimizer.clip_norm=1.0")
     learner, feed, _ = prepare_training(run, open_run_data(run), ALONE)
@@ -42,7 +49,9 @@ def test_model_optimiser_average_and_generators_are_as_before(new_run: Callable[
     assert 1e-5 < curve.suggested < 10
 
 
-def test_the_rates_rise_and_the_search_ends_where_the_loss_runs_away(new_run: Callable[..., RunDirectory]) -> None:
+def test_the_rates_rise_and_the_search_ends_where_the_loss_runs_away(
+    new_run: Callable[..., RunDirectory],
+) -> None:
     """More steps than an epoch has are no matter."""
     run = new_run()
     learner, feed, _ = prepare_training(run, open_run_data(run), ALONE)

@@ -19,10 +19,23 @@ def test_he2015_has_the_papers_values() -> None:
     """Section 4.2: SGD with momentum 0.9, weight decay 1e-4, batches of 128, 0.1 divided at 32k and 48k of 64k iterations."""
     recipe = Recipe.load("he2015")
     optimizer, schedule = recipe.optimizer, recipe.schedule
-    assert (recipe.iterations, recipe.batch_size, optimizer.learning_rate, optimizer.momentum) == (64000, 128, 0.1, 0.9)
-    assert (optimizer.weight_decay, optimizer.decay_norms, optimizer.nesterov) == (1e-4, True, False)
+    assert (recipe.iterations, recipe.batch_size, optimizer.learning_rate, optimizer.momentum) == (
+        64000,
+        128,
+        0.1,
+        0.9,
+    )
+    assert (optimizer.weight_decay, optimizer.decay_norms, optimizer.nesterov) == (
+        1e-4,
+        True,
+        False,
+    )
     assert [milestone * 64000 for milestone in schedule.milestones] == [32000, 48000]
-    assert (recipe.augmentation.pad, recipe.augmentation.flip, recipe.normalization) == (4, "random", "pixels")
+    assert (recipe.augmentation.pad, recipe.augmentation.flip, recipe.normalization) == (
+        4,
+        "random",
+        "pixels",
+    )
 
 
 def test_a_recipe_extends_another_one() -> None:
@@ -34,7 +47,9 @@ def test_a_recipe_extends_another_one() -> None:
 
 def test_single_values_can_be_set() -> None:
     """As TOML, or as a word; epochs take the place of iterations."""
-    recipe = Recipe.load("he2015", ["epochs=3", "optimizer.learning_rate=0.05", "augmentation.fill=reflect"])
+    recipe = Recipe.load(
+        "he2015", ["epochs=3", "optimizer.learning_rate=0.05", "augmentation.fill=reflect"]
+    )
     assert (recipe.epochs, recipe.iterations) == (3, None)
     assert (recipe.optimizer.learning_rate, recipe.augmentation.fill) == (0.05, "reflect")
 
@@ -98,5 +113,8 @@ def test_a_recipe_that_extends_itself_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
     """So that a slip mends itself."""
-    with pytest.raises(RecipeError, match=r"there is no recipe 'mine'; there are cifar10, digits, .*, he2015, he2015-110, "):
+    with pytest.raises(
+        RecipeError,
+        match=r"there is no recipe 'mine'; there are cifar10, digits, .*, he2015, he2015-110, ",
+    ):
         Recipe.load("mine")

@@ -35,7 +35,13 @@ def two_layers(multiplier: Sequence[float], addend: Sequence[float], head: str =
         helper.make_node("Cast", ["nchw"], ["float"], to=TensorProto.FLOAT, name="Conv_0"),
         helper.make_node("Mul", ["float", "multiplier"], ["scaled"]),
         helper.make_node("Add", ["scaled", "addend"], ["pixels"]),
-        helper.make_node("Conv", ["pixels", "conv.weight", "conv.bias"], ["conv"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        helper.make_node(
+            "Conv",
+            ["pixels", "conv.weight", "conv.bias"],
+            ["conv"],
+            kernel_shape=[3, 3],
+            pads=[1, 1, 1, 1],
+        ),
         helper.make_node("Relu", ["conv"], ["features"]),
         *HEADS[head],
     ]
@@ -69,11 +75,15 @@ HEADS = {
     ),
     "convolution of means": (
         helper.make_node("GlobalAveragePool", ["features"], ["means"]),
-        helper.make_node("Conv", ["means", "head.weight", "fc.bias"], ["maps"], kernel_shape=[1, 1]),
+        helper.make_node(
+            "Conv", ["means", "head.weight", "fc.bias"], ["maps"], kernel_shape=[1, 1]
+        ),
         helper.make_node("Flatten", ["maps"], ["logits"]),
     ),
     "convolution": (
-        helper.make_node("Conv", ["features", "head.weight", "fc.bias"], ["maps"], kernel_shape=[1, 1]),
+        helper.make_node(
+            "Conv", ["features", "head.weight", "fc.bias"], ["maps"], kernel_shape=[1, 1]
+        ),
         helper.make_node("Relu", ["maps"], ["rectified"]),
         helper.make_node("GlobalAveragePool", ["rectified"], ["means"]),
         helper.make_node("Flatten", ["means"], ["logits"]),

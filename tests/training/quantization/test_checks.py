@@ -9,7 +9,13 @@ import pytest
 from model_store.manifest import Check
 from model_store.session import Session
 from model_store.version import Version
-from training.quantization.checks import CHECKS, Candidate, check_candidate, lost_points, tolerance_of
+from training.quantization.checks import (
+    CHECKS,
+    Candidate,
+    check_candidate,
+    lost_points,
+    tolerance_of,
+)
 from training.quantization.scoring import Scorer, score, scorer
 from training.run.data import RunData
 
@@ -27,14 +33,25 @@ def same(scoring: Scorer, digits_graph: bytes, digits_data: RunData) -> Candidat
     test = digits_data.split.test
     logits = score(session, digits_data.chunks(test))
     return Candidate(
-        "int8", digits_graph[: len(digits_graph) // 3], digits_graph, session, session, logits, logits,
-        digits_data.images.labels[test], logits[:5], logits[:5], tolerance=0.1,
-    )  # fmt: skip
+        "int8",
+        digits_graph[: len(digits_graph) // 3],
+        digits_graph,
+        session,
+        session,
+        logits,
+        logits,
+        digits_data.images.labels[test],
+        logits[:5],
+        logits[:5],
+        tolerance=0.1,
+    )
 
 
 def check(candidate: Candidate, scoring: Scorer, data: RunData, **waivers: str) -> dict[str, Check]:
     sample = next(data.chunks(data.split.test[:40]))
-    return {found.check: found for found in check_candidate(candidate, scoring, sample, 0.5, waivers)}
+    return {
+        found.check: found for found in check_candidate(candidate, scoring, sample, 0.5, waivers)
+    }
 
 
 def swapped(logits: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -53,35 +70,56 @@ def test_the_same_answers_pass(same: Candidate, scoring: Scorer, digits_data: Ru
     assert [name for name, line in found.items() if not line.passed and name != "speed"] == []
 
 
-def test_a_shift_of_all_logits_is_seen_by_who_is_refused(same: Candidate, scoring: Scorer, digits_data: RunData) -> None:
+def test_a_shift_of_all_logits_is_seen_by_who_is_refused(
+    same: Candidate, scoring: Scorer, digits_data: RunData
+) -> None:
     """A constant taken from all logits changes no label and no probability, but the energy, and with it who is refused."""
     found = check(replace(same, logits=same.expected - 1), scoring, digits_data)
-    assert [name for name, line in found.items() if not line.passed and name != "speed"] == ["logit_drift", "abstained"]
+    assert [name for name, line in found.items() if not line.passed and name != "speed"] == [
+        "logit_drift",
+        "abstained",
+    ]
 
 
-def test_an_uncalibrated_version_has_nothing_to_hold(same: Candidate, scoring: Scorer, digits_data: RunData) -> None:
+def test_an_uncalibrated_version_has_nothing_to_hold(
+    same: Candidate, scoring: Scorer, digits_data: RunData
+) -> None:
     """Without a calibration in the manifest there are no checks of one."""
     plain = replace(scoring, manifest=scoring.manifest.model_copy(update={"calibration": None}))
     assert set(CHECKS) - set(check(same, plain, digits_data)) == {
-        "abstained", "coverage_0.8", "coverage_0.9", "coverage_0.95", "calibration_error"
-    }  # fmt: skip
+        "abstained",
+        "coverage_0.8",
+        "coverage_0.9",
+        "coverage_0.95",
+        "calibration_error",
+    }
 
 
-def test_surely_known_images_must_not_flip(same: Candidate, scoring: Scorer, digits_data: RunData) -> None:
+def test_surely_known_images_must_not_flip(
+    same: Candidate, scoring: Scorer, digits_data: RunData
+) -> None:
     """Of 359 test images one that fp32 is sure of is too many; the points of top-1 that it costs are allowed."""
-    (sure,) = np.argsort(np.sort(same.expected, axis=1)[:, -2] - np.sort(same.expected, axis=1)[:, -1])[:1]
-    found = check(replace(same, logits=swapped(same.expected, np.array([sure]))), scoring, digits_data)
+    (sure,) = np.argsort(
+        np.sort(same.expected, axis=1)[:, -2] - np.sort(same.expected, axis=1)[:, -1]
+    )[:1]
+    found = check(
+        replace(same, logits=swapped(same.expected, np.array([sure]))), scoring, digits_data
+    )
     assert not found["flips_clear"].passed
     assert found["flips_near_margin"].passed
     assert found["top1_loss"].value == pytest.approx(100 / 359)
     assert found["top1_loss"].passed
 
 
-def test_unsure_images_may_flip_but_not_many(same: Candidate, scoring: Scorer, digits_data: RunData) -> None:
+def test_unsure_images_may_flip_but_not_many(
+    same: Candidate, scoring: Scorer, digits_data: RunData
+) -> None:
     """With all logits near each other nothing is clear, and a twentieth of the images is more than is near the margin by chance."""
     unsure = same.expected / 100
     rows = np.arange(0, len(unsure), 20)
-    found = check(replace(same, expected=unsure, logits=swapped(unsure, rows)), scoring, digits_data)
+    found = check(
+        replace(same, expected=unsure, logits=swapped(unsure, rows)), scoring, digits_data
+    )
     assert found["flips_near_margin"].value == pytest.approx(len(rows) / len(unsure))
     assert not found["flips_near_margin"].passed
     assert found["flips_clear"].passed
@@ -100,20 +138,32 @@ def test_unsure_images_may_flip_but_not_many(same: Candidate, scoring: Scorer, d
         ("size", lambda same: {"data": same.fp32_data}),
     ],
 )
-def test_what_is_worse_fails(same: Candidate, scoring: Scorer, digits_data: RunData, name: str, change: object) -> None:
+def test_what_is_worse_fails(
+    same: Candidate, scoring: Scorer, digits_data: RunData, name: str, change: object
+) -> None:
     """Lost points, logits that drift or are no numbers, a calibration that fails, other golden answers, a file no smaller."""
     found = check(replace(same, **change(same)), scoring, digits_data)  # type: ignore[operator]
     assert not found[name].passed
 
 
-def test_a_failed_check_keeps_its_waiver(same: Candidate, scoring: Scorer, digits_data: RunData) -> None:
+def test_a_failed_check_keeps_its_waiver(
+    same: Candidate, scoring: Scorer, digits_data: RunData
+) -> None:
     """A passed one needs none."""
-    found = check(replace(same, data=same.fp32_data), scoring, digits_data, size="a disk is cheap", top1_loss="not needed")
+    found = check(
+        replace(same, data=same.fp32_data),
+        scoring,
+        digits_data,
+        size="a disk is cheap",
+        top1_loss="not needed",
+    )
     assert found["size"].waived == "a disk is cheap"
     assert found["top1_loss"].waived is None
 
 
-def test_half_floats_are_not_raced_on_a_cpu(same: Candidate, scoring: Scorer, digits_data: RunData) -> None:
+def test_half_floats_are_not_raced_on_a_cpu(
+    same: Candidate, scoring: Scorer, digits_data: RunData
+) -> None:
     """What a CPU takes for fp16 says nothing of a GPU."""
     assert "speed" not in check(replace(same, precision="fp16"), scoring, digits_data)
 

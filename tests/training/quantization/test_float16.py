@@ -23,21 +23,34 @@ KINDS = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_bytes_go_in_and_floats_come_out(digits_graph: bytes, precision: HalfPrecision) -> None:
     """Inputs and outputs are those of the fp32 file; weights are half floats, the preamble's numbers are not."""
-    before, after = (onnx.load_model_from_string(data) for data in (digits_graph, convert(digits_graph, precision)))
-    for old, new in zip((*before.graph.input, *before.graph.output), (*after.graph.input, *after.graph.output), strict=True):
+    before, after = (
+        onnx.load_model_from_string(data)
+        for data in (digits_graph, convert(digits_graph, precision))
+    )
+    for old, new in zip(
+        (*before.graph.input, *before.graph.output),
+        (*after.graph.input, *after.graph.output),
+        strict=True,
+    ):
         assert (old.name, old.type) == (new.name, new.type)
     kinds = {tensor.name: tensor.data_type for tensor in after.graph.initializer}
     assert {kinds[name] for name in ("multiplier", "addend")} == {TensorProto.FLOAT}
-    assert Counter(kind for name, kind in kinds.items() if name.startswith("network.")) == {KINDS[precision]: 40}
+    assert Counter(kind for name, kind in kinds.items() if name.startswith("network.")) == {
+        KINDS[precision]: 40
+    }
 
 
-def test_fp16_reads_the_digits_as_fp32(digits: Version, digits_graph: bytes, digits_data: RunData, tmp_path: Path) -> None:
+def test_fp16_reads_the_digits_as_fp32(
+    digits: Version, digits_graph: bytes, digits_data: RunData, tmp_path: Path
+) -> None:
     """The same labels, and logits within a hundredth, in half the bytes (a CPU computes it by widening)."""
     pixels = next(digits_data.chunks(digits_data.split.test[:100]))
     path = tmp_path / "model.onnx"
     path.write_bytes(convert(digits_graph, "fp16"))
     half = Session(path, digits.manifest.input, digits.manifest.outputs).run_with_features(pixels)
-    full = Session(digits.path("model.onnx"), digits.manifest.input, digits.manifest.outputs).run_with_features(pixels)
+    full = Session(
+        digits.path("model.onnx"), digits.manifest.input, digits.manifest.outputs
+    ).run_with_features(pixels)
     assert path.stat().st_size < 0.6 * len(digits_graph)
     for narrow, wide in zip(half, full, strict=True):
         assert narrow.dtype == np.float32
@@ -47,7 +60,10 @@ def test_fp16_reads_the_digits_as_fp32(digits: Version, digits_graph: bytes, dig
 
 def test_bf16_takes_the_opset_that_knows_it(digits_graph: bytes) -> None:
     """Convolutions take bfloat16 from opset 22 on; fp16 keeps the export's."""
-    opsets = [onnx.load_model_from_string(convert(digits_graph, name)).opset_import[0].version for name in ("bf16", "fp16")]
+    opsets = [
+        onnx.load_model_from_string(convert(digits_graph, name)).opset_import[0].version
+        for name in ("bf16", "fp16")
+    ]
     assert opsets == [BF16_OPSET, 20]
 
 
@@ -76,7 +92,9 @@ def test_a_constant_that_both_sides_take_is_kept_for_each(tmp_path: Path) -> Non
         helper.make_node("MatMul", ["scaled", "weight"], ["product"]),
         helper.make_node("Mul", ["product", "scale"], ["logits"]),
     ]
-    data = graph_of(nodes, {"scale": np.array(1 / 64, np.float32), "weight": chance(SIZE * SIZE * 3, 3)})
+    data = graph_of(
+        nodes, {"scale": np.array(1 / 64, np.float32), "weight": chance(SIZE * SIZE * 3, 3)}
+    )
     path = tmp_path / "model.onnx"
     path.write_bytes(convert(data, "fp16"))
     narrow = Session(path, Input(height=SIZE, width=SIZE), Outputs()).run(images(4))
@@ -94,7 +112,9 @@ def test_a_second_cast_to_float_inside_becomes_half() -> None:
         helper.make_node("Cast", ["product"], ["again"], to=TensorProto.FLOAT, name="again"),
         helper.make_node("Add", ["again", "bias"], ["logits"]),
     ]
-    model = onnx.load_model_from_string(convert(graph_of(nodes, {"weight": chance(SIZE * SIZE * 3, 3), "bias": chance(3)}), "fp16"))
+    model = onnx.load_model_from_string(
+        convert(graph_of(nodes, {"weight": chance(SIZE * SIZE * 3, 3), "bias": chance(3)}), "fp16")
+    )
     (cast,) = [node for node in model.graph.node if node.name == "again"]
     assert cast.attribute[0].i == TensorProto.FLOAT16
 
@@ -110,7 +130,9 @@ def test_an_operator_without_half_floats_is_refused() -> None:
         helper.make_node("Cast", ["bytes"], ["logits"], to=TensorProto.FLOAT),
     ]
     data = graph_of(nodes, {"weight": chance(SIZE * SIZE * 3, 3), "scale": np.array(1, np.float32)})
-    with pytest.raises(QuantizeError, match=r"can not be computed in fp16: .*DynamicQuantizeLinear"):
+    with pytest.raises(
+        QuantizeError, match=r"can not be computed in fp16: .*DynamicQuantizeLinear"
+    ):
         convert(data, "fp16")
 
 

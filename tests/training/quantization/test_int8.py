@@ -28,7 +28,9 @@ def calibrated(digits_graph: bytes, digits_data: RunData) -> Calibrated:
     return calibrate(digits_graph, [next(digits_data.chunks(digits_data.split.train[:64]))])
 
 
-def answers(data: bytes, folder: Path, pixels: np.ndarray, model_input: Input | None = None) -> Logits:
+def answers(
+    data: bytes, folder: Path, pixels: np.ndarray, model_input: Input | None = None
+) -> Logits:
     path = folder / "model.onnx"
     path.write_bytes(data)
     return Session(path, model_input or Input(height=SIZE, width=SIZE), Outputs()).run(pixels)
@@ -36,17 +38,24 @@ def answers(data: bytes, folder: Path, pixels: np.ndarray, model_input: Input | 
 
 def stored(data: bytes, name: str) -> np.ndarray:
     return next(
-        numpy_helper.to_array(tensor) for tensor in onnx.load_model_from_string(data).graph.initializer if tensor.name == name
+        numpy_helper.to_array(tensor)
+        for tensor in onnx.load_model_from_string(data).graph.initializer
+        if tensor.name == name
     )
 
 
 def test_weights_are_seven_bits_a_channel_and_activations_unsigned(calibrated: Calibrated) -> None:
     """With 7 bits two products of a byte and a weight fit into 16: CPUs without VNNI answer the same."""
     data = calibrated.quantize()
-    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load_model_from_string(data).graph.initializer}
+    tensors = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in onnx.load_model_from_string(data).graph.initializer
+    }
     weights = [tensor for name, tensor in tensors.items() if name.endswith("weight_quantized")]
     assert len(weights) == 20
-    assert all(weight.dtype == np.int8 and np.abs(weight.astype(int)).max() <= 64 for weight in weights)
+    assert all(
+        weight.dtype == np.int8 and np.abs(weight.astype(int)).max() <= 64 for weight in weights
+    )
     assert tensors["network.layer1.0.conv1.weight_scale"].shape == (16,)
     producers = nodes_by_operator(data)["QuantizeLinear"]
     assert all(tensors[node.input[2]].dtype == np.uint8 for node in producers)
@@ -58,7 +67,9 @@ def test_shortcuts_without_weights_are_in_bytes_too(calibrated: Calibrated) -> N
     assert {"AveragePool", "Pad"}.isdisjoint(operators)
 
 
-def test_the_digits_are_read_as_in_fp32(calibrated: Calibrated, digits: Version, digits_data: RunData, tmp_path: Path) -> None:
+def test_the_digits_are_read_as_in_fp32(
+    calibrated: Calibrated, digits: Version, digits_data: RunData, tmp_path: Path
+) -> None:
     """No test image changes its label, and logits drift little, in a file of a third of the size."""
     pixels = np.concatenate(list(digits_data.chunks(digits_data.split.test)))
     data = calibrated.quantize()
@@ -76,11 +87,16 @@ def test_the_same_images_give_the_same_bytes(calibrated: Calibrated) -> None:
     assert calibrated.quantize() == first
 
 
-@pytest.mark.parametrize("options", [{"keep": {"network.conv1.weight"}}, {"only": {"network.layer2.0.conv1.weight"}}])
-def test_layers_are_left_in_fp32_as_asked(calibrated: Calibrated, options: dict[str, set[str]]) -> None:
+@pytest.mark.parametrize(
+    "options", [{"keep": {"network.conv1.weight"}}, {"only": {"network.layer2.0.conv1.weight"}}]
+)
+def test_layers_are_left_in_fp32_as_asked(
+    calibrated: Calibrated, options: dict[str, set[str]]
+) -> None:
     """Their weights stay floats, those of the others become INT8."""
     names = {
-        tensor.name: tensor.data_type for tensor in onnx.load_model_from_string(calibrated.quantize(**options)).graph.initializer
+        tensor.name: tensor.data_type
+        for tensor in onnx.load_model_from_string(calibrated.quantize(**options)).graph.initializer
     }
     layers = {layer.name for layer in layers_of(calibrated.model)}
     in_fp32 = options.get("keep") or layers - options["only"]
@@ -105,17 +121,25 @@ def test_the_bytes_scale_is_the_preambles(tmp_path: Path) -> None:
     quantized = calibrate(data, [images(64)]).quantize()
     assert stored(quantized, "bytes scale") == np.float32(1 / 64)
     assert stored(quantized, "bytes zero point") == 128
-    drift = answers(quantized, tmp_path, images(20, seed=1)) - answers(data, tmp_path, images(20, seed=1))
+    drift = answers(quantized, tmp_path, images(20, seed=1)) - answers(
+        data, tmp_path, images(20, seed=1)
+    )
     assert np.abs(drift).max() < 0.02
 
 
-@pytest.mark.parametrize("preamble", [BY_CHANNEL, ([1 / 64] * 3, [-2.005] * 3), ([1 / 64] * 3, [1.0] * 3)])
-def test_another_preamble_stays_as_it_is(preamble: tuple[Sequence[float], Sequence[float]], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "preamble", [BY_CHANNEL, ([1 / 64] * 3, [-2.005] * 3), ([1 / 64] * 3, [1.0] * 3)]
+)
+def test_another_preamble_stays_as_it_is(
+    preamble: tuple[Sequence[float], Sequence[float]], tmp_path: Path
+) -> None:
     """Numbers by channel, a zero point between two grey levels or below black are no scale of bytes."""
     data = two_layers(*preamble)
     quantized = calibrate(data, [images(64)]).quantize()
     assert {"Cast", "Mul", "Add"} <= set(nodes_by_operator(quantized))
-    drift = answers(quantized, tmp_path, images(20, seed=1)) - answers(data, tmp_path, images(20, seed=1))
+    drift = answers(quantized, tmp_path, images(20, seed=1)) - answers(
+        data, tmp_path, images(20, seed=1)
+    )
     assert np.abs(drift).max() < 0.1
 
 
@@ -134,7 +158,9 @@ def test_a_convolution_before_the_mean_stays_in_int8() -> None:
     """Its sums are averaged anyway; in floats it would cost SqueezeNet a quarter of its speed and bring nothing."""
 
     def takers_of_sums(head: str) -> set[str]:
-        nodes = onnx.load_model_from_string(calibrate(two_layers(*SCALAR, head), [images(16)]).quantize()).graph.node
+        nodes = onnx.load_model_from_string(
+            calibrate(two_layers(*SCALAR, head), [images(16)]).quantize()
+        ).graph.node
         (sums,) = [node.output[0] for node in nodes if node.op_type == "Conv"][-1:]
         return {node.op_type for node in nodes if sums in node.input}
 
@@ -149,7 +175,9 @@ def test_a_mirrored_networks_biases_are_each_in_their_own_scale() -> None:
     quantized = onnx.load_model_from_string(calibrate(data, [pixels]).quantize())
     producers = {name: node for node in quantized.graph.node for name in node.output}
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantized.graph.initializer}
-    convolutions = [node for node in quantized.graph.node if node.op_type == "Conv" and len(node.input) > 2]
+    convolutions = [
+        node for node in quantized.graph.node if node.op_type == "Conv" and len(node.input) > 2
+    ]
     assert len(convolutions) == 62
     for node in convolutions:
         taken, weight, bias = (tensors[producers[name].input[1]] for name in node.input)

@@ -16,7 +16,9 @@ POOL: dict[str, Any] = {"kernel_shape": [1, 1], "strides": [2, 2]}
 BESIDE = (0, 2, 0, 0, 0, 1, 0, 0)
 
 
-def shortcut(pool: dict[str, Any], pads: tuple[int, ...] = BESIDE, value: float = 0.0, mode: str = "constant") -> bytes:
+def shortcut(
+    pool: dict[str, Any], pads: tuple[int, ...] = BESIDE, value: float = 0.0, mode: str = "constant"
+) -> bytes:
     """Pixels, a pool, channels beside, the mean, a Gemm."""
     nodes = [
         helper.make_node("Transpose", ["images"], ["nchw"], perm=[0, 3, 1, 2]),
@@ -37,7 +39,9 @@ def shortcut(pool: dict[str, Any], pads: tuple[int, ...] = BESIDE, value: float 
 
 
 def run(model: Any) -> np.ndarray:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     return np.asarray(session.run(["logits"], {"images": images(3)})[0])
 
 
@@ -54,7 +58,9 @@ def operators(model: Any) -> list[str]:
         ({"kernel_shape": [2, 4]}, BESIDE),
     ],
 )
-def test_a_shortcut_becomes_a_convolution_with_the_same_answer(pool: dict[str, Any], pads: tuple[int, ...]) -> None:
+def test_a_shortcut_becomes_a_convolution_with_the_same_answer(
+    pool: dict[str, Any], pads: tuple[int, ...]
+) -> None:
     """Channels before and behind, windows of one pixel and more."""
     model = read_graph(shortcut(pool, pads))
     before = run(model)

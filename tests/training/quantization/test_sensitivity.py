@@ -46,7 +46,13 @@ def test_the_layer_with_an_outlier_comes_first() -> None:
     heard: list[tuple[int, int]] = []
     with scorer(MANIFEST) as scoring:
         expected = score(scoring.open(data), [pixels])
-        found = sweep(calibrate(data, [pixels]), pixels, expected, scoring, lambda done, of: heard.append((done, of)))
+        found = sweep(
+            calibrate(data, [pixels]),
+            pixels,
+            expected,
+            scoring,
+            lambda done, of: heard.append((done, of)),
+        )
     assert [line.layer for line in found] == ["conv.weight", "fc.weight"]
     assert found[0].drift > 10 * found[1].drift > 0
     assert heard == [(1, 2), (2, 2)]

@@ -23,14 +23,18 @@ def make_pictures(root: Path, labels: str) -> None:
     for label in labels:
         (root / label).mkdir(parents=True)
         for number in range(10):
-            Image.fromarray(noise.integers(0, 256, (8, 8, 3), np.uint8)).save(root / label / f"{number}.png")
+            Image.fromarray(noise.integers(0, 256, (8, 8, 3), np.uint8)).save(
+                root / label / f"{number}.png"
+            )
 
 
 def test_the_manifest_says_where_the_data_is(digits: Version, digits_data: RunData) -> None:
     """Without --data the training's own command tells, and the digest that it is the same."""
     assert find_data(digits, ()) == ("digits",)
     assert same_data(digits, digits_data)
-    assert {name: len(part) for name, part in vars(digits_data.split).items()} == digits.manifest.training.data.split  # type: ignore[union-attr]
+    assert {
+        name: len(part) for name, part in vars(digits_data.split).items()
+    } == digits.manifest.training.data.split  # type: ignore[union-attr]
 
 
 def test_the_split_is_the_trainings(finished_run: RunDirectory, digits_data: RunData) -> None:
@@ -40,13 +44,26 @@ def test_the_split_is_the_trainings(finished_run: RunDirectory, digits_data: Run
         assert np.array_equal(getattr(digits_data.split, name), part)
 
 
-def test_an_image_that_the_version_knows_is_never_in_test(digits: Version, digits_data: RunData, tmp_path: Path) -> None:
+def test_an_image_that_the_version_knows_is_never_in_test(
+    digits: Version, digits_data: RunData, tmp_path: Path
+) -> None:
     """A version that went on from another carries what both learned from; the others of the test split stay in it."""
     known, others = digits_data.split.test[:10], digits_data.split.test[10:]
     learned = io.BytesIO()
-    np.save(learned, np.array([short_digest(digits_data.scan.facts[index].digest) for index in known], np.uint64))
-    fields = {name: getattr(digits.manifest, name) for name in type(digits.manifest).model_fields if name not in {"files", "model"}}
-    files: dict[str, bytes | Path] = {entry.path: digits.path(entry.path) for entry in digits.manifest.files}
+    np.save(
+        learned,
+        np.array(
+            [short_digest(digits_data.scan.facts[index].digest) for index in known], np.uint64
+        ),
+    )
+    fields = {
+        name: getattr(digits.manifest, name)
+        for name in type(digits.manifest).model_fields
+        if name not in {"files", "model"}
+    }
+    files: dict[str, bytes | Path] = {
+        entry.path: digits.path(entry.path) for entry in digits.manifest.files
+    }
     store = ModelStore(tmp_path / "store", builtin_root=None)
     store.publish("m", fields, files | {KNOWN_IMAGES: learned.getvalue()})
     with store.open("m", 1) as version:

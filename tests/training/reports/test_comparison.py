@@ -16,7 +16,15 @@ from rich.console import Console
 from rich.table import Table
 
 from training.errors import RunError
-from training.reports.comparison import ComparedRun, Duel, compare, comparison_table, differences, duels, runs_table
+from training.reports.comparison import (
+    ComparedRun,
+    Duel,
+    compare,
+    comparison_table,
+    differences,
+    duels,
+    runs_table,
+)
 from training.reports.history import read_history
 from training.run.data import open_run_data
 from training.run.directory import RunDirectory
@@ -41,14 +49,22 @@ def answer(run: RunDirectory, wrong: Sequence[int]) -> None:
     with open(run.path / "evaluation.npz", "wb") as file:
         np.savez(file, logits=np.eye(CLASSES, dtype=np.float32)[predicted], labels=labels)
     top1 = float((predicted == labels).mean())
-    run.write_json("evaluation.json", {**read_figures(run), "top1": top1, "top1_interval": [top1 - 0.01, top1 + 0.01]})
+    run.write_json(
+        "evaluation.json",
+        {**read_figures(run), "top1": top1, "top1_interval": [top1 - 0.01, top1 + 0.01]},
+    )
 
 
 def compared(*runs: RunDirectory) -> list[ComparedRun]:
     """The runs as the comparison reads them."""
     return [
         ComparedRun(
-            run.run_id, run, run.config(), read_history(run), read_figures(run) if run.has("evaluation.json") else None, series
+            run.run_id,
+            run,
+            run.config(),
+            read_history(run),
+            read_figures(run) if run.has("evaluation.json") else None,
+            series,
         )
         for series, run in enumerate(runs)
     ]
@@ -68,7 +84,9 @@ def binomial_p(successes: int, trials: int) -> float:
     return sum(way for way in ways if way <= ways[successes]) / 2**trials
 
 
-@pytest.mark.parametrize(("first", "second"), [(10, 2), (2, 10), (5, 0), (1, 0), (7, 7), (30, 45), (0, 0)])
+@pytest.mark.parametrize(
+    ("first", "second"), [(10, 2), (2, 10), (5, 0), (1, 0), (7, 7), (30, 45), (0, 0)]
+)
 def test_mcnemars_p_is_the_binomials(first: int, second: int) -> None:
     """Two-sided: which run is called first does not matter. Where nothing differs it is 1."""
     assert Duel("a", "b", first, second).p == pytest.approx(binomial_p(first, first + second))
@@ -82,7 +100,9 @@ def test_known_values_of_p() -> None:
     assert Duel("a", "b", 0, 0).p == 1.0
 
 
-def test_a_duel_counts_what_only_one_of_them_got_right(finished_run: RunDirectory, tmp_path: Path) -> None:
+def test_a_duel_counts_what_only_one_of_them_got_right(
+    finished_run: RunDirectory, tmp_path: Path
+) -> None:
     """Images that both got right, or both got wrong, say nothing of the difference."""
     first, second = (changed(finished_run, tmp_path, name) for name in ("first", "second"))
     answer(first, wrong=[0, 1, 2, 3, 4])
@@ -92,7 +112,9 @@ def test_a_duel_counts_what_only_one_of_them_got_right(finished_run: RunDirector
     assert duels(compared(second, first)) == [Duel("second", "first", only_first=3, only_second=10)]
 
 
-def test_each_pair_has_its_duel_and_the_same_answers_have_no_difference(finished_run: RunDirectory, tmp_path: Path) -> None:
+def test_each_pair_has_its_duel_and_the_same_answers_have_no_difference(
+    finished_run: RunDirectory, tmp_path: Path
+) -> None:
     """Three runs make three pairs; who was not evaluated is in none."""
     runs = [changed(finished_run, tmp_path, name) for name in ("a", "b", "c", "unknown")]
     answer(runs[2], wrong=range(50))
@@ -103,14 +125,23 @@ def test_each_pair_has_its_duel_and_the_same_answers_have_no_difference(finished
     assert found[1].p < 0.001
 
 
-def test_runs_that_were_tested_on_other_images_have_no_duel(finished_run: RunDirectory, tmp_path: Path) -> None:
+def test_runs_that_were_tested_on_other_images_have_no_duel(
+    finished_run: RunDirectory, tmp_path: Path
+) -> None:
     """Other data, or another split of the same: the n-th image of one is not the n-th of the other."""
-    here, other_data, other_split = (changed(finished_run, tmp_path, name) for name in ("here", "data", "split"))
+    here, other_data, other_split = (
+        changed(finished_run, tmp_path, name) for name in ("here", "data", "split")
+    )
     checked = other_data.read_json("check.json", "run")
     other_data.write_json("check.json", {**checked, "data_digest": "0" * 64})
     lines = (other_split.path / "split.csv").read_text().splitlines(keepends=True)
-    test, train = (next(i for i, line in enumerate(lines) if f",{part}," in line) for part in ("test", "train"))
-    lines[test], lines[train] = lines[test].replace(",test,", ",train,"), lines[train].replace(",train,", ",test,")
+    test, train = (
+        next(i for i, line in enumerate(lines) if f",{part}," in line) for part in ("test", "train")
+    )
+    lines[test], lines[train] = (
+        lines[test].replace(",test,", ",train,"),
+        lines[train].replace(",train,", ",test,"),
+    )
     other_split.write("split.csv", "".join(lines).encode())
     assert duels(compared(here, other_data)) == []
     assert duels(compared(here, other_split)) == []
@@ -120,11 +151,27 @@ def test_runs_that_were_tested_on_other_images_have_no_duel(finished_run: RunDir
 def test_only_what_differs_is_shown(finished_run: RunDirectory, tmp_path: Path) -> None:
     """By dotted name, a value for each run, empty where a run has none; names, packages and what was typed are not repeated."""
     recipe = finished_run.config().recipe.model_dump(mode="json")
-    other = {**recipe, "optimizer": {**recipe["optimizer"], "learning_rate": 0.05}, "batch_size": 32}
-    values = {"recipe": other, "seed": 7, "start": "weights.safetensors", "model": "another", "packages": {"torch": "0"}}
-    first, second = changed(finished_run, tmp_path, "a"), changed(finished_run, tmp_path, "b", **values, changes=["seed=7"])
+    other = {
+        **recipe,
+        "optimizer": {**recipe["optimizer"], "learning_rate": 0.05},
+        "batch_size": 32,
+    }
+    values = {
+        "recipe": other,
+        "seed": 7,
+        "start": "weights.safetensors",
+        "model": "another",
+        "packages": {"torch": "0"},
+    }
+    first, second = (
+        changed(finished_run, tmp_path, "a"),
+        changed(finished_run, tmp_path, "b", **values, changes=["seed=7"]),
+    )
     assert differences(compared(first, second)) == {
-        "recipe.optimizer.learning_rate": [json.dumps(recipe["optimizer"]["learning_rate"]), "0.05"],
+        "recipe.optimizer.learning_rate": [
+            json.dumps(recipe["optimizer"]["learning_rate"]),
+            "0.05",
+        ],
         "recipe.batch_size": [str(recipe["batch_size"]), "32"],
         "seed": ["0", "7"],
         "start": ["", "weights.safetensors"],
@@ -133,9 +180,14 @@ def test_only_what_differs_is_shown(finished_run: RunDirectory, tmp_path: Path) 
     assert differences(compared(first)) == {}
 
 
-def test_the_page_needs_nothing_and_names_both_runs(finished_run: RunDirectory, tmp_path: Path) -> None:
+def test_the_page_needs_nothing_and_names_both_runs(
+    finished_run: RunDirectory, tmp_path: Path
+) -> None:
     """Their figures, curves over each other on three axes, what differs, and the duel; names of folders are text."""
-    first, second = changed(finished_run, tmp_path, "first"), changed(finished_run, tmp_path, '<script>&"', seed=5)
+    first, second = (
+        changed(finished_run, tmp_path, "first"),
+        changed(finished_run, tmp_path, '<script>&"', seed=5),
+    )
     answer(first, wrong=range(10))
     answer(second, wrong=range(8, 10))
     written = compare([first, second], tmp_path / "new" / "folder" / "page.html")
@@ -151,7 +203,9 @@ def test_the_page_needs_nothing_and_names_both_runs(finished_run: RunDirectory, 
     assert {address[1:] for address in addresses} <= set(ids)
     assert [tag for tag, _ in page.elements].count("svg") == 9
     rows = re.findall(r"<tr>(.*?)</tr>", source)
-    cells = [[re.sub(r"<[^>]*>", "", cell) for cell in re.split(r"</t[hd]>", row)[:-1]] for row in rows]
+    cells = [
+        [re.sub(r"<[^>]*>", "", cell) for cell in re.split(r"</t[hd]>", row)[:-1]] for row in rows
+    ]
     escaped = "&lt;script&gt;&amp;&#34;"
     assert cells[1][0] == "first"
     assert cells[2][0] == escaped
@@ -161,7 +215,9 @@ def test_the_page_needs_nothing_and_names_both_runs(finished_run: RunDirectory, 
     assert compare([first, second], tmp_path / "again.html").read_bytes() == written.read_bytes()
 
 
-def test_one_run_and_runs_alike_are_compared_too(finished_run: RunDirectory, tmp_path: Path) -> None:
+def test_one_run_and_runs_alike_are_compared_too(
+    finished_run: RunDirectory, tmp_path: Path
+) -> None:
     """There is no pair and no difference, and the page says so; more runs than colours are drawn dashed."""
     alone = compare([finished_run], tmp_path / "alone.html").read_text(encoding="utf-8")
     assert "Nothing: they were asked for the same." in alone
@@ -171,11 +227,15 @@ def test_one_run_and_runs_alike_are_compared_too(finished_run: RunDirectory, tmp
     assert "stroke-dasharray" in many
 
 
-def test_runs_without_figures_are_drawn_and_said_to_be_untested(finished_run: RunDirectory, tmp_path: Path) -> None:
+def test_runs_without_figures_are_drawn_and_said_to_be_untested(
+    finished_run: RunDirectory, tmp_path: Path
+) -> None:
     """While it is trained a run can already be compared; the table says the same as the page."""
     tested, untested = (changed(finished_run, tmp_path, name) for name in ("tested", "untested"))
     (untested.path / "evaluation.json").unlink()
-    assert "not evaluated" in compare([tested, untested], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "not evaluated" in compare([tested, untested], tmp_path / "page.html").read_text(
+        encoding="utf-8"
+    )
     table = as_text(comparison_table([tested, untested]))
     assert "not evaluated" in table
     assert "McNemar" not in table
@@ -186,7 +246,10 @@ def test_a_run_without_an_epoch_can_not_be_compared(
 ) -> None:
     """The error names the run, and no page is written; neither is one of no runs."""
     run = new_run()
-    for action in (lambda: compare([finished_run, run], tmp_path / "page.html"), lambda: comparison_table([run])):
+    for action in (
+        lambda: compare([finished_run, run], tmp_path / "page.html"),
+        lambda: comparison_table([run]),
+    ):
         with pytest.raises(RunError, match=rf"{run.run_id} has no metrics\.jsonl"):
             action()
     with pytest.raises(RunError, match="at least one run"):
@@ -196,14 +259,19 @@ def test_a_run_without_an_epoch_can_not_be_compared(
 
 def test_the_table_says_what_the_page_says(finished_run: RunDirectory, tmp_path: Path) -> None:
     """Each run sees the duel from its own side; brackets in a name are no markup."""
-    first, second = changed(finished_run, tmp_path, "[red]first"), changed(finished_run, tmp_path, "second", seed=5)
+    first, second = (
+        changed(finished_run, tmp_path, "[red]first"),
+        changed(finished_run, tmp_path, "second", seed=5),
+    )
     answer(first, wrong=range(10))
     answer(second, wrong=range(9, 11))
     table = as_text(comparison_table([first, second]))
     assert "[red]first" in table
     best = read_history(first).best["validation_top1"]
     rows = {
-        line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")[2:4]] for line in table.splitlines() if "│" in line
+        line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")[2:4]]
+        for line in table.splitlines()
+        if "│" in line
     }
     assert rows["best validation accuracy"] == [f"{best:.2%}"] * 2
     assert rows["seed"] == ["0", "5"]
@@ -236,13 +304,23 @@ def test_the_list_says_how_far_each_run_has_come(
     note()
     for name in ("metrics.jsonl", "last.safetensors", "evaluation.json"):
         content = (finished_run.path / name).read_bytes()
-        run.write(name, content.splitlines(keepends=True)[0] if name == "metrics.jsonl" else content)
+        run.write(
+            name, content.splitlines(keepends=True)[0] if name == "metrics.jsonl" else content
+        )
         note()
     run.write("gates.json", b"{}")
     note()
     run.write("published.json", b'{"version": 12}')
     note()
-    assert states == ["begun", "checked", "training, epoch 1 of 2", "trained", "evaluated", "gated", "published, version 12"]
+    assert states == [
+        "begun",
+        "checked",
+        "training, epoch 1 of 2",
+        "trained",
+        "evaluated",
+        "gated",
+        "published, version 12",
+    ]
     text = as_text(runs_table(tmp_path / "runs"))
     for part in (run.run_id, "digits-resnet20", "resnet20", f"{read_figures(run)['top1']:.2%}"):
         assert part in text
@@ -289,7 +367,9 @@ def test_damaged_runs_do_not_break_the_list(finished_run: RunDirectory, tmp_path
     assert "sound" in as_text(runs_table(runs))
 
 
-def test_json_that_no_run_writes_does_not_break_the_list(finished_run: RunDirectory, tmp_path: Path) -> None:
+def test_json_that_no_run_writes_does_not_break_the_list(
+    finished_run: RunDirectory, tmp_path: Path
+) -> None:
     """Its run is said to be damaged, whatever it holds."""
     changed(finished_run, tmp_path / "runs", "odd").write("evaluation.json", b'{"top1": "good"}')
     assert listed(tmp_path / "runs")["odd"].startswith("damaged: ")
@@ -298,4 +378,6 @@ def test_json_that_no_run_writes_does_not_break_the_list(finished_run: RunDirect
 def test_an_empty_list_says_how_to_begin(tmp_path: Path) -> None:
     """Also where the folder is not there yet; a list of runs says nothing of it."""
     for place in (tmp_path, tmp_path / "nowhere"):
-        assert "there are none; begin one with `python -m training run`" in " ".join(as_text(runs_table(place)).split())
+        assert "there are none; begin one with `python -m training run`" in " ".join(
+            as_text(runs_table(place)).split()
+        )

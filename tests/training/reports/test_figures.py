@@ -12,7 +12,9 @@ from training.reports.mistakes import Bin
 
 def path_points(drawing: str, colour: int) -> int:
     """Points of the curve in a series' colour."""
-    curve, _in_the_legend = re.findall(rf'<path d="([^"]*)"[^>]*fill: none; stroke: var\(--series-{colour}\)', drawing)
+    curve, _in_the_legend = re.findall(
+        rf'<path d="([^"]*)"[^>]*fill: none; stroke: var\(--series-{colour}\)', drawing
+    )
     return len(re.findall("[ML]", curve))
 
 
@@ -20,12 +22,20 @@ def test_nothing_to_draw_is_no_drawing() -> None:
     """No line, a line without a point, a line whose points have no finite value."""
     nan, infinity = float("nan"), float("inf")
     assert draw_lines("none", []) is None
-    assert draw_lines("none", [Line("empty", [], [], 0), Line("gaps", [1, 2, 3], [None, nan, infinity], 1)]) is None
+    assert (
+        draw_lines(
+            "none", [Line("empty", [], [], 0), Line("gaps", [1, 2, 3], [None, nan, infinity], 1)]
+        )
+        is None
+    )
 
 
 def test_points_without_a_value_are_left_out() -> None:
     """None and NaN are gaps, and a line without a point is not in the legend either."""
-    lines = [Line("full", [1, 2, 3, 4], [0.1, 0.2, 0.3, 0.4], 0), Line("gaps", [1, 2, 3, 4], [None, 0.2, float("nan"), 0.4], 1)]
+    lines = [
+        Line("full", [1, 2, 3, 4], [0.1, 0.2, 0.3, 0.4], 0),
+        Line("gaps", [1, 2, 3, 4], [None, 0.2, float("nan"), 0.4], 1),
+    ]
     drawing = draw_lines("curves", [*lines, Line("nothing", [1], [None], 2)])
     assert drawing is not None
     assert lines[1].points == [(2, 0.2), (4, 0.4)]
@@ -43,7 +53,9 @@ def test_a_drawing_takes_its_colours_from_the_page_and_is_the_same_each_time() -
     assert drawing == draw_lines("first", lines, mark=(3, "epoch 3 kept"))
     other = draw_lines("second", lines)
     assert other is not None
-    assert set(re.findall(r' id="([^"]+)"', drawing)).isdisjoint(re.findall(r' id="([^"]+)"', other))
+    assert set(re.findall(r' id="([^"]+)"', drawing)).isdisjoint(
+        re.findall(r' id="([^"]+)"', other)
+    )
     assert "var(--series-1)" in drawing
     assert "var(--rule)" in drawing
     assert "currentColor" in drawing
@@ -58,7 +70,11 @@ def test_a_drawing_takes_its_colours_from_the_page_and_is_the_same_each_time() -
 
 def test_more_lines_than_colours_are_dashed() -> None:
     """The first line of the second round has the first's colour, and is not taken for it."""
-    drawing = draw_lines("many", [Line("first", [1, 2], [1, 2], 0), Line("ninth", [1, 2], [2, 3], SERIES)], legend=False)
+    drawing = draw_lines(
+        "many",
+        [Line("first", [1, 2], [1, 2], 0), Line("ninth", [1, 2], [2, 3], SERIES)],
+        legend=False,
+    )
     assert drawing is not None
     assert "stroke-dasharray" in drawing
     single = draw_lines("one", [Line("first", [1, 2], [1, 2], 0)], legend=False)
@@ -66,27 +82,40 @@ def test_more_lines_than_colours_are_dashed() -> None:
     assert "stroke-dasharray" not in single
 
 
-@pytest.mark.parametrize(("values", "logarithmic"), [([1, 1000], True), ([1, 2], False), ([0, 1000], False), ([-1, 1000], False)])
-def test_an_axis_is_logarithmic_where_values_are_far_apart(values: list[float], *, logarithmic: bool) -> None:
+@pytest.mark.parametrize(
+    ("values", "logarithmic"),
+    [([1, 1000], True), ([1, 2], False), ([0, 1000], False), ([-1, 1000], False)],
+)
+def test_an_axis_is_logarithmic_where_values_are_far_apart(
+    values: list[float], *, logarithmic: bool
+) -> None:
     """And where they have a logarithm: a loss of 0 has none."""
     line = Line("loss", [1, 2], values, 0)
-    asked, plain = (draw_lines("loss", [line], logarithmic=allowed, legend=False) for allowed in (True, False))
+    asked, plain = (
+        draw_lines("loss", [line], logarithmic=allowed, legend=False) for allowed in (True, False)
+    )
     assert (asked != plain) is logarithmic
 
 
 def test_a_reliability_diagram_has_a_bar_for_each_bin() -> None:
     """For accuracy, for the gap to the confidence, and for the images below."""
-    drawing = draw_reliability("calibration", [Bin(0.5, 0.6, 10, 0.55, 0.4), Bin(0.9, 1.0, 30, 0.97, 1.0)])
+    drawing = draw_reliability(
+        "calibration", [Bin(0.5, 0.6, 10, 0.55, 0.4), Bin(0.9, 1.0, 30, 0.97, 1.0)]
+    )
     assert isinstance(drawing, Markup)
-    assert len(re.findall(r"<path [^>]*fill: var\(--series-1\)", drawing)) == 2 + 2 + 1, "two bars above, two below, the legend's"
+    assert len(re.findall(r"<path [^>]*fill: var\(--series-1\)", drawing)) == 2 + 2 + 1, (
+        "two bars above, two below, the legend's"
+    )
     assert len(re.findall(r"<path [^>]*fill: var\(--series-2\)", drawing)) == 2 + 1
 
 
 def test_surfaces_stand_side_by_side_at_the_same_levels() -> None:
     """A shallow bowl lies between the lowest two levels; a steep one is cut by more of them, labelled, in the page's colours."""
     coordinates = [-1.0, 0.0, 1.0]
-    bowls = {name: [[1 + height * (x * x + y * y) for x in coordinates] for y in coordinates]
-             for name, height in (("shallow", 0.4), ("steep", 10.0))}  # fmt: skip
+    bowls = {
+        name: [[1 + height * (x * x + y * y) for x in coordinates] for y in coordinates]
+        for name, height in (("shallow", 0.4), ("steep", 10.0))
+    }
     drawing = draw_surfaces("bowls", coordinates, bowls)
     assert ">shallow<" in drawing.replace(" ", "")
     assert ">steep<" in drawing.replace(" ", "")

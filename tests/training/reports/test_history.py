@@ -40,7 +40,10 @@ def test_an_epoch_without_a_pace_takes_no_time() -> None:
 def test_the_best_epoch_has_the_highest_accuracy_then_the_lowest_loss_then_came_first() -> None:
     """As training keeps its weights."""
     figures = [(0.8, 0.1), (0.9, 0.5), (0.9, 0.3), (0.9, 0.3), (0.7, 0.0)]
-    lines = [{"epoch": n, "validation_top1": top1, "validation_loss": loss} for n, (top1, loss) in enumerate(figures, start=1)]
+    lines = [
+        {"epoch": n, "validation_top1": top1, "validation_loss": loss}
+        for n, (top1, loss) in enumerate(figures, start=1)
+    ]
     assert history(*lines).best["epoch"] == 3
     assert history(*lines[:2]).best["epoch"] == 2
     assert history(*reversed(lines)).best["epoch"] == 4
@@ -58,7 +61,9 @@ def test_columns_and_lines_of_an_epoch() -> None:
 def test_a_history_is_read_from_the_runs_own_files(finished_run: RunDirectory) -> None:
     """Without opening the data: the split alone tells how many images there are; the kept epoch is the best."""
     rows, data = split_rows(finished_run), open_run_data(finished_run)
-    assert rows == {name: sorted(getattr(data.split, name).tolist()) for name in ("train", "validation", "test")}
+    assert rows == {
+        name: sorted(getattr(data.split, name).tolist()) for name in ("train", "validation", "test")
+    }
     seen = read_history(finished_run)
     assert seen.epochs == [1, 2, 3]
     assert seen.images == [len(data.split.train) * epoch for epoch in seen.epochs]

@@ -21,7 +21,12 @@ from training.reports.mistakes import (
 from training.steps.evaluate import calibration_error
 
 
-def answers_of(labels: Sequence[int], probabilities: Sequence[Sequence[float]], first: int = 0, split: str = "test") -> Answers:
+def answers_of(
+    labels: Sequence[int],
+    probabilities: Sequence[Sequence[float]],
+    first: int = 0,
+    split: str = "test",
+) -> Answers:
     """Answers whose first image lies at `first` in the data."""
     indices = np.arange(first, first + len(labels), dtype=np.int64)
     return Answers(split, indices, np.array(labels, np.int64), np.array(probabilities, np.float32))
@@ -36,12 +41,16 @@ def drawn(images: int = 400, classes: int = 6, seed: int = 0) -> Answers:
     """Answers of every quality, by chance."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(0, 2, (images, classes)).astype(np.float32)
-    return answers_of(generator.integers(0, classes, images).tolist(), softmax(logits).tolist(), first=1000)
+    return answers_of(
+        generator.integers(0, classes, images).tolist(), softmax(logits).tolist(), first=1000
+    )
 
 
 def test_rows_of_the_matrix_are_labels_and_columns_are_answers() -> None:
     """Two of the first class are right and one is taken for the third; of the second, one is taken for the first."""
-    answers = answers_of([0, 0, 0, 1], [(0.8, 0.1, 0.1), (0.4, 0.3, 0.3), (0.1, 0.2, 0.7), (0.6, 0.3, 0.1)])
+    answers = answers_of(
+        [0, 0, 0, 1], [(0.8, 0.1, 0.1), (0.4, 0.3, 0.3), (0.1, 0.2, 0.7), (0.6, 0.3, 0.1)]
+    )
     assert confusion_matrix(answers).tolist() == [[2, 0, 1], [1, 0, 0], [0, 0, 0]]
 
 
@@ -58,8 +67,20 @@ def test_recall_goes_by_the_row_and_precision_by_the_column() -> None:
     """Of four cats three are found; of five taken for cats three are cats."""
     matrix = np.array([[3, 1, 0, 0], [2, 6, 0, 0], [0, 0, 0, 0], [0, 2, 0, 0]])
     cat, dog, owl, elk = figures_by_class(matrix, ("cat", "dog", "owl", "elk"))
-    assert (cat.name, cat.label, cat.images, cat.recall, cat.precision) == ("cat", 0, 4, 3 / 4, 3 / 5)
-    assert (dog.name, dog.label, dog.images, dog.recall, dog.precision) == ("dog", 1, 8, 6 / 8, 6 / 9)
+    assert (cat.name, cat.label, cat.images, cat.recall, cat.precision) == (
+        "cat",
+        0,
+        4,
+        3 / 4,
+        3 / 5,
+    )
+    assert (dog.name, dog.label, dog.images, dog.recall, dog.precision) == (
+        "dog",
+        1,
+        8,
+        6 / 8,
+        6 / 9,
+    )
     assert (owl.images, owl.recall, owl.precision) == (0, None, None)
     assert (elk.images, elk.recall, elk.precision) == (2, 0.0, None)
 
@@ -83,7 +104,8 @@ def test_cells_partition_the_images_and_agree_with_the_matrix() -> None:
     rows, matrix = rows_by_cell(answers), confusion_matrix(answers)
     assert sorted(np.concatenate(list(rows.values())).tolist()) == list(range(400))
     assert {place: len(found) for place, found in rows.items()} == {
-        (label, predicted): int(matrix[label, predicted]) for label, predicted in np.argwhere(matrix).tolist()
+        (label, predicted): int(matrix[label, predicted])
+        for label, predicted in np.argwhere(matrix).tolist()
     }
     for (label, predicted), found in rows.items():
         assert (answers.labels[found] == label).all()
@@ -93,7 +115,10 @@ def test_cells_partition_the_images_and_agree_with_the_matrix() -> None:
 def test_cells_of_perfect_answers_lie_on_the_diagonal() -> None:
     """There is no mistake, and no class without images has a cell."""
     answers = answers_of([2, 0, 2], [(0.1, 0.2, 0.7), (0.9, 0.1, 0.0), (0.2, 0.3, 0.5)])
-    assert {place: found.tolist() for place, found in rows_by_cell(answers).items()} == {(0, 0): [1], (2, 2): [2, 0]}
+    assert {place: found.tolist() for place, found in rows_by_cell(answers).items()} == {
+        (0, 0): [1],
+        (2, 2): [2, 0],
+    }
     assert worst_mistakes(answers, 10) == []
     assert likely_wrong_labels([answers]) == []
 
@@ -125,12 +150,20 @@ def test_a_label_is_doubted_where_another_class_is_as_likely_as_its_own_images_a
     """By hand: the second class's images get 0.7 on average, so a stranger is doubted from 0.7 on, and 0.69 does not do."""
     labels = [0, 0, 0, 0, 1, 1]
     answers = two_sided(labels, [0.1, 0.69, 0.71, 0.95, 0.6, 0.8])
-    assert [(answer.index, answer.label, answer.predicted) for answer in likely_wrong_labels([answers])] == [(3, 0, 1), (2, 0, 1)]
+    assert [
+        (answer.index, answer.label, answer.predicted) for answer in likely_wrong_labels([answers])
+    ] == [(3, 0, 1), (2, 0, 1)]
 
 
 def test_the_bar_is_the_classs_own() -> None:
     """A class whose images are never sure has a low one: 0.5 is much of the third class and little of the second."""
-    probabilities = [(0.9, 0.05, 0.05), (0.0, 0.9, 0.1), (0.3, 0.3, 0.4), (0.4, 0.5, 0.1), (0.4, 0.1, 0.5)]
+    probabilities = [
+        (0.9, 0.05, 0.05),
+        (0.0, 0.9, 0.1),
+        (0.3, 0.3, 0.4),
+        (0.4, 0.5, 0.1),
+        (0.4, 0.1, 0.5),
+    ]
     answers = answers_of([0, 1, 2, 0, 0], probabilities)
     assert [answer.index for answer in likely_wrong_labels([answers])] == [4]
 
@@ -148,9 +181,15 @@ def test_a_right_answer_is_never_doubted() -> None:
 def test_each_split_has_its_own_bars_and_all_are_sorted_together() -> None:
     """Training images are learned by heart, so what is usual there is not usual on the test split; equals go by their place."""
     test = two_sided([0, 0, 1], [0.2, 0.65, 0.6])
-    train = answers_of([0, 0, 0, 1], [(0.1, 0.9), (0.35, 0.65), (0.1, 0.9), (0.2, 0.8)], first=10, split="train")
+    train = answers_of(
+        [0, 0, 0, 1], [(0.1, 0.9), (0.35, 0.65), (0.1, 0.9), (0.2, 0.8)], first=10, split="train"
+    )
     doubted = likely_wrong_labels([test, train])
-    assert [(answer.split, answer.index) for answer in doubted] == [("train", 10), ("train", 12), ("test", 1)]
+    assert [(answer.split, answer.index) for answer in doubted] == [
+        ("train", 10),
+        ("train", 12),
+        ("test", 1),
+    ]
     assert doubted == likely_wrong_labels([train, test])
     assert likely_wrong_labels([]) == []
 
@@ -171,14 +210,20 @@ def test_a_confidence_of_one_lies_in_the_last_bin() -> None:
     assert (found.images, found.confidence, found.accuracy) == (2, 1.0, 0.5)
 
 
-@pytest.mark.parametrize("answers", [drawn(), drawn(images=3), two_sided([1, 0, 1], [1.0, 1.0, 0.5])])
+@pytest.mark.parametrize(
+    "answers", [drawn(), drawn(images=3), two_sided([1, 0, 1], [1.0, 1.0, 0.5])]
+)
 def test_the_bins_give_the_calibration_error_of_the_evaluation(answers: Answers) -> None:
     """The mean gap over the bins is what `evaluate` writes; no image is lost."""
     bins = reliability(answers)
-    gap = sum(found.images * abs(found.confidence - found.accuracy) for found in bins) / len(answers.labels)
+    gap = sum(found.images * abs(found.confidence - found.accuracy) for found in bins) / len(
+        answers.labels
+    )
     assert sum(found.images for found in bins) == len(answers.labels)
     assert all(found.images and found.low <= found.confidence <= found.high for found in bins)
-    expected = calibration_error(torch.from_numpy(answers.probabilities), torch.from_numpy(answers.labels))
+    expected = calibration_error(
+        torch.from_numpy(answers.probabilities), torch.from_numpy(answers.labels)
+    )
     assert gap == pytest.approx(expected, abs=1e-6)
 
 
@@ -193,5 +238,7 @@ def test_softmax_is_torchs() -> None:
 
 def test_large_logits_do_not_overflow() -> None:
     """`exp(1e4)` is infinite, and a warning would be an error here."""
-    found = softmax(np.array([[1e4, 0.0, -1e4], [-3e38, -3e38, -3e38], [500.0, 500.0, 0.0]], np.float32))
+    found = softmax(
+        np.array([[1e4, 0.0, -1e4], [-3e38, -3e38, -3e38], [500.0, 500.0, 0.0]], np.float32)
+    )
     assert np.allclose(found, [[1, 0, 0], [1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0]])

@@ -39,7 +39,9 @@ def test_grey_pictures_are_smaller() -> None:
     assert len(picture_of(grey).uri) < len(picture_of(colours).uri) / 2
 
 
-@pytest.mark.parametrize(("shape", "size"), [((224, 224), (112, 112)), ((65, 65), (65, 65)), ((100, 400), (112, 28))])
+@pytest.mark.parametrize(
+    ("shape", "size"), [((224, 224), (112, 112)), ((65, 65), (65, 65)), ((100, 400), (112, 28))]
+)
 def test_a_large_picture_is_a_small_jpeg(shape: tuple[int, int], size: tuple[int, int]) -> None:
     """Bounded in pixels and bytes, in its own proportions, and not to be shown in blocks."""
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)

@@ -19,7 +19,13 @@ from model_store.store import ModelStore
 from training.errors import RunError
 from training.gates.gate import GATES, gate
 from training.reports import report
-from training.reports.mistakes import Answers, confusion_matrix, figures_by_class, softmax, worst_mistakes
+from training.reports.mistakes import (
+    Answers,
+    confusion_matrix,
+    figures_by_class,
+    softmax,
+    worst_mistakes,
+)
 from training.reports.pages import percent
 from training.reports.report import CELL_PICTURES, REPORT, write_report
 from training.run.data import RunData, open_run_data
@@ -31,7 +37,19 @@ from training.steps.train import train
 
 SCRIPT, QUOTES = '<script>&"', "'><img src=x onerror=y>"
 UNDECODABLE = "\udcff<b>&\"'.png"  # how Python reads a byte that is no text
-LOADING = {"script", "link", "iframe", "object", "embed", "base", "form", "video", "audio", "source", "use-credentials"}
+LOADING = {
+    "script",
+    "link",
+    "iframe",
+    "object",
+    "embed",
+    "base",
+    "form",
+    "video",
+    "audio",
+    "source",
+    "use-credentials",
+}
 
 
 class Reported(NamedTuple):
@@ -60,7 +78,13 @@ def written(run: RunDirectory, data: RunData) -> Page:
 @pytest.fixture(scope="module")
 def digits(finished_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> Reported:
     """Ten classes in three epochs, with gates, one of them waived."""
-    run = RunDirectory(Path(shutil.copytree(finished_run.path, tmp_path_factory.mktemp("reported") / finished_run.run_id)))
+    run = RunDirectory(
+        Path(
+            shutil.copytree(
+                finished_run.path, tmp_path_factory.mktemp("reported") / finished_run.run_id
+            )
+        )
+    )
     data = open_run_data(run)
     gate(run, data)
     return Reported(run, data, written(run, data))
@@ -74,7 +98,9 @@ def awkward(tmp_path_factory: pytest.TempPathFactory) -> Reported:
     files = {name: picture(seed, width=100, height=70) for seed, name in enumerate(names)}
     root = put(place / "<b>&data", {**files, f"{SCRIPT}/{UNDECODABLE}": picture(80)})
     changes = ("epochs=1", "batch_size=16", "accuracy_floor=0.0", "mixing.mixup=0.3")
-    wish = Wish((str(root),), "resnet20", model="awkward", recipe="modern", changes=changes, image_size=72)
+    wish = Wish(
+        (str(root),), "resnet20", model="awkward", recipe="modern", changes=changes, image_size=72
+    )
     run = begin(wish, place / "runs", ModelStore(place / "store"))
     data = open_run_data(run)
     train(run, data)
@@ -97,8 +123,12 @@ def test_the_page_needs_nothing_beside_itself(reported: Reported) -> None:
     assert all(value.startswith(("data:image/", "#")) for value in addresses)
     assert all(place.startswith("#") for place in re.findall(r"url\(['\"]?([^)]*)", page.source))
     assert "@import" not in page.source
-    assert not {name for _, attributes in page.elements for name in attributes if name.startswith("on")}
-    (policy,) = [attributes["content"] for _, attributes in page.elements if attributes.get("http-equiv")]
+    assert not {
+        name for _, attributes in page.elements for name in attributes if name.startswith("on")
+    }
+    (policy,) = [
+        attributes["content"] for _, attributes in page.elements if attributes.get("http-equiv")
+    ]
     assert policy.startswith("default-src 'none'; img-src data:;")
 
 
@@ -118,16 +148,24 @@ def test_the_matrix_is_that_of_the_test_split(reported: Reported) -> None:
     """Its cells hold every test image once, at its label and its answer; what is not there is empty."""
     matrix, cells = confusion_matrix(reported.answers), reported.page.cells
     assert sum(cells.values()) == len(reported.data.split.test)
-    assert cells == {(row, column): int(matrix[row, column]) for row, column in np.argwhere(matrix).tolist()}
+    assert cells == {
+        (row, column): int(matrix[row, column]) for row, column in np.argwhere(matrix).tolist()
+    }
 
 
 def test_each_cell_opens_its_pictures(reported: Reported) -> None:
     """As many as are to be shown, and the page says how many more there are."""
     for (label, predicted), images in reported.page.cells.items():
-        sheet = reported.page.source.partition(f'id="cell-{label}-{predicted}"')[2].partition("</ul>")
+        sheet = reported.page.source.partition(f'id="cell-{label}-{predicted}"')[2].partition(
+            "</ul>"
+        )
         assert sheet[0].count("<img ") == min(images, CELL_PICTURES)
         if images > CELL_PICTURES:
-            assert sheet[2].lstrip().startswith(f'<p class="quiet">… and {images - CELL_PICTURES} more</p>')
+            assert (
+                sheet[2]
+                .lstrip()
+                .startswith(f'<p class="quiet">… and {images - CELL_PICTURES} more</p>')
+            )
 
 
 def test_the_figures_are_those_of_the_evaluation(reported: Reported) -> None:
@@ -141,20 +179,31 @@ def test_the_figures_are_those_of_the_evaluation(reported: Reported) -> None:
     assert shown["Test accuracy"] == percent(figures["top1"])
     assert shown["Loss"] == f"{figures['loss']:.4f}"
     assert shown["Calibration error"] == percent(figures["ece"])
-    rows = re.findall(r"<tr><th.*?</th><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td></tr>", page.part("classes"))
+    rows = re.findall(
+        r"<tr><th.*?</th><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td></tr>",
+        page.part("classes"),
+    )
     classes = figures_by_class(confusion_matrix(reported.answers), reported.data.images.class_names)
-    expected = [(percent(each.recall), percent(each.precision), str(each.images)) for each in classes]
+    expected = [
+        (percent(each.recall), percent(each.precision), str(each.images)) for each in classes
+    ]
     assert rows == expected
 
 
 def test_what_calibration_does_is_shown(digits: Reported, awkward: Reported) -> None:
     """Error before and after, refusals, and each coverage with its mean set, on both splits; nothing where there is none."""
     calibrated = read_calibration(digits.run)
-    rows = dict(re.findall(r'<tr><th scope="row">([^<]*)</th>(<td.*?)</tr>', digits.page.part("calibration")))
+    rows = dict(
+        re.findall(
+            r'<tr><th scope="row">([^<]*)</th>(<td.*?)</tr>', digits.page.part("calibration")
+        )
+    )
     shown = {name: re.findall(r">([^<]+)</td>", cells) for name, cells in rows.items()}
     splits = [calibrated.validation, calibrated.test]
     assert shown["images"] == ["179", "359"]
-    assert shown["calibration error"] == [f"{percent(each.ece_before)} → {percent(each.ece_after)}" for each in splits if each]
+    assert shown["calibration error"] == [
+        f"{percent(each.ece_before)} → {percent(each.ece_after)}" for each in splits if each
+    ]
     assert shown["abstained"] == [percent(each.abstained) for each in splits if each]
     for coverage in ("0.8", "0.9", "0.95"):
         sets = [each.sets[coverage] for each in splits if each]
@@ -164,7 +213,9 @@ def test_what_calibration_does_is_shown(digits: Reported, awkward: Reported) -> 
     assert "As it is served" not in awkward.page.text
 
 
-def test_why_there_is_no_calibration_is_said(awkward: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_why_there_is_no_calibration_is_said(
+    awkward: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The notice of a run that learned its validation images, or that the file is damaged, beside the rest."""
     monkeypatch.setattr(report, "AFFORDABLE", 1)
     run = awkward.copy(tmp_path)
@@ -197,9 +248,15 @@ def test_names_are_shown_as_they_are(awkward: Reported) -> None:
     assert any(title.startswith(f"{SCRIPT}/<i>&") for title in titles)
     assert any(title.startswith(f"{QUOTES}/<i>&") for title in titles)
     assert f"{SCRIPT}/\\udcff<b>&\"'.png" in page.text, "among what the check found"
-    assert any(f"{SCRIPT}, taken for" in title or f", taken for {SCRIPT}" in title for title in titles)
+    assert any(
+        f"{SCRIPT}, taken for" in title or f", taken for {SCRIPT}" in title for title in titles
+    )
     assert not {tag for tag, _ in page.elements} & {"script", "i"}
-    assert all(attributes["src"].startswith("data:image/jpeg") for tag, attributes in page.elements if tag == "img")
+    assert all(
+        attributes["src"].startswith("data:image/jpeg")
+        for tag, attributes in page.elements
+        if tag == "img"
+    )
 
 
 def test_one_epoch_is_a_run(awkward: Reported) -> None:
@@ -212,7 +269,10 @@ def test_one_epoch_is_a_run(awkward: Reported) -> None:
 def test_mixed_images_have_no_training_accuracy(awkward: Reported, digits: Reported) -> None:
     """The page says why it is not drawn; without mixing it is drawn and nothing is said."""
     note = "Images are mixed in training"
-    labels = {reported.run.run_id: reported.page.attributes("aria-label") for reported in (awkward, digits)}
+    labels = {
+        reported.run.run_id: reported.page.attributes("aria-label")
+        for reported in (awkward, digits)
+    }
     assert note in awkward.page.text
     assert "accuracy: validation by epoch" in labels[awkward.run.run_id]
     assert note not in digits.page.text
@@ -223,7 +283,9 @@ def test_mixed_images_have_no_training_accuracy(awkward: Reported, digits: Repor
 def test_values_set_on_the_command_line_stand_out(digits: Reported) -> None:
     """The recipe is shown whole, what was changed of it in bold."""
     (epochs,) = re.findall(r"<dt>epochs</dt><dd>(.*?)</dd>", digits.page.part("again"))
-    (momentum,) = re.findall(r"<dt>optimizer.momentum</dt><dd>(.*?)</dd>", digits.page.part("again"))
+    (momentum,) = re.findall(
+        r"<dt>optimizer.momentum</dt><dd>(.*?)</dd>", digits.page.part("again")
+    )
     assert epochs == '<b title="set on the command line">3</b>'
     assert momentum == "0.9"
     assert digits.run.config().command in digits.page.all("pre")
@@ -243,7 +305,10 @@ def test_the_gates_are_shown_with_their_verdicts(
     second |= {"passed": False, "waived": None}
     run.write_json(GATES, values)
     page = written(run, digits.data)
-    rows = re.findall(r'<tr><th scope="row">(.*?)</th>.*?<td>(.*?)</td><td class="quiet">(.*?)</td></tr>', page.part("gates"))
+    rows = re.findall(
+        r'<tr><th scope="row">(.*?)</th>.*?<td>(.*?)</td><td class="quiet">(.*?)</td></tr>',
+        page.part("gates"),
+    )
     assert [row[0] for row in rows] == [check["check"] for check in values["checks"]]
     assert rows[0][1:] == ('<span class="bad">waived</span>: a &lt;demonstration&gt;', "x &lt; y")
     assert rows[1][1] == '<span class="bad">failed</span>'
@@ -251,7 +316,9 @@ def test_the_gates_are_shown_with_their_verdicts(
     assert third["passed"]
 
 
-def test_gates_that_can_not_be_read_do_not_hide_the_rest(digits: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gates_that_can_not_be_read_do_not_hide_the_rest(
+    digits: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Damaged, or of files that have changed since: the page says which, and shows no verdict."""
     monkeypatch.setattr(report, "AFFORDABLE", 1)
     run = digits.copy(tmp_path)
@@ -269,7 +336,9 @@ def test_a_perfect_test_split_is_said_to_be_so(awkward: Reported, tmp_path: Path
     run = awkward.copy(tmp_path)
     labels = read_labels(run)
     write_logits(run, np.eye(2, dtype=np.float32)[labels] * 30, labels)
-    run.write_json("evaluation.json", {**read_figures(run), "top1": 1.0, "top1_interval": [0.7, 1.0]})
+    run.write_json(
+        "evaluation.json", {**read_figures(run), "top1": 1.0, "top1_interval": [0.7, 1.0]}
+    )
     page = written(run, awkward.data)
     assert "There is no mistake on the test split." in page.text
     assert page.cells == {(label, label): int((labels == label).sum()) for label in range(2)}
@@ -277,7 +346,9 @@ def test_a_perfect_test_split_is_said_to_be_so(awkward: Reported, tmp_path: Path
     assert "100.00%" in page.all("title")[0]
 
 
-def test_no_doubt_and_a_sample_are_said(awkward: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_doubt_and_a_sample_are_said(
+    awkward: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of many images some are looked at, and the page says of how many; several openings of the test split are owned up to."""
     monkeypatch.setattr(report, "SAMPLE", 5)
     run = awkward.copy(tmp_path)
@@ -286,12 +357,17 @@ def test_no_doubt_and_a_sample_are_said(awkward: Reported, tmp_path: Path, monke
     page = written(run, awkward.data)
     train_images = len(awkward.data.split.train)
     assert f"a sample of 5 of {train_images} train images" in page.text
-    assert "The test split was opened 2 times, first on 1 May 2024 at 10:00 UTC and last on 2 June 2024 at 11:30 UTC" in page.text
+    assert (
+        "The test split was opened 2 times, first on 1 May 2024 at 10:00 UTC and last on 2 June 2024 at 11:30 UTC"
+        in page.text
+    )
     assert f"all {train_images} train images" in awkward.page.text
     assert "The test split was opened once, on " in awkward.page.text
 
 
-def test_many_classes_become_a_list_of_pairs(digits: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_classes_become_a_list_of_pairs(
+    digits: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where the matrix could not be read: the largest of its cells off the diagonal, the largest first."""
     monkeypatch.setattr(report, "MATRIX_CLASSES", 10)
     monkeypatch.setattr(report, "AFFORDABLE", 1)
@@ -302,7 +378,9 @@ def test_many_classes_become_a_list_of_pairs(digits: Reported, tmp_path: Path, m
     assert 'class="matrix' not in page.source
 
 
-def test_the_same_run_gives_the_same_bytes_and_is_left_alone(awkward: Reported, tmp_path: Path) -> None:
+def test_the_same_run_gives_the_same_bytes_and_is_left_alone(
+    awkward: Reported, tmp_path: Path
+) -> None:
     """No date, no chance; nothing but the report is written. The page says the run's name."""
     run = awkward.copy(tmp_path)
     before = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
@@ -317,7 +395,9 @@ def test_the_same_run_gives_the_same_bytes_and_is_left_alone(awkward: Reported, 
     assert heard[-1][0] == heard[-1][1]
 
 
-def test_a_run_that_was_not_evaluated_has_no_report(new_run: Callable[..., RunDirectory], digits: Reported, tmp_path: Path) -> None:
+def test_a_run_that_was_not_evaluated_has_no_report(
+    new_run: Callable[..., RunDirectory], digits: Reported, tmp_path: Path
+) -> None:
     """The error names the step that is missing; no page is left behind."""
     run = new_run()
     with pytest.raises(RunError, match="run `python -m training evaluate` on it first"):
@@ -334,7 +414,9 @@ def test_an_evaluation_of_other_images_is_refused(awkward: Reported, tmp_path: P
     run = awkward.copy(tmp_path)
     write_logits(run, read_logits(run)[1:], read_labels(run)[1:])
     images = len(awkward.data.split.test)
-    with pytest.raises(RunError, match=f"is of {images - 1} images in 2 classes, and the test split is not"):
+    with pytest.raises(
+        RunError, match=f"is of {images - 1} images in 2 classes, and the test split is not"
+    ):
         write_report(run, awkward.data)
 
 

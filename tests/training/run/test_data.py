@@ -23,7 +23,9 @@ from training.steps.export import export
 from training.steps.train import train
 
 
-def test_streamed_images_train_to_the_same_weights_as_images_in_memory(new_run: Callable[..., RunDirectory]) -> None:
+def test_streamed_images_train_to_the_same_weights_as_images_in_memory(
+    new_run: Callable[..., RunDirectory],
+) -> None:
     """Bit for bit, with any number of workers: images are decoded when they are needed, and nothing else changes."""
     written = set()
     for workers in (None, 0, 2):
@@ -40,7 +42,13 @@ def test_large_inputs_are_cut_from_a_margin_and_evaluated_through_prepare(tmp_pa
     """Training sees the resized image whole, evaluation exactly what the service would; the whole way runs on 112 pixels."""
     files = numbered("pets/cat", 12) | numbered("pets/dog", 12, first=100)
     pets = put(tmp_path, files) / "pets"
-    wish = Wish((str(pets),), "resnet18", recipe="modern", changes=("iterations=1", "batch_size=8"), image_size=112)
+    wish = Wish(
+        (str(pets),),
+        "resnet18",
+        recipe="modern",
+        changes=("iterations=1", "batch_size=8"),
+        image_size=112,
+    )
     run = begin(wish, tmp_path / "runs", ModelStore(tmp_path / "store"))
     spec = run.config().preprocessing
     assert (spec.resize, spec.crop_height) == (128, 112)
@@ -49,7 +57,10 @@ def test_large_inputs_are_cut_from_a_margin_and_evaluated_through_prepare(tmp_pa
     assert data.canvas.shape == (24, 128, 128, 3)
     for index, pixels in zip(data.split.test, next(data.chunks(data.split.test)), strict=True):
         assert np.array_equal(pixels, prepare(data.images.encoded[index], spec))
-    assert np.array_equal(data.training_sample()[0], prepare(data.images.encoded[data.split.train[0]], canvas_of(spec)))
+    assert np.array_equal(
+        data.training_sample()[0],
+        prepare(data.images.encoded[data.split.train[0]], canvas_of(spec)),
+    )
     train(run, data)
     assert evaluate(run, data)["test_images"] == len(data.split.test)
     export(run)
@@ -63,17 +74,25 @@ def test_large_inputs_are_cut_from_a_margin_and_evaluated_through_prepare(tmp_pa
         ({"cat": 5, "dog": 2}, "too few images for every split.*dog"),
     ],
 )
-def test_data_that_can_not_be_trained_on_is_refused(tmp_path: Path, files: dict[str, int], message: str) -> None:
+def test_data_that_can_not_be_trained_on_is_refused(
+    tmp_path: Path, files: dict[str, int], message: str
+) -> None:
     """With the class that is to blame."""
     for number, (name, count) in enumerate(files.items()):
         (tmp_path / "pets" / name).mkdir(parents=True)
         put(tmp_path / "pets", numbered(name, count, first=100 * number))
-    run = begin(Wish((str(tmp_path / "pets"),), "resnet20", recipe="modern"), tmp_path / "runs", ModelStore(tmp_path / "store"))
+    run = begin(
+        Wish((str(tmp_path / "pets"),), "resnet20", recipe="modern"),
+        tmp_path / "runs",
+        ModelStore(tmp_path / "store"),
+    )
     with pytest.raises(DataError, match=message):
         open_run_data(run)
 
 
-def test_the_validation_split_is_learned_too_where_the_recipe_says_so(new_run: Callable[..., RunDirectory]) -> None:
+def test_the_validation_split_is_learned_too_where_the_recipe_says_so(
+    new_run: Callable[..., RunDirectory],
+) -> None:
     """Every image but those of test is trained on, and counted as known to whoever goes on from these weights."""
     run = new_run("epochs=1", "learn_validation=true", 'select="last"')
     data = open_run_data(run)

@@ -30,7 +30,9 @@ READERS = {
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[{}]", b"\xff\x00", b"PK\x03\x04"], ids=repr)
 @pytest.mark.parametrize("name", READERS)
-def test_a_damaged_artefact_is_an_error_that_names_it(run_copy: RunDirectory, name: str, content: bytes) -> None:
+def test_a_damaged_artefact_is_an_error_that_names_it(
+    run_copy: RunDirectory, name: str, content: bytes
+) -> None:
     """Whatever lies where an artefact should be, a person reads which file it is."""
     run_copy.write(name, content)
     with pytest.raises(RunError, match=f"{name} is damaged"):
@@ -39,7 +41,11 @@ def test_a_damaged_artefact_is_an_error_that_names_it(run_copy: RunDirectory, na
 
 def test_two_processes_do_not_work_on_one_run(run_copy: RunDirectory) -> None:
     """The second one is told so."""
-    with run_copy.alone(), pytest.raises(RunError, match="another process is at work"), RunDirectory(run_copy.path).alone():
+    with (
+        run_copy.alone(),
+        pytest.raises(RunError, match="another process is at work"),
+        RunDirectory(run_copy.path).alone(),
+    ):
         pass
 
 
@@ -56,4 +62,8 @@ def test_the_command_in_the_manifest_is_one_that_the_program_takes(run_copy: Run
     words = shlex.split(run_copy.config().command)
     assert words[:4] == ["python", "-m", "training", "run"]
     assert words[-4:-2] == ["--set", "epochs=3"]
-    assert CliRunner().invoke(main, [*words[3:], "--waive", "nothing=x"]).stderr.startswith("Error: there is no check nothing")
+    assert (
+        CliRunner()
+        .invoke(main, [*words[3:], "--waive", "nothing=x"])
+        .stderr.startswith("Error: there is no check nothing")
+    )

@@ -36,25 +36,41 @@ def write_pth(state: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def write_wrapped(state: dict[str, torch.Tensor], path: Path) -> None:
-    torch.save({"epoch": 3, "state_dict": {f"module.{name}": value for name, value in state.items()}}, path)
+    torch.save(
+        {"epoch": 3, "state_dict": {f"module.{name}": value for name, value in state.items()}}, path
+    )
 
 
-@pytest.mark.parametrize(("name", "write"), [("a.pth", write_pth), ("b.pth", write_wrapped), ("c.safetensors", save_file)])
-def test_a_state_dict_with_torchvisions_names_is_taken(tmp_path: Path, name: str, write: Callable[..., None]) -> None:
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("a.pth", write_pth), ("b.pth", write_wrapped), ("c.safetensors", save_file)],
+)
+def test_a_state_dict_with_torchvisions_names_is_taken(
+    tmp_path: Path, name: str, write: Callable[..., None]
+) -> None:
     """As .pth, as a training script wraps it, as .safetensors: the body is kept, the head is new, ImageNet's normalisation."""
     state = resnet18(num_classes=1000).state_dict()
     write(state, tmp_path / name)
     start = read_weights(start_with(tmp_path / name, tmp_path).path / START)
     taken = start.network.state_dict()
     assert taken["fc.weight"].shape == (10, 512)
-    assert all(torch.equal(value, taken[key]) for key, value in state.items() if not key.startswith("fc."))
+    assert all(
+        torch.equal(value, taken[key]) for key, value in state.items() if not key.startswith("fc.")
+    )
     assert torch.equal(start.normalize.mean, Normalization.imagenet().mean)
 
 
-def test_a_runs_own_weights_bring_their_normalisation_along(finished_run: RunDirectory, tmp_path: Path) -> None:
+def test_a_runs_own_weights_bring_their_normalisation_along(
+    finished_run: RunDirectory, tmp_path: Path
+) -> None:
     """A file of this project says what pixels it expects."""
-    start = read_weights(start_with(finished_run.path / "best.safetensors", tmp_path, "resnet20").path / START)
-    assert start.normalize.to_json() == read_weights(finished_run.path / "best.safetensors").normalize.to_json()
+    start = read_weights(
+        start_with(finished_run.path / "best.safetensors", tmp_path, "resnet20").path / START
+    )
+    assert (
+        start.normalize.to_json()
+        == read_weights(finished_run.path / "best.safetensors").normalize.to_json()
+    )
     with pytest.raises(StartError, match="is a resnet20, not a resnet18: give --arch resnet20"):
         start_with(finished_run.path / "best.safetensors", tmp_path)
 
@@ -62,7 +78,9 @@ def test_a_runs_own_weights_bring_their_normalisation_along(finished_run: RunDir
 def test_a_small_image_stem_begins_anew() -> None:
     """Its first convolution has another size; everything else is taken."""
     state = resnet18(num_classes=1000).state_dict()
-    small = fitted(state, (), Normalization.imagenet(), "resnet18-small", ("a", "b"), "x").network.state_dict()
+    small = fitted(
+        state, (), Normalization.imagenet(), "resnet18-small", ("a", "b"), "x"
+    ).network.state_dict()
     assert small["conv1.weight"].shape == (64, 3, 3, 3)
     assert torch.equal(small["layer3.0.conv1.weight"], state["layer3.0.conv1.weight"])
 
@@ -70,7 +88,14 @@ def test_a_small_image_stem_begins_anew() -> None:
 def test_the_head_grows_and_keeps_the_rows_of_the_classes_it_knew() -> None:
     """By name, wherever they stand now."""
     state = state_of("resnet20", 3)
-    grown = fitted(state, ("cat", "dog", "fox"), Normalization.imagenet(), "resnet20", ("fox", "newt", "cat", "dog"), "x")
+    grown = fitted(
+        state,
+        ("cat", "dog", "fox"),
+        Normalization.imagenet(),
+        "resnet20",
+        ("fox", "newt", "cat", "dog"),
+        "x",
+    )
     weight, bias = (grown.network.get_parameter(f"fc.{part}") for part in ("weight", "bias"))
     for new, old in ((0, 2), (2, 0), (3, 1)):
         assert torch.equal(weight[new], state["fc.weight"][old])
@@ -100,8 +125,14 @@ def test_code_in_a_file_is_refused_and_does_not_run(tmp_path: Path) -> None:
     ("spoil", "message"),
     [
         (lambda state: state.pop("layer1.0.conv1.weight"), "layer1.0.conv1.weight is missing"),
-        (lambda state: state.update({"layer9.weight": torch.zeros(1)}), "layer9.weight is not in it"),
-        (lambda state: state.update({"layer1.0.conv1.weight": torch.zeros(1)}), "layer1.0.conv1.weight has another shape"),
+        (
+            lambda state: state.update({"layer9.weight": torch.zeros(1)}),
+            "layer9.weight is not in it",
+        ),
+        (
+            lambda state: state.update({"layer1.0.conv1.weight": torch.zeros(1)}),
+            "layer1.0.conv1.weight has another shape",
+        ),
     ],
 )
 def test_another_networks_weights_are_refused_with_the_first_difference(
@@ -131,11 +162,15 @@ def test_without_a_network_torchvisions_weights_are_refused_with_the_way_to_get_
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     wish = Wish(("digits",), "resnet18", recipe="finetune", start="torchvision", image_size=32)
-    with pytest.raises(StartError, match=r"could not be downloaded .*resnet18-.*\.pth.*--start FILE"):
+    with pytest.raises(
+        StartError, match=r"could not be downloaded .*resnet18-.*\.pth.*--start FILE"
+    ):
         begin(wish, tmp_path / "runs", ModelStore(tmp_path / "store"))
 
 
-def test_a_version_without_weights_can_not_be_gone_on_from(finished_run: RunDirectory, tmp_path: Path) -> None:
+def test_a_version_without_weights_can_not_be_gone_on_from(
+    finished_run: RunDirectory, tmp_path: Path
+) -> None:
     """The built-in digits ship without them, for their size."""
     wish = Wish(("digits",), "resnet20", start="digits-resnet20", recipe="digits")
     with pytest.raises(StartError, match="was published without its weights"):
@@ -143,17 +178,32 @@ def test_a_version_without_weights_can_not_be_gone_on_from(finished_run: RunDire
     lay_start(finished_run, ModelStore(tmp_path), ())
 
 
-def test_without_a_network_named_it_is_that_of_the_weights(finished_run: RunDirectory, tmp_path: Path) -> None:
+def test_without_a_network_named_it_is_that_of_the_weights(
+    finished_run: RunDirectory, tmp_path: Path
+) -> None:
     """A version of the store and a file of this project say what they are; another's file does not, and the default is taken."""
-    for start, expected in (("cifar10", "resnet32"), (str(finished_run.path / "best.safetensors"), "resnet20")):
-        config = begin(Wish(("digits",), start=start, recipe="finetune"), tmp_path / "runs", ModelStore()).config()
+    for start, expected in (
+        ("cifar10", "resnet32"),
+        (str(finished_run.path / "best.safetensors"), "resnet20"),
+    ):
+        config = begin(
+            Wish(("digits",), start=start, recipe="finetune"), tmp_path / "runs", ModelStore()
+        ).config()
         assert (config.architecture, config.model) == (expected, f"digits-{expected}")
     save_file(state_of("resnet20", 10), tmp_path / "theirs.safetensors")
-    assert start_with(tmp_path / "theirs.safetensors", tmp_path, None).config().architecture == "resnet20"
+    assert (
+        start_with(tmp_path / "theirs.safetensors", tmp_path, None).config().architecture
+        == "resnet20"
+    )
 
 
 def test_a_new_store_can_begin_with_a_built_in_model(tmp_path: Path) -> None:
     """Its directory is made before anything is looked for in it."""
     store = ModelStore(tmp_path / "mine" / "store")
     make_store(store)
-    assert begin(Wish(("digits",), start="cifar10", recipe="finetune"), tmp_path / "runs", store).config().start == "cifar10"
+    assert (
+        begin(Wish(("digits",), start="cifar10", recipe="finetune"), tmp_path / "runs", store)
+        .config()
+        .start
+        == "cifar10"
+    )

@@ -42,8 +42,27 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("retraining")
     write_digits(place / "old" / "pictures", OLD, slice(0, 90))
     write_digits(place / "new" / "pictures", NEW, slice(0, None))
-    data = ("--data", str(place / "old" / "pictures"), "--image-size", "32", "--recipe", "digits", "--epochs", "4")
-    words = ["run", *data, "--model", "pictures", "--store", str(place / "store"), "--runs", str(place / "runs"), *QUICK]
+    data = (
+        "--data",
+        str(place / "old" / "pictures"),
+        "--image-size",
+        "32",
+        "--recipe",
+        "digits",
+        "--epochs",
+        "4",
+    )
+    words = [
+        "run",
+        *data,
+        "--model",
+        "pictures",
+        "--store",
+        str(place / "store"),
+        "--runs",
+        str(place / "runs"),
+        *QUICK,
+    ]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output
     ModelStore(place / "store").promote("pictures", 1)
@@ -64,10 +83,23 @@ def test_new_classes_come_behind_the_old_ones_and_the_service_follows(place: Pat
         server.announced()
         with server.client() as client:
             assert answer(client, nines[0])["version"] == 1
-            changes = ("augmentation.flip=none", "optimizer.learning_rate=0.05", "freeze_epochs=1", "ema_decay=0.9")
+            changes = (
+                "augmentation.flip=none",
+                "optimizer.learning_rate=0.05",
+                "freeze_epochs=1",
+                "ema_decay=0.9",
+            )
             recipe = ("--epochs", "6", *(word for change in changes for word in ("--set", change)))
             where = ("--store", str(place / "store"), "--runs", str(place / "runs"))
-            words = ["retrain", "pictures", "--data", str(place / "new" / "pictures"), *recipe, *where, *QUICK]
+            words = [
+                "retrain",
+                "pictures",
+                "--data",
+                str(place / "new" / "pictures"),
+                *recipe,
+                *where,
+                *QUICK,
+            ]
             done = CliRunner().invoke(main, words)
             assert done.exit_code == 0, done.output
             assert "digit 9" in done.output
@@ -81,15 +113,22 @@ def test_new_classes_come_behind_the_old_ones_and_the_service_follows(place: Pat
             assert client.get("/v1/models/pictures").json()["derived_from"]["version"] == 1
             labels = [found["results"][0]["predictions"][0]["label"] for found in answers]
             assert labels.count("digit 9") >= 15, labels
-    with ModelStore(place / "store").open("pictures", 2) as version, ModelStore(place / "store").open("pictures", 1) as old:
+    with (
+        ModelStore(place / "store").open("pictures", 2) as version,
+        ModelStore(place / "store").open("pictures", 1) as old,
+    ):
         manifest = version.manifest
         assert manifest.class_names == tuple(f"digit {label}" for label in NEW)
         assert manifest.derived_from is not None
         assert (manifest.derived_from.version, manifest.derived_from.digest) == (1, old.digest)
         assert "not_worse" in {check.check for check in manifest.gate}
         assert manifest.training is not None
-        assert manifest.training.command.startswith("python -m training retrain pictures/1 --data pictures")
-        assert_both_chose_among_the_old_classes(RunDirectory(place / "runs" / manifest.training.run_id))
+        assert manifest.training.command.startswith(
+            "python -m training retrain pictures/1 --data pictures"
+        )
+        assert_both_chose_among_the_old_classes(
+            RunDirectory(place / "runs" / manifest.training.run_id)
+        )
 
 
 def assert_both_chose_among_the_old_classes(run: RunDirectory) -> None:
@@ -99,12 +138,19 @@ def assert_both_chose_among_the_old_classes(run: RunDirectory) -> None:
     assert [line["name"] for line in new] == ["digit 8", "digit 9"]
     assert all(line["old_right"] is None and line["like_old"] is None for line in new)
     assert all(line["new_right"] <= line["like_old"] <= line["images"] for line in old)
-    assert found["gained"] - found["lost"] == sum(line["like_old"] - line["old_right"] for line in old)
+    assert found["gained"] - found["lost"] == sum(
+        line["like_old"] - line["old_right"] for line in old
+    )
     page = (run.path / "report.html").read_text()
-    assert f"{found['gained']} gained, {found['lost']} lost, where both have the old model's classes to choose from" in page
+    assert (
+        f"{found['gained']} gained, {found['lost']} lost, where both have the old model's classes to choose from"
+        in page
+    )
     assert '<th scope="row">digit 9</th>' in page
     logits, labels = read_logits(run), read_labels(run)
-    assert sum(line["like_old"] for line in old) == int((logits[:, :8].argmax(1) == labels)[labels < 8].sum())
+    assert sum(line["like_old"] for line in old) == int(
+        (logits[:, :8].argmax(1) == labels)[labels < 8].sum()
+    )
 
 
 def answer(client: httpx.Client, image: bytes) -> dict:
@@ -116,7 +162,9 @@ def answer(client: httpx.Client, image: bytes) -> dict:
 
 def test_no_image_that_the_old_model_learned_from_is_tested(place: Path) -> None:
     """Also where it would be drawn for test now: the pictures are the same and more, and the split is drawn anew."""
-    first = next(RunDirectory(run) for run in (place / "runs").iterdir() if not (run / PREVIOUS).exists())
+    first = next(
+        RunDirectory(run) for run in (place / "runs").iterdir() if not (run / PREVIOUS).exists()
+    )
     old, new = open_run_data(first), open_run_data(retraining(place))
     learned = {old.scan.facts[index].digest for index in old.split.train}
     held_out = {new.scan.facts[index].digest for index in (*new.split.validation, *new.split.test)}
@@ -131,7 +179,10 @@ def test_the_network_begins_as_the_old_one(place: Path) -> None:
     run = retraining(place)
     start, previous = (read_weights(run.path / name) for name in (START, PREVIOUS))
     assert previous.classes <= start.classes
-    assert (start.network.get_parameter("fc.weight")[: previous.classes] == previous.network.get_parameter("fc.weight")).all()
+    assert (
+        start.network.get_parameter("fc.weight")[: previous.classes]
+        == previous.network.get_parameter("fc.weight")
+    ).all()
     assert start.normalize.to_json() == previous.normalize.to_json()
     assert run.config().recipe_name == "finetune"
     assert run.config().preprocessing.crop_height == 32
@@ -145,8 +196,11 @@ def test_a_class_without_pictures_is_refused_with_the_way_out(place: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("gained", "lost", "p"), [(0, 0, 1.0), (5, 5, 0.623), (0, 5, 0.03125), (10, 0, 1.0), (3, 9, 0.073), (20, 40, 0.00674)]
+    ("gained", "lost", "p"),
+    [(0, 0, 1.0), (5, 5, 0.623), (0, 5, 0.03125), (10, 0, 1.0), (3, 9, 0.073), (20, 40, 0.00674)],
 )
 def test_mcnemars_p_is_the_binomials(gained: int, lost: int, p: float) -> None:
     """One-sided: only a new model that is worse fails."""
-    assert Succession((ClassSuccession("a", 1, 1, 1, 1),), gained, lost).p_worse == pytest.approx(p, rel=0.01)
+    assert Succession((ClassSuccession("a", 1, 1, 1, 1),), gained, lost).p_worse == pytest.approx(
+        p, rel=0.01
+    )

@@ -64,9 +64,28 @@ def mlflow_server(tmp_path: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    stores = ("--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--artifacts-destination", str(tmp_path / "artifacts"))
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *stores]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+    stores = (
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/mlflow.db",
+        "--artifacts-destination",
+        str(tmp_path / "artifacts"),
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        *stores,
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as process:
         address = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
@@ -80,7 +99,9 @@ def mlflow_server(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("sqlalchemy") is None, reason="no MLflow server is installed here, only its client")
+@pytest.mark.skipif(
+    find_spec("sqlalchemy") is None, reason="no MLflow server is installed here, only its client"
+)
 def test_mlflow_gets_a_run_with_its_values_and_every_epoch(
     new_run: Callable[..., RunDirectory], mlflow_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +117,9 @@ def test_mlflow_gets_a_run_with_its_values_and_every_epoch(
     import mlflow  # noqa: PLC0415  only where there is a server
 
     client = mlflow.MlflowClient(mlflow_server)
-    (experiment,) = [found for found in client.search_experiments() if found.name == run.config().model]
+    (experiment,) = [
+        found for found in client.search_experiments() if found.name == run.config().model
+    ]
     (tracked,) = client.search_runs([experiment.experiment_id])
     assert tracked.info.status == "FINISHED"
     assert tracked.data.params["architecture"] == "resnet20"

@@ -109,8 +109,9 @@ def test_what_too_few_images_can_not_say_is_left_out_and_said() -> None:
     assert fitted.energy_threshold is None
     assert set(fitted.conformal_thresholds) == {"0.8", "0.9"}
     assert [notice.partition(":")[0] for notice in notices] == [
-        "the model can not abstain", "no sets of labels for a coverage of 0.95"
-    ]  # fmt: skip
+        "the model can not abstain",
+        "no sets of labels for a coverage of 0.95",
+    ]
     figures = measure(fitted, *answers(50, seed=1))
     assert figures.abstained is None
     assert set(figures.sets) == {"0.8", "0.9"}
@@ -121,7 +122,9 @@ def test_a_run_is_calibrated_on_validation_and_measured_on_test(run_copy: RunDir
     data = open_run_data(run_copy)
     found = calibrate(run_copy, data)
     trained = load_trained(run_copy)
-    logits = predict_split(trained.answering, data, data.split.validation, trained.normalize).numpy()
+    logits = predict_split(
+        trained.answering, data, data.split.validation, trained.normalize
+    ).numpy()
     labels = data.images.labels[data.split.validation]
     assert found == read_calibration(run_copy)
     assert found.calibration is not None
@@ -135,14 +138,19 @@ def test_a_run_is_calibrated_on_validation_and_measured_on_test(run_copy: RunDir
     assert set(found.calibration.coverages) == {"0.8", "0.9", "0.95"}
 
 
-def test_images_that_an_earlier_version_learned_are_not_calibrated_on(run_copy: RunDirectory) -> None:
+def test_images_that_an_earlier_version_learned_are_not_calibrated_on(
+    run_copy: RunDirectory,
+) -> None:
     """They are left out of validation; where none is left there is a notice instead."""
     data = open_run_data(run_copy)
     validation = data.split.validation
 
     def know(indices: np.ndarray) -> None:
         buffer = io.BytesIO()
-        np.save(buffer, np.array([int(data.scan.facts[index].digest[:16], 16) for index in indices], np.uint64))
+        np.save(
+            buffer,
+            np.array([int(data.scan.facts[index].digest[:16], 16) for index in indices], np.uint64),
+        )
         run_copy.write(KNOWN_IMAGES, buffer.getvalue())
 
     know(validation[:79])
@@ -150,7 +158,9 @@ def test_images_that_an_earlier_version_learned_are_not_calibrated_on(run_copy: 
     assert found.validation is not None
     assert found.validation.images == 100
     know(validation)
-    assert calibrate(run_copy, data).notices == ("not calibrated: an earlier version has learned every validation image",)
+    assert calibrate(run_copy, data).notices == (
+        "not calibrated: an earlier version has learned every validation image",
+    )
     assert read_calibration(run_copy).calibration is None
 
 
@@ -159,7 +169,10 @@ def test_what_does_not_hold_on_test_is_said(run_copy: RunDirectory) -> None:
     run_copy.write("evaluation.npz", spoilt(run_copy, 1.0, 0.3))
     found = calibrate(run_copy, open_run_data(run_copy))
     assert found.calibration is not None
-    assert any(notice.startswith("on the test split it does not hold: sets for 0.95") for notice in found.notices)
+    assert any(
+        notice.startswith("on the test split it does not hold: sets for 0.95")
+        for notice in found.notices
+    )
 
 
 def learned_validation(run: RunDirectory) -> RunDirectory:
@@ -170,7 +183,9 @@ def learned_validation(run: RunDirectory) -> RunDirectory:
     return run
 
 
-def test_a_run_that_learned_its_validation_images_is_not_calibrated_on_them(run_copy: RunDirectory) -> None:
+def test_a_run_that_learned_its_validation_images_is_not_calibrated_on_them(
+    run_copy: RunDirectory,
+) -> None:
     """It leaves a notice that says what to do, and no values."""
     found = calibrate(learned_validation(run_copy), open_run_data(run_copy))
     assert found == read_calibration(run_copy)
@@ -178,7 +193,9 @@ def test_a_run_that_learned_its_validation_images_is_not_calibrated_on_them(run_
     assert "--twin" in found.notices[0]
 
 
-def test_it_takes_the_values_of_its_twin(run_copy: RunDirectory, finished_run: RunDirectory) -> None:
+def test_it_takes_the_values_of_its_twin(
+    run_copy: RunDirectory, finished_run: RunDirectory
+) -> None:
     """Those of a run of the same recipe that did not learn them, measured on its own test split, and the manifest says whose."""
     theirs = read_calibration(finished_run)
     run_copy.write("evaluation.npz", spoilt(run_copy, 0.9))
@@ -188,13 +205,21 @@ def test_it_takes_the_values_of_its_twin(run_copy: RunDirectory, finished_run: R
     assert theirs.calibration is not None
     assert found.calibration.temperature == theirs.calibration.temperature
     assert found.calibration.energy_threshold == theirs.calibration.energy_threshold
-    assert found.calibration.fitted_on == f"validation split, 179 images of run {finished_run.run_id}"
+    assert (
+        found.calibration.fitted_on == f"validation split, 179 images of run {finished_run.run_id}"
+    )
     assert found.validation == theirs.validation
-    assert found.test == measure(theirs.calibration, read_logits(run_copy), read_labels(run_copy)) != theirs.test
+    assert (
+        found.test
+        == measure(theirs.calibration, read_logits(run_copy), read_labels(run_copy))
+        != theirs.test
+    )
     assert found.twin == finished_run.run_id
 
 
-def test_the_command_shows_what_was_taken_and_says_why_not(run_copy: RunDirectory, finished_run: RunDirectory) -> None:
+def test_the_command_shows_what_was_taken_and_says_why_not(
+    run_copy: RunDirectory, finished_run: RunDirectory
+) -> None:
     """Exit code 1 and one line for a run that needs no twin; a table with the temperature for one that does."""
     words = ["calibrate", str(run_copy.path), "--twin", str(finished_run.path)]
     refused = CliRunner().invoke(main, words)
@@ -213,7 +238,11 @@ def test_the_command_shows_what_was_taken_and_says_why_not(run_copy: RunDirector
 
 @pytest.mark.parametrize(
     ("factor", "wrong", "fault"),
-    [(0.3, 0.0, "would be refused"), (1.0, 0.3, "sets for 0.95 hold the label of"), (1.5, 0.3, "calibration error would go from")],
+    [
+        (0.3, 0.0, "would be refused"),
+        (1.0, 0.3, "sets for 0.95 hold the label of"),
+        (1.5, 0.3, "calibration error would go from"),
+    ],
 )
 def test_values_that_do_not_hold_are_not_taken(
     run_copy: RunDirectory, finished_run: RunDirectory, factor: float, wrong: float, fault: str

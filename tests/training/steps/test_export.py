@@ -58,7 +58,10 @@ def test_weights_that_do_not_fit_into_one_file_lie_beside_it(
         assert version.path(WEIGHTS).stat().st_size > 1_000_000 > version.path(MODEL).stat().st_size
         session = Session(version.path(MODEL), SHAPE, OUTPUTS)
         images = next(data.chunks(np.arange(5)))
-        assert np.array_equal(session.run(images), Session(_written(tmp_path / "whole.onnx", whole), SHAPE, OUTPUTS).run(images))
+        assert np.array_equal(
+            session.run(images),
+            Session(_written(tmp_path / "whole.onnx", whole), SHAPE, OUTPUTS).run(images),
+        )
     monkeypatch.undo()
     assert export(run_copy).read_bytes() == whole
     assert not run_copy.has(WEIGHTS)
@@ -93,8 +96,12 @@ def add_batch_norm(model: onnx.ModelProto) -> None:
     """A batch norm that was not folded."""
     names = [f"bn_{part}" for part in ("scale", "bias", "mean", "var")]
     for name in names:
-        model.graph.initializer.append(helper.make_tensor(name, onnx.TensorProto.FLOAT, [64], [1.0] * 64))
-    model.graph.node.append(helper.make_node("BatchNormalization", ["features", *names], ["normalized"]))
+        model.graph.initializer.append(
+            helper.make_tensor(name, onnx.TensorProto.FLOAT, [64], [1.0] * 64)
+        )
+    model.graph.node.append(
+        helper.make_node("BatchNormalization", ["features", *names], ["normalized"])
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,7 +115,10 @@ def add_batch_norm(model: onnx.ModelProto) -> None:
     ],
 )
 def test_a_graph_that_breaks_the_contract_is_refused(
-    finished_run: RunDirectory, tmp_path: Path, spoil: Callable[[onnx.ModelProto], None], message: str
+    finished_run: RunDirectory,
+    tmp_path: Path,
+    spoil: Callable[[onnx.ModelProto], None],
+    message: str,
 ) -> None:
     """Each promise that the exporter could break is checked on the file."""
     model = onnx.load(finished_run.path / MODEL)

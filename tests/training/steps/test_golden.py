@@ -28,7 +28,10 @@ def test_the_scene_is_the_same_on_every_machine() -> None:
 def test_the_images_cover_what_the_design_names(finished_run: RunDirectory) -> None:
     """EXIF orientation 6, CMYK, alpha, 16 bits, a palette, a large image that is not square, and images of the data."""
     blocks = read_golden(finished_run)
-    encoded = {block.image.removeprefix("golden/"): (finished_run.path / block.image).read_bytes() for block in blocks}
+    encoded = {
+        block.image.removeprefix("golden/"): (finished_run.path / block.image).read_bytes()
+        for block in blocks
+    }
     opened = {name: Image.open(io.BytesIO(data)) for name, data in encoded.items()}
     assert opened["exif-6.jpg"].getexif()[0x0112] == 6
     assert opened["cmyk.jpg"].mode == "CMYK"
@@ -44,7 +47,9 @@ def test_the_images_cover_what_the_design_names(finished_run: RunDirectory) -> N
 def test_pictures_that_a_person_gives_come_first(run_copy: RunDirectory, tmp_path: Path) -> None:
     """They are published as they are, and the server's own example is the first of them."""
     cat = put(tmp_path, {"my-cat.png": 1}) / "my-cat.png"
-    run_copy.write_config(run_copy.config().model_copy(update={"golden_images": (str(cat),), "golden_samples": 0}))
+    run_copy.write_config(
+        run_copy.config().model_copy(update={"golden_images": (str(cat),), "golden_samples": 0})
+    )
     first, *others = take_golden(run_copy, open_run_data(run_copy))
     assert first.image == "golden/my-cat.png"
     assert (run_copy.path / first.image).read_bytes() == cat.read_bytes()
@@ -53,9 +58,15 @@ def test_pictures_that_a_person_gives_come_first(run_copy: RunDirectory, tmp_pat
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("words.txt", "can not be a golden image"), ("my cat.png", "under this name"), ("large.png", "under this name")],
+    [
+        ("words.txt", "can not be a golden image"),
+        ("my cat.png", "under this name"),
+        ("large.png", "under this name"),
+    ],
 )
-def test_what_can_not_be_a_golden_image_is_refused_before_the_training(tmp_path: Path, name: str, message: str) -> None:
+def test_what_can_not_be_a_golden_image_is_refused_before_the_training(
+    tmp_path: Path, name: str, message: str
+) -> None:
     """Bytes that are no image, a name that no version could hold, a name that is taken."""
     put(tmp_path, {name: b"words" if name.endswith("txt") else 1})
     with pytest.raises(DataError, match=message):

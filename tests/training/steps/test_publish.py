@@ -23,7 +23,10 @@ def publish_gated(run: RunDirectory, store: ModelStore, **options: bool) -> Publ
     data = open_run_data(run)
     gates.gate(run, data)
     findings = run.read_json("gates.json", "gate")
-    run.write_json("gates.json", {**findings, "checks": [{**check, "passed": True} for check in findings["checks"]]})
+    run.write_json(
+        "gates.json",
+        {**findings, "checks": [{**check, "passed": True} for check in findings["checks"]]},
+    )
     return publish(run, data, store, **options)
 
 
@@ -33,7 +36,9 @@ def store(tmp_path: Path) -> ModelStore:
     return ModelStore(tmp_path / "store", builtin_root=None)
 
 
-def test_a_published_run_proves_itself_and_names_its_origin(run_copy: RunDirectory, store: ModelStore) -> None:
+def test_a_published_run_proves_itself_and_names_its_origin(
+    run_copy: RunDirectory, store: ModelStore
+) -> None:
     """Files verify, the golden proof holds, `production` points to it, and the manifest tells command, data and seed."""
     assert publish_gated(run_copy, store) == Published(1, promoted=True)
     with store.open("digits-resnet20", store.resolve("digits-resnet20")) as version:
@@ -42,7 +47,10 @@ def test_a_published_run_proves_itself_and_names_its_origin(run_copy: RunDirecto
         assert manifest.training is not None
         assert manifest.metrics is not None
         assert manifest.training.command.startswith("python -m training run --arch resnet20")
-        assert version.path("checkpoint.safetensors").read_bytes() == (run_copy.path / "best.safetensors").read_bytes()
+        assert (
+            version.path("checkpoint.safetensors").read_bytes()
+            == (run_copy.path / "best.safetensors").read_bytes()
+        )
         assert manifest.training.git_commit == run_copy.config().git_commit
         assert manifest.training.data.digest == open_run_data(run_copy).digest
         assert manifest.training.data.split == {"train": 1259, "validation": 179, "test": 359}
@@ -59,7 +67,9 @@ def test_the_version_has_the_runs_calibration(run_copy: RunDirectory, store: Mod
         assert version.manifest.calibration == read_calibration(run_copy).calibration is not None
 
 
-def test_a_run_that_was_not_calibrated_is_published_without(run_copy: RunDirectory, store: ModelStore) -> None:
+def test_a_run_that_was_not_calibrated_is_published_without(
+    run_copy: RunDirectory, store: ModelStore
+) -> None:
     """It answers with plain softmax and never abstains."""
     (run_copy.path / CALIBRATION).unlink()
     publish_gated(run_copy, store)
@@ -67,14 +77,18 @@ def test_a_run_that_was_not_calibrated_is_published_without(run_copy: RunDirecto
         assert version.manifest.calibration is None
 
 
-def test_no_promote_publishes_and_leaves_production_alone(run_copy: RunDirectory, store: ModelStore) -> None:
+def test_no_promote_publishes_and_leaves_production_alone(
+    run_copy: RunDirectory, store: ModelStore
+) -> None:
     """The version is there, and `production` does not name it."""
     assert publish_gated(run_copy, store, promote=False) == Published(1, promoted=False)
     assert store.aliases("digits-resnet20").names() == []
 
 
 @pytest.mark.parametrize("way", ["asked", "waived"])
-def test_what_is_held_back_does_not_serve_as_the_newest(run_copy: RunDirectory, store: ModelStore, way: str) -> None:
+def test_what_is_held_back_does_not_serve_as_the_newest(
+    run_copy: RunDirectory, store: ModelStore, way: str
+) -> None:
     """Where no alias says what serves the newest does, so the version that served is named `production` first."""
     publish_gated(run_copy, store, promote=False)
     another = RunDirectory(Path(shutil.copytree(run_copy.path, run_copy.path.with_name("another"))))
@@ -85,7 +99,11 @@ def test_what_is_held_back_does_not_serve_as_the_newest(run_copy: RunDirectory, 
         failed = {**findings["checks"][0], "passed": False, "waived": "a demonstration"}
         another.write_json("gates.json", {**findings, "checks": [failed]})
         assert publish(another, open_run_data(another), store) == Published(2, promoted=False)
-    assert store.resolve("digits-resnet20") == store.aliases("digits-resnet20").version("production") == 1
+    assert (
+        store.resolve("digits-resnet20")
+        == store.aliases("digits-resnet20").version("production")
+        == 1
+    )
 
 
 def test_a_built_in_model_can_not_be_held_back(run_copy: RunDirectory, tmp_path: Path) -> None:
@@ -96,26 +114,34 @@ def test_a_built_in_model_can_not_be_held_back(run_copy: RunDirectory, tmp_path:
     assert store.layer("digits-resnet20") == "built-in"
 
 
-def test_a_run_is_published_once_and_a_cut_publish_is_finished(run_copy: RunDirectory, store: ModelStore) -> None:
+def test_a_run_is_published_once_and_a_cut_publish_is_finished(
+    run_copy: RunDirectory, store: ModelStore
+) -> None:
     """After a crash between the version and the alias, doing it again moves the alias and makes no second version."""
     assert publish_gated(run_copy, store, promote=False).version == 1
     assert publish_gated(run_copy, store) == Published(1, promoted=True)
     assert store.versions("digits-resnet20") == [1]
 
 
-def test_what_was_rolled_back_is_not_promoted_again(run_copy: RunDirectory, store: ModelStore) -> None:
+def test_what_was_rolled_back_is_not_promoted_again(
+    run_copy: RunDirectory, store: ModelStore
+) -> None:
     """Publishing the same run once more does not undo a person's decision."""
     publish_gated(run_copy, store)
     store.aliases("digits-resnet20").promote("production", 7)
     assert publish_gated(run_copy, store) == Published(1, promoted=False)
 
 
-def test_what_was_waived_is_published_and_not_promoted(run_copy: RunDirectory, store: ModelStore) -> None:
+def test_what_was_waived_is_published_and_not_promoted(
+    run_copy: RunDirectory, store: ModelStore
+) -> None:
     """`production` follows only where every check passed; a person may still promote it by hand."""
     figures = run_copy.read_json("evaluation.json", "evaluate")
     run_copy.write_json("evaluation.json", {**figures, "top1": 0.1})
     data = open_run_data(run_copy)
-    gates.gate(run_copy, data, {"accuracy_floor": "a demonstration", "accuracy_jpeg": "three epochs"})
+    gates.gate(
+        run_copy, data, {"accuracy_floor": "a demonstration", "accuracy_jpeg": "three epochs"}
+    )
     assert publish(run_copy, data, store) == Published(1, promoted=False)
     assert store.aliases("digits-resnet20").names() == []
 
@@ -132,7 +158,9 @@ def test_what_failed_its_gates_is_not_published(run_copy: RunDirectory, store: M
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "classifier.npz", "golden/colours.npy"])
-def test_a_file_that_changed_after_the_gates_is_not_published(run_copy: RunDirectory, store: ModelStore, name: str) -> None:
+def test_a_file_that_changed_after_the_gates_is_not_published(
+    run_copy: RunDirectory, store: ModelStore, name: str
+) -> None:
     """What was gated is what is sealed."""
     data = open_run_data(run_copy)
     gates.gate(run_copy, data, {"accuracy_jpeg": "three epochs"})
@@ -141,14 +169,18 @@ def test_a_file_that_changed_after_the_gates_is_not_published(run_copy: RunDirec
         publish(run_copy, data, store)
 
 
-def test_what_others_left_behind_does_not_stop_a_publish(run_copy: RunDirectory, store: ModelStore) -> None:
+def test_what_others_left_behind_does_not_stop_a_publish(
+    run_copy: RunDirectory, store: ModelStore
+) -> None:
     """An empty model directory of a publisher that was killed, and a version whose manifest is damaged."""
     (store.root / "digits-resnet20" / "1").mkdir(parents=True)
     (store.root / "digits-resnet20" / "1" / "manifest.json").write_text("{}")
     assert publish_gated(run_copy, store).version == 2
 
 
-def test_another_precision_is_not_what_the_run_was_published_as(run_copy: RunDirectory, store: ModelStore) -> None:
+def test_another_precision_is_not_what_the_run_was_published_as(
+    run_copy: RunDirectory, store: ModelStore
+) -> None:
     """Publishing again finds the run's own version, and does not promote what was held back."""
     publish_gated(run_copy, store)
     model = run_copy.config().model

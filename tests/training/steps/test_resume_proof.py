@@ -21,7 +21,9 @@ def test_a_run_killed_and_resumed_is_proven_the_same(new_run: Callable[..., RunD
     assert {path.name for path in run.path.iterdir()} - set(before) <= {"check.json", "split.csv"}
 
 
-def test_weights_that_differ_are_noticed(new_run: Callable[..., RunDirectory], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_differ_are_noticed(
+    new_run: Callable[..., RunDirectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A training that does not resume, but begins anew with another seed, is told from one that does."""
     real = proof._train
 
@@ -37,7 +39,9 @@ def test_weights_that_differ_are_noticed(new_run: Callable[..., RunDirectory], m
         list(prove_resume(new_run(), steps=4, kills=1))
 
 
-def test_a_training_that_fails_is_not_taken_for_one_that_was_killed(new_run: Callable[..., RunDirectory], tmp_path: Path) -> None:
+def test_a_training_that_fails_is_not_taken_for_one_that_was_killed(
+    new_run: Callable[..., RunDirectory], tmp_path: Path
+) -> None:
     """Exit codes are looked at."""
     run = new_run("optimizer.learning_rate=1e9")
     with pytest.raises(ResumeProofError, match="exit code 1 instead of 0"):

@@ -23,8 +23,17 @@ from training.steps.evaluate import calibration_error, evaluate, wilson_interval
 from training.steps.train import Progress, read_metrics, train
 
 SPAWN = multiprocessing.get_context("spawn")
-EVERYTHING = ("epochs=2", "ema_decay=0.9", "mixing.mixup=0.2", "mixing.cutmix=1.0", "accumulation=2", "optimizer.clip_norm=1.0",
-              "schedule.scales=[0.5, 1.0]", "freeze_epochs=1", "augmentation.erase=0.2")  # fmt: skip
+EVERYTHING = (
+    "epochs=2",
+    "ema_decay=0.9",
+    "mixing.mixup=0.2",
+    "mixing.cutmix=1.0",
+    "accumulation=2",
+    "optimizer.clip_norm=1.0",
+    "schedule.scales=[0.5, 1.0]",
+    "freeze_epochs=1",
+    "augmentation.erase=0.2",
+)
 """Each part of a recipe that has a state or draws something."""
 
 
@@ -47,7 +56,9 @@ def in_child(run: RunDirectory, last_step: int | None) -> int | None:
     return child.exitcode
 
 
-def test_a_run_killed_at_random_steps_comes_to_the_weights_of_an_unbroken_one(new_run: Callable[..., RunDirectory]) -> None:
+def test_a_run_killed_at_random_steps_comes_to_the_weights_of_an_unbroken_one(
+    new_run: Callable[..., RunDirectory],
+) -> None:
     """SIGKILL between checkpoints, in the first epoch and in the second: best, last and metrics are the same to the bit."""
     unbroken, cut = new_run(*EVERYTHING), new_run(*EVERYTHING)
     assert in_child(unbroken, None) == 0
@@ -58,10 +69,14 @@ def test_a_run_killed_at_random_steps_comes_to_the_weights_of_an_unbroken_one(ne
     assert in_child(cut, None) == 0
     for name in (BEST, LAST):
         assert (cut.path / name).read_bytes() == (unbroken.path / name).read_bytes()
-    assert [without_times(line) for line in read_metrics(cut)] == [without_times(line) for line in read_metrics(unbroken)]
+    assert [without_times(line) for line in read_metrics(cut)] == [
+        without_times(line) for line in read_metrics(unbroken)
+    ]
 
 
-def test_a_run_killed_at_any_moment_leaves_a_checkpoint_that_loads(new_run: Callable[..., RunDirectory]) -> None:
+def test_a_run_killed_at_any_moment_leaves_a_checkpoint_that_loads(
+    new_run: Callable[..., RunDirectory],
+) -> None:
     """SIGKILL from outside, whatever is being written: the checkpoint is the old one or the new one."""
     run = new_run("epochs=50")
     child = SPAWN.Process(target=train_until, args=(run.path, None, 1))
@@ -81,7 +96,9 @@ def test_a_run_killed_at_any_moment_leaves_a_checkpoint_that_loads(new_run: Call
     assert [path.name for path in run.path.glob("*.tmp")] == []
 
 
-def test_a_resumed_run_names_what_the_bits_depend_on_and_is_not_the_same(new_run: Callable[..., RunDirectory]) -> None:
+def test_a_resumed_run_names_what_the_bits_depend_on_and_is_not_the_same(
+    new_run: Callable[..., RunDirectory],
+) -> None:
     """The checkpoint stores the five; a resume under others says which differ, and goes on."""
     run = new_run("epochs=1")
     data = open_run_data(run)
@@ -89,8 +106,12 @@ def test_a_resumed_run_names_what_the_bits_depend_on_and_is_not_the_same(new_run
         train(run, data, interrupted=stops_after(2))
     state = load_checkpoint(run)
     assert state is not None
-    assert {"threads", "cpu_instructions", "memory_format", "compiled", "torch_build"} <= set(state["environment"])
-    save_checkpoint(run, {**state, "environment": {**state["environment"], "threads": 96, "torch_build": "1.0"}})
+    assert {"threads", "cpu_instructions", "memory_format", "compiled", "torch_build"} <= set(
+        state["environment"]
+    )
+    save_checkpoint(
+        run, {**state, "environment": {**state["environment"], "threads": 96, "torch_build": "1.0"}}
+    )
     notices = []
     train(run, data, lambda progress: notices.append(progress.notice))
     assert notices[0] is not None
@@ -100,7 +121,9 @@ def test_a_resumed_run_names_what_the_bits_depend_on_and_is_not_the_same(new_run
     assert set(notices[1:]) == {None}
 
 
-def test_an_interrupted_run_writes_a_checkpoint_at_the_step_it_stops_at(new_run: Callable[..., RunDirectory]) -> None:
+def test_an_interrupted_run_writes_a_checkpoint_at_the_step_it_stops_at(
+    new_run: Callable[..., RunDirectory],
+) -> None:
     """Nothing is lost to Ctrl-C."""
     run = new_run("epochs=1")
     with pytest.raises(InterruptedRunError):
@@ -124,7 +147,9 @@ def test_a_config_that_changed_is_named_on_resume(new_run: Callable[..., RunDire
     train(run, open_run_data(run))
 
 
-def test_metrics_have_a_line_an_epoch_and_the_best_epoch_is_validations(finished_run: RunDirectory) -> None:
+def test_metrics_have_a_line_an_epoch_and_the_best_epoch_is_validations(
+    finished_run: RunDirectory,
+) -> None:
     """Nothing but validation decides which epoch is kept."""
     metrics = read_metrics(finished_run)
     assert [line["epoch"] for line in metrics] == [1, 2, 3]
@@ -143,7 +168,10 @@ def test_test_is_opened_once(run_copy: RunDirectory) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run(new_run: Callable[..., RunDirectory]) -> None:
     """The error says where, and what to try; the checkpoint of before stays."""
     run = new_run("optimizer.learning_rate=1e9")
-    with pytest.raises(DivergedError, match=r"epoch 1, step \d+, at a learning rate of .*: lower optimizer\.learning_rate"):
+    with pytest.raises(
+        DivergedError,
+        match=r"epoch 1, step \d+, at a learning rate of .*: lower optimizer\.learning_rate",
+    ):
         train(run, open_run_data(run))
     assert not run.has(LAST)
 
@@ -161,7 +189,9 @@ def write_against_a_full_disk(path: Path) -> None:
     assert not [entry for entry in os.listdir(run.path) if entry.startswith(".")]
 
 
-def test_a_disk_that_is_full_leaves_the_checkpoint_of_before(new_run: Callable[..., RunDirectory]) -> None:
+def test_a_disk_that_is_full_leaves_the_checkpoint_of_before(
+    new_run: Callable[..., RunDirectory],
+) -> None:
     """One line that says so, no half file, and the run can go on when there is room."""
     run = new_run("epochs=1")
     with pytest.raises(InterruptedRunError):
@@ -173,7 +203,9 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_of_before(new_run: Callable[.
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", b"PK\x03\x04 half"])
-def test_a_damaged_checkpoint_is_an_error_that_names_it(new_run: Callable[..., RunDirectory], damage: bytes) -> None:
+def test_a_damaged_checkpoint_is_an_error_that_names_it(
+    new_run: Callable[..., RunDirectory], damage: bytes
+) -> None:
     """A file that is no checkpoint is never taken for the start of a run."""
     run = new_run()
     run.write("checkpoint.pt", damage)
@@ -191,7 +223,9 @@ class RunsCode:
         return os.system, (f"touch {self.path}",)
 
 
-def test_a_checkpoint_with_code_in_it_is_refused(new_run: Callable[..., RunDirectory], tmp_path: Path) -> None:
+def test_a_checkpoint_with_code_in_it_is_refused(
+    new_run: Callable[..., RunDirectory], tmp_path: Path
+) -> None:
     """Loading reads tensors and plain values; code in the file does not run."""
     run = new_run()
     save_checkpoint(run, {"model": RunsCode(tmp_path / "owned")})
@@ -200,7 +234,9 @@ def test_a_checkpoint_with_code_in_it_is_refused(new_run: Callable[..., RunDirec
     assert not (tmp_path / "owned").exists()
 
 
-def test_after_twenty_steps_the_run_says_how_long_it_will_take(new_run: Callable[..., RunDirectory]) -> None:
+def test_after_twenty_steps_the_run_says_how_long_it_will_take(
+    new_run: Callable[..., RunDirectory],
+) -> None:
     """Once, with a time and the memory that it holds."""
     run = new_run("epochs=2")
     heard: list[Progress] = []
@@ -221,9 +257,12 @@ def test_the_loop_stands_on_one_page() -> None:
 
 
 @pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"), [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (50, 100, 0.4038, 0.5962)]
+    ("successes", "trials", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (50, 100, 0.4038, 0.5962)],
 )
-def test_wilson_interval_has_the_published_values(successes: int, trials: int, low: float, high: float) -> None:
+def test_wilson_interval_has_the_published_values(
+    successes: int, trials: int, low: float, high: float
+) -> None:
     """As tabulated by Newcombe 1998 and Brown et al. 2001."""
     assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=1e-4)
 
@@ -233,7 +272,11 @@ def test_calibration_error_counts_a_confidence_of_one() -> None:
     sure = torch.tensor([[1.0, 0.0]] * 10)
     assert calibration_error(sure, torch.zeros(10, dtype=torch.int64)) == 0
     assert calibration_error(sure, torch.ones(10, dtype=torch.int64)) == 1
-    assert math.isclose(calibration_error(torch.tensor([[0.75, 0.25]] * 4), torch.tensor([0, 0, 0, 1])), 0, abs_tol=1e-6)
+    assert math.isclose(
+        calibration_error(torch.tensor([[0.75, 0.25]] * 4), torch.tensor([0, 0, 0, 1])),
+        0,
+        abs_tol=1e-6,
+    )
 
 
 def stops_after(steps: int) -> Callable[[], bool]:
@@ -243,4 +286,12 @@ def stops_after(steps: int) -> Callable[[], bool]:
 
 
 def without_times(line: dict[str, float]) -> dict[str, float]:
-    return json.loads(json.dumps({name: value for name, value in line.items() if name not in {"images_per_second", "input_share"}}))
+    return json.loads(
+        json.dumps(
+            {
+                name: value
+                for name, value in line.items()
+                if name not in {"images_per_second", "input_share"}
+            }
+        )
+    )
