@@ -15,16 +15,16 @@ from service import __version__
 from service.engine.loaded_version import EngineOptions
 from service.engine.options import Caches, engine_options, version_policy
 from service.host.cpu_limit import cpu_limit
-from service.http.api_keys import Keys
+from service.http.api_keys import ApiKeys
 from service.http.management import build_management_router
-from service.http.metrics import Metrics
+from service.http.metrics import ServiceMetrics
 from service.http.models import build_router
 from service.http.openapi import add_documentation
 from service.http.predict_endpoint import Application
 from service.http.problem_details import add_error_handlers
-from service.prediction.admission import Room
-from service.prediction.decode_pool import Decoders
-from service.prediction.pipeline import Predictor
+from service.prediction.admission import ModelCapacity
+from service.prediction.decode_pool import DecodePool
+from service.prediction.pipeline import PredictionPipeline
 from service.settings import Settings, parse_names
 from service.versions.readiness import RequiredModels
 from service.versions.registry import Registry
@@ -42,7 +42,7 @@ def create_app(
 ) -> FastAPI:
     """The service as an ASGI application. Models load in the background once it starts; `on_loaded` is told when they have.
 
-    Raises ProviderError where a provider that the settings name can not be used, KeysError where the keys can not be read.
+    Raises ProviderError where a provider that the settings name can not be used, ApiKeysError where the keys can not be read.
     """
     cpus = cpu_limit()
     providers = find_providers(settings.providers)
@@ -51,12 +51,12 @@ def create_app(
         try_host_cache(settings.cache, ENGINES) if keeps_engines(providers) else None,
     )
     store = ModelStore(settings.store, BUILTIN_ROOT if settings.builtin else None)
-    keys = Keys(settings.keys)
-    rooms: dict[str, Room] = {}
+    keys = ApiKeys(settings.keys)
+    rooms: dict[str, ModelCapacity] = {}
 
     def options_of(model: str) -> EngineOptions:
         options = engine_options(settings, model, cpus, providers, caches)
-        return replace(options, room=rooms.setdefault(model, Room(options.max_queue_size)))
+        return replace(options, room=rooms.setdefault(model, ModelCapacity(options.max_queue_size)))
 
     required = None if settings.required_models is None else parse_names(settings.required_models)
     registry = Registry(
@@ -67,7 +67,7 @@ def create_app(
         RequiredModels(settings.default_model, required, settings.models),
     )
     decode_workers = settings.decode_workers or cpus
-    decoders = Decoders(decode_workers, settings.max_pixels)
+    decoders = DecodePool(decode_workers, settings.max_pixels)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -81,9 +81,11 @@ def create_app(
         await asyncio.to_thread(registry.close)
         decoders.close()
 
-    metrics = Metrics(registry)
+    metrics = ServiceMetrics(registry)
     app = Application(
-        Predictor(settings, registry, decoders, decodes_at_once=max(1, decode_workers // 2)),
+        PredictionPipeline(
+            settings, registry, decoders, decodes_at_once=max(1, decode_workers // 2)
+        ),
         metrics,
         keys,
         title="Resident",

@@ -6,7 +6,7 @@ import threading
 logger = logging.getLogger(__name__)
 
 
-class TroubleLog:
+class LogOnChange:
     """Remembers what was last said of each subject. For use from all threads."""
 
     def __init__(self) -> None:

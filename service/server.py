@@ -23,7 +23,7 @@ from service import __version__
 from service.app import create_app
 from service.host.malloc import bound_malloc
 from service.http.access_log import LineFormatter
-from service.http.api_keys import KeysError
+from service.http.api_keys import ApiKeysError
 from service.http.protocol import BoundedHttpProtocol
 from service.settings import Settings
 from service.versions.registry import Registry
@@ -111,8 +111,8 @@ def main(arguments: Sequence[str]) -> None:
 
     try:
         app = create_app(settings, on_loaded)
-    except (KeysError, ProviderError) as error:
-        setting = "SERVICE_KEYS" if isinstance(error, KeysError) else "SERVICE_PROVIDERS"
+    except (ApiKeysError, ProviderError) as error:
+        setting = "SERVICE_KEYS" if isinstance(error, ApiKeysError) else "SERVICE_PROVIDERS"
         click.echo(f"{setting}: {error}\nsee: python -m service --help", err=True)
         sys.exit(2)
     config = uvicorn.Config(

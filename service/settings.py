@@ -12,7 +12,7 @@ from model_store.manifest import is_name
 from model_store.preprocessing import DEFAULT_MAX_PIXELS, PILLOW_MAX_PIXELS
 from model_store.providers import AUTO, parse_providers
 from model_store.store import DEFAULT_ROOT
-from service.engine.variant_selection import PrecisionWish
+from service.engine.variant_selection import RequestedPrecision
 from service.http.api_keys import default_path
 from service.versions.version_policy import PolicyText
 
@@ -35,7 +35,7 @@ class ModelSettings(BaseModel):
     mode: Mode | None = None
     intra_op_num_threads: Annotated[int | None, Field(ge=1)] = None
     deadline_seconds: Annotated[float | None, Field(gt=0)] = None
-    precision: PrecisionWish | None = None
+    precision: RequestedPrecision | None = None
     version_policy: PolicyText | None = None
 
 
@@ -275,7 +275,7 @@ class Settings(BaseSettings):
         ),
     ] = 2 * 1024 * MEBIBYTE
     precision: Annotated[
-        PrecisionWish,
+        RequestedPrecision,
         Field(
             description="Which variant of a version answers: auto takes the fastest that holds here, measured as it loads; one "
             "that is named and lacking, or fails here, gives way to fp32. Name one where replicas must answer alike."

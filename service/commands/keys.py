@@ -7,8 +7,8 @@ import click
 from model_store.errors import InvalidNameError
 from model_store.manifest import check_name
 from service.http.api_keys import (
+    ApiKeysError,
     KeyNameError,
-    KeysError,
     Scope,
     add_key,
     default_path,
@@ -28,7 +28,7 @@ class KeysGroup(click.Group):
             return super().invoke(context)
         except KeyNameError as error:
             raise click.UsageError(str(error)) from error
-        except KeysError as error:
+        except ApiKeysError as error:
             raise click.ClickException(str(error)) from error
 
 

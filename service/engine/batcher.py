@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)  # as below
-class Answer:
+class ImageResult:
     """One image's row, and what its batch was."""
 
     row: Any
@@ -48,7 +48,7 @@ class Answer:
 class _Item:
     image: Pixels
     deadline: float
-    future: asyncio.Future[Answer]
+    future: asyncio.Future[ImageResult]
     enqueued: float
     bulk: bool
 
@@ -101,10 +101,10 @@ class Batcher:
 
     def submit(
         self, image: Pixels, deadline: float, priority: Priority = INTERACTIVE
-    ) -> asyncio.Future[Answer]:
+    ) -> asyncio.Future[ImageResult]:
         """Queue one image from the event loop; `deadline` is on the monotonic clock. Bulk takes the places that are left.
 
-        The future ends in an Answer, a DeadlineExceededError or an InferenceError; cancelling it drops the image when a
+        The future ends in an ImageResult, a DeadlineExceededError or an InferenceError; cancelling it drops the image when a
         batch forms. Raises RuntimeError on a closed batcher.
         """
         item = _Item(
@@ -268,7 +268,7 @@ def _settle(
                 item.future.set_exception(outcome)
             else:
                 item.future.set_result(
-                    Answer(outcome[position], began - item.enqueued, ended - began, len(batch))
+                    ImageResult(outcome[position], began - item.enqueued, ended - began, len(batch))
                 )
 
     loop = batch[0].future.get_loop()

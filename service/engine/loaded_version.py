@@ -15,14 +15,14 @@ from model_store.version import Version
 from service.engine.batcher import Batcher
 from service.engine.devices import Devices
 from service.engine.latency_profile import LatencyProfile
-from service.engine.tuned_settings_lookup import Tuning
-from service.engine.variant_selection import PrecisionWish, choose, load_proven
-from service.engine.wait_estimate import ExpectedWait
+from service.engine.tuned_settings_lookup import TunedSettingsLookup
+from service.engine.variant_selection import RequestedPrecision, choose, load_proven
+from service.engine.wait_estimate import WaitEstimate
 from service.engine.warm_up import LONGEST_RUN_SECONDS, size_worth_waiting_for, warm_up
 from service.engine.watchdog import Watchdog
 from service.errors import BadRequestError
 from service.host.malloc import trim_memory
-from service.prediction.admission import Admission, Room
+from service.prediction.admission import Admission, ModelCapacity
 from service.prediction.response import Row, to_rows
 
 logger = logging.getLogger(__name__)
@@ -41,10 +41,10 @@ class EngineOptions:
     max_queue_delay_seconds: float = 0.0
     max_queue_size: int = 512
     deadline_seconds: float = 30.0
-    precision: PrecisionWish = "auto"
+    precision: RequestedPrecision = "auto"
     run_timeout_seconds: float = 60.0
-    tuning: Tuning | None = None
-    room: Room | None = None
+    tuning: TunedSettingsLookup | None = None
+    room: ModelCapacity | None = None
 
     def for_version(self, version: Version) -> Self:
         """These options with what `tune` chose for this version here, where they were not set by a person."""
@@ -61,7 +61,7 @@ class EngineOptions:
         return replace(self, session=replace(self.session, intra_op_num_threads=threads), **tuned)
 
 
-class ServedVersion:
+class LoadedVersion:
     """A proven version. Once `close` was called it gives no more leases, and its batcher is open until the last one is back."""
 
     def __init__(self, version: Version, options: EngineOptions) -> None:
@@ -115,11 +115,11 @@ class ServedVersion:
             name=str(version),
             observe=profile.observe,
         )
-        expected_wait = ExpectedWait(
+        expected_wait = WaitEstimate(
             profile, self.batcher, most, instances, options.max_queue_delay_seconds
         )
         self.admission = Admission(
-            options.room or Room(options.max_queue_size), expected_wait.seconds
+            options.room or ModelCapacity(options.max_queue_size), expected_wait.seconds
         )
         self._leases = 0
         self._closing = False

@@ -8,7 +8,7 @@ from model_store.graph_cache import GraphCache
 from model_store.providers import CPU, default_instances
 from model_store.session import SessionOptions
 from service.engine.loaded_version import EngineOptions
-from service.engine.tuned_settings_lookup import Tuning
+from service.engine.tuned_settings_lookup import TunedSettingsLookup
 from service.settings import Settings
 from service.versions.version_policy import VersionPolicy, parse_policy
 
@@ -59,7 +59,7 @@ def engine_options(
         deadline_seconds=chosen.deadline_seconds,
         precision=chosen.precision,
         run_timeout_seconds=settings.run_timeout_seconds,
-        tuning=Tuning(settings.cache, cpus, frozenset(said)),
+        tuning=TunedSettingsLookup(settings.cache, cpus, frozenset(said)),
     )
 
 

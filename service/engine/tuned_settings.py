@@ -29,7 +29,7 @@ _SAID: Final = {
 Mode = Literal["throughput", "latency"]
 
 
-class Key(Block):
+class TuningKey(Block):
     """What a choice holds for. `files` are the sha256 of the version's variants by precision."""
 
     model: Name
@@ -52,7 +52,7 @@ class Key(Block):
         )
 
 
-class Measured(Block):
+class TunedPerformance(Block):
     """What the choice did when it was made: under its full load, and for one client alone."""
 
     images_per_second: float
@@ -62,17 +62,17 @@ class Measured(Block):
     alone_ms: float
 
 
-class Choice(Block):
+class TunedSettings(Block):
     """Settings for one model on this machine."""
 
-    key: Key
+    key: TuningKey
     mode: Mode
     asked_p99_ms: float | None = None
     instances: Annotated[int, Field(ge=1, le=MOST)]
     intra_op_num_threads: Annotated[int, Field(ge=1, le=MOST)]
     max_batch_size: Annotated[int, Field(ge=1, le=MOST)]
     precision: Precision
-    measured: Measured
+    measured: TunedPerformance
     measured_at: AwareDatetime
 
     @model_validator(mode="after")
@@ -85,16 +85,16 @@ class Choice(Block):
         return ", ".join(f"{name} {getattr(self, name)}" for name in SETTINGS)
 
 
-def parse_choice(data: bytes, version: Version, cpus: int) -> Choice:
+def parse_tuned_settings(data: bytes, version: Version, cpus: int) -> TunedSettings:
     """The choice that these bytes hold. Raises ValueError where they hold none, or one for another version or machine."""
     try:
-        choice = Choice.model_validate_json(data)
+        choice = TunedSettings.model_validate_json(data)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         raise ValueError(
             f"{'.'.join(str(part) for part in problem['loc']) or 'document'}: {problem['msg']}"
         ) from None
-    here = Key.of(version, cpus)
+    here = TuningKey.of(version, cpus)
     if differing := [
         said for name, said in _SAID.items() if getattr(choice.key, name) != getattr(here, name)
     ]:
@@ -105,8 +105,8 @@ def parse_choice(data: bytes, version: Version, cpus: int) -> Choice:
     return choice
 
 
-def write_choice(cache: Path, choice: Choice) -> Path:
-    """Put the choice where `find_choice` finds it, in the place of an earlier one by one rename. Raises OSError."""
+def write_tuned_settings(cache: Path, choice: TunedSettings) -> Path:
+    """Put the choice where `find_tuned_settings` finds it, in the place of an earlier one by one rename. Raises OSError."""
     path = open_host_cache(cache, FOLDER) / f"{choice.key.model}.json"
     written = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:

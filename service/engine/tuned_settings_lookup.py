@@ -10,7 +10,7 @@ from model_store.host_cache import check_owner
 from model_store.version import Version
 
 if TYPE_CHECKING:
-    from service.engine.tuned_settings import Choice
+    from service.engine.tuned_settings import TunedSettings
 
 SETTINGS: Final = ("instances", "intra_op_num_threads", "max_batch_size", "precision")
 TOGETHER: Final = frozenset({"instances", "intra_op_num_threads"})
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Tuning:
+class TunedSettingsLookup:
     """Where choices lie, for how many CPUs, and the settings that a person has set: those win, and threads go with instances."""
 
     cache: Path
@@ -29,7 +29,7 @@ class Tuning:
 
     def values_for(self, version: Version) -> dict[str, Any]:
         """The chosen settings by name, without the fixed ones; empty where there is no choice for this version here."""
-        choice = find_choice(self.cache, version, self.cpus)
+        choice = find_tuned_settings(self.cache, version, self.cpus)
         fixed = {*self.fixed, *(TOGETHER if TOGETHER.intersection(self.fixed) else ())}
         return (
             {name: getattr(choice, name) for name in SETTINGS if name not in fixed}
@@ -38,7 +38,7 @@ class Tuning:
         )
 
 
-def find_choice(cache: Path, version: Version, cpus: int) -> "Choice | None":
+def find_tuned_settings(cache: Path, version: Version, cpus: int) -> "TunedSettings | None":
     """The choice that was made for this version on a machine like this, with so many CPUs to use; None where there is none.
 
     One that can not be read, that another user could have put there, or that holds for something else, is none, and the log says
@@ -63,10 +63,10 @@ def find_choice(cache: Path, version: Version, cpus: int) -> "Choice | None":
             MAX_BYTES,
         )
         return None
-    from service.engine.tuned_settings import parse_choice  # noqa: PLC0415  milliseconds of each start that only a tuned model need pay
+    from service.engine.tuned_settings import parse_tuned_settings  # noqa: PLC0415  milliseconds of each start that only a tuned model need pay
 
     try:
-        return parse_choice(data, version, cpus)
+        return parse_tuned_settings(data, version, cpus)
     except ValueError as error:
         logger.warning("what tune chose for %s is ignored: %s", version.model, error)
         return None

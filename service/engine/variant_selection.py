@@ -17,7 +17,7 @@ from model_store.session import NEEDS_CUDA, Session, SessionOptions
 from model_store.speed import Seconds, batches_up_to, speed_up, time_in_turn
 from model_store.version import Version
 
-PrecisionWish = Literal["auto", "fp32", "int8", "fp16", "bf16"]
+RequestedPrecision = Literal["auto", "fp32", "int8", "fp16", "bf16"]
 AT_LEAST: Final = 1.05  # times the base's speed: for less nobody gives up fp32's answers
 BUDGET_SECONDS: Final = 0.2
 ROUNDS: Final = 12
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Choice:
+class SelectedVariant:
     """The session that serves, its precision, and what was found of the others.
 
     `note` says why it is not the precision that was wished for, `left_out` why variants can not serve. `milliseconds` are
@@ -41,8 +41,11 @@ class Choice:
 
 
 def choose(
-    version: Version, wish: PrecisionWish, options: SessionOptions, measure: Measure | None = None
-) -> Choice:
+    version: Version,
+    wish: RequestedPrecision,
+    options: SessionOptions,
+    measure: Measure | None = None,
+) -> SelectedVariant:
     """The variant to serve, loaded and proven. `auto` is the fastest; a named one that can not serve gives way to fp32.
 
     fp32 (or the first variant of a version without it) must hold whatever is wished. Raises ModelStoreError where it does not.
@@ -64,13 +67,13 @@ def choose(
             left_out[variant.precision] = str(error)
             logger.warning("%s is not served in %s: %s", version, variant.precision, error)
     if wish in sessions:
-        return Choice(wish, sessions[wish], left_out=left_out)
+        return SelectedVariant(wish, sessions[wish], left_out=left_out)
     if wish != "auto":
         note = left_out.get(wish, f"this version has no {wish} variant")
         logger.warning("%s is served in %s instead of %s: %s", version, base.precision, wish, note)
-        return Choice(base.precision, sessions[base.precision], note, left_out)
+        return SelectedVariant(base.precision, sessions[base.precision], note, left_out)
     if len(sessions) == 1:
-        return Choice(base.precision, sessions[base.precision], left_out=left_out)
+        return SelectedVariant(base.precision, sessions[base.precision], left_out=left_out)
     seconds = (measure or _measure)(
         {str(name): session for name, session in sessions.items()}, version
     )
@@ -84,7 +87,7 @@ def choose(
         chosen,
         _written(milliseconds),
     )
-    return Choice(chosen, sessions[chosen], left_out=left_out, milliseconds=milliseconds)
+    return SelectedVariant(chosen, sessions[chosen], left_out=left_out, milliseconds=milliseconds)
 
 
 def fastest(seconds: Mapping[str, Seconds], base: Precision) -> Precision:

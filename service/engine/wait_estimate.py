@@ -7,7 +7,7 @@ from service.engine.batcher import INTERACTIVE, Batcher, Priority
 from service.engine.latency_profile import LatencyProfile
 
 
-class ExpectedWait:
+class WaitEstimate:
     """What a version's batcher has to do, in seconds by its profile."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Keys: who may predict and who may manage, kept as hashes in one file that people change while the service runs.
+"""ApiKeys: who may predict and who may manage, kept as hashes in one file that people change while the service runs.
 
 A key is 256 random bits, so nobody finds it by guessing and its plain sha256 is all that must be kept: a slow, salted hash is for
 passwords, which people choose and repeat.
@@ -30,15 +30,15 @@ MAX_FILE_BYTES: Final = 1024 * 1024
 logger = logging.getLogger(__name__)
 
 
-class KeysError(Exception):
+class ApiKeysError(Exception):
     """The file of keys can not be read or changed."""
 
 
-class KeyNameError(KeysError):
+class KeyNameError(ApiKeysError):
     """A name that is taken, or that no key has."""
 
 
-class Key(BaseModel):
+class ApiKey(BaseModel):
     """A key as it is kept: all but the key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,7 +53,7 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: Literal[1] = 1
-    keys: tuple[Key, ...] = ()
+    keys: tuple[ApiKey, ...] = ()
 
 
 def default_path() -> Path:
@@ -62,15 +62,15 @@ def default_path() -> Path:
     return Path(config) / "resident" / "keys.json"
 
 
-def read_keys(path: Path, *, by_hand: bool = False) -> tuple[Key, ...]:
-    """The keys of a file; none where there is no file. Raises KeysError, also where another user could have written it.
+def read_keys(path: Path, *, by_hand: bool = False) -> tuple[ApiKey, ...]:
+    """The keys of a file; none where there is no file. Raises ApiKeysError, also where another user could have written it.
 
     For a command, `by_hand`, root may look at another user's keys: it lets no one in by them.
     """
     return _read(path, by_hand=by_hand)[0]
 
 
-def _read(path: Path, *, by_hand: bool) -> tuple[tuple[Key, ...], os.stat_result | None]:
+def _read(path: Path, *, by_hand: bool) -> tuple[tuple[ApiKey, ...], os.stat_result | None]:
     try:
         with open(path, "rb") as file:
             found = os.fstat(file.fileno())
@@ -78,18 +78,18 @@ def _read(path: Path, *, by_hand: bool) -> tuple[tuple[Key, ...], os.stat_result
     except (FileNotFoundError, NotADirectoryError):
         return (), None
     except OSError as error:
-        raise KeysError(f"the keys in {path} can not be read: {error.strerror}") from None
+        raise ApiKeysError(f"the keys in {path} can not be read: {error.strerror}") from None
     user = os.geteuid()
     if found.st_uid not in {user, 0} and not (by_hand and user == 0):
-        raise KeysError(
+        raise ApiKeysError(
             f"the keys in {path} can not be trusted: the file belongs to another user, so chown it"
         )
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise KeysError(
+        raise ApiKeysError(
             f"the keys in {path} can not be trusted: others can write to the file, so chmod go-w it"
         )
     if len(data) > MAX_FILE_BYTES:
-        raise KeysError(
+        raise ApiKeysError(
             f"the keys in {path} can not be read: the file is larger than {MAX_FILE_BYTES:,} bytes"
         )
     try:
@@ -97,18 +97,18 @@ def _read(path: Path, *, by_hand: bool) -> tuple[tuple[Key, ...], os.stat_result
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "JSON"
-        raise KeysError(f"the keys in {path} can not be read: {place}: {first['msg']}") from None
+        raise ApiKeysError(f"the keys in {path} can not be read: {place}: {first['msg']}") from None
 
 
 def add_key(path: Path, name: str, scopes: Sequence[Scope]) -> str:
-    """Make a key and return it: nothing but its hash is kept. Raises KeysError, KeyNameError where the name is taken."""
+    """Make a key and return it: nothing but its hash is kept. Raises ApiKeysError, KeyNameError where the name is taken."""
     with _changing(path) as (keys, found):
         if any(key.name == name for key in keys):
             raise KeyNameError(
                 f"there is a key named {name} already: add the new key under another name, then remove this one"
             )
         secret = PREFIX + secrets.token_urlsafe(KEY_BYTES)
-        key = Key(
+        key = ApiKey(
             name=name, scopes=tuple(sorted(set(scopes))), sha256=_hash(secret), created_at=now()
         )
         _write(path, (*keys, key), found)
@@ -118,7 +118,7 @@ def add_key(path: Path, name: str, scopes: Sequence[Scope]) -> str:
 def remove_key(path: Path, name: str) -> bool:
     """Take a key's rights away, and return whether everyone may predict by that.
 
-    Raises KeysError, KeyNameError where there is none of that name.
+    Raises ApiKeysError, KeyNameError where there is none of that name.
     """
     with _changing(path) as (keys, found):
         left = tuple(key for key in keys if key.name != name)
@@ -130,7 +130,7 @@ def remove_key(path: Path, name: str) -> bool:
     return "predict" in _scopes(keys) - _scopes(left)
 
 
-class Keys:
+class ApiKeys:
     """The keys as they are now: the file is read again when it has changed.
 
     A file that was there and is gone or damaged changes nothing, so that a slip of an editor neither opens the service nor shuts
@@ -138,7 +138,7 @@ class Keys:
     """
 
     def __init__(self, path: Path) -> None:
-        """Log whom the keys let in. Raises KeysError."""
+        """Log whom the keys let in. Raises ApiKeysError."""
         self._path = path
         self._stamp = _stamp(path)
         self._looked = False
@@ -173,7 +173,7 @@ class Keys:
             raise ForbiddenError(detail, headers=_challenge("insufficient_scope"))
         return found.name
 
-    def _use(self, keys: tuple[Key, ...]) -> None:
+    def _use(self, keys: tuple[ApiKey, ...]) -> None:
         self._keys = keys
         self._scopes = _scopes(keys)
         may = {scope: sum(scope in key.scopes for key in keys) for scope in ("predict", "manage")}
@@ -198,7 +198,7 @@ class Keys:
         self._stamp = stamp
         try:
             keys, found = _read(self._path, by_hand=False)
-        except KeysError as error:
+        except ApiKeysError as error:
             logger.error("%s; those that were read before count on", error)  # noqa: TRY400  a person reads it
             return
         if found is None:
@@ -213,26 +213,26 @@ class Keys:
 
 
 @contextmanager
-def _changing(path: Path) -> Iterator[tuple[tuple[Key, ...], os.stat_result | None]]:
+def _changing(path: Path) -> Iterator[tuple[tuple[ApiKey, ...], os.stat_result | None]]:
     """The keys of a file, which no other process changes meanwhile, and whose it is."""
     if path.parts[:1] == ("~",):
-        raise KeysError(
+        raise ApiKeysError(
             "there is no home directory to keep keys in: name a file by --keys or SERVICE_KEYS"
         )
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = DirectoryLock(path.parent, exclusive=True)
     except BlockingIOError:
-        raise KeysError("another process is changing the keys: try again") from None
+        raise ApiKeysError("another process is changing the keys: try again") from None
     except OSError as error:
-        raise KeysError(f"the keys in {path} can not be changed: {error.strerror}") from None
+        raise ApiKeysError(f"the keys in {path} can not be changed: {error.strerror}") from None
     try:
         yield _read(path, by_hand=True)
     finally:
         lock.release()
 
 
-def _write(path: Path, keys: tuple[Key, ...], before: os.stat_result | None) -> None:
+def _write(path: Path, keys: tuple[ApiKey, ...], before: os.stat_result | None) -> None:
     """Replace the file in one step: owner, group and mode stay; a new one is readable by the owner of its directory alone."""
     draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     try:
@@ -244,13 +244,13 @@ def _write(path: Path, keys: tuple[Key, ...], before: os.stat_result | None) -> 
             os.fsync(file.fileno())
         draft.replace(path)
         sync_directory(path.parent)
-    except (OSError, KeysError) as error:
+    except (OSError, ApiKeysError) as error:
         with suppress(OSError):
             draft.unlink()
         raise (
             error
-            if isinstance(error, KeysError)
-            else KeysError(f"the keys in {path} can not be written: {error.strerror}")
+            if isinstance(error, ApiKeysError)
+            else ApiKeysError(f"the keys in {path} can not be written: {error.strerror}")
         ) from None
 
 
@@ -263,14 +263,14 @@ def _make_alike(descriptor: int, path: Path, before: os.stat_result | None) -> N
         try:
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
         except PermissionError:
-            raise KeysError(
+            raise ApiKeysError(
                 f"the keys in {path} would get another owner or group by this: change them as root"
             ) from None
     if before:
         os.fchmod(descriptor, stat.S_IMODE(before.st_mode) & 0o777)
 
 
-def _scopes(keys: Sequence[Key]) -> frozenset[Scope]:
+def _scopes(keys: Sequence[ApiKey]) -> frozenset[Scope]:
     return frozenset(scope for key in keys for scope in key.scopes)
 
 

@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from service.errors import BadRequestError, BodyTimeoutError, TooLargeError
-from service.http.api_keys import Keys
+from service.http.api_keys import ApiKeys
 from service.http.models import ModelName, VersionNumber
 from service.http.schemas import ModelDetail
-from service.versions.operations import Management
+from service.versions.operations import Operations
 from service.versions.registry import Registry
 
 T = TypeVar("T", bound=BaseModel)
@@ -86,10 +86,10 @@ _ALIAS_MOVE: Final[dict[str, Any]] = {
 
 
 def build_management_router(
-    registry: Registry, keys: Keys, body_timeout_seconds: float
+    registry: Registry, keys: ApiKeys, body_timeout_seconds: float
 ) -> APIRouter:
     """The routes over one registry; one at a time changes something, the others wait."""
-    management, turn = Management(registry), asyncio.Lock()
+    management, turn = Operations(registry), asyncio.Lock()
 
     async def authorise(request: Request) -> str:
         return f"key {keys.check(request.headers.get('authorization'), 'manage')}"

@@ -16,7 +16,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from service.prediction.pipeline import Prediction
+from service.prediction.pipeline import RequestRecord
 from service.versions.registry import Registry
 
 STAGES = ("receive", "decode", "queue", "inference", "total")
@@ -40,7 +40,7 @@ class _Times:
         return list(zip(bounds, map(float, accumulate(self.counts)), strict=True))
 
 
-class Metrics(Collector):
+class ServiceMetrics(Collector):
     """What is counted of a service. Used from the event loop; `registry` may be read from any thread.
 
     The counts are plain numbers that become metrics when they are asked for: prometheus-client's own, with a lock each, would
@@ -56,7 +56,7 @@ class Metrics(Collector):
         self._images: Counter[tuple[str, str]] = Counter()
         self._stages: defaultdict[tuple[str, str], _Times] = defaultdict(_Times)
 
-    def observe(self, seen: Prediction, outcome: str) -> None:
+    def observe(self, seen: RequestRecord, outcome: str) -> None:
         """Count one prediction request once it is over. A model that is not served has no name here: strangers may invent many."""
         self._requests[seen.model, outcome] += 1
         for stage, seconds in seen.seconds.items():

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from model_store.errors import InvalidNameError
 from model_store.manifest import parse_version
 from service.errors import NotFoundError, NotReadyError
-from service.http.metrics import Metrics
+from service.http.metrics import ServiceMetrics
 from service.http.query_params import DOCUMENTED
 from service.http.request_body import FIELD
 from service.http.schemas import Health, ModelDetail, ModelList, PredictResponse, Problem
@@ -92,7 +92,7 @@ _PREDICT: Final[dict[str, Any]] = {
 }
 
 
-def build_router(registry: Registry, metrics: Metrics) -> APIRouter:
+def build_router(registry: Registry, metrics: ServiceMetrics) -> APIRouter:
     """All routes but those that manage, over one registry."""
     router = APIRouter()
     _document_prediction_routes(router)
@@ -187,7 +187,7 @@ def _add_health_routes(router: APIRouter, registry: Registry) -> None:
         )
 
 
-def _add_metrics_route(router: APIRouter, metrics: Metrics) -> None:
+def _add_metrics_route(router: APIRouter, metrics: ServiceMetrics) -> None:
     @router.get(
         "/metrics",
         summary="Metrics for Prometheus",

@@ -16,11 +16,11 @@ from model_store.errors import InvalidNameError
 from model_store.manifest import parse_version
 from service.errors import BadRequestError
 from service.http.access_log import REQUEST_ID, RequestLog, request_id
-from service.http.api_keys import Keys
-from service.http.metrics import Metrics
+from service.http.api_keys import ApiKeys
+from service.http.metrics import ServiceMetrics
 from service.http.problem_details import Reply, reply_to
-from service.http.protocol import EXCHANGE, Exchange
-from service.prediction.pipeline import Asked, Prediction, Predictor
+from service.http.protocol import DIRECT_TRANSPORT, DirectTransport
+from service.prediction.pipeline import PredictionPipeline, PredictRequest, RequestRecord
 
 LONG_BODY_BYTES: Final = 64 * 1024
 _PREDICT: Final = re.compile(r"/v1/(?:models/([^/]+)/(?:versions/([^/]+)/)?)?predict")
@@ -29,7 +29,9 @@ _PREDICT: Final = re.compile(r"/v1/(?:models/([^/]+)/(?:versions/([^/]+)/)?)?pre
 class Application(FastAPI):
     """FastAPI with a short way for predictions."""
 
-    def __init__(self, predictor: Predictor, metrics: Metrics, keys: Keys, **settings: Any) -> None:
+    def __init__(
+        self, predictor: PredictionPipeline, metrics: ServiceMetrics, keys: ApiKeys, **settings: Any
+    ) -> None:
         super().__init__(**settings)
         self._predictor = predictor
         self._metrics = metrics
@@ -48,11 +50,11 @@ class Application(FastAPI):
     async def _predict(
         self, scope: Scope, receive: Receive, send: Send, model: str | None, version: str | None
     ) -> None:
-        seen, headers = Prediction(), _decode(scope)
-        exchange: Exchange | None = scope.pop(
-            EXCHANGE, None
+        seen, headers = RequestRecord(), _decode(scope)
+        exchange: DirectTransport | None = scope.pop(
+            DIRECT_TRANSPORT, None
         )  # it knows the scope: a cycle, which only the collector would end
-        asked = Asked(headers, scope["query_string"], receive, exchange)
+        asked = PredictRequest(headers, scope["query_string"], receive, exchange)
         try:
             self._keys.check(headers.get("authorization"), "predict")
             body, own_headers = await self._predictor.predict(

@@ -2,7 +2,7 @@
 
 Without one, a client that never ends its headers is held for ever, and so is every byte that it sends. It also tells at once when a
 client leaves, and takes requests that ask for an upgrade to HTTP/2, as Java's clients do, for what they are without it. An
-application may read and answer past the messages of ASGI, which cost a small image more than they are worth: see `Exchange`.
+application may read and answer past the messages of ASGI, which cost a small image more than they are worth: see `DirectTransport`.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 MAX_HEAD_BYTES: Final = 64 * 1024
-EXCHANGE: Final = "resident.exchange"
-"""The key of the `Exchange` in a request's scope."""
+DIRECT_TRANSPORT: Final = "resident.direct_transport"
+"""The key of the `DirectTransport` in a request's scope."""
 _UPGRADE: Final = frozenset({b"upgrade", b"connection", b"http2-settings"})
 
 
-class Exchange:
+class DirectTransport:
     """A request and its answer past the messages of ASGI, which go on to work: what is not simple is left to them.
 
     `left` is done when the client has left: cheaper than a task that waits for a message.
@@ -129,7 +129,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._answering = cycle
-        cycle.scope[EXCHANGE] = Exchange(cycle, self._disconnected)
+        cycle.scope[DIRECT_TRANSPORT] = DirectTransport(cycle, self._disconnected)
         super()._start_asgi_task(cycle, app)
 
     def _asks_for_upgrade(self) -> bool:

@@ -6,7 +6,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from service.engine.batcher import BULK, INTERACTIVE, Priority
-from service.engine.loaded_version import ServedVersion
+from service.engine.loaded_version import LoadedVersion
 from service.errors import BadRequestError
 
 DEFAULT_TOP_K: Final = 5
@@ -16,7 +16,7 @@ _WHOLE_NUMBER: Final = re.compile("[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True, slots=True)
-class Parameters:
+class QueryParams:
     """As checked. A field that is None was not given."""
 
     top_k: int = DEFAULT_TOP_K
@@ -29,10 +29,10 @@ class Parameters:
         return longest if self.timeout_ms is None else min(self.timeout_ms / 1e3, longest)
 
 
-_DEFAULTS: Final = Parameters()
+_DEFAULTS: Final = QueryParams()
 
 
-def read_parameters(query: bytes, found: ServedVersion) -> Parameters:
+def parse_query_params(query: bytes, found: LoadedVersion) -> QueryParams:
     """Of a query string. Other names are left to others. Raises BadRequestError that says what is taken."""
     if not query:
         return _DEFAULTS
@@ -45,7 +45,7 @@ def read_parameters(query: bytes, found: ServedVersion) -> Parameters:
     if (coverage := given.get("coverage")) is not None:
         found.find_coverage(coverage)
     timeout = given.get("timeout_ms")
-    return Parameters(
+    return QueryParams(
         top_k=_whole("top_k", given.get("top_k", str(DEFAULT_TOP_K))),
         coverage=coverage,
         timeout_ms=None if timeout is None else _whole("timeout_ms", timeout),

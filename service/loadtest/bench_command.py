@@ -145,10 +145,10 @@ def bench(
     with plain_errors():
         from rich.console import Console  # noqa: PLC0415  the extra is not everywhere
 
-        from service.loadtest.display import Display, load_figures, load_table  # noqa: PLC0415
+        from service.loadtest.display import LoadtestDisplay, load_figures, load_table  # noqa: PLC0415
         from service.loadtest.figures import draw_load  # noqa: PLC0415
 
-        display = Display(Console())
+        display = LoadtestDisplay(Console())
         target = parse_target(url, model, headers)
         sent = uvloop.run(_choose_images(target, model, images, timeout))
         requests = make_requests(target, sent, images_per_request)

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Column, Table
 from rich.text import Text
 
-from service.loadtest.engine import Measured
+from service.loadtest.engine import EngineMeasurement
 from service.loadtest.load import Samples
 from service.loadtest.load_report import Latency, LoadReport, report_on
 from service.loadtest.search import Curve
@@ -17,7 +17,7 @@ from service.loadtest.search import Curve
 RECENT: Final = 1000
 
 
-class Display:
+class LoadtestDisplay:
     """One bar and lines; on what is no terminal lines alone."""
 
     def __init__(self, console: Console) -> None:
@@ -94,7 +94,9 @@ def load_table(report: LoadReport, title: str) -> Table:
     return table
 
 
-def tuning_table(curves: Sequence[Curve], chosen: Measured | None, p99_ms: float | None) -> Table:
+def tuning_table(
+    curves: Sequence[Curve], chosen: EngineMeasurement | None, p99_ms: float | None
+) -> Table:
     """Every setting that was measured; the chosen one is marked, and what misses the wished p99 is red."""
     figures = [
         Column(name, justify="right")

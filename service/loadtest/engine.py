@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from model_store.manifest import Precision
 from model_store.session import SessionOptions
 from model_store.store import ModelStore
-from service.engine.loaded_version import EngineOptions, ServedVersion
+from service.engine.loaded_version import EngineOptions, LoadedVersion
 
 WARM_UP: Final = 0.25  # of the time that is counted, and everyone was answered once
 LEAST_BATCHES: Final = (
@@ -39,7 +39,7 @@ class Setting:
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class EngineMeasurement:
     """What a setting did: the latency of every counted image, in seconds, how long that took, and how often it was measured."""
 
     setting: Setting
@@ -56,17 +56,17 @@ class Measured:
         """Of the latency, from being submitted to the answer."""
         return 1e3 * float(np.percentile(self.latencies, percentile))
 
-    def plus(self, other: "Measured") -> "Measured":
+    def plus(self, other: "EngineMeasurement") -> "EngineMeasurement":
         """Both together, of the same setting."""
         latencies = np.concatenate([self.latencies, other.latencies])
-        return Measured(
+        return EngineMeasurement(
             self.setting, latencies, self.seconds + other.seconds, self.times + other.times
         )
 
 
 def measure_setting(
     store: ModelStore, model: str, version: int, setting: Setting, seconds: float
-) -> Measured:
+) -> EngineMeasurement:
     """Load the version with this setting, and let it work for so long. Raises ModelStoreError."""
     options = EngineOptions(
         session=SessionOptions(intra_op_num_threads=setting.intra_op_num_threads),
@@ -75,14 +75,14 @@ def measure_setting(
         max_queue_delay_seconds=0.0,
         precision=setting.precision,
     )
-    served = ServedVersion(store.open(model, version), options)
+    served = LoadedVersion(store.open(model, version), options)
     try:
         return uvloop.run(_work(served, setting, seconds))
     finally:
         served.close()
 
 
-async def _work(served: ServedVersion, setting: Setting, seconds: float) -> Measured:
+async def _work(served: LoadedVersion, setting: Setting, seconds: float) -> EngineMeasurement:
     shape = served.version.manifest.input
     noise = np.random.default_rng(0).integers(
         0, 256, (NOISE_IMAGES, shape.height, shape.width, 3), np.uint8
@@ -111,4 +111,4 @@ async def _work(served: ServedVersion, setting: Setting, seconds: float) -> Meas
     async with asyncio.TaskGroup() as group:
         for number in range(setting.in_flight):
             group.create_task(ask_again_and_again(number))
-    return Measured(setting, np.array(latencies), ended_at - counted_from)
+    return EngineMeasurement(setting, np.array(latencies), ended_at - counted_from)

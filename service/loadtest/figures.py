@@ -18,8 +18,8 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
-from service.loadtest.engine import Measured
-from service.loadtest.load import Sample
+from service.loadtest.engine import EngineMeasurement
+from service.loadtest.load import RequestSample
 from service.loadtest.load_report import counted, milliseconds
 from service.loadtest.search import Curve
 
@@ -42,7 +42,7 @@ _STYLE: Final = MappingProxyType(
 _PERCENTILES: Final = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 
 
-def draw_load(samples: Sequence[Sample], title: str, path: Path, *, over_time: bool) -> None:
+def draw_load(samples: Sequence[RequestSample], title: str, path: Path, *, over_time: bool) -> None:
     """Latency by percentile, the tail stretched as HdrHistogram does; with `over_time` also each request where it was due."""
     answered = [sample for sample in counted(samples) if sample.error is None]
     refused = [sample for sample in counted(samples) if sample.error is not None]
@@ -72,7 +72,7 @@ def draw_load(samples: Sequence[Sample], title: str, path: Path, *, over_time: b
 
 
 def draw_tuning(
-    curves: Sequence[Curve], chosen: Measured, p99_ms: float | None, title: str, path: Path
+    curves: Sequence[Curve], chosen: EngineMeasurement, p99_ms: float | None, title: str, path: Path
 ) -> None:
     """What more throughput costs in latency: a line a curve, each point with its batch size, the chosen one ringed."""
     with _figure(path, 6.4, 4.4, title) as figure:
@@ -110,7 +110,7 @@ def draw_tuning(
         axes.legend(title="precision, instances x threads")
 
 
-def _draw_percentiles(axes: Axes, answered: Sequence[Sample]) -> None:
+def _draw_percentiles(axes: Axes, answered: Sequence[RequestSample]) -> None:
     rarest = max(10, len(answered))
     if answered:
         tail = np.geomspace(1, rarest, POINTS)

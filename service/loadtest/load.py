@@ -53,7 +53,7 @@ class Load:
 
 
 @dataclass(slots=True)  # one a request: freezing would double the time to make it
-class Sample:
+class RequestSample:
     """One request, its times in seconds since the warm-up's end. `error` is None where every image was answered."""
 
     due: float
@@ -64,7 +64,7 @@ class Sample:
     status: int | None
 
 
-Samples = list[Sample]
+Samples = list[RequestSample]
 Report = Callable[[float, Samples], None]
 """Is told the seconds since the warm-up's end (negative in it), and everything so far."""
 
@@ -158,10 +158,10 @@ class _Generator:
             if sample.status is None:
                 await asyncio.sleep(PAUSE_AFTER_FAILURE_SECONDS)
 
-    async def _ask(self, due: float) -> Sample:
+    async def _ask(self, due: float) -> RequestSample:
         request = self._load.requests[self._sent % len(self._load.requests)]
         self._sent += 1
-        sample = Sample(due, due, due, 0, None, None)
+        sample = RequestSample(due, due, due, 0, None, None)
         connection = None
         try:
             connection = await self._take(due + self._load.timeout_seconds)

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from service.loadtest.load import Sample
+from service.loadtest.load import RequestSample
 
 PERCENTILES: Final = (50.0, 75.0, 90.0, 95.0, 99.0, 99.9)
 LATE_SECONDS: Final = 0.01
@@ -47,7 +47,7 @@ class LoadReport:
         return self.images / self.duration_seconds
 
 
-def report_on(samples: Sequence[Sample], duration_seconds: float) -> LoadReport:
+def report_on(samples: Sequence[RequestSample], duration_seconds: float) -> LoadReport:
     """The report on one load's requests, its warm-up among them."""
     images = sum(sample.images for sample in samples if 0 <= sample.ended <= duration_seconds)
     samples = counted(samples)
@@ -72,17 +72,17 @@ def report_on(samples: Sequence[Sample], duration_seconds: float) -> LoadReport:
     )
 
 
-def counted(samples: Sequence[Sample]) -> list[Sample]:
+def counted(samples: Sequence[RequestSample]) -> list[RequestSample]:
     """Those that were due after the warm-up."""
     return [sample for sample in samples if sample.due >= 0]
 
 
-def milliseconds(samples: Sequence[Sample]) -> NDArray[np.float64]:
+def milliseconds(samples: Sequence[RequestSample]) -> NDArray[np.float64]:
     """How long each request took from the moment it was due."""
     return np.array([1e3 * (sample.ended - sample.due) for sample in samples])
 
 
-def _latency(samples: Sequence[Sample]) -> Latency | None:
+def _latency(samples: Sequence[RequestSample]) -> Latency | None:
     if not samples:
         return None
     taken = milliseconds(samples)

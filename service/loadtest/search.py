@@ -9,7 +9,7 @@ from model_store.session import SessionOptions
 from model_store.version import Version
 from service.engine.tuned_settings import Mode
 from service.engine.variant_selection import choose as choose_precision
-from service.loadtest.engine import Measured, Setting
+from service.loadtest.engine import EngineMeasurement, Setting
 
 LOSS_CHECK: Final = "top1_loss"
 GAIN: Final = 1.02
@@ -17,18 +17,18 @@ GAIN: Final = 1.02
 PATIENCE: Final = 2  # batch sizes in a row that gain nothing
 FINALISTS: Final = 4
 
-Measure = Callable[[Setting], Measured]
+Measure = Callable[[Setting], EngineMeasurement]
 
 
 @dataclass(frozen=True)
 class Curve:
     """One precision, so many instances of so many threads: one client alone, then batches that grow."""
 
-    alone: Measured
-    loaded: tuple[Measured, ...]
+    alone: EngineMeasurement
+    loaded: tuple[EngineMeasurement, ...]
 
     @property
-    def points(self) -> tuple[Measured, ...]:
+    def points(self) -> tuple[EngineMeasurement, ...]:
         """All of them."""
         return (self.alone, *self.loaded)
 
@@ -49,11 +49,11 @@ class Chosen:
     """A point and the curve that it lies on."""
 
     curve: Curve
-    point: Measured
+    point: EngineMeasurement
 
 
 @dataclass(frozen=True)
-class Wish:
+class TuneGoal:
     """What is wanted: images a second, or a lone client's latency first; either with at most so many milliseconds at p99."""
 
     mode: Mode = "throughput"
@@ -105,7 +105,7 @@ def list_settings(
 def search(
     curves: Sequence[Sequence[Setting]],
     measure: Measure,
-    wish: Wish,
+    wish: TuneGoal,
     report: Callable[[Curve], None] = lambda _: None,
 ) -> list[Curve]:
     """Measure all curves, then each one's lone client and the best points once more, and `report` each curve in between.
@@ -119,17 +119,17 @@ def search(
     finalists = [curve.alone for curve in measured] + list_finalists(measured, wish)
     again = {point.setting: measure(point.setting) for point in finalists}
 
-    def both(point: Measured) -> Measured:
+    def both(point: EngineMeasurement) -> EngineMeasurement:
         return point.plus(again[point.setting]) if point.setting in again else point
 
     return [Curve(both(curve.alone), tuple(map(both, curve.loaded))) for curve in measured]
 
 
-def _measure_curve(settings: Sequence[Setting], measure: Measure, wish: Wish) -> Curve:
+def _measure_curve(settings: Sequence[Setting], measure: Measure, wish: TuneGoal) -> Curve:
     """Larger batches until they gain nothing, or take too long for the wish."""
     alone, *growing = settings
     first = measure(alone)
-    loaded: list[Measured] = []
+    loaded: list[EngineMeasurement] = []
     idle = 0
     for setting in growing:
         best = max((point.images_per_second for point in loaded), default=0.0)
@@ -140,12 +140,12 @@ def _measure_curve(settings: Sequence[Setting], measure: Measure, wish: Wish) ->
     return Curve(first, tuple(loaded))
 
 
-def list_finalists(curves: Sequence[Curve], wish: Wish) -> list[Measured]:
+def list_finalists(curves: Sequence[Curve], wish: TuneGoal) -> list[EngineMeasurement]:
     """The best points, best first; empty where none holds the wish."""
     return _best_first(curves, wish)[:FINALISTS]
 
 
-def choose(curves: Sequence[Curve], wish: Wish) -> Chosen | None:
+def choose(curves: Sequence[Curve], wish: TuneGoal) -> Chosen | None:
     """The best point: of those with nearly the best throughput the one with the best p99. None where no point holds the wish.
 
     A point that was measured once is taken only where none that was measured more often holds it: its figures may be luck.
@@ -176,7 +176,7 @@ def summarise(curve: Curve) -> str:
     )
 
 
-def _best_first(curves: Sequence[Curve], wish: Wish) -> list[Measured]:
+def _best_first(curves: Sequence[Curve], wish: TuneGoal) -> list[EngineMeasurement]:
     holding = list(_holding(curves, wish))
     if wish.mode == "latency" and holding:
         fastest = min(
@@ -186,7 +186,7 @@ def _best_first(curves: Sequence[Curve], wish: Wish) -> list[Measured]:
     return sorted((point for _, point in holding), key=lambda point: -point.images_per_second)
 
 
-def _holding(curves: Sequence[Curve], wish: Wish) -> Iterator[tuple[Curve, Measured]]:
+def _holding(curves: Sequence[Curve], wish: TuneGoal) -> Iterator[tuple[Curve, EngineMeasurement]]:
     for curve in curves:
         for point in curve.loaded:
             if wish.p99_ms is None or point.percentile_ms(99) <= wish.p99_ms:

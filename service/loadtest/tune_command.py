@@ -8,8 +8,13 @@ import click
 from model_store.host_cache import default_host_cache, open_host_cache
 from model_store.manifest import now
 from model_store.store import BUILTIN_ROOT, DEFAULT_ROOT, ModelStore
-from service.engine.tuned_settings import Choice, Key, Mode, write_choice
-from service.engine.tuned_settings import Measured as MeasuredChoice
+from service.engine.tuned_settings import (
+    Mode,
+    TunedPerformance,
+    TunedSettings,
+    TuningKey,
+    write_tuned_settings,
+)
 from service.engine.tuned_settings_lookup import FOLDER
 from service.host.cpu_limit import cpu_limit
 from service.loadtest.command_options import (
@@ -19,13 +24,13 @@ from service.loadtest.command_options import (
     plain_errors,
     require_extra,
 )
-from service.loadtest.engine import Measured, Setting, measure_setting
+from service.loadtest.engine import EngineMeasurement, Setting, measure_setting
 from service.loadtest.errors import MeasurementError
 from service.loadtest.search import (
     FINALISTS,
     Chosen,
     Curve,
-    Wish,
+    TuneGoal,
     choose,
     describe,
     list_precisions,
@@ -123,10 +128,10 @@ def tune(
     with plain_errors():
         from rich.console import Console  # noqa: PLC0415  the extra is not everywhere
 
-        from service.loadtest.display import Display, tuning_table  # noqa: PLC0415
+        from service.loadtest.display import LoadtestDisplay, tuning_table  # noqa: PLC0415
         from service.loadtest.figures import draw_tuning  # noqa: PLC0415
 
-        display, wish, cpus = Display(Console()), Wish(mode, p99_ms), cpu_limit()
+        display, wish, cpus = LoadtestDisplay(Console()), TuneGoal(mode, p99_ms), cpu_limit()
         open_host_cache(cache, FOLDER)  # before the measuring, not after it
         model_store = ModelStore(store, BUILTIN_ROOT)
         name, _, number = model.partition("/")
@@ -141,7 +146,7 @@ def tune(
             done = 0
             throughputs: dict[Setting, list[float]] = {}
 
-            def measure(setting: Setting) -> Measured:
+            def measure(setting: Setting) -> EngineMeasurement:
                 nonlocal done
                 display.advance(done, describe(setting))
                 done += 1
@@ -168,8 +173,8 @@ def tune(
                 raise MeasurementError(
                     f"nothing here holds a p99 of {p99_ms:g} ms under load; nothing was written"
                 )
-            choice = _choice(Key.of(version, cpus), wish, chosen)
-            written = write_choice(cache, choice)
+            choice = _choice(TuningKey.of(version, cpus), wish, chosen)
+            written = write_tuned_settings(cache, choice)
         display.say(f"chosen: {choice}")
         display.say(
             f"written: {written}; `python -m service` takes it where these settings are not set, as it starts on a CPU"
@@ -179,9 +184,9 @@ def tune(
         display.say(f"picture: {drawn}")
 
 
-def _choice(key: Key, wish: Wish, chosen: Chosen) -> Choice:
+def _choice(key: TuningKey, wish: TuneGoal, chosen: Chosen) -> TunedSettings:
     setting, point = chosen.point.setting, chosen.point
-    return Choice(
+    return TunedSettings(
         key=key,
         mode=wish.mode,
         asked_p99_ms=wish.p99_ms,
@@ -189,7 +194,7 @@ def _choice(key: Key, wish: Wish, chosen: Chosen) -> Choice:
         intra_op_num_threads=setting.intra_op_num_threads,
         max_batch_size=setting.max_batch_size,
         precision=setting.precision,
-        measured=MeasuredChoice(
+        measured=TunedPerformance(
             images_per_second=round(point.images_per_second, 2),
             p50_ms=round(point.percentile_ms(50), 3),
             p99_ms=round(point.percentile_ms(99), 3),

@@ -63,7 +63,7 @@ class _Count:
         return self._interactive if priority == INTERACTIVE else self.images
 
 
-class Room(_Count):
+class ModelCapacity(_Count):
     """The places for images of one model, whichever of its versions they are for. Used from the event loop alone."""
 
     def __init__(self, max_queue_size: int) -> None:
@@ -77,7 +77,9 @@ class Admission:
     `predict_seconds(ahead, images, priority)` says how long so many new images take that stand behind so many others.
     """
 
-    def __init__(self, room: Room, predict_seconds: Callable[[int, int, Priority], float]) -> None:
+    def __init__(
+        self, room: ModelCapacity, predict_seconds: Callable[[int, int, Priority], float]
+    ) -> None:
         self._room = room
         self._predict_seconds = predict_seconds
         self._own = _Count()

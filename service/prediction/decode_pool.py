@@ -36,7 +36,7 @@ _COSTLY: Final = (b"zTXt", b"iTXt", b"iCCP")  # chunks of a PNG that its header 
 Result = TypeVar("Result")
 
 
-class _Turns:
+class PrioritySemaphore:
     """So many at once; of those who wait the cheapest is next, so that one client's huge images hold up no smaller ones."""
 
     def __init__(self, places: int) -> None:
@@ -82,7 +82,7 @@ class _Pool:
     def __init__(self, workers: int, name: str) -> None:
         self._workers = workers
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix=name)
-        self._turns = _Turns(workers)
+        self._turns = PrioritySemaphore(workers)
         self._running = 0
         self._seconds = 0.0  # of one image, a moving average
 
@@ -126,7 +126,7 @@ class _Pool:
             )  # a lost update among threads does no harm
 
 
-class Decoders:
+class DecodePool:
     """Encoded images to pixels: small ones at once, others in a pool, and those that cost much in a pool of their own."""
 
     def __init__(self, workers: int, max_pixels: int) -> None:

@@ -10,14 +10,14 @@ import orjson
 from starlette.types import Receive
 
 from model_store.errors import ImageError
-from service.engine.batcher import Answer
-from service.engine.loaded_version import ServedVersion
+from service.engine.batcher import ImageResult
+from service.engine.loaded_version import LoadedVersion
 from service.errors import DeadlineExceededError, EveryImageFailedError, ServiceError, describe
-from service.http.protocol import Exchange
-from service.http.query_params import Parameters, read_parameters
+from service.http.protocol import DirectTransport
+from service.http.query_params import QueryParams, parse_query_params
 from service.http.request_body import Encoded, check_headers, read_body, read_images
 from service.prediction.admission import UploadBudget
-from service.prediction.decode_pool import Decoders, is_small
+from service.prediction.decode_pool import DecodePool, is_small
 from service.prediction.response import answer
 from service.settings import Settings
 from service.versions.registry import Registry
@@ -29,22 +29,22 @@ Result = TypeVar("Result")
 class Outcome:
     """What became of one image: its answer or its error, and how long decoding took."""
 
-    result: Answer | ServiceError | ImageError
+    result: ImageResult | ServiceError | ImageError
     decode_seconds: float
 
 
 @dataclass(slots=True)
-class Asked:
+class PredictRequest:
     """A prediction request as it came, but for its path: headers by lower-case name, the query string, and two ways to its body."""
 
     headers: Mapping[str, str]
     query: bytes
     receive: Receive
-    exchange: Exchange | None
+    exchange: DirectTransport | None
 
 
 @dataclass(slots=True)
-class Prediction:
+class RequestRecord:
     """What is known of one request as it goes its way: what is logged and counted of it, also where it ends in an error."""
 
     began: float = field(default_factory=time.monotonic)
@@ -56,11 +56,11 @@ class Prediction:
     failed_images: int = 0
 
 
-class Predictor:
+class PredictionPipeline:
     """Answers prediction requests; one for each service."""
 
     def __init__(
-        self, settings: Settings, registry: Registry, decoders: Decoders, decodes_at_once: int
+        self, settings: Settings, registry: Registry, decoders: DecodePool, decodes_at_once: int
     ) -> None:
         self._settings = settings
         self._registry = registry
@@ -69,7 +69,7 @@ class Predictor:
         self._uploads = UploadBudget(settings.max_upload_bytes)
 
     async def predict(
-        self, asked: Asked, model: str | None, version: int | None, seen: Prediction
+        self, asked: PredictRequest, model: str | None, version: int | None, seen: RequestRecord
     ) -> tuple[bytes, Mapping[str, str]]:
         """Classify the images of one request: the answer's body and headers. Raises ServiceError, ImageError for it as a whole."""
         settings = self._settings
@@ -77,7 +77,7 @@ class Predictor:
             model, version
         )  # a model that is not there is refused before its images are read
         seen.model, seen.version = found.version.model, found.version.number
-        parameters = read_parameters(asked.query, found)
+        parameters = parse_query_params(asked.query, found)
         check_headers(asked.headers, settings.max_body_bytes)
         found.admission.check_room(parameters.priority)
         with self._uploads.upload() as hold:
@@ -105,11 +105,11 @@ class Predictor:
                     len(images), deadline - received, parameters.priority, decode_seconds
                 ):
                     outcomes = await self._classify(
-                        images, served, deadline, parameters, Leaving(asked)
+                        images, served, deadline, parameters, DisconnectGuard(asked)
                     )
                 return _answer(served, outcomes, parameters.top_k, set_index, seen)
 
-    async def _read_body(self, asked: Asked, hold: Callable[[int], None]) -> bytes:
+    async def _read_body(self, asked: PredictRequest, hold: Callable[[int], None]) -> bytes:
         """The body, at once where it has come with its head."""
         settings = self._settings
         body = asked.exchange.take_body(settings.max_body_bytes) if asked.exchange else None
@@ -123,10 +123,10 @@ class Predictor:
     async def _classify(
         self,
         images: Sequence[Encoded],
-        served: ServedVersion,
+        served: LoadedVersion,
         deadline: float,
-        parameters: Parameters,
-        leaving: "Leaving",
+        parameters: QueryParams,
+        leaving: "DisconnectGuard",
     ) -> list[Outcome]:
         """Every image's outcome. Drops them and raises where the client leaves first, or the deadline passes."""
         (first, *others) = images
@@ -150,9 +150,9 @@ class Predictor:
     async def _classify_all(
         self,
         images: Sequence[Encoded],
-        served: ServedVersion,
+        served: LoadedVersion,
         deadline: float,
-        parameters: Parameters,
+        parameters: QueryParams,
     ) -> list[Outcome]:
         turn = asyncio.Semaphore(self._decodes_at_once)
         async with (
@@ -167,9 +167,9 @@ class Predictor:
     async def _classify_one(
         self,
         image: Encoded,
-        served: ServedVersion,
+        served: LoadedVersion,
         deadline: float,
-        parameters: Parameters,
+        parameters: QueryParams,
         turn: asyncio.Semaphore,
     ) -> Outcome:
         """Decode one image and wait for its row; its errors are its own."""
@@ -200,10 +200,10 @@ class ClientDisconnectedError(Exception):
     """The client has left, so there is no one to answer; its images were dropped."""
 
 
-class Leaving:
+class DisconnectGuard:
     """Knows when a client leaves whose body was read: our own protocol tells, another server's next message can only be that."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: PredictRequest) -> None:
         self._told = asked.exchange and asked.exchange.left
         self._receive = asked.receive
 
@@ -241,14 +241,14 @@ class Leaving:
 
 
 def _answer(
-    served: ServedVersion,
+    served: LoadedVersion,
     outcomes: Sequence[Outcome],
     top_k: int,
     set_index: int | None,
-    seen: Prediction,
+    seen: RequestRecord,
 ) -> tuple[bytes, Mapping[str, str]]:
-    answers = [outcome.result for outcome in outcomes if isinstance(outcome.result, Answer)]
-    errors = [outcome.result for outcome in outcomes if not isinstance(outcome.result, Answer)]
+    answers = [outcome.result for outcome in outcomes if isinstance(outcome.result, ImageResult)]
+    errors = [outcome.result for outcome in outcomes if not isinstance(outcome.result, ImageResult)]
     seen.seconds["decode"] = max(outcome.decode_seconds for outcome in outcomes)
     if not answers:
         raise errors[0] if len(errors) == 1 else EveryImageFailedError(errors)
@@ -257,7 +257,7 @@ def _answer(
     seen.failed_images = len(errors)
     results = [
         answer(outcome.result.row, served.version.manifest.class_names, top_k, set_index)
-        if isinstance(outcome.result, Answer)
+        if isinstance(outcome.result, ImageResult)
         else {"error": describe(outcome.result)}
         for outcome in outcomes
     ]

@@ -16,7 +16,7 @@ DEFAULT_POLICY: Final = VersionPolicy()
 
 
 @dataclass(frozen=True)
-class Wish:
+class DesiredVersions:
     """One model's wish. Two that are equal ask for nothing new, so what failed under one is not tried again under the other."""
 
     layer: Layer
@@ -47,21 +47,23 @@ class Wish:
         return next((number for number in self.selection.named if number in numbers), max(numbers))
 
 
-class WishReader:
+class DesiredVersionsReader:
     """Reads wishes. An alias's events are opened once, and again only when its directory has changed: they are append-only."""
 
     def __init__(self, store: ModelStore) -> None:
         self._store = store
         self._known: dict[tuple[str, str], tuple[object, tuple[int, ...], int]] = {}
 
-    def read(self, model: str, contents: Contents, policy: VersionPolicy = DEFAULT_POLICY) -> Wish:
+    def read(
+        self, model: str, contents: Contents, policy: VersionPolicy = DEFAULT_POLICY
+    ) -> DesiredVersions:
         """The wish of a model of which the store holds this. Raises AliasError."""
         aliases, moves = {}, 0
         if contents.layer == "published":
             for alias in {policy.alias, PRODUCTION}:
                 aliases[alias], count = self._read_alias(model, alias)
                 moves += count
-        return Wish(
+        return DesiredVersions(
             contents.layer,
             contents.versions,
             moves,

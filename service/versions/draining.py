@@ -2,11 +2,11 @@
 
 import threading
 
-from service.engine.loaded_version import ServedVersion
+from service.engine.loaded_version import LoadedVersion
 from service.host.malloc import trim_memory
 
 
-class Unloading:
+class DrainingVersions:
     """What has left the snapshot and may still answer. Nothing here holds a version longer than its own requests do."""
 
     def __init__(self) -> None:
@@ -14,7 +14,7 @@ class Unloading:
             tuple[str, int, threading.Thread], ...
         ] = ()  # replaced, never changed: others read it
 
-    def retire(self, served: ServedVersion) -> None:
+    def retire(self, served: LoadedVersion) -> None:
         """Close a version that no request finds any more, once its leases are back."""
         thread = threading.Thread(target=served.close, name=f"unload {served.version}", daemon=True)
         thread.start()

@@ -18,7 +18,7 @@ from service.versions.registry import Registry
 from service.versions.views import describe_model
 
 
-class Management:
+class Operations:
     """Each call waits for its turn, blocks until what was asked is done, and returns the model as it is then.
 
     `load` and `unload` say of one version what this replica alone does, until `release` or a restart. Moving an alias is an event

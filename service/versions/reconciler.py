@@ -9,8 +9,8 @@ from typing import Final, Literal
 from model_store.errors import ModelStoreError, StoreUnreadableError
 from model_store.store import ModelStore
 from model_store.version import Layer
-from service.engine.loaded_version import EngineOptions, ServedVersion
-from service.versions.desired_versions import Wish
+from service.engine.loaded_version import EngineOptions, LoadedVersion
+from service.versions.desired_versions import DesiredVersions
 
 State = Literal["loading", "ready", "unloading", "unloaded", "error"]
 VersionStateName = Literal["loading", "ready", "unloading", "error"]
@@ -29,14 +29,14 @@ class ServedModel:
     name: str
     state: State = "loading"
     layer: Layer = "published"
-    served: ServedVersion | None = None
-    serving: Mapping[int, ServedVersion] = field(default_factory=dict)
+    served: LoadedVersion | None = None
+    serving: Mapping[int, LoadedVersion] = field(default_factory=dict)
     loading: int | None = None
     error: str | None = None
     errors: Mapping[int, str] = field(default_factory=dict)
     unread: frozenset[int] = frozenset()
     """Of the versions with an error those that could not be read: no fault of theirs, so they are tried at every look."""
-    wish: Wish | None = None
+    wish: DesiredVersions | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Failure:
 
 
 def follow(
-    model: ServedModel, wish: Wish, store: ModelStore, options: EngineOptions
+    model: ServedModel, wish: DesiredVersions, store: ModelStore, options: EngineOptions
 ) -> Iterator[ServedModel]:
     """The model step by step on its way to the wish: each step to be shown at once, the last one when the wish was followed.
 
@@ -56,7 +56,7 @@ def follow(
     before goes on until the last step, and longer where nothing of the wish can be proven; it is neither changed nor closed. A
     version that failed under this very wish is not tried again. Raises nothing: what is wrong with a version stands in `errors`.
     """
-    kept: dict[int, ServedVersion] = {}
+    kept: dict[int, LoadedVersion] = {}
     errors: dict[int, str] = {}
     unread: set[int] = set()
     places = wish.selection.count
@@ -75,7 +75,7 @@ def follow(
             yield _between(model, kept, wish, loading=number)
             said = model.errors.get(number) if number in model.unread else None
             loaded = try_version(model.name, number, store, options, said)
-            if isinstance(loaded, ServedVersion):
+            if isinstance(loaded, LoadedVersion):
                 served = loaded
             else:
                 errors[number] = loaded.reason
@@ -103,11 +103,11 @@ def follow(
 
 def try_version(
     name: str, number: int, store: ModelStore, options: EngineOptions, said: str | None = None
-) -> ServedVersion | Failure:
+) -> LoadedVersion | Failure:
     """The version, verified, proven and warm, or why it is not; the log has the reason, unless it is what was `said` before."""
     began = time.perf_counter()
     try:
-        served = ServedVersion(store.open(name, number), options)
+        served = LoadedVersion(store.open(name, number), options)
     except Exception as error:  # one damaged version must not keep the other models from serving
         failure = Failure(_describe(error), isinstance(error, _UNREAD))
         if failure.reason != said:
@@ -127,7 +127,7 @@ def _describe(error: Exception) -> str:
     return f"it can not be loaded: {type(error).__name__}; the server's log has the reason"
 
 
-def _still_serving(model: ServedModel, number: int, wish: Wish) -> ServedVersion | None:
+def _still_serving(model: ServedModel, number: int, wish: DesiredVersions) -> LoadedVersion | None:
     """The version where it serves already; not one of another layer, nor of a model that was gone and came back."""
     served = model.serving.get(number)
     return (
@@ -138,7 +138,10 @@ def _still_serving(model: ServedModel, number: int, wish: Wish) -> ServedVersion
 
 
 def _between(
-    model: ServedModel, kept: Mapping[int, ServedVersion], wish: Wish, loading: int | None = None
+    model: ServedModel,
+    kept: Mapping[int, LoadedVersion],
+    wish: DesiredVersions,
+    loading: int | None = None,
 ) -> ServedModel:
     """A step on the way: what is there already serves, and so does still what served before."""
     serving = {**model.serving, **kept}

@@ -11,11 +11,16 @@ from dataclasses import replace
 
 from model_store.errors import AliasError, ModelStoreError, StoreUnreadableError
 from model_store.store import Contents, ModelStore
-from service.engine.loaded_version import EngineOptions, ServedVersion
+from service.engine.loaded_version import EngineOptions, LoadedVersion
 from service.errors import ConflictError, NotReadyError
-from service.log_on_change import TroubleLog
-from service.versions.desired_versions import DEFAULT_POLICY, Hold, Wish, WishReader
-from service.versions.draining import Unloading
+from service.log_on_change import LogOnChange
+from service.versions.desired_versions import (
+    DEFAULT_POLICY,
+    DesiredVersions,
+    DesiredVersionsReader,
+    Hold,
+)
+from service.versions.draining import DrainingVersions
 from service.versions.readiness import RequiredModels
 from service.versions.reconciler import Failure, ServedModel, VersionStateName, follow, try_version
 from service.versions.snapshot import Models, choose_default, find_version
@@ -42,14 +47,14 @@ class Registry:
     ) -> None:
         self.store = store
         self.required = required or RequiredModels(default_model)
-        self.troubles = TroubleLog()
+        self.troubles = LogOnChange()
         self._options = options
         self._default_model = default_model
         self.policy_of = policy_of
-        self._wishes = WishReader(store)
+        self._wishes = DesiredVersionsReader(store)
         self._holds: dict[str, dict[int, Hold]] = {}
         self._standing_default: str | None = None
-        self._unloading = Unloading()
+        self._unloading = DrainingVersions()
         self._turn = threading.RLock()
         self._closed = False
         self.models: Models = {}
@@ -110,7 +115,7 @@ class Registry:
         """
         return choose_default(self.models, self._default_model, self._standing_default)
 
-    def find(self, name: str | None, version: int | None = None) -> ServedVersion:
+    def find(self, name: str | None, version: int | None = None) -> LoadedVersion:
         """What serves this model, or the default one. Raises NotFoundError, NotReadyError."""
         models = self.models
         if not self.loaded and not models:
@@ -126,7 +131,7 @@ class Registry:
         )
 
     @contextmanager
-    def lease(self, name: str | None, version: int | None = None) -> Iterator[ServedVersion]:
+    def lease(self, name: str | None, version: int | None = None) -> Iterator[LoadedVersion]:
         """Hold what `find` finds until the end of one request. Raises NotFoundError, NotReadyError."""
         while not (served := self.find(name, version)).take_lease():
             pass  # another took its place since it was found
@@ -254,7 +259,7 @@ class Registry:
             )
             self._standing_default = default
 
-    def _read_wishes(self, contents: Mapping[str, Contents]) -> dict[str, Wish]:
+    def _read_wishes(self, contents: Mapping[str, Contents]) -> dict[str, DesiredVersions]:
         wishes = {}
         for name, found in contents.items():
             try:
@@ -275,7 +280,7 @@ class Registry:
                 wishes[name] = replace(wish, holds=tuple(sorted(self.held(name).items())))
         return wishes
 
-    def _follow_wish(self, name: str, wish: Wish) -> None:
+    def _follow_wish(self, name: str, wish: DesiredVersions) -> None:
         model = self.models.get(name) or ServedModel(name)
         if wish != model.wish or model.unread or model.error:
             for step in follow(model, wish, self.store, self._options(name)):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from model_store.store import BUILTIN_DEFAULT_MODEL
-from service.engine.loaded_version import ServedVersion
+from service.engine.loaded_version import LoadedVersion
 from service.errors import NotFoundError, NotReadyError
 from service.versions.reconciler import ServedModel, State
 
@@ -37,7 +37,7 @@ def choose_default(models: Models, wanted: str | None, standing: str | None) -> 
     return standing if serves(models, standing) and not serves(models, choice) else choice
 
 
-def find_version(models: Models, name: str | None, number: int | None) -> ServedVersion:
+def find_version(models: Models, name: str | None, number: int | None) -> LoadedVersion:
     """What serves of this model, by number or what answers without. Raises NotFoundError, NotReadyError."""
     if name is None and models:
         raise NotFoundError(

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from model_store.errors import AliasError, ModelNotFoundError, ModelStoreError
-from service.engine.loaded_version import ServedVersion
+from service.engine.loaded_version import LoadedVersion
 from service.http.schemas import ModelDetail, ModelSummary, VariantDetail, VersionState
 from service.versions.reconciler import ServedModel
 from service.versions.registry import Registry
@@ -106,7 +106,7 @@ def _read_aliases(registry: Registry, name: str) -> tuple[dict[str, int | None] 
     return pointing, next(iter(troubles), None)
 
 
-def _variants(served: ServedVersion) -> list[VariantDetail]:
+def _variants(served: LoadedVersion) -> list[VariantDetail]:
     choice = served.choice
     return [
         VariantDetail(

@@ -13,7 +13,7 @@ from gated_model import GatedModel
 from server_process import PATIENCE_SECONDS
 
 from service.app import create_app
-from service.engine.loaded_version import ServedVersion
+from service.engine.loaded_version import LoadedVersion
 from service.settings import Settings
 from service.versions.registry import Registry
 
@@ -26,7 +26,7 @@ class Application:
     registry: Registry
     client: httpx.AsyncClient
 
-    def served(self, model: str = "colours") -> ServedVersion:
+    def served(self, model: str = "colours") -> LoadedVersion:
         served = self.registry.models[model].served
         assert served
         return served

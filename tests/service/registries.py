@@ -4,7 +4,7 @@ from colour_model import MODEL
 from server_process import PATIENCE_SECONDS
 
 from model_store.session import SessionOptions
-from service.engine.loaded_version import EngineOptions, ServedVersion
+from service.engine.loaded_version import EngineOptions, LoadedVersion
 from service.versions.registry import Registry
 
 
@@ -23,5 +23,5 @@ def wait_until_closed(registry: Registry) -> None:
         assert not thread.is_alive()
 
 
-def is_closed(served: ServedVersion) -> bool:
+def is_closed(served: LoadedVersion) -> bool:
     return not served.take_lease() and served.version._lock._descriptor < 0

@@ -9,12 +9,12 @@ from asgi_application import Application, started
 from colour_model import MODEL, publish
 
 from model_store.store import ModelStore
-from service.log_on_change import TroubleLog
+from service.log_on_change import LogOnChange
 
 
 def test_trouble_is_said_when_it_changes(caplog: pytest.LogCaptureFixture) -> None:
     """Once as long as it stays the same, again when it was over or is another, and of each subject for itself."""
-    troubles = TroubleLog()
+    troubles = LogOnChange()
     for subject, trouble in [
         ("a", "x"),
         ("a", "x"),

@@ -9,7 +9,7 @@ import pytest
 from model_store.store import ModelStore
 from training.run.data import open_run_data
 from training.run.directory import RunDirectory
-from training.run.request import Wish, begin
+from training.run.request import RunRequest, begin
 from training.steps.calibrate import calibrate
 from training.steps.evaluate import evaluate
 from training.steps.export import export
@@ -29,7 +29,7 @@ def cache_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def begin_short(runs: Path, *changes: str, **values: object) -> RunDirectory:
     """ResNet-20 on the digits for two epochs, unless changed."""
-    wish = Wish(
+    wish = RunRequest(
         **{"data": ("digits",), "architecture": "resnet20", "changes": (*SHORT, *changes), **values}
     )  # type: ignore[arg-type]
     return begin(wish, runs, ModelStore(runs / "no store"))

@@ -33,7 +33,7 @@ from training.experiments import responses as responses_experiment
 from training.experiments import shortcuts as shortcuts_experiment
 from training.experiments.laboratory import RECIPE, Laboratory
 from training.experiments.report import Report, write_report
-from training.run.request import Wish
+from training.run.request import RunRequest
 
 
 class Numbers(click.ParamType[tuple[int, ...]]):
@@ -103,7 +103,7 @@ def experiment_options(command: Callable[..., Report]) -> Callable[..., None]:
     ) -> None:
         if epochs:
             changes = (*changes, f"epochs={epochs}")
-        wish = Wish(
+        wish = RunRequest(
             data,
             recipe=recipe,
             changes=changes,

@@ -32,7 +32,7 @@ from training.reports.comparison import comparison_table, runs_table
 from training.reports.report import write_report
 from training.run.data import open_run_data
 from training.run.directory import RunDirectory
-from training.run.request import Wish, begin
+from training.run.request import RunRequest, begin
 from training.run.setup import prepare_training
 
 EXAMPLES = 5
@@ -140,7 +140,7 @@ def recipes(console: Console) -> None:
 @THREADS
 @click.pass_obj
 def find_rate(
-    console: Console, wish: Wish, runs: Path, steps: int, device: str, threads: int | None
+    console: Console, wish: RunRequest, runs: Path, steps: int, device: str, threads: int | None
 ) -> None:
     """Find a learning rate: raise it step by step until the loss runs away; nothing that was learned is kept."""
     directory = begin(wish, runs, ModelStore())

@@ -17,7 +17,7 @@ from training.errors import RunError, TrainingError
 from training.gates import gate as gates
 from training.learning.distributed import Process
 from training.learning.networks import describe_architectures
-from training.run.request import ARCHITECTURE, Wish
+from training.run.request import ARCHITECTURE, RunRequest
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 EXISTING_RUN = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -146,7 +146,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def training_options(command: Callable[..., None]) -> Callable[..., None]:
-    """What to train from the beginning; the command receives it as one Wish."""
+    """What to train from the beginning; the command receives it as one RunRequest."""
 
     @functools.wraps(command)
     def with_wish(arch: str | None, **values: Any) -> None:
@@ -181,12 +181,12 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
     )
 
 
-def wished(values: dict[str, Any], **more: Any) -> Wish:
-    """Take a Wish's values out of what the command line gave."""
-    taken = {name: values.pop(name) for name in Wish.__dataclass_fields__ if name in values}
+def wished(values: dict[str, Any], **more: Any) -> RunRequest:
+    """Take a RunRequest's values out of what the command line gave."""
+    taken = {name: values.pop(name) for name in RunRequest.__dataclass_fields__ if name in values}
     if epochs := values.pop("epochs"):
         taken["changes"] = (*taken["changes"], f"epochs={epochs}")
-    return Wish(**taken, **more)
+    return RunRequest(**taken, **more)
 
 
 def parse_waivers(waive: tuple[str, ...], known: Sequence[str] = gates.CHECKS) -> dict[str, str]:

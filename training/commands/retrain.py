@@ -18,7 +18,7 @@ from training.commands.options import (
     wished,
 )
 from training.commands.run import begun, finish, processes
-from training.run.request import Wish
+from training.run.request import RunRequest
 from training.run.retraining import begin_retraining
 from training.steps.publish import make_store
 
@@ -65,7 +65,7 @@ def retrain(
     """
     waivers, model_store = parse_waivers(waive), ModelStore(store)
     make_store(model_store)
-    wish: Wish = wished(values, data=data, model=name)
+    wish: RunRequest = wished(values, data=data, model=name)
     with processes(device, threads) as process:
         directory = begun(runs, process, lambda: begin_retraining(model, wish, runs, model_store))
         finish(console, directory, model_store, waivers, process, promote=promote)

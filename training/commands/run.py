@@ -29,7 +29,7 @@ from training.display import TrainingDisplay
 from training.errors import InterruptedRunError
 from training.learning.distributed import Process, join
 from training.run.directory import RunDirectory
-from training.run.request import Wish, begin
+from training.run.request import RunRequest, begin
 from training.run.tracking import Trackers
 from training.steps import cross_validation, pipeline
 from training.steps.evaluate import read_figures
@@ -54,7 +54,7 @@ LAUNCH = "launch.json"
 @click.pass_obj
 def run(
     console: Console,
-    wish: Wish,
+    wish: RunRequest,
     runs: Path,
     store: Path,
     waive: tuple[str, ...],
@@ -122,7 +122,7 @@ def resume(
 @THREADS
 @click.pass_obj
 def cross_validate(
-    console: Console, wish: Wish, runs: Path, folds: int, device: str, threads: int | None
+    console: Console, wish: RunRequest, runs: Path, folds: int, device: str, threads: int | None
 ) -> None:
     """Train once per fold and test each image exactly once; publishes nothing."""
     with processes(device, threads) as process:

@@ -31,7 +31,7 @@ from training.gates import gate as gates
 from training.learning.distributed import ALONE, Process
 from training.run.data import RunData, open_run_data
 from training.run.directory import RunDirectory
-from training.run.request import Wish, begin
+from training.run.request import RunRequest, begin
 from training.steps.calibrate import calibrate as calibrate_run
 from training.steps.calibrate import take_calibration
 from training.steps.evaluate import evaluate as evaluate_run
@@ -48,7 +48,7 @@ from training.steps.train import train as train_run
 @THREADS
 @click.pass_obj
 def train(
-    console: Console, wish: Wish, runs: Path, store: Path, device: str, threads: int | None
+    console: Console, wish: RunRequest, runs: Path, store: Path, device: str, threads: int | None
 ) -> None:
     """Only train: make a run and leave the weights that validation chose."""
     with processes(device, threads) as process:

@@ -26,7 +26,7 @@ from training.learning.distributed import Process
 from training.learning.networks import build_network, parse_architecture
 from training.run.data import CHECK, RunData, canvas_of, open_run_data
 from training.run.directory import Config, RunDirectory, damaged
-from training.run.request import Wish, configure, look_at
+from training.run.request import RunRequest, configure, look_at
 from training.run.weights import LAST, Trained, predict_split, read_weights
 from training.steps.pipeline import Display
 from training.steps.train import Progress, read_metrics, train
@@ -95,7 +95,7 @@ class TrainedRun:
 class Laboratory:
     """What all networks of an experiment have in common: data, recipe, where they lie, and who watches."""
 
-    wish: Wish
+    wish: RunRequest
     runs: Path
     display: Display
     process: Process

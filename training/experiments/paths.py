@@ -88,9 +88,8 @@ def gradient_norms(
 ) -> list[list[float]]:
     """Norms `[length][draw]` of one random path's gradient of each length: the mean over the pictures, which are one batch."""
     device = laboratory.process.device
-    anatomy = Anatomy.of(
-        fold_norms(run.trained.network).to(device, memory_format=torch.channels_last)
-    )  # type: ignore[call-overload]
+    network = fold_norms(run.trained.network).to(device)
+    anatomy = Anatomy.of(network.to(memory_format=torch.channels_last))
     count = len(anatomy.blocks)
     backward = Backward(anatomy, torch.cat(pictures.batches(run)), torch.cat(pictures.labels))
     choices = [

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -164,9 +165,9 @@ def measure_network(
         return deviations(network, list(response_norms(network, name).values()), batches)
 
     measured = [
-        laboratory.measured("responses", pictures.identity(run), lambda run=run: measure(run))
+        laboratory.measured("responses", pictures.identity(run), partial(measure, run))
         for run in runs
-    ]  # type: ignore[misc]
+    ]
     return Responses(name, layers, np.array(measured, np.float64))
 
 

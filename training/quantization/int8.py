@@ -70,8 +70,8 @@ class Calibrated:
         )
         quantizer = QDQQuantizer(
             copy.deepcopy(self.model),
-            True,
-            True,
+            True,  # noqa: FBT003  positional in ONNX Runtime
+            True,  # noqa: FBT003
             QuantType.QInt8,
             QuantType.QUInt8,
             self.ranges,

@@ -21,7 +21,7 @@ ARCHITECTURE: Final = "resnet20"  # where neither the wish nor its weights name 
 
 
 @dataclass(frozen=True)
-class Wish:
+class RunRequest:
     """What a person asks for; what is None is chosen to fit the rest."""
 
     data: tuple[str, ...]
@@ -57,7 +57,7 @@ class Wish:
         return Path(self.data[0]).stem
 
 
-def begin(wish: Wish, runs: Path, store: ModelStore) -> RunDirectory:
+def begin(wish: RunRequest, runs: Path, store: ModelStore) -> RunDirectory:
     """Make the run's directory. Raises DataError, RecipeError, StartError or InvalidNameError before anything is there."""
     images = look_at(wish)
     run = RunDirectory.create(runs, configure(wish, images, store))
@@ -65,14 +65,14 @@ def begin(wish: Wish, runs: Path, store: ModelStore) -> RunDirectory:
     return run
 
 
-def look_at(wish: Wish) -> ImageSet:
+def look_at(wish: RunRequest) -> ImageSet:
     """The wish's images, not yet decoded. Raises DataError."""
     for name in wish.data:
         check_data(name, wish.data_dir)
     return load_images(wish.data, wish.data_dir)
 
 
-def configure(wish: Wish, images: ImageSet, store: ModelStore) -> Config:
+def configure(wish: RunRequest, images: ImageSet, store: ModelStore) -> Config:
     """What a run on these images is asked for. Raises RecipeError, StartError or InvalidNameError."""
     architecture = wish.architecture or architecture_of(wish.start, store) or ARCHITECTURE
     parse_architecture(architecture)

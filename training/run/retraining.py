@@ -12,13 +12,15 @@ from training.learning.recipe import Recipe
 from training.run.data import KNOWN_IMAGES, load_images
 from training.run.directory import Config, RunDirectory
 from training.run.initial_weights import fitted, open_version, read_checkpoint
-from training.run.request import Wish
+from training.run.request import RunRequest
 from training.run.weights import PREVIOUS, START, serialise
 from training.steps.golden import check_golden_images
 from training.steps.publish import describe_origin
 
 
-def begin_retraining(reference: str, wish: Wish, runs: Path, store: ModelStore) -> RunDirectory:
+def begin_retraining(
+    reference: str, wish: RunRequest, runs: Path, store: ModelStore
+) -> RunDirectory:
     """Make the directory of a run that goes on from MODEL (what `production` names) or MODEL/VERSION.
 
     Network, geometry and normalisation are the version's. Its classes keep their places and their rows of the head; new ones

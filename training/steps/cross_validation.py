@@ -56,10 +56,10 @@ def cross_validate(
         train(
             fold,
             replace(data, split=split),
-            lambda progress, number=number: report(number, progress),
+            lambda progress, number=number: report(number, progress),  # type: ignore[misc]
             process,
             interrupted,
-        )  # type: ignore[misc]
+        )
         figures = evaluate(fold, replace(data, split=split), process)
         accuracies.append(figures["top1"])
         correct += round(figures["top1"] * figures["test_images"])

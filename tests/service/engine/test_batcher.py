@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from server_process import PATIENCE_SECONDS
 
-from service.engine.batcher import BULK, INTERACTIVE, NICENESS, SWEEP, Answer, Batcher
+from service.engine.batcher import BULK, INTERACTIVE, NICENESS, SWEEP, Batcher, ImageResult
 from service.errors import DeadlineExceededError, InferenceError
 
 pytestmark = pytest.mark.anyio
@@ -36,13 +36,13 @@ def batching(run: Any, max_batch_size: int = LARGEST, **options: Any) -> Iterato
         batcher.close()
 
 
-def submit(batcher: Batcher, *numbers: int) -> list[asyncio.Future[Answer]]:
+def submit(batcher: Batcher, *numbers: int) -> list[asyncio.Future[ImageResult]]:
     return [
         batcher.submit(numbered(number), time.monotonic() + PATIENCE_SECONDS) for number in numbers
     ]
 
 
-async def answered(futures: list[asyncio.Future[Answer]]) -> list[int]:
+async def answered(futures: list[asyncio.Future[ImageResult]]) -> list[int]:
     return [int(answer.row[0]) for answer in await asyncio.gather(*futures)]
 
 

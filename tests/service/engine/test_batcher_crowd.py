@@ -14,7 +14,7 @@ import pytest
 from gated_model import numbered, read_numbers
 from server_process import PATIENCE_SECONDS
 
-from service.engine.batcher import BULK, INTERACTIVE, Answer, Batcher
+from service.engine.batcher import BULK, INTERACTIVE, Batcher, ImageResult
 from service.errors import DeadlineExceededError, InferenceError
 
 pytestmark = pytest.mark.anyio
@@ -36,7 +36,7 @@ class Crowd:
         self.images = sum(sizes)
         self.settled = [0] * self.images
         self.outcomes = dict.fromkeys(
-            (Answer, InferenceError, DeadlineExceededError, asyncio.CancelledError), 0
+            (ImageResult, InferenceError, DeadlineExceededError, asyncio.CancelledError), 0
         )
         self._requests = list(
             itertools.starmap(range, itertools.pairwise([0, *itertools.accumulate(sizes)]))
@@ -61,11 +61,11 @@ class Crowd:
             numbers, await asyncio.gather(*futures, return_exceptions=True), strict=True
         ):
             self.outcomes[type(outcome)] += 1
-            assert not isinstance(outcome, Answer) or outcome.row.tolist() == [number]
+            assert not isinstance(outcome, ImageResult) or outcome.row.tolist() == [number]
             assert leaves or not isinstance(outcome, asyncio.CancelledError)
             assert hurry or not isinstance(outcome, DeadlineExceededError)
 
-    def _settle(self, number: int, _: asyncio.Future[Answer]) -> None:
+    def _settle(self, number: int, _: asyncio.Future[ImageResult]) -> None:
         self.settled[number] += 1
 
 
@@ -97,6 +97,6 @@ async def test_results_never_cross_callers(
         await asyncio.to_thread(batcher.close)
     assert crowd.settled == [1] * crowd.images
     assert min(crowd.outcomes.values()) > 100, crowd.outcomes
-    answered_or_failed = crowd.outcomes[Answer] + crowd.outcomes[InferenceError]
+    answered_or_failed = crowd.outcomes[ImageResult] + crowd.outcomes[InferenceError]
     assert answered_or_failed <= sum(ran) <= crowd.images - crowd.outcomes[DeadlineExceededError]
     assert troubles == []

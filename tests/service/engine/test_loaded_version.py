@@ -12,7 +12,7 @@ from server_process import PATIENCE_SECONDS
 
 from model_store.session import SessionOptions
 from model_store.store import ModelStore
-from service.engine.loaded_version import EngineOptions, ServedVersion
+from service.engine.loaded_version import EngineOptions, LoadedVersion
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def _no_garbage_collector() -> Iterator[None]:
 def test_a_closed_version_s_memory_is_free_at_once(store: ModelStore) -> None:
     """No cycle holds the session until the garbage collector comes: a hundred reloads would each leave their weights behind."""
     publish(store)
-    served = ServedVersion(store.open(MODEL, 1), EngineOptions(SessionOptions(), instances=2))
+    served = LoadedVersion(store.open(MODEL, 1), EngineOptions(SessionOptions(), instances=2))
     session = weakref.ref(served.choice.session)
     served.close()
     assert session() is not None
@@ -38,7 +38,7 @@ def test_a_closed_version_s_memory_is_free_at_once(store: ModelStore) -> None:
 async def test_what_runs_corrects_what_is_predicted(store: ModelStore) -> None:
     """The profile of the warm-up follows each batch that is really run."""
     publish(store)
-    served = ServedVersion(store.open(MODEL, 1), EngineOptions(SessionOptions(), max_batch_size=8))
+    served = LoadedVersion(store.open(MODEL, 1), EngineOptions(SessionOptions(), max_batch_size=8))
     try:
         before = [served.profile.seconds(size) for size in (1, 8)]
         await served.batcher.submit(

@@ -14,19 +14,26 @@ from model_store.manifest import Precision, Variant, now
 from model_store.providers import CUDA
 from model_store.session import SessionOptions
 from model_store.store import ModelStore
-from service.engine.loaded_version import EngineOptions, ServedVersion
-from service.engine.tuned_settings import Choice, Key, Measured, write_choice
-from service.engine.tuned_settings_lookup import Tuning, find_choice
+from service.engine.loaded_version import EngineOptions, LoadedVersion
+from service.engine.tuned_settings import (
+    TunedPerformance,
+    TunedSettings,
+    TuningKey,
+    write_tuned_settings,
+)
+from service.engine.tuned_settings_lookup import TunedSettingsLookup, find_tuned_settings
 
 CPUS = 2
-MEASURED = Measured(images_per_second=100.0, p50_ms=1.0, p99_ms=2.0, in_flight=8, alone_ms=0.5)
+MEASURED = TunedPerformance(
+    images_per_second=100.0, p50_ms=1.0, p99_ms=2.0, in_flight=8, alone_ms=0.5
+)
 
 
 def choose(store: ModelStore, cache: Path, precision: Precision = "fp32") -> Path:
     """A choice that differs from every default, written."""
     with store.open(MODEL, 1) as version:
-        choice = Choice(
-            key=Key.of(version, CPUS),
+        choice = TunedSettings(
+            key=TuningKey.of(version, CPUS),
             mode="latency",
             instances=3,
             intra_op_num_threads=2,
@@ -35,12 +42,14 @@ def choose(store: ModelStore, cache: Path, precision: Precision = "fp32") -> Pat
             measured=MEASURED,
             measured_at=now(),
         )
-    return write_choice(cache, choice)
+    return write_tuned_settings(cache, choice)
 
 
-def found(store: ModelStore, cache: Path, number: int = 1, cpus: int = CPUS) -> Choice | None:
+def found(
+    store: ModelStore, cache: Path, number: int = 1, cpus: int = CPUS
+) -> TunedSettings | None:
     with store.open(MODEL, number) as version:
-        return find_choice(cache, version, cpus)
+        return find_tuned_settings(cache, version, cpus)
 
 
 def test_choice_is_found_again(store: ModelStore, tmp_path: Path) -> None:
@@ -180,7 +189,7 @@ def test_what_a_person_has_set_wins(
     publish(store)
     choose(store, tmp_path / "cache")
     with store.open(MODEL, 1) as version:
-        assert Tuning(tmp_path / "cache", CPUS, fixed).values_for(version) == expected
+        assert TunedSettingsLookup(tmp_path / "cache", CPUS, fixed).values_for(version) == expected
 
 
 def test_served_version_runs_as_chosen(
@@ -195,7 +204,7 @@ def test_served_version_runs_as_chosen(
         max_queue_delay_seconds=0.0,
         instances=1,
         session=SessionOptions(),
-        tuning=Tuning(tmp_path / "cache", CPUS),
+        tuning=TunedSettingsLookup(tmp_path / "cache", CPUS),
     )
     with store.open(MODEL, 1) as version:
         tuned = options.for_version(version)
@@ -206,7 +215,7 @@ def test_served_version_runs_as_chosen(
         )
         on_gpu = replace(options, session=SessionOptions(providers=(CUDA, "CPUExecutionProvider")))
         assert on_gpu.for_version(version) is on_gpu
-    served = ServedVersion(store.open(MODEL, 1), options)
+    served = LoadedVersion(store.open(MODEL, 1), options)
     served.close()
     assert served.max_batch_size == 5
     assert (

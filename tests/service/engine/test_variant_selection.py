@@ -17,7 +17,13 @@ from model_store.session import Session, SessionOptions
 from model_store.store import ModelStore
 from model_store.version import Version
 from service.engine.loaded_version import EngineOptions
-from service.engine.variant_selection import Choice, PrecisionWish, choose, fastest, load_proven
+from service.engine.variant_selection import (
+    RequestedPrecision,
+    SelectedVariant,
+    choose,
+    fastest,
+    load_proven,
+)
 from service.server import describe
 from service.versions.registry import Registry
 
@@ -41,7 +47,9 @@ def as_if(**seconds: float) -> object:
     return measure
 
 
-def chosen(store: ModelStore, wish: PrecisionWish, number: int = 1, **seconds: float) -> Choice:
+def chosen(
+    store: ModelStore, wish: RequestedPrecision, number: int = 1, **seconds: float
+) -> SelectedVariant:
     with store.open(MODEL, number) as version:
         return choose(version, wish, SessionOptions(), as_if(**seconds))  # type: ignore[arg-type]
 

@@ -11,7 +11,7 @@ from server_process import PATIENCE_SECONDS
 
 from service.engine.batcher import BULK, INTERACTIVE, Batcher, Priority
 from service.engine.latency_profile import LatencyProfile
-from service.engine.wait_estimate import ExpectedWait
+from service.engine.wait_estimate import WaitEstimate
 
 pytestmark = pytest.mark.anyio
 SECONDS = {1: 10_000.0, 4: 40_000.0}  # of which what passes in a test is nothing
@@ -21,7 +21,7 @@ EXACTLY = 100.0
 @asynccontextmanager
 async def holding(
     *priorities: Priority, instances: int = 1
-) -> AsyncIterator[tuple[ExpectedWait, Batcher]]:
+) -> AsyncIterator[tuple[WaitEstimate, Batcher]]:
     """One of the instances has begun with these, four or none."""
     model = GatedModel(read_numbers)
     batcher = Batcher(model, 4, instances, PATIENCE_SECONDS)  # so that they are one batch
@@ -32,7 +32,7 @@ async def holding(
     try:
         if priorities:
             await model.begun()
-        yield ExpectedWait(LatencyProfile(SECONDS), batcher, 4, instances, 0.0), batcher
+        yield WaitEstimate(LatencyProfile(SECONDS), batcher, 4, instances, 0.0), batcher
     finally:
         model.gate.set()
         await asyncio.gather(*futures)

@@ -11,9 +11,9 @@ from unprivileged import unprivileged
 
 from service.errors import ForbiddenError, UnauthorizedError
 from service.http.api_keys import (
+    ApiKeys,
+    ApiKeysError,
     KeyNameError,
-    Keys,
-    KeysError,
     add_key,
     default_path,
     read_keys,
@@ -67,11 +67,11 @@ def test_last_key_that_predicts_opens_predicting(path: Path) -> None:
 def test_whom_the_keys_let_in_is_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """At the start, so that a wrong path to the file is seen, and whenever it has changed."""
     caplog.set_level(logging.INFO)
-    keys = Keys(path)
+    keys = ApiKeys(path)
     for name, scopes in (("deploy", ["manage"]), ("app", ["predict", "manage"])):
         add_key(path, name, scopes)  # type: ignore[arg-type]
         keys.check(None, "predict") if name == "deploy" else None
-    Keys(path)
+    ApiKeys(path)
     assert caplog.messages == [
         "keys that count: 0; everyone may predict, nobody may manage",
         "keys that count: 1; everyone may predict, 1 may manage",
@@ -85,10 +85,10 @@ def test_file_that_others_can_write_is_refused(
 ) -> None:
     """Anyone could have added a key of theirs: a start fails, and a service that runs goes on with what it has read before."""
     secret = add_key(path, "app", ["predict"])
-    keys = Keys(path)
+    keys = ApiKeys(path)
     path.chmod(mode)
-    with pytest.raises(KeysError, match=r"others can write to the file, so chmod go-w it"):
-        Keys(path)
+    with pytest.raises(ApiKeysError, match=r"others can write to the file, so chmod go-w it"):
+        ApiKeys(path)
     path.write_text('{"keys": []}')
     assert keys.check(bearer(secret), "predict") == "app"
     assert "can not be trusted" in caplog.text
@@ -105,9 +105,9 @@ def test_file_of_another_user_is_refused(path: Path, monkeypatch: pytest.MonkeyP
         assert len(read_keys(path)) == 1
         os.chown(path, 12345, 12345)
     for by_hand in (False, True):
-        with pytest.raises(KeysError, match="belongs to another user"):
+        with pytest.raises(ApiKeysError, match="belongs to another user"):
             read_keys(path, by_hand=by_hand)
-    with pytest.raises(KeysError, match="belongs to another user"):
+    with pytest.raises(ApiKeysError, match="belongs to another user"):
         add_key(path, "deploy", ["manage"])
 
 
@@ -123,8 +123,8 @@ def test_root_changes_another_users_keys_and_leaves_them_theirs(path: Path, mode
     status = path.stat()
     assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (12345, 23456, mode)
     assert [key.name for key in read_keys(path, by_hand=True)] == ["deploy"]
-    with pytest.raises(KeysError, match="belongs to another user"):
-        Keys(path)
+    with pytest.raises(ApiKeysError, match="belongs to another user"):
+        ApiKeys(path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for other users")
@@ -155,7 +155,7 @@ def test_group_that_can_not_be_kept_is_said(path: Path) -> None:
     before = path.read_bytes()
     with (
         unprivileged(),
-        pytest.raises(KeysError, match="another owner or group by this: change them as root"),
+        pytest.raises(ApiKeysError, match="another owner or group by this: change them as root"),
     ):
         add_key(path, "deploy", ["manage"])
     assert [entry.name for entry in path.parent.iterdir()] == ["keys.json"]
@@ -164,7 +164,7 @@ def test_group_that_can_not_be_kept_is_said(path: Path) -> None:
 
 def test_without_keys_everyone_predicts_and_nobody_manages(path: Path) -> None:
     """The routes that manage are shut, with the command that opens them; a header changes nothing in that."""
-    keys = Keys(path)
+    keys = ApiKeys(path)
     for authorization in (None, bearer("resident_guess")):
         assert keys.check(authorization, "predict") is None
         with pytest.raises(ForbiddenError, match="keys add NAME --scope manage") as caught:
@@ -176,7 +176,7 @@ def test_key_opens_its_scopes_alone(path: Path) -> None:
     """A key that is known and may not do this is told so; one with both scopes may do both."""
     predict, manage = add_key(path, "app", ["predict"]), add_key(path, "deploy", ["manage"])
     both = add_key(path, "owner", ["manage", "predict"])
-    keys = Keys(path)
+    keys = ApiKeys(path)
     assert keys.check(bearer(predict), "predict") == "app"
     assert keys.check(bearer(manage), "manage") == "deploy"
     assert keys.check(bearer(both), "predict") == keys.check(bearer(both), "manage") == "owner"
@@ -190,7 +190,7 @@ def test_key_opens_its_scopes_alone(path: Path) -> None:
 def test_manage_key_alone_leaves_predicting_open(path: Path) -> None:
     """Only a key of scope predict makes predicting need one."""
     add_key(path, "deploy", ["manage"])
-    assert Keys(path).check(None, "predict") is None
+    assert ApiKeys(path).check(None, "predict") is None
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_missing_and_wrong_keys_are_refused(path: Path, header: str | None) -> N
     given = header.format(secret) if header else header
     for scope in ("predict", "manage"):
         with pytest.raises(UnauthorizedError) as caught:
-            Keys(path).check(given, scope)  # type: ignore[arg-type]
+            ApiKeys(path).check(given, scope)  # type: ignore[arg-type]
         assert caught.value.headers["WWW-Authenticate"].startswith('Bearer realm="resident"')
         assert secret not in str(caught.value)
 
@@ -223,14 +223,14 @@ def test_missing_and_wrong_keys_are_refused(path: Path, header: str | None) -> N
 def test_scheme_is_written_as_one_likes(path: Path) -> None:
     """RFC 9110: the scheme's case does not matter, the key's does."""
     secret = add_key(path, "app", ["predict"])
-    assert Keys(path).check(f"bearer  {secret} ", "predict") == "app"
+    assert ApiKeys(path).check(f"bearer  {secret} ", "predict") == "app"
     with pytest.raises(UnauthorizedError):
-        Keys(path).check(bearer(secret.upper()), "predict")
+        ApiKeys(path).check(bearer(secret.upper()), "predict")
 
 
 def test_change_counts_at_once(path: Path) -> None:
     """A key works from the moment it is made to the moment it is removed, without a restart."""
-    keys = Keys(path)
+    keys = ApiKeys(path)
     secret = add_key(path, "deploy", ["manage"])
     assert keys.check(bearer(secret), "manage") == "deploy"
     add_key(path, "other", ["manage"])
@@ -245,7 +245,7 @@ def test_slip_with_the_file_changes_nothing(
 ) -> None:
     """A file that is deleted or half saved neither opens nor shuts the service, and is logged once; a good file counts again."""
     secret = add_key(path, "app", ["predict"])
-    keys = Keys(path)
+    keys = ApiKeys(path)
     sound = path.read_bytes()
     path.unlink() if slip == "gone" else path.write_bytes(sound[:-20])
     for _ in range(3):
@@ -278,9 +278,9 @@ def test_file_that_is_damaged_is_an_error(path: Path, content: bytes) -> None:
     """Neither the service nor a command takes a file that it does not understand for one without keys, or writes over it."""
     path.parent.mkdir()
     path.write_bytes(content)
-    with pytest.raises(KeysError, match="can not be read"):
-        Keys(path)
-    with pytest.raises(KeysError, match="can not be read"):
+    with pytest.raises(ApiKeysError, match="can not be read"):
+        ApiKeys(path)
+    with pytest.raises(ApiKeysError, match="can not be read"):
         add_key(path, "deploy", ["manage"])
     assert path.read_bytes() == content
 
@@ -288,8 +288,8 @@ def test_file_that_is_damaged_is_an_error(path: Path, content: bytes) -> None:
 def test_directory_in_place_of_the_file_is_an_error(path: Path) -> None:
     """What can not be opened is not the same as nothing."""
     path.mkdir(parents=True)
-    with pytest.raises(KeysError, match="can not be read"):
-        Keys(path)
+    with pytest.raises(ApiKeysError, match="can not be read"):
+        ApiKeys(path)
 
 
 def test_scopes_that_are_not_known_are_refused(path: Path) -> None:
@@ -298,7 +298,7 @@ def test_scopes_that_are_not_known_are_refused(path: Path) -> None:
     document = json.loads(path.read_bytes())
     document["keys"][0]["scopes"] = ["everything"]
     path.write_text(json.dumps(document))
-    with pytest.raises(KeysError, match="scopes"):
+    with pytest.raises(ApiKeysError, match="scopes"):
         read_keys(path)
 
 
@@ -316,7 +316,7 @@ def test_file_that_goes_between_two_looks_opens_nothing(
 ) -> None:
     """It had changed when it was looked at, and was gone when it was read."""
     secret = add_key(path, "app", ["predict"])
-    keys = Keys(path)
+    keys = ApiKeys(path)
     path.unlink()
     monkeypatch.setattr("service.http.api_keys._stamp", lambda _: (1, 2, 3))
     with pytest.raises(UnauthorizedError):

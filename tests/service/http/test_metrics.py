@@ -10,7 +10,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from server_process import ServerProcess, running
 
-from service.http.metrics import Metrics
+from service.http.metrics import ServiceMetrics
 from service.versions.registry import Registry
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
@@ -106,7 +106,7 @@ def test_versions_are_counted_in_every_state(registry: Registry) -> None:
         publish(registry.store)
         publish_deviating(registry.store)
         registry.load()
-        text = generate_latest(Metrics(registry).registry).decode()
+        text = generate_latest(ServiceMetrics(registry).registry).decode()
     counts = {
         state: find_sample(text, "resident_versions", {"model": MODEL, "state": state})
         for state in ("loading", "ready", "unloading", "error")

@@ -9,8 +9,8 @@ from tiny_model import tiny_model_bytes
 
 from model_store.manifest import Check, Precision, Variant
 from model_store.store import ModelStore
-from service.loadtest.engine import Measured, Setting
-from service.loadtest.search import Wish, choose, list_precisions, list_settings, search
+from service.loadtest.engine import EngineMeasurement, Setting
+from service.loadtest.search import TuneGoal, choose, list_precisions, list_settings, search
 
 
 def variant(precision: Precision, lost: float | None = None, *, passed: bool = True) -> Variant:
@@ -91,14 +91,14 @@ class Machine:
         self._costs = costs
         self.measured: list[Setting] = []
 
-    def __call__(self, setting: Setting) -> Measured:
+    def __call__(self, setting: Setting) -> EngineMeasurement:
         self.measured.append(setting)
         fixed, each = self._costs[setting.instances, setting.intra_op_num_threads]
         run = fixed + each * setting.max_batch_size
         latency = run if setting.alone else 2 * run
         images = 100
         seconds = images * latency / setting.in_flight
-        return Measured(setting, np.full(images, latency), seconds)
+        return EngineMeasurement(setting, np.full(images, latency), seconds)
 
 
 TWO_BY_ONE, ONE_BY_TWO = (2, 1), (1, 2)
@@ -109,15 +109,17 @@ USUAL = {TWO_BY_ONE: (0.001, 0.010), ONE_BY_TWO: (0.001, 0.006)}
 @pytest.mark.parametrize(
     ("wish", "expected"),
     [
-        (Wish(), (TWO_BY_ONE, 4)),
-        (Wish("latency"), (ONE_BY_TWO, 8)),
-        (Wish(p99_ms=50), (TWO_BY_ONE, 2)),
-        (Wish(p99_ms=20), (ONE_BY_TWO, 1)),
-        (Wish("latency", 30), (ONE_BY_TWO, 2)),
-        (Wish(p99_ms=10), None),
+        (TuneGoal(), (TWO_BY_ONE, 4)),
+        (TuneGoal("latency"), (ONE_BY_TWO, 8)),
+        (TuneGoal(p99_ms=50), (TWO_BY_ONE, 2)),
+        (TuneGoal(p99_ms=20), (ONE_BY_TWO, 1)),
+        (TuneGoal("latency", 30), (ONE_BY_TWO, 2)),
+        (TuneGoal(p99_ms=10), None),
     ],
 )
-def test_choice_follows_the_wish(wish: Wish, expected: tuple[tuple[int, int], int] | None) -> None:
+def test_choice_follows_the_wish(
+    wish: TuneGoal, expected: tuple[tuple[int, int], int] | None
+) -> None:
     """The most images a second, a lone client first, or what a p99 leaves room for; no batch that gains next to nothing."""
     chosen = choose(search(list_settings(["fp32"], 2, 32), Machine(USUAL), wish), wish)
     setting = chosen.point.setting if chosen else None
@@ -129,12 +131,12 @@ def test_choice_follows_the_wish(wish: Wish, expected: tuple[tuple[int, int], in
 def test_larger_batches_are_not_tried_where_they_gain_nothing_or_take_too_long() -> None:
     """Two sizes without a gain end a curve, and so does a batch whose median is past the wished p99."""
     flat = Machine({TWO_BY_ONE: (0.0, 0.01), ONE_BY_TWO: (0.0, 0.01)})
-    curves = search(list_settings(["fp32"], 2, 32), flat, Wish())
+    curves = search(list_settings(["fp32"], 2, 32), flat, TuneGoal())
     assert [[point.setting.max_batch_size for point in curve.loaded] for curve in curves] == [
         [1, 2, 4],
         [1, 2, 4],
     ]
-    curves = search(list_settings(["fp32"], 2, 32), Machine(USUAL), Wish(p99_ms=25))
+    curves = search(list_settings(["fp32"], 2, 32), Machine(USUAL), TuneGoal(p99_ms=25))
     assert [[point.setting.max_batch_size for point in curve.loaded] for curve in curves] == [
         [1, 2],
         [1, 2],
@@ -144,7 +146,7 @@ def test_larger_batches_are_not_tried_where_they_gain_nothing_or_take_too_long()
 def test_best_points_are_measured_twice_and_count_together() -> None:
     """A lone client on every curve and the finalists, in turn after everything else."""
     machine = Machine(USUAL)
-    curves = search(list_settings(["fp32"], 2, 4), machine, Wish())
+    curves = search(list_settings(["fp32"], 2, 4), machine, TuneGoal())
     twice = {setting for setting in machine.measured if machine.measured.count(setting) == 2}
     assert {curve.alone.setting for curve in curves} < twice
     for curve in curves:
@@ -159,11 +161,15 @@ def test_point_that_was_measured_once_is_not_chosen_for_its_luck() -> None:
     """Where the machine slows down, and the best points with it, their place is not taken by one that met it before."""
 
     class Tiring(Machine):
-        def __call__(self, setting: Setting) -> Measured:
+        def __call__(self, setting: Setting) -> EngineMeasurement:
             again = setting in self.measured
             found = super().__call__(setting)
-            return Measured(setting, found.latencies * 1.3, found.seconds * 1.3) if again else found
+            return (
+                EngineMeasurement(setting, found.latencies * 1.3, found.seconds * 1.3)
+                if again
+                else found
+            )
 
-    chosen = choose(search(list_settings(["fp32"], 2, 32), Tiring(USUAL), Wish()), Wish())
+    chosen = choose(search(list_settings(["fp32"], 2, 32), Tiring(USUAL), TuneGoal()), TuneGoal())
     assert chosen
     assert (chosen.point.times, chosen.point.setting.max_batch_size) == (2, 4)

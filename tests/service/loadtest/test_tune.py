@@ -9,7 +9,7 @@ from colour_model import MODEL, publish
 from server_process import running
 
 from model_store.store import ModelStore
-from service.engine.tuned_settings import Choice
+from service.engine.tuned_settings import TunedSettings
 from service.loadtest.tune_command import tune
 
 DIGITS = "digits-resnet20"
@@ -27,7 +27,7 @@ def test_choice_is_made_drawn_and_served(store: ModelStore, tmp_path: Path) -> N
     done = run_tune(store, cache, DIGITS, "--max-batch-size", 2)
     assert done.exit_code == 0, done.output
     assert re.search(r"fp32 .* chosen", done.stdout)
-    choice = Choice.model_validate_json((cache / "tuning" / f"{DIGITS}.json").read_bytes())
+    choice = TunedSettings.model_validate_json((cache / "tuning" / f"{DIGITS}.json").read_bytes())
     assert choice.max_batch_size in {1, 2}
     assert choice.measured.images_per_second > 0
     assert (cache / "tuning" / f"{DIGITS}.svg").read_text().startswith("<?xml")

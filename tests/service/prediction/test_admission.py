@@ -7,7 +7,7 @@ import pytest
 
 from service.engine.batcher import BULK, INTERACTIVE, Priority
 from service.errors import OverloadedError, TooLargeError
-from service.prediction.admission import Admission, Room, UploadBudget
+from service.prediction.admission import Admission, ModelCapacity, UploadBudget
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def budget() -> UploadBudget:
 @pytest.fixture
 def admission() -> Admission:
     """Four places, and a second an image."""
-    return Admission(Room(4), lambda ahead, images, _: float(ahead + images))
+    return Admission(ModelCapacity(4), lambda ahead, images, _: float(ahead + images))
 
 
 def test_room_is_given_back(budget: UploadBudget, admission: Admission) -> None:
@@ -118,7 +118,7 @@ def test_interactive_does_not_wait_behind_bulk(admission: Admission) -> None:
 def test_interactive_waits_for_the_bulk_that_runs() -> None:
     """What bulk there is does not fill its queue, but is in the wait that is predicted."""
     admission = Admission(
-        Room(4),
+        ModelCapacity(4),
         lambda ahead, images, priority: (
             float(ahead + images) + (3.0 if priority == INTERACTIVE else 0.0)
         ),
@@ -135,7 +135,7 @@ def test_interactive_waits_for_the_bulk_that_runs() -> None:
 
 def test_versions_share_the_room_of_their_model() -> None:
     """But not the wait: only the images of a version itself are ahead of its new ones."""
-    room = Room(4)
+    room = ModelCapacity(4)
     one, other = (Admission(room, lambda ahead, images, _: float(ahead + images)) for _ in range(2))
     with one.queue(3), other.queue(1, 1.0):
         assert (one.images, other.images) == (3, 1)

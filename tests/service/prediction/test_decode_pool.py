@@ -16,7 +16,7 @@ from model_store.preprocessing import Pixels, to_pixels
 from service.engine.batcher import BULK
 from service.errors import OverloadedError
 from service.prediction import decode_pool as decoding
-from service.prediction.decode_pool import Decoders
+from service.prediction.decode_pool import DecodePool
 
 pytestmark = pytest.mark.anyio
 HUGE, LARGE, MIDDLE = (2400, 1200), (2000, 1100), (400, 400)
@@ -45,9 +45,9 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Held:
 
 
 @pytest.fixture
-def decoders() -> Iterator[Decoders]:
+def decoders() -> Iterator[DecodePool]:
     """Two workers, of which one is for large images."""
-    decoders = Decoders(2, 10**8)
+    decoders = DecodePool(2, 10**8)
     yield decoders
     decoders.close()
 
@@ -56,13 +56,13 @@ def deadline(seconds: float = PATIENCE_SECONDS) -> float:
     return time.monotonic() + seconds
 
 
-async def wait_for_large(decoders: Decoders, count: int) -> None:
+async def wait_for_large(decoders: DecodePool, count: int) -> None:
     """Until so many large images run or wait."""
     await until(lambda: decoders._large._running + len(decoders._large._turns._waiting) >= count)
 
 
 async def test_one_client_s_huge_images_hold_up_no_smaller_one(
-    decoders: Decoders, held: Held
+    decoders: DecodePool, held: Held
 ) -> None:
     """A photograph that comes behind many larger images is decoded as soon as the one at work is done; bulk is last."""
     tasks = []
@@ -80,7 +80,7 @@ async def test_one_client_s_huge_images_hold_up_no_smaller_one(
     assert held.sizes == [HUGE, LARGE, HUGE, HUGE, LARGE]
 
 
-async def test_bulk_that_is_huge_holds_up_no_other_bulk(decoders: Decoders, held: Held) -> None:
+async def test_bulk_that_is_huge_holds_up_no_other_bulk(decoders: DecodePool, held: Held) -> None:
     """However many huge ones of it wait, an image of usual size has the other pool."""
     huge = [
         asyncio.create_task(
@@ -97,7 +97,7 @@ async def test_bulk_that_is_huge_holds_up_no_other_bulk(decoders: Decoders, held
 
 @pytest.mark.parametrize("size", [HUGE, (2000, 1048)], ids=["large", "usual"])
 async def test_image_whose_turn_will_come_too_late_is_refused_at_once(
-    decoders: Decoders, held: Held, size: tuple[int, int]
+    decoders: DecodePool, held: Held, size: tuple[int, int]
 ) -> None:
     """By how long decoding took before; one that finds no other is tried in any case."""
     pool = decoders._large if size == HUGE else decoders._pool
@@ -116,7 +116,7 @@ async def test_image_whose_turn_will_come_too_late_is_refused_at_once(
 
 
 async def test_who_leaves_while_waiting_leaves_no_place_taken(
-    decoders: Decoders, held: Held
+    decoders: DecodePool, held: Held
 ) -> None:
     """Whether its turn had come or not."""
     tasks = [

@@ -7,13 +7,13 @@ from colour_model import MODEL, make_store, publish
 
 from model_store.errors import AliasError
 from model_store.store import ModelStore
-from service.versions.desired_versions import Wish, WishReader
+from service.versions.desired_versions import DesiredVersions, DesiredVersionsReader
 
 ROLLBACK = 0
 
 
-def read_wish(store: ModelStore, model: str) -> Wish:
-    return WishReader(store).read(model, store.contents()[model])
+def read_wish(store: ModelStore, model: str) -> DesiredVersions:
+    return DesiredVersionsReader(store).read(model, store.contents()[model])
 
 
 @pytest.mark.parametrize(

@@ -23,18 +23,18 @@ def test_memory_goes_back_when_a_version_has_gone(colour_store: ModelStore) -> N
         from model_store.session import SessionOptions
         from model_store.store import ModelStore
         from service.host.malloc import bound_malloc
-        from service.engine.loaded_version import EngineOptions, ServedVersion
-        from service.versions.draining import Unloading
+        from service.engine.loaded_version import EngineOptions, LoadedVersion
+        from service.versions.draining import DrainingVersions
 
         def resident():
             return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
         bound_malloc()
         version = ModelStore(Path(sys.argv[1]), builtin_root=None).open(sys.argv[2], 1)
-        served = ServedVersion(version, EngineOptions(SessionOptions(), max_batch_size=1))
+        served = LoadedVersion(version, EngineOptions(SessionOptions(), max_batch_size=1))
         pieces = [b"x" * (64_000 + number) for number in range(1000)]
         last, pieces = pieces[-1], None
-        unloading = Unloading()
+        unloading = DrainingVersions()
         assert served.take_lease()
         unloading.retire(served)
         moments = [resident()]

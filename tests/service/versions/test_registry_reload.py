@@ -12,7 +12,7 @@ from registries import is_closed, options, serving, wait_until_closed
 from model_store.errors import StoreUnreadableError
 from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
 from model_store.version import Version
-from service.engine.loaded_version import EngineOptions, ServedVersion
+from service.engine.loaded_version import EngineOptions, LoadedVersion
 from service.versions import reconciler as served_model
 from service.versions.registry import Registry
 
@@ -32,12 +32,12 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The versions that were loaded or tried to, in order."""
     tried: list[str] = []
 
-    class Watched(ServedVersion):
+    class Watched(LoadedVersion):
         def __init__(self, version: Version, options: EngineOptions) -> None:
             tried.append(str(version))
             super().__init__(version, options)
 
-    monkeypatch.setattr(served_model, "ServedVersion", Watched)
+    monkeypatch.setattr(served_model, "LoadedVersion", Watched)
     return tried
 
 

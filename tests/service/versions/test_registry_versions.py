@@ -12,7 +12,7 @@ from model_store.errors import ModelNotFoundError, StoreUnreadableError
 from model_store.store import ModelStore
 from service.errors import BadRequestError, ConflictError, NotFoundError, NotReadyError
 from service.versions.desired_versions import Hold
-from service.versions.operations import Management
+from service.versions.operations import Operations
 from service.versions.readiness import RequiredModels
 from service.versions.reconciler import ServedModel
 from service.versions.registry import Registry
@@ -217,7 +217,7 @@ def test_unloaded_by_hand_stays_out_and_the_next_one_takes_over(
     publish(store, "other")
     alter(store, 2)
     registry = make("latest:1")
-    Management(registry).unload(MODEL, 3)
+    Operations(registry).unload(MODEL, 3)
     registry.load()
     assert serving(registry) == (1, [1])
     assert sorted(registry.models[MODEL].errors) == [2]
@@ -238,7 +238,7 @@ def test_unload_that_can_not_be_followed_is_a_conflict(store: ModelStore, make: 
     with pytest.raises(
         ConflictError, match=r"version 2 of colours serves on, for .*production"
     ) as caught:
-        Management(registry).unload(MODEL, 2)
+        Operations(registry).unload(MODEL, 2)
     assert caught.value.code == "not_unloaded"
     assert (serving(registry), registry.held(MODEL)) == ((1, [1, 2]), {2: "load"})
 
@@ -251,7 +251,7 @@ def test_alias_that_can_not_move_is_said_before_anything_is_loaded(tmp_path: Pat
     alter(builtin, 1)
     registry = Registry(make_store(tmp_path / "store", builtin.root), options)
     registry.load()
-    management = Management(registry)
+    management = Operations(registry)
     for move in (
         lambda: management.promote(MODEL, 1, "", ""),
         lambda: management.roll_back(MODEL, "", ""),
@@ -347,7 +347,7 @@ def test_last_version_of_a_required_model_is_not_unloaded(
     registry = make("latest:1", required)
     publish(store, "later")
     registry.load()
-    management = Management(registry)
+    management = Operations(registry)
     with pytest.raises(
         ConflictError, match=r"version 1 is the last of colours.*load another first"
     ) as caught:
@@ -368,7 +368,7 @@ def test_last_version_stays_where_no_other_can_be_proven(store: ModelStore, make
     alter(store, 1)
     registry = make("latest:1")
     with pytest.raises(ConflictError) as caught:
-        Management(registry).unload(MODEL, 2)
+        Operations(registry).unload(MODEL, 2)
     assert caught.value.code == "last_version"
     assert (serving(registry), registry.held(MODEL)) == ((2, [2]), {})
 

@@ -18,7 +18,7 @@ from server_process import PATIENCE_SECONDS, ServerProcess, running
 
 from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
 from model_store.version import Version
-from service.engine.loaded_version import EngineOptions, ServedVersion
+from service.engine.loaded_version import EngineOptions, LoadedVersion
 from service.versions import reconciler as served_model
 from service.versions.registry import Registry
 from service.versions.watcher import watch
@@ -318,7 +318,7 @@ async def test_loading_holds_up_nobody(store: ModelStore, monkeypatch: pytest.Mo
     """However long a version takes to load, the one before it answers, and so do the health routes."""
     gate, loading = threading.Event(), threading.Event()
 
-    class Slow(ServedVersion):
+    class Slow(LoadedVersion):
         def __init__(self, version: Version, options: EngineOptions) -> None:
             if version.number == 2:
                 loading.set()
@@ -326,7 +326,7 @@ async def test_loading_holds_up_nobody(store: ModelStore, monkeypatch: pytest.Mo
             super().__init__(version, options)
 
     publish(store)
-    monkeypatch.setattr(served_model, "ServedVersion", Slow)
+    monkeypatch.setattr(served_model, "LoadedVersion", Slow)
     async with started(store.root, store_poll_seconds=0.01) as application:
         publish_other(store)
         assert await asyncio.to_thread(loading.wait, PATIENCE_SECONDS)

@@ -11,7 +11,7 @@ from training.experiments.groups import Group
 from training.experiments.laboratory import Laboratory, TrainedRun
 from training.learning.distributed import ALONE
 from training.run.directory import RunDirectory
-from training.run.request import Wish
+from training.run.request import RunRequest
 
 LENGTH = "iterations=12"  # an epoch of the digits is 10
 
@@ -20,7 +20,9 @@ def laboratory_at(
     runs: Path, interrupted: Callable[[], bool] = lambda: False, *changes: str
 ) -> Laboratory:
     """A laboratory on the digits that trains for 12 steps, or as the changes say."""
-    wish = Wish(("digits",), recipe="experiment", changes=(LENGTH, *changes), golden_samples=0)
+    wish = RunRequest(
+        ("digits",), recipe="experiment", changes=(LENGTH, *changes), golden_samples=0
+    )
     return Laboratory(wish, runs, TrainingDisplay(Console(quiet=True)), ALONE, interrupted)
 
 

@@ -30,7 +30,7 @@ from training.reports.pages import percent
 from training.reports.report import CELL_PICTURES, REPORT, write_report
 from training.run.data import RunData, open_run_data
 from training.run.directory import RunDirectory
-from training.run.request import Wish, begin
+from training.run.request import RunRequest, begin
 from training.steps.calibrate import CALIBRATION, Calibrated, read_calibration
 from training.steps.evaluate import evaluate, read_figures, read_labels, read_logits
 from training.steps.train import train
@@ -98,7 +98,7 @@ def awkward(tmp_path_factory: pytest.TempPathFactory) -> Reported:
     files = {name: picture(seed, width=100, height=70) for seed, name in enumerate(names)}
     root = put(place / "<b>&data", {**files, f"{SCRIPT}/{UNDECODABLE}": picture(80)})
     changes = ("epochs=1", "batch_size=16", "accuracy_floor=0.0", "mixing.mixup=0.3")
-    wish = Wish(
+    wish = RunRequest(
         (str(root),), "resnet20", model="awkward", recipe="modern", changes=changes, image_size=72
     )
     run = begin(wish, place / "runs", ModelStore(place / "store"))

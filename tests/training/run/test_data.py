@@ -16,7 +16,7 @@ from training.reports.history import read_history
 from training.reports.report import write_report
 from training.run.data import canvas_of, known_images, open_run_data
 from training.run.directory import RunDirectory
-from training.run.request import Wish, begin
+from training.run.request import RunRequest, begin
 from training.run.weights import LAST
 from training.steps.evaluate import evaluate
 from training.steps.export import export
@@ -42,7 +42,7 @@ def test_large_inputs_are_cut_from_a_margin_and_evaluated_through_prepare(tmp_pa
     """Training sees the resized image whole, evaluation exactly what the service would; the whole way runs on 112 pixels."""
     files = numbered("pets/cat", 12) | numbered("pets/dog", 12, first=100)
     pets = put(tmp_path, files) / "pets"
-    wish = Wish(
+    wish = RunRequest(
         (str(pets),),
         "resnet18",
         recipe="modern",
@@ -82,7 +82,7 @@ def test_data_that_can_not_be_trained_on_is_refused(
         (tmp_path / "pets" / name).mkdir(parents=True)
         put(tmp_path / "pets", numbered(name, count, first=100 * number))
     run = begin(
-        Wish((str(tmp_path / "pets"),), "resnet20", recipe="modern"),
+        RunRequest((str(tmp_path / "pets"),), "resnet20", recipe="modern"),
         tmp_path / "runs",
         ModelStore(tmp_path / "store"),
     )

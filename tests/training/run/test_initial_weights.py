@@ -14,7 +14,7 @@ from training.learning.networks import build_network
 from training.learning.normalization import Normalization
 from training.run.directory import RunDirectory
 from training.run.initial_weights import fitted, lay_start
-from training.run.request import Wish, begin
+from training.run.request import RunRequest, begin
 from training.run.weights import START, read_weights
 from training.steps.publish import make_store
 
@@ -27,7 +27,7 @@ def state_of(architecture: str, classes: int) -> dict[str, torch.Tensor]:
 
 def start_with(path: Path, tmp_path: Path, architecture: str | None = "resnet18") -> RunDirectory:
     """A run that begins with this file."""
-    wish = Wish(("digits",), architecture, recipe="finetune", start=str(path), image_size=32)
+    wish = RunRequest(("digits",), architecture, recipe="finetune", start=str(path), image_size=32)
     return begin(wish, tmp_path / "runs", ModelStore(tmp_path / "store"))
 
 
@@ -161,7 +161,9 @@ def test_without_a_network_torchvisions_weights_are_refused_with_the_way_to_get_
     """The address to fetch, and the flag to give the file with; a file that torch has fetched before is used."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    wish = Wish(("digits",), "resnet18", recipe="finetune", start="torchvision", image_size=32)
+    wish = RunRequest(
+        ("digits",), "resnet18", recipe="finetune", start="torchvision", image_size=32
+    )
     with pytest.raises(
         StartError, match=r"could not be downloaded .*resnet18-.*\.pth.*--start FILE"
     ):
@@ -172,7 +174,7 @@ def test_a_version_without_weights_can_not_be_gone_on_from(
     finished_run: RunDirectory, tmp_path: Path
 ) -> None:
     """The built-in digits ship without them, for their size."""
-    wish = Wish(("digits",), "resnet20", start="digits-resnet20", recipe="digits")
+    wish = RunRequest(("digits",), "resnet20", start="digits-resnet20", recipe="digits")
     with pytest.raises(StartError, match="was published without its weights"):
         begin(wish, tmp_path / "runs", ModelStore())
     lay_start(finished_run, ModelStore(tmp_path), ())
@@ -187,7 +189,7 @@ def test_without_a_network_named_it_is_that_of_the_weights(
         (str(finished_run.path / "best.safetensors"), "resnet20"),
     ):
         config = begin(
-            Wish(("digits",), start=start, recipe="finetune"), tmp_path / "runs", ModelStore()
+            RunRequest(("digits",), start=start, recipe="finetune"), tmp_path / "runs", ModelStore()
         ).config()
         assert (config.architecture, config.model) == (expected, f"digits-{expected}")
     save_file(state_of("resnet20", 10), tmp_path / "theirs.safetensors")
@@ -202,7 +204,7 @@ def test_a_new_store_can_begin_with_a_built_in_model(tmp_path: Path) -> None:
     store = ModelStore(tmp_path / "mine" / "store")
     make_store(store)
     assert (
-        begin(Wish(("digits",), start="cifar10", recipe="finetune"), tmp_path / "runs", store)
+        begin(RunRequest(("digits",), start="cifar10", recipe="finetune"), tmp_path / "runs", store)
         .config()
         .start
         == "cifar10"

@@ -17,7 +17,7 @@ from training.errors import DataError
 from training.gates.vs_previous_version import SUCCESSION, ClassSuccession, Succession
 from training.run.data import open_run_data
 from training.run.directory import RunDirectory
-from training.run.request import Wish
+from training.run.request import RunRequest
 from training.run.retraining import begin_retraining
 from training.run.weights import PREVIOUS, START, read_weights
 from training.steps.evaluate import read_labels, read_logits
@@ -71,7 +71,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def retraining(place: Path, **values: object) -> RunDirectory:
     """A run that goes on from the store's model, not trained yet."""
-    wish = Wish(**{"data": (str(place / "new" / "pictures"),), **values})  # type: ignore[arg-type]
+    wish = RunRequest(**{"data": (str(place / "new" / "pictures"),), **values})  # type: ignore[arg-type]
     return begin_retraining("pictures", wish, place / "runs", ModelStore(place / "store"))
 
 
