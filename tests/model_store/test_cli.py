@@ -325,7 +325,7 @@ class TestAliases:
     def test_the_built_in_layer_is_never_written(
         self,
         command: tuple[str, ...],
-        store_exists: bool,  # noqa: FBT001
+        store_exists: bool,
         run: Command,
         tmp_path: Path,
     ) -> None:

@@ -59,7 +59,7 @@ async def started(root: Path, **settings: Any) -> AsyncIterator[Application]:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Let the event loop turn until something holds."""
-    for _ in iter(condition, True):  # noqa: FBT003  the value that ends the wait
+    for _ in iter(condition, True):
         await asyncio.sleep(0)
 
 

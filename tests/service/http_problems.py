@@ -3,7 +3,7 @@
 import httpx
 from server_process import REPOSITORY
 
-LEAKS = ("Traceback", 'File "', "site-packages", str(REPOSITORY), "/tmp", " at 0x")  # noqa: S108  looked for, not written to
+LEAKS = ("Traceback", 'File "', "site-packages", str(REPOSITORY), "/tmp", " at 0x")
 
 
 def check_problem(response: httpx.Response, status: int, code: str) -> None:

@@ -256,7 +256,7 @@ async def test_instances_run_concurrently() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_bulk_that_runs_is_known_until_the_run_ends(fails: bool) -> None:  # noqa: FBT001  a parameter
+async def test_bulk_that_runs_is_known_until_the_run_ends(fails: bool) -> None:
     """Also where the run fails; a run without bulk is nothing to know."""
 
     began, may_end = threading.Semaphore(0), threading.Semaphore(0)

@@ -102,7 +102,7 @@ async def test_request_larger_than_the_queue_is_too_large(colour_store: ModelSto
 
 
 @pytest.mark.parametrize("announced", [True, False], ids=["content-length", "chunked"])
-async def test_bodies_share_the_upload_budget(colour_store: ModelStore, announced: bool) -> None:  # noqa: FBT001
+async def test_bodies_share_the_upload_budget(colour_store: ModelStore, announced: bool) -> None:
     """While one body of the whole budget is being sent another is refused, also where neither says how long it is."""
     headers = {"content-length": "1000"} if announced else {"transfer-encoding": "chunked"}
     async with started(
