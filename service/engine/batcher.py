@@ -14,19 +14,17 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
 from model_store.preprocessing import Pixels
+from service.engine.priority import BULK, INTERACTIVE, Priority
 from service.errors import DeadlineExceededError, InferenceError, ServiceError
 
 Rows = Sequence[Any]
 """What `run` gives: one row an image; what a row is, is between it and who submits."""
 
-Priority = Literal[1, 2]
-INTERACTIVE: Final = 1
-BULK: Final = 2
 NICENESS: Final = 10
 SWEEP: Final = 256
 """Images in a queue from which on those whose callers have left are looked for."""

@@ -3,8 +3,9 @@
 import math
 import time
 
-from service.engine.batcher import INTERACTIVE, Batcher, Priority
+from service.engine.batcher import Batcher
 from service.engine.latency_profile import LatencyProfile
+from service.engine.priority import INTERACTIVE, Priority
 
 
 class WaitEstimate:

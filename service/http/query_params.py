@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-from service.engine.batcher import BULK, INTERACTIVE, Priority
 from service.engine.loaded_version import LoadedVersion
+from service.engine.priority import BULK, INTERACTIVE, Priority
 from service.errors import BadRequestError
 
 DEFAULT_TOP_K: Final = 5

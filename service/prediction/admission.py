@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from service.engine.batcher import INTERACTIVE, Priority
+from service.engine.priority import INTERACTIVE, Priority
 from service.errors import OverloadedError, TooLargeError
 
 RETRY_AFTER_SECONDS: Final = 1

@@ -20,7 +20,7 @@ from model_store.preprocessing import (
     resized_size,
     to_pixels,
 )
-from service.engine.batcher import BULK, INTERACTIVE, Priority
+from service.engine.priority import BULK, INTERACTIVE, Priority
 from service.errors import DeadlineExceededError
 from service.prediction.admission import overloaded
 

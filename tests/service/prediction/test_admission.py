@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from service.engine.batcher import BULK, INTERACTIVE, Priority
+from service.engine.priority import BULK, INTERACTIVE, Priority
 from service.errors import OverloadedError, TooLargeError
 from service.prediction.admission import Admission, ModelCapacity, UploadBudget
 

@@ -13,7 +13,7 @@ from server_process import PATIENCE_SECONDS
 
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels, to_pixels
-from service.engine.batcher import BULK
+from service.engine.priority import BULK
 from service.errors import OverloadedError
 from service.prediction import decode_pool as decoding
 from service.prediction.decode_pool import DecodePool
