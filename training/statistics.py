@@ -7,7 +7,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Sample:
+class SeedValues:
     """One figure of several seeds, in their order."""
 
     values: Sequence[float]
@@ -22,9 +22,9 @@ class Sample:
         """The sample standard deviation; None of a single value."""
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
 
-    def __sub__(self, other: "Sample") -> "Sample":
+    def __sub__(self, other: "SeedValues") -> "SeedValues":
         """The differences, seed by seed."""
-        return Sample([own - its for own, its in zip(self.values, other.values, strict=True)])
+        return SeedValues([own - its for own, its in zip(self.values, other.values, strict=True)])
 
     def agree(self, margin: float = 0.0) -> bool | None:
         """Whether every seed lies above the margin (True) or below its negative (False); None within it, or where they disagree."""

@@ -31,8 +31,8 @@ from training.experiments import gradients as gradients_experiment
 from training.experiments import identity as identity_experiment
 from training.experiments import responses as responses_experiment
 from training.experiments import shortcuts as shortcuts_experiment
+from training.experiments.experiment_report import Report, write_experiment_report
 from training.experiments.laboratory import RECIPE, Laboratory
-from training.experiments.report import Report, write_report
 from training.run.request import RunRequest
 
 
@@ -121,7 +121,7 @@ def experiment_options(command: Callable[..., Report]) -> Callable[..., None]:
                 raise RunError("an experiment is for one process: start it without torchrun")
             with telling_the_way_on(display):
                 report = command(Laboratory(wish, runs, display, process, interrupted), **values)
-            page = write_report(report, out)
+            page = write_experiment_report(report, out)
             for verdict in report.verdicts:
                 display.say(f"{verdict.word}: {verdict.text}")
             display.say(f"the report: {page}")

@@ -29,7 +29,7 @@ from training.learning.rate_finder import find_rate as find_rate_of
 from training.learning.recipe import known_recipes
 from training.reports.comparison import compare as compare_runs
 from training.reports.comparison import comparison_table, runs_table
-from training.reports.report import write_report
+from training.reports.run_report import write_run_report
 from training.run.data import open_run_data
 from training.run.directory import RunDirectory
 from training.run.request import RunRequest, begin
@@ -111,7 +111,7 @@ def report(console: Console, run: Path) -> None:
     """Write the run's report.html anew: curves, confusion matrix, worst mistakes, likely wrong labels, calibration."""
     directory = RunDirectory(run)
     with TrainingDisplay(console) as display:
-        written = write_report(
+        written = write_run_report(
             directory, open_run_data(directory, display.count("reading")), display.count("looking")
         )
     TrainingDisplay(console).say(f"written: {written}")

@@ -7,15 +7,15 @@ from typing import Any, Final
 import numpy as np
 
 from training.experiments.ablation_figures import parts
-from training.experiments.ablation_measurements import Lesions
+from training.experiments.ablation_measurements import AblationResults
 from training.experiments.ablation_verdicts import verdicts
-from training.experiments.anatomy import Anatomy
-from training.experiments.block_ablation import Patient
+from training.experiments.block_ablation import BlockAblation
+from training.experiments.experiment_report import Report
 from training.experiments.laboratory import Laboratory, TrainedRun
-from training.experiments.paths import gradient_norms
-from training.experiments.pictures import Pictures
-from training.experiments.report import Report
-from training.experiments.setting import command, describe
+from training.experiments.network_parts import NetworkParts
+from training.experiments.path_gradients import gradient_norms
+from training.experiments.run_description import command, describe
+from training.experiments.sample_images import TestImages
 
 PATH_IMAGES: Final = 64
 SOURCES: Final = ("Veit et al. 2016, sections 4.1 to 4.3, figures 3, 5 and 6",)
@@ -30,17 +30,17 @@ class _Measuring:
     """One run's measurements; what is kept already does not need the network, which is opened by the first that is not."""
 
     def __init__(
-        self, laboratory: Laboratory, run: TrainedRun, pictures: Pictures, draws: int
+        self, laboratory: Laboratory, run: TrainedRun, pictures: TestImages, draws: int
     ) -> None:
         self._laboratory, self._run, self._pictures = laboratory, run, pictures
         self._draws = {"draws": draws, "seed": run.seed}
 
     @cached_property
-    def _patient(self) -> Patient:
-        return Patient(self._laboratory, self._run, self._pictures)
+    def _patient(self) -> BlockAblation:
+        return BlockAblation(self._laboratory, self._run, self._pictures)
 
     def _kept(
-        self, name: str, measure: Callable[[], Any], pictures: Pictures, **further: int
+        self, name: str, measure: Callable[[], Any], pictures: TestImages, **further: int
     ) -> Any:
         return self._laboratory.measured(name, pictures.identity(self._run) | further, measure)
 
@@ -65,7 +65,7 @@ class _Measuring:
         )
 
     def gradients(self) -> Any:
-        few = Pictures(self._laboratory, self._run, PATH_IMAGES)
+        few = TestImages(self._laboratory, self._run, PATH_IMAGES)
         return self._kept(
             "lesions-paths",
             lambda: gradient_norms(self._laboratory, self._run, few, **self._draws),
@@ -83,7 +83,7 @@ def perform(
     trained = {(name, seed): laboratory.train(name, seed) for seed in seeds for name in names}
     runs = {name: [trained[name, seed] for seed in seeds] for name in names}
     pictures, few = (
-        Pictures(laboratory, runs[names[0]][0], wanted) for wanted in (images, PATH_IMAGES)
+        TestImages(laboratory, runs[names[0]][0], wanted) for wanted in (images, PATH_IMAGES)
     )
     plain, residual = (examine(laboratory, runs[name], pictures, draws) for name in names)
     chance = 1 - 1 / len(laboratory.images.class_names)
@@ -120,10 +120,10 @@ def perform(
 
 
 def examine(
-    laboratory: Laboratory, runs: Sequence[TrainedRun], pictures: Pictures, draws: int
-) -> Lesions:
+    laboratory: Laboratory, runs: Sequence[TrainedRun], pictures: TestImages, draws: int
+) -> AblationResults:
     """All lesions of one network; paths of a residual one only, since a plain one has a single path."""
-    name, anatomy = runs[0].architecture, Anatomy.of(runs[0].trained.network)
+    name, anatomy = runs[0].architecture, NetworkParts.of(runs[0].trained.network)
     alone, many, swaps, gradients = [], [], [], []
     for run in runs:  # one network at a time is open
         measuring = _Measuring(laboratory, run, pictures, draws)
@@ -132,7 +132,7 @@ def examine(
         swaps += [{"seed": run.seed, **order} for order in measuring.swaps()]
         if not name.startswith("plain"):
             gradients.append(measuring.gradients())
-    return Lesions(
+    return AblationResults(
         architecture=name,
         blocks=anatomy.names,
         movable=anatomy.movable,

@@ -3,9 +3,16 @@
 from collections.abc import Sequence
 from typing import Final
 
-from training.experiments.ablation_measurements import Lesions, percents
-from training.experiments.paths import share_of_paths
-from training.experiments.report import Cell, Column, Figure, Part, Table, drawn
+from training.experiments.ablation_measurements import AblationResults, percents
+from training.experiments.experiment_report import (
+    CellValue,
+    ReportColumn,
+    ReportFigure,
+    ReportSection,
+    Table,
+    drawn,
+)
+from training.experiments.path_gradients import share_of_paths
 from training.reports.figures import Line, draw_lines
 from training.statistics import listed
 
@@ -33,15 +40,15 @@ PATHS: Final = (
 
 
 def parts(
-    plain: Lesions,
-    residual: Lesions,
+    plain: AblationResults,
+    residual: AblationResults,
     chance: float,
     *,
     seeds: Sequence[int],
     images: int,
     draws: int,
     path_images: int,
-) -> list[Part]:
+) -> list[ReportSection]:
     """The argument in four parts, as `verdicts` has them."""
     both = (plain, residual)
     changing = (
@@ -79,7 +86,7 @@ def parts(
         band if any(line.spread for line in lines) else "" for lines in (many, swaps)
     )
     return [
-        Part(
+        ReportSection(
             "One block deleted",
             [ALONE.format(images=images, changing=changing)],
             [
@@ -93,7 +100,7 @@ def parts(
             ],
             files=[_alone_table(both, seeds)],
         ),
-        Part(
+        ReportSection(
             "Many blocks deleted",
             [MANY.format(movable=len(plain.movable), draws=draws)],
             [
@@ -107,7 +114,7 @@ def parts(
             ],
             files=[_many_table(both, seeds)],
         ),
-        Part(
+        ReportSection(
             "Blocks swapped",
             [SWAPS.format(draws=draws)],
             [
@@ -121,11 +128,11 @@ def parts(
             ],
             files=[_swap_table(both)],
         ),
-        Part(
+        ReportSection(
             "Lengths of paths",
             [PATHS.format(blocks=len(residual.blocks), images=path_images, draws=draws)],
             [
-                Figure(
+                ReportFigure(
                     "path-gradients",
                     "Norm of the gradient along one path, by its length",
                     drawn(
@@ -139,7 +146,7 @@ def parts(
                         )
                     ),
                 ),
-                Figure(
+                ReportFigure(
                     "path-shares",
                     "Where the paths are, and where the gradient comes from",
                     drawn(
@@ -165,24 +172,24 @@ def _band(deviations: Sequence[float | None]) -> list[float] | None:
     return known if len(known) == len(deviations) else None
 
 
-def _errors(name: str, caption: str, lines: Sequence[Line], x: str, chance: float) -> Figure:
+def _errors(name: str, caption: str, lines: Sequence[Line], x: str, chance: float) -> ReportFigure:
     ends = [min(lines[0].x), max(lines[0].x)]
     level = Line("chance", ends, [chance, chance], len(lines), dashed=True)
-    return Figure(
+    return ReportFigure(
         name,
         caption,
         drawn(draw_lines(name, [*lines, level], x=x, y="test error", percent=True, limits=(0, 1))),
     )
 
 
-def _alone_table(both: Sequence[Lesions], seeds: Sequence[int]) -> Table:
+def _alone_table(both: Sequence[AblationResults], seeds: Sequence[int]) -> Table:
     columns = (
-        Column("network"),
-        Column("seed", "whole"),
-        Column("without"),
-        Column("test error", "percent"),
+        ReportColumn("network"),
+        ReportColumn("seed", "whole"),
+        ReportColumn("without"),
+        ReportColumn("test error", "percent"),
     )
-    rows: list[Sequence[Cell]] = [
+    rows: list[Sequence[CellValue]] = [
         (each.architecture, seed, name, error)
         for each in both
         for seed, errors in zip(seeds, each.alone.tolist(), strict=True)
@@ -191,12 +198,12 @@ def _alone_table(both: Sequence[Lesions], seeds: Sequence[int]) -> Table:
     return Table("deleted-alone", "each block", columns, rows)
 
 
-def _many_table(both: Sequence[Lesions], seeds: Sequence[int]) -> Table:
+def _many_table(both: Sequence[AblationResults], seeds: Sequence[int]) -> Table:
     columns = (
-        *(Column("network"), Column("seed", "whole"), Column("deleted", "whole")),
-        Column("test error", "percent"),
+        *(ReportColumn("network"), ReportColumn("seed", "whole"), ReportColumn("deleted", "whole")),
+        ReportColumn("test error", "percent"),
     )
-    rows: list[Sequence[Cell]] = [
+    rows: list[Sequence[CellValue]] = [
         (each.architecture, seed, number, error)
         for each in both
         for seed, counts in zip(seeds, each.many.tolist(), strict=True)
@@ -206,9 +213,9 @@ def _many_table(both: Sequence[Lesions], seeds: Sequence[int]) -> Table:
     return Table("deleted-many", "each draw", columns, rows)
 
 
-def _swap_table(both: Sequence[Lesions]) -> Table:
+def _swap_table(both: Sequence[AblationResults]) -> Table:
     names = ("seed", "swaps", "tau", "error")
-    columns = (Column("network"), *(Column(name, "decimals") for name in names))
+    columns = (ReportColumn("network"), *(ReportColumn(name, "decimals") for name in names))
     return Table(
         "swapped",
         "each order",
@@ -217,11 +224,11 @@ def _swap_table(both: Sequence[Lesions]) -> Table:
     )
 
 
-def _path_table(residual: Lesions) -> Table:
+def _path_table(residual: AblationResults) -> Table:
     columns = [
-        Column("length", "whole"),
-        Column("norm", "decimals"),
-        *(Column(f"share of {n}", "percent") for n in ("paths", "gradient")),
+        ReportColumn("length", "whole"),
+        ReportColumn("norm", "decimals"),
+        *(ReportColumn(f"share of {n}", "percent") for n in ("paths", "gradient")),
     ]
     values = (
         residual.gradients.mean(axis=(0, 2)).tolist(),

@@ -7,15 +7,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.experiments.paths import share_of_gradient
-from training.statistics import Sample
+from training.experiments.path_gradients import share_of_gradient
+from training.statistics import SeedValues
 
 GROUPS: Final = 8
 """Orders are drawn as so many groups, by tau."""
 
 
 @dataclass(frozen=True)
-class Lesions:
+class AblationResults:
     """What was measured of one network, over its seeds. `gradients` are norms `[seed, length, draw]`, empty of plain networks."""
 
     architecture: str
@@ -54,13 +54,16 @@ class Lesions:
         """Of the same errors, over draws and seeds."""
         return [
             self.whole_deviation,
-            *(Sample(errors.ravel().tolist()).deviation for errors in np.moveaxis(self.many, 1, 0)),
+            *(
+                SeedValues(errors.ravel().tolist()).deviation
+                for errors in np.moveaxis(self.many, 1, 0)
+            ),
         ]
 
     @property
     def whole_deviation(self) -> float:
         """Of the whole network's error, which nothing but the seed draws: 0 of one."""
-        return Sample(self.alone[:, 0].tolist()).deviation or 0.0
+        return SeedValues(self.alone[:, 0].tolist()).deviation or 0.0
 
     def by_tau(self) -> list[tuple[float, float, float | None]]:
         """Mean tau, mean error and its deviation (None of one order) where taus are near; the trained order, tau 1, is the last."""
@@ -75,7 +78,7 @@ class Lesions:
                 (
                     float(group[:, 0].mean()),
                     float(group[:, 1].mean()),
-                    Sample(group[:, 1].tolist()).deviation,
+                    SeedValues(group[:, 1].tolist()).deviation,
                 )
             )
         return [*points, (1.0, float(self.alone[:, 0].mean()), self.whole_deviation)]

@@ -6,16 +6,16 @@ from typing import Any, Final
 import numpy as np
 from scipy.stats import spearmanr
 
-from training.experiments.ablation_measurements import Lesions, percents
-from training.experiments.paths import (
+from training.experiments.ablation_measurements import AblationResults, percents
+from training.experiments.experiment_report import Verdict
+from training.experiments.path_gradients import (
     CARRIED,
     SHARE,
     share_of_paths,
     shortest_interval,
     usual_lengths,
 )
-from training.experiments.report import Verdict
-from training.statistics import Sample, listed, seeds_of
+from training.statistics import SeedValues, listed, seeds_of
 
 MARGIN: Final = 0.02
 """Errors of some thousand images that differ by less can not be told apart."""
@@ -27,7 +27,7 @@ SHORTER: Final = 0.1
 """What carries the gradient counts as shorter than a path in the mean where it is so by more than this part of it."""
 
 
-def verdicts(plain: Lesions, residual: Lesions, chance: float) -> list[Verdict]:
+def verdicts(plain: AblationResults, residual: AblationResults, chance: float) -> list[Verdict]:
     """What the errors and the gradients say: each True or False where all seeds lie beyond a margin on one side, else None."""
     return [
         *_alone(plain, residual, chance),
@@ -37,10 +37,10 @@ def verdicts(plain: Lesions, residual: Lesions, chance: float) -> list[Verdict]:
     ]
 
 
-def _alone(plain: Lesions, residual: Lesions, chance: float) -> list[Verdict]:
+def _alone(plain: AblationResults, residual: AblationResults, chance: float) -> list[Verdict]:
     ours, theirs = (each.rises[:, each.movable] for each in (residual, plain))
     worst = int(ours.mean(axis=0).argmax())
-    gap = Sample((np.median(theirs, axis=1) - np.median(ours, axis=1)).tolist())
+    gap = SeedValues((np.median(theirs, axis=1) - np.median(ours, axis=1)).tolist())
     said = [
         Verdict(
             None if _cramped(plain, chance) or _cramped(residual, chance) else gap.agree(MARGIN),
@@ -59,7 +59,7 @@ def _alone(plain: Lesions, residual: Lesions, chance: float) -> list[Verdict]:
             Verdict(
                 None
                 if _cramped(residual, chance)
-                else Sample((changing.mean(axis=1) - ours.mean(axis=1)).tolist()).agree(MARGIN),
+                else SeedValues((changing.mean(axis=1) - ours.mean(axis=1)).tolist()).agree(MARGIN),
                 f"Blocks that change the shape matter more: without {names} {residual.architecture}'s error rises by "
                 f"{listed((_points(value) for value in changing.mean(axis=0)), ' and ')} points, without another by "
                 f"{_points(ours.mean())} in the mean ({seeds_of(len(ours))}).{_cramped(residual, chance)}",
@@ -68,7 +68,7 @@ def _alone(plain: Lesions, residual: Lesions, chance: float) -> list[Verdict]:
     return said
 
 
-def _many(plain: Lesions, residual: Lesions, chance: float) -> Verdict:
+def _many(plain: AblationResults, residual: AblationResults, chance: float) -> Verdict:
     growth = residual.growth
     steps, rise = np.diff(growth), growth[-1] - growth[0]
     untold = bool(_cramped(residual, chance)) or rise <= MARGIN
@@ -82,13 +82,13 @@ def _many(plain: Lesions, residual: Lesions, chance: float) -> Verdict:
     )
 
 
-def _swaps(plain: Lesions, residual: Lesions) -> list[Verdict]:
+def _swaps(plain: AblationResults, residual: AblationResults) -> list[Verdict]:
     *moved, _trained = residual.by_tau()
     if not moved:  # no stage has two blocks that could be swapped
         return []
     far, near, near_plain = moved[0], moved[-1], plain.by_tau()[-2]
     seeds = sorted({order["seed"] for order in residual.swaps})
-    falls = Sample(
+    falls = SeedValues(
         [
             -_correlation([order for order in residual.swaps if order["seed"] == seed])
             for seed in seeds
@@ -119,14 +119,14 @@ def _correlation(orders: Sequence[dict[str, Any]]) -> float:
     )
 
 
-def _paths(residual: Lesions) -> Verdict:
+def _paths(residual: AblationResults) -> Verdict:
     blocks, shares = len(residual.blocks), residual.shares
     low, high = usual_lengths(blocks)
     first, last = shortest_interval(shares.mean(axis=0), CARRIED)
     lengths = shares @ np.arange(blocks + 1)
     few = share_of_paths(blocks)[first : last + 1].sum()
     return Verdict(
-        Sample((blocks / 2 - lengths).tolist()).agree(SHORTER * blocks / 2),
+        SeedValues((blocks / 2 - lengths).tolist()).agree(SHORTER * blocks / 2),
         f"Short paths carry the gradient: at least {100 * SHARE:.0f} % of {residual.architecture}'s paths pass through {low} to "
         f"{high} of {blocks} blocks, but {100 * CARRIED:.0f} % of the gradient comes from those through {first} to {last}, which "
         f"are {100 * few:.3g} % of the paths. In the mean a path is {blocks / 2:.1f} blocks long, and what carries the gradient "
@@ -135,7 +135,7 @@ def _paths(residual: Lesions) -> Verdict:
     )
 
 
-def _cramped(network: Lesions, chance: float) -> str:
+def _cramped(network: AblationResults, chance: float) -> str:
     """A sentence where the whole network is near chance already, for any seed; else nothing."""
     if network.alone[:, 0].max() <= chance - NEAR_CHANCE:
         return ""

@@ -8,26 +8,30 @@ import torch
 from scipy.stats import kendalltau
 from torch import Tensor
 
-from training.experiments.anatomy import Anatomy, run_blocks, states, without
 from training.experiments.laboratory import Laboratory, TrainedRun
-from training.experiments.pictures import Pictures, counted
+from training.experiments.network_parts import NetworkParts, run_blocks, states, without
+from training.experiments.sample_images import TestImages, counted
 from training.learning.networks import fold_norms
 
 Block = Callable[[Tensor], Tensor]
 
 
-class Patient:
+class BlockAblation:
     """A trained network under test: its error with other blocks in the row than its own.
 
     Norms are folded into the convolutions. What goes into each block of the whole network is kept for one batch at a time (some
     megabyte an image, at 56 layers), so that a row that begins like the network's costs only what is different.
     """
 
-    def __init__(self, laboratory: Laboratory, run: TrainedRun, pictures: Pictures) -> None:
+    def __init__(self, laboratory: Laboratory, run: TrainedRun, pictures: TestImages) -> None:
         network = fold_norms(run.trained.network).to(
             laboratory.process.device, memory_format=torch.channels_last
         )  # type: ignore[call-overload]
-        self.laboratory, self.name, self.anatomy = laboratory, run.architecture, Anatomy.of(network)
+        self.laboratory, self.name, self.anatomy = (
+            laboratory,
+            run.architecture,
+            NetworkParts.of(network),
+        )
         self._batches, self._labels = pictures.batches(run), pictures.labels
 
     @torch.inference_mode()
@@ -100,7 +104,7 @@ def swap_counts(blocks: int) -> list[int]:
     return [2**power for power in range(blocks.bit_length())]
 
 
-def swapped(anatomy: Anatomy, swaps: int, draw: np.random.Generator) -> list[int]:
+def swapped(anatomy: NetworkParts, swaps: int, draw: np.random.Generator) -> list[int]:
     """The order of the blocks after so many random swaps; as it was where no stage has two that could be swapped."""
     order = list(range(len(anatomy.blocks)))
     pairs = anatomy.exchangeable

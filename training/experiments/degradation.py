@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from training.errors import RecipeError
-from training.experiments.groups import (
-    Group,
+from training.experiments.error_measurements import (
+    SeedGroup,
     at_rest,
     draw_group_curves,
     error_table,
@@ -14,9 +14,9 @@ from training.experiments.groups import (
     points_table,
     train_groups,
 )
+from training.experiments.experiment_report import Report, ReportSection, Verdict
 from training.experiments.laboratory import Laboratory
-from training.experiments.report import Part, Report, Verdict
-from training.experiments.setting import command, describe, is_cifar10, publishing
+from training.experiments.run_description import command, describe, is_cifar10, publishing
 from training.statistics import listed, seeds_of
 
 NAMES: Final = {"plain": "Plain networks", "resnet": "Residual networks"}
@@ -55,7 +55,7 @@ def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int])
         sources=SOURCES,
         verdicts=verdicts(by_kind["plain"], by_kind["resnet"]),
         parts=[
-            Part(
+            ReportSection(
                 "Training and test error",
                 [METHOD, at_rest(groups.values())],
                 [
@@ -65,7 +65,7 @@ def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int])
                 [error_table("errors", list(groups.values()), beside_paper=is_cifar10(laboratory))],
                 [points_table("curves", list(groups.values()))],
             ),
-            Part(
+            ReportSection(
                 "Both on the same photograph",
                 [SERVING.format(listed((group.name for group in deepest), " and "))],
             ),
@@ -78,7 +78,7 @@ def perform(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int])
     )
 
 
-def verdicts(plain: Sequence[Group], residual: Sequence[Group]) -> list[Verdict]:
+def verdicts(plain: Sequence[SeedGroup], residual: Sequence[SeedGroup]) -> list[Verdict]:
     """What the training errors say, for each step in depth: of plain networks, of residual ones, and of both together."""
     said = []
     for (shallow, deep), (short, long) in zip(

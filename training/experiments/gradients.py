@@ -9,7 +9,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from training.errors import InterruptedRunError
-from training.experiments.gradient_verdicts import (
+from training.experiments.experiment_report import (
+    Report,
+    ReportColumn,
+    ReportFigure,
+    ReportSection,
+    Table,
+    drawn,
+)
+from training.experiments.gradients_verdicts import (
     CLAIM,
     CLIPPED,
     NORMS,
@@ -19,10 +27,9 @@ from training.experiments.gradient_verdicts import (
     verdicts,
 )
 from training.experiments.laboratory import TWINS, Laboratory, TrainedRun
-from training.experiments.probing import prepare, sample_images, take_steps
-from training.experiments.report import Column, Figure, Part, Report, Table, drawn
-from training.experiments.setting import command, describe
-from training.experiments.surface import CEILING, basin, grid, measure_surface, minima
+from training.experiments.loss_surface import CEILING, basin, grid, measure_surface, minima
+from training.experiments.run_description import command, describe
+from training.experiments.training_steps import prepare, sample_images, take_steps
 from training.learning.learner import Learner
 from training.learning.optimization import rate_factor
 from training.reports.figures import Line, draw_lines, draw_surfaces
@@ -71,7 +78,7 @@ def perform(
         sources=SOURCES,
         verdicts=verdicts(norms, around, depths, classes),
         parts=[
-            Part(
+            ReportSection(
                 "Gradient norms by layer",
                 [
                     NORMS.format(
@@ -89,7 +96,7 @@ def perform(
                 [norms_table(norms)],
                 [points_table(norms, seeds)],
             ),
-            Part(
+            ReportSection(
                 "The loss around trained weights",
                 [
                     SURFACE.format(
@@ -193,7 +200,7 @@ def _surface(laboratory: Laboratory, run: TrainedRun, points: int) -> dict[str, 
     }
 
 
-def draw_norms(depth: int, norms: Norms) -> Figure:
+def draw_norms(depth: int, norms: Norms) -> ReportFigure:
     """Norms by layer: the first step dashed, the last ones solid, geometric means over the seeds."""
     lines = []
     for series, (name, values) in enumerate(norms.items()):
@@ -216,7 +223,7 @@ def draw_norms(depth: int, norms: Norms) -> Figure:
         y="gradient norm",
         logarithmic=True,
     )
-    return Figure(
+    return ReportFigure(
         f"gradients-{depth}",
         f"Gradient norm by layer, {depth} layers: at the first step (dashed) and later (solid)",
         drawn(drawing),
@@ -227,12 +234,15 @@ def norms_table(norms: Norms) -> Table:
     """The ends of each network, and the spread over its layers."""
     columns = (
         *(
-            Column("network"),
-            Column("window"),
-            Column("first layer", "scientific"),
-            Column("last layer", "scientific"),
+            ReportColumn("network"),
+            ReportColumn("window"),
+            ReportColumn("first layer", "scientific"),
+            ReportColumn("last layer", "scientific"),
         ),
-        *(Column("first / last", "scientific"), Column("largest / smallest", "scientific")),
+        *(
+            ReportColumn("first / last", "scientific"),
+            ReportColumn("largest / smallest", "scientific"),
+        ),
     )
     rows = []
     for name, values in norms.items():
@@ -251,11 +261,11 @@ def norms_table(norms: Norms) -> Table:
 def points_table(norms: Norms, seeds: Sequence[int]) -> Table:
     """Every mean, for a file."""
     columns = (
-        Column("network"),
-        Column("seed", "whole"),
-        Column("window"),
-        Column("layer", "whole"),
-        Column("norm", "scientific"),
+        ReportColumn("network"),
+        ReportColumn("seed", "whole"),
+        ReportColumn("window"),
+        ReportColumn("layer", "whole"),
+        ReportColumn("norm", "scientific"),
     )
     rows = [
         (name, seed, window, layer, norm)
@@ -267,22 +277,25 @@ def points_table(norms: Norms, seeds: Sequence[int]) -> Table:
     return Table("gradients-by-layer", "norms by layer", columns, rows)
 
 
-def draw_around(around: Mapping[str, list[list[float]]], points: int) -> Figure:
+def draw_around(around: Mapping[str, list[list[float]]], points: int) -> ReportFigure:
     """Contours beside each other."""
     drawing = draw_surfaces("loss surface", grid(points), around)
     caption = "Training loss along two random filter-normalised directions; the mark is where training ended; the same levels in both"
-    return Figure("surface", caption, drawing)
+    return ReportFigure("surface", caption, drawing)
 
 
 def surface_table(around: Mapping[str, list[list[float]]], classes: int) -> Table:
     """The numbers of flatness."""
     columns = (
         *(
-            Column("network"),
-            Column("loss at the centre", "decimals"),
-            Column("highest loss", "scientific"),
+            ReportColumn("network"),
+            ReportColumn("loss at the centre", "decimals"),
+            ReportColumn("highest loss", "scientific"),
         ),
-        *(Column("share in the basin", "percent"), Column("local minima on the grid", "whole")),
+        *(
+            ReportColumn("share in the basin", "percent"),
+            ReportColumn("local minima on the grid", "whole"),
+        ),
     )
     rows = [
         (
@@ -305,10 +318,10 @@ def surface_table(around: Mapping[str, list[list[float]]], classes: int) -> Tabl
 def surface_points(around: Mapping[str, list[list[float]]], points: int) -> Table:
     """Every loss, for a file."""
     columns = (
-        Column("network"),
-        Column("x", "scientific"),
-        Column("y", "scientific"),
-        Column("loss", "decimals"),
+        ReportColumn("network"),
+        ReportColumn("x", "scientific"),
+        ReportColumn("y", "scientific"),
+        ReportColumn("loss", "decimals"),
     )
     rows: list[tuple[Any, ...]] = [
         (name, x, y, loss)

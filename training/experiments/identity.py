@@ -9,14 +9,22 @@ import numpy as np
 import torch
 
 from training.errors import RecipeError
-from training.experiments.construction import STAGES, deepen, stage_maps
-from training.experiments.copying import (
+from training.experiments.constructed_network import STAGES, deepen, stage_maps
+from training.experiments.experiment_report import (
+    Report,
+    ReportColumn,
+    ReportFigure,
+    ReportSection,
+    Table,
+    drawn,
+)
+from training.experiments.identity_stacks import (
     BATCH,
     KINDS,
     LAST_STEPS,
     MOMENTUM,
     RATES,
-    Copying,
+    CopyingErrors,
     best_rate,
     build_stack,
     learn_to_copy,
@@ -30,10 +38,9 @@ from training.experiments.identity_verdicts import (
     verdicts,
 )
 from training.experiments.laboratory import TWINS, Laboratory, TrainedRun, top1
-from training.experiments.pictures import counted
-from training.experiments.probing import answers, loss_of, prepare, sample_images, take_steps
-from training.experiments.report import Column, Figure, Part, Report, Table, drawn
-from training.experiments.setting import command, describe
+from training.experiments.run_description import command, describe
+from training.experiments.sample_images import counted
+from training.experiments.training_steps import answers, loss_of, prepare, sample_images, take_steps
 from training.learning.learner import Learner
 from training.learning.networks import parse_architecture
 from training.reports.figures import Line, draw_lines
@@ -84,18 +91,18 @@ def perform(
         sources=SOURCES,
         verdicts=verdicts(built, copied, depth, deeper),
         parts=[
-            Part(
+            ReportSection(
                 "The constructed solution",
                 [CONSTRUCTED.format(depth=depth, deeper=deeper, images=f"{first['images']:,}")],
                 tables=[construction_table(built, depth, deeper, seeds)],
             ),
-            Part(
+            ReportSection(
                 "Training on from there",
                 [TRAINED_ON.format(rate=f"{rate:g}", steps=len(first["trained_on"]["deep"]))],
                 [draw_trained_on(family, built[family], depth, deeper) for family in TWINS],
                 files=[trained_on_table(built, depth, deeper, seeds)],
             ),
-            Part(
+            ReportSection(
                 "Learning the identity",
                 [
                     COPIED.format(
@@ -167,7 +174,9 @@ def _construct(laboratory: Laboratory, run: TrainedRun, deeper: int, steps: int)
     return found
 
 
-def copy_maps(laboratory: Laboratory, run: TrainedRun, steps: int) -> tuple[list[Copying], int]:
+def copy_maps(
+    laboratory: Laboratory, run: TrainedRun, steps: int
+) -> tuple[list[CopyingErrors], int]:
     """Stacks that learned to give back a run's feature maps, each at its better rate, and of how many images these maps are."""
     of = run.identity() | {"steps": steps, "images": COPIED_IMAGES, "stage": COPIED_STAGE}
     of |= {"stacks": STACKS, "starts": STARTS, "rates": RATES, "batch": BATCH, "momentum": MOMENTUM}
@@ -200,16 +209,19 @@ def construction_table(
     """Both networks' losses and errors, and how far apart their answers lie."""
     columns = [
         *(
-            Column("built network"),
-            Column("from"),
-            Column("seed", "whole"),
-            Column("loss, shallower", "decimals"),
+            ReportColumn("built network"),
+            ReportColumn("from"),
+            ReportColumn("seed", "whole"),
+            ReportColumn("loss, shallower", "decimals"),
         ),
-        *(Column("loss, built", "decimals"), Column("difference of losses", "scientific")),
-        *(Column("error, shallower", "percent"), Column("error, built", "percent")),
         *(
-            Column("largest difference of logits", "scientific"),
-            Column("largest logit", "scientific"),
+            ReportColumn("loss, built", "decimals"),
+            ReportColumn("difference of losses", "scientific"),
+        ),
+        *(ReportColumn("error, shallower", "percent"), ReportColumn("error, built", "percent")),
+        *(
+            ReportColumn("largest difference of logits", "scientific"),
+            ReportColumn("largest logit", "scientific"),
         ),
     ]
     rows = []
@@ -239,7 +251,7 @@ def construction_table(
 
 def draw_trained_on(
     family: str, all_found: Sequence[dict[str, Any]], depth: int, deeper: int
-) -> Figure:
+) -> ReportFigure:
     """The loss of each step, the mean over the seeds."""
     lines = []
     for series, (name, called) in enumerate(
@@ -251,7 +263,7 @@ def draw_trained_on(
         f"{family} trained on", lines, x="iteration", y="training loss", limits=(0, None)
     )
     caption = f"{family}{depth} and the {family}{deeper} built from it train on, on the same batches: the loss of each"
-    return Figure(f"trained-on-{family}", caption, drawn(drawing))
+    return ReportFigure(f"trained-on-{family}", caption, drawn(drawing))
 
 
 def trained_on_table(
@@ -259,10 +271,10 @@ def trained_on_table(
 ) -> Table:
     """Every loss, for a file."""
     columns = (
-        Column("network"),
-        Column("seed", "whole"),
-        Column("iteration", "whole"),
-        Column("loss", "decimals"),
+        ReportColumn("network"),
+        ReportColumn("seed", "whole"),
+        ReportColumn("iteration", "whole"),
+        ReportColumn("loss", "decimals"),
     )
     rows = [
         (f"{family}{depth if name == 'shallow' else deeper}", seed, step, loss)
@@ -274,7 +286,7 @@ def trained_on_table(
     return Table("trained-on", "losses of training on", columns, rows)
 
 
-def draw_copied(copied: Sequence[Copying]) -> Figure:
+def draw_copied(copied: Sequence[CopyingErrors]) -> ReportFigure:
     """Errors by step: the mean over the starts."""
     lines = []
     for copying in copied:
@@ -296,22 +308,22 @@ def draw_copied(copied: Sequence[Copying]) -> Figure:
         "Squared error of giving back the input, over its variance, by iteration (geometric means over the starts): plain stacks "
         "dashed, residual ones solid"
     )
-    return Figure("copying", caption, drawn(drawing))
+    return ReportFigure("copying", caption, drawn(drawing))
 
 
-def copied_table(copied: Sequence[Copying]) -> Table:
+def copied_table(copied: Sequence[CopyingErrors]) -> Table:
     """Errors at the end."""
     columns = (
         *(
-            Column("stack"),
-            Column("blocks", "whole"),
-            Column("convolutions", "whole"),
-            Column("better rate", "scientific"),
+            ReportColumn("stack"),
+            ReportColumn("blocks", "whole"),
+            ReportColumn("convolutions", "whole"),
+            ReportColumn("better rate", "scientific"),
         ),
         *(
-            Column("error at the start", "scientific"),
-            Column("error at the end", "scientific"),
-            Column("± at the end", "scientific"),
+            ReportColumn("error at the start", "scientific"),
+            ReportColumn("error at the end", "scientific"),
+            ReportColumn("± at the end", "scientific"),
         ),
     )
     rows = [
@@ -333,14 +345,14 @@ def copied_table(copied: Sequence[Copying]) -> Table:
     )
 
 
-def copied_points(copied: Sequence[Copying]) -> Table:
+def copied_points(copied: Sequence[CopyingErrors]) -> Table:
     """Every error, for a file."""
     columns = (
-        Column("stack"),
-        Column("blocks", "whole"),
-        Column("start", "whole"),
-        Column("iteration", "whole"),
-        Column("error", "scientific"),
+        ReportColumn("stack"),
+        ReportColumn("blocks", "whole"),
+        ReportColumn("start", "whole"),
+        ReportColumn("iteration", "whole"),
+        ReportColumn("error", "scientific"),
     )
     rows = [
         (copying.kind, copying.blocks, seed, step, error)

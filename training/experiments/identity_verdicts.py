@@ -5,9 +5,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from training.experiments.copying import Copying
-from training.experiments.report import Verdict
-from training.statistics import Sample, seeds_of
+from training.experiments.experiment_report import Verdict
+from training.experiments.identity_stacks import CopyingErrors
+from training.statistics import SeedValues, seeds_of
 
 SOURCES: Final = ("He et al. 2015, sections 1 and 3.1",)
 CLAIM: Final = (
@@ -42,7 +42,7 @@ WINDOW: Final = 10
 
 def verdicts(
     built: Mapping[str, Sequence[Mapping[str, Any]]],
-    copied: Sequence[Copying],
+    copied: Sequence[CopyingErrors],
     depth: int,
     deeper: int,
 ) -> list[Verdict]:
@@ -71,9 +71,9 @@ def _constructed(
 def _trained_on(
     built: Mapping[str, Sequence[Mapping[str, Any]]], depth: int, deeper: int
 ) -> Verdict:
-    def excess(found: Sequence[Mapping[str, Any]], part: slice) -> Sample:
+    def excess(found: Sequence[Mapping[str, Any]], part: slice) -> SeedValues:
         deep, shallow = (
-            Sample([float(np.mean(its["trained_on"][name][part])) for its in found])
+            SeedValues([float(np.mean(its["trained_on"][name][part])) for its in found])
             for name in ("deep", "shallow")
         )
         return deep - shallow
@@ -93,7 +93,7 @@ def _trained_on(
     )
 
 
-def _copied(copied: Sequence[Copying]) -> list[Verdict]:
+def _copied(copied: Sequence[CopyingErrors]) -> list[Verdict]:
     said = []
     by_kind = {
         kind: [copying for copying in copied if copying.kind == kind]
@@ -123,12 +123,12 @@ def _copied(copied: Sequence[Copying]) -> list[Verdict]:
     return said
 
 
-def _starts(copying: Copying) -> str:
+def _starts(copying: CopyingErrors) -> str:
     starts = len(copying.errors)
     return f"{'one start' if starts == 1 else f'{starts} starts'} on the maps of one network"
 
 
-def _ratio(plain: Copying, residual: Copying) -> str:
+def _ratio(plain: CopyingErrors, residual: CopyingErrors) -> str:
     ratio = plain.final.mean / residual.final.mean
     return (
         f"{ratio:.3g} times as much"

@@ -21,7 +21,7 @@ from model_store.store import ModelStore
 from training.data.scan import scan
 from training.data.sources import ImageSet
 from training.errors import RecipeError, RunError
-from training.experiments.curve import CURVE, CurveRecorder, Point, read_curve
+from training.experiments.training_curve import CURVE, CurvePoint, CurveRecorder, read_curve
 from training.learning.distributed import Process
 from training.learning.networks import build_network, parse_architecture
 from training.run.data import CHECK, RunData, canvas_of, open_run_data
@@ -71,7 +71,7 @@ class TrainedRun:
         """A figure of `metrics.jsonl` at the end of the training."""
         return float(self.history[-1][figure])
 
-    def curve(self) -> list[Point]:
+    def curve(self) -> list[CurvePoint]:
         """Training error by iteration."""
         return read_curve(self.directory)
 

@@ -12,13 +12,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.errors import RecipeError
+from training.experiments.experiment_report import (
+    Report,
+    ReportColumn,
+    ReportFigure,
+    ReportSection,
+    Table,
+    Verdict,
+    drawn,
+)
 from training.experiments.laboratory import TWINS, Laboratory, TrainedRun
-from training.experiments.pictures import Pictures, counted
-from training.experiments.report import Column, Figure, Part, Report, Table, Verdict, drawn
-from training.experiments.setting import command, describe
+from training.experiments.run_description import command, describe
+from training.experiments.sample_images import TestImages, counted
 from training.learning.networks import parse_architecture
 from training.reports.figures import Line, draw_lines
-from training.statistics import Sample, listed
+from training.statistics import SeedValues, listed
 
 SOURCES: Final = ("He et al. 2015, section 4.2 and figure 7",)
 CLAIM: Final = (
@@ -41,9 +49,9 @@ class Responses:
     deviations: NDArray[np.float64]
 
     @property
-    def mean(self) -> Sample:
+    def mean(self) -> SeedValues:
         """The mean over the layers, a value a seed."""
-        return Sample(self.deviations.mean(axis=1).tolist())
+        return SeedValues(self.deviations.mean(axis=1).tolist())
 
 
 def perform(
@@ -53,7 +61,7 @@ def perform(
     names = [f"{kind}{depth}" for depth in depths for kind in TWINS]
     laboratory.require(names)
     runs = {(name, seed): laboratory.train(name, seed) for seed in seeds for name in names}
-    pictures = Pictures(laboratory, runs[names[0], seeds[0]], images)
+    pictures = TestImages(laboratory, runs[names[0], seeds[0]], images)
     responses = [
         measure_network(laboratory, [runs[name, seed] for seed in seeds], pictures)
         for name in names
@@ -66,7 +74,7 @@ def perform(
         sources=SOURCES,
         verdicts=verdicts(responses),
         parts=[
-            Part(
+            ReportSection(
                 "Responses of the layers",
                 [METHOD.format(len(pictures))],
                 [
@@ -151,7 +159,7 @@ def deviations(
 
 
 def measure_network(
-    laboratory: Laboratory, runs: Sequence[TrainedRun], pictures: Pictures
+    laboratory: Laboratory, runs: Sequence[TrainedRun], pictures: TestImages
 ) -> Responses:
     """The responses of one network's runs, a seed each; what was measured is read."""
     name = runs[0].architecture
@@ -173,7 +181,7 @@ def measure_network(
 
 def draw_responses(
     name: str, caption: str, responses: Sequence[Responses], *, by_size: bool = False
-) -> Figure:
+) -> ReportFigure:
     """A line a network: its layers in order, or sorted."""
     lines = []
     for position, each in enumerate(responses):
@@ -190,7 +198,7 @@ def draw_responses(
             )
         )
     x = "layers, the strongest first" if by_size else "layer"
-    return Figure(
+    return ReportFigure(
         name, caption, drawn(draw_lines(name, lines, x=x, y="standard deviation", logarithmic=True))
     )
 
@@ -229,9 +237,13 @@ def _comparison(one: Responses, other: Responses) -> str:
 def summary(responses: Sequence[Responses]) -> Table:
     """A row a network."""
     columns = (
-        *(Column("network"), Column("layers", "whole"), Column("seeds", "whole")),
-        *(Column("mean", "decimals"), Column("± mean", "decimals"), Column("median", "decimals")),
-        *(Column("smallest", "decimals"), Column("largest", "decimals")),
+        *(ReportColumn("network"), ReportColumn("layers", "whole"), ReportColumn("seeds", "whole")),
+        *(
+            ReportColumn("mean", "decimals"),
+            ReportColumn("± mean", "decimals"),
+            ReportColumn("median", "decimals"),
+        ),
+        *(ReportColumn("smallest", "decimals"), ReportColumn("largest", "decimals")),
     )
     rows = []
     for each in responses:
@@ -253,10 +265,10 @@ def summary(responses: Sequence[Responses]) -> Table:
 def layer_table(responses: Sequence[Responses], seeds: Sequence[int]) -> Table:
     """Every layer of every network and seed: for a file."""
     columns = (
-        Column("network"),
-        Column("seed", "whole"),
-        Column("layer"),
-        Column("standard deviation", "decimals"),
+        ReportColumn("network"),
+        ReportColumn("seed", "whole"),
+        ReportColumn("layer"),
+        ReportColumn("standard deviation", "decimals"),
     )
     rows = [
         (each.architecture, seed, layer, value)

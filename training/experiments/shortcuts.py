@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Final
 
-from training.experiments.groups import (
+from training.experiments.error_measurements import (
     KINDS,
-    Group,
+    SeedGroup,
     at_rest,
     draw_group_curves,
     error_table,
@@ -13,10 +13,10 @@ from training.experiments.groups import (
     points_table,
     train_groups,
 )
+from training.experiments.experiment_report import Report, ReportSection, Verdict
 from training.experiments.laboratory import Laboratory
-from training.experiments.report import Part, Report, Verdict
-from training.experiments.setting import command, describe, is_cifar10
-from training.statistics import Sample, listed, seeds_of
+from training.experiments.run_description import command, describe, is_cifar10
+from training.statistics import SeedValues, listed, seeds_of
 
 NETWORKS: Final = ("plain{}", "resnet{}", "resnet{}-b", "resnet{}-c", "preresnet{}")
 SOURCES: Final = ("He et al. 2015, section 4.1 (table 3) and 4.2", "He et al. 2016, tables 1 and 2")
@@ -46,7 +46,7 @@ def perform(laboratory: Laboratory, depth: int, seeds: Sequence[int]) -> Report:
         sources=SOURCES,
         verdicts=verdicts(*groups),
         parts=[
-            Part(
+            ReportSection(
                 "Five networks, one recipe",
                 [METHOD.format(depth), at_rest(groups)],
                 [
@@ -64,7 +64,9 @@ def perform(laboratory: Laboratory, depth: int, seeds: Sequence[int]) -> Report:
     )
 
 
-def verdicts(none: Group, a: Group, b: Group, c: Group, preactivated: Group) -> list[Verdict]:
+def verdicts(
+    none: SeedGroup, a: SeedGroup, b: SeedGroup, c: SeedGroup, preactivated: SeedGroup
+) -> list[Verdict]:
     """What the errors say of each part of the claim."""
     gained = [
         none.error("test_top1") - group.error("test_top1") for group in (a, b, c, preactivated)
@@ -94,7 +96,7 @@ def verdicts(none: Group, a: Group, b: Group, c: Group, preactivated: Group) -> 
     ]
 
 
-def _at_most(samples: Sequence[Sample], bound: float) -> bool | None:
+def _at_most(samples: Sequence[SeedValues], bound: float) -> bool | None:
     """Whether all of these stay below a bound with every seed; None where seeds do not agree and no sample is above it in all."""
     above = [[value > bound for value in sample.values] for sample in samples]
     if any(all(seeds) for seeds in above):

@@ -58,7 +58,7 @@ class ComparedRun:
 
 
 @dataclass(frozen=True)
-class Duel:
+class McNemarTest:
     """Two runs on the same test images: which only one of them got right, and McNemar's exact p (two-sided)."""
 
     first: str
@@ -141,7 +141,7 @@ def differences(runs: Sequence[ComparedRun]) -> dict[str, list[str]]:
     return {name: values for name, values in columns.items() if len(set(values)) > 1}
 
 
-def duels(runs: Sequence[ComparedRun]) -> list[Duel]:
+def duels(runs: Sequence[ComparedRun]) -> list[McNemarTest]:
     """Each pair of runs that were tested on the same images."""
     tested = [
         (each.name, _test_images(each.run), _right(each.run))
@@ -152,7 +152,7 @@ def duels(runs: Sequence[ComparedRun]) -> list[Duel]:
     for (first, images, right), (second, others, others_right) in itertools.combinations(tested, 2):
         if images == others:
             found.append(
-                Duel(
+                McNemarTest(
                     first,
                     second,
                     int((right & ~others_right).sum()),
@@ -261,7 +261,7 @@ def _test_accuracy(figures: dict[str, Any] | None) -> str:
     return f"{figures['top1']:.2%} ({low:.2%} to {high:.2%})"
 
 
-def _as_seen_by(name: str, duel: Duel) -> str:
+def _as_seen_by(name: str, duel: McNemarTest) -> str:
     if name == duel.first:
         own, others, other = duel.only_first, duel.only_second, duel.second
     else:

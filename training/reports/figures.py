@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from markupsafe import Markup, escape
 
 from training.data.image_set import printable
-from training.reports.mistakes import Bin
+from training.reports.mistakes import ReliabilityBin
 from training.reports.pages import TEMPLATES
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def draw_lines(
         return _svg(figure, name, f"{name}: {', '.join(line.label for line in drawn)} by {x}")
 
 
-def draw_reliability(name: str, bins: Sequence[Bin]) -> Markup:
+def draw_reliability(name: str, bins: Sequence[ReliabilityBin]) -> Markup:
     """A reliability diagram (accuracy against confidence, above) and how many images each bin holds (below)."""
     with _figure(_WIDTH, _WIDTH) as figure:
         from matplotlib.ticker import PercentFormatter  # noqa: PLC0415  as below

@@ -17,7 +17,7 @@ _SMALLEST: Final = 1e-12
 
 
 @dataclass(frozen=True)
-class Answers:
+class SplitPredictions:
     """What the network said of the images at these positions of an ImageSet, beside their labels."""
 
     split: str
@@ -30,17 +30,19 @@ class Answers:
         """The class with the highest probability, int64 `[n]`."""
         return np.asarray(self.probabilities.argmax(axis=1), np.int64)
 
-    def answer(self, row: int) -> "Answer":
+    def answer(self, row: int) -> "ClassifiedImage":
         """What was said of one image."""
         label, predicted = int(self.labels[row]), int(self.probabilities[row].argmax())
         of_label, of_predicted = (
             float(self.probabilities[row, position]) for position in (label, predicted)
         )
-        return Answer(int(self.indices[row]), self.split, label, predicted, of_label, of_predicted)
+        return ClassifiedImage(
+            int(self.indices[row]), self.split, label, predicted, of_label, of_predicted
+        )
 
 
 @dataclass(frozen=True)
-class Answer:
+class ClassifiedImage:
     """One image's label and the network's top-1, with the probability of each."""
 
     index: int
@@ -76,7 +78,7 @@ class ClassFigures:
 
 
 @dataclass(frozen=True)
-class Bin:
+class ReliabilityBin:
     """The images whose top-1 probability lies in [low, high), in the last bin also 1.
 
     How many they are, the mean of that probability, and the share of them that is right.
@@ -95,7 +97,7 @@ def softmax(logits: NDArray[np.float32]) -> Probabilities:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
 
-def confusion_matrix(answers: Answers) -> Indices:
+def confusion_matrix(answers: SplitPredictions) -> Indices:
     """How many images of each class (row) were taken for each (column), int64 `[classes, classes]`."""
     classes = answers.probabilities.shape[1]
     return np.bincount(
@@ -123,7 +125,7 @@ def figures_by_class(matrix: Indices, names: Sequence[str]) -> list[ClassFigures
     ]
 
 
-def rows_by_cell(answers: Answers) -> dict[tuple[int, int], Indices]:
+def rows_by_cell(answers: SplitPredictions) -> dict[tuple[int, int], Indices]:
     """Rows of the answers for each (label, predicted) that occurs: mistakes the surest first, right answers the least sure."""
     cells = answers.labels * answers.probabilities.shape[1] + answers.predicted
     confidence = answers.probabilities.max(axis=1)
@@ -138,7 +140,7 @@ def rows_by_cell(answers: Answers) -> dict[tuple[int, int], Indices]:
     }
 
 
-def worst_mistakes(answers: Answers, limit: int) -> list[Answer]:
+def worst_mistakes(answers: SplitPredictions, limit: int) -> list[ClassifiedImage]:
     """The mistakes with the highest loss, the worst first."""
     own = answers.probabilities[np.arange(len(answers.labels)), answers.labels]
     wrong = np.flatnonzero(answers.predicted != answers.labels)
@@ -147,7 +149,7 @@ def worst_mistakes(answers: Answers, limit: int) -> list[Answer]:
     ]
 
 
-def likely_wrong_labels(parts: Sequence[Answers]) -> list[Answer]:
+def likely_wrong_labels(parts: Sequence[SplitPredictions]) -> list[ClassifiedImage]:
     """Images whose label the network doubts, the largest margin first.
 
     It doubts a label where it is as sure of another class as it is on average of the images that bear that class: the
@@ -159,7 +161,7 @@ def likely_wrong_labels(parts: Sequence[Answers]) -> list[Answer]:
     )
 
 
-def _doubted(answers: Answers) -> Indices:
+def _doubted(answers: SplitPredictions) -> Indices:
     classes = answers.probabilities.shape[1]
     own = answers.probabilities[np.arange(len(answers.labels)), answers.labels].astype(np.float64)
     images = np.bincount(answers.labels, minlength=classes)
@@ -171,13 +173,13 @@ def _doubted(answers: Answers) -> Indices:
     )
 
 
-def reliability(answers: Answers, bins: int = CALIBRATION_BINS) -> list[Bin]:
+def reliability(answers: SplitPredictions, bins: int = CALIBRATION_BINS) -> list[ReliabilityBin]:
     """Confidence against accuracy in bins of equal width, the empty ones left out; the bins of `calibration_error`."""
     confidence = answers.probabilities.max(axis=1)
     right = answers.predicted == answers.labels
     bin_of = np.minimum((confidence * bins).astype(np.int64), bins - 1)
     return [
-        Bin(
+        ReliabilityBin(
             position / bins,
             (position + 1) / bins,
             int(inside.sum()),

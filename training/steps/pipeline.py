@@ -8,7 +8,7 @@ from model_store.store import ModelStore
 from training.gates.gate import check_waivers, gate, require_passed
 from training.gates.vs_previous_version import Succession, compare_with_previous
 from training.learning.distributed import ALONE, Process
-from training.reports.report import write_report
+from training.reports.run_report import write_run_report
 from training.run.data import RunData, open_run_data
 from training.run.directory import RunDirectory
 from training.run.weights import LAST, PREVIOUS
@@ -86,7 +86,7 @@ def publish_learned(
     display.announce("gate")
     checks = gate(run, data, waivers, store)
     display.show_checks(checks)
-    write_report(run, data, display.count("report"))
+    write_run_report(run, data, display.count("report"))
     require_passed(checks)
     display.announce("publish")
     return publish(run, data, store, promote=promote)

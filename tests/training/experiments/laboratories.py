@@ -6,9 +6,9 @@ from pathlib import Path
 from rich.console import Console
 
 from training.display import TrainingDisplay
-from training.experiments.curve import Point, write_curve
-from training.experiments.groups import Group
+from training.experiments.error_measurements import SeedGroup
 from training.experiments.laboratory import Laboratory, TrainedRun
+from training.experiments.training_curve import CurvePoint, write_curve
 from training.learning.distributed import ALONE
 from training.run.directory import RunDirectory
 from training.run.request import RunRequest
@@ -26,14 +26,14 @@ def laboratory_at(
     return Laboratory(wish, runs, TrainingDisplay(Console(quiet=True)), ALONE, interrupted)
 
 
-def group(folder: Path, name: str, *errors: float) -> Group:
+def group(folder: Path, name: str, *errors: float) -> SeedGroup:
     """Runs of a network, a seed each, that ended with these training errors (and a test error a little above)."""
     config = laboratory_at(folder).config(name, 0)
     runs = []
     for seed, error in enumerate(errors):
         directory = RunDirectory(folder / f"{name}-{seed}")
         directory.path.mkdir()
-        write_curve(directory, [Point(1, 100, 90), Point(2, 100, round(100 * error))])
+        write_curve(directory, [CurvePoint(1, 100, 90), CurvePoint(2, 100, round(100 * error))])
         history = [{"step": 2, "epoch": 1, "train_top1": 1 - error, "test_top1": 0.99 - error}]
         runs.append(TrainedRun(directory, config.model_copy(update={"seed": seed}), history))
-    return Group(runs)
+    return SeedGroup(runs)

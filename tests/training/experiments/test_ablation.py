@@ -12,12 +12,17 @@ from torch import nn
 
 from training.errors import InterruptedRunError, RecipeError
 from training.experiments import ablation as lesions
-from training.experiments.anatomy import Anatomy, run_blocks, without
-from training.experiments.block_ablation import Patient, swapped, tau
+from training.experiments.block_ablation import BlockAblation, swapped, tau
+from training.experiments.experiment_report import write_experiment_report
 from training.experiments.laboratory import Laboratory
-from training.experiments.paths import Backward, share_of_paths, shortest_interval, usual_lengths
-from training.experiments.pictures import Pictures
-from training.experiments.report import write_report
+from training.experiments.network_parts import NetworkParts, run_blocks, without
+from training.experiments.path_gradients import (
+    PathGradients,
+    share_of_paths,
+    shortest_interval,
+    usual_lengths,
+)
+from training.experiments.sample_images import TestImages
 from training.learning.networks import build_network
 
 
@@ -33,7 +38,7 @@ def network(name: str) -> nn.Module:
 def test_the_parts_together_are_the_network(name: str) -> None:
     """Stem, blocks and head give its logits."""
     whole, images = network(name), torch.randn(2, 3, 16, 16)
-    anatomy = Anatomy.of(whole)
+    anatomy = NetworkParts.of(whole)
     with torch.inference_mode():
         logits = anatomy.head(run_blocks(anatomy.blocks, anatomy.stem(images)))
         assert torch.allclose(logits, whole(images), atol=1e-5)
@@ -42,7 +47,7 @@ def test_the_parts_together_are_the_network(name: str) -> None:
 @pytest.mark.parametrize("name", ["resnet20", "resnet20-b", "resnet20-c"])
 def test_a_block_whose_branch_is_zero_can_be_deleted(name: str) -> None:
     """Nothing changes, wherever it stands; where the branch is not zero, something does."""
-    anatomy, images = Anatomy.of(network(name)), torch.randn(2, 3, 16, 16)
+    anatomy, images = NetworkParts.of(network(name)), torch.randn(2, 3, 16, 16)
     for block in anatomy.blocks[::2]:
         nn.init.zeros_(block.get_parameter("bn2.weight"))
         nn.init.zeros_(block.get_parameter("bn2.bias"))
@@ -55,7 +60,7 @@ def test_a_block_whose_branch_is_zero_can_be_deleted(name: str) -> None:
 
 def test_plain_blocks_leave_nothing_or_option_a() -> None:
     """Shapes stay what the next block takes."""
-    anatomy = Anatomy.of(network("plain20"))
+    anatomy = NetworkParts.of(network("plain20"))
     assert [anatomy.names[p] for p in range(9) if p not in anatomy.movable] == [
         "layer2.0",
         "layer3.0",
@@ -68,12 +73,12 @@ def test_plain_blocks_leave_nothing_or_option_a() -> None:
 def test_other_blocks_are_refused() -> None:
     """Pre-activation and bottlenecks are not taken apart."""
     with pytest.raises(RecipeError, match=r"layer1\.0 is neither"):
-        Anatomy.of(build_network("preresnet20", 10))
+        NetworkParts.of(build_network("preresnet20", 10))
 
 
 def test_swaps_stay_in_their_stage() -> None:
     """No swap is the trained order, tau 1; many are another order of the same blocks, each in its stage."""
-    anatomy = Anatomy.of(network("resnet20"))
+    anatomy = NetworkParts.of(network("resnet20"))
     assert tau(swapped(anatomy, 0, np.random.default_rng(0))) == 1
     order = swapped(anatomy, 20, np.random.default_rng(0))
     assert tau(order) < 1
@@ -90,8 +95,8 @@ def test_the_error_is_the_network_s_and_the_shared_beginning_changes_nothing(
 ) -> None:
     """Rows that begin like the network's give the error of the whole row computed from the images."""
     run = laboratory.train("resnet20", 0)
-    pictures = Pictures(laboratory, run, 300)
-    patient = Patient(laboratory, run, pictures)
+    pictures = TestImages(laboratory, run, 300)
+    patient = BlockAblation(laboratory, run, pictures)
     labels = torch.cat(pictures.labels)
     images = torch.cat(pictures.batches(run))
     with torch.inference_mode():
@@ -107,9 +112,9 @@ def test_the_error_is_the_network_s_and_the_shared_beginning_changes_nothing(
 
 def test_all_paths_together_are_the_gradient() -> None:
     """Over all 2^9 subsets of blocks, in float64."""
-    anatomy = Anatomy.of(network("resnet20").double())
+    anatomy = NetworkParts.of(network("resnet20").double())
     images, labels = torch.randn(2, 3, 8, 8, dtype=torch.float64), torch.tensor([1, 2])
-    backward = Backward(anatomy, images, labels)
+    backward = PathGradients(anatomy, images, labels)
     subsets = [set(s) for length in range(10) for s in itertools.combinations(range(9), length)]
     summed = torch.stack([backward.through(kept) for kept in subsets]).sum(dim=0)
     x = anatomy.stem(images).detach().requires_grad_()
@@ -144,7 +149,7 @@ def test_an_experiment_leaves_its_files_and_measures_once(
     laboratory: Laboratory, tmp_path: Path
 ) -> None:
     """The second time the kept figures are read: other figures in their place are what comes out."""
-    page = write_report(lesions.perform(laboratory, 20, [0], 40, 2), tmp_path)
+    page = write_experiment_report(lesions.perform(laboratory, 20, [0], 40, 2), tmp_path)
     figures = {path.stem for path in (page.parent / "figures").iterdir()}
     assert figures == {"deleted-alone", "deleted-many", "swapped", "path-gradients", "path-shares"}
     lines = {

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from training.experiments.ablation_measurements import Lesions
+from training.experiments.ablation_measurements import AblationResults
 
-NETWORK = Lesions(
+NETWORK = AblationResults(
     architecture="resnet10",
     blocks=["layer1.0", "layer2.0"],
     movable=[0],

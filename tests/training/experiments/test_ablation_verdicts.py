@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from training.experiments.ablation_measurements import Lesions
+from training.experiments.ablation_measurements import AblationResults
 from training.experiments.ablation_verdicts import verdicts
 
 BLOCKS = ["layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer2.2"]
@@ -20,13 +20,13 @@ def lesions(
     rises: Sequence[float],
     growth: Sequence[float],
     swapped: Sequence[float],
-) -> Lesions:
+) -> AblationResults:
     """One seed of a network of five blocks, the third of which changes the shape; `swapped` are errors by falling tau."""
     orders = [
         {"seed": 0, "swaps": n, "tau": 1 - n / 10, "error": error}
         for n, error in enumerate(swapped, start=1)
     ]
-    return Lesions(
+    return AblationResults(
         architecture=name,
         blocks=BLOCKS,
         movable=MOVABLE,
@@ -47,7 +47,7 @@ RESIDUAL = lesions(
 )
 
 
-def both_seeds(first: Lesions, second: Lesions) -> Lesions:
+def both_seeds(first: AblationResults, second: AblationResults) -> AblationResults:
     """Two networks of one seed as one of two."""
     return replace(
         first,
@@ -58,18 +58,18 @@ def both_seeds(first: Lesions, second: Lesions) -> Lesions:
     )
 
 
-def words(plain: Lesions, residual: Lesions) -> dict[str, str]:
+def words(plain: AblationResults, residual: AblationResults) -> dict[str, str]:
     """The verdicts by the first word of their sentences."""
     return {verdict.text.split()[0]: verdict.word for verdict in verdicts(plain, residual, CHANCE)}
 
 
-def with_rises(network: Lesions, *rises: float) -> Lesions:
+def with_rises(network: AblationResults, *rises: float) -> AblationResults:
     """The same network, with other errors without each block."""
     whole = network.alone[:, :1]
     return replace(network, alone=np.concatenate([whole, whole + np.array([rises])], axis=1))
 
 
-def with_errors(network: Lesions, *errors: float) -> Lesions:
+def with_errors(network: AblationResults, *errors: float) -> AblationResults:
     """The same network, with other errors of swapped orders."""
     return replace(
         network,
@@ -79,7 +79,7 @@ def with_errors(network: Lesions, *errors: float) -> Lesions:
     )
 
 
-def with_norms(network: Lesions, *norms: float) -> Lesions:
+def with_norms(network: AblationResults, *norms: float) -> AblationResults:
     """The same network, with other gradients by length."""
     return replace(network, gradients=np.array([[[norm, norm] for norm in norms]]))
 

@@ -7,8 +7,8 @@ import pytest
 from laboratories import group
 
 from training.experiments import degradation
+from training.experiments.experiment_report import write_experiment_report
 from training.experiments.laboratory import Laboratory
-from training.experiments.report import write_report
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_an_experiment_on_the_digits_ends_in_its_files(
 ) -> None:
     """Two depths of both kinds are trained and reported; the digits have no figures of the paper beside them."""
     report = degradation.perform(laboratory, [20, 32], [0])
-    page = write_report(report, tmp_path)
+    page = write_experiment_report(report, tmp_path)
     assert {path.name for path in (page.parent / "figures").iterdir()} == {
         "plain-curves.svg",
         "resnet-curves.svg",

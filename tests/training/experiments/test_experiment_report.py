@@ -7,15 +7,15 @@ from xml.etree import ElementTree as ET
 import pytest
 from html_page import Page
 
-from training.experiments.report import (
-    Column,
-    Figure,
-    Part,
+from training.experiments.experiment_report import (
     Report,
+    ReportColumn,
+    ReportFigure,
+    ReportSection,
     Table,
     Verdict,
     drawn,
-    write_report,
+    write_experiment_report,
 )
 from training.reports.figures import Line, draw_lines
 
@@ -28,7 +28,11 @@ def folder(tmp_path: Path) -> Path:
     drawing = drawn(
         draw_lines("curve", [Line(HOSTILE, [1, 2, 3], [0.1, None, 0.3], 0, dashed=True)], y="error")
     )
-    columns = (Column("network"), Column("error", "percent"), Column("weights", "whole"))
+    columns = (
+        ReportColumn("network"),
+        ReportColumn("error", "percent"),
+        ReportColumn("weights", "whole"),
+    )
     table = Table(
         "errors", "what came out", columns, [(HOSTILE, 0.12345, 269722), ("none", None, None)]
     )
@@ -45,11 +49,15 @@ def folder(tmp_path: Path) -> Path:
                 (None, "Nobody knows."),
             )
         ],
-        parts=[Part("A part", ["Text."], [Figure("curve", "A curve", drawing)], [table], [table])],
+        parts=[
+            ReportSection(
+                "A part", ["Text."], [ReportFigure("curve", "A curve", drawing)], [table], [table]
+            )
+        ],
         setting={"data": HOSTILE},
         commands=["python -m training experiment example"],
     )
-    return write_report(report, tmp_path).parent
+    return write_experiment_report(report, tmp_path).parent
 
 
 def test_the_page_holds_everything_and_loads_nothing(folder: Path) -> None:

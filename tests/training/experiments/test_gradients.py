@@ -9,11 +9,11 @@ from laboratories import laboratory_at
 
 from training.errors import InterruptedRunError
 from training.experiments import gradients
-from training.experiments.gradient_verdicts import verdicts
+from training.experiments.experiment_report import write_experiment_report
+from training.experiments.gradients_verdicts import verdicts
 from training.experiments.laboratory import Laboratory
-from training.experiments.probing import answers, loss_of, sample_images
-from training.experiments.report import write_report
-from training.experiments.surface import basin, draw_direction, grid, measure_surface, minima
+from training.experiments.loss_surface import basin, draw_direction, grid, measure_surface, minima
+from training.experiments.training_steps import answers, loss_of, sample_images
 from training.learning.networks import build_network
 
 
@@ -136,7 +136,7 @@ def test_the_experiment_ends_in_its_files_and_measures_once(
 ) -> None:
     """On the digits; the surface's centre is the trained loss; a second time everything is read."""
     report = gradients.perform(laboratory, [20], [0], 30, 3)
-    page = write_report(report, tmp_path)
+    page = write_experiment_report(report, tmp_path)
     assert {path.name for path in (page.parent / "figures").iterdir()} == {
         "gradients-20.svg",
         "surface.svg",

@@ -10,11 +10,16 @@ from torch import nn
 
 from training.errors import InterruptedRunError, RecipeError
 from training.experiments import identity
-from training.experiments.construction import deepen, make_identity
-from training.experiments.copying import Copying, best_rate, build_stack, learn_to_copy
+from training.experiments.constructed_network import deepen, make_identity
+from training.experiments.experiment_report import write_experiment_report
+from training.experiments.identity_stacks import (
+    CopyingErrors,
+    best_rate,
+    build_stack,
+    learn_to_copy,
+)
 from training.experiments.identity_verdicts import verdicts
 from training.experiments.laboratory import Laboratory
-from training.experiments.report import write_report
 from training.learning.blocks import PlainBlock, PreactivationBlock
 from training.learning.networks import build_network
 
@@ -108,11 +113,13 @@ def found(*, difference: float, built: float) -> dict:
     }
 
 
-def copied(plain: float, residual: float, deep_plain: float, deep_residual: float) -> list[Copying]:
+def copied(
+    plain: float, residual: float, deep_plain: float, deep_residual: float
+) -> list[CopyingErrors]:
     """Stacks of 1 and 9 blocks that ended at these errors."""
     ended = {"plain": (plain, deep_plain), "residual": (residual, deep_residual)}
     return [
-        Copying(kind, blocks, 0.1, np.full((2, 12), error))
+        CopyingErrors(kind, blocks, 0.1, np.full((2, 12), error))
         for kind, errors in ended.items()
         for blocks, error in zip((1, 9), errors, strict=True)
     ]
@@ -172,7 +179,7 @@ def test_the_experiment_ends_in_its_files_and_measures_once(
 ) -> None:
     """On the digits, a few steps; a second time everything is read."""
     report = identity.perform(laboratory, 20, 32, [0], 30, 2)
-    page = write_report(report, tmp_path)
+    page = write_experiment_report(report, tmp_path)
     assert {path.name for path in (page.parent / "figures").iterdir()} == {
         "trained-on-plain.svg",
         "trained-on-resnet.svg",

@@ -9,8 +9,8 @@ import torch
 
 from training.errors import InterruptedRunError, RecipeError
 from training.experiments import responses
+from training.experiments.experiment_report import write_experiment_report
 from training.experiments.laboratory import Laboratory
-from training.experiments.report import write_report
 from training.experiments.responses import Responses, deviations, response_norms, verdicts
 from training.learning.networks import build_network
 from training.run.weights import LAST
@@ -78,7 +78,7 @@ def test_an_experiment_leaves_its_files_and_measures_once(
     laboratory: Laboratory, tmp_path: Path
 ) -> None:
     """The second time the kept figures are read: other figures in their place are what comes out."""
-    page = write_report(responses.perform(laboratory, [20], [0], 50), tmp_path)
+    page = write_experiment_report(responses.perform(laboratory, [20], [0], 50), tmp_path)
     figures = {path.name for path in (page.parent / "figures").iterdir()}
     assert figures == {"responses-in-order.svg", "responses-by-size.svg"}
     assert len((page.parent / "tables" / "layers.csv").read_text().splitlines()) == 1 + 2 * 19

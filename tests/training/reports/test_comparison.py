@@ -18,7 +18,7 @@ from rich.table import Table
 from training.errors import RunError
 from training.reports.comparison import (
     ComparedRun,
-    Duel,
+    McNemarTest,
     compare,
     comparison_table,
     differences,
@@ -89,15 +89,17 @@ def binomial_p(successes: int, trials: int) -> float:
 )
 def test_mcnemars_p_is_the_binomials(first: int, second: int) -> None:
     """Two-sided: which run is called first does not matter. Where nothing differs it is 1."""
-    assert Duel("a", "b", first, second).p == pytest.approx(binomial_p(first, first + second))
-    assert Duel("a", "b", first, second).p == Duel("b", "a", second, first).p
+    assert McNemarTest("a", "b", first, second).p == pytest.approx(
+        binomial_p(first, first + second)
+    )
+    assert McNemarTest("a", "b", first, second).p == McNemarTest("b", "a", second, first).p
 
 
 def test_known_values_of_p() -> None:
     """By hand: 10 to 2 is 158 of 4096, five to none is 2 of 32."""
-    assert Duel("a", "b", 10, 2).p == pytest.approx(158 / 4096)
-    assert Duel("a", "b", 5, 0).p == pytest.approx(2 / 32)
-    assert Duel("a", "b", 0, 0).p == 1.0
+    assert McNemarTest("a", "b", 10, 2).p == pytest.approx(158 / 4096)
+    assert McNemarTest("a", "b", 5, 0).p == pytest.approx(2 / 32)
+    assert McNemarTest("a", "b", 0, 0).p == 1.0
 
 
 def test_a_duel_counts_what_only_one_of_them_got_right(
@@ -108,8 +110,10 @@ def test_a_duel_counts_what_only_one_of_them_got_right(
     answer(first, wrong=[0, 1, 2, 3, 4])
     answer(second, wrong=[3, 4, *range(100, 110)])
     (duel,) = duels(compared(first, second))
-    assert duel == Duel("first", "second", only_first=10, only_second=3)
-    assert duels(compared(second, first)) == [Duel("second", "first", only_first=3, only_second=10)]
+    assert duel == McNemarTest("first", "second", only_first=10, only_second=3)
+    assert duels(compared(second, first)) == [
+        McNemarTest("second", "first", only_first=3, only_second=10)
+    ]
 
 
 def test_each_pair_has_its_duel_and_the_same_answers_have_no_difference(

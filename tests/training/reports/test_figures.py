@@ -7,7 +7,7 @@ from html_page import Page
 from markupsafe import Markup
 
 from training.reports.figures import SERIES, Line, draw_lines, draw_reliability, draw_surfaces
-from training.reports.mistakes import Bin
+from training.reports.mistakes import ReliabilityBin
 
 
 def path_points(drawing: str, colour: int) -> int:
@@ -100,7 +100,8 @@ def test_an_axis_is_logarithmic_where_values_are_far_apart(
 def test_a_reliability_diagram_has_a_bar_for_each_bin() -> None:
     """For accuracy, for the gap to the confidence, and for the images below."""
     drawing = draw_reliability(
-        "calibration", [Bin(0.5, 0.6, 10, 0.55, 0.4), Bin(0.9, 1.0, 30, 0.97, 1.0)]
+        "calibration",
+        [ReliabilityBin(0.5, 0.6, 10, 0.55, 0.4), ReliabilityBin(0.9, 1.0, 30, 0.97, 1.0)],
     )
     assert isinstance(drawing, Markup)
     assert len(re.findall(r"<path [^>]*fill: var\(--series-1\)", drawing)) == 2 + 2 + 1, (

@@ -8,8 +8,8 @@ import torch
 
 from training.reports.mistakes import (
     CALIBRATION_BINS,
-    Answers,
-    Bin,
+    ReliabilityBin,
+    SplitPredictions,
     confusion_matrix,
     figures_by_class,
     likely_wrong_labels,
@@ -26,19 +26,21 @@ def answers_of(
     probabilities: Sequence[Sequence[float]],
     first: int = 0,
     split: str = "test",
-) -> Answers:
-    """Answers whose first image lies at `first` in the data."""
+) -> SplitPredictions:
+    """SplitPredictions whose first image lies at `first` in the data."""
     indices = np.arange(first, first + len(labels), dtype=np.int64)
-    return Answers(split, indices, np.array(labels, np.int64), np.array(probabilities, np.float32))
+    return SplitPredictions(
+        split, indices, np.array(labels, np.int64), np.array(probabilities, np.float32)
+    )
 
 
-def two_sided(labels: Sequence[int], of_second: Sequence[float]) -> Answers:
-    """Answers of two classes, by the probability of the second."""
+def two_sided(labels: Sequence[int], of_second: Sequence[float]) -> SplitPredictions:
+    """SplitPredictions of two classes, by the probability of the second."""
     return answers_of(labels, [(1 - probability, probability) for probability in of_second])
 
 
-def drawn(images: int = 400, classes: int = 6, seed: int = 0) -> Answers:
-    """Answers of every quality, by chance."""
+def drawn(images: int = 400, classes: int = 6, seed: int = 0) -> SplitPredictions:
+    """SplitPredictions of every quality, by chance."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(0, 2, (images, classes)).astype(np.float32)
     return answers_of(
@@ -198,8 +200,8 @@ def test_bins_hold_the_mean_confidence_and_the_share_that_is_right() -> None:
     """Of four bins two are empty and left out: top-1 of two classes is never below a half."""
     found = reliability(two_sided([1, 0, 1, 1], [0.6, 0.7, 0.9, 0.8]), bins=4)
     assert found == [
-        Bin(0.5, 0.75, 2, pytest.approx(0.65), 0.5),
-        Bin(0.75, 1.0, 2, pytest.approx(0.85), 1.0),
+        ReliabilityBin(0.5, 0.75, 2, pytest.approx(0.65), 0.5),
+        ReliabilityBin(0.75, 1.0, 2, pytest.approx(0.85), 1.0),
     ]
 
 
@@ -213,7 +215,7 @@ def test_a_confidence_of_one_lies_in_the_last_bin() -> None:
 @pytest.mark.parametrize(
     "answers", [drawn(), drawn(images=3), two_sided([1, 0, 1], [1.0, 1.0, 0.5])]
 )
-def test_the_bins_give_the_calibration_error_of_the_evaluation(answers: Answers) -> None:
+def test_the_bins_give_the_calibration_error_of_the_evaluation(answers: SplitPredictions) -> None:
     """The mean gap over the bins is what `evaluate` writes; no image is lost."""
     bins = reliability(answers)
     gap = sum(found.images * abs(found.confidence - found.accuracy) for found in bins) / len(

@@ -13,7 +13,7 @@ from model_store.preprocessing import prepare
 from model_store.store import ModelStore
 from training.errors import DataError
 from training.reports.history import read_history
-from training.reports.report import write_report
+from training.reports.run_report import write_run_report
 from training.run.data import canvas_of, known_images, open_run_data
 from training.run.directory import RunDirectory
 from training.run.request import RunRequest, begin
@@ -104,4 +104,4 @@ def test_the_validation_split_is_learned_too_where_the_recipe_says_so(
     known = np.load(io.BytesIO(known_images(run, data) or b""))
     assert set(known.tolist()) == {int(data.scan.facts[index].digest[:16], 16) for index in both}
     evaluate(run, data)
-    assert b"validation, trained on too" in write_report(run, data).read_bytes()
+    assert b"validation, trained on too" in write_run_report(run, data).read_bytes()

@@ -6,9 +6,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.experiments.report import Verdict
-from training.experiments.surface import basin, minima
-from training.statistics import Sample, seeds_of
+from training.experiments.experiment_report import Verdict
+from training.experiments.loss_surface import basin, minima
+from training.statistics import SeedValues, seeds_of
 
 SOURCES: Final = ("He et al. 2015, section 4.1", "Li et al. 2018, sections 4 and 5")
 CLAIM: Final = (
@@ -90,7 +90,7 @@ def _even(
         spreads = []
         for norms in (plain, residual):
             means = norms[:, part].mean(axis=1)
-            spreads.append(Sample((means.max(axis=1) / means.min(axis=1)).tolist()))
+            spreads.append(SeedValues((means.max(axis=1) / means.min(axis=1)).tolist()))
         said.append(
             Verdict(
                 (spreads[0] - spreads[1]).agree(),

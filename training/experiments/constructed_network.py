@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from training.experiments.probing import CHUNK
+from training.experiments.training_steps import CHUNK
 from training.learning.blocks import PlainBlock
 from training.learning.networks import build_network
 

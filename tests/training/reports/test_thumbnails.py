@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.reports.pictures import SMALL_SIDE, THUMBNAIL_SIDE, picture_of, take_pictures
+from training.reports.thumbnails import SMALL_SIDE, THUMBNAIL_SIDE, make_thumbnails, thumbnail_of
 from training.run.data import open_run_data
 from training.run.directory import RunDirectory
 
@@ -24,7 +24,7 @@ def test_a_small_picture_holds_every_pixel(shape: tuple[int, int], *, grey: bool
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     if grey:
         pixels[...] = pixels[..., :1]
-    found = picture_of(pixels)
+    found = thumbnail_of(pixels)
     image = decoded(found.uri)
     assert found.small
     assert found.uri.startswith("data:image/png;base64,")
@@ -36,7 +36,7 @@ def test_grey_pictures_are_smaller() -> None:
     """A grey image in colours would be three times as much."""
     colours = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     grey = np.ascontiguousarray(np.broadcast_to(colours[..., :1], colours.shape))
-    assert len(picture_of(grey).uri) < len(picture_of(colours).uri) / 2
+    assert len(thumbnail_of(grey).uri) < len(thumbnail_of(colours).uri) / 2
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_grey_pictures_are_smaller() -> None:
 def test_a_large_picture_is_a_small_jpeg(shape: tuple[int, int], size: tuple[int, int]) -> None:
     """Bounded in pixels and bytes, in its own proportions, and not to be shown in blocks."""
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    found = picture_of(pixels)
+    found = thumbnail_of(pixels)
     assert max(shape) > SMALL_SIDE
     assert not found.small
     assert found.uri.startswith("data:image/jpeg;base64,")
@@ -58,9 +58,9 @@ def test_pictures_are_taken_once_each(finished_run: RunDirectory) -> None:
     """However often an image is asked for, and in whatever order."""
     data = open_run_data(finished_run)
     heard: list[tuple[int, int]] = []
-    found = take_pictures(data, [7, 3, 7, 900], lambda done, total: heard.append((done, total)))
+    found = make_thumbnails(data, [7, 3, 7, 900], lambda done, total: heard.append((done, total)))
     assert list(found) == [3, 7, 900]
     assert heard == [(3, 3)]
     (pixels,) = data.chunks(np.array([900]))
-    assert found[900] == picture_of(pixels[0])
-    assert take_pictures(data, []) == {}
+    assert found[900] == thumbnail_of(pixels[0])
+    assert make_thumbnails(data, []) == {}

@@ -18,16 +18,16 @@ from PIL import Image
 from model_store.store import ModelStore
 from training.errors import RunError
 from training.gates.gate import GATES, gate
-from training.reports import report
+from training.reports import run_report
 from training.reports.mistakes import (
-    Answers,
+    SplitPredictions,
     confusion_matrix,
     figures_by_class,
     softmax,
     worst_mistakes,
 )
 from training.reports.pages import percent
-from training.reports.report import CELL_PICTURES, REPORT, write_report
+from training.reports.run_report import CELL_PICTURES, REPORT, write_run_report
 from training.run.data import RunData, open_run_data
 from training.run.directory import RunDirectory
 from training.run.request import RunRequest, begin
@@ -60,10 +60,10 @@ class Reported(NamedTuple):
     page: Page
 
     @property
-    def answers(self) -> Answers:
+    def answers(self) -> SplitPredictions:
         """What the network said of the test images."""
         test = self.data.split.test
-        return Answers("test", test, read_labels(self.run), softmax(read_logits(self.run)))
+        return SplitPredictions("test", test, read_labels(self.run), softmax(read_logits(self.run)))
 
     def copy(self, place: Path) -> RunDirectory:
         """The run in a directory that may be written into."""
@@ -72,7 +72,7 @@ class Reported(NamedTuple):
 
 def written(run: RunDirectory, data: RunData) -> Page:
     """The run's report, written anew."""
-    return Page(write_report(run, data).read_bytes())
+    return Page(write_run_report(run, data).read_bytes())
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,7 @@ def test_why_there_is_no_calibration_is_said(
     awkward: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The notice of a run that learned its validation images, or that the file is damaged, beside the rest."""
-    monkeypatch.setattr(report, "AFFORDABLE", 1)
+    monkeypatch.setattr(run_report, "AFFORDABLE", 1)
     run = awkward.copy(tmp_path)
     run.write(CALIBRATION, Calibrated(notices=("not <calibrated>",)).model_dump_json().encode())
     assert "not &lt;calibrated&gt;" in written(run, awkward.data).part("calibration")
@@ -297,7 +297,7 @@ def test_the_gates_are_shown_with_their_verdicts(
     """Passed, failed, or waived with the reason; a run without them has no such part and no link to it."""
     assert 'id="gates"' not in awkward.page.source
     assert 'href="#gates"' not in awkward.page.source
-    monkeypatch.setattr(report, "AFFORDABLE", 1)
+    monkeypatch.setattr(run_report, "AFFORDABLE", 1)
     run = digits.copy(tmp_path)
     values = run.read_json(GATES, "gate")
     first, second, third, *_ = values["checks"]
@@ -320,7 +320,7 @@ def test_gates_that_can_not_be_read_do_not_hide_the_rest(
     digits: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Damaged, or of files that have changed since: the page says which, and shows no verdict."""
-    monkeypatch.setattr(report, "AFFORDABLE", 1)
+    monkeypatch.setattr(run_report, "AFFORDABLE", 1)
     run = digits.copy(tmp_path)
     (run.path / "classifier.npz").write_bytes(b"another")
     changed = written(run, digits.data)
@@ -350,7 +350,7 @@ def test_no_doubt_and_a_sample_are_said(
     awkward: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of many images some are looked at, and the page says of how many; several openings of the test split are owned up to."""
-    monkeypatch.setattr(report, "SAMPLE", 5)
+    monkeypatch.setattr(run_report, "SAMPLE", 5)
     run = awkward.copy(tmp_path)
     opened = ["2024-05-01T10:00:00+00:00", "2024-06-02T11:30:00+00:00"]
     run.write_json("evaluation.json", {**read_figures(run), "opened_at": opened})
@@ -369,8 +369,8 @@ def test_many_classes_become_a_list_of_pairs(
     digits: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the matrix could not be read: the largest of its cells off the diagonal, the largest first."""
-    monkeypatch.setattr(report, "MATRIX_CLASSES", 10)
-    monkeypatch.setattr(report, "AFFORDABLE", 1)
+    monkeypatch.setattr(run_report, "MATRIX_CLASSES", 10)
+    monkeypatch.setattr(run_report, "AFFORDABLE", 1)
     page = written(digits.copy(tmp_path), digits.data)
     wrong = {place: images for place, images in digits.page.cells.items() if place[0] != place[1]}
     assert page.cells == wrong
@@ -385,7 +385,7 @@ def test_the_same_run_gives_the_same_bytes_and_is_left_alone(
     run = awkward.copy(tmp_path)
     before = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
     heard: list[tuple[int, int]] = []
-    path = write_report(run, awkward.data, lambda done, total: heard.append((done, total)))
+    path = write_run_report(run, awkward.data, lambda done, total: heard.append((done, total)))
     assert path == run.path / REPORT
     assert {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()} == before
     assert path.read_bytes().decode() == awkward.page.source
@@ -401,12 +401,12 @@ def test_a_run_that_was_not_evaluated_has_no_report(
     """The error names the step that is missing; no page is left behind."""
     run = new_run()
     with pytest.raises(RunError, match="run `python -m training evaluate` on it first"):
-        write_report(run, digits.data)
+        write_run_report(run, digits.data)
     assert not run.has(REPORT)
     trained = digits.copy(tmp_path)
     (trained.path / "evaluation.npz").unlink()
     with pytest.raises(RunError, match=r"has no evaluation\.npz"):
-        write_report(trained, digits.data)
+        write_run_report(trained, digits.data)
 
 
 def test_an_evaluation_of_other_images_is_refused(awkward: Reported, tmp_path: Path) -> None:
@@ -417,7 +417,7 @@ def test_an_evaluation_of_other_images_is_refused(awkward: Reported, tmp_path: P
     with pytest.raises(
         RunError, match=f"is of {images - 1} images in 2 classes, and the test split is not"
     ):
-        write_report(run, awkward.data)
+        write_run_report(run, awkward.data)
 
 
 def write_logits(run: RunDirectory, logits: np.ndarray, labels: np.ndarray) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.experiments.laboratory import Laboratory, TrainedRun
-from training.experiments.pictures import counted
+from training.experiments.sample_images import counted
 from training.learning.batches import Feed
 from training.learning.determinism import Environment
 from training.learning.learner import Learner

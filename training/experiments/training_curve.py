@@ -13,7 +13,7 @@ POINT_STEPS: Final = 50
 """Steps that a point is the mean of, or a few more: an epoch is cut evenly."""
 
 
-class Point(NamedTuple):
+class CurvePoint(NamedTuple):
     """The steps up to an iteration since the point before: images seen, and those got wrong."""
 
     iteration: int
@@ -31,7 +31,7 @@ class CurveRecorder:
 
     def __init__(self, run: RunDirectory, batch_size: int, images: int) -> None:
         self._run, self._batch_size, self._images = run, batch_size, images
-        self._points: list[Point] | None = None
+        self._points: list[CurvePoint] | None = None
 
     def __call__(self, progress: Progress) -> None:
         """Take in where the training stands after a step."""
@@ -50,7 +50,7 @@ class CurveRecorder:
             round((1 - progress.accuracy) * seen),
         )
         self._points.append(
-            Point(progress.run_step, images, wrong - sum(point.wrong for point in before))
+            CurvePoint(progress.run_step, images, wrong - sum(point.wrong for point in before))
         )
         write_curve(self._run, self._points)
 
@@ -62,20 +62,20 @@ def _is_due(progress: Progress, last: int) -> bool:
     return crossed or (progress.run_step == progress.total_steps and progress.step > last)
 
 
-def write_curve(run: RunDirectory, points: Iterable[Point]) -> None:
+def write_curve(run: RunDirectory, points: Iterable[CurvePoint]) -> None:
     """Leave the points as `curve.csv`."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(Point._fields)
+    writer.writerow(CurvePoint._fields)
     writer.writerows(points)
     run.write(CURVE, buffer.getvalue().encode())
 
 
-def read_curve(run: RunDirectory) -> list[Point]:
+def read_curve(run: RunDirectory) -> list[CurvePoint]:
     """What `write_curve` left. Raises RunError where it is not there, or damaged."""
     path = run.file(CURVE, "experiment")
     try:
         rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
-        return [Point(*(int(row[name]) for name in Point._fields)) for row in rows]
+        return [CurvePoint(*(int(row[name]) for name in CurvePoint._fields)) for row in rows]
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(path, error) from None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from training.errors import RunError
-from training.experiments.curve import CURVE, CurveRecorder, read_curve
+from training.experiments.training_curve import CURVE, CurveRecorder, read_curve
 from training.run.directory import RunDirectory
 from training.steps.train import Progress
 

@@ -19,8 +19,8 @@ from training.learning.distributed import ALONE, Process
 from training.reports.figures import Line, draw_lines, draw_reliability
 from training.reports.history import History, read_history
 from training.reports.mistakes import (
-    Answer,
-    Answers,
+    ClassifiedImage,
+    SplitPredictions,
     confusion_matrix,
     figures_by_class,
     likely_wrong_labels,
@@ -30,7 +30,7 @@ from training.reports.mistakes import (
     worst_mistakes,
 )
 from training.reports.pages import fill, flattened
-from training.reports.pictures import take_pictures
+from training.reports.thumbnails import make_thumbnails
 from training.run.checkpoint import load_checkpoint
 from training.run.data import RunData
 from training.run.directory import RunDirectory
@@ -55,7 +55,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Cell:
+class ConfusionCell:
     """Test images of one class that were taken for one class; `shown` of them have pictures. `shade` is from 0 to 1."""
 
     label: int
@@ -63,7 +63,7 @@ class Cell:
     images: int
     share: float
     shade: float
-    shown: tuple[Answer, ...]
+    shown: tuple[ClassifiedImage, ...]
 
     @property
     def right(self) -> bool:
@@ -72,7 +72,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Looked:
+class LabelCheck:
     """How many images of a split were looked at for wrong labels."""
 
     split: str
@@ -80,7 +80,7 @@ class Looked:
     of: int
 
 
-def write_report(
+def write_run_report(
     run: RunDirectory, data: RunData, progress: Progress = lambda *_: None, process: Process = ALONE
 ) -> Path:
     """Write the run's `report.html` anew; its path. Reads the run, and changes nothing else in it.
@@ -120,11 +120,11 @@ def write_report(
         worst=worst,
         doubted=doubted[:DOUBTED],
         doubts=len(doubted),
-        looked=[Looked("test", len(test.labels), len(test.labels)), *looked],
+        looked=[LabelCheck("test", len(test.labels), len(test.labels)), *looked],
         bins=bins,
         diagram=draw_reliability("calibration", bins),
         calibrated=_calibrated(run),
-        pictures=take_pictures(data, [answer.index for answer in shown], progress),
+        pictures=make_thumbnails(data, [answer.index for answer in shown], progress),
         succession=read_succession(run) if run.has(SUCCESSION) else None,
         checks=checks,
         gates_notice=gates_notice,
@@ -158,18 +158,18 @@ def draw_curves(history: History, best_epoch: int) -> list[tuple[str, Markup]]:
     return [(caption, drawing) for caption, drawing in drawings if drawing is not None]
 
 
-def _test_answers(run: RunDirectory, data: RunData) -> Answers:
+def _test_answers(run: RunDirectory, data: RunData) -> SplitPredictions:
     logits, indices = read_logits(run), data.split.test
     if logits.shape != (len(indices), len(data.images.class_names)):
         raise RunError(
             f"{run.path / LOGITS} is of {logits.shape[0]} images in {logits.shape[1]} classes, and the test split is not"
         )
-    return Answers("test", indices, data.images.labels[indices], softmax(logits))
+    return SplitPredictions("test", indices, data.images.labels[indices], softmax(logits))
 
 
 def _other_answers(
     data: RunData, trained: Trained, seed: int, progress: Progress, process: Process
-) -> tuple[list[Answers], list[Looked]]:
+) -> tuple[list[SplitPredictions], list[LabelCheck]]:
     """What the network says of validation and training images, as many as are affordable."""
     spec = data.preprocessing
     small = data.canvas is not None and max(spec.crop_height, spec.crop_width) <= SMALL
@@ -193,9 +193,11 @@ def _other_answers(
             logits = predict(
                 network, counted(data.chunks(indices)), trained.normalize, process
             ).numpy()
-            answers.append(Answers(name, indices, data.images.labels[indices], softmax(logits)))
+            answers.append(
+                SplitPredictions(name, indices, data.images.labels[indices], softmax(logits))
+            )
     return answers, [
-        Looked(name, len(indices), len(getattr(data.split, name)))
+        LabelCheck(name, len(indices), len(getattr(data.split, name)))
         for name, indices in chosen.items()
     ]
 
@@ -207,7 +209,7 @@ def _sample(indices: Indices, limit: int, seed: int) -> Indices:
     return np.sort(np.random.default_rng(seed).choice(indices, limit, replace=False))
 
 
-def _cells(test: Answers, matrix: Indices, *, full: bool) -> list[Cell]:
+def _cells(test: SplitPredictions, matrix: Indices, *, full: bool) -> list[ConfusionCell]:
     """The cells of the matrix that hold images, row by row; without a `full` one, the largest off the diagonal."""
     rows = rows_by_cell(test)
     if not full:
@@ -231,7 +233,7 @@ def _cells(test: Answers, matrix: Indices, *, full: bool) -> list[Cell]:
         share = float(len(cell) / of_label[label])
         shade = share if label == predicted else float(np.sqrt(share / most))
         cells.append(
-            Cell(
+            ConfusionCell(
                 label,
                 predicted,
                 len(cell),
@@ -253,7 +255,7 @@ def _pictures_a_cell(sizes: Sequence[int]) -> int:
     return next(fitting, 1)
 
 
-def _as_rows(cells: Iterable[Cell], classes: int) -> list[list[Cell | None]]:
+def _as_rows(cells: Iterable[ConfusionCell], classes: int) -> list[list[ConfusionCell | None]]:
     by_place = {(cell.label, cell.predicted): cell for cell in cells}
     return [
         [by_place.get((label, predicted)) for predicted in range(classes)]

@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Pictures:
+class TestImages:
     """So many test images, spread evenly over the split (which may lie class by class); all of it where it has fewer."""
 
     laboratory: Laboratory

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.models.resnet import BasicBlock
 
-from training.experiments.anatomy import Anatomy, branches
 from training.experiments.laboratory import Laboratory, TrainedRun
-from training.experiments.pictures import Pictures, counted
+from training.experiments.network_parts import NetworkParts, branches
+from training.experiments.sample_images import TestImages, counted
 from training.learning.networks import fold_norms
 
 SHARE: Final = 0.95
@@ -50,10 +50,10 @@ def shortest_interval(shares: NDArray[np.float64], wanted: float) -> tuple[int, 
     return next((a, b) for a, b in runs if sums[b + 1] - sums[a] >= enough)
 
 
-class Backward:
+class PathGradients:
     """One forward pass, whose gradient at the first block's input can then be had along any set of paths."""
 
-    def __init__(self, anatomy: Anatomy, batch: Tensor, labels: Tensor) -> None:
+    def __init__(self, anatomy: NetworkParts, batch: Tensor, labels: Tensor) -> None:
         with torch.no_grad():
             x = anatomy.stem(batch)
         self._steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
@@ -84,14 +84,14 @@ class Backward:
 
 
 def gradient_norms(
-    laboratory: Laboratory, run: TrainedRun, pictures: Pictures, draws: int, seed: int
+    laboratory: Laboratory, run: TrainedRun, pictures: TestImages, draws: int, seed: int
 ) -> list[list[float]]:
     """Norms `[length][draw]` of one random path's gradient of each length: the mean over the pictures, which are one batch."""
     device = laboratory.process.device
     network = fold_norms(run.trained.network).to(device)
-    anatomy = Anatomy.of(network.to(memory_format=torch.channels_last))
+    anatomy = NetworkParts.of(network.to(memory_format=torch.channels_last))
     count = len(anatomy.blocks)
-    backward = Backward(anatomy, torch.cat(pictures.batches(run)), torch.cat(pictures.labels))
+    backward = PathGradients(anatomy, torch.cat(pictures.batches(run)), torch.cat(pictures.labels))
     choices = [
         np.random.default_rng((seed, length, draw)).permutation(count)[:length].tolist()
         for length in range(count + 1)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.experiments.probing import answers, loss_of
+from training.experiments.training_steps import answers, loss_of
 
 CEILING: Final = 1e6
 """Losses above this, and those that are no numbers, are this."""

@@ -21,11 +21,11 @@ from training.data.image_set import printable
 from training.reports.figures import standalone
 from training.reports.pages import MISSING, fill, percent
 
-Cell = str | float | int | None
+CellValue = str | float | int | None
 
 
 @dataclass(frozen=True)
-class Figure:
+class ReportFigure:
     """A drawing. `name` is its file's, its caption says what is to be seen."""
 
     name: str
@@ -34,7 +34,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Column:
+class ReportColumn:
     """A column of a table; how its values are shown is a name of FORMATS. The CSV holds them as they are."""
 
     title: str
@@ -45,7 +45,7 @@ class Column:
         """Whether the values stand to the right."""
         return self.kind != "text"
 
-    def show(self, value: Cell) -> str:
+    def show(self, value: CellValue) -> str:
         """A value for people."""
         return MISSING if value is None else FORMATS[self.kind](value)
 
@@ -66,8 +66,8 @@ class Table:
 
     name: str
     caption: str
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[Cell]]
+    columns: Sequence[ReportColumn]
+    rows: Sequence[Sequence[CellValue]]
 
     @property
     def shown(self) -> list[list[str]]:
@@ -79,12 +79,12 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Part:
+class ReportSection:
     """A piece of the argument: what was done, and what came out."""
 
     heading: str
     text: Sequence[str]
-    figures: Sequence[Figure] = ()
+    figures: Sequence[ReportFigure] = ()
     tables: Sequence[Table] = ()
     files: Sequence[Table] = ()
     """Tables that are too long to be shown: points of curves."""
@@ -112,13 +112,13 @@ class Report:
     claim: str
     sources: Sequence[str]
     verdicts: Sequence[Verdict]
-    parts: Sequence[Part]
+    parts: Sequence[ReportSection]
     setting: Mapping[str, str]
     commands: Sequence[str]
     """What to type: to run it again, and to serve what it trained."""
 
 
-def write_report(report: Report, out: Path) -> Path:
+def write_experiment_report(report: Report, out: Path) -> Path:
     """Write all of it under OUT/NAME; the page's path."""
     folder = out / report.name
     for subfolder in ("figures", "tables"):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from training.experiments.laboratory import Laboratory
-from training.experiments.setting import command, describe, is_cifar10, publishing
+from training.experiments.run_description import command, describe, is_cifar10, publishing
 
 
 @pytest.mark.parametrize(

@@ -18,29 +18,29 @@ JPEG_QUALITY: Final = 82
 
 
 @dataclass(frozen=True)
-class Picture:
+class Thumbnail:
     """An image as a `data:` URI. `small` ones hold every pixel and are to be enlarged without smoothing."""
 
     uri: str
     small: bool
 
 
-def take_pictures(
+def make_thumbnails(
     data: RunData, indices: Collection[int], progress: Callable[[int, int], None] = lambda *_: None
-) -> Mapping[int, Picture]:
+) -> Mapping[int, Thumbnail]:
     """The images at these positions, each once. `progress` hears (images done, images in all). Raises DataError."""
     wanted = np.array(sorted(set(indices)), np.int64)
-    pictures: dict[int, Picture] = {}
+    pictures: dict[int, Thumbnail] = {}
     for start, chunk in zip(range(0, len(wanted), CHUNK), data.chunks(wanted), strict=True):
         pictures |= {
-            int(index): picture_of(pixels)
+            int(index): thumbnail_of(pixels)
             for index, pixels in zip(wanted[start : start + CHUNK], chunk, strict=True)
         }
         progress(len(pictures), len(wanted))
     return pictures
 
 
-def picture_of(pixels: Pixels) -> Picture:
+def thumbnail_of(pixels: Pixels) -> Thumbnail:
     """One image, uint8 `[height, width, 3]`: PNG up to 64 pixels, a reduced JPEG above."""
     small = max(pixels.shape[:2]) <= SMALL_SIDE
     grey = bool((pixels == pixels[..., :1]).all())
@@ -53,4 +53,4 @@ def picture_of(pixels: Pixels) -> Picture:
         else encode(image, "JPEG", quality=JPEG_QUALITY)
     )
     kind = "png" if small else "jpeg"
-    return Picture(f"data:image/{kind};base64,{base64.b64encode(encoded).decode()}", small)
+    return Thumbnail(f"data:image/{kind};base64,{base64.b64encode(encoded).decode()}", small)

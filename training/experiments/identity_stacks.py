@@ -17,7 +17,7 @@ from torchvision.models.resnet import BasicBlock
 from training.errors import InterruptedRunError
 from training.experiments.laboratory import Laboratory
 from training.learning.blocks import PlainBlock
-from training.statistics import Sample
+from training.statistics import SeedValues
 
 RATES: Final = (0.1, 0.01)
 MOMENTUM: Final = 0.9
@@ -28,7 +28,7 @@ KINDS: Final = {"plain": PlainBlock, "residual": BasicBlock}
 
 
 @dataclass(frozen=True)
-class Copying:
+class CopyingErrors:
     """How stacks of one kind and length learned, at the better of the rates: errors float `[seeds, steps]`."""
 
     kind: str
@@ -37,9 +37,9 @@ class Copying:
     errors: np.ndarray
 
     @property
-    def final(self) -> Sample:
+    def final(self) -> SeedValues:
         """The error at the end, a value a seed."""
-        return Sample(self.errors[:, -LAST_STEPS:].mean(axis=1).tolist())
+        return SeedValues(self.errors[:, -LAST_STEPS:].mean(axis=1).tolist())
 
     @property
     def name(self) -> str:
@@ -84,10 +84,10 @@ def learn_to_copy(
     return errors
 
 
-def best_rate(kind: str, blocks: int, errors: Sequence[Sequence[Sequence[float]]]) -> Copying:
+def best_rate(kind: str, blocks: int, errors: Sequence[Sequence[Sequence[float]]]) -> CopyingErrors:
     """Of errors by rate, seed and step, those of the rate that ends lowest on the mean."""
     tried = [
-        Copying(kind, blocks, rate, np.array(of_rate))
+        CopyingErrors(kind, blocks, rate, np.array(of_rate))
         for rate, of_rate in zip(RATES, errors, strict=True)
     ]
     return min(tried, key=lambda copying: copying.final.mean)

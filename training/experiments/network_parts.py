@@ -16,7 +16,7 @@ from training.learning.networks import classify
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class NetworkParts:
     """The parts of a network of BasicBlocks or PlainBlocks, in evaluation mode. Only the parts run: the network stays whole."""
 
     network: nn.Module
@@ -96,7 +96,7 @@ def run_blocks(blocks: Iterable[Callable[[Tensor], Tensor]], x: Tensor) -> Tenso
 
 
 @torch.inference_mode()
-def states(anatomy: Anatomy, batch: Tensor) -> list[Tensor]:
+def states(anatomy: NetworkParts, batch: Tensor) -> list[Tensor]:
     """What goes into each block, and at the end what leaves the last."""
     kept = [anatomy.stem(batch)]
     for block in anatomy.blocks:

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.errors import RunError
+from training.experiments.experiment_report import ReportColumn, ReportFigure, Table, drawn
 from training.experiments.laboratory import Laboratory, TrainedRun
-from training.experiments.report import Column, Figure, Table, drawn
 from training.learning.networks import parse_architecture
 from training.reports.figures import Line, draw_lines
-from training.statistics import Sample
+from training.statistics import SeedValues
 
 KINDS: Final = ("training", "test")
 PUBLISHED: Final = {
@@ -26,7 +26,7 @@ PUBLISHED: Final = {
 
 
 @dataclass(frozen=True)
-class Group:
+class SeedGroup:
     """The finished runs of one network, a seed each."""
 
     runs: Sequence[TrainedRun]
@@ -41,9 +41,9 @@ class Group:
         """Its layers with weights."""
         return parse_architecture(self.name).depth
 
-    def error(self, accuracy: str) -> Sample:
+    def error(self, accuracy: str) -> SeedValues:
         """An accuracy of the last epoch as an error, over the seeds."""
-        return Sample([1 - run.last(accuracy) for run in self.runs])
+        return SeedValues([1 - run.last(accuracy) for run in self.runs])
 
     def curve(self, kind: str) -> tuple[list[int], NDArray[np.float64]]:
         """Iterations, and the training error up to each or the test error after each epoch, float `[seeds, points]`."""
@@ -75,7 +75,7 @@ class Group:
 
 def train_groups(
     laboratory: Laboratory, architectures: Sequence[str], seeds: Sequence[int]
-) -> dict[str, Group]:
+) -> dict[str, SeedGroup]:
     """Train each network with each seed, all of them with the first seed first; what is trained already is read."""
     laboratory.require(architectures)
     runs = {
@@ -84,7 +84,7 @@ def train_groups(
         for architecture in architectures
     }
     return {
-        architecture: Group([runs[architecture, seed] for seed in seeds])
+        architecture: SeedGroup([runs[architecture, seed] for seed in seeds])
         for architecture in architectures
     }
 
@@ -92,10 +92,10 @@ def train_groups(
 def draw_group_curves(
     name: str,
     title: str,
-    groups: Sequence[Group],
+    groups: Sequence[SeedGroup],
     kinds: Sequence[str] = KINDS,
     top: float | None = None,
-) -> Figure:
+) -> ReportFigure:
     """Errors by iteration up to `top`, training dashed, test solid: means, and a band of one standard deviation over the seeds."""
     lines = []
     for series, group in enumerate(groups):
@@ -120,15 +120,17 @@ def draw_group_curves(
         f"{kind} error ({'dashed' if kind == 'training' else 'solid'})" for kind in kinds
     )
     band = "; bands: one standard deviation over the seeds" if len(groups[0].runs) > 1 else ""
-    return Figure(f"{name}-curves", f"{title}: {described} by iteration{band}", drawn(drawing))
+    return ReportFigure(
+        f"{name}-curves", f"{title}: {described} by iteration{band}", drawn(drawing)
+    )
 
 
-def highest(groups: Iterable[Group]) -> float:
+def highest(groups: Iterable[SeedGroup]) -> float:
     """The end of an axis that holds every curve of these networks, so that figures may be held beside each other."""
     return 1.05 * max(float(group.curve(kind)[1].max()) for group in groups for kind in KINDS)
 
 
-def at_rest(groups: Iterable[Group]) -> str:
+def at_rest(groups: Iterable[SeedGroup]) -> str:
     """How far training errors still fell at the end, in a sentence."""
     group = max(groups, key=lambda group: group.still_falling)
     last = group.runs[0].history[-1]
@@ -139,13 +141,17 @@ def at_rest(groups: Iterable[Group]) -> str:
     )
 
 
-def error_table(name: str, groups: Sequence[Group], *, beside_paper: bool) -> Table:
+def error_table(name: str, groups: Sequence[SeedGroup], *, beside_paper: bool) -> Table:
     """Errors at the end; on CIFAR-10 with the paper's beside them."""
     columns = [
-        *(Column("network"), Column("weights", "whole"), Column("seeds", "whole")),
-        *(Column("training error", "percent"), Column("± training", "percent")),
-        *(Column("test error", "percent"), Column("± test", "percent")),
-        *([Column("He et al. 2015, test error", "percent")] if beside_paper else []),
+        *(
+            ReportColumn("network"),
+            ReportColumn("weights", "whole"),
+            ReportColumn("seeds", "whole"),
+        ),
+        *(ReportColumn("training error", "percent"), ReportColumn("± training", "percent")),
+        *(ReportColumn("test error", "percent"), ReportColumn("± test", "percent")),
+        *([ReportColumn("He et al. 2015, test error", "percent")] if beside_paper else []),
     ]
     rows = []
     for group in groups:
@@ -170,7 +176,7 @@ def error_table(name: str, groups: Sequence[Group], *, beside_paper: bool) -> Ta
     return Table(name, caption, columns, rows)
 
 
-def points_table(name: str, groups: Sequence[Group]) -> Table:
+def points_table(name: str, groups: Sequence[SeedGroup]) -> Table:
     """Every point of the curves, a row each: for a file."""
     rows: list[tuple[str, int, str, int, float]] = []
     for group in groups:
@@ -182,10 +188,10 @@ def points_table(name: str, groups: Sequence[Group]) -> Table:
                     for point in zip(iterations, curve, strict=True)
                 ]
     columns = (
-        Column("network"),
-        Column("seed", "whole"),
-        Column("error of"),
-        Column("iteration", "whole"),
-        Column("error", "percent"),
+        ReportColumn("network"),
+        ReportColumn("seed", "whole"),
+        ReportColumn("error of"),
+        ReportColumn("iteration", "whole"),
+        ReportColumn("error", "percent"),
     )
     return Table(name, "points of the curves", columns, rows)
