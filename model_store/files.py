@@ -6,9 +6,12 @@ Local POSIX file systems only: on NFS a retried rename or link is ambiguous.
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 CHUNK_BYTES = 1024 * 1024
 DOOMED_PREFIX = ".doomed-"
@@ -30,6 +33,40 @@ def write_durably(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextmanager
+def open_atomically(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """Open a temporary file that replaces `path` when the block ends without an exception.
+
+    File and directory are synced, so a crash leaves either the old content or the new one. An exception leaves
+    the old content and removes the temporary file, which lies beside `path` under a hidden name.
+
+    Args:
+        path: The file to create or replace.
+        mode: Permissions of the new file, before the umask.
+
+    Raises:
+        OSError: The file cannot be written; a full disk leaves the old content.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with open(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
+    """Replace `path` with `data` as `open_atomically` does. Raises OSError."""
+    with open_atomically(path) as file:
+        file.write(data)
 
 
 def sync_directory(path: Path) -> None:

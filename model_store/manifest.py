@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from model_store.errors import InvalidNameError, ManifestError
+from model_store.validation import describe_validation_error
 
 SCHEMA_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
@@ -366,11 +367,9 @@ class Manifest(Block):
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
-            problems = "; ".join(
-                _describe(problem["loc"], problem["msg"])
-                for problem in error.errors(include_url=False)[:5]
-            )
-            raise ManifestError(f"the manifest is not valid: {problems}") from None
+            raise ManifestError(
+                f"the manifest is not valid: {describe_validation_error(error)}"
+            ) from None
 
     @property
     def all_checks_passed(self) -> bool:
@@ -387,7 +386,3 @@ def digest_of(manifest_bytes: bytes) -> str:
 def now() -> datetime:
     """The current time in UTC, to the second: finer would only make manifests longer."""
     return datetime.now(UTC).replace(microsecond=0)
-
-
-def _describe(location: tuple[int | str, ...], message: str) -> str:
-    return f"{'.'.join(str(part) for part in location) or 'document'}: {message}"

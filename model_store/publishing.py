@@ -23,6 +23,7 @@ from model_store.files import (
     write_durably,
 )
 from model_store.manifest import MANIFEST_NAME, Manifest, is_version_name, parse_version
+from model_store.validation import describe_validation_error
 
 STAGING_PREFIX = ".staging-"
 
@@ -70,10 +71,8 @@ def _validated(fields: Mapping[str, Any]) -> Manifest:
     try:
         manifest = Manifest.model_validate(fields)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        location = ".".join(str(part) for part in problem["loc"]) or "document"
         raise ManifestError(
-            f"this manifest can not be sealed: {location}: {problem['msg']}"
+            f"this manifest cannot be sealed: {describe_validation_error(error)}"
         ) from None
     return Manifest.from_bytes(manifest.to_bytes())
 

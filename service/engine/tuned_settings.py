@@ -4,7 +4,6 @@ A choice is worth something only where it was measured, so it is keyed by the mo
 and ONNX Runtime's version.
 """
 
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -12,6 +11,7 @@ from typing import Annotated, Final, Literal, Self
 import onnxruntime
 from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
+from model_store.files import write_atomically
 from model_store.graph_cache import cpu_description
 from model_store.host_cache import open_host_cache
 from model_store.manifest import Block, Name, Precision, Sha256
@@ -108,10 +108,5 @@ def parse_tuned_settings(data: bytes, version: Version, cpus: int) -> TunedSetti
 def write_tuned_settings(cache: Path, choice: TunedSettings) -> Path:
     """Put the choice where `find_tuned_settings` finds it, in the place of an earlier one by one rename. Raises OSError."""
     path = open_host_cache(cache, FOLDER) / f"{choice.key.model}.json"
-    written = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        written.write_text(choice.model_dump_json(indent=2) + "\n")
-        written.replace(path)
-    finally:
-        written.unlink(missing_ok=True)
+    write_atomically(path, choice.model_dump_json(indent=2).encode() + b"\n")
     return path

@@ -18,7 +18,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from model_store.files import DirectoryLock, sync_directory
+from model_store.files import DirectoryLock, open_atomically
 from model_store.manifest import Name, now
 from service.errors import ForbiddenError, UnauthorizedError
 
@@ -234,24 +234,12 @@ def _changing(path: Path) -> Iterator[tuple[tuple[ApiKey, ...], os.stat_result |
 
 def _write(path: Path, keys: tuple[ApiKey, ...], before: os.stat_result | None) -> None:
     """Replace the file in one step: owner, group and mode stay; a new one is readable by the owner of its directory alone."""
-    draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "wb") as file:
+        with open_atomically(path, mode=0o600) as file:
             file.write(_File(keys=keys).model_dump_json(indent=1).encode() + b"\n")
-            file.flush()
-            _make_alike(descriptor, path, before)
-            os.fsync(file.fileno())
-        draft.replace(path)
-        sync_directory(path.parent)
-    except (OSError, ApiKeysError) as error:
-        with suppress(OSError):
-            draft.unlink()
-        raise (
-            error
-            if isinstance(error, ApiKeysError)
-            else ApiKeysError(f"the keys in {path} can not be written: {error.strerror}")
-        ) from None
+            _make_alike(file.fileno(), path, before)
+    except OSError as error:
+        raise ApiKeysError(f"the keys in {path} cannot be written: {error.strerror}") from None
 
 
 def _make_alike(descriptor: int, path: Path, before: os.stat_result | None) -> None:

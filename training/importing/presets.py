@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, get_args
 from pydantic import ValidationError
 
 from model_store.manifest import Interpolation, Preprocessing
+from model_store.validation import describe_validation_error
 from training.errors import ForeignModelError
 from training.importing.input_spec import PixelRange
 
@@ -89,7 +90,7 @@ def make_preprocessing(
         )
     except ValidationError as error:
         raise ForeignModelError(
-            f"this resize is not possible: {error.errors(include_url=False)[0]['msg']}"
+            f"this resize is not possible: {describe_validation_error(error)}"
         ) from None
 
 

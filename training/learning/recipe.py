@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from model_store.validation import describe_validation_error
 from training.errors import RecipeError
 
 RECIPES: Final = Path(__file__).parent / "recipes"
@@ -185,10 +186,8 @@ class Recipe(Part):
         try:
             return cls.model_validate_json(json.dumps(values, default=str))
         except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            place = ".".join(str(part) for part in problem["loc"])
             raise RecipeError(
-                f"the recipe {name} is wrong{' at ' + place if place else ''}: {problem['msg']}"
+                f"the recipe {name} is not valid: {describe_validation_error(error)}"
             ) from None
 
 

@@ -20,7 +20,6 @@
 """
 
 import json
-import os
 import secrets
 import shlex
 from collections.abc import Iterator
@@ -30,7 +29,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from model_store.files import DirectoryLock
+from model_store.files import DirectoryLock, write_atomically
 from model_store.manifest import Preprocessing, VersionReference, now
 from training.errors import RunError
 from training.learning.determinism import CompileChoice, PrecisionChoice
@@ -185,15 +184,9 @@ class RunDirectory:
         """Replace an artefact: temporary file, fsync, rename. A full disk leaves the old one. Raises RunError."""
         target = self.path / name
         target.parent.mkdir(exist_ok=True)
-        draft = target.with_name(f".{target.name}.{os.getpid()}")
         try:
-            with open(draft, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(target)
+            write_atomically(target, data)
         except OSError as error:
-            draft.unlink(missing_ok=True)
             raise RunError(
                 f"{target} can not be written: {error.strerror}; what was there before is unharmed"
             ) from error
