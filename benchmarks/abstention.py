@@ -23,7 +23,7 @@ from model_store.uncertainty import energy, set_sizes
 from training.run.data import RunData, open_run_data
 from training.run.directory import RunDirectory
 from training.steps.calibrate import read_calibration
-from training.steps.export import MODEL, OUTPUTS, model_input
+from training.steps.export import MODEL_FILE, OUTPUTS, model_input
 
 PACKAGES = ("torch", "onnxruntime", "numpy", "scipy", "pillow")
 LIMIT = 2000
@@ -74,7 +74,7 @@ def open_subject(path: Path) -> Subject:
         raise SystemExit(
             f"{path} can not abstain: calibrate it first, on at least 59 validation images"
         )
-    session = Session(run.file(MODEL, "export"), model_input(run), OUTPUTS)
+    session = Session(run.file(MODEL_FILE, "export"), model_input(run), OUTPUTS)
     return Subject(config.model, config.architecture, open_run_data(run), calibration, session)
 
 

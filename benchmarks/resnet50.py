@@ -16,7 +16,7 @@ from model_store.store import ModelStore
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
 from training.quantization.int8 import calibrate
-from training.steps.export import OPSET, OUTPUT_NAMES, OUTPUTS, ServedModel
+from training.steps.export import OPSET, OUTPUT_NAMES, OUTPUTS, ExportModule
 
 BUILD = ROOT / "build/bench"
 CLASSES = 1000
@@ -29,7 +29,7 @@ def random_resnet50(side: int) -> bytes:
     """As the exporter writes it: the served graph with folded norms."""
     torch.manual_seed(0)
     gray = torch.full((3, 1, 1), 128.0)
-    served = ServedModel(
+    served = ExportModule(
         build_network("resnet50", CLASSES).eval(), Normalization(gray, gray / 2)
     ).eval()
     program = torch.onnx.export(

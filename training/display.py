@@ -14,12 +14,12 @@ from rich.text import Text
 
 from model_store.manifest import Check
 from training.data.check import check_table
-from training.gates.vs_previous_version import Succession
+from training.gates.vs_previous_version import PreviousComparison
 from training.learning.rate_finder import RateCurve
 from training.quantization.sensitivity import Sensitivity
 from training.run.data import RunData
 from training.run.tracking import Trackers
-from training.steps.calibrate import Calibrated
+from training.steps.calibrate import RunCalibration
 from training.steps.cross_validation import CrossValidation
 from training.steps.train import Progress
 
@@ -114,14 +114,14 @@ class TrainingDisplay:
         """Show the gates' table."""
         self._console.print(checks_table(checks))
 
-    def show_calibration(self, calibrated: Calibrated) -> None:
+    def show_calibration(self, calibrated: RunCalibration) -> None:
         """Show what the calibration does, and what was left out of it."""
         if calibrated.calibration:
             self._console.print(calibration_table(calibrated))
         for notice in calibrated.notices:
             self.say(notice)
 
-    def show_succession(self, succession: Succession) -> None:
+    def show_succession(self, succession: PreviousComparison) -> None:
         """Show what a retrained model gained and lost."""
         self._console.print(succession_table(succession))
 
@@ -170,7 +170,7 @@ def checks_table(checks: tuple[Check, ...]) -> Table:
     return table
 
 
-def calibration_table(calibrated: Calibrated) -> Table:
+def calibration_table(calibrated: RunCalibration) -> Table:
     """What the calibration does on the images it was fitted on, and on the test split."""
     splits = {"validation": calibrated.validation, "test": calibrated.test}
     measured = [figures for figures in splits.values() if figures]
@@ -249,7 +249,7 @@ def rate_table(curve: RateCurve) -> Table:
     return table
 
 
-def succession_table(succession: Succession) -> Table:
+def succession_table(succession: PreviousComparison) -> Table:
     """Old and new model on the same test images, class by class; where the new one has more classes, also among the old ones."""
     grown = succession.grown
     names = (

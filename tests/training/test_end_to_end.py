@@ -20,7 +20,8 @@ from training.data.split import make_split
 from training.gates import gate as gates
 from training.run.data import RunData, open_run_data
 from training.run.directory import RunDirectory
-from training.run.weights import load_trained, predict
+from training.run.inference import predict
+from training.run.weights import load_trained
 from training.steps.calibrate import read_calibration
 from training.steps.publish import publish
 

@@ -19,10 +19,10 @@ from training.commands.options import (
     SEED,
     THREADS,
     TrainingGroup,
-    decorated,
+    add_options,
     interruptible,
 )
-from training.commands.run import processes
+from training.commands.run import join_processes
 from training.display import TrainingDisplay
 from training.errors import InterruptedRunError, RunError
 from training.experiments import ablation as lesions_experiment
@@ -113,7 +113,7 @@ def experiment_options(command: Callable[..., Report]) -> Callable[..., None]:
             golden_samples=0,
         )
         with (
-            processes(device, threads) as process,
+            join_processes(device, threads) as process,
             TrainingDisplay(console) as display,
             interruptible(process) as interrupted,
         ):
@@ -126,7 +126,7 @@ def experiment_options(command: Callable[..., Report]) -> Callable[..., None]:
                 display.say(f"{verdict.word}: {verdict.text}")
             display.say(f"the report: {page}")
 
-    return decorated(
+    return add_options(
         click.pass_obj(performed),
         click.option(
             "--data",

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from model_store.manifest import check_name
 from model_store.store import ModelStore
-from training.commands.options import PROMOTE, STORE, WAIVE, decorated, parse_waivers
-from training.commands.run import say_published
+from training.commands.options import PROMOTE, STORE, WAIVE, add_options, parse_waivers
+from training.commands.run import print_published
 from training.display import TrainingDisplay
 from training.errors import GateError, TrainingError
 from training.gates.gate import require_passed
@@ -23,7 +23,7 @@ from training.importing.onnx_network import read_onnx
 from training.importing.publication import Judged, judge, publish_import
 from training.importing.torch_networks import RESIDUAL, read_torchvision, read_weights_file
 from training.importing.verification import CHECKS, open_verification, verify
-from training.steps.publish import make_store
+from training.steps.publish import create_store
 
 FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 LARGEST: Final = 4096
@@ -84,7 +84,7 @@ def _number(text: str) -> float:
 
 def expectation_options(command: Any) -> Any:
     """What a person says of a network's pixels."""
-    return decorated(
+    return add_options(
         command,
         click.option(
             "--preset",
@@ -227,7 +227,7 @@ def import_network(
     if not target.parent.is_dir():
         raise click.UsageError(f"--report {target}: there is no folder {target.parent}")
     with _refusals():
-        make_store(model_store)
+        create_store(model_store)
         display.announce("read")
         candidate = _read(values)
         verification = (
@@ -245,7 +245,7 @@ def import_network(
         published = publish_import(
             judged, model_store, model, promote=promote, keep_checkpoint=keep_checkpoint
         )
-    say_published(display, model, published, store)
+    print_published(display, model, published, store)
     if judged.proof == "unproven":
         display.say(
             f"{model} version {published.version} is unproven: labelled images would prove it (--verify FOLDER)"

@@ -18,7 +18,7 @@ from training.commands.options import (
     WORKERS,
     training_options,
 )
-from training.commands.run import processes
+from training.commands.run import join_processes
 from training.data.check import check as check_images
 from training.data.check import check_table
 from training.data.scan import scan
@@ -33,7 +33,7 @@ from training.reports.run_report import write_run_report
 from training.run.data import open_run_data
 from training.run.directory import RunDirectory
 from training.run.request import RunRequest, begin
-from training.run.setup import prepare_training
+from training.steps.training_setup import prepare_training
 
 EXAMPLES = 5
 
@@ -144,7 +144,7 @@ def find_rate(
 ) -> None:
     """Find a learning rate: raise it step by step until the loss runs away; nothing that was learned is kept."""
     directory = begin(wish, runs, ModelStore())
-    with processes(device, threads) as process, TrainingDisplay(console) as display:
+    with join_processes(device, threads) as process, TrainingDisplay(console) as display:
         data = open_run_data(directory, display.count("checking"))
         learner, feed, _ = prepare_training(directory, data, process)
         curve = find_rate_of(learner, feed, steps, progress=display.count("raising the rate"))

@@ -17,7 +17,7 @@ from training.errors import RunError, TrainingError
 from training.gates import gate as gates
 from training.learning.distributed import Process
 from training.learning.networks import describe_architectures
-from training.run.request import ARCHITECTURE, RunRequest
+from training.run.request import DEFAULT_ARCHITECTURE, RunRequest
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 EXISTING_RUN = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -84,7 +84,7 @@ class TrainingGroup(click.Group):
 
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     """How to train, whatever on."""
-    return decorated(
+    return add_options(
         command,
         click.option(
             "--recipe",
@@ -150,9 +150,9 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def with_wish(arch: str | None, **values: Any) -> None:
-        command(wished(values, architecture=arch), **values)
+        command(build_request(values, architecture=arch), **values)
 
-    return decorated(
+    return add_options(
         recipe_options(with_wish),
         click.option(
             "--data",
@@ -164,7 +164,7 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--arch",
-            help=f"{describe_architectures()}.  [default: that of --start, else {ARCHITECTURE}]",
+            help=f"{describe_architectures()}.  [default: that of --start, else {DEFAULT_ARCHITECTURE}]",
         ),
         click.option("--model", help="The model's name in the store.  [default: DATA-ARCH]"),
         click.option(
@@ -181,7 +181,7 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
     )
 
 
-def wished(values: dict[str, Any], **more: Any) -> RunRequest:
+def build_request(values: dict[str, Any], **more: Any) -> RunRequest:
     """Take a RunRequest's values out of what the command line gave."""
     taken = {name: values.pop(name) for name in RunRequest.__dataclass_fields__ if name in values}
     if epochs := values.pop("epochs"):
@@ -227,7 +227,7 @@ def interruptible(process: Process) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def decorated(command: Callable[..., None], *options: Callable[..., Any]) -> Callable[..., None]:
+def add_options(command: Callable[..., None], *options: Callable[..., Any]) -> Callable[..., None]:
     """The command with these options, listed in this order."""
     for option in reversed(options):
         command = option(command)

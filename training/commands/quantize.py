@@ -9,7 +9,7 @@ from rich.console import Console
 from model_store.manifest import Precision
 from model_store.store import ModelStore
 from training.commands.options import DATA_DIR, PROMOTE, STORE, WAIVE, parse_waivers
-from training.commands.run import say_published
+from training.commands.run import print_published
 from training.display import TrainingDisplay, sensitivity_table
 from training.gates import gate as gates
 from training.quantization.checks import CHECKS, MAX_LOSS
@@ -22,7 +22,7 @@ from training.quantization.variants import (
     publish_variant,
 )
 from training.quantization.version_data import open_labelled, same_data
-from training.steps.publish import make_store, require_aliases
+from training.steps.publish import create_store, require_promotable
 
 
 @click.command()
@@ -85,10 +85,10 @@ def quantize(
     python -m training quantize flowers --data PICTURES
     """
     waivers, model_store = parse_waivers(waive, CHECKS), ModelStore(store)
-    make_store(model_store)
+    create_store(model_store)
     settings = Settings(precision, max_loss, calibration_images, sweep)
     if not promote:
-        require_aliases(model_store, model.partition("/")[0])
+        require_promotable(model_store, model.partition("/")[0])
     with opened_source(model_store, model) as version, TrainingDisplay(console) as display:
         display.announce(f"{precision} of {version}")
         labelled = open_labelled(version, data, data_dir, display.count("reading"))
@@ -106,4 +106,4 @@ def quantize(
         )
         gates.require_passed(made.checks)
         published = publish_variant(version, made, model_store, promote=promote)
-        say_published(display, version.model, published, store)
+        print_published(display, version.model, published, store)

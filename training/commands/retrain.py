@@ -13,14 +13,14 @@ from training.commands.options import (
     STORE,
     THREADS,
     WAIVE,
+    build_request,
     parse_waivers,
     recipe_options,
-    wished,
 )
-from training.commands.run import begun, finish, processes
+from training.commands.run import finish, join_processes, start_or_rejoin
 from training.run.request import RunRequest
 from training.run.retraining import begin_retraining
-from training.steps.publish import make_store
+from training.steps.publish import create_store
 
 
 @click.command()
@@ -64,8 +64,10 @@ def retrain(
     python -m training retrain flowers --data PICTURES
     """
     waivers, model_store = parse_waivers(waive), ModelStore(store)
-    make_store(model_store)
-    wish: RunRequest = wished(values, data=data, model=name)
-    with processes(device, threads) as process:
-        directory = begun(runs, process, lambda: begin_retraining(model, wish, runs, model_store))
+    create_store(model_store)
+    wish: RunRequest = build_request(values, data=data, model=name)
+    with join_processes(device, threads) as process:
+        directory = start_or_rejoin(
+            runs, process, lambda: begin_retraining(model, wish, runs, model_store)
+        )
         finish(console, directory, model_store, waivers, process, promote=promote)

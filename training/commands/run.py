@@ -33,10 +33,10 @@ from training.run.request import RunRequest, begin
 from training.run.tracking import Trackers
 from training.steps import cross_validation, pipeline
 from training.steps.evaluate import read_figures
-from training.steps.publish import Published, left_behind, make_store
+from training.steps.publish import Published, create_store, missing_precisions
 from training.steps.resume_proof import prove_resume
 
-LAUNCH = "launch.json"
+LAUNCH_FILE = "launch.json"
 
 
 @click.command()
@@ -71,9 +71,9 @@ def run(
     torchrun --nproc-per-node 2 -m -- training run --data PICTURES --arch resnet50 --recipe imagenet2015
     """
     waivers, model_store = parse_waivers(waive), ModelStore(store)
-    make_store(model_store)
-    with processes(device, threads) as process:
-        directory = begun(runs, process, lambda: begin(wish, runs, model_store))
+    create_store(model_store)
+    with join_processes(device, threads) as process:
+        directory = start_or_rejoin(runs, process, lambda: begin(wish, runs, model_store))
         if prove_resume:
             _prove(console, directory, process)
         finish(console, directory, model_store, waivers, process, promote=promote)
@@ -98,7 +98,7 @@ def resume(
     promote: bool,
 ) -> None:
     """Go on with a run that was cut, or whose gate you now waive; what it was asked for is read from it."""
-    with processes(device, threads) as process:
+    with join_processes(device, threads) as process:
         finish(
             console,
             RunDirectory(run),
@@ -125,9 +125,12 @@ def cross_validate(
     console: Console, wish: RunRequest, runs: Path, folds: int, device: str, threads: int | None
 ) -> None:
     """Train once per fold and test each image exactly once; publishes nothing."""
-    with processes(device, threads) as process:
-        directory = begun(runs, process, lambda: begin(wish, runs, ModelStore()))
-        with shown(console, process, directory) as display, interruptible(process) as interrupted:
+    with join_processes(device, threads) as process:
+        directory = start_or_rejoin(runs, process, lambda: begin(wish, runs, ModelStore()))
+        with (
+            open_display(console, process, directory) as display,
+            interruptible(process) as interrupted,
+        ):
             result = cross_validation.cross_validate(
                 directory,
                 folds,
@@ -139,7 +142,7 @@ def cross_validate(
 
 
 @contextlib.contextmanager
-def processes(device: str, threads: int | None) -> Iterator[Process]:
+def join_processes(device: str, threads: int | None) -> Iterator[Process]:
     """Join the others, with so many threads."""
     if threads:
         torch.set_num_threads(threads)
@@ -147,7 +150,9 @@ def processes(device: str, threads: int | None) -> Iterator[Process]:
         yield process
 
 
-def begun(runs: Path, process: Process, begin_run: Callable[[], RunDirectory]) -> RunDirectory:
+def start_or_rejoin(
+    runs: Path, process: Process, begin_run: Callable[[], RunDirectory]
+) -> RunDirectory:
     """A new run, or, where `torchrun` starts its workers again after it lost one, the run that they had begun."""
     return RunDirectory(
         Path(process.from_first(str(_begun(runs, begin_run).path) if process.first else ""))
@@ -161,12 +166,12 @@ def _begun(runs: Path, begin_run: Callable[[], RunDirectory]) -> RunDirectory:
         else None
     )
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
-        for path in sorted(runs.glob(f"*/{LAUNCH}"), reverse=True):
-            if RunDirectory(path.parent).read_json(LAUNCH, "run") == launch:
+        for path in sorted(runs.glob(f"*/{LAUNCH_FILE}"), reverse=True):
+            if RunDirectory(path.parent).read_json(LAUNCH_FILE, "run") == launch:
                 return RunDirectory(path.parent)
     directory = begin_run()
     if launch:
-        directory.write_json(LAUNCH, launch)
+        directory.write_json(LAUNCH_FILE, launch)
     return directory
 
 
@@ -191,12 +196,15 @@ def finish(
 ) -> None:
     """Go on to the published version, and show it."""
     config = directory.config()
-    with shown(console, process, directory) as display, interruptible(process) as interrupted:
+    with (
+        open_display(console, process, directory) as display,
+        interruptible(process) as interrupted,
+    ):
         what = f"{config.architecture} on {', '.join(config.data)}"
         display.say(
             f"run {directory.path}: {what}, recipe {config.recipe_name}, seed {config.seed}"
         )
-        with telling_the_way_on(display, directory, store.root):
+        with print_resume_command(display, directory, store.root):
             published = pipeline.finish(
                 directory,
                 store,
@@ -206,12 +214,12 @@ def finish(
                 interrupted=interrupted,
                 process=process,
             )
-        display.say(test_accuracy(directory))
+        display.say(describe_accuracy(directory))
         if published:
-            say_published(display, config.model, published, store.root)
+            print_published(display, config.model, published, store.root)
 
 
-def shown(console: Console, process: Process, directory: RunDirectory) -> TrainingDisplay:
+def open_display(console: Console, process: Process, directory: RunDirectory) -> TrainingDisplay:
     """A display of the run; of several processes only the first shows and tracks anything."""
     return (
         TrainingDisplay(console, Trackers(directory))
@@ -221,7 +229,7 @@ def shown(console: Console, process: Process, directory: RunDirectory) -> Traini
 
 
 @contextlib.contextmanager
-def telling_the_way_on(
+def print_resume_command(
     display: TrainingDisplay, directory: RunDirectory, store: Path
 ) -> Iterator[None]:
     """An interrupted run ends with the command that goes on with it, and exit code 130."""
@@ -233,7 +241,9 @@ def telling_the_way_on(
         sys.exit(128 + signal.SIGINT)
 
 
-def say_published(display: TrainingDisplay, model: str, published: Published, store: Path) -> None:
+def print_published(
+    display: TrainingDisplay, model: str, published: Published, store: Path
+) -> None:
     """Where the version is, whether it serves and how to have it so, and what the one before it had that it has not."""
     model_store, folder, version = ModelStore(store), shlex.quote(str(store)), published.version
     display.say(
@@ -247,7 +257,7 @@ def say_published(display: TrainingDisplay, model: str, published: Published, st
         )
     elif live != version:
         display.say(f"`production` stays at version {live}; to serve this one: {promote}")
-    if lost := left_behind(model_store, model, version):
+    if lost := missing_precisions(model_store, model, version):
         before, precisions = lost
         display.say(
             f"version {before} answers in {' and '.join(precisions)} too, version {version} does not; to make it anew:"
@@ -258,7 +268,7 @@ def say_published(display: TrainingDisplay, model: str, published: Published, st
             )
 
 
-def test_accuracy(run: RunDirectory) -> str:
+def describe_accuracy(run: RunDirectory) -> str:
     """The run's figure in a line."""
     figures = read_figures(run)
     low, high = figures["top1_interval"]

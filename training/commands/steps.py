@@ -19,12 +19,12 @@ from training.commands.options import (
     training_options,
 )
 from training.commands.run import (
-    begun,
-    processes,
-    say_published,
-    shown,
-    telling_the_way_on,
-    test_accuracy,
+    describe_accuracy,
+    join_processes,
+    open_display,
+    print_published,
+    print_resume_command,
+    start_or_rejoin,
 )
 from training.display import TrainingDisplay
 from training.gates import gate as gates
@@ -51,12 +51,15 @@ def train(
     console: Console, wish: RunRequest, runs: Path, store: Path, device: str, threads: int | None
 ) -> None:
     """Only train: make a run and leave the weights that validation chose."""
-    with processes(device, threads) as process:
-        directory = begun(runs, process, lambda: begin(wish, runs, ModelStore(store)))
-        with shown(console, process, directory) as display, interruptible(process) as interrupted:
+    with join_processes(device, threads) as process:
+        directory = start_or_rejoin(runs, process, lambda: begin(wish, runs, ModelStore(store)))
+        with (
+            open_display(console, process, directory) as display,
+            interruptible(process) as interrupted,
+        ):
             data = open_run_data(directory, display.count("checking"), process)
             display.show_data(data)
-            with telling_the_way_on(display, directory, store):
+            with print_resume_command(display, directory, store):
                 train_run(directory, data, display, process, interrupted)
             display.say(f"trained; next: python -m training evaluate {directory.path}")
 
@@ -68,10 +71,10 @@ def train(
 @click.pass_obj
 def evaluate(console: Console, run: Path, device: str, threads: int | None) -> None:
     """Measure on the test split, once, through the store's preprocessing."""
-    with processes(device, threads) as process:
+    with join_processes(device, threads) as process:
         directory, display, data = _opened(console, run, process)
         evaluate_run(directory, data, process)
-        display.say(f"{test_accuracy(directory)}; next: python -m training calibrate {run}")
+        display.say(f"{describe_accuracy(directory)}; next: python -m training calibrate {run}")
 
 
 @click.command()
@@ -96,7 +99,7 @@ def calibrate(
     \b
     python -m training calibrate runs/FINAL --twin runs/CHOSEN    # FINAL was trained with learn_validation=true
     """
-    with processes(device, threads) as process:
+    with join_processes(device, threads) as process:
         if twin:
             directory, display = RunDirectory(run), TrainingDisplay(console)
             display.show_calibration(take_calibration(directory, RunDirectory(twin)))
@@ -141,12 +144,12 @@ def publish(console: Console, run: Path, store: Path, *, promote: bool) -> None:
     """Seal the export as the model's next version."""
     directory, display, data = _opened(console, run)
     published = publish_run(directory, data, ModelStore(store), promote=promote)
-    say_published(display, directory.config().model, published, store)
+    print_published(display, directory.config().model, published, store)
 
 
 def _opened(
     console: Console, run: Path, process: Process = ALONE
 ) -> tuple[RunDirectory, TrainingDisplay, RunData]:
     directory = RunDirectory(run)
-    with shown(console, process, directory) as display:
+    with open_display(console, process, directory) as display:
         return directory, display, open_run_data(directory, display.count("reading"), process)

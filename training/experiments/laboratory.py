@@ -24,11 +24,12 @@ from training.errors import RecipeError, RunError
 from training.experiments.training_curve import CURVE, CurvePoint, CurveRecorder, read_curve
 from training.learning.distributed import Process
 from training.learning.networks import build_network, parse_architecture
-from training.run.data import CHECK, RunData, canvas_of, open_run_data
-from training.run.directory import Config, RunDirectory, damaged
+from training.run.data import CHECK_FILE, RunData, canvas_of, open_run_data
+from training.run.directory import RunConfig, RunDirectory, damaged
+from training.run.inference import predict_split
 from training.run.request import RunRequest, configure, look_at
-from training.run.weights import LAST, Trained, predict_split, read_weights
-from training.steps.pipeline import Display
+from training.run.weights import LAST_WEIGHTS, Trained, read_weights
+from training.steps.pipeline import ProgressDisplay
 from training.steps.train import Progress, read_metrics, train
 
 TWINS: Final = ("plain", "resnet")
@@ -42,7 +43,7 @@ class TrainedRun:
     """A finished training. `architecture` and `seed` are what tells it from its neighbours in an experiment."""
 
     directory: RunDirectory
-    config: Config
+    config: RunConfig
     history: list[dict[str, Any]]
 
     @classmethod
@@ -78,16 +79,18 @@ class TrainedRun:
     @cached_property
     def trained(self) -> Trained:
         """The network at the end of its training, in evaluation mode."""
-        return read_weights(self.directory.file(LAST, "experiment"))
+        return read_weights(self.directory.file(LAST_WEIGHTS, "experiment"))
 
     @property
     def data_digest(self) -> str:
         """What the images of its data were, to the pixel."""
-        return str(self.directory.read_json(CHECK, "experiment")["data_digest"])
+        return str(self.directory.read_json(CHECK_FILE, "experiment")["data_digest"])
 
     def identity(self) -> dict[str, Any]:
         """What any measurement of this network on its data depends on: for `Laboratory.measured`."""
-        weights = hashlib.sha256(self.directory.file(LAST, "experiment").read_bytes()).hexdigest()
+        weights = hashlib.sha256(
+            self.directory.file(LAST_WEIGHTS, "experiment").read_bytes()
+        ).hexdigest()
         return {"run": self.directory.run_id, "weights": weights, "data": self.data_digest}
 
 
@@ -97,13 +100,13 @@ class Laboratory:
 
     wish: RunRequest
     runs: Path
-    display: Display
+    display: ProgressDisplay
     process: Process
     interrupted: Callable[[], bool]
     _digests: set[str] = field(default_factory=set)
     """That of the data, once it was looked at."""
 
-    def config(self, architecture: str, seed: int) -> Config:
+    def config(self, architecture: str, seed: int) -> RunConfig:
         """What a run of this network would be asked for. Raises RecipeError, DataError."""
         model = model_name(self.wish.short_data, architecture)
         wish = replace(self.wish, architecture=architecture, seed=seed, model=model)
@@ -136,13 +139,13 @@ class Laboratory:
         run = self.directory(architecture, seed)
         run.path.mkdir(parents=True, exist_ok=True)
         with run.alone():
-            if run.has(LAST):
+            if run.has(LAST_WEIGHTS):
                 self._check_data(run)
             else:
                 self._train(run, self.config(architecture, seed))
         return TrainedRun.read(run)
 
-    def _train(self, run: RunDirectory, config: Config) -> None:
+    def _train(self, run: RunDirectory, config: RunConfig) -> None:
         if not run.has("config.json"):
             run.write_config(config)
         self.display.announce(f"train {config.architecture}, seed {config.seed}")
@@ -163,7 +166,7 @@ class Laboratory:
         if not self._digests:
             canvas = canvas_of(run.config().preprocessing)
             self._digests.add(scan(self.images, canvas, 2, self.display.count("checking")).digest)
-        if run.read_json(CHECK, "experiment").get("data_digest") not in self._digests:
+        if run.read_json(CHECK_FILE, "experiment").get("data_digest") not in self._digests:
             raise RunError(
                 f"{run.path} has learned from other data than {self.images.name} holds now: give another --runs"
             )

@@ -13,7 +13,7 @@ from training.data.sources import Indices
 from training.errors import InterruptedRunError
 from training.experiments.laboratory import Laboratory, TrainedRun
 from training.reports.history import split_rows
-from training.run.data import CHUNK, RunData
+from training.run.data import PIXEL_CHUNK_SIZE, RunData
 
 Item = TypeVar("Item")
 
@@ -45,7 +45,9 @@ class TestImages:
     def labels(self) -> list[Tensor]:
         """Their labels, batch by batch."""
         return list(
-            torch.split(self._data.labels(self.indices).to(self.laboratory.process.device), CHUNK)
+            torch.split(
+                self._data.labels(self.indices).to(self.laboratory.process.device), PIXEL_CHUNK_SIZE
+            )
         )
 
     def batches(self, run: TrainedRun) -> list[Tensor]:

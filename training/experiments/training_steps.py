@@ -13,7 +13,7 @@ from training.experiments.sample_images import counted
 from training.learning.batches import Feed
 from training.learning.determinism import Environment
 from training.learning.learner import Learner
-from training.run.setup import prepare_training
+from training.steps.training_setup import prepare_training
 
 CHUNK: Final = 256
 

@@ -41,6 +41,6 @@ def at_most(name: str, value: float, threshold: float, detail: str = "") -> Chec
     )
 
 
-def largest(difference: Logits) -> float:
+def max_abs(difference: Logits) -> float:
     """The largest absolute value."""
     return float(np.abs(difference).max())

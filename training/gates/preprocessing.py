@@ -20,8 +20,9 @@ from model_store.preprocessing import (
     to_rgb,
 )
 from model_store.session import Session
+from training.data.sampling import evenly_spaced
 from training.data.sources import encode
-from training.gates.checks import LOGIT_TOLERANCE, at_least, at_most, largest
+from training.gates.checks import LOGIT_TOLERANCE, at_least, at_most, max_abs
 from training.run.data import RunData
 from training.run.directory import RunDirectory, damaged
 from training.steps.evaluate import evaluate, read_logits
@@ -29,10 +30,10 @@ from training.steps.golden import read_golden
 
 JPEG_QUALITY: Final = 90
 JPEG_ALLOWANCE: Final = 0.01
-JPEG_IMAGES: Final = (
+JPEG_ALLOWED_IMAGES: Final = (
     3  # so many may change of few images: of 60, one is more than a point, and says nothing
 )
-STORED: Final = {
+STORED_TRANSPOSES: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -42,13 +43,13 @@ STORED: Final = {
     8: Image.Transpose.ROTATE_270,
 }
 """How an upright image lies in a file of each EXIF orientation."""
-ENCODED_SAMPLE: Final = 1000  # test images that are encoded anew, evenly spread
+ENCODED_SAMPLE_SIZE: Final = 1000  # test images that are encoded anew, evenly spread
 
 
 def accuracy_checks(run: RunDirectory, data: RunData, session: Session) -> Iterator[Check]:
     """The exported file, on encoded images through the store's preprocessing, is as good as the network that was measured."""
     test = data.split.test
-    sample = np.linspace(0, len(test) - 1, min(ENCODED_SAMPLE, len(test))).astype(int)
+    sample = evenly_spaced(np.arange(len(test)), ENCODED_SAMPLE_SIZE)
     labels = data.images.labels[test[sample]]
     measured = float((read_logits(run)[sample].argmax(1) == labels).mean())
     spec = data.preprocessing
@@ -60,7 +61,10 @@ def accuracy_checks(run: RunDirectory, data: RunData, session: Session) -> Itera
             ("jpeg", encode(image, "JPEG", quality=JPEG_QUALITY)),
         ):
             right[kind] += int(session.run(prepare(encoded, spec)[np.newaxis])[0].argmax() == label)
-    for kind, allowance in (("png", 0.0), ("jpeg", max(JPEG_ALLOWANCE, JPEG_IMAGES / len(sample)))):
+    for kind, allowance in (
+        ("png", 0.0),
+        ("jpeg", max(JPEG_ALLOWANCE, JPEG_ALLOWED_IMAGES / len(sample))),
+    ):
         detail = (
             f"top-1 of the export on {kind.upper()} bytes, {len(sample)} images of the test split"
         )
@@ -85,7 +89,10 @@ def _misread_orientations(data: RunData, index: int) -> int:
     upright = prepare(encode(image, "PNG"), spec)
     turned = [
         (1, image),
-        *((orientation, image.transpose(method)) for orientation, method in STORED.items()),
+        *(
+            (orientation, image.transpose(method))
+            for orientation, method in STORED_TRANSPOSES.items()
+        ),
     ]
     return sum(
         not np.array_equal(prepare(encode(stored, "PNG", exif=_orientation(value)), spec), upright)
@@ -124,7 +131,7 @@ def check_golden(
 ) -> Iterator[Check]:
     """The golden images hold here, and would notice each way in which preprocessing is known to go wrong."""
     drift = max(
-        largest(session.run(pixels[np.newaxis])[0] - np.asarray(block.logits, np.float32))
+        max_abs(session.run(pixels[np.newaxis])[0] - np.asarray(block.logits, np.float32))
         for _, pixels, block in images
     )
     yield at_most(
@@ -132,7 +139,7 @@ def check_golden(
     )
     undecoded = sum(not _decodes(image, spec, prepare) for image in images)
     yield at_most("golden_decode", undecoded, 0, "golden images that decode to other pixels")
-    for fault, faulty in FAULTS.items():
+    for fault, faulty in PREPROCESSING_FAULTS.items():
         noticed = sum(not _decodes(image, spec, faulty) for image in images)
         yield at_least(
             f"golden_notices_{fault}",
@@ -167,7 +174,7 @@ def _a_shifted_crop(data: bytes, spec: Preprocessing) -> Pixels:
     return crop(resize(to_rgb(orient(image), spec.background), spec), spec, offset=1)
 
 
-FAULTS: Final[Mapping[str, Prepare]] = {
+PREPROCESSING_FAULTS: Final[Mapping[str, Prepare]] = {
     "swapped_channels": _swapped_channels,
     "ignored_exif": _ignored_exif,
     "another_interpolation": _another_interpolation,

@@ -15,16 +15,17 @@ from model_store.store import ModelStore
 from model_store.version import Version
 from training.gates.checks import at_least, at_most
 from training.gates.vs_previous_version import SIGNIFICANCE, mcnemar
-from training.run.data import CHUNK, RunData, known_among, known_to
+from training.run.data import PIXEL_CHUNK_SIZE, RunData, is_known_image, read_version_known_images
 from training.run.directory import RunDirectory
+from training.run.inference import run_in_batches
 from training.steps.evaluate import read_logits
-from training.steps.export import WEIGHTS, graph_files
+from training.steps.export import WEIGHTS_FILE, graph_files
 
-NOT_WORSE_THAN_LIVE: Final = "not_worse_than_live"
-LATENCY: Final = "latency"
-SIZE: Final = "size"
-LIVE_READABLE: Final = "live_readable"
-MANIFOLD: Final = (
+NOT_WORSE_THAN_LIVE_CHECK: Final = "not_worse_than_live"
+LATENCY_CHECK: Final = "latency"
+SIZE_CHECK: Final = "size"
+LIVE_READABLE_CHECK: Final = "live_readable"
+MAX_LIVE_RATIO: Final = (
     2.0  # of the live version's; what is meant to be slower or larger is waived with its reason
 )
 _ROUNDS: Final = 15
@@ -46,7 +47,9 @@ def compare_with_live(
     try:
         live = store.open(model, store.resolve(model))
     except ModelStoreError as error:  # its successor may be what mends it
-        yield at_least(LIVE_READABLE, 0, 1, f"the live version can not be compared with: {error}")
+        yield at_least(
+            LIVE_READABLE_CHECK, 0, 1, f"the live version can not be compared with: {error}"
+        )
         return
     with live:
         manifest = live.manifest
@@ -58,13 +61,15 @@ def compare_with_live(
         if derived_from is None or derived_from.digest != live.digest:
             yield from _accuracy(run, data, old, live)
         ratio, detail = _latency(session, old, data, live, batch)
-        yield at_most(LATENCY, ratio, MANIFOLD, f"times version {live.number}'s: {detail}")
+        yield at_most(
+            LATENCY_CHECK, ratio, MAX_LIVE_RATIO, f"times version {live.number}'s: {detail}"
+        )
         new_bytes = sum(run.file(name, "export").stat().st_size for name in graph_files(run))
         old_bytes = sum(
-            path.stat().st_size for path in (graph, graph.with_name(WEIGHTS)) if path.exists()
+            path.stat().st_size for path in (graph, graph.with_name(WEIGHTS_FILE)) if path.exists()
         )
         detail = f"times version {live.number}'s: {new_bytes:,} bytes against {old_bytes:,}"
-        yield at_most(SIZE, new_bytes / old_bytes, MANIFOLD, detail)
+        yield at_most(SIZE_CHECK, new_bytes / old_bytes, MAX_LIVE_RATIO, detail)
 
 
 def _accuracy(run: RunDirectory, data: RunData, old: Session, live: Version) -> Iterator[Check]:
@@ -74,7 +79,7 @@ def _accuracy(run: RunDirectory, data: RunData, old: Session, live: Version) -> 
     labels = np.array([shared.index(name) if name in shared else -1 for name in names])[
         data.images.labels[test]
     ]
-    fresh = (labels >= 0) & ~known_among(data, test, known_to(live))
+    fresh = (labels >= 0) & ~is_known_image(data, test, read_version_known_images(live))
     if len(shared) < 2 or not fresh.any():
         return
     new_right = (
@@ -88,16 +93,16 @@ def _accuracy(run: RunDirectory, data: RunData, old: Session, live: Version) -> 
         f"chance of {lost} losses against {gained} gains if it were no worse than version {live.number} "
         f"on {int(fresh.sum()):,} test images (McNemar, one-sided)"
     )
-    yield at_least(NOT_WORSE_THAN_LIVE, mcnemar(gained, lost), SIGNIFICANCE, detail)
+    yield at_least(NOT_WORSE_THAN_LIVE_CHECK, mcnemar(gained, lost), SIGNIFICANCE, detail)
 
 
 def _scores(session: Session, data: RunData, indices: NDArray[np.int64], live: Version) -> Logits:
     """What the live version says of these images, through its own preprocessing."""
     spec, size = live.manifest.preprocessing, live.manifest.max_batch_size
     rows = []
-    for start in range(0, len(indices), CHUNK):
-        pixels = data.images.pixels(indices[start : start + CHUNK], spec, data.workers)
-        rows += [session.run(pixels[at : at + size]) for at in range(0, len(pixels), size)]
+    for start in range(0, len(indices), PIXEL_CHUNK_SIZE):
+        pixels = data.images.pixels(indices[start : start + PIXEL_CHUNK_SIZE], spec, data.workers)
+        rows.append(run_in_batches(session, pixels, size))
     return np.concatenate(rows)
 
 

@@ -10,15 +10,16 @@ from scipy.stats import binomtest
 from training.errors import RunError
 from training.run.data import RunData
 from training.run.directory import RunDirectory, damaged
-from training.run.weights import PREVIOUS, predict_split, read_weights
+from training.run.inference import predict_split
+from training.run.weights import PREVIOUS_WEIGHTS, read_weights
 from training.steps.evaluate import read_logits
 
-SUCCESSION: Final = "succession.json"
+SUCCESSION_FILE: Final = "succession.json"
 SIGNIFICANCE: Final = 0.05
 
 
 @dataclass(frozen=True)
-class ClassSuccession:
+class ClassComparison:
     """One class's test images: how many, and how many each model got right.
 
     `like_old` is how many the new model gets right with the old model's classes alone to choose from. Of a class that the old model
@@ -33,13 +34,13 @@ class ClassSuccession:
 
 
 @dataclass(frozen=True)
-class Succession:
+class PreviousComparison:
     """Test images of the classes that both models have which only the new one (`gained`) or only the old one (`lost`) got right.
 
     Both have these classes alone to choose from: a lorry that is taken for a car is no mistake of a model without lorries.
     """
 
-    classes: tuple[ClassSuccession, ...]
+    classes: tuple[ClassComparison, ...]
     gained: int
     lost: int
 
@@ -63,29 +64,29 @@ def mcnemar(gained: int, lost: int) -> float:
     )
 
 
-def read_succession(run: RunDirectory) -> Succession:
+def read_previous_comparison(run: RunDirectory) -> PreviousComparison:
     """What `compare_with_previous` left. Raises RunError."""
-    values = run.read_json(SUCCESSION, "gate")
+    values = run.read_json(SUCCESSION_FILE, "gate")
     try:
-        return Succession(
-            tuple(ClassSuccession(**line) for line in values["classes"]),
+        return PreviousComparison(
+            tuple(ClassComparison(**line) for line in values["classes"]),
             values["gained"],
             values["lost"],
         )
     except (TypeError, KeyError) as error:
-        raise damaged(run.path / SUCCESSION, error) from None
+        raise damaged(run.path / SUCCESSION_FILE, error) from None
 
 
-def compare_with_previous(run: RunDirectory, data: RunData) -> Succession:
+def compare_with_previous(run: RunDirectory, data: RunData) -> PreviousComparison:
     """Both models on the test split. Leaves `succession.json`.
 
     Raises RunError where the run goes on from no version, or has not been evaluated.
     """
-    if not run.has(PREVIOUS):
+    if not run.has(PREVIOUS_WEIGHTS):
         raise RunError(
             f"{run.path} goes on from no version, so there is nothing to compare it with"
         )
-    previous = read_weights(run.path / PREVIOUS)
+    previous = read_weights(run.path / PREVIOUS_WEIGHTS)
     test, known = (
         data.split.test,
         previous.classes,
@@ -105,7 +106,7 @@ def compare_with_previous(run: RunDirectory, data: RunData) -> Succession:
         return int(right[labels == label].sum())
 
     classes = tuple(
-        ClassSuccession(
+        ClassComparison(
             name=name,
             images=int((labels == label).sum()),
             old_right=count(old_right, label) if label < known else None,
@@ -114,10 +115,10 @@ def compare_with_previous(run: RunDirectory, data: RunData) -> Succession:
         )
         for label, name in enumerate(data.images.class_names)
     )
-    succession = Succession(
+    succession = PreviousComparison(
         classes,
         gained=int((like_old & ~old_right)[shared].sum()),
         lost=int((old_right & ~like_old)[shared].sum()),
     )
-    run.write_json(SUCCESSION, {**asdict(succession), "p_worse": succession.p_worse})
+    run.write_json(SUCCESSION_FILE, {**asdict(succession), "p_worse": succession.p_worse})
     return succession

@@ -5,8 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from model_store.manifest import Imported, Input, Outputs, Preprocessing
 from model_store.preprocessing import Pixels
 from model_store.session import Logits, Session, SessionOptions
@@ -54,10 +52,3 @@ def open_session(model: bytes, model_input: Input, outputs: Outputs) -> Session:
         path = Path(folder) / "model.onnx"
         path.write_bytes(model)
         return Session(path, model_input, outputs, SessionOptions(log_errors=False))
-
-
-def in_batches(session: Session, pixels: Pixels, size: int) -> Logits:
-    """Scores of all images, `size` at a time."""
-    return np.concatenate(
-        [session.run(pixels[start : start + size]) for start in range(0, len(pixels), size)]
-    )

@@ -9,7 +9,7 @@ from model_store.preprocessing import Pixels
 from model_store.session import Logits
 from training.errors import ForeignModelError
 from training.gates.checks import LOGIT_TOLERANCE
-from training.steps.golden import scene
+from training.steps.golden import draw_scene
 
 _SEED: Final = 20151210  # the day on which He et al. put residual networks on arXiv
 NUMBER: Final = 16
@@ -19,7 +19,7 @@ SPREAD_IN_TOLERANCES: Final = 10.0
 
 def make_probes(shape: Input) -> Pixels:
     """uint8 `[NUMBER, height, width, 3]`: the scene in eight guises, flat colours, gradients and noise."""
-    picture = scene(shape.width, shape.height)
+    picture = draw_scene(shape.width, shape.height)
     guises = [picture, picture[::-1], picture[:, ::-1], picture[::-1, ::-1]]
     guises += [guise[..., [2, 0, 1]] for guise in guises]
     chance = np.random.default_rng(_SEED)

@@ -11,12 +11,12 @@ from model_store.errors import ManifestError
 from model_store.manifest import Check, Checkpoint, Classifier, Variant, now
 from model_store.store import ModelStore
 from training.errors import ForeignModelError
-from training.gates.gate import require_passed, waived
+from training.gates.gate import apply_waivers, require_passed
 from training.importing.candidate import Candidate
 from training.importing.import_report import REPORT
 from training.importing.verification import Verified
-from training.steps.export import CLASSIFIER, MODEL
-from training.steps.publish import CHECKPOINT, Published, keep_what_serves
+from training.steps.export import CLASSIFIER_FILE, MODEL_FILE
+from training.steps.publish import CHECKPOINT_WEIGHTS_FILE, Published, pin_serving_version
 
 _WHY: Final = "imported and verified"
 
@@ -38,7 +38,7 @@ class Judged:
 
 def judge(candidate: Candidate, verified: Verified, waivers: Mapping[str, str]) -> Judged:
     """Put the owner's reasons to the checks that failed, and the proof into the report."""
-    judged = Judged(candidate, verified, waived(verified.checks, waivers))
+    judged = Judged(candidate, verified, apply_waivers(verified.checks, waivers))
     evidence = (
         "that pixels are read as in training, nothing here shows; labelled images do (--verify)"
     )
@@ -60,14 +60,14 @@ def publish_import(
     require_passed(judged.checks)
     candidate, verified = judged.candidate, judged.verified
     files: dict[str, bytes] = {
-        MODEL: candidate.model,
+        MODEL_FILE: candidate.model,
         REPORT: candidate.report.to_json(),
         **verified.files,
     }
     if candidate.classifier is not None:
-        files[CLASSIFIER] = candidate.classifier
+        files[CLASSIFIER_FILE] = candidate.classifier
     if keep_checkpoint and candidate.checkpoint is not None:
-        files[CHECKPOINT] = candidate.checkpoint
+        files[CHECKPOINT_WEIGHTS_FILE] = candidate.checkpoint
     manifest: dict[str, Any] = {
         "created_at": now(),
         "input": candidate.input,
@@ -75,9 +75,11 @@ def publish_import(
         "preprocessing": candidate.preprocessing,
         "class_names": candidate.class_names,
         "max_batch_size": candidate.max_batch_size,
-        "variants": (Variant(precision="fp32", file=MODEL, tolerance=verified.tolerance),),
-        "classifier": Classifier(file=CLASSIFIER) if CLASSIFIER in files else None,
-        "checkpoint": Checkpoint(file=CHECKPOINT) if CHECKPOINT in files else None,
+        "variants": (Variant(precision="fp32", file=MODEL_FILE, tolerance=verified.tolerance),),
+        "classifier": Classifier(file=CLASSIFIER_FILE) if CLASSIFIER_FILE in files else None,
+        "checkpoint": Checkpoint(file=CHECKPOINT_WEIGHTS_FILE)
+        if CHECKPOINT_WEIGHTS_FILE in files
+        else None,
         "imported": candidate.imported,
         "metrics": verified.metrics,
         "gate": judged.checks,
@@ -88,7 +90,7 @@ def publish_import(
     if version is None:
         if judged.proof == "unproven" or not promote:
             _require_not_built_in(store, model)
-            keep_what_serves(store, model)
+            pin_serving_version(store, model)
         version = store.publish(model, manifest, files)
     if promote and judged.proof == "proven" and store.aliases(model).version(PRODUCTION) != version:
         store.promote(model, version, why=_WHY)

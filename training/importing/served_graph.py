@@ -11,15 +11,16 @@ from model_store.manifest import Outputs, Preprocessing
 from model_store.preprocessing import Pixels
 from model_store.session import Logits
 from training.errors import ForeignModelError
-from training.gates.gate import MAX_BATCH_SIZE
+from training.gates.gate import EXPORT_MAX_BATCH_SIZE
 from training.importing.assembly import assemble
-from training.importing.candidate import in_batches, input_of, open_session
+from training.importing.candidate import input_of, open_session
 from training.importing.foreign_file import ForeignFile
 from training.importing.foreign_graph import fold, free_batch, upgrade
 from training.importing.head import PooledHead, find_answer, find_pooled_head
 from training.importing.import_report import ImportReport
 from training.importing.input_spec import Convention
 from training.importing.probes import tolerance_of
+from training.run.inference import run_in_batches
 from training.steps.export import OUTPUT_NAMES
 
 TRIED_BATCH: Final = 3  # neither one nor, mostly, the file's own
@@ -52,7 +53,7 @@ class ServedGraph:
                 else f"the file fixes it at {fixed}, and nothing in the graph needs that"
             )
             report.add("batch", "free", "checked", f"{said}; {checked}")
-            return network, MAX_BATCH_SIZE
+            return network, EXPORT_MAX_BATCH_SIZE
         freed = onnx.ModelProto()
         freed.CopyFrom(network)
         if free_batch(freed, fixed or 1) and self._agrees(freed, TRIED_BATCH):
@@ -62,7 +63,7 @@ class ServedGraph:
                 "changed",
                 f"reshapes to a batch of {fixed or 1} were freed; {checked}",
             )
-            return freed, MAX_BATCH_SIZE
+            return freed, EXPORT_MAX_BATCH_SIZE
         if self._agrees(network, 1):
             advice = "the graph works for single images alone, which is slow under load; export it with a free batch"
             report.add("batch", "1", "missing", advice)
@@ -131,7 +132,9 @@ class ServedGraph:
         """Whether batches of this size get the original's answers."""
         model, outputs = self.assemble(network, None)
         try:
-            found = in_batches(open_session(model, input_of(self.spec), outputs), self.probes, size)
+            found = run_in_batches(
+                open_session(model, input_of(self.spec), outputs), self.probes, size
+            )
         except ModelRunError:
             return False
         return found.shape == self.expected.shape and bool(

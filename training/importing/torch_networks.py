@@ -17,7 +17,7 @@ from model_store.manifest import Imported
 from model_store.preprocessing import Pixels
 from model_store.session import Logits
 from training.errors import ForeignModelError
-from training.gates.gate import MAX_BATCH_SIZE
+from training.gates.gate import EXPORT_MAX_BATCH_SIZE
 from training.importing.candidate import Candidate, input_of, open_session
 from training.importing.import_report import REPORT, ImportReport
 from training.importing.input_options import Expectation, find_geometry, other_readings
@@ -34,9 +34,14 @@ from training.learning.networks import (
     parse_architecture,
 )
 from training.learning.normalization import Normalization
-from training.run.initial_weights import HEAD, download, read_state
-from training.run.weights import Trained, is_own, predict, read_weights, serialise
-from training.steps.export import OUTPUTS, ServedModel, classifier_bytes, export_graph
+from training.run.inference import predict
+from training.run.initial_weights import (
+    HEAD_PARAMETERS,
+    download_torchvision_weights,
+    read_state_dict,
+)
+from training.run.weights import Trained, is_weights_file, read_weights, serialise
+from training.steps.export import OUTPUTS, ExportModule, classifier_bytes, export_graph
 
 RESIDUAL: Final = tuple(name for name in IMAGENET if name not in PLAIN_LAYERS)
 """Every residual classifier that torchvision builds."""
@@ -55,7 +60,11 @@ def read_torchvision(name: str, weights: Path | None, expectation: Expectation) 
     report = ImportReport(f"torchvision's {name} ({origin.name})")
     report.add("weights", origin.name, origin.certainty, origin.evidence)
     class_names = name_classes(origin.categories, report, origin.certainty)
-    state = download(name, "--weights FILE") if weights is None else read_state(weights)
+    state = (
+        download_torchvision_weights(name, "--weights FILE")
+        if weights is None
+        else read_state_dict(weights)
+    )
     if expectation.preset is None:
         expectation = replace(
             expectation,
@@ -84,7 +93,7 @@ def read_weights_file(
     """
     report = ImportReport(path.name)
     class_names = name_classes(labels, report)
-    if path.is_file() and is_own(path):
+    if path.is_file() and is_weights_file(path):
         trained = read_weights(path)
         if architecture not in {None, trained.architecture}:
             raise ForeignModelError(
@@ -117,7 +126,7 @@ def read_weights_file(
                 preset_evidence="torchvision's, as neither --preset nor --mean was given",
             )
         trained = _fitted(
-            read_state(path),
+            read_state_dict(path),
             _normalization(expectation, report),
             architecture,
             class_names,
@@ -148,7 +157,7 @@ def _candidate(
     spec = find_geometry((None, None), "the network", expectation, report)
     with tempfile.TemporaryDirectory(prefix="import-") as folder:
         model = export_graph(
-            ServedModel(trained.answering, trained.normalize), input_of(spec), Path(folder)
+            ExportModule(trained.answering, trained.normalize), input_of(spec), Path(folder)
         )
     probes = make_probes(input_of(spec))
     head = trained.network.get_submodule("fc")
@@ -167,7 +176,7 @@ def _candidate(
         outputs=OUTPUTS,
         preprocessing=spec,
         class_names=class_names,
-        max_batch_size=MAX_BATCH_SIZE,
+        max_batch_size=EXPORT_MAX_BATCH_SIZE,
         original=partial(_answers, trained, trained.normalize, "RGB"),
         imported=imported,
         report=report,
@@ -199,15 +208,15 @@ def _fitted(
     class_names: tuple[str, ...],
     origin: str,
 ) -> Trained:
-    if missing := [part for part in HEAD if part not in state]:
+    if missing := [part for part in HEAD_PARAMETERS if part not in state]:
         raise ForeignModelError(
             f"{origin} has no {missing[0]}, so there is no classifier in it (torchvision's names are expected)"
         )
-    if state[HEAD[0]].ndim != 2:
+    if state[HEAD_PARAMETERS[0]].ndim != 2:
         raise ForeignModelError(
-            f"{origin}: {HEAD[0]} is no matrix, so there is no classifier in it"
+            f"{origin}: {HEAD_PARAMETERS[0]} is no matrix, so there is no classifier in it"
         )
-    if (classes := len(state[HEAD[0]])) != len(class_names):
+    if (classes := len(state[HEAD_PARAMETERS[0]])) != len(class_names):
         raise wrong_classes(origin, classes, class_names)
     network = build_network(architecture, len(class_names))
     try:

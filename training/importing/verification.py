@@ -15,12 +15,13 @@ from model_store.preprocessing import Pixels, prepare, sniff
 from model_store.session import Logits, Session, probabilities
 from training.data.folders import load_folder
 from training.data.image_set import ImageSet, Indices, with_classes
+from training.data.sampling import evenly_spaced
 from training.errors import DataError, ForeignModelError
-from training.gates.checks import at_least, at_most, largest
-from training.gates.gate import MAX_BATCH_SIZE, ODD_BATCH
-from training.gates.preprocessing import FAULTS, check_golden
+from training.gates.checks import at_least, at_most, max_abs
+from training.gates.gate import EXPORT_MAX_BATCH_SIZE, ODD_BATCH
+from training.gates.preprocessing import PREPROCESSING_FAULTS, check_golden
 from training.gates.vs_previous_version import SIGNIFICANCE
-from training.importing.candidate import Candidate, in_batches, open_session
+from training.importing.candidate import Candidate, open_session
 from training.importing.probes import (
     SPREAD_IN_TOLERANCES,
     make_probes,
@@ -28,8 +29,9 @@ from training.importing.probes import (
     spread_of,
     tolerance_of,
 )
+from training.run.inference import run_in_batches
 from training.steps.evaluate import wilson_interval
-from training.steps.golden import Probe, as_npy, make_block, scenes
+from training.steps.golden import Probe, make_golden_block, synthetic_probes, to_npy
 
 FEWEST_IMAGES: Final = 10
 MOST_IMAGES: Final = 1000  # of a larger folder, evenly spread
@@ -37,14 +39,14 @@ _COMPARED: Final = 200  # images on which other readings of the pixels are tried
 _PARITY_IMAGES: Final = 32
 _LEAST_PROBABILITY: Final = 1e-9
 CHECKS: Final = (
-    *(f"parity_batch_{size}" for size in (1, ODD_BATCH, MAX_BATCH_SIZE)),
+    *(f"parity_batch_{size}" for size in (1, ODD_BATCH, EXPORT_MAX_BATCH_SIZE)),
     "parity_top1",
     "batch_invariance",
     "probe_spread",
     "classifier_identity",
     "golden_numerics",
     "golden_decode",
-    *(f"golden_notices_{fault}" for fault in FAULTS),
+    *(f"golden_notices_{fault}" for fault in PREPROCESSING_FAULTS),
     "verify_images",
     "verify_classes",
     "accuracy_floor",
@@ -97,7 +99,7 @@ def open_verification(
         raise ForeignModelError(
             f"--min-accuracy {floor:g} is what guessing among {len(class_names)} classes gives, and proves nothing"
         )
-    chosen = np.linspace(0, len(images) - 1, min(MOST_IMAGES, len(images))).astype(np.int64)
+    chosen = evenly_spaced(np.arange(len(images)), MOST_IMAGES)
     return Verification(images, chosen, (1 + 1 / len(class_names)) / 2 if floor is None else floor)
 
 
@@ -116,26 +118,22 @@ def verify(
         pixels = np.concatenate(
             [
                 pixels,
-                labelled[
-                    np.linspace(0, len(labelled) - 1, min(_PARITY_IMAGES, len(labelled))).astype(
-                        int
-                    )
-                ],
+                evenly_spaced(labelled, _PARITY_IMAGES),
             ]
         )
     expected = candidate.original(pixels)
     require_finite(expected)
     tolerance = tolerance_of(expected)
     checks = [*_parity(candidate, session, pixels, expected, tolerance)]
-    probes = [*(_samples(verification, samples) if verification else ()), *scenes()]
+    probes = [*(_samples(verification, samples) if verification else ()), *synthetic_probes()]
     decoded = [prepare(probe.encoded, spec) for probe in probes]
     blocks = tuple(
-        make_block(probe, candidate.original(image[np.newaxis])[0])
+        make_golden_block(probe, candidate.original(image[np.newaxis])[0])
         for probe, image in zip(probes, decoded, strict=True)
     )
     files: dict[str, bytes] = {}
     for probe, image, block in zip(probes, decoded, blocks, strict=True):
-        files |= {block.image: probe.encoded, block.pixels: as_npy(image)}
+        files |= {block.image: probe.encoded, block.pixels: to_npy(image)}
     encoded = [probe.encoded for probe in probes]
     checks += check_golden(
         list(zip(encoded, decoded, blocks, strict=True)), spec, session, tolerance
@@ -143,13 +141,15 @@ def verify(
     metrics = None
     if verification is not None and labelled is not None:
         scores = []
-        for start in range(0, len(labelled), MAX_BATCH_SIZE):
+        for start in range(0, len(labelled), EXPORT_MAX_BATCH_SIZE):
             scores.append(
-                in_batches(
-                    session, labelled[start : start + MAX_BATCH_SIZE], candidate.max_batch_size
+                run_in_batches(
+                    session,
+                    labelled[start : start + EXPORT_MAX_BATCH_SIZE],
+                    candidate.max_batch_size,
                 )
             )
-            progress(min(start + MAX_BATCH_SIZE, len(labelled)), len(labelled))
+            progress(min(start + EXPORT_MAX_BATCH_SIZE, len(labelled)), len(labelled))
         metrics = _measure(np.concatenate(scores), verification.labels)
         checks += _accuracy(candidate, verification, labelled, metrics)
     return Verified(tuple(checks), blocks, files, tolerance, metrics)
@@ -165,12 +165,14 @@ def _decoded(verification: Verification, spec: Preprocessing) -> Pixels:
 def _parity(
     candidate: Candidate, session: Session, pixels: Pixels, expected: Logits, tolerance: float
 ) -> Iterator[Check]:
-    sizes = [size for size in (1, ODD_BATCH, MAX_BATCH_SIZE) if size <= candidate.max_batch_size]
-    found = {size: in_batches(session, pixels, size) for size in sizes}
+    sizes = [
+        size for size in (1, ODD_BATCH, EXPORT_MAX_BATCH_SIZE) if size <= candidate.max_batch_size
+    ]
+    found = {size: run_in_batches(session, pixels, size) for size in sizes}
     for size, scores in found.items():
         yield at_most(
             f"parity_batch_{size}",
-            largest(scores - expected),
+            max_abs(scores - expected),
             tolerance,
             "max |score - the original's|, probes",
         )
@@ -192,8 +194,8 @@ def _parity(
         "share of probes with a clear answer that have the original's top-1",
     )
     if len(sizes) > 1:
-        company = in_batches(session, pixels[::-1], MAX_BATCH_SIZE)[::-1]
-        drift = max(largest(found[1] - other) for other in (*found.values(), company))
+        company = run_in_batches(session, pixels[::-1], EXPORT_MAX_BATCH_SIZE)[::-1]
+        drift = max(max_abs(found[1] - other) for other in (*found.values(), company))
         yield at_most(
             "batch_invariance",
             drift,
@@ -227,7 +229,7 @@ def _accuracy(
     )
     if not candidate.other_readings:
         return
-    few = np.linspace(0, len(pixels) - 1, min(_COMPARED, len(pixels))).astype(int)
+    few = evenly_spaced(np.arange(len(pixels)), _COMPARED)
     labels = verification.labels[few]
     own = _judge_by_labels(candidate, candidate.original(pixels[few]), labels)
     others = {
@@ -294,11 +296,7 @@ def _samples(verification: Verification, number: int) -> Iterator[Probe]:
     """Labelled images of as many classes as there are samples."""
     images, chosen = verification.images, verification.chosen
     _, firsts = np.unique(verification.labels, return_index=True)
-    spread = (
-        firsts[np.linspace(0, len(firsts) - 1, min(number, len(firsts))).astype(int)]
-        if number
-        else []
-    )
+    spread = evenly_spaced(firsts, number)
     for position, index in enumerate(chosen[spread] if number else [], start=1):
         encoded = images.encoded[index]
         kind = (sniff(encoded) or "").lower().replace("jpeg", "jpg")

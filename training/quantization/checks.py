@@ -13,10 +13,17 @@ from model_store.session import Logits, Session
 from model_store.speed import batches_up_to, speed_up, time_in_turn
 from model_store.uncertainty import CLEAR_MARGIN, margins
 from training.gates.checks import LOGIT_TOLERANCE, at_least, at_most
-from training.gates.gate import ODD_BATCH, waived
+from training.gates.gate import ODD_BATCH, apply_waivers
 from training.quantization.scoring import Scorer
 from training.quantization.sensitivity import relative_drift
-from training.steps.calibrate import COVERAGES, ECE_ALLOWANCE, MOST_REFUSED, measure, with_chance
+from training.run.inference import run_in_batches
+from training.steps.calibrate import (
+    ABSTENTION_LIMIT,
+    COVERAGES,
+    ECE_ALLOWANCE,
+    largest_share_by_chance,
+    measure_calibration,
+)
 
 CHECKS: Final = (
     "top1_loss",
@@ -76,7 +83,7 @@ def check_candidate(
         _size(candidate),
         *_speed(candidate, scorer),
     ]
-    return waived(checks, waivers)
+    return apply_waivers(checks, waivers)
 
 
 def lost_points(logits: Logits, expected: Logits, labels: NDArray[np.int64]) -> float:
@@ -135,16 +142,18 @@ def _calibration(candidate: Candidate, manifest: Manifest) -> Iterator[Check]:
         candidate.logits
     )  # what is no number says nothing, and has failed `logit_drift`
     before, after = (
-        measure(calibration, logits, candidate.labels)
+        measure_calibration(calibration, logits, candidate.labels)
         for logits in (candidate.expected, of_numbers)
     )
     if before.abstained is not None and after.abstained is not None:
-        bound = with_chance(max(MOST_REFUSED, before.abstained), images, fitted_on)
+        bound = largest_share_by_chance(max(ABSTENTION_LIMIT, before.abstained), images, fitted_on)
         detail = f"share of {images} images of the test split that are refused; {before.abstained:.4f} in fp32"
         yield at_most("abstained", after.abstained, bound, detail)
     for coverage, figures in after.sets.items():
         in_fp32 = before.sets[coverage].coverage
-        bound = 1 - with_chance(max(1 - float(coverage), 1 - in_fp32), images, fitted_on)
+        bound = 1 - largest_share_by_chance(
+            max(1 - float(coverage), 1 - in_fp32), images, fitted_on
+        )
         yield at_least(
             f"coverage_{coverage}",
             figures.coverage,
@@ -165,12 +174,7 @@ def _invariance(candidate: Candidate, scorer: Scorer, sample: Pixels) -> Iterato
     if scorer.batch == 1:
         return
     alone, *others = (
-        np.concatenate(
-            [
-                candidate.session.run(sample[start : start + size])
-                for start in range(0, len(sample), size)
-            ]
-        )
+        run_in_batches(candidate.session, sample, size)
         for size in sorted({1, min(ODD_BATCH, scorer.batch), scorer.batch})
     )
     bound = LOGIT_TOLERANCE if candidate.precision == "int8" else candidate.tolerance

@@ -15,7 +15,7 @@ from model_store.preprocessing import Pixels
 from model_store.session import NEEDS_CUDA, Logits, Session
 from model_store.store import ModelStore
 from model_store.version import Version
-from training.data.image_set import Indices
+from training.data.sampling import evenly_spaced
 from training.errors import QuantizeError
 from training.quantization.checks import (
     DRIFT,
@@ -40,7 +40,7 @@ from training.quantization.sensitivity import (
     sweep,
 )
 from training.run.data import RunData
-from training.steps.publish import Published, keep_what_serves, require_aliases
+from training.steps.publish import Published, pin_serving_version, require_promotable
 
 CALIBRATION_IMAGES: Final = 512
 VALIDATION_IMAGES: Final = 1000
@@ -133,7 +133,7 @@ def make_variant(
             golden,
             tolerance_of(settings.precision, drifts),
         )
-        sample = np.concatenate(list(data.chunks(_spread(test, INVARIANCE_IMAGES))))
+        sample = np.concatenate(list(data.chunks(evenly_spaced(test, INVARIANCE_IMAGES))))
         checks = check_candidate(
             candidate, scoring, sample, settings.allowed_loss(len(test)), waivers
         )
@@ -189,7 +189,7 @@ def publish_variant(
         "signature": None,  # it vouched for another manifest
     }
     if not promote:
-        require_aliases(store, model)
+        require_promotable(store, model)
     passed = all(check.passed for check in (*manifest.gate, *made.checks))
     follows = (
         promote
@@ -198,7 +198,7 @@ def publish_variant(
         and manifest.proof == "proven"
     )
     if not follows:
-        keep_what_serves(store, model)
+        pin_serving_version(store, model)
     number = store.publish(model, fields, files)
     if follows:
         store.promote(model, number, why=f"{made.precision} of {version}")
@@ -223,7 +223,7 @@ def _to_int8(
         list(_calibration_batches(data, settings.calibration_images, scoring.batch)),
         count("calibrating"),
     )
-    validation = _spread(data.split.validation, VALIDATION_IMAGES)
+    validation = evenly_spaced(data.split.validation, VALIDATION_IMAGES)
     labels = data.images.labels[validation]
     pixels = list(data.chunks(validation))
     fp32_session = scoring.open(fp32_data)
@@ -236,7 +236,7 @@ def _to_int8(
             and relative_drift(logits, expected) <= DRIFT["int8"]
         )
 
-    few = next(iter(data.chunks(_spread(validation, SWEEP_IMAGES))))
+    few = next(iter(data.chunks(evenly_spaced(validation, SWEEP_IMAGES))))
     sensitivities: tuple[Sensitivity, ...] = ()
 
     def measure() -> tuple[Sensitivity, ...]:
@@ -278,17 +278,11 @@ def _open(scoring: Scorer, data: bytes, precision: Precision) -> Session:
 
 def _calibration_batches(data: RunData, images: int, most: int) -> Iterator[Pixels]:
     """Training images, evenly spread, in batches of one size: a short last one is left out."""
-    chosen = _spread(data.split.train, images)
+    chosen = evenly_spaced(data.split.train, images)
     size = min(CALIBRATION_BATCH, most, len(chosen))
     for chunk in data.chunks(chosen):
         for start in range(0, len(chunk) - size + 1, size):
             yield chunk[start : start + size]
-
-
-def _spread(indices: Indices, number: int) -> Indices:
-    return np.asarray(
-        indices[np.linspace(0, len(indices) - 1, min(number, len(indices))).astype(int)]
-    )
 
 
 def _golden_logits(version: Version, session: Session) -> Logits:

@@ -11,7 +11,13 @@ from training.data.scan import scan
 from training.data.sources import check_data, with_classes
 from training.data.split import SPLIT_SEED, make_split
 from training.errors import DataError, QuantizeError
-from training.run.data import RunData, canvas_of, known_digests, known_to, load_images
+from training.run.data import (
+    RunData,
+    canvas_of,
+    known_digests,
+    load_images,
+    read_version_known_images,
+)
 
 
 def find_data(version: Version, names: Sequence[str]) -> tuple[str, ...]:
@@ -56,7 +62,11 @@ def open_labelled(
     findings = check(images, scanned.facts)
     excluded = left_out(images, scanned.facts)
     split = make_split(
-        images, scanned.facts, excluded, SPLIT_SEED, known_digests(scanned, known_to(version))
+        images,
+        scanned.facts,
+        excluded,
+        SPLIT_SEED,
+        known_digests(scanned, read_version_known_images(version)),
     )
     if missing := [part for part, indices in vars(split).items() if not len(indices)]:
         raise DataError(

@@ -16,16 +16,16 @@ from rich.text import Text
 from scipy.stats import binomtest
 
 from training.errors import RunError, TrainingError
-from training.gates.gate import GATES
+from training.gates.gate import GATES_FILE
 from training.reports.figures import SERIES, Line, draw_lines
 from training.reports.history import History, read_history, split_rows
 from training.reports.pages import fill, flattened, percent
-from training.run.data import CHECK
-from training.run.directory import Config, RunDirectory, damaged
-from training.run.weights import LAST
-from training.steps.evaluate import EVALUATION, read_figures, read_labels, read_logits
-from training.steps.publish import PUBLISHED
-from training.steps.train import METRICS
+from training.run.data import CHECK_FILE
+from training.run.directory import RunConfig, RunDirectory, damaged
+from training.run.weights import LAST_WEIGHTS
+from training.steps.evaluate import EVALUATION_FILE, read_figures, read_labels, read_logits
+from training.steps.publish import PUBLISHED_FILE
+from training.steps.train import METRICS_FILE
 
 _AXES: Final = ("epoch", "images seen", "seconds of training")
 _DRAWN: Final = (
@@ -45,7 +45,7 @@ class ComparedRun:
 
     name: str
     run: RunDirectory
-    config: Config
+    config: RunConfig
     history: History
     figures: dict[str, Any] | None
     series: int
@@ -191,8 +191,8 @@ def runs_table(runs: Path) -> Table:
 def _row(run: RunDirectory) -> tuple[str | Text, ...]:
     try:
         config = run.config()
-        history = read_history(run) if run.has(METRICS) else None
-        figures = read_figures(run) if run.has(EVALUATION) else None
+        history = read_history(run) if run.has(METRICS_FILE) else None
+        figures = read_figures(run) if run.has(EVALUATION_FILE) else None
         return (
             run.run_id,
             ", ".join(Path(name).name for name in config.data),
@@ -208,18 +208,22 @@ def _row(run: RunDirectory) -> tuple[str | Text, ...]:
         return (run.run_id, "", "", "", Text(f"damaged: {damaged(run.path, error)}", "red"), "", "")
 
 
-def _state(run: RunDirectory, config: Config, history: History | None) -> str:
-    if run.has(PUBLISHED):
+def _state(run: RunDirectory, config: RunConfig, history: History | None) -> str:
+    if run.has(PUBLISHED_FILE):
         try:
-            return f"published, version {run.read_json(PUBLISHED, 'publish')['version']}"
+            return f"published, version {run.read_json(PUBLISHED_FILE, 'publish')['version']}"
         except (TypeError, KeyError) as error:
-            raise damaged(run.path / PUBLISHED, error) from None
-    for artefact, state in ((GATES, "gated"), (EVALUATION, "evaluated"), (LAST, "trained")):
+            raise damaged(run.path / PUBLISHED_FILE, error) from None
+    for artefact, state in (
+        (GATES_FILE, "gated"),
+        (EVALUATION_FILE, "evaluated"),
+        (LAST_WEIGHTS, "trained"),
+    ):
         if run.has(artefact):
             return state
     if history:
         return f"training, epoch {history.epochs[-1]}{f' of {config.recipe.epochs}' if config.recipe.epochs else ''}"
-    return "checked" if run.has(CHECK) else "begun"
+    return "checked" if run.has(CHECK_FILE) else "begun"
 
 
 def _read(runs: Sequence[RunDirectory]) -> list[ComparedRun]:
@@ -232,7 +236,7 @@ def _read(runs: Sequence[RunDirectory]) -> list[ComparedRun]:
             run,
             run.config(),
             read_history(run),
-            read_figures(run) if run.has(EVALUATION) else None,
+            read_figures(run) if run.has(EVALUATION_FILE) else None,
             series,
         )
         for series, run in enumerate(runs)
@@ -247,9 +251,9 @@ def _right(run: RunDirectory) -> NDArray[np.bool_]:
 def _test_images(run: RunDirectory) -> str:
     """What identifies the test images: the data's digest and the places of the test split in it."""
     try:
-        digest = str(run.read_json(CHECK, "resume")["data_digest"])
+        digest = str(run.read_json(CHECK_FILE, "resume")["data_digest"])
     except (TypeError, KeyError) as error:
-        raise damaged(run.path / CHECK, error) from None
+        raise damaged(run.path / CHECK_FILE, error) from None
     rows = np.array(split_rows(run).get("test", []), np.int64)
     return digest + hashlib.sha256(rows.tobytes()).hexdigest()
 

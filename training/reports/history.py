@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 from training.reports.pages import percent
-from training.run.data import SPLIT
+from training.run.data import SPLIT_FILE
 from training.run.directory import RunDirectory, damaged
 from training.steps.train import read_metrics
 
@@ -82,7 +82,7 @@ def split_rows(run: RunDirectory) -> dict[str, list[int]]:
 
 
 def _parts(run: RunDirectory) -> Iterator[str]:
-    path = run.file(SPLIT, "resume")
+    path = run.file(SPLIT_FILE, "resume")
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
             yield from (row["split"] for row in csv.DictReader(file))

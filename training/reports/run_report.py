@@ -13,8 +13,8 @@ from model_store.manifest import Check
 from model_store.preprocessing import Pixels
 from training.data.image_set import Indices
 from training.errors import RunError
-from training.gates.gate import GATES, read_checks
-from training.gates.vs_previous_version import SUCCESSION, read_succession
+from training.gates.gate import GATES_FILE, read_checks
+from training.gates.vs_previous_version import SUCCESSION_FILE, read_previous_comparison
 from training.learning.distributed import ALONE, Process
 from training.reports.figures import Line, draw_lines, draw_reliability
 from training.reports.history import History, read_history
@@ -34,9 +34,10 @@ from training.reports.thumbnails import make_thumbnails
 from training.run.checkpoint import load_checkpoint
 from training.run.data import RunData
 from training.run.directory import RunDirectory
-from training.run.weights import Trained, load_trained, predict
-from training.steps.calibrate import CALIBRATION, Calibrated, read_calibration
-from training.steps.evaluate import LOGITS, read_figures, read_logits
+from training.run.inference import predict
+from training.run.weights import Trained, load_trained
+from training.steps.calibrate import CALIBRATION_FILE, RunCalibration, read_calibration
+from training.steps.evaluate import LOGITS_FILE, read_figures, read_logits
 
 REPORT: Final = "report.html"
 CELL_PICTURES: Final = 12
@@ -125,7 +126,7 @@ def write_run_report(
         diagram=draw_reliability("calibration", bins),
         calibrated=_calibrated(run),
         pictures=make_thumbnails(data, [answer.index for answer in shown], progress),
-        succession=read_succession(run) if run.has(SUCCESSION) else None,
+        succession=read_previous_comparison(run) if run.has(SUCCESSION_FILE) else None,
         checks=checks,
         gates_notice=gates_notice,
         environment=_environment(run),
@@ -162,7 +163,7 @@ def _test_answers(run: RunDirectory, data: RunData) -> SplitPredictions:
     logits, indices = read_logits(run), data.split.test
     if logits.shape != (len(indices), len(data.images.class_names)):
         raise RunError(
-            f"{run.path / LOGITS} is of {logits.shape[0]} images in {logits.shape[1]} classes, and the test split is not"
+            f"{run.path / LOGITS_FILE} is of {logits.shape[0]} images in {logits.shape[1]} classes, and the test split is not"
         )
     return SplitPredictions("test", indices, data.images.labels[indices], softmax(logits))
 
@@ -263,19 +264,19 @@ def _as_rows(cells: Iterable[ConfusionCell], classes: int) -> list[list[Confusio
     ]
 
 
-def _calibrated(run: RunDirectory) -> Calibrated | None:
+def _calibrated(run: RunDirectory) -> RunCalibration | None:
     """What calibration does; where its file can not be read, the reason as a notice."""
-    if not run.has(CALIBRATION):
+    if not run.has(CALIBRATION_FILE):
         return None
     try:
         return read_calibration(run)
     except RunError as error:
-        return Calibrated(notices=(str(error),))
+        return RunCalibration(notices=(str(error),))
 
 
 def _checks(run: RunDirectory) -> tuple[tuple[Check, ...], str | None]:
     """What the gates found, and why that is not to be had where it is not."""
-    if not run.has(GATES):
+    if not run.has(GATES_FILE):
         return (), None
     try:
         return read_checks(run), None

@@ -10,7 +10,7 @@ from PIL import Image
 
 from model_store.preprocessing import Pixels
 from training.data.lazy_columns import encode
-from training.run.data import CHUNK, RunData
+from training.run.data import PIXEL_CHUNK_SIZE, RunData
 
 SMALL_SIDE: Final = 64
 THUMBNAIL_SIDE: Final = 112
@@ -31,10 +31,12 @@ def make_thumbnails(
     """The images at these positions, each once. `progress` hears (images done, images in all). Raises DataError."""
     wanted = np.array(sorted(set(indices)), np.int64)
     pictures: dict[int, Thumbnail] = {}
-    for start, chunk in zip(range(0, len(wanted), CHUNK), data.chunks(wanted), strict=True):
+    for start, chunk in zip(
+        range(0, len(wanted), PIXEL_CHUNK_SIZE), data.chunks(wanted), strict=True
+    ):
         pictures |= {
             int(index): thumbnail_of(pixels)
-            for index, pixels in zip(wanted[start : start + CHUNK], chunk, strict=True)
+            for index, pixels in zip(wanted[start : start + PIXEL_CHUNK_SIZE], chunk, strict=True)
         }
         progress(len(pictures), len(wanted))
     return pictures

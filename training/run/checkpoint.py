@@ -9,14 +9,14 @@ import torch
 
 from training.run.directory import RunDirectory, damaged
 
-NAME = "checkpoint.pt"
+CHECKPOINT_FILE = "checkpoint.pt"
 
 
 def save_checkpoint(run: RunDirectory, state: dict[str, Any]) -> None:
     """Replace the run's checkpoint in one step; a crash or a full disk leaves the one before."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    run.write(NAME, buffer.getbuffer())
+    run.write(CHECKPOINT_FILE, buffer.getbuffer())
 
 
 def load_checkpoint(run: RunDirectory) -> dict[str, Any] | None:
@@ -24,10 +24,12 @@ def load_checkpoint(run: RunDirectory) -> dict[str, Any] | None:
 
     Raises RunError where the file is damaged.
     """
-    if not run.has(NAME):
+    if not run.has(CHECKPOINT_FILE):
         return None
     try:
-        state: dict[str, Any] = torch.load(run.path / NAME, weights_only=True, map_location="cpu")
+        state: dict[str, Any] = torch.load(
+            run.path / CHECKPOINT_FILE, weights_only=True, map_location="cpu"
+        )
     except (OSError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError) as error:
-        raise damaged(run.path / NAME, error) from None
+        raise damaged(run.path / CHECKPOINT_FILE, error) from None
     return state

@@ -17,6 +17,7 @@ from model_store.preprocessing import Pixels, prepare
 from model_store.version import Version
 from training.data.check import Findings, check, left_out
 from training.data.image_set import TEST
+from training.data.sampling import evenly_spaced
 from training.data.scan import Scan, scan
 from training.data.sources import ImageSet, Indices, load_data, merge, with_classes
 from training.data.split import (
@@ -32,11 +33,11 @@ from training.learning.batches import PixelsFromWorkers, PixelsOnDevice, PixelSo
 from training.learning.distributed import ALONE, Process
 from training.run.directory import RunDirectory, damaged
 
-CHECK: Final = "check.json"
-SPLIT: Final = "split.csv"
-KNOWN_IMAGES: Final = "known_images.npy"
-CHUNK: Final = 256
-SAMPLE: Final = 4096
+CHECK_FILE: Final = "check.json"
+SPLIT_FILE: Final = "split.csv"
+KNOWN_IMAGES_FILE: Final = "known_images.npy"
+PIXEL_CHUNK_SIZE: Final = 256
+NORMALIZATION_SAMPLE_SIZE: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ class RunData:
     def chunks(self, indices: Indices) -> Iterator[Pixels]:
         """These images as the service would see them, uint8 `[k, height, width, 3]`, a chunk at a time."""
         canvas = self.canvas if canvas_of(self.preprocessing) == self.preprocessing else None
-        for start in range(0, len(indices), CHUNK):
-            chunk = indices[start : start + CHUNK]
+        for start in range(0, len(indices), PIXEL_CHUNK_SIZE):
+            chunk = indices[start : start + PIXEL_CHUNK_SIZE]
             yield (
                 self.images.pixels(chunk, self.preprocessing, self.workers)
                 if canvas is None
@@ -84,8 +85,8 @@ class RunData:
         """Training images to take the mean and the deviation of: all of them in memory, else some of each part."""
         if self.canvas is not None:
             return self.canvas[self.learned]
-        spread = np.linspace(0, len(self.learned) - 1, min(SAMPLE, len(self.learned))).astype(int)
-        return self.images.pixels(self.learned[spread], canvas_of(self.preprocessing), self.workers)
+        sample = evenly_spaced(self.learned, NORMALIZATION_SAMPLE_SIZE)
+        return self.images.pixels(sample, canvas_of(self.preprocessing), self.workers)
 
     def training_source(self, device: torch.device) -> PixelSource:
         """The training images for a feed; position i is the i-th of `learned`."""
@@ -144,7 +145,7 @@ def _open(run: RunDirectory, progress: Callable[[int, int], None], workers: int)
         images = with_classes(images, config.class_names)
     scanned = scan(images, canvas_of(config.preprocessing), workers, progress)
     findings = check(images, scanned.facts)
-    if not run.has(SPLIT):
+    if not run.has(SPLIT_FILE):
         if findings.fatal:
             raise DataError(f"{images.name} can not be trained on: {'; '.join(findings.fatal)}")
         excluded = left_out(images, scanned.facts)
@@ -155,19 +156,19 @@ def _open(run: RunDirectory, progress: Callable[[int, int], None], workers: int)
             SPLIT_SEED,
             known_digests(scanned, read_known_images(run)),
         )
-        run.write_json(CHECK, {"data_digest": scanned.digest, **findings.to_json()})
-        run.write(SPLIT, write_split(split, images, excluded))
-    checked = run.read_json(CHECK, "resume")
+        run.write_json(CHECK_FILE, {"data_digest": scanned.digest, **findings.to_json()})
+        run.write(SPLIT_FILE, write_split(split, images, excluded))
+    checked = run.read_json(CHECK_FILE, "resume")
     if not isinstance(checked, dict) or "data_digest" not in checked:
-        raise damaged(run.path / CHECK, ValueError("it does not say which data was checked"))
+        raise damaged(run.path / CHECK_FILE, ValueError("it does not say which data was checked"))
     if checked["data_digest"] != scanned.digest:
         raise RunError(
             f"{run.path} was begun with other data than {images.name} holds now; start a new run"
         )
     try:
-        split, excluded = read_split(run.file(SPLIT, "resume").read_bytes(), images)
+        split, excluded = read_split(run.file(SPLIT_FILE, "resume").read_bytes(), images)
     except DataError as error:
-        raise damaged(run.path / SPLIT, error) from None
+        raise damaged(run.path / SPLIT_FILE, error) from None
     learned = (
         np.union1d(split.train, split.validation) if config.recipe.learn_validation else split.train
     )
@@ -182,7 +183,7 @@ def known_images(run: RunDirectory, data: RunData) -> bytes | None:
     None where the test split was given with the data: then nobody draws a test image from these. Images that only chose the
     epoch are not counted: drawn by a hash of their pixels, they stay in validation of themselves.
     """
-    if TEST not in missing_parts(data.images) and not run.has(KNOWN_IMAGES):
+    if TEST not in missing_parts(data.images) and not run.has(KNOWN_IMAGES_FILE):
         return None
     own = np.array(
         [short_digest(data.scan.facts[index].digest) for index in data.learned], np.uint64
@@ -194,7 +195,11 @@ def known_images(run: RunDirectory, data: RunData) -> bytes | None:
 
 def read_known_images(run: RunDirectory) -> NDArray[np.uint64]:
     """What `known_images` gave for the version that this run goes on from; empty where it goes on from none."""
-    return read_known(run.path / KNOWN_IMAGES) if run.has(KNOWN_IMAGES) else np.empty(0, np.uint64)
+    return (
+        read_known(run.path / KNOWN_IMAGES_FILE)
+        if run.has(KNOWN_IMAGES_FILE)
+        else np.empty(0, np.uint64)
+    )
 
 
 def read_known(path: Path) -> NDArray[np.uint64]:
@@ -205,10 +210,10 @@ def read_known(path: Path) -> NDArray[np.uint64]:
         raise damaged(path, error) from None
 
 
-def known_to(version: Version) -> NDArray[np.uint64]:
+def read_version_known_images(version: Version) -> NDArray[np.uint64]:
     """What `known_images` gave for a published version; empty where nothing was kept. Raises RunError where it is damaged."""
-    kept = KNOWN_IMAGES in {entry.path for entry in version.manifest.files}
-    return read_known(version.path(KNOWN_IMAGES)) if kept else np.empty(0, np.uint64)
+    kept = KNOWN_IMAGES_FILE in {entry.path for entry in version.manifest.files}
+    return read_known(version.path(KNOWN_IMAGES_FILE)) if kept else np.empty(0, np.uint64)
 
 
 def known_digests(scanned: Scan, known: NDArray[np.uint64]) -> set[str]:
@@ -219,7 +224,7 @@ def known_digests(scanned: Scan, known: NDArray[np.uint64]) -> set[str]:
     }
 
 
-def known_among(data: RunData, indices: Indices, known: NDArray[np.uint64]) -> NDArray[np.bool_]:
+def is_known_image(data: RunData, indices: Indices, known: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Which of these images are among the known ones, bool `[n]`."""
     return np.isin(
         np.array([short_digest(data.scan.facts[index].digest) for index in indices], np.uint64),

@@ -36,7 +36,7 @@ from training.learning.determinism import CompileChoice, PrecisionChoice
 from training.learning.recipe import Recipe
 
 
-class Config(BaseModel):
+class RunConfig(BaseModel):
     """What a run was asked for, and what it was begun with."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -118,7 +118,7 @@ class RunDirectory:
         self.path = path
 
     @classmethod
-    def create(cls, runs: Path, config: Config) -> Self:
+    def create(cls, runs: Path, config: RunConfig) -> Self:
         """Make a new directory for a run under `runs`; its name is the run's id."""
         run = cls(runs / f"{config.model}-{now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
         run.path.mkdir(parents=True)
@@ -130,15 +130,15 @@ class RunDirectory:
         """The directory's name."""
         return self.path.name
 
-    def write_config(self, config: Config) -> None:
+    def write_config(self, config: RunConfig) -> None:
         """Keep what the run was asked for."""
         self.write("config.json", config.model_dump_json(indent=2).encode() + b"\n")
 
-    def config(self) -> Config:
+    def config(self) -> RunConfig:
         """What the run was asked for."""
         path = self.path / "config.json"
         try:
-            return Config.model_validate_json(path.read_bytes())
+            return RunConfig.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             raise RunError(f"{self.path} has no config.json, so it is no run") from None
         except ValidationError as error:

@@ -18,10 +18,10 @@ from training.errors import StartError
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
 from training.run.directory import RunDirectory
-from training.run.weights import START, Trained, is_own, read_weights, serialise
+from training.run.weights import INITIAL_WEIGHTS, Trained, is_weights_file, read_weights, serialise
 
 TORCHVISION: Final = "torchvision"
-HEAD: Final = ("fc.weight", "fc.bias")
+HEAD_PARAMETERS: Final = ("fc.weight", "fc.bias")
 _FILES: Final = frozenset({".safetensors", ".pth", ".pt", ".bin"})
 _WRAPPINGS: Final = (
     "state_dict",
@@ -42,7 +42,7 @@ def lay_start(run: RunDirectory, store: ModelStore, class_names: Sequence[str]) 
         return
     names: Sequence[str] = ()
     if start == TORCHVISION:
-        state, normalize = download(architecture), Normalization.imagenet()
+        state, normalize = download_torchvision_weights(architecture), Normalization.imagenet()
     elif own := _from_own(start, store):
         trained, names = own
         if trained.architecture != architecture:
@@ -51,8 +51,11 @@ def lay_start(run: RunDirectory, store: ModelStore, class_names: Sequence[str]) 
             )
         state, normalize = trained.network.state_dict(), trained.normalize
     else:
-        state, normalize = read_state(Path(start)), Normalization.imagenet()
-    run.write(START, serialise(fitted(state, names, normalize, architecture, class_names, start)))
+        state, normalize = read_state_dict(Path(start)), Normalization.imagenet()
+    run.write(
+        INITIAL_WEIGHTS,
+        serialise(fit_head(state, names, normalize, architecture, class_names, start)),
+    )
 
 
 def architecture_of(start: str | None, store: ModelStore) -> str | None:
@@ -61,7 +64,7 @@ def architecture_of(start: str | None, store: ModelStore) -> str | None:
     return own and own[0].architecture
 
 
-def fitted(
+def fit_head(
     state: Mapping[str, Tensor],
     old_names: Sequence[str],
     normalize: Normalization,
@@ -75,7 +78,7 @@ def fitted(
     """
     network = build_network(architecture, len(class_names))
     own = network.state_dict()
-    body = {name: value for name, value in state.items() if name not in HEAD}
+    body = {name: value for name, value in state.items() if name not in HEAD_PARAMETERS}
     if (
         architecture.endswith("-small")
         and body.get("conv1.weight", own["conv1.weight"]).shape != own["conv1.weight"].shape
@@ -86,10 +89,12 @@ def fitted(
     wrong = sorted(
         name
         for name in own
-        if name not in HEAD and name in body and own[name].shape != body[name].shape
+        if name not in HEAD_PARAMETERS and name in body and own[name].shape != body[name].shape
     )
     missing = sorted(
-        name for name in own if name not in HEAD and name not in body and not _may_be_missing(name)
+        name
+        for name in own
+        if name not in HEAD_PARAMETERS and name not in body and not _may_be_missing(name)
     )
     if wrong or missing or (unknown := sorted(body.keys() - own.keys())):
         problem = (
@@ -106,7 +111,7 @@ def fitted(
     with torch.no_grad():
         for new, name in enumerate(class_names):
             if name in old_names:
-                for part in HEAD:
+                for part in HEAD_PARAMETERS:
                     network.get_parameter(part)[new] = state[part][list(old_names).index(name)]
     return Trained(network, normalize, architecture, len(class_names), 0)
 
@@ -119,7 +124,7 @@ def _may_be_missing(name: str) -> bool:
 def _from_own(start: str, store: ModelStore) -> tuple[Trained, Sequence[str]] | None:
     """The weights and class names (none of a file) of a version or a file of this project; None where it is another's file."""
     if Path(start).suffix in _FILES:
-        return (read_weights(Path(start)), ()) if is_own(Path(start)) else None
+        return (read_weights(Path(start)), ()) if is_weights_file(Path(start)) else None
     with open_version(store, start) as version:
         return read_checkpoint(version), version.manifest.class_names
 
@@ -140,7 +145,9 @@ def read_checkpoint(version: Version) -> Trained:
     return read_weights(version.path(block.file))
 
 
-def download(architecture: str, option: str = "--start FILE") -> Mapping[str, Tensor]:
+def download_torchvision_weights(
+    architecture: str, option: str = "--start FILE"
+) -> Mapping[str, Tensor]:
     """Torchvision's newest weights. Raises StartError, which says where to fetch them and which option then takes the file."""
     name = architecture.removesuffix("-small")
     try:
@@ -159,7 +166,7 @@ def download(architecture: str, option: str = "--start FILE") -> Mapping[str, Te
     return state
 
 
-def read_state(path: Path) -> Mapping[str, Tensor]:
+def read_state_dict(path: Path) -> Mapping[str, Tensor]:
     """The tensors of a .safetensors or .pth file by name; never loads code. Raises StartError."""
     try:
         state: Any = (

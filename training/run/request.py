@@ -11,13 +11,13 @@ from training.learning.determinism import CompileChoice, PrecisionChoice
 from training.learning.networks import default_image_size, parse_architecture
 from training.learning.recipe import Recipe, known_recipes
 from training.run.data import load_images
-from training.run.directory import Config, RunDirectory
+from training.run.directory import RunConfig, RunDirectory
 from training.run.initial_weights import architecture_of, lay_start
 from training.steps.golden import check_golden_images
 from training.steps.publish import describe_origin
 
-SMALL: Final = 96  # inputs up to here are resized to their own size; larger ones keep a margin of 8/7, as torchvision's do
-ARCHITECTURE: Final = "resnet20"  # where neither the wish nor its weights name one
+MAX_SIZE_WITHOUT_MARGIN: Final = 96  # inputs up to here are resized to their own size; larger ones keep a margin of 8/7, as torchvision's do
+DEFAULT_ARCHITECTURE: Final = "resnet20"  # where neither the wish nor its weights name one
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,15 @@ def look_at(wish: RunRequest) -> ImageSet:
     return load_images(wish.data, wish.data_dir)
 
 
-def configure(wish: RunRequest, images: ImageSet, store: ModelStore) -> Config:
+def configure(wish: RunRequest, images: ImageSet, store: ModelStore) -> RunConfig:
     """What a run on these images is asked for. Raises RecipeError, StartError or InvalidNameError."""
-    architecture = wish.architecture or architecture_of(wish.start, store) or ARCHITECTURE
+    architecture = wish.architecture or architecture_of(wish.start, store) or DEFAULT_ARCHITECTURE
     parse_architecture(architecture)
     recipe, model = (
         Recipe.load(wish.recipe_name, wish.changes),
         check_name(wish.model or f"{wish.short_data}-{architecture}"),
     )
-    return Config(
+    return RunConfig(
         model=model,
         data=wish.data,
         data_dir=None if wish.data_dir is None else str(wish.data_dir),
@@ -108,7 +108,7 @@ def choose_preprocessing(
     base = natural or Preprocessing(resize=size, crop_height=size, crop_width=size)
     return base.model_copy(
         update={
-            "resize": size if size <= SMALL else round(size * 8 / 7),
+            "resize": size if size <= MAX_SIZE_WITHOUT_MARGIN else round(size * 8 / 7),
             "crop_height": size,
             "crop_width": size,
         }

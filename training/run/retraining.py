@@ -9,11 +9,11 @@ from training.data.image_set import ImageSet, in_natural_order
 from training.data.sources import check_data
 from training.errors import DataError
 from training.learning.recipe import Recipe
-from training.run.data import KNOWN_IMAGES, load_images
-from training.run.directory import Config, RunDirectory
-from training.run.initial_weights import fitted, open_version, read_checkpoint
+from training.run.data import KNOWN_IMAGES_FILE, load_images
+from training.run.directory import RunConfig, RunDirectory
+from training.run.initial_weights import fit_head, open_version, read_checkpoint
 from training.run.request import RunRequest
-from training.run.weights import PREVIOUS, START, serialise
+from training.run.weights import INITIAL_WEIGHTS, PREVIOUS_WEIGHTS, serialise
 from training.steps.golden import check_golden_images
 from training.steps.publish import describe_origin
 
@@ -32,15 +32,15 @@ def begin_retraining(
     with open_version(store, reference) as version:
         manifest, trained = version.manifest, read_checkpoint(version)
         known = (
-            version.path(KNOWN_IMAGES).read_bytes()
-            if KNOWN_IMAGES in {entry.path for entry in manifest.files}
+            version.path(KNOWN_IMAGES_FILE).read_bytes()
+            if KNOWN_IMAGES_FILE in {entry.path for entry in manifest.files}
             else None
         )
         derived_from = VersionReference(
             model=version.model, version=version.number, digest=version.digest
         )
     class_names = _succeeding_classes(load_images(wish.data, wish.data_dir), manifest.class_names)
-    config = Config(
+    config = RunConfig(
         model=wish.model or derived_from.model,
         data=wish.data,
         data_dir=None if wish.data_dir is None else str(wish.data_dir),
@@ -62,13 +62,13 @@ def begin_retraining(
     )
     run = RunDirectory.create(runs, config)
     state = trained.network.state_dict()
-    head = fitted(
+    head = fit_head(
         state, manifest.class_names, trained.normalize, trained.architecture, class_names, reference
     )
-    run.write(START, serialise(head))
-    run.write(PREVIOUS, serialise(replace(trained, epoch=0)))
+    run.write(INITIAL_WEIGHTS, serialise(head))
+    run.write(PREVIOUS_WEIGHTS, serialise(replace(trained, epoch=0)))
     if known is not None:
-        run.write(KNOWN_IMAGES, known)
+        run.write(KNOWN_IMAGES_FILE, known)
     return run
 
 

@@ -14,17 +14,17 @@ from typing import Final, Protocol
 
 from training.run.directory import RunDirectory
 
-TENSORBOARD: Final = "tensorboard"
-MLFLOW_RUN: Final = "mlflow.json"
+TENSORBOARD_DIRECTORY: Final = "tensorboard"
+MLFLOW_RUN_FILE: Final = "mlflow.json"
 
-Figures = dict[str, float]
+EpochMetrics = dict[str, float]
 logger = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
     """Where measurements go beside the run's own files."""
 
-    def log(self, epoch: int, figures: Figures) -> None:
+    def log(self, epoch: int, figures: EpochMetrics) -> None:
         """What this epoch (from 1) has measured."""
 
     def close(self, *, finished: bool) -> None:
@@ -37,9 +37,9 @@ class TensorBoard:
     def __init__(self, run: RunDirectory, first_epoch: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  half a second that only a training pays
 
-        self._writer = SummaryWriter(str(run.path / TENSORBOARD), purge_step=first_epoch)
+        self._writer = SummaryWriter(str(run.path / TENSORBOARD_DIRECTORY), purge_step=first_epoch)
 
-    def log(self, epoch: int, figures: Figures) -> None:
+    def log(self, epoch: int, figures: EpochMetrics) -> None:
         """A scalar each."""
         for name, value in figures.items():
             self._writer.add_scalar(name, value, epoch)
@@ -58,8 +58,8 @@ class MLflow:
 
         config = run.config()
         self._client = mlflow.MlflowClient()
-        if run.has(MLFLOW_RUN):
-            self._id: str = run.read_json(MLFLOW_RUN, "resume")["run_id"]
+        if run.has(MLFLOW_RUN_FILE):
+            self._id: str = run.read_json(MLFLOW_RUN_FILE, "resume")["run_id"]
             self._client.update_run(self._id, status="RUNNING")
             return
         experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", config.model))
@@ -70,9 +70,9 @@ class MLflow:
             self._client.log_param(
                 self._id, name, value if isinstance(value, str) else json.dumps(value)
             )
-        run.write_json(MLFLOW_RUN, {"run_id": self._id})
+        run.write_json(MLFLOW_RUN_FILE, {"run_id": self._id})
 
-    def log(self, epoch: int, figures: Figures) -> None:
+    def log(self, epoch: int, figures: EpochMetrics) -> None:
         """A metric each."""
         for name, value in figures.items():
             self._client.log_metric(self._id, name, value, step=epoch)
@@ -90,7 +90,7 @@ class Trackers:
         self._trackers: dict[str, Tracker] = {}
         self._opened = False
 
-    def log(self, epoch: int, figures: Figures) -> None:
+    def log(self, epoch: int, figures: EpochMetrics) -> None:
         """What this epoch (from 1) has measured; the first call opens the trackers."""
         if not self._opened:
             self._opened = True

@@ -1,29 +1,23 @@
 """Weights on disk: a network's state dict in safetensors under torchvision's names, with what is needed to use it."""
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
-from model_store.preprocessing import Pixels
-from training.data.sources import Indices
-from training.learning.distributed import ALONE, Process
 from training.learning.networks import build_network, mirrored
 from training.learning.normalization import Normalization
-from training.run.data import RunData
 from training.run.directory import RunDirectory, damaged
 
-METADATA: Final = "resident"
-BEST: Final = "best.safetensors"
-LAST: Final = "last.safetensors"
-START: Final = "start.safetensors"
-PREVIOUS: Final = "previous.safetensors"
+METADATA_KEY: Final = "resident"
+BEST_WEIGHTS: Final = "best.safetensors"
+LAST_WEIGHTS: Final = "last.safetensors"
+INITIAL_WEIGHTS: Final = "start.safetensors"
+PREVIOUS_WEIGHTS: Final = "previous.safetensors"
 
 
 @dataclass(frozen=True)
@@ -63,14 +57,14 @@ def serialise(trained: Trained) -> bytes:
         "epoch": trained.epoch,
         "mirrored": trained.mirrored,
     }
-    return save(state, metadata={METADATA: json.dumps(described)})
+    return save(state, metadata={METADATA_KEY: json.dumps(described)})
 
 
-def is_own(path: Path) -> bool:
+def is_weights_file(path: Path) -> bool:
     """Whether the file is one that `serialise` wrote."""
     try:
         with safe_open(path, framework="pt") as file:
-            return METADATA in (file.metadata() or {})
+            return METADATA_KEY in (file.metadata() or {})
     except (OSError, SafetensorError):
         return False
 
@@ -79,7 +73,7 @@ def read_weights(path: Path) -> Trained:
     """What `serialise` wrote. Raises RunError where the file is damaged or not of this project."""
     try:
         with safe_open(path, framework="pt") as file:
-            described: dict[str, Any] = json.loads((file.metadata() or {})[METADATA])
+            described: dict[str, Any] = json.loads((file.metadata() or {})[METADATA_KEY])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
         architecture, classes = described["architecture"], described["classes"]
         network = build_network(architecture, classes)
@@ -98,36 +92,5 @@ def read_weights(path: Path) -> Trained:
 
 def load_trained(run: RunDirectory) -> Trained:
     """The weights that validation chose. Raises RunError where training has not come to its end."""
-    run.file(LAST, "resume")
-    return read_weights(run.file(BEST, "resume"))
-
-
-@torch.inference_mode()
-def predict(
-    network: nn.Module, chunks: Iterable[Pixels], normalize: Normalization, process: Process = ALONE
-) -> Tensor:
-    """Logits, float32 `[n, classes]` on the CPU, of chunks of uint8 images `[k, h, w, 3]`, in evaluation mode and fp32."""
-    network.eval()
-    normalize = normalize.to(process.device)
-    return torch.cat(
-        [
-            network(normalize(torch.from_numpy(chunk).to(process.device))).float().cpu()
-            for chunk in chunks
-        ]
-    )
-
-
-def predict_split(
-    network: nn.Module,
-    data: RunData,
-    indices: Indices,
-    normalize: Normalization,
-    process: Process = ALONE,
-) -> Tensor:
-    """Logits of these images, float32 `[n, classes]`; each process computes its own part, and none an image twice."""
-    own = indices[process.rank :: process.world_size]
-    if not len(own):
-        own_logits = torch.zeros((0, len(data.images.class_names)))
-    else:
-        own_logits = predict(network, data.chunks(own), normalize, process)
-    return process.gather_rows(own_logits, len(indices))
+    run.file(LAST_WEIGHTS, "resume")
+    return read_weights(run.file(BEST_WEIGHTS, "resume"))

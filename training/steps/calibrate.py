@@ -24,41 +24,40 @@ from model_store.session import Logits, probabilities
 from model_store.uncertainty import energy, set_sizes
 from training.errors import CalibrationError
 from training.learning.distributed import ALONE, Process
-from training.run.data import CHECK, RunData, known_among, read_known_images
+from training.run.data import CHECK_FILE, RunData, is_known_image, read_known_images
 from training.run.directory import RunDirectory, damaged
-from training.run.weights import load_trained, predict_split
+from training.run.inference import predict_split
+from training.run.weights import load_trained
 from training.steps.evaluate import calibration_error, read_labels, read_logits
 from training.steps.export import OUTPUTS
 
-CALIBRATION: Final = "calibration.json"
+CALIBRATION_FILE: Final = "calibration.json"
 COVERAGES: Final = ("0.8", "0.9", "0.95")
-REFUSED: Final = 0.03
-MOST_REFUSED: Final = 0.05
-SURELY: Final = (
-    0.95  # how sure it must be that of all images like these no more than MOST_REFUSED are refused
-)
+ABSTENTION_TARGET: Final = 0.03
+ABSTENTION_LIMIT: Final = 0.05
+ABSTENTION_CONFIDENCE: Final = 0.95  # how sure it must be that of all images like these no more than ABSTENTION_LIMIT are refused
 ECE_ALLOWANCE: Final = 0.01
-_CHANCE: Final = 2.33  # standard deviations: one time in a hundred
-_TEMPERATURES: Final = (0.05, 20.0)
-_MAY_DIFFER: Final = frozenset({"learn_validation", "select", "accuracy_floor"})
+_STANDARD_DEVIATIONS: Final = 2.33  # standard deviations: one time in a hundred
+_TEMPERATURE_BOUNDS: Final = (0.05, 20.0)
+_TWIN_DIFFERENCES: Final = frozenset({"learn_validation", "select", "accuracy_floor"})
 
 Labels = NDArray[np.int64]
 
 
-class Part(BaseModel):
+class CalibrationModel(BaseModel):
     """A part of `calibration.json`: immutable, strict, without room for more."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class SetFigures(Part):
+class SetFigures(CalibrationModel):
     """How often the sets of one coverage hold the right label, and how many labels they have on average."""
 
     coverage: Share
     mean_size: Annotated[float, Field(ge=1)]
 
 
-class Figures(Part):
+class CalibrationFigures(CalibrationModel):
     """What a calibration does on one split: the expected calibration error before and after, refusals, sets by coverage."""
 
     images: Annotated[int, Field(ge=1)]
@@ -68,19 +67,19 @@ class Figures(Part):
     sets: dict[str, SetFigures] = {}
 
 
-class Calibrated(Part):
+class RunCalibration(CalibrationModel):
     """What `calibrate` leaves: the manifest's block, None where nothing could be fitted, its figures, and what was left out."""
 
     calibration: Calibration | None = None
-    validation: Figures | None = None
+    validation: CalibrationFigures | None = None
     """Of the images that it was fitted on."""
-    test: Figures | None = None
+    test: CalibrationFigures | None = None
     twin: str | None = None
     """The run whose values these are, where this one has learned its own validation images."""
     notices: tuple[str, ...] = ()
 
 
-def calibrate(run: RunDirectory, data: RunData, process: Process = ALONE) -> Calibrated:
+def calibrate(run: RunDirectory, data: RunData, process: Process = ALONE) -> RunCalibration:
     """Fit on the validation split and measure on the test split's logits that `evaluate` left; replaces what was there.
 
     A run that has trained on its validation images too gets a notice instead, for those are answered far better than any
@@ -93,17 +92,17 @@ def calibrate(run: RunDirectory, data: RunData, process: Process = ALONE) -> Cal
         )
         return _write(
             run,
-            Calibrated(
+            RunCalibration(
                 notices=(f"not calibrated: the validation images were trained on; {advice}",)
             ),
             process,
         )
     trained, validation = load_trained(run), data.split.validation
-    validation = validation[~known_among(data, validation, read_known_images(run))]
+    validation = validation[~is_known_image(data, validation, read_known_images(run))]
     if not len(validation):
         return _write(
             run,
-            Calibrated(
+            RunCalibration(
                 notices=("not calibrated: an earlier version has learned every validation image",)
             ),
             process,
@@ -112,14 +111,14 @@ def calibrate(run: RunDirectory, data: RunData, process: Process = ALONE) -> Cal
         trained.answering.to(process.device), data, validation, trained.normalize, process
     ).numpy()
     labels = data.images.labels[validation]
-    calibration, notices = fit(logits, labels)
-    on_validation = measure(calibration, logits, labels)
-    on_test = measure(calibration, read_logits(run), read_labels(run))
+    calibration, notices = fit_calibration(logits, labels)
+    on_validation = measure_calibration(calibration, logits, labels)
+    on_test = measure_calibration(calibration, read_logits(run), read_labels(run))
     notices += tuple(
         f"on the test split it does not hold: {fault}" for fault in _faults(on_test, len(labels))
     )
-    found = Calibrated(
-        calibration=_told(calibration, on_test),
+    found = RunCalibration(
+        calibration=_with_test_figures(calibration, on_test),
         validation=on_validation,
         test=on_test,
         notices=notices,
@@ -127,7 +126,7 @@ def calibrate(run: RunDirectory, data: RunData, process: Process = ALONE) -> Cal
     return _write(run, found, process)
 
 
-def take_calibration(run: RunDirectory, twin: RunDirectory) -> Calibrated:
+def take_calibration(run: RunDirectory, twin: RunDirectory) -> RunCalibration:
     """The twin's values for a run that has trained on its validation images too, held against its own test split.
 
     Raises CalibrationError where the two are no twins or the values do not hold, RunError where the twin is not calibrated.
@@ -138,12 +137,12 @@ def take_calibration(run: RunDirectory, twin: RunDirectory) -> Calibrated:
         raise CalibrationError(
             f"{twin.path} has no calibration to take: {'; '.join(source.notices)}"
         )
-    test = measure(source.calibration, read_logits(run), read_labels(run))
+    test = measure_calibration(source.calibration, read_logits(run), read_labels(run))
     if faults := _faults(test, source.validation.images):
         raise CalibrationError(
             f"the values of {twin.path} do not hold on the test split of {run.path}: {'; '.join(faults)}"
         )
-    calibration = _told(source.calibration, test, f" of run {twin.run_id}")
+    calibration = _with_test_figures(source.calibration, test, f" of run {twin.run_id}")
     return _write(
         run,
         source.model_copy(
@@ -152,23 +151,23 @@ def take_calibration(run: RunDirectory, twin: RunDirectory) -> Calibrated:
     )
 
 
-def read_calibration(run: RunDirectory) -> Calibrated:
+def read_calibration(run: RunDirectory) -> RunCalibration:
     """What `calibrate` left. Raises RunError."""
-    path = run.file(CALIBRATION, "calibrate")
+    path = run.file(CALIBRATION_FILE, "calibrate")
     try:
-        return Calibrated.model_validate_json(path.read_bytes())
+        return RunCalibration.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise damaged(path, error) from None
 
 
-def fit(logits: Logits, labels: Labels) -> tuple[Calibration, tuple[str, ...]]:
+def fit_calibration(logits: Logits, labels: Labels) -> tuple[Calibration, tuple[str, ...]]:
     """The calibration of a network with these logits, float32 `[n, classes]`, on images not trained on; and what is left out."""
     temperature = fit_temperature(logits, labels)
     of_label = probabilities(logits, OUTPUTS, temperature)[np.arange(len(labels)), labels]
     found = {coverage: conformal_threshold(of_label, coverage) for coverage in COVERAGES}
     calibration = Calibration(
         temperature=temperature,
-        energy_threshold=refuse_above(energy(logits)),
+        energy_threshold=fit_energy_threshold(energy(logits)),
         conformal_thresholds={
             coverage: threshold for coverage, threshold in found.items() if threshold is not None
         },
@@ -194,21 +193,24 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
         log_probabilities = log_softmax(logits.astype(np.float64) / math.exp(logarithm), axis=1)
         return float(-log_probabilities[rows, labels].sum() - log_probabilities.mean())
 
-    bounds = [math.log(bound) for bound in _TEMPERATURES]
+    bounds = [math.log(bound) for bound in _TEMPERATURE_BOUNDS]
     return math.exp(
         minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4}).x
     )
 
 
-def refuse_above(energies: NDArray[np.float32]) -> float | None:
-    """The energy above which an image is refused: REFUSED of these are.
+def fit_energy_threshold(energies: NDArray[np.float32]) -> float | None:
+    """The energy above which an image is refused: ABSTENTION_TARGET of these are.
 
-    Of few images fewer, so that it is SURELY no more than MOST_REFUSED of all images like these (Wilks 1941); None where they are
+    Of few images fewer, so that it is ABSTENTION_CONFIDENCE no more than ABSTENTION_LIMIT of all images like these (Wilks 1941); None where they are
     too few for that, under 59.
     """
     images = len(energies)
-    refused = min(math.floor(REFUSED * images), int(binom.ppf(1 - SURELY, images, MOST_REFUSED)))
-    while refused >= 0 and binom.cdf(refused, images, MOST_REFUSED) > 1 - SURELY:
+    refused = min(
+        math.floor(ABSTENTION_TARGET * images),
+        int(binom.ppf(1 - ABSTENTION_CONFIDENCE, images, ABSTENTION_LIMIT)),
+    )
+    while refused >= 0 and binom.cdf(refused, images, ABSTENTION_LIMIT) > 1 - ABSTENTION_CONFIDENCE:
         refused -= 1
     return float(np.sort(energies)[images - 1 - refused]) if refused >= 0 else None
 
@@ -225,7 +227,9 @@ def conformal_threshold(of_label: NDArray[np.float32], coverage: str) -> float |
     return float(np.sort(of_label)[rank - 1]) if rank else None
 
 
-def measure(calibration: Calibration, logits: Logits, labels: Labels) -> Figures:
+def measure_calibration(
+    calibration: Calibration, logits: Logits, labels: Labels
+) -> CalibrationFigures:
     """What the calibration does on these images."""
     calibrated = probabilities(logits, OUTPUTS, calibration.temperature)
     of_label = calibrated[np.arange(len(labels)), labels]
@@ -237,7 +241,7 @@ def measure(calibration: Calibration, logits: Logits, labels: Labels) -> Figures
         for coverage, threshold in calibration.conformal_thresholds.items()
     }
     threshold = calibration.energy_threshold
-    return Figures(
+    return CalibrationFigures(
         images=len(labels),
         ece_before=_ece(probabilities(logits, OUTPUTS), labels),
         ece_after=_ece(calibrated, labels),
@@ -255,7 +259,9 @@ def _ece(of_classes: NDArray[np.float32], labels: Labels) -> float:
     return calibration_error(torch.from_numpy(of_classes), torch.from_numpy(labels))
 
 
-def _told(calibration: Calibration, test: Figures, whose: str = "") -> Calibration:
+def _with_test_figures(
+    calibration: Calibration, test: CalibrationFigures, whose: str = ""
+) -> Calibration:
     """The block with what it does on the test split."""
     return calibration.model_copy(
         update={
@@ -268,9 +274,9 @@ def _told(calibration: Calibration, test: Figures, whose: str = "") -> Calibrati
     )
 
 
-def _write(run: RunDirectory, found: Calibrated, process: Process = ALONE) -> Calibrated:
+def _write(run: RunDirectory, found: RunCalibration, process: Process = ALONE) -> RunCalibration:
     if process.first:
-        run.write(CALIBRATION, found.model_dump_json(indent=2).encode() + b"\n")
+        run.write(CALIBRATION_FILE, found.model_dump_json(indent=2).encode() + b"\n")
     return found
 
 
@@ -291,8 +297,8 @@ def _require_twins(run: RunDirectory, twin: RunDirectory) -> None:
             ("preprocessing", own.preprocessing, other.preprocessing),
             (
                 "data",
-                run.read_json(CHECK, "resume")["data_digest"],
-                twin.read_json(CHECK, "resume")["data_digest"],
+                run.read_json(CHECK_FILE, "resume")["data_digest"],
+                twin.read_json(CHECK_FILE, "resume")["data_digest"],
             ),
             *_recipe_values(own.recipe.model_dump(), other.recipe.model_dump()),
         )
@@ -305,23 +311,28 @@ def _require_twins(run: RunDirectory, twin: RunDirectory) -> None:
 
 
 def _recipe_values(own: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    return [(f"recipe.{name}", own[name], other[name]) for name in own if name not in _MAY_DIFFER]
+    return [
+        (f"recipe.{name}", own[name], other[name]) for name in own if name not in _TWIN_DIFFERENCES
+    ]
 
 
-def with_chance(share: float, images: int, fitted_on: int) -> float:
+def largest_share_by_chance(share: float, images: int, fitted_on: int) -> float:
     """The largest share of so many images that chance explains where `share` of all is true, fitted on so many others."""
-    return share + _CHANCE * math.sqrt(share * (1 - share) * (1 / images + 1 / fitted_on))
+    return share + _STANDARD_DEVIATIONS * math.sqrt(
+        share * (1 - share) * (1 / images + 1 / fitted_on)
+    )
 
 
-def _faults(test: Figures, fitted_on: int) -> list[str]:
+def _faults(test: CalibrationFigures, fitted_on: int) -> list[str]:
     """Where the figures on test are further from what was promised than chance explains."""
     faults = [
         f"sets for {coverage} hold the label of {figures.coverage:.2%}"
         for coverage, figures in test.sets.items()
-        if 1 - figures.coverage > with_chance(1 - float(coverage), test.images, fitted_on)
+        if 1 - figures.coverage
+        > largest_share_by_chance(1 - float(coverage), test.images, fitted_on)
     ]
-    if test.abstained is not None and test.abstained > with_chance(
-        MOST_REFUSED, test.images, fitted_on
+    if test.abstained is not None and test.abstained > largest_share_by_chance(
+        ABSTENTION_LIMIT, test.images, fitted_on
     ):
         faults.append(f"{test.abstained:.2%} would be refused")
     if test.ece_after > test.ece_before + ECE_ALLOWANCE:

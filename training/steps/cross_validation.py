@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from training.data.split import stratified_folds, write_split
 from training.learning.distributed import ALONE, Process
-from training.run.data import CHECK, SPLIT, open_run_data
+from training.run.data import CHECK_FILE, SPLIT_FILE, open_run_data
 from training.run.directory import RunDirectory
 from training.steps.evaluate import evaluate, wilson_interval
 from training.steps.train import Progress, train
@@ -47,11 +47,11 @@ def cross_validate(
         stratified_folds(data.images, data.scan.facts, data.left_out, folds), start=1
     ):
         fold = RunDirectory(run.path / f"fold-{number}")
-        if process.first and not fold.has(CHECK):
+        if process.first and not fold.has(CHECK_FILE):
             fold.path.mkdir(exist_ok=True)
             fold.write_config(run.config())
-            fold.write(SPLIT, write_split(split, data.images, data.left_out))
-            fold.write(CHECK, run.file(CHECK, "check").read_bytes())
+            fold.write(SPLIT_FILE, write_split(split, data.images, data.left_out))
+            fold.write(CHECK_FILE, run.file(CHECK_FILE, "check").read_bytes())
         process.wait()
         train(
             fold,

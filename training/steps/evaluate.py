@@ -15,10 +15,11 @@ from model_store.manifest import now
 from training.learning.distributed import ALONE, Process
 from training.run.data import RunData
 from training.run.directory import RunDirectory, damaged
-from training.run.weights import load_trained, predict_split
+from training.run.inference import predict_split
+from training.run.weights import load_trained
 
-EVALUATION: Final = "evaluation.json"
-LOGITS: Final = "evaluation.npz"
+EVALUATION_FILE: Final = "evaluation.json"
+LOGITS_FILE: Final = "evaluation.npz"
 
 
 def evaluate(run: RunDirectory, data: RunData, process: Process = ALONE) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def evaluate(run: RunDirectory, data: RunData, process: Process = ALONE) -> dict
 
     A run that has been evaluated keeps its figures: the test split is not opened a second time.
     """
-    if run.has(EVALUATION):
+    if run.has(EVALUATION_FILE):
         return read_figures(run)
     trained = load_trained(run)
     test = data.split.test
@@ -50,15 +51,15 @@ def evaluate(run: RunDirectory, data: RunData, process: Process = ALONE) -> dict
     if process.first:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, logits=logits.numpy(), labels=labels.numpy())
-        run.write(LOGITS, buffer.getvalue())
-        run.write_json(EVALUATION, figures)
+        run.write(LOGITS_FILE, buffer.getvalue())
+        run.write_json(EVALUATION_FILE, figures)
     process.wait()
     return figures
 
 
 def read_figures(run: RunDirectory) -> dict[str, Any]:
     """The figures that `evaluate` left. Raises RunError."""
-    figures = run.read_json(EVALUATION, "evaluate")
+    figures = run.read_json(EVALUATION_FILE, "evaluate")
     if not isinstance(figures, dict) or not {
         "top1",
         "top1_interval",
@@ -67,7 +68,7 @@ def read_figures(run: RunDirectory) -> dict[str, Any]:
         "test_images",
         "best_epoch",
     } <= set(figures):
-        raise damaged(run.path / EVALUATION, ValueError("figures are missing"))
+        raise damaged(run.path / EVALUATION_FILE, ValueError("figures are missing"))
     return figures
 
 
@@ -82,7 +83,7 @@ def read_labels(run: RunDirectory) -> NDArray[np.int64]:
 
 
 def _read_array(run: RunDirectory, name: str) -> NDArray[Any]:
-    path = run.file(LOGITS, "evaluate")
+    path = run.file(LOGITS_FILE, "evaluate")
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             return np.asarray(archive[name])

@@ -25,16 +25,16 @@ from training.run.directory import RunDirectory
 from training.run.weights import load_trained
 
 OPSET: Final = 20
-MODEL: Final = "model.onnx"
-WEIGHTS: Final = "model.onnx.data"
+MODEL_FILE: Final = "model.onnx"
+WEIGHTS_FILE: Final = "model.onnx.data"
 """Beside the graph where both do not fit into one file of 2 GB, which is protobuf's limit."""
 ONE_FILE_BYTES: Final = 2**31 - 2**24
-CLASSIFIER: Final = "classifier.npz"
+CLASSIFIER_FILE: Final = "classifier.npz"
 OUTPUT_NAMES: Final = ("logits", "features")
 OUTPUTS: Final = Outputs(logits=OUTPUT_NAMES[0], features=OUTPUT_NAMES[1])
 
 
-class ServedModel(nn.Module):
+class ExportModule(nn.Module):
     """The network behind the contract: uint8 `[batch, height, width, 3]` RGB to logits and the last feature map."""
 
     def __init__(self, network: nn.Module, normalize: Normalization) -> None:
@@ -69,15 +69,15 @@ def export(run: RunDirectory) -> Path:
     """Write the run's `model.onnx` and `classifier.npz`. Raises ExportError where the graph is not the contract's."""
     trained = load_trained(run)
     graph = export_graph(
-        ServedModel(trained.answering, trained.normalize), model_input(run), run.path
+        ExportModule(trained.answering, trained.normalize), model_input(run), run.path
     )
-    run.write(CLASSIFIER, classifier_bytes(trained.network))
-    run.write(MODEL, graph)  # last: where it is, the export is whole
-    return run.path / MODEL
+    run.write(CLASSIFIER_FILE, classifier_bytes(trained.network))
+    run.write(MODEL_FILE, graph)  # last: where it is, the export is whole
+    return run.path / MODEL_FILE
 
 
-def export_graph(served: ServedModel, shape: Input, folder: Path) -> bytes:
-    """The served network as an ONNX file's bytes; weights that do not fit into it are left in the folder as WEIGHTS.
+def export_graph(served: ExportModule, shape: Input, folder: Path) -> bytes:
+    """The served network as an ONNX file's bytes; weights that do not fit into it are left in the folder as WEIGHTS_FILE.
 
     Raises ExportError where the graph is not the contract's.
     """
@@ -104,16 +104,18 @@ def export_graph(served: ServedModel, shape: Input, folder: Path) -> bytes:
         )
         > ONE_FILE_BYTES
     )
-    (folder / WEIGHTS).unlink(missing_ok=True)
+    (folder / WEIGHTS_FILE).unlink(missing_ok=True)
     if split:
         # what shape inference reads, axes and pads, stays in the graph
-        onnx_ir.external_data.unload_from_model(cleared, folder, WEIGHTS, size_threshold_bytes=1024)
+        onnx_ir.external_data.unload_from_model(
+            cleared, folder, WEIGHTS_FILE, size_threshold_bytes=1024
+        )
     proto: Any = onnx_ir.to_proto(cleared)
     for part in _described(proto):  # the pass leaves what torch calls its parameters
         part.ClearField("metadata_props")
     graph: bytes = proto.SerializeToString(deterministic=True)
     with tempfile.NamedTemporaryFile(
-        dir=folder, prefix=f".{MODEL}."
+        dir=folder, prefix=f".{MODEL_FILE}."
     ) as draft:  # beside its weights, where it has them
         draft.write(graph)
         draft.flush()
@@ -135,7 +137,7 @@ def classifier_bytes(network: nn.Module) -> bytes:
 
 def graph_files(run: RunDirectory) -> tuple[str, ...]:
     """The files that the exported network lies in: one, or the graph and its weights."""
-    return (MODEL, WEIGHTS) if run.has(WEIGHTS) else (MODEL,)
+    return (MODEL_FILE, WEIGHTS_FILE) if run.has(WEIGHTS_FILE) else (MODEL_FILE,)
 
 
 def check_graph(path: Path, shape: Input) -> None:

@@ -19,13 +19,15 @@ from pydantic import Field, TypeAdapter, ValidationError
 from model_store.errors import ImageError
 from model_store.manifest import DecodeTolerance, Golden, Preprocessing, is_name
 from model_store.preprocessing import Pixels, prepare, sniff, to_rgb
+from training.data.sampling import evenly_spaced
 from training.data.sources import encode
 from training.errors import DataError
 from training.run.data import RunData
 from training.run.directory import RunDirectory, damaged
-from training.run.weights import load_trained, predict
+from training.run.inference import predict
+from training.run.weights import load_trained
 
-GOLDEN: Final = "golden/golden.json"
+GOLDEN_FILE: Final = "golden/golden.json"
 _BLOCKS: Final = TypeAdapter(Annotated[tuple[Golden, ...], Field(min_length=1)])
 LOSSLESS: Final = DecodeTolerance(max_abs=2, mean_abs=0.25)
 LOSSY: Final = DecodeTolerance(
@@ -51,20 +53,20 @@ def take_golden(run: RunDirectory, data: RunData) -> tuple[Golden, ...]:
     """Write the golden images, their pixels and the torch network's logits into the run, and return their blocks."""
     trained = load_trained(run)
     blocks = []
-    for probe in [*_given(run), *_samples(run, data), *scenes()]:
+    for probe in [*_user_probes(run), *_validation_probes(run, data), *synthetic_probes()]:
         pixels = prepare(probe.encoded, data.preprocessing)
         logits = predict(trained.answering, [pixels[np.newaxis].copy()], trained.normalize)[
             0
         ].numpy()
-        block = make_block(probe, logits)
+        block = make_golden_block(probe, logits)
         run.write(block.image, probe.encoded)
-        run.write(block.pixels, as_npy(pixels))
+        run.write(block.pixels, to_npy(pixels))
         blocks.append(block)
-    run.write_json(GOLDEN, [block.model_dump() for block in blocks])
+    run.write_json(GOLDEN_FILE, [block.model_dump() for block in blocks])
     return tuple(blocks)
 
 
-def make_block(probe: Probe, logits: NDArray[np.float32]) -> Golden:
+def make_golden_block(probe: Probe, logits: NDArray[np.float32]) -> Golden:
     """The manifest's block of a golden image whose logits, `[classes]`, are these."""
     return Golden(
         image=f"golden/{probe.name}",
@@ -77,11 +79,11 @@ def make_block(probe: Probe, logits: NDArray[np.float32]) -> Golden:
 
 def read_golden(run: RunDirectory) -> tuple[Golden, ...]:
     """The blocks that `take_golden` left. Raises RunError where it has not run."""
-    run.file(GOLDEN, "export")
+    run.file(GOLDEN_FILE, "export")
     try:
-        return _BLOCKS.validate_json((run.path / GOLDEN).read_bytes())
+        return _BLOCKS.validate_json((run.path / GOLDEN_FILE).read_bytes())
     except ValidationError as error:
-        raise damaged(run.path / GOLDEN, error) from None
+        raise damaged(run.path / GOLDEN_FILE, error) from None
 
 
 def check_golden_images(paths: tuple[str, ...]) -> tuple[str, ...]:
@@ -103,7 +105,7 @@ def check_golden_images(paths: tuple[str, ...]) -> tuple[str, ...]:
     return paths
 
 
-def _given(run: RunDirectory) -> Iterator[Probe]:
+def _user_probes(run: RunDirectory) -> Iterator[Probe]:
     """The pictures that the person gave."""
     for path in map(Path, run.config().golden_images):
         encoded = path.read_bytes()
@@ -111,13 +113,11 @@ def _given(run: RunDirectory) -> Iterator[Probe]:
         yield Probe(f"{path.stem}.{suffix}", encoded, "a picture given with the training")
 
 
-def _samples(run: RunDirectory, data: RunData) -> Iterator[Probe]:
+def _validation_probes(run: RunDirectory, data: RunData) -> Iterator[Probe]:
     """Images of the validation split, of as many classes as the config wants samples; the last as JPEG."""
     chosen, images = data.split.validation, data.images
     _, firsts = np.unique(images.labels[chosen], return_index=True)
-    spread = firsts[
-        np.linspace(0, len(firsts) - 1, min(run.config().golden_samples, len(firsts))).astype(int)
-    ]
+    spread = evenly_spaced(firsts, run.config().golden_samples)
     for position, index in enumerate(chosen[spread], start=1):
         label = images.class_names[images.labels[index]]
         encoded = images.encoded[index]
@@ -135,13 +135,13 @@ def _samples(run: RunDirectory, data: RunData) -> Iterator[Probe]:
         )
 
 
-def scenes() -> Iterator[Probe]:
+def synthetic_probes() -> Iterator[Probe]:
     """The images that are made here, each to catch a way in which decoding goes wrong."""
     exif = Image.Exif()
     exif[_ORIENTATION_TAG] = 6
     alpha = _picture(96, 128).convert("RGBA")
     alpha.putalpha(Image.linear_gradient("L").resize(alpha.size))
-    grey = Image.fromarray(scene(120, 90).sum(axis=2, dtype=np.uint16) * np.uint16(85))
+    grey = Image.fromarray(draw_scene(120, 90).sum(axis=2, dtype=np.uint16) * np.uint16(85))
     for name, image, options, purpose in (
         ("colours.png", _picture(160, 120), {}, "channels that are not interchangeable"),
         (
@@ -173,10 +173,10 @@ def scenes() -> Iterator[Probe]:
 
 
 def _picture(width: int, height: int) -> Image.Image:
-    return Image.fromarray(scene(width, height))
+    return Image.fromarray(draw_scene(width, height))
 
 
-def scene(width: int, height: int) -> NDArray[np.uint8]:
+def draw_scene(width: int, height: int) -> NDArray[np.uint8]:
     """A picture with no symmetry, the same on every machine: uint8 `[height, width, 3]`, from integer arithmetic alone."""
     y, x = np.mgrid[0:height, 0:width]
     u, v = x * 1024 // width, y * 1024 // height
@@ -189,7 +189,7 @@ def scene(width: int, height: int) -> NDArray[np.uint8]:
     )
 
 
-def as_npy(pixels: Pixels) -> bytes:
+def to_npy(pixels: Pixels) -> bytes:
     """Pixels as a version keeps them."""
     buffer = io.BytesIO()
     np.save(buffer, pixels, allow_pickle=False)

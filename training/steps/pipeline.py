@@ -6,21 +6,21 @@ from typing import Protocol
 from model_store.manifest import Check
 from model_store.store import ModelStore
 from training.gates.gate import check_waivers, gate, require_passed
-from training.gates.vs_previous_version import Succession, compare_with_previous
+from training.gates.vs_previous_version import PreviousComparison, compare_with_previous
 from training.learning.distributed import ALONE, Process
 from training.reports.run_report import write_run_report
 from training.run.data import RunData, open_run_data
 from training.run.directory import RunDirectory
-from training.run.weights import LAST, PREVIOUS
-from training.steps.calibrate import CALIBRATION, Calibrated, calibrate
+from training.run.weights import LAST_WEIGHTS, PREVIOUS_WEIGHTS
+from training.steps.calibrate import CALIBRATION_FILE, RunCalibration, calibrate
 from training.steps.evaluate import evaluate
-from training.steps.export import MODEL, export
-from training.steps.golden import GOLDEN, take_golden
-from training.steps.publish import Published, make_store, publish, require_aliases
+from training.steps.export import MODEL_FILE, export
+from training.steps.golden import GOLDEN_FILE, take_golden
+from training.steps.publish import Published, create_store, publish, require_promotable
 from training.steps.train import Progress, train
 
 
-class Display(Protocol):
+class ProgressDisplay(Protocol):
     """What shows a person how a run goes."""
 
     def __call__(self, progress: Progress) -> None:
@@ -35,19 +35,19 @@ class Display(Protocol):
     def show_data(self, data: RunData) -> None:
         """The data was checked and split like this."""
 
-    def show_calibration(self, calibrated: Calibrated) -> None:
+    def show_calibration(self, calibrated: RunCalibration) -> None:
         """How far the answers can be trusted."""
 
-    def show_succession(self, succession: Succession) -> None:
+    def show_succession(self, succession: PreviousComparison) -> None:
         """A retrained model gained and lost this."""
 
     def show_checks(self, checks: tuple[Check, ...]) -> None:
         """The gates found this."""
 
 
-def learn(
+def train_and_evaluate(
     run: RunDirectory,
-    display: Display,
+    display: ProgressDisplay,
     process: Process,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> RunData:
@@ -55,33 +55,33 @@ def learn(
     display.announce("check")
     data = open_run_data(run, display.count("checking"), process)
     display.show_data(data)
-    if not run.has(LAST):
+    if not run.has(LAST_WEIGHTS):
         display.announce("train")
         train(run, data, display, process, interrupted)
     display.announce("evaluate")
     evaluate(run, data, process)
-    if not run.has(CALIBRATION):
+    if not run.has(CALIBRATION_FILE):
         display.announce("calibrate")
         display.show_calibration(calibrate(run, data, process))
     return data
 
 
-def publish_learned(
+def export_and_publish(
     run: RunDirectory,
     data: RunData,
     store: ModelStore,
-    display: Display,
+    display: ProgressDisplay,
     waivers: Mapping[str, str],
     *,
     promote: bool,
 ) -> Published:
     """Export, gate and publish what was learned. Raises TrainingError, ModelStoreError."""
-    if not run.has(MODEL):
+    if not run.has(MODEL_FILE):
         display.announce("export")
         export(run)
-    if not run.has(GOLDEN):
+    if not run.has(GOLDEN_FILE):
         take_golden(run, data)
-    if run.has(PREVIOUS):
+    if run.has(PREVIOUS_WEIGHTS):
         display.show_succession(compare_with_previous(run, data))
     display.announce("gate")
     checks = gate(run, data, waivers, store)
@@ -95,7 +95,7 @@ def publish_learned(
 def finish(
     run: RunDirectory,
     store: ModelStore,
-    display: Display,
+    display: ProgressDisplay,
     waivers: Mapping[str, str],
     *,
     promote: bool,
@@ -105,11 +105,11 @@ def finish(
     """Go from wherever the run stands to a published version; only the first of several processes publishes."""
     check_waivers(waivers)
     if not process.first:
-        learn(run, display, process, interrupted)
+        train_and_evaluate(run, display, process, interrupted)
         return None
-    make_store(store)
+    create_store(store)
     if not promote:
-        require_aliases(store, run.config().model)
+        require_promotable(store, run.config().model)
     with run.alone():
-        data = learn(run, display, process, interrupted)
-        return publish_learned(run, data, store, display, waivers, promote=promote)
+        data = train_and_evaluate(run, display, process, interrupted)
+        return export_and_publish(run, data, store, display, waivers, promote=promote)

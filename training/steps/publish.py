@@ -25,18 +25,18 @@ from model_store.manifest import (
 from model_store.store import ModelStore
 from training.data.split import SPLIT_SEED
 from training.gates.checks import LOGIT_TOLERANCE
-from training.gates.gate import MAX_BATCH_SIZE, read_checks, require_passed
-from training.run.data import KNOWN_IMAGES, RunData, known_images
+from training.gates.gate import EXPORT_MAX_BATCH_SIZE, read_checks, require_passed
+from training.run.data import KNOWN_IMAGES_FILE, RunData, known_images
 from training.run.directory import RunDirectory
-from training.run.weights import BEST
-from training.steps.calibrate import CALIBRATION, read_calibration
+from training.run.weights import BEST_WEIGHTS
+from training.steps.calibrate import CALIBRATION_FILE, read_calibration
 from training.steps.evaluate import read_figures
-from training.steps.export import CLASSIFIER, MODEL, OUTPUTS, graph_files, model_input
+from training.steps.export import CLASSIFIER_FILE, MODEL_FILE, OUTPUTS, graph_files, model_input
 from training.steps.golden import read_golden
 from training.steps.train import read_metrics
 
-PUBLISHED: Final = "published.json"
-CHECKPOINT: Final = "checkpoint.safetensors"
+PUBLISHED_FILE: Final = "published.json"
+CHECKPOINT_WEIGHTS_FILE: Final = "checkpoint.safetensors"
 _PACKAGES: Final = (
     "torch",
     "torchvision",
@@ -72,21 +72,21 @@ def publish(
     version = _find_published(store, model, run)
     if version is None:
         if not promote:
-            require_aliases(store, model)
+            require_promotable(store, model)
         if not follows:
-            keep_what_serves(store, model)
+            pin_serving_version(store, model)
         version = _seal(run, data, store, checks)
     moves = [event.version for event in store.aliases(model).history(PRODUCTION)]
     if follows and version not in moves:
         store.promote(model, version, why=f"published by {run.run_id}")
     published = Published(version, promoted=store.aliases(model).version(PRODUCTION) == version)
     run.write_json(
-        PUBLISHED, {"store": str(store.root.resolve()), "model": model, **asdict(published)}
+        PUBLISHED_FILE, {"store": str(store.root.resolve()), "model": model, **asdict(published)}
     )
     return published
 
 
-def make_store(store: ModelStore) -> None:
+def create_store(store: ModelStore) -> None:
     """Make the store's directory where it is not there yet.
 
     Raises PublishError where it could not be written to: better before the training than after it.
@@ -100,9 +100,9 @@ def make_store(store: ModelStore) -> None:
     root.mkdir(parents=True, exist_ok=True)
 
 
-def require_aliases(store: ModelStore, model: str) -> None:
+def require_promotable(store: ModelStore, model: str) -> None:
     """Raise PublishError where no version of the model can be held back: a built-in one has no alias, so the next would hide it."""
-    make_store(store)
+    create_store(store)
     if model in store.models() and store.layer(model) == "built-in":
         raise PublishError(
             f"{model} is built in, and a version published under its name would hide it and serve, promoted or not: leave "
@@ -110,7 +110,7 @@ def require_aliases(store: ModelStore, model: str) -> None:
         )
 
 
-def keep_what_serves(store: ModelStore, model: str) -> None:
+def pin_serving_version(store: ModelStore, model: str) -> None:
     """Before a version that is held back: where no alias says what serves the newest does, so name that one first."""
     if not store.root.exists() or model not in store.models() or store.layer(model) == "built-in":
         return
@@ -122,7 +122,7 @@ def keep_what_serves(store: ModelStore, model: str) -> None:
         )
 
 
-def left_behind(
+def missing_precisions(
     store: ModelStore, model: str, version: int
 ) -> tuple[int, tuple[Precision, ...]] | None:
     """The version that served before this one (or does still), with the precisions that it has and this one lacks, if any."""
@@ -175,15 +175,15 @@ def _seal(run: RunDirectory, data: RunData, store: ModelStore, checks: tuple[Che
     config, golden = run.config(), read_golden(run)
     figures = read_figures(run)
     files: dict[str, Path | bytes] = {
-        name: run.file(name, "export") for name in (*graph_files(run), CLASSIFIER)
+        name: run.file(name, "export") for name in (*graph_files(run), CLASSIFIER_FILE)
     }
     files |= {
         path: run.file(path, "export") for block in golden for path in (block.image, block.pixels)
     }
     if config.keep_checkpoint:
-        files[CHECKPOINT] = run.file(BEST, "resume")
+        files[CHECKPOINT_WEIGHTS_FILE] = run.file(BEST_WEIGHTS, "resume")
         if known := known_images(run, data):
-            files[KNOWN_IMAGES] = known
+            files[KNOWN_IMAGES_FILE] = known
     manifest: dict[str, Any] = {
         "created_at": now(),
         "derived_from": config.derived_from,
@@ -191,11 +191,11 @@ def _seal(run: RunDirectory, data: RunData, store: ModelStore, checks: tuple[Che
         "outputs": OUTPUTS,
         "preprocessing": data.preprocessing,
         "class_names": data.images.class_names,
-        "max_batch_size": MAX_BATCH_SIZE,
-        "variants": (Variant(precision="fp32", file=MODEL, tolerance=LOGIT_TOLERANCE),),
-        "classifier": Classifier(file=CLASSIFIER),
-        "checkpoint": Checkpoint(file=CHECKPOINT) if config.keep_checkpoint else None,
-        "calibration": read_calibration(run).calibration if run.has(CALIBRATION) else None,
+        "max_batch_size": EXPORT_MAX_BATCH_SIZE,
+        "variants": (Variant(precision="fp32", file=MODEL_FILE, tolerance=LOGIT_TOLERANCE),),
+        "classifier": Classifier(file=CLASSIFIER_FILE),
+        "checkpoint": Checkpoint(file=CHECKPOINT_WEIGHTS_FILE) if config.keep_checkpoint else None,
+        "calibration": read_calibration(run).calibration if run.has(CALIBRATION_FILE) else None,
         "training": Training(
             run_id=run.run_id,
             command=config.command,

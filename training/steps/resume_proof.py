@@ -15,9 +15,9 @@ import torch
 from model_store.files import sha256_of
 from training.errors import ResumeProofError
 from training.run.checkpoint import load_checkpoint
-from training.run.data import CHECK, SPLIT, open_run_data
+from training.run.data import CHECK_FILE, SPLIT_FILE, open_run_data
 from training.run.directory import RunDirectory
-from training.run.weights import LAST, START
+from training.run.weights import INITIAL_WEIGHTS, LAST_WEIGHTS
 from training.steps.train import Progress, train
 
 STEPS: Final = 24
@@ -46,7 +46,7 @@ def prove_resume(
             _train(broken, place)
         yield "resumed to the end"
         _train(broken, None)
-        digests = [sha256_of(copy.path / LAST) for copy in (unbroken, broken)]
+        digests = [sha256_of(copy.path / LAST_WEIGHTS) for copy in (unbroken, broken)]
         if digests[0] != digests[1]:
             reason = _reason(unbroken, broken)
             raise ResumeProofError(
@@ -58,7 +58,7 @@ def prove_resume(
 def _short_copy(run: RunDirectory, path: Path, steps: int) -> RunDirectory:
     """The same run, cut to so many steps, in another directory."""
     path.mkdir()
-    for name in (SPLIT, CHECK, START):
+    for name in (SPLIT_FILE, CHECK_FILE, INITIAL_WEIGHTS):
         if run.has(name):
             shutil.copy(run.path / name, path / name)
     copy, config = RunDirectory(path), run.config()

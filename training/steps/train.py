@@ -21,14 +21,15 @@ from training.learning.learner import Learner
 from training.learning.normalization import Normalization
 from training.learning.optimization import set_learning_rate, work_left
 from training.learning.throughput import FORECAST_STEPS, Forecast, Pace, peak_bytes
-from training.run.checkpoint import NAME as CHECKPOINT
+from training.run.checkpoint import CHECKPOINT_FILE as CHECKPOINT
 from training.run.checkpoint import load_checkpoint, save_checkpoint
 from training.run.data import RunData
 from training.run.directory import RunDirectory, damaged
-from training.run.setup import prepare_training
-from training.run.weights import BEST, LAST, Trained, predict_split, serialise
+from training.run.inference import predict_split
+from training.run.weights import BEST_WEIGHTS, LAST_WEIGHTS, Trained, serialise
+from training.steps.training_setup import prepare_training
 
-METRICS: Final = "metrics.jsonl"
+METRICS_FILE: Final = "metrics.jsonl"
 METRIC_NAMES: Final = frozenset(
     {
         "epoch",
@@ -170,7 +171,7 @@ def train(
             "input_share": round(pace.input_share, 4),
         }
         if process.first and _better(metrics, position.history, recipe.select):
-            run.write(BEST, serialise(now))
+            run.write(BEST_WEIGHTS, serialise(now))
         news = progress(metrics=metrics)
         position.history.append(metrics)
         position.seen, position.tally = 0, [0.0, 0.0]
@@ -188,7 +189,7 @@ def train(
         _write_metrics(
             run, position.history
         )  # once more: a kill right after the last checkpoint has left a line out
-        run.write(LAST, serialise(trained(feed.epochs)))
+        run.write(LAST_WEIGHTS, serialise(trained(feed.epochs)))
     process.wait()
 
 
@@ -262,12 +263,12 @@ def _diverged(epoch: int, step: int, rate: float) -> str:
 
 
 def _write_metrics(run: RunDirectory, history: list[dict[str, Any]]) -> None:
-    run.write(METRICS, b"".join(json.dumps(line).encode() + b"\n" for line in history))
+    run.write(METRICS_FILE, b"".join(json.dumps(line).encode() + b"\n" for line in history))
 
 
 def read_metrics(run: RunDirectory) -> list[dict[str, Any]]:
     """A line an epoch, as far as the run has come. Raises RunError where no epoch has ended, or the file is damaged."""
-    path = run.file(METRICS, "resume")
+    path = run.file(METRICS_FILE, "resume")
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except ValueError as error:

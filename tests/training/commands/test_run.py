@@ -7,9 +7,9 @@ from rich.console import Console
 
 from model_store.manifest import Precision, Variant
 from model_store.store import BUILTIN_ROOT, ModelStore
-from training.commands.run import say_published
+from training.commands.run import print_published
 from training.display import TrainingDisplay
-from training.steps.publish import Published, keep_what_serves
+from training.steps.publish import Published, pin_serving_version
 
 DIGITS = "digits-resnet20"
 
@@ -42,7 +42,7 @@ def said(store: ModelStore, number: int) -> str:
     console = Console(width=500)
     promoted = store.aliases("m").version("production") == number
     with console.capture() as captured:
-        say_published(TrainingDisplay(console), "m", Published(number, promoted), store.root)
+        print_published(TrainingDisplay(console), "m", Published(number, promoted), store.root)
     return captured.get()
 
 
@@ -62,7 +62,7 @@ def test_the_first_version_serves_though_held_back(store: ModelStore) -> None:
 def test_a_version_that_is_held_back_says_which_one_serves(store: ModelStore) -> None:
     """And the command that would have it serve."""
     publish(store, "fp32")
-    keep_what_serves(store, "m")
+    pin_serving_version(store, "m")
     publish(store, "fp32")
     assert "`production` stays at version 1" in said(store, 2)
     assert f"python -m model_store --store {store.root} promote m 2" in said(store, 2)

@@ -12,19 +12,19 @@ from laboratories import laboratory_at
 
 from training.errors import InterruptedRunError, RunError
 from training.experiments.laboratory import Laboratory, model_name
-from training.run.data import CHECK
+from training.run.data import CHECK_FILE
 from training.run.directory import RunDirectory
-from training.run.weights import LAST
-from training.steps.train import METRICS
+from training.run.weights import LAST_WEIGHTS
+from training.steps.train import METRICS_FILE
 
 
 def test_a_network_is_trained_once(laboratory: Laboratory) -> None:
     """The second time it is read: the file of its weights is the same one, and a laboratory beside it finds it too."""
     first = laboratory.train("resnet20", 0)
-    written = (first.directory.path / LAST).stat().st_mtime_ns
+    written = (first.directory.path / LAST_WEIGHTS).stat().st_mtime_ns
     again = laboratory_at(laboratory.runs).train("resnet20", 0)
     assert again.directory.path == first.directory.path
-    assert (again.directory.path / LAST).stat().st_mtime_ns == written
+    assert (again.directory.path / LAST_WEIGHTS).stat().st_mtime_ns == written
 
 
 def test_what_a_training_depends_on_is_in_its_name(laboratory: Laboratory) -> None:
@@ -63,8 +63,8 @@ def test_a_training_that_was_cut_goes_on_to_the_same_curve_and_weights(
             )
     resumed = laboratory_at(tmp_path).train("resnet20", 0)
     assert resumed.curve() == whole.curve()
-    assert (resumed.directory.path / LAST).read_bytes() == (
-        whole.directory.path / LAST
+    assert (resumed.directory.path / LAST_WEIGHTS).read_bytes() == (
+        whole.directory.path / LAST_WEIGHTS
     ).read_bytes()
 
 
@@ -92,9 +92,9 @@ def test_a_run_is_told_by_its_weights_and_its_data(laboratory: Laboratory, tmp_p
         ),
     )
     assert copied.identity() == run.identity()
-    (copied.directory.path / LAST).write_bytes(b"others")
+    (copied.directory.path / LAST_WEIGHTS).write_bytes(b"others")
     assert copied.identity() == run.identity() | {"weights": hashlib.sha256(b"others").hexdigest()}
-    (copied.directory.path / CHECK).write_text(json.dumps({"data_digest": "other"}))
+    (copied.directory.path / CHECK_FILE).write_text(json.dumps({"data_digest": "other"}))
     assert copied.identity()["data"] == "other" != run.data_digest
 
 
@@ -104,9 +104,11 @@ def test_a_run_that_something_else_trained_in_part_is_said(
     """`resume` finishes a run without the test error by epoch."""
     run = laboratory.train("resnet20", 0).directory
     shutil.copytree(run.path, tmp_path / run.run_id)
-    lines = [json.loads(line) for line in (run.path / METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (run.path / METRICS_FILE).read_text().splitlines()]
     del lines[-1]["test_top1"]
-    (tmp_path / run.run_id / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / run.run_id / METRICS_FILE).write_text(
+        "".join(json.dumps(line) + "\n" for line in lines)
+    )
     with pytest.raises(RunError, match="curves have gaps"):
         laboratory_at(tmp_path).train("resnet20", 0)
 
@@ -115,8 +117,8 @@ def test_a_run_that_learned_from_other_data_is_said(laboratory: Laboratory, tmp_
     """The folder has the name of before, and other pictures."""
     run = laboratory.train("resnet20", 0).directory
     shutil.copytree(run.path, tmp_path / run.run_id)
-    checked = json.loads((run.path / CHECK).read_text())
-    (tmp_path / run.run_id / CHECK).write_text(
+    checked = json.loads((run.path / CHECK_FILE).read_text())
+    (tmp_path / run.run_id / CHECK_FILE).write_text(
         json.dumps(checked | {"data_digest": "of another day"})
     )
     with pytest.raises(RunError, match="has learned from other data than digits holds now"):

@@ -13,7 +13,7 @@ from training.experiments.experiment_report import write_experiment_report
 from training.experiments.laboratory import Laboratory
 from training.experiments.responses import Responses, deviations, response_norms, verdicts
 from training.learning.networks import build_network
-from training.run.weights import LAST
+from training.run.weights import LAST_WEIGHTS
 
 
 def test_a_deviation_is_that_of_all_outputs_together() -> None:
@@ -82,7 +82,7 @@ def test_an_experiment_leaves_its_files_and_measures_once(
     figures = {path.name for path in (page.parent / "figures").iterdir()}
     assert figures == {"responses-in-order.svg", "responses-by-size.svg"}
     assert len((page.parent / "tables" / "layers.csv").read_text().splitlines()) == 1 + 2 * 19
-    weights = laboratory.directory("plain20", 0).path / LAST
+    weights = laboratory.directory("plain20", 0).path / LAST_WEIGHTS
     assert weights.exists()
     for path in (laboratory.runs / ".measurements").glob("responses-*.json"):
         kept = json.loads(path.read_text())

@@ -10,14 +10,15 @@ import torch
 
 from model_store.manifest import Check, Preprocessing
 from model_store.preprocessing import Pixels, prepare
-from training import gates, preprocessing_gates
 from training.errors import GateError, RunError
+from training.gates import gate as gates
+from training.gates import preprocessing as preprocessing_gates
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
 from training.run.data import open_run_data
 from training.run.directory import RunDirectory
 from training.steps.evaluate import read_labels, read_logits
-from training.steps.export import ServedModel
+from training.steps.export import ExportModule
 
 WAIVED = {"accuracy_floor": "three epochs", "accuracy_jpeg": "three epochs"}
 
@@ -48,7 +49,7 @@ def test_a_true_export_passes_everything_but_what_three_epochs_can_not(
     )
 
 
-@pytest.mark.parametrize("fault", sorted(preprocessing_gates.FAULTS))
+@pytest.mark.parametrize("fault", sorted(preprocessing_gates.PREPROCESSING_FAULTS))
 def test_each_fault_of_preprocessing_breaks_the_golden_proof(
     run_copy: RunDirectory, fault: str
 ) -> None:
@@ -130,7 +131,7 @@ def test_served_model_normalises_as_training_did() -> None:
         Normalization(torch.tensor([[[47.0]]]), torch.tensor([[[81.25]]])),
     )
     images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
-    served, _ = ServedModel(network, normalize)(images)
+    served, _ = ExportModule(network, normalize)(images)
     assert torch.allclose(served, network(normalize(images)), atol=1e-4)
 
 

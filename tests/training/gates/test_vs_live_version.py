@@ -10,8 +10,13 @@ import pytest
 from model_store.manifest import Check
 from model_store.store import ModelStore
 from training.gates.gate import CHECKS, gate
-from training.gates.vs_live_version import LATENCY, LIVE_READABLE, NOT_WORSE_THAN_LIVE, SIZE
-from training.run.data import KNOWN_IMAGES, known_images, open_run_data
+from training.gates.vs_live_version import (
+    LATENCY_CHECK,
+    LIVE_READABLE_CHECK,
+    NOT_WORSE_THAN_LIVE_CHECK,
+    SIZE_CHECK,
+)
+from training.run.data import KNOWN_IMAGES_FILE, known_images, open_run_data
 from training.run.directory import RunDirectory
 from training.steps.evaluate import evaluate
 from training.steps.export import export
@@ -19,7 +24,7 @@ from training.steps.golden import take_golden
 from training.steps.publish import publish
 from training.steps.train import train
 
-NAMES = {NOT_WORSE_THAN_LIVE, LATENCY, SIZE, LIVE_READABLE}
+NAMES = {NOT_WORSE_THAN_LIVE_CHECK, LATENCY_CHECK, SIZE_CHECK, LIVE_READABLE_CHECK}
 WAIVERS = dict.fromkeys(CHECKS, "a test")
 
 
@@ -65,12 +70,12 @@ def test_what_is_worse_slower_and_larger_than_the_live_version_is_found_and_what
     """ResNet-56 after one step against ResNet-20 after three epochs, then the other way round."""
     published(run_copy, store)
     worse = against_live(hasty_run, store)
-    assert worse.keys() == NAMES - {LIVE_READABLE}
+    assert worse.keys() == NAMES - {LIVE_READABLE_CHECK}
     assert not any(check.passed for check in worse.values())
-    assert worse[SIZE].value == pytest.approx(3, abs=0.5)
+    assert worse[SIZE_CHECK].value == pytest.approx(3, abs=0.5)
     published(hasty_run, store)
     better = against_live(renamed(run_copy), store)
-    assert better.keys() == NAMES - {LIVE_READABLE}
+    assert better.keys() == NAMES - {LIVE_READABLE_CHECK}
     assert all(check.passed for check in better.values())
 
 
@@ -88,13 +93,13 @@ def test_images_that_the_live_version_learned_from_do_not_judge(
 ) -> None:
     """It would remember them: where it knows every test image, accuracy is not compared, and latency and size still are."""
     data = open_run_data(run_copy)
-    known = run_copy.path / KNOWN_IMAGES
+    known = run_copy.path / KNOWN_IMAGES_FILE
     digests = [int(data.scan.facts[index].digest[:16], 16) for index in data.split.test]
     np.save(known, np.array(digests, np.uint64))
     assert known_images(run_copy, data) is not None
     published(run_copy, store)
     known.unlink()
-    assert against_live(renamed(run_copy), store).keys() == {LATENCY, SIZE}
+    assert against_live(renamed(run_copy), store).keys() == {LATENCY_CHECK, SIZE_CHECK}
 
 
 def renamed(run: RunDirectory) -> RunDirectory:
@@ -110,7 +115,7 @@ def test_other_classes_are_not_compared(run_copy: RunDirectory, store: ModelStor
     manifest = json.loads(manifest_path.read_text())
     manifest["class_names"] = [f"other {number}" for number in range(10)]
     manifest_path.write_text(json.dumps(manifest))
-    assert against_live(renamed(run_copy), store).keys() == {LATENCY, SIZE}
+    assert against_live(renamed(run_copy), store).keys() == {LATENCY_CHECK, SIZE_CHECK}
 
 
 def test_a_damaged_live_version_is_a_check_that_can_be_waived(
@@ -121,4 +126,4 @@ def test_a_damaged_live_version_is_a_check_that_can_be_waived(
     with (store.root / run_copy.config().model / "1" / "model.onnx").open("ab") as file:
         file.write(b"x")
     (check,) = against_live(renamed(run_copy), store).values()
-    assert (check.check, check.passed, check.waived) == (LIVE_READABLE, False, "a test")
+    assert (check.check, check.passed, check.waived) == (LIVE_READABLE_CHECK, False, "a test")

@@ -24,7 +24,7 @@ from training.importing.presets import PRESETS
 from training.importing.torch_networks import RESIDUAL, read_torchvision, read_weights_file
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
-from training.run.initial_weights import read_state
+from training.run.initial_weights import read_state_dict
 from training.run.weights import Trained, serialise
 
 SMALL = ("resnet18", "resnet34")
@@ -264,8 +264,10 @@ def test_an_imported_network_can_be_trained_on(tmp_path: Path) -> None:
     with ModelStore(tmp_path / "store", builtin_root=None).open("m", 1) as version:
         assert version.manifest.checkpoint is not None
         checkpoint = version.path(version.manifest.checkpoint.file)
-        own = read_state(checkpoint)
-        assert torch.equal(own["fc.weight"], read_state(tmp_path / "net.safetensors")["fc.weight"])
+        own = read_state_dict(checkpoint)
+        assert torch.equal(
+            own["fc.weight"], read_state_dict(tmp_path / "net.safetensors")["fc.weight"]
+        )
         words = ("--weights", checkpoint, "--labels", write_labels(tmp_path), "--size", 32)
         assert import_into(tmp_path, *words, model="again").exit_code == 0, (
             "and this project's own file says what it is of"

@@ -9,7 +9,7 @@ from training.learning.learner import Learner
 from training.learning.rate_finder import find_rate
 from training.run.data import open_run_data
 from training.run.directory import RunDirectory
-from training.run.setup import prepare_training
+from training.steps.training_setup import prepare_training
 
 
 def snapshot(learner: Learner) -> list[object]:

@@ -11,7 +11,7 @@ from model_store.store import BUILTIN_ROOT, ModelStore
 from model_store.version import Version
 from training.errors import DataError, QuantizeError
 from training.quantization.version_data import find_data, open_labelled, same_data
-from training.run.data import KNOWN_IMAGES, RunData, open_run_data, short_digest
+from training.run.data import KNOWN_IMAGES_FILE, RunData, open_run_data, short_digest
 from training.run.directory import RunDirectory
 
 BUILTIN = ModelStore(BUILTIN_ROOT, builtin_root=None)
@@ -65,7 +65,7 @@ def test_an_image_that_the_version_knows_is_never_in_test(
         entry.path: digits.path(entry.path) for entry in digits.manifest.files
     }
     store = ModelStore(tmp_path / "store", builtin_root=None)
-    store.publish("m", fields, files | {KNOWN_IMAGES: learned.getvalue()})
+    store.publish("m", fields, files | {KNOWN_IMAGES_FILE: learned.getvalue()})
     with store.open("m", 1) as version:
         split = open_labelled(version, ()).split
     assert np.array_equal(split.test, others)

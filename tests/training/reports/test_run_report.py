@@ -17,7 +17,7 @@ from PIL import Image
 
 from model_store.store import ModelStore
 from training.errors import RunError
-from training.gates.gate import GATES, gate
+from training.gates.gate import GATES_FILE, gate
 from training.reports import run_report
 from training.reports.mistakes import (
     SplitPredictions,
@@ -31,7 +31,7 @@ from training.reports.run_report import CELL_PICTURES, REPORT, write_run_report
 from training.run.data import RunData, open_run_data
 from training.run.directory import RunDirectory
 from training.run.request import RunRequest, begin
-from training.steps.calibrate import CALIBRATION, Calibrated, read_calibration
+from training.steps.calibrate import CALIBRATION_FILE, RunCalibration, read_calibration
 from training.steps.evaluate import evaluate, read_figures, read_labels, read_logits
 from training.steps.train import train
 
@@ -219,9 +219,11 @@ def test_why_there_is_no_calibration_is_said(
     """The notice of a run that learned its validation images, or that the file is damaged, beside the rest."""
     monkeypatch.setattr(run_report, "AFFORDABLE", 1)
     run = awkward.copy(tmp_path)
-    run.write(CALIBRATION, Calibrated(notices=("not <calibrated>",)).model_dump_json().encode())
+    run.write(
+        CALIBRATION_FILE, RunCalibration(notices=("not <calibrated>",)).model_dump_json().encode()
+    )
     assert "not &lt;calibrated&gt;" in written(run, awkward.data).part("calibration")
-    run.write(CALIBRATION, b"{")
+    run.write(CALIBRATION_FILE, b"{")
     assert "calibration.json is damaged" in written(run, awkward.data).part("calibration")
 
 
@@ -299,11 +301,11 @@ def test_the_gates_are_shown_with_their_verdicts(
     assert 'href="#gates"' not in awkward.page.source
     monkeypatch.setattr(run_report, "AFFORDABLE", 1)
     run = digits.copy(tmp_path)
-    values = run.read_json(GATES, "gate")
+    values = run.read_json(GATES_FILE, "gate")
     first, second, third, *_ = values["checks"]
     first |= {"passed": False, "waived": "a <demonstration>", "detail": "x < y"}
     second |= {"passed": False, "waived": None}
-    run.write_json(GATES, values)
+    run.write_json(GATES_FILE, values)
     page = written(run, digits.data)
     rows = re.findall(
         r'<tr><th scope="row">(.*?)</th>.*?<td>(.*?)</td><td class="quiet">(.*?)</td></tr>',
@@ -327,7 +329,7 @@ def test_gates_that_can_not_be_read_do_not_hide_the_rest(
     assert "changed after the gates" in changed.part("gates")
     assert "passed" not in changed.part("gates")
     assert changed.cells == digits.page.cells
-    run.write(GATES, b"{")
+    run.write(GATES_FILE, b"{")
     assert "gates.json is damaged" in written(run, digits.data).part("gates")
 
 

@@ -17,7 +17,7 @@ from training.reports.run_report import write_run_report
 from training.run.data import canvas_of, known_images, open_run_data
 from training.run.directory import RunDirectory
 from training.run.request import RunRequest, begin
-from training.run.weights import LAST
+from training.run.weights import LAST_WEIGHTS
 from training.steps.evaluate import evaluate
 from training.steps.export import export
 from training.steps.train import train
@@ -34,7 +34,7 @@ def test_streamed_images_train_to_the_same_weights_as_images_in_memory(
         if workers is not None:
             data = replace(data, scan=replace(data.scan, pixels=None), workers=max(1, workers))
         train(run, data)
-        written.add((run.path / LAST).read_bytes())
+        written.add((run.path / LAST_WEIGHTS).read_bytes())
     assert len(written) == 1
 
 

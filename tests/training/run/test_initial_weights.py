@@ -13,10 +13,10 @@ from training.errors import StartError
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
 from training.run.directory import RunDirectory
-from training.run.initial_weights import fitted, lay_start
+from training.run.initial_weights import fit_head, lay_start
 from training.run.request import RunRequest, begin
-from training.run.weights import START, read_weights
-from training.steps.publish import make_store
+from training.run.weights import INITIAL_WEIGHTS, read_weights
+from training.steps.publish import create_store
 
 
 def state_of(architecture: str, classes: int) -> dict[str, torch.Tensor]:
@@ -51,7 +51,7 @@ def test_a_state_dict_with_torchvisions_names_is_taken(
     """As .pth, as a training script wraps it, as .safetensors: the body is kept, the head is new, ImageNet's normalisation."""
     state = resnet18(num_classes=1000).state_dict()
     write(state, tmp_path / name)
-    start = read_weights(start_with(tmp_path / name, tmp_path).path / START)
+    start = read_weights(start_with(tmp_path / name, tmp_path).path / INITIAL_WEIGHTS)
     taken = start.network.state_dict()
     assert taken["fc.weight"].shape == (10, 512)
     assert all(
@@ -65,7 +65,8 @@ def test_a_runs_own_weights_bring_their_normalisation_along(
 ) -> None:
     """A file of this project says what pixels it expects."""
     start = read_weights(
-        start_with(finished_run.path / "best.safetensors", tmp_path, "resnet20").path / START
+        start_with(finished_run.path / "best.safetensors", tmp_path, "resnet20").path
+        / INITIAL_WEIGHTS
     )
     assert (
         start.normalize.to_json()
@@ -78,7 +79,7 @@ def test_a_runs_own_weights_bring_their_normalisation_along(
 def test_a_small_image_stem_begins_anew() -> None:
     """Its first convolution has another size; everything else is taken."""
     state = resnet18(num_classes=1000).state_dict()
-    small = fitted(
+    small = fit_head(
         state, (), Normalization.imagenet(), "resnet18-small", ("a", "b"), "x"
     ).network.state_dict()
     assert small["conv1.weight"].shape == (64, 3, 3, 3)
@@ -88,7 +89,7 @@ def test_a_small_image_stem_begins_anew() -> None:
 def test_the_head_grows_and_keeps_the_rows_of_the_classes_it_knew() -> None:
     """By name, wherever they stand now."""
     state = state_of("resnet20", 3)
-    grown = fitted(
+    grown = fit_head(
         state,
         ("cat", "dog", "fox"),
         Normalization.imagenet(),
@@ -202,7 +203,7 @@ def test_without_a_network_named_it_is_that_of_the_weights(
 def test_a_new_store_can_begin_with_a_built_in_model(tmp_path: Path) -> None:
     """Its directory is made before anything is looked for in it."""
     store = ModelStore(tmp_path / "mine" / "store")
-    make_store(store)
+    create_store(store)
     assert (
         begin(RunRequest(("digits",), start="cifar10", recipe="finetune"), tmp_path / "runs", store)
         .config()

@@ -14,12 +14,12 @@ from model_store.store import ModelStore
 from training.__main__ import main
 from training.data.sources import load_data
 from training.errors import DataError
-from training.gates.vs_previous_version import SUCCESSION, ClassSuccession, Succession
+from training.gates.vs_previous_version import SUCCESSION_FILE, ClassComparison, PreviousComparison
 from training.run.data import open_run_data
 from training.run.directory import RunDirectory
 from training.run.request import RunRequest
 from training.run.retraining import begin_retraining
-from training.run.weights import PREVIOUS, START, read_weights
+from training.run.weights import INITIAL_WEIGHTS, PREVIOUS_WEIGHTS, read_weights
 from training.steps.evaluate import read_labels, read_logits
 
 OLD, NEW = range(8), range(10)
@@ -133,7 +133,7 @@ def test_new_classes_come_behind_the_old_ones_and_the_service_follows(place: Pat
 
 def assert_both_chose_among_the_old_classes(run: RunDirectory) -> None:
     """A new class takes no image from an old one where the two models are compared."""
-    found = run.read_json(SUCCESSION, "gate")
+    found = run.read_json(SUCCESSION_FILE, "gate")
     old, new = found["classes"][:8], found["classes"][8:]
     assert [line["name"] for line in new] == ["digit 8", "digit 9"]
     assert all(line["old_right"] is None and line["like_old"] is None for line in new)
@@ -163,7 +163,9 @@ def answer(client: httpx.Client, image: bytes) -> dict:
 def test_no_image_that_the_old_model_learned_from_is_tested(place: Path) -> None:
     """Also where it would be drawn for test now: the pictures are the same and more, and the split is drawn anew."""
     first = next(
-        RunDirectory(run) for run in (place / "runs").iterdir() if not (run / PREVIOUS).exists()
+        RunDirectory(run)
+        for run in (place / "runs").iterdir()
+        if not (run / PREVIOUS_WEIGHTS).exists()
     )
     old, new = open_run_data(first), open_run_data(retraining(place))
     learned = {old.scan.facts[index].digest for index in old.split.train}
@@ -177,7 +179,9 @@ def test_no_image_that_the_old_model_learned_from_is_tested(place: Path) -> None
 def test_the_network_begins_as_the_old_one(place: Path) -> None:
     """Body, head rows and normalisation; the recipe is the one for fine-tuning; the geometry is the version's."""
     run = retraining(place)
-    start, previous = (read_weights(run.path / name) for name in (START, PREVIOUS))
+    start, previous = (
+        read_weights(run.path / name) for name in (INITIAL_WEIGHTS, PREVIOUS_WEIGHTS)
+    )
     assert previous.classes <= start.classes
     assert (
         start.network.get_parameter("fc.weight")[: previous.classes]
@@ -201,6 +205,6 @@ def test_a_class_without_pictures_is_refused_with_the_way_out(place: Path, tmp_p
 )
 def test_mcnemars_p_is_the_binomials(gained: int, lost: int, p: float) -> None:
     """One-sided: only a new model that is worse fails."""
-    assert Succession((ClassSuccession("a", 1, 1, 1, 1),), gained, lost).p_worse == pytest.approx(
-        p, rel=0.01
-    )
+    assert PreviousComparison(
+        (ClassComparison("a", 1, 1, 1, 1),), gained, lost
+    ).p_worse == pytest.approx(p, rel=0.01)

@@ -15,12 +15,12 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from training.run.directory import RunDirectory
-from training.run.tracking import TENSORBOARD, Trackers
+from training.run.tracking import TENSORBOARD_DIRECTORY, Trackers
 
 
 def scalars(run: RunDirectory, name: str) -> list[tuple[int, float]]:
     """What TensorBoard would draw."""
-    events = EventAccumulator(str(run.path / TENSORBOARD)).Reload()
+    events = EventAccumulator(str(run.path / TENSORBOARD_DIRECTORY)).Reload()
     return [(event.step, round(event.value, 3)) for event in events.Scalars(name)]
 
 

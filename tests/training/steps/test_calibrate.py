@@ -15,19 +15,20 @@ from scipy.stats import binom
 from model_store.uncertainty import energy
 from training.__main__ import main
 from training.errors import CalibrationError, RunError
-from training.run.data import KNOWN_IMAGES, open_run_data
+from training.run.data import KNOWN_IMAGES_FILE, open_run_data
 from training.run.directory import RunDirectory
-from training.run.weights import load_trained, predict_split
+from training.run.inference import predict_split
+from training.run.weights import load_trained
 from training.steps import calibrate as calibration
 from training.steps.calibrate import (
-    Calibrated,
+    RunCalibration,
     calibrate,
     conformal_threshold,
-    fit,
+    fit_calibration,
+    fit_energy_threshold,
     fit_temperature,
-    measure,
+    measure_calibration,
     read_calibration,
-    refuse_above,
     take_calibration,
 )
 from training.steps.evaluate import read_labels, read_logits
@@ -47,8 +48,8 @@ def answers(images: int, temperature: float = 1.0, seed: int = 0) -> tuple[np.nd
 def test_the_temperature_that_logits_were_spoilt_with_is_found(temperature: float) -> None:
     """Too sure or not sure enough, the fit undoes it, and the calibration error goes down with it on new images."""
     assert fit_temperature(*answers(4000, temperature)) == pytest.approx(temperature, rel=0.06)
-    fitted, _ = fit(*answers(4000, temperature))
-    figures = measure(fitted, *answers(4000, temperature, seed=1))
+    fitted, _ = fit_calibration(*answers(4000, temperature))
+    figures = measure_calibration(fitted, *answers(4000, temperature, seed=1))
     assert figures.ece_after < 0.03
     assert figures.ece_after < figures.ece_before or temperature == 1
 
@@ -57,7 +58,7 @@ def test_a_split_without_a_mistake_does_not_make_the_network_certain() -> None:
     """Plain likelihood would go to a temperature of 0; one image whose label could be any keeps it from there."""
     logits, _ = answers(200)
     temperature = fit_temperature(logits, logits.argmax(1))
-    assert temperature > 2 * calibration._TEMPERATURES[0]
+    assert temperature > 2 * calibration._TEMPERATURE_BOUNDS[0]
     assert softmax(logits / temperature, axis=1).max(axis=1).min() < 0.99
 
 
@@ -87,32 +88,32 @@ def test_the_finite_sample_correction_is_exact() -> None:
 def test_no_more_than_asked_for_are_refused_of_few_images(images: int) -> None:
     """At most 3 % of the images fitted on, and so few that it is sure that of others it is 5 % at most; under 59 none can be."""
     energies = np.random.default_rng(images).permutation(np.arange(images, dtype=np.float32))
-    threshold = refuse_above(energies)
+    threshold = fit_energy_threshold(energies)
     assert (threshold is None) == (images < 59)
     if threshold is not None:
         refused = int((energies > threshold).sum())
-        assert refused / images <= calibration.REFUSED
-        assert binom.cdf(refused, images, calibration.MOST_REFUSED) <= 0.05
+        assert refused / images <= calibration.ABSTENTION_TARGET
+        assert binom.cdf(refused, images, calibration.ABSTENTION_LIMIT) <= 0.05
 
 
 def test_of_many_images_three_in_a_hundred_are_refused() -> None:
     """Not fewer than asked for either."""
     energies = np.arange(5000, dtype=np.float32)
-    threshold = refuse_above(energies)
+    threshold = fit_energy_threshold(energies)
     assert threshold is not None
     assert (energies > threshold).mean() == 0.03
 
 
 def test_what_too_few_images_can_not_say_is_left_out_and_said() -> None:
     """Of 15 images: a temperature, sets for 0.8 and 0.9, and the reason why nothing else."""
-    fitted, notices = fit(*answers(15))
+    fitted, notices = fit_calibration(*answers(15))
     assert fitted.energy_threshold is None
     assert set(fitted.conformal_thresholds) == {"0.8", "0.9"}
     assert [notice.partition(":")[0] for notice in notices] == [
         "the model can not abstain",
         "no sets of labels for a coverage of 0.95",
     ]
-    figures = measure(fitted, *answers(50, seed=1))
+    figures = measure_calibration(fitted, *answers(50, seed=1))
     assert figures.abstained is None
     assert set(figures.sets) == {"0.8", "0.9"}
 
@@ -129,8 +130,10 @@ def test_a_run_is_calibrated_on_validation_and_measured_on_test(run_copy: RunDir
     assert found == read_calibration(run_copy)
     assert found.calibration is not None
     assert found.test is not None
-    assert found.validation == measure(found.calibration, logits, labels)
-    assert found.test == measure(found.calibration, read_logits(run_copy), read_labels(run_copy))
+    assert found.validation == measure_calibration(found.calibration, logits, labels)
+    assert found.test == measure_calibration(
+        found.calibration, read_logits(run_copy), read_labels(run_copy)
+    )
     assert found.calibration.temperature == fit_temperature(logits, labels)
     assert found.calibration.energy_threshold in energy(logits)
     assert found.calibration.fitted_on == "validation split, 179 images"
@@ -151,7 +154,7 @@ def test_images_that_an_earlier_version_learned_are_not_calibrated_on(
             buffer,
             np.array([int(data.scan.facts[index].digest[:16], 16) for index in indices], np.uint64),
         )
-        run_copy.write(KNOWN_IMAGES, buffer.getvalue())
+        run_copy.write(KNOWN_IMAGES_FILE, buffer.getvalue())
 
     know(validation[:79])
     found = calibrate(run_copy, data)
@@ -211,7 +214,7 @@ def test_it_takes_the_values_of_its_twin(
     assert found.validation == theirs.validation
     assert (
         found.test
-        == measure(theirs.calibration, read_logits(run_copy), read_labels(run_copy))
+        == measure_calibration(theirs.calibration, read_logits(run_copy), read_labels(run_copy))
         != theirs.test
     )
     assert found.twin == finished_run.run_id
@@ -272,7 +275,7 @@ def test_only_a_twin_gives_its_values(
     open_run_data(twin)
     with pytest.raises(RunError, match="run `python -m training calibrate` on it first"):
         take_calibration(run_copy, twin)
-    twin.write("calibration.json", Calibrated(notices=("none",)).model_dump_json().encode())
+    twin.write("calibration.json", RunCalibration(notices=("none",)).model_dump_json().encode())
     with pytest.raises(CalibrationError, match="no calibration to take: none"):
         take_calibration(run_copy, twin)
 

@@ -15,7 +15,7 @@ from training.errors import ExportError
 from training.gates.gate import gate
 from training.run.data import open_run_data
 from training.run.directory import RunDirectory
-from training.steps.export import MODEL, OUTPUTS, WEIGHTS, check_graph, export
+from training.steps.export import MODEL_FILE, OUTPUTS, WEIGHTS_FILE, check_graph, export
 from training.steps.publish import publish
 
 SHAPE = Input(height=32, width=32)
@@ -23,20 +23,20 @@ SHAPE = Input(height=32, width=32)
 
 def test_the_same_weights_export_to_the_same_bytes(run_copy: RunDirectory) -> None:
     """A second export of one run differs in nothing, so a digest means something."""
-    first = (run_copy.path / MODEL).read_bytes()
+    first = (run_copy.path / MODEL_FILE).read_bytes()
     assert export(run_copy).read_bytes() == first
 
 
 def test_no_path_or_stack_trace_stays_in_the_file(finished_run: RunDirectory) -> None:
     """A published file says nothing of the checkout that made it."""
-    data = (finished_run.path / MODEL).read_bytes()
+    data = (finished_run.path / MODEL_FILE).read_bytes()
     assert not any(trace in data for trace in (b".py", b"/training", b"site-packages", b"File "))
 
 
 def test_features_and_classifier_give_the_logits(finished_run: RunDirectory) -> None:
     """mean(features) x weight + bias are the logits: what class-activation maps rest on."""
     data = open_run_data(finished_run)
-    session = Session(finished_run.path / MODEL, SHAPE, OUTPUTS)
+    session = Session(finished_run.path / MODEL_FILE, SHAPE, OUTPUTS)
     logits, features = session.run_with_features(next(data.chunks(np.arange(5))))
     with np.load(finished_run.path / "classifier.npz") as archive:
         again = features.mean((2, 3)) @ archive["weight"].T + archive["bias"]
@@ -48,15 +48,19 @@ def test_weights_that_do_not_fit_into_one_file_lie_beside_it(
     run_copy: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same graph and logits from two files, gated, sealed and verified together; a smaller export leaves one again."""
-    data, whole = open_run_data(run_copy), (run_copy.path / MODEL).read_bytes()
+    data, whole = open_run_data(run_copy), (run_copy.path / MODEL_FILE).read_bytes()
     monkeypatch.setattr("training.steps.export.ONE_FILE_BYTES", 1_000_000)
     export(run_copy)
     gate(run_copy, data, {"accuracy_jpeg": "three epochs"})
     (tmp_path / "store").mkdir()
     publish(run_copy, data, ModelStore(tmp_path / "store"))
     with ModelStore(tmp_path / "store").open(run_copy.config().model, 1) as version:
-        assert version.path(WEIGHTS).stat().st_size > 1_000_000 > version.path(MODEL).stat().st_size
-        session = Session(version.path(MODEL), SHAPE, OUTPUTS)
+        assert (
+            version.path(WEIGHTS_FILE).stat().st_size
+            > 1_000_000
+            > version.path(MODEL_FILE).stat().st_size
+        )
+        session = Session(version.path(MODEL_FILE), SHAPE, OUTPUTS)
         images = next(data.chunks(np.arange(5)))
         assert np.array_equal(
             session.run(images),
@@ -64,7 +68,7 @@ def test_weights_that_do_not_fit_into_one_file_lie_beside_it(
         )
     monkeypatch.undo()
     assert export(run_copy).read_bytes() == whole
-    assert not run_copy.has(WEIGHTS)
+    assert not run_copy.has(WEIGHTS_FILE)
 
 
 def _written(path: Path, content: bytes) -> Path:
@@ -121,10 +125,10 @@ def test_a_graph_that_breaks_the_contract_is_refused(
     message: str,
 ) -> None:
     """Each promise that the exporter could break is checked on the file."""
-    model = onnx.load(finished_run.path / MODEL)
-    onnx.save(model, tmp_path / MODEL)
-    check_graph(tmp_path / MODEL, SHAPE)
+    model = onnx.load(finished_run.path / MODEL_FILE)
+    onnx.save(model, tmp_path / MODEL_FILE)
+    check_graph(tmp_path / MODEL_FILE, SHAPE)
     spoil(model)
-    onnx.save(model, tmp_path / MODEL)
+    onnx.save(model, tmp_path / MODEL_FILE)
     with pytest.raises(ExportError, match=message):
-        check_graph(tmp_path / MODEL, SHAPE)
+        check_graph(tmp_path / MODEL_FILE, SHAPE)

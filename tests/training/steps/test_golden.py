@@ -12,14 +12,14 @@ from PIL import Image
 from training.errors import DataError
 from training.run.data import open_run_data
 from training.run.directory import RunDirectory
-from training.steps.golden import check_golden_images, read_golden, scene, take_golden
+from training.steps.golden import check_golden_images, draw_scene, read_golden, take_golden
 
 SCENE = "481f1b988ee456fc8c92d0690c759506d95387138f3a72faba2e12ab0d13707e"
 
 
 def test_the_scene_is_the_same_on_every_machine() -> None:
     """Integer arithmetic alone: one digest, and no two channels or mirror images alike."""
-    picture = scene(160, 120)
+    picture = draw_scene(160, 120)
     assert hashlib.sha256(picture.tobytes()).hexdigest() == SCENE
     for other in (picture[:, :, ::-1], picture[::-1], picture[:, ::-1]):
         assert np.abs(picture.astype(int) - other).mean() > 20

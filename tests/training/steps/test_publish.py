@@ -14,7 +14,7 @@ from training.gates import gate as gates
 from training.quantization.variants import Made, publish_variant
 from training.run.data import open_run_data
 from training.run.directory import RunDirectory
-from training.steps.calibrate import CALIBRATION, read_calibration
+from training.steps.calibrate import CALIBRATION_FILE, read_calibration
 from training.steps.publish import Published, publish
 
 
@@ -71,7 +71,7 @@ def test_a_run_that_was_not_calibrated_is_published_without(
     run_copy: RunDirectory, store: ModelStore
 ) -> None:
     """It answers with plain softmax and never abstains."""
-    (run_copy.path / CALIBRATION).unlink()
+    (run_copy.path / CALIBRATION_FILE).unlink()
     publish_gated(run_copy, store)
     with store.open("digits-resnet20", 1) as version:
         assert version.manifest.calibration is None

@@ -18,7 +18,7 @@ from training.errors import DivergedError, InterruptedRunError, RunError
 from training.run.checkpoint import load_checkpoint, save_checkpoint
 from training.run.data import open_run_data
 from training.run.directory import RunDirectory
-from training.run.weights import BEST, LAST
+from training.run.weights import BEST_WEIGHTS, LAST_WEIGHTS
 from training.steps.evaluate import calibration_error, evaluate, wilson_interval
 from training.steps.train import Progress, read_metrics, train
 
@@ -65,9 +65,9 @@ def test_a_run_killed_at_random_steps_comes_to_the_weights_of_an_unbroken_one(
     steps = read_metrics(unbroken)[-1]["step"]
     for place in (random.randrange(4, steps // 2), random.randrange(steps // 2, steps)):
         assert in_child(cut, place) == -signal.SIGKILL, f"at step {place}"
-        assert not cut.has(LAST)
+        assert not cut.has(LAST_WEIGHTS)
     assert in_child(cut, None) == 0
-    for name in (BEST, LAST):
+    for name in (BEST_WEIGHTS, LAST_WEIGHTS):
         assert (cut.path / name).read_bytes() == (unbroken.path / name).read_bytes()
     assert [without_times(line) for line in read_metrics(cut)] == [
         without_times(line) for line in read_metrics(unbroken)
@@ -131,7 +131,7 @@ def test_an_interrupted_run_writes_a_checkpoint_at_the_step_it_stops_at(
     state = load_checkpoint(run)
     assert state is not None
     assert state["position"]["step"] == 5
-    assert not run.has(LAST)
+    assert not run.has(LAST_WEIGHTS)
 
 
 def test_a_config_that_changed_is_named_on_resume(new_run: Callable[..., RunDirectory]) -> None:
@@ -173,7 +173,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(new_run: Callable[..., RunDirec
         match=r"epoch 1, step \d+, at a learning rate of .*: lower optimizer\.learning_rate",
     ):
         train(run, open_run_data(run))
-    assert not run.has(LAST)
+    assert not run.has(LAST_WEIGHTS)
 
 
 def write_against_a_full_disk(path: Path) -> None:

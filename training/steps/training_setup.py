@@ -16,7 +16,7 @@ from training.learning.networks import build_network
 from training.learning.normalization import Normalization
 from training.run.data import RunData
 from training.run.directory import RunDirectory
-from training.run.weights import START, read_weights
+from training.run.weights import INITIAL_WEIGHTS, read_weights
 
 
 def prepare_training(
@@ -38,8 +38,8 @@ def prepare_training(
     network = build_network(
         config.architecture, classes, zero_init_residual=recipe.zero_init_residual
     )
-    if run.has(START):
-        start = read_weights(run.path / START)
+    if run.has(INITIAL_WEIGHTS):
+        start = read_weights(run.path / INITIAL_WEIGHTS)
         network.load_state_dict(start.network.state_dict())
         normalize = start.normalize
     else:
