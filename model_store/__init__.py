@@ -1,5 +1,8 @@
-"""A sealed version of a model and how to run it: manifest, store, aliases, preprocessing (bytes to pixels), session.
+"""A sealed version of a model and how to run it: manifest, store, aliases, preprocessing, session.
 
-Training publishes through this package and the service serves through it, so what was measured is what is served. It
-imports neither of them, nor torch, nor a web framework.
+`training` publishes through this package and `service` serves through it, so both compute the same
+answer from the same bytes. It imports neither of them, no torch and no web framework.
 """
+
+__version__ = "0.1.0"
+"""The version of the project, as in `pyproject.toml`."""

@@ -5,5 +5,3 @@
     request → routes → admission → images → preprocessing → batcher → session → postprocessing → answer
                                       registry leases the version ┘
 """
-
-__version__ = "0.1.0"

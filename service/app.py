@@ -11,7 +11,7 @@ from model_store.graph_cache import GraphCache
 from model_store.host_cache import try_host_cache
 from model_store.providers import find_providers, keeps_engines
 from model_store.store import BUILTIN_ROOT, ModelStore
-from service import __version__
+from model_store import __version__
 from service.engine.loaded_version import EngineOptions
 from service.engine.options import Caches, engine_options, version_policy
 from service.host.cpu_limit import cpu_limit

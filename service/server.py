@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from model_store.errors import ProviderError
-from service import __version__
+from model_store import __version__
 from service.app import create_app
 from service.host.malloc import bound_malloc
 from service.http.access_log import LineFormatter
