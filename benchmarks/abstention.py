@@ -20,6 +20,7 @@ from model_store.manifest import Calibration
 from model_store.preprocessing import prepare
 from model_store.session import Session, probabilities
 from model_store.uncertainty import energy, set_sizes
+from training.data.sampling import evenly_spaced
 from training.run.data import RunData, open_run_data
 from training.run.directory import RunDirectory
 from training.steps.calibrate import read_calibration
@@ -80,7 +81,7 @@ def open_subject(path: Path) -> Subject:
 
 def spread(items: Sequence[Path] | np.ndarray) -> list[int]:
     """Places of at most LIMIT of them, evenly."""
-    return np.linspace(0, len(items) - 1, min(LIMIT, len(items))).astype(int).tolist()
+    return evenly_spaced(np.arange(len(items)), LIMIT).tolist()
 
 
 def unknown_to(

@@ -19,14 +19,14 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from training.learning.batches import Feed, PixelsOnDevice
-from training.learning.determinism import current, has_bf16, keep_freed_memory
-from training.learning.distributed import ALONE
+from training.learning.batches import BatchLoader, PixelsOnDevice
+from training.learning.determinism import determinism_info, has_bf16, keep_freed_memory
+from training.learning.distributed import SINGLE_PROCESS
 from training.learning.learner import Learner
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
 from training.learning.recipe import Recipe
-from training.learning.throughput import Pace
+from training.learning.throughput import ThroughputMeter
 
 IMAGES, BATCH, WARM_UP, STEPS, TURNS = 6400, 128, 5, 40, 5
 PACKAGES = ("torch", "torchvision", "pillow")
@@ -86,7 +86,7 @@ def resident(
     keep_freed_memory()
     recipe = Recipe.load("he2015", ["normalization=scalar", "iterations=1000"])
     normalize = Normalization.fit("scalar", pixels)
-    feed = Feed(
+    loader = BatchLoader(
         PixelsOnDevice(torch.from_numpy(pixels), CPU),
         torch.from_numpy(labels),
         10,
@@ -95,14 +95,17 @@ def resident(
         32,
         torch.zeros(3, 1, 1),
         0,
-        ALONE,
+        SINGLE_PROCESS,
     )
     learner = Learner(
-        build_network("resnet20", 10), recipe, ALONE, current(CPU, precision, compiled=compiled)
+        build_network("resnet20", 10),
+        recipe,
+        SINGLE_PROCESS,
+        determinism_info(CPU, precision, compiled=compiled),
     )
     learner.train()
-    pace, seconds, began = Pace(), [], time.perf_counter()
-    for step, batch in enumerate(pace.timed(feed.epoch(0))):
+    throughput, seconds, began = ThroughputMeter(), [], time.perf_counter()
+    for step, batch in enumerate(throughput.timed(loader.epoch_batches(0))):
         learner.step(batch).tolist()
         if step >= WARM_UP:
             seconds.append(time.perf_counter() - began)
@@ -111,7 +114,7 @@ def resident(
             break
     return {
         "images_per_second": BATCH * len(seconds) / sum(seconds),
-        "input_share": pace.input_share,
+        "input_share": throughput.input_share,
     }
 
 

@@ -46,11 +46,11 @@ class TrainingDisplay:
         """Show where the run stands."""
         if progress.notice:
             self.say(progress.notice)
-        if progress.forecast:
+        if progress.estimate:
             self.say(
-                f"forecast: {timedelta(seconds=round(progress.forecast.seconds))} to go, done at "
-                f"{time.strftime('%H:%M', time.localtime(time.time() + progress.forecast.seconds))}; "
-                f"{progress.forecast.peak_bytes / 1e9:.1f} GB of memory at most so far"
+                f"forecast: {timedelta(seconds=round(progress.estimate.seconds))} to go, done at "
+                f"{time.strftime('%H:%M', time.localtime(time.time() + progress.estimate.seconds))}; "
+                f"{progress.estimate.peak_bytes / 1e9:.1f} GB of memory at most so far"
             )
         total = progress.total_steps
         accuracy = "" if progress.accuracy is None else f"  accuracy {progress.accuracy:6.2%}"

@@ -9,11 +9,11 @@
     ├── DivergedError       the loss is not finite any more
     ├── InterruptedRunError a person or a supervisor stopped the run; its checkpoint is written
     ├── ResumeProofError    a killed and resumed training did not come to the same bits
-    ├── StartError          weights to begin with that can not be had, or are another network's
+    ├── InitialWeightsError          weights to begin with that can not be had, or are another network's
     ├── CalibrationError    another run's values that do not hold for this one
     ├── ExportError         the exported graph is not the contract's
     ├── ForeignModelError   a foreign network (or what came with it) that can not be imported as it is
-    ├── QuantizeError       a version that can not be had in another precision, or not here
+    ├── QuantizationError       a version that can not be had in another precision, or not here
     └── GateError           a check failed that nobody waived: nothing was published
 """
 
@@ -46,7 +46,7 @@ class ResumeProofError(TrainingError):
     """A training that was killed and resumed did not come to the weights of an unbroken one."""
 
 
-class StartError(TrainingError):
+class InitialWeightsError(TrainingError):
     """Weights to begin with that can not be had, or are another network's."""
 
 
@@ -62,7 +62,7 @@ class ForeignModelError(TrainingError):
     """A foreign network, or what came with it, that can not be imported as it is."""
 
 
-class QuantizeError(TrainingError):
+class QuantizationError(TrainingError):
     """A version that can not be computed in another precision, or whose labelled images are not known."""
 
 

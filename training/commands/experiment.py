@@ -117,7 +117,7 @@ def experiment_options(command: Callable[..., Report]) -> Callable[..., None]:
             TrainingDisplay(console) as display,
             interruptible(process) as interrupted,
         ):
-            if process.group:
+            if process.is_distributed:
                 raise RunError("an experiment is for one process: start it without torchrun")
             with telling_the_way_on(display):
                 report = command(Laboratory(wish, runs, display, process, interrupted), **values)

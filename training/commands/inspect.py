@@ -146,8 +146,8 @@ def find_rate(
     directory = begin(wish, runs, ModelStore())
     with join_processes(device, threads) as process, TrainingDisplay(console) as display:
         data = open_run_data(directory, display.count("checking"))
-        learner, feed, _ = prepare_training(directory, data, process)
-        curve = find_rate_of(learner, feed, steps, progress=display.count("raising the rate"))
+        learner, loader, _ = prepare_training(directory, data, process)
+        curve = find_rate_of(learner, loader, steps, progress=display.count("raising the rate"))
     directory.write_json("rates.json", {**asdict(curve), "suggested": curve.suggested})
     console.print(rate_table(curve))
     advice = f"--set optimizer.learning_rate={curve.suggested:.2g}"

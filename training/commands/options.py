@@ -15,7 +15,7 @@ from model_store.errors import ModelStoreError
 from model_store.store import DEFAULT_ROOT
 from training.errors import RunError, TrainingError
 from training.gates import gate as gates
-from training.learning.distributed import Process
+from training.learning.distributed import DistributedProcess
 from training.learning.networks import describe_architectures
 from training.run.request import DEFAULT_ARCHITECTURE, RunRequest
 
@@ -202,12 +202,12 @@ def parse_waivers(waive: tuple[str, ...], known: Sequence[str] = gates.CHECKS) -
 
 
 @contextmanager
-def interruptible(process: Process) -> Iterator[Callable[[], bool]]:
+def interruptible(process: DistributedProcess) -> Iterator[Callable[[], bool]]:
     """Ctrl-C and SIGTERM ask for an end after the step at hand; a second one ends at once.
 
     One of several processes ends at once: the others are at other steps, and the last checkpoint is that of all.
     """
-    if process.group:
+    if process.is_distributed:
         yield lambda: False
         return
     asked = False

@@ -27,7 +27,7 @@ from training.commands.options import (
 )
 from training.display import TrainingDisplay
 from training.errors import InterruptedRunError
-from training.learning.distributed import Process, join
+from training.learning.distributed import DistributedProcess, join_process_group
 from training.run.directory import RunDirectory
 from training.run.request import RunRequest, begin
 from training.run.tracking import Trackers
@@ -142,20 +142,20 @@ def cross_validate(
 
 
 @contextlib.contextmanager
-def join_processes(device: str, threads: int | None) -> Iterator[Process]:
+def join_processes(device: str, threads: int | None) -> Iterator[DistributedProcess]:
     """Join the others, with so many threads."""
     if threads:
         torch.set_num_threads(threads)
-    with join(device) as process:
+    with join_process_group(device) as process:
         yield process
 
 
 def start_or_rejoin(
-    runs: Path, process: Process, begin_run: Callable[[], RunDirectory]
+    runs: Path, process: DistributedProcess, begin_run: Callable[[], RunDirectory]
 ) -> RunDirectory:
     """A new run, or, where `torchrun` starts its workers again after it lost one, the run that they had begun."""
     return RunDirectory(
-        Path(process.from_first(str(_begun(runs, begin_run).path) if process.first else ""))
+        Path(process.broadcast_text(str(_begun(runs, begin_run).path) if process.is_main else ""))
     )
 
 
@@ -175,10 +175,10 @@ def _begun(runs: Path, begin_run: Callable[[], RunDirectory]) -> RunDirectory:
     return directory
 
 
-def _prove(console: Console, directory: RunDirectory, process: Process) -> None:
+def _prove(console: Console, directory: RunDirectory, process: DistributedProcess) -> None:
     display = TrainingDisplay(console)
     display.announce("prove resume")
-    if process.group:
+    if process.is_distributed:
         display.say("the proof is for one process; it is left out")
         return
     for line in prove_resume(directory):
@@ -190,7 +190,7 @@ def finish(
     directory: RunDirectory,
     store: ModelStore,
     waivers: dict[str, str],
-    process: Process,
+    process: DistributedProcess,
     *,
     promote: bool,
 ) -> None:
@@ -219,11 +219,13 @@ def finish(
             print_published(display, config.model, published, store.root)
 
 
-def open_display(console: Console, process: Process, directory: RunDirectory) -> TrainingDisplay:
+def open_display(
+    console: Console, process: DistributedProcess, directory: RunDirectory
+) -> TrainingDisplay:
     """A display of the run; of several processes only the first shows and tracks anything."""
     return (
         TrainingDisplay(console, Trackers(directory))
-        if process.first
+        if process.is_main
         else TrainingDisplay(Console(quiet=True))
     )
 

@@ -28,7 +28,7 @@ from training.commands.run import (
 )
 from training.display import TrainingDisplay
 from training.gates import gate as gates
-from training.learning.distributed import ALONE, Process
+from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.run.data import RunData, open_run_data
 from training.run.directory import RunDirectory
 from training.run.request import RunRequest, begin
@@ -148,7 +148,7 @@ def publish(console: Console, run: Path, store: Path, *, promote: bool) -> None:
 
 
 def _opened(
-    console: Console, run: Path, process: Process = ALONE
+    console: Console, run: Path, process: DistributedProcess = SINGLE_PROCESS
 ) -> tuple[RunDirectory, TrainingDisplay, RunData]:
     directory = RunDirectory(run)
     with open_display(console, process, directory) as display:

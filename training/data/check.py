@@ -9,9 +9,17 @@ from typing import Any, Final
 from rich.table import Column, Table
 from rich.text import Text
 
-from training.data.image_set import FREE, SPLIT_NAMES, TEST, TRAIN, VALIDATION, ImageSet, printable
+from training.data.image_set import (
+    FREE,
+    SPLIT_NAMES,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    ImageSet,
+    escape_unprintable,
+)
 from training.data.scan import Facts
-from training.data.split import missing_parts
+from training.data.split import missing_splits
 
 FEW: Final = 10
 SMALL_SIDE: Final = 1 / 4
@@ -20,7 +28,7 @@ LONG_ASPECT: Final = 4
 
 
 @dataclass(frozen=True)
-class Item:
+class FindingItem:
     """One thing found: the images or classes that it is about, and what there is to say."""
 
     names: tuple[str, ...]
@@ -31,23 +39,23 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Finding:
+class DataFinding:
     """Everything of one kind, and what a run does about it; `fatal` where it refuses the data."""
 
     kind: str
-    items: tuple[Item, ...]
+    items: tuple[FindingItem, ...]
     consequence: str
     fatal: bool = False
 
 
 @dataclass(frozen=True)
-class Findings:
+class DataFindings:
     """What a check found, what stops a run first. `classes` is the number of images of each class, usable or not."""
 
     data: str
     classes: Mapping[str, int]
     left_out: int
-    findings: tuple[Finding, ...]
+    findings: tuple[DataFinding, ...]
 
     @property
     def images(self) -> int:
@@ -68,14 +76,14 @@ class Findings:
         return {"images": self.images, **asdict(self)}
 
 
-def check(data: ImageSet, facts: Facts) -> Findings:
-    """Look for everything that is known to hurt. Raises nothing: what a run must refuse is in `Findings.fatal`."""
+def check(data: ImageSet, facts: Facts) -> DataFindings:
+    """Look for everything that is known to hurt. Raises nothing: what a run must refuse is in `DataFindings.fatal`."""
     reasons = left_out(data, facts)
     findings = [*_classes(data, facts, reasons), *_copies(data, facts), *_images(data, facts)]
     counts = {
         name: int((data.labels == label).sum()) for label, name in enumerate(data.class_names)
     }
-    return Findings(
+    return DataFindings(
         data=data.name,
         classes=counts,
         left_out=len(reasons),
@@ -104,7 +112,7 @@ def left_out(data: ImageSet, facts: Facts) -> dict[int, str]:
     return reasons
 
 
-def check_table(findings: Findings, limit: int | None = 5) -> Table:
+def check_table(findings: DataFindings, limit: int | None = 5) -> Table:
     """One table of all findings, with at most `limit` examples of each; None names every file."""
     title = f"{findings.data}: {findings.images:,} images in {len(findings.classes):,} classes"
     columns = (
@@ -133,40 +141,40 @@ def check_table(findings: Findings, limit: int | None = 5) -> Table:
     return table
 
 
-def _shown(items: Collection[Item], limit: int | None) -> list[str]:
-    shown = [printable(str(item)) for item in items][:limit]
+def _shown(items: Collection[FindingItem], limit: int | None) -> list[str]:
+    shown = [escape_unprintable(str(item)) for item in items][:limit]
     return (
         shown if len(shown) == len(items) else [*shown, f"… and {len(items) - len(shown):,} more"]
     )
 
 
-def _classes(data: ImageSet, facts: Facts, unused: Collection[int]) -> Iterator[Finding]:
+def _classes(data: ImageSet, facts: Facts, unused: Collection[int]) -> Iterator[DataFinding]:
     """What is wrong with classes."""
     different: dict[tuple[str, int], set[str]] = defaultdict(set)
     for index, part in enumerate(data.given_splits.tolist()):
         if index not in unused:
             different[data.label(index), TRAIN if part == FREE else part].add(facts[index].digest)
     given = set(data.given_splits.tolist()) - {FREE}
-    needed = 1 + len(missing_parts(data))
+    needed = 1 + len(missing_splits(data))
     empty, absent, small, few, untested = [], [], [], [], []
     present = set(data.labels.tolist())
     for label, name in enumerate(data.class_names):
         usable = len(different[name, TRAIN])
         if label not in present:
-            empty.append(Item((name,)))
+            empty.append(FindingItem((name,)))
             continue
         if given and not usable:
-            absent.append(Item((name,)))
+            absent.append(FindingItem((name,)))
         elif usable < needed:
-            small.append(Item((name,), f"{usable} different, {needed} needed"))
+            small.append(FindingItem((name,), f"{usable} different, {needed} needed"))
         elif usable < FEW:
-            few.append(Item((name,), f"{usable} different"))
+            few.append(FindingItem((name,), f"{usable} different"))
         untested += [
-            Item((name,), SPLIT_NAMES[part])
+            FindingItem((name,), SPLIT_NAMES[part])
             for part in sorted(given - {TRAIN})
             if not different[name, part]
         ]
-    single = [Item(data.class_names)] if len(data.class_names) < 2 else []
+    single = [FindingItem(data.class_names)] if len(data.class_names) < 2 else []
     refused = "refused: add images, or take the class away"
     yield _finding("only one class", single, "refused: two are needed", fatal=True)
     yield _finding("classes without images", empty, refused, fatal=True)
@@ -178,7 +186,7 @@ def _classes(data: ImageSet, facts: Facts, unused: Collection[int]) -> Iterator[
     )
 
 
-def _copies(data: ImageSet, facts: Facts) -> Iterator[Finding]:
+def _copies(data: ImageSet, facts: Facts) -> Iterator[DataFinding]:
     """Images with equal pixels."""
     conflicting, across, others = [], [], []
     for copies in _groups(facts):
@@ -186,11 +194,11 @@ def _copies(data: ImageSet, facts: Facts) -> Iterator[Finding]:
         labels = {data.label(index) for index in copies}
         parts = {int(data.given_splits[index]) for index in copies}
         if len(labels) > 1:
-            conflicting.append(Item((_labelled(data, copies),)))
+            conflicting.append(FindingItem((_labelled(data, copies),)))
         if len(parts) > 1 and max(parts) > TRAIN:
-            across.append(Item(paths))
+            across.append(FindingItem(paths))
         elif len(labels) == 1:
-            others.append(Item(paths))
+            others.append(FindingItem(paths))
     yield _finding(
         "same pixels under several labels",
         conflicting,
@@ -204,11 +212,11 @@ def _copies(data: ImageSet, facts: Facts) -> Iterator[Finding]:
     yield _finding("copies of one picture", others, "used, and never drawn into two splits")
 
 
-def _images(data: ImageSet, facts: Facts) -> Iterator[Finding]:
+def _images(data: ImageSet, facts: Facts) -> Iterator[DataFinding]:
     """What is wrong or unusual with single files."""
 
-    def items(found: Iterable[tuple[int, str]]) -> list[Item]:
-        return [Item((data.paths[index],), detail) for index, detail in found]
+    def items(found: Iterable[tuple[int, str]]) -> list[FindingItem]:
+        return [FindingItem((data.paths[index],), detail) for index, detail in found]
 
     readable = [(index, fact) for index, fact in enumerate(facts) if not fact.error]
     yield _finding(
@@ -217,7 +225,7 @@ def _images(data: ImageSet, facts: Facts) -> Iterator[Finding]:
         "left out",
     )
     yield _finding(
-        "not images", [Item((path,), reason) for path, reason in data.ignored], "not read"
+        "not images", [FindingItem((path,), reason) for path, reason in data.ignored], "not read"
     )
     turned = (
         (index, f"orientation {fact.orientation}")
@@ -264,5 +272,7 @@ def _labelled(data: ImageSet, indices: Iterable[int]) -> str:
     return ", ".join(f"{data.paths[index]} ({data.label(index)})" for index in indices)
 
 
-def _finding(kind: str, items: Iterable[Item], consequence: str, *, fatal: bool = False) -> Finding:
-    return Finding(kind, tuple(items), consequence, fatal)
+def _finding(
+    kind: str, items: Iterable[FindingItem], consequence: str, *, fatal: bool = False
+) -> DataFinding:
+    return DataFinding(kind, tuple(items), consequence, fatal)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from training.data.folders import stamp
+from training.data.folders import file_stamp
 from training.data.image_set import (
     FREE,
     SPLIT_WORDS,
@@ -96,4 +96,4 @@ def _image_file(folder: Path, row: dict[str, str]) -> ImageFile:
         raise DataError(f"{path}: {error.strerror}") from None
     if not location.is_file():
         raise DataError(f"{path} is no file")
-    return ImageFile(path, str(location), stamp(status), name, SPLIT_WORDS.get(split, FREE))
+    return ImageFile(path, str(location), file_stamp(status), name, SPLIT_WORDS.get(split, FREE))

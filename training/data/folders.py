@@ -15,10 +15,10 @@ from training.data.image_set import (
     ImageFile,
     ImageSet,
     class_name,
+    escape_unprintable,
     in_natural_order,
     is_printable,
     natural_key,
-    printable,
     set_of_files,
 )
 from training.errors import DataError
@@ -153,11 +153,11 @@ class _Survey:
                     continue
                 path = f"{folder}/{entry.name}".lstrip("/")
                 if reason := self._reason_to_ignore(entry, folder):
-                    self.ignored.append((printable(path), reason))
+                    self.ignored.append((escape_unprintable(path), reason))
                 elif entry.is_dir():
                     folders.append(path)
                 else:
-                    images.append((path, stamp(entry.stat())))
+                    images.append((path, file_stamp(entry.stat())))
             self._seen[folder] = folders, images
         return self._seen[folder]
 
@@ -200,6 +200,6 @@ class _Survey:
         )
 
 
-def stamp(status: os.stat_result) -> tuple[int, int, int]:
+def file_stamp(status: os.stat_result) -> tuple[int, int, int]:
     """What changes when a file does: size and the times of its content and of its inode."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns

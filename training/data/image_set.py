@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from model_store.errors import ImageError
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels, prepare
-from training.data.lazy_columns import Column, Files, Joined, Texts
+from training.data.lazy_columns import ConcatenatedColumn, FileColumn, LazyColumn, TextColumn
 from training.errors import DataError
 
 Indices = NDArray[np.int64]
@@ -57,9 +57,9 @@ class ImageSet:
     name: str
     source: str
     licence: str
-    paths: Column[str]
-    locations: Column[str]
-    encoded: Column[bytes]
+    paths: LazyColumn[str]
+    locations: LazyColumn[str]
+    encoded: LazyColumn[bytes]
     labels: Indices
     class_names: tuple[str, ...]
     given_splits: NDArray[np.int8]
@@ -116,14 +116,14 @@ def set_of_files(
 ) -> ImageSet:
     """The files as an ImageSet, in the order given."""
     position = {label: index for index, label in enumerate(class_names)}
-    locations = Texts(file.location for file in files)
+    locations = TextColumn(file.location for file in files)
     return ImageSet(
         name=name,
         source=source,
         licence="",
-        paths=Texts(file.path for file in files),
+        paths=TextColumn(file.path for file in files),
         locations=locations,
-        encoded=Files(locations),
+        encoded=FileColumn(locations),
         labels=np.array([position[file.label] for file in files], np.int64),
         class_names=class_names,
         given_splits=np.array([file.split for file in files], np.int8),
@@ -143,9 +143,9 @@ def merge(sets: Sequence[ImageSet]) -> ImageSet:
         name="+".join(name for name, _ in named),
         source="; ".join(dict.fromkeys(part.source for part in sets)),
         licence="; ".join(dict.fromkeys(part.licence for part in sets if part.licence)),
-        paths=Texts(f"{name}/{path}" for name, part in named for path in part.paths),
-        locations=Joined([part.locations for part in sets]),
-        encoded=Joined([part.encoded for part in sets]),
+        paths=TextColumn(f"{name}/{path}" for name, part in named for path in part.paths),
+        locations=ConcatenatedColumn([part.locations for part in sets]),
+        encoded=ConcatenatedColumn([part.encoded for part in sets]),
         labels=np.concatenate(
             [
                 np.array([class_names.index(name) for name in part.class_names])[part.labels]
@@ -215,7 +215,7 @@ def is_printable(text: str) -> bool:
     return _CONTROL.search(text) is None
 
 
-def printable(text: str) -> str:
+def escape_unprintable(text: str) -> str:
     """The text with what can not be shown written out."""
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 

@@ -22,13 +22,13 @@ from torchvision import datasets
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels
 from training.data.image_set import FREE, TEST, TRAIN, ImageSet, Indices
-from training.data.lazy_columns import PNGs, Texts
+from training.data.lazy_columns import PngColumn, TextColumn
 from training.errors import DataError
 
 DATA_DIR: Final = Path("data")
-PATIENCE_SECONDS: Final = 30.0
+DOWNLOAD_TIMEOUT_SECONDS: Final = 30.0
 _BLACK: Final = (0, 0, 0)
-_FAULTS: Final = (
+_READ_ERRORS: Final = (
     OSError,
     EOFError,
     RuntimeError,
@@ -43,7 +43,7 @@ _FAULTS: Final = (
 
 
 @dataclass(frozen=True)
-class _Published:
+class _TorchvisionDataset:
     """A data set that torchvision reads, and what a person needs to know to get it without its help."""
 
     read: Callable[..., Any]
@@ -54,9 +54,9 @@ class _Published:
     advice: str
 
 
-_PUBLISHED: Final[Mapping[str, _Published]] = MappingProxyType(
+_TORCHVISION_DATASETS: Final[Mapping[str, _TorchvisionDataset]] = MappingProxyType(
     {
-        "fashion-mnist": _Published(
+        "fashion-mnist": _TorchvisionDataset(
             datasets.FashionMNIST,
             "FashionMNIST",
             "Fashion-MNIST (Xiao, Rasul, Vollgraf 2017)",
@@ -65,7 +65,7 @@ _PUBLISHED: Final[Mapping[str, _Published]] = MappingProxyType(
             "get the four .gz files from https://github.com/zalandoresearch/fashion-mnist, or from Debian's package "
             "dataset-fashion-mnist (in /usr/share/datasets/fashion-mnist)",
         ),
-        "cifar10": _Published(
+        "cifar10": _TorchvisionDataset(
             datasets.CIFAR10,
             "cifar-10-batches-py",
             "CIFAR-10 (Krizhevsky 2009)",
@@ -73,7 +73,7 @@ _PUBLISHED: Final[Mapping[str, _Published]] = MappingProxyType(
             Preprocessing(resize=32, crop_height=32, crop_width=32),
             "get https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
         ),
-        "cifar100": _Published(
+        "cifar100": _TorchvisionDataset(
             datasets.CIFAR100,
             "cifar-100-python",
             "CIFAR-100 (Krizhevsky 2009)",
@@ -84,11 +84,11 @@ _PUBLISHED: Final[Mapping[str, _Published]] = MappingProxyType(
     }
 )
 
-KNOWN: Final = ("digits", *_PUBLISHED)
+KNOWN_DATASETS: Final = ("digits", *_TORCHVISION_DATASETS)
 
 
 def load_known(name: str, data_dir: Path | None = None) -> ImageSet:
-    """One of KNOWN, with its official class order and, but for the digits, its official train and test split.
+    """One of KNOWN_DATASETS, with its official class order and, but for the digits, its official train and test split.
 
     Files are looked for in `data_dir` (or `data/` here), and downloaded to it where they are missing. Raises DataError that
     says how to get them.
@@ -99,14 +99,14 @@ def load_known(name: str, data_dir: Path | None = None) -> ImageSet:
 def _load_digits() -> ImageSet:
     """scikit-learn's digits: 1,797 handwritten digits of 43 people, 8x8 pixels of 0 to 16, bright ink on black."""
     digits = load_digits()
-    paths = Texts(f"digits/{number:04}" for number in range(len(digits.target)))
+    paths = TextColumn(f"digits/{number:04}" for number in range(len(digits.target)))
     return ImageSet(
         name="digits",
         source="scikit-learn load_digits: the test part of UCI's Optical Recognition of Handwritten Digits",
         licence="CC BY 4.0",
         paths=paths,
         locations=paths,
-        encoded=PNGs(np.round(digits.images * (255 / 16)).astype(np.uint8)),
+        encoded=PngColumn(np.round(digits.images * (255 / 16)).astype(np.uint8)),
         labels=digits.target.astype(np.int64),
         class_names=tuple(str(digit) for digit in range(10)),
         given_splits=np.full(len(paths), FREE, np.int8),
@@ -116,13 +116,13 @@ def _load_digits() -> ImageSet:
 
 
 def _load_published(name: str, data_dir: Path) -> ImageSet:
-    known = _PUBLISHED[name]
+    known = _TORCHVISION_DATASETS[name]
     with _root(known, data_dir) as root:
         parts = [_read(name, root, train=train) for train in (True, False)]
     images = np.concatenate([_images_of(part) for part in parts])
     labels: Indices = np.concatenate([np.asarray(part.targets, np.int64) for part in parts])
     counts = [len(part.targets) for part in parts]
-    paths = Texts(
+    paths = TextColumn(
         f"{name}/{split}/{number:05}"
         for split, count in zip(("train", "test"), counts, strict=True)
         for number in range(count)
@@ -133,7 +133,7 @@ def _load_published(name: str, data_dir: Path) -> ImageSet:
         licence=known.licence,
         paths=paths,
         locations=paths,
-        encoded=PNGs(images),
+        encoded=PngColumn(images),
         labels=labels,
         class_names=tuple(parts[0].classes),
         given_splits=np.repeat(np.array([TRAIN, TEST], np.int8), counts),
@@ -144,14 +144,14 @@ def _load_published(name: str, data_dir: Path) -> ImageSet:
 
 def _read(name: str, root: Path, *, train: bool) -> Any:
     """A torchvision data set; the network is asked only where files are missing."""
-    known = _PUBLISHED[name]
+    known = _TORCHVISION_DATASETS[name]
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(
-        PATIENCE_SECONDS
+        DOWNLOAD_TIMEOUT_SECONDS
     )  # torchvision sets none: a network that swallows packets would hold us for minutes
     try:
         return known.read(root, train=train, download=True)
-    except _FAULTS as error:
+    except _READ_ERRORS as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise DataError(
             f"{name} is not in {root} as torchvision expects it, and can not be downloaded ({reason}). Where there is no "
@@ -162,7 +162,7 @@ def _read(name: str, root: Path, *, train: bool) -> Any:
 
 
 @contextmanager
-def _root(known: _Published, data_dir: Path) -> Iterator[Path]:
+def _root(known: _TorchvisionDataset, data_dir: Path) -> Iterator[Path]:
     """The folder that torchvision looks into: `data_dir`, or the one around it; or one made of Fashion-MNIST's bare .gz files."""
     archives = [data_dir / name for name, _ in getattr(known.read, "resources", ())]
     if not archives or not all(archive.is_file() for archive in archives):
@@ -175,7 +175,7 @@ def _root(known: _Published, data_dir: Path) -> Iterator[Path]:
             try:
                 with gzip.open(archive) as packed, open(raw / archive.stem, "wb") as unpacked:
                     shutil.copyfileobj(packed, unpacked)
-            except _FAULTS as error:
+            except _READ_ERRORS as error:
                 raise DataError(f"{archive} is damaged: {error}; get it again") from None
         yield Path(root)
 

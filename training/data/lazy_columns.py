@@ -15,7 +15,7 @@ from model_store.preprocessing import Pixels
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Column(Protocol[T_co]):
+class LazyColumn(Protocol[T_co]):
     """A sequence without slices; a list is one too."""
 
     def __len__(self) -> int:
@@ -28,7 +28,7 @@ class Column(Protocol[T_co]):
         return (self[index] for index in range(len(self)))
 
 
-class Texts(Column[str]):
+class TextColumn(LazyColumn[str]):
     """Texts as one block of bytes: a list of them would be copied by each worker process, page by page (pytorch#13246)."""
 
     def __init__(self, texts: Iterable[str]) -> None:
@@ -46,10 +46,10 @@ class Texts(Column[str]):
         )
 
 
-class Files(Column[bytes]):
+class FileColumn(LazyColumn[bytes]):
     """The content of files, read when it is asked for. Raises OSError."""
 
-    def __init__(self, locations: Column[str]) -> None:
+    def __init__(self, locations: LazyColumn[str]) -> None:
         self._locations = locations
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ class Files(Column[bytes]):
             return file.read()
 
 
-class PNGs(Column[bytes]):
+class PngColumn(LazyColumn[bytes]):
     """Images in memory, uint8 `[n, height, width]` or `[n, height, width, 3]`, each encoded as PNG when it is asked for."""
 
     def __init__(self, images: Pixels) -> None:
@@ -73,10 +73,10 @@ class PNGs(Column[bytes]):
         return encode(Image.fromarray(self._images[operator.index(index)]), "PNG")
 
 
-class Joined(Column[T_co]):
+class ConcatenatedColumn(LazyColumn[T_co]):
     """Columns one after the other."""
 
-    def __init__(self, parts: Sequence[Column[T_co]]) -> None:
+    def __init__(self, parts: Sequence[LazyColumn[T_co]]) -> None:
         self._parts = parts
         self._bounds = [0, *accumulate(map(len, parts))]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from training.data.csv_file import load_image_list
 from training.data.folders import load_folder
 from training.data.image_set import ImageSet, Indices, merge, with_classes
-from training.data.known_data import KNOWN, load_known
+from training.data.known_data import KNOWN_DATASETS, load_known
 from training.data.lazy_columns import encode
 from training.errors import DataError
 
@@ -19,7 +19,7 @@ def load_data(name: str, data_dir: Path | None = None) -> ImageSet:
     expected, what came and what to do.
     """
     check_data(name, data_dir)
-    if name in KNOWN:
+    if name in KNOWN_DATASETS:
         return load_known(name, data_dir)
     path = Path(name)
     return load_folder(path) if path.is_dir() else load_image_list(path)
@@ -30,12 +30,16 @@ def check_data(name: str, data_dir: Path | None = None) -> None:
     if data_dir is not None and not data_dir.is_dir():
         raise DataError(f"--data-dir {data_dir} is no folder")
     path = Path(name)
-    if name in KNOWN or path.is_dir() or (path.is_file() and path.suffix.lower() == ".csv"):
+    if (
+        name in KNOWN_DATASETS
+        or path.is_dir()
+        or (path.is_file() and path.suffix.lower() == ".csv")
+    ):
         return
     if path.is_file():
         raise DataError(
             f"{name} is a file, but no .csv; unpack an archive and give the folder, or list the images in a CSV"
         )
     raise DataError(
-        f"there is no data {name!r}; there are {', '.join(KNOWN)}, or give a folder of folders or a CSV of path,label"
+        f"there is no data {name!r}; there are {', '.join(KNOWN_DATASETS)}, or give a folder of folders or a CSV of path,label"
     )

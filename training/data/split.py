@@ -53,7 +53,7 @@ class Split:
         return cls(*(np.array(sorted(part), np.int64) for part in (train, validation, test)))
 
 
-def missing_parts(data: ImageSet) -> frozenset[int]:
+def missing_splits(data: ImageSet) -> frozenset[int]:
     """Which of VALIDATION and TEST no image is given for: they are drawn, from train too."""
     return frozenset({VALIDATION, TEST}) - set(data.given_splits.tolist())
 
@@ -73,7 +73,7 @@ def make_split(
     `training.data.check.left_out` names the copies that would stand in two.
     """
     kept = [index for index in range(len(data)) if index not in left_out]
-    given, missing = data.given_splits, missing_parts(data)
+    given, missing = data.given_splits, missing_splits(data)
     parts = {part: [index for index in kept if given[index] == part] for part in (VALIDATION, TEST)}
     learned: list[int] = []
     for groups in _groups_by_class(

@@ -11,7 +11,7 @@ from torch import Tensor
 from training.experiments.laboratory import Laboratory, TrainedRun
 from training.experiments.network_parts import NetworkParts, run_blocks, states, without
 from training.experiments.sample_images import TestImages, counted
-from training.learning.networks import fold_norms
+from training.learning.networks import fold_batch_norms
 
 Block = Callable[[Tensor], Tensor]
 
@@ -24,7 +24,7 @@ class BlockAblation:
     """
 
     def __init__(self, laboratory: Laboratory, run: TrainedRun, pictures: TestImages) -> None:
-        network = fold_norms(run.trained.network).to(
+        network = fold_batch_norms(run.trained.network).to(
             laboratory.process.device, memory_format=torch.channels_last
         )  # type: ignore[call-overload]
         self.laboratory, self.name, self.anatomy = (

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from training.data.image_set import printable
+from training.data.image_set import escape_unprintable
 from training.reports.figures import standalone
 from training.reports.pages import MISSING, fill, percent
 
@@ -190,7 +190,7 @@ def _markdown(report: Report) -> str:
         *(f"- {name}: {value}" for name, value in report.setting.items()),
     ]
     lines += ["", "```sh", *report.commands, "```", ""]
-    return "\n".join(printable(line) for line in lines)
+    return "\n".join(escape_unprintable(line) for line in lines)
 
 
 def _markdown_table(table: Table) -> list[str]:

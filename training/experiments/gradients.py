@@ -31,7 +31,7 @@ from training.experiments.loss_surface import CEILING, basin, grid, measure_surf
 from training.experiments.run_description import command, describe
 from training.experiments.training_steps import prepare, sample_images, take_steps
 from training.learning.learner import Learner
-from training.learning.optimization import rate_factor
+from training.learning.optimization import learning_rate_factor
 from training.reports.figures import Line, draw_lines, draw_surfaces
 from training.statistics import listed
 
@@ -133,16 +133,16 @@ def measure_norms(
 def _measure_norms(
     laboratory: Laboratory, run: TrainedRun, name: str, seed: int, steps: int
 ) -> list[list[float]]:
-    feed, environment = prepare(laboratory, run)
-    recipe, total = run.config.recipe, feed.total_steps
-    learner = Learner(laboratory.untrained(name, seed), recipe, laboratory.process, environment)
+    loader, determinism = prepare(laboratory, run)
+    recipe, total = run.config.recipe, loader.total_steps
+    learner = Learner(laboratory.untrained(name, seed), recipe, laboratory.process, determinism)
     taken = take_steps(
         laboratory,
         learner,
-        feed,
+        loader,
         steps,
         f"{name} begins",
-        lambda step: rate_factor(recipe.schedule, step, total),
+        lambda step: learning_rate_factor(recipe.schedule, step, total),
     )
     return [gradient_norms(learner.network) for _ in taken]
 

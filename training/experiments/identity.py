@@ -164,12 +164,12 @@ def _construct(laboratory: Laboratory, run: TrainedRun, deeper: int, steps: int)
         "loss": {name: loss_of(its, labels) for name, its in logits.items()},
         "error": {name: 1 - top1(its, labels) for name, its in logits.items()},
     }
-    feed, environment = prepare(laboratory, run)
+    loader, determinism = prepare(laboratory, run)
     found["trained_on"] = {}
     for name, network in {"shallow": shallow, "deep": deep}.items():
-        learner = Learner(network, run.config.recipe, laboratory.process, environment)
+        learner = Learner(network, run.config.recipe, laboratory.process, determinism)
         called = f"{run.architecture if name == 'shallow' else architecture} trains on"
-        taken = take_steps(laboratory, learner, feed, steps, called, lambda _: RATE_PART)
+        taken = take_steps(laboratory, learner, loader, steps, called, lambda _: RATE_PART)
         found["trained_on"][name] = [loss for _, loss in taken]
     return found
 

@@ -22,7 +22,7 @@ from training.data.scan import scan
 from training.data.sources import ImageSet
 from training.errors import RecipeError, RunError
 from training.experiments.training_curve import CURVE, CurvePoint, CurveRecorder, read_curve
-from training.learning.distributed import Process
+from training.learning.distributed import DistributedProcess
 from training.learning.networks import build_network, parse_architecture
 from training.run.data import CHECK_FILE, RunData, canvas_of, open_run_data
 from training.run.directory import RunConfig, RunDirectory, damaged
@@ -101,7 +101,7 @@ class Laboratory:
     wish: RunRequest
     runs: Path
     display: ProgressDisplay
-    process: Process
+    process: DistributedProcess
     interrupted: Callable[[], bool]
     _digests: set[str] = field(default_factory=set)
     """That of the data, once it was looked at."""
@@ -198,7 +198,7 @@ def model_name(data: str, architecture: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', data).strip('-._') or 'data'}-{architecture}"
 
 
-def measure_test(trained: Trained, data: RunData, process: Process) -> dict[str, float]:
+def measure_test(trained: Trained, data: RunData, process: DistributedProcess) -> dict[str, float]:
     """Loss and top-1 on the test split."""
     logits = predict_split(trained.answering, data, data.split.test, trained.normalize, process)
     labels = data.labels(data.split.test)

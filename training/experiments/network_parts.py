@@ -11,7 +11,7 @@ from torch.nn import functional
 from torchvision.models.resnet import BasicBlock
 
 from training.errors import RecipeError
-from training.learning.blocks import PlainBlock, Subsample
+from training.learning.blocks import PlainBlock, ZeroPaddedShortcut
 from training.learning.networks import classify
 
 
@@ -85,7 +85,7 @@ def without(block: nn.Module) -> Callable[[Tensor], Tensor]:
         shortcut = block.downsample
         return functional.relu if shortcut is None else lambda x: functional.relu(shortcut(x))
     filters = stage_change(block)
-    return nn.Identity() if filters is None else Subsample(filters)
+    return nn.Identity() if filters is None else ZeroPaddedShortcut(filters)
 
 
 def run_blocks(blocks: Iterable[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:

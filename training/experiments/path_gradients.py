@@ -14,7 +14,7 @@ from torchvision.models.resnet import BasicBlock
 from training.experiments.laboratory import Laboratory, TrainedRun
 from training.experiments.network_parts import NetworkParts, branches
 from training.experiments.sample_images import TestImages, counted
-from training.learning.networks import fold_norms
+from training.learning.networks import fold_batch_norms
 
 SHARE: Final = 0.95
 """Of all paths: the interval of lengths that holds at least so many."""
@@ -88,7 +88,7 @@ def gradient_norms(
 ) -> list[list[float]]:
     """Norms `[length][draw]` of one random path's gradient of each length: the mean over the pictures, which are one batch."""
     device = laboratory.process.device
-    network = fold_norms(run.trained.network).to(device)
+    network = fold_batch_norms(run.trained.network).to(device)
     anatomy = NetworkParts.of(network.to(memory_format=torch.channels_last))
     count = len(anatomy.blocks)
     backward = PathGradients(anatomy, torch.cat(pictures.batches(run)), torch.cat(pictures.labels))

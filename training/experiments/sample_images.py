@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training.data.sampling import evenly_spaced
 from training.data.sources import Indices
 from training.errors import InterruptedRunError
 from training.experiments.laboratory import Laboratory, TrainedRun
@@ -31,8 +32,7 @@ class TestImages:
     def indices(self) -> Indices:
         """Their positions in the data."""
         test = np.array(split_rows(self.run.directory)["test"], np.int64)
-        spread = np.linspace(0, len(test) - 1, min(self.wanted, len(test))).round().astype(int)
-        return np.asarray(test[spread], np.int64)
+        return evenly_spaced(test, self.wanted)
 
     def __len__(self) -> int:
         return len(self.indices)

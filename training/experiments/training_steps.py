@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.data.sampling import evenly_spaced
 from training.experiments.laboratory import Laboratory, TrainedRun
 from training.experiments.sample_images import counted
-from training.learning.batches import Feed
-from training.learning.determinism import Environment
+from training.learning.batches import BatchLoader
+from training.learning.determinism import DeterminismInfo
 from training.learning.learner import Learner
 from training.steps.training_setup import prepare_training
 
@@ -21,8 +22,7 @@ CHUNK: Final = 256
 def sample_images(laboratory: Laboratory, run: TrainedRun, count: int) -> tuple[Tensor, Tensor]:
     """So many of a run's training images, spread over all of them: normalised `[n, 3, h, w]`, and their labels, on the device."""
     data = laboratory.data(run)
-    spread = torch.linspace(0, len(data.learned) - 1, min(count, len(data.learned))).long().numpy()
-    chosen, device = data.learned[spread], laboratory.process.device
+    chosen, device = evenly_spaced(data.learned, count), laboratory.process.device
     images = torch.cat(
         [run.trained.normalize(torch.from_numpy(chunk)) for chunk in data.chunks(chosen)]
     )
@@ -41,28 +41,32 @@ def loss_of(logits: Tensor, labels: Tensor) -> float:
     return functional.cross_entropy(logits, labels).item()
 
 
-def prepare(laboratory: Laboratory, run: TrainedRun) -> tuple[Feed, Environment]:
+def prepare(laboratory: Laboratory, run: TrainedRun) -> tuple[BatchLoader, DeterminismInfo]:
     """The images of a run as its training saw them, and its arithmetic: for other networks than its own, too."""
-    _, feed, environment = prepare_training(run.directory, laboratory.data(run), laboratory.process)
-    return feed, environment
+    _, loader, determinism = prepare_training(
+        run.directory, laboratory.data(run), laboratory.process
+    )
+    return loader, determinism
 
 
 def take_steps(
     laboratory: Laboratory,
     learner: Learner,
-    feed: Feed,
+    loader: BatchLoader,
     steps: int,
     what: str,
     rate: Callable[[int], float],
 ) -> Iterator[tuple[int, float]]:
-    """Let a learner take the first `steps` of a feed, or as many as its run has; after each, its number (from 1) and its loss.
+    """Let a learner take the first `steps` of a loader, or as many as its run has; after each, its number (from 1) and its loss.
 
     `rate` gives, for the number of a step (from 0), the rate as a part of the recipe's own. Raises InterruptedRunError.
     """
     learner.train()
-    batches = itertools.chain.from_iterable(feed.epoch(epoch) for epoch in range(feed.epochs))
-    numbers = counted(laboratory, what, range(min(steps, feed.total_steps)))
+    batches = itertools.chain.from_iterable(
+        loader.epoch_batches(epoch) for epoch in range(loader.epochs)
+    )
+    numbers = counted(laboratory, what, range(min(steps, loader.total_steps)))
     for step, batch in zip(numbers, batches, strict=False):
         for group in learner.optimizer.param_groups:
             group["lr"] = group["height"] * rate(step)
-        yield step + 1, learner.step(batch)[0].item() / batch.images
+        yield step + 1, learner.step(batch)[0].item() / batch.size

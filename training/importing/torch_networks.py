@@ -50,7 +50,7 @@ RESIDUAL: Final = tuple(name for name in IMAGENET if name not in PLAIN_LAYERS)
 def read_torchvision(name: str, weights: Path | None, expectation: Expectation) -> Candidate:
     """Torchvision's pretrained network with its own categories and transforms; `weights` is its file where there is no network.
 
-    Raises ForeignModelError, StartError.
+    Raises ForeignModelError, InitialWeightsError.
     """
     if name not in RESIDUAL:
         raise ForeignModelError(
@@ -89,7 +89,7 @@ def read_weights_file(
 ) -> Candidate:
     """A state dict under torchvision's names, or a weights file of this project.
 
-    Raises ForeignModelError, StartError, RecipeError.
+    Raises ForeignModelError, InitialWeightsError, RecipeError.
     """
     report = ImportReport(path.name)
     class_names = name_classes(labels, report)

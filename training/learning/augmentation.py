@@ -43,7 +43,7 @@ _ERASED_AREA: Final = (0.02, 1 / 3)  # Zhong et al. 2017, random erasing
 _ERASED_ASPECT: Final = (0.3, 3.3)
 
 
-class Draws:
+class AugmentationDraws:
     """Uniform draws in [0, 1), a row an image and a named column a use; row i belongs to image i in this epoch."""
 
     def __init__(self, table: Tensor, flips: Tensor, mixes: Tensor) -> None:
@@ -67,9 +67,11 @@ class Draws:
             torch.from_numpy(_shares(count, seed, epoch, mixing)),
         )
 
-    def take(self, images: Tensor, device: torch.device | None = None) -> "Draws":
+    def take(self, images: Tensor, device: torch.device | None = None) -> "AugmentationDraws":
         """The rows of these images (int64 `[n]`), on a device."""
-        return Draws(*(rows[images].to(device) for rows in (self._table, self.flips, self.mixes)))
+        return AugmentationDraws(
+            *(rows[images].to(device) for rows in (self._table, self.flips, self.mixes))
+        )
 
     def __getitem__(self, column: str) -> Tensor:
         return self._table[:, _COLUMNS.index(column)]
@@ -79,7 +81,7 @@ class Draws:
         return low + (high - low) * self[column]
 
 
-def shuffled(count: int, seed: int, epoch: int) -> Tensor:
+def shuffled_order(count: int, seed: int, epoch: int) -> Tensor:
     """The order of the images in this epoch, int64 `[count]`."""
     return torch.from_numpy(generator(seed, epoch, _ORDER).permutation(count))
 
@@ -89,7 +91,9 @@ def generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
     return np.random.default_rng([seed, epoch, stream])
 
 
-def augment(images: Tensor, draws: Draws, bounds: Augmentation, size: int, fill: Tensor) -> Tensor:
+def augment(
+    images: Tensor, draws: AugmentationDraws, bounds: Augmentation, size: int, fill: Tensor
+) -> Tensor:
     """Float `[n, 3, s, s]`, normalised, to `[n, 3, size, size]`, channels_last in memory: geometry, colour, erasing.
 
     `fill` (`[3, 1, 1]`) is what comes in from outside the image where the recipe does not reflect it.
@@ -109,8 +113,8 @@ def augment(images: Tensor, draws: Draws, bounds: Augmentation, size: int, fill:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def mix(
-    images: Tensor, labels: Tensor, draws: Draws, mixing: Mixing, classes: int
+def mix_pairs(
+    images: Tensor, labels: Tensor, draws: AugmentationDraws, mixing: Mixing, classes: int
 ) -> tuple[Tensor, Tensor]:
     """Each image with its neighbour in the batch (0 with 1, 2 with 3, …): mixup (Zhang 2017) or cutmix (Yun 2019).
 
@@ -138,7 +142,7 @@ def mix(
     ] * (1 - kept[:, None])
 
 
-def resized(images: Tensor, size: int) -> Tensor:
+def resize(images: Tensor, size: int) -> Tensor:
     """Float `[n, 3, size, size]` with antialias, for epochs that train on smaller images."""
     if images.shape[-1] == size:
         return images
@@ -149,7 +153,7 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 
 def _shares(count: int, seed: int, epoch: int, mixing: Mixing | None) -> NDArray[np.float32]:
-    """The share that each image keeps of itself when it is mixed."""
+    """The split_micro_batches that each image keeps of itself when it is mixed."""
     if mixing is None or not mixing.enabled:
         return np.ones(count, np.float32)
     drawn = generator(seed, epoch, _MIXES)
@@ -163,8 +167,10 @@ def _shares(count: int, seed: int, epoch: int, mixing: Mixing | None) -> NDArray
     )
 
 
-def _cropped(images: Tensor, draws: Draws, bounds: Augmentation, size: int, fill: Tensor) -> Tensor:
-    """Pad, cut a window of `size` and mirror, by one gather: much cheaper than resampling."""
+def _cropped(
+    images: Tensor, draws: AugmentationDraws, bounds: Augmentation, size: int, fill: Tensor
+) -> Tensor:
+    """Pad, split_batches a window of `size` and mirror, by one gather: much cheaper than resampling."""
     pad, side = bounds.pad, images.shape[-1]
     if pad and bounds.fill == "reflect":
         images = functional.pad(images, (pad,) * 4, mode="reflect")
@@ -186,7 +192,9 @@ def _offset(draw: Tensor, room: int, *, anywhere: bool) -> Tensor:
     return (draw * (room + 1)).long() if anywhere else torch.full_like(draw, room // 2).long()
 
 
-def _warped(images: Tensor, draws: Draws, bounds: Augmentation, size: int, fill: Tensor) -> Tensor:
+def _warped(
+    images: Tensor, draws: AugmentationDraws, bounds: Augmentation, size: int, fill: Tensor
+) -> Tensor:
     """One affine map an image: a window of some area and aspect, mirrored, rotated, sheared, shifted, resampled to `size`."""
     area = draws.between("area", *bounds.crop_area)
     aspect = torch.exp(
@@ -233,12 +241,12 @@ def _mean_of_three(images: Tensor, dim: int) -> Tensor:
     total, size = images.clone(), images.shape[dim]
     total.narrow(dim, 1, size - 1).add_(images.narrow(dim, 0, size - 1))
     total.narrow(dim, 0, size - 1).add_(images.narrow(dim, 1, size - 1))
-    share = torch.full((size,), 1 / 3, device=images.device)
-    share[0] = share[-1] = 1 / 2
-    return total.mul_(share.reshape(-1, *(1,) * (3 - dim)))
+    split_micro_batches = torch.full((size,), 1 / 3, device=images.device)
+    split_micro_batches[0] = split_micro_batches[-1] = 1 / 2
+    return total.mul_(split_micro_batches.reshape(-1, *(1,) * (3 - dim)))
 
 
-def _coloured(images: Tensor, draws: Draws, bounds: Augmentation) -> Tensor:
+def _coloured(images: Tensor, draws: AugmentationDraws, bounds: Augmentation) -> Tensor:
     """Saturation, then contrast about the image's mean, then brightness in units of the normalised deviation."""
     saturation, contrast, brightness = (
         draws.between(name, -bound, bound)[:, None, None, None]
@@ -254,7 +262,7 @@ def _coloured(images: Tensor, draws: Draws, bounds: Augmentation) -> Tensor:
     return centre + (1 + contrast) * (images - centre) + brightness
 
 
-def _erased(images: Tensor, draws: Draws, probability: float) -> Tensor:
+def _erased(images: Tensor, draws: AugmentationDraws, probability: float) -> Tensor:
     """A box of the image set to zero, which is the mean colour (random erasing, Zhong et al. 2017)."""
     area = draws.between("erase_area", *_ERASED_AREA)
     aspect = torch.exp(

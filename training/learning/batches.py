@@ -15,10 +15,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from training.learning.augmentation import Draws, augment, mix, resized, shuffled
-from training.learning.distributed import Process
+from training.learning.augmentation import (
+    AugmentationDraws,
+    augment,
+    mix_pairs,
+    resize,
+    shuffled_order,
+)
+from training.learning.distributed import DistributedProcess
 from training.learning.normalization import Normalization
-from training.learning.optimization import image_side
+from training.learning.optimization import training_image_size
 from training.learning.recipe import Recipe
 
 PREFETCHED: Final = 4  # micro-batches that each worker decodes ahead
@@ -71,81 +77,91 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """This process's part of a batch of `images` images."""
+    """This process's part of a batch of `size` images."""
 
-    images: int
-    parts: tuple[MicroBatch, ...]
+    size: int
+    micro_batches: tuple[MicroBatch, ...]
 
 
 @dataclass(frozen=True)
-class Feed:
-    """What an epoch is made of. `labels` (int64 `[n]`) lie on the CPU; `size` is the model's input, `fill` the colour outside."""
+class BatchLoader:
+    """What an epoch is made of. `labels` (int64 `[n]`) lie on the CPU; `image_size` is the model's input, `fill` the colour outside."""
 
     source: PixelSource
     labels: Tensor
     classes: int
     recipe: Recipe
     normalize: Normalization
-    size: int
+    image_size: int
     fill: Tensor
     seed: int
-    process: Process
+    process: DistributedProcess
 
     @property
-    def parts(self) -> int:
+    def parts_per_batch(self) -> int:
         """Micro-batches of a batch: at least one a process, and as many for each."""
         processes = self.process.world_size
         return -(-max(self.recipe.accumulation, processes) // processes) * processes
 
     @cached_property
-    def steps(self) -> int:
+    def steps_per_epoch(self) -> int:
         """Batches in an epoch."""
-        return len(cut(torch.empty(len(self.labels)), self.recipe.batch_size, self.parts))
+        return len(
+            split_batches(
+                torch.empty(len(self.labels)), self.recipe.batch_size, self.parts_per_batch
+            )
+        )
 
     @property
     def total_steps(self) -> int:
         """Batches in the whole run."""
-        return self.recipe.iterations or (self.recipe.epochs or 0) * self.steps
+        return self.recipe.iterations or (self.recipe.epochs or 0) * self.steps_per_epoch
 
     @property
     def epochs(self) -> int:
         """Epochs of the whole run, the last perhaps cut short."""
-        return -(-self.total_steps // self.steps)
+        return -(-self.total_steps // self.steps_per_epoch)
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    def epoch_batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of this epoch (from 0), from `first_step` to its end or the run's."""
         recipe = self.recipe
-        draws = Draws.of_epoch(
+        draws = AugmentationDraws.of_epoch(
             len(self.labels), self.seed, epoch, recipe.augmentation.flip, recipe.mixing
         )
-        batches = cut(shuffled(len(self.labels), self.seed, epoch), recipe.batch_size, self.parts)
-        remaining = batches[first_step : self.total_steps - epoch * self.steps]
+        batches = split_batches(
+            shuffled_order(len(self.labels), self.seed, epoch),
+            recipe.batch_size,
+            self.parts_per_batch,
+        )
+        remaining = batches[first_step : self.total_steps - epoch * self.steps_per_epoch]
         own = slice(self.process.rank, None, self.process.world_size)
-        pieces = [share(batch, self.parts)[own] for batch in remaining]
+        pieces = [split_micro_batches(batch, self.parts_per_batch)[own] for batch in remaining]
         pixels = self.source.stream([piece for mine in pieces for piece in mine])
         for step, (batch, mine) in enumerate(
-            zip(remaining, pieces, strict=True), start=epoch * self.steps + first_step
+            zip(remaining, pieces, strict=True), start=epoch * self.steps_per_epoch + first_step
         ):
-            side = image_side(recipe.schedule, step, self.total_steps, self.size)
+            side = training_image_size(recipe.schedule, step, self.total_steps, self.image_size)
             parts = [
                 self._prepared(piece, raw, draws, side)
                 for piece, raw in zip(mine, islice(pixels, len(mine)), strict=True)
             ]
             yield Batch(len(batch), tuple(parts))
 
-    def _prepared(self, positions: Tensor, pixels: Tensor, draws: Draws, side: int) -> MicroBatch:
+    def _prepared(
+        self, positions: Tensor, pixels: Tensor, draws: AugmentationDraws, side: int
+    ) -> MicroBatch:
         device = self.process.device
         own, labels = draws.take(positions, device), self.labels[positions].to(device)
         images = augment(
-            self.normalize(pixels), own, self.recipe.augmentation, self.size, self.fill
+            self.normalize(pixels), own, self.recipe.augmentation, self.image_size, self.fill
         )
         targets = labels
         if self.recipe.mixing.enabled:
-            images, targets = mix(images, labels, own, self.recipe.mixing, self.classes)
-        return MicroBatch(resized(images, side), targets, labels)
+            images, targets = mix_pairs(images, labels, own, self.recipe.mixing, self.classes)
+        return MicroBatch(resize(images, side), targets, labels)
 
 
-def cut(order: Tensor, batch_size: int, parts: int) -> list[Tensor]:
+def split_batches(order: Tensor, batch_size: int, parts: int) -> list[Tensor]:
     """The order as batches. A last one that is too small for two images a part joins the one before it.
 
     Batch norm has no deviation of one image (pytorch#7716), and no image is dropped.
@@ -156,7 +172,7 @@ def cut(order: Tensor, batch_size: int, parts: int) -> list[Tensor]:
     return batches
 
 
-def share(batch: Tensor, parts: int) -> list[Tensor]:
+def split_micro_batches(batch: Tensor, parts: int) -> list[Tensor]:
     """A batch cut into parts, each but the last of even length, so that the pairs that are mixed stay together."""
     bounds = [round(len(batch) / 2 * part / parts) * 2 for part in range(parts)] + [len(batch)]
     return [batch[start:end] for start, end in pairwise(bounds)]

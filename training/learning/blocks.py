@@ -9,7 +9,7 @@ from torch.nn import functional
 from torchvision.models.resnet import conv3x3
 
 
-class Subsample(nn.Module):
+class ZeroPaddedShortcut(nn.Module):
     """Option A's shortcut: `[n, c, h, w]` to `[n, channels, h/2, w/2]`, the new channels zero (appended after the old)."""
 
     def __init__(self, channels: int) -> None:

@@ -23,7 +23,7 @@ _ONE_GIBIBYTE: Final = 2**30
 
 
 @dataclass(frozen=True)
-class Environment:
+class DeterminismInfo:
     """The five, and the device and arithmetic that go with them."""
 
     threads: int
@@ -44,10 +44,10 @@ class Environment:
         ]
 
 
-def current(device: torch.device, precision: str, *, compiled: bool) -> Environment:
+def determinism_info(device: torch.device, precision: str, *, compiled: bool) -> DeterminismInfo:
     """The environment of this process."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return Environment(
+    return DeterminismInfo(
         threads=torch.get_num_threads(),
         cpu_instructions=torch.backends.cpu.get_cpu_capability(),
         memory_format="channels_last",

@@ -22,7 +22,7 @@ TIMEOUT: Final = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
-class Process:
+class DistributedProcess:
     """One of `world_size` processes; `device` is where it computes."""
 
     rank: int = 0
@@ -30,25 +30,25 @@ class Process:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes the files and talks to the person."""
         return self.rank == 0
 
     @property
-    def group(self) -> bool:
+    def is_distributed(self) -> bool:
         """Whether there are others."""
         return self.world_size > 1
 
-    def sum(self, values: Tensor) -> Tensor:
+    def all_reduce(self, values: Tensor) -> Tensor:
         """The sum over all processes, on each of them."""
-        if self.group:
+        if self.is_distributed:
             values = values.to(self.device)
             dist.all_reduce(values)
         return values
 
-    def from_first(self, text: str) -> str:
+    def broadcast_text(self, text: str) -> str:
         """The first process's text, on each of them."""
-        if not self.group:
+        if not self.is_distributed:
             return text
         box = [text]
         dist.broadcast_object_list(box, src=0)
@@ -56,33 +56,33 @@ class Process:
 
     def gather_rows(self, rows: Tensor, count: int) -> Tensor:
         """Rows `rank::world_size` of each process put together again in order, `[count, …]`, float, on each of them."""
-        if not self.group:
+        if not self.is_distributed:
             return rows
         whole = torch.zeros((count, *rows.shape[1:]), dtype=rows.dtype, device=self.device)
         whole[self.rank :: self.world_size] = rows.to(self.device)
-        return self.sum(whole).cpu()
+        return self.all_reduce(whole).cpu()
 
-    def average_norms(self, network: nn.Module) -> None:
+    def average_batch_norms(self, network: nn.Module) -> None:
         """Give every process the mean of all running statistics: each has seen other images (timm#110)."""
-        if not self.group:
+        if not self.is_distributed:
             return
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 for name in ("running_mean", "running_var"):
                     statistic = module.get_buffer(name)
-                    statistic.copy_(self.sum(statistic.clone()) / self.world_size)
+                    statistic.copy_(self.all_reduce(statistic.clone()) / self.world_size)
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait until every process is here."""
-        if self.group:
+        if self.is_distributed:
             dist.barrier()
 
 
-ALONE: Final = Process()
+SINGLE_PROCESS: Final = DistributedProcess()
 
 
 @contextmanager
-def join(device: str = "auto") -> Iterator[Process]:
+def join_process_group(device: str = "auto") -> Iterator[DistributedProcess]:
     """Be one of the processes that `torchrun` started, or the only one. Raises RunError for a device that is not there."""
     world_size, local_rank = (
         int(os.environ.get("WORLD_SIZE", "1")),
@@ -90,7 +90,7 @@ def join(device: str = "auto") -> Iterator[Process]:
     )
     chosen = _device(device, local_rank)
     if world_size == 1:
-        yield Process(device=chosen)
+        yield DistributedProcess(device=chosen)
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
@@ -106,7 +106,7 @@ def join(device: str = "auto") -> Iterator[Process]:
         timeout=TIMEOUT,
     )
     try:
-        yield Process(dist.get_rank(), world_size, chosen)
+        yield DistributedProcess(dist.get_rank(), world_size, chosen)
     finally:
         dist.destroy_process_group()
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
-class WeightAverage:
+class ExponentialMovingAverage:
     """w' = d w' + (1 - d) w after each step, over parameters and running statistics; the first update copies.
 
     Statistics that were copied from the last step do not fit averaged weights, and an average of `num_batches_tracked` counts

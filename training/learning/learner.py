@@ -10,9 +10,9 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from training.learning.batches import Batch
-from training.learning.determinism import Environment
-from training.learning.distributed import Process
-from training.learning.ema import WeightAverage
+from training.learning.determinism import DeterminismInfo
+from training.learning.distributed import DistributedProcess
+from training.learning.ema import ExponentialMovingAverage
 from training.learning.optimization import build_optimizer, freeze
 from training.learning.recipe import Recipe
 
@@ -25,12 +25,18 @@ class Learner:
     """
 
     def __init__(
-        self, network: nn.Module, recipe: Recipe, process: Process, environment: Environment
+        self,
+        network: nn.Module,
+        recipe: Recipe,
+        process: DistributedProcess,
+        determinism: DeterminismInfo,
     ) -> None:
         self.network = network.to(process.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(self.network, recipe.optimizer)
-        self.average = WeightAverage(self.network, recipe.ema_decay) if recipe.ema_decay else None
-        self._recipe, self._process, self._environment = recipe, process, environment
+        self.average = (
+            ExponentialMovingAverage(self.network, recipe.ema_decay) if recipe.ema_decay else None
+        )
+        self._recipe, self._process, self._determinism = recipe, process, determinism
         self._momenta = {
             module: module.momentum
             for module in self.network.modules()
@@ -41,7 +47,7 @@ class Learner:
         self._model: Callable[[Tensor], Tensor] = self.network
 
     @property
-    def evaluated(self) -> nn.Module:
+    def evaluation_network(self) -> nn.Module:
         """The network that is validated and published: the average where there is one."""
         return self.network if self.average is None else self.average.network
 
@@ -55,19 +61,19 @@ class Learner:
             self._frozen = frozen
             self._parallel = (
                 DistributedDataParallel(self.network, broadcast_buffers=False)
-                if self._process.group
+                if self._process.is_distributed
                 else None
             )
             model = self._parallel or self.network
-            self._model = torch.compile(model) if self._environment.compiled else model
+            self._model = torch.compile(model) if self._determinism.compiled else model
 
     def step(self, batch: Batch) -> Tensor:
         """One update at the optimiser's present rate. Returns this process's sum of losses and images got right."""
         self.optimizer.zero_grad(set_to_none=True)
         tally = torch.zeros(2, dtype=torch.float64, device=self._process.device)
-        for index, part in enumerate(batch.parts):
-            self._spread_momentum(index, len(batch.parts))
-            with self._arithmetic(), self._synchronised(last=index == len(batch.parts) - 1):
+        for index, part in enumerate(batch.micro_batches):
+            self._spread_momentum(index, len(batch.micro_batches))
+            with self._arithmetic(), self._synchronised(last=index == len(batch.micro_batches) - 1):
                 logits = self._model(part.images).float()
                 losses = functional.cross_entropy(
                     logits,
@@ -75,7 +81,7 @@ class Learner:
                     label_smoothing=self._recipe.label_smoothing,
                     reduction="sum",
                 )
-                (losses * (self._process.world_size / batch.images)).backward()  # type: ignore[no-untyped-call]
+                (losses * (self._process.world_size / batch.size)).backward()  # type: ignore[no-untyped-call]
             tally += torch.stack([losses.detach(), (logits.argmax(1) == part.labels).sum()])
         if self._recipe.optimizer.clip_norm:
             nn.utils.clip_grad_norm_(self.network.parameters(), self._recipe.optimizer.clip_norm)
@@ -86,9 +92,9 @@ class Learner:
 
     def synchronise(self) -> None:
         """Give every process the same running statistics; all of them call this together."""
-        self._process.average_norms(self.network)
+        self._process.average_batch_norms(self.network)
         if self.average is not None:
-            self._process.average_norms(self.average.network)
+            self._process.average_batch_norms(self.average.network)
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on, running statistics averaged over the processes."""
@@ -109,7 +115,7 @@ class Learner:
 
     def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(
-            self._process.device.type, torch.bfloat16, enabled=self._environment.precision == "bf16"
+            self._process.device.type, torch.bfloat16, enabled=self._determinism.precision == "bf16"
         )
 
     def _synchronised(self, *, last: bool) -> contextlib.AbstractContextManager[Any]:

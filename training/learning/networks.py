@@ -24,7 +24,7 @@ from training.learning.blocks import (
     MultiplyAdd,
     PlainBlock,
     PreactivationBlock,
-    Subsample,
+    ZeroPaddedShortcut,
 )
 
 CIFAR_DEPTHS: Final = (20, 32, 44, 56, 110, 1202)
@@ -152,7 +152,7 @@ def classify(network: nn.Module, last_map: Tensor) -> Tensor:
     return logits
 
 
-def mirrored(network: nn.Module) -> nn.Module:
+def mirror_averaged(network: nn.Module) -> nn.Module:
     """The same weights, answering with the mean over an image and its mirror image: twice the work, its own map and logits.
 
     The last layer is linear, so the mean of the maps gives the mean of the logits, and class-activation maps hold.
@@ -187,7 +187,7 @@ def count_multiply_adds(network: nn.Module, size: int) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def fold_norms(network: nn.Module) -> nn.Module:
+def fold_batch_norms(network: nn.Module) -> nn.Module:
     """A copy in evaluation mode without batch norms: one behind a convolution goes into it, others become a multiply and an add.
 
     The exporter would fold the first kind too, but not where a mirrored network uses its convolutions twice.
@@ -261,7 +261,7 @@ def _block(
     if architecture.shortcut == "C" or (architecture.shortcut == "B" and stride > 1):
         shortcut = conv1x1(inplanes, planes, stride)
     elif stride > 1:
-        shortcut = Subsample(planes)
+        shortcut = ZeroPaddedShortcut(planes)
     if architecture.family == "preresnet":
         return PreactivationBlock(inplanes, planes, stride, shortcut, begins_stage=begins_stage)
     if isinstance(shortcut, nn.Conv2d):

@@ -41,13 +41,13 @@ def set_learning_rate(
     optimizer: torch.optim.Optimizer, schedule: Schedule, step: int, total: int
 ) -> float:
     """Give every group its rate for this step (from 0), and return the highest."""
-    factor = rate_factor(schedule, step, total)
+    factor = learning_rate_factor(schedule, step, total)
     for group in optimizer.param_groups:
         group["lr"] = group["height"] * factor
     return float(max(group["lr"] for group in optimizer.param_groups))
 
 
-def rate_factor(schedule: Schedule, step: int, total: int) -> float:
+def learning_rate_factor(schedule: Schedule, step: int, total: int) -> float:
     """The learning rate at `step` of `total` as a part of its height: a pure function, so there is no state to resume."""
     warmup = max(schedule.warmup_iterations, round(schedule.warmup * total))
     if step < warmup:
@@ -61,7 +61,7 @@ def rate_factor(schedule: Schedule, step: int, total: int) -> float:
     return remaining if schedule.decay == "linear" else 0.5 * (1 - math.cos(math.pi * remaining))
 
 
-def image_side(schedule: Schedule, step: int, total: int, full: int) -> int:
+def training_image_size(schedule: Schedule, step: int, total: int, full: int) -> int:
     """The side that images have at `step` of `total`, a multiple of 4; `full` is the model's own."""
     if not schedule.scales:
         return full
@@ -69,15 +69,15 @@ def image_side(schedule: Schedule, step: int, total: int, full: int) -> int:
     return full if scale == 1 else max(8, round(full * scale / 4) * 4)
 
 
-def work_left(schedule: Schedule, step: int, total: int, full: int) -> float:
+def remaining_work(schedule: Schedule, step: int, total: int, full: int) -> float:
     """The steps from this one to the end, counted in steps on images of its size: work goes by the pixel."""
     parts = max(1, len(schedule.scales))
     bounds = [-(-total * part // parts) for part in range(parts + 1)]
     pixels = sum(
-        max(0, end - max(start, step)) * image_side(schedule, start, total, full) ** 2
+        max(0, end - max(start, step)) * training_image_size(schedule, start, total, full) ** 2
         for start, end in itertools.pairwise(bounds)
     )
-    return pixels / image_side(schedule, min(step, total - 1), total, full) ** 2
+    return pixels / training_image_size(schedule, min(step, total - 1), total, full) ** 2
 
 
 def freeze(network: nn.Module, *, frozen: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 import torch
 
 from training.errors import DataError
-from training.learning.batches import Feed
+from training.learning.batches import BatchLoader
 from training.learning.learner import Learner
 
 SMOOTHING: Final = 0.9
@@ -31,7 +31,7 @@ class RateCurve:
 
 def find_rate(
     learner: Learner,
-    feed: Feed,
+    loader: BatchLoader,
     steps: int = 100,
     lowest: float = 1e-5,
     highest: float = 10.0,
@@ -49,9 +49,9 @@ def find_rate(
     wanted = [(parameter, parameter.requires_grad) for parameter in learner.network.parameters()]
     random_state = torch.get_rng_state()
     endless = replace(
-        feed,
-        recipe=feed.recipe.model_copy(
-            update={"iterations": max(steps, feed.steps), "epochs": None}
+        loader,
+        recipe=loader.recipe.model_copy(
+            update={"iterations": max(steps, loader.steps_per_epoch), "epochs": None}
         ),
     )
     rates: list[float] = []
@@ -60,8 +60,8 @@ def find_rate(
     try:
         learner.train()
         for step in range(steps):
-            if step % feed.steps == 0:
-                batches = endless.epoch(step // feed.steps)
+            if step % loader.steps_per_epoch == 0:
+                batches = endless.epoch_batches(step // loader.steps_per_epoch)
             batch = next(batches)
             rate = lowest * (highest / lowest) ** (step / max(1, steps - 1))
             for group in learner.optimizer.param_groups:
@@ -70,7 +70,7 @@ def find_rate(
                     * group["height"]
                     / max(other["height"] for other in learner.optimizer.param_groups)
                 )
-            loss = learner.step(batch)[0].item() / batch.images
+            loss = learner.step(batch)[0].item() / batch.size
             mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
             smoothed = mean / (1 - SMOOTHING ** (step + 1))
             progress(step + 1, steps)

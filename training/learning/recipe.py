@@ -20,13 +20,13 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Part(BaseModel):
+class RecipeSection(BaseModel):
     """A part of a recipe: immutable, strict, and without room for values that nothing reads."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Optimizer(Part):
+class Optimizer(RecipeSection):
     """Stochastic gradient descent, v = m v + g and w -= lr v. `layer_decay` < 1 lowers the rate from the head to the stem."""
 
     learning_rate: Positive
@@ -40,7 +40,7 @@ class Optimizer(Part):
     """Largest norm of the whole gradient; 0 is no bound."""
 
 
-class Schedule(Part):
+class Schedule(RecipeSection):
     """The learning rate over the run, as fractions of it, so that more or fewer epochs keep its shape."""
 
     decay: Literal["cosine", "linear", "steps"] = "cosine"
@@ -66,7 +66,7 @@ class Schedule(Part):
         return self
 
 
-class Augmentation(Part):
+class Augmentation(RecipeSection):
     """Bounds of what is done to each training image; 0, or the whole area, switches a part off."""
 
     flip: Literal["random", "alternate", "none"] = "none"
@@ -108,7 +108,7 @@ class Augmentation(Part):
         )
 
 
-class Mixing(Part):
+class Mixing(RecipeSection):
     """Images mixed in pairs: mixup (Zhang et al. 2017) and cutmix (Yun et al. 2019), alphas of their Beta distributions."""
 
     mixup: NotNegative = 0.0
@@ -125,7 +125,7 @@ class Mixing(Part):
         return 0.5 if self.mixup and self.cutmix else float(bool(self.cutmix))
 
 
-class Recipe(Part):
+class Recipe(RecipeSection):
     """Everything that a training runs by, but the network, the data and the seed."""
 
     epochs: Annotated[int, Field(ge=1)] | None = None

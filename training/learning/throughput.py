@@ -1,4 +1,4 @@
-"""Pace and forecast: how fast a run goes, how long it will take, and how much memory it holds."""
+"""Throughput and estimate: how fast a run goes, how long it will take, and how much memory it holds."""
 
 import resource
 import sys
@@ -11,20 +11,20 @@ import torch
 
 from training.learning.batches import Batch
 
-FORECAST_STEPS: Final = 20
+ESTIMATE_STEPS: Final = 20
 _WARM_UP_STEPS: Final = 2
 _MEMORY: Final = 0.05  # weight of the newest step in the running means
 
 
 @dataclass(frozen=True)
-class Forecast:
+class RunEstimate:
     """What a whole run will take: seconds from now, and the most memory so far (bytes; on a GPU the GPU's)."""
 
     seconds: float
     peak_bytes: int
 
 
-class Pace:
+class ThroughputMeter:
     """Running means of a step's seconds and of the part of them that waits for images; the first steps do not count."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Pace:
                 return
             ready = time.perf_counter()
             yield batch
-            self._count(time.perf_counter() - began, ready - began, batch.images)
+            self._count(time.perf_counter() - began, ready - began, batch.size)
 
     @property
     def input_share(self) -> float:

@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from training.errors import QuantizeError
+from training.errors import QuantizationError
 from training.quantization.graph import layers_of, preamble_of, read_graph, rename_input
 
 HalfPrecision = Literal["fp16", "bf16"]
@@ -23,7 +23,7 @@ BF16_OPSET: Final = 22  # the first in which Conv and pooling take bfloat16
 def convert(data: bytes, precision: HalfPrecision) -> bytes:
     """The graph with everything from its first layer on in `precision`. The preamble stays in fp32: bytes need its range.
 
-    Raises QuantizeError where the result is no valid graph, as with an operator that takes no half floats.
+    Raises QuantizationError where the result is no valid graph, as with an operator that takes no half floats.
     """
     model, kind = read_graph(data), _TYPES[precision]
     if precision == "bf16":
@@ -38,7 +38,7 @@ def convert(data: bytes, precision: HalfPrecision) -> bytes:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise QuantizeError(
+        raise QuantizationError(
             f"this graph can not be computed in {precision}: {str(error).strip().splitlines()[0]}"
         ) from None
     converted: bytes = model.SerializeToString(deterministic=True)

@@ -22,7 +22,7 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from model_store.manifest import MODEL_INPUT
 from model_store.preprocessing import Pixels
-from training.errors import QuantizeError
+from training.errors import QuantizationError
 from training.quantization.graph import (
     drop_unused,
     head_of,
@@ -55,7 +55,9 @@ class Calibrated:
             if layer.name in keep or (only is not None and layer.name not in only)
         }
         if len(kept) == len(layers):
-            raise QuantizeError("every layer would stay in fp32, so nothing is left to quantise")
+            raise QuantizationError(
+                "every layer would stay in fp32, so nothing is left to quantise"
+            )
         preamble = preamble_of(self.model)
         last, behind = head_of(self.model)
         excluded = [
@@ -97,7 +99,7 @@ class Calibrated:
 def calibrate(
     data: bytes, batches: Sequence[Pixels], progress: Callable[[int, int], None] = lambda *_: None
 ) -> Calibrated:
-    """Run these uint8 batches through the fp32 file and keep each tensor's lowest and highest value. Raises QuantizeError."""
+    """Run these uint8 batches through the fp32 file and keep each tensor's lowest and highest value. Raises QuantizationError."""
     model = read_graph(data)
     shortcuts_to_convolutions(model)
     _give_each_layer_its_bias(model)

@@ -16,7 +16,7 @@ from model_store.session import NEEDS_CUDA, Logits, Session
 from model_store.store import ModelStore
 from model_store.version import Version
 from training.data.sampling import evenly_spaced
-from training.errors import QuantizeError
+from training.errors import QuantizationError
 from training.quantization.checks import (
     DRIFT,
     FEW_IMAGES,
@@ -84,7 +84,7 @@ def make_variant(
 ) -> Made:
     """Convert the version's fp32 file and run every check on the whole test split.
 
-    Raises QuantizeError where the version has no fp32 file, or the other precision can not be computed here.
+    Raises QuantizationError where the version has no fp32 file, or the other precision can not be computed here.
     """
     fp32_data = version.path(version.variant("fp32").file).read_bytes()
     with scorer(version.manifest, on_gpu=settings.precision in NEEDS_CUDA) as scoring:
@@ -94,7 +94,7 @@ def make_variant(
         if settings.precision == "int8":
             converted, kept, sensitivities = _to_int8(fp32_data, data, settings, scoring, count)
         elif settings.precision == "fp32":
-            raise QuantizeError(
+            raise QuantizationError(
                 "every version has fp32 already; --precision takes int8, fp16 or bf16"
             )
         else:
@@ -271,7 +271,7 @@ def _open(scoring: Scorer, data: bytes, precision: Precision) -> Session:
             if precision in NEEDS_CUDA and not scoring.uses_gpu
             else ""
         )
-        raise QuantizeError(
+        raise QuantizationError(
             f"{precision} can not be computed here, so it can not be gated: {where}{error}"
         ) from error
 
@@ -296,9 +296,9 @@ def _golden_logits(version: Version, session: Session) -> Logits:
 
 @contextmanager
 def opened_source(store: ModelStore, reference: str) -> Iterator[Version]:
-    """The version to convert. Raises QuantizeError where it has no fp32 file."""
+    """The version to convert. Raises QuantizationError where it has no fp32 file."""
     model, _, number = reference.partition("/")
     with store.open(model, store.resolve(model, number or None)) as version:
         if all(variant.precision != "fp32" for variant in version.manifest.variants):
-            raise QuantizeError(f"{version} has no fp32 file to convert")
+            raise QuantizationError(f"{version} has no fp32 file to convert")
         yield version

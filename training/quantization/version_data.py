@@ -10,7 +10,7 @@ from training.data.check import check, left_out
 from training.data.scan import scan
 from training.data.sources import check_data, with_classes
 from training.data.split import SPLIT_SEED, make_split
-from training.errors import DataError, QuantizeError
+from training.errors import DataError, QuantizationError
 from training.run.data import (
     RunData,
     canvas_of,
@@ -21,7 +21,7 @@ from training.run.data import (
 
 
 def find_data(version: Version, names: Sequence[str]) -> tuple[str, ...]:
-    """The sources as given, else those of the version's training command. Raises QuantizeError where neither is there."""
+    """The sources as given, else those of the version's training command. Raises QuantizationError where neither is there."""
     if names:
         return tuple(names)
     training = version.manifest.training
@@ -29,12 +29,12 @@ def find_data(version: Version, names: Sequence[str]) -> tuple[str, ...]:
     trained_on = tuple(word for option, word in pairwise(words) if option == "--data")
     advice = "give labelled images with --data, as for `run`; calibration needs their train split, the gates their test split"
     if not trained_on:
-        raise QuantizeError(f"{version} does not say which data it was trained on: {advice}")
+        raise QuantizationError(f"{version} does not say which data it was trained on: {advice}")
     try:
         for name in trained_on:
             check_data(name)
     except DataError:
-        raise QuantizeError(
+        raise QuantizationError(
             f"{version} was trained on {', '.join(trained_on)}, which is not here: {advice}"
         ) from None
     return trained_on

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from markupsafe import Markup, escape
 
-from training.data.image_set import printable
+from training.data.image_set import escape_unprintable
 from training.reports.mistakes import ReliabilityBin
 from training.reports.pages import TEMPLATES
 
@@ -268,4 +268,5 @@ def _svg(figure: "Figure", name: str, description: str) -> Markup:
     drawing = re.sub(r' width="[^"]+" height="[^"]+"', "", drawing, count=1)
     drawing = re.sub(r" *font-family: [^;]*;|<style.*?</style>", "", drawing, flags=re.DOTALL)
     drawing = re.sub(r"\s+", " ", drawing)
-    return Markup(f'<svg role="img" aria-label="{escape(printable(description))}" {drawing}')  # noqa: S704  matplotlib escapes its texts
+    label = escape(escape_unprintable(description))
+    return Markup(f'<svg role="img" aria-label="{label}" {drawing}')  # noqa: S704  matplotlib escapes its texts

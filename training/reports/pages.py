@@ -10,7 +10,7 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from training.data.image_set import printable
+from training.data.image_set import escape_unprintable
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 MISSING: Final = "\N{EN DASH}"
@@ -70,4 +70,8 @@ def _number(value: float | None, kind: str = ".4f") -> str:
 
 
 def _finalized(value: Any) -> Any:
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return (
+        escape_unprintable(value)
+        if isinstance(value, str) and not isinstance(value, Markup)
+        else value
+    )

@@ -15,7 +15,7 @@ from training.data.image_set import Indices
 from training.errors import RunError
 from training.gates.gate import GATES_FILE, read_checks
 from training.gates.vs_previous_version import SUCCESSION_FILE, read_previous_comparison
-from training.learning.distributed import ALONE, Process
+from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.reports.figures import Line, draw_lines, draw_reliability
 from training.reports.history import History, read_history
 from training.reports.mistakes import (
@@ -82,7 +82,10 @@ class LabelCheck:
 
 
 def write_run_report(
-    run: RunDirectory, data: RunData, progress: Progress = lambda *_: None, process: Process = ALONE
+    run: RunDirectory,
+    data: RunData,
+    progress: Progress = lambda *_: None,
+    process: DistributedProcess = SINGLE_PROCESS,
 ) -> Path:
     """Write the run's `report.html` anew; its path. Reads the run, and changes nothing else in it.
 
@@ -169,7 +172,7 @@ def _test_answers(run: RunDirectory, data: RunData) -> SplitPredictions:
 
 
 def _other_answers(
-    data: RunData, trained: Trained, seed: int, progress: Progress, process: Process
+    data: RunData, trained: Trained, seed: int, progress: Progress, process: DistributedProcess
 ) -> tuple[list[SplitPredictions], list[LabelCheck]]:
     """What the network says of validation and training images, as many as are affordable."""
     spec = data.preprocessing

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels, prepare
 from model_store.version import Version
-from training.data.check import Findings, check, left_out
+from training.data.check import DataFindings, check, left_out
 from training.data.image_set import TEST
 from training.data.sampling import evenly_spaced
 from training.data.scan import Scan, scan
@@ -24,13 +24,13 @@ from training.data.split import (
     SPLIT_SEED,
     Split,
     make_split,
-    missing_parts,
+    missing_splits,
     read_split,
     write_split,
 )
 from training.errors import DataError, RunError
 from training.learning.batches import PixelsFromWorkers, PixelsOnDevice, PixelSource
-from training.learning.distributed import ALONE, Process
+from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.run.directory import RunDirectory, damaged
 
 CHECK_FILE: Final = "check.json"
@@ -49,7 +49,7 @@ class RunData:
 
     images: ImageSet
     scan: Scan
-    findings: Findings
+    findings: DataFindings
     split: Split
     learned: Indices
     left_out: Mapping[int, str]
@@ -89,7 +89,7 @@ class RunData:
         return self.images.pixels(sample, canvas_of(self.preprocessing), self.workers)
 
     def training_source(self, device: torch.device) -> PixelSource:
-        """The training images for a feed; position i is the i-th of `learned`."""
+        """The training images for a loader; position i is the i-th of `learned`."""
         if self.canvas is not None:
             return PixelsOnDevice(torch.from_numpy(self.canvas[self.learned]), device)
         return PixelsFromWorkers(
@@ -125,17 +125,17 @@ def load_images(names: Sequence[str], data_dir: Path | None) -> ImageSet:
 def open_run_data(
     run: RunDirectory,
     progress: Callable[[int, int], None] = lambda *_: None,
-    process: Process = ALONE,
+    process: DistributedProcess = SINGLE_PROCESS,
     workers: int = 2,
 ) -> RunData:
     """Load, check and split the run's data; the first time, leave `check.json` and `split.csv`.
 
     Raises DataError where the data can not be trained on, RunError where it has changed since the run began.
     """
-    if process.first:
+    if process.is_main:
         data = _open(run, progress, workers)
-    process.wait()  # the first process leaves caches and files that the others then read
-    return data if process.first else _open(run, progress, workers)
+    process.barrier()  # the first process leaves caches and files that the others then read
+    return data if process.is_main else _open(run, progress, workers)
 
 
 def _open(run: RunDirectory, progress: Callable[[int, int], None], workers: int) -> RunData:
@@ -183,7 +183,7 @@ def known_images(run: RunDirectory, data: RunData) -> bytes | None:
     None where the test split was given with the data: then nobody draws a test image from these. Images that only chose the
     epoch are not counted: drawn by a hash of their pixels, they stay in validation of themselves.
     """
-    if TEST not in missing_parts(data.images) and not run.has(KNOWN_IMAGES_FILE):
+    if TEST not in missing_splits(data.images) and not run.has(KNOWN_IMAGES_FILE):
         return None
     own = np.array(
         [short_digest(data.scan.facts[index].digest) for index in data.learned], np.uint64

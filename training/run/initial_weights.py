@@ -14,7 +14,7 @@ from torchvision.models import get_model_weights
 
 from model_store.store import ModelStore
 from model_store.version import Version
-from training.errors import StartError
+from training.errors import InitialWeightsError
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
 from training.run.directory import RunDirectory
@@ -35,7 +35,7 @@ def lay_start(run: RunDirectory, store: ModelStore, class_names: Sequence[str]) 
     """Write the weights that the run's config names to `start.safetensors`, their head made for `class_names`.
 
     A version and a file of this project bring their normalisation along, others are taken to expect ImageNet's. Does nothing
-    where the config names none. Raises StartError where they can not be had or are another network's.
+    where the config names none. Raises InitialWeightsError where they can not be had or are another network's.
     """
     start, architecture = run.config().start, run.config().architecture
     if start is None:
@@ -46,7 +46,7 @@ def lay_start(run: RunDirectory, store: ModelStore, class_names: Sequence[str]) 
     elif own := _from_own(start, store):
         trained, names = own
         if trained.architecture != architecture:
-            raise StartError(
+            raise InitialWeightsError(
                 f"{start} is a {trained.architecture}, not a {architecture}: give --arch {trained.architecture}"
             )
         state, normalize = trained.network.state_dict(), trained.normalize
@@ -59,7 +59,7 @@ def lay_start(run: RunDirectory, store: ModelStore, class_names: Sequence[str]) 
 
 
 def architecture_of(start: str | None, store: ModelStore) -> str | None:
-    """The network that these weights are of, where they say so: a version and a file of this project do. Raises StartError."""
+    """The network that these weights are of, where they say so: a version and a file of this project do. Raises InitialWeightsError."""
     own = None if start in {None, TORCHVISION} else _from_own(str(start), store)
     return own and own[0].architecture
 
@@ -74,7 +74,7 @@ def fit_head(
 ) -> Trained:
     """The network with a head for `class_names`: the rows of classes that it knew are kept, the others begin anew.
 
-    Raises StartError where the weights are another network's.
+    Raises InitialWeightsError where the weights are another network's.
     """
     network = build_network(architecture, len(class_names))
     own = network.state_dict()
@@ -104,7 +104,7 @@ def fit_head(
             if missing
             else f"{unknown[0]} is not in it"
         )
-        raise StartError(
+        raise InitialWeightsError(
             f"{origin} does not hold a {architecture}: {problem} (torchvision's names are expected)"
         )
     network.load_state_dict(body, strict=False)
@@ -136,10 +136,10 @@ def open_version(store: ModelStore, reference: str) -> Version:
 
 
 def read_checkpoint(version: Version) -> Trained:
-    """The weights to retrain from. Raises StartError where the version holds none."""
+    """The weights to retrain from. Raises InitialWeightsError where the version holds none."""
     block = version.manifest.checkpoint
     if block is None:
-        raise StartError(
+        raise InitialWeightsError(
             f"{version} was published without its weights, so it can not be trained on; train a new one"
         )
     return read_weights(version.path(block.file))
@@ -148,18 +148,18 @@ def read_checkpoint(version: Version) -> Trained:
 def download_torchvision_weights(
     architecture: str, option: str = "--start FILE"
 ) -> Mapping[str, Tensor]:
-    """Torchvision's newest weights. Raises StartError, which says where to fetch them and which option then takes the file."""
+    """Torchvision's newest weights. Raises InitialWeightsError, which says where to fetch them and which option then takes the file."""
     name = architecture.removesuffix("-small")
     try:
         weights = get_model_weights(name).DEFAULT
     except ValueError:
-        raise StartError(
+        raise InitialWeightsError(
             f"torchvision has no pretrained {architecture}; it has resnet18, resnet34, resnet50, …"
         ) from None
     try:
         state: Mapping[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
-        raise StartError(
+        raise InitialWeightsError(
             f"torchvision's {architecture} could not be downloaded ({error}); fetch {weights.url} where there is a network, "
             f"and give the file: {option}"
         ) from None
@@ -167,7 +167,7 @@ def download_torchvision_weights(
 
 
 def read_state_dict(path: Path) -> Mapping[str, Tensor]:
-    """The tensors of a .safetensors or .pth file by name; never loads code. Raises StartError."""
+    """The tensors of a .safetensors or .pth file by name; never loads code. Raises InitialWeightsError."""
     try:
         state: Any = (
             load_file(path)
@@ -175,10 +175,10 @@ def read_state_dict(path: Path) -> Mapping[str, Tensor]:
             else torch.load(path, weights_only=True, map_location="cpu")
         )
     except FileNotFoundError:
-        raise StartError(f"there is no file {path}") from None
+        raise InitialWeightsError(f"there is no file {path}") from None
     except Exception as error:  # noqa: BLE001 (torch's unpickler raises whatever it stumbles over)
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise StartError(
+        raise InitialWeightsError(
             f"{path} can not be read as weights: {reason}; only tensors are loaded, never code"
         ) from None
     for wrapping in _WRAPPINGS:
@@ -188,5 +188,5 @@ def read_state_dict(path: Path) -> Mapping[str, Tensor]:
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     )
     if not named or not state:
-        raise StartError(f"{path} does not hold a state dict, which is names with tensors")
+        raise InitialWeightsError(f"{path} does not hold a state dict, which is names with tensors")
     return {name.removeprefix("module."): value for name, value in state.items()}

@@ -58,7 +58,7 @@ class RunRequest:
 
 
 def begin(wish: RunRequest, runs: Path, store: ModelStore) -> RunDirectory:
-    """Make the run's directory. Raises DataError, RecipeError, StartError or InvalidNameError before anything is there."""
+    """Make the run's directory. Raises DataError, RecipeError, InitialWeightsError or InvalidNameError before anything is there."""
     images = look_at(wish)
     run = RunDirectory.create(runs, configure(wish, images, store))
     lay_start(run, store, images.class_names)
@@ -73,7 +73,7 @@ def look_at(wish: RunRequest) -> ImageSet:
 
 
 def configure(wish: RunRequest, images: ImageSet, store: ModelStore) -> RunConfig:
-    """What a run on these images is asked for. Raises RecipeError, StartError or InvalidNameError."""
+    """What a run on these images is asked for. Raises RecipeError, InitialWeightsError or InvalidNameError."""
     architecture = wish.architecture or architecture_of(wish.start, store) or DEFAULT_ARCHITECTURE
     parse_architecture(architecture)
     recipe, model = (

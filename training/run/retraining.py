@@ -24,7 +24,7 @@ def begin_retraining(
     """Make the directory of a run that goes on from MODEL (what `production` names) or MODEL/VERSION.
 
     Network, geometry and normalisation are the version's. Its classes keep their places and their rows of the head; new ones
-    come behind them. Raises StartError where the version holds no weights, DataError where a class of it has no pictures.
+    come behind them. Raises InitialWeightsError where the version holds no weights, DataError where a class of it has no pictures.
     """
     for name in wish.data:
         check_data(name, wish.data_dir)

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from training.learning.networks import build_network, mirrored
+from training.learning.networks import build_network, mirror_averaged
 from training.learning.normalization import Normalization
 from training.run.directory import RunDirectory, damaged
 
@@ -37,7 +37,7 @@ class Trained:
     @property
     def answering(self) -> nn.Module:
         """The network as it answers, in evaluation mode."""
-        return (mirrored(self.network) if self.mirrored else self.network).eval()
+        return (mirror_averaged(self.network) if self.mirrored else self.network).eval()
 
 
 def serialise(trained: Trained) -> bytes:

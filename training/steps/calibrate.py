@@ -23,7 +23,7 @@ from model_store.manifest import Fraction as Share
 from model_store.session import Logits, probabilities
 from model_store.uncertainty import energy, set_sizes
 from training.errors import CalibrationError
-from training.learning.distributed import ALONE, Process
+from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.run.data import CHECK_FILE, RunData, is_known_image, read_known_images
 from training.run.directory import RunDirectory, damaged
 from training.run.inference import predict_split
@@ -79,7 +79,9 @@ class RunCalibration(CalibrationModel):
     notices: tuple[str, ...] = ()
 
 
-def calibrate(run: RunDirectory, data: RunData, process: Process = ALONE) -> RunCalibration:
+def calibrate(
+    run: RunDirectory, data: RunData, process: DistributedProcess = SINGLE_PROCESS
+) -> RunCalibration:
     """Fit on the validation split and measure on the test split's logits that `evaluate` left; replaces what was there.
 
     A run that has trained on its validation images too gets a notice instead, for those are answered far better than any
@@ -274,8 +276,10 @@ def _with_test_figures(
     )
 
 
-def _write(run: RunDirectory, found: RunCalibration, process: Process = ALONE) -> RunCalibration:
-    if process.first:
+def _write(
+    run: RunDirectory, found: RunCalibration, process: DistributedProcess = SINGLE_PROCESS
+) -> RunCalibration:
+    if process.is_main:
         run.write(CALIBRATION_FILE, found.model_dump_json(indent=2).encode() + b"\n")
     return found
 

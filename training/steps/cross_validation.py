@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from training.data.split import stratified_folds, write_split
-from training.learning.distributed import ALONE, Process
+from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.run.data import CHECK_FILE, SPLIT_FILE, open_run_data
 from training.run.directory import RunDirectory
 from training.steps.evaluate import evaluate, wilson_interval
@@ -34,7 +34,7 @@ def cross_validate(
     run: RunDirectory,
     folds: int,
     report: Callable[[int, Progress], None] = lambda *_: None,
-    process: Process = ALONE,
+    process: DistributedProcess = SINGLE_PROCESS,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> CrossValidation:
     """Train and evaluate once per fold, each in a run's directory of its own inside the run's; publishes nothing.
@@ -47,12 +47,12 @@ def cross_validate(
         stratified_folds(data.images, data.scan.facts, data.left_out, folds), start=1
     ):
         fold = RunDirectory(run.path / f"fold-{number}")
-        if process.first and not fold.has(CHECK_FILE):
+        if process.is_main and not fold.has(CHECK_FILE):
             fold.path.mkdir(exist_ok=True)
             fold.write_config(run.config())
             fold.write(SPLIT_FILE, write_split(split, data.images, data.left_out))
             fold.write(CHECK_FILE, run.file(CHECK_FILE, "check").read_bytes())
-        process.wait()
+        process.barrier()
         train(
             fold,
             replace(data, split=split),

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model_store.manifest import now
-from training.learning.distributed import ALONE, Process
+from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.run.data import RunData
 from training.run.directory import RunDirectory, damaged
 from training.run.inference import predict_split
@@ -22,7 +22,9 @@ EVALUATION_FILE: Final = "evaluation.json"
 LOGITS_FILE: Final = "evaluation.npz"
 
 
-def evaluate(run: RunDirectory, data: RunData, process: Process = ALONE) -> dict[str, Any]:
+def evaluate(
+    run: RunDirectory, data: RunData, process: DistributedProcess = SINGLE_PROCESS
+) -> dict[str, Any]:
     """Measure the chosen weights on the test split; leaves the figures and the logits.
 
     A run that has been evaluated keeps its figures: the test split is not opened a second time.
@@ -48,12 +50,12 @@ def evaluate(run: RunDirectory, data: RunData, process: Process = ALONE) -> dict
         "best_epoch": trained.epoch,
         "opened_at": now().isoformat(),
     }
-    if process.first:
+    if process.is_main:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, logits=logits.numpy(), labels=labels.numpy())
         run.write(LOGITS_FILE, buffer.getvalue())
         run.write_json(EVALUATION_FILE, figures)
-    process.wait()
+    process.barrier()
     return figures
 
 

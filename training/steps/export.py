@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from model_store.manifest import Input, Outputs
 from training.errors import ExportError
-from training.learning.networks import classify, features, fold_norms
+from training.learning.networks import classify, features, fold_batch_norms
 from training.learning.normalization import Normalization
 from training.run.directory import RunDirectory
 from training.run.weights import load_trained
@@ -39,7 +39,7 @@ class ExportModule(nn.Module):
 
     def __init__(self, network: nn.Module, normalize: Normalization) -> None:
         super().__init__()
-        self.network = fold_norms(network)
+        self.network = fold_batch_norms(network)
         # Scaling before the first convolution, not folded into it: a folded mean is wrong at zero-padded borders.
         self.register_buffer("multiplier", _for_channels(1 / normalize.std))
         self.register_buffer("addend", _for_channels(-normalize.mean / normalize.std))

@@ -7,7 +7,7 @@ from model_store.manifest import Check
 from model_store.store import ModelStore
 from training.gates.gate import check_waivers, gate, require_passed
 from training.gates.vs_previous_version import PreviousComparison, compare_with_previous
-from training.learning.distributed import ALONE, Process
+from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.reports.run_report import write_run_report
 from training.run.data import RunData, open_run_data
 from training.run.directory import RunDirectory
@@ -48,7 +48,7 @@ class ProgressDisplay(Protocol):
 def train_and_evaluate(
     run: RunDirectory,
     display: ProgressDisplay,
-    process: Process,
+    process: DistributedProcess,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> RunData:
     """Check the data, train, evaluate and calibrate: the part that several processes do together. Raises TrainingError."""
@@ -100,11 +100,11 @@ def finish(
     *,
     promote: bool,
     interrupted: Callable[[], bool] = lambda: False,
-    process: Process = ALONE,
+    process: DistributedProcess = SINGLE_PROCESS,
 ) -> Published | None:
     """Go from wherever the run stands to a published version; only the first of several processes publishes."""
     check_waivers(waivers)
-    if not process.first:
+    if not process.is_main:
         train_and_evaluate(run, display, process, interrupted)
         return None
     create_store(store)

@@ -15,12 +15,12 @@ import torch
 from torch.nn import functional
 
 from training.errors import DivergedError, InterruptedRunError, RunError
-from training.learning.determinism import Environment
-from training.learning.distributed import ALONE, Process
+from training.learning.determinism import DeterminismInfo
+from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.learning.learner import Learner
 from training.learning.normalization import Normalization
-from training.learning.optimization import set_learning_rate, work_left
-from training.learning.throughput import FORECAST_STEPS, Forecast, Pace, peak_bytes
+from training.learning.optimization import remaining_work, set_learning_rate
+from training.learning.throughput import ESTIMATE_STEPS, RunEstimate, ThroughputMeter, peak_bytes
 from training.run.checkpoint import CHECKPOINT_FILE as CHECKPOINT
 from training.run.checkpoint import load_checkpoint, save_checkpoint
 from training.run.data import RunData
@@ -60,7 +60,7 @@ class Progress:
     accuracy: float | None
     images_per_second: float
     seconds_left: float
-    forecast: Forecast | None = None
+    estimate: RunEstimate | None = None
     metrics: dict[str, Any] | None = None
     notice: str | None = None
 
@@ -79,7 +79,7 @@ def train(
     run: RunDirectory,
     data: RunData,
     report: Callable[[Progress], None] = lambda _: None,
-    process: Process = ALONE,
+    process: DistributedProcess = SINGLE_PROCESS,
     interrupted: Callable[[], bool] = lambda: False,
     checkpoint_every: int | None = None,
     measure: Callable[[Trained], dict[str, float]] = lambda _: {},
@@ -93,10 +93,10 @@ def train(
     """
     config = run.config()
     recipe = config.recipe
-    learner, feed, environment = prepare_training(run, data, process)
-    total, steps = feed.total_steps, feed.steps
-    position, notice = _restore(run, learner, environment)
-    pace, forecast, checkpoint_steps = Pace(), None, checkpoint_every or total
+    learner, loader, determinism = prepare_training(run, data, process)
+    total, steps = loader.total_steps, loader.steps_per_epoch
+    position, notice = _restore(run, learner, determinism)
+    throughput, estimate, checkpoint_steps = ThroughputMeter(), None, checkpoint_every or total
     tally = (
         torch.tensor(position.tally, dtype=torch.float64, device=process.device)
         / process.world_size
@@ -105,50 +105,60 @@ def train(
     def progress(**news: Any) -> Progress:
         loss, correct = (value / position.seen for value in position.tally)
         ended = len(position.history)
-        left = pace.seconds_left(
-            work_left(recipe.schedule, position.step, total, feed.size), feed.epochs - ended
+        left = throughput.seconds_left(
+            remaining_work(recipe.schedule, position.step, total, loader.image_size),
+            loader.epochs - ended,
         )
-        place = (ended + 1, feed.epochs, position.step - ended * steps, steps, position.step, total)
+        place = (
+            ended + 1,
+            loader.epochs,
+            position.step - ended * steps,
+            steps,
+            position.step,
+            total,
+        )
         accuracy = None if recipe.mixing.enabled else correct  # of mixed images it means nothing
-        return Progress(*place, loss, accuracy, pace.images_per_second, left, **news)
+        return Progress(*place, loss, accuracy, throughput.images_per_second, left, **news)
 
     def checkpoint() -> None:
-        position.tally = process.sum(tally.clone()).tolist()
+        position.tally = process.all_reduce(tally.clone()).tolist()
         state = {
             "learner": learner.state_dict(),
             "position": asdict(position),
-            "environment": asdict(environment),
+            "environment": asdict(determinism),
         }
-        if process.first:
+        if process.is_main:
             save_checkpoint(run, {**state, "config": config.trained_as})
 
     def trained(epoch: int) -> Trained:
-        network = learner.evaluated
+        network = learner.evaluation_network
         return Trained(
-            network, feed.normalize, config.architecture, feed.classes, epoch, recipe.mirrored
+            network, loader.normalize, config.architecture, loader.classes, epoch, recipe.mirrored
         )
 
     while position.step < total:
         epoch = len(position.history)
         learner.train(frozen=epoch < recipe.freeze_epochs)
-        for batch in pace.timed(feed.epoch(epoch, position.step - epoch * steps)):
+        for batch in throughput.timed(loader.epoch_batches(epoch, position.step - epoch * steps)):
             rate = set_learning_rate(learner.optimizer, recipe.schedule, position.step, total)
             tally += learner.step(batch)
             position.step += 1
-            position.seen += batch.images
+            position.seen += batch.size
             within = position.step < min((epoch + 1) * steps, total)
             if (
-                process.device.type == "cpu" or position.step % FORECAST_STEPS == 0 or not within
+                process.device.type == "cpu" or position.step % ESTIMATE_STEPS == 0 or not within
             ):  # a GPU is not held up each step
                 position.tally = (tally * process.world_size).tolist()
                 if not math.isfinite(position.tally[0]):
                     raise DivergedError(_diverged(epoch, position.step - epoch * steps, rate))
-                if pace.steps + 1 == FORECAST_STEPS:  # a step counts when the next one begins
-                    forecast = Forecast(progress().seconds_left, peak_bytes(process.device))
-                    affordable = max(1, round(CHECKPOINT_SECONDS / pace.step_seconds))
-                    checkpoint_steps = checkpoint_every or int(process.from_first(str(affordable)))
-                report(progress(forecast=forecast, notice=notice))
-                forecast = notice = None
+                if throughput.steps + 1 == ESTIMATE_STEPS:  # a step counts when the next one begins
+                    estimate = RunEstimate(progress().seconds_left, peak_bytes(process.device))
+                    affordable = max(1, round(CHECKPOINT_SECONDS / throughput.step_seconds))
+                    checkpoint_steps = checkpoint_every or int(
+                        process.broadcast_text(str(affordable))
+                    )
+                report(progress(estimate=estimate, notice=notice))
+                estimate = notice = None
             if within and ((stop := interrupted()) or position.step % checkpoint_steps == 0):
                 checkpoint()
                 if stop:
@@ -157,27 +167,27 @@ def train(
                     )
 
         learner.synchronise()
-        position.tally = process.sum(tally.clone()).tolist()
+        position.tally = process.all_reduce(tally.clone()).tolist()
         now = trained(epoch + 1)
         metrics = {
             "epoch": epoch + 1,
             "step": position.step,
             "train_loss": position.tally[0] / position.seen,
             "train_top1": progress().accuracy,
-            **_validate(now.answering, data, feed.normalize, process, pace),
+            **_validate(now.answering, data, loader.normalize, process, throughput),
             **measure(now),
             "learning_rate": rate,
-            "images_per_second": round(pace.images_per_second, 1),
-            "input_share": round(pace.input_share, 4),
+            "images_per_second": round(throughput.images_per_second, 1),
+            "input_share": round(throughput.input_share, 4),
         }
-        if process.first and _better(metrics, position.history, recipe.select):
+        if process.is_main and _better(metrics, position.history, recipe.select):
             run.write(BEST_WEIGHTS, serialise(now))
         news = progress(metrics=metrics)
         position.history.append(metrics)
         position.seen, position.tally = 0, [0.0, 0.0]
         tally.zero_()
         checkpoint()
-        if process.first:
+        if process.is_main:
             _write_metrics(run, position.history)
         report(news)
         if interrupted() and position.step < total:
@@ -185,22 +195,26 @@ def train(
                 f"stopped after epoch {epoch + 1}; the checkpoint is at step {position.step}"
             )
 
-    if process.first:
+    if process.is_main:
         _write_metrics(
             run, position.history
         )  # once more: a kill right after the last checkpoint has left a line out
-        run.write(LAST_WEIGHTS, serialise(trained(feed.epochs)))
-    process.wait()
+        run.write(LAST_WEIGHTS, serialise(trained(loader.epochs)))
+    process.barrier()
 
 
 def _validate(
-    network: torch.nn.Module, data: RunData, normalize: Normalization, process: Process, pace: Pace
+    network: torch.nn.Module,
+    data: RunData,
+    normalize: Normalization,
+    process: DistributedProcess,
+    throughput: ThroughputMeter,
 ) -> dict[str, float]:
     """Loss and top-1 on the validation split."""
     began = time.perf_counter()
     logits = predict_split(network, data, data.split.validation, normalize, process)
     labels = torch.from_numpy(data.images.labels[data.split.validation])
-    pace.validation_seconds = time.perf_counter() - began
+    throughput.validation_seconds = time.perf_counter() - began
     right = (logits.argmax(1) == labels).double().mean().item()
     return {
         "validation_loss": functional.cross_entropy(logits, labels).item(),
@@ -225,7 +239,7 @@ def _better(
 
 
 def _restore(
-    run: RunDirectory, learner: Learner, environment: Environment
+    run: RunDirectory, learner: Learner, determinism: DeterminismInfo
 ) -> tuple[Position, str | None]:
     """Put the newest checkpoint into the learner; where the run stands, and what to say about it.
 
@@ -246,7 +260,7 @@ def _restore(
                 "put them back, or start a new run"
             )
         learner.load_state_dict(state["learner"])
-        differences = environment.differences(state["environment"])
+        differences = determinism.differences(state["environment"])
         position = Position(**state["position"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise damaged(run.path / CHECKPOINT, error) from None

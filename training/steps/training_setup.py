@@ -1,16 +1,16 @@
-"""What training begins with: network, weights, normalisation, the feed of images, all as the run's config says."""
+"""What training begins with: network, weights, normalisation, the loader of images, all as the run's config says."""
 
 import torch
 
-from training.learning.batches import Feed
+from training.learning.batches import BatchLoader
 from training.learning.determinism import (
-    Environment,
+    DeterminismInfo,
     choose_compile,
     choose_precision,
-    current,
+    determinism_info,
     keep_freed_memory,
 )
-from training.learning.distributed import Process
+from training.learning.distributed import DistributedProcess
 from training.learning.learner import Learner
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
@@ -20,9 +20,9 @@ from training.run.weights import INITIAL_WEIGHTS, read_weights
 
 
 def prepare_training(
-    run: RunDirectory, data: RunData, process: Process
-) -> tuple[Learner, Feed, Environment]:
-    """A learner and its feed, as they are before the first step. Raises RunError for arithmetic that is not to be had here."""
+    run: RunDirectory, data: RunData, process: DistributedProcess
+) -> tuple[Learner, BatchLoader, DeterminismInfo]:
+    """A learner and its loader, as they are before the first step. Raises RunError for arithmetic that is not to be had here."""
     keep_freed_memory()
     config = run.config()
     recipe, classes, size = (
@@ -31,7 +31,7 @@ def prepare_training(
         config.preprocessing.crop_height,
     )
     precision = choose_precision(config.precision, process.device)
-    environment = current(
+    determinism = determinism_info(
         process.device, precision, compiled=choose_compile(config.compile, process.device)
     )
     torch.manual_seed(config.seed)
@@ -46,17 +46,17 @@ def prepare_training(
         normalize = Normalization.fit(recipe.normalization, data.training_sample())
     normalize = normalize.to(process.device)
     background = recipe.augmentation.fill == "background"
-    feed = Feed(
+    loader = BatchLoader(
         source=data.training_source(process.device),
         labels=torch.from_numpy(data.images.labels[data.learned]),
         classes=classes,
         recipe=recipe,
         normalize=normalize,
-        size=size,
+        image_size=size,
         fill=normalize.colour(config.preprocessing.background)
         if background
         else torch.zeros(3, 1, 1, device=process.device),
         seed=config.seed,
         process=process,
     )
-    return Learner(network, recipe, process, environment), feed, environment
+    return Learner(network, recipe, process, determinism), loader, determinism

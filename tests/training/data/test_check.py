@@ -12,7 +12,7 @@ from pictures import encoded, numbered, picture, put
 from PIL import Image
 from rich.console import Console
 
-from training.data.check import Findings, check, check_table, left_out
+from training.data.check import DataFindings, check, check_table, left_out
 from training.data.image_set import ImageSet
 from training.data.scan import scan
 from training.data.sources import load_data
@@ -26,12 +26,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def look(root: Path, files: Mapping[str, bytes | int | Image.Image]) -> tuple[ImageSet, Findings]:
+def look(
+    root: Path, files: Mapping[str, bytes | int | Image.Image]
+) -> tuple[ImageSet, DataFindings]:
     data = load_data(str(put(root / "pets", files)))
     return data, check(data, scan(data).facts)
 
 
-def found(findings: Findings) -> dict[str, list[str]]:
+def found(findings: DataFindings) -> dict[str, list[str]]:
     return {finding.kind: [str(item) for item in finding.items] for finding in findings.findings}
 
 
@@ -39,7 +41,7 @@ def reasons(data: ImageSet) -> dict[str, str]:
     return {data.paths[index]: reason for index, reason in left_out(data, scan(data).facts).items()}
 
 
-def text_of(findings: Findings, limit: int | None = 5, width: int = 200) -> str:
+def text_of(findings: DataFindings, limit: int | None = 5, width: int = 200) -> str:
     out = io.StringIO()
     Console(file=out, width=width).print(check_table(findings, limit))
     return out.getvalue()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pictures import put
 
-from training.data.image_set import FREE, TEST, TRAIN, VALIDATION, Column, ImageSet
+from training.data.image_set import FREE, TEST, TRAIN, VALIDATION, ImageSet, LazyColumn
 from training.data.scan import Facts, ImageFacts, scan
 from training.data.sources import load_data, merge
 from training.data.split import Split, make_split, read_split, stratified_folds, write_split
@@ -17,7 +17,7 @@ from training.errors import DataError
 def images(rows: Sequence[tuple[str, str, int]]) -> tuple[ImageSet, Facts]:
     """A set without pixels: (what it shows, label, given split) by row. Rows that show the same are copies."""
     names = tuple(sorted({label for _, label, _ in rows}))
-    paths: Column[str] = [f"{label}/{number}.png" for number, (_, label, _) in enumerate(rows)]
+    paths: LazyColumn[str] = [f"{label}/{number}.png" for number, (_, label, _) in enumerate(rows)]
     labels = np.array([names.index(label) for _, label, _ in rows])
     given = np.array([split for _, _, split in rows], np.int8)
     data = ImageSet("toys", "", "", paths, paths, [b""] * len(rows), labels, names, given, "")

@@ -9,7 +9,7 @@ from training.display import TrainingDisplay
 from training.experiments.error_measurements import SeedGroup
 from training.experiments.laboratory import Laboratory, TrainedRun
 from training.experiments.training_curve import CurvePoint, write_curve
-from training.learning.distributed import ALONE
+from training.learning.distributed import SINGLE_PROCESS
 from training.run.directory import RunDirectory
 from training.run.request import RunRequest
 
@@ -23,7 +23,7 @@ def laboratory_at(
     wish = RunRequest(
         ("digits",), recipe="experiment", changes=(LENGTH, *changes), golden_samples=0
     )
-    return Laboratory(wish, runs, TrainingDisplay(Console(quiet=True)), ALONE, interrupted)
+    return Laboratory(wish, runs, TrainingDisplay(Console(quiet=True)), SINGLE_PROCESS, interrupted)
 
 
 def group(folder: Path, name: str, *errors: float) -> SeedGroup:

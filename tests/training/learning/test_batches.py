@@ -1,4 +1,4 @@
-"""The feed: every image once an epoch, cut the same for any number of processes and workers, from any step on."""
+"""The loader: every image once an epoch, cut the same for any number of processes and workers, from any step on."""
 
 import json
 from dataclasses import replace
@@ -11,14 +11,14 @@ from torch.utils.data import Dataset
 
 from training.learning.batches import (
     Batch,
-    Feed,
+    BatchLoader,
     PixelsFromWorkers,
     PixelsOnDevice,
     PixelSource,
-    cut,
-    share,
+    split_batches,
+    split_micro_batches,
 )
-from training.learning.distributed import Process
+from training.learning.distributed import DistributedProcess
 from training.learning.normalization import Normalization
 from training.learning.recipe import Recipe
 
@@ -37,9 +37,9 @@ class Numbered(Dataset[Tensor]):
         return PIXELS[position]
 
 
-def make_feed(
+def make_loader(
     rank: int = 0, world_size: int = 1, source: PixelSource | None = None, **changes: object
-) -> Feed:
+) -> BatchLoader:
     """Fifty small images under a recipe that does something of everything."""
     values = {
         "epochs": 3,
@@ -54,51 +54,57 @@ def make_feed(
         },
         **changes,
     }
-    return Feed(
+    return BatchLoader(
         source=source or PixelsOnDevice(PIXELS, CPU),
         labels=torch.arange(50) % 5,
         classes=5,
         recipe=Recipe.model_validate_json(json.dumps(values)),
         normalize=Normalization(128 * ONE, 64 * ONE),
-        size=8,
+        image_size=8,
         fill=torch.zeros(3, 1, 1),
         seed=1,
-        process=Process(rank, world_size),
+        process=DistributedProcess(rank, world_size),
     )
 
 
 def images_of(batch: Batch) -> Tensor:
     """All parts of a batch behind one another."""
-    return torch.cat([part.images for part in batch.parts])
+    return torch.cat([part.images for part in batch.micro_batches])
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_any_number_of_workers_gives_the_same_pixels(workers: int) -> None:
     """Workers only decode; what is drawn belongs to the image."""
-    streamed = make_feed(source=PixelsFromWorkers(Numbered(), workers, CPU))
-    for expected, found in zip(make_feed().epoch(1), streamed.epoch(1), strict=True):
+    streamed = make_loader(source=PixelsFromWorkers(Numbered(), workers, CPU))
+    for expected, found in zip(
+        make_loader().epoch_batches(1), streamed.epoch_batches(1), strict=True
+    ):
         assert torch.equal(images_of(expected), images_of(found))
-        assert torch.equal(expected.parts[0].targets, found.parts[0].targets)
+        assert torch.equal(expected.micro_batches[0].targets, found.micro_batches[0].targets)
 
 
 @pytest.mark.parametrize("batch_size", [8, 10, 12])
 def test_processes_share_a_batch_that_one_would_cut_into_parts(batch_size: int) -> None:
     """The parts of two processes are the two micro-batches of one that accumulates, mixed pairs included."""
-    alone = make_feed(batch_size=batch_size, accumulation=2)
-    first, second = (make_feed(rank, 2, batch_size=batch_size) for rank in range(2))
-    assert alone.parts == first.parts == 2
-    for whole, *halves in zip(alone.epoch(0), first.epoch(0), second.epoch(0), strict=True):
-        for part, half in zip(whole.parts, halves, strict=True):
-            assert half.images == whole.images
-            assert torch.equal(part.images, half.parts[0].images)
-            assert torch.equal(part.targets, half.parts[0].targets)
+    alone = make_loader(batch_size=batch_size, accumulation=2)
+    first, second = (make_loader(rank, 2, batch_size=batch_size) for rank in range(2))
+    assert alone.parts_per_batch == first.parts_per_batch == 2
+    for whole, *halves in zip(
+        alone.epoch_batches(0), first.epoch_batches(0), second.epoch_batches(0), strict=True
+    ):
+        for part, half in zip(whole.micro_batches, halves, strict=True):
+            assert half.size == whole.size
+            assert torch.equal(part.images, half.micro_batches[0].images)
+            assert torch.equal(part.targets, half.micro_batches[0].targets)
 
 
 def test_an_epoch_has_each_image_once() -> None:
     """In another order each time."""
-    feed = make_feed(augmentation={}, mixing={})
-    epochs = [torch.cat([images_of(batch) for batch in feed.epoch(epoch)]) for epoch in range(2)]
-    expected = feed.normalize(PIXELS)
+    loader = make_loader(augmentation={}, mixing={})
+    epochs = [
+        torch.cat([images_of(batch) for batch in loader.epoch_batches(epoch)]) for epoch in range(2)
+    ]
+    expected = loader.normalize(PIXELS)
     for seen in epochs:
         assert sorted(map(float, seen.sum((1, 2, 3)))) == pytest.approx(
             sorted(map(float, expected.sum((1, 2, 3)))), abs=1e-3
@@ -108,16 +114,18 @@ def test_an_epoch_has_each_image_once() -> None:
 
 def test_an_epoch_begun_in_the_middle_is_the_rest_of_the_whole() -> None:
     """Where a run goes on is one integer."""
-    feed = make_feed()
-    for expected, found in zip(list(feed.epoch(2))[4:], feed.epoch(2, first_step=4), strict=True):
+    loader = make_loader()
+    for expected, found in zip(
+        list(loader.epoch_batches(2))[4:], loader.epoch_batches(2, first_step=4), strict=True
+    ):
         assert torch.equal(images_of(expected), images_of(found))
 
 
 def test_iterations_end_a_run_inside_an_epoch() -> None:
     """64,000 iterations are no whole number of epochs."""
-    feed = make_feed(epochs=None, iterations=10)
-    assert (feed.steps, feed.total_steps, feed.epochs) == (7, 10, 2)
-    assert [len(list(feed.epoch(epoch))) for epoch in range(2)] == [7, 3]
+    loader = make_loader(epochs=None, iterations=10)
+    assert (loader.steps_per_epoch, loader.total_steps, loader.epochs) == (7, 10, 2)
+    assert [len(list(loader.epoch_batches(epoch))) for epoch in range(2)] == [7, 3]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +144,7 @@ def test_a_last_batch_that_is_too_small_joins_the_one_before(
 ) -> None:
     """Batch norm has no deviation of one image, and no image is dropped."""
     order = torch.randperm(count)
-    batches = cut(order, batch_size, parts)
+    batches = split_batches(order, batch_size, parts)
     assert [len(batch) for batch in batches] == sizes
     assert torch.equal(torch.cat(batches), order)
 
@@ -145,7 +153,7 @@ def test_a_last_batch_that_is_too_small_joins_the_one_before(
 @pytest.mark.parametrize("size", [8, 9, 11, 128])
 def test_parts_of_a_batch_are_even_but_the_last(size: int, parts: int) -> None:
     """So that pairs stay together; none is empty, nothing is lost."""
-    pieces = share(torch.arange(size), parts)
+    pieces = split_micro_batches(torch.arange(size), parts)
     assert torch.equal(torch.cat(pieces), torch.arange(size))
     assert len(pieces) == parts
     assert all(len(piece) % 2 == 0 for piece in pieces[:-1])
@@ -154,7 +162,9 @@ def test_parts_of_a_batch_are_even_but_the_last(size: int, parts: int) -> None:
 
 def test_images_grow_over_the_run_where_the_recipe_says_so() -> None:
     """Small first, the model's own size at the end."""
-    feed = make_feed(batch_size=25, epochs=2, schedule={"scales": [0.5, 1.0]}, mixing={})
-    feed = replace(feed, size=32)
-    sides = [images_of(batch).shape[-1] for epoch in range(2) for batch in feed.epoch(epoch)]
+    loader = make_loader(batch_size=25, epochs=2, schedule={"scales": [0.5, 1.0]}, mixing={})
+    loader = replace(loader, image_size=32)
+    sides = [
+        images_of(batch).shape[-1] for epoch in range(2) for batch in loader.epoch_batches(epoch)
+    ]
     assert sides == [16, 16, 32, 32]

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from training.errors import RunError
-from training.learning.distributed import ALONE, join
+from training.learning.distributed import SINGLE_PROCESS, join_process_group
 from training.run.directory import RunDirectory
 from training.steps.train import read_metrics
 
@@ -153,10 +153,10 @@ def worker_pids(parent: int) -> list[int]:
 def test_alone_every_collective_is_the_identity() -> None:
     """No group is made, nothing is copied to anyone."""
     rows = torch.randn(5, 3)
-    assert torch.equal(ALONE.sum(rows), rows)
-    assert torch.equal(ALONE.gather_rows(rows, 5), rows)
-    assert ALONE.from_first("text") == "text"
-    assert ALONE.first
+    assert torch.equal(SINGLE_PROCESS.all_reduce(rows), rows)
+    assert torch.equal(SINGLE_PROCESS.gather_rows(rows, 5), rows)
+    assert SINGLE_PROCESS.broadcast_text("text") == "text"
+    assert SINGLE_PROCESS.is_main
 
 
 @pytest.mark.parametrize(
@@ -167,5 +167,5 @@ def test_a_device_that_is_not_there_is_refused(device: str, message: str) -> Non
     """With what there is."""
     if device == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
-    with pytest.raises(RunError, match=message), join(device):
+    with pytest.raises(RunError, match=message), join_process_group(device):
         pass

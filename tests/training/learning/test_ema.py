@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.learning.ema import WeightAverage
+from training.learning.ema import ExponentialMovingAverage
 
 
 def network() -> nn.Sequential:
@@ -15,7 +15,7 @@ def network() -> nn.Sequential:
 def test_the_first_update_copies_and_later_ones_average() -> None:
     """With the decay rising as (1 + n) / (10 + n) to its height."""
     net = network()
-    average = WeightAverage(net, decay=0.9)
+    average = ExponentialMovingAverage(net, decay=0.9)
     expected = None
     for step, value in enumerate((1.0, 2.0, 5.0)):
         nn.init.constant_(net[0].weight, value)
@@ -30,7 +30,7 @@ def test_the_first_update_copies_and_later_ones_average() -> None:
 def test_running_statistics_are_averaged_and_counts_are_copied() -> None:
     """An average of counts would be no count (5 became 1 in torch's own)."""
     net = network()
-    average = WeightAverage(net, decay=0.5)
+    average = ExponentialMovingAverage(net, decay=0.5)
     for count in range(1, 6):
         net.train()
         net(torch.randn(8, 1, 4, 4) * count)
@@ -45,13 +45,13 @@ def test_running_statistics_are_averaged_and_counts_are_copied() -> None:
 def test_an_average_goes_on_from_its_state() -> None:
     """To the bit."""
     net = network()
-    whole, cut = WeightAverage(net, 0.9), WeightAverage(net, 0.9)
+    whole, cut = ExponentialMovingAverage(net, 0.9), ExponentialMovingAverage(net, 0.9)
     for step in range(6):
         nn.init.constant_(net[0].weight, float(step))
         whole.update(net)
         cut.update(net)
         if step == 2:
-            state, cut = cut.state_dict(), WeightAverage(network(), 0.9)
+            state, cut = cut.state_dict(), ExponentialMovingAverage(network(), 0.9)
             cut.load_state_dict(state)
     assert all(
         torch.equal(value, cut.state_dict()[name]) for name, value in whole.state_dict().items()

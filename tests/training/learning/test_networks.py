@@ -8,17 +8,17 @@ import torchvision
 from torch import Tensor, nn
 
 from training.errors import RecipeError
-from training.learning.blocks import MultiplyAdd, Subsample
+from training.learning.blocks import MultiplyAdd, ZeroPaddedShortcut
 from training.learning.networks import (
     build_network,
     classify,
     count_multiply_adds,
     default_image_size,
     features,
-    fold_norms,
+    fold_batch_norms,
     known_architectures,
     layer_groups,
-    mirrored,
+    mirror_averaged,
     parse_architecture,
 )
 
@@ -147,7 +147,7 @@ def test_features_and_classify_are_the_network(
 def test_the_shortcut_takes_every_second_pixel_and_pads_with_zero_channels() -> None:
     """Option A: no parameters, the old channels first."""
     x = torch.arange(2 * 4 * 4, dtype=torch.float32).reshape(1, 2, 4, 4)
-    out = Subsample(4)(x)
+    out = ZeroPaddedShortcut(4)(x)
     assert torch.equal(out[:, :2], x[:, :, ::2, ::2])
     assert not out[:, 2:].any()
     assert out.shape == (1, 4, 2, 2)
@@ -156,7 +156,7 @@ def test_the_shortcut_takes_every_second_pixel_and_pads_with_zero_channels() -> 
 def test_the_shortcuts_gradient_keeps_the_memory_format() -> None:
     """Else each step converts what meets it on the way back, which takes a tenth of it."""
     x = torch.randn(2, 3, 9, 9).to(memory_format=torch.channels_last).requires_grad_()
-    out = Subsample(4)(x)
+    out = ZeroPaddedShortcut(4)(x)
     assert torch.equal(out[:, :3], x[:, :, ::2, ::2])
     (gradient,) = torch.autograd.grad(out.square().sum(), x)
     assert gradient.is_contiguous(memory_format=torch.channels_last)
@@ -301,7 +301,7 @@ def test_layer_groups_go_from_stem_to_head(name: str, stages: int) -> None:
 def test_folding_replaces_only_norms_without_a_convolution_before_them() -> None:
     """In a pre-activated network each block's first norm and the last of all; the values stay, and the original is untouched."""
     network = with_statistics(build_network("preresnet20-b", 10)).train()
-    folded = fold_norms(network)
+    folded = fold_batch_norms(network)
     replaced = [name for name, module in folded.named_modules() if isinstance(module, MultiplyAdd)]
     assert len(replaced) == 10
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
@@ -312,7 +312,7 @@ def test_folding_replaces_only_norms_without_a_convolution_before_them() -> None
     expected = network.eval()(images)
     assert (folded(images) - expected).abs().max() < 1e-5 * expected.abs().max()
     for name in ("resnet20-b", "plain20", "resnet18", "resnet50", "plain18"):
-        again = fold_norms(build_network(name, 10))
+        again = fold_batch_norms(build_network(name, 10))
         assert not any(
             isinstance(module, MultiplyAdd | nn.BatchNorm2d) for module in again.modules()
         )
@@ -330,8 +330,8 @@ class Served(nn.Sequential):
 def test_a_network_exports_without_batch_norms(name: str) -> None:
     """The graph has none left, takes any batch, and gives torch's logits."""
     network = with_statistics(build_network(name, 10))
-    network = mirrored(network) if name == "resnet20" else network
-    served, example = Served(fold_norms(network)).eval(), torch.zeros(2, 3, 64, 64)
+    network = mirror_averaged(network) if name == "resnet20" else network
+    served, example = Served(fold_batch_norms(network)).eval(), torch.zeros(2, 3, 64, 64)
     program = torch.onnx.export(
         served, (example,), dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False
     )
@@ -355,7 +355,7 @@ def test_a_mirrored_network_answers_alike_from_both_sides(name: str) -> None:
     """The mean of both logits, by the same weights; its map gives its logits, as class-activation maps need."""
     torch.manual_seed(0)
     network = build_network(name, 5).eval()
-    both, x = mirrored(network).eval(), torch.randn(3, 3, 32, 32)
+    both, x = mirror_averaged(network).eval(), torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         expected = (network(x) + network(x.flip(3))) / 2
         assert torch.allclose(both(x), expected, atol=1e-4)

@@ -9,10 +9,10 @@ from training.learning.networks import build_network
 from training.learning.optimization import (
     build_optimizer,
     freeze,
-    image_side,
-    rate_factor,
+    learning_rate_factor,
+    remaining_work,
     set_learning_rate,
-    work_left,
+    training_image_size,
 )
 from training.learning.recipe import Optimizer, Recipe, Schedule
 
@@ -21,7 +21,7 @@ STEPS = 1000
 
 def factors(schedule: Schedule) -> list[float]:
     """The factor at every step."""
-    return [rate_factor(schedule, step, STEPS) for step in range(STEPS)]
+    return [learning_rate_factor(schedule, step, STEPS) for step in range(STEPS)]
 
 
 def test_he2015_divides_by_ten_at_half_and_at_three_quarters() -> None:
@@ -35,13 +35,13 @@ def test_he2015_divides_by_ten_at_half_and_at_three_quarters() -> None:
         (48000, 0.01),
         (63999, 0.01),
     ):
-        assert rate_factor(schedule, step, 64000) == pytest.approx(expected)
+        assert learning_rate_factor(schedule, step, 64000) == pytest.approx(expected)
 
 
 def test_110_layers_warm_up_at_a_tenth_for_400_iterations() -> None:
     """A constant 0.01, then 0.1 at once."""
     schedule = Recipe.load("he2015-110").schedule
-    assert [rate_factor(schedule, step, 64000) for step in (0, 399, 400)] == pytest.approx(
+    assert [learning_rate_factor(schedule, step, 64000) for step in (0, 399, 400)] == pytest.approx(
         [0.1, 0.1, 1]
     )
 
@@ -62,22 +62,22 @@ def test_one_cycle_rises_to_its_height_and_falls_to_nothing(decay: str) -> None:
 def test_image_sides_follow_the_scales() -> None:
     """In equal parts, rounded to multiples of 4, the model's own where the scale is 1."""
     schedule = Schedule(scales=(0.75, 0.875, 1.0))
-    assert [image_side(schedule, step, 9, 32) for step in range(9)] == [24] * 3 + [28] * 3 + [
-        32
-    ] * 3
-    assert [image_side(schedule, step, 9, 28) for step in (0, 3, 6)] == [20, 24, 28]
-    assert image_side(Schedule(), 0, 9, 30) == 30
+    assert [training_image_size(schedule, step, 9, 32) for step in range(9)] == [24] * 3 + [
+        28
+    ] * 3 + [32] * 3
+    assert [training_image_size(schedule, step, 9, 28) for step in (0, 3, 6)] == [20, 24, 28]
+    assert training_image_size(Schedule(), 0, 9, 30) == 30
 
 
 @pytest.mark.parametrize("step", [0, 1, 3, 5, 8])
 def test_the_work_left_is_that_of_every_step_to_come(step: int) -> None:
     """Counted in steps of the present size."""
     schedule = Schedule(scales=(0.75, 0.875, 1.0))
-    sides = [image_side(schedule, each, 10, 32) for each in range(step, 10)]
-    assert work_left(schedule, step, 10, 32) == pytest.approx(
+    sides = [training_image_size(schedule, each, 10, 32) for each in range(step, 10)]
+    assert remaining_work(schedule, step, 10, 32) == pytest.approx(
         sum(side**2 for side in sides) / sides[0] ** 2
     )
-    assert work_left(Schedule(), step, 10, 32) == 10 - step
+    assert remaining_work(Schedule(), step, 10, 32) == 10 - step
 
 
 def test_norms_and_biases_decay_only_where_the_recipe_says_so() -> None:

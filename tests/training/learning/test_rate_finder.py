@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from training.learning.distributed import ALONE
+from training.learning.distributed import SINGLE_PROCESS
 from training.learning.learner import Learner
 from training.learning.rate_finder import find_rate
 from training.run.data import open_run_data
@@ -36,12 +36,12 @@ def test_model_optimiser_average_and_generators_are_as_before(
 ) -> None:
     """Also in the middle of a training, frozen and with momentum: the next step is the one that would have come."""
     run = new_run("ema_decay=0.9", "optimizer.clip_norm=1.0")
-    learner, feed, _ = prepare_training(run, open_run_data(run), ALONE)
+    learner, loader, _ = prepare_training(run, open_run_data(run), SINGLE_PROCESS)
     learner.train(frozen=True)
-    batches = feed.epoch(0)
+    batches = loader.epoch_batches(0)
     learner.step(next(batches))
     before = snapshot(learner)
-    curve = find_rate(learner, feed, steps=12)
+    curve = find_rate(learner, loader, steps=12)
     after = snapshot(learner)
     assert len(before) == len(after)
     for old, new in zip(before, after, strict=True):
@@ -54,8 +54,8 @@ def test_the_rates_rise_and_the_search_ends_where_the_loss_runs_away(
 ) -> None:
     """More steps than an epoch has are no matter."""
     run = new_run()
-    learner, feed, _ = prepare_training(run, open_run_data(run), ALONE)
-    curve = find_rate(learner, feed, steps=feed.steps + 10, highest=1000)
+    learner, loader, _ = prepare_training(run, open_run_data(run), SINGLE_PROCESS)
+    curve = find_rate(learner, loader, steps=loader.steps_per_epoch + 10, highest=1000)
     assert list(curve.rates) == sorted(curve.rates)
     assert len(curve.rates) == len(curve.losses)
     assert curve.rates[-1] < 1000

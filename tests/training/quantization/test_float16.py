@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from model_store.manifest import Input, Outputs
 from model_store.session import Session
 from model_store.version import Version
-from training.errors import QuantizeError
+from training.errors import QuantizationError
 from training.quantization.float16 import BF16_OPSET, HalfPrecision, convert
 from training.run.data import RunData
 
@@ -131,7 +131,7 @@ def test_an_operator_without_half_floats_is_refused() -> None:
     ]
     data = graph_of(nodes, {"weight": chance(SIZE * SIZE * 3, 3), "scale": np.array(1, np.float32)})
     with pytest.raises(
-        QuantizeError, match=r"can not be computed in fp16: .*DynamicQuantizeLinear"
+        QuantizationError, match=r"can not be computed in fp16: .*DynamicQuantizeLinear"
     ):
         convert(data, "fp16")
 

@@ -13,7 +13,7 @@ from model_store.manifest import Input, Outputs
 from model_store.session import Logits, Session
 from model_store.store import BUILTIN_ROOT
 from model_store.version import Version
-from training.errors import QuantizeError
+from training.errors import QuantizationError
 from training.quantization.graph import layers_of
 from training.quantization.int8 import Calibrated, calibrate
 from training.run.data import RunData
@@ -105,7 +105,7 @@ def test_layers_are_left_in_fp32_as_asked(
 
 def test_nothing_left_to_quantise_is_refused(calibrated: Calibrated) -> None:
     """An INT8 file without INT8 would be a lie."""
-    with pytest.raises(QuantizeError, match="nothing is left"):
+    with pytest.raises(QuantizationError, match="nothing is left"):
         calibrated.quantize(only=())
 
 

@@ -13,7 +13,7 @@ from model_store.manifest import Check
 from model_store.session import Session
 from model_store.store import ModelStore
 from model_store.version import Version
-from training.errors import QuantizeError
+from training.errors import QuantizationError
 from training.quantization import variants
 from training.quantization.checks import CHECKS
 from training.quantization.variants import (
@@ -212,7 +212,7 @@ def test_fp16_is_gated_here_but_for_its_speed(digits: Version, digits_data: RunD
 def test_bf16_is_not_published_ungated(digits: Version, digits_data: RunData) -> None:
     """Where nothing can compute it nothing is known of it."""
     with pytest.raises(
-        QuantizeError,
+        QuantizationError,
         match="bf16 can not be computed here, so it can not be gated: this machine has no GPU",
     ):
         make_variant(digits, digits_data, Settings("bf16"), {}, quiet)  # type: ignore[arg-type]
@@ -230,7 +230,7 @@ def test_a_version_without_fp32_is_refused(digits: Version, store: ModelStore) -
     store.publish(
         "m", {**fields, "variants": (fp32.model_copy(update={"precision": "fp16"}),)}, files
     )
-    with pytest.raises(QuantizeError, match="has no fp32 file"), opened_source(store, "m"):
+    with pytest.raises(QuantizationError, match="has no fp32 file"), opened_source(store, "m"):
         pass
 
 

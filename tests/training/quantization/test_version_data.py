@@ -9,7 +9,7 @@ from PIL import Image
 
 from model_store.store import BUILTIN_ROOT, ModelStore
 from model_store.version import Version
-from training.errors import DataError, QuantizeError
+from training.errors import DataError, QuantizationError
 from training.quantization.version_data import find_data, open_labelled, same_data
 from training.run.data import KNOWN_IMAGES_FILE, RunData, open_run_data, short_digest
 from training.run.directory import RunDirectory
@@ -76,7 +76,7 @@ def test_data_that_is_not_here_is_asked_for() -> None:
     """The built-in cifar10 was trained on a folder; without it the person must say where it is."""
     with (
         BUILTIN.open("cifar10", 1) as version,
-        pytest.raises(QuantizeError, match="cifar10-jpeg, which is not here: give labelled"),
+        pytest.raises(QuantizationError, match="cifar10-jpeg, which is not here: give labelled"),
     ):
         find_data(version, ())
 

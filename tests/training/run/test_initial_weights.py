@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torchvision.models import resnet18
 
 from model_store.store import ModelStore
-from training.errors import StartError
+from training.errors import InitialWeightsError
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
 from training.run.directory import RunDirectory
@@ -72,7 +72,9 @@ def test_a_runs_own_weights_bring_their_normalisation_along(
         start.normalize.to_json()
         == read_weights(finished_run.path / "best.safetensors").normalize.to_json()
     )
-    with pytest.raises(StartError, match="is a resnet20, not a resnet18: give --arch resnet20"):
+    with pytest.raises(
+        InitialWeightsError, match="is a resnet20, not a resnet18: give --arch resnet20"
+    ):
         start_with(finished_run.path / "best.safetensors", tmp_path)
 
 
@@ -117,7 +119,9 @@ class RunsCode:
 def test_code_in_a_file_is_refused_and_does_not_run(tmp_path: Path) -> None:
     """Only tensors are loaded."""
     torch.save({"conv1.weight": RunsCode(tmp_path / "owned")}, tmp_path / "bad.pth")
-    with pytest.raises(StartError, match=r"bad\.pth can not be read as weights: .*never code"):
+    with pytest.raises(
+        InitialWeightsError, match=r"bad\.pth can not be read as weights: .*never code"
+    ):
         start_with(tmp_path / "bad.pth", tmp_path)
     assert not (tmp_path / "owned").exists()
 
@@ -143,7 +147,7 @@ def test_another_networks_weights_are_refused_with_the_first_difference(
     state = state_of("resnet18", 10)
     spoil(state)
     torch.save(state, tmp_path / "other.pth")
-    with pytest.raises(StartError, match=message):
+    with pytest.raises(InitialWeightsError, match=message):
         start_with(tmp_path / "other.pth", tmp_path)
 
 
@@ -152,7 +156,7 @@ def test_another_networks_weights_are_refused_with_the_first_difference(
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes) -> None:
     """In one line."""
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(StartError, match=f"{name} can not be read as weights"):
+    with pytest.raises(InitialWeightsError, match=f"{name} can not be read as weights"):
         start_with(tmp_path / name, tmp_path)
 
 
@@ -166,7 +170,7 @@ def test_without_a_network_torchvisions_weights_are_refused_with_the_way_to_get_
         ("digits",), "resnet18", recipe="finetune", start="torchvision", image_size=32
     )
     with pytest.raises(
-        StartError, match=r"could not be downloaded .*resnet18-.*\.pth.*--start FILE"
+        InitialWeightsError, match=r"could not be downloaded .*resnet18-.*\.pth.*--start FILE"
     ):
         begin(wish, tmp_path / "runs", ModelStore(tmp_path / "store"))
 
@@ -176,7 +180,7 @@ def test_a_version_without_weights_can_not_be_gone_on_from(
 ) -> None:
     """The built-in digits ship without them, for their size."""
     wish = RunRequest(("digits",), "resnet20", start="digits-resnet20", recipe="digits")
-    with pytest.raises(StartError, match="was published without its weights"):
+    with pytest.raises(InitialWeightsError, match="was published without its weights"):
         begin(wish, tmp_path / "runs", ModelStore())
     lay_start(finished_run, ModelStore(tmp_path), ())
 

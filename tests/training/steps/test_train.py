@@ -241,12 +241,12 @@ def test_after_twenty_steps_the_run_says_how_long_it_will_take(
     run = new_run("epochs=2")
     heard: list[Progress] = []
     train(run, open_run_data(run), heard.append)
-    (forecast,) = [progress for progress in heard if progress.forecast]
-    assert forecast.run_step == 20
-    assert forecast.forecast is not None
-    assert 0 < forecast.forecast.seconds < 600
-    assert forecast.forecast.peak_bytes > 100e6
-    assert heard[-1].seconds_left < forecast.forecast.seconds
+    (estimate,) = [progress for progress in heard if progress.estimate]
+    assert estimate.run_step == 20
+    assert estimate.estimate is not None
+    assert 0 < estimate.estimate.seconds < 600
+    assert estimate.estimate.peak_bytes > 100e6
+    assert heard[-1].seconds_left < estimate.estimate.seconds
 
 
 def test_the_loop_stands_on_one_page() -> None:
