@@ -15,7 +15,6 @@ from model_store.preprocessing import Pixels
 from model_store.session import NEEDS_CUDA, Logits, Session
 from model_store.store import ModelStore
 from model_store.version import Version
-from training.data.image_set import Indices
 from training.data.sampling import evenly_spaced
 from training.errors import QuantizationError
 from training.quantization.checks import (

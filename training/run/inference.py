@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from model_store.preprocessing import Pixels
 from model_store.session import Logits, Session
 from training.data.image_set import Indices
-from training.learning.distributed import ALONE, Process
+from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.learning.normalization import Normalization
 from training.run.data import RunData
 
@@ -26,7 +26,10 @@ def run_in_batches(session: Session, pixels: Pixels, batch_size: int) -> Logits:
 
 @torch.inference_mode()
 def predict(
-    network: nn.Module, chunks: Iterable[Pixels], normalize: Normalization, process: Process = ALONE
+    network: nn.Module,
+    chunks: Iterable[Pixels],
+    normalize: Normalization,
+    process: DistributedProcess = SINGLE_PROCESS,
 ) -> Tensor:
     """Compute logits in evaluation mode and fp32.
 
@@ -54,7 +57,7 @@ def predict_split(
     data: RunData,
     indices: Indices,
     normalize: Normalization,
-    process: Process = ALONE,
+    process: DistributedProcess = SINGLE_PROCESS,
 ) -> Tensor:
     """Compute the logits of these images, float32 `[n, classes]`; each process computes a share."""
     own = indices[process.rank :: process.world_size]
