@@ -3,17 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 from fastapi import FastAPI
 
+from model_store import __version__
 from model_store.graph_cache import GraphCache
 from model_store.host_cache import try_host_cache
 from model_store.providers import find_providers, keeps_engines
 from model_store.store import BUILTIN_ROOT, ModelStore
-from model_store import __version__
-from service.engine.loaded_version import EngineOptions
-from service.engine.options import Caches, engine_options, version_policy
+from service.engine.options import Caches, EngineOptions, engine_options
 from service.host.cpu_limit import cpu_limit
 from service.http.api_keys import ApiKeys
 from service.http.management import build_management_router
@@ -22,12 +20,12 @@ from service.http.models import build_router
 from service.http.openapi import add_documentation
 from service.http.predict_endpoint import Application
 from service.http.problem_details import add_error_handlers
-from service.prediction.admission import ModelCapacity
 from service.prediction.decode_pool import DecodePool
 from service.prediction.pipeline import PredictionPipeline
 from service.settings import Settings, parse_names
 from service.versions.readiness import RequiredModels
 from service.versions.registry import Registry
+from service.versions.version_policy import parse_policy
 from service.versions.watcher import watch
 
 ENGINES = "engines"
@@ -52,18 +50,16 @@ def create_app(
     )
     store = ModelStore(settings.store, BUILTIN_ROOT if settings.builtin else None)
     keys = ApiKeys(settings.keys)
-    rooms: dict[str, ModelCapacity] = {}
 
     def options_of(model: str) -> EngineOptions:
-        options = engine_options(settings, model, cpus, providers, caches)
-        return replace(options, room=rooms.setdefault(model, ModelCapacity(options.max_queue_size)))
+        return engine_options(settings, model, cpus, providers, caches)
 
     required = None if settings.required_models is None else parse_names(settings.required_models)
     registry = Registry(
         store,
         options_of,
         settings.default_model,
-        lambda model: version_policy(settings, model),
+        lambda model: parse_policy(settings.version_policy_of(model)),
         RequiredModels(settings.default_model, required, settings.models),
     )
     decode_workers = settings.decode_workers or cpus

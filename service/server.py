@@ -18,8 +18,8 @@ import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from model_store.errors import ProviderError
 from model_store import __version__
+from model_store.errors import ProviderError
 from service.app import create_app
 from service.host.malloc import bound_malloc
 from service.http.access_log import LineFormatter
@@ -145,7 +145,7 @@ def describe(registry: Registry, address: str) -> list[str]:
         manifest = model.served.version.manifest
         accuracy = f", {manifest.metrics.top1:.1%} on its test images" if manifest.metrics else ""
         accuracy += "" if manifest.proof == "proven" else f", {manifest.proof}"
-        precision = model.served.choice.precision
+        precision = model.served.selected_variant.precision
         narrow = (
             ""
             if precision == "fp32"

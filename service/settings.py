@@ -8,11 +8,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model_store.host_cache import default_host_cache
-from model_store.manifest import is_name
+from model_store.manifest import Precision, is_name
 from model_store.preprocessing import DEFAULT_MAX_PIXELS, PILLOW_MAX_PIXELS
 from model_store.providers import AUTO, parse_providers
 from model_store.store import DEFAULT_ROOT
-from service.engine.variant_selection import RequestedPrecision
 from service.http.api_keys import default_path
 from service.versions.version_policy import PolicyText
 
@@ -21,6 +20,7 @@ EXPECTED_MODELS: Final = 'expected a JSON object with a model\'s settings by its
 
 
 Mode = Literal["throughput", "latency"]
+RequestedPrecision = Literal["auto", Precision]
 
 
 class ModelSettings(BaseModel):
@@ -304,3 +304,8 @@ class Settings(BaseSettings):
     access_log: Annotated[
         bool, Field(description="One log line a request; costs some throughput under full load.")
     ] = True
+
+    def version_policy_of(self, model: str) -> str:
+        """The version policy of one model: its own, or that of all models."""
+        own = self.models.get(model)
+        return (own and own.version_policy) or self.version_policy

@@ -1,1 +1,1 @@
-"""Batches of images through ONNX Runtime."""
+"""Batching and running of loaded versions; imports neither HTTP nor request handling."""

@@ -1,7 +1,7 @@
-"""The batcher, the one place for concurrency: one queue behind one lock, and instance threads that take from it themselves.
+"""Dynamic batching: one queue and the instance threads that take batches from it.
 
-Work-conserving: a batch is formed when an instance can take it, and the next one grows while it computes. There is no
-polling and no timer while idle. Answers go back to the event loop in one hop a batch.
+The batcher is work-conserving. An idle instance takes what is queued at once; while all instances
+run, the next batch grows. Nothing polls, and no timer runs while the queue is empty.
 """
 
 import asyncio
@@ -23,18 +23,18 @@ from service.engine.priority import BULK, INTERACTIVE, Priority
 from service.errors import DeadlineExceededError, InferenceError, ServiceError
 
 Rows = Sequence[Any]
-"""What `run` gives: one row an image; what a row is, is between it and who submits."""
+"""The result of a run: one row per image."""
 
-NICENESS: Final = 10
-SWEEP: Final = 256
-"""Images in a queue from which on those whose callers have left are looked for."""
+INSTANCE_NICENESS: Final = 10
+MIN_QUEUE_TO_CLEAN: Final = 256
+"""A queue of more images is searched for cancelled ones."""
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)  # as below
+@dataclass(slots=True)  # not frozen: that would double the time to create one
 class ImageResult:
-    """One image's row, and what its batch was."""
+    """The row of one image, and the batch that it was in."""
 
     row: Any
     queue_seconds: float
@@ -42,8 +42,8 @@ class ImageResult:
     batch_size: int
 
 
-@dataclass(slots=True)  # not frozen: that would double the time to make one
-class _Item:
+@dataclass(slots=True)  # not frozen, as above
+class _QueuedImage:
     image: Pixels
     deadline: float
     future: asyncio.Future[ImageResult]
@@ -51,9 +51,9 @@ class _Item:
     bulk: bool
 
 
-@dataclass(slots=True)  # as above
+@dataclass(slots=True)  # not frozen, as above
 class BulkRun:
-    """A run under way, of so many images of which so many are bulk."""
+    """A running batch that contains bulk images."""
 
     began: float
     images: int
@@ -61,10 +61,9 @@ class BulkRun:
 
 
 class Batcher:
-    """Every image that was submitted gets exactly one answer or one error, and a failing batch takes no other with it.
+    """Runs submitted images in batches; every image gets exactly one result or error.
 
-    `run` takes uint8 `[batch, height, width, 3]`, read-only, and returns one row an image; `instances` threads call it. `observe`
-    is told of each run that ended well: its images and its seconds.
+    A batch that fails affects no other batch.
     """
 
     def __init__(
@@ -74,24 +73,36 @@ class Batcher:
         instances: int = 1,
         max_queue_delay_seconds: float = 0.0,
         name: str = "batcher",
-        observe: Callable[[int, float], None] = lambda *_: None,
+        on_run: Callable[[int, float], None] = lambda *_: None,
     ) -> None:
+        """Start the instance threads.
+
+        Args:
+            run: Called by the instance threads with read-only uint8 `[batch, height, width, 3]`;
+                returns one row per image.
+            max_batch_size: The most images in one run.
+            instances: Concurrent runs.
+            max_queue_delay_seconds: How long a batch that is not full waits for more images.
+            name: Prefix of the threads' names.
+            on_run: Called with the images and the seconds of each successful run.
+        """
         self._run = run
-        self._observe = observe
+        self._on_run = on_run
         self._max_batch_size = max_batch_size
         self._max_queue_delay_seconds = max_queue_delay_seconds
-        self._queue: deque[_Item] = deque()
-        self._bulk: deque[_Item] = deque()
+        self._queue: deque[_QueuedImage] = deque()
+        self._bulk_queue: deque[_QueuedImage] = deque()
         self._lock = threading.Lock()
-        self._sweep_at = {False: SWEEP, True: SWEEP}
-        self._asleep: list[
-            threading.Condition
-        ] = []  # of the same lock, one for each thread that waits; the last is woken first
+        self._clean_above = {False: MIN_QUEUE_TO_CLEAN, True: MIN_QUEUE_TO_CLEAN}  # by bulk
+        # One condition on `_lock` per sleeping thread. The last one to sleep is woken first, so a
+        # lone client is always served by the same thread, whose caches are warm.
+        self._sleeping: list[threading.Condition] = []
         self.batch_sizes: Counter[int] = Counter()
-        self.bulk_runs: dict[int, BulkRun] = {}  # by thread; copy it to look at it
+        self.bulk_runs: dict[int, BulkRun] = {}
+        """By thread. Copy it before iterating: instance threads change it."""
         self._closing = False
         self._threads = [
-            threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True)
+            threading.Thread(target=self._run_batches, name=f"{name}-{number}", daemon=True)
             for number in range(1, instances + 1)
         ]
         for thread in self._threads:
@@ -100,12 +111,21 @@ class Batcher:
     def submit(
         self, image: Pixels, deadline: float, priority: Priority = INTERACTIVE
     ) -> asyncio.Future[ImageResult]:
-        """Queue one image from the event loop; `deadline` is on the monotonic clock. Bulk takes the places that are left.
+        """Queue one image from the event loop.
 
-        The future ends in an ImageResult, a DeadlineExceededError or an InferenceError; cancelling it drops the image when a
-        batch forms. Raises RuntimeError on a closed batcher.
+        Args:
+            image: uint8 `[height, width, 3]`.
+            deadline: On the monotonic clock.
+            priority: Bulk images only take the places that interactive images leave in a batch.
+
+        Returns:
+            A future that ends in an ImageResult, a DeadlineExceededError or an InferenceError.
+            An image whose future is cancelled is not run.
+
+        Raises:
+            RuntimeError: The batcher is closed.
         """
-        item = _Item(
+        queued = _QueuedImage(
             image,
             deadline,
             asyncio.get_running_loop().create_future(),
@@ -114,124 +134,115 @@ class Batcher:
         )
         with self._lock:
             if self._closing:
-                raise RuntimeError(
-                    "this batcher is closed: its version was unloaded while a request held it"
-                )
-            (queue := self._bulk if item.bulk else self._queue).append(item)
-            if len(queue) > self._sweep_at[item.bulk]:
-                self._sweep(queue, bulk=item.bulk)
-            if self._asleep:
-                self._asleep.pop().notify()
-        return item.future
+                raise RuntimeError("this batcher is closed, although a request leases its version")
+            (queue := self._bulk_queue if queued.bulk else self._queue).append(queued)
+            if len(queue) > self._clean_above[queued.bulk]:
+                self._remove_cancelled(queue, bulk=queued.bulk)
+            if self._sleeping:
+                self._sleeping.pop().notify()
+        return queued.future
 
     @property
     def waiting(self) -> int:
-        """Images that no instance has taken yet."""
-        return len(self._queue) + len(self._bulk)
+        """Queued images of both priorities."""
+        return len(self._queue) + len(self._bulk_queue)
 
     @property
     def waiting_bulk(self) -> int:
-        """Those of them that are bulk."""
-        return len(self._bulk)
+        """Queued bulk images."""
+        return len(self._bulk_queue)
 
     def close(self) -> None:
-        """Answer what is queued, then end the threads; blocks until they have. A second call does nothing."""
+        """Run what is queued, then end the threads. Blocks; a second call does nothing."""
         with self._lock:
             self._closing = True
-            while self._asleep:
-                self._asleep.pop().notify()
+            while self._sleeping:
+                self._sleeping.pop().notify()
         for thread in self._threads:
             thread.join()
 
-    def _serve(self) -> None:
-        _give_way()
-        own = threading.Condition(self._lock)
-        while batch := self._take(own):
+    def _run_batches(self) -> None:
+        _lower_thread_priority()
+        wakeup = threading.Condition(self._lock)
+        while batch := self._next_batch(wakeup):
             began = time.monotonic()
-            if bulk := sum(item.bulk for item in batch):
+            if bulk := sum(queued.bulk for queued in batch):
                 self.bulk_runs[threading.get_ident()] = BulkRun(began, len(batch), bulk)
             outcome: Rows | ServiceError
             try:
-                outcome = self._run(_stack([item.image for item in batch]))
+                outcome = self._run(_stack([queued.image for queued in batch]))
                 if len(outcome) != len(batch):
-                    raise RuntimeError(f"{len(batch)} images gave {len(outcome)} rows")
+                    raise RuntimeError(
+                        f"the model returned {len(outcome)} rows for {len(batch)} images"
+                    )
             except Exception:
                 logger.exception("a batch of %d images failed", len(batch))
-                outcome = InferenceError(
-                    "the model failed on this batch; the server's log has the reason"
-                )
+                outcome = InferenceError("the model failed on this batch; see the server's log")
             ended = time.monotonic()
             self.bulk_runs.pop(threading.get_ident(), None)
             if not isinstance(outcome, ServiceError):
-                self._observe(len(batch), ended - began)
+                self._on_run(len(batch), ended - began)
                 with self._lock:
                     self.batch_sizes[len(batch)] += 1
-            _settle(batch, outcome, began, ended)
+            _set_results(batch, outcome, began, ended)
 
-    def _take(self, own: threading.Condition) -> list[_Item]:
-        """The next batch, never empty but when the batcher is closed. Images whose caller left or that are late are dropped."""
+    def _next_batch(self, wakeup: threading.Condition) -> list[_QueuedImage]:
+        """Wait for images and take a batch; empty only when the batcher is closed and drained.
+
+        Cancelled images are dropped, and images past their deadline get a DeadlineExceededError.
+        """
         while True:
-            batch: list[_Item] = []
-            late: list[_Item] = []
+            batch: list[_QueuedImage] = []
+            late: list[_QueuedImage] = []
             with self._lock:
                 while not self.waiting and not self._closing:
-                    self._sleep(own)
+                    self._sleep(wakeup)
                 if not self.waiting:
                     return []
-                self._wait_for_company(own)
+                self._wait_for_full_batch(wakeup)
                 now = time.monotonic()
                 while self.waiting and len(batch) < self._max_batch_size:
-                    item = self._pop()
-                    if not item.future.done():
-                        (late if item.deadline < now else batch).append(item)
+                    queued = (self._queue or self._bulk_queue).popleft()
+                    if not queued.future.done():
+                        (late if queued.deadline < now else batch).append(queued)
             if late:
-                _settle(
-                    late,
-                    DeadlineExceededError(
-                        "the deadline passed while the image waited for its batch"
-                    ),
-                    now,
-                    now,
-                )
+                error = DeadlineExceededError("the deadline passed while the image was queued")
+                _set_results(late, error, now, now)
             if batch:
                 return batch
 
-    def _sweep(self, queue: deque[_Item], *, bulk: bool) -> None:
-        """Let go of the images whose callers have left: bulk, or all where every instance hangs, may never come to its turn."""
-        waiting = [item for item in queue if not item.future.done()]
+    def _remove_cancelled(self, queue: deque[_QueuedImage], *, bulk: bool) -> None:
+        """Free images whose callers left: bulk images may never be taken, nor any if runs hang."""
+        waiting = [queued for queued in queue if not queued.future.done()]
         queue.clear()
         queue.extend(waiting)
-        self._sweep_at[bulk] = max(SWEEP, 2 * len(waiting))
+        self._clean_above[bulk] = max(MIN_QUEUE_TO_CLEAN, 2 * len(waiting))
 
-    def _pop(self) -> _Item:
-        return (self._queue or self._bulk).popleft()
+    def _sleep(self, wakeup: threading.Condition, seconds: float | None = None) -> None:
+        self._sleeping.append(wakeup)
+        if not wakeup.wait(seconds):
+            with suppress(ValueError):  # it was notified just after the timeout
+                self._sleeping.remove(wakeup)
 
-    def _sleep(self, own: threading.Condition, seconds: float | None = None) -> None:
-        """Wait until something changes. Who slept last is woken first: one client alone is then served by one warm thread."""
-        self._asleep.append(own)
-        if not own.wait(seconds):
-            with suppress(ValueError):  # it was woken just after
-                self._asleep.remove(own)
-
-    def _wait_for_company(self, own: threading.Condition) -> None:
-        """Hold a batch that is not full until its first image has waited max_queue_delay_seconds; by default not at all."""
+    def _wait_for_full_batch(self, wakeup: threading.Condition) -> None:
+        """Wait for a full batch, at most until the oldest image is `max_queue_delay` old."""
         while (
             self._max_queue_delay_seconds
             and 0 < self.waiting < self._max_batch_size
             and not self._closing
         ):
-            first = min(queue[0].enqueued for queue in (self._queue, self._bulk) if queue)
-            remaining = first + self._max_queue_delay_seconds - time.monotonic()
+            oldest = min(queue[0].enqueued for queue in (self._queue, self._bulk_queue) if queue)
+            remaining = oldest + self._max_queue_delay_seconds - time.monotonic()
             if remaining <= 0:
                 return
-            self._sleep(own, remaining)
+            self._sleep(wakeup, remaining)
 
 
 def _stack(images: Sequence[Pixels]) -> Pixels:
-    """As np.stack does, read-only.
+    """`np.stack`, read-only.
 
-    That would give Python's lock up for every image, and wait for the event loop to have it back: 8 % of a batch's time with
-    ResNet-20, in which a core may idle.
+    `np.stack` releases the GIL for every image and then waits for the event loop to release it:
+    8 % of a batch's time with ResNet-20.
     """
     first = images[0]
     return np.frombuffer(b"".join([image.data for image in images]), first.dtype).reshape(
@@ -239,38 +250,39 @@ def _stack(images: Sequence[Pixels]) -> Pixels:
     )
 
 
-def _give_way() -> None:
-    """Let the event loop be scheduled before this thread, where both want a core: it feeds all instances, and refuses in time.
+def _lower_thread_priority() -> None:
+    """Let the event loop run first where both want a core: it feeds all instances.
 
-    With ResNet-20 and more requests than two cores carry, refusals came within 14 to 65 ms at p99 instead of 73 to 190, and
-    without overload there were a few per cent more answers. Linux has a niceness by thread; elsewhere it belongs to the process.
+    Measured with ResNet-20 under overload on two cores: rejections within 14 to 65 ms at p99 instead
+    of 73 to 190 ms. Linux has a niceness per thread; elsewhere it belongs to the process.
     """
     if sys.platform == "linux":
         thread = threading.get_native_id()
+        niceness = max(INSTANCE_NICENESS, os.getpriority(os.PRIO_PROCESS, thread))
         with suppress(OSError):  # a sandbox may forbid it
-            os.setpriority(
-                os.PRIO_PROCESS, thread, max(NICENESS, os.getpriority(os.PRIO_PROCESS, thread))
-            )
+            os.setpriority(os.PRIO_PROCESS, thread, niceness)
 
 
-def _settle(
-    batch: Sequence[_Item], outcome: Rows | ServiceError, began: float, ended: float
+def _set_results(
+    batch: Sequence[_QueuedImage], outcome: Rows | ServiceError, began: float, ended: float
 ) -> None:
-    """Hand a batch's outcome to the event loop, in one hop; a loop that is gone has no one waiting."""
+    """Settle the futures of a batch with one call into the event loop."""
 
-    def settle() -> None:
-        for position, item in enumerate(batch):
-            if item.future.done():
+    def set_results() -> None:
+        for position, queued in enumerate(batch):
+            if queued.future.done():
                 continue
             if isinstance(outcome, ServiceError):
-                item.future.set_exception(outcome)
+                queued.future.set_exception(outcome)
             else:
-                item.future.set_result(
-                    ImageResult(outcome[position], began - item.enqueued, ended - began, len(batch))
+                queued.future.set_result(
+                    ImageResult(
+                        outcome[position], began - queued.enqueued, ended - began, len(batch)
+                    )
                 )
 
     loop = batch[0].future.get_loop()
     try:
-        loop.call_soon_threadsafe(settle)
+        loop.call_soon_threadsafe(set_results)
     except RuntimeError:
         logger.debug("the event loop ended before a batch of %d images was answered", len(batch))

@@ -1,4 +1,4 @@
-"""One session a GPU behind one `run`."""
+"""One session per GPU behind one `run`. *Experimental*: checked with fake sessions, not on several GPUs."""
 
 import threading
 from collections.abc import Sequence
@@ -8,22 +8,22 @@ from model_store.session import Logits, RunControl, Session
 
 
 class Devices:
-    """Runs of one model on several sessions at once: each goes to the one with the fewest under way, and to one alone."""
+    """Runs one model on several sessions; each run goes to the session with the fewest runs."""
 
     def __init__(self, sessions: Sequence[Session]) -> None:
         self._sessions = sessions
-        self._under_way = [0] * len(sessions)
-        self._changed = threading.Lock()
+        self._runs = [0] * len(sessions)
+        self._lock = threading.Lock()
 
     def run(self, images: Pixels, control: RunControl | None = None) -> Logits:
         """As `Session.run`."""
         if len(self._sessions) == 1:
             return self._sessions[0].run(images, control)
-        with self._changed:
-            place = self._under_way.index(min(self._under_way))
-            self._under_way[place] += 1
+        with self._lock:
+            device = self._runs.index(min(self._runs))
+            self._runs[device] += 1
         try:
-            return self._sessions[place].run(images, control)
+            return self._sessions[device].run(images, control)
         finally:
-            with self._changed:
-                self._under_way[place] -= 1
+            with self._lock:
+                self._runs[device] -= 1

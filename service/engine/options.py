@@ -1,21 +1,50 @@
-"""How a model is run: its own settings before those of all models, and what is right without thinking where nothing is set."""
+"""How a model is run: its own settings, then those of all models, then defaults for this machine."""
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from model_store.graph_cache import GraphCache
 from model_store.providers import CPU, default_instances
 from model_store.session import SessionOptions
-from service.engine.loaded_version import EngineOptions
-from service.engine.tuned_settings_lookup import TunedSettingsLookup
-from service.settings import Settings
-from service.versions.version_policy import VersionPolicy, parse_policy
+from model_store.version import Version
+from service.engine.tuned_settings import TunedSettingsLookup
+from service.settings import RequestedPrecision, Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How one model's versions are run. Without `max_batch_size` the warm-up finds the best size."""
+
+    session: SessionOptions
+    instances: int = 1
+    max_batch_size: int | None = None
+    max_queue_delay_seconds: float = 0.0
+    max_queue_size: int = 512
+    deadline_seconds: float = 30.0
+    precision: RequestedPrecision = "auto"
+    run_timeout_seconds: float = 60.0
+    tuned_settings: TunedSettingsLookup | None = None
+
+    def for_version(self, version: Version) -> Self:
+        """These options with the tuned settings of this version, where no person has set them."""
+        on_cpu = self.session.providers == SessionOptions().providers  # `tune` measures on the CPU
+        tuned = self.tuned_settings.values_for(version) if self.tuned_settings and on_cpu else {}
+        if not tuned:
+            return self
+        values = ", ".join(f"{name} {value}" for name, value in tuned.items())
+        logger.info("%s uses tuned settings: %s", version, values)
+        threads = tuned.pop("intra_op_num_threads", self.session.intra_op_num_threads)
+        return replace(self, session=replace(self.session, intra_op_num_threads=threads), **tuned)
 
 
 @dataclass(frozen=True)
 class Caches:
-    """What this host keeps for the next start, where it may."""
+    """What this machine keeps for the next start; None is not kept."""
 
     graphs: GraphCache | None = None
     engines: Path | None = None
@@ -28,20 +57,22 @@ def engine_options(
     providers: Sequence[str] = (CPU,),
     caches: Caches | None = None,
 ) -> EngineOptions:
-    """Threads times instances are the CPUs of the container, unless a person says otherwise; a GPU has two runs.
+    """The options of one model on a machine with `cpus` usable CPUs.
 
-    Several runs of one thread serve many clients best; one run of all threads is a lone client's fastest answer.
+    Unless set, instances times threads equal the CPUs; a GPU gets two instances. Several
+    single-threaded instances serve many clients best, one instance with all threads answers a lone
+    client fastest (`mode`).
     """
     own, caches = settings.models.get(model), caches or Caches()
     overridden = {} if own is None else own.model_dump(exclude_none=True)
-    if "mode" in overridden:  # what is set for all models would undo it
+    if "mode" in overridden:  # the values set for all models would undo the model's own mode
         overridden = {"instances": None, "intra_op_num_threads": None} | overridden
-    chosen = settings.model_copy(update=overridden)
-    said = settings.model_fields_set | overridden.keys()
-    if "mode" in said:
-        said |= {"instances", "intra_op_num_threads"}
-    threads = chosen.intra_op_num_threads or (cpus if chosen.mode == "latency" else 1)
-    instances = chosen.instances or default_instances(providers, max(1, cpus // threads))
+    effective = settings.model_copy(update=overridden)
+    set_by_a_person = settings.model_fields_set | overridden.keys()
+    if "mode" in set_by_a_person:
+        set_by_a_person |= {"instances", "intra_op_num_threads"}
+    threads = effective.intra_op_num_threads or (cpus if effective.mode == "latency" else 1)
+    instances = effective.instances or default_instances(providers, max(1, cpus // threads))
     session = SessionOptions(
         providers=providers,
         intra_op_num_threads=threads,
@@ -53,17 +84,11 @@ def engine_options(
     return EngineOptions(
         session=session,
         instances=instances,
-        max_batch_size=chosen.max_batch_size,
-        max_queue_delay_seconds=chosen.max_queue_delay_seconds,
-        max_queue_size=chosen.max_queue_size,
-        deadline_seconds=chosen.deadline_seconds,
-        precision=chosen.precision,
+        max_batch_size=effective.max_batch_size,
+        max_queue_delay_seconds=effective.max_queue_delay_seconds,
+        max_queue_size=effective.max_queue_size,
+        deadline_seconds=effective.deadline_seconds,
+        precision=effective.precision,
         run_timeout_seconds=settings.run_timeout_seconds,
-        tuning=TunedSettingsLookup(settings.cache, cpus, frozenset(said)),
+        tuned_settings=TunedSettingsLookup(settings.cache, cpus, frozenset(set_by_a_person)),
     )
-
-
-def version_policy(settings: Settings, model: str) -> VersionPolicy:
-    """The model's own, else that of all."""
-    own = settings.models.get(model)
-    return parse_policy((own and own.version_policy) or settings.version_policy)

@@ -1,7 +1,30 @@
-"""Priority of an image: interactive images run first, bulk images fill the rest of a batch."""
+"""The two priorities of a request, and how many images of each are under way."""
 
 from typing import Final, Literal
 
 Priority = Literal[1, 2]
 INTERACTIVE: Final = 1
 BULK: Final = 2
+
+
+class ImageCount:
+    """Images that were admitted and are not answered yet, by priority. Used on the event loop only."""
+
+    def __init__(self) -> None:
+        self._interactive = self._bulk = 0
+
+    @property
+    def images(self) -> int:
+        """Images of both priorities."""
+        return self._interactive + self._bulk
+
+    def add(self, count: int, priority: Priority) -> None:
+        """Add `count` images; a negative count removes them."""
+        if priority == INTERACTIVE:
+            self._interactive += count
+        else:
+            self._bulk += count
+
+    def ahead_of(self, priority: Priority) -> int:
+        """Images that are run before a new one of this priority: interactive images overtake bulk."""
+        return self._interactive if priority == INTERACTIVE else self.images

@@ -1,36 +1,41 @@
-"""What `python -m service tune` has chosen for a model on this machine: one JSON file a model.
+"""The settings that `python -m service tune` found for a model on this machine: one JSON file per model.
 
-A choice is worth something only where it was measured, so it is keyed by the model's files, the CPU, how many of them there are,
-and ONNX Runtime's version.
+They hold only where they were measured: for the same model files, CPU, number of CPUs and version of
+ONNX Runtime.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import onnxruntime
-from pydantic import AwareDatetime, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, ConfigDict, Field, ValidationError, model_validator
 
 from model_store.files import write_atomically
 from model_store.graph_cache import cpu_description
-from model_store.host_cache import open_host_cache
+from model_store.host_cache import check_owner, open_host_cache
 from model_store.manifest import Block, Name, Precision, Sha256
+from model_store.validation import describe_validation_error
 from model_store.version import Version
-from service.engine.tuned_settings_lookup import FOLDER, SETTINGS
 
-MOST: Final = 4096
-_SAID: Final = {
-    "model": "models",
-    "files": "model files",
-    "cpu": "processors",
-    "cpus": "numbers of CPUs",
-    "onnxruntime": "versions of ONNX Runtime",
-}
+FOLDER: Final = "tuning"
+MAX_FILE_BYTES: Final = 1024 * 1024
+MAX_VALUE: Final = 4096
+SETTING_NAMES: Final = ("instances", "intra_op_num_threads", "max_batch_size", "precision")
+MEASURED_TOGETHER: Final = frozenset({"instances", "intra_op_num_threads"})
 Mode = Literal["throughput", "latency"]
+logger = logging.getLogger(__name__)
 
 
-class TuningKey(Block):
-    """What a choice holds for. `files` are the sha256 of the version's variants by precision."""
+class _TuningBlock(Block):
+    # Most starts find no tuned settings and never build these schemas (4 to 10 ms).
+    model_config = ConfigDict(defer_build=True)
+
+
+class TuningKey(_TuningBlock):
+    """Where tuned settings hold. `files` are the sha256 of the version's variants by precision."""
 
     model: Name
     files: Mapping[Precision, Sha256]
@@ -40,7 +45,7 @@ class TuningKey(Block):
 
     @classmethod
     def of(cls, version: Version, cpus: int) -> Self:
-        """The key of this version here, with so many CPUs to use."""
+        """The key of this version on this machine with `cpus` usable CPUs."""
         sealed = {entry.path: entry.sha256 for entry in version.manifest.files}
         files = {variant.precision: sealed[variant.file] for variant in version.manifest.variants}
         return cls(
@@ -52,8 +57,8 @@ class TuningKey(Block):
         )
 
 
-class TunedPerformance(Block):
-    """What the choice did when it was made: under its full load, and for one client alone."""
+class TunedPerformance(_TuningBlock):
+    """What the settings achieved: under full load, and for one client alone (`alone_ms`)."""
 
     images_per_second: float
     p50_ms: float
@@ -62,51 +67,103 @@ class TunedPerformance(Block):
     alone_ms: float
 
 
-class TunedSettings(Block):
+class TunedSettings(_TuningBlock):
     """Settings for one model on this machine."""
 
     key: TuningKey
     mode: Mode
     asked_p99_ms: float | None = None
-    instances: Annotated[int, Field(ge=1, le=MOST)]
-    intra_op_num_threads: Annotated[int, Field(ge=1, le=MOST)]
-    max_batch_size: Annotated[int, Field(ge=1, le=MOST)]
+    instances: Annotated[int, Field(ge=1, le=MAX_VALUE)]
+    intra_op_num_threads: Annotated[int, Field(ge=1, le=MAX_VALUE)]
+    max_batch_size: Annotated[int, Field(ge=1, le=MAX_VALUE)]
     precision: Precision
     measured: TunedPerformance
     measured_at: AwareDatetime
 
     @model_validator(mode="after")
     def _check_threads(self) -> Self:
-        if self.instances * self.intra_op_num_threads > MOST:
-            raise ValueError(f"instances x intra_op_num_threads is more than {MOST}")
+        if self.instances * self.intra_op_num_threads > MAX_VALUE:
+            raise ValueError(f"instances x intra_op_num_threads must be at most {MAX_VALUE}")
         return self
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {getattr(self, name)}" for name in SETTINGS)
+        return ", ".join(f"{name} {getattr(self, name)}" for name in SETTING_NAMES)
+
+
+@dataclass(frozen=True)
+class TunedSettingsLookup:
+    """Finds tuned settings in a cache directory for `cpus` CPUs.
+
+    `fixed` names the settings that a person has set; they are never overridden. Instances and
+    threads were measured together, so fixing one of them fixes both.
+    """
+
+    cache: Path
+    cpus: int
+    fixed: Collection[str] = ()
+
+    def values_for(self, version: Version) -> dict[str, Any]:
+        """Tuned values by setting name, without the fixed ones; empty without tuned settings."""
+        tuned = find_tuned_settings(self.cache, version, self.cpus)
+        if tuned is None:
+            return {}
+        fixed = set(self.fixed)
+        if fixed & MEASURED_TOGETHER:
+            fixed |= MEASURED_TOGETHER
+        return {name: getattr(tuned, name) for name in SETTING_NAMES if name not in fixed}
+
+
+def find_tuned_settings(cache: Path, version: Version, cpus: int) -> TunedSettings | None:
+    """The settings that were tuned for this version on a machine like this; None if there are none.
+
+    Settings that cannot be read, that another user could have written or that were measured
+    elsewhere are ignored with a warning.
+    """
+    try:
+        for folder in (cache, cache / FOLDER):
+            check_owner(folder)
+        with (cache / FOLDER / f"{version.model}.json").open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        logger.warning(
+            "tuned settings of %s are ignored: the file cannot be read: %s",
+            version.model,
+            error.strerror or error,
+        )
+        return None
+    try:
+        return parse_tuned_settings(data, version, cpus)
+    except ValueError as error:
+        logger.warning("tuned settings of %s are ignored: %s", version.model, error)
+        return None
 
 
 def parse_tuned_settings(data: bytes, version: Version, cpus: int) -> TunedSettings:
-    """The choice that these bytes hold. Raises ValueError where they hold none, or one for another version or machine."""
+    """Parse a file of tuned settings.
+
+    Raises:
+        ValueError: The data is not valid, or was measured for another version or machine.
+    """
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"the file is larger than {MAX_FILE_BYTES} bytes")
     try:
-        choice = TunedSettings.model_validate_json(data)
+        tuned = TunedSettings.model_validate_json(data)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        raise ValueError(
-            f"{'.'.join(str(part) for part in problem['loc']) or 'document'}: {problem['msg']}"
-        ) from None
+        raise ValueError(describe_validation_error(error)) from None
     here = TuningKey.of(version, cpus)
-    if differing := [
-        said for name, said in _SAID.items() if getattr(choice.key, name) != getattr(here, name)
-    ]:
-        others = " and other ".join(differing)
+    fields = TuningKey.model_fields
+    if differing := [name for name in fields if getattr(tuned.key, name) != getattr(here, name)]:
         raise ValueError(
-            f"it was measured with other {others}; `python -m service tune {version.model}` measures anew"
+            f"they were measured with a different {', '.join(differing)}; "
+            f"run `python -m service tune {version.model}` to measure again"
         )
-    return choice
+    return tuned
 
 
-def write_tuned_settings(cache: Path, choice: TunedSettings) -> Path:
-    """Put the choice where `find_tuned_settings` finds it, in the place of an earlier one by one rename. Raises OSError."""
-    path = open_host_cache(cache, FOLDER) / f"{choice.key.model}.json"
-    write_atomically(path, choice.model_dump_json(indent=2).encode() + b"\n")
+def write_tuned_settings(cache: Path, tuned: TunedSettings) -> Path:
+    """Write the settings to where `find_tuned_settings` reads them, atomically. Raises OSError."""
+    path = open_host_cache(cache, FOLDER) / f"{tuned.key.model}.json"
+    write_atomically(path, tuned.model_dump_json(indent=2).encode() + b"\n")
     return path

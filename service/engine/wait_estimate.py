@@ -1,15 +1,75 @@
-"""How long new images take until they are done, with what runs and waits here now."""
+"""How long new images wait for their result: run times by batch size, and the work that is queued."""
 
 import math
+import threading
 import time
+from bisect import bisect_left
+from collections.abc import Mapping
+from typing import Final
 
 from service.engine.batcher import Batcher
-from service.engine.latency_profile import LatencyProfile
 from service.engine.priority import INTERACTIVE, Priority
+
+NEWEST_RUN_WEIGHT: Final = 0.1
+"""Ten runs suffice to follow a change of load on the machine."""
+
+
+class LatencyProfile:
+    """Seconds of one run by its number of images, linear between the measured sizes.
+
+    Measured during warm-up and corrected by every later run. Thread-safe.
+    """
+
+    def __init__(self, seconds: Mapping[int, float]) -> None:
+        """Start from the measured `seconds` by batch size; at least one size is required."""
+        self._sizes = sorted(seconds)
+        self._seconds = [seconds[size] for size in self._sizes]
+        self._lock = threading.Lock()
+
+    def observe(self, images: int, seconds: float) -> None:
+        """Correct the profile by a run of `images` images.
+
+        A load that slows one size down slows all of them, so the nearest size moves by the full
+        weight and the others by half of it.
+        """
+        with self._lock:
+            ratio = max(seconds, 1e-6) / self.seconds(images)
+            nearest = min(bisect_left(self._sizes, images), len(self._sizes) - 1)
+            full, half = ratio**NEWEST_RUN_WEIGHT, ratio ** (NEWEST_RUN_WEIGHT / 2)
+            self._seconds = [
+                value * (full if index == nearest else half)
+                for index, value in enumerate(self._seconds)
+            ]
+
+    def seconds(self, images: int) -> float:
+        """Seconds of one run of `images` images, at least 1."""
+        sizes, seconds = self._sizes, self._seconds
+        above = bisect_left(sizes, images)
+        if above == len(sizes):
+            return seconds[-1] * images / sizes[-1]
+        if sizes[above] == images or above == 0:
+            return seconds[above]
+        share = (images - sizes[above - 1]) / (sizes[above] - sizes[above - 1])
+        return seconds[above - 1] + share * (seconds[above] - seconds[above - 1])
+
+    def wait_seconds(
+        self, ahead: int, images: int, max_batch_size: int, instances: int, filling: int = 0
+    ) -> float:
+        """Seconds until `images` new images finish when `ahead` images are already queued.
+
+        All instances run full batches, then one smaller batch each. `filling` images of lower
+        priority take the places that are left in the smaller batches.
+        """
+        images_per_round = max_batch_size * instances
+        rounds, rest = divmod(ahead + images, images_per_round)
+        if not rest:
+            return rounds * self.seconds(max_batch_size)
+        last_batch = math.ceil(min(rest + filling, images_per_round) / instances)
+        return rounds * self.seconds(max_batch_size) + self.seconds(last_batch)
 
 
 class WaitEstimate:
-    """What a version's batcher has to do, in seconds by its profile."""
+    """Predicts the waiting time in front of one version's batcher."""
 
     def __init__(
         self,
@@ -26,30 +86,33 @@ class WaitEstimate:
         self._max_queue_delay_seconds = max_queue_delay_seconds
 
     def seconds(self, ahead: int, images: int, priority: Priority) -> float:
-        """Until so many new images are done behind `ahead` others of their kind, those that run among them.
+        """Seconds until `images` new images finish when `ahead` images are admitted before them.
 
-        Interactive images overtake all bulk but what runs already, and what fills up the batches that they are in.
+        `ahead` counts queued and running images. Interactive images overtake queued bulk images,
+        but wait for running batches, and queued bulk images fill up their batches.
         """
         running, filling = 0.0, 0
         if priority == INTERACTIVE:
-            running, filling = self._bulk_seconds(ahead + images), self._batcher.waiting_bulk
+            running = self._running_bulk_seconds(ahead + images)
+            filling = self._batcher.waiting_bulk
         wait = self._profile.wait_seconds(
             ahead, images, self._max_batch_size, self._instances, filling
         )
         return self._max_queue_delay_seconds + running + wait
 
-    def _bulk_seconds(self, images: int) -> float:
-        """What is left of the runs that have bulk, on the instances that are free first, as many as these images take.
+    def _running_bulk_seconds(self, images: int) -> float:
+        """Mean wait for running bulk on the instances that `images` images will use.
 
-        Of a run with other images, too, the bulk's share: the others are `ahead` already.
+        Idle instances are used first. Of a batch with both priorities only the bulk's share
+        counts: its interactive images are in `ahead` already.
         """
         if not (runs := self._batcher.bulk_runs.copy().values()):
             return 0.0
         now = time.monotonic()
-        left = [
+        remaining = [
             max(0.0, self._profile.seconds(run.images) - (now - run.began)) * run.bulk / run.images
             for run in runs
         ]
-        free = [0.0] * (self._instances - len(left))
+        idle = [0.0] * (self._instances - len(remaining))
         batches = min(self._instances, math.ceil(images / self._max_batch_size)) or 1
-        return sum(sorted(free + left)[:batches]) / batches
+        return sum(sorted(idle + remaining)[:batches]) / batches

@@ -1,4 +1,4 @@
-"""The first runs of a session, before it is ready: what a provider prepares for a batch's size it prepares now."""
+"""The first runs of a session: they prepare the provider, time each batch size and find the best."""
 
 import math
 import time
@@ -13,15 +13,21 @@ from model_store.preprocessing import Pixels
 from model_store.session import Logits, RunControl
 
 LONGEST_RUN_SECONDS: Final = 0.25
-"""Where nothing is set, larger sizes are not tried: a longer run gains nothing on a CPU, and whoever comes next waits for it."""
-SURPRISING: Final = 2.2  # times what half of the images took
-BATCH_SECONDS: Final = 7e-4
-BATCH_SHARE: Final = 0.05
-"""What a batch costs besides its run under load: so much, and this part of one image's run. A thread wakes, waits for Python's
-lock, caches are cold. Sizes that are too small lose 5 to 10 % by that, sizes that are too large 2 % (RESULTS.md)."""
-WORTH: Final = 1.02  # times the images a second: for less nobody waits for a larger batch
-SHORT_SECONDS: Final = 0.02  # where a run is as short as this, room in memory and what else happens count: another follows
-QUICK_SECONDS: Final = 0.005  # and here two
+"""Without a set batch size, larger batches are not tried: on a CPU they gain nothing, and others wait."""
+OUTLIER_RATIO: Final = 2.2
+"""A run is suspected to be an outlier if it took this many times as long as half the images."""
+BATCH_OVERHEAD_SECONDS: Final = 7e-4
+BATCH_OVERHEAD_SHARE: Final = 0.05
+"""Overhead of a batch under load: the constant, plus this share of a run of one image.
+
+A thread wakes up, waits for the GIL and finds cold caches. Batches that are too small lose 5 to 10 %
+of the throughput by it, batches that are too large 2 % (benchmarks/RESULTS.md).
+"""
+MIN_GAIN: Final = 1.02
+"""A larger batch must bring this many times the images per second."""
+RETRY_BELOW_SECONDS: Final = 0.02
+"""Runs this short are timed twice: memory allocation and other processes distort them."""
+RETRY_TWICE_BELOW_SECONDS: Final = 0.005
 Run = Callable[[Pixels, RunControl], Logits]
 
 
@@ -33,83 +39,96 @@ def warm_up(
     sizes: Sequence[int] = (),
     longest_seconds: float = math.inf,
 ) -> dict[int, float]:
-    """Seconds of a run on black images by size: 1, 2, 4 … `largest`. Raises ModelRunError where the scores have another shape.
+    """Time runs on black images.
 
-    With `longest_seconds` the best size is looked for: it ends after one whose double would take longer, or where growing has
-    ceased to pay. Where a provider prepares something by size, it is all of `sizes`, the largest first: what is compiled for a
-    range of sizes is not compiled again for those between.
+    Args:
+        run: The session's run.
+        shape: Height and width of the model's input.
+        classes: The number of scores per image that the model must return.
+        largest: The largest batch size to run.
+        sizes: Sizes that the provider compiles for. All of them are run, the largest first: a graph
+            compiled for a range of sizes is not compiled again for those in between.
+        longest_seconds: Without `sizes`, batch sizes double up to `largest`, but stop before a run
+            that would take longer than this, or once larger batches bring no gain.
+
+    Returns:
+        Seconds of a run by batch size.
+
+    Raises:
+        ModelRunError: A run failed, or returned scores of another shape.
     """
     if sizes:
         for size in sorted(sizes, reverse=True):
-            _time(run, shape, classes, size)
-        seconds = {size: _time(run, shape, classes, size) for size in sizes}
+            _time_run(run, shape, classes, size)
+        seconds = {size: _time_run(run, shape, classes, size) for size in sizes}
     else:
-        seconds = _try_sizes(run, shape, classes, largest, longest_seconds)
-    run(
-        _black(shape, 1), RunControl(gives_memory_back=True)
-    )  # what idles needs no memory for the largest batch
+        seconds = _time_doubling_sizes(run, shape, classes, largest, longest_seconds)
+    # An idle model needs no memory for its largest batch.
+    run(_black_images(shape, 1), RunControl(gives_memory_back=True))
     return seconds
 
 
-def _try_sizes(
+def _time_doubling_sizes(
     run: Run, shape: Input, classes: int, largest: int, longest_seconds: float
 ) -> dict[int, float]:
-    found: dict[int, float] = {}
+    seconds: dict[int, float] = {}
     size = 1
 
-    def ends() -> bool:
-        return takes_long() or (longest_seconds < math.inf and not _gains(found))
+    def double_takes_too_long() -> bool:
+        return 2 * seconds[size] > longest_seconds
 
-    def takes_long() -> bool:
-        return 2 * found[size] > longest_seconds
+    def is_last() -> bool:
+        return double_takes_too_long() or (longest_seconds < math.inf and not _still_gains(seconds))
 
-    def may_be_a_hiccup() -> bool:
-        return not takes_long() or found[size] > SURPRISING * found.get(size // 2, 0.0)
+    def may_be_outlier() -> bool:
+        half = seconds.get(size // 2, 0.0)
+        return not double_takes_too_long() or seconds[size] > OUTLIER_RATIO * half
 
     while True:
-        found[size] = _time(run, shape, classes, size)  # makes room in memory, too
-        if found[size] < SHORT_SECONDS or (ends() and may_be_a_hiccup()):
-            again = 2 if found[size] < QUICK_SECONDS else 1
-            found[size] = min(
-                found[size], *(_time(run, shape, classes, size) for _ in range(again))
+        seconds[size] = _time_run(run, shape, classes, size)  # also allocates memory
+        if seconds[size] < RETRY_BELOW_SECONDS or (is_last() and may_be_outlier()):
+            retries = 2 if seconds[size] < RETRY_TWICE_BELOW_SECONDS else 1
+            seconds[size] = min(
+                seconds[size], *(_time_run(run, shape, classes, size) for _ in range(retries))
             )
-        if size == largest or ends():
-            return found
+        if size == largest or is_last():
+            return seconds
         size = min(2 * size, largest)
 
 
-def size_worth_waiting_for(seconds: Mapping[int, float]) -> int:
-    """The smallest size with nearly the most images a second.
+def best_batch_size(seconds: Mapping[int, float]) -> int:
+    """The smallest size whose throughput is within `MIN_GAIN` of the best.
 
-    Larger batches would make instances start and end together, so that clients wait for all of them and they for the clients.
+    Larger batches would make all instances start and end together, so that clients and instances
+    wait for each other.
     """
-    each = _each(seconds)
-    return min(size for size, taken in each.items() if taken <= WORTH * min(each.values()))
+    per_image = _seconds_per_image(seconds)
+    best = min(per_image.values())
+    return min(size for size, value in per_image.items() if value <= MIN_GAIN * best)
 
 
-def _gains(seconds: Mapping[int, float]) -> bool:
-    """Whether the last two doublings together were worth it; if not, all that could follow would gain less than half of that."""
-    (*_, before, _, last) = [math.inf, math.inf, *_each(seconds).values()]
-    return before > WORTH * last
+def _still_gains(seconds: Mapping[int, float]) -> bool:
+    """Whether the last two doublings gained; if not, all further ones gain less than half of that."""
+    (*_, before, _, last) = [math.inf, math.inf, *_seconds_per_image(seconds).values()]
+    return before > MIN_GAIN * last
 
 
-def _each(seconds: Mapping[int, float]) -> dict[int, float]:
-    """Of one image, by the size of its batch."""
-    besides = BATCH_SECONDS + BATCH_SHARE * seconds[min(seconds)]
-    return {size: (taken + besides) / size for size, taken in seconds.items()}
+def _seconds_per_image(seconds: Mapping[int, float]) -> dict[int, float]:
+    overhead = BATCH_OVERHEAD_SECONDS + BATCH_OVERHEAD_SHARE * seconds[min(seconds)]
+    return {size: (value + overhead) / size for size, value in seconds.items()}
 
 
-def _time(run: Run, shape: Input, classes: int, size: int) -> float:
-    images = _black(shape, size)
+def _time_run(run: Run, shape: Input, classes: int, size: int) -> float:
+    images = _black_images(shape, size)
     began = time.perf_counter()
     scores = run(images, RunControl())
     seconds = time.perf_counter() - began
     if scores.shape != (size, classes):
         raise ModelRunError(
-            f"the model gives scores of shape {scores.shape}, expected {(size, classes)}"
+            f"the model returned scores of shape {scores.shape}, expected {(size, classes)}"
         )
     return seconds
 
 
-def _black(shape: Input, size: int) -> Pixels:
+def _black_images(shape: Input, size: int) -> Pixels:
     return np.zeros((size, shape.height, shape.width, 3), np.uint8)

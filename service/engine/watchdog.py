@@ -1,4 +1,4 @@
-"""The watchdog: a run that hangs is ended, and where even that does not help the process ends for its supervisor to restart."""
+"""Ends runs that hang; if a run cannot be ended, ends the process for its supervisor to restart."""
 
 import faulthandler
 import logging
@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 
 
 def end_process() -> None:
-    """Show where every thread stands and end this process at once: a thread that hangs would keep an orderly end from coming."""
+    """Print the stack of every thread and exit at once: an orderly exit would wait for the hung thread."""
     with suppress(OSError, ValueError):  # no stderr
         faulthandler.dump_traceback(sys.__stderr__ or 2)
     os._exit(os.EX_SOFTWARE)
 
 
 @dataclass(eq=False)
-class _Run:
+class _WatchedRun:
     images: int
     due: float
     control: RunControl = field(default_factory=RunControl)
@@ -37,10 +37,10 @@ class _Run:
 
 
 class Watchdog:
-    """Looks after runs with one thread, which sleeps while none is under way and wakes at most once in `seconds` else.
+    """Terminates runs that take longer than `seconds`; 0 disables it.
 
-    A run that takes longer than `seconds` is terminated and raises ModelRunError; one that goes on for `grace_seconds` after
-    that ends the process. With 0 seconds runs are not looked after.
+    A terminated run raises ModelRunError. If it has not ended `grace_seconds` later, `give_up` is
+    called. One thread watches all runs and sleeps while there are none.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Watchdog:
         self._seconds = seconds
         self._grace_seconds = grace_seconds
         self._give_up = give_up
-        self._runs: set[_Run] = set()
+        self._runs: set[_WatchedRun] = set()
         self._changed = threading.Condition()
         self._wakes_at = math.inf
         self._closing = False
@@ -64,32 +64,33 @@ class Watchdog:
     def guard(
         self, run: Callable[[Pixels, RunControl | None], Result]
     ) -> Callable[[Pixels], Result]:
-        """The run without its control: several may be under way at once, each with its own time."""
+        """`run` under this watchdog. Concurrent runs are allowed; each has its own time limit."""
         if not self._seconds:
             return lambda images: run(images, None)
 
-        def guarded(images: Pixels) -> Result:
-            entry = _Run(len(images), time.monotonic() + self._seconds)
+        def guarded_run(images: Pixels) -> Result:
+            watched = _WatchedRun(len(images), time.monotonic() + self._seconds)
             with self._changed:
-                self._runs.add(entry)
-                if entry.due < self._wakes_at:
+                self._runs.add(watched)
+                if watched.due < self._wakes_at:
                     self._changed.notify()
             try:
-                return run(images, entry.control)
+                return run(images, watched.control)
             except ModelRunError as error:
-                if entry.terminated:
+                if watched.terminated:
                     raise ModelRunError(
-                        f"a run of {entry.images} images was ended after {self._seconds:g} s"
+                        f"a run of {watched.images} images was terminated "
+                        f"after {self._seconds:g} s (SERVICE_RUN_TIMEOUT_SECONDS)"
                     ) from error
                 raise
             finally:
                 with self._changed:
-                    self._runs.discard(entry)
+                    self._runs.discard(watched)
 
-        return guarded
+        return guarded_run
 
     def close(self) -> None:
-        """End the thread, once no run is under way any more."""
+        """End the thread. Call it when no run is under way any more."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -99,7 +100,7 @@ class Watchdog:
     def _watch(self) -> None:
         with self._changed:
             while not self._closing:
-                # A run that ends wakes no one: it costs at most one look at the time that it would have been late.
+                # A run that ends wakes nobody: the thread wakes once when that run was due.
                 self._wakes_at = min((run.due for run in self._runs), default=math.inf)
                 self._changed.wait(
                     max(0.0, self._wakes_at - time.monotonic()) if self._runs else None
@@ -111,16 +112,16 @@ class Watchdog:
         for run in [run for run in self._runs if run.due <= now]:
             if run.terminated:
                 logger.critical(
-                    "a run of %d images does not end; the process ends, to be restarted", run.images
+                    "a run of %d images cannot be terminated; this process exits to be restarted",
+                    run.images,
                 )
                 self._give_up()
-                run.due = now + self._grace_seconds
             else:
                 logger.error(
-                    "a run of %d images takes longer than %g s and is terminated",
+                    "a run of %d images took longer than %g s and is terminated",
                     run.images,
                     self._seconds,
                 )
                 run.terminated = True
                 run.control.terminate()
-                run.due = now + self._grace_seconds
+            run.due = now + self._grace_seconds

@@ -125,7 +125,7 @@ class _ServedModels(Collector):
             for number, served in sorted(model.serving.items()):
                 labels = [name, str(number)]
                 waiting.add_metric(labels, served.batcher.waiting)
-                pending.add_metric(labels, served.admission.images)
+                pending.add_metric(labels, served.admitted.images)
                 sizes = dict(served.batcher.batch_sizes)  # instances count on meanwhile
                 buckets = [
                     (str(float(most)), float(sum(n for size, n in sizes.items() if size <= most)))

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from model_store.manifest import Precision
 from model_store.session import SessionOptions
 from model_store.store import ModelStore
-from service.engine.loaded_version import EngineOptions, LoadedVersion
+from service.engine.loaded_version import LoadedVersion
+from service.engine.options import EngineOptions
 
 WARM_UP: Final = 0.25  # of the time that is counted, and everyone was answered once
 LEAST_BATCHES: Final = (

@@ -8,7 +8,7 @@ from model_store.manifest import Precision, Variant
 from model_store.session import SessionOptions
 from model_store.version import Version
 from service.engine.tuned_settings import Mode
-from service.engine.variant_selection import choose as choose_precision
+from service.engine.variant_selection import select_variant
 from service.loadtest.engine import EngineMeasurement, Setting
 
 LOSS_CHECK: Final = "top1_loss"
@@ -70,14 +70,14 @@ def list_precisions(
     Those that hold here and whose gates passed: with a budget of points of top-1, only those that lose no more by their gate.
     Raises ModelStoreError where fp32 itself does not hold.
     """
-    base = choose_precision(version, "fp32", SessionOptions()).precision
+    base = select_variant(version, "fp32", SessionOptions()).precision
     precisions = [base]
     for variant in version.manifest.variants:
         if variant.precision == base:
             continue
         reason = _over_budget(variant, budget_points)
         if reason is None:
-            found = choose_precision(version, variant.precision, SessionOptions())
+            found = select_variant(version, variant.precision, SessionOptions())
             reason = found.note
         if reason is None:
             precisions.append(variant.precision)

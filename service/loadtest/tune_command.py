@@ -9,13 +9,13 @@ from model_store.host_cache import default_host_cache, open_host_cache
 from model_store.manifest import now
 from model_store.store import BUILTIN_ROOT, DEFAULT_ROOT, ModelStore
 from service.engine.tuned_settings import (
+    FOLDER,
     Mode,
     TunedPerformance,
     TunedSettings,
     TuningKey,
     write_tuned_settings,
 )
-from service.engine.tuned_settings_lookup import FOLDER
 from service.host.cpu_limit import cpu_limit
 from service.loadtest.command_options import (
     PICTURE_SUFFIXES,

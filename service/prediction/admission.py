@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from service.engine.priority import INTERACTIVE, Priority
+from service.engine.priority import INTERACTIVE, ImageCount, Priority
 from service.errors import OverloadedError, TooLargeError
 
 RETRY_AFTER_SECONDS: Final = 1
@@ -42,28 +42,7 @@ class UploadBudget:
             self.held_bytes -= held
 
 
-class _Count:
-    """Images that were let in and have no answer yet."""
-
-    def __init__(self) -> None:
-        self._interactive = self._bulk = 0
-
-    @property
-    def images(self) -> int:
-        return self._interactive + self._bulk
-
-    def add(self, count: int, priority: Priority) -> None:
-        if priority == INTERACTIVE:
-            self._interactive += count
-        else:
-            self._bulk += count
-
-    def ahead_of(self, priority: Priority) -> int:
-        """Bulk counts for bulk alone: interactive images are taken before it, and find room whatever waits of it."""
-        return self._interactive if priority == INTERACTIVE else self.images
-
-
-class ModelCapacity(_Count):
+class ModelCapacity(ImageCount):
     """The places for images of one model, whichever of its versions they are for. Used from the event loop alone."""
 
     def __init__(self, max_queue_size: int) -> None:
@@ -78,11 +57,15 @@ class Admission:
     """
 
     def __init__(
-        self, room: ModelCapacity, predict_seconds: Callable[[int, int, Priority], float]
+        self,
+        room: ModelCapacity,
+        admitted: ImageCount,
+        predict_seconds: Callable[[int, int, Priority], float],
     ) -> None:
+        """`room` is shared by all versions of a model, `admitted` counts the images of this version."""
         self._room = room
+        self._own = admitted
         self._predict_seconds = predict_seconds
-        self._own = _Count()
 
     @property
     def images(self) -> int:

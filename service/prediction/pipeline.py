@@ -16,7 +16,7 @@ from service.errors import DeadlineExceededError, EveryImageFailedError, Service
 from service.http.protocol import DirectTransport
 from service.http.query_params import QueryParams, parse_query_params
 from service.http.request_body import Encoded, check_headers, read_body, read_images
-from service.prediction.admission import UploadBudget
+from service.prediction.admission import Admission, ModelCapacity, UploadBudget
 from service.prediction.decode_pool import DecodePool, is_small
 from service.prediction.response import answer
 from service.settings import Settings
@@ -67,6 +67,7 @@ class PredictionPipeline:
         self._decoders = decoders
         self._decodes_at_once = decodes_at_once
         self._uploads = UploadBudget(settings.max_upload_bytes)
+        self._capacities: dict[str, ModelCapacity] = {}
 
     async def predict(
         self, asked: PredictRequest, model: str | None, version: int | None, seen: RequestRecord
@@ -79,7 +80,7 @@ class PredictionPipeline:
         seen.model, seen.version = found.version.model, found.version.number
         parameters = parse_query_params(asked.query, found)
         check_headers(asked.headers, settings.max_body_bytes)
-        found.admission.check_room(parameters.priority)
+        self._admission(found).check_room(parameters.priority)
         with self._uploads.upload() as hold:
             body = await self._read_body(asked, hold)
             images = read_images(asked.headers, body, settings.max_images)
@@ -101,13 +102,21 @@ class PredictionPipeline:
                 ):
                     decode_seconds = 0.0  # they need no worker
                 deadline = seen.began + parameters.timeout_seconds(served.options.deadline_seconds)
-                with served.admission.queue(
+                with self._admission(served).queue(
                     len(images), deadline - received, parameters.priority, decode_seconds
                 ):
                     outcomes = await self._classify(
                         images, served, deadline, parameters, DisconnectGuard(asked)
                     )
                 return _answer(served, outcomes, parameters.top_k, set_index, seen)
+
+    def _admission(self, served: LoadedVersion) -> Admission:
+        """The queue of one version; all versions of a model share its capacity."""
+        capacity = self._capacities.get(served.version.model)
+        if capacity is None:
+            capacity = ModelCapacity(served.options.max_queue_size)
+            self._capacities[served.version.model] = capacity
+        return Admission(capacity, served.admitted, served.wait_estimate.seconds)
 
     async def _read_body(self, asked: PredictRequest, hold: Callable[[int], None]) -> bytes:
         """The body, at once where it has come with its head."""

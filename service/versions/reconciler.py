@@ -9,7 +9,8 @@ from typing import Final, Literal
 from model_store.errors import ModelStoreError, StoreUnreadableError
 from model_store.store import ModelStore
 from model_store.version import Layer
-from service.engine.loaded_version import EngineOptions, LoadedVersion
+from service.engine.loaded_version import LoadedVersion
+from service.engine.options import EngineOptions
 from service.versions.desired_versions import DesiredVersions
 
 State = Literal["loading", "ready", "unloading", "unloaded", "error"]
@@ -115,7 +116,9 @@ def try_version(
             logger.error("%s/%d is not served: %s", name, number, error, exc_info=unexpected)  # noqa: TRY400
         return failure
     taken = (time.perf_counter() - began) * 1e3
-    logger.info("%s is ready in %s after %.0f ms", served.version, served.choice.precision, taken)
+    logger.info(
+        "%s is ready in %s after %.0f ms", served.version, served.selected_variant.precision, taken
+    )
     return served
 
 

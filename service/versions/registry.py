@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from model_store.errors import AliasError, ModelStoreError, StoreUnreadableError
 from model_store.store import Contents, ModelStore
-from service.engine.loaded_version import EngineOptions, LoadedVersion
+from service.engine.loaded_version import LoadedVersion
+from service.engine.options import EngineOptions
 from service.errors import ConflictError, NotReadyError
 from service.log_on_change import LogOnChange
 from service.versions.desired_versions import (

@@ -23,7 +23,7 @@ def _summary(registry: Registry, model: ServedModel) -> dict[str, Any]:
         "version": version.number if version else None,
         "digest": f"sha256:{version.digest}" if version else None,
         "proof": version.manifest.proof if version else None,
-        "precision": model.served.choice.precision if model.served else None,
+        "precision": model.served.selected_variant.precision if model.served else None,
         "default": model.name == registry.default_model,
     }
 
@@ -82,7 +82,7 @@ def describe_model(registry: Registry, model: ServedModel) -> ModelDetail:
         calibration=manifest.calibration,
         metrics=manifest.metrics,
         gate=list(manifest.gate),
-        precision_note=model.served.choice.note,
+        precision_note=model.served.selected_variant.note,
         variants=_variants(model.served),
         training=manifest.training,
         imported=manifest.imported,
@@ -107,7 +107,7 @@ def _read_aliases(registry: Registry, name: str) -> tuple[dict[str, int | None] 
 
 
 def _variants(served: LoadedVersion) -> list[VariantDetail]:
-    choice = served.choice
+    choice = served.selected_variant
     return [
         VariantDetail(
             precision=variant.precision,

@@ -4,7 +4,8 @@ from colour_model import MODEL
 from server_process import PATIENCE_SECONDS
 
 from model_store.session import SessionOptions
-from service.engine.loaded_version import EngineOptions, LoadedVersion
+from service.engine.loaded_version import LoadedVersion
+from service.engine.options import EngineOptions
 from service.versions.registry import Registry
 
 

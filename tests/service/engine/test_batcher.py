@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from server_process import PATIENCE_SECONDS
 
-from service.engine.batcher import BULK, INTERACTIVE, NICENESS, SWEEP, Batcher, ImageResult
+from service.engine.batcher import INSTANCE_NICENESS, MIN_QUEUE_TO_CLEAN, Batcher, ImageResult
+from service.engine.priority import BULK, INTERACTIVE
 from service.errors import DeadlineExceededError, InferenceError
 
 pytestmark = pytest.mark.anyio
@@ -316,7 +317,7 @@ async def test_instances_give_way_to_the_event_loop() -> None:
     before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     with batching(run) as batcher:
         await answered(submit(batcher, 1))
-    assert found == [max(before, NICENESS)]
+    assert found == [max(before, INSTANCE_NICENESS)]
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
 
 
@@ -327,9 +328,9 @@ async def test_images_that_never_come_to_their_turn_are_let_go_once_their_caller
         held = submit(batcher, *range(3 * LARGEST))
         await model.begun()
         stays = batcher.submit(numbered(7), time.monotonic() + PATIENCE_SECONDS, BULK)
-        for _ in range(5 * SWEEP):
+        for _ in range(5 * MIN_QUEUE_TO_CLEAN):
             batcher.submit(numbered(8), time.monotonic() + PATIENCE_SECONDS, BULK).cancel()
-        assert batcher.waiting_bulk <= SWEEP + 1
+        assert batcher.waiting_bulk <= MIN_QUEUE_TO_CLEAN + 1
         model.gate.set()
         assert await answered([*held, stays]) == [*range(3 * LARGEST), 7]
 

@@ -14,7 +14,8 @@ import pytest
 from gated_model import numbered, read_numbers
 from server_process import PATIENCE_SECONDS
 
-from service.engine.batcher import BULK, INTERACTIVE, Batcher, ImageResult
+from service.engine.batcher import Batcher, ImageResult
+from service.engine.priority import BULK, INTERACTIVE
 from service.errors import DeadlineExceededError, InferenceError
 
 pytestmark = pytest.mark.anyio

@@ -43,4 +43,4 @@ def test_each_run_goes_to_the_one_with_the_fewest() -> None:
         assert all(future.result() is IMAGES for future in futures)
         found[0].runs = 100
         assert isinstance(pool.submit(devices.run, IMAGES).exception(), RuntimeError)
-    assert devices._under_way == [0, 0, 0]
+    assert devices._runs == [0, 0, 0]

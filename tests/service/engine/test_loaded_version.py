@@ -12,7 +12,8 @@ from server_process import PATIENCE_SECONDS
 
 from model_store.session import SessionOptions
 from model_store.store import ModelStore
-from service.engine.loaded_version import EngineOptions, LoadedVersion
+from service.engine.loaded_version import LoadedVersion
+from service.engine.options import EngineOptions
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def test_a_closed_version_s_memory_is_free_at_once(store: ModelStore) -> None:
     """No cycle holds the session until the garbage collector comes: a hundred reloads would each leave their weights behind."""
     publish(store)
     served = LoadedVersion(store.open(MODEL, 1), EngineOptions(SessionOptions(), instances=2))
-    session = weakref.ref(served.choice.session)
+    session = weakref.ref(served.selected_variant.session)
     served.close()
     assert session() is not None
     del served

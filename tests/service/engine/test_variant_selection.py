@@ -16,15 +16,15 @@ from model_store.manifest import Check, Precision, Variant
 from model_store.session import Session, SessionOptions
 from model_store.store import ModelStore
 from model_store.version import Version
-from service.engine.loaded_version import EngineOptions
+from service.engine.options import EngineOptions
 from service.engine.variant_selection import (
-    RequestedPrecision,
     SelectedVariant,
-    choose,
-    fastest,
+    fastest_precision,
     load_proven,
+    select_variant,
 )
 from service.server import describe
+from service.settings import RequestedPrecision
 from service.versions.registry import Registry
 
 INT8 = Variant(precision="int8", file="model.int8.onnx", tolerance=0.05)
@@ -51,7 +51,7 @@ def chosen(
     store: ModelStore, wish: RequestedPrecision, number: int = 1, **seconds: float
 ) -> SelectedVariant:
     with store.open(MODEL, number) as version:
-        return choose(version, wish, SessionOptions(), as_if(**seconds))  # type: ignore[arg-type]
+        return select_variant(version, wish, SessionOptions(), as_if(**seconds))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("int8", "expected"), [(0.5, "int8"), (0.97, "fp32"), (3.0, "fp32")])
@@ -68,8 +68,8 @@ def test_auto_takes_the_fastest_and_fp32_where_little_is_won(
 def test_speed_is_weighed_over_both_batches() -> None:
     """Half the time for one image counts as much as half the time for eight; of several rounds the best does."""
     fp32 = np.array([[9.0, 9.0], [1.0, 8.0]])
-    assert fastest({"fp32": fp32, "int8": np.array([[0.5, 32.0]])}, "fp32") == "fp32"
-    assert fastest({"fp32": fp32, "int8": np.array([[0.5, 8.0]])}, "fp32") == "int8"
+    assert fastest_precision({"fp32": fp32, "int8": np.array([[0.5, 32.0]])}, "fp32") == "fp32"
+    assert fastest_precision({"fp32": fp32, "int8": np.array([[0.5, 8.0]])}, "fp32") == "int8"
 
 
 def test_the_session_is_that_of_the_chosen_variant(store: ModelStore) -> None:
@@ -88,7 +88,7 @@ def test_auto_leaves_out_what_fails_its_proof(
     choice = chosen(store, "auto", fp32=1.0, int8=0.1)
     assert choice.precision == "fp32"
     assert "differ from training's" in choice.left_out["int8"]
-    assert "is not served in int8" in caplog.text
+    assert "cannot serve in int8" in caplog.text
 
 
 def test_auto_leaves_out_what_is_no_model(store: ModelStore) -> None:
@@ -129,7 +129,7 @@ def test_a_named_precision_that_can_not_serve_gives_way_to_fp32(
     choice = chosen(store, "int8")
     assert choice.precision == "fp32"
     assert note in (choice.note or "")
-    assert "is served in fp32 instead of int8" in caplog.text
+    assert "serves in fp32 instead of int8" in caplog.text
 
 
 def test_fp32_must_hold_whatever_is_wished(store: ModelStore) -> None:
@@ -144,7 +144,7 @@ def test_a_real_measurement_chooses_one_of_them(store: ModelStore) -> None:
     """Without a measurement of the test's own the variants are timed here, in turn."""
     publish(store, others={INT8: file_of(NEAR)})
     with store.open(MODEL, 1) as version:
-        choice = choose(version, "auto", SessionOptions())
+        choice = select_variant(version, "auto", SessionOptions())
     assert choice.precision in {"fp32", "int8"}
     assert set(choice.milliseconds) == {"fp32", "int8"}
     assert all(value > 0 for values in choice.milliseconds.values() for value in values)

@@ -5,7 +5,7 @@ import pytest
 
 from model_store.errors import ModelRunError
 from model_store.manifest import Input
-from service.engine.warm_up import size_worth_waiting_for, warm_up
+from service.engine.warm_up import best_batch_size, warm_up
 
 SHAPE = Input(height=2, width=4)
 GIVING_BACK = [1]  # a last run, after which nothing of what the others took is kept
@@ -109,4 +109,4 @@ def test_scores_of_another_shape_are_refused() -> None:
 )
 def test_batches_are_no_larger_than_they_gain(seconds: dict[int, float], size: int) -> None:
     """The smallest size with nearly the most images a second, what a batch costs beside its run counted in."""
-    assert size_worth_waiting_for(seconds) == size
+    assert best_batch_size(seconds) == size

@@ -40,11 +40,11 @@ async def test_a_client_that_leaves_is_noticed_whatever_it_sent(
         await model.begun()
         _, leaver = await connect(port)
         leaver.write(request_head(Content_Length=len(body)) + body)
-        await asyncio.wait_for(until(lambda: served.admission.images == 2), PATIENCE_SECONDS)
+        await asyncio.wait_for(until(lambda: served.admitted.images == 2), PATIENCE_SECONDS)
         leaver.close()
-        await asyncio.wait_for(until(lambda: served.admission.images == 1), PATIENCE_SECONDS)
+        await asyncio.wait_for(until(lambda: served.admitted.images == 1), PATIENCE_SECONDS)
         model.gate.set()
-        await asyncio.wait_for(until(lambda: served.admission.images == 0), PATIENCE_SECONDS)
+        await asyncio.wait_for(until(lambda: served.admitted.images == 0), PATIENCE_SECONDS)
         first.close()
     assert model.sizes == [1]
 
@@ -62,7 +62,7 @@ async def test_pipelined_requests_of_a_client_that_left_are_counted_and_no_fault
             await model.begun()
             writer.close()
             await asyncio.wait_for(
-                until(lambda: application.served().admission.images == 0), PATIENCE_SECONDS
+                until(lambda: application.served().admitted.images == 0), PATIENCE_SECONDS
             )
             model.gate.set()
             metrics: CollectorRegistry = application.app._metrics.registry  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from service.engine.priority import BULK, INTERACTIVE, Priority
+from service.engine.priority import BULK, INTERACTIVE, ImageCount, Priority
 from service.errors import OverloadedError, TooLargeError
 from service.prediction.admission import Admission, ModelCapacity, UploadBudget
 
@@ -27,7 +27,7 @@ def budget() -> UploadBudget:
 @pytest.fixture
 def admission() -> Admission:
     """Four places, and a second an image."""
-    return Admission(ModelCapacity(4), lambda ahead, images, _: float(ahead + images))
+    return Admission(ModelCapacity(4), ImageCount(), lambda ahead, images, _: float(ahead + images))
 
 
 def test_room_is_given_back(budget: UploadBudget, admission: Admission) -> None:
@@ -119,6 +119,7 @@ def test_interactive_waits_for_the_bulk_that_runs() -> None:
     """What bulk there is does not fill its queue, but is in the wait that is predicted."""
     admission = Admission(
         ModelCapacity(4),
+        ImageCount(),
         lambda ahead, images, priority: (
             float(ahead + images) + (3.0 if priority == INTERACTIVE else 0.0)
         ),
@@ -136,7 +137,10 @@ def test_interactive_waits_for_the_bulk_that_runs() -> None:
 def test_versions_share_the_room_of_their_model() -> None:
     """But not the wait: only the images of a version itself are ahead of its new ones."""
     room = ModelCapacity(4)
-    one, other = (Admission(room, lambda ahead, images, _: float(ahead + images)) for _ in range(2))
+    one, other = (
+        Admission(room, ImageCount(), lambda ahead, images, _: float(ahead + images))
+        for _ in range(2)
+    )
     with one.queue(3), other.queue(1, 1.0):
         assert (one.images, other.images) == (3, 1)
         for admission in (one, other):

@@ -329,9 +329,7 @@ async def test_own_timeout_is_kept_and_capped(colour_store: ModelStore) -> None:
 async def test_what_can_not_be_in_time_is_refused_at_once(colour_store: ModelStore) -> None:
     """With runs of a second and one image ahead, an answer within 100 ms is not waited for: 429, the wait, and when to come."""
     async with started(colour_store.root) as application:
-        application.served().admission._predict_seconds = lambda ahead, images, _: float(
-            ahead + images
-        )
+        application.served().wait_estimate.seconds = lambda ahead, images, _: float(ahead + images)
         model = application.hold_model()
         alone = asyncio.create_task(
             application.client.post("/v1/predict?timeout_ms=900", content=plain("red"))

@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from model_store.manifest import Calibration, Outputs
-from service.prediction.response import SCORE_DECIMALS, Row, answer, to_rows
+from service.engine.classification import SCORE_DECIMALS, Classification, classify
+from service.prediction.response import answer
 
 NAMES = ("a", "b", "c", "d")
 
 
 def rank(row: np.ndarray, class_names: Sequence[str], top_k: int) -> list[dict[str, Any]]:
     """What a model is said to have predicted that gives these probabilities."""
-    (said,) = to_rows(row[None], Outputs(kind="probabilities"), Calibration())
+    (said,) = classify(row[None], Outputs(kind="probabilities"), Calibration())
     predictions: list[dict[str, Any]] = answer(said, class_names, top_k)["predictions"]
     return predictions
 
@@ -68,7 +69,7 @@ LOGITS = np.array([[9, 1, 0, 0], [1, 1, 1, 0], [5, 5, 0, 0]], np.float32)
 
 def test_rows_are_a_softmax_alone_where_nothing_was_calibrated() -> None:
     """Such a model neither abstains nor says that it does not, and has no sets."""
-    rows = to_rows(LOGITS, Outputs(), Calibration())
+    rows = classify(LOGITS, Outputs(), Calibration())
     powers = np.exp(LOGITS)
     for row, expected in zip(rows, powers / powers.sum(axis=1, keepdims=True), strict=True):
         np.testing.assert_allclose(row.scores, expected[row.indices], atol=1e-6)
@@ -80,7 +81,7 @@ def test_rows_are_calibrated_and_know_what_is_unlike() -> None:
     calibration = Calibration(
         temperature=2.0, energy_threshold=-3.0, conformal_thresholds={"0.8": 0.5, "0.95": 0.1}
     )
-    rows = to_rows(LOGITS, Outputs(), calibration)
+    rows = classify(LOGITS, Outputs(), calibration)
     powers = np.exp(LOGITS / 2)
     for row, expected in zip(rows, powers / powers.sum(axis=1, keepdims=True), strict=True):
         np.testing.assert_allclose(row.scores, expected[row.indices], atol=1e-6)
@@ -97,6 +98,8 @@ def test_rows_are_calibrated_and_know_what_is_unlike() -> None:
 
 def test_a_set_may_be_larger_than_top_k() -> None:
     """The two are asked for apart."""
-    said = answer(Row([1, 3, 2, 0], [0.4, 0.3, 0.2, 0.1], set_sizes=(3,)), NAMES, 1, set_index=0)
+    said = answer(
+        Classification([1, 3, 2, 0], [0.4, 0.3, 0.2, 0.1], set_sizes=(3,)), NAMES, 1, set_index=0
+    )
     assert [prediction["label"] for prediction in said["predictions"]] == ["b"]
     assert said["labels"] == ["b", "d", "c"]

@@ -23,7 +23,8 @@ def test_memory_goes_back_when_a_version_has_gone(colour_store: ModelStore) -> N
         from model_store.session import SessionOptions
         from model_store.store import ModelStore
         from service.host.malloc import bound_malloc
-        from service.engine.loaded_version import EngineOptions, LoadedVersion
+        from service.engine.loaded_version import LoadedVersion
+        from service.engine.options import EngineOptions
         from service.versions.draining import DrainingVersions
 
         def resident():

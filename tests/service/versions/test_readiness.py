@@ -11,7 +11,7 @@ from server_process import running
 
 from model_store.session import SessionOptions
 from model_store.store import ModelStore
-from service.engine.loaded_version import EngineOptions
+from service.engine.options import EngineOptions
 from service.versions.readiness import RequiredModels
 from service.versions.registry import Registry
 

@@ -103,7 +103,7 @@ def test_version_that_was_swapped_out_is_freed_at_once(registry: Registry) -> No
     """Its session goes with its last user: waiting for Python to look for cycles would let memory grow by a model a reload."""
     publish(registry.store)
     registry.load()
-    session = weakref.ref(registry.find(MODEL).choice.session)
+    session = weakref.ref(registry.find(MODEL).selected_variant.session)
     gc.collect()
     gc.disable()
     try:

@@ -12,7 +12,8 @@ from registries import is_closed, options, serving, wait_until_closed
 from model_store.errors import StoreUnreadableError
 from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
 from model_store.version import Version
-from service.engine.loaded_version import EngineOptions, LoadedVersion
+from service.engine.loaded_version import LoadedVersion
+from service.engine.options import EngineOptions
 from service.versions import reconciler as served_model
 from service.versions.registry import Registry
 

@@ -18,7 +18,8 @@ from server_process import PATIENCE_SECONDS, ServerProcess, running
 
 from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
 from model_store.version import Version
-from service.engine.loaded_version import EngineOptions, LoadedVersion
+from service.engine.loaded_version import LoadedVersion
+from service.engine.options import EngineOptions
 from service.versions import reconciler as served_model
 from service.versions.registry import Registry
 from service.versions.watcher import watch

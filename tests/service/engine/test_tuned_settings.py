@@ -1,8 +1,9 @@
-"""What `tune` chose, as the service finds it: for the very files, machine and library that it was measured with."""
+"""Tuned settings: they are used for the files, machine and library that they were measured with."""
 
 import json
 import logging
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +15,17 @@ from model_store.manifest import Precision, Variant, now
 from model_store.providers import CUDA
 from model_store.session import SessionOptions
 from model_store.store import ModelStore
-from service.engine.loaded_version import EngineOptions, LoadedVersion
+from service.engine.loaded_version import LoadedVersion
+from service.engine.options import EngineOptions
 from service.engine.tuned_settings import (
+    MAX_FILE_BYTES,
     TunedPerformance,
     TunedSettings,
+    TunedSettingsLookup,
     TuningKey,
+    find_tuned_settings,
     write_tuned_settings,
 )
-from service.engine.tuned_settings_lookup import TunedSettingsLookup, find_tuned_settings
 
 CPUS = 2
 MEASURED = TunedPerformance(
@@ -29,10 +33,10 @@ MEASURED = TunedPerformance(
 )
 
 
-def choose(store: ModelStore, cache: Path, precision: Precision = "fp32") -> Path:
-    """A choice that differs from every default, written."""
+def write_settings(store: ModelStore, cache: Path, precision: Precision = "fp32") -> Path:
+    """Write settings that differ from every default."""
     with store.open(MODEL, 1) as version:
-        choice = TunedSettings(
+        tuned = TunedSettings(
             key=TuningKey.of(version, CPUS),
             mode="latency",
             instances=3,
@@ -42,132 +46,134 @@ def choose(store: ModelStore, cache: Path, precision: Precision = "fp32") -> Pat
             measured=MEASURED,
             measured_at=now(),
         )
-    return write_tuned_settings(cache, choice)
+    return write_tuned_settings(cache, tuned)
 
 
-def found(
+def find_settings(
     store: ModelStore, cache: Path, number: int = 1, cpus: int = CPUS
 ) -> TunedSettings | None:
     with store.open(MODEL, number) as version:
         return find_tuned_settings(cache, version, cpus)
 
 
-def test_choice_is_found_again(store: ModelStore, tmp_path: Path) -> None:
-    """What was written for this version here comes back, and takes the place of what was written before."""
+def test_written_settings_are_found(store: ModelStore, tmp_path: Path) -> None:
+    """Settings that were written for this version are found, and replace earlier ones."""
     publish(store)
-    assert found(store, tmp_path / "cache") is None
+    assert find_settings(store, tmp_path / "cache") is None
     for _ in range(2):
-        choose(store, tmp_path / "cache")
-    choice = found(store, tmp_path / "cache")
-    assert choice
+        write_settings(store, tmp_path / "cache")
+    tuned = find_settings(store, tmp_path / "cache")
+    assert tuned
     assert (
-        choice.instances,
-        choice.intra_op_num_threads,
-        choice.max_batch_size,
-        choice.measured,
+        tuned.instances,
+        tuned.intra_op_num_threads,
+        tuned.max_batch_size,
+        tuned.measured,
     ) == (3, 2, 5, MEASURED)
     assert os.listdir(tmp_path / "cache/tuning") == [f"{MODEL}.json"]
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value"),
     [
-        ("cpu", "a 6502", "processors"),
-        ("cpus", 64, "numbers of CPUs"),
-        ("onnxruntime", "0.1", "versions of ONNX Runtime"),
-        ("files", {"fp32": "0" * 64}, "model files"),
-        ("model", "other", "models"),
+        ("cpu", "a 6502"),
+        ("cpus", 64),
+        ("onnxruntime", "0.1"),
+        ("files", {"fp32": "0" * 64}),
+        ("model", "other"),
     ],
 )
-def test_choice_made_elsewhere_is_ignored_and_said(
+def test_settings_measured_elsewhere_are_ignored_with_a_warning(
     store: ModelStore,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     field: str,
     value: object,
-    said: str,
 ) -> None:
-    """Another machine's, another library's or another file's figures say nothing here."""
+    """The warning names the field of the key that differs."""
     publish(store)
-    path = choose(store, tmp_path / "cache")
+    path = write_settings(store, tmp_path / "cache")
     document = json.loads(path.read_bytes())
     document["key"][field] = value
     path.write_text(json.dumps(document))
-    assert found(store, tmp_path / "cache") is None
-    assert f"it was measured with other {said}; `python -m service tune {MODEL}`" in caplog.text
+    assert find_settings(store, tmp_path / "cache") is None
+    assert re.search(rf"{MODEL} are ignored.* different {field};", caplog.text)
 
 
-def test_choice_holds_for_another_version_with_the_same_files_only(
+def test_settings_hold_for_another_version_with_the_same_files_only(
     store: ModelStore, tmp_path: Path
 ) -> None:
-    """A version that was published again keeps its choice; one with other weights, or one more precision, must be measured."""
+    """A version with other weights, or with one more precision, has no tuned settings."""
     publish(store)
-    choose(store, tmp_path / "cache")
+    write_settings(store, tmp_path / "cache")
     same, others = publish(store), publish(store, weights=2 * WEIGHTS, golden_weights=2 * WEIGHTS)
     int8 = Variant(precision="int8", file="model.int8.onnx", tolerance=0.05)
     more = publish(store, others={int8: tiny_model_bytes(SIZE, SIZE, WEIGHTS)})
-    kept = [found(store, tmp_path / "cache", number) is not None for number in (same, others, more)]
+    kept = [
+        find_settings(store, tmp_path / "cache", number) is not None
+        for number in (same, others, more)
+    ]
     assert kept == [True, False, False]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"instances": 0}', "\0\0"])
-def test_damaged_choice_is_ignored_and_said(
+def test_damaged_file_is_ignored_with_a_warning(
     store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
 ) -> None:
-    """Whatever lies there, the service starts."""
+    """Whatever the file contains, the service starts."""
     publish(store)
-    choose(store, tmp_path / "cache").write_text(content)
-    assert found(store, tmp_path / "cache") is None
-    assert f"what tune chose for {MODEL} is ignored" in caplog.text
+    write_settings(store, tmp_path / "cache").write_text(content)
+    assert find_settings(store, tmp_path / "cache") is None
+    assert f"{MODEL} are ignored" in caplog.text
 
 
-def test_choice_of_countless_threads_is_ignored(
+def test_too_many_threads_are_ignored(
     store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each number may be allowed and the threads of all instances together more than any machine has."""
+    """Each number may be in range while their product exceeds what any machine has."""
     publish(store)
-    path = choose(store, tmp_path / "cache")
+    path = write_settings(store, tmp_path / "cache")
     path.write_text(
         json.dumps(
             json.loads(path.read_bytes()) | {"instances": 4096, "intra_op_num_threads": 4096}
         )
     )
-    assert found(store, tmp_path / "cache") is None
-    assert "instances x intra_op_num_threads is more than 4096" in caplog.text
+    assert find_settings(store, tmp_path / "cache") is None
+    assert "instances x intra_op_num_threads" in caplog.text
 
 
-def test_file_without_end_is_not_read(
+def test_huge_file_is_not_read(
     store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However large it is, no more than a choice can need is held in memory."""
+    """At most `MAX_FILE_BYTES` of it are read into memory."""
     publish(store)
-    path = choose(store, tmp_path / "cache")
+    path = write_settings(store, tmp_path / "cache")
     with path.open("r+b") as file:
         file.truncate(1 << 40)
-    assert found(store, tmp_path / "cache") is None
-    assert "its file has more than" in caplog.text
+    assert find_settings(store, tmp_path / "cache") is None
+    assert str(MAX_FILE_BYTES) in caplog.text
 
 
 @pytest.mark.parametrize("which", ["cache", "cache/tuning"])
-def test_choice_that_others_could_have_put_there_is_not_taken(
+def test_settings_that_others_could_have_written_are_ignored(
     store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, which: str
 ) -> None:
-    """It decides how many threads the service starts, so it is trusted as far as the graphs beside it."""
+    """The file decides how many threads the service starts, so only its owner may write it."""
     publish(store)
-    choose(store, tmp_path / "cache")
+    write_settings(store, tmp_path / "cache")
     (tmp_path / which).chmod(0o777)
-    assert found(store, tmp_path / "cache") is None
-    assert "others can write to" in caplog.text
+    assert find_settings(store, tmp_path / "cache") is None
+    assert f"{MODEL} are ignored" in caplog.text
 
 
-def test_unreadable_choice_is_said(
+def test_unreadable_file_is_ignored_with_a_warning(
     store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A directory in its place is no choice either."""
+    """A directory in place of the file is such a case."""
     publish(store)
     (tmp_path / "cache/tuning" / f"{MODEL}.json").mkdir(parents=True)
-    assert found(store, tmp_path / "cache") is None
-    assert "can not be read" in caplog.text
+    assert find_settings(store, tmp_path / "cache") is None
+    assert f"{MODEL} are ignored" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -182,29 +188,29 @@ def test_unreadable_choice_is_said(
         (("intra_op_num_threads", "precision"), {"max_batch_size": 5}),
     ],
 )
-def test_what_a_person_has_set_wins(
+def test_settings_of_a_person_win(
     store: ModelStore, tmp_path: Path, fixed: tuple[str, ...], expected: dict[str, object]
 ) -> None:
-    """A setting that was made stays; instances and threads were measured together, so one of them keeps the other."""
+    """Instances and threads were measured together, so fixing one of them fixes both."""
     publish(store)
-    choose(store, tmp_path / "cache")
+    write_settings(store, tmp_path / "cache")
     with store.open(MODEL, 1) as version:
         assert TunedSettingsLookup(tmp_path / "cache", CPUS, fixed).values_for(version) == expected
 
 
-def test_served_version_runs_as_chosen(
+def test_loaded_version_uses_tuned_settings(
     store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The engine is built with the chosen instances, threads and batch size, and the log says so; a GPU's is not."""
+    """Instances, threads and batch size are used and logged, but not on a GPU."""
     caplog.set_level(logging.INFO)
     publish(store)
-    choose(store, tmp_path / "cache")
+    write_settings(store, tmp_path / "cache")
     options = EngineOptions(
         max_batch_size=32,
         max_queue_delay_seconds=0.0,
         instances=1,
         session=SessionOptions(),
-        tuning=TunedSettingsLookup(tmp_path / "cache", CPUS),
+        tuned_settings=TunedSettingsLookup(tmp_path / "cache", CPUS),
     )
     with store.open(MODEL, 1) as version:
         tuned = options.for_version(version)
@@ -219,6 +225,6 @@ def test_served_version_runs_as_chosen(
     served.close()
     assert served.max_batch_size == 5
     assert (
-        "is tuned: instances 3, intra_op_num_threads 2, max_batch_size 5, precision fp32"
+        "tuned settings: instances 3, intra_op_num_threads 2, max_batch_size 5, precision fp32"
         in caplog.text
     )

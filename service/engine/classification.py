@@ -1,0 +1,69 @@
+"""From a batch's scores to one classification per image: probabilities, abstention and label sets."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from model_store.manifest import Calibration, Outputs
+from model_store.session import Logits, probabilities
+from model_store.uncertainty import energy, set_sizes
+
+SCORE_DECIMALS = 6
+
+
+@dataclass(slots=True)  # not frozen: that would double the time to make one
+class Classification:
+    """One image's classes, most probable first, with their calibrated probabilities.
+
+    Attributes:
+        indices: All class indices by falling probability; ties by index.
+        scores: The probability of each class of `indices`, rounded to `SCORE_DECIMALS`.
+        abstention_reason: Why the model abstains; empty if it does not, None without a threshold.
+        set_sizes: The size of each prediction set, in the order of the manifest's thresholds.
+    """
+
+    indices: list[int]
+    scores: list[float]
+    abstention_reason: str | None = None
+    set_sizes: tuple[int, ...] = ()
+
+
+def classify(scores: Logits, outputs: Outputs, calibration: Calibration) -> list[Classification]:
+    """Classify a batch; all arithmetic is on the whole batch.
+
+    Args:
+        scores: float32 `[batch, classes]`, as the model returned them.
+        outputs: Whether the scores are logits or probabilities.
+        calibration: Temperature and thresholds from the manifest.
+    """
+    class_probabilities = probabilities(scores, outputs, calibration.temperature)
+    images, threshold = len(class_probabilities), calibration.energy_threshold
+    reasons: list[str | None] = [None] * images
+    if threshold is not None:
+        reasons = [
+            _abstention_reason(value, threshold) if value > threshold else ""
+            for value in energy(scores).tolist()
+        ]
+    thresholds = calibration.conformal_thresholds.values()
+    sizes = np.array(
+        [set_sizes(class_probabilities, least) for least in thresholds], np.int64
+    ).reshape(len(thresholds), images)
+    order = np.argsort(-class_probabilities, axis=1, kind="stable")
+    ranked = np.take_along_axis(class_probabilities, order, axis=1).astype(float)
+    return [
+        Classification(*fields)
+        for fields in zip(
+            order.tolist(),
+            ranked.round(SCORE_DECIMALS).tolist(),
+            reasons,
+            map(tuple, sizes.T.tolist()),
+            strict=True,
+        )
+    ]
+
+
+def _abstention_reason(energy_score: float, threshold: float) -> str:
+    return (
+        f"unlike what the model was trained on: its energy is {energy_score:.2f}, "
+        f"over the threshold of {threshold:.2f}"
+    )
