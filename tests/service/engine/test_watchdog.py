@@ -78,9 +78,9 @@ def test_each_run_has_its_own_time_limit(slow_session: Session) -> None:
         target=watchdog.guard(lambda *_: end.wait(PATIENCE_SECONDS)), args=(GREY,)
     )
     hanging.start()
-    with pytest.raises(ModelRunError, match="0.1 s"):
+    with pytest.raises(ModelRunError, match=r"0\.1 s"):
         watchdog.guard(slow_session.run)(WHITE)
-    with pytest.raises(ModelRunError, match="0.1 s"):
+    with pytest.raises(ModelRunError, match=r"0\.1 s"):
         watchdog.guard(slow_session.run)(WHITE)
     assert hanging.is_alive()
     end.set()
