@@ -8,14 +8,9 @@ optimised here is only right for CPUs like this one.
 import hashlib
 import json
 import logging
-import os
 import platform
 import re
-import secrets
-import shutil
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -23,15 +18,21 @@ import numpy as np
 import onnxruntime
 from pydantic import ValidationError
 
-from model_store.files import DirectoryLock, remove_tree_if_unused, sha256_of
-from model_store.host_cache import OWNER_ONLY, open_host_cache
+from model_store.files import sha256_of
+from model_store.host_cache import (
+    BUILDING_PREFIX,
+    build_entry,
+    mark_used,
+    open_host_cache,
+    prune_entries,
+    remove_entry,
+)
 from model_store.manifest import Block, FileEntry
 
 FOLDER: Final = "graphs"
 GRAPH: Final = "model.onnx"
 WEIGHTS: Final = "model.bin"
 SEAL: Final = "entry.json"
-BUILDING_PREFIX: Final = ".building-"
 LEAST_EXTERNAL_BYTES: Final = 1024
 _FORMAT: Final = 1
 NewSettings = Callable[[], onnxruntime.SessionOptions]
@@ -42,13 +43,6 @@ class Seal(Block):
     """What an entry's files were when they were written."""
 
     files: tuple[FileEntry, ...]
-
-
-@dataclass(frozen=True)
-class _Entry:
-    path: Path
-    size: int
-    used: float
 
 
 class GraphCache:
@@ -92,8 +86,7 @@ class GraphCache:
                 path.name: sha256_of(path) for path in entry.iterdir() if path.name != SEAL
             }:
                 raise ValueError("its files are not those that were written")
-            with suppress(OSError):  # not ours, or on a file system that is read-only
-                os.utime(entry / SEAL)
+            mark_used(entry / SEAL)
             return _reopen(entry / GRAPH, new_settings)
         except Exception as error:  # noqa: BLE001  ONNX Runtime's own exceptions share no public base class
             logger.warning(
@@ -101,7 +94,7 @@ class GraphCache:
                 entry.name[:12],
                 _one_line(error),
             )
-            _remove(entry)
+            remove_entry(entry)
             return None
 
     def _build(
@@ -109,11 +102,7 @@ class GraphCache:
     ) -> onnxruntime.InferenceSession:
         """Optimise, write, load what was written, and keep it where both answer alike, bit for bit."""
         self._check_size(entry, path.stat().st_size)  # before the work: its weights are in both
-        _remove_leftovers(entry.parent)
-        building = entry.with_name(f"{BUILDING_PREFIX}{secrets.token_hex(8)}")
-        building.mkdir(mode=OWNER_ONLY)
-        lock = DirectoryLock(building)  # tells other processes that its builder is alive
-        try:
+        with build_entry(entry) as building:
             settings = new_settings()
             settings.optimized_model_filepath = str(building / GRAPH)
             settings.add_session_config_entry(
@@ -128,12 +117,7 @@ class GraphCache:
             session = _reopen(building / GRAPH, new_settings)
             _check_alike(plain, session)
             self._check_size(entry, _seal(building))
-            with suppress(OSError):  # another process was first, with the same
-                building.rename(entry)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-            lock.release()
-        self._make_room(entry)
+        prune_entries(entry.parent, self._max_bytes, keep=entry)
         return session
 
     def _check_size(self, entry: Path, size: int) -> None:
@@ -143,16 +127,6 @@ class GraphCache:
             raise ValueError(
                 f"its optimised graph takes {size} bytes, allowed are {self._max_bytes}"
             )
-
-    def _make_room(self, newest: Path) -> None:
-        entries = sorted(_entries(newest.parent), key=lambda entry: entry.used)
-        total = sum(entry.size for entry in entries)
-        for entry in entries:
-            if total <= self._max_bytes:
-                return
-            if entry.path != newest:
-                _remove(entry.path)
-                total -= entry.size
 
     def _report(self, path: Path, reason: str) -> None:
         if reason not in self._reported:
@@ -230,29 +204,6 @@ def _seal(building: Path) -> int:
     )
     (building / SEAL).write_text(Seal(files=entries).model_dump_json())
     return sum(path.stat().st_size for path in building.iterdir())
-
-
-def _entries(folder: Path) -> list[_Entry]:
-    found = []
-    for path in folder.iterdir():
-        with suppress(OSError):  # another process deletes it just now
-            if not path.name.startswith("."):
-                files = [file.stat() for file in path.iterdir()]
-                used = max((file.st_mtime for file in files), default=0.0)
-                found.append(_Entry(path, sum(file.st_size for file in files), used))
-    return found
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Delete what a process that was killed has left; those of living ones are locked."""
-    for path in folder.glob(".*"):
-        _remove(path)
-
-
-def _remove(path: Path) -> None:
-    """Delete an entry out of sight in one rename; who has mapped its files keeps them."""
-    with suppress(OSError):  # another process deletes it just now, or it is not ours to delete
-        remove_tree_if_unused(path)
 
 
 def _one_line(error: Exception) -> str:

@@ -1,24 +1,43 @@
-"""A directory for what this host can make anew: used only where no other user could have put something into it.
+"""The directory for what this host can compute again: optimised graphs, engines, scans of data sets.
 
-What lies there is run (optimised graphs, compiled engines), so it is trusted as far as the program itself: each directory
-must belong to this user or to root, and only its owner may write to it.
+Some of it is executed, so it is trusted as much as the program itself: each directory must belong
+to this user or to root, and only its owner may write to it.
+
+::
+
+    <cache>/graphs/<key>/      graphs that ONNX Runtime has optimised    model_store.graph_cache
+    <cache>/engines/<key>/     engines that a provider has compiled      model_store.providers
+    <cache>/tuning/            settings that `tune` has measured         service.engine.tuned_settings
+    <cache>/scans/<key>/       facts and pixels of data sets             training.data.scan_cache
 """
 
 import logging
 import os
+import secrets
+import shutil
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from model_store.files import DirectoryLock, remove_tree_if_unused
+
 OWNER_ONLY: Final = 0o700
+BUILDING_PREFIX: Final = ".building-"
 logger = logging.getLogger(__name__)
 
 
 def default_host_cache() -> Path:
-    """`$XDG_CACHE_HOME/resident`, else `~/.cache/resident`; for a user without a home, one in the temporary directory."""
+    """`$XDG_CACHE_HOME/resident`, else `~/.cache/resident`, else a directory in the system's `/tmp`.
+
+    A relative `$XDG_CACHE_HOME` is ignored, as the XDG Base Directory Specification says. The
+    temporary directory is for users without a home, such as a container's numeric user.
+    """
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if base.is_absolute():  # a relative one is to be ignored, says the XDG specification
+    if base.is_absolute():
         return base / "resident"
     try:
         return Path.home() / ".cache" / "resident"
@@ -27,7 +46,11 @@ def default_host_cache() -> Path:
 
 
 def open_host_cache(root: Path, name: str) -> Path:
-    """`root/name`, made where it is missing. Raises OSError that says why it can not be trusted, read or made."""
+    """Return the absolute path of `root/name`, which is created if it is missing.
+
+    Raises:
+        OSError: The directory cannot be created or read, or others may write to it.
+    """
     root.parent.mkdir(parents=True, exist_ok=True)
     for folder in (root, root / name):
         folder.mkdir(mode=OWNER_ONLY, exist_ok=True)
@@ -36,20 +59,103 @@ def open_host_cache(root: Path, name: str) -> Path:
 
 
 def try_host_cache(root: Path, name: str) -> Path | None:
-    """As `open_host_cache`, or None after a warning."""
+    """As `open_host_cache`, but log a warning and return None where that raises."""
     try:
         return open_host_cache(root, name)
     except OSError as error:
-        logger.warning("the cache of %s is not used: %s", name, error)
+        logger.warning("the cache directory %s is not used: %s", name, error)
         return None
 
 
 def check_owner(folder: Path) -> None:
-    """Whether what lies there can be trusted. Raises PermissionError that says why not, other OSErrors where it can not be read."""
-    found = folder.stat()
-    if found.st_uid not in {os.geteuid(), 0}:
+    """Check that nobody but this user or root can have written to `folder`.
+
+    Raises:
+        PermissionError: It belongs to another user, or others may write to it.
+        OSError: It cannot be read.
+    """
+    status = folder.stat()
+    if status.st_uid not in {os.geteuid(), 0}:
         raise PermissionError(f"{folder} belongs to another user")
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise PermissionError(
-            f"others can write to {folder}: chmod go-w it, or name a directory inside it that is yours alone"
+            f"others can write to {folder}: run `chmod go-w` on it, or choose a directory of your own"
         )
+
+
+@contextmanager
+def build_entry(entry: Path) -> Iterator[Path]:
+    """Build a cache entry in a hidden directory, which is renamed to `entry` when the block ends.
+
+    An exception discards the entry. If another process finishes the same entry first, that one
+    stays. Directories that killed processes left behind are deleted first. Nothing is synced: a
+    reader must notice files that a crash has torn.
+
+    Yields:
+        The empty directory to fill. Its path is not valid after the block.
+    """
+    for leftover in entry.parent.glob(".*"):
+        remove_entry(leftover)
+    building = entry.with_name(f"{BUILDING_PREFIX}{secrets.token_hex(8)}")
+    building.mkdir(mode=OWNER_ONLY)
+    lock = DirectoryLock(building)  # tells other processes that this one is alive
+    try:
+        yield building
+        with suppress(OSError):
+            building.rename(entry)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+        lock.release()
+
+
+def mark_used(file: Path) -> None:
+    """Set the time by which `prune_entries` judges the entry that holds this file."""
+    with suppress(OSError):  # it is another user's, or the file system is read-only
+        os.utime(file)
+
+
+def prune_entries(folder: Path, max_bytes: int, keep: Path) -> None:
+    """Delete the entries of `folder` that were used longest ago, until all need at most `max_bytes`.
+
+    Args:
+        folder: A directory of the cache. Each directory or file in it is one entry; hidden ones
+            are still being built and are ignored.
+        max_bytes: Limit for the size of all files together.
+        keep: The entry that was just written. It is never deleted.
+    """
+    entries = sorted(_measure_entries(folder), key=lambda entry: entry.used_at)
+    total = sum(entry.size for entry in entries)
+    for entry in entries:
+        if total <= max_bytes:
+            return
+        if entry.path != keep:
+            remove_entry(entry.path)
+            total -= entry.size
+
+
+def remove_entry(path: Path) -> None:
+    """Delete an entry unless a process has it locked. Mapped files stay valid where they are mapped."""
+    with suppress(OSError):  # another process deletes it at the same time, or it is another user's
+        if path.is_dir():
+            remove_tree_if_unused(path)
+        else:
+            path.unlink()
+
+
+@dataclass(frozen=True)
+class _Entry:
+    path: Path
+    size: int
+    used_at: float
+
+
+def _measure_entries(folder: Path) -> list[_Entry]:
+    entries = []
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        with suppress(OSError):  # another process deletes it at the same time
+            files = [file.stat() for file in (path.iterdir() if path.is_dir() else [path])]
+            used_at = max((file.st_mtime for file in files), default=0.0)
+            entries.append(_Entry(path, sum(file.st_size for file in files), used_at))
+    return entries

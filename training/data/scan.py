@@ -26,7 +26,7 @@ from model_store.preprocessing import (
     to_rgb,
 )
 from training.data.image_set import ImageSet
-from training.data.scan_cache import CacheEntry
+from training.data.scan_cache import ScanCache
 
 LIMIT_BYTES: Final = 4 * 1024**3
 CHUNK: Final = 256
@@ -89,15 +89,15 @@ def scan(
         and size <= limit_bytes
     ):
         shape = (len(data), spec.crop_height, spec.crop_width, 3)
-    entry = CacheEntry.of(_key(data, spec)) if data.identity else None
-    if entry and (found := entry.read(shape)):
-        rows, pixels = found
+    cache, key = ScanCache(), _key(data, spec)
+    if data.identity and (cached := cache.read(key, shape)):
+        rows, pixels = cached
         facts = [ImageFacts(*row) for row in rows]
     else:
         pixels = None if shape is None else np.zeros(shape, np.uint8)
         facts = _look_at_all(data, spec, pixels, workers, progress)
-        if entry:
-            entry.write(facts, pixels)
+        if data.identity:
+            cache.write(key, facts, pixels)
     return Scan(facts, digest_of(data, facts), pixels)
 
 
