@@ -1,4 +1,10 @@
-"""Execution providers: from the words of a setting to what ONNX Runtime is given, or an error that says what to install."""
+"""ONNX Runtime's execution providers: which one a setting means, whether it starts, its options.
+
+*Experimental*: CUDA, TensorRT, CoreML and MIGraphX have never run on their hardware; tests check
+only that a missing provider is reported. The CPU is supported. OpenVINO has passed the golden proofs
+of the built-in models on a CPU. For the options see
+https://onnxruntime.ai/docs/execution-providers/.
+"""
 
 import ctypes
 import io
@@ -20,112 +26,102 @@ TENSORRT: Final = "TensorrtExecutionProvider"
 OPENVINO: Final = "OpenVINOExecutionProvider"
 COREML: Final = "CoreMLExecutionProvider"
 MIGRAPHX: Final = "MIGraphXExecutionProvider"
-AZURE: Final = "AzureExecutionProvider"
-COMPILING: Final = frozenset({TENSORRT, COREML, MIGRAPHX})
-"""Providers that compile anew for each shape of a batch, so batches are padded to a few sizes."""
+EXPERIMENTAL: Final = frozenset({CUDA, TENSORRT, COREML, MIGRAPHX})
 NVIDIA: Final = frozenset({TENSORRT, CUDA})
-"""Providers on NVIDIA's GPUs; CUDA too chooses its convolutions by shape."""
-_WITH_ENGINES: Final = frozenset({TENSORRT, OPENVINO, COREML})
-RUNS_A_GPU: Final = 2  # one copies while the other computes
 INSTALL: Final[Mapping[str, str]] = {
     CUDA: "pip install 'onnxruntime-gpu[cuda,cudnn]', and NVIDIA's driver",
     TENSORRT: "pip install 'onnxruntime-gpu[cuda,cudnn]' tensorrt, and NVIDIA's driver",
     OPENVINO: "pip install onnxruntime-openvino",
     MIGRAPHX: "pip install onnxruntime-migraphx, and AMD's ROCm",
-    "DmlExecutionProvider": "pip install onnxruntime-directml, on Windows",
-    "QNNExecutionProvider": "pip install onnxruntime-qnn, on Snapdragon",
-    COREML: "the onnxruntime package for macOS has it",
+    COREML: "the onnxruntime package for macOS includes it",
 }
-_OTHERWISE: Final = "an ONNX Runtime that was built with it"
+_SPECIALIZED_BY_SHAPE: Final = frozenset({TENSORRT, CUDA, COREML, MIGRAPHX})
+_KEEPS_ENGINES: Final = frozenset({TENSORRT, OPENVINO})
+_RUNS_NO_MODELS: Final = "AzureExecutionProvider"  # starts, and then everything runs on the CPU
 _SUFFIX: Final = "ExecutionProvider"
-_ONLY_FATAL: Final = 4
-_SMALLEST_MODEL: Final = bytes.fromhex(  # x -> Identity -> y, float32 [1], opset 17
-    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a02080142021011"
+_LOG_FATAL_ONLY: Final = 4
+_PROBE_MODEL: Final = bytes.fromhex(  # x -> Identity -> y, float32 [1], opset 17
+    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179"
+    "120a0a08080112040a02080142021011"
 )
 logger = logging.getLogger(__name__)
 
 
-def known_words() -> tuple[str, ...]:
-    """The words of the setting: `auto`, then ONNX Runtime's providers in lower case and without their suffix."""
-    return (
-        AUTO,
-        *sorted(
-            name.removesuffix(_SUFFIX).lower()
-            for name in onnxruntime.get_all_providers()
-            if name != AZURE
-        ),
-    )
-
-
 def parse_providers(text: str) -> tuple[str, ...]:
-    """ONNX Runtime's names of the words in a list with commas; none for `auto`. Raises ValueError that says which there are."""
-    words = [word.strip() for word in text.split(",")]
-    if [word.lower() for word in words] == [AUTO]:
+    """Parse a comma-separated list of providers, such as `openvino,cpu`.
+
+    Args:
+        text: Names as ONNX Runtime has them, in any case, with or without `ExecutionProvider`.
+
+    Returns:
+        ONNX Runtime's names, best first, each once; none for `auto`.
+
+    Raises:
+        ValueError: A name is unknown, or `cpu` is not the last one.
+    """
+    words = [word.strip().lower().removesuffix(_SUFFIX.lower()) for word in text.split(",")]
+    if words == [AUTO]:
         return ()
-    by_word = {name.removesuffix(_SUFFIX).lower(): name for name in onnxruntime.get_all_providers()}
-    names = []
+    known = {
+        name.removesuffix(_SUFFIX).lower(): name
+        for name in onnxruntime.get_all_providers()
+        if name != _RUNS_NO_MODELS
+    }
     for word in words:
-        name = by_word.get(word.lower().removesuffix(_SUFFIX.lower()))
-        if name is None:
-            raise ValueError(
-                f"{word[:40]!r} is no execution provider; there are {', '.join(known_words())}"
-            )
-        if name == AZURE:
-            raise ValueError(
-                "azure runs operators of its own at an endpoint and no model here: the cpu would serve, so name cpu"
-            )
-        names.append(name)
+        if word not in known:
+            expected = ", ".join([AUTO, *sorted(known)])
+            raise ValueError(f"unknown execution provider {word[:40]!r}; expected {expected}")
+    names = tuple(dict.fromkeys(known[word] for word in words))
     if CPU in names[:-1]:
-        raise ValueError(
-            "the cpu runs everything, so what stands behind it would never be used: name it last, or not at all"
-        )
-    return tuple(dict.fromkeys(names))
+        raise ValueError("`cpu` must be the last provider, because it runs every model itself")
+    return names
 
 
 def find_providers(text: str) -> tuple[str, ...]:
-    """What sessions are given for the setting, best first, the CPU last: it takes what the others can not.
+    """Return the providers for sessions, best first and the CPU last; each was started once.
 
-    A provider that is named must be there and start. `auto` is CUDA where it starts, else the CPU. Raises ProviderError.
+    `auto` is CUDA if it starts, else the CPU. A provider that is named must start. The CPU runs the
+    operators that the others cannot, and CUDA those that TensorRT cannot.
+
+    Raises:
+        ProviderError: A named provider is not installed or does not start. The message says what to
+            install.
     """
-    names = parse_providers(text)
     available = onnxruntime.get_available_providers()
+    names = parse_providers(text)
     if not names:
         if CUDA not in available:
             return (CPU,)
-        if reason := _why_not(CUDA):
-            logger.warning(
-                "this ONNX Runtime has CUDA, but it does not start, so the CPU serves: %s", reason
-            )
+        if reason := _start_error(CUDA):
+            logger.warning("CUDA is installed but does not start, so the CPU is used: %s", reason)
             return (CPU,)
-        return (CUDA, CPU)
+        names = (CUDA,)
     for name in names:
-        word = name.removesuffix(_SUFFIX).lower()
-        if name not in available:
-            raise ProviderError(
-                f"the ONNX Runtime that is installed has no {name} (it has {', '.join(available)}). For {word}: "
-                f"{INSTALL.get(name, _OTHERWISE)}. Only one onnxruntime package may be installed: uninstall the other first"
-            )
-        if name != CPU and (reason := _why_not(name)):
-            raise ProviderError(
-                f"{name} does not start here: {reason}. It needs: {INSTALL.get(name, _OTHERWISE)}"
-            )
-    behind = (
-        [CUDA] if TENSORRT in names and CUDA in available else []
-    )  # what TensorRT can not run stays on the GPU
-    return tuple(dict.fromkeys([*(name for name in names if name != CPU), *behind, CPU]))
+        _check_starts(name, available)
+        if name in EXPERIMENTAL:
+            logger.warning("%s is experimental: it was never run on its hardware", name)
+    fallback = [CUDA] if TENSORRT in names and CUDA in available else []
+    return tuple(dict.fromkeys([*(name for name in names if name != CPU), *fallback, CPU]))
 
 
-def engines_of(engines: Path, digest: str) -> Path | None:
-    """The directory for what is compiled of one model file, made for its owner alone; None, after a warning, where it can not be.
+def engine_directory(engines: Path, digest: str) -> Path | None:
+    """Return the directory for engines compiled from one model file, created if it is missing.
 
-    TensorRT and CoreML name what they keep by the graph and not by its weights, so each file needs a directory of its own.
+    Each file needs its own, because TensorRT names engines by the graph and not by its weights.
+
+    Args:
+        engines: The directory `engines` of the host's cache.
+        digest: sha256 of the model file, in hex.
+
+    Returns:
+        The directory, or None, after a warning, if it cannot be created.
     """
     folder = engines / f"{digest}-{onnxruntime.__version__}"
     try:
-        open_host_cache(engines.parent, engines.name)  # it may have been deleted since the start
+        open_host_cache(engines.parent, engines.name)  # may have been deleted since the start
         folder.mkdir(mode=OWNER_ONLY, exist_ok=True)
     except OSError as error:
-        logger.warning("what is compiled here is not kept: %s", error)
+        logger.warning("compiled engines are not kept: %s", error)
         return None
     return folder
 
@@ -139,68 +135,67 @@ def provider_options(
     memory_bytes: int,
     engines: Path | None,
 ) -> dict[str, str]:
-    """How ONNX Runtime is to use a provider. `engines` is a directory for what the provider compiles.
+    """Return the options that ONNX Runtime is given for a provider.
 
-    The options are those of https://onnxruntime.ai/docs/execution-providers/.
+    Args:
+        name: ONNX Runtime's name.
+        device: Index of the GPU.
+        threads: Threads of one run (OpenVINO).
+        concurrent_runs: Runs to expect at once (OpenVINO).
+        memory_bytes: Limit of the GPU memory that one session takes (CUDA, TensorRT).
+        engines: Directory for what the provider compiles, or None to compile at each start.
     """
     if name == CUDA:
         return {
             "device_id": str(device),
             "gpu_mem_limit": str(memory_bytes),
-            "arena_extend_strategy": "kSameAsRequested",  # doubling keeps twice of the largest batch for ever (ort#14526)
-            "cudnn_conv_algo_search": "HEURISTIC",  # exhaustive search stalls at every new shape (ort#19838)
-            "use_tf32": "0",  # fp32 is what the golden proof holds it to; who wants speed serves fp16
+            "arena_extend_strategy": "kSameAsRequested",  # doubling wastes memory (ort#14526)
+            "cudnn_conv_algo_search": "HEURISTIC",  # exhaustive stalls at each shape (ort#19838)
+            "use_tf32": "0",  # the golden proof expects fp32
         }
     if name == TENSORRT:
-        # No profile of shapes: it would have to name the inputs of each part of the graph that TensorRT takes for itself.
         options = {"device_id": str(device), "trt_max_workspace_size": str(memory_bytes)}
-        if engines:  # minutes of compiling, once a host
-            options |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(engines)}
-            options |= {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(engines)}
-        return options
+        cache = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(engines)}
+        return options | (cache if engines else {})
     if name == OPENVINO:
         options = {
             "device_type": "CPU",
-            "precision": "FP32",  # what the golden proof holds it to, whatever the CPU could do
+            "precision": "FP32",  # the golden proof expects fp32
             "num_streams": str(concurrent_runs),
             "num_of_threads": str(concurrent_runs * threads),
         }
         return options | ({"cache_dir": str(engines)} if engines else {})
-    if name == COREML:
-        options = {"ModelFormat": "MLProgram"}
-        return options | ({"ModelCacheDirectory": str(engines)} if engines else {})
-    if name == MIGRAPHX:
-        return {"device_id": str(device)}
     return {}
 
 
 def batch_sizes(providers: Sequence[str], max_batch_size: int) -> tuple[int, ...]:
-    """The sizes that batches are padded to: powers of two where the first provider depends on the shape, else none."""
-    if providers[0] not in COMPILING | NVIDIA:
+    """Return the sizes to pad batches to: powers of two for a provider that specializes by shape.
+
+    Other providers take any size, so there are none to pad to.
+    """
+    if providers[0] not in _SPECIALIZED_BY_SHAPE:
         return ()
-    return (
-        *(2**power for power in range(max_batch_size.bit_length()) if 2**power < max_batch_size),
-        max_batch_size,
-    )
+    powers = (2**power for power in range(max_batch_size.bit_length()))
+    return (*(size for size in powers if size < max_batch_size), max_batch_size)
 
 
 def keeps_engines(providers: Sequence[str]) -> bool:
-    """Whether one of them compiles what is worth keeping for the next start."""
-    return not _WITH_ENGINES.isdisjoint(providers)
+    """Whether one of the providers compiles engines that are kept for the next start."""
+    return not _KEEPS_ENGINES.isdisjoint(providers)
 
 
 def default_instances(providers: Sequence[str], cpus: int) -> int:
-    """How many runs are worth having at once: one a CPU, or two a GPU."""
-    return RUNS_A_GPU * count_devices(providers) if providers[0] in NVIDIA else cpus
+    """How many runs to allow at once: one per CPU; two per GPU, so that one copies meanwhile."""
+    return 2 * count_devices(providers) if providers[0] in NVIDIA else cpus
 
 
 def default_batch_size(providers: Sequence[str]) -> int:
-    """The largest batch that is worth trying where nothing is set: on a CPU 32 images take no less each than 16, and longer."""
+    """The largest batch by default. On a CPU, 32 images take as long per image as 16 do."""
     return 16 if providers[0] == CPU else 32
 
 
 def count_devices(providers: Sequence[str]) -> int:
-    """How many GPUs the first provider has, by NVIDIA's driver, which follows CUDA_VISIBLE_DEVICES; 1 for all others."""
+    """How many GPUs NVIDIA's driver shows, after `CUDA_VISIBLE_DEVICES`; else 1."""
     if providers[0] not in NVIDIA:
         return 1
     count = ctypes.c_int(0)
@@ -213,21 +208,30 @@ def count_devices(providers: Sequence[str]) -> int:
     return max(1, count.value)
 
 
-def _why_not(name: str) -> str | None:
-    """Why a session on this provider would not run on it, if it would not: ONNX Runtime itself takes the CPU and says nothing."""
+def _check_starts(name: str, available: Sequence[str]) -> None:
+    install = INSTALL.get(name, f"a build of ONNX Runtime with {name}")
+    if name not in available:
+        raise ProviderError(
+            f"{name} is not part of the installed ONNX Runtime, which has {', '.join(available)}. "
+            f"Uninstall that package first, then install: {install}"
+        )
+    if name != CPU and (reason := _start_error(name)):
+        raise ProviderError(f"{name} does not start: {reason}. It needs: {install}")
+
+
+def _start_error(name: str) -> str | None:
+    """Why a session would not run on this provider; ONNX Runtime would use the CPU silently."""
     if name in NVIDIA and hasattr(onnxruntime, "preload_dlls"):
-        with redirect_stdout(io.StringIO()):  # what it prints, ONNX Runtime says again on stderr
+        with redirect_stdout(io.StringIO()):  # the same text appears again on stderr
             onnxruntime.preload_dlls()  # CUDA and cuDNN from NVIDIA's pip packages
     settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = _ONLY_FATAL
+    settings.log_severity_level = _LOG_FATAL_ONLY
     try:
         session = onnxruntime.InferenceSession(
-            _SMALLEST_MODEL, settings, providers=list(dict.fromkeys([name, CPU])), enable_fallback=0
+            _PROBE_MODEL, settings, providers=list(dict.fromkeys([name, CPU])), enable_fallback=0
         )
-    except Exception as error:  # noqa: BLE001  ONNX Runtime's own exceptions share no public base class
+    except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions share no public base class
         return str(error).split("\n", 1)[0][:300]
-    return (
-        None
-        if session.get_providers()[0] == name
-        else "its libraries or its device can not be used"
-    )
+    if session.get_providers()[0] != name:
+        return "its libraries or its device are missing"
+    return None

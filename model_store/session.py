@@ -14,7 +14,7 @@ from model_store.errors import ModelRunError
 from model_store.graph_cache import GraphCache
 from model_store.manifest import MODEL_INPUT, Input, Outputs, Precision
 from model_store.preprocessing import Pixels
-from model_store.providers import CPU, NVIDIA, engines_of, provider_options
+from model_store.providers import CPU, NVIDIA, engine_directory, provider_options
 
 Logits = NDArray[np.float32]
 NEEDS_CUDA: Final[frozenset[Precision]] = frozenset({"fp16", "bf16"})
@@ -192,7 +192,7 @@ def probabilities(
 def _load(path: Path, options: SessionOptions, digest: str | None) -> onnxruntime.InferenceSession:
     if options.graphs and digest and tuple(options.providers) == (CPU,):
         return options.graphs.open(path, digest, partial(_settings, options))
-    engines = engines_of(options.engines, digest) if options.engines and digest else None
+    engines = engine_directory(options.engines, digest) if options.engines and digest else None
     given = [
         provider_options(
             name,

@@ -247,8 +247,9 @@ class Settings(BaseSettings):
         str,
         AfterValidator(check_providers),
         Field(
-            description="ONNX Runtime's execution providers, best first, with commas: cpu, cuda, tensorrt, openvino, coreml and so "
-            "on. auto is cuda where it works, else cpu. One that is named and can not be used is an error at the start."
+            description="ONNX Runtime's execution providers, best first, separated by commas: cpu, "
+            "openvino, and the experimental cuda, tensorrt, coreml and migraphx. auto is cuda if it "
+            "starts, else cpu. A named provider that does not start is an error."
         ),
     ] = AUTO
     gpu_memory_bytes: Annotated[

@@ -142,7 +142,7 @@ def test_settings_come_from_variables_too(colour_store: ModelStore) -> None:
         (
             ["--providers", "gpu"],
             {},
-            "SERVICE_PROVIDERS: .*'gpu' is no execution provider; there are auto",
+            "SERVICE_PROVIDERS: .*'gpu'",
         ),
         (
             ["--providers", "tensorrt,cpu"],
