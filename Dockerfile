@@ -1,4 +1,5 @@
-# The serving image: the service and the model store, no torch. Versions and hashes stand in requirements/service.txt.
+# The serving image: the service and the model store, without torch and load tests (.dockerignore).
+# Versions and hashes are in requirements/service.txt.
 FROM python:3.11-slim-bookworm AS build
 COPY requirements/service.txt .
 RUN python -m venv /opt/resident \

@@ -66,11 +66,46 @@ def test_serving_draws_nothing() -> None:
         if imported_packages(module.read_text()) & DRAWING
     }
     assert drawing == {
-        "commands/bench.py",
-        "commands/tune.py",
-        "measuring/display.py",
-        "measuring/figures.py",
+        "loadtest/bench_command.py",
+        "loadtest/charts.py",
+        "loadtest/terminal.py",
+        "loadtest/tune_command.py",
     }
+
+
+@pytest.mark.parametrize(
+    ("importing", "imported"),
+    [
+        ("engine", "http"),
+        ("engine", "prediction"),
+        ("settings.py", "engine"),
+        ("http/query_params.py", "engine.batcher"),
+    ],
+)
+def test_lower_parts_of_the_service_do_not_import_upper_ones(importing: str, imported: str) -> None:
+    """Requests come in through HTTP and prediction, which use the engine, not the reverse."""
+    path = ROOT / "service" / importing
+    modules = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    wrong = {
+        module.name: name
+        for module in modules
+        for name in imported_modules(module.read_text())
+        if f"{name}.".startswith(f"service.{imported}.")
+    }
+    assert not wrong
+
+
+def test_serving_imports_no_load_tests() -> None:
+    """They are not in the serving image."""
+    importing = {
+        module.relative_to(ROOT / "service").as_posix()
+        for module in (ROOT / "service").rglob("*.py")
+        if "loadtest" not in module.parts
+        and any(
+            name.startswith("service.loadtest") for name in imported_modules(module.read_text())
+        )
+    }
+    assert importing <= {"__main__.py"}
 
 
 @pytest.mark.parametrize("part", sorted(LOWER))

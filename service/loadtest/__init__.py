@@ -1,4 +1,5 @@
-"""Measuring: a load against a server (`bench`), and settings against each other on the real engine (`tune`).
+"""Measuring commands: `bench` loads a server over HTTP, `tune` tries settings on the real engine.
 
-The serving process imports nothing of this; what tables and pictures need is the optional extra `tune`.
+Not part of the serving image: the server imports nothing from here. Tables and charts need the
+extra `tune`.
 """

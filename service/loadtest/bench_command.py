@@ -1,4 +1,4 @@
-"""`python -m service bench URL`: load a server and say what it carries."""
+"""`python -m service bench URL`: load a server and report throughput, latency and errors."""
 
 import resource
 from collections.abc import Sequence
@@ -12,31 +12,32 @@ import uvloop
 
 from service.loadtest.command_options import (
     PICTURE_SUFFIXES,
-    Number,
+    BoundedNumber,
     OutputFile,
-    plain_errors,
+    errors_in_one_line,
     require_extra,
 )
 from service.loadtest.errors import MeasurementError
-from service.loadtest.load import Load, run_load
-from service.loadtest.load_report import report_on
+from service.loadtest.load_generator import Load, run_load
+from service.loadtest.load_report import LoadReport, make_report
 from service.loadtest.target import (
-    Image,
+    EncodedImage,
     Target,
-    ask_input_side,
-    built_in_image,
+    builtin_image,
+    check_target,
+    fetch_input_side,
     make_requests,
     parse_target,
     read_images,
-    try_once,
 )
 
-CLOSED_CONNECTIONS: Final = 16
-OPEN_CONNECTIONS: Final = 1000
-SPARE_FILES: Final = 64
-MOST_SECONDS: Final = 86_400.0
-MOST_RATE: Final = 100_000.0
-MUCH: Final = 0.01
+CLOSED_LOOP_CONNECTIONS: Final = 16
+OPEN_LOOP_CONNECTIONS: Final = 1000
+OTHER_OPEN_FILES: Final = 64
+MAX_SECONDS: Final = 86_400.0
+MAX_RATE: Final = 100_000.0
+MAX_SENT_LATE: Final = 0.01
+"""A larger share of requests that are sent late gets a warning."""
 
 
 def _parse_headers(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
@@ -44,7 +45,7 @@ def _parse_headers(_: click.Context, __: click.Parameter, texts: tuple[str, ...]
     for text in texts:
         name, colon, value = text.partition(":")
         if not colon or not name.strip() or not text.isprintable():
-            raise click.BadParameter(f"write NAME: VALUE, not {text!r}")
+            raise click.BadParameter(f"expected NAME: VALUE, got {text!r}")
         headers[name.strip()] = value.strip()
     return headers
 
@@ -53,53 +54,55 @@ def _parse_headers(_: click.Context, __: click.Parameter, texts: tuple[str, ...]
 @click.argument("url")
 @click.option(
     "--model",
-    help="The model to ask, where URL is a bare address.  [default: the server's default model]",
+    help="The model, if URL has no path.  [default: the server's default model]",
 )
 @click.option(
     "--image",
     "images",
     multiple=True,
     type=click.Path(exists=True, path_type=Path),
-    help="An image to send, or a folder of them; may be repeated.  [default: one of the built-in model's]",
+    help="An image or a folder of images to send; can be repeated.  "
+    "[default: an image of the built-in model]",
 )
 @click.option(
     "--images-per-request",
     type=click.IntRange(1, 4096),
     default=1,
     show_default=True,
-    help="More than one are sent as a form.",
+    help="Several images are sent as a multipart form.",
 )
 @click.option(
     "--connections",
     type=click.IntRange(min=1),
-    help=f"Clients at once, each of which asks again when it has its answer; with --rate the most connections at once.  "
-    f"[default: {CLOSED_CONNECTIONS}; {OPEN_CONNECTIONS} with --rate]",
+    help="Clients in a closed loop; with --rate the most connections at once.  "
+    f"[default: {CLOSED_LOOP_CONNECTIONS}; {OPEN_LOOP_CONNECTIONS} with --rate]",
 )
 @click.option(
     "--rate",
-    type=Number(MOST_RATE),
-    help="Requests a second that arrive at random (Poisson) and wait for no answer; latency counts from the moment each was due.",
+    type=BoundedNumber(MAX_RATE),
+    help="Requests per second in an open loop, at random moments (Poisson). "
+    "Latency counts from when a request was due.",
 )
 @click.option(
     "--duration",
-    type=Number(MOST_SECONDS),
+    type=BoundedNumber(MAX_SECONDS),
     default=10.0,
     show_default=True,
-    help="Seconds that are counted.",
+    help="Seconds to measure.",
 )
 @click.option(
     "--warm-up",
-    type=Number(MOST_SECONDS, least=0),
+    type=BoundedNumber(MAX_SECONDS, least=0),
     default=1.0,
     show_default=True,
-    help="Seconds before that which are not.",
+    help="Seconds of load before the measurement.",
 )
 @click.option(
     "--timeout",
-    type=Number(MOST_SECONDS),
+    type=BoundedNumber(MAX_SECONDS),
     default=30.0,
     show_default=True,
-    help="Seconds after which a request counts as not answered.",
+    help="Seconds until a request counts as not answered.",
 )
 @click.option(
     "--header",
@@ -107,15 +110,15 @@ def _parse_headers(_: click.Context, __: click.Parameter, texts: tuple[str, ...]
     multiple=True,
     callback=_parse_headers,
     metavar="NAME: VALUE",
-    help="Sent with every request, as 'Authorization: Bearer …'. May be repeated.",
+    help="Sent with every request, like 'Authorization: Bearer …'; can be repeated.",
 )
-@click.option("--json", "document", type=OutputFile(), help="Write all figures to this file.")
+@click.option("--json", "document", type=OutputFile(), help="Write the report to this file.")
 @click.option(
     "--picture",
     type=OutputFile(*PICTURE_SUFFIXES),
     default="bench.svg",
     show_default=True,
-    help="Where the distribution of the latency is drawn: .svg, .png or .pdf.",
+    help="Write a chart of the latency to this .svg, .png or .pdf file.",
 )
 def bench(
     url: str,
@@ -131,67 +134,71 @@ def bench(
     document: Path | None,
     picture: Path,
 ) -> None:
-    """Load the server at URL, and show its latency by percentile, images a second, and errors by kind.
-
-    By default so many clients ask again and again (a closed loop): what the server carries. With --rate requests come as strangers'
-    do, whether it keeps up or not (an open loop): what they feel. A URL with a path is taken as it is, so other servers can be
-    measured too.
+    """Load the server at URL and report throughput, latency percentiles and errors.
 
     \b
-    python -m service bench http://127.0.0.1:8000 --connections 32
-    python -m service bench http://127.0.0.1:8000 --rate 500 --duration 60 --image PICTURES --json bench.json
+    python -m service bench http://127.0.0.1:8000
+
+    By default a fixed number of clients send requests one after the other (closed loop): this
+    measures the throughput. With --rate requests arrive at random, whether the server keeps up or
+    not (open loop): this measures the latency that users see. A URL with a path is used as it is,
+    so that other servers can be measured too.
+
+    \b
+    python -m service bench http://127.0.0.1:8000 --rate 500 --duration 60 --json bench.json
     """
     require_extra()
-    with plain_errors():
-        from rich.console import Console  # noqa: PLC0415  the extra is not everywhere
+    with errors_in_one_line():
+        from rich.console import Console  # noqa: PLC0415  only with the extra
 
-        from service.loadtest.display import LoadtestDisplay, load_figures, load_table  # noqa: PLC0415
-        from service.loadtest.figures import draw_load  # noqa: PLC0415
+        from service.loadtest.charts import draw_load  # noqa: PLC0415
+        from service.loadtest.terminal import (  # noqa: PLC0415
+            LoadtestTerminal,
+            load_status,
+            load_table,
+        )
 
-        display = LoadtestDisplay(Console())
+        terminal = LoadtestTerminal(Console())
         target = parse_target(url, model, headers)
         sent = uvloop.run(_choose_images(target, model, images, timeout))
         requests = make_requests(target, sent, images_per_request)
-        uvloop.run(try_once(target, requests[0], timeout))
-        most = connections or (OPEN_CONNECTIONS if rate else CLOSED_CONNECTIONS)
-        _allow_connections(most)
+        uvloop.run(check_target(target, requests[0], timeout))
+        most = connections or (OPEN_LOOP_CONNECTIONS if rate else CLOSED_LOOP_CONNECTIONS)
+        _raise_open_file_limit(most)
         load = Load(target.address, requests, most, rate, warm_up, duration, timeout)
-        display.say(
-            f"{target.url}: {_describe(load)}; {_name(sent)}, {images_per_request} a request"
-        )
-        with display.progress("loading", warm_up + duration):
+        images_sent = f"{_describe_images(sent)}, {images_per_request} per request"
+        terminal.print(f"{target.url}: {_describe_load(load)}; {images_sent}")
+        with terminal.progress("loading", warm_up + duration):
             samples = uvloop.run(
                 run_load(
                     load,
-                    lambda now, so_far: display.advance(
-                        min(now, duration) + warm_up, load_figures(so_far, now)
+                    lambda now, so_far: terminal.advance(
+                        min(now, duration) + warm_up, load_status(so_far, now)
                     ),
                 )
             )
-        report = report_on(samples, duration)
-        display.show(load_table(report, _describe(load)))
-        if rate and report.sent_late > MUCH:
-            display.say(
-                f"{report.sent_late:.0%} of the requests were sent over 10 ms after they were due: all {most} connections were "
-                "taken, or this program was short of CPU. Their wait is counted; the server may be better than this.",
+        report = make_report(samples, duration)
+        terminal.print_table(load_table(report, _describe_load(load)))
+        if rate and report.sent_late > MAX_SENT_LATE:
+            terminal.print(
+                f"{report.sent_late:.0%} of the requests were sent over 10 ms late: all {most} "
+                "connections were in use, or this program lacked CPU time. "
+                "Their wait counts as latency; the server may be faster than reported.",
                 "yellow",
             )
         if document:
-            written = {
+            settings = {
                 "url": target.url,
                 "sent": [image.name for image in sent],
                 "images_per_request": images_per_request,
                 "connections": most,
                 "rate": rate,
                 "warm_up_seconds": warm_up,
-                **asdict(report),
-                "images_per_second": report.images_per_second,
             }
-            document.write_bytes(
-                orjson.dumps(written, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-            )
-        draw_load(samples, f"{target.url}\n{_describe(load)}", picture, over_time=rate is not None)
-        display.say(f"picture: {picture}")
+            _write_report(document, settings, report)
+        title = f"{target.url}\n{_describe_load(load)}"
+        draw_load(samples, title, picture, over_time=rate is not None)
+        terminal.print(f"chart: {picture}")
         if not report.answered:
             raise MeasurementError(
                 "no request was answered in full"
@@ -202,32 +209,37 @@ def bench(
 
 async def _choose_images(
     target: Target, model: str | None, paths: Sequence[Path], timeout_seconds: float
-) -> list[Image]:
-    """What was named, else one that suits the model's input."""
+) -> list[EncodedImage]:
     if paths:
         return read_images(paths)
-    return [built_in_image(await ask_input_side(target, model, timeout_seconds))]
+    return [builtin_image(await fetch_input_side(target, model, timeout_seconds))]
 
 
-def _allow_connections(count: int) -> None:
-    """Raise the limit of open files as far as that is ours to do. Raises MeasurementError where it does not reach."""
+def _raise_open_file_limit(connections: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = count + SPARE_FILES
+    needed = connections + OTHER_OPEN_FILES
     if hard != resource.RLIM_INFINITY and needed > hard:
         raise MeasurementError(
-            f"{count} connections need {needed} open files; here {hard} are allowed (`ulimit -Hn`)"
+            f"{connections} connections need {needed} open files, "
+            f"but the limit is {hard} (`ulimit -Hn`): lower --connections"
         )
     if soft != resource.RLIM_INFINITY and needed > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-def _describe(load: Load) -> str:
+def _write_report(path: Path, settings: dict[str, object], report: LoadReport) -> None:
+    content = {**settings, **asdict(report), "images_per_second": report.images_per_second}
+    path.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def _describe_load(load: Load) -> str:
     if load.rate is None:
         return f"closed loop, {load.connections} connections, {load.duration_seconds:g} s"
     return f"open loop, {load.rate:g} requests/s, {load.duration_seconds:g} s"
 
 
-def _name(images: Sequence[Image]) -> str:
-    if len(images) > 1:
-        return f"{len(images)} images of {sum(len(image.data) for image in images) / len(images) / 1000:,.0f} kB in the mean"
-    return f"{images[0].name} ({len(images[0].data) / 1000:,.1f} kB)"
+def _describe_images(images: Sequence[EncodedImage]) -> str:
+    if len(images) == 1:
+        return f"{images[0].name} ({len(images[0].data) / 1000:,.1f} kB)"
+    mean_kb = sum(len(image.data) for image in images) / len(images) / 1000
+    return f"{len(images)} images of {mean_kb:,.0f} kB on average"

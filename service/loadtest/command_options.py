@@ -1,4 +1,4 @@
-"""What the measuring commands share: how they speak of errors, and of what is not installed."""
+"""What `bench` and `tune` share: error handling, the check for the extra, and option types."""
 
 import math
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from model_store.errors import ModelStoreError
 from service.loadtest.errors import MeasurementError
 
 PICTURE_SUFFIXES: Final = (".svg", ".png", ".pdf")
-NEEDED: Final = ("rich", "matplotlib")
+EXTRA_PACKAGES: Final = ("rich", "matplotlib")
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
-    """Our own errors, and the file system's, as one line and exit code 1: a person reads them, not a traceback."""
+def errors_in_one_line() -> Iterator[None]:
+    """Turn expected errors into one line and exit code 1."""
     try:
         yield
     except (MeasurementError, ModelStoreError) as error:
@@ -30,17 +30,17 @@ def plain_errors() -> Iterator[None]:
 
 
 def require_extra() -> None:
-    """Refuse to begin where tables and pictures can not be drawn."""
-    missing = [name for name in NEEDED if find_spec(name) is None]
+    """Raise click.ClickException if a package of the extra `tune` is missing."""
+    missing = [name for name in EXTRA_PACKAGES if find_spec(name) is None]
     if missing:
         raise click.ClickException(
-            f"{' and '.join(missing)} must be installed for this: python -m pip install {' '.join(missing)}, "
-            "in a checkout '.[service,tune]'"
+            f"this command needs {' and '.join(missing)}. "
+            "Install the extra with: pip install 'resident[service,tune]'"
         )
 
 
-class Number(click.FloatRange):
-    """A number above nothing (or from `least` on) up to `most`; neither infinite nor what is none."""
+class BoundedNumber(click.FloatRange):
+    """A finite number above 0 (or from `least` on) up to `most`."""
 
     def __init__(self, most: float, least: float | None = None) -> None:
         super().__init__(min=least or 0, max=most, min_open=least is None)
@@ -48,25 +48,25 @@ class Number(click.FloatRange):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """As click calls it."""
         number = float(super().convert(value, param, ctx))
         if math.isnan(number):
-            self.fail(f"{value!r} is no number", param, ctx)
+            self.fail(f"{value!r} is not a number", param, ctx)
         return number
 
 
 class OutputFile(click.Path):
-    """A file to write, in a directory that is there: known before the measuring, not after it."""
+    """A file to write. Its suffix and directory are checked before the measurement starts."""
 
     def __init__(self, *suffixes: str) -> None:
         super().__init__(dir_okay=False, writable=True, path_type=Path)
         self._suffixes = suffixes
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """As click calls it."""
         path = Path(str(super().convert(value, param, ctx)))
         if self._suffixes and path.suffix.lower() not in self._suffixes:
             self.fail(f"{str(path)!r} must end in {', '.join(self._suffixes)}", param, ctx)
         if not path.parent.is_dir():
-            self.fail(f"{str(path)!r}: there is no directory {str(path.parent)!r}", param, ctx)
+            self.fail(
+                f"{str(path)!r}: the directory {str(path.parent)!r} does not exist", param, ctx
+            )
         return path

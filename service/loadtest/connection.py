@@ -1,7 +1,7 @@
-"""A keep-alive HTTP/1.1 connection of the load generator: httptools' parser, which the server has too, on an asyncio protocol.
+"""A keep-alive HTTP/1.1 connection of the load generator.
 
-A load generator shares its cores with the server that it measures, so what a request costs here is taken from there:
-docs/service.md has the figures beside a client library's.
+It is httptools, the server's own parser, on an asyncio protocol. A load generator shares its CPUs
+with the server that it measures, so a full HTTP client would lower the measured throughput.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ CLOSED: Final = "connection closed by the server"
 
 
 class ConnectionFailedError(Exception):
-    """No answer came. `kind` is what such failures are counted by."""
+    """No response came. Failures are counted by their `kind`."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(kind)
@@ -27,99 +27,98 @@ class ConnectionFailedError(Exception):
 
 @dataclass(frozen=True)
 class Address:
-    """Where to connect to."""
+    """A host and port to connect to."""
 
     host: str
     port: int
     tls: bool = False
 
 
-@dataclass(slots=True)  # one an answer: freezing would double the time to make it
+@dataclass(slots=True)  # one per response: freezing would double the time to create it
 class Response:
-    """A whole answer."""
+    """A complete HTTP response."""
 
     status: int
     body: bytes
 
 
 class Connection(asyncio.Protocol):
-    """One request at a time. Closed by whatever goes wrong, and of no further use then."""
+    """One request at a time. Any error closes the connection, which cannot be used again."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
-        self._answer: asyncio.Future[Response] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._pending: asyncio.Future[Response] | None = None
+        self._timeout: asyncio.TimerHandle | None = None
         self._body: list[bytes] = []
         self.is_open = False
 
-    def ask(self, request: bytes, timeout_seconds: float) -> asyncio.Future[Response]:
-        """Send a whole request; the future ends in its answer or a ConnectionFailedError."""
-        self._answer = self._loop.create_future()
+    def send(self, request: bytes, timeout_seconds: float) -> asyncio.Future[Response]:
+        """Send a complete request; the future ends in its response or a ConnectionFailedError."""
+        self._pending = self._loop.create_future()
         if self._transport is None or not self.is_open:
-            self._answer.set_exception(ConnectionFailedError(CLOSED))
-            return self._answer
-        self._timer = self._loop.call_later(timeout_seconds, self._fail, timed_out(timeout_seconds))
+            self._pending.set_exception(ConnectionFailedError(CLOSED))
+            return self._pending
+        kind = describe_timeout(timeout_seconds)
+        self._timeout = self._loop.call_later(timeout_seconds, self._fail, kind)
         self._transport.write(request)
-        return self._answer
+        return self._pending
 
     def close(self) -> None:
-        """Drop the connection."""
+        """Close the connection."""
         self.is_open = False
         if self._transport is not None:
             self._transport.abort()
 
+    # Called by asyncio.
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """As asyncio calls it."""
-        self._transport = transport  # type: ignore[assignment]  # a stream's, by create_connection
+        self._transport = transport  # type: ignore[assignment]  # create_connection gives a stream's
         self.is_open = True
 
     def data_received(self, data: bytes) -> None:
-        """As asyncio calls it."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
-            self._fail("the answer is no HTTP")
+            self._fail("the response is not HTTP")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """As asyncio calls it."""
-        self._fail(CLOSED if exc is None else kind_of(exc))
+        self._fail(CLOSED if exc is None else describe_connection_error(exc))
+
+    # Called by httptools.
 
     def on_message_begin(self) -> None:
-        """As httptools calls it."""
         self._body.clear()
 
     def on_body(self, body: bytes) -> None:
-        """As httptools calls it."""
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        """As httptools calls it."""
         status = self._parser.get_status_code()
-        answer = self._answer
-        if status < 200 or answer is None:  # an interim answer, or one to nothing
+        pending = self._pending
+        if status < 200 or pending is None:  # an interim response, or one without a request
             return
-        if self._timer:
-            self._timer.cancel()
-        self._answer = None
+        if self._timeout:
+            self._timeout.cancel()
+        self._pending = None
         if not self._parser.should_keep_alive():
             self.close()
-        if not answer.done():
-            answer.set_result(Response(status, b"".join(self._body)))
+        if not pending.done():
+            pending.set_result(Response(status, b"".join(self._body)))
 
     def _fail(self, kind: str) -> None:
-        if self._timer:
-            self._timer.cancel()
-        answer, self._answer = self._answer, None
+        if self._timeout:
+            self._timeout.cancel()
+        pending, self._pending = self._pending, None
         self.close()
-        if answer and not answer.done():
-            answer.set_exception(ConnectionFailedError(kind))
+        if pending and not pending.done():
+            pending.set_exception(ConnectionFailedError(kind))
 
 
 async def connect(address: Address, timeout_seconds: float) -> Connection:
-    """An open connection. Raises ConnectionFailedError."""
-    context = _trusted() if address.tls else None
+    """Open a connection. Raises ConnectionFailedError."""
+    context = _tls_context() if address.tls else None
     loop: Any = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout_seconds):
@@ -127,31 +126,31 @@ async def connect(address: Address, timeout_seconds: float) -> Connection:
                 Connection, address.host, address.port, ssl=context
             )
     except TimeoutError:
-        raise ConnectionFailedError(timed_out(timeout_seconds)) from None
+        raise ConnectionFailedError(describe_timeout(timeout_seconds)) from None
     except OSError as error:
-        raise ConnectionFailedError(kind_of(error)) from None
+        raise ConnectionFailedError(describe_connection_error(error)) from None
     return connection  # type: ignore[no-any-return]
 
 
 @functools.cache
-def _trusted() -> ssl.SSLContext:
-    """One for all connections: reading the certificates of those who are trusted takes longer than a request."""
+def _tls_context() -> ssl.SSLContext:
+    """One for all connections: loading the certificates takes longer than a request."""
     return ssl.create_default_context()
 
 
-def timed_out(seconds: float) -> str:
-    """What an answer that does not come is counted by."""
+def describe_timeout(seconds: float) -> str:
+    """The kind of a failure without a response in time."""
     return f"no answer within {seconds:g} s"
 
 
-def kind_of(error: Exception) -> str:
-    """What a connection's error is counted by."""
+def describe_connection_error(error: Exception) -> str:
+    """The kind of a failed connection."""
     if isinstance(error, socket.gaierror):
-        return "the host's name is not known"
+        return "unknown host name"
     if isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
         return "connection refused"
     if isinstance(error, ConnectionResetError | BrokenPipeError):
         return CLOSED
     if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
-        return "too many open files here: raise `ulimit -n`, or lower --connections"
+        return "too many open files: raise `ulimit -n` or lower --connections"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,5 +1,5 @@
-"""What keeps a measurement from being made, in words for the person at the terminal."""
+"""The error of a measurement that cannot be made."""
 
 
 class MeasurementError(Exception):
-    """Nothing could be measured; the message says why and what to do."""
+    """Nothing could be measured. The message says why and what to do."""

@@ -1,4 +1,4 @@
-"""What a load found: rates, latencies by percentile, and errors by kind."""
+"""The result of a load: rates, latency percentiles, and errors by kind."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from service.loadtest.load import RequestSample
+from service.loadtest.load_generator import RequestSample
 
 PERCENTILES: Final = (50.0, 75.0, 90.0, 95.0, 99.0, 99.9)
-LATE_SECONDS: Final = 0.01
+SENT_LATE_SECONDS: Final = 0.01
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Of so many requests, in milliseconds."""
+    """Latency of `requests` requests, in milliseconds; `percentiles` by name, like `p99.9`."""
 
     requests: int
     mean: float
@@ -25,11 +25,17 @@ class Latency:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Counts and latencies of the requests that were due within `duration_seconds` after the warm-up.
+    """Counts and latencies of the requests that were due after the warm-up.
 
-    `requests` is the sum of `answered` and of all `errors`. `latency` is of the answered, `refused` of those that came back with
-    an error's status. `images` were answered within that time, whenever they were due: what came later was not carried.
-    `sent_late` is the share of requests that the generator itself sent more than 10 ms after they were due.
+    Attributes:
+        requests: The sum of `answered` and all `errors`.
+        answered: Requests whose images were all answered.
+        images: Images answered within `duration_seconds`, whenever their request was due.
+        duration_seconds: The measured time, without the warm-up.
+        latency: Of the answered requests.
+        refused: Latency of the requests that got an error status.
+        errors: Requests by kind of error, the most frequent first.
+        sent_late: Share of requests that the generator sent over 10 ms after they were due.
     """
 
     requests: int
@@ -43,14 +49,14 @@ class LoadReport:
 
     @property
     def images_per_second(self) -> float:
-        """What was carried."""
+        """Answered images per second."""
         return self.images / self.duration_seconds
 
 
-def report_on(samples: Sequence[RequestSample], duration_seconds: float) -> LoadReport:
-    """The report on one load's requests, its warm-up among them."""
+def make_report(samples: Sequence[RequestSample], duration_seconds: float) -> LoadReport:
+    """Summarise the samples of a load, which may include its warm-up."""
     images = sum(sample.images for sample in samples if 0 <= sample.ended <= duration_seconds)
-    samples = counted(samples)
+    samples = without_warm_up(samples)
     answered = [sample for sample in samples if sample.error is None]
     refused = [
         sample for sample in samples if sample.error is not None and sample.status is not None
@@ -59,7 +65,7 @@ def report_on(samples: Sequence[RequestSample], duration_seconds: float) -> Load
     for sample in samples:
         if sample.error is not None:
             errors[sample.error] = errors.get(sample.error, 0) + 1
-    late = sum(sample.sent - sample.due > LATE_SECONDS for sample in samples)
+    late = sum(sample.sent - sample.due > SENT_LATE_SECONDS for sample in samples)
     return LoadReport(
         requests=len(samples),
         answered=len(answered),
@@ -72,20 +78,23 @@ def report_on(samples: Sequence[RequestSample], duration_seconds: float) -> Load
     )
 
 
-def counted(samples: Sequence[RequestSample]) -> list[RequestSample]:
-    """Those that were due after the warm-up."""
+def without_warm_up(samples: Sequence[RequestSample]) -> list[RequestSample]:
+    """The requests that were due after the warm-up."""
     return [sample for sample in samples if sample.due >= 0]
 
 
-def milliseconds(samples: Sequence[RequestSample]) -> NDArray[np.float64]:
-    """How long each request took from the moment it was due."""
+def latency_ms(samples: Sequence[RequestSample]) -> NDArray[np.float64]:
+    """Milliseconds from when each request was due to its end, float64 `[requests]`."""
     return np.array([1e3 * (sample.ended - sample.due) for sample in samples])
 
 
 def _latency(samples: Sequence[RequestSample]) -> Latency | None:
     if not samples:
         return None
-    taken = milliseconds(samples)
-    at = np.percentile(taken, PERCENTILES).round(3).tolist()
-    named = {f"p{percentile:g}": value for percentile, value in zip(PERCENTILES, at, strict=True)}
-    return Latency(len(taken), round(float(taken.mean()), 3), named, round(float(taken.max()), 3))
+    latencies = latency_ms(samples)
+    values = np.percentile(latencies, PERCENTILES).round(3).tolist()
+    percentiles = {
+        f"p{percentile:g}": value for percentile, value in zip(PERCENTILES, values, strict=True)
+    }
+    mean, longest = round(float(latencies.mean()), 3), round(float(latencies.max()), 3)
+    return Latency(len(latencies), mean, percentiles, longest)

@@ -1,4 +1,4 @@
-"""What `bench` sends where: images from files, folders or this project, as whole HTTP requests to a server that was asked first."""
+"""The server that `bench` loads, and the requests that it sends there."""
 
 import math
 import secrets
@@ -22,14 +22,14 @@ from service.loadtest.connection import (
     connect,
 )
 from service.loadtest.errors import MeasurementError
-from service.loadtest.load import Request
+from service.loadtest.load_generator import Request
 
-MOST_LOOKED_AT: Final = 4096
-MOST_IMAGES: Final = 256
-MOST_BYTES: Final = 256 * 1024 * 1024
-"""Of a folder, and of all requests: enough that no cache holds them, few enough for memory."""
+MAX_FILES_CHECKED: Final = 4096
+MAX_IMAGES: Final = 256
+MAX_BYTES: Final = 256 * 1024 * 1024
+"""Of all images and of all requests: more than a CPU cache holds, less than memory."""
 SMALL_INPUT: Final = 64
-_BUILT_IN: Final[Mapping[bool, str]] = {True: "colours.png", False: "large.jpg"}
+_BUILTIN_IMAGES: Final[Mapping[bool, str]] = {True: "colours.png", False: "large.jpg"}
 
 
 @dataclass(frozen=True)
@@ -43,35 +43,38 @@ class Target:
 
     @property
     def url(self) -> str:
-        """As a person writes it."""
+        """The URL of the route."""
         return f"{'https' if self.address.tls else 'http'}://{self.authority}{self.path}"
 
 
 @dataclass(frozen=True)
-class Image:
-    """An encoded image and where it comes from."""
+class EncodedImage:
+    """An encoded image and where it came from."""
 
     name: str
     data: bytes
 
 
 def parse_target(url: str, model: str | None, headers: Mapping[str, str]) -> Target:
-    """A bare address means this service's route for the model; a path is taken as it stands. Raises MeasurementError."""
+    """Parse a URL. Without a path it means this service's route for the model.
+
+    Raises:
+        MeasurementError: The URL is not valid, or has a path although `model` is given.
+    """
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         host, port = (parts.hostname or "").encode("idna").decode(), parts.port
     except ValueError as error:
-        raise MeasurementError(f"{url!r} is no address of a server: {error}") from None
+        raise MeasurementError(f"{url!r} is not a valid URL: {error}") from None
     if parts.scheme not in {"http", "https"} or not host or " " in url or not url.isprintable():
-        raise MeasurementError(f"{url!r} is no address of a server: write http://HOST:PORT")
+        raise MeasurementError(f"{url!r} is not a valid URL: use http://HOST:PORT")
     path = parts.path + (f"?{parts.query}" if parts.query else "")
     if parts.path in {"", "/"}:
-        path = (
-            f"/v1/models/{quote(model, safe='')}/predict" if model else "/v1/predict"
-        ) + path.removeprefix("/")
+        route = f"/v1/models/{quote(model, safe='')}/predict" if model else "/v1/predict"
+        path = route + path.removeprefix("/")
     elif model:
         raise MeasurementError(
-            f"{url} names a route already, so --model {model} says nothing: leave one of them out"
+            f"{url} already names a route: leave out --model {model} or the path"
         )
     tls = parts.scheme == "https"
     return Target(
@@ -82,87 +85,90 @@ def parse_target(url: str, model: str | None, headers: Mapping[str, str]) -> Tar
     )
 
 
-def read_images(paths: Sequence[Path]) -> list[Image]:
-    """The images of these files and folders, of many an even sample. Raises MeasurementError for what is none."""
+def read_images(paths: Sequence[Path]) -> list[EncodedImage]:
+    """Read the images of these files and folders; of many, an even sample.
+
+    Raises:
+        MeasurementError: A file is not an image, or a folder has none.
+    """
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = [
-                file
-                for file in _sample(sorted(path.rglob("*")), MOST_LOOKED_AT)
-                if file.is_file() and is_image(file)
-            ]
-            if not found:
-                raise MeasurementError(f"{path} has no image in it")
-            files += found
+            candidates = _even_sample(sorted(path.rglob("*")), MAX_FILES_CHECKED)
+            in_folder = [file for file in candidates if file.is_file() and is_image(file)]
+            if not in_folder:
+                raise MeasurementError(f"{path} has no images that the service can decode")
+            files += in_folder
         elif not is_image(path):
-            raise MeasurementError(f"{path} is no image that the service decodes")
+            raise MeasurementError(f"{path} is not an image that the service can decode")
         else:
             files.append(path)
-    images: list[Image] = []
-    for file in _sample(files, MOST_IMAGES):
-        images.append(Image(file.name, file.read_bytes()))
-        if sum(len(image.data) for image in images) > MOST_BYTES:
+    images: list[EncodedImage] = []
+    for file in _even_sample(files, MAX_IMAGES):
+        images.append(EncodedImage(file.name, file.read_bytes()))
+        if sum(len(image.data) for image in images) > MAX_BYTES:
             break
     return images
 
 
-def _sample(files: Sequence[Path], most: int) -> Sequence[Path]:
+def _even_sample(files: Sequence[Path], most: int) -> Sequence[Path]:
     return files[:: max(1, math.ceil(len(files) / most))]
 
 
 def is_image(file: Path) -> bool:
-    """Whether its first bytes are those of a kind that the service decodes."""
+    """Whether the first bytes are those of a format that the service decodes."""
     with open(file, "rb") as opened:
         return sniff(opened.read(64)) is not None
 
 
-def built_in_image(shorter_side: int | None) -> Image:
-    """A golden image of the built-in model: a small PNG for a model with a small input, else a JPEG of a photograph's size."""
-    name = _BUILT_IN[shorter_side is None or shorter_side <= SMALL_INPUT]
-    store = BUILTIN_ROOT / BUILTIN_DEFAULT_MODEL
-    newest = max(store.iterdir(), key=lambda version: int(version.name))
-    return Image(f"built-in {name}", (newest / "golden" / name).read_bytes())
+def builtin_image(shorter_side: int | None) -> EncodedImage:
+    """A golden image of the built-in model: a small PNG for small inputs, else a large JPEG."""
+    name = _BUILTIN_IMAGES[shorter_side is None or shorter_side <= SMALL_INPUT]
+    versions = (BUILTIN_ROOT / BUILTIN_DEFAULT_MODEL).iterdir()
+    newest = max(versions, key=lambda version: int(version.name))
+    return EncodedImage(f"built-in {name}", (newest / "golden" / name).read_bytes())
 
 
 def make_requests(
-    target: Target, images: Sequence[Image], images_per_request: int
+    target: Target, images: Sequence[EncodedImage], images_per_request: int
 ) -> list[Request]:
-    """Whole requests that go through the images in turn, as many as fit in memory: a raw body each, or a form of several."""
+    """Requests that cycle through the images, as many as fit into `MAX_BYTES`.
+
+    A single image is sent as the raw body, several as a multipart form.
+    """
     requests: list[Request] = []
     for number in range(math.lcm(len(images), images_per_request) // images_per_request):
         first = number * images_per_request
-        requests.append(
-            _request(
-                target,
-                [images[(first + place) % len(images)].data for place in range(images_per_request)],
-            )
-        )
-        if sum(len(request.data) for request in requests) > MOST_BYTES:
+        bodies = [
+            images[(first + position) % len(images)].data for position in range(images_per_request)
+        ]
+        requests.append(_predict_request(target, bodies))
+        if sum(len(request.data) for request in requests) > MAX_BYTES:
             break
     return requests
 
 
-async def try_once(target: Target, request: Request, timeout_seconds: float) -> None:
-    """Send one request. Raises MeasurementError where the server is not there, or refuses what it would be loaded with."""
-    response = await _ask(target, request.data, timeout_seconds)
-    if response.status < 400 or response.status in {
-        HTTPStatus.TOO_MANY_REQUESTS,
-        HTTPStatus.GATEWAY_TIMEOUT,
-    }:
-        return  # what overload does to it is what is to be measured
-    said = _document(response)
-    reason = f"{said.get('code', '')}: {said.get('detail', 'no reason given')}"
-    raise MeasurementError(f"{target.url} refuses the request: {response.status} {reason}")
+async def check_target(target: Target, request: Request, timeout_seconds: float) -> None:
+    """Send one request.
+
+    Raises:
+        MeasurementError: The server does not respond, or rejects the request.
+    """
+    response = await _send(target, request.data, timeout_seconds)
+    overloaded = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.GATEWAY_TIMEOUT}
+    if response.status < 400 or response.status in overloaded:
+        return
+    problem = _json_object(response)
+    reason = f"{problem.get('code', '')}: {problem.get('detail', 'no reason given')}"
+    raise MeasurementError(f"{target.url} rejects the request: {response.status} {reason}")
 
 
-async def ask_input_side(target: Target, model: str | None, timeout_seconds: float) -> int | None:
-    """The shorter side of the model's input in pixels, where the server is this service and says so."""
+async def fetch_input_side(target: Target, model: str | None, timeout_seconds: float) -> int | None:
+    """The shorter side of the model's input in pixels; None if the server is another one."""
     name = model
     if name is None:
-        listed = _document(await _ask(target, _get(target, "/v1/models"), timeout_seconds)).get(
-            "models"
-        )
+        listing = await _send(target, _get_request(target, "/v1/models"), timeout_seconds)
+        listed = _json_object(listing).get("models")
         models = (
             [entry for entry in listed if isinstance(entry, dict)]
             if isinstance(listed, list)
@@ -171,29 +177,29 @@ async def ask_input_side(target: Target, model: str | None, timeout_seconds: flo
         name = next((str(entry.get("model")) for entry in models if entry.get("default")), None)
     if name is None:
         return None
-    shape = _document(
-        await _ask(target, _get(target, f"/v1/models/{quote(name, safe='')}"), timeout_seconds)
-    ).get("input")
+    path = f"/v1/models/{quote(name, safe='')}"
+    detail = await _send(target, _get_request(target, path), timeout_seconds)
+    shape = _json_object(detail).get("input")
     sides = [shape.get("height"), shape.get("width")] if isinstance(shape, dict) else []
     return min((side for side in sides if isinstance(side, int)), default=None)
 
 
-async def _ask(target: Target, data: bytes, timeout_seconds: float) -> Response:
+async def _send(target: Target, data: bytes, timeout_seconds: float) -> Response:
     connection: Connection | None = None
     try:
         connection = await connect(target.address, timeout_seconds)
-        return await connection.ask(data, timeout_seconds)
+        return await connection.send(data, timeout_seconds)
     except ConnectionFailedError as error:
         where = f"{target.address.host}:{target.address.port}"
         raise MeasurementError(
-            f"{where}: {error.kind}. Is a server there? `python -m service` starts one and says where"
+            f"{where}: {error.kind}. Start a server with `python -m service`, or check the URL"
         ) from None
     finally:
         if connection:
             connection.close()
 
 
-def _document(response: Response) -> dict[str, Any]:
+def _json_object(response: Response) -> dict[str, Any]:
     try:
         document = orjson.loads(response.body)
     except orjson.JSONDecodeError:
@@ -201,28 +207,27 @@ def _document(response: Response) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _request(target: Target, images: Sequence[bytes]) -> Request:
+def _predict_request(target: Target, images: Sequence[bytes]) -> Request:
     if len(images) == 1:
-        return Request(
-            _head(target, "POST", target.path, "application/octet-stream", len(images[0]))
-            + images[0],
-            1,
-        )
-    boundary = secrets.token_hex(16)
-    part = f'--{boundary}\r\nContent-Disposition: form-data; name="{FIELD}"; filename="image"\r\n\r\n'.encode()
-    body = b"".join(part + image + b"\r\n" for image in images) + f"--{boundary}--\r\n".encode()
-    return Request(
-        _head(target, "POST", target.path, f"multipart/form-data; boundary={boundary}", len(body))
-        + body,
-        len(images),
-    )
+        media_type, body = "application/octet-stream", images[0]
+    else:
+        boundary = secrets.token_hex(16)
+        media_type = f"multipart/form-data; boundary={boundary}"
+        disposition = f'Content-Disposition: form-data; name="{FIELD}"; filename="image"'
+        part = f"--{boundary}\r\n{disposition}\r\n\r\n".encode()
+        body = b"".join(part + image + b"\r\n" for image in images)
+        body += f"--{boundary}--\r\n".encode()
+    head = _request_head(target, "POST", target.path, media_type, len(body))
+    return Request(head + body, len(images))
 
 
-def _get(target: Target, path: str) -> bytes:
-    return _head(target, "GET", path)
+def _get_request(target: Target, path: str) -> bytes:
+    return _request_head(target, "GET", path)
 
 
-def _head(target: Target, method: str, path: str, media_type: str = "", length: int = 0) -> bytes:
+def _request_head(
+    target: Target, method: str, path: str, media_type: str = "", length: int = 0
+) -> bytes:
     lines = [f"{method} {path} HTTP/1.1", f"Host: {target.authority}", "Accept: */*"]
     lines += [f"{name}: {value}" for name, value in target.headers.items()]
     lines += [f"Content-Type: {media_type}", f"Content-Length: {length}"] if media_type else []

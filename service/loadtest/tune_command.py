@@ -1,4 +1,4 @@
-"""`python -m service tune MODEL`: find this machine's best settings for a model, and leave them where `serve` looks."""
+"""`python -m service tune MODEL`: find a model's best settings on this machine and save them."""
 
 from pathlib import Path
 from typing import Final, get_args
@@ -19,30 +19,31 @@ from service.engine.tuned_settings import (
 from service.host.cpu_limit import cpu_limit
 from service.loadtest.command_options import (
     PICTURE_SUFFIXES,
-    Number,
+    BoundedNumber,
     OutputFile,
-    plain_errors,
+    errors_in_one_line,
     require_extra,
 )
-from service.loadtest.engine import EngineMeasurement, Setting, measure_setting
+from service.loadtest.engine_measurement import EngineMeasurement, EngineSetting, measure_setting
 from service.loadtest.errors import MeasurementError
-from service.loadtest.search import (
+from service.loadtest.settings_search import (
     FINALISTS,
-    Chosen,
+    ChosenPoint,
     Curve,
     TuneGoal,
-    choose,
-    describe,
+    choose_point,
+    describe_curve,
+    describe_setting,
+    list_curves,
     list_precisions,
-    list_settings,
-    search,
-    summarise,
+    measure_curves,
 )
 
-LARGEST_BATCH: Final = 32
-STEADY: Final = 1.2
-MOST_SECONDS: Final = 3600.0
-DIRECTORY = click.Path(file_okay=False, path_type=Path)
+DEFAULT_LARGEST_BATCH: Final = 32
+MAX_REPEAT_RATIO: Final = 1.2
+"""Two measurements of a setting that differ by more than this ratio get a warning."""
+MAX_SECONDS: Final = 3600.0
+DIRECTORY: Final = click.Path(file_okay=False, path_type=Path)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,39 +51,39 @@ DIRECTORY = click.Path(file_okay=False, path_type=Path)
 @click.option(
     "--p99",
     "p99_ms",
-    type=Number(1e3 * MOST_SECONDS),
+    type=BoundedNumber(1e3 * MAX_SECONDS),
     metavar="MS",
-    help="The latency, in milliseconds, that 99 of 100 images may not pass under full load.  [default: any]",
+    help="The most milliseconds of p99 latency under full load.  [default: any]",
 )
 @click.option(
     "--accuracy-budget",
     "budget",
-    type=Number(100, least=0),
+    type=BoundedNumber(100, least=0),
     metavar="POINTS",
-    help="Points of top-1 that a faster precision may lose, by the version's own gates; 0 for none.  "
-    "[default: what its gates allowed when it was published]",
+    help="Percentage points of top-1 that a faster precision may lose, by the version's own gates. "
+    " [default: what its gates allowed when it was published]",
 )
 @click.option(
     "--mode",
     type=click.Choice(get_args(Mode)),
     default="throughput",
     show_default=True,
-    help="throughput: most images a second. latency: a lone client's answer first, as one run with all threads gives it.",
+    help="throughput: most images per second. latency: first the latency of a lone client.",
 )
 @click.option(
     "--max-batch-size",
     "largest",
     type=click.IntRange(1, 4096),
-    default=LARGEST_BATCH,
+    default=DEFAULT_LARGEST_BATCH,
     show_default=True,
-    help="The largest batch to try; the model's own bound counts where it is lower.",
+    help="The largest batch to try, at most the model's own maximum.",
 )
 @click.option(
     "--seconds",
-    type=Number(MOST_SECONDS),
+    type=BoundedNumber(MAX_SECONDS),
     default=1.5,
     show_default=True,
-    help="How long each setting works; longer where a batch is slow.",
+    help="Seconds to measure each setting; longer if batches are slow.",
 )
 @click.option(
     "--store",
@@ -90,19 +91,20 @@ DIRECTORY = click.Path(file_okay=False, path_type=Path)
     default=DEFAULT_ROOT,
     show_default=True,
     envvar="SERVICE_STORE",
-    help="Where the model is.",
+    help="The root of the model store.",
 )
 @click.option(
     "--cache",
     type=DIRECTORY,
     default=default_host_cache,
     envvar="SERVICE_CACHE",
-    help="Where the choice goes; the same for `serve`.  [default: $XDG_CACHE_HOME/resident, or ~/.cache/resident]",
+    help="The directory for the result; use the same one for `serve`.  "
+    "[default: $XDG_CACHE_HOME/resident, or ~/.cache/resident]",
 )
 @click.option(
     "--picture",
     type=OutputFile(*PICTURE_SUFFIXES),
-    help="Where the curve is drawn: .svg, .png or .pdf.  [default: beside the choice]",
+    help="Write the chart to this .svg, .png or .pdf file.  [default: beside the result]",
 )
 def tune(
     model: str,
@@ -115,81 +117,85 @@ def tune(
     cache: Path,
     picture: Path | None,
 ) -> None:
-    """Measure instances, threads, batch sizes and precisions of MODEL (or MODEL/VERSION) on this machine, and choose.
-
-    Each works on the service's own engine under full load. The choice holds for this version's files, this kind of CPU and as many
-    CPUs as were allowed here: `python -m service` with the same --cache takes it, and ignores it anywhere else. Let nothing else
-    run meanwhile.
+    """Find the best instances, threads, batch size and precision of MODEL on this machine.
 
     \b
     python -m service tune flowers --p99 50 --accuracy-budget 0.5
+
+    MODEL is a name, or a name and version like flowers/3. Each setting runs on the service's own
+    engine under full load, so nothing else should run meanwhile. `python -m service` with the same
+    --cache uses the result. It holds for these model files, this kind of CPU, this number of CPUs
+    and this version of ONNX Runtime, and is ignored elsewhere.
     """
     require_extra()
-    with plain_errors():
-        from rich.console import Console  # noqa: PLC0415  the extra is not everywhere
+    with errors_in_one_line():
+        from rich.console import Console  # noqa: PLC0415  only with the extra
 
-        from service.loadtest.display import LoadtestDisplay, tuning_table  # noqa: PLC0415
-        from service.loadtest.figures import draw_tuning  # noqa: PLC0415
+        from service.loadtest.charts import draw_tuning  # noqa: PLC0415
+        from service.loadtest.terminal import LoadtestTerminal, tuning_table  # noqa: PLC0415
 
-        display, wish, cpus = LoadtestDisplay(Console()), TuneGoal(mode, p99_ms), cpu_limit()
-        open_host_cache(cache, FOLDER)  # before the measuring, not after it
+        terminal, goal, cpus = LoadtestTerminal(Console()), TuneGoal(mode, p99_ms), cpu_limit()
+        open_host_cache(cache, FOLDER)  # fails before the measurement, not after it
         model_store = ModelStore(store, BUILTIN_ROOT)
         name, _, number = model.partition("/")
         with model_store.open(name, model_store.resolve(name, number or None)) as version:
             precisions = list_precisions(
-                version, budget, lambda left_out, why: display.say(f"{left_out} is left out: {why}")
+                version,
+                budget,
+                lambda precision, reason: terminal.print(f"{precision} is left out: {reason}"),
             )
-            curves = list_settings(precisions, cpus, min(largest, version.manifest.max_batch_size))
-            display.say(
-                f"{version}: {', '.join(precisions)} on {cpus} CPUs, {seconds:g} s a setting"
+            curves = list_curves(precisions, cpus, min(largest, version.manifest.max_batch_size))
+            terminal.print(
+                f"{version}: {', '.join(precisions)} on {cpus} CPUs, {seconds:g} s per setting"
             )
-            done = 0
-            throughputs: dict[Setting, list[float]] = {}
+            completed = 0
+            throughputs: dict[EngineSetting, list[float]] = {}
 
-            def measure(setting: Setting) -> EngineMeasurement:
-                nonlocal done
-                display.advance(done, describe(setting))
-                done += 1
-                found = measure_setting(model_store, name, version.number, setting, seconds)
-                throughputs.setdefault(setting, []).append(found.images_per_second)
-                return found
+            def measure(setting: EngineSetting) -> EngineMeasurement:
+                nonlocal completed
+                terminal.advance(completed, describe_setting(setting))
+                completed += 1
+                measured = measure_setting(model_store, name, version.number, setting, seconds)
+                throughputs.setdefault(setting, []).append(measured.images_per_second)
+                return measured
 
-            def report(curve: Curve) -> None:
-                nonlocal done
-                done += len(curves[0]) - len(curve.points)  # those that were not worth it
-                display.say(f"{curve.name}: {summarise(curve)}")
+            def report_curve(curve: Curve) -> None:
+                nonlocal completed
+                completed += len(curves[0]) - len(curve.points)  # sizes that were skipped
+                terminal.print(f"{curve.name}: {describe_curve(curve)}")
 
-            with display.progress("measuring", sum(map(len, curves)) + len(curves) + FINALISTS):
-                measured = search(curves, measure, wish, report)
-            chosen = choose(measured, wish)
-            display.show(tuning_table(measured, chosen.point if chosen else None, p99_ms))
-            if (apart := max(max(found) / min(found) for found in throughputs.values())) > STEADY:
-                display.say(
-                    f"the same setting, measured twice, gave up to {apart:.1f} times as much: something else was running, so these "
-                    "figures say little",
+            with terminal.progress("measuring", sum(map(len, curves)) + len(curves) + FINALISTS):
+                measured = measure_curves(curves, measure, goal, report_curve)
+            chosen = choose_point(measured, goal)
+            terminal.print_table(tuning_table(measured, chosen.point if chosen else None, p99_ms))
+            ratio = max(max(values) / min(values) for values in throughputs.values())
+            if ratio > MAX_REPEAT_RATIO:
+                terminal.print(
+                    f"a setting that was measured twice differed by a factor of {ratio:.1f}: "
+                    "something else was running, so these results are not reliable",
                     "yellow",
                 )
             if chosen is None:
                 raise MeasurementError(
-                    f"nothing here holds a p99 of {p99_ms:g} ms under load; nothing was written"
+                    f"no setting has a p99 of at most {p99_ms:g} ms under full load (--p99); "
+                    "nothing was written"
                 )
-            choice = _choice(TuningKey.of(version, cpus), wish, chosen)
-            written = write_tuned_settings(cache, choice)
-        display.say(f"chosen: {choice}")
-        display.say(
-            f"written: {written}; `python -m service` takes it where these settings are not set, as it starts on a CPU"
-        )
-        drawn = picture or written.with_suffix(".svg")
-        draw_tuning(measured, chosen.point, p99_ms, f"{version} on {cpus} CPUs", drawn)
-        display.say(f"picture: {drawn}")
+            tuned = _tuned_settings(TuningKey.of(version, cpus), goal, chosen)
+            path = write_tuned_settings(cache, tuned)
+        chart = picture or path.with_suffix(".svg")
+        draw_tuning(measured, chosen.point, p99_ms, f"{version} on {cpus} CPUs", chart)
+        terminal.print(f"chosen: {tuned}")
+        terminal.print(f"written: {path}")
+        terminal.print(f"chart: {chart}")
+        terminal.print(f"Use them: python -m service --store {store} --cache {cache}")
 
 
-def _choice(key: TuningKey, wish: TuneGoal, chosen: Chosen) -> TunedSettings:
+def _tuned_settings(key: TuningKey, goal: TuneGoal, chosen: ChosenPoint) -> TunedSettings:
     setting, point = chosen.point.setting, chosen.point
     return TunedSettings(
         key=key,
-        mode=wish.mode,
-        asked_p99_ms=wish.p99_ms,
+        mode=goal.mode,
+        asked_p99_ms=goal.p99_ms,
         instances=setting.instances,
         intra_op_num_threads=setting.intra_op_num_threads,
         max_batch_size=setting.max_batch_size,

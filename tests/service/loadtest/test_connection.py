@@ -1,4 +1,4 @@
-"""The load generator's own connection, against servers that behave and servers that do not."""
+"""The load generator's connection against servers that behave well and badly."""
 
 import asyncio
 import socket
@@ -19,13 +19,13 @@ from service.loadtest.connection import (
 pytestmark = pytest.mark.anyio
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
 async def serving(answer: Answer) -> AsyncIterator[Connection]:
-    """A connection to a server that does this with each request."""
+    """A connection to a server that calls `answer` for each request."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -44,7 +44,7 @@ async def serving(answer: Answer) -> AsyncIterator[Connection]:
         connection.close()
 
 
-def saying(*parts: bytes) -> Answer:
+def sending(*parts: bytes) -> Answer:
     async def answer(writer: asyncio.StreamWriter) -> None:
         for part in parts:
             writer.write(part)
@@ -74,25 +74,25 @@ def saying(*parts: bytes) -> Answer:
         ),
     ],
 )
-async def test_answers_are_read_whole_one_after_the_other(
+async def test_responses_are_read_completely_one_after_the_other(
     parts: tuple[bytes, ...], expected: Response
 ) -> None:
-    """In however many pieces an answer comes, it is one, and the connection carries the next."""
-    async with serving(saying(*parts)) as connection:
+    """A response may arrive in any pieces, and the connection is used again."""
+    async with serving(sending(*parts)) as connection:
         for _ in range(3):
-            assert await connection.ask(REQUEST, PATIENCE_SECONDS) == expected
+            assert await connection.send(REQUEST, PATIENCE_SECONDS) == expected
         assert connection.is_open
 
 
-async def test_connection_that_the_server_ends_is_not_used_again() -> None:
-    """An answer that says `Connection: close` is an answer, and the last one."""
+async def test_connection_closed_by_the_server_is_not_used_again() -> None:
+    """A response with `Connection: close` is the last one."""
     async with serving(
-        saying(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        sending(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
     ) as connection:
-        assert (await connection.ask(REQUEST, PATIENCE_SECONDS)).status == 200
+        assert (await connection.send(REQUEST, PATIENCE_SECONDS)).status == 200
         assert not connection.is_open
         with pytest.raises(ConnectionFailedError, match=CLOSED):
-            await connection.ask(REQUEST, PATIENCE_SECONDS)
+            await connection.send(REQUEST, PATIENCE_SECONDS)
 
 
 async def closing(writer: asyncio.StreamWriter) -> None:
@@ -109,20 +109,22 @@ async def silent(_: asyncio.StreamWriter) -> None:
     [
         (closing, PATIENCE_SECONDS, CLOSED),
         (silent, 0.01, "no answer within 0.01 s"),
-        (saying(b"SSH-2.0-OpenSSH\r\n"), PATIENCE_SECONDS, "the answer is no HTTP"),
+        (sending(b"SSH-2.0-OpenSSH\r\n"), PATIENCE_SECONDS, "the response is not HTTP"),
     ],
 )
-async def test_what_is_no_answer_has_a_kind(answer: Answer, seconds: float, kind: str) -> None:
-    """A server that closes half-way, says nothing, or speaks otherwise: each is counted as what it is, and the connection ends."""
+async def test_failed_responses_are_counted_by_kind(
+    answer: Answer, seconds: float, kind: str
+) -> None:
+    """The connection is closed after a half response, silence, or another protocol."""
     async with serving(answer) as connection:
         with pytest.raises(ConnectionFailedError) as caught:
-            await connection.ask(REQUEST, seconds)
+            await connection.send(REQUEST, seconds)
         assert caught.value.kind == kind
         assert not connection.is_open
 
 
-async def test_port_where_nothing_listens_is_refused() -> None:
-    """No server is a kind of its own."""
+async def test_closed_port_is_a_refused_connection() -> None:
+    """The kind of this failure is its own."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(ConnectionFailedError, match="connection refused"):

@@ -1,4 +1,4 @@
-"""Where `bench` sends what: addresses, whole requests, and the image that it takes where none was named."""
+"""The URLs, requests and images of `bench`."""
 
 import io
 from pathlib import Path
@@ -13,7 +13,13 @@ from service.http.request_body import read_images as read_body
 from service.loadtest import target as targets
 from service.loadtest.connection import Address
 from service.loadtest.errors import MeasurementError
-from service.loadtest.target import Image, built_in_image, make_requests, parse_target, read_images
+from service.loadtest.target import (
+    EncodedImage,
+    builtin_image,
+    make_requests,
+    parse_target,
+    read_images,
+)
 
 TARGET = parse_target("http://test:8000", None, {"Authorization": "Bearer key"})
 
@@ -42,13 +48,13 @@ TARGET = parse_target("http://test:8000", None, {"Authorization": "Bearer key"})
 def test_address_and_route_come_from_the_url(
     url: str, model: str | None, address: Address, path: str
 ) -> None:
-    """A bare address means this service's own routes, a path what it says."""
+    """A URL without a path means this service's route; a path is used as it is."""
     target = parse_target(url, model, {})
     assert (target.address, target.path) == (address, path)
 
 
 def test_password_in_a_url_is_not_sent_as_the_host() -> None:
-    """What stands before the @ is nobody's name."""
+    """User and password are removed from the Host header."""
     assert (
         parse_target("http://user:secret@example.org", None, {}).url
         == "http://example.org/v1/predict"
@@ -67,9 +73,9 @@ def test_password_in_a_url_is_not_sent_as_the_host() -> None:
         "http://[::1",
     ],
 )
-def test_what_is_no_address_is_refused(url: str) -> None:
-    """Also what would smuggle a header in."""
-    with pytest.raises(MeasurementError, match="no address of a server"):
+def test_invalid_url_is_rejected(url: str) -> None:
+    """This includes a URL that would inject a header."""
+    with pytest.raises(MeasurementError, match="not a valid URL"):
         parse_target(url, None, {})
 
 
@@ -77,11 +83,11 @@ def test_what_is_no_address_is_refused(url: str) -> None:
     ("images", "each", "expected"),
     [(1, 1, [1]), (3, 1, [1, 1, 1]), (3, 2, [2, 2, 2]), (2, 4, [4]), (1, 3, [3])],
 )
-def test_requests_go_through_the_images_in_turn(
-    images: int, each: int, expected: list[int]
-) -> None:
-    """As the service reads them: every image as often as every other, in order."""
-    sent = [Image(str(number), plain("red", size=(16, 10 + number))) for number in range(images)]
+def test_requests_cycle_through_the_images(images: int, each: int, expected: list[int]) -> None:
+    """The service's own parser reads every image equally often, in order."""
+    sent = [
+        EncodedImage(str(number), plain("red", size=(16, 10 + number))) for number in range(images)
+    ]
     requests = make_requests(TARGET, sent, each)
     assert [request.images for request in requests] == expected
     received = []
@@ -96,33 +102,36 @@ def test_requests_go_through_the_images_in_turn(
     assert received == [sent[number % images].data for number in range(sum(expected))]
 
 
-def test_folder_is_sampled_where_it_is_large(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of more files than are held in memory, some from the whole length of the list."""
-    monkeypatch.setattr(targets, "MOST_IMAGES", 4)
+def test_large_folder_is_sampled_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sample covers the whole list of files."""
+    monkeypatch.setattr(targets, "MAX_IMAGES", 4)
     for number in range(10):
         (tmp_path / f"{number}.png").write_bytes(plain("red"))
     assert [image.name for image in read_images([tmp_path])] == ["0.png", "3.png", "6.png", "9.png"]
 
 
-def test_no_more_is_held_than_fits_in_memory(
+def test_images_and_requests_are_bounded_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Large files, and many ways to put them together, end at a bound; one image and one request there always are."""
-    monkeypatch.setattr(targets, "MOST_BYTES", 150)
+    """Both end at the bound, but there is always one image and one request."""
+    monkeypatch.setattr(targets, "MAX_BYTES", 150)
     for number in range(3):
         (tmp_path / f"{number}.png").write_bytes(plain("red") + bytes(100))
     assert [image.name for image in read_images([tmp_path])] == ["0.png"]
     assert (
-        len(make_requests(TARGET, [Image(str(number), bytes(10)) for number in range(3)], 100)) == 1
+        len(
+            make_requests(
+                TARGET, [EncodedImage(str(number), bytes(10)) for number in range(3)], 100
+            )
+        )
+        == 1
     )
 
 
 @pytest.mark.parametrize(("side", "kind"), [(None, "PNG"), (32, "PNG"), (224, "JPEG")])
-def test_built_in_image_suits_the_input(side: int | None, kind: str) -> None:
-    """A small picture for a small input; for a large one a photograph that costs what photographs cost to decode."""
-    image = built_in_image(side)
+def test_builtin_image_fits_the_input(side: int | None, kind: str) -> None:
+    """A small PNG for a small input, a large JPEG for a large one."""
+    image = builtin_image(side)
     assert sniff(image.data) == kind
     with PillowImage.open(io.BytesIO(image.data)) as opened:
         assert (min(opened.size) > 224) == (kind == "JPEG")

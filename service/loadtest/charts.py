@@ -1,4 +1,4 @@
-"""Pictures of measurements: how latency is distributed, and what more throughput costs in latency. Needs the extra `tune`."""
+"""Charts of latency by percentile and of latency by throughput. Needs the extra `tune`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,13 +18,13 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
-from service.loadtest.engine import EngineMeasurement
-from service.loadtest.load import RequestSample
-from service.loadtest.load_report import counted, milliseconds
-from service.loadtest.search import Curve
+from service.loadtest.engine_measurement import EngineMeasurement
+from service.loadtest.load_generator import RequestSample
+from service.loadtest.load_report import latency_ms, without_warm_up
+from service.loadtest.settings_search import Curve
 
-MOST_COLOURS: Final = 10
-POINTS: Final = 500
+COLOURS: Final = 10
+PERCENTILE_POINTS: Final = 500
 _STYLE: Final = MappingProxyType(
     {
         "font.size": 9,
@@ -43,22 +43,18 @@ _PERCENTILES: Final = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 
 
 def draw_load(samples: Sequence[RequestSample], title: str, path: Path, *, over_time: bool) -> None:
-    """Latency by percentile, the tail stretched as HdrHistogram does; with `over_time` also each request where it was due."""
-    answered = [sample for sample in counted(samples) if sample.error is None]
-    refused = [sample for sample in counted(samples) if sample.error is not None]
-    with _figure(path, 8.8 if over_time else 5.0, 3.4, title) as figure:
+    """Latency by percentile with HdrHistogram's stretched tail; `over_time` adds every request."""
+    answered = [sample for sample in without_warm_up(samples) if sample.error is None]
+    failed = [sample for sample in without_warm_up(samples) if sample.error is not None]
+    with _saved_figure(path, 8.8 if over_time else 5.0, 3.4, title) as figure:
         left, *right = figure.subplots(1, 1 + over_time, squeeze=False)[0]
         _draw_percentiles(left, answered)
         for axes in right:
-            for group, label, style in (
-                (answered, "answered", "."),
-                (refused, "not answered", "x"),
-            ):
+            for group, label, style in ((answered, "answered", "."), (failed, "not answered", "x")):
                 if group:
-                    due = [sample.due for sample in group]
                     axes.plot(
-                        due,
-                        milliseconds(group),
+                        [sample.due for sample in group],
+                        latency_ms(group),
                         style,
                         markersize=3,
                         alpha=0.5,
@@ -67,22 +63,20 @@ def draw_load(samples: Sequence[RequestSample], title: str, path: Path, *, over_
                     )
             axes.set(xlabel="due at (s)", ylabel="latency (ms)")
             axes.set_ylim(bottom=0)
-            if refused:
+            if failed:
                 axes.legend()
 
 
 def draw_tuning(
     curves: Sequence[Curve], chosen: EngineMeasurement, p99_ms: float | None, title: str, path: Path
 ) -> None:
-    """What more throughput costs in latency: a line a curve, each point with its batch size, the chosen one ringed."""
-    with _figure(path, 6.4, 4.4, title) as figure:
+    """p99 latency by throughput: one line per curve, points labelled with the batch size."""
+    with _saved_figure(path, 6.4, 4.4, title) as figure:
         axes = figure.subplots()
         for number, curve in enumerate(curves):
             x = [point.images_per_second for point in curve.points]
             y = [point.percentile_ms(99) for point in curve.points]
-            axes.plot(
-                x, y, "o-" if number < MOST_COLOURS else "s--", markersize=4, label=curve.name
-            )
+            axes.plot(x, y, "o-" if number < COLOURS else "s--", markersize=4, label=curve.name)
             for point, at in zip(curve.points, zip(x, y, strict=True), strict=True):
                 size = "alone" if point.setting.alone else str(point.setting.max_batch_size)
                 axes.annotate(
@@ -113,8 +107,8 @@ def draw_tuning(
 def _draw_percentiles(axes: Axes, answered: Sequence[RequestSample]) -> None:
     rarest = max(10, len(answered))
     if answered:
-        tail = np.geomspace(1, rarest, POINTS)
-        axes.plot(tail, np.quantile(milliseconds(answered), 1 - 1 / tail))
+        tail = np.geomspace(1, rarest, PERCENTILE_POINTS)
+        axes.plot(tail, np.quantile(latency_ms(answered), 1 - 1 / tail))
     axes.set_xscale("log")
     shown = [percentile for percentile in _PERCENTILES if 1 / (1 - percentile / 100) <= rarest]
     axes.xaxis.set_major_locator(FixedLocator([1 / (1 - percentile / 100) for percentile in shown]))
@@ -125,8 +119,8 @@ def _draw_percentiles(axes: Axes, answered: Sequence[RequestSample]) -> None:
 
 
 @contextmanager
-def _figure(path: Path, width: float, height: float, title: str) -> Iterator[Figure]:
-    """An empty figure of so many inches, saved afterwards; what matplotlibrc says changes nothing."""
+def _saved_figure(path: Path, width: float, height: float, title: str) -> Iterator[Figure]:
+    """A figure, its size in inches, saved at the end. The user's matplotlibrc is ignored."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(dict(_STYLE))  # type: ignore[arg-type]  # its keys are literals there

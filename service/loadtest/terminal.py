@@ -1,4 +1,4 @@
-"""What a person sees of a measurement: a live bar on a terminal, then a table. Needs the extra `tune`."""
+"""Terminal output of `bench` and `tune`: progress bar, lines, tables. Needs the extra `tune`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,23 +9,23 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Column, Table
 from rich.text import Text
 
-from service.loadtest.engine import EngineMeasurement
-from service.loadtest.load import Samples
-from service.loadtest.load_report import Latency, LoadReport, report_on
-from service.loadtest.search import Curve
+from service.loadtest.engine_measurement import EngineMeasurement
+from service.loadtest.load_generator import Samples
+from service.loadtest.load_report import Latency, LoadReport, make_report
+from service.loadtest.settings_search import Curve
 
-RECENT: Final = 1000
+RECENT_SAMPLES: Final = 1000
 
 
-class LoadtestDisplay:
-    """One bar and lines; on what is no terminal lines alone."""
+class LoadtestTerminal:
+    """A progress bar and lines; without a terminal only the lines are printed."""
 
     def __init__(self, console: Console) -> None:
-        self.console = console
+        self._console = console
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=None),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[status]}"),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
@@ -34,33 +34,33 @@ class LoadtestDisplay:
         self._task: TaskID | None = None
 
     @contextmanager
-    def progress(self, what: str, total: float) -> Iterator[None]:
-        """A bar for as long as this is entered."""
-        self._task = self._bar.add_task(what, total=total, figures="")
+    def progress(self, description: str, total: float) -> Iterator[None]:
+        """Show a progress bar while the context is open."""
+        self._task = self._bar.add_task(description, total=total, status="")
         with self._bar:
             yield
         self._bar.remove_task(self._task)
 
-    def advance(self, completed: float, figures: str, what: str | None = None) -> None:
-        """Show where it stands."""
+    def advance(self, completed: float, status: str) -> None:
+        """Update the progress bar."""
         if self._task is not None:
-            self._bar.update(self._task, completed=completed, figures=figures, description=what)
+            self._bar.update(self._task, completed=completed, status=status)
 
-    def say(self, text: str, style: str = "") -> None:
-        """Print a line as it is: no markup, no wrapping, so that what it holds can be copied."""
-        self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    def print(self, text: str, style: str = "") -> None:
+        """Print a line without markup or wrapping, so that it can be copied."""
+        self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
-    def show(self, table: Table) -> None:
+    def print_table(self, table: Table) -> None:
         """Print a table."""
-        self.console.print(table)
+        self._console.print(table)
 
 
-def load_figures(samples: Samples, seconds: float) -> str:
-    """The figures beside the bar of a load that has run for so many seconds since its warm-up."""
+def load_status(samples: Samples, seconds: float) -> str:
+    """The text beside the progress bar, `seconds` after the end of the warm-up."""
     if seconds <= 0:
         return "warming up"
-    recent = samples[-RECENT:]
-    report = report_on(recent, seconds)
+    recent = samples[-RECENT_SAMPLES:]
+    report = make_report(recent, seconds)
     median = f"p50 {report.latency.percentiles['p50']:.1f} ms" if report.latency else "no answers"
     failed = sum(report.errors.values())
     errors = f"  {failed / report.requests:.0%} errors" if failed else ""
@@ -82,11 +82,11 @@ def load_table(report: LoadReport, title: str) -> Table:
         f"{report.images_per_second:,.1f}",
         f"{report.images:,} answered within {report.duration_seconds:g} s",
     )
-    for what, latency in (("latency", report.latency), ("refusals", report.refused)):
+    for label, latency in (("latency", report.latency), ("rejections", report.refused)):
         if latency:
             table.add_section()
-            for name, value in _named(latency):
-                table.add_row(f"{what} {name}", f"{value:,.2f}", "ms")
+            for name, value in _latency_rows(latency):
+                table.add_row(f"{label} {name}", f"{value:,.2f}", "ms")
     if report.errors:
         table.add_section()
         for kind, count in report.errors.items():
@@ -97,13 +97,13 @@ def load_table(report: LoadReport, title: str) -> Table:
 def tuning_table(
     curves: Sequence[Curve], chosen: EngineMeasurement | None, p99_ms: float | None
 ) -> Table:
-    """Every setting that was measured; the chosen one is marked, and what misses the wished p99 is red."""
-    figures = [
+    """All measured settings; the chosen one is marked, a p99 over the goal is red."""
+    columns = [
         Column(name, justify="right")
         for name in ("inst.", "threads", "batch", "images/s", "p50 ms", "p99 ms")
     ]
-    caption = "under full load, a batch waiting for each that runs; `alone`: one client"
-    table = Table("precision", *figures, "", title="settings", caption=caption)
+    caption = "full load: each instance has a full batch waiting; `alone`: one client"
+    table = Table("precision", *columns, "", title="settings", caption=caption)
     for curve in curves:
         for point in curve.points:
             setting, p99 = point.setting, point.percentile_ms(99)
@@ -122,5 +122,5 @@ def tuning_table(
     return table
 
 
-def _named(latency: Latency) -> Sequence[tuple[str, float]]:
+def _latency_rows(latency: Latency) -> Sequence[tuple[str, float]]:
     return [("mean", latency.mean), *latency.percentiles.items(), ("max", latency.max)]

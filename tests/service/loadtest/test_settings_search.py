@@ -1,4 +1,4 @@
-"""The search of `tune` over measurements that are made up: what is tried, what is left out, and what is chosen."""
+"""The search of `tune` on simulated measurements."""
 
 from collections.abc import Mapping
 
@@ -9,8 +9,14 @@ from tiny_model import tiny_model_bytes
 
 from model_store.manifest import Check, Precision, Variant
 from model_store.store import ModelStore
-from service.loadtest.engine import EngineMeasurement, Setting
-from service.loadtest.search import TuneGoal, choose, list_precisions, list_settings, search
+from service.loadtest.engine_measurement import EngineMeasurement, EngineSetting
+from service.loadtest.settings_search import (
+    TuneGoal,
+    choose_point,
+    list_curves,
+    list_precisions,
+    measure_curves,
+)
 
 
 def variant(precision: Precision, lost: float | None = None, *, passed: bool = True) -> Variant:
@@ -31,18 +37,18 @@ def variant(precision: Precision, lost: float | None = None, *, passed: bool = T
     [
         (variant("int8", 0.3), None, None),
         (variant("int8", 0.3), 0.3, None),
-        (variant("int8", 0.3), 0.1, "it loses 0.30 points, allowed are 0.1"),
+        (variant("int8", 0.3), 0.1, "it loses 0.30 points of top-1, allowed are 0.1"),
         (variant("int8", -0.2), 0.0, None),
         (variant("int8", 2.0, passed=False), 5.0, "its gate top1_loss failed"),
-        (variant("int8"), 1.0, "its manifest does not say what it loses"),
+        (variant("int8"), 1.0, "its manifest has no top1_loss check"),
         (variant("int8"), None, None),
         (variant("bf16", 0.0), 1.0, "it needs a GPU"),
     ],
 )
-def test_precisions_stay_inside_the_budget(
+def test_precisions_stay_within_the_accuracy_budget(
     store: ModelStore, other: Variant, budget: float | None, expected: str | None
 ) -> None:
-    """A variant is tried where its own gates hold and it loses no more than the budget; what loses an unknown amount is not."""
+    """A variant is measured if its gates passed and its known loss is within the budget."""
     publish(store, others={other: tiny_model_bytes(SIZE, SIZE, WEIGHTS)})
     reasons: dict[Precision, str] = {}
     with store.open(MODEL, 1) as version:
@@ -51,8 +57,8 @@ def test_precisions_stay_inside_the_budget(
     assert reasons == ({other.precision: expected} if expected else {})
 
 
-def test_precision_that_does_not_hold_here_is_left_out(store: ModelStore) -> None:
-    """A variant that fails its golden proof on this machine is not measured, whatever its gates said elsewhere."""
+def test_precision_that_fails_its_proof_is_left_out(store: ModelStore) -> None:
+    """Its passed gates do not matter."""
     publish(
         store, others={variant("int8", 0.0): tiny_model_bytes(SIZE, SIZE, WEIGHTS[::-1].copy())}
     )
@@ -73,8 +79,8 @@ def test_precision_that_does_not_hold_here_is_left_out(store: ModelStore) -> Non
 def test_settings_share_the_cpus_evenly(
     cpus: int, largest: int, shared: list[tuple[int, int]], batches: list[int]
 ) -> None:
-    """Every way to give each instance as many threads, first with one client, then with batches up to the largest."""
-    curves = list_settings(["fp32"], cpus, largest)
+    """Each even split is measured with one client, then with batches up to the largest."""
+    curves = list_curves(["fp32"], cpus, largest)
     assert [(curve[0].instances, curve[0].intra_op_num_threads) for curve in curves] == shared
     for curve in curves:
         assert curve[0].in_flight == 1
@@ -85,13 +91,13 @@ def test_settings_share_the_cpus_evenly(
 
 
 class Machine:
-    """Measures as if a batch took so many seconds, plus so many an image, by instances and threads."""
+    """Simulates runs that cost fixed seconds plus seconds per image, by instances and threads."""
 
     def __init__(self, costs: Mapping[tuple[int, int], tuple[float, float]]) -> None:
         self._costs = costs
-        self.measured: list[Setting] = []
+        self.measured: list[EngineSetting] = []
 
-    def __call__(self, setting: Setting) -> EngineMeasurement:
+    def __call__(self, setting: EngineSetting) -> EngineMeasurement:
         self.measured.append(setting)
         fixed, each = self._costs[setting.instances, setting.intra_op_num_threads]
         run = fixed + each * setting.max_batch_size
@@ -103,11 +109,12 @@ class Machine:
 
 TWO_BY_ONE, ONE_BY_TWO = (2, 1), (1, 2)
 USUAL = {TWO_BY_ONE: (0.001, 0.010), ONE_BY_TWO: (0.001, 0.006)}
-"""One thread takes 10 ms an image, two together 6 ms: several runs carry more, one run answers a lone client sooner."""
+"""10 ms per image with one thread, 6 ms with two: two instances have the higher throughput, one
+instance with two threads the lower latency."""
 
 
 @pytest.mark.parametrize(
-    ("wish", "expected"),
+    ("goal", "expected"),
     [
         (TuneGoal(), (TWO_BY_ONE, 4)),
         (TuneGoal("latency"), (ONE_BY_TWO, 8)),
@@ -117,36 +124,36 @@ USUAL = {TWO_BY_ONE: (0.001, 0.010), ONE_BY_TWO: (0.001, 0.006)}
         (TuneGoal(p99_ms=10), None),
     ],
 )
-def test_choice_follows_the_wish(
-    wish: TuneGoal, expected: tuple[tuple[int, int], int] | None
+def test_choice_follows_the_goal(
+    goal: TuneGoal, expected: tuple[tuple[int, int], int] | None
 ) -> None:
-    """The most images a second, a lone client first, or what a p99 leaves room for; no batch that gains next to nothing."""
-    chosen = choose(search(list_settings(["fp32"], 2, 32), Machine(USUAL), wish), wish)
+    """Goals are throughput, the latency of a lone client, or a p99; batches without gain lose."""
+    chosen = choose_point(measure_curves(list_curves(["fp32"], 2, 32), Machine(USUAL), goal), goal)
     setting = chosen.point.setting if chosen else None
     assert (
         setting and ((setting.instances, setting.intra_op_num_threads), setting.max_batch_size)
     ) == expected
 
 
-def test_larger_batches_are_not_tried_where_they_gain_nothing_or_take_too_long() -> None:
-    """Two sizes without a gain end a curve, and so does a batch whose median is past the wished p99."""
+def test_larger_batches_are_skipped_without_gain_or_beyond_the_p99() -> None:
+    """Two sizes without gain end a curve, and so does a median above the p99 goal."""
     flat = Machine({TWO_BY_ONE: (0.0, 0.01), ONE_BY_TWO: (0.0, 0.01)})
-    curves = search(list_settings(["fp32"], 2, 32), flat, TuneGoal())
+    curves = measure_curves(list_curves(["fp32"], 2, 32), flat, TuneGoal())
     assert [[point.setting.max_batch_size for point in curve.loaded] for curve in curves] == [
         [1, 2, 4],
         [1, 2, 4],
     ]
-    curves = search(list_settings(["fp32"], 2, 32), Machine(USUAL), TuneGoal(p99_ms=25))
+    curves = measure_curves(list_curves(["fp32"], 2, 32), Machine(USUAL), TuneGoal(p99_ms=25))
     assert [[point.setting.max_batch_size for point in curve.loaded] for curve in curves] == [
         [1, 2],
         [1, 2],
     ]
 
 
-def test_best_points_are_measured_twice_and_count_together() -> None:
-    """A lone client on every curve and the finalists, in turn after everything else."""
+def test_best_points_are_measured_twice_and_combined() -> None:
+    """The lone client of every curve and the finalists are measured again at the end."""
     machine = Machine(USUAL)
-    curves = search(list_settings(["fp32"], 2, 4), machine, TuneGoal())
+    curves = measure_curves(list_curves(["fp32"], 2, 4), machine, TuneGoal())
     twice = {setting for setting in machine.measured if machine.measured.count(setting) == 2}
     assert {curve.alone.setting for curve in curves} < twice
     for curve in curves:
@@ -157,19 +164,21 @@ def test_best_points_are_measured_twice_and_count_together() -> None:
             )
 
 
-def test_point_that_was_measured_once_is_not_chosen_for_its_luck() -> None:
-    """Where the machine slows down, and the best points with it, their place is not taken by one that met it before."""
+def test_point_measured_twice_wins_over_a_lucky_point_measured_once() -> None:
+    """A machine that slows down during the second measurements does not change the choice."""
 
-    class Tiring(Machine):
-        def __call__(self, setting: Setting) -> EngineMeasurement:
-            again = setting in self.measured
-            found = super().__call__(setting)
+    class SlowingMachine(Machine):
+        def __call__(self, setting: EngineSetting) -> EngineMeasurement:
+            is_second = setting in self.measured
+            measurement = super().__call__(setting)
             return (
-                EngineMeasurement(setting, found.latencies * 1.3, found.seconds * 1.3)
-                if again
-                else found
+                EngineMeasurement(setting, measurement.latencies * 1.3, measurement.seconds * 1.3)
+                if is_second
+                else measurement
             )
 
-    chosen = choose(search(list_settings(["fp32"], 2, 32), Tiring(USUAL), TuneGoal()), TuneGoal())
+    chosen = choose_point(
+        measure_curves(list_curves(["fp32"], 2, 32), SlowingMachine(USUAL), TuneGoal()), TuneGoal()
+    )
     assert chosen
     assert (chosen.point.times, chosen.point.setting.max_batch_size) == (2, 4)
