@@ -18,7 +18,9 @@ from pydantic import AwareDatetime, Field, ValidationError
 
 from model_store.errors import AliasError, InvalidNameError, StoreReadOnlyError
 from model_store.files import make_directory_durably, sync_directory, write_durably
-from model_store.manifest import Block, check_name, is_name, now
+from model_store.manifest import now
+from model_store.names import check_name, is_name
+from model_store.validation import FrozenModel
 
 DIRECTORY_NAME = "aliases"
 PRODUCTION = "production"
@@ -27,7 +29,7 @@ _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _EVENT = re.compile(r"[0-9]{8}\.json")
 
 
-class AliasEvent(Block):
+class AliasEvent(FrozenModel):
     """One move of an alias."""
 
     action: Literal["promote", "rollback"]

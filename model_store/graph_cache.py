@@ -27,7 +27,8 @@ from model_store.host_cache import (
     prune_entries,
     remove_entry,
 )
-from model_store.manifest import Block, FileEntry
+from model_store.manifest import FileEntry
+from model_store.validation import FrozenModel
 
 FOLDER: Final = "graphs"
 GRAPH: Final = "model.onnx"
@@ -39,7 +40,7 @@ NewSettings = Callable[[], onnxruntime.SessionOptions]
 logger = logging.getLogger(__name__)
 
 
-class Seal(Block):
+class Seal(FrozenModel):
     """What an entry's files were when they were written."""
 
     files: tuple[FileEntry, ...]

@@ -1,354 +1,311 @@
-"""The manifest: what a sealed version says about itself, as frozen pydantic blocks.
+"""The manifest of a sealed version: how to run it, how to prove it, and where it comes from.
 
-All blocks are declared from the first schema on, optional where a later capability fills them, so that no capability
-breaks the format. The version's number is its directory's name and not a field: a version can be copied, signed or
-published again without being changed. The sha256 of the manifest's bytes is the version's identity.
+Every block exists since schema 1 and is optional where a later feature fills it, so a new feature
+does not change the format. The version's number is the name of its directory and not a field, so a
+version can be copied without a change. Its identity is the sha256 of the manifest's bytes.
 """
 
 import hashlib
-import re
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    StringConstraints,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AwareDatetime, Field, StringConstraints, ValidationError, model_validator
 
-from model_store.errors import InvalidNameError, ManifestError
-from model_store.validation import describe_validation_error
+from model_store.errors import ManifestError
+from model_store.names import Name
+from model_store.provenance import Imported, Metrics, Signature, Training, VersionReference
+from model_store.validation import (
+    FilePath,
+    FiniteFloat,
+    Fraction,
+    FrozenModel,
+    NonEmptyText,
+    Sha256,
+    describe_validation_error,
+)
 
 SCHEMA_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
 MODEL_INPUT: Final = "images"
-NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
-VERSION_PATTERN: Final = r"[1-9][0-9]{0,17}"
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-
-
-def check_name(name: str, kind: str = "model") -> str:
-    """Return `name`, or raise InvalidNameError: letters, digits, dot, underscore and hyphen, at most 128, no first dot."""
-    if not is_name(name):
-        raise InvalidNameError(
-            f"{name!r} is no {kind} name: use 1 to 128 letters, digits, '.', '_' or '-', beginning with a letter or digit"
-        )
-    return name
-
-
-def is_name(text: str) -> bool:
-    """Whether `text` is a canonical name."""
-    return re.fullmatch(NAME_PATTERN, text, re.ASCII) is not None
-
-
-def parse_version(text: str) -> int:
-    """Return the version that `text` names, or raise InvalidNameError: a canonical positive integer (7, never 07 or +7)."""
-    if not is_version_name(text):
-        raise InvalidNameError(
-            f"{text!r} is no version name: use a canonical positive integer (7, not 07 or +7)"
-        )
-    return int(text)
-
-
-def is_version_name(text: str) -> bool:
-    """Whether `text` is a canonical version name."""
-    return re.fullmatch(VERSION_PATTERN, text, re.ASCII) is not None
-
-
-def _check_file_path(path: str) -> str:
-    parts = PurePosixPath(path).parts
-    canonical = "/".join(parts)
-    if (
-        path != canonical
-        or path.startswith("/")
-        or "\\" in path
-        or "\0" in path
-        or ":" in path
-        or ".." in parts
-    ):
-        raise ValueError(f"{path!r} leaves the version's directory or is not a plain relative path")
-    if path == MANIFEST_NAME:
-        raise ValueError("the manifest does not list itself")
-    return path
-
-
-FilePath = Annotated[
-    str, StringConstraints(min_length=1, max_length=255), AfterValidator(_check_file_path)
-]
-Name = Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$")]
-Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
-FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Channel = Annotated[int, Field(ge=0, le=255)]
 Coverage = Annotated[str, StringConstraints(pattern=r"^0\.[0-9]{0,5}[1-9]$")]
+"""A coverage between 0 and 1 as JSON's key, in its shortest spelling: `0.9`."""
 
 
-class Block(BaseModel):
-    """A part of the manifest: immutable, strict, and without room for fields that this schema does not know."""
+class FileEntry(FrozenModel):
+    """One sealed file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class FileEntry(Block):
-    """One sealed file: POSIX path relative to the version, its size and the sha256 of its bytes."""
-
-    path: FilePath
-    size: Annotated[int, Field(ge=0)]
-    sha256: Sha256
+    path: FilePath = Field(description="POSIX path relative to the version's directory.")
+    size: int = Field(ge=0, description="Size in bytes.")
+    sha256: Sha256 = Field(description="sha256 of the file's bytes, in hex.")
 
 
-class VersionReference(Block):
-    """Another version, by name and by identity."""
+class Input(FrozenModel):
+    """The only input, uint8 `[batch, height, width, 3]`, RGB. It is the same for every model."""
 
-    model: Name
-    version: Annotated[int, Field(ge=1)] | None = None
-    digest: Sha256
-
-
-class Input(Block):
-    """The model's one input. The same for every model: `images`, uint8, `[batch, height, width, 3]`, RGB."""
-
-    name: Literal["images"] = MODEL_INPUT
-    dtype: Literal["uint8"] = "uint8"
-    height: Annotated[int, Field(ge=1, le=16384)]
-    width: Annotated[int, Field(ge=1, le=16384)]
-    channels: Literal["RGB"] = "RGB"
+    name: Literal["images"] = Field(
+        default=MODEL_INPUT, description="Name of the input in the graph."
+    )
+    dtype: Literal["uint8"] = Field(default="uint8", description="Type of one value.")
+    height: int = Field(ge=1, le=16384, description="Height in pixels.")
+    width: int = Field(ge=1, le=16384, description="Width in pixels.")
+    channels: Literal["RGB"] = Field(default="RGB", description="Order of the colour channels.")
 
 
-class Outputs(Block):
-    """The model's outputs: scores `[batch, classes]`, and the last feature map `[batch, channels, h, w]` where it has one."""
+class Outputs(FrozenModel):
+    """Names and kind of the model's outputs."""
 
-    logits: Annotated[str, Field(min_length=1)] = "logits"
-    kind: Literal["logits", "probabilities"] = "logits"
-    features: Annotated[str, Field(min_length=1)] | None = None
+    logits: NonEmptyText = Field(
+        default="logits",
+        description="Name of the output with the scores, float32 `[batch, classes]`.",
+    )
+    kind: Literal["logits", "probabilities"] = Field(
+        default="logits",
+        description="Whether the scores are logits, or probabilities that sum to 1.",
+    )
+    features: NonEmptyText | None = Field(
+        default=None,
+        description="Name of the output with the last feature map, float32 "
+        "`[batch, channels, height, width]`; null if there is none.",
+    )
 
 
-class Preprocessing(Block):
-    """Bytes to pixels, the only arithmetic outside the graph: see `model_store.preprocessing.prepare`.
+class Preprocessing(FrozenModel):
+    """How encoded bytes become the model's input. `model_store.preprocessing.prepare` does it."""
 
-    `shorter_side` resizes the shorter side to `resize` pixels and keeps the aspect; `exact` resizes to the crop's size
-    and ignores it. The crop is taken from the centre. `background` lies under transparent pixels.
-    """
-
-    resize_mode: Literal["shorter_side", "exact"] = "shorter_side"
-    resize: Annotated[int, Field(ge=1, le=16384)]
-    crop_height: Annotated[int, Field(ge=1, le=16384)]
-    crop_width: Annotated[int, Field(ge=1, le=16384)]
-    interpolation: Interpolation = "bilinear"
-    background: tuple[Channel, Channel, Channel] = (255, 255, 255)
+    resize_mode: Literal["shorter_side", "exact"] = Field(
+        default="shorter_side",
+        description="`shorter_side` resizes the shorter side to `resize` pixels and keeps the "
+        "aspect ratio. `exact` resizes to `crop_width` x `crop_height` and ignores `resize`.",
+    )
+    resize: int = Field(ge=1, le=16384, description="Shorter side after the resize, in pixels.")
+    crop_height: int = Field(ge=1, le=16384, description="Height of the centre crop, in pixels.")
+    crop_width: int = Field(ge=1, le=16384, description="Width of the centre crop, in pixels.")
+    interpolation: Interpolation = Field(
+        default="bilinear", description="Filter of the resize, with antialiasing."
+    )
+    background: tuple[Channel, Channel, Channel] = Field(
+        default=(255, 255, 255), description="RGB colour behind transparent pixels, 0 to 255."
+    )
 
     @model_validator(mode="after")
-    def _crop_fits_inside_the_resized_image(self) -> Self:
-        if self.resize_mode == "shorter_side" and self.resize < max(
-            self.crop_height, self.crop_width
-        ):
+    def _crop_fits(self) -> Self:
+        crop = max(self.crop_height, self.crop_width)
+        if self.resize_mode == "shorter_side" and self.resize < crop:
             raise ValueError(
-                f"a crop of {self.crop_height}x{self.crop_width} does not fit in an image resized to {self.resize}"
+                f"a crop of {self.crop_height}x{self.crop_width} does not fit into an image whose "
+                f"shorter side is resized to {self.resize}"
             )
         return self
 
 
-class Check(Block):
-    """One gate's finding. A waiver keeps its reason for ever."""
+class Check(FrozenModel):
+    """The result of one gate."""
 
-    check: Annotated[str, Field(min_length=1)]
-    passed: bool
-    value: FiniteFloat
-    threshold: FiniteFloat
-    comparison: Literal["at_least", "at_most"]
-    detail: str = ""
-    waived: Annotated[str, Field(min_length=1)] | None = None
-
-
-class Variant(Block):
-    """One file that computes the model. `tolerance` bounds |logit - expected logit| on the golden pixels."""
-
-    precision: Precision
-    file: FilePath
-    tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    golden_logits: tuple[tuple[FiniteFloat, ...], ...] = ()
-    """What this file gave for each golden image when it was gated; empty where training's own logits are expected of it."""
-    gate: tuple[Check, ...] = ()
+    check: NonEmptyText = Field(description="Name of the check.")
+    passed: bool = Field(description="Whether `value` meets `threshold`.")
+    value: FiniteFloat = Field(description="What was measured.")
+    threshold: FiniteFloat = Field(description="The limit for `value`.")
+    comparison: Literal["at_least", "at_most"] = Field(
+        description="Whether `threshold` is the smallest or the largest value that passes."
+    )
+    detail: str = Field(default="", description="What was compared, for people.")
+    waived: NonEmptyText | None = Field(
+        default=None, description="Why the version was published although this check failed."
+    )
 
 
-class Classifier(Block):
-    """The last layer's weights, for class-activation maps: an `.npz` with `weight` [classes, channels] and `bias` [classes]."""
+class Variant(FrozenModel):
+    """One ONNX file that computes the model in one precision."""
 
-    file: FilePath
-
-
-class Checkpoint(Block):
-    """The trained weights before export (safetensors, torchvision's names), to retrain from."""
-
-    file: FilePath
-
-
-class Calibration(Block):
-    """What turns logits into probabilities, abstention and sets of labels; fitted on images that were not trained on."""
-
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    energy_threshold: FiniteFloat | None = None
-    """An image with a higher energy (`model_store.uncertainty.energy`) is unlike the training images."""
-    conformal_thresholds: dict[Coverage, Fraction] = {}
-    """By coverage: the least calibrated probability of a label in the set that holds the right one so often."""
-    fitted_on: str = ""
-    ece_before: Fraction | None = None
-    ece_after: Fraction | None = None
-    """The expected calibration error on the test split, without and with the temperature."""
-    abstained: Fraction | None = None
-    """The share of the test images that are refused."""
-    coverages: dict[Coverage, Fraction] = {}
-    """By coverage: how many of the test images' sets hold the right label."""
+    precision: Precision = Field(description="Precision of the weights and most operators.")
+    file: FilePath = Field(description="The ONNX file.")
+    tolerance: float = Field(
+        gt=0,
+        allow_inf_nan=False,
+        description="Largest allowed |logit - expected logit| on the golden pixels.",
+    )
+    golden_logits: tuple[tuple[FiniteFloat, ...], ...] = Field(
+        default=(),
+        description="Expected logits of this variant, `[golden images, classes]`; empty if the "
+        "logits of `golden` are expected.",
+    )
+    gate: tuple[Check, ...] = Field(
+        default=(), description="Results of the gates for this variant."
+    )
 
 
-class DataSet(Block):
-    """The data that a model was trained on. `digest` covers every image's decoded pixels and label in order."""
+class Classifier(FrozenModel):
+    """The last layer's weights, for class activation maps."""
 
-    name: Annotated[str, Field(min_length=1)]
-    digest: Sha256
-    source: str = ""
-    licence: str = ""
-    split: dict[str, Annotated[int, Field(ge=0)]] = {}
-    split_seed: int | None = None
+    file: FilePath = Field(
+        description="An `.npz` with `weight` `[classes, channels]` and `bias` `[classes]`."
+    )
 
 
-class Training(Block):
-    """Where a version comes from. `command` repeats the training when typed in a checkout of `git_commit`."""
+class Checkpoint(FrozenModel):
+    """The trained weights before export, to continue training from."""
 
-    run_id: Annotated[str, Field(min_length=1)]
-    command: str
-    git_commit: str | None
-    architecture: Annotated[str, Field(min_length=1)]
-    recipe: dict[str, JsonValue]
-    data: DataSet
-    seed: int
-    epochs: Annotated[int, Field(ge=0)]
-    best_epoch: Annotated[int, Field(ge=0)]
-    packages: dict[str, str] = {}
+    file: FilePath = Field(description="A safetensors file with torchvision's names.")
 
 
-class Imported(Block):
-    """Where an imported version comes from: the file (or the known weights) and its sha256. `report` says what was guessed.
+class Calibration(FrozenModel):
+    """How logits become probabilities, abstention and prediction sets."""
 
-    Where weights lie beside the file, it is the sha256 of a list: the sha256 of the file, then of each that holds some (in the
-    order of their paths), in hex, a line each.
-    """
-
-    kind: Literal["onnx", "weights", "torchvision"]
-    name: Annotated[str, Field(min_length=1)]
-    sha256: Sha256
-    architecture: str | None = None
-    report: FilePath
-
-
-class Metrics(Block):
-    """What was measured on the test split, through `prepare` on encoded images; `ece` and `loss` before calibration."""
-
-    top1: Fraction
-    top5: Fraction | None = None
-    test_images: Annotated[int, Field(ge=1)]
-    top1_interval: tuple[Fraction, Fraction] | None = None
-    ece: Fraction | None = None
-    loss: FiniteFloat | None = None
-
-
-class DecodeTolerance(Block):
-    """How far decoded pixels may be from the stored ones, in grey levels: the largest and the mean difference."""
-
-    max_abs: Annotated[int, Field(ge=0, le=255)]
-    mean_abs: Annotated[float, Field(ge=0, le=255, allow_inf_nan=False)]
-
-
-class Golden(Block):
-    """One image of the golden proof: the encoded file, its pixels (`.npy`, uint8 `[height, width, 3]`) and training's logits."""
-
-    image: FilePath
-    pixels: FilePath
-    decode_tolerance: DecodeTolerance
-    logits: tuple[FiniteFloat, ...]
-    purpose: str = ""
+    temperature: float = Field(
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Divides the logits before the softmax (Guo et al. 2017).",
+    )
+    energy_threshold: FiniteFloat | None = Field(
+        default=None,
+        description="The model abstains from images whose energy is higher "
+        "(`model_store.uncertainty.energy`).",
+    )
+    conformal_thresholds: dict[Coverage, Fraction] = Field(
+        default={},
+        description="By coverage: the smallest calibrated probability of a label in the prediction "
+        "set (Sadinle, Lei, Wasserman 2019).",
+    )
+    fitted_on: str = Field(default="", description="The images that the calibration was fitted on.")
+    ece_before: Fraction | None = Field(
+        default=None,
+        description="Expected calibration error on the test split at a temperature of 1.",
+    )
+    ece_after: Fraction | None = Field(
+        default=None, description="Expected calibration error on the test split at `temperature`."
+    )
+    abstained: Fraction | None = Field(
+        default=None, description="Share of the test images from which the model abstains."
+    )
+    coverages: dict[Coverage, Fraction] = Field(
+        default={},
+        description="By coverage: share of the test images whose prediction set holds the right "
+        "label.",
+    )
 
 
-class Signature(Block):
-    """Someone vouches for the version: base64 of a signature over the manifest's bytes with this block null."""
+class DecodeTolerance(FrozenModel):
+    """How far decoded pixels may be from the stored ones, in grey levels of 0 to 255."""
 
-    scheme: Annotated[str, Field(min_length=1)]
-    key_id: Annotated[str, Field(min_length=1)]
-    value: Annotated[str, Field(min_length=1)]
+    max_abs: int = Field(ge=0, le=255, description="Largest absolute difference.")
+    mean_abs: float = Field(
+        ge=0, le=255, allow_inf_nan=False, description="Mean absolute difference."
+    )
 
 
-class Manifest(Block):
-    """Everything that the service needs to serve a version right, and a person to trust it."""
+class Golden(FrozenModel):
+    """One image of the golden proof."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
-    model: Name
-    created_at: AwareDatetime
-    derived_from: VersionReference | None = None
-    files: tuple[FileEntry, ...]
-    input: Input
-    outputs: Outputs
-    preprocessing: Preprocessing
-    class_names: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=2)]
-    max_batch_size: Annotated[int, Field(ge=1, le=4096)]
-    variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
-    classifier: Classifier | None = None
-    checkpoint: Checkpoint | None = None
-    calibration: Calibration | None = None
-    training: Training | None = None
-    imported: Imported | None = None
-    metrics: Metrics | None = None
-    gate: tuple[Check, ...] = ()
-    golden: tuple[Golden, ...] = ()
-    proof: Literal["proven", "unproven"] = "proven"
-    signature: Signature | None = None
+    image: FilePath = Field(description="The encoded image.")
+    pixels: FilePath = Field(
+        description="What it decodes to: `.npy`, uint8 `[height, width, 3]`, RGB."
+    )
+    decode_tolerance: DecodeTolerance = Field(
+        description="How far decoded pixels may be from `pixels`."
+    )
+    logits: tuple[FiniteFloat, ...] = Field(
+        description="The logits that training computed for `pixels`, `[classes]`."
+    )
+    purpose: str = Field(default="", description="What the image tests, for people.")
+
+
+class Manifest(FrozenModel):
+    """Everything that the service needs to run a version, and a person to trust it."""
+
+    schema_version: Literal[1] = Field(
+        default=SCHEMA_VERSION, description="Version of this format."
+    )
+    model: Name = Field(description="Name of the model that the version belongs to.")
+    created_at: AwareDatetime = Field(description="When the version was published, in UTC.")
+    derived_from: VersionReference | None = Field(
+        default=None, description="The version that this one was retrained or quantized from."
+    )
+    files: tuple[FileEntry, ...] = Field(
+        description="Every file of the version but the manifest itself."
+    )
+    input: Input = Field(description="The model's input.")
+    outputs: Outputs = Field(description="The model's outputs.")
+    preprocessing: Preprocessing = Field(description="How encoded bytes become the input.")
+    class_names: tuple[NonEmptyText, ...] = Field(
+        min_length=2, description="Name of each class, in the order of the scores."
+    )
+    max_batch_size: int = Field(
+        ge=1, le=4096, description="Largest batch that the model was exported and checked for."
+    )
+    variants: tuple[Variant, ...] = Field(
+        min_length=1, description="ONNX files of the model, one per precision."
+    )
+    classifier: Classifier | None = Field(
+        default=None,
+        description="The last layer's weights; null if class activation maps need none.",
+    )
+    checkpoint: Checkpoint | None = Field(
+        default=None, description="The trained weights; null if the version does not hold them."
+    )
+    calibration: Calibration | None = Field(
+        default=None,
+        description="How to calibrate the scores; null if the model was not calibrated.",
+    )
+    training: Training | None = Field(
+        default=None, description="How the version was trained; null for an imported one."
+    )
+    imported: Imported | None = Field(
+        default=None, description="Where the network comes from; null for a version trained here."
+    )
+    metrics: Metrics | None = Field(
+        default=None, description="What was measured on the test split; null if there was none."
+    )
+    gate: tuple[Check, ...] = Field(
+        default=(), description="Results of the gates that hold for every variant."
+    )
+    golden: tuple[Golden, ...] = Field(default=(), description="The images of the golden proof.")
+    proof: Literal["proven", "unproven"] = Field(
+        default="proven",
+        description="`unproven` if no labelled images have shown that the network was imported "
+        "correctly. Such a version is not promoted automatically.",
+    )
+    signature: Signature | None = Field(default=None, description="Reserved for a signature.")
 
     @model_validator(mode="after")
-    def _blocks_agree(self) -> Self:
-        paths = [entry.path for entry in self.files]
-        if len(set(paths)) != len(paths):
-            raise ValueError("files lists a path twice")
-        missing = sorted(self._named_paths() - set(paths))
-        if missing:
-            raise ValueError(f"files does not list {', '.join(missing)}")
+    def _fields_agree(self) -> Self:
+        self._check_files()
         if len(set(self.class_names)) != len(self.class_names):
-            raise ValueError("class_names holds a name twice")
-        if (self.preprocessing.crop_height, self.preprocessing.crop_width) != (
-            self.input.height,
-            self.input.width,
-        ):
-            raise ValueError("preprocessing crops to another size than the model's input")
+            raise ValueError("class_names lists a name twice")
+        crop = (self.preprocessing.crop_height, self.preprocessing.crop_width)
+        if crop != (self.input.height, self.input.width):
+            raise ValueError("preprocessing crops to a size that is not the input's")
         if any(len(golden.logits) != len(self.class_names) for golden in self.golden):
-            raise ValueError("golden logits and class_names differ in number")
+            raise ValueError("golden logits and class_names differ in length")
         if any(
             variant.golden_logits
             and [*map(len, variant.golden_logits)] != [len(self.class_names)] * len(self.golden)
             for variant in self.variants
         ):
+            raise ValueError("a variant's golden_logits must be [golden images, classes]")
+        threshold = self.calibration.energy_threshold if self.calibration else None
+        if self.outputs.kind != "logits" and threshold is not None:
             raise ValueError(
-                "a variant's golden logits do not fit the golden images and class_names"
-            )
-        if (
-            self.outputs.kind != "logits"
-            and self.calibration
-            and self.calibration.energy_threshold is not None
-        ):
-            raise ValueError(
-                "an energy threshold needs logits: probabilities all have the same energy"
+                "energy_threshold needs logits: all probabilities have the same energy"
             )
         if self.proof == "proven" and not self.golden:
             raise ValueError("a proven version needs golden images")
         if len({variant.precision for variant in self.variants}) != len(self.variants):
-            raise ValueError("variants holds a precision twice")
+            raise ValueError("variants lists a precision twice")
         return self
+
+    def _check_files(self) -> None:
+        paths = [entry.path for entry in self.files]
+        if len(set(paths)) != len(paths):
+            raise ValueError("files lists a path twice")
+        if MANIFEST_NAME in paths:
+            raise ValueError(f"files must not list {MANIFEST_NAME}")
+        if missing := sorted(self._named_paths() - set(paths)):
+            raise ValueError(f"files does not list {', '.join(missing)}")
 
     def _named_paths(self) -> set[str]:
         named = {variant.file for variant in self.variants}
@@ -358,12 +315,16 @@ class Manifest(Block):
         return named
 
     def to_bytes(self) -> bytes:
-        """The manifest as it lies on disk: UTF-8 JSON, two spaces, one newline at the end."""
+        """The bytes of `manifest.json`: UTF-8 JSON, indented by two spaces, ending in a newline."""
         return self.model_dump_json(indent=2).encode() + b"\n"
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Parse and validate; raises ManifestError that names the field, what was expected and what came."""
+        """Parse and validate the bytes of `manifest.json`.
+
+        Raises:
+            ManifestError: The bytes are not a valid manifest. The message names the fields.
+        """
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
@@ -371,18 +332,12 @@ class Manifest(Block):
                 f"the manifest is not valid: {describe_validation_error(error)}"
             ) from None
 
-    @property
-    def all_checks_passed(self) -> bool:
-        """True when no gate failed without a waiver."""
-        checks = [*self.gate, *(check for variant in self.variants for check in variant.gate)]
-        return all(check.passed or check.waived for check in checks)
 
-
-def digest_of(manifest_bytes: bytes) -> str:
-    """The identity of a version: sha256 of its manifest's bytes, in hex."""
+def manifest_digest(manifest_bytes: bytes) -> str:
+    """The identity of a version: sha256 of the bytes of its manifest, in hex."""
     return hashlib.sha256(manifest_bytes).hexdigest()
 
 
 def now() -> datetime:
-    """The current time in UTC, to the second: finer would only make manifests longer."""
+    """The current time in UTC, to the second."""
     return datetime.now(UTC).replace(microsecond=0)

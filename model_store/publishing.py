@@ -22,7 +22,8 @@ from model_store.files import (
     sync_directory,
     write_durably,
 )
-from model_store.manifest import MANIFEST_NAME, Manifest, is_version_name, parse_version
+from model_store.manifest import MANIFEST_NAME, Manifest
+from model_store.names import is_version_name, parse_version
 from model_store.validation import describe_validation_error
 
 STAGING_PREFIX = ".staging-"

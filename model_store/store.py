@@ -24,7 +24,8 @@ from model_store.errors import (
     VersionNotFoundError,
 )
 from model_store.files import DOOMED_PREFIX, remove_tree_if_unused
-from model_store.manifest import MANIFEST_NAME, check_name, is_name, is_version_name, parse_version
+from model_store.manifest import MANIFEST_NAME
+from model_store.names import check_name, is_name, is_version_name, parse_version
 from model_store.publishing import STAGING_PREFIX, publish_version
 from model_store.version import Layer, Version
 

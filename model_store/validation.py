@@ -1,20 +1,50 @@
-"""Words for what pydantic rejects: one line for the message of an error of our own."""
+"""Documents that are validated: base class, types of fields, one line for what is rejected."""
 
-from typing import Final
+from pathlib import PurePosixPath
+from typing import Annotated, Final
 
 import pydantic
+from pydantic import AfterValidator, Field, StringConstraints
 
 MAX_PROBLEMS: Final = 5
+
+
+def _check_relative_path(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if (
+        path != "/".join(parts)
+        or path.startswith("/")
+        or ".." in parts
+        or any(character in path for character in "\\\0:")
+    ):
+        raise ValueError(f"{path!r} is not a plain relative path inside the version's directory")
+    return path
+
+
+FilePath = Annotated[
+    str, StringConstraints(min_length=1, max_length=255), AfterValidator(_check_relative_path)
+]
+"""A POSIX path relative to a version's directory, without `..`."""
+Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+NonEmptyText = Annotated[str, Field(min_length=1)]
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class FrozenModel(pydantic.BaseModel):
+    """Base of the documents that the project writes: immutable, strict, without unknown fields."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 def describe_validation_error(error: pydantic.ValidationError) -> str:
     """The first problems of a validation error as one line, without the rejected input.
 
-    Inputs are left out because the line may go to a client or into a log, and an input may be a secret.
+    Inputs are left out because they may be secrets, and the line goes to clients and logs.
 
     Returns:
-        `"field.name: what is wrong"`, joined by `"; "` for at most five problems. A problem of the whole
-        document has no field name in front.
+        `"field.name: what is wrong"`, joined by `"; "` for at most five problems. A problem of the
+        whole document has no field name in front.
     """
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     return "; ".join(

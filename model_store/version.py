@@ -16,7 +16,7 @@ from model_store.errors import (
     VersionNotFoundError,
 )
 from model_store.files import DirectoryLock, sha256_of
-from model_store.manifest import MANIFEST_NAME, Manifest, Variant, digest_of
+from model_store.manifest import MANIFEST_NAME, Manifest, Variant, manifest_digest
 
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 Layer = Literal["published", "built-in"]
@@ -54,7 +54,7 @@ class Version:
         except BaseException:
             self.close()
             raise
-        self.digest = digest_of(data)
+        self.digest = manifest_digest(data)
 
     def path(self, relative: str) -> Path:
         """Where a file of the manifest lies."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from model_store.errors import InvalidNameError
-from model_store.manifest import check_name
+from model_store.names import check_name
 from service.http.api_keys import (
     ApiKeysError,
     KeyNameError,

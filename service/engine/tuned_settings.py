@@ -16,8 +16,9 @@ from pydantic import AwareDatetime, ConfigDict, Field, ValidationError, model_va
 from model_store.files import write_atomically
 from model_store.graph_cache import cpu_description
 from model_store.host_cache import check_owner, open_host_cache
-from model_store.manifest import Block, Name, Precision, Sha256
-from model_store.validation import describe_validation_error
+from model_store.manifest import Precision
+from model_store.names import Name
+from model_store.validation import FrozenModel, Sha256, describe_validation_error
 from model_store.version import Version
 
 FOLDER: Final = "tuning"
@@ -29,7 +30,7 @@ Mode = Literal["throughput", "latency"]
 logger = logging.getLogger(__name__)
 
 
-class _TuningBlock(Block):
+class _TuningBlock(FrozenModel):
     # Most starts find no tuned settings and never build these schemas (4 to 10 ms).
     model_config = ConfigDict(defer_build=True)
 

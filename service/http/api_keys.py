@@ -19,7 +19,8 @@ from typing import Annotated, Final, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from model_store.files import DirectoryLock, open_atomically
-from model_store.manifest import Name, now
+from model_store.manifest import now
+from model_store.names import Name
 from service.errors import ForbiddenError, UnauthorizedError
 
 Scope = Literal["predict", "manage"]

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 
 from model_store.errors import InvalidNameError
-from model_store.manifest import parse_version
+from model_store.names import parse_version
 from service.errors import NotFoundError, NotReadyError
 from service.http.metrics import ServiceMetrics
 from service.http.query_params import DOCUMENTED

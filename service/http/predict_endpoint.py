@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
 from model_store.errors import InvalidNameError
-from model_store.manifest import parse_version
+from model_store.names import parse_version
 from service.errors import BadRequestError
 from service.http.access_log import REQUEST_ID, RequestLog, request_id
 from service.http.api_keys import ApiKeys

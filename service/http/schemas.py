@@ -4,17 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from model_store.manifest import (
-    Calibration,
-    Check,
-    Imported,
-    Input,
-    Metrics,
-    Precision,
-    Preprocessing,
-    Training,
-    VersionReference,
-)
+from model_store.manifest import Calibration, Check, Input, Precision, Preprocessing
+from model_store.provenance import Imported, Metrics, Training, VersionReference
 
 
 class Prediction(BaseModel):

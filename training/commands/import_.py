@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 from rich.console import Console
 
-from model_store.manifest import check_name
+from model_store.names import check_name
 from model_store.store import ModelStore
 from training.commands.options import PROMOTE, STORE, WAIVE, add_options, parse_waivers
 from training.commands.run import print_published

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from model_store.manifest import Imported, Input, Outputs, Preprocessing
+from model_store.manifest import Input, Outputs, Preprocessing
 from model_store.preprocessing import Pixels
+from model_store.provenance import Imported
 from model_store.session import Logits, Session, SessionOptions
 from training.importing.import_report import ImportReport
 

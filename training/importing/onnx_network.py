@@ -9,8 +9,8 @@ from typing import Final, Literal
 import numpy as np
 from scipy.special import softmax
 
-from model_store.manifest import Imported
 from model_store.preprocessing import Pixels
+from model_store.provenance import Imported
 from model_store.session import Logits
 from training.errors import ForeignModelError
 from training.importing.candidate import Candidate, input_of

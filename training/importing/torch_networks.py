@@ -13,8 +13,8 @@ from onnx import TensorProto
 from torch import Tensor
 
 from model_store.files import sha256_of
-from model_store.manifest import Imported
 from model_store.preprocessing import Pixels
+from model_store.provenance import Imported
 from model_store.session import Logits
 from training.errors import ForeignModelError
 from training.gates.gate import EXPORT_MAX_BATCH_SIZE

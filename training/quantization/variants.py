@@ -10,8 +10,9 @@ import numpy as np
 from model_store.aliases import PRODUCTION
 from model_store.errors import AliasError, ModelRunError
 from model_store.golden import load_pixels
-from model_store.manifest import Check, Precision, Variant, VersionReference, now
+from model_store.manifest import Check, Precision, Variant, now
 from model_store.preprocessing import Pixels
+from model_store.provenance import VersionReference
 from model_store.session import NEEDS_CUDA, Logits, Session
 from model_store.store import ModelStore
 from model_store.version import Version

@@ -30,7 +30,8 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model_store.files import DirectoryLock, write_atomically
-from model_store.manifest import Preprocessing, VersionReference, now
+from model_store.manifest import Preprocessing, now
+from model_store.provenance import VersionReference
 from training.errors import RunError
 from training.learning.determinism import CompileChoice, PrecisionChoice
 from training.learning.recipe import Recipe

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from model_store.manifest import Preprocessing, check_name
+from model_store.manifest import Preprocessing
+from model_store.names import check_name
 from model_store.store import ModelStore
 from training.data.sources import ImageSet, check_data
 from training.learning.determinism import CompileChoice, PrecisionChoice

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from model_store.manifest import VersionReference
+from model_store.provenance import VersionReference
 from model_store.store import ModelStore
 from training.data.image_set import ImageSet, in_natural_order
 from training.data.sources import check_data

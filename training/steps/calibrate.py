@@ -19,9 +19,9 @@ from scipy.special import log_softmax
 from scipy.stats import binom
 
 from model_store.manifest import Calibration
-from model_store.manifest import Fraction as Share
 from model_store.session import Logits, probabilities
 from model_store.uncertainty import energy, set_sizes
+from model_store.validation import Fraction as Share
 from training.errors import CalibrationError
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.run.data import CHECK_FILE, RunData, is_known_image, read_known_images

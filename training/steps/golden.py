@@ -17,7 +17,8 @@ from PIL import Image
 from pydantic import Field, TypeAdapter, ValidationError
 
 from model_store.errors import ImageError
-from model_store.manifest import DecodeTolerance, Golden, Preprocessing, is_name
+from model_store.manifest import DecodeTolerance, Golden, Preprocessing
+from model_store.names import is_name
 from model_store.preprocessing import Pixels, prepare, sniff, to_rgb
 from training.data.sampling import evenly_spaced
 from training.data.sources import encode

@@ -11,17 +11,8 @@ from typing import Any, Final, get_args
 
 from model_store.aliases import PRODUCTION, standing
 from model_store.errors import ManifestError, PublishError
-from model_store.manifest import (
-    Check,
-    Checkpoint,
-    Classifier,
-    DataSet,
-    Metrics,
-    Precision,
-    Training,
-    Variant,
-    now,
-)
+from model_store.manifest import Check, Checkpoint, Classifier, Precision, Variant, now
+from model_store.provenance import DataSet, Metrics, Training
 from model_store.store import ModelStore
 from training.data.split import SPLIT_SEED
 from training.gates.checks import LOGIT_TOLERANCE

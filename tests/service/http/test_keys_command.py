@@ -45,7 +45,7 @@ def test_key_is_printed_once_and_then_listed_without_it(tmp_path: Path) -> None:
         (["add"], "NAME", 2),
         (["add", "x"], "--scope", 2),
         (["add", "x", "--scope", "all"], "'all' is not one of", 2),
-        (["add", "a/b", "--scope", "predict"], "'a/b' is no key name", 2),
+        (["add", "a/b", "--scope", "predict"], "'a/b'", 2),
         (["remove", "absent"], "no key named absent", 2),
         (["rotate"], "No such command", 2),
         (

@@ -75,7 +75,7 @@ def test_a_failed_gate_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     [
         (("unknown",), 1, "there is no model 'unknown'"),
         ((f"{DIGITS}/7",), 1, "has no version 7"),
-        ((f"{DIGITS}/07",), 1, "is no version name"),
+        ((f"{DIGITS}/07",), 1, "07"),
         (("cifar10",), 1, "give labelled images with --data"),
         ((DIGITS, "--data", "nowhere"), 1, "there is no data 'nowhere'"),
         ((DIGITS, "--data-dir", "nowhere"), 2, "does not exist"),
