@@ -157,8 +157,7 @@ async def _measure(options: Options, folder: Path) -> list[Row]:
         str(port),
         "--store",
         str(store.root),
-        "--builtin",
-        "false",
+        "--no-builtin",
     ]
     command += ["--cache", str(folder / "cache")]
     command += [

@@ -49,7 +49,7 @@ def measure(options: Options) -> None:
             tempfile.TemporaryDirectory() as cache,
         ):  # which the uncounted start fills
             models = (
-                ["--store", str(store), "--builtin", "false"] if store else ["--store", empty]
+                ["--store", str(store), "--no-builtin"] if store else ["--store", empty]
             )  # then the built-in one serves
             rows += _rows(name, what, [*models, "--cache", cache], version, options.starts)
     method = (

@@ -1,66 +1,54 @@
-"""`python -m service`: serve the model store over HTTP, or run the command given first."""
+"""`python -m service [COMMAND]`: run a command of the service; without a command, serve."""
 
 import gc
 import sys
-from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import click
+
+COMMANDS: Final = ("serve", "keys", "bench", "tune")
+LOAD_TESTS: Final = ("bench", "tune")
 
 
-def serve(arguments: Sequence[str]) -> None:
-    """Serve until SIGTERM or Ctrl-C."""
-    gc.disable()  # collections during the imports take a tenth of the start
-    from service.server import main  # noqa: PLC0415  each command imports only what it needs
-
-    main(arguments)
-
-
-def keys(arguments: Sequence[str]) -> None:
-    """Make, list and remove keys."""
-    from service.commands.keys import main  # noqa: PLC0415  as above
-
-    main(arguments, prog_name="python -m service keys")
-
-
-def _require_loadtest(command: str) -> None:
-    if find_spec("service.loadtest") is None:
+def load_command(name: str) -> "click.Command":
+    """Import a command, and nothing that only the others need."""
+    if name in LOAD_TESTS and find_spec("service.loadtest") is None:
         sys.exit(
-            f"`{command}` is a load test and not part of the serving image. Run it elsewhere: "
-            f"pip install 'resident[service,tune]', then python -m service {command} --help"
+            f"`{name}` is a load test and not part of the serving image. Run it elsewhere: "
+            f"pip install 'resident[service,tune]', then python -m service {name} --help"
         )
+    match name:
+        case "keys":
+            from service.commands.keys import keys  # noqa: PLC0415
 
+            return keys
+        case "bench":
+            from service.loadtest.bench_command import bench  # noqa: PLC0415
 
-def bench(arguments: Sequence[str]) -> None:
-    """Load a server and report throughput and latency."""
-    _require_loadtest("bench")
-    from service.loadtest.bench_command import bench as main  # noqa: PLC0415  as above
+            return bench
+        case "tune":
+            from service.loadtest.tune_command import tune  # noqa: PLC0415
 
-    main(arguments, prog_name="python -m service bench")
+            return tune
+        case _:
+            # Looking for garbage among imports takes a tenth of the startup. The server freezes
+            # them and enables the collector again.
+            gc.disable()
+            from service.commands.serve import serve  # noqa: PLC0415
 
-
-def tune(arguments: Sequence[str]) -> None:
-    """Find a model's best settings on this machine."""
-    _require_loadtest("tune")
-    from service.loadtest.tune_command import tune as main  # noqa: PLC0415  as above
-
-    main(arguments, prog_name="python -m service tune")
-
-
-COMMANDS: Final[Mapping[str, Callable[[Sequence[str]], None]]] = {
-    "serve": serve,
-    "keys": keys,
-    "bench": bench,
-    "tune": tune,
-}
+            return serve
 
 
 def main() -> None:
-    """Run the command that the first argument names; without one, serve."""
+    """Run the command that the first argument names, or `serve`."""
     name, *rest = sys.argv[1:] or ["serve"]
-    if name in COMMANDS:
-        COMMANDS[name](rest)
+    if name not in COMMANDS:
+        load_command("serve").main(sys.argv[1:], prog_name="python -m service")
     else:
-        serve([name, *rest])
+        program = "python -m service" if name == "serve" else f"python -m service {name}"
+        load_command(name).main(rest, prog_name=program)
 
 
 if __name__ == "__main__":

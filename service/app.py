@@ -24,9 +24,8 @@ from service.prediction.decode_pool import DecodePool
 from service.prediction.pipeline import PredictionPipeline
 from service.settings import Settings, parse_names
 from service.versions.readiness import RequiredModels
+from service.versions.reconciler import watch
 from service.versions.registry import Registry
-from service.versions.version_policy import parse_policy
-from service.versions.watcher import watch
 
 ENGINES = "engines"
 DESCRIPTION = """Answers a photo with labels: **POST** an image to `/v1/predict`.
@@ -59,7 +58,7 @@ def create_app(
         store,
         options_of,
         settings.default_model,
-        lambda model: parse_policy(settings.version_policy_of(model)),
+        settings.version_policy_of,
         RequiredModels(settings.default_model, required, settings.models),
     )
     decode_workers = settings.decode_workers or cpus

@@ -1,23 +1,26 @@
-"""The trouble log: one line for what is wrong, and no second one as long as it stays the same."""
+"""Log a problem once, and again only when it changes."""
 
 import logging
 import threading
 
-logger = logging.getLogger(__name__)
-
 
 class LogOnChange:
-    """Remembers what was last said of each subject. For use from all threads."""
+    """Remembers the last problem of each subject. Thread-safe."""
 
-    def __init__(self) -> None:
-        self._said: dict[str, str] = {}
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._problems: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def tell(self, subject: str, trouble: str | None) -> None:
-        """Log what is wrong with the subject unless it was said last, too; None: nothing is, any more."""
+    def report(self, subject: str, problem: str, exc_info: BaseException | None = None) -> None:
+        """Log the subject's problem as an error, unless it is the same as last time."""
         with self._lock:
-            told = self._said.pop(subject, None)
-            if trouble:
-                self._said[subject] = trouble
-        if trouble and trouble != told:
-            logger.error("%s", trouble)
+            changed = self._problems.get(subject) != problem
+            self._problems[subject] = problem
+        if changed:
+            self._logger.error("%s", problem, exc_info=exc_info)
+
+    def clear(self, subject: str) -> bool:
+        """Forget the subject's problem. Returns True if it had one."""
+        with self._lock:
+            return self._problems.pop(subject, None) is not None

@@ -1,13 +1,12 @@
-"""`python -m service serve`, or without a word: serve the model store over HTTP."""
+"""The HTTP server: uvicorn around the application, and what it prints at startup."""
 
 import asyncio
 import gc
 import logging
 import shlex
 import socket
-import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -15,42 +14,40 @@ from typing import Final
 
 import click
 import uvicorn
-from pydantic import ValidationError
-from pydantic_settings import CliApp
 
 from model_store import __version__
-from model_store.errors import ProviderError
 from service.app import create_app
 from service.host.malloc import bound_malloc
 from service.http.access_log import LineFormatter
-from service.http.api_keys import ApiKeysError
 from service.http.protocol import BoundedHttpProtocol
 from service.settings import Settings
 from service.versions.registry import Registry
+from service.versions.served_model import ServedModel
 
-ACCEPTED_AT_ONCE: Final = 8
-KEEP_ALIVE_SECONDS: Final = 75
-"""Longer than proxies and load balancers keep a connection that idles (60 s): who asks just as the server closes gets no answer."""
+LISTENERS_PER_SOCKET: Final = 8
+KEEP_ALIVE_SECONDS: Final = (
+    75  # longer than the 60 s of proxies, which may reuse an idle connection
+)
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which says where it is once it listens and the models are loaded, whichever comes later."""
+    """A uvicorn server that announces its address once it listens and its models are loaded."""
 
-    loaded: Registry | None = None
+    registry: Registry | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say so if the models were faster."""
         await super().startup(sockets)
-        await self._accept_more()
+        await self._add_listeners()
         self.announce()
 
-    async def _accept_more(self) -> None:
-        """Listen several times on each socket: libuv (since 1.48), and so uvloop, takes one new client a turn and listener.
+    async def _add_listeners(self) -> None:
+        """Listen several times on each socket.
 
-        With turns of many requests each, clients that come under overload would else wait seconds before they are refused.
+        With uvloop (since libuv 1.48), a listener accepts one connection per turn of the event
+        loop. Turns are long under overload, and new clients would wait seconds for their rejection.
         """
         loop = asyncio.get_running_loop()
-        if not type(loop).__module__.startswith("uvloop"):  # asyncio's own takes all that wait
+        if not type(loop).__module__.startswith("uvloop"):  # asyncio accepts all that wait
             return
         protocol = partial(
             self.config.http_protocol_class,  # type: ignore[call-arg]  # as uvicorn calls it
@@ -59,123 +56,117 @@ class Server(uvicorn.Server):
             app_state=self.lifespan.state,
         )
         listeners = [listener for server in self.servers for listener in server.sockets]
-        for listener in listeners * (ACCEPTED_AT_ONCE - 1):
-            again = socket.fromfd(listener.fileno(), listener.family, listener.type)
-            server = await loop.create_server(protocol, sock=again, backlog=self.config.backlog)
+        for listener in listeners * (LISTENERS_PER_SOCKET - 1):
+            duplicate = socket.fromfd(listener.fileno(), listener.family, listener.type)
+            server = await loop.create_server(protocol, sock=duplicate, backlog=self.config.backlog)
             self.servers.append(server)
 
     def announce(self) -> None:
-        """Print what serves where, if both have happened."""
-        if self.started and self.loaded:
-            click.echo("\n".join(describe(self.loaded, self.address)))
+        """Print what is served, if the server listens and the models are loaded."""
+        if self.started and self.registry:
+            click.echo("\n".join(describe_startup(self.registry, self.address)))
 
     @property
     def address(self) -> str:
-        """The URL to reach it from this machine."""
+        """The URL of this server for clients on this machine."""
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  an address to print, not to bind
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Read the settings from flags and variables, and serve until SIGTERM or Ctrl-C."""
-    # Pillow warns of damaged metadata, and strangers may send as much of it as they like.
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Raises:
+        ApiKeysError: The file of API keys cannot be read.
+        ProviderError: An execution provider that the settings name does not work here.
+    """
     bound_malloc()
-    try:
-        settings = CliApp.run(Settings, cli_args=list(arguments))
-    except ValidationError as error:
-        for problem in error.errors(include_url=False):
-            name = "_".join(str(part) for part in problem["loc"])
-            click.echo(
-                f"SERVICE_{name.upper()}: {problem['msg']}, got {problem['input']!r}", err=True
-            )
-        click.echo("see: python -m service --help", err=True)
-        sys.exit(2)
-    to_stderr = logging.StreamHandler()
-    to_stderr.setFormatter(LineFormatter())
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[to_stderr])
-    logging.getLogger("python_multipart").setLevel(
-        logging.CRITICAL
-    )  # damaged bodies are their senders' business
-    if not settings.access_log:
-        logging.getLogger("service.http.access_log").setLevel(logging.WARNING)
+    configure_logging(settings)
     server: Server
 
-    def on_loaded(registry: Registry) -> None:
-        server.loaded = registry
+    def announce(registry: Registry) -> None:
+        server.registry = registry
         server.announce()
 
     class Protocol(BoundedHttpProtocol):
         head_timeout_seconds = settings.body_timeout_seconds
 
-    try:
-        app = create_app(settings, on_loaded)
-    except (ApiKeysError, ProviderError) as error:
-        setting = "SERVICE_KEYS" if isinstance(error, ApiKeysError) else "SERVICE_PROVIDERS"
-        click.echo(f"{setting}: {error}\nsee: python -m service --help", err=True)
-        sys.exit(2)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_level=settings.log_level,
-        access_log=False,  # the application has its own line, with what a request was
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=settings.shutdown_seconds,
-        server_header=False,
-        http=Protocol,
+    server = Server(
+        uvicorn.Config(
+            create_app(settings, announce),
+            host=settings.host,
+            port=settings.port,
+            log_level=settings.log_level,
+            access_log=False,  # service.http.access_log writes a line with more in it
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=settings.shutdown_seconds,
+            server_header=False,
+            http=Protocol,
+        )
     )
-    server = Server(config)
-    gc.freeze()  # or looking for garbage among all that was imported stops the event loop for 40 ms
+    gc.freeze()  # collecting among everything imported would stop the event loop for 40 ms
     gc.enable()
     with suppress(KeyboardInterrupt):
         server.run()
 
 
-def describe(registry: Registry, address: str) -> list[str]:
-    """What a person at the terminal wants to know now: what serves where, where the docs are, and a line to try."""
-    lines = [f"Resident {__version__} on {address}"]
-    for name, model in sorted(registry.models.items()):
-        if model.served is None:
-            lines.append(
-                f"  NOT SERVED  {name}: {'; '.join(model.errors.values()) or 'its versions can not be read'}"
-            )
-            continue
-        manifest = model.served.version.manifest
-        accuracy = f", {manifest.metrics.top1:.1%} on its test images" if manifest.metrics else ""
-        accuracy += "" if manifest.proof == "proven" else f", {manifest.proof}"
-        precision = model.served.selected_variant.precision
-        narrow = (
-            ""
-            if precision == "fp32"
-            else f" in fp32; {precision} answers"
-            if accuracy
-            else f"; {precision} answers"
-        )
-        mark = " (default)" if name == registry.default_model else ""
-        others = ", ".join(
-            str(number) for number in sorted(model.serving) if number != model.served.version.number
-        )
-        beside = f"; also versions {others}" if others else ""
-        lines.append(
-            f"  model  {model.served.version}{mark}: {len(manifest.class_names)} classes{accuracy}{narrow}{beside}"
-        )
-    if registry.loaded:
-        absent = registry.required.absent(registry.models).items()
-        lines += [
-            f"  NOT SERVED  {name}: {setting} names it, and it is not in the store"
-            for name, setting in absent
-        ]
-    if registry.error:
-        lines.append(f"  NOT READY  {registry.error}")
-    lines.append(f"  docs   {address}/docs")
+def configure_logging(settings: Settings) -> None:
+    """Log to stderr, one line per event, without what clients could flood the log with."""
+    # Pillow warns of damaged metadata in images that decode well.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it logs damaged bodies
+    if not settings.access_log:
+        logging.getLogger("service.http.access_log").setLevel(logging.WARNING)
+
+
+def describe_startup(registry: Registry, address: str) -> list[str]:
+    """Lines for the terminal: what serves, what does not, the documentation, a command to try."""
     default = registry.models.get(registry.default_model or "")
-    if default and (served := default.served) and served.version.manifest.golden:
-        sample = served.version.path(served.version.manifest.golden[0].image)
+    return [
+        f"Resident {__version__} on {address}",
+        *(
+            _describe_model(model, is_default=model is default)
+            for _, model in sorted(registry.models.items())
+        ),
+        *_describe_problems(registry),
+        f"  docs   {address}/docs",
+        *_example_command(default, address),
+    ]
+
+
+def _describe_model(model: ServedModel, *, is_default: bool) -> str:
+    if model.answering is None:
+        reason = "; ".join(model.errors.values()) or model.error or "its versions cannot be read"
+        return f"  NOT SERVED  {model.name}: {reason}"
+    version, precision = model.answering.version, model.answering.selected_variant.precision
+    manifest = version.manifest
+    facts = [f"{len(manifest.class_names)} classes"]
+    if manifest.metrics:
+        facts.append(f"test accuracy {manifest.metrics.top1:.1%}")
+    if manifest.proof != "proven":
+        facts.append(manifest.proof)
+    if precision != "fp32":
+        facts.append(f"serves {precision}" + (", accuracy is of fp32" if manifest.metrics else ""))
+    if others := sorted(model.serving.keys() - {version.number}):
+        facts.append(f"also serves versions {', '.join(map(str, others))}")
+    return f"  model  {version}{' (default)' if is_default else ''}: {', '.join(facts)}"
+
+
+def _describe_problems(registry: Registry) -> Iterator[str]:
+    if registry.loaded:
+        for name, setting in registry.required.missing(registry.models).items():
+            yield f"  NOT SERVED  {name}: {setting} names this model, but it is not in the store"
+    if registry.error:
+        yield f"  NOT READY  {registry.error}"
+
+
+def _example_command(model: ServedModel | None, address: str) -> Iterator[str]:
+    if model and model.answering and (golden := model.answering.version.manifest.golden):
+        sample = model.answering.version.path(golden[0].image)
         if sample.is_relative_to(Path.cwd()):
             sample = sample.relative_to(Path.cwd())
-        lines.append(
-            f"  try    curl --data-binary @{shlex.quote(str(sample))} {address}/v1/predict"
-        )
-    return lines
+        yield f"  try    curl --data-binary @{shlex.quote(str(sample))} {address}/v1/predict"

@@ -89,9 +89,9 @@ class ServerProcess:
         self.stderr = Output(self.process.stderr)
         self.address = ""
 
-    def announced(self, timeout: float = PATIENCE_SECONDS) -> Self:
+    def announced(self) -> Self:
         """Wait until the server has said where it is, which it does when its models are loaded (or can not be)."""
-        match = self.stdout.wait_for(r"^Resident \S+ on (http://\S+)$", timeout)
+        match = self.stdout.wait_for(r"^Resident \S+ on (http://\S+)$")
         assert match, (
             f"the server announced no address.\nstdout: {self.stdout.text}\nstderr: {self.stderr.text}"
         )

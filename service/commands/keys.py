@@ -1,29 +1,28 @@
-"""`python -m service keys`: make, list and remove keys."""
+"""`python -m service keys`: create, list and remove API keys."""
 
 from pathlib import Path
 
 import click
 
+from model_store.command_line import CommandGroup, SharedOption
 from model_store.errors import InvalidNameError
 from model_store.names import check_name
-from service.http.api_keys import (
+from service.key_file import (
+    SCOPES,
     ApiKeysError,
     KeyNameError,
     Scope,
     add_key,
-    default_path,
+    default_key_file,
     read_keys,
     remove_key,
 )
 
-SCOPES = ("predict", "manage")
 
-
-class KeysGroup(click.Group):
-    """Turns what can not be done into one line and an exit code: 2 where the command was wrong, 1 where the file is."""
+class KeysGroup(CommandGroup):
+    """Ends with exit code 2 if a name is wrong, and with 1 if the file cannot be used."""
 
     def invoke(self, context: click.Context) -> object:
-        """Run the command."""
         try:
             return super().invoke(context)
         except KeyNameError as error:
@@ -32,27 +31,30 @@ class KeysGroup(click.Group):
             raise click.ClickException(str(error)) from error
 
 
-@click.group(cls=KeysGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--keys",
-    "path",
+keys_option = SharedOption(
+    ["--keys", "path"],
     type=click.Path(path_type=Path, dir_okay=False),
-    default=default_path,
+    default=default_key_file,
+    show_default="keys.json in $XDG_CONFIG_HOME/resident or ~/.config/resident",
     envvar="SERVICE_KEYS",
     show_envvar=True,
-    help="The file that holds the keys' hashes.  [default: keys.json in ~/.config/resident]",
+    help="File of API keys.",
 )
-@click.pass_context
-def main(context: click.Context, path: Path) -> None:
-    """Make, list and remove the keys of the service. A running service notices a change at once.
 
-    The routes that load, unload and promote versions need a key with the scope `manage`. Predicting needs one only where
-    there is a key with the scope `predict`.
+
+@click.group(cls=KeysGroup, shared=[keys_option])
+def keys() -> None:
+    """Create, list and remove API keys. A running service follows a change immediately.
+
+    \b
+      python -m service keys add deploy --scope manage
+
+    The routes that load, unload and promote versions need a key with the scope `manage`. Predicting
+    needs a key only if there is one with the scope `predict`.
     """
-    context.obj = path
 
 
-@main.command()
+@keys.command()
 @click.argument("name")
 @click.option(
     "--scope",
@@ -60,17 +62,17 @@ def main(context: click.Context, path: Path) -> None:
     type=click.Choice(SCOPES),
     multiple=True,
     required=True,
-    help="What it may do; give both for both.",
+    help="What the key may do. Repeat the option for several scopes.",
 )
-@click.pass_obj
-def add(path: Path, name: str, scopes: tuple[Scope, ...]) -> None:
-    """Make a key and print it, once: only its hash is kept.
-
-    The name says whose it is; what the key promotes is recorded under it.
+def add(name: str, scopes: tuple[Scope, ...], path: Path) -> None:
+    """Create a key and print its secret once. Only a hash of the secret is stored.
 
     \b
       python -m service keys add deploy --scope manage
-      curl -X POST -H "Authorization: Bearer KEY" http://127.0.0.1:8000/v1/models/MODEL/versions/2/promote
+      curl -X POST -H "Authorization: Bearer KEY" \\
+        http://127.0.0.1:8000/v1/models/MODEL/versions/2/promote
+
+    NAME says who uses the key. It is recorded with every promotion.
     """
     try:
         check_name(name, "key")
@@ -78,33 +80,33 @@ def add(path: Path, name: str, scopes: tuple[Scope, ...]) -> None:
         raise click.BadParameter(str(error), param_hint="NAME") from None
     secret = add_key(path, name, scopes)
     click.echo(secret)
-    click.echo(f"this is the only time that it is shown; {path} holds its hash", err=True)
+    click.echo(f"Copy the key now: it is not shown again. {path} stores its hash.", err=True)
 
 
-@main.command(name="list")
-@click.pass_obj
+@keys.command(name="list")
 def list_keys(path: Path) -> None:
-    """List the keys' names, scopes and dates."""
-    keys = read_keys(path, by_hand=True)
-    if not keys:
-        click.echo(
-            "there are no keys: the routes that manage versions are shut, and everyone may predict"
-        )
-    for key in keys:
+    """List the names, scopes and creation dates (UTC) of the keys.
+
+    \b
+      python -m service keys list
+    """
+    stored = read_keys(path, trust_any_owner=True)
+    if not stored:
+        click.echo("There are no keys. Everyone may predict, nobody may manage versions.")
+        click.echo("Create one: python -m service keys add NAME --scope manage")
+    for key in stored:
         click.echo(f"{key.name:20}  {','.join(key.scopes):14}  {key.created_at:%Y-%m-%d %H:%M}")
 
 
-@main.command()
+@keys.command()
 @click.argument("name")
-@click.pass_obj
-def remove(path: Path, name: str) -> None:
-    """Remove a key: what it opened, it opens no more."""
-    opened = remove_key(path, name)
-    click.echo(
-        f"{name} is removed"
-        + (
-            "; it was the last with the scope predict, so everyone may predict now"
-            if opened
-            else ""
-        )
-    )
+def remove(name: str, path: Path) -> None:
+    """Remove a key. Requests that use it are rejected from now on.
+
+    \b
+      python -m service keys remove deploy
+    """
+    everyone_predicts = remove_key(path, name)
+    click.echo(f"Removed {name}.")
+    if everyone_predicts:
+        click.echo("It was the last key with the scope predict, so everyone may predict now.")

@@ -13,9 +13,9 @@ from starlette.requests import ClientDisconnect, Request
 from service.errors import BadRequestError, BodyTimeoutError, TooLargeError
 from service.http.api_keys import ApiKeys
 from service.http.models import ModelName, VersionNumber
-from service.http.schemas import ModelDetail
 from service.versions.operations import Operations
 from service.versions.registry import Registry
+from service.versions.views import ModelDetail
 
 T = TypeVar("T", bound=BaseModel)
 MAX_BODY_BYTES: Final = 16 * 1024

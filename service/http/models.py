@@ -14,9 +14,9 @@ from service.errors import NotFoundError, NotReadyError
 from service.http.metrics import ServiceMetrics
 from service.http.query_params import DOCUMENTED
 from service.http.request_body import FIELD
-from service.http.schemas import Health, ModelDetail, ModelList, PredictResponse, Problem
+from service.http.schemas import Health, PredictResponse, Problem
 from service.versions.registry import Registry
-from service.versions.views import describe_model, summarise
+from service.versions.views import ModelDetail, ModelList, describe_model, summarise
 
 
 def _canonical(text: str) -> int:
@@ -211,13 +211,13 @@ def _require_readable(registry: Registry) -> None:
 def _health(registry: Registry) -> Health:
     models = registry.models.values()
     missing = ", ".join(
-        sorted(model.name for model in models if model.served is None and model.state != "unloaded")
+        sorted(model.name for model in models if model.answering is None and model.state != "unloaded")
     )
     reasons = ["the model store can not be read"] if registry.error else []
     if missing and registry.loaded:
         reasons.append(f"no proven version of {missing}")
     if registry.loaded:
-        absent = registry.required.absent(registry.models).items()
+        absent = registry.required.missing(registry.models).items()
         reasons += [
             f"{setting} names {name}, which is not in the store" for name, setting in absent
         ]

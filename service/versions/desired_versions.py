@@ -1,4 +1,4 @@
-"""What is wished to be served of a model: by its policy, from names and alias events alone, so that it can be asked often."""
+"""DesiredVersions: which versions of a model should serve, from names and alias events alone."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,79 +9,70 @@ from model_store.store import Contents, ModelStore
 from model_store.version import Layer
 from service.versions.version_policy import Selection, VersionPolicy, select_versions
 
-Hold = Literal["load", "unload"]
-"""What an operator said of one version on this replica: it outlasts every look at the store until it is taken back."""
+Override = Literal["load", "unload"]
+"""What an operator did to a version on this replica; it stays so until it is released."""
 
 DEFAULT_POLICY: Final = VersionPolicy()
 
 
 @dataclass(frozen=True)
 class DesiredVersions:
-    """One model's wish. Two that are equal ask for nothing new, so what failed under one is not tried again under the other."""
+    """The desired versions of one model. While they stay equal, a failed version is not retried."""
 
     layer: Layer
     versions: tuple[int, ...]
-    moves: int
-    """How often the aliases were moved: a version that failed is tried again when it is promoted once more."""
+    alias_moves: int
+    """How often the aliases moved: promoting a failed version again makes it be retried."""
     selection: Selection
-    holds: tuple[tuple[int, Hold], ...] = ()
+    overrides: tuple[tuple[int, Override], ...] = ()
 
     @property
     def candidates(self) -> tuple[int, ...]:
-        """The versions that the policy would have, best first, without those that are held unloaded."""
-        return tuple(number for number in self.selection.candidates if number not in self.unloaded)
+        """The versions that the policy selects, best first, without those an operator unloaded."""
+        unloaded = self.overridden("unload")
+        return tuple(number for number in self.selection.candidates if number not in unloaded)
 
-    @property
-    def pinned(self) -> tuple[int, ...]:
-        """The versions that are held loaded, whatever the policy says."""
-        return tuple(number for number, hold in self.holds if hold == "load")
-
-    @property
-    def unloaded(self) -> tuple[int, ...]:
-        """The versions that are held unloaded, whatever the policy says."""
-        return tuple(number for number, hold in self.holds if hold == "unload")
+    def overridden(self, override: Override) -> tuple[int, ...]:
+        """The versions that an operator loaded, or unloaded, whatever the policy selects."""
+        return tuple(number for number, what in self.overrides if what == override)
 
     def choose_answering(self, serving: Iterable[int]) -> int:
-        """Which of the versions that serve, at least one, answers where none is named."""
+        """Which of these versions, at least one, answers requests without a version number."""
         numbers = set(serving)
         return next((number for number in self.selection.named if number in numbers), max(numbers))
 
 
 class DesiredVersionsReader:
-    """Reads wishes. An alias's events are opened once, and again only when its directory has changed: they are append-only."""
+    """Reads desired versions. An alias is read again only after its directory has changed."""
 
     def __init__(self, store: ModelStore) -> None:
         self._store = store
-        self._known: dict[tuple[str, str], tuple[object, tuple[int, ...], int]] = {}
+        self._cache: dict[tuple[str, str], tuple[object, tuple[int, ...], int]] = {}
 
     def read(
         self, model: str, contents: Contents, policy: VersionPolicy = DEFAULT_POLICY
     ) -> DesiredVersions:
-        """The wish of a model of which the store holds this. Raises AliasError."""
+        """The desired versions of a model with these contents. Raises AliasError."""
         aliases, moves = {}, 0
         if contents.layer == "published":
             for alias in {policy.alias, PRODUCTION}:
                 aliases[alias], count = self._read_alias(model, alias)
                 moves += count
-        return DesiredVersions(
-            contents.layer,
-            contents.versions,
-            moves,
-            select_versions(policy, contents.versions, aliases),
-        )
+        selection = select_versions(policy, contents.versions, aliases)
+        return DesiredVersions(contents.layer, contents.versions, moves, selection)
 
-    def forget_all_but(self, models: Iterable[str]) -> None:
-        """Let go of what was read of models that are gone."""
+    def keep_only(self, models: Iterable[str]) -> None:
+        """Drop what is cached of other models."""
         kept = set(models)
-        self._known = {key: known for key, known in self._known.items() if key[0] in kept}
+        self._cache = {key: entry for key, entry in self._cache.items() if key[0] in kept}
 
     def _read_alias(self, model: str, alias: str) -> tuple[tuple[int, ...], int]:
-        """The versions that the alias has pointed to and not been rolled back from, newest first, and how often it moved."""
+        """The versions to which rollbacks would lead, newest first, and the number of moves."""
         aliases = self._store.aliases(model)
         stamp = aliases.stamp(alias)
-        known = self._known.get((model, alias))
-        if known is None or known[0] != stamp:
+        cached = self._cache.get((model, alias))
+        if cached is None or cached[0] != stamp:
             history = aliases.history(alias)
-            known = stamp, tuple(dict.fromkeys(reversed(standing(history)))), len(history)
-            self._known[model, alias] = known
-        return known[1], known[2]
+            cached = stamp, tuple(dict.fromkeys(reversed(standing(history)))), len(history)
+            self._cache[model, alias] = cached
+        return cached[1], cached[2]

@@ -1,39 +1,50 @@
-"""Versions on their way out: each closed when its last request has ended, with no one waiting for that."""
+"""DrainingVersions: versions that left the registry and close when their last request has ended."""
 
+import logging
 import threading
 
 from service.engine.loaded_version import LoadedVersion
 from service.host.malloc import trim_memory
 
+logger = logging.getLogger(__name__)
+
 
 class DrainingVersions:
-    """What has left the snapshot and may still answer. Nothing here holds a version longer than its own requests do."""
+    """Closes versions in the background, each in a thread of its own."""
 
     def __init__(self) -> None:
-        self._closing: tuple[
-            tuple[str, int, threading.Thread], ...
-        ] = ()  # replaced, never changed: others read it
+        # Replaced, never changed in place: other threads read it.
+        self._draining: tuple[tuple[str, int, threading.Thread], ...] = ()
 
-    def retire(self, served: LoadedVersion) -> None:
-        """Close a version that no request finds any more, once its leases are back."""
-        thread = threading.Thread(target=served.close, name=f"unload {served.version}", daemon=True)
+    def drain(self, loaded: LoadedVersion) -> None:
+        """Close a version that no new request can find, once its leases are returned."""
+        model, number = loaded.version.model, loaded.version.number
+        logger.info("version draining model=%s version=%d", model, number)
+        thread = threading.Thread(
+            target=_close, args=(loaded,), name=f"drain {loaded.version}", daemon=True
+        )
         thread.start()
-        self._closing = (*self._closing, (served.version.model, served.version.number, thread))
+        self._draining = (*self._draining, (model, number, thread))
 
     def numbers(self, model: str) -> list[int]:
-        """The versions of a model whose requests have not ended yet."""
+        """The versions of a model that still have requests."""
         return [
-            number for name, number, thread in self._closing if name == model and thread.is_alive()
+            number for name, number, thread in self._draining if name == model and thread.is_alive()
         ]
 
-    def tidy(self) -> None:
-        """Where a version has gone since the last call, give its memory back to the system: nothing holds it any more."""
-        alive = tuple(entry for entry in self._closing if entry[2].is_alive())
-        if len(alive) < len(self._closing):
+    def trim(self) -> None:
+        """Return memory to the system if a version was closed since the last call."""
+        alive = tuple(entry for entry in self._draining if entry[2].is_alive())
+        if len(alive) < len(self._draining):
             trim_memory()
-        self._closing = alive
+        self._draining = alive
 
     def join(self) -> None:
-        """Wait until every one is closed."""
-        for *_, thread in self._closing:
+        """Block until every version is closed."""
+        for *_, thread in self._draining:
             thread.join()
+
+
+def _close(loaded: LoadedVersion) -> None:
+    loaded.close()
+    logger.info("version unloaded model=%s version=%d", loaded.version.model, loaded.version.number)

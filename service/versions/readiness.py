@@ -1,18 +1,19 @@
-"""The required models: those that a replica must serve to be ready."""
+"""RequiredModels: the models that must serve for this replica to be ready."""
 
 import logging
 from collections.abc import Collection, Mapping
 
-from service.versions.snapshot import Models, serves
+from service.versions.served_model import Models, serves
 
 logger = logging.getLogger(__name__)
 
 
 class RequiredModels:
-    """Ready is who serves all of them, and at least one model.
+    """A replica is ready while all of its required models serve, and at least one model.
 
-    What a setting names is required for good. Where no setting names any, what served once the store had first been followed is
-    too, as long as the store has it: so neither a model that came later nor one that was deleted makes a replica unready.
+    Models that a setting names are always required. If `SERVICE_REQUIRED_MODELS` is unset, the
+    models that serve after startup are required as well, until they are deleted from the store. So
+    neither a new model nor a deleted one makes a replica unready.
     """
 
     def __init__(
@@ -21,45 +22,49 @@ class RequiredModels:
         required: Collection[str] | None = None,
         configured: Collection[str] = (),
     ) -> None:
-        """`configured` models have settings of their own, and are not required by that."""
+        """The models that settings name; `configured` ones have own settings and are optional."""
         self._named = dict.fromkeys(required or (), "SERVICE_REQUIRED_MODELS")
         if default_model:
             self._named[default_model] = "SERVICE_DEFAULT_MODEL"
         self._settings = dict.fromkeys(configured, "SERVICE_MODELS") | self._named
-        self._finds = required is None
-        self._found: frozenset[str] = frozenset()
+        self._requires_startup_models = required is None
+        self._startup_models: frozenset[str] = frozenset()
 
-    def find(self, models: Models) -> None:
-        """Take what serves now for what served at the start, and log what the settings name in vain."""
-        if self._finds:
-            self._found = frozenset(name for name in models if serves(models, name))
-        for name, setting in self.absent(models).items():
-            level = logging.ERROR if name in self._named else logging.WARNING
-            there_are = ", ".join(sorted(models)) or "none"
+    def record_startup(self, models: Models) -> None:
+        """Require what serves now, if no setting does, and log models that only settings know."""
+        if self._requires_startup_models:
+            self._startup_models = frozenset(name for name in models if serves(models, name))
+        for name, setting in self.missing(models).items():
             logger.log(
-                level,
-                "%s names %s, which is not in the store; there are %s",
+                logging.ERROR if name in self._named else logging.WARNING,
+                "model not in store setting=%s model=%s available=%s",
                 setting,
                 name,
-                there_are,
+                ",".join(sorted(models)),
             )
 
     def forget(self, name: str) -> None:
-        """The model is gone from the store."""
-        self._found -= {name}
+        """Stop requiring a model that was deleted from the store, unless a setting names it."""
+        self._startup_models -= {name}
 
-    def are_served(self, models: Models) -> bool:
-        """Whether a replica with these models may be sent traffic."""
+    def all_serve(self, models: Models) -> bool:
+        """Whether a replica with these models is ready."""
         serving = {name for name in models if serves(models, name)}
-        return bool(serving) and serving >= self._named.keys() | self._found
+        return bool(serving) and serving >= self._named.keys() | self._startup_models
 
-    def can_spare(self, models: Models, name: str, *, gone: bool = False) -> bool:
-        """Whether a replica that is ready with these models stays so without that one, which is gone from the store or not."""
-        needed = name in self._named or (name in self._found and not gone)
-        return not needed and any(serves(models, other) for other in models if other != name)
+    def is_ready_without(self, models: Models, name: str, *, deleted: bool = False) -> bool:
+        """Whether a ready replica stays ready without this model.
 
-    def absent(self, models: Models) -> Mapping[str, str]:
-        """Which models the settings name that the store lacks, each with its setting."""
+        Args:
+            models: The models of the replica.
+            name: The model to go.
+            deleted: The model is gone from the store, so it is required only if a setting names it.
+        """
+        required = name in self._named or (name in self._startup_models and not deleted)
+        return not required and any(serves(models, other) for other in models if other != name)
+
+    def missing(self, models: Models) -> Mapping[str, str]:
+        """The models that settings name and the store lacks, each with the setting's name."""
         return {
             name: setting for name, setting in sorted(self._settings.items()) if name not in models
         }

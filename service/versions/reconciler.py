@@ -1,162 +1,215 @@
-"""One model as it serves, and how it follows a wish."""
+"""The reconciler: brings a registry in line with its store, at startup and from then on."""
 
+import asyncio
 import logging
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 
-from model_store.errors import ModelStoreError, StoreUnreadableError
-from model_store.store import ModelStore
-from model_store.version import Layer
+from model_store.errors import AliasError, ModelStoreError, StoreUnreadableError
+from model_store.store import Contents
 from service.engine.loaded_version import LoadedVersion
-from service.engine.options import EngineOptions
+from service.errors import NotReadyError
 from service.versions.desired_versions import DesiredVersions
+from service.versions.loading import LoadFailure, load_version, reusable_version
+from service.versions.registry import Registry, RegistryChange
+from service.versions.served_model import ServedModel
 
-State = Literal["loading", "ready", "unloading", "unloaded", "error"]
-VersionStateName = Literal["loading", "ready", "unloading", "error"]
-_UNREAD: Final = (StoreUnreadableError, OSError)
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ServedModel:
-    """What serves of a model, why other versions do not, and the wish that was followed last.
+async def watch(
+    registry: Registry,
+    poll_seconds: float,
+    stopping: asyncio.Event,
+    on_loaded: Callable[[Registry], None] = lambda _: None,
+) -> None:
+    """Reconcile, call `on_loaded`, and reconcile every `poll_seconds` until `stopping` is set.
 
-    `served` is what answers where no version is named, one of `serving`, whatever the state: a model that is gone from the store
-    may go on until another takes over.
+    With 0 seconds, reconcile once. A reconciliation that has begun is completed.
     """
-
-    name: str
-    state: State = "loading"
-    layer: Layer = "published"
-    served: LoadedVersion | None = None
-    serving: Mapping[int, LoadedVersion] = field(default_factory=dict)
-    loading: int | None = None
-    error: str | None = None
-    errors: Mapping[int, str] = field(default_factory=dict)
-    unread: frozenset[int] = frozenset()
-    """Of the versions with an error those that could not be read: no fault of theirs, so they are tried at every look."""
-    wish: DesiredVersions | None = None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a version can not serve, as a client may read it, and whether it only could not be read."""
-
-    reason: str
-    unread: bool
-
-
-def follow(
-    model: ServedModel, wish: DesiredVersions, store: ModelStore, options: EngineOptions
-) -> Iterator[ServedModel]:
-    """The model step by step on its way to the wish: each step to be shown at once, the last one when the wish was followed.
-
-    Of the candidates the best that can be proven serve, as many as are wished, and what is held loaded beside them. What served
-    before goes on until the last step, and longer where nothing of the wish can be proven; it is neither changed nor closed. A
-    version that failed under this very wish is not tried again. Raises nothing: what is wrong with a version stands in `errors`.
-    """
-    kept: dict[int, LoadedVersion] = {}
-    errors: dict[int, str] = {}
-    unread: set[int] = set()
-    places = wish.selection.count
-    for number in dict.fromkeys((*wish.candidates, *wish.pinned)):
-        if not places and number not in wish.pinned:
-            continue
-        served = _still_serving(model, number, wish)
-        if (
-            served is None
-            and wish == model.wish
-            and number in model.errors
-            and number not in model.unread
-        ):
-            errors[number] = model.errors[number]
-        elif served is None:
-            yield _between(model, kept, wish, loading=number)
-            said = model.errors.get(number) if number in model.unread else None
-            loaded = try_version(model.name, number, store, options, said)
-            if isinstance(loaded, LoadedVersion):
-                served = loaded
-            else:
-                errors[number] = loaded.reason
-                unread |= {number} if loaded.unread else set()
-        if served is None:
-            continue
-        kept[number] = served
-        places -= bool(places) and number in wish.candidates
-        yield _between(model, kept, wish)
-    serving = kept or {
-        number: served for number, served in model.serving.items() if number not in wish.unloaded
-    }
-    answering = serving[wish.choose_answering(serving)] if serving else None
-    yield ServedModel(
-        model.name,
-        state="ready" if serving else "unloaded" if wish.unloaded and not errors else "error",
-        layer=answering.version.layer if answering else wish.layer,
-        served=answering,
-        serving=serving,
-        errors=errors,
-        unread=frozenset(unread),
-        wish=wish,
-    )
-
-
-def try_version(
-    name: str, number: int, store: ModelStore, options: EngineOptions, said: str | None = None
-) -> LoadedVersion | Failure:
-    """The version, verified, proven and warm, or why it is not; the log has the reason, unless it is what was `said` before."""
-    began = time.perf_counter()
+    await asyncio.to_thread(reconcile, registry)
     try:
-        served = LoadedVersion(store.open(name, number), options)
-    except Exception as error:  # one damaged version must not keep the other models from serving
-        failure = Failure(_describe(error), isinstance(error, _UNREAD))
-        if failure.reason != said:
-            unexpected = None if isinstance(error, (ModelStoreError, OSError)) else error
-            logger.error("%s/%d is not served: %s", name, number, error, exc_info=unexpected)  # noqa: TRY400
-        return failure
-    taken = (time.perf_counter() - began) * 1e3
-    logger.info(
-        "%s is ready in %s after %.0f ms", served.version, served.selected_variant.precision, taken
-    )
-    return served
+        on_loaded(registry)
+    except Exception:
+        logger.exception("startup announcement failed")
+    while poll_seconds and not await _is_set_within(stopping, poll_seconds):
+        await asyncio.to_thread(reconcile, registry)
 
 
-def _describe(error: Exception) -> str:
-    if isinstance(error, _UNREAD):
-        return "it can not be read"
-    if isinstance(error, ModelStoreError):
-        return str(error)
-    return f"it can not be loaded: {type(error).__name__}; the server's log has the reason"
+async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()
 
 
-def _still_serving(model: ServedModel, number: int, wish: DesiredVersions) -> LoadedVersion | None:
-    """The version where it serves already; not one of another layer, nor of a model that was gone and came back."""
-    served = model.serving.get(number)
-    return (
-        served
-        if served and model.state != "unloading" and served.version.layer == wish.layer
-        else None
-    )
+def reconcile(registry: Registry) -> None:
+    """Bring the registry in line with its store; blocks while another change is made."""
+    with suppress(NotReadyError), registry.exclusive() as change:  # nothing to do once it is closed
+        apply_store(change)
 
 
-def _between(
+def apply_store(change: RegistryChange) -> None:
+    """Load the desired versions of every model and let the others drain. Raises nothing.
+
+    A version that serves stays until its successor is ready. A version that fails is recorded with
+    the reason, and the next candidate is tried. An unreadable store is recorded and changes nothing
+    else.
+    """
+    registry = change.registry
+    try:
+        contents = registry.store.contents()
+        change.set_error(None)
+        _apply_contents(change, contents)
+    except Exception as error:  # noqa: BLE001  the service goes on with what it has
+        known = isinstance(error, ModelStoreError)
+        reason = str(error) if known else "loading the models failed"
+        change.set_error(reason)
+        registry.problems.report(
+            "store", f"model store unreadable reason={reason!r}", None if known else error
+        )
+    else:
+        if registry.problems.clear("store"):
+            logger.info("model store readable again")
+    finally:
+        change.trim_memory()
+
+
+def _apply_contents(change: RegistryChange, contents: Mapping[str, Contents]) -> None:
+    registry = change.registry
+    desired = _read_desired(change, contents)
+    if not registry.loaded:
+        change.put_first(
+            {name: ServedModel(name, layer=wanted.layer) for name, wanted in desired.items()}
+        )
+    for name, wanted in desired.items():
+        _apply_model(change, name, wanted)
+    # Deleted models go last, so that a new one can take over from them.
+    for name in sorted(registry.models.keys() - set(contents)):
+        _remove_model(change, name)
+    registry.desired.keep_only(contents)
+    change.finish()
+
+
+def _read_desired(
+    change: RegistryChange, contents: Mapping[str, Contents]
+) -> dict[str, DesiredVersions]:
+    """The desired versions of each model; a model that cannot be read keeps what it serves."""
+    registry, desired = change.registry, {}
+    for name, model_contents in contents.items():
+        subject = f"model {name}"
+        try:
+            if model_contents.trouble:
+                raise StoreUnreadableError(model_contents.trouble)
+            wanted = registry.desired.read(name, model_contents, registry.policy_of(name))
+        except (ModelStoreError, OSError) as error:
+            model = registry.models.get(name) or ServedModel(name)
+            state = model.state if model.answering else "error"
+            reason = str(error) if isinstance(error, AliasError) else "its directory cannot be read"
+            registry.problems.report(subject, f"model unreadable model={name} reason={error!r}")
+            change.put(replace(model, state=state, error=reason))
+        else:
+            registry.problems.clear(subject)
+            overrides = tuple(sorted(registry.overrides(name).items()))
+            desired[name] = replace(wanted, overrides=overrides)
+    return desired
+
+
+def _apply_model(change: RegistryChange, name: str, desired: DesiredVersions) -> None:
+    """Load the best candidates that pass their proof, and the versions that an operator loaded.
+
+    Every step is visible at once. What served before stays until the last step, and longer if no
+    candidate passes. A version that failed for equal desired versions is tried again only if it was
+    unreadable.
+    """
+    model = change.registry.models.get(name) or ServedModel(name)
+    if desired == model.desired and not model.unreadable and not model.error:
+        return
+    serving: dict[int, LoadedVersion] = {}
+    errors: dict[int, str] = {}
+    unreadable: set[int] = set()
+    missing = desired.selection.count
+    forced = desired.overridden("load")
+    for number in dict.fromkeys((*desired.candidates, *forced)):
+        if not missing and number not in forced:
+            continue
+        loaded = reusable_version(model, number, desired.layer)
+        if loaded is None:
+            if desired == model.desired and number in model.errors.keys() - model.unreadable:
+                errors[number] = model.errors[number]
+                continue
+            change.put(_while_loading(model, serving, desired, number))
+            result = load_version(change.registry, name, number)
+            if isinstance(result, LoadFailure):
+                errors[number] = result.reason
+                unreadable |= {number} if result.unreadable else set()
+                continue
+            loaded = result
+        serving[number] = loaded
+        missing -= bool(missing) and number in desired.candidates
+        change.put(_while_loading(model, serving, desired, None))
+    change.put(_final(model, serving, desired, errors, frozenset(unreadable)))
+
+
+def _while_loading(
     model: ServedModel,
-    kept: Mapping[int, LoadedVersion],
-    wish: DesiredVersions,
-    loading: int | None = None,
+    ready: Mapping[int, LoadedVersion],
+    desired: DesiredVersions,
+    loading: int | None,
 ) -> ServedModel:
-    """A step on the way: what is there already serves, and so does still what served before."""
-    serving = {**model.serving, **kept}
+    """An intermediate step: what is ready serves beside what served before."""
+    serving = {**model.serving, **ready}
     if not serving:
         return replace(model, state="loading", loading=loading)
-    answering = serving[wish.choose_answering(serving)]
-    state = "ready" if kept else model.state
+    answering = serving[desired.choose_answering(serving)]
     return replace(
         model,
-        state=state,
+        state="ready" if ready else model.state,
         layer=answering.version.layer,
-        served=answering,
+        answering=answering,
         serving=serving,
         loading=loading,
     )
+
+
+def _final(
+    model: ServedModel,
+    ready: Mapping[int, LoadedVersion],
+    desired: DesiredVersions,
+    errors: Mapping[int, str],
+    unreadable: frozenset[int],
+) -> ServedModel:
+    """The last step: what is ready serves alone, or what served before if nothing is."""
+    unloaded = desired.overridden("unload")
+    serving = ready or {
+        number: loaded for number, loaded in model.serving.items() if number not in unloaded
+    }
+    answering = serving[desired.choose_answering(serving)] if serving else None
+    return ServedModel(
+        model.name,
+        state="ready" if serving else "unloaded" if unloaded and not errors else "error",
+        layer=answering.version.layer if answering else desired.layer,
+        answering=answering,
+        serving=serving,
+        errors=errors,
+        unreadable=unreadable,
+        desired=desired,
+    )
+
+
+def _remove_model(change: RegistryChange, name: str) -> None:
+    """Remove a model that was deleted from the store, unless readiness depends on it."""
+    registry = change.registry
+    model = registry.models[name]
+    if not registry.ready or registry.required.is_ready_without(
+        registry.models, name, deleted=True
+    ):
+        logger.info("model removed model=%s", name)
+        change.remove(name)
+    elif model.state != "unloading":
+        logger.warning("model deleted from store, still served model=%s", name)
+        reason = (
+            "it was deleted from the store; it still serves because this replica would not be "
+            "ready without it"
+        )
+        change.put(replace(model, state="unloading", error=reason, desired=None))

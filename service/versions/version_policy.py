@@ -1,4 +1,4 @@
-"""Version policies: which versions of a model are to serve, as a pure function of the versions there are and of its aliases."""
+"""Version policies: which versions of a model serve, by its versions and aliases alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ EXPECTED: Final = "expected alias:NAME, latest:COUNT, versions:NUMBER,NUMBER or 
 
 @dataclass(frozen=True)
 class VersionPolicy:
-    """What is to serve of a model; `alias` also says which version answers where none is named."""
+    """Which versions serve. `alias` also names the one for requests without a version number."""
 
     kind: Literal["alias", "latest", "versions", "all"] = "alias"
     alias: str = PRODUCTION
@@ -36,9 +36,10 @@ class VersionPolicy:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a policy comes to: of `candidates`, best first, the first `count` that can be proven are to serve.
+    """What a policy selects: the first `count` of `candidates` that pass their proof serve.
 
-    `named` are the versions that answer where none is named, best first; where none of them serves the highest does.
+    Requests without a version number are answered by the first of `named` that serves, or else by
+    the highest version that serves.
     """
 
     candidates: tuple[int, ...]
@@ -47,7 +48,7 @@ class Selection:
 
 
 def parse_policy(text: str) -> VersionPolicy:
-    """`alias:production`, `latest:2`, `versions:1,4` or `all`. Raises ValueError that says what was expected."""
+    """Parse `alias:production`, `latest:2`, `versions:1,4` or `all`. Raises ValueError."""
     kind, separator, rest = text.strip().partition(":")
     if kind == "all" and not separator:
         return VersionPolicy("all")
@@ -55,17 +56,14 @@ def parse_policy(text: str) -> VersionPolicy:
         return VersionPolicy("alias", alias=rest)
     try:
         if kind == "latest":
-            return VersionPolicy(
-                "latest", count=parse_version(rest)
-            )  # a count is written as a version is: 1, 2, …
+            # A count has the same syntax as a version: 1, 2, …
+            return VersionPolicy("latest", count=parse_version(rest))
         if kind == "versions":
-            return VersionPolicy(
-                "versions",
-                numbers=tuple(sorted({parse_version(part.strip()) for part in rest.split(",")})),
-            )
+            numbers = {parse_version(part.strip()) for part in rest.split(",")}
+            return VersionPolicy("versions", numbers=tuple(sorted(numbers)))
     except InvalidNameError:
-        pass  # said below, with what is expected
-    raise ValueError(EXPECTED)
+        pass
+    raise ValueError(f"{text!r} is not a version policy; {EXPECTED}")
 
 
 def _check(text: str) -> str:
@@ -74,17 +72,22 @@ def _check(text: str) -> str:
 
 
 PolicyText = Annotated[str, AfterValidator(_check)]
-"""A policy as it stands in a setting."""
+"""The text of a policy in a setting."""
 
 
 def select_versions(
     policy: VersionPolicy, versions: Sequence[int], aliases: Mapping[str, Sequence[int]]
 ) -> Selection:
-    """What the policy selects of `versions`, ascending and at least one.
+    """Apply a policy.
 
-    `aliases` has the versions that each alias has pointed to and not been rolled back from, newest first. A model without the
-    policy's alias follows `production`; without that too it serves its newest version. Only what an alias points to now, and
-    what `versions:` names, is a candidate also where it is not there: its error is to be seen.
+    Args:
+        policy: The policy.
+        versions: The versions in the store, ascending, at least one.
+        aliases: The versions to which rollbacks of each alias would lead, newest first.
+
+    A model without the policy's alias follows `production`, and without that its newest version. A
+    version that the alias points to now, or that `versions:` names, is a candidate even if it is
+    missing in the store, so that the error is visible.
     """
     named = tuple(aliases.get(policy.alias) or aliases.get(PRODUCTION) or ())
     newest_first = tuple(versions[::-1])

@@ -1,113 +1,168 @@
-"""What is said of a model over HTTP: what serves, in which precision, and why other versions and variants do not."""
+"""What `/v1/models` shows of a model: what serves, in which precision, and what does not."""
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
 
 from model_store.errors import AliasError, ModelNotFoundError, ModelStoreError
+from model_store.manifest import Calibration, Check, Input, Precision, Preprocessing
+from model_store.provenance import Imported, Metrics, Training, VersionReference
 from service.engine.loaded_version import LoadedVersion
-from service.http.schemas import ModelDetail, ModelSummary, VariantDetail, VersionState
-from service.versions.reconciler import ServedModel
 from service.versions.registry import Registry
+from service.versions.served_model import ServedModel
+
+
+class ModelSummary(BaseModel):
+    """A model in the list of models."""
+
+    model: str
+    state: Literal["loading", "ready", "unloading", "unloaded", "error"]
+    version: Annotated[
+        int | None, Field(description="The version that answers requests without a version number.")
+    ]
+    digest: str | None
+    proof: Annotated[
+        Literal["proven", "unproven"] | None,
+        Field(description="Whether the serving version was evaluated on labelled images."),
+    ] = None
+    precision: Annotated[
+        Precision | None, Field(description="Precision of the variant that serves.")
+    ]
+    default: bool
+
+
+class ModelList(BaseModel):
+    """Every model of the store."""
+
+    models: list[ModelSummary]
+
+
+class VersionState(BaseModel):
+    """A version in the store or in this process."""
+
+    version: int
+    state: Annotated[
+        Literal["loading", "ready", "unloading", "error", "available"],
+        Field(description="`available` versions are in the store and not selected."),
+    ]
+    reason: Annotated[str | None, Field(description="Why it does not serve.")] = None
+    held: Annotated[
+        Literal["load", "unload"] | None,
+        Field(description="What an operator decided on this replica, until it is released."),
+    ] = None
+
+
+class VariantDetail(BaseModel):
+    """One model file of the serving version, in its precision."""
+
+    precision: Precision
+    serving: bool
+    tolerance: Annotated[
+        float, Field(description="Largest accepted logit error on the golden images.")
+    ]
+    milliseconds: Annotated[
+        tuple[float, ...] | None,
+        Field(description="Time in ms of a batch of 1 and of 8 images, if it was measured here."),
+    ] = None
+    reason: Annotated[str | None, Field(description="Why it cannot serve here.")] = None
+    gate: list[Check]
+
+
+class ModelDetail(ModelSummary):
+    """What serves of a model, where it comes from and what its gates found."""
+
+    layer: Literal["published", "built-in"] | None = None
+    reason: Annotated[str | None, Field(description="What is wrong with the model as a whole.")] = (
+        None
+    )
+    versions: list[VersionState]
+    aliases: Annotated[
+        dict[str, int | None] | None,
+        Field(description="The version of each alias; null if its newest event is unreadable."),
+    ]
+    version_policy: Annotated[
+        str | None, Field(description="Which versions this replica serves.")
+    ] = None
+    class_names: list[str] | None = None
+    input: Input | None = None
+    preprocessing: Preprocessing | None = None
+    max_batch_size: int | None = None
+    can_abstain: Annotated[
+        bool | None,
+        Field(description="Whether it detects images unlike its training data."),
+    ] = None
+    coverages: Annotated[
+        list[float] | None, Field(description="Accepted values of `coverage` in predictions.")
+    ] = None
+    calibration: Calibration | None = None
+    metrics: Metrics | None = None
+    gate: list[Check] | None = None
+    precision_note: Annotated[
+        str | None,
+        Field(description="Why another precision serves than SERVICE_PRECISION requests."),
+    ] = None
+    variants: list[VariantDetail] | None = None
+    training: Training | None = None
+    imported: Imported | None = None
+    derived_from: VersionReference | None = None
 
 
 def summarise(registry: Registry, model: ServedModel) -> ModelSummary:
-    """The model in the list."""
+    """The model's entry in the list of models."""
     return ModelSummary(**_summary(registry, model))
 
 
+def describe_model(registry: Registry, model: ServedModel) -> ModelDetail:
+    """The model and the store's versions and aliases of it; reads the store."""
+    stored = _read_store(registry, model)
+    answering = _describe_answering(model.answering) if model.answering else {}
+    return ModelDetail(
+        **_summary(registry, model),
+        layer=model.layer,
+        reason=stored.problem or model.error,
+        versions=_version_states(registry, model, stored),
+        aliases=stored.aliases,
+        version_policy=str(registry.policy_of(model.name)),
+        **answering,
+    )
+
+
 def _summary(registry: Registry, model: ServedModel) -> dict[str, Any]:
-    version = model.served.version if model.served else None
+    version = model.answering.version if model.answering else None
     return {
         "model": model.name,
         "state": model.state,
         "version": version.number if version else None,
         "digest": f"sha256:{version.digest}" if version else None,
         "proof": version.manifest.proof if version else None,
-        "precision": model.served.selected_variant.precision if model.served else None,
+        "precision": model.answering.selected_variant.precision if model.answering else None,
         "default": model.name == registry.default_model,
     }
 
 
-def describe_model(registry: Registry, model: ServedModel) -> ModelDetail:
-    """The model's page, by the store as it is now; where the store can not be read, what still serves is shown."""
-    summary, policy = _summary(registry, model), str(registry.policy_of(model.name))
-    numbers: list[int] = []
-    pointing, trouble = None, None
-    try:
-        numbers = registry.store.versions(model.name)
-        pointing, trouble = _read_aliases(registry, model.name)
-    except ModelNotFoundError:
-        pass  # it is gone from the store, and what still serves of it is shown
-    except ModelStoreError as error:
-        registry.troubles.tell(
-            model.name, str(error) if str(error) != registry.error else None
-        )  # the look at it has said so
-        model = replace(model, error="the model store can not be read at the moment")
-    else:
-        registry.troubles.tell(model.name, trouble if trouble != model.error else None)  # as above
-        model = replace(model, error=model.error or trouble)
-    states, held = registry.states(model.name), registry.held(model.name)
-    versions = [
-        VersionState(
-            version=number,
-            state=states.get(number, "available"),
-            reason=model.errors.get(number) if states.get(number) == "error" else None,
-            held=held.get(number),
-        )
-        for number in sorted({*numbers, *states, *held})
-    ]
-    if model.served is None:
-        return ModelDetail(
-            **summary,
-            layer=model.layer,
-            reason=model.error,
-            versions=versions,
-            aliases=pointing,
-            version_policy=policy,
-        )
-    manifest = model.served.version.manifest
-    return ModelDetail(
-        **summary,
-        layer=model.layer,
-        reason=model.error,
-        versions=versions,
-        aliases=pointing,
-        version_policy=policy,
-        class_names=list(manifest.class_names),
-        input=manifest.input,
-        preprocessing=manifest.preprocessing,
-        max_batch_size=model.served.max_batch_size,
-        can_abstain=model.served.can_abstain,
-        coverages=model.served.coverages,
-        calibration=manifest.calibration,
-        metrics=manifest.metrics,
-        gate=list(manifest.gate),
-        precision_note=model.served.selected_variant.note,
-        variants=_variants(model.served),
-        training=manifest.training,
-        imported=manifest.imported,
-        derived_from=manifest.derived_from,
-    )
+def _describe_answering(loaded: LoadedVersion) -> dict[str, Any]:
+    manifest = loaded.version.manifest
+    return {
+        "class_names": list(manifest.class_names),
+        "input": manifest.input,
+        "preprocessing": manifest.preprocessing,
+        "max_batch_size": loaded.max_batch_size,
+        "can_abstain": loaded.can_abstain,
+        "coverages": loaded.coverages,
+        "calibration": manifest.calibration,
+        "metrics": manifest.metrics,
+        "gate": list(manifest.gate),
+        "precision_note": loaded.selected_variant.note,
+        "variants": _describe_variants(loaded),
+        "training": manifest.training,
+        "imported": manifest.imported,
+        "derived_from": manifest.derived_from,
+    }
 
 
-def _read_aliases(registry: Registry, name: str) -> tuple[dict[str, int | None] | None, str | None]:
-    """Where the model's aliases point, without those that can not be read, and what is wrong with the first of these."""
-    aliases, pointing, troubles = registry.store.aliases(name), dict[str, int | None](), []
-    try:
-        names = aliases.names()
-    except AliasError as error:
-        return None, str(error)
-    for alias in names:
-        try:
-            pointing[alias] = aliases.version(alias)
-        except AliasError as error:
-            pointing[alias] = None
-            troubles.append(str(error))
-    return pointing, next(iter(troubles), None)
-
-
-def _variants(served: LoadedVersion) -> list[VariantDetail]:
-    choice = served.selected_variant
+def _describe_variants(loaded: LoadedVersion) -> list[VariantDetail]:
+    choice = loaded.selected_variant
     return [
         VariantDetail(
             precision=variant.precision,
@@ -117,5 +172,66 @@ def _variants(served: LoadedVersion) -> list[VariantDetail]:
             reason=choice.left_out.get(variant.precision),
             gate=list(variant.gate),
         )
-        for variant in served.version.manifest.variants
+        for variant in loaded.version.manifest.variants
+    ]
+
+
+@dataclass(frozen=True)
+class _StoredModel:
+    """What the store holds of a model. `problem` is what could not be read."""
+
+    versions: tuple[int, ...] = ()
+    aliases: dict[str, int | None] | None = None
+    problem: str | None = None
+
+
+def _read_store(registry: Registry, model: ServedModel) -> _StoredModel:
+    """Read the store; a problem is logged once, and not if reconciliation has logged it already."""
+    subject = f"details of {model.name}"
+    try:
+        versions = tuple(registry.store.versions(model.name))
+        aliases, problem = _read_aliases(registry, model.name)
+    except ModelNotFoundError:  # deleted, but still serving
+        return _StoredModel()
+    except ModelStoreError as error:
+        if str(error) != registry.error:
+            registry.problems.report(subject, f"model store unreadable reason={str(error)!r}")
+        return _StoredModel(problem="the model store cannot be read at the moment")
+    if problem is None or problem == model.error:
+        registry.problems.clear(subject)
+        return _StoredModel(versions, aliases)
+    registry.problems.report(subject, f"alias unreadable model={model.name} reason={problem!r}")
+    return _StoredModel(versions, aliases, None if model.error else problem)
+
+
+def _read_aliases(registry: Registry, name: str) -> tuple[dict[str, int | None] | None, str | None]:
+    """The version of each alias, None if it is unreadable, and the first problem."""
+    store_aliases = registry.store.aliases(name)
+    try:
+        names = store_aliases.names()
+    except AliasError as error:
+        return None, str(error)
+    aliases: dict[str, int | None] = {}
+    problems: list[str] = []
+    for alias in names:
+        try:
+            aliases[alias] = store_aliases.version(alias)
+        except AliasError as error:
+            aliases[alias] = None
+            problems.append(str(error))
+    return aliases, problems[0] if problems else None
+
+
+def _version_states(
+    registry: Registry, model: ServedModel, stored: _StoredModel
+) -> list[VersionState]:
+    states, overrides = registry.states(model.name), registry.overrides(model.name)
+    return [
+        VersionState(
+            version=number,
+            state=states.get(number, "available"),
+            reason=model.errors.get(number) if states.get(number) == "error" else None,
+            held=overrides.get(number),
+        )
+        for number in sorted({*stored.versions, *states, *overrides})
     ]

@@ -27,7 +27,7 @@ class Application:
     client: httpx.AsyncClient
 
     def served(self, model: str = "colours") -> LoadedVersion:
-        served = self.registry.models[model].served
+        served = self.registry.models[model].answering
         assert served
         return served
 

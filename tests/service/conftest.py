@@ -59,7 +59,7 @@ def colour_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
 @pytest.fixture(scope="session")
 def server(colour_store: ModelStore) -> Iterator[ServerProcess]:
     """The service as it starts without further settings."""
-    with running("--store", colour_store.root, "--builtin", "false") as server:
+    with running("--store", colour_store.root, "--no-builtin") as server:
         yield server.announced()
 
 
@@ -73,7 +73,7 @@ def client(server: ServerProcess) -> Iterator[httpx.Client]:
 def limited_server(colour_store: ModelStore) -> Iterator[ServerProcess]:
     """A server with low limits."""
     limits = ("--max-body-bytes", 50_000, "--max-images", 4, "--max-pixels", 100_000)
-    with running("--store", colour_store.root, "--builtin", "false", *limits) as server:
+    with running("--store", colour_store.root, "--no-builtin", *limits) as server:
         yield server.announced()
 
 

@@ -11,7 +11,7 @@ from colour_model import MODEL, plain
 from server_process import ServerProcess, running
 
 from model_store.store import ModelStore
-from service.http.api_keys import add_key
+from service.key_file import add_key
 
 BASE = f"/v1/models/{MODEL}"
 
@@ -59,8 +59,7 @@ def operating(store: ModelStore, *arguments: object) -> Iterator[Operator]:
     flags = (
         "--store",
         store.root,
-        "--builtin",
-        "false",
+        "--no-builtin",
         "--keys",
         keys,
         "--store-poll-seconds",

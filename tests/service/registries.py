@@ -14,12 +14,12 @@ def options(_: str) -> EngineOptions:
 
 
 def serving(registry: Registry, model: str = MODEL) -> int | None:
-    served = registry.models[model].served
+    served = registry.models[model].answering
     return served.version.number if served else None
 
 
 def wait_until_closed(registry: Registry) -> None:
-    for *_, thread in registry._unloading._closing:
+    for *_, thread in registry._state.draining._draining:
         thread.join(PATIENCE_SECONDS)
         assert not thread.is_alive()
 

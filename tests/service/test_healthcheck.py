@@ -34,7 +34,7 @@ def test_ready_service_is_healthy(server: ServerProcess, proxy: dict[str, str]) 
 
 def test_service_without_models_is_unhealthy(store: ModelStore) -> None:
     """A service that is not ready, and a port on which nothing listens, give exit code 1 and one line."""
-    with running("--store", store.root, "--builtin", "false") as server:
+    with running("--store", store.root, "--no-builtin") as server:
         address = server.listening().address
         unready = check(address)
     for result in (unready, check(address)):

@@ -13,9 +13,9 @@ from server_process import PATIENCE_SECONDS
 from socket_application import InProcess
 from starlette.types import Receive, Scope, Send
 
-from service.__main__ import serve
+from service.__main__ import load_command
 from service.http.protocol import BoundedHttpProtocol
-from service.server import ACCEPTED_AT_ONCE, Server
+from service.server import LISTENERS_PER_SOCKET, Server
 
 
 class _Server(InProcess, Server):
@@ -51,8 +51,10 @@ async def _turns_until_accepted(count: int) -> int:
 def test_clients_that_come_together_are_accepted_together() -> None:
     """Under load a turn of the event loop is long, so that it matters how many of them it takes."""
     assert (
-        uvloop.run(asyncio.wait_for(_turns_until_accepted(4 * ACCEPTED_AT_ONCE), PATIENCE_SECONDS))
-        < 2 * ACCEPTED_AT_ONCE
+        uvloop.run(
+            asyncio.wait_for(_turns_until_accepted(4 * LISTENERS_PER_SOCKET), PATIENCE_SECONDS)
+        )
+        < 2 * LISTENERS_PER_SOCKET
     )
 
 
@@ -65,7 +67,9 @@ def test_garbage_is_collected_while_it_serves(
         Server, "run", lambda _: found.append((gc.isenabled(), gc.get_freeze_count() > 0))
     )
     try:
-        serve(["--store", str(tmp_path), "--keys", str(tmp_path / "keys.json")])
+        load_command("serve").main(
+            ["--store", str(tmp_path), "--keys", str(tmp_path / "keys.json")], standalone_mode=False
+        )
     finally:
         gc.unfreeze()
         gc.enable()

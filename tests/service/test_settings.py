@@ -1,14 +1,14 @@
 """Settings: each is a variable, a flag and a sentence."""
 
-import io
 import re
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from pydantic import ValidationError
-from pydantic_settings import CliApp
 
+from service import server
+from service.commands.serve import serve
 from service.engine.options import engine_options
 from service.settings import ModelSettings, Settings
 
@@ -50,11 +50,19 @@ SAMPLES: dict[str, tuple[str, object]] = {
 
 @pytest.fixture(scope="module")
 def help_text() -> str:
-    printed = io.StringIO()
-    with redirect_stdout(printed), pytest.raises(SystemExit) as caught:
-        CliApp.run(Settings, cli_args=["--help"])
-    assert caught.value.code == 0
-    return re.sub(r"\s+", " ", printed.getvalue())
+    """`--help` without white space: click breaks its lines at spaces and hyphens."""
+    result = CliRunner().invoke(serve, ["--help"])
+    assert result.exit_code == 0
+    return re.sub(r"\s+", "", result.stdout)
+
+
+def read_flags(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Settings:
+    """The settings that `serve` reads from these arguments."""
+    read: list[Settings] = []
+    monkeypatch.setattr(server, "run", read.append)
+    result = CliRunner().invoke(serve, arguments)
+    assert result.exit_code == 0, result.output
+    return read[0]
 
 
 def flag(name: str) -> str:
@@ -74,7 +82,11 @@ def test_every_setting_is_a_flag(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     """--<name> sets it, and counts before the variable."""
     text, value = SAMPLES[name]
     monkeypatch.setenv(f"SERVICE_{name.upper()}", "1")
-    assert getattr(CliApp.run(Settings, cli_args=[flag(name), text]), name) == value
+    if isinstance(value, bool):
+        arguments = [flag(name) if value else flag(f"no_{name}")]
+    else:
+        arguments = [flag(name), text]
+    assert getattr(read_flags(monkeypatch, *arguments), name) == value
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
@@ -82,8 +94,8 @@ def test_every_setting_says_what_it_is_for(name: str, help_text: str) -> None:
     """A setting has a sentence of advice, and --help shows it beside the flag."""
     description = Settings.model_fields[name].description or ""
     assert description.endswith(".")
-    assert flag(name) + " " in help_text
-    assert description in help_text
+    assert flag(name) in help_text
+    assert re.sub(r"\s+", "", description) in help_text
 
 
 @pytest.mark.parametrize(
@@ -205,8 +217,7 @@ def test_models_settings_that_are_not_understood_are_refused(
     own: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A misspelt name or a wrong value must not be silently nothing, be it a flag or a variable."""
-    with pytest.raises(ValidationError):
-        CliApp.run(Settings, cli_args=["--models", own])
+    assert CliRunner().invoke(serve, ["--models", own]).exit_code == 2
     monkeypatch.setenv("SERVICE_MODELS", own)
     with pytest.raises(ValidationError):
         Settings()

@@ -23,8 +23,9 @@ from service.engine.variant_selection import (
     load_proven,
     select_variant,
 )
-from service.server import describe
+from service.server import describe_startup
 from service.settings import RequestedPrecision
+from service.versions.reconciler import reconcile
 from service.versions.registry import Registry
 
 INT8 = Variant(precision="int8", file="model.int8.onnx", tolerance=0.05)
@@ -156,7 +157,7 @@ def test_the_service_serves_as_set_and_says_so(tmp_path: Path) -> None:
     publish(store, others={INT8: file_of(NEAR), FP16: b"not loaded"})
     publish(store, "plain")
     with (
-        running("--store", store.root, "--builtin", "false", "--precision", "int8") as server,
+        running("--store", store.root, "--no-builtin", "--precision", "int8") as server,
         server.announced().client() as client,
     ):
         detail = client.get(f"/v1/models/{MODEL}").json()
@@ -185,10 +186,11 @@ def test_the_start_says_where_another_precision_answers(store: ModelStore) -> No
     registry = Registry(
         store, lambda _: EngineOptions(SessionOptions(), max_batch_size=8, precision="int8")
     )
-    registry.load()
-    lines = describe(registry, "here")
+    reconcile(registry)
+    lines = describe_startup(registry, "here")
     registry.close()
-    assert "  model  colours/1: 7 classes; int8 answers" in lines
+    (model,) = [line for line in lines if "colours/1" in line]
+    assert "int8" in model
     assert "  model  plain/1: 7 classes" in lines
 
 

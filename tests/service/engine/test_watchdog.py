@@ -155,8 +155,7 @@ def test_service_answers_500_for_a_hanging_run(store: ModelStore) -> None:
         running(
             "--store",
             store.root,
-            "--builtin",
-            "false",
+            "--no-builtin",
             "--run-timeout-seconds",
             0.5,
             "--instances",

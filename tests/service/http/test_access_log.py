@@ -94,7 +94,7 @@ def test_a_message_of_several_lines_has_its_level_on_each() -> None:
 def test_lines_can_be_left_out(colour_store: ModelStore, tmp_path: Path) -> None:
     """With --access-log false a request leaves none."""
     with running(
-        "--store", colour_store.root, "--builtin", "false", "--access-log", "false", cwd=tmp_path
+        "--store", colour_store.root, "--no-builtin", "--no-access-log", cwd=tmp_path
     ) as server:
         with server.announced().client() as client:
             client.post("/v1/predict", content=plain("red"))

@@ -253,9 +253,7 @@ def exhaustible(tmp_path: Path) -> Iterator[ServerProcess]:
         "--max-body-bytes",
         200_000,
     )
-    with running(
-        "--store", store.root, "--builtin", "false", "--access-log", "false", *limits
-    ) as server:
+    with running("--store", store.root, "--no-builtin", "--no-access-log", *limits) as server:
         yield server.announced()
 
 
@@ -326,7 +324,7 @@ def test_chaos_leaves_the_service_as_it_was(exhaustible: ServerProcess, count: i
 def test_no_error_is_a_traceback_in_the_log(colour_store: ModelStore) -> None:
     """What clients do wrong is no event for the operator: neither a traceback nor a warning of Python's stands in the log."""
     with (
-        running("--store", colour_store.root, "--builtin", "false") as server,
+        running("--store", colour_store.root, "--no-builtin") as server,
         server.announced().client() as client,
     ):
         for _, parts, status, _ in BODIES:

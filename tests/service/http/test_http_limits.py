@@ -101,8 +101,7 @@ def test_slow_sender_gets_408(colour_store: ModelStore) -> None:
     arguments = (
         "--store",
         colour_store.root,
-        "--builtin",
-        "false",
+        "--no-builtin",
         "--body-timeout-seconds",
         "1.5",
     )
@@ -131,7 +130,7 @@ def test_overload_is_429_with_retry_after_and_goes_by(colour_store: ModelStore) 
         "--instances",
         1,
     )
-    with running("--store", colour_store.root, "--builtin", "false", *arguments) as server:
+    with running("--store", colour_store.root, "--no-builtin", *arguments) as server:
         server.announced()
         refused: list[httpx.Response] = []
         somebody_was_refused = threading.Event()
@@ -159,7 +158,7 @@ def test_deadline_is_a_504(colour_store: ModelStore) -> None:
     """A request whose images wait longer than the deadline, here for company that never comes, is answered with 504."""
     arguments = ("--deadline-seconds", "0.2", "--max-queue-delay-seconds", 2, "--instances", 1)
     with (
-        running("--store", colour_store.root, "--builtin", "false", *arguments) as server,
+        running("--store", colour_store.root, "--no-builtin", *arguments) as server,
         server.announced().client() as client,
     ):
         check_problem(client.post("/v1/predict", content=RED), 504, "deadline_exceeded")

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from server_process import ServerProcess, running
 
 from service.http.metrics import ServiceMetrics
+from service.versions.reconciler import reconcile
 from service.versions.registry import Registry
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
@@ -21,7 +22,7 @@ def own_server(tmp_path: Path) -> Iterator[ServerProcess]:
     """A server that nobody else asks."""
     store = make_store(tmp_path / "store")
     publish(store)
-    with running("--store", store.root, "--builtin", "false") as server:
+    with running("--store", store.root, "--no-builtin") as server:
         yield server.announced()
 
 
@@ -101,11 +102,11 @@ def test_openmetrics_is_spoken_to_who_asks_for_it(own_server: ServerProcess) -> 
 def test_versions_are_counted_in_every_state(registry: Registry) -> None:
     """Of a model with one version that serves, one that drains and one that failed: each is seen as what it is."""
     publish(registry.store)
-    registry.load()
+    reconcile(registry)
     with registry.lease(MODEL):
         publish(registry.store)
         publish_deviating(registry.store)
-        registry.load()
+        reconcile(registry)
         text = generate_latest(ServiceMetrics(registry).registry).decode()
     counts = {
         state: find_sample(text, "resident_versions", {"model": MODEL, "state": state})

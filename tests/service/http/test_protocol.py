@@ -72,8 +72,7 @@ def test_a_head_that_does_not_come_is_not_waited_for(
     arguments = (
         "--store",
         colour_store.root,
-        "--builtin",
-        "false",
+        "--no-builtin",
         "--body-timeout-seconds",
         "1.5",
     )

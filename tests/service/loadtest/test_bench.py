@@ -83,8 +83,7 @@ def test_rejections_of_an_overloaded_server_are_counted(
     arguments = (
         "--store",
         colour_store.root,
-        "--builtin",
-        "false",
+        "--no-builtin",
         "--max-queue-size",
         1,
         "--max-queue-delay-seconds",

@@ -18,6 +18,7 @@ from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels, to_pixels
 from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
 from service.prediction import decode_pool as decoding
+from service.versions.reconciler import reconcile
 
 pytestmark = pytest.mark.anyio
 
@@ -67,7 +68,7 @@ async def test_queue_is_one_a_model(store: ModelStore) -> None:
         under_way = posting_to(application, "colours/versions/2", "red", "green")
         await model.begun()
         publish(store)
-        await asyncio.to_thread(application.registry.load)
+        await asyncio.to_thread(reconcile, application.registry)
         for path, names, status in (
             ("colours/versions/1", ["red"], 404),
             ("colours/versions/3", ["red", "red"], 429),
@@ -415,7 +416,7 @@ async def test_request_is_answered_by_the_model_that_it_began_with(store: ModelS
         request = asyncio.create_task(client.request(application.app))
         await client.asked.wait()
         publish(store)
-        await asyncio.to_thread(application.registry.load)
+        await asyncio.to_thread(reconcile, application.registry)
         assert application.registry.find(None).version.model == MODEL
         client.send_body(body[10:])
         await request

@@ -35,15 +35,15 @@ def test_memory_goes_back_when_a_version_has_gone(colour_store: ModelStore) -> N
         served = LoadedVersion(version, EngineOptions(SessionOptions(), max_batch_size=1))
         pieces = [b"x" * (64_000 + number) for number in range(1000)]
         last, pieces = pieces[-1], None
-        unloading = DrainingVersions()
+        draining = DrainingVersions()
         assert served.take_lease()
-        unloading.retire(served)
+        draining.drain(served)
         moments = [resident()]
-        unloading.tidy()
+        draining.trim()
         moments.append(resident())
         served.return_lease()
-        unloading.join()
-        unloading.tidy()
+        draining.join()
+        draining.trim()
         moments.append(resident())
         print(*moments)
     """

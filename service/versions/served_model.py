@@ -1,0 +1,41 @@
+"""ServedModel: the versions of one model that this process serves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from model_store.version import Layer
+from service.engine.loaded_version import LoadedVersion
+from service.versions.desired_versions import DesiredVersions
+
+ModelState = Literal["loading", "ready", "unloading", "unloaded", "error"]
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """The state of one model. A change makes a new object."""
+
+    name: str
+    state: ModelState = "loading"
+    layer: Layer = "published"
+    answering: LoadedVersion | None = None
+    """The one of `serving` that answers requests without a version number."""
+    serving: Mapping[int, LoadedVersion] = field(default_factory=dict)
+    loading: int | None = None
+    error: str | None = None
+    """What is wrong with the model as a whole."""
+    errors: Mapping[int, str] = field(default_factory=dict)
+    """Why versions do not serve, by number."""
+    unreadable: frozenset[int] = frozenset()
+    """Versions in `errors` that could not be read; every reconciliation tries them again."""
+    desired: DesiredVersions | None = None
+    """What was reconciled last; None after a change outside of reconciliation."""
+
+
+Models = Mapping[str, ServedModel]
+
+
+def serves(models: Models, name: str | None) -> bool:
+    """Whether a version of this model answers requests."""
+    model = models.get(name or "")
+    return model is not None and model.answering is not None
