@@ -1,104 +1,116 @@
-"""`python -m model_store`: look at a store, verify it, move its aliases, prune it."""
+"""`python -m model_store`: list, show and verify versions, move aliases, prune."""
 
+import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import onnxruntime
 
 from model_store import golden
-from model_store.aliases import PRODUCTION
+from model_store.aliases import PRODUCTION, AliasEvent
+from model_store.command_line import CommandGroup, SharedOption, echo_json, json_option
 from model_store.errors import ModelStoreError
-from model_store.manifest import Check, Manifest
-from model_store.providers import CUDA
+from model_store.providers import CPU, CUDA
 from model_store.session import NEEDS_CUDA, Session, SessionOptions
 from model_store.store import DEFAULT_ROOT, ModelStore
 from model_store.version import Version
-
-MODEL = click.argument("model")
-ALIAS = click.option("--alias", default=PRODUCTION, show_default=True, help="The alias to move.")
-WHY = click.option("--why", default="", help="The reason, kept in the alias's history.")
+from model_store.version_text import describe_version, table
 
 
-class StoreGroup(click.Group):
-    """Turns the store's own errors into one line and exit code 1: a person reads them, not a traceback."""
+class StoreType(click.ParamType):
+    """The root of a model store on the command line."""
 
-    def invoke(self, context: click.Context) -> object:
-        """Run the command."""
-        try:
-            return super().invoke(context)
-        except ModelStoreError as error:
-            raise click.ClickException(str(error)) from error
+    name = "directory"
+
+    def convert(
+        self,
+        value: Any,
+        param: click.Parameter | None,  # noqa: ARG002  click's signature
+        ctx: click.Context | None,  # noqa: ARG002  as above
+    ) -> ModelStore:
+        """Return the store under this root, which is not read yet."""
+        return ModelStore(Path(value))
 
 
-@click.group(cls=StoreGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--store",
-    "root",
-    type=click.Path(path_type=Path),
+STORE = SharedOption(
+    ["--store"],
+    type=StoreType(),
     default=DEFAULT_ROOT,
     show_default=True,
     envvar="SERVICE_STORE",
     show_envvar=True,
-    help="The store's root. The models that ship with the project lie under it, read-only.",
+    help="Root of the model store. The built-in models are always below it, read-only.",
 )
-@click.pass_context
-def main(context: click.Context, root: Path) -> None:
-    """Look at a model store, verify its sealed versions, and move its aliases.
+model_argument = click.argument("model")
+alias_option = click.option(
+    "--alias", default=PRODUCTION, show_default=True, help="The alias to move."
+)
+why_option = click.option("--why", default="", help="Reason, kept in the alias's history.")
 
-    A VERSION is a positive integer or an alias; without one, `production` counts, and without that the latest.
+
+@click.group(cls=CommandGroup, shared=[STORE])
+def main() -> None:
+    """Inspect a model store, verify its versions and move its aliases.
+
+    \b
+      python -m model_store list
+      python -m model_store promote flowers 3 --why "better on dusk"
+
+    VERSION is a number or an alias. Without one, `production` counts, and without that the
+    latest version.
     """
-    context.obj = ModelStore(root)
 
 
 @main.command(name="list")
 @click.argument("model", required=False)
-@click.pass_obj
-def list_versions(store: ModelStore, model: str | None) -> None:
-    """List the models, their versions, aliases and test accuracy."""
-    rows = [("MODEL", "VERSION", "LAYER", "ALIASES", "TOP-1", "CREATED", "DIGEST")]
-    for name in [model] if model else store.models():
-        aliases = store.aliases(name)
-        pointing = {alias: aliases.version(alias) for alias in aliases.names()}
-        for number in store.versions(name):
-            with store.open(name, number, verify=False) as version:
-                manifest = version.manifest
-                names = ",".join(alias for alias, target in pointing.items() if target == number)
-                top1 = f"{manifest.metrics.top1:.2%}" if manifest.metrics else "-"
-                created = f"{manifest.created_at:%Y-%m-%d %H:%M}"
-                mark = "" if manifest.proof == "proven" else f"  {manifest.proof}"
-                rows.append(
-                    (
-                        name,
-                        str(number),
-                        version.layer,
-                        names or "-",
-                        top1,
-                        created,
-                        version.digest[:12] + mark,
-                    )
-                )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        click.echo(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+@json_option
+def list_versions(store: ModelStore, model: str | None, *, as_json: bool) -> None:
+    """List models, versions, aliases and test accuracy.
+
+    \b
+      python -m model_store list flowers
+    """
+    rows = list(_version_rows(store, model))
+    if as_json:
+        echo_json(rows)
+        return
+    header = ("MODEL", "VERSION", "LAYER", "ALIASES", "TOP-1", "CREATED", "DIGEST", "PROOF")
+    cells = [
+        (
+            row["model"],
+            str(row["version"]),
+            row["layer"],
+            ",".join(row["aliases"]) or "-",
+            "-" if row["top1"] is None else f"{row['top1']:.2%}",
+            row["created_at"][:16].replace("T", " "),
+            row["digest"][:12],
+            row["proof"],
         )
+        for row in rows
+    ]
+    for line in table([header, *cells]):
+        click.echo(line)
 
 
 @main.command()
-@MODEL
+@model_argument
 @click.argument("version", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest as it lies on disk.")
-@click.pass_obj
+@click.option("--json", "as_json", is_flag=True, help="Print `manifest.json` as it is on disk.")
 def show(store: ModelStore, model: str, version: str | None, *, as_json: bool) -> None:
-    """Show what one version is, where it comes from and what its gates found."""
+    """Show what a version is, where it comes from and what its gates measured.
+
+    \b
+      python -m model_store show flowers production
+    """
     with store.open(model, store.resolve(model, version), verify=False) as opened:
         if as_json:
             click.echo(opened.manifest.to_bytes(), nl=False)
-            return
-        click.echo(f"{opened} ({opened.layer}, {opened.manifest.proof})  sha256:{opened.digest}")
-        for line in _summary(opened.manifest):
-            click.echo(f"  {line}")
+        else:
+            for line in describe_version(opened):
+                click.echo(line)
 
 
 @main.command()
@@ -107,156 +119,181 @@ def show(store: ModelStore, model: str, version: str | None, *, as_json: bool) -
 @click.option(
     "--run/--no-run",
     default=True,
-    help="Also run the golden proof, as the service does before it serves.",
+    show_default=True,
+    help="Also run the golden proof, as the service does before it serves a version.",
 )
-@click.pass_obj
-def verify(store: ModelStore, model: str | None, version: str | None, *, run: bool) -> None:
-    """Hold files against their seals and run the golden proof: one version, all of a model, or the whole store."""
-    failed = 0
+@json_option
+def verify(
+    store: ModelStore, model: str | None, version: str | None, *, run: bool, as_json: bool
+) -> None:
+    """Compare files with their sealed sha256 and run the golden proof.
+
+    Checks one version, all versions of a model, or the whole store. The exit code is 1 if a version
+    fails.
+
+    \b
+      python -m model_store verify flowers 3
+    """
+    results = []
     for name in [model] if model else store.models():
         for number in [store.resolve(name, version)] if version else store.versions(name):
-            try:
-                with store.open(name, number) as opened:
-                    proofs = f", {', '.join(_prove(opened))}" if run else ""
-                    counts = f"{len(opened.manifest.files)} files, {len(opened.manifest.golden)} golden images"
-                    click.echo(f"ok      {opened}  {counts}{proofs}")
-            except ModelStoreError as error:
-                failed += 1
-                click.echo(f"FAILED  {name}/{number}  {type(error).__name__}: {error}")
-    if failed:
+            result = _verify(store, name, number, run=run)
+            results.append(result)
+            if not as_json:
+                click.echo(_verdict(result))
+    if as_json:
+        echo_json(results)
+    if not all(result["ok"] for result in results):
         sys.exit(1)
 
 
 @main.command()
-@MODEL
+@model_argument
 @click.argument("version")
-@ALIAS
-@WHY
-@click.pass_obj
+@alias_option
+@why_option
 def promote(store: ModelStore, model: str, version: str, alias: str, why: str) -> None:
-    """Point an alias to a version that is there."""
+    """Point an alias to a published version.
+
+    \b
+      python -m model_store promote flowers 3 --why "better on dusk"
+    """
     number = store.resolve(model, version)
     store.promote(model, number, alias, why)
     click.echo(f"{alias} of {model} now points to version {number}")
 
 
 @main.command()
-@MODEL
-@ALIAS
-@WHY
-@click.pass_obj
+@model_argument
+@alias_option
+@why_option
 def rollback(store: ModelStore, model: str, alias: str, why: str) -> None:
-    """Point an alias back to what it named before its newest promotion."""
-    click.echo(f"{alias} of {model} points to version {store.rollback(model, alias, why)} again")
+    """Point an alias back to the version before its latest promotion.
+
+    \b
+      python -m model_store rollback flowers --why "worse at night"
+    """
+    number = store.rollback(model, alias, why)
+    click.echo(f"{alias} of {model} points to version {number} again")
 
 
 @main.command()
-@MODEL
-@click.pass_obj
-def aliases(store: ModelStore, model: str) -> None:
-    """Show where a model's aliases point, and every move they made."""
-    store.versions(model)  # a model that does not exist is an error, not an empty list
-    names = store.aliases(model).names()
-    if not names:
-        click.echo(f"{model} has no aliases; its latest version counts")
-    for alias in names:
-        history = store.aliases(model).history(alias)
+@model_argument
+@json_option
+def aliases(store: ModelStore, model: str, *, as_json: bool) -> None:
+    """Show where the aliases of a model point, and their history.
+
+    \b
+      python -m model_store aliases flowers
+    """
+    store.versions(model)  # raises if the model does not exist
+    known = store.aliases(model)
+    histories = {alias: known.history(alias) for alias in known.names()}
+    if as_json:
+        echo_json({alias: _alias_row(history) for alias, history in histories.items()})
+        return
+    if not histories:
+        click.echo(f"{model} has no aliases, so its latest version is used")
+    for alias, history in histories.items():
         click.echo(f"{alias} -> {history[-1].version}" if history else f"{alias}: never moved")
         for event in reversed(history):
-            click.echo(
-                f"  {event.when:%Y-%m-%d %H:%M:%S}  {event.action:8}  {event.version:>4}  {event.by}  {event.why}".rstrip()
-            )
+            when = f"{event.when:%Y-%m-%d %H:%M:%S}"
+            line = f"  {when}  {event.action:8}  {event.version:>4}  {event.by}  {event.why}"
+            click.echo(line.rstrip())
 
 
 @main.command()
-@MODEL
+@model_argument
 @click.option(
     "--keep",
     default=3,
     show_default=True,
     type=click.IntRange(min=1),
-    help="How many of the newest to keep, and of each alias's past.",
+    help="Number of latest versions to keep, and of versions to which each alias can roll back.",
 )
-@click.option("--yes", is_flag=True, help="Delete. Without it you see what would be deleted.")
-@click.pass_obj
-def prune(store: ModelStore, model: str, keep: int, *, yes: bool) -> None:
-    """Delete versions that no alias, no reader and no history window needs."""
+@click.option("--yes", is_flag=True, help="Delete. Without it, only show what would be deleted.")
+@click.pass_context
+def prune(context: click.Context, store: ModelStore, model: str, keep: int, *, yes: bool) -> None:
+    """Delete old versions that no alias needs and no process has open.
+
+    \b
+      python -m model_store prune flowers --keep 5 --yes
+    """
     report = store.prune(model, keep, dry_run=not yes)
     for number, reason in report.kept.items():
         click.echo(f"keep    {model}/{number}  {reason}")
+    verb = "deleted" if yes else "delete "
     for number in report.deleted:
-        click.echo(f"{'deleted' if yes else 'delete '} {model}/{number}")
+        click.echo(f"{verb} {model}/{number}")
     for leftover in report.leftovers:
-        click.echo(
-            f"{'deleted' if yes else 'delete '} {model}/{leftover}  left by a process that was killed"
-        )
+        click.echo(f"{verb} {model}/{leftover}  left by a killed process")
     if not yes and (report.deleted or report.leftovers):
-        click.echo("nothing was deleted; add --yes to do so")
+        command = [*context.command_path.split(), model, "--keep", str(keep)]
+        command += ["--store", str(store.root), "--yes"]
+        click.echo(f"Nothing was deleted. To delete, run: {shlex.join(command)}")
 
 
-def _prove(version: Version) -> list[str]:
-    """Run the proof of every variant that can run here, and say of each how it went."""
-    manifest, told = version.manifest, []
+def _version_rows(store: ModelStore, model: str | None) -> Iterator[dict[str, Any]]:
+    for name in [model] if model else store.models():
+        aliases = store.aliases(name)
+        targets = {alias: aliases.version(alias) for alias in aliases.names()}
+        for number in store.versions(name):
+            with store.open(name, number, verify=False) as version:
+                manifest = version.manifest
+                yield {
+                    "model": name,
+                    "version": number,
+                    "layer": version.layer,
+                    "aliases": [alias for alias, target in targets.items() if target == number],
+                    "top1": manifest.metrics.top1 if manifest.metrics else None,
+                    "created_at": manifest.created_at.isoformat(),
+                    "digest": version.digest,
+                    "proof": manifest.proof,
+                }
+
+
+def _verify(store: ModelStore, model: str, number: int, *, run: bool) -> dict[str, Any]:
+    result: dict[str, Any] = {"model": model, "version": number, "ok": False}
+    try:
+        with store.open(model, number) as opened:
+            result["files"] = len(opened.manifest.files)
+            result["golden_images"] = len(opened.manifest.golden)
+            result["variants"] = _prove_variants(opened) if run else {}
+    except ModelStoreError as error:
+        return result | {"error": type(error).__name__, "reason": str(error)}
+    return result | {"ok": True}
+
+
+def _prove_variants(version: Version) -> dict[str, str]:
+    """What the golden proof of each variant gave, by precision. Raises ModelStoreError."""
+    manifest, results = version.manifest, {}
     gpu = CUDA in onnxruntime.get_available_providers()
     for variant in manifest.variants:
         on_gpu = variant.precision in NEEDS_CUDA
         if on_gpu and not gpu:
-            told.append(f"{variant.precision} not run: it needs a GPU")
+            results[variant.precision] = "not run, needs a GPU"
             continue
-        options = SessionOptions(providers=(CUDA, "CPUExecutionProvider")) if on_gpu else None
+        options = SessionOptions(providers=(CUDA, CPU)) if on_gpu else None
         session = Session(version.path(variant.file), manifest.input, manifest.outputs, options)
         golden.prove(version, session, variant.precision)
-        told.append(
-            f"{variant.precision} proven"
-            if manifest.golden
-            else f"{variant.precision} runs, unproven"
-        )
-    return told
+        results[variant.precision] = "proven" if manifest.golden else "runs, unproven"
+    return results
 
 
-def _summary(manifest: Manifest) -> list[str]:
-    size = sum(entry.size for entry in manifest.files)
-    lines = [
-        f"created   {manifest.created_at:%Y-%m-%d %H:%M} UTC, {len(manifest.files)} files, {size / 1e6:.2f} MB",
-        f"input     {manifest.input.height}x{manifest.input.width} RGB, {manifest.preprocessing.interpolation} resize",
-        f"classes   {len(manifest.class_names)}: {', '.join(manifest.class_names[:10])}"
-        + ", …" * (len(manifest.class_names) > 10),
-        f"variants  {', '.join(variant.precision for variant in manifest.variants)}; batches up to {manifest.max_batch_size}",
-    ]
-    if origin := manifest.derived_from:
-        lines.append(f"follows   {origin.model}/{origin.version}  {origin.digest}")
-    if imported := manifest.imported:
-        lines.append(
-            f"imported  {imported.name} ({imported.kind}), sha256 {imported.sha256}; {imported.report} says what was guessed"
-        )
-    if training := manifest.training:
-        lines += [
-            f"trained   {training.architecture} on {training.data.name}, epoch {training.best_epoch} of {training.epochs}",
-            f"command   {training.command}",
-        ]
-    if metrics := manifest.metrics:
-        interval = (
-            f" (95 % {metrics.top1_interval[0]:.2%} to {metrics.top1_interval[1]:.2%})"
-            if metrics.top1_interval
-            else ""
-        )
-        lines.append(
-            f"test      top-1 {metrics.top1:.2%}{interval} of {metrics.test_images} images"
-        )
-    lines += [_line(check) for check in manifest.gate]
-    for variant in manifest.variants:
-        size = next(entry.size for entry in manifest.files if entry.path == variant.file)
-        lines.append(
-            f"{variant.precision:9} {variant.file}, {size / 1e6:.2f} MB, golden logits within {variant.tolerance:.3g}"
-        )
-        lines += [f"  {_line(check)}" for check in variant.gate]
-    return lines
+def _verdict(result: dict[str, Any]) -> str:
+    version = f"{result['model']}/{result['version']}"
+    if not result["ok"]:
+        return f"FAILED  {version}  {result['error']}: {result['reason']}"
+    parts = [f"{result['files']} files", f"{result['golden_images']} golden images"]
+    parts += [f"{precision} {outcome}" for precision, outcome in result["variants"].items()]
+    return f"ok      {version}  {', '.join(parts)}"
 
 
-def _line(check: Check) -> str:
-    verdict = "ok" if check.passed else f"WAIVED: {check.waived}" if check.waived else "FAILED"
-    bound = f"{check.comparison.replace('_', ' ')} {check.threshold:g}"
-    return f"gate      {check.check:24} {check.value:<12.6g} {bound:20} {verdict}"
+def _alias_row(history: list[AliasEvent]) -> dict[str, Any]:
+    return {
+        "version": history[-1].version if history else None,
+        "history": [event.model_dump(mode="json") for event in history],
+    }
 
 
 if __name__ == "__main__":

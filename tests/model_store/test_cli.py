@@ -1,4 +1,4 @@
-"""`python -m model_store`: what it prints, how it fails, and that it writes only where it should."""
+"""`python -m model_store`: what it prints, how it fails, and what it writes."""
 
 import json
 import os
@@ -34,7 +34,7 @@ Command = Callable[..., Result]
 
 @pytest.fixture(autouse=True)
 def only_our_layers(builtin_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working directory without a store, and the test's own built-in layer in the place of the project's."""
+    """A working directory without a store, and the test's own built-in layer."""
 
     def make(root: Path, builtin_root: Path | None = builtin_root) -> ModelStore:
         return ModelStore(root, builtin_root)
@@ -55,19 +55,17 @@ def run(root: Path) -> Command:
     return lambda *arguments: invoke("--store", str(root), *arguments)
 
 
-def assert_one_line_of_error(result: Result, words: str) -> None:
+def assert_error_line(result: Result, words: str) -> None:
     assert result.exit_code == 1, result.output
-    assert isinstance(result.exception, SystemExit), (
-        result.exception
-    )  # so a person sees no traceback
+    assert isinstance(result.exception, SystemExit), result.exception
     assert result.stdout == ""
     assert result.stderr.startswith("Error: ")
     assert result.stderr.count("\n") == 1
     assert words in result.stderr
 
 
-def told(**changes: Any) -> dict[str, Any]:
-    """Blocks for a manifest that has something to tell."""
+def described(**changes: Any) -> dict[str, Any]:
+    """Blocks for a manifest with training, metrics and gates."""
     data = DataSet(name="digits", digest="0" * 64)
     training = Training(
         run_id="run-1",
@@ -95,44 +93,51 @@ def told(**changes: Any) -> dict[str, Any]:
 
 class TestList:
     def test_models_of_both_layers_are_listed(self, run: Command, store: ModelStore) -> None:
-        """Each version has a line with its layer, the aliases that point to it, and its accuracy."""
-        publish_plain(store, **told())
+        """Each version has a line with its layer, aliases and accuracy."""
+        publish_plain(store, **described())
         publish_plain(store)
         store.promote("m", 1)
         store.promote("m", 1, "canary")
         lines = run("list").stdout.splitlines()
-        assert lines[0].split() == [
-            "MODEL",
-            "VERSION",
-            "LAYER",
-            "ALIASES",
-            "TOP-1",
-            "CREATED",
-            "DIGEST",
-        ]
+        assert lines[0].split()[:5] == ["MODEL", "VERSION", "LAYER", "ALIASES", "TOP-1"]
         assert [line.split()[:5] for line in lines[1:]] == [
             ["m", "1", "published", "canary,production", "98.77%"],
             ["m", "2", "published", "-", "-"],
             ["shipped", "1", "built-in", "-", "-"],
         ]
 
-    def test_what_is_unproven_is_marked(self, run: Command, store: ModelStore) -> None:
-        """A version that no labelled image speaks for can be told from those that are proven."""
+    def test_unproven_versions_are_marked(self, run: Command, store: ModelStore) -> None:
+        """The last column is the proof."""
         publish_plain(store)
         publish_proven(store)
-        assert [line.endswith("  unproven") for line in run("list", "m").stdout.splitlines()] == [
-            False,
-            True,
-            False,
-        ]
+        lines = run("list", "m").stdout.splitlines()
+        assert [line.split()[-1] for line in lines] == ["PROOF", "unproven", "proven"]
+
+    def test_json_has_every_column(self, run: Command, store: ModelStore) -> None:
+        """A script reads numbers and lists, not formatted text."""
+        publish_plain(store, **described())
+        store.promote("m", 1)
+        rows = json.loads(run("list", "--json").stdout)
+        with store.open("m", 1) as version:
+            assert rows[0] == {
+                "model": "m",
+                "version": 1,
+                "layer": "published",
+                "aliases": ["production"],
+                "top1": 0.98765,
+                "created_at": version.manifest.created_at.isoformat(),
+                "digest": version.digest,
+                "proof": "unproven",
+            }
+        assert [row["model"] for row in rows] == ["m", "shipped"]
 
     def test_one_model_is_listed_alone(self, run: Command, store: ModelStore) -> None:
-        """With a name only that model's versions are listed."""
+        """Only the versions of that model."""
         publish_plain(store)
         assert [line.split()[0] for line in run("list", "m").stdout.splitlines()] == ["MODEL", "m"]
 
     def test_without_a_store_the_built_in_models_are_listed(self) -> None:
-        """Where nothing was published yet the built-in models are there, and are called so."""
+        """Nothing has to be published first."""
         result = invoke("list")
         assert result.exit_code == 0
         assert result.stdout.splitlines()[1].split()[:3] == ["shipped", "1", "built-in"]
@@ -140,22 +145,22 @@ class TestList:
     def test_the_environment_names_the_store(
         self, root: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """SERVICE_STORE is the store where no option says otherwise."""
+        """SERVICE_STORE is used without an option."""
         publish_plain(store, "from-the-environment")
         monkeypatch.setenv("SERVICE_STORE", str(root))
         assert "from-the-environment" in invoke("list").stdout
 
     def test_a_damaged_manifest_is_named(self, run: Command, store: ModelStore, root: Path) -> None:
-        """A version whose manifest can not be read is named in what is printed."""
+        """The error holds model and version."""
         publish_plain(store)
         (root / "m" / "1" / MANIFEST_NAME).write_bytes(b"{")
         assert "m/1" in run("list").output
 
 
 class TestShow:
-    def test_it_tells_what_a_person_asks(self, run: Command, store: ModelStore) -> None:
-        """One version's page has identity, input, classes, training, accuracy, and each gate with its waiver."""
-        publish_plain(store, **told())
+    def test_it_describes_the_version(self, run: Command, store: ModelStore) -> None:
+        """Identity, input, classes, training, accuracy, and each gate with its waiver."""
+        publish_plain(store, **described())
         result = run("show", "m", "1")
         with store.open("m", 1) as version:
             assert result.stdout.startswith(f"m/1 (published, unproven)  sha256:{version.digest}\n")
@@ -174,7 +179,7 @@ class TestShow:
     def test_each_variant_has_its_file_tolerance_and_gates(
         self, run: Command, store: ModelStore
     ) -> None:
-        """Under its precision stands what a variant's own checks found, with the waiver where one was needed."""
+        """A waiver is shown beside the check that failed."""
         loss = Check(
             check="top1_loss",
             passed=False,
@@ -190,16 +195,16 @@ class TestShow:
         assert lines[place + 1].split()[:2] == ["gate", "top1_loss"]
         assert lines[place + 1].endswith("WAIVED: speed counts here")
 
-    def test_json_is_the_manifest_itself(self, run: Command, store: ModelStore, root: Path) -> None:
-        """With --json the bytes of the manifest are printed."""
+    def test_json_is_the_manifest(self, run: Command, store: ModelStore, root: Path) -> None:
+        """Byte for byte."""
         publish_plain(store)
         assert (
             run("show", "m", "--json").stdout_bytes
             == (root / "m" / "1" / MANIFEST_NAME).read_bytes()
         )
 
-    def test_an_alias_and_nothing_name_a_version_too(self, run: Command, store: ModelStore) -> None:
-        """A version is named by number or alias; without one `production` counts, and without that the latest."""
+    def test_an_alias_or_nothing_selects_a_version(self, run: Command, store: ModelStore) -> None:
+        """Without an argument `production` counts, and without that the latest."""
         for _ in range(3):
             publish_plain(store)
         assert run("show", "m").stdout.startswith("m/3 ")
@@ -213,7 +218,7 @@ class TestVerify:
     def test_a_variant_for_gpus_is_not_run_without_one(
         self, run: Command, store: ModelStore
     ) -> None:
-        """A version that holds fp16 is not called broken by a machine that can not run it; its other variants are proven."""
+        """An fp16 variant is not a failure here, and the other variants are proven."""
         fields, files = proven_version()
         half = Variant(precision="fp16", file="model.fp16.onnx", tolerance=0.1)
         store.publish(
@@ -221,10 +226,10 @@ class TestVerify:
             fields | {"variants": (*fields["variants"], half)},
             files | {half.file: b"for another machine"},
         )
-        assert "fp32 proven, fp16 not run: it needs a GPU" in run("verify", "m").stdout
+        assert "fp32 proven, fp16 not run" in run("verify", "m").stdout
 
     def test_every_variant_is_proven(self, run: Command, store: ModelStore) -> None:
-        """An INT8 file that answers otherwise than its tolerance allows fails the version."""
+        """An INT8 file outside of its tolerance fails the version."""
         fields, files = proven_version()
         for number, weights in enumerate((WEIGHTS + 1e-5, WEIGHTS[::-1].copy()), start=1):
             int8 = Variant(precision="int8", file="model.int8.onnx", tolerance=0.1)
@@ -234,13 +239,11 @@ class TestVerify:
             )
             result = run("verify", "m", str(number))
             assert (
-                "fp32 proven, int8 proven"
-                if number == 1
-                else "the int8 logits differ from training's"
+                "fp32 proven, int8 proven" if number == 1 else "NumericsProofError"
             ) in result.output
 
     def test_a_whole_store_is_ok(self, run: Command, store: ModelStore) -> None:
-        """Every version is held against its seal and its golden images are run."""
+        """Files are compared with the manifest and golden images are run."""
         publish_proven(store)
         publish_proven(store)
         result = run("verify", "m")
@@ -252,7 +255,7 @@ class TestVerify:
     def test_a_bad_version_is_named_among_good_ones(
         self, run: Command, store: ModelStore, root: Path
     ) -> None:
-        """Damage of any kind gives exit code 1 and a line with the version and the error, and the others are still looked at."""
+        """The exit code is 1, and the other versions are still checked."""
         for _ in range(5):
             publish_proven(store)
         (root / "m/2/model.onnx").write_bytes(b"")
@@ -268,12 +271,25 @@ class TestVerify:
             ["FAILED", "m/4"],
             ["ok", "m/5"],
         ]
-        assert "FileAlteredError: m/2: model.onnx has 0 bytes" in result.stdout
+        assert "FileAlteredError: m/2: model.onnx" in result.stdout
         assert "FAILED  m/3  ManifestError: " in result.stdout
-        assert "FileMissingError: m/4: golden/upright.png is missing" in result.stdout
+        assert "FileMissingError: m/4: golden/upright.png" in result.stdout
+
+    def test_json_has_a_result_per_version(
+        self, run: Command, store: ModelStore, root: Path
+    ) -> None:
+        """The exit code is the same as without it."""
+        publish_proven(store)
+        publish_proven(store)
+        (root / "m/2/model.onnx").write_bytes(b"")
+        result = run("verify", "m", "--json")
+        good, bad = json.loads(result.stdout)
+        assert result.exit_code == 1
+        assert (good["version"], good["ok"], good["variants"]) == (1, True, {"fp32": "proven"})
+        assert (bad["version"], bad["ok"], bad["error"]) == (2, False, "FileAlteredError")
 
     def test_a_failed_proof_is_a_bad_version(self, run: Command, store: ModelStore) -> None:
-        """A whole version that does not answer as in training fails, unless its proof is not run."""
+        """Intact files are not enough, unless the proof is not run."""
         publish_proven(store, weights=WEIGHTS * np.float32(2))
         failed = run("verify", "m", "1")
         assert failed.exit_code == 1
@@ -283,19 +299,19 @@ class TestVerify:
     def test_a_file_that_is_no_model_is_a_bad_version(
         self, run: Command, store: ModelStore
     ) -> None:
-        """A version whose model ONNX Runtime refuses fails with that error."""
+        """It fails with the error of ONNX Runtime."""
         publish_plain(store)
         result = run("verify")
         assert result.exit_code == 1
-        assert "FAILED  m/1  ModelRunError: ONNX Runtime can not load model.onnx" in result.stdout
+        assert "FAILED  m/1  ModelRunError: " in result.stdout
 
 
 class TestAliases:
     def test_an_alias_is_moved_and_moved_back(self, run: Command, store: ModelStore) -> None:
-        """Promote and rollback say what they did, and `aliases` shows every move with its reason, the newest first."""
+        """`aliases` shows every move with its reason, the newest first."""
         publish_plain(store)
         publish_plain(store)
-        assert run("aliases", "m").stdout == "m has no aliases; its latest version counts\n"
+        assert run("aliases", "m").stdout.startswith("m has no aliases")
         assert run("promote", "m", "1").stdout == "production of m now points to version 1\n"
         run("promote", "m", "2", "--why", "better on dusk")
         assert (
@@ -310,8 +326,19 @@ class TestAliases:
             4,
         ]
 
+    def test_json_has_the_history(self, run: Command, store: ModelStore) -> None:
+        """Oldest event first."""
+        publish_plain(store)
+        publish_plain(store)
+        run("promote", "m", "1", "--why", "first")
+        run("promote", "m", "2")
+        production = json.loads(run("aliases", "m", "--json").stdout)["production"]
+        assert production["version"] == 2
+        assert [event["version"] for event in production["history"]] == [1, 2]
+        assert production["history"][0]["why"] == "first"
+
     def test_an_alias_can_follow_another(self, run: Command, store: ModelStore) -> None:
-        """What is promoted may be named by an alias."""
+        """The version to promote may be given as an alias."""
         publish_plain(store)
         publish_plain(store)
         run("promote", "m", "1", "--alias", "canary")
@@ -330,9 +357,9 @@ class TestAliases:
         run: Command,
         tmp_path: Path,
     ) -> None:
-        """Moving or pruning a built-in model is refused, also where there is no store yet, and no file is written."""
+        """Moving or pruning a built-in model is rejected, with and without a store."""
         before = snapshot(tmp_path)
-        assert_one_line_of_error((run if store_exists else invoke)(*command), "shipped is built in")
+        assert_error_line((run if store_exists else invoke)(*command), "shipped")
         assert snapshot(tmp_path) == before
 
 
@@ -340,32 +367,31 @@ class TestPrune:
     def test_nothing_is_deleted_without_yes(
         self, run: Command, store: ModelStore, root: Path
     ) -> None:
-        """Without --yes prune tells what it would do; with it the same is done."""
+        """The last line is the command that deletes."""
         for _ in range(4):
             publish_plain(store)
         store.promote("m", 1)
         (root / "m" / ".staging-dead").mkdir()
-        assert run("prune", "m", "--keep", "2").stdout.splitlines() == [
+        *lines, last = run("prune", "m", "--keep", "2").stdout.splitlines()
+        assert lines == [
             "keep    m/1  production points to it",
             "keep    m/3  among the newest 2",
             "keep    m/4  among the newest 2",
             "delete  m/2",
-            "delete  m/.staging-dead  left by a process that was killed",
-            "nothing was deleted; add --yes to do so",
+            "delete  m/.staging-dead  left by a killed process",
         ]
+        assert last.endswith(f"prune m --keep 2 --store {root} --yes")
         assert store.versions("m") == [1, 2, 3, 4]
         assert "deleted m/2\n" in run("prune", "m", "--keep", "2", "--yes").stdout
         assert sorted(os.listdir(root / "m")) == ["1", "3", "4", "aliases"]
 
-    def test_nothing_to_delete_is_no_cause_for_advice(
-        self, run: Command, store: ModelStore
-    ) -> None:
-        """Where nothing would go, --yes is not asked for."""
+    def test_nothing_to_delete_needs_no_next_step(self, run: Command, store: ModelStore) -> None:
+        """No command is suggested."""
         publish_plain(store)
         assert run("prune", "m").stdout == "keep    m/1  among the newest 3\n"
 
-    def test_keeping_nothing_is_refused(self, run: Command, store: ModelStore) -> None:
-        """--keep 0 is a mistake in the command."""
+    def test_keeping_nothing_is_rejected(self, run: Command, store: ModelStore) -> None:
+        """--keep 0 is a usage error."""
         publish_plain(store)
         assert run("prune", "m", "--keep", "0", "--yes").exit_code == 2
         assert store.versions("m") == [1]
@@ -375,46 +401,50 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            (("list", "unknown"), "there is no model 'unknown'; there are m, shipped"),
-            (("show", "unknown"), "there is no model 'unknown'"),
+            (("list", "unknown"), "'unknown'"),
+            (("show", "unknown"), "'unknown'"),
             (("show", "../m"), "model name"),
-            (("show", "m", "9"), "m has no version 9; it has 1"),
+            (("show", "m", "9"), "version 9"),
             (("show", "m", "01"), "01"),
-            (("show", "m", "beta"), "m has no alias 'beta'"),
-            (("verify", "unknown"), "there is no model 'unknown'"),
-            (("verify", "m", "beta"), "m has no alias 'beta'"),
-            (("promote", "m", "2"), "m has no version 2"),
+            (("show", "m", "beta"), "'beta'"),
+            (("verify", "unknown"), "'unknown'"),
+            (("verify", "m", "beta"), "'beta'"),
+            (("promote", "m", "2"), "version 2"),
             (("promote", "m", "1", "--alias", ".."), "alias name"),
-            (("rollback", "m"), "nothing to roll back to"),
-            (("aliases", "unknown"), "there is no model 'unknown'"),
-            (("prune", "unknown", "--yes"), "there is no model 'unknown'"),
+            (("rollback", "m"), "production"),
+            (("aliases", "unknown"), "'unknown'"),
+            (("prune", "unknown", "--yes"), "'unknown'"),
         ],
     )
-    def test_a_mistake_is_one_line(
+    def test_an_error_is_one_line(
         self, arguments: tuple[str, ...], words: str, run: Command, store: ModelStore
     ) -> None:
-        """The store's errors are one line on stderr and exit code 1, without a traceback."""
+        """One line on stderr, exit code 1, no traceback."""
         publish_plain(store)
-        assert_one_line_of_error(run(*arguments), words)
+        assert_error_line(run(*arguments), words)
 
     @pytest.mark.parametrize(
         "command", [("list",), ("verify",), ("show", "m"), ("prune", "m", "--yes")]
     )
-    def test_a_store_that_is_not_there_is_an_error(
-        self, command: tuple[str, ...], tmp_path: Path
-    ) -> None:
-        """A store that was named and does not exist is an error, not an empty list."""
-        assert_one_line_of_error(
-            invoke("--store", str(tmp_path / "gone"), *command), "can not be read: No such file"
-        )
+    def test_a_missing_store_is_an_error(self, command: tuple[str, ...], tmp_path: Path) -> None:
+        """A named store that does not exist is not an empty one."""
+        assert_error_line(invoke(*command, "--store", str(tmp_path / "gone")), "No such file")
 
     def test_a_damaged_alias_is_one_line(self, run: Command, store: ModelStore, root: Path) -> None:
-        """A damaged alias is told of where it is asked for."""
+        """In every command that reads it."""
         publish_plain(store)
         store.promote("m", 1)
         (root / "m/aliases/production/00000001.json").write_bytes(b"")
         for command in (("list",), ("show", "m"), ("aliases", "m")):
-            assert_one_line_of_error(run(*command), "event 1 of alias production is damaged")
+            assert_error_line(run(*command), "event 1 of alias production")
+
+
+@pytest.mark.parametrize("name", sorted(model_store.__main__.main.commands))
+def test_every_command_has_an_example(name: str) -> None:
+    """The help begins with one sentence and shows a command to paste."""
+    output = invoke(name, "--help").stdout
+    assert f"python -m model_store {name}" in output
+    assert "--store" in output
 
 
 class TestProgram:
@@ -425,7 +455,7 @@ class TestProgram:
         return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
     def test_it_verifies_a_store(self, store: ModelStore, root: Path) -> None:
-        """`python -m model_store verify` runs the golden proof and exits with 0."""
+        """The exit code is 0."""
         publish_proven(store)
         done = self.program("--store", str(root), "verify", "m")
         assert (done.returncode, done.stdout, done.stderr) == (
@@ -435,14 +465,14 @@ class TestProgram:
         )
 
     def test_it_fails_in_one_line(self, tmp_path: Path) -> None:
-        """A store that is not there ends the program with code 1 and one line on stderr."""
+        """The exit code is 1."""
         done = self.program("--store", str(tmp_path / "gone"), "list")
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.startswith("Error: the model store")
+        assert done.stderr.startswith("Error: ")
         assert done.stderr.count("\n") == 1
 
     def test_its_json_is_json(self, store: ModelStore, root: Path) -> None:
-        """`show --json` can be piped into another program."""
+        """It can be piped into another program."""
         publish_plain(store)
         assert (
             json.loads(self.program("--store", str(root), "show", "m", "--json").stdout)["model"]
