@@ -1,8 +1,10 @@
-"""What calibration is worth: how often models abstain on their own test images and on what they do not know, and their sets.
+"""Measures abstention and prediction sets of calibrated runs on known and unknown images.
 
-`python benchmarks/abstention.py RUN… --unknown NAME=FOLDER…` takes calibrated runs and computes with their exported files, as the
-service does. What one run was trained on is unknown to the others; noise, and every image file in a FOLDER, is unknown to all.
-Prints tables in markdown; `--out FILE` writes them with the machine and the versions.
+python benchmarks/abstention.py RUN… --unknown NAME=FOLDER…
+
+Runs are computed with their exported files, as in the service. The test images of one run are
+unknown to the others; noise and the images of a FOLDER are unknown to all. Prints Markdown tables;
+`--out FILE` appends them to a file.
 """
 
 import argparse
@@ -33,7 +35,7 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Subject:
-    """A calibrated run, ready to be asked."""
+    """A calibrated run and its session."""
 
     name: str
     architecture: str
@@ -42,21 +44,21 @@ class Subject:
     session: Session
 
     def logits(self, images: Iterable[bytes | np.ndarray]) -> np.ndarray:
-        """float32 `[n, classes]` of encoded images, those that the service would refuse left out, or of pixels."""
+        """Logits, float32 `[images, classes]`; images that the service rejects are left out."""
         rows: list[np.ndarray] = []
         for chunk in batches(self.pixels(images)):
             rows.extend(self.session.run(np.stack(chunk)))
         return np.stack(rows)
 
     def pixels(self, images: Iterable[bytes | np.ndarray]) -> Iterator[np.ndarray]:
-        """What the network sees of them."""
+        """Prepared pixels of encoded images; pixels are passed through."""
         for image in images:
             with contextlib.suppress(ImageError):
                 yield prepare(image, self.data.preprocessing) if isinstance(image, bytes) else image
 
 
 def batches(pixels: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    """Lists of at most BATCH."""
+    """Lists of at most BATCH images."""
     batch = []
     for image in pixels:
         batch.append(image)
@@ -68,33 +70,33 @@ def batches(pixels: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
 
 
 def open_subject(path: Path) -> Subject:
-    """The run at this path. Leaves with a word where it is not calibrated."""
+    """Open a calibrated run. Exits with a message if it is not calibrated."""
     run = RunDirectory(path)
     calibration, config = read_calibration(run).calibration, run.config()
     if calibration is None or calibration.energy_threshold is None:
         raise SystemExit(
-            f"{path} can not abstain: calibrate it first, on at least 59 validation images"
+            f"{path} cannot abstain: calibrate it first, on at least 59 validation images"
         )
     session = Session(run.file(MODEL_FILE, "export"), model_input(run), OUTPUTS)
     return Subject(config.model, config.architecture, open_run_data(run), calibration, session)
 
 
-def spread(items: Sequence[Path] | np.ndarray) -> list[int]:
-    """Places of at most LIMIT of them, evenly."""
+def sample_indices(items: Sequence[Path] | np.ndarray) -> list[int]:
+    """Evenly spaced indices of at most LIMIT items."""
     return evenly_spaced(np.arange(len(items)), LIMIT).tolist()
 
 
 def unknown_to(
     subject: Subject, others: Sequence[Subject], folders: dict[str, Path]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(what it is, logits) of what the subject was not trained on."""
+    """Description and logits of images that the subject was not trained on."""
     for other in others:
         if other is not subject:
             test = other.data.split.test
             encoded = other.data.images.encoded
             yield (
                 f"test images of {other.name}",
-                subject.logits(encoded[test[place]] for place in spread(test)),
+                subject.logits(encoded[test[place]] for place in sample_indices(test)),
             )
     shape = (subject.data.preprocessing.crop_height, subject.data.preprocessing.crop_width, 3)
     chance = np.random.default_rng(0)
@@ -106,11 +108,11 @@ def unknown_to(
     yield "Gaussian noise (128 ± 64)", subject.logits(gaussian)
     for name, folder in folders.items():
         files = sorted(file for file in folder.rglob("*") if file.is_file())
-        yield name, subject.logits(files[place].read_bytes() for place in spread(files))
+        yield name, subject.logits(files[place].read_bytes() for place in sample_indices(files))
 
 
 def coverage_rows(subject: Subject) -> Iterator[str]:
-    """How often the sets hold the right label on test, by the threshold alone and as it is answered."""
+    """How often prediction sets contain the label, by the threshold alone and as answered."""
     test = subject.data.split.test
     calibrated = probabilities(
         subject.logits(subject.data.images.encoded[index] for index in test),
@@ -121,8 +123,9 @@ def coverage_rows(subject: Subject) -> Iterator[str]:
     place = (calibrated > of_label[:, np.newaxis]).sum(axis=1)
     for coverage, threshold in subject.calibration.conformal_thresholds.items():
         sizes = set_sizes(calibrated, threshold)
+        above = (of_label >= threshold).mean()
         yield (
-            f"| {subject.name} | {coverage} | {threshold:.4f} | {(of_label >= threshold).mean():.2%} "
+            f"| {subject.name} | {coverage} | {threshold:.4f} | {above:.2%} "
             f"| {(place < sizes).mean():.2%} | {sizes.mean():.3f} |"
         )
 
@@ -130,7 +133,7 @@ def coverage_rows(subject: Subject) -> Iterator[str]:
 def abstention_rows(
     subject: Subject, others: Sequence[Subject], folders: dict[str, Path]
 ) -> Iterator[str]:
-    """How often the subject abstains on its own test images and on what it does not know, and how well energy tells them apart."""
+    """Abstention on own test images and on unknown images, and the AUROC of the energy."""
     encoded, test, threshold = (
         subject.data.images.encoded,
         subject.data.split.test,
@@ -140,24 +143,25 @@ def abstention_rows(
     yield f"| {subject.name} | own test images | {len(own):,} | {(own > threshold).mean():.2%} | |"
     for name, logits in unknown_to(subject, others, folders):
         unknown = energy(logits)
-        separated = roc_auc_score(
+        auroc = roc_auc_score(
             np.repeat([0, 1], [len(own), len(unknown)]), np.concatenate([own, unknown])
         )
-        yield f"| {subject.name} | {name} | {len(unknown):,} | {(unknown > threshold).mean():.1%} | {separated:.3f} |"
+        abstained = (unknown > threshold).mean()
+        yield f"| {subject.name} | {name} | {len(unknown):,} | {abstained:.1%} | {auroc:.3f} |"
 
 
 def named_folder(text: str) -> tuple[str, Path]:
-    """NAME=FOLDER."""
+    """Parse NAME=FOLDER."""
     name, _, folder = text.partition("=")
     if not name or not Path(folder).is_dir():
         raise argparse.ArgumentTypeError(
-            f"give NAME=FOLDER with a folder that exists; got {text!r}"
+            f"expected NAME=FOLDER with an existing folder, got {text!r}"
         )
     return name, Path(folder)
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print both tables, and append them to a file if asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument(
@@ -166,17 +170,18 @@ def main() -> None:
         default=[],
         type=named_folder,
         metavar="NAME=FOLDER",
-        help="may be repeated",
+        help="images that no run was trained on; can be repeated",
     )
-    parser.add_argument("--out", type=Path, help="also add the tables to this file")
+    parser.add_argument("--out", type=Path, help="append the tables to this file")
     options = parser.parse_args()
     subjects = [open_subject(path) for path in options.runs]
+    architectures = "; ".join(f"{each.name}: {each.architecture}" for each in subjects)
     lines = [
-        f"{describe_machine(PACKAGES)}. {'; '.join(f'{each.name}: {each.architecture}' for each in subjects)}.",
+        f"{describe_machine(PACKAGES)}. {architectures}.",
         "",
     ]
     lines += [
-        "| model | coverage asked for | threshold | by the threshold alone | as answered | labels |",
+        "| model | requested coverage | threshold | by threshold alone | as answered | labels |",
         "|---|---|---|---|---|---|",
     ]
     lines += [row for subject in subjects for row in coverage_rows(subject)]

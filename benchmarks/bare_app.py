@@ -1,4 +1,4 @@
-"""What a user would write instead: FastAPI, Pillow and ONNX Runtime around the same model, and nothing else."""
+"""A minimal server for comparison: FastAPI, Pillow and ONNX Runtime around the same model."""
 
 import io
 import json
@@ -21,13 +21,12 @@ app = FastAPI()
 
 @app.get("/health/ready")
 def ready() -> dict[str, str]:
-    """Up is ready here."""
     return {"status": "ready"}
 
 
 @app.post("/v1/predict")
 async def predict(request: Request) -> dict[str, object]:
-    """One image in, the most probable label out."""
+    """Return the most probable label of one image."""
     image = (
         Image.open(io.BytesIO(await request.body()))
         .convert("RGB")

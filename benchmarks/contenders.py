@@ -1,4 +1,4 @@
-"""What takes turns under full load: the limits of the machine, ours and the peers, each in its best way."""
+"""What is measured in turn under full load: the machine's limits, Resident and its peers."""
 
 import json
 import subprocess
@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from load import closed
 from machine import ROOT, family, processor_seconds, proportional_megabytes
 from options import Options
 from sides import OURS, Setup, Side, SideError, differing, running
 from workloads import Workload
+from wrk import wrk_load
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One turn. A loop without HTTP has neither latency nor failures, and its memory is nobody's concern."""
+class TurnResult:
+    """One turn. A loop without HTTP has no latency, failures and memory."""
 
     images_per_second: float
     core_milliseconds: float
-    """Of all cores together, an image; the load generator's own are not in it."""
+    """Milliseconds of all cores per image, without the load generator."""
     p50: float = float("nan")
     p99: float = float("nan")
     megabytes: float = float("nan")
@@ -29,7 +29,7 @@ class Figure:
 
 
 class Contender(ABC):
-    """Measured in turn; `how` says in which way once `prepare` has found the best."""
+    """A side that is measured in turn; `prepare` finds its fastest setup, which `how` describes."""
 
     key: str
     name: str
@@ -40,11 +40,11 @@ class Contender(ABC):
 
     @abstractmethod
     def prepare(self, connections: Sequence[int]) -> None:
-        """Find the best way under these loads. Raises SideError where it can not take part."""
+        """Find the fastest setup under these loads. Raises SideError if it cannot be measured."""
 
     @abstractmethod
-    def measure(self, connections: Sequence[int]) -> list[Figure]:
-        """One turn: a figure for each number of connections."""
+    def measure(self, connections: Sequence[int]) -> list[TurnResult]:
+        """One turn: a result for each number of connections."""
 
 
 class Limit(Contender):
@@ -57,24 +57,24 @@ class Limit(Contender):
         self.flags = ["--decode"] if decode else []
         self.loop: dict[str, int] = {}
 
-    def prepare(self, connections: Sequence[int]) -> None:  # noqa: ARG002  it has none
-        """Look at all loops."""
+    def prepare(self, connections: Sequence[int]) -> None:  # noqa: ARG002  a loop has none
         self.loop = run_raw(self.workload, *self.flags)
         self.how = (
             f"{self.loop['instances']} x {self.loop['threads']} threads, batch {self.loop['batch']}"
         )
 
-    def measure(self, connections: Sequence[int]) -> list[Figure]:
-        """The same for any number of connections."""
+    def measure(self, connections: Sequence[int]) -> list[TurnResult]:
         loop = map(str, self.loop.values())
         found = run_raw(
             self.workload, *self.flags, "--seconds", str(self.options.seconds), "--loop", *loop
         )
-        return [Figure(found["images_per_second"], found["core_milliseconds"])] * len(connections)
+        return [TurnResult(found["images_per_second"], found["core_milliseconds"])] * len(
+            connections
+        )
 
 
 class Served(Contender):
-    """A server under wrk."""
+    """A server under the load of `wrk`."""
 
     def __init__(self, side: Side, workload: Workload, options: Options) -> None:
         super().__init__(workload, options)
@@ -83,53 +83,54 @@ class Served(Contender):
         self.extra = options.service if side is OURS else ()
 
     def prepare(self, connections: Sequence[int]) -> None:
-        """Look at all setups, and at the answers."""
         self.name = f"{self.side.name} {self.side.version()}".strip()
-        rates = {setup: self._look(setup, connections) for setup in self.side.setups}
+        rates = {setup: self._probe(setup, connections) for setup in self.side.setups}
         self.setup = max(rates, key=lambda setup: rates[setup])
         self.how = " ".join([str(self.setup), *self.extra])
 
-    def measure(self, connections: Sequence[int]) -> list[Figure]:
-        """Start it, warm it up, and measure each load."""
+    def measure(self, connections: Sequence[int]) -> list[TurnResult]:
         figures = []
         path, bodies = self.side.path_of(self.workload), self.side.bodies(self.workload)
         with running(self.side, self.workload, self.setup, self.extra) as server:
             for number in connections:
-                closed(server.port, path, bodies, number, self.options.warm_up_seconds)
+                wrk_load(server.port, path, bodies, number, self.options.warm_up_seconds)
                 members = family(server.pid)
                 before = processor_seconds(members)
-                found = closed(server.port, path, bodies, number, self.options.seconds)
+                found = wrk_load(server.port, path, bodies, number, self.options.seconds)
                 used, megabytes = (
                     processor_seconds(members) - before,
                     proportional_megabytes(members),
                 )
                 if not found.images_per_second:
-                    raise SideError(f"answered nothing within {self.options.seconds:g} s of load")
+                    raise SideError(
+                        f"answered no request within {self.options.seconds:g} s of load"
+                    )
                 cost = 1e3 * used / found.answered
                 figures.append(
-                    Figure(
+                    TurnResult(
                         found.images_per_second, cost, found.p50, found.p99, megabytes, found.failed
                     )
                 )
         return figures
 
-    def _look(self, setup: Setup, connections: Sequence[int]) -> float:
+    def _probe(self, setup: Setup, connections: Sequence[int]) -> float:
         with running(self.side, self.workload, setup, self.extra) as server:
             if wrong := differing(server, self.workload):
                 raise SideError(
-                    f"answers {wrong} of {len(self.workload.images)} images otherwise than the model's file does"
+                    f"answers {wrong} of {len(self.workload.images)} images differently from "
+                    "the model's file"
                 )
             path, bodies = self.side.path_of(self.workload), self.side.bodies(self.workload)
-            closed(server.port, path, bodies, max(connections), 1)
-            looks = [
-                closed(server.port, path, bodies, number, self.options.look_seconds)
+            wrk_load(server.port, path, bodies, max(connections), 1)
+            probes = [
+                wrk_load(server.port, path, bodies, number, self.options.probe_seconds)
                 for number in connections
             ]
-            return sum(look.images_per_second for look in looks)
+            return sum(probe.images_per_second for probe in probes)
 
 
 def run_raw(workload: Workload, *flags: str) -> dict[str, Any]:
-    """benchmarks/raw.py in a process of its own."""
+    """Run benchmarks/raw.py in a process of its own."""
     command = [sys.executable, str(ROOT / "benchmarks/raw.py"), workload.key, *flags]
     done = subprocess.run(
         command,
@@ -147,10 +148,14 @@ def run_raw(workload: Workload, *flags: str) -> dict[str, Any]:
 
 def take_turns(
     contenders: Sequence[Contender], connections: Sequence[int], turns: int
-) -> tuple[dict[str, list[list[Figure]]], dict[str, str]]:
-    """Figures by key, turn and number of connections (A B C, A B C), and why those are missing that are."""
+) -> tuple[dict[str, list[list[TurnResult]]], dict[str, str]]:
+    """Measure all contenders in turn (A B C, A B C).
+
+    Returns:
+        Results by key, turn and number of connections, and the reason for each missing contender.
+    """
     missing: dict[str, str] = {}
-    figures: dict[str, list[list[Figure]]] = {}
+    figures: dict[str, list[list[TurnResult]]] = {}
     for contender in contenders:
         try:
             contender.prepare(connections)
@@ -172,7 +177,8 @@ def take_turns(
                     f"{figure.images_per_second:.1f}" for figure in figures[contender.key][-1]
                 )
                 print(
-                    f"{turn + 1}/{turns}  {contender.name}, {contender.workload.precision}: {rates} images/s",
+                    f"{turn + 1}/{turns}  {contender.name}, {contender.workload.precision}: "
+                    f"{rates} images/s",
                     flush=True,
                 )
     return figures, missing

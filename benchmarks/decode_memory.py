@@ -1,4 +1,4 @@
-"""How much memory `prepare` needs at its peak, in bytes a pixel, by kind of image: what `max_pixels` is to be multiplied with.
+"""Peak memory of `prepare` in bytes per pixel by kind of image: multiply it with `max_pixels`.
 
 Each image is decoded in a process of its own: this file as a script.
 """
@@ -20,7 +20,7 @@ SPEC = Preprocessing(resize=256, crop_height=224, crop_width=224)
 
 
 def make_images(folder: Path) -> dict[str, Path]:
-    """One file of each kind, all of the same size."""
+    """One file of each kind, all of the same size in pixels."""
     grey = Image.linear_gradient("L").resize((WIDTH, HEIGHT))
     colour = Image.merge("RGB", (grey, grey.rotate(180), grey))
     alpha = colour.copy()
@@ -42,7 +42,7 @@ def make_images(folder: Path) -> dict[str, Path]:
 
 
 def decode(path: Path) -> None:
-    """Decode one image and print by how many bytes the peak grew."""
+    """Decode one image and print the growth of the peak memory in bytes."""
     data = path.read_bytes()
     before = peak_bytes()
     prepare(data, SPEC)
@@ -50,7 +50,7 @@ def decode(path: Path) -> None:
 
 
 def peak_bytes() -> int:
-    """The highest resident memory of this process so far."""
+    """Peak resident memory of this process so far."""
     status = Path("/proc/self/status").read_text()
     return next(
         int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")
@@ -58,7 +58,7 @@ def peak_bytes() -> int:
 
 
 def measure(_: object = None) -> None:
-    """Every kind."""
+    """Measure every kind of image and write the section."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for kind, path in make_images(Path(folder)).items():
@@ -73,10 +73,13 @@ def measure(_: object = None) -> None:
                 ).stdout
             )
             rows.append((kind, f"{grown / (WIDTH * HEIGHT):.1f}"))
-            print(f"{kind}: {rows[-1][1]} bytes a pixel", flush=True)
-    method = f"`prepare` on one image of {WIDTH}x{HEIGHT} pixels, in a process of its own: by how much its peak resident memory grew."
+            print(f"{kind}: {rows[-1][1]} bytes per pixel", flush=True)
+    method = (
+        f"Growth of the peak resident memory when `prepare` decodes one image of {WIDTH}x{HEIGHT} "
+        "pixels, in a process of its own."
+    )
     write_section(
-        "Memory to decode", [method, "", *table(("image", "peak, bytes a pixel"), rows), ""]
+        "Memory to decode", [method, "", *table(("image", "peak, bytes per pixel"), rows), ""]
     )
 
 

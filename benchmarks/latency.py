@@ -1,27 +1,28 @@
-"""How long one client alone waits, beside decoding and running one image in a loop with the same session options."""
+"""Latency of one client alone, compared with decoding and running one image in a loop."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 from contenders import run_raw
-from load import Closed, closed
 from machine import cores
 from options import Options
 from results import spread, table, write_section
 from sides import OURS, Side, SideError, running
 from workloads import Workload, resnet20, resnet50
+from wrk import WrkResult, wrk_load
 
 HEAD = ("model", "side", "threads of a run", "p50 ms", "more than decode + run, ms", "p99 ms")
 METHOD = (
-    "`wrk` with one connection, {seconds:g} s a turn after a warm-up; beside it the median of decode + run in a loop with the same "
-    "threads and no HTTP. LitServe, mosec and Ray Serve wait for company for up to 5 ms, as under full load. In turn, n = {turns}; "
-    "medians (least to most), differences turn by turn."
+    "`wrk` with one connection, {seconds:g} s per turn after a warm-up, compared with the median "
+    "of decode + run in a loop with the same threads and without HTTP. LitServe, mosec and Ray "
+    "Serve wait up to 5 ms for more images, as under full load. Measured in turn, n = {turns}; "
+    "medians (minimum to maximum), differences turn by turn."
 )
 
 
 def measure(options: Options) -> None:
-    """Both models, with one thread a run and with all. One client's requests are many and alike: shorter and fewer turns do."""
+    """Measure both models with one thread per run and with all; short turns are enough for it."""
     options = replace(options, seconds=min(options.seconds, 5), turns=min(options.turns, 3))
     rows, notes = [], []
     for workload in (resnet20(), resnet50()):
@@ -40,36 +41,36 @@ def measure(options: Options) -> None:
 def _rows(
     workload: Workload, threads: int, options: Options, note: Callable[[str], None]
 ) -> Iterator[list[str]]:
-    """The limit, ours and the peers, in turn."""
-    limits, found = [], {side: [] for side in (OURS, *options.peers)}
+    limits, results = [], {side: [] for side in (OURS, *options.peers)}
     for turn in range(options.turns):
         limits.append(
             run_raw(
                 workload, "--decode", "--alone", str(threads), "--seconds", str(options.seconds)
             )["milliseconds"]
         )
-        for side in list(found):
+        for side in list(results):
             try:
-                found[side].append(_alone(side, workload, threads, options))
+                results[side].append(_alone(side, workload, threads, options))
             except SideError as error:
                 note(f"Missing: {side.name} with {threads} threads {error}.\n")
-                del found[side]
+                del results[side]
                 continue
             print(
-                f"{turn + 1}/{options.turns}  {side.name}: {found[side][-1].p50:.2f} ms; limit {limits[-1]:.2f} ms",
+                f"{turn + 1}/{options.turns}  {side.name}: {results[side][-1].p50:.2f} ms; "
+                f"limit {limits[-1]:.2f} ms",
                 flush=True,
             )
     limit = np.array(limits)
     yield [workload.title, "decode + ONNX Runtime, no HTTP", str(threads), spread(limit), "", ""]
-    for side, turns in found.items():
+    for side, turns in results.items():
         p50 = np.array([turn.p50 for turn in turns])
         p99 = f"{np.median([turn.p99 for turn in turns]):.2f}"
         yield [workload.title, side.name, str(threads), spread(p50), spread(p50 - limit), p99]
 
 
-def _alone(side: Side, workload: Workload, threads: int, options: Options) -> Closed:
+def _alone(side: Side, workload: Workload, threads: int, options: Options) -> WrkResult:
     setup = replace(side.setups[-1], workers=1, threads=threads)
     with running(side, workload, setup, options.service if side is OURS else ()) as server:
         path, bodies = side.path_of(workload), side.bodies(workload)
-        closed(server.port, path, bodies, 1, options.warm_up_seconds)
-        return closed(server.port, path, bodies, 1, options.seconds)
+        wrk_load(server.port, path, bodies, 1, options.warm_up_seconds)
+        return wrk_load(server.port, path, bodies, 1, options.seconds)

@@ -1,4 +1,4 @@
-"""What a figure was measured on, and what a process costs: read from /proc, so on Linux."""
+"""The machine of a measurement, and the CPU time and memory of processes (Linux, from /proc)."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-FLAGS_THAT_MATTER = (
+RELEVANT_FLAGS = (
     "avx2",
     "avx512f",
     "avx512_vnni",
@@ -20,7 +20,7 @@ FLAGS_THAT_MATTER = (
 
 
 def describe_machine(packages: Sequence[str]) -> str:
-    """Processor, the flags that matter, cores, load, and the versions of Python and these packages."""
+    """Processor, relevant flags, cores, load, and versions of Python and of these packages."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     named = {
         key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
@@ -29,19 +29,22 @@ def describe_machine(packages: Sequence[str]) -> str:
         named.get("model name", platform.machine()),
         set(named.get("flags", "").split()),
     )
-    flags = ", ".join(flag for flag in FLAGS_THAT_MATTER if flag in present)
+    flags = ", ".join(flag for flag in RELEVANT_FLAGS if flag in present)
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
-    load = f"load {os.getloadavg()[0]:.1f}"  # ourselves included
-    return f"{model} ({flags}), {cores()} cores, {load}, {platform.system()}; Python {platform.python_version()}, {versions}"
+    load = f"load {os.getloadavg()[0]:.1f}"
+    return (
+        f"{model} ({flags}), {cores()} cores, {load}, {platform.system()}; "
+        f"Python {platform.python_version()}, {versions}"
+    )
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """The number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """A port that is free now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -52,22 +55,22 @@ def resident_megabytes(pid: int) -> float:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024 / 1e6
-    raise SystemExit("this measurement reads /proc and needs Linux")
+    raise SystemExit("this measurement needs /proc, so it runs on Linux only")
 
 
 def proportional_megabytes(pids: Iterable[int]) -> float:
-    """PSS of processes together in MB: what they share is counted once."""
+    """Sum of the processes' PSS in MB: shared memory counts once."""
     return sum(_proportional_kibibytes(pid) for pid in pids) * 1024 / 1e6
 
 
 def processor_seconds(pids: Iterable[int]) -> float:
-    """What processes have used of the cores since they began, together."""
+    """CPU seconds of the processes since their start."""
     ticks = sum(int(fields[11]) + int(fields[12]) for pid in pids if (fields := _stat(pid)))
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def family(pid: int) -> list[int]:
-    """A process and all that descend from it."""
+    """A process and all its descendants."""
     parents = {
         each: int(fields[1])
         for each in map(int, filter(str.isdecimal, os.listdir("/proc")))
@@ -80,13 +83,13 @@ def family(pid: int) -> list[int]:
 
 
 def started(pid: int) -> int | None:
-    """When a process was started, in ticks since the boot; None where there is none of that number."""
+    """When a process was started, in ticks since boot; None if it does not exist."""
     fields = _stat(pid)
     return int(fields[19]) if fields else None
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the state on; none where the process has ended."""
+    """The fields of /proc/PID/stat from the state on; empty if the process has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

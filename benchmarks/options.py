@@ -1,4 +1,4 @@
-"""What a person may say of all measurements."""
+"""The command line of `make bench`."""
 
 import argparse
 import shlex
@@ -13,7 +13,7 @@ ROWS = ("resnet20", "resnet50", "latency", "overload", "start", "reloads", "deco
 
 @dataclass(frozen=True)
 class Options:
-    """How long and how often; `service` are flags for ours."""
+    """Durations and repetitions; `service` are flags for Resident."""
 
     seconds: float
     turns: int
@@ -22,45 +22,50 @@ class Options:
     starts: int
     reloads: int
     reload_requests: int
-    look_seconds: float
+    probe_seconds: float
     peers: tuple[Side, ...]
     rows: tuple[str, ...]
     service: tuple[str, ...]
 
     def lasting(self, factor: int) -> Self:
-        """The same with measurements that many times as long: for servers of which few answers a second can be expected."""
-        return replace(self, seconds=factor * self.seconds, look_seconds=factor * self.look_seconds)
+        """The same with `factor` times the seconds: for models with few answers per second."""
+        return replace(
+            self, seconds=factor * self.seconds, probe_seconds=factor * self.probe_seconds
+        )
 
     @property
     def warm_up_seconds(self) -> float:
-        """Load before the load that is counted."""
+        """Seconds of load before the measurement."""
         return max(1.0, self.seconds / 4)
 
 
 def parse(description: str | None, arguments: Sequence[str] | None = None) -> Options:
-    """From the command line."""
+    """Parse the command line."""
     keys = [side.key for side in ALL_PEERS]
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--seconds", type=float, default=10, help="of each measurement; default 10")
     parser.add_argument(
-        "--turns", type=int, default=5, help="how often each side has its turn; default 5"
+        "--seconds", type=float, default=10, help="seconds per measurement; default 10"
+    )
+    parser.add_argument("--turns", type=int, default=5, help="measurements per side; default 5")
+    parser.add_argument(
+        "--only", action="append", choices=ROWS, help="run one measurement; can be repeated"
     )
     parser.add_argument(
-        "--only", action="append", choices=ROWS, help="one measurement; may be repeated"
+        "--peers", default=",".join(keys), help=f"some of {','.join(keys)}; default all"
     )
     parser.add_argument(
-        "--peers", default=",".join(keys), help=f"of {','.join(keys)}; default all, empty for none"
+        "--quick", action="store_true", help="2 seconds, 1 turn, 2 starts: a smoke test"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="2 seconds, 1 turn, 2 starts: to see that all works"
-    )
-    parser.add_argument(
-        "--service", default="", metavar="FLAGS", help='flags for ours, as "--max-batch-size 16"'
+        "--service",
+        default="",
+        metavar="FLAGS",
+        help='flags for Resident, like "--max-batch-size 16"',
     )
     given = parser.parse_args(arguments)
     chosen = [key for key in given.peers.split(",") if key]
     if unknown := sorted(set(chosen) - set(keys)):
-        parser.error(f"--peers: there is no {', '.join(unknown)}; there are {', '.join(keys)}")
+        parser.error(f"--peers: expected some of {', '.join(keys)}, got {', '.join(unknown)}")
     quick = given.quick
     return Options(
         seconds=2 if quick else given.seconds,
@@ -70,7 +75,7 @@ def parse(description: str | None, arguments: Sequence[str] | None = None) -> Op
         starts=2 if quick else 10,
         reloads=5 if quick else 100,
         reload_requests=2_000 if quick else 100_000,
-        look_seconds=1 if quick else 4,
+        probe_seconds=1 if quick else 4,
         peers=tuple(side for side in ALL_PEERS if side.key in chosen),
         rows=tuple(given.only or ROWS),
         service=tuple(shlex.split(given.service)),

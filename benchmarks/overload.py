@@ -1,26 +1,38 @@
-"""Far more than can be carried: how much is still answered, how soon the rest is refused, and whether memory stays flat."""
+"""Overload: how many requests are still answered, how soon the rest is rejected, and memory.
 
+As a script it is the load generator, in a process of its own so that it does not slow down the
+measurement. It prints one line of JSON.
+"""
+
+import argparse
 import json
+import resource
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from load import closed
+import uvloop
 from machine import ROOT, resident_megabytes
-from open_load import BROKEN, MOST_CONNECTIONS, UNANSWERED, UNSENT
 from options import Options
 from results import spread, table, write_section
 from sides import OURS, Server, running
 from workloads import Workload, resnet20, resnet50
+from wrk import wrk_load
 
-LOADS = (
-    (resnet50, 16, 10),
-    (resnet20, 64, 2),
-)  # connections that find the peak, and how many times that is offered
-REFUSED = "429"
+from service.loadtest.load_generator import Load, run_load
+from service.loadtest.load_report import make_report
+from service.loadtest.target import make_requests, parse_target, read_images
+
+LOADS = ((resnet50, 16, 10), (resnet20, 64, 2))
+"""Workload, connections that reach the peak, and the multiple of the peak that is offered."""
+MAX_CONNECTIONS = 4000
+TIMEOUT_SECONDS = 40
+WARM_UP_SHARE = 1 / 12
+REJECTED = "429 overloaded"
 HEAD = (
     "model",
     "offered, images/s",
@@ -28,23 +40,23 @@ HEAD = (
     "answered (200)",
     "of the peak",
     "200: p50, p99 ms",
-    "refused (429)",
+    "rejected (429)",
     "429: p99 ms",
-    "MB after a quarter, at the end, most",
+    "MB after a quarter, at the end, maximum",
     "other answers",
     "cores of the generator",
 )
 METHOD = (
-    "Ours alone. The peak is the full load of `wrk` for {seconds:g} s; then requests come at random moments (Poisson) for "
-    "{overload:g} s at so many times that rate, whatever becomes of them, from a generator on the same cores, over as many "
-    "connections as it takes. Times count from when a request was due. Each load meets a server started anew, n = {turns}; medians "
-    "(least to most), MB are resident."
+    "Resident alone. The peak is the full load of `wrk` for {seconds:g} s. Then requests arrive "
+    "at random moments (Poisson) for {overload:g} s at a multiple of that rate, from "
+    "`service.loadtest` on the same cores. Times count from when a request was due. The server is "
+    "restarted for each load, n = {turns}; medians (minimum to maximum), MB are resident."
 )
 
 
 @dataclass(frozen=True)
 class Overload:
-    """One turn."""
+    """One turn: the peak, the generator's report, and the server's resident MB over time."""
 
     peak: float
     report: dict[str, Any]
@@ -52,21 +64,30 @@ class Overload:
 
     @property
     def goodput(self) -> float:
-        """Images answered a second."""
-        return float(self.report["rates"].get("200", 0.0))
+        """Images answered per second."""
+        return float(self.report["images"] / self.report["duration_seconds"])
+
+    @property
+    def rejected_per_second(self) -> float:
+        return float(self.report["errors"].get(REJECTED, 0) / self.report["duration_seconds"])
+
+    def percentile_ms(self, answers: str, percentile: str) -> float:
+        """A latency percentile of the `latency` or `refused` requests; NaN without any."""
+        latency = self.report[answers]
+        return float(latency["percentiles"][percentile]) if latency else float("nan")
 
 
 def measure(options: Options) -> None:
-    """Both models."""
+    """Overload both models and write the section."""
     rows = []
     options = options.lasting(2)
     for make, connections, factor in LOADS:
         workload, turns = make(), []
         for turn in range(options.overload_turns):
             turns.append(_overload(workload, connections, factor, options))
-            last = turns[-1]
             print(
-                f"{turn + 1}/{options.overload_turns}  {workload.title}: {last.goodput:.1f} of {last.peak:.1f}",
+                f"{turn + 1}/{options.overload_turns}  {workload.title}: "
+                f"{turns[-1].goodput:.1f} of {turns[-1].peak:.1f}",
                 flush=True,
             )
         rows.append(_row(f"{workload.title}, {factor} x", turns))
@@ -79,20 +100,14 @@ def measure(options: Options) -> None:
 def _overload(workload: Workload, connections: int, factor: int, options: Options) -> Overload:
     path, bodies = OURS.path_of(workload), OURS.bodies(workload)
     with running(OURS, workload, OURS.setups[0], options.service) as server:
-        closed(server.port, path, bodies, connections, options.warm_up_seconds)
-        peak = closed(server.port, path, bodies, connections, options.seconds).images_per_second
+        wrk_load(server.port, path, bodies, connections, options.warm_up_seconds)
+        peak = wrk_load(server.port, path, bodies, connections, options.seconds).images_per_second
         if not peak:
             raise SystemExit(
-                f"nothing was answered within {options.seconds:g} s; say more --seconds"
+                f"no request was answered within {options.seconds:g} s; raise --seconds"
             )
-        command = [
-            sys.executable,
-            str(ROOT / "benchmarks/open_load.py"),
-            str(server.port),
-            path,
-            str(bodies.folder),
-            bodies.content_type,
-        ]
+        url = f"http://127.0.0.1:{server.port}{path}"
+        command = [sys.executable, __file__, url, str(bodies.folder)]
         command += ["--rate", str(factor * peak), "--seconds", str(options.overload_seconds)]
         return Overload(peak, *_watch(command, server, options.overload_seconds))
 
@@ -100,7 +115,7 @@ def _overload(workload: Workload, connections: int, factor: int, options: Option
 def _watch(
     command: list[str], server: Server, seconds: float
 ) -> tuple[dict[str, Any], list[float]]:
-    """The generator's report, and the server's memory meanwhile, twice a second."""
+    """The generator's report, and the server's resident MB twice a second meanwhile."""
     megabytes, began = [], time.monotonic()
     with subprocess.Popen(
         command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE
@@ -117,28 +132,16 @@ def _watch(
 
 
 def _row(name: str, turns: list[Overload]) -> list[str]:
-    reports = [turn.report for turn in turns]
-    counts = {
-        status: sum(report["counts"].get(status, 0) for report in reports)
-        for report in reports
-        for status in report["counts"]
-    }
-    words = {
-        str(BROKEN): "broken connections",
-        str(UNANSWERED): "never answered",
-        str(UNSENT): f"not sent, {MOST_CONNECTIONS} connections were waiting",
-    }
-    other = [
-        f"{words.get(status, status)}: {count}"
-        for status, count in sorted(counts.items())
-        if status not in {"200", REFUSED}
+    others: dict[str, int] = {}
+    for turn in turns:
+        for kind, count in turn.report["errors"].items():
+            if kind != REJECTED:
+                others[kind] = others.get(kind, 0) + count
+    answered_ms = [
+        np.median([turn.percentile_ms("latency", percentile) for turn in turns])
+        for percentile in ("p50", "p99")
     ]
-    late = [
-        np.median([report[quantile].get("200", np.nan) for report in reports])
-        for quantile in ("p50", "p99")
-    ]
-    refused = np.array([report["p99"].get(REFUSED, np.nan) for report in reports])
-    memory = np.median(
+    megabytes = np.median(
         [
             [each.megabytes[len(each.megabytes) // 4], each.megabytes[-1], max(each.megabytes)]
             for each in turns
@@ -147,14 +150,49 @@ def _row(name: str, turns: list[Overload]) -> list[str]:
     )
     return [
         name,
-        spread(np.array([report["offered"] for report in reports]), "{:.0f}"),
+        spread(np.array([turn.report["offered"] for turn in turns]), "{:.0f}"),
         spread(np.array([turn.peak for turn in turns]), "{:.1f}"),
         spread(np.array([turn.goodput for turn in turns]), "{:.1f}"),
         spread(np.array([turn.goodput / turn.peak for turn in turns])),
-        ", ".join(f"{each:.0f}" for each in late),
-        spread(np.array([report["rates"].get(REFUSED, 0.0) for report in reports]), "{:.0f}"),
-        spread(refused, "{:.1f}"),
-        ", ".join(f"{each:.0f}" for each in memory),
-        ", ".join(other) or "none",
-        spread(np.array([report["cores"] for report in reports])),
+        ", ".join(f"{each:.0f}" for each in answered_ms),
+        spread(np.array([turn.rejected_per_second for turn in turns]), "{:.0f}"),
+        spread(np.array([turn.percentile_ms("refused", "p99") for turn in turns]), "{:.1f}"),
+        ", ".join(f"{each:.0f}" for each in megabytes),
+        ", ".join(f"{kind}: {count}" for kind, count in sorted(others.items())) or "none",
+        spread(np.array([turn.report["cores"] for turn in turns])),
     ]
+
+
+def generate_load(url: str, folder: Path, rate: float, seconds: float) -> dict[str, Any]:
+    """Send the images of a folder at a rate and report on all but the first twelfth."""
+    target = parse_target(url, None, {})
+    requests = make_requests(target, read_images([folder]), 1)
+    warm_up = WARM_UP_SHARE * seconds
+    load = Load(
+        target.address, requests, MAX_CONNECTIONS, rate, warm_up, seconds - warm_up, TIMEOUT_SECONDS
+    )
+    report = make_report(uvloop.run(run_load(load)), load.duration_seconds)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return asdict(report) | {
+        "offered": report.requests / load.duration_seconds,
+        "cores": (usage.ru_utime + usage.ru_stime) / seconds,
+    }
+
+
+def main() -> None:
+    """Load a server and print the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rate", type=float, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    arguments = parser.parse_args()
+    print(
+        json.dumps(
+            generate_load(arguments.url, arguments.folder, arguments.rate, arguments.seconds)
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,11 +1,12 @@
-"""How much faster INT8 is than fp32 here: one thread, batches of 1 and 8, both in turn in one process.
+"""Speed of INT8 relative to fp32 with one thread; writes benchmarks/PRECISION.md.
 
-ResNet-20 is the built-in digits model, cifar10 the built-in mirrored ResNet-32; ResNet-50 has random weights and 224x224 images,
-which is as good for speed. Writes benchmarks/PRECISION.md.
+Batches of 1 and 8, both precisions in turn in one process. ResNet-20 is the built-in digits model,
+cifar10 the built-in mirrored ResNet-32. ResNet-50 has random weights, which does not affect speed.
 """
 
 import argparse
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,7 @@ ROUNDS = {"ResNet-20": 200, "cifar10": 100, "ResNet-50": 15}
 
 
 def models(*, large: bool) -> Iterator[tuple[str, str, bytes, int]]:
-    """Name, description, fp32 file and the input's side."""
+    """Name, description, fp32 file and side of the input in pixels."""
     for name, version, what in (
         ("ResNet-20", "digits-resnet20/1", "built-in digits-resnet20"),
         ("cifar10", "cifar10/1", "built-in, ResNet-32 over an image and its mirror image"),
@@ -37,7 +38,7 @@ def models(*, large: bool) -> Iterator[tuple[str, str, bytes, int]]:
 
 
 def measure(data: bytes, side: int, rounds: int) -> dict[str, Seconds]:
-    """Seconds by precision, without the first round."""
+    """Seconds by precision, `[rounds, batches]`, without the first round."""
     noise = np.random.default_rng(0).integers(0, 256, (CALIBRATION_IMAGES, side, side, 3), np.uint8)
     shape = Input(height=side, width=side)
     with tempfile.TemporaryDirectory() as folder:
@@ -54,20 +55,20 @@ def measure(data: bytes, side: int, rounds: int) -> dict[str, Seconds]:
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure all models and write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="Leave ResNet-50 out.")
     parser.add_argument(
         "--rounds",
         type=int,
-        help="Rounds of each model instead of its own number; 5 for a quick look.",
+        help="Rounds per model; 5 for a quick look.",
     )
     parser.add_argument(
         "--output", type=Path, default=ROOT / "benchmarks/PRECISION.md", help="The file to write."
     )
     arguments = parser.parse_args()
     rows = [
-        "| network | batch | fp32 ms | INT8 ms | INT8 is so many times faster (quartiles) | rounds |",
+        "| network | batch | fp32 ms | INT8 ms | speed-up of INT8 (quartiles) | rounds |",
         "|---|---|---|---|---|---|",
     ]
     for name, what, data, side in models(large=not arguments.small):
@@ -82,11 +83,12 @@ def main() -> None:
             rows.append(f"| {name} ({what}) | {batch} | {timed} | {len(ratios)} |")
             print(rows[-1], flush=True)
     text = [
-        "# INT8 beside fp32",
+        "# INT8 compared with fp32",
         "",
-        f"Written by `make bench-precision`. {describe_machine(PACKAGES)}.",
+        *textwrap.wrap(f"Written by `make bench-precision`. {describe_machine(PACKAGES)}.", 100),
         "",
-        "One thread, medians. Both sides run in turn in one process, and the ratio is taken round by round.",
+        "One thread, medians. Both precisions run in turn in one process; the speed-up is computed",
+        "round by round.",
         "",
         *rows,
         "",

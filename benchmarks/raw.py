@@ -1,6 +1,7 @@
-"""The limits, without HTTP: ONNX Runtime in a loop in this process, with or without decoding. Prints one line of JSON.
+"""The machine's limits: ONNX Runtime in a loop, with or without decoding, without HTTP.
 
-`instances` threads share one session of `threads` intra-op threads; each runs batches of `batch` images.
+Prints one line of JSON. `instances` threads share a session of `threads` intra-op threads; each
+runs batches of `batch` images.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from model_store.preprocessing import Pixels, prepare
 from model_store.session import Session, SessionOptions
 
 BATCHES = (1, 2, 4, 8, 16, 32)
-LOOK_SECONDS = 0.7
+PROBE_SECONDS = 0.7
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Loop:
 
 @dataclass(frozen=True)
 class Rate:
-    """What a loop does, and what an image costs of all cores together."""
+    """Throughput, and CPU time of all cores per image in milliseconds."""
 
     images_per_second: float
     core_milliseconds: float
@@ -50,7 +51,6 @@ class Raw:
 
     @functools.cache  # noqa: B019  it lives as long as the process
     def session(self, threads: int, *, spin: bool) -> Session:
-        """One for each way."""
         options = SessionOptions(intra_op_num_threads=threads, allow_spinning=spin)
         return Session(
             self.workload.file,
@@ -60,7 +60,7 @@ class Raw:
         )
 
     def batches(self, size: int) -> Iterator[Pixels]:
-        """Batches without end."""
+        """An endless iterator over batches."""
         spec, images, place = self.workload.manifest.preprocessing, self.workload.images, 0
         while True:
             places = [(place + step) % len(images) for step in range(size)]
@@ -73,7 +73,7 @@ class Raw:
             place = (place + size) % len(images)
 
     def rate(self, loop: Loop, seconds: float) -> Rate:
-        """By all instances together: each ends the batch that it is in, after a first one that is not counted."""
+        """Throughput of all instances, each without its first batch."""
         run = self.session(loop.threads, spin=loop.threads > 1).run
         ready, rates, images = (
             threading.Barrier(loop.instances + 1),
@@ -102,7 +102,7 @@ class Raw:
         return Rate(sum(rates), 1e3 * (time.process_time() - before) / sum(images))
 
     def milliseconds(self, threads: int, seconds: float) -> float:
-        """The median of one image alone, with the session options of the service."""
+        """Median of one image alone, with the session options of the service."""
         run, batches, taken = self.session(threads, spin=False).run, self.batches(1), []
         began = time.perf_counter()
         while time.perf_counter() - began < seconds:
@@ -113,15 +113,14 @@ class Raw:
 
 
 def best(raw: Raw) -> Loop:
-    """The fastest way on this machine, by two short looks at each: what else runs meanwhile hurts less."""
-    batches = (
-        BATCHES[:-1] if raw.workload.slow else BATCHES
-    )  # 32 large images take seconds, and are no faster
-    ways = sorted({(cores(), 1), (1, cores())})
+    """The fastest loop, by the better of two short measurements each."""
+    # A batch of 32 large images takes seconds and is not faster.
+    batches = BATCHES[:-1] if raw.workload.slow else BATCHES
+    splits = sorted({(cores(), 1), (1, cores())})
     loops = [
-        Loop(instances, threads, batch) for (instances, threads), batch in product(ways, batches)
+        Loop(instances, threads, batch) for (instances, threads), batch in product(splits, batches)
     ]
-    rates = [[raw.rate(loop, LOOK_SECONDS).images_per_second for loop in loops] for _ in range(2)]
+    rates = [[raw.rate(loop, PROBE_SECONDS).images_per_second for loop in loops] for _ in range(2)]
     return loops[int(np.max(rates, axis=0).argmax())]
 
 
@@ -135,7 +134,7 @@ def main() -> None:
         nargs=3,
         type=int,
         metavar=("INSTANCES", "THREADS", "BATCH"),
-        help="unset: find the best",
+        help="default: find the best",
     )
     parser.add_argument(
         "--alone", type=int, metavar="THREADS", help="the latency of one image alone"

@@ -1,9 +1,9 @@
-"""What changes of versions cost those who ask meanwhile: hot reloads under load, and another model loaded beside it.
+"""Latency and memory while versions change: hot reloads under load, and loading another model.
 
-A real server over two versions of the built-in model, and clients on raw sockets that ask without a pause, on the same cores.
-First `production` moves to and fro while they ask: every answer but a 200 is a failure, and the server's memory is read after each
-move. Then ResNet-50 comes to the store and goes again: latency while it is verified, loaded, proven and warmed beside latency in
-the seconds before.
+A real server serves two versions of the built-in model to clients on raw sockets on the same cores.
+First `production` switches between the versions: every answer but a 200 is a failure, and memory
+is read after each switch. Then ResNet-50 is added to the store and removed again: latency while it
+loads is compared with the latency before.
 """
 
 import asyncio
@@ -36,8 +36,8 @@ Row = tuple[str, str]
 
 
 @dataclass
-class Callers:
-    """Clients that ask without a pause, and what they were told."""
+class Clients:
+    """Clients that send requests without a pause, and the results."""
 
     port: int
     image: bytes
@@ -47,7 +47,7 @@ class Callers:
     stopping: bool = False
 
     async def call(self) -> None:
-        """Ask on one connection until it is enough; an answer but 200 is a failure, and so is a connection that ends."""
+        """Send requests on one connection; anything but a 200 is a failure."""
         head = (
             f"POST /v1/predict HTTP/1.1\r\nHost: bench\r\nContent-Length: {len(self.image)}\r\n\r\n"
         )
@@ -71,58 +71,58 @@ class Callers:
         writer.close()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until this is so, or something failed."""
-        while not condition() and not self.failures:  # noqa: ASYNC110  a measurement may look often
+        """Wait until the condition holds, or a request failed."""
+        while not condition() and not self.failures:  # noqa: ASYNC110  polling is fine here
             await asyncio.sleep(0.002)
 
     @contextmanager
     def window(self) -> Iterator[list[float]]:
-        """The latencies of what is answered meanwhile, in the list once it is over."""
-        first, found = len(self.latencies), []  # type: int, list[float]
-        yield found
-        found += self.latencies[first:]
+        """A list that has the latencies of the context once it is over."""
+        first, latencies = len(self.latencies), []  # type: int, list[float]
+        yield latencies
+        latencies += self.latencies[first:]
 
 
 async def reload_often(
-    callers: Callers, store: ModelStore, pid: int, reloads: int, requests: int
+    clients: Clients, store: ModelStore, pid: int, reloads: int, requests: int
 ) -> list[float]:
-    """Move `production` to and fro, each time once the last move has been answered by; memory in MB after each move."""
+    """Switch `production` to and fro under load. Returns the memory in MB after each switch."""
     memory = []
     for turn in range(1, reloads + 1):
         wanted = 1 + turn % 2
         await asyncio.to_thread(store.promote, MODEL, wanted)
         enough = requests * turn // reloads
-        await callers.until(lambda: callers.version == wanted and len(callers.latencies) >= enough)  # noqa: B023  called here
+        await clients.until(lambda: clients.version == wanted and len(clients.latencies) >= enough)  # noqa: B023  called here
         memory.append(resident_megabytes(pid))
     return memory
 
 
-async def load_beside(
-    callers: Callers, root: Path, large: Path, times: int
+async def load_meanwhile(
+    clients: Clients, root: Path, large: Path, times: int
 ) -> tuple[list[float], list[float], list[float]]:
-    """Latencies in quiet and while `large` is loaded, and how long each load took, all in seconds."""
+    """Latencies before and during loads of `large`, and the duration of each load, in seconds."""
     quiet, meanwhile, took = [], [], []  # type: list[float], list[float], list[float]
     name = json.loads((large / "manifest.json").read_bytes())["model"]
     staged = root.parent / "staged"
     for _ in range(times):
         await asyncio.to_thread(shutil.copytree, large, staged / "1")
-        with callers.window() as found:
+        with clients.window() as latencies:
             await asyncio.sleep(QUIET_SECONDS)
-        quiet += found
-        with callers.window() as found:
+        quiet += latencies
+        with clients.window() as latencies:
             began = time.perf_counter()
             staged.rename(root / name)
-            await until_state(callers.port, name, "ready")
+            await until_state(clients.port, name, "ready")
             took.append(time.perf_counter() - began)
-        meanwhile += found
+        meanwhile += latencies
         (root / name).rename(staged)
-        await until_state(callers.port, name, None)
+        await until_state(clients.port, name, None)
         await asyncio.to_thread(shutil.rmtree, staged)
     return quiet, meanwhile, took
 
 
 async def until_state(port: int, model: str, wanted: str | None) -> None:
-    """Wait until GET /v1/models says this of a model; None is that it says nothing."""
+    """Wait until GET /v1/models reports this state of a model; None waits until it is gone."""
     state: str | None = ""
     while state != wanted:
         await asyncio.sleep(0.02)
@@ -130,16 +130,21 @@ async def until_state(port: int, model: str, wanted: str | None) -> None:
         writer.write(b"GET /v1/models HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
         models = json.loads((await reader.read()).partition(b"\r\n\r\n")[2])["models"]
         writer.close()
-        state = next((found["state"] for found in models if found["model"] == model), None)
+        state = next((each["state"] for each in models if each["model"] == model), None)
 
 
 def measure(options: Options) -> None:
-    """Both parts, as a section of the results."""
+    """Measure both parts and write the section."""
     with tempfile.TemporaryDirectory() as folder:
         rows = asyncio.run(_measure(options, Path(folder)))
     write_section(
         "Reloads",
-        [f"{CONNECTIONS} connections that ask without a pause.", "", *table(("", ""), rows), ""],
+        [
+            f"{CONNECTIONS} connections that send requests without a pause.",
+            "",
+            *table(("", ""), rows),
+            "",
+        ],
     )
 
 
@@ -179,65 +184,70 @@ async def _measure(options: Options, folder: Path) -> list[Row]:
         stdout=asyncio.subprocess.PIPE,
     )
     try:
-        assert server.stdout  # noqa: S101  it was asked for
+        assert server.stdout  # noqa: S101  it is a pipe
         while b"Resident" not in await server.stdout.readline():
             pass
-        callers = Callers(port, image)
+        clients = Clients(port, image)
         async with asyncio.TaskGroup() as group:
             for _ in range(CONNECTIONS):
-                group.create_task(callers.call())
+                group.create_task(clients.call())
             began = time.perf_counter()
             memory = await reload_often(
-                callers, store, server.pid, options.reloads, options.reload_requests
+                clients, store, server.pid, options.reloads, options.reload_requests
             )
-            rows = reload_rows(callers, memory, time.perf_counter() - began)
-            rows += beside_rows(*await load_beside(callers, store.root, resnet50().version, LOADS))
-            callers.stopping = True
-        if callers.failures:
-            raise SystemExit(f"{len(callers.failures)} failures, the first: {callers.failures[0]}")
+            rows = reload_rows(clients, memory, time.perf_counter() - began)
+            rows += load_rows(*await load_meanwhile(clients, store.root, resnet50().version, LOADS))
+            clients.stopping = True
+        if clients.failures:
+            raise SystemExit(f"{len(clients.failures)} failures, the first: {clients.failures[0]}")
     finally:
         server.send_signal(signal.SIGTERM)
         await server.wait()
     return rows
 
 
-def reload_rows(callers: Callers, memory: list[float], seconds: float) -> list[Row]:
-    """The first part's rows."""
+def reload_rows(clients: Clients, memory: list[float], seconds: float) -> list[Row]:
+    """Rows of the first part."""
+    p50, p99 = percentile(clients.latencies, 50), percentile(clients.latencies, 99)
     early, late = statistics.median(memory[9:20] or memory), statistics.median(memory[-10:])
     return [
         ("hot reloads under load", f"{len(memory)}"),
         (
-            "requests meanwhile",
-            f"{len(callers.latencies):,} in {seconds:.0f} s, {len(callers.failures)} failed",
+            "requests during the reloads",
+            f"{len(clients.latencies):,} in {seconds:.0f} s, {len(clients.failures)} failed",
         ),
         (
             "latency, p50 and p99",
-            f"{percentile(callers.latencies, 50):.1f} and {percentile(callers.latencies, 99):.1f} ms",
+            f"{p50:.1f} and {p99:.1f} ms",
         ),
         (
-            "resident after the tenth to twentieth, after the last ten",
+            "resident after reloads 10 to 20, after the last ten",
             f"{early:.0f}, {late:.0f} MB (medians)",
         ),
-        ("growth after the tenth", f"{100 * (late / early - 1):+.1f} %"),
+        ("growth after reload 10", f"{100 * (late / early - 1):+.1f} %"),
     ]
 
 
-def beside_rows(quiet: list[float], meanwhile: list[float], took: list[float]) -> list[Row]:
-    """The second part's rows."""
-    beside = f"{percentile(meanwhile, 50):.1f} and {percentile(meanwhile, 99):.1f} ms of {len(meanwhile):,}"
+def load_rows(quiet: list[float], meanwhile: list[float], took: list[float]) -> list[Row]:
+    """Rows of the second part."""
+    p50, p99 = percentile(meanwhile, 50), percentile(meanwhile, 99)
+    while_loading = f"{p50:.1f} and {p99:.1f} ms of {len(meanwhile):,}"
     return [
         (
-            "a large model loaded beside it",
+            "loads of a large model",
             f"{len(took)} times, {statistics.median(took):.2f} s each (median)",
         ),
         (
-            "latency in quiet, p50 and p99",
+            "latency before, p50 and p99",
             f"{percentile(quiet, 50):.1f} and {percentile(quiet, 99):.1f} ms of {len(quiet):,}",
         ),
-        ("latency while it loads, p50 and p99", f"{beside}; at most {1e3 * max(meanwhile):.0f} ms"),
+        (
+            "latency while it loads, p50 and p99",
+            f"{while_loading}; at most {1e3 * max(meanwhile):.0f} ms",
+        ),
     ]
 
 
 def percentile(seconds: list[float], percent: int) -> float:
-    """In milliseconds."""
+    """A percentile in milliseconds."""
     return 1e3 * statistics.quantiles(seconds, n=100, method="inclusive")[percent - 1]

@@ -1,6 +1,6 @@
-"""ResNet-50 with random weights, as good as any for speed: as a file, and published into two stores, fp32 alone and with INT8.
+"""Publishes ResNet-50 with random weights into build/bench: fp32 alone, and with INT8.
 
-Needs the training environment; run as a script it fills build/bench, once.
+Needs the training environment. Random weights do not affect the speed.
 """
 
 from pathlib import Path
@@ -22,11 +22,11 @@ BUILD = ROOT / "build/bench"
 CLASSES = 1000
 PREPROCESSING = Preprocessing(resize=256, crop_height=224, crop_width=224)
 FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
-TOLERANCE = 1.0  # of no matter: nothing is proven
+TOLERANCE = 1.0  # not used: the version is not proven
 
 
 def random_resnet50(side: int) -> bytes:
-    """As the exporter writes it: the served graph with folded norms."""
+    """The ONNX file as the exporter writes it, with folded batch norms."""
     torch.manual_seed(0)
     gray = torch.full((3, 1, 1), 128.0)
     served = ExportModule(
@@ -47,7 +47,7 @@ def random_resnet50(side: int) -> bytes:
 
 
 def publish(store: Path, variants: dict[str, bytes]) -> None:
-    """The model `resnet50` in a store of its own, by precision; unproven, as there is no one to say what is right."""
+    """Publish an unproven model `resnet50` with these files by precision."""
     manifest = {
         "created_at": now(),
         "input": Input(height=224, width=224),
@@ -64,11 +64,11 @@ def publish(store: Path, variants: dict[str, bytes]) -> None:
     version = published.publish(
         "resnet50", manifest, {FILES[name]: data for name, data in variants.items()}
     )
-    published.promote("resnet50", version, why="to be measured")
+    published.promote("resnet50", version, why="benchmark")
 
 
 def main() -> None:
-    """Make what is not there."""
+    """Publish the models unless they exist."""
     if (BUILD / "resnet50-int8/resnet50/1").exists():
         return
     print("making ResNet-50 and its INT8 variant: a minute", flush=True)

@@ -1,6 +1,7 @@
-"""benchmarks/RESULTS.md: a section for each measurement, with the machine that it was made on, so that one can be renewed."""
+"""Writes benchmarks/RESULTS.md: one section per measurement, with the machine it was made on."""
 
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,13 +21,14 @@ ORDER = (
 )
 HEAD = """# Results
 
-Written by `make bench`, a section at a time: `make bench ARGS="--only start"` renews one. Ratios are taken turn by turn, both sides
-in one run. What a person has found out about a figure stands in lines that begin with `>`; they are kept when it is measured again.
+Written by `make bench`; `make bench ARGS="--only start"` measures one section again. Ratios are
+computed turn by turn, with both sides in one run. Lines that begin with `>` are notes by people;
+they are kept when a section is measured again.
 """
 
 
 def write_section(title: str, lines: Sequence[str], path: Path = RESULTS) -> None:
-    """Put a section in its place, or renew it; its lines that begin with `>` stay."""
+    """Write a section in its place; lines of the old one that begin with `>` are kept."""
     sections = read_sections(path)
     notes = [line for line in sections.get(title, "").splitlines() if line.startswith(">")]
     body = [
@@ -36,7 +38,7 @@ def write_section(title: str, lines: Sequence[str], path: Path = RESULTS) -> Non
         *([""] if notes else []),
         *notes,
     ]
-    sections[title] = "\n".join(body)
+    sections[title] = "\n".join(map(_wrap, body))
     known = [title for title in ORDER if title in sections]
     titles = [*known, *(title for title in sections if title not in known)]
     path.write_text(
@@ -45,23 +47,28 @@ def write_section(title: str, lines: Sequence[str], path: Path = RESULTS) -> Non
     )
 
 
+def _wrap(line: str) -> str:
+    is_table_or_heading = line.startswith(("|", "#", ">"))
+    return line if is_table_or_heading else textwrap.fill(line, 100, break_on_hyphens=False)
+
+
 def read_sections(path: Path = RESULTS) -> dict[str, str]:
-    """What stands under each heading."""
+    """The text under each heading."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)[1:]
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table in markdown."""
+    """A Markdown table."""
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
 def spread(values: np.ndarray, form: str = "{:.2f}") -> str:
-    """Median, and where there are several the range."""
-    middle = form.format(float(np.median(values)))
+    """The median, and the range of several values."""
+    median = form.format(float(np.median(values)))
     return (
-        middle
+        median
         if len(values) == 1
-        else f"{middle} ({form.format(values.min())} to {form.format(values.max())})"
+        else f"{median} ({form.format(values.min())} to {form.format(values.max())})"
     )

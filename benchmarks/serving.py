@@ -1,6 +1,7 @@
-"""Measure the service beside its peers and the limits of this machine, all in one go, and write benchmarks/RESULTS.md.
+"""Compare the service with its peers and the machine's limits, and write benchmarks/RESULTS.md.
 
-`make bench` runs it; `make bench ARGS="--only resnet20 --peers mosec,fastapi --seconds 5"` a part of it.
+make bench
+make bench ARGS="--only resnet20 --peers mosec,fastapi --seconds 5"
 """
 
 import signal
@@ -28,13 +29,13 @@ MEASUREMENTS: Mapping[str, Callable[[Options], None]] = {
 
 
 def main() -> None:
-    """All rows, or those that are asked for."""
+    """Run the measurements that were asked for, by default all."""
     options = parse(__doc__)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no server is left behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # stops the servers
     for row in options.rows:
         print(f"\n{row}", flush=True)
         MEASUREMENTS[row](options)
-    print(f"\nwritten to {RESULTS}")
+    print(f"\nwritten: {RESULTS}")
 
 
 if __name__ == "__main__":

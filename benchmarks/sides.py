@@ -1,4 +1,7 @@
-"""The servers that are measured: ours, and each peer as its own documentation recommends, in an environment of its own."""
+"""The measured servers: Resident, and each peer as its documentation recommends.
+
+Each peer is installed into an environment of its own.
+"""
 
 import contextlib
 import json
@@ -23,16 +26,16 @@ PEERS = ROOT / "benchmarks/peers"
 READY_SECONDS = 120
 STOP_SECONDS = 5
 MAX_BATCH_SIZE = 32
-SAME = ("onnxruntime", "numpy", "pillow")  # what computes is of one version on every side
+SHARED_PACKAGES = ("onnxruntime", "numpy", "pillow")  # the same versions on every side
 
 
 class SideError(Exception):
-    """A side can not be measured; the message says why."""
+    """A side cannot be measured; the message says why."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """One way to spread a server over the cores: how many workers (processes, or instances), and threads of each run."""
+    """Workers (processes or instances) and threads per run of a server."""
 
     workers: int
     threads: int
@@ -44,18 +47,18 @@ class Setup:
 
 
 def each_core(note: str = "", **variables: str) -> Setup:
-    """A worker a core, one thread each."""
+    """One single-threaded worker per core."""
     return Setup(cores(), 1, note, tuple(variables.items()))
 
 
 def one_worker(note: str = "", **variables: str) -> Setup:
-    """One worker, a thread a core."""
+    """One worker with one thread per core."""
     return Setup(1, cores(), note, tuple(variables.items()))
 
 
 @dataclass(frozen=True)
 class Side:
-    """A server: where it is asked, how images come to it, how it is started. `script` is None for ours."""
+    """A server: its route, its request format and its command. `script` is None for Resident."""
 
     key: str
     name: str
@@ -65,32 +68,24 @@ class Side:
     field: str | None = None
     path: str = "/predict"
     module: str | None = None
-    """A command of its package that serves the script, instead of Python."""
+    """The module of its package that serves the script; by default the script is run."""
 
     def path_of(self, workload: Workload) -> str:
-        """The route."""
         return self.path.format(model=workload.model)
 
     def bodies(self, workload: Workload) -> Bodies:
-        """The images as this side wants them."""
+        """The request bodies in this side's format."""
         return workload.bodies(self.field)
 
     def command(
         self, workload: Workload, setup: Setup, port: int, extra: Sequence[str]
     ) -> list[str]:
-        """What to start."""
         if self.script is None:
-            spread = [
-                "--instances",
-                str(setup.workers),
-                "--intra-op-num-threads",
-                str(setup.threads),
-            ]
+            spread = ["--instances", str(setup.workers)]
+            spread += ["--intra-op-num-threads", str(setup.threads)]
             model = ["--store", str(workload.store), "--precision", workload.precision]
-            own = [
-                "--cache",
-                str(BUILD / "cache"),
-            ]  # not a person's, where `tune` may have left a choice
+            # The user's own cache may have tuned settings.
+            own = ["--cache", str(BUILD / "cache")]
             return [
                 sys.executable,
                 "-m",
@@ -118,12 +113,12 @@ class Side:
         return [str(python), str(PEERS / self.script)]
 
     def install(self) -> Path:
-        """Its Python; the first time that makes the environment. Raises SideError where the registry has it not."""
+        """Install the side once and return its Python. Raises SideError if that fails."""
         if self.requirements is None:
             return Path(sys.executable)
         home, wanted = ROOT / "build/peers" / self.key, PEERS / self.requirements
         python, stamp = home / "bin/python", home / ".installed"
-        same = [f"{name}=={metadata.version(name)}" for name in SAME]
+        same = [f"{name}=={metadata.version(name)}" for name in SHARED_PACKAGES]
         asked = "\n".join([*same, wanted.read_text()])
         if stamp.exists() and stamp.read_text() == asked:
             return python
@@ -143,16 +138,17 @@ class Side:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SideError(
-                f"can not be installed here: {(done.stderr.strip().splitlines() or ['pip said nothing'])[-1]}"
+                f"cannot be installed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
             )
         stamp.write_text(asked)
         return python
 
     def version(self) -> str:
-        """Of its package, as installed."""
+        """The installed version of its package; empty for Resident and plain scripts."""
         if self.requirements is None:
             return ""
-        code = f"from importlib.metadata import version; print(version({Path(self.requirements).stem!r}))"
+        package = Path(self.requirements).stem
+        code = f"from importlib.metadata import version; print(version({package!r}))"
         return subprocess.run(
             [str(self.install()), "-c", code], capture_output=True, text=True, check=True
         ).stdout.strip()
@@ -196,7 +192,7 @@ ALL_PEERS = (
 
 @dataclass(frozen=True)
 class Server:
-    """A side that answers now."""
+    """A running side."""
 
     side: Side
     port: int
@@ -207,7 +203,7 @@ class Server:
 def running(
     side: Side, workload: Workload, setup: Setup, extra: Sequence[str] = ()
 ) -> Iterator[Server]:
-    """Start a side and wait until it answers an image. Raises SideError where it does not; its log lies in build/bench/logs."""
+    """Start a side. Raises SideError if it does not answer; logs are in build/bench/logs."""
     port, log = free_port(), BUILD / "logs" / f"{side.key}-{workload.key}.log"
     command = side.command(workload, setup, port, extra)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -231,16 +227,16 @@ def running(
 
 
 def differing(server: Server, workload: Workload) -> int:
-    """How many images it answers otherwise than the file itself does: another class, or (a peer) another probability."""
+    """Count answers whose class (or a peer's probability) differs from the model's file."""
     path, bodies = server.side.path_of(workload), server.side.bodies(workload)
     wrong = 0
     for body, (index, score) in zip(bodies.read(), workload.expected, strict=True):
-        found = _ask(server.port, path, bodies.content_type, body)
+        answer = _ask(server.port, path, bodies.content_type, body)
         if server.side.script is None:
-            wrong += found["results"][0]["predictions"][0]["index"] != index
+            wrong += answer["results"][0]["predictions"][0]["index"] != index
         else:
-            found = found[0] if isinstance(found, list) else found
-            wrong += found["index"] != index or abs(found["score"] - score) > 0.01 * score
+            answer = answer[0] if isinstance(answer, list) else answer
+            wrong += answer["index"] != index or abs(answer["score"] - score) > 0.01 * score
     return wrong
 
 
@@ -249,7 +245,7 @@ def _environment(side: Side, workload: Workload, setup: Setup, port: int) -> Map
     if side.script is None:
         return kept
     preprocessing = workload.manifest.preprocessing
-    said = {
+    variables = {
         "MODEL_FILE": str(workload.file),
         "RESIZE": str(preprocessing.resize),
         "CROP": str(preprocessing.crop_width),
@@ -261,7 +257,7 @@ def _environment(side: Side, workload: Workload, setup: Setup, port: int) -> Map
         "RAY_USAGE_STATS_ENABLED": "0",
         "PYTHONPATH": str(PEERS),
     }
-    return kept | said | dict(setup.variables)
+    return kept | variables | dict(setup.variables)
 
 
 def _wait(
@@ -273,10 +269,13 @@ def _wait(
             _ask(port, side.path_of(workload), bodies.content_type, bodies.read()[0])
             return
         if process.poll() is not None:
-            raise SideError(f"ended with {process.returncode} ({log.relative_to(ROOT)} says why)")
+            raise SideError(
+                f"ended with {process.returncode} ({log.relative_to(ROOT)} has the reason)"
+            )
         if time.monotonic() - began > READY_SECONDS:
             raise SideError(
-                f"does not answer within {READY_SECONDS} s ({log.relative_to(ROOT)} may say why)"
+                f"does not answer within {READY_SECONDS} s "
+                f"({log.relative_to(ROOT)} may have the reason)"
             )
         time.sleep(0.1)
 
@@ -288,15 +287,13 @@ def _ask(port: int, path: str, content_type: str, body: bytes) -> Any:
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """End it and what it has started, which may have started more that does not end with it."""
+    """Stop the process and its descendants, which may not end with it."""
     members = {pid: started(pid) for pid in family(process.pid)}
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_SECONDS)
     for pid, moment in members.items():
-        if (
-            moment is not None and started(pid) == moment
-        ):  # not another process that has got its number since
+        if moment is not None and started(pid) == moment:  # the number may have been reused
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     process.wait()

@@ -1,7 +1,7 @@
-"""How long from exec to ready, and how much memory then: the service beside a bare FastAPI app with the same model.
+"""Seconds from exec to ready and memory when ready, of the service and of a bare FastAPI app.
 
-Both are started in turn, n times each after one start that is not counted; ready is the first 200 of /health/ready, asked
-every 5 ms; memory is VmRSS at that moment.
+Both are started in turn, n times each after one start that is not counted. Ready is the first 200
+of /health/ready, polled every 5 ms; memory is VmRSS at that moment.
 """
 
 import os
@@ -32,7 +32,7 @@ HEAD = (
 
 
 def measure(options: Options) -> None:
-    """The built-in default, and ResNet-50 where a start before has left what it leaves on a host."""
+    """Measure the built-in default, and ResNet-50 with the cache of an earlier start."""
     large = resnet50()
     rows = []
     for name, what, store, version in (
@@ -47,14 +47,13 @@ def measure(options: Options) -> None:
         with (
             tempfile.TemporaryDirectory() as empty,
             tempfile.TemporaryDirectory() as cache,
-        ):  # which the uncounted start fills
-            models = (
-                ["--store", str(store), "--no-builtin"] if store else ["--store", empty]
-            )  # then the built-in one serves
+        ):
+            # The uncounted start fills the cache. With an empty store the built-in model serves.
+            models = ["--store", str(store), "--no-builtin"] if store else ["--store", empty]
             rows += _rows(name, what, [*models, "--cache", cache], version, options.starts)
     method = (
-        f"Both servers started in turn, n = {options.starts} each after one start that is not counted. Ready is the first 200 of "
-        "`/health/ready`; resident is VmRSS at that moment."
+        f"Both servers are started in turn, n = {options.starts} each after one start that is not "
+        "counted. Ready is the first 200 of `/health/ready`; resident is VmRSS at that moment."
     )
     write_section("Start", [method, "", *table(HEAD, rows), ""])
 
@@ -86,7 +85,7 @@ def _rows(model: str, what: str, flags: Sequence[str], version: Path, n: int) ->
 
 
 def start(command: Sequence[str], port: int, version: Path) -> tuple[float, float]:
-    """Start a server, wait until it is ready, stop it: seconds, and resident MB at that moment."""
+    """Start a server and stop it when it is ready: seconds until then, and resident MB."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("SERVICE_")
     }
@@ -96,7 +95,7 @@ def start(command: Sequence[str], port: int, version: Path) -> tuple[float, floa
         command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        while not answers(port):
+        while not is_ready(port):
             if process.poll() is not None:
                 raise SystemExit(f"{command} ended with {process.returncode}")
             time.sleep(0.005)
@@ -107,8 +106,7 @@ def start(command: Sequence[str], port: int, version: Path) -> tuple[float, floa
         process.wait()
 
 
-def answers(port: int) -> bool:
-    """Whether /health/ready gives 200."""
+def is_ready(port: int) -> bool:
     try:
         with urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=5) as response:
             return response.status == 200

@@ -1,9 +1,9 @@
-"""Images a second under full load: Resident between the limits of the machine and its peers."""
+"""Images per second under full load: the machine's limits, Resident and its peers."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from contenders import Contender, Figure, Limit, Served, take_turns
+from contenders import Contender, Limit, Served, TurnResult, take_turns
 from machine import cores
 from options import Options
 from results import spread, table, write_section
@@ -15,31 +15,33 @@ HEAD = (
     "how it runs",
     "images/s",
     "of ONNX Runtime alone",
-    "Resident is x as fast",
-    "core ms an image",
+    "speed of Resident relative to it",
+    "core ms per image",
     "p50 ms",
     "p99 ms",
     "MB",
     "failed",
 )
 METHOD = (
-    "Full load of `wrk` (one thread) on the same cores, which sends the same images again and again. Each side is started anew for "
-    "each turn, warmed up, and measured for {seconds:g} s; sides take turns (A B C ...), n = {turns}. Median (least to most); "
-    "ratios are taken turn by turn, to the limit of the same precision. Peers that batch take up to {batch} images; all run in the "
-    "fastest of a few ways (workers x threads), and answer every image as the model's file does. Core ms are what a side uses of "
-    "all cores together, `wrk` not among them. MB are proportional: shared memory counts once."
+    "Full load of `wrk` (one thread) on the same cores, which sends the same images repeatedly. "
+    "Each side is restarted for each turn, warmed up and measured for {seconds:g} s; sides take "
+    "turns (A B C ...), n = {turns}. Median (minimum to maximum). Ratios are computed turn by "
+    "turn, against the limit of the same precision. Peers that batch take up to {batch} images. "
+    "All sides run in the fastest of a few setups (workers x threads) and answer every image like "
+    "the model's file. Core ms are the CPU time of a side on all cores, without `wrk`. MB are "
+    "proportional: shared memory counts once."
 )
 
 
 def measure_resnet20(options: Options) -> None:
-    """Two loads of the same starts."""
+    """Measure with 32 and 64 connections."""
     workload = resnet20()
     peers = [Served(peer, workload, options) for peer in options.peers]
     _measure([*_ours_and_limits(workload, options), *peers], (32, 64), options)
 
 
 def measure_resnet50(options: Options) -> None:
-    """fp32 and INT8 in one run, twice as long."""
+    """Measure fp32 and INT8 in one run, for twice the time."""
     options = options.lasting(2)
     fp32, int8 = resnet50(), resnet50("int8")
     peers = [Served(peer, fp32, options) for peer in options.peers]
@@ -66,7 +68,7 @@ def _ours_and_limits(workload: Workload, options: Options) -> list[Contender]:
     ]
 
 
-def _report(contenders: Sequence[Contender], figures: dict[str, list[Figure]]) -> list[str]:
+def _report(contenders: Sequence[Contender], figures: dict[str, list[TurnResult]]) -> list[str]:
     rates = {
         key: np.array([figure.images_per_second for figure in turns])
         for key, turns in figures.items()
@@ -89,7 +91,7 @@ def _report(contenders: Sequence[Contender], figures: dict[str, list[Figure]]) -
                 else spread(ours / own),
                 spread(np.array([figure.core_milliseconds for figure in figures[contender.key]])),
                 *(
-                    _middle(figures[contender.key], name) if served else ""
+                    _median(figures[contender.key], name) if served else ""
                     for name in ("p50", "p99", "megabytes")
                 ),
                 str(sum(figure.failed for figure in figures[contender.key])) if served else "",
@@ -118,10 +120,11 @@ def _verdict(
         return []
     raw, decode = rates[f"raw-{precision}"], rates[f"decode-{precision}"]
     cost = 1e3 * cores() * (1 / ours - 1 / raw)
+    extra = costs[f"{OURS.key}-{precision}"] - costs[f"raw-{precision}"]
     text = (
-        f"Resident in {precision}: {spread(ours / raw)} of ONNX Runtime alone, {spread(ours / decode)} of it with decoding: "
-        f"{spread(cost)} ms of core more than the model alone, a request, `wrk` among it, and "
-        f"{spread(costs[f'{OURS.key}-{precision}'] - costs[f'raw-{precision}'])} without"
+        f"Resident in {precision}: {spread(ours / raw)} of the throughput of ONNX Runtime alone, "
+        f"{spread(ours / decode)} of decoding + ONNX Runtime. A request uses {spread(cost)} ms "
+        f"of core more than the model alone with `wrk`, and {spread(extra)} ms without"
     )
     peers = [
         each
@@ -130,9 +133,10 @@ def _verdict(
     ]
     if peers:
         best = max(peers, key=lambda peer: float(np.median(rates[peer.key])))
-        text += f"; {spread(ours / rates[best.key])} times the best peer ({best.name}, {best.workload.precision})"
+        text += f". It has {spread(ours / rates[best.key])} times the throughput of the best peer "
+        text += f"({best.name}, {best.workload.precision})"
     return [f"**{text}.**", ""]
 
 
-def _middle(turns: Sequence[Figure], name: str) -> str:
+def _median(turns: Sequence[TurnResult], name: str) -> str:
     return f"{np.median([getattr(turn, name) for turn in turns]):.3g}"

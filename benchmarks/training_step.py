@@ -1,6 +1,7 @@
-"""How fast a training step is beside a plain PyTorch loop: ResNet-20, batches of 128, 32x32 images, padded crops and flips.
+"""Speed of a training step compared with a plain PyTorch loop; writes benchmarks/TRAINING.md.
 
-Each side runs in a process of its own, in turn, so that a busy machine hurts both alike. Writes benchmarks/TRAINING.md.
+ResNet-20, batches of 128, 32x32 images, padded crops and flips. Each side runs in a process of its
+own, in turn, so that a busy machine affects all sides alike.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import os
 import statistics
 import subprocess
 import sys
+import textwrap
 import time
 
 import numpy as np
@@ -34,7 +36,7 @@ CPU = torch.device("cpu")
 
 
 class Pictures(Dataset[tuple[torch.Tensor, int]]):
-    """Images in memory with torchvision's transforms, as most scripts have them."""
+    """Images in memory with torchvision's transforms."""
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray) -> None:
         self.images = [Image.fromarray(image) for image in pixels]
@@ -56,7 +58,7 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
 
 
 def plain(pixels: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The loop of a tutorial: a loader with two workers, a model, an optimiser."""
+    """A tutorial's loop: a loader with two workers, a model and an optimizer."""
     loader = DataLoader(Pictures(pixels, labels), batch_size=BATCH, shuffle=True, num_workers=2)
     model = build_network("resnet20", 10)
     optimizer = torch.optim.SGD(
@@ -82,7 +84,7 @@ def plain(pixels: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 def resident(
     pixels: np.ndarray, labels: np.ndarray, precision: str = "fp32", *, compiled: bool = False
 ) -> dict[str, float]:
-    """The project's own step, as `train` calls it."""
+    """Resident's own step, as `train` calls it."""
     keep_freed_memory()
     recipe = Recipe.load("he2015", ["normalization=scalar", "iterations=1000"])
     normalize = Normalization.fit("scalar", pixels)
@@ -130,13 +132,13 @@ SIDES = {
 
 
 def main() -> None:
-    """Measure every side in turn, or with --side that one, and print its figures."""
+    """Measure every side in turn, or print the result of one side."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--side", choices=SIDES)
     parser.add_argument(
         "--compiled",
         action="store_true",
-        help="Also measure torch.compile, which takes a minute a turn.",
+        help="Also measure torch.compile, a minute per turn.",
     )
     arguments = parser.parse_args()
     generator = np.random.default_rng(0)
@@ -151,7 +153,7 @@ def main() -> None:
         *(["compiled"] if arguments.compiled else []),
         *(["bf16"] if has_bf16(CPU) else []),
     ]
-    figures: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    results: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for turn in range(TURNS):
         for side in sides:
             command = [sys.executable, __file__, "--side", side]
@@ -159,37 +161,41 @@ def main() -> None:
             done = subprocess.run(
                 command, env=environment, capture_output=True, check=True, text=True
             )
-            figures[side].append(json.loads(done.stdout))
+            results[side].append(json.loads(done.stdout))
             print(
-                f"{turn + 1}/{TURNS}  {side}: {figures[side][-1]['images_per_second']:.0f} images/s",
+                f"{turn + 1}/{TURNS}  {side}: "
+                f"{results[side][-1]['images_per_second']:.0f} images/s",
                 flush=True,
             )
     ratios = {
         side: [
             own["images_per_second"] / base["images_per_second"]
-            for own, base in zip(found, figures["plain"], strict=True)
+            for own, base in zip(found, results["plain"], strict=True)
         ]
-        for side, found in figures.items()
+        for side, found in results.items()
     }
     rows = [
-        "| loop | images/s | times the plain loop, turn by turn | waits for images |",
+        "| loop | images/s | relative to the plain loop, turn by turn | waits for images |",
         "|---|---|---|---|",
     ]
-    for side, found in figures.items():
+    for side, found in results.items():
         speeds = [figure["images_per_second"] for figure in found]
         shares = [figure["input_share"] for figure in found if "input_share" in figure]
+        ratio = ratios[side]
         waits = f"{statistics.median(shares):.1%}" if shares else ""
         rows.append(
-            f"| {SIDES[side][0]} | {statistics.median(speeds):.0f} ({min(speeds):.0f} to {max(speeds):.0f}) "
-            f"| {statistics.median(ratios[side]):.2f} ({min(ratios[side]):.2f} to {max(ratios[side]):.2f}) | {waits} |"
+            f"| {SIDES[side][0]} "
+            f"| {statistics.median(speeds):.0f} ({min(speeds):.0f} to {max(speeds):.0f}) "
+            f"| {statistics.median(ratio):.2f} ({min(ratio):.2f} to {max(ratio):.2f}) | {waits} |"
         )
     text = [
         "# A training step",
         "",
-        f"Written by `make bench-training`. {describe_machine(PACKAGES)}.",
+        *textwrap.wrap(f"Written by `make bench-training`. {describe_machine(PACKAGES)}.", 100),
         "",
-        f"ResNet-20, batches of {BATCH}, 32x32 images in memory, crops from 4 pixels of padding and flips. Each loop runs in a",
-        f"process of its own, {STEPS} steps after {WARM_UP} that are not counted, in turn, {TURNS} times; medians (min to max).",
+        f"ResNet-20, batches of {BATCH}, 32x32 images in memory, crops from 4 pixels of padding,",
+        f"flips. Each loop runs in its own process, {STEPS} steps after {WARM_UP} that are not",
+        f"counted, in turn, {TURNS} times; medians (minimum to maximum).",
         "",
         *rows,
         "",

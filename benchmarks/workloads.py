@@ -1,4 +1,4 @@
-"""What is asked of every side: a model's file, how its images are prepared, and the bytes of the images."""
+"""What every side is asked: a model, its preprocessing, and encoded images."""
 
 import io
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from model_store.store import BUILTIN_ROOT
 
 BUILD = ROOT / "build/bench"
 IMAGES = 16
-BOUNDARY = "a-boundary-that-no-image-holds"
+BOUNDARY = "resident-benchmark-boundary"
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One version of a store in one precision, and images of one size and format."""
+    """A stored version in one precision, and images of one size and format."""
 
     key: str
     title: str
@@ -35,12 +35,11 @@ class Workload:
 
     @property
     def slow(self) -> bool:
-        """Whether few images can be answered a second."""
+        """Whether only few images per second can be answered."""
         return self.size[0] > 100
 
     @cached_property
     def manifest(self) -> Manifest:
-        """Of the version."""
         return Manifest.from_bytes((self.version / MANIFEST_NAME).read_bytes())
 
     @property
@@ -52,7 +51,7 @@ class Workload:
 
     @cached_property
     def images(self) -> tuple[bytes, ...]:
-        """IMAGES encoded images, each another cut of a photograph; with `digits` one stands on each."""
+        """IMAGES encoded crops of a photograph; with `digits` a digit is drawn on each."""
         photo = Image.open(ROOT / "docs/images/cat.jpg").convert("RGB")
         chance, images = np.random.default_rng(0), []
         for number in range(IMAGES):
@@ -65,7 +64,7 @@ class Workload:
             cut = photo.crop((left, top, left + width, top + side)).resize(
                 self.size, Image.Resampling.BICUBIC
             )
-            if self.digits:  # else they would all be the same class
+            if self.digits:  # otherwise all would be of the same class
                 cut = ImageEnhance.Brightness(cut).enhance(0.3)
                 ImageDraw.Draw(cut).text(
                     (16, 16),
@@ -86,7 +85,7 @@ class Workload:
 
     @cached_property
     def expected(self) -> tuple[tuple[int, float], ...]:
-        """The most probable class of each image and its probability, not calibrated, by the file itself."""
+        """The top class of each image and its uncalibrated probability, from the file itself."""
         session = Session(self.file, self.manifest.input, self.manifest.outputs)
         pixels = np.stack([prepare(image, self.manifest.preprocessing) for image in self.images])
         rows = probabilities(session.run(pixels), self.manifest.outputs)
@@ -94,11 +93,10 @@ class Workload:
 
     @property
     def media_type(self) -> str:
-        """Of the images."""
         return f"image/{self.image_format.lower()}"
 
     def bodies(self, field: str | None) -> "Bodies":
-        """The images as bodies of requests: as they are, or as the file `field` of a multipart form."""
+        """The images as request bodies: raw, or as the file `field` of a multipart form."""
         folder = BUILD / "bodies" / f"{self.key}-{field or 'plain'}"
         folder.mkdir(parents=True, exist_ok=True)
         for number, image in enumerate(self.images, 1):
@@ -111,7 +109,8 @@ class Workload:
     def _form(self, field: str, image: bytes) -> bytes:
         suffix = self.image_format.lower()
         head = (
-            f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; filename="image.{suffix}"\r\n'
+            f"--{BOUNDARY}\r\n"
+            f'Content-Disposition: form-data; name="{field}"; filename="image.{suffix}"\r\n'
             f"Content-Type: {self.media_type}\r\n\r\n"
         )
         return head.encode() + image + f"\r\n--{BOUNDARY}--\r\n".encode()
@@ -119,19 +118,19 @@ class Workload:
 
 @dataclass(frozen=True)
 class Bodies:
-    """Files 1 to IMAGES in a folder, ready to be sent; `slow` where few can be answered a second."""
+    """Request bodies as the files 1 to IMAGES of a folder."""
 
     folder: Path
     content_type: str
     slow: bool = False
 
     def read(self) -> list[bytes]:
-        """All of them."""
+        """All bodies."""
         return [(self.folder / str(number)).read_bytes() for number in range(1, IMAGES + 1)]
 
 
 def resnet20() -> Workload:
-    """The built-in digits model, from an empty store."""
+    """The built-in digits model."""
     (BUILD / "empty").mkdir(parents=True, exist_ok=True)
     version = BUILTIN_ROOT / "digits-resnet20/1"
     title = "ResNet-20, 32x32 PNG"
@@ -141,12 +140,13 @@ def resnet20() -> Workload:
 
 
 def resnet50(precision: str = "fp32") -> Workload:
-    """Random weights, as benchmarks/resnet50.py publishes them."""
+    """ResNet-50 with random weights, published by benchmarks/resnet50.py."""
     key = "resnet50" if precision == "fp32" else f"resnet50-{precision}"
     version = BUILD / key / "resnet50/1"
     if not version.exists():
         raise SystemExit(
-            f"there is no {version}: run benchmarks/resnet50.py in the training environment, as `make bench` does"
+            f"{version} does not exist: run benchmarks/resnet50.py in the training environment, "
+            "as `make bench` does"
         )
     return Workload(
         key,

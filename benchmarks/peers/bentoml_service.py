@@ -1,4 +1,4 @@
-"""BentoML with adaptive batching: one batchable endpoint, a worker a core. Images come as files of a multipart form."""
+"""BentoML with adaptive batching: one batchable endpoint; images are files of a multipart form."""
 
 import bentoml
 from PIL import Image
@@ -7,12 +7,11 @@ from user_code import MAX_BATCH_SIZE, WORKERS, Classifier, to_pixels
 
 @bentoml.service(workers=WORKERS, traffic={"timeout": 30})
 class Service:
-    """One image a request, batched by the dispatcher."""
+    """One image per request, batched by the dispatcher."""
 
     def __init__(self) -> None:
         self.classify = Classifier()
 
     @bentoml.api(batchable=True, max_batch_size=MAX_BATCH_SIZE, max_latency_ms=10000)
     def predict(self, images: list[Image.Image]) -> list[dict[str, float]]:
-        """One batch."""
         return self.classify([to_pixels(image) for image in images])

@@ -1,4 +1,4 @@
-"""mosec with dynamic batching: one stage, or with STAGES=2 one to decode and one to run, as in its ResNet-50 example."""
+"""mosec with dynamic batching; with STAGES=2 decoding is a stage, as in its ResNet-50 example."""
 
 import os
 import sys
@@ -14,11 +14,9 @@ class Preprocess(Worker):
     """Bytes to pixels."""
 
     def deserialize(self, data: bytes) -> bytes:
-        """The body is the image."""
         return data
 
     def forward(self, data: bytes) -> np.ndarray:
-        """One image."""
         return decode(data)
 
 
@@ -29,11 +27,9 @@ class Inference(Worker):
         self.classify = Classifier()
 
     def forward(self, images: list[np.ndarray]) -> list[dict[str, float]]:
-        """One batch."""
         return self.classify(images)
 
     def serialize(self, data: dict[str, float]) -> bytes:
-        """As JSON."""
         return msgspec.json.encode(data)
 
 
@@ -41,11 +37,9 @@ class Both(Inference):
     """Bytes to answers."""
 
     def deserialize(self, data: bytes) -> Any:
-        """The body is the image."""
         return data
 
     def forward(self, images: list[bytes]) -> list[dict[str, float]]:
-        """One batch."""
         return self.classify([decode(image) for image in images])
 
 

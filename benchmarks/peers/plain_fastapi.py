@@ -1,4 +1,4 @@
-"""What a user would write with FastAPI alone: decode and run in its thread pool, in one process or several."""
+"""FastAPI alone: decode and run in its thread pool, in one or several processes."""
 
 import functools
 
@@ -12,18 +12,16 @@ app = FastAPI()
 
 @functools.cache
 def classifier() -> Classifier:
-    """One a process that serves; the process that only watches over others has none."""
+    """One per serving process; the supervising process loads none."""
     return Classifier()
 
 
 def answer(body: bytes) -> dict[str, float]:
-    """In a thread of the pool."""
     return classifier()([decode(body)])[0]
 
 
 @app.post("/predict")
 async def predict(request: Request) -> dict[str, float]:
-    """The body is the image."""
     return await anyio.to_thread.run_sync(answer, await request.body())
 
 

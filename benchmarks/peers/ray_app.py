@@ -1,4 +1,4 @@
-"""Ray Serve with request batching, a replica a core; each replica decodes and batches what the proxy gives it."""
+"""Ray Serve with request batching, one replica per core; each replica decodes and batches."""
 
 import os
 import signal
@@ -15,23 +15,19 @@ from user_code import MAX_BATCH_SIZE, PORT, WORKERS, Classifier, decode
     num_replicas=WORKERS, max_ongoing_requests=2 * MAX_BATCH_SIZE, ray_actor_options={"num_cpus": 1}
 )
 class Model:
-    """One image a request."""
-
     def __init__(self) -> None:
         self.classify = Classifier()
 
     @serve.batch(max_batch_size=MAX_BATCH_SIZE, batch_wait_timeout_s=0.005)
     async def predict(self, images: list[np.ndarray]) -> list[dict[str, float]]:
-        """One batch."""
         return self.classify(images)
 
     async def __call__(self, request: Request) -> dict[str, float]:
-        """The body is the image."""
         return await self.predict(decode(await request.body()))
 
 
 def stop(*_: object) -> None:
-    """Ray's own processes end with it."""
+    """Also end Ray's own processes."""
     serve.shutdown()
     ray.shutdown()
     sys.exit()

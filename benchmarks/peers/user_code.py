@@ -1,6 +1,6 @@
-"""What every peer's user writes around the model: decode with Pillow, run with ONNX Runtime, answer the most probable class.
+"""The code around the model: decode with Pillow, run with ONNX Runtime, return the top class.
 
-One for all peers, so that only the servers differ. What differs by model and setup comes as variables.
+All peers share it, so that only the servers differ. Environment variables describe model and setup.
 """
 
 import io
@@ -16,12 +16,11 @@ MAX_BATCH_SIZE, PORT = int(os.environ["MAX_BATCH_SIZE"]), int(os.environ["PORT"]
 
 
 def decode(data: bytes) -> np.ndarray:
-    """uint8 `[CROP, CROP, 3]`, as torchvision's Resize and CenterCrop do it."""
+    """uint8 `[CROP, CROP, 3]`, resized and cropped as torchvision's Resize and CenterCrop do."""
     return to_pixels(Image.open(io.BytesIO(data)))
 
 
 def to_pixels(image: Image.Image) -> np.ndarray:
-    """An open image, resized and cropped."""
     image = image.convert("RGB")
     width, height = image.size
     if min(width, height) != RESIZE:
@@ -36,15 +35,13 @@ def to_pixels(image: Image.Image) -> np.ndarray:
 
 
 class Classifier:
-    """A loaded model."""
-
     def __init__(self) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = THREADS
         self.session = onnxruntime.InferenceSession(os.environ["MODEL_FILE"], options)
 
     def __call__(self, images: list[np.ndarray]) -> list[dict[str, float]]:
-        """The most probable class and its probability, of each image."""
+        """The most probable class of each image and its probability."""
         logits = self.session.run(["logits"], {"images": np.stack(images)})[0]
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         scores = exponentials / exponentials.sum(axis=1, keepdims=True)

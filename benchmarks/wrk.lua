@@ -1,6 +1,7 @@
--- POST the bodies of a folder in turn, and print one line of JSON. BODIES, COUNT, URL_PATH, CONTENT_TYPE and LUMPS are variables.
--- With LUMPS the rate is taken between the first and the last moment of an answer: where answers come by the batch and few a
--- second, what was begun before the end is a part of the work that is worth counting. It costs, so fast servers go without.
+-- POST the bodies of a folder in turn and print one line of JSON.
+-- Environment variables: BODIES, COUNT, URL_PATH, CONTENT_TYPE, LUMPS.
+-- With LUMPS the rate is measured between the first and the last answer. Use it for slow servers,
+-- whose answers come in batches. It costs CPU time, so fast servers are measured without it.
 local bodies, path, content_type = os.getenv("BODIES"), os.getenv("URL_PATH"), os.getenv("CONTENT_TYPE")
 local requests, turn, loader = {}, 0, nil
 
@@ -36,7 +37,7 @@ if os.getenv("LUMPS") then
     local now = microseconds()
     if first == 0 then
       first, last = now, now
-    elseif now - first > 20000 and status < 300 then -- what comes with the first answer is of its batch
+    elseif now - first > 20000 and status < 300 then -- answers of the first batch
       last, answered = now, answered + 1
     end
   end
