@@ -1,4 +1,4 @@
-"""Numbers of several seeds, and how they are said."""
+"""Values measured once per seed, and how sentences state them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,50 +8,50 @@ import numpy as np
 
 @dataclass(frozen=True)
 class SeedValues:
-    """One figure of several seeds, in their order."""
+    """One quantity, measured once per seed, in the order of the seeds."""
 
     values: Sequence[float]
 
     @property
     def mean(self) -> float:
-        """The mean."""
         return float(np.mean(self.values))
 
     @property
     def deviation(self) -> float | None:
-        """The sample standard deviation; None of a single value."""
+        """Sample standard deviation (`ddof=1`); None for a single value."""
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
 
     def __sub__(self, other: "SeedValues") -> "SeedValues":
-        """The differences, seed by seed."""
-        return SeedValues([own - its for own, its in zip(self.values, other.values, strict=True)])
+        """Differences, seed by seed."""
+        return SeedValues([a - b for a, b in zip(self.values, other.values, strict=True)])
 
-    def agree(self, margin: float = 0.0) -> bool | None:
-        """Whether every seed lies above the margin (True) or below its negative (False); None within it, or where they disagree."""
+    def is_positive(self, margin: float = 0.0) -> bool | None:
+        """True if every seed is above `margin`, False if every seed is at or below `-margin`.
+
+        None if the seeds disagree or lie within the margin.
+        """
         if all(value > margin for value in self.values):
             return True
         return False if all(value <= -margin for value in self.values) else None
 
     @property
-    def points(self) -> str:
-        """The size of a difference in points of per cent, without its sign: `12.30 ± 0.80 points`."""
-        return f"{100 * abs(self.mean):.2f}{self._spread} points"
+    def absolute_points(self) -> str:
+        """Absolute difference in percentage points: `12.30 ± 0.80 points`."""
+        return f"{100 * abs(self.mean):.2f}{self._deviation_text} points"
 
     @property
-    def signed(self) -> str:
-        """A difference in points of per cent, with its sign: `+12.30 ± 0.80`."""
-        return f"{100 * self.mean:+.2f}{self._spread}"
+    def signed_points(self) -> str:
+        """Difference in percentage points with its sign: `+12.30 ± 0.80`."""
+        return f"{100 * self.mean:+.2f}{self._deviation_text}"
 
     @property
-    def _spread(self) -> str:
+    def _deviation_text(self) -> str:
         return "" if self.deviation is None else f" ± {100 * self.deviation:.2f}"
 
 
-def seeds_of(count: int) -> str:
-    """How many seeds a sentence rests on: one of them agrees with itself."""
+def seed_count_text(count: int) -> str:
     return "one seed" if count == 1 else f"{count} seeds"
 
 
-def listed(values: Iterable[object], separator: str = ", ") -> str:
-    """Values in one text."""
+def join_values(values: Iterable[object], separator: str = ", ") -> str:
     return separator.join(str(value) for value in values)

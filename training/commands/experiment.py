@@ -1,5 +1,6 @@
-"""`experiment`: the residual-learning laboratory, a command an experiment."""
+"""`experiment`: the residual-learning experiments, one command each."""
 
+import copy
 import functools
 import shlex
 import sys
@@ -25,24 +26,24 @@ from training.commands.options import (
 from training.commands.run import join_processes
 from training.display import TrainingDisplay
 from training.errors import InterruptedRunError, RunError
-from training.experiments import ablation as lesions_experiment
+from training.experiments import ablation as ablation_experiment
 from training.experiments import degradation as degradation_experiment
 from training.experiments import gradients as gradients_experiment
 from training.experiments import identity as identity_experiment
 from training.experiments import responses as responses_experiment
 from training.experiments import shortcuts as shortcuts_experiment
-from training.experiments.experiment_report import Report, write_experiment_report
-from training.experiments.laboratory import RECIPE, Laboratory
+from training.experiments.experiment_report import ExperimentReport, write_experiment_report
+from training.experiments.laboratory import EXPERIMENT_RECIPE, Laboratory
 from training.run.request import RunRequest
 
 
-class Numbers(click.ParamType[tuple[int, ...]]):
-    """Whole numbers with commas between them, each one once."""
+class NumberList(click.ParamType[tuple[int, ...]]):
+    """Distinct integers, separated by commas."""
 
     name = "NUMBERS"
 
-    def __init__(self, each: click.IntRange) -> None:
-        self._each = each
+    def __init__(self, item: click.IntRange) -> None:
+        self._item = item
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -50,43 +51,44 @@ class Numbers(click.ParamType[tuple[int, ...]]):
         """`20,56` as (20, 56)."""
         if isinstance(value, tuple):
             return value
-        numbers = tuple(int(self._each(word.strip(), param, ctx)) for word in str(value).split(","))
+        numbers = tuple(int(self._item(word.strip(), param, ctx)) for word in str(value).split(","))
         if len(set(numbers)) < len(numbers):
-            self.fail(f"{value!r} names a number twice", param, ctx)
+            self.fail(f"{value!r} repeats a number", param, ctx)
         return numbers
 
 
-@click.group(cls=TrainingGroup)
-def experiment() -> None:
-    """Show what residual learning claims on your own data, with the paper's figures.
-
-    Each experiment trains what it needs, by one recipe for all its networks, and writes a report: OUT/NAME/index.html, report.md,
-    and the figures (SVG) and numbers (CSV) in them. Networks are trained once: experiments share them, and what was cut goes on
-    when you type the same again.
-
-    \b
-    python -m training experiment degradation --data cifar10 --depths 20,56 --seeds 0,1
-    """
-
-
 class OddNumber(click.IntRange):
-    """A whole number whose half has a middle."""
+    """An odd integer."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """`11` as 11."""
         number = int(super().convert(value, param, ctx))
         if number % 2 == 0:
-            self.fail(
-                f"{number} is even: only an odd number of points has one at the centre", param, ctx
-            )
+            self.fail(f"{number} must be odd, so that one point is the centre", param, ctx)
         return number
 
 
-def experiment_options(command: Callable[..., Report]) -> Callable[..., None]:
-    """What every experiment asks for; the command gets the laboratory in its place, and gives the report that is written."""
+@click.group(cls=TrainingGroup)
+def experiment() -> None:
+    """Repeat the experiments of residual learning on your own data.
+
+    \b
+    python -m training experiment degradation --data cifar10 --depths 20,56 --seeds 0,1
+
+    Each experiment trains its networks by one recipe and writes a report under OUT/NAME:
+    index.html, report.md, the figures (SVG) and the numbers (CSV). Experiments share networks,
+    so each network is trained once. Run the same command again to resume an interrupted experiment.
+    """
+
+
+def experiment_options(command: Callable[..., ExperimentReport]) -> Callable[..., None]:
+    """Add the options of every experiment to a function that returns its report.
+
+    The function receives the `Laboratory` and the values of its own options.
+    """
 
     @functools.wraps(command)
-    def performed(
+    def run(
         console: Console,
         data: tuple[str, ...],
         data_dir: Path | None,
@@ -101,12 +103,10 @@ def experiment_options(command: Callable[..., Report]) -> Callable[..., None]:
         threads: int | None,
         **values: Any,
     ) -> None:
-        if epochs:
-            changes = (*changes, f"epochs={epochs}")
-        wish = RunRequest(
+        request = RunRequest(
             data,
             recipe=recipe,
-            changes=changes,
+            changes=(*changes, f"epochs={epochs}") if epochs else changes,
             image_size=image_size,
             data_dir=data_dir,
             precision=precision,
@@ -118,58 +118,59 @@ def experiment_options(command: Callable[..., Report]) -> Callable[..., None]:
             interruptible(process) as interrupted,
         ):
             if process.is_distributed:
-                raise RunError("an experiment is for one process: start it without torchrun")
-            with telling_the_way_on(display):
-                report = command(Laboratory(wish, runs, display, process, interrupted), **values)
+                raise RunError("An experiment runs in one process. Start it without torchrun.")
+            with print_resume_command(display):
+                report = command(Laboratory(request, runs, display, process, interrupted), **values)
             page = write_experiment_report(report, out)
             for verdict in report.verdicts:
                 display.say(f"{verdict.word}: {verdict.text}")
-            display.say(f"the report: {page}")
+            display.say(f"report: {page}")
 
     return add_options(
-        click.pass_obj(performed),
+        click.pass_obj(run),
         click.option(
             "--data",
             multiple=True,
             required=True,
-            help="digits, fashion-mnist, cifar10, cifar100, a folder of folders of images, or a CSV of path,label.",
+            help="digits, fashion-mnist, cifar10, cifar100, a folder with one folder of images per "
+            "class, or a CSV file with the columns path,label.",
         ),
         click.option(
             "--image-size",
             type=click.IntRange(8, 1024),
-            help="The input's side.  [default: as the data or the network]",
+            help="Height and width of the input, in pixels.  [default: by data and network]",
         ),
         click.option(
             "--recipe",
-            default=RECIPE,
+            default=EXPERIMENT_RECIPE,
             show_default=True,
-            help="One for all networks; `recipes` lists them.",
+            help="Recipe of all networks; `recipes` lists them.",
         ),
         click.option(
             "--epochs",
             type=click.IntRange(min=1),
-            help="Instead of the recipe's; its schedule keeps its shape.",
+            help="Number of epochs instead of the recipe's; the schedule is scaled to it.",
         ),
         click.option(
             "--set",
             "changes",
             multiple=True,
             metavar="NAME=VALUE",
-            help="One of the recipe's values. May be repeated.",
+            help="Change one value of the recipe. May be repeated.",
         ),
         click.option(
             "--precision",
             type=click.Choice(["auto", "fp32", "bf16"]),
             default="auto",
             show_default=True,
-            help="auto takes bf16 where the hardware multiplies it.",
+            help="auto uses bf16 if the hardware supports it.",
         ),
         click.option(
             "--out",
             type=DIRECTORY,
             default=Path("experiments"),
             show_default=True,
-            help="Where the report goes.",
+            help="Folder of the reports.",
         ),
         RUNS,
         DATA_DIR,
@@ -179,53 +180,48 @@ def experiment_options(command: Callable[..., Report]) -> Callable[..., None]:
 
 
 def seeds_option(default: str) -> Callable[..., Any]:
-    """The seeds to train with."""
     return click.option(
         "--seeds",
-        type=Numbers(SEED),
+        type=NumberList(SEED),
         default=default,
         show_default=True,
-        help="Each network is trained with each.",
+        help="Each network is trained with each seed.",
     )
 
 
 def depths_option(default: str) -> Callable[..., Any]:
-    """The depths to compare, from shallow to deep."""
     return click.option(
         "--depths",
-        type=Numbers(click.IntRange(8)),
+        type=NumberList(click.IntRange(8)),
         default=default,
         show_default=True,
-        help="Layers, as in resnet20.",
+        help="Numbers of layers, as in resnet20.",
     )
 
 
 def depth_option(default: int) -> Callable[..., Any]:
-    """The depth of the networks."""
     return click.option(
         "--depth",
         type=click.IntRange(8),
         default=default,
         show_default=True,
-        help="Layers, as in resnet20.",
+        help="Number of layers, as in resnet20.",
     )
 
 
 def images_option(default: int) -> Callable[..., Any]:
-    """How many test images measure."""
     return click.option(
         "--images",
         type=click.IntRange(1),
         default=default,
         show_default=True,
-        help="Test images; fewer where there are fewer.",
+        help="Number of test images to measure on, at most the whole test split.",
     )
 
 
-def steps_option(name: str, default: int, said: str) -> Callable[..., Any]:
-    """How long a measurement trains."""
+def steps_option(name: str, default: int, description: str) -> Callable[..., Any]:
     return click.option(
-        name, type=click.IntRange(1, 10_000), default=default, show_default=True, help=said
+        name, type=click.IntRange(1, 10_000), default=default, show_default=True, help=description
     )
 
 
@@ -233,9 +229,14 @@ def steps_option(name: str, default: int, said: str) -> Callable[..., Any]:
 @experiment_options
 @depths_option("20,56")
 @seeds_option("0,1")
-def degradation(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int]) -> Report:
-    """Plain and residual networks of several depths: does more depth train worse? (He et al. 2015, figures 1 and 6)."""
-    return degradation_experiment.perform(laboratory, sorted(depths), seeds)
+def degradation(
+    laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int]
+) -> ExperimentReport:
+    """Compare plain and residual networks of several depths.
+
+    Source: He et al. 2015, figures 1 and 6.
+    """
+    return degradation_experiment.run_experiment(laboratory, sorted(depths), seeds)
 
 
 @experiment.command()
@@ -246,10 +247,10 @@ def degradation(laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[i
     type=click.IntRange(8),
     default=56,
     show_default=True,
-    help="Layers of the network built from it.",
+    help="Number of layers of the constructed network.",
 )
-@steps_option("--steps", 40, "Steps that the built networks train on.")
-@steps_option("--copy-steps", 60, "Steps in which stacks learn to copy.")
+@steps_option("--steps", 40, "Steps for which constructed networks are trained further.")
+@steps_option("--copy-steps", 60, "Steps for which stacks are trained to copy.")
 @seeds_option("0")
 def identity(
     laboratory: Laboratory,
@@ -258,9 +259,12 @@ def identity(
     steps: int,
     copy_steps: int,
     seeds: Sequence[int],
-) -> Report:
-    """A deeper network that copies a shallower one, and layers that learn to copy (He et al. 2015, section 1)."""
-    return identity_experiment.perform(laboratory, depth, deeper, seeds, steps, copy_steps)
+) -> ExperimentReport:
+    """Construct a deeper network, and train layers to copy.
+
+    Source: He et al. 2015, section 1.
+    """
+    return identity_experiment.run_experiment(laboratory, depth, deeper, seeds, steps, copy_steps)
 
 
 @experiment.command()
@@ -270,9 +274,12 @@ def identity(
 @seeds_option("0,1")
 def responses(
     laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int], images: int
-) -> Report:
-    """How strongly each layer of plain and residual networks answers (He et al. 2015, figure 7)."""
-    return responses_experiment.perform(laboratory, sorted(depths), seeds, images)
+) -> ExperimentReport:
+    """Measure how strongly each layer responds.
+
+    Source: He et al. 2015, figure 7.
+    """
+    return responses_experiment.run_experiment(laboratory, sorted(depths), seeds, images)
 
 
 @experiment.command()
@@ -284,50 +291,69 @@ def responses(
     type=click.IntRange(1),
     default=5,
     show_default=True,
-    help="Random lesions, orders and paths of each size.",
+    help="Random deletions, orders and paths of each size.",
 )
 @seeds_option("0")
-def lesions(
+def ablation(
     laboratory: Laboratory, depth: int, seeds: Sequence[int], images: int, draws: int
-) -> Report:
-    """Blocks deleted and swapped after training, and the paths that carry the gradient (Veit et al. 2016)."""
-    return lesions_experiment.perform(laboratory, depth, seeds, images, draws)
+) -> ExperimentReport:
+    """Delete and swap blocks of trained networks.
+
+    Also measures the gradient by path length. Source: Veit et al. 2016.
+    """
+    return ablation_experiment.run_experiment(laboratory, depth, seeds, images, draws)
+
+
+def _hidden_alias(command: click.Command, name: str) -> click.Command:
+    alias = copy.copy(command)
+    alias.name, alias.hidden = name, True
+    return alias
+
+
+experiment.add_command(_hidden_alias(ablation, "lesions"))  # its former name
 
 
 @experiment.command()
 @experiment_options
 @depth_option(20)
 @seeds_option("0,1")
-def shortcuts(laboratory: Laboratory, depth: int, seeds: Sequence[int]) -> Report:
-    """No shortcut, option A, B, C, and pre-activation, side by side (He et al. 2015, section 4.1; He et al. 2016)."""
-    return shortcuts_experiment.perform(laboratory, depth, seeds)
+def shortcuts(laboratory: Laboratory, depth: int, seeds: Sequence[int]) -> ExperimentReport:
+    """Compare five kinds of shortcuts.
+
+    None, options A, B and C, and pre-activation. Source: He et al. 2015 and 2016.
+    """
+    return shortcuts_experiment.run_experiment(laboratory, depth, seeds)
 
 
 @experiment.command()
 @experiment_options
 @depths_option("20,56")
-@steps_option("--steps", 100, "First steps whose gradients are measured.")
+@steps_option("--steps", 100, "First training steps whose gradients are measured.")
 @click.option(
     "--grid",
     "points",
     type=OddNumber(3, 101),
     default=11,
     show_default=True,
-    help="Points of the surface's side.",
+    help="Points on each side of the loss surface.",
 )
 @seeds_option("0")
 def gradients(
     laboratory: Laboratory, depths: Sequence[int], steps: int, points: int, seeds: Sequence[int]
-) -> Report:
-    """Gradient norms by layer in the first steps, and the loss around trained weights (Li et al. 2018)."""
-    return gradients_experiment.perform(laboratory, sorted(depths), seeds, steps, points)
+) -> ExperimentReport:
+    """Measure gradients and the loss surface.
+
+    Gradient norms by layer in the first steps, and the loss around trained weights. Source:
+    He et al. 2015 and Li et al. 2018.
+    """
+    return gradients_experiment.run_experiment(laboratory, sorted(depths), seeds, steps, points)
 
 
 @contextmanager
-def telling_the_way_on(display: TrainingDisplay) -> Iterator[None]:
-    """An interrupted experiment ends with the command that goes on with it, and exit code 130."""
+def print_resume_command(display: TrainingDisplay) -> Iterator[None]:
+    """End an interrupted experiment with the command that resumes it and exit code 130."""
     try:
         yield
-    except InterruptedRunError as stopped:
-        display.say(f"{stopped}\ngo on with: python -m training {shlex.join(sys.argv[1:])}")
+    except InterruptedRunError as error:
+        display.say(f"{error}\nresume with: python -m training {shlex.join(sys.argv[1:])}")
         sys.exit(130)

@@ -1,45 +1,29 @@
-"""The figures and tables of the lesions, with what was done for each."""
+"""Figures and tables of the experiment `ablation`."""
 
 from collections.abc import Sequence
-from typing import Final
 
-from training.experiments.ablation_measurements import AblationResults, percents
+from training.experiments.ablation_measurements import AblationResults
+from training.experiments.ablation_verdicts import (
+    MANY_METHOD,
+    PATH_METHOD,
+    SINGLE_METHOD,
+    SWAP_METHOD,
+    percent,
+)
 from training.experiments.experiment_report import (
     CellValue,
     ReportColumn,
     ReportFigure,
     ReportSection,
-    Table,
-    drawn,
+    ReportTable,
+    draw_line_figure,
 )
 from training.experiments.path_gradients import share_of_paths
-from training.reports.figures import Line, draw_lines
-from training.statistics import listed
-
-ALONE: Final = (
-    "One block at a time is taken out of the trained network, and the error is measured on {images:,} test images, with nothing "
-    "trained again. Of a residual block its shortcut stays. A plain block leaves nothing, or, where it changes the shape "
-    "({changing}), what stands there in its residual twin: every second pixel, and zeros for the new channels."
-)
-MANY: Final = (
-    "1, 2, … all of the {movable} blocks that keep the shape are taken out, drawn at random {draws} times for each number and "
-    "network: the same draws for both."
-)
-SWAPS: Final = (
-    "Two random blocks of one stage change places, once, twice, four times and so on, {draws} orders for each number. Kendall's "
-    "tau compares the order with the trained one: 1 where nothing moved. Blocks that change the shape stay where they are."
-)
-PATHS: Final = (
-    "A path takes the residual branch or the shortcut at each of {blocks} blocks, so lengths are binomial. The gradient of a "
-    "length is had as in the paper: forward as always, backward through the residual branches alone of that many random blocks, "
-    "and through the shortcuts alone of all others. Unlike there, where the norm is taken at the network's input, of random "
-    "batches of training images, 1,000 times a length, it is taken here at the first block's input, of each image by itself, "
-    "as the mean over {images} test images (the same for all) and {draws} draws a length. Times the number of such paths it is "
-    "what the length contributes: norms add up to more than the gradient's own where paths point in different directions."
-)
+from training.reports.figures import Line
+from training.statistics import join_values
 
 
-def parts(
+def report_sections(
     plain: AblationResults,
     residual: AblationResults,
     chance: float,
@@ -49,140 +33,118 @@ def parts(
     draws: int,
     path_images: int,
 ) -> list[ReportSection]:
-    """The argument in four parts, as `verdicts` has them."""
-    both = (plain, residual)
-    changing = (
-        listed((plain.blocks[position] for position in plain.changing), " and ") or "none does"
-    )
-    numbers = range(1, 1 + len(plain.blocks))
-    alone = [
-        Line(e.architecture, numbers, e.alone[:, 1:].mean(axis=0).tolist(), s)
-        for s, e in enumerate(both)
-    ]
-    many = [
-        Line(
-            e.architecture,
-            range(len(e.growth)),
-            e.growth.tolist(),
-            s,
-            spread=_band(e.growth_deviations),
-        )
-        for s, e in enumerate(both)
-    ]
-    swaps = []
-    for series, each in enumerate(both):
-        taus, errors, deviations = zip(*each.by_tau(), strict=True)
-        swaps.append(Line(each.architecture, taus, errors, series, spread=_band(deviations)))
-    lengths, norms = range(1 + len(residual.blocks)), residual.gradients.mean(axis=(0, 2)).tolist()
-    shares = [
-        Line("paths", lengths, share_of_paths(len(residual.blocks)).tolist(), 0, dashed=True),
-        Line("gradient", lengths, residual.shares.mean(axis=0).tolist(), 1),
-    ]
-    whole = f"the whole networks' errors are {percents(plain.alone[:, 0].mean())} and {percents(residual.alone[:, 0].mean())}"
-    band = "; bands: one standard deviation over the draws" + (
-        " and seeds" if len(seeds) > 1 else ""
-    )
-    many_band, swaps_band = (
-        band if any(line.spread for line in lines) else "" for lines in (many, swaps)
-    )
+    networks = (plain, residual)
+    changing = join_values((plain.blocks[p] for p in plain.shape_changing), " and ") or "none"
+    band = "; bands: one standard deviation over the draws"
+    band += " and seeds" if len(seeds) > 1 else ""
     return [
         ReportSection(
             "One block deleted",
-            [ALONE.format(images=images, changing=changing)],
-            [
-                _errors(
-                    "deleted-alone",
-                    f"Test error without each block; {whole}",
-                    alone,
-                    "block deleted",
-                    chance,
-                )
-            ],
-            files=[_alone_table(both, seeds)],
+            [SINGLE_METHOD.format(images=images, changing=changing)],
+            [_draw_single(networks, chance)],
+            csv_tables=[_single_table(networks, seeds)],
         ),
         ReportSection(
             "Many blocks deleted",
-            [MANY.format(movable=len(plain.movable), draws=draws)],
-            [
-                _errors(
-                    "deleted-many",
-                    f"Test error by number of blocks deleted{many_band}",
-                    many,
-                    "blocks deleted",
-                    chance,
-                )
-            ],
-            files=[_many_table(both, seeds)],
+            [MANY_METHOD.format(blocks=len(plain.shape_keeping), draws=draws)],
+            [_draw_many(networks, chance, band)],
+            csv_tables=[_many_table(networks, seeds)],
         ),
         ReportSection(
             "Blocks swapped",
-            [SWAPS.format(draws=draws)],
-            [
-                _errors(
-                    "swapped",
-                    f"Test error by tau: means of like orders{swaps_band}",
-                    swaps,
-                    "Kendall's tau",
-                    chance,
-                )
-            ],
-            files=[_swap_table(both)],
+            [SWAP_METHOD.format(draws=draws)],
+            [_draw_swaps(networks, chance, band)],
+            csv_tables=[_swap_table(networks)],
         ),
         ReportSection(
             "Lengths of paths",
-            [PATHS.format(blocks=len(residual.blocks), images=path_images, draws=draws)],
-            [
-                ReportFigure(
-                    "path-gradients",
-                    "Norm of the gradient along one path, by its length",
-                    drawn(
-                        draw_lines(
-                            "path gradients",
-                            [Line("gradient of a path", lengths, norms, 1)],
-                            x="blocks on the path",
-                            y="norm",
-                            logarithmic=True,
-                            legend=False,
-                        )
-                    ),
-                ),
-                ReportFigure(
-                    "path-shares",
-                    "Where the paths are, and where the gradient comes from",
-                    drawn(
-                        draw_lines(
-                            "path shares",
-                            shares,
-                            x="blocks on the path",
-                            y="share",
-                            percent=True,
-                            limits=(0, None),
-                        )
-                    ),
-                ),
-            ],
-            files=[_path_table(residual)],
+            [PATH_METHOD.format(blocks=len(residual.blocks), images=path_images, draws=draws)],
+            [_draw_path_norms(residual), _draw_path_shares(residual)],
+            csv_tables=[_path_table(residual)],
         ),
     ]
 
 
-def _band(deviations: Sequence[float | None]) -> list[float] | None:
-    """Deviations to draw; none where one of them can not be known, since a single draw has none."""
+def _draw_single(networks: Sequence[AblationResults], chance: float) -> ReportFigure:
+    lines = [
+        Line(each.architecture, range(1, 1 + len(each.blocks)), errors.tolist(), series)
+        for series, each in enumerate(networks)
+        for errors in [each.single[:, 1:].mean(axis=0)]
+    ]
+    whole = " and ".join(percent(each.single[:, 0].mean()) for each in networks)
+    caption = f"Test error without each block; errors of the whole networks: {whole}"
+    return _draw_errors("deleted-alone", caption, lines, "deleted block", chance)
+
+
+def _draw_many(networks: Sequence[AblationResults], chance: float, band: str) -> ReportFigure:
+    lines = []
+    for series, each in enumerate(networks):
+        errors = each.errors_by_deleted.tolist()
+        spread = _all_known(each.deviations_by_deleted)
+        lines.append(Line(each.architecture, range(len(errors)), errors, series, spread=spread))
+    caption = "Test error by number of blocks deleted"
+    return _draw_errors("deleted-many", caption, lines, "deleted blocks", chance, band)
+
+
+def _draw_swaps(networks: Sequence[AblationResults], chance: float, band: str) -> ReportFigure:
+    lines = []
+    for series, each in enumerate(networks):
+        taus, errors, deviations = zip(*each.errors_by_tau(), strict=True)
+        lines.append(Line(each.architecture, taus, errors, series, spread=_all_known(deviations)))
+    caption = "Test error by Kendall's tau, averaged over similar orders"
+    return _draw_errors("swapped", caption, lines, "Kendall's tau", chance, band)
+
+
+def _draw_errors(
+    name: str, caption: str, lines: Sequence[Line], x: str, chance: float, band: str = ""
+) -> ReportFigure:
+    ends = [min(lines[0].x), max(lines[0].x)]
+    level = Line("chance", ends, [chance, chance], len(lines), dashed=True)
+    caption += band if any(line.spread for line in lines) else ""
+    return draw_line_figure(
+        name, caption, [*lines, level], x=x, y="test error", percent=True, limits=(0, 1)
+    )
+
+
+def _draw_path_norms(residual: AblationResults) -> ReportFigure:
+    norms = residual.gradients.mean(axis=(0, 2)).tolist()
+    return draw_line_figure(
+        "path-gradients",
+        "Gradient norm along one path, by path length",
+        [Line("gradient of a path", range(len(norms)), norms, 1)],
+        title="path gradients",
+        x="blocks on the path",
+        y="norm",
+        logarithmic=True,
+        legend=False,
+    )
+
+
+def _draw_path_shares(residual: AblationResults) -> ReportFigure:
+    paths = share_of_paths(len(residual.blocks)).tolist()
+    gradient = residual.gradient_shares.mean(axis=0).tolist()
+    return draw_line_figure(
+        "path-shares",
+        "Share of the paths and of the gradient, by path length",
+        [
+            Line("paths", range(len(paths)), paths, 0, dashed=True),
+            Line("gradient", range(len(paths)), gradient, 1),
+        ],
+        title="path shares",
+        x="blocks on the path",
+        y="share",
+        percent=True,
+        limits=(0, None),
+    )
+
+
+def _all_known(deviations: Sequence[float | None]) -> list[float] | None:
+    """The deviations, or None if one is unknown because there was a single draw."""
     known = [deviation for deviation in deviations if deviation is not None]
     return known if len(known) == len(deviations) else None
 
 
-def _errors(name: str, caption: str, lines: Sequence[Line], x: str, chance: float) -> ReportFigure:
-    ends = [min(lines[0].x), max(lines[0].x)]
-    level = Line("chance", ends, [chance, chance], len(lines), dashed=True)
-    return ReportFigure(
-        name,
-        caption,
-        drawn(draw_lines(name, [*lines, level], x=x, y="test error", percent=True, limits=(0, 1))),
-    )
-
-
-def _alone_table(both: Sequence[AblationResults], seeds: Sequence[int]) -> Table:
+def _single_table(networks: Sequence[AblationResults], seeds: Sequence[int]) -> ReportTable:
     columns = (
         ReportColumn("network"),
         ReportColumn("seed", "whole"),
@@ -191,53 +153,50 @@ def _alone_table(both: Sequence[AblationResults], seeds: Sequence[int]) -> Table
     )
     rows: list[Sequence[CellValue]] = [
         (each.architecture, seed, name, error)
-        for each in both
-        for seed, errors in zip(seeds, each.alone.tolist(), strict=True)
+        for each in networks
+        for seed, errors in zip(seeds, each.single.tolist(), strict=True)
         for name, error in zip(["", *each.blocks], errors, strict=True)
     ]
-    return Table("deleted-alone", "each block", columns, rows)
+    return ReportTable("deleted-alone", "each block", columns, rows)
 
 
-def _many_table(both: Sequence[AblationResults], seeds: Sequence[int]) -> Table:
+def _many_table(networks: Sequence[AblationResults], seeds: Sequence[int]) -> ReportTable:
     columns = (
-        *(ReportColumn("network"), ReportColumn("seed", "whole"), ReportColumn("deleted", "whole")),
+        ReportColumn("network"),
+        ReportColumn("seed", "whole"),
+        ReportColumn("deleted", "whole"),
         ReportColumn("test error", "percent"),
     )
     rows: list[Sequence[CellValue]] = [
         (each.architecture, seed, number, error)
-        for each in both
-        for seed, counts in zip(seeds, each.many.tolist(), strict=True)
-        for number, errors in enumerate(counts, start=1)
+        for each in networks
+        for seed, by_number in zip(seeds, each.many.tolist(), strict=True)
+        for number, errors in enumerate(by_number, start=1)
         for error in errors
     ]
-    return Table("deleted-many", "each draw", columns, rows)
+    return ReportTable("deleted-many", "each draw", columns, rows)
 
 
-def _swap_table(both: Sequence[AblationResults]) -> Table:
+def _swap_table(networks: Sequence[AblationResults]) -> ReportTable:
     names = ("seed", "swaps", "tau", "error")
     columns = (ReportColumn("network"), *(ReportColumn(name, "decimals") for name in names))
-    return Table(
-        "swapped",
-        "each order",
-        columns,
-        [(each.architecture, *(order[n] for n in names)) for each in both for order in each.swaps],
-    )
+    rows = [
+        (each.architecture, *(order[name] for name in names))
+        for each in networks
+        for order in each.swaps
+    ]
+    return ReportTable("swapped", "each order", columns, rows)
 
 
-def _path_table(residual: AblationResults) -> Table:
-    columns = [
+def _path_table(residual: AblationResults) -> ReportTable:
+    columns = (
         ReportColumn("length", "whole"),
         ReportColumn("norm", "decimals"),
-        *(ReportColumn(f"share of {n}", "percent") for n in ("paths", "gradient")),
-    ]
-    values = (
-        residual.gradients.mean(axis=(0, 2)).tolist(),
-        share_of_paths(len(residual.blocks)).tolist(),
-        residual.shares.mean(axis=0).tolist(),
+        ReportColumn("share of paths", "percent"),
+        ReportColumn("share of gradient", "percent"),
     )
-    return Table(
-        "paths",
-        "each length",
-        columns,
-        [(length, *row) for length, row in enumerate(zip(*values, strict=True))],
-    )
+    norms = residual.gradients.mean(axis=(0, 2)).tolist()
+    paths = share_of_paths(len(residual.blocks)).tolist()
+    gradient = residual.gradient_shares.mean(axis=0).tolist()
+    rows = list(zip(range(len(norms)), norms, paths, gradient, strict=True))
+    return ReportTable("paths", "each path length", columns, rows)

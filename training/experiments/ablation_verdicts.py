@@ -1,4 +1,4 @@
-"""The sentences that the lesions' figures make."""
+"""Claim, method and verdicts of the experiment `ablation`."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -6,141 +6,192 @@ from typing import Any, Final
 import numpy as np
 from scipy.stats import spearmanr
 
-from training.experiments.ablation_measurements import AblationResults, percents
+from training.experiments.ablation_measurements import AblationResults
 from training.experiments.experiment_report import Verdict
 from training.experiments.path_gradients import (
-    CARRIED,
-    SHARE,
+    USUAL_PATH_SHARE,
     share_of_paths,
     shortest_interval,
     usual_lengths,
 )
-from training.statistics import SeedValues, listed, seeds_of
+from training.statistics import SeedValues, join_values, seed_count_text
 
+SOURCES: Final = ("Veit et al. 2016, sections 4.1 to 4.3, figures 3, 5 and 6",)
+CLAIM: Final = (
+    "A residual network behaves like many shorter networks at once. Every block is a fork, so n "
+    "blocks make 2^n paths. Deleting or swapping blocks changes some of these paths and leaves the "
+    "others intact. A plain network has a single path, so it breaks. And the short paths carry "
+    "most of the gradient."
+)
+SINGLE_METHOD: Final = (
+    "One block at a time is deleted from the trained network. The error is measured on {images:,} "
+    "test images, without further training. A deleted residual block leaves its shortcut. A "
+    "deleted plain block leaves nothing. A plain block that changes the shape ({changing}) leaves "
+    "the shortcut of its residual twin: every second pixel, with zeros for the new channels."
+)
+MANY_METHOD: Final = (
+    "1, 2, … and finally all {blocks} blocks that keep the shape are deleted. They are drawn at "
+    "random, {draws} times for each number and network, with the same draws for both networks."
+)
+SWAP_METHOD: Final = (
+    "Two random blocks of one stage are swapped once, twice, four times and so on, with {draws} "
+    "random orders for each number of swaps. Kendall's tau compares an order with the trained one; "
+    "it is 1 if nothing moved. Blocks that change the shape are not moved."
+)
+PATH_METHOD: Final = (
+    "A path takes the residual branch or the shortcut at each of {blocks} blocks, so path lengths "
+    "follow a binomial distribution. As in the paper, the gradient of a path length is measured "
+    "with a normal forward pass, and a backward pass through the residual branches of that many "
+    "random blocks and the shortcuts of all others. The paper takes the norm at the network's "
+    "input for random training batches, 1,000 times for each length. Here, the norm is taken at "
+    "the first block's input for each image separately, and averaged over {images} test images and "
+    "{draws} draws for each length. The contribution of a length is this mean times the number of "
+    "paths of that length. Contributions can add up to more than the norm of the whole gradient, "
+    "because paths point in different directions."
+)
+CARRIED_GRADIENT_SHARE: Final = 0.90
+"""Share of the gradient that the effective paths carry together."""
 MARGIN: Final = 0.02
-"""Errors of some thousand images that differ by less can not be told apart."""
-NEAR_CHANCE: Final = 0.1
-"""A network whose own error is nearer to chance has no room to get worse, so that lesions of it tell nothing."""
-SMOOTH: Final = 1 / 3
-"""Error grows smoothly where no single further block brings more than this share of the whole rise."""
-SHORTER: Final = 0.1
-"""What carries the gradient counts as shorter than a path in the mean where it is so by more than this part of it."""
+"""Smallest difference of two errors that counts: both come from about a thousand images."""
+CHANCE_MARGIN: Final = 0.1
+"""Ablations of a network whose error is closer to chance than this decide nothing."""
+LARGEST_STEP_SHARE: Final = 1 / 3
+"""The error grows smoothly if no single block adds more than this share of the whole rise."""
+SHORTER_BY: Final = 0.1
+"""Gradient paths are short if their mean length is this share below the mean path length."""
 
 
 def verdicts(plain: AblationResults, residual: AblationResults, chance: float) -> list[Verdict]:
-    """What the errors and the gradients say: each True or False where all seeds lie beyond a margin on one side, else None."""
-    return [
-        *_alone(plain, residual, chance),
-        _many(plain, residual, chance),
-        *_swaps(plain, residual),
-        _paths(residual),
-    ]
+    results = [_single_block_matters_less(plain, residual, chance)]
+    if residual.shape_changing:
+        results.append(_shape_changing_blocks_matter_more(residual, chance))
+    results.append(_error_grows_smoothly(plain, residual, chance))
+    if any(order["tau"] < 1 for order in residual.swaps):
+        results.append(_error_follows_order(plain, residual))
+    results.append(_short_paths_carry_the_gradient(residual))
+    return results
 
 
-def _alone(plain: AblationResults, residual: AblationResults, chance: float) -> list[Verdict]:
-    ours, theirs = (each.rises[:, each.movable] for each in (residual, plain))
-    worst = int(ours.mean(axis=0).argmax())
-    gap = SeedValues((np.median(theirs, axis=1) - np.median(ours, axis=1)).tolist())
-    said = [
-        Verdict(
-            None if _cramped(plain, chance) or _cramped(residual, chance) else gap.agree(MARGIN),
-            f"Deleting any one block that keeps the shape raises {residual.architecture}'s test error by "
-            f"{_points(np.median(ours))} points in the median and at most by {_points(ours.mean(axis=0).max())} "
-            f"({residual.blocks[residual.movable[worst]]}); {plain.architecture}'s by {_points(np.median(theirs))} in the median, "
-            f"to {percents(np.median(theirs + plain.alone[:, :1]))} (chance is {percents(chance)}), and at least by "
-            f"{_points(theirs.mean(axis=0).min())} ({seeds_of(len(ours))}; told apart: more than {_points(MARGIN)} points)."
-            f"{_cramped(plain, chance)}{_cramped(residual, chance)}",
-        )
-    ]
-    if residual.changing:
-        changing = residual.rises[:, residual.changing]
-        names = listed((residual.blocks[position] for position in residual.changing), " and ")
-        said.append(
-            Verdict(
-                None
-                if _cramped(residual, chance)
-                else SeedValues((changing.mean(axis=1) - ours.mean(axis=1)).tolist()).agree(MARGIN),
-                f"Blocks that change the shape matter more: without {names} {residual.architecture}'s error rises by "
-                f"{listed((_points(value) for value in changing.mean(axis=0)), ' and ')} points, without another by "
-                f"{_points(ours.mean())} in the mean ({seeds_of(len(ours))}).{_cramped(residual, chance)}",
-            )
-        )
-    return said
-
-
-def _many(plain: AblationResults, residual: AblationResults, chance: float) -> Verdict:
-    growth = residual.growth
-    steps, rise = np.diff(growth), growth[-1] - growth[0]
-    untold = bool(_cramped(residual, chance)) or rise <= MARGIN
+def _single_block_matters_less(
+    plain: AblationResults, residual: AblationResults, chance: float
+) -> Verdict:
+    residual_rises, plain_rises = (
+        network.error_rises[:, network.shape_keeping] for network in (residual, plain)
+    )
+    worst = int(residual_rises.mean(axis=0).argmax())
+    difference = SeedValues(
+        (np.median(plain_rises, axis=1) - np.median(residual_rises, axis=1)).tolist()
+    )
+    limits = _near_chance_sentence(plain, chance) + _near_chance_sentence(residual, chance)
+    plain_error = np.median(plain_rises + plain.single[:, :1])
     return Verdict(
-        None if untold else bool(steps.max() <= SMOOTH * rise),
-        f"Smoothly with the number of deleted blocks: {residual.architecture}'s error goes from {percents(growth[0])} to "
-        f"{percents(growth[-1])} with all {len(steps)} gone, upwards in {int((steps > 0).sum())} of "
-        f"{len(steps)} steps, the largest of them {_points(steps.max())} points (smooth: at most a third of the whole rise; "
-        f"{seeds_of(len(residual.alone))}). {plain.architecture} goes from {percents(plain.growth[0])} to "
-        f"{percents(plain.growth[1])} with the first.{_cramped(residual, chance)}",
+        None if limits else difference.is_positive(MARGIN),
+        "Deleting one block that keeps the shape hurts a residual network less: "
+        f"{residual.architecture}'s test error rises by {points(np.median(residual_rises))} points "
+        f"in the median and by at most {points(residual_rises.mean(axis=0).max())} "
+        f"({residual.blocks[residual.shape_keeping[worst]]}). {plain.architecture}'s rises by "
+        f"{points(np.median(plain_rises))} in the median, to {percent(plain_error)} (chance: "
+        f"{percent(chance)}), and by at least {points(plain_rises.mean(axis=0).min())} "
+        f"({seed_count_text(len(residual_rises))}; smallest difference that counts: "
+        f"{points(MARGIN)} points).{limits}",
     )
 
 
-def _swaps(plain: AblationResults, residual: AblationResults) -> list[Verdict]:
-    *moved, _trained = residual.by_tau()
-    if not moved:  # no stage has two blocks that could be swapped
-        return []
-    far, near, near_plain = moved[0], moved[-1], plain.by_tau()[-2]
+def _shape_changing_blocks_matter_more(residual: AblationResults, chance: float) -> Verdict:
+    changing = residual.error_rises[:, residual.shape_changing]
+    keeping = residual.error_rises[:, residual.shape_keeping]
+    difference = SeedValues((changing.mean(axis=1) - keeping.mean(axis=1)).tolist())
+    limits = _near_chance_sentence(residual, chance)
+    names = join_values((residual.blocks[p] for p in residual.shape_changing), " and ")
+    rises = join_values((points(value) for value in changing.mean(axis=0)), " and ")
+    return Verdict(
+        None if limits else difference.is_positive(MARGIN),
+        f"Blocks that change the shape matter more: without {names}, {residual.architecture}'s "
+        f"error rises by {rises} points; without another block, by {points(keeping.mean())} points "
+        f"on average ({seed_count_text(len(keeping))}).{limits}",
+    )
+
+
+def _error_grows_smoothly(
+    plain: AblationResults, residual: AblationResults, chance: float
+) -> Verdict:
+    errors = residual.errors_by_deleted
+    steps, rise = np.diff(errors), errors[-1] - errors[0]
+    limits = _near_chance_sentence(residual, chance)
+    undecided = bool(limits) or rise <= MARGIN
+    return Verdict(
+        None if undecided else bool(steps.max() <= LARGEST_STEP_SHARE * rise),
+        f"The error grows smoothly with the number of deleted blocks: {residual.architecture}'s "
+        f"goes from {percent(errors[0])} to {percent(errors[-1])} with all {len(steps)} deleted. "
+        f"It rises in {int((steps > 0).sum())} of {len(steps)} steps, by at most "
+        f"{points(steps.max())} points (smooth: at most a third of the whole rise; "
+        f"{seed_count_text(len(residual.single))}). {plain.architecture}'s goes from "
+        f"{percent(plain.errors_by_deleted[0])} to {percent(plain.errors_by_deleted[1])} with the "
+        f"first block.{limits}",
+    )
+
+
+def _error_follows_order(plain: AblationResults, residual: AblationResults) -> Verdict:
+    farthest, nearest = residual.errors_by_tau()[0], residual.errors_by_tau()[-2]
+    nearest_plain = plain.errors_by_tau()[-2]
     seeds = sorted({order["seed"] for order in residual.swaps})
-    falls = SeedValues(
-        [
-            -_correlation([order for order in residual.swaps if order["seed"] == seed])
-            for seed in seeds
-        ]
-    )
-    orders = len(residual.swaps) // len(seeds)
-    margin = 2 / np.sqrt(
-        max(orders - 1, 1)
-    )  # of ranks that are unrelated: twice their correlation's standard deviation
-    return [
-        Verdict(
-            falls.agree(float(margin)),
-            f"The order of the blocks: Spearman's correlation of {residual.architecture}'s error with Kendall's tau is "
-            f"{listed(f'{-fall:.2f}' for fall in falls.values)} over {orders} orders ({seeds_of(len(seeds))}; related: beyond "
-            f"{margin:.2f}, two standard deviations of unrelated ranks). At tau {near[0]:.2f} the error is {percents(near[1])}, at "
-            f"{far[0]:.2f} {percents(far[1])}; {plain.architecture}'s is {percents(near_plain[1])} at {near_plain[0]:.2f} already.",
-        )
+    correlations = [
+        _spearman([order for order in residual.swaps if order["seed"] == seed]) for seed in seeds
     ]
-
-
-def _correlation(orders: Sequence[dict[str, Any]]) -> float:
-    """Spearman's of tau and error; not a number where one of them is always the same."""
-    taus, errors = ([order[name] for order in orders] for name in ("tau", "error"))
-    return (
-        float(spearmanr(taus, errors).statistic)
-        if len(set(taus)) > 1 and len(set(errors)) > 1
-        else float("nan")
-    )
-
-
-def _paths(residual: AblationResults) -> Verdict:
-    blocks, shares = len(residual.blocks), residual.shares
-    low, high = usual_lengths(blocks)
-    first, last = shortest_interval(shares.mean(axis=0), CARRIED)
-    lengths = shares @ np.arange(blocks + 1)
-    few = share_of_paths(blocks)[first : last + 1].sum()
+    orders = len(residual.swaps) // len(seeds)
+    # Two standard deviations of the correlation of unrelated ranks.
+    margin = float(2 / np.sqrt(max(orders - 1, 1)))
     return Verdict(
-        SeedValues((blocks / 2 - lengths).tolist()).agree(SHORTER * blocks / 2),
-        f"Short paths carry the gradient: at least {100 * SHARE:.0f} % of {residual.architecture}'s paths pass through {low} to "
-        f"{high} of {blocks} blocks, but {100 * CARRIED:.0f} % of the gradient comes from those through {first} to {last}, which "
-        f"are {100 * few:.3g} % of the paths. In the mean a path is {blocks / 2:.1f} blocks long, and what carries the gradient "
-        f"{lengths.mean():.1f} ({seeds_of(len(lengths))}, {residual.gradients.shape[2]} draws a length; short: by more than "
-        f"{100 * SHORTER:.0f} %).",
+        SeedValues([-correlation for correlation in correlations]).is_positive(margin),
+        "The error grows as the order of the blocks departs from the trained one: Spearman's "
+        f"correlation of {residual.architecture}'s error with Kendall's tau is "
+        f"{join_values(f'{correlation:.2f}' for correlation in correlations)} over {orders} orders "
+        f"({seed_count_text(len(seeds))}; related: beyond {margin:.2f}, two standard deviations of "
+        f"unrelated ranks). At tau {nearest[0]:.2f} the error is {percent(nearest[1])}, at tau "
+        f"{farthest[0]:.2f} it is {percent(farthest[1])}. {plain.architecture}'s is "
+        f"{percent(nearest_plain[1])} at tau {nearest_plain[0]:.2f}.",
     )
 
 
-def _cramped(network: AblationResults, chance: float) -> str:
-    """A sentence where the whole network is near chance already, for any seed; else nothing."""
-    if network.alone[:, 0].max() <= chance - NEAR_CHANCE:
+def _spearman(orders: Sequence[dict[str, Any]]) -> float:
+    """Spearman's correlation of tau and error; NaN if one of them is constant."""
+    taus, errors = ([order[name] for order in orders] for name in ("tau", "error"))
+    if len(set(taus)) == 1 or len(set(errors)) == 1:
+        return float("nan")
+    return float(spearmanr(taus, errors).statistic)
+
+
+def _short_paths_carry_the_gradient(residual: AblationResults) -> Verdict:
+    blocks, shares = len(residual.blocks), residual.gradient_shares
+    low, high = usual_lengths(blocks)
+    first, last = shortest_interval(shares.mean(axis=0), CARRIED_GRADIENT_SHARE)
+    mean_lengths = shares @ np.arange(blocks + 1)
+    path_share = share_of_paths(blocks)[first : last + 1].sum()
+    return Verdict(
+        SeedValues((blocks / 2 - mean_lengths).tolist()).is_positive(SHORTER_BY * blocks / 2),
+        f"Short paths carry the gradient: at least {100 * USUAL_PATH_SHARE:.0f} % of "
+        f"{residual.architecture}'s paths pass through {low} to {high} of {blocks} blocks, but "
+        f"{100 * CARRIED_GRADIENT_SHARE:.0f} % of the gradient comes from paths through {first} to "
+        f"{last} blocks, which are {100 * path_share:.3g} % of all paths. The mean length is "
+        f"{blocks / 2:.1f} blocks over all paths and {mean_lengths.mean():.1f} weighted by "
+        f"gradient ({seed_count_text(len(mean_lengths))}, {residual.gradients.shape[2]} draws for "
+        f"each length; short: at least {100 * SHORTER_BY:.0f} % shorter).",
+    )
+
+
+def _near_chance_sentence(network: AblationResults, chance: float) -> str:
+    """A sentence if the whole network is close to chance with any seed; else an empty string."""
+    if network.single[:, 0].max() <= chance - CHANCE_MARGIN:
         return ""
-    return f" {network.architecture} is within {_points(NEAR_CHANCE)} points of chance as it is: it has no room to get worse."
+    return (
+        f" The whole {network.architecture} is already within {points(CHANCE_MARGIN)} points of "
+        "chance, so it can hardly get worse."
+    )
 
 
-def _points(value: Any) -> str:
-    return f"{100 * float(value):.1f}"
+def percent(share: Any) -> str:
+    return f"{100 * float(share):.1f} %"
+
+
+def points(share: Any) -> str:
+    return f"{100 * float(share):.1f}"

@@ -1,6 +1,6 @@
-"""Blocks deleted and swapped at test time, and the error after it (Veit et al. 2016, sections 4.1 and 4.2)."""
+"""Test error after deleting or swapping blocks (Veit et al. 2016, sections 4.1 and 4.2)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,92 +9,89 @@ from scipy.stats import kendalltau
 from torch import Tensor
 
 from training.experiments.laboratory import Laboratory, TrainedRun
-from training.experiments.network_parts import NetworkParts, run_blocks, states, without
-from training.experiments.sample_images import TestImages, counted
+from training.experiments.network_parts import (
+    BlockFunction,
+    NetworkParts,
+    block_inputs,
+    deleted_block,
+    run_blocks,
+)
+from training.experiments.sample_images import SampleTestImages
 from training.learning.networks import fold_batch_norms
-
-Block = Callable[[Tensor], Tensor]
 
 
 class BlockAblation:
-    """A trained network under test: its error with other blocks in the row than its own.
+    """Test errors of one trained network with other sequences of blocks.
 
-    Norms are folded into the convolutions. What goes into each block of the whole network is kept for one batch at a time (some
-    megabyte an image, at 56 layers), so that a row that begins like the network's costs only what is different.
+    The input of each of the network's own blocks is computed once per batch, so a sequence that
+    starts like the network only computes the blocks after the first difference.
     """
 
-    def __init__(self, laboratory: Laboratory, run: TrainedRun, pictures: TestImages) -> None:
+    def __init__(self, laboratory: Laboratory, run: TrainedRun, images: SampleTestImages) -> None:
         network = fold_batch_norms(run.trained.network).to(
             laboratory.process.device, memory_format=torch.channels_last
         )  # type: ignore[call-overload]
-        self.laboratory, self.name, self.anatomy = (
-            laboratory,
-            run.architecture,
-            NetworkParts.of(network),
-        )
-        self._batches, self._labels = pictures.batches(run), pictures.labels
+        self.laboratory, self.name = laboratory, run.architecture
+        self.parts = NetworkParts.of(network)
+        self._batches, self._labels = images.batches(run), images.labels
 
     @torch.inference_mode()
-    def errors(self, rows: Sequence[Sequence[Block]], what: str = "run") -> list[float]:
-        """The share of images that the network gets wrong with each of these rows of blocks."""
-        wrong, kept = [0] * len(rows), list[Tensor]()
-        todo = [
-            (batch, number) for batch in range(len(self._batches)) for number in range(len(rows))
-        ]
-        for batch, number in counted(self.laboratory, f"{what} of {self.name}", todo):
-            if number == 0:
-                kept = states(self.anatomy, self._batches[batch])
-            first = self._first_other(rows[number])
-            logits = self.anatomy.head(run_blocks(rows[number][first:], kept[first]))
-            wrong[number] += int((logits.argmax(1) != self._labels[batch]).sum())
+    def errors(
+        self, sequences: Sequence[Sequence[BlockFunction]], description: str = "run"
+    ) -> list[float]:
+        """Test error of the network with each sequence of blocks."""
+        wrong, inputs = [0] * len(sequences), list[Tensor]()
+        work = [(batch, n) for batch in range(len(self._batches)) for n in range(len(sequences))]
+        for batch, n in self.laboratory.iterate(f"{description}: {self.name}", work):
+            if n == 0:
+                inputs = block_inputs(self.parts, self._batches[batch])
+            first = self._first_difference(sequences[n])
+            logits = self.parts.head(run_blocks(sequences[n][first:], inputs[first]))
+            wrong[n] += int((logits.argmax(1) != self._labels[batch]).sum())
         images = sum(len(labels) for labels in self._labels)
         return [count / images for count in wrong]
 
-    def _first_other(self, row: Sequence[Block]) -> int:
-        """Where a row ceases to be the network's."""
-        pairs = zip(row, self.anatomy.blocks, strict=True)
-        return next(
-            (position for position, (block, own) in enumerate(pairs) if block is not own), len(row)
-        )
+    def _first_difference(self, sequence: Sequence[BlockFunction]) -> int:
+        for position, (block, own) in enumerate(zip(sequence, self.parts.blocks, strict=True)):
+            if block is not own:
+                return position
+        return len(sequence)
 
-    def without(self, deleted: Iterable[int]) -> list[Block]:
-        """The row without these blocks."""
-        gone = set(deleted)
+    def without(self, deleted: Iterable[int]) -> list[BlockFunction]:
+        """The blocks of the network with these positions deleted."""
+        positions = set(deleted)
         return [
-            without(block) if position in gone else block
-            for position, block in enumerate(self.anatomy.blocks)
+            deleted_block(block) if position in positions else block
+            for position, block in enumerate(self.parts.blocks)
         ]
 
     def delete_each(self) -> list[float]:
-        """The error without each block alone; the whole network's is first."""
-        lesions = [[], *([position] for position in range(len(self.anatomy.blocks)))]
-        return self.errors([self.without(gone) for gone in lesions], "delete a block")
+        """Errors `[1 + blocks]`: of the whole network, and without each block."""
+        deletions = [[], *([position] for position in range(len(self.parts.blocks)))]
+        return self.errors([self.without(deleted) for deleted in deletions], "delete one block")
 
     def delete_many(self, draws: int, seed: int) -> list[list[float]]:
-        """Errors `[number deleted - 1][draw]` without 1, 2, … all blocks that keep the shape, drawn anew for each."""
-        movable = self.anatomy.movable
-        lesions = [
-            np.random.default_rng((seed, number, draw)).permutation(movable)[:number].tolist()
-            for number in range(1, len(movable) + 1)
+        """Errors `[number deleted - 1][draw]` without 1, 2, … random shape-keeping blocks."""
+        candidates = self.parts.shape_keeping
+        deletions = [
+            np.random.default_rng((seed, number, draw)).permutation(candidates)[:number].tolist()
+            for number in range(1, len(candidates) + 1)
             for draw in range(draws)
         ]
-        errors = self.errors([self.without(gone) for gone in lesions], "delete blocks")
+        errors = self.errors([self.without(deleted) for deleted in deletions], "delete blocks")
         return [errors[start : start + draws] for start in range(0, len(errors), draws)]
 
     def swap(self, draws: int, seed: int) -> list[dict[str, Any]]:
-        """Tau and error after 1, 2, 4, … random swaps of two blocks of a stage, up to as many swaps as there are blocks."""
+        """`swaps`, `tau` and `error` of random orders of the blocks."""
         orders = [
-            (swaps, order)
-            for swaps in swap_counts(len(self.anatomy.blocks))
+            (swaps, swap_blocks(self.parts, swaps, np.random.default_rng((seed, swaps, draw))))
+            for swaps in swap_counts(len(self.parts.blocks))
             for draw in range(draws)
-            for order in [swapped(self.anatomy, swaps, np.random.default_rng((seed, swaps, draw)))]
         ]
-        errors = self.errors(
-            [[self.anatomy.blocks[position] for position in order] for _, order in orders],
-            "swap blocks",
-        )
+        sequences = [[self.parts.blocks[position] for position in order] for _, order in orders]
+        errors = self.errors(sequences, "swap blocks")
         return [
-            {"swaps": swaps, "tau": tau(order), "error": error}
+            {"swaps": swaps, "tau": kendall_tau(order), "error": error}
             for (swaps, order), error in zip(orders, errors, strict=True)
         ]
 
@@ -104,15 +101,16 @@ def swap_counts(blocks: int) -> list[int]:
     return [2**power for power in range(blocks.bit_length())]
 
 
-def swapped(anatomy: NetworkParts, swaps: int, draw: np.random.Generator) -> list[int]:
-    """The order of the blocks after so many random swaps; as it was where no stage has two that could be swapped."""
-    order = list(range(len(anatomy.blocks)))
-    pairs = anatomy.exchangeable
-    for a, b in (pairs[index] for index in draw.integers(len(pairs), size=swaps)) if pairs else ():
+def swap_blocks(parts: NetworkParts, swaps: int, generator: np.random.Generator) -> list[int]:
+    """Order of the blocks after random swaps, each of two shape-keeping blocks of one stage."""
+    order = list(range(len(parts.blocks)))
+    pairs = parts.swappable_pairs
+    for index in generator.integers(len(pairs), size=swaps) if pairs else ():
+        a, b = pairs[index]
         order[a], order[b] = order[b], order[a]
     return order
 
 
-def tau(order: Sequence[int]) -> float:
-    """Kendall's rank correlation of an order with the one that was trained: 1 where nothing moved."""
+def kendall_tau(order: Sequence[int]) -> float:
+    """Kendall's rank correlation of an order with the trained one; 1 if nothing moved."""
     return float(kendalltau(range(len(order)), order).statistic)

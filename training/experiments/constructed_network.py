@@ -1,4 +1,4 @@
-"""The constructed solution: a trained network made deeper by blocks that copy their input (He et al. 2015, section 1)."""
+"""A trained network made deeper by blocks that copy their input (He et al. 2015, section 1)."""
 
 import itertools
 from collections.abc import Iterator
@@ -8,50 +8,60 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from training.experiments.training_steps import CHUNK
 from training.learning.blocks import PlainBlock
 from training.learning.networks import build_network
+from training.run.data import PIXEL_CHUNK_SIZE
 
-STAGES: Final = ("layer1", "layer2", "layer3")
+CIFAR_STAGES: Final = ("layer1", "layer2", "layer3")
 
 
 def deepen(network: nn.Module, architecture: str, classes: int, images: Tensor) -> nn.Module:
-    """A network of this architecture that answers as `network`, a shallower one of the same kind, does: in evaluation mode.
+    """A deeper network with the same outputs as `network`, in evaluation mode.
 
-    Each stage begins with the blocks of the shallower one; those behind them are identities. `images`, float `[n, 3, h, w]`,
-    are normalised ones, from which the norms of inserted plain blocks take the statistics of the maps that they get.
+    Each stage starts with the blocks of `network`, followed by identity blocks.
+
+    Args:
+        network: A trained network of the same family.
+        architecture: Name of the deeper network.
+        classes: Number of classes.
+        images: Normalised images, float `[n, 3, h, w]`. The batch norms of inserted plain blocks
+            take the statistics of the feature maps of these images.
     """
     deeper = build_network(architecture, classes)
     for name, child in network.named_children():
-        if name not in STAGES:
+        if name not in CIFAR_STAGES:
             deeper.get_submodule(name).load_state_dict(child.state_dict())
-    for name, maps in zip(STAGES, stage_maps(network, images), strict=True):
-        taken, blocks = (
-            list(network.get_submodule(name).children()),
-            list(deeper.get_submodule(name).children()),
-        )
-        for own, block in itertools.zip_longest(taken, blocks):
-            if own is None:
+    for name, maps in zip(CIFAR_STAGES, stage_outputs(network, images), strict=True):
+        trained_blocks = network.get_submodule(name).children()
+        blocks = deeper.get_submodule(name).children()
+        for trained, block in itertools.zip_longest(trained_blocks, blocks):
+            if trained is None:
                 make_identity(block, maps)
             else:
-                block.load_state_dict(own.state_dict())
+                block.load_state_dict(trained.state_dict())
     deeper.to(images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return deeper.eval()
 
 
 @torch.no_grad()
 def make_identity(block: nn.Module, maps: Tensor) -> None:
-    """Let a block give back what it gets, in evaluation mode, float `[n, channels, h, w]` of values that are not negative.
+    """Make a block return its non-negative input in evaluation mode.
 
-    A residual block's last norm is zeroed, so that F(x) = 0. A plain block's convolutions copy, and its norms undo themselves:
-    weight and bias are the running deviation and mean, those of `maps`. So it also nearly copies with the statistics of a batch.
+    A residual block's last batch norm is zeroed, so that F(x) = 0. A plain block's convolutions
+    copy their input, and its batch norms cancel out: their weight and bias are their running
+    standard deviation and mean, taken from `maps`. So a plain block is also close to the identity
+    in training mode, where the statistics are those of the batch.
+
+    Args:
+        block: The block to change.
+        maps: Inputs of the block, float `[n, channels, h, w]`.
     """
     if isinstance(block, BasicBlock):
         nn.init.zeros_(block.bn2.weight)
         nn.init.zeros_(block.bn2.bias)
         return
     if not isinstance(block, PlainBlock):
-        raise TypeError(f"there is no identity for a {type(block).__name__}")
+        raise TypeError(f"a {type(block).__name__} cannot be made an identity")
     eps = nn.BatchNorm2d(1).eps
     mean, variance = maps.mean((0, 2, 3)), maps.var((0, 2, 3), correction=0)
     for name in ("1", "2"):
@@ -64,13 +74,13 @@ def make_identity(block: nn.Module, maps: Tensor) -> None:
 
 
 @torch.no_grad()
-def stage_maps(network: nn.Module, images: Tensor) -> Iterator[Tensor]:
-    """What each stage makes of normalised images, in evaluation mode: float `[n, channels, h, w]`, a stage at a time."""
+def stage_outputs(network: nn.Module, images: Tensor) -> Iterator[Tensor]:
+    """Output of each stage for normalised images, in evaluation mode: float `[n, c, h, w]`."""
     network.eval()
     maps = images
     for name, child in network.named_children():
         if name == "avgpool":
             return
-        maps = torch.cat([child(part) for part in torch.split(maps, CHUNK)])
-        if name in STAGES:
+        maps = torch.cat([child(part) for part in torch.split(maps, PIXEL_CHUNK_SIZE)])
+        if name in CIFAR_STAGES:
             yield maps

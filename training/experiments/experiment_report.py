@@ -1,10 +1,10 @@
-"""An experiment's report: claim, verdict, figures and tables, written as a page, as Markdown, and as the files in both.
+"""The report of an experiment: claim, verdicts, figures and tables.
 
 ::
 
     OUT/NAME/
-      index.html          all of it in one file
-      report.md           the same for a reader of Markdown
+      index.html          the report in one file
+      report.md           the same report in Markdown
       figures/*.svg, tables/*.csv
 """
 
@@ -18,15 +18,23 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from training.data.image_set import escape_unprintable
-from training.reports.figures import standalone
+from training.reports.figures import Line, draw_lines, standalone
 from training.reports.pages import MISSING, fill, percent
 
 CellValue = str | float | int | None
 
+CELL_FORMATS: Final[Mapping[str, Callable[[Any], str]]] = {
+    "text": str,
+    "percent": percent,
+    "whole": lambda value: f"{value:,d}",
+    "decimals": lambda value: f"{value:.4f}",
+    "scientific": lambda value: f"{value:.3g}",
+}
+
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """A drawing. `name` is its file's, its caption says what is to be seen."""
+    """A drawing. `name` is the file name without its suffix."""
 
     name: str
     caption: str
@@ -35,34 +43,22 @@ class ReportFigure:
 
 @dataclass(frozen=True)
 class ReportColumn:
-    """A column of a table; how its values are shown is a name of FORMATS. The CSV holds them as they are."""
+    """A table column. `kind` is a key of CELL_FORMATS; the CSV file holds unformatted values."""
 
     title: str
     kind: str = "text"
 
     @property
     def is_number(self) -> bool:
-        """Whether the values stand to the right."""
         return self.kind != "text"
 
-    def show(self, value: CellValue) -> str:
-        """A value for people."""
-        return MISSING if value is None else FORMATS[self.kind](value)
-
-
-FORMATS: Final[Mapping[str, Callable[[Any], str]]] = {
-    "text": str,
-    "percent": percent,
-    "points": lambda value: f"{100 * value:+.2f}",
-    "whole": lambda value: f"{value:,d}",
-    "decimals": lambda value: f"{value:.4f}",
-    "scientific": lambda value: f"{value:.3g}",
-}
+    def format_cell(self, value: CellValue) -> str:
+        return MISSING if value is None else CELL_FORMATS[self.kind](value)
 
 
 @dataclass(frozen=True)
-class Table:
-    """Numbers. `name` is its file's."""
+class ReportTable:
+    """A table. `name` is the file name without its suffix."""
 
     name: str
     caption: str
@@ -70,65 +66,82 @@ class Table:
     rows: Sequence[Sequence[CellValue]]
 
     @property
-    def shown(self) -> list[list[str]]:
-        """The rows for people."""
+    def formatted_rows(self) -> list[list[str]]:
         return [
-            [column.show(value) for column, value in zip(self.columns, row, strict=True)]
+            [column.format_cell(value) for column, value in zip(self.columns, row, strict=True)]
             for row in self.rows
         ]
 
 
 @dataclass(frozen=True)
 class ReportSection:
-    """A piece of the argument: what was done, and what came out."""
+    """One section of a report: what was done, and the results."""
 
     heading: str
-    text: Sequence[str]
+    paragraphs: Sequence[str]
     figures: Sequence[ReportFigure] = ()
-    tables: Sequence[Table] = ()
-    files: Sequence[Table] = ()
-    """Tables that are too long to be shown: points of curves."""
+    tables: Sequence[ReportTable] = ()
+    csv_tables: Sequence[ReportTable] = ()
+    """Tables that are too long for the page, such as the points of curves."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A sentence that the figures made. `shown` says whether they bear the claim out; None where they can not tell."""
+    """One computed sentence. `shown` is None if the measurements do not decide the claim."""
 
     shown: bool | None
     text: str
 
     @property
     def word(self) -> str:
-        """The verdict in a word or two."""
-        return {True: "shown", False: "not shown", None: "can not be told"}[self.shown]
+        return {True: "shown", False: "not shown", None: "cannot be told"}[self.shown]
 
 
 @dataclass(frozen=True)
-class Report:
-    """A whole experiment. `claim` is what the theory says, `sources` where; `setting` how it was run, by name."""
+class ExperimentReport:
+    """The whole report of one experiment.
+
+    Attributes:
+        claim: What the theory says; `sources` says where.
+        run_description: Data, recipe, seeds, packages and so on, by name.
+        commands: Commands that repeat the experiment and serve its networks.
+    """
 
     name: str
     title: str
     claim: str
     sources: Sequence[str]
     verdicts: Sequence[Verdict]
-    parts: Sequence[ReportSection]
-    setting: Mapping[str, str]
+    sections: Sequence[ReportSection]
+    run_description: Mapping[str, str]
     commands: Sequence[str]
-    """What to type: to run it again, and to serve what it trained."""
 
 
-def write_experiment_report(report: Report, out: Path) -> Path:
-    """Write all of it under OUT/NAME; the page's path."""
+def draw_line_figure(
+    name: str, caption: str, lines: Sequence[Line], *, title: str | None = None, **options: Any
+) -> ReportFigure:
+    """A figure of `lines`. `title` names the drawing for screen readers; `options` as `draw_lines`.
+
+    Raises:
+        ValueError: No line has a finite point.
+    """
+    drawing = draw_lines(title or name, lines, **options)
+    if drawing is None:
+        raise ValueError(f"figure {name} has no finite point")
+    return ReportFigure(name, caption, drawing)
+
+
+def write_experiment_report(report: ExperimentReport, out: Path) -> Path:
+    """Write the report under OUT/NAME, replacing older figures and tables. Returns the page."""
     folder = out / report.name
     for subfolder in ("figures", "tables"):
         (folder / subfolder).mkdir(parents=True, exist_ok=True)
         for stale in (folder / subfolder).iterdir():
             stale.unlink()
-    for part in report.parts:
-        for figure in part.figures:
+    for section in report.sections:
+        for figure in section.figures:
             (folder / "figures" / f"{figure.name}.svg").write_bytes(standalone(figure.drawing))
-        for table in (*part.tables, *part.files):
+        for table in (*section.tables, *section.csv_tables):
             (folder / "tables" / f"{table.name}.csv").write_text(_csv(table), encoding="utf-8")
     (folder / "report.md").write_text(_markdown(report), encoding="utf-8")
     page = folder / "index.html"
@@ -136,14 +149,7 @@ def write_experiment_report(report: Report, out: Path) -> Path:
     return page
 
 
-def drawn(drawing: Markup | None) -> Markup:
-    """A drawing that is there: experiments draw nothing that could be empty."""
-    if drawing is None:
-        raise ValueError("there is nothing to draw")
-    return drawing
-
-
-def _csv(table: Table) -> str:
+def _csv(table: ReportTable) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(column.title for column in table.columns)
@@ -151,55 +157,37 @@ def _csv(table: Table) -> str:
     return buffer.getvalue()
 
 
-def _markdown(report: Report) -> str:
-    lines = [
-        f"# {report.title}",
-        "",
-        f"**Claim.** {report.claim} ({'; '.join(report.sources)})",
-        "",
-    ]
+def _markdown(report: ExperimentReport) -> str:
+    lines = [f"# {report.title}", ""]
+    lines += [f"**Claim.** {report.claim} ({'; '.join(report.sources)})", ""]
     lines += [f"- **{verdict.word}**: {verdict.text}" for verdict in report.verdicts]
-    for part in report.parts:
-        lines += ["", f"## {part.heading}"]
-        for paragraph in part.text:
-            lines += ["", paragraph]
-        for figure in part.figures:
-            lines += [
-                "",
-                f"![{figure.caption}](figures/{figure.name}.svg)",
-                "",
-                f"*{figure.caption}*",
-            ]
-        for table in part.tables:
-            lines += [
-                "",
-                *_markdown_table(table),
-                "",
-                f"{table.caption} ([CSV](tables/{table.name}.csv))",
-            ]
-        if part.files:
-            lines += [
-                "",
-                "Numbers: "
-                + ", ".join(f"[{table.caption}](tables/{table.name}.csv)" for table in part.files),
-            ]
-    lines += [
-        "",
-        "## How it was run",
-        "",
-        *(f"- {name}: {value}" for name, value in report.setting.items()),
-    ]
+    for section in report.sections:
+        lines += _markdown_section(section)
+    lines += ["", "## How it was run", ""]
+    lines += [f"- {name}: {value}" for name, value in report.run_description.items()]
     lines += ["", "```sh", *report.commands, "```", ""]
     return "\n".join(escape_unprintable(line) for line in lines)
 
 
-def _markdown_table(table: Table) -> list[str]:
+def _markdown_section(section: ReportSection) -> list[str]:
+    lines = ["", f"## {section.heading}"]
+    for paragraph in section.paragraphs:
+        lines += ["", paragraph]
+    for figure in section.figures:
+        lines += ["", f"![{figure.caption}](figures/{figure.name}.svg)", "", f"*{figure.caption}*"]
+    for table in section.tables:
+        lines += ["", *_markdown_table(table), ""]
+        lines += [f"{table.caption} ([CSV](tables/{table.name}.csv))"]
+    if section.csv_tables:
+        links = [f"[{table.caption}](tables/{table.name}.csv)" for table in section.csv_tables]
+        lines += ["", f"Numbers: {', '.join(links)}"]
+    return lines
+
+
+def _markdown_table(table: ReportTable) -> list[str]:
     def row(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
     rule = ["---:" if column.is_number else "---" for column in table.columns]
-    return [
-        row([column.title for column in table.columns]),
-        row(rule),
-        *(row(cells) for cells in table.shown),
-    ]
+    titles = [column.title for column in table.columns]
+    return [row(titles), row(rule), *(row(cells) for cells in table.formatted_rows)]

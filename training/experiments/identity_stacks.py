@@ -1,7 +1,7 @@
-"""Stacks of layers that learn to give back what they get: plain against residual, on feature maps of real images.
+"""Stacks of plain and of residual blocks that are trained to return their input.
 
-Norms and convolutions start as in every network here (He et al. 2015b; weight 1, bias 0), no norm is zeroed and no weight
-decays: nothing but the shortcut favours F(x) = 0.
+Weights start as in every network here (He et al. 2015b; batch norms 1 and 0). No batch norm is
+zeroed and there is no weight decay, so that only the shortcut favours F(x) = 0.
 """
 
 from collections.abc import Sequence
@@ -19,61 +19,70 @@ from training.experiments.laboratory import Laboratory
 from training.learning.blocks import PlainBlock
 from training.statistics import SeedValues
 
-RATES: Final = (0.1, 0.01)
-MOMENTUM: Final = 0.9
-BATCH: Final = 32
-LAST_STEPS: Final = 10
-"""Steps at the end whose mean is the final error."""
-KINDS: Final = {"plain": PlainBlock, "residual": BasicBlock}
+STACK_BLOCKS: Final = {"plain": PlainBlock, "residual": BasicBlock}
+STACK_RATES: Final = (0.1, 0.01)
+STACK_MOMENTUM: Final = 0.9
+STACK_BATCH: Final = 32
+FINAL_STEPS: Final = 10
+"""The final error is the mean over so many last steps."""
 
 
 @dataclass(frozen=True)
 class CopyingErrors:
-    """How stacks of one kind and length learned, at the better of the rates: errors float `[seeds, steps]`."""
+    """Errors of stacks of one kind and length, at the better learning rate."""
 
     kind: str
+    """A key of STACK_BLOCKS."""
     blocks: int
     rate: float
     errors: np.ndarray
+    """Squared error over variance, float `[seeds, steps]`."""
 
     @property
     def final(self) -> SeedValues:
-        """The error at the end, a value a seed."""
-        return SeedValues(self.errors[:, -LAST_STEPS:].mean(axis=1).tolist())
+        return SeedValues(self.errors[:, -FINAL_STEPS:].mean(axis=1).tolist())
 
     @property
     def name(self) -> str:
-        """For people."""
         return f"{self.kind}, {self.blocks} {'block' if self.blocks == 1 else 'blocks'}"
 
 
 def build_stack(kind: str, blocks: int, channels: int, seed: int) -> nn.Sequential:
-    """Blocks of two 3x3 convolutions each, at their start."""
+    """Untrained blocks of two 3x3 convolutions each."""
     torch.manual_seed(seed)
-    stack = nn.Sequential(*(KINDS[kind](channels, channels) for _ in range(blocks)))
+    stack = nn.Sequential(*(STACK_BLOCKS[kind](channels, channels) for _ in range(blocks)))
     for module in stack.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     return stack
 
 
-def learn_to_copy(
+def train_to_copy(
     laboratory: Laboratory, stack: nn.Module, maps: Tensor, rate: float, steps: int, seed: int
 ) -> list[float]:
-    """Train a stack to give back maps `[n, channels, h, w]`; after each step the batch's squared error over the maps' variance.
+    """Train a stack to return its input.
 
-    1 is what answering with the mean gives. The errors end in infinity where the training diverged. Raises InterruptedRunError.
+    Args:
+        maps: Feature maps, float `[n, channels, h, w]`.
+        rate: Learning rate of SGD with momentum.
+        seed: Draws the batches.
+
+    Returns:
+        For each step, the squared error of the batch over the variance of `maps`. Returning the
+        mean has an error of 1. Infinity from the step on in which the training diverged.
+
+    Raises:
+        InterruptedRunError: The user asked to stop.
     """
     stack = stack.to(maps.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(stack.parameters(), lr=rate, momentum=MOMENTUM)
-    variance, order = maps.var(), torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.SGD(stack.parameters(), lr=rate, momentum=STACK_MOMENTUM)
+    variance, generator = maps.var(), torch.Generator().manual_seed(seed)
     errors: list[float] = []
     while len(errors) < steps:
         if laboratory.interrupted():
-            raise InterruptedRunError(
-                f"stopped at step {len(errors)} of {steps} of learning to copy"
-            )
-        batch = maps[torch.randint(len(maps), (BATCH,), generator=order).to(maps.device)]
+            raise InterruptedRunError(f"stopped at step {len(errors)} of {steps} (copying)")
+        chosen = torch.randint(len(maps), (STACK_BATCH,), generator=generator)
+        batch = maps[chosen.to(maps.device)]
         error = functional.mse_loss(stack(batch), batch) / variance
         if not torch.isfinite(error):
             return errors + [np.inf] * (steps - len(errors))
@@ -85,9 +94,9 @@ def learn_to_copy(
 
 
 def best_rate(kind: str, blocks: int, errors: Sequence[Sequence[Sequence[float]]]) -> CopyingErrors:
-    """Of errors by rate, seed and step, those of the rate that ends lowest on the mean."""
-    tried = [
+    """Errors at the rate with the lowest mean final error, from errors `[rate][seed][step]`."""
+    candidates = [
         CopyingErrors(kind, blocks, rate, np.array(of_rate))
-        for rate, of_rate in zip(RATES, errors, strict=True)
+        for rate, of_rate in zip(STACK_RATES, errors, strict=True)
     ]
-    return min(tried, key=lambda copying: copying.final.mean)
+    return min(candidates, key=lambda candidate: candidate.final.mean)

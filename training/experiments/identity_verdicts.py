@@ -1,137 +1,151 @@
-"""What the experiment `identity` says: its claim, its method, and the sentences that its figures make."""
+"""Claim, method and verdicts of the experiment `identity`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from training.experiments.experiment_report import Verdict
+from training.experiments.identity_measurements import ConstructedPair
 from training.experiments.identity_stacks import CopyingErrors
-from training.statistics import SeedValues, seeds_of
+from training.statistics import SeedValues, join_values, seed_count_text
 
 SOURCES: Final = ("He et al. 2015, sections 1 and 3.1",)
 CLAIM: Final = (
-    "A deeper network can do whatever a shallower one does: copy its layers, and make the rest identities. So a higher training "
-    "error is no lack of solutions; it is that stacks of non-linear layers are hard to train towards the identity, and that "
-    "layers with a shortcut around them, which need only learn F(x) = 0, are not."
+    "A deeper network can do whatever a shallower one does: it can copy the shallower network's "
+    "layers and make the other layers identities. So a solution exists, and a higher training "
+    "error has another cause. Stacks of non-linear layers are hard to train towards the identity. "
+    "Layers with a shortcut only need to learn F(x) = 0, which is easy."
 )
-CONSTRUCTED: Final = (
-    "Each stage of a network of {deeper} layers begins with the trained blocks of one of {depth}; identities follow. A residual "
-    "block becomes one by zeroing its last norm, so that F(x) = 0 and relu(x + 0) = x, since x is not negative. A plain block "
-    "becomes one by convolutions that copy and norms that undo themselves: weight and bias are the running deviation and mean, "
-    "taken from the maps that come there. Both are measured in evaluation mode (running statistics) on {images} training "
-    "images, not augmented: all that is left is the rounding of float32."
+CONSTRUCTION_METHOD: Final = (
+    "Each stage of a network of {deeper} layers starts with the trained blocks of a network of "
+    "{depth} layers. The following blocks are identities. A residual block becomes an identity by "
+    "zeroing its last batch norm: F(x) = 0, and relu(x + 0) = x because x is not negative. A plain "
+    "block becomes an identity with convolutions that copy and batch norms that cancel out: their "
+    "weight and bias are the running standard deviation and mean of the incoming feature maps. "
+    "Both networks are measured in evaluation mode (running statistics) on {images} training "
+    "images without augmentation. The remaining differences are float32 rounding."
 )
-TRAINED_ON: Final = (
-    "From there both train on by their recipe, on the same augmented batches, at a constant rate of {rate}, for {steps} steps "
-    "without momentum from before. Batch norm now takes the statistics of each batch. The residual network's identities are "
-    "exact then too; the plain network's hold only as far as a batch's mean and deviation are those of the maps."
+FURTHER_TRAINING_METHOD: Final = (
+    "Both networks are then trained further by their recipe on the same augmented batches, for "
+    "{steps} steps at a constant learning rate of {rate}, with new momentum. Batch norm now uses "
+    "the statistics of each batch. The identities of the residual network remain exact. Those of "
+    "the plain network hold only as far as the batch statistics equal the running statistics."
 )
-COPIED: Final = (
-    "Stacks of blocks of two 3x3 convolutions, each with its norm, learn to give back what they get: the maps that {0} training "
-    "images have after {2} of a trained {1}. Plain and residual stacks have the same weights to learn, the same start (He's for "
-    "convolutions; norms 1 and 0, the last one not zeroed, so F(x) is far from 0), no weight decay, and SGD with momentum {3}. "
-    "Of the rates {4} each takes the one that ends lower. {5} starts, {6} steps; the error at the end is the mean of the last "
-    "{7}. An error of 1 is that of answering with the mean. A residual stack is given the identity in the wiring, and has only "
-    "to unlearn its branches; that is the point of it, and also why the comparison says nothing of other functions."
+COPYING_METHOD: Final = (
+    "Stacks of blocks, each with two 3x3 convolutions and their batch norms, are trained to return "
+    "their input: the feature maps of {images} training images after {stage} of a trained "
+    "{network}. Plain and residual stacks have the same weights and the same initialisation (He's "
+    "for convolutions; batch norms 1 and 0; the last one is not zeroed, so F(x) starts far from "
+    "0). There is no weight decay; SGD has a momentum of {momentum}. Each stack uses the better of "
+    "the learning rates {rates}. There are {starts} starts of {steps} steps each. The final error "
+    "is the mean over the last {final_steps} steps. Returning the mean has an error of 1. A "
+    "residual stack has the identity built in and only needs to unlearn its branches. That is the "
+    "point of it, so this comparison says nothing about other functions."
 )
 ROUNDING: Final = 1e-4
-"""Logits that differ by less than this part of the largest one differ by float32's rounding through some fifty layers."""
-WINDOW: Final = 10
+"""Logits are equal up to this fraction of the largest one: float32 through some fifty layers."""
+LAST_LOSSES: Final = 10
+"""Steps at the end of further training over which losses are averaged."""
 
 
 def verdicts(
-    built: Mapping[str, Sequence[Mapping[str, Any]]],
+    built: Mapping[str, Sequence[ConstructedPair]],
     copied: Sequence[CopyingErrors],
     depth: int,
     deeper: int,
 ) -> list[Verdict]:
-    """What the figures say of each part of the claim."""
+    """`built` holds the constructed networks of each family, one per seed."""
+    plain, residual = (
+        [stack for stack in copied if stack.kind == kind] for kind in ("plain", "residual")
+    )
     return [
-        *(_constructed(family, found, depth, deeper) for family, found in built.items()),
-        _trained_on(built, depth, deeper),
-        *_copied(copied),
+        *(_solution_exists(family, pairs, depth, deeper) for family, pairs in built.items()),
+        _training_leaves_plain_solution(built, depth, deeper),
+        *(_plain_is_harder(*stacks) for stacks in zip(plain, residual, strict=True)),
+        _depth_makes_plain_harder(plain[0], plain[-1]),
+        _depth_does_not_make_residual_harder(residual[0], residual[-1]),
     ]
 
 
-def _constructed(
-    family: str, found: Sequence[Mapping[str, Any]], depth: int, deeper: int
+def _solution_exists(
+    family: str, pairs: Sequence[ConstructedPair], depth: int, deeper: int
 ) -> Verdict:
-    difference = max(its["difference"] for its in found)
-    loss = max(abs(its["loss"]["deep"] - its["loss"]["shallow"]) for its in found)
-    same = all(its["error"]["deep"] == its["error"]["shallow"] for its in found)
+    difference = max(pair.difference for pair in pairs)
+    loss = max(abs(pair.loss["deep"] - pair.loss["shallow"]) for pair in pairs)
+    same_error = all(pair.error["deep"] == pair.error["shallow"] for pair in pairs)
     return Verdict(
-        all(its["difference"] <= ROUNDING * its["largest"] for its in found),
-        f"The solution exists: {family}{deeper}, built from {family}{depth} and identities, answers as it does up to "
-        f"{difference:.2g} in a logit; their losses are {loss:.2g} apart, and their training errors are "
-        f"{'the same' if same else 'not quite the same'}; over {seeds_of(len(found))}.",
+        all(pair.difference <= ROUNDING * pair.largest for pair in pairs),
+        f"The solution exists: the logits of {family}{deeper}, built from {family}{depth} and "
+        f"identities, differ from {family}{depth}'s by at most {difference:.2g}. The losses differ "
+        f"by {loss:.2g}, and the training errors {'are equal' if same_error else 'differ'}, over "
+        f"{seed_count_text(len(pairs))}.",
     )
 
 
-def _trained_on(
-    built: Mapping[str, Sequence[Mapping[str, Any]]], depth: int, deeper: int
+def _training_leaves_plain_solution(
+    built: Mapping[str, Sequence[ConstructedPair]], depth: int, deeper: int
 ) -> Verdict:
-    def excess(found: Sequence[Mapping[str, Any]], part: slice) -> SeedValues:
-        deep, shallow = (
-            SeedValues([float(np.mean(its["trained_on"][name][part])) for its in found])
-            for name in ("deep", "shallow")
-        )
-        return deep - shallow
-
-    window = min(WINDOW, len(built["plain"][0]["trained_on"]["deep"]))
-    begins = {family: excess(found, slice(0, 1)) for family, found in built.items()}
-    ends = {family: excess(found, slice(-window, None)) for family, found in built.items()}
-    moved = [
-        f"that of {family}{deeper} is {begins[family].mean:+.3f} from {family}{depth}'s on the same batch at the first step, and "
-        f"{ends[family].mean:+.3f} over the last {window}"
+    last = min(LAST_LOSSES, len(built["plain"][0].trained_on["deep"]))
+    first_steps = {family: _excess_loss(pairs, slice(0, 1)) for family, pairs in built.items()}
+    last_steps = {
+        family: _excess_loss(pairs, slice(-last, None)) for family, pairs in built.items()
+    }
+    excesses = [
+        f"{family}{deeper}'s loss minus {family}{depth}'s on the same batches is "
+        f"{first_steps[family].mean:+.3f} at the first step and {last_steps[family].mean:+.3f} "
+        f"over the last {last}"
         for family in built
     ]
     return Verdict(
-        (ends["plain"] - ends["resnet"]).agree(),
-        f"Training leaves the plain solution more than the residual one. Losses of the constructed networks, over "
-        f"{seeds_of(len(built['plain']))}: {'; '.join(moved)}.",
+        (last_steps["plain"] - last_steps["resnet"]).is_positive(),
+        "Training leaves the constructed solution in plain networks more than in residual ones: "
+        f"{join_values(excesses, '; ')}, over {seed_count_text(len(built['plain']))}.",
     )
 
 
-def _copied(copied: Sequence[CopyingErrors]) -> list[Verdict]:
-    said = []
-    by_kind = {
-        kind: [copying for copying in copied if copying.kind == kind]
-        for kind in ("plain", "residual")
-    }
-    for plain, residual in zip(by_kind["plain"], by_kind["residual"], strict=True):
-        harder = plain.final - residual.final
-        said.append(
-            Verdict(
-                harder.agree(),
-                f"Learning the identity, {2 * plain.blocks} convolutions: the plain stack ends at an error of "
-                f"{plain.final.mean:.3g} of the maps' variance, the residual one at {residual.final.mean:.3g} "
-                f"({_ratio(plain, residual)}), over {_starts(plain)}.",
-            )
-        )
-    for kind, stacks in by_kind.items():
-        deeper = stacks[-1].final - stacks[0].final
-        agreed = deeper.agree()
-        said.append(
-            Verdict(
-                agreed if kind == "plain" or agreed is None else not agreed,
-                f"Depth {'makes it harder' if kind == 'plain' else 'does not make it harder'} for {kind} layers: from "
-                f"{2 * stacks[0].blocks} to {2 * stacks[-1].blocks} convolutions their error goes from "
-                f"{stacks[0].final.mean:.3g} to {stacks[-1].final.mean:.3g}, over {_starts(stacks[0])}.",
-            )
-        )
-    return said
+def _excess_loss(pairs: Sequence[ConstructedPair], steps: slice) -> SeedValues:
+    """Mean loss of the deeper network minus that of the shallower one over these steps."""
+    deep, shallow = (
+        SeedValues([float(np.mean(pair.trained_on[name][steps])) for pair in pairs])
+        for name in ("deep", "shallow")
+    )
+    return deep - shallow
 
 
-def _starts(copying: CopyingErrors) -> str:
-    starts = len(copying.errors)
-    return f"{'one start' if starts == 1 else f'{starts} starts'} on the maps of one network"
+def _plain_is_harder(plain: CopyingErrors, residual: CopyingErrors) -> Verdict:
+    return Verdict(
+        (plain.final - residual.final).is_positive(),
+        f"The identity is harder to learn for plain layers, {2 * plain.blocks} convolutions: the "
+        f"plain stack's final error is {plain.final.mean:.3g} of the variance, the residual "
+        f"stack's {residual.final.mean:.3g} (ratio {plain.final.mean / residual.final.mean:.3g}), "
+        f"{_over_starts(plain)}.",
+    )
 
 
-def _ratio(plain: CopyingErrors, residual: CopyingErrors) -> str:
-    ratio = plain.final.mean / residual.final.mean
+def _depth_makes_plain_harder(short: CopyingErrors, long: CopyingErrors) -> Verdict:
+    return Verdict(
+        (long.final - short.final).is_positive(),
+        f"Depth makes it harder for plain layers: {_final_errors(short, long)}.",
+    )
+
+
+def _depth_does_not_make_residual_harder(short: CopyingErrors, long: CopyingErrors) -> Verdict:
+    is_harder = (long.final - short.final).is_positive()
+    return Verdict(
+        None if is_harder is None else not is_harder,
+        f"Depth does not make it harder for residual layers: {_final_errors(short, long)}.",
+    )
+
+
+def _final_errors(short: CopyingErrors, long: CopyingErrors) -> str:
     return (
-        f"{ratio:.3g} times as much"
-        if ratio >= 1
-        else f"the residual one's is {1 / ratio:.3g} times as much"
+        f"the final error is {short.final.mean:.3g} with {2 * short.blocks} convolutions and "
+        f"{long.final.mean:.3g} with {2 * long.blocks}, {_over_starts(short)}"
     )
+
+
+def _over_starts(stacks: CopyingErrors) -> str:
+    starts = len(stacks.errors)
+    text = "one start" if starts == 1 else f"{starts} starts"
+    return f"over {text} on the feature maps of one network"

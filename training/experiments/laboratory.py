@@ -1,17 +1,17 @@
-"""Where experiments train: each network once, under a name that says all it depends on, so that experiments share it.
+"""Trains each network of the experiments once, and keeps runs and measurements for reuse.
 
-A training that was cut goes on where it stood; one that is finished is read. The test split is measured after every epoch, to
-draw it; it chooses nothing, since the last epoch counts.
+A run directory is named after everything its weights depend on, so experiments share runs. The
+test split is measured after every epoch for the figures. It selects nothing: the last epoch counts.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torch.nn import functional
 from model_store.store import ModelStore
 from training.data.scan import scan
 from training.data.sources import ImageSet
-from training.errors import RecipeError, RunError
+from training.errors import InterruptedRunError, RecipeError, RunError
 from training.experiments.training_curve import CURVE, CurvePoint, CurveRecorder, read_curve
 from training.learning.distributed import DistributedProcess
 from training.learning.networks import build_network, parse_architecture
@@ -32,62 +32,66 @@ from training.run.weights import LAST_WEIGHTS, Trained, read_weights
 from training.steps.pipeline import ProgressDisplay
 from training.steps.train import Progress, read_metrics, train
 
-TWINS: Final = ("plain", "resnet")
-"""Families whose networks of one depth differ in their shortcuts alone."""
-RECIPE: Final = "experiment"
+TWIN_FAMILIES: Final = ("plain", "resnet")
+"""Networks of these families and one depth differ only in their shortcuts."""
+EXPERIMENT_RECIPE: Final = "experiment"
 MEASUREMENTS: Final = ".measurements"
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished training. `architecture` and `seed` are what tells it from its neighbours in an experiment."""
+    """A finished run of one network and one seed."""
 
     directory: RunDirectory
     config: RunConfig
     history: list[dict[str, Any]]
+    """Lines of `metrics.jsonl`, one per epoch."""
 
     @classmethod
     def read(cls, run: RunDirectory) -> Self:
-        """A finished run, with all that experiments draw. Raises RunError for one that something else has trained in part."""
+        """Read a finished run.
+
+        Raises:
+            RunError: The run was partly trained by another command, so its curves have gaps.
+        """
         history = read_metrics(run)
-        if not run.has(CURVE) or not all(
-            line.keys() >= {"test_top1", "train_top1"} for line in history
-        ):
+        complete = all(line.keys() >= {"test_top1", "train_top1"} for line in history)
+        if not run.has(CURVE) or not complete:
             raise RunError(
-                f"{run.path} was not trained by an experiment alone, so its curves have gaps: move it away"
+                f"{run.path} was partly trained outside the experiments, so its curves have gaps. "
+                "Move it away to train it again."
             )
         return cls(run, run.config(), history)
 
     @property
     def architecture(self) -> str:
-        """The network's name."""
         return self.config.architecture
 
     @property
     def seed(self) -> int:
-        """What drew its weights, its order and its augmentation."""
         return self.config.seed
 
-    def last(self, figure: str) -> float:
-        """A figure of `metrics.jsonl` at the end of the training."""
-        return float(self.history[-1][figure])
+    def final_metric(self, name: str) -> float:
+        """A value of `metrics.jsonl` after the last epoch."""
+        return float(self.history[-1][name])
 
-    def curve(self) -> list[CurvePoint]:
-        """Training error by iteration."""
+    def training_curve(self) -> list[CurvePoint]:
         return read_curve(self.directory)
 
     @cached_property
     def trained(self) -> Trained:
-        """The network at the end of its training, in evaluation mode."""
+        """The network after the last epoch, in evaluation mode."""
         return read_weights(self.directory.file(LAST_WEIGHTS, "experiment"))
 
     @property
     def data_digest(self) -> str:
-        """What the images of its data were, to the pixel."""
+        """SHA-256 of the pixels and labels that the run used."""
         return str(self.directory.read_json(CHECK_FILE, "experiment")["data_digest"])
 
-    def identity(self) -> dict[str, Any]:
-        """What any measurement of this network on its data depends on: for `Laboratory.measured`."""
+    def measurement_key(self) -> dict[str, Any]:
+        """What every measurement of this network depends on, for `Laboratory.measure_once`."""
         weights = hashlib.sha256(
             self.directory.file(LAST_WEIGHTS, "experiment").read_bytes()
         ).hexdigest()
@@ -96,46 +100,56 @@ class TrainedRun:
 
 @dataclass(frozen=True)
 class Laboratory:
-    """What all networks of an experiment have in common: data, recipe, where they lie, and who watches."""
+    """Data, recipe and run folder that all networks of an experiment share."""
 
-    wish: RunRequest
+    request: RunRequest
     runs: Path
     display: ProgressDisplay
     process: DistributedProcess
     interrupted: Callable[[], bool]
-    _digests: set[str] = field(default_factory=set)
-    """That of the data, once it was looked at."""
+    _data_digests: dict[str, str] = field(default_factory=dict)
+    """Digests of the present data, by canvas."""
 
     def config(self, architecture: str, seed: int) -> RunConfig:
-        """What a run of this network would be asked for. Raises RecipeError, DataError."""
-        model = model_name(self.wish.short_data, architecture)
-        wish = replace(self.wish, architecture=architecture, seed=seed, model=model)
-        return configure(wish, self.images, ModelStore())
+        """The configuration of a run. Raises RecipeError or DataError."""
+        model = model_name(self.request.short_data, architecture)
+        request = replace(self.request, architecture=architecture, seed=seed, model=model)
+        return configure(request, self.images, ModelStore())
 
-    def require(self, architectures: Sequence[str]) -> None:
-        """Raise RecipeError, before anything is trained, for an unknown network and for networks of two kinds."""
+    def check_networks(self, architectures: Sequence[str]) -> None:
+        """Check before any training that these networks can be compared.
+
+        Raises:
+            RecipeError: A network is unknown, the networks are of two kinds, or images are mixed.
+        """
         styles = {parse_architecture(architecture).style for architecture in architectures}
         if len(styles) > 1:
             raise RecipeError(
-                f"{', '.join(architectures)} are of two kinds, for small images and for large ones: compare one kind"
+                f"{', '.join(architectures)} must all be networks for small images (20, 32, … "
+                "layers) or all be networks for large images (18, 34, … layers)."
             )
         if self.config(architectures[0], 0).recipe.mixing.enabled:
             raise RecipeError(
-                "of mixed images there is no training error: add --set mixing.mixup=0 --set mixing.cutmix=0"
+                "Experiments need the training error, which mixed images do not have. "
+                "Add --set mixing.mixup=0 --set mixing.cutmix=0."
             )
 
     @cached_property
     def images(self) -> ImageSet:
-        """What all networks learn from, not yet decoded. Raises DataError."""
-        return look_at(self.wish)
+        """The images of the request, not yet decoded. Raises DataError."""
+        return look_at(self.request)
 
     def directory(self, architecture: str, seed: int) -> RunDirectory:
-        """Where this network's run lies, begun or not."""
+        """Directory of this network's run, which need not exist yet."""
         config = self.config(architecture, seed)
         return RunDirectory(self.runs / f"{architecture}-seed{seed}-{digest(config.trained_as)}")
 
     def train(self, architecture: str, seed: int) -> TrainedRun:
-        """Train this network, go on with it, or read it where it is finished. Raises TrainingError."""
+        """Train or resume this network, or read its run if it is finished.
+
+        Raises:
+            TrainingError: The training failed, or the finished run used other data.
+        """
         run = self.directory(architecture, seed)
         run.path.mkdir(parents=True, exist_ok=True)
         with run.alone():
@@ -145,74 +159,116 @@ class Laboratory:
                 self._train(run, self.config(architecture, seed))
         return TrainedRun.read(run)
 
+    def train_all(
+        self, architectures: Sequence[str], seeds: Sequence[int]
+    ) -> dict[tuple[str, int], TrainedRun]:
+        """Train every network with every seed. All networks of the first seed come first."""
+        self.check_networks(architectures)
+        return {
+            (architecture, seed): self.train(architecture, seed)
+            for seed in seeds
+            for architecture in architectures
+        }
+
     def _train(self, run: RunDirectory, config: RunConfig) -> None:
         if not run.has("config.json"):
             run.write_config(config)
         self.display.announce(f"train {config.architecture}, seed {config.seed}")
         data = open_run_data(run, self.display.count("checking"), self.process)
-        curve = CurveRecorder(run, config.recipe.batch_size, len(data.learned))
+        recorder = CurveRecorder(run, config.recipe.batch_size, len(data.learned))
 
         def report(progress: Progress) -> None:
-            curve(progress)
+            recorder(progress)
             self.display(progress)
 
         def measure(trained: Trained) -> dict[str, float]:
-            return measure_test(trained, data, self.process)
+            return measure_test_split(trained, data, self.process)
 
         train(run, data, report, self.process, self.interrupted, measure=measure)
 
     def _check_data(self, run: RunDirectory) -> None:
-        """Raise RunError where a finished run learned from other images than lie there now."""
-        if not self._digests:
-            canvas = canvas_of(run.config().preprocessing)
-            self._digests.add(scan(self.images, canvas, 2, self.display.count("checking")).digest)
-        if run.read_json(CHECK_FILE, "experiment").get("data_digest") not in self._digests:
+        canvas = canvas_of(run.config().preprocessing)
+        key = canvas.model_dump_json()
+        if key not in self._data_digests:
+            progress = self.display.count("checking")
+            self._data_digests[key] = scan(self.images, canvas, 2, progress).digest
+        if run.read_json(CHECK_FILE, "experiment").get("data_digest") != self._data_digests[key]:
             raise RunError(
-                f"{run.path} has learned from other data than {self.images.name} holds now: give another --runs"
+                f"{run.path} was trained on other data than {self.images.name} holds now. "
+                "Choose another folder with --runs."
             )
 
     def untrained(self, architecture: str, seed: int) -> nn.Module:
-        """The network at its start, the same for the same seed."""
+        """The network with the initial weights of this seed."""
         torch.manual_seed(seed)
         network = build_network(architecture, len(self.images.class_names)).to(self.process.device)
         return network.to(memory_format=torch.channels_last)
 
     def data(self, run: TrainedRun) -> RunData:
-        """The images that a run was trained on."""
         return open_run_data(run.directory, self.display.count("checking"), self.process)
 
-    def measured(self, name: str, depends_on: Mapping[str, Any], measure: Callable[[], Any]) -> Any:
-        """What `measure` gives, as JSON values, kept beside the runs by what it depends on: a second time it is read."""
-        kept, store = f"{MEASUREMENTS}/{name}-{digest(depends_on)}.json", RunDirectory(self.runs)
-        if not store.has(kept):
+    def iterate(self, description: str, items: Sequence[Item]) -> Iterator[Item]:
+        """Yield the items under a progress bar.
+
+        Raises:
+            InterruptedRunError: The user asked to stop.
+        """
+        advance = self.display.count(description)
+        for done, item in enumerate(items):
+            if self.interrupted():
+                raise InterruptedRunError(
+                    f"stopped at {done} of {len(items)} ({description}); "
+                    "finished measurements are kept"
+                )
+            advance(done, len(items))
+            yield item
+        advance(len(items), len(items))
+
+    def measure_once(
+        self, name: str, depends_on: Mapping[str, Any], measure: Callable[[], Any]
+    ) -> Any:
+        """Result of `measure`, from its file if it was measured before.
+
+        Args:
+            name: First part of the file name in `RUNS/.measurements`.
+            depends_on: JSON values that identify the measurement; their digest ends the file name.
+            measure: Returns JSON values.
+        """
+        file, directory = (
+            f"{MEASUREMENTS}/{name}-{digest(depends_on)}.json",
+            RunDirectory(self.runs),
+        )
+        if not directory.has(file):
             self.display.announce(f"measure {name}")
-            store.write_json(kept, {"of": dict(depends_on), "measured": measure()})
-        values = store.read_json(kept, "experiment")
+            directory.write_json(file, {"of": dict(depends_on), "measured": measure()})
+        values = directory.read_json(file, "experiment")
         if not isinstance(values, dict) or "measured" not in values:
-            raise damaged(self.runs / kept, ValueError("it holds no measurement"))
+            raise damaged(self.runs / file, ValueError("it holds no measurement"))
         return values["measured"]
 
 
 def model_name(data: str, architecture: str) -> str:
-    """What a network is called in a store, whatever its data is called."""
+    """Model name of a network in a store; other characters than A-Z a-z 0-9 . _ - become `-`."""
     return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', data).strip('-._') or 'data'}-{architecture}"
 
 
-def measure_test(trained: Trained, data: RunData, process: DistributedProcess) -> dict[str, float]:
-    """Loss and top-1 on the test split."""
+def measure_test_split(
+    trained: Trained, data: RunData, process: DistributedProcess
+) -> dict[str, float]:
     logits = predict_split(trained.answering, data, data.split.test, trained.normalize, process)
     labels = data.labels(data.split.test)
-    return {
-        "test_loss": functional.cross_entropy(logits, labels).item(),
-        "test_top1": top1(logits, labels),
-    }
+    return {"test_loss": mean_loss(logits, labels), "test_top1": top1_accuracy(logits, labels)}
 
 
-def top1(logits: Tensor, labels: Tensor) -> float:
-    """The share of rows whose highest value is at their label."""
+def mean_loss(logits: Tensor, labels: Tensor) -> float:
+    """Mean cross-entropy in nats."""
+    return functional.cross_entropy(logits, labels).item()
+
+
+def top1_accuracy(logits: Tensor, labels: Tensor) -> float:
     return (logits.argmax(1) == labels).double().mean().item()
 
 
 def digest(values: Mapping[str, Any]) -> str:
-    """Eight hex digits that stand for these JSON values."""
+    """First eight hex digits of the SHA-256 of these JSON values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,4 +1,7 @@
-"""The loss around trained weights, along two random filter-normalised directions (Li et al. 2018, section 4)."""
+"""Loss around trained weights along two random, filter-normalised directions.
+
+Source: Li et al. 2018, section 4.
+"""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -9,28 +12,37 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.experiments.training_steps import answers, loss_of
+from training.experiments.laboratory import mean_loss
+from training.experiments.training_steps import predict_logits
 
-CEILING: Final = 1e6
-"""Losses above this, and those that are no numbers, are this."""
+LOSS_CEILING: Final = 1e6
+"""Replaces larger losses and NaN."""
+
+Surface = Sequence[Sequence[float]]
+"""Losses on a square grid: a row for each y, with a value for each x."""
 
 
-def draw_direction(network: nn.Module, seed: int) -> list[Tensor]:
-    """A random direction: for each parameter a tensor of its shape.
+def random_direction(network: nn.Module, seed: int) -> list[Tensor]:
+    """A random direction with the shape of each parameter.
 
-    Each filter (or row of the last layer) is as long as the network's own filter. Norms' parameters and biases stay where they
-    are: they are zero.
+    Each filter, or row of the last layer, has the norm of the network's own filter. Entries of
+    batch norms and biases are zero.
     """
     generator = torch.Generator().manual_seed(seed)
-    directions = []
+    direction = []
     for parameter in network.parameters():
         if parameter.ndim <= 1:
-            directions.append(torch.zeros_like(parameter))
+            direction.append(torch.zeros_like(parameter))
             continue
         drawn = torch.randn(parameter.shape, generator=generator).to(parameter.device)
-        own, other = ((values.detach().flatten(1).norm(dim=1)) for values in (parameter, drawn))
-        directions.append(drawn * (own / other).reshape(-1, *[1] * (parameter.ndim - 1)))
-    return directions
+        own, random = ((values.detach().flatten(1).norm(dim=1)) for values in (parameter, drawn))
+        direction.append(drawn * (own / random).reshape(-1, *[1] * (parameter.ndim - 1)))
+    return direction
+
+
+def direction_pair(network: nn.Module, seed: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Two independent random directions; no two seeds share one."""
+    return random_direction(network, 2 * seed), random_direction(network, 2 * seed + 1)
 
 
 @torch.no_grad()
@@ -40,42 +52,51 @@ def measure_surface(
     labels: Tensor,
     coordinates: Sequence[float],
     seed: int,
-    advance: Callable[[int, int], None] = lambda *_: None,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[list[float]]:
-    """The loss at weights + x first + y second, in evaluation mode: a row for each y, in it a value for each x.
+    """Loss at weights + x * first direction + y * second direction, in evaluation mode.
 
-    `advance` is called after each point with how many are done, and of how many.
+    Args:
+        images: Normalised images, float `[n, 3, h, w]`.
+        labels: int64 `[n]`.
+        coordinates: Values of x and of y.
+        seed: Draws the directions.
+        progress: Called with (points done, points in total).
+
+    Returns:
+        A row for each y, with a value for each x.
     """
     moved = copy.deepcopy(network).eval()
-    first, second = (draw_direction(network, 2 * seed + which) for which in range(2))
+    first, second = direction_pair(network, seed)
     rows: list[list[float]] = []
     for y in coordinates:
         rows.append([])
         for x in coordinates:
-            for parameter, own, along, across in zip(
+            for parameter, own, along_x, along_y in zip(
                 moved.parameters(), network.parameters(), first, second, strict=True
             ):
-                parameter.copy_(own + x * along + y * across)
-            loss = loss_of(answers(moved, images), labels)
-            rows[-1].append(min(loss, CEILING) if np.isfinite(loss) else CEILING)
-            advance(len(coordinates) * (len(rows) - 1) + len(rows[-1]), len(coordinates) ** 2)
+                parameter.copy_(own + x * along_x + y * along_y)
+            loss = mean_loss(predict_logits(moved, images), labels)
+            rows[-1].append(min(loss, LOSS_CEILING) if np.isfinite(loss) else LOSS_CEILING)
+            done = len(coordinates) * (len(rows) - 1) + len(rows[-1])
+            progress(done, len(coordinates) ** 2)
     return rows
 
 
-def grid(points: int) -> list[float]:
-    """An odd number of coordinates from -1 to 1, so that 0 is one of them."""
+def grid_coordinates(points: int) -> list[float]:
+    """`points` coordinates from -1 to 1; an odd number includes 0."""
     return [round(float(value), 6) for value in np.linspace(-1, 1, points)]
 
 
-def basin(losses: Sequence[Sequence[float]], classes: int) -> float:
-    """The share of the square whose loss is above the centre's by at most half of what guessing costs, ln(classes) / 2."""
+def basin_share(losses: Surface, classes: int) -> float:
+    """Share of the square with a loss of at most the centre's plus ln(classes) / 2."""
     values = np.array(losses)
     centre = len(values) // 2
     return float((values <= values[centre, centre] + np.log(classes) / 2).mean())
 
 
-def minima(losses: Sequence[Sequence[float]]) -> int:
-    """Points of the grid that lie lower than all their (up to 8) neighbours: a convex surface has one at most."""
+def count_minima(losses: Surface) -> int:
+    """Grid points that are lower than all of their up to 8 neighbours."""
     values: NDArray[np.float64] = np.pad(np.array(losses), 1, constant_values=np.inf)
     inner = values[1:-1, 1:-1]
     shifts = [(dy, dx) for dy in range(3) for dx in range(3) if (dy, dx) != (1, 1)]

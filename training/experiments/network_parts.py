@@ -1,4 +1,4 @@
-"""A network laid open: its stem, its blocks in a row, its head, and what stands where a block was taken out (Veit et al. 2016)."""
+"""A network as stem, blocks and head, so that blocks can be removed or reordered."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -14,19 +14,22 @@ from training.errors import RecipeError
 from training.learning.blocks import PlainBlock, ZeroPaddedShortcut
 from training.learning.networks import classify
 
+BlockFunction = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class NetworkParts:
-    """The parts of a network of BasicBlocks or PlainBlocks, in evaluation mode. Only the parts run: the network stays whole."""
+    """Parts of a network of BasicBlocks or PlainBlocks, in evaluation mode."""
 
     network: nn.Module
     stem: nn.Module
     names: Sequence[str]
+    """Names of the blocks, such as `layer1.0`."""
     blocks: Sequence[nn.Module]
 
     @classmethod
     def of(cls, network: nn.Module) -> Self:
-        """Raises RecipeError for a network of other blocks."""
+        """Split a network. Raises RecipeError if it has other blocks."""
         network.eval()
         stem, blocks = OrderedDict[str, nn.Module](), dict[str, nn.Module]()
         for name, child in network.named_children():
@@ -36,36 +39,34 @@ class NetworkParts:
                 blocks |= {f"{name}.{inner}": block for inner, block in child.named_children()}
             else:
                 stem[name] = child
-        if strange := [
-            name for name, block in blocks.items() if not isinstance(block, BasicBlock | PlainBlock)
-        ]:
-            raise RecipeError(
-                f"{strange[0]} is neither a BasicBlock nor a PlainBlock: other blocks are not taken apart"
-            )
+        for name, block in blocks.items():
+            if not isinstance(block, BasicBlock | PlainBlock):
+                raise RecipeError(
+                    f"Block {name} is a {type(block).__name__}. Only networks of BasicBlock and "
+                    "PlainBlock can be measured."
+                )
         return cls(network, nn.Sequential(stem), list(blocks), list(blocks.values()))
 
     @property
-    def movable(self) -> list[int]:
+    def shape_keeping(self) -> list[int]:
         """Positions of the blocks whose output has the shape of their input."""
         return [
-            position for position, block in enumerate(self.blocks) if stage_change(block) is None
+            position for position, block in enumerate(self.blocks) if changed_filters(block) is None
         ]
 
     @property
-    def exchangeable(self) -> list[tuple[int, int]]:
-        """Pairs of movable blocks of one stage: they take and give the same shape."""
-        stage = [name.rpartition(".")[0] for name in self.names]
-        return [
-            (a, b) for a in self.movable for b in self.movable if a < b and stage[a] == stage[b]
-        ]
+    def swappable_pairs(self) -> list[tuple[int, int]]:
+        """Pairs of shape-keeping blocks of the same stage."""
+        stages, positions = [name.rpartition(".")[0] for name in self.names], self.shape_keeping
+        return [(a, b) for a in positions for b in positions if a < b and stages[a] == stages[b]]
 
     def head(self, last_map: Tensor) -> Tensor:
-        """Logits."""
+        """Logits of the last feature map."""
         return classify(self.network, last_map)
 
 
-def stage_change(block: nn.Module) -> int | None:
-    """How many filters come out of a block that changes the shape; None of one that keeps it."""
+def changed_filters(block: nn.Module) -> int | None:
+    """Output channels of a block that changes the shape; None for a block that keeps it."""
     convolution = block.get_submodule("conv1")
     if not isinstance(convolution, nn.Conv2d):
         raise TypeError(type(convolution))
@@ -73,32 +74,35 @@ def stage_change(block: nn.Module) -> int | None:
     return None if same else convolution.out_channels
 
 
-def branches(block: BasicBlock, x: Tensor) -> tuple[Tensor, Tensor]:
-    """What a residual block adds before its last ReLU: the shortcut's part and the residual one."""
+def block_branches(block: BasicBlock, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The two terms that a residual block adds before its last ReLU: shortcut and F(x)."""
     shortcut = x if block.downsample is None else block.downsample(x)
     return shortcut, block.bn2(block.conv2(functional.relu(block.bn1(block.conv1(x)))))
 
 
-def without(block: nn.Module) -> Callable[[Tensor], Tensor]:
-    """What stands where this block was: its shortcut, or in a plain network nothing, and option A's where the shape changes."""
+def deleted_block(block: nn.Module) -> BlockFunction:
+    """What remains of a deleted block.
+
+    A residual block leaves its shortcut. A plain block leaves nothing, or the shortcut of
+    option A if it changes the shape.
+    """
     if isinstance(block, BasicBlock):
         shortcut = block.downsample
         return functional.relu if shortcut is None else lambda x: functional.relu(shortcut(x))
-    filters = stage_change(block)
+    filters = changed_filters(block)
     return nn.Identity() if filters is None else ZeroPaddedShortcut(filters)
 
 
-def run_blocks(blocks: Iterable[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
-    """One after the other."""
+def run_blocks(blocks: Iterable[BlockFunction], x: Tensor) -> Tensor:
     for block in blocks:
         x = block(x)
     return x
 
 
 @torch.inference_mode()
-def states(anatomy: NetworkParts, batch: Tensor) -> list[Tensor]:
-    """What goes into each block, and at the end what leaves the last."""
-    kept = [anatomy.stem(batch)]
-    for block in anatomy.blocks:
-        kept.append(block(kept[-1]))
-    return kept
+def block_inputs(parts: NetworkParts, batch: Tensor) -> list[Tensor]:
+    """Input of each block, and the output of the last one."""
+    inputs = [parts.stem(batch)]
+    for block in parts.blocks:
+        inputs.append(block(inputs[-1]))
+    return inputs

@@ -1,4 +1,7 @@
-"""Paths through a residual network: how many of each length, and the gradient that they carry (Veit et al. 2016, section 4.3)."""
+"""Number and gradient of the paths of each length in a residual network.
+
+Source: Veit et al. 2016, section 4.3.
+"""
 
 from collections.abc import Collection, Sequence
 from typing import Final
@@ -12,99 +15,98 @@ from torch.nn import functional
 from torchvision.models.resnet import BasicBlock
 
 from training.experiments.laboratory import Laboratory, TrainedRun
-from training.experiments.network_parts import NetworkParts, branches
-from training.experiments.sample_images import TestImages, counted
+from training.experiments.network_parts import NetworkParts, block_branches
+from training.experiments.sample_images import SampleTestImages
 from training.learning.networks import fold_batch_norms
 
-SHARE: Final = 0.95
-"""Of all paths: the interval of lengths that holds at least so many."""
-CARRIED: Final = 0.90
-"""Of the gradient: what the effective paths carry together."""
+USUAL_PATH_SHARE: Final = 0.95
+"""Share of all paths in the interval that `usual_lengths` returns."""
 
 
 def share_of_paths(blocks: int) -> NDArray[np.float64]:
-    """How many of the 2^blocks paths pass through 0, 1, … all residual branches: Binomial(blocks, 1/2)."""
+    """Share of the 2^blocks paths by length (0 to `blocks`): Binomial(blocks, 1/2)."""
     return np.asarray(binom.pmf(np.arange(blocks + 1), blocks, 0.5), np.float64)
 
 
 def usual_lengths(blocks: int) -> tuple[int, int]:
-    """The shortest interval around the middle that holds SHARE of all paths."""
+    """Shortest interval around the middle that holds USUAL_PATH_SHARE of all paths."""
     shares = share_of_paths(blocks)
     return next(
         (low, blocks - low)
         for low in range(blocks // 2, -1, -1)
-        if shares[low : blocks - low + 1].sum() >= SHARE
+        if shares[low : blocks - low + 1].sum() >= USUAL_PATH_SHARE
     )
 
 
-def shortest_interval(shares: NDArray[np.float64], wanted: float) -> tuple[int, int]:
-    """The first and last position of the shortest run whose shares add up to as much as is wanted of all."""
-    sums = np.concatenate([[0.0], np.cumsum(shares / shares.sum())])
-    enough = wanted - 1e-12
-    runs = (
-        (a, b)
-        for length in range(len(shares))
-        for a in range(len(shares) - length)
-        for b in [a + length]
+def shortest_interval(values: NDArray[np.float64], share: float) -> tuple[int, int]:
+    """First and last index of the shortest interval that holds `share` of the sum of `values`."""
+    sums = np.concatenate([[0.0], np.cumsum(values / values.sum())])
+    enough = share - 1e-12  # rounding
+    return next(
+        (first, first + length)
+        for length in range(len(values))
+        for first in range(len(values) - length)
+        if sums[first + length + 1] - sums[first] >= enough
     )
-    return next((a, b) for a, b in runs if sums[b + 1] - sums[a] >= enough)
 
 
 class PathGradients:
-    """One forward pass, whose gradient at the first block's input can then be had along any set of paths."""
+    """One forward pass, after which the gradient along any single path can be computed.
 
-    def __init__(self, anatomy: NetworkParts, batch: Tensor, labels: Tensor) -> None:
+    Gradients are those of the summed loss at the input of the first block, float `[n, c, h, w]`.
+    """
+
+    def __init__(self, parts: NetworkParts, batch: Tensor, labels: Tensor) -> None:
         with torch.no_grad():
-            x = anatomy.stem(batch)
-        self._steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-        for block in anatomy.blocks:
+            x = parts.stem(batch)
+        self._blocks: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        for block in parts.blocks:
             if not isinstance(block, BasicBlock):
                 raise TypeError(type(block))
             x = x.detach().requires_grad_()
-            shortcut, residual = branches(block, x)
+            shortcut, residual = block_branches(block, x)
             total = (shortcut + residual).detach()
-            self._steps.append((x, shortcut, residual, total > 0))
+            self._blocks.append((x, shortcut, residual, total > 0))
             x = functional.relu(total)
         x = x.detach().requires_grad_()
-        loss = functional.cross_entropy(anatomy.head(x), labels, reduction="sum")
-        self._gradient = torch.autograd.grad(loss, x)[0]
+        loss = functional.cross_entropy(parts.head(x), labels, reduction="sum")
+        self._output_gradient = torch.autograd.grad(loss, x)[0]
 
-    def through(self, kept: Collection[int]) -> Tensor:
-        """The gradient along the one path that takes these blocks' residual branches and all others' shortcuts.
+    def along(self, residual_blocks: Collection[int]) -> Tensor:
+        """Gradient along the path through the residual branches of these blocks only.
 
-        The loss is the sum over the images, so each has its own in its row. Sums over all paths to the whole gradient.
+        The path takes the shortcuts of all other blocks. The sum over all paths is the gradient.
         """
-        gradient: Tensor = self._gradient
-        for position, (x, shortcut, residual, passes) in reversed(list(enumerate(self._steps))):
-            gradient = gradient * passes
-            way = residual if position in kept else shortcut
-            if way is not x:
-                gradient = torch.autograd.grad(way, x, gradient, retain_graph=True)[0]
+        gradient: Tensor = self._output_gradient
+        for position, (x, shortcut, residual, active) in reversed(list(enumerate(self._blocks))):
+            gradient = gradient * active
+            branch = residual if position in residual_blocks else shortcut
+            if branch is not x:
+                gradient = torch.autograd.grad(branch, x, gradient, retain_graph=True)[0]
         return gradient
 
 
-def gradient_norms(
-    laboratory: Laboratory, run: TrainedRun, pictures: TestImages, draws: int, seed: int
+def measure_path_gradients(
+    laboratory: Laboratory, run: TrainedRun, images: SampleTestImages, draws: int, seed: int
 ) -> list[list[float]]:
-    """Norms `[length][draw]` of one random path's gradient of each length: the mean over the pictures, which are one batch."""
-    device = laboratory.process.device
-    network = fold_batch_norms(run.trained.network).to(device)
-    anatomy = NetworkParts.of(network.to(memory_format=torch.channels_last))
-    count = len(anatomy.blocks)
-    backward = PathGradients(anatomy, torch.cat(pictures.batches(run)), torch.cat(pictures.labels))
-    choices = [
+    """Norms `[length][draw]` of the gradient along one random path, averaged over the images."""
+    network = fold_batch_norms(run.trained.network).to(laboratory.process.device)
+    parts = NetworkParts.of(network.to(memory_format=torch.channels_last))
+    gradients = PathGradients(parts, torch.cat(images.batches(run)), torch.cat(images.labels))
+    count = len(parts.blocks)
+    paths = [
         np.random.default_rng((seed, length, draw)).permutation(count)[:length].tolist()
         for length in range(count + 1)
         for draw in range(draws)
     ]
     norms = [
-        float(backward.through(set(kept)).flatten(1).norm(dim=1).double().mean())
-        for kept in counted(laboratory, f"paths of {run.architecture}", choices)
+        float(gradients.along(set(path)).flatten(1).norm(dim=1).double().mean())
+        for path in laboratory.iterate(f"path gradients: {run.architecture}", paths)
     ]
     return [norms[start : start + draws] for start in range(0, len(norms), draws)]
 
 
 def share_of_gradient(norms: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    """By length: the mean norm times the number of such paths, as a share of the sum over all lengths."""
+    """Share of the gradient by path length: mean norm times the number of such paths."""
     weights = share_of_paths(len(norms) - 1) * np.mean(norms, axis=1)
     return np.asarray(weights / weights.sum(), np.float64)

@@ -1,9 +1,8 @@
-"""Some test images that trained networks are examined with, the same for all of them."""
+"""Test and training images, spread evenly over their split, on which networks are measured."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,28 +10,24 @@ from torch import Tensor
 
 from training.data.sampling import evenly_spaced
 from training.data.sources import Indices
-from training.errors import InterruptedRunError
 from training.experiments.laboratory import Laboratory, TrainedRun
 from training.reports.history import split_rows
 from training.run.data import PIXEL_CHUNK_SIZE, RunData
 
-Item = TypeVar("Item")
-
 
 @dataclass(frozen=True)
-class TestImages:
-    """So many test images, spread evenly over the split (which may lie class by class); all of it where it has fewer."""
+class SampleTestImages:
+    """At most `count` test images, the same for all runs of an experiment."""
 
     laboratory: Laboratory
     run: TrainedRun
-    """Any of the runs: they share data and split."""
-    wanted: int
+    """Any run of the experiment: all share data and split."""
+    count: int
 
     @cached_property
     def indices(self) -> Indices:
-        """Their positions in the data."""
         test = np.array(split_rows(self.run.directory)["test"], np.int64)
-        return evenly_spaced(test, self.wanted)
+        return evenly_spaced(test, self.count)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -43,35 +38,31 @@ class TestImages:
 
     @cached_property
     def labels(self) -> list[Tensor]:
-        """Their labels, batch by batch."""
-        return list(
-            torch.split(
-                self._data.labels(self.indices).to(self.laboratory.process.device), PIXEL_CHUNK_SIZE
-            )
-        )
+        """int64 `[n]` per batch."""
+        labels = self._data.labels(self.indices).to(self.laboratory.process.device)
+        return list(torch.split(labels, PIXEL_CHUNK_SIZE))
 
     def batches(self, run: TrainedRun) -> list[Tensor]:
-        """The images as this run's network takes them: float `[n, 3, h, w]`, channels_last, batch by batch."""
+        """Images normalised for the network of `run`: float `[n, 3, h, w]`, channels_last."""
         device = self.laboratory.process.device
         normalize = run.trained.normalize.to(device)
-        return [
-            normalize(torch.from_numpy(chunk).to(device))
-            for chunk in self._data.chunks(self.indices)
-        ]
+        chunks = self._data.chunks(self.indices)
+        return [normalize(torch.from_numpy(chunk).to(device)) for chunk in chunks]
 
-    def identity(self, run: TrainedRun) -> dict[str, Any]:
-        """What any measurement of this run's network on these images depends on: for `Laboratory.measured`."""
-        return run.identity() | {"images": len(self)}
+    def measurement_key(self, run: TrainedRun) -> dict[str, Any]:
+        """What every measurement of `run` on these images depends on."""
+        return run.measurement_key() | {"images": len(self)}
 
 
-def counted(laboratory: Laboratory, what: str, items: Sequence[Item]) -> Iterator[Item]:
-    """The items one by one under a bar. Raises InterruptedRunError once a person wants to stop."""
-    advance = laboratory.display.count(what)
-    for done, item in enumerate(items):
-        if laboratory.interrupted():
-            raise InterruptedRunError(
-                f"stopped while measuring ({what}, {done} of {len(items)}); what was measured before is kept"
-            )
-        advance(done, len(items))
-        yield item
-    advance(len(items), len(items))
+def sample_training_images(
+    laboratory: Laboratory, run: TrainedRun, count: int
+) -> tuple[Tensor, Tensor]:
+    """At most `count` training images of a run, on the device.
+
+    Returns:
+        Normalised images, float `[n, 3, h, w]`, and labels, int64 `[n]`.
+    """
+    data = laboratory.data(run)
+    chosen, device = evenly_spaced(data.learned, count), laboratory.process.device
+    chunks = [run.trained.normalize(torch.from_numpy(chunk)) for chunk in data.chunks(chosen)]
+    return torch.cat(chunks).to(device), data.labels(chosen).to(device)

@@ -1,4 +1,4 @@
-"""The training error of a run by iteration, finer than its epochs: what the paper's curves show."""
+"""Training error by iteration, finer than by epoch, in `curve.csv` of a run directory."""
 
 import csv
 import io
@@ -10,11 +10,11 @@ from training.steps.train import Progress
 
 CURVE: Final = "curve.csv"
 POINT_STEPS: Final = 50
-"""Steps that a point is the mean of, or a few more: an epoch is cut evenly."""
+"""Steps per point. An epoch is divided evenly, so a point may cover a few more steps."""
 
 
 class CurvePoint(NamedTuple):
-    """The steps up to an iteration since the point before: images seen, and those got wrong."""
+    """Images seen and misclassified between the previous point and `iteration`."""
 
     iteration: int
     images: int
@@ -22,48 +22,47 @@ class CurvePoint(NamedTuple):
 
     @property
     def error(self) -> float:
-        """The share that was got wrong."""
         return self.wrong / self.images
 
 
 class CurveRecorder:
-    """Takes in how a training goes, and writes its curve; a resumed training goes on with the file of the one before."""
+    """Writes the curve of a run during training. A resumed run continues its file."""
 
     def __init__(self, run: RunDirectory, batch_size: int, images: int) -> None:
         self._run, self._batch_size, self._images = run, batch_size, images
         self._points: list[CurvePoint] | None = None
 
     def __call__(self, progress: Progress) -> None:
-        """Take in where the training stands after a step."""
-        if progress.accuracy is None or progress.metrics:  # an epoch's end repeats its last step
+        """Record the progress after a step."""
+        # The report at the end of an epoch repeats its last step.
+        if progress.accuracy is None or progress.metrics:
             return
-        if self._points is None:  # a resumed training makes the points behind its checkpoint again
-            kept = read_curve(self._run) if self._run.has(CURVE) else []
-            self._points = [point for point in kept if point.iteration < progress.run_step]
-        began = progress.run_step - progress.step
-        before = [point for point in self._points if point.iteration > began]
-        if not _is_due(progress, before[-1].iteration - began if before else 0):
+        if self._points is None:
+            # A resumed run repeats the steps after its checkpoint.
+            points = read_curve(self._run) if self._run.has(CURVE) else []
+            self._points = [point for point in points if point.iteration < progress.run_step]
+        epoch_start = progress.run_step - progress.step
+        of_epoch = [point for point in self._points if point.iteration > epoch_start]
+        last_step = of_epoch[-1].iteration - epoch_start if of_epoch else 0
+        if not _is_due(progress, last_step):
             return
-        seen = self._images if progress.step == progress.steps else progress.step * self._batch_size
-        images, wrong = (
-            seen - sum(point.images for point in before),
-            round((1 - progress.accuracy) * seen),
-        )
-        self._points.append(
-            CurvePoint(progress.run_step, images, wrong - sum(point.wrong for point in before))
-        )
+        is_epoch_end = progress.step == progress.steps
+        seen = self._images if is_epoch_end else progress.step * self._batch_size
+        wrong = round((1 - progress.accuracy) * seen)
+        images = seen - sum(point.images for point in of_epoch)
+        wrong -= sum(point.wrong for point in of_epoch)
+        self._points.append(CurvePoint(progress.run_step, images, wrong))
         write_curve(self._run, self._points)
 
 
-def _is_due(progress: Progress, last: int) -> bool:
-    """Whether a part of the epoch has ended since step `last` of it: a GPU tells of some steps only."""
+def _is_due(progress: Progress, last_step: int) -> bool:
+    """Whether a new point is due. On a GPU, not every step is reported."""
     parts = max(1, progress.steps // POINT_STEPS)
-    crossed = progress.step * parts // progress.steps > last * parts // progress.steps
-    return crossed or (progress.run_step == progress.total_steps and progress.step > last)
+    crossed = progress.step * parts // progress.steps > last_step * parts // progress.steps
+    return crossed or (progress.run_step == progress.total_steps and progress.step > last_step)
 
 
 def write_curve(run: RunDirectory, points: Iterable[CurvePoint]) -> None:
-    """Leave the points as `curve.csv`."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CurvePoint._fields)
@@ -72,7 +71,7 @@ def write_curve(run: RunDirectory, points: Iterable[CurvePoint]) -> None:
 
 
 def read_curve(run: RunDirectory) -> list[CurvePoint]:
-    """What `write_curve` left. Raises RunError where it is not there, or damaged."""
+    """Points of `curve.csv`. Raises RunError if the file is missing or damaged."""
     path = run.file(CURVE, "experiment")
     try:
         rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines())

@@ -1,4 +1,4 @@
-"""`experiment`: what a person types, and what it answers to what can not be."""
+"""`experiment`: the command line of the experiments."""
 
 from pathlib import Path
 
@@ -17,8 +17,7 @@ def run(*words: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_it_writes_a_report_and_says_its_sentences(tmp_path: Path) -> None:
-    """Two depths of two kinds, for three steps."""
+def test_an_experiment_writes_its_report(tmp_path: Path) -> None:
     code, output = run(
         "degradation",
         *LENGTH,
@@ -32,18 +31,19 @@ def test_it_writes_a_report_and_says_its_sentences(tmp_path: Path) -> None:
     assert code == 0, output
     page = tmp_path / "out" / "degradation" / "index.html"
     assert page.exists()
-    assert f"the report: {page}" in output.replace("\n", "")
+    assert f"report: {page}" in output.replace("\n", "")
 
 
 @pytest.mark.parametrize(
     "words",
     [
         ("responses", "--depths", "20", "--images", "20"),
-        ("lesions", "--depth", "20", "--images", "20", "--draws", "1"),
+        ("ablation", "--depth", "20", "--images", "20", "--draws", "1"),
     ],
 )
-def test_what_measures_says_how_much(tmp_path: Path, words: tuple[str, ...]) -> None:
-    """The report's command has the number of images with which it was measured."""
+def test_a_report_states_the_command_that_repeats_it(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
     code, output = run(
         *words, *LENGTH, "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")
     )
@@ -56,47 +56,48 @@ def test_what_measures_says_how_much(tmp_path: Path, words: tuple[str, ...]) -> 
     assert "20 test images" in report
 
 
+def test_ablation_can_be_called_by_its_former_name() -> None:
+    """The former name is not listed in the help."""
+    code, output = run("lesions", "--help")
+    assert code == 0
+    assert "--draws" in output
+    assert "lesions" not in run("--help")[1]
+
+
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        (("degradation", *LENGTH, "--depths", "20,20"), "names a number twice"),
-        (("degradation", *LENGTH, "--depths", "20,many"), "'many' is not a valid integer"),
-        (("degradation", *LENGTH, "--depths", "20,21"), "there is no architecture 'plain21'"),
-        (("degradation", *LENGTH, "--depths", "18,20"), "are of two kinds"),
-        (("degradation", *LENGTH, "--depths", "20"), "one depth shows nothing"),
-        (
-            ("degradation", *LENGTH, "--set", "mixing.mixup=0.2"),
-            "of mixed images there is no training error",
-        ),
-        (("identity", *LENGTH, "--depth", "18", "--deeper", "34"), "have stages of their own kind"),
-        (
-            ("identity", *LENGTH, "--depth", "20", "--deeper", "21"),
-            "there is no architecture 'plain21'",
-        ),
-        (("identity", *LENGTH, "--depth", "32", "--deeper", "20"), "is not deeper than one of 32"),
-        (("gradients", *LENGTH, "--depths", "21,32"), "there is no architecture 'plain21'"),
-        (("lesions", *LENGTH, "--depth", "21"), "there is no architecture 'plain21'"),
-        (("shortcuts", *LENGTH, "--depth", "34"), "there is no architecture 'resnet34-b'"),
-        (("degradation", "--depths", "20"), "Missing option '--data'"),
+        (("degradation", *LENGTH, "--depths", "20,20"), "'20,20'"),
+        (("degradation", *LENGTH, "--depths", "20,many"), "'many'"),
+        (("degradation", *LENGTH, "--depths", "20,21"), "plain21"),
+        (("degradation", *LENGTH, "--depths", "18,20"), "plain18"),
+        (("degradation", *LENGTH, "--depths", "20"), "--depths"),
+        (("degradation", *LENGTH, "--set", "mixing.mixup=0.2"), "mixing.mixup=0"),
+        (("identity", *LENGTH, "--depth", "18", "--deeper", "34"), "--depth"),
+        (("identity", *LENGTH, "--depth", "20", "--deeper", "21"), "plain21"),
+        (("identity", *LENGTH, "--depth", "32", "--deeper", "20"), "--deeper"),
+        (("gradients", *LENGTH, "--depths", "21,32"), "plain21"),
+        (("gradients", *LENGTH, "--grid", "10"), "10 must be odd"),
+        (("ablation", *LENGTH, "--depth", "21"), "plain21"),
+        (("shortcuts", *LENGTH, "--depth", "34"), "resnet34-b"),
+        (("degradation", "--depths", "20"), "--data"),
         (("degradation", "--data", "no-such-folder"), "no-such-folder"),
-        (("degradation", *LENGTH, "--seeds", "-1"), "-1 is not in the range"),
-        (("degradation", *LENGTH, "--recipe", "nobody"), "there is no recipe 'nobody'"),
-        (("lesions", *LENGTH, "--depth", "50"), "there is no architecture 'plain50'"),
-        (("lesions", *LENGTH, "--draws", "0"), "0 is not in the range"),
-        (("responses", *LENGTH, "--images", "0"), "0 is not in the range"),
-        (("nothing", *LENGTH), "No such command 'nothing'"),
+        (("degradation", *LENGTH, "--seeds", "-1"), "-1"),
+        (("degradation", *LENGTH, "--recipe", "nobody"), "nobody"),
+        (("ablation", *LENGTH, "--depth", "50"), "plain50"),
+        (("ablation", *LENGTH, "--draws", "0"), "--draws"),
+        (("responses", *LENGTH, "--images", "0"), "--images"),
+        (("nothing", *LENGTH), "nothing"),
     ],
 )
-def test_what_can_not_be_is_one_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
-    """Exit code 1 or 2, no traceback, and nothing is trained or written."""
-    options = (
-        ()
-        if words[0] == "nothing"
-        else ("--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"))
-    )
-    code, output = run(*words, *options)
+def test_invalid_values_are_rejected_before_any_training(
+    tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    """Exit code 1 or 2 and one message that names the value; nothing is written."""
+    options = ("--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"))
+    code, output = run(*words, *(options if words[0] != "nothing" else ()))
     assert code in {1, 2}
-    assert said in output
+    assert message in output
     assert "Traceback" not in output
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "runs").exists()

@@ -1,4 +1,4 @@
-"""Laboratories whose trainings are a few steps long, and runs that never were."""
+"""Laboratories with trainings of a few steps, and runs with invented errors."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,21 +13,27 @@ from training.learning.distributed import SINGLE_PROCESS
 from training.run.directory import RunDirectory
 from training.run.request import RunRequest
 
-LENGTH = "iterations=12"  # an epoch of the digits is 10
+SHORT = "iterations=12"  # one epoch of the digits has 10
 
 
 def laboratory_at(
     runs: Path, interrupted: Callable[[], bool] = lambda: False, *changes: str
 ) -> Laboratory:
-    """A laboratory on the digits that trains for 12 steps, or as the changes say."""
-    wish = RunRequest(
-        ("digits",), recipe="experiment", changes=(LENGTH, *changes), golden_samples=0
+    """A laboratory on the digits that trains for 12 steps unless `changes` say otherwise."""
+    request = RunRequest(
+        ("digits",), recipe="experiment", changes=(SHORT, *changes), golden_samples=0
     )
-    return Laboratory(wish, runs, TrainingDisplay(Console(quiet=True)), SINGLE_PROCESS, interrupted)
+    display = TrainingDisplay(Console(quiet=True))
+    return Laboratory(request, runs, display, SINGLE_PROCESS, interrupted)
+
+
+def interrupted_copy(laboratory: Laboratory) -> Laboratory:
+    """The same laboratory, whose user asks to stop at once."""
+    return laboratory_at(laboratory.runs, lambda: True)
 
 
 def group(folder: Path, name: str, *errors: float) -> SeedGroup:
-    """Runs of a network, a seed each, that ended with these training errors (and a test error a little above)."""
+    """Runs of a network with these training errors, one per seed. Test errors are 0.01 higher."""
     config = laboratory_at(folder).config(name, 0)
     runs = []
     for seed, error in enumerate(errors):

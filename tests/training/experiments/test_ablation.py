@@ -1,4 +1,4 @@
-"""Lesions: what is left of a network without a block, in another order, along one path; and what is said of it."""
+"""Ablation: networks without blocks, with swapped blocks, and gradients along single paths."""
 
 import itertools
 import json
@@ -7,27 +7,34 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from laboratories import interrupted_copy
 from scipy.stats import binom
 from torch import nn
 
 from training.errors import InterruptedRunError, RecipeError
-from training.experiments import ablation as lesions
-from training.experiments.block_ablation import BlockAblation, swapped, tau
+from training.experiments import ablation
+from training.experiments.block_ablation import (
+    BlockAblation,
+    kendall_tau,
+    swap_blocks,
+    swap_counts,
+)
 from training.experiments.experiment_report import write_experiment_report
 from training.experiments.laboratory import Laboratory
-from training.experiments.network_parts import NetworkParts, run_blocks, without
+from training.experiments.network_parts import NetworkParts, deleted_block, run_blocks
 from training.experiments.path_gradients import (
     PathGradients,
+    share_of_gradient,
     share_of_paths,
     shortest_interval,
     usual_lengths,
 )
-from training.experiments.sample_images import TestImages
+from training.experiments.sample_images import SampleTestImages
 from training.learning.networks import build_network
 
 
 def network(name: str) -> nn.Module:
-    """An untrained network whose norms do something, in evaluation mode."""
+    """An untrained network in evaluation mode, with non-trivial batch norms."""
     torch.manual_seed(0)
     built = build_network(name, 10)
     built(torch.randn(8, 3, 16, 16))
@@ -35,98 +42,112 @@ def network(name: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", ["resnet20", "resnet20-b", "plain20", "resnet18-small"])
-def test_the_parts_together_are_the_network(name: str) -> None:
-    """Stem, blocks and head give its logits."""
+def test_stem_blocks_and_head_give_the_networks_logits(name: str) -> None:
     whole, images = network(name), torch.randn(2, 3, 16, 16)
-    anatomy = NetworkParts.of(whole)
+    parts = NetworkParts.of(whole)
     with torch.inference_mode():
-        logits = anatomy.head(run_blocks(anatomy.blocks, anatomy.stem(images)))
+        logits = parts.head(run_blocks(parts.blocks, parts.stem(images)))
         assert torch.allclose(logits, whole(images), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["resnet20", "resnet20-b", "resnet20-c"])
-def test_a_block_whose_branch_is_zero_can_be_deleted(name: str) -> None:
-    """Nothing changes, wherever it stands; where the branch is not zero, something does."""
-    anatomy, images = NetworkParts.of(network(name)), torch.randn(2, 3, 16, 16)
-    for block in anatomy.blocks[::2]:
+def test_deleting_a_residual_block_removes_its_branch_only(name: str) -> None:
+    """The output stays the same if and only if the branch was zero."""
+    parts, images = NetworkParts.of(network(name)), torch.randn(2, 3, 16, 16)
+    for block in parts.blocks[::2]:
         nn.init.zeros_(block.get_parameter("bn2.weight"))
         nn.init.zeros_(block.get_parameter("bn2.bias"))
-    x = anatomy.stem(images)
+    x = parts.stem(images)
     with torch.inference_mode():
-        for position, block in enumerate(anatomy.blocks):
-            assert torch.equal(without(block)(x), block(x)) == (position % 2 == 0)
+        for position, block in enumerate(parts.blocks):
+            assert torch.equal(deleted_block(block)(x), block(x)) == (position % 2 == 0)
             x = block(x)
 
 
-def test_plain_blocks_leave_nothing_or_option_a() -> None:
-    """Shapes stay what the next block takes."""
-    anatomy = NetworkParts.of(network("plain20"))
-    assert [anatomy.names[p] for p in range(9) if p not in anatomy.movable] == [
-        "layer2.0",
-        "layer3.0",
-    ]
-    x = anatomy.stem(torch.randn(2, 3, 16, 16))
-    assert without(anatomy.blocks[0])(x) is x
-    assert without(anatomy.blocks[3])(x).shape == (2, 32, 8, 8)
+def test_a_deleted_plain_block_leaves_nothing_or_the_shortcut_of_option_a() -> None:
+    parts = NetworkParts.of(network("plain20"))
+    changing = [parts.names[p] for p in range(9) if p not in parts.shape_keeping]
+    assert changing == ["layer2.0", "layer3.0"]
+    x = parts.stem(torch.randn(2, 3, 16, 16))
+    assert deleted_block(parts.blocks[0])(x) is x
+    assert deleted_block(parts.blocks[3])(x).shape == (2, 32, 8, 8)
 
 
-def test_other_blocks_are_refused() -> None:
-    """Pre-activation and bottlenecks are not taken apart."""
-    with pytest.raises(RecipeError, match=r"layer1\.0 is neither"):
+def test_networks_of_other_blocks_are_rejected() -> None:
+    with pytest.raises(RecipeError, match=r"layer1\.0 is a PreactivationBlock"):
         NetworkParts.of(build_network("preresnet20", 10))
 
 
-def test_swaps_stay_in_their_stage() -> None:
-    """No swap is the trained order, tau 1; many are another order of the same blocks, each in its stage."""
-    anatomy = NetworkParts.of(network("resnet20"))
-    assert tau(swapped(anatomy, 0, np.random.default_rng(0))) == 1
-    order = swapped(anatomy, 20, np.random.default_rng(0))
-    assert tau(order) < 1
-    assert [sorted(order[start : start + 3]) for start in (0, 3, 6)] == [
-        [0, 1, 2],
-        [3, 4, 5],
-        [6, 7, 8],
-    ]
+def test_blocks_are_swapped_within_their_stage() -> None:
+    parts = NetworkParts.of(network("resnet20"))
+    assert kendall_tau(swap_blocks(parts, 0, np.random.default_rng(0))) == 1
+    order = swap_blocks(parts, 20, np.random.default_rng(0))
+    assert kendall_tau(order) < 1
+    stages = [sorted(order[start : start + 3]) for start in (0, 3, 6)]
+    assert stages == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
     assert (order[3], order[6]) == (3, 6)
 
 
-def test_the_error_is_the_network_s_and_the_shared_beginning_changes_nothing(
-    laboratory: Laboratory,
-) -> None:
-    """Rows that begin like the network's give the error of the whole row computed from the images."""
+def test_one_swap_exchanges_two_blocks() -> None:
+    parts = NetworkParts.of(network("resnet20"))
+    order = swap_blocks(parts, 1, np.random.default_rng(0))
+    assert sum(position != block for position, block in enumerate(order)) == 2
+    assert sorted(order) == list(range(9))
+
+
+def test_numbers_of_swaps_double_up_to_the_number_of_blocks() -> None:
+    assert swap_counts(9) == [1, 2, 4, 8]
+    assert swap_counts(16) == [1, 2, 4, 8, 16]
+
+
+def test_reused_block_inputs_do_not_change_the_error(laboratory: Laboratory) -> None:
     run = laboratory.train("resnet20", 0)
-    pictures = TestImages(laboratory, run, 300)
-    patient = BlockAblation(laboratory, run, pictures)
-    labels = torch.cat(pictures.labels)
-    images = torch.cat(pictures.batches(run))
+    sample = SampleTestImages(laboratory, run, 300)
+    measured = BlockAblation(laboratory, run, sample)
+    labels, images = torch.cat(sample.labels), torch.cat(sample.batches(run))
     with torch.inference_mode():
         whole = (run.trained.network(images).argmax(1) != labels).double().mean().item()
-        row = patient.without([5])
-        logits = patient.anatomy.head(run_blocks(row, patient.anatomy.stem(images)))
+        sequence = measured.without([5])
+        logits = measured.parts.head(run_blocks(sequence, measured.parts.stem(images)))
     other = (logits.argmax(1) != labels).double().mean().item()
-    assert len(pictures.labels) > 1
-    assert patient.errors([patient.anatomy.blocks, row]) == pytest.approx(
-        [whole, other], abs=2 / len(labels)
-    )
+    assert len(sample.labels) > 1
+    errors = measured.errors([measured.parts.blocks, sequence])
+    assert errors == pytest.approx([whole, other], abs=2 / len(labels))
 
 
-def test_all_paths_together_are_the_gradient() -> None:
+def test_deletions_are_drawn_anew_for_each_seed(laboratory: Laboratory) -> None:
+    """`delete_many` returns a row for each number of blocks, with an error for each draw."""
+    run = laboratory.train("resnet20", 0)
+    measured = BlockAblation(laboratory, run, SampleTestImages(laboratory, run, 20))
+    deleted: list[list[int]] = []
+    measured.without = lambda positions: deleted.append(list(positions)) or []  # type: ignore[method-assign]
+    measured.errors = lambda sequences, _: [float(n) for n in range(len(sequences))]  # type: ignore[method-assign]
+    errors = measured.delete_many(draws=2, seed=0)
+    assert errors == [[2.0 * n, 2.0 * n + 1] for n in range(7)]
+    assert [len(set(positions)) for positions in deleted] == [n for n in range(1, 8) for _ in "ab"]
+    assert {p for positions in deleted for p in positions} == set(measured.parts.shape_keeping)
+    first_seed, deleted[:] = list(deleted), []
+    measured.delete_many(draws=2, seed=1)
+    assert deleted != first_seed
+    assert len({tuple(positions) for positions in first_seed[:-2]}) > len(first_seed) / 2
+
+
+def test_gradients_along_all_paths_add_up_to_the_gradient() -> None:
     """Over all 2^9 subsets of blocks, in float64."""
-    anatomy = NetworkParts.of(network("resnet20").double())
+    parts = NetworkParts.of(network("resnet20").double())
     images, labels = torch.randn(2, 3, 8, 8, dtype=torch.float64), torch.tensor([1, 2])
-    backward = PathGradients(anatomy, images, labels)
+    gradients = PathGradients(parts, images, labels)
     subsets = [set(s) for length in range(10) for s in itertools.combinations(range(9), length)]
-    summed = torch.stack([backward.through(kept) for kept in subsets]).sum(dim=0)
-    x = anatomy.stem(images).detach().requires_grad_()
-    loss = nn.functional.cross_entropy(
-        anatomy.head(run_blocks(anatomy.blocks, x)), labels, reduction="sum"
-    )
+    summed = torch.stack([gradients.along(subset) for subset in subsets]).sum(dim=0)
+    x = parts.stem(images).detach().requires_grad_()
+    logits = parts.head(run_blocks(parts.blocks, x))
+    loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
     assert torch.allclose(summed, torch.autograd.grad(loss, x)[0], atol=1e-10)
     assert len(subsets) == 512
 
 
 def test_lengths_of_paths_are_binomial() -> None:
-    """The paper's 54 blocks: its 19 to 35 hold more than 95 %, as do 20 to 34, and nothing shorter does."""
+    """For the paper's 54 blocks: 20 to 34 is the shortest interval with 95 % of the paths."""
     shares = share_of_paths(54)
     low, high = usual_lengths(54)
     assert (low, high) == (20, 34)
@@ -136,51 +157,44 @@ def test_lengths_of_paths_are_binomial() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "interval"), [(0.5, (1, 1)), (0.8, (1, 2)), (0.9, (0, 2)), (1.0, (0, 3))]
+    ("share", "interval"), [(0.5, (1, 1)), (0.8, (1, 2)), (0.9, (0, 2)), (1.0, (0, 3))]
 )
-def test_the_shortest_interval_holds_what_is_wanted(
-    wanted: float, interval: tuple[int, int]
-) -> None:
-    """And is not longer than it must be."""
-    assert shortest_interval(np.array([1.0, 5.0, 3.0, 1.0]), wanted) == interval
+def test_the_shortest_interval_holds_the_share(share: float, interval: tuple[int, int]) -> None:
+    assert shortest_interval(np.array([1.0, 5.0, 3.0, 1.0]), share) == interval
 
 
-def test_an_experiment_leaves_its_files_and_measures_once(
+def test_the_share_of_a_length_is_its_mean_norm_times_its_number_of_paths() -> None:
+    """Two blocks have 1, 2 and 1 paths of the lengths 0, 1 and 2."""
+    shares = share_of_gradient([[6.0, 2.0], [1.0, 1.0], [2.0, 2.0]])
+    assert shares == pytest.approx([4 / 8, 2 / 8, 2 / 8])
+
+
+def test_the_experiment_writes_its_report_and_measures_once(
     laboratory: Laboratory, tmp_path: Path
 ) -> None:
-    """The second time the kept figures are read: other figures in their place are what comes out."""
-    page = write_experiment_report(lesions.perform(laboratory, 20, [0], 40, 2), tmp_path)
+    page = write_experiment_report(ablation.run_experiment(laboratory, 20, [0], 40, 2), tmp_path)
     figures = {path.stem for path in (page.parent / "figures").iterdir()}
     assert figures == {"deleted-alone", "deleted-many", "swapped", "path-gradients", "path-shares"}
-    lines = {
-        path.stem: len(path.read_text().splitlines()) - 1
-        for path in (page.parent / "tables").iterdir()
-    }
-    assert lines == {
+    tables = (page.parent / "tables").iterdir()
+    rows = {path.stem: len(path.read_text().splitlines()) - 1 for path in tables}
+    assert rows == {
         "deleted-alone": 2 * 10,
         "deleted-many": 2 * 7 * 2,
         "swapped": 2 * 4 * 2,
         "paths": 10,
     }
     text = (page.parent / "report.md").read_text()
-    assert "measured on 40 test images" in text
-    assert "mean over 64 test images" in text
-    assert "number of blocks deleted; bands" in text
+    assert "40 test images" in text
+    assert "64 test images" in text
     for path in (laboratory.runs / ".measurements").glob("lesions-alone-*.json"):
-        path.write_text(
-            json.dumps(json.loads(path.read_text()) | {"measured": [0.25] + [0.375] * 9})
-        )
-    assert (
-        "in the median, to 37.5 %" in lesions.perform(laboratory, 20, [0], 40, 2).verdicts[0].text
-    )
+        values = json.loads(path.read_text())
+        path.write_text(json.dumps(values | {"measured": [0.25] + [0.375] * 9}))
+    again = ablation.run_experiment(laboratory, 20, [0], 40, 2)
+    assert "37.5 %" in again.verdicts[0].text
 
 
-def test_a_person_may_stop_it(laboratory: Laboratory) -> None:
-    """Between two lesions; the trainings are there already."""
+def test_measuring_stops_when_asked(laboratory: Laboratory) -> None:
     for name in ("plain20", "resnet20"):
         laboratory.train(name, 0)
-    stopping = Laboratory(
-        laboratory.wish, laboratory.runs, laboratory.display, laboratory.process, lambda: True
-    )
-    with pytest.raises(InterruptedRunError, match="stopped while measuring"):
-        lesions.perform(stopping, 20, [0], 31, 1)
+    with pytest.raises(InterruptedRunError, match="stopped at 0 of"):
+        ablation.run_experiment(interrupted_copy(laboratory), 20, [0], 31, 1)

@@ -1,4 +1,4 @@
-"""What was measured under lesions, and its means and deviations."""
+"""Means and deviations of the ablation measurements."""
 
 from dataclasses import replace
 
@@ -7,40 +7,50 @@ import pytest
 
 from training.experiments.ablation_measurements import AblationResults
 
-NETWORK = AblationResults(
+RESULTS = AblationResults(
     architecture="resnet10",
     blocks=["layer1.0", "layer2.0"],
-    movable=[0],
-    alone=np.array([[0.2, 0.3, 0.6]]),
+    shape_keeping=[0],
+    single=np.array([[0.2, 0.3, 0.6]]),
     many=np.array([[[0.3, 0.5]]]),
     swaps=[],
     gradients=np.array([[[1.0], [1.0], [1.0]]]),
 )
 
 
-def test_orders_are_grouped_by_tau_and_the_trained_one_is_last() -> None:
-    """Orders of one tau stay together, whatever their number; those that came out as trained are left out."""
-    orders = [
+def test_rises_are_errors_above_the_whole_networks() -> None:
+    assert RESULTS.error_rises.tolist() == [pytest.approx([0.1, 0.4])]
+    assert RESULTS.shape_changing == [1]
+    assert RESULTS.errors_by_deleted == pytest.approx([0.2, 0.4])
+
+
+def test_orders_of_one_tau_form_one_point_and_the_trained_order_is_last() -> None:
+    swaps = [
         {"seed": 0, "swaps": 1, "tau": tau, "error": error}
         for tau, error in ((0.8, 0.6), (1.0, 0.2), (0.5, 0.7), (0.8, 0.4))
     ]
-    far, near, trained = replace(NETWORK, swaps=orders).by_tau()
+    far, near, trained = replace(RESULTS, swaps=swaps).errors_by_tau()
     assert far == (0.5, 0.7, None)
     assert near == pytest.approx((0.8, 0.5, 0.02**0.5))
     assert trained == pytest.approx((1.0, 0.2, 0.0))
-    many = [order | {"tau": number / 40} for number in range(40) for order in orders[:1]]
-    taus = [tau for tau, *_ in replace(NETWORK, swaps=many).by_tau()]
+
+
+def test_many_orders_form_eight_points() -> None:
+    swaps = [{"seed": 0, "swaps": 1, "tau": n / 40, "error": 0.6} for n in range(40)]
+    taus = [tau for tau, *_ in replace(RESULTS, swaps=swaps).errors_by_tau()]
     assert len(taus) == 9
     assert taus == sorted(taus)
 
 
-def test_deviations_are_the_sample_s_and_unknown_of_one_draw() -> None:
-    """The whole network has no draws: it deviates by its seeds alone."""
-    assert NETWORK.growth_deviations == pytest.approx([0.0, 0.02**0.5])
-    assert replace(NETWORK, many=np.array([[[0.3]]])).growth_deviations == [0.0, None]
-    two = replace(
-        NETWORK,
-        alone=np.array([[0.2, 0.3, 0.6], [0.4, 0.5, 0.6]]),
+def test_a_single_draw_has_no_deviation() -> None:
+    assert RESULTS.deviations_by_deleted == pytest.approx([0.0, 0.02**0.5])
+    assert replace(RESULTS, many=np.array([[[0.3]]])).deviations_by_deleted == [0.0, None]
+
+
+def test_the_whole_network_deviates_over_the_seeds() -> None:
+    two_seeds = replace(
+        RESULTS,
+        single=np.array([[0.2, 0.3, 0.6], [0.4, 0.5, 0.6]]),
         many=np.array([[[0.3]], [[0.5]]]),
     )
-    assert two.growth_deviations == pytest.approx([0.02**0.5, 0.02**0.5])
+    assert two_seeds.deviations_by_deleted == pytest.approx([0.02**0.5, 0.02**0.5])

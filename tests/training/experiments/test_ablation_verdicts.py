@@ -1,4 +1,4 @@
-"""What is said of lesions: shown, not shown, and can not be told, for each part of the claim."""
+"""Verdicts of the experiment `ablation`: each part is shown, not shown or undecided."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,35 +10,45 @@ from training.experiments.ablation_measurements import AblationResults
 from training.experiments.ablation_verdicts import verdicts
 
 BLOCKS = ["layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer2.2"]
-MOVABLE = [0, 1, 3, 4]
+SHAPE_KEEPING = [0, 1, 3, 4]
 CHANCE = 0.9
+KEYWORDS = {
+    "single": "Deleting one block",
+    "shape": "change the shape matter",
+    "smooth": "smoothly",
+    "order": "Spearman",
+    "paths": "Short paths",
+}
 
 
-def lesions(
+def results(
     name: str,
     whole: float,
     rises: Sequence[float],
     growth: Sequence[float],
     swapped: Sequence[float],
 ) -> AblationResults:
-    """One seed of a network of five blocks, the third of which changes the shape; `swapped` are errors by falling tau."""
-    orders = [
+    """One seed of a network of five blocks; the third changes the shape.
+
+    `swapped` holds errors by falling tau.
+    """
+    swaps = [
         {"seed": 0, "swaps": n, "tau": 1 - n / 10, "error": error}
         for n, error in enumerate(swapped, start=1)
     ]
     return AblationResults(
         architecture=name,
         blocks=BLOCKS,
-        movable=MOVABLE,
-        alone=np.array([[whole, *(whole + rise for rise in rises)]]),
+        shape_keeping=SHAPE_KEEPING,
+        single=np.array([[whole, *(whole + rise for rise in rises)]]),
         many=np.array([[[error, error] for error in growth]]),
-        swaps=orders,
+        swaps=swaps,
         gradients=np.array([[[norm, norm] for norm in (32.0, 16.0, 8.0, 4.0, 2.0, 1.0)]]),
     )
 
 
-PLAIN = lesions("plain10", 0.3, [0.5, 0.6, 0.5, 0.4, 0.5], [0.8, 0.9, 0.9, 0.9], [0.9] * 8)
-RESIDUAL = lesions(
+PLAIN = results("plain10", 0.3, [0.5, 0.6, 0.5, 0.4, 0.5], [0.8, 0.9, 0.9, 0.9], [0.9] * 8)
+RESIDUAL = results(
     "resnet10",
     0.2,
     [0.05, 0.1, 0.3, 0.1, 0.1],
@@ -47,149 +57,133 @@ RESIDUAL = lesions(
 )
 
 
-def both_seeds(first: AblationResults, second: AblationResults) -> AblationResults:
-    """Two networks of one seed as one of two."""
+def two_seeds(first: AblationResults, second: AblationResults) -> AblationResults:
     return replace(
         first,
-        alone=np.concatenate([first.alone, second.alone]),
+        single=np.concatenate([first.single, second.single]),
         many=np.concatenate([first.many, second.many]),
         swaps=[*first.swaps, *(order | {"seed": 1} for order in second.swaps)],
         gradients=np.concatenate([first.gradients, second.gradients]),
     )
 
 
-def words(plain: AblationResults, residual: AblationResults) -> dict[str, str]:
-    """The verdicts by the first word of their sentences."""
-    return {verdict.text.split()[0]: verdict.word for verdict in verdicts(plain, residual, CHANCE)}
+def decisions(plain: AblationResults, residual: AblationResults) -> dict[str, bool | None]:
+    """The verdicts by their keyword; a keyword without a verdict is missing."""
+    return {
+        name: verdict.shown
+        for verdict in verdicts(plain, residual, CHANCE)
+        for name, words in KEYWORDS.items()
+        if words in verdict.text
+    }
 
 
 def with_rises(network: AblationResults, *rises: float) -> AblationResults:
-    """The same network, with other errors without each block."""
-    whole = network.alone[:, :1]
-    return replace(network, alone=np.concatenate([whole, whole + np.array([rises])], axis=1))
+    whole = network.single[:, :1]
+    return replace(network, single=np.concatenate([whole, whole + np.array([rises])], axis=1))
 
 
 def with_errors(network: AblationResults, *errors: float) -> AblationResults:
-    """The same network, with other errors of swapped orders."""
-    return replace(
-        network,
-        swaps=[
-            order | {"error": error} for order, error in zip(network.swaps, errors, strict=True)
-        ],
-    )
+    swaps = [order | {"error": error} for order, error in zip(network.swaps, errors, strict=True)]
+    return replace(network, swaps=swaps)
 
 
 def with_norms(network: AblationResults, *norms: float) -> AblationResults:
-    """The same network, with other gradients by length."""
     return replace(network, gradients=np.array([[[norm, norm] for norm in norms]]))
 
 
-def test_figures_like_the_paper_s_bear_the_claim_out() -> None:
-    """All five parts; each sentence says how many seeds it stands on."""
-    assert words(PLAIN, RESIDUAL) == dict.fromkeys(
-        ("Deleting", "Blocks", "Smoothly", "The", "Short"), "shown"
-    )
+def test_results_like_the_papers_show_the_claim() -> None:
+    assert decisions(PLAIN, RESIDUAL) == dict.fromkeys(KEYWORDS, True)
     assert all("one seed" in verdict.text for verdict in verdicts(PLAIN, RESIDUAL, CHANCE))
-    assert all(
-        "2 seeds" in v.text
-        for v in verdicts(both_seeds(PLAIN, PLAIN), both_seeds(RESIDUAL, RESIDUAL), CHANCE)
-    )
 
 
-@pytest.mark.parametrize(
-    ("rises", "word"),
-    [
-        ((0.05, 0.05, 0.0, 0.05, 0.05), "not shown"),
-        ((0.09, 0.09, 0.0, 0.09, 0.09), "can not be told"),
-        ((0.13, 0.13, 0.0, 0.13, 0.13), "shown"),
-    ],
-)
-def test_one_block_deleted_is_judged_by_the_medians(rises: tuple[float, ...], word: str) -> None:
-    """The plain network's rise is smaller, about the residual one's 10 points, and larger."""
-    assert words(with_rises(PLAIN, *rises), RESIDUAL)["Deleting"] == word
+def test_sentences_state_the_number_of_seeds() -> None:
+    both = verdicts(two_seeds(PLAIN, PLAIN), two_seeds(RESIDUAL, RESIDUAL), CHANCE)
+    assert all("2 seeds" in verdict.text for verdict in both)
 
 
-def test_a_network_near_chance_has_no_room_to_get_worse() -> None:
-    """Its rises are about 0, which is no merit of its own: nothing can be told of it, and the sentence says why."""
-    lost = lesions("plain10", 0.88, [0.02, 0.0, 0.01, 0.02, 0.0], [0.9, 0.9, 0.9, 0.9], [0.9] * 8)
+@pytest.mark.parametrize(("rise", "shown"), [(0.05, False), (0.09, None), (0.13, True)])
+def test_one_deleted_block_is_judged_by_the_median(rise: float, *, shown: bool | None) -> None:
+    """The residual network's median is 10 points, with a margin of 2."""
+    assert decisions(with_rises(PLAIN, rise, rise, 0.0, rise, rise), RESIDUAL)["single"] is shown
+
+
+def test_networks_near_chance_decide_nothing() -> None:
+    lost = results("plain10", 0.88, [0.02, 0.0, 0.01, 0.02, 0.0], [0.9] * 4, [0.9] * 8)
     verdict = verdicts(lost, RESIDUAL, CHANCE)[0]
     assert verdict.shown is None
-    assert verdict.text.endswith(
-        "plain10 is within 10.0 points of chance as it is: it has no room to get worse."
-    )
-    one_of_two = both_seeds(PLAIN, lost)
-    assert words(one_of_two, both_seeds(RESIDUAL, RESIDUAL))["Deleting"] == "can not be told"
-    other = lesions(
+    assert "plain10 is already within 10.0 points of chance" in verdict.text
+    one_of_two = two_seeds(PLAIN, lost)
+    assert decisions(one_of_two, two_seeds(RESIDUAL, RESIDUAL))["single"] is None
+    residual = results(
         "resnet10", 0.85, [0.0, 0.05, 0.01, 0.0, 0.0], [0.86, 0.87, 0.88, 0.9], [0.85] * 8
     )
-    assert set(words(PLAIN, other).values()) == {"can not be told", "shown"}
-    assert words(PLAIN, other)["Short"] == "shown"  # of the gradient, not of errors
+    assert decisions(PLAIN, residual) == dict.fromkeys(KEYWORDS, None) | {"paths": True}
 
 
-@pytest.mark.parametrize(
-    ("rise", "word"), [(0.3, "shown"), (0.09, "can not be told"), (0.0, "not shown")]
-)
-def test_blocks_that_change_the_shape_are_held_against_the_others(rise: float, word: str) -> None:
-    """The others bring 8 points in the mean."""
-    assert words(PLAIN, with_rises(RESIDUAL, 0.05, 0.1, rise, 0.09, 0.08))["Blocks"] == word
-
-
-@pytest.mark.parametrize(
-    ("growth", "word"),
-    [
-        ((0.35, 0.5, 0.65, 0.8), "shown"),
-        ((0.25, 0.75, 0.8, 0.8), "not shown"),
-        ((0.2, 0.25, 0.2, 0.21), "can not be told"),
-    ],
-)
-def test_growth_is_smooth_where_no_block_brings_it_all(
-    growth: tuple[float, ...], word: str
+@pytest.mark.parametrize(("rise", "shown"), [(0.3, True), (0.09, None), (0.0, False)])
+def test_shape_changing_blocks_are_compared_with_the_others(
+    rise: float, *, shown: bool | None
 ) -> None:
-    """A third of the whole rise at most; where all the blocks together bring no rise there is nothing to be smooth."""
-    assert (
-        words(PLAIN, replace(RESIDUAL, many=np.array([[[error] for error in growth]])))["Smoothly"]
-        == word
-    )
+    """The other blocks raise the error by 8 points on average."""
+    assert decisions(PLAIN, with_rises(RESIDUAL, 0.05, 0.1, rise, 0.09, 0.08))["shape"] is shown
 
 
 @pytest.mark.parametrize(
-    ("errors", "word"),
+    ("growth", "shown"),
     [
-        ((0.2, 0.3, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "shown"),
-        ((0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.3, 0.2), "not shown"),
-        ((0.4, 0.3, 0.5, 0.4, 0.5, 0.3, 0.4, 0.41), "can not be told"),
-        ((0.4,) * 8, "can not be told"),
+        ((0.35, 0.5, 0.65, 0.8), True),
+        ((0.25, 0.75, 0.8, 0.8), False),
+        ((0.2, 0.25, 0.2, 0.21), None),
     ],
 )
-def test_orders_are_judged_by_their_correlation(errors: tuple[float, ...], word: str) -> None:
-    """Falling with tau, rising, hardly at all, and the same everywhere."""
-    assert words(PLAIN, with_errors(RESIDUAL, *errors))["The"] == word
-
-
-def test_correlations_are_taken_seed_by_seed() -> None:
-    """Two seeds that say the opposite are not pooled; and two orders can not say anything."""
-    turned = with_errors(RESIDUAL, *(order["error"] for order in reversed(RESIDUAL.swaps)))
-    plain = both_seeds(PLAIN, PLAIN)
-    assert words(plain, both_seeds(RESIDUAL, turned))["The"] == "can not be told"
-    assert words(plain, both_seeds(RESIDUAL, RESIDUAL))["The"] == "shown"
-    assert words(PLAIN, replace(RESIDUAL, swaps=RESIDUAL.swaps[:2]))["The"] == "can not be told"
+def test_growth_is_smooth_if_no_step_exceeds_a_third_of_the_rise(
+    growth: tuple[float, ...], *, shown: bool | None
+) -> None:
+    """Without a rise of at least 2 points, nothing is decided."""
+    residual = replace(RESIDUAL, many=np.array([[[error] for error in growth]]))
+    assert decisions(PLAIN, residual)["smooth"] is shown
 
 
 @pytest.mark.parametrize(
-    ("norms", "word"),
+    ("errors", "shown"),
     [
-        ((32, 16, 8, 4, 2, 1), "shown"),
-        ((1, 1, 1, 1, 1, 1), "can not be told"),
-        ((5, 5, 5, 4.9, 4.9, 4.8), "can not be told"),
-        ((1, 2, 4, 8, 16, 32), "not shown"),
+        ((0.2, 0.3, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), True),
+        ((0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.3, 0.2), False),
+        ((0.4, 0.3, 0.5, 0.4, 0.5, 0.3, 0.4, 0.41), None),
+        ((0.4,) * 8, None),
     ],
 )
-def test_paths_are_short_where_the_gradient_s_mean_is(norms: tuple[float, ...], word: str) -> None:
-    """Norms that fall by length, that stay, that fall by next to nothing, and that rise."""
-    assert words(PLAIN, with_norms(RESIDUAL, *norms))["Short"] == word
+def test_orders_are_judged_by_rank_correlation(
+    errors: tuple[float, ...], *, shown: bool | None
+) -> None:
+    assert decisions(PLAIN, with_errors(RESIDUAL, *errors))["order"] is shown
 
 
-def test_a_network_without_two_blocks_to_swap_says_nothing_of_orders() -> None:
-    """There is only the trained order."""
+def test_correlations_are_computed_per_seed() -> None:
+    """Seeds that disagree decide nothing, and so do two orders."""
+    reversed_errors = [order["error"] for order in reversed(RESIDUAL.swaps)]
+    opposite = with_errors(RESIDUAL, *reversed_errors)
+    plain = two_seeds(PLAIN, PLAIN)
+    assert decisions(plain, two_seeds(RESIDUAL, opposite))["order"] is None
+    assert decisions(plain, two_seeds(RESIDUAL, RESIDUAL))["order"] is True
+    assert decisions(PLAIN, replace(RESIDUAL, swaps=RESIDUAL.swaps[:2]))["order"] is None
+
+
+@pytest.mark.parametrize(
+    ("norms", "shown"),
+    [
+        ((32, 16, 8, 4, 2, 1), True),
+        ((1, 1, 1, 1, 1, 1), None),
+        ((5, 5, 5, 4.9, 4.9, 4.8), None),
+        ((1, 2, 4, 8, 16, 32), False),
+    ],
+)
+def test_short_paths_need_a_clearly_shorter_mean_length(
+    norms: tuple[float, ...], *, shown: bool | None
+) -> None:
+    assert decisions(PLAIN, with_norms(RESIDUAL, *norms))["paths"] is shown
+
+
+def test_without_moved_blocks_there_is_no_verdict_on_orders() -> None:
     unmoved = replace(RESIDUAL, swaps=[order | {"tau": 1.0} for order in RESIDUAL.swaps])
-    assert "The" not in words(PLAIN, unmoved)
+    assert "order" not in decisions(PLAIN, unmoved)

@@ -1,80 +1,149 @@
-"""Gradients: norms that are the layers' own, directions as long as filters, and what may be said of both."""
+"""The experiment `gradients`: norms by layer, the loss surface, and verdicts on them."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from laboratories import laboratory_at
+from laboratories import interrupted_copy
+from torch import nn
 
 from training.errors import InterruptedRunError
-from training.experiments import gradients
+from training.experiments import gradients, gradients_measurements
 from training.experiments.experiment_report import write_experiment_report
+from training.experiments.gradients_figures import norms_table, surface_table
+from training.experiments.gradients_measurements import (
+    SURFACE_IMAGES,
+    gradient_norms,
+    measure_run_surface,
+    measure_seed_norms,
+    window_means,
+)
 from training.experiments.gradients_verdicts import verdicts
-from training.experiments.laboratory import Laboratory
-from training.experiments.loss_surface import basin, draw_direction, grid, measure_surface, minima
-from training.experiments.training_steps import answers, loss_of, sample_images
+from training.experiments.laboratory import Laboratory, mean_loss
+from training.experiments.loss_surface import (
+    LOSS_CEILING,
+    basin_share,
+    count_minima,
+    direction_pair,
+    grid_coordinates,
+    measure_surface,
+    random_direction,
+)
+from training.experiments.sample_images import sample_training_images
+from training.experiments.training_steps import predict_logits
 from training.learning.networks import build_network
 
 
-def test_a_direction_is_as_long_as_the_weights_filter_by_filter() -> None:
-    """Norms' parameters and biases have none; another seed draws another one."""
+def test_filters_of_a_direction_have_the_norms_of_the_networks_filters() -> None:
     network = build_network("resnet20", 10)
-    direction, other = draw_direction(network, 0), draw_direction(network, 1)
-    for parameter, along, across in zip(network.parameters(), direction, other, strict=True):
+    for parameter, direction in zip(
+        network.parameters(), random_direction(network, 0), strict=True
+    ):
         if parameter.ndim <= 1:
-            assert not along.any()
+            assert not direction.any()
         else:
-            torch.testing.assert_close(
-                along.flatten(1).norm(dim=1), parameter.detach().flatten(1).norm(dim=1)
-            )
-            assert not torch.equal(along, across)
+            own = parameter.detach().flatten(1).norm(dim=1)
+            torch.testing.assert_close(direction.flatten(1).norm(dim=1), own)
 
 
-def test_the_surface_has_the_networks_loss_at_its_centre_and_leaves_it_as_it_was() -> None:
-    """And another one at each other point."""
+def test_the_two_directions_are_independent() -> None:
+    """They differ from each other and from those of the next seed, and are nearly orthogonal."""
+    network = build_network("resnet20", 10)
+    vectors = [
+        torch.cat([entries.flatten() for entries in direction])
+        for seed in (0, 1)
+        for direction in direction_pair(network, seed)
+    ]
+    for position, vector in enumerate(vectors):
+        for other in vectors[:position]:
+            assert abs(nn.functional.cosine_similarity(vector, other, dim=0)) < 0.05
+
+
+def test_the_centre_of_a_surface_is_the_networks_loss() -> None:
+    """Measuring leaves the network as it was."""
     torch.manual_seed(0)
-    network, images, labels = (
-        build_network("plain20", 10).eval(),
-        torch.randn(16, 3, 8, 8),
-        torch.arange(16) % 10,
-    )
-    loss = loss_of(answers(network, images), labels)
-    counted: list[tuple[int, int]] = []
+    network = build_network("plain20", 10).eval()
+    images, labels = torch.randn(16, 3, 8, 8), torch.arange(16) % 10
+    loss = mean_loss(predict_logits(network, images), labels)
+    progress: list[tuple[int, int]] = []
     losses = measure_surface(
-        network, images, labels, grid(3), 0, lambda done, of: counted.append((done, of))
+        network,
+        images,
+        labels,
+        grid_coordinates(3),
+        0,
+        lambda done, total: progress.append((done, total)),
     )
     assert losses[1][1] == pytest.approx(loss, rel=1e-6)
-    assert losses[0][1] != losses[1][1] != losses[1][0]
-    assert counted == [(done, 9) for done in range(1, 10)]
-    assert loss_of(answers(network, images), labels) == loss
+    assert progress == [(done, 9) for done in range(1, 10)]
+    assert mean_loss(predict_logits(network, images), labels) == loss
 
 
-def test_basin_and_minima_of_surfaces_that_are_known() -> None:
-    """A bowl has one minimum, at the centre; two valleys have two. ln(10) / 2 is 1.15."""
+def test_x_moves_along_the_first_direction_and_y_along_the_second() -> None:
+    """A linear network without biases, whose surface is computed by hand."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3, bias=False))
+    images, labels = torch.randn(6, 3, 2, 2), torch.tensor([0, 1, 2, 0, 1, 2])
+    (first,), (second,) = direction_pair(network, 5)
+    (weight,) = network.parameters()
+    expected = [
+        [
+            mean_loss(images.flatten(1) @ (weight + x * first + y * second).T, labels)
+            for x in (-1.0, 0.0, 1.0)
+        ]
+        for y in (-1.0, 0.0, 1.0)
+    ]
+    losses = measure_surface(network, images, labels, [-1.0, 0.0, 1.0], 5)
+    assert losses == [pytest.approx(row, rel=1e-5) for row in expected]
+    assert losses != [list(column) for column in zip(*losses, strict=True)]
+
+
+def test_infinite_and_undefined_losses_become_the_ceiling() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3, bias=False))
+    images, labels = torch.full((1, 3, 2, 2), float("inf")), torch.tensor([0])
+    assert measure_surface(network, images, labels, [1.0], 0) == [[LOSS_CEILING]]
+
+
+def test_basin_and_minima_of_known_surfaces() -> None:
+    """The basin ends at the centre's loss plus ln(10) / 2 = 1.15."""
     bowl = [[4.0, 1.0, 4.0], [1.0, 0.0, 1.0], [4.0, 2.0, 4.0]]
-    assert basin(bowl, 10) == pytest.approx(4 / 9)
-    assert minima(bowl) == 1
-    assert minima([[0.0, 5.0, 1.0], [5.0, 5.0, 5.0], [5.0, 5.0, 5.0]]) == 2
+    assert basin_share(bowl, 10) == pytest.approx(4 / 9)
+    assert basin_share([[3.1, 3.2, 9], [9, 2.0, 9], [9, 9, 9]], 10) == pytest.approx(2 / 9)
+    assert count_minima(bowl) == 1
+    assert count_minima([[0.0, 5.0, 1.0], [5.0, 5.0, 5.0], [5.0, 5.0, 5.0]]) == 2
+
+
+def test_the_surface_table_states_centre_highest_basin_and_minima() -> None:
+    losses = [[4.0, 1.0, 4.0], [1.0, 0.5, 1.0], [4.0, 2.0, 7.0]]
+    (row,) = surface_table({"plain20": losses}, 10).rows
+    assert list(row) == ["plain20", 0.5, 7.0, pytest.approx(4 / 9), 1]
+
+
+def test_grid_coordinates_include_the_centre() -> None:
+    assert grid_coordinates(5) == [-1.0, -0.5, 0.0, 0.5, 1.0]
 
 
 def test_norms_are_those_of_each_3x3_convolution() -> None:
-    """19 in a network of 20 layers, whatever its shortcuts are."""
     network = build_network("resnet20-b", 10)
     network(torch.randn(4, 3, 8, 8)).sum().backward()
-    norms = gradients.gradient_norms(network)
+    norms = gradient_norms(network)
     assert len(norms) == 19
-    assert norms[0] == pytest.approx(network.get_parameter("conv1.weight").grad.norm().item())
-    assert norms[-1] == pytest.approx(
-        network.get_parameter("layer3.2.conv2.weight").grad.norm().item()
-    )
+    for norm, name in ((norms[0], "conv1.weight"), (norms[-1], "layer3.2.conv2.weight")):
+        assert norm == pytest.approx(network.get_parameter(name).grad.norm().item())
 
 
-def test_windows_are_the_first_step_the_first_ten_and_the_last_ten() -> None:
-    """Of 25 steps whose norm is their number."""
-    norms = np.arange(1.0, 26)[None, :, None]
-    means = {window: float(values[0, 0]) for window, values in gradients.windows(norms).items()}
+def test_windows_are_the_first_step_and_the_first_and_last_ten() -> None:
+    norms = np.arange(1.0, 26)[None, :, None]  # the norm of a step is its number
+    means = {window: float(values[0, 0]) for window, values in window_means(norms).items()}
     assert means == {"step 1": 1.0, "steps 1-10": 5.5, "steps 16-25": 20.5}
+
+
+def test_the_norms_table_states_geometric_means_over_the_seeds() -> None:
+    norms = np.array([[[1.0, 9.0, 2.0]], [[4.0, 1.0, 8.0]]])
+    row = norms_table({"plain20": norms}).rows[0]
+    assert row[:2] == ("plain20", "step 1")
+    assert row[2:] == pytest.approx((2.0, 4.0, 0.5, 2.0))
 
 
 BOWL = [[4.0, 1.0, 4.0], [1.0, 0.0, 1.0], [4.0, 1.0, 4.0]]
@@ -83,7 +152,7 @@ HILLS = [[0.0, 9.0, 0.5], [9.0, 2.0, 9.0], [0.2, 9.0, 9.0]]
 
 
 @pytest.mark.parametrize(
-    ("plain", "residual", "around", "shown"),
+    ("plain", "residual", "surfaces", "shown"),
     [
         ([5.0, 1.0], [1.5, 1.0], (PIT, BOWL), [True, True, True, True, True, None]),
         ([5.0, 1.0], [1.5, 1.0], (HILLS, BOWL), [True, True, True, True, True, True]),
@@ -91,61 +160,68 @@ HILLS = [[0.0, 9.0, 0.5], [9.0, 2.0, 9.0], [0.2, 9.0, 9.0]]
         ([1.0, 0.001, 1.0], [1.0, 1.0], (BOWL, BOWL), [False, True, True, True, None, None]),
         ([500.0, 1.0], [1.5, 1.0], (BOWL, BOWL), [True, False, True, True, None, None]),
     ],
+    ids=["as in the papers", "with hills", "opposite", "vanishing in the middle", "exploding"],
 )
-def test_verdicts_follow_the_figures(
-    plain: list[float], residual: list[float], around: tuple, shown: list[bool | None]
+def test_verdicts_follow_the_measurements(
+    plain: list[float], residual: list[float], surfaces: tuple, shown: list[bool | None]
 ) -> None:
-    """As in the papers; the same with hills; the other way round; gradients that vanish in the middle; that explode."""
     norms = {
         name: np.tile(np.array(layers), (2, 12, 1))
         for name, layers in (("plain56", plain), ("resnet56", residual))
     }
-    surfaces = dict(zip(("plain56", "resnet56"), around, strict=True))
-    said = verdicts(norms, surfaces, [56], 10)
-    assert [verdict.shown for verdict in said] == shown
-    assert f"is {min(plain) / plain[-1]:.3g} times the last layer's" in said[0].text
-    assert f"the first layer's is {plain[0] / plain[-1]:.3g} times it" in said[1].text
-    assert "over 2 seeds" in said[0].text
+    by_name = dict(zip(("plain56", "resnet56"), surfaces, strict=True))
+    results = verdicts(norms, by_name, 56, 10)
+    assert [verdict.shown for verdict in results] == shown
+    assert f"is {min(plain) / plain[-1]:.3g} times the last layer's" in results[0].text
+    assert f"first layer's is {plain[0] / plain[-1]:.3g} times it" in results[1].text
+    assert "over 2 seeds" in results[0].text
 
 
-def test_surfaces_that_are_nearly_alike_decide_nothing() -> None:
-    """A grid of 5 x 5, one point of which is in one of the basins alone, and is a minimum of its own."""
+def test_evenness_is_judged_at_the_first_and_over_the_last_steps() -> None:
+    """The plain network is uneven at the first step and even afterwards."""
+    plain, residual = np.ones((1, 12, 2)), np.ones((1, 12, 2))
+    plain[:, 0, 0], residual[:, :, 0] = 5.0, 2.0
+    surfaces = {"plain56": BOWL, "resnet56": BOWL}
+    results = verdicts({"plain56": plain, "resnet56": residual}, surfaces, 56, 10)
+    assert [verdict.shown for verdict in results[2:4]] == [True, False]
+
+
+def test_nearly_equal_surfaces_decide_nothing() -> None:
+    """On a grid of 5 x 5, a single point differs in basin and minimum."""
     plain = np.full((5, 5), 9.0)
     plain[2, 2] = 0
     residual = plain.copy()
     residual[0, 0] = 1
     norms = {name: np.ones((1, 12, 2)) for name in ("plain56", "resnet56")}
-    said = verdicts(norms, {"plain56": plain.tolist(), "resnet56": residual.tolist()}, [56], 10)
-    assert [verdict.shown for verdict in said[-2:]] == [None, None]
-    assert "one seed" in said[0].text
+    surfaces = {"plain56": plain.tolist(), "resnet56": residual.tolist()}
+    results = verdicts(norms, surfaces, 56, 10)
+    assert [verdict.shown for verdict in results[-2:]] == [None, None]
+    assert "one seed" in results[0].text
 
 
 def test_measuring_stops_when_asked(laboratory: Laboratory) -> None:
-    """Before the first step, and after a point; nothing is kept."""
     run = laboratory.train("plain20", 0)
-    stopped = laboratory_at(laboratory.runs, lambda: True)
-    with pytest.raises(InterruptedRunError, match="resnet20 begins, 0 of 5"):
-        gradients.measure_norms(stopped, run, "resnet20", 0, 5)
+    stopped = interrupted_copy(laboratory)
+    with pytest.raises(InterruptedRunError, match=r"0 of 5 .*resnet20"):
+        measure_seed_norms(stopped, run, "resnet20", 5)
     with pytest.raises(InterruptedRunError, match="point 1 of 9"):
-        gradients.surface(stopped, run, 3)
+        measure_run_surface(stopped, run, 3)
 
 
 @pytest.mark.slow
-def test_the_experiment_ends_in_its_files_and_measures_once(
+def test_the_experiment_writes_its_report_and_measures_once(
     laboratory: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the digits; the surface's centre is the trained loss; a second time everything is read."""
-    report = gradients.perform(laboratory, [20], [0], 30, 3)
+    report = gradients.run_experiment(laboratory, [20], [0], 30, 3)
     page = write_experiment_report(report, tmp_path)
-    assert {path.name for path in (page.parent / "figures").iterdir()} == {
-        "gradients-20.svg",
-        "surface.svg",
-    }
-    assert "takes its first 12 steps" in report.parts[0].text[0]  # its run has no more
+    figures = {path.name for path in (page.parent / "figures").iterdir()}
+    assert figures == {"gradients-20.svg", "surface.svg"}
+    assert "first 12 steps" in report.sections[0].paragraphs[0]  # its run has no more
     run = laboratory.train("resnet20", 0)
-    images, labels = sample_images(laboratory, run, gradients.SURFACE_IMAGES)
-    centre = gradients.surface(laboratory, run, 3)["losses"][1][1]
-    assert centre == pytest.approx(loss_of(answers(run.trained.network, images), labels), rel=1e-5)
-    for measuring in ("_measure_norms", "_surface"):
-        monkeypatch.delattr(gradients, measuring)
-    assert gradients.perform(laboratory, [20], [0], 30, 3).verdicts == report.verdicts
+    images, labels = sample_training_images(laboratory, run, SURFACE_IMAGES)
+    centre = measure_run_surface(laboratory, run, 3)["losses"][1][1]
+    logits = predict_logits(run.trained.network, images)
+    assert centre == pytest.approx(mean_loss(logits, labels), rel=1e-5)
+    for function in ("_measure_norms", "_measure_surface"):
+        monkeypatch.delattr(gradients_measurements, function)
+    assert gradients.run_experiment(laboratory, [20], [0], 30, 3).verdicts == report.verdicts

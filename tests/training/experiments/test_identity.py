@@ -1,22 +1,25 @@
-"""Identity: the constructed network answers as the one it is made from, and stacks learn to copy or do not."""
+"""The experiment `identity`: constructed networks, and stacks that are trained to copy."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from laboratories import laboratory_at
+from laboratories import interrupted_copy, laboratory_at
 from torch import nn
 
 from training.errors import InterruptedRunError, RecipeError
-from training.experiments import identity
+from training.experiments import identity, identity_measurements
 from training.experiments.constructed_network import deepen, make_identity
 from training.experiments.experiment_report import write_experiment_report
+from training.experiments.identity_figures import construction_table, copying_table
+from training.experiments.identity_measurements import ConstructedPair, construct
 from training.experiments.identity_stacks import (
     CopyingErrors,
     best_rate,
     build_stack,
-    learn_to_copy,
+    train_to_copy,
 )
 from training.experiments.identity_verdicts import verdicts
 from training.experiments.laboratory import Laboratory
@@ -25,7 +28,7 @@ from training.learning.networks import build_network
 
 
 def trained_like(architecture: str) -> nn.Module:
-    """A network whose norms are not at their start."""
+    """A network in evaluation mode whose batch norms are not at their initial values."""
     torch.manual_seed(1)
     network = build_network(architecture, 10)
     with torch.no_grad():
@@ -39,35 +42,30 @@ def trained_like(architecture: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("family", ["plain", "resnet"])
-def test_a_constructed_network_answers_as_the_one_it_is_made_from(family: str) -> None:
-    """In evaluation mode, also for images that its norms were not set from; a network of that depth at its start does not."""
+def test_a_constructed_network_has_the_outputs_of_its_source(family: str) -> None:
+    """Also for images from which its batch norms took no statistics."""
     shallow = trained_like(f"{family}20")
     deep = deepen(shallow, f"{family}32", 10, torch.randn(32, 3, 16, 16))
-    others = torch.randn(8, 3, 16, 16)
+    images = torch.randn(8, 3, 16, 16)
+    untrained = build_network(f"{family}32", 10).eval()
     with torch.no_grad():
-        expected = shallow(others)
-        torch.testing.assert_close(deep(others), expected, rtol=1e-4, atol=1e-5)
-        assert not torch.allclose(
-            build_network(f"{family}32", 10).eval()(others), expected, atol=1e-2
-        )
+        expected = shallow(images)
+        torch.testing.assert_close(deep(images), expected, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(untrained(images), expected, atol=1e-2)
     assert sum(isinstance(module, nn.Conv2d) for module in deep.modules()) == 31
 
 
-def test_a_residual_identity_holds_with_the_statistics_of_a_batch() -> None:
-    """F is zero whatever its norms see."""
+def test_a_residual_identity_also_holds_in_training_mode() -> None:
     shallow = trained_like("resnet20")
-    deep, images = (
-        deepen(shallow, "resnet32", 10, torch.randn(8, 3, 16, 16)),
-        torch.randn(8, 3, 16, 16),
-    )
+    deep = deepen(shallow, "resnet32", 10, torch.randn(8, 3, 16, 16))
+    images = torch.randn(8, 3, 16, 16)
     with torch.no_grad():
-        torch.testing.assert_close(
-            deep.train()(images), shallow.train()(images), rtol=1e-4, atol=1e-5
-        )
+        outputs, expected = deep.train()(images), shallow.train()(images)
+    torch.testing.assert_close(outputs, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_stack_of_plain_identities_gives_back_what_it_gets() -> None:
-    """Twelve blocks, maps with a dead channel."""
+def test_plain_identities_return_their_input() -> None:
+    """Twelve blocks, and feature maps with a dead channel."""
     maps = torch.randn(16, 8, 6, 6).relu()
     maps[:, 3] = 0
     stack = nn.Sequential(*(PlainBlock(8, 8) for _ in range(12))).eval()
@@ -77,121 +75,159 @@ def test_a_stack_of_plain_identities_gives_back_what_it_gets() -> None:
         torch.testing.assert_close(stack(maps), maps, rtol=1e-4, atol=1e-5)
 
 
-def test_a_block_without_an_identity_of_this_kind_is_refused() -> None:
-    """What comes before a pre-activated block may be negative."""
+def test_preactivation_blocks_are_rejected() -> None:
+    """Their input may be negative."""
     with pytest.raises(TypeError, match="PreactivationBlock"):
         make_identity(PreactivationBlock(8, 8), torch.zeros(1, 8, 2, 2))
 
 
-def test_a_stack_learns_and_a_rate_that_diverges_is_not_taken(laboratory: Laboratory) -> None:
-    """A residual block's error falls; a rate far too high ends in infinity, and the other one is the better."""
+def test_a_stack_learns_to_copy_unless_its_rate_diverges(laboratory: Laboratory) -> None:
     torch.manual_seed(0)
     maps = torch.randn(64, 4, 6, 6).relu()
-    learned = learn_to_copy(laboratory, build_stack("residual", 1, 4, 0), maps, 0.05, 60, 0)
-    assert np.mean(learned[-5:]) < 0.5 * learned[0]
-    diverged = learn_to_copy(laboratory, build_stack("plain", 2, 4, 0), maps, 1e30, 60, 0)
+    errors = train_to_copy(laboratory, build_stack("residual", 1, 4, 0), maps, 0.05, 60, 0)
+    assert np.mean(errors[-5:]) < 0.5 * errors[0]
+    diverged = train_to_copy(laboratory, build_stack("plain", 2, 4, 0), maps, 1e30, 60, 0)
     assert diverged[-1] == np.inf
     assert len(diverged) == 60
-    assert best_rate("residual", 1, [[diverged], [learned]]).rate == 0.01
+    assert best_rate("residual", 1, [[diverged], [errors]]).rate == 0.01
+    assert best_rate("residual", 1, [[errors], [diverged]]).rate == 0.1
 
 
-def test_learning_to_copy_stops_when_asked(tmp_path: Path) -> None:
-    """Before the next step."""
-    laboratory = laboratory_at(tmp_path, lambda: True)
+def test_an_error_of_one_is_that_of_the_mean(laboratory: Laboratory) -> None:
+    class Mean(nn.Module):
+        def __init__(self, mean: float) -> None:
+            super().__init__()
+            self.mean = nn.Parameter(torch.tensor(mean))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.mean.expand_as(x)
+
+    torch.manual_seed(0)
+    maps = 3 * torch.randn(512, 4, 6, 6).relu()
+    errors = train_to_copy(laboratory, Mean(maps.mean().item()), maps, 1e-9, 20, 0)
+    assert np.mean(errors) == pytest.approx(1, abs=0.05)
+
+
+def test_copying_stops_when_asked(tmp_path: Path) -> None:
+    stopped, stack = laboratory_at(tmp_path, lambda: True), build_stack("plain", 1, 4, 0)
     with pytest.raises(InterruptedRunError, match="step 0 of 5"):
-        learn_to_copy(laboratory, build_stack("plain", 1, 4, 0), torch.rand(8, 4, 6, 6), 0.1, 5, 0)
+        train_to_copy(stopped, stack, torch.rand(8, 4, 6, 6), 0.1, 5, 0)
 
 
-def found(*, difference: float, built: float) -> dict:
-    """What was measured of one built network, whose losses while it trains on are `built`."""
-    return {
+def test_the_final_error_is_the_mean_of_the_last_ten_steps() -> None:
+    stacks = CopyingErrors(
+        "plain", 3, 0.1, np.array([[9.0] * 5 + [0.2] * 10, [9.0] * 5 + [0.4] * 10])
+    )
+    assert stacks.final.values == pytest.approx([0.2, 0.4])
+    (row,) = copying_table([stacks]).rows
+    assert row == ["plain", 3, 6, 0.1, 9.0, pytest.approx(0.3), pytest.approx(0.02**0.5)]
+
+
+def pair(*, difference: float = 1e-5, built_loss: float = 0.5, **values: Any) -> ConstructedPair:
+    """A constructed network whose losses in further training are `built_loss`."""
+    defaults = {
+        "images": 100,
         "difference": difference,
         "largest": 10.0,
         "loss": {"shallow": 0.5, "deep": 0.5},
         "error": {"shallow": 0.1, "deep": 0.1},
-        "trained_on": {"shallow": [0.5] * 12, "deep": [built] * 12},
+        "trained_on": {"shallow": [0.5] * 12, "deep": [built_loss] * 12},
     }
+    return ConstructedPair(**defaults | values)
 
 
-def copied(
-    plain: float, residual: float, deep_plain: float, deep_residual: float
-) -> list[CopyingErrors]:
-    """Stacks of 1 and 9 blocks that ended at these errors."""
-    ended = {"plain": (plain, deep_plain), "residual": (residual, deep_residual)}
+def copied(plain: float, residual: float, deep_plain: float, deep_residual: float) -> list:
+    """Stacks of 1 and 9 blocks with these errors, two starts each."""
+    errors = {"plain": (plain, deep_plain), "residual": (residual, deep_residual)}
     return [
         CopyingErrors(kind, blocks, 0.1, np.full((2, 12), error))
-        for kind, errors in ended.items()
-        for blocks, error in zip((1, 9), errors, strict=True)
+        for kind, by_length in errors.items()
+        for blocks, error in zip((1, 9), by_length, strict=True)
     ]
 
 
 @pytest.mark.parametrize(
-    ("difference", "built", "ended", "shown"),
+    ("difference", "built_loss", "errors", "shown"),
     [
         (1e-5, 0.9, (0.1, 0.01, 0.5, 0.01), [True] * 7),
         (1.0, 0.4, (0.01, 0.1, 0.001, 0.5), [False] * 7),
     ],
+    ids=["as in the paper", "opposite"],
 )
-def test_verdicts_follow_the_figures(
-    difference: float, built: float, ended: tuple, shown: list[bool]
+def test_verdicts_follow_the_measurements(
+    difference: float, built_loss: float, errors: tuple, shown: list[bool]
 ) -> None:
-    """As in the paper, and the other way round: two constructions, training on, two lengths, two kinds."""
-    of = {
-        family: [found(difference=difference, built=its)]
-        for family, its in (("plain", built), ("resnet", 0.5))
+    built = {
+        "plain": [pair(difference=difference, built_loss=built_loss)],
+        "resnet": [pair(difference=difference)],
     }
-    said = verdicts(of, copied(*ended), 20, 56)
-    assert [verdict.shown for verdict in said] == shown
-    assert all("over one seed" in verdict.text for verdict in said[:3])
-    assert all("over 2 starts" in verdict.text for verdict in said[3:])
+    results = verdicts(built, copied(*errors), 20, 56)
+    assert [verdict.shown for verdict in results] == shown
+    assert all("over one seed" in verdict.text for verdict in results[:3])
+    assert all("over 2 starts" in verdict.text for verdict in results[3:])
+
+
+def test_excess_losses_are_those_of_the_first_and_the_last_ten_steps() -> None:
+    losses = {"shallow": [0.5] * 12, "deep": [0.75, 9.0, *[0.625] * 10]}
+    built = {"plain": [pair(trained_on=losses)], "resnet": [pair()]}
+    text = verdicts(built, copied(0.1, 0.01, 0.5, 0.01), 20, 56)[2].text
+    assert "+0.250 at the first step and +0.125 over the last 10" in text
+
+
+def test_the_construction_table_compares_both_networks() -> None:
+    built = {"plain": [pair(loss={"shallow": 0.5, "deep": 0.75}, error={"shallow": 0, "deep": 1})]}
+    (row,) = construction_table(built, 20, 56, [3]).rows
+    assert list(row) == ["plain56", "plain20", 3, 0.5, 0.75, 0.25, 0, 1, 1e-5, 10.0]
 
 
 @pytest.mark.parametrize(
-    ("deeper", "said"), [(20, "not deeper than one of 20"), (21, "no architecture 'plain21'")]
+    ("depth", "deeper", "message"),
+    [(20, 20, "--deeper must be larger"), (20, 21, "plain21"), (18, 34, "--depth must be")],
 )
-def test_what_can_not_be_built_is_said_before_anything_is_trained(
-    tmp_path: Path, deeper: int, said: str
+def test_depths_are_checked_before_any_training(
+    tmp_path: Path, depth: int, deeper: int, message: str
 ) -> None:
-    """Nothing is written."""
-    with pytest.raises(RecipeError, match=said):
-        identity.perform(laboratory_at(tmp_path / "runs"), 20, deeper, [0], 1, 1)
+    with pytest.raises(RecipeError, match=message):
+        identity.run_experiment(laboratory_at(tmp_path / "runs"), depth, deeper, [0], 1, 1)
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_run_stays_as_it_was_trained_and_what_is_built_on_it_is_drawn_by_its_seed(
+def test_a_construction_leaves_the_run_unchanged_and_is_reproducible(
     laboratory: Laboratory,
 ) -> None:
-    """Its network is trained on as a copy; whatever was drawn before, a second construction is the same."""
     run = laboratory.train("resnet20", 0)
     before = {name: values.clone() for name, values in run.trained.network.state_dict().items()}
-    found = identity.construct(laboratory, run, 32, 2)
-    assert all(
-        torch.equal(values, before[name])
-        for name, values in run.trained.network.state_dict().items()
-    )
+    constructed = construct(laboratory, run, 32, 2)
+    for name, values in run.trained.network.state_dict().items():
+        assert torch.equal(values, before[name])
     torch.manual_seed(1234)
-    assert identity._construct(laboratory, run, 32, 2) == found
+    again = identity_measurements._construct(laboratory, run, 32, 2)
+    assert ConstructedPair(**again) == constructed
+
+
+def test_a_construction_is_kept_and_its_training_stops_when_asked(laboratory: Laboratory) -> None:
+    run = laboratory.train("resnet20", 0)
+    stopped = interrupted_copy(laboratory)
+    kept = construct(laboratory, run, 32, 2)
+    assert construct(stopped, run, 32, 2) == kept
+    with pytest.raises(InterruptedRunError):
+        construct(stopped, run, 32, 3)
 
 
 @pytest.mark.slow
-def test_the_experiment_ends_in_its_files_and_measures_once(
+def test_the_experiment_writes_its_report_and_measures_once(
     laboratory: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the digits, a few steps; a second time everything is read."""
-    report = identity.perform(laboratory, 20, 32, [0], 30, 2)
+    report = identity.run_experiment(laboratory, 20, 32, [0], 30, 2)
     page = write_experiment_report(report, tmp_path)
-    assert {path.name for path in (page.parent / "figures").iterdir()} == {
-        "trained-on-plain.svg",
-        "trained-on-resnet.svg",
-        "copying.svg",
-    }
+    figures = {path.name for path in (page.parent / "figures").iterdir()}
+    assert figures == {"trained-on-plain.svg", "trained-on-resnet.svg", "copying.svg"}
     assert [verdict.shown for verdict in report.verdicts[:2]] == [True, True]
-    assert (
-        len((page.parent / "tables" / "trained-on.csv").read_text().splitlines()) == 1 + 2 * 2 * 12
-    )
-    texts = [part.text[0] for part in report.parts]
-    assert "for 12 steps" in texts[1]  # a run of 12 has no more
-    assert "2 steps; the error at the end is the mean of the last 2." in texts[2]
-    for measuring in ("_construct", "_copy_maps"):
-        monkeypatch.delattr(identity, measuring)
-    assert identity.perform(laboratory, 20, 32, [0], 30, 2).verdicts == report.verdicts
+    rows = (page.parent / "tables" / "trained-on.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2 * 2 * 12
+    paragraphs = [section.paragraphs[0] for section in report.sections]
+    assert "12 steps" in paragraphs[1]  # its run has no more
+    assert "last 2 steps" in paragraphs[2]
+    for function in ("_construct", "_measure_copying"):
+        monkeypatch.delattr(identity_measurements, function)
+    assert identity.run_experiment(laboratory, 20, 32, [0], 30, 2).verdicts == report.verdicts

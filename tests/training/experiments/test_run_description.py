@@ -1,15 +1,20 @@
-"""How an experiment was run: what its report says of data, arithmetic and commands."""
+"""Data, arithmetic and commands that a report states."""
 
 from dataclasses import replace
 
 import pytest
 
 from training.experiments.laboratory import Laboratory
-from training.experiments.run_description import command, describe, is_cifar10, publishing
+from training.experiments.run_description import (
+    describe_runs,
+    experiment_command,
+    is_cifar10,
+    publish_command,
+)
 
 
 @pytest.mark.parametrize(
-    ("name", "holds"),
+    ("name", "expected"),
     [
         ("cifar10", True),
         ("CIFAR-10", True),
@@ -19,41 +24,32 @@ from training.experiments.run_description import command, describe, is_cifar10, 
         ("cifar10+mine", False),
     ],
 )
-def test_the_paper_s_figures_stand_beside_its_own_data_alone(
-    laboratory: Laboratory, name: str, *, holds: bool
+def test_only_cifar10_and_its_copies_are_compared_with_the_paper(
+    laboratory: Laboratory, name: str, *, expected: bool
 ) -> None:
-    """Or a copy that says in brackets what is different."""
     named = replace(laboratory)
     named.__dict__["images"] = replace(laboratory.images, name=name)
-    assert is_cifar10(named) is holds
+    assert is_cifar10(named) is expected
 
 
-def test_a_report_says_what_the_training_said(laboratory: Laboratory) -> None:
-    """Sizes, length, seeds and the arithmetic of the runs, not of the machine that writes the report."""
-    runs = [laboratory.train("resnet20", 0)]
-    said = describe(laboratory, runs)
-    assert said["data"] == "digits: 1,259 train, 179 validation, 359 test"
-    assert said["length"] == "2 epochs, 12 iterations of 128 images"
-    assert said["seeds"] == "0"
-    assert said["arithmetic"].split(",")[0] in {"fp32", "bf16"}
-    assert "None" not in said["arithmetic"]
+def test_a_description_states_what_the_runs_used(laboratory: Laboratory) -> None:
+    description = describe_runs(laboratory, [laboratory.train("resnet20", 0)])
+    assert description["data"] == "digits: 1,259 train, 179 validation, 359 test"
+    assert description["length"] == "2 epochs, 12 iterations of 128 images"
+    assert description["seeds"] == "0"
+    assert description["arithmetic"].split(",")[0] in {"fp32", "bf16"}
+    assert "None" not in description["arithmetic"]
 
 
-def test_commands_name_what_a_run_depends_on_and_no_path(laboratory: Laboratory) -> None:
-    """Typed again, they find the same runs."""
-    other = replace(
-        laboratory,
-        wish=replace(
-            laboratory.wish, data=("/home/somebody/pictures",), image_size=32, precision="fp32"
-        ),
+def test_commands_state_all_options_and_no_path(laboratory: Laboratory) -> None:
+    request = replace(
+        laboratory.request, data=("/home/somebody/images",), image_size=32, precision="fp32"
     )
-    typed = command(other, "lesions", "--depth", "56", seeds=(0, 1))
-    assert typed.startswith(
-        "python -m training experiment lesions --data pictures --image-size 32 --set iterations=12 --precision fp32"
+    other = replace(laboratory, request=request)
+    assert experiment_command(other, "ablation", "--depth", 56, seeds=(0, 1)) == (
+        "python -m training experiment ablation --data images --image-size 32 "
+        "--set iterations=12 --precision fp32 --depth 56 --seeds 0,1"
     )
-    assert typed.endswith("--depth 56 --seeds 0,1")
     run = laboratory.train("resnet20", 0)
-    assert (
-        publishing(laboratory, run)
-        == f"python -m training resume {laboratory.runs.name}/{run.directory.run_id}"
-    )
+    expected = f"python -m training resume {laboratory.runs.name}/{run.directory.run_id}"
+    assert publish_command(laboratory, run) == expected

@@ -1,11 +1,13 @@
-"""Shortcuts: five networks beside each other, and what may be said of them."""
+"""Verdicts of the experiment `shortcuts`."""
 
 from pathlib import Path
 
 import pytest
 from laboratories import group
 
-from training.experiments.shortcuts import verdicts
+from training.experiments.shortcuts_verdicts import verdicts
+
+NAMES = ("plain20", "resnet20", "resnet20-b", "resnet20-c", "preresnet20")
 
 
 @pytest.mark.parametrize(
@@ -17,11 +19,21 @@ from training.experiments.shortcuts import verdicts
         (((0.1, 0.1), (0.2, 0.2), (0.05, 0.05), (0.2, 0.2), (0.3, 0.3)), [False, False, False]),
         (((0.2, 0.2), (0.1, 0.1), (0.07, 0.13), (0.1, 0.1), (0.08, 0.3)), [None, None, None]),
     ],
+    ids=["as in the paper", "large gain", "none is best", "one is better", "seeds disagree"],
 )
 def test_verdicts_follow_the_test_errors(
     tmp_path: Path, errors: tuple, shown: list[bool | None]
 ) -> None:
-    """As in the paper; projections that gain much; none is best; one is better than none; seeds that do not agree."""
-    names = ("plain20", "resnet20", "resnet20-b", "resnet20-c", "preresnet20")
-    groups = [group(tmp_path, name, *values) for name, values in zip(names, errors, strict=True)]
+    groups = [group(tmp_path, name, *values) for name, values in zip(NAMES, errors, strict=True)]
     assert [verdict.shown for verdict in verdicts(*groups)] == shown
+
+
+def test_gains_are_stated_with_their_sign(tmp_path: Path) -> None:
+    errors = (0.2, 0.1, 0.05, 0.12, 0.07)
+    groups = [group(tmp_path, name, error) for name, error in zip(NAMES, errors, strict=True)]
+    any_helps, projections, preactivation = (verdict.text for verdict in verdicts(*groups))
+    for gain, name in zip(("+10.00", "+15.00", "+8.00", "+13.00"), NAMES[1:], strict=True):
+        assert f"{gain} above {name}'s" in any_helps
+    assert "B is +5.00 points" in projections
+    assert "C -2.00 points" in projections
+    assert "+3.00 points better than resnet20" in preactivation
