@@ -20,7 +20,7 @@ from model_store.version import Version
 from model_store.version_text import describe_version, table
 
 
-class StoreType(click.ParamType):
+class StoreType(click.ParamType[ModelStore]):
     """The root of a model store on the command line."""
 
     name = "directory"
@@ -266,7 +266,8 @@ def _verify(store: ModelStore, model: str, number: int, *, run: bool) -> dict[st
 
 def _prove_variants(version: Version) -> dict[str, str]:
     """What the golden proof of each variant gave, by precision. Raises ModelStoreError."""
-    manifest, results = version.manifest, {}
+    manifest = version.manifest
+    results: dict[str, str] = {}
     gpu = CUDA in onnxruntime.get_available_providers()
     for variant in manifest.variants:
         on_gpu = variant.precision in NEEDS_CUDA

@@ -1,8 +1,11 @@
-"""Aliases: the only mutable thing in a store, each an append-only row of small numbered event files.
+"""Aliases: names such as `production` that point to a version, the only mutable part of a store.
 
-`<store>/<model>/aliases/<alias>/<number>.json` holds {action, version, when, by, why}. An event is claimed by an exclusive
-link to a file that is already complete and synced, so two movers can not lose each other's event, a crash leaves no half
-event, and the history is free. An alias is a wish: what serves is the newest version it pointed to that proved itself.
+Each is an append-only sequence of event files, `<store>/<model>/aliases/<alias>/<number>.json`. An
+event becomes visible by an exclusive link to a complete, synced file: concurrent moves never
+overwrite each other, and a crash leaves no half-written event.
+
+An alias states which version is desired. The service serves the newest version that the alias
+pointed to and that passed its golden proof.
 """
 
 import errno
@@ -12,7 +15,7 @@ import re
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import AwareDatetime, Field, ValidationError
 
@@ -25,54 +28,70 @@ from model_store.validation import FrozenModel
 DIRECTORY_NAME = "aliases"
 PRODUCTION = "production"
 _SUFFIX = ".json"
-_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
-_EVENT = re.compile(r"[0-9]{8}\.json")
+_READ_ONLY_ERRORS = {errno.EROFS, errno.EACCES, errno.EPERM}
+_EVENT_NAME = re.compile(r"[0-9]{8}\.json")
 
 
 class AliasEvent(FrozenModel):
     """One move of an alias."""
 
-    action: Literal["promote", "rollback"]
-    version: Annotated[int, Field(ge=1)]
-    when: AwareDatetime
-    by: str
-    why: str = ""
+    action: Literal["promote", "rollback"] = Field(description="What moved the alias.")
+    version: int = Field(ge=1, description="The version that the alias points to since then.")
+    when: AwareDatetime = Field(description="When it was moved, in UTC.")
+    by: str = Field(description="Name of the user or of the API key.")
+    why: str = Field(default="", description="The reason that was given.")
 
 
 class Aliases:
-    """The aliases of one model. Reading never writes; moving appends one event and never touches a version."""
+    """The aliases of one model.
+
+    Moving one appends one event. Neither reading nor moving changes a version.
+    """
 
     def __init__(self, model: str, model_directory: Path) -> None:
         self._model = model
         self._directory = model_directory / DIRECTORY_NAME
 
     def names(self) -> list[str]:
-        """The aliases that exist, sorted."""
+        """The aliases that exist, sorted. Raises AliasError if they cannot be read."""
         return sorted(name for name in self._list(self._directory) if is_alias_name(name))
 
     def history(self, alias: str) -> list[AliasEvent]:
-        """All events of an alias, oldest first; empty where it does not exist. Raises AliasError on a damaged event."""
+        """All events of an alias, oldest first; empty if it does not exist.
+
+        Raises:
+            AliasError: An event is damaged or cannot be read.
+        """
         return [self._read(alias, number) for number in self._numbers(alias)]
 
     def stamp(self, alias: str) -> object:
-        """Equal to an earlier one only where no event has come since and the directory is the same. Raises AliasError."""
+        """A value that changes with every event of the alias.
+
+        Raises:
+            AliasError: The directory cannot be read.
+        """
         try:
             status = (self._directory / alias).stat()
         except FileNotFoundError:
             return None
         except OSError as error:
             raise AliasError(
-                f"{self._model}: its aliases can not be read: {error.strerror}"
+                f"{self._model}: its aliases cannot be read: {error.strerror}"
             ) from error
         return status.st_ino, status.st_mtime_ns, tuple(self._numbers(alias))
 
     def version(self, alias: str) -> int | None:
-        """The version that the alias points to, or None where the alias does not exist."""
+        """The version that the alias points to, or None if it does not exist. Raises AliasError."""
         numbers = self._numbers(alias)
         return self._read(alias, numbers[-1]).version if numbers else None
 
     def promote(self, alias: str, version: int, why: str = "", by: str | None = None) -> AliasEvent:
-        """Point the alias to `version`. That the version exists is the store's business to check."""
+        """Point the alias to `version`; `ModelStore.promote` also checks that the version exists.
+
+        Raises:
+            AliasError: The event cannot be written; StoreReadOnlyError if the store is read-only.
+            InvalidNameError: `alias` is not a valid name.
+        """
         return self._append(alias, lambda _: ("promote", version), why, by)
 
     def rollback(
@@ -83,23 +102,32 @@ class Aliases:
         among: Collection[int] | None = None,
         to: int | None = None,
     ) -> AliasEvent:
-        """Point the alias to what it named before its newest promotion; with `among`, to one of these versions alone.
+        """Point the alias to the version before its newest promotion.
 
-        Raises AliasError where there is nothing before, or where that is another than `to`.
+        Args:
+            alias: Name of the alias.
+            why: Reason, kept in the history.
+            by: Who moves it; the operating system's user by default.
+            among: Only versions in this collection count, such as those that still exist.
+            to: The version that the caller expects.
+
+        Raises:
+            AliasError: There is no earlier version, it is not `to`, or the alias cannot be moved.
         """
 
         def decide(history: Sequence[AliasEvent]) -> tuple[Literal["rollback"], int]:
             version = self._previous(alias, history, among)
             if to not in {None, version}:
                 raise AliasError(
-                    f"{self._model}: {alias} was moved meanwhile: it would go back to version {version}, not to {to}; look again"
+                    f"{self._model}: {alias} was moved in the meantime and would now roll back to "
+                    f"version {version}, not to {to}. Check its history and try again"
                 )
             return "rollback", version
 
         return self._append(alias, decide, why, by)
 
     def previous(self, alias: str, among: Collection[int] | None = None) -> int:
-        """Where `rollback` would point the alias to now. Raises AliasError where there is nothing before."""
+        """The version that `rollback` would choose. Raises AliasError if there is none."""
         return self._previous(alias, self.history(alias), among)
 
     def _previous(
@@ -109,7 +137,8 @@ class Aliases:
             if among is None or version in among:
                 return version
         raise AliasError(
-            f"{self._model}: {alias} named no other version that is still there, so there is nothing to roll back to"
+            f"{self._model}: {alias} has pointed to no other version that still exists, so it "
+            "cannot be rolled back"
         )
 
     def _append(
@@ -124,8 +153,8 @@ class Aliases:
         try:
             return self._append_event(directory, alias, decide, why, by)
         except OSError as error:
-            kind = StoreReadOnlyError if error.errno in _READ_ONLY else AliasError
-            raise kind(f"{self._model}: {alias} can not be moved: {error.strerror}") from error
+            kind = StoreReadOnlyError if error.errno in _READ_ONLY_ERRORS else AliasError
+            raise kind(f"{self._model}: {alias} cannot be moved: {error.strerror}") from error
 
     def _append_event(
         self,
@@ -138,9 +167,7 @@ class Aliases:
         while True:
             numbers = self._numbers(alias)
             action, version = decide([self._read(alias, number) for number in numbers])
-            make_directory_durably(
-                directory
-            )  # only now: a move that is refused leaves nothing behind
+            make_directory_durably(directory)  # after `decide`, which may raise
             event = AliasEvent(
                 action=action, version=version, when=now(), by=by or _current_user(), why=why
             )
@@ -149,7 +176,7 @@ class Aliases:
             try:
                 os.link(draft, directory / f"{(numbers[-1] if numbers else 0) + 1:08d}{_SUFFIX}")
             except FileExistsError:
-                continue  # another mover was first: look again at what is true now
+                continue  # another process moved the alias first, so decide again
             finally:
                 draft.unlink()
             sync_directory(directory)
@@ -160,7 +187,7 @@ class Aliases:
         return sorted(
             int(name.removesuffix(_SUFFIX))
             for name in self._list(self._directory / alias)
-            if _EVENT.fullmatch(name)
+            if _EVENT_NAME.fullmatch(name)
         )
 
     def _list(self, directory: Path) -> list[str]:
@@ -170,7 +197,7 @@ class Aliases:
             return []
         except OSError as error:
             raise AliasError(
-                f"{self._model}: its aliases can not be read: {error.strerror}"
+                f"{self._model}: its aliases cannot be read: {error.strerror}"
             ) from error
 
     def _read(self, alias: str, number: int) -> AliasEvent:
@@ -184,7 +211,10 @@ class Aliases:
 
 
 def standing(history: Sequence[AliasEvent]) -> list[int]:
-    """The versions that rollbacks would walk through, newest last, when a rollback undoes the newest standing promotion."""
+    """The versions to which repeated rollbacks lead, the current one last.
+
+    A promotion pushes a version; a rollback removes those after the version that it restored.
+    """
     stack: list[int] = []
     for event in history:
         if event.action == "rollback":
@@ -196,20 +226,21 @@ def standing(history: Sequence[AliasEvent]) -> list[int]:
 
 
 def is_alias_name(name: str) -> bool:
-    """Whether `name` can be an alias: a name that begins with a letter, so that none is taken for a version."""
+    """Whether `name` is a valid alias: a name that begins with a letter, unlike a version."""
     return name[:1].isalpha() and is_name(name)
 
 
 def check_alias_name(name: str) -> None:
-    """Raise InvalidNameError where `name` can not be an alias."""
+    """Raise InvalidNameError unless `name` is a valid alias."""
     if not is_alias_name(name):
         raise InvalidNameError(
-            f"{name!r} is no alias name: it must begin with a letter, for a number is a version"
+            f"{name!r} is not a valid alias name: it must begin with a letter, because a number "
+            "is a version"
         )
 
 
 def _current_user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
+    except (KeyError, OSError):  # the user of a container may have no name
         return f"uid {os.getuid()}"

@@ -1,6 +1,6 @@
-"""File operations that survive a crash: write and fsync, one rename, exclusive links, locks on directories.
+"""File operations that survive a crash: fsync, rename, locks on directories.
 
-Local POSIX file systems only: on NFS a retried rename or link is ambiguous.
+They need a local POSIX file system: on NFS, a retried rename or link is ambiguous.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ DOOMED_PREFIX = ".doomed-"
 
 
 def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file's bytes. Refuses to follow a link at the last component."""
+    """sha256 of a file's bytes, in hex. Raises OSError if the file is a symbolic link."""
     digest = hashlib.sha256()
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     with open(descriptor, "rb", buffering=0) as file:
@@ -28,7 +28,7 @@ def sha256_of(path: Path) -> str:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Create `path` with `data` and fsync it. Raises FileExistsError where something is there."""
+    """Create `path` with `data` and sync it. Raises FileExistsError if it exists."""
     with open(path, "xb") as file:
         file.write(data)
         file.flush()
@@ -39,8 +39,8 @@ def write_durably(path: Path, data: bytes) -> None:
 def open_atomically(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     """Open a temporary file that replaces `path` when the block ends without an exception.
 
-    File and directory are synced, so a crash leaves either the old content or the new one. An exception leaves
-    the old content and removes the temporary file, which lies beside `path` under a hidden name.
+    File and directory are synced, so a crash leaves either the old content or the new one. An
+    exception leaves the old content. The temporary file has a hidden name beside `path`.
 
     Args:
         path: The file to create or replace.
@@ -70,7 +70,7 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make the entries of a directory durable."""
+    """Sync the entries of a directory."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -79,7 +79,7 @@ def sync_directory(path: Path) -> None:
 
 
 def make_directory_durably(path: Path) -> None:
-    """Create a directory and its parents, each entry synced; one that exists is left alone."""
+    """Create a directory and its parents, and sync each new entry."""
     if path.is_dir():
         return
     make_directory_durably(path.parent)
@@ -89,13 +89,13 @@ def make_directory_durably(path: Path) -> None:
 
 
 class DirectoryLock:
-    """An advisory lock on a directory, held until `release` or the process's end, however it ends.
+    """An advisory lock on a directory, held until `release` or until the process ends.
 
-    Readers and publishers share it; who deletes a directory takes it exclusively.
+    Readers and publishers share it. A process that deletes the directory holds it exclusively.
     """
 
     def __init__(self, path: Path, *, exclusive: bool = False) -> None:
-        """Take the lock at once; raises BlockingIOError where another process holds one that excludes it."""
+        """Take the lock. Raises BlockingIOError if another process holds a conflicting one."""
         self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(
@@ -106,14 +106,17 @@ class DirectoryLock:
             raise
 
     def release(self) -> None:
-        """Give the lock back; a second call does nothing."""
+        """Release the lock. A second call does nothing."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
 
 def remove_tree_if_unused(path: Path) -> bool:
-    """Delete a directory that no process has locked, out of sight in one rename first. False where it is in use."""
+    """Delete a directory unless a process has it locked; return whether it was deleted.
+
+    It is renamed first, so no process sees a half-deleted directory.
+    """
     try:
         lock = DirectoryLock(path, exclusive=True)
     except (BlockingIOError, FileNotFoundError):

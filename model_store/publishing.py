@@ -1,7 +1,8 @@
 """Publishing: files become a sealed version by one rename.
 
-Stage in a hidden sibling directory, sync every file, manifest last, sync the directories, rename to the next integer. N
-racing publishers get N versions, and a crash at any step leaves the store as it was.
+Files are staged and synced in a hidden directory, the manifest last. Then the directory is renamed
+to the next version number. Concurrent publishers get different numbers, and a crash at any step
+leaves the store unchanged.
 """
 
 import errno
@@ -32,17 +33,14 @@ STAGING_PREFIX = ".staging-"
 def publish_version(
     directory: Path, model: str, manifest: Mapping[str, Any], files: Mapping[str, bytes | Path]
 ) -> int:
-    """Seal `files` in the model's directory under the next free version number and return it.
-
-    `manifest` holds every block but `files` and `model`, which are filled in here. Raises PublishError, ManifestError.
-    """
+    """Seal `files` in the model's directory; see `ModelStore.publish`."""
     staging = directory / f"{STAGING_PREFIX}{secrets.token_hex(8)}"
     try:
         make_directory_durably(directory)
         staging.mkdir()
         lock = DirectoryLock(staging)  # tells `prune` that this publisher is alive
     except OSError as error:
-        raise PublishError(f"can not write to {directory}: {error.strerror}") from error
+        raise PublishError(f"cannot write to {directory}: {error.strerror}") from error
     try:
         entries = [_stage(staging, path, source) for path, source in sorted(files.items())]
         sealed = _validated({**manifest, "model": model, "files": tuple(entries)})
@@ -52,7 +50,7 @@ def publish_version(
         return _claim_next_version(directory, staging)
     except OSError as error:
         raise PublishError(
-            f"publishing {model} failed: {error.strerror or error}; the store is as it was"
+            f"publishing {model} failed: {error.strerror or error}. The store is unchanged"
         ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -62,7 +60,7 @@ def publish_version(
 def _stage(staging: Path, path: str, source: bytes | Path) -> dict[str, Any]:
     target = staging / path
     if "\0" in path or not target.resolve().is_relative_to(staging.resolve()):
-        raise PublishError(f"{path!r} leaves the version's directory")
+        raise PublishError(f"{path!r} is not inside the version's directory")
     target.parent.mkdir(parents=True, exist_ok=True)
     write_durably(target, source if isinstance(source, bytes) else source.read_bytes())
     return {"path": path, "size": target.stat().st_size, "sha256": sha256_of(target)}
@@ -79,7 +77,7 @@ def _validated(fields: Mapping[str, Any]) -> Manifest:
 
 
 def _claim_next_version(directory: Path, staging: Path) -> int:
-    """Rename onto the next free number: a rename fails on a directory that holds something, so only one racer gets each."""
+    """Rename to the next free number; it fails if another publisher has taken that number."""
     while True:
         taken = [parse_version(name) for name in os.listdir(directory) if is_version_name(name)]
         number = max(taken, default=0) + 1

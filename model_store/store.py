@@ -1,13 +1,13 @@
-"""The model store: which models and versions there are, opening one verified, publishing one by a single rename.
+"""The model store: list models and versions, open, publish, promote and prune them.
 
 ::
 
     <root>/<model>/<version>/manifest.json, model.onnx, …     sealed
     <root>/<model>/aliases/<alias>/00000001.json              append-only
-    <root>/<model>/.staging-…/                                a publish under way, or the rest of one that was killed
+    <root>/<model>/.staging-…/                                a version that is being published
 
-Under the root lies a read-only layer of the versions that ship with the project; a published model of the same name hides
-the built-in one.
+Below the root is a second, read-only layer with the built-in models of the project. A published
+model hides a built-in one of the same name.
 """
 
 import os
@@ -36,7 +36,7 @@ BUILTIN_DEFAULT_MODEL = "cifar10"
 
 @dataclass(frozen=True)
 class Contents:
-    """What the store holds of one model: the layer that it comes from, and its versions, ascending; or why they can not be read."""
+    """The versions of one model, ascending, or the reason why they cannot be read."""
 
     layer: Layer
     versions: tuple[int, ...]
@@ -45,7 +45,13 @@ class Contents:
 
 @dataclass(frozen=True)
 class PruneReport:
-    """What `prune` deleted (or would), and why it kept the rest."""
+    """What `prune` deleted, or would delete.
+
+    Attributes:
+        deleted: Version numbers.
+        kept: Why a version was kept, by version number.
+        leftovers: Names of directories that killed processes left behind.
+    """
 
     deleted: tuple[int, ...]
     kept: Mapping[int, str]
@@ -53,10 +59,14 @@ class PruneReport:
 
 
 class ModelStore:
-    """The versions under one root over the built-in layer. It holds no state: every call looks at the disk.
+    """The versions under one root, over the built-in layer. Every call reads the disk.
 
-    A root that is not there is unreadable, not empty: a slip in a path must not look like a store without models. Only the
-    default root may be missing, because nothing has been published yet.
+    A root that does not exist is an error and not an empty store, because a mistyped path must not
+    unload every model. Only the default root may be missing.
+
+    Args:
+        root: Where models are published.
+        builtin_root: The read-only layer, or None for none.
     """
 
     def __init__(self, root: Path = DEFAULT_ROOT, builtin_root: Path | None = BUILTIN_ROOT) -> None:
@@ -66,16 +76,20 @@ class ModelStore:
             self._layers.append(("built-in", builtin_root))
 
     def models(self) -> list[str]:
-        """The models that have a version, sorted. Raises StoreUnreadableError."""
+        """Names of the models that have a version, sorted. Raises StoreUnreadableError."""
         contents = self.contents()
         if trouble := next((found.trouble for found in contents.values() if found.trouble), None):
             raise StoreUnreadableError(trouble)
         return list(contents)
 
     def contents(self) -> dict[str, Contents]:
-        """Every model that has a version, sorted by name: each directory is listed once, and no file is opened.
+        """Every model that has a version, sorted by name.
 
-        One whose directory can not be read is among them: it takes no other with it. Raises StoreUnreadableError.
+        Lists each directory once and opens no file. A model whose directory cannot be read has a
+        reason instead of versions.
+
+        Raises:
+            StoreUnreadableError: A root cannot be listed.
         """
         found: dict[str, Contents] = {}
         for layer, root in self._layers:
@@ -90,21 +104,28 @@ class ModelStore:
         return dict(sorted(found.items()))
 
     def versions(self, model: str) -> list[int]:
-        """The model's versions, ascending. Raises ModelNotFoundError, StoreUnreadableError."""
+        """Version numbers, ascending. Raises ModelNotFoundError or StoreUnreadableError."""
         return self._locate(model)[2]
 
     def layer(self, model: str) -> Layer:
-        """Whether the model was published here or came with the project."""
+        """Whether the model was published here or is built in. Raises ModelNotFoundError."""
         return self._locate(model)[0]
 
     def aliases(self, model: str) -> Aliases:
-        """The model's aliases. A built-in model has none until it is published."""
+        """The aliases of a model. A built-in model has none."""
         return Aliases(model, self.root / check_name(model))
 
     def resolve(self, model: str, wanted: str | None = None) -> int:
-        """The version that `wanted` names: an integer, an alias, or None for `production` and without that the latest.
+        """Return the number of the version that `wanted` means. `open` checks that it exists.
 
-        Whether that version exists, `open` finds out. Raises AliasError, InvalidNameError, ModelNotFoundError.
+        Args:
+            model: Name of the model.
+            wanted: A version number, an alias, or None for `production` or else the latest version.
+
+        Raises:
+            AliasError: The alias does not exist or is damaged.
+            InvalidNameError: `wanted` is neither a version number nor an alias.
+            ModelNotFoundError: The model has no version.
         """
         versions = self.versions(model)
         if wanted is None:
@@ -120,9 +141,14 @@ class ModelStore:
         return aliased
 
     def open(self, model: str, version: int, *, verify: bool = True) -> Version:
-        """Open one version, by default with every file held against its sealed sha256.
+        """Open a version, and by default compare every file with its sealed sha256.
 
-        Raises ModelNotFoundError, VersionNotFoundError, ManifestError, VersionCorruptError, StoreUnreadableError.
+        Raises:
+            ModelNotFoundError: The model has no version.
+            VersionNotFoundError: The model does not have this version.
+            ManifestError: The manifest is not valid.
+            VersionCorruptError: A file is not as it was sealed.
+            StoreUnreadableError: A file or directory cannot be read.
         """
         layer, root, versions = self._locate(model)
         if version not in versions:
@@ -141,16 +167,28 @@ class ModelStore:
     def publish(
         self, model: str, manifest: Mapping[str, Any], files: Mapping[str, bytes | Path]
     ) -> int:
-        """Seal `files` under the next free version number and return it; `production` is not moved.
+        """Seal `files` as the next version of a model and return its number. No alias moves.
 
-        `manifest` holds every block but `files` and `model`, which are filled in here. Everything is staged in a hidden
-        sibling directory, synced, and appears by one rename: N publishers racing get N versions, and a crash at any step
-        leaves the store as it was. Raises PublishError, ManifestError, InvalidNameError.
+        Args:
+            model: Name of the model, which need not exist.
+            manifest: Fields of the `Manifest`, without `files` and `model`.
+            files: Contents, or the file to copy, by path relative to the version's directory.
+
+        Raises:
+            PublishError: A file cannot be written. The store is unchanged.
+            ManifestError: The manifest is not valid.
+            InvalidNameError: `model` is not a valid name.
         """
         return publish_version(self.root / check_name(model), model, manifest, files)
 
     def check_movable(self, model: str, alias: str = PRODUCTION) -> None:
-        """Raise what moving this alias would raise, whatever the version: AliasError, InvalidNameError, ModelNotFoundError."""
+        """Check that an alias of this model can be moved, whatever the version.
+
+        Raises:
+            AliasError: The model is built in.
+            InvalidNameError: `alias` is not a valid name.
+            ModelNotFoundError: The model has no version.
+        """
         self._require_published(model)
         check_alias_name(alias)
 
@@ -162,11 +200,23 @@ class ModelStore:
         why: str = "",
         by: str | None = None,
     ) -> None:
-        """Move an alias to a published version that exists. Raises VersionNotFoundError, AliasError."""
+        """Point an alias to a published version.
+
+        Args:
+            model: Name of the model.
+            version: Version number, which must exist.
+            alias: Name of the alias, which is created if it does not exist.
+            why: Reason, kept in the alias's history.
+            by: Who moves it; the operating system's user by default.
+
+        Raises:
+            VersionNotFoundError: The version does not exist.
+            AliasError: The model is built in, or the event cannot be written.
+        """
         self._require_published(model)
         if version not in self.versions(model):
             raise VersionNotFoundError(
-                f"{model} has no version {version}, so {alias} can not point to it"
+                f"{model} has no version {version}, so {alias} cannot point to it"
             )
         self.aliases(model).promote(alias, version, why, by)
 
@@ -178,9 +228,17 @@ class ModelStore:
         by: str | None = None,
         to: int | None = None,
     ) -> int:
-        """Move an alias back to the version before its newest promotion, and return that version.
+        """Point an alias back to the version before its newest promotion, and return that version.
 
-        Raises AliasError, also where that is another than `to`: someone else has moved it meanwhile.
+        Args:
+            model: Name of the model.
+            alias: Name of the alias.
+            why: Reason, kept in the alias's history.
+            by: Who moves it; the operating system's user by default.
+            to: The version that the caller expects.
+
+        Raises:
+            AliasError: There is no earlier version, it is not `to`, or the alias cannot be moved.
         """
         self._require_published(model)
         return (
@@ -188,21 +246,30 @@ class ModelStore:
         )
 
     def prune(self, model: str, keep: int = 3, *, dry_run: bool = False) -> PruneReport:
-        """Delete the versions that no alias names or could roll back to, no reader has open, and are not among the newest `keep`.
+        """Delete versions that nothing needs, and what killed publishers left behind.
 
-        Also removes what killed publishers left behind. Raises AliasError for a built-in model.
+        Kept are the latest `keep` versions, those to which an alias points or can be rolled back
+        (at most `keep` per alias), and those that a process has open.
+
+        Args:
+            model: Name of the model.
+            keep: At least 1.
+            dry_run: Report what would be deleted, and delete nothing.
+
+        Raises:
+            AliasError: The model is built in, or an alias is damaged.
         """
         self._require_published(model)
         if keep < 1:
             raise ValueError(
-                f"keep must be at least 1, so that the newest version stays; got {keep}"
+                f"keep must be at least 1, so that the latest version stays, got {keep}"
             )
         directory = self.root / model
         versions = self.versions(model)
-        kept = dict.fromkeys(versions[-keep:], f"among the newest {keep}")
+        kept = dict.fromkeys(versions[-keep:], f"among the latest {keep}")
         for alias in self.aliases(model).names():
             stack = standing(self.aliases(model).history(alias))
-            kept |= dict.fromkeys(stack[-max(keep, 2) : -1], f"{alias} could be rolled back to it")
+            kept |= dict.fromkeys(stack[-max(keep, 2) : -1], f"{alias} can be rolled back to it")
             kept |= dict.fromkeys(stack[-1:], f"{alias} points to it")
         deleted = []
         for version in sorted(set(versions) - set(kept)):
@@ -231,7 +298,7 @@ class ModelStore:
             ):
                 return layer, root, versions
         raise ModelNotFoundError(
-            f"there is no model {model!r}; there are {', '.join(self.models()) or 'none'}"
+            f"there is no model {model!r}; the store has {', '.join(self.models()) or 'no models'}"
         )
 
     def _model_directories(self, root: Path) -> list[str]:
@@ -240,7 +307,8 @@ class ModelStore:
     def _require_published(self, model: str) -> None:
         if self.layer(model) != "published":
             raise AliasError(
-                f"{model} is built in: it has one version and no aliases until you publish a model of that name"
+                f"{model} is built in, so it has no aliases and cannot be pruned; publish a model of "
+                "that name first"
             )
 
 
@@ -250,7 +318,7 @@ def _directories(root: Path) -> list[str]:
             return sorted(entry.name for entry in entries if entry.is_dir())
     except OSError as error:
         raise StoreUnreadableError(
-            f"the model store {root} can not be read: {error.strerror}"
+            f"the model store {root} cannot be read: {error.strerror}"
         ) from error
 
 
@@ -258,7 +326,7 @@ def _version_numbers(model_directory: Path) -> list[int]:
     try:
         names = _directories(model_directory)
     except StoreUnreadableError as error:
-        if isinstance(error.__cause__, FileNotFoundError):  # it was deleted since it was listed
+        if isinstance(error.__cause__, FileNotFoundError):  # deleted since it was listed
             return []
         raise
     return sorted(
@@ -274,5 +342,5 @@ def _has_manifest(directory: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise StoreUnreadableError(f"{directory} can not be read: {error.strerror}") from error
+        raise StoreUnreadableError(f"{directory} cannot be read: {error.strerror}") from error
     return True

@@ -1,4 +1,4 @@
-"""A version that was opened: its manifest, its verified files, and the lease that keeps `prune` away from it."""
+"""An opened version: its manifest, its verified files, and a lock that `prune` respects."""
 
 import os
 import stat
@@ -23,24 +23,40 @@ Layer = Literal["published", "built-in"]
 
 
 class Version:
-    """One sealed version on disk. While it is open no `prune` deletes it; close it, or use it in a `with`."""
+    """One sealed version on disk, as `ModelStore.open` returns it.
+
+    While it is open, `prune` does not delete it. Close it, or use it as a context manager.
+
+    Attributes:
+        model: Name of the model.
+        number: Version number, from 1.
+        directory: Where its files are.
+        layer: Whether it was published in the store or is built in.
+        manifest: Its validated manifest.
+        digest: sha256 of `manifest.json`, in hex: its identity.
+    """
 
     def __init__(self, model: str, number: int, directory: Path, layer: Layer) -> None:
-        """Read and validate the manifest; the files are not looked at before `verify`."""
+        """Lock the directory and read the manifest. Files are checked by `verify`, not here.
+
+        Raises:
+            VersionNotFoundError: The directory is missing or is being deleted.
+            ManifestError: The manifest is not valid or belongs to another model.
+            PathEscapesError: The directory or the manifest is a symbolic link.
+            StoreUnreadableError: The directory or the manifest cannot be read.
+        """
         self.model = model
         self.number = number
         self.directory = directory
         self.layer = layer
         if directory.is_symlink():
-            raise PathEscapesError(f"{self} is a symbolic link; links are refused")
+            raise PathEscapesError(f"{self} is a symbolic link, which is not allowed")
         try:
-            self._lock = DirectoryLock(
-                directory
-            )  # before the manifest, so that what was read can not be pruned
+            self._lock = DirectoryLock(directory)  # first, so that `prune` cannot interfere
         except (BlockingIOError, FileNotFoundError):
             raise VersionNotFoundError(f"{self} is being deleted") from None
         except OSError as error:
-            raise StoreUnreadableError(f"{self} can not be read: {error.strerror}") from error
+            raise StoreUnreadableError(f"{self} cannot be read: {error.strerror}") from error
         try:
             data = self._read_manifest()
             try:
@@ -57,11 +73,11 @@ class Version:
         self.digest = manifest_digest(data)
 
     def path(self, relative: str) -> Path:
-        """Where a file of the manifest lies."""
+        """The path of a file of the manifest."""
         return self.directory / relative
 
     def variant(self, precision: str = "fp32") -> Variant:
-        """The variant of this precision; raises ManifestError where the version has none."""
+        """The variant of this precision. Raises ManifestError if there is none."""
         for variant in self.manifest.variants:
             if variant.precision == precision:
                 return variant
@@ -69,33 +85,39 @@ class Version:
         raise ManifestError(f"{self} has no {precision} variant; it has {offered}")
 
     def verify(self) -> None:
-        """Hold every file against its sealed size and sha256. Raises a VersionCorruptError that names the first that differs."""
+        """Compare every file with its sealed size and sha256.
+
+        Raises:
+            VersionCorruptError: A file is missing, altered, not listed, or behind a link.
+            StoreUnreadableError: A file cannot be read.
+        """
         for entry in self.manifest.files:
             path = self._checked_path(entry.path)
             size = path.stat().st_size
             if size != entry.size:
                 raise FileAlteredError(
-                    f"{self}: {entry.path} has {size} bytes, {entry.size} were sealed"
+                    f"{self}: {entry.path} has {size} bytes, expected {entry.size}"
                 )
             try:
                 digest = sha256_of(path)
             except OSError as error:
                 raise StoreUnreadableError(
-                    f"{self}: {entry.path} can not be read: {error.strerror}"
+                    f"{self}: {entry.path} cannot be read: {error.strerror}"
                 ) from error
             if digest != entry.sha256:
                 raise FileAlteredError(
-                    f"{self}: the sha256 of {entry.path} is {digest}, {entry.sha256} was sealed"
+                    f"{self}: the sha256 of {entry.path} is {digest}, expected {entry.sha256}"
                 )
         listed = {entry.path for entry in self.manifest.files} | {MANIFEST_NAME}
-        for found in self._files_on_disk():
-            if found not in listed:
+        for path_on_disk in self._files_on_disk():
+            if path_on_disk not in listed:
                 raise FileUnlistedError(
-                    f"{self}: {found} is not in the manifest; nothing is added to a sealed version"
+                    f"{self}: {path_on_disk} is not listed in the manifest; a sealed version must "
+                    "not change"
                 )
 
     def close(self) -> None:
-        """Give the lease back."""
+        """Release the lock."""
         self._lock.release()
 
     def __enter__(self) -> Self:
@@ -113,7 +135,7 @@ class Version:
         return f"{self.model}/{self.number}"
 
     def _checked_path(self, relative: str) -> Path:
-        """The manifest's schema keeps `..` and absolute paths out; links are found here, in every component."""
+        """Reject links in every component; the schema already rejects `..` and absolute paths."""
         path = self.directory
         for part in relative.split("/"):
             path = path / part
@@ -123,38 +145,40 @@ class Version:
                 raise FileMissingError(f"{self}: {relative} is missing") from None
             if stat.S_ISLNK(mode):
                 raise PathEscapesError(
-                    f"{self}: {relative} is or lies behind a symbolic link; links are refused"
+                    f"{self}: {relative} is behind a symbolic link, which is not allowed"
                 )
         if not stat.S_ISREG(mode):
             raise PathEscapesError(f"{self}: {relative} is not a regular file")
         return path
 
     def _files_on_disk(self) -> list[str]:
-        found = []
+        paths = []
         for folder, folders, files in os.walk(self.directory):
             links = [name for name in folders if (Path(folder) / name).is_symlink()]
-            found += [
+            paths += [
                 (Path(folder) / name).relative_to(self.directory).as_posix()
                 for name in [*files, *links]
             ]
-        return sorted(found)
+        return sorted(paths)
 
     def _read_manifest(self) -> bytes:
         path = self.directory / MANIFEST_NAME
         if path.is_symlink():
-            raise PathEscapesError(f"{self}: {MANIFEST_NAME} is a symbolic link; links are refused")
+            raise PathEscapesError(
+                f"{self}: {MANIFEST_NAME} is a symbolic link, which is not allowed"
+            )
         if path.exists() and not path.is_file():
-            raise ManifestError(f"{self}: the manifest can not be read: it is no regular file")
+            raise ManifestError(f"{self}: the manifest is not a regular file")
         try:
             with open(path, "rb") as file:
                 data = file.read(MAX_MANIFEST_BYTES + 1)
         except FileNotFoundError:
             raise VersionNotFoundError(
-                f"{self} has no {MANIFEST_NAME}, so it is no version"
+                f"{self} has no {MANIFEST_NAME}, so it is not a version"
             ) from None
         except OSError as error:
             raise StoreUnreadableError(
-                f"{self}: the manifest can not be read: {error.strerror}"
+                f"{self}: the manifest cannot be read: {error.strerror}"
             ) from error
         if len(data) > MAX_MANIFEST_BYTES:
             raise ManifestError(f"{self}: the manifest is larger than {MAX_MANIFEST_BYTES} bytes")
