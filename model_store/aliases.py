@@ -64,7 +64,7 @@ class Aliases:
         """
         return [self._read(alias, number) for number in self._numbers(alias)]
 
-    def stamp(self, alias: str) -> object:
+    def change_token(self, alias: str) -> object:
         """A value that changes with every event of the alias.
 
         Raises:
@@ -133,7 +133,7 @@ class Aliases:
     def _previous(
         self, alias: str, history: Sequence[AliasEvent], among: Collection[int] | None
     ) -> int:
-        for version in reversed(standing(history)[:-1]):
+        for version in reversed(rollback_history(history)[:-1]):
             if among is None or version in among:
                 return version
         raise AliasError(
@@ -210,7 +210,7 @@ class Aliases:
             ) from None
 
 
-def standing(history: Sequence[AliasEvent]) -> list[int]:
+def rollback_history(history: Sequence[AliasEvent]) -> list[int]:
     """The versions to which repeated rollbacks lead, the current one last.
 
     A promotion pushes a version; a rollback removes those after the version that it restored.

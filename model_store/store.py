@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model_store.aliases import PRODUCTION, Aliases, check_alias_name, standing
+from model_store.aliases import PRODUCTION, Aliases, check_alias_name, rollback_history
 from model_store.errors import (
     AliasError,
     ModelNotFoundError,
@@ -27,7 +27,7 @@ from model_store.files import DOOMED_PREFIX, remove_tree_if_unused
 from model_store.manifest import MANIFEST_NAME
 from model_store.names import check_name, is_name, is_version_name, parse_version
 from model_store.publishing import STAGING_PREFIX, publish_version
-from model_store.version import Layer, Version
+from model_store.version import StoreLayer, Version
 
 DEFAULT_ROOT = Path("model_store/models")
 BUILTIN_ROOT = Path(__file__).parent / "builtin"
@@ -35,12 +35,12 @@ BUILTIN_DEFAULT_MODEL = "cifar10"
 
 
 @dataclass(frozen=True)
-class Contents:
+class ModelContents:
     """The versions of one model, ascending, or the reason why they cannot be read."""
 
-    layer: Layer
+    layer: StoreLayer
     versions: tuple[int, ...]
-    trouble: str | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,18 +71,19 @@ class ModelStore:
 
     def __init__(self, root: Path = DEFAULT_ROOT, builtin_root: Path | None = BUILTIN_ROOT) -> None:
         self.root = root
-        self._layers: list[tuple[Layer, Path]] = [("published", root)]
+        self._layers: list[tuple[StoreLayer, Path]] = [("published", root)]
         if builtin_root is not None:
             self._layers.append(("built-in", builtin_root))
 
     def models(self) -> list[str]:
         """Names of the models that have a version, sorted. Raises StoreUnreadableError."""
         contents = self.contents()
-        if trouble := next((found.trouble for found in contents.values() if found.trouble), None):
-            raise StoreUnreadableError(trouble)
+        for model in contents.values():
+            if model.error:
+                raise StoreUnreadableError(model.error)
         return list(contents)
 
-    def contents(self) -> dict[str, Contents]:
+    def contents(self) -> dict[str, ModelContents]:
         """Every model that has a version, sorted by name.
 
         Lists each directory once and opens no file. A model whose directory cannot be read has a
@@ -91,23 +92,23 @@ class ModelStore:
         Raises:
             StoreUnreadableError: A root cannot be listed.
         """
-        found: dict[str, Contents] = {}
+        contents: dict[str, ModelContents] = {}
         for layer, root in self._layers:
             for name in self._model_directories(root):
-                if name in found or not is_name(name):
+                if name in contents or not is_name(name):
                     continue
                 try:
                     if versions := _version_numbers(root / name):
-                        found[name] = Contents(layer, tuple(versions))
+                        contents[name] = ModelContents(layer, tuple(versions))
                 except StoreUnreadableError as error:
-                    found[name] = Contents(layer, (), str(error))
-        return dict(sorted(found.items()))
+                    contents[name] = ModelContents(layer, (), str(error))
+        return dict(sorted(contents.items()))
 
     def versions(self, model: str) -> list[int]:
         """Version numbers, ascending. Raises ModelNotFoundError or StoreUnreadableError."""
         return self._locate(model)[2]
 
-    def layer(self, model: str) -> Layer:
+    def layer(self, model: str) -> StoreLayer:
         """Whether the model was published here or is built in. Raises ModelNotFoundError."""
         return self._locate(model)[0]
 
@@ -135,9 +136,8 @@ class ModelStore:
             return parse_version(wanted)
         aliased = self.aliases(model).version(wanted)
         if aliased is None:
-            raise AliasError(
-                f"{model} has no alias {wanted!r}; it has {', '.join(self.aliases(model).names()) or 'none'}"
-            )
+            known = ", ".join(self.aliases(model).names()) or "none"
+            raise AliasError(f"{model} has no alias {wanted!r}; it has {known}")
         return aliased
 
     def open(self, model: str, version: int, *, verify: bool = True) -> Version:
@@ -268,7 +268,7 @@ class ModelStore:
         versions = self.versions(model)
         kept = dict.fromkeys(versions[-keep:], f"among the latest {keep}")
         for alias in self.aliases(model).names():
-            stack = standing(self.aliases(model).history(alias))
+            stack = rollback_history(self.aliases(model).history(alias))
             kept |= dict.fromkeys(stack[-max(keep, 2) : -1], f"{alias} can be rolled back to it")
             kept |= dict.fromkeys(stack[-1:], f"{alias} points to it")
         deleted = []
@@ -290,7 +290,7 @@ class ModelStore:
             tuple(leftovers),
         )
 
-    def _locate(self, model: str) -> tuple[Layer, Path, list[int]]:
+    def _locate(self, model: str) -> tuple[StoreLayer, Path, list[int]]:
         check_name(model)
         for layer, root in self._layers:
             if model in self._model_directories(root) and (
@@ -307,8 +307,8 @@ class ModelStore:
     def _require_published(self, model: str) -> None:
         if self.layer(model) != "published":
             raise AliasError(
-                f"{model} is built in, so it has no aliases and cannot be pruned; publish a model of "
-                "that name first"
+                f"{model} is built in, so it has no aliases and cannot be pruned; publish a model "
+                "of that name first"
             )
 
 

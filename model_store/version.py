@@ -19,7 +19,7 @@ from model_store.files import DirectoryLock, sha256_of
 from model_store.manifest import MANIFEST_NAME, Manifest, Variant, manifest_digest
 
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
-Layer = Literal["published", "built-in"]
+StoreLayer = Literal["published", "built-in"]
 
 
 class Version:
@@ -36,7 +36,7 @@ class Version:
         digest: sha256 of `manifest.json`, in hex: its identity.
     """
 
-    def __init__(self, model: str, number: int, directory: Path, layer: Layer) -> None:
+    def __init__(self, model: str, number: int, directory: Path, layer: StoreLayer) -> None:
         """Lock the directory and read the manifest. Files are checked by `verify`, not here.
 
         Raises:

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from model_store.aliases import PRODUCTION, standing
-from model_store.store import Contents, ModelStore
-from model_store.version import Layer
+from model_store.aliases import PRODUCTION, rollback_history
+from model_store.store import ModelContents, ModelStore
+from model_store.version import StoreLayer
 from service.versions.version_policy import Selection, VersionPolicy, select_versions
 
 Override = Literal["load", "unload"]
@@ -19,7 +19,7 @@ DEFAULT_POLICY: Final = VersionPolicy()
 class DesiredVersions:
     """The desired versions of one model. While they stay equal, a failed version is not retried."""
 
-    layer: Layer
+    layer: StoreLayer
     versions: tuple[int, ...]
     alias_moves: int
     """How often the aliases moved: promoting a failed version again makes it be retried."""
@@ -50,7 +50,7 @@ class DesiredVersionsReader:
         self._cache: dict[tuple[str, str], tuple[object, tuple[int, ...], int]] = {}
 
     def read(
-        self, model: str, contents: Contents, policy: VersionPolicy = DEFAULT_POLICY
+        self, model: str, contents: ModelContents, policy: VersionPolicy = DEFAULT_POLICY
     ) -> DesiredVersions:
         """The desired versions of a model with these contents. Raises AliasError."""
         aliases, moves = {}, 0
@@ -69,10 +69,10 @@ class DesiredVersionsReader:
     def _read_alias(self, model: str, alias: str) -> tuple[tuple[int, ...], int]:
         """The versions to which rollbacks would lead, newest first, and the number of moves."""
         aliases = self._store.aliases(model)
-        stamp = aliases.stamp(alias)
+        token = aliases.change_token(alias)
         cached = self._cache.get((model, alias))
-        if cached is None or cached[0] != stamp:
+        if cached is None or cached[0] != token:
             history = aliases.history(alias)
-            cached = stamp, tuple(dict.fromkeys(reversed(standing(history)))), len(history)
+            cached = token, tuple(dict.fromkeys(reversed(rollback_history(history)))), len(history)
             self._cache[model, alias] = cached
         return cached[1], cached[2]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from model_store.errors import ModelStoreError, StoreUnreadableError
-from model_store.version import Layer
+from model_store.version import StoreLayer
 from service.engine.loaded_version import LoadedVersion
 from service.errors import ConflictError, NotReadyError
 from service.versions.registry import Registry, RegistryChange
@@ -16,7 +16,7 @@ _UNREADABLE: Final = (StoreUnreadableError, OSError)
 logger = logging.getLogger(__name__)
 
 
-def reusable_version(model: ServedModel, number: int, layer: Layer) -> LoadedVersion | None:
+def reusable_version(model: ServedModel, number: int, layer: StoreLayer) -> LoadedVersion | None:
     """The loaded version, unless it is of another layer or its model was deleted in between."""
     loaded = model.serving.get(number)
     usable = loaded and model.state != "unloading" and loaded.version.layer == layer

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from model_store.errors import AliasError, ModelStoreError, StoreUnreadableError
-from model_store.store import Contents
+from model_store.store import ModelContents
 from service.engine.loaded_version import LoadedVersion
 from service.errors import NotReadyError
 from service.versions.desired_versions import DesiredVersions
@@ -75,7 +75,7 @@ def apply_store(change: RegistryChange) -> None:
         change.trim_memory()
 
 
-def _apply_contents(change: RegistryChange, contents: Mapping[str, Contents]) -> None:
+def _apply_contents(change: RegistryChange, contents: Mapping[str, ModelContents]) -> None:
     registry = change.registry
     desired = _read_desired(change, contents)
     if not registry.loaded:
@@ -92,15 +92,15 @@ def _apply_contents(change: RegistryChange, contents: Mapping[str, Contents]) ->
 
 
 def _read_desired(
-    change: RegistryChange, contents: Mapping[str, Contents]
+    change: RegistryChange, contents: Mapping[str, ModelContents]
 ) -> dict[str, DesiredVersions]:
     """The desired versions of each model; a model that cannot be read keeps what it serves."""
     registry, desired = change.registry, {}
     for name, model_contents in contents.items():
         subject = f"model {name}"
         try:
-            if model_contents.trouble:
-                raise StoreUnreadableError(model_contents.trouble)
+            if model_contents.error:
+                raise StoreUnreadableError(model_contents.error)
             wanted = registry.desired.read(name, model_contents, registry.policy_of(name))
         except (ModelStoreError, OSError) as error:
             model = registry.models.get(name) or ServedModel(name)

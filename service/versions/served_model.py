@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from model_store.version import Layer
+from model_store.version import StoreLayer
 from service.engine.loaded_version import LoadedVersion
 from service.versions.desired_versions import DesiredVersions
 
@@ -17,7 +17,7 @@ class ServedModel:
 
     name: str
     state: ModelState = "loading"
-    layer: Layer = "published"
+    layer: StoreLayer = "published"
     answering: LoadedVersion | None = None
     """The one of `serving` that answers requests without a version number."""
     serving: Mapping[int, LoadedVersion] = field(default_factory=dict)

@@ -375,8 +375,8 @@ class TestPrune:
         *lines, last = run("prune", "m", "--keep", "2").stdout.splitlines()
         assert lines == [
             "keep    m/1  production points to it",
-            "keep    m/3  among the newest 2",
-            "keep    m/4  among the newest 2",
+            "keep    m/3  among the latest 2",
+            "keep    m/4  among the latest 2",
             "delete  m/2",
             "delete  m/.staging-dead  left by a killed process",
         ]
@@ -388,7 +388,7 @@ class TestPrune:
     def test_nothing_to_delete_needs_no_next_step(self, run: Command, store: ModelStore) -> None:
         """No command is suggested."""
         publish_plain(store)
-        assert run("prune", "m").stdout == "keep    m/1  among the newest 3\n"
+        assert run("prune", "m").stdout == "keep    m/1  among the latest 3\n"
 
     def test_keeping_nothing_is_rejected(self, run: Command, store: ModelStore) -> None:
         """--keep 0 is a usage error."""

@@ -58,7 +58,7 @@ class TestUnreadable:
             lambda: store.resolve("m"),
             lambda: store.open("m", 1),
         ):
-            with pytest.raises(StoreUnreadableError, match=f"{root} can not be read"):
+            with pytest.raises(StoreUnreadableError, match=str(root)):
                 read()
 
     def test_a_readable_builtin_layer_does_not_hide_an_unreadable_root(
@@ -114,9 +114,7 @@ class TestUnreadable:
         (open_root / place).chmod(0o000)
         try:
             for call in (("models",), ("versions", "m"), ("resolve", "m")):
-                with pytest.raises(
-                    StoreUnreadableError, match="can not be read: Permission denied"
-                ):
+                with pytest.raises(StoreUnreadableError, match="Permission denied"):
                     nobody.call(call_store, [(open_root, *call)])
         finally:
             (open_root / place).chmod(0o755)

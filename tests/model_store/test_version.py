@@ -81,7 +81,7 @@ DAMAGES: dict[str, tuple[Damage, type[ModelStoreError], str]] = {
     "an unlisted file": (
         lambda it: (it / "extra").touch(),
         FileUnlistedError,
-        "extra is not in the manifest",
+        "extra",
     ),
     "an unlisted file in a folder": (
         lambda it: (it / "labels/extra").touch(),
@@ -106,7 +106,7 @@ DAMAGES: dict[str, tuple[Damage, type[ModelStoreError], str]] = {
     "a folder that is a link": (
         lambda it: move_out(it, "labels"),
         PathEscapesError,
-        "labels/names.txt is or lies behind",
+        "labels/names.txt",
     ),
     "a dangling link": (
         lambda it: replace_with(it, lambda path: path.symlink_to("nowhere")),
@@ -131,7 +131,7 @@ DAMAGES: dict[str, tuple[Damage, type[ModelStoreError], str]] = {
     "a manifest that is a folder": (
         lambda it: ((it / MANIFEST_NAME).unlink(), (it / MANIFEST_NAME).mkdir()),
         ManifestError,
-        "can not be read",
+        "not a regular file",
     ),
     "a manifest that is too large": (
         lambda it: os.truncate(it / MANIFEST_NAME, MAX_MANIFEST_BYTES + 1),

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from model_store.aliases import PRODUCTION, standing
+from model_store.aliases import PRODUCTION, rollback_history
 from model_store.errors import ManifestError, PublishError
 from model_store.manifest import Check, Checkpoint, Classifier, Precision, Variant, now
 from model_store.provenance import DataSet, Metrics, Training
@@ -117,7 +117,7 @@ def missing_precisions(
     store: ModelStore, model: str, version: int
 ) -> tuple[int, tuple[Precision, ...]] | None:
     """The version that served before this one (or does still), with the precisions that it has and this one lacks, if any."""
-    served = standing(store.aliases(model).history(PRODUCTION)) or store.versions(model)
+    served = rollback_history(store.aliases(model).history(PRODUCTION)) or store.versions(model)
     there = store.versions(model)
     before = next(
         (number for number in reversed(served) if number != version and number in there), None

@@ -10,7 +10,7 @@ from colour_model import MODEL, make_store, publish
 from registries import options, serving
 from unprivileged import unprivileged
 
-from model_store.store import Contents, ModelStore
+from model_store.store import ModelContents, ModelStore
 from service.versions.reconciler import reconcile
 from service.versions.registry import Registry
 
@@ -54,7 +54,7 @@ def test_look_that_fails_by_surprise_leaves_what_serves(
     publish(registry.store)
     reconcile(registry)
 
-    def fail() -> dict[str, Contents]:
+    def fail() -> dict[str, ModelContents]:
         raise RuntimeError("a defect")
 
     with monkeypatch.context() as patch:
