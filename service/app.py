@@ -1,25 +1,30 @@
-"""`create_app(settings)`: the only place that knows every part and puts them together."""
+"""`create_app(settings)` wires the parts of the service."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from fastapi import FastAPI
+from starlette.responses import RedirectResponse, Response
 
-from model_store import __version__
 from model_store.graph_cache import GraphCache
 from model_store.host_cache import try_host_cache
 from model_store.providers import find_providers, keeps_engines
 from model_store.store import BUILTIN_ROOT, ModelStore
-from service.engine.options import Caches, EngineOptions, engine_options
+from service import __version__
+from service.engine.loaded_version import EngineOptions
+from service.engine.options import Caches, engine_options, version_policy
 from service.host.cpu_limit import cpu_limit
 from service.http.api_keys import ApiKeys
+from service.http.health import build_health_router
 from service.http.management import build_management_router
-from service.http.metrics import ServiceMetrics
-from service.http.models import build_router
+from service.http.metrics import ServiceMetrics, build_metrics_router
+from service.http.models import build_model_router
 from service.http.openapi import add_documentation
-from service.http.predict_endpoint import Application
+from service.http.predict_endpoint import PredictEndpoint
 from service.http.problem_details import add_error_handlers
+from service.prediction.admission import UploadBudget
 from service.prediction.decode_pool import DecodePool
 from service.prediction.pipeline import PredictionPipeline
 from service.settings import Settings, parse_names
@@ -28,18 +33,25 @@ from service.versions.reconciler import watch
 from service.versions.registry import Registry
 
 ENGINES = "engines"
-DESCRIPTION = """Answers a photo with labels: **POST** an image to `/v1/predict`.
+DESCRIPTION = """Classifies images: **POST** an image to `/v1/predict`.
 
-Errors are problem details (RFC 9457) with a stable `code`. In a batch one bad image gets its own error in its place.
+Errors are problem details (RFC 9457) with a stable `code`. In a request with several images, an
+image that cannot be classified gets an error in its place.
 """
 
 
 def create_app(
     settings: Settings, on_loaded: Callable[[Registry], None] = lambda _: None
-) -> FastAPI:
-    """The service as an ASGI application. Models load in the background once it starts; `on_loaded` is told when they have.
+) -> PredictEndpoint:
+    """The service as an ASGI application. Its models load in the background once it starts.
 
-    Raises ProviderError where a provider that the settings name can not be used, ApiKeysError where the keys can not be read.
+    Args:
+        settings: The settings of the service.
+        on_loaded: Called when the models are loaded.
+
+    Raises:
+        ProviderError: A provider that the settings name cannot be used.
+        ApiKeysError: The file of API keys cannot be read.
     """
     cpus = cpu_limit()
     providers = find_providers(settings.providers)
@@ -49,9 +61,11 @@ def create_app(
     )
     store = ModelStore(settings.store, BUILTIN_ROOT if settings.builtin else None)
     keys = ApiKeys(settings.keys)
+    rooms: dict[str, ModelCapacity] = {}
 
     def options_of(model: str) -> EngineOptions:
-        return engine_options(settings, model, cpus, providers, caches)
+        options = engine_options(settings, model, cpus, providers, caches)
+        return replace(options, room=rooms.setdefault(model, ModelCapacity(options.max_queue_size)))
 
     required = None if settings.required_models is None else parse_names(settings.required_models)
     registry = Registry(
@@ -76,23 +90,31 @@ def create_app(
         await asyncio.to_thread(registry.close)
         decoders.close()
 
-    metrics = ServiceMetrics(registry)
-    app = Application(
-        PredictionPipeline(
-            settings, registry, decoders, decodes_at_once=max(1, decode_workers // 2)
-        ),
-        metrics,
-        keys,
+    api = FastAPI(
         title="Resident",
         version=__version__,
         description=DESCRIPTION,
         docs_url=None,
         redoc_url=None,
-        redirect_slashes=False,  # it would redirect to whatever Host the client has sent
+        redirect_slashes=False,  # a redirect would lead to any Host that the client sends
         lifespan=lifespan,
     )
-    app.include_router(build_router(registry, metrics))
-    app.include_router(build_management_router(registry, keys, settings.body_timeout_seconds))
-    add_documentation(app)
-    add_error_handlers(app)
-    return app
+
+    @api.get("/", include_in_schema=False)
+    async def root() -> Response:
+        return RedirectResponse("/docs")
+
+    metrics = ServiceMetrics(registry)
+    api.include_router(build_model_router(registry))
+    api.include_router(build_health_router(registry))
+    api.include_router(build_metrics_router(metrics))
+    api.include_router(build_management_router(registry, keys, settings.body_timeout_seconds))
+    add_documentation(api)
+    add_error_handlers(api)
+    pipeline = PredictionPipeline(
+        registry,
+        decoders,
+        UploadBudget(settings.max_upload_bytes),
+        decodes_per_request=max(1, decode_workers // 2),
+    )
+    return PredictEndpoint(api, pipeline, metrics, keys, settings)

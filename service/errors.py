@@ -127,6 +127,10 @@ class DeadlineExceededError(ServiceError):
     default_code = "deadline_exceeded"
 
 
+class ClientDisconnectedError(Exception):
+    """The client left before it was answered; its images were dropped."""
+
+
 class EveryImageFailedError(ServiceError):
     """None of several images could be classified; `errors` says why, an entry an image."""
 

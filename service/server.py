@@ -18,7 +18,7 @@ import uvicorn
 from model_store import __version__
 from service.app import create_app
 from service.host.malloc import bound_malloc
-from service.http.access_log import LineFormatter
+from service.http.access_log import LineFormatter, StderrHandler
 from service.http.protocol import BoundedHttpProtocol
 from service.settings import Settings
 from service.versions.registry import Registry
@@ -115,7 +115,7 @@ def configure_logging(settings: Settings) -> None:
     """Log to stderr, one line per event, without what clients could flood the log with."""
     # Pillow warns of damaged metadata in images that decode well.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-    handler = logging.StreamHandler()
+    handler = StderrHandler()
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it logs damaged bodies

@@ -1,153 +1,130 @@
-"""The routes that change what serves. Each needs a key with the scope `manage`, which is checked before all else."""
+"""The routes that change what serves. Each checks for a key with the scope `manage` first."""
 
 import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Depends
-from fastapi import Path as PathParameter
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
-from service.errors import BadRequestError, BodyTimeoutError, TooLargeError
+from model_store.validation import describe_validation_error
+from service.errors import BadRequestError, ClientDisconnectedError
 from service.http.api_keys import ApiKeys
-from service.http.models import ModelName, VersionNumber
+from service.http.path_params import AliasName, ModelName, VersionNumber
+from service.http.problem_details import PROBLEM_MEDIA_TYPE
+from service.http.request_body import read_body
 from service.versions.operations import Operations
 from service.versions.registry import Registry
 from service.versions.views import ModelDetail
 
-T = TypeVar("T", bound=BaseModel)
+Body = TypeVar("Body", bound=BaseModel)
 MAX_BODY_BYTES: Final = 16 * 1024
-AliasName = Annotated[
-    str,
-    PathParameter(
-        description="An alias: a name that begins with a letter. One that is new is made."
-    ),
-]
-_PROBLEM: Final = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-_RESPONSES: Final[
-    dict[int | str, dict[str, Any]]
-] = {  # by reference: a model for each of these would cost the start 15 ms
+_PROBLEM: Final = {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+# References, because FastAPI would take 15 ms at the start to build a model for each of them.
+_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     status: {"content": _PROBLEM, "description": description}
     for status, description in {
-        400: "A name, version or body that is not understood",
-        401: "No key, or one that is not known",
-        403: "A key without the scope `manage`, or there is no such key yet",
+        400: "An invalid name, version or body",
+        401: "No key, or an unknown one",
+        403: "The key lacks the scope `manage`, or no key with that scope exists yet",
         404: "No such model or version in the store",
-        408: "The body came too slowly",
-        409: "The version can not be proven, the last one would go, or the alias can not be moved; `code` says which",
-        413: "Too large a body",
-        503: "The store or the version can not be read",
+        408: "The body arrived too slowly",
+        409: "The version cannot be proven, is the last one, or the alias cannot be moved: see `code`",
+        413: "The body is too large",
+        503: "The store or the version cannot be read",
     }.items()
 }
 
 
 class Reason(BaseModel):
-    """The body of a promotion or a rollback; it may be left out."""
+    """The optional body of a promotion or a rollback."""
 
     model_config = ConfigDict(extra="forbid")
 
-    why: Annotated[str, Field(max_length=1000)] = ""
+    why: Annotated[str, Field(max_length=1000, description="Kept in the history of the alias.")] = (
+        ""
+    )
 
 
 class AliasMove(Reason):
-    """The body of an alias's move."""
+    """The body of an alias move."""
 
     version: Annotated[int, Field(ge=1, strict=True)]
 
 
-_WHY: Final = {
-    "why": {
-        "type": "string",
-        "maxLength": 1000,
-        "description": "The reason, kept in the alias's history.",
-    }
-}
-_REASON: Final[dict[str, Any]] = {
-    "requestBody": {
-        "content": {"application/json": {"schema": {"type": "object", "properties": _WHY}}}
-    },
-}
-_ALIAS_MOVE: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"version": {"type": "integer", "minimum": 1}, **_WHY},
-                    "required": ["version"],
-                }
-            }
-        },
-    },
-}
+def _document_body(body: type[BaseModel]) -> dict[str, Any]:
+    schema = body.model_json_schema()
+    content = {"application/json": {"schema": schema}}
+    return {"requestBody": {"required": bool(schema.get("required")), "content": content}}
 
 
 def build_management_router(
     registry: Registry, keys: ApiKeys, body_timeout_seconds: float
 ) -> APIRouter:
-    """The routes over one registry; one at a time changes something, the others wait."""
-    management, turn = Operations(registry), asyncio.Lock()
+    """The management routes. Changes are made one at a time."""
+    operations, lock = Operations(registry), asyncio.Lock()
 
     async def authorise(request: Request) -> str:
         return f"key {keys.check(request.headers.get('authorization'), 'manage')}"
 
-    async def take_turn(request: Request, change: Callable[[], ModelDetail]) -> ModelDetail:
-        async with turn:  # here and not in the threads, of which those who wait would take all
-            await _check_still_there(request)
+    async def read(request: Request) -> bytes:
+        return await read_body(request.receive, MAX_BODY_BYTES, body_timeout_seconds)
+
+    async def run(request: Request, change: Callable[[], ModelDetail]) -> ModelDetail:
+        async with lock:  # waiting in the thread pool instead would take all of its threads
+            # A client that left may retry, and two rollbacks are not one.
+            if await request.is_disconnected():
+                raise ClientDisconnectedError
             return await asyncio.to_thread(change)
 
-    async def read(request: Request, shape: type[T]) -> T:
-        return _parse(await _read_body(request, body_timeout_seconds), shape)
+    bearer = HTTPBearer(auto_error=False, description="A key from `python -m service keys add`.")
+    router = APIRouter(tags=["management"], responses=_RESPONSES, dependencies=[Depends(bearer)])
 
-    documented = Depends(
-        HTTPBearer(
-            auto_error=False, description="A key that `python -m service keys add` has printed."
-        )
-    )
-    router = APIRouter(tags=["management"], responses=_RESPONSES, dependencies=[documented])
-
-    @router.post("/v1/models/{model}/versions/{version}/load", summary="Serve a version too")
+    @router.post("/v1/models/{model}/versions/{version}/load", summary="Load a version")
     async def load(
         _: Annotated[str, Depends(authorise)],
         request: Request,
         model: ModelName,
         version: VersionNumber,
     ) -> ModelDetail:
-        """On this replica, whatever the policy says, until it is taken back or the replica restarts. Answers when it serves."""
-        await _read_body(request, body_timeout_seconds)
-        return await take_turn(request, lambda: management.load(model, version))
+        """Serve this version on this replica, whatever the version policy says.
 
-    @router.post("/v1/models/{model}/versions/{version}/unload", summary="Do not serve a version")
+        Lasts until it is released or the replica restarts. Responds once the version serves.
+        """
+        await read(request)
+        return await run(request, lambda: operations.load(model, version))
+
+    @router.post("/v1/models/{model}/versions/{version}/unload", summary="Unload a version")
     async def unload(
         _: Annotated[str, Depends(authorise)],
         request: Request,
         model: ModelName,
         version: VersionNumber,
     ) -> ModelDetail:
-        """On this replica, whatever the policy says, until it is taken back or the replica restarts; open requests end on it."""
-        await _read_body(request, body_timeout_seconds)
-        return await take_turn(request, lambda: management.unload(model, version))
+        """Stop serving this version on this replica, whatever the version policy says.
 
-    @router.delete(
-        "/v1/models/{model}/versions/{version}/hold", summary="Leave a version to the policy again"
-    )
+        Lasts until it is released or the replica restarts. Requests in progress finish on it.
+        """
+        await read(request)
+        return await run(request, lambda: operations.unload(model, version))
+
+    @router.delete("/v1/models/{model}/versions/{version}/hold", summary="Release a version")
     async def release(
         _: Annotated[str, Depends(authorise)],
         request: Request,
         model: ModelName,
         version: VersionNumber,
     ) -> ModelDetail:
-        """Takes back what `load` or `unload` said of it on this replica."""
-        await _read_body(request, body_timeout_seconds)
-        return await take_turn(request, lambda: management.release(model, version))
+        """Undo `load` or `unload` on this replica: the version policy decides again."""
+        await read(request)
+        return await run(request, lambda: operations.release(model, version))
 
     @router.post(
         "/v1/models/{model}/versions/{version}/promote",
         summary="Promote a version",
-        openapi_extra=_REASON,
+        openapi_extra=_document_body(Reason),
     )
     async def promote(
         by: Annotated[str, Depends(authorise)],
@@ -155,63 +132,50 @@ def build_management_router(
         model: ModelName,
         version: VersionNumber,
     ) -> ModelDetail:
-        """Points `production` to it in the store, which every replica follows, once it was proven here."""
-        why = (await read(request, Reason)).why
-        return await take_turn(request, lambda: management.promote(model, version, why, by))
+        """Point `production` to this version in the store, after proving it on this replica.
+
+        Every replica follows the store.
+        """
+        why = _parse(await read(request), Reason).why
+        return await run(request, lambda: operations.promote(model, version, why, by))
 
     @router.post(
-        "/v1/models/{model}/rollback", summary="Undo the newest promotion", openapi_extra=_REASON
+        "/v1/models/{model}/rollback",
+        summary="Undo the newest promotion",
+        openapi_extra=_document_body(Reason),
     )
     async def roll_back(
         by: Annotated[str, Depends(authorise)], request: Request, model: ModelName
     ) -> ModelDetail:
-        """Points `production` to what it named before, once that was proven here. A second one goes a step further back."""
-        why = (await read(request, Reason)).why
-        return await take_turn(request, lambda: management.roll_back(model, why, by))
+        """Point `production` to the version before its newest promotion, after proving that version.
+
+        A second rollback goes back one more promotion.
+        """
+        why = _parse(await read(request), Reason).why
+        return await run(request, lambda: operations.roll_back(model, why, by))
 
     @router.put(
-        "/v1/models/{model}/aliases/{alias}", summary="Move an alias", openapi_extra=_ALIAS_MOVE
+        "/v1/models/{model}/aliases/{alias}",
+        summary="Move an alias",
+        openapi_extra=_document_body(AliasMove),
     )
     async def move_alias(
         by: Annotated[str, Depends(authorise)], request: Request, model: ModelName, alias: AliasName
     ) -> ModelDetail:
-        """As a promotion, of any alias."""
-        move = await read(request, AliasMove)
-        return await take_turn(
-            request, lambda: management.promote(model, move.version, move.why, by, alias)
+        """As `promote`, for any alias."""
+        move = _parse(await read(request), AliasMove)
+        return await run(
+            request, lambda: operations.promote(model, move.version, move.why, by, alias)
         )
 
     return router
 
 
-async def _check_still_there(request: Request) -> None:
-    """Raises ClientDisconnect for one that has left, once its body was read: it may ask again, and two rollbacks are not one."""
-    if await request.is_disconnected():
-        raise ClientDisconnect
-
-
-async def _read_body(request: Request, timeout_seconds: float) -> bytes:
-    body = b""
+def _parse(body: bytes, model: type[Body]) -> Body:
     try:
-        async with asyncio.timeout(timeout_seconds):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise TooLargeError(
-                        f"the body has more than {MAX_BODY_BYTES:,} bytes, which are allowed"
-                    )
-    except TimeoutError:
-        raise BodyTimeoutError(f"the body did not arrive within {timeout_seconds:g} s") from None
-    return body
-
-
-def _parse(body: bytes, shape: type[T]) -> T:
-    try:
-        return shape.model_validate_json(body or b"{}")
+        return model.model_validate_json(body or b"{}")
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        reason = f"{place}: {first['msg']}" if place else first["msg"]
         raise BadRequestError(
-            f"the body is not as GET /docs says: {reason}", code="malformed_json"
+            f"invalid body: {describe_validation_error(error)}; GET /docs describes it",
+            code="malformed_json",
         ) from None

@@ -1,21 +1,33 @@
-"""`/docs`: the OpenAPI document in Swagger UI, whose script and style lie in `service/static`; no other host is asked."""
+"""The OpenAPI document, and `/docs`: Swagger UI served from `service/static`, without other hosts."""
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
-STATIC = Path(__file__).parents[1] / "static"
-_PROBLEM = {"$ref": "#/components/schemas/Problem"}
+from service.http.path_params import ModelName, VersionNumber
+from service.http.predict_endpoint import ERROR_RESPONSES, ROUTES, PredictRoute
+from service.http.problem_details import PROBLEM_MEDIA_TYPE
+from service.http.query_params import QueryParams
+from service.http.request_body import BODY_SCHEMAS
+from service.http.schemas import PredictResponse, Problem
+
+STATIC: Final = Path(__file__).parents[1] / "static"
+_PATH_PARAMS: Final[dict[str, Any]] = {"model": ModelName, "version": VersionNumber}
+_REFERENCE: Final = "#/components/schemas/{model}"
+_PROBLEM: Final = {"$ref": _REFERENCE.format(model=Problem.__name__)}
 
 
 def add_documentation(app: FastAPI) -> None:
-    """Serve `/docs` and what it needs."""
-    app.openapi = lambda: _describe(app)  # type: ignore[method-assign]  # FastAPI's documented way to change the document
+    """Serve `/docs`, its static files, and the document with the prediction routes."""
+    app.openapi = lambda: _build_document(app)  # type: ignore[method-assign]  # FastAPI's documented way
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
     @app.get("/docs", include_in_schema=False)
@@ -26,14 +38,16 @@ def add_documentation(app: FastAPI) -> None:
             swagger_js_url="/static/swagger-ui-bundle.js",
             swagger_css_url="/static/swagger-ui.css",
             swagger_favicon_url="/static/favicon.svg",
-            swagger_ui_parameters={
-                "validatorUrl": None
-            },  # its badge would send the document to another host
+            # The validator's badge would send the document to another host.
+            swagger_ui_parameters={"validatorUrl": None},
         )
 
 
-def _describe(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document, as we really answer: no 422 (our invalid parameters are 400), and errors as problem+json."""
+def _build_document(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document of its routes and ours of the prediction routes.
+
+    FastAPI's own 422 is removed: an invalid parameter is a 400 problem here.
+    """
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes
@@ -44,8 +58,75 @@ def _describe(app: FastAPI) -> dict[str, Any]:
                 for response in operation["responses"].values():
                     content = response.get("content", {})
                     if content.get("application/json", {}).get("schema") == _PROBLEM:
-                        content["application/problem+json"] = content.pop("application/json")
+                        content[PROBLEM_MEDIA_TYPE] = content.pop("application/json")
+        schemas = document["components"]["schemas"]
         for unused in ("HTTPValidationError", "ValidationError"):
-            document["components"]["schemas"].pop(unused, None)
+            schemas.pop(unused, None)
+        references, definitions = _describe_models()
+        document["components"]["schemas"] = dict(sorted({**schemas, **definitions}.items()))
+        operations = {route.path: {"post": _describe_route(route, references)} for route in ROUTES}
+        document["paths"] = {**operations, **document["paths"]}
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _describe_models() -> tuple[dict[type[BaseModel], Any], dict[str, Any]]:
+    """References to the models of the prediction routes, and their definitions."""
+    modes: dict[type[BaseModel], JsonSchemaMode] = {
+        PredictResponse: "serialization",
+        Problem: "serialization",
+    }
+    modes |= {schema: "validation" for schema in BODY_SCHEMAS.values() if isinstance(schema, type)}
+    by_model, definitions = models_json_schema(list(modes.items()), ref_template=_REFERENCE)
+    references = {model: reference for (model, _), reference in by_model.items()}
+    return references, definitions["$defs"]
+
+
+def _describe_route(route: PredictRoute, references: dict[type[BaseModel], Any]) -> dict[str, Any]:
+    responses: dict[str, Any] = {
+        "200": {
+            "description": "The results, one per image, in the order of the request",
+            "content": {"application/json": {"schema": references[PredictResponse]}},
+        }
+    }
+    responses |= {
+        str(status): {
+            "description": description,
+            "content": {PROBLEM_MEDIA_TYPE: {"schema": references[Problem]}},
+        }
+        for status, description in ERROR_RESPONSES.items()
+    }
+    content = {
+        media_type: {"schema": references[schema] if isinstance(schema, type) else schema}
+        for media_type, schema in BODY_SCHEMAS.items()
+    }
+    return {
+        "tags": ["prediction"],
+        "summary": route.summary,
+        "description": route.description,
+        "operationId": re.sub(r"\W", "_", route.name + route.path) + "_post",
+        "parameters": [*_describe_path(route.path), *_describe_query()],
+        "requestBody": {"required": True, "content": content},
+        "responses": responses,
+        "security": [{}, {"HTTPBearer": []}],
+    }
+
+
+def _describe_path(path: str) -> list[dict[str, Any]]:
+    return [
+        _parameter(name, "path", TypeAdapter(_PATH_PARAMS[name]).json_schema(), required=True)
+        for name in re.findall(r"{(\w+)}", path)
+    ]
+
+
+def _describe_query() -> list[dict[str, Any]]:
+    properties = QueryParams.model_json_schema()["properties"]
+    return [_parameter(name, "query", schema) for name, schema in properties.items()]
+
+
+def _parameter(name: str, location: str, schema: dict[str, Any], **extra: Any) -> dict[str, Any]:
+    description = schema.pop("description")
+    schema.pop("title", None)
+    if schema.get("default", ...) is None:
+        del schema["default"]  # an optional parameter is left out, not sent as null
+    return {"name": name, "in": location, "description": description, "schema": schema, **extra}

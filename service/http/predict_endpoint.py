@@ -1,93 +1,213 @@
-"""The ASGI application: prediction requests go straight to the predictor, all others through FastAPI.
+"""The prediction routes: their declaration, and the ASGI application that answers them.
 
-FastAPI's middleware, routing and dependencies cost more than everything that we do for a small image; they stay for the other
-routes, and for the document of all. Every request gets its id, its log line, and every prediction is counted.
+It stands in front of FastAPI, whose middleware, routing and dependencies take longer than
+everything else that a small image needs. All other requests are passed on to FastAPI.
 """
 
+import asyncio
+import math
 import re
 import time
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
 
+import orjson
 from fastapi import FastAPI
-from starlette.types import Message, Receive, Scope, Send
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from model_store.errors import InvalidNameError
-from model_store.names import parse_version
-from service.errors import BadRequestError
-from service.http.access_log import REQUEST_ID, RequestLog, request_id
+from service.http.access_log import REQUEST_ID, log_request, request_id
 from service.http.api_keys import ApiKeys
 from service.http.metrics import ServiceMetrics
-from service.http.problem_details import Reply, reply_to
+from service.http.path_params import parse_version_number
+from service.http.problem_details import Reply, reply_to, to_response
 from service.http.protocol import DIRECT_TRANSPORT, DirectTransport
-from service.prediction.pipeline import PredictionPipeline, PredictRequest, RequestRecord
+from service.http.query_params import parse_query_params
+from service.http.request_body import check_headers, read_body, read_images
+from service.prediction.pipeline import PredictionPipeline
+from service.prediction.request import PredictRequest, RequestRecord
+from service.prediction.response import build_response
+from service.settings import Settings
 
-LONG_BODY_BYTES: Final = 64 * 1024
-_PREDICT: Final = re.compile(r"/v1/(?:models/([^/]+)/(?:versions/([^/]+)/)?)?predict")
+MAX_UNREAD_BYTES: Final = 64 * 1024
+"""Largest body that is drained after an early error; the connection is closed if it is larger."""
 
 
-class Application(FastAPI):
-    """FastAPI with a short way for predictions."""
+@dataclass(frozen=True)
+class PredictRoute:
+    """One prediction route. All take POST and share query, body and responses."""
+
+    name: str
+    path: str
+    summary: str
+    description: str
+
+
+ROUTES: Final = (
+    PredictRoute(
+        "predict_default",
+        "/v1/predict",
+        "Classify with the default model",
+        "Send an image as the body, several as multipart files named `images`, or base64 in JSON.",
+    ),
+    PredictRoute(
+        "predict",
+        "/v1/models/{model}/predict",
+        "Classify with a model",
+        "As `/v1/predict`, with the version that the model's `production` alias names.",
+    ),
+    PredictRoute(
+        "predict_version",
+        "/v1/models/{model}/versions/{version}/predict",
+        "Classify with one version",
+        "As `/v1/predict`, with this version only.",
+    ),
+)
+ERROR_RESPONSES: Final[Mapping[int, str]] = {
+    400: "No image, a damaged image, or an invalid request",
+    401: "A key is required, and none or an unknown one was sent",
+    403: "A key is required, and this one lacks the scope `predict`",
+    404: "No such model or version is served",
+    408: "The body arrived too slowly",
+    413: "Too many bytes, images or pixels",
+    415: "Unsupported media type, content coding or image format",
+    429: "Overloaded; `Retry-After` says when to retry",
+    500: "The model failed on this batch",
+    503: "The model has no version that serves yet",
+    504: "The deadline passed",
+}
+_PATTERNS: Final = [
+    re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", route.path)) for route in ROUTES
+]
+
+
+def match_route(path: str) -> dict[str, str] | None:
+    """The path parameters of a prediction route; None if the path is another route."""
+    for pattern in _PATTERNS:
+        if match := pattern.fullmatch(path):
+            return match.groupdict()
+    return None
+
+
+class PredictEndpoint:
+    """The ASGI application of the service: predictions, and FastAPI for everything else.
+
+    Every request gets an id and a line in the access log; every prediction is counted.
+    """
 
     def __init__(
-        self, predictor: PredictionPipeline, metrics: ServiceMetrics, keys: ApiKeys, **settings: Any
+        self,
+        api: FastAPI,
+        pipeline: PredictionPipeline,
+        metrics: ServiceMetrics,
+        keys: ApiKeys,
+        settings: Settings,
     ) -> None:
-        super().__init__(**settings)
-        self._predictor = predictor
+        self.api = api
+        self._pipeline = pipeline
         self._metrics = metrics
         self._keys = keys
-        self._log = RequestLog()
+        self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
-            await super().__call__(scope, receive, send)
-        elif scope["method"] == "POST" and (found := _PREDICT.fullmatch(scope["path"])):
-            await self._predict(scope, receive, send, *found.groups())
+            await self.api(scope, receive, send)
+        elif (path_params := match_route(scope["path"])) is None:
+            await self._pass_on(self.api, scope, receive, send)
+        elif scope["method"] != "POST":
+            await self._pass_on(_method_not_allowed, scope, receive, send)
         else:
-            await self._ask_fastapi(scope, receive, send)
+            await self._answer(path_params, scope, receive, send)
 
-    async def _predict(
-        self, scope: Scope, receive: Receive, send: Send, model: str | None, version: str | None
+    async def _answer(
+        self, path_params: Mapping[str, str], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        seen, headers = RequestRecord(), _decode(scope)
-        exchange: DirectTransport | None = scope.pop(
-            DIRECT_TRANSPORT, None
-        )  # it knows the scope: a cycle, which only the collector would end
-        asked = PredictRequest(headers, scope["query_string"], receive, exchange)
+        record, headers = RequestRecord(), _decode_headers(scope)
+        # It refers to the scope: left in there, it would be a cycle for the garbage collector.
+        direct: DirectTransport | None = scope.pop(DIRECT_TRANSPORT, None)
         try:
-            self._keys.check(headers.get("authorization"), "predict")
-            body, own_headers = await self._predictor.predict(
-                asked, model, _canonical(version), seen
+            reply = await self._predict(
+                path_params, headers, scope["query_string"], receive, direct, record
             )
-            reply = Reply(200, body, own_headers)
-        except Exception as error:  # noqa: BLE001  whatever it is, it has one reply
-            reply = reply_to(error, f"POST {scope['raw_path'].decode('ascii', 'backslashreplace')}")
+        except Exception as error:  # noqa: BLE001  every error becomes a response
+            reply = reply_to(error, _request_line(scope))
         identity = request_id(scope)
-        answered = [*_encode(reply), (REQUEST_ID, identity)]
+        response_headers = [*_encode_headers(reply), (REQUEST_ID, identity)]
         try:
-            if "receive" not in seen.seconds and _has_long_body(headers):
-                answered.append(
-                    (b"connection", b"close")
-                )  # or the client goes on sending, as slowly as it likes
-            elif exchange and exchange.answer(reply.status, answered, reply.body):
+            if "receive" not in record.seconds and _may_have_unread_body(headers):
+                # Otherwise the client could go on sending for as long as it likes.
+                response_headers.append((b"connection", b"close"))
+            elif direct and direct.answer(reply.status, response_headers, reply.body):
                 return
-            await send({"type": "http.response.start", "status": reply.status, "headers": answered})
+            await send(
+                {"type": "http.response.start", "status": reply.status, "headers": response_headers}
+            )
             await send({"type": "http.response.body", "body": reply.body})
         finally:
-            self._metrics.observe(seen, reply.code)
-            self._log.add(
-                scope,
-                reply.status,
-                seen.began,
-                identity,
-                f" {reply.code} {seen.model}/{seen.version} images={seen.images}",
+            self._metrics.observe(record, reply.code)
+            detail = f" {reply.code} {record.model}/{record.version} images={record.images}"
+            log_request(scope, reply.status, record.started, identity, detail)
+
+    async def _predict(
+        self,
+        path_params: Mapping[str, str],
+        headers: Mapping[str, str],
+        query_string: bytes,
+        receive: Receive,
+        direct: DirectTransport | None,
+        record: RequestRecord,
+    ) -> Reply:
+        self._keys.check(headers.get("authorization"), "predict")
+        version = path_params.get("version")
+        number = None if version is None else parse_version_number(version)
+        with self._pipeline.lease(path_params.get("model"), number) as loaded:
+            record.model, record.version = loaded.version.model, loaded.version.number
+            query = parse_query_params(query_string)
+            label_set = None if query.coverage is None else loaded.find_coverage(query.coverage)
+            check_headers(headers, self._settings.max_body_bytes)
+            self._pipeline.check_room(loaded, query.priority)
+            with self._pipeline.uploads.upload() as reserve:
+                body = await self._read_body(receive, direct, reserve)
+                request = PredictRequest(
+                    read_images(headers, body, self._settings.max_images),
+                    query.top_k,
+                    label_set,
+                    math.inf if query.timeout_ms is None else query.timeout_ms / 1e3,
+                    query.priority,
+                )
+                record.seconds["receive"] = time.monotonic() - record.started
+                # After the body, the next ASGI message can only be a disconnect.
+                disconnected = direct.disconnected if direct else asyncio.ensure_future(receive())
+                try:
+                    outcomes = await self._pipeline.predict(loaded, request, record, disconnected)
+                finally:
+                    if not direct:
+                        disconnected.cancel()
+            document = build_response(
+                outcomes, request, record, loaded.version.manifest.class_names
             )
+        body = orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+        return Reply(HTTPStatus.OK, body, loaded.headers)
 
-    async def _ask_fastapi(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began, identity, status = time.monotonic(), request_id(scope), 0
+    async def _read_body(
+        self, receive: Receive, direct: DirectTransport | None, reserve: Callable[[int], None]
+    ) -> bytes:
+        settings = self._settings
+        body = direct.take_body(settings.max_body_bytes) if direct else None
+        if body is None:
+            return await read_body(
+                receive, settings.max_body_bytes, settings.body_timeout_seconds, reserve
+            )
+        reserve(len(body))
+        return body
 
-        async def send_on(message: Message) -> None:
+    async def _pass_on(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        started, identity, status = time.monotonic(), request_id(scope), 0
+
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -95,38 +215,42 @@ class Application(FastAPI):
             await send(message)
 
         try:
-            await super().__call__(scope, receive, send_on)
+            await app(scope, receive, send_with_id)
         finally:
-            self._log.add(scope, status, began, identity)
+            log_request(scope, status, started, identity)
 
 
-def _decode(scope: Scope) -> dict[str, str]:
-    """A request's headers by name; of several of one name the first."""
+async def _method_not_allowed(scope: Scope, receive: Receive, send: Send) -> None:
+    error = HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "POST"})
+    response = to_response(reply_to(error, _request_line(scope)))
+    await response(scope, receive, send)
+
+
+def _request_line(scope: Scope) -> str:
+    return f"{scope['method']} {scope['raw_path'].decode('ascii', 'backslashreplace')}"
+
+
+def _decode_headers(scope: Scope) -> dict[str, str]:
+    """The headers by lower-case name; the first of several with one name."""
     return {
         name.decode("latin-1"): value.decode("latin-1")
         for name, value in reversed(scope["headers"])
     }
 
 
-def _has_long_body(headers: Mapping[str, str]) -> bool:
-    """Whether a request's body may be more than what came with its head."""
+def _may_have_unread_body(headers: Mapping[str, str]) -> bool:
     length = headers.get("content-length", "0")
-    return "transfer-encoding" in headers or not length.isdecimal() or int(length) > LONG_BODY_BYTES
+    return (
+        "transfer-encoding" in headers or not length.isdecimal() or int(length) > MAX_UNREAD_BYTES
+    )
 
 
-def _encode(reply: Reply) -> list[tuple[bytes, bytes]]:
-    headers = [
-        (name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers.items()
-    ]
+def _encode_headers(reply: Reply) -> list[tuple[bytes, bytes]]:
     return [
         (b"content-type", reply.media_type.encode()),
         (b"content-length", b"%d" % len(reply.body)),
-        *headers,
+        *(
+            (name.encode("latin-1"), value.encode("latin-1"))
+            for name, value in reply.headers.items()
+        ),
     ]
-
-
-def _canonical(version: str | None) -> int | None:
-    try:
-        return None if version is None else parse_version(version)
-    except InvalidNameError as error:
-        raise BadRequestError(f"path.version: {error}", code="invalid_parameter") from None

@@ -1,11 +1,12 @@
-"""uvicorn's HTTP parser with a bound on the head of a request: its bytes, and the time that a client may take over it.
+"""The adapter to uvicorn's HTTP parser; no other file uses uvicorn's private attributes.
 
-Without one, a client that never ends its headers is held for ever, and so is every byte that it sends. It also tells at once when a
-client leaves, and takes requests that ask for an upgrade to HTTP/2, as Java's clients do, for what they are without it. An
-application may read and answer past the messages of ASGI, which cost a small image more than they are worth: see `DirectTransport`.
+It bounds the size and the time of a request's head, notices at once when a client leaves, ignores
+requests for an upgrade to HTTP/2 as Java's clients send them, and offers `DirectTransport`.
+`tests/service/http/test_uvicorn_hooks.py` checks every attribute that is used here.
 """
 
 import asyncio
+import select
 import sys
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
@@ -18,36 +19,41 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 MAX_HEAD_BYTES: Final = 64 * 1024
+DISCONNECT_POLL_SECONDS: Final = 0.25
 DIRECT_TRANSPORT: Final = "resident.direct_transport"
-"""The key of the `DirectTransport` in a request's scope."""
-_UPGRADE: Final = frozenset({b"upgrade", b"connection", b"http2-settings"})
+"""Key of the `DirectTransport` in the scope of a request."""
+_UPGRADE_HEADERS: Final = frozenset({b"upgrade", b"connection", b"http2-settings"})
+_PEER_CLOSED: Final = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
 
 class DirectTransport:
-    """A request and its answer past the messages of ASGI, which go on to work: what is not simple is left to them.
+    """Reads a body and writes a response without ASGI messages, which are slow for small images.
 
-    `left` is done when the client has left: cheaper than a task that waits for a message.
+    The ASGI channels stay usable for everything that is not simple.
+
+    Attributes:
+        disconnected: Done once the client has left; cheaper than a task that waits for a message.
     """
 
-    __slots__ = ("_cycle", "left")
+    __slots__ = ("_cycle", "disconnected")
 
-    def __init__(self, cycle: RequestResponseCycle, left: asyncio.Future[None]) -> None:
+    def __init__(self, cycle: RequestResponseCycle, disconnected: asyncio.Future[None]) -> None:
         self._cycle = cycle
-        self.left = left
+        self.disconnected = disconnected
 
-    def take_body(self, most_bytes: int) -> bytes | None:
-        """The body, where all of it has come, none was received yet and it is neither empty nor too large; else None."""
+    def take_body(self, max_bytes: int) -> bytes | None:
+        """The body, if all of it has arrived and it has 1 to `max_bytes` bytes; otherwise None."""
         cycle = self._cycle
-        if cycle.more_body or cycle.disconnected or not 0 < len(cycle.body) <= most_bytes:
+        if cycle.more_body or cycle.disconnected or not 0 < len(cycle.body) <= max_bytes:
             return None
         body = bytes(cycle.body)
         cycle.body = bytearray()
         return body
 
     def answer(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
-        """Send the whole answer in one write, where the client can take it at once; else False, and nothing was sent.
+        """Send a whole response in one write. Returns False, without sending, if that is impossible now.
 
-        The headers are ours and not checked; among them is the body's length.
+        The headers are trusted and must include the content length.
         """
         cycle = self._cycle
         if cycle.response_started or cycle.disconnected or cycle.flow.write_paused:
@@ -65,114 +71,137 @@ class DirectTransport:
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """Between a connection's begin or a request's first byte and the end of its headers both bounds hold."""
+    """One connection. A head must end within `MAX_HEAD_BYTES` and `head_timeout_seconds`."""
 
     head_timeout_seconds: ClassVar[float] = 30.0
     _head_open = False
     _head_bytes = 0
     _head_is_new = False
-    _timer: asyncio.TimerHandle | None = None
+    _head_timer: asyncio.TimerHandle | None = None
+    _disconnect_timer: asyncio.TimerHandle | None = None
     _chunk = b""
-    _answering: Any = None
+    _running_cycle: RequestResponseCycle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """A client that connects must also ask."""
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        """Expect a head from the start: a client that connects must send a request."""
         super().connection_made(transport)
         self._disconnected = self.loop.create_future()
         self._begin_head()
-        self._watch_head()
+        self._start_head_timer()
 
     def on_message_begin(self) -> None:
-        """The next request on this connection begins."""
+        """Start to bound the head of the next request."""
         super().on_message_begin()
         self._begin_head()
 
     def on_headers_complete(self) -> None:
-        """The head is here; from now on the body's own limits hold."""
+        """Stop to bound the head; the endpoint bounds the body."""
         self._end_head()
-        if self._asks_for_upgrade():
-            self._asked = self.parser.get_method(), self.parser.get_http_version().encode()
-        else:
-            super().on_headers_complete()
+        if self._asks_for_other_upgrade():
+            self._upgrade_request = self.parser.get_method(), self.parser.get_http_version()
+            return
+        super().on_headers_complete()
+        if self.pipeline and self._disconnect_timer is None:
+            # uvicorn does not read on while requests wait behind the running one.
+            self._poll_later()
 
     def on_message_complete(self) -> None:
-        """Go on reading, or nobody would notice that the client leaves: uvicorn pauses at 64 KiB of a body that wait."""
-        if self._asks_for_upgrade():
+        """Read on, to notice when the client leaves: uvicorn pauses at 64 KiB of unread body."""
+        if self._asks_for_other_upgrade():
             return
         super().on_message_complete()
         if not self.pipeline:
             self.flow.resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        """Count what belongs to a head that has not ended with this chunk."""
+        """Count the bytes of a head that this chunk does not end."""
         self._chunk, self._head_is_new = data, False
         super().data_received(data)
         if not self._head_open:
-            self._watch_idle()
-        else:
-            self._watch_head()
-            self._head_bytes += (
-                0 if self._head_is_new else len(data)
-            )  # what stands before its begin is another request's
-            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                self._end_head()
-                self.send_400_response("The request's head is too large.")
+            self._start_idle_timer()
+            return
+        self._start_head_timer()
+        if not self._head_is_new:  # otherwise most of the chunk may belong to the request before
+            self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._end_head()
+            self.send_400_response("The head of the request is too large.")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone: also from the request that is being answered, where others were sent behind it."""
+        """Tell the running request; uvicorn tells the newest one, which may be pipelined behind it."""
         self._end_head()
+        if self._disconnect_timer is not None:
+            self._disconnect_timer.cancel()
         self._disconnected.set_result(None)
-        if self._answering is not None and not self._answering.response_complete:
-            self._answering.disconnected = True
-            self._answering.message_event.set()
+        cycle = self._running_cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
 
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        self._answering = cycle
-        cycle.scope[DIRECT_TRANSPORT] = DirectTransport(cycle, self._disconnected)
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running_cycle = cycle
+        cycle.scope[DIRECT_TRANSPORT] = DirectTransport(cycle, self._disconnected)  # type: ignore[typeddict-unknown-key]
         super()._start_asgi_task(cycle, app)
 
-    def _asks_for_upgrade(self) -> bool:
-        return self.parser.should_upgrade() and not self._should_upgrade()
-
     def _unsupported_upgrade_warning(self) -> None:
-        """Parse the request again without its wish: the parser has ended with the head, and took no body (uvicorn#2722)."""
-        if (
-            self._asked[0] == b"CONNECT"
-        ):  # which llhttp takes for an upgrade whatever its headers say
-            self.send_400_response("CONNECT is not understood here.")
+        """Parse the request again without its upgrade: httptools stopped at its head (uvicorn#2722)."""
+        method, version = self._upgrade_request
+        if method == b"CONNECT":  # llhttp takes it for an upgrade whatever its headers say
+            self.send_400_response("CONNECT is not supported.")
             return
         error = sys.exception()
-        rest = (
+        body = (
             self._chunk[error.args[0] :] if isinstance(error, httptools.HttpParserUpgrade) else b""
         )
-        method, version = self._asked
-        kept = [name + b": " + value for name, value in self.headers if name not in _UPGRADE]
+        request_line = b" ".join((method, self.url, b"HTTP/" + version.encode()))
+        headers = [
+            name + b": " + value for name, value in self.headers if name not in _UPGRADE_HEADERS
+        ]
         self.parser = httptools.HttpRequestParser(self)
-        self.data_received(
-            b"\r\n".join([method + b" " + self.url + b" HTTP/" + version, *kept, b"", rest])
-        )
+        self.data_received(b"\r\n".join([request_line, *headers, b"", body]))
+
+    def _asks_for_other_upgrade(self) -> bool:
+        """Whether the request asks for an upgrade other than to a WebSocket."""
+        return self.parser.should_upgrade() and not self._should_upgrade()
 
     def _begin_head(self) -> None:
         self._end_head()
         self._head_open, self._head_bytes, self._head_is_new = True, 0, True
 
-    def _watch_idle(self) -> None:
-        """Bytes that begin no request, as the rest of a body that nobody reads, do not keep a connection open for ever."""
+    def _end_head(self) -> None:
+        self._head_open = False
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _start_head_timer(self) -> None:
+        """Most heads arrive in one chunk and need no timer."""
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.head_timeout_seconds, self.transport.close)
+
+    def _start_idle_timer(self) -> None:
+        """Close an idle connection also if bytes arrive that start no request, such as an unread body."""
         cycle: RequestResponseCycle | None = self.cycle
-        answered = cycle is not None and cycle.response_complete and not self.pipeline
-        if answered and self.timeout_keep_alive_task is None and not self.transport.is_closing():
+        idle = cycle is not None and cycle.response_complete and not self.pipeline
+        if idle and self.timeout_keep_alive_task is None and not self.transport.is_closing():
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
-    def _watch_head(self) -> None:
-        """Set the time for a head that has not come in one chunk, as most do."""
-        if self._timer is None:
-            self._timer = self.loop.call_later(self.head_timeout_seconds, self.transport.close)
+    def _poll_later(self) -> None:
+        self._disconnect_timer = self.loop.call_later(
+            DISCONNECT_POLL_SECONDS, self._poll_disconnect
+        )
 
-    def _end_head(self) -> None:
-        self._head_open = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _poll_disconnect(self) -> None:
+        """Abort the connection if the client has closed it: reading would only tell after the unread requests."""
+        self._disconnect_timer = None
+        if not self.pipeline or self.transport.is_closing():
+            return
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), _PEER_CLOSED)
+        if poll.poll(0):
+            self.transport.abort()
+        else:
+            self._poll_later()

@@ -1,103 +1,96 @@
-"""What a prediction request asks for in its query, besides its images."""
+"""The query parameters of the prediction routes: one model validates and documents them."""
 
 import re
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Final
 from urllib.parse import parse_qsl
 
-from service.engine.loaded_version import LoadedVersion
-from service.engine.priority import BULK, INTERACTIVE, Priority
-from service.errors import BadRequestError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
-DEFAULT_TOP_K: Final = 5
-MOST_FIELDS: Final = 100
-PRIORITIES: Final[dict[str, Priority]] = {"1": INTERACTIVE, "2": BULK}
+from model_store.validation import describe_validation_error
+from service.engine.priority import INTERACTIVE, Priority
+from service.errors import BadRequestError
+from service.prediction.request import DEFAULT_TOP_K
+
+MAX_QUERY_FIELDS: Final = 100
+MAX_WHOLE_NUMBER: Final = 999_999_999
 _WHOLE_NUMBER: Final = re.compile("[1-9][0-9]{0,8}")
 
 
-@dataclass(frozen=True, slots=True)
-class QueryParams:
-    """As checked. A field that is None was not given."""
+def _parse_whole_number(text: str) -> int:
+    if not _WHOLE_NUMBER.fullmatch(text):  # int() also takes " 5", "+5", "1_0" and other scripts
+        raise ValueError(
+            f"must be a whole number from 1 to {MAX_WHOLE_NUMBER:,}, got {text[:40]!r}"
+        )
+    return int(text)
 
-    top_k: int = DEFAULT_TOP_K
-    coverage: str | None = None
-    timeout_ms: int | None = None
-    priority: Priority = INTERACTIVE
 
-    def timeout_seconds(self, longest: float) -> float:
-        """How long the answer may take: as asked, capped by the setting."""
-        return longest if self.timeout_ms is None else min(self.timeout_ms / 1e3, longest)
+_FromText = BeforeValidator(_parse_whole_number)
+
+
+class QueryParams(BaseModel):
+    """The query of a prediction request. Parameters with other names are ignored."""
+
+    model_config = ConfigDict(frozen=True)
+
+    top_k: Annotated[
+        int,
+        _FromText,
+        Field(
+            ge=1,
+            le=MAX_WHOLE_NUMBER,
+            description="Number of classes to return, most probable first. Capped at the number of "
+            "classes of the model.",
+        ),
+    ] = DEFAULT_TOP_K
+    coverage: Annotated[
+        str | None,  # compared as text with the coverages of the version, which has the last word
+        WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}),
+        Field(
+            description="Also return the prediction set: the labels that contain the correct one with "
+            "this probability. Must be one of the `coverages` of the model.",
+            examples=[0.95],
+        ),
+    ] = None
+    timeout_ms: Annotated[
+        int | None,
+        WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_WHOLE_NUMBER}),
+        _FromText,
+        Field(
+            description="Milliseconds within which the response must be ready, capped by "
+            "`SERVICE_DEADLINE_SECONDS`. A request that cannot finish in time is rejected "
+            "immediately with 429 and the predicted wait.",
+        ),
+    ] = None
+    priority: Annotated[
+        Priority,
+        _FromText,
+        Field(
+            description="1: interactive. 2: bulk, which fills the places in batches that interactive "
+            "images leave.",
+        ),
+    ] = INTERACTIVE
 
 
 _DEFAULTS: Final = QueryParams()
 
 
-def parse_query_params(query: bytes, found: LoadedVersion) -> QueryParams:
-    """Of a query string. Other names are left to others. Raises BadRequestError that says what is taken."""
+def parse_query_params(query: bytes) -> QueryParams:
+    """Parse a query string.
+
+    Raises:
+        BadRequestError: A parameter has no valid value.
+    """
     if not query:
         return _DEFAULTS
     try:
-        given = dict(
-            parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MOST_FIELDS)
+        fields = parse_qsl(
+            query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS
         )
     except ValueError:
-        raise _invalid(f"the query has more than {MOST_FIELDS} parameters") from None
-    if (coverage := given.get("coverage")) is not None:
-        found.find_coverage(coverage)
-    timeout = given.get("timeout_ms")
-    return QueryParams(
-        top_k=_whole("top_k", given.get("top_k", str(DEFAULT_TOP_K))),
-        coverage=coverage,
-        timeout_ms=None if timeout is None else _whole("timeout_ms", timeout),
-        priority=_priority(given.get("priority", "1")),
-    )
-
-
-def _whole(name: str, text: str) -> int:
-    if not _WHOLE_NUMBER.fullmatch(text):
-        raise _invalid(f"{name} must be a whole number from 1 up, not {text[:40]!r}")
-    return int(text)
-
-
-def _priority(text: str) -> Priority:
-    if text not in PRIORITIES:
-        raise _invalid(
-            f"priority must be 1 (interactive) or 2 (bulk: what interactive leaves), not {text[:40]!r}"
-        )
-    return PRIORITIES[text]
-
-
-def _invalid(detail: str) -> BadRequestError:
-    return BadRequestError(detail, code="invalid_parameter")
-
-
-DOCUMENTED: Final[list[dict[str, Any]]] = [
-    {
-        "name": "top_k",
-        "in": "query",
-        "description": "How many classes to return, best first; capped at the model's classes.",
-        "schema": {"type": "integer", "minimum": 1, "default": DEFAULT_TOP_K},
-    },
-    {
-        "name": "coverage",
-        "in": "query",
-        "description": "Also return the set of labels that holds the right one with this probability. "
-        "What a model offers stands in its `coverages`; others, and a model without any, are a 400 problem.",
-        "schema": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
-        "example": 0.95,
-    },
-    {
-        "name": "timeout_ms",
-        "in": "query",
-        "description": "How long the answer may take; capped by the service's deadline. What can not be done by then is refused at "
-        "once with 429 and the predicted wait.",
-        "schema": {"type": "integer", "minimum": 1},
-    },
-    {
-        "name": "priority",
-        "in": "query",
-        "description": "1: interactive. 2: bulk, which takes the places in batches that interactive images leave.",
-        "schema": {"type": "integer", "enum": [1, 2], "default": 1},
-    },
-]
-"""For the OpenAPI document."""
+        raise BadRequestError(
+            f"the query must have at most {MAX_QUERY_FIELDS} parameters", code="invalid_parameter"
+        ) from None
+    try:
+        return QueryParams.model_validate(dict(fields))
+    except ValidationError as error:
+        raise BadRequestError(describe_validation_error(error), code="invalid_parameter") from None

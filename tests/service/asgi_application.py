@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from fastapi import FastAPI
 from gated_model import GatedModel
 from server_process import PATIENCE_SECONDS
 
 from service.app import create_app
 from service.engine.loaded_version import LoadedVersion
+from service.http.predict_endpoint import PredictEndpoint
 from service.settings import Settings
 from service.versions.registry import Registry
 
@@ -22,7 +22,7 @@ from service.versions.registry import Registry
 class Application:
     """A started application with its models loaded, and a client that talks to it without a socket."""
 
-    app: FastAPI
+    app: PredictEndpoint
     registry: Registry
     client: httpx.AsyncClient
 
@@ -51,7 +51,7 @@ async def started(root: Path, **settings: Any) -> AsyncIterator[Application]:
     )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
-        app.router.lifespan_context(app),
+        app.api.router.lifespan_context(app.api),
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
         yield Application(app, await asyncio.wait_for(loaded, PATIENCE_SECONDS), client)

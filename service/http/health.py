@@ -1,0 +1,58 @@
+"""The health routes."""
+
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
+
+from service.http.schemas import Health
+from service.versions.registry import Registry
+
+
+def build_health_router(registry: Registry) -> APIRouter:
+    """Liveness and readiness."""
+    router = APIRouter(tags=["health"])
+
+    @router.head("/health/live", include_in_schema=False)
+    @router.get("/health/live", summary="Is the process up?", response_model_exclude_none=True)
+    async def live() -> Health:
+        """200 while the process answers."""
+        return Health(status="live")
+
+    @router.head("/health/ready", include_in_schema=False)
+    @router.get(
+        "/health/ready",
+        summary="May traffic be sent here?",
+        response_model=Health,
+        response_model_exclude_none=True,
+        responses={503: {"model": Health, "description": "Not ready; `reason` says why"}},
+    )
+    async def ready() -> Response:
+        """200 if every required model serves, and at least one model does; otherwise 503.
+
+        `reason` names the models that do not serve.
+        """
+        health = _describe_health(registry)
+        return JSONResponse(
+            health.model_dump(exclude_none=True), status_code=200 if registry.ready else 503
+        )
+
+    return router
+
+
+def _describe_health(registry: Registry) -> Health:
+    reasons = ["the model store cannot be read"] if registry.error else []
+    if registry.loaded:
+        models = registry.models.values()
+        not_served = sorted(
+            model.name for model in models if model.answering is None and model.state != "unloaded"
+        )
+        if not_served:
+            reasons.append(f"no proven version of {', '.join(not_served)}")
+        missing = registry.required.missing(registry.models).items()
+        reasons += [
+            f"{setting} names {name}, which is not in the store" for name, setting in missing
+        ]
+    elif not registry.error:
+        reasons.append("the models are being loaded")
+    if registry.ready:
+        return Health(status="ready", reason="; ".join(reasons) or None)
+    return Health(status="not ready", reason="; ".join(reasons) or "the store has no model")

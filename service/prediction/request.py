@@ -1,0 +1,58 @@
+"""The values that describe one prediction request, whichever protocol it arrived by."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from model_store.errors import ImageError
+from service.engine.batcher import ImageResult
+from service.engine.priority import INTERACTIVE, Priority
+from service.errors import ServiceError
+
+DEFAULT_TOP_K: Final = 5
+EncodedImage = bytes | ServiceError
+"""An encoded image, or the error that takes its place in the response."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictRequest:
+    """What a client asks of a leased version.
+
+    Attributes:
+        images: Encoded images in the order of the response.
+        top_k: Number of classes to return for each image.
+        label_set: Index into `LoadedVersion.coverages`; None returns no prediction sets.
+        timeout_seconds: Counted from the start of the request; capped by the version's deadline.
+        priority: Interactive images are run before bulk images.
+    """
+
+    images: Sequence[EncodedImage]
+    top_k: int = DEFAULT_TOP_K
+    label_set: int | None = None
+    timeout_seconds: float = math.inf
+    priority: Priority = INTERACTIVE
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """What is logged and counted of a request. Filled in step by step, also if it ends in an error.
+
+    `seconds` is keyed by stage: receive, decode, queue, inference.
+    """
+
+    started: float = field(default_factory=time.monotonic)
+    model: str = ""
+    version: int = 0
+    images: int = 0
+    failed_images: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class ImageOutcome:
+    """The result or the error of one image, and how long decoding took."""
+
+    result: ImageResult | ServiceError | ImageError
+    decode_seconds: float
