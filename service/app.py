@@ -3,18 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 from fastapi import FastAPI
 from starlette.responses import RedirectResponse, Response
 
+from model_store import __version__
 from model_store.graph_cache import GraphCache
 from model_store.host_cache import try_host_cache
 from model_store.providers import find_providers, keeps_engines
 from model_store.store import BUILTIN_ROOT, ModelStore
-from service import __version__
-from service.engine.loaded_version import EngineOptions
-from service.engine.options import Caches, engine_options, version_policy
+from service.engine.options import Caches, EngineOptions, engine_options
 from service.host.cpu_limit import cpu_limit
 from service.http.api_keys import ApiKeys
 from service.http.health import build_health_router
@@ -61,11 +59,9 @@ def create_app(
     )
     store = ModelStore(settings.store, BUILTIN_ROOT if settings.builtin else None)
     keys = ApiKeys(settings.keys)
-    rooms: dict[str, ModelCapacity] = {}
 
     def options_of(model: str) -> EngineOptions:
-        options = engine_options(settings, model, cpus, providers, caches)
-        return replace(options, room=rooms.setdefault(model, ModelCapacity(options.max_queue_size)))
+        return engine_options(settings, model, cpus, providers, caches)
 
     required = None if settings.required_models is None else parse_names(settings.required_models)
     registry = Registry(

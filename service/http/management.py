@@ -74,9 +74,7 @@ def build_management_router(
 
     async def run(request: Request, change: Callable[[], ModelDetail]) -> ModelDetail:
         async with lock:  # waiting in the thread pool instead would take all of its threads
-            # A client that left may retry, and two rollbacks are not one.
-            if await request.is_disconnected():
-                raise ClientDisconnectedError
+            await _check_connected(request)
             return await asyncio.to_thread(change)
 
     bearer = HTTPBearer(auto_error=False, description="A key from `python -m service keys add`.")
@@ -169,6 +167,12 @@ def build_management_router(
         )
 
     return router
+
+
+async def _check_connected(request: Request) -> None:
+    """Raise ClientDisconnectedError if the client has left: it may retry, and two rollbacks are not one."""
+    if await request.is_disconnected():
+        raise ClientDisconnectedError
 
 
 def _parse(body: bytes, model: type[Body]) -> Body:

@@ -152,9 +152,7 @@ def build_metrics_router(metrics: ServiceMetrics) -> APIRouter:
     """The route that Prometheus scrapes."""
     router = APIRouter(tags=["health"])
 
-    @router.get(
-        "/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse
-    )
+    @router.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
     def show_metrics(accept: Annotated[str, Header(include_in_schema=False)] = "") -> Response:
         """Requests by outcome, time by stage, batch sizes, queues and versions by state.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fastapi import FastAPI
+from fastapi.encoders import jsonable_encoder
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, TypeAdapter
@@ -66,11 +67,12 @@ def _build_document(app: FastAPI) -> dict[str, Any]:
         document["components"]["schemas"] = dict(sorted({**schemas, **definitions}.items()))
         operations = {route.path: {"post": _describe_route(route, references)} for route in ROUTES}
         document["paths"] = {**operations, **document["paths"]}
-        app.openapi_schema = document
+        # As FastAPI does: an optional field is left out, so its default is not null.
+        app.openapi_schema = jsonable_encoder(document, exclude_none=True)
     return app.openapi_schema
 
 
-def _describe_models() -> tuple[dict[type[BaseModel], Any], dict[str, Any]]:
+def _describe_models() -> tuple[dict[Any, Any], dict[str, Any]]:
     """References to the models of the prediction routes, and their definitions."""
     modes: dict[type[BaseModel], JsonSchemaMode] = {
         PredictResponse: "serialization",
@@ -82,7 +84,7 @@ def _describe_models() -> tuple[dict[type[BaseModel], Any], dict[str, Any]]:
     return references, definitions["$defs"]
 
 
-def _describe_route(route: PredictRoute, references: dict[type[BaseModel], Any]) -> dict[str, Any]:
+def _describe_route(route: PredictRoute, references: dict[Any, Any]) -> dict[str, Any]:
     responses: dict[str, Any] = {
         "200": {
             "description": "The results, one per image, in the order of the request",
@@ -127,6 +129,4 @@ def _describe_query() -> list[dict[str, Any]]:
 def _parameter(name: str, location: str, schema: dict[str, Any], **extra: Any) -> dict[str, Any]:
     description = schema.pop("description")
     schema.pop("title", None)
-    if schema.get("default", ...) is None:
-        del schema["default"]  # an optional parameter is left out, not sent as null
     return {"name": name, "in": location, "description": description, "schema": schema, **extra}

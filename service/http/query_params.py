@@ -34,13 +34,13 @@ class QueryParams(BaseModel):
 
     top_k: Annotated[
         int,
-        _FromText,
         Field(
             ge=1,
             le=MAX_WHOLE_NUMBER,
             description="Number of classes to return, most probable first. Capped at the number of "
             "classes of the model.",
         ),
+        _FromText,
     ] = DEFAULT_TOP_K
     coverage: Annotated[
         str | None,  # compared as text with the coverages of the version, which has the last word

@@ -128,7 +128,8 @@ class PredictionPipeline:
             return await _finish(all_images, deadline, disconnected)
         decode_seconds = time.monotonic() - started
         one_image = loaded.batcher.submit(pixels, deadline, request.priority)
-        return [ImageOutcome(await _finish(one_image, deadline, disconnected), decode_seconds)]
+        result = await _finish(one_image, deadline, disconnected)
+        return [ImageOutcome(result, decode_seconds)]
 
     async def _classify_all(
         self, request: PredictRequest, loaded: LoadedVersion, deadline: float
@@ -171,9 +172,7 @@ class PredictionPipeline:
         return ImageOutcome(result, decode_seconds)
 
 
-async def _finish(
-    work: asyncio.Future[T], deadline: float, disconnected: asyncio.Future[Any]
-) -> T:
+async def _finish(work: asyncio.Future[T], deadline: float, disconnected: asyncio.Future[Any]) -> T:
     """Wait for `work`; cancel it if the client leaves or the deadline passes first.
 
     Returns or raises only after all of `work` has ended, because the lease ends with the request.

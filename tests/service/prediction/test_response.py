@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from model_store.manifest import Calibration, Outputs
 from service.engine.classification import SCORE_DECIMALS, Classification, classify
-from service.prediction.response import answer
+from service.prediction.response import describe_image
 
 NAMES = ("a", "b", "c", "d")
 
@@ -19,7 +19,7 @@ NAMES = ("a", "b", "c", "d")
 def rank(row: np.ndarray, class_names: Sequence[str], top_k: int) -> list[dict[str, Any]]:
     """What a model is said to have predicted that gives these probabilities."""
     (said,) = classify(row[None], Outputs(kind="probabilities"), Calibration())
-    predictions: list[dict[str, Any]] = answer(said, class_names, top_k)["predictions"]
+    predictions: list[dict[str, Any]] = describe_image(said, class_names, top_k)["predictions"]
     return predictions
 
 
@@ -73,7 +73,7 @@ def test_rows_are_a_softmax_alone_where_nothing_was_calibrated() -> None:
     powers = np.exp(LOGITS)
     for row, expected in zip(rows, powers / powers.sum(axis=1, keepdims=True), strict=True):
         np.testing.assert_allclose(row.scores, expected[row.indices], atol=1e-6)
-        assert answer(row, NAMES, 1).keys() == {"predictions"}
+        assert describe_image(row, NAMES, 1).keys() == {"predictions"}
 
 
 def test_rows_are_calibrated_and_know_what_is_unlike() -> None:
@@ -85,7 +85,7 @@ def test_rows_are_calibrated_and_know_what_is_unlike() -> None:
     powers = np.exp(LOGITS / 2)
     for row, expected in zip(rows, powers / powers.sum(axis=1, keepdims=True), strict=True):
         np.testing.assert_allclose(row.scores, expected[row.indices], atol=1e-6)
-    answers = [answer(row, NAMES, 1, set_index=1) for row in rows]
+    answers = [describe_image(row, NAMES, 1, label_set=1) for row in rows]
     assert [said["abstained"] for said in answers] == [False, True, False]
     assert [said.get("reason") for said in answers] == [
         None,
@@ -93,13 +93,13 @@ def test_rows_are_calibrated_and_know_what_is_unlike() -> None:
         None,
     ]
     assert [said["labels"] for said in answers] == [["a"], ["a", "b", "c", "d"], ["a", "b"]]
-    assert [answer(row, NAMES, 1, set_index=0)["labels"] for row in rows] == [["a"], ["a"], ["a"]]
+    assert [describe_image(row, NAMES, 1, label_set=0)["labels"] for row in rows] == [["a"], ["a"], ["a"]]
 
 
 def test_a_set_may_be_larger_than_top_k() -> None:
     """The two are asked for apart."""
-    said = answer(
-        Classification([1, 3, 2, 0], [0.4, 0.3, 0.2, 0.1], set_sizes=(3,)), NAMES, 1, set_index=0
+    said = describe_image(
+        Classification([1, 3, 2, 0], [0.4, 0.3, 0.2, 0.1], set_sizes=(3,)), NAMES, 1, label_set=0
     )
     assert [prediction["label"] for prediction in said["predictions"]] == ["b"]
     assert said["labels"] == ["b", "d", "c"]
