@@ -6,7 +6,6 @@ requests for an upgrade to HTTP/2 as Java's clients send them, and offers `Direc
 """
 
 import asyncio
-import select
 import sys
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
@@ -19,11 +18,12 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 MAX_HEAD_BYTES: Final = 64 * 1024
-DISCONNECT_POLL_SECONDS: Final = 0.25
+MAX_PIPELINED_REQUESTS: Final = 32
+MAX_PIPELINED_BYTES: Final = 32 * 1024 * 1024
+"""Bytes of all connections that are read behind running requests."""
 DIRECT_TRANSPORT: Final = "resident.direct_transport"
 """Key of the `DirectTransport` in the scope of a request."""
 _UPGRADE_HEADERS: Final = frozenset({b"upgrade", b"connection", b"http2-settings"})
-_PEER_CLOSED: Final = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
 
 class DirectTransport:
@@ -78,9 +78,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _head_is_new = False
     _head_timer: asyncio.TimerHandle | None = None
-    _disconnect_timer: asyncio.TimerHandle | None = None
     _chunk = b""
     _running_cycle: RequestResponseCycle | None = None
+    _pipelined_bytes = 0
+    _all_pipelined_bytes: ClassVar[int] = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Expect a head from the start: a client that connects must send a request."""
@@ -101,9 +102,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._upgrade_request = self.parser.get_method(), self.parser.get_http_version()
             return
         super().on_headers_complete()
-        if self.pipeline and self._disconnect_timer is None:
-            # uvicorn does not read on while requests wait behind the running one.
-            self._poll_later()
 
     def on_message_complete(self) -> None:
         """Read on, to notice when the client leaves: uvicorn pauses at 64 KiB of unread body."""
@@ -117,6 +115,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Count the bytes of a head that this chunk does not end."""
         self._chunk, self._head_is_new = data, False
         super().data_received(data)
+        if self.pipeline:
+            self._read_on(len(data))
         if not self._head_open:
             self._start_idle_timer()
             return
@@ -130,8 +130,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the running request; uvicorn tells the newest one, which may be pipelined behind it."""
         self._end_head()
-        if self._disconnect_timer is not None:
-            self._disconnect_timer.cancel()
+        self._count_pipelined(-self._pipelined_bytes)
         self._disconnected.set_result(None)
         cycle = self._running_cycle
         if cycle is not None and not cycle.response_complete:
@@ -141,6 +140,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running_cycle = cycle
+        if not self.pipeline:
+            self._count_pipelined(-self._pipelined_bytes)
         cycle.scope[DIRECT_TRANSPORT] = DirectTransport(cycle, self._disconnected)  # type: ignore[typeddict-unknown-key]
         super()._start_asgi_task(cycle, app)
 
@@ -160,6 +161,22 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         ]
         self.parser = httptools.HttpRequestParser(self)
         self.data_received(b"\r\n".join([request_line, *headers, b"", body]))
+
+    def _read_on(self, count: int) -> None:
+        """Read behind the running request, within bounds: the end of the connection comes after it.
+
+        uvicorn pauses, and would notice a client that left only after the running request.
+        """
+        self._count_pipelined(count)
+        if (
+            len(self.pipeline) <= MAX_PIPELINED_REQUESTS
+            and BoundedHttpProtocol._all_pipelined_bytes <= MAX_PIPELINED_BYTES
+        ):
+            self.flow.resume_reading()
+
+    def _count_pipelined(self, count: int) -> None:
+        self._pipelined_bytes += count
+        BoundedHttpProtocol._all_pipelined_bytes += count
 
     def _asks_for_other_upgrade(self) -> bool:
         """Whether the request asks for an upgrade other than to a WebSocket."""
@@ -188,20 +205,3 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
-
-    def _poll_later(self) -> None:
-        self._disconnect_timer = self.loop.call_later(
-            DISCONNECT_POLL_SECONDS, self._poll_disconnect
-        )
-
-    def _poll_disconnect(self) -> None:
-        """Abort the connection if the client has closed it: reading would only tell after the unread requests."""
-        self._disconnect_timer = None
-        if not self.pipeline or self.transport.is_closing():
-            return
-        poll = select.poll()
-        poll.register(self.transport.get_extra_info("socket").fileno(), _PEER_CLOSED)
-        if poll.poll(0):
-            self.transport.abort()
-        else:
-            self._poll_later()

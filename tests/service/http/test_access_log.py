@@ -2,17 +2,19 @@
 
 import asyncio
 import logging
+import os
 import re
-import time
+import sys
 from pathlib import Path
 
 import httpx
 import pytest
+from asgi_application import started, until
 from colour_model import plain
 from server_process import ServerProcess, running
 
 from model_store.store import ModelStore
-from service.http.access_log import LineFormatter, RequestLog
+from service.http.access_log import LineFormatter, StderrHandler
 
 
 def test_a_request_id_is_given_and_one_that_came_is_kept(client: httpx.Client) -> None:
@@ -59,18 +61,51 @@ def test_a_request_is_one_line(server: ServerProcess, client: httpx.Client) -> N
 
 
 @pytest.mark.anyio
-async def test_requests_that_end_together_share_a_record(caplog: pytest.LogCaptureFixture) -> None:
-    """One line each, in the order that they ended; those of a later turn of the event loop have their own."""
-    caplog.set_level(logging.INFO)
-    log, scope = RequestLog(), {"method": "GET", "path": "/", "raw_path": b"/"}
-    for names in (b"ab", b"c"):
-        for name in names:
-            log.add(scope, 200, time.monotonic(), bytes([name]))
+async def test_each_request_has_a_record_of_its_own(colour_store: ModelStore) -> None:
+    """Also requests that end in the same batch: a handler that writes JSON gets one request at a time."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    logger = logging.getLogger("service.http.access_log")
+    logger.addHandler(handler)
+    try:
+        async with started(colour_store.root) as application:
+            model = application.hold_model()
+            names = [f"request-{number}" for number in range(4)]
+            requests = [
+                asyncio.create_task(
+                    application.client.post(
+                        "/v1/predict", content=plain("red"), headers={"x-request-id": name}
+                    )
+                )
+                for name in names
+            ]
+            await until(lambda: application.served().admitted.images == 4)
+            model.gate.set()
+            await asyncio.gather(*requests)
+    finally:
+        logger.removeHandler(handler)
+    lines = [record.getMessage() for record in records]
+    assert sorted(line.rpartition("id=")[2] for line in lines) == names
+    assert not [line for line in lines if "\n" in line]
+
+
+@pytest.mark.anyio
+async def test_records_of_one_turn_are_flushed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the event loop at the end of its turn; elsewhere at once."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb", 0) as reader, os.fdopen(writing, "w") as stderr:
+        os.set_blocking(reading, False)
+        monkeypatch.setattr(sys, "stderr", stderr)
+        handler = StderrHandler()
+        for text in ("one", "two"):
+            handler.handle(logging.makeLogRecord({"msg": text}))
+        assert reader.read(100) is None
         await asyncio.sleep(0)
-    assert [re.findall("id=(.)$", message, re.MULTILINE) for message in caplog.messages] == [
-        ["a", "b"],
-        ["c"],
-    ]
+        assert reader.read(100) == b"one\ntwo\n"
+        await asyncio.to_thread(handler.handle, logging.makeLogRecord({"msg": "three"}))
+        assert reader.read(100) == b"three\n"
+        handler.stream.close()
 
 
 def test_a_message_of_several_lines_has_its_level_on_each() -> None:

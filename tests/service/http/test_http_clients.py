@@ -1,16 +1,17 @@
 """Clients over real sockets, held against a model at a gate: those that leave, that pipeline, that ask for HTTP/2."""
 
 import asyncio
+import json
 import logging
 
 import pytest
 from asgi_application import until
-from colour_model import plain
-from prometheus_client import CollectorRegistry
+from colour_model import labels, plain
 from server_process import PATIENCE_SECONDS, request_head
 from socket_application import connect, listening, read_response
 
 from model_store.store import ModelStore
+from service.http import protocol
 
 pytestmark = pytest.mark.anyio
 UPGRADE = {
@@ -24,6 +25,10 @@ def padded(colour: str, size: int) -> bytes:
     """An image with so many bytes behind its end, which decoders do not look at."""
     image = plain(colour)
     return image + bytes(size - len(image))
+
+
+def request_with(body: bytes) -> bytes:
+    return request_head(Content_Length=len(body)) + body
 
 
 @pytest.mark.parametrize("size", [1_000, 100_000, 300_000, 3_000_000])
@@ -49,30 +54,59 @@ async def test_a_client_that_leaves_is_noticed_whatever_it_sent(
     assert model.sizes == [1]
 
 
-async def test_pipelined_requests_of_a_client_that_left_are_counted_and_no_fault(
-    colour_store: ModelStore, caplog: pytest.LogCaptureFixture
+PIPELINED = {
+    "two small": request_with(plain("green")) * 2,
+    "one large": request_with(padded("green", 3_000_000)),
+    "half of a large one": request_with(padded("green", 3_000_000))[:1_000_000],
+}
+
+
+@pytest.mark.parametrize("behind", PIPELINED)
+async def test_client_that_pipelines_and_leaves_frees_its_place_at_once(
+    colour_store: ModelStore,
+    behind: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The one that is being answered ends as one whose client has closed, with its line and its count, and nothing is raised."""
-    with caplog.at_level(logging.INFO):
-        async with listening(colour_store.root) as (application, port):
-            model = application.hold_model()
-            body = plain("red")
-            _, writer = await connect(port)
-            writer.write((request_head(Content_Length=len(body)) + body) * 3)
-            await model.begun()
-            writer.close()
-            await asyncio.wait_for(
-                until(lambda: application.served().admitted.images == 0), PATIENCE_SECONDS
-            )
-            model.gate.set()
-            metrics: CollectorRegistry = application.app._metrics.registry  # type: ignore[attr-defined]
-            labels = {"model": "colours", "outcome": "client_closed_request"}
-            await asyncio.wait_for(
-                until(lambda: bool(metrics.get_sample_value("resident_requests_total", labels))),
-                PATIENCE_SECONDS,
-            )
-    assert any(" 499 " in record.getMessage() for record in caplog.records)
+    """Its running request ends with 499 long before the deadline, and what waits behind it is never run."""
+    caplog.set_level(logging.INFO)
+    async with listening(colour_store.root, deadline_seconds=10 * PATIENCE_SECONDS) as (app, port):
+        model, loaded = app.hold_model(), app.served()
+        _, writer = await connect(port)
+        writer.write(request_with(plain("red")) + PIPELINED[behind])
+        await model.begun()
+        writer.close()
+        await asyncio.wait_for(until(lambda: loaded.admitted.images == 0), PATIENCE_SECONDS)
+        counted = app.app._metrics.registry.get_sample_value
+        outcome = {"model": "colours", "outcome": "client_closed_request"}
+        await asyncio.wait_for(
+            until(lambda: counted("resident_requests_total", outcome) == 1), PATIENCE_SECONDS
+        )
+        model.gate.set()
+    assert model.sizes == [1]
+    lines = [record.getMessage() for record in caplog.records if "POST" in record.getMessage()]
+    assert [line.split()[3] for line in lines] == ["499"]
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("bound", ["MAX_PIPELINED_REQUESTS", "MAX_PIPELINED_BYTES"])
+async def test_client_that_pipelines_more_than_is_read_is_answered_in_order(
+    colour_store: ModelStore, bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond either bound reading pauses, which bounds memory, and goes on with the next response."""
+    monkeypatch.setattr(protocol, bound, 0)
+    colours = ["red", "green", "blue"] * 4
+    async with listening(colour_store.root) as (app, port):
+        model = app.hold_model()
+        reader, writer = await connect(port)
+        writer.write(request_with(padded("red", 1_000)))
+        await model.begun()
+        writer.write(b"".join(request_with(padded(colour, 300_000)) for colour in colours))
+        model.gate.set()
+        for colour in ["red", *colours]:
+            status, _, body = await read_response(reader)
+            assert (status, labels(json.loads(body)["results"])) == (200, [colour])
+        assert protocol.BoundedHttpProtocol._all_pipelined_bytes == 0
+        writer.close()
 
 
 @pytest.mark.parametrize("pieces", ["split", "one", "bytes"])

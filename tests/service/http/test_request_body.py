@@ -20,8 +20,8 @@ from service.errors import (
     TooLargeError,
     UnsupportedMediaError,
 )
-from service.prediction.request import EncodedImage
 from service.http.request_body import JsonBody, check_headers, read_body, read_images
+from service.prediction.request import EncodedImage
 
 RED, GREEN = plain("red"), plain("green")
 

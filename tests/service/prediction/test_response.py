@@ -93,7 +93,11 @@ def test_rows_are_calibrated_and_know_what_is_unlike() -> None:
         None,
     ]
     assert [said["labels"] for said in answers] == [["a"], ["a", "b", "c", "d"], ["a", "b"]]
-    assert [describe_image(row, NAMES, 1, label_set=0)["labels"] for row in rows] == [["a"], ["a"], ["a"]]
+    assert [describe_image(row, NAMES, 1, label_set=0)["labels"] for row in rows] == [
+        ["a"],
+        ["a"],
+        ["a"],
+    ]
 
 
 def test_a_set_may_be_larger_than_top_k() -> None:

@@ -1,0 +1,97 @@
+"""`service/http/protocol.py` overrides and uses private parts of uvicorn; each must still be there."""
+
+import inspect
+from typing import Any
+
+import pytest
+import uvicorn
+from server_process import REPOSITORY
+from uvicorn.protocols.http import httptools_impl
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.server import ServerState
+
+from service.http.protocol import BoundedHttpProtocol
+
+METHODS = {
+    "connection_made": ["self", "transport"],
+    "connection_lost": ["self", "exc"],
+    "data_received": ["self", "data"],
+    "on_message_begin": ["self"],
+    "on_headers_complete": ["self"],
+    "on_message_complete": ["self"],
+    "send_400_response": ["self", "msg"],
+    "timeout_keep_alive_handler": ["self"],
+    "_start_asgi_task": ["self", "cycle", "app"],
+    "_should_upgrade": ["self"],
+    "_unsupported_upgrade_warning": ["self"],
+}
+PROTOCOL_ATTRIBUTES = {
+    *("cycle", "flow", "headers", "loop", "parser", "pipeline"),
+    *("timeout_keep_alive", "timeout_keep_alive_task", "transport"),
+}
+CYCLE_ATTRIBUTES = {
+    *("body", "default_headers", "disconnected", "flow", "keep_alive", "message_event"),
+    *("more_body", "on_response", "response_complete", "response_started", "scope", "transport"),
+}
+
+
+async def _app(_scope: Any, _receive: Any, _send: Any) -> None:
+    """An ASGI application that is never called."""
+
+
+def new_protocol() -> BoundedHttpProtocol:
+    config = uvicorn.Config(_app, lifespan="off", log_level="warning")
+    return BoundedHttpProtocol(config, ServerState(), {})
+
+
+def check(missing: object) -> None:
+    assert not missing, (
+        f"uvicorn {uvicorn.__version__} has changed {missing}: adapt service/http/protocol.py, and "
+        "the bounds of uvicorn in pyproject.toml if only some versions can be supported"
+    )
+
+
+@pytest.mark.parametrize(("name", "parameters"), METHODS.items())
+def test_method_of_the_protocol_has_its_signature(name: str, parameters: list[str]) -> None:
+    """A method that is overridden or called has the parameters that it is used with."""
+    method = getattr(httptools_impl.HttpToolsProtocol, name, None)
+    found = list(inspect.signature(method).parameters) if method else None
+    check(found != parameters and f"HttpToolsProtocol.{name}: {found}, expected {parameters}")
+
+
+def test_hooks_that_uvicorn_calls_are_still_called() -> None:
+    """An override without a caller would silently do nothing."""
+    source = inspect.getsource(httptools_impl.HttpToolsProtocol)
+    hooks = ("_start_asgi_task", "_should_upgrade", "_unsupported_upgrade_warning")
+    check([f"callers of {name}" for name in hooks if f"self.{name}(" not in source])
+
+
+@pytest.mark.anyio
+async def test_attributes_of_protocol_and_cycle_exist() -> None:
+    """Every attribute that is read or set exists on a new protocol and a new cycle."""
+    protocol = new_protocol()
+    check(sorted(name for name in PROTOCOL_ATTRIBUTES if not hasattr(protocol, name)))
+    parameters = inspect.signature(httptools_impl.RequestResponseCycle).parameters
+    cycle = httptools_impl.RequestResponseCycle(**dict.fromkeys(parameters, None))
+    check(sorted(name for name in CYCLE_ATTRIBUTES if not hasattr(cycle, name)))
+
+
+def test_flow_control_can_resume_and_tell_that_writing_is_paused() -> None:
+    """`resume_reading` and `write_paused` are used to notice a client that leaves and a slow reader."""
+    flow = FlowControl(None)  # type: ignore[arg-type]
+    check([name for name in ("resume_reading", "write_paused") if not hasattr(flow, name)])
+
+
+def test_status_lines_are_bytes() -> None:
+    """`DirectTransport` writes them as they are."""
+    check(httptools_impl.STATUS_LINE[200] != b"HTTP/1.1 200 OK\r\n" and "STATUS_LINE")
+
+
+def test_the_bound_in_pyproject_is_one_with_these_hooks() -> None:
+    """`_start_asgi_task` exists since uvicorn 0.45."""
+    requirement = next(
+        line
+        for line in (REPOSITORY / "pyproject.toml").read_text().splitlines()
+        if "uvicorn>=" in line
+    )
+    assert '"uvicorn>=0.45"' in requirement
