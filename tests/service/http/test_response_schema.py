@@ -26,7 +26,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Clien
     store = make_store(root)
     publish(store, calibration=CALIBRATION)
     publish(store, "plain")
-    with running("--store", root, "--builtin", "false", "--default-model", MODEL) as server:
+    with running("--store", root, "--no-builtin", "--default-model", MODEL) as server:
         server.announced()
         with server.client() as client:
             yield client

@@ -174,7 +174,7 @@ def test_several_versions_answer_each_under_its_number(store: ModelStore) -> Non
         callers.calling(server),
     ):
         assert re.search(
-            rf"{MODEL}/2 \(default\): 7 classes.* versions 1$", server.stdout.text, re.M
+            rf"{MODEL}/2 \(default\): 7 classes.* versions 1$", server.stdout.text, re.MULTILINE
         )
 
         def told() -> list[int]:
