@@ -1,24 +1,27 @@
-"""What a client is told when a request can not be answered: every error with its status and its stable code.
+"""The errors of the service. Each has an HTTP status and a stable code.
 
 ::
 
     ServiceError
-    ├── BadRequestError          400  empty_body, malformed_json, malformed_base64, malformed_multipart, no_images,
-    │                                 invalid_parameter, no_label_sets, empty_image
+    ├── BadRequestError          400  empty_body, malformed_json, malformed_base64,
+    │                                 malformed_multipart, no_images, invalid_parameter,
+    │                                 no_label_sets, empty_image
     ├── UnauthorizedError        401  unauthorized, with WWW-Authenticate
     ├── ForbiddenError           403  management_disabled, insufficient_scope
     ├── NotFoundError            404  model_not_found, version_not_found, no_default_model
     ├── BodyTimeoutError         408  slow_body
-    ├── ConflictError            409  version_failed, last_version, alias_not_moved, store_read_only, not_unloaded
+    ├── ConflictError            409  version_failed, last_version, alias_not_moved,
+    │                                 store_read_only, not_unloaded
     ├── TooLargeError            413  body_too_large, too_many_images
     ├── UnsupportedMediaError    415  unsupported_media_type, unsupported_encoding
-    ├── OverloadedError          429  overloaded
+    ├── OverloadedError          429  overloaded, with Retry-After
     ├── InferenceError           500  inference_failed
     ├── NotReadyError            503  not_ready
     ├── DeadlineExceededError    504  deadline_exceeded
-    └── EveryImageFailedError    the images' own status and code where they agree, else 400 no_image_classified
+    └── EveryImageFailedError    status and code of the images if they agree, else
+                                 400 no_image_classified
 
-The image errors of `model_store.errors` carry their own codes; `IMAGE_STATUS` gives them a status.
+Image errors of `model_store.errors` carry their own codes; `IMAGE_STATUS` gives them a status.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +32,7 @@ from model_store.errors import ImageError, ImageUnsupportedError, TooManyPixelsE
 
 
 class ServiceError(Exception):
-    """Root of the tree. `detail` is for a stranger to read: no path, no traceback."""
+    """Root of the tree. Clients read `detail`, so it holds no path and no traceback."""
 
     status: HTTPStatus = HTTPStatus.INTERNAL_SERVER_ERROR
     default_code: ClassVar[str] = "internal_error"
@@ -44,35 +47,35 @@ class ServiceError(Exception):
 
 
 class BadRequestError(ServiceError):
-    """The request is not one we understand."""
+    """The request is malformed or has an invalid parameter."""
 
     status = HTTPStatus.BAD_REQUEST
     default_code = "bad_request"
 
 
 class UnauthorizedError(ServiceError):
-    """No key, or one that is not known."""
+    """The API key is missing or unknown."""
 
     status = HTTPStatus.UNAUTHORIZED
     default_code = "unauthorized"
 
 
 class ForbiddenError(ServiceError):
-    """A key that is known but may not do this, or a route that no key opens yet."""
+    """The API key lacks the scope, or no key has it yet."""
 
     status = HTTPStatus.FORBIDDEN
     default_code = "insufficient_scope"
 
 
 class ConflictError(ServiceError):
-    """What is asked is understood, but does not go with the state of the versions or of the store."""
+    """The operation conflicts with the state of the versions or of the store."""
 
     status = HTTPStatus.CONFLICT
     default_code = "conflict"
 
 
 class NotFoundError(ServiceError):
-    """No such model or version is served."""
+    """The model or version does not exist or is not served."""
 
     status = HTTPStatus.NOT_FOUND
     default_code = "model_not_found"
@@ -86,42 +89,42 @@ class BodyTimeoutError(ServiceError):
 
 
 class TooLargeError(ServiceError):
-    """More bytes or images than allowed."""
+    """The request has more bytes or images than allowed."""
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     default_code = "body_too_large"
 
 
 class UnsupportedMediaError(ServiceError):
-    """A media type or content coding that we do not take."""
+    """The media type or content coding is not supported."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     default_code = "unsupported_media_type"
 
 
 class OverloadedError(ServiceError):
-    """No room for this request now; Retry-After says when to come again."""
+    """The request was rejected because of the load; `Retry-After` says when to retry."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     default_code = "overloaded"
 
 
 class InferenceError(ServiceError):
-    """The model failed on this batch."""
+    """The model failed on the batch."""
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     default_code = "inference_failed"
 
 
 class NotReadyError(ServiceError):
-    """The model exists but no version of it serves (yet)."""
+    """The model exists, but no version of it serves yet."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     default_code = "not_ready"
 
 
 class DeadlineExceededError(ServiceError):
-    """The answer would come too late."""
+    """The deadline of the request passed."""
 
     status = HTTPStatus.GATEWAY_TIMEOUT
     default_code = "deadline_exceeded"
@@ -132,7 +135,7 @@ class ClientDisconnectedError(Exception):
 
 
 class EveryImageFailedError(ServiceError):
-    """None of several images could be classified; `errors` says why, an entry an image."""
+    """None of several images could be classified; `errors` has one entry per image."""
 
     default_code = "no_image_classified"
 
@@ -150,25 +153,24 @@ IMAGE_STATUS: Final[Mapping[type[ImageError], HTTPStatus]] = {
     TooManyPixelsError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     ImageUnsupportedError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
 }
-"""Image errors that are not simply a bad request."""
+"""Image errors with another status than 400."""
 
 
 def status_of(error: ServiceError | ImageError) -> HTTPStatus:
-    """The HTTP status of an error."""
     if isinstance(error, ServiceError):
         return error.status
     return IMAGE_STATUS.get(type(error), HTTPStatus.BAD_REQUEST)
 
 
 def describe(error: ServiceError | ImageError) -> dict[str, Any]:
-    """One image's error, as it stands in its place among the results."""
+    """The error of one image among the results of a request."""
     return {"code": error.code, "status": int(status_of(error)), "detail": str(error)}
 
 
 def problem(
     status: int, code: str, detail: str, errors: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, Any]:
-    """An RFC 9457 problem details object; `errors` has one entry an image where a whole batch failed."""
+    """A problem details object (RFC 9457); `errors` has one entry per image if all failed."""
     document: dict[str, Any] = {
         "type": f"urn:resident:error:{code}",
         "title": HTTPStatus(status).phrase,

@@ -1,4 +1,4 @@
-"""The real server as a process of its own: started on a free port, watched by its output, ended by a signal."""
+"""The real server as a process: started on a free port, observed by its output and signalled."""
 
 import os
 import re
@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 60  # when what a test waits for never comes; no test measure
 
 
 class Output:
-    """The lines that a process has printed so far; waits for one that matches."""
+    """The lines a process has printed so far."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._lines: list[str] = []
@@ -49,13 +49,13 @@ class Output:
             return "\n".join(self._lines)
 
     def wait_for(self, pattern: str, timeout: float = PATIENCE_SECONDS) -> re.Match[str] | None:
-        """The first match in the output, or None when the output ends or the patience does."""
+        """The first match in the output, or None if the output ends or the time is up."""
         with self._changed:
             self._changed.wait_for(lambda: self._ended or self._search(pattern), timeout)
             return self._search(pattern)
 
     def wait_for_end(self) -> str:
-        """Everything that was printed, once the process has closed the stream."""
+        """The whole output, once the process has closed it."""
         self._thread.join(PATIENCE_SECONDS)
         return self.text
 
@@ -64,7 +64,7 @@ class Output:
 
 
 class ServerProcess:
-    """`python -m service --port 0 …`; `address` is what the server itself printed."""
+    """`python -m service --port 0 …`. `address` is the one that the server printed."""
 
     def __init__(
         self,
@@ -90,17 +90,15 @@ class ServerProcess:
         self.address = ""
 
     def announced(self) -> Self:
-        """Wait until the server has said where it is, which it does when its models are loaded (or can not be)."""
+        """Wait until the server has printed its address, which it does after loading its models."""
         match = self.stdout.wait_for(r"^Resident \S+ on (http://\S+)$")
-        assert match, (
-            f"the server announced no address.\nstdout: {self.stdout.text}\nstderr: {self.stderr.text}"
-        )
+        assert match, f"stdout: {self.stdout.text}\nstderr: {self.stderr.text}"
         assert self.stdout.wait_for(r"^  docs   http://\S+/docs$"), self.stdout.text
         self.address = match[1]
         return self
 
     def listening(self) -> Self:
-        """Wait until the port is open, whatever the models do."""
+        """Wait until the port is open, whether or not the models are loaded."""
         match = self.stderr.wait_for(r"Uvicorn running on (http://\S+) ")
         assert match, self.stderr.text
         self.address = match[1]
@@ -110,7 +108,7 @@ class ServerProcess:
         return httpx.Client(base_url=self.address, timeout=PATIENCE_SECONDS, trust_env=False)
 
     def connect(self) -> socket.socket:
-        """A raw connection, for what no client library would send."""
+        """A raw connection, for requests that no client library sends."""
         url = httpx.URL(self.address)
         return socket.create_connection((url.host, url.port or 80), PATIENCE_SECONDS)
 
@@ -121,7 +119,7 @@ class ServerProcess:
         return self.wait()
 
     def wait(self) -> int:
-        """The exit code, once the process has ended; its output is complete then."""
+        """Wait for the process to end, with complete output, and return its exit code."""
         try:
             code = self.process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -136,7 +134,7 @@ class ServerProcess:
 def running(
     *arguments: object, cwd: Path = REPOSITORY, environment: Mapping[str, str] | None = None
 ) -> Iterator[ServerProcess]:
-    """A server process on a free port that is gone afterwards, whatever the test does."""
+    """A server process on a free port that always ends with the block."""
     server = ServerProcess("--port", 0, *arguments, cwd=cwd, environment=environment)
     try:
         yield server
@@ -155,7 +153,7 @@ def request_head(path: str = "/v1/predict", **headers: object) -> bytes:
 
 
 def read_response(connection: socket.socket) -> httpx.Response:
-    """One response from a raw connection; interim (1xx) responses are not passed over."""
+    """Read one final response from a raw connection."""
     file = connection.makefile("rb")
     status_line = file.readline().decode()
     assert status_line, "the server closed the connection without an answer"

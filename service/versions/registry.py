@@ -160,7 +160,7 @@ class Registry:
 
     @contextmanager
     def exclusive(self) -> Iterator["RegistryChange"]:
-        """Be the only one who changes the registry; blocks. Raises NotReadyError once it is closed."""
+        """Be the only one who changes the registry; blocks. Raises NotReadyError if it is closed."""
         with self._lock:
             if self._state.closed:
                 raise NotReadyError("the service is shutting down")

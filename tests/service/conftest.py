@@ -16,7 +16,7 @@ from service.versions.registry import Registry
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """Async tests run on asyncio, as the service does."""
+    """Run async tests on asyncio, as the service does."""
     return "asyncio"
 
 
@@ -28,7 +28,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What this person has tuned must not change what is tested."""
+    """Keep the tests independent of this user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -42,7 +42,7 @@ def store(tmp_path: Path) -> ModelStore:
 
 @pytest.fixture
 def registry(store: ModelStore) -> Iterator[Registry]:
-    """A registry over an empty store, not yet loaded."""
+    """A registry over an empty store, not yet reconciled."""
     registry = Registry(store, options)
     yield registry
     registry.close()
@@ -58,7 +58,7 @@ def colour_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
 
 @pytest.fixture(scope="session")
 def server(colour_store: ModelStore) -> Iterator[ServerProcess]:
-    """The service as it starts without further settings."""
+    """A server with default settings."""
     with running("--store", colour_store.root, "--no-builtin") as server:
         yield server.announced()
 

@@ -1,14 +1,15 @@
-"""A server whose models an operator changes, with a key that may."""
+"""A server that an operator manages with an API key, and how to wait for what it does."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
-from colour_model import MODEL, plain
-from server_process import ServerProcess, running
+from colour_model import MODEL, WEIGHTS, plain, publish
+from server_process import PATIENCE_SECONDS, ServerProcess, running
 
 from model_store.store import ModelStore
 from service.key_file import add_key
@@ -16,9 +17,25 @@ from service.key_file import add_key
 BASE = f"/v1/models/{MODEL}"
 
 
+OTHER_WEIGHTS = WEIGHTS[:, ::-1].copy()  # a model that classifies red as white
+
+
+def publish_other(store: ModelStore, model: str = MODEL) -> int:
+    """Publish a proven version with other answers than the first one."""
+    return publish(store, model, weights=OTHER_WEIGHTS, golden_weights=OTHER_WEIGHTS)
+
+
+def eventually(ask: Callable[[], Any], expected: Any) -> None:
+    """Ask until the answer is the expected one."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (answer := ask()) != expected:
+        assert time.monotonic() < deadline, f"it is still {answer!r}, and not {expected!r}"
+        time.sleep(0.01)
+
+
 @dataclass
 class Operator:
-    """A server, and a client with a key that may manage it."""
+    """A server and a client with a manage key."""
 
     server: ServerProcess
     client: httpx.Client
@@ -29,7 +46,7 @@ class Operator:
         return self.client.post(f"{BASE}/{path}", json=body or None)
 
     def done(self, path: str, **body: Any) -> dict[str, Any]:
-        """What the model is after a change that must succeed."""
+        """The model after a change, which must succeed."""
         response = self.post(path, **body)
         assert response.status_code == 200, response.text
         detail: dict[str, Any] = response.json()
@@ -44,7 +61,7 @@ class Operator:
 
 
 def settled(detail: dict[str, Any]) -> dict[str, Any]:
-    """What it is once requests on what was unloaded have ended."""
+    """The model after the last request on an unloaded version has ended."""
     versions = [
         {**version, "state": version["state"].replace("unloading", "available")}
         for version in detail["versions"]

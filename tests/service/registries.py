@@ -1,4 +1,4 @@
-"""What tests of the registry share: how its models run, and what they ask of it."""
+"""Helpers for tests of the registry."""
 
 from colour_model import MODEL
 from server_process import PATIENCE_SECONDS

@@ -1,4 +1,4 @@
-"""The service's errors and the documents that they become."""
+"""The errors of the service and their problem details."""
 
 import pytest
 
@@ -26,8 +26,8 @@ def tree(root: type[Exception]) -> list[type[Exception]]:
     return [root, *(kind for child in root.__subclasses__() for kind in tree(child))]
 
 
-def test_every_error_of_the_tree_is_drawn_in_the_docstring() -> None:
-    """The tree at the top of the module names every class, its status and its default code."""
+def test_docstring_lists_every_error() -> None:
+    """The module's docstring names every error class with its status."""
     for kind in tree(ServiceError):
         assert kind.__name__ in (service_errors.__doc__ or "")
     for kind in tree(ServiceError)[1:]:
@@ -41,7 +41,7 @@ def test_every_error_of_the_tree_is_drawn_in_the_docstring() -> None:
 
 
 def test_codes_are_unique() -> None:
-    """A default code names one class of error, in the service and among the images' errors together."""
+    """No two error classes share a default code."""
     codes = [kind.default_code for kind in tree(ServiceError)[1:]] + [
         kind.code for kind in tree(store_errors.ImageError)[1:]
     ]
@@ -59,13 +59,13 @@ def test_codes_are_unique() -> None:
     ],
 )
 def test_each_error_has_its_status(error: ServiceError | ImageError, status: int) -> None:
-    """An image's error has a status too, and stands in a result as code, status and detail."""
+    """Image errors have a status too, and are described by code, status and detail."""
     assert status_of(error) == status
     assert describe(error) == {"code": error.code, "status": status, "detail": "x"}
 
 
-def test_problem_is_what_rfc_9457_asks() -> None:
-    """A problem has type, title, status and detail, and our code; `errors` only where several images failed."""
+def test_problem_follows_rfc_9457() -> None:
+    """A problem has type, title, status, detail and code; errors only for several images."""
     document = problem(413, "body_too_large", "too much")
     assert document == {
         "type": "urn:resident:error:body_too_large",
@@ -77,8 +77,8 @@ def test_problem_is_what_rfc_9457_asks() -> None:
     assert problem(400, "x", "y", [{"code": "z"}])["errors"] == [{"code": "z"}]
 
 
-def test_images_that_fail_alike_give_their_own_status() -> None:
-    """When every image has the same trouble the request has it; when they differ it is a 400 that lists them in order."""
+def test_images_that_fail_alike_share_their_status() -> None:
+    """Images that fail alike share their code, others are listed in a 400."""
     alike = EveryImageFailedError([TooManyPixelsError("a"), TooManyPixelsError("b")])
     assert (alike.status, alike.code) == (413, "too_many_pixels")
     different = EveryImageFailedError(

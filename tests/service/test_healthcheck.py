@@ -1,4 +1,4 @@
-"""The container's health check, as the process that Docker runs."""
+"""The health check of the container, as Docker runs it."""
 
 import os
 import subprocess
@@ -27,13 +27,13 @@ def check(address: str, **environment: str) -> subprocess.CompletedProcess[str]:
     "proxy", [{}, {"http_proxy": "http://127.0.0.1:1", "no_proxy": ""}], ids=["direct", "proxy"]
 )
 def test_ready_service_is_healthy(server: ServerProcess, proxy: dict[str, str]) -> None:
-    """A ready service gives exit code 0, also in a container that reaches the world through a proxy."""
+    """A ready service is exit code 0, whether or not a proxy is configured."""
     result = check(server.address, **proxy)
     assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_service_without_models_is_unhealthy(store: ModelStore) -> None:
-    """A service that is not ready, and a port on which nothing listens, give exit code 1 and one line."""
+    """A service that is not ready, and a closed port, are exit code 1 with one line."""
     with running("--store", store.root, "--no-builtin") as server:
         address = server.listening().address
         unready = check(address)

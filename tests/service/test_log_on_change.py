@@ -1,4 +1,4 @@
-"""The trouble log, and a model's page where its aliases are damaged."""
+"""LogOnChange, and the problems of models that are logged once."""
 
 import logging
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_problem_is_logged_when_it_changes(caplog: pytest.LogCaptureFixture) -> 
 
 
 def damage(store: ModelStore, alias: str) -> Path:
-    """Make a newest event that is none."""
+    """Write a damaged newest event."""
     event = store.root / MODEL / "aliases" / alias / "00000002.json"
     event.write_text("{")
     return event
@@ -49,10 +49,10 @@ async def ask(application: Application) -> httpx.Response:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("alias", ["canary", "production"])
-async def test_damaged_event_is_one_line_and_a_reason(
+async def test_damaged_alias_is_logged_once_and_shown(
     store: ModelStore, alias: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whether the policy follows the alias or not; the model serves on, and its other alias is shown as ever."""
+    """A damaged alias is logged once and shown, whether or not the policy follows it."""
     publish(store)
     for name in ("canary", "production"):
         store.promote(MODEL, 1, name)
@@ -63,8 +63,8 @@ async def test_damaged_event_is_one_line_and_a_reason(
         detail = (await ask(application)).json()
         assert (detail["state"], detail["version"], detail["reason"]) == ("ready", 1, reason)
         assert detail["aliases"] == {"canary": 1, "production": 1} | {alias: None}
-        (said,) = errors(caplog)
-        assert reason in said
+        (message,) = errors(caplog)
+        assert reason in message
         event.unlink()
         reconcile(application.registry)
         detail = (await ask(application)).json()
@@ -72,10 +72,10 @@ async def test_damaged_event_is_one_line_and_a_reason(
 
 
 @pytest.mark.anyio
-async def test_unreadable_store_is_one_line_and_a_reason(
+async def test_unreadable_store_is_logged_once_and_shown(
     store: ModelStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However often a model's page is asked for, and whether or not the store is looked at meanwhile."""
+    """An unreadable store is logged once, by the route or by the reconciliation."""
     publish(store)
     async with started(store.root, store_poll_seconds=0) as application:
         hidden = store.root.rename(store.root.with_name("hidden"))

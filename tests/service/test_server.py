@@ -27,7 +27,7 @@ async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def _turns_until_accepted(count: int) -> int:
-    """Turns of the event loop from when so many clients are there, connected by the kernel, until the server has them all."""
+    """Turns of the event loop until the server has accepted `count` connected clients."""
     server = _Server(
         uvicorn.Config(
             _answer, port=0, http=BoundedHttpProtocol, lifespan="off", log_level="warning"
@@ -48,8 +48,8 @@ async def _turns_until_accepted(count: int) -> int:
     return turns
 
 
-def test_clients_that_come_together_are_accepted_together() -> None:
-    """Under load a turn of the event loop is long, so that it matters how many of them it takes."""
+def test_many_clients_are_accepted_per_turn() -> None:
+    """A turn of the event loop accepts several clients."""
     assert (
         uvloop.run(
             asyncio.wait_for(_turns_until_accepted(4 * LISTENERS_PER_SOCKET), PATIENCE_SECONDS)
@@ -61,10 +61,12 @@ def test_clients_that_come_together_are_accepted_together() -> None:
 def test_garbage_is_collected_while_it_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only what was imported is left out: that is never garbage, and much to look through."""
-    found: list[tuple[bool, bool]] = []
+    """While serving, garbage collection is on and the imports are frozen."""
+    collector_states: list[tuple[bool, bool]] = []
     monkeypatch.setattr(
-        Server, "run", lambda _: found.append((gc.isenabled(), gc.get_freeze_count() > 0))
+        Server,
+        "run",
+        lambda _: collector_states.append((gc.isenabled(), gc.get_freeze_count() > 0)),
     )
     try:
         load_command("serve").main(
@@ -73,4 +75,4 @@ def test_garbage_is_collected_while_it_serves(
     finally:
         gc.unfreeze()
         gc.enable()
-    assert found == [(True, True)]
+    assert collector_states == [(True, True)]

@@ -1,4 +1,4 @@
-"""Settings: each is a variable, a flag and a sentence."""
+"""Settings: each one is a variable, an option and a line of help."""
 
 import re
 from pathlib import Path
@@ -78,8 +78,8 @@ def test_every_setting_is_a_variable(name: str, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_every_setting_is_a_flag(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """--<name> sets it, and counts before the variable."""
+def test_every_setting_is_an_option(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--<name> sets it and wins over the variable."""
     text, value = SAMPLES[name]
     monkeypatch.setenv(f"SERVICE_{name.upper()}", "1")
     if isinstance(value, bool):
@@ -90,8 +90,8 @@ def test_every_setting_is_a_flag(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_every_setting_says_what_it_is_for(name: str, help_text: str) -> None:
-    """A setting has a sentence of advice, and --help shows it beside the flag."""
+def test_every_setting_is_described(name: str, help_text: str) -> None:
+    """--help shows the description of every setting."""
     description = Settings.model_fields[name].description or ""
     assert description.endswith(".")
     assert flag(name) in help_text
@@ -138,21 +138,21 @@ def test_every_setting_says_what_it_is_for(name: str, help_text: str) -> None:
         ("required_models", '["digits"]'),
     ],
 )
-def test_values_out_of_their_domain_are_refused(name: str, value: object) -> None:
-    """A setting that could not work is refused by its name before anything starts."""
+def test_invalid_values_are_rejected(name: str, value: object) -> None:
+    """An invalid value is rejected with the name of the setting."""
     with pytest.raises(ValidationError) as caught:
         Settings(**{name: value})
     assert caught.value.errors()[0]["loc"] == (name,)
 
 
 def test_settings_do_not_change() -> None:
-    """Settings are read once."""
+    """Settings are immutable."""
     with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1
 
 
-def test_a_models_own_settings_count_before_those_of_all() -> None:
-    """What a model does not say is as for all, and what nobody says follows from the CPUs."""
+def test_model_settings_override_the_general_ones() -> None:
+    """A model's own settings win, and the rest follows from the general ones and the CPUs."""
     settings = Settings(
         max_batch_size=16,
         models={"digits": ModelSettings(intra_op_num_threads=2, deadline_seconds=1.5)},
@@ -172,7 +172,7 @@ def test_a_models_own_settings_count_before_those_of_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "threads", "instances"),
+    ("settings", "threads", "instances"),
     [
         ({}, 1, 4),
         ({"mode": "latency"}, 4, 1),
@@ -182,15 +182,15 @@ def test_a_models_own_settings_count_before_those_of_all() -> None:
     ],
 )
 def test_threads_times_instances_are_the_cpus(
-    said: dict[str, object], threads: int, instances: int
+    settings: dict[str, object], threads: int, instances: int
 ) -> None:
-    """Unless a person says otherwise."""
-    options = engine_options(Settings(**said), "digits", 4)
+    """By default, threads times instances are the CPUs."""
+    options = engine_options(Settings(**settings), "digits", 4)
     assert (options.session.intra_op_num_threads, options.instances) == (threads, instances)
 
 
-def test_a_models_mode_counts_before_the_threads_of_all() -> None:
-    """Threads and instances that are set for all models would undo it."""
+def test_model_mode_overrides_general_threads() -> None:
+    """A model's own mode wins over the general threads and instances."""
     settings = Settings(
         instances=4, intra_op_num_threads=1, models={"digits": ModelSettings(mode="latency")}
     )
@@ -213,10 +213,8 @@ def test_a_models_mode_counts_before_the_threads_of_all() -> None:
         "",
     ],
 )
-def test_models_settings_that_are_not_understood_are_refused(
-    own: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A misspelt name or a wrong value must not be silently nothing, be it a flag or a variable."""
+def test_invalid_model_settings_are_rejected(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt name or a wrong value is rejected, in an option and in a variable."""
     assert CliRunner().invoke(serve, ["--models", own]).exit_code == 2
     monkeypatch.setenv("SERVICE_MODELS", own)
     with pytest.raises(ValidationError):

@@ -1,4 +1,4 @@
-"""The process from its start to its end: what it prints, what it refuses, and how it stops."""
+"""The process from start to end: what it prints, rejects and how it stops."""
 
 import re
 import shlex
@@ -30,8 +30,8 @@ READ_ONLY = Path("/proc")
 """A working directory in which not even root can make a file."""
 
 
-def try_printed_line(server: ServerProcess) -> httpx.Response:
-    """Do what the line says that the server printed to try: with curl where there is one, else as curl would."""
+def run_printed_command(server: ServerProcess) -> httpx.Response:
+    """Run the command that the server printed, with curl or as curl would."""
     match = re.search(r"^  try    (curl .+)$", server.stdout.text, re.MULTILINE)
     assert match, server.stdout.text
     command = shlex.split(match[1])
@@ -65,20 +65,20 @@ def try_printed_line(server: ServerProcess) -> httpx.Response:
     )
 
 
-def test_printed_lines_lead_somewhere(server: ServerProcess) -> None:
-    """The address of the documentation is right, and the curl line works as printed."""
+def test_printed_lines_work(server: ServerProcess) -> None:
+    """The printed address of the documentation and the printed command work."""
     printed = server.stdout.wait_for(r"^  docs   (\S+)$")
     assert printed
     assert httpx.get(printed[1], trust_env=False).status_code == 200
     assert re.search(
         rf"^  model  {MODEL}/1 \(default\): 7 classes$", server.stdout.text, re.MULTILINE
     )
-    response = try_printed_line(server)
+    response = run_printed_command(server)
     assert (response.status_code, labels(response.json()["results"])) == (200, ["red"])
 
 
 def check_builtin_model(server: ServerProcess) -> None:
-    """The model that ships with the project answers, with the right label for its own first golden image."""
+    """The built-in model classifies its first golden image correctly."""
     with server.announced().client() as client:
         detail = client.get(f"/v1/models/{BUILTIN_DEFAULT_MODEL}").json()
         assert (detail["state"], detail["layer"], detail["default"]) == ("ready", "built-in", True)
@@ -89,12 +89,12 @@ def check_builtin_model(server: ServerProcess) -> None:
             image = version.path(golden.image).read_bytes()
             expected = version.manifest.class_names[golden.logits.index(max(golden.logits))]
         assert labels(client.post("/v1/predict", content=image).json()["results"]) == [expected]
-    response = try_printed_line(server)
+    response = run_printed_command(server)
     assert (response.status_code, labels(response.json()["results"])) == (200, [expected])
 
 
 def test_empty_store_serves_the_built_in_model(store: ModelStore) -> None:
-    """A store in which nothing was published has the project's model under it."""
+    """With an empty store, the built-in model serves."""
     with running("--store", store.root) as server:
         check_builtin_model(server)
     assert list(store.root.iterdir()) == []
@@ -102,18 +102,18 @@ def test_empty_store_serves_the_built_in_model(store: ModelStore) -> None:
 
 @pytest.mark.skipif(not READ_ONLY.is_dir(), reason="this system has no /proc")
 def test_read_only_working_directory_serves_the_built_in_model() -> None:
-    """Without settings, where nothing can be written, the project's model serves."""
+    """Without settings and in a read-only directory, the built-in model serves."""
     with running(cwd=READ_ONLY) as server:
         check_builtin_model(server)
 
 
 def test_settings_come_from_variables_too(colour_store: ModelStore) -> None:
-    """A variable sets what a flag would; here the store, by a path with a space."""
+    """A variable sets the store, here a path with a space."""
     spaced = colour_store.root.with_name("a store")
     if not spaced.exists():
         shutil.copytree(colour_store.root, spaced)
     with running(environment={"SERVICE_STORE": str(spaced), "SERVICE_BUILTIN": "false"}) as server:
-        assert labels(try_printed_line(server.announced()).json()["results"]) == ["red"]
+        assert labels(run_printed_command(server.announced()).json()["results"]) == ["red"]
 
 
 @pytest.mark.parametrize(
@@ -133,10 +133,10 @@ def test_settings_come_from_variables_too(colour_store: ModelStore) -> None:
         (["stray"], {}, "stray"),
     ],
 )
-def test_wrong_settings_end_with_code_2_and_a_clear_line(
+def test_wrong_settings_are_exit_code_2(
     arguments: list[str], environment: Mapping[str, str], expected: str
 ) -> None:
-    """A setting that can not be is named with what came, before anything is loaded, and without a traceback."""
+    """A wrong setting is exit code 2 with its name and without a traceback."""
     server = ServerProcess(*arguments, environment=environment)
     assert server.wait() == 2
     assert re.search(expected, server.stderr.text), server.stderr.text
@@ -144,31 +144,31 @@ def test_wrong_settings_end_with_code_2_and_a_clear_line(
     assert "Traceback" not in server.stderr.text
 
 
-def test_the_cache_is_filled_and_the_store_is_not(colour_store: ModelStore, tmp_path: Path) -> None:
-    """The first start leaves the optimised graph in the cache and nothing in the store; the second one serves with it."""
+def test_cache_is_filled_and_store_unchanged(colour_store: ModelStore, tmp_path: Path) -> None:
+    """The first start writes the optimised graph to the cache, and the second one uses it."""
     before = sorted(colour_store.root.rglob("*"))
     for _ in range(2):
         with running(
             "--store", colour_store.root, "--no-builtin", "--cache", tmp_path / "cache"
         ) as server:
-            assert labels(try_printed_line(server.announced()).json()["results"]) == ["red"]
+            assert labels(run_printed_command(server.announced()).json()["results"]) == ["red"]
             assert "cache" not in server.stderr.text
         assert len(list((tmp_path / "cache/graphs").iterdir())) == 1
     assert sorted(colour_store.root.rglob("*")) == before
 
 
 @pytest.mark.parametrize("arguments", [("--cache", "/dev/null"), ("--cache-max-bytes", 0)], ids=str)
-def test_without_the_cache_it_serves_too(
+def test_service_works_without_a_cache(
     colour_store: ModelStore, arguments: tuple[object, ...]
 ) -> None:
-    """A cache that can not be made is said once; one that is not wanted is not."""
+    """An unusable cache is logged once, a disabled one is not."""
     with running("--store", colour_store.root, "--no-builtin", *arguments) as server:
-        assert labels(try_printed_line(server.announced()).json()["results"]) == ["red"]
+        assert labels(run_printed_command(server.announced()).json()["results"]) == ["red"]
         assert server.stderr.text.count("without the cache") == (arguments[0] == "--cache")
 
 
-def test_unreadable_store_leaves_a_process_that_says_so(tmp_path: Path) -> None:
-    """With a root that is not there the process is alive and not ready, and no route takes that for an empty store."""
+def test_unreadable_store_is_not_ready(tmp_path: Path) -> None:
+    """With a missing store, the process is alive and not ready, and the routes answer 503."""
     with running("--store", tmp_path / "nowhere") as server, server.listening().client() as client:
         assert client.get("/health/live").status_code == 200
         ready = client.get("/health/ready")
@@ -181,15 +181,15 @@ def test_unreadable_store_leaves_a_process_that_says_so(tmp_path: Path) -> None:
         assert "model store unreadable" in server.stderr.text
 
 
-@pytest.mark.parametrize("kind", ["unreadable", "empty", "unproven", "no such default"])
-def test_address_is_printed_whatever_the_models_do(store: ModelStore, kind: str) -> None:
-    """A server with nothing to serve says where it is and what is wrong, and stops without a traceback."""
+@pytest.mark.parametrize("kind", ["unreadable", "empty", "unproven", "missing default"])
+def test_address_is_printed_without_serving_models(store: ModelStore, kind: str) -> None:
+    """A server without a serving model prints its address and the problem."""
     arguments = ["--no-builtin", "--store", store.root]
     if kind == "unreadable":
         arguments[-1] = store.root / "nowhere"
     if kind == "unproven":
         publish_deviating(store)
-    if kind == "no such default":
+    if kind == "missing default":
         publish(store)
         arguments += ["--default-model", "nobody"]
     with running(*arguments) as server:
@@ -197,15 +197,15 @@ def test_address_is_printed_whatever_the_models_do(store: ModelStore, kind: str)
         expected = {
             "unreadable": "NOT READY  .+",
             "unproven": f"NOT SERVED  {MODEL}",
-            "no such default": "nobody",
+            "missing default": "nobody",
         }
         assert re.search(expected.get(kind, ""), server.stdout.text)
         server.end()
     assert "Traceback" not in server.stderr.text
 
 
-def test_version_that_fails_is_named_at_the_start(store: ModelStore) -> None:
-    """Over real HTTP too, the version before one that fails its proof serves, and the reason is shown."""
+def test_failed_version_is_shown_after_startup(store: ModelStore) -> None:
+    """The version before a failed one serves, and the failure has a reason."""
     publish(store)
     publish_deviating(store)
     with (
@@ -219,8 +219,8 @@ def test_version_that_fails_is_named_at_the_start(store: ModelStore) -> None:
         assert client.get("/health/ready").status_code == 200
 
 
-def test_port_in_use_ends_with_a_clear_line(colour_store: ModelStore) -> None:
-    """A server that can not listen says why and ends with an error, without a traceback."""
+def test_port_in_use_is_an_error(colour_store: ModelStore) -> None:
+    """A port in use is an error without a traceback."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         server = ServerProcess("--port", port, "--store", colour_store.root, "--no-builtin")
@@ -230,7 +230,7 @@ def test_port_in_use_ends_with_a_clear_line(colour_store: ModelStore) -> None:
 
 
 def test_idle_connection_is_not_closed_before_a_proxy_would(colour_store: ModelStore) -> None:
-    """uvicorn would after 5 s, and what a proxy sends at that moment is lost."""
+    """An idle connection outlives uvicorn's default of 5 s."""
     with (
         running("--store", colour_store.root) as server,
         server.announced().connect() as connection,
@@ -242,7 +242,7 @@ def test_idle_connection_is_not_closed_before_a_proxy_would(colour_store: ModelS
 
 
 def test_sigterm_lets_an_open_request_end(colour_store: ModelStore) -> None:
-    """A request that was under way when SIGTERM came is answered, new ones are not taken, and the process ends in order."""
+    """A request that is open at SIGTERM is answered before the process ends."""
     with (
         running("--store", colour_store.root, "--no-builtin") as server,
         server.announced().connect() as connection,
@@ -263,8 +263,8 @@ def test_sigterm_lets_an_open_request_end(colour_store: ModelStore) -> None:
     assert "Traceback" not in server.stderr.text
 
 
-def test_request_that_does_not_end_is_cut_off(colour_store: ModelStore) -> None:
-    """After shutdown_seconds a client that never finishes its request keeps the process no longer."""
+def test_open_request_ends_after_shutdown_seconds(colour_store: ModelStore) -> None:
+    """A request that never ends does not keep the process longer than shutdown_seconds."""
     arguments = ("--store", colour_store.root, "--no-builtin", "--shutdown-seconds", 1)
     with running(*arguments) as server, server.announced().connect() as connection:
         connection.sendall(request_head(Content_Length=1000, Expect="100-continue"))
@@ -273,7 +273,7 @@ def test_request_that_does_not_end_is_cut_off(colour_store: ModelStore) -> None:
 
 
 def test_ctrl_c_ends_without_a_traceback(colour_store: ModelStore) -> None:
-    """A person who presses Ctrl-C sees the server stop, not a traceback."""
+    """Ctrl-C ends the server without a traceback."""
     with running("--store", colour_store.root, "--no-builtin") as server:
         server.announced()
         server.end(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Who may do what: the file of keys, and what a request's header opens."""
+"""The file of API keys, and what a request's header allows."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ from service.key_file import (
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where no file of keys is yet, nor its directory."""
+    """A path whose file and directory do not exist."""
     return tmp_path / "config" / "keys.json"
 
 
@@ -31,8 +31,8 @@ def bearer(secret: str) -> str:
     return f"Bearer {secret}"
 
 
-def test_only_the_hash_of_a_key_is_kept(path: Path) -> None:
-    """The file, which its owner alone can read, holds nothing from which the key could be made."""
+def test_only_the_hash_of_a_key_is_stored(path: Path) -> None:
+    """The file holds the hash of a key and is readable by its owner alone."""
     secret = add_key(path, "deploy", ["manage"])
     assert len(secret) > 43
     assert secret not in path.read_text()
@@ -44,8 +44,8 @@ def test_only_the_hash_of_a_key_is_kept(path: Path) -> None:
     assert add_key(path, "other", ["manage"]) != secret
 
 
-def test_names_are_taken_once(path: Path) -> None:
-    """A second key of a name, and the removal of one that is not there, change nothing and say why."""
+def test_names_are_unique(path: Path) -> None:
+    """Adding a taken name or removing an unknown one raises KeyNameError and changes nothing."""
     add_key(path, "deploy", ["manage"])
     before = path.read_bytes()
     with pytest.raises(KeyNameError, match="deploy"):
@@ -57,15 +57,15 @@ def test_names_are_taken_once(path: Path) -> None:
     assert read_keys(path) == ()
 
 
-def test_last_key_that_predicts_opens_predicting(path: Path) -> None:
-    """Who removes it is told; the removal of others is no such thing."""
+def test_removing_the_last_predict_key_is_reported(path: Path) -> None:
+    """remove_key returns True only if everyone may predict afterwards."""
     for name, scope in (("app", "predict"), ("deploy", "manage"), ("other", "predict")):
         add_key(path, name, [scope])  # type: ignore[list-item]
     assert [remove_key(path, name) for name in ("app", "other", "deploy")] == [False, True, False]
 
 
-def test_whom_the_keys_let_in_is_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """At the start, so that a wrong path to the file is seen, and whenever it has changed."""
+def test_loaded_keys_are_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The number of keys per scope is logged at startup and after each change."""
     caplog.set_level(logging.INFO)
     keys = ApiKeys(path)
     for name, scopes in (("deploy", ["manage"]), ("app", ["predict", "manage"])):
@@ -80,10 +80,10 @@ def test_whom_the_keys_let_in_is_logged(path: Path, caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
-def test_file_that_others_can_write_is_refused(
+def test_file_that_others_can_write_is_rejected(
     path: Path, mode: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Anyone could have added a key of theirs: a start fails, and a service that runs goes on with what it has read before."""
+    """With a file that others can write to, a start fails and a running service keeps its keys."""
     secret = add_key(path, "app", ["predict"])
     keys = ApiKeys(path)
     path.chmod(mode)
@@ -96,8 +96,8 @@ def test_file_that_others_can_write_is_refused(
     assert keys.check(None, "predict") is None
 
 
-def test_file_of_another_user_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even one that only its owner can write to; what root owns is trusted, as the system itself is."""
+def test_file_of_another_user_is_rejected(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of another user is rejected, and one of root is accepted."""
     add_key(path, "app", ["predict"])
     owner = path.stat().st_uid
     monkeypatch.setattr("os.geteuid", lambda: owner + 1)
@@ -113,8 +113,8 @@ def test_file_of_another_user_is_refused(path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has other users' files")
 @pytest.mark.parametrize("mode", [0o600, 0o640])
-def test_root_changes_another_users_keys_and_leaves_them_theirs(path: Path, mode: int) -> None:
-    """Owner, group and mode stay, so that the service of that user reads them on; root's own service trusts none of it."""
+def test_root_changes_another_users_keys_and_keeps_their_owner(path: Path, mode: int) -> None:
+    """Owner, group and mode stay, and root's own service rejects the file."""
     add_key(path, "app", ["predict"])
     path.chmod(mode)
     os.chown(path, 12345, 23456)
@@ -128,8 +128,8 @@ def test_root_changes_another_users_keys_and_leaves_them_theirs(path: Path, mode
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for other users")
-def test_root_makes_keys_for_the_user_whose_directory_it_is(path: Path) -> None:
-    """Else the service of that user could not read them, and would not start."""
+def test_root_creates_keys_for_the_owner_of_the_directory(path: Path) -> None:
+    """A file that root creates belongs to the owner of its directory."""
     path.parent.mkdir()
     os.chown(path.parent, 12345, 23456)
     add_key(path, "deploy", ["manage"])
@@ -138,7 +138,7 @@ def test_root_makes_keys_for_the_user_whose_directory_it_is(path: Path) -> None:
 
 
 def test_mode_of_the_file_is_kept(path: Path) -> None:
-    """Whom its owner lets read it can read it on."""
+    """A change keeps the mode of the file."""
     add_key(path, "app", ["predict"])
     path.chmod(0o640)
     add_key(path, "deploy", ["manage"])
@@ -148,8 +148,8 @@ def test_mode_of_the_file_is_kept(path: Path) -> None:
 @pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can make a file of a group that it is not in"
 )
-def test_group_that_can_not_be_kept_is_said(path: Path) -> None:
-    """A change that would shut a group out is refused, with what to do, and leaves nothing behind."""
+def test_change_that_would_lose_the_group_is_rejected(path: Path) -> None:
+    """A change that cannot keep the file's group is rejected and leaves nothing behind."""
     add_key(path, "app", ["predict"])
     os.chown(path, -1, 23456)
     before = path.read_bytes()
@@ -163,7 +163,7 @@ def test_group_that_can_not_be_kept_is_said(path: Path) -> None:
 
 
 def test_without_keys_everyone_predicts_and_nobody_manages(path: Path) -> None:
-    """The routes that manage are shut, with the command that opens them; a header changes nothing in that."""
+    """Without keys, predicting needs none and managing is disabled."""
     keys = ApiKeys(path)
     for authorization in (None, bearer("resident_guess")):
         assert keys.check(authorization, "predict") is None
@@ -172,8 +172,8 @@ def test_without_keys_everyone_predicts_and_nobody_manages(path: Path) -> None:
         assert caught.value.code == "management_disabled"
 
 
-def test_key_opens_its_scopes_alone(path: Path) -> None:
-    """A key that is known and may not do this is told so; one with both scopes may do both."""
+def test_key_allows_only_its_scopes(path: Path) -> None:
+    """A key without the scope gets insufficient_scope, and one with both scopes may do both."""
     predict, manage = add_key(path, "app", ["predict"]), add_key(path, "deploy", ["manage"])
     both = add_key(path, "owner", ["manage", "predict"])
     keys = ApiKeys(path)
@@ -188,7 +188,7 @@ def test_key_opens_its_scopes_alone(path: Path) -> None:
 
 
 def test_manage_key_alone_leaves_predicting_open(path: Path) -> None:
-    """Only a key of scope predict makes predicting need one."""
+    """Predicting needs a key only if there is one with the scope predict."""
     add_key(path, "deploy", ["manage"])
     assert ApiKeys(path).check(None, "predict") is None
 
@@ -209,8 +209,8 @@ def test_manage_key_alone_leaves_predicting_open(path: Path) -> None:
         "Token {}",
     ],
 )
-def test_missing_and_wrong_keys_are_refused(path: Path, header: str | None) -> None:
-    """Whatever is not the key is a 401 that says what to send and repeats nothing of what came."""
+def test_missing_and_wrong_keys_are_rejected(path: Path, header: str | None) -> None:
+    """A missing or wrong key gets 401 with WWW-Authenticate and without the key in the answer."""
     secret = add_key(path, "app", ["predict", "manage"])
     given = header.format(secret) if header else header
     for scope in ("predict", "manage"):
@@ -220,16 +220,16 @@ def test_missing_and_wrong_keys_are_refused(path: Path, header: str | None) -> N
         assert secret not in str(caught.value)
 
 
-def test_scheme_is_written_as_one_likes(path: Path) -> None:
-    """RFC 9110: the scheme's case does not matter, the key's does."""
+def test_scheme_is_case_insensitive(path: Path) -> None:
+    """The scheme is case-insensitive (RFC 9110), the key is not."""
     secret = add_key(path, "app", ["predict"])
     assert ApiKeys(path).check(f"bearer  {secret} ", "predict") == "app"
     with pytest.raises(UnauthorizedError):
         ApiKeys(path).check(bearer(secret.upper()), "predict")
 
 
-def test_change_counts_at_once(path: Path) -> None:
-    """A key works from the moment it is made to the moment it is removed, without a restart."""
+def test_change_applies_immediately(path: Path) -> None:
+    """A key works from its creation to its removal, without a restart."""
     keys = ApiKeys(path)
     secret = add_key(path, "deploy", ["manage"])
     assert keys.check(bearer(secret), "manage") == "deploy"
@@ -240,10 +240,10 @@ def test_change_counts_at_once(path: Path) -> None:
 
 
 @pytest.mark.parametrize("slip", ["gone", "damaged"])
-def test_slip_with_the_file_changes_nothing(
+def test_deleted_or_damaged_file_keeps_the_old_keys(
     path: Path, slip: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file that is deleted or half saved neither opens nor shuts the service, and is logged once; a good file counts again."""
+    """A deleted or damaged file is logged once, and the old keys stay until it is valid again."""
     secret = add_key(path, "app", ["predict"])
     keys = ApiKeys(path)
     sound = path.read_bytes()
@@ -274,8 +274,8 @@ def test_slip_with_the_file_changes_nothing(
         b"\xff\xfe",
     ],
 )
-def test_file_that_is_damaged_is_an_error(path: Path, content: bytes) -> None:
-    """Neither the service nor a command takes a file that it does not understand for one without keys, or writes over it."""
+def test_damaged_file_is_an_error(path: Path, content: bytes) -> None:
+    """Neither a service nor a command accepts or overwrites a damaged file."""
     path.parent.mkdir()
     path.write_bytes(content)
     with pytest.raises(ApiKeysError, match=r"keys\.json"):
@@ -286,14 +286,14 @@ def test_file_that_is_damaged_is_an_error(path: Path, content: bytes) -> None:
 
 
 def test_directory_in_place_of_the_file_is_an_error(path: Path) -> None:
-    """What can not be opened is not the same as nothing."""
+    """A path that cannot be opened is an error, not an empty file."""
     path.mkdir(parents=True)
     with pytest.raises(ApiKeysError, match=r"keys\.json"):
         ApiKeys(path)
 
 
-def test_scopes_that_are_not_known_are_refused(path: Path) -> None:
-    """A newer file's scopes are not silently dropped."""
+def test_unknown_scopes_are_rejected(path: Path) -> None:
+    """A file with an unknown scope is rejected."""
     add_key(path, "deploy", ["manage"])
     document = json.loads(path.read_bytes())
     document["keys"][0]["scopes"] = ["everything"]
@@ -302,8 +302,8 @@ def test_scopes_that_are_not_known_are_refused(path: Path) -> None:
         read_keys(path)
 
 
-def test_file_lies_in_the_users_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    """XDG's variable counts before ~/.config."""
+def test_default_file_is_in_the_users_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """XDG_CONFIG_HOME wins over ~/.config."""
     monkeypatch.setenv("XDG_CONFIG_HOME", "/somewhere")
     assert default_key_file() == Path("/somewhere/resident/keys.json")
     monkeypatch.setenv("XDG_CONFIG_HOME", "")
@@ -311,10 +311,10 @@ def test_file_lies_in_the_users_configuration(monkeypatch: pytest.MonkeyPatch) -
     assert default_key_file() == Path("/home/ada/.config/resident/keys.json")
 
 
-def test_file_that_goes_between_two_looks_opens_nothing(
+def test_file_deleted_between_stat_and_read_keeps_the_old_keys(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It had changed when it was looked at, and was gone when it was read."""
+    """A file that is deleted between stat and read keeps the old keys."""
     secret = add_key(path, "app", ["predict"])
     keys = ApiKeys(path)
     path.unlink()

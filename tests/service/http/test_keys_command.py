@@ -1,4 +1,4 @@
-"""`python -m service keys`, and how the first word chooses a command; each as the process that a person runs."""
+"""`python -m service keys`, and how the first argument selects a command, as real processes."""
 
 import os
 import subprocess
@@ -23,8 +23,8 @@ def service(*arguments: object, **environment: str) -> subprocess.CompletedProce
     )
 
 
-def test_key_is_printed_once_and_then_listed_without_it(tmp_path: Path) -> None:
-    """`add` prints the key alone on its output, so that a script can take it; `list` and the file never show it again."""
+def test_key_is_printed_once(tmp_path: Path) -> None:
+    """`add` prints only the key, and neither `list` nor the file shows it again."""
     configuration = {"XDG_CONFIG_HOME": str(tmp_path)}
     made = service(
         "keys", "add", "deploy", "--scope", "manage", "--scope", "predict", **configuration
@@ -58,18 +58,18 @@ def test_key_is_printed_once_and_then_listed_without_it(tmp_path: Path) -> None:
         (["--keys", REPOSITORY / "README.md", "list"], "README.md", 1),
     ],
 )
-def test_slips_end_with_one_clear_line(
+def test_errors_end_with_an_exit_code(
     tmp_path: Path, arguments: list[object], expected: str, code: int
 ) -> None:
-    """A wrong word is code 2, a file that can not be used is code 1; neither is a traceback."""
+    """A wrong command is exit code 2 and an unusable file 1, without a traceback."""
     result = service("keys", *arguments, XDG_CONFIG_HOME=str(tmp_path))
     assert result.returncode == code, result.stderr
     assert expected in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_keys_without_a_home_say_so() -> None:
-    """A container's user may have no home: nothing is made under a directory named ~."""
+def test_missing_home_directory_is_an_error() -> None:
+    """Without a home directory, no directory named ~ is created."""
     result = service("keys", "--keys", "~/keys.json", "add", "x", "--scope", "manage")
     assert result.returncode == 1
     assert "SERVICE_KEYS" in result.stderr
@@ -80,10 +80,10 @@ def test_keys_without_a_home_say_so() -> None:
     ("content", "mode", "expected"),
     [("{", 0o600, "JSON"), ("{}", 0o666, "chmod go-w")],
 )
-def test_service_does_not_start_with_keys_that_it_can_not_use(
+def test_service_does_not_start_with_unusable_keys(
     tmp_path: Path, content: str, mode: int, expected: str
 ) -> None:
-    """It would be open to all, or shut to all, or to whom another wants; either way not as the operator wants it."""
+    """A damaged or untrusted file of keys is exit code 2."""
     (tmp_path / "keys.json").write_text(content)
     (tmp_path / "keys.json").chmod(mode)
     result = service("--port", 0, "--keys", tmp_path / "keys.json")
@@ -93,8 +93,8 @@ def test_service_does_not_start_with_keys_that_it_can_not_use(
     assert "Traceback" not in result.stderr
 
 
-def test_serve_is_what_no_word_means() -> None:
-    """`python -m service serve --flag` is `python -m service --flag`."""
+def test_serve_is_the_default_command() -> None:
+    """`python -m service serve` is `python -m service`."""
     spelled, plain = (service(*word, "--help") for word in (["serve"], []))
     assert spelled.returncode == plain.returncode == 0
     assert spelled.stdout == plain.stdout
@@ -103,7 +103,7 @@ def test_serve_is_what_no_word_means() -> None:
 
 
 def test_keys_is_accepted_before_and_after_the_command(tmp_path: Path) -> None:
-    """--keys names the file wherever it stands."""
+    """--keys is accepted before and after the command."""
     path = tmp_path / "keys.json"
     for arguments in (["--keys", path, "list"], ["list", "--keys", path]):
         assert service("keys", "--keys", path, "add", "x", "--scope", "manage").returncode == 0
@@ -117,10 +117,13 @@ def test_version_is_printed() -> None:
     assert (result.returncode, result.stdout.strip().rpartition(" ")[2]) == (0, __version__)
 
 
-def test_commands_pay_for_their_own_imports_alone() -> None:
-    """Serving does not import the other commands, and they import neither the web framework nor the runtime."""
-    code = "import sys; sys.argv = ['service', {!r}, '--help']\ntry:\n import service.__main__ as m; m.main()\n"
-    code += "except SystemExit:\n print('LOADED', *sys.modules)"
+def test_commands_import_only_what_they_need() -> None:
+    """--help imports no web framework, and keys imports no runtime."""
+    code = (
+        "import sys; sys.argv = ['service', {!r}, '--help']\n"
+        "try:\n import service.__main__ as m; m.main()\n"
+        "except SystemExit:\n print('LOADED', *sys.modules)"
+    )
     loaded = {}
     for command in ("serve", "keys"):
         done = subprocess.run(

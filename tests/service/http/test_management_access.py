@@ -1,4 +1,4 @@
-"""Who may change what serves: over real HTTP, with keys that a real command would make."""
+"""Which keys may manage versions, over real HTTP."""
 
 import httpx
 import pytest
@@ -22,18 +22,18 @@ ROUTES = [
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_routes_are_shut_where_no_key_may_manage(
+def test_management_is_disabled_without_a_manage_key(
     client: httpx.Client, method: str, path: str
 ) -> None:
-    """As the service starts nobody changes what serves over HTTP, and the answer names the command that opens it."""
+    """Without a manage key every route is 403 and names the command that creates one."""
     for headers in ({}, {"Authorization": "Bearer resident_guess"}):
         response = client.request(method, path, headers=headers)
         check_problem(response, 403, "management_disabled")
         assert "python -m service keys add NAME --scope manage" in response.json()["detail"]
 
 
-def test_every_route_asks_for_the_key_before_all_else(store: ModelStore) -> None:
-    """Without the right key nothing changes and nothing is told: neither of models that are missing nor of bad names or bodies."""
+def test_every_route_checks_the_key_first(store: ModelStore) -> None:
+    """Without the right key, model, version and body do not matter and nothing changes."""
     publish(store)
     publish(store)
     store.promote(MODEL, 1)
@@ -66,8 +66,8 @@ def test_every_route_asks_for_the_key_before_all_else(store: ModelStore) -> None
 
 
 @pytest.mark.parametrize("path", [f"{BASE}/aliases/canary", "/v1/predict"])
-def test_body_of_an_unauthorised_request_is_never_read(store: ModelStore, path: str) -> None:
-    """The refusal comes while the client still waits to be asked for its body."""
+def test_body_of_an_unauthorised_request_is_not_read(store: ModelStore, path: str) -> None:
+    """The rejection arrives before the client has sent its body."""
     publish(store)
     with operating(store) as operator, operator.server.connect() as connection:
         add_key(operator.keys, "app", ["predict"])
@@ -76,8 +76,8 @@ def test_body_of_an_unauthorised_request_is_never_read(store: ModelStore, path: 
         assert read_response(connection).status_code == 401
 
 
-def test_keys_count_without_a_restart(store: ModelStore) -> None:
-    """A key that is removed opens nothing from then on, one that is added opens at once, for predicting too."""
+def test_keys_apply_without_a_restart(store: ModelStore) -> None:
+    """Added and removed keys apply immediately, for predicting too."""
     publish(store)
     with operating(store) as operator:
         operator.done("versions/1/load")

@@ -1,4 +1,4 @@
-"""What is wished of a model, by its versions and the moves of its alias."""
+"""The desired versions of a model, by its versions and the moves of its aliases."""
 
 import shutil
 
@@ -12,7 +12,7 @@ from service.versions.desired_versions import DesiredVersions, DesiredVersionsRe
 ROLLBACK = 0
 
 
-def read_wish(store: ModelStore, model: str) -> DesiredVersions:
+def read_desired(store: ModelStore, model: str) -> DesiredVersions:
     return DesiredVersionsReader(store).read(model, store.contents()[model])
 
 
@@ -31,7 +31,7 @@ def read_wish(store: ModelStore, model: str) -> DesiredVersions:
 def test_candidates_follow_the_alias(
     store: ModelStore, moves: list[int], expected: tuple[int, ...]
 ) -> None:
-    """Without an alias every version counts, newest first; with one those that it named and was not rolled back from."""
+    """Without an alias all versions are candidates, else those that rollbacks would lead to."""
     for _ in range(3):
         publish(store)
     for move in moves:
@@ -39,52 +39,52 @@ def test_candidates_follow_the_alias(
             store.rollback(MODEL)
         else:
             store.promote(MODEL, move)
-    wish = read_wish(store, MODEL)
-    assert wish.candidates == expected
-    assert wish.versions == (1, 2, 3)
+    desired = read_desired(store, MODEL)
+    assert desired.candidates == expected
+    assert desired.versions == (1, 2, 3)
 
 
-def test_version_that_is_gone_is_wished_only_where_the_alias_points(store: ModelStore) -> None:
-    """Of versions that were deleted the one that production names stays in the wish, so that its error is seen."""
+def test_deleted_version_is_desired_only_if_the_alias_points_to_it(store: ModelStore) -> None:
+    """Of the deleted versions, only the one that production names stays a candidate."""
     for _ in range(3):
         publish(store)
     for number in (1, 2, 3):
         store.promote(MODEL, number)
     for number in (1, 3):
         shutil.rmtree(store.root / MODEL / str(number))
-    assert read_wish(store, MODEL).candidates == (3, 2)
+    assert read_desired(store, MODEL).candidates == (3, 2)
 
 
-def test_wish_is_the_same_until_something_moves(store: ModelStore) -> None:
-    """Reading twice gives equal wishes; a version, a move, and a promotion of the same version again each make another."""
+def test_desired_versions_change_with_versions_and_moves(store: ModelStore) -> None:
+    """A new version and every move of an alias change the desired versions."""
     publish(store)
-    wishes = [read_wish(store, MODEL)]
+    readings = [read_desired(store, MODEL)]
     publish(store)
-    wishes.append(read_wish(store, MODEL))
+    readings.append(read_desired(store, MODEL))
     for _ in range(2):
         store.promote(MODEL, 2)
-        wishes.append(read_wish(store, MODEL))
-    assert len(set(wishes)) == 4
-    assert read_wish(store, MODEL) == wishes[-1]
+        readings.append(read_desired(store, MODEL))
+    assert len(set(readings)) == 4
+    assert read_desired(store, MODEL) == readings[-1]
 
 
-def test_layers_tell_equal_numbers_apart(store: ModelStore) -> None:
-    """Version 1 as it was published is not the version 1 that ships with the project."""
+def test_layers_are_distinguished(store: ModelStore) -> None:
+    """The published version 1 and the built-in version 1 are different desired versions."""
     builtin = make_store(store.root.parent / "builtin")
     publish(builtin)
     layered = ModelStore(store.root, builtin.root)
-    before = read_wish(layered, MODEL)
+    before = read_desired(layered, MODEL)
     publish(layered)
-    after = read_wish(layered, MODEL)
+    after = read_desired(layered, MODEL)
     assert (before.layer, after.layer) == ("built-in", "published")
     assert before.candidates == after.candidates
     assert before != after
 
 
-def test_wish_that_can_not_be_read_is_an_error(store: ModelStore) -> None:
-    """A damaged alias is no wish for the newest version."""
+def test_damaged_alias_is_an_error(store: ModelStore) -> None:
+    """A damaged alias raises AliasError instead of selecting the newest version."""
     publish(store)
     store.promote(MODEL, 1)
     (store.root / MODEL / "aliases" / "production" / "00000001.json").write_text("{")
     with pytest.raises(AliasError):
-        read_wish(store, MODEL)
+        read_desired(store, MODEL)

@@ -1,4 +1,4 @@
-"""Versions on their way out."""
+"""Versions that drain and close."""
 
 import os
 import platform
@@ -13,10 +13,10 @@ from model_store.store import ModelStore
 
 
 @pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can be told to give back"
+    platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can return memory on request"
 )
-def test_memory_goes_back_when_a_version_has_gone(colour_store: ModelStore) -> None:
-    """64 MB that are free in the heap are resident while the version still has a lease, and not once it is gone."""
+def test_memory_is_returned_when_a_version_closes(colour_store: ModelStore) -> None:
+    """64 MB of free heap are returned after a version has closed, not before."""
     code = """if True:
         import sys
         from pathlib import Path

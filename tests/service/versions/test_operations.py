@@ -1,4 +1,4 @@
-"""The routes that change what serves: over real HTTP, from a real process, with keys that a real command would make."""
+"""The management routes, over real HTTP and in a real process."""
 
 import asyncio
 import os
@@ -11,9 +11,16 @@ import pytest
 from asgi_application import RawClient, started, until
 from colour_model import MODEL, alter, labels, plain, publish, publish_deviating
 from http_problems import check_problem
-from operating import BASE, Operator, operating, settled, states
+from operating import (
+    BASE,
+    Operator,
+    eventually,
+    operating,
+    publish_other,
+    settled,
+    states,
+)
 from server_process import PATIENCE_SECONDS, running
-from test_watcher import eventually, publish_other
 from unprivileged import unprivileged
 
 from model_store.manifest import MANIFEST_NAME
@@ -24,13 +31,13 @@ from service.versions.loading import prove_version
 from service.versions.registry import RegistryChange
 
 RED = plain("red")
-HANGS_SECONDS = 10.0  # less than a test's patience
+HANGS_SECONDS = 10.0
 READ_ONLY = Path("/sys/kernel")
 """A directory in which not even root can make a file."""
 
 
-def test_load_and_unload_hold_on_this_replica(store: ModelStore) -> None:
-    """A version is there for those who name it, or not there, through looks at the store, until the hold is taken back."""
+def test_load_and_unload_last_until_released(store: ModelStore) -> None:
+    """A loaded or unloaded version stays so through reconciliations until it is released."""
     publish(store)
     store.promote(MODEL, 1)
     publish_other(store)
@@ -49,7 +56,7 @@ def test_load_and_unload_hold_on_this_replica(store: ModelStore) -> None:
             ["white"],
             1,
         )
-        publish(store)  # something for the next looks to follow
+        publish(store)  # the next reconciliation has something to do
         store.promote(MODEL, 3)
         eventually(operator.version, 3)
         assert states(operator.client.get(BASE).json())[2] == "ready"
@@ -66,8 +73,8 @@ def test_load_and_unload_hold_on_this_replica(store: ModelStore) -> None:
     assert store.aliases(MODEL).version("production") == 3
 
 
-def test_hold_on_a_version_that_is_gone_is_taken_back(store: ModelStore) -> None:
-    """What the store no longer has can still be left to the policy; a second time there is nothing left to leave."""
+def test_deleted_version_can_be_released_once(store: ModelStore) -> None:
+    """A deleted version can be released, and is not found afterwards."""
     publish(store)
     publish(store)
     store.promote(MODEL, 1)
@@ -80,7 +87,7 @@ def test_hold_on_a_version_that_is_gone_is_taken_back(store: ModelStore) -> None
 
 
 def test_last_version_is_not_unloaded(store: ModelStore) -> None:
-    """What this replica is ready by stays, and the answer says what to do."""
+    """The last version that readiness depends on is not unloaded."""
     publish(store)
     with operating(store) as operator:
         check_problem(operator.post("versions/1/unload"), 409, "last_version")
@@ -91,7 +98,7 @@ def test_last_version_is_not_unloaded(store: ModelStore) -> None:
 
 
 def test_promotion_and_rollback_are_events_in_the_store(store: ModelStore) -> None:
-    """The version answers when the route does, and the history says which key did it and why; so every replica follows."""
+    """Promotions and rollbacks record key and reason, and a second replica follows them."""
     publish(store)
     publish_other(store)
     store.promote(MODEL, 1)
@@ -121,10 +128,10 @@ def test_promotion_and_rollback_are_events_in_the_store(store: ModelStore) -> No
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("path", ["rollback", "versions/2/unload"])
-async def test_who_left_while_waiting_changes_nothing(
+async def test_client_that_disconnects_while_waiting_changes_nothing(
     store: ModelStore, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    """A client that gave up before its turn may ask again: a rollback that was made all the same would then be made twice."""
+    """A client that disconnects before its turn changes nothing, so that it can retry."""
     for number in (1, 2):
         publish(store)
         store.promote(MODEL, number)
@@ -157,13 +164,15 @@ async def test_who_left_while_waiting_changes_nothing(
 async def test_changes_wait_in_order_and_take_no_threads(
     store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many wait for one that takes long: others still find a thread, and each is made in the order in which it came."""
+    """Waiting changes run in order and occupy no threads."""
     for _ in range(2):
         publish(store)
     store.promote(MODEL, 1)
     keys, gate = store.root.parent / "keys.json", threading.Event()
     header = {"authorization": f"Bearer {add_key(keys, 'deploy', ['manage'])}"}
-    more_than_threads = min(32, (os.cpu_count() or 1) + 4) + 1  # of an event loop's executor
+    more_than_threads = (
+        min(32, (os.cpu_count() or 1) + 4) + 1
+    )  # threads of an event loop's executor
     async with started(store.root, keys=keys) as application:
 
         def wait(change: RegistryChange, name: str, number: int) -> None:
@@ -177,7 +186,7 @@ async def test_changes_wait_in_order_and_take_no_threads(
             client.send_body(f'{{"why": "{number}"}}'.encode())
             requests.append(asyncio.create_task(client.request(application.app)))
             await until(client.messages.empty)
-        for _ in range(1000):  # who waits for nothing gets to a thread
+        for _ in range(1000):  # requests that wait for nothing reach a thread
             await asyncio.sleep(0)
         try:
             async with asyncio.timeout(HANGS_SECONDS):
@@ -191,8 +200,8 @@ async def test_changes_wait_in_order_and_take_no_threads(
     ]
 
 
-def test_alias_of_the_policy_moves_what_serves(store: ModelStore) -> None:
-    """A replica that follows canary serves what a move of it names, whatever production says."""
+def test_alias_of_the_policy_selects_the_version(store: ModelStore) -> None:
+    """A replica that follows canary serves the version of canary."""
     for _ in range(3):
         publish(store)
     store.promote(MODEL, 1)
@@ -204,8 +213,8 @@ def test_alias_of_the_policy_moves_what_serves(store: ModelStore) -> None:
         assert (detail["version"], detail["version_policy"]) == (3, "alias:canary")
 
 
-def test_version_that_can_not_be_proven_is_not_promoted(store: ModelStore) -> None:
-    """The move is refused before it is written, with the reason; neither is it loaded by hand. What serves goes on."""
+def test_version_that_fails_its_proof_is_not_promoted(store: ModelStore) -> None:
+    """A version that fails its proof is neither promoted nor loaded."""
     publish(store)
     store.promote(MODEL, 1)
     publish_deviating(store)
@@ -224,8 +233,8 @@ def test_version_that_can_not_be_proven_is_not_promoted(store: ModelStore) -> No
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("name", ["model.onnx", MANIFEST_NAME, "golden"])
-async def test_version_that_can_not_be_read_is_no_conflict(store: ModelStore, name: str) -> None:
-    """Trouble with the disk is not the version's fault: 503, no mark on it, and the same call works once the trouble is over."""
+async def test_unreadable_version_is_not_ready(store: ModelStore, name: str) -> None:
+    """An unreadable version is a 503 that leaves no mark, and the same call works later."""
     publish(store)
     publish(store)
     store.promote(MODEL, 1)
@@ -250,8 +259,8 @@ async def test_version_that_can_not_be_read_is_no_conflict(store: ModelStore, na
     assert store.aliases(MODEL).version("production") == 1
 
 
-def test_rollback_to_a_version_that_can_not_be_proven_is_not_written(store: ModelStore) -> None:
-    """It would change the alias and not what serves."""
+def test_rollback_to_a_failing_version_is_not_written(store: ModelStore) -> None:
+    """A rollback to a version that fails does not move the alias."""
     publish(store)
     publish(store)
     store.promote(MODEL, 1)
@@ -264,10 +273,10 @@ def test_rollback_to_a_version_that_can_not_be_proven_is_not_written(store: Mode
 
 
 @pytest.mark.anyio
-async def test_rollback_of_what_another_has_rolled_back_meanwhile_is_refused(
+async def test_concurrent_rollback_is_rejected(
     store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would lead to a version that was not proven here, one further back than anyone wished."""
+    """A rollback is rejected if the alias moved after its version was proven."""
     for number in (1, 2, 3):
         publish(store)
         store.promote(MODEL, number)
@@ -285,8 +294,8 @@ async def test_rollback_of_what_another_has_rolled_back_meanwhile_is_refused(
     assert store.aliases(MODEL).version("production") == 2
 
 
-def test_promotion_takes_back_that_the_version_was_unloaded(store: ModelStore) -> None:
-    """Who promotes a version wants it to serve, here too."""
+def test_promotion_undoes_an_unload(store: ModelStore) -> None:
+    """Promoting a version that was unloaded here makes it serve here."""
     publish(store)
     publish(store)
     store.promote(MODEL, 1)
@@ -327,10 +336,10 @@ def test_promotion_takes_back_that_the_version_was_unloaded(store: ModelStore) -
         ("GET", f"{BASE}/versions/1/load", None, 405, "method_not_allowed"),
     ],
 )
-def test_what_can_not_be_done_is_a_clear_problem(
+def test_invalid_operations_have_a_code_and_change_nothing(
     operator: Operator, method: str, path: str, body: bytes | None, status: int, code: str
 ) -> None:
-    """A slip of an operator is told as such, and changes nothing."""
+    """Each invalid operation has its status and code and changes nothing."""
     check_problem(operator.client.request(method, path, content=body), status, code)
     assert states(operator.client.get(BASE).json()) == {1: "ready"}
     assert operator.client.get(BASE).json()["aliases"] == {}
@@ -338,7 +347,7 @@ def test_what_can_not_be_done_is_a_clear_problem(
 
 @pytest.fixture(scope="module")
 def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    """One server for what changes nothing."""
+    """One server for the operations that change nothing."""
     root = tmp_path_factory.mktemp("operator") / "store"
     root.mkdir()
     store = ModelStore(root, builtin_root=None)
@@ -348,8 +357,8 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
 
 
 @pytest.mark.skipif(not READ_ONLY.is_dir(), reason="this system has no /sys")
-def test_store_that_can_not_be_written_is_said(store: ModelStore) -> None:
-    """A replica with its store mounted read-only serves, loads and unloads, and says where aliases are to be moved."""
+def test_read_only_store_is_reported(store: ModelStore) -> None:
+    """With a read-only store, a replica loads and unloads and rejects moves with a hint."""
     publish(store)
     publish(store)
     store.promote(MODEL, 1)
@@ -362,8 +371,8 @@ def test_store_that_can_not_be_written_is_said(store: ModelStore) -> None:
         assert operator.version() == 1
 
 
-def test_built_in_model_has_no_aliases_to_move(store: ModelStore) -> None:
-    """What ships with the project is promoted by nobody; it says so, and changes nothing."""
+def test_built_in_model_has_no_aliases(store: ModelStore) -> None:
+    """A built-in model is neither promoted nor rolled back."""
     with operating(store, "--builtin") as operator:
         path = f"/v1/models/{BUILTIN_DEFAULT_MODEL}"
         check_problem(operator.client.post(f"{path}/versions/1/promote"), 409, "alias_not_moved")

@@ -1,4 +1,4 @@
-"""Which models a replica must serve to be ready, and what is said of those that there are not."""
+"""Which models must serve for a replica to be ready."""
 
 import logging
 import shutil
@@ -21,7 +21,7 @@ Make = Callable[..., Registry]
 
 @pytest.fixture
 def make(store: ModelStore, request: pytest.FixtureRequest) -> Make:
-    """A registry over the store, loaded."""
+    """Create and reconcile a registry."""
 
     def make(required: Sequence[str] | None = None, default: str | None = None) -> Registry:
         options = EngineOptions(SessionOptions(), max_batch_size=8)
@@ -48,14 +48,14 @@ def make(store: ModelStore, request: pytest.FixtureRequest) -> Make:
         (["one"], "absent", False),
     ],
 )
-def test_ready_is_who_serves_what_is_required(
+def test_replica_is_ready_if_required_models_serve(
     store: ModelStore,
     make: Make,
     required: Sequence[str] | None,
     default: str | None,
     ready: object,
 ) -> None:
-    """Unset, a model that could not be proven at the start is not required; one that a setting names is, though it be absent."""
+    """Models of settings are required, and else those that serve after startup."""
     publish(store, "one")
     publish(store, "two")
     publish_deviating(store, "broken")
@@ -63,29 +63,27 @@ def test_ready_is_who_serves_what_is_required(
 
 
 @pytest.mark.parametrize("required", [None, ()])
-def test_without_any_model_no_replica_is_ready(make: Make, required: Sequence[str] | None) -> None:
-    """At least one serves, whatever is required."""
+def test_replica_without_models_is_not_ready(make: Make, required: Sequence[str] | None) -> None:
+    """At least one model must serve."""
     assert not make(required).ready
 
 
-def test_required_model_that_is_gone_from_the_store_serves_on(
-    store: ModelStore, make: Make
-) -> None:
-    """What a person named stays, what was only found at the start is deleted by whom it belongs to; ready are both."""
+def test_deleted_model_serves_on_only_if_a_setting_names_it(store: ModelStore, make: Make) -> None:
+    """A deleted model serves on if a setting names it, and is removed else."""
     publish(store, "one")
     publish(store, "two")
-    named, found = make(["one"]), make()
+    named, unnamed = make(["one"]), make()
     shutil.rmtree(store.root / "one")
-    for registry, served in ((named, ["one", "two"]), (found, ["two"])):
+    for registry, served in ((named, ["one", "two"]), (unnamed, ["two"])):
         reconcile(registry)
         assert (registry.ready, sorted(registry.models)) == (True, served)
     assert named.models["one"].state == "unloading"
 
 
-def test_names_in_vain_are_logged_once_with_the_models_there_are(
+def test_missing_models_are_logged_once(
     store: ModelStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A slip in a setting of one model is a warning; where readiness waits for the model it is an error."""
+    """A missing model is an error if readiness depends on it, and a warning else."""
     publish(store, "one")
     publish(store, "two")
     required = RequiredModels("absent", ["one", "missing"], ["two", "twoo"])
@@ -111,8 +109,8 @@ def test_names_in_vain_are_logged_once_with_the_models_there_are(
 
 
 @pytest.mark.anyio
-async def test_names_in_vain_are_shown_until_the_model_comes(store: ModelStore) -> None:
-    """Readiness has the reason, as of everything that does not serve; a slip in SERVICE_MODELS makes no replica unready."""
+async def test_missing_models_are_shown_until_published(store: ModelStore) -> None:
+    """Readiness shows a missing model until it is published."""
     publish(store)
     async with started(
         store.root, models={"late": {"instances": 1}}, required_models=MODEL, store_poll_seconds=0
@@ -126,8 +124,8 @@ async def test_names_in_vain_are_shown_until_the_model_comes(store: ModelStore) 
         assert (await application.client.get("/health/ready")).json() == {"status": "ready"}
 
 
-def test_required_model_that_is_absent_is_said_at_the_start(store: ModelStore) -> None:
-    """On the terminal, in the log and in readiness, which waits for it."""
+def test_missing_required_model_is_reported_at_startup(store: ModelStore) -> None:
+    """A missing required model is on the terminal, in the log and in readiness."""
     publish(store)
     arguments = (
         "--store",

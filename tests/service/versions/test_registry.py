@@ -1,4 +1,4 @@
-"""Which version serves, why others do not, and when one may be closed."""
+"""Which version serves, why others do not, and when a version closes."""
 
 import asyncio
 import threading
@@ -34,7 +34,7 @@ Load = Callable[..., Registry]
 
 @pytest.fixture
 def load(request: pytest.FixtureRequest) -> Load:
-    """Load a store's models and unload them at the end."""
+    """Reconcile a store's models and unload them at the end."""
 
     def load(store: ModelStore, default_model: str | None = None) -> Registry:
         registry = Registry(store, options, default_model)
@@ -46,7 +46,7 @@ def load(request: pytest.FixtureRequest) -> Load:
 
 
 def test_latest_version_serves_without_an_alias(store: ModelStore, load: Load) -> None:
-    """A model that nobody promoted is served at its highest number: 10 comes after 9."""
+    """Without an alias the highest number serves, and 10 is higher than 9."""
     for _ in range(10):
         publish(store)
     registry = load(store)
@@ -55,7 +55,7 @@ def test_latest_version_serves_without_an_alias(store: ModelStore, load: Load) -
 
 
 def test_production_serves_before_the_latest(store: ModelStore, load: Load) -> None:
-    """A promoted version is served although a newer one lies there."""
+    """A promoted version serves although a newer one exists."""
     publish(store)
     publish(store)
     store.promote(MODEL, 1)
@@ -63,10 +63,8 @@ def test_production_serves_before_the_latest(store: ModelStore, load: Load) -> N
 
 
 @pytest.mark.parametrize("spoil", ["altered", "deviating"])
-def test_version_that_fails_is_not_served_but_the_one_before(
-    store: ModelStore, load: Load, spoil: str
-) -> None:
-    """Without an alias, a latest version that fails verification or proof gives way to the one before it, with its reason kept."""
+def test_version_before_a_failed_one_serves(store: ModelStore, load: Load, spoil: str) -> None:
+    """Without an alias, the version before a failed one serves, and the failure has a reason."""
     publish(store)
     number = publish(store) if spoil == "altered" else publish_deviating(store)
     if spoil == "altered":
@@ -77,10 +75,8 @@ def test_version_that_fails_is_not_served_but_the_one_before(
     assert registry.ready
 
 
-def test_promoted_version_that_fails_gives_way_to_the_one_promoted_before(
-    store: ModelStore, load: Load
-) -> None:
-    """With a history, what production pointed to before serves; a version that was never promoted does not."""
+def test_version_promoted_before_a_failed_one_serves(store: ModelStore, load: Load) -> None:
+    """If promoted versions fail, the last promoted one that passes serves."""
     for _ in range(3):
         publish(store)
     publish_deviating(store)
@@ -93,7 +89,7 @@ def test_promoted_version_that_fails_gives_way_to_the_one_promoted_before(
 
 
 def test_version_that_was_rolled_back_does_not_serve_again(store: ModelStore, load: Load) -> None:
-    """A rollback takes a version out of the wish: it is not what serves when the one before fails."""
+    """A version that was rolled back is no candidate."""
     publish(store)
     publish(store)
     store.promote(MODEL, 1)
@@ -105,10 +101,8 @@ def test_version_that_was_rolled_back_does_not_serve_again(store: ModelStore, lo
     assert not registry.ready
 
 
-def test_promoted_version_that_is_gone_is_an_error_with_a_reason(
-    store: ModelStore, load: Load
-) -> None:
-    """An alias that points to a deleted version is reported, and the version promoted before it serves."""
+def test_deleted_promoted_version_is_an_error(store: ModelStore, load: Load) -> None:
+    """A deleted promoted version is an error, and the one promoted before serves."""
     publish(store)
     publish(store)
     store.promote(MODEL, 1)
@@ -141,10 +135,10 @@ def not_a_model(store: ModelStore) -> None:
 @pytest.mark.parametrize(
     "publish_broken", [wrong_classes, aliases_are_a_file, damaged_event, not_a_model]
 )
-def test_broken_model_takes_no_other_with_it(
+def test_broken_model_does_not_affect_others(
     store: ModelStore, load: Load, publish_broken: Callable[[ModelStore], None]
 ) -> None:
-    """However one model is broken, loading goes on to the next, and the broken one stands in state error."""
+    """A broken model is in state error, and the others serve."""
     publish_broken(store)
     publish(store)
     registry = load(store)
@@ -159,7 +153,7 @@ def test_broken_model_takes_no_other_with_it(
 
 
 def test_unreadable_store_is_recorded(tmp_path: Path, load: Load) -> None:
-    """A root that can not be listed leaves a process that is up, not ready, and says why."""
+    """An unreadable store leaves a registry that is not ready and has a reason."""
     registry = load(ModelStore(tmp_path / "nowhere", builtin_root=None))
     assert not registry.ready
     assert registry.error
@@ -167,8 +161,8 @@ def test_unreadable_store_is_recorded(tmp_path: Path, load: Load) -> None:
         registry.find(None)
 
 
-def test_store_without_models_is_not_ready(store: ModelStore, load: Load) -> None:
-    """An empty store is readable, but there is nothing to send traffic for: a named model does not exist."""
+def test_empty_store_is_not_ready(store: ModelStore, load: Load) -> None:
+    """An empty store is loaded but not ready, and a named model does not exist."""
     registry = load(store)
     assert registry.loaded
     assert not registry.ready
@@ -176,10 +170,8 @@ def test_store_without_models_is_not_ready(store: ModelStore, load: Load) -> Non
         registry.find("absent")
 
 
-def test_one_model_that_can_not_be_proven_leaves_the_service_ready(
-    store: ModelStore, load: Load
-) -> None:
-    """A bad publish and a restart must not take every replica down; only a default model that was named has to serve."""
+def test_failing_model_leaves_the_service_ready(store: ModelStore, load: Load) -> None:
+    """Only a configured default model must serve."""
     publish(store)
     publish_deviating(store, "other")
     registry = load(store)
@@ -193,14 +185,14 @@ def test_one_model_that_can_not_be_proven_leaves_the_service_ready(
 
 @pytest.fixture
 def layered(tmp_path: Path) -> ModelStore:
-    """An empty store over a model that ships with the project."""
+    """An empty store over a built-in model."""
     builtin = make_store(tmp_path / "builtin")
     publish(builtin, BUILTIN_DEFAULT_MODEL)
     return make_store(tmp_path / "store", builtin.root)
 
 
 def test_published_model_hides_the_built_in_one(layered: ModelStore, load: Load) -> None:
-    """A published model of the built-in one's name is what serves."""
+    """A published model hides the built-in one of its name."""
     publish(layered, BUILTIN_DEFAULT_MODEL)
     publish(layered, BUILTIN_DEFAULT_MODEL)
     registry = load(layered)
@@ -220,7 +212,7 @@ def test_published_model_hides_the_built_in_one(layered: ModelStore, load: Load)
 def test_default_model(
     layered: ModelStore, load: Load, published: list[str], wanted: str | None, expected: str
 ) -> None:
-    """The default is the one that was set, else the only published model, else the built-in one where none is published."""
+    """The configured model is the default, else the only published one, else the built-in one."""
     for name in published:
         publish(layered, name)
     registry = load(layered, wanted)
@@ -229,7 +221,7 @@ def test_default_model(
 
 
 def test_two_published_models_have_no_default(layered: ModelStore, load: Load) -> None:
-    """Which of two published models /v1/predict means is for the operator to say, not for us to guess."""
+    """With two published models there is no default."""
     publish(layered, "one")
     publish(layered, "two")
     registry = load(layered)
@@ -243,7 +235,7 @@ def test_two_published_models_have_no_default(layered: ModelStore, load: Load) -
 def test_default_model_that_does_not_serve_is_not_replaced(
     layered: ModelStore, load: Load, healthy: list[str]
 ) -> None:
-    """A published model that fails its proof does not hand its callers to another model: they would get wrong labels with a 200."""
+    """No other model answers for a default model that fails."""
     publish_deviating(layered, "mine")
     for name in healthy:
         publish(layered, name)
@@ -252,7 +244,7 @@ def test_default_model_that_does_not_serve_is_not_replaced(
 
 
 def test_nothing_is_found_before_the_models_are_loaded(store: ModelStore) -> None:
-    """A request that comes while models load is told to wait, also one for the default model."""
+    """Before the models are loaded, every request is not ready."""
     publish(store)
     registry = Registry(store, options)
     for name in (None, MODEL):
@@ -263,7 +255,7 @@ def test_nothing_is_found_before_the_models_are_loaded(store: ModelStore) -> Non
 def test_default_model_is_not_ready_while_it_loads(
     store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the listing of the models and their loading, /v1/predict is not ready rather than unknown."""
+    """While the default model loads, it is not ready rather than unknown."""
     publish(store)
     registry = Registry(store, options)
     errors: list[Exception] = []
@@ -279,8 +271,8 @@ def test_default_model_is_not_ready_while_it_loads(
     assert [type(error) for error in errors] == [NotReadyError]
 
 
-def test_lease_holds_a_version_open_through_close(store: ModelStore) -> None:
-    """Unloading waits for the lease: the version answers until it is back, and only then is its batcher closed."""
+def test_lease_keeps_a_version_open_through_close(store: ModelStore) -> None:
+    """A leased version answers until the lease is returned, and only then closes."""
     publish(store)
     registry = Registry(store, options)
     reconcile(registry)
@@ -312,8 +304,8 @@ def test_lease_holds_a_version_open_through_close(store: ModelStore) -> None:
 
 
 @pytest.mark.anyio
-async def test_models_route_shows_what_serves_and_why_others_do_not(store: ModelStore) -> None:
-    """GET /v1/models/{model} has the serving version, where the aliases point, and each failed version's reason without a path."""
+async def test_model_route_shows_versions_and_reasons(store: ModelStore) -> None:
+    """The route shows the serving version, the aliases and a reason per failed version."""
     publish(store)
     publish_deviating(store)
     publish(store)
@@ -345,7 +337,7 @@ async def test_models_route_shows_what_serves_and_why_others_do_not(store: Model
 
 @pytest.mark.anyio
 async def test_model_without_a_proven_version_answers_503(store: ModelStore) -> None:
-    """Nothing that serves: predictions and readiness are 503 with a reason, and liveness is not touched."""
+    """A model without a proven version is 503 for predictions and readiness, not for liveness."""
     publish_deviating(store)
     async with started(store.root) as application:
         predict = await application.client.post(f"/v1/models/{MODEL}/predict", content=plain("red"))
@@ -363,7 +355,7 @@ async def test_model_without_a_proven_version_answers_503(store: ModelStore) -> 
     )
 
 
-def test_weights_tell_the_colours_apart() -> None:
-    """The model of these tests is one in which every colour's best class is its own."""
+def test_weights_distinguish_the_colours() -> None:
+    """The model of these tests prefers each colour's own class."""
     colours = np.array([[255, 0, 0], [0, 255, 255]], np.float32)
     assert (colours @ WEIGHTS).argmax(axis=1).tolist() == [0, 4]

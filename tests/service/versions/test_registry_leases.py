@@ -1,4 +1,4 @@
-"""The registry while versions are in use: what is leased stays open, and what nobody holds is closed."""
+"""Leases keep versions open, and versions without leases close."""
 
 import gc
 import shutil
@@ -15,8 +15,8 @@ from service.versions.reconciler import reconcile
 from service.versions.registry import Registry
 
 
-def test_model_that_is_gone_is_unloaded_once_its_leases_are_back(registry: Registry) -> None:
-    """New requests are told that it does not exist; one that has it finishes on it, and then it is closed."""
+def test_deleted_model_is_unloaded_after_its_leases(registry: Registry) -> None:
+    """A deleted model is not found, and closes after its last lease."""
     publish(registry.store)
     publish(registry.store, "other")
     reconcile(registry)
@@ -33,10 +33,10 @@ def test_model_that_is_gone_is_unloaded_once_its_leases_are_back(registry: Regis
     assert registry.ready
 
 
-def test_lease_that_comes_too_late_is_taken_on_the_successor(
+def test_late_lease_is_taken_on_the_successor(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A version that was swapped out between being found and being leased gives no lease, and the request gets the next one."""
+    """A version that is replaced between find and lease gives way to its successor."""
     publish(registry.store)
     reconcile(registry)
     late = registry.find(MODEL)
@@ -50,8 +50,8 @@ def test_lease_that_comes_too_late_is_taken_on_the_successor(
     assert not late.take_lease()
 
 
-def test_leases_and_swaps_from_many_threads_never_meet_a_closed_batcher(registry: Registry) -> None:
-    """However a lease falls on a swap, what it holds is open."""
+def test_leases_never_meet_a_closed_batcher(registry: Registry) -> None:
+    """A leased version is open, however leases and replacements interleave."""
     store = registry.store
     publish(store)
     publish(store)
@@ -82,8 +82,8 @@ def test_leases_and_swaps_from_many_threads_never_meet_a_closed_batcher(registry
     assert closed == []
 
 
-def test_close_waits_for_what_is_still_being_unloaded(registry: Registry) -> None:
-    """At the end nothing is left behind: neither what serves nor what was swapped out and is still leased."""
+def test_close_waits_for_draining_versions(registry: Registry) -> None:
+    """close() returns after serving and draining versions have closed."""
     publish(registry.store)
     reconcile(registry)
     publish(registry.store)
@@ -100,8 +100,8 @@ def test_close_waits_for_what_is_still_being_unloaded(registry: Registry) -> Non
     assert is_closed(second)
 
 
-def test_version_that_was_swapped_out_is_freed_at_once(registry: Registry) -> None:
-    """Its session goes with its last user: waiting for Python to look for cycles would let memory grow by a model a reload."""
+def test_replaced_version_is_freed_immediately(registry: Registry) -> None:
+    """The session of a replaced version is freed without garbage collection."""
     publish(registry.store)
     reconcile(registry)
     session = weakref.ref(registry.find(MODEL).selected_variant.session)

@@ -1,4 +1,4 @@
-"""What a policy selects, as a table of versions and aliases."""
+"""What a policy selects, by versions and aliases."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,18 +15,9 @@ MOVED = {"production": (3, 1), "canary": (4, 2)}
     [
         ("alias:production", (1, 2, 3), NONE, Selection((3, 2, 1), 1)),
         ("alias:production", (1, 2, 3, 4), MOVED, Selection((3, 1), 1, (3, 1))),
-        (
-            "alias:production",
-            (2, 3),
-            MOVED,
-            Selection((3,), 1, (3, 1)),
-        ),  # what it named before and is gone is no error
-        (
-            "alias:production",
-            (1, 2),
-            MOVED,
-            Selection((3, 1), 1, (3, 1)),
-        ),  # what it names and is gone is one
+        # A deleted earlier version is no candidate, the deleted current version is one.
+        ("alias:production", (2, 3), MOVED, Selection((3,), 1, (3, 1))),
+        ("alias:production", (1, 2), MOVED, Selection((3, 1), 1, (3, 1))),
         ("alias:canary", (1, 2, 3, 4), MOVED, Selection((4, 2), 1, (4, 2))),
         ("alias:canary", (1, 2, 3), {"production": (3, 1)}, Selection((3, 1), 1, (3, 1))),
         ("alias:canary", (1, 2, 3), {"canary": (), "production": (2,)}, Selection((2,), 1, (2,))),
@@ -43,21 +34,21 @@ MOVED = {"production": (3, 1), "canary": (4, 2)}
 def test_policy_selects(
     policy: str, versions: Sequence[int], aliases: Mapping[str, Sequence[int]], expected: Selection
 ) -> None:
-    """What is to be tried, best first, how many of that serve, and which of them answers where none is named."""
+    """A policy selects candidates, their number, and the versions that answer without a number."""
     assert select_versions(parse_policy(policy), versions, aliases) == expected
 
 
 @pytest.mark.parametrize(
     "text", ["alias:production", "alias:canary-2", "latest:1", "latest:12", "versions:1,4", "all"]
 )
-def test_policy_is_written_as_it_is_read(text: str) -> None:
-    """A policy's text is what a person wrote, so that GET /v1/models/{model} shows it."""
+def test_policy_text_round_trips(text: str) -> None:
+    """The text of a policy is what was parsed."""
     assert str(parse_policy(text)) == text
 
 
 @pytest.mark.parametrize(("text", "same"), [("versions:4, 1,4", "versions:1,4"), (" all ", "all")])
 def test_spaces_order_and_repeats_do_not_matter(text: str, same: str) -> None:
-    """Two ways to write one policy are one policy."""
+    """Spaces, order and repeats do not change a policy."""
     assert parse_policy(text) == parse_policy(same)
 
 
@@ -83,8 +74,8 @@ def test_spaces_order_and_repeats_do_not_matter(text: str, same: str) -> None:
         "any",
     ],
 )
-def test_what_is_no_policy_is_refused_with_what_is_expected(text: str) -> None:
-    """A slip in a setting names the four forms there are."""
+def test_invalid_policy_is_rejected(text: str) -> None:
+    """The error names the four forms."""
     with pytest.raises(
         ValueError, match=r"alias:NAME, latest:COUNT, versions:NUMBER,NUMBER or all"
     ):

@@ -1,10 +1,9 @@
-"""Versions that go live while the service runs: over real HTTP, from a real process, with requests under way."""
+"""Versions that go live while a real server has open requests."""
 
 import asyncio
 import itertools
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,8 @@ from typing import Any
 import httpx
 import pytest
 from asgi_application import started, until
-from colour_model import MODEL, WEIGHTS, labels, plain, publish, publish_deviating
+from colour_model import MODEL, labels, plain, publish, publish_deviating
+from operating import eventually, publish_other
 from server_process import PATIENCE_SECONDS, ServerProcess, running
 
 from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
@@ -26,13 +26,7 @@ from service.versions.reconciler import watch
 from service.versions.registry import Registry
 
 RED = plain("red")
-OTHER_WEIGHTS = WEIGHTS[:, ::-1].copy()  # a model that calls red "white"
 LABELS = {1: "red", 2: "white"}
-
-
-def publish_other(store: ModelStore, model: str = MODEL) -> int:
-    """Publish a proven version whose answers can be told from the first one's."""
-    return publish(store, model, weights=OTHER_WEIGHTS, golden_weights=OTHER_WEIGHTS)
 
 
 @contextmanager
@@ -43,26 +37,18 @@ def watching(store: ModelStore, *arguments: object) -> Iterator[ServerProcess]:
         yield server
 
 
-def eventually(ask: Callable[[], Any], expected: Any) -> None:
-    """Ask until the answer is the expected one."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while (answer := ask()) != expected:
-        assert time.monotonic() < deadline, f"it is still {answer!r}, and not {expected!r}"
-        time.sleep(0.01)
-
-
 @dataclass
-class Callers:
-    """Clients that ask without a pause, each on a connection of its own, and what they were told."""
+class ConcurrentClients:
+    """Clients that send requests without a pause, and their answers."""
 
     answers: list[list[tuple[int, int, str]]] = field(default_factory=list)
 
     @contextmanager
-    def calling(self, server: ServerProcess, count: int = 3) -> Iterator[None]:
+    def sending(self, server: ServerProcess, count: int = 3) -> Iterator[None]:
         stop = threading.Event()
         self.answers = [[] for _ in range(count)]
 
-        def call(answers: list[tuple[int, int, str]]) -> None:
+        def send(answers: list[tuple[int, int, str]]) -> None:
             with server.client() as client:
                 while not stop.is_set():
                     response = client.post("/v1/predict", content=RED)
@@ -72,7 +58,7 @@ class Callers:
                     )
                     answers.append((response.status_code, answer.get("version", 0), label))
 
-        threads = [threading.Thread(target=call, args=(answers,)) for answers in self.answers]
+        threads = [threading.Thread(target=send, args=(answers,)) for answers in self.answers]
         for thread in threads:
             thread.start()
         try:
@@ -106,16 +92,16 @@ class Callers:
         ]
 
 
-def test_versions_go_live_and_back_with_no_request_lost(store: ModelStore) -> None:
-    """A promotion and a rollback are followed while clients ask without a pause: none fails, none sees a version flicker."""
+def test_promotion_and_rollback_lose_no_request(store: ModelStore) -> None:
+    """During a promotion and a rollback no request fails, and no client sees versions alternate."""
     publish(store)
     store.promote(MODEL, 1)
-    callers = Callers()
-    with watching(store) as server, server.announced().client() as client, callers.calling(server):
+    clients = ConcurrentClients()
+    with watching(store) as server, server.announced().client() as client, clients.sending(server):
         digests = [client.get("/v1/models").json()["models"][0]["digest"]]
-        callers.wait_for(1)
+        clients.wait_for(1)
         store.promote(MODEL, publish_other(store))
-        callers.wait_for(2)
+        clients.wait_for(2)
         (listed,) = client.get("/v1/models").json()["models"]
         detail = client.get(f"/v1/models/{MODEL}").json()
         assert (listed["version"], listed["state"], detail["version"]) == (2, "ready", 2)
@@ -129,20 +115,20 @@ def test_versions_go_live_and_back_with_no_request_lost(store: ModelStore) -> No
             == "version_not_found"
         )
         store.rollback(MODEL)
-        callers.wait_for(1)
+        clients.wait_for(1)
         digests.append(client.get(f"/v1/models/{MODEL}").json()["digest"])
-    assert callers.failures == []
-    assert callers.sequences == [[1, 2, 1]] * 3
+    assert clients.failures == []
+    assert clients.sequences == [[1, 2, 1]] * 3
     assert digests[0] == digests[2] != digests[1]
     assert "Traceback" not in server.stderr.text
 
 
 def test_version_that_fails_its_proof_never_answers(store: ModelStore) -> None:
-    """The version before goes on for every request, and the reason is there to read; the next good one is taken up."""
+    """A failed version never answers, and the next good one does."""
     publish(store)
-    callers = Callers()
-    with watching(store) as server, server.announced().client() as client, callers.calling(server):
-        callers.wait_for(1)
+    clients = ConcurrentClients()
+    with watching(store) as server, server.announced().client() as client, clients.sending(server):
+        clients.wait_for(1)
         publish_deviating(store)
         eventually(
             lambda: client.get(f"/v1/models/{MODEL}").json()["versions"][-1]["state"], "error"
@@ -155,46 +141,44 @@ def test_version_that_fails_its_proof_never_answers(store: ModelStore) -> None:
             {"status": "ready"},
         )
         publish(store)
-        callers.wait_for(3)
+        clients.wait_for(3)
     assert all(
-        answer[0] == 200 and answer[2] == "red" for answers in callers.answers for answer in answers
+        answer[0] == 200 and answer[2] == "red" for answers in clients.answers for answer in answers
     )
-    assert callers.sequences == [[1, 3]] * 3
+    assert clients.sequences == [[1, 3]] * 3
     assert server.stderr.text.count(f"version failed model={MODEL} version=2 ") == 1
 
 
-def test_several_versions_answer_each_under_its_number(store: ModelStore) -> None:
-    """With latest:2 two versions serve side by side and the window moves on with what is published; none fails meanwhile."""
+def test_several_versions_answer_by_number(store: ModelStore) -> None:
+    """With latest:2, two versions serve side by side while a third replaces the oldest."""
     publish(store)
     publish_other(store)
-    callers = Callers()
+    clients = ConcurrentClients()
     with (
         watching(store, "--version-policy", "latest:2") as server,
         server.announced().client() as client,
-        callers.calling(server),
+        clients.sending(server),
     ):
         assert re.search(
             rf"{MODEL}/2 \(default\): 7 classes.* versions 1$", server.stdout.text, re.MULTILINE
         )
 
-        def told() -> list[int]:
+        def answering_versions() -> list[int]:
             paths = [f"/v1/models/{MODEL}/versions/{number}/predict" for number in (1, 2, 3)]
             answers = [client.post(path, content=RED).json() for path in paths]
             return [answer.get("version", answer.get("status")) for answer in answers]
 
-        assert told() == [1, 2, 404]
-        callers.wait_for(2)
-        store.promote(
-            MODEL, 1
-        )  # what answers without a number is the one that production names, where it serves
-        callers.wait_for(1)
+        assert answering_versions() == [1, 2, 404]
+        clients.wait_for(2)
+        store.promote(MODEL, 1)  # production names the version that answers without a number
+        clients.wait_for(1)
         publish(store)
-        eventually(told, [404, 2, 3])
-    assert {answer[0] for answers in callers.answers for answer in answers} == {200}
+        eventually(answering_versions, [404, 2, 3])
+    assert {answer[0] for answers in clients.answers for answer in answers} == {200}
 
 
 def test_models_come_and_go(store: ModelStore) -> None:
-    """A model that is published after the start answers under its name, and one that is deleted is not found."""
+    """A new model serves, and a deleted one is not found."""
     publish(store)
     with watching(store) as server, server.announced().client() as client:
         publish_other(store, "new")
@@ -222,8 +206,8 @@ def test_models_come_and_go(store: ModelStore) -> None:
     assert "Traceback" not in server.stderr.text
 
 
-def test_published_model_takes_over_from_the_built_in_one_of_its_name(store: ModelStore) -> None:
-    """The built-in version answers until a published one is proven; a published one that fails is shown, though of its number."""
+def test_published_model_replaces_the_built_in_one(store: ModelStore) -> None:
+    """The built-in version answers until a published one is proven."""
     arguments = ("--store", store.root, "--store-poll-seconds", 0.05)
     path = f"/v1/models/{BUILTIN_DEFAULT_MODEL}"
     with running(*arguments) as server, server.announced().client() as client:
@@ -239,12 +223,12 @@ def test_published_model_takes_over_from_the_built_in_one_of_its_name(store: Mod
         assert (answer["version"], labels(answer["results"])) == (2, ["red"])
 
 
-def test_unreadable_store_changes_nothing_but_the_reason(store: ModelStore) -> None:
-    """While the store can not be read all goes on, readiness says why nothing new comes, and later it comes."""
+def test_unreadable_store_is_shown_by_readiness(store: ModelStore) -> None:
+    """With an unreadable store everything serves on, and readiness shows a reason."""
     publish(store)
     hidden = store.root.with_name("hidden")
-    callers = Callers()
-    with watching(store) as server, server.announced().client() as client, callers.calling(server):
+    clients = ConcurrentClients()
+    with watching(store) as server, server.announced().client() as client, clients.sending(server):
         store.root.rename(hidden)
         eventually(lambda: client.get("/health/ready").json().keys(), {"status", "reason"})
         assert client.get("/health/ready").status_code == 200
@@ -252,13 +236,13 @@ def test_unreadable_store_changes_nothing_but_the_reason(store: ModelStore) -> N
         hidden.rename(store.root)
         eventually(lambda: client.get("/health/ready").json(), {"status": "ready"})
         publish_other(store)
-        callers.wait_for(2)
-    assert callers.failures == []
+        clients.wait_for(2)
+    assert clients.failures == []
     assert server.stderr.text.count("model store unreadable") == 1
 
 
-def test_store_that_comes_late_is_served(tmp_path: Path) -> None:
-    """A service that started before its store could be read becomes ready without a restart."""
+def test_late_store_is_served(tmp_path: Path) -> None:
+    """A store that appears after startup is served without a restart."""
     late = ModelStore(tmp_path / "late", builtin_root=None)
     with watching(late) as server, server.announced().client() as client:
         assert client.get("/health/ready").status_code == 503
@@ -269,8 +253,8 @@ def test_store_that_comes_late_is_served(tmp_path: Path) -> None:
         assert labels(client.post("/v1/predict", content=RED).json()["results"]) == ["red"]
 
 
-def test_store_is_watched_without_a_setting(store: ModelStore) -> None:
-    """As it starts by default the service follows its store, within seconds."""
+def test_store_is_watched_by_default(store: ModelStore) -> None:
+    """With default settings the service follows its store."""
     publish(store)
     with (
         running("--store", store.root, "--no-builtin") as server,
@@ -285,10 +269,10 @@ async def wait_until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.anyio
-async def test_request_that_is_under_way_ends_on_the_version_it_began_with(
+async def test_open_request_ends_on_its_version(
     store: ModelStore,
 ) -> None:
-    """Version 2 answers new requests while version 1 still computes an old one; then version 1 is closed, and can be pruned."""
+    """An open request ends on its version while the next one answers new requests."""
     publish(store)
     store.promote(MODEL, 1)
     async with started(store.root, store_poll_seconds=0.01) as application:
@@ -310,8 +294,10 @@ async def test_request_that_is_under_way_ends_on_the_version_it_began_with(
 
 
 @pytest.mark.anyio
-async def test_loading_holds_up_nobody(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long a version takes to load, the one before it answers, and so do the health routes."""
+async def test_loading_does_not_block_requests(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a version loads, the one before it and the health routes answer."""
     gate, load_began = threading.Event(), threading.Event()
 
     class Slow(LoadedVersion):
@@ -339,7 +325,7 @@ async def test_loading_holds_up_nobody(store: ModelStore, monkeypatch: pytest.Mo
 
 @pytest.fixture
 def reconciled(monkeypatch: pytest.MonkeyPatch) -> list[Registry]:
-    """The registry of every reconciliation, which does nothing."""
+    """The registry of every reconciliation; none does anything."""
     reconciled: list[Registry] = []
     monkeypatch.setattr(reconciler, "reconcile", reconciled.append)
     return reconciled
@@ -350,7 +336,7 @@ REGISTRY: Any = object()
 
 @pytest.mark.anyio
 async def test_zero_seconds_reconcile_once(reconciled: list[Registry]) -> None:
-    """With a poll interval of 0, the watcher ends after the first reconciliation and announces it."""
+    """With an interval of 0, the watcher ends after it has announced the first reconciliation."""
     announced: list[Registry] = []
     await asyncio.wait_for(watch(REGISTRY, 0, asyncio.Event(), announced.append), PATIENCE_SECONDS)
     assert reconciled == announced == [REGISTRY]
@@ -358,7 +344,7 @@ async def test_zero_seconds_reconcile_once(reconciled: list[Registry]) -> None:
 
 @pytest.mark.anyio
 async def test_watcher_reconciles_until_it_is_stopped(reconciled: list[Registry]) -> None:
-    """The watcher announces only the first reconciliation and ends at once, whatever the interval."""
+    """The watcher announces the first reconciliation alone and ends immediately."""
     announced: list[Registry] = []
     stopping = asyncio.Event()
     watching = asyncio.create_task(watch(REGISTRY, 0.001, stopping, announced.append))

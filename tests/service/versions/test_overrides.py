@@ -1,4 +1,4 @@
-"""Several versions of a model at once: what serves, which one answers, and what an operator holds loaded or unloaded."""
+"""Several versions of a model, and the versions that an operator loads and unloads."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ Make = Callable[..., Registry]
 
 @pytest.fixture
 def make(store: ModelStore, request: pytest.FixtureRequest) -> Make:
-    """A registry over the store by a policy, loaded; `required` as the setting has it."""
+    """Create and reconcile a registry with a policy and required models."""
 
     def make(policy: str, required: Sequence[str] | None = None) -> Registry:
         models = RequiredModels(required=required)
@@ -40,12 +40,12 @@ def make(store: ModelStore, request: pytest.FixtureRequest) -> Make:
 
 
 def serving(registry: Registry, model: str = MODEL) -> tuple[int | None, list[int]]:
-    """What answers, and everything that serves."""
-    found = registry.models[model]
-    return found.answering.version.number if found.answering else None, sorted(found.serving)
+    """The version that answers without a number, and all that serve."""
+    served = registry.models[model]
+    return served.answering.version.number if served.answering else None, sorted(served.serving)
 
 
-def hold(registry: Registry, number: int, what: Override | None, model: str = MODEL) -> None:
+def override(registry: Registry, number: int, what: Override | None, model: str = MODEL) -> None:
     """Override a version as the management routes do."""
     with registry.exclusive() as change:
         if what == "load":
@@ -69,7 +69,7 @@ def hold(registry: Registry, number: int, what: Override | None, model: str = MO
 def test_versions_of_the_policy_serve(
     store: ModelStore, make: Make, policy: str, expected: tuple[int, list[int]]
 ) -> None:
-    """Each is found by its number; without one, what production has named answers, else the highest."""
+    """Each selected version is found by number, and production names the one without a number."""
     for _ in range(4):
         publish(store)
     store.promote(MODEL, 1)
@@ -86,7 +86,7 @@ def test_versions_of_the_policy_serve(
 
 
 def test_version_that_fails_gives_its_place_to_the_next(store: ModelStore, make: Make) -> None:
-    """The newest two that can be proven serve, and each that can not has its own reason."""
+    """With latest:2 the newest two that pass serve, and the failures have reasons."""
     for _ in range(3):
         publish(store)
     publish_deviating(store)
@@ -97,16 +97,16 @@ def test_version_that_fails_gives_its_place_to_the_next(store: ModelStore, make:
     assert registry.states(MODEL) == {1: "ready", 2: "error", 3: "ready", 4: "error"}
 
 
-def test_version_that_is_asked_for_and_missing_is_an_error(store: ModelStore, make: Make) -> None:
-    """What versions: names and the store lacks is shown, and the others serve."""
+def test_missing_version_of_the_policy_is_an_error(store: ModelStore, make: Make) -> None:
+    """A version that versions: names and the store lacks is an error of the model."""
     publish(store)
     registry = make("versions:1,4")
     assert serving(registry) == (1, [1])
     assert sorted(registry.models[MODEL].errors) == [4]
 
 
-def test_newer_versions_push_out_older_ones(store: ModelStore, make: Make) -> None:
-    """The window moves with what is published; what stays in it is not loaded again, what leaves it is closed."""
+def test_newer_versions_replace_older_ones(store: ModelStore, make: Make) -> None:
+    """With latest:2 a new version replaces the oldest and leaves the other loaded."""
     publish(store)
     publish(store)
     registry = make("latest:2")
@@ -118,8 +118,8 @@ def test_newer_versions_push_out_older_ones(store: ModelStore, make: Make) -> No
     assert not first.take_lease()
 
 
-def test_version_that_is_deleted_leaves_the_others(store: ModelStore, make: Make) -> None:
-    """With all, a version that goes from the store stops serving, also the one that answered."""
+def test_deleted_version_stops_serving(store: ModelStore, make: Make) -> None:
+    """A deleted version stops serving, even if it answered without a number."""
     for _ in range(3):
         publish(store)
     registry = make("all")
@@ -128,8 +128,8 @@ def test_version_that_is_deleted_leaves_the_others(store: ModelStore, make: Make
     assert serving(registry) == (2, [1, 2])
 
 
-def test_alias_moves_what_answers_and_loads_nothing(store: ModelStore, make: Make) -> None:
-    """Where the version serves already, a promotion is only another answer to which one is meant."""
+def test_promotion_of_a_serving_version_loads_nothing(store: ModelStore, make: Make) -> None:
+    """Promoting a version that serves loads nothing."""
     for _ in range(3):
         publish(store)
     registry = make("all")
@@ -143,7 +143,7 @@ def test_alias_moves_what_answers_and_loads_nothing(store: ModelStore, make: Mak
 def test_versions_serve_as_soon_as_each_is_proven(
     store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The best one answers while the others are still being loaded, and each one's state says where it is."""
+    """The first version answers while the others are loading."""
     for _ in range(3):
         publish(store)
     registry = Registry(store, options, policy_of=lambda _: parse_policy("all"))
@@ -163,7 +163,7 @@ def test_versions_serve_as_soon_as_each_is_proven(
 
 
 def test_version_that_drains_is_unloading(store: ModelStore, make: Make) -> None:
-    """What was swapped out and still has a lease is in state unloading, and then gone."""
+    """A replaced version with a lease is unloading, and then gone."""
     publish(store)
     registry = make("latest:1")
     with registry.lease(MODEL):
@@ -175,45 +175,41 @@ def test_version_that_drains_is_unloading(store: ModelStore, make: Make) -> None
     assert registry.states(MODEL) == {2: "ready"}
 
 
-def test_loaded_by_hand_serves_beside_the_policy_and_outlasts_looks(
-    store: ModelStore, make: Make
-) -> None:
-    """Another version is there for those who name it, until it is left to the policy again; it does not answer in its place."""
+def test_loaded_version_serves_beside_the_policy(store: ModelStore, make: Make) -> None:
+    """A version that an operator loads serves by its number until it is released."""
     publish(store)
     publish(store)
     store.promote(MODEL, 1)
     registry = make("alias:production")
-    hold(registry, 2, "load")
+    override(registry, 2, "load")
     publish(store)
     reconcile(registry)
     assert serving(registry) == (1, [1, 2])
     assert registry.overrides(MODEL) == {2: "load"}
-    hold(registry, 2, None)
+    override(registry, 2, None)
     assert serving(registry) == (1, [1])
 
 
-def test_loaded_by_hand_is_tried_again_where_it_failed(store: ModelStore, make: Make) -> None:
-    """What the looks do not try again an operator can: a file that was put right serves, one that was not has its reason."""
+def test_load_retries_a_failed_version(store: ModelStore, make: Make) -> None:
+    """An operator can retry a version that reconciliation does not retry."""
     publish(store)
     publish(store)
     alter(store, 2)
     registry = make("latest:1")
     assert serving(registry) == (1, [1])
     with pytest.raises(ConflictError) as caught:
-        hold(registry, 2, "load")
+        override(registry, 2, "load")
     assert caught.value.code == "version_failed"
     assert registry.overrides(MODEL) == {}
     assert registry.states(MODEL) == {1: "ready", 2: "error"}
-    alter(store, 2)  # the same bit back
-    hold(registry, 2, "load")
+    alter(store, 2)  # restores the file
+    override(registry, 2, "load")
     assert serving(registry) == (2, [2])
     assert registry.models[MODEL].errors == {}
 
 
-def test_unloaded_by_hand_stays_out_and_the_next_one_takes_over(
-    store: ModelStore, make: Make
-) -> None:
-    """The best other one that can be proven serves, through any number of looks, until the hold is taken back."""
+def test_unloaded_version_is_replaced_by_the_next_candidate(store: ModelStore, make: Make) -> None:
+    """The next candidate serves until the unloaded version is released."""
     publish(store)
     publish(store)
     publish(store)
@@ -224,17 +220,17 @@ def test_unloaded_by_hand_stays_out_and_the_next_one_takes_over(
     reconcile(registry)
     assert serving(registry) == (1, [1])
     assert sorted(registry.models[MODEL].errors) == [2]
-    hold(registry, 3, None)
+    override(registry, 3, None)
     assert serving(registry) == (3, [3])
 
 
-def test_unload_that_can_not_be_followed_is_a_conflict(store: ModelStore, make: Make) -> None:
-    """Where an event of the aliases is damaged, nobody knows what should serve instead: the version serves on, and is not held."""
+def test_unload_without_a_successor_is_a_conflict(store: ModelStore, make: Make) -> None:
+    """With a damaged alias an unload is rejected, and the earlier override stays."""
     publish(store)
     publish(store)
     store.promote(MODEL, 1)
     registry = make("alias:production")
-    hold(registry, 2, "load")
+    override(registry, 2, "load")
     (event,) = (store.root / MODEL / "aliases" / "production").glob("*.json")
     event.unlink()
     event.write_text("{")
@@ -244,8 +240,8 @@ def test_unload_that_can_not_be_followed_is_a_conflict(store: ModelStore, make: 
     assert (serving(registry), registry.overrides(MODEL)) == ((1, [1, 2]), {2: "load"})
 
 
-def test_alias_that_can_not_move_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
-    """A version of a built-in model, or a name that no alias can have: neither is proven in vain, nor its failure told instead."""
+def test_immovable_alias_is_rejected_before_loading(tmp_path: Path) -> None:
+    """An alias that cannot be moved is rejected before a version is loaded."""
     builtin = make_store(tmp_path / "builtin")
     for _ in range(2):
         publish(builtin)
@@ -269,25 +265,25 @@ def test_alias_that_can_not_move_is_said_before_anything_is_loaded(tmp_path: Pat
     registry.close()
 
 
-def test_model_that_was_unloaded_stays_so_where_a_load_fails(store: ModelStore, make: Make) -> None:
-    """An operator's failed try is no fault of the replica, which stays ready by the other model."""
+def test_failed_load_leaves_the_model_unloaded(store: ModelStore, make: Make) -> None:
+    """A load that fails leaves the model unloaded and the replica ready."""
     publish(store)
     publish_deviating(store)
     store.promote(MODEL, 1)
     publish(store, model="other")
     registry = make("alias:production", ["other"])
-    hold(registry, 1, "unload")
+    override(registry, 1, "unload")
     with pytest.raises(ConflictError, match="version 2"):
-        hold(registry, 2, "load")
+        override(registry, 2, "load")
     reconcile(registry)
     assert registry.models[MODEL].state == "unloaded"
     assert (registry.ready, registry.states(MODEL)[2]) == (True, "error")
 
 
-def test_what_could_not_be_read_is_no_failure_of_the_version(
+def test_unreadable_version_is_not_recorded_as_failed(
     store: ModelStore, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that fails for a moment while a version is proven leaves no mark on it, and the next try succeeds."""
+    """A version that cannot be read leaves no error, and the next load succeeds."""
     publish(store)
     publish(store)
     store.promote(MODEL, 1)
@@ -299,19 +295,19 @@ def test_what_could_not_be_read_is_no_failure_of_the_version(
     with monkeypatch.context() as patch:
         patch.setattr(store, "open", fail)
         with pytest.raises(NotReadyError, match="version 2 of colours"):
-            hold(registry, 2, "load")
+            override(registry, 2, "load")
     reconcile(registry)
     assert registry.states(MODEL) == {1: "ready"}
-    hold(registry, 2, "load")
+    override(registry, 2, "load")
     assert serving(registry) == (1, [1, 2])
 
 
-def test_model_without_a_version_is_unloaded_and_no_fault(store: ModelStore, make: Make) -> None:
-    """Where every version was unloaded, the model is there and says so, and the replica stays ready by the other one."""
+def test_model_without_loaded_versions_is_unloaded(store: ModelStore, make: Make) -> None:
+    """A model whose versions are all unloaded is not an error."""
     publish(store)
     publish(store, "other")
     registry = make("latest:1", ())
-    hold(registry, 1, "unload")
+    override(registry, 1, "unload")
     assert (serving(registry), registry.models[MODEL].state) == ((None, []), "unloaded")
     with pytest.raises(NotReadyError, match="unloaded"):
         registry.find(MODEL)
@@ -325,15 +321,15 @@ def test_model_without_a_version_is_unloaded_and_no_fault(store: ModelStore, mak
 
 
 def test_last_version_that_readiness_needs_is_not_unloaded(store: ModelStore, make: Make) -> None:
-    """An operator's slip does not take a replica down; with another version loaded first it goes."""
+    """The last version of a required model is unloaded only after another one is loaded."""
     publish(store)
     publish(store)
     registry = make("latest:1")
     with pytest.raises(ConflictError) as caught:
-        hold(registry, 2, "unload")
+        override(registry, 2, "unload")
     assert caught.value.code == "last_version"
-    hold(registry, 1, "load")
-    hold(registry, 2, "unload")
+    override(registry, 1, "load")
+    override(registry, 2, "unload")
     assert serving(registry) == (1, [1])
     assert registry.ready
 
@@ -342,7 +338,7 @@ def test_last_version_that_readiness_needs_is_not_unloaded(store: ModelStore, ma
 def test_last_version_of_a_required_model_is_not_unloaded(
     store: ModelStore, make: Make, required: Sequence[str] | None
 ) -> None:
-    """Not only the default model's: each that served at the start, or that the setting names. One that came later may go."""
+    """Required are the models that served at startup or that the setting names, not later ones."""
     publish(store)
     publish(store, "other")
     registry = make("latest:1", required)
@@ -360,8 +356,8 @@ def test_last_version_of_a_required_model_is_not_unloaded(
     )
 
 
-def test_last_version_stays_where_no_other_can_be_proven(store: ModelStore, make: Make) -> None:
-    """The policy's next version is tried first, and its reason is kept."""
+def test_last_version_stays_if_the_next_candidate_fails(store: ModelStore, make: Make) -> None:
+    """An unload is rejected if the next candidate fails."""
     publish(store)
     publish(store)
     alter(store, 1)
@@ -372,10 +368,10 @@ def test_last_version_stays_where_no_other_can_be_proven(store: ModelStore, make
     assert (serving(registry), registry.overrides(MODEL)) == ((2, [2]), {})
 
 
-def test_proven_version_that_nobody_wishes_goes_with_the_next_look(
+def test_undesired_proven_version_is_unloaded_by_reconciliation(
     store: ModelStore, make: Make
 ) -> None:
-    """A move that was proven and then not written leaves nothing behind."""
+    """A version that was proven and not promoted is unloaded by the next reconciliation."""
     publish(store)
     publish(store)
     store.promote(MODEL, 1)
@@ -387,16 +383,16 @@ def test_proven_version_that_nobody_wishes_goes_with_the_next_look(
     assert serving(registry) == (1, [1])
 
 
-def test_model_that_is_not_there_can_not_be_proven(make: Make) -> None:
-    """A name that nobody published leaves no trace among the models."""
+def test_unknown_model_cannot_be_proven(make: Make) -> None:
+    """Proving a version of an unknown model leaves no trace."""
     registry = make("all")
     with registry.exclusive() as change, pytest.raises(ModelNotFoundError):
         prove_version(change, "absent", 1)
     assert registry.models == {}
 
 
-def test_nothing_is_loaded_once_the_registry_is_closed(store: ModelStore) -> None:
-    """A look or a change that comes too late leaves no version open behind the service's end."""
+def test_closed_registry_loads_nothing(store: ModelStore) -> None:
+    """A closed registry rejects changes, and reconciliation loads nothing."""
     publish(store)
     registry = Registry(store, options)
     reconcile(registry)

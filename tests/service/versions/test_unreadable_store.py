@@ -1,4 +1,4 @@
-"""The registry before a store that can not be read: what serves goes on, and the log says it once."""
+"""Reconciliation of a store, model or version that cannot be read."""
 
 import logging
 import shutil
@@ -15,10 +15,10 @@ from service.versions.reconciler import reconcile
 from service.versions.registry import Registry
 
 
-def test_unreadable_store_unloads_nothing_and_is_said_once(
+def test_unreadable_store_unloads_nothing(
     registry: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What serves goes on, the log has one line however often one looks, and what was published meanwhile is then taken up."""
+    """With an unreadable store everything serves on, and the log has one line."""
     publish(registry.store)
     reconcile(registry)
     hidden = registry.store.root.with_name("hidden")
@@ -37,7 +37,7 @@ def test_unreadable_store_unloads_nothing_and_is_said_once(
 
 
 def test_start_with_an_unreadable_store_recovers(tmp_path: Path) -> None:
-    """A service whose store comes late loads it as it would have at the start."""
+    """A store that becomes readable after startup is loaded."""
     registry = Registry(ModelStore(tmp_path / "store", builtin_root=None), options)
     reconcile(registry)
     assert (registry.loaded, registry.ready) == (False, False)
@@ -47,10 +47,10 @@ def test_start_with_an_unreadable_store_recovers(tmp_path: Path) -> None:
     registry.close()
 
 
-def test_look_that_fails_by_surprise_leaves_what_serves(
+def test_unexpected_error_is_logged_once(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An error that nobody foresaw ends one look and not the service; the log has its traceback once."""
+    """An unexpected error changes nothing, and its traceback is logged once."""
     publish(registry.store)
     reconcile(registry)
 
@@ -79,10 +79,10 @@ def block_aliases(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [damage_event, block_aliases])
-def test_aliases_that_can_not_be_read_change_nothing(
+def test_unreadable_aliases_change_nothing(
     registry: Registry, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A model whose wish can not be read serves what it did, says so once, and follows again when it can be read."""
+    """A model with unreadable aliases serves on, is logged once, and is followed again later."""
     store = registry.store
     publish(store)
     store.promote(MODEL, 1)
@@ -104,8 +104,8 @@ def test_aliases_that_can_not_be_read_change_nothing(
     assert (serving(registry), registry.models[MODEL].error) == (2, None)
 
 
-def test_reason_goes_when_the_same_wish_can_be_read_again(registry: Registry) -> None:
-    """A trouble that passed and left nothing new is forgotten."""
+def test_error_is_cleared_when_the_aliases_are_readable(registry: Registry) -> None:
+    """The error of a model is cleared even if nothing else has changed."""
     store = registry.store
     publish(store)
     store.promote(MODEL, 1)
@@ -122,8 +122,8 @@ def test_reason_goes_when_the_same_wish_can_be_read_again(registry: Registry) ->
 
 
 @pytest.mark.parametrize("place", ["broken", "broken/1"])
-def test_model_that_can_not_be_read_takes_no_other_with_it(registry: Registry, place: str) -> None:
-    """The others start, and follow the store; it serves what it did, and what is new once it can be read again."""
+def test_unreadable_model_does_not_affect_others(registry: Registry, place: str) -> None:
+    """An unreadable model serves on, and the others follow the store."""
     store = registry.store
     publish(store)
     publish(store, "broken")

@@ -1,4 +1,4 @@
-"""The registry when it is loaded again: what it takes up and what it leaves alone."""
+"""What reconciliation loads, keeps and unloads."""
 
 import shutil
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from service.versions.registry import Registry
 
 @pytest.fixture
 def layered(tmp_path: Path) -> Iterator[Registry]:
-    """A registry over an empty store that has a built-in model under it."""
+    """A registry over an empty store with a built-in model."""
     builtin = make_store(tmp_path / "builtin")
     publish(builtin, BUILTIN_DEFAULT_MODEL)
     registry = Registry(make_store(tmp_path / "published", builtin.root), options)
@@ -30,7 +30,7 @@ def layered(tmp_path: Path) -> Iterator[Registry]:
 
 @pytest.fixture
 def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The versions that were loaded or tried to, in order."""
+    """The versions that were loaded, or failed to, in order."""
     tried: list[str] = []
 
     class Watched(LoadedVersion):
@@ -42,8 +42,8 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return tried
 
 
-def test_promotion_and_rollback_are_taken_up(registry: Registry) -> None:
-    """What production names serves after the next look, and what served before is closed."""
+def test_promotion_and_rollback_are_followed(registry: Registry) -> None:
+    """The promoted version serves, and the one before is closed."""
     store = registry.store
     publish(store)
     store.promote(MODEL, 1)
@@ -63,8 +63,8 @@ def test_promotion_and_rollback_are_taken_up(registry: Registry) -> None:
     assert registry.find(MODEL) is not first
 
 
-def test_newest_version_is_taken_up_without_an_alias(registry: Registry) -> None:
-    """Where nobody promoted anything, publishing is enough."""
+def test_newest_version_serves_without_an_alias(registry: Registry) -> None:
+    """Without an alias, publishing a version is enough."""
     publish(registry.store)
     reconcile(registry)
     publish(registry.store)
@@ -72,8 +72,8 @@ def test_newest_version_is_taken_up_without_an_alias(registry: Registry) -> None
     assert serving(registry) == 2
 
 
-def test_nothing_new_loads_nothing(registry: Registry, tried: list[str]) -> None:
-    """Looking again at a store in which nothing moved opens no version, and leaves the snapshot as it is."""
+def test_unchanged_store_loads_nothing(registry: Registry, tried: list[str]) -> None:
+    """Reconciling an unchanged store loads nothing and leaves the models as they are."""
     publish(registry.store)
     publish_deviating(registry.store, "other")
     reconcile(registry)
@@ -83,10 +83,8 @@ def test_nothing_new_loads_nothing(registry: Registry, tried: list[str]) -> None
     assert registry.models is before
 
 
-def test_version_that_fails_never_goes_live_and_is_tried_once(
-    registry: Registry, tried: list[str]
-) -> None:
-    """The one before stays, the reason is kept, later looks do not try again, and promoting it once more does."""
+def test_failed_version_is_tried_once(registry: Registry, tried: list[str]) -> None:
+    """A failed version is tried again only after another promotion."""
     store = registry.store
     publish(store)
     store.promote(MODEL, 1)
@@ -107,8 +105,8 @@ def test_version_that_fails_never_goes_live_and_is_tried_once(
     assert registry.find(MODEL) is first
 
 
-def test_version_after_one_that_failed_is_taken_up(registry: Registry) -> None:
-    """A good version after a bad one serves, and the bad one's reason goes with the wish that it belonged to."""
+def test_version_after_a_failed_one_serves(registry: Registry) -> None:
+    """A good version after a bad one serves and clears the error."""
     publish(registry.store)
     reconcile(registry)
     publish_deviating(registry.store)
@@ -119,8 +117,8 @@ def test_version_after_one_that_failed_is_taken_up(registry: Registry) -> None:
     assert registry.models[MODEL].errors == {}
 
 
-def test_rollback_to_a_version_that_fails_leaves_what_serves(registry: Registry) -> None:
-    """A ready replica stays ready: when no candidate can be proven, the version that serves goes on, and the reason is shown."""
+def test_rollback_to_a_failing_version_keeps_the_current_one(registry: Registry) -> None:
+    """If no candidate passes, the current version serves on."""
     store = registry.store
     publish(store)
     publish(store)
@@ -135,13 +133,13 @@ def test_rollback_to_a_version_that_fails_leaves_what_serves(registry: Registry)
     assert registry.ready
 
 
-def test_version_that_can_not_be_read_is_tried_at_every_look_and_named_once(
+def test_unreadable_version_is_retried_and_logged_once(
     registry: Registry,
     tried: list[str],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """An unreadable file is no fault of its version: it serves as soon as it can be read. What else failed is not tried again."""
+    """An unreadable version is retried at every reconciliation and logged once."""
     store = registry.store
     publish(store)
     reconcile(registry)
@@ -170,8 +168,8 @@ def test_version_that_can_not_be_read_is_tried_at_every_look_and_named_once(
     assert tried == [f"{MODEL}/1", f"{MODEL}/3", f"{MODEL}/2"]
 
 
-def test_model_that_appears_is_served(registry: Registry) -> None:
-    """A model that came after the start serves, and one that can not be proven is shown with its reason."""
+def test_new_model_serves(registry: Registry) -> None:
+    """A model that is published later serves, and one that fails is shown as an error."""
     publish(registry.store)
     reconcile(registry)
     publish(registry.store, "new")
@@ -184,7 +182,7 @@ def test_model_that_appears_is_served(registry: Registry) -> None:
 
 
 def test_first_model_of_an_empty_store_makes_the_replica_ready(registry: Registry) -> None:
-    """A service that was started before anything was published becomes ready by the first publish."""
+    """The first published model makes the replica ready."""
     reconcile(registry)
     assert not registry.ready
     publish(registry.store)
@@ -193,10 +191,10 @@ def test_first_model_of_an_empty_store_makes_the_replica_ready(registry: Registr
 
 
 @pytest.mark.parametrize("default", [None, MODEL], ids=["last", "default"])
-def test_model_that_readiness_needs_serves_on_when_it_is_gone(
+def test_deleted_model_serves_on_if_readiness_depends_on_it(
     store: ModelStore, default: str | None
 ) -> None:
-    """A reload never makes a ready replica unready: the last model, or the one that was set, goes on until it is replaced."""
+    """A deleted model serves until the replica is ready without it."""
     publish(store)
     if default:
         publish(store, "other")
@@ -214,7 +212,7 @@ def test_model_that_readiness_needs_serves_on_when_it_is_gone(
         publish(store, "other")
         reconcile(registry)
         assert sorted(registry.models) == ["other"]
-    publish(store)  # another version 1 than the one that was loaded
+    publish(store)  # version 1 again, with other files
     reconcile(registry)
     assert registry.find(MODEL) is not gone
     assert (registry.models[MODEL].state, registry.models[MODEL].error) == ("ready", None)
@@ -222,7 +220,7 @@ def test_model_that_readiness_needs_serves_on_when_it_is_gone(
 
 
 def test_published_model_replaces_the_built_in_one_and_back(layered: Registry) -> None:
-    """A published model of a built-in one's name takes its place although both are version 1, and gives it back when it is gone."""
+    """A published model replaces the built-in one of its name until it is deleted."""
     reconcile(layered)
     builtin = layered.find(None)
     publish(layered.store, BUILTIN_DEFAULT_MODEL)
@@ -239,7 +237,7 @@ def test_published_model_replaces_the_built_in_one_and_back(layered: Registry) -
 
 
 def test_published_model_that_fails_leaves_the_built_in_one(layered: Registry) -> None:
-    """The built-in version goes on, and the published one's reason is kept although it has the same number."""
+    """The built-in version serves on if the published one fails."""
     reconcile(layered)
     publish_deviating(layered.store, BUILTIN_DEFAULT_MODEL)
     reconcile(layered)
@@ -248,7 +246,7 @@ def test_published_model_that_fails_leaves_the_built_in_one(layered: Registry) -
 
 
 def test_published_model_becomes_the_default_once_it_serves(layered: Registry) -> None:
-    """The only published model answers /v1/predict; one that fails its proof does not take that from the built-in one."""
+    """The only published model becomes the default when it serves."""
     reconcile(layered)
     publish_deviating(layered.store, "mine")
     reconcile(layered)
@@ -260,7 +258,7 @@ def test_published_model_becomes_the_default_once_it_serves(layered: Registry) -
 
 
 def test_second_published_model_leaves_the_default(registry: Registry) -> None:
-    """A publish does not take /v1/predict from the model that answers it, though one that starts now has no default."""
+    """A second published model does not change the default of a running replica."""
     publish(registry.store, "one")
     reconcile(registry)
     publish(registry.store, "two")

@@ -1,4 +1,4 @@
-"""What a look at the store costs: names are listed, and nothing that is known is opened."""
+"""What a reconciliation opens: nothing that is known."""
 
 import sys
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ from service.versions.version_policy import parse_policy
 
 
 class Opened:
-    """The files and directories of a store that this process opens, as Python's audit hook tells; it sees every open."""
+    """The files and directories of a store that this process opens, by Python's audit hook."""
 
     def __init__(self) -> None:
         self.root: Path | None = None
         self.files: list[str] = []
         self.listed: list[str] = []
-        sys.addaudithook(self._see)  # for the process's life; without a root it does nothing
+        sys.addaudithook(self._see)  # hooks cannot be removed; without a root this one does nothing
 
     def _see(self, event: str, arguments: tuple[Any, ...]) -> None:
         if (
@@ -56,7 +56,7 @@ def opened() -> Opened:
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files whose hash was taken."""
+    """The files that were hashed."""
     paths: list[Path] = []
 
     def see(path: Path) -> str:
@@ -67,10 +67,10 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return paths
 
 
-def test_look_that_finds_nothing_new_opens_and_hashes_nothing(
+def test_unchanged_store_is_only_listed(
     store: ModelStore, opened: Opened, hashed: list[Path]
 ) -> None:
-    """Not even an alias's events are read again, and each directory is listed once."""
+    """An unchanged store is listed once per directory, and nothing is opened or hashed."""
     for name in ("one", "two", "three"):
         for number in (1, 2):
             publish(store, name)
@@ -98,10 +98,10 @@ def test_look_that_finds_nothing_new_opens_and_hashes_nothing(
     registry.close()
 
 
-def test_look_that_finds_a_version_opens_that_one_alone(
+def test_only_a_new_version_is_opened(
     store: ModelStore, opened: Opened, hashed: list[Path]
 ) -> None:
-    """What serves, and what failed, is not read again when something beside it is new."""
+    """A new version is opened, and the others are not."""
     publish(store)
     publish(store, "other")
     registry = Registry(store, options, policy_of=lambda _: parse_policy("latest:2"))
@@ -119,10 +119,8 @@ def test_look_that_finds_a_version_opens_that_one_alone(
     registry.close()
 
 
-def test_alias_that_moves_is_read_again_alone(
-    store: ModelStore, opened: Opened, hashed: list[Path]
-) -> None:
-    """A move costs its alias's events, not those of the other models."""
+def test_only_a_moved_alias_is_read(store: ModelStore, opened: Opened, hashed: list[Path]) -> None:
+    """A move reads the events of its alias only."""
     for name in (MODEL, "other"):
         publish(store, name)
         store.promote(name, 1)
