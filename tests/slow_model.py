@@ -1,4 +1,7 @@
-"""A real ONNX classifier that hangs on white images: logits = mean colour x weights, after a Loop without end if all is white."""
+"""A real ONNX classifier that hangs on white images.
+
+Logits = mean colour x weights, after an endless Loop if all pixels are white.
+"""
 
 import struct
 from collections.abc import Iterable
@@ -11,6 +14,7 @@ from tiny_model import (
     UINT8,
     _field,
     _int_attribute,
+    _ints_attribute,
     _node,
     _tensor,
     _value,
@@ -19,24 +23,24 @@ from tiny_model import (
 
 BOOL = 9
 STEPS = 1e15
-"""Years of nodes that take microseconds each."""
+"""Iterations of microseconds each: the loop takes years."""
 
 
 def slow_model_bytes(height: int, width: int, weights: np.ndarray) -> bytes:
-    """The contract's input and `logits`. Between the nodes of the loop ONNX Runtime looks whether it is to end."""
+    """A model with the usual input and output. A run can be terminated between loop nodes."""
     body = _graph(
         "body",
         [
-            _node("Identity", ["go_on"], ["goes_on"]),
+            _node("Identity", ["condition"], ["same_condition"]),
             _node("Mul", ["scores", "one"], ["same_scores"]),
         ],
         inputs=[
             _value("step", INT64, []),
-            _value("go_on", BOOL, []),
+            _value("condition", BOOL, []),
             _value("scores", FLOAT, ["batch", weights.shape[1]]),
         ],
         outputs=[
-            _value("goes_on", BOOL, []),
+            _value("same_condition", BOOL, []),
             _value("same_scores", FLOAT, ["batch", weights.shape[1]]),
         ],
     )
@@ -48,7 +52,7 @@ def slow_model_bytes(height: int, width: int, weights: np.ndarray) -> bytes:
                 "ReduceMean",
                 ["cast"],
                 ["colour"],
-                _ints("axes", [1, 2]),
+                _ints_attribute("axes", [1, 2]),
                 _int_attribute("keepdims", 0),
             ),
             _node("MatMul", ["colour", "weights"], ["scores_before"]),
@@ -85,10 +89,6 @@ def _graph(
 
 def _graph_attribute(name: str, graph: bytes) -> bytes:
     return _field(1, name) + _varint(6 << 3 | _BYTES) + _varint(len(graph)) + graph + _field(20, 5)
-
-
-def _ints(name: str, values: Iterable[int]) -> bytes:
-    return _field(1, name) + b"".join(_field(8, value) for value in values) + _field(20, 7)
 
 
 def _scalar(name: str, value: float) -> bytes:

@@ -1,4 +1,7 @@
-"""A real ONNX classifier of a few hundred bytes, written without the `onnx` package: logits = mean colour x weights."""
+"""A real ONNX classifier of a few hundred bytes, written without the `onnx` package.
+
+Logits = mean colour x weights.
+"""
 
 import struct
 from collections.abc import Iterable
@@ -19,8 +22,11 @@ def tiny_model_bytes(
     batch: str | int = "batch",
     features: bool = False,
 ) -> bytes:
-    """`images` uint8 [batch, height, width, 3] -> Cast -> ReduceMean over height and width -> MatMul with `weights`
-    [3, classes] -> `logits`. With `features` the channels-first image is the feature map. The rest breaks the contract.
+    """The bytes of a model file.
+
+    `images` uint8 `[batch, height, width, 3]` -> Cast -> ReduceMean over height and width -> MatMul
+    with `weights` `[3, classes]` -> `logits`. With `features` the channels-first image is the
+    feature map. Other values of `input_name`, `input_type` and `batch` break the input contract.
     """
     nodes = [
         _node("Cast", [input_name], ["cast"], _int_attribute("to", FLOAT)),

@@ -253,8 +253,8 @@ def _stack(images: Sequence[Pixels]) -> Pixels:
 def _lower_thread_priority() -> None:
     """Let the event loop run first where both want a core: it feeds all instances.
 
-    Measured with ResNet-20 under overload on two cores: rejections within 14 to 65 ms at p99 instead
-    of 73 to 190 ms. Linux has a niceness per thread; elsewhere it belongs to the process.
+    Measured with ResNet-20 under overload on two cores: rejections within 14 to 65 ms at p99
+    instead of 73 to 190 ms. Linux has a niceness per thread; elsewhere it belongs to the process.
     """
     if sys.platform == "linux":
         thread = threading.get_native_id()

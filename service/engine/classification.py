@@ -1,4 +1,4 @@
-"""From a batch's scores to one classification per image: probabilities, abstention and label sets."""
+"""From the scores of a batch to probabilities, abstention and prediction sets of each image."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,7 @@
-"""One session per GPU behind one `run`. *Experimental*: checked with fake sessions, not on several GPUs."""
+"""One session per GPU behind one `run`.
+
+*Experimental*: tested with fake sessions only, never on several GPUs.
+"""
 
 import threading
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How a model is run: its own settings, then those of all models, then defaults for this machine."""
+"""How a model is run: its own settings, those of all models, then defaults for this machine."""
 
 import logging
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How one model's versions are run. Without `max_batch_size` the warm-up finds the best size."""
+    """How versions of a model are run. Without `max_batch_size` the warm-up finds the best size."""
 
     session: SessionOptions
     instances: int = 1

@@ -8,7 +8,7 @@ BULK: Final = 2
 
 
 class ImageCount:
-    """Images that were admitted and are not answered yet, by priority. Used on the event loop only."""
+    """Admitted images without an answer, by priority. Used on the event loop only."""
 
     def __init__(self) -> None:
         self._interactive = self._bulk = 0
@@ -26,5 +26,5 @@ class ImageCount:
             self._bulk += count
 
     def ahead_of(self, priority: Priority) -> int:
-        """Images that are run before a new one of this priority: interactive images overtake bulk."""
+        """Images that run before a new one of this priority; interactive images overtake bulk."""
         return self._interactive if priority == INTERACTIVE else self.images

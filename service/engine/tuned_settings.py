@@ -1,7 +1,7 @@
-"""The settings that `python -m service tune` found for a model on this machine: one JSON file per model.
+"""The settings that `python -m service tune` found on this machine, one JSON file per model.
 
-They hold only where they were measured: for the same model files, CPU, number of CPUs and version of
-ONNX Runtime.
+They hold only where they were measured: for the same model files, CPU, number of CPUs and version
+of ONNX Runtime.
 """
 
 import logging

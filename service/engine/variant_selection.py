@@ -1,4 +1,4 @@
-"""Selects the variant of a version that serves: the requested one, or the fastest that holds here."""
+"""Selects the variant of a version that serves: the requested or the fastest that holds here."""
 
 import hashlib
 import logging

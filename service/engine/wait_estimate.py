@@ -1,4 +1,4 @@
-"""How long new images wait for their result: run times by batch size, and the work that is queued."""
+"""How long new images wait for their result, by run times and by the work that is queued."""
 
 import math
 import threading

@@ -1,4 +1,4 @@
-"""The first runs of a session: they prepare the provider, time each batch size and find the best."""
+"""The first runs of a session: they prepare the provider and time each batch size."""
 
 import math
 import time
@@ -13,15 +13,15 @@ from model_store.preprocessing import Pixels
 from model_store.session import Logits, RunControl
 
 LONGEST_RUN_SECONDS: Final = 0.25
-"""Without a set batch size, larger batches are not tried: on a CPU they gain nothing, and others wait."""
+"""Longer runs are not tried unless set: they gain nothing on a CPU, and new images wait longer."""
 OUTLIER_RATIO: Final = 2.2
 """A run is suspected to be an outlier if it took this many times as long as half the images."""
 BATCH_OVERHEAD_SECONDS: Final = 7e-4
 BATCH_OVERHEAD_SHARE: Final = 0.05
 """Overhead of a batch under load: the constant, plus this share of a run of one image.
 
-A thread wakes up, waits for the GIL and finds cold caches. Batches that are too small lose 5 to 10 %
-of the throughput by it, batches that are too large 2 % (benchmarks/RESULTS.md).
+A thread wakes up, waits for the GIL and finds cold caches. Batches that are too small lose 5 to
+10 % of the throughput by it, batches that are too large 2 % (benchmarks/RESULTS.md).
 """
 MIN_GAIN: Final = 1.02
 """A larger batch must bring this many times the images per second."""
@@ -108,7 +108,7 @@ def best_batch_size(seconds: Mapping[int, float]) -> int:
 
 
 def _still_gains(seconds: Mapping[int, float]) -> bool:
-    """Whether the last two doublings gained; if not, all further ones gain less than half of that."""
+    """Whether the last two doublings gained; if not, further ones gain less than half of that."""
     (*_, before, _, last) = [math.inf, math.inf, *_seconds_per_image(seconds).values()]
     return before > MIN_GAIN * last
 

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def end_process() -> None:
-    """Print the stack of every thread and exit at once: an orderly exit would wait for the hung thread."""
+    """Print all stacks and exit at once: an orderly exit would wait for the hung thread."""
     with suppress(OSError, ValueError):  # no stderr
         faulthandler.dump_traceback(sys.__stderr__ or 2)
     os._exit(os.EX_SOFTWARE)

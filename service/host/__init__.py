@@ -1,1 +1,1 @@
-"""What this host allows the process: CPUs and memory."""
+"""Limits of the machine or container: CPUs and memory."""

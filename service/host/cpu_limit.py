@@ -1,4 +1,4 @@
-"""How many CPUs this process may really use: affinity and the container's quota, never the machine's count."""
+"""The number of CPUs that this process may use, by affinity and by the container's quota."""
 
 import math
 import os
@@ -10,9 +10,10 @@ OWN_GROUPS: Final = Path("/proc/self/cgroup")
 
 
 def cpu_limit(cgroup_root: Path = CGROUP_ROOT, own_groups: Path = OWN_GROUPS) -> int:
-    """CPUs, at least 1: the smaller of the affinity mask and the cgroup v2 or v1 quota, a part of one counted whole.
+    """The smaller of the affinity mask and the cgroup quota (v2 or v1), rounded up, at least 1.
 
-    A container sees its own group as the root; a unit of systemd's, or a container in the host's namespace, has it further down.
+    A container sees its own cgroup as the root. A systemd unit, or a container in the host's
+    namespace, finds it further down.
     """
     affinity = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -23,9 +24,9 @@ def cpu_limit(cgroup_root: Path = CGROUP_ROOT, own_groups: Path = OWN_GROUPS) ->
 
 
 def _folders(own_groups: Path, controller: str) -> list[PurePosixPath]:
-    """This process's group in the tree of v2 (no controller) or of one of v1's, and every group around it: each bounds it.
+    """This process's cgroup and all its parents, each of which may have a quota.
 
-    https://man7.org/linux/man-pages/man7/cgroups.7.html, /proc/pid/cgroup
+    `controller` is empty for v2. Format: man 7 cgroups, /proc/pid/cgroup.
     """
     for line in _lines(own_groups):
         _, controllers, path = line.split(":", 2)

@@ -1,4 +1,4 @@
-"""The process's memory: what malloc is to give back to the system, and when."""
+"""Makes glibc's malloc return free memory to the system."""
 
 import ctypes
 from typing import Final
@@ -10,9 +10,10 @@ MMAP_BYTES: Final = 4 * 1024 * 1024
 
 
 def bound_malloc() -> None:
-    """Let large blocks be maps of their own for good, which go back when they are freed.
+    """Give large blocks a mapping of their own, which is returned when they are freed.
 
-    By itself glibc takes them from its heap once one was freed, and the holes of what loading a model leaves there stay resident.
+    By default glibc raises the threshold once such a block was freed. Later blocks come from the
+    heap, and the holes that loading a model leaves there stay resident.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option:
@@ -21,7 +22,7 @@ def bound_malloc() -> None:
 
 
 def trim_memory() -> None:
-    """Give what malloc holds free back to the system; nothing happens where the C library is not glibc."""
+    """Return free memory to the system; does nothing without glibc."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:
         trim(0)

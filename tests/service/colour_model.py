@@ -1,4 +1,4 @@
-"""A model that tells seven colours apart, as real versions in a real store: published good, altered on disk, or not provable."""
+"""A model that classifies seven colours, as good, altered or deviating versions in a real store."""
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,10 +38,9 @@ PREPROCESSING = Preprocessing(resize=SIZE, crop_height=SIZE, crop_width=SIZE)
 
 
 def _directions() -> np.ndarray:
+    # With this scale a plain colour scores about 0.6, so that rounding does not hide the others.
     columns = np.array(list(COLOURS.values()), dtype=np.float32).T
-    return (
-        columns / np.linalg.norm(columns, axis=0) / 50
-    )  # a plain colour scores about 0.6: not so sure that rounding hides the rest
+    return columns / np.linalg.norm(columns, axis=0) / 50
 
 
 WEIGHTS = _directions()
@@ -71,10 +70,11 @@ def publish(
     others: Mapping[Variant, bytes] = MappingProxyType({}),
     extra: Mapping[str, bytes] = MappingProxyType({}),
 ) -> int:
-    """Publish a version; other `weights` than the golden ones make it one that answers otherwise than in training.
+    """Publish a version and return its number.
 
-    `file` is another model than the one with these weights; `others` are variants beside fp32, with their
-    files' bytes, `extra` more files.
+    If `weights` differ from `golden_weights`, its golden proof fails. `file` replaces the model
+    with these weights. `others` are variants besides fp32 with the bytes of their files, `extra`
+    are more files.
     """
     files = {"model.onnx": file or tiny_model_bytes(SIZE, SIZE, weights), **extra}
     blocks = []
@@ -108,7 +108,7 @@ def publish(
 
 
 def publish_deviating(store: ModelStore, model: str = MODEL) -> int:
-    """Publish a version that verifies but fails its golden proof: its model sees blue where training saw red."""
+    """Publish a version that verifies but fails its golden proof: it sees blue instead of red."""
     return publish(store, model, weights=WEIGHTS[::-1].copy())
 
 
@@ -127,5 +127,5 @@ def make_store(root: Path, builtin_root: Path | None = None) -> ModelStore:
 
 
 def labels(results: Iterable[dict[str, list[dict[str, object]]]]) -> list[object]:
-    """The best label of each result."""
+    """The top label of each result."""
     return [result["predictions"][0]["label"] for result in results]

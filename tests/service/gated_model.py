@@ -1,4 +1,4 @@
-"""A model that waits at a gate, so that a test decides when a batch computes, and that counts the images it really ran."""
+"""A model that waits at a gate, so that a test decides when a batch runs."""
 
 import asyncio
 import threading
@@ -11,7 +11,7 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 
 class GatedModel:
-    """Every batch reports that it has begun and then waits until the gate is open."""
+    """Each run reports that it has begun and waits until the gate is open."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -37,12 +37,12 @@ class GatedModel:
 
 
 def numbered(number: int) -> np.ndarray:
-    """An image that can be told from 2^24 others."""
+    """An image that encodes the number in its pixel, up to 2^24."""
     return np.array([[[number & 255, number >> 8 & 255, number >> 16]]], dtype=np.uint8)
 
 
 def read_numbers(images: np.ndarray) -> np.ndarray:
-    """What a model that recognises numbered images answers: float32 [batch, 1]."""
+    """A model that decodes numbered images: float32 `[batch, 1]`."""
     return images.reshape(len(images), 3).astype(np.float32) @ np.array(
         [[1], [256], [65536]], dtype=np.float32
     )

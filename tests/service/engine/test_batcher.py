@@ -1,4 +1,4 @@
-"""The batcher, with models that are functions."""
+"""The batcher, with functions as models."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ LARGEST = 4
 
 @contextmanager
 def batching(run: Any, max_batch_size: int = LARGEST, **options: Any) -> Iterator[Batcher]:
-    """A batcher that is closed at the end, with its model's gate open."""
+    """A batcher that is closed at the end; the gate of its model is opened before."""
     batcher = Batcher(run, max_batch_size, **options)
     try:
         yield batcher
@@ -47,8 +47,8 @@ async def answered(futures: list[asyncio.Future[ImageResult]]) -> list[int]:
     return [int(answer.row[0]) for answer in await asyncio.gather(*futures)]
 
 
-async def test_lone_image_is_run_at_once_and_told_what_its_batch_was() -> None:
-    """An image that comes while an instance is idle is a batch of its own, and its answer says so."""
+async def test_lone_image_is_a_batch_of_its_own() -> None:
+    """An idle instance takes a single image at once."""
     with batching(read_numbers) as batcher:
         (answer,) = await asyncio.gather(*submit(batcher, 7))
     assert answer.row.tolist() == [7]
@@ -58,7 +58,7 @@ async def test_lone_image_is_run_at_once_and_told_what_its_batch_was() -> None:
 
 
 async def test_next_batch_grows_while_an_instance_is_busy() -> None:
-    """What arrives during a run is taken whole by the next run, up to max_batch_size, and in order."""
+    """Images that arrive during a run form the next batch, up to max_batch_size, in order."""
     model = GatedModel(read_numbers)
     with batching(model) as batcher:
         first = submit(batcher, 0)
@@ -71,8 +71,10 @@ async def test_next_batch_grows_while_an_instance_is_busy() -> None:
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(waiting=st.integers(0, 60), largest=st.integers(1, 12), instances=st.integers(1, 3))
-def test_batches_are_never_larger_than_allowed(waiting: int, largest: int, instances: int) -> None:
-    """However many images wait and however many instances take them, no batch passes max_batch_size and no image is lost."""
+def test_batches_are_never_larger_than_max_batch_size(
+    waiting: int, largest: int, instances: int
+) -> None:
+    """For any number of images and instances, and no image is lost."""
 
     async def check() -> None:
         model = GatedModel(read_numbers)
@@ -86,8 +88,8 @@ def test_batches_are_never_larger_than_allowed(waiting: int, largest: int, insta
     asyncio.run(check())
 
 
-async def test_failing_batch_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
-    """A run that raises gives its own images an InferenceError without its reason, and the next batch is answered."""
+async def test_failing_batch_affects_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    """Its images get an InferenceError without the reason; the next batch is answered."""
     model = GatedModel(lambda images: 1 / 0 if images[0, 0, 0, 0] == 0 else read_numbers(images))
     with batching(model) as batcher, caplog.at_level(logging.CRITICAL, "service.engine.batcher"):
         failing = submit(batcher, 0)
@@ -108,7 +110,7 @@ async def test_failing_batch_fails_alone(caplog: pytest.LogCaptureFixture) -> No
 async def test_wrong_number_of_rows_is_an_inference_error(
     rows: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A model that does not give one row an image fails the batch: no image ever gets another's row."""
+    """No image ever gets another image's row."""
     model = GatedModel(lambda images: rows if len(images) == 2 else read_numbers(images))
     with batching(model) as batcher, caplog.at_level(logging.CRITICAL, "service.engine.batcher"):
         first = submit(batcher, 0)
@@ -120,8 +122,8 @@ async def test_wrong_number_of_rows_is_an_inference_error(
     assert [type(outcome) for outcome in outcomes] == [InferenceError, InferenceError]
 
 
-async def test_images_of_different_shapes_fail_as_a_batch(caplog: pytest.LogCaptureFixture) -> None:
-    """Images that do not stack are an InferenceError, and the thread lives on."""
+async def test_images_of_different_shapes_fail_together(caplog: pytest.LogCaptureFixture) -> None:
+    """They get an InferenceError, and the instance continues."""
     model = GatedModel(read_numbers)
     with batching(model) as batcher, caplog.at_level(logging.CRITICAL, "service.engine.batcher"):
         first = submit(batcher, 0)
@@ -134,21 +136,21 @@ async def test_images_of_different_shapes_fail_as_a_batch(caplog: pytest.LogCapt
     assert [type(outcome) for outcome in outcomes] == [InferenceError, InferenceError]
 
 
-async def test_cancelled_images_are_dropped_when_the_batch_forms() -> None:
-    """An image whose caller has left is never run, and its place goes to no one else's disadvantage."""
+async def test_cancelled_images_are_not_run() -> None:
+    """Other images of the batch are answered."""
     model = GatedModel(read_numbers)
     with batching(model) as batcher:
         first = submit(batcher, 0)
         await model.begun()
-        left, stayed = submit(batcher, 1), submit(batcher, 2)
-        left[0].cancel()
+        cancelled, kept = submit(batcher, 1), submit(batcher, 2)
+        cancelled[0].cancel()
         model.gate.set()
-        assert await answered(first + stayed) == [0, 2]
+        assert await answered(first + kept) == [0, 2]
     assert read_numbers(np.concatenate(model.batches)).ravel().tolist() == [0, 2]
 
 
-async def test_batch_of_cancelled_images_alone_is_not_run() -> None:
-    """When every waiting caller has left there is no run at all, and the batcher still answers."""
+async def test_batch_of_only_cancelled_images_is_not_run() -> None:
+    """The batcher still answers later images."""
     model = GatedModel(read_numbers)
     with batching(model) as batcher:
         first = submit(batcher, 0)
@@ -161,8 +163,8 @@ async def test_batch_of_cancelled_images_alone_is_not_run() -> None:
     assert model.sizes == [1, 1]
 
 
-async def test_late_images_are_refused_and_never_run() -> None:
-    """An image whose deadline passed in the queue ends in a DeadlineExceededError, and the rest of its batch is answered."""
+async def test_late_images_are_not_run() -> None:
+    """They get a DeadlineExceededError; the rest of the batch is answered."""
     model = GatedModel(read_numbers)
     with batching(model) as batcher:
         first = submit(batcher, 0)
@@ -177,7 +179,7 @@ async def test_late_images_are_refused_and_never_run() -> None:
 
 
 async def test_close_answers_what_is_queued() -> None:
-    """Closing ends the threads only after every image that was accepted has its answer."""
+    """The threads end after every submitted image has its result."""
     model = GatedModel(read_numbers)
     batcher = Batcher(model, LARGEST)
     futures = submit(batcher, *range(10))
@@ -189,7 +191,7 @@ async def test_close_answers_what_is_queued() -> None:
 
 
 async def test_submit_after_close_raises_and_a_second_close_does_nothing() -> None:
-    """A closed batcher says so at once: an image can not wait for ever."""
+    """No image waits forever."""
     batcher = Batcher(read_numbers, LARGEST)
     batcher.close()
     batcher.close()
@@ -197,26 +199,26 @@ async def test_submit_after_close_raises_and_a_second_close_does_nothing() -> No
         submit(batcher, 1)
 
 
-def test_event_loop_that_ended_first_is_no_error() -> None:
-    """A run whose event loop is gone has no one to answer; its thread lives on and ends with close."""
+def test_ended_event_loop_is_not_an_error() -> None:
+    """The instance continues with images of another event loop."""
     model = GatedModel(read_numbers)
     with batching(model) as batcher:
 
-        async def leave() -> None:
+        async def submit_and_end() -> None:
             submit(batcher, 1)
             await model.begun()
 
-        asyncio.run(leave())
+        asyncio.run(submit_and_end())
         model.gate.set()
 
-        async def come_later() -> list[int]:
+        async def submit_later() -> list[int]:
             return await answered(submit(batcher, 2))
 
-        assert asyncio.run(come_later()) == [2]
+        assert asyncio.run(submit_later()) == [2]
 
 
-async def test_queue_delay_waits_for_company_and_stops_when_full() -> None:
-    """With max_queue_delay a batch waits for others and runs as soon as it is full: here the delay alone would never end."""
+async def test_queue_delay_ends_when_the_batch_is_full() -> None:
+    """The delay alone would never end in this test."""
     model = GatedModel(read_numbers)
     model.gate.set()
     with batching(model, max_queue_delay_seconds=100 * PATIENCE_SECONDS) as batcher:
@@ -228,16 +230,16 @@ async def test_queue_delay_waits_for_company_and_stops_when_full() -> None:
     assert model.sizes == [LARGEST, LARGEST]
 
 
-async def test_queue_delay_ends_without_company() -> None:
-    """A batch that nobody joins runs when its first image has waited max_queue_delay."""
+async def test_queue_delay_ends_without_more_images() -> None:
+    """The batch runs once its first image has waited max_queue_delay."""
     with batching(read_numbers, max_queue_delay_seconds=0.01) as batcher:
         (answer,) = await asyncio.gather(*submit(batcher, 3))
     assert answer.batch_size == 1
     assert answer.queue_seconds >= 0.01
 
 
-async def test_close_does_not_wait_for_company() -> None:
-    """Closing runs a batch that waits for company at once."""
+async def test_close_ends_the_queue_delay() -> None:
+    """A waiting batch runs at once."""
     batcher = Batcher(read_numbers, LARGEST, max_queue_delay_seconds=100 * PATIENCE_SECONDS)
     futures = submit(batcher, 1)
     await asyncio.to_thread(batcher.close)
@@ -245,7 +247,7 @@ async def test_close_does_not_wait_for_company() -> None:
 
 
 async def test_instances_run_concurrently() -> None:
-    """Three instances run three batches at the same time: each run waits until all three are in."""
+    """Each of three runs waits until all three have begun."""
     barrier = threading.Barrier(3)
 
     def run(images: np.ndarray) -> np.ndarray:
@@ -257,16 +259,15 @@ async def test_instances_run_concurrently() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_bulk_that_runs_is_known_until_the_run_ends(fails: bool) -> None:
-    """Also where the run fails; a run without bulk is nothing to know."""
-
+async def test_running_bulk_is_tracked_until_the_run_ends(fails: bool) -> None:
+    """Runs without bulk are not tracked, and a failed run ends too."""
     began, may_end = threading.Semaphore(0), threading.Semaphore(0)
 
     def run(images: np.ndarray) -> np.ndarray:
         began.release()
         assert may_end.acquire(timeout=PATIENCE_SECONDS)
         if fails and len(images) > 1:
-            raise RuntimeError("a defect")
+            raise RuntimeError("failed")
         return read_numbers(images)
 
     with batching(run, 3) as batcher:
@@ -286,8 +287,8 @@ async def test_bulk_that_runs_is_known_until_the_run_ends(fails: bool) -> None:
         assert batcher.bulk_runs == {}
 
 
-async def test_bulk_is_run_after_interactive_and_fills_its_batches() -> None:
-    """What came first does not count between the two, only within each."""
+async def test_bulk_runs_after_interactive_and_fills_its_batches() -> None:
+    """The order of arrival counts only within a priority."""
     model = GatedModel(read_numbers)
     with batching(model) as batcher:
         first = submit(batcher, 0)
@@ -306,39 +307,39 @@ async def test_bulk_is_run_after_interactive_and_fills_its_batches() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere niceness belongs to the process")
-async def test_instances_give_way_to_the_event_loop() -> None:
-    """Their threads alone are nicer: the loop must never wait for a core that they hold."""
-    found: list[int] = []
+async def test_instance_threads_have_a_lower_priority_than_the_event_loop() -> None:
+    """Only the niceness of the instance threads changes."""
+    niceness: list[int] = []
 
     def run(images: np.ndarray) -> np.ndarray:
-        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
         return read_numbers(images)
 
     before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     with batching(run) as batcher:
         await answered(submit(batcher, 1))
-    assert found == [max(before, INSTANCE_NICENESS)]
+    assert niceness == [max(before, INSTANCE_NICENESS)]
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
 
 
-async def test_images_that_never_come_to_their_turn_are_let_go_once_their_callers_left() -> None:
-    """Bulk behind interactive images without an end: memory does not grow by what has timed out."""
+async def test_cancelled_images_are_removed_from_a_long_queue() -> None:
+    """Bulk that is never taken does not grow memory after its callers left."""
     model = GatedModel(read_numbers)
     with batching(model) as batcher:
         held = submit(batcher, *range(3 * LARGEST))
         await model.begun()
-        stays = batcher.submit(numbered(7), time.monotonic() + PATIENCE_SECONDS, BULK)
+        kept = batcher.submit(numbered(7), time.monotonic() + PATIENCE_SECONDS, BULK)
         for _ in range(5 * MIN_QUEUE_TO_CLEAN):
             batcher.submit(numbered(8), time.monotonic() + PATIENCE_SECONDS, BULK).cancel()
         assert batcher.waiting_bulk <= MIN_QUEUE_TO_CLEAN + 1
         model.gate.set()
-        assert await answered([*held, stays]) == [*range(3 * LARGEST), 7]
+        assert await answered([*held, kept]) == [*range(3 * LARGEST), 7]
 
 
-async def test_sandbox_that_forbids_niceness_stops_no_instance(
+async def test_instances_run_where_niceness_is_forbidden(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """To give way is a kindness; to answer is not."""
+    """Some sandboxes forbid setpriority."""
 
     def forbid(*_: int) -> None:
         raise PermissionError

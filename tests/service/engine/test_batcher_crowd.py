@@ -1,4 +1,4 @@
-"""The batcher under a crowd: nobody gets what belongs to another, whatever fails, leaves or is late."""
+"""The batcher under random load with failures, cancellations and deadlines."""
 
 import asyncio
 import functools
@@ -21,10 +21,10 @@ from service.errors import DeadlineExceededError, InferenceError
 pytestmark = pytest.mark.anyio
 
 
-class Crowd:
-    """Callers with requests of all sizes and both priorities, some of whom leave or are in a hurry.
+class RandomLoad:
+    """Requests of all sizes and both priorities; some are cancelled, some are late.
 
-    Each holds every answer against its own image.
+    Each compares every result with its own image.
     """
 
     def __init__(self, batcher: Batcher, requests: int, seed: str) -> None:
@@ -43,18 +43,18 @@ class Crowd:
             itertools.starmap(range, itertools.pairwise([0, *itertools.accumulate(sizes)]))
         )
 
-    async def caller(self) -> None:
+    async def run_client(self) -> None:
         while self._requests:
             await self._request(self._requests.pop())
 
     async def _request(self, numbers: range) -> None:
-        hurry, leaves = self._chance.random() < 0.05, self._chance.random() < 0.05
-        deadline = time.monotonic() + (0 if hurry else PATIENCE_SECONDS)
+        is_late, is_cancelled = self._chance.random() < 0.05, self._chance.random() < 0.05
+        deadline = time.monotonic() + (0 if is_late else PATIENCE_SECONDS)
         priority = INTERACTIVE if self._chance.random() < 0.5 else BULK
         futures = [self._batcher.submit(numbered(number), deadline, priority) for number in numbers]
         for number, future in zip(numbers, futures, strict=True):
-            future.add_done_callback(functools.partial(self._settle, number))
-        if leaves:
+            future.add_done_callback(functools.partial(self._count_settled, number))
+        if is_cancelled:
             await asyncio.sleep(0)
             for future in futures:
                 future.cancel()
@@ -63,25 +63,22 @@ class Crowd:
         ):
             self.outcomes[type(outcome)] += 1
             assert not isinstance(outcome, ImageResult) or outcome.row.tolist() == [number]
-            assert leaves or not isinstance(outcome, asyncio.CancelledError)
-            assert hurry or not isinstance(outcome, DeadlineExceededError)
+            assert is_cancelled or not isinstance(outcome, asyncio.CancelledError)
+            assert is_late or not isinstance(outcome, DeadlineExceededError)
 
-    def _settle(self, number: int, _: asyncio.Future[ImageResult]) -> None:
+    def _count_settled(self, number: int, _: asyncio.Future[ImageResult]) -> None:
         self.settled[number] += 1
 
 
 @pytest.mark.parametrize(
     ("largest", "instances", "delay"), [(16, 1, 0.0), (3, 3, 0.0), (16, 2, 0.002)]
 )
-async def test_results_never_cross_callers(
+async def test_each_image_gets_its_own_outcome_once(
     largest: int, instances: int, delay: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """10,000 requests of all sizes, failing batches, callers who leave or are late: each image has its own outcome, once.
-
-    Nobody who left or was late is ever run: the model counts what it really ran.
-    """
-    troubles: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: troubles.append(context))
+    """10,000 requests with failing batches, cancellations and deadlines; late images never run."""
+    loop_errors: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: loop_errors.append(context))
     ran = [0] * instances
 
     def run(images: np.ndarray) -> np.ndarray:
@@ -93,11 +90,11 @@ async def test_results_never_cross_callers(
 
     with caplog.at_level(logging.CRITICAL, "service.engine.batcher"):
         batcher = Batcher(run, largest, instances, delay)
-        crowd = Crowd(batcher, 10_000, seed=f"{instances} {delay}")
-        await asyncio.gather(*(crowd.caller() for _ in range(32)))
+        load = RandomLoad(batcher, 10_000, seed=f"{instances} {delay}")
+        await asyncio.gather(*(load.run_client() for _ in range(32)))
         await asyncio.to_thread(batcher.close)
-    assert crowd.settled == [1] * crowd.images
-    assert min(crowd.outcomes.values()) > 100, crowd.outcomes
-    answered_or_failed = crowd.outcomes[ImageResult] + crowd.outcomes[InferenceError]
-    assert answered_or_failed <= sum(ran) <= crowd.images - crowd.outcomes[DeadlineExceededError]
-    assert troubles == []
+    assert load.settled == [1] * load.images
+    assert min(load.outcomes.values()) > 100, load.outcomes
+    answered_or_failed = load.outcomes[ImageResult] + load.outcomes[InferenceError]
+    assert answered_or_failed <= sum(ran) <= load.images - load.outcomes[DeadlineExceededError]
+    assert loop_errors == []

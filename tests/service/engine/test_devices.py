@@ -1,4 +1,4 @@
-"""Several sessions behind one run."""
+"""Several sessions behind one `run`."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,7 @@ IMAGES = np.zeros((1, 1, 1, 3), np.uint8)
 
 
 class Device:
-    """Counts the runs it has under way, and holds each until the gate is open."""
+    """A fake session that counts its runs and holds each until the gate is open."""
 
     def __init__(self, gate: threading.Event, began: threading.Semaphore) -> None:
         self.gate, self.began = gate, began
@@ -29,18 +29,18 @@ class Device:
         return images
 
 
-def test_each_run_goes_to_the_one_with_the_fewest() -> None:
-    """Of six runs at once three devices get two each; when they have ended all are free again, failures too."""
+def test_each_run_goes_to_the_session_with_the_fewest_runs() -> None:
+    """Of six concurrent runs each of three sessions gets two; failed runs end too."""
     gate, began = threading.Event(), threading.Semaphore(0)
-    found = [Device(gate, began) for _ in range(3)]
-    devices = Devices(cast("list[Session]", found))
+    fakes = [Device(gate, began) for _ in range(3)]
+    devices = Devices(cast("list[Session]", fakes))
     with ThreadPoolExecutor(6) as pool:
         futures = [pool.submit(devices.run, IMAGES) for _ in range(6)]
         for _ in futures:
             assert began.acquire(timeout=PATIENCE_SECONDS)
-        assert [device.runs for device in found] == [2, 2, 2]
+        assert [device.runs for device in fakes] == [2, 2, 2]
         gate.set()
         assert all(future.result() is IMAGES for future in futures)
-        found[0].runs = 100
+        fakes[0].runs = 100
         assert isinstance(pool.submit(devices.run, IMAGES).exception(), RuntimeError)
     assert devices._runs == [0, 0, 0]

@@ -1,4 +1,4 @@
-"""A version as it serves: what it holds, and that it lets go of it."""
+"""A loaded version frees its memory, and its predictions follow what runs."""
 
 import gc
 import time
@@ -24,27 +24,27 @@ def _no_garbage_collector() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_no_garbage_collector")
-def test_a_closed_version_s_memory_is_free_at_once(store: ModelStore) -> None:
-    """No cycle holds the session until the garbage collector comes: a hundred reloads would each leave their weights behind."""
+def test_closed_version_frees_its_session_at_once(store: ModelStore) -> None:
+    """No reference cycle keeps the weights until the garbage collector runs."""
     publish(store)
-    served = LoadedVersion(store.open(MODEL, 1), EngineOptions(SessionOptions(), instances=2))
-    session = weakref.ref(served.selected_variant.session)
-    served.close()
+    loaded = LoadedVersion(store.open(MODEL, 1), EngineOptions(SessionOptions(), instances=2))
+    session = weakref.ref(loaded.selected_variant.session)
+    loaded.close()
     assert session() is not None
-    del served
+    del loaded
     assert session() is None
 
 
 @pytest.mark.anyio
-async def test_what_runs_corrects_what_is_predicted(store: ModelStore) -> None:
-    """The profile of the warm-up follows each batch that is really run."""
+async def test_runs_correct_the_latency_profile(store: ModelStore) -> None:
+    """Every batch changes the profile of the warm-up."""
     publish(store)
-    served = LoadedVersion(store.open(MODEL, 1), EngineOptions(SessionOptions(), max_batch_size=8))
+    loaded = LoadedVersion(store.open(MODEL, 1), EngineOptions(SessionOptions(), max_batch_size=8))
     try:
-        before = [served.profile.seconds(size) for size in (1, 8)]
-        await served.batcher.submit(
+        before = [loaded.profile.seconds(size) for size in (1, 8)]
+        await loaded.batcher.submit(
             np.zeros((SIZE, SIZE, 3), np.uint8), time.monotonic() + PATIENCE_SECONDS
         )
-        assert [served.profile.seconds(size) for size in (1, 8)] != before
+        assert [loaded.profile.seconds(size) for size in (1, 8)] != before
     finally:
-        served.close()
+        loaded.close()

@@ -1,4 +1,4 @@
-"""Which variant of a version answers, and what is said where it is not the one that was wished for."""
+"""Selection of the variant that serves, and the reported reasons."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,12 +35,12 @@ NEAR = (WEIGHTS + 1e-5).astype(np.float32)
 FAR = WEIGHTS[::-1].copy()
 
 
-def file_of(weights: np.ndarray) -> bytes:
+def model_file(weights: np.ndarray) -> bytes:
     return tiny_model_bytes(SIZE, SIZE, weights)
 
 
-def as_if(**seconds: float) -> object:
-    """A measurement that found these times, whatever the machine does."""
+def fake_measure(**seconds: float) -> object:
+    """A measurement that returns these times."""
 
     def measure(sessions: Mapping[str, Session], _: Version) -> Mapping[str, np.ndarray]:
         return {name: np.array([[seconds[name], 8 * seconds[name]]]) for name in sessions}
@@ -48,113 +48,114 @@ def as_if(**seconds: float) -> object:
     return measure
 
 
-def chosen(
-    store: ModelStore, wish: RequestedPrecision, number: int = 1, **seconds: float
+def select(
+    store: ModelStore, requested: RequestedPrecision, number: int = 1, **seconds: float
 ) -> SelectedVariant:
     with store.open(MODEL, number) as version:
-        return select_variant(version, wish, SessionOptions(), as_if(**seconds))  # type: ignore[arg-type]
+        return select_variant(version, requested, SessionOptions(), fake_measure(**seconds))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("int8", "expected"), [(0.5, "int8"), (0.97, "fp32"), (3.0, "fp32")])
-def test_auto_takes_the_fastest_and_fp32_where_little_is_won(
+def test_auto_selects_the_fastest_or_fp32_without_much_gain(
     store: ModelStore, int8: float, expected: Precision
 ) -> None:
-    """What was measured decides; three per cent are no reason to give up the exact answers."""
-    publish(store, others={INT8: file_of(NEAR)})
-    choice = chosen(store, "auto", fp32=1.0, int8=int8)
-    assert choice.precision == expected
-    assert choice.milliseconds == {"fp32": (1000.0, 8000.0), "int8": (int8 * 1e3, int8 * 8e3)}
+    """A gain of three per cent does not justify different answers."""
+    publish(store, others={INT8: model_file(NEAR)})
+    selected = select(store, "auto", fp32=1.0, int8=int8)
+    assert selected.precision == expected
+    assert selected.milliseconds == {"fp32": (1000.0, 8000.0), "int8": (int8 * 1e3, int8 * 8e3)}
 
 
-def test_speed_is_weighed_over_both_batches() -> None:
-    """Half the time for one image counts as much as half the time for eight; of several rounds the best does."""
+def test_speed_up_counts_both_batch_sizes_equally() -> None:
+    """Half the time for one image counts as much as for eight; the best round counts."""
     fp32 = np.array([[9.0, 9.0], [1.0, 8.0]])
     assert fastest_precision({"fp32": fp32, "int8": np.array([[0.5, 32.0]])}, "fp32") == "fp32"
     assert fastest_precision({"fp32": fp32, "int8": np.array([[0.5, 8.0]])}, "fp32") == "int8"
 
 
-def test_the_session_is_that_of_the_chosen_variant(store: ModelStore) -> None:
-    """The file that was chosen answers, and not only its name."""
-    publish(store, others={INT8: file_of(NEAR)})
+def test_session_belongs_to_the_selected_variant(store: ModelStore) -> None:
+    """Its file runs, not only its name is reported."""
+    publish(store, others={INT8: model_file(NEAR)})
     images = np.full((1, SIZE, SIZE, 3), 255, np.uint8)
-    fp32, int8 = (chosen(store, wish).session.run(images) for wish in ("fp32", "int8"))
+    fp32, int8 = (select(store, requested).session.run(images) for requested in ("fp32", "int8"))
     assert np.allclose(int8 - fp32, 3 * 255e-5, atol=1e-4)
 
 
-def test_auto_leaves_out_what_fails_its_proof(
+def test_auto_leaves_out_variants_that_fail_their_proof(
     store: ModelStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A variant that answers otherwise here than its tolerance allows does not serve, however fast, and the log says so."""
-    publish(store, others={INT8: file_of(FAR)})
-    choice = chosen(store, "auto", fp32=1.0, int8=0.1)
-    assert choice.precision == "fp32"
-    assert "differ from training's" in choice.left_out["int8"]
+    """A fast variant outside its tolerance does not serve, and the log has the reason."""
+    publish(store, others={INT8: model_file(FAR)})
+    selected = select(store, "auto", fp32=1.0, int8=0.1)
+    assert selected.precision == "fp32"
+    assert "int8" in selected.left_out
     assert "cannot serve in int8" in caplog.text
 
 
-def test_auto_leaves_out_what_is_no_model(store: ModelStore) -> None:
-    """A file that ONNX Runtime refuses costs the variant and not the version."""
-    publish(store, others={INT8: b"no model"})
-    choice = chosen(store, "auto")
-    assert choice.precision == "fp32"
-    assert "can not load" in choice.left_out["int8"]
+def test_auto_leaves_out_broken_files(store: ModelStore) -> None:
+    """The version still serves."""
+    publish(store, others={INT8: b"not a model"})
+    selected = select(store, "auto")
+    assert selected.precision == "fp32"
+    assert "int8" in selected.left_out
 
 
-def test_gates_and_hardware_are_asked_before_the_clock(store: ModelStore) -> None:
-    """A variant with a failed gate, and one for GPUs, are not even loaded."""
+def test_failed_gates_and_missing_gpus_exclude_a_variant_unloaded(store: ModelStore) -> None:
+    """Such variants are not even loaded."""
     publish(
         store,
         others={INT8.model_copy(update={"gate": (FAILED,)}): b"not loaded", FP16: b"not loaded"},
     )
-    choice = chosen(store, "auto")
-    assert (choice.precision, choice.note) == ("fp32", None)
-    assert choice.left_out == {"int8": "its gate top1_loss failed", "fp16": "it needs a GPU"}
+    selected = select(store, "auto")
+    assert (selected.precision, selected.note) == ("fp32", None)
+    assert selected.left_out == {"int8": "its gate top1_loss failed", "fp16": "it needs a GPU"}
 
 
-def test_a_waived_gate_holds(store: ModelStore) -> None:
-    """Its owner knew better, and the reason stands in the manifest."""
+def test_waived_gate_counts_as_passed(store: ModelStore) -> None:
+    """The reason of the waiver is in the manifest."""
     waived = FAILED.model_copy(update={"waived": "speed counts here"})
-    publish(store, others={INT8.model_copy(update={"gate": (waived,)}): file_of(NEAR)})
-    assert chosen(store, "auto", fp32=1.0, int8=0.5).precision == "int8"
+    publish(store, others={INT8.model_copy(update={"gate": (waived,)}): model_file(NEAR)})
+    assert select(store, "auto", fp32=1.0, int8=0.5).precision == "int8"
 
 
 @pytest.mark.parametrize(
-    ("others", "note"),
-    [({}, "this version has no int8 variant"), ({INT8: file_of(FAR)}, "differ from training's")],
+    "others",
+    [{}, {INT8: model_file(FAR)}],
+    ids=["missing", "deviating"],
 )
-def test_a_named_precision_that_can_not_serve_gives_way_to_fp32(
-    store: ModelStore, others: dict[Variant, bytes], note: str, caplog: pytest.LogCaptureFixture
+def test_named_precision_that_cannot_serve_is_replaced_by_fp32(
+    store: ModelStore, others: dict[Variant, bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The version answers all the same; the log and the choice say why it is not as wished."""
+    """The log and the note have the reason."""
     publish(store, others=others)
-    choice = chosen(store, "int8")
-    assert choice.precision == "fp32"
-    assert note in (choice.note or "")
+    selected = select(store, "int8")
+    assert selected.precision == "fp32"
+    assert selected.note
     assert "serves in fp32 instead of int8" in caplog.text
 
 
-def test_fp32_must_hold_whatever_is_wished(store: ModelStore) -> None:
-    """A version whose own numbers do not come out does not go live on the strength of its INT8 file."""
-    publish(store, weights=FAR, others={INT8: file_of(WEIGHTS)})
-    for wish in ("auto", "int8"):
-        with pytest.raises(NumericsProofError, match="the fp32 logits differ"):
-            chosen(store, wish)  # type: ignore[arg-type]
+def test_fp32_must_hold_whatever_is_requested(store: ModelStore) -> None:
+    """A version whose fp32 proof fails does not serve in INT8 either."""
+    publish(store, weights=FAR, others={INT8: model_file(WEIGHTS)})
+    for requested in ("auto", "int8"):
+        with pytest.raises(NumericsProofError):
+            select(store, requested)  # type: ignore[arg-type]
 
 
-def test_a_real_measurement_chooses_one_of_them(store: ModelStore) -> None:
-    """Without a measurement of the test's own the variants are timed here, in turn."""
-    publish(store, others={INT8: file_of(NEAR)})
+def test_real_measurement_selects_one_variant(store: ModelStore) -> None:
+    """By default the variants are timed in turn."""
+    publish(store, others={INT8: model_file(NEAR)})
     with store.open(MODEL, 1) as version:
-        choice = select_variant(version, "auto", SessionOptions())
-    assert choice.precision in {"fp32", "int8"}
-    assert set(choice.milliseconds) == {"fp32", "int8"}
-    assert all(value > 0 for values in choice.milliseconds.values() for value in values)
+        selected = select_variant(version, "auto", SessionOptions())
+    assert selected.precision in {"fp32", "int8"}
+    assert set(selected.milliseconds) == {"fp32", "int8"}
+    assert all(value > 0 for values in selected.milliseconds.values() for value in values)
 
 
-def test_the_service_serves_as_set_and_says_so(tmp_path: Path) -> None:
-    """SERVICE_PRECISION reaches the model, and the model routes tell which variant answers and which can not."""
+def test_service_uses_the_precision_setting_and_reports_it(tmp_path: Path) -> None:
+    """The model routes report which variant serves and why others do not."""
     store = make_store(tmp_path / "store")
-    publish(store, others={INT8: file_of(NEAR), FP16: b"not loaded"})
+    publish(store, others={INT8: model_file(NEAR), FP16: b"not loaded"})
     publish(store, "plain")
     with (
         running("--store", store.root, "--no-builtin", "--precision", "int8") as server,
@@ -179,9 +180,9 @@ def _label(response: httpx.Response) -> str:
     return str(response.json()["results"][0]["predictions"][0]["label"])
 
 
-def test_the_start_says_where_another_precision_answers(store: ModelStore) -> None:
-    """The accuracy that is printed was measured in fp32, so a person is told when that is not what answers."""
-    publish(store, others={INT8: file_of(NEAR)})
+def test_start_prints_another_precision_than_fp32(store: ModelStore) -> None:
+    """The printed accuracy was measured in fp32."""
+    publish(store, others={INT8: model_file(NEAR)})
     publish(store, "plain")
     registry = Registry(
         store, lambda _: EngineOptions(SessionOptions(), max_batch_size=8, precision="int8")
@@ -194,10 +195,8 @@ def test_the_start_says_where_another_precision_answers(store: ModelStore) -> No
     assert "  model  plain/1: 7 classes" in lines
 
 
-def test_optimised_graph_is_kept_for_all_files_of_a_version(
-    store: ModelStore, tmp_path: Path
-) -> None:
-    """A graph may have its weights in a file of their own: another version with other weights is not given the first one's."""
+def test_cached_graph_depends_on_all_files_of_a_version(store: ModelStore, tmp_path: Path) -> None:
+    """A graph may keep its weights in another file."""
     cache = GraphCache(tmp_path / "cache", 10**8)
     for weights in (b"one", b"two", b"two"):
         publish(store, extra={"weights.bin": weights})

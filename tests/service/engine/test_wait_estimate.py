@@ -1,4 +1,4 @@
-"""What is predicted of a wait, with a real batcher whose runs a test holds."""
+"""The latency profile, and the wait predicted for a real batcher whose runs a test holds."""
 
 import asyncio
 import time
@@ -15,17 +15,17 @@ from service.engine.batcher import Batcher
 from service.engine.priority import BULK, INTERACTIVE, Priority
 from service.engine.wait_estimate import LatencyProfile, WaitEstimate
 
-SECONDS = {1: 10_000.0, 4: 40_000.0}  # of which what passes in a test is nothing
-EXACTLY = 100.0
+SECONDS = {1: 10_000.0, 4: 40_000.0}  # far longer than any test
+TOLERANCE_SECONDS = 100.0
 
 
 @asynccontextmanager
 async def holding(
     *priorities: Priority, instances: int = 1
 ) -> AsyncIterator[tuple[WaitEstimate, Batcher]]:
-    """One of the instances has begun with these, four or none."""
+    """A batcher with one running batch of these four images, or an idle one."""
     model = GatedModel(read_numbers)
-    batcher = Batcher(model, 4, instances, PATIENCE_SECONDS)  # so that they are one batch
+    batcher = Batcher(model, 4, instances, PATIENCE_SECONDS)  # all four are one batch
     futures = [
         batcher.submit(numbered(0), time.monotonic() + PATIENCE_SECONDS, priority)
         for priority in priorities
@@ -52,47 +52,49 @@ async def holding(
         ([INTERACTIVE, BULK, BULK, BULK], 1, 1, 50_000),
     ],
 )
-async def test_interactive_waits_for_the_bulk_that_runs(
+async def test_interactive_waits_for_running_bulk(
     running: list[Priority], instances: int, ahead: int, expected: float
 ) -> None:
-    """Where no instance is free first; of a mixed run the interactive images count once, as those ahead."""
+    """Idle instances are used first; interactive images of a mixed run count once, as `ahead`."""
     async with holding(*running, instances=instances) as (wait, _):
-        assert wait.seconds(ahead, 1, INTERACTIVE) == pytest.approx(expected, abs=EXACTLY)
+        assert wait.seconds(ahead, 1, INTERACTIVE) == pytest.approx(expected, abs=TOLERANCE_SECONDS)
 
 
 @pytest.mark.anyio
-async def test_what_has_run_is_waited_for_no_more() -> None:
-    """A run that is nearly over is nearly no wait, and one that takes longer than it should is none."""
+async def test_elapsed_time_of_a_run_is_subtracted() -> None:
+    """A run that takes longer than predicted adds no wait."""
     async with holding(*[BULK] * 4) as (wait, batcher):
         (run,) = batcher.bulk_runs.values()
-        for passed, left in ((30_000, 10_000), (50_000, 0)):
-            run.began = time.monotonic() - passed
-            assert wait.seconds(0, 1, INTERACTIVE) == pytest.approx(left + 10_000, abs=EXACTLY)
+        for elapsed, remaining in ((30_000, 10_000), (50_000, 0)):
+            run.began = time.monotonic() - elapsed
+            assert wait.seconds(0, 1, INTERACTIVE) == pytest.approx(
+                remaining + 10_000, abs=TOLERANCE_SECONDS
+            )
 
 
 @pytest.mark.anyio
-async def test_bulk_that_waits_fills_the_batches_of_interactive() -> None:
-    """It takes no place before them, but makes their runs as long as full ones; bulk counts all before it as ahead already."""
+async def test_queued_bulk_fills_the_batches_of_interactive() -> None:
+    """It is not ahead of interactive images, but makes their runs as long as full batches."""
     async with holding(*[INTERACTIVE] * 4) as (wait, batcher):
         futures = [
             batcher.submit(numbered(0), time.monotonic() + PATIENCE_SECONDS, BULK) for _ in range(2)
         ]
-        assert wait.seconds(0, 1, INTERACTIVE) == pytest.approx(30_000, abs=EXACTLY)
-        assert wait.seconds(0, 4, INTERACTIVE) == pytest.approx(40_000, abs=EXACTLY)
-        assert wait.seconds(6, 1, BULK) == pytest.approx(70_000, abs=EXACTLY)
+        assert wait.seconds(0, 1, INTERACTIVE) == pytest.approx(30_000, abs=TOLERANCE_SECONDS)
+        assert wait.seconds(0, 4, INTERACTIVE) == pytest.approx(40_000, abs=TOLERANCE_SECONDS)
+        assert wait.seconds(6, 1, BULK) == pytest.approx(70_000, abs=TOLERANCE_SECONDS)
         for future in futures:
             future.cancel()
 
 
 @pytest.mark.parametrize(("images", "seconds"), [(1, 1.0), (2, 2.0), (3, 2.5), (4, 3.0), (8, 6.0)])
-def test_sizes_in_between_and_beyond(images: int, seconds: float) -> None:
-    """Linear between what was measured, and in proportion beyond it."""
+def test_sizes_between_and_beyond_the_measured_ones(images: int, seconds: float) -> None:
+    """Linear between measured sizes, proportional beyond them."""
     assert_allclose(LatencyProfile({1: 1.0, 2: 2.0, 4: 3.0}).seconds(images), seconds)
 
 
 @pytest.mark.parametrize("factor", [3.0, 0.4])
-def test_profile_follows_what_really_runs(factor: float) -> None:
-    """Beside other load, or on a faster CPU, all sizes are right again after some runs, also those that were not run."""
+def test_profile_follows_the_runs(factor: float) -> None:
+    """After some runs on a slower or faster machine, sizes that were not run are corrected too."""
     truth = {1: 1.0, 8: 4.0, 32: 10.0}
     profile = LatencyProfile(truth)
     for _ in range(120):
@@ -103,8 +105,8 @@ def test_profile_follows_what_really_runs(factor: float) -> None:
     assert abs(np.log(profile.seconds(32) / (factor * truth[32]))) < abs(np.log(factor))
 
 
-def test_one_slow_run_does_not_change_much() -> None:
-    """A hiccup is no trend."""
+def test_one_slow_run_changes_little() -> None:
+    """An outlier of factor 2 changes the profile by less than 10 %."""
     profile = LatencyProfile({1: 1.0})
     profile.observe(1, 2.0)
     assert profile.seconds(1) < 1.1
@@ -113,13 +115,13 @@ def test_one_slow_run_does_not_change_much() -> None:
 @pytest.mark.parametrize(
     ("ahead", "images", "seconds"), [(0, 1, 1.0), (3, 1, 2.0), (4, 4, 4.0), (8, 1, 5.0)]
 )
-def test_waits_are_whole_batches_and_a_rest(ahead: int, images: int, seconds: float) -> None:
-    """Two instances, batches of two: four images take one run of two each."""
+def test_wait_is_full_batches_and_a_smaller_one(ahead: int, images: int, seconds: float) -> None:
+    """Two instances with batches of two run four images in one round."""
     assert_allclose(LatencyProfile({1: 1.0, 2: 2.0}).wait_seconds(ahead, images, 2, 2), seconds)
 
 
 @pytest.mark.parametrize(("filling", "seconds"), [(0, 4.0), (1, 4.0), (2, 5.0), (99, 5.0)])
-def test_others_fill_up_the_last_run_and_no_more(filling: int, seconds: float) -> None:
-    """Of five images one is in a last run, of which the other places are taken, too."""
+def test_lower_priority_fills_only_the_last_batch(filling: int, seconds: float) -> None:
+    """Of five images one is in the last round, whose other places are filled."""
     profile = LatencyProfile({1: 1.0, 2: 2.0, 3: 3.0})
     assert_allclose(profile.wait_seconds(3, 2, 2, 2, filling), seconds - 1.0)

@@ -1,4 +1,4 @@
-"""The first runs of a session."""
+"""The first runs of a session, with functions as sessions."""
 
 import numpy as np
 import pytest
@@ -8,11 +8,11 @@ from model_store.manifest import Input
 from service.engine.warm_up import best_batch_size, warm_up
 
 SHAPE = Input(height=2, width=4)
-GIVING_BACK = [1]  # a last run, after which nothing of what the others took is kept
+MEMORY_RELEASE = [1]  # the last run returns memory
 
 
 class Model:
-    """Counts the sizes that it was run at."""
+    """Records the sizes of its runs."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -23,26 +23,26 @@ class Model:
         return np.zeros((len(images), 5), np.float32)
 
 
-def test_every_size_that_is_prepared_for_is_run_before_it_is_timed() -> None:
-    """Where the provider compiles by shape, each shape that will come has been there, the largest first."""
+def test_given_sizes_are_run_before_they_are_timed() -> None:
+    """The largest first, for providers that compile by shape."""
     model = Model()
     assert list(warm_up(model, SHAPE, 5, 8, (1, 2, 4, 8))) == [1, 2, 4, 8]
-    assert model.sizes == [8, 4, 2, 1, 1, 2, 4, 8, *GIVING_BACK]
+    assert model.sizes == [8, 4, 2, 1, 1, 2, 4, 8, *MEMORY_RELEASE]
 
 
-def test_else_sizes_double_up_to_the_largest() -> None:
-    """And the largest itself; each is run three times where that is quick. The bound may be one."""
+def test_sizes_double_up_to_the_largest() -> None:
+    """Quick runs are timed three times. The largest size may be one."""
     model = Model()
     assert list(warm_up(model, SHAPE, 5, 12)) == [1, 2, 4, 8, 12]
-    assert model.sizes == [*(size for size in (1, 2, 4, 8, 12) for _ in range(3)), *GIVING_BACK]
+    assert model.sizes == [*(size for size in (1, 2, 4, 8, 12) for _ in range(3)), *MEMORY_RELEASE]
     assert list(warm_up(Model(), SHAPE, 5, 1)) == [1]
 
 
 @pytest.mark.parametrize(("seconds", "sizes"), [(0.03, [1, 2, 4]), (10.0, [1, 1])])
-def test_batches_grow_no_longer_than_a_run_may_take(
+def test_sizes_stop_before_the_longest_run(
     seconds: float, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A size whose double would take too long is the last, and runs once where half of it was as long; one image always runs."""
+    """A size whose double would take too long is the last; one image always runs."""
     now = 0.0
     model = Model()
 
@@ -53,16 +53,16 @@ def test_batches_grow_no_longer_than_a_run_may_take(
 
     monkeypatch.setattr("time.perf_counter", lambda: now)
     assert list(warm_up(run, SHAPE, 5, 1000, longest_seconds=0.15)) == sorted(set(sizes))
-    assert model.sizes == [*sizes, *GIVING_BACK]
+    assert model.sizes == [*sizes, *MEMORY_RELEASE]
 
 
 @pytest.mark.parametrize(
     ("fixed", "sizes"), [(0.0, [1, 2, 4, 8, 16, 32]), (0.001, [1, 2, 4, 8, 16, 32, 64])]
 )
-def test_batches_grow_no_longer_than_they_gain(
+def test_sizes_stop_without_gain(
     fixed: float, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a batch costs whatever its size is worth sharing until it is a small part; what starts has no time for more."""
+    """The fixed costs of a batch decide how long larger batches gain."""
     now = 0.0
     model = Model()
 
@@ -76,8 +76,8 @@ def test_batches_grow_no_longer_than_they_gain(
 
 
 @pytest.mark.parametrize("slow", [1, 4, 7])
-def test_a_hiccup_decides_nothing(slow: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One run of any size that takes long for once does not keep batches small for ever."""
+def test_one_slow_run_decides_nothing(slow: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single outlier does not keep batches small."""
     now = 0.0
     model = Model()
 
@@ -91,9 +91,9 @@ def test_a_hiccup_decides_nothing(slow: int, monkeypatch: pytest.MonkeyPatch) ->
     assert list(warm_up(run, SHAPE, 5, 32, longest_seconds=0.15)) == [1, 2, 4, 8, 16, 32]
 
 
-def test_scores_of_another_shape_are_refused() -> None:
-    """A model with fewer classes than its manifest does not go live."""
-    with pytest.raises(ModelRunError, match=r"scores of shape \(1, 5\), expected \(1, 6\)"):
+def test_scores_of_another_shape_raise() -> None:
+    """The model must have as many classes as its manifest."""
+    with pytest.raises(ModelRunError, match=r"\(1, 5\).*\(1, 6\)"):
         warm_up(Model(), SHAPE, 6, 8)
 
 
@@ -105,8 +105,10 @@ def test_scores_of_another_shape_are_refused() -> None:
         ({1: 0.0004, 2: 0.00078, 4: 0.00153, 8: 0.003, 16: 0.00605}, 16),
         ({1: 0.002, 8: 0.0022, 32: 0.004}, 32),
     ],
-    ids=["nothing gained", "a large model on a CPU", "a small one", "a GPU"],
+    ids=["no gain", "a large model on a CPU", "a small model", "a GPU"],
 )
-def test_batches_are_no_larger_than_they_gain(seconds: dict[int, float], size: int) -> None:
-    """The smallest size with nearly the most images a second, what a batch costs beside its run counted in."""
+def test_best_batch_size_is_the_smallest_with_nearly_the_best_throughput(
+    seconds: dict[int, float], size: int
+) -> None:
+    """The overhead of a batch is included."""
     assert best_batch_size(seconds) == size

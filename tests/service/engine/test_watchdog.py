@@ -124,7 +124,7 @@ def test_watchdog_is_disabled_with_0_seconds() -> None:
 
 
 def test_process_exits_if_a_run_never_returns() -> None:
-    """The exit code tells a supervisor to restart it, and stderr has the stack of the hung thread."""
+    """The exit code is EX_SOFTWARE, and stderr has the stack of the hung thread."""
     code = """if True:
         import threading
         import numpy as np

@@ -1,4 +1,4 @@
-"""CPUs by affinity and by cgroup trees that stand in for a container's."""
+"""CPUs by affinity and by fake cgroup trees."""
 
 import os
 from collections.abc import Mapping
@@ -41,8 +41,8 @@ def tree(root: Path, files: Mapping[str, str]) -> Path:
         ({"cpu.max": "400000 100000", V1[0]: "200000", V1[1]: "100000"}, 2),
     ],
 )
-def test_quota_bounds_the_cpus(tmp_path: Path, files: Mapping[str, str], expected: int) -> None:
-    """A cgroup v2 or v1 quota counts where it is set, a part of a CPU as a whole one, and never more than the affinity."""
+def test_quota_limits_the_cpus(tmp_path: Path, files: Mapping[str, str], expected: int) -> None:
+    """A v2 or v1 quota is rounded up and never exceeds the affinity."""
     assert cpu_limit(tree(tmp_path, files)) == expected
 
 
@@ -72,17 +72,17 @@ UNIT = "system.slice/resident.service"
         ),
     ],
 )
-def test_quota_of_a_group_further_down_counts(
+def test_quota_of_nested_cgroups_counts(
     tmp_path: Path, own: str, files: Mapping[str, str], expected: int
 ) -> None:
-    """A unit of systemd's is bounded by its own quota and by those of the groups around it."""
+    """A systemd unit is limited by its own quota and by those of its parents."""
     groups = tmp_path / "own"
     groups.write_text(own + "\n")
     assert cpu_limit(tree(tmp_path / "tree", files), groups) == expected
 
 
-def test_affinity_bounds_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that is pinned to one CPU has one, whatever its quota."""
+def test_affinity_limits_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process pinned to one CPU has one, whatever its quota."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3}, raising=False)
     assert cpu_limit(tree(tmp_path, {"cpu.max": "800000 100000"})) == 1
 
@@ -90,7 +90,7 @@ def test_affinity_bounds_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_system_without_affinity_counts_the_machines_cpus(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the system knows no affinity (macOS) the machine's CPUs count, and at least one."""
+    """Without affinity (macOS) the machine's CPUs count, at least one."""
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     assert cpu_limit(tmp_path) == 6
@@ -98,6 +98,6 @@ def test_system_without_affinity_counts_the_machines_cpus(
     assert cpu_limit(tmp_path) == 1
 
 
-def test_this_machine_has_a_limit() -> None:
-    """On the machine of the test the real tree is read without an error."""
+def test_limit_of_this_machine() -> None:
+    """The real cgroup tree is read without an error."""
     assert 1 <= cpu_limit() <= (os.cpu_count() or 1)

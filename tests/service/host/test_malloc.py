@@ -1,4 +1,4 @@
-"""Memory goes back to the system."""
+"""Free memory is returned to the system."""
 
 import os
 import platform
@@ -12,8 +12,8 @@ from server_process import REPOSITORY
 @pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="only glibc's malloc has these options"
 )
-def test_what_is_free_is_given_back() -> None:
-    """64 MB in small pieces, freed but for the last one, are resident before the trim and not after it."""
+def test_free_memory_is_returned() -> None:
+    """64 MB of small blocks, freed except the last one, stay resident until the trim."""
     code = """if True:
         from pathlib import Path
         from service.host.malloc import bound_malloc, trim_memory
