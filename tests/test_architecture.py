@@ -78,7 +78,11 @@ def test_serving_draws_nothing() -> None:
     [
         ("engine", "http"),
         ("engine", "prediction"),
+        ("engine", "versions"),
+        ("versions", "http"),
+        ("versions", "prediction"),
         ("settings.py", "engine"),
+        ("settings.py", "http"),
         ("http/query_params.py", "engine.batcher"),
     ],
 )

@@ -107,7 +107,7 @@ class ApiKeys:
             if status is None:
                 raise ApiKeysError(f"the file {self._path} is gone")
         except ApiKeysError as error:
-            self._problems.report("keys", f"API keys not reloaded, old keys kept reason={error!r}")
+            self._problems.report("keys", f"API keys not reloaded reason={str(error)!r}")
         else:
             self._problems.clear("keys")
             self._use(keys)

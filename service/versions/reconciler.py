@@ -106,7 +106,9 @@ def _read_desired(
             model = registry.models.get(name) or ServedModel(name)
             state = model.state if model.answering else "error"
             reason = str(error) if isinstance(error, AliasError) else "its directory cannot be read"
-            registry.problems.report(subject, f"model unreadable model={name} reason={error!r}")
+            registry.problems.report(
+                subject, f"model unreadable model={name} reason={str(error)!r}"
+            )
             change.put(replace(model, state=state, error=reason))
         else:
             registry.problems.clear(subject)

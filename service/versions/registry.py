@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _State:
+    """What `RegistryChange` and `Registry.close` change, under the registry's lock."""
+
     models: Models = field(default_factory=dict)
     overrides: dict[str, dict[int, Override]] = field(default_factory=dict)
     draining: DrainingVersions = field(default_factory=DrainingVersions)
@@ -186,11 +188,11 @@ class Registry:
             return self._configured_default
         published = [model.name for model in models.values() if model.layer == "published"]
         if published:
-            choice = published[0] if len(published) == 1 else None
+            preferred = published[0] if len(published) == 1 else None
         else:
-            choice = BUILTIN_DEFAULT_MODEL if BUILTIN_DEFAULT_MODEL in models else None
+            preferred = BUILTIN_DEFAULT_MODEL if BUILTIN_DEFAULT_MODEL in models else None
         current = self._state.default_model
-        return current if serves(models, current) and not serves(models, choice) else choice
+        return current if serves(models, current) and not serves(models, preferred) else preferred
 
 
 class RegistryChange:
