@@ -1,5 +1,6 @@
-"""Data to a published version: train, evaluate, export, gate, publish; each step one function and one command.
+"""From data to a published version: train, evaluate, calibrate, export, check, publish.
 
-Every step writes one artefact into the run's directory and reads only what the step before left, so a run can be resumed
-or looked into anywhere. Imports `model_store`, never the service.
+Each step is one function and one command. It writes one file into the run's directory and reads
+only files of earlier steps, so that a run can be resumed and inspected at any point. The package
+imports `model_store`, never `service`.
 """

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from model_store.manifest import Check
-from training.data.check import check_table
+from training.data.check_table import check_table
 from training.gates.vs_previous_version import PreviousComparison
 from training.learning.rate_finder import RateCurve
 from training.quantization.sensitivity import Sensitivity

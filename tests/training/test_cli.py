@@ -154,7 +154,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
         ("run --data mnist", "there is no data 'mnist'"),
         ("run --arch resnet21", "there is no architecture 'resnet21'"),
         ("run --recipe mine", "there is no recipe 'mine'"),
-        ("run --set epochs=none", "wrong at epochs"),
+        ("run --set epochs=none", "`epochs`"),
         ("run --model a/b", "a/b"),
         ("run --waive accuracy_floor", "--waive takes CHECK=REASON"),
         ("run --epochs 0", "0 is not in the range"),

@@ -20,7 +20,7 @@ from training.commands.options import (
 )
 from training.commands.run import join_processes
 from training.data.check import check as check_images
-from training.data.check import check_table
+from training.data.check_table import check_table
 from training.data.scan import scan
 from training.data.sources import load_data
 from training.display import TrainingDisplay, rate_table

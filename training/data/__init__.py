@@ -1,1 +1,1 @@
-"""Images on a disk to a checked set of them: what is there, what is wrong with it, and which image is for what."""
+"""From images on disk to a checked data set: sources, scan, check and split."""

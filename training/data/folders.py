@@ -1,4 +1,4 @@
-"""A folder of folders: one subfolder for each class, or train, val and test with those inside."""
+"""Data as folders: one subfolder per class, or train, val and test folders with those inside."""
 
 import operator
 import os
@@ -28,41 +28,44 @@ EXTENSIONS: Final = frozenset({"jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp"
 
 
 def load_folder(root: Path) -> ImageSet:
-    """Every image under `root`, sorted naturally by split, class and path. Deeper folders belong to their class.
+    """Load all images under `root`, in natural order of split, class and path.
 
-    Folders called train, val and test (or training, valid, validation, testing) are splits where train holds folders and no
-    images. A `data.toml` may say what the data is: name, source, licence, which go into manifests. Raises DataError where there
-    are no classes, where it is not clear what is a class, and where the card is wrong.
+    Images in deeper folders belong to the class folder that contains them. Folders named train,
+    val and test (or training, valid, validation, testing) are splits if the train folder contains
+    folders and no images. `data.toml` may set `name`, `source` and `licence`, which manifests
+    state.
+
+    Raises:
+        DataError: There are no classes, the folders are ambiguous, or `data.toml` is invalid.
     """
     card = _read_card(root)
-    survey = _Survey(root)
-    places = [(FREE, folder) for folder in survey.folders("")]
-    if _has_splits(survey):
-        places = [
+    tree = _FolderTree(root)
+    class_folders = [(FREE, folder) for folder in tree.folders("")]
+    if _has_splits(tree):
+        class_folders = [
             (split, folder)
-            for split, part in _split_folders(survey)
-            for folder in survey.folders(part)
+            for split, split_folder in _split_folders(tree)
+            for folder in tree.folders(split_folder)
         ]
-    if not places:
+    if not class_folders:
         raise DataError(
-            f"{root} holds no subfolders; expected one for each class, or train, val and test with those inside"
+            f"{root} contains no subfolders; expected one per class, or train, val and test "
+            "with those inside"
         )
-    labels = {folder: _label(root, folder) for _, folder in places}
+    labels = {folder: _label(root, folder) for _, folder in class_folders}
     files = [
-        ImageFile(path, f"{survey.root}/{path}", stamp, labels[folder], split)
-        for split, folder in places
-        for path, stamp in survey.images_under(folder)
+        ImageFile(path, f"{tree.root}/{path}", stamp, labels[folder], split)
+        for split, folder in class_folders
+        for path, stamp in tree.images_under(folder)
     ]
-    classes = in_natural_order(set(labels.values()))
-    folder_name = (
-        Path(os.path.abspath(root)).name or "data"
-    )  # as the person calls it, wherever a link leads
+    # The name as given, not what a link points to.
+    folder_name = Path(os.path.abspath(root)).name or "data"
     images = set_of_files(
         card.get("name", folder_name),
         card.get("source", "a folder of images"),
         files,
-        classes,
-        survey.ignored,
+        in_natural_order(set(labels.values())),
+        tree.ignored,
     )
     return replace(images, licence=card.get("licence", ""))
 
@@ -74,80 +77,81 @@ def _read_card(root: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not TOML: {error}") from None
+        raise DataError(f"{path} is not valid TOML: {error}") from None
     known = ("name", "source", "licence")
-    if wrong := [
-        key
-        for key, value in values.items()
-        if key not in known or not isinstance(value, str) or not value.strip()
-    ]:
-        raise DataError(f"{path} is wrong at {wrong[0]}: expected texts for {', '.join(known)}")
+    for key, value in values.items():
+        if key not in known or not isinstance(value, str) or not value.strip():
+            raise DataError(
+                f"{path} is invalid at `{key}`: expected non-empty strings for {', '.join(known)}"
+            )
     return values
 
 
 def _label(root: Path, folder: str) -> str:
     name = class_name(Path(folder).name)
     if name is None:
-        raise DataError(f"{root} holds a folder whose name is blank; a class needs a name")
+        raise DataError(f"{root} contains a folder with a blank name; a class needs a name")
     return name
 
 
-def _has_splits(survey: "_Survey") -> bool:
-    """Whether the folders at the top are splits. A class may be called train: it holds images then."""
-    training = [folder for folder in survey.folders("") if SPLIT_WORDS.get(folder.lower()) == TRAIN]
-    return any(survey.folders(folder) and not survey.images(folder) for folder in training)
+def _has_splits(tree: "_FolderTree") -> bool:
+    """Whether the top folders are splits. A class may be named train: its folder has images."""
+    train_folders = [
+        folder for folder in tree.folders("") if SPLIT_WORDS.get(folder.lower()) == TRAIN
+    ]
+    return any(tree.folders(folder) and not tree.images(folder) for folder in train_folders)
 
 
-def _split_folders(survey: "_Survey") -> list[tuple[int, str]]:
-    """The splits with their folders, train first. Raises DataError where classes stand beside them."""
+def _split_folders(tree: "_FolderTree") -> list[tuple[int, str]]:
+    """The splits with their folders, train first. Raises DataError if there are classes too."""
     splits = [
         (SPLIT_WORDS[folder.lower()], folder)
-        for folder in survey.folders("")
+        for folder in tree.folders("")
         if folder.lower() in SPLIT_WORDS
     ]
     names = [folder for _, folder in splits]
-    for folder in survey.folders(""):
+    for folder in tree.folders(""):
         if folder in names:
-            survey.ignored += [(path, "in no class's folder") for path, _ in survey.images(folder)]
-        elif any(survey.images_under(folder)):
+            tree.ignored += [(path, "not in a class folder") for path, _ in tree.images(folder)]
+        elif any(tree.images_under(folder)):
             raise DataError(
-                f"{survey.root} holds {', '.join(names)} with classes inside, and {folder} beside them; "
-                f"move {folder} away, or give a CSV of path,label,split"
+                f"{tree.root} contains the splits {', '.join(names)} and beside them {folder}; "
+                f"move {folder} away, or use a CSV of path,label,split"
             )
     return sorted(splits, key=operator.itemgetter(0))
 
 
-Image = tuple[str, tuple[int, ...]]
-"""A path relative to the root, and the file's stamp."""
+StampedPath = tuple[str, tuple[int, ...]]
+"""Path of an image relative to the root, and the file's stamp."""
 
 
-class _Survey:
-    """Looks at each folder once, in natural order, and notes what it passes over."""
+class _FolderTree:
+    """Lists each folder once, in natural order, and collects the files that it ignores."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         self.ignored: list[tuple[str, str]] = []
-        self._seen: dict[str, tuple[list[str], list[Image]]] = {}
-        self.ignored += [(path, "in no class's folder") for path, _ in self.images("")]
+        self._listed: dict[str, tuple[list[str], list[StampedPath]]] = {}
+        self.ignored += [(path, "not in a class folder") for path, _ in self.images("")]
 
     def folders(self, folder: str) -> list[str]:
-        """The folders in this one."""
-        return self._look_into(folder)[0]
+        """Folders directly in this one."""
+        return self._list(folder)[0]
 
-    def images(self, folder: str) -> list[Image]:
-        """The images in this folder itself."""
-        return self._look_into(folder)[1]
+    def images(self, folder: str) -> list[StampedPath]:
+        """Images directly in this folder."""
+        return self._list(folder)[1]
 
-    def images_under(self, folder: str) -> Iterator[Image]:
-        """The images in this folder and in those that it holds."""
+    def images_under(self, folder: str) -> Iterator[StampedPath]:
+        """Images in this folder and its subfolders."""
         yield from self.images(folder)
-        for deeper in self.folders(folder):
-            yield from self.images_under(deeper)
+        for subfolder in self.folders(folder):
+            yield from self.images_under(subfolder)
 
-    def _look_into(self, folder: str) -> tuple[list[str], list[Image]]:
-        if folder not in self._seen:
+    def _list(self, folder: str) -> tuple[list[str], list[StampedPath]]:
+        if folder not in self._listed:
             folders: list[str] = []
-            images: list[Image] = []
+            images: list[StampedPath] = []
             for entry in self._entries(folder):
                 if not folder and entry.name == CARD:
                     continue
@@ -158,48 +162,46 @@ class _Survey:
                     folders.append(path)
                 else:
                     images.append((path, file_stamp(entry.stat())))
-            self._seen[folder] = folders, images
-        return self._seen[folder]
+            self._listed[folder] = folders, images
+        return self._listed[folder]
 
     def _entries(self, folder: str) -> list[os.DirEntry[str]]:
         try:
-            with os.scandir(self.root / folder) as entries:
-                found = sorted(entries, key=lambda entry: natural_key(entry.name))
+            with os.scandir(self.root / folder) as iterator:
+                entries = sorted(iterator, key=lambda entry: natural_key(entry.name))
         except OSError as error:
-            raise DataError(f"{error.filename} can not be listed: {error.strerror}") from None
-        if not found:
+            raise DataError(f"{error.filename} cannot be listed: {error.strerror}") from None
+        if not entries:
             self.ignored.append((folder, "an empty folder"))
-        return found
+        return entries
 
     def _reason_to_ignore(self, entry: os.DirEntry[str], folder: str) -> str | None:
         if not is_printable(entry.name):
-            return "its name holds control characters, or is not UTF-8"
+            return "its name contains control characters or is not UTF-8"
         if entry.name.startswith(".") or entry.name == "__MACOSX":
             return "hidden"
         if entry.is_symlink() and not Path(entry.path).exists():
             return "a broken link"
         if entry.is_dir():
-            return (
-                "a link back to a folder that holds it"
-                if entry.is_symlink() and self._is_loop(entry.path, folder)
-                else None
-            )
+            is_loop = entry.is_symlink() and self._is_loop(entry.path, folder)
+            return "a link to a folder that contains it" if is_loop else None
         _, dot, extension = entry.name.rpartition(".")
-        if extension.lower() not in EXTENSIONS or not dot:
-            return f"no image by its name ({dot}{extension})" if dot else "no image by its name"
-        return None if entry.is_file() else "no plain file"
+        if not dot:
+            return "no file extension"
+        if extension.lower() not in EXTENSIONS:
+            return f"not an image extension (.{extension})"
+        return None if entry.is_file() else "not a regular file"
 
     def _is_loop(self, link: str, folder: str) -> bool:
         target = Path(link).resolve()
-        here = self.root / folder
-        chain = [here, *here.parents]
+        parent = self.root / folder
         return any(
             step.resolve().is_relative_to(target)
-            for step in chain
+            for step in (parent, *parent.parents)
             if step.is_relative_to(self.root)
         )
 
 
 def file_stamp(status: os.stat_result) -> tuple[int, int, int]:
-    """What changes when a file does: size and the times of its content and of its inode."""
+    """Values that change when a file does: size, modification time and inode change time."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,4 +1,4 @@
-"""Columns: rows of texts and of images that are made or read one at a time, so that a data set costs little memory."""
+"""Sequences whose rows are decoded or read on access, so that a data set uses little memory."""
 
 import io
 import operator
@@ -16,20 +16,22 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class LazyColumn(Protocol[T_co]):
-    """A sequence without slices; a list is one too."""
+    """A sequence without slices. A list is one too."""
 
-    def __len__(self) -> int:
-        """How many rows."""
+    def __len__(self) -> int: ...
 
-    def __getitem__(self, index: SupportsIndex, /) -> T_co:
-        """The row at this position. Raises IndexError."""
+    def __getitem__(self, index: SupportsIndex, /) -> T_co: ...
 
     def __iter__(self) -> Iterator[T_co]:
         return (self[index] for index in range(len(self)))
 
 
 class TextColumn(LazyColumn[str]):
-    """Texts as one block of bytes: a list of them would be copied by each worker process, page by page (pytorch#13246)."""
+    """Strings in one block of bytes.
+
+    Worker processes would copy a list of strings page by page, because reading an object changes
+    its reference count (pytorch#13246).
+    """
 
     def __init__(self, texts: Iterable[str]) -> None:
         encoded = [text.encode(errors="surrogateescape") for text in texts]
@@ -41,13 +43,12 @@ class TextColumn(LazyColumn[str]):
 
     def __getitem__(self, index: SupportsIndex, /) -> str:
         position = range(len(self))[index]
-        return self._block[self._bounds[position] : self._bounds[position + 1]].decode(
-            errors="surrogateescape"
-        )
+        start, end = self._bounds[position : position + 2]
+        return self._block[start:end].decode(errors="surrogateescape")
 
 
 class FileColumn(LazyColumn[bytes]):
-    """The content of files, read when it is asked for. Raises OSError."""
+    """The content of files; access raises OSError if a file cannot be read."""
 
     def __init__(self, locations: LazyColumn[str]) -> None:
         self._locations = locations
@@ -61,7 +62,11 @@ class FileColumn(LazyColumn[bytes]):
 
 
 class PngColumn(LazyColumn[bytes]):
-    """Images in memory, uint8 `[n, height, width]` or `[n, height, width, 3]`, each encoded as PNG when it is asked for."""
+    """Images in memory, encoded as PNG on access.
+
+    Args:
+        images: uint8 `[n, height, width]` or `[n, height, width, 3]`.
+    """
 
     def __init__(self, images: Pixels) -> None:
         self._images = images
@@ -74,23 +79,23 @@ class PngColumn(LazyColumn[bytes]):
 
 
 class ConcatenatedColumn(LazyColumn[T_co]):
-    """Columns one after the other."""
+    """Several columns, one after the other."""
 
-    def __init__(self, parts: Sequence[LazyColumn[T_co]]) -> None:
-        self._parts = parts
-        self._bounds = [0, *accumulate(map(len, parts))]
+    def __init__(self, columns: Sequence[LazyColumn[T_co]]) -> None:
+        self._columns = columns
+        self._bounds = [0, *accumulate(map(len, columns))]
 
     def __len__(self) -> int:
         return self._bounds[-1]
 
     def __getitem__(self, index: SupportsIndex, /) -> T_co:
         position = range(len(self))[index]
-        part = bisect_right(self._bounds, position) - 1
-        return self._parts[part][position - self._bounds[part]]
+        column = bisect_right(self._bounds, position) - 1
+        return self._columns[column][position - self._bounds[column]]
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
-    """The image as the bytes of a file of this kind (PNG, JPEG, …), with Pillow's own options for it."""
+    """Encode an image with Pillow, as PNG, JPEG, ...; `options` are those of Pillow's writer."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""What `--data` takes: a known data set, a folder of folders, or a CSV of path,label."""
+"""Data sources, as `--data` takes them: a known data set, a folder of class folders, or a CSV."""
 
 from pathlib import Path
 
@@ -13,10 +13,15 @@ __all__ = ["ImageSet", "Indices", "check_data", "encode", "load_data", "merge", 
 
 
 def load_data(name: str, data_dir: Path | None = None) -> ImageSet:
-    """The data that a person means by `name`; a known name goes before a folder (write ./digits for a folder called so).
+    """Load a data set.
 
-    `data_dir` is where the files of a known set lie, and is not looked at for others. Raises DataError that says what was
-    expected, what came and what to do.
+    Args:
+        name: A known data set, a folder of class folders, or a CSV of path,label. A known name has
+            precedence over a folder of the same name; write `./digits` for the folder.
+        data_dir: Folder with the files of a known data set; ignored for folders and CSVs.
+
+    Raises:
+        DataError: The data is missing or invalid.
     """
     check_data(name, data_dir)
     if name in KNOWN_DATASETS:
@@ -26,9 +31,9 @@ def load_data(name: str, data_dir: Path | None = None) -> ImageSet:
 
 
 def check_data(name: str, data_dir: Path | None = None) -> None:
-    """Raise DataError for a name that stands for no data, before any work is done."""
+    """Raise DataError if there is no data of this name, before any work is done."""
     if data_dir is not None and not data_dir.is_dir():
-        raise DataError(f"--data-dir {data_dir} is no folder")
+        raise DataError(f"--data-dir {data_dir} is not a folder")
     path = Path(name)
     if (
         name in KNOWN_DATASETS
@@ -38,8 +43,10 @@ def check_data(name: str, data_dir: Path | None = None) -> None:
         return
     if path.is_file():
         raise DataError(
-            f"{name} is a file, but no .csv; unpack an archive and give the folder, or list the images in a CSV"
+            f"{name} is a file, but not a .csv; unpack an archive and give the folder, "
+            "or list the images in a CSV"
         )
     raise DataError(
-        f"there is no data {name!r}; there are {', '.join(KNOWN_DATASETS)}, or give a folder of folders or a CSV of path,label"
+        f"there is no data {name!r}; use one of {', '.join(KNOWN_DATASETS)}, "
+        "a folder of class folders, or a CSV of path,label"
     )

@@ -1,7 +1,8 @@
-"""Splits: which images train, validate and test; the same for the same pictures and seed, whatever their order and names.
+"""Splits into train, validation and test.
 
-Images of equal pixels are a group that is never cut. Groups are drawn by a hash of the seed and their pixels, so an image
-keeps its place, but for those near a border, when pictures are added.
+Images with equal pixels form a group, which is never divided. Groups are drawn in the order of a
+hash of their pixels and the seed. The split therefore does not depend on file names or order, and
+when images are added, nearly all others stay in their split.
 """
 
 import csv
@@ -41,7 +42,7 @@ Group = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Split:
-    """Positions in an ImageSet, each sorted; no image is in two of them."""
+    """Sorted positions in an ImageSet, int64 `[n]` each; no image is in two splits."""
 
     train: Indices
     validation: Indices
@@ -49,12 +50,11 @@ class Split:
 
     @classmethod
     def of(cls, train: Iterable[int], validation: Iterable[int], test: Iterable[int]) -> Self:
-        """The split of these positions."""
         return cls(*(np.array(sorted(part), np.int64) for part in (train, validation, test)))
 
 
 def missing_splits(data: ImageSet) -> frozenset[int]:
-    """Which of VALIDATION and TEST no image is given for: they are drawn, from train too."""
+    """Which of VALIDATION and TEST are not given, and are drawn instead."""
     return frozenset({VALIDATION, TEST}) - set(data.given_splits.tolist())
 
 
@@ -65,59 +65,59 @@ def make_split(
     seed: int = SPLIT_SEED,
     never_test: Collection[str] = frozenset(),
 ) -> Split:
-    """Keep the given splits and draw the rest, class by class: 10 % for validation, 20 % for test, the others for train.
+    """Keep given splits and draw the others, per class: 20 % test, 10 % validation, rest train.
 
-    Free images are drawn for all three parts; those given as train for a part that is given to none. A class has an image in
-    each missing part where it has groups enough. Images whose digest is in `never_test` stay in train: an older model saw
-    them; they choose the epoch only where there are no others. Those in `left_out` are in no part;
-    `training.data.check.left_out` names the copies that would stand in two.
+    Images without a given split are drawn for all three splits. Images given as train are drawn
+    only for splits that are not given at all. Each missing split gets a group of every class that
+    has enough groups.
+
+    Args:
+        data: The images.
+        facts: Their scan.
+        left_out: Positions of images that are in no split (`training.data.check.left_out`).
+        seed: Seed of the draw.
+        never_test: Digests of images that an older model was trained on. They are never tested,
+            and validate only if there are no other images.
     """
     kept = [index for index in range(len(data)) if index not in left_out]
     given, missing = data.given_splits, missing_splits(data)
-    parts = {part: [index for index in kept if given[index] == part] for part in (VALIDATION, TEST)}
-    learned: list[int] = []
-    for groups in _groups_by_class(
-        data, facts, [index for index in kept if given[index] in {FREE, TRAIN}], seed
-    ):
+    parts = {split: [index for index in kept if given[index] == split] for split, _ in _DRAWN}
+    drawn_for_validation: list[int] = []
+    drawable = [index for index in kept if given[index] in {FREE, TRAIN}]
+    for groups in _groups_by_class(data, facts, drawable, seed):
         free = {group for group in groups if all(given[index] == FREE for index in group)}
-        spent: set[Group] = set()
-        for parts_after, (part, fraction) in zip((1, 0), _DRAWN, strict=True):
-            eligible = [group for group in groups if part in missing or group in free]
-            waiting = [group for group in eligible if group not in spent]
+        used: set[Group] = set()
+        # Leave at least one group for each split that is drawn later, and one for train.
+        for later_splits, (split, fraction) in zip((1, 0), _DRAWN, strict=True):
+            eligible = [group for group in groups if split in missing or group in free]
+            unused = [group for group in eligible if group not in used]
             size = int(fraction * sum(map(len, eligible)) + 0.5)
-            place = _first(waiting, size, at_most=len(groups) - len(spent) - parts_after - 1)
-            drawn = _unseen(place, facts, never_test)
-            if not drawn and part in missing and len(groups) > len(missing):
-                drawn = sorted(_unseen(waiting, facts, never_test), key=len)[:1]
-            parts[part] += chain(*drawn)
-            spent |= {*place, *drawn}
-            learned += chain(*place) if part == VALIDATION else ()
-    parts[VALIDATION] = parts[VALIDATION] or learned
+            most_groups = len(groups) - len(used) - later_splits - 1
+            candidates = _take_first(unused, size, most_groups)
+            drawn = _without_digests(candidates, facts, never_test)
+            if not drawn and split in missing and len(groups) > len(missing):
+                drawn = sorted(_without_digests(unused, facts, never_test), key=len)[:1]
+            parts[split] += chain(*drawn)
+            used |= {*candidates, *drawn}
+            if split == VALIDATION:
+                drawn_for_validation += chain(*candidates)
+    parts[VALIDATION] = parts[VALIDATION] or drawn_for_validation
     return Split.of({*kept} - {*parts[VALIDATION], *parts[TEST]}, parts[VALIDATION], parts[TEST])
 
 
 def stratified_folds(
     data: ImageSet, facts: Facts, left_out: Collection[int], folds: int, seed: int = SPLIT_SEED
 ) -> list[Split]:
-    """Cross-validation: each image is in exactly one fold's test part, given splits or not; 10 % of all validate in each fold.
+    """Split for cross-validation; given splits are ignored.
 
-    Raises DataError for a class with too few different images.
+    Each image is in the test split of exactly one fold. 10 % of all images validate in each fold.
+
+    Raises:
+        DataError: A class has fewer different images than there are folds.
     """
     kept = [index for index in range(len(data)) if index not in left_out]
     classes = _groups_by_class(data, facts, kept, seed)
-    tests: list[list[Group]] = [[] for _ in range(folds)]
-    images: Counter[int] = Counter()
-    for groups in classes:
-        if len(groups) < folds:
-            raise DataError(
-                f"class {data.label(groups[0][0])} has {len(groups)} different images, too few for {folds} folds"
-            )
-        of_class: Counter[int] = Counter()
-        for group in groups:
-            _, _, fold = min((of_class[fold], images[fold], fold) for fold in range(folds))
-            tests[fold].append(group)
-            of_class[fold] += len(group)
-            images[fold] += len(group)
+    tests = _balanced_folds(data, classes, folds)
     splits = []
     for number, test in enumerate(map(set, tests)):
         validation: list[Group] = []
@@ -126,19 +126,37 @@ def stratified_folds(
                 (group for group in groups if group not in test), facts, f"{seed} fold {number}"
             )
             size = max(1, int(VALIDATION_FRACTION * sum(map(len, groups)) + 0.5))
-            validation += _first(rest, size, at_most=len(rest) - 1)
-        splits.append(
-            Split.of(
-                {*kept}.difference(chain(*test, *validation)), chain(*validation), chain(*test)
-            )
-        )
+            validation += _take_first(rest, size, len(rest) - 1)
+        held_out = {*chain(*test, *validation)}
+        splits.append(Split.of({*kept} - held_out, chain(*validation), chain(*test)))
     return splits
+
+
+def _balanced_folds(
+    data: ImageSet, classes: Iterable[list[Group]], folds: int
+) -> list[list[Group]]:
+    """Deal each class's groups to the fold with the fewest images of the class, then of all."""
+    tests: list[list[Group]] = [[] for _ in range(folds)]
+    images: Counter[int] = Counter()
+    for groups in classes:
+        if len(groups) < folds:
+            raise DataError(
+                f"class {data.label(groups[0][0])} has {len(groups)} different images, "
+                f"too few for {folds} folds"
+            )
+        images_of_class: Counter[int] = Counter()
+        for group in groups:
+            _, _, fold = min((images_of_class[fold], images[fold], fold) for fold in range(folds))
+            tests[fold].append(group)
+            images_of_class[fold] += len(group)
+            images[fold] += len(group)
+    return tests
 
 
 def _groups_by_class(
     data: ImageSet, facts: Facts, indices: Iterable[int], seed: int
 ) -> list[list[Group]]:
-    """The groups of each class that has any, in the order in which they are drawn."""
+    """The groups of each class that has any, in drawing order."""
     copies: dict[str, list[int]] = defaultdict(list)
     for index in indices:
         copies[facts[index].digest].append(index)
@@ -155,55 +173,64 @@ def _in_drawing_order(groups: Iterable[Group], facts: Facts, seed: str) -> list[
     )
 
 
-def _unseen(groups: Iterable[Group], facts: Facts, seen: Collection[str]) -> list[Group]:
-    return [group for group in groups if facts[group[0]].digest not in seen]
+def _without_digests(
+    groups: Iterable[Group], facts: Facts, digests: Collection[str]
+) -> list[Group]:
+    return [group for group in groups if facts[group[0]].digest not in digests]
 
 
-def _first(groups: Iterable[Group], images: int, at_most: int) -> list[Group]:
-    """The first groups that fit into so many images, and no more groups than `at_most`."""
+def _take_first(groups: Iterable[Group], images: int, most_groups: int) -> list[Group]:
+    """The first groups that fit into `images` images, at most `most_groups` of them."""
     taken: list[Group] = []
     for group in groups:
-        if len(group) <= images and len(taken) < at_most:
+        if len(group) <= images and len(taken) < most_groups:
             taken.append(group)
             images -= len(group)
     return taken
 
 
 def write_split(split: Split, data: ImageSet, left_out: Mapping[int, str]) -> bytes:
-    """The split as a CSV of path,label,split,left_out: a row for each image in order, with the reason where it is in no part.
+    """Write a split as a CSV of path,label,split,left_out, with one row per image in order.
 
-    Where the images are files, it can be given as `--data` to train on the same split again.
+    `left_out` is the reason if an image is in no split. If the images are files, the CSV can be
+    used as `--data` to train on the same split again.
     """
-    part_of = {index: name for name in SPLIT_NAMES for index in getattr(split, name).tolist()}
+    split_of = {index: name for name in SPLIT_NAMES for index in getattr(split, name).tolist()}
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(_COLUMNS)
     for index, location in enumerate(data.locations):
         rows.writerow(
-            (location, data.label(index), part_of.get(index, ""), left_out.get(index, ""))
+            (location, data.label(index), split_of.get(index, ""), left_out.get(index, ""))
         )
     return text.getvalue().encode(errors="surrogateescape")
 
 
 def read_split(content: bytes, data: ImageSet) -> tuple[Split, dict[int, str]]:
-    """What `write_split` wrote: the split, and what is left out and why. Raises DataError where it is not of these images."""
-    parts: dict[int, list[int]] = {part: [] for part in (TRAIN, VALIDATION, TEST)}
+    """Read what `write_split` wrote: the split, and the reasons for the images left out.
+
+    Raises:
+        DataError: The file belongs to other images.
+    """
+    parts: dict[int, list[int]] = {split: [] for split in (TRAIN, VALIDATION, TEST)}
     left_out: dict[int, str] = {}
     rows = list(csv.reader(io.StringIO(content.decode(errors="surrogateescape"), newline="")))[1:]
     if len(rows) != len(data):
-        raise DataError(f"the split is of {len(rows):,} images, but {data.name} has {len(data):,}")
+        raise DataError(f"the split is for {len(rows):,} images, but {data.name} has {len(data):,}")
     for index, row in enumerate(rows):
-        here = [PurePath(data.paths[index]).name, data.label(index)]
-        if len(row) != len(_COLUMNS) or [PurePath(row[0]).name, row[1]] != here:
+        expected = [PurePath(data.paths[index]).name, data.label(index)]
+        if len(row) != len(_COLUMNS) or [PurePath(row[0]).name, row[1]] != expected:
             raise DataError(
-                f"the split is of other data: image {index + 1} is {', '.join(row[:2])} there and {', '.join(here)} here"
+                f"the split belongs to other data: image {index + 1} is {', '.join(row[:2])} in "
+                f"the split and {', '.join(expected)} in {data.name}"
             )
-        if row[3]:
-            left_out[index] = row[3]
-        elif row[2] in SPLIT_WORDS:
-            parts[SPLIT_WORDS[row[2]]].append(index)
+        _, _, word, reason = row
+        if reason:
+            left_out[index] = reason
+        elif word in SPLIT_WORDS:
+            parts[SPLIT_WORDS[word]].append(index)
         else:
             raise DataError(
-                f"the split puts {row[0]} into {row[2]!r}; expected one of {', '.join(SPLIT_NAMES)}"
+                f"the split has {word!r} for {row[0]}; expected one of {', '.join(SPLIT_NAMES)}"
             )
     return Split.of(parts[TRAIN], parts[VALIDATION], parts[TEST]), left_out

@@ -1,1 +1,4 @@
-"""What learns and from what: networks, recipes, batches, the optimiser and one step; nothing here knows of a run or a file."""
+"""What learns: networks, recipes, augmented batches, the optimizer and one training step.
+
+Nothing here depends on run directories or files other than recipes.
+"""

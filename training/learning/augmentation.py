@@ -1,7 +1,8 @@
-"""Augmentation of whole batches on the device, drawn from (seed, epoch, image) alone.
+"""Augmentation of whole batches on the device.
 
-An image gets the same pixels whatever batch it is in, however many workers decode and however many processes train, so a
-resumed run continues as if it had not stopped. Everything happens after normalisation, on floats `[n, 3, h, w]`.
+All randomness is a function of (seed, epoch, image): an image gets the same pixels whatever batch
+it is in and however many processes train, so that a resumed run continues bit for bit. Images are
+normalized floats `[n, 3, h, w]`.
 """
 
 import math
@@ -16,35 +17,22 @@ from torch.nn import functional
 from training.learning.recipe import Augmentation, Mixing
 
 _COLUMNS: Final = (
-    "crop_x",
-    "crop_y",
-    "area",
-    "aspect",
-    "rotation",
-    "shear_x",
-    "shear_y",
-    "shift_x",
-    "shift_y",
-    "brightness",
-    "contrast",
-    "saturation",
-    "blur",
-    "erase",
-    "erase_area",
-    "erase_aspect",
-    "erase_x",
-    "erase_y",
-    "mix",
-    "box_x",
-    "box_y",
+    *("crop_x", "crop_y", "area", "aspect", "rotation", "shear_x", "shear_y", "shift_x"),
+    *("shift_y", "brightness", "contrast", "saturation", "blur", "erase", "erase_area"),
+    *("erase_aspect", "erase_x", "erase_y", "mix", "box_x", "box_y"),
 )
-_ORDER, _DRAWS, _FLIPS, _MIXES = range(4)
-_ERASED_AREA: Final = (0.02, 1 / 3)  # Zhong et al. 2017, random erasing
+_ORDER, _DRAWS, _FLIPS, _MIXES = range(4)  # streams of random numbers
+_ERASED_AREA: Final = (0.02, 1 / 3)  # Zhong et al. 2017, section 4.1
 _ERASED_ASPECT: Final = (0.3, 3.3)
 
 
 class AugmentationDraws:
-    """Uniform draws in [0, 1), a row an image and a named column a use; row i belongs to image i in this epoch."""
+    """Random numbers of the images in one epoch; row i belongs to image i.
+
+    Attributes:
+        flips: bool `[n]`, whether the image is mirrored.
+        mixes: float32 `[n]`, the weight that the image keeps when it is mixed with another.
+    """
 
     def __init__(self, table: Tensor, flips: Tensor, mixes: Tensor) -> None:
         self._table, self.flips, self.mixes = table, flips, mixes
@@ -54,18 +42,14 @@ class AugmentationDraws:
         cls, count: int, seed: int, epoch: int, flip: str = "random", mixing: Mixing | None = None
     ) -> Self:
         """The draws of `count` images in this epoch."""
-        table = generator(seed, epoch, _DRAWS).random((count, len(_COLUMNS)), dtype=np.float32)
-        if (
-            flip == "alternate"
-        ):  # each image as it is in one epoch and mirrored in the next: no epoch shows the same side again
-            flips = (generator(seed, 0, _FLIPS).random(count) < 0.5) ^ bool(epoch % 2)
+        table = _uniform_table(count, seed, epoch)
+        if flip == "alternate":
+            flips = (make_generator(seed, 0, _FLIPS).random(count) < 0.5) ^ bool(epoch % 2)
         else:
-            flips = generator(seed, epoch, _FLIPS).random(count) < (0.5 if flip == "random" else 0)
-        return cls(
-            torch.from_numpy(table),
-            torch.from_numpy(flips),
-            torch.from_numpy(_shares(count, seed, epoch, mixing)),
-        )
+            probability = 0.5 if flip == "random" else 0.0
+            flips = make_generator(seed, epoch, _FLIPS).random(count) < probability
+        mixes = _draw_mixes(table, seed, epoch, mixing)
+        return cls(torch.from_numpy(table), torch.from_numpy(flips), torch.from_numpy(mixes))
 
     def take(self, images: Tensor, device: torch.device | None = None) -> "AugmentationDraws":
         """The rows of these images (int64 `[n]`), on a device."""
@@ -74,214 +58,221 @@ class AugmentationDraws:
         )
 
     def __getitem__(self, column: str) -> Tensor:
+        """Uniform draws in [0, 1), float32 `[n]`."""
         return self._table[:, _COLUMNS.index(column)]
 
     def between(self, column: str, low: float, high: float) -> Tensor:
-        """The column stretched to [low, high)."""
+        """Uniform draws in [low, high), float32 `[n]`."""
         return low + (high - low) * self[column]
 
 
 def shuffled_order(count: int, seed: int, epoch: int) -> Tensor:
     """The order of the images in this epoch, int64 `[count]`."""
-    return torch.from_numpy(generator(seed, epoch, _ORDER).permutation(count))
+    return torch.from_numpy(make_generator(seed, epoch, _ORDER).permutation(count))
 
 
-def generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
-    """A generator of its own for each (seed, epoch, stream)."""
+def make_generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
+    """An independent generator for each (seed, epoch, stream)."""
     return np.random.default_rng([seed, epoch, stream])
 
 
 def augment(
-    images: Tensor, draws: AugmentationDraws, bounds: Augmentation, size: int, fill: Tensor
+    images: Tensor, draws: AugmentationDraws, settings: Augmentation, size: int, fill: Tensor
 ) -> Tensor:
-    """Float `[n, 3, s, s]`, normalised, to `[n, 3, size, size]`, channels_last in memory: geometry, colour, erasing.
+    """Apply geometry, blur, color and erasing, in this order.
 
-    `fill` (`[3, 1, 1]`) is what comes in from outside the image where the recipe does not reflect it.
+    Args:
+        images: float `[n, 3, s, s]`, normalized.
+        draws: One row per image.
+        settings: Bounds of all changes.
+        size: Side of the result in pixels.
+        fill: float `[3, 1, 1]`, the color outside the image unless the recipe reflects it.
+
+    Returns:
+        float `[n, 3, size, size]`, channels_last in memory.
     """
-    # Plane by plane in between: with three channels side by side these cost about twice as much (LOG.md).
-    images = (
-        _warped(images.contiguous(), draws, bounds, size, fill)
-        if bounds.warps
-        else _cropped(images, draws, bounds, size, fill)
-    )
-    if bounds.blur or bounds.sharpen:
-        images = _blurred(images.contiguous(), draws.between("blur", -bounds.sharpen, bounds.blur))
-    if bounds.brightness or bounds.contrast or bounds.saturation:
-        images = _coloured(images.contiguous(), draws, bounds)
-    if bounds.erase:
-        images = _erased(images, draws, bounds.erase)
+    # The steps work on contiguous planes: channels_last inputs make them about twice as slow.
+    if settings.is_resampling:
+        images = _warp(images.contiguous(), draws, settings, size, fill)
+    else:
+        images = _crop(images, draws, settings, size, fill)
+    if settings.blur or settings.sharpen:
+        amounts = draws.between("blur", -settings.sharpen, settings.blur)
+        images = _blur(images.contiguous(), amounts)
+    if settings.brightness or settings.contrast or settings.saturation:
+        images = _change_color(images.contiguous(), draws, settings)
+    if settings.erase:
+        images = _erase(images, draws, settings.erase)
     return images.contiguous(memory_format=torch.channels_last)
 
 
 def mix_pairs(
     images: Tensor, labels: Tensor, draws: AugmentationDraws, mixing: Mixing, classes: int
 ) -> tuple[Tensor, Tensor]:
-    """Each image with its neighbour in the batch (0 with 1, 2 with 3, …): mixup (Zhang 2017) or cutmix (Yun 2019).
+    """Mix each image with its neighbor in the batch (0 with 1, 2 with 3, ...).
 
-    Returns the images and soft labels, float `[n, classes]`. Neighbours in the epoch's order are never in two batches, so the
-    pixels are the same for any number of processes.
+    A pair is never split over two micro-batches, so the pixels are the same for any number of
+    processes. The last image of an odd number is mixed with itself.
+
+    Returns:
+        Images of the same shape, and soft labels, float `[n, classes]`.
+
+    Source: mixup, Zhang et al. 2017, eq. 1; cutmix, Yun et al. 2019, section 3.1.
     """
-    neighbour = torch.arange(len(images), device=images.device) ^ 1
-    neighbour = neighbour.clamp(
-        max=len(images) - 1
-    )  # the last of an odd number is mixed with itself
-    cuts = draws["mix"] < mixing.cutmix_share
-    inside = _boxes(
-        images.shape,
-        draws["box_x"],
-        draws["box_y"],
-        (1 - draws.mixes).sqrt(),
-        (1 - draws.mixes).sqrt(),
+    neighbor = torch.arange(len(images), device=images.device) ^ 1
+    neighbor = neighbor.clamp(max=len(images) - 1)
+    is_cutmix = draws["mix"] < mixing.cutmix_probability
+    side = (1 - draws.mixes).sqrt()
+    inside_box = _box_masks(images.shape, draws["box_x"], draws["box_y"], side, side)
+    # A box that is cut off at the border is smaller than drawn: count the pixels that are kept.
+    label_weight = torch.where(is_cutmix, 1 - inside_box.mean((1, 2, 3)), draws.mixes)[:, None]
+    pixel_weight = torch.where(
+        is_cutmix[:, None, None, None], 1 - inside_box, draws.mixes[:, None, None, None]
     )
-    kept = torch.where(cuts, 1 - inside.mean((1, 2, 3)), draws.mixes)
-    weight = torch.where(cuts[:, None, None, None], 1 - inside, draws.mixes[:, None, None, None])
-    mixed = images * weight + images[neighbour] * (1 - weight)
-    own = functional.one_hot(labels, classes).float()
-    return mixed.contiguous(memory_format=torch.channels_last), own * kept[:, None] + own[
-        neighbour
-    ] * (1 - kept[:, None])
+    mixed = images * pixel_weight + images[neighbor] * (1 - pixel_weight)
+    one_hot = functional.one_hot(labels, classes).float()
+    targets = one_hot * label_weight + one_hot[neighbor] * (1 - label_weight)
+    return mixed.contiguous(memory_format=torch.channels_last), targets
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Float `[n, 3, size, size]` with antialias, for epochs that train on smaller images."""
+    """Float `[n, 3, size, size]`, bilinear with antialiasing."""
     if images.shape[-1] == size:
         return images
-    small = functional.interpolate(
+    resized = functional.interpolate(
         images, size=(size, size), mode="bilinear", antialias=True, align_corners=False
     )
-    return small.contiguous(memory_format=torch.channels_last)
+    return resized.contiguous(memory_format=torch.channels_last)
 
 
-def _shares(count: int, seed: int, epoch: int, mixing: Mixing | None) -> NDArray[np.float32]:
-    """The split_micro_batches that each image keeps of itself when it is mixed."""
+def _uniform_table(count: int, seed: int, epoch: int) -> NDArray[np.float32]:
+    """Uniform draws in [0, 1), float32 `[count, columns]`."""
+    return make_generator(seed, epoch, _DRAWS).random((count, len(_COLUMNS)), dtype=np.float32)
+
+
+def _draw_mixes(
+    table: NDArray[np.float32], seed: int, epoch: int, mixing: Mixing | None
+) -> NDArray[np.float32]:
+    """The weight that each image keeps when it is mixed, Beta(alpha, alpha), float32 `[n]`."""
+    count = len(table)
     if mixing is None or not mixing.enabled:
         return np.ones(count, np.float32)
-    drawn = generator(seed, epoch, _MIXES)
-    by_kind = [
-        drawn.beta(alpha, alpha, count) if alpha else np.ones(count)
+    generator = make_generator(seed, epoch, _MIXES)
+    cutmix, mixup = (
+        generator.beta(alpha, alpha, count) if alpha else np.ones(count)
         for alpha in (mixing.cutmix, mixing.mixup)
-    ]
-    table = generator(seed, epoch, _DRAWS).random((count, len(_COLUMNS)), dtype=np.float32)
-    return np.where(table[:, _COLUMNS.index("mix")] < mixing.cutmix_share, *by_kind).astype(
-        np.float32
     )
+    is_cutmix = table[:, _COLUMNS.index("mix")] < mixing.cutmix_probability
+    return np.where(is_cutmix, cutmix, mixup).astype(np.float32)
 
 
-def _cropped(
-    images: Tensor, draws: AugmentationDraws, bounds: Augmentation, size: int, fill: Tensor
+def _crop(
+    images: Tensor, draws: AugmentationDraws, settings: Augmentation, size: int, fill: Tensor
 ) -> Tensor:
-    """Pad, split_batches a window of `size` and mirror, by one gather: much cheaper than resampling."""
-    pad, side = bounds.pad, images.shape[-1]
-    if pad and bounds.fill == "reflect":
+    """Pad, cut out a window of `size` and mirror it, in one gather: much cheaper than resampling.
+
+    Source: He et al. 2015, section 4.2 (4 pixels of padding, random crop, horizontal flip).
+    """
+    pad, side = settings.pad, images.shape[-1]
+    if pad and settings.fill == "reflect":
         images = functional.pad(images, (pad,) * 4, mode="reflect")
     elif pad:
         images = functional.pad(images - fill, (pad,) * 4) + fill
-    room = side + 2 * pad - size
-    top, left = (_offset(draws[axis], room, anywhere=pad > 0) for axis in ("crop_y", "crop_x"))
-    steps = torch.arange(size, device=images.device)
-    rows = top[:, None] + steps
-    columns = left[:, None] + torch.where(draws.flips[:, None], steps.flip(0), steps)
+    margin = side + 2 * pad - size
+    if pad:
+        top, left = ((draws[axis] * (margin + 1)).long() for axis in ("crop_y", "crop_x"))
+    else:
+        top = left = torch.full_like(draws["crop_y"], margin // 2).long()
+    offsets = torch.arange(size, device=images.device)
+    rows = top[:, None] + offsets
+    columns = left[:, None] + torch.where(draws.flips[:, None], offsets.flip(0), offsets)
     batch = torch.arange(len(images), device=images.device)[:, None, None]
-    return images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(
-        0, 3, 1, 2
-    )
+    windows = images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]
+    return windows.permute(0, 3, 1, 2)
 
 
-def _offset(draw: Tensor, room: int, *, anywhere: bool) -> Tensor:
-    """Where a window begins, int64 `[n]`: anywhere, or in the middle."""
-    return (draw * (room + 1)).long() if anywhere else torch.full_like(draw, room // 2).long()
-
-
-def _warped(
-    images: Tensor, draws: AugmentationDraws, bounds: Augmentation, size: int, fill: Tensor
+def _warp(
+    images: Tensor, draws: AugmentationDraws, settings: Augmentation, size: int, fill: Tensor
 ) -> Tensor:
-    """One affine map an image: a window of some area and aspect, mirrored, rotated, sheared, shifted, resampled to `size`."""
-    area = draws.between("area", *bounds.crop_area)
-    aspect = torch.exp(
-        draws.between("aspect", -math.log(bounds.crop_aspect), math.log(bounds.crop_aspect))
-    )
+    """One affine map per image: crop by area and aspect, mirror, rotate, shear, shift; resampled.
+
+    The map takes output coordinates in [-1, 1] to input coordinates: `R(angle) @ shear @ scale`,
+    plus the position of the window's center.
+    """
+    area = draws.between("area", *settings.crop_area)
+    log_aspect = math.log(settings.crop_aspect)
+    aspect = torch.exp(draws.between("aspect", -log_aspect, log_aspect))
     width, height = (area * aspect).sqrt(), (area / aspect).sqrt()
-    angle = draws.between("rotation", -1, 1) * math.radians(bounds.rotation_degrees)
-    shear = math.radians(bounds.shear_degrees)
-    shear_x, shear_y = (
-        torch.tan(draws.between(column, -shear, shear)) for column in ("shear_x", "shear_y")
-    )
+    angle = draws.between("rotation", -1, 1) * math.radians(settings.rotation_degrees)
     cos, sin = torch.cos(angle), torch.sin(angle)
-    mirrored = torch.where(draws.flips, -width, width)
-    place = [
-        draws.between(crop, -1, 1) * (1 - extent).abs()
-        + 2 * draws.between(shift, -bounds.translation, bounds.translation)
-        for crop, shift, extent in (("crop_x", "shift_x", width), ("crop_y", "shift_y", height))
-    ]
-    theta = torch.stack(
-        [
-            torch.stack(
-                [mirrored * (cos - sin * shear_y), height * (cos * shear_x - sin), place[0]], dim=1
-            ),
-            torch.stack(
-                [mirrored * (sin + cos * shear_y), height * (sin * shear_x + cos), place[1]], dim=1
-            ),
-        ],
-        dim=1,
+    shear = math.radians(settings.shear_degrees)
+    shear_x = torch.tan(draws.between("shear_x", -shear, shear))
+    shear_y = torch.tan(draws.between("shear_y", -shear, shear))
+    signed_width = torch.where(draws.flips, -width, width)
+    shift = settings.translation
+    center_x, center_y = (
+        draws.between(crop, -1, 1) * (1 - extent).abs() + 2 * draws.between(axis, -shift, shift)
+        for crop, axis, extent in (("crop_x", "shift_x", width), ("crop_y", "shift_y", height))
     )
+    row_x = [signed_width * (cos - sin * shear_y), height * (cos * shear_x - sin), center_x]
+    row_y = [signed_width * (sin + cos * shear_y), height * (sin * shear_x + cos), center_y]
+    theta = torch.stack([torch.stack(row_x, dim=1), torch.stack(row_y, dim=1)], dim=1)
     grid = functional.affine_grid(theta, [len(images), 3, size, size], align_corners=False)
-    if bounds.fill == "reflect":
+    if settings.fill == "reflect":
         return functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     return functional.grid_sample(images - fill, grid, align_corners=False) + fill
 
 
-def _blurred(images: Tensor, amount: Tensor) -> Tensor:
-    """Between the image (0), its 3x3 mean (1) and the opposite of that, sharpened (below 0)."""
-    smooth = _mean_of_three(_mean_of_three(images, 2), 3)
-    return torch.lerp(images, smooth, amount[:, None, None, None])
+def _blur(images: Tensor, amounts: Tensor) -> Tensor:
+    """Blend with the 3x3 mean by `amounts` `[n]`; negative amounts sharpen."""
+    mean = _mean_of_three(_mean_of_three(images, 2), 3)
+    return torch.lerp(images, mean, amounts[:, None, None, None])
 
 
 def _mean_of_three(images: Tensor, dim: int) -> Tensor:
-    """The mean of each value and its neighbours along a side, of two at the ends: on a CPU much cheaper than avg_pool2d."""
+    """Mean of each value and its neighbors along a dimension, of two values at the border.
+
+    On CPUs much faster than `avg_pool2d(count_include_pad=False)`, with the same result.
+    """
     total, size = images.clone(), images.shape[dim]
     total.narrow(dim, 1, size - 1).add_(images.narrow(dim, 0, size - 1))
     total.narrow(dim, 0, size - 1).add_(images.narrow(dim, 1, size - 1))
-    split_micro_batches = torch.full((size,), 1 / 3, device=images.device)
-    split_micro_batches[0] = split_micro_batches[-1] = 1 / 2
-    return total.mul_(split_micro_batches.reshape(-1, *(1,) * (3 - dim)))
+    weight = torch.full((size,), 1 / 3, device=images.device)
+    weight[0] = weight[-1] = 1 / 2
+    return total.mul_(weight.reshape(-1, *(1,) * (3 - dim)))
 
 
-def _coloured(images: Tensor, draws: AugmentationDraws, bounds: Augmentation) -> Tensor:
-    """Saturation, then contrast about the image's mean, then brightness in units of the normalised deviation."""
+def _change_color(images: Tensor, draws: AugmentationDraws, settings: Augmentation) -> Tensor:
+    """Saturation about the gray value, contrast about the image's mean, then brightness."""
     saturation, contrast, brightness = (
         draws.between(name, -bound, bound)[:, None, None, None]
         for name, bound in (
-            ("saturation", bounds.saturation),
-            ("contrast", bounds.contrast),
-            ("brightness", bounds.brightness),
+            ("saturation", settings.saturation),
+            ("contrast", settings.contrast),
+            ("brightness", settings.brightness),
         )
     )
-    grey = images.mean(1, keepdim=True)
-    images = images + saturation * (images - grey)
-    centre = images.mean((1, 2, 3), keepdim=True)
-    return centre + (1 + contrast) * (images - centre) + brightness
+    gray = images.mean(1, keepdim=True)
+    images = images + saturation * (images - gray)
+    mean = images.mean((1, 2, 3), keepdim=True)
+    return mean + (1 + contrast) * (images - mean) + brightness
 
 
-def _erased(images: Tensor, draws: AugmentationDraws, probability: float) -> Tensor:
-    """A box of the image set to zero, which is the mean colour (random erasing, Zhong et al. 2017)."""
+def _erase(images: Tensor, draws: AugmentationDraws, probability: float) -> Tensor:
+    """Set a random box to zero, the mean color. Source: Zhong et al. 2017, algorithm 1."""
     area = draws.between("erase_area", *_ERASED_AREA)
     aspect = torch.exp(
         draws.between("erase_aspect", *(math.log(bound) for bound in _ERASED_ASPECT))
     )
-    inside = _boxes(
-        images.shape,
-        draws["erase_x"],
-        draws["erase_y"],
-        (area * aspect).sqrt(),
-        (area / aspect).sqrt(),
-    )
-    return images * (1 - inside * (draws["erase"] < probability)[:, None, None, None])
+    width, height = (area * aspect).sqrt(), (area / aspect).sqrt()
+    inside_box = _box_masks(images.shape, draws["erase_x"], draws["erase_y"], width, height)
+    return images * (1 - inside_box * (draws["erase"] < probability)[:, None, None, None])
 
 
-def _boxes(shape: torch.Size, x: Tensor, y: Tensor, width: Tensor, height: Tensor) -> Tensor:
-    """Float `[n, 1, h, w]`: 1 inside the box whose centre and size are given as fractions of the image, 0 outside."""
-    spans = []
-    for centre, extent, side in ((y, height, shape[-2]), (x, width, shape[-1])):
-        places = (torch.arange(side, device=x.device) + 0.5) / side
-        spans.append(((places - centre[:, None]).abs() * 2 < extent[:, None]).float())
-    return spans[0][:, None, :, None] * spans[1][:, None, None, :]
+def _box_masks(shape: torch.Size, x: Tensor, y: Tensor, width: Tensor, height: Tensor) -> Tensor:
+    """Float `[n, 1, h, w]`: 1 inside each box. Centers and sizes are fractions of the image."""
+    masks = []
+    for center, extent, side in ((y, height, shape[-2]), (x, width, shape[-1])):
+        pixel_centers = (torch.arange(side, device=x.device) + 0.5) / side
+        masks.append(((pixel_centers - center[:, None]).abs() * 2 < extent[:, None]).float())
+    return masks[0][:, None, :, None] * masks[1][:, None, None, :]

@@ -1,8 +1,9 @@
-"""The training images of an epoch as augmented batches, cut the same way for any number of processes and workers.
+"""The training images of an epoch as augmented batches.
 
-A batch of the recipe is cut into `parts` micro-batches, one or more for each process. The order, the cuts and the
-augmentation come from (seed, epoch) alone. Images that fit lie on the device as uint8; more of them are decoded ahead by
-worker processes, which only decode, so that their number changes no pixel.
+A batch of the recipe is split into micro-batches, at least one per process. Order, splits and
+augmentation depend on (seed, epoch) alone, so that they are the same for any number of processes
+and workers. Pixels that fit are kept on the device as uint8; otherwise worker processes decode
+images ahead of time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,48 +28,53 @@ from training.learning.normalization import Normalization
 from training.learning.optimization import training_image_size
 from training.learning.recipe import Recipe
 
-PREFETCHED: Final = 4  # micro-batches that each worker decodes ahead
+PREFETCH_FACTOR: Final = 4
+"""Micro-batches that each worker decodes ahead."""
 
 
 class PixelSource(Protocol):
-    """Where the training images' pixels come from, uint8 `[n, side, side, 3]`."""
+    """Source of the training images' pixels."""
 
-    def stream(self, chosen: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The pixels of each list of positions, in order."""
+    def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield uint8 `[n, side, side, 3]` for each tensor of positions (int64 `[n]`)."""
 
 
 class PixelsOnDevice:
-    """All of them, on the device."""
+    """All pixels, uint8 `[n, side, side, 3]`, in the device's memory."""
 
     def __init__(self, pixels: Tensor, device: torch.device) -> None:
         self._pixels = pixels.to(device)
 
-    def stream(self, chosen: Sequence[Tensor]) -> Iterator[Tensor]:
-        """A gather each."""
-        return (self._pixels[positions.to(self._pixels.device)] for positions in chosen)
+    def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        return (self._pixels[positions.to(self._pixels.device)] for positions in batches)
 
 
 class PixelsFromWorkers:
-    """Decoded when they are needed, by `workers` processes; the dataset gives one image by its position."""
+    """Pixels decoded on demand by `workers` processes, from a dataset of single images."""
 
     def __init__(self, dataset: Dataset[Tensor], workers: int, device: torch.device) -> None:
         self._dataset, self._workers, self._device = dataset, workers, device
 
-    def stream(self, chosen: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Batches decoded ahead."""
-        batches: DataLoader[Tensor] = DataLoader(
+    def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        loader: DataLoader[Tensor] = DataLoader(
             self._dataset,
-            batch_sampler=[positions.tolist() for positions in chosen],
+            batch_sampler=[positions.tolist() for positions in batches],
             num_workers=self._workers,
-            prefetch_factor=PREFETCHED if self._workers else None,
+            prefetch_factor=PREFETCH_FACTOR if self._workers else None,
             pin_memory=self._device.type == "cuda",
         )
-        return (pixels.to(self._device, non_blocking=True) for pixels in batches)
+        return (pixels.to(self._device, non_blocking=True) for pixels in loader)
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Images `[n, 3, size, size]`, what they are compared with (labels, or soft labels where they are mixed), their labels."""
+    """Images of one forward pass.
+
+    Attributes:
+        images: float `[n, 3, size, size]`, normalized and augmented.
+        targets: int64 `[n]`, or soft labels, float `[n, classes]`, if images are mixed.
+        labels: int64 `[n]`, the labels of the images before mixing.
+    """
 
     images: Tensor
     targets: Tensor
@@ -77,7 +83,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """This process's part of a batch of `size` images."""
+    """This process's micro-batches of a batch that has `size` images over all processes."""
 
     size: int
     micro_batches: tuple[MicroBatch, ...]
@@ -85,7 +91,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchLoader:
-    """What an epoch is made of. `labels` (int64 `[n]`) lie on the CPU; `image_size` is the model's input, `fill` the colour outside."""
+    """Makes the batches of every epoch.
+
+    Attributes:
+        source: Pixels of all training images.
+        labels: int64 `[n]`, on the CPU.
+        classes: Number of classes.
+        image_size: Side of the model's input in pixels.
+        fill: float `[3, 1, 1]`, the normalized color outside an image.
+        process: This process among those that share each batch.
+    """
 
     source: PixelSource
     labels: Tensor
@@ -98,81 +113,77 @@ class BatchLoader:
     process: DistributedProcess
 
     @property
-    def parts_per_batch(self) -> int:
-        """Micro-batches of a batch: at least one a process, and as many for each."""
+    def micro_batches_per_batch(self) -> int:
+        """`recipe.accumulation`, rounded up to a multiple of the number of processes."""
         processes = self.process.world_size
         return -(-max(self.recipe.accumulation, processes) // processes) * processes
 
     @cached_property
     def steps_per_epoch(self) -> int:
-        """Batches in an epoch."""
-        return len(
-            split_batches(
-                torch.empty(len(self.labels)), self.recipe.batch_size, self.parts_per_batch
-            )
-        )
+        return len(self._split(torch.empty(len(self.labels))))
 
     @property
     def total_steps(self) -> int:
-        """Batches in the whole run."""
+        """Optimizer steps in the whole run."""
         return self.recipe.iterations or (self.recipe.epochs or 0) * self.steps_per_epoch
 
     @property
     def epochs(self) -> int:
-        """Epochs of the whole run, the last perhaps cut short."""
+        """Epochs in the whole run; the last one may be incomplete."""
         return -(-self.total_steps // self.steps_per_epoch)
 
     def epoch_batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of this epoch (from 0), from `first_step` to its end or the run's."""
-        recipe = self.recipe
+        """Yield the batches of an epoch (from 0), from `first_step` to its end or the run's end."""
+        recipe, start = self.recipe, epoch * self.steps_per_epoch
         draws = AugmentationDraws.of_epoch(
             len(self.labels), self.seed, epoch, recipe.augmentation.flip, recipe.mixing
         )
-        batches = split_batches(
-            shuffled_order(len(self.labels), self.seed, epoch),
-            recipe.batch_size,
-            self.parts_per_batch,
-        )
-        remaining = batches[first_step : self.total_steps - epoch * self.steps_per_epoch]
+        batches = self._split(shuffled_order(len(self.labels), self.seed, epoch))
+        batches = batches[first_step : self.total_steps - start]
         own = slice(self.process.rank, None, self.process.world_size)
-        pieces = [split_micro_batches(batch, self.parts_per_batch)[own] for batch in remaining]
-        pixels = self.source.stream([piece for mine in pieces for piece in mine])
-        for step, (batch, mine) in enumerate(
-            zip(remaining, pieces, strict=True), start=epoch * self.steps_per_epoch + first_step
+        own_positions = [
+            split_micro_batches(batch, self.micro_batches_per_batch)[own] for batch in batches
+        ]
+        pixels = self.source.stream([part for parts in own_positions for part in parts])
+        for step, (batch, parts) in enumerate(
+            zip(batches, own_positions, strict=True), start=start + first_step
         ):
-            side = training_image_size(recipe.schedule, step, self.total_steps, self.image_size)
-            parts = [
-                self._prepared(piece, raw, draws, side)
-                for piece, raw in zip(mine, islice(pixels, len(mine)), strict=True)
-            ]
-            yield Batch(len(batch), tuple(parts))
+            size = training_image_size(recipe.schedule, step, self.total_steps, self.image_size)
+            micro_batches = tuple(
+                self._prepare(part, part_pixels, draws, size)
+                for part, part_pixels in zip(parts, islice(pixels, len(parts)), strict=True)
+            )
+            yield Batch(len(batch), micro_batches)
 
-    def _prepared(
-        self, positions: Tensor, pixels: Tensor, draws: AugmentationDraws, side: int
+    def _split(self, order: Tensor) -> list[Tensor]:
+        return split_batches(order, self.recipe.batch_size, self.micro_batches_per_batch)
+
+    def _prepare(
+        self, positions: Tensor, pixels: Tensor, draws: AugmentationDraws, size: int
     ) -> MicroBatch:
-        device = self.process.device
-        own, labels = draws.take(positions, device), self.labels[positions].to(device)
-        images = augment(
-            self.normalize(pixels), own, self.recipe.augmentation, self.image_size, self.fill
-        )
+        recipe, device = self.recipe, self.process.device
+        own_draws, labels = draws.take(positions, device), self.labels[positions].to(device)
+        images = self.normalize(pixels)
+        images = augment(images, own_draws, recipe.augmentation, self.image_size, self.fill)
         targets = labels
-        if self.recipe.mixing.enabled:
-            images, targets = mix_pairs(images, labels, own, self.recipe.mixing, self.classes)
-        return MicroBatch(resize(images, side), targets, labels)
+        if recipe.mixing.enabled:
+            images, targets = mix_pairs(images, labels, own_draws, recipe.mixing, self.classes)
+        return MicroBatch(resize(images, size), targets, labels)
 
 
-def split_batches(order: Tensor, batch_size: int, parts: int) -> list[Tensor]:
-    """The order as batches. A last one that is too small for two images a part joins the one before it.
+def split_batches(order: Tensor, batch_size: int, micro_batches: int) -> list[Tensor]:
+    """Split an epoch's order into batches; no image is dropped.
 
-    Batch norm has no deviation of one image (pytorch#7716), and no image is dropped.
+    A last batch with fewer than two images per micro-batch joins the one before it: batch norm
+    cannot compute the variance of one image (pytorch#7716).
     """
     batches = list(torch.split(order, batch_size))
-    if len(batches) > 1 and len(batches[-1]) < 2 * parts:
+    if len(batches) > 1 and len(batches[-1]) < 2 * micro_batches:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches
 
 
-def split_micro_batches(batch: Tensor, parts: int) -> list[Tensor]:
-    """A batch cut into parts, each but the last of even length, so that the pairs that are mixed stay together."""
-    bounds = [round(len(batch) / 2 * part / parts) * 2 for part in range(parts)] + [len(batch)]
+def split_micro_batches(batch: Tensor, count: int) -> list[Tensor]:
+    """Split a batch; all parts but the last have an even length, so that mixed pairs stay whole."""
+    bounds = [round(len(batch) / 2 * part / count) * 2 for part in range(count)] + [len(batch)]
     return [batch[start:end] for start, end in pairwise(bounds)]

@@ -1,4 +1,7 @@
-"""What networks are built from besides torchvision's BasicBlock; children stand in the order in which they run."""
+"""Blocks of networks in addition to torchvision's `BasicBlock`.
+
+The children of a block are registered in the order in which they run.
+"""
 
 from collections import OrderedDict
 from typing import Any, Final
@@ -10,31 +13,33 @@ from torchvision.models.resnet import conv3x3
 
 
 class ZeroPaddedShortcut(nn.Module):
-    """Option A's shortcut: `[n, c, h, w]` to `[n, channels, h/2, w/2]`, the new channels zero (appended after the old)."""
+    """Shortcut of option A: every second pixel, and new channels of zeros after the old ones.
+
+    Source: He et al. 2015, section 3.3 (identity shortcuts with zero-padding).
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """Take every second pixel and pad with zero channels.
-
-        As a pool over one pixel: the gradient of a slice comes back in another memory format, and converting what meets it
-        is a tenth of a training step.
-        """
-        return functional.pad(
-            functional.avg_pool2d(x, kernel_size=1, stride=2),
-            (0, 0, 0, 0, 0, self.channels - x.shape[1]),
-        )
+        """Float `[n, c, h, w]` to `[n, channels, ceil(h / 2), ceil(w / 2)]`."""
+        # Not a slice: its gradient has another memory format, and the conversion takes a tenth of
+        # a training step.
+        pixels = functional.avg_pool2d(x, kernel_size=1, stride=2)
+        return functional.pad(pixels, (0, 0, 0, 0, 0, self.channels - x.shape[1]))
 
 
 class PlainBlock(nn.Sequential):
-    """BasicBlock without its shortcut, under its names: convolution, norm and ReLU, twice (He et al. 2015, section 3.3)."""
+    """`BasicBlock` without its shortcut, with the same names: convolution, norm, ReLU, twice.
+
+    Source: He et al. 2015, section 3.3, "Plain Network".
+    """
 
     expansion: Final = 1
 
     def __init__(self, inplanes: int, planes: int, stride: int = 1, *_: Any, **__: Any) -> None:
-        """What else torchvision's ResNet says to a block is about shortcuts, groups and dilation, and is ignored."""
+        """Ignore torchvision's other arguments: shortcut, groups, base width, dilation."""
         children = OrderedDict[str, nn.Module](
             conv1=conv3x3(inplanes, planes, stride),
             bn1=nn.BatchNorm2d(planes),
@@ -47,10 +52,12 @@ class PlainBlock(nn.Sequential):
 
 
 class PreactivationBlock(nn.Module):
-    """Norm, ReLU and convolution, twice, and nothing after the addition (He et al. 2016, figure 4e).
+    """Norm, ReLU and convolution, twice, and nothing after the addition.
 
-    The block that begins a stage gives its shortcut what is activated already, as in the paper's appendix and its released
-    code: `bn1` there is also the stem's norm, or the projection's. In all other blocks the input goes through untouched.
+    In the first block of a stage the shortcut starts from the activated input, as in the paper's
+    appendix and released code. In all other blocks it is the identity.
+
+    Source: He et al. 2016, "Identity Mappings in Deep Residual Networks", figure 4e and appendix.
     """
 
     def __init__(
@@ -72,7 +79,6 @@ class PreactivationBlock(nn.Module):
         self.begins_stage = begins_stage
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add the residual to the identity: nothing else touches the sum."""
         activated = self.relu(self.bn1(x))
         identity = activated if self.begins_stage else x
         if self.downsample is not None:
@@ -82,20 +88,20 @@ class PreactivationBlock(nn.Module):
 
 
 class MirrorMean(nn.Module):
-    """The mean of what a body makes of images and, mirrored back, of their mirror images: `[n, 3, h, w]` to its feature map."""
+    """The mean of a body's feature maps of an image and, mirrored back, of its mirror image."""
 
     def __init__(self, body: nn.Sequential) -> None:
         super().__init__()
         self.body = body
 
     def forward(self, x: Tensor) -> Tensor:
-        """Both ways, then the mean."""
+        """Float `[n, 3, h, w]` to the body's feature map, `[n, channels, h', w']`."""
         mean: Tensor = (self.body(x) + self.body(x.flip(3)).flip(3)) / 2
         return mean
 
 
 class MultiplyAdd(nn.Module):
-    """A batch norm in evaluation mode as one multiply and one add a channel: float `[n, c, h, w]` to the same shape."""
+    """A batch norm in evaluation mode as one multiplication and one addition per channel."""
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
@@ -105,5 +111,5 @@ class MultiplyAdd(nn.Module):
         self.register_buffer("addend", addend.detach()[:, None, None])
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the norm gave."""
+        """Float `[n, c, h, w]` to the same shape."""
         return x * self.get_buffer("multiplier") + self.get_buffer("addend")

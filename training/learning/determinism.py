@@ -1,7 +1,8 @@
-"""What a run's bits depend on beside its configuration: threads, CPU instructions, memory format, compilation, torch build.
+"""What bit-identical training depends on besides the configuration.
 
-On the same five, a resumed run continues to the same bits; each of the five changes them (PyTorch's note on
-reproducibility; measured in ../docs/training.md).
+A resumed run continues bit for bit if threads, CPU instructions, memory format, compilation and
+torch build are unchanged; each of the five changes the result (docs/training.md,
+https://docs.pytorch.org/docs/stable/notes/randomness.html).
 """
 
 import ctypes
@@ -17,14 +18,17 @@ from training.errors import RunError
 PrecisionChoice = Literal["auto", "fp32", "bf16"]
 CompileChoice = Literal["auto", "on", "off"]
 
-_M_TRIM_THRESHOLD: Final = -1  # malloc.h of glibc
+_M_TRIM_THRESHOLD: Final = -1  # from glibc's malloc.h
 _M_MMAP_THRESHOLD: Final = -3
 _ONE_GIBIBYTE: Final = 2**30
 
 
 @dataclass(frozen=True)
 class DeterminismInfo:
-    """The five, and the device and arithmetic that go with them."""
+    """Everything outside the configuration that changes the bits of a training.
+
+    It is stored in checkpoints under `environment`; the field names are part of that format.
+    """
 
     threads: int
     cpu_instructions: str
@@ -35,7 +39,7 @@ class DeterminismInfo:
     precision: str
 
     def differences(self, stored: dict[str, object]) -> list[str]:
-        """What a checkpoint was written under and is not so here, each as 'name: then -> now'."""
+        """How a checkpoint's environment differs from this one, as lines `name: then -> now`."""
         now = asdict(self)
         return [
             f"{name.replace('_', ' ')}: {stored.get(name)} -> {now[name]}"
@@ -45,31 +49,36 @@ class DeterminismInfo:
 
 
 def determinism_info(device: torch.device, precision: str, *, compiled: bool) -> DeterminismInfo:
-    """The environment of this process."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    """What this process trains with."""
+    device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return DeterminismInfo(
         threads=torch.get_num_threads(),
         cpu_instructions=torch.backends.cpu.get_cpu_capability(),
         memory_format="channels_last",
         compiled=compiled,
         torch_build=f"{torch.__version__} ({torch.version.git_version})",
-        device=name,
+        device=device_name,
         precision=precision,
     )
 
 
 def choose_precision(choice: PrecisionChoice, device: torch.device) -> Literal["fp32", "bf16"]:
-    """bf16 where the hardware computes it: on a CPU with AVX2 alone it is ten times slower. Raises RunError for it there."""
-    in_hardware = has_bf16(device)
-    if choice == "bf16" and not in_hardware:
+    """Choose bf16 if the hardware supports it: emulated on AVX2 it is ten times slower than fp32.
+
+    Raises:
+        RunError: bf16 is requested and not supported.
+    """
+    is_supported = has_bf16(device)
+    if choice == "bf16" and not is_supported:
         raise RunError(
-            f"{device.type} has no bf16 arithmetic here, where it would be ten times slower; use --precision fp32"
+            f"this {device.type} has no bf16 instructions, and emulation is ten times slower; "
+            "use --precision fp32"
         )
-    return "bf16" if in_hardware and choice != "fp32" else "fp32"
+    return "bf16" if is_supported and choice != "fp32" else "fp32"
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 in hardware."""
+    """Whether the device has bf16 instructions."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
@@ -77,26 +86,24 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def choose_compile(choice: CompileChoice, device: torch.device) -> bool:
-    """`auto` compiles on a GPU. On CPUs it gave nothing to 4 % after a minute of compiling, and other bits, so it is off there.
+    """Choose whether to compile the network: `auto` compiles on GPUs only.
 
-    Raises RunError where it is asked for and no C++ compiler is there.
+    On CPUs a minute of compilation saves 0 to 4 % of a step and changes the bits.
+
+    Raises:
+        RunError: Compilation is requested on a CPU and there is no C++ compiler.
     """
-    if (
-        choice == "on"
-        and device.type == "cpu"
-        and not (shutil.which("g++") or shutil.which("clang++"))
-    ):
-        raise RunError(
-            "--compile on needs a C++ compiler (g++), and there is none; install one or leave it off"
-        )
+    has_compiler = bool(shutil.which("g++") or shutil.which("clang++"))
+    if choice == "on" and device.type == "cpu" and not has_compiler:
+        raise RunError("--compile on needs a C++ compiler: install g++, or use --compile off")
     return choice == "on" or (choice == "auto" and device.type == "cuda")
 
 
 def keep_freed_memory() -> None:
-    """Let glibc's malloc keep what is freed; elsewhere nothing happens.
+    """Tell glibc's malloc to keep freed memory; with other C libraries, do nothing.
 
-    Each step asks for activations of the sizes of the step before. By default they go back to the kernel in between and come
-    again page by page, zeroed: a fifth of a step on a CPU (LOG.md). No bit depends on it.
+    Each step allocates activations of the same sizes. By default glibc returns them to the kernel
+    in between, and page faults take a fifth of a step on a CPU (training/LOG.md).
     """
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt

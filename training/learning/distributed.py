@@ -1,7 +1,7 @@
-"""This process among those that train together: rank, device, and the few things that all of them do at once.
+"""The processes that train together: rank, device and collective operations.
 
-Started alone it is rank 0 of 1 and every collective is the identity. Started by `torchrun` it joins the others (gloo on
-CPUs, nccl on GPUs).
+A process that is started alone has rank 0 of 1, and every collective is the identity. Under
+`torchrun` it joins the others, with gloo on CPUs and nccl on GPUs.
 """
 
 import os
@@ -23,7 +23,7 @@ TIMEOUT: Final = timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class DistributedProcess:
-    """One of `world_size` processes; `device` is where it computes."""
+    """One of `world_size` processes, which computes on `device`."""
 
     rank: int = 0
     world_size: int = 1
@@ -31,12 +31,11 @@ class DistributedProcess:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes the files and talks to the person."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     @property
     def is_distributed(self) -> bool:
-        """Whether there are others."""
         return self.world_size > 1
 
     def all_reduce(self, values: Tensor) -> Tensor:
@@ -47,23 +46,26 @@ class DistributedProcess:
         return values
 
     def broadcast_text(self, text: str) -> str:
-        """The first process's text, on each of them."""
+        """The main process's text, on each process."""
         if not self.is_distributed:
             return text
-        box = [text]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+        values = [text]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
 
     def gather_rows(self, rows: Tensor, count: int) -> Tensor:
-        """Rows `rank::world_size` of each process put together again in order, `[count, …]`, float, on each of them."""
+        """Put together `[count, ...]` on each process, where this one has rows `rank::world_size`.
+
+        The rows must be floats.
+        """
         if not self.is_distributed:
             return rows
-        whole = torch.zeros((count, *rows.shape[1:]), dtype=rows.dtype, device=self.device)
-        whole[self.rank :: self.world_size] = rows.to(self.device)
-        return self.all_reduce(whole).cpu()
+        gathered = torch.zeros((count, *rows.shape[1:]), dtype=rows.dtype, device=self.device)
+        gathered[self.rank :: self.world_size] = rows.to(self.device)
+        return self.all_reduce(gathered).cpu()
 
     def average_batch_norms(self, network: nn.Module) -> None:
-        """Give every process the mean of all running statistics: each has seen other images (timm#110)."""
+        """Average the running statistics over all processes: each saw other images (timm#110)."""
         if not self.is_distributed:
             return
         for module in network.modules():
@@ -83,23 +85,24 @@ SINGLE_PROCESS: Final = DistributedProcess()
 
 @contextmanager
 def join_process_group(device: str = "auto") -> Iterator[DistributedProcess]:
-    """Be one of the processes that `torchrun` started, or the only one. Raises RunError for a device that is not there."""
-    world_size, local_rank = (
-        int(os.environ.get("WORLD_SIZE", "1")),
-        int(os.environ.get("LOCAL_RANK", "0")),
-    )
-    chosen = _device(device, local_rank)
+    """Join the processes that `torchrun` started, if any.
+
+    Raises:
+        RunError: The device is not available.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    chosen = _parse_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if world_size == 1:
         yield DistributedProcess(device=chosen)
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    # torchrun keeps its store when it starts workers again: without a place of their own they would find the lost ones' addresses
+    # torchrun keeps its store when it restarts workers. A prefix per attempt keeps the addresses
+    # of the lost workers apart from the new ones.
     attempt = f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     store, rank, world_size = next(dist.rendezvous("env://", timeout=TIMEOUT))  # type: ignore[attr-defined]
-    backend = "nccl" if chosen.type == "cuda" else "gloo"
     dist.init_process_group(
-        backend,
+        "nccl" if chosen.type == "cuda" else "gloo",
         store=PrefixStore(attempt, store),
         rank=rank,
         world_size=world_size,
@@ -111,13 +114,15 @@ def join_process_group(device: str = "auto") -> Iterator[DistributedProcess]:
         dist.destroy_process_group()
 
 
-def _device(name: str, local_rank: int) -> torch.device:
+def _parse_device(name: str, local_rank: int) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise RunError(f"there is no device {name!r}; there are cpu, cuda, cuda:0, …") from None
+        raise RunError(
+            f"there is no device {name!r}; `--device` takes cpu, cuda, cuda:0, ..."
+        ) from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise RunError("torch finds no CUDA device here; use --device cpu")
+        raise RunError("torch finds no CUDA device; use --device cpu")
     return torch.device("cuda", local_rank) if name == "cuda" else device

@@ -1,4 +1,4 @@
-"""What learns: a network with its optimiser and average, and one step of it."""
+"""A network with its optimizer and weight average, and one training step."""
 
 import contextlib
 from collections.abc import Callable
@@ -18,10 +18,11 @@ from training.learning.recipe import Recipe
 
 
 class Learner:
-    """The weights, the optimiser's momentum and the weights' average change in `step` alone, and all of them together.
+    """Everything that a training step changes: weights, momentum and weight average.
 
-    A batch in parts, on one process or several, ends in the same weights: gradients are averaged by images, and batch norm's
-    running statistics move by the mean over the parts.
+    A batch that is split into micro-batches, on one process or several, gives the same weights up
+    to rounding: gradients are averaged over images, and batch norm's running statistics move by
+    the mean over the micro-batches.
     """
 
     def __init__(
@@ -33,9 +34,9 @@ class Learner:
     ) -> None:
         self.network = network.to(process.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(self.network, recipe.optimizer)
-        self.average = (
-            ExponentialMovingAverage(self.network, recipe.ema_decay) if recipe.ema_decay else None
-        )
+        self.average: ExponentialMovingAverage | None = None
+        if recipe.ema_decay:
+            self.average = ExponentialMovingAverage(self.network, recipe.ema_decay)
         self._recipe, self._process, self._determinism = recipe, process, determinism
         self._momenta = {
             module: module.momentum
@@ -48,41 +49,45 @@ class Learner:
 
     @property
     def evaluation_network(self) -> nn.Module:
-        """The network that is validated and published: the average where there is one."""
+        """The network that is validated and published: the weight average, if there is one."""
         return self.network if self.average is None else self.average.network
 
     def train(self, *, frozen: bool = False) -> None:
-        """Go into training mode; `frozen` lets the head alone learn."""
+        """Set training mode. With `frozen`, only the last layer learns."""
         self.network.train()
         freeze(self.network, frozen=frozen)
-        if (
-            frozen != self._frozen
-        ):  # what exchanges gradients, and what is compiled, depends on which of them there are
-            self._frozen = frozen
-            self._parallel = (
-                DistributedDataParallel(self.network, broadcast_buffers=False)
-                if self._process.is_distributed
-                else None
-            )
-            model = self._parallel or self.network
-            self._model = torch.compile(model) if self._determinism.compiled else model
+        if frozen == self._frozen:
+            return
+        # DistributedDataParallel and torch.compile depend on which parameters require gradients.
+        self._frozen = frozen
+        if self._process.is_distributed:
+            self._parallel = DistributedDataParallel(self.network, broadcast_buffers=False)
+        model = self._parallel or self.network
+        self._model = torch.compile(model) if self._determinism.compiled else model
 
     def step(self, batch: Batch) -> Tensor:
-        """One update at the optimiser's present rate. Returns this process's sum of losses and images got right."""
+        """Update the weights at the optimizer's current learning rate.
+
+        Returns:
+            float64 `[2]`: this process's sum of losses, and number of correctly classified images.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         tally = torch.zeros(2, dtype=torch.float64, device=self._process.device)
-        for index, part in enumerate(batch.micro_batches):
-            self._spread_momentum(index, len(batch.micro_batches))
-            with self._arithmetic(), self._synchronised(last=index == len(batch.micro_batches) - 1):
-                logits = self._model(part.images).float()
+        count = len(batch.micro_batches)
+        for index, micro_batch in enumerate(batch.micro_batches):
+            self._set_norm_momentum(index, count)
+            with self._autocast(), self._gradient_sync(is_last=index == count - 1):
+                logits = self._model(micro_batch.images).float()
                 losses = functional.cross_entropy(
                     logits,
-                    part.targets,
+                    micro_batch.targets,
                     label_smoothing=self._recipe.label_smoothing,
                     reduction="sum",
                 )
+                # DistributedDataParallel averages gradients over processes; we want the sum.
                 (losses * (self._process.world_size / batch.size)).backward()  # type: ignore[no-untyped-call]
-            tally += torch.stack([losses.detach(), (logits.argmax(1) == part.labels).sum()])
+            correct = (logits.argmax(1) == micro_batch.labels).sum()
+            tally += torch.stack([losses.detach(), correct])
         if self._recipe.optimizer.clip_norm:
             nn.utils.clip_grad_norm_(self.network.parameters(), self._recipe.optimizer.clip_norm)
         self.optimizer.step()
@@ -90,15 +95,15 @@ class Learner:
             self.average.update(self.network)
         return tally
 
-    def synchronise(self) -> None:
-        """Give every process the same running statistics; all of them call this together."""
+    def synchronize(self) -> None:
+        """Average running statistics over the processes. All processes must call this together."""
         self._process.average_batch_norms(self.network)
         if self.average is not None:
             self._process.average_batch_norms(self.average.network)
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs to go on, running statistics averaged over the processes."""
-        self.synchronise()
+        """State for a checkpoint, synchronized over the processes."""
+        self.synchronize()
         average = None if self.average is None else self.average.state_dict()
         return {
             "network": self.network.state_dict(),
@@ -107,31 +112,36 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state. Raises KeyError, ValueError or RuntimeError where it is another network's."""
+        """Continue from a checkpoint.
+
+        Raises:
+            KeyError, ValueError, RuntimeError: The state belongs to another network.
+        """
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
 
-    def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(
             self._process.device.type, torch.bfloat16, enabled=self._determinism.precision == "bf16"
         )
 
-    def _synchronised(self, *, last: bool) -> contextlib.AbstractContextManager[Any]:
-        """Gradients are exchanged once a batch."""
-        return (
-            contextlib.nullcontext() if last or self._parallel is None else self._parallel.no_sync()
-        )
+    def _gradient_sync(self, *, is_last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Exchange gradients once per batch, with the last micro-batch."""
+        if is_last or self._parallel is None:
+            return contextlib.nullcontext()
+        return self._parallel.no_sync()
 
-    def _spread_momentum(self, index: int, parts: int) -> None:
-        """Let the running statistics end at (1 - m) r + m (s1 + … + sk) / k, whatever the order of the k parts.
+    def _set_norm_momentum(self, index: int, count: int) -> None:
+        """Weigh the micro-batches equally in the running statistics, whatever their order.
 
-        The part with `after` parts behind it must then weigh m / (k - after m).
+        They end at `(1 - m) r + m (s_1 + ... + s_k) / k` if the micro-batch that has `after`
+        others behind it is weighed by `m / (k - after m)`.
         """
-        if parts == 1:
+        if count == 1:
             return
-        after = parts - 1 - index
+        after = count - 1 - index
         for module, momentum in self._momenta.items():
             if momentum is not None:
-                module.momentum = momentum / (parts - after * momentum)
+                module.momentum = momentum / (count - after * momentum)

@@ -1,7 +1,8 @@
-"""Networks by name: residual, plain and pre-activated ones for small images, torchvision's for large ones, used all alike.
+"""Networks by name: residual, plain and pre-activation networks, and torchvision's.
 
-A network's children stand in the order in which they run, `avgpool` and `fc` last, under torchvision's names: what is before
-`avgpool` makes the last feature map, and whatever needs a part of a network finds it there.
+All networks have torchvision's names (`conv1`, `bn1`, `layer1`, ..., `avgpool`, `fc`), and their
+children are registered in the order in which they run. The children before `avgpool` compute the
+last feature map.
 """
 
 import copy
@@ -11,10 +12,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import get_model
 from torchvision.models.resnet import BasicBlock, ResNet, conv1x1, conv3x3
 
@@ -28,23 +27,14 @@ from training.learning.blocks import (
 )
 
 CIFAR_DEPTHS: Final = (20, 32, 44, 56, 110, 1202)
-PLAIN_LAYERS: Final = {
-    "plain18": (2, 2, 2, 2),
-    "plain34": (3, 4, 6, 3),
-}  # blocks a stage, as in the residual twins
+PLAIN_LAYERS: Final = {"plain18": (2, 2, 2, 2), "plain34": (3, 4, 6, 3)}
+"""Blocks per stage, as in `resnet18` and `resnet34`."""
 IMAGENET: Final = (
-    *(
-        "resnet18",
-        "resnet34",
-        "resnet50",
-        "resnet101",
-        "resnet152",
-        "wide_resnet50_2",
-        "wide_resnet101_2",
-    ),
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("wide_resnet50_2", "wide_resnet101_2"),
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", *PLAIN_LAYERS),
 )
-NAMES: Final = (  # and the suffixes that each may have
+NAMES: Final = (  # with the suffixes that each may have
     (tuple(f"resnet{depth}" for depth in CIFAR_DEPTHS), ("-b", "-c")),
     (tuple(f"preresnet{depth}" for depth in CIFAR_DEPTHS), ("-b",)),
     (tuple(f"plain{depth}" for depth in CIFAR_DEPTHS), ()),
@@ -54,7 +44,16 @@ NAMES: Final = (  # and the suffixes that each may have
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a name says. `depth` counts the layers with weights, projections left out; `shortcut` is none in plain networks."""
+    """The parts of an architecture's name.
+
+    Attributes:
+        base: The name without its suffix.
+        family: `resnet`, `plain`, `preresnet`, `wide_resnet` or `resnext`.
+        depth: Number of layers with weights, projection shortcuts not counted.
+        shortcut: Option A, B or C of He et al. 2015, section 4.1; None in plain networks.
+        style: `cifar` networks have three stages, `imagenet` networks four.
+        image_size: Default side of the input in pixels.
+    """
 
     base: str
     family: str
@@ -65,14 +64,13 @@ class Architecture:
 
 
 def known_architectures() -> tuple[str, ...]:
-    """Every name there is."""
     return tuple(
         base + suffix for bases, suffixes in NAMES for suffix in ("", *suffixes) for base in bases
     )
 
 
 def describe_architectures() -> str:
-    """The names in one sentence, for people."""
+    """All names in one line, for messages."""
     return "; ".join(
         ", ".join(bases) + (f" (and with {' or '.join(suffixes)})" if suffixes else "")
         for bases, suffixes in NAMES
@@ -80,10 +78,14 @@ def describe_architectures() -> str:
 
 
 def parse_architecture(name: str) -> Architecture:
-    """What a name says. Raises RecipeError, which lists the names, for one that is not known."""
+    """Parse a name.
+
+    Raises:
+        RecipeError: The name is unknown; the message lists all names.
+    """
     if name not in known_architectures():
         raise RecipeError(
-            f"there is no architecture {name!r}; there are {describe_architectures()}"
+            f"there is no architecture {name!r}; use one of {describe_architectures()}"
         )
     base, hyphen, ending = name.partition("-")
     suffix = hyphen + ending
@@ -106,29 +108,37 @@ def parse_architecture(name: str) -> Architecture:
 
 
 def default_image_size(architecture: str) -> int:
-    """The side, in pixels, of the square images that a network is made for. Raises RecipeError for an unknown name."""
+    """Default side of a network's input in pixels. Raises RecipeError for an unknown name."""
     return parse_architecture(architecture).image_size
 
 
 def build_network(
     architecture: str, classes: int, *, zero_init_residual: bool = False
 ) -> nn.Module:
-    """The network that a name stands for, at its start: float `[n, 3, h, w]` to logits `[n, classes]`.
+    """Build an untrained network: float `[n, 3, h, w]` to logits `[n, classes]`.
 
-    Names of 20, 32, 44, 56, 110 and 1202 layers are He et al. 2015, section 4.2, with shortcuts of option A; `-b` projects where
-    sizes change, `-c` everywhere; `preresnet` is He et al. 2016. The others are torchvision's, and `plain18` and `plain34` their
-    twins without shortcuts; `-small` gives them a stem for small images: 3x3, stride 1, no pooling.
+    Networks of 20, 32, 44, 56, 110 and 1202 layers are those of He et al. 2015, section 4.2, with
+    shortcuts of option A; the suffix `-b` uses projections where sizes change, `-c` everywhere.
+    `preresnet` networks are those of He et al. 2016. The others are torchvision's, plus `plain18`
+    and `plain34`, which have no shortcuts. The suffix `-small` gives them a stem for small images:
+    a 3x3 convolution of stride 1 and no pooling.
 
-    Convolutions start normal (He et al. 2015b), by fan-in in the first kind, by fan-out in the second; the head's bias is zero.
-    `zero_init_residual` begins with shortcuts alone (Goyal et al. 2017, section 5.1): it zeroes the last norm of each residual
-    branch or, in pre-activated networks, where none follows it, the last convolution.
+    Convolutions have He initialization (He et al. 2015, "Delving Deep into Rectifiers", section
+    2.2), by fan-in in CIFAR networks and by fan-out in torchvision's. The head's bias is zero.
 
-    Raises RecipeError for an unknown name, and for `zero_init_residual` in a plain network, which no signal would pass.
+    Args:
+        architecture: One of `known_architectures()`.
+        classes: Number of classes.
+        zero_init_residual: Start every residual branch at zero (Goyal et al. 2017, section 5.1):
+            the last norm of each branch or, in pre-activation networks, the last convolution.
+
+    Raises:
+        RecipeError: The name is unknown, or a plain network has `zero_init_residual`.
     """
     parsed = parse_architecture(architecture)
     if zero_init_residual and parsed.shortcut is None:
         raise RecipeError(
-            f"{architecture} has no shortcuts, so zero_init_residual would let nothing through"
+            f"{architecture} has no shortcuts, so zero_init_residual would block every signal"
         )
     build = _build_cifar if parsed.style == "cifar" else _build_imagenet
     network = build(parsed, classes, zero_init_residual=zero_init_residual)
@@ -137,7 +147,7 @@ def build_network(
 
 
 def features(network: nn.Module, images: Tensor) -> Tensor:
-    """The last feature map, float `[n, channels, h, w]`, of images `[n, 3, h, w]`: what class-activation maps are made from."""
+    """The last feature map, float `[n, channels, h, w]`, of images `[n, 3, h, w]`."""
     for name, child in network.named_children():
         if name == "avgpool":
             break
@@ -146,16 +156,17 @@ def features(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def classify(network: nn.Module, last_map: Tensor) -> Tensor:
-    """Global average pooling and the last layer: logits `[n, classes]` of what `features` gave."""
-    # mean, not avgpool: it exports as one node whatever the strides are
+    """Logits `[n, classes]` of a feature map: global average pooling and the last layer."""
+    # mean() exports as one node, avgpool does not.
     logits: Tensor = network.get_submodule("fc")(last_map.mean((2, 3)))
     return logits
 
 
 def mirror_averaged(network: nn.Module) -> nn.Module:
-    """The same weights, answering with the mean over an image and its mirror image: twice the work, its own map and logits.
+    """Make a network that averages over each image and its mirror image, with shared weights.
 
-    The last layer is linear, so the mean of the maps gives the mean of the logits, and class-activation maps hold.
+    The feature maps are averaged. The last layer is linear, so that this averages the logits too,
+    and class activation maps stay valid.
     """
     children = dict(network.named_children())
     body = itertools.takewhile(lambda child: child[0] != "avgpool", children.items())
@@ -170,7 +181,7 @@ def mirror_averaged(network: nn.Module) -> nn.Module:
 
 
 def layer_groups(network: nn.Module) -> list[list[tuple[str, nn.Parameter]]]:
-    """All parameters with their names, in the order of depth: the stem, each stage, the head (`fc` alone)."""
+    """All parameters with their names, by depth: the stem, each stage, the last layer (`fc`)."""
     groups: list[list[tuple[str, nn.Parameter]]] = [[]]
     for name, child in network.named_children():
         if name.startswith("layer") or name == "fc":
@@ -179,41 +190,37 @@ def layer_groups(network: nn.Module) -> list[list[tuple[str, nn.Parameter]]]:
     return groups
 
 
-def count_multiply_adds(network: nn.Module, size: int) -> int:
-    """Multiply-adds for one image `[3, size, size]`, in convolutions and the last layer: half of what torch counts as FLOPs."""
-    shadow = copy.deepcopy(network).to("meta").eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        shadow(torch.zeros(1, 3, size, size, device="meta"))
-    return int(counter.get_total_flops()) // 2
-
-
 def fold_batch_norms(network: nn.Module) -> nn.Module:
-    """A copy in evaluation mode without batch norms: one behind a convolution goes into it, others become a multiply and an add.
+    """A copy in evaluation mode without batch norms.
 
-    The exporter would fold the first kind too, but not where a mirrored network uses its convolutions twice.
+    A norm after a convolution is folded into its weights; other norms become `MultiplyAdd`. (The
+    ONNX exporter folds norms too, but not if a mirrored network uses a convolution twice.)
     """
     folded = copy.deepcopy(network).eval()
     for parent in list(folded.modules()):
-        before: tuple[str, nn.Module] | None = None
+        previous: tuple[str, nn.Module] | None = None
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm2d):
-                if before is not None and isinstance(before[1], nn.Conv2d):
-                    parent.register_module(before[0], fuse_conv_bn_eval(before[1], child))
+                if previous is not None and isinstance(previous[1], nn.Conv2d):
+                    parent.register_module(previous[0], fuse_conv_bn_eval(previous[1], child))
                     parent.register_module(name, nn.Identity())
                 else:
                     parent.register_module(name, MultiplyAdd(child))
-            before = (name, child)
+            previous = (name, child)
     return folded
 
 
 def _build_cifar(
     architecture: Architecture, classes: int, *, zero_init_residual: bool
 ) -> nn.Sequential:
-    """He et al. 2015, section 4.2: 6n+2 layers, three stages of n blocks with 16, 32, 64 filters on maps of 32, 16, 8 pixels."""
-    preactivated = architecture.family == "preresnet"
+    """6n + 2 layers: three stages of n blocks with 16, 32, 64 filters on 32, 16, 8 pixels.
+
+    Source: He et al. 2015, section 4.2.
+    """
+    is_preactivation = architecture.family == "preresnet"
     stem: dict[str, nn.Module] = {"conv1": conv3x3(3, 16)}
     norm: dict[str, nn.Module] = {
-        "bn1": nn.BatchNorm2d(64 if preactivated else 16),
+        "bn1": nn.BatchNorm2d(64 if is_preactivation else 16),
         "relu": nn.ReLU(inplace=True),
     }
     stages: dict[str, nn.Module] = {
@@ -226,15 +233,14 @@ def _build_cifar(
         "flatten": nn.Flatten(),
         "fc": nn.Linear(64, classes),
     }
-    body = stages | norm if preactivated else norm | stages
+    body = stages | norm if is_preactivation else norm | stages
     network = nn.Sequential(OrderedDict(stem | body | head))
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(
-                module.weight, nonlinearity="relu"
-            )  # torch's default is 2.4 x smaller
+            # torch's default deviation is 2.4 times smaller.
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     if zero_init_residual:
-        last = "conv2.weight" if preactivated else "bn2.weight"
+        last = "conv2.weight" if is_preactivation else "bn2.weight"
         for name, parameter in network.named_parameters():
             if name.endswith(last):
                 nn.init.zeros_(parameter)
@@ -242,7 +248,7 @@ def _build_cifar(
 
 
 def _stage(architecture: Architecture, inplanes: int, planes: int) -> nn.Sequential:
-    """Blocks of one width; the first halves the map where it doubles the filters."""
+    """Blocks of one width; the first halves the feature map if it doubles the filters."""
     first = _block(architecture, inplanes, planes, begins_stage=True)
     rest = [
         _block(architecture, planes, planes, begins_stage=False)
@@ -273,7 +279,7 @@ def _block(
 def _build_imagenet(
     architecture: Architecture, classes: int, *, zero_init_residual: bool
 ) -> nn.Module:
-    """The network as torchvision builds it; a plain one is the same with another block."""
+    """Torchvision's network; a plain one is torchvision's `ResNet` with another block."""
     values: dict[str, Any] = {"num_classes": classes, "zero_init_residual": zero_init_residual}
     network: nn.Module
     if layers := PLAIN_LAYERS.get(architecture.base):

@@ -1,4 +1,4 @@
-"""Normalisation: what is subtracted from a pixel and what it is divided by, the same in training and inside the ONNX graph."""
+"""Normalization of pixels, in training and inside the ONNX graph alike."""
 
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
@@ -10,23 +10,31 @@ from torch import Tensor
 
 from model_store.preprocessing import Pixels
 
-IMAGENET_MEAN: Final = (123.675, 116.28, 103.53)  # torchvision's, in grey levels
+IMAGENET_MEAN: Final = (123.675, 116.28, 103.53)  # torchvision's values times 255
 IMAGENET_STD: Final = (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """(pixel - mean) / std, float32, each of a shape that broadcasts to `[3, height, width]`."""
+    """`(pixel - mean) / std`.
+
+    Attributes:
+        mean: float32, broadcastable to `[3, height, width]`, in pixel values 0 to 255.
+        std: The same for the standard deviation.
+    """
 
     mean: Tensor
     std: Tensor
 
     @classmethod
     def fit(cls, kind: Literal["scalar", "channels", "pixels"], pixels: Pixels) -> Self:
-        """From training images, uint8 `[n, height, width, 3]`.
+        """Compute the statistics of training images.
 
-        `scalar`: one mean, rounded to a grey level, and one deviation, so that an INT8 model takes bytes as they are, with the
-        mean as its zero point. `channels`: a pair a channel. `pixels`: a mean image, and grey levels as fractions (He et al. 2015).
+        Args:
+            kind: `scalar` is one mean, rounded to an integer so that it can be the zero point of
+                an INT8 model, and one deviation. `channels` is a pair per channel. `pixels` is a
+                mean image, and division by 255 (He et al. 2015, section 4.2).
+            pixels: uint8 `[n, height, width, 3]`.
         """
         if kind == "pixels":
             total = np.zeros(pixels.shape[1:], np.float64)
@@ -48,13 +56,12 @@ class Normalization:
 
     @classmethod
     def imagenet(cls) -> Self:
-        """What torchvision's pretrained networks were trained with."""
+        """The statistics of torchvision's pretrained networks."""
         return cls(
             *(_tensor(np.array(values)[:, None, None]) for values in (IMAGENET_MEAN, IMAGENET_STD))
         )
 
     def to(self, device: torch.device) -> "Normalization":
-        """The same on a device."""
         return Normalization(self.mean.to(device), self.std.to(device))
 
     def __call__(self, pixels: Tensor) -> Tensor:
@@ -62,22 +69,23 @@ class Normalization:
         floats = pixels.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last).float()
         return (floats - self.mean) / self.std
 
-    def colour(self, background: tuple[int, int, int]) -> Tensor:
-        """A colour after normalisation, `[3, 1, 1]`."""
-        levels = torch.tensor(background, dtype=torch.float32, device=self.mean.device)[
-            :, None, None
-        ]
-        return (levels - self.mean.mean((-2, -1), keepdim=True)) / self.std.mean(
-            (-2, -1), keepdim=True
-        )
+    def color(self, background: tuple[int, int, int]) -> Tensor:
+        """A color after normalization, float32 `[3, 1, 1]`."""
+        levels = torch.tensor(background, dtype=torch.float32, device=self.mean.device)
+        mean, std = (values.mean((-2, -1), keepdim=True) for values in (self.mean, self.std))
+        return (levels[:, None, None] - mean) / std
 
     def to_json(self) -> dict[str, Any]:
-        """For a weights file's metadata."""
+        """Metadata of a weights file."""
         return {"mean": self.mean.tolist(), "std": self.std.tolist()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """What `to_json` gave. Raises KeyError, TypeError or ValueError."""
+        """Inverse of `to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: The values are invalid.
+        """
         return cls(*(torch.tensor(values[name], dtype=torch.float32) for name in ("mean", "std")))
 
 

@@ -1,7 +1,8 @@
-"""The optimiser and its learning rate: which parameters decay, at which rate each layer learns, and when."""
+"""The optimizer, its learning rates and the image size over the run."""
 
 import itertools
 import math
+from typing import Final
 
 import torch
 from torch import nn
@@ -9,50 +10,55 @@ from torch import nn
 from training.learning.networks import layer_groups
 from training.learning.recipe import Optimizer, Schedule
 
+PEAK_RATE: Final = "height"
+"""Key of a parameter group's peak learning rate; part of the checkpoint format."""
 
-def build_optimizer(network: nn.Module, values: Optimizer) -> torch.optim.SGD:
-    """SGD over the network's layers; each group keeps its own height of the rate as `height`.
 
-    With `layer_decay` < 1 the head learns at the full rate and each layer group before it at `layer_decay` times the next.
+def build_optimizer(network: nn.Module, settings: Optimizer) -> torch.optim.SGD:
+    """Build SGD with a peak learning rate and weight decay for each group of parameters.
+
+    With `layer_decay` below 1 the last layer learns at the full rate, and each stage before it at
+    `layer_decay` times the rate of the next. Batch norms and biases are decayed only with
+    `decay_norms` (He et al. 2019, "Bag of Tricks", section 3.1).
     """
-    groups = layer_groups(network)
-    described = []
-    for depth, named in enumerate(groups):
-        height = values.learning_rate * values.layer_decay ** (len(groups) - 1 - depth)
-        weights = [parameter for _, parameter in named if parameter.ndim > 1]
-        others = [
-            parameter for _, parameter in named if parameter.ndim <= 1
-        ]  # batch norms and biases
-        decays = (values.weight_decay, values.weight_decay if values.decay_norms else 0.0)
-        for parameters, decay in zip((weights, others), decays, strict=True):
+    stages = layer_groups(network)
+    norm_decay = settings.weight_decay if settings.decay_norms else 0.0
+    groups = []
+    for depth, stage in enumerate(stages):
+        peak = settings.learning_rate * settings.layer_decay ** (len(stages) - 1 - depth)
+        weights = [parameter for _, parameter in stage if parameter.ndim > 1]
+        norms_and_biases = [parameter for _, parameter in stage if parameter.ndim <= 1]
+        for parameters, decay in ((weights, settings.weight_decay), (norms_and_biases, norm_decay)):
             if parameters:
-                described.append(
-                    {"params": parameters, "lr": height, "height": height, "weight_decay": decay}
-                )
+                group = {"params": parameters, "lr": peak, PEAK_RATE: peak, "weight_decay": decay}
+                groups.append(group)
     return torch.optim.SGD(
-        described,
-        lr=values.learning_rate,
-        momentum=values.momentum,
-        nesterov=values.nesterov and values.momentum > 0,
+        groups,
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov and settings.momentum > 0,
     )
 
 
 def set_learning_rate(
     optimizer: torch.optim.Optimizer, schedule: Schedule, step: int, total: int
 ) -> float:
-    """Give every group its rate for this step (from 0), and return the highest."""
+    """Set every group's learning rate for this step (from 0), and return the highest."""
     factor = learning_rate_factor(schedule, step, total)
     for group in optimizer.param_groups:
-        group["lr"] = group["height"] * factor
+        group["lr"] = group[PEAK_RATE] * factor
     return float(max(group["lr"] for group in optimizer.param_groups))
 
 
 def learning_rate_factor(schedule: Schedule, step: int, total: int) -> float:
-    """The learning rate at `step` of `total` as a part of its height: a pure function, so there is no state to resume."""
+    """The learning rate at `step` of `total` as a fraction of its peak.
+
+    A pure function of the step, so that a resumed run has no scheduler state to restore.
+    """
     warmup = max(schedule.warmup_iterations, round(schedule.warmup * total))
     if step < warmup:
-        risen = step / warmup if schedule.warmup_shape == "linear" else 0.0
-        return schedule.warmup_start + (1 - schedule.warmup_start) * risen
+        progress = step / warmup if schedule.warmup_shape == "linear" else 0.0
+        return schedule.warmup_start + (1 - schedule.warmup_start) * progress
     if schedule.decay == "steps":
         return math.prod(
             schedule.factor for milestone in schedule.milestones if step >= milestone * total
@@ -61,27 +67,35 @@ def learning_rate_factor(schedule: Schedule, step: int, total: int) -> float:
     return remaining if schedule.decay == "linear" else 0.5 * (1 - math.cos(math.pi * remaining))
 
 
-def training_image_size(schedule: Schedule, step: int, total: int, full: int) -> int:
-    """The side that images have at `step` of `total`, a multiple of 4; `full` is the model's own."""
+def training_image_size(schedule: Schedule, step: int, total: int, full_size: int) -> int:
+    """Side of the training images at `step` of `total`: `full_size`, or a multiple of 4."""
     if not schedule.scales:
-        return full
-    scale = schedule.scales[min(step * len(schedule.scales) // total, len(schedule.scales) - 1)]
-    return full if scale == 1 else max(8, round(full * scale / 4) * 4)
+        return full_size
+    part = min(step * len(schedule.scales) // total, len(schedule.scales) - 1)
+    scale = schedule.scales[part]
+    return full_size if scale == 1 else max(8, round(full_size * scale / 4) * 4)
 
 
-def remaining_work(schedule: Schedule, step: int, total: int, full: int) -> float:
-    """The steps from this one to the end, counted in steps on images of its size: work goes by the pixel."""
+def remaining_work(schedule: Schedule, step: int, total: int, full_size: int) -> float:
+    """Work from `step` to the end, in steps at the image size of `step`.
+
+    The cost of a step is proportional to the number of pixels.
+    """
     parts = max(1, len(schedule.scales))
     bounds = [-(-total * part // parts) for part in range(parts + 1)]
     pixels = sum(
-        max(0, end - max(start, step)) * training_image_size(schedule, start, total, full) ** 2
+        max(0, end - max(start, step)) * training_image_size(schedule, start, total, full_size) ** 2
         for start, end in itertools.pairwise(bounds)
     )
-    return pixels / training_image_size(schedule, min(step, total - 1), total, full) ** 2
+    return pixels / training_image_size(schedule, min(step, total - 1), total, full_size) ** 2
 
 
 def freeze(network: nn.Module, *, frozen: bool) -> None:
-    """Let only the head learn, or everything again. Call after `network.train()`: frozen norms keep their statistics."""
+    """Train only the last layer (`frozen`), or everything.
+
+    Call it after `network.train()`: it sets frozen batch norms to evaluation mode, so that they
+    keep their running statistics.
+    """
     head = {id(parameter) for _, parameter in layer_groups(network)[-1]}
     for parameter in network.parameters():
         parameter.requires_grad_(not frozen or id(parameter) in head)

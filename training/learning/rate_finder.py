@@ -1,6 +1,10 @@
-"""The learning-rate finder: a rate that rises step by step until the loss runs away (Smith 2017), on a copy that is put back."""
+"""Learning-rate range test: raise the rate until the loss diverges.
+
+Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3.
+"""
 
 import copy
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,21 +15,22 @@ import torch
 from training.errors import DataError
 from training.learning.batches import BatchLoader
 from training.learning.learner import Learner
+from training.learning.optimization import PEAK_RATE
 
-SMOOTHING: Final = 0.9
-RUNAWAY: Final = 4.0  # times the lowest loss: from here nothing is learned any more
+SMOOTHING: Final = 0.9  # weight of the moving average of the loss
+DIVERGENCE_FACTOR: Final = 4.0  # the test ends when the loss exceeds its minimum by this factor
 
 
 @dataclass(frozen=True)
 class RateCurve:
-    """The smoothed loss at each rate, and the rate to train with: a tenth of where the loss was lowest."""
+    """Smoothed loss at each learning rate."""
 
     rates: tuple[float, ...]
     losses: tuple[float, ...]
 
     @property
     def suggested(self) -> float:
-        """The height for the schedule."""
+        """Peak learning rate to train with: a tenth of the rate with the lowest loss."""
         return self.rates[min(range(len(self.losses)), key=self.losses.__getitem__)] / 10
 
 
@@ -37,59 +42,55 @@ def find_rate(
     highest: float = 10.0,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> RateCurve:
-    """Raise the rate from `lowest` to `highest` over so many steps.
+    """Raise the rate from `lowest` to `highest` in geometric steps, and restore the learner.
 
-    Learner and generators are afterwards as they were: weights, momentum, running statistics, average, modes, random state
-    (fastai#3013, pytorch-lightning#6675 were of finders that left them changed).
+    Weights, momentum, running statistics, average, modes and random state are as before
+    afterwards (compare fastai#3013, pytorch-lightning#6675).
+
+    Raises:
+        DataError: The loss is not finite even at the lowest rate.
     """
-    kept = copy.deepcopy(
-        (learner.state_dict(), [group["lr"] for group in learner.optimizer.param_groups])
-    )
+    saved_state = copy.deepcopy(learner.state_dict())
+    saved_rates = [group["lr"] for group in learner.optimizer.param_groups]
     modes = [(module, module.training) for module in learner.network.modules()]
-    wanted = [(parameter, parameter.requires_grad) for parameter in learner.network.parameters()]
+    trainable = [(parameter, parameter.requires_grad) for parameter in learner.network.parameters()]
     random_state = torch.get_rng_state()
-    endless = replace(
-        loader,
-        recipe=loader.recipe.model_copy(
-            update={"iterations": max(steps, loader.steps_per_epoch), "epochs": None}
-        ),
-    )
+    iterations = max(steps, loader.steps_per_epoch)
+    recipe = loader.recipe.model_copy(update={"iterations": iterations, "epochs": None})
+    test_run = replace(loader, recipe=recipe)
+    batches = itertools.chain.from_iterable(map(test_run.epoch_batches, range(test_run.epochs)))
+    highest_peak = max(group[PEAK_RATE] for group in learner.optimizer.param_groups)
     rates: list[float] = []
     losses: list[float] = []
     mean = 0.0
     try:
         learner.train()
-        for step in range(steps):
-            if step % loader.steps_per_epoch == 0:
-                batches = endless.epoch_batches(step // loader.steps_per_epoch)
-            batch = next(batches)
+        for step, batch in zip(range(steps), batches, strict=False):
             rate = lowest * (highest / lowest) ** (step / max(1, steps - 1))
             for group in learner.optimizer.param_groups:
-                group["lr"] = (
-                    rate
-                    * group["height"]
-                    / max(other["height"] for other in learner.optimizer.param_groups)
-                )
+                group["lr"] = rate * group[PEAK_RATE] / highest_peak
             loss = learner.step(batch)[0].item() / batch.size
             mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
             smoothed = mean / (1 - SMOOTHING ** (step + 1))
             progress(step + 1, steps)
-            if not math.isfinite(smoothed) or (losses and smoothed > RUNAWAY * min(losses)):
+            has_diverged = bool(losses) and smoothed > DIVERGENCE_FACTOR * min(losses)
+            if has_diverged or not math.isfinite(smoothed):
                 break
             rates.append(rate)
             losses.append(smoothed)
     finally:
-        learner.load_state_dict(kept[0])
-        for group, rate in zip(learner.optimizer.param_groups, kept[1], strict=True):
+        learner.load_state_dict(saved_state)
+        for group, rate in zip(learner.optimizer.param_groups, saved_rates, strict=True):
             group["lr"] = rate
         for module, training in modes:
             module.training = training
-        for parameter, requires_grad in wanted:
+        for parameter, requires_grad in trainable:
             parameter.requires_grad_(requires_grad)
             parameter.grad = None
         torch.set_rng_state(random_state)
     if not rates:
         raise DataError(
-            f"the loss is not finite even at a rate of {lowest:g}; look at the data with `python -m training check`"
+            f"the loss is not finite even at a learning rate of {lowest:g}; "
+            "check the data with `python -m training check`"
         )
     return RateCurve(tuple(rates), tuple(losses))

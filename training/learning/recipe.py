@@ -1,4 +1,8 @@
-"""A recipe: the values that a training runs by, read from a TOML file; never a branch in the loop."""
+"""Recipes: the values that a training runs with, read from TOML.
+
+Every field has a docstring, which pydantic copies into the field's `description`: the reference
+page of recipes is generated from `Recipe.model_json_schema()`.
+"""
 
 import json
 import tomllib
@@ -9,242 +13,294 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from model_store.validation import describe_validation_error
 from training.errors import RecipeError
 
 RECIPES: Final = Path(__file__).parent / "recipes"
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+FractionBelowOne = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class RecipeSection(BaseModel):
-    """A part of a recipe: immutable, strict, and without room for values that nothing reads."""
+    """A table of a recipe: immutable and strict; unknown fields are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
 
 
 class Optimizer(RecipeSection):
-    """Stochastic gradient descent, v = m v + g and w -= lr v. `layer_decay` < 1 lowers the rate from the head to the stem."""
+    """Stochastic gradient descent with momentum."""
 
     learning_rate: Positive
-    momentum: Fraction = 0.9
+    """Peak learning rate. The schedule multiplies it by a factor between 0 and 1."""
+    momentum: FractionBelowOne = 0.9
+    """Momentum `m` of the update `v = m v + g; w = w - lr v`."""
     nesterov: bool = True
-    weight_decay: NotNegative = 5e-4
+    """Use Nesterov momentum."""
+    weight_decay: NonNegative = 5e-4
+    """L2 penalty that is added to the gradient of the weights."""
     decay_norms: bool = False
-    """Whether batch norms and biases are decayed too, as He et al. 2015 do."""
+    """Apply weight decay to batch norms and biases too, as He et al. 2015 do."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    clip_norm: NotNegative = 0.0
-    """Largest norm of the whole gradient; 0 is no bound."""
+    """Factor between the learning rates of neighbouring stages. Below 1, early stages learn slower
+    than the last layer."""
+    clip_norm: NonNegative = 0.0
+    """Largest L2 norm of the whole gradient; 0 disables clipping."""
 
 
 class Schedule(RecipeSection):
-    """The learning rate over the run, as fractions of it, so that more or fewer epochs keep its shape."""
+    """Learning rate and image size over the run.
+
+    Positions are fractions of the run, so that the shape does not depend on the number of epochs.
+    """
 
     decay: Literal["cosine", "linear", "steps"] = "cosine"
-    milestones: tuple[Fraction, ...] = ()
-    """Where `steps` multiplies the rate by `factor`."""
-    factor: Fraction = 0.1
-    warmup: Fraction = 0.0
-    """Part of the run before the rate is at its height; with cosine, 0.3 makes the one-cycle policy of Smith and Topin 2017."""
+    """Shape of the learning rate after the warm-up."""
+    milestones: tuple[FractionBelowOne, ...] = ()
+    """Positions at which `decay = "steps"` multiplies the learning rate by `factor`."""
+    factor: FractionBelowOne = 0.1
+    """Factor that is applied at each milestone."""
+    warmup: FractionBelowOne = 0.0
+    """Length of the warm-up. With cosine decay, 0.3 is the one-cycle policy of Smith and Topin
+    2017."""
     warmup_iterations: Annotated[int, Field(ge=0)] = 0
-    """The same in iterations; the longer of the two counts."""
-    warmup_start: Share = 0.0
-    """The rate at the start, as a part of its height."""
+    """Length of the warm-up in iterations. The longer of `warmup` and `warmup_iterations` is
+    used."""
+    warmup_start: Fraction = 0.0
+    """Learning rate at the first step, as a fraction of the peak."""
     warmup_shape: Literal["linear", "constant"] = "linear"
+    """`linear` rises to the peak; `constant` stays at `warmup_start` until the warm-up ends."""
     scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
-    """Parts of the image's side to train on one after the other, each as long: small images are cheap while all is coarse."""
+    """Fractions of the image side to train at, one after the other, each for an equal part of the
+    run. Small images make the first epochs cheaper."""
 
     @model_validator(mode="after")
-    def _milestones_ascend(self) -> Self:
+    def _check_milestones(self) -> Self:
         if list(self.milestones) != sorted(self.milestones) or bool(self.milestones) != (
             self.decay == "steps"
         ):
-            raise ValueError("milestones ascend, and belong to decay = 'steps' alone")
+            raise ValueError(
+                'milestones must be ascending, and are used with decay = "steps" and only there'
+            )
         return self
 
 
 class Augmentation(RecipeSection):
-    """Bounds of what is done to each training image; 0, or the whole area, switches a part off."""
+    """Random changes of each training image. The defaults change nothing."""
 
     flip: Literal["random", "alternate", "none"] = "none"
-    """`alternate` mirrors each image every other epoch (Jordan 2024): no side comes twice in a row by chance."""
+    """Mirror images left to right: half of them at random, or each image in every other epoch
+    (`alternate`, Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", section 3.6)."""
     pad: Annotated[int, Field(ge=0, le=64)] = 0
-    """Pixels added on each side before a window of the model's size is cut out anywhere."""
+    """Pixels added on each side before a random window of the model's size is cut out."""
     fill: Literal["mean", "background", "reflect"] = "mean"
-    """What comes in from outside: the mean colour, the preprocessing's background, or the image mirrored."""
+    """Content outside the image: the mean color, the background color of the preprocessing, or the
+    reflected image."""
     crop_area: tuple[Positive, Positive] = (1.0, 1.0)
-    """Area of the window, as a part of the image; above 1 the object becomes smaller."""
+    """Smallest and largest area of the window, as a fraction of the image. Above 1 the image
+    shrinks."""
     crop_aspect: Annotated[float, Field(ge=1)] = 1.0
-    """The window's largest aspect ratio (and, inverted, its smallest)."""
+    """Largest aspect ratio of the window; the smallest is its inverse."""
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
-    translation: Fraction = 0.0
+    """Largest rotation to either side."""
+    translation: FractionBelowOne = 0.0
+    """Largest shift along each axis, as a fraction of the image side."""
     shear_degrees: Annotated[float, Field(ge=0, lt=90)] = 0.0
-    blur: Share = 0.0
-    sharpen: Share = 0.0
-    brightness: Share = 0.0
-    contrast: Share = 0.0
-    saturation: Share = 0.0
-    erase: Share = 0.0
-    """Probability that a box of the image is wiped out."""
+    """Largest shear along each axis."""
+    blur: Fraction = 0.0
+    """Largest weight of the image's 3x3 mean that is blended in."""
+    sharpen: Fraction = 0.0
+    """Largest weight of the image's 3x3 mean that is subtracted."""
+    brightness: Fraction = 0.0
+    """Largest change of brightness, in standard deviations of the normalized pixels."""
+    contrast: Fraction = 0.0
+    """Largest relative change of the distance of each pixel to the image's mean."""
+    saturation: Fraction = 0.0
+    """Largest relative change of the distance of each pixel to its gray value."""
+    erase: Fraction = 0.0
+    """Probability that a random box of the image is set to the mean color (Zhong et al. 2017,
+    "Random Erasing Data Augmentation")."""
 
     @model_validator(mode="after")
-    def _pad_or_warp(self) -> Self:
-        if self.pad and self.warps:
+    def _check_geometry(self) -> Self:
+        if self.pad and self.is_resampling:
             raise ValueError(
-                "pad goes with flip alone; crop_area and translation do its work where the image is resampled"
+                "pad cannot be combined with crop_area, crop_aspect, rotation_degrees, "
+                "translation or shear_degrees; use crop_area and translation instead"
             )
         if self.crop_area[0] > self.crop_area[1]:
-            raise ValueError("crop_area is [smallest, largest]")
+            raise ValueError("crop_area must be [smallest, largest]")
         return self
 
     @property
-    def warps(self) -> bool:
-        """Whether images are resampled: dearer than a crop."""
+    def is_resampling(self) -> bool:
+        """Whether images are resampled by an affine map, which costs more than a crop."""
         return self.crop_area != (1.0, 1.0) or any(
             (self.crop_aspect != 1, self.rotation_degrees, self.translation, self.shear_degrees)
         )
 
 
 class Mixing(RecipeSection):
-    """Images mixed in pairs: mixup (Zhang et al. 2017) and cutmix (Yun et al. 2019), alphas of their Beta distributions."""
+    """Images blended in pairs, labels blended alike."""
 
-    mixup: NotNegative = 0.0
-    cutmix: NotNegative = 0.0
+    mixup: NonNegative = 0.0
+    """Alpha of the Beta distribution of mixup weights (Zhang et al. 2017); 0 disables mixup."""
+    cutmix: NonNegative = 0.0
+    """Alpha of the Beta distribution of cutmix areas (Yun et al. 2019); 0 disables cutmix."""
 
     @property
     def enabled(self) -> bool:
-        """Whether anything is mixed."""
         return bool(self.mixup or self.cutmix)
 
     @property
-    def cutmix_share(self) -> float:
-        """The share of images that are cut instead of blended: half where both are on."""
+    def cutmix_probability(self) -> float:
+        """Probability that an image gets cutmix instead of mixup: one half if both are enabled."""
         return 0.5 if self.mixup and self.cutmix else float(bool(self.cutmix))
 
 
 class Recipe(RecipeSection):
-    """Everything that a training runs by, but the network, the data and the seed."""
+    """Everything that a training depends on except the network, the data and the seed."""
 
     epochs: Annotated[int, Field(ge=1)] | None = None
+    """Length of the run in epochs. Set either `epochs` or `iterations`."""
     iterations: Annotated[int, Field(ge=1)] | None = None
-    """The length of the run: one of the two."""
+    """Length of the run in optimizer steps."""
     batch_size: Annotated[int, Field(ge=2)] = 128
+    """Images per optimizer step, over all processes."""
     accumulation: Annotated[int, Field(ge=1)] = 1
-    """Micro-batches that make one batch, where memory is short. Batch norm sees the micro-batch."""
-    accuracy_floor: Share = 0.0
-    """A gate: below this nothing is published."""
+    """Micro-batches per batch, to save memory. Batch norm sees one micro-batch at a time."""
+    accuracy_floor: Fraction = 0.0
+    """Smallest test accuracy that passes the publication gate."""
     select: Literal["accuracy", "loss", "last"] = "accuracy"
-    """What on validation decides which epoch is published, the other one breaks ties; or simply the last epoch."""
+    """Validation metric that selects the published epoch (the other one breaks ties), or the last
+    epoch."""
     learn_validation: bool = False
-    """Whether the validation split is trained on too: for the last run, when nothing is left to be chosen by it."""
+    """Train on the validation split too. For a final run, after all choices are made; requires
+    `select = "last"`."""
     mirrored: bool = False
-    """Whether the published network answers with the mean over an image and its mirror image: twice the work for a point or so."""
+    """Publish a network that averages over each image and its mirror image. Inference costs twice
+    as much."""
     normalization: Literal["scalar", "channels", "pixels"] = "scalar"
-    """What is subtracted: one number (and one deviation), one a channel, or a mean image without a deviation (He et al. 2015)."""
-    label_smoothing: Fraction = 0.0
-    ema_decay: Fraction = 0.0
-    """Decay a step of the weights' moving average, which is then what is validated and published; 0 is none."""
+    """Statistics that normalize pixels: one mean and deviation, one pair per channel, or a mean
+    image without a deviation (He et al. 2015, section 4.2)."""
+    label_smoothing: FractionBelowOne = 0.0
+    """Probability that is taken from the label and spread over all classes (Szegedy et al. 2016,
+    section 7)."""
+    ema_decay: FractionBelowOne = 0.0
+    """Decay per step of the moving average of the weights, which is validated and published. 0
+    disables averaging."""
     zero_init_residual: bool = False
+    """Start every residual branch at zero (Goyal et al. 2017, section 5.1)."""
     freeze_epochs: Annotated[int, Field(ge=0)] = 0
-    """Epochs in which only the last layer learns, where a run starts from trained weights."""
+    """First epochs in which only the last layer learns, when a run starts from trained weights."""
     optimizer: Optimizer
+    """Optimizer settings."""
     schedule: Schedule = Schedule()
+    """Learning rate and image size over the run."""
     augmentation: Augmentation = Augmentation()
+    """Random changes of each training image."""
     mixing: Mixing = Mixing()
+    """Images blended in pairs."""
 
     @model_validator(mode="after")
-    def _parts_agree(self) -> Self:
+    def _check_combinations(self) -> Self:
         if (self.epochs is None) == (self.iterations is None):
-            raise ValueError("give epochs or iterations, one of the two")
+            raise ValueError("set either epochs or iterations")
         if self.learn_validation and self.select != "last":
             raise ValueError(
-                'images that are trained on can not choose the epoch: learn_validation goes with select = "last"'
+                'learn_validation requires select = "last": '
+                "images that are trained on cannot select an epoch"
             )
         if self.accumulation * 2 > self.batch_size:
             raise ValueError(
-                "a micro-batch needs two images: lower accumulation or raise batch_size"
+                "a micro-batch needs at least two images: lower accumulation or raise batch_size"
             )
-        if self.normalization == "pixels" and (self.schedule.scales or self.augmentation.warps):
+        if self.normalization == "pixels" and (
+            self.schedule.scales or self.augmentation.is_resampling
+        ):
             raise ValueError(
-                "a mean image belongs to one size and to images that are not resampled: use scalar or channels"
+                'normalization = "pixels" works for one image size without resampling; '
+                'use "scalar" or "channels"'
             )
         return self
 
     @classmethod
     def load(cls, name: str, changes: Iterable[str] = ()) -> Self:
-        """Read `training/learning/recipes/<name>.toml`, or a file of your own where `name` ends in .toml.
+        """Read a recipe.
 
-        `extends = "NAME"` in a file takes another recipe's values for what it does not say. `changes` are single values,
-        `optimizer.learning_rate=0.05`. Raises RecipeError that names the value.
+        Args:
+            name: A recipe of `known_recipes()`, or the path of a `.toml` file. `extends = "NAME"`
+                in a file takes all values that the file does not set from another recipe.
+            changes: Single values that override the file, as in `optimizer.learning_rate=0.05`.
+
+        Raises:
+            RecipeError: The file or a value is invalid; the message names the field.
         """
         values = _read(name)
         for change in changes:
-            values = _merged(values, _as_change(change))
+            values = _merge(values, _parse_change(change))
         try:
             return cls.model_validate_json(json.dumps(values, default=str))
         except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            field = ".".join(str(part) for part in problem["loc"])
             raise RecipeError(
-                f"the recipe {name} is not valid: {describe_validation_error(error)}"
+                f"recipe {name} is invalid{f' at `{field}`' if field else ''}: {problem['msg']}"
             ) from None
 
 
 def known_recipes() -> dict[str, str]:
-    """The recipes that ship with the project, each with the first line of its file: what it is for."""
+    """Names of the built-in recipes, each with its purpose: the first line of its file."""
     paths = sorted(RECIPES.glob("*.toml"), key=attrgetter("stem"))
     return {
         path.stem: path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ") for path in paths
     }
 
 
-def _read(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
-    if name in seen:
-        raise RecipeError(f"the recipe {name} extends itself")
+def _read(name: str, extended_by: tuple[str, ...] = ()) -> dict[str, Any]:
+    if name in extended_by:
+        raise RecipeError(f"recipe {name} extends itself")
     path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        known = ", ".join(known_recipes())
         raise RecipeError(
-            f"there is no recipe {name!r}; there are {known}, or give the path of a .toml file"
+            f"there is no recipe {name!r}; use one of {', '.join(known_recipes())}, "
+            "or the path of a .toml file"
         ) from None
-    except (OSError, ValueError) as error:  # tomllib's and the decoder's errors are ValueErrors
-        raise RecipeError(f"{path} is not TOML: {error}") from None
+    except (OSError, ValueError) as error:  # tomllib and the UTF-8 decoder raise ValueErrors
+        raise RecipeError(f"{path} is not valid TOML: {error}") from None
     base = values.pop("extends", None)
     if base is None:
         return values
     if not isinstance(base, str):
-        raise RecipeError(f"the recipe {name} is wrong at extends: give the name of a recipe")
-    return _merged(_read(base, (*seen, name)), values)
+        raise RecipeError(f"recipe {name} is invalid at `extends`: expected the name of a recipe")
+    return _merge(_read(base, (*extended_by, name)), values)
 
 
-def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """`values` over `base`, table by table; the length of the run is one value with two names."""
+def _merge(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """`values` over `base`, recursively. `epochs` and `iterations` replace each other."""
     if {"epochs", "iterations"} & set(values):
         base = {key: value for key, value in base.items() if key not in {"epochs", "iterations"}}
     merged = dict(base)
     for key, value in values.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both else value
+        are_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if are_tables else value
     return merged
 
 
-def _as_change(change: str) -> dict[str, Any]:
-    """`a.b=1` as the values that it stands for. A word that is no TOML value is taken as text."""
+def _parse_change(change: str) -> dict[str, Any]:
+    """`a.b=1` as nested values. Text that is no TOML value is taken as a string."""
+    expected = f"--set expects NAME=VALUE, as in optimizer.learning_rate=0.05; got {change!r}"
     key, separator, text = change.partition("=")
     if not separator or not key.strip():
-        raise RecipeError(
-            f"--set takes NAME=VALUE, as in optimizer.learning_rate=0.05; got {change!r}"
-        )
-    try:
-        return tomllib.loads(f"{key.strip()} = {text.strip()}")
-    except tomllib.TOMLDecodeError:
-        pass
-    try:
-        return tomllib.loads(f"{key.strip()} = {json.dumps(text.strip())}")
-    except tomllib.TOMLDecodeError:
-        raise RecipeError(
-            f"--set takes NAME=VALUE, as in optimizer.learning_rate=0.05; got {change!r}"
-        ) from None
+        raise RecipeError(expected)
+    for value in (text.strip(), json.dumps(text.strip())):
+        try:
+            return tomllib.loads(f"{key.strip()} = {value}")
+        except tomllib.TOMLDecodeError:
+            continue
+    raise RecipeError(expected)

@@ -1,4 +1,4 @@
-"""Throughput and estimate: how fast a run goes, how long it will take, and how much memory it holds."""
+"""Speed of a run, and the estimate of its duration and memory."""
 
 import resource
 import sys
@@ -13,19 +13,27 @@ from training.learning.batches import Batch
 
 ESTIMATE_STEPS: Final = 20
 _WARM_UP_STEPS: Final = 2
-_MEMORY: Final = 0.05  # weight of the newest step in the running means
+_NEWEST_WEIGHT: Final = 0.05  # weight of the newest step in the moving averages
 
 
 @dataclass(frozen=True)
 class RunEstimate:
-    """What a whole run will take: seconds from now, and the most memory so far (bytes; on a GPU the GPU's)."""
+    """Estimate of a whole run.
+
+    Attributes:
+        seconds: Remaining seconds.
+        peak_bytes: Peak memory so far: of the GPU, or resident memory of a CPU run.
+    """
 
     seconds: float
     peak_bytes: int
 
 
 class ThroughputMeter:
-    """Running means of a step's seconds and of the part of them that waits for images; the first steps do not count."""
+    """Moving averages of the duration of a step and of its wait for images.
+
+    The first steps are left out: they compile, allocate and fill caches.
+    """
 
     def __init__(self) -> None:
         self.steps = 0
@@ -35,42 +43,40 @@ class ThroughputMeter:
         self.validation_seconds = 0.0
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches, measuring how long each takes to come and to be used."""
+        """Yield the batches, and measure how long each takes to load and to train on."""
         source = iter(batches)
         while True:
-            began = time.perf_counter()
+            start = time.perf_counter()
             batch = next(source, None)
             if batch is None:
                 return
-            ready = time.perf_counter()
+            loaded = time.perf_counter()
             yield batch
-            self._count(time.perf_counter() - began, ready - began, batch.size)
+            self._record(time.perf_counter() - start, loaded - start, batch.size)
 
     @property
     def input_share(self) -> float:
-        """The part of a step that waits for its images."""
+        """Fraction of a step that waits for images."""
         return self.input_seconds / self.step_seconds if self.step_seconds else 0.0
 
     def seconds_left(self, steps: float, validations: int) -> float:
-        """For so many more steps and validations."""
         return steps * self.step_seconds + validations * self.validation_seconds
 
-    def _count(self, seconds: float, waited: float, images: int) -> None:
+    def _record(self, seconds: float, input_seconds: float, images: int) -> None:
         self.steps += 1
         weight = (
             1.0
             if self.steps <= _WARM_UP_STEPS + 1
-            else max(_MEMORY, 1 / (self.steps - _WARM_UP_STEPS))
+            else max(_NEWEST_WEIGHT, 1 / (self.steps - _WARM_UP_STEPS))
         )
         self.step_seconds += weight * (seconds - self.step_seconds)
-        self.input_seconds += weight * (waited - self.input_seconds)
+        self.input_seconds += weight * (input_seconds - self.input_seconds)
         self.images_per_second += weight * (images / seconds - self.images_per_second)
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory that this process has held: the GPU's on a GPU, else its resident set."""
+    """Peak memory of this process: allocated on the GPU, or resident for a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -166,7 +166,7 @@ def train(
                         f"stopped in epoch {epoch + 1}; the checkpoint is at step {position.step}"
                     )
 
-        learner.synchronise()
+        learner.synchronize()
         position.tally = process.all_reduce(tally.clone()).tolist()
         now = trained(epoch + 1)
         metrics = {

@@ -53,7 +53,7 @@ def prepare_training(
         recipe=recipe,
         normalize=normalize,
         image_size=size,
-        fill=normalize.colour(config.preprocessing.background)
+        fill=normalize.color(config.preprocessing.background)
         if background
         else torch.zeros(3, 1, 1, device=process.device),
         seed=config.seed,

@@ -12,7 +12,8 @@ from pictures import encoded, numbered, picture, put
 from PIL import Image
 from rich.console import Console
 
-from training.data.check import DataFindings, check, check_table, left_out
+from training.data.check import DataFindings, check, left_out
+from training.data.check_table import check_table
 from training.data.image_set import ImageSet
 from training.data.scan import scan
 from training.data.sources import load_data

@@ -88,7 +88,7 @@ def test_processes_share_a_batch_that_one_would_cut_into_parts(batch_size: int) 
     """The parts of two processes are the two micro-batches of one that accumulates, mixed pairs included."""
     alone = make_loader(batch_size=batch_size, accumulation=2)
     first, second = (make_loader(rank, 2, batch_size=batch_size) for rank in range(2))
-    assert alone.parts_per_batch == first.parts_per_batch == 2
+    assert alone.micro_batches_per_batch == first.parts_per_batch == 2
     for whole, *halves in zip(
         alone.epoch_batches(0), first.epoch_batches(0), second.epoch_batches(0), strict=True
     ):
