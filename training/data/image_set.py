@@ -1,7 +1,7 @@
-"""A set of labelled images, as encoded bytes: what every source of data becomes.
+"""A set of labeled, encoded images: what every data source is loaded into.
 
-Images stay encoded and become pixels through `model_store.preprocessing.prepare` alone, for training as for evaluation and
-serving, so there is no second decode path that could differ.
+Images become pixels only in `model_store.preprocessing.prepare`, in training as in serving, so that
+there is no second decoder whose pixels could differ.
 """
 
 import hashlib
@@ -39,19 +39,28 @@ SPLIT_WORDS: Final = MappingProxyType(
         "testing": TEST,
     }
 )
-"""What folders and CSVs call the splits, in small letters."""
+"""Names of splits in folders and CSVs, in lower case."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Encoded images with their labels (int64 `[n]`, positions in `class_names`).
+    """Encoded images with labels.
 
-    `paths` are what a person calls the images, relative to the data; `locations` where they lie (the same where they lie in
-    memory). `given_splits` (int8 `[n]`) are FREE, TRAIN, VALIDATION or TEST. `identity` changes when a file does: a key for
-    caches, empty where the images are not worth one. `preprocessing` is the geometry natural to a known set. `ignored` are
-    (path, reason) of what lies there and is no image.
+    Attributes:
+        name: Name of the data set, as manifests state it.
+        source: Where the data comes from.
+        licence: License of the data; empty if unknown.
+        paths: Name of each image, relative to the data set.
+        locations: Path of each file; equal to `paths` if the images are in memory.
+        encoded: The bytes of each image file.
+        labels: int64 `[n]`, positions in `class_names`.
+        class_names: Names of all classes.
+        given_splits: int8 `[n]`: FREE, TRAIN, VALIDATION or TEST.
+        identity: Cache key that changes when a file changes; empty if caching is not worthwhile.
+        preprocessing: The natural preprocessing of a known data set.
+        ignored: (path, reason) of files that are not images.
     """
 
     name: str
@@ -75,9 +84,13 @@ class ImageSet:
         return self.class_names[int(self.labels[index])]
 
     def pixels(self, indices: Indices, spec: Preprocessing, workers: int = 1) -> Pixels:
-        """uint8 `[len(indices), height, width, 3]`, RGB, as the service would see these images, decoded by `workers` threads.
+        """Decode images as the service does, with `workers` threads.
 
-        Raises DataError that names the image.
+        Returns:
+            uint8 `[len(indices), height, width, 3]`, RGB.
+
+        Raises:
+            DataError: An image is unreadable; the message names it.
         """
         pixels = np.empty((len(indices), spec.crop_height, spec.crop_width, 3), np.uint8)
 
@@ -92,13 +105,13 @@ class ImageSet:
         try:
             return prepare(self.encoded[index], spec)
         except OSError as error:
-            raise DataError(f"{self.paths[index]} can not be read: {error.strerror}") from None
+            raise DataError(f"{self.paths[index]} cannot be read: {error.strerror}") from None
         except ImageError as error:
             raise DataError(f"{self.paths[index]}: {error}") from None
 
 
 class ImageFile(NamedTuple):
-    """A file that a folder or a CSV names. `stamp` changes when the file does."""
+    """A file of a folder or a CSV. `stamp` changes when the file does."""
 
     path: str
     location: str
@@ -114,7 +127,7 @@ def set_of_files(
     class_names: tuple[str, ...],
     ignored: Iterable[tuple[str, str]] = (),
 ) -> ImageSet:
-    """The files as an ImageSet, in the order given."""
+    """Make an ImageSet of files, in the given order."""
     position = {label: index for index, label in enumerate(class_names)}
     locations = TextColumn(file.location for file in files)
     return ImageSet(
@@ -133,11 +146,11 @@ def set_of_files(
 
 
 def merge(sets: Sequence[ImageSet]) -> ImageSet:
-    """Several sets as one, classes matched by name; a path begins with its set's name. Given splits are kept."""
+    """Merge several sets. Classes are matched by name, and paths start with the set's name."""
     if len(sets) == 1:
         return sets[0]
-    class_names = _united_classes([part.class_names for part in sets])
-    named = list(zip(_told_apart([part.name for part in sets]), sets, strict=True))
+    class_names = _merge_classes([part.class_names for part in sets])
+    named = list(zip(_make_unique([part.name for part in sets]), sets, strict=True))
     geometries = {part.preprocessing for part in sets if part.preprocessing}
     return ImageSet(
         name="+".join(name for name, _ in named),
@@ -165,37 +178,45 @@ def merge(sets: Sequence[ImageSet]) -> ImageSet:
 
 
 def with_classes(data: ImageSet, class_names: tuple[str, ...]) -> ImageSet:
-    """The same images with all of these classes, in this order. Raises DataError where an image's class is not among them."""
-    if strange := [name for name in data.class_names if name not in class_names]:
+    """The same images with these classes, in this order.
+
+    Raises:
+        DataError: The data has a class that is not among them.
+    """
+    if unknown := [name for name in data.class_names if name not in class_names]:
         raise DataError(
-            f"{data.name} has classes that the run does not know: {', '.join(strange[:5])}; start a new run"
+            f"{data.name} has classes that the run does not have: {', '.join(unknown[:5])}; "
+            "start a new run"
         )
-    places = np.array([class_names.index(name) for name in data.class_names], np.int64)
-    return replace(data, labels=places[data.labels], class_names=class_names)
+    new_labels = np.array([class_names.index(name) for name in data.class_names], np.int64)
+    return replace(data, labels=new_labels[data.labels], class_names=class_names)
 
 
-def _united_classes(orders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """All classes in the order of a set that has them all, so that known sets keep their official one; else by name."""
+def _merge_classes(orders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """All classes, in the order of a set that has all of them, otherwise in natural order.
+
+    A known data set thus keeps its official order.
+    """
     union = {name for order in orders for name in order}
     return next((order for order in orders if len(order) == len(union)), in_natural_order(union))
 
 
-def _told_apart(names: Sequence[str]) -> list[str]:
-    """The names, with a number behind each that was there before."""
-    apart: list[str] = []
+def _make_unique(names: Sequence[str]) -> list[str]:
+    """Append a number to each name that is taken."""
+    unique: list[str] = []
     for name in names:
         candidates = (name if number == 1 else f"{name}-{number}" for number in count(1))
-        apart.append(next(candidate for candidate in candidates if candidate not in apart))
-    return apart
+        unique.append(next(candidate for candidate in candidates if candidate not in unique))
+    return unique
 
 
 def in_natural_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Sorted as people do, 2 before 10 and a beside A: the one order of classes and files (torchvision sorts 1, 10, 2)."""
+    """Sort names of classes and files: 2 before 10, a next to A (torchvision sorts 1, 10, 2)."""
     return tuple(sorted(names, key=natural_key))
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
-    """What `in_natural_order` sorts by: runs of digits count as numbers, of any length."""
+    """Sort key of `in_natural_order`: runs of digits compare as numbers, of any length."""
     runs = re.split("([0-9]+)", name.casefold())
     numbers = [run.lstrip("0") for run in runs[1::2]]
     runs[1::2] = numbers
@@ -205,23 +226,23 @@ def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
 
 
 def class_name(text: str) -> str | None:
-    """The text as the name of a class, composed the same way on every system (NFC); None where it is empty or unprintable."""
+    """Normalize the name of a class to Unicode NFC; None if it is empty or unprintable."""
     name = unicodedata.normalize("NFC", text.strip())
     return name if name and is_printable(name) else None
 
 
 def is_printable(text: str) -> bool:
-    """Whether the text is UTF-8 without control characters, so that it can be shown and written anywhere."""
+    """Whether the text has no control characters and no bytes that are not UTF-8."""
     return _CONTROL.search(text) is None
 
 
 def escape_unprintable(text: str) -> str:
-    """The text with what can not be shown written out."""
-    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+    """Replace unprintable characters by escape sequences."""
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def digest_of_texts(texts: Iterable[str]) -> str:
-    """Hex sha256 over the texts, a line each."""
+    """Hex SHA-256 of the texts, one per line."""
     digest = hashlib.sha256()
     for text in texts:
         digest.update(f"{text}\n".encode())

@@ -1,4 +1,4 @@
-"""The data sets that have a name of their own: the digits of scikit-learn, and those that torchvision reads."""
+"""Known data sets: the digits of scikit-learn, and data sets that torchvision reads."""
 
 import gzip
 import hashlib
@@ -39,12 +39,18 @@ _READ_ERRORS: Final = (
     tarfile.TarError,
     zlib.error,
 )
-"""What torchvision raises for files that are missing, damaged, or not to be had."""
+"""Exceptions that torchvision raises for missing, damaged or unavailable files."""
 
 
 @dataclass(frozen=True)
 class _TorchvisionDataset:
-    """A data set that torchvision reads, and what a person needs to know to get it without its help."""
+    """A data set of torchvision.
+
+    Attributes:
+        read: torchvision's class.
+        folder: The subfolder that the class reads.
+        advice: How to get the files without torchvision's download.
+    """
 
     read: Callable[..., Any]
     folder: str
@@ -62,8 +68,9 @@ _TORCHVISION_DATASETS: Final[Mapping[str, _TorchvisionDataset]] = MappingProxyTy
             "Fashion-MNIST (Xiao, Rasul, Vollgraf 2017)",
             "MIT",
             Preprocessing(resize=28, crop_height=28, crop_width=28, background=_BLACK),
-            "get the four .gz files from https://github.com/zalandoresearch/fashion-mnist, or from Debian's package "
-            "dataset-fashion-mnist (in /usr/share/datasets/fashion-mnist)",
+            "download the four .gz files from https://github.com/zalandoresearch/fashion-mnist, "
+            "or install Debian's package dataset-fashion-mnist "
+            "(files in /usr/share/datasets/fashion-mnist)",
         ),
         "cifar10": _TorchvisionDataset(
             datasets.CIFAR10,
@@ -71,7 +78,7 @@ _TORCHVISION_DATASETS: Final[Mapping[str, _TorchvisionDataset]] = MappingProxyTy
             "CIFAR-10 (Krizhevsky 2009)",
             "",
             Preprocessing(resize=32, crop_height=32, crop_width=32),
-            "get https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+            "download https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
         ),
         "cifar100": _TorchvisionDataset(
             datasets.CIFAR100,
@@ -79,7 +86,7 @@ _TORCHVISION_DATASETS: Final[Mapping[str, _TorchvisionDataset]] = MappingProxyTy
             "CIFAR-100 (Krizhevsky 2009)",
             "",
             Preprocessing(resize=32, crop_height=32, crop_width=32),
-            "get https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+            "download https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
         ),
     }
 )
@@ -88,21 +95,28 @@ KNOWN_DATASETS: Final = ("digits", *_TORCHVISION_DATASETS)
 
 
 def load_known(name: str, data_dir: Path | None = None) -> ImageSet:
-    """One of KNOWN_DATASETS, with its official class order and, but for the digits, its official train and test split.
+    """Load one of KNOWN_DATASETS.
 
-    Files are looked for in `data_dir` (or `data/` here), and downloaded to it where they are missing. Raises DataError that
-    says how to get them.
+    Classes have their official order, and all sets but the digits their official test split.
+
+    Args:
+        name: One of KNOWN_DATASETS.
+        data_dir: Folder with the files, `data/` by default. Missing files are downloaded to it.
+
+    Raises:
+        DataError: The files are missing and cannot be downloaded; the message says how to get them.
     """
     return _load_digits() if name == "digits" else _load_published(name, data_dir or DATA_DIR)
 
 
 def _load_digits() -> ImageSet:
-    """scikit-learn's digits: 1,797 handwritten digits of 43 people, 8x8 pixels of 0 to 16, bright ink on black."""
+    """1,797 handwritten digits of 43 people, 8x8 pixels with values of 0 to 16, bright on black."""
     digits = load_digits()
     paths = TextColumn(f"digits/{number:04}" for number in range(len(digits.target)))
     return ImageSet(
         name="digits",
-        source="scikit-learn load_digits: the test part of UCI's Optical Recognition of Handwritten Digits",
+        source="scikit-learn load_digits: "
+        "the test part of UCI's Optical Recognition of Handwritten Digits",
         licence="CC BY 4.0",
         paths=paths,
         locations=paths,
@@ -116,8 +130,8 @@ def _load_digits() -> ImageSet:
 
 
 def _load_published(name: str, data_dir: Path) -> ImageSet:
-    known = _TORCHVISION_DATASETS[name]
-    with _root(known, data_dir) as root:
+    dataset = _TORCHVISION_DATASETS[name]
+    with _torchvision_root(dataset, data_dir) as root:
         parts = [_read(name, root, train=train) for train in (True, False)]
     images = np.concatenate([_images_of(part) for part in parts])
     labels: Indices = np.concatenate([np.asarray(part.targets, np.int64) for part in parts])
@@ -129,8 +143,8 @@ def _load_published(name: str, data_dir: Path) -> ImageSet:
     )
     return ImageSet(
         name=name,
-        source=known.source,
-        licence=known.licence,
+        source=dataset.source,
+        licence=dataset.licence,
         paths=paths,
         locations=paths,
         encoded=PngColumn(images),
@@ -138,45 +152,48 @@ def _load_published(name: str, data_dir: Path) -> ImageSet:
         class_names=tuple(parts[0].classes),
         given_splits=np.repeat(np.array([TRAIN, TEST], np.int8), counts),
         identity=hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest(),
-        preprocessing=known.preprocessing,
+        preprocessing=dataset.preprocessing,
     )
 
 
 def _read(name: str, root: Path, *, train: bool) -> Any:
-    """A torchvision data set; the network is asked only where files are missing."""
-    known = _TORCHVISION_DATASETS[name]
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(
-        DOWNLOAD_TIMEOUT_SECONDS
-    )  # torchvision sets none: a network that swallows packets would hold us for minutes
+    """Read one split of a torchvision data set, and download it if files are missing."""
+    dataset = _TORCHVISION_DATASETS[name]
+    default_timeout = socket.getdefaulttimeout()
+    # torchvision sets no timeout, and would wait for minutes if a firewall drops packets.
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
     try:
-        return known.read(root, train=train, download=True)
+        return dataset.read(root, train=train, download=True)
     except _READ_ERRORS as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise DataError(
-            f"{name} is not in {root} as torchvision expects it, and can not be downloaded ({reason}). Where there is no "
-            f"network: {known.advice}, and give their folder with --data-dir"
+            f"{name} is not in {root} as torchvision expects it, and cannot be downloaded "
+            f"({reason}). Without network access: {dataset.advice}, and pass the folder with "
+            "--data-dir"
         ) from None
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(default_timeout)
 
 
 @contextmanager
-def _root(known: _TorchvisionDataset, data_dir: Path) -> Iterator[Path]:
-    """The folder that torchvision looks into: `data_dir`, or the one around it; or one made of Fashion-MNIST's bare .gz files."""
-    archives = [data_dir / name for name, _ in getattr(known.read, "resources", ())]
+def _torchvision_root(dataset: _TorchvisionDataset, data_dir: Path) -> Iterator[Path]:
+    """The folder that torchvision expects: `data_dir` or its parent.
+
+    If `data_dir` contains the bare .gz files of Fashion-MNIST, it is a temporary folder with them.
+    """
+    archives = [data_dir / name for name, _ in getattr(dataset.read, "resources", ())]
     if not archives or not all(archive.is_file() for archive in archives):
-        yield data_dir.parent if data_dir.name == known.folder else data_dir
+        yield data_dir.parent if data_dir.name == dataset.folder else data_dir
         return
     with TemporaryDirectory() as root:
-        raw = Path(root) / known.folder / "raw"
+        raw = Path(root) / dataset.folder / "raw"
         raw.mkdir(parents=True)
         for archive in archives:
             try:
                 with gzip.open(archive) as packed, open(raw / archive.stem, "wb") as unpacked:
                     shutil.copyfileobj(packed, unpacked)
             except _READ_ERRORS as error:
-                raise DataError(f"{archive} is damaged: {error}; get it again") from None
+                raise DataError(f"{archive} is damaged: {error}; download it again") from None
         yield Path(root)
 
 

@@ -1,6 +1,7 @@
-"""A scan: every image decoded once, for what there is to know about it and for the pixels that a network of one size sees."""
+"""Scan of a data set: decode every image once, for facts about it and for its pixels."""
 
 import hashlib
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,19 +29,30 @@ from model_store.preprocessing import (
 from training.data.image_set import ImageSet
 from training.data.scan_cache import ScanCache
 
-LIMIT_BYTES: Final = 4 * 1024**3
+MAX_PIXEL_BYTES: Final = 4 * 1024**3
 CHUNK: Final = 256
+"""Images per progress report."""
 _ORIENTATION_TAG: Final = 0x0112
 _BITS_TAG: Final = 0x0102
+_PNG_BIT_DEPTH_OFFSET: Final = 24  # in the IHDR chunk, which is always the first
 _ANY_SIZE: Final = Preprocessing(resize=1, crop_height=1, crop_width=1)
 _WHITE: Final = (255, 255, 255)
 _BLACK: Final = (0, 0, 0)
 
 
 class ImageFacts(NamedTuple):
-    """What one image is: its digest (hex sha256 of the upright RGB pixels and their size), or the error that it has instead.
+    """Facts about one image.
 
-    `width` and `height` are upright; `orientation` is EXIF's, 1 to 8; `bits` are those of a channel as stored.
+    Attributes:
+        digest: Hex SHA-256 of the size and the RGB pixels after EXIF rotation.
+        width: In pixels, after EXIF rotation.
+        height: In pixels, after EXIF rotation.
+        mode: Pillow's mode.
+        format: Pillow's format.
+        bits: Bits per channel in the file.
+        orientation: EXIF orientation, 1 to 8; 1 is upright.
+        frames: Number of images in the file.
+        error: Why the image is unreadable; all other fields have their defaults then.
     """
 
     digest: str = ""
@@ -55,14 +67,17 @@ class ImageFacts(NamedTuple):
 
 
 Facts = Sequence[ImageFacts]
-"""One of each image, in the order of the set."""
+"""One entry per image, in the order of the data set."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """Facts of each image, the digest of all of them, and their pixels (uint8 `[n, height, width, 3]`) where these were kept.
+    """Result of a scan.
 
-    The pixels of an image that can not be read are zeros.
+    Attributes:
+        facts: Facts of each image.
+        digest: Digest of the data set, see `digest_of`.
+        pixels: uint8 `[n, height, width, 3]` if they were kept; unreadable images are zeros.
     """
 
     facts: Facts
@@ -75,86 +90,90 @@ def scan(
     spec: Preprocessing | None = None,
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda *_: None,
-    limit_bytes: int = LIMIT_BYTES,
+    max_pixel_bytes: int = MAX_PIXEL_BYTES,
 ) -> Scan:
-    """Decode every image once with `workers` threads; what comes out is the same for any number of them.
+    """Decode every image of a data set once.
 
-    With a `spec`, pixels are exactly `prepare`'s, and are kept where they need at most `limit_bytes`. The result is cached,
-    unless the set has no identity. `progress` hears (images done, images in all).
+    The result is cached on disk if the data set has an identity.
+
+    Args:
+        data: The images.
+        spec: Preprocessing of the pixels to keep, which equal those of `prepare`; None keeps none.
+        workers: Number of threads. It does not change the result.
+        progress: Called with (images done, images in total).
+        max_pixel_bytes: Pixels that need more memory are not kept.
     """
     shape = None
-    if (
-        spec is not None
-        and (size := len(data) * spec.crop_height * spec.crop_width * 3)
-        and size <= limit_bytes
-    ):
-        shape = (len(data), spec.crop_height, spec.crop_width, 3)
+    if spec is not None and data.labels.size:
+        wanted = (len(data), spec.crop_height, spec.crop_width, 3)
+        shape = wanted if math.prod(wanted) <= max_pixel_bytes else None
     cache, key = ScanCache(), _key(data, spec)
     if data.identity and (cached := cache.read(key, shape)):
         rows, pixels = cached
         facts = [ImageFacts(*row) for row in rows]
     else:
         pixels = None if shape is None else np.zeros(shape, np.uint8)
-        facts = _look_at_all(data, spec, pixels, workers, progress)
+        facts = _examine_all(data, spec, pixels, workers, progress)
         if data.identity:
             cache.write(key, facts, pixels)
     return Scan(facts, digest_of(data, facts), pixels)
 
 
 def _key(data: ImageSet, spec: Preprocessing | None) -> str:
-    """Everything that the result depends on: the files, the size, Pillow, and the code that decodes and looks."""
+    """Cache key: a digest of the files, the preprocessing, Pillow and the code that decodes."""
     code = [Path(file).read_bytes() for file in (__file__, preprocessing.__file__)]
-    words = (
+    inputs = (
         data.identity,
         "" if spec is None else spec.model_dump_json(),
         PIL.__version__,
         str(features.version("jpg")),
     )
-    return hashlib.sha256(b"\0".join([*(word.encode() for word in words), *code])).hexdigest()
+    return hashlib.sha256(b"\0".join([*(text.encode() for text in inputs), *code])).hexdigest()
 
 
 def digest_of(data: ImageSet, facts: Facts) -> str:
-    """Hex sha256 over a line for each image in order: the digest of its pixels (nothing where unreadable), a space, its label."""
+    """Digest of pixels, labels and their order, as manifests state it.
+
+    Returns:
+        Hex SHA-256 of one line per image: the digest of its pixels (empty if unreadable), a space
+        and its label.
+    """
     digest = hashlib.sha256()
     for fact, label in zip(facts, data.labels.tolist(), strict=True):
         digest.update(f"{fact.digest} {data.class_names[label]}\n".encode())
     return digest.hexdigest()
 
 
-def _look_at_all(
+def _examine_all(
     data: ImageSet,
     spec: Preprocessing | None,
     pixels: Pixels | None,
     workers: int,
     progress: Callable[[int, int], None],
 ) -> list[ImageFacts]:
-    def look(index: int) -> ImageFacts:
+    def examine(index: int) -> ImageFacts:
         try:
             encoded = data.encoded[index]
         except OSError as error:
-            return ImageFacts(error=f"can not be read: {error.strerror or error}")
+            return ImageFacts(error=f"cannot be read: {error.strerror or error}")
         try:
-            return _look_at(encoded, spec or _ANY_SIZE, None if pixels is None else pixels[index])
+            return _examine(encoded, spec or _ANY_SIZE, None if pixels is None else pixels[index])
         except ImageError as error:
             return ImageFacts(error=str(error))
-        except Exception as error:  # noqa: BLE001  a strange file is a finding: it must not end the look at the others
-            return ImageFacts(error=f"can not be converted: {type(error).__name__}")
+        except Exception as error:  # noqa: BLE001  one damaged file must not end the scan of the others
+            return ImageFacts(error=f"cannot be converted: {type(error).__name__}")
 
     facts: list[ImageFacts] = []
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
-        warnings.filterwarnings(
-            "ignore", module="PIL"
-        )  # of what it minds, the facts have what matters
-        for start in range(
-            0, len(data), CHUNK
-        ):  # a chunk at a time: a future for each of a million images would be much
-            facts += pool.map(look, range(start, min(start + CHUNK, len(data))))
+        warnings.filterwarnings("ignore", module="PIL")  # the facts report what matters
+        for start in range(0, len(data), CHUNK):  # not a future for each of a million images
+            facts += pool.map(examine, range(start, min(start + CHUNK, len(data))))
             progress(len(facts), len(data))
     return facts
 
 
-def _look_at(encoded: bytes, spec: Preprocessing, row: Pixels | None) -> ImageFacts:
-    """What this image is; its pixels go into `row`."""
+def _examine(encoded: bytes, spec: Preprocessing, row: Pixels | None) -> ImageFacts:
+    """The facts of one image; its pixels are written to `row`."""
     image = open_image(encoded, spec)
     load_pixels(image)
     upright = orient(image)
@@ -174,7 +193,10 @@ def _look_at(encoded: bytes, spec: Preprocessing, row: Pixels | None) -> ImageFa
 
 
 def _digest_of_pixels(image: Image.Image) -> str:
-    """Transparency counts: over white alone, a white drawing would equal an empty one."""
+    """SHA-256 of size and pixels over white and, if they differ, over black.
+
+    Over white alone, a white drawing on transparency would equal an empty image.
+    """
     pixels = to_rgb(image, _WHITE).tobytes()
     digest = hashlib.sha256(f"{image.width}x{image.height}\n".encode())
     digest.update(pixels)
@@ -185,28 +207,24 @@ def _digest_of_pixels(image: Image.Image) -> str:
 
 def _bits(image: Image.Image, encoded: bytes) -> int:
     if image.format == "PNG":
-        return encoded[
-            24
-        ]  # IHDR's second field from the end; Pillow's mode does not tell for colours
-    return (
-        max(image.tag_v2.get(_BITS_TAG, (8,)))
-        if isinstance(image, TiffImagePlugin.TiffImageFile)
-        else 8
-    )
+        return encoded[_PNG_BIT_DEPTH_OFFSET]  # Pillow's mode is RGB for 16 bits too
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(max(image.tag_v2.get(_BITS_TAG, (8,))))
+    return 8
 
 
 def _orientation(image: Image.Image) -> int:
-    """As `orient` reads it: what is unreadable, or no orientation, counts as upright."""
+    """The EXIF orientation; 1 (upright) if it is missing, damaged or out of range."""
     try:
         value = image.getexif().get(_ORIENTATION_TAG)
-    except Exception:  # noqa: BLE001  damaged EXIF raises whatever it likes; the pixels are good
+    except Exception:  # noqa: BLE001  damaged EXIF raises exceptions of any kind
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _frames(image: Image.Image) -> int:
-    """Moves the image to another frame, so it comes last. Damage behind the first frame does not matter here."""
+    """Number of frames; 1 if later frames are damaged. Moves the image to another frame."""
     try:
         return int(getattr(image, "n_frames", 1))
-    except Exception:  # noqa: BLE001  as above
+    except Exception:  # noqa: BLE001  as for EXIF
         return 1

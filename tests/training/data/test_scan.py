@@ -242,12 +242,12 @@ def test_pixels_over_the_limit_are_not_kept(
 ) -> None:
     """Whoever trains on them streams; the facts are cached all the same."""
     nearly = 13 * 8 * 8 * 3 - 1
-    assert scan(kinds, SPEC, limit_bytes=nearly).pixels is None
+    assert scan(kinds, SPEC, max_pixel_bytes=nearly).pixels is None
     assert [file.name for file in cache.glob("*/*")] == [ROWS]
     calls = count_decodes(monkeypatch)
-    assert scan(kinds, SPEC, limit_bytes=nearly).pixels is None
+    assert scan(kinds, SPEC, max_pixel_bytes=nearly).pixels is None
     assert not calls
-    assert scan(kinds, SPEC, limit_bytes=nearly + 1).pixels is not None
+    assert scan(kinds, SPEC, max_pixel_bytes=nearly + 1).pixels is not None
 
 
 def test_what_lies_in_memory_is_not_cached(cache: Path) -> None:

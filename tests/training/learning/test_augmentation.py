@@ -1,4 +1,4 @@
-"""Augmentation: keyed by (seed, epoch, image) alone, within its bounds, and each operation does what it says."""
+"""Augmentation: keyed by (seed, epoch, image) alone, and each operation does what it says."""
 
 import numpy as np
 import pytest
@@ -33,208 +33,256 @@ EVERYTHING = Augmentation(
 )
 
 
-def pictures(count: int, side: int = 16) -> Tensor:
+def noise(count: int, side: int = 16) -> Tensor:
     """Images that are all different and nowhere symmetric."""
     return torch.from_numpy(
         np.random.default_rng(0).normal(size=(count, 3, side, side)).astype(np.float32)
     )
 
 
+def unflipped(count: int, mixing: Mixing | None = None) -> AugmentationDraws:
+    return AugmentationDraws.of_epoch(count, 0, 0, "none", mixing)
+
+
 @pytest.mark.parametrize(
-    "bounds",
+    "settings",
     [
         EVERYTHING,
         Augmentation(flip="random", pad=4),
         Augmentation(flip="alternate", pad=2, fill="reflect"),
     ],
 )
-def test_an_image_gets_the_same_pixels_in_any_batch(bounds: Augmentation) -> None:
-    """Whatever neighbours it has, and in whatever slot: what a batch is made of depends on the number of processes."""
-    images, draws = pictures(12), AugmentationDraws.of_epoch(12, seed=3, epoch=5, flip=bounds.flip)
-    together = augment(images, draws.take(torch.arange(12)), bounds, 16, BLACK)
+def test_an_image_gets_the_same_pixels_in_any_batch(settings: Augmentation) -> None:
+    """The division into batches depends on the number of processes."""
+    images = noise(12)
+    draws = AugmentationDraws.of_epoch(12, seed=3, epoch=5, flip=settings.flip)
+    together = augment(images, draws.take(torch.arange(12)), settings, 16, BLACK)
     for chosen in (torch.tensor([7]), torch.tensor([11, 2, 7]), torch.arange(12).flip(0)):
-        alone = augment(images[chosen], draws.take(chosen), bounds, 16, BLACK)
+        alone = augment(images[chosen], draws.take(chosen), settings, 16, BLACK)
         assert torch.allclose(alone, together[chosen], atol=1e-5)
 
 
-def test_draws_differ_by_seed_epoch_and_image_and_repeat_for_the_same() -> None:
-    """The three together are the key; nothing else is."""
-    reference = AugmentationDraws.of_epoch(50, 0, 1)
-    assert torch.equal(reference["crop_x"], AugmentationDraws.of_epoch(50, 0, 1)["crop_x"])
-    for other in (AugmentationDraws.of_epoch(50, 1, 1), AugmentationDraws.of_epoch(50, 0, 2)):
-        assert not torch.equal(reference["crop_x"], other["crop_x"])
-    assert len(set(reference["crop_x"].tolist())) == 50
-    assert not torch.equal(reference["crop_x"], reference["crop_y"])
+MIXING = Mixing(mixup=0.4, cutmix=1.0)
 
 
-def test_the_order_is_a_permutation_that_changes_with_the_epoch() -> None:
-    """Each image once an epoch."""
-    assert sorted(shuffled_order(100, 0, 1).tolist()) == list(range(100))
-    assert shuffled_order(100, 0, 1).tolist() != shuffled_order(100, 0, 2).tolist()
+@pytest.mark.parametrize("flip", ["random", "alternate"])
+def test_draws_depend_on_seed_and_epoch_and_on_nothing_else(flip: str) -> None:
+    """Positions, flips and mixing weights alike."""
+
+    def draws(seed: int, epoch: int) -> list[Tensor]:
+        made = AugmentationDraws.of_epoch(500, seed, epoch, flip, MIXING)
+        return [made["crop_x"], made.flips, made.mixes]
+
+    reference = draws(0, 1)
+    for values, again in zip(reference, draws(0, 1), strict=True):
+        assert torch.equal(values, again)
+    for other in (draws(1, 1), draws(0, 2)):
+        for values, others in zip(reference, other, strict=True):
+            assert not torch.equal(values, others)
 
 
-def test_nothing_switched_on_changes_nothing() -> None:
-    """An empty augmentation is the identity."""
-    images = pictures(4)
-    assert torch.equal(
-        augment(images, AugmentationDraws.of_epoch(4, 0, 0, "none"), Augmentation(), 16, BLACK),
-        images,
-    )
+def test_draws_differ_between_images_and_columns() -> None:
+    draws = AugmentationDraws.of_epoch(50, 0, 1)
+    assert len(set(draws["crop_x"].tolist())) == 50
+    assert not torch.equal(draws["crop_x"], draws["crop_y"])
 
 
-def test_a_padded_crop_is_a_window_of_the_image() -> None:
-    """Every crop is found in the padded image at an offset of 0 to twice the pad, and all offsets come."""
-    image = pictures(1)
-    draws = AugmentationDraws.of_epoch(400, 0, 0, "none")
-    crops = augment(image.expand(400, -1, -1, -1), draws, Augmentation(pad=2), 16, BLACK)
-    padded = torch.nn.functional.pad(image[0], (2, 2, 2, 2))
-    seen = set()
-    for crop in crops:
-        places = [
-            (y, x)
-            for y in range(5)
-            for x in range(5)
-            if torch.equal(padded[:, y : y + 16, x : x + 16], crop)
-        ]
-        assert len(places) == 1
-        seen.update(places)
-    assert len(seen) == 25
+def test_the_order_is_a_permutation_that_depends_on_seed_and_epoch() -> None:
+    orders = [shuffled_order(100, *key).tolist() for key in ((0, 1), (0, 2), (1, 1))]
+    for order in orders:
+        assert sorted(order) == list(range(100))
+    assert len(set(map(tuple, orders))) == 3
+    assert shuffled_order(100, 0, 1).tolist() == orders[0]
 
 
-def test_what_comes_in_from_outside_has_the_fill() -> None:
-    """The mean, the background or the image mirrored, in crops and in warps."""
+def test_the_default_augmentation_changes_nothing() -> None:
+    images = noise(4)
+    assert torch.equal(augment(images, unflipped(4), Augmentation(), 16, BLACK), images)
+
+
+def test_a_padded_crop_is_a_window_of_the_padded_image() -> None:
+    """At offsets of 0 to twice the padding, all of which occur."""
+    image = noise(1)
+    settings = Augmentation(pad=2)
+    crops = augment(image.expand(400, -1, -1, -1), unflipped(400), settings, 16, BLACK)
+    padded = functional.pad(image[0], (2, 2, 2, 2))
+    windows = padded.unfold(1, 16, 1).unfold(2, 16, 1).permute(1, 2, 0, 3, 4).reshape(25, -1)
+    matches = (crops.reshape(400, 1, -1) == windows).all(2)
+    assert matches.sum(1).tolist() == [1] * 400
+    assert matches.any(0).all()
+
+
+def test_pixels_outside_the_image_have_the_fill() -> None:
+    """The given color or the reflected image, in crops and in warps."""
     image, fill = torch.ones(200, 3, 8, 8), torch.tensor([5.0, 6.0, 7.0])[:, None, None]
-    draws = AugmentationDraws.of_epoch(200, 0, 0, "none")
+    draws = unflipped(200)
     filled = augment(image, draws, Augmentation(pad=3, fill="background"), 8, fill)
     assert set(filled[:, 0].unique().tolist()) == {1.0, 5.0}
     assert set(filled[:, 2].unique().tolist()) == {1.0, 7.0}
     assert torch.equal(augment(image, draws, Augmentation(pad=3, fill="reflect"), 8, BLACK), image)
-    zoomed_out = Augmentation(crop_area=(2.0, 2.0), fill="reflect")
-    assert torch.allclose(augment(image, draws, zoomed_out, 8, BLACK), image)
-    background = augment(
-        image, draws, Augmentation(crop_area=(4.0, 4.0), fill="background"), 8, fill
-    )
+    reflected = Augmentation(crop_area=(2.0, 2.0), fill="reflect")
+    assert torch.allclose(augment(image, draws, reflected, 8, BLACK), image)
+    shrunk = Augmentation(crop_area=(4.0, 4.0), fill="background")
+    background = augment(image, draws, shrunk, 8, fill)
     assert background[:, 1].max().item() == pytest.approx(6.0)
+    assert background[:, 1].mean().item() == pytest.approx((1 + 3 * 6) / 4, abs=0.2)
 
 
 def test_alternating_flips_show_each_side_in_turn() -> None:
-    """Epoch n and n + 1 are mirror images, n and n + 2 the same; half of the images begin mirrored."""
+    """Epochs n and n + 2 are equal; half of the images start mirrored."""
     flips = [AugmentationDraws.of_epoch(1000, 0, epoch, "alternate").flips for epoch in range(3)]
     assert torch.equal(flips[0], ~flips[1])
     assert torch.equal(flips[0], flips[2])
     assert 400 < int(flips[0].sum()) < 600
 
 
+def test_random_flips_mirror_half_of_the_images() -> None:
+    assert 400 < int(AugmentationDraws.of_epoch(1000, 0, 0, "random").flips.sum()) < 600
+    assert not AugmentationDraws.of_epoch(1000, 0, 0, "none").flips.any()
+
+
 @pytest.mark.parametrize(
-    "bounds",
+    "settings",
     [
         Augmentation(flip="random"),
         Augmentation(flip="random", crop_area=(0.999, 1.0), fill="reflect"),
     ],
+    ids=["gather", "resampling"],
 )
-def test_a_flip_mirrors_left_and_right(bounds: Augmentation) -> None:
-    """By gather and by resampling alike."""
+def test_a_flip_mirrors_left_and_right(settings: Augmentation) -> None:
     image = torch.linspace(-1, 1, 8).expand(64, 3, 8, 8)
     draws = AugmentationDraws.of_epoch(64, 0, 0, "random")
-    turned = augment(image, draws, bounds, 8, BLACK)
-    assert torch.allclose(
-        turned, torch.where(draws.flips[:, None, None, None], image.flip(3), image), atol=0.02
-    )
-    assert 0 < int(draws.flips.sum()) < 64
+    augmented = augment(image, draws, settings, 8, BLACK)
+    expected = torch.where(draws.flips[:, None, None, None], image.flip(3), image)
+    assert torch.allclose(augmented, expected, atol=0.02)
 
 
-def test_a_warp_of_a_window_reads_that_window() -> None:
-    """A quarter of the area is half of each side: a ramp comes out half as steep, from a place inside the image."""
+def test_a_crop_by_area_magnifies_a_window_inside_the_image() -> None:
+    """A quarter of the area is half of each side: a ramp becomes half as steep."""
     ramp = torch.linspace(-1, 1, 64).expand(50, 3, 64, 64)
-    out = augment(
-        ramp,
-        AugmentationDraws.of_epoch(50, 0, 0, "none"),
-        Augmentation(crop_area=(0.25, 0.25)),
-        32,
-        BLACK,
-    )
-    slopes = out[:, 0, 16, 1:] - out[:, 0, 16, :-1]
-    assert torch.allclose(slopes, torch.full_like(slopes, 2 / 63), atol=2e-3)
-    assert out.min() >= -1.01
-    assert out.max() <= 1.01
-    assert out[:, 0, 16, 0].std() > 0.1
+    settings = Augmentation(crop_area=(0.25, 0.25))
+    for horizontal in (True, False):
+        images = ramp if horizontal else ramp.transpose(2, 3)
+        out = augment(images, unflipped(50), settings, 32, BLACK)
+        rows = out[:, 0, 16] if horizontal else out[:, 0, :, 16]
+        slopes = rows[:, 1:] - rows[:, :-1]
+        assert torch.allclose(slopes, torch.full_like(slopes, 2 / 63), atol=2e-3)
+        assert out.abs().max() <= 1.01
+        assert 0.2 < rows[:, 0].std() < 0.4  # uniform over half of the image
 
 
-def test_blur_goes_towards_the_mean_of_the_neighbours_inside_the_image() -> None:
-    """As far as the draw says; what lies outside the image is not counted, as in avg_pool2d."""
-    images, draws = torch.rand(40, 3, 16, 16), AugmentationDraws.of_epoch(40, 0, 0, "none")
+def test_a_rotation_turns_by_at_most_the_given_angle_to_both_sides() -> None:
+    """Measured as the direction of a ramp's gradient in the middle of the image."""
+    ramp = torch.linspace(-1, 1, 32).expand(200, 3, 32, 32)
+    settings = Augmentation(rotation_degrees=30, fill="reflect")
+    out = augment(ramp, unflipped(200), settings, 32, BLACK)[:, 0]
+    x, y = out[:, 16, 17] - out[:, 16, 15], out[:, 17, 16] - out[:, 15, 16]
+    degrees = torch.rad2deg(torch.atan2(y, x))
+    assert degrees.abs().max() < 30.5
+    assert degrees.min() < -25
+    assert degrees.max() > 25
+
+
+def test_a_translation_shifts_by_at_most_its_fraction() -> None:
+    ramp = torch.linspace(-1, 1, 32).expand(200, 3, 32, 32)
+    out = augment(ramp, unflipped(200), Augmentation(translation=0.25), 32, BLACK)
+    middle = out[:, 0, 16, 15:17].mean(1)
+    assert middle.abs().max() < 0.53
+    assert middle.min() < -0.4
+    assert middle.max() > 0.4
+
+
+def test_blur_blends_with_the_mean_of_the_neighbors_inside_the_image() -> None:
+    """By the drawn amount; pixels outside the image do not count."""
+    images, draws = noise(40), unflipped(40)
     mean = functional.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
     expected = torch.lerp(images, mean, draws["blur"][:, None, None, None])
-    assert torch.allclose(
-        augment(images, draws, Augmentation(blur=1), 16, BLACK), expected, atol=1e-6
-    )
+    blurred = augment(images, draws, Augmentation(blur=1), 16, BLACK)
+    assert torch.allclose(blurred, expected, atol=1e-5)
+    expected = torch.lerp(images, mean, (draws["blur"] - 1)[:, None, None, None])
+    sharpened = augment(images, draws, Augmentation(sharpen=1), 16, BLACK)
+    assert torch.allclose(sharpened, expected, atol=1e-5)
 
 
-def test_blur_and_sharpen_are_opposites() -> None:
-    """One lowers the variation between neighbours, the other raises it."""
-    images, draws = pictures(40), AugmentationDraws.of_epoch(40, 0, 0, "none")
-
-    def roughness(bounds: Augmentation) -> float:
-        out = augment(images, draws, bounds, 16, BLACK)
-        return (out[..., 1:] - out[..., :-1]).abs().mean().item()
-
-    assert (
-        roughness(Augmentation(blur=1))
-        < roughness(Augmentation())
-        < roughness(Augmentation(sharpen=1))
-    )
+def statistics(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, spread of gray values, and mean distance from gray, of each image."""
+    gray = images.mean(1, keepdim=True)
+    return images.mean((1, 2, 3)), gray.std((1, 2, 3)), (images - gray).abs().mean((1, 2, 3))
 
 
-def test_erasing_wipes_a_box_of_a_share_of_the_images() -> None:
-    """About the share of images that the recipe says, each of them in one rectangle."""
-    out = augment(
-        torch.ones(500, 3, 16, 16),
-        AugmentationDraws.of_epoch(500, 0, 0, "none"),
-        Augmentation(erase=0.4),
-        16,
-        BLACK,
-    )
-    touched = [image for image in out if (image == 0).any()]
-    assert 140 < len(touched) < 220  # boxes whose centre is no pixel's, at the edge, may be empty
-    for image in touched[:50]:
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+def test_a_color_operation_changes_its_own_statistic_within_its_bound(name: str) -> None:
+    """Brightness the mean, contrast the spread and the distance from gray, saturation the latter."""
+    images = noise(200)
+    out = augment(images, unflipped(200), Augmentation(**{name: 0.5}), 16, BLACK)
+    (mean, spread, chroma), (new_mean, new_spread, new_chroma) = map(statistics, (images, out))
+    shift, contrast, saturation = new_mean - mean, new_spread / spread, new_chroma / chroma
+    changed = {"brightness": shift + 1, "contrast": contrast, "saturation": saturation}[name]
+    assert 0.5 <= changed.min() < 0.6
+    assert 1.4 < changed.max() <= 1.5
+    if name != "brightness":
+        assert shift.abs().max() < 1e-5
+    if name != "contrast":
+        assert (contrast - 1).abs().max() < 1e-4
+    if name == "brightness":
+        assert (saturation - 1).abs().max() < 1e-4
+
+
+def test_erasing_sets_a_box_of_some_images_to_zero() -> None:
+    """As many images as the probability says, with 2 % to a third of the area each."""
+    draws = unflipped(500)
+    out = augment(torch.ones(500, 3, 16, 16), draws, Augmentation(erase=0.4), 16, BLACK)
+    erased = [image for image in out if (image == 0).any()]
+    assert 140 < len(erased) < 220  # a box at the border may contain no pixel
+    areas = []
+    for image in erased:
         rows, columns = torch.nonzero(image[0] == 0, as_tuple=True)
         assert len(rows) == (rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1)
+        areas.append(len(rows) / 256)
+    assert max(areas) < 0.37
+    assert 0.2 < max(areas)
+    assert np.mean(areas) == pytest.approx(0.14, abs=0.04)  # 0.18, less what is outside
 
 
 @pytest.mark.parametrize(
     "mixing", [Mixing(mixup=1.0), Mixing(cutmix=1.0), Mixing(mixup=0.2, cutmix=1.0)]
 )
-def test_mixed_labels_are_the_shares_of_the_pixels(mixing: Mixing) -> None:
-    """Images of 1 mixed with images of 0: the mean pixel is the label's weight; weights sum to 1; the odd one out is itself."""
+def test_mixed_labels_are_the_fractions_of_the_pixels(mixing: Mixing) -> None:
+    """Images of ones mixed with images of zeros: the mean pixel is the label's weight."""
     images = torch.tensor([1.0, 0.0] * 32 + [1.0])[:, None, None, None].expand(65, 3, 16, 16)
     labels = torch.tensor([1, 0] * 32 + [1])
-    draws = AugmentationDraws.of_epoch(65, 0, 0, "none", mixing)
-    mixed, targets = mix_pairs(images, labels, draws, mixing, classes=2)
+    mixed, targets = mix_pairs(images, labels, unflipped(65, mixing), mixing, classes=2)
     assert torch.allclose(targets.sum(1), torch.ones(65))
     assert torch.allclose(mixed.mean((1, 2, 3)), targets[:, 1], atol=1e-5)
     assert targets[-1].tolist() == [0.0, 1.0]
     assert ((targets > 0.01) & (targets < 0.99)).any()
 
 
-def test_pairs_mix_alike_in_a_batch_and_in_its_even_parts() -> None:
-    """What two processes see is what one sees."""
-    mixing = Mixing(mixup=0.4, cutmix=1.0)
-    images, labels, draws = (
-        pictures(16),
-        torch.arange(16) % 4,
-        AugmentationDraws.of_epoch(16, 0, 0, "none", mixing),
-    )
-    whole, targets = mix_pairs(images, labels, draws, mixing, classes=4)
+def test_mixup_blends_and_cutmix_cuts_half_of_the_images_each() -> None:
+    images = torch.tensor([1.0, 0.0] * 100)[:, None, None, None].expand(200, 3, 16, 16)
+    labels = torch.tensor([1, 0] * 100)
+    mixing = Mixing(mixup=1.0, cutmix=1.0)
+    mixed, _ = mix_pairs(images, labels, unflipped(200, mixing), mixing, classes=2)
+    values = [image.unique().tolist() for image in mixed]
+    blended = sum(len(value) == 1 and 0 < value[0] < 1 for value in values)
+    assert 70 < blended < 130
+    assert all(set(value) <= {0.0, 1.0} for value in values if len(value) > 1)
+
+
+def test_pairs_mix_the_same_way_in_a_batch_and_in_its_even_parts() -> None:
+    """The parts are what two processes get."""
+    images, labels, draws = noise(16), torch.arange(16) % 4, unflipped(16, MIXING)
+    whole, targets = mix_pairs(images, labels, draws, MIXING, classes=4)
     for part in (torch.arange(0, 6), torch.arange(6, 16)):
-        mixed, soft = mix_pairs(images[part], labels[part], draws.take(part), mixing, classes=4)
+        mixed, soft = mix_pairs(images[part], labels[part], draws.take(part), MIXING, classes=4)
         assert torch.equal(mixed, whole[part])
         assert torch.equal(soft, targets[part])
 
 
-def test_resized_images_keep_their_mean() -> None:
-    """Smaller by antialias, not by leaving out pixels."""
-    images = pictures(4, 32)
-    small = resize(images, 24)
-    assert small.shape == (4, 3, 24, 24)
-    assert torch.allclose(small.mean((2, 3)), images.mean((2, 3)), atol=0.05)
-    assert resize(images, 32) is images
+def test_resized_images_are_antialiased() -> None:
+    """Stripes of one pixel become gray; images of the right size are returned as they are."""
+    stripes = torch.tensor([0.0, 1.0]).repeat(16).expand(1, 3, 32, 32)
+    small = resize(stripes, 16)
+    assert small.shape == (1, 3, 16, 16)
+    assert (small - 0.5).abs().max() < 0.1
+    assert resize(stripes, 32) is stripes

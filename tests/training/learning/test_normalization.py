@@ -1,4 +1,4 @@
-"""Normalisation: exact means and deviations, kept through text."""
+"""Normalization: exact statistics, which survive a weights file."""
 
 import numpy as np
 import pytest
@@ -6,47 +6,47 @@ import torch
 
 from training.learning.normalization import Normalization
 
-PIXELS = np.random.default_rng(0).integers(0, 256, (20, 6, 6, 3)).astype(np.uint8) // np.array(
-    [1, 2, 3], np.uint8
-)
+NOISE = np.random.default_rng(0).integers(0, 256, (20, 6, 6, 3)).astype(np.uint8)
+PIXELS = NOISE // np.array([1, 2, 3], np.uint8)
 
 
-def test_scalar_has_a_whole_grey_level_as_its_mean() -> None:
-    """An INT8 model takes the mean as its zero point, so it must be an integer."""
+def test_scalar_has_an_integer_mean() -> None:
+    """It is the zero point of an INT8 model."""
     fitted = Normalization.fit("scalar", PIXELS)
     assert fitted.mean.item() == round(PIXELS.mean())
     assert fitted.std.item() == pytest.approx(PIXELS.std(), rel=1e-5)
 
 
-def test_channels_have_a_pair_each() -> None:
-    """In the order RGB."""
+def test_channels_has_a_mean_and_a_deviation_per_channel() -> None:
     fitted = Normalization.fit("channels", PIXELS)
-    assert fitted.mean.flatten().tolist() == pytest.approx(
-        PIXELS.mean((0, 1, 2)).tolist(), rel=1e-5
-    )
-    assert fitted.std.flatten().tolist() == pytest.approx(PIXELS.std((0, 1, 2)).tolist(), rel=1e-5)
+    mean, std = PIXELS.mean((0, 1, 2)), PIXELS.std((0, 1, 2))
+    assert fitted.mean.flatten().tolist() == pytest.approx(mean.tolist(), rel=1e-5)
+    assert fitted.std.flatten().tolist() == pytest.approx(std.tolist(), rel=1e-5)
 
 
-def test_pixels_subtract_a_mean_image() -> None:
-    """He et al. 2015: the per-pixel mean, and no deviation."""
+def test_pixels_subtracts_a_mean_image_and_divides_by_255() -> None:
     fitted = Normalization.fit("pixels", PIXELS)
-    normalised = fitted(torch.from_numpy(PIXELS))
-    assert torch.allclose(normalised.mean(0), torch.zeros(3, 6, 6), atol=1e-6)
-    assert normalised.max() <= 1
+    normalized = fitted(torch.from_numpy(PIXELS))
+    assert torch.allclose(normalized.mean(0), torch.zeros(3, 6, 6), atol=1e-6)
+    expected = (PIXELS[3, 2, 1] - PIXELS[:, 2, 1].mean(0)) / 255
+    assert normalized[3, :, 2, 1].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["scalar", "channels", "pixels"])
-def test_normalisation_survives_a_weights_file(kind: str) -> None:
-    """To the bit."""
+def test_normalization_survives_a_weights_file_bit_for_bit(kind: str) -> None:
     fitted = Normalization.fit(kind, PIXELS)  # type: ignore[arg-type]
     read = Normalization.from_json(fitted.to_json())
     assert torch.equal(read(torch.from_numpy(PIXELS)), fitted(torch.from_numpy(PIXELS)))
 
 
-def test_images_of_one_colour_do_not_divide_by_zero() -> None:
-    """A deviation of nothing counts as one grey level."""
-    assert torch.isfinite(
-        Normalization.fit("scalar", np.full((3, 4, 4, 3), 7, np.uint8))(
-            torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
-        )
-    ).all()
+def test_a_color_is_normalized_like_a_pixel() -> None:
+    fitted = Normalization.fit("channels", PIXELS)
+    pixel = torch.tensor([[[[10, 20, 30]]]], dtype=torch.uint8)
+    assert torch.allclose(fitted.color((10, 20, 30)), fitted(pixel)[0], atol=1e-6)
+
+
+def test_images_of_one_color_do_not_divide_by_zero() -> None:
+    """The smallest deviation is 1."""
+    gray = np.full((3, 4, 4, 3), 7, np.uint8)
+    normalized = Normalization.fit("scalar", gray)(torch.from_numpy(gray + 1))
+    assert torch.equal(normalized, torch.ones(3, 3, 4, 4))

@@ -1,7 +1,8 @@
-"""The learning-rate finder finds a rate and leaves everything as it was."""
+"""The learning-rate range test finds a rate and restores the learner."""
 
 from collections.abc import Callable
 
+import pytest
 import torch
 
 from training.learning.distributed import SINGLE_PROCESS
@@ -13,17 +14,17 @@ from training.steps.training_setup import prepare_training
 
 
 def snapshot(learner: Learner) -> list[object]:
-    """Everything that a step could change."""
+    """Copies of everything that a step could change."""
     state = learner.state_dict()
-    average = state["average"] or {}
+    optimizer_tensors = [
+        value
+        for parameter_state in state["optimizer"]["state"].values()
+        for value in parameter_state.values()
+        if value is not None
+    ]
+    tensors = (*state["network"].values(), *(state["average"] or {}).values(), *optimizer_tensors)
     return [
-        *(value.clone() for value in (*state["network"].values(), *average.values())),
-        *(
-            value.clone()
-            for entry in state["optimizer"]["state"].values()
-            for value in entry.values()
-            if value is not None
-        ),
+        *(tensor.clone() for tensor in tensors),
         [group["lr"] for group in learner.optimizer.param_groups],
         [module.training for module in learner.network.modules()],
         [parameter.requires_grad for parameter in learner.network.parameters()],
@@ -31,15 +32,14 @@ def snapshot(learner: Learner) -> list[object]:
     ]
 
 
-def test_model_optimiser_average_and_generators_are_as_before(
+def test_the_learner_and_the_random_state_are_restored(
     new_run: Callable[..., RunDirectory],
 ) -> None:
-    """Also in the middle of a training, frozen and with momentum: the next step is the one that would have come."""
+    """Also in the middle of a training, with frozen layers, momentum and a weight average."""
     run = new_run("ema_decay=0.9", "optimizer.clip_norm=1.0")
     learner, loader, _ = prepare_training(run, open_run_data(run), SINGLE_PROCESS)
     learner.train(frozen=True)
-    batches = loader.epoch_batches(0)
-    learner.step(next(batches))
+    learner.step(next(loader.epoch_batches(0)))
     before = snapshot(learner)
     curve = find_rate(learner, loader, steps=12)
     after = snapshot(learner)
@@ -49,14 +49,20 @@ def test_model_optimiser_average_and_generators_are_as_before(
     assert 1e-5 < curve.suggested < 10
 
 
-def test_the_rates_rise_and_the_search_ends_where_the_loss_runs_away(
-    new_run: Callable[..., RunDirectory],
-) -> None:
-    """More steps than an epoch has are no matter."""
-    run = new_run()
+def test_the_rates_rise_until_the_loss_diverges(new_run: Callable[..., RunDirectory]) -> None:
+    """The test may need more steps than an epoch has."""
+    run = new_run("batch_size=128", "optimizer.layer_decay=0.5")
     learner, loader, _ = prepare_training(run, open_run_data(run), SINGLE_PROCESS)
+    applied = []
+    learner.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: applied.append([group["lr"] for group in optimizer.param_groups])
+    )
     curve = find_rate(learner, loader, steps=loader.steps_per_epoch + 10, highest=1000)
     assert list(curve.rates) == sorted(curve.rates)
-    assert len(curve.rates) == len(curve.losses)
+    assert len(curve.rates) == len(curve.losses) > loader.steps_per_epoch
     assert curve.rates[-1] < 1000
     assert min(curve.losses) < curve.losses[0]
+    assert curve.suggested == curve.rates[curve.losses.index(min(curve.losses))] / 10
+    highest = [max(rates) for rates in applied[: len(curve.rates)]]
+    assert highest == pytest.approx(list(curve.rates))
+    assert min(applied[0]) < max(applied[0])

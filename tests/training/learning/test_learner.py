@@ -1,0 +1,135 @@
+"""One training step, against the same step written out by hand."""
+
+import json
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from training.learning.batches import Batch, MicroBatch
+from training.learning.determinism import determinism_info
+from training.learning.distributed import SINGLE_PROCESS
+from training.learning.learner import Learner
+from training.learning.networks import build_network
+from training.learning.recipe import Recipe
+
+CLASSES = 5
+GENERATOR = torch.Generator().manual_seed(0)
+IMAGES = torch.randn(12, 3, 8, 8, generator=GENERATOR)
+LABELS = torch.arange(12) % CLASSES
+
+
+def make_learner(network: nn.Module | None = None, **changes: object) -> Learner:
+    """Plain SGD unless changed."""
+    optimizer = {"learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.0}
+    optimizer |= changes.pop("optimizer", {})  # type: ignore[call-overload]
+    values = {"epochs": 1, "batch_size": 12, "optimizer": optimizer, **changes}
+    recipe = Recipe.model_validate_json(json.dumps(values))
+    if network is None:
+        torch.manual_seed(0)
+        network = build_network("resnet20", CLASSES)
+    determinism = determinism_info(SINGLE_PROCESS.device, "fp32", compiled=False)
+    return Learner(network, recipe, SINGLE_PROCESS, determinism)
+
+
+def batch_of(*sizes: int, targets: Tensor = LABELS) -> Batch:
+    """The images, in micro-batches of these sizes."""
+    micro_batches = zip(
+        IMAGES.split(list(sizes)),
+        targets.split(list(sizes)),
+        LABELS.split(list(sizes)),
+        strict=True,
+    )
+    return Batch(len(IMAGES), tuple(MicroBatch(*parts) for parts in micro_batches))
+
+
+def linear() -> nn.Module:
+    """A network without batch norm: one layer under the name of the last."""
+    torch.manual_seed(0)
+    network = nn.Sequential()
+    network.add_module("avgpool", nn.Flatten())
+    network.add_module("fc", nn.Linear(3 * 8 * 8, CLASSES))
+    return network
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_is_smoothed_cross_entropy(smoothing: float) -> None:
+    """Weights move along its mean gradient; the tally is its sum and the number of hits."""
+    learner = make_learner(linear(), label_smoothing=smoothing)
+    weight = learner.network.get_parameter("fc.weight")
+    before = weight.detach().clone()
+    logits = learner.network(IMAGES).detach()
+    one_hot = torch.eye(CLASSES)[LABELS]
+    targets = one_hot * (1 - smoothing) + smoothing / CLASSES
+    learner.train()
+    tally = learner.step(batch_of(12))
+    assert tally[0].item() == pytest.approx(
+        -(targets * logits.log_softmax(1)).sum().item(), rel=1e-5
+    )
+    assert tally[1].item() == (logits.argmax(1) == LABELS).sum().item()
+    gradient = (logits.softmax(1) - targets).T @ IMAGES.flatten(1) / 12
+    assert torch.allclose(weight, before - 0.1 * gradient, atol=1e-6)
+
+
+def test_hits_are_counted_by_label_and_not_by_mixed_target() -> None:
+    """A mixed image counts for the label that it had."""
+    learner = make_learner(linear())
+    logits = learner.network(IMAGES).detach()
+    learner.train()
+    mixed = torch.eye(CLASSES)[(LABELS + 1) % CLASSES]
+    tally = learner.step(batch_of(12, targets=mixed))
+    assert tally[1].item() == (logits.argmax(1) == LABELS).sum().item()
+    assert tally[0].item() == pytest.approx(-(mixed * logits.log_softmax(1)).sum().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(6, 6), (2, 10), (4, 4, 4)])
+def test_micro_batches_weigh_by_their_images(sizes: tuple[int, ...]) -> None:
+    """Without batch norm, any division of a batch gives the weights of the whole."""
+    whole, divided = make_learner(linear()), make_learner(linear())
+    for learner, batch in ((whole, batch_of(12)), (divided, batch_of(*sizes))):
+        learner.train()
+        learner.step(batch)
+    for name, value in whole.network.state_dict().items():
+        assert torch.allclose(value, divided.network.state_dict()[name], atol=1e-6), name
+
+
+def test_running_statistics_are_the_mean_over_the_micro_batches() -> None:
+    """In whatever order the micro-batches come, and over several steps."""
+    learner = make_learner()
+    norm = learner.network.get_submodule("bn1")
+    assert isinstance(norm, nn.BatchNorm2d)
+    seen: list[Tensor] = []
+    norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].mean((0, 2, 3))))
+    learner.train()
+    learner.step(batch_of(4, 4, 4))
+    learner.step(batch_of(4, 4, 4))
+    expected = torch.zeros(16)
+    for start in (0, 3):
+        expected = 0.9 * expected + 0.1 * torch.stack(seen[start : start + 3]).mean(0)
+    assert torch.allclose(norm.get_buffer("running_mean"), expected.detach(), atol=1e-6)
+
+
+def test_the_gradient_is_clipped_to_its_largest_norm() -> None:
+    learner = make_learner(linear(), optimizer={"clip_norm": 0.01})
+    before = {name: value.clone() for name, value in learner.network.state_dict().items()}
+    learner.train()
+    learner.step(batch_of(12))
+    changes = [value - before[name] for name, value in learner.network.state_dict().items()]
+    norm = torch.cat([change.flatten() for change in changes]).norm().item()
+    assert norm == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+def test_the_average_follows_the_weights_and_is_evaluated() -> None:
+    """The average is exact in test_ema; here it is updated once per step."""
+    learner = make_learner(linear(), ema_decay=0.5)
+    assert learner.average is not None
+    assert learner.evaluation_network is learner.average.network
+    learner.train()
+    weights = []
+    for _ in range(2):
+        learner.step(batch_of(12))
+        weights.append(learner.network.get_parameter("fc.weight").detach().clone())
+    average = learner.evaluation_network.get_parameter("fc.weight")
+    assert torch.allclose(average, 2 / 11 * weights[0] + 9 / 11 * weights[1], atol=1e-7)
+    plain = make_learner(linear())
+    assert plain.evaluation_network is plain.network
