@@ -1,4 +1,4 @@
-"""The check: every kind of trouble found and named by path, what a run leaves out, and what it refuses."""
+"""The check: what it finds, what a run leaves out, and which data it refuses."""
 
 import io
 import json
@@ -27,14 +27,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def look(
+def checked(
     root: Path, files: Mapping[str, bytes | int | Image.Image]
 ) -> tuple[ImageSet, DataFindings]:
     data = load_data(str(put(root / "pets", files)))
     return data, check(data, scan(data).facts)
 
 
-def found(findings: DataFindings) -> dict[str, list[str]]:
+def items_by_kind(findings: DataFindings) -> dict[str, list[str]]:
     return {finding.kind: [str(item) for item in finding.items] for finding in findings.findings}
 
 
@@ -49,8 +49,7 @@ def text_of(findings: DataFindings, limit: int | None = 5, width: int = 200) -> 
 
 
 def test_good_data_has_no_findings(tmp_path: Path) -> None:
-    """The table says so."""
-    data, findings = look(tmp_path, CLASSES)
+    data, findings = checked(tmp_path, CLASSES)
     assert findings.findings == ()
     assert findings.fatal == []
     assert findings.classes == {"ant": 12, "bee": 12}
@@ -60,24 +59,24 @@ def test_good_data_has_no_findings(tmp_path: Path) -> None:
 
 
 def test_unreadable_files_are_named_and_left_out(tmp_path: Path) -> None:
-    """Cut, no picture, empty: each with its reason; what is no image by name is listed too."""
+    """Each with its reason; files that are not images by their name are listed too."""
     files = {
         "ant/cut.jpg": encoded(picture(1, 64, 64), "JPEG")[:2000],
         "ant/text.jpg": b"hello",
         "bee/empty.png": b"",
         "bee/x.txt": b"",
     }
-    data, findings = look(tmp_path, CLASSES | files)
-    assert found(findings) == {
-        "unreadable files": [
-            "ant/cut.jpg: the JPEG data ends before the image does",
-            "ant/text.jpg: the data has no image signature; send one of JPEG, PNG, WEBP, GIF, BMP, TIFF",
-            "bee/empty.png: the data has no image signature; send one of JPEG, PNG, WEBP, GIF, BMP, TIFF",
-        ],
-        "not images": ["bee/x.txt: no image by its name (.txt)"],
-    }
+    data, findings = checked(tmp_path, CLASSES | files)
+    items = items_by_kind(findings)
+    assert [item.partition(":")[0] for item in items["unreadable files"]] == [
+        "ant/cut.jpg",
+        "ant/text.jpg",
+        "bee/empty.png",
+    ]
+    assert [item.partition(":")[0] for item in items["not images"]] == ["bee/x.txt"]
     assert findings.left_out == 3
-    assert reasons(data)["ant/cut.jpg"] == "unreadable: the JPEG data ends before the image does"
+    facts = dict(zip(data.paths, scan(data).facts, strict=True))
+    assert facts["ant/cut.jpg"].error in reasons(data)["ant/cut.jpg"]
 
 
 def sixteen_bit_colours() -> bytes:
@@ -99,8 +98,8 @@ def sixteen_bit_colours() -> bytes:
     )
 
 
-def test_unusual_images_are_used_and_it_is_said_how(tmp_path: Path) -> None:
-    """EXIF orientation, more than 8 bits, several frames, sizes far from the others'."""
+def test_unusual_images_are_used_and_reported(tmp_path: Path) -> None:
+    """EXIF orientation, more than 8 bits, several frames, unusual sizes."""
     exif = Image.Exif()
     exif[0x0112] = 6
     files = {
@@ -112,46 +111,45 @@ def test_unusual_images_are_used_and_it_is_said_how(tmp_path: Path) -> None:
         "bee/huge.png": picture(5, 50, 50),
         "bee/long.png": picture(6, 41, 10),
     }
-    data, findings = look(tmp_path, CLASSES | files)
-    assert found(findings) == {
-        "turned by EXIF": ["ant/turned.jpg: orientation 6"],
-        "more than 8 bits a channel": ["ant/deep.png: 16 bits, RGB", "ant/grey.png: 16 bits, I;16"],
-        "animations and files of several images": ["ant/moving.gif: 2 frames"],
-        "unusual sizes (side < 1/4 or area > 16 times the median, or longer than 4 to 1)": [
+    data, findings = checked(tmp_path, CLASSES | files)
+    assert items_by_kind(findings) == {
+        "rotated by EXIF": ["ant/turned.jpg: orientation 6"],
+        "more than 8 bits per channel": [
+            "ant/deep.png: 16 bits, RGB",
+            "ant/grey.png: 16 bits, I;16",
+        ],
+        "files with several images": ["ant/moving.gif: 2 frames"],
+        "unusual sizes (side < 1/4 or area > 16 times the median, or aspect > 4:1)": [
             "bee/huge.png: 50x50",
             "bee/long.png: 41x10",
             "bee/tiny.png: 2x2",
         ],
     }
     assert reasons(data) == {}
-    assert [finding.consequence for finding in findings.findings] == [
-        "turned upright",
-        "the high byte is used",
-        "the first image is used",
-        "used",
-    ]
+    assert not any(finding.fatal for finding in findings.findings)
 
 
 def test_copies_in_one_class_stay_together(tmp_path: Path) -> None:
-    """Found by pixels: another lossless format is the same picture."""
+    """Copies are found by pixels: the file format does not matter."""
     files = {"ant/copy.webp": encoded(picture(0), "WEBP", lossless=True), "ant/z.bmp": picture(0)}
-    data, findings = look(tmp_path, CLASSES | files)
-    assert found(findings) == {"copies of one picture": ["ant/0.png = ant/copy.webp = ant/z.bmp"]}
+    data, findings = checked(tmp_path, CLASSES | files)
+    assert items_by_kind(findings) == {
+        "copies within a class": ["ant/0.png = ant/copy.webp = ant/z.bmp"]
+    }
     assert reasons(data) == {}
 
 
-def test_copies_under_several_labels_are_left_out(tmp_path: Path) -> None:
-    """Nobody knows which of them is right."""
-    data, findings = look(tmp_path, CLASSES | {"bee/copy.bmp": picture(0)})
+def test_copies_with_different_labels_are_left_out(tmp_path: Path) -> None:
+    data, findings = checked(tmp_path, CLASSES | {"bee/copy.bmp": picture(0)})
     both = "ant/0.png (ant), bee/copy.bmp (bee)"
-    assert found(findings) == {"same pixels under several labels": [both]}
+    assert items_by_kind(findings) == {"same pixels with different labels": [both]}
     assert reasons(data) == dict.fromkeys(
-        ("ant/0.png", "bee/copy.bmp"), f"same pixels under several labels: {both}"
+        ("ant/0.png", "bee/copy.bmp"), f"same pixels with different labels: {both}"
     )
 
 
-def test_copies_across_given_splits_are_taken_out_of_train(tmp_path: Path) -> None:
-    """Test stays whole; validation gives way to test, train to both, whatever the label there says."""
+def test_copies_across_given_splits_are_kept_in_one(tmp_path: Path) -> None:
+    """In test rather than validation, and in validation rather than train, whatever the labels."""
     files = {f"train/{name}": seed for name, seed in CLASSES.items()}
     files |= numbered("validation/ant", 3, 30) | numbered("validation/bee", 3, 130)
     files |= numbered("test/ant", 3, 60) | numbered("test/bee", 3, 160)
@@ -161,9 +159,9 @@ def test_copies_across_given_splits_are_taken_out_of_train(tmp_path: Path) -> No
         "train/ant/b.bmp": picture(30),
         "validation/bee/c.bmp": picture(161),
     }
-    data, findings = look(tmp_path, files | copies)
-    assert found(findings) == {
-        "same pixels under several labels": [
+    data, findings = checked(tmp_path, files | copies)
+    assert items_by_kind(findings) == {
+        "same pixels with different labels": [
             "train/ant/a.bmp (ant), test/ant/0.png (ant), test/bee/a.bmp (bee)"
         ],
         "copies across given splits": [
@@ -173,14 +171,14 @@ def test_copies_across_given_splits_are_taken_out_of_train(tmp_path: Path) -> No
         ],
     }
     assert reasons(data) == {
-        "train/ant/a.bmp": "same pixels as test/ant/0.png, given for test",
-        "train/ant/b.bmp": "same pixels as validation/ant/0.png, given for validation",
-        "validation/bee/c.bmp": "same pixels as test/bee/1.png, given for test",
+        "train/ant/a.bmp": "same pixels as test/ant/0.png in the test split",
+        "train/ant/b.bmp": "same pixels as validation/ant/0.png in the validation split",
+        "validation/bee/c.bmp": "same pixels as test/bee/1.png in the test split",
     }
 
 
-def test_no_pixels_are_in_two_parts_of_what_is_left(tmp_path: Path) -> None:
-    """The check and the split together keep that promise, for given splits and drawn ones."""
+def test_no_pixels_are_in_two_splits(tmp_path: Path) -> None:
+    """For given splits and drawn ones, after the check has left images out."""
     files = {f"train/{name}": seed for name, seed in CLASSES.items()}
     files |= (
         numbered("test/ant", 4, 8)
@@ -217,60 +215,59 @@ def test_no_pixels_are_in_two_parts_of_what_is_left(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_can_not_be_trained_on_is_fatal(
+def test_data_that_cannot_be_trained_on_is_fatal(
     tmp_path: Path, files: Mapping[str, bytes | int], message: str
 ) -> None:
-    """The class is named, and what it lacks."""
-    _, findings = look(tmp_path, files)
+    """The finding names the class."""
+    _, findings = checked(tmp_path, files)
     assert message in "; ".join(findings.fatal)
     assert findings.findings[0].fatal
-    assert "refused" in text_of(findings)
 
 
 def test_a_class_that_a_given_split_lacks_is_a_warning(tmp_path: Path) -> None:
-    """It is trained, and measured without it; so is one with few images."""
+    """So is a class with few images."""
     files = {f"train/{name}": seed for name, seed in (CLASSES | numbered("cat", 5, 300)).items()}
-    _, findings = look(
+    _, findings = checked(
         tmp_path,
         files
         | numbered("val/ant", 2, 30)
         | numbered("test/cat", 2, 400)
         | numbered("test/bee", 2, 500),
     )
-    assert found(findings) == {
+    assert items_by_kind(findings) == {
         "classes missing in a given split": ["ant: test", "bee: validation", "cat: validation"],
         "classes with fewer than 10 images": ["cat: 5 different"],
     }
     assert findings.fatal == []
 
 
-def test_one_image_of_a_class_is_enough_where_all_splits_are_given(tmp_path: Path) -> None:
-    """Nothing is to be drawn from it."""
+def test_one_image_per_class_is_enough_if_all_splits_are_given(tmp_path: Path) -> None:
     files = {
         f"{split}/{name}/1.png": seed + len(split) * 10
         for split in ("train", "val", "test")
         for seed, name in enumerate("ab")
     }
-    _, findings = look(tmp_path, files)
+    _, findings = checked(tmp_path, files)
     assert findings.fatal == []
 
 
-def test_the_table_shows_some_and_counts_the_rest(tmp_path: Path) -> None:
-    """Paths are text: markup in them is shown, not obeyed, and no path is cut short."""
-    _, findings = look(tmp_path, CLASSES | {f"ant/[red]{number}.jpg": b"" for number in range(17)})
+def test_the_table_shows_examples_and_counts_the_rest(tmp_path: Path) -> None:
+    """Markup in paths is printed as it is, and no path is truncated."""
+    _, findings = checked(
+        tmp_path, CLASSES | {f"ant/[red]{number}.jpg": b"" for number in range(17)}
+    )
     table = text_of(findings)
     assert "17" in table
     assert "ant/[red]4.jpg: the data" in table
     assert "ant/[red]5.jpg" not in table
-    assert "… and 12 more" in table
-    assert "17 images are left out" in table
+    assert "12 more" in table
     assert "ant/[red]16.jpg" in text_of(findings, limit=None)
     assert "[red]4.jpg" in "".join(text_of(findings, width=60).split())
 
 
 def test_findings_are_json(tmp_path: Path) -> None:
-    """Every item, with nothing lost, for other programs to read."""
-    _, findings = look(tmp_path, CLASSES | {f"ant/{number}.jpg": b"" for number in range(17)})
+    """With every item."""
+    _, findings = checked(tmp_path, CLASSES | {f"ant/{number}.jpg": b"" for number in range(17)})
     values = json.loads(json.dumps(findings.to_json()))
     assert values["images"] == 41
     assert values["left_out"] == 17

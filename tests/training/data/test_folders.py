@@ -1,4 +1,4 @@
-"""Folders of folders: what is a class, what is a split, in which order, and what is passed over."""
+"""Folders: what is a class, what is a split, in which order, and what is ignored."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ from training.errors import DataError
 
 
 def test_each_subfolder_is_a_class_in_natural_order(tmp_path: Path) -> None:
-    """Classes and files go 1, 2, 10, whatever order the file system has."""
+    """Classes and files are sorted 1, 2, 10, whatever the file system's order."""
     data = load_folder(
         put(tmp_path / "pets", {"10/a.png": 1, "2/10.png": 2, "2/9.png": 3, "1/b.png": 4})
     )
@@ -33,7 +33,7 @@ def test_each_subfolder_is_a_class_in_natural_order(tmp_path: Path) -> None:
 def test_splits_are_given_by_their_folders(
     tmp_path: Path, train: str, validation: str, test: str
 ) -> None:
-    """Train, validation and test go by several names; a class that one of them lacks keeps its place in all."""
+    """Splits have several names; all splits have the same classes."""
     files = {
         f"{train}/cat/1.png": 1,
         f"{train}/dog/1.png": 2,
@@ -47,28 +47,26 @@ def test_splits_are_given_by_their_folders(
 
 
 def test_train_alone_is_a_split(tmp_path: Path) -> None:
-    """What the others lack is drawn from it later."""
     data = load_folder(put(tmp_path, {"train/cat/1.png": 1, "train/dog/1.png": 2}))
     assert data.class_names == ("cat", "dog")
     assert data.given_splits.tolist() == [TRAIN, TRAIN]
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
-    """Where the folder holds images itself, it is one of the vehicles."""
+    """If its folder contains images."""
     data = load_folder(put(tmp_path, {"train/1.png": 1, "car/1.png": 2, "bus/1.png": 3}))
     assert data.class_names == ("bus", "car", "train")
     assert set(data.given_splits.tolist()) == {FREE}
 
 
 def test_classes_beside_splits_are_refused(tmp_path: Path) -> None:
-    """Guessing would make classes of train and test."""
     root = put(tmp_path, {"train/cat/1.png": 1, "test/cat/1.png": 2, "dog/1.png": 3})
-    with pytest.raises(DataError, match="test, train with classes inside, and dog beside them"):
+    with pytest.raises(DataError, match=r"test, train .*dog"):
         load_folder(root)
 
 
 def test_a_test_folder_without_classes_is_listed_and_not_used(tmp_path: Path) -> None:
-    """Competitions have a test folder of bare images: nobody knows their labels."""
+    """Competitions have a test folder of unlabeled images."""
     data = load_folder(
         put(
             tmp_path,
@@ -76,19 +74,18 @@ def test_a_test_folder_without_classes_is_listed_and_not_used(tmp_path: Path) ->
         )
     )
     assert data.given_splits.tolist() == [TRAIN, TRAIN]
-    assert dict(data.ignored)["test/1.png"] == "in no class's folder"
-    assert dict(data.ignored)["notes/readme.txt"] == "no image by its name (.txt)"
+    assert dict(data.ignored)["test/1.png"] == "not in a class folder"
+    assert dict(data.ignored)["notes/readme.txt"] == "not an image extension (.txt)"
 
 
 def test_deeper_folders_belong_to_their_class(tmp_path: Path) -> None:
-    """A class may be ordered by year or camera."""
     data = load_folder(put(tmp_path, {"cat/2023/a/1.png": 1, "cat/0.png": 2, "dog/1.png": 3}))
     assert list(data.paths) == ["cat/0.png", "cat/2023/a/1.png", "dog/1.png"]
     assert data.labels.tolist() == [0, 0, 1]
 
 
-def test_what_is_no_image_is_listed_with_the_reason(tmp_path: Path) -> None:
-    """Nothing is passed over in silence; the extension counts in any case of letters."""
+def test_ignored_files_are_listed_with_the_reason(tmp_path: Path) -> None:
+    """Extensions are compared without case."""
     images = {
         "cat/1.PNG": encoded(picture(1)),
         "cat/2.JPeg": encoded(picture(2), "JPEG"),
@@ -103,20 +100,19 @@ def test_what_is_no_image_is_listed_with_the_reason(tmp_path: Path) -> None:
     data = load_folder(root)
     assert list(data.paths) == ["cat/1.PNG", "cat/2.JPeg", "dog/1.webp"]
     assert dict(data.ignored) == {
-        "loose.png": "in no class's folder",
+        "loose.png": "not in a class folder",
         "__MACOSX": "hidden",
         "cat/.hidden.png": "hidden",
         "cat/._1.PNG": "hidden",
-        "cat/notes.txt": "no image by its name (.txt)",
+        "cat/notes.txt": "not an image extension (.txt)",
         "cat/empty": "an empty folder",
         "cat/gone.png": "a broken link",
-        "cat/pipe.png": "no plain file",
-        "dog/png": "no image by its name",
+        "cat/pipe.png": "not a regular file",
+        "dog/png": "no file extension",
     }
 
 
-def test_links_are_followed_but_never_in_circles(tmp_path: Path) -> None:
-    """A linked file or folder counts; a link to a folder that holds it does not, nor do two that hold each other."""
+def test_links_are_followed_except_in_loops(tmp_path: Path) -> None:
     root = put(tmp_path / "data", {"cat/1.png": 1, "dog/1.png": 2})
     put(tmp_path / "elsewhere", {"more/2.png": 3})
     (root / "cat" / "3.png").symlink_to(tmp_path / "elsewhere" / "more" / "2.png")
@@ -126,16 +122,16 @@ def test_links_are_followed_but_never_in_circles(tmp_path: Path) -> None:
     (tmp_path / "elsewhere" / "more" / "back").symlink_to(root / "cat")
     data = load_folder(root)
     assert list(data.paths) == ["cat/1.png", "cat/3.png", "cat/more/2.png", "dog/1.png"]
-    circle = "a link back to a folder that holds it"
+    loop = "a link to a folder that contains it"
     assert dict(data.ignored) == {
-        "cat/up": circle,
-        "cat/more/back": circle,
+        "cat/up": loop,
+        "cat/more/back": loop,
         "dog/self": "a broken link",
     }
 
 
 def test_names_of_any_script_are_kept_and_composed(tmp_path: Path) -> None:
-    """A class is the same whether the system wrote é as one character or as two; markup is only text."""
+    """é is one class, whether it is composed or decomposed; markup is plain text."""
     data = load_folder(
         put(
             tmp_path,
@@ -148,31 +144,29 @@ def test_names_of_any_script_are_kept_and_composed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [b"\xff.png", b"a\nb.png", b"\x1b[31m.png"])
-def test_names_that_can_not_be_written_down_are_listed(tmp_path: Path, name: bytes) -> None:
-    """No name reaches a terminal, a CSV or a manifest that could break it."""
+def test_unprintable_names_are_ignored_and_listed(tmp_path: Path, name: bytes) -> None:
+    """They could break a terminal, a CSV or a manifest."""
     root = put(tmp_path, {"cat/1.png": 1, "dog/1.png": 2})
     Path(os.fsdecode(os.fsencode(root / "cat") + b"/" + name)).write_bytes(b"")
     data = load_folder(root)
     assert list(data.paths) == ["cat/1.png", "dog/1.png"]
-    ((shown, reason),) = data.ignored
+    ((shown, _),) = data.ignored
     assert shown.isprintable()
-    assert "control characters" in reason
 
 
 def test_a_folder_without_images_stays_a_class(tmp_path: Path) -> None:
-    """The check names it: a run that trained without it would surprise later."""
+    """The check refuses it later."""
     put(tmp_path, {"cat/1.png": 1}).joinpath("dog").mkdir()
     assert load_folder(tmp_path).class_names == ("cat", "dog")
 
 
 def test_a_folder_without_subfolders_is_refused(tmp_path: Path) -> None:
-    """The message says what was expected."""
-    with pytest.raises(DataError, match="expected one for each class"):
+    with pytest.raises(DataError, match="subfolders"):
         load_folder(put(tmp_path, {"1.png": 1}))
 
 
 def test_the_identity_changes_with_any_file(tmp_path: Path) -> None:
-    """It is the key of caches."""
+    """It is a cache key."""
     root = put(tmp_path, {"cat/1.png": 1, "dog/1.png": 2})
     before = load_folder(root).identity
     assert load_folder(root).identity == before
@@ -182,8 +176,10 @@ def test_the_identity_changes_with_any_file(tmp_path: Path) -> None:
     assert len({before, touched, load_folder(root).identity}) == 3
 
 
-def test_the_name_is_the_persons_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It goes into manifests, so it holds no path; a link's own name counts."""
+def test_the_data_is_named_after_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its path, and after a link rather than its target."""
     put(tmp_path / "pets", {"cat/1.png": 1, "dog/1.png": 2})
     (tmp_path / "animals").symlink_to("pets")
     monkeypatch.chdir(tmp_path / "pets")
@@ -192,7 +188,7 @@ def test_the_name_is_the_persons_own(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_card_says_what_the_data_is(tmp_path: Path) -> None:
-    """Name, source and licence go into the manifest; the card is no image, and none that was ignored."""
+    """The card is neither an image nor an ignored file."""
     put(tmp_path / "pets", {"cat/1.png": 1, "dog/1.png": 2})
     (tmp_path / "pets/data.toml").write_text(
         'name = "Pets"\nsource = "my garden"\nlicence = "CC0"\n'
@@ -203,10 +199,9 @@ def test_a_card_says_what_the_data_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("card", "message"),
-    [("name = ", "is not TOML"), ("nmae = 'Pets'", "wrong at nmae"), ("name = 3", "wrong at name")],
+    [("name = ", "TOML"), ("nmae = 'Pets'", "`nmae`"), ("name = 3", "`name`")],
 )
-def test_a_card_with_a_slip_is_refused(tmp_path: Path, card: str, message: str) -> None:
-    """Before it is published."""
+def test_an_invalid_card_is_refused(tmp_path: Path, card: str, message: str) -> None:
     put(tmp_path / "pets", {"cat/1.png": 1, "dog/1.png": 2})
     (tmp_path / "pets/data.toml").write_text(card)
     with pytest.raises(DataError, match=message):

@@ -1,4 +1,4 @@
-"""The scan: facts and pixels of every image from one decode, the same for any number of workers, cached where it pays."""
+"""The scan: facts and pixels from one decode, the same for any number of workers, cached."""
 
 import os
 import shutil
@@ -78,7 +78,7 @@ def by_path(data: ImageSet, facts: list[ImageFacts]) -> dict[str, ImageFacts]:
 
 
 def test_pixels_are_exactly_those_of_prepare(kinds: ImageSet) -> None:
-    """Every mode, turned or transparent; what can not be read is zeros, and carries prepare's words."""
+    """For every mode, rotated or transparent; unreadable images are zeros with prepare's error."""
     result = scan(kinds, SPEC)
     assert result.pixels is not None
     assert result.pixels.shape == (13, 8, 8, 3)
@@ -90,7 +90,7 @@ def test_pixels_are_exactly_those_of_prepare(kinds: ImageSet) -> None:
 
 
 def test_facts_say_what_each_image_is(kinds: ImageSet) -> None:
-    """Size as a person sees it, mode, format, depth, orientation, number of images in the file, or what is wrong."""
+    """Upright size, mode, format, bits, orientation and frames, or the error."""
     facts = by_path(kinds, list(scan(kinds).facts))
     assert facts["a/turned.jpg"][1:] == (12, 16, "RGB", "JPEG", 8, 6, 1, "")
     assert facts["a/grey-16.png"][3:6] == ("I;16", "PNG", 16)
@@ -105,7 +105,7 @@ def test_facts_say_what_each_image_is(kinds: ImageSet) -> None:
 
 
 def test_the_digest_is_of_pixels_not_of_files(tmp_path: Path) -> None:
-    """Another lossless format, a needless alpha channel or a turned camera changes nothing; a transposed size does."""
+    """Lossless format, opaque alpha and EXIF rotation do not matter; a transposed size does."""
     upright = picture(1, 16, 12)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -127,7 +127,6 @@ def test_the_digest_is_of_pixels_not_of_files(tmp_path: Path) -> None:
 
 
 def test_drawings_that_differ_in_transparency_alone_are_different(tmp_path: Path) -> None:
-    """A white drawing on nothing is not an empty picture, and not a black one."""
     files = {
         "a/white.png": transparent((255, 255, 255)),
         "a/black.png": transparent((0, 0, 0)),
@@ -139,7 +138,6 @@ def test_drawings_that_differ_in_transparency_alone_are_different(tmp_path: Path
 
 
 def test_the_result_is_the_same_for_any_number_of_workers(kinds: ImageSet, cache: Path) -> None:
-    """Facts, digest and pixels."""
     one = scan(kinds, SPEC, workers=1)
     shutil.rmtree(cache)
     four = scan(kinds, SPEC, workers=4)
@@ -150,7 +148,7 @@ def test_the_result_is_the_same_for_any_number_of_workers(kinds: ImageSet, cache
 
 
 def test_the_digest_of_the_data_is_known() -> None:
-    """The same data has the same digest on any machine and at any size: it is in every manifest."""
+    """Manifests state it, so it must not depend on machine or image size."""
     digits = load_data("digits")
     assert (
         scan(digits).digest
@@ -160,7 +158,6 @@ def test_the_digest_of_the_data_is_known() -> None:
 
 
 def test_a_label_is_part_of_the_digest_and_the_order_too(tmp_path: Path) -> None:
-    """What a network learns from depends on both."""
     digests = {
         scan(load_data(str(put(tmp_path / name, files)))).digest
         for name, files in {
@@ -181,7 +178,7 @@ def count_decodes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_second_scan_decodes_nothing(kinds: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cached pixels can be given to torch, and what is done to them does not reach the cache."""
+    """Writing to the returned pixels does not change the cache."""
     first = scan(kinds, SPEC)
     calls = count_decodes(monkeypatch)
     second = scan(kinds, SPEC)
@@ -199,7 +196,6 @@ def test_a_second_scan_decodes_nothing(kinds: ImageSet, monkeypatch: pytest.Monk
 def test_another_file_or_size_is_scanned_anew(
     kinds: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The key covers what the result depends on."""
     scan(kinds, SPEC)
     calls = count_decodes(monkeypatch)
     scan(kinds, SPEC.model_copy(update={"background": (0, 0, 0)}))
@@ -213,7 +209,7 @@ def test_another_file_or_size_is_scanned_anew(
 @pytest.mark.parametrize("name", [ROWS, PIXELS])
 @pytest.mark.parametrize("damage", ["cut", "changed", "emptied", "removed"])
 def test_a_damaged_entry_is_replaced(kinds: ImageSet, cache: Path, name: str, damage: str) -> None:
-    """A power cut or a full disk may leave anything there; no run fails or trains on it."""
+    """A power cut or a full disk may have damaged it."""
     first = scan(kinds, SPEC)
     (file,) = cache.glob(f"*/{name}")
     content = file.read_bytes()
@@ -231,7 +227,6 @@ def test_a_damaged_entry_is_replaced(kinds: ImageSet, cache: Path, name: str, da
 
 
 def test_a_scan_needs_no_cache(kinds: ImageSet, cache: Path) -> None:
-    """A cache that cannot be written changes nothing but the time."""
     cache.parent.mkdir(parents=True)
     cache.write_bytes(b"")
     assert scan(kinds, SPEC).facts == scan(kinds, SPEC).facts
@@ -240,7 +235,7 @@ def test_a_scan_needs_no_cache(kinds: ImageSet, cache: Path) -> None:
 def test_pixels_over_the_limit_are_not_kept(
     kinds: ImageSet, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever trains on them streams; the facts are cached all the same."""
+    """The facts are cached all the same."""
     nearly = 13 * 8 * 8 * 3 - 1
     assert scan(kinds, SPEC, max_pixel_bytes=nearly).pixels is None
     assert [file.name for file in cache.glob("*/*")] == [ROWS]
@@ -251,7 +246,7 @@ def test_pixels_over_the_limit_are_not_kept(
 
 
 def test_what_lies_in_memory_is_not_cached(cache: Path) -> None:
-    """The digits are scanned sooner than a file is found."""
+    """The digits are decoded faster than a file is read."""
     scan(load_data("digits"), SPEC)
     assert not cache.exists()
 
@@ -259,7 +254,7 @@ def test_what_lies_in_memory_is_not_cached(cache: Path) -> None:
 def test_an_image_too_large_to_serve_is_a_fact_and_no_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pillow's warnings would break the display apart."""
+    """Pillow's warnings would break the progress display."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
     huge = encoded(Image.new("1", (8000, 8000)))
     data = load_data(str(put(tmp_path / "data", {"a/huge.png": huge, "b/1.png": 1})))
@@ -270,7 +265,6 @@ def test_an_image_too_large_to_serve_is_a_fact_and_no_warning(
 
 
 def test_progress_is_told_to_the_end() -> None:
-    """A person sees how far it is."""
     heard: list[tuple[int, int]] = []
     scan(load_data("digits"), progress=lambda done, total: heard.append((done, total)))
     assert heard[-1] == (1797, 1797)

@@ -1,4 +1,4 @@
-"""What `--data` takes, and several sets as one."""
+"""What `--data` takes, and merging of several data sets."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,25 +17,22 @@ SPEC = Preprocessing(resize=8, crop_height=8, crop_width=8)
 
 
 def test_an_unknown_data_set_is_refused() -> None:
-    """The message says what there is."""
-    with pytest.raises(
-        DataError, match="there are digits, fashion-mnist, cifar10, cifar100, or give a folder"
-    ):
+    with pytest.raises(DataError, match="digits, fashion-mnist, cifar10, cifar100"):
         load_data("mnist")
 
 
-def test_what_can_not_be_data_is_refused_before_any_work(tmp_path: Path) -> None:
-    """An archive, a --data-dir that is not there."""
+def test_invalid_names_are_refused_before_any_work(tmp_path: Path) -> None:
+    """An archive, and a --data-dir that does not exist."""
     put(tmp_path, {"pets.zip": b""})
-    with pytest.raises(DataError, match=r"pets.zip is a file, but no .csv; unpack"):
+    with pytest.raises(DataError, match=r"pets\.zip .*unpack"):
         check_data(str(tmp_path / "pets.zip"))
-    with pytest.raises(DataError, match="missing is no folder"):
+    with pytest.raises(DataError, match=r"--data-dir .*missing"):
         check_data("cifar10", tmp_path / "missing")
     check_data("cifar10", tmp_path)
 
 
-def test_a_known_name_goes_before_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same command means the same everywhere; a path says the other thing."""
+def test_a_known_name_precedes_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path such as ./digits is the folder."""
     put(tmp_path, {"digits/cat/1.png": 1, "digits/dog/1.png": 2})
     monkeypatch.chdir(tmp_path)
     assert len(load_data("digits")) == 1797
@@ -43,7 +40,7 @@ def test_a_known_name_goes_before_a_folder(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_pixels_are_those_of_prepare_for_any_number_of_workers(tmp_path: Path) -> None:
-    """In the order that was asked for; none gives none."""
+    """In the requested order; no positions give no pixels."""
     data = load_data(str(put(tmp_path, numbered("cat", 9) | {"dog/1.png": 10})))
     chosen = np.array([9, 3, 3, 0])
     pixels = data.pixels(chosen, SPEC, workers=3)
@@ -55,18 +52,18 @@ def test_pixels_are_those_of_prepare_for_any_number_of_workers(tmp_path: Path) -
 
 
 def test_an_image_that_breaks_later_is_named(tmp_path: Path) -> None:
-    """A file that is cut or removed while a run goes on is an error with its path."""
+    """A file may be truncated or removed during a run."""
     data = load_data(str(put(tmp_path, numbered("cat", 2) | {"dog/1.png": 10})))
     Path(data.locations[0]).write_bytes(encoded(picture(1))[:60])
     Path(data.locations[1]).unlink()
-    with pytest.raises(DataError, match=r"cat/0\.png: the PNG data"):
+    with pytest.raises(DataError, match=r"cat/0\.png"):
         data.pixels(np.array([0]), SPEC)
-    with pytest.raises(DataError, match=r"cat/1\.png can not be read: No such file"):
+    with pytest.raises(DataError, match=r"cat/1\.png.*No such file"):
         data.pixels(np.array([1]), SPEC)
 
 
 def test_sets_are_merged_by_the_names_of_their_classes(tmp_path: Path) -> None:
-    """Old pictures and new ones: an index means another class in each, a name the same in both."""
+    """A label is another position in each set."""
     old = load_data(
         str(
             put(
@@ -99,7 +96,7 @@ def test_sets_are_merged_by_the_names_of_their_classes(tmp_path: Path) -> None:
 
 
 def test_a_known_set_keeps_its_order_and_size_when_merged(tmp_path: Path) -> None:
-    """New pictures of its classes change neither; a new class does; one set alone is itself."""
+    """Unless the other set has a new class."""
     digits = load_data("digits")
     official = replace(digits, class_names=digits.class_names[::-1])
     more = load_data(str(put(tmp_path / "more", {"7/1.png": 1, "3/1.png": 2})))

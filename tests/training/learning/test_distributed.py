@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from conftest import begin_short
 from safetensors.torch import load_file
+from short_runs import begin_short_run
 
 from training.errors import RunError
 from training.learning.distributed import SINGLE_PROCESS, join_process_group
@@ -88,7 +88,7 @@ def interrupted_pair(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """The same run by one process, in micro-batches of the same images."""
-    run = begin_short(tmp_path_factory.mktemp("single"), *CHANGES, precision="fp32")
+    run = begin_short_run(tmp_path_factory.mktemp("single"), *CHANGES, precision="fp32")
     data = open_run_data(run)
     train(run, data)
     evaluate(run, data)
