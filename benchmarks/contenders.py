@@ -65,12 +65,10 @@ class Limit(Contender):
 
     def measure(self, connections: Sequence[int]) -> list[TurnResult]:
         loop = map(str, self.loop.values())
-        found = run_raw(
+        rate = run_raw(
             self.workload, *self.flags, "--seconds", str(self.options.seconds), "--loop", *loop
         )
-        return [TurnResult(found["images_per_second"], found["core_milliseconds"])] * len(
-            connections
-        )
+        return [TurnResult(rate["images_per_second"], rate["core_milliseconds"])] * len(connections)
 
 
 class Served(Contender):
@@ -96,19 +94,19 @@ class Served(Contender):
                 wrk_load(server.port, path, bodies, number, self.options.warm_up_seconds)
                 members = family(server.pid)
                 before = processor_seconds(members)
-                found = wrk_load(server.port, path, bodies, number, self.options.seconds)
+                load = wrk_load(server.port, path, bodies, number, self.options.seconds)
                 used, megabytes = (
                     processor_seconds(members) - before,
                     proportional_megabytes(members),
                 )
-                if not found.images_per_second:
+                if not load.images_per_second:
                     raise SideError(
                         f"answered no request within {self.options.seconds:g} s of load"
                     )
-                cost = 1e3 * used / found.answered
+                cost = 1e3 * used / load.answered
                 figures.append(
                     TurnResult(
-                        found.images_per_second, cost, found.p50, found.p99, megabytes, found.failed
+                        load.images_per_second, cost, load.p50, load.p99, megabytes, load.failed
                     )
                 )
         return figures
@@ -142,8 +140,8 @@ def run_raw(workload: Workload, *flags: str) -> dict[str, Any]:
     )
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 def take_turns(

@@ -19,7 +19,7 @@ import uvloop
 from machine import ROOT, resident_megabytes
 from options import Options
 from results import spread, table, write_section
-from sides import OURS, Server, running
+from sides import OURS, RunningSide, running
 from workloads import Workload, resnet20, resnet50
 from wrk import wrk_load
 
@@ -113,7 +113,7 @@ def _overload(workload: Workload, connections: int, factor: int, options: Option
 
 
 def _watch(
-    command: list[str], server: Server, seconds: float
+    command: list[str], server: RunningSide, seconds: float
 ) -> tuple[dict[str, Any], list[float]]:
     """The generator's report, and the server's resident MB twice a second meanwhile."""
     megabytes, began = [], time.monotonic()

@@ -89,10 +89,10 @@ async def reload_often(
     """Switch `production` to and fro under load. Returns the memory in MB after each switch."""
     memory = []
     for turn in range(1, reloads + 1):
-        wanted = 1 + turn % 2
-        await asyncio.to_thread(store.promote, MODEL, wanted)
+        target = 1 + turn % 2
+        await asyncio.to_thread(store.promote, MODEL, target)
         enough = requests * turn // reloads
-        await clients.until(lambda: clients.version == wanted and len(clients.latencies) >= enough)  # noqa: B023  called here
+        await clients.until(lambda: clients.version == target and len(clients.latencies) >= enough)  # noqa: B023  called here
         memory.append(resident_megabytes(pid))
     return memory
 

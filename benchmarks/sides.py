@@ -116,11 +116,11 @@ class Side:
         """Install the side once and return its Python. Raises SideError if that fails."""
         if self.requirements is None:
             return Path(sys.executable)
-        home, wanted = ROOT / "build/peers" / self.key, PEERS / self.requirements
+        home, requirements = ROOT / "build/peers" / self.key, PEERS / self.requirements
         python, stamp = home / "bin/python", home / ".installed"
         same = [f"{name}=={metadata.version(name)}" for name in SHARED_PACKAGES]
-        asked = "\n".join([*same, wanted.read_text()])
-        if stamp.exists() and stamp.read_text() == asked:
+        installation = "\n".join([*same, requirements.read_text()])
+        if stamp.exists() and stamp.read_text() == installation:
             return python
         print(f"installing {self.name}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
@@ -132,7 +132,7 @@ class Side:
             "--quiet",
             "--disable-pip-version-check",
             "-r",
-            str(wanted),
+            str(requirements),
             *same,
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -140,7 +140,7 @@ class Side:
             raise SideError(
                 f"cannot be installed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
             )
-        stamp.write_text(asked)
+        stamp.write_text(installation)
         return python
 
     def version(self) -> str:
@@ -191,7 +191,7 @@ ALL_PEERS = (
 
 
 @dataclass(frozen=True)
-class Server:
+class RunningSide:
     """A running side."""
 
     side: Side
@@ -202,7 +202,7 @@ class Server:
 @contextlib.contextmanager
 def running(
     side: Side, workload: Workload, setup: Setup, extra: Sequence[str] = ()
-) -> Iterator[Server]:
+) -> Iterator[RunningSide]:
     """Start a side. Raises SideError if it does not answer; logs are in build/bench/logs."""
     port, log = free_port(), BUILD / "logs" / f"{side.key}-{workload.key}.log"
     command = side.command(workload, setup, port, extra)
@@ -221,12 +221,12 @@ def running(
         )
         try:
             _wait(process, side, workload, port, log)
-            yield Server(side, port, process.pid)
+            yield RunningSide(side, port, process.pid)
         finally:
             _stop(process)
 
 
-def differing(server: Server, workload: Workload) -> int:
+def differing(server: RunningSide, workload: Workload) -> int:
     """Count answers whose class (or a peer's probability) differs from the model's file."""
     path, bodies = server.side.path_of(workload), server.side.bodies(workload)
     wrong = 0

@@ -75,8 +75,8 @@ def _rows(model: str, what: str, flags: Sequence[str], version: Path, n: int) ->
                     flush=True,
                 )
     rows = []
-    for name, found in figures.items():
-        seconds, megabytes = zip(*found, strict=True)
+    for name, measured in figures.items():
+        seconds, megabytes = zip(*measured, strict=True)
         timed = f"{statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
         rows.append(
             [model, name, timed, f"{statistics.median(megabytes):.0f} ({max(megabytes):.0f})"]

@@ -170,17 +170,17 @@ def main() -> None:
     ratios = {
         side: [
             own["images_per_second"] / base["images_per_second"]
-            for own, base in zip(found, results["plain"], strict=True)
+            for own, base in zip(turns, results["plain"], strict=True)
         ]
-        for side, found in results.items()
+        for side, turns in results.items()
     }
     rows = [
         "| loop | images/s | relative to the plain loop, turn by turn | waits for images |",
         "|---|---|---|---|",
     ]
-    for side, found in results.items():
-        speeds = [figure["images_per_second"] for figure in found]
-        shares = [figure["input_share"] for figure in found if "input_share" in figure]
+    for side, turns in results.items():
+        speeds = [figure["images_per_second"] for figure in turns]
+        shares = [figure["input_share"] for figure in turns if "input_share" in figure]
         ratio = ratios[side]
         waits = f"{statistics.median(shares):.1%}" if shares else ""
         rows.append(

@@ -2,7 +2,7 @@
 
 import bentoml
 from PIL import Image
-from user_code import MAX_BATCH_SIZE, WORKERS, Classifier, to_pixels
+from user_code import MAX_BATCH_SIZE, WORKERS, TopClassModel, to_pixels
 
 
 @bentoml.service(workers=WORKERS, traffic={"timeout": 30})
@@ -10,7 +10,7 @@ class Service:
     """One image per request, batched by the dispatcher."""
 
     def __init__(self) -> None:
-        self.classify = Classifier()
+        self.classify = TopClassModel()
 
     @bentoml.api(batchable=True, max_batch_size=MAX_BATCH_SIZE, max_latency_ms=10000)
     def predict(self, images: list[Image.Image]) -> list[dict[str, float]]:

@@ -7,12 +7,12 @@ base64.
 import litserve
 import numpy as np
 from fastapi import UploadFile
-from user_code import MAX_BATCH_SIZE, PORT, WORKERS, Classifier, decode
+from user_code import MAX_BATCH_SIZE, PORT, WORKERS, TopClassModel, decode
 
 
 class Api(litserve.LitAPI):
     def setup(self, device: str) -> None:  # noqa: ARG002  the interface
-        self.classify = Classifier()
+        self.classify = TopClassModel()
 
     def decode_request(self, request: UploadFile) -> np.ndarray:
         return decode(request.file.read())

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from mosec import Server, Worker
-from user_code import MAX_BATCH_SIZE, PORT, WORKERS, Classifier, decode
+from user_code import MAX_BATCH_SIZE, PORT, WORKERS, TopClassModel, decode
 
 
 class Preprocess(Worker):
@@ -24,7 +24,7 @@ class Inference(Worker):
     """Pixels to answers."""
 
     def __init__(self) -> None:
-        self.classify = Classifier()
+        self.classify = TopClassModel()
 
     def forward(self, images: list[np.ndarray]) -> list[dict[str, float]]:
         return self.classify(images)

@@ -5,15 +5,15 @@ import functools
 import anyio.to_thread
 import uvicorn
 from fastapi import FastAPI, Request
-from user_code import PORT, WORKERS, Classifier, decode
+from user_code import PORT, WORKERS, TopClassModel, decode
 
 app = FastAPI()
 
 
 @functools.cache
-def classifier() -> Classifier:
+def classifier() -> TopClassModel:
     """One per serving process; the supervising process loads none."""
-    return Classifier()
+    return TopClassModel()
 
 
 def answer(body: bytes) -> dict[str, float]:

@@ -8,7 +8,7 @@ import numpy as np
 import ray
 from ray import serve
 from starlette.requests import Request
-from user_code import MAX_BATCH_SIZE, PORT, WORKERS, Classifier, decode
+from user_code import MAX_BATCH_SIZE, PORT, WORKERS, TopClassModel, decode
 
 
 @serve.deployment(
@@ -16,7 +16,7 @@ from user_code import MAX_BATCH_SIZE, PORT, WORKERS, Classifier, decode
 )
 class Model:
     def __init__(self) -> None:
-        self.classify = Classifier()
+        self.classify = TopClassModel()
 
     @serve.batch(max_batch_size=MAX_BATCH_SIZE, batch_wait_timeout_s=0.005)
     async def predict(self, images: list[np.ndarray]) -> list[dict[str, float]]:

@@ -34,7 +34,7 @@ def to_pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + CROP, top + CROP)))
 
 
-class Classifier:
+class TopClassModel:
     def __init__(self) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = THREADS
