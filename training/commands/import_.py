@@ -1,4 +1,4 @@
-"""`import`: a network that was trained elsewhere becomes a sealed version."""
+"""The `import` command: publish a network that was trained elsewhere."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,177 +16,194 @@ from training.display import TrainingDisplay
 from training.errors import GateError, TrainingError
 from training.gates.gate import require_passed
 from training.importing import presets
-from training.importing.candidate import Candidate
-from training.importing.input_options import Expectation
+from training.importing.candidate import ImportCandidate
+from training.importing.input_options import InputOptions
 from training.importing.labels import read_labels
 from training.importing.onnx_network import read_onnx
-from training.importing.publication import Judged, judge, publish_import
-from training.importing.torch_networks import RESIDUAL, read_torchvision, read_weights_file
-from training.importing.verification import CHECKS, open_verification, verify
+from training.importing.publication import CheckedImport, apply_waivers, publish_import
+from training.importing.torch_networks import (
+    TORCHVISION_NETWORKS,
+    read_torchvision,
+    read_weights_file,
+)
+from training.importing.verification import IMPORT_CHECKS, open_verification_set, verify
 from training.steps.publish import create_store
 
-FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
-LARGEST: Final = 4096
+EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+MAX_SIDE: Final = 4096
 
 
-class RefusedError(click.ClickException):
-    """What can not be imported as it is."""
+class ImportRefusedError(click.ClickException):
+    """A network or an option that cannot be imported; exit code 2."""
 
     exit_code = 2
 
 
 def parse_number(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
-    """A number; a fraction as 1/255 is one too."""
-    return None if value is None else _numbers(value, 1)[0]
+    """Parse a number or a fraction such as 1/255."""
+    return None if value is None else _parse_numbers(value, 1)[0]
 
 
 def parse_triple(
     _: click.Context, __: click.Parameter, value: str | None
 ) -> tuple[float, ...] | None:
-    """Three numbers; one stands for all."""
+    """Parse three numbers, or one number for all three channels."""
     if value is None:
         return None
-    numbers = _numbers(value, 3)
+    numbers = _parse_numbers(value, 3)
     return numbers * (3 // len(numbers))
 
 
 def parse_size(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """(height, width) of a side, or of HEIGHTxWIDTH."""
+    """Parse SIDE or HEIGHTxWIDTH into (height, width)."""
     if value is None:
         return None
     height, _x, width = value.lower().partition("x")
+    sides = (height, width or height)
     if not all(
-        part.isascii() and part.isdecimal() and 1 <= int(part) <= LARGEST
-        for part in (height, width or height)
+        side.isascii() and side.isdecimal() and 1 <= int(side) <= MAX_SIDE for side in sides
     ):
         raise click.BadParameter(
-            f"{value!r} is no size: expected 224 or 224x320, of 1 to {LARGEST} pixels"
+            f"must be 224 or 224x320 (height x width), 1 to {MAX_SIDE} pixels, got {value!r}"
         )
-    return int(height), int(width or height)
+    return int(sides[0]), int(sides[1])
 
 
-def _numbers(value: str, count: int) -> tuple[float, ...]:
+def _parse_numbers(value: str, count: int) -> tuple[float, ...]:
     try:
-        numbers = tuple(_number(part) for part in value.split(","))
+        numbers = tuple(_parse_fraction(part) for part in value.split(","))
     except (ValueError, ZeroDivisionError):
         numbers = ()
     if len(numbers) not in {1, count}:
-        raise click.BadParameter(
-            f"{value!r} is not {'a number' if count == 1 else 'one number or three with commas between them'}"
-        )
+        expected = "a number" if count == 1 else "1 number, or 3 separated by commas"
+        raise click.BadParameter(f"must be {expected}, got {value!r}")
     return numbers
 
 
-def _number(text: str) -> float:
+def _parse_fraction(text: str) -> float:
     numerator, slash, denominator = text.partition("/")
     return float(numerator) / (float(denominator) if slash else 1.0)
 
 
-def expectation_options(command: Any) -> Any:
-    """What a person says of a network's pixels."""
+def input_options(command: Any) -> Any:
+    """Add the options that describe the network's input."""
     return add_options(
         command,
         click.option(
             "--preset",
-            type=click.Choice(presets.NAMES),
-            help="What it expects of pixels, by the family it is of.",
+            type=click.Choice(presets.PRESET_NAMES),
+            help="Pixel range and resize of a common family of networks.",
         ),
         click.option(
             "--timm-config",
-            type=FILE,
-            help="For --preset timm: the config.json that lies beside timm's weights.",
+            type=EXISTING_FILE,
+            help="The config.json of timm's weights, for --preset timm.",
         ),
         click.option(
             "--layout",
             type=click.Choice(["NCHW", "NHWC"], case_sensitive=False),
-            help="Where the channels stand.  [default: found in the file]",
+            help="Axis order of the input.  [default: found in the file]",
         ),
         click.option(
             "--channels",
             type=click.Choice(["RGB", "BGR"], case_sensitive=False),
-            help="Their order.",
+            help="Channel order of the input.",
         ),
         click.option(
             "--scale",
             callback=parse_number,
-            help="Grey levels are multiplied by this: 1/255 gives 0 to 1.",
+            help="Factor of the grey levels 0 to 255; 1/255 gives 0 to 1.",
         ),
         click.option(
             "--mean",
             callback=parse_triple,
-            help="Subtracted after that, in the network's own order of channels.",
+            help="Subtracted after scaling; 1 number, or 3 in the network's channel order.",
         ),
-        click.option("--std", callback=parse_triple, help="Divided by after that."),
+        click.option(
+            "--std", callback=parse_triple, help="Divides after the mean; numbers as for --mean."
+        ),
         click.option(
             "--size",
             metavar="N|HxW",
             callback=parse_size,
-            help="The size, where the file leaves it open.",
+            help="Input size in pixels, if the file does not state it.",
         ),
         click.option(
-            "--resize", type=click.IntRange(1, 16384), help="The shorter side before the crop."
+            "--resize",
+            type=click.IntRange(1, 16384),
+            help="Shorter side in pixels before the crop.",
         ),
         click.option(
             "--resize-mode",
             type=click.Choice(["shorter-side", "exact"]),
-            help="exact squeezes, and crops nothing.",
+            help="exact squeezes the image to the size without a crop.",
         ),
         click.option(
-            "--interpolation", type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos"])
+            "--interpolation",
+            type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos"]),
+            help="Interpolation of the resize.",
         ),
-        click.option("--output", help="The output with the scores, where there are several."),
+        click.option("--output", help="The output with the scores, if there are several."),
     )
 
 
 @click.command(name="import")
 @click.option(
-    "--onnx", "onnx_file", type=FILE, help="An ONNX file, with its weights in it or beside it."
+    "--onnx",
+    "onnx_file",
+    type=EXISTING_FILE,
+    help="An ONNX file; external weights must be in the same folder.",
 )
 @click.option(
-    "--torchvision", "torchvision_name", metavar="NAME", help=f"Pretrained: {', '.join(RESIDUAL)}."
+    "--torchvision",
+    "torchvision_name",
+    metavar="NAME",
+    help=f"A pretrained network: {', '.join(TORCHVISION_NETWORKS)}.",
 )
 @click.option(
     "--weights",
-    type=FILE,
-    help="A state dict (.safetensors, .pth) under torchvision's names; with --torchvision its file.",
+    type=EXISTING_FILE,
+    help="A state dict (.safetensors, .pth) with torchvision's names; with --torchvision, the "
+    "file to use instead of a download.",
 )
-@click.option("--arch", help="The network that --weights are of.")
+@click.option("--arch", help="The architecture of --weights.")
 @click.option(
     "--labels",
-    type=FILE,
-    help="The classes in the network's order: a name a line, a JSON list, or Keras's class index.",
+    type=EXISTING_FILE,
+    help="Class names in the order of the outputs: one per line, a JSON list, or Keras's class "
+    "index.",
 )
-@expectation_options
+@input_options
 @click.option(
     "--verify",
     "folder",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Labelled images, a folder a class, called as its label: accuracy gate and golden proof.",
+    help="Labelled images, one folder per label, to prove the import.",
 )
 @click.option(
     "--min-accuracy",
     type=click.FloatRange(0, 1),
-    help="Top-1 to reach on them.  [default: half-way from chance to 1]",
+    help="Top-1 that --verify must reach.  [default: halfway from chance to 1]",
 )
 @click.option(
     "--golden-samples",
     type=click.IntRange(min=0),
     default=5,
     show_default=True,
-    help="Images of --verify that are published in the version for its golden proof.",
+    help="Images of --verify to publish as golden images.",
 )
-@click.option("--model", required=True, help="The model's name in the store.")
+@click.option("--model", required=True, help="Name of the model in the store.")
 @STORE
 @click.option(
     "--keep-checkpoint/--no-checkpoint",
     default=True,
     show_default=True,
-    help="Whether the version of a torch network holds its weights, to retrain from.",
+    help="Keep the weights of a torch network in the version, for `retrain`.",
 )
 @click.option(
     "--report",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Where to write the report.  [default: MODEL-import.md]",
+    help="File for the report.  [default: MODEL-import.md]",
 )
 @WAIVE
 @PROMOTE
@@ -206,131 +223,126 @@ def import_network(
     promote: bool,
     **values: Any,
 ) -> None:
-    """Import a network that was trained elsewhere: torchvision's own, a file of weights, or an ONNX file.
-
-    What the network wants of pixels is put into the graph before it, so that the service treats it like any other. Every guess
-    stands in a report, and what is sealed is held against the original. What no file says (mean, BGR, the order of classes)
-    labelled images show: with --verify the version is proven; without, it is `unproven`, and `production` does not move to it.
+    """Import a network that was trained elsewhere: from torchvision, torch weights or ONNX.
 
     \b
+    python -m training import --onnx net.onnx --labels labels.txt --preset caffe \\
+        --verify IMAGES --model net
     python -m training import --torchvision resnet50 --model resnet50
-    python -m training import --onnx net.onnx --labels labels.txt --preset caffe --verify IMAGES --model net
     python -m training import --weights net.pth --arch resnet18 --labels labels.txt --model net
+
+    The version takes uint8 RGB images like any other: its graph converts them for the network. The
+    report lists every decision, and the version's scores are compared with the original's.
+
+    A file does not state mean, channel order or class order. With --verify, labelled images show
+    that they are right, and the version is proven. Without it the version is `unproven`, and
+    `production` does not move to it.
     """
-    waivers, display, model_store = (
-        parse_waivers(waive, CHECKS),
-        TrainingDisplay(console),
-        ModelStore(store),
-    )
+    waivers, model_store = parse_waivers(waive, IMPORT_CHECKS), ModelStore(store)
+    display = TrainingDisplay(console)
     check_name(model)
-    target = report or Path(f"{model}-import.md")
-    if not target.parent.is_dir():
-        raise click.UsageError(f"--report {target}: there is no folder {target.parent}")
-    with _refusals():
+    report_file = report or Path(f"{model}-import.md")
+    if not report_file.parent.is_dir():
+        raise click.UsageError(
+            f"--report {report_file}: the folder {report_file.parent} does not exist; create it"
+        )
+    with _exit_code_2():
         create_store(model_store)
         display.announce("read")
         candidate = _read(values)
-        verification = (
-            open_verification(folder, candidate.class_names, min_accuracy) if folder else None
+        verification_set = (
+            open_verification_set(folder, candidate.class_names, min_accuracy) if folder else None
         )
         display.announce("verify")
         with display:
-            verified = verify(
-                candidate, verification, golden_samples, display.count("labelled images")
+            result = verify(
+                candidate, verification_set, golden_samples, display.count("labelled images")
             )
-        judged = judge(candidate, verified, waivers)
-        _show(console, display, judged, target)
-        require_passed(judged.checks)
+        checked = apply_waivers(candidate, result, waivers)
+        _show(console, display, checked, report_file)
+        require_passed(checked.checks)
         display.announce("publish")
         published = publish_import(
-            judged, model_store, model, promote=promote, keep_checkpoint=keep_checkpoint
+            checked, model_store, model, promote=promote, keep_checkpoint=keep_checkpoint
         )
     print_published(display, model, published, store)
-    if judged.proof == "unproven":
+    if checked.proof == "unproven":
         display.say(
-            f"{model} version {published.version} is unproven: labelled images would prove it (--verify FOLDER)"
+            f"{model} version {published.version} is unproven; import it with --verify FOLDER to "
+            "prove it"
         )
 
 
-def _read(values: dict[str, Any]) -> Candidate:
+def _read(values: dict[str, Any]) -> ImportCandidate:
     onnx_file, name, weights = (values[key] for key in ("onnx_file", "torchvision_name", "weights"))
-    if sum(source is not None for source in (onnx_file, name or weights)) != 1:
+    if (onnx_file is None) == (name is None and weights is None):
         raise click.UsageError(
-            "give one of --onnx FILE, --torchvision NAME (with its --weights FILE where there is no network), --weights FILE"
+            "give exactly one of --onnx FILE, --torchvision NAME (with --weights FILE instead of a "
+            "download) and --weights FILE"
         )
     if values["arch"] and (onnx_file or name):
-        raise click.UsageError("--arch belongs to --weights alone")
-    if not onnx_file and (strange := [option for option in ("layout", "output") if values[option]]):
+        raise click.UsageError("--arch is for --weights only; omit it")
+    misplaced = [option for option in ("layout", "output") if values[option]]
+    if misplaced and not onnx_file:
         raise click.UsageError(
-            f"--{strange[0]} belongs to --onnx: a torch network has one layout and one output"
+            f"--{misplaced[0]} is for --onnx only: a torch network has one layout and one output; "
+            "omit it"
         )
     if name:
         if values["labels"]:
             raise click.UsageError(
-                "--torchvision brings its own labels; for others give --weights FILE --arch NAME --labels FILE"
+                "--torchvision has its own labels; for other labels give --weights FILE "
+                "--arch NAME --labels FILE"
             )
-        return read_torchvision(name, weights, _expectation(values))
+        return read_torchvision(name, weights, _read_input_options(values))
     if not values["labels"]:
-        raise click.UsageError("the names of the classes are missing: give --labels FILE")
+        raise click.UsageError("the class names are missing; give --labels FILE")
     labels = read_labels(values["labels"])
     if onnx_file:
-        return read_onnx(onnx_file, labels, _expectation(values))
-    return read_weights_file(weights, values["arch"], labels, _expectation(values))
+        return read_onnx(onnx_file, labels, _read_input_options(values))
+    return read_weights_file(weights, values["arch"], labels, _read_input_options(values))
 
 
-def _expectation(values: dict[str, Any]) -> Expectation:
+def _read_input_options(values: dict[str, Any]) -> InputOptions:
     preset_name, config = values["preset"], values["timm_config"]
     if (preset_name == presets.TIMM) != (config is not None):
         raise click.UsageError(
-            "--preset timm takes its values from --timm-config FILE; give both or neither"
+            "--preset timm and --timm-config FILE need each other; give both or neither"
         )
-    preset = (
-        presets.read_timm(config)
-        if config
-        else presets.PRESETS[preset_name]
-        if preset_name
-        else None
-    )
-    names = (
-        "layout",
-        "channels",
-        "scale",
-        "mean",
-        "std",
-        "size",
-        "resize",
-        "interpolation",
-        "output",
-    )
+    preset = presets.read_timm(config) if config else presets.PRESETS.get(preset_name)
+    pixels, geometry = ("channels", "scale", "mean", "std"), ("size", "resize", "interpolation")
     mode = values["resize_mode"]
-    return Expectation(
+    return InputOptions(
         preset=preset,
         preset_name=preset_name or "",
         resize_mode=mode and mode.replace("-", "_"),
-        **{name: values[name] for name in names},
+        **{name: values[name] for name in ("layout", *pixels, *geometry, "output")},
     )
 
 
-def _show(console: Console, display: TrainingDisplay, judged: Judged, target: Path) -> None:
-    report = judged.candidate.report
+def _show(
+    console: Console, display: TrainingDisplay, checked: CheckedImport, report_file: Path
+) -> None:
+    report = checked.candidate.report
     console.print(report.to_table())
-    display.show_checks(judged.checks)
-    target.write_text(report.to_markdown(judged.checks), encoding="utf-8")
-    display.say(f"report: {target}")
-    if judged.candidate.max_batch_size == 1:
+    display.show_checks(checked.checks)
+    report_file.write_text(report.to_markdown(checked.checks), encoding="utf-8")
+    display.say(f"report: {report_file}")
+    if checked.candidate.max_batch_size == 1:
         display.say(
-            "the network takes single images alone, so it will be slow under load: export it with a free batch"
+            "warning: the network takes single images only and will be slow under load; export it "
+            "with a free batch"
         )
     if report.assumed:
-        display.say(f"only assumed, so look at it: {', '.join(report.assumed)}")
+        display.say(f"assumed, so please confirm: {', '.join(report.assumed)}")
 
 
 @contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-    """What can not be imported ends with exit code 2, and a failed check, as elsewhere, with 1."""
+def _exit_code_2() -> Iterator[None]:
+    """Turn errors of reading and verifying into exit code 2; a failed check keeps exit code 1."""
     try:
         yield
     except GateError:
         raise
     except TrainingError as error:
-        raise RefusedError(str(error)) from error
+        raise ImportRefusedError(str(error)) from error

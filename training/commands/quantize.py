@@ -1,4 +1,4 @@
-"""`quantize`: a published version in another precision."""
+"""The `quantize` command: publish a version in another precision."""
 
 from pathlib import Path
 from typing import get_args
@@ -9,20 +9,19 @@ from rich.console import Console
 from model_store.manifest import Precision
 from model_store.store import ModelStore
 from training.commands.options import DATA_DIR, PROMOTE, STORE, WAIVE, parse_waivers
-from training.commands.run import print_published
+from training.commands.run import say_published
 from training.display import TrainingDisplay, sensitivity_table
-from training.gates import gate as gates
-from training.quantization.checks import CHECKS, MAX_LOSS
+from training.gates.gate import require_passed
+from training.quantization.checks import DEFAULT_MAX_LOSS, VARIANT_CHECKS
+from training.quantization.publication import open_source_version, publish_variant
 from training.quantization.variants import (
-    CALIBRATION_IMAGES,
+    DEFAULT_CALIBRATION_IMAGES,
     SWEEP_LAYERS,
-    Settings,
+    QuantizationSettings,
     make_variant,
-    opened_source,
-    publish_variant,
 )
-from training.quantization.version_data import open_labelled, same_data
-from training.steps.publish import create_store, require_promotable
+from training.quantization.version_data import is_training_data, open_version_data
+from training.steps.publish import make_store, require_aliases
 
 
 @click.command()
@@ -37,27 +36,30 @@ from training.steps.publish import create_store, require_promotable
 @click.option(
     "--data",
     multiple=True,
-    help="Labelled images, as for `run`: train calibrates, validation chooses layers, test gates. "
-    "May be repeated.  [default: what the version was trained on, where it is found]",
+    help="Labelled images, as for `run`. The train split calibrates, the validation split chooses "
+    "layers, the test split is for the checks. May be repeated.  [default: the version's training "
+    "data, if it can be found]",
 )
 @DATA_DIR
 @click.option(
     "--max-loss",
     type=click.FloatRange(min=0, max=100),
-    help=f"Points of top-1 that may be lost on the test split.  [default: {MAX_LOSS}, or two images where these are more]",
+    help="Percentage points of top-1 that may be lost on the test split.  [default: "
+    f"{DEFAULT_MAX_LOSS}, or two images if these are more]",
 )
 @click.option(
     "--calibration-images",
     type=click.IntRange(min=1),
-    default=CALIBRATION_IMAGES,
+    default=DEFAULT_CALIBRATION_IMAGES,
     show_default=True,
-    help="Training images whose activations give INT8 its ranges.",
+    help="Number of training images that set the ranges of INT8 activations.",
 )
 @click.option(
     "--sweep/--no-sweep",
     default=None,
-    help="Measure how far each layer alone drifts in INT8, and leave those that hurt in "
-    f"fp32 until the loss holds.  [default: measure up to {SWEEP_LAYERS} layers, more only where the loss does not hold]",
+    help="Measure the drift of each layer in INT8, and leave the worst ones in fp32 until the loss "
+    f"is acceptable.  [default: for up to {SWEEP_LAYERS} layers, for more only if the loss is too "
+    "large]",
 )
 @STORE
 @WAIVE
@@ -77,33 +79,36 @@ def quantize(
     sweep: bool | None,
     promote: bool,
 ) -> None:
-    """Publish MODEL (the version that `production` names) or MODEL/VERSION in another precision too, as the next version.
-
-    The next version holds both files, fp32 unchanged to the byte. Which one answers, the service decides (SERVICE_PRECISION).
+    """Publish MODEL or MODEL/VERSION in another precision, as the next version.
 
     \b
     python -m training quantize flowers --data PICTURES
+
+    Without a version, the one of `production` is converted. The next version holds both files, and
+    fp32 is unchanged. The service chooses between them (SERVICE_PRECISION).
     """
-    waivers, model_store = parse_waivers(waive, CHECKS), ModelStore(store)
-    create_store(model_store)
-    settings = Settings(precision, max_loss, calibration_images, sweep)
+    waivers, model_store = parse_waivers(waive, VARIANT_CHECKS), ModelStore(store)
+    make_store(model_store)
+    settings = QuantizationSettings(precision, max_loss, calibration_images, sweep)
     if not promote:
-        require_promotable(model_store, model.partition("/")[0])
-    with opened_source(model_store, model) as version, TrainingDisplay(console) as display:
+        require_aliases(model_store, model.partition("/")[0])
+    with open_source_version(model_store, model) as version, TrainingDisplay(console) as display:
         display.announce(f"{precision} of {version}")
-        labelled = open_labelled(version, data, data_dir, display.count("reading"))
-        if not same_data(version, labelled):
+        run_data = open_version_data(version, data, data_dir, display.count("reading"))
+        if not is_training_data(version, run_data):
             display.say(
-                f"note: {labelled.images.name} is not what {version} was trained on, to the pixel; figures are of these images"
+                f"note: {run_data.images.name} is not exactly the data that {version} was trained "
+                "on; all figures are for these images"
             )
-        made = make_variant(version, labelled, settings, waivers, display.count)
-        if made.sensitivities:
-            display.show(sensitivity_table(made.sensitivities, made.kept))
-        display.show_checks(made.checks)
-        before, after = made.top1
+        quantized = make_variant(version, run_data, settings, waivers, display.count)
+        if quantized.sensitivities:
+            display.show(sensitivity_table(quantized.sensitivities, quantized.fp32_layers))
+        display.show_checks(quantized.checks)
+        fp32_top1, top1 = quantized.top1
         display.say(
-            f"test accuracy {after:.2%} in {precision}, {before:.2%} in fp32, of {len(labelled.split.test):,} images"
+            f"test accuracy {top1:.2%} in {precision}, {fp32_top1:.2%} in fp32, "
+            f"{len(run_data.split.test):,} images"
         )
-        gates.require_passed(made.checks)
-        published = publish_variant(version, made, model_store, promote=promote)
-        print_published(display, version.model, published, store)
+        require_passed(quantized.checks)
+        published = publish_variant(version, quantized, model_store, promote=promote)
+        say_published(display, version.model, published, store)

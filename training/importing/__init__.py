@@ -1,1 +1,15 @@
-"""Importing: a network that was trained elsewhere becomes a sealed version with the same contract as our own."""
+"""Importing: a network that was trained elsewhere becomes a sealed version like our own.
+
+Modules in the order in which an import uses them:
+
+1. `labels`, `presets`, `input_options`: the class names, and what the user states about the input.
+2. `onnx_network` (ONNX files) or `torch_networks` (torch weights): from the file to an
+   `ImportCandidate` (`candidate`), with one entry in the `import_report` for each decision.
+
+   - ONNX: `foreign_file` parses the file, `head` finds its scores (through `score_transforms`),
+     `reference_model` runs it unchanged, and `served_graph` builds the graph to serve from
+     `foreign_graph` (opset, batch, folding with `affine`), `input_spec` and `assembly`.
+   - torch: `torchvision_weights` identifies the file.
+3. `verification`: checks the candidate against its reference on `probes` and on labelled images.
+4. `publication`: seals the candidate as the next version of the model.
+"""

@@ -1,100 +1,94 @@
-"""Multiplications and additions behind a convolution become part of it: batch norms as Keras writes them."""
+"""Folds per-channel additions and multiplications into convolutions: Keras's batch norms."""
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from training.importing.graph_walk import GraphWalk
+from training.importing.graph_walk import GraphWalker
 
-_AFFINE = frozenset({"Add", "Div", "Mul", "Sub"})
+_AFFINE_OPERATORS: Final = frozenset({"Add", "Div", "Mul", "Sub"})
 
 
 def fold_affine(graph: onnx.GraphProto) -> int:
-    """Fold each step a channel into the convolution whose only reader it is, in place; how many there were.
+    """Fold each affine step into the convolution before it, in place, and return their number.
 
-    Exact: what follows the convolution sees no padding.
+    This is exact: a step after the convolution does not see its padding. A convolution whose
+    output has other users is left alone.
     """
     folded = 0
-    walk = GraphWalk(graph)
+    walker = GraphWalker(graph)
     for node in list(graph.node):
-        step = _step(walk, node)
+        step = _read_step(walker, node)
         if step is None:
             continue
         convolution, multiplier, addend = step
-        _rewrite(graph, walk, convolution, multiplier, addend)
+        _rewrite(graph, walker, convolution, multiplier, addend)
         graph.node.remove(node)
         convolution.output[0] = node.output[0]
         folded += 1
-        walk = GraphWalk(graph)
+        walker = GraphWalker(graph)
     return folded
 
 
-def _step(
-    walk: GraphWalk, node: onnx.NodeProto
+def _read_step(
+    walker: GraphWalker, node: onnx.NodeProto
 ) -> tuple[onnx.NodeProto, NDArray[Any], NDArray[Any]] | None:
-    """The convolution before a step, and what the step multiplies each channel by and adds to it; None where it is no such step."""
-    if node.op_type not in _AFFINE or len(node.input) != 2:
+    """The convolution before a step, and the step's multiplier and addend, `[channels]`."""
+    if node.op_type not in _AFFINE_OPERATORS or len(node.input) != 2:
         return None
-    value, constant = node.input[0], walk.constant(node.input[1])
+    value, constant = node.input[0], walker.constant(node.input[1])
     if constant is None and node.op_type in {"Add", "Mul"}:
-        value, constant = node.input[1], walk.constant(node.input[0])
-    before = walk.maker(value)
-    if constant is None or before is None or before.op_type != "Conv" or walk.uses(value) != 1:
+        value, constant = node.input[1], walker.constant(node.input[0])
+    convolution = walker.producer(value)
+    if constant is None or convolution is None or convolution.op_type != "Conv":
         return None
-    weight = walk.constant(before.input[1])
-    bias = (
-        walk.constant(before.input[2])
-        if len(before.input) > 2 and before.input[2]
-        else np.zeros(1, np.float32)
-    )
-    if weight is None or bias is None or weight.ndim != 4 or weight.dtype != np.float32:
+    weight, bias = _parameters(walker, convolution)
+    if walker.uses(value) != 1 or weight is None or bias is None or weight.ndim != 4:
         return None
-    channels = weight.shape[0]
-    if constant.shape not in {
-        (),
-        (1,),
-        (channels, 1, 1),
-        (1, channels, 1, 1),
-        (1, 1, 1, 1),
-        (1, 1, 1),
-    }:
+    channels = len(weight)
+    per_channel = {(channels, 1, 1), (1, channels, 1, 1)}
+    single = {(), (1,), (1, 1, 1), (1, 1, 1, 1)}
+    if weight.dtype != np.float32 or constant.shape not in per_channel | single:
         return None
     numbers = np.broadcast_to(constant.astype(np.float64).reshape(-1), (channels,))
-    ones, zeros = np.ones(channels), np.zeros(channels)
-    multiplier, addend = {
-        "Add": (ones, numbers),
-        "Sub": (ones, -numbers),
-        "Mul": (numbers, zeros),
-        "Div": (1 / numbers if (numbers != 0).all() else ones * np.nan, zeros),
-    }[node.op_type]
-    return (before, multiplier, addend) if np.isfinite(multiplier).all() else None
+    multiplier, addend = np.ones(channels), np.zeros(channels)
+    if node.op_type == "Mul":
+        multiplier = numbers
+    elif node.op_type == "Div":
+        multiplier = 1 / np.where(numbers == 0, np.nan, numbers)
+    else:
+        addend = numbers if node.op_type == "Add" else -numbers
+    return (convolution, multiplier, addend) if np.isfinite(multiplier).all() else None
+
+
+def _parameters(
+    walker: GraphWalker, convolution: onnx.NodeProto
+) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
+    """The constant weight and bias of a convolution; a missing bias is one 0."""
+    has_bias = len(convolution.input) > 2 and bool(convolution.input[2])
+    bias = walker.constant(convolution.input[2]) if has_bias else np.zeros(1, np.float32)
+    return walker.constant(convolution.input[1]), bias
 
 
 def _rewrite(
     graph: onnx.GraphProto,
-    walk: GraphWalk,
+    walker: GraphWalker,
     convolution: onnx.NodeProto,
     multiplier: NDArray[Any],
     addend: NDArray[Any],
 ) -> None:
-    weight = walk.constant(convolution.input[1])
-    bias = (
-        walk.constant(convolution.input[2])
-        if len(convolution.input) > 2 and convolution.input[2]
-        else None
-    )
-    if weight is None:  # _step has looked
+    weight, bias = _parameters(walker, convolution)
+    if weight is None or bias is None:  # _read_step has checked; this is for mypy
         return
-    before = np.zeros(len(multiplier)) if bias is None else bias.astype(np.float64)
     name = convolution.output[0]
-    new = {
+    parameters = {
         f"{name}/weight": weight.astype(np.float64) * multiplier[:, None, None, None],
-        f"{name}/bias": before * multiplier + addend,
+        f"{name}/bias": bias.astype(np.float64) * multiplier + addend,
     }
     graph.initializer.extend(
-        numpy_helper.from_array(array.astype(np.float32), key) for key, array in new.items()
+        numpy_helper.from_array(array.astype(np.float32), key) for key, array in parameters.items()
     )
-    convolution.input[:] = [convolution.input[0], *new]
+    convolution.input[:] = [convolution.input[0], *parameters]

@@ -1,4 +1,4 @@
-"""The served graph: the preamble, the foreign network, and the contract's outputs."""
+"""Assembles the graph to serve: the preamble, the network, and the outputs of the contract."""
 
 from typing import Final
 
@@ -6,9 +6,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from model_store.manifest import Input
-from training.importing.foreign_graph import BATCH, cleaned
+from training.importing.foreign_graph import BATCH_AXIS, remove_traces
 from training.importing.head import PooledHead
-from training.importing.input_spec import Convention
+from training.importing.input_spec import InputSpec
 from training.steps.export import OUTPUT_NAMES
 
 _PREFIX: Final = "network/"
@@ -17,61 +17,44 @@ _PREFIX: Final = "network/"
 def assemble(
     network: onnx.ModelProto,
     network_input: str,
-    convention: Convention,
-    shape: Input,
-    answer: str,
+    input_spec: InputSpec,
+    model_input: Input,
+    score_value: str,
     classes: int,
     head: PooledHead | None,
 ) -> onnx.ModelProto:
-    """One model: uint8 `images` to `logits` (the value `answer`), and `features` where there is a head.
+    """One model from uint8 `images` to `logits`, and to `features` if there is a head.
 
-    Names of the network get a prefix, so that none can be taken twice.
+    Args:
+        network_input: The network's own input, which the preamble computes.
+        score_value: The network's value that becomes `logits`, `[batch, classes]`.
     """
-    prefixed = onnx.compose.add_prefix(network, _PREFIX)
-    nodes, constants = convention.to_nodes(_PREFIX + network_input)
+    prefixed = onnx.compose.add_prefix(network, _PREFIX)  # so that no name occurs twice
+    preamble, constants = input_spec.to_nodes(_PREFIX + network_input)
     logits, features = OUTPUT_NAMES
     tail = [
-        helper.make_node(
-            "Flatten", [_PREFIX + answer], ["answer/flat"], name="answer/flatten", axis=1
-        ),
-        helper.make_node(
-            "Cast", ["answer/flat"], [logits], name="answer/cast", to=TensorProto.FLOAT
-        ),
+        helper.make_node("Flatten", [_PREFIX + score_value], ["answer/flat"], axis=1),
+        helper.make_node("Cast", ["answer/flat"], [logits], to=TensorProto.FLOAT),
     ]
-    outputs = [helper.make_tensor_value_info(logits, TensorProto.FLOAT, [BATCH, classes])]
+    outputs = [helper.make_tensor_value_info(logits, TensorProto.FLOAT, [BATCH_AXIS, classes])]
     if head is not None:
         value = _PREFIX + head.features
         if head.layout == "NHWC":
-            tail.append(
-                helper.make_node(
-                    "Transpose",
-                    [value],
-                    ["features/nchw"],
-                    name="features/transpose",
-                    perm=[0, 3, 1, 2],
-                )
-            )
-            value = "features/nchw"
-        tail.append(
-            helper.make_node(
-                "Cast", [value], [features], name="features/cast", to=TensorProto.FLOAT
-            )
-        )
-        outputs.append(
-            helper.make_tensor_value_info(features, TensorProto.FLOAT, [BATCH, None, None, None])
-        )
+            nchw = "features/nchw"
+            tail.append(helper.make_node("Transpose", [value], [nchw], perm=[0, 3, 1, 2]))
+            value = nchw
+        tail.append(helper.make_node("Cast", [value], [features], to=TensorProto.FLOAT))
+        shape: list[int | str | None] = [BATCH_AXIS, None, None, None]
+        outputs.append(helper.make_tensor_value_info(features, TensorProto.FLOAT, shape))
+    image_shape: list[int | str | None] = [BATCH_AXIS, model_input.height, model_input.width, 3]
     graph = helper.make_graph(
-        [*nodes, *prefixed.graph.node, *tail],
+        [*preamble, *prefixed.graph.node, *tail],
         "resident",
-        [
-            helper.make_tensor_value_info(
-                shape.name, TensorProto.UINT8, [BATCH, shape.height, shape.width, 3]
-            )
-        ],
+        [helper.make_tensor_value_info(model_input.name, TensorProto.UINT8, image_shape)],
         outputs,
         [*constants, *prefixed.graph.initializer],
     )
     model = helper.make_model(
         graph, opset_imports=network.opset_import, ir_version=network.ir_version
     )
-    return cleaned(model)
+    return remove_traces(model)

@@ -1,4 +1,4 @@
-"""A candidate: a foreign network brought under the contract, with the original to hold it against; nothing is proven yet."""
+"""An import before verification: the model to seal, and the reference to compare it with."""
 
 import tempfile
 from collections.abc import Callable, Mapping
@@ -11,16 +11,19 @@ from model_store.provenance import Imported
 from model_store.session import Logits, Session, SessionOptions
 from training.importing.import_report import ImportReport
 
-Answers = Callable[[Pixels], Logits]
-"""uint8 RGB images `[n, h, w, 3]` to scores, float32 `[n, classes]`."""
+ScoreFunction = Callable[[Pixels], Logits]
+"""From uint8 RGB images `[n, h, w, 3]` to scores, float32 `[n, classes]`."""
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """What would be sealed, and `original`, which computes the same without any of it.
+class ImportCandidate:
+    """A model that is not verified yet.
 
-    `identity_error` is how far mean(features) x weight + bias is from the logits; None where there are no features.
-    `other_readings` are the original under other expectations of its pixels, by name: labelled images can tell them apart.
+    Attributes:
+        reference: The network as its author runs it, independent of `model`.
+        identity_error: Largest |mean(features) x weight + bias - logits|; None without features.
+        alternatives: The reference under other input specs, by name. Labelled images show
+            whether one of them is better.
     """
 
     model: bytes
@@ -28,27 +31,25 @@ class Candidate:
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
     max_batch_size: int
-    original: Answers
+    reference: ScoreFunction
     imported: Imported
     report: ImportReport
     classifier: bytes | None = None
     checkpoint: bytes | None = None
     identity_error: float | None = None
-    other_readings: Mapping[str, Answers] = field(default_factory=dict)
+    alternatives: Mapping[str, ScoreFunction] = field(default_factory=dict)
 
     @property
     def input(self) -> Input:
-        """The input that the preprocessing makes."""
-        return input_of(self.preprocessing)
+        return input_size_of(self.preprocessing)
 
 
-def input_of(spec: Preprocessing) -> Input:
-    """The input that a preprocessing makes."""
-    return Input(height=spec.crop_height, width=spec.crop_width)
+def input_size_of(preprocessing: Preprocessing) -> Input:
+    return Input(height=preprocessing.crop_height, width=preprocessing.crop_width)
 
 
 def open_session(model: bytes, model_input: Input, outputs: Outputs) -> Session:
-    """The session that would serve these bytes. Raises ModelRunError."""
+    """Open a session as the service does. Raises ModelRunError."""
     with tempfile.TemporaryDirectory(prefix="import-") as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(model)

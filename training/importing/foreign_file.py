@@ -1,4 +1,4 @@
-"""A foreign ONNX file: read, and refused with the reason where it is not one image classifier's."""
+"""Reads an ONNX file, and rejects it with a reason if it is not an image classifier."""
 
 import hashlib
 import os
@@ -17,20 +17,23 @@ from training.importing.input_spec import DTYPES
 
 ONNX_DOMAINS: Final = frozenset({"", "ai.onnx"})
 RUNTIME_DOMAINS: Final = frozenset({"com.microsoft"})
-_NEWEST: Final = defs.onnx_opset_version()
-NOT_CONVERTED: Final = (
+_NEWEST_OPSET: Final = defs.onnx_opset_version()
+CONVERSION_ERRORS: Final = (
     onnx.checker.ValidationError,
     shape_inference.InferenceError,
     version_converter.ConvertError,
 )
-MAX_BYTES: Final = 2**31 - 1  # protobuf's limit for a message, and so for a model in one file
+MAX_MODEL_BYTES: Final = 2**31 - 1  # protobuf's limit for a message
 Shape = tuple[int | None, ...]
-"""Sizes by axis; None where an axis is free."""
+"""One size per axis; None for a free axis."""
 
 
 @dataclass(frozen=True)
-class Value:
-    """An input or output: its name, TensorProto's element type, and its shape where the file says one."""
+class TensorInfo:
+    """An input or output of the graph.
+
+    `dtype` is TensorProto's element type; `shape` is None if the file does not state it.
+    """
 
     name: str
     dtype: int
@@ -43,86 +46,93 @@ class Value:
 
 @dataclass(frozen=True)
 class ForeignFile:
-    """A file that can be parsed: one image in, tensors out; its weights and its own functions are written out in the graph.
+    """A parsed file with one image input; external weights and local functions are inlined.
 
-    `weights` are the files beside it that hold some.
+    `weights` are the files that held external weights.
     """
 
     path: Path
     proto: onnx.ModelProto
-    input: Value
-    outputs: tuple[Value, ...]
+    input: TensorInfo
+    outputs: tuple[TensorInfo, ...]
     weights: tuple[Path, ...] = ()
 
     @property
     def opset(self) -> int:
-        """The version of ONNX's own operators that the file is written with."""
         return next(
             (entry.version for entry in self.proto.opset_import if entry.domain in ONNX_DOMAINS), 1
         )
 
     def sha256(self) -> str:
-        """What the manifest's `imported` says: a change of any file that was read changes it."""
-        digests = [
-            sha256_of(path.resolve()) for path in (self.path, *self.weights)
-        ]  # the file itself may be a link
-        return (
-            digests[0]
-            if len(digests) == 1
-            else hashlib.sha256("".join(f"{each}\n" for each in digests).encode()).hexdigest()
-        )
+        """The file's digest, or the digest of the list of digests if weights are external."""
+        digests = [sha256_of(path.resolve()) for path in (self.path, *self.weights)]
+        if len(digests) == 1:
+            return digests[0]
+        return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
 
 
-def read_foreign(path: Path) -> ForeignFile:
-    """Parse the file, load what it keeps beside itself and write out its own functions. Raises ForeignModelError."""
+def read_foreign_file(path: Path) -> ForeignFile:
+    """Parse the file, load its external weights and inline its functions.
+
+    Raises ForeignModelError if it is not an image classifier that ONNX describes.
+    """
     proto = _parse(path)
     weights = _load_external_data(path, proto)
-    proto = _inlined(path, proto)
+    proto = _inline_functions(path, proto)
     _check_names(path, proto.graph)
     _check_operators(path, proto)
     constants = {constant.name for constant in proto.graph.initializer}
     inputs = [
-        _value(path, "input", entry) for entry in proto.graph.input if entry.name not in constants
+        _tensor_info(path, "input", entry)
+        for entry in proto.graph.input
+        if entry.name not in constants
     ]
     if len(inputs) != 1:
         listed = "; ".join(map(str, inputs)) or "none"
         raise ForeignModelError(
-            f"{path} takes {len(inputs)} inputs, and an image classifier takes one, the image: {listed}"
+            f"{path} takes {len(inputs)} inputs, expected 1, the image: {listed}; export the "
+            "network for images only"
         )
     if inputs[0].dtype not in DTYPES:
         raise ForeignModelError(
-            f"{path}: the input {inputs[0]} is no image: expected floats or uint8"
+            f"{path}: the input {inputs[0]} is not an image, expected floats or uint8; export an "
+            "image classifier"
         )
     if inputs[0].shape is not None and len(inputs[0].shape) != 4:
         raise ForeignModelError(
-            f"{path}: the input {inputs[0]} is no batch of images, which has four axes"
+            f"{path}: the input {inputs[0]} is not a batch of images, expected 4 axes; export an "
+            "image classifier"
         )
-    outputs = tuple(_value(path, "output", entry) for entry in proto.graph.output)
+    outputs = tuple(_tensor_info(path, "output", entry) for entry in proto.graph.output)
     if not outputs:
-        raise ForeignModelError(f"{path} has no output")
+        raise ForeignModelError(
+            f"{path} has no output, expected one score per class; export it again"
+        )
     return ForeignFile(path, proto, inputs[0], outputs, weights)
 
 
 def _parse(path: Path) -> onnx.ModelProto:
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if path.stat().st_size > MAX_MODEL_BYTES:
             raise ForeignModelError(
-                f"{path} is larger than 2 GB, which no ONNX file in one piece can be"
+                f"{path} is larger than 2 GB, the limit of an ONNX file; a version cannot hold it"
             )
         proto = onnx.load_model(path, load_external_data=False, format="protobuf")
     except OSError as error:
-        raise ForeignModelError(f"{path} can not be read: {error.strerror}") from None
+        raise ForeignModelError(f"{path} cannot be read: {error.strerror}") from None
     except (DecodeError, UnicodeDecodeError):
-        raise ForeignModelError(f"{path} is no ONNX file: it can not be parsed as one") from None
+        raise ForeignModelError(
+            f"{path} is not an ONNX file, or is cut off; copy or export it again"
+        ) from None
     if not proto.graph.node or (not proto.opset_import and not proto.ir_version):
-        raise ForeignModelError(f"{path} is no ONNX model: it holds no graph")
+        raise ForeignModelError(f"{path} is not an ONNX file: it has no graph; export it again")
     return proto
 
 
 def _load_external_data(path: Path, proto: onnx.ModelProto) -> tuple[Path, ...]:
-    """Bring weights that lie beside the file into it; from nowhere but the file's own folder, and through no link.
+    """Load external weights into the model, from plain files in the file's own folder only.
 
-    Returns the files that they lay in, in the order of their paths.
+    Returns these files, sorted by path.
     """
     folder = path.parent.resolve()
     names = set()
@@ -135,45 +145,48 @@ def _load_external_data(path: Path, proto: onnx.ModelProto) -> tuple[Path, ...]:
             } or {""}
     files = set()
     for name in sorted(names):
-        beside = Path(os.path.abspath(folder / name))
-        if not name or not beside.is_relative_to(folder) or beside == folder:
+        location = Path(os.path.abspath(folder / name))
+        if not name or not location.is_relative_to(folder) or location == folder:
             raise ForeignModelError(
-                f"{path} keeps weights in {name!r}, outside its own folder; only files beside it are read"
+                f"{path} has weights in {name!r}, outside its own folder; move them beside it and "
+                "export it again"
             )
-        if not os.path.lexists(beside):
+        if not os.path.lexists(location):
             raise ForeignModelError(
-                f"{path} keeps its weights in {name!r}, which does not lie beside it; copy it there too"
+                f"{path} has weights in {name!r}, which does not exist; copy it beside the file"
             )
-        if beside.resolve() != beside or not stat.S_ISREG(beside.lstat().st_mode):
+        if location.resolve() != location or not stat.S_ISREG(location.lstat().st_mode):
             raise ForeignModelError(
-                f"{path} keeps weights in {name!r}, which is a link or no plain file; only files are read"
+                f"{path} has weights in {name!r}, which is a link or not a plain file; copy the "
+                "file itself there"
             )
-        files.add(beside)
-    if (total := sum(file.stat().st_size for file in (path, *files))) > MAX_BYTES:
+        files.add(location)
+    if (total := sum(file.stat().st_size for file in (path, *files))) > MAX_MODEL_BYTES:
         raise ForeignModelError(
-            f"{path} and its weights have {total / 1e9:.1f} GB; a version holds a model of at most 2 GB"
+            f"{path} and its weights have {total / 1e9:.1f} GB, and a version holds at most 2 GB"
         )
     try:
         onnx.load_external_data_for_model(proto, str(folder))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ForeignModelError(f"{path}: the weights beside it can not be read: {error}") from None
+        raise ForeignModelError(f"{path}: its weights cannot be read: {error}") from None
     return tuple(sorted(files))
 
 
-def _inlined(path: Path, proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Functions of the file's own, as torch and Keras write them, as the steps that they are made of."""
+def _inline_functions(path: Path, proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Replace local functions, which torch and Keras write, by their nodes."""
     if not proto.functions:
         return proto
     try:
         return inliner.inline_local_functions(proto, convert_version=True)
-    except (*NOT_CONVERTED, RuntimeError) as error:
+    except (*CONVERSION_ERRORS, RuntimeError) as error:
         raise ForeignModelError(
-            f"{path}: its own functions can not be written out: {str(error).splitlines()[0]}"
+            f"{path}: its local functions cannot be inlined: {str(error).splitlines()[0]}; export "
+            "it without functions"
         ) from None
 
 
 def _check_names(path: Path, graph: onnx.GraphProto) -> None:
-    """Protobuf gives names that are no UTF-8 as bytes, and nothing after this could say which."""
+    """Reject names that are not UTF-8, which protobuf returns as bytes."""
     names = [
         text
         for node in graph.node
@@ -181,7 +194,10 @@ def _check_names(path: Path, graph: onnx.GraphProto) -> None:
     ]
     names += [entry.name for entry in (*graph.input, *graph.output, *graph.initializer)]
     if broken := [name for name in names if not isinstance(name, str)]:
-        raise ForeignModelError(f"{path} is no sound ONNX model: the name {broken[0]!a} is no text")
+        raise ForeignModelError(
+            f"{path} is not a valid ONNX model: the name {broken[0]!a} is not UTF-8; export it "
+            "again"
+        )
 
 
 def _check_operators(path: Path, proto: onnx.ModelProto) -> None:
@@ -194,34 +210,37 @@ def _check_operators(path: Path, proto: onnx.ModelProto) -> None:
         domain = "" if node.domain in ONNX_DOMAINS else node.domain
         if domain in RUNTIME_DOMAINS:
             continue
-        version = min(versions.get(domain, 1), _NEWEST)
+        version = min(versions.get(domain, 1), _NEWEST_OPSET)
         if not defs.has(node.op_type, max_inclusive_version=version, domain=domain):
             unknown.add(f"{domain}::{node.op_type}" if domain else node.op_type)
         elif len(node.input) < defs.get_schema(node.op_type, version, domain).min_input:
             raise ForeignModelError(
-                f"{path} is no sound ONNX model: it gives {node.op_type} {len(node.input)} inputs, too few for it"
+                f"{path} is not a valid ONNX model: {node.op_type} has {len(node.input)} inputs, "
+                "too few; export it again"
             )
     if unknown:
         raise ForeignModelError(
-            f"{path} uses operators that opset {versions.get('', 1)} does not have: {', '.join(sorted(unknown))}; "
-            "export it again without custom operators"
+            f"{path} uses operators that opset {versions.get('', 1)} does not have: "
+            f"{', '.join(sorted(unknown))}; export it without custom operators"
         )
 
 
-def _value(path: Path, kind: str, entry: onnx.ValueInfoProto) -> Value:
+def _tensor_info(path: Path, kind: str, entry: onnx.ValueInfoProto) -> TensorInfo:
     if entry.type.WhichOneof("value") != "tensor_type":
+        found = entry.type.WhichOneof("value") or "value without a type"
         raise ForeignModelError(
-            f"{path}: the {kind} {entry.name} is no tensor (a {entry.type.WhichOneof('value') or 'value of no type'}); "
-            "export the network without what turns its answer into lists or dictionaries"
+            f"{path}: the {kind} {entry.name} is a {found}, expected a tensor; export the network "
+            "without the step that turns scores into lists or dictionaries"
         )
     tensor = entry.type.tensor_type
     if tensor.elem_type not in TensorProto.DataType.values():
         raise ForeignModelError(
-            f"{path}: the {kind} {entry.name} is of element type {tensor.elem_type}, which ONNX does not have"
+            f"{path}: the {kind} {entry.name} has element type {tensor.elem_type}, which ONNX "
+            "does not define; export it again"
         )
     shape = (
         tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim)
         if tensor.HasField("shape")
         else None
     )
-    return Value(entry.name, tensor.elem_type, shape)
+    return TensorInfo(entry.name, tensor.elem_type, shape)

@@ -1,7 +1,7 @@
-"""Bringing a foreign graph up to date: true inputs alone, a free batch, our opset, constants and batch norms folded.
+"""Upgrades the graph of an ONNX file: opset, free batch, folded constants and batch norms.
 
-ONNX Runtime's basic optimisations do the folding: they keep to ONNX's own operators and to no kind of CPU, so that the result
-is a model like any other.
+ONNX Runtime's basic optimisations do the folding: their result uses standard operators only and
+does not depend on the CPU.
 """
 
 import tempfile
@@ -17,43 +17,45 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from training.errors import ForeignModelError
 from training.importing.affine import fold_affine
-from training.importing.foreign_file import NOT_CONVERTED, ONNX_DOMAINS, ForeignFile
-from training.importing.graph_walk import read_values
+from training.importing.foreign_file import CONVERSION_ERRORS, ONNX_DOMAINS, ForeignFile
+from training.importing.graph_walk import used_values
 from training.importing.import_report import ImportReport
 from training.steps.export import OPSET
 
 IR_VERSION: Final = 10
-OLDEST_RUN: Final = 7
-"""ONNX Runtime computes no older opset, so of such a file there is no answer to hold the import against."""
-BATCH: Final = "batch"
+OLDEST_RUNNABLE_OPSET: Final = 7
+"""ONNX Runtime runs no older opset, so an older file has no reference scores of its own."""
+BATCH_AXIS: Final = "batch"
 _ONLY_FATAL: Final = 4
 
 
 def upgrade(file: ForeignFile, report: ImportReport) -> onnx.ModelProto:
-    """The file's graph at our opset with a batch that is free by name; no constant is folded yet. Raises ForeignModelError."""
+    """The file's graph in our exports' opset, or a newer one, with a free batch axis.
+
+    No constant is folded yet. Raises ForeignModelError if the graph cannot be converted.
+    """
     proto = onnx.ModelProto()
     proto.CopyFrom(file.proto)
     graph = proto.graph
     inputs = [entry for entry in graph.input if entry.name == file.input.name]
     if extra := len(graph.input) - 1:
-        report.add(
-            "weights", f"{extra} inputs that have a value", "changed", "they are constants now"
-        )
+        report.add("weights", f"{extra} inputs", "changed", "inputs with a value became constants")
     del graph.input[:], graph.value_info[:]
     graph.input.extend(inputs)
     before = proto.ir_version
-    proto.ir_version = (
-        IR_VERSION  # before the conversion: constants that are no inputs are an error below IR 4
-    )
-    if file.opset < OLDEST_RUN:
-        _name_batch(graph, 1)  # these old steps need to know every size
-        proto = _convert(file, proto, OLDEST_RUN, knows_sizes=True)
+    # Before the conversion: below IR 4, constants must also be inputs.
+    proto.ir_version = IR_VERSION
+    if file.opset < OLDEST_RUNNABLE_OPSET:
+        _set_batch(graph, 1)  # conversions from these opsets need every size
+        proto = _convert(file, proto, OLDEST_RUNNABLE_OPSET, infer_shapes=True)
         del proto.graph.value_info[:]
-    _name_batch(proto.graph, BATCH)
+    _set_batch(proto.graph, BATCH_AXIS)
     if file.opset < OPSET:
         proto = _convert(file, proto, OPSET)
     elif file.opset > OPSET:
-        report.add("opset", file.opset, "found", f"newer than our own exports' {OPSET}, and kept")
+        report.add(
+            "opset", file.opset, "found", f"kept, because it is newer than our exports' {OPSET}"
+        )
     if file.opset < OPSET or before < IR_VERSION:
         report.add(
             "opset",
@@ -64,7 +66,7 @@ def upgrade(file: ForeignFile, report: ImportReport) -> onnx.ModelProto:
     return proto
 
 
-def _name_batch(graph: onnx.GraphProto, batch: int | str) -> None:
+def _set_batch(graph: onnx.GraphProto, batch: int | str) -> None:
     for entry in [*graph.input, *graph.output]:
         if dims := entry.type.tensor_type.shape.dim:
             dims[0].Clear()
@@ -72,45 +74,44 @@ def _name_batch(graph: onnx.GraphProto, batch: int | str) -> None:
 
 
 def _convert(
-    file: ForeignFile, proto: onnx.ModelProto, opset: int, *, knows_sizes: bool = False
+    file: ForeignFile, proto: onnx.ModelProto, opset: int, *, infer_shapes: bool = False
 ) -> onnx.ModelProto:
     try:
         return version_converter.convert_version(
-            shape_inference.infer_shapes(proto) if knows_sizes else proto, opset
+            shape_inference.infer_shapes(proto) if infer_shapes else proto, opset
         )
-    except (*NOT_CONVERTED, RuntimeError, ValueError) as error:
+    except (*CONVERSION_ERRORS, RuntimeError, ValueError) as error:
         raise ForeignModelError(
-            f"{file.path} has opset {file.opset}, and the way to {OPSET} is not known for it: {str(error).splitlines()[0]}; "
-            f"export it again with opset {OLDEST_RUN} to {OPSET}"
+            f"{file.path} has opset {file.opset}, which cannot be converted to {OPSET}: "
+            f"{str(error).splitlines()[0]}; export it with opset {OLDEST_RUNNABLE_OPSET} to {OPSET}"
         ) from None
 
 
-def fold(proto: onnx.ModelProto, report: ImportReport) -> onnx.ModelProto:
-    """The same model with constants computed, and batch norms inside convolutions. Raises ForeignModelError."""
+def fold_constants(proto: onnx.ModelProto, report: ImportReport) -> onnx.ModelProto:
+    """Compute constants, and fold batch norms into convolutions.
+
+    Raises ForeignModelError if ONNX Runtime cannot load the network.
+    """
     norms = _count(proto, "BatchNormalization")
-    folded = _optimised(proto)
-    folded_affine = fold_affine(folded.graph)
-    left = _count(folded, "BatchNormalization")
+    folded = _optimise(proto)
+    affine_steps = fold_affine(folded.graph)
+    remaining = _count(folded, "BatchNormalization")
     if norms:
-        evidence = "by ONNX Runtime's basic optimisations" + (
-            f"; {left} stand where there is no convolution before" if left else ""
-        )
-        report.add("batch norms", f"{norms - left} of {norms} folded", "changed", evidence)
-    if folded_affine:
-        report.add(
-            "affine steps",
-            f"{folded_affine} folded",
-            "changed",
-            "multiplications and additions a channel behind convolutions",
-        )
-    _sums_to_adds(folded.graph)
+        evidence = "by ONNX Runtime's basic optimisations"
+        if remaining:
+            evidence += f"; {remaining} do not follow a convolution"
+        report.add("batch norms", f"{norms - remaining} of {norms} folded", "changed", evidence)
+    if affine_steps:
+        evidence = "additions and multiplications per channel after convolutions"
+        report.add("affine steps", f"{affine_steps} folded", "changed", evidence)
+    _replace_sums_by_adds(folded.graph)
     return folded
 
 
 def free_batch(proto: onnx.ModelProto, batch: int | None) -> bool:
-    """Let reshapes take any batch that name the file's own (`batch`, mostly 1); whether there were any.
+    """Free the first axis of reshapes to the file's own batch, and return whether there were any.
 
-    Only numbers can say whether their first axis is the batch at all.
+    Whether that axis is the batch at all, only the scores can show.
     """
     constants = {tensor.name: tensor for tensor in proto.graph.initializer}
     changed = False
@@ -119,7 +120,7 @@ def free_batch(proto: onnx.ModelProto, batch: int | None) -> bool:
             continue
         shape = numpy_helper.to_array(constants[node.input[1]]).copy()
         if shape.ndim == 1 and len(shape) > 1 and shape[0] == batch:
-            shape[0] = 0  # as it comes
+            shape[0] = 0  # keep the size of the input
             name = f"free_shape_{number}"
             proto.graph.initializer.append(numpy_helper.from_array(shape.astype(np.int64), name))
             node.input[1] = name
@@ -127,10 +128,10 @@ def free_batch(proto: onnx.ModelProto, batch: int | None) -> bool:
     return changed
 
 
-def cleaned(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Without traces of the machine that wrote it, constants that nothing uses, and opsets that no node is of.
+def remove_traces(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Remove metadata, unused constants and unused opsets, and rename nodes.
 
-    Nodes are called by their operator and a number: names, those of graphs within too, may be lines of someone's source.
+    Names of nodes and inner graphs may be lines of someone's source code. Names of weights stay.
     """
     model = onnx_ir.from_proto(proto)
     model = ClearMetadataAndDocStringPass()(model).model
@@ -139,7 +140,7 @@ def cleaned(proto: onnx.ModelProto) -> onnx.ModelProto:
     for branch in model.graph.subgraphs():
         branch.name = "branch"
     clean: onnx.ModelProto = onnx_ir.to_proto(model)
-    used = set(read_values(clean.graph))
+    used = set(used_values(clean.graph))
     kept = [tensor for tensor in clean.graph.initializer if tensor.name in used]
     del clean.graph.initializer[:], clean.graph.value_info[:], clean.metadata_props[:]
     clean.graph.initializer.extend(kept)
@@ -157,18 +158,18 @@ def cleaned(proto: onnx.ModelProto) -> onnx.ModelProto:
     return clean
 
 
-def quiet_options() -> onnxruntime.SessionOptions:
-    """For looking at foreign files with ONNX Runtime: one thread, and no word of its own about what it can not load."""
+def quiet_session_options() -> onnxruntime.SessionOptions:
+    """One thread, and no log output about models that cannot be loaded."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ONLY_FATAL
     options.intra_op_num_threads = 1
     return options
 
 
-def _optimised(proto: onnx.ModelProto) -> onnx.ModelProto:
+def _optimise(proto: onnx.ModelProto) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory(prefix="import-") as folder:
         target = Path(folder) / "model.onnx"
-        options = quiet_options()
+        options = quiet_session_options()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(target)
         try:
@@ -177,15 +178,16 @@ def _optimised(proto: onnx.ModelProto) -> onnx.ModelProto:
             )
         except Exception as error:  # ONNX Runtime's own exceptions share no public base class
             raise ForeignModelError(
-                f"ONNX Runtime can not load the network: {str(error).splitlines()[0][:300]}"
+                f"ONNX Runtime cannot load the network: {str(error).splitlines()[0][:300]}; export "
+                "it again"
             ) from error
         return onnx.load_model(target)
 
 
-def _sums_to_adds(graph: onnx.GraphProto) -> None:
+def _replace_sums_by_adds(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         if node.op_type == "Sum" and len(node.input) == 2:
-            node.op_type = "Add"  # the same, and quantisers know it
+            node.op_type = "Add"  # equivalent, and supported by quantization
 
 
 def _count(proto: onnx.ModelProto, operator: str) -> int:

@@ -1,177 +1,190 @@
-"""The head of a foreign network: which value holds its logits, and whether they are pooled features through one linear layer."""
+"""The head of an ONNX classifier: its scores, and its pooled linear layer if it has one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from training.errors import ForeignModelError
-from training.importing.foreign_file import ForeignFile, Value
-from training.importing.graph_walk import GraphWalk, attribute, axes_of
+from training.importing.foreign_file import ForeignFile, TensorInfo
+from training.importing.graph_walk import GraphWalker, attribute, axes_of
 from training.importing.import_report import ImportReport
-from training.importing.labels import wrong_classes
-from training.importing.score_transforms import Closing, find_closing
+from training.importing.labels import class_count_error
+from training.importing.score_transforms import ScoreTransforms, find_score_transforms
+
+_FLOATS: Final = frozenset(
+    {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
+)
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Where the network's answer lies: its output, the value before a closing softmax where it has one, and what closes it."""
+class ScoreOutput:
+    """The network's output, the transforms that end in it, and the input of a final Softmax."""
 
     output: str
     before_softmax: str | None
-    closing: Closing
+    transforms: ScoreTransforms
 
     @property
     def logits(self) -> str:
-        """The value that the version's first output is made of."""
+        """The value that the version serves as its first output."""
         return self.before_softmax or self.output
 
 
 @dataclass(frozen=True)
 class PooledHead:
-    """The value with the last feature map, its layout, and the linear layer behind its mean: `[classes, channels]`, `[classes]`.
+    """The last feature map and the linear layer on its spatial mean.
 
-    A network without a last layer (`own_maps`) has the classes' own maps: its layer is the identity.
+    Attributes:
+        features: The value with the feature map.
+        weight: float32 `[classes, channels]`.
+        bias: float32 `[classes]`.
+        class_maps: The network has no last layer: each class has its own map, and `weight` is
+            the identity.
     """
 
     features: str
     layout: Literal["NCHW", "NHWC"]
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
-    own_maps: bool
+    class_maps: bool
 
 
 def choose_output(
-    file: ForeignFile, class_names: Sequence[str], wanted: str | None, report: ImportReport
-) -> Value:
-    """The output with a score for each class. Raises ForeignModelError that says what the outputs are."""
-    named = [value for value in file.outputs if wanted in {None, value.name}]
-    if not named:
+    file: ForeignFile, class_names: Sequence[str], requested: str | None, report: ImportReport
+) -> TensorInfo:
+    """The output with a score for each class. Raises ForeignModelError if there is not one."""
+    listed = "; ".join(map(str, file.outputs))
+    eligible = [tensor for tensor in file.outputs if requested in {None, tensor.name}]
+    if not eligible:
         raise ForeignModelError(
-            f"{file.path} has no output {wanted!r}; it has {'; '.join(map(str, file.outputs))}"
+            f"{file.path} has no output {requested!r}; --output must be one of: {listed}"
         )
     fitting = [
-        value for value in named if _is_score(value) and _classes(value) in {len(class_names), None}
+        tensor
+        for tensor in eligible
+        if _is_score(tensor) and _class_count(tensor) in {len(class_names), None}
     ]
     if len(fitting) == 1:
-        report.add(
-            "output",
-            fitting[0],
-            "given" if wanted else "found",
-            f"of {len(file.outputs)}: {'; '.join(map(str, file.outputs))}",
-        )
+        certainty: Literal["given", "found"] = "given" if requested else "found"
+        report.add("output", fitting[0], certainty, f"of {len(file.outputs)}: {listed}")
         return fitting[0]
     if fitting:
         raise ForeignModelError(
-            f"{file.path} has several outputs with {len(class_names)} scores: {'; '.join(map(str, fitting))}; choose one: --output"
+            f"{file.path} has several outputs with {len(class_names)} scores: "
+            f"{'; '.join(map(str, fitting))}; choose one with --output"
         )
-    (first, *_) = named
-    if not _is_score(first) and first.dtype not in _FLOATS:
+    (first, *_) = eligible
+    if _is_score(first):
+        raise class_count_error(file.path, _class_count(first), class_names)
+    if first.dtype not in _FLOATS:
         raise ForeignModelError(
-            f"{file.path}: the output {first} holds no scores but {_kind(first)}; export the network without what names its answer"
+            f"{file.path}: the output {first} has element type {_type_name(first)}, expected "
+            "floats; export the network without the step that turns scores into labels"
         )
-    if not _is_score(first):
-        raise ForeignModelError(
-            f"{file.path}: the output {first} is no row of scores: it makes an image or a map, and only classifiers are served"
-        )
-    raise wrong_classes(file.path, _classes(first), class_names)
+    raise ForeignModelError(
+        f"{file.path}: the output {first} is an image or a map, expected one score per class; "
+        "only classifiers can be imported"
+    )
 
 
-_FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE})
-
-
-def _is_score(value: Value) -> bool:
-    """Whether it can be `[batch, classes]`, spatial axes of one pixel allowed."""
-    if value.dtype not in _FLOATS:
+def _is_score(tensor: TensorInfo) -> bool:
+    """Whether the tensor can be `[batch, classes]`, with spatial axes of one pixel allowed."""
+    if tensor.dtype not in _FLOATS:
         return False
-    return value.shape is None or (
-        len(value.shape) >= 2 and sum(size != 1 for size in value.shape[1:]) <= 1
+    return tensor.shape is None or (
+        len(tensor.shape) >= 2 and sum(size != 1 for size in tensor.shape[1:]) <= 1
     )
 
 
-def _classes(value: Value) -> int | None:
-    sizes = [] if value.shape is None else [size for size in value.shape[1:] if size != 1]
-    return sizes[0] if sizes else None if value.shape is None else 1
+def _class_count(tensor: TensorInfo) -> int | None:
+    if tensor.shape is None:
+        return None
+    return next((size for size in tensor.shape[1:] if size != 1), 1)
 
 
-def _kind(value: Value) -> str:
-    return (
-        "texts"
-        if value.dtype == onnx.TensorProto.STRING
-        else onnx.TensorProto.DataType.Name(value.dtype).lower()
-    )
+def _type_name(tensor: TensorInfo) -> str:
+    name: str = onnx.TensorProto.DataType.Name(tensor.dtype)
+    return name.lower()
 
 
-def find_answer(graph: onnx.GraphProto, output: str) -> Answer:
-    """Look through reshapes, scales and clips for a closing softmax.
+def find_score_output(graph: onnx.GraphProto, output: str) -> ScoreOutput:
+    """Find a final Softmax, also if reshapes, scales and clips follow it.
 
-    Raises ForeignModelError where each class is answered by itself, or what follows the softmax changes its order.
+    Raises ForeignModelError if the network scores each class independently (Sigmoid), or if what
+    follows the Softmax changes the order of the classes.
     """
-    closing = find_closing(GraphWalk(graph), output)
-    node = closing.node
+    transforms = find_score_transforms(GraphWalker(graph), output)
+    node = transforms.node
     if node is not None and node.op_type in {"Sigmoid", "HardSigmoid"}:
-        then = f" (then {closing})" if closing.steps else ""
+        then = f" (then {transforms})" if transforms.steps else ""
         raise ForeignModelError(
-            f"the network ends in a Sigmoid{then}: it says yes or no to each class by itself, "
-            "and only one distribution over all classes is served"
+            f"the network ends in a Sigmoid{then}: it scores each class independently, and one "
+            "distribution over all classes was expected; multi-label networks cannot be imported"
         )
     if node is None or node.op_type != "Softmax":
-        return Answer(output, None, closing)
-    if not closing.keeps_order:
+        return ScoreOutput(output, None, transforms)
+    if not transforms.preserves_order:
         raise ForeignModelError(
-            f"what follows the closing Softmax ({closing}) changes which class comes first, so what is before it is no answer; "
-            "export  the network without that"
+            f"the steps after the final Softmax ({transforms}) change which class comes first, so "
+            "its input cannot be served; export the network without them"
         )
-    return Answer(output, node.input[0], closing)
+    return ScoreOutput(output, node.input[0], transforms)
 
 
 def find_pooled_head(graph: onnx.GraphProto, logits: str, classes: int) -> PooledHead | str:
-    """The map whose mean goes through one linear layer into the logits, by the graph alone; else the reason why there is none.
+    """Find the map whose mean goes through one linear layer into the logits.
 
-    Whether it is so, numbers must say.
+    Looks at the graph only; the caller must check it by numbers. Returns the reason if there is
+    no such map.
     """
-    walk = GraphWalk(graph)
-    _, node = walk.source(logits)
+    walker = GraphWalker(graph)
+    _, node = walker.source(logits)
     weight: NDArray[Any] | None = None
     bias: NDArray[Any] | None = None
     if node is not None and node.op_type == "Add":
-        constants = [walk.constant(name) for name in node.input]
+        constants = [walker.constant(name) for name in node.input]
         bias = next((constant for constant in constants if constant is not None), None)
         if bias is None:
-            return "its answer is a sum of several branches"
-        _, node = walk.source(node.input[0] if constants[0] is None else node.input[1])
+            return "the logits are the sum of several branches"
+        _, node = walker.source(node.input[0] if constants[0] is None else node.input[1])
     if node is not None and node.op_type in {"Gemm", "MatMul", "Conv"}:
-        linear = _linear(walk, node)
+        linear = _linear(walker, node)
         if linear is None:
-            return f"the numbers of its last layer ({node.op_type}) are no constants of one matrix"
+            return f"the weights of the last layer ({node.op_type}) are not one constant matrix"
         weight, own_bias = linear
         if len(weight) != classes or (bias is not None and bias.size not in {1, classes}):
-            return f"its last layer ({node.op_type}) does not make one number a class"
+            return f"the last layer ({node.op_type}) does not return one number per class"
         bias = own_bias if bias is None else bias.reshape(-1) + own_bias
-        _, node = walk.source(node.input[0])
+        _, node = walker.source(node.input[0])
     elif bias is not None:
-        return "its last layer is none that multiplies"
+        return "the last layer is an addition without a linear layer before it"
     if node is None:
-        return "its answer comes straight from its input"
-    layout = _pooling(walk, node)
+        return "the logits are reshaped input"
+    layout = _pooled_layout(walker, node)
     if layout is None:
-        return f"before its last layer stands {node.op_type} and no mean over a feature map"
-    own_maps = weight is None
-    weight, bias = (
-        (np.eye(classes), np.zeros(classes)) if weight is None or bias is None else (weight, bias)
+        return f"the step before the last layer is {node.op_type}, not a mean over a feature map"
+    class_maps = weight is None
+    if weight is None or bias is None:
+        weight, bias = np.eye(classes), np.zeros(classes)
+    return PooledHead(
+        node.input[0],
+        layout,
+        np.ascontiguousarray(weight, np.float32),
+        np.ascontiguousarray(bias, np.float32),
+        class_maps,
     )
-    floats = [np.ascontiguousarray(array, np.float32) for array in (weight, bias)]
-    return PooledHead(node.input[0], layout, floats[0], floats[1], own_maps)
 
 
-def _linear(walk: GraphWalk, node: onnx.NodeProto) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """Weight `[classes, channels]` and bias `[classes]` of a last layer."""
-    weight = walk.constant(node.input[1])
-    bias = walk.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-    if weight is None or (bias is None and len(node.input) > 2 and node.input[2]):
+def _linear(walker: GraphWalker, node: onnx.NodeProto) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Weight `[classes, channels]` and bias `[classes]` of a layer, if they are constants."""
+    has_bias = len(node.input) > 2 and bool(node.input[2])
+    weight = walker.constant(node.input[1])
+    bias = walker.constant(node.input[2]) if has_bias else np.zeros(1, np.float32)
+    if weight is None or bias is None:
         return None
     if node.op_type == "Conv":
         if weight.shape[2:] != (1, 1) or attribute(node, "group", 1) != 1:
@@ -183,22 +196,18 @@ def _linear(walk: GraphWalk, node: onnx.NodeProto) -> tuple[NDArray[Any], NDArra
         weight = weight.T
     if node.op_type == "Gemm":
         weight = weight * attribute(node, "alpha", 1.0)
-        bias = None if bias is None else bias * attribute(node, "beta", 1.0)
-    if bias is not None and bias.size not in {1, len(weight)}:
+        bias = bias * attribute(node, "beta", 1.0)
+    if bias.size not in {1, len(weight)}:
         return None
-    return weight, np.zeros(len(weight), np.float32) if bias is None else np.broadcast_to(
-        bias.reshape(-1), (len(weight),)
-    )
+    return weight, np.broadcast_to(bias.reshape(-1), (len(weight),))
 
 
-def _pooling(walk: GraphWalk, node: onnx.NodeProto) -> Literal["NCHW", "NHWC"] | None:
-    """The layout of the map that a node takes the mean of."""
-    if node.op_type in {
-        "AveragePool",
-        "GlobalAveragePool",
-    }:  # whether a window covers the map, numbers say
+def _pooled_layout(walker: GraphWalker, node: onnx.NodeProto) -> Literal["NCHW", "NHWC"] | None:
+    """The layout of the map that a node averages; None if it does not average one."""
+    # Whether an AveragePool's window covers the whole map, only numbers show.
+    if node.op_type in {"AveragePool", "GlobalAveragePool"}:
         return "NCHW"
-    if node.op_type == "ReduceMean":
-        axes = sorted(axis % 4 for axis in axes_of(walk, node) or [])
-        return "NCHW" if axes == [2, 3] else "NHWC" if axes == [1, 2] else None
-    return None
+    if node.op_type != "ReduceMean":
+        return None
+    axes = sorted(axis % 4 for axis in axes_of(walker, node) or [])
+    return "NCHW" if axes == [2, 3] else "NHWC" if axes == [1, 2] else None

@@ -1,4 +1,4 @@
-"""The import report: each guess, the evidence for it, and what was only assumed."""
+"""The import report: each decision, its evidence, and what was only assumed."""
 
 import json
 from collections.abc import Iterator
@@ -11,17 +11,18 @@ from rich.text import Text
 from model_store.manifest import Check
 
 Certainty = Literal["given", "found", "checked", "changed", "assumed", "missing"]
-REPORT: Final = "import.json"
+IMPORT_REPORT: Final = "import.json"
 _STYLES: Final = {"assumed": "bold yellow", "missing": "yellow", "checked": "green"}
 _LEGEND: Final = (
-    "given: you said so; found: it stands in the file; checked: found, and true by numbers; changed: made to fit the contract; "
-    "assumed: nothing in the file says so; missing: it was looked for"
+    "given: by an option; found: in the file; checked: found, and confirmed by numbers; "
+    "changed: adapted to the serving contract; assumed: neither stated nor in the file; "
+    "missing: not found"
 )
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing that the import had to know: what was taken, how sure that is, and why."""
+class ReportEntry:
+    """One decision of the import, how certain it is, and why."""
 
     subject: str
     value: str
@@ -31,61 +32,60 @@ class Finding:
 
 @dataclass
 class ImportReport:
-    """What an import found, in the order in which it looked."""
+    """The decisions of an import, in the order in which they were made."""
 
     source: str
-    findings: list[Finding] = field(default_factory=list)
+    entries: list[ReportEntry] = field(default_factory=list)
 
     def add(self, subject: str, value: object, certainty: Certainty, evidence: str) -> None:
-        """Note one finding."""
-        self.findings.append(Finding(subject, str(value), certainty, evidence))
+        self.entries.append(ReportEntry(subject, str(value), certainty, evidence))
 
     @property
     def assumed(self) -> list[str]:
-        """What nothing in the file says."""
-        return [finding.subject for finding in self.findings if finding.certainty == "assumed"]
+        """The subjects that were only assumed."""
+        return [entry.subject for entry in self.entries if entry.certainty == "assumed"]
 
     def to_json(self) -> bytes:
-        """As the version keeps it."""
-        values = {"source": self.source, "findings": [asdict(finding) for finding in self.findings]}
+        """The report as it is sealed in the version."""
+        values = {"source": self.source, "findings": [asdict(entry) for entry in self.entries]}
         return json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n"
 
     def to_table(self) -> Table:
-        """As a terminal shows it; what was only assumed stands out."""
+        """The report for a terminal, with assumptions highlighted."""
         table = Table(
-            "what",
-            "taken",
-            "how",
+            "subject",
+            "value",
+            "certainty",
             "evidence",
             title=Text(f"import of {self.source}"),
             caption=_LEGEND,
         )
-        for finding in self.findings:
-            how = Text(finding.certainty, _STYLES.get(finding.certainty, ""))
-            table.add_row(finding.subject, Text(finding.value), how, Text(finding.evidence))
+        for entry in self.entries:
+            certainty = Text(entry.certainty, _STYLES.get(entry.certainty, ""))
+            table.add_row(entry.subject, Text(entry.value), certainty, Text(entry.evidence))
         return table
 
     def to_markdown(self, checks: tuple[Check, ...]) -> str:
-        """As a file for people, with what the gates found."""
+        """The report as a file, with the results of the checks."""
         return "\n".join(self._lines(checks)) + "\n"
 
     def _lines(self, checks: tuple[Check, ...]) -> Iterator[str]:
         yield from (f"# Import of {_cell(self.source)}", "", _LEGEND + ".", "")
-        yield from ("| what | taken | how | evidence |", "|---|---|---|---|")
-        for finding in self.findings:
-            cells = (finding.subject, finding.value, finding.certainty, finding.evidence)
+        yield from ("| subject | value | certainty | evidence |", "|---|---|---|---|")
+        for entry in self.entries:
+            cells = (entry.subject, entry.value, entry.certainty, entry.evidence)
             yield f"| {' | '.join(map(_cell, cells))} |"
-        yield from ("", "| check | expected | found | verdict |", "|---|---|---|---|")
+        yield from ("", "| check | expected | measured | result |", "|---|---|---|---|")
         for check in checks:
-            bound = f"{'≥' if check.comparison == 'at_least' else '≤'} {check.threshold:.4g}"
-            verdict = (
-                "passed"
-                if check.passed
-                else f"waived: {check.waived}"
-                if check.waived
-                else f"FAILED: {check.detail}"
-            )
-            yield f"| {check.check} | {bound} | {check.value:.4g} | {_cell(verdict)} |"
+            sign = "≥" if check.comparison == "at_least" else "≤"
+            bound = f"{sign} {check.threshold:.4g}"
+            yield f"| {check.check} | {bound} | {check.value:.4g} | {_cell(_verdict(check))} |"
+
+
+def _verdict(check: Check) -> str:
+    if check.passed:
+        return "passed"
+    return f"waived: {check.waived}" if check.waived else f"FAILED: {check.detail}"
 
 
 def _cell(text: str) -> str:

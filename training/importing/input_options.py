@@ -1,4 +1,4 @@
-"""What a person says of a network's pixels, held against what its file says: layout, range, size and resize."""
+"""What the user states about a network's input, combined with what its file states."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -10,22 +10,23 @@ from model_store.manifest import Interpolation, Preprocessing
 from training.errors import ForeignModelError
 from training.importing.foreign_file import ForeignFile
 from training.importing.import_report import ImportReport
-from training.importing.input_spec import Channels, Convention, Layout, PixelRange, Triple
+from training.importing.input_spec import Channels, InputSpec, Layout, PixelRange, Triple
 from training.importing.presets import PRESETS, Geometry, Preset, make_preprocessing
 
-Stated = Literal["given", "found", "assumed"]
+OptionCertainty = Literal["given", "found", "assumed"]
 
 
 @dataclass(frozen=True)
-class Expectation:
-    """What the person says of the network's pixels: a preset, and single values that go before it.
+class InputOptions:
+    """A preset, and single values that override it.
 
-    Where the import itself has put in a preset or a size, its evidence says why; such a size is assumed.
+    The import itself may set a default preset or size. `preset_evidence` or `size_evidence` then
+    states the reason, and such a size counts as assumed.
     """
 
     preset: Preset | None = None
     preset_name: str = ""
-    preset_certainty: Stated = "given"
+    preset_certainty: OptionCertainty = "given"
     preset_evidence: str = ""
     layout: Layout | None = None
     channels: Channels | None = None
@@ -40,199 +41,195 @@ class Expectation:
     size_evidence: str = ""
 
     @property
-    def told(self) -> dict[str, Any]:
-        """What of the range was said by flags."""
-        names = ("channels", "scale", "mean", "std")
+    def range_flags(self) -> dict[str, Any]:
+        """The parts of the pixel range that flags set."""
+        return self._given("channels", "scale", "mean", "std")
+
+    @property
+    def geometry_flags(self) -> dict[str, Any]:
+        """The parts of the resize that flags set."""
+        return self._given("resize", "resize_mode", "interpolation")
+
+    def _given(self, *names: str) -> dict[str, Any]:
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
-    def range(self) -> PixelRange:
-        """The preset's, with what flags say instead. Raises ForeignModelError for one that no pixel can be brought to."""
-        values = replace(self.preset.range if self.preset else PixelRange(), **self.told)
-        if not all(np.isfinite([values.scale, *values.mean, *values.std])) or 0 in {
-            values.scale,
-            *values.std,
-        }:
-            raise ForeignModelError(f"pixels can not be brought to this range: {values}")
+    def pixel_range(self) -> PixelRange:
+        """The preset's range, overridden by flags. Raises ForeignModelError if it is not usable."""
+        values = replace(self.preset.range if self.preset else PixelRange(), **self.range_flags)
+        divisors = {values.scale, *values.std}
+        if not np.isfinite([values.scale, *values.mean, *values.std]).all() or 0 in divisors:
+            raise ForeignModelError(
+                f"the pixel range {values} is not usable: --scale, --mean and --std must be "
+                "finite, and --scale and --std must not be 0"
+            )
         return values
 
     @property
     def preset_source(self) -> str:
-        """Where the preset comes from, in words."""
         return self.preset_evidence or f"--preset {self.preset_name}"
 
     @property
-    def range_certainty(self) -> Stated:
-        """The preset's, unless flags say the whole range."""
-        return "given" if {"scale", "mean", "std"} <= self.told.keys() else self.preset_certainty
+    def range_certainty(self) -> OptionCertainty:
+        """The preset's certainty, or "given" if flags state the whole range."""
+        complete = {"scale", "mean", "std"} <= self.range_flags.keys()
+        return "given" if complete else self.preset_certainty
 
-    def source(self) -> str:
-        """Where the range comes from, in words."""
-        source = self.preset_source if self.preset else "by flags"
-        changed = f", with --{', --'.join(self.told)}" if self.preset and self.told else ""
-        return f"{source}{changed}; check it with labelled images (--verify)"
+    def range_source(self) -> str:
+        """Where the pixel range comes from, for the report."""
+        flags = ", ".join(f"--{name}" for name in self.range_flags)
+        if self.preset is None:
+            source = "by flags"
+        else:
+            source = f"{self.preset_source}, with {flags}" if flags else self.preset_source
+        return f"{source}; confirm it with labelled images (--verify)"
 
 
-def find_convention(
-    file: ForeignFile, expectation: Expectation, report: ImportReport
-) -> Convention:
-    """Layout, type and range of the network's pixels.
+def find_input_spec(file: ForeignFile, options: InputOptions, report: ImportReport) -> InputSpec:
+    """The layout, element type and pixel range of an ONNX network.
 
-    Raises ForeignModelError where they can not be known, or contradict the file.
+    Raises ForeignModelError if one of them is unknown or contradicts the file.
     """
-    layout = _find_layout(file, expectation, report)
-    preset = expectation.preset
-    told = expectation.told
+    layout = _find_layout(file, options, report)
     if file.input.dtype == TensorProto.UINT8:
-        if told.keys() - {"channels"}:
-            raise ForeignModelError(
-                f"{file.path} takes grey levels as bytes, so --{min(told.keys() - {'channels'})} can not be right for it"
-            )
-        channels = expectation.channels or (preset.range.channels if preset else None)
-        report.add(
-            "range",
-            "0 to 255",
-            "found",
-            "the input is uint8: what the network does to its pixels stands inside it",
-        )
-        certainty: Literal["given", "assumed"] = "given" if channels else "assumed"
-        report.add(
-            "channels",
-            channels or "RGB",
-            certainty,
-            "" if channels else "give --channels bgr where it was trained with OpenCV's order",
-        )
-        return Convention(layout, file.input.dtype, PixelRange(channels or "RGB"))
-    if preset is None and not told:
+        return InputSpec(layout, file.input.dtype, _byte_range(file, options, report))
+    if options.preset is None and not options.range_flags:
         raise ForeignModelError(
-            f"{file.path} takes floats, and no file says how grey levels become those: give --preset ({', '.join(PRESETS)}, timm) "
-            "or --scale, --mean, --std and --channels"
+            f"{file.path} takes floats, and an ONNX file does not state their range; give "
+            f"--preset ({', '.join(PRESETS)}, timm) or --scale, --mean, --std and --channels"
         )
-    values = expectation.range()
-    report.add("range", values, "given", f"{expectation.source()}: it can not be seen in a file")
-    if not preset and expectation.channels is None:
-        report.add("channels", "RGB", "assumed", "no --channels and no --preset was given")
-    return Convention(layout, file.input.dtype, values)
+    values = options.pixel_range()
+    report.add("range", values, "given", f"{options.range_source()}: a file does not state it")
+    if not options.preset and options.channels is None:
+        report.add("channels", "RGB", "assumed", "neither --channels nor --preset was given")
+    return InputSpec(layout, file.input.dtype, values)
 
 
-def _find_layout(file: ForeignFile, expectation: Expectation, report: ImportReport) -> Layout:
+def _byte_range(file: ForeignFile, options: InputOptions, report: ImportReport) -> PixelRange:
+    if flags := options.range_flags.keys() - {"channels"}:
+        raise ForeignModelError(
+            f"{file.path} takes uint8 grey levels from 0 to 255, so --{min(flags)} does not "
+            "apply; omit it"
+        )
+    channels = options.channels or (options.preset.range.channels if options.preset else None)
+    report.add("range", "0 to 255", "found", "the input is uint8; the network scales it itself")
+    if channels:
+        report.add("channels", channels, "given", "")
+    else:
+        report.add("channels", "RGB", "assumed", "a network trained with OpenCV needs --channels")
+    return PixelRange(channels or "RGB")
+
+
+def _find_layout(file: ForeignFile, options: InputOptions, report: ImportReport) -> Layout:
     shape = file.input.shape
     layouts: tuple[tuple[Layout, int], ...] = (("NCHW", 1), ("NHWC", 3))
     possible = [layout for layout, axis in layouts if shape is None or shape[axis] in {3, None}]
+    certain = [layout for layout, axis in layouts if shape is not None and shape[axis] == 3]
     if not possible:
         raise ForeignModelError(
-            f"{file.path}: the input {file.input} has no axis of three channels; only colour images are served"
+            f"{file.path}: the input {file.input} has no axis of 3 channels, and only colour "
+            "images are served; export a network for RGB or BGR images"
         )
-    if expectation.layout:
-        if expectation.layout not in possible:
+    if options.layout:
+        if options.layout not in possible:
             raise ForeignModelError(
-                f"{file.path}: the input {file.input} is not {expectation.layout}; leave --layout away, or turn it"
+                f"{file.path}: the input {file.input} is {possible[0]}, but --layout is "
+                f"{options.layout}; omit --layout"
             )
-        report.add("layout", expectation.layout, "given", f"the input is {file.input}")
-        return expectation.layout
-    certain: list[Layout] = [
-        layout
-        for layout in possible
-        if shape is not None and shape[1 if layout == "NCHW" else 3] == 3
-    ]
+        report.add("layout", options.layout, "given", f"the input is {file.input}")
+        return options.layout
     if len(certain) == 1:
-        report.add("layout", certain[0], "found", f"three channels in the input {file.input}")
+        report.add("layout", certain[0], "found", f"3 channels in the input {file.input}")
         return certain[0]
     raise ForeignModelError(
-        f"{file.path}: the input {file.input} may be NCHW or NHWC; say which with --layout"
+        f"{file.path}: the input {file.input} can be NCHW or NHWC; state it with --layout"
     )
 
 
-def find_geometry(
-    in_file: tuple[int | None, int | None],
+def find_preprocessing(
+    file_size: tuple[int | None, int | None],
     described: str,
-    expectation: Expectation,
+    options: InputOptions,
     report: ImportReport,
 ) -> Preprocessing:
-    """How images come to the network's size, of which a file says what is fixed (`in_file`, height and width).
+    """How images are resized and cropped to the network's size.
 
-    Raises ForeignModelError where that is not known, or not possible.
+    Args:
+        file_size: The height and width that the file states; None where it leaves them open.
+        described: The input, for messages.
+
+    Raises:
+        ForeignModelError: If the size is unknown, contradictory or does not fit the resize.
     """
-    asked = expectation.size or (expectation.preset.size if expectation.preset else None)
-    if asked is None and None in in_file:
-        raise ForeignModelError(f"{described} leaves its size open; say it with --size")
-    height, width = (
-        int(found or given) for found, given in zip(in_file, asked or (0, 0), strict=True)
-    )
-    if expectation.size and (height, width) != expectation.size:
-        raise ForeignModelError(
-            f"{described} is {height}x{width}, and --size says {expectation.size[0]}x{expectation.size[1]}"
-        )
-    report.add(
-        "size",
-        f"{height}x{width}",
-        _size_certainty(in_file, expectation),
-        expectation.size_evidence or described,
-    )
-    preset = expectation.preset
-    geometry = preset.geometry if preset else Geometry()
-    spec = geometry.at(height, width)
-    told = {
-        name: given
-        for name in ("resize", "resize_mode", "interpolation")
-        if (given := getattr(expectation, name)) is not None
-    }
-    if told:
-        mode = told.get("resize_mode", "shorter_side" if expectation.resize else spec.resize_mode)
-        resize = expectation.resize or (
-            spec.resize if mode == spec.resize_mode else max(height, width)
-        )
-        spec = make_preprocessing(
-            mode, resize, height, width, told.get("interpolation", spec.interpolation)
-        )
-    how = (
-        f"{spec.resize_mode} to {spec.resize}"
-        if spec.resize_mode == "shorter_side"
-        else "squeezed to the input's size"
-    )
-    wholly_told = "interpolation" in told and bool({"resize", "resize_mode"} & told.keys())
-    if wholly_told:
-        report.add("resize", f"{how}, {spec.interpolation}", "given", "by flags")
-    elif preset and preset.says_geometry:
-        changed = "".join(f", with --{name.replace('_', '-')}" for name in told)
-        report.add(
-            "resize",
-            f"{how}, {spec.interpolation}",
-            expectation.preset_certainty,
-            f"{expectation.preset_source}{changed}",
-        )
+    height, width = _find_size(file_size, described, options, report)
+    flags = options.geometry_flags
+    geometry = options.preset.geometry if options.preset else Geometry()
+    preprocessing = geometry.at(height, width)
+    if flags:
+        default_mode = "shorter_side" if options.resize else preprocessing.resize_mode
+        mode = flags.get("resize_mode", default_mode)
+        same_mode = mode == preprocessing.resize_mode
+        resize = options.resize or (preprocessing.resize if same_mode else max(height, width))
+        interpolation = flags.get("interpolation", preprocessing.interpolation)
+        preprocessing = make_preprocessing(mode, resize, height, width, interpolation)
+    if preprocessing.resize_mode == "shorter_side":
+        method = f"shorter_side to {preprocessing.resize}"
     else:
-        evidence = "nothing says how its images were resized; --resize, --resize-mode and --interpolation do"
-        report.add("resize", f"{how}, {spec.interpolation}", "assumed", evidence)
-    return spec
+        method = "exact, to the input's size"
+    certainty, evidence = _geometry_source(options)
+    report.add("resize", f"{method}, {preprocessing.interpolation}", certainty, evidence)
+    return preprocessing
 
 
-def _size_certainty(in_file: tuple[int | None, int | None], expectation: Expectation) -> Stated:
-    if None not in in_file:
-        return "found"
-    if expectation.size:
-        return "assumed" if expectation.size_evidence else "given"
-    return expectation.preset_certainty
-
-
-def other_readings(convention: Convention) -> dict[str, Convention]:
-    """Other expectations, by name, that a labelled image would tell from this one: the channels turned, and each preset's range.
-
-    Each once: what reads pixels as this one, or as another of them, is no other reading.
-    """
-    channels: Channels = "RGB" if convention.range.channels == "BGR" else "BGR"
-    own = convention.range
-    turned = {
-        f"{channels} instead": replace(
-            own, channels=channels, mean=own.mean[::-1], std=own.std[::-1]
+def _find_size(
+    file_size: tuple[int | None, int | None],
+    described: str,
+    options: InputOptions,
+    report: ImportReport,
+) -> tuple[int, int]:
+    stated = options.size or (options.preset.size if options.preset else None)
+    if stated is None and None in file_size:
+        raise ForeignModelError(f"{described} does not state its size; give it with --size")
+    height, width = (
+        int(in_file or option) for in_file, option in zip(file_size, stated or (0, 0), strict=True)
+    )
+    if options.size and (height, width) != options.size:
+        raise ForeignModelError(
+            f"{described} is {height}x{width}, but --size is "
+            f"{options.size[0]}x{options.size[1]}; omit --size"
         )
-    }
-    presets = {
-        f"--preset {name}": preset.range
-        for name, preset in PRESETS.items()
-        if convention.dtype != TensorProto.UINT8
-    }
+    if None not in file_size:
+        certainty: OptionCertainty = "found"
+    elif options.size:
+        certainty = "assumed" if options.size_evidence else "given"
+    else:
+        certainty = options.preset_certainty
+    report.add("size", f"{height}x{width}", certainty, options.size_evidence or described)
+    return height, width
+
+
+def _geometry_source(options: InputOptions) -> tuple[OptionCertainty, str]:
+    flags = options.geometry_flags
+    if "interpolation" in flags and {"resize", "resize_mode"} & flags.keys():
+        return "given", "by flags"
+    if options.preset and options.preset.states_geometry:
+        overridden = "".join(f", with --{name.replace('_', '-')}" for name in flags)
+        return options.preset_certainty, f"{options.preset_source}{overridden}"
+    return "assumed", "not stated; set it with --resize, --resize-mode and --interpolation"
+
+
+def alternative_specs(spec: InputSpec) -> dict[str, InputSpec]:
+    """Other input specs to try on labelled images, by name: swapped channels, each preset's range.
+
+    A range that equals this one or an earlier alternative is left out.
+    """
+    own = spec.range
+    channels: Channels = "RGB" if own.channels == "BGR" else "BGR"
+    swapped = replace(own, channels=channels, mean=own.mean[::-1], std=own.std[::-1])
+    candidates = {f"{channels} instead": swapped}
+    if spec.dtype != TensorProto.UINT8:
+        candidates |= {f"--preset {name}": preset.range for name, preset in PRESETS.items()}
     ranges: dict[str, PixelRange] = {}
-    for name, values in (turned | presets).items():
+    for name, values in candidates.items():
         if not any(values.equals(known) for known in (own, *ranges.values())):
             ranges[name] = values
-    return {name: replace(convention, range=values) for name, values in ranges.items()}
+    return {name: replace(spec, range=values) for name, values in ranges.items()}

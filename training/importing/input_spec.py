@@ -1,4 +1,4 @@
-"""What a foreign network expects of pixels, in numpy for the original and as nodes before its graph: the preamble."""
+"""A network's input spec: numpy for the reference, ONNX nodes (the preamble) for the import."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _PREFIX: Final = "preamble/"
 
 @dataclass(frozen=True)
 class PixelRange:
-    """(grey level x scale - mean) / std, in the network's own order of channels."""
+    """(grey level x scale - mean) / std, with mean and std in the network's channel order."""
 
     channels: Channels = "RGB"
     scale: float = 1.0
@@ -40,7 +40,7 @@ class PixelRange:
         return f"{self.channels}, (level x {self.scale:.6g} - ({mean})) / ({std})"
 
     def equals(self, other: "PixelRange") -> bool:
-        """Whether pixels come to the same numbers, however these are written; within what float32 can tell apart."""
+        """Whether both map pixels to the same numbers, within float32's precision."""
         (own_factor, own_shift), (factor, shift) = (
             (values.scale / np.array(values.std), np.array(values.mean) / np.array(values.std))
             for values in (self, other)
@@ -53,32 +53,32 @@ class PixelRange:
 
 
 @dataclass(frozen=True)
-class Convention:
-    """A network's input: the layout, the type and the range of its pixels. Of uint8 the range is the grey levels themselves."""
+class InputSpec:
+    """The layout, element type and pixel range that a network expects.
+
+    `dtype` is TensorProto's. For uint8 only the channel order of `range` counts.
+    """
 
     layout: Layout
     dtype: int
     range: PixelRange
 
     def apply(self, pixels: Pixels) -> NDArray[Any]:
-        """What the original network is given for uint8 RGB images `[n, h, w, 3]`; plain numpy, in double precision."""
+        """Convert uint8 RGB images `[n, h, w, 3]` to the network's input, in double precision."""
         values: NDArray[Any] = pixels[..., ::-1] if self.range.channels == "BGR" else pixels
         if self.dtype != onnx.TensorProto.UINT8:
-            values = (values * np.float64(self.range.scale) - np.array(self.range.mean)) / np.array(
-                self.range.std
-            )
+            scaled = values * np.float64(self.range.scale)
+            values = (scaled - np.array(self.range.mean)) / np.array(self.range.std)
         if self.layout == "NCHW":
             values = values.transpose(0, 3, 1, 2)
         return np.ascontiguousarray(values, DTYPES[self.dtype])
 
     def to_nodes(self, target: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-        """Nodes and constants that make the value `target` of the uint8 NHWC RGB input."""
+        """Nodes and constants that compute the value `target` from the uint8 NHWC RGB input."""
         steps: list[tuple[str, NDArray[Any] | None, dict[str, Any]]] = []
         axis = 1 if self.layout == "NCHW" else 3
-        if self.layout == "NCHW":
-            steps.append(
-                ("Transpose", None, {"perm": [0, 3, 1, 2]})
-            )  # on bytes: a quarter of the memory
+        if self.layout == "NCHW":  # before the cast: bytes take a quarter of the memory
+            steps.append(("Transpose", None, {"perm": [0, 3, 1, 2]}))
         if self.range.channels == "BGR":
             steps.append(("Gather", np.array([2, 1, 0], np.int64), {"axis": axis}))
         if self.dtype != onnx.TensorProto.UINT8:
@@ -93,10 +93,10 @@ class Convention:
                     steps.append((operator, values.reshape(shape).astype(np.float32), {}))
             if self.dtype != onnx.TensorProto.FLOAT:
                 steps.append(("Cast", None, {"to": self.dtype}))
-        return _chained(steps or [("Identity", None, {})], target)
+        return _chain(steps or [("Identity", None, {})], target)
 
 
-def _chained(
+def _chain(
     steps: list[tuple[str, NDArray[Any] | None, dict[str, Any]]], target: str
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     nodes, constants, value = [], [], MODEL_INPUT

@@ -1,4 +1,4 @@
-"""Labels: the names of a foreign network's classes, from the kinds of file that they come in."""
+"""The class names of an imported network, from the usual kinds of label file."""
 
 import json
 from collections import Counter
@@ -12,47 +12,55 @@ from training.importing.import_report import ImportReport
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """The names in the order of the network's outputs.
+    """Read the class names in the order of the network's outputs.
 
-    A text file with a name a line, a JSON list, or a JSON object from index to name or to [id, name] (Keras's
-    `imagenet_class_index.json`). Raises ForeignModelError.
+    Args:
+        path: A text file with one name per line, a JSON list, or a JSON object from index to name
+            or to [id, name] (Keras's `imagenet_class_index.json`).
+
+    Raises:
+        ForeignModelError: If the file is none of these, or has fewer than two names.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        names = (
-            _from_json(json.loads(text))
-            if text.lstrip()[:1] in {"[", "{"}
-            else text.rstrip().splitlines()
-        )
+        is_json = text.lstrip()[:1] in {"[", "{"}
+        names = _from_json(json.loads(text)) if is_json else text.rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ForeignModelError(f"the labels {path} can not be read as text: {error}") from None
+        raise ForeignModelError(f"the labels {path} cannot be read as text: {error}") from None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ForeignModelError(
-            f"the labels {path} are no JSON list of names or object from 0, 1, … to names: {error}"
+            f"the labels {path} are not a JSON list of names or a JSON object from 0, 1, … to "
+            f"names: {error}"
         ) from None
     labels = [class_name(name) for name in names]
     if None in labels:
         raise ForeignModelError(
-            f"the labels {path} have a blank or unprintable name in place {labels.index(None)} (from 0)"
+            f"the labels {path} have a blank or unprintable name at index {labels.index(None)} "
+            "(from 0); each class needs a name"
         )
     if len(labels) < 2:
         raise ForeignModelError(
-            f"the labels {path} hold {len(labels)} names; a classifier has at least two classes"
+            f"the labels {path} have {len(labels)} names, expected at least 2, one per class"
         )
     return tuple(label for label in labels if label is not None)
 
 
-def told_apart(labels: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """The labels with their index behind each that stands there twice (ImageNet has two cranes), and the names that did."""
-    repeated = [name for name, number in Counter(labels).items() if number > 1]
-    apart = tuple(
+def make_unique(labels: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Append the index to each name that occurs twice, such as ImageNet's `crane`.
+
+    Returns the names, and those that were repeated. Raises ForeignModelError if the result still
+    repeats a name.
+    """
+    repeated = [name for name, count in Counter(labels).items() if count > 1]
+    unique = tuple(
         f"{name} ({index})" if name in repeated else name for index, name in enumerate(labels)
     )
-    if len(set(apart)) != len(apart):
+    if len(set(unique)) != len(unique):
         raise ForeignModelError(
-            f"the labels can not be told apart: {', '.join(repeated[:5])} stand there several times"
+            f"the labels repeat {', '.join(repeated[:5])}, and so do the names with an index; "
+            "rename them in the labels file"
         )
-    return apart, repeated
+    return unique, repeated
 
 
 def name_classes(
@@ -60,25 +68,22 @@ def name_classes(
     report: ImportReport,
     certainty: Literal["given", "found", "assumed"] = "given",
 ) -> tuple[str, ...]:
-    """The labels, told apart; whether their order is the network's, only labelled images can say."""
-    class_names, repeated = told_apart(labels)
-    report.add(
-        "classes",
-        f"{len(class_names)}: {', '.join(class_names[:3])}, …",
-        certainty,
-        "their order can not be seen in a network",
-    )
+    """Make the labels unique and report them."""
+    class_names, repeated = make_unique(labels)
+    summary = f"{len(class_names)}: {', '.join(class_names[:3])}, …"
+    report.add("classes", summary, certainty, "a network does not state their order")
     if repeated:
-        report.add(
-            "repeated names", ", ".join(repeated), "changed", "their index stands behind each"
-        )
+        evidence = "each has its index appended"
+        report.add("repeated names", ", ".join(repeated), "changed", evidence)
     return class_names
 
 
-def wrong_classes(origin: object, scores: object, class_names: Sequence[str]) -> ForeignModelError:
-    """Labels that are not the network's."""
+def class_count_error(
+    source: object, scores: object, class_names: Sequence[str]
+) -> ForeignModelError:
     return ForeignModelError(
-        f"{origin} answers with {scores} scores, the labels name {len(class_names)} classes; they must fit"
+        f"{source} returns {scores} scores, but there are {len(class_names)} labels; give one "
+        "label per score"
     )
 
 
@@ -89,5 +94,5 @@ def _from_json(values: Any) -> list[str]:
         values = [values[key] for key in sorted(values, key=int)]
     names = [value[-1] if isinstance(value, list) and value else value for value in values]
     if not all(isinstance(name, str) for name in names):
-        raise TypeError("a name is no text")
+        raise TypeError("a name is not a string")
     return names

@@ -1,4 +1,4 @@
-"""From a foreign ONNX file to a candidate: what is looked for, in which order, and how each guess is checked by numbers."""
+"""From an ONNX file to an import candidate."""
 
 import io
 from collections.abc import Sequence
@@ -13,123 +13,139 @@ from model_store.preprocessing import Pixels
 from model_store.provenance import Imported
 from model_store.session import Logits
 from training.errors import ForeignModelError
-from training.importing.candidate import Candidate, input_of
-from training.importing.foreign_file import Value, read_foreign
-from training.importing.head import Answer, PooledHead, choose_output, find_answer
-from training.importing.import_report import REPORT, ImportReport
+from training.importing.candidate import ImportCandidate, input_size_of
+from training.importing.foreign_file import TensorInfo, read_foreign_file
+from training.importing.head import PooledHead, ScoreOutput, choose_output, find_score_output
+from training.importing.import_report import IMPORT_REPORT, ImportReport
 from training.importing.input_options import (
-    Expectation,
-    find_convention,
-    find_geometry,
-    other_readings,
+    InputOptions,
+    alternative_specs,
+    find_input_spec,
+    find_preprocessing,
 )
-from training.importing.input_spec import Convention
-from training.importing.labels import name_classes, wrong_classes
-from training.importing.probes import make_probes, require_finite, spread_of
-from training.importing.reference_model import OriginalFile
-from training.importing.served_graph import ServedGraph
+from training.importing.input_spec import InputSpec
+from training.importing.labels import class_count_error, name_classes
+from training.importing.probes import make_probes, require_finite, score_spread
+from training.importing.reference_model import ReferenceModel
+from training.importing.served_graph import ServedGraphBuilder
 
-SUM_TOLERANCE: Final = 1e-3
+PROBABILITY_TOLERANCE: Final = 1e-3
 
 
-def read_onnx(path: Path, labels: Sequence[str], expectation: Expectation) -> Candidate:
-    """Bring the file under the contract. Raises ForeignModelError that says what is in the way."""
+def read_onnx(path: Path, labels: Sequence[str], options: InputOptions) -> ImportCandidate:
+    """Read an ONNX classifier and build the graph to serve.
+
+    Raises ForeignModelError if the file is not a classifier for these labels, or if it cannot be
+    adapted to the serving contract.
+    """
     report = ImportReport(path.name)
-    file = read_foreign(path)
+    file = read_foreign_file(path)
     class_names = name_classes(labels, report)
-    output = choose_output(file, class_names, expectation.output, report).name
-    convention = find_convention(file, expectation, report)
-    spec = find_geometry(
-        _sizes_of(file.input, convention), f"the input {file.input}", expectation, report
+    output = choose_output(file, class_names, options.output, report).name
+    input_spec = find_input_spec(file, options, report)
+    preprocessing = find_preprocessing(
+        _size_in_file(file.input, input_spec), f"the input {file.input}", options, report
     )
-    answer = find_answer(file.proto.graph, output)
-    original = OriginalFile(file, answer, report)
-    probes = make_probes(input_of(spec))
-    expected, scores = original.run(probes, convention)
+    score_output = find_score_output(file.proto.graph, output)
+    reference = ReferenceModel(file, score_output, report)
+    probes = make_probes(input_size_of(preprocessing))
+    expected, scores = reference.run(probes, input_spec)
     require_finite(expected)
     if expected.shape[1] != len(class_names):
-        raise wrong_classes(path, expected.shape[1], class_names)
-    kind = _kind_of(answer, expected, scores, report)
-    served = ServedGraph(file, output, convention, spec, probes, expected, kind)
-    network, max_batch_size = served.find_network(report)
-    head, identity_error = served.find_head(network, report) or (None, None)
-    model, outputs = served.assemble(network, head)
-    return Candidate(
+        raise class_count_error(path, expected.shape[1], class_names)
+    kind = _classify_scores(score_output, expected, scores, report)
+    builder = ServedGraphBuilder(file, output, input_spec, preprocessing, probes, expected, kind)
+    network, max_batch_size = builder.prepare_network(report)
+    head, identity_error = builder.find_head(network, report) or (None, None)
+    model, outputs = builder.build(network, head)
+    return ImportCandidate(
         model=model,
         outputs=outputs,
-        preprocessing=spec,
+        preprocessing=preprocessing,
         class_names=class_names,
         max_batch_size=max_batch_size,
-        original=partial(_answers, original, convention),
-        imported=Imported(kind="onnx", name=path.name, sha256=file.sha256(), report=REPORT),
+        reference=partial(_scores, reference, input_spec),
+        imported=Imported(kind="onnx", name=path.name, sha256=file.sha256(), report=IMPORT_REPORT),
         report=report,
         classifier=None if head is None else _classifier_bytes(head),
         identity_error=identity_error,
-        other_readings={
-            name: partial(_answers, original, other)
-            for name, other in other_readings(convention).items()
+        alternatives={
+            name: partial(_scores, reference, spec)
+            for name, spec in alternative_specs(input_spec).items()
         },
     )
 
 
-def _answers(original: OriginalFile, convention: Convention, pixels: Pixels) -> Logits:
-    return original.run(pixels, convention)[0]
+def _scores(reference: ReferenceModel, input_spec: InputSpec, pixels: Pixels) -> Logits:
+    return reference.run(pixels, input_spec)[0]
 
 
-def _sizes_of(value: Value, convention: Convention) -> tuple[int | None, int | None]:
-    """Height and width as the file has them."""
-    height, width = (2, 3) if convention.layout == "NCHW" else (1, 2)
-    return (value.shape[height], value.shape[width]) if value.shape else (None, None)
+def _size_in_file(tensor: TensorInfo, input_spec: InputSpec) -> tuple[int | None, int | None]:
+    height, width = (2, 3) if input_spec.layout == "NCHW" else (1, 2)
+    return (tensor.shape[height], tensor.shape[width]) if tensor.shape else (None, None)
 
 
-def _kind_of(
-    answer: Answer, logits: Logits, scores: Logits, report: ImportReport
+def _classify_scores(
+    score_output: ScoreOutput, logits: Logits, scores: Logits, report: ImportReport
 ) -> Literal["logits", "probabilities"]:
-    """What the served scores are, by the graph and by numbers: `scores` are the file's own output, `logits` before its Softmax.
+    """Whether the version serves logits or probabilities, by the graph and by numbers.
 
-    Raises ForeignModelError where they are neither logits nor one distribution over all classes.
+    Args:
+        logits: The values before a final Softmax; the same as `scores` if there is none.
+        scores: The file's own output, `[n, classes]`.
+
+    Raises:
+        ForeignModelError: If they are neither logits nor one distribution over all classes.
     """
     sums = scores.sum(axis=1)
-    off = float(np.abs(sums - 1).max())
-    if answer.before_softmax:
-        drift = float(np.abs(answer.closing.apply(softmax(logits, axis=1)) - scores).max())
-        if not drift <= SUM_TOLERANCE * max(1.0, float(np.abs(scores).max())):
-            raise ForeignModelError(
-                f"the network closes with a Softmax, but its scores do not sum to 1 (off by {off:.3g})"
-                if not answer.closing.steps
-                else f"the network closes with a Softmax and {answer.closing}, but its scores are not so made (off by {drift:.3g})"
-            )
-        then = f" and {answer.closing}" if answer.closing.steps else ""
-        evidence = f"before the closing Softmax{then} ({answer.before_softmax}), which makes the scores of them within {drift:.2g}"
-        report.add("answer", "logits", "checked", evidence)
+    sum_error = float(np.abs(sums - 1).max())
+    if score_output.before_softmax:
+        _check_softmax(score_output, logits, scores, report)
         return "logits"
-    differs = spread_of(scores) > 0
-    if differs and scores.min() >= 0 and off <= SUM_TOLERANCE:
-        report.add(
-            "answer",
-            "probabilities",
-            "checked",
-            "no Softmax closes the graph, and the scores sum to 1 on every probe",
-        )
-        return "probabilities"
-    # of negative ones a constant sum says nothing: a last layer trained with weight decay alone comes to rows that sum to 0
-    if differs and scores.min() >= 0 and np.ptp(sums) <= SUM_TOLERANCE * sums.max():
+    # A constant sum of scores that are partly negative proves nothing: a last layer that was
+    # trained with weight decay alone returns rows that sum to 0.
+    if score_spread(scores) > 0 and scores.min() >= 0:
+        if sum_error <= PROBABILITY_TOLERANCE:
+            evidence = "the graph has no final Softmax, and the scores sum to 1 on every probe"
+            report.add("answer", "probabilities", "checked", evidence)
+            return "probabilities"
+        if np.ptp(sums) <= PROBABILITY_TOLERANCE * sums.max():
+            raise ForeignModelError(
+                f"the scores sum to {sums.mean():.4g} on every probe, expected logits or "
+                "probabilities that sum to 1; export the network without the step that scales them"
+            )
+        if scores.max() <= 1:
+            raise ForeignModelError(
+                "all scores are between 0 and 1 and do not sum to 1, as if each class was scored "
+                "independently, and one distribution over all classes was expected; export the "
+                "network without its last activation if it has one label per image"
+            )
+    evidence = (
+        f"the graph has no final Softmax, and the sums of scores are off 1 by {sum_error:.3g}"
+    )
+    report.add("answer", "logits", "checked", evidence)
+    return "logits"
+
+
+def _check_softmax(
+    score_output: ScoreOutput, logits: Logits, scores: Logits, report: ImportReport
+) -> None:
+    """Check that the Softmax over classes, and the steps after it, turn the logits into scores."""
+    transforms = score_output.transforms
+    error = float(np.abs(transforms.apply(softmax(logits, axis=1)) - scores).max())
+    then = f", then {transforms}" if transforms.steps else ""
+    if not error <= PROBABILITY_TOLERANCE * max(1.0, float(np.abs(scores).max())):
         raise ForeignModelError(
-            f"the scores sum to {sums.mean():.4g} on every probe, so they are shares of that, and no Softmax makes them; "
-            "export the network without what brings them there"
-        )
-    if differs and scores.min() >= 0 and scores.max() <= 1:
-        raise ForeignModelError(
-            "all scores lie between 0 and 1 and do not sum to 1, as where a network says yes or no to each class by itself, "
-            "and only one distribution over all classes is served; export the network without what brings them there"
+            f"the network ends in a Softmax{then}, but its scores differ by {error:.3g} from a "
+            "softmax over the classes; export it with a Softmax over the class axis or without one"
         )
     report.add(
         "answer",
         "logits",
         "checked",
-        f"no Softmax closes the graph, and the scores do not sum to 1 (off by {off:.3g})",
+        f"the input of the final Softmax ({score_output.before_softmax}); softmax{then} returns "
+        f"the file's scores within {error:.2g}",
     )
-    return "logits"
 
 
 def _classifier_bytes(head: PooledHead) -> bytes:

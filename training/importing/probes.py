@@ -1,4 +1,4 @@
-"""Probe images: what an original and its import are compared on, chosen so that their answers differ from each other."""
+"""Probe images: what a reference and its import are compared on."""
 
 from typing import Final
 
@@ -12,45 +12,51 @@ from training.gates.checks import LOGIT_TOLERANCE
 from training.steps.golden import draw_scene
 
 _SEED: Final = 20151210  # the day on which He et al. put residual networks on arXiv
-NUMBER: Final = 16
-_USUAL_LOGIT: Final = 10.0
+PROBE_COUNT: Final = 16
+_TYPICAL_LOGIT: Final = 10.0
 SPREAD_IN_TOLERANCES: Final = 10.0
 
 
 def make_probes(shape: Input) -> Pixels:
-    """uint8 `[NUMBER, height, width, 3]`: the scene in eight guises, flat colours, gradients and noise."""
+    """Images that differ: eight variants of the scene, flat colours, blends and noise.
+
+    Returns:
+        uint8 `[PROBE_COUNT, height, width, 3]`.
+    """
     picture = draw_scene(shape.width, shape.height)
-    guises = [picture, picture[::-1], picture[:, ::-1], picture[::-1, ::-1]]
-    guises += [guise[..., [2, 0, 1]] for guise in guises]
-    chance = np.random.default_rng(_SEED)
+    variants = [picture, picture[::-1], picture[:, ::-1], picture[::-1, ::-1]]
+    variants += [variant[..., [2, 0, 1]] for variant in variants]
+    generator = np.random.default_rng(_SEED)
     flat = [
         np.broadcast_to(np.array(colour, np.uint8), picture.shape)
         for colour in ((250, 20, 30), (10, 200, 90))
     ]
     blends = [(picture * share + flat[1] * (1 - share)).astype(np.uint8) for share in (0.3, 0.6)]
     noise = [
-        chance.integers(0, limit, picture.shape, dtype=np.uint8) for limit in (64, 128, 192, 255)
+        generator.integers(0, limit, picture.shape, dtype=np.uint8) for limit in (64, 128, 192, 255)
     ]
-    return np.ascontiguousarray(np.stack([*guises, *flat, *blends, *noise]))
+    return np.ascontiguousarray(np.stack([*variants, *flat, *blends, *noise]))
 
 
-def require_finite(answers: Logits) -> None:
-    """Raises ForeignModelError where an answer is no number, so that nothing can be held against it."""
-    if not np.isfinite(answers).all():
+def require_finite(scores: Logits) -> None:
+    """Raise ForeignModelError if a score is NaN or infinite."""
+    if not np.isfinite(scores).all():
         raise ForeignModelError(
-            "the network answers pictures with NaN or infinity, so there is nothing to hold it against; "
-            "pixels in another range than it was trained on can do that (--preset, --scale)"
+            "the network returns NaN or infinity for ordinary images, so its import cannot be "
+            "checked; give the pixel range that it was trained on (--preset, or --scale, --mean "
+            "and --std)"
         )
 
 
-def tolerance_of(answers: Logits) -> float:
-    """How far the import's scores may be from these: what our own exports may, and in proportion where scores are large."""
-    return LOGIT_TOLERANCE * max(1.0, float(np.abs(answers).max()) / _USUAL_LOGIT)
+def score_tolerance(scores: Logits) -> float:
+    """How far the import's scores may be from these: 1e-3, in proportion above a score of 10."""
+    return LOGIT_TOLERANCE * max(1.0, float(np.abs(scores).max()) / _TYPICAL_LOGIT)
 
 
-def spread_of(answers: Logits) -> float:
-    """How far a class's score changes over the probes, at most: where it hardly does, agreement proves nothing.
+def score_spread(scores: Logits) -> float:
+    """The largest change of one class's score over the images `[n, classes]`.
 
-    Against the mean over the classes: what is added to all of them changes no probability.
+    Scores are taken relative to their mean over the classes: adding a number to all of them
+    changes no probability.
     """
-    return float(np.ptp(answers - answers.mean(axis=1, keepdims=True), axis=0).max())
+    return float(np.ptp(scores - scores.mean(axis=1, keepdims=True), axis=0).max())

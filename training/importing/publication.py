@@ -1,4 +1,4 @@
-"""Publishing an import: a candidate whose checks passed becomes a sealed version, proven where labelled images speak for it."""
+"""Publishes a verified import as the next version of a model."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,58 +11,64 @@ from model_store.errors import ManifestError
 from model_store.manifest import Check, Checkpoint, Classifier, Variant, now
 from model_store.store import ModelStore
 from training.errors import ForeignModelError
-from training.gates.gate import apply_waivers, require_passed
-from training.importing.candidate import Candidate
-from training.importing.import_report import REPORT
-from training.importing.verification import Verified
+from training.gates.gate import apply_waivers as waive_checks
+from training.gates.gate import require_passed
+from training.importing.candidate import ImportCandidate
+from training.importing.import_report import IMPORT_REPORT
+from training.importing.verification import VerificationResult
 from training.steps.export import CLASSIFIER_FILE, MODEL_FILE
 from training.steps.publish import CHECKPOINT_WEIGHTS_FILE, Published, pin_serving_version
 
-_WHY: Final = "imported and verified"
+_PROMOTION_REASON: Final = "imported and verified"
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A candidate with what was found of it, waivers in it."""
+class CheckedImport:
+    """A candidate, its verification, and its checks with waivers."""
 
-    candidate: Candidate
-    verified: Verified
+    candidate: ImportCandidate
+    result: VerificationResult
     checks: tuple[Check, ...]
 
     @property
     def proof(self) -> Literal["proven", "unproven"]:
-        """Proven is what labelled images were read right by, with nothing waived."""
-        proven = self.verified.metrics is not None and all(check.passed for check in self.checks)
+        """Proven if labelled images were given and every check passed without a waiver."""
+        proven = self.result.metrics is not None and all(check.passed for check in self.checks)
         return "proven" if proven else "unproven"
 
 
-def judge(candidate: Candidate, verified: Verified, waivers: Mapping[str, str]) -> Judged:
-    """Put the owner's reasons to the checks that failed, and the proof into the report."""
-    judged = Judged(candidate, verified, apply_waivers(verified.checks, waivers))
-    evidence = (
-        "that pixels are read as in training, nothing here shows; labelled images do (--verify)"
-    )
-    if verified.metrics is not None:
-        evidence = f"{verified.metrics.top1:.1%} of {verified.metrics.test_images} labelled images are read right"
-    candidate.report.add(
-        "proof", judged.proof, "checked" if judged.proof == "proven" else "missing", evidence
-    )
-    return judged
+def apply_waivers(
+    candidate: ImportCandidate, result: VerificationResult, waivers: Mapping[str, str]
+) -> CheckedImport:
+    """Attach waivers to failed checks, and add the proof to the candidate's report."""
+    checked = CheckedImport(candidate, result, waive_checks(result.checks, waivers))
+    if result.metrics is None:
+        evidence = "only labelled images show that the input spec is right (--verify)"
+    else:
+        images = result.metrics.test_images
+        evidence = f"{result.metrics.top1:.1%} of {images} labelled images are classified correctly"
+    certainty: Literal["checked", "missing"] = "checked" if checked.proof == "proven" else "missing"
+    candidate.report.add("proof", checked.proof, certainty, evidence)
+    return checked
 
 
 def publish_import(
-    judged: Judged, store: ModelStore, model: str, *, promote: bool, keep_checkpoint: bool
+    checked: CheckedImport, store: ModelStore, model: str, *, promote: bool, keep_checkpoint: bool
 ) -> Published:
-    """Seal the next version; `production` follows where it is proven.
+    """Seal the next version, and point `production` to it if it is proven.
 
-    An import that brings nothing new finds its version. Raises GateError where a check failed without a waiver.
+    If the newest version is the same import, that version is returned.
+
+    Raises:
+        GateError: If a check failed without a waiver.
+        ForeignModelError: If an unproven version would hide a built-in model.
     """
-    require_passed(judged.checks)
-    candidate, verified = judged.candidate, judged.verified
+    require_passed(checked.checks)
+    candidate, result = checked.candidate, checked.result
     files: dict[str, bytes] = {
         MODEL_FILE: candidate.model,
-        REPORT: candidate.report.to_json(),
-        **verified.files,
+        IMPORT_REPORT: candidate.report.to_json(),
+        **result.files,
     }
     if candidate.classifier is not None:
         files[CLASSIFIER_FILE] = candidate.classifier
@@ -75,40 +81,44 @@ def publish_import(
         "preprocessing": candidate.preprocessing,
         "class_names": candidate.class_names,
         "max_batch_size": candidate.max_batch_size,
-        "variants": (Variant(precision="fp32", file=MODEL_FILE, tolerance=verified.tolerance),),
+        "variants": (Variant(precision="fp32", file=MODEL_FILE, tolerance=result.tolerance),),
         "classifier": Classifier(file=CLASSIFIER_FILE) if CLASSIFIER_FILE in files else None,
         "checkpoint": Checkpoint(file=CHECKPOINT_WEIGHTS_FILE)
         if CHECKPOINT_WEIGHTS_FILE in files
         else None,
         "imported": candidate.imported,
-        "metrics": verified.metrics,
-        "gate": judged.checks,
-        "golden": verified.golden,
-        "proof": judged.proof,
+        "metrics": result.metrics,
+        "gate": checked.checks,
+        "golden": result.golden,
+        "proof": checked.proof,
     }
     version = _find_same(store, model, manifest, files)
     if version is None:
-        if judged.proof == "unproven" or not promote:
+        if checked.proof == "unproven" or not promote:
             _require_not_built_in(store, model)
             pin_serving_version(store, model)
         version = store.publish(model, manifest, files)
-    if promote and judged.proof == "proven" and store.aliases(model).version(PRODUCTION) != version:
-        store.promote(model, version, why=_WHY)
+    if (
+        promote
+        and checked.proof == "proven"
+        and store.aliases(model).version(PRODUCTION) != version
+    ):
+        store.promote(model, version, why=_PROMOTION_REASON)
     return Published(version, promoted=store.aliases(model).version(PRODUCTION) == version)
 
 
 def _require_not_built_in(store: ModelStore, model: str) -> None:
-    """Raise ForeignModelError where a built-in model would be hidden."""
     if model in store.models() and store.layer(model) == "built-in":
         raise ForeignModelError(
-            f"{model} is built in, and this version would hide it: choose another --model, or --verify it and promote it"
+            f"{model} is a built-in model, and this version would hide it; choose another --model, "
+            "or prove the import with --verify and promote it"
         )
 
 
 def _find_same(
     store: ModelStore, model: str, manifest: Mapping[str, Any], files: Mapping[str, bytes]
 ) -> int | None:
-    """The newest version, where it is the same but for the time. A damaged version is not it."""
+    """The newest version if it differs only in its creation time, and is not damaged."""
     if model not in store.models() or store.layer(model) != "published":
         return None
     number = store.versions(model)[-1]

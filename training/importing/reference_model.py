@@ -1,4 +1,7 @@
-"""The original file as its maker ran it: ONNX Runtime and numpy, and nothing of the graph that is served."""
+"""The reference: the file as its author runs it, in ONNX Runtime and numpy.
+
+It shares nothing with the graph that is served.
+"""
 
 from typing import Any
 
@@ -11,61 +14,72 @@ from model_store.preprocessing import Pixels
 from model_store.session import Logits
 from training.errors import ForeignModelError
 from training.importing.foreign_file import ForeignFile
-from training.importing.foreign_graph import OLDEST_RUN, quiet_options, upgrade
-from training.importing.head import Answer
+from training.importing.foreign_graph import OLDEST_RUNNABLE_OPSET, quiet_session_options, upgrade
+from training.importing.head import ScoreOutput
 from training.importing.import_report import ImportReport
-from training.importing.input_spec import Convention
+from training.importing.input_spec import InputSpec
 
 
-class OriginalFile:
-    """Answers for uint8 RGB images `[n, h, w, 3]` under any convention, in batches of the size that the file asks for."""
+class ReferenceModel:
+    """Scores uint8 RGB images `[n, h, w, 3]` under any input spec, in the file's batch size."""
 
-    def __init__(self, file: ForeignFile, answer: Answer, report: ImportReport) -> None:
-        """Load the file; one too old for ONNX Runtime is upgraded, and nothing else, first. Raises ForeignModelError."""
+    def __init__(self, file: ForeignFile, score_output: ScoreOutput, report: ImportReport) -> None:
+        """Load the file. Raises ForeignModelError if ONNX Runtime cannot.
+
+        A file that is too old for ONNX Runtime is upgraded first, and not changed otherwise.
+        """
         proto = onnx.ModelProto()
-        if file.opset >= OLDEST_RUN:
+        runnable = file.opset >= OLDEST_RUNNABLE_OPSET
+        if runnable:
             proto.CopyFrom(file.proto)
         else:
             proto.CopyFrom(upgrade(file, ImportReport("")))
-            reason = f"nothing here computes opset {file.opset}, so answers are held against the upgraded file, not the file itself"
-            report.add("the upgrade", "right", "assumed", reason)
-        self._input, self._answer = file.input, answer
-        self._names = [answer.output]
-        if answer.before_softmax:
-            self._names.append(answer.before_softmax)
-            if answer.before_softmax not in {value.name for value in proto.graph.output}:
-                proto.graph.output.append(onnx.ValueInfoProto(name=answer.before_softmax))
+            reason = f"ONNX Runtime does not run opset {file.opset}; the upgraded file is compared"
+            report.add("the upgrade", "correct", "assumed", reason)
+        self._input = file.input
+        self._outputs = [score_output.output]
+        if score_output.before_softmax:
+            self._outputs.append(score_output.before_softmax)
+            if score_output.before_softmax not in {value.name for value in proto.graph.output}:
+                proto.graph.output.append(onnx.ValueInfoProto(name=score_output.before_softmax))
         try:
             self._session = onnxruntime.InferenceSession(
-                proto.SerializeToString(), quiet_options(), providers=["CPUExecutionProvider"]
+                proto.SerializeToString(),
+                quiet_session_options(),
+                providers=["CPUExecutionProvider"],
             )
         except Exception as error:  # ONNX Runtime's own exceptions share no public base class
             raise ForeignModelError(
-                f"{file.path} can not be run: {str(error).splitlines()[0][:300]}"
+                f"{file.path} cannot be run by ONNX Runtime: {str(error).splitlines()[0][:300]}; "
+                "export it again"
             ) from error
-        self._batch = file.input.shape[0] if file.input.shape and file.opset >= OLDEST_RUN else None
+        self._batch = file.input.shape[0] if file.input.shape and runnable else None
 
-    def run(self, pixels: Pixels, convention: Convention) -> tuple[Logits, Logits]:
-        """Logits and the file's own output, float32 `[n, classes]`: two of the same where it closes with no softmax."""
+    def run(self, pixels: Pixels, input_spec: InputSpec) -> tuple[Logits, Logits]:
+        """The logits and the file's own output, float32 `[n, classes]`.
+
+        Both are the same if the file does not end in a Softmax.
+        """
         size = self._batch or 1
-        chunks = [
-            self._run_one(pixels[start : start + size], size, convention)
+        batches = [
+            self._run_batch(pixels[start : start + size], size, input_spec)
             for start in range(0, len(pixels), size)
         ]
-        output, *before = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+        output, *before = (np.concatenate(parts) for parts in zip(*batches, strict=True))
         return before[0] if before else output, output
 
-    def _run_one(self, pixels: Pixels, size: int, convention: Convention) -> list[Logits]:
+    def _run_batch(self, pixels: Pixels, size: int, input_spec: InputSpec) -> list[Logits]:
         padded = np.concatenate([pixels, np.repeat(pixels[-1:], size - len(pixels), axis=0)])
+        values = input_spec.apply(padded)
         try:
             results: list[NDArray[Any]] = self._session.run(
-                self._names, {self._input.name: convention.apply(padded)}
+                self._outputs, {self._input.name: values}
             )
         except Exception as error:  # as above
-            shape = convention.apply(padded).shape
             raise ForeignModelError(
-                f"the network can not be run on an input of {list(shape)}: {str(error).splitlines()[0][:300]}; "
-                "--size and --layout say what it takes"
+                f"the network cannot be run on an input of {list(values.shape)}: "
+                f"{str(error).splitlines()[0][:300]}; state its size and layout with --size and "
+                "--layout"
             ) from error
         return [
             np.asarray(result, np.float32).reshape(size, -1)[: len(pixels)] for result in results

@@ -1,4 +1,4 @@
-"""What a graph does to its scores after its last real step: multiplied, shifted and clipped by constants."""
+"""The steps with constants (scale, shift, clip) between a network's last layer and its scores."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from training.importing.graph_walk import GraphWalk, attribute
+from training.importing.graph_walk import GraphWalker, attribute
 
-_WITH_CONSTANT: Final[Mapping[str, Callable[..., NDArray[Any]]]] = {
+_BINARY_OPERATORS: Final[Mapping[str, Callable[..., NDArray[Any]]]] = {
     "Add": np.add,
     "Div": np.divide,
     "Max": np.maximum,
@@ -18,38 +18,37 @@ _WITH_CONSTANT: Final[Mapping[str, Callable[..., NDArray[Any]]]] = {
     "Mul": np.multiply,
     "Sub": np.subtract,
 }
-_EITHER_WAY: Final = frozenset({"Add", "Max", "Min", "Mul"})
+_COMMUTATIVE: Final = frozenset({"Add", "Max", "Min", "Mul"})
 
 
 @dataclass(frozen=True)
-class Step:
-    """One node that does the same to each score, or, where its constants are no single numbers, something else to each class."""
+class ScoreTransform:
+    """One node with constants: a single number for all scores, or one per class."""
 
     operator: str
     constants: tuple[NDArray[Any], ...]
 
     def apply(self, scores: NDArray[Any]) -> NDArray[Any]:
-        """The node, reckoned again."""
-        operation = np.clip if self.operator == "Clip" else _WITH_CONSTANT[self.operator]
+        operation = np.clip if self.operator == "Clip" else _BINARY_OPERATORS[self.operator]
         return np.asarray(operation(scores, *self.constants))
 
 
 @dataclass(frozen=True)
-class Closing:
-    """The node that makes the scores (None of an input) and the steps that follow it, in their order."""
+class ScoreTransforms:
+    """The node that computes the scores (None for an input) and the steps after it, in order."""
 
     node: onnx.NodeProto | None
-    steps: tuple[Step, ...]
+    steps: tuple[ScoreTransform, ...]
 
     def apply(self, scores: NDArray[Any]) -> NDArray[Any]:
-        """What the steps make of scores, float `[n, classes]`."""
+        """Apply the steps to scores, float `[n, classes]`."""
         for step in self.steps:
             scores = step.apply(scores)
         return scores
 
     @property
-    def keeps_order(self) -> bool:
-        """Whether a larger probability stays the larger score, whichever classes the two are of."""
+    def preserves_order(self) -> bool:
+        """Whether a larger probability always becomes the larger score, for any two classes."""
         if any(constant.size != 1 for step in self.steps for constant in step.constants):
             return False
         line = self.apply(np.linspace(0, 1, 101)).reshape(-1)
@@ -59,48 +58,50 @@ class Closing:
         return ", ".join(step.operator for step in self.steps)
 
 
-def find_closing(walk: GraphWalk, output: str) -> Closing:
+def find_score_transforms(walker: GraphWalker, output: str) -> ScoreTransforms:
     """Walk back from an output through reshapes and steps with constants."""
-    steps: list[Step] = []
-    value, node = walk.source(output)
-    passed = {value}
-    while node is not None and (found := _step(walk, node)) is not None:
+    steps: list[ScoreTransform] = []
+    value, node = walker.source(output)
+    visited = {value}
+    while node is not None and (found := _read_step(walker, node)) is not None:
         before, step = found
-        value, following = walk.source(before)
-        if value in passed:  # a broken file may go in circles
+        value, producer = walker.source(before)
+        if value in visited:  # a broken file may have cycles
             break
         steps.insert(0, step)
-        passed.add(value)
-        node = following
-    return Closing(node, tuple(steps))
+        visited.add(value)
+        node = producer
+    return ScoreTransforms(node, tuple(steps))
 
 
-def _step(walk: GraphWalk, node: onnx.NodeProto) -> tuple[str, Step] | None:
-    """The value before a node and what the node does to it; None where that takes more than constants."""
+def _read_step(walker: GraphWalker, node: onnx.NodeProto) -> tuple[str, ScoreTransform] | None:
+    """The input of a node and its transform; None if it does not use constants only."""
     if node.op_type == "Clip":
-        names = [*node.input[1:], "", ""][:2]
-        defaults = (
-            attribute(node, "min", -np.inf),
-            attribute(node, "max", np.inf),
-        )  # attributes before opset 11
-        low, high = (
-            walk.numbers(name) if name else np.array(default)
-            for name, default in zip(names, defaults, strict=True)
-        )
-        return (
-            None
-            if low is None or high is None
-            else (node.input[0], Step("Clip", (_scalar(low), _scalar(high))))
-        )
-    if node.op_type not in _WITH_CONSTANT or len(node.input) != 2:
+        return _read_clip(walker, node)
+    if node.op_type not in _BINARY_OPERATORS or len(node.input) != 2:
         return None
     value, other = node.input
-    constant = walk.numbers(other)
-    if constant is None and node.op_type in _EITHER_WAY:
-        value, constant = other, walk.numbers(value)
-    return None if constant is None else (value, Step(node.op_type, (_scalar(constant),)))
+    constant = walker.numbers(other)
+    if constant is None and node.op_type in _COMMUTATIVE:
+        value, constant = other, walker.numbers(value)
+    if constant is None:
+        return None
+    return value, ScoreTransform(node.op_type, (_as_scalar(constant),))
 
 
-def _scalar(numbers: NDArray[Any]) -> NDArray[Any]:
-    """One number without axes, which else would be added to the scores'."""
+def _read_clip(walker: GraphWalker, node: onnx.NodeProto) -> tuple[str, ScoreTransform] | None:
+    names = [*node.input[1:], "", ""][:2]
+    # Before opset 11 the bounds are attributes.
+    defaults = (attribute(node, "min", -np.inf), attribute(node, "max", np.inf))
+    low, high = (
+        walker.numbers(name) if name else np.array(default)
+        for name, default in zip(names, defaults, strict=True)
+    )
+    if low is None or high is None:
+        return None
+    return node.input[0], ScoreTransform("Clip", (_as_scalar(low), _as_scalar(high)))
+
+
+def _as_scalar(numbers: NDArray[Any]) -> NDArray[Any]:
+    """A single number loses its axes, which would otherwise be broadcast to the scores."""
     return numbers.reshape(()) if numbers.size == 1 else numbers

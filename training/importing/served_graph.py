@@ -1,4 +1,4 @@
-"""The served side of an ONNX import: the free batch and the pooled head, each tried and kept only where numbers agree."""
+"""Builds the graph to serve. Each change is kept only if its scores are still the reference's."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -13,130 +13,132 @@ from model_store.session import Logits
 from training.errors import ForeignModelError
 from training.gates.gate import EXPORT_MAX_BATCH_SIZE
 from training.importing.assembly import assemble
-from training.importing.candidate import input_of, open_session
+from training.importing.candidate import input_size_of, open_session
 from training.importing.foreign_file import ForeignFile
-from training.importing.foreign_graph import fold, free_batch, upgrade
-from training.importing.head import PooledHead, find_answer, find_pooled_head
+from training.importing.foreign_graph import fold_constants, free_batch, upgrade
+from training.importing.head import PooledHead, find_pooled_head, find_score_output
 from training.importing.import_report import ImportReport
-from training.importing.input_spec import Convention
-from training.importing.probes import tolerance_of
+from training.importing.input_spec import InputSpec
+from training.importing.probes import score_tolerance
 from training.run.inference import run_in_batches
 from training.steps.export import OUTPUT_NAMES
 
-TRIED_BATCH: Final = 3  # neither one nor, mostly, the file's own
+TEST_BATCH: Final = 3  # not 1, and rarely the batch that a file fixes
 
 
 @dataclass(frozen=True)
-class ServedGraph:
-    """Makes served graphs of a file, and holds them against what the original answers (`expected`) for the probes."""
+class ServedGraphBuilder:
+    """Builds graphs from a file and compares their scores on the probes with `expected`."""
 
     file: ForeignFile
     output: str
-    convention: Convention
-    spec: Preprocessing
+    input_spec: InputSpec
+    preprocessing: Preprocessing
     probes: Pixels
     expected: Logits
     kind: Literal["logits", "probabilities"]
 
-    def find_network(self, report: ImportReport) -> tuple[onnx.ModelProto, int]:
-        """The network without preamble, and the batches that it takes: any where the graph allows it, else single images.
+    def prepare_network(self, report: ImportReport) -> tuple[onnx.ModelProto, int]:
+        """The upgraded network without preamble, and its maximum batch size.
 
-        Raises ForeignModelError where it answers otherwise than the original.
+        The batch is free if the graph allows it, otherwise 1. Raises ForeignModelError if the
+        network's scores are not the reference's in any batch size.
         """
         fixed = self.file.input.shape[0] if self.file.input.shape else None
-        network = fold(upgrade(self.file, report), report)
-        checked = f"{TRIED_BATCH} images at once get their own answers"
-        if self._agrees(network, TRIED_BATCH):
-            said = (
-                "the file leaves it free"
-                if fixed is None
-                else f"the file fixes it at {fixed}, and nothing in the graph needs that"
-            )
-            report.add("batch", "free", "checked", f"{said}; {checked}")
+        network = fold_constants(upgrade(self.file, report), report)
+        checked = f"each of {TEST_BATCH} images in one batch gets its own scores"
+        if self._agrees(network, TEST_BATCH):
+            source = "the file leaves it free"
+            if fixed is not None:
+                source = f"the file states {fixed}, but nothing in the graph needs it"
+            report.add("batch", "free", "checked", f"{source}; {checked}")
             return network, EXPORT_MAX_BATCH_SIZE
         freed = onnx.ModelProto()
         freed.CopyFrom(network)
-        if free_batch(freed, fixed or 1) and self._agrees(freed, TRIED_BATCH):
-            report.add(
-                "batch",
-                "free",
-                "changed",
-                f"reshapes to a batch of {fixed or 1} were freed; {checked}",
-            )
+        if free_batch(freed, fixed or 1) and self._agrees(freed, TEST_BATCH):
+            evidence = f"reshapes to a batch of {fixed or 1} were freed; {checked}"
+            report.add("batch", "free", "changed", evidence)
             return freed, EXPORT_MAX_BATCH_SIZE
         if self._agrees(network, 1):
-            advice = "the graph works for single images alone, which is slow under load; export it with a free batch"
-            report.add("batch", "1", "missing", advice)
+            evidence = "the graph works for single images only; export it with a free batch"
+            report.add("batch", "1", "missing", evidence)
             return network, 1
-        reason = "brought up to date it answers otherwise than before; export it with another opset"
         if fixed is not None and fixed > 1:
-            reason = f"it works in batches of {fixed} alone; export it with a free batch"
-        raise ForeignModelError(f"{self.file.path}: {reason}")
+            raise ForeignModelError(
+                f"{self.file.path} works in batches of {fixed} only, and single images must be "
+                "possible; export it with a free batch"
+            )
+        raise ForeignModelError(
+            f"{self.file.path} returns other scores after the upgrade from opset "
+            f"{self.file.opset}; export it with another opset"
+        )
 
     def find_head(
         self, network: onnx.ModelProto, report: ImportReport
     ) -> tuple[PooledHead, float] | None:
-        """The pooled head and its error, where the graph has one and mean(features) x weight + bias are the logits."""
-        head = find_pooled_head(
-            network.graph, find_answer(network.graph, self.output).logits, self.expected.shape[1]
-        )
-        if not isinstance(head, str):
+        """The pooled head and its error, if mean(features) x weight + bias are the logits."""
+        logits = find_score_output(network.graph, self.output).logits
+        head = find_pooled_head(network.graph, logits, self.expected.shape[1])
+        if isinstance(head, str):
+            reason = head
+        else:
             try:
-                error, bound = self._identity_error(network, head), tolerance_of(self.expected)
+                error = self._identity_error(network, head)
             except (ModelRunError, ForeignModelError) as problem:
-                head = str(problem).splitlines()[0]
+                reason = str(problem).splitlines()[0]
             else:
+                bound = score_tolerance(self.expected)
                 if error <= bound:
-                    layer = (
-                        "the maps are the classes' own"
-                        if head.own_maps
-                        else f"a {head.layout} map through one linear layer"
-                    )
+                    layer = f"a {head.layout} map and one linear layer"
+                    if head.class_maps:
+                        layer = "one map per class"
                     evidence = f"{layer}; mean x weight + bias are the logits within {error:.2g}"
                     report.add("features", head.features, "checked", evidence)
                     return head, error
-                head = f"mean({head.features}) x weight + bias are off the logits by {error:.3g}, allowed is {bound:.3g}"
-        report.add("features", "none", "missing", f"no class-activation maps: {head}")
+                reason = (
+                    f"mean({head.features}) x weight + bias differ from the logits by "
+                    f"{error:.3g}, more than {bound:.3g}"
+                )
+        report.add("features", "none", "missing", f"no class-activation maps: {reason}")
         return None
 
-    def assemble(self, network: onnx.ModelProto, head: PooledHead | None) -> tuple[bytes, Outputs]:
-        """The served graph's bytes, and what its outputs are called."""
+    def build(self, network: onnx.ModelProto, head: PooledHead | None) -> tuple[bytes, Outputs]:
+        """The graph to serve, and its outputs."""
         logits, features = OUTPUT_NAMES
-        value, classes = find_answer(network.graph, self.output).logits, self.expected.shape[1]
         model = assemble(
             network,
             self.file.input.name,
-            self.convention,
-            input_of(self.spec),
-            value,
-            classes,
+            self.input_spec,
+            input_size_of(self.preprocessing),
+            find_score_output(network.graph, self.output).logits,
+            self.expected.shape[1],
             head,
         )
         outputs = Outputs(logits=logits, kind=self.kind, features=features if head else None)
         return model.SerializeToString(deterministic=True), outputs
 
     def _identity_error(self, network: onnx.ModelProto, head: PooledHead) -> float:
-        model, outputs = self.assemble(network, head)
-        session = open_session(model, input_of(self.spec), outputs)
+        model, outputs = self.build(network, head)
+        session = open_session(model, input_size_of(self.preprocessing), outputs)
         maps = np.concatenate(
             [session.run_with_features(probe[np.newaxis])[1] for probe in self.probes]
         )
         channels = head.weight.shape[1]
         if maps.ndim != 4 or maps.shape[1] != channels:
             raise ForeignModelError(
-                f"{head.features} is {list(maps.shape[1:])} for an image, no map of {channels} channels"
+                f"{head.features} has the shape {list(maps.shape[1:])} per image, expected a map "
+                f"of {channels} channels"
             )
         return float(np.abs(maps.mean((2, 3)) @ head.weight.T + head.bias - self.expected).max())
 
     def _agrees(self, network: onnx.ModelProto, size: int) -> bool:
-        """Whether batches of this size get the original's answers."""
-        model, outputs = self.assemble(network, None)
+        """Whether the network's scores in batches of this size are the reference's."""
+        model, outputs = self.build(network, None)
         try:
-            found = run_in_batches(
-                open_session(model, input_of(self.spec), outputs), self.probes, size
-            )
+            session = open_session(model, input_size_of(self.preprocessing), outputs)
+            scores = run_in_batches(session, self.probes, size)
         except ModelRunError:
             return False
-        return found.shape == self.expected.shape and bool(
-            np.abs(found - self.expected).max() <= tolerance_of(self.expected)
+        return scores.shape == self.expected.shape and bool(
+            np.abs(scores - self.expected).max() <= score_tolerance(self.expected)
         )

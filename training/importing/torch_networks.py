@@ -1,4 +1,4 @@
-"""From torchvision's weights, or a file of weights under its names, to a candidate: exported as our own networks are."""
+"""From torch weights with torchvision's names to an import candidate."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,14 +18,14 @@ from model_store.provenance import Imported
 from model_store.session import Logits
 from training.errors import ForeignModelError
 from training.gates.gate import EXPORT_MAX_BATCH_SIZE
-from training.importing.candidate import Candidate, input_of, open_session
-from training.importing.import_report import REPORT, ImportReport
-from training.importing.input_options import Expectation, find_geometry, other_readings
-from training.importing.input_spec import Channels, Convention, PixelRange
-from training.importing.labels import name_classes, wrong_classes
+from training.importing.candidate import ImportCandidate, input_size_of, open_session
+from training.importing.import_report import IMPORT_REPORT, ImportReport
+from training.importing.input_options import InputOptions, alternative_specs, find_preprocessing
+from training.importing.input_spec import Channels, InputSpec, PixelRange
+from training.importing.labels import class_count_error, name_classes
 from training.importing.presets import PRESETS, triple
 from training.importing.probes import make_probes
-from training.importing.torchvision_weights import find_origin
+from training.importing.torchvision_weights import identify_weights
 from training.learning.networks import (
     IMAGENET,
     PLAIN_LAYERS,
@@ -43,210 +43,213 @@ from training.run.initial_weights import (
 from training.run.weights import Trained, is_weights_file, read_weights, serialise
 from training.steps.export import OUTPUTS, ExportModule, classifier_bytes, export_graph
 
-RESIDUAL: Final = tuple(name for name in IMAGENET if name not in PLAIN_LAYERS)
-"""Every residual classifier that torchvision builds."""
+TORCHVISION_NETWORKS: Final = tuple(name for name in IMAGENET if name not in PLAIN_LAYERS)
+"""The residual classifiers of torchvision."""
 
 
-def read_torchvision(name: str, weights: Path | None, expectation: Expectation) -> Candidate:
-    """Torchvision's pretrained network with its own categories and transforms; `weights` is its file where there is no network.
+def read_torchvision(name: str, weights: Path | None, options: InputOptions) -> ImportCandidate:
+    """A pretrained torchvision network with its own labels and transforms.
 
-    Raises ForeignModelError, InitialWeightsError.
+    Args:
+        weights: A file with its weights; None downloads the default ones.
+
+    Raises:
+        ForeignModelError: If there is no such network, or the weights do not fit it.
+        InitialWeightsError: If the weights cannot be downloaded or read.
     """
-    if name not in RESIDUAL:
+    if name not in TORCHVISION_NETWORKS:
         raise ForeignModelError(
-            f"torchvision has no residual classifier {name!r}; it has {', '.join(RESIDUAL)}"
+            f"torchvision has no residual classifier {name!r}; --torchvision must be one of "
+            f"{', '.join(TORCHVISION_NETWORKS)}"
         )
-    origin = find_origin(name, weights)
-    report = ImportReport(f"torchvision's {name} ({origin.name})")
-    report.add("weights", origin.name, origin.certainty, origin.evidence)
-    class_names = name_classes(origin.categories, report, origin.certainty)
+    known = identify_weights(name, weights)
+    report = ImportReport(f"torchvision's {name} ({known.name})")
+    report.add("weights", known.name, known.certainty, known.evidence)
+    class_names = name_classes(known.categories, report, known.certainty)
     state = (
         download_torchvision_weights(name, "--weights FILE")
         if weights is None
         else read_state_dict(weights)
     )
-    if expectation.preset is None:
-        expectation = replace(
-            expectation,
-            preset=origin.preset,
-            preset_certainty=origin.certainty,
-            preset_evidence=origin.transforms_evidence,
+    if options.preset is None:
+        options = replace(
+            options,
+            preset=known.preset,
+            preset_certainty=known.certainty,
+            preset_evidence=known.transforms_evidence,
         )
-    trained = _fitted(
-        state, _normalization(expectation, report), name, class_names, str(weights or origin.name)
-    )
-    digest = (
-        sha256(serialise(trained)).hexdigest() if weights is None else sha256_of(weights.resolve())
-    )
+    normalization = _normalization(options, report)
+    trained = _load_network(state, normalization, name, class_names, str(weights or known.name))
+    digest = sha256(serialise(trained)).hexdigest()
+    if weights is not None:
+        digest = sha256_of(weights.resolve())
     imported = Imported(
-        kind="torchvision", name=origin.name, architecture=name, report=REPORT, sha256=digest
+        kind="torchvision",
+        name=known.name,
+        architecture=name,
+        report=IMPORT_REPORT,
+        sha256=digest,
     )
-    return _candidate(trained, class_names, expectation, report, imported)
+    return _export_candidate(trained, class_names, options, report, imported)
 
 
 def read_weights_file(
-    path: Path, architecture: str | None, labels: Sequence[str], expectation: Expectation
-) -> Candidate:
-    """A state dict under torchvision's names, or a weights file of this project.
+    path: Path, architecture: str | None, labels: Sequence[str], options: InputOptions
+) -> ImportCandidate:
+    """A state dict with torchvision's names, or a weights file of this project.
 
-    Raises ForeignModelError, InitialWeightsError, RecipeError.
+    Raises ForeignModelError, InitialWeightsError or RecipeError if the file cannot be used.
     """
     report = ImportReport(path.name)
     class_names = name_classes(labels, report)
     if path.is_file() and is_weights_file(path):
-        trained = read_weights(path)
-        if architecture not in {None, trained.architecture}:
-            raise ForeignModelError(
-                f"{path} holds a {trained.architecture}, not a {architecture}; leave --arch away"
-            )
-        report.add("network", trained.architecture, "found", "this project wrote the file")
-        if trained.classes != len(class_names):
-            raise wrong_classes(path, trained.classes, class_names)
-        if expectation.channels == "BGR":
-            raise _not_rgb()
-        if (
-            expectation.preset is None
-            and expectation.mean is None
-            and expectation.std is None
-            and expectation.scale is None
-        ):
-            report.add("range", "the file's own", "found", "this project wrote the file")
-        else:
-            trained = replace(trained, normalize=_normalization(expectation, report))
+        trained = _read_own_weights(path, architecture, class_names, options, report)
     elif architecture is None:
-        raise ForeignModelError(f"{path} does not say which network it is of; say it with --arch")
+        raise ForeignModelError(f"{path} does not state its architecture; give it with --arch")
     else:
         parse_architecture(architecture)
-        report.add("network", architecture, "given", "the names and shapes of the weights fit it")
-        if expectation.preset is None and expectation.mean is None:
-            expectation = replace(
-                expectation,
+        evidence = "the names and shapes of the weights fit it"
+        report.add("network", architecture, "given", evidence)
+        if options.preset is None and options.mean is None:
+            options = replace(
+                options,
                 preset=PRESETS["torchvision"],
                 preset_certainty="assumed",
-                preset_evidence="torchvision's, as neither --preset nor --mean was given",
+                preset_evidence="torchvision's, because neither --preset nor --mean was given",
             )
-        trained = _fitted(
-            read_state_dict(path),
-            _normalization(expectation, report),
-            architecture,
-            class_names,
-            str(path),
-        )
-    if expectation.size is None and (expectation.preset is None or expectation.preset.size is None):
+        state, normalization = read_state_dict(path), _normalization(options, report)
+        trained = _load_network(state, normalization, architecture, class_names, str(path))
+    if options.size is None and (options.preset is None or options.preset.size is None):
         side = default_image_size(trained.architecture)
-        evidence = f"no --size was given, and {trained.architecture} is made for it"
-        expectation = replace(expectation, size=(side, side), size_evidence=evidence)
-    digest = sha256_of(path.resolve())
+        evidence = f"the default of {trained.architecture}, because --size was not given"
+        options = replace(options, size=(side, side), size_evidence=evidence)
     imported = Imported(
         kind="weights",
         name=path.name,
         architecture=trained.architecture,
-        report=REPORT,
-        sha256=digest,
+        report=IMPORT_REPORT,
+        sha256=sha256_of(path.resolve()),
     )
-    return _candidate(trained, class_names, expectation, report, imported)
+    return _export_candidate(trained, class_names, options, report, imported)
 
 
-def _candidate(
+def _read_own_weights(
+    path: Path,
+    architecture: str | None,
+    class_names: tuple[str, ...],
+    options: InputOptions,
+    report: ImportReport,
+) -> Trained:
+    trained = read_weights(path)
+    if architecture not in {None, trained.architecture}:
+        raise ForeignModelError(
+            f"{path} holds a {trained.architecture}, but --arch is {architecture}; omit --arch"
+        )
+    report.add("network", trained.architecture, "found", "the file is from this project")
+    if trained.classes != len(class_names):
+        raise class_count_error(path, trained.classes, class_names)
+    if options.channels == "BGR":
+        raise _not_rgb()
+    if options.preset is None and not options.range_flags.keys() - {"channels"}:
+        report.add("range", "the file's own", "found", "the file is from this project")
+        return trained
+    return replace(trained, normalize=_normalization(options, report))
+
+
+def _export_candidate(
     trained: Trained,
     class_names: tuple[str, ...],
-    expectation: Expectation,
+    options: InputOptions,
     report: ImportReport,
     imported: Imported,
-) -> Candidate:
-    spec = find_geometry((None, None), "the network", expectation, report)
+) -> ImportCandidate:
+    """Export the network as our own networks are exported."""
+    preprocessing = find_preprocessing((None, None), "the network", options, report)
+    model_input = input_size_of(preprocessing)
     with tempfile.TemporaryDirectory(prefix="import-") as folder:
-        model = export_graph(
-            ExportModule(trained.answering, trained.normalize), input_of(spec), Path(folder)
-        )
-    probes = make_probes(input_of(spec))
+        served = ExportModule(trained.answering, trained.normalize)
+        model = export_graph(served, model_input, Path(folder))
+    session = open_session(model, model_input, OUTPUTS)
+    logits, features = session.run_with_features(make_probes(model_input))
     head = trained.network.get_submodule("fc")
-    session = open_session(model, input_of(spec), OUTPUTS)
-    logits, features = session.run_with_features(probes)
     weight, bias = (head.get_parameter(name).detach().numpy() for name in ("weight", "bias"))
     identity_error = float(np.abs(features.mean((2, 3)) @ weight.T + bias - logits).max())
-    report.add(
-        "features",
-        "the last feature map",
-        "checked",
-        f"mean x weight + bias are the logits within {identity_error:.2g}",
-    )
-    return Candidate(
+    evidence = f"mean x weight + bias are the logits within {identity_error:.2g}"
+    report.add("features", "the last feature map", "checked", evidence)
+    input_spec = InputSpec("NCHW", TensorProto.FLOAT, _as_range(trained.normalize))
+    return ImportCandidate(
         model=model,
         outputs=OUTPUTS,
-        preprocessing=spec,
+        preprocessing=preprocessing,
         class_names=class_names,
         max_batch_size=EXPORT_MAX_BATCH_SIZE,
-        original=partial(_answers, trained, trained.normalize, "RGB"),
+        reference=partial(_scores, trained, trained.normalize, "RGB"),
         imported=imported,
         report=report,
         classifier=classifier_bytes(trained.network),
         checkpoint=serialise(trained),
         identity_error=identity_error,
-        other_readings={
-            name: partial(_answers, trained, _as_normalization(other.range), other.range.channels)
-            for name, other in other_readings(
-                Convention("NCHW", TensorProto.FLOAT, _as_range(trained.normalize))
-            ).items()
+        alternatives={
+            name: partial(_scores, trained, _as_normalization(spec.range), spec.range.channels)
+            for name, spec in alternative_specs(input_spec).items()
         },
     )
 
 
-def _answers(
+def _scores(
     trained: Trained, normalize: Normalization, channels: Channels, pixels: Pixels
 ) -> Logits:
-    turned = pixels[..., ::-1] if channels == "BGR" else pixels
-    return predict(
-        trained.answering, [turned.copy()], normalize
-    ).numpy()  # a copy: torch warns of arrays that it could not write to
+    # The copy is writable and contiguous, as torch requires.
+    ordered = (pixels[..., ::-1] if channels == "BGR" else pixels).copy()
+    return predict(trained.answering, [ordered], normalize).numpy()
 
 
-def _fitted(
+def _load_network(
     state: Mapping[str, Tensor],
     normalize: Normalization,
     architecture: str,
     class_names: tuple[str, ...],
-    origin: str,
+    source: str,
 ) -> Trained:
     if missing := [part for part in HEAD_PARAMETERS if part not in state]:
         raise ForeignModelError(
-            f"{origin} has no {missing[0]}, so there is no classifier in it (torchvision's names are expected)"
+            f"{source} has no {missing[0]}, expected a classifier with torchvision's names"
         )
     if state[HEAD_PARAMETERS[0]].ndim != 2:
         raise ForeignModelError(
-            f"{origin}: {HEAD_PARAMETERS[0]} is no matrix, so there is no classifier in it"
+            f"{source}: {HEAD_PARAMETERS[0]} is not a matrix, expected a classifier with "
+            "torchvision's names"
         )
     if (classes := len(state[HEAD_PARAMETERS[0]])) != len(class_names):
-        raise wrong_classes(origin, classes, class_names)
+        raise class_count_error(source, classes, class_names)
     network = build_network(architecture, len(class_names))
     try:
-        network.load_state_dict(
-            state
-        )  # strictly: what is missing here would be a random number there
+        network.load_state_dict(state)  # strict: missing weights would be random
     except RuntimeError as error:
         problem = str(error).splitlines()[1].strip()
         raise ForeignModelError(
-            f"{origin} does not hold a {architecture}: {problem} (torchvision's names are expected)"
+            f"{source} does not hold a {architecture}: {problem}; expected torchvision's names"
         ) from None
     return Trained(network, normalize, architecture, len(class_names), 0)
 
 
-def _normalization(expectation: Expectation, report: ImportReport) -> Normalization:
-    values = expectation.range()
+def _normalization(options: InputOptions, report: ImportReport) -> Normalization:
+    values = options.pixel_range()
     if values.channels != "RGB":
         raise _not_rgb()
-    report.add("range", values, expectation.range_certainty, expectation.source())
+    report.add("range", values, options.range_certainty, options.range_source())
     return _as_normalization(values)
 
 
 def _not_rgb() -> ForeignModelError:
     return ForeignModelError(
-        "weights are taken as of a network for RGB; export one for BGR to ONNX, and give --onnx"
+        "--weights and --torchvision take networks for RGB, got BGR; export the network to ONNX "
+        "and give --onnx"
     )
 
 
 def _as_normalization(values: PixelRange) -> Normalization:
-    """The same in grey levels: (level - mean) / std."""
+    """The same range as mean and std in grey levels."""
     mean, std = (
         np.array(numbers, np.float64) / values.scale for numbers in (values.mean, values.std)
     )
@@ -254,7 +257,7 @@ def _as_normalization(values: PixelRange) -> Normalization:
 
 
 def _as_range(normalize: Normalization) -> PixelRange:
-    """The same in grey levels back again; of a mean image its mean colour."""
+    """The inverse of `_as_normalization`; a mean image becomes its mean colour."""
     mean, std = (
         triple(np.broadcast_to(values.mean((-2, -1)).numpy(), 3))
         for values in (normalize.mean, normalize.std)

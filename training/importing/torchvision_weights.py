@@ -1,4 +1,4 @@
-"""Which of torchvision's pretrained weights a file holds: its addresses carry the first digits of each file's sha256."""
+"""Identifies torchvision's pretrained weights: each download URL has the start of the sha256."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,11 @@ from training.importing.presets import Geometry, Preset, triple
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What is known of weights: torchvision's own (`known`) bring categories and transforms; `assumed` where by default alone."""
+class KnownWeights:
+    """A member of torchvision's weights enum, and whether the file really is these weights.
+
+    `certainty` is "assumed" if the file is unknown and `known` is only torchvision's default.
+    """
 
     known: Any
     name: str
@@ -23,20 +26,17 @@ class Origin:
 
     @property
     def categories(self) -> Sequence[str]:
-        """The classes in the network's order."""
         names: Sequence[str] = self.known.meta["categories"]
         return names
 
     @property
     def transforms_evidence(self) -> str:
-        """Where the preset comes from, in words."""
-        return f"the transforms of {self.known}" + (
-            "" if self.certainty == "found" else ", which this file is not known to be"
-        )
+        suffix = "" if self.certainty == "found" else ", but the file is not known to be these"
+        return f"the transforms of {self.known}{suffix}"
 
     @property
     def preset(self) -> Preset:
-        """Range, size and geometry, as its transforms have them."""
+        """The input preset of the weights' own transforms."""
         transforms = self.known.transforms()
         return Preset(
             PixelRange("RGB", 1 / 255, triple(transforms.mean), triple(transforms.std)),
@@ -45,36 +45,29 @@ class Origin:
                 "shorter_side",
                 transforms.interpolation.value,
             ),
-            says_geometry=True,
+            states_geometry=True,
             size=(transforms.crop_size[0], transforms.crop_size[0]),
         )
 
 
-def find_origin(network: str, path: Path | None) -> Origin:
-    """The weights of this network that a file is by its sha256; without a file the default ones, which are downloaded.
+def identify_weights(network: str, path: Path | None) -> KnownWeights:
+    """Find torchvision's weights with the file's sha256; without a file, the default ones.
 
-    A file of other weights keeps its own name, and what the default ones bring is assumed of it.
+    An unknown file keeps its own name, and the default weights' labels and transforms are assumed.
     """
     members: Any = get_model_weights(network)
+    default = members.DEFAULT
     if path is None:
-        return Origin(
-            members.DEFAULT,
-            members.DEFAULT.name,
-            "found",
-            f"{members.DEFAULT.url}, and its sha256 begins as that says",
-        )
+        return KnownWeights(default, default.name, "found", f"downloaded from {default.url}")
     digest = sha256_of(path.resolve())
     for known in members:
-        if digest.startswith(digits_of(known.url)):
-            return Origin(known, known.name, "found", f"sha256 {digest[:8]}…, as in {known.url}")
-    return Origin(
-        members.DEFAULT,
-        path.name,
-        "assumed",
-        f"its sha256, {digest[:8]}…, is that of none of torchvision's for {network}",
-    )
+        if digest.startswith(sha256_prefix(known.url)):
+            evidence = f"sha256 {digest[:8]}…, as in {known.url}"
+            return KnownWeights(known, known.name, "found", evidence)
+    evidence = f"sha256 {digest[:8]}… is none of torchvision's for {network}"
+    return KnownWeights(default, path.name, "assumed", evidence)
 
 
-def digits_of(url: str) -> str:
-    """The digits of the sha256 in an address, as torch.hub reads them: `…/resnet50-11ad3fa6.pth`."""
+def sha256_prefix(url: str) -> str:
+    """The hexadecimal digits at the end of a download URL: `…/resnet50-11ad3fa6.pth`."""
     return Path(url).stem.rpartition("-")[2]

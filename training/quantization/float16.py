@@ -1,4 +1,4 @@
-"""fp16 and bf16 for GPUs: weights and arithmetic in half the bits, with the contract's uint8 in and float32 out."""
+"""Converts a graph to fp16 or bf16; its input stays uint8, its outputs float32."""
 
 from collections.abc import Iterable
 from typing import Any, Final, Literal
@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from training.errors import QuantizationError
+from training.errors import QuantizeError
 from training.quantization.graph import layers_of, preamble_of, read_graph, rename_input
 
 HalfPrecision = Literal["fp16", "bf16"]
@@ -20,49 +20,52 @@ _FLOAT: Final = TensorProto.FLOAT
 BF16_OPSET: Final = 22  # the first in which Conv and pooling take bfloat16
 
 
-def convert(data: bytes, precision: HalfPrecision) -> bytes:
-    """The graph with everything from its first layer on in `precision`. The preamble stays in fp32: bytes need its range.
+def convert_to_half(data: bytes, precision: HalfPrecision) -> bytes:
+    """Convert everything from the first layer on to `precision`.
 
-    Raises QuantizationError where the result is no valid graph, as with an operator that takes no half floats.
+    The preamble stays in fp32, because grey levels need its range. Raises QuantizeError if an
+    operator does not support the precision.
     """
     model, kind = read_graph(data), _TYPES[precision]
     if precision == "bf16":
-        model = _at_least(model, BF16_OPSET)
+        model = _with_opset_at_least(model, BF16_OPSET)
     layers_of(model)
     outside = frozenset(preamble_of(model))
     inside = frozenset(node.name for node in model.graph.node) - outside
     _convert_constants(model, outside, kind)
-    _cast_at_the_border(model, outside, inside, kind)
+    _cast_preamble_outputs(model, outside, inside, kind)
     _cast_outputs(model)
     del model.graph.value_info[:]
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise QuantizationError(
-            f"this graph can not be computed in {precision}: {str(error).strip().splitlines()[0]}"
+        raise QuantizeError(
+            f"the graph cannot run in {precision}: {str(error).strip().splitlines()[0]}; choose "
+            "another --precision"
         ) from None
     converted: bytes = model.SerializeToString(deterministic=True)
     return converted
 
 
-def _at_least(model: Any, opset: int) -> Any:
-    """The model in this opset, where its own is older."""
+def _with_opset_at_least(model: Any, opset: int) -> Any:
     own = next(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"})
     return model if own >= opset else onnx.version_converter.convert_version(model, opset)
 
 
 def _convert_constants(model: Any, outside: frozenset[str], kind: int) -> None:
-    """Weights, constants and casts of the layers; a constant that the preamble takes too is kept for it."""
+    """Convert constants and casts of the layers; constants shared with the preamble are copied."""
     shared = {name for node in model.graph.node if node.name in outside for name in node.input}
     inside = frozenset(node.name for node in model.graph.node) - outside
     for tensor in list(model.graph.initializer):
         if tensor.data_type == _FLOAT and tensor.name not in shared:
-            tensor.CopyFrom(_as(numpy_helper.to_array(tensor), tensor.name, kind))
+            tensor.CopyFrom(_to_half_tensor(numpy_helper.to_array(tensor), tensor.name, kind))
         elif tensor.data_type == _FLOAT and any(
             tensor.name in node.input for node in model.graph.node if node.name in inside
         ):
             own = f"{tensor.name} in half"
-            model.graph.initializer.append(_as(numpy_helper.to_array(tensor), own, kind))
+            model.graph.initializer.append(
+                _to_half_tensor(numpy_helper.to_array(tensor), own, kind)
+            )
             rename_input(model, tensor.name, own, inside)
     for node in model.graph.node:
         if node.name in outside:
@@ -72,41 +75,41 @@ def _convert_constants(model: Any, outside: frozenset[str], kind: int) -> None:
                 attribute.i = kind
             elif attribute.HasField("t") and attribute.t.data_type == _FLOAT:
                 attribute.t.CopyFrom(
-                    _as(numpy_helper.to_array(attribute.t), attribute.t.name, kind)
+                    _to_half_tensor(numpy_helper.to_array(attribute.t), attribute.t.name, kind)
                 )
 
 
-def _as(values: NDArray[Any], name: str, kind: int) -> Any:
+def _to_half_tensor(values: NDArray[Any], name: str, kind: int) -> Any:
     if kind == TensorProto.FLOAT16:
-        return numpy_helper.from_array(
-            values.astype(np.float16), name
-        )  # beyond its range is infinite, which the gates find
+        # Values beyond the range become infinite, and the checks notice.
+        return numpy_helper.from_array(values.astype(np.float16), name)
     return helper.make_tensor(name, kind, values.shape, values.ravel())
 
 
-def _cast_at_the_border(
+def _cast_preamble_outputs(
     model: Any, outside: frozenset[str], inside: frozenset[str], kind: int
 ) -> None:
-    """What the preamble hands to the layers."""
-    kinds = {
+    types = {
         value.name: value.type.tensor_type.elem_type
-        for value in onnx.shape_inference.infer_shapes(_bare(model)).graph.value_info
+        for value in onnx.shape_inference.infer_shapes(_without_types(model)).graph.value_info
     }
-    taken = {name for node in model.graph.node if node.name in inside for name in node.input}
-    made = {
+    used = {name for node in model.graph.node if node.name in inside for name in node.input}
+    producer_names = {
         name: node.name for node in model.graph.node if node.name in outside for name in node.output
     }
-    for name in [name for name in made if name in taken and kinds.get(name, _FLOAT) == _FLOAT]:
+    for name in [
+        name for name in producer_names if name in used and types.get(name, _FLOAT) == _FLOAT
+    ]:
         rename_input(model, name, f"{name} in half", inside)
         _insert_after(
             model,
-            made[name],
+            producer_names[name],
             helper.make_node("Cast", [name], [f"{name} in half"], name=f"{name} to half", to=kind),
         )
 
 
-def _bare(model: Any) -> Any:
-    """A copy whose types are inferred anew: those that the file says of the layers are not true any more."""
+def _without_types(model: Any) -> Any:
+    """A copy without type information, because the layers' types have changed."""
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     del bare.graph.value_info[:]
@@ -115,7 +118,7 @@ def _bare(model: Any) -> Any:
 
 
 def _cast_outputs(model: Any) -> None:
-    """Outputs keep their names and are float32 again."""
+    """Cast outputs back to float32 under their names."""
     for output in model.graph.output:
         if output.type.tensor_type.elem_type != _FLOAT:
             continue

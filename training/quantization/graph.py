@@ -1,4 +1,4 @@
-"""An ONNX graph as a row of layers behind a preamble: what the conversions to other precisions need to know of it."""
+"""The parts of an ONNX graph that conversions need: preamble, layers with weights, head."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -7,25 +7,25 @@ from typing import Any, Final
 
 import onnx
 
-from training.errors import QuantizationError
+from training.errors import QuantizeError
 
-LAYERS: Final = frozenset({"Conv", "Gemm", "MatMul"})
+LAYER_OPERATORS: Final = frozenset({"Conv", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One set of weights, by its name, and the nodes that use it: several where a graph computes the network twice."""
+    """A weight by name, and the nodes that use it: several in a graph that runs it twice."""
 
     name: str
     nodes: tuple[str, ...]
 
 
 def read_graph(data: bytes) -> Any:
-    """The ONNX model, every node with a name of its own. Raises QuantizationError where these bytes are none."""
+    """Parse an ONNX model and name its unnamed nodes. Raises QuantizeError for anything else."""
     try:
         model: Any = onnx.load_model_from_string(data)
     except Exception as error:  # noqa: BLE001  protobuf's own exceptions share no public base class
-        raise QuantizationError(f"the fp32 file is no ONNX model: {error}") from None
+        raise QuantizeError(f"the fp32 file is not an ONNX model: {error}") from None
     taken = {node.name for node in model.graph.node}
     numbers = count()
     for node in model.graph.node:
@@ -39,30 +39,31 @@ def read_graph(data: bytes) -> Any:
 
 
 def layers_of(model: Any) -> tuple[Layer, ...]:
-    """The layers with weights, in the order of the graph. Raises QuantizationError where there are none."""
+    """The layers with weights, in graph order. Raises QuantizeError if there are none."""
     weights = {tensor.name for tensor in model.graph.initializer}
     users: dict[str, list[str]] = {}
     for node in model.graph.node:
-        if node.op_type in LAYERS and len(node.input) > 1 and node.input[1] in weights:
+        if node.op_type in LAYER_OPERATORS and len(node.input) > 1 and node.input[1] in weights:
             users.setdefault(node.input[1], []).append(node.name)
     if not users:
-        raise QuantizationError(
-            "the graph has no Conv, Gemm or MatMul with weights of its own, so there is nothing to convert"
+        raise QuantizeError(
+            "the graph has no Conv, Gemm or MatMul with constant weights, so there is nothing to "
+            "convert"
         )
     return tuple(Layer(name, tuple(nodes)) for name, nodes in users.items())
 
 
 def preamble_of(model: Any) -> tuple[str, ...]:
-    """The nodes between the input and the first layer: from bytes to what the network takes, in the order of the graph."""
+    """The nodes between the input and the first layer, in graph order."""
     first = layers_of(model)[0].nodes[0]
-    return _before(model, [node.input[0] for node in model.graph.node if node.name == first])
+    return _ancestors(model, [node.input[0] for node in model.graph.node if node.name == first])
 
 
 def head_of(model: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The nodes of the last layers, those that lead to no other layer, and the nodes behind them: from sums to scores."""
+    """The nodes of the last layers, and the nodes after them, in graph order."""
     layers = {name for layer in layers_of(model) for name in layer.nodes}
     before = set(
-        _before(model, [node.input[0] for node in model.graph.node if node.name in layers])
+        _ancestors(model, [node.input[0] for node in model.graph.node if node.name in layers])
     )
     rest = [node.name for node in model.graph.node if node.name not in before]
     return tuple(name for name in rest if name in layers), tuple(
@@ -70,36 +71,36 @@ def head_of(model: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     )
 
 
-def _before(model: Any, tensors: Iterable[str]) -> tuple[str, ...]:
-    """The nodes that these tensors come from, in the order of the graph."""
+def _ancestors(model: Any, tensors: Iterable[str]) -> tuple[str, ...]:
+    """The nodes that these tensors depend on, in graph order."""
     producers = producers_of(model)
-    waiting, found = list(tensors), set()
-    while waiting:
-        node = producers.get(waiting.pop())
-        if node is not None and node.name not in found:
-            found.add(node.name)
-            waiting += node.input
-    return tuple(node.name for node in model.graph.node if node.name in found)
+    pending, ancestors = list(tensors), set()
+    while pending:
+        node = producers.get(pending.pop())
+        if node is not None and node.name not in ancestors:
+            ancestors.add(node.name)
+            pending += node.input
+    return tuple(node.name for node in model.graph.node if node.name in ancestors)
 
 
 def producers_of(model: Any) -> Mapping[str, Any]:
-    """The node that makes each tensor."""
+    """The node that computes each tensor."""
     return {name: node for node in model.graph.node for name in node.output}
 
 
 def rename_input(model: Any, old: str, new: str, among: frozenset[str] | None = None) -> None:
-    """Let the nodes (all, or those named) take `new` for `old`."""
+    """Replace the input `old` by `new` in all nodes, or in those named."""
     for node in model.graph.node:
         if among is None or node.name in among:
             node.input[:] = [new if name == old else name for name in node.input]
 
 
-def drop_unused(model: Any) -> None:
-    """Constants that no node takes any more, and what was said of tensors that are gone."""
+def remove_unused(model: Any) -> None:
+    """Remove unused constants, and type information of tensors that no longer exist."""
     used = {name for node in model.graph.node for name in node.input}
     unused = [tensor for tensor in model.graph.initializer if tensor.name not in used]
     for tensor in unused:
         model.graph.initializer.remove(tensor)
-    there = producers_of(model)
-    for value in [value for value in model.graph.value_info if value.name not in there]:
+    producers = producers_of(model)
+    for value in [value for value in model.graph.value_info if value.name not in producers]:
         model.graph.value_info.remove(value)

@@ -1,7 +1,8 @@
-"""INT8 by static quantisation: ranges from calibration images, QDQ nodes around each layer, integer kernels at run time.
+"""INT8 by static quantization: ranges from calibration images, QDQ nodes around each layer.
 
-Unsigned activations and signed weights a channel are what CPUs multiply; `reduce_range` keeps weights to 7 bits, because
-without VNNI the sum of two products saturates otherwise and the same file answers differently on an older CPU.
+Activations are unsigned and weights signed per channel, as CPU kernels expect. `reduce_range`
+limits weights to 7 bits: without VNNI, the sum of two products would saturate, and the same file
+would return other scores on an older CPU.
 """
 
 import copy
@@ -22,32 +23,40 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from model_store.manifest import MODEL_INPUT
 from model_store.preprocessing import Pixels
-from training.errors import QuantizationError
+from training.errors import QuantizeError
 from training.quantization.graph import (
-    drop_unused,
     head_of,
     layers_of,
     preamble_of,
     read_graph,
+    remove_unused,
     rename_input,
 )
-from training.quantization.pooling import shortcuts_to_convolutions
+from training.quantization.pooling import replace_padded_pools
 
 CALIBRATION_BATCH: Final = 16
 _OPERATORS: Final = sorted({*QDQRegistry, *QLinearOpsRegistry})
-_MEANS: Final = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
-_WHOLE: Final = 1e-3  # how near a zero point must be to an integer: a thousandth of a grey level
+_POOLING_OPERATORS: Final = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
+_ZERO_POINT_TOLERANCE: Final = 1e-3  # of a grey level
 
 
 @dataclass(frozen=True)
-class Calibrated:
-    """A graph with the range of each of its tensors on the calibration images; gives INT8 files of it."""
+class CalibratedGraph:
+    """A graph with the range of each tensor on the calibration images."""
 
     model: Any
     ranges: Any
 
     def quantize(self, *, keep: Collection[str] = (), only: Collection[str] | None = None) -> bytes:
-        """The INT8 file, with these layers left in fp32, or with all but `only` left so."""
+        """Quantize to INT8.
+
+        Args:
+            keep: Names of layers that stay in fp32.
+            only: If given, all other layers stay in fp32.
+
+        Raises:
+            QuantizeError: If every layer would stay in fp32.
+        """
         layers = layers_of(self.model)
         kept = {
             layer.name
@@ -55,14 +64,12 @@ class Calibrated:
             if layer.name in keep or (only is not None and layer.name not in only)
         }
         if len(kept) == len(layers):
-            raise QuantizationError(
-                "every layer would stay in fp32, so nothing is left to quantise"
-            )
+            raise QuantizeError("every layer would stay in fp32; quantize at least one of them")
         preamble = preamble_of(self.model)
-        last, behind = head_of(self.model)
+        last, after_last = head_of(self.model)
         excluded = [
             *preamble,
-            *behind,
+            *after_last,
             *(node for layer in layers if layer.name in kept for node in layer.nodes),
         ]
         nodes = (
@@ -83,11 +90,13 @@ class Calibrated:
             {},
         )
         quantizer.quantize_model()
-        _take_bytes_as_they_come(quantizer.model.model, preamble)
-        if not any(
-            node.op_type in _MEANS for node in self.model.graph.node if node.name in behind
-        ):  # a mean is fine of itself
-            _leave_sums_fine(quantizer.model.model, last)
+        _fold_preamble_into_dequantize(quantizer.model.model, preamble)
+        # A mean over quantized values is precise enough.
+        after_operators = {
+            node.op_type for node in self.model.graph.node if node.name in after_last
+        }
+        if after_operators.isdisjoint(_POOLING_OPERATORS):
+            _keep_float_scores(quantizer.model.model, last)
         quantizer.model.topological_sort()
         quantized = quantizer.model.model
         del quantized.metadata_props[:]
@@ -98,11 +107,11 @@ class Calibrated:
 
 def calibrate(
     data: bytes, batches: Sequence[Pixels], progress: Callable[[int, int], None] = lambda *_: None
-) -> Calibrated:
-    """Run these uint8 batches through the fp32 file and keep each tensor's lowest and highest value. Raises QuantizationError."""
+) -> CalibratedGraph:
+    """Record each tensor's minimum and maximum on these uint8 batches. Raises QuantizeError."""
     model = read_graph(data)
-    shortcuts_to_convolutions(model)
-    _give_each_layer_its_bias(model)
+    replace_padded_pools(model)
+    _unshare_biases(model)
     with tempfile.TemporaryDirectory(prefix="calibrate-") as folder:
         path = Path(folder) / "inferred.onnx"
         inferred = onnx.shape_inference.infer_shapes(model)
@@ -115,15 +124,15 @@ def calibrate(
             use_external_data_format=True,
         )
         calibrator.collect_data(_Batches(batches, progress))
-        return Calibrated(onnx.shape_inference.infer_shapes(model), calibrator.compute_data())
+        return CalibratedGraph(onnx.shape_inference.infer_shapes(model), calibrator.compute_data())
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
     def __init__(self, batches: Sequence[Pixels], progress: Callable[[int, int], None]) -> None:
-        self._batches = self._counted(batches, progress)
+        self._batches = self._report_progress(batches, progress)
 
     @staticmethod
-    def _counted(
+    def _report_progress(
         batches: Sequence[Pixels], progress: Callable[[int, int], None]
     ) -> Iterator[Pixels]:
         total = sum(map(len, batches))
@@ -138,39 +147,39 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ship
         return None if batch is None else {MODEL_INPUT: batch}
 
 
-def _give_each_layer_its_bias(model: Any) -> None:
-    """A bias becomes int32 in its layer's own scale, so two nodes that share one (a mirrored network) each need a copy."""
+def _unshare_biases(model: Any) -> None:
+    """Copy shared biases: each becomes int32 in the scale of its own layer."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    seen = set()
+    used = set()
     for node in model.graph.node:
         bias = node.input[2] if node.op_type in {"Conv", "Gemm"} and len(node.input) > 2 else ""
-        if bias in seen and bias in tensors:
+        if bias in used and bias in tensors:
             own = onnx.TensorProto()
             own.CopyFrom(tensors[bias])
             own.name = f"{bias} of {node.name}"
             model.graph.initializer.append(own)
             node.input[2] = own.name
-        seen.add(bias)
+        used.add(bias)
 
 
-def _take_bytes_as_they_come(model: Any, preamble: Sequence[str]) -> None:
-    """Where the preamble is (byte - whole number) x one number, bytes are quantised pixels already: it becomes their scale.
+def _fold_preamble_into_dequantize(model: Any, preamble: Sequence[str]) -> None:
+    """Replace a preamble of (byte - integer) x number by the scale of the first DequantizeLinear.
 
-    Cast, Mul, Add, QuantizeLinear and DequantizeLinear fold into the DequantizeLinear that the first layer begins with. Other
-    preambles stay as they are: a scale for each channel is no scale that the quantiser knows.
+    Cast, Mul, Add and the first QuantizeLinear disappear. A preamble with one scale per channel
+    stays, because activations have a single scale.
     """
     nodes = {node.name: node for node in model.graph.node}
     chain = [nodes[name] for name in preamble if name in nodes]
     if [node.op_type for node in chain] != ["Transpose", "Cast", "Mul", "Add"]:
         return
     _, cast, multiply, add = chain
-    factor, addend = (_one_number(model, node.input) for node in (multiply, add))
+    factor, addend = (_single_constant(model, node.input) for node in (multiply, add))
     if factor is None or addend is None or factor <= 0:
         return
     zero = -addend / factor
     users = [node for node in model.graph.node if add.output[0] in node.input]
     if (
-        abs(zero - round(zero)) > _WHOLE
+        abs(zero - round(zero)) > _ZERO_POINT_TOLERANCE
         or not 0 <= round(zero) <= 255
         or [node.op_type for node in users] != ["QuantizeLinear"]
     ):
@@ -192,29 +201,29 @@ def _take_bytes_as_they_come(model: Any, preamble: Sequence[str]) -> None:
     for node in (cast, multiply, add, quantize):
         model.graph.node.remove(node)
     model.graph.node.append(dequantize)
-    drop_unused(model)
+    remove_unused(model)
 
 
-def _leave_sums_fine(model: Any, last: Collection[str]) -> None:
-    """What the last layers add up is not rounded to bytes again, so that scores stay as fine as the accumulator has them."""
-    takers = {
+def _keep_float_scores(model: Any, last: Collection[str]) -> None:
+    """Leave the last layers' sums unquantized, so that scores keep the accumulator's precision."""
+    consumers = {
         node.input[0]: node
         for node in model.graph.node
         if node.op_type in {"QuantizeLinear", "DequantizeLinear"}
     }
     for node in [
-        node for node in model.graph.node if node.name in last and node.output[0] in takers
+        node for node in model.graph.node if node.name in last and node.output[0] in consumers
     ]:
-        quantize = takers[node.output[0]]
-        dequantize = takers[quantize.output[0]]
+        quantize = consumers[node.output[0]]
+        dequantize = consumers[quantize.output[0]]
         node.output[0] = dequantize.output[0]
         model.graph.node.remove(quantize)
         model.graph.node.remove(dequantize)
-    drop_unused(model)
+    remove_unused(model)
 
 
-def _one_number(model: Any, names: Sequence[str]) -> float | None:
-    """The value of the constant among these inputs, where all its elements are the same."""
+def _single_constant(model: Any, names: Sequence[str]) -> float | None:
+    """The value of the constant among these inputs, if all its elements are equal."""
     for tensor in model.graph.initializer:
         if tensor.name in names:
             values: NDArray[Any] = numpy_helper.to_array(tensor)

@@ -1,4 +1,4 @@
-"""Shortcuts without weights as convolutions: what INT8 kernels are quick at."""
+"""Replaces shortcuts without weights by convolutions, which INT8 kernels compute faster."""
 
 from typing import Any, Final
 
@@ -6,17 +6,18 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from training.quantization.graph import drop_unused
+from training.quantization.graph import remove_unused
 
 _CHANNELS_BEFORE, _CHANNELS_AFTER = 1, 5  # of the eight numbers that pad [n, c, h, w]
-_WHOLE_WINDOWS: Final = {"auto_pad": b"NOTSET", "ceil_mode": 0}
+_DEFAULT_ATTRIBUTES: Final = {"auto_pad": b"NOTSET", "ceil_mode": 0}
 
 
-def shortcuts_to_convolutions(model: Any) -> None:
-    """Let each average pool with zero channels put beside its own, option A's shortcut, be one convolution with the same answer.
+def replace_padded_pools(model: Any) -> None:
+    """Replace each average pool followed by zero-padded channels by one equivalent convolution.
 
-    ONNX Runtime's INT8 pool, and the padding, which it does in fp32, together take as long as a 3x3 convolution. The weights
-    are 0 and one over the window, exact in seven bits. Pools whose edges are padded stay.
+    This is the shortcut of option A (He et al. 2015, section 3.3). ONNX Runtime's INT8 pool and its
+    fp32 padding together take as long as a 3x3 convolution. The weights are 0 and 1 / window size,
+    exact in 7 bits. Pools with padded edges stay.
     """
     inferred = onnx.shape_inference.infer_shapes(model).graph
     channels = {
@@ -29,21 +30,21 @@ def shortcuts_to_convolutions(model: Any) -> None:
     for node in model.graph.node:
         for name in node.input:
             users.setdefault(name, []).append(node)
-    made = {value.name for value in model.graph.output}
+    outputs = {value.name for value in model.graph.output}
     for pool in [
         node
         for node in model.graph.node
-        if node.op_type == "AveragePool" and node.output[0] not in made
+        if node.op_type == "AveragePool" and node.output[0] not in outputs
     ]:
-        behind = users.get(pool.output[0], [])
-        beside = _zero_channels(behind[0], constants) if len(behind) == 1 else None
-        if beside and channels.get(pool.input[0]) and _has_whole_windows(pool):
-            _replace(model, pool, behind[0], channels[pool.input[0]], *beside)
-    drop_unused(model)
+        following = users.get(pool.output[0], [])
+        padding = _padded_channels(following[0], constants) if len(following) == 1 else None
+        if padding and channels.get(pool.input[0]) and _has_whole_windows(pool):
+            _replace(model, pool, following[0], channels[pool.input[0]], *padding)
+    remove_unused(model)
 
 
-def _zero_channels(pad: Any, constants: dict[str, Any]) -> tuple[int, int] | None:
-    """How many zero channels this node puts before and behind those that it takes, where it does nothing else."""
+def _padded_channels(pad: Any, constants: dict[str, Any]) -> tuple[int, int] | None:
+    """The zero channels before and after, if the node adds only these."""
     if (
         pad.op_type != "Pad"
         or _attributes(pad).get("mode", b"constant") != b"constant"
@@ -64,14 +65,20 @@ def _zero_channels(pad: Any, constants: dict[str, Any]) -> tuple[int, int] | Non
 
 
 def _has_whole_windows(pool: Any) -> bool:
-    given = _attributes(pool)
-    plain = all(given.get(name, value) == value for name, value in _WHOLE_WINDOWS.items())
-    return plain and not any(given.get("pads", [])) and set(given.get("dilations", [1])) == {1}
+    attributes = _attributes(pool)
+    default = all(
+        attributes.get(name, value) == value for name, value in _DEFAULT_ATTRIBUTES.items()
+    )
+    return (
+        default
+        and not any(attributes.get("pads", []))
+        and set(attributes.get("dilations", [1])) == {1}
+    )
 
 
 def _replace(model: Any, pool: Any, pad: Any, channels: int, before: int, after: int) -> None:
-    given = _attributes(pool)
-    kernel = given["kernel_shape"]
+    attributes = _attributes(pool)
+    kernel = attributes["kernel_shape"]
     weights = np.zeros((before + channels + after, channels, *kernel), np.float32)
     weights[range(before, before + channels), range(channels)] = 1 / np.prod(kernel)
     name = f"{pool.name} as a convolution"
@@ -82,7 +89,7 @@ def _replace(model: Any, pool: Any, pad: Any, channels: int, before: int, after:
         [pad.output[0]],
         name=name,
         kernel_shape=kernel,
-        strides=given.get("strides", [1] * len(kernel)),
+        strides=attributes.get("strides", [1] * len(kernel)),
     )
     model.graph.node.insert(list(model.graph.node).index(pool), convolution)
     for node in (pool, pad):

@@ -1,4 +1,4 @@
-"""What a file of the model answers on many images, through the store's own session."""
+"""Scores of a model file on many images, through the store's own session."""
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -15,14 +15,13 @@ from model_store.manifest import Manifest
 from model_store.preprocessing import Pixels
 from model_store.providers import CUDA
 from model_store.session import Logits, Session, SessionOptions, probabilities
-from training.run.inference import run_in_batches
 
-BATCH: Final = 32
+MAX_SCORING_BATCH: Final = 32
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Opens files of one model, given as bytes. On the GPU where ONNX Runtime has it and `on_gpu` says so."""
+    """Opens files of one model, on the GPU if `on_gpu` is set and ONNX Runtime has one."""
 
     manifest: Manifest
     folder: Path
@@ -30,16 +29,15 @@ class Scorer:
 
     @property
     def batch(self) -> int:
-        """The size of the batches that images are run in: what the model takes, 32 at most."""
-        return min(BATCH, self.manifest.max_batch_size)
+        """The batch size: the model's maximum, at most 32."""
+        return min(MAX_SCORING_BATCH, self.manifest.max_batch_size)
 
     @property
     def uses_gpu(self) -> bool:
-        """Whether runs really are on a GPU."""
         return self.on_gpu and CUDA in onnxruntime.get_available_providers()
 
     def open(self, data: bytes) -> Session:
-        """A session with one thread. Raises ModelRunError."""
+        """Open a session with one thread. Raises ModelRunError."""
         path = self.folder / "model.onnx"
         path.write_bytes(data)
         providers = (CUDA, "CPUExecutionProvider") if self.uses_gpu else ("CPUExecutionProvider",)
@@ -48,7 +46,7 @@ class Scorer:
         )
 
     def probabilities(self, logits: Logits) -> NDArray[np.float32]:
-        """As the service makes them."""
+        """Calibrated probabilities, as in the service."""
         calibration = self.manifest.calibration
         return probabilities(
             logits, self.manifest.outputs, calibration.temperature if calibration else 1.0
@@ -56,8 +54,8 @@ class Scorer:
 
 
 @contextmanager
-def scorer(manifest: Manifest, *, on_gpu: bool = False) -> Iterator[Scorer]:
-    """A scorer with a folder that is gone afterwards."""
+def open_scorer(manifest: Manifest, *, on_gpu: bool = False) -> Iterator[Scorer]:
+    """Make a scorer with a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="precision-") as folder:
         yield Scorer(manifest, Path(folder), on_gpu)
 
@@ -68,13 +66,13 @@ def score(
     total: int = 0,
     progress: Callable[[int, int], None] = lambda *_: None,
     *,
-    size: int = BATCH,
+    size: int = MAX_SCORING_BATCH,
 ) -> Logits:
     """Logits `[n, classes]` of uint8 chunks `[k, height, width, 3]`, in batches of `size`."""
     logits: list[Logits] = []
     done = 0
     for chunk in chunks:
-        logits.append(run_in_batches(session, chunk, size))
+        logits += [session.run(chunk[start : start + size]) for start in range(0, len(chunk), size)]
         done += len(chunk)
         progress(done, max(total, done))
     return np.concatenate(logits)

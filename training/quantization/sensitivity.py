@@ -1,4 +1,4 @@
-"""Which layers quantisation hurts: each alone in INT8, and those left in fp32 without which the loss would not hold."""
+"""Measures the effect of quantizing each layer, and chooses layers to leave in fp32."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,58 +9,57 @@ import numpy as np
 from model_store.preprocessing import Pixels
 from model_store.session import Logits
 from training.quantization.graph import layers_of
-from training.quantization.int8 import Calibrated
+from training.quantization.int8 import CalibratedGraph
 from training.quantization.scoring import Scorer, score
 
 SWEEP_IMAGES: Final = 64
-KEPT_SHARE: Final = (
-    0.25  # of the layers at most: a network that needs more in fp32 is no INT8 network
-)
+MAX_FP32_SHARE: Final = 0.25  # of the layers
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """How far the logits drift when this layer alone is quantised, as `relative_drift` measures it."""
+    """The `relative_drift` of the logits if only this layer is quantized."""
 
     layer: str
     drift: float
 
 
 def sweep(
-    calibrated: Calibrated,
+    calibrated: CalibratedGraph,
     pixels: Pixels,
     expected: Logits,
     scorer: Scorer,
     progress: Callable[[int, int], None],
 ) -> tuple[Sensitivity, ...]:
-    """Each layer's sensitivity on these images, the worst first; `expected` are their fp32 logits."""
+    """Each layer's sensitivity on these images, worst first; `expected` are fp32's logits."""
     layers = layers_of(calibrated.model)
-    found = []
+    sensitivities = []
     for number, layer in enumerate(layers, start=1):
         logits = score(
             scorer.open(calibrated.quantize(only={layer.name})), [pixels], size=scorer.batch
         )
-        found.append(Sensitivity(layer.name, relative_drift(logits, expected)))
+        sensitivities.append(Sensitivity(layer.name, relative_drift(logits, expected)))
         progress(number, len(layers))
-    return tuple(sorted(found, key=lambda line: -line.drift))
+    return tuple(sorted(sensitivities, key=lambda entry: -entry.drift))
 
 
-def layers_to_keep(
-    holds: Callable[[Sequence[str]], bool], ranked: Callable[[], Sequence[str]]
+def choose_fp32_layers(
+    is_acceptable: Callable[[Sequence[str]], bool], rank_layers: Callable[[], Sequence[str]]
 ) -> tuple[str, ...]:
-    """The fewest layers, worst first, that must stay in fp32 until it holds; at most a quarter, whether it then holds or not.
+    """Choose the fewest layers to leave in fp32, worst first, until the result is acceptable.
 
-    `ranked` is asked only where something has to stay.
+    At most a quarter of the layers is chosen, acceptable or not. `rank_layers` is expensive and is
+    called only if a layer must be chosen.
     """
-    if holds(()):
+    if is_acceptable(()):
         return ()
-    order = ranked()
-    kept: tuple[str, ...] = ()
-    for count in range(1, int(len(order) * KEPT_SHARE) + 1):
-        kept = tuple(order[:count])
-        if holds(kept):
+    order = rank_layers()
+    chosen: tuple[str, ...] = ()
+    for count in range(1, int(len(order) * MAX_FP32_SHARE) + 1):
+        chosen = tuple(order[:count])
+        if is_acceptable(chosen):
             break
-    return kept
+    return chosen
 
 
 def relative_drift(logits: Logits, expected: Logits) -> float:

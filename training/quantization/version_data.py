@@ -1,4 +1,4 @@
-"""The labelled images of a published version, found again: train calibrates, validation chooses, test gates."""
+"""Finds the labelled images that a published version was trained on, with the same split."""
 
 import shlex
 from collections.abc import Callable, Sequence
@@ -10,72 +10,70 @@ from training.data.check import check, left_out
 from training.data.scan import scan
 from training.data.sources import check_data, with_classes
 from training.data.split import SPLIT_SEED, make_split
-from training.errors import DataError, QuantizationError
-from training.run.data import (
-    RunData,
-    canvas_of,
-    known_digests,
-    load_images,
-    read_version_known_images,
-)
+from training.errors import DataError, QuantizeError
+from training.run.data import RunData, canvas_of, known_digests, known_to, load_images
 
 
-def find_data(version: Version, names: Sequence[str]) -> tuple[str, ...]:
-    """The sources as given, else those of the version's training command. Raises QuantizationError where neither is there."""
+def find_sources(version: Version, names: Sequence[str]) -> tuple[str, ...]:
+    """The given sources, or those of the version's training command.
+
+    Raises QuantizeError if neither is available.
+    """
     if names:
         return tuple(names)
     training = version.manifest.training
     words = shlex.split(training.command) if training else []
     trained_on = tuple(word for option, word in pairwise(words) if option == "--data")
-    advice = "give labelled images with --data, as for `run`; calibration needs their train split, the gates their test split"
+    advice = "give labelled images with --data, as for `run`"
     if not trained_on:
-        raise QuantizationError(f"{version} does not say which data it was trained on: {advice}")
+        raise QuantizeError(f"{version} does not state its training data; {advice}")
     try:
         for name in trained_on:
             check_data(name)
     except DataError:
-        raise QuantizationError(
-            f"{version} was trained on {', '.join(trained_on)}, which is not here: {advice}"
+        raise QuantizeError(
+            f"{version} was trained on {', '.join(trained_on)}, which cannot be found; {advice}"
         ) from None
     return trained_on
 
 
-def open_labelled(
+def open_version_data(
     version: Version,
     names: Sequence[str],
     data_dir: Path | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
     workers: int = 2,
 ) -> RunData:
-    """These sources, checked and split as when the version was trained, with no image in test that it has learned from.
+    """Load, check and split the sources as in training.
 
-    Raises DataError where an image is of a class that the version does not have.
+    Images that the version has learned from are never in the test split.
+
+    Raises:
+        QuantizeError: If no source is available.
+        DataError: If an image has a class that the version does not have, or a split is empty.
     """
     spec = version.manifest.preprocessing
-    images = load_images(find_data(version, names), data_dir)
-    if strange := [name for name in images.class_names if name not in version.manifest.class_names]:
+    images = load_images(find_sources(version, names), data_dir)
+    if unknown := [name for name in images.class_names if name not in version.manifest.class_names]:
         raise DataError(
-            f"{images.name} has classes that {version} does not have: {', '.join(strange[:5])}"
+            f"{images.name} has classes that {version} does not have: {', '.join(unknown[:5])}; "
+            "rename or remove them"
         )
     images = with_classes(images, version.manifest.class_names)
     scanned = scan(images, canvas_of(spec), workers, progress)
     findings = check(images, scanned.facts)
     excluded = left_out(images, scanned.facts)
     split = make_split(
-        images,
-        scanned.facts,
-        excluded,
-        SPLIT_SEED,
-        known_digests(scanned, read_version_known_images(version)),
+        images, scanned.facts, excluded, SPLIT_SEED, known_digests(scanned, known_to(version))
     )
     if missing := [part for part, indices in vars(split).items() if not len(indices)]:
         raise DataError(
-            f"{images.name} has no image left for {' and '.join(missing)}: train, validation and test are all needed"
+            f"{images.name} has no image left for {' and '.join(missing)}; give more images"
         )
     return RunData(images, scanned, findings, split, split.train, excluded, spec, workers)
 
 
-def same_data(version: Version, data: RunData) -> bool:
-    """Whether these are the images that the version was trained on, to the pixel and the label."""
+def is_training_data(version: Version, data: RunData) -> bool:
+    """Whether these are exactly the images and labels that the version was trained on."""
     training = version.manifest.training
     return training is not None and training.data.digest == data.digest

@@ -1,4 +1,4 @@
-"""The report says what was guessed, and its forms say the same."""
+"""The import report as a table, JSON and Markdown."""
 
 import io
 import json
@@ -10,15 +10,15 @@ from training.importing.import_report import ImportReport
 
 
 def report() -> ImportReport:
-    """Two findings, one of them with what could break a table."""
-    made = ImportReport("a|b.onnx")
-    made.add("layout", "NHWC", "found", "three channels | in the input")
-    made.add("resize", "[bold]exact", "assumed", "nothing says")
-    return made
+    """Two entries with characters that are special in Markdown and rich."""
+    result = ImportReport("a|b.onnx")
+    result.add("layout", "NHWC", "found", "3 channels | in the input")
+    result.add("resize", "[bold]exact", "assumed", "not stated")
+    return result
 
 
-def test_every_form_names_each_finding() -> None:
-    """On a terminal, as JSON, as Markdown; a pipe in a name breaks no table, and markup is shown as it is."""
+def test_every_format_lists_each_entry() -> None:
+    """A pipe breaks no Markdown table, and rich markup is shown as text."""
     console = Console(file=io.StringIO(), width=160)
     console.print(report().to_table())
     shown = console.file.getvalue()  # type: ignore[attr-defined]
@@ -27,11 +27,11 @@ def test_every_form_names_each_finding() -> None:
         "subject": "resize",
         "value": "[bold]exact",
         "certainty": "assumed",
-        "evidence": "nothing says",
+        "evidence": "not stated",
     }
     markdown = report().to_markdown((at_least("spread", 2, 1), at_most("parity", 3, 1, "too far")))
     assert "# Import of a\\|b.onnx" in markdown
-    assert "| layout | NHWC | found | three channels \\| in the input |" in markdown
+    assert "| layout | NHWC | found | 3 channels \\| in the input |" in markdown
     assert "| spread | ≥ 1 | 2 | passed |" in markdown
     assert "| parity | ≤ 1 | 3 | FAILED: too far |" in markdown
     assert report().assumed == ["resize"]

@@ -1,10 +1,10 @@
-"""What is said of a network's pixels, and which other readings of them are tried."""
+"""Which alternative input specs an import tries on labelled images."""
 
 import pytest
 from onnx import TensorProto
 
-from training.importing.input_options import other_readings
-from training.importing.input_spec import Convention, PixelRange
+from training.importing.input_options import alternative_specs
+from training.importing.input_spec import InputSpec, PixelRange
 from training.importing.presets import PRESETS
 
 
@@ -20,9 +20,8 @@ from training.importing.presets import PRESETS
             ["BGR instead", "--preset torchvision", "--preset caffe", "--preset zero-one"],
         ),
         (
-            PixelRange(
-                "RGB", 1.0, (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)
-            ),  # tf's, in grey levels
+            # The range of the tf preset, written in grey levels.
+            PixelRange("RGB", 1.0, (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
             ["BGR instead", "--preset torchvision", "--preset caffe", "--preset zero-one"],
         ),
         (
@@ -31,16 +30,16 @@ from training.importing.presets import PRESETS
         ),
     ],
 )
-def test_other_readings_differ_from_the_own_one_and_from_each_other(
+def test_alternatives_differ_from_the_own_spec_and_from_each_other(
     own: PixelRange, names: list[str]
 ) -> None:
-    """The more are tried, the more must one of them be better by: the same one twice would hide a wrong one."""
-    readings = other_readings(Convention("NCHW", TensorProto.FLOAT, own))
-    assert list(readings) == names
+    """Each alternative tightens the bound for all (Bonferroni), so none is tried twice."""
+    specs = alternative_specs(InputSpec("NCHW", TensorProto.FLOAT, own))
+    assert list(specs) == names
 
 
-def test_of_bytes_only_the_channels_can_be_turned() -> None:
-    """Their range stands inside the network."""
-    assert list(other_readings(Convention("NCHW", TensorProto.UINT8, PixelRange("BGR")))) == [
+def test_the_only_alternative_of_a_uint8_input_is_swapped_channels() -> None:
+    """The network scales its bytes itself."""
+    assert list(alternative_specs(InputSpec("NCHW", TensorProto.UINT8, PixelRange("BGR")))) == [
         "RGB instead"
     ]

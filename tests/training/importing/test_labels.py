@@ -1,4 +1,4 @@
-"""Labels come in several kinds of file, and none of them is misread in silence."""
+"""Label files: the supported kinds, and errors for everything else."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from training.errors import ForeignModelError
-from training.importing.labels import read_labels, told_apart
+from training.importing.labels import make_unique, read_labels
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from training.importing.labels import read_labels, told_apart
     ],
 )
 def test_each_kind_of_file_gives_the_same_names(tmp_path: Path, text: str) -> None:
-    """A name a line, a JSON list, an object by index, Keras's class index."""
+    """Lines, a JSON list, a JSON object by index, and Keras's class index."""
     (tmp_path / "labels").write_text(text, encoding="utf-8", newline="")
     assert read_labels(tmp_path / "labels") == ("cat", "dog", "owl")
 
@@ -28,35 +28,34 @@ def test_each_kind_of_file_gives_the_same_names(tmp_path: Path, text: str) -> No
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "hold 0 names"),
-        (b"cat\n", "hold 1 names"),
-        (b"cat\n\ndog\n", "blank or unprintable name in place 1"),
-        (b"cat\nd\x00og\n", "unprintable"),
-        (b"\xff\xfe\x00", "can not be read as text"),
-        (b'["cat", 3]', "no JSON list of names"),
-        (b'{"0": "cat", "2": "dog"}', "its keys are not 0, 1, 2"),
-        (b'{"cat": "0", "dog": "1"}', "no JSON list of names"),
-        (b"[", "no JSON list of names"),
-        (b"[" * 100_000, "no JSON list of names"),
-        (b'{"a":' * 100_000, "no JSON list of names"),
+        (b"", "have 0 names"),
+        (b"cat\n", "have 1 names"),
+        (b"cat\n\ndog\n", "index 1 "),
+        (b"cat\nd\x00og\n", "index 1 "),
+        (b"\xff\xfe\x00", "as text"),
+        (b'["cat", 3]', "JSON list"),
+        (b'{"0": "cat", "2": "dog"}', "keys"),
+        (b'{"cat": "0", "dog": "1"}', "JSON list"),
+        (b"[", "JSON list"),
+        (b"[" * 100_000, "JSON list"),
+        (b'{"a":' * 100_000, "JSON list"),
     ],
 )
-def test_a_file_that_is_no_list_of_names_is_refused(
+def test_a_file_that_is_not_a_list_of_names_is_refused(
     tmp_path: Path, data: bytes, message: str
 ) -> None:
-    """What is wrong, and where."""
     (tmp_path / "labels").write_bytes(data)
     with pytest.raises(ForeignModelError, match=message):
         read_labels(tmp_path / "labels")
 
 
-def test_names_that_stand_there_twice_get_their_index() -> None:
-    """ImageNet's lists have two cranes, and a manifest has no name twice."""
-    assert told_apart(["crane", "cat", "crane"]) == (("crane (0)", "cat", "crane (2)"), ["crane"])
-    assert told_apart(["cat", "dog"]) == (("cat", "dog"), [])
+def test_repeated_names_get_their_index() -> None:
+    """ImageNet has two cranes, and class names in a manifest are unique."""
+    assert make_unique(["crane", "cat", "crane"]) == (("crane (0)", "cat", "crane (2)"), ["crane"])
+    assert make_unique(["cat", "dog"]) == (("cat", "dog"), [])
 
 
-def test_names_that_can_not_be_told_apart_are_refused() -> None:
-    """Where even the index makes a name that is taken."""
-    with pytest.raises(ForeignModelError, match="can not be told apart: crane"):
-        told_apart(["crane", "crane", "crane (1)"])
+def test_names_that_stay_ambiguous_are_refused() -> None:
+    """The name with its index is also taken."""
+    with pytest.raises(ForeignModelError, match="crane"):
+        make_unique(["crane", "crane", "crane (1)"])

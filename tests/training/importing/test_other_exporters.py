@@ -1,4 +1,4 @@
-"""Files that other programs wrote: the `onnx` wheel's old networks, torch's older exporter, Keras."""
+"""Files of other exporters: the `onnx` wheel's old networks, torch's older exporter, Keras."""
 
 import importlib.util
 import os
@@ -15,8 +15,8 @@ from foreign_graphs import LABELS
 from onnx import numpy_helper
 from torchvision.models import get_model
 
-from training.importing.candidate import Candidate, open_session
-from training.importing.input_options import Expectation
+from training.importing.candidate import ImportCandidate, open_session
+from training.importing.input_options import InputOptions
 from training.importing.onnx_network import read_onnx
 from training.importing.presets import PRESETS
 from training.importing.verification import verify
@@ -25,18 +25,16 @@ LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
 SIDE = 64
 
 
-def expecting(preset: str) -> Expectation:
-    """A preset and nothing else."""
-    return Expectation(preset=PRESETS[preset], preset_name=preset)
+def with_preset(preset: str) -> InputOptions:
+    return InputOptions(preset=PRESETS[preset], preset_name=preset)
 
 
-def failed(candidate: Candidate) -> list[str]:
-    """The checks that do not hold."""
+def failed_checks(candidate: ImportCandidate) -> list[str]:
     return [check.check for check in verify(candidate, None, 0).checks if not check.passed]
 
 
 def with_random_weights(path: Path, target: Path) -> Path:
-    """The wheel's file with weights where it has zeros, written as such files are: each weight also an input (opset 9, IR 3)."""
+    """The file with random weights instead of zeros, each weight also an input (opset 9, IR 3)."""
     model = onnx.load(path)
     graph = model.graph
     shapes = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -46,15 +44,15 @@ def with_random_weights(path: Path, target: Path) -> Path:
         if node.op_type == "BatchNormalization"
         for role, name in zip("sbmv", node.input[1:], strict=True)
     }
-    chance = np.random.default_rng(0)
+    random = np.random.default_rng(0)
     for node in [node for node in graph.node if node.op_type == "ConstantOfShape"]:
         name, shape = node.output[0], shapes[node.input[0]].tolist()
         if roles.get(name, "") in {"s", "v"}:
-            values = chance.uniform(0.5, 1.5, shape)
+            values = random.uniform(0.5, 1.5, shape)
         elif len(shape) > 1:
-            values = chance.normal(0, (1 / np.prod(shape[1:])) ** 0.5, shape)
+            values = random.normal(0, (1 / np.prod(shape[1:])) ** 0.5, shape)
         else:
-            values = chance.normal(0, 0.1, shape)
+            values = random.normal(0, 0.1, shape)
         graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
         graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
         graph.node.remove(node)
@@ -73,34 +71,36 @@ def with_random_weights(path: Path, target: Path) -> Path:
     ],
 )
 def test_the_wheels_old_networks_are_imported(tmp_path: Path, name: str, *, features: bool) -> None:
-    """Opset 9, IR 3, weights as inputs, batch 1, `Reshape` to it: batches, folded norms, and maps where there is a mean."""
+    """Their batch of 1 is freed, and a pooled head gives feature maps."""
     path = with_random_weights(LIGHT / f"light_{name}.onnx", tmp_path / f"{name}.onnx")
-    candidate = read_onnx(path, [f"class {number}" for number in range(1000)], expecting("caffe"))
+    candidate = read_onnx(path, [f"class {number}" for number in range(1000)], with_preset("caffe"))
     assert candidate.max_batch_size == 32
     assert (candidate.classifier is not None) == features
-    assert not failed(candidate)
+    assert not failed_checks(candidate)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["inception_v2", "densenet121"])
-def test_old_networks_whose_answers_hardly_differ_prove_nothing(tmp_path: Path, name: str) -> None:
-    """Under random weights these two answer all pictures alike: read, with batches and maps, and held back for that alone."""
+def test_old_networks_with_nearly_constant_scores_fail_probe_spread(
+    tmp_path: Path, name: str
+) -> None:
+    """With random weights, these two score all images alike."""
     path = with_random_weights(LIGHT / f"light_{name}.onnx", tmp_path / f"{name}.onnx")
-    candidate = read_onnx(path, [f"class {number}" for number in range(1000)], expecting("caffe"))
+    candidate = read_onnx(path, [f"class {number}" for number in range(1000)], with_preset("caffe"))
     assert candidate.max_batch_size == 32
     assert candidate.classifier is not None
-    assert failed(candidate) == ["probe_spread"]
+    assert failed_checks(candidate) == ["probe_spread"]
 
 
 @pytest.mark.slow
-def test_the_wheels_resnet50_as_it_lies_there_proves_nothing() -> None:
-    """Its weights are all alike, and so are its answers: parity holds and the check on the spread does not."""
+def test_the_wheels_resnet50_with_its_own_weights_fails_probe_spread() -> None:
+    """Its weights are all equal, and so are its scores."""
     candidate = read_onnx(
         LIGHT / "light_resnet50.onnx",
         [f"class {number}" for number in range(1000)],
-        expecting("torchvision"),
+        with_preset("torchvision"),
     )
-    assert "probe_spread" in failed(candidate)
+    assert "probe_spread" in failed_checks(candidate)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -120,7 +120,7 @@ def test_the_wheels_resnet50_as_it_lies_there_proves_nothing() -> None:
 def test_files_of_torchs_older_exporter_are_imported(
     tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    """Fixed and free batches, norms folded by torch or left in the graph: torch's own logits."""
+    """Fixed or free batch, batch norms folded or not: torch's own logits."""
     torch.manual_seed(0)
     network = get_model("resnet18", num_classes=len(LABELS)).eval()
     torch.onnx.export(
@@ -130,14 +130,14 @@ def test_files_of_torchs_older_exporter_are_imported(
         dynamo=False,
         **options,
     )
-    candidate = read_onnx(tmp_path / "old.onnx", LABELS, expecting("zero-one"))
+    candidate = read_onnx(tmp_path / "old.onnx", LABELS, with_preset("zero-one"))
     images = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), dtype=np.uint8)
     with torch.inference_mode():
         expected = network(torch.from_numpy(images).permute(0, 3, 1, 2) / 255).numpy()
-    found = open_session(candidate.model, candidate.input, candidate.outputs).run(images)
-    assert np.abs(found - expected).max() < 1e-4
+    scores = open_session(candidate.model, candidate.input, candidate.outputs).run(images)
+    assert np.abs(scores - expected).max() < 1e-4
     assert candidate.classifier is not None
-    assert not failed(candidate)
+    assert not failed_checks(candidate)
     assert not any(
         node.op_type == "BatchNormalization"
         for node in onnx.load_model_from_string(candidate.model).graph.node
@@ -149,8 +149,8 @@ def test_files_of_torchs_older_exporter_are_imported(
     importlib.util.find_spec("keras") is None,
     reason="keras is not installed (pip install '.[keras-test]')",
 )
-def test_keras_own_export_of_its_resnet50_is_imported(tmp_path: Path) -> None:
-    """NHWC, caffe's BGR, norms as single steps: Keras's own probabilities, maps for explanations, no step behind a convolution."""
+def test_kerass_own_export_of_its_resnet50_is_imported(tmp_path: Path) -> None:
+    """NHWC, BGR, batch norms in single steps: Keras's probabilities, and all steps folded."""
     script = Path(__file__).parents[2] / "keras_export.py"
     environment = {**os.environ, "KERAS_HOME": str(tmp_path)}
     subprocess.run(
@@ -161,14 +161,14 @@ def test_keras_own_export_of_its_resnet50_is_imported(tmp_path: Path) -> None:
     )
     with np.load(tmp_path / "keras.npz") as archive:
         images, expected = archive["images"], archive["answers"]
-    candidate = read_onnx(tmp_path / "keras.onnx", LABELS, expecting("caffe"))
+    candidate = read_onnx(tmp_path / "keras.onnx", LABELS, with_preset("caffe"))
     logits = open_session(candidate.model, candidate.input, candidate.outputs).run(images)
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    assert np.ptp(expected, axis=0).max() > 0.01, "answers that are all alike would prove nothing"
+    assert np.ptp(expected, axis=0).max() > 0.01, "equal scores prove nothing"
     assert np.abs(exponentials / exponentials.sum(axis=1, keepdims=True) - expected).max() < 1e-4
     assert candidate.classifier is not None
-    assert not failed(candidate)
-    left = [node.op_type for node in onnx.load_model_from_string(candidate.model).graph.node]
-    assert left.count("Conv") == 53
-    assert "Mul" not in left
-    assert "Sub" not in left
+    assert not failed_checks(candidate)
+    operators = [node.op_type for node in onnx.load_model_from_string(candidate.model).graph.node]
+    assert operators.count("Conv") == 53
+    assert "Mul" not in operators
+    assert "Sub" not in operators

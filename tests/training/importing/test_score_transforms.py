@@ -1,4 +1,4 @@
-"""What follows a network's last real step: percent and clips are looked through, and what is no distribution is refused."""
+"""Steps after the last layer: scaled probabilities are undone, other scores are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -11,47 +11,46 @@ from foreign_graphs import CLASSES, LABELS, SIZE, foreign_graph, write
 from onnx import TensorProto, helper, numpy_helper
 
 from training.errors import ForeignModelError
-from training.importing.candidate import Candidate, open_session
-from training.importing.input_options import Expectation
+from training.importing.candidate import ImportCandidate, open_session
+from training.importing.input_options import InputOptions
 from training.importing.onnx_network import read_onnx
 from training.importing.presets import PRESETS
 
-Ending = tuple[str, Any]
+Step = tuple[str, Any]
 PRIORS = np.linspace(0.5, 1.5, CLASSES)
 
 
-def closed(*endings: Ending, opset: int = 13, **values: Any) -> onnx.ModelProto:
-    """The graph, and after it each operator with its constants: numbers, or attributes as a dictionary."""
+def with_steps(*steps: Step, opset: int = 13, **values: Any) -> onnx.ModelProto:
+    """The graph followed by operators, each with its constants or a dictionary of attributes."""
     model = foreign_graph(opset=opset, **values)
     graph = model.graph
     value = graph.output[0].name
-    for number, (operator, given) in enumerate(endings):
+    for number, (operator, given) in enumerate(steps):
         attributes = given if isinstance(given, dict) else {}
         constants = (
             []
             if isinstance(given, dict)
             else [np.asarray(numbers, np.float32) for numbers in given]
         )
-        names = [f"closing_{number}_{place}" for place in range(len(constants))]
+        names = [f"step_{number}_{place}" for place in range(len(constants))]
         graph.initializer.extend(
             numpy_helper.from_array(array, name)
             for array, name in zip(constants, names, strict=True)
         )
         graph.node.append(
-            helper.make_node(operator, [value, *names], [f"closed_{number}"], **attributes)
+            helper.make_node(operator, [value, *names], [f"step_{number}"], **attributes)
         )
-        value = f"closed_{number}"
+        value = f"step_{number}"
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info(value, TensorProto.FLOAT, ["n", CLASSES]))
     return model
 
 
-def read(folder: Path, model: onnx.ModelProto) -> Candidate:
-    """The import of a graph that takes 0 to 1."""
+def read(folder: Path, model: onnx.ModelProto) -> ImportCandidate:
     return read_onnx(
         write(folder, model),
         LABELS,
-        Expectation(preset=PRESETS["zero-one"], preset_name="zero-one"),
+        InputOptions(preset=PRESETS["zero-one"], preset_name="zero-one"),
     )
 
 
@@ -59,7 +58,7 @@ SOFTMAX = ("Softmax", {"axis": 1})
 
 
 @pytest.mark.parametrize(
-    ("endings", "opset"),
+    ("steps", "opset"),
     [
         ([SOFTMAX, ("Mul", [100.0])], 13),
         ([SOFTMAX, ("Div", [[[0.01]]]), ("Sub", [50.0])], 13),
@@ -69,67 +68,57 @@ SOFTMAX = ("Softmax", {"axis": 1})
         ([SOFTMAX, ("Mul", [-100.0]), ("Mul", [-1.0])], 13),
     ],
 )
-def test_scaled_and_clipped_probabilities_are_served_as_the_logits_before(
-    tmp_path: Path, endings: list[Ending], opset: int
+def test_logits_are_served_in_place_of_scaled_probabilities(
+    tmp_path: Path, steps: list[Step], opset: int
 ) -> None:
-    """As where the graph ends before its Softmax: percent is no row of logits."""
-    candidate = read(tmp_path, closed(*endings, opset=opset))
-    (finding,) = [finding for finding in candidate.report.findings if finding.subject == "answer"]
-    assert (finding.value, finding.certainty) == ("logits", "checked")
+    """Percentages or clipped probabilities must not be taken for logits."""
+    candidate = read(tmp_path, with_steps(*steps, opset=opset))
+    (entry,) = [entry for entry in candidate.report.entries if entry.subject == "answer"]
+    assert (entry.value, entry.certainty) == ("logits", "checked")
     pixels = np.random.default_rng(1).integers(0, 255, (4, SIZE, SIZE, 3), dtype=np.uint8)
     bare = onnxruntime.InferenceSession(write(tmp_path, foreign_graph(opset=opset), "bare.onnx"))
     (expected,) = bare.run(
         None, {"pixels": (pixels / 255).transpose(0, 3, 1, 2).astype(np.float32)}
     )
-    found = open_session(candidate.model, candidate.input, candidate.outputs).run(pixels)
-    assert np.abs(found - expected).max() < 1e-4
+    scores = open_session(candidate.model, candidate.input, candidate.outputs).run(pixels)
+    assert np.abs(scores - expected).max() < 1e-4
 
 
 @pytest.mark.parametrize(
-    ("endings", "message"),
+    ("steps", "message"),
     [
-        ([("Sigmoid", {}), ("Clip", [1e-4, 1 - 1e-4])], r"ends in a Sigmoid \(then Clip\)"),
-        ([("Sigmoid", {}), ("Mul", [100.0])], r"ends in a Sigmoid \(then Mul\)"),
-        ([("HardSigmoid", {})], "ends in a Sigmoid:"),
-        (
-            [SOFTMAX, ("Mul", [-1.0])],
-            r"what follows the closing Softmax \(Mul\) changes which class comes first",
-        ),
-        (
-            [SOFTMAX, ("Mul", [PRIORS])],
-            r"what follows the closing Softmax \(Mul\) changes which class comes first",
-        ),
-        (
-            [("Softmax", {"axis": 0}), ("Mul", [100.0])],
-            "closes with a Softmax and Mul, but its scores are not so made",
-        ),
-        ([("Tanh", {}), ("Abs", {})], "all scores lie between 0 and 1 and do not sum to 1"),
+        ([("Sigmoid", {}), ("Clip", [1e-4, 1 - 1e-4])], r"Sigmoid \(then Clip\)"),
+        ([("Sigmoid", {}), ("Mul", [100.0])], r"Sigmoid \(then Mul\)"),
+        ([("HardSigmoid", {})], "Sigmoid:"),
+        ([SOFTMAX, ("Mul", [-1.0])], r"Softmax \(Mul\)"),
+        ([SOFTMAX, ("Mul", [PRIORS])], r"Softmax \(Mul\)"),
+        ([("Softmax", {"axis": 0}), ("Mul", [100.0])], "Softmax, then Mul"),
+        ([("Tanh", {}), ("Abs", {})], "between 0 and 1"),
     ],
 )
-def test_what_is_no_distribution_is_refused(
-    tmp_path: Path, endings: list[Ending], message: str
+def test_scores_that_are_not_one_distribution_are_refused(
+    tmp_path: Path, steps: list[Step], message: str
 ) -> None:
-    """Taken for logits, the shares of such scores would be nearly even."""
+    """Served as logits, they would give nearly uniform probabilities."""
     with pytest.raises(ForeignModelError, match=message):
-        read(tmp_path, closed(*endings))
+        read(tmp_path, with_steps(*steps))
 
 
-def test_percent_that_no_softmax_makes_is_refused(tmp_path: Path) -> None:
-    """Rows that sum to the same are shares, and there is nothing before a Softmax to serve."""
-    with pytest.raises(ForeignModelError, match="the scores sum to 100 on every probe"):
-        read(tmp_path, closed(("Mul", [100.0]), end="normalised by hand"))
+def test_percentages_without_a_softmax_are_refused(tmp_path: Path) -> None:
+    """There is no input of a Softmax that could be served."""
+    with pytest.raises(ForeignModelError, match="sum to 100 "):
+        read(tmp_path, with_steps(("Mul", [100.0]), end="normalised by hand"))
 
 
 def test_logits_that_sum_to_zero_are_logits(tmp_path: Path) -> None:
-    """A last layer that was trained from zeros, or long with weight decay, makes no others."""
+    """A last layer trained from zeros, or with weight decay alone, returns such rows."""
     centred = np.eye(CLASSES) - 1 / CLASSES
-    candidate = read(tmp_path, closed(("MatMul", [centred])))
+    candidate = read(tmp_path, with_steps(("MatMul", [centred])))
     assert candidate.outputs.kind == "logits"
 
 
-def test_a_graph_that_goes_in_circles_is_refused(tmp_path: Path) -> None:
-    """And is not walked for ever."""
-    model = closed(("Mul", [2.0]), ("Mul", [0.5]))
+def test_a_graph_with_a_cycle_is_refused(tmp_path: Path) -> None:
+    model = with_steps(("Mul", [2.0]), ("Mul", [0.5]))
     model.graph.node[-2].input[0] = model.graph.node[-1].output[0]
     with pytest.raises(ForeignModelError):
         read(tmp_path, model)

@@ -1,7 +1,8 @@
-"""torchvision's residual networks: what torch answers is what the service answers, for weights in a file."""
+"""Torch networks: the service returns what torch returns, for weights in a file."""
 
 import base64
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,24 @@ from torchvision.transforms import functional
 
 from model_store.store import ModelStore
 from training.__main__ import main
-from training.importing.input_options import Expectation
-from training.importing.presets import PRESETS
-from training.importing.torch_networks import RESIDUAL, read_torchvision, read_weights_file
+from training.importing.candidate import ImportCandidate
+from training.importing.input_options import InputOptions
+from training.importing.torch_networks import (
+    TORCHVISION_NETWORKS,
+    read_torchvision,
+    read_weights_file,
+)
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
 from training.run.initial_weights import read_state_dict
 from training.run.weights import Trained, serialise
-
-SMALL = ("resnet18", "resnet34")
 
 SIDE = 64
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 def random_network(name: str, classes: int) -> nn.Module:
-    """The builder's network with random weights and statistics, so that batch norms do something."""
+    """A network with random weights and batch norms, and logits of a moderate range."""
     torch.manual_seed(0)
     network = build_network(name, classes).eval()
     for module in network.modules():
@@ -42,10 +45,8 @@ def random_network(name: str, classes: int) -> nn.Module:
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.8, 1.5)
     head = network.get_submodule("fc")
-    with (
-        torch.inference_mode()
-    ):  # what depth has added up is taken out, so that no answer is 0 or 1
-        logits = network(tensor_of(pictures(SIDE)))
+    with torch.inference_mode():
+        logits = network(tensor_of(pictures()))
         scale = 4 / np.ptp(logits.numpy(), axis=0).max()
         network.load_state_dict(
             {"fc.weight": head.weight * scale, "fc.bias": head.bias - logits.mean(0) * scale},
@@ -55,27 +56,19 @@ def random_network(name: str, classes: int) -> nn.Module:
 
 
 def import_into(folder: Path, *words: object, model: str = "m") -> Result:
-    """`import` into a store in the folder."""
-    command = [
-        "import",
-        "--model",
-        model,
-        "--store",
-        str(folder / "store"),
-        "--report",
-        str(folder / "report.md"),
-    ]
-    return CliRunner().invoke(main, [*command, *map(str, words)])
+    command = ["import", "--model", model, "--store", folder / "store"]
+    command += ["--report", folder / "report.md"]
+    return CliRunner().invoke(main, list(map(str, [*command, *words])))
 
 
-def pictures(side: int) -> list[np.ndarray]:
-    """Noise on a grey that differs, uint8 `[side, side, 3]`."""
-    chance = np.random.default_rng(5)
-    return [chance.integers(low, low + 90, (side, side, 3), dtype=np.uint8) for low in (0, 80, 160)]
+def pictures() -> list[np.ndarray]:
+    """Noise of three brightnesses, uint8 `[SIDE, SIDE, 3]`."""
+    random = np.random.default_rng(5)
+    return [random.integers(low, low + 90, (SIDE, SIDE, 3), dtype=np.uint8) for low in (0, 80, 160)]
 
 
 def tensor_of(images: list[np.ndarray]) -> torch.Tensor:
-    """What torchvision's transforms make of images that have the size already."""
+    """Torchvision's transforms of images that already have the network's size."""
     return torch.stack(
         [functional.normalize(functional.to_tensor(image), MEAN, STD) for image in images]
     )
@@ -89,55 +82,87 @@ def served(store: Path, images: list[np.ndarray], classes: int) -> np.ndarray:
         Image.fromarray(image).save(buffer, "PNG")
         encoded.append({"b64": base64.b64encode(buffer.getvalue()).decode()})
     with running("--store", store) as server, server.announced().client() as client:
-        answer = client.post(f"/v1/models/m/predict?top_k={classes}", json={"images": encoded})
-        assert answer.status_code == 200, answer.text
+        response = client.post(f"/v1/models/m/predict?top_k={classes}", json={"images": encoded})
+        assert response.status_code == 200, response.text
     rows = np.zeros((len(images), classes))
-    for row, result in zip(rows, answer.json()["results"], strict=True):
+    for row, result in zip(rows, response.json()["results"], strict=True):
         for prediction in result["predictions"]:
             row[prediction["index"]] = prediction["score"]
     return rows
 
 
-@torch.inference_mode()
-def torch_probabilities(network: nn.Module, images: list[np.ndarray]) -> np.ndarray:
-    """torchvision's own way to its network's answer."""
-    return network(tensor_of(images)).softmax(1).numpy()
+def check_served(store: Path, network: nn.Module) -> None:
+    """Compare the service's probabilities with torch's own."""
+    with torch.inference_mode():
+        expected = network(tensor_of(pictures())).softmax(1).numpy()
+    assert np.ptp(expected, axis=0).max() > 1e-3, "equal scores prove nothing"
+    probabilities = served(store, pictures(), len(LABELS))
+    assert np.abs(probabilities - expected).max() < 1e-4
+    assert np.array_equal(probabilities.argmax(1), expected.argmax(1))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name in SMALL else pytest.param(name, marks=pytest.mark.slow) for name in RESIDUAL],
-)
-def test_every_residual_builder_answers_over_http_as_torch_does(tmp_path: Path, name: str) -> None:
-    """Random weights in a file, imported and served: the same probabilities."""
+@pytest.fixture(scope="module")
+def resnet18() -> nn.Module:
+    """A ResNet-18 for LABELS; no test changes it."""
+    return random_network("resnet18", len(LABELS))
+
+
+@pytest.fixture(scope="module")
+def imported(resnet18: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store of its import and the report; no test writes to it.
+
+    The file is a link, as in caches, and from before torch 0.4.1: without `num_batches_tracked`.
+    """
+    folder = tmp_path_factory.mktemp("imported")
+    state = resnet18.state_dict()
+    save_file(
+        {name: value for name, value in state.items() if "tracked" not in name}, folder / "blob"
+    )
+    (folder / "net.safetensors").symlink_to(folder / "blob")
+    words = ["--weights", folder / "net.safetensors", "--arch", "resnet18", "--size", SIDE]
+    words += ["--labels", write_labels(folder), "--preset", "torchvision"]
+    words += ["--resize-mode", "exact", "--interpolation", "bilinear"]
+    result = import_into(folder, *words)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small_candidate(tmp_path_factory: pytest.TempPathFactory) -> ImportCandidate:
+    """An import without any input options."""
+    path = tmp_path_factory.mktemp("small") / "net.pth"
+    torch.save(small_network().state_dict(), path)
+    return read_weights_file(path, "resnet18-small", LABELS, InputOptions())
+
+
+def small_network() -> nn.Module:
+    return random_network("resnet18-small", len(LABELS))
+
+
+def test_an_imported_network_serves_torchs_probabilities(
+    resnet18: nn.Module, imported: Path
+) -> None:
+    check_served(imported / "store", resnet18)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in TORCHVISION_NETWORKS if name != "resnet18"])
+def test_every_residual_builder_serves_torchs_probabilities(tmp_path: Path, name: str) -> None:
     network = random_network(name, len(LABELS))
     torch.save(network.state_dict(), tmp_path / "net.pth")
-    words = (
-        "--weights",
-        tmp_path / "net.pth",
-        "--arch",
-        name,
-        "--labels",
-        write_labels(tmp_path),
-        "--size",
-        SIDE,
-    )
-    result = import_into(tmp_path, *words, "--resize-mode", "exact", "--no-checkpoint")
+    words = ["--weights", tmp_path / "net.pth", "--arch", name, "--size", SIDE]
+    words += ["--labels", write_labels(tmp_path), "--resize-mode", "exact", "--no-checkpoint"]
+    result = import_into(tmp_path, *words)
     assert result.exit_code == 0, result.output
-    expected = torch_probabilities(network, pictures(SIDE))
-    assert np.ptp(expected, axis=0).max() > 1e-3, "answers that are all alike would prove nothing"
-    found = served(tmp_path / "store", pictures(SIDE), len(LABELS))
-    assert np.abs(found - expected).max() < 1e-4
-    assert np.array_equal(found.argmax(1), expected.argmax(1))
+    check_served(tmp_path / "store", network)
 
 
-def test_torchvisions_own_weights_bring_labels_and_geometry(tmp_path: Path) -> None:
-    """With their file at hand nothing is downloaded: its 1,000 categories, and its transforms to the letter."""
+def test_torchvisions_own_weights_bring_labels_and_transforms(tmp_path: Path) -> None:
+    """With a file of the weights, nothing is downloaded."""
     torch.save(random_network("resnet18", 1000).state_dict(), tmp_path / "blob")
-    (tmp_path / "resnet18-f37072fd.pth").symlink_to(tmp_path / "blob")
-    result = import_into(
-        tmp_path, "--torchvision", "resnet18", "--weights", tmp_path / "resnet18-f37072fd.pth"
-    )
+    path = tmp_path / "resnet18-f37072fd.pth"
+    path.symlink_to(tmp_path / "blob")
+    result = import_into(tmp_path, "--torchvision", "resnet18", "--weights", path)
     assert result.exit_code == 0, result.output
     weights = get_model_weights("resnet18").DEFAULT
     transforms = weights.transforms()
@@ -146,258 +171,167 @@ def test_torchvisions_own_weights_bring_labels_and_geometry(tmp_path: Path) -> N
         assert manifest.proof == "unproven"
         assert list(manifest.class_names) == weights.meta["categories"]
         spec = manifest.preprocessing
-        assert [spec.resize, spec.crop_height] == [
-            transforms.resize_size[0],
-            transforms.crop_size[0],
-        ]
-        assert (spec.resize_mode, spec.interpolation) == (
-            "shorter_side",
-            transforms.interpolation.value,
-        )
+        assert spec.resize == transforms.resize_size[0]
+        assert spec.crop_height == transforms.crop_size[0]
+        assert spec.resize_mode == "shorter_side"
+        assert spec.interpolation == transforms.interpolation.value
         assert manifest.imported is not None
         assert manifest.imported.architecture == "resnet18"
         assert manifest.checkpoint is not None
 
 
-def test_files_of_before_the_counters_of_batch_norm_are_taken(tmp_path: Path) -> None:
-    """Torch loads them too: `num_batches_tracked` came with 0.4.1. By a link, as caches keep their files."""
-    state = random_network("resnet18", len(LABELS)).state_dict()
-    save_file(
-        {name: value for name, value in state.items() if "tracked" not in name}, tmp_path / "blob"
-    )
-    (tmp_path / "old.safetensors").symlink_to(tmp_path / "blob")
-    words = (
-        "--weights",
-        tmp_path / "old.safetensors",
-        "--arch",
-        "resnet18",
-        "--labels",
-        write_labels(tmp_path),
-        "--size",
-        32,
-    )
-    assert import_into(tmp_path, *words).exit_code == 0
-
-
-def test_without_a_network_the_way_out_is_named(
+def test_a_failed_download_names_the_url_and_the_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The address to fetch the file from, and the option that takes it."""
+    """The user can fetch the file elsewhere and give it as --weights."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("torch.hub.urlopen", refuse)
+    monkeypatch.setattr("torch.hub.urlopen", fail_to_connect)
     result = import_into(tmp_path, "--torchvision", "resnet18")
     assert result.exit_code == 2
-    assert "could not be downloaded" in result.output
     assert "resnet18-f37072fd.pth" in result.output
     assert "--weights FILE" in result.output
 
 
-def refuse(*_: Any, **__: Any) -> None:
-    """No network."""
+def fail_to_connect(*_: Any, **__: Any) -> None:
     raise OSError("Name or service not known")
 
 
-def test_a_file_that_is_not_torchvisions_is_said_to_be_that(tmp_path: Path) -> None:
-    """Another file under the name of theirs: labels, range, size and resize of the default weights are only assumed."""
+def test_everything_about_an_unknown_torchvision_file_is_assumed(tmp_path: Path) -> None:
+    """The file has the name of torchvision's weights, but another sha256."""
     path = tmp_path / "resnet18-f37072fd.pth"
     torch.save(random_network("resnet18", 1000).state_dict(), path)
-    candidate = read_torchvision("resnet18", path, Expectation())
+    candidate = read_torchvision("resnet18", path, InputOptions())
     assert candidate.imported.name == path.name
     assert candidate.report.source == f"torchvision's resnet18 ({path.name})"
     assert candidate.report.assumed == ["weights", "classes", "range", "size", "resize"]
 
 
-def test_what_was_not_said_is_not_called_given(tmp_path: Path) -> None:
-    """Range and resize of torchvision, and the size that a network is made for; what is said by flags is given."""
-    torch.save(random_network("resnet18-small", len(LABELS)).state_dict(), tmp_path / "net.pth")
-    silent = read_weights_file(tmp_path / "net.pth", "resnet18-small", LABELS, Expectation())
-    assert silent.report.assumed == ["range", "size", "resize"]
-    preset = {"preset": PRESETS["torchvision"], "preset_name": "torchvision"}
-    told = read_weights_file(
-        tmp_path / "net.pth", "resnet18-small", LABELS, Expectation(**preset, size=(32, 32))
-    )
-    assert told.report.assumed == []
+def test_what_no_option_states_is_assumed(small_candidate: ImportCandidate) -> None:
+    """Torchvision's range and resize, and the architecture's default size."""
+    assert small_candidate.report.assumed == ["range", "size", "resize"]
 
 
-def test_turned_channels_are_among_the_other_readings(tmp_path: Path) -> None:
-    """So that labelled images show weights for BGR: the mean is turned with the channels. Caffe's range as well."""
-    network = random_network("resnet18", len(LABELS))
-    torch.save(network.state_dict(), tmp_path / "net.pth")
-    candidate = read_weights_file(
-        tmp_path / "net.pth", "resnet18", LABELS, Expectation(size=(SIDE, SIDE))
-    )
-    assert list(candidate.other_readings) == [
+def test_what_options_state_is_given(imported: Path) -> None:
+    with ModelStore(imported / "store", builtin_root=None).open("m", 1) as version:
+        assert version.manifest.imported is not None
+        report = json.loads(version.path(version.manifest.imported.report).read_text())
+    certainties = {entry["subject"]: entry["certainty"] for entry in report["findings"]}
+    assert {certainties[subject] for subject in ("range", "size", "resize")} == {"given"}
+    assert "assumed" not in certainties.values()
+
+
+@pytest.mark.parametrize("name", ["BGR instead", "--preset caffe"])
+def test_alternatives_include_swapped_channels(small_candidate: ImportCandidate, name: str) -> None:
+    """Labelled images then show weights for BGR: mean and std are swapped with the channels."""
+    assert list(small_candidate.alternatives) == [
         "BGR instead",
         "--preset caffe",
         "--preset tf",
         "--preset zero-one",
     ]
-    turned = np.stack(pictures(SIDE))[..., ::-1].copy()
-    bgr = (
-        torch.from_numpy(turned).permute(0, 3, 1, 2) / 255 - torch.tensor(MEAN[::-1]).view(3, 1, 1)
-    ) / torch.tensor(STD[::-1]).view(3, 1, 1)
-    caffe = torch.from_numpy(turned).permute(0, 3, 1, 2) - torch.tensor(
-        [103.939, 116.779, 123.68]
-    ).view(3, 1, 1)
-    for name, floats in (("BGR instead", bgr), ("--preset caffe", caffe)):
-        with torch.inference_mode():
-            expected = network(floats).numpy()
-        assert np.allclose(
-            candidate.other_readings[name](np.stack(pictures(SIDE))), expected, rtol=1e-4, atol=1e-3
-        )
+    images = np.stack(pictures())
+    bgr = torch.from_numpy(images[..., ::-1].copy()).permute(0, 3, 1, 2).float()
+    if name == "BGR instead":
+        values = functional.normalize(bgr / 255, MEAN[::-1], STD[::-1])
+    else:
+        values = functional.normalize(bgr, [103.939, 116.779, 123.68], [1, 1, 1])
+    with torch.inference_mode():
+        expected = small_network()(values).numpy()
+    scores = small_candidate.alternatives[name](images)
+    assert np.allclose(scores, expected, rtol=1e-4, atol=1e-3)
 
 
-def test_an_imported_network_can_be_trained_on(tmp_path: Path) -> None:
-    """The version holds its weights in this project's own form, so `retrain` and `--start` take it."""
-    save_file(random_network("resnet18", len(LABELS)).state_dict(), tmp_path / "net.safetensors")
-    words = (
-        "--weights",
-        tmp_path / "net.safetensors",
-        "--arch",
-        "resnet18",
-        "--labels",
-        write_labels(tmp_path),
-        "--size",
-        32,
-    )
-    assert import_into(tmp_path, *words).exit_code == 0
-    with ModelStore(tmp_path / "store", builtin_root=None).open("m", 1) as version:
+def test_the_version_of_a_torch_network_holds_its_weights(
+    tmp_path: Path, resnet18: nn.Module, imported: Path
+) -> None:
+    """The checkpoint is a weights file of this project, which `import` accepts without --arch."""
+    with ModelStore(imported / "store", builtin_root=None).open("m", 1) as version:
         assert version.manifest.checkpoint is not None
         checkpoint = version.path(version.manifest.checkpoint.file)
-        own = read_state_dict(checkpoint)
-        assert torch.equal(
-            own["fc.weight"], read_state_dict(tmp_path / "net.safetensors")["fc.weight"]
-        )
+        weight = read_state_dict(checkpoint)["fc.weight"]
+        assert torch.equal(weight, resnet18.get_parameter("fc.weight"))
         words = ("--weights", checkpoint, "--labels", write_labels(tmp_path), "--size", 32)
-        assert import_into(tmp_path, *words, model="again").exit_code == 0, (
-            "and this project's own file says what it is of"
-        )
+        assert import_into(tmp_path, *words).exit_code == 0
+
+
+@pytest.fixture(scope="module")
+def weight_files(resnet18: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of label and weight files, most of them damaged; no test writes to it."""
+    folder = tmp_path_factory.mktemp("weights")
+    state = resnet18.state_dict()
+    files: dict[str, object] = {
+        "net.pth": state,
+        "headless.pth": {name: state[name] for name in state if not name.startswith("fc")},
+        "stemless.pth": {name: state[name] for name in state if name != "conv1.weight"},
+        "bias.pth": {**state, "fc.bias": torch.zeros(7)},
+        "flat.pth": {**state, "fc.weight": torch.tensor(1.0)},
+        "nan.pth": {**state, "bn1.bias": torch.full((64,), torch.nan)},
+        "numbered.pth": {1: torch.zeros(2)},
+        "code.pth": resnet18,
+    }
+    for name, content in files.items():
+        torch.save(content, folder / name)
+    own = Trained(resnet18, Normalization.imagenet(), "resnet18", len(LABELS), 1)
+    (folder / "own.safetensors").write_bytes(serialise(own))
+    (folder / "words.pth").write_text("words")
+    write_labels(folder, LABELS[:4]).rename(folder / "four.txt")
+    write_labels(folder)
+    return folder
+
+
+def resnet18_from(file: str, *words: str, labels: str = "labels.txt") -> tuple[str, ...]:
+    return ("--weights", file, "--labels", labels, "--arch", "resnet18", *words)
+
+
+def onnx_from(*words: str) -> tuple[str, ...]:
+    return ("--onnx", "net.pth", "--labels", "labels.txt", *words)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--torchvision", "vgg16"), "no residual classifier 'vgg16'; it has resnet18"),
-        (("--torchvision", "resnet18", "--labels", "labels.txt"), "brings its own labels"),
+        (("--torchvision", "vgg16"), "'vgg16'; --torchvision must be one of resnet18"),
+        (("--torchvision", "resnet18", "--labels", "labels.txt"), "--labels"),
         (("--weights", "net.pth"), "--labels FILE"),
-        (("--weights", "net.pth", "--labels", "labels.txt"), "say it with --arch"),
-        (
-            ("--weights", "net.pth", "--labels", "labels.txt", "--arch", "resnet34"),
-            "does not hold a resnet34",
-        ),
-        (
-            ("--weights", "net.pth", "--labels", "labels.txt", "--arch", "resnet7"),
-            "there is no architecture 'resnet7'",
-        ),
-        (
-            (
-                "--weights",
-                "net.pth",
-                "--labels",
-                "labels.txt",
-                "--arch",
-                "resnet18",
-                "--preset",
-                "caffe",
-            ),
-            "RGB",
-        ),
+        (("--weights", "net.pth", "--labels", "labels.txt"), "--arch"),
+        (("--weights", "net.pth", "--labels", "labels.txt", "--arch", "resnet34"), "resnet34"),
+        (("--weights", "net.pth", "--labels", "labels.txt", "--arch", "resnet7"), "'resnet7'"),
+        (resnet18_from("net.pth", "--preset", "caffe"), "got BGR"),
         (
             ("--weights", "own.safetensors", "--labels", "labels.txt", "--channels", "BGR"),
-            "as of a network for RGB",
+            "got BGR",
         ),
-        (("--torchvision", "resnet18", "--layout", "NHWC"), "--layout belongs to --onnx"),
-        (
-            ("--weights", "net.pth", "--labels", "labels.txt", "--output", "x"),
-            "--output belongs to --onnx",
-        ),
-        (
-            ("--weights", "net.pth", "--labels", "four.txt", "--arch", "resnet18"),
-            "answers with 5 scores, the labels name 4 classes",
-        ),
-        (
-            ("--weights", "words.pth", "--labels", "labels.txt", "--arch", "resnet18"),
-            "can not be read as weights",
-        ),
-        (
-            ("--weights", "code.pth", "--labels", "labels.txt", "--arch", "resnet18"),
-            "only tensors are loaded, never code",
-        ),
-        (
-            ("--weights", "stemless.pth", "--labels", "labels.txt", "--arch", "resnet18"),
-            "does not hold a resnet18: Missing key",
-        ),
+        (("--torchvision", "resnet18", "--layout", "NHWC"), "--layout is for --onnx"),
+        (resnet18_from("net.pth", "--output", "x"), "--output is for --onnx"),
+        (resnet18_from("net.pth", labels="four.txt"), "5 scores, but there are 4 labels"),
+        (resnet18_from("words.pth"), "words.pth"),
+        (resnet18_from("code.pth"), "code.pth"),
+        (resnet18_from("stemless.pth"), "stemless.pth does not hold a resnet18: Missing key"),
         (
             ("--weights", "net.pth", "--labels", "labels.txt", "--arch", "resnet18-small"),
-            "does not hold a resnet18-small",
+            "net.pth does not hold a resnet18-small",
         ),
-        (
-            ("--weights", "bias.pth", "--labels", "labels.txt", "--arch", "resnet18"),
-            "does not hold a resnet18",
-        ),
-        (
-            ("--weights", "flat.pth", "--labels", "labels.txt", "--arch", "resnet18"),
-            "fc.weight is no matrix",
-        ),
-        (
-            ("--weights", "numbered.pth", "--labels", "labels.txt", "--arch", "resnet18"),
-            "does not hold a state dict",
-        ),
-        (
-            ("--weights", "hello.pth", "--labels", "labels.txt", "--arch", "resnet18"),
-            "can not be read as weights",
-        ),
-        (
-            (
-                "--weights",
-                "nan.pth",
-                "--labels",
-                "labels.txt",
-                "--arch",
-                "resnet18",
-                "--size",
-                "64",
-            ),
-            "NaN or infinity",
-        ),
-        (
-            ("--weights", "headless.pth", "--labels", "labels.txt", "--arch", "resnet18"),
-            "has no fc.weight",
-        ),
-        ((), "give one of --onnx"),
-        (("--onnx", "net.pth", "--torchvision", "resnet18"), "give one of --onnx"),
-        (("--onnx", "net.pth", "--labels", "labels.txt", "--preset", "timm"), "--timm-config FILE"),
-        (("--onnx", "net.pth", "--labels", "labels.txt", "--size", "0"), "is no size"),
-        (("--onnx", "net.pth", "--labels", "labels.txt", "--mean", "1,2"), "one number or three"),
+        (resnet18_from("bias.pth"), "bias.pth does not hold a resnet18"),
+        (resnet18_from("flat.pth"), "flat.pth: fc.weight"),
+        (resnet18_from("numbered.pth"), "numbered.pth"),
+        (resnet18_from("nan.pth", "--size", "64"), "NaN"),
+        (resnet18_from("headless.pth"), "headless.pth has no fc.weight"),
+        ((), "--onnx FILE, --torchvision NAME"),
+        (("--onnx", "net.pth", "--torchvision", "resnet18"), "--onnx FILE, --torchvision NAME"),
+        (onnx_from("--preset", "timm"), "--timm-config FILE"),
+        (onnx_from("--size", "0"), "224x320"),
+        (onnx_from("--mean", "1,2"), "'1,2'"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
+def test_options_and_files_that_do_not_fit_are_refused(
+    tmp_path: Path,
+    weight_files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    message: str,
 ) -> None:
-    """Exit code 2 with what was expected, no traceback, no version."""
-    monkeypatch.chdir(tmp_path)
-    network = random_network("resnet18", len(LABELS))
-    torch.save(network.state_dict(), "net.pth")
-    torch.save(
-        {name: value for name, value in network.state_dict().items() if not name.startswith("fc")},
-        "headless.pth",
-    )
-    state = network.state_dict()
-    torch.save(
-        {name: value for name, value in state.items() if name != "conv1.weight"}, "stemless.pth"
-    )
-    torch.save({**state, "fc.bias": torch.zeros(7)}, "bias.pth")
-    torch.save({**state, "fc.weight": torch.tensor(1.0)}, "flat.pth")
-    torch.save({**state, "bn1.bias": torch.full((64,), torch.nan)}, "nan.pth")
-    torch.save({1: torch.zeros(2)}, "numbered.pth")
-    Path("own.safetensors").write_bytes(
-        serialise(Trained(network, Normalization.imagenet(), "resnet18", len(LABELS), 1))
-    )
-    Path("hello.pth").write_text("hello")
-    torch.save(network, "code.pth")
-    Path("words.pth").write_text("words")
-    write_labels(tmp_path, LABELS[:4]).rename("four.txt")
-    write_labels(tmp_path)
+    """The exit code is 2, without a traceback or a version."""
+    monkeypatch.chdir(weight_files)
     result = import_into(tmp_path, *words)
     assert result.exit_code == 2, result.output
     assert isinstance(result.exception, SystemExit)

@@ -1,4 +1,4 @@
-"""The built-in digits model with its data, opened once."""
+"""The built-in digits model and its data."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import pytest
 
 from model_store.store import BUILTIN_ROOT, ModelStore
 from model_store.version import Version
-from training.quantization.version_data import open_labelled
+from training.quantization.version_data import open_version_data
 from training.run.data import RunData
 
 DIGITS = "digits-resnet20"
@@ -14,18 +14,16 @@ DIGITS = "digits-resnet20"
 
 @pytest.fixture(scope="session")
 def digits() -> Iterator[Version]:
-    """The built-in version."""
     with ModelStore(BUILTIN_ROOT, builtin_root=None).open(DIGITS, 1) as version:
         yield version
 
 
 @pytest.fixture(scope="session")
 def digits_graph(digits: Version) -> bytes:
-    """Its fp32 file."""
     return digits.path("model.onnx").read_bytes()
 
 
 @pytest.fixture(scope="session")
 def digits_data(digits: Version) -> RunData:
-    """The images that it was trained on, found from its manifest."""
-    return open_labelled(digits, ())
+    """The images that it was trained on."""
+    return open_version_data(digits, ())

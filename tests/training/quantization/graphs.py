@@ -1,4 +1,4 @@
-"""Small graphs, built by hand: what the exporter does not write, and importers bring."""
+"""Small graphs as importers write them, unlike our own exporter."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,19 +7,19 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-SIZE = 8
+SIDE = 8
 
 
-def chance(*shape: int, seed: int = 0) -> np.ndarray:
+def random_weights(*shape: int, seed: int = 0) -> np.ndarray:
     return (np.random.default_rng(seed).standard_normal(shape) / 4).astype(np.float32)
 
 
 def graph_of(nodes: Sequence[Any], weights: dict[str, np.ndarray], opset: int = 20) -> bytes:
-    """A model from `images` to `logits` `[batch, 3]`, checked."""
+    """A model from `images` to `logits` `[batch, 3]`."""
     graph = helper.make_graph(
         list(nodes),
-        "by hand",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", SIZE, SIZE, 3])],
+        "test",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", SIDE, SIDE, 3])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
@@ -29,7 +29,7 @@ def graph_of(nodes: Sequence[Any], weights: dict[str, np.ndarray], opset: int = 
 
 
 def two_layers(multiplier: Sequence[float], addend: Sequence[float], head: str = "linear") -> bytes:
-    """Preamble of a multiplier and an addend a channel, a convolution, and one of HEADS; only some nodes have names."""
+    """A preamble per channel, a convolution, and one of HEADS; most nodes have no name."""
     nodes = [
         helper.make_node("Transpose", ["images"], ["nchw"], perm=[0, 3, 1, 2]),
         helper.make_node("Cast", ["nchw"], ["float"], to=TensorProto.FLOAT, name="Conv_0"),
@@ -48,15 +48,15 @@ def two_layers(multiplier: Sequence[float], addend: Sequence[float], head: str =
     weights = {
         "multiplier": np.array(multiplier, np.float32).reshape(1, 3, 1, 1),
         "addend": np.array(addend, np.float32).reshape(1, 3, 1, 1),
-        "conv.weight": chance(4, 3, 3, 3),
-        "conv.bias": chance(4, seed=1),
+        "conv.weight": random_weights(4, 3, 3, 3),
+        "conv.bias": random_weights(4, seed=1),
         "axes": np.array([2, 3], np.int64),
-        "fc.weight": chance(4, 3, seed=2),
-        "fc.bias": chance(3, seed=3),
-        "head.weight": chance(3, 4, 1, 1, seed=2),
+        "fc.weight": random_weights(4, 3, seed=2),
+        "fc.bias": random_weights(3, seed=3),
+        "head.weight": random_weights(3, 4, 1, 1, seed=2),
     }
-    taken = {name for node in nodes for name in node.input}
-    return graph_of(nodes, {name: value for name, value in weights.items() if name in taken})
+    used = {name for node in nodes for name in node.input}
+    return graph_of(nodes, {name: value for name, value in weights.items() if name in used})
 
 
 _POOL = helper.make_node("ReduceMean", ["features", "axes"], ["pooled"], keepdims=0)
@@ -89,15 +89,15 @@ HEADS = {
         helper.make_node("Flatten", ["means"], ["logits"]),
     ),
 }
-"""What can stand between the feature map and the scores."""
+"""Nodes from the feature map to the scores."""
 
 
 def images(number: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (number, SIZE, SIZE, 3), np.uint8)
+    return np.random.default_rng(seed).integers(0, 256, (number, SIDE, SIDE, 3), np.uint8)
 
 
 def nodes_by_operator(data: bytes) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = {}
+    nodes: dict[str, list[Any]] = {}
     for node in onnx.load_model_from_string(data).graph.node:
-        found.setdefault(node.op_type, []).append(node)
-    return found
+        nodes.setdefault(node.op_type, []).append(node)
+    return nodes

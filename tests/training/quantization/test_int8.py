@@ -1,4 +1,4 @@
-"""INT8 files: which arithmetic is in them, what they answer, and what stays in fp32."""
+"""INT8 files: their arithmetic, their scores, and the layers that stay in fp32."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,34 +6,34 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import HEADS, SIZE, images, nodes_by_operator, two_layers
+from graphs import HEADS, SIDE, images, nodes_by_operator, two_layers
 from onnx import numpy_helper
 
 from model_store.manifest import Input, Outputs
 from model_store.session import Logits, Session
 from model_store.store import BUILTIN_ROOT
 from model_store.version import Version
-from training.errors import QuantizationError
+from training.errors import QuantizeError
 from training.quantization.graph import layers_of
-from training.quantization.int8 import Calibrated, calibrate
+from training.quantization.int8 import CalibratedGraph, calibrate
 from training.run.data import RunData
 
 SCALAR = ([1 / 64] * 3, [-2.0] * 3)
-BY_CHANNEL = ([1 / 64, 1 / 60, 1 / 70], [-2.0, -1.9, -1.8])
+PER_CHANNEL = ([1 / 64, 1 / 60, 1 / 70], [-2.0, -1.9, -1.8])
 
 
 @pytest.fixture(scope="module")
-def calibrated(digits_graph: bytes, digits_data: RunData) -> Calibrated:
-    """The digits model with ranges of 64 training images."""
+def calibrated(digits_graph: bytes, digits_data: RunData) -> CalibratedGraph:
+    """The digits model, calibrated on 64 training images."""
     return calibrate(digits_graph, [next(digits_data.chunks(digits_data.split.train[:64]))])
 
 
-def answers(
+def scores_of(
     data: bytes, folder: Path, pixels: np.ndarray, model_input: Input | None = None
 ) -> Logits:
     path = folder / "model.onnx"
     path.write_bytes(data)
-    return Session(path, model_input or Input(height=SIZE, width=SIZE), Outputs()).run(pixels)
+    return Session(path, model_input or Input(height=SIDE, width=SIDE), Outputs()).run(pixels)
 
 
 def stored(data: bytes, name: str) -> np.ndarray:
@@ -44,8 +44,10 @@ def stored(data: bytes, name: str) -> np.ndarray:
     )
 
 
-def test_weights_are_seven_bits_a_channel_and_activations_unsigned(calibrated: Calibrated) -> None:
-    """With 7 bits two products of a byte and a weight fit into 16: CPUs without VNNI answer the same."""
+def test_weights_have_seven_bits_and_activations_are_unsigned(
+    calibrated: CalibratedGraph,
+) -> None:
+    """Two products of a byte and a 7-bit weight fit into 16 bits, as on CPUs without VNNI."""
     data = calibrated.quantize()
     tensors = {
         tensor.name: numpy_helper.to_array(tensor)
@@ -61,27 +63,29 @@ def test_weights_are_seven_bits_a_channel_and_activations_unsigned(calibrated: C
     assert all(tensors[node.input[2]].dtype == np.uint8 for node in producers)
 
 
-def test_shortcuts_without_weights_are_in_bytes_too(calibrated: Calibrated) -> None:
-    """In an INT8 file a pool and the padding of channels would cost what a 3x3 convolution does."""
+def test_shortcuts_without_weights_are_quantized(calibrated: CalibratedGraph) -> None:
+    """A pool and padded channels would take as long as a 3x3 convolution."""
     operators = nodes_by_operator(calibrated.quantize())
     assert {"AveragePool", "Pad"}.isdisjoint(operators)
 
 
-def test_the_digits_are_read_as_in_fp32(
-    calibrated: Calibrated, digits: Version, digits_data: RunData, tmp_path: Path
+def test_int8_classifies_the_digits_as_fp32(
+    calibrated: CalibratedGraph, digits: Version, digits_data: RunData, tmp_path: Path
 ) -> None:
-    """No test image changes its label, and logits drift little, in a file of a third of the size."""
+    """No test image changes its class, and the file has a third of the size."""
     pixels = np.concatenate(list(digits_data.chunks(digits_data.split.test)))
     data = calibrated.quantize()
-    fp32 = answers(digits.path("model.onnx").read_bytes(), tmp_path, pixels, digits.manifest.input)
-    int8 = answers(data, tmp_path, pixels, digits.manifest.input)
+    fp32 = scores_of(
+        digits.path("model.onnx").read_bytes(), tmp_path, pixels, digits.manifest.input
+    )
+    int8 = scores_of(data, tmp_path, pixels, digits.manifest.input)
     assert (int8.argmax(1) == fp32.argmax(1)).all()
     assert 0 < np.abs(int8 - fp32).max() < 0.5
     assert len(data) < 0.35 * digits.path("model.onnx").stat().st_size
 
 
-def test_the_same_images_give_the_same_bytes(calibrated: Calibrated) -> None:
-    """A second file differs in nothing, so a digest means something; and making one changes nothing for the next."""
+def test_quantizing_twice_gives_the_same_bytes(calibrated: CalibratedGraph) -> None:
+    """Another call in between changes nothing."""
     first = calibrated.quantize()
     calibrated.quantize(only={"network.fc.weight"})
     assert calibrated.quantize() == first
@@ -90,10 +94,10 @@ def test_the_same_images_give_the_same_bytes(calibrated: Calibrated) -> None:
 @pytest.mark.parametrize(
     "options", [{"keep": {"network.conv1.weight"}}, {"only": {"network.layer2.0.conv1.weight"}}]
 )
-def test_layers_are_left_in_fp32_as_asked(
-    calibrated: Calibrated, options: dict[str, set[str]]
+def test_chosen_layers_stay_in_fp32(
+    calibrated: CalibratedGraph, options: dict[str, set[str]]
 ) -> None:
-    """Their weights stay floats, those of the others become INT8."""
+    """The weights of all other layers become INT8."""
     names = {
         tensor.name: tensor.data_type
         for tensor in onnx.load_model_from_string(calibrated.quantize(**options)).graph.initializer
@@ -103,41 +107,40 @@ def test_layers_are_left_in_fp32_as_asked(
     assert {name for name in layers if names.get(name) == onnx.TensorProto.FLOAT} == in_fp32
 
 
-def test_nothing_left_to_quantise_is_refused(calibrated: Calibrated) -> None:
-    """An INT8 file without INT8 would be a lie."""
-    with pytest.raises(QuantizationError, match="nothing is left"):
+def test_an_int8_file_without_int8_layers_is_refused(calibrated: CalibratedGraph) -> None:
+    with pytest.raises(QuantizeError, match="every layer"):
         calibrated.quantize(only=())
 
 
-def test_bytes_go_straight_in_where_the_preamble_is_one_number() -> None:
-    """(byte - 128) / 64 is what a DequantizeLinear does: no cast, no multiplication, no rounding of pixels is left."""
+def test_a_scalar_preamble_is_folded_into_the_input() -> None:
+    """(byte - 128) / 64 is one DequantizeLinear, so nothing rounds the pixels."""
     operators = nodes_by_operator(calibrate(two_layers(*SCALAR), [images(16)]).quantize())
     assert not {"Cast", "Mul", "Add"} & set(operators)
 
 
-def test_the_bytes_scale_is_the_preambles(tmp_path: Path) -> None:
-    """Its scale and zero point are the preamble's own, so that the answers are those of the fp32 file within INT8's steps."""
+def test_the_inputs_scale_and_zero_point_are_the_preambles(tmp_path: Path) -> None:
+    """The scores are fp32's within the resolution of INT8."""
     data = two_layers(*SCALAR)
     quantized = calibrate(data, [images(64)]).quantize()
     assert stored(quantized, "bytes scale") == np.float32(1 / 64)
     assert stored(quantized, "bytes zero point") == 128
-    drift = answers(quantized, tmp_path, images(20, seed=1)) - answers(
+    drift = scores_of(quantized, tmp_path, images(20, seed=1)) - scores_of(
         data, tmp_path, images(20, seed=1)
     )
     assert np.abs(drift).max() < 0.02
 
 
 @pytest.mark.parametrize(
-    "preamble", [BY_CHANNEL, ([1 / 64] * 3, [-2.005] * 3), ([1 / 64] * 3, [1.0] * 3)]
+    "preamble", [PER_CHANNEL, ([1 / 64] * 3, [-2.005] * 3), ([1 / 64] * 3, [1.0] * 3)]
 )
-def test_another_preamble_stays_as_it_is(
+def test_any_other_preamble_stays(
     preamble: tuple[Sequence[float], Sequence[float]], tmp_path: Path
 ) -> None:
-    """Numbers by channel, a zero point between two grey levels or below black are no scale of bytes."""
+    """A scale per channel, or a zero point that is not a grey level, cannot be folded."""
     data = two_layers(*preamble)
     quantized = calibrate(data, [images(64)]).quantize()
     assert {"Cast", "Mul", "Add"} <= set(nodes_by_operator(quantized))
-    drift = answers(quantized, tmp_path, images(20, seed=1)) - answers(
+    drift = scores_of(quantized, tmp_path, images(20, seed=1)) - scores_of(
         data, tmp_path, images(20, seed=1)
     )
     assert np.abs(drift).max() < 0.1
@@ -145,31 +148,31 @@ def test_another_preamble_stays_as_it_is(
 
 @pytest.mark.parametrize("head", HEADS)
 def test_scores_are_not_rounded_to_bytes(head: str, tmp_path: Path) -> None:
-    """Whatever the head is, scores have more than the 256 values of a byte, and are those of the fp32 file."""
+    """For every head, scores have more than 256 values, close to fp32's."""
     data = two_layers(*SCALAR, head)
     quantized = calibrate(data, [images(64)]).quantize()
     pixels = images(200, seed=1)
-    scores = answers(quantized, tmp_path, pixels)
+    scores = scores_of(quantized, tmp_path, pixels)
     assert len(np.unique(scores)) > 256
-    assert np.abs(scores - answers(data, tmp_path, pixels)).max() < 0.02
+    assert np.abs(scores - scores_of(data, tmp_path, pixels)).max() < 0.02
 
 
-def test_a_convolution_before_the_mean_stays_in_int8() -> None:
-    """Its sums are averaged anyway; in floats it would cost SqueezeNet a quarter of its speed and bring nothing."""
+def test_a_convolution_before_a_mean_is_quantized() -> None:
+    """Its sums are averaged anyway; in float, SqueezeNet would lose a quarter of its speed."""
 
-    def takers_of_sums(head: str) -> set[str]:
+    def consumers_of_sums(head: str) -> set[str]:
         nodes = onnx.load_model_from_string(
             calibrate(two_layers(*SCALAR, head), [images(16)]).quantize()
         ).graph.node
         (sums,) = [node.output[0] for node in nodes if node.op_type == "Conv"][-1:]
         return {node.op_type for node in nodes if sums in node.input}
 
-    assert takers_of_sums("convolution") == {"QuantizeLinear"}
-    assert takers_of_sums("convolution of means") == {"Flatten"}
+    assert consumers_of_sums("convolution") == {"QuantizeLinear"}
+    assert consumers_of_sums("convolution of means") == {"Flatten"}
 
 
-def test_a_mirrored_networks_biases_are_each_in_their_own_scale() -> None:
-    """The built-in cifar10 computes each layer twice; a bias in one path's scale would be wrong in the other."""
+def test_shared_biases_have_the_scale_of_their_own_layer() -> None:
+    """The built-in cifar10 runs each layer twice, with two input scales."""
     data = (BUILTIN_ROOT / "cifar10/1/model.onnx").read_bytes()
     pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
     quantized = onnx.load_model_from_string(calibrate(data, [pixels]).quantize())
@@ -180,5 +183,5 @@ def test_a_mirrored_networks_biases_are_each_in_their_own_scale() -> None:
     ]
     assert len(convolutions) == 62
     for node in convolutions:
-        taken, weight, bias = (tensors[producers[name].input[1]] for name in node.input)
-        assert np.allclose(bias, taken * weight, rtol=1e-5)
+        source, weight, bias = (tensors[producers[name].input[1]] for name in node.input)
+        assert np.allclose(bias, source * weight, rtol=1e-5)

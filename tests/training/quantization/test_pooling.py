@@ -1,4 +1,4 @@
-"""Option A's shortcut as one convolution: the same answer, and left alone where it would be another."""
+"""Option A's shortcut becomes one convolution if that is equivalent."""
 
 from typing import Any
 
@@ -6,20 +6,20 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from graphs import chance, graph_of, images
+from graphs import graph_of, images, random_weights
 from onnx import TensorProto, helper
 
 from training.quantization.graph import read_graph
-from training.quantization.pooling import shortcuts_to_convolutions
+from training.quantization.pooling import replace_padded_pools
 
 POOL: dict[str, Any] = {"kernel_shape": [1, 1], "strides": [2, 2]}
-BESIDE = (0, 2, 0, 0, 0, 1, 0, 0)
+PADS = (0, 2, 0, 0, 0, 1, 0, 0)
 
 
 def shortcut(
-    pool: dict[str, Any], pads: tuple[int, ...] = BESIDE, value: float = 0.0, mode: str = "constant"
+    pool: dict[str, Any], pads: tuple[int, ...] = PADS, value: float = 0.0, mode: str = "constant"
 ) -> bytes:
-    """Pixels, a pool, channels beside, the mean, a Gemm."""
+    """A pool, padded channels, the mean, and a Gemm."""
     nodes = [
         helper.make_node("Transpose", ["images"], ["nchw"], perm=[0, 3, 1, 2]),
         helper.make_node("Cast", ["nchw"], ["pixels"], to=TensorProto.FLOAT),
@@ -33,7 +33,7 @@ def shortcut(
         "pads": np.array(pads, np.int64),
         "value": np.array(value, np.float32),
         "axes": np.array([2, 3], np.int64),
-        "fc.weight": chance(channels, 3),
+        "fc.weight": random_weights(channels, 3),
     }
     return graph_of(nodes, weights)
 
@@ -52,19 +52,19 @@ def operators(model: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("pool", "pads"),
     [
-        (POOL, BESIDE),
+        (POOL, PADS),
         (POOL, (0, 0, 0, 0, 0, 3, 0, 0)),
-        ({"kernel_shape": [2, 2], "strides": [2, 2]}, BESIDE),
-        ({"kernel_shape": [2, 4]}, BESIDE),
+        ({"kernel_shape": [2, 2], "strides": [2, 2]}, PADS),
+        ({"kernel_shape": [2, 4]}, PADS),
     ],
 )
-def test_a_shortcut_becomes_a_convolution_with_the_same_answer(
+def test_a_shortcut_becomes_an_equivalent_convolution(
     pool: dict[str, Any], pads: tuple[int, ...]
 ) -> None:
-    """Channels before and behind, windows of one pixel and more."""
+    """With channels padded before and after, and windows of one pixel and more."""
     model = read_graph(shortcut(pool, pads))
     before = run(model)
-    shortcuts_to_convolutions(model)
+    replace_padded_pools(model)
     onnx.checker.check_model(model, full_check=True)
     assert operators(model) == ["Transpose", "Cast", "Conv", "ReduceMean", "Gemm"]
     assert {"pads", "value"}.isdisjoint(tensor.name for tensor in model.graph.initializer)
@@ -84,16 +84,15 @@ def test_a_shortcut_becomes_a_convolution_with_the_same_answer(
     ],
     ids=["padded", "ceil", "same", "ones", "rows", "cropped", "edge"],
 )
-def test_what_does_more_than_a_shortcut_stays(data: bytes) -> None:
-    """Its answer would be another."""
+def test_any_other_pool_stays(data: bytes) -> None:
     model = read_graph(data)
-    shortcuts_to_convolutions(model)
+    replace_padded_pools(model)
     assert "AveragePool" in operators(model)
 
 
-def test_a_pool_that_others_take_too_stays() -> None:
-    """Its own output would be gone."""
+def test_a_pool_with_another_user_stays() -> None:
+    """Here: the graph's output."""
     model = read_graph(shortcut(POOL))
     model.graph.output.append(helper.make_tensor_value_info("pooled", TensorProto.FLOAT, None))
-    shortcuts_to_convolutions(model)
+    replace_padded_pools(model)
     assert "AveragePool" in operators(model)

@@ -1,4 +1,4 @@
-"""The sweep finds the layer that hurts, and as few as possible stay in fp32."""
+"""The sweep finds the most sensitive layer, and as few layers as possible stay in fp32."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,8 @@ from onnx import numpy_helper
 
 from model_store.manifest import Input, Manifest, Outputs, Preprocessing, Variant, now
 from training.quantization.int8 import calibrate
-from training.quantization.scoring import score, scorer
-from training.quantization.sensitivity import layers_to_keep, relative_drift, sweep
+from training.quantization.scoring import open_scorer, score
+from training.quantization.sensitivity import choose_fp32_layers, relative_drift, sweep
 
 MANIFEST = Manifest(
     model="m",
@@ -28,7 +28,7 @@ MANIFEST = Manifest(
 
 
 def with_an_outlier(data: bytes) -> bytes:
-    """The same graph with one input channel's weight so large that the others of its filters round to nothing."""
+    """The graph with one weight so large that the others of its filter round to 0."""
     model = onnx.load_model_from_string(data)
     for tensor in model.graph.initializer:
         if tensor.name == "conv.weight":
@@ -38,49 +38,48 @@ def with_an_outlier(data: bytes) -> bytes:
     return model.SerializeToString()
 
 
-def test_the_layer_with_an_outlier_comes_first() -> None:
-    """Each layer is tried alone, so the table names the one that an owner should look at."""
+def test_the_layer_with_an_outlier_is_first() -> None:
     pixels = images(32)
-    pixels[..., 0] = 128  # what the outlier is multiplied with is nothing but the zero point
+    pixels[..., 0] = 128  # the zero point, so that the outlier itself adds nothing
     data = with_an_outlier(two_layers([1 / 64] * 3, [-2.0] * 3))
-    heard: list[tuple[int, int]] = []
-    with scorer(MANIFEST) as scoring:
-        expected = score(scoring.open(data), [pixels])
-        found = sweep(
+    calls: list[tuple[int, int]] = []
+    with open_scorer(MANIFEST) as scorer:
+        expected = score(scorer.open(data), [pixels])
+        sensitivities = sweep(
             calibrate(data, [pixels]),
             pixels,
             expected,
-            scoring,
-            lambda done, of: heard.append((done, of)),
+            scorer,
+            lambda done, total: calls.append((done, total)),
         )
-    assert [line.layer for line in found] == ["conv.weight", "fc.weight"]
-    assert found[0].drift > 10 * found[1].drift > 0
-    assert heard == [(1, 2), (2, 2)]
+    assert [entry.layer for entry in sensitivities] == ["conv.weight", "fc.weight"]
+    assert sensitivities[0].drift > 10 * sensitivities[1].drift > 0
+    assert calls == [(1, 2), (2, 2)]
 
 
 @pytest.mark.parametrize(("needed", "expected"), [(0, ()), (2, ("a", "b")), (9, ("a", "b", "c"))])
-def test_the_fewest_of_the_worst_stay_in_fp32(needed: int, expected: tuple[str, ...]) -> None:
-    """One more at a time until it holds, and never more than a quarter: what then fails, the gates say."""
-    asked: list[tuple[str, ...]] = []
+def test_the_fewest_layers_stay_in_fp32(needed: int, expected: tuple[str, ...]) -> None:
+    """One more layer at a time until it is acceptable, and at most a quarter of them."""
+    tried: list[tuple[str, ...]] = []
 
-    def holds(kept: Sequence[str]) -> bool:
-        asked.append(tuple(kept))
-        return len(kept) >= needed
+    def is_acceptable(layers: Sequence[str]) -> bool:
+        tried.append(tuple(layers))
+        return len(layers) >= needed
 
-    assert layers_to_keep(holds, lambda: list("abcdefghijkl")) == expected
-    assert asked[0] == ()
+    assert choose_fp32_layers(is_acceptable, lambda: list("abcdefghijkl")) == expected
+    assert tried[0] == ()
 
 
-def test_layers_are_not_ranked_where_all_may_be_quantised() -> None:
-    """A sweep takes minutes on a large network, so it is not made for nothing."""
+def test_layers_are_not_ranked_if_all_may_be_quantized() -> None:
+    """A sweep takes minutes on a large network."""
 
     def never() -> Sequence[str]:
         raise AssertionError
 
-    assert layers_to_keep(lambda _: True, never) == ()
+    assert choose_fp32_layers(lambda _: True, never) == ()
 
 
 def test_drift_is_in_standard_deviations() -> None:
-    """Twice as large logits that change twice as much drift alike."""
+    """The scale of the logits does not matter."""
     logits = np.array([[1.0, -1.0], [1.0, -1.0]], np.float32)
     assert relative_drift(logits + 0.5, logits) == relative_drift(2 * logits + 1, 2 * logits) == 0.5

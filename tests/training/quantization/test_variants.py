@@ -1,4 +1,4 @@
-"""A version in another precision: what is published, what is carried over, and where `production` goes."""
+"""Variants of the built-in digits model, and their publication."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +13,14 @@ from model_store.manifest import Check
 from model_store.session import Session
 from model_store.store import ModelStore
 from model_store.version import Version
-from training.errors import QuantizationError
+from training.errors import QuantizeError
 from training.quantization import variants
-from training.quantization.checks import CHECKS
+from training.quantization.checks import VARIANT_CHECKS
+from training.quantization.publication import open_source_version, publish_variant
 from training.quantization.variants import (
-    Made,
-    Settings,
+    QuantizationSettings,
+    QuantizedVariant,
     make_variant,
-    opened_source,
-    publish_variant,
 )
 from training.run.data import RunData
 
@@ -33,26 +32,25 @@ def quiet(_: str) -> object:
 
 
 @pytest.fixture(scope="module")
-def made(digits: Version, digits_data: RunData) -> Made:
-    """The digits in INT8, every layer of them."""
+def quantized(digits: Version, digits_data: RunData) -> QuantizedVariant:
+    """The digits model in INT8, all layers."""
     return make_variant(
         digits,
         digits_data,
-        Settings(calibration_images=128, sweep=False),
-        {"speed": "a busy machine"},
+        QuantizationSettings(calibration_images=128, sweep=False),
+        {"speed": "test machines are busy"},
         quiet,
     )  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> ModelStore:
-    """An empty store over the built-in models."""
     (tmp_path / "store").mkdir()
     return ModelStore(tmp_path / "store")
 
 
 def copy(version: Version, store: ModelStore) -> int:
-    """The same published there, with no alias that names it."""
+    """Publish the same version there, without an alias."""
     manifest = version.manifest
     fields = {
         name: getattr(manifest, name)
@@ -64,35 +62,35 @@ def copy(version: Version, store: ModelStore) -> int:
     )
 
 
-def passed(made: Made) -> Made:
-    """As on a machine that nothing else runs on: speed is the one check that a neighbour can fail."""
+def passed(quantized: QuantizedVariant) -> QuantizedVariant:
+    """The variant with every check passed, also the speed on a busy machine."""
     checks = tuple(
-        check.model_copy(update={"passed": True, "waived": None}) for check in made.checks
+        check.model_copy(update={"passed": True, "waived": None}) for check in quantized.checks
     )
-    return replace(made, checks=checks)
+    return replace(quantized, checks=checks)
 
 
-def test_digits_lose_nothing(made: Made) -> None:
-    """Every check but the race passes, and no more than 0.3 points of top-1 are lost on the whole test split."""
-    assert [check.check for check in made.checks] == list(CHECKS)
-    assert all(check.passed for check in made.checks if check.check != "speed")
-    assert made.top1[0] - made.top1[1] <= 0.003
-    assert made.kept == ()
+def test_int8_passes_every_check_but_speed(quantized: QuantizedVariant) -> None:
+    """Top-1 drops by at most 0.3 percentage points."""
+    assert [check.check for check in quantized.checks] == list(VARIANT_CHECKS)
+    assert all(check.passed for check in quantized.checks if check.check != "speed")
+    assert quantized.top1[0] - quantized.top1[1] <= 0.003
+    assert quantized.fp32_layers == ()
 
 
-def test_the_next_version_holds_both_files_and_proves_itself(
-    digits: Version, made: Made, store: ModelStore
+def test_the_next_version_holds_both_files_and_passes_the_golden_proof(
+    digits: Version, quantized: QuantizedVariant, store: ModelStore
 ) -> None:
-    """fp32 is the same to the byte; INT8 has its own tolerance and checks; all else is carried over with where it comes from."""
-    published = publish_variant(digits, passed(made), store)
+    """The fp32 file and the rest of the manifest are unchanged."""
+    published = publish_variant(digits, passed(quantized), store)
     assert (published.version, published.promoted) == (1, True)
     with store.open(DIGITS, 1) as version:
         fp32, int8 = version.manifest.variants
         assert version.path(fp32.file).read_bytes() == digits.path("model.onnx").read_bytes()
         assert (int8.precision, int8.gate, int8.tolerance) == (
             "int8",
-            passed(made).checks,
-            made.tolerance,
+            passed(quantized).checks,
+            quantized.tolerance,
         )
         assert version.manifest.derived_from is not None
         assert version.manifest.derived_from.digest == digits.digest
@@ -117,40 +115,39 @@ def test_the_next_version_holds_both_files_and_proves_itself(
             assert getattr(version.manifest, name) == getattr(digits.manifest, name)
 
 
-def test_another_int8_takes_the_place_of_the_first(
-    digits: Version, made: Made, store: ModelStore
+def test_a_second_int8_replaces_the_first(
+    digits: Version, quantized: QuantizedVariant, store: ModelStore
 ) -> None:
-    """A version holds a precision once, and the third version follows from the second."""
-    publish_variant(digits, passed(made), store)
+    publish_variant(digits, passed(quantized), store)
     with store.open(DIGITS, 1) as first:
-        publish_variant(first, passed(made), store)
+        publish_variant(first, passed(quantized), store)
     with store.open(DIGITS, 2) as second:
         assert [variant.precision for variant in second.manifest.variants] == ["fp32", "int8"]
         assert second.manifest.derived_from is not None
         assert second.manifest.derived_from.version == 1
 
 
-def test_an_older_version_in_int8_is_no_rollback(
-    digits: Version, made: Made, store: ModelStore
+def test_a_variant_of_an_older_version_is_not_promoted(
+    digits: Version, quantized: QuantizedVariant, store: ModelStore
 ) -> None:
-    """`production` follows only where it pointed to the version that was converted."""
+    """`production` moves only from the version that was converted."""
     for _ in range(2):
-        publish_variant(digits, passed(made), store)
+        publish_variant(digits, passed(quantized), store)
     store.promote(DIGITS, 2)
     with store.open(DIGITS, 1) as older:
-        assert publish_variant(older, passed(made), store).promoted is False
+        assert publish_variant(older, passed(quantized), store).promoted is False
     with store.open(DIGITS, 2) as live:
-        assert publish_variant(live, passed(made), store).promoted is True
+        assert publish_variant(live, passed(quantized), store).promoted is True
     assert store.aliases(DIGITS).version("production") == 4
 
 
-@pytest.mark.parametrize("why_not", ["asked", "waived"])
-def test_production_stays_where_asked_or_waived(
-    digits: Version, made: Made, store: ModelStore, why_not: str
+@pytest.mark.parametrize("reason", ["no-promote", "waived"])
+def test_production_stays_with_no_promote_or_a_waiver(
+    digits: Version, quantized: QuantizedVariant, store: ModelStore, reason: str
 ) -> None:
-    """--no-promote keeps it back, and so does a check that failed; without an alias what served is named first, and serves on."""
+    """Without an alias, `production` is set to the version that served."""
     copy(digits, store)
-    waived = Check(
+    failed = Check(
         check="size",
         passed=False,
         value=1,
@@ -158,68 +155,65 @@ def test_production_stays_where_asked_or_waived(
         comparison="at_most",
         waived="a disk is cheap",
     )
-    candidate = passed(made)
-    if why_not == "waived":
-        candidate = replace(candidate, checks=(*candidate.checks, waived))
+    candidate = passed(quantized)
+    if reason == "waived":
+        candidate = replace(candidate, checks=(*candidate.checks, failed))
     with store.open(DIGITS, 1) as version:
         assert (
-            publish_variant(version, candidate, store, promote=why_not == "waived").promoted
-            is False
+            publish_variant(version, candidate, store, promote=reason == "waived").promoted is False
         )
     assert store.versions(DIGITS) == [1, 2]
     assert store.resolve(DIGITS) == store.aliases(DIGITS).version("production") == 1
 
 
-def test_an_older_version_in_int8_does_not_serve_as_the_newest(
-    digits: Version, made: Made, store: ModelStore
+def test_a_variant_of_an_older_version_does_not_serve_as_the_newest(
+    digits: Version, quantized: QuantizedVariant, store: ModelStore
 ) -> None:
-    """Without an alias the newest serves: what is made of an older one must not become that."""
+    """Without an alias the newest version would serve."""
     copy(digits, store)
     copy(digits, store)
     with store.open(DIGITS, 1) as older:
-        assert publish_variant(older, passed(made), store).promoted is False
+        assert publish_variant(older, passed(quantized), store).promoted is False
     assert store.resolve(DIGITS) == 2
 
 
-def test_a_built_in_model_can_not_be_held_back(
-    digits: Version, made: Made, store: ModelStore
+def test_a_variant_of_a_built_in_model_cannot_be_held_back(
+    digits: Version, quantized: QuantizedVariant, store: ModelStore
 ) -> None:
-    """Its next version hides it, whatever an alias says, so nothing is published; one that was waived says that it serves."""
-    with pytest.raises(PublishError, match="would hide it and serve"):
-        publish_variant(digits, passed(made), store, promote=False)
+    """Its next version would hide it without any alias."""
+    with pytest.raises(PublishError, match="--no-promote"):
+        publish_variant(digits, passed(quantized), store, promote=False)
     assert store.layer(DIGITS) == "built-in"
 
 
-def test_layers_stay_in_fp32_until_the_loss_holds(
+def test_a_quarter_of_the_layers_stays_in_fp32_if_the_drift_is_too_large(
     digits: Version, digits_data: RunData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a bound on drift that INT8 can not keep, the worst layers of the sweep are left out, a quarter at most."""
-    monkeypatch.setitem(variants.DRIFT, "int8", 1e-6)  # type: ignore[arg-type]
-    found = make_variant(digits, digits_data, Settings(calibration_images=32), {}, quiet)  # type: ignore[arg-type]
-    assert len(found.sensitivities) == 22, "20 with weights of their own, and two shortcuts"
-    assert found.kept == tuple(line.layer for line in found.sensitivities[:5])
-    assert not next(check for check in found.checks if check.check == "logit_drift").passed
+    """INT8 cannot meet this bound; the layers are the worst ones of the sweep."""
+    monkeypatch.setitem(variants.MAX_DRIFT, "int8", 1e-6)  # type: ignore[arg-type]
+    variant = make_variant(
+        digits, digits_data, QuantizationSettings(calibration_images=32), {}, quiet
+    )  # type: ignore[arg-type]
+    assert len(variant.sensitivities) == 22  # 20 layers and 2 shortcuts
+    assert variant.fp32_layers == tuple(entry.layer for entry in variant.sensitivities[:5])
+    assert not next(check for check in variant.checks if check.check == "logit_drift").passed
 
 
-def test_fp16_is_gated_here_but_for_its_speed(digits: Version, digits_data: RunData) -> None:
-    """A CPU computes it slowly and rightly, so its answers can be held against fp32's."""
-    found = make_variant(digits, digits_data, Settings("fp16"), {}, quiet)  # type: ignore[arg-type]
-    assert all(check.passed for check in found.checks)
-    assert found.tolerance < 0.1
-    assert found.top1[0] == found.top1[1]
+def test_fp16_passes_its_checks_on_a_cpu(digits: Version, digits_data: RunData) -> None:
+    """A CPU is slow in fp16, so its speed is not checked."""
+    variant = make_variant(digits, digits_data, QuantizationSettings("fp16"), {}, quiet)  # type: ignore[arg-type]
+    assert all(check.passed for check in variant.checks)
+    assert variant.tolerance < 0.1
+    assert variant.top1[0] == variant.top1[1]
 
 
-def test_bf16_is_not_published_ungated(digits: Version, digits_data: RunData) -> None:
-    """Where nothing can compute it nothing is known of it."""
-    with pytest.raises(
-        QuantizationError,
-        match="bf16 can not be computed here, so it can not be gated: this machine has no GPU",
-    ):
-        make_variant(digits, digits_data, Settings("bf16"), {}, quiet)  # type: ignore[arg-type]
+def test_bf16_is_refused_without_a_gpu(digits: Version, digits_data: RunData) -> None:
+    """It cannot be checked on a CPU."""
+    with pytest.raises(QuantizeError, match="bf16 cannot run on this machine"):
+        make_variant(digits, digits_data, QuantizationSettings("bf16"), {}, quiet)  # type: ignore[arg-type]
 
 
 def test_a_version_without_fp32_is_refused(digits: Version, store: ModelStore) -> None:
-    """There is nothing to convert, nor to compare with."""
     fields = {
         name: getattr(digits.manifest, name)
         for name in type(digits.manifest).model_fields
@@ -230,34 +224,34 @@ def test_a_version_without_fp32_is_refused(digits: Version, store: ModelStore) -
     store.publish(
         "m", {**fields, "variants": (fp32.model_copy(update={"precision": "fp16"}),)}, files
     )
-    with pytest.raises(QuantizationError, match="has no fp32 file"), opened_source(store, "m"):
+    with pytest.raises(QuantizeError, match="no fp32 file"), open_source_version(store, "m"):
         pass
 
 
-@pytest.mark.parametrize("share", [2, 8], ids=["a half", "an eighth"])
+@pytest.mark.parametrize("share", [2, 8], ids=["half", "eighth"])
 def test_a_damaged_layer_is_refused(
-    share: int, digits: Version, made: Made, store: ModelStore, tmp_path: Path
+    share: int, digits: Version, quantized: QuantizedVariant, store: ModelStore, tmp_path: Path
 ) -> None:
-    """A half, or an eighth, of any one layer's weights zeroed is more than rounding, and the golden proof sees it."""
-    publish_variant(digits, passed(made), store)
-    whole = onnx.load_model_from_string(made.data)
+    """The golden proof notices zeroed weights in any single layer."""
+    publish_variant(digits, passed(quantized), store)
+    model = onnx.load_model_from_string(quantized.data)
     weights = [
         tensor.name
-        for tensor in whole.graph.initializer
+        for tensor in model.graph.initializer
         if tensor.name.endswith("weight_quantized")
     ]
     assert len(weights) == 20
     with store.open(DIGITS, 1) as version:
         for name in weights:
             path = tmp_path / "model.onnx"
-            path.write_bytes(with_zeros(made.data, name, share))
+            path.write_bytes(with_zeros(quantized.data, name, share))
             session = Session(path, version.manifest.input, version.manifest.outputs)
             with pytest.raises(NumericsProofError):
                 golden.prove_numerics(version, session, "int8")
 
 
 def with_zeros(data: bytes, name: str, share: int) -> bytes:
-    """The file with every `share`-th of these weights zeroed."""
+    """Set every `share`-th of these weights to 0."""
     model = onnx.load_model_from_string(data)
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
     weights = numpy_helper.to_array(tensor).copy()
@@ -267,11 +261,11 @@ def with_zeros(data: bytes, name: str, share: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("asked", "images", "allowed"),
+    ("max_loss", "images", "allowed"),
     [(None, 60, 100 / 30), (None, 10_000, 0.5), (0.0, 60, 0.0), (2.0, 60, 2.0)],
 )
-def test_two_of_few_images_may_be_lost_unless_said_otherwise(
-    asked: float | None, images: int, allowed: float
+def test_two_images_may_be_lost_by_default(
+    max_loss: float | None, images: int, allowed: float
 ) -> None:
-    """Of 60 test images one is more than half a point, which says nothing; what a person asks for counts as it is."""
-    assert Settings(max_loss=asked).allowed_loss(images) == pytest.approx(allowed)
+    """With 60 test images, one is already 1.7 percentage points."""
+    assert QuantizationSettings(max_loss=max_loss).allowed_loss(images) == pytest.approx(allowed)

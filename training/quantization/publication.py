@@ -1,0 +1,89 @@
+"""Publishes a variant as the next version of its model."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from model_store.aliases import PRODUCTION
+from model_store.errors import AliasError
+from model_store.manifest import Variant, VersionReference, now
+from model_store.store import ModelStore
+from model_store.version import Version
+from training.errors import QuantizeError
+from training.quantization.variants import QuantizedVariant
+from training.steps.publish import Published, keep_what_serves, require_aliases
+
+
+@contextmanager
+def open_source_version(store: ModelStore, reference: str) -> Iterator[Version]:
+    """Open MODEL or MODEL/VERSION to convert. Raises QuantizeError if it has no fp32 file."""
+    model, _, number = reference.partition("/")
+    with store.open(model, store.resolve(model, number or None)) as version:
+        if all(variant.precision != "fp32" for variant in version.manifest.variants):
+            raise QuantizeError(f"{version} has no fp32 file to convert; choose another version")
+        yield version
+
+
+def publish_variant(
+    version: Version, quantized: QuantizedVariant, store: ModelStore, *, promote: bool = True
+) -> Published:
+    """Seal the version's files and the variant as the model's next version.
+
+    `production` moves to it if it pointed to this version or to none, and every check passed
+    without a waiver: a variant of an older version must not cause a rollback.
+
+    Raises:
+        PublishError: If `promote` is False and the version would serve nevertheless.
+    """
+    model, manifest = version.model, version.manifest
+    file = f"model.{quantized.precision}.onnx"
+    others = tuple(
+        variant for variant in manifest.variants if variant.precision != quantized.precision
+    )
+    replaced = {variant.file for variant in manifest.variants} - {other.file for other in others}
+    files: dict[str, bytes] = {
+        entry.path: version.path(entry.path).read_bytes()
+        for entry in manifest.files
+        if entry.path not in replaced
+    }
+    files[file] = quantized.data
+    variant = Variant(
+        precision=quantized.precision,
+        file=file,
+        tolerance=quantized.tolerance,
+        golden_logits=quantized.golden_logits,
+        gate=quantized.checks,
+    )
+    fields: dict[str, Any] = {name: getattr(manifest, name) for name in type(manifest).model_fields}
+    del fields["files"], fields["model"]
+    fields |= {
+        "created_at": now(),
+        "derived_from": VersionReference(
+            model=model, version=version.number, digest=version.digest
+        ),
+        "variants": (*others, variant),
+        "signature": None,  # it is valid for the old manifest only
+    }
+    if not promote:
+        require_aliases(store, model)
+    promoted = (
+        promote
+        and all(check.passed for check in (*manifest.gate, *quantized.checks))
+        and _serving_version(store, model) in {None, version.number}
+        and manifest.proof == "proven"
+    )
+    if not promoted:
+        keep_what_serves(store, model)
+    number = store.publish(model, fields, files)
+    if promoted:
+        store.promote(model, number, why=f"{quantized.precision} of {version}")
+    return Published(number, promoted=store.aliases(model).version(PRODUCTION) == number)
+
+
+def _serving_version(store: ModelStore, model: str) -> int | None:
+    """The version of `production`, or the newest one, which serves without that alias."""
+    try:
+        aliased = store.aliases(model).version(PRODUCTION)
+    except AliasError:
+        return None
+    return store.versions(model)[-1] if aliased is None else aliased
