@@ -9,7 +9,7 @@ from rich.console import Console
 from model_store.manifest import Precision
 from model_store.store import ModelStore
 from training.commands.options import DATA_DIR, PROMOTE, STORE, WAIVE, parse_waivers
-from training.commands.run import say_published
+from training.commands.run import print_published
 from training.display import TrainingDisplay, sensitivity_table
 from training.gates.gate import require_passed
 from training.quantization.checks import DEFAULT_MAX_LOSS, VARIANT_CHECKS
@@ -21,7 +21,7 @@ from training.quantization.variants import (
     make_variant,
 )
 from training.quantization.version_data import is_training_data, open_version_data
-from training.steps.publish import make_store, require_aliases
+from training.steps.publish import create_store, require_promotable
 
 
 @click.command()
@@ -88,10 +88,10 @@ def quantize(
     fp32 is unchanged. The service chooses between them (SERVICE_PRECISION).
     """
     waivers, model_store = parse_waivers(waive, VARIANT_CHECKS), ModelStore(store)
-    make_store(model_store)
+    create_store(model_store)
     settings = QuantizationSettings(precision, max_loss, calibration_images, sweep)
     if not promote:
-        require_aliases(model_store, model.partition("/")[0])
+        require_promotable(model_store, model.partition("/")[0])
     with open_source_version(model_store, model) as version, TrainingDisplay(console) as display:
         display.announce(f"{precision} of {version}")
         run_data = open_version_data(version, data, data_dir, display.count("reading"))
@@ -111,4 +111,4 @@ def quantize(
         )
         require_passed(quantized.checks)
         published = publish_variant(version, quantized, model_store, promote=promote)
-        say_published(display, version.model, published, store)
+        print_published(display, version.model, published, store)

@@ -12,11 +12,18 @@ from model_store.preprocessing import Pixels
 from model_store.session import Logits, Session
 from model_store.speed import batches_up_to, speed_up, time_in_turn
 from model_store.uncertainty import CLEAR_MARGIN, margins
-from training.gates.checks import LOGIT_TOLERANCE, at_least, at_most, largest
-from training.gates.gate import ODD_BATCH, waived
-from training.quantization.scoring import Scorer, score
+from training.gates.checks import LOGIT_TOLERANCE, at_least, at_most, max_abs
+from training.gates.gate import ODD_BATCH, apply_waivers
+from training.quantization.scoring import Scorer
 from training.quantization.sensitivity import relative_drift
-from training.steps.calibrate import COVERAGES, ECE_ALLOWANCE, MOST_REFUSED, measure, with_chance
+from training.run.inference import run_in_batches
+from training.steps.calibrate import (
+    ABSTENTION_LIMIT,
+    COVERAGES,
+    ECE_ALLOWANCE,
+    largest_share_by_chance,
+    measure_calibration,
+)
 
 VARIANT_CHECKS: Final = (
     "top1_loss",
@@ -85,7 +92,7 @@ def check_variant(
         _check_size(candidate),
         *_check_speed(candidate, scorer),
     ]
-    return waived(checks, waivers)
+    return apply_waivers(checks, waivers)
 
 
 def top1_loss_points(logits: Logits, expected: Logits, labels: NDArray[np.int64]) -> float:
@@ -152,15 +159,18 @@ def _check_calibration(candidate: VariantCandidate, manifest: Manifest) -> Itera
     )
     finite = np.nan_to_num(candidate.logits)  # NaN fails `logit_drift`
     before, after = (
-        measure(calibration, logits, candidate.labels) for logits in (candidate.expected, finite)
+        measure_calibration(calibration, logits, candidate.labels)
+        for logits in (candidate.expected, finite)
     )
     if before.abstained is not None and after.abstained is not None:
-        bound = with_chance(max(MOST_REFUSED, before.abstained), images, fitted_on)
+        bound = largest_share_by_chance(max(ABSTENTION_LIMIT, before.abstained), images, fitted_on)
         detail = f"share of {images} test images on which it abstains; fp32: {before.abstained:.4f}"
         yield at_most("abstained", after.abstained, bound, detail)
     for coverage, figures in after.sets.items():
         fp32_coverage = before.sets[coverage].coverage
-        bound = 1 - with_chance(max(1 - float(coverage), 1 - fp32_coverage), images, fitted_on)
+        bound = 1 - largest_share_by_chance(
+            max(1 - float(coverage), 1 - fp32_coverage), images, fitted_on
+        )
         detail = f"share of prediction sets with the label; fp32: {fp32_coverage:.4f}"
         yield at_least(f"coverage_{coverage}", figures.coverage, bound, detail)
     bound = max(before.ece_before, before.ece_after) + ECE_ALLOWANCE
@@ -175,13 +185,13 @@ def _check_batch_invariance(
     if scorer.batch == 1:
         return
     alone, *others = (
-        score(candidate.session, [sample], size=size)
+        run_in_batches(candidate.session, sample, size)
         for size in sorted({1, min(ODD_BATCH, scorer.batch), scorer.batch})
     )
     bound = LOGIT_TOLERANCE if candidate.precision == "int8" else candidate.tolerance
     yield at_most(
         "batch_invariance",
-        max(largest(alone - other) for other in others),
+        max(max_abs(alone - other) for other in others),
         bound,
         f"largest change of a logit between batch sizes, {len(sample)} images",
     )

@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from training.errors import QuantizeError
+from training.errors import QuantizationError
 from training.quantization.graph import layers_of, preamble_of, read_graph, rename_input
 
 HalfPrecision = Literal["fp16", "bf16"]
@@ -23,7 +23,7 @@ BF16_OPSET: Final = 22  # the first in which Conv and pooling take bfloat16
 def convert_to_half(data: bytes, precision: HalfPrecision) -> bytes:
     """Convert everything from the first layer on to `precision`.
 
-    The preamble stays in fp32, because grey levels need its range. Raises QuantizeError if an
+    The preamble stays in fp32, because grey levels need its range. Raises QuantizationError if an
     operator does not support the precision.
     """
     model, kind = read_graph(data), _TYPES[precision]
@@ -39,7 +39,7 @@ def convert_to_half(data: bytes, precision: HalfPrecision) -> bytes:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise QuantizeError(
+        raise QuantizationError(
             f"the graph cannot run in {precision}: {str(error).strip().splitlines()[0]}; choose "
             "another --precision"
         ) from None

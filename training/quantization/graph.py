@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import onnx
 
-from training.errors import QuantizeError
+from training.errors import QuantizationError
 
 LAYER_OPERATORS: Final = frozenset({"Conv", "Gemm", "MatMul"})
 
@@ -21,11 +21,11 @@ class Layer:
 
 
 def read_graph(data: bytes) -> Any:
-    """Parse an ONNX model and name its unnamed nodes. Raises QuantizeError for anything else."""
+    """Parse an ONNX model and name its unnamed nodes. Raises QuantizationError if it is none."""
     try:
         model: Any = onnx.load_model_from_string(data)
     except Exception as error:  # noqa: BLE001  protobuf's own exceptions share no public base class
-        raise QuantizeError(f"the fp32 file is not an ONNX model: {error}") from None
+        raise QuantizationError(f"the fp32 file is not an ONNX model: {error}") from None
     taken = {node.name for node in model.graph.node}
     numbers = count()
     for node in model.graph.node:
@@ -39,14 +39,14 @@ def read_graph(data: bytes) -> Any:
 
 
 def layers_of(model: Any) -> tuple[Layer, ...]:
-    """The layers with weights, in graph order. Raises QuantizeError if there are none."""
+    """The layers with weights, in graph order. Raises QuantizationError if there are none."""
     weights = {tensor.name for tensor in model.graph.initializer}
     users: dict[str, list[str]] = {}
     for node in model.graph.node:
         if node.op_type in LAYER_OPERATORS and len(node.input) > 1 and node.input[1] in weights:
             users.setdefault(node.input[1], []).append(node.name)
     if not users:
-        raise QuantizeError(
+        raise QuantizationError(
             "the graph has no Conv, Gemm or MatMul with constant weights, so there is nothing to "
             "convert"
         )

@@ -23,7 +23,7 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from model_store.manifest import MODEL_INPUT
 from model_store.preprocessing import Pixels
-from training.errors import QuantizeError
+from training.errors import QuantizationError
 from training.quantization.graph import (
     head_of,
     layers_of,
@@ -55,7 +55,7 @@ class CalibratedGraph:
             only: If given, all other layers stay in fp32.
 
         Raises:
-            QuantizeError: If every layer would stay in fp32.
+            QuantizationError: If every layer would stay in fp32.
         """
         layers = layers_of(self.model)
         kept = {
@@ -64,7 +64,7 @@ class CalibratedGraph:
             if layer.name in keep or (only is not None and layer.name not in only)
         }
         if len(kept) == len(layers):
-            raise QuantizeError("every layer would stay in fp32; quantize at least one of them")
+            raise QuantizationError("every layer would stay in fp32; quantize at least one of them")
         preamble = preamble_of(self.model)
         last, after_last = head_of(self.model)
         excluded = [
@@ -108,7 +108,7 @@ class CalibratedGraph:
 def calibrate(
     data: bytes, batches: Sequence[Pixels], progress: Callable[[int, int], None] = lambda *_: None
 ) -> CalibratedGraph:
-    """Record each tensor's minimum and maximum on these uint8 batches. Raises QuantizeError."""
+    """Record each tensor's minimum and maximum on these uint8 batches. Raises QuantizationError."""
     model = read_graph(data)
     replace_padded_pools(model)
     _unshare_biases(model)

@@ -6,21 +6,24 @@ from typing import Any
 
 from model_store.aliases import PRODUCTION
 from model_store.errors import AliasError
-from model_store.manifest import Variant, VersionReference, now
+from model_store.manifest import Variant, now
+from model_store.provenance import VersionReference
 from model_store.store import ModelStore
 from model_store.version import Version
-from training.errors import QuantizeError
+from training.errors import QuantizationError
 from training.quantization.variants import QuantizedVariant
-from training.steps.publish import Published, keep_what_serves, require_aliases
+from training.steps.publish import Published, pin_serving_version, require_promotable
 
 
 @contextmanager
 def open_source_version(store: ModelStore, reference: str) -> Iterator[Version]:
-    """Open MODEL or MODEL/VERSION to convert. Raises QuantizeError if it has no fp32 file."""
+    """Open MODEL or MODEL/VERSION. Raises QuantizationError if it has no fp32 file."""
     model, _, number = reference.partition("/")
     with store.open(model, store.resolve(model, number or None)) as version:
         if all(variant.precision != "fp32" for variant in version.manifest.variants):
-            raise QuantizeError(f"{version} has no fp32 file to convert; choose another version")
+            raise QuantizationError(
+                f"{version} has no fp32 file to convert; choose another version"
+            )
         yield version
 
 
@@ -65,7 +68,7 @@ def publish_variant(
         "signature": None,  # it is valid for the old manifest only
     }
     if not promote:
-        require_aliases(store, model)
+        require_promotable(store, model)
     promoted = (
         promote
         and all(check.passed for check in (*manifest.gate, *quantized.checks))
@@ -73,7 +76,7 @@ def publish_variant(
         and manifest.proof == "proven"
     )
     if not promoted:
-        keep_what_serves(store, model)
+        pin_serving_version(store, model)
     number = store.publish(model, fields, files)
     if promoted:
         store.promote(model, number, why=f"{quantized.precision} of {version}")

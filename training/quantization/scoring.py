@@ -15,6 +15,7 @@ from model_store.manifest import Manifest
 from model_store.preprocessing import Pixels
 from model_store.providers import CUDA
 from model_store.session import Logits, Session, SessionOptions, probabilities
+from training.run.inference import run_in_batches
 
 MAX_SCORING_BATCH: Final = 32
 
@@ -72,7 +73,7 @@ def score(
     logits: list[Logits] = []
     done = 0
     for chunk in chunks:
-        logits += [session.run(chunk[start : start + size]) for start in range(0, len(chunk), size)]
+        logits.append(run_in_batches(session, chunk, size))
         done += len(chunk)
         progress(done, max(total, done))
     return np.concatenate(logits)

@@ -12,8 +12,8 @@ from model_store.manifest import Check, Precision
 from model_store.preprocessing import Pixels
 from model_store.session import NEEDS_CUDA, Logits, Session
 from model_store.version import Version
-from training.data.image_set import Indices
-from training.errors import QuantizeError
+from training.data.sampling import evenly_spaced
+from training.errors import QuantizationError
 from training.quantization.checks import (
     ALLOWED_CHANGED_IMAGES,
     DEFAULT_MAX_LOSS,
@@ -97,7 +97,7 @@ def make_variant(
 ) -> QuantizedVariant:
     """Convert the version's fp32 file and run every check on the whole test split.
 
-    Raises QuantizeError if the graph cannot be converted, or cannot run here in the precision.
+    Raises QuantizationError if the graph cannot be converted, or cannot run here in the precision.
     """
     precision = settings.precision
     fp32_data = version.path(version.variant("fp32").file).read_bytes()
@@ -109,12 +109,12 @@ def make_variant(
                 fp32_data, data, settings, scorer, progress
             )
         elif precision == "fp32":
-            raise QuantizeError("--precision must be int8, fp16 or bf16, got fp32")
+            raise QuantizationError("--precision must be int8, fp16 or bf16, got fp32")
         else:
             converted = convert_to_half(fp32_data, precision)
         candidate = _run(version, data, precision, scorer, fp32_data, converted, progress)
         sample = np.concatenate(
-            list(data.chunks(_evenly_spaced(data.split.test, INVARIANCE_IMAGES)))
+            list(data.chunks(evenly_spaced(data.split.test, INVARIANCE_IMAGES)))
         )
         max_loss = settings.allowed_loss(len(candidate.labels))
         checks = check_variant(candidate, scorer, sample, max_loss, waivers)
@@ -186,7 +186,7 @@ def _convert_to_int8(
     """The INT8 file, the layers in fp32 that the validation split requires, and sensitivities."""
     batches = list(_calibration_batches(data, settings.calibration_images, scorer.batch))
     calibrated = calibrate(fp32_data, batches, progress("calibrating"))
-    validation = _evenly_spaced(data.split.validation, VALIDATION_IMAGES)
+    validation = evenly_spaced(data.split.validation, VALIDATION_IMAGES)
     labels = data.images.labels[validation]
     pixels = list(data.chunks(validation))
     fp32_session = scorer.open(fp32_data)
@@ -203,7 +203,7 @@ def _convert_to_int8(
     def rank_layers() -> Sequence[str]:
         nonlocal sensitivities
         if not sensitivities:
-            sample = next(iter(data.chunks(_evenly_spaced(validation, SWEEP_IMAGES))))
+            sample = next(iter(data.chunks(evenly_spaced(validation, SWEEP_IMAGES))))
             logits = score(fp32_session, [sample], size=scorer.batch)
             sensitivities = sweep(
                 calibrated, sample, logits, scorer, progress("measuring each layer")
@@ -224,23 +224,18 @@ def _open(scorer: Scorer, data: bytes, precision: Precision) -> Session:
         reason = str(error)
         if precision in NEEDS_CUDA and not scorer.uses_gpu:
             reason = f"ONNX Runtime finds no GPU; {error}"
-        raise QuantizeError(
+        raise QuantizationError(
             f"{precision} cannot run on this machine, so it cannot be checked: {reason}"
         ) from error
 
 
 def _calibration_batches(data: RunData, images: int, max_batch: int) -> Iterator[Pixels]:
     """Evenly spaced training images in batches of one size; a shorter rest is left out."""
-    chosen = _evenly_spaced(data.split.train, images)
+    chosen = evenly_spaced(data.split.train, images)
     size = min(CALIBRATION_BATCH, max_batch, len(chosen))
     for chunk in data.chunks(chosen):
         for start in range(0, len(chunk) - size + 1, size):
             yield chunk[start : start + size]
-
-
-def _evenly_spaced(indices: Indices, count: int) -> Indices:
-    positions = np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int)
-    return np.asarray(indices[positions])
 
 
 def _golden_logits(version: Version, session: Session) -> Logits:

@@ -10,14 +10,20 @@ from training.data.check import check, left_out
 from training.data.scan import scan
 from training.data.sources import check_data, with_classes
 from training.data.split import SPLIT_SEED, make_split
-from training.errors import DataError, QuantizeError
-from training.run.data import RunData, canvas_of, known_digests, known_to, load_images
+from training.errors import DataError, QuantizationError
+from training.run.data import (
+    RunData,
+    canvas_of,
+    known_digests,
+    load_images,
+    read_version_known_images,
+)
 
 
 def find_sources(version: Version, names: Sequence[str]) -> tuple[str, ...]:
     """The given sources, or those of the version's training command.
 
-    Raises QuantizeError if neither is available.
+    Raises QuantizationError if neither is available.
     """
     if names:
         return tuple(names)
@@ -26,12 +32,12 @@ def find_sources(version: Version, names: Sequence[str]) -> tuple[str, ...]:
     trained_on = tuple(word for option, word in pairwise(words) if option == "--data")
     advice = "give labelled images with --data, as for `run`"
     if not trained_on:
-        raise QuantizeError(f"{version} does not state its training data; {advice}")
+        raise QuantizationError(f"{version} does not state its training data; {advice}")
     try:
         for name in trained_on:
             check_data(name)
     except DataError:
-        raise QuantizeError(
+        raise QuantizationError(
             f"{version} was trained on {', '.join(trained_on)}, which cannot be found; {advice}"
         ) from None
     return trained_on
@@ -49,7 +55,7 @@ def open_version_data(
     Images that the version has learned from are never in the test split.
 
     Raises:
-        QuantizeError: If no source is available.
+        QuantizationError: If no source is available.
         DataError: If an image has a class that the version does not have, or a split is empty.
     """
     spec = version.manifest.preprocessing
@@ -64,7 +70,11 @@ def open_version_data(
     findings = check(images, scanned.facts)
     excluded = left_out(images, scanned.facts)
     split = make_split(
-        images, scanned.facts, excluded, SPLIT_SEED, known_digests(scanned, known_to(version))
+        images,
+        scanned.facts,
+        excluded,
+        SPLIT_SEED,
+        known_digests(scanned, read_version_known_images(version)),
     )
     if missing := [part for part, indices in vars(split).items() if not len(indices)]:
         raise DataError(

@@ -220,7 +220,7 @@ def test_a_calibration_may_be_as_bad_as_fp32s(
 ) -> None:
     """Its promise, or fp32's own figure if that is worse, holds within chance."""
     figures = iter([figures_of(**before), figures_of(**after)])
-    monkeypatch.setattr(checks, "measure", lambda *_: next(figures))
+    monkeypatch.setattr(checks, "measure_calibration", lambda *_: next(figures))
     assert check(same)[name].passed == passed
 
 

@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from model_store.manifest import Input, Outputs
 from model_store.session import Session
 from model_store.version import Version
-from training.errors import QuantizeError
+from training.errors import QuantizationError
 from training.quantization.float16 import BF16_OPSET, HalfPrecision, convert_to_half
 from training.run.data import RunData
 
@@ -137,7 +137,7 @@ def test_an_operator_without_half_precision_is_refused() -> None:
     data = graph_of(
         nodes, {"weight": random_weights(SIDE * SIDE * 3, 3), "scale": np.array(1, np.float32)}
     )
-    with pytest.raises(QuantizeError, match=r"fp16: .*DynamicQuantizeLinear"):
+    with pytest.raises(QuantizationError, match=r"fp16: .*DynamicQuantizeLinear"):
         convert_to_half(data, "fp16")
 
 

@@ -5,7 +5,7 @@ import pytest
 from graphs import graph_of, random_weights, two_layers
 from onnx import TensorProto, helper
 
-from training.errors import QuantizeError
+from training.errors import QuantizationError
 from training.quantization.graph import head_of, layers_of, preamble_of, read_graph
 
 
@@ -51,10 +51,10 @@ def test_a_graph_without_weights_is_refused() -> None:
         helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["float", "axes"], ["logits"], keepdims=0),
     ]
-    with pytest.raises(QuantizeError, match="no Conv, Gemm or MatMul"):
+    with pytest.raises(QuantizationError, match="no Conv, Gemm or MatMul"):
         layers_of(read_graph(graph_of(nodes, {"axes": np.array([1, 2])})))
 
 
 def test_bytes_that_are_not_a_model_are_refused() -> None:
-    with pytest.raises(QuantizeError, match="not an ONNX model"):
+    with pytest.raises(QuantizationError, match="not an ONNX model"):
         read_graph(b"\xff\xff\xff")

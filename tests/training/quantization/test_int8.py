@@ -13,7 +13,7 @@ from model_store.manifest import Input, Outputs
 from model_store.session import Logits, Session
 from model_store.store import BUILTIN_ROOT
 from model_store.version import Version
-from training.errors import QuantizeError
+from training.errors import QuantizationError
 from training.quantization.graph import layers_of
 from training.quantization.int8 import CalibratedGraph, calibrate
 from training.run.data import RunData
@@ -108,7 +108,7 @@ def test_chosen_layers_stay_in_fp32(
 
 
 def test_an_int8_file_without_int8_layers_is_refused(calibrated: CalibratedGraph) -> None:
-    with pytest.raises(QuantizeError, match="every layer"):
+    with pytest.raises(QuantizationError, match="every layer"):
         calibrated.quantize(only=())
 
 

@@ -13,7 +13,7 @@ from model_store.manifest import Check
 from model_store.session import Session
 from model_store.store import ModelStore
 from model_store.version import Version
-from training.errors import QuantizeError
+from training.errors import QuantizationError
 from training.quantization import variants
 from training.quantization.checks import VARIANT_CHECKS
 from training.quantization.publication import open_source_version, publish_variant
@@ -209,7 +209,7 @@ def test_fp16_passes_its_checks_on_a_cpu(digits: Version, digits_data: RunData) 
 
 def test_bf16_is_refused_without_a_gpu(digits: Version, digits_data: RunData) -> None:
     """It cannot be checked on a CPU."""
-    with pytest.raises(QuantizeError, match="bf16 cannot run on this machine"):
+    with pytest.raises(QuantizationError, match="bf16 cannot run on this machine"):
         make_variant(digits, digits_data, QuantizationSettings("bf16"), {}, quiet)  # type: ignore[arg-type]
 
 
@@ -224,7 +224,7 @@ def test_a_version_without_fp32_is_refused(digits: Version, store: ModelStore) -
     store.publish(
         "m", {**fields, "variants": (fp32.model_copy(update={"precision": "fp16"}),)}, files
     )
-    with pytest.raises(QuantizeError, match="no fp32 file"), open_source_version(store, "m"):
+    with pytest.raises(QuantizationError, match="no fp32 file"), open_source_version(store, "m"):
         pass
 
 

@@ -10,9 +10,9 @@ from PIL import Image
 
 from model_store.store import BUILTIN_ROOT, ModelStore
 from model_store.version import Version
-from training.errors import DataError, QuantizeError
+from training.errors import DataError, QuantizationError
 from training.quantization.version_data import find_sources, is_training_data, open_version_data
-from training.run.data import KNOWN_IMAGES, RunData, open_run_data, short_digest
+from training.run.data import KNOWN_IMAGES_FILE, RunData, open_run_data, short_digest
 from training.run.directory import RunDirectory
 
 BUILTIN = ModelStore(BUILTIN_ROOT, builtin_root=None)
@@ -66,7 +66,7 @@ def test_an_image_that_the_version_has_learned_is_never_in_test(
         entry.path: digits.path(entry.path) for entry in digits.manifest.files
     }
     store = ModelStore(tmp_path / "store", builtin_root=None)
-    store.publish("m", fields, files | {KNOWN_IMAGES: learned.getvalue()})
+    store.publish("m", fields, files | {KNOWN_IMAGES_FILE: learned.getvalue()})
     with store.open("m", 1) as version:
         split = open_version_data(version, ()).split
     assert np.array_equal(split.test, others)
@@ -77,7 +77,7 @@ def test_data_that_cannot_be_found_is_required() -> None:
     """The built-in cifar10 was trained on a folder."""
     with (
         BUILTIN.open("cifar10", 1) as version,
-        pytest.raises(QuantizeError, match=r"cifar10-jpeg.*--data"),
+        pytest.raises(QuantizationError, match=r"cifar10-jpeg.*--data"),
     ):
         find_sources(version, ())
 

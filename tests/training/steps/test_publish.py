@@ -11,7 +11,8 @@ from model_store.session import Session
 from model_store.store import ModelStore
 from training.errors import GateError, RunError
 from training.gates import gate as gates
-from training.quantization.variants import Made, publish_variant
+from training.quantization.publication import publish_variant
+from training.quantization.variants import QuantizedVariant
 from training.run.data import open_run_data
 from training.run.directory import RunDirectory
 from training.steps.calibrate import CALIBRATION_FILE, read_calibration
@@ -185,7 +186,7 @@ def test_another_precision_is_not_what_the_run_was_published_as(
     publish_gated(run_copy, store)
     model = run_copy.config().model
     with store.open(model, 1) as version:
-        made = Made("int8", b"a file", 0.5, (), (), (1.0, 1.0))
+        made = QuantizedVariant("int8", b"a file", 0.5, (), (), (1.0, 1.0))
         assert publish_variant(version, made, store, promote=False).version == 2
     assert publish(run_copy, open_run_data(run_copy), store) == Published(1, promoted=True)
     assert store.aliases(model).version("production") == 1
