@@ -1,0 +1,58 @@
+"""Every error code that a client can receive, with its status and its meaning.
+
+The reference page is generated from this table, and a test compares it with the code.
+"""
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+
+@dataclass(frozen=True)
+class ErrorCode:
+    status: HTTPStatus
+    meaning: str
+
+
+ERROR_CODES: Final[dict[str, ErrorCode]] = {
+    code: ErrorCode(HTTPStatus(status), meaning)
+    for code, status, meaning in (
+        ("empty_body", 400, "The request has no body. Send an image."),
+        ("empty_image", 400, "One image of the request has no bytes."),
+        ("no_images", 400, "The form or the JSON body contains no image."),
+        ("not_an_image", 400, "The bytes do not start like any image format."),
+        ("truncated_image", 400, "The image ends too early. Check the upload."),
+        ("corrupt_image", 400, "The image cannot be decoded."),
+        ("malformed_json", 400, "The body is not the JSON that the route expects."),
+        ("malformed_base64", 400, "`b64` is not base64 (RFC 4648)."),
+        ("malformed_multipart", 400, "The form cannot be parsed, or a field has another name."),
+        ("invalid_parameter", 400, "A path or query parameter has an invalid value."),
+        ("no_label_sets", 400, "`coverage` was given, but the model has no calibration for it."),
+        ("no_image_classified", 400, "Every image failed, for different reasons: see `errors`."),
+        ("unauthorized", 401, "The API key is missing or unknown."),
+        ("insufficient_scope", 403, "The API key does not have the scope of this route."),
+        ("management_disabled", 403, "No key has the scope `manage`, so these routes are closed."),
+        ("model_not_found", 404, "The store has no model of this name."),
+        ("version_not_found", 404, "This version does not exist or is not served."),
+        ("no_default_model", 404, "There is no default model. Name a model in the path."),
+        ("route_not_found", 404, "There is no such route. `GET /docs` lists them."),
+        ("method_not_allowed", 405, "The route exists for another method."),
+        ("slow_body", 408, "The body did not arrive in time."),
+        ("version_failed", 409, "The version cannot be loaded or proven; `detail` says why."),
+        ("last_version", 409, "The last version of a required model cannot be unloaded."),
+        ("alias_not_moved", 409, "The alias cannot be moved, or moved at the same time."),
+        ("store_read_only", 409, "This replica cannot write to its store."),
+        ("not_unloaded", 409, "The version is still served; `detail` says why."),
+        ("body_too_large", 413, "The body is larger than `SERVICE_MAX_BODY_BYTES`."),
+        ("too_many_images", 413, "The request has more images than are allowed."),
+        ("too_many_pixels", 413, "An image has more pixels than `SERVICE_MAX_PIXELS`."),
+        ("unsupported_media_type", 415, "The body is neither an image, a form nor JSON."),
+        ("unsupported_encoding", 415, "`Content-Encoding` is not supported."),
+        ("unsupported_image", 415, "The image format, or this variant of it, is not supported."),
+        ("overloaded", 429, "There is no room, or no time before the deadline: `Retry-After`."),
+        ("inference_failed", 500, "The model failed on this batch. The server's log has details."),
+        ("internal_error", 500, "The service failed. The server's log has details."),
+        ("not_ready", 503, "No version of the model is loaded, or the store cannot be read."),
+        ("deadline_exceeded", 504, "The deadline passed before the answer was ready."),
+    )
+}
