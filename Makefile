@@ -25,7 +25,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help serve train import test test-all lint format bench bench-precision bench-training lock builtin clean
+.PHONY: help serve train import test test-all lint reference docs format bench bench-precision bench-training lock builtin clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,13 @@ lint: $(TRAINING)/.installed ## Check style (ruff) and types (mypy, strict)
 	$(TRAINING)/bin/ruff check .
 	$(TRAINING)/bin/ruff format --check .
 	$(TRAINING)/bin/mypy
+
+reference: $(TRAINING)/.installed ## Write the generated pages of docs/reference
+	PYTHONPATH=. $(TRAINING)/bin/python docs/generate_reference.py
+
+docs: $(TRAINING)/.installed reference ## Build docs/ as a site into build/site, with every link checked
+	NO_MKDOCS_2_WARNING=1 $(TRAINING)/bin/python -m mkdocs build --strict --quiet
+	@echo "open build/site/index.html, or: $(TRAINING)/bin/python -m mkdocs serve"
 
 format: $(TRAINING)/.installed ## Format the code
 	$(TRAINING)/bin/ruff check --fix .
@@ -115,7 +122,7 @@ $(TRAINING)/.installed: requirements/service.txt pyproject.toml $(CONSTRAINTS)
 	$(call make-environment,$(TRAINING))
 	$(TRAINING)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/service.txt
 	@echo "installing torch and the rest of training: a few minutes the first time"
-	$(TRAINING)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,tune,training,test,tracking-test,keras-test,lint]'
+	$(TRAINING)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,tune,training,test,tracking-test,keras-test,docs,lint]'
 	@touch $@
 
 define make-environment

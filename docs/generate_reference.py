@@ -73,8 +73,6 @@ def type_name(value: dict[str, Any]) -> str:
         return f"[{name}](#{name.lower()})"
     if "anyOf" in value:
         return " or ".join(dict.fromkeys(type_name(option) for option in value["anyOf"]))
-    if "allOf" in value:
-        return type_name(value["allOf"][0])
     if "enum" in value:
         return " or ".join(f"`{json.dumps(option)}`" for option in value["enum"])
     if "const" in value:
@@ -106,12 +104,12 @@ def model_page(title: str, intro: str, model: type[BaseModel]) -> str:
 
 def http_page() -> str:
     """Every route with its parameters and statuses, and every error code."""
-    document = create_app(Settings()).openapi()
+    document = create_app(Settings()).api.openapi()
     lines = [
         "# HTTP",
         "",
         "Answers are JSON. Errors are problem details (RFC 9457, `application/problem+json`).",
-        "Match on their stable `code`, not on the text. `GET /docs` shows the routes in the browser.",
+        "Match on their stable `code`, not on the text. `GET /docs` shows them in the browser.",
         "",
     ]
     for path, methods in document["paths"].items():
@@ -173,7 +171,7 @@ def cli_page() -> str:
     lines = [
         "# Commands",
         "",
-        "`python -m service`, `python -m model_store` and `python -m training` are the same commands.",
+        "`python -m service`, `python -m model_store`, `python -m training`: the same commands.",
         "",
     ]
     lines += help_of(resident, click.Context(resident, info_name="resident"), 2)
@@ -204,7 +202,7 @@ def help_of(command: click.Command, context: click.Context, level: int) -> list[
 def recipes_page() -> str:
     """Every value of a recipe, then the recipes that ship."""
     intro = (
-        "A recipe is a TOML file. `extends` takes another recipe's values for all that the file does "
+        "A recipe is a TOML file. `extends` takes another recipe's values for all the file does "
         "not set. `--set optimizer.learning_rate=0.05` changes one value."
     )
     lines = [model_page("Recipes", intro, Recipe), "## Recipes that ship", ""]

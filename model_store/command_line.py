@@ -49,7 +49,7 @@ class LazyCommand(click.Command):
         name: What the user types.
         load: Imports and returns the command.
         summary: The first sentence of its help.
-        extra: The optional dependencies that it needs, as in `pip install 'resident[training]'`.
+        extra: The optional dependencies that it needs, as in `pip install '.[training]'`.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class LazyCommand(click.Command):
                 raise
             raise click.ClickException(
                 f"`{self.name}` needs the package {error.name}, which is not installed. "
-                f"Install it with: pip install 'resident[{self._extra}]'"
+                f"In a checkout of Resident: pip install '.[{self._extra}]'"
             ) from error
 
 

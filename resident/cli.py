@@ -97,7 +97,7 @@ class ResidentGroup(CommandGroup):
 
 @click.group(cls=ResidentGroup)
 def main() -> None:
-    """Train residual image classifiers and serve them with the accuracy that you measured.
+    r"""Train residual image classifiers and serve them with the accuracy that you measured.
 
     \b
       resident serve                              serve the built-in models

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import click
 
-COMMANDS: Final = ("serve", "keys", "bench", "tune")
+COMMANDS: Final = ("serve", "predict", "keys", "bench", "tune")
 LOAD_TESTS: Final = ("bench", "tune")
 
 
@@ -17,9 +17,13 @@ def load_command(name: str) -> "click.Command":
     if name in LOAD_TESTS and find_spec("service.loadtest") is None:
         sys.exit(
             f"`{name}` is a load test and not part of the serving image. Run it elsewhere: "
-            f"pip install 'resident[service,tune]', then python -m service {name} --help"
+            f"in a checkout: pip install '.[service,tune]', then python -m service {name} --help"
         )
     match name:
+        case "predict":
+            from service.commands.predict import predict  # noqa: PLC0415
+
+            return predict
         case "keys":
             from service.commands.keys import keys  # noqa: PLC0415
 

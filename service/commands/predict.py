@@ -21,7 +21,7 @@ from model_store.preprocessing import prepare
 from model_store.session import Session, SessionOptions
 from model_store.store import BUILTIN_DEFAULT_MODEL, DEFAULT_ROOT, ModelStore
 from service.engine.classification import classify
-from service.prediction.response import answer
+from service.prediction.response import describe_image
 
 STDIN = "-"
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
@@ -122,7 +122,7 @@ def _local(
     def classify_image(data: bytes) -> dict[str, Any]:
         pixels = prepare(data, manifest.preprocessing)
         (row,) = classify(session.run(pixels[np.newaxis]), manifest.outputs, calibration)
-        return answer(row, manifest.class_names, top_k)
+        return describe_image(row, manifest.class_names, top_k)
 
     return classify_image
 

@@ -35,7 +35,7 @@ def require_extra() -> None:
     if missing:
         raise click.ClickException(
             f"this command needs {' and '.join(missing)}. "
-            "Install the extra with: pip install 'resident[service,tune]'"
+            "In a checkout of Resident: pip install '.[service,tune]'"
         )
 
 
