@@ -25,6 +25,7 @@ from model_store.uncertainty import energy, set_sizes
 from training.data.sampling import evenly_spaced
 from training.run.data import RunData, open_run_data
 from training.run.directory import RunDirectory
+from training.run.inference import run_in_batches
 from training.steps.calibrate import read_calibration
 from training.steps.export import MODEL_FILE, OUTPUTS, model_input
 
@@ -45,28 +46,13 @@ class Subject:
 
     def logits(self, images: Iterable[bytes | np.ndarray]) -> np.ndarray:
         """Logits, float32 `[images, classes]`; images that the service rejects are left out."""
-        rows: list[np.ndarray] = []
-        for chunk in batches(self.pixels(images)):
-            rows.extend(self.session.run(np.stack(chunk)))
-        return np.stack(rows)
+        return run_in_batches(self.session, np.stack(list(self.pixels(images))), BATCH)
 
     def pixels(self, images: Iterable[bytes | np.ndarray]) -> Iterator[np.ndarray]:
         """Prepared pixels of encoded images; pixels are passed through."""
         for image in images:
             with contextlib.suppress(ImageError):
                 yield prepare(image, self.data.preprocessing) if isinstance(image, bytes) else image
-
-
-def batches(pixels: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    """Lists of at most BATCH images."""
-    batch = []
-    for image in pixels:
-        batch.append(image)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def open_subject(path: Path) -> Subject:

@@ -10,7 +10,8 @@ from typing import Any
 
 from machine import ROOT, family, processor_seconds, proportional_megabytes
 from options import Options
-from sides import OURS, Setup, Side, SideError, differing, running
+from side_process import differing, running
+from sides import OURS, Setup, Side, SideError
 from workloads import Workload
 from wrk import wrk_load
 

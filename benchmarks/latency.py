@@ -8,7 +8,8 @@ from contenders import run_raw
 from machine import cores
 from options import Options
 from results import spread, table, write_section
-from sides import OURS, Side, SideError, running
+from side_process import running
+from sides import OURS, Side, SideError
 from workloads import Workload, resnet20, resnet50
 from wrk import WrkResult, wrk_load
 

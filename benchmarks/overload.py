@@ -19,7 +19,8 @@ import uvloop
 from machine import ROOT, resident_megabytes
 from options import Options
 from results import spread, table, write_section
-from sides import OURS, RunningSide, running
+from side_process import RunningSide, running
+from sides import OURS
 from workloads import Workload, resnet20, resnet50
 from wrk import wrk_load
 

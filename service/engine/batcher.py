@@ -6,8 +6,6 @@ run, the next batch grows. Nothing polls, and no timer runs while the queue is e
 
 import asyncio
 import logging
-import os
-import sys
 import threading
 import time
 from collections import Counter, deque
@@ -21,11 +19,11 @@ import numpy as np
 from model_store.preprocessing import Pixels
 from service.engine.priority import BULK, INTERACTIVE, Priority
 from service.errors import DeadlineExceededError, InferenceError, ServiceError
+from service.host.thread_priority import lower_thread_priority
 
 Rows = Sequence[Any]
 """The result of a run: one row per image."""
 
-INSTANCE_NICENESS: Final = 10
 MIN_QUEUE_TO_CLEAN: Final = 256
 """A queue of more images is searched for cancelled ones."""
 
@@ -162,7 +160,7 @@ class Batcher:
             thread.join()
 
     def _run_batches(self) -> None:
-        _lower_thread_priority()
+        lower_thread_priority()
         wakeup = threading.Condition(self._lock)
         while batch := self._next_batch(wakeup):
             began = time.monotonic()
@@ -248,19 +246,6 @@ def _stack(images: Sequence[Pixels]) -> Pixels:
     return np.frombuffer(b"".join([image.data for image in images]), first.dtype).reshape(
         len(images), *first.shape
     )
-
-
-def _lower_thread_priority() -> None:
-    """Let the event loop run first where both want a core: it feeds all instances.
-
-    Measured with ResNet-20 under overload on two cores: rejections within 14 to 65 ms at p99
-    instead of 73 to 190 ms. Linux has a niceness per thread; elsewhere it belongs to the process.
-    """
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        niceness = max(INSTANCE_NICENESS, os.getpriority(os.PRIO_PROCESS, thread))
-        with suppress(OSError):  # a sandbox may forbid it
-            os.setpriority(os.PRIO_PROCESS, thread, niceness)
 
 
 def _set_results(

@@ -1,1 +1,1 @@
-"""Limits of the machine or container: CPUs and memory."""
+"""What the machine or container allows this process: CPUs, memory and thread priority."""

@@ -18,7 +18,7 @@ from service.loadtest.command_options import (
     require_extra,
 )
 from service.loadtest.errors import MeasurementError
-from service.loadtest.load_generator import Load, run_load
+from service.loadtest.load_generator import Load, Samples, run_load
 from service.loadtest.load_report import LoadReport, make_report
 from service.loadtest.target import (
     ImageFile,
@@ -168,24 +168,16 @@ def bench(
         load = Load(target.address, requests, most, rate, warm_up, duration, timeout)
         images_sent = f"{_describe_images(sent)}, {images_per_request} per request"
         terminal.print(f"{target.url}: {_describe_load(load)}; {images_sent}")
+
+        def show_progress(now: float, so_far: Samples) -> None:
+            terminal.advance(min(now, duration) + warm_up, load_status(so_far, now))
+
         with terminal.progress("loading", warm_up + duration):
-            samples = uvloop.run(
-                run_load(
-                    load,
-                    lambda now, so_far: terminal.advance(
-                        min(now, duration) + warm_up, load_status(so_far, now)
-                    ),
-                )
-            )
+            samples = uvloop.run(run_load(load, show_progress))
         report = make_report(samples, duration)
         terminal.print_table(load_table(report, _describe_load(load)))
         if rate and report.sent_late > MAX_SENT_LATE:
-            terminal.print(
-                f"{report.sent_late:.0%} of the requests were sent over 10 ms late: all {most} "
-                "connections were in use, or this program lacked CPU time. "
-                "Their wait counts as latency; the server may be faster than reported.",
-                "yellow",
-            )
+            terminal.print(_describe_sent_late(report, most), "yellow")
         if document:
             settings = {
                 "url": target.url,
@@ -230,6 +222,14 @@ def _raise_open_file_limit(connections: int) -> None:
 def _write_report(path: Path, settings: dict[str, object], report: LoadReport) -> None:
     content = {**settings, **asdict(report), "images_per_second": report.images_per_second}
     path.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def _describe_sent_late(report: LoadReport, connections: int) -> str:
+    return (
+        f"{report.sent_late:.0%} of the requests were sent over 10 ms late: all {connections} "
+        "connections were in use, or this program lacked CPU time. "
+        "Their wait counts as latency; the server may be faster than reported."
+    )
 
 
 def _describe_load(load: Load) -> str:

@@ -1,7 +1,8 @@
 """`python -m service tune MODEL`: find a model's best settings on this machine and save them."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, get_args
+from typing import TYPE_CHECKING, Final, get_args
 
 import click
 
@@ -30,6 +31,7 @@ from service.loadtest.settings_search import (
     FINALISTS,
     ChosenPoint,
     Curve,
+    MeasureSetting,
     TuneGoal,
     choose_point,
     describe_curve,
@@ -38,6 +40,9 @@ from service.loadtest.settings_search import (
     list_precisions,
     measure_curves,
 )
+
+if TYPE_CHECKING:
+    from service.loadtest.terminal import LoadtestTerminal  # needs the extra
 
 DEFAULT_LARGEST_BATCH: Final = 32
 MAX_REPEAT_RATIO: Final = 1.2
@@ -148,24 +153,14 @@ def tune(
             terminal.print(
                 f"{version}: {', '.join(precisions)} on {cpus} CPUs, {seconds:g} s per setting"
             )
-            completed = 0
             throughputs: dict[EngineSetting, list[float]] = {}
 
             def measure(setting: EngineSetting) -> EngineMeasurement:
-                nonlocal completed
-                terminal.advance(completed, describe_setting(setting))
-                completed += 1
-                measured = measure_setting(model_store, name, version.number, setting, seconds)
-                throughputs.setdefault(setting, []).append(measured.images_per_second)
-                return measured
+                measurement = measure_setting(model_store, name, version.number, setting, seconds)
+                throughputs.setdefault(setting, []).append(measurement.images_per_second)
+                return measurement
 
-            def report_curve(curve: Curve) -> None:
-                nonlocal completed
-                completed += len(curves[0]) - len(curve.points)  # sizes that were skipped
-                terminal.print(f"{curve.name}: {describe_curve(curve)}")
-
-            with terminal.progress("measuring", sum(map(len, curves)) + len(curves) + FINALISTS):
-                measured = measure_curves(curves, measure, goal, report_curve)
+            measured = _measure_with_progress(terminal, curves, measure, goal)
             chosen = choose_point(measured, goal)
             terminal.print_table(tuning_table(measured, chosen.point if chosen else None, p99_ms))
             ratio = max(max(values) / min(values) for values in throughputs.values())
@@ -188,6 +183,29 @@ def tune(
         terminal.print(f"written: {path}")
         terminal.print(f"chart: {chart}")
         terminal.print(f"Use them: python -m service --store {store} --cache {cache}")
+
+
+def _measure_with_progress(
+    terminal: "LoadtestTerminal",
+    curves: Sequence[Sequence[EngineSetting]],
+    measure: MeasureSetting,
+    goal: TuneGoal,
+) -> list[Curve]:
+    completed = 0
+
+    def measure_and_count(setting: EngineSetting) -> EngineMeasurement:
+        nonlocal completed
+        terminal.advance(completed, describe_setting(setting))
+        completed += 1
+        return measure(setting)
+
+    def report_curve(curve: Curve) -> None:
+        nonlocal completed
+        completed += len(curves[0]) - len(curve.points)  # sizes that were skipped
+        terminal.print(f"{curve.name}: {describe_curve(curve)}")
+
+    with terminal.progress("measuring", sum(map(len, curves)) + len(curves) + FINALISTS):
+        return measure_curves(curves, measure_and_count, goal, report_curve)
 
 
 def _tuned_settings(key: TuningKey, goal: TuneGoal, chosen: ChosenPoint) -> TunedSettings:

@@ -17,9 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from server_process import PATIENCE_SECONDS
 
-from service.engine.batcher import INSTANCE_NICENESS, MIN_QUEUE_TO_CLEAN, Batcher, ImageResult
+from service.engine.batcher import MIN_QUEUE_TO_CLEAN, Batcher, ImageResult
 from service.engine.priority import BULK, INTERACTIVE
 from service.errors import DeadlineExceededError, InferenceError
+from service.host.thread_priority import NICENESS
 
 pytestmark = pytest.mark.anyio
 LARGEST = 4
@@ -318,7 +319,7 @@ async def test_instance_threads_have_a_lower_priority_than_the_event_loop() -> N
     before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     with batching(run) as batcher:
         await answered(submit(batcher, 1))
-    assert niceness == [max(before, INSTANCE_NICENESS)]
+    assert niceness == [max(before, NICENESS)]
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
 
 
