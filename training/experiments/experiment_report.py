@@ -19,13 +19,13 @@ from markupsafe import Markup
 
 from training.data.image_set import escape_unprintable
 from training.reports.figures import Line, draw_lines, standalone
-from training.reports.pages import MISSING, fill, percent
+from training.reports.pages import MISSING, format_percent, render_page
 
 CellValue = str | float | int | None
 
 CELL_FORMATS: Final[Mapping[str, Callable[[Any], str]]] = {
     "text": str,
-    "percent": percent,
+    "percent": format_percent,
     "whole": lambda value: f"{value:,d}",
     "decimals": lambda value: f"{value:.4f}",
     "scientific": lambda value: f"{value:.3g}",
@@ -145,7 +145,7 @@ def write_experiment_report(report: ExperimentReport, out: Path) -> Path:
             (folder / "tables" / f"{table.name}.csv").write_text(_csv(table), encoding="utf-8")
     (folder / "report.md").write_text(_markdown(report), encoding="utf-8")
     page = folder / "index.html"
-    page.write_bytes(fill("experiment.html.j2", report=report))
+    page.write_bytes(render_page("experiment.html.j2", report=report))
     return page
 
 

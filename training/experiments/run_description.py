@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from training.experiments.laboratory import EXPERIMENT_RECIPE, Laboratory, TrainedRun
-from training.reports.history import read_history, split_rows
-from training.reports.pages import duration
+from training.reports.history import read_history, split_indices
+from training.reports.pages import format_duration
 from training.run.checkpoint import load_checkpoint
 from training.statistics import join_values
 
@@ -20,7 +20,7 @@ def is_cifar10(laboratory: Laboratory) -> bool:
 def describe_runs(laboratory: Laboratory, runs: Iterable[TrainedRun]) -> dict[str, str]:
     """Facts about these runs by name. Raises RunError."""
     runs = list(runs)
-    config, rows = runs[0].config, split_rows(runs[0].directory)
+    config, rows = runs[0].config, split_indices(runs[0].directory)
     last, batch_size = runs[0].history[-1], config.recipe.batch_size
     sizes = [f"{len(rows.get(split, [])):,} {split}" for split in ("train", "validation", "test")]
     seconds = sum(read_history(run.directory).seconds[-1] for run in runs)
@@ -33,7 +33,7 @@ def describe_runs(laboratory: Laboratory, runs: Iterable[TrainedRun]) -> dict[st
         "length": f"{last['epoch']} epochs, {last['step']:,} iterations of {batch_size} images",
         "networks": join_values(dict.fromkeys(run.architecture for run in runs)),
         "seeds": join_values(dict.fromkeys(run.seed for run in runs)),
-        "training time": f"{duration(seconds)} in total",
+        "training time": f"{format_duration(seconds)} in total",
         "arithmetic": join_values(dict.fromkeys(_arithmetic(run) for run in runs), "; "),
         "packages": join_values(packages),
     }

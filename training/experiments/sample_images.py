@@ -11,7 +11,7 @@ from torch import Tensor
 from training.data.sampling import evenly_spaced
 from training.data.sources import Indices
 from training.experiments.laboratory import Laboratory, TrainedRun
-from training.reports.history import split_rows
+from training.reports.history import split_indices
 from training.run.data import PIXEL_CHUNK_SIZE, RunData
 
 
@@ -26,7 +26,7 @@ class SampleTestImages:
 
     @cached_property
     def indices(self) -> Indices:
-        test = np.array(split_rows(self.run.directory)["test"], np.int64)
+        test = np.array(split_indices(self.run.directory)["test"], np.int64)
         return evenly_spaced(test, self.count)
 
     def __len__(self) -> int:

@@ -1,1 +1,1 @@
-"""What there is to see of runs, as pages that need nothing beside themselves."""
+"""Reports of runs, as self-contained HTML pages and terminal tables."""

@@ -1,4 +1,4 @@
-"""Runs beside each other: the list of all, and some of them drawn over each other with what differs and what is chance."""
+"""Compares runs: a list of all runs, and a page and a table of several runs."""
 
 import hashlib
 import itertools
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
@@ -17,9 +18,9 @@ from scipy.stats import binomtest
 
 from training.errors import RunError, TrainingError
 from training.gates.gate import GATES_FILE
-from training.reports.figures import SERIES, Line, draw_lines
-from training.reports.history import History, read_history, split_rows
-from training.reports.pages import fill, flattened, percent
+from training.reports.figures import SERIES_COLOURS, Line, draw_lines
+from training.reports.history import History, read_history, split_indices
+from training.reports.pages import flatten, format_percent, render_page
 from training.run.data import CHECK_FILE
 from training.run.directory import RunConfig, RunDirectory, damaged
 from training.run.weights import LAST_WEIGHTS
@@ -27,20 +28,25 @@ from training.steps.evaluate import EVALUATION_FILE, read_figures, read_labels, 
 from training.steps.publish import PUBLISHED_FILE
 from training.steps.train import METRICS_FILE
 
-_AXES: Final = ("epoch", "images seen", "seconds of training")
-_DRAWN: Final = (
+X_AXES: Final = ("epoch", "images seen", "seconds of training")
+DRAWN_METRICS: Final = (
     ("Training loss", "train_loss", False),
     ("Validation loss", "validation_loss", False),
     ("Validation accuracy", "validation_top1", True),
 )
-_SAID_ELSEWHERE: Final = frozenset({"model", "packages", "changes"})
+"""Title, name in `metrics.jsonl`, and whether it is a share."""
+NOT_COMPARED: Final = frozenset({"model", "packages", "changes"})
+"""Fields of `config.json` that are shown elsewhere or follow from others."""
 
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """One of the runs, `series` its colour; `figures` are of its test split where it has been evaluated.
+    """One of the compared runs.
 
-    `name` is what it is called in legends and tables: its id, or its path where two have the same id.
+    Attributes:
+        name: The run's id, or its path if two runs have the same id.
+        figures: Content of `evaluation.json`; None if the run is not evaluated.
+        series: Number of its colour.
     """
 
     name: str
@@ -50,8 +56,8 @@ class ComparedRun:
     figures: dict[str, Any] | None
     series: int
 
-    def positions(self, axis: str) -> Sequence[float]:
-        """Where each epoch's end lies on this axis."""
+    def x_values(self, axis: str) -> Sequence[float]:
+        """Position of each epoch's end on one of X_AXES."""
         if axis == "epoch":
             return self.history.epochs
         return self.history.images if axis == "images seen" else self.history.seconds
@@ -59,7 +65,7 @@ class ComparedRun:
 
 @dataclass(frozen=True)
 class McNemarTest:
-    """Two runs on the same test images: which only one of them got right, and McNemar's exact p (two-sided)."""
+    """Two runs on the same test images: how many only one of them classified correctly."""
 
     first: str
     second: str
@@ -68,127 +74,127 @@ class McNemarTest:
 
     @property
     def p(self) -> float:
-        """The chance of a difference as large as this between two models that are equally good."""
-        changed = self.only_first + self.only_second
-        return float(binomtest(self.only_first, changed).pvalue) if changed else 1.0
+        """Two-sided p-value of McNemar's exact test; 1 if there is no difference."""
+        different = self.only_first + self.only_second
+        return float(binomtest(self.only_first, different).pvalue) if different else 1.0
+
+    def describe_for(self, name: str) -> str:
+        """The result from the point of view of one of the two runs."""
+        if name == self.first:
+            own, theirs, other = self.only_first, self.only_second, self.second
+        else:
+            own, theirs, other = self.only_second, self.only_first, self.first
+        return f"only this run correct: {own}; only {other} correct: {theirs}; p = {self.p:.3g}"
 
 
 def compare(runs: Sequence[RunDirectory], out: Path) -> Path:
-    """Write a self-contained page that draws the runs over each other; its path. Raises RunError where one has no epoch yet."""
+    """Write a self-contained page that compares the runs. Returns its path.
+
+    Raises:
+        RunError: A run has not finished an epoch, or there are no runs.
+    """
     compared = _read(runs)
-    drawings = []
-    for caption, column, is_share in _DRAWN:
-        for x in _AXES:
-            lines = [
-                Line(each.name, each.positions(x), each.history.column(column), each.series)
-                for each in compared
-            ]
-            drawing = draw_lines(
-                f"{column} {x}",
-                lines,
-                x=x,
-                percent=is_share,
-                logarithmic=not is_share,
-                legend=False,
-            )
-            if drawing:
-                drawings.append((f"{caption}, by {x}", drawing))
-    page = fill(
+    page = render_page(
         "comparison.html.j2",
         runs=compared,
-        series=SERIES,
-        drawings=drawings,
-        differences=differences(compared),
-        duels=duels(compared),
+        colours=SERIES_COLOURS,
+        drawings=_draw_metrics(compared),
+        differences=config_differences(compared),
+        mcnemar_tests=mcnemar_tests(compared),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(page)
     return out
 
 
+def _draw_metrics(compared: Sequence[ComparedRun]) -> list[tuple[str, Markup]]:
+    drawings = []
+    for title, metric, is_share in DRAWN_METRICS:
+        for axis in X_AXES:
+            lines = [
+                Line(each.name, each.x_values(axis), each.history.metric(metric), each.series)
+                for each in compared
+            ]
+            drawing = draw_lines(
+                f"{metric} {axis}",
+                lines,
+                x=axis,
+                percent=is_share,
+                logarithmic=not is_share,
+                legend=False,
+            )
+            if drawing:
+                drawings.append((f"{title}, by {axis}", drawing))
+    return drawings
+
+
 def comparison_table(runs: Sequence[RunDirectory]) -> Table:
-    """The runs with their figures, what differs between them, and whether that is more than chance."""
+    """Accuracies, configuration differences and McNemar tests of the runs. Raises RunError."""
     compared = _read(runs)
-    table = Table(
-        "",
-        *(Column(Text(each.name), overflow="fold") for each in compared),
-        title="runs compared",
-        show_lines=True,
-    )
+    columns = (Column(Text(each.name), overflow="fold") for each in compared)
+    table = Table("", *columns, title="runs compared", show_lines=True)
     table.add_row("best validation accuracy", *(each.history.best_validation for each in compared))
     table.add_row("test accuracy", *(_test_accuracy(each.figures) for each in compared))
-    for name, values in differences(compared).items():
+    for name, values in config_differences(compared).items():
         table.add_row(Text(name), *(Text(value) for value in values))
-    for duel in duels(compared):
-        table.add_row(
-            "McNemar",
-            *(
-                Text(_as_seen_by(each.name, duel)) if each.name in {duel.first, duel.second} else ""
-                for each in compared
-            ),
-        )
+    for test in mcnemar_tests(compared):
+        names = (test.first, test.second)
+        cells = (Text(test.describe_for(e.name)) if e.name in names else "" for e in compared)
+        table.add_row("McNemar", *cells)
     return table
 
 
-def differences(runs: Sequence[ComparedRun]) -> dict[str, list[str]]:
-    """What is not the same in all of their configurations, by dotted name, a value for each run."""
-    described = [
-        flattened(each.config.model_dump(mode="json", exclude=set(_SAID_ELSEWHERE)))
-        for each in runs
+def config_differences(runs: Sequence[ComparedRun]) -> dict[str, list[str]]:
+    """Values of `config.json` that differ between the runs, by dotted name, one per run."""
+    configs = [
+        flatten(each.config.model_dump(mode="json", exclude=set(NOT_COMPARED))) for each in runs
     ]
-    names = dict.fromkeys(itertools.chain.from_iterable(described))
-    columns = {name: [values.get(name, "") for values in described] for name in names}
-    return {name: values for name, values in columns.items() if len(set(values)) > 1}
+    names = dict.fromkeys(itertools.chain.from_iterable(configs))
+    rows = {name: [values.get(name, "") for values in configs] for name in names}
+    return {name: values for name, values in rows.items() if len(set(values)) > 1}
 
 
-def duels(runs: Sequence[ComparedRun]) -> list[McNemarTest]:
-    """Each pair of runs that were tested on the same images."""
-    tested = [
-        (each.name, _test_images(each.run), _right(each.run))
+def mcnemar_tests(runs: Sequence[ComparedRun]) -> list[McNemarTest]:
+    """A test for each pair of runs that were evaluated on the same images."""
+    evaluated = [
+        (each.name, _test_images_digest(each.run), _correct_images(each.run))
         for each in runs
         if each.figures is not None
     ]
-    found = []
-    for (first, images, right), (second, others, others_right) in itertools.combinations(tested, 2):
-        if images == others:
-            found.append(
-                McNemarTest(
-                    first,
-                    second,
-                    int((right & ~others_right).sum()),
-                    int((others_right & ~right).sum()),
-                )
-            )
-    return found
+    return [
+        McNemarTest(
+            first,
+            second,
+            only_first=int((first_correct & ~second_correct).sum()),
+            only_second=int((second_correct & ~first_correct).sum()),
+        )
+        for (first, first_images, first_correct), (second, second_images, second_correct) in (
+            itertools.combinations(evaluated, 2)
+        )
+        if first_images == second_images
+    ]
 
 
 def runs_table(runs: Path) -> Table:
-    """Every run under a folder, newest first, with how far it has come; one that is damaged is said to be so."""
+    """All runs of a folder, newest first, with their state."""
     table = Table(
-        Column("run", no_wrap=True),  # it is what the other commands take
+        Column("run", no_wrap=True),  # other commands take it as an argument
         *("data", "network", "recipe", "state"),
         *(Column(name, justify="right") for name in ("validation", "test")),
         title=Text(f"runs in {runs}"),
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    directories = (
-        [path for path in runs.glob("*") if (path / "config.json").exists()]
-        if runs.is_dir()
-        else []
-    )
-    for path in sorted(
-        directories, key=lambda path: (path / "config.json").stat().st_mtime, reverse=True
-    ):
-        table.add_row(
-            *(cell if isinstance(cell, Text) else Text(cell) for cell in _row(RunDirectory(path)))
-        )
-    if not directories:
-        table.caption = "there are none; begin one with `python -m training run`"
+    configs = [path for path in runs.glob("*/config.json") if path.is_file()]
+    for config in sorted(configs, key=lambda path: path.stat().st_mtime, reverse=True):
+        cells = _run_row(RunDirectory(config.parent))
+        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells))
+    if not configs:
+        table.caption = "no runs yet; start one with `python -m training run`"
     return table
 
 
-def _row(run: RunDirectory) -> tuple[str | Text, ...]:
+def _run_row(run: RunDirectory) -> tuple[str | Text, ...]:
     try:
         config = run.config()
         history = read_history(run) if run.has(METRICS_FILE) else None
@@ -200,12 +206,13 @@ def _row(run: RunDirectory) -> tuple[str | Text, ...]:
             Path(config.recipe_name).stem,
             _state(run, config, history),
             history.best_validation if history else "",
-            percent(figures["top1"]) if figures else "",
+            format_percent(figures["top1"]) if figures else "",
         )
     except TrainingError as error:
-        return (run.run_id, "", "", "", Text(f"damaged: {error}", "red"), "", "")
-    except (OSError, ValueError, TypeError, KeyError) as error:  # JSON, but not what a run writes
-        return (run.run_id, "", "", "", Text(f"damaged: {damaged(run.path, error)}", "red"), "", "")
+        reason: Exception = error
+    except (OSError, ValueError, TypeError, KeyError) as error:  # JSON that no run writes
+        reason = damaged(run.path, error)
+    return (run.run_id, "", "", "", Text(f"damaged: {reason}", "red"), "", "")
 
 
 def _state(run: RunDirectory, config: RunConfig, history: History | None) -> str:
@@ -214,21 +221,19 @@ def _state(run: RunDirectory, config: RunConfig, history: History | None) -> str
             return f"published, version {run.read_json(PUBLISHED_FILE, 'publish')['version']}"
         except (TypeError, KeyError) as error:
             raise damaged(run.path / PUBLISHED_FILE, error) from None
-    for artefact, state in (
-        (GATES_FILE, "gated"),
-        (EVALUATION_FILE, "evaluated"),
-        (LAST_WEIGHTS, "trained"),
-    ):
-        if run.has(artefact):
+    states = ((GATES_FILE, "gated"), (EVALUATION_FILE, "evaluated"), (LAST_WEIGHTS, "trained"))
+    for file, state in states:
+        if run.has(file):
             return state
     if history:
-        return f"training, epoch {history.epochs[-1]}{f' of {config.recipe.epochs}' if config.recipe.epochs else ''}"
-    return "checked" if run.has(CHECK_FILE) else "begun"
+        total = f" of {config.recipe.epochs}" if config.recipe.epochs else ""
+        return f"training, epoch {history.epochs[-1]}{total}"
+    return "checked" if run.has(CHECK_FILE) else "created"
 
 
 def _read(runs: Sequence[RunDirectory]) -> list[ComparedRun]:
     if not runs:
-        raise RunError("give at least one run to compare")
+        raise RunError("Give at least one run to compare.")
     ids = Counter(run.run_id for run in runs)
     return [
         ComparedRun(
@@ -243,19 +248,19 @@ def _read(runs: Sequence[RunDirectory]) -> list[ComparedRun]:
     ]
 
 
-def _right(run: RunDirectory) -> NDArray[np.bool_]:
-    """Which test images a run got right."""
+def _correct_images(run: RunDirectory) -> NDArray[np.bool_]:
+    """Whether each test image was classified correctly, bool `[images]`."""
     return np.asarray(read_logits(run).argmax(axis=1) == read_labels(run))
 
 
-def _test_images(run: RunDirectory) -> str:
-    """What identifies the test images: the data's digest and the places of the test split in it."""
+def _test_images_digest(run: RunDirectory) -> str:
+    """Identifies the test images: the digest of the data and the positions of the test split."""
     try:
         digest = str(run.read_json(CHECK_FILE, "resume")["data_digest"])
     except (TypeError, KeyError) as error:
         raise damaged(run.path / CHECK_FILE, error) from None
-    rows = np.array(split_rows(run).get("test", []), np.int64)
-    return digest + hashlib.sha256(rows.tobytes()).hexdigest()
+    indices = np.array(split_indices(run).get("test", []), np.int64)
+    return digest + hashlib.sha256(indices.tobytes()).hexdigest()
 
 
 def _test_accuracy(figures: dict[str, Any] | None) -> str:
@@ -263,11 +268,3 @@ def _test_accuracy(figures: dict[str, Any] | None) -> str:
         return "not evaluated"
     low, high = figures["top1_interval"]
     return f"{figures['top1']:.2%} ({low:.2%} to {high:.2%})"
-
-
-def _as_seen_by(name: str, duel: McNemarTest) -> str:
-    if name == duel.first:
-        own, others, other = duel.only_first, duel.only_second, duel.second
-    else:
-        own, others, other = duel.only_second, duel.only_first, duel.first
-    return f"{own} {'image' if own == 1 else 'images'} that {other} got wrong, {others} the other way; p = {duel.p:.3g}"

@@ -1,4 +1,7 @@
-"""Figures for a page: matplotlib's drawings as inline SVG whose colours are the page's own, so that they follow light and dark."""
+"""Draws figures with matplotlib, as inline SVG in the colours of the page.
+
+Colours are CSS variables, so figures follow the light and the dark theme.
+"""
 
 import io
 import math
@@ -19,11 +22,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SERIES: Final = 8
-"""Colours that the page's style has for lines; more lines than these are dashed."""
+SERIES_COLOURS: Final = 8
+"""Number of line colours in the style of the page; further lines are dashed."""
 
 _INK, _RULE = "#010203", "#010204"
-_SERIES: Final = tuple(f"#0102{16 + position}" for position in range(SERIES))
+_SERIES: Final = tuple(f"#0102{16 + position}" for position in range(SERIES_COLOURS))
 _COLOURS: Final = MappingProxyType(
     {_INK: "currentColor", _RULE: "var(--rule)"}
     | {colour: f"var(--series-{n})" for n, colour in enumerate(_SERIES, start=1)}
@@ -51,17 +54,19 @@ _STYLE: Final = MappingProxyType(
         "legend.frameon": False,
     }
 )
-_WIDTH, _HEIGHT = 4.4, 2.9
-_FEW_POINTS: Final = 12
-_WIDE_RANGE: Final = 20.0
+_WIDTH, _HEIGHT = 4.4, 2.9  # inches
+_MAX_MARKED_POINTS: Final = 12
+_LOGARITHMIC_RATIO: Final = 20.0
 _SURFACE_FLOOR, _SURFACE_LEVELS = 2.0**-7, 9
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve. `series` chooses its colour, from 0; points without a value are left out.
+    """A curve. Points without a finite value are left out.
 
-    `dashed` tells it from another of its colour; `spread` is what lies below and above each point, drawn as a band.
+    Attributes:
+        series: Number of the colour, from 0.
+        spread: Height of a band below and above each point.
     """
 
     label: str
@@ -73,7 +78,7 @@ class Line:
 
     @property
     def points(self) -> list[tuple[float, float]]:
-        """What can be drawn."""
+        """Points with a finite value."""
         return [
             (x, y)
             for x, y in zip(self.x, self.y, strict=True)
@@ -93,10 +98,21 @@ def draw_lines(
     mark: tuple[float, str] | None = None,
     legend: bool = True,
 ) -> Markup | None:
-    """Curves over each other as an SVG element named `name`, or None where there is nothing to draw.
+    """Draw curves in one SVG element.
 
-    `logarithmic` allows a logarithmic axis, taken where the values are far apart; `limits` are the
-    axis's ends where it is not to fit the values; `mark` is an upright line with its text.
+    Args:
+        name: Name of the drawing for screen readers; also makes its ids unique on a page.
+        lines: The curves.
+        x: Label of the x axis.
+        y: Label of the y axis.
+        percent: Whether values are shares.
+        logarithmic: Use a logarithmic y axis if the values differ by a factor over 20.
+        limits: Ends of the y axis; None fits the values.
+        mark: Position and text of a vertical line.
+        legend: Whether to draw a legend.
+
+    Returns:
+        The SVG element, or None if no curve has a point.
     """
     drawn = [line for line in lines if line.points]
     if not drawn:
@@ -107,26 +123,8 @@ def draw_lines(
         axes = figure.add_subplot()
         values = [value for line in drawn for _, value in line.points]
         for line in drawn:
-            positions, heights = zip(*line.points, strict=True)
-            style = "--" if line.dashed or line.series >= SERIES else "-"
-            marker = "o" if len(positions) <= _FEW_POINTS else ""
-            colour = _SERIES[line.series % SERIES]
-            axes.plot(
-                positions,
-                heights,
-                style,
-                color=colour,
-                label=line.label,
-                marker=marker,
-                markersize=3.5,
-            )
-            if line.spread is not None and len(line.points) == len(line.x):
-                below, above = zip(
-                    *((y - s, y + s) for y, s in zip(heights, line.spread, strict=True)),
-                    strict=True,
-                )
-                axes.fill_between(positions, below, above, color=colour, alpha=0.18, linewidth=0)
-        if logarithmic and min(values) > 0 and max(values) > _WIDE_RANGE * min(values):
+            _plot_line(axes, line)
+        if logarithmic and min(values) > 0 and max(values) > _LOGARITHMIC_RATIO * min(values):
             axes.set_yscale("log")
         axes.set_ylim(*limits)
         if percent:
@@ -144,8 +142,26 @@ def draw_lines(
         return _svg(figure, name, f"{name}: {', '.join(line.label for line in drawn)} by {x}")
 
 
+def _plot_line(axes: "Axes", line: Line) -> None:
+    x, y = zip(*line.points, strict=True)
+    colour = _SERIES[line.series % SERIES_COLOURS]
+    axes.plot(
+        x,
+        y,
+        "--" if line.dashed or line.series >= SERIES_COLOURS else "-",
+        color=colour,
+        label=line.label,
+        marker="o" if len(x) <= _MAX_MARKED_POINTS else "",
+        markersize=3.5,
+    )
+    if line.spread is not None and len(x) == len(line.x):
+        below = [value - spread for value, spread in zip(y, line.spread, strict=True)]
+        above = [value + spread for value, spread in zip(y, line.spread, strict=True)]
+        axes.fill_between(x, below, above, color=colour, alpha=0.18, linewidth=0)
+
+
 def draw_reliability(name: str, bins: Sequence[ReliabilityBin]) -> Markup:
-    """A reliability diagram (accuracy against confidence, above) and how many images each bin holds (below)."""
+    """Draw accuracy by confidence, and below it the number of images in each bin."""
     with _figure(_WIDTH, _WIDTH) as figure:
         from matplotlib.ticker import PercentFormatter  # noqa: PLC0415  as below
 
@@ -175,16 +191,19 @@ def draw_reliability(name: str, bins: Sequence[ReliabilityBin]) -> Markup:
         return _svg(
             figure,
             name,
-            f"{name}: accuracy by confidence; the table beside it holds the same numbers",
+            f"{name}: accuracy by confidence; the table has the same numbers",
         )
 
 
 def draw_surfaces(
     name: str, coordinates: Sequence[float], surfaces: Mapping[str, Sequence[Sequence[float]]]
 ) -> Markup:
-    """Contours of positive values over a square, side by side by their titles, at the same levels: powers of two.
+    """Draw contours of positive values side by side, at the same levels: powers of two.
 
-    A surface has a row for each coordinate upwards and in it a value for each to the right. The darker, the higher.
+    Args:
+        name: As in `draw_lines`.
+        coordinates: Values of x and of y.
+        surfaces: By title, a row for each y with a value for each x.
     """
     values = [value for surface in surfaces.values() for row in surface for value in row]
     lowest, highest = (
@@ -207,21 +226,20 @@ def draw_surfaces(
             axes.set(title=title, aspect="equal", xlabel="first direction")
             axes.grid(visible=False)
         panels[0].set_ylabel("second direction")
-        return _svg(
-            figure, name, f"{name}: {', '.join(surfaces)}; the table beside it holds the numbers"
-        )
+        return _svg(figure, name, f"{name}: {', '.join(surfaces)}; the table has the numbers")
 
 
 def standalone(drawing: Markup) -> bytes:
-    """The drawing as a file of its own, for a page that is not this package's: it brings the page's colours along."""
+    """The drawing as an SVG file that includes the colours of the page."""
     colours = (TEMPLATES / "colours.css").read_text(encoding="utf-8")
-    style = f"<style>{colours}svg {{ background: var(--paper); color: var(--ink); font-family: sans-serif; }}</style>"
+    svg_style = "svg { background: var(--paper); color: var(--ink); font-family: sans-serif; }"
+    style = f"<style>{colours}{svg_style}</style>"
     head, end, body = drawing.partition(">")
     return f"{head}{end}{style}{body}\n".encode()
 
 
 def _annotate(axes: "Axes", mark: tuple[float, str]) -> None:
-    """The mark's text at the top of its line, on the side where there is room."""
+    """Write the text of a mark at the top of its line, on the side with more room."""
     low, high = axes.get_xlim()
     left = mark[0] > (low + high) / 2
     axes.annotate(
@@ -238,8 +256,8 @@ def _annotate(axes: "Axes", mark: tuple[float, str]) -> None:
 
 @contextmanager
 def _figure(width: float, height: float) -> Iterator["Figure"]:
-    """An empty figure of so many inches, under this module's style alone: what matplotlibrc says changes nothing."""
-    import matplotlib as mpl  # noqa: PLC0415  a second that only a report pays
+    """An empty figure, in inches, with the style of this module regardless of matplotlibrc."""
+    import matplotlib as mpl  # noqa: PLC0415  takes a second
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     with mpl.rc_context():
@@ -249,7 +267,7 @@ def _figure(width: float, height: float) -> Iterator["Figure"]:
 
 
 def _svg(figure: "Figure", name: str, description: str) -> Markup:
-    """The figure as an SVG element: the same bytes for the same values, and no id that another figure on the page could have."""
+    """The figure as an SVG element: reproducible, and with ids that are unique on a page."""
     import matplotlib as mpl  # noqa: PLC0415  as above
 
     mpl.rcParams["svg.hashsalt"] = name
@@ -261,12 +279,13 @@ def _svg(figure: "Figure", name: str, description: str) -> Markup:
         metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
     )
     drawing = buffer.getvalue().partition("<svg ")[2]
-    for colour, own in _COLOURS.items():
-        drawing = drawing.replace(colour, own)
+    for colour, variable in _COLOURS.items():
+        drawing = drawing.replace(colour, variable)
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', drawing))
-    drawing = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", drawing)
+    drawing = re.sub(r' id="([^"]+)"', lambda match: match[0] if match[1] in used else "", drawing)
     drawing = re.sub(r' width="[^"]+" height="[^"]+"', "", drawing, count=1)
     drawing = re.sub(r" *font-family: [^;]*;|<style.*?</style>", "", drawing, flags=re.DOTALL)
     drawing = re.sub(r"\s+", " ", drawing)
     label = escape(escape_unprintable(description))
-    return Markup(f'<svg role="img" aria-label="{label}" {drawing}')  # noqa: S704  matplotlib escapes its texts
+    # matplotlib escapes the texts in `drawing`.
+    return Markup(f'<svg role="img" aria-label="{label}" {drawing}')  # noqa: S704

@@ -1,4 +1,4 @@
-"""What a network got wrong: confusion matrix, figures of each class, worst mistakes, likely wrong labels, calibration."""
+"""Confusion matrix, metrics by class, worst mistakes, likely wrong labels and reliability."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,15 +10,21 @@ from numpy.typing import NDArray
 from training.data.image_set import Indices
 
 Probabilities = NDArray[np.float32]
-"""float32 `[images, classes]`, each row summing to 1."""
+"""float32 `[images, classes]`; each row sums to 1."""
 
 CALIBRATION_BINS: Final = 15
-_SMALLEST: Final = 1e-12
+SMALLEST_PROBABILITY: Final = 1e-12
 
 
 @dataclass(frozen=True)
 class SplitPredictions:
-    """What the network said of the images at these positions of an ImageSet, beside their labels."""
+    """Predictions for images of one split.
+
+    Attributes:
+        indices: Positions of the images in the data, int64 `[images]`.
+        labels: int64 `[images]`.
+        probabilities: float32 `[images, classes]`.
+    """
 
     split: str
     indices: Indices
@@ -27,23 +33,26 @@ class SplitPredictions:
 
     @property
     def predicted(self) -> Indices:
-        """The class with the highest probability, int64 `[n]`."""
+        """The most probable class, int64 `[images]`."""
         return np.asarray(self.probabilities.argmax(axis=1), np.int64)
 
-    def answer(self, row: int) -> "ClassifiedImage":
-        """What was said of one image."""
+    @property
+    def label_probabilities(self) -> Probabilities:
+        """Probability of each image's label, float32 `[images]`."""
+        return self.probabilities[np.arange(len(self.labels)), self.labels]
+
+    def image(self, row: int) -> "ClassifiedImage":
         label, predicted = int(self.labels[row]), int(self.probabilities[row].argmax())
-        of_label, of_predicted = (
-            float(self.probabilities[row, position]) for position in (label, predicted)
+        probability, label_probability = (
+            float(self.probabilities[row, position]) for position in (predicted, label)
         )
-        return ClassifiedImage(
-            int(self.indices[row]), self.split, label, predicted, of_label, of_predicted
-        )
+        index = int(self.indices[row])
+        return ClassifiedImage(index, self.split, label, predicted, label_probability, probability)
 
 
 @dataclass(frozen=True)
 class ClassifiedImage:
-    """One image's label and the network's top-1, with the probability of each."""
+    """An image with its label and its predicted class, and the probability of each."""
 
     index: int
     split: str
@@ -54,21 +63,18 @@ class ClassifiedImage:
 
     @property
     def margin(self) -> float:
-        """How much surer the network is of its own answer than of the label."""
+        """Probability of the predicted class minus that of the label."""
         return self.probability - self.label_probability
 
     @property
     def loss(self) -> float:
-        """Cross-entropy, nats."""
-        return float(-np.log(max(self.label_probability, _SMALLEST)))
+        """Cross-entropy in nats."""
+        return float(-np.log(max(self.label_probability, SMALLEST_PROBABILITY)))
 
 
 @dataclass(frozen=True)
-class ClassFigures:
-    """One class on the test split: its images, how many of them were found, how many of those taken for it are it.
-
-    A share of nothing is None.
-    """
+class ClassMetrics:
+    """Number of images, recall and precision of a class; None if there is nothing to divide by."""
 
     label: int
     name: str
@@ -79,9 +85,12 @@ class ClassFigures:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """The images whose top-1 probability lies in [low, high), in the last bin also 1.
+    """Images whose highest probability is in [low, high); the last bin includes 1.
 
-    How many they are, the mean of that probability, and the share of them that is right.
+    Attributes:
+        images: Number of images.
+        confidence: Mean of their highest probabilities.
+        accuracy: Share of correct predictions.
     """
 
     low: float
@@ -92,91 +101,93 @@ class ReliabilityBin:
 
 
 def softmax(logits: NDArray[np.float32]) -> Probabilities:
-    """Probabilities from logits, row by row."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
 
-def confusion_matrix(answers: SplitPredictions) -> Indices:
-    """How many images of each class (row) were taken for each (column), int64 `[classes, classes]`."""
-    classes = answers.probabilities.shape[1]
-    return np.bincount(
-        answers.labels * classes + answers.predicted, minlength=classes * classes
-    ).reshape(classes, classes)
+def confusion_matrix(predictions: SplitPredictions) -> Indices:
+    """Number of images by label (row) and predicted class (column), int64 `[classes, classes]`."""
+    classes = predictions.probabilities.shape[1]
+    cells = predictions.labels * classes + predictions.predicted
+    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 
 
-def figures_by_class(matrix: Indices, names: Sequence[str]) -> list[ClassFigures]:
-    """Recall and precision of each class, in the order of the classes."""
+def class_metrics(matrix: Indices, names: Sequence[str]) -> list[ClassMetrics]:
+    """Metrics of each class, from a confusion matrix."""
 
     def share(part: int, whole: int) -> float | None:
         return part / whole if whole else None
 
-    of_label, of_answer = matrix.sum(axis=1).tolist(), matrix.sum(axis=0).tolist()
-    right = matrix.diagonal().tolist()
+    labelled, predicted = matrix.sum(axis=1).tolist(), matrix.sum(axis=0).tolist()
+    correct = matrix.diagonal().tolist()
     return [
-        ClassFigures(
+        ClassMetrics(
             label,
             name,
-            of_label[label],
-            share(right[label], of_label[label]),
-            share(right[label], of_answer[label]),
+            labelled[label],
+            recall=share(correct[label], labelled[label]),
+            precision=share(correct[label], predicted[label]),
         )
         for label, name in enumerate(names)
     ]
 
 
-def rows_by_cell(answers: SplitPredictions) -> dict[tuple[int, int], Indices]:
-    """Rows of the answers for each (label, predicted) that occurs: mistakes the surest first, right answers the least sure."""
-    cells = answers.labels * answers.probabilities.shape[1] + answers.predicted
-    confidence = answers.probabilities.max(axis=1)
-    wrong = answers.predicted != answers.labels
-    order = np.lexsort((np.where(wrong, -confidence, confidence), cells))
+def rows_by_cell(predictions: SplitPredictions) -> dict[tuple[int, int], Indices]:
+    """Rows of the predictions for each (label, predicted class) that occurs.
+
+    Mistakes are sorted by falling, correct predictions by rising probability.
+    """
+    labels, predicted = predictions.labels, predictions.predicted
+    cells = labels * predictions.probabilities.shape[1] + predicted
+    confidence = predictions.probabilities.max(axis=1)
+    order = np.lexsort((np.where(predicted != labels, -confidence, confidence), cells))
     starts = np.flatnonzero(np.diff(cells[order], prepend=-1))
     groups = np.split(order, starts[1:])
-    return {
-        (int(answers.labels[rows[0]]), int(answers.predicted[rows[0]])): rows
-        for rows in groups
-        if len(rows)
-    }
+    return {(int(labels[rows[0]]), int(predicted[rows[0]])): rows for rows in groups if len(rows)}
 
 
-def worst_mistakes(answers: SplitPredictions, limit: int) -> list[ClassifiedImage]:
-    """The mistakes with the highest loss, the worst first."""
-    own = answers.probabilities[np.arange(len(answers.labels)), answers.labels]
-    wrong = np.flatnonzero(answers.predicted != answers.labels)
-    return [
-        answers.answer(row) for row in wrong[np.argsort(own[wrong], kind="stable")][:limit].tolist()
-    ]
+def worst_mistakes(predictions: SplitPredictions, limit: int) -> list[ClassifiedImage]:
+    """The misclassified images with the highest loss, highest first."""
+    wrong = np.flatnonzero(predictions.predicted != predictions.labels)
+    order = np.argsort(predictions.label_probabilities[wrong], kind="stable")
+    return [predictions.image(row) for row in wrong[order][:limit].tolist()]
 
 
-def likely_wrong_labels(parts: Sequence[SplitPredictions]) -> list[ClassifiedImage]:
-    """Images whose label the network doubts, the largest margin first.
+def likely_wrong_labels(splits: Sequence[SplitPredictions]) -> list[ClassifiedImage]:
+    """Images whose label is probably wrong, the largest margin first.
 
-    It doubts a label where it is as sure of another class as it is on average of the images that bear that class: the
-    rule of confident learning (Northcutt et al. 2021), which adapts to networks that are never sure.
+    An image is listed if the probability of its predicted class is at least the average of the
+    images that are labelled with this class in the same split.
+
+    Source: confident learning, Northcutt et al. 2021.
     """
     return sorted(
-        (part.answer(row) for part in parts for row in _doubted(part).tolist()),
-        key=lambda answer: (-answer.margin, answer.index),
+        (split.image(row) for split in splits for row in _likely_wrong_rows(split).tolist()),
+        key=lambda image: (-image.margin, image.index),
     )
 
 
-def _doubted(answers: SplitPredictions) -> Indices:
-    classes = answers.probabilities.shape[1]
-    own = answers.probabilities[np.arange(len(answers.labels)), answers.labels].astype(np.float64)
-    images = np.bincount(answers.labels, minlength=classes)
-    usual = np.bincount(answers.labels, own, classes) / np.maximum(images, 1)
-    usual[images == 0] = np.inf  # nothing is known of a class that has no image here
-    predicted = answers.predicted
-    return np.flatnonzero(
-        (predicted != answers.labels) & (answers.probabilities.max(axis=1) >= usual[predicted])
+def _likely_wrong_rows(predictions: SplitPredictions) -> Indices:
+    classes = predictions.probabilities.shape[1]
+    images = np.bincount(predictions.labels, minlength=classes)
+    sums = np.bincount(
+        predictions.labels, predictions.label_probabilities.astype(np.float64), classes
     )
+    thresholds = sums / np.maximum(images, 1)
+    thresholds[images == 0] = np.inf
+    predicted, confidence = predictions.predicted, predictions.probabilities.max(axis=1)
+    return np.flatnonzero((predicted != predictions.labels) & (confidence >= thresholds[predicted]))
 
 
-def reliability(answers: SplitPredictions, bins: int = CALIBRATION_BINS) -> list[ReliabilityBin]:
-    """Confidence against accuracy in bins of equal width, the empty ones left out; the bins of `calibration_error`."""
-    confidence = answers.probabilities.max(axis=1)
-    right = answers.predicted == answers.labels
+def reliability_bins(
+    predictions: SplitPredictions, bins: int = CALIBRATION_BINS
+) -> list[ReliabilityBin]:
+    """Confidence and accuracy in bins of equal width, without empty bins.
+
+    The bins are those of `calibration_error`.
+    """
+    confidence = predictions.probabilities.max(axis=1)
+    correct = predictions.predicted == predictions.labels
     bin_of = np.minimum((confidence * bins).astype(np.int64), bins - 1)
     return [
         ReliabilityBin(
@@ -184,7 +195,7 @@ def reliability(answers: SplitPredictions, bins: int = CALIBRATION_BINS) -> list
             (position + 1) / bins,
             int(inside.sum()),
             float(confidence[inside].mean(dtype=np.float64)),
-            float(right[inside].mean()),
+            float(correct[inside].mean()),
         )
         for position in range(bins)
         if (inside := bin_of == position).any()

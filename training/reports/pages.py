@@ -1,4 +1,4 @@
-"""Pages: a template filled into one HTML file that needs nothing beside itself, no network and no script."""
+"""Renders a template as one self-contained HTML page without scripts."""
 
 import json
 from collections.abc import Mapping
@@ -16,62 +16,62 @@ TEMPLATES: Final = Path(__file__).parent / "templates"
 MISSING: Final = "\N{EN DASH}"
 
 
-def fill(template: str, **values: Any) -> bytes:
-    """The template with these values: every text that is not Markup is escaped, and what can not be shown written out."""
+def render_page(template: str, **values: Any) -> bytes:
+    """The template filled with these values, as UTF-8.
+
+    Strings are escaped unless they are Markup. Unprintable characters are written as escapes.
+    """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_finalized,
+        finalize=_escape_strings,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": percent,
-        "whole": partial(_number, kind=",d"),
-        "decimals": _number,
-        "moment": moment,
-        "duration": duration,
+        "percent": format_percent,
+        "whole": partial(_format_number, kind=",d"),
+        "decimals": _format_number,
+        "time": format_time,
+        "duration": format_duration,
     }
     return environment.get_template(template).render(values).encode()
 
 
-def percent(share: float | None) -> str:
-    """A share as per cent with two digits behind the point."""
+def format_percent(share: float | None) -> str:
+    """`0.12345` as `12.35%`."""
     return MISSING if share is None else f"{share:.2%}"
 
 
-def moment(text: str) -> str:
-    """An ISO 8601 time as a person writes it."""
+def format_time(text: str) -> str:
+    """An ISO 8601 time as `3 February 2024 at 04:05 UTC`."""
     time = datetime.fromisoformat(text)
     return f"{time.day} {time:%B %Y} at {time:%H:%M} {time.tzname() or ''}".rstrip()
 
 
-def duration(seconds: float) -> str:
-    """Seconds as h:mm:ss, or with one digit behind the point where they are few."""
+def format_duration(seconds: float) -> str:
+    """Seconds as `h:mm:ss`, or with one decimal below a minute."""
     return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
 
 
-def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested values under dotted names, each as TOML would write it; what is None or empty is left out."""
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested values by dotted name, as JSON except strings. None and empty lists are left out."""
     flat: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            flat |= flattened(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, str):
+            flat[prefix + name] = value
         elif value is not None and value not in ([], ()):
-            flat[prefix + name] = (
-                value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            )
+            flat[prefix + name] = json.dumps(value, ensure_ascii=False)
     return flat
 
 
-def _number(value: float | None, kind: str = ".4f") -> str:
+def _format_number(value: float | None, kind: str = ".4f") -> str:
     return MISSING if value is None else format(value, kind)
 
 
-def _finalized(value: Any) -> Any:
-    return (
-        escape_unprintable(value)
-        if isinstance(value, str) and not isinstance(value, Markup)
-        else value
-    )
+def _escape_strings(value: Any) -> Any:
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return escape_unprintable(value) if is_text else value

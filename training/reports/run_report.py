@@ -1,4 +1,4 @@
-"""The report: everything there is to see of a run in one self-contained `report.html`."""
+"""The report of a run: one self-contained page, `report.html`."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,15 +21,15 @@ from training.reports.history import History, read_history
 from training.reports.mistakes import (
     ClassifiedImage,
     SplitPredictions,
+    class_metrics,
     confusion_matrix,
-    figures_by_class,
     likely_wrong_labels,
-    reliability,
+    reliability_bins,
     rows_by_cell,
     softmax,
     worst_mistakes,
 )
-from training.reports.pages import fill, flattened
+from training.reports.pages import flatten, render_page
 from training.reports.thumbnails import make_thumbnails
 from training.run.checkpoint import load_checkpoint
 from training.run.data import RunData
@@ -39,25 +39,34 @@ from training.run.weights import Trained, load_trained
 from training.steps.calibrate import CALIBRATION_FILE, RunCalibration, read_calibration
 from training.steps.evaluate import LOGITS_FILE, read_figures, read_logits
 
-REPORT: Final = "report.html"
-CELL_PICTURES: Final = 12
-PICTURES: Final = 1500
+REPORT_FILE: Final = "report.html"
+CELL_THUMBNAILS: Final = 12
+"""Largest number of thumbnails of one cell of the confusion matrix."""
+MATRIX_THUMBNAILS: Final = 1500
+"""Largest number of thumbnails of the whole confusion matrix."""
 MATRIX_CLASSES: Final = 100
-PAIRS: Final = 40
-WORST: Final = 24
-DOUBTED: Final = 36
-AFFORDABLE: Final = (
-    60_000  # images of at most SMALL pixels a side, half a minute of a small network on two cores
-)
-SMALL: Final = 64
-SAMPLE: Final = 4096
+"""From so many classes on, the most confused pairs are listed instead of the matrix."""
+LISTED_PAIRS: Final = 40
+LISTED_MISTAKES: Final = 24
+LISTED_LABELS: Final = 36
+SMALL_INPUT_SIDE: Final = 64
+SMALL_SAMPLE: Final = 60_000
+"""Images checked for wrong labels if inputs are small: 30 s of a small network on two cores."""
+LARGE_SAMPLE: Final = 4096
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
+"""Called with (images done, images in total)."""
 
 
 @dataclass(frozen=True)
 class ConfusionCell:
-    """Test images of one class that were taken for one class; `shown` of them have pictures. `shade` is from 0 to 1."""
+    """Test images of one label and one predicted class.
+
+    Attributes:
+        share: Share of the label's images.
+        shade: Darkness of the cell, from 0 to 1.
+        shown: Images with a thumbnail.
+    """
 
     label: int
     predicted: int
@@ -67,123 +76,131 @@ class ConfusionCell:
     shown: tuple[ClassifiedImage, ...]
 
     @property
-    def right(self) -> bool:
-        """Whether it lies on the diagonal."""
+    def is_correct(self) -> bool:
         return self.label == self.predicted
 
 
 @dataclass(frozen=True)
-class LabelCheck:
-    """How many images of a split were looked at for wrong labels."""
+class CheckedLabels:
+    """How many images of a split were checked for wrong labels, of how many."""
 
     split: str
     images: int
-    of: int
+    total: int
 
 
 def write_run_report(
     run: RunDirectory,
     data: RunData,
-    progress: Progress = lambda *_: None,
+    progress: ProgressCallback = lambda *_: None,
     process: DistributedProcess = SINGLE_PROCESS,
 ) -> Path:
-    """Write the run's `report.html` anew; its path. Reads the run, and changes nothing else in it.
+    """Write `report.html` of a run, and change nothing else. Returns its path.
 
-    Validation and training images are predicted once more, on the process's device, to find labels that are likely wrong;
-    where they are many or large, a sample of them. `progress` hears (images done, images in all), first for these, then for the
-    pictures. Raises RunError where the run has not been evaluated, DataError where an image can not be read any more.
+    Validation and training images, or a sample of them, are predicted again to find labels that
+    are probably wrong.
+
+    Args:
+        progress: Called for the predicted images, then for the thumbnails.
+        process: Predicts on its device.
+
+    Raises:
+        RunError: The run is not evaluated.
+        DataError: An image can no longer be read.
     """
     config, figures, history = run.config(), read_figures(run), read_history(run)
-    test = _test_answers(run, data)
-    others, looked = _other_answers(data, load_trained(run), config.seed, progress, process)
-    doubted = likely_wrong_labels([test, *others])
-    worst = worst_mistakes(test, WORST)
-    matrix, bins = confusion_matrix(test), reliability(test)
-    cells = _cells(test, matrix, full=len(matrix) < MATRIX_CLASSES)
-    shown = [*worst, *doubted[:DOUBTED], *(answer for cell in cells for answer in cell.shown)]
-    checks, gates_notice = _checks(run)
-    opened = figures.get("opened_at", [])
-    page = fill(
+    test = _test_predictions(run, data)
+    others, checked = _other_predictions(data, load_trained(run), config.seed, progress, process)
+    wrong_labels = likely_wrong_labels([test, *others])
+    mistakes = worst_mistakes(test, LISTED_MISTAKES)
+    matrix, has_matrix = confusion_matrix(test), len(data.images.class_names) < MATRIX_CLASSES
+    cells = _confusion_cells(test, matrix, all_cells=has_matrix)
+    listed = [*mistakes, *wrong_labels[:LISTED_LABELS]]
+    listed += [image for cell in cells for image in cell.shown]
+    checks, gates_notice = _read_checks(run)
+    opened_at = figures.get("opened_at", [])
+    bins = reliability_bins(test)
+    page = render_page(
         "report.html.j2",
         run_id=run.run_id,
         config=config,
-        recipe=flattened(config.recipe.model_dump(mode="json")),
+        recipe=flatten(config.recipe.model_dump(mode="json")),
         changed={change.partition("=")[0].strip() for change in config.changes},
         data=data,
         figures=figures,
-        ece=sum(bin_.images * abs(bin_.confidence - bin_.accuracy) for bin_ in bins)
-        / len(test.labels),
         correct=int(matrix.trace()),
-        opened=[opened] if isinstance(opened, str) else opened,
+        opened_at=[opened_at] if isinstance(opened_at, str) else opened_at,
         history=history,
         curves=draw_curves(history, figures["best_epoch"]),
-        classes=figures_by_class(matrix, data.images.class_names),
-        matrix=_as_rows(cells, len(matrix)) if len(matrix) < MATRIX_CLASSES else None,
+        classes=class_metrics(matrix, data.images.class_names),
+        matrix=_matrix_rows(cells, len(matrix)) if has_matrix else None,
         cells=cells,
         mistakes=int(matrix.sum() - matrix.trace()),
-        worst=worst,
-        doubted=doubted[:DOUBTED],
-        doubts=len(doubted),
-        looked=[LabelCheck("test", len(test.labels), len(test.labels)), *looked],
+        worst_mistakes=mistakes,
+        wrong_labels=wrong_labels[:LISTED_LABELS],
+        wrong_labels_total=len(wrong_labels),
+        checked_labels=[CheckedLabels("test", len(test.labels), len(test.labels)), *checked],
         bins=bins,
-        diagram=draw_reliability("calibration", bins),
-        calibrated=_calibrated(run),
-        pictures=make_thumbnails(data, [answer.index for answer in shown], progress),
-        succession=read_previous_comparison(run) if run.has(SUCCESSION_FILE) else None,
+        reliability=draw_reliability("calibration", bins),
+        calibration=_read_calibration(run),
+        thumbnails=make_thumbnails(data, [image.index for image in listed], progress),
+        retraining=read_previous_comparison(run) if run.has(SUCCESSION_FILE) else None,
         checks=checks,
         gates_notice=gates_notice,
-        environment=_environment(run),
+        environment=_read_environment(run),
     )
-    run.write(REPORT, page)
-    return run.path / REPORT
+    run.write(REPORT_FILE, page)
+    return run.path / REPORT_FILE
 
 
 def draw_curves(history: History, best_epoch: int) -> list[tuple[str, Markup]]:
-    """Loss, accuracy and learning rate by epoch, each with its caption."""
+    """Captions and drawings of loss, accuracy and learning rate by epoch."""
 
-    def line(label: str, column: str, series: int) -> Line:
-        return Line(label, history.epochs, history.column(column), series)
+    def line(label: str, metric: str, series: int) -> Line:
+        return Line(label, history.epochs, history.metric(metric), series)
 
     mark = (best_epoch, f"epoch {best_epoch} kept")
-    train, validation = (
-        "training",
-        "validation, trained on too" if history.validation_learned else "validation",
-    )
-    losses = [line(train, "train_loss", 0), line(validation, "validation_loss", 1)]
-    accuracies = [line(train, "train_top1", 0), line(validation, "validation_top1", 1)]
+    validation = "validation (trained on)" if history.validation_learned else "validation"
+    losses = [line("training", "train_loss", 0), line(validation, "validation_loss", 1)]
+    accuracies = [line("training", "train_top1", 0), line(validation, "validation_top1", 1)]
+    rates = [line("learning rate", "learning_rate", 2)]
     drawings = (
         ("Loss", draw_lines("loss", losses, logarithmic=True, mark=mark)),
         ("Accuracy", draw_lines("accuracy", accuracies, percent=True, mark=mark)),
-        (
-            "Learning rate",
-            draw_lines("rate", [line("learning rate", "learning_rate", 2)], legend=False),
-        ),
+        ("Learning rate", draw_lines("rate", rates, legend=False)),
     )
     return [(caption, drawing) for caption, drawing in drawings if drawing is not None]
 
 
-def _test_answers(run: RunDirectory, data: RunData) -> SplitPredictions:
+def _test_predictions(run: RunDirectory, data: RunData) -> SplitPredictions:
     logits, indices = read_logits(run), data.split.test
-    if logits.shape != (len(indices), len(data.images.class_names)):
+    expected = (len(indices), len(data.images.class_names))
+    if logits.shape != expected:
         raise RunError(
-            f"{run.path / LOGITS_FILE} is of {logits.shape[0]} images in {logits.shape[1]} classes, and the test split is not"
+            f"{run.path / LOGITS_FILE} has logits of shape {list(logits.shape)}, but the test "
+            f"split needs {list(expected)}. Run `python -m training evaluate` again."
         )
     return SplitPredictions("test", indices, data.images.labels[indices], softmax(logits))
 
 
-def _other_answers(
-    data: RunData, trained: Trained, seed: int, progress: Progress, process: DistributedProcess
-) -> tuple[list[SplitPredictions], list[LabelCheck]]:
-    """What the network says of validation and training images, as many as are affordable."""
+def _other_predictions(
+    data: RunData,
+    trained: Trained,
+    seed: int,
+    progress: ProgressCallback,
+    process: DistributedProcess,
+) -> tuple[list[SplitPredictions], list[CheckedLabels]]:
+    """Predictions for samples of the validation and training images."""
     spec = data.preprocessing
-    small = data.canvas is not None and max(spec.crop_height, spec.crop_width) <= SMALL
-    chosen = {
-        name: _sample(indices, AFFORDABLE if small else SAMPLE, seed)
-        for name, indices in (("validation", data.split.validation), ("train", data.split.train))
-    }
-    total, done = sum(map(len, chosen.values())), 0
+    is_small = data.canvas is not None and (
+        max(spec.crop_height, spec.crop_width) <= SMALL_INPUT_SIDE
+    )
+    limit = SMALL_SAMPLE if is_small else LARGE_SAMPLE
+    splits = {"validation": data.split.validation, "train": data.split.train}
+    samples = {name: _draw_sample(indices, limit, seed) for name, indices in splits.items()}
+    total, done = sum(map(len, samples.values())), 0
 
-    def counted(chunks: Iterable[Pixels]) -> Iterator[Pixels]:
+    def count_images(chunks: Iterable[Pixels]) -> Iterator[Pixels]:
         nonlocal done
         for chunk in chunks:
             yield chunk
@@ -191,84 +208,65 @@ def _other_answers(
             progress(done, total)
 
     network = trained.answering.to(process.device)
-    answers = []
-    for name, indices in chosen.items():
+    predictions = []
+    for name, indices in samples.items():
         if len(indices):
-            logits = predict(
-                network, counted(data.chunks(indices)), trained.normalize, process
-            ).numpy()
-            answers.append(
-                SplitPredictions(name, indices, data.images.labels[indices], softmax(logits))
-            )
-    return answers, [
-        LabelCheck(name, len(indices), len(getattr(data.split, name)))
-        for name, indices in chosen.items()
+            chunks = count_images(data.chunks(indices))
+            logits = predict(network, chunks, trained.normalize, process).numpy()
+            labels = data.images.labels[indices]
+            predictions.append(SplitPredictions(name, indices, labels, softmax(logits)))
+    return predictions, [
+        CheckedLabels(name, len(samples[name]), len(indices)) for name, indices in splits.items()
     ]
 
 
-def _sample(indices: Indices, limit: int, seed: int) -> Indices:
-    """At most `limit` of them, drawn by the seed, in order."""
+def _draw_sample(indices: Indices, limit: int, seed: int) -> Indices:
+    """At most `limit` random indices, sorted."""
     if len(indices) <= limit:
         return indices
     return np.sort(np.random.default_rng(seed).choice(indices, limit, replace=False))
 
 
-def _cells(test: SplitPredictions, matrix: Indices, *, full: bool) -> list[ConfusionCell]:
-    """The cells of the matrix that hold images, row by row; without a `full` one, the largest off the diagonal."""
+def _confusion_cells(
+    test: SplitPredictions, matrix: Indices, *, all_cells: bool
+) -> list[ConfusionCell]:
+    """The cells with images row by row, or only the largest ones off the diagonal."""
     rows = rows_by_cell(test)
-    if not full:
-        wrong = [place for place in rows if place[0] != place[1]]
-        rows = {
-            place: rows[place]
-            for place in sorted(wrong, key=lambda place: -len(rows[place]))[:PAIRS]
-        }
-    limit = _pictures_a_cell([len(cell) for cell in rows.values()])
-    of_label = matrix.sum(axis=1)
-    most = max(
-        (
-            len(cell) / of_label[label]
-            for (label, predicted), cell in rows.items()
-            if label != predicted
-        ),
-        default=1.0,
-    )
+    if not all_cells:
+        wrong = [cell for cell in rows if cell[0] != cell[1]]
+        largest = sorted(wrong, key=lambda cell: -len(rows[cell]))[:LISTED_PAIRS]
+        rows = {cell: rows[cell] for cell in largest}
+    limit = _thumbnails_per_cell([len(images) for images in rows.values()])
+    label_counts = matrix.sum(axis=1)
+    shares = {cell: float(len(images) / label_counts[cell[0]]) for cell, images in rows.items()}
+    wrong_shares = (share for (label, predicted), share in shares.items() if label != predicted)
+    largest_wrong = max(wrong_shares, default=1.0)
     cells = []
-    for (label, predicted), cell in rows.items():
-        share = float(len(cell) / of_label[label])
-        shade = share if label == predicted else float(np.sqrt(share / most))
-        cells.append(
-            ConfusionCell(
-                label,
-                predicted,
-                len(cell),
-                share,
-                shade,
-                tuple(map(test.answer, cell[:limit].tolist())),
-            )
-        )
+    for (label, predicted), images in rows.items():
+        share = shares[label, predicted]
+        shade = share if label == predicted else float(np.sqrt(share / largest_wrong))
+        shown = tuple(test.image(row) for row in images[:limit].tolist())
+        cells.append(ConfusionCell(label, predicted, len(images), share, shade, shown))
     return cells
 
 
-def _pictures_a_cell(sizes: Sequence[int]) -> int:
-    """The most pictures of each cell that keep the page within bounds, at least one."""
-    fitting = (
-        limit
-        for limit in range(CELL_PICTURES, 1, -1)
-        if sum(min(size, limit) for size in sizes) <= PICTURES
-    )
-    return next(fitting, 1)
+def _thumbnails_per_cell(sizes: Sequence[int]) -> int:
+    """The largest number of thumbnails per cell within MATRIX_THUMBNAILS, at least one."""
+    for limit in range(CELL_THUMBNAILS, 1, -1):
+        if sum(min(size, limit) for size in sizes) <= MATRIX_THUMBNAILS:
+            return limit
+    return 1
 
 
-def _as_rows(cells: Iterable[ConfusionCell], classes: int) -> list[list[ConfusionCell | None]]:
-    by_place = {(cell.label, cell.predicted): cell for cell in cells}
+def _matrix_rows(cells: Iterable[ConfusionCell], classes: int) -> list[list[ConfusionCell | None]]:
+    by_position = {(cell.label, cell.predicted): cell for cell in cells}
     return [
-        [by_place.get((label, predicted)) for predicted in range(classes)]
+        [by_position.get((label, predicted)) for predicted in range(classes)]
         for label in range(classes)
     ]
 
 
-def _calibrated(run: RunDirectory) -> RunCalibration | None:
-    """What calibration does; where its file can not be read, the reason as a notice."""
+def _read_calibration(run: RunDirectory) -> RunCalibration | None:
     if not run.has(CALIBRATION_FILE):
         return None
     try:
@@ -277,8 +275,8 @@ def _calibrated(run: RunDirectory) -> RunCalibration | None:
         return RunCalibration(notices=(str(error),))
 
 
-def _checks(run: RunDirectory) -> tuple[tuple[Check, ...], str | None]:
-    """What the gates found, and why that is not to be had where it is not."""
+def _read_checks(run: RunDirectory) -> tuple[tuple[Check, ...], str | None]:
+    """Results of the gates, and the reason if they cannot be read."""
     if not run.has(GATES_FILE):
         return (), None
     try:
@@ -287,10 +285,10 @@ def _checks(run: RunDirectory) -> tuple[tuple[Check, ...], str | None]:
         return (), str(error)
 
 
-def _environment(run: RunDirectory) -> Mapping[str, Any]:
-    """What the bits depend on, from the checkpoint; empty where there is none."""
+def _read_environment(run: RunDirectory) -> Mapping[str, Any]:
+    """The numeric environment that the checkpoint names; empty without a checkpoint."""
     with suppress(RunError):
         environment = (load_checkpoint(run) or {}).get("environment")
         if isinstance(environment, dict):
-            return flattened(environment)
+            return flatten(environment)
     return {}

@@ -1,4 +1,4 @@
-"""Pictures for a page: images as the service sees them, each small enough to stand inside the page as a data: URI."""
+"""Thumbnails of images as the service sees them, as `data:` URIs."""
 
 import base64
 from collections.abc import Callable, Collection, Mapping
@@ -12,14 +12,15 @@ from model_store.preprocessing import Pixels
 from training.data.lazy_columns import encode
 from training.run.data import PIXEL_CHUNK_SIZE, RunData
 
-SMALL_SIDE: Final = 64
+LOSSLESS_SIDE: Final = 64
+"""Images of up to so many pixels a side are kept as they are."""
 THUMBNAIL_SIDE: Final = 112
-JPEG_QUALITY: Final = 82
+THUMBNAIL_QUALITY: Final = 82
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """An image as a `data:` URI. `small` ones hold every pixel and are to be enlarged without smoothing."""
+    """An image as a `data:` URI. A `small` one has every pixel; enlarge it without smoothing."""
 
     uri: str
     small: bool
@@ -28,31 +29,32 @@ class Thumbnail:
 def make_thumbnails(
     data: RunData, indices: Collection[int], progress: Callable[[int, int], None] = lambda *_: None
 ) -> Mapping[int, Thumbnail]:
-    """The images at these positions, each once. `progress` hears (images done, images in all). Raises DataError."""
+    """Thumbnails of the images at these positions.
+
+    Args:
+        progress: Called with (images done, images in total).
+
+    Raises:
+        DataError: An image can no longer be read.
+    """
     wanted = np.array(sorted(set(indices)), np.int64)
-    pictures: dict[int, Thumbnail] = {}
-    for start, chunk in zip(
-        range(0, len(wanted), PIXEL_CHUNK_SIZE), data.chunks(wanted), strict=True
-    ):
-        pictures |= {
-            int(index): thumbnail_of(pixels)
-            for index, pixels in zip(wanted[start : start + PIXEL_CHUNK_SIZE], chunk, strict=True)
-        }
-        progress(len(pictures), len(wanted))
-    return pictures
+    thumbnails: dict[int, Thumbnail] = {}
+    starts = range(0, len(wanted), PIXEL_CHUNK_SIZE)
+    for start, chunk in zip(starts, data.chunks(wanted), strict=True):
+        for index, pixels in zip(wanted[start : start + PIXEL_CHUNK_SIZE], chunk, strict=True):
+            thumbnails[int(index)] = make_thumbnail(pixels)
+        progress(len(thumbnails), len(wanted))
+    return thumbnails
 
 
-def thumbnail_of(pixels: Pixels) -> Thumbnail:
-    """One image, uint8 `[height, width, 3]`: PNG up to 64 pixels, a reduced JPEG above."""
-    small = max(pixels.shape[:2]) <= SMALL_SIDE
-    grey = bool((pixels == pixels[..., :1]).all())
-    image = Image.fromarray(pixels[..., 0] if grey else pixels)
-    if not small:
+def make_thumbnail(pixels: Pixels) -> Thumbnail:
+    """Thumbnail of uint8 `[height, width, 3]`: PNG up to 64 pixels a side, a reduced JPEG above."""
+    small = max(pixels.shape[:2]) <= LOSSLESS_SIDE
+    is_grey = bool((pixels == pixels[..., :1]).all())
+    image = Image.fromarray(pixels[..., 0] if is_grey else pixels)
+    if small:
+        kind, encoded = "png", encode(image, "PNG", optimize=True)
+    else:
         image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
-    encoded = (
-        encode(image, "PNG", optimize=True)
-        if small
-        else encode(image, "JPEG", quality=JPEG_QUALITY)
-    )
-    kind = "png" if small else "jpeg"
+        kind, encoded = "jpeg", encode(image, "JPEG", quality=THUMBNAIL_QUALITY)
     return Thumbnail(f"data:image/{kind};base64,{base64.b64encode(encoded).decode()}", small)

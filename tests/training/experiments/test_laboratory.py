@@ -15,7 +15,7 @@ from laboratories import interrupted_copy, laboratory_at
 from training.errors import InterruptedRunError, RecipeError, RunError
 from training.experiments.laboratory import Laboratory, digest, model_name
 from training.experiments.sample_images import SampleTestImages, sample_training_images
-from training.reports.history import split_rows
+from training.reports.history import split_indices
 from training.run.data import CHECK_FILE
 from training.run.directory import RunDirectory
 from training.run.weights import LAST_WEIGHTS
@@ -155,7 +155,7 @@ def test_model_names_have_safe_characters_only(tmp_path: Path) -> None:
 
 def test_sample_images_come_from_their_split(laboratory: Laboratory) -> None:
     run = laboratory.train("resnet20", 0)
-    test = split_rows(run.directory)["test"]
+    test = split_indices(run.directory)["test"]
     sample = SampleTestImages(laboratory, run, 5)
     assert len(sample) == len(set(sample.indices.tolist())) == 5
     assert set(sample.indices.tolist()) <= set(test)

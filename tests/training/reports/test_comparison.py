@@ -1,4 +1,4 @@
-"""Comparison: what differs between runs, whether it is more than chance, how far each run has come."""
+"""Comparison of runs, significance of their difference, and the list of runs."""
 
 import io
 import json
@@ -21,8 +21,8 @@ from training.reports.comparison import (
     McNemarTest,
     compare,
     comparison_table,
-    differences,
-    duels,
+    config_differences,
+    mcnemar_tests,
     runs_table,
 )
 from training.reports.history import read_history
@@ -34,15 +34,15 @@ CLASSES = 10
 
 
 def changed(run: RunDirectory, place: Path, name: str, **values: object) -> RunDirectory:
-    """A copy of the run under a name of its own, with other values in its config."""
+    """A copy of the run under another name, with other values in its config."""
     place.mkdir(exist_ok=True)
     copy = RunDirectory(Path(shutil.copytree(run.path, place / name)))
     copy.write_json("config.json", {**run.read_json("config.json", "run"), **values})
     return copy
 
 
-def answer(run: RunDirectory, wrong: Sequence[int]) -> None:
-    """Let the run have been wrong about these of its test images, and right about all others."""
+def set_mistakes(run: RunDirectory, wrong: Sequence[int]) -> None:
+    """Change the evaluation of a run so that only these test images are misclassified."""
     labels = read_labels(run)
     predicted = labels.copy()
     predicted[list(wrong)] = (predicted[list(wrong)] + 1) % CLASSES
@@ -56,7 +56,6 @@ def answer(run: RunDirectory, wrong: Sequence[int]) -> None:
 
 
 def compared(*runs: RunDirectory) -> list[ComparedRun]:
-    """The runs as the comparison reads them."""
     return [
         ComparedRun(
             run.run_id,
@@ -71,7 +70,7 @@ def compared(*runs: RunDirectory) -> list[ComparedRun]:
 
 
 def as_text(table: Table) -> str:
-    """The table as a wide terminal shows it."""
+    """The table as printed on a wide terminal."""
     console = Console(file=io.StringIO(), width=300)
     console.print(table)
     assert isinstance(console.file, io.StringIO)
@@ -79,7 +78,7 @@ def as_text(table: Table) -> str:
 
 
 def binomial_p(successes: int, trials: int) -> float:
-    """Two-sided and exact at 1/2: the sum of all outcomes that are no likelier, by counting."""
+    """Two-sided exact p-value at 1/2: the sum over all outcomes that are not more likely."""
     ways = [math.comb(trials, k) for k in range(trials + 1)]
     return sum(way for way in ways if way <= ways[successes]) / 2**trials
 
@@ -87,8 +86,8 @@ def binomial_p(successes: int, trials: int) -> float:
 @pytest.mark.parametrize(
     ("first", "second"), [(10, 2), (2, 10), (5, 0), (1, 0), (7, 7), (30, 45), (0, 0)]
 )
-def test_mcnemars_p_is_the_binomials(first: int, second: int) -> None:
-    """Two-sided: which run is called first does not matter. Where nothing differs it is 1."""
+def test_p_is_that_of_the_exact_binomial_test(first: int, second: int) -> None:
+    """The order of the runs does not matter."""
     assert McNemarTest("a", "b", first, second).p == pytest.approx(
         binomial_p(first, first + second)
     )
@@ -96,43 +95,39 @@ def test_mcnemars_p_is_the_binomials(first: int, second: int) -> None:
 
 
 def test_known_values_of_p() -> None:
-    """By hand: 10 to 2 is 158 of 4096, five to none is 2 of 32."""
+    """10 to 2 is 158 of 4096, 5 to 0 is 2 of 32."""
     assert McNemarTest("a", "b", 10, 2).p == pytest.approx(158 / 4096)
     assert McNemarTest("a", "b", 5, 0).p == pytest.approx(2 / 32)
     assert McNemarTest("a", "b", 0, 0).p == 1.0
 
 
-def test_a_duel_counts_what_only_one_of_them_got_right(
+def test_a_test_counts_images_that_only_one_run_classifies_correctly(
     finished_run: RunDirectory, tmp_path: Path
 ) -> None:
-    """Images that both got right, or both got wrong, say nothing of the difference."""
     first, second = (changed(finished_run, tmp_path, name) for name in ("first", "second"))
-    answer(first, wrong=[0, 1, 2, 3, 4])
-    answer(second, wrong=[3, 4, *range(100, 110)])
-    (duel,) = duels(compared(first, second))
-    assert duel == McNemarTest("first", "second", only_first=10, only_second=3)
-    assert duels(compared(second, first)) == [
+    set_mistakes(first, wrong=[0, 1, 2, 3, 4])
+    set_mistakes(second, wrong=[3, 4, *range(100, 110)])
+    (test,) = mcnemar_tests(compared(first, second))
+    assert test == McNemarTest("first", "second", only_first=10, only_second=3)
+    assert mcnemar_tests(compared(second, first)) == [
         McNemarTest("second", "first", only_first=3, only_second=10)
     ]
 
 
-def test_each_pair_has_its_duel_and_the_same_answers_have_no_difference(
-    finished_run: RunDirectory, tmp_path: Path
-) -> None:
-    """Three runs make three pairs; who was not evaluated is in none."""
+def test_each_pair_of_evaluated_runs_is_tested(finished_run: RunDirectory, tmp_path: Path) -> None:
     runs = [changed(finished_run, tmp_path, name) for name in ("a", "b", "c", "unknown")]
-    answer(runs[2], wrong=range(50))
+    set_mistakes(runs[2], wrong=range(50))
     (runs[3].path / "evaluation.json").unlink()
-    found = duels(compared(*runs))
-    assert [(duel.first, duel.second) for duel in found] == [("a", "b"), ("a", "c"), ("b", "c")]
-    assert (found[0].only_first, found[0].only_second, found[0].p) == (0, 0, 1.0)
-    assert found[1].p < 0.001
+    tests = mcnemar_tests(compared(*runs))
+    assert [(test.first, test.second) for test in tests] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert (tests[0].only_first, tests[0].only_second, tests[0].p) == (0, 0, 1.0)
+    assert tests[1].p < 0.001
 
 
-def test_runs_that_were_tested_on_other_images_have_no_duel(
+def test_runs_with_different_test_images_are_not_tested(
     finished_run: RunDirectory, tmp_path: Path
 ) -> None:
-    """Other data, or another split of the same: the n-th image of one is not the n-th of the other."""
+    """The data or the split differs."""
     here, other_data, other_split = (
         changed(finished_run, tmp_path, name) for name in ("here", "data", "split")
     )
@@ -147,13 +142,12 @@ def test_runs_that_were_tested_on_other_images_have_no_duel(
         lines[train].replace(",train,", ",test,"),
     )
     other_split.write("split.csv", "".join(lines).encode())
-    assert duels(compared(here, other_data)) == []
-    assert duels(compared(here, other_split)) == []
-    assert len(duels(compared(here, changed(finished_run, tmp_path, "same")))) == 1
+    assert mcnemar_tests(compared(here, other_data)) == []
+    assert mcnemar_tests(compared(here, other_split)) == []
+    assert len(mcnemar_tests(compared(here, changed(finished_run, tmp_path, "same")))) == 1
 
 
-def test_only_what_differs_is_shown(finished_run: RunDirectory, tmp_path: Path) -> None:
-    """By dotted name, a value for each run, empty where a run has none; names, packages and what was typed are not repeated."""
+def test_only_differing_values_are_listed(finished_run: RunDirectory, tmp_path: Path) -> None:
     recipe = finished_run.config().recipe.model_dump(mode="json")
     other = {
         **recipe,
@@ -171,7 +165,7 @@ def test_only_what_differs_is_shown(finished_run: RunDirectory, tmp_path: Path) 
         changed(finished_run, tmp_path, "a"),
         changed(finished_run, tmp_path, "b", **values, changes=["seed=7"]),
     )
-    assert differences(compared(first, second)) == {
+    assert config_differences(compared(first, second)) == {
         "recipe.optimizer.learning_rate": [
             json.dumps(recipe["optimizer"]["learning_rate"]),
             "0.05",
@@ -180,20 +174,19 @@ def test_only_what_differs_is_shown(finished_run: RunDirectory, tmp_path: Path) 
         "seed": ["0", "7"],
         "start": ["", "weights.safetensors"],
     }
-    assert differences(compared(first, first)) == {}
-    assert differences(compared(first)) == {}
+    assert config_differences(compared(first, first)) == {}
+    assert config_differences(compared(first)) == {}
 
 
-def test_the_page_needs_nothing_and_names_both_runs(
+def test_the_page_is_self_contained_and_escapes_names(
     finished_run: RunDirectory, tmp_path: Path
 ) -> None:
-    """Their figures, curves over each other on three axes, what differs, and the duel; names of folders are text."""
     first, second = (
         changed(finished_run, tmp_path, "first"),
         changed(finished_run, tmp_path, '<script>&"', seed=5),
     )
-    answer(first, wrong=range(10))
-    answer(second, wrong=range(8, 10))
+    set_mistakes(first, wrong=range(10))
+    set_mistakes(second, wrong=range(8, 10))
     written = compare([first, second], tmp_path / "new" / "folder" / "page.html")
     assert written == tmp_path / "new" / "folder" / "page.html"
     source = written.read_text(encoding="utf-8")
@@ -219,22 +212,18 @@ def test_the_page_needs_nothing_and_names_both_runs(
     assert compare([first, second], tmp_path / "again.html").read_bytes() == written.read_bytes()
 
 
-def test_one_run_and_runs_alike_are_compared_too(
+def test_a_page_of_one_run_has_no_test_and_many_runs_have_dashed_lines(
     finished_run: RunDirectory, tmp_path: Path
 ) -> None:
-    """There is no pair and no difference, and the page says so; more runs than colours are drawn dashed."""
     alone = compare([finished_run], tmp_path / "alone.html").read_text(encoding="utf-8")
-    assert "Nothing: they were asked for the same." in alone
+    assert '<th scope="row">seed</th>' not in alone
     assert 'id="chance"' not in alone
     many = compare([finished_run] * 9, tmp_path / "many.html").read_text(encoding="utf-8")
     assert many.count('class="swatch dashed"') == 1
     assert "stroke-dasharray" in many
 
 
-def test_runs_without_figures_are_drawn_and_said_to_be_untested(
-    finished_run: RunDirectory, tmp_path: Path
-) -> None:
-    """While it is trained a run can already be compared; the table says the same as the page."""
+def test_runs_in_training_can_be_compared(finished_run: RunDirectory, tmp_path: Path) -> None:
     tested, untested = (changed(finished_run, tmp_path, name) for name in ("tested", "untested"))
     (untested.path / "evaluation.json").unlink()
     assert "not evaluated" in compare([tested, untested], tmp_path / "page.html").read_text(
@@ -245,10 +234,9 @@ def test_runs_without_figures_are_drawn_and_said_to_be_untested(
     assert "McNemar" not in table
 
 
-def test_a_run_without_an_epoch_can_not_be_compared(
+def test_a_run_without_an_epoch_cannot_be_compared(
     finished_run: RunDirectory, new_run: Callable[..., RunDirectory], tmp_path: Path
 ) -> None:
-    """The error names the run, and no page is written; neither is one of no runs."""
     run = new_run()
     for action in (
         lambda: compare([finished_run, run], tmp_path / "page.html"),
@@ -261,14 +249,16 @@ def test_a_run_without_an_epoch_can_not_be_compared(
     assert not (tmp_path / "page.html").exists()
 
 
-def test_the_table_says_what_the_page_says(finished_run: RunDirectory, tmp_path: Path) -> None:
-    """Each run sees the duel from its own side; brackets in a name are no markup."""
+def test_the_table_states_each_test_from_the_view_of_each_run(
+    finished_run: RunDirectory, tmp_path: Path
+) -> None:
+    """Brackets in a name are not markup."""
     first, second = (
         changed(finished_run, tmp_path, "[red]first"),
         changed(finished_run, tmp_path, "second", seed=5),
     )
-    answer(first, wrong=range(10))
-    answer(second, wrong=range(9, 11))
+    set_mistakes(first, wrong=range(10))
+    set_mistakes(second, wrong=range(9, 11))
     table = as_text(comparison_table([first, second]))
     assert "[red]first" in table
     best = read_history(first).best["validation_top1"]
@@ -281,43 +271,42 @@ def test_the_table_says_what_the_page_says(finished_run: RunDirectory, tmp_path:
     assert rows["seed"] == ["0", "5"]
     p = f"{binomial_p(1, 10):.3g}"
     assert rows["McNemar"] == [
-        f"1 image that second got wrong, 9 the other way; p = {p}",
-        f"9 images that [red]first got wrong, 1 the other way; p = {p}",
+        f"only this run correct: 1; only second correct: 9; p = {p}",
+        f"only this run correct: 9; only [red]first correct: 1; p = {p}",
     ]
 
 
 def listed(runs: Path) -> dict[str, str]:
-    """The state of each run, in the order of the list."""
+    """State of each run, in the order of the list."""
     table = runs_table(runs)
     columns = {str(column.header): [str(cell) for cell in column.cells] for column in table.columns}
     return dict(zip(columns["run"], columns["state"], strict=True))
 
 
-def test_the_list_says_how_far_each_run_has_come(
+def test_the_list_states_how_far_each_run_is(
     finished_run: RunDirectory, new_run: Callable[..., RunDirectory], tmp_path: Path
 ) -> None:
-    """From begun to published, and the figures as soon as there are some."""
     run = new_run()
     states = []
 
-    def note() -> None:
+    def record() -> None:
         states.append(listed(tmp_path / "runs")[run.run_id])
 
-    note()
+    record()
     open_run_data(run)
-    note()
+    record()
     for name in ("metrics.jsonl", "last.safetensors", "evaluation.json"):
         content = (finished_run.path / name).read_bytes()
         run.write(
             name, content.splitlines(keepends=True)[0] if name == "metrics.jsonl" else content
         )
-        note()
+        record()
     run.write("gates.json", b"{}")
-    note()
+    record()
     run.write("published.json", b'{"version": 12}')
-    note()
+    record()
     assert states == [
-        "begun",
+        "created",
         "checked",
         "training, epoch 1 of 2",
         "trained",
@@ -331,8 +320,7 @@ def test_the_list_says_how_far_each_run_has_come(
     assert f"{read_history(run).best['validation_top1']:.2%}" in text
 
 
-def test_the_newest_run_stands_first(finished_run: RunDirectory, tmp_path: Path) -> None:
-    """By when it was begun, whatever it is called."""
+def test_the_newest_run_is_first(finished_run: RunDirectory, tmp_path: Path) -> None:
     for age, name in enumerate(("b", "c", "a")):
         run = changed(finished_run, tmp_path / "runs", name)
         os.utime(run.path / "config.json", (1_000_000 - age, 1_000_000 - age))
@@ -355,7 +343,7 @@ DAMAGES: dict[str, tuple[str, bytes]] = {
 
 
 def test_damaged_runs_do_not_break_the_list(finished_run: RunDirectory, tmp_path: Path) -> None:
-    """Each is said to be damaged, with the file; the sound one beside them is listed as ever. What is no run is not listed."""
+    """The list names the damaged file. Other folders and files are not listed."""
     runs = tmp_path / "runs"
     for name, (file, content) in DAMAGES.items():
         changed(finished_run, runs, name).write(file, content)
@@ -371,17 +359,13 @@ def test_damaged_runs_do_not_break_the_list(finished_run: RunDirectory, tmp_path
     assert "sound" in as_text(runs_table(runs))
 
 
-def test_json_that_no_run_writes_does_not_break_the_list(
+def test_unexpected_json_does_not_break_the_list(
     finished_run: RunDirectory, tmp_path: Path
 ) -> None:
-    """Its run is said to be damaged, whatever it holds."""
     changed(finished_run, tmp_path / "runs", "odd").write("evaluation.json", b'{"top1": "good"}')
     assert listed(tmp_path / "runs")["odd"].startswith("damaged: ")
 
 
-def test_an_empty_list_says_how_to_begin(tmp_path: Path) -> None:
-    """Also where the folder is not there yet; a list of runs says nothing of it."""
+def test_an_empty_list_names_the_command_that_starts_a_run(tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "nowhere"):
-        assert "there are none; begin one with `python -m training run`" in " ".join(
-            as_text(runs_table(place)).split()
-        )
+        assert "`python -m training run`" in " ".join(as_text(runs_table(place)).split())

@@ -1,4 +1,4 @@
-"""Figures: SVG in the page's own colours, with what can be drawn and nothing else."""
+"""Figures are reproducible SVG in the colours of the page."""
 
 import re
 
@@ -6,20 +6,25 @@ import pytest
 from html_page import Page
 from markupsafe import Markup
 
-from training.reports.figures import SERIES, Line, draw_lines, draw_reliability, draw_surfaces
+from training.reports.figures import (
+    SERIES_COLOURS,
+    Line,
+    draw_lines,
+    draw_reliability,
+    draw_surfaces,
+)
 from training.reports.mistakes import ReliabilityBin
 
 
 def path_points(drawing: str, colour: int) -> int:
-    """Points of the curve in a series' colour."""
+    """Number of points of the curve with this colour."""
     curve, _in_the_legend = re.findall(
         rf'<path d="([^"]*)"[^>]*fill: none; stroke: var\(--series-{colour}\)', drawing
     )
     return len(re.findall("[ML]", curve))
 
 
-def test_nothing_to_draw_is_no_drawing() -> None:
-    """No line, a line without a point, a line whose points have no finite value."""
+def test_lines_without_points_give_no_drawing() -> None:
     nan, infinity = float("nan"), float("inf")
     assert draw_lines("none", []) is None
     assert (
@@ -31,7 +36,7 @@ def test_nothing_to_draw_is_no_drawing() -> None:
 
 
 def test_points_without_a_value_are_left_out() -> None:
-    """None and NaN are gaps, and a line without a point is not in the legend either."""
+    """A line without points is not in the legend."""
     lines = [
         Line("full", [1, 2, 3, 4], [0.1, 0.2, 0.3, 0.4], 0),
         Line("gaps", [1, 2, 3, 4], [None, 0.2, float("nan"), 0.4], 1),
@@ -45,8 +50,8 @@ def test_points_without_a_value_are_left_out() -> None:
     assert "nothing" not in drawing
 
 
-def test_a_drawing_takes_its_colours_from_the_page_and_is_the_same_each_time() -> None:
-    """No colour of matplotlib's is left but for none, no date, no size; two drawings of different names share no id."""
+def test_a_drawing_is_reproducible_and_uses_the_colours_of_the_page() -> None:
+    """Drawings with different names share no id."""
     lines = [Line('a <b> & "c"', range(20), [value / 20 for value in range(20)], 0)]
     drawing = draw_lines("first", lines, mark=(3, "epoch 3 kept"))
     assert drawing is not None
@@ -69,10 +74,9 @@ def test_a_drawing_takes_its_colours_from_the_page_and_is_the_same_each_time() -
 
 
 def test_more_lines_than_colours_are_dashed() -> None:
-    """The first line of the second round has the first's colour, and is not taken for it."""
     drawing = draw_lines(
         "many",
-        [Line("first", [1, 2], [1, 2], 0), Line("ninth", [1, 2], [2, 3], SERIES)],
+        [Line("first", [1, 2], [1, 2], 0), Line("ninth", [1, 2], [2, 3], SERIES_COLOURS)],
         legend=False,
     )
     assert drawing is not None
@@ -86,32 +90,29 @@ def test_more_lines_than_colours_are_dashed() -> None:
     ("values", "logarithmic"),
     [([1, 1000], True), ([1, 2], False), ([0, 1000], False), ([-1, 1000], False)],
 )
-def test_an_axis_is_logarithmic_where_values_are_far_apart(
+def test_an_axis_is_logarithmic_if_positive_values_are_far_apart(
     values: list[float], *, logarithmic: bool
 ) -> None:
-    """And where they have a logarithm: a loss of 0 has none."""
     line = Line("loss", [1, 2], values, 0)
-    asked, plain = (
+    on_request, plain = (
         draw_lines("loss", [line], logarithmic=allowed, legend=False) for allowed in (True, False)
     )
-    assert (asked != plain) is logarithmic
+    assert (on_request != plain) is logarithmic
 
 
 def test_a_reliability_diagram_has_a_bar_for_each_bin() -> None:
-    """For accuracy, for the gap to the confidence, and for the images below."""
     drawing = draw_reliability(
         "calibration",
         [ReliabilityBin(0.5, 0.6, 10, 0.55, 0.4), ReliabilityBin(0.9, 1.0, 30, 0.97, 1.0)],
     )
     assert isinstance(drawing, Markup)
     assert len(re.findall(r"<path [^>]*fill: var\(--series-1\)", drawing)) == 2 + 2 + 1, (
-        "two bars above, two below, the legend's"
+        "two bars above, two below, and the legend"
     )
     assert len(re.findall(r"<path [^>]*fill: var\(--series-2\)", drawing)) == 2 + 1
 
 
-def test_surfaces_stand_side_by_side_at_the_same_levels() -> None:
-    """A shallow bowl lies between the lowest two levels; a steep one is cut by more of them, labelled, in the page's colours."""
+def test_surfaces_are_drawn_side_by_side_at_the_same_levels() -> None:
     coordinates = [-1.0, 0.0, 1.0]
     bowls = {
         name: [[1 + height * (x * x + y * y) for x in coordinates] for y in coordinates]

@@ -1,4 +1,4 @@
-"""Reports: one file that needs nothing, says what the run's files say, and shows any name as it is."""
+"""The report of a run is self-contained and shows the content of the run's files."""
 
 import base64
 import io
@@ -21,13 +21,13 @@ from training.gates.gate import GATES_FILE, gate
 from training.reports import run_report
 from training.reports.mistakes import (
     SplitPredictions,
+    class_metrics,
     confusion_matrix,
-    figures_by_class,
     softmax,
     worst_mistakes,
 )
-from training.reports.pages import percent
-from training.reports.run_report import CELL_PICTURES, REPORT, write_run_report
+from training.reports.pages import format_percent
+from training.reports.run_report import CELL_THUMBNAILS, REPORT_FILE, write_run_report
 from training.run.data import RunData, open_run_data
 from training.run.directory import RunDirectory
 from training.run.request import RunRequest, begin
@@ -53,31 +53,30 @@ LOADING = {
 
 
 class Reported(NamedTuple):
-    """A run with its data and its report; nobody writes into it."""
+    """A run with its data and its report. Tests change copies only."""
 
     run: RunDirectory
     data: RunData
     page: Page
 
     @property
-    def answers(self) -> SplitPredictions:
-        """What the network said of the test images."""
+    def predictions(self) -> SplitPredictions:
+        """Predictions for the test images."""
         test = self.data.split.test
         return SplitPredictions("test", test, read_labels(self.run), softmax(read_logits(self.run)))
 
     def copy(self, place: Path) -> RunDirectory:
-        """The run in a directory that may be written into."""
         return RunDirectory(Path(shutil.copytree(self.run.path, place / self.run.run_id)))
 
 
 def written(run: RunDirectory, data: RunData) -> Page:
-    """The run's report, written anew."""
+    """Write the report of the run again."""
     return Page(write_run_report(run, data).read_bytes())
 
 
 @pytest.fixture(scope="module")
 def digits(finished_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> Reported:
-    """Ten classes in three epochs, with gates, one of them waived."""
+    """Ten classes, three epochs, with gates."""
     run = RunDirectory(
         Path(
             shutil.copytree(
@@ -92,16 +91,16 @@ def digits(finished_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def awkward(tmp_path_factory: pytest.TempPathFactory) -> Reported:
-    """Two classes of noise with names that HTML has a meaning for, in one epoch of mixed images, without gates."""
+    """Two classes with names that need escaping, one epoch of mixed images, without gates."""
     place = tmp_path_factory.mktemp("awkward")
     names = [f"{QUOTES if seed % 2 else SCRIPT}/<i>&{seed}.png" for seed in range(80)]
     files = {name: picture(seed, width=100, height=70) for seed, name in enumerate(names)}
     root = put(place / "<b>&data", {**files, f"{SCRIPT}/{UNDECODABLE}": picture(80)})
     changes = ("epochs=1", "batch_size=16", "accuracy_floor=0.0", "mixing.mixup=0.3")
-    wish = RunRequest(
+    request = RunRequest(
         (str(root),), "resnet20", model="awkward", recipe="modern", changes=changes, image_size=72
     )
-    run = begin(wish, place / "runs", ModelStore(place / "store"))
+    run = begin(request, place / "runs", ModelStore(place / "store"))
     data = open_run_data(run)
     train(run, data)
     evaluate(run, data)
@@ -110,12 +109,11 @@ def awkward(tmp_path_factory: pytest.TempPathFactory) -> Reported:
 
 @pytest.fixture(params=["digits", "awkward"])
 def reported(request: pytest.FixtureRequest) -> Reported:
-    """Each of the two."""
     return request.getfixturevalue(request.param)
 
 
-def test_the_page_needs_nothing_beside_itself(reported: Reported) -> None:
-    """No script, nothing that loads, no address but data: and places on the page, whatever the names in it are."""
+def test_the_page_is_self_contained(reported: Reported) -> None:
+    """It has no scripts, and all addresses are `data:` URIs or places on the page."""
     page = reported.page
     assert not {tag for tag, _ in page.elements} & LOADING
     addresses = [value for name in ADDRESSES for value in page.attributes(name)]
@@ -132,8 +130,8 @@ def test_the_page_needs_nothing_beside_itself(reported: Reported) -> None:
     assert policy.startswith("default-src 'none'; img-src data:;")
 
 
-def test_every_link_leads_somewhere_and_no_id_comes_twice(reported: Reported) -> None:
-    """Links of the page and references inside of the drawings, which share one space of ids."""
+def test_links_lead_to_unique_ids(reported: Reported) -> None:
+    """Drawings share the ids of the page."""
     page = reported.page
     ids = page.attributes("id")
     assert [name for name, times in Counter(ids).items() if times > 1] == []
@@ -144,54 +142,56 @@ def test_every_link_leads_somewhere_and_no_id_comes_twice(reported: Reported) ->
     assert sum(tag == "svg" for tag, _ in page.elements) == 4
 
 
-def test_the_matrix_is_that_of_the_test_split(reported: Reported) -> None:
-    """Its cells hold every test image once, at its label and its answer; what is not there is empty."""
-    matrix, cells = confusion_matrix(reported.answers), reported.page.cells
+def test_the_matrix_counts_the_test_images(reported: Reported) -> None:
+    matrix, cells = confusion_matrix(reported.predictions), reported.page.cells
     assert sum(cells.values()) == len(reported.data.split.test)
     assert cells == {
         (row, column): int(matrix[row, column]) for row, column in np.argwhere(matrix).tolist()
     }
 
 
-def test_each_cell_opens_its_pictures(reported: Reported) -> None:
-    """As many as are to be shown, and the page says how many more there are."""
+def test_each_cell_opens_its_thumbnails(reported: Reported) -> None:
     for (label, predicted), images in reported.page.cells.items():
         sheet = reported.page.source.partition(f'id="cell-{label}-{predicted}"')[2].partition(
             "</ul>"
         )
-        assert sheet[0].count("<img ") == min(images, CELL_PICTURES)
-        if images > CELL_PICTURES:
+        assert sheet[0].count("<img ") == min(images, CELL_THUMBNAILS)
+        if images > CELL_THUMBNAILS:
             assert (
                 sheet[2]
                 .lstrip()
-                .startswith(f'<p class="quiet">… and {images - CELL_PICTURES} more</p>')
+                .startswith(f'<p class="quiet">… and {images - CELL_THUMBNAILS} more</p>')
             )
 
 
-def test_the_figures_are_those_of_the_evaluation(reported: Reported) -> None:
-    """Accuracy with its interval, loss, calibration error, and each class's recall and precision."""
+def test_the_page_states_the_metrics_of_the_evaluation(reported: Reported) -> None:
     figures, page = read_figures(reported.run), reported.page
     low, high = figures["top1_interval"]
-    correct = int(confusion_matrix(reported.answers).trace())
-    stated = f"{correct} of {figures['test_images']} images; 95% interval {percent(low)} to {percent(high)}"
-    assert stated in page.text
+    correct = int(confusion_matrix(reported.predictions).trace())
+    assert f"{correct} of {figures['test_images']} images" in page.text
+    assert f"95% interval {format_percent(low)} to {format_percent(high)}" in page.text
     shown = dict(re.findall(r'<dt>([^<]*)</dt><dd class="value">([^<]*)</dd>', page.source))
-    assert shown["Test accuracy"] == percent(figures["top1"])
+    assert shown["Test accuracy"] == format_percent(figures["top1"])
     assert shown["Loss"] == f"{figures['loss']:.4f}"
-    assert shown["Calibration error"] == percent(figures["ece"])
+    assert shown["Calibration error"] == format_percent(figures["ece"])
     rows = re.findall(
         r"<tr><th.*?</th><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td></tr>",
         page.part("classes"),
     )
-    classes = figures_by_class(confusion_matrix(reported.answers), reported.data.images.class_names)
+    classes = class_metrics(
+        confusion_matrix(reported.predictions), reported.data.images.class_names
+    )
     expected = [
-        (percent(each.recall), percent(each.precision), str(each.images)) for each in classes
+        (format_percent(each.recall), format_percent(each.precision), str(each.images))
+        for each in classes
     ]
     assert rows == expected
 
 
-def test_what_calibration_does_is_shown(digits: Reported, awkward: Reported) -> None:
-    """Error before and after, refusals, and each coverage with its mean set, on both splits; nothing where there is none."""
+def test_the_page_states_the_metrics_of_the_calibration(
+    digits: Reported, awkward: Reported
+) -> None:
+    """A run without calibration has no such table."""
     calibrated = read_calibration(digits.run)
     rows = dict(
         re.findall(
@@ -202,22 +202,23 @@ def test_what_calibration_does_is_shown(digits: Reported, awkward: Reported) -> 
     splits = [calibrated.validation, calibrated.test]
     assert shown["images"] == ["179", "359"]
     assert shown["calibration error"] == [
-        f"{percent(each.ece_before)} → {percent(each.ece_after)}" for each in splits if each
+        f"{format_percent(each.ece_before)} → {format_percent(each.ece_after)}"
+        for each in splits
+        if each
     ]
-    assert shown["abstained"] == [percent(each.abstained) for each in splits if each]
+    assert shown["abstained"] == [format_percent(each.abstained) for each in splits if each]
     for coverage in ("0.8", "0.9", "0.95"):
         sets = [each.sets[coverage] for each in splits if each]
-        assert shown[f"sets for a coverage of {coverage}"] == [
-            f"{percent(each.coverage)}, {each.mean_size:.2f} labels" for each in sets
+        assert shown[f"prediction sets, coverage {coverage}"] == [
+            f"{format_percent(each.coverage)}, {each.mean_size:.2f} labels" for each in sets
         ]
     assert "As it is served" not in awkward.page.text
 
 
-def test_why_there_is_no_calibration_is_said(
+def test_the_page_states_why_there_is_no_calibration(
     awkward: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The notice of a run that learned its validation images, or that the file is damaged, beside the rest."""
-    monkeypatch.setattr(run_report, "AFFORDABLE", 1)
+    monkeypatch.setattr(run_report, "SMALL_SAMPLE", 1)
     run = awkward.copy(tmp_path)
     run.write(
         CALIBRATION_FILE, RunCalibration(notices=("not <calibrated>",)).model_dump_json().encode()
@@ -227,22 +228,21 @@ def test_why_there_is_no_calibration_is_said(
     assert "calibration.json is damaged" in written(run, awkward.data).part("calibration")
 
 
-def test_worst_mistakes_are_shown_in_their_order(digits: Reported) -> None:
-    """Each with its picture, pixel by pixel as the service sees it, what it was labelled and what the model says."""
-    worst = worst_mistakes(digits.answers, 24)
+def test_the_worst_mistakes_are_shown_in_order(digits: Reported) -> None:
+    """Each has a thumbnail with every pixel."""
+    worst = worst_mistakes(digits.predictions, 24)
     items = re.findall(r"<li>(.*?)</li>", digits.page.part("worst"), re.DOTALL)
     assert len(items) == len(worst) > 0
-    for item, answer in zip(items, worst, strict=True):
-        assert f'alt="labelled {answer.label}, the model says {answer.predicted}"' in item
+    for item, image in zip(items, worst, strict=True):
+        assert f'alt="labelled {image.label}, predicted {image.predicted}"' in item
         found = re.search(r'src="data:image/png;base64,([^"]+)" class="small"', item)
         assert found
         shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(found[1]))).convert("RGB"))
-        (expected,) = digits.data.chunks(np.array([answer.index]))
+        (expected,) = digits.data.chunks(np.array([image.index]))
         assert (shown == expected[0]).all()
 
 
-def test_names_are_shown_as_they_are(awkward: Reported) -> None:
-    """Of classes, files and the data: what HTML has a meaning for is text here; a byte that is no text is written out."""
+def test_names_of_classes_files_and_data_are_escaped(awkward: Reported) -> None:
     page = awkward.page
     assert {SCRIPT, QUOTES} <= set(page.all("th"))
     assert "<b>&data" in page.text
@@ -251,7 +251,7 @@ def test_names_are_shown_as_they_are(awkward: Reported) -> None:
     assert any(title.startswith(f"{QUOTES}/<i>&") for title in titles)
     assert f"{SCRIPT}/\\udcff<b>&\"'.png" in page.text, "among what the check found"
     assert any(
-        f"{SCRIPT}, taken for" in title or f", taken for {SCRIPT}" in title for title in titles
+        f"{SCRIPT}, predicted" in title or f", predicted {SCRIPT}" in title for title in titles
     )
     assert not {tag for tag, _ in page.elements} & {"script", "i"}
     assert all(
@@ -261,15 +261,13 @@ def test_names_are_shown_as_they_are(awkward: Reported) -> None:
     )
 
 
-def test_one_epoch_is_a_run(awkward: Reported) -> None:
-    """A curve of one point is drawn, in the singular; top-5 of two classes says nothing and is left out."""
+def test_a_run_of_one_epoch_and_two_classes_has_a_report(awkward: Reported) -> None:
     assert "1 epoch in " in awkward.page.text
     assert awkward.page.all("figcaption") == ["Loss", "Accuracy", "Learning rate"]
     assert "Top-5" not in awkward.page.text
 
 
 def test_mixed_images_have_no_training_accuracy(awkward: Reported, digits: Reported) -> None:
-    """The page says why it is not drawn; without mixing it is drawn and nothing is said."""
     note = "Images are mixed in training"
     labels = {
         reported.run.run_id: reported.page.attributes("aria-label")
@@ -282,8 +280,7 @@ def test_mixed_images_have_no_training_accuracy(awkward: Reported, digits: Repor
     assert "Top-5" in digits.page.text
 
 
-def test_values_set_on_the_command_line_stand_out(digits: Reported) -> None:
-    """The recipe is shown whole, what was changed of it in bold."""
+def test_changed_values_of_the_recipe_are_bold(digits: Reported) -> None:
     (epochs,) = re.findall(r"<dt>epochs</dt><dd>(.*?)</dd>", digits.page.part("again"))
     (momentum,) = re.findall(
         r"<dt>optimizer.momentum</dt><dd>(.*?)</dd>", digits.page.part("again")
@@ -293,13 +290,13 @@ def test_values_set_on_the_command_line_stand_out(digits: Reported) -> None:
     assert digits.run.config().command in digits.page.all("pre")
 
 
-def test_the_gates_are_shown_with_their_verdicts(
+def test_the_page_lists_the_results_of_the_gates(
     digits: Reported, awkward: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Passed, failed, or waived with the reason; a run without them has no such part and no link to it."""
+    """A run without gates has no such section."""
     assert 'id="gates"' not in awkward.page.source
     assert 'href="#gates"' not in awkward.page.source
-    monkeypatch.setattr(run_report, "AFFORDABLE", 1)
+    monkeypatch.setattr(run_report, "SMALL_SAMPLE", 1)
     run = digits.copy(tmp_path)
     values = run.read_json(GATES_FILE, "gate")
     first, second, third, *_ = values["checks"]
@@ -318,11 +315,11 @@ def test_the_gates_are_shown_with_their_verdicts(
     assert third["passed"]
 
 
-def test_gates_that_can_not_be_read_do_not_hide_the_rest(
+def test_unreadable_gates_do_not_prevent_the_report(
     digits: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Damaged, or of files that have changed since: the page says which, and shows no verdict."""
-    monkeypatch.setattr(run_report, "AFFORDABLE", 1)
+    """The page names the reason."""
+    monkeypatch.setattr(run_report, "SMALL_SAMPLE", 1)
     run = digits.copy(tmp_path)
     (run.path / "classifier.npz").write_bytes(b"another")
     changed = written(run, digits.data)
@@ -333,8 +330,7 @@ def test_gates_that_can_not_be_read_do_not_hide_the_rest(
     assert "gates.json is damaged" in written(run, digits.data).part("gates")
 
 
-def test_a_perfect_test_split_is_said_to_be_so(awkward: Reported, tmp_path: Path) -> None:
-    """No mistake to show, every cell on the diagonal."""
+def test_a_perfect_test_split_has_no_mistakes(awkward: Reported, tmp_path: Path) -> None:
     run = awkward.copy(tmp_path)
     labels = read_labels(run)
     write_logits(run, np.eye(2, dtype=np.float32)[labels] * 30, labels)
@@ -342,37 +338,33 @@ def test_a_perfect_test_split_is_said_to_be_so(awkward: Reported, tmp_path: Path
         "evaluation.json", {**read_figures(run), "top1": 1.0, "top1_interval": [0.7, 1.0]}
     )
     page = written(run, awkward.data)
-    assert "There is no mistake on the test split." in page.text
+    assert "<li>" not in page.part("worst")
     assert page.cells == {(label, label): int((labels == label).sum()) for label in range(2)}
     assert "0 mistakes in " in page.text
     assert "100.00%" in page.all("title")[0]
 
 
-def test_no_doubt_and_a_sample_are_said(
+def test_the_page_states_samples_and_openings_of_the_test_split(
     awkward: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of many images some are looked at, and the page says of how many; several openings of the test split are owned up to."""
-    monkeypatch.setattr(run_report, "SAMPLE", 5)
+    monkeypatch.setattr(run_report, "LARGE_SAMPLE", 5)
     run = awkward.copy(tmp_path)
     opened = ["2024-05-01T10:00:00+00:00", "2024-06-02T11:30:00+00:00"]
     run.write_json("evaluation.json", {**read_figures(run), "opened_at": opened})
     page = written(run, awkward.data)
     train_images = len(awkward.data.split.train)
     assert f"a sample of 5 of {train_images} train images" in page.text
-    assert (
-        "The test split was opened 2 times, first on 1 May 2024 at 10:00 UTC and last on 2 June 2024 at 11:30 UTC"
-        in page.text
-    )
+    for time in ("opened 2 times", "1 May 2024 at 10:00 UTC", "2 June 2024 at 11:30 UTC"):
+        assert time in page.text
     assert f"all {train_images} train images" in awkward.page.text
     assert "The test split was opened once, on " in awkward.page.text
 
 
-def test_many_classes_become_a_list_of_pairs(
+def test_many_classes_become_a_list_of_the_most_confused_pairs(
     digits: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the matrix could not be read: the largest of its cells off the diagonal, the largest first."""
     monkeypatch.setattr(run_report, "MATRIX_CLASSES", 10)
-    monkeypatch.setattr(run_report, "AFFORDABLE", 1)
+    monkeypatch.setattr(run_report, "SMALL_SAMPLE", 1)
     page = written(digits.copy(tmp_path), digits.data)
     wrong = {place: images for place, images in digits.page.cells.items() if place[0] != place[1]}
     assert page.cells == wrong
@@ -380,44 +372,41 @@ def test_many_classes_become_a_list_of_pairs(
     assert 'class="matrix' not in page.source
 
 
-def test_the_same_run_gives_the_same_bytes_and_is_left_alone(
+def test_a_report_is_reproducible_and_changes_nothing_else(
     awkward: Reported, tmp_path: Path
 ) -> None:
-    """No date, no chance; nothing but the report is written. The page says the run's name."""
     run = awkward.copy(tmp_path)
     before = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
-    heard: list[tuple[int, int]] = []
-    path = write_run_report(run, awkward.data, lambda done, total: heard.append((done, total)))
-    assert path == run.path / REPORT
+    progress: list[tuple[int, int]] = []
+    path = write_run_report(run, awkward.data, lambda done, total: progress.append((done, total)))
+    assert path == run.path / REPORT_FILE
     assert {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()} == before
     assert path.read_bytes().decode() == awkward.page.source
     assert run.run_id in awkward.page.text
     others = len(awkward.data.split.train) + len(awkward.data.split.validation)
-    assert (others, others) in heard
-    assert heard[-1][0] == heard[-1][1]
+    assert (others, others) in progress
+    assert progress[-1][0] == progress[-1][1]
 
 
-def test_a_run_that_was_not_evaluated_has_no_report(
+def test_a_run_needs_an_evaluation_for_its_report(
     new_run: Callable[..., RunDirectory], digits: Reported, tmp_path: Path
 ) -> None:
-    """The error names the step that is missing; no page is left behind."""
     run = new_run()
     with pytest.raises(RunError, match="run `python -m training evaluate` on it first"):
         write_run_report(run, digits.data)
-    assert not run.has(REPORT)
+    assert not run.has(REPORT_FILE)
     trained = digits.copy(tmp_path)
     (trained.path / "evaluation.npz").unlink()
     with pytest.raises(RunError, match=r"has no evaluation\.npz"):
         write_run_report(trained, digits.data)
 
 
-def test_an_evaluation_of_other_images_is_refused(awkward: Reported, tmp_path: Path) -> None:
-    """Its logits would be laid beside the wrong pictures."""
+def test_an_evaluation_of_other_images_is_rejected(awkward: Reported, tmp_path: Path) -> None:
     run = awkward.copy(tmp_path)
     write_logits(run, read_logits(run)[1:], read_labels(run)[1:])
     images = len(awkward.data.split.test)
     with pytest.raises(
-        RunError, match=f"is of {images - 1} images in 2 classes, and the test split is not"
+        RunError, match=rf"\[{images - 1}, 2\], but the test split needs \[{images}, 2\]"
     ):
         write_run_report(run, awkward.data)
 
