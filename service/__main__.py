@@ -16,8 +16,8 @@ def load_command(name: str) -> "click.Command":
     """Import a command, and nothing that only the others need."""
     if name in LOAD_TESTS and find_spec("service.loadtest") is None:
         sys.exit(
-            f"`{name}` is a load test and not part of the serving image. Run it elsewhere: "
-            f"in a checkout: pip install '.[service,tune]', then python -m service {name} --help"
+            f"`{name}` is a load test and not part of the serving image. Run it from a checkout: "
+            f"pip install '.[service,tune]', then python -m service {name} --help"
         )
     match name:
         case "predict":
