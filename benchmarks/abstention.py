@@ -24,7 +24,7 @@ from model_store.session import Session, probabilities
 from model_store.uncertainty import energy, set_sizes
 from training.data.sampling import evenly_spaced
 from training.run.data import RunData, open_run_data
-from training.run.directory import RunDirectory
+from training.run.directory import Run
 from training.run.inference import run_in_batches
 from training.steps.calibrate import read_calibration
 from training.steps.export import MODEL_FILE, OUTPUTS, model_input
@@ -57,8 +57,8 @@ class Subject:
 
 def open_subject(path: Path) -> Subject:
     """Open a calibrated run. Exits with a message if it is not calibrated."""
-    run = RunDirectory(path)
-    calibration, config = read_calibration(run).calibration, run.config()
+    run = Run.open(path)
+    calibration, config = read_calibration(run).calibration, run.config
     if calibration is None or calibration.energy_threshold is None:
         raise SystemExit(
             f"{path} cannot abstain: calibrate it first, on at least 59 validation images"

@@ -1,6 +1,6 @@
-"""From data to a published version: train, evaluate, calibrate, export, check, publish.
+"""Trains residual image classifiers and publishes them: from data to a sealed version.
 
-Each step is one function and one command. It writes one file into the run's directory and reads
-only files of earlier steps, so that a run can be resumed and inspected at any point. The package
-imports `model_store`, never `service`.
+A run is a directory. Each step is one function and one command, which reads the results of earlier
+steps from it and writes its own. `run/request.py` starts a run; `steps/pipeline.py` has all steps
+in order. The package imports `model_store` and never `service`.
 """

@@ -3,49 +3,46 @@
 import click
 from rich.console import Console
 
-from training.commands import experiment as experiments
-from training.commands import import_ as importing
-from training.commands import inspect as looking
-from training.commands import quantize as precision
-from training.commands import retrain as retraining
-from training.commands import run as running
-from training.commands import steps
+from training.commands import experiment, import_, inspect, quantize, retrain, run, steps
 from training.commands.options import TrainingGroup
 
 
 @click.group(cls=TrainingGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.pass_context
 def main(context: click.Context) -> None:
-    """Train a residual network, and publish it as a sealed version that serves the answers it gave in training.
+    """Train residual image classifiers and publish them as sealed versions in a model store.
 
-    `check` looks at your pictures, `run` does everything, `retrain` goes on from what is published when new pictures come, and
-    `quantize` makes it faster. `import` brings in a network that was trained elsewhere.
-    Each step is also a command of its own on a run's directory: train, evaluate, calibrate, export, gate, publish. A run that
-    was cut goes on with `resume`; `runs`, `compare` and `report` show what there is.
+    \b
+    python -m training run --data PICTURES --model flowers
+
+    `run` does all steps, and `resume` continues a stopped run. `retrain` trains a published model
+    on new images, `quantize` makes a version faster, and `import` publishes a network that was
+    trained elsewhere. `check` only checks the data. `train`, `evaluate`, `calibrate`, `export`,
+    `gate` and `publish` do one step of a run each; `runs`, `compare` and `report` show results.
     """
     context.obj = Console()
 
 
 for command in (
-    looking.check,
-    running.run,
-    running.resume,
-    retraining.retrain,
-    running.cross_validate,
-    looking.find_rate,
-    importing.import_network,
-    precision.quantize,
+    inspect.check,
+    run.run,
+    run.resume,
+    retrain.retrain,
+    run.cross_validate,
+    inspect.find_rate,
+    import_.import_network,
+    quantize.quantize,
     steps.train,
     steps.evaluate,
     steps.calibrate,
     steps.export,
     steps.gate,
     steps.publish,
-    looking.report,
-    looking.runs,
-    looking.compare,
-    looking.recipes,
-    experiments.experiment,
+    inspect.report,
+    inspect.runs,
+    inspect.compare,
+    inspect.recipes,
+    experiment.experiment,
 ):
     main.add_command(command)
 

@@ -1,4 +1,4 @@
-"""Fixtures: one short real run, made once per test process, and copies of it."""
+"""A short real run, trained once per session, that tests copy and read."""
 
 import shutil
 from collections.abc import Callable
@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from short_runs import begin_short_run
 
-from training.run.data import open_run_data
-from training.run.directory import RunDirectory
+from training.gates.gate import gate
+from training.run.data import RunData, open_run_data
+from training.run.directory import Run
 from training.steps.calibrate import calibrate
 from training.steps.evaluate import evaluate
 from training.steps.export import export
@@ -18,15 +19,15 @@ from training.steps.train import train
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The cache directory of the tests and their child processes, in place of the user's."""
+    """Scans are cached in a temporary directory; child processes inherit it."""
     directory = tmp_path_factory.mktemp("cache")
     pytest.MonkeyPatch().setenv("XDG_CACHE_HOME", str(directory))
     return directory
 
 
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """A run with all steps up to the golden images. Tests must not write to it."""
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of three epochs, exported and with golden images. Do not write into it."""
     run = begin_short_run(tmp_path_factory.mktemp("runs"), "epochs=3")
     data = open_run_data(run)
     train(run, data)
@@ -37,17 +38,40 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     return run
 
 
+@pytest.fixture(scope="session")
+def finished_data(finished_run: Run) -> RunData:
+    """The data of the finished run."""
+    return open_run_data(finished_run)
+
+
+@pytest.fixture(scope="session")
+def gated_run(
+    finished_run: Run, finished_data: RunData, tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    """A copy of the finished run with its gates done, without waivers. Do not write into it."""
+    path = tmp_path_factory.mktemp("gated") / finished_run.run_id
+    run = Run.open(Path(shutil.copytree(finished_run.path, path)))
+    gate(run, finished_data)
+    return run
+
+
 @pytest.fixture
-def run_copy(finished_run: RunDirectory, tmp_path: Path) -> RunDirectory:
+def run_copy(finished_run: Run, tmp_path: Path) -> Run:
     """A copy of the finished run that the test may change."""
-    return RunDirectory(Path(shutil.copytree(finished_run.path, tmp_path / finished_run.run_id)))
+    return Run.open(Path(shutil.copytree(finished_run.path, tmp_path / finished_run.run_id)))
 
 
 @pytest.fixture
-def new_run(tmp_path: Path) -> Callable[..., RunDirectory]:
-    """A function that begins a run, with changes of the recipe and values of the request."""
+def gated_copy(gated_run: Run, tmp_path: Path) -> Run:
+    """A copy of the gated run that the test may change."""
+    return Run.open(Path(shutil.copytree(gated_run.path, tmp_path / gated_run.run_id)))
 
-    def make(*changes: str, **values: object) -> RunDirectory:
+
+@pytest.fixture
+def new_run(tmp_path: Path) -> Callable[..., Run]:
+    """Returns a function that starts a run from changes of the recipe and fields of the request."""
+
+    def make(*changes: str, **values: object) -> Run:
         return begin_short_run(tmp_path / "runs", *changes, **values)
 
     return make

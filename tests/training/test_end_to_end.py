@@ -19,7 +19,7 @@ from training.data.sources import encode, load_data
 from training.data.split import make_split
 from training.gates import gate as gates
 from training.run.data import RunData, open_run_data
-from training.run.directory import RunDirectory
+from training.run.directory import Run
 from training.run.inference import predict
 from training.run.weights import load_trained
 from training.steps.calibrate import read_calibration
@@ -30,11 +30,9 @@ IMAGES_A_REQUEST = 60
 
 
 @pytest.fixture(scope="module")
-def published_run(
-    finished_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory
-) -> RunDirectory:
+def published_run(finished_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A copy of the run that is published."""
-    return RunDirectory(
+    return Run.open(
         Path(
             shutil.copytree(
                 finished_run.path, tmp_path_factory.mktemp("runs") / finished_run.run_id
@@ -44,14 +42,14 @@ def published_run(
 
 
 @pytest.fixture(scope="module")
-def data(published_run: RunDirectory) -> RunData:
+def data(published_run: Run) -> RunData:
     """The run's data."""
     return open_run_data(published_run)
 
 
 @pytest.fixture(scope="module")
 def client(
-    published_run: RunDirectory, data: RunData, tmp_path_factory: pytest.TempPathFactory
+    published_run: Run, data: RunData, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:
     """The real service on a store that the run was published to."""
     store = ModelStore(tmp_path_factory.mktemp("end-to-end") / "store")
@@ -63,7 +61,7 @@ def client(
             yield client
 
 
-def torch_probabilities(run: RunDirectory, data: RunData, files: list[bytes]) -> np.ndarray:
+def torch_probabilities(run: Run, data: RunData, files: list[bytes]) -> np.ndarray:
     """Training's own answer to encoded images, calibrated."""
     trained, calibration = load_trained(run), read_calibration(run).calibration
     assert calibration is not None
@@ -98,7 +96,7 @@ def served_probabilities(client: httpx.Client, files: list[bytes]) -> np.ndarray
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_every_test_image_gets_trainings_answer_over_http(
-    client: httpx.Client, published_run: RunDirectory, data: RunData, kind: str
+    client: httpx.Client, published_run: Run, data: RunData, kind: str
 ) -> None:
     """The same top-1 for every image of the test split, and probabilities within 1e-3, as PNG and as JPEG."""
     images = [Image.open(io.BytesIO(data.images.encoded[index])) for index in data.split.test]
@@ -110,7 +108,7 @@ def test_every_test_image_gets_trainings_answer_over_http(
 
 
 def test_the_served_model_abstains_and_covers_as_it_did_in_training(
-    client: httpx.Client, finished_run: RunDirectory, data: RunData
+    client: httpx.Client, finished_run: Run, data: RunData
 ) -> None:
     """Over HTTP as many test images are refused, and as many sets hold the right label, as calibration.json says."""
     measured = read_calibration(finished_run).test
@@ -133,7 +131,7 @@ def test_the_served_model_abstains_and_covers_as_it_did_in_training(
 
 
 def test_golden_images_that_look_like_no_digit_get_trainings_answer_too(
-    client: httpx.Client, published_run: RunDirectory, data: RunData
+    client: httpx.Client, published_run: Run, data: RunData
 ) -> None:
     """EXIF, CMYK, alpha, 16 bits and a large photograph go the same way through training and HTTP."""
     files = [
@@ -149,7 +147,7 @@ def test_golden_images_that_look_like_no_digit_get_trainings_answer_too(
 
 
 def test_the_model_page_says_where_the_model_comes_from(
-    client: httpx.Client, published_run: RunDirectory
+    client: httpx.Client, published_run: Run
 ) -> None:
     """Run id, command, data and every gate, waivers among them, are in the API."""
     detail = client.get("/v1/models/digits-resnet20").json()

@@ -12,6 +12,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from training.commands.common import interruptible, join_processes
 from training.commands.options import (
     DATA_DIR,
     DEVICE,
@@ -21,9 +22,7 @@ from training.commands.options import (
     THREADS,
     TrainingGroup,
     add_options,
-    interruptible,
 )
-from training.commands.run import join_processes
 from training.display import TrainingDisplay
 from training.errors import InterruptedRunError, RunError
 from training.experiments import ablation as ablation_experiment

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from model_store.names import check_name
 from model_store.store import ModelStore
+from training.commands.common import print_published
 from training.commands.options import PROMOTE, STORE, WAIVE, add_options, parse_waivers
-from training.commands.run import print_published
 from training.display import TrainingDisplay
 from training.errors import GateError, TrainingError
 from training.gates.gate import require_passed
@@ -27,7 +27,7 @@ from training.importing.torch_networks import (
     read_weights_file,
 )
 from training.importing.verification import IMPORT_CHECKS, open_verification_set, verify
-from training.steps.publish import create_store
+from training.promotion import create_store
 
 EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 MAX_SIDE: Final = 4096

@@ -1,12 +1,8 @@
-"""What several commands ask for, and how they all talk: one line an error, Ctrl-C that leaves a checkpoint."""
+"""Options that several commands share, and how commands report errors."""
 
 import functools
-import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 import click
@@ -14,8 +10,7 @@ import click
 from model_store.errors import ModelStoreError
 from model_store.store import DEFAULT_ROOT
 from training.errors import RunError, TrainingError
-from training.gates import gate as gates
-from training.learning.distributed import DistributedProcess
+from training.gates.gate import CHECKS, check_waivers
 from training.learning.networks import describe_architectures
 from training.run.request import DEFAULT_ARCHITECTURE, RunRequest
 
@@ -27,48 +22,55 @@ RUNS = click.option(
     type=DIRECTORY,
     default=Path("runs"),
     show_default=True,
-    help="Where run directories lie.",
+    help="Directory that contains the run directories.",
 )
 STORE = click.option(
-    "--store", type=DIRECTORY, default=DEFAULT_ROOT, show_default=True, help="Where to publish."
+    "--store",
+    type=DIRECTORY,
+    default=DEFAULT_ROOT,
+    show_default=True,
+    help="Directory of the model store.",
 )
 WAIVE = click.option(
     "--waive",
     multiple=True,
     metavar="CHECK=REASON",
-    help="Publish although this check failed. The reason stands in the manifest for ever. May be repeated.",
+    help="Publish although this check failed. The manifest keeps the reason. Repeatable.",
 )
 PROMOTE = click.option(
-    "--promote/--no-promote", default=True, show_default=True, help="Whether `production` follows."
+    "--promote/--no-promote",
+    default=True,
+    show_default=True,
+    help="Whether `production` moves to the new version.",
 )
 DATA_DIR = click.option(
     "--data-dir",
     type=click.Path(exists=True, path_type=Path),
-    help="Where a known set's own files lie.",
+    help="Directory with the files of a known data set.",
 )
 DEVICE = click.option(
     "--device",
     default="auto",
     show_default=True,
-    help="cpu, cuda, cuda:1; auto takes a GPU where there is one.",
+    help="cpu, cuda, cuda:1, or auto: a GPU if there is one.",
 )
 THREADS = click.option(
     "--threads",
     type=click.IntRange(min=1),
-    help="CPU threads of the arithmetic.  [default: torch's choice]",
+    help="CPU threads for computation.  [default: torch's choice]",
 )
 WORKERS = click.option(
     "--workers",
     type=click.IntRange(min=1),
     default=2,
     show_default=True,
-    help="Threads that decode; they change no pixel.",
+    help="Threads that decode images; they do not change the result.",
 )
 SEED: Final = click.IntRange(0, 2**31 - 1)
 
 
 class TrainingGroup(click.Group):
-    """Turns our own errors, and the file system's, into one line and exit code 1: a person reads them, not a traceback."""
+    """Reports errors of this project and of the file system in one line, with exit code 1."""
 
     def invoke(self, context: click.Context) -> object:
         """Run the command."""
@@ -77,41 +79,42 @@ class TrainingGroup(click.Group):
         except (TrainingError, ModelStoreError) as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
-            raise click.ClickException(
-                f"{error.filename or 'a file'}: {error.strerror or error}"
-            ) from error
+            message = f"{error.filename or 'a file'}: {error.strerror or error}"
+            raise click.ClickException(message) from error
 
 
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
-    """How to train, whatever on."""
+    """Add the options that say how to train."""
     return add_options(
         command,
         click.option(
             "--recipe",
-            help="A name, or a .toml file of your own; `python -m training recipes` lists them.  "
-            "[default: as the data is called, finetune with --start, else modern]",
+            help="Name of a recipe (`python -m training recipes` lists them), or a .toml file.  "
+            "[default: the name of the data, finetune with --start, else modern]",
         ),
         click.option(
-            "--epochs",
-            type=click.IntRange(min=1),
-            help="Instead of the recipe's; its schedule keeps its shape.",
+            "--epochs", type=click.IntRange(min=1), help="Overrides the epochs of the recipe."
         ),
         click.option(
             "--set",
             "changes",
             multiple=True,
             metavar="NAME=VALUE",
-            help="One of the recipe's values, as optimizer.learning_rate=0.05. May be repeated.",
+            help="Overrides a value of the recipe, as optimizer.learning_rate=0.05. Repeatable.",
         ),
         click.option(
-            "--seed", type=SEED, default=0, show_default=True, help="Weights, order, augmentation."
+            "--seed",
+            type=SEED,
+            default=0,
+            show_default=True,
+            help="Seed of weights, image order and augmentation.",
         ),
         click.option(
             "--precision",
             type=click.Choice(["auto", "fp32", "bf16"]),
             default="auto",
             show_default=True,
-            help="auto takes bf16 where the hardware multiplies it.",
+            help="auto uses bf16 if the hardware supports it.",
         ),
         click.option(
             "--compile",
@@ -121,24 +124,26 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
             help="torch.compile; auto compiles on a GPU.",
         ),
         click.option(
-            "--keep-checkpoint/--no-checkpoint",
+            "--keep-checkpoint/--no-keep-checkpoint",
+            " /--no-checkpoint",
             default=True,
             show_default=True,
-            help="Whether the version holds the weights to retrain from; without them it is half as large.",
+            help="Whether the version includes the weights that `retrain` needs; they double its "
+            "size.",
         ),
         click.option(
             "--golden-samples",
             type=click.IntRange(min=0),
             default=5,
             show_default=True,
-            help="Images of the validation split that are published in the version for its golden proof.",
+            help="Number of validation images that are published for the golden proof.",
         ),
         click.option(
             "--golden-image",
             "golden_images",
             multiple=True,
             type=click.Path(exists=True, dir_okay=False),
-            help="A picture of your own to publish in the version for its golden proof. May be repeated.",
+            help="Your own image to publish for the golden proof. Repeatable.",
         ),
         DATA_DIR,
         RUNS,
@@ -146,89 +151,70 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def training_options(command: Callable[..., None]) -> Callable[..., None]:
-    """What to train from the beginning; the command receives it as one RunRequest."""
+    """Add the options of a new run. The command gets them as one RunRequest, `request`."""
 
     @functools.wraps(command)
-    def with_wish(arch: str | None, **values: Any) -> None:
-        command(build_request(values, architecture=arch), **values)
+    def with_request(**values: Any) -> None:
+        command(request=build_request(values), **values)
 
     return add_options(
-        recipe_options(with_wish),
+        recipe_options(with_request),
         click.option(
             "--data",
             multiple=True,
             default=("digits",),
             show_default=True,
-            help="digits, fashion-mnist, cifar10, cifar100, a folder of folders of images, or a CSV of path,label. "
-            "May be repeated: the sets are put together by their labels.",
+            help="digits, fashion-mnist, cifar10, cifar100, a folder of class folders, or a CSV of "
+            "path,label. Repeatable: sets are merged by label.",
         ),
         click.option(
             "--arch",
-            help=f"{describe_architectures()}.  [default: that of --start, else {DEFAULT_ARCHITECTURE}]",
+            "architecture",
+            help=f"{describe_architectures()}.  "
+            f"[default: that of --start, else {DEFAULT_ARCHITECTURE}]",
         ),
-        click.option("--model", help="The model's name in the store.  [default: DATA-ARCH]"),
+        click.option("--model", help="Name of the model in the store.  [default: DATA-ARCH]"),
         click.option(
             "--image-size",
             type=click.IntRange(8, 1024),
-            help="The input's side.  [default: as the data or the network]",
+            help="Side of the input in pixels.  [default: that of the data or the network]",
         ),
         click.option(
             "--start",
             metavar="WEIGHTS",
-            help="Begin with trained weights: `torchvision`, a .safetensors or .pth file "
-            "with torchvision's names, or MODEL or MODEL/VERSION of the store. A head of other classes is replaced.",
+            help="Initial weights: `torchvision`, a .safetensors or .pth file with torchvision's "
+            "names, MODEL or MODEL/VERSION. The head is replaced if the classes differ.",
         ),
     )
 
 
 def build_request(values: dict[str, Any], **more: Any) -> RunRequest:
-    """Take a RunRequest's values out of what the command line gave."""
-    taken = {name: values.pop(name) for name in RunRequest.__dataclass_fields__ if name in values}
+    """Build a RunRequest from parsed options; removes them from `values`."""
+    fields = {name: values.pop(name) for name in RunRequest.__dataclass_fields__ if name in values}
     if epochs := values.pop("epochs"):
-        taken["changes"] = (*taken["changes"], f"epochs={epochs}")
-    return RunRequest(**taken, **more)
+        fields["changes"] = (*fields["changes"], f"epochs={epochs}")
+    return RunRequest(**fields, **more)
 
 
-def parse_waivers(waive: tuple[str, ...], known: Sequence[str] = gates.CHECKS) -> dict[str, str]:
-    """CHECK=REASON by check, each of a known one. Raises RunError, GateError."""
+def parse_waivers(waive: tuple[str, ...], known: Sequence[str] = CHECKS) -> dict[str, str]:
+    """Return the reasons of `--waive` by check.
+
+    Raises:
+        RunError: A value is not CHECK=REASON.
+        GateError: A check is not in `known`.
+    """
     waivers = {}
     for text in waive:
         check, _, reason = text.partition("=")
         if not check or not reason.strip():
-            raise RunError(f"--waive takes CHECK=REASON, with a reason; got {text!r}")
+            raise RunError(f"--waive must be CHECK=REASON with a reason, got {text!r}")
         waivers[check] = reason.strip()
-    gates.check_waivers(waivers, known)
+    check_waivers(waivers, known)
     return waivers
 
 
-@contextmanager
-def interruptible(process: DistributedProcess) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask for an end after the step at hand; a second one ends at once.
-
-    One of several processes ends at once: the others are at other steps, and the last checkpoint is that of all.
-    """
-    if process.is_distributed:
-        yield lambda: False
-        return
-    asked = False
-
-    def ask(number: int, _: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            sys.exit(128 + number)
-        asked = True
-        click.echo("stopping after this step; once more to stop at once", err=True)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def add_options(command: Callable[..., None], *options: Callable[..., Any]) -> Callable[..., None]:
-    """The command with these options, listed in this order."""
+    """Add options, in the order in which `--help` lists them."""
     for option in reversed(options):
         command = option(command)
     return command

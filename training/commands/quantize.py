@@ -8,10 +8,11 @@ from rich.console import Console
 
 from model_store.manifest import Precision
 from model_store.store import ModelStore
+from training.commands.common import print_published
 from training.commands.options import DATA_DIR, PROMOTE, STORE, WAIVE, parse_waivers
-from training.commands.run import print_published
-from training.display import TrainingDisplay, sensitivity_table
+from training.display import TrainingDisplay
 from training.gates.gate import require_passed
+from training.promotion import create_store, require_holdable
 from training.quantization.checks import DEFAULT_MAX_LOSS, VARIANT_CHECKS
 from training.quantization.publication import open_source_version, publish_variant
 from training.quantization.variants import (
@@ -21,7 +22,7 @@ from training.quantization.variants import (
     make_variant,
 )
 from training.quantization.version_data import is_training_data, open_version_data
-from training.steps.publish import create_store, require_promotable
+from training.tables import sensitivity_table
 
 
 @click.command()
@@ -91,7 +92,7 @@ def quantize(
     create_store(model_store)
     settings = QuantizationSettings(precision, max_loss, calibration_images, sweep)
     if not promote:
-        require_promotable(model_store, model.partition("/")[0])
+        require_holdable(model_store, model.partition("/")[0])
     with open_source_version(model_store, model) as version, TrainingDisplay(console) as display:
         display.announce(f"{precision} of {version}")
         run_data = open_version_data(version, data, data_dir, display.count("reading"))

@@ -1,4 +1,4 @@
-"""`retrain`: from what is published to the next version, when new pictures come."""
+"""`retrain`: trains a published version further on new images."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,7 @@ import click
 from rich.console import Console
 
 from model_store.store import ModelStore
+from training.commands.common import join_processes
 from training.commands.options import (
     DEVICE,
     PROMOTE,
@@ -17,21 +18,22 @@ from training.commands.options import (
     parse_waivers,
     recipe_options,
 )
-from training.commands.run import finish, join_processes, start_or_rejoin
-from training.run.request import RunRequest
-from training.run.retraining import begin_retraining
-from training.steps.publish import create_store
+from training.commands.run import finish
+from training.promotion import create_store
+from training.run.launch import start_shared_run
 
 
 @click.command()
-@click.argument("model")
+@click.argument("version", metavar="MODEL[/VERSION]")
 @click.option(
     "--data",
     multiple=True,
     required=True,
-    help="The pictures, as for `run`. May be repeated: old ones and new ones.",
+    help="The images, as for `run`. Repeatable: old images and new ones.",
 )
-@click.option("--as", "name", help="Publish under another name.  [default: MODEL]")
+@click.option(
+    "--model", "--as", "model", help="Publish under this name.  [default: the same model]"
+)
 @recipe_options
 @STORE
 @WAIVE
@@ -42,9 +44,7 @@ from training.steps.publish import create_store
 def retrain(
     console: Console,
     /,
-    model: str,
-    data: tuple[str, ...],
-    name: str | None,
+    version: str,
     runs: Path,
     store: Path,
     waive: tuple[str, ...],
@@ -54,20 +54,18 @@ def retrain(
     promote: bool,
     **values: Any,
 ) -> None:
-    """Go on from MODEL (the version that `production` names) or MODEL/VERSION with new pictures, and publish the next version.
-
-    The pictures may be of the same classes or have new ones; those that the model has must be among them. Old and new model are
-    compared on the same test images, and the new one is published unless it is worse (McNemar's test). A running service
-    picks it up by itself.
+    """Train a published version further on new images, and publish the next version.
 
     \b
     python -m training retrain flowers --data PICTURES
+
+    Without /VERSION it is the version that `production` names. The data must contain every class
+    of the model, and may contain new ones. The new model is published unless it is worse on the
+    same test images (McNemar's test). A running service loads it without a restart.
     """
     waivers, model_store = parse_waivers(waive), ModelStore(store)
     create_store(model_store)
-    wish: RunRequest = build_request(values, data=data, model=name)
+    request = build_request(values, retrain=version)
     with join_processes(device, threads) as process:
-        directory = start_or_rejoin(
-            runs, process, lambda: begin_retraining(model, wish, runs, model_store)
-        )
-        finish(console, directory, model_store, waivers, process, promote=promote)
+        run, images = start_shared_run(request, runs, model_store, process)
+        finish(console, run, model_store, waivers, process, promote=promote, images=images)

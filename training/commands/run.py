@@ -1,19 +1,19 @@
-"""`run`, `resume` and `cross-validate`: the whole way, begun or gone on with."""
+"""`run`, `resume` and `cross-validate`: commands that do several steps."""
 
-import contextlib
-import os
-import shlex
-import signal
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
-import torch
 from rich.console import Console
 
-from model_store.aliases import PRODUCTION
 from model_store.store import ModelStore
+from training.commands.common import (
+    describe_accuracy,
+    interruptible,
+    join_processes,
+    open_display,
+    print_published,
+    print_resume_command,
+)
 from training.commands.options import (
     DEVICE,
     PROMOTE,
@@ -21,22 +21,19 @@ from training.commands.options import (
     STORE,
     THREADS,
     WAIVE,
-    interruptible,
     parse_waivers,
     training_options,
 )
+from training.data.sources import ImageSet
 from training.display import TrainingDisplay
-from training.errors import InterruptedRunError
-from training.learning.distributed import DistributedProcess, join_process_group
-from training.run.directory import RunDirectory
-from training.run.request import RunRequest, begin
-from training.run.tracking import Trackers
+from training.learning.distributed import DistributedProcess
+from training.promotion import create_store
+from training.run.data import open_run_data
+from training.run.directory import Run
+from training.run.launch import start_shared_run
+from training.run.request import RunRequest
 from training.steps import cross_validation, pipeline
-from training.steps.evaluate import read_figures
-from training.steps.publish import Published, create_store, missing_precisions
-from training.steps.resume_proof import prove_resume
-
-LAUNCH_FILE = "launch.json"
+from training.steps.resume_proof import prove_resume as prove
 
 
 @click.command()
@@ -47,14 +44,15 @@ LAUNCH_FILE = "launch.json"
 @DEVICE
 @THREADS
 @click.option(
-    "--prove-resume",
-    is_flag=True,
-    help="First kill and resume a short training on this data, and compare the bits.",
+    "--prove-resume/--no-prove-resume",
+    default=False,
+    show_default=True,
+    help="First kill and resume a short training on this data, and compare the weights.",
 )
 @click.pass_obj
 def run(
     console: Console,
-    wish: RunRequest,
+    request: RunRequest,
     runs: Path,
     store: Path,
     waive: tuple[str, ...],
@@ -68,15 +66,19 @@ def run(
 
     \b
     python -m training run --data PICTURES --arch resnet20 --model flowers
-    torchrun --nproc-per-node 2 -m -- training run --data PICTURES --arch resnet50 --recipe imagenet2015
+
+    On several GPUs:
+
+    \b
+    torchrun --nproc-per-node 2 -m -- training run --data PICTURES --recipe imagenet2015
     """
     waivers, model_store = parse_waivers(waive), ModelStore(store)
     create_store(model_store)
     with join_processes(device, threads) as process:
-        directory = start_or_rejoin(runs, process, lambda: begin(wish, runs, model_store))
+        started, images = start_shared_run(request, runs, model_store, process)
         if prove_resume:
-            _prove(console, directory, process)
-        finish(console, directory, model_store, waivers, process, promote=promote)
+            _prove_resume(console, started, process, images)
+        finish(console, started, model_store, waivers, process, promote=promote, images=images)
 
 
 @click.command()
@@ -97,16 +99,14 @@ def resume(
     *,
     promote: bool,
 ) -> None:
-    """Go on with a run that was cut, or whose gate you now waive; what it was asked for is read from it."""
+    """Continue a run that was stopped, or publish one whose failed checks you waive.
+
+    \b
+    python -m training resume runs/RUN --waive accuracy_jpeg="JPEG is not used"
+    """
+    waivers, model_store = parse_waivers(waive), ModelStore(store)
     with join_processes(device, threads) as process:
-        finish(
-            console,
-            RunDirectory(run),
-            ModelStore(store),
-            parse_waivers(waive),
-            process,
-            promote=promote,
-        )
+        finish(console, Run.open(run), model_store, waivers, process, promote=promote)
 
 
 @click.command(name="cross-validate")
@@ -116,23 +116,36 @@ def resume(
     default=5,
     show_default=True,
     type=click.IntRange(min=2),
-    help="Each part is the test once.",
+    help="Number of parts; each is the test split once.",
 )
+@STORE
 @DEVICE
 @THREADS
 @click.pass_obj
 def cross_validate(
-    console: Console, wish: RunRequest, runs: Path, folds: int, device: str, threads: int | None
+    console: Console,
+    request: RunRequest,
+    runs: Path,
+    folds: int,
+    store: Path,
+    device: str,
+    threads: int | None,
 ) -> None:
-    """Train once per fold and test each image exactly once; publishes nothing."""
+    """Train once per fold and test each image exactly once. Publishes nothing.
+
+    \b
+    python -m training cross-validate --data PICTURES --folds 5
+    """
     with join_processes(device, threads) as process:
-        directory = start_or_rejoin(runs, process, lambda: begin(wish, runs, ModelStore()))
+        run, images = start_shared_run(request, runs, ModelStore(store), process)
         with (
-            open_display(console, process, directory) as display,
+            open_display(console, process, run) as display,
             interruptible(process) as interrupted,
         ):
+            data = open_run_data(run, display.count("checking"), process, images=images)
             result = cross_validation.cross_validate(
-                directory,
+                run,
+                data,
                 folds,
                 lambda number, progress: display(progress, f"fold {number}/{folds}"),
                 process,
@@ -141,140 +154,45 @@ def cross_validate(
             display.show_cross_validation(result)
 
 
-@contextlib.contextmanager
-def join_processes(device: str, threads: int | None) -> Iterator[DistributedProcess]:
-    """Join the others, with so many threads."""
-    if threads:
-        torch.set_num_threads(threads)
-    with join_process_group(device) as process:
-        yield process
-
-
-def start_or_rejoin(
-    runs: Path, process: DistributedProcess, begin_run: Callable[[], RunDirectory]
-) -> RunDirectory:
-    """A new run, or, where `torchrun` starts its workers again after it lost one, the run that they had begun."""
-    return RunDirectory(
-        Path(process.broadcast_text(str(_begun(runs, begin_run).path) if process.is_main else ""))
-    )
-
-
-def _begun(runs: Path, begin_run: Callable[[], RunDirectory]) -> RunDirectory:
-    launch = (
-        f"{os.environ['TORCHELASTIC_RUN_ID']} {os.getppid()}"
-        if "TORCHELASTIC_RUN_ID" in os.environ
-        else None
-    )
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
-        for path in sorted(runs.glob(f"*/{LAUNCH_FILE}"), reverse=True):
-            if RunDirectory(path.parent).read_json(LAUNCH_FILE, "run") == launch:
-                return RunDirectory(path.parent)
-    directory = begin_run()
-    if launch:
-        directory.write_json(LAUNCH_FILE, launch)
-    return directory
-
-
-def _prove(console: Console, directory: RunDirectory, process: DistributedProcess) -> None:
-    display = TrainingDisplay(console)
-    display.announce("prove resume")
-    if process.is_distributed:
-        display.say("the proof is for one process; it is left out")
-        return
-    for line in prove_resume(directory):
-        display.say(line)
-
-
 def finish(
     console: Console,
-    directory: RunDirectory,
+    run: Run,
     store: ModelStore,
     waivers: dict[str, str],
     process: DistributedProcess,
     *,
     promote: bool,
+    images: ImageSet | None = None,
 ) -> None:
-    """Go on to the published version, and show it."""
-    config = directory.config()
-    with (
-        open_display(console, process, directory) as display,
-        interruptible(process) as interrupted,
-    ):
+    """Do all steps that are left, and print the result."""
+    config = run.config
+    with open_display(console, process, run) as display, interruptible(process) as interrupted:
         what = f"{config.architecture} on {', '.join(config.data)}"
-        display.say(
-            f"run {directory.path}: {what}, recipe {config.recipe_name}, seed {config.seed}"
-        )
-        with print_resume_command(display, directory, store.root):
+        display.say(f"run {run.path}: {what}, recipe {config.recipe_name}, seed {config.seed}")
+        with print_resume_command(display, run, store.root):
             published = pipeline.finish(
-                directory,
+                run,
                 store,
                 display,
                 waivers,
                 promote=promote,
                 interrupted=interrupted,
                 process=process,
+                images=images,
             )
-        display.say(describe_accuracy(directory))
+        display.say(describe_accuracy(run))
         if published:
             print_published(display, config.model, published, store.root)
 
 
-def open_display(
-    console: Console, process: DistributedProcess, directory: RunDirectory
-) -> TrainingDisplay:
-    """A display of the run; of several processes only the first shows and tracks anything."""
-    return (
-        TrainingDisplay(console, Trackers(directory))
-        if process.is_main
-        else TrainingDisplay(Console(quiet=True))
-    )
-
-
-@contextlib.contextmanager
-def print_resume_command(
-    display: TrainingDisplay, directory: RunDirectory, store: Path
-) -> Iterator[None]:
-    """An interrupted run ends with the command that goes on with it, and exit code 130."""
-    try:
-        yield
-    except InterruptedRunError as stopped:
-        command = ["python", "-m", "training", "resume", str(directory.path), "--store", str(store)]
-        display.say(f"{stopped}\ngo on with: {shlex.join(command)}")
-        sys.exit(128 + signal.SIGINT)
-
-
-def print_published(
-    display: TrainingDisplay, model: str, published: Published, store: Path
+def _prove_resume(
+    console: Console, run: Run, process: DistributedProcess, images: ImageSet | None
 ) -> None:
-    """Where the version is, whether it serves and how to have it so, and what the one before it had that it has not."""
-    model_store, folder, version = ModelStore(store), shlex.quote(str(store)), published.version
-    display.say(
-        f"published {model} version {version} in {store}; serve the store: make serve STORE={folder}"
-    )
-    live = model_store.aliases(model).version(PRODUCTION)
-    promote = f"python -m model_store --store {folder} promote {model} {version}"
-    if live is None:
-        display.say(
-            f"no `production` says what serves, so the newest version does, and that is this one; to keep it so: {promote}"
-        )
-    elif live != version:
-        display.say(f"`production` stays at version {live}; to serve this one: {promote}")
-    if lost := missing_precisions(model_store, model, version):
-        before, precisions = lost
-        display.say(
-            f"version {before} answers in {' and '.join(precisions)} too, version {version} does not; to make it anew:"
-        )
-        for precision in precisions:
-            display.say(
-                f"  python -m training quantize {model}/{version} --precision {precision} --store {folder}"
-            )
-
-
-def describe_accuracy(run: RunDirectory) -> str:
-    """The run's figure in a line."""
-    figures = read_figures(run)
-    low, high = figures["top1_interval"]
-    return (
-        f"test accuracy {figures['top1']:.2%} of {figures['test_images']} images (95 % {low:.2%} to {high:.2%}), "
-        f"epoch {figures['best_epoch']}{'' if run.config().recipe.select == 'last' else ' chosen on validation'}"
-    )
+    display = TrainingDisplay(console)
+    display.announce("prove resume")
+    if process.is_distributed:
+        display.say("skipped: the proof needs a single process")
+        return
+    open_run_data(run, images=images)  # writes the split that all trainings use
+    for line in prove(run):
+        display.say(line)

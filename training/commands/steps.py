@@ -1,11 +1,22 @@
-"""The steps one by one, each on a run's directory: train, evaluate, calibrate, export, gate, publish."""
+"""One command per step of a run: train, evaluate, calibrate, export, gate, publish."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 from rich.console import Console
 
 from model_store.store import ModelStore
+from training.commands.common import (
+    describe_accuracy,
+    interruptible,
+    join_processes,
+    open_display,
+    print_next,
+    print_published,
+    print_resume_command,
+)
 from training.commands.options import (
     DEVICE,
     EXISTING_RUN,
@@ -14,24 +25,16 @@ from training.commands.options import (
     STORE,
     THREADS,
     WAIVE,
-    interruptible,
     parse_waivers,
     training_options,
-)
-from training.commands.run import (
-    describe_accuracy,
-    join_processes,
-    open_display,
-    print_published,
-    print_resume_command,
-    start_or_rejoin,
 )
 from training.display import TrainingDisplay
 from training.gates import gate as gates
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.run.data import RunData, open_run_data
-from training.run.directory import RunDirectory
-from training.run.request import RunRequest, begin
+from training.run.directory import Run
+from training.run.launch import start_shared_run
+from training.run.request import RunRequest
 from training.steps.calibrate import calibrate as calibrate_run
 from training.steps.calibrate import take_calibration
 from training.steps.evaluate import evaluate as evaluate_run
@@ -48,20 +51,24 @@ from training.steps.train import train as train_run
 @THREADS
 @click.pass_obj
 def train(
-    console: Console, wish: RunRequest, runs: Path, store: Path, device: str, threads: int | None
+    console: Console, request: RunRequest, runs: Path, store: Path, device: str, threads: int | None
 ) -> None:
-    """Only train: make a run and leave the weights that validation chose."""
+    """Start a run and train it.
+
+    \b
+    python -m training train --data PICTURES --arch resnet20
+    """
     with join_processes(device, threads) as process:
-        directory = start_or_rejoin(runs, process, lambda: begin(wish, runs, ModelStore(store)))
+        run, images = start_shared_run(request, runs, ModelStore(store), process)
         with (
-            open_display(console, process, directory) as display,
+            open_display(console, process, run) as display,
             interruptible(process) as interrupted,
         ):
-            data = open_run_data(directory, display.count("checking"), process)
+            data = open_run_data(run, display.count("checking"), process, images=images)
             display.show_data(data)
-            with print_resume_command(display, directory, store):
-                train_run(directory, data, display, process, interrupted)
-            display.say(f"trained; next: python -m training evaluate {directory.path}")
+            with print_resume_command(display, run, store):
+                train_run(run, data, display, process, interrupted)
+            print_next(display, "training", "evaluate", run.path)
 
 
 @click.command()
@@ -70,11 +77,18 @@ def train(
 @THREADS
 @click.pass_obj
 def evaluate(console: Console, run: Path, device: str, threads: int | None) -> None:
-    """Measure on the test split, once, through the store's preprocessing."""
-    with join_processes(device, threads) as process:
-        directory, display, data = _opened(console, run, process)
-        evaluate_run(directory, data, process)
-        display.say(f"{describe_accuracy(directory)}; next: python -m training calibrate {run}")
+    """Measure a trained run on its test split, once.
+
+    \b
+    python -m training evaluate runs/RUN
+    """
+    with (
+        join_processes(device, threads) as process,
+        _opened(console, run, process) as (opened, data, display),
+    ):
+        evaluate_run(opened, data, process)
+        display.say(describe_accuracy(opened))
+        print_next(display, "training", "calibrate", run)
 
 
 @click.command()
@@ -82,7 +96,7 @@ def evaluate(console: Console, run: Path, device: str, threads: int | None) -> N
 @click.option(
     "--twin",
     type=EXISTING_RUN,
-    help="A run of the same recipe whose values to take, where RUN trained on validation too.",
+    help="Take the values of this run of the same recipe, if RUN was trained on validation too.",
 )
 @DEVICE
 @THREADS
@@ -90,34 +104,41 @@ def evaluate(console: Console, run: Path, device: str, threads: int | None) -> N
 def calibrate(
     console: Console, run: Path, twin: Path | None, device: str, threads: int | None
 ) -> None:
-    """Fit on the validation split how far the answers can be trusted, and measure that on the test split.
-
-    The temperature that makes scores probabilities, the energy above which an image is refused as unlike the training images
-    (about 3 % of validation), and for sets of labels the least probability of one (coverages 0.8, 0.9 and 0.95). `publish`
-    puts them into the version. A version that is published already does not change.
+    """Fit temperature, energy threshold and prediction sets on validation; measure them on test.
 
     \b
-    python -m training calibrate runs/FINAL --twin runs/CHOSEN    # FINAL was trained with learn_validation=true
+    python -m training calibrate runs/RUN
+
+    The model abstains on images above the energy threshold (about 3 % of validation). Prediction
+    sets have coverages of 0.8, 0.9 and 0.95. `publish` puts the values into the version; versions
+    that are published do not change. For a run that was trained with `learn_validation=true`:
+
+    \b
+    python -m training calibrate runs/FINAL --twin runs/CHOSEN
     """
     with join_processes(device, threads) as process:
         if twin:
-            directory, display = RunDirectory(run), TrainingDisplay(console)
-            display.show_calibration(take_calibration(directory, RunDirectory(twin)))
+            display = TrainingDisplay(console)
+            display.show_calibration(take_calibration(Run.open(run), Run.open(twin)))
         else:
-            directory, display, data = _opened(console, run, process)
-            display.show_calibration(calibrate_run(directory, data, process))
-        display.say(f"next: python -m training export {run}")
+            with _opened(console, run, process) as (opened, data, display):
+                display.show_calibration(calibrate_run(opened, data, process))
+        print_next(display, "training", "export", run)
 
 
 @click.command()
 @RUN
 @click.pass_obj
 def export(console: Console, run: Path) -> None:
-    """Write the ONNX file and take the golden images."""
-    directory, display, data = _opened(console, run)
-    export_run(directory)
-    take_golden(directory, data)
-    display.say(f"exported; next: python -m training gate {run}")
+    """Write the ONNX file and the golden images of a run.
+
+    \b
+    python -m training export runs/RUN
+    """
+    with _opened(console, run) as (opened, data, display):
+        export_run(opened)
+        take_golden(opened, data)
+        print_next(display, "training", "gate", run)
 
 
 @click.command()
@@ -126,13 +147,17 @@ def export(console: Console, run: Path) -> None:
 @WAIVE
 @click.pass_obj
 def gate(console: Console, run: Path, store: Path, waive: tuple[str, ...]) -> None:
-    """Check the export against the network that was measured and against the live version; exit code 1 where a check fails."""
+    """Check the export against the trained network and the live version; exit with 1 on failure.
+
+    \b
+    python -m training gate runs/RUN --waive latency="the larger network is wanted"
+    """
     waivers = parse_waivers(waive)
-    directory, display, data = _opened(console, run)
-    checks = gates.gate(directory, data, waivers, ModelStore(store))
-    display.show_checks(checks)
-    gates.require_passed(checks)
-    display.say(f"every check passed or was waived; next: python -m training publish {run}")
+    with _opened(console, run) as (opened, data, display):
+        checks = gates.gate(opened, data, waivers, ModelStore(store))
+        display.show_checks(checks)
+        gates.require_passed(checks)
+        print_next(display, "training", "publish", run, "--store", store)
 
 
 @click.command()
@@ -141,15 +166,20 @@ def gate(console: Console, run: Path, store: Path, waive: tuple[str, ...]) -> No
 @PROMOTE
 @click.pass_obj
 def publish(console: Console, run: Path, store: Path, *, promote: bool) -> None:
-    """Seal the export as the model's next version."""
-    directory, display, data = _opened(console, run)
-    published = publish_run(directory, data, ModelStore(store), promote=promote)
-    print_published(display, directory.config().model, published, store)
+    """Publish the export of a run as the next version of its model.
+
+    \b
+    python -m training publish runs/RUN
+    """
+    with _opened(console, run) as (opened, data, display):
+        published = publish_run(opened, data, ModelStore(store), promote=promote)
+        print_published(display, opened.config.model, published, store)
 
 
+@contextlib.contextmanager
 def _opened(
-    console: Console, run: Path, process: DistributedProcess = SINGLE_PROCESS
-) -> tuple[RunDirectory, TrainingDisplay, RunData]:
-    directory = RunDirectory(run)
-    with open_display(console, process, directory) as display:
-        return directory, display, open_run_data(directory, display.count("reading"), process)
+    console: Console, path: Path, process: DistributedProcess = SINGLE_PROCESS
+) -> Iterator[tuple[Run, RunData, TrainingDisplay]]:
+    run = Run.open(path)
+    with open_display(console, process, run) as display:
+        yield run, open_run_data(run, display.count("reading"), process), display

@@ -17,17 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_store.store import ModelStore
 from training.data.scan import scan
 from training.data.sources import ImageSet
 from training.errors import InterruptedRunError, RecipeError, RunError
 from training.experiments.training_curve import CURVE, CurvePoint, CurveRecorder, read_curve
 from training.learning.distributed import DistributedProcess
 from training.learning.networks import build_network, parse_architecture
-from training.run.data import CHECK_FILE, RunData, canvas_of, open_run_data
-from training.run.directory import RunConfig, RunDirectory, damaged
+from training.learning.recipe import Recipe
+from training.run.config import RunConfig
+from training.run.data import CHECK_FILE, RunData, open_run_data, without_crop
+from training.run.directory import CONFIG_FILE, Run, RunDirectory, damaged
 from training.run.inference import predict_split
-from training.run.request import RunRequest, configure, look_at
+from training.run.request import RunRequest, build_config, load_request_images
 from training.run.weights import LAST_WEIGHTS, Trained, read_weights
 from training.steps.pipeline import ProgressDisplay
 from training.steps.train import Progress, read_metrics, train
@@ -44,13 +45,13 @@ Item = TypeVar("Item")
 class TrainedRun:
     """A finished run of one network and one seed."""
 
-    directory: RunDirectory
+    directory: Run
     config: RunConfig
     history: list[dict[str, Any]]
     """Lines of `metrics.jsonl`, one per epoch."""
 
     @classmethod
-    def read(cls, run: RunDirectory) -> Self:
+    def read(cls, run: Run) -> Self:
         """Read a finished run.
 
         Raises:
@@ -63,7 +64,7 @@ class TrainedRun:
                 f"{run.path} was partly trained outside the experiments, so its curves have gaps. "
                 "Move it away to train it again."
             )
-        return cls(run, run.config(), history)
+        return cls(run, run.config, history)
 
     @property
     def architecture(self) -> str:
@@ -108,13 +109,14 @@ class Laboratory:
     process: DistributedProcess
     interrupted: Callable[[], bool]
     _data_digests: dict[str, str] = field(default_factory=dict)
-    """Digests of the present data, by canvas."""
+    """Digests of the present data, by preprocessing."""
 
     def config(self, architecture: str, seed: int) -> RunConfig:
         """The configuration of a run. Raises RecipeError or DataError."""
-        model = model_name(self.request.short_data, architecture)
+        model = model_name(self.request.data_name, architecture)
         request = replace(self.request, architecture=architecture, seed=seed, model=model)
-        return configure(request, self.images, ModelStore())
+        recipe = Recipe.load(request.recipe_name, request.changes)
+        return build_config(request, self.images, recipe)
 
     def check_networks(self, architectures: Sequence[str]) -> None:
         """Check before any training that these networks can be compared.
@@ -137,12 +139,13 @@ class Laboratory:
     @cached_property
     def images(self) -> ImageSet:
         """The images of the request, not yet decoded. Raises DataError."""
-        return look_at(self.request)
+        return load_request_images(self.request)
 
-    def directory(self, architecture: str, seed: int) -> RunDirectory:
+    def directory(self, architecture: str, seed: int) -> Run:
         """Directory of this network's run, which need not exist yet."""
         config = self.config(architecture, seed)
-        return RunDirectory(self.runs / f"{architecture}-seed{seed}-{digest(config.trained_as)}")
+        name = f"{architecture}-seed{seed}-{digest(config.training_values)}"
+        return Run(self.runs / name, config)
 
     def train(self, architecture: str, seed: int) -> TrainedRun:
         """Train or resume this network, or read its run if it is finished.
@@ -152,11 +155,11 @@ class Laboratory:
         """
         run = self.directory(architecture, seed)
         run.path.mkdir(parents=True, exist_ok=True)
-        with run.alone():
+        with run.locked():
             if run.has(LAST_WEIGHTS):
                 self._check_data(run)
             else:
-                self._train(run, self.config(architecture, seed))
+                self._train(run)
         return TrainedRun.read(run)
 
     def train_all(
@@ -170,12 +173,13 @@ class Laboratory:
             for architecture in architectures
         }
 
-    def _train(self, run: RunDirectory, config: RunConfig) -> None:
-        if not run.has("config.json"):
-            run.write_config(config)
+    def _train(self, run: Run) -> None:
+        config = run.config
+        if not run.has(CONFIG_FILE):
+            Run.create_at(run.path, config)
         self.display.announce(f"train {config.architecture}, seed {config.seed}")
         data = open_run_data(run, self.display.count("checking"), self.process)
-        recorder = CurveRecorder(run, config.recipe.batch_size, len(data.learned))
+        recorder = CurveRecorder(run, config.recipe.batch_size, len(data.training_indices))
 
         def report(progress: Progress) -> None:
             recorder(progress)
@@ -186,12 +190,12 @@ class Laboratory:
 
         train(run, data, report, self.process, self.interrupted, measure=measure)
 
-    def _check_data(self, run: RunDirectory) -> None:
-        canvas = canvas_of(run.config().preprocessing)
-        key = canvas.model_dump_json()
+    def _check_data(self, run: Run) -> None:
+        uncropped = without_crop(run.config.preprocessing)
+        key = uncropped.model_dump_json()
         if key not in self._data_digests:
             progress = self.display.count("checking")
-            self._data_digests[key] = scan(self.images, canvas, 2, progress).digest
+            self._data_digests[key] = scan(self.images, uncropped, 2, progress).digest
         if run.read_json(CHECK_FILE, "experiment").get("data_digest") != self._data_digests[key]:
             raise RunError(
                 f"{run.path} was trained on other data than {self.images.name} holds now. "

@@ -63,6 +63,6 @@ def sample_training_images(
         Normalised images, float `[n, 3, h, w]`, and labels, int64 `[n]`.
     """
     data = laboratory.data(run)
-    chosen, device = evenly_spaced(data.learned, count), laboratory.process.device
+    chosen, device = evenly_spaced(data.training_indices, count), laboratory.process.device
     chunks = [run.trained.normalize(torch.from_numpy(chunk)) for chunk in data.chunks(chosen)]
     return torch.cat(chunks).to(device), data.labels(chosen).to(device)

@@ -1,4 +1,4 @@
-"""One check of a gate: a value held against a threshold."""
+"""Builds checks: a measured value against a threshold."""
 
 import math
 import sys
@@ -10,14 +10,13 @@ from model_store.manifest import Check
 from model_store.session import Logits
 
 LOGIT_TOLERANCE: Final = 1e-3
-"""How far an export's logits may be from torch's."""
+"""Largest allowed difference between a logit of the export and torch's."""
 
 
 def at_least(name: str, value: float, threshold: float, detail: str = "") -> Check:
-    """A check that passes from `threshold` up."""
-    value = (
-        value if math.isfinite(value) else -sys.float_info.max
-    )  # NaN passes nothing, and JSON can hold this
+    """Return a check that passes if `value >= threshold`. NaN and infinity fail."""
+    # JSON cannot hold NaN and infinity
+    value = value if math.isfinite(value) else -sys.float_info.max
     return Check(
         check=name,
         passed=value >= threshold,
@@ -29,7 +28,7 @@ def at_least(name: str, value: float, threshold: float, detail: str = "") -> Che
 
 
 def at_most(name: str, value: float, threshold: float, detail: str = "") -> Check:
-    """A check that passes up to `threshold`."""
+    """Return a check that passes if `value <= threshold`. NaN and infinity fail."""
     value = value if math.isfinite(value) else sys.float_info.max
     return Check(
         check=name,
@@ -42,5 +41,5 @@ def at_most(name: str, value: float, threshold: float, detail: str = "") -> Chec
 
 
 def max_abs(difference: Logits) -> float:
-    """The largest absolute value."""
+    """Return the largest absolute value."""
     return float(np.abs(difference).max())

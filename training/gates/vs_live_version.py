@@ -1,4 +1,4 @@
-"""A new export beside the live version of its model: as good on the same images, and not twice as slow or large unnoticed."""
+"""Gate: the export against the live version of its model, by accuracy, latency and size."""
 
 import time
 from collections.abc import Iterator
@@ -15,121 +15,126 @@ from model_store.store import ModelStore
 from model_store.version import Version
 from training.gates.checks import at_least, at_most
 from training.gates.vs_previous_version import SIGNIFICANCE, mcnemar
-from training.run.data import PIXEL_CHUNK_SIZE, RunData, is_known_image, read_version_known_images
-from training.run.directory import RunDirectory
+from training.run.data import PIXEL_CHUNK_SIZE, RunData
+from training.run.directory import Run
 from training.run.inference import run_in_batches
+from training.run.known_images import is_known_image, read_version_known_images
 from training.steps.evaluate import read_logits
-from training.steps.export import WEIGHTS_FILE, graph_files
+from training.steps.export import EXPORT_MAX_BATCH_SIZE, WEIGHTS_FILE, graph_files
 
 NOT_WORSE_THAN_LIVE_CHECK: Final = "not_worse_than_live"
 LATENCY_CHECK: Final = "latency"
 SIZE_CHECK: Final = "size"
 LIVE_READABLE_CHECK: Final = "live_readable"
-MAX_LIVE_RATIO: Final = (
-    2.0  # of the live version's; what is meant to be slower or larger is waived with its reason
-)
-_ROUNDS: Final = 15
-_SECONDS: Final = 3.0
+MAX_LIVE_RATIO: Final = 2.0
+"""Largest allowed latency and size, relative to the live version."""
+_MAX_ROUNDS: Final = 15
+_MAX_SECONDS: Final = 3.0
+_MIN_ROUNDS: Final = 3
 
 
 def compare_with_live(
-    run: RunDirectory, data: RunData, session: Session, batch: int, store: ModelStore
+    run: Run, data: RunData, session: Session, store: ModelStore
 ) -> Iterator[Check]:
-    """Accuracy, latency at one image and at `batch`, and size, against what `store` serves under the model's name.
+    """Compare the export with the version that `store` serves under the name of the model.
 
-    Nothing where it has no published version, or only this run's own; a failed check where that is damaged. Accuracy is
-    compared on the test images that the live version did not learn from, among the classes of the same name; for a run that
-    goes on from it the gates of retraining do so.
+    Yields nothing if there is no published version, or if it is this run's own. Yields one failed
+    check if the live version is damaged. Accuracy is not compared if the run retrains the live
+    version, because `not_worse` does that.
     """
-    model = run.config().model
+    model = run.config.model
     if not store.root.exists() or model not in store.models() or store.layer(model) != "published":
         return
     try:
         live = store.open(model, store.resolve(model))
-    except ModelStoreError as error:  # its successor may be what mends it
-        yield at_least(
-            LIVE_READABLE_CHECK, 0, 1, f"the live version can not be compared with: {error}"
-        )
+    except ModelStoreError as error:  # waivable: this version may repair the model
+        detail = f"the live version cannot be read: {error}"
+        yield at_least(LIVE_READABLE_CHECK, 0, 1, detail)
         return
     with live:
         manifest = live.manifest
         if manifest.training is not None and manifest.training.run_id == run.run_id:
             return
         graph = live.path(live.variant().file)
-        old = Session(graph, manifest.input, manifest.outputs)
-        derived_from = run.config().derived_from
+        live_session = Session(graph, manifest.input, manifest.outputs)
+        derived_from = run.config.derived_from
         if derived_from is None or derived_from.digest != live.digest:
-            yield from _accuracy(run, data, old, live)
-        ratio, detail = _latency(session, old, data, live, batch)
+            yield from _accuracy_check(run, data, live_session, live)
+        ratio, detail = _latency_ratio(session, live_session, data, live)
         yield at_most(
             LATENCY_CHECK, ratio, MAX_LIVE_RATIO, f"times version {live.number}'s: {detail}"
         )
-        new_bytes = sum(run.file(name, "export").stat().st_size for name in graph_files(run))
-        old_bytes = sum(
-            path.stat().st_size for path in (graph, graph.with_name(WEIGHTS_FILE)) if path.exists()
-        )
-        detail = f"times version {live.number}'s: {new_bytes:,} bytes against {old_bytes:,}"
-        yield at_most(SIZE_CHECK, new_bytes / old_bytes, MAX_LIVE_RATIO, detail)
+        own_bytes = sum(run.file(name, "export").stat().st_size for name in graph_files(run))
+        live_files = [path for path in (graph, graph.with_name(WEIGHTS_FILE)) if path.exists()]
+        live_bytes = sum(path.stat().st_size for path in live_files)
+        detail = f"times version {live.number}'s: {own_bytes:,} bytes against {live_bytes:,}"
+        yield at_most(SIZE_CHECK, own_bytes / live_bytes, MAX_LIVE_RATIO, detail)
 
 
-def _accuracy(run: RunDirectory, data: RunData, old: Session, live: Version) -> Iterator[Check]:
-    names, old_names = data.images.class_names, live.manifest.class_names
-    shared = [name for name in names if name in old_names]
+def _accuracy_check(
+    run: Run, data: RunData, live_session: Session, live: Version
+) -> Iterator[Check]:
+    """Compare on test images that the live version was not trained on, among shared classes."""
+    names, live_names = data.images.class_names, live.manifest.class_names
+    shared = [name for name in names if name in live_names]
     test = data.split.test
-    labels = np.array([shared.index(name) if name in shared else -1 for name in names])[
-        data.images.labels[test]
-    ]
-    fresh = (labels >= 0) & ~is_known_image(data, test, read_version_known_images(live))
-    if len(shared) < 2 or not fresh.any():
+    shared_label = np.array([shared.index(name) if name in shared else -1 for name in names])
+    labels = shared_label[data.images.labels[test]]
+    known = is_known_image(data.scan, test, read_version_known_images(live))
+    compared = (labels >= 0) & ~known
+    if len(shared) < 2 or not compared.any():
         return
-    new_right = (
-        read_logits(run)[fresh][:, [names.index(name) for name in shared]].argmax(1)
-        == labels[fresh]
-    )
-    scores = _scores(old, data, test[fresh], live)
-    old_right = scores[:, [old_names.index(name) for name in shared]].argmax(1) == labels[fresh]
-    gained, lost = int((new_right & ~old_right).sum()), int((old_right & ~new_right).sum())
+    labels = labels[compared]
+    columns = [names.index(name) for name in shared]
+    correct = read_logits(run)[compared][:, columns].argmax(1) == labels
+    live_columns = [live_names.index(name) for name in shared]
+    live_logits = _live_logits(live_session, data, test[compared], live)
+    live_correct = live_logits[:, live_columns].argmax(1) == labels
+    gained, lost = int((correct & ~live_correct).sum()), int((live_correct & ~correct).sum())
     detail = (
-        f"chance of {lost} losses against {gained} gains if it were no worse than version {live.number} "
-        f"on {int(fresh.sum()):,} test images (McNemar, one-sided)"
+        f"probability of {lost} losses against {gained} gains if the export is no worse than "
+        f"version {live.number}, on {len(labels):,} test images (McNemar, one-sided)"
     )
     yield at_least(NOT_WORSE_THAN_LIVE_CHECK, mcnemar(gained, lost), SIGNIFICANCE, detail)
 
 
-def _scores(session: Session, data: RunData, indices: NDArray[np.int64], live: Version) -> Logits:
-    """What the live version says of these images, through its own preprocessing."""
-    spec, size = live.manifest.preprocessing, live.manifest.max_batch_size
-    rows = []
+def _live_logits(
+    session: Session, data: RunData, indices: NDArray[np.int64], live: Version
+) -> Logits:
+    """Compute the logits of the live version, through its own preprocessing."""
+    spec, batch_size = live.manifest.preprocessing, live.manifest.max_batch_size
+    logits = []
     for start in range(0, len(indices), PIXEL_CHUNK_SIZE):
-        pixels = data.images.pixels(indices[start : start + PIXEL_CHUNK_SIZE], spec, data.workers)
-        rows.append(run_in_batches(session, pixels, size))
-    return np.concatenate(rows)
+        chunk = indices[start : start + PIXEL_CHUNK_SIZE]
+        pixels = data.images.pixels(chunk, spec, data.workers)
+        logits.append(run_in_batches(session, pixels, batch_size))
+    return np.concatenate(logits)
 
 
-def _latency(
-    new: Session, old: Session, data: RunData, live: Version, batch: int
+def _latency_ratio(
+    session: Session, live_session: Session, data: RunData, live: Version
 ) -> tuple[float, str]:
-    """The larger ratio of median times at one image and at a batch, both measured in turn on one thread, and what it is made of."""
-    spec, old_input = data.preprocessing, live.manifest.input
-    batch = min(batch, live.manifest.max_batch_size)
-    found = []
-    for size in sorted({1, batch}):
-        mine = np.zeros((size, spec.crop_height, spec.crop_width, 3), np.uint8)
-        theirs = np.zeros((size, old_input.height, old_input.width, 3), np.uint8)
-        times: list[tuple[float, float]] = []
+    """Return the larger ratio of median times, at batch 1 and at the largest common batch.
+
+    Both are measured in turns with one thread. The text has the times.
+    """
+    spec, live_input = data.preprocessing, live.manifest.input
+    ratios, details = [], []
+    for size in sorted({1, min(EXPORT_MAX_BATCH_SIZE, live.manifest.max_batch_size)}):
+        images = np.zeros((size, spec.crop_height, spec.crop_width, 3), np.uint8)
+        live_images = np.zeros((size, live_input.height, live_input.width, 3), np.uint8)
+        rounds: list[tuple[float, float]] = []
         began = time.perf_counter()
-        while len(times) < 3 or (len(times) < _ROUNDS and time.perf_counter() - began < _SECONDS):
-            times.append((_seconds(new, mine), _seconds(old, theirs)))
-        new_time, old_time = (
-            median(column) for column in zip(*times[1:], strict=True)
-        )  # the first round warms both
-        found.append(
-            (
-                new_time / old_time,
-                f"{new_time * 1e3:.2f} ms against {old_time * 1e3:.2f} at batch {size}",
-            )
-        )
-    return max(ratio for ratio, _ in found), ", ".join(detail for _, detail in found)
+        while len(rounds) < _MIN_ROUNDS or (
+            len(rounds) < _MAX_ROUNDS and time.perf_counter() - began < _MAX_SECONDS
+        ):
+            rounds.append((_seconds(session, images), _seconds(live_session, live_images)))
+        # the first round is the warm-up
+        seconds, live_seconds = (median(column) for column in zip(*rounds[1:], strict=True))
+        ratios.append(seconds / live_seconds)
+        times = f"{seconds * 1e3:.2f} ms against {live_seconds * 1e3:.2f} ms"
+        details.append(f"{times} at batch {size}")
+    return max(ratios), ", ".join(details)
 
 
 def _seconds(session: Session, images: NDArray[np.uint8]) -> float:

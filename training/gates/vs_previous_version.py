@@ -1,4 +1,4 @@
-"""A retrained model and the one it follows, on the same test images: what was gained and lost, class by class."""
+"""Gate of retraining: the new model against the previous version, on the same test images."""
 
 from dataclasses import asdict, dataclass
 from typing import Final
@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 
 from training.errors import RunError
 from training.run.data import RunData
-from training.run.directory import RunDirectory, damaged
+from training.run.directory import Run, RunDirectory, damaged
 from training.run.inference import predict_split
 from training.run.weights import PREVIOUS_WEIGHTS, read_weights
 from training.steps.evaluate import read_logits
@@ -20,10 +20,15 @@ SIGNIFICANCE: Final = 0.05
 
 @dataclass(frozen=True)
 class ClassComparison:
-    """One class's test images: how many, and how many each model got right.
+    """Test images of one class. Field names are a file format.
 
-    `like_old` is how many the new model gets right with the old model's classes alone to choose from. Of a class that the old model
-    did not have, its two are None.
+    Attributes:
+        name: The class.
+        images: Number of test images.
+        old_right: Correct answers of the previous version; None for a new class.
+        like_old: Correct answers of the new model among the previous version's classes; None for a
+            new class.
+        new_right: Correct answers of the new model among all classes.
     """
 
     name: str
@@ -35,9 +40,14 @@ class ClassComparison:
 
 @dataclass(frozen=True)
 class PreviousComparison:
-    """Test images of the classes that both models have which only the new one (`gained`) or only the old one (`lost`) got right.
+    """Test images of shared classes that only one of both models classifies correctly.
 
-    Both have these classes alone to choose from: a lorry that is taken for a car is no mistake of a model without lorries.
+    Both models choose among the shared classes: the previous version cannot answer with new ones.
+
+    Attributes:
+        classes: All classes of the new model.
+        gained: Images that only the new model classifies correctly.
+        lost: Images that only the previous version classifies correctly.
     """
 
     classes: tuple[ClassComparison, ...]
@@ -45,80 +55,72 @@ class PreviousComparison:
     lost: int
 
     @property
-    def grown(self) -> bool:
-        """Whether the new model has classes that the old one did not have."""
+    def has_new_classes(self) -> bool:
+        """Whether the new model has classes that the previous version lacks."""
         return any(line.old_right is None for line in self.classes)
 
     @property
     def p_worse(self) -> float:
-        """McNemar's exact test, one-sided: the chance of as many losses if the new model were no worse than the old one."""
+        """P-value of McNemar's test; small if the new model is worse."""
         return mcnemar(self.gained, self.lost)
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """The chance of at least so many losses among the changes if both directions were as likely (McNemar 1947, exact)."""
-    return (
-        float(binomtest(lost, gained + lost, alternative="greater").pvalue)
-        if gained + lost
-        else 1.0
-    )
+    """Return the probability of at least `lost` losses if gains and losses are equally likely.
+
+    Source: McNemar 1947, exact and one-sided.
+    """
+    if not gained + lost:
+        return 1.0
+    return float(binomtest(lost, gained + lost, alternative="greater").pvalue)
 
 
 def read_previous_comparison(run: RunDirectory) -> PreviousComparison:
-    """What `compare_with_previous` left. Raises RunError."""
+    """Return what `compare_with_previous` wrote. Raises RunError if it is missing or damaged."""
     values = run.read_json(SUCCESSION_FILE, "gate")
     try:
-        return PreviousComparison(
-            tuple(ClassComparison(**line) for line in values["classes"]),
-            values["gained"],
-            values["lost"],
-        )
+        classes = tuple(ClassComparison(**line) for line in values["classes"])
+        return PreviousComparison(classes, values["gained"], values["lost"])
     except (TypeError, KeyError) as error:
         raise damaged(run.path / SUCCESSION_FILE, error) from None
 
 
-def compare_with_previous(run: RunDirectory, data: RunData) -> PreviousComparison:
-    """Both models on the test split. Leaves `succession.json`.
+def compare_with_previous(run: Run, data: RunData) -> PreviousComparison:
+    """Compare both models on the test split; writes `succession.json`.
 
-    Raises RunError where the run goes on from no version, or has not been evaluated.
+    Raises:
+        RunError: The run retrains no version, or has not been evaluated.
     """
     if not run.has(PREVIOUS_WEIGHTS):
-        raise RunError(
-            f"{run.path} goes on from no version, so there is nothing to compare it with"
-        )
+        raise RunError(f"{run.path} retrains no version, so there is nothing to compare with")
     previous = read_weights(run.path / PREVIOUS_WEIGHTS)
-    test, known = (
-        data.split.test,
-        previous.classes,
-    )  # the classes that the old model has stand first
+    test, old_classes = data.split.test, previous.classes  # new classes follow the old ones
     labels = data.images.labels[test]
-    shared = labels < known
+    shared = labels < old_classes
     logits = read_logits(run)
     new_right = logits.argmax(axis=1) == labels
-    like_old = logits[:, :known].argmax(axis=1) == labels
+    like_old = logits[:, :old_classes].argmax(axis=1) == labels
+    old_logits = predict_split(previous.answering, data, test[shared], previous.normalize)
     old_right = np.zeros(len(test), bool)
-    old_answers = (
-        predict_split(previous.answering, data, test[shared], previous.normalize).argmax(1).numpy()
-    )
-    old_right[shared] = old_answers == labels[shared]
+    old_right[shared] = old_logits.argmax(1).numpy() == labels[shared]
 
-    def count(right: NDArray[np.bool_], label: int) -> int:
-        return int(right[labels == label].sum())
+    def count(correct: NDArray[np.bool_], label: int) -> int:
+        return int(correct[labels == label].sum())
 
     classes = tuple(
         ClassComparison(
             name=name,
             images=int((labels == label).sum()),
-            old_right=count(old_right, label) if label < known else None,
-            like_old=count(like_old, label) if label < known else None,
+            old_right=count(old_right, label) if label < old_classes else None,
+            like_old=count(like_old, label) if label < old_classes else None,
             new_right=count(new_right, label),
         )
         for label, name in enumerate(data.images.class_names)
     )
-    succession = PreviousComparison(
+    comparison = PreviousComparison(
         classes,
         gained=int((like_old & ~old_right)[shared].sum()),
         lost=int((old_right & ~like_old)[shared].sum()),
     )
-    run.write_json(SUCCESSION_FILE, {**asdict(succession), "p_worse": succession.p_worse})
-    return succession
+    run.write_json(SUCCESSION_FILE, {**asdict(comparison), "p_worse": comparison.p_worse})
+    return comparison

@@ -16,8 +16,9 @@ from training.gates.gate import require_passed
 from training.importing.candidate import ImportCandidate
 from training.importing.import_report import IMPORT_REPORT
 from training.importing.verification import VerificationResult
+from training.promotion import pin_serving_version
 from training.steps.export import CLASSIFIER_FILE, MODEL_FILE
-from training.steps.publish import CHECKPOINT_WEIGHTS_FILE, Published, pin_serving_version
+from training.steps.publish import CHECKPOINT_WEIGHTS_FILE, Published
 
 _PROMOTION_REASON: Final = "imported and verified"
 

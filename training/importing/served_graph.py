@@ -11,7 +11,6 @@ from model_store.manifest import Outputs, Preprocessing
 from model_store.preprocessing import Pixels
 from model_store.session import Logits
 from training.errors import ForeignModelError
-from training.gates.gate import EXPORT_MAX_BATCH_SIZE
 from training.importing.assembly import assemble
 from training.importing.candidate import input_size_of, open_session
 from training.importing.foreign_file import ForeignFile
@@ -21,7 +20,7 @@ from training.importing.import_report import ImportReport
 from training.importing.input_spec import InputSpec
 from training.importing.probes import score_tolerance
 from training.run.inference import run_in_batches
-from training.steps.export import OUTPUT_NAMES
+from training.steps.export import EXPORT_MAX_BATCH_SIZE, OUTPUT_NAMES
 
 TEST_BATCH: Final = 3  # not 1, and rarely the batch that a file fixes
 

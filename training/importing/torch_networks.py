@@ -17,7 +17,6 @@ from model_store.preprocessing import Pixels
 from model_store.provenance import Imported
 from model_store.session import Logits
 from training.errors import ForeignModelError
-from training.gates.gate import EXPORT_MAX_BATCH_SIZE
 from training.importing.candidate import ImportCandidate, input_size_of, open_session
 from training.importing.import_report import IMPORT_REPORT, ImportReport
 from training.importing.input_options import InputOptions, alternative_specs, find_preprocessing
@@ -41,7 +40,13 @@ from training.run.initial_weights import (
     read_state_dict,
 )
 from training.run.weights import Trained, is_weights_file, read_weights, serialise
-from training.steps.export import OUTPUTS, ExportModule, classifier_bytes, export_graph
+from training.steps.export import (
+    EXPORT_MAX_BATCH_SIZE,
+    OUTPUTS,
+    ExportModule,
+    classifier_bytes,
+    export_graph,
+)
 
 TORCHVISION_NETWORKS: Final = tuple(name for name in IMAGENET if name not in PLAIN_LAYERS)
 """The residual classifiers of torchvision."""

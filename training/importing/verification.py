@@ -19,7 +19,7 @@ from training.data.image_set import ImageSet, Indices, with_classes
 from training.data.sampling import evenly_spaced
 from training.errors import DataError, ForeignModelError
 from training.gates.checks import at_least, at_most, max_abs
-from training.gates.gate import EXPORT_MAX_BATCH_SIZE, ODD_BATCH
+from training.gates.parity import ODD_BATCH
 from training.gates.preprocessing import PREPROCESSING_FAULTS, check_golden
 from training.gates.vs_previous_version import SIGNIFICANCE
 from training.importing.candidate import ImportCandidate, open_session
@@ -32,6 +32,7 @@ from training.importing.probes import (
 )
 from training.run.inference import run_in_batches
 from training.steps.evaluate import wilson_interval
+from training.steps.export import EXPORT_MAX_BATCH_SIZE
 from training.steps.golden import Probe, make_golden_block, synthetic_probes, to_npy
 
 MIN_VERIFICATION_IMAGES: Final = 10

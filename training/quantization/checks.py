@@ -13,11 +13,12 @@ from model_store.session import Logits, Session
 from model_store.speed import batches_up_to, speed_up, time_in_turn
 from model_store.uncertainty import CLEAR_MARGIN, margins
 from training.gates.checks import LOGIT_TOLERANCE, at_least, at_most, max_abs
-from training.gates.gate import ODD_BATCH, apply_waivers
+from training.gates.gate import apply_waivers
+from training.gates.parity import ODD_BATCH
 from training.quantization.scoring import Scorer
 from training.quantization.sensitivity import relative_drift
 from training.run.inference import run_in_batches
-from training.steps.calibrate import (
+from training.steps.calibration_fit import (
     ABSTENTION_LIMIT,
     COVERAGES,
     ECE_ALLOWANCE,

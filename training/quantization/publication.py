@@ -11,8 +11,9 @@ from model_store.provenance import VersionReference
 from model_store.store import ModelStore
 from model_store.version import Version
 from training.errors import QuantizationError
+from training.promotion import pin_serving_version, require_holdable
 from training.quantization.variants import QuantizedVariant
-from training.steps.publish import Published, pin_serving_version, require_promotable
+from training.steps.publish import Published
 
 
 @contextmanager
@@ -68,7 +69,7 @@ def publish_variant(
         "signature": None,  # it is valid for the old manifest only
     }
     if not promote:
-        require_promotable(store, model)
+        require_holdable(store, model)
     promoted = (
         promote
         and all(check.passed for check in (*manifest.gate, *quantized.checks))

@@ -11,13 +11,8 @@ from training.data.scan import scan
 from training.data.sources import check_data, with_classes
 from training.data.split import SPLIT_SEED, make_split
 from training.errors import DataError, QuantizationError
-from training.run.data import (
-    RunData,
-    canvas_of,
-    known_digests,
-    load_images,
-    read_version_known_images,
-)
+from training.run.data import RunData, load_images, without_crop
+from training.run.known_images import known_digests, read_version_known_images
 
 
 def find_sources(version: Version, names: Sequence[str]) -> tuple[str, ...]:
@@ -66,7 +61,7 @@ def open_version_data(
             "rename or remove them"
         )
     images = with_classes(images, version.manifest.class_names)
-    scanned = scan(images, canvas_of(spec), workers, progress)
+    scanned = scan(images, without_crop(spec), workers, progress)
     findings = check(images, scanned.facts)
     excluded = left_out(images, scanned.facts)
     split = make_split(
@@ -80,7 +75,7 @@ def open_version_data(
         raise DataError(
             f"{images.name} has no image left for {' and '.join(missing)}; give more images"
         )
-    return RunData(images, scanned, findings, split, split.train, excluded, spec, workers)
+    return RunData(images, scanned, findings, split, excluded, spec, workers)
 
 
 def is_training_data(version: Version, data: RunData) -> bool:

@@ -21,8 +21,9 @@ from training.gates.gate import GATES_FILE
 from training.reports.figures import SERIES_COLOURS, Line, draw_lines
 from training.reports.history import History, read_history, split_indices
 from training.reports.pages import flatten, format_percent, render_page
+from training.run.config import RunConfig
 from training.run.data import CHECK_FILE
-from training.run.directory import RunConfig, RunDirectory, damaged
+from training.run.directory import Run, damaged
 from training.run.weights import LAST_WEIGHTS
 from training.steps.evaluate import EVALUATION_FILE, read_figures, read_labels, read_logits
 from training.steps.publish import PUBLISHED_FILE
@@ -50,7 +51,7 @@ class ComparedRun:
     """
 
     name: str
-    run: RunDirectory
+    run: Run
     config: RunConfig
     history: History
     figures: dict[str, Any] | None
@@ -87,7 +88,7 @@ class McNemarTest:
         return f"only this run correct: {own}; only {other} correct: {theirs}; p = {self.p:.3g}"
 
 
-def compare(runs: Sequence[RunDirectory], out: Path) -> Path:
+def compare(runs: Sequence[Run], out: Path) -> Path:
     """Write a self-contained page that compares the runs. Returns its path.
 
     Raises:
@@ -128,7 +129,7 @@ def _draw_metrics(compared: Sequence[ComparedRun]) -> list[tuple[str, Markup]]:
     return drawings
 
 
-def comparison_table(runs: Sequence[RunDirectory]) -> Table:
+def comparison_table(runs: Sequence[Run]) -> Table:
     """Accuracies, configuration differences and McNemar tests of the runs. Raises RunError."""
     compared = _read(runs)
     columns = (Column(Text(each.name), overflow="fold") for each in compared)
@@ -187,16 +188,17 @@ def runs_table(runs: Path) -> Table:
     )
     configs = [path for path in runs.glob("*/config.json") if path.is_file()]
     for config in sorted(configs, key=lambda path: path.stat().st_mtime, reverse=True):
-        cells = _run_row(RunDirectory(config.parent))
+        cells = _run_row(config.parent)
         table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells))
     if not configs:
         table.caption = "no runs yet; start one with `python -m training run`"
     return table
 
 
-def _run_row(run: RunDirectory) -> tuple[str | Text, ...]:
+def _run_row(path: Path) -> tuple[str | Text, ...]:
     try:
-        config = run.config()
+        run = Run.open(path)
+        config = run.config
         history = read_history(run) if run.has(METRICS_FILE) else None
         figures = read_figures(run) if run.has(EVALUATION_FILE) else None
         return (
@@ -211,11 +213,11 @@ def _run_row(run: RunDirectory) -> tuple[str | Text, ...]:
     except TrainingError as error:
         reason: Exception = error
     except (OSError, ValueError, TypeError, KeyError) as error:  # JSON that no run writes
-        reason = damaged(run.path, error)
-    return (run.run_id, "", "", "", Text(f"damaged: {reason}", "red"), "", "")
+        reason = damaged(path, error)
+    return (path.name, "", "", "", Text(f"damaged: {reason}", "red"), "", "")
 
 
-def _state(run: RunDirectory, config: RunConfig, history: History | None) -> str:
+def _state(run: Run, config: RunConfig, history: History | None) -> str:
     if run.has(PUBLISHED_FILE):
         try:
             return f"published, version {run.read_json(PUBLISHED_FILE, 'publish')['version']}"
@@ -231,7 +233,7 @@ def _state(run: RunDirectory, config: RunConfig, history: History | None) -> str
     return "checked" if run.has(CHECK_FILE) else "created"
 
 
-def _read(runs: Sequence[RunDirectory]) -> list[ComparedRun]:
+def _read(runs: Sequence[Run]) -> list[ComparedRun]:
     if not runs:
         raise RunError("Give at least one run to compare.")
     ids = Counter(run.run_id for run in runs)
@@ -239,7 +241,7 @@ def _read(runs: Sequence[RunDirectory]) -> list[ComparedRun]:
         ComparedRun(
             run.run_id if ids[run.run_id] == 1 else str(run.path),
             run,
-            run.config(),
+            run.config,
             read_history(run),
             read_figures(run) if run.has(EVALUATION_FILE) else None,
             series,
@@ -248,12 +250,12 @@ def _read(runs: Sequence[RunDirectory]) -> list[ComparedRun]:
     ]
 
 
-def _correct_images(run: RunDirectory) -> NDArray[np.bool_]:
+def _correct_images(run: Run) -> NDArray[np.bool_]:
     """Whether each test image was classified correctly, bool `[images]`."""
     return np.asarray(read_logits(run).argmax(axis=1) == read_labels(run))
 
 
-def _test_images_digest(run: RunDirectory) -> str:
+def _test_images_digest(run: Run) -> str:
     """Identifies the test images: the digest of the data and the positions of the test split."""
     try:
         digest = str(run.read_json(CHECK_FILE, "resume")["data_digest"])

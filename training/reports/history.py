@@ -9,7 +9,7 @@ from typing import Any
 
 from training.reports.pages import format_percent
 from training.run.data import SPLIT_FILE
-from training.run.directory import RunDirectory, damaged
+from training.run.directory import Run, damaged
 from training.steps.train import read_metrics
 
 
@@ -70,16 +70,16 @@ class History:
         return format_percent(self.best["validation_top1"])
 
 
-def read_history(run: RunDirectory) -> History:
+def read_history(run: Run) -> History:
     """The history of a run so far. Raises RunError if no epoch has ended or a file is damaged."""
-    lines, indices, recipe = read_metrics(run), split_indices(run), run.config().recipe
+    lines, indices, recipe = read_metrics(run), split_indices(run), run.config.recipe
     train_images = len(indices.get("train", []))
     if recipe.learn_validation:
         train_images += len(indices.get("validation", []))
     return History(lines, train_images, recipe.batch_size, recipe.learn_validation)
 
 
-def split_indices(run: RunDirectory) -> dict[str, list[int]]:
+def split_indices(run: Run) -> dict[str, list[int]]:
     """Positions of each split's images in the data, from `split.csv`. Raises RunError."""
     indices: dict[str, list[int]] = defaultdict(list)
     for index, split in enumerate(_read_splits(run)):
@@ -88,7 +88,7 @@ def split_indices(run: RunDirectory) -> dict[str, list[int]]:
     return dict(indices)
 
 
-def _read_splits(run: RunDirectory) -> Iterator[str]:
+def _read_splits(run: Run) -> Iterator[str]:
     path = run.file(SPLIT_FILE, "resume")
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:

@@ -184,7 +184,7 @@ def reliability_bins(
 ) -> list[ReliabilityBin]:
     """Confidence and accuracy in bins of equal width, without empty bins.
 
-    The bins are those of `calibration_error`.
+    The bins are those of `expected_calibration_error`.
     """
     confidence = predictions.probabilities.max(axis=1)
     correct = predictions.predicted == predictions.labels

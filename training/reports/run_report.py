@@ -33,7 +33,7 @@ from training.reports.pages import flatten, render_page
 from training.reports.thumbnails import make_thumbnails
 from training.run.checkpoint import load_checkpoint
 from training.run.data import RunData
-from training.run.directory import RunDirectory
+from training.run.directory import Run
 from training.run.inference import predict
 from training.run.weights import Trained, load_trained
 from training.steps.calibrate import CALIBRATION_FILE, RunCalibration, read_calibration
@@ -90,7 +90,7 @@ class CheckedLabels:
 
 
 def write_run_report(
-    run: RunDirectory,
+    run: Run,
     data: RunData,
     progress: ProgressCallback = lambda *_: None,
     process: DistributedProcess = SINGLE_PROCESS,
@@ -108,7 +108,7 @@ def write_run_report(
         RunError: The run is not evaluated.
         DataError: An image can no longer be read.
     """
-    config, figures, history = run.config(), read_figures(run), read_history(run)
+    config, figures, history = run.config, read_figures(run), read_history(run)
     test = _test_predictions(run, data)
     others, checked = _other_predictions(data, load_trained(run), config.seed, progress, process)
     wrong_labels = likely_wrong_labels([test, *others])
@@ -172,7 +172,7 @@ def draw_curves(history: History, best_epoch: int) -> list[tuple[str, Markup]]:
     return [(caption, drawing) for caption, drawing in drawings if drawing is not None]
 
 
-def _test_predictions(run: RunDirectory, data: RunData) -> SplitPredictions:
+def _test_predictions(run: Run, data: RunData) -> SplitPredictions:
     logits, indices = read_logits(run), data.split.test
     expected = (len(indices), len(data.images.class_names))
     if logits.shape != expected:
@@ -192,7 +192,7 @@ def _other_predictions(
 ) -> tuple[list[SplitPredictions], list[CheckedLabels]]:
     """Predictions for samples of the validation and training images."""
     spec = data.preprocessing
-    is_small = data.canvas is not None and (
+    is_small = data.uncropped_pixels is not None and (
         max(spec.crop_height, spec.crop_width) <= SMALL_INPUT_SIDE
     )
     limit = SMALL_SAMPLE if is_small else LARGE_SAMPLE
@@ -266,7 +266,7 @@ def _matrix_rows(cells: Iterable[ConfusionCell], classes: int) -> list[list[Conf
     ]
 
 
-def _read_calibration(run: RunDirectory) -> RunCalibration | None:
+def _read_calibration(run: Run) -> RunCalibration | None:
     if not run.has(CALIBRATION_FILE):
         return None
     try:
@@ -275,7 +275,7 @@ def _read_calibration(run: RunDirectory) -> RunCalibration | None:
         return RunCalibration(notices=(str(error),))
 
 
-def _read_checks(run: RunDirectory) -> tuple[tuple[Check, ...], str | None]:
+def _read_checks(run: Run) -> tuple[tuple[Check, ...], str | None]:
     """Results of the gates, and the reason if they cannot be read."""
     if not run.has(GATES_FILE):
         return (), None
@@ -285,7 +285,7 @@ def _read_checks(run: RunDirectory) -> tuple[tuple[Check, ...], str | None]:
         return (), str(error)
 
 
-def _read_environment(run: RunDirectory) -> Mapping[str, Any]:
+def _read_environment(run: Run) -> Mapping[str, Any]:
     """The numeric environment that the checkpoint names; empty without a checkpoint."""
     with suppress(RunError):
         environment = (load_checkpoint(run) or {}).get("environment")

@@ -1,35 +1,35 @@
-"""Checkpoints: everything that a run needs to go on, and nothing that runs code when it is loaded."""
+"""Checkpoints: the state that a killed run resumes from."""
 
 import io
 import pickle
 import zipfile
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from training.run.directory import RunDirectory, damaged
 
-CHECKPOINT_FILE = "checkpoint.pt"
+CHECKPOINT_FILE: Final = "checkpoint.pt"
 
 
 def save_checkpoint(run: RunDirectory, state: dict[str, Any]) -> None:
-    """Replace the run's checkpoint in one step; a crash or a full disk leaves the one before."""
+    """Replace the checkpoint in one step. A crash or a full disk keeps the previous one."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     run.write(CHECKPOINT_FILE, buffer.getbuffer())
 
 
 def load_checkpoint(run: RunDirectory) -> dict[str, Any] | None:
-    """The run's newest checkpoint, or None where there is none yet. Loads tensors and plain values only.
+    """Return the newest checkpoint, or None if there is none. Never runs code from the file.
 
-    Raises RunError where the file is damaged.
+    Raises:
+        RunError: The file is damaged.
     """
     if not run.has(CHECKPOINT_FILE):
         return None
+    path = run.path / CHECKPOINT_FILE
     try:
-        state: dict[str, Any] = torch.load(
-            run.path / CHECKPOINT_FILE, weights_only=True, map_location="cpu"
-        )
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError) as error:
-        raise damaged(run.path / CHECKPOINT_FILE, error) from None
+        raise damaged(path, error) from None
     return state

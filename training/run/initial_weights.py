@@ -1,9 +1,7 @@
-"""Trained weights to begin with: torchvision's, a file of them, or a version of the store; their head made to fit.
-
-They are laid into the run's directory once, so that what follows depends on nothing outside it.
-"""
+"""Initial weights of a run: from torchvision, from a file, or from a version of the store."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,56 +10,135 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models import get_model_weights
 
+from model_store.manifest import Preprocessing
+from model_store.provenance import VersionReference
 from model_store.store import ModelStore
 from model_store.version import Version
 from training.errors import InitialWeightsError
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
-from training.run.directory import RunDirectory
-from training.run.weights import INITIAL_WEIGHTS, Trained, is_weights_file, read_weights, serialise
+from training.run.directory import Run
+from training.run.known_images import KNOWN_IMAGES_FILE
+from training.run.weights import (
+    PREVIOUS_WEIGHTS,
+    Trained,
+    is_weights_file,
+    read_weights,
+    serialise,
+)
 
 TORCHVISION: Final = "torchvision"
 HEAD_PARAMETERS: Final = ("fc.weight", "fc.bias")
-_FILES: Final = frozenset({".safetensors", ".pth", ".pt", ".bin"})
-_WRAPPINGS: Final = (
-    "state_dict",
-    "model",
-    "model_state_dict",
-    "net",
-)  # what training scripts put around a state dict
+_WEIGHT_SUFFIXES: Final = frozenset({".safetensors", ".pth", ".pt", ".bin"})
+# keys under which training scripts store a state dict
+_STATE_DICT_KEYS: Final = ("state_dict", "model", "model_state_dict", "net")
 
 
-def lay_start(run: RunDirectory, store: ModelStore, class_names: Sequence[str]) -> None:
-    """Write the weights that the run's config names to `start.safetensors`, their head made for `class_names`.
+@dataclass(frozen=True)
+class InitialWeights:
+    """Weights that a run starts from.
 
-    A version and a file of this project bring their normalisation along, others are taken to expect ImageNet's. Does nothing
-    where the config names none. Raises InitialWeightsError where they can not be had or are another network's.
+    Attributes:
+        origin: Where they come from, as the user gave it.
+        state: Tensors by torchvision's names.
+        normalize: The normalization that the network expects.
+        architecture: The name of the network; None if the file does not say.
+        class_names: The class of each row of the head; empty if unknown.
     """
-    start, architecture = run.config().start, run.config().architecture
-    if start is None:
-        return
-    names: Sequence[str] = ()
-    if start == TORCHVISION:
-        state, normalize = download_torchvision_weights(architecture), Normalization.imagenet()
-    elif own := _from_own(start, store):
-        trained, names = own
-        if trained.architecture != architecture:
+
+    origin: str
+    state: Mapping[str, Tensor]
+    normalize: Normalization
+    architecture: str | None = None
+    class_names: Sequence[str] = ()
+
+    def fit(self, architecture: str, class_names: Sequence[str]) -> Trained:
+        """Return the network with a head for `class_names`. Raises InitialWeightsError if it differs."""
+        if self.architecture is not None and self.architecture != architecture:
             raise InitialWeightsError(
-                f"{start} is a {trained.architecture}, not a {architecture}: give --arch {trained.architecture}"
+                f"{self.origin} is a {self.architecture}, not a {architecture}: "
+                f"give --arch {self.architecture}"
             )
-        state, normalize = trained.network.state_dict(), trained.normalize
+        return fit_head(
+            self.state, self.class_names, self.normalize, architecture, class_names, self.origin
+        )
+
+
+@dataclass(frozen=True)
+class PreviousVersion:
+    """The version that a run retrains: its weights and the values that the run inherits."""
+
+    reference: VersionReference
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    trained: Trained
+    known_images: bytes | None
+    """The content of `known_images.npy`, if the version has one."""
+
+    @property
+    def initial_weights(self) -> InitialWeights:
+        """The weights that retraining starts from."""
+        return InitialWeights(
+            f"{self.reference.model}/{self.reference.version}",
+            self.trained.network.state_dict(),
+            self.trained.normalize,
+            self.trained.architecture,
+            self.class_names,
+        )
+
+    def write(self, run: Run) -> None:
+        """Keep in the run what later steps compare with."""
+        run.write(PREVIOUS_WEIGHTS, serialise(replace(self.trained, epoch=0)))
+        if self.known_images is not None:
+            run.write(KNOWN_IMAGES_FILE, self.known_images)
+
+
+def load_initial_weights(start: str, architecture: str, store: ModelStore) -> InitialWeights:
+    """Read the weights that `--start` names.
+
+    Args:
+        start: `torchvision`, a weight file, MODEL or MODEL/VERSION.
+        architecture: The network to download from torchvision.
+        store: Where versions are looked up.
+
+    Raises:
+        InitialWeightsError: They cannot be read or downloaded.
+        ModelStoreError: There is no such version.
+    """
+    if start == TORCHVISION:
+        state = download_torchvision_weights(architecture)
+        return InitialWeights(start, state, Normalization.imagenet(), architecture)
+    path = Path(start)
+    if path.suffix in _WEIGHT_SUFFIXES:
+        if not is_weights_file(path):
+            return InitialWeights(start, read_state_dict(path), Normalization.imagenet())
+        trained = read_weights(path)
+        class_names: tuple[str, ...] = ()
     else:
-        state, normalize = read_state_dict(Path(start)), Normalization.imagenet()
-    run.write(
-        INITIAL_WEIGHTS,
-        serialise(fit_head(state, names, normalize, architecture, class_names, start)),
-    )
+        with open_version(store, start) as version:
+            trained, class_names = read_checkpoint(version), version.manifest.class_names
+    state = trained.network.state_dict()
+    return InitialWeights(start, state, trained.normalize, trained.architecture, class_names)
 
 
-def architecture_of(start: str | None, store: ModelStore) -> str | None:
-    """The network that these weights are of, where they say so: a version and a file of this project do. Raises InitialWeightsError."""
-    own = None if start in {None, TORCHVISION} else _from_own(str(start), store)
-    return own and own[0].architecture
+def load_previous_version(reference: str, store: ModelStore) -> PreviousVersion:
+    """Read MODEL (the version that `production` names) or MODEL/VERSION, to retrain it.
+
+    Raises:
+        InitialWeightsError: The version was published without its weights.
+        ModelStoreError: There is no such version.
+    """
+    with open_version(store, reference) as version:
+        manifest = version.manifest
+        return PreviousVersion(
+            VersionReference(model=version.model, version=version.number, digest=version.digest),
+            manifest.class_names,
+            manifest.preprocessing,
+            read_checkpoint(version),
+            version.path(KNOWN_IMAGES_FILE).read_bytes()
+            if KNOWN_IMAGES_FILE in {entry.path for entry in manifest.files}
+            else None,
+        )
 
 
 def fit_head(
@@ -72,41 +149,20 @@ def fit_head(
     class_names: Sequence[str],
     origin: str,
 ) -> Trained:
-    """The network with a head for `class_names`: the rows of classes that it knew are kept, the others begin anew.
+    """Build the network with these weights and a head for `class_names`.
 
-    Raises InitialWeightsError where the weights are another network's.
+    Rows of classes in `old_names` are kept. Other rows are initialised anew.
+
+    Raises:
+        InitialWeightsError: The weights belong to another network.
     """
     network = build_network(architecture, len(class_names))
     own = network.state_dict()
     body = {name: value for name, value in state.items() if name not in HEAD_PARAMETERS}
-    if (
-        architecture.endswith("-small")
-        and body.get("conv1.weight", own["conv1.weight"]).shape != own["conv1.weight"].shape
-    ):
-        del body[
-            "conv1.weight"
-        ]  # the small-image stem has another first convolution, which begins anew
-    wrong = sorted(
-        name
-        for name in own
-        if name not in HEAD_PARAMETERS and name in body and own[name].shape != body[name].shape
-    )
-    missing = sorted(
-        name
-        for name in own
-        if name not in HEAD_PARAMETERS and name not in body and not _may_be_missing(name)
-    )
-    if wrong or missing or (unknown := sorted(body.keys() - own.keys())):
-        problem = (
-            f"{wrong[0]} has another shape"
-            if wrong
-            else f"{missing[0]} is missing"
-            if missing
-            else f"{unknown[0]} is not in it"
-        )
-        raise InitialWeightsError(
-            f"{origin} does not hold a {architecture}: {problem} (torchvision's names are expected)"
-        )
+    stem = "conv1.weight"
+    if architecture.endswith("-small") and body.get(stem, own[stem]).shape != own[stem].shape:
+        del body[stem]  # the first convolution of small-image networks has another size
+    _require_same_network(body, own, architecture, origin)
     network.load_state_dict(body, strict=False)
     with torch.no_grad():
         for new, name in enumerate(class_names):
@@ -116,31 +172,48 @@ def fit_head(
     return Trained(network, normalize, architecture, len(class_names), 0)
 
 
+def _require_same_network(
+    body: Mapping[str, Tensor], own: Mapping[str, Tensor], architecture: str, origin: str
+) -> None:
+    expected = [name for name in own if name not in HEAD_PARAMETERS]
+    problems = [
+        *(
+            f"{name} has another shape"
+            for name in sorted(expected)
+            if name in body and own[name].shape != body[name].shape
+        ),
+        *(
+            f"{name} is missing"
+            for name in sorted(expected)
+            if name not in body and not _may_be_missing(name)
+        ),
+        *(f"{name} is not in it" for name in sorted(body.keys() - own.keys())),
+    ]
+    if problems:
+        raise InitialWeightsError(
+            f"{origin} does not hold a {architecture}: {problems[0]} (torchvision's names are "
+            "expected)"
+        )
+
+
 def _may_be_missing(name: str) -> bool:
-    """A stem that begins anew, and the counters that files of before torch 0.4.1 do not have."""
+    # a replaced stem, and counters that files from before torch 0.4.1 do not have
     return name == "conv1.weight" or name.endswith(".num_batches_tracked")
 
 
-def _from_own(start: str, store: ModelStore) -> tuple[Trained, Sequence[str]] | None:
-    """The weights and class names (none of a file) of a version or a file of this project; None where it is another's file."""
-    if Path(start).suffix in _FILES:
-        return (read_weights(Path(start)), ()) if is_weights_file(Path(start)) else None
-    with open_version(store, start) as version:
-        return read_checkpoint(version), version.manifest.class_names
-
-
 def open_version(store: ModelStore, reference: str) -> Version:
-    """The version that MODEL or MODEL/VERSION names; without a version the one that `production` names, else the newest."""
+    """Open MODEL/VERSION, or the version of MODEL that serves."""
     model, _, version = reference.partition("/")
     return store.open(model, store.resolve(model, version or None))
 
 
 def read_checkpoint(version: Version) -> Trained:
-    """The weights to retrain from. Raises InitialWeightsError where the version holds none."""
+    """Return the weights of a version. Raises InitialWeightsError if it was published without them."""
     block = version.manifest.checkpoint
     if block is None:
         raise InitialWeightsError(
-            f"{version} was published without its weights, so it can not be trained on; train a new one"
+            f"{version} was published without its weights, so it cannot be trained further. "
+            "Train a new model"
         )
     return read_weights(version.path(block.file))
 
@@ -148,7 +221,15 @@ def read_checkpoint(version: Version) -> Trained:
 def download_torchvision_weights(
     architecture: str, option: str = "--start FILE"
 ) -> Mapping[str, Tensor]:
-    """Torchvision's newest weights. Raises InitialWeightsError, which says where to fetch them and which option then takes the file."""
+    """Return torchvision's newest weights.
+
+    Args:
+        architecture: The network.
+        option: The command-line option that takes a downloaded file, for the error message.
+
+    Raises:
+        InitialWeightsError: torchvision has none, or the download failed.
+    """
     name = architecture.removesuffix("-small")
     try:
         weights = get_model_weights(name).DEFAULT
@@ -160,14 +241,18 @@ def download_torchvision_weights(
         state: Mapping[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise InitialWeightsError(
-            f"torchvision's {architecture} could not be downloaded ({error}); fetch {weights.url} where there is a network, "
-            f"and give the file: {option}"
+            f"torchvision's {architecture} could not be downloaded ({error}). Fetch {weights.url} "
+            f"on a machine with network access, and give the file: {option}"
         ) from None
     return state
 
 
 def read_state_dict(path: Path) -> Mapping[str, Tensor]:
-    """The tensors of a .safetensors or .pth file by name; never loads code. Raises InitialWeightsError."""
+    """Read the tensors of a .safetensors or .pth file by name; never runs code from it.
+
+    Raises:
+        InitialWeightsError: The file is missing, damaged or not a state dict.
+    """
     try:
         state: Any = (
             load_file(path)
@@ -176,17 +261,17 @@ def read_state_dict(path: Path) -> Mapping[str, Tensor]:
         )
     except FileNotFoundError:
         raise InitialWeightsError(f"there is no file {path}") from None
-    except Exception as error:  # noqa: BLE001 (torch's unpickler raises whatever it stumbles over)
+    except Exception as error:  # noqa: BLE001  torch's unpickler raises any type
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InitialWeightsError(
-            f"{path} can not be read as weights: {reason}; only tensors are loaded, never code"
+            f"{path} cannot be read as weights: {reason}. Only tensors are loaded, never code"
         ) from None
-    for wrapping in _WRAPPINGS:
-        if isinstance(state, Mapping) and isinstance(state.get(wrapping), Mapping):
-            state = state[wrapping]
-    named = isinstance(state, Mapping) and all(
+    for key in _STATE_DICT_KEYS:
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    is_state_dict = isinstance(state, Mapping) and all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     )
-    if not named or not state:
-        raise InitialWeightsError(f"{path} does not hold a state dict, which is names with tensors")
+    if not is_state_dict or not state:
+        raise InitialWeightsError(f"{path} does not hold a state dict (tensors by name)")
     return {name.removeprefix("module."): value for name, value in state.items()}

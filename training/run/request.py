@@ -1,4 +1,4 @@
-"""The beginning of a run: from what a person wishes to a directory that holds all that the steps need."""
+"""How a run starts: `start_run` turns a request into a run directory that all steps work on."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,23 +7,33 @@ from typing import Final
 from model_store.manifest import Preprocessing
 from model_store.names import check_name
 from model_store.store import ModelStore
+from training.data.image_set import in_natural_order
 from training.data.sources import ImageSet, check_data
+from training.errors import DataError
 from training.learning.determinism import CompileChoice, PrecisionChoice
 from training.learning.networks import default_image_size, parse_architecture
 from training.learning.recipe import Recipe, known_recipes
+from training.run.config import RunConfig
 from training.run.data import load_images
-from training.run.directory import RunConfig, RunDirectory
-from training.run.initial_weights import architecture_of, lay_start
-from training.steps.golden import check_golden_images
-from training.steps.publish import describe_origin
+from training.run.directory import Run
+from training.run.golden_images import check_golden_images
+from training.run.initial_weights import (
+    InitialWeights,
+    PreviousVersion,
+    load_initial_weights,
+    load_previous_version,
+)
+from training.run.provenance import describe_code
+from training.run.weights import INITIAL_WEIGHTS, serialise
 
-MAX_SIZE_WITHOUT_MARGIN: Final = 96  # inputs up to here are resized to their own size; larger ones keep a margin of 8/7, as torchvision's do
-DEFAULT_ARCHITECTURE: Final = "resnet20"  # where neither the wish nor its weights name one
+MAX_SIZE_WITHOUT_MARGIN: Final = 96
+"""Inputs up to this side are resized to it. Larger ones are cropped from 8/7 of it, as in torchvision."""
+DEFAULT_ARCHITECTURE: Final = "resnet20"
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What a person asks for; what is None is chosen to fit the rest."""
+    """What the command line asks for. `start_run` chooses the values that are None."""
 
     data: tuple[str, ...]
     architecture: str | None = None
@@ -32,6 +42,8 @@ class RunRequest:
     changes: tuple[str, ...] = ()
     image_size: int | None = None
     start: str | None = None
+    retrain: str | None = None
+    """MODEL or MODEL/VERSION to retrain; excludes `architecture`, `image_size` and `start`."""
     seed: int = 0
     data_dir: Path | None = None
     precision: PrecisionChoice = "auto"
@@ -42,75 +54,120 @@ class RunRequest:
 
     @property
     def recipe_name(self) -> str:
-        """As asked; else as the data is called, `finetune` where there are weights to begin with, or `modern`."""
-        fitting = (
-            self.short_data
-            if self.short_data in known_recipes()
-            else "finetune"
-            if self.start
-            else "modern"
-        )
-        return self.recipe or fitting
+        """`recipe`, or `finetune` for `retrain`, a recipe with the name of the data, or a default."""
+        if self.recipe or self.retrain:
+            return self.recipe or "finetune"
+        if self.data_name in known_recipes():
+            return self.data_name
+        return "finetune" if self.start else "modern"
 
     @property
-    def short_data(self) -> str:
-        """What the first of the data is called, without its folder."""
+    def data_name(self) -> str:
+        """The name of the first data set, without folder and suffix."""
         return Path(self.data[0]).stem
 
 
-def begin(wish: RunRequest, runs: Path, store: ModelStore) -> RunDirectory:
-    """Make the run's directory. Raises DataError, RecipeError, InitialWeightsError or InvalidNameError before anything is there."""
-    images = look_at(wish)
-    run = RunDirectory.create(runs, configure(wish, images, store))
-    lay_start(run, store, images.class_names)
-    return run
+def start_run(request: RunRequest, runs: Path, store: ModelStore) -> tuple[Run, ImageSet]:
+    """Create the directory of a new run. Every run of every command starts here.
 
+    It reads the initial weights and lists the images, each once, and decides the configuration.
+    Then it writes the directory: `config.json`, and the weights if there are any. `open_run_data`
+    is the next step; `steps/pipeline.py` has all of them.
 
-def look_at(wish: RunRequest) -> ImageSet:
-    """The wish's images, not yet decoded. Raises DataError."""
-    for name in wish.data:
-        check_data(name, wish.data_dir)
-    return load_images(wish.data, wish.data_dir)
+    Args:
+        request: What the user asked for.
+        runs: The parent of the new directory.
+        store: Where `--start MODEL` and `retrain MODEL` are looked up.
 
+    Returns:
+        The run, and its images, which are not decoded yet.
 
-def configure(wish: RunRequest, images: ImageSet, store: ModelStore) -> RunConfig:
-    """What a run on these images is asked for. Raises RecipeError, InitialWeightsError or InvalidNameError."""
-    architecture = wish.architecture or architecture_of(wish.start, store) or DEFAULT_ARCHITECTURE
+    Raises:
+        TrainingError, ModelStoreError: The request is not possible. Nothing is written then.
+    """
+    recipe = Recipe.load(request.recipe_name, request.changes)
+    architecture = request.architecture or DEFAULT_ARCHITECTURE
     parse_architecture(architecture)
-    recipe, model = (
-        Recipe.load(wish.recipe_name, wish.changes),
-        check_name(wish.model or f"{wish.short_data}-{architecture}"),
-    )
+    previous = load_previous_version(request.retrain, store) if request.retrain else None
+    if previous:
+        weights: InitialWeights | None = previous.initial_weights
+    elif request.start:
+        weights = load_initial_weights(request.start, architecture, store)
+    else:
+        weights = None
+    images = load_request_images(request)
+    config = build_config(request, images, recipe, weights, previous)
+    initial = weights and weights.fit(config.architecture, config.class_names or images.class_names)
+    run = Run.create(runs, config)
+    if initial:
+        run.write(INITIAL_WEIGHTS, serialise(initial))
+    if previous:
+        previous.write(run)
+    return run, images
+
+
+def load_request_images(request: RunRequest) -> ImageSet:
+    """List the images of a request without decoding them. Raises DataError."""
+    for name in request.data:
+        check_data(name, request.data_dir)  # all names before the first is read
+    return load_images(request.data, request.data_dir)
+
+
+def build_config(
+    request: RunRequest,
+    images: ImageSet,
+    recipe: Recipe,
+    weights: InitialWeights | None = None,
+    previous: PreviousVersion | None = None,
+) -> RunConfig:
+    """Decide every value of a run. Raises RecipeError, DataError or InvalidNameError."""
+    if previous:
+        architecture, preprocessing = previous.trained.architecture, previous.preprocessing
+        model = request.model or previous.reference.model
+        mirrored = recipe.mirrored or previous.trained.mirrored
+        recipe = recipe.model_copy(update={"mirrored": mirrored})
+    else:
+        named = weights.architecture if weights else None
+        architecture = request.architecture or named or DEFAULT_ARCHITECTURE
+        preprocessing = choose_preprocessing(images.preprocessing, architecture, request.image_size)
+        model = request.model or f"{request.data_name}-{architecture}"
     return RunConfig(
-        model=model,
-        data=wish.data,
-        data_dir=None if wish.data_dir is None else str(wish.data_dir),
+        model=check_name(model),
+        data=request.data,
+        data_dir=None if request.data_dir is None else str(request.data_dir),
+        class_names=_append_new_classes(images, previous.class_names) if previous else None,
         architecture=architecture,
-        preprocessing=choose_preprocessing(images.preprocessing, architecture, wish.image_size),
-        recipe_name=wish.recipe_name,
+        preprocessing=preprocessing,
+        recipe_name=request.recipe_name,
         recipe=recipe,
-        changes=wish.changes,
-        seed=wish.seed,
-        start=wish.start,
-        precision=wish.precision,
-        compile=wish.compile,
-        keep_checkpoint=wish.keep_checkpoint,
-        golden_samples=wish.golden_samples,
-        golden_images=check_golden_images(wish.golden_images),
-        **describe_origin(),
+        changes=request.changes,
+        seed=request.seed,
+        start=weights.origin if weights else None,
+        derived_from=previous.reference if previous else None,
+        precision=request.precision,
+        compile=request.compile,
+        keep_checkpoint=request.keep_checkpoint,
+        golden_samples=request.golden_samples,
+        golden_images=check_golden_images(request.golden_images),
+        **describe_code(),
     )
 
 
 def choose_preprocessing(
     natural: Preprocessing | None, architecture: str, image_size: int | None
 ) -> Preprocessing:
-    """The geometry: as asked, else as the data set is known by, else as the network is."""
+    """Choose resize and crop: `image_size`, else the size of the data set, else the network's."""
     size = image_size or (natural.crop_height if natural else default_image_size(architecture))
     base = natural or Preprocessing(resize=size, crop_height=size, crop_width=size)
-    return base.model_copy(
-        update={
-            "resize": size if size <= MAX_SIZE_WITHOUT_MARGIN else round(size * 8 / 7),
-            "crop_height": size,
-            "crop_width": size,
-        }
-    )
+    resize = size if size <= MAX_SIZE_WITHOUT_MARGIN else round(size * 8 / 7)
+    return base.model_copy(update={"resize": resize, "crop_height": size, "crop_width": size})
+
+
+def _append_new_classes(images: ImageSet, old: tuple[str, ...]) -> tuple[str, ...]:
+    if missing := [name for name in old if name not in images.class_names]:
+        raise DataError(
+            f"there are no images of {', '.join(missing[:8])}{' and more' if missing[8:] else ''}. "
+            "The new model would forget these classes, and no test could detect it. Give the old "
+            "images too: --data OLD --data NEW"
+        )
+    return (*old, *in_natural_order(set(images.class_names) - set(old)))

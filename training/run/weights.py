@@ -1,4 +1,4 @@
-"""Weights on disk: a network's state dict in safetensors under torchvision's names, with what is needed to use it."""
+"""Weight files: a state dict in safetensors under torchvision's names, with metadata to use it."""
 
 import json
 from dataclasses import dataclass
@@ -22,9 +22,15 @@ PREVIOUS_WEIGHTS: Final = "previous.safetensors"
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network in evaluation mode, its normalisation, and the epoch (from 1) that its weights are of.
+    """A trained network in evaluation mode.
 
-    `answering` is what is measured and published: the network, or the mean over an image and its mirror image.
+    Attributes:
+        network: The network that was trained.
+        normalize: The normalization of its input.
+        architecture: Its name, as for `--arch`.
+        classes: Number of classes.
+        epoch: The epoch of the weights, from 1.
+        mirrored: Whether logits are the mean over an image and its mirror image.
     """
 
     network: nn.Module
@@ -36,32 +42,30 @@ class Trained:
 
     @property
     def answering(self) -> nn.Module:
-        """The network as it answers, in evaluation mode."""
+        """The network that is measured and published: averages mirror images if `mirrored`."""
         return (mirror_averaged(self.network) if self.mirrored else self.network).eval()
 
 
 def serialise(trained: Trained) -> bytes:
-    """A weights file; the same bytes for the same weights. Its metadata says what else there is to know, as JSON.
-
-    Under one key: safetensors writes several in any order.
-    """
+    """Return the bytes of a weight file; equal weights give equal bytes."""
     # contiguous(): safetensors refuses channels_last (safetensors#308)
     state = {
         name: value.detach().cpu().contiguous()
         for name, value in trained.network.state_dict().items()
     }
-    described = {
+    metadata = {
         "architecture": trained.architecture,
         "normalization": trained.normalize.to_json(),
         "classes": trained.classes,
         "epoch": trained.epoch,
         "mirrored": trained.mirrored,
     }
-    return save(state, metadata={METADATA_KEY: json.dumps(described)})
+    # One key only: safetensors writes several keys in random order.
+    return save(state, metadata={METADATA_KEY: json.dumps(metadata)})
 
 
 def is_weights_file(path: Path) -> bool:
-    """Whether the file is one that `serialise` wrote."""
+    """Whether `serialise` wrote the file."""
     try:
         with safe_open(path, framework="pt") as file:
             return METADATA_KEY in (file.metadata() or {})
@@ -70,27 +74,27 @@ def is_weights_file(path: Path) -> bool:
 
 
 def read_weights(path: Path) -> Trained:
-    """What `serialise` wrote. Raises RunError where the file is damaged or not of this project."""
+    """Read a file that `serialise` wrote. Raises RunError if it is damaged or another format."""
     try:
         with safe_open(path, framework="pt") as file:
-            described: dict[str, Any] = json.loads((file.metadata() or {})[METADATA_KEY])
+            metadata: dict[str, Any] = json.loads((file.metadata() or {})[METADATA_KEY])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
-        architecture, classes = described["architecture"], described["classes"]
+        architecture, classes = metadata["architecture"], metadata["classes"]
         network = build_network(architecture, classes)
         network.load_state_dict(state)
         return Trained(
             network.eval(),
-            Normalization.from_json(described["normalization"]),
+            Normalization.from_json(metadata["normalization"]),
             architecture,
             classes,
-            described["epoch"],
-            described.get("mirrored", False),
+            metadata["epoch"],
+            metadata.get("mirrored", False),
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise damaged(path, error) from None
 
 
 def load_trained(run: RunDirectory) -> Trained:
-    """The weights that validation chose. Raises RunError where training has not come to its end."""
+    """Return the selected weights of a run. Raises RunError if training has not finished."""
     run.file(LAST_WEIGHTS, "resume")
     return read_weights(run.file(BEST_WEIGHTS, "resume"))

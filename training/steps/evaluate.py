@@ -1,4 +1,4 @@
-"""Evaluation: the test split, opened once, through the store's preprocessing."""
+"""Evaluation: the selected weights on the test split, once per run."""
 
 import io
 import math
@@ -14,39 +14,40 @@ from torch.nn import functional
 from model_store.manifest import now
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.run.data import RunData
-from training.run.directory import RunDirectory, damaged
+from training.run.directory import Run, RunDirectory, damaged
 from training.run.inference import predict_split
 from training.run.weights import load_trained
 
 EVALUATION_FILE: Final = "evaluation.json"
 LOGITS_FILE: Final = "evaluation.npz"
+_REQUIRED_FIGURES: Final = frozenset(
+    {"top1", "top1_interval", "top5", "loss", "test_images", "best_epoch"}
+)
 
 
 def evaluate(
-    run: RunDirectory, data: RunData, process: DistributedProcess = SINGLE_PROCESS
+    run: Run, data: RunData, process: DistributedProcess = SINGLE_PROCESS
 ) -> dict[str, Any]:
-    """Measure the chosen weights on the test split; leaves the figures and the logits.
+    """Measure the selected weights on the test split; writes the figures and the logits.
 
-    A run that has been evaluated keeps its figures: the test split is not opened a second time.
+    A run that has been evaluated keeps its figures: the test split is not used a second time.
     """
     if run.has(EVALUATION_FILE):
         return read_figures(run)
-    trained = load_trained(run)
-    test = data.split.test
-    logits = predict_split(
-        trained.answering.to(process.device), data, test, trained.normalize, process
-    )
+    trained, test = load_trained(run), data.split.test
+    network = trained.answering.to(process.device)
+    logits = predict_split(network, data, test, trained.normalize, process)
     labels = data.labels(test)
-    right = logits.argsort(dim=1, descending=True) == labels[:, None]
-    correct = int(right[:, 0].sum())
+    matches = logits.argsort(dim=1, descending=True) == labels[:, None]
+    correct = int(matches[:, 0].sum())
     figures = {
         "split": "test",
         "test_images": len(test),
         "top1": correct / len(test),
         "top1_interval": wilson_interval(correct, len(test)),
-        "top5": int(right[:, :5].sum()) / len(test),
+        "top5": int(matches[:, :5].sum()) / len(test),
         "loss": functional.cross_entropy(logits, labels).item(),
-        "ece": calibration_error(logits.softmax(1), labels),
+        "ece": expected_calibration_error(logits.softmax(1), labels),
         "best_epoch": trained.epoch,
         "opened_at": now().isoformat(),
     }
@@ -60,27 +61,20 @@ def evaluate(
 
 
 def read_figures(run: RunDirectory) -> dict[str, Any]:
-    """The figures that `evaluate` left. Raises RunError."""
+    """Return the content of `evaluation.json`. Raises RunError if it is missing or damaged."""
     figures = run.read_json(EVALUATION_FILE, "evaluate")
-    if not isinstance(figures, dict) or not {
-        "top1",
-        "top1_interval",
-        "top5",
-        "loss",
-        "test_images",
-        "best_epoch",
-    } <= set(figures):
+    if not isinstance(figures, dict) or not figures.keys() >= _REQUIRED_FIGURES:
         raise damaged(run.path / EVALUATION_FILE, ValueError("figures are missing"))
     return figures
 
 
 def read_logits(run: RunDirectory) -> NDArray[np.float32]:
-    """The torch network's logits on the test split, float32 `[test images, classes]`. Raises RunError."""
+    """Return torch's logits of the test split, float32 `[images, classes]`. Raises RunError."""
     return np.asarray(_read_array(run, "logits"), np.float32)
 
 
 def read_labels(run: RunDirectory) -> NDArray[np.int64]:
-    """The test split's labels, int64 `[test images]`. Raises RunError."""
+    """Return the labels of the test split, int64 `[images]`. Raises RunError."""
     return np.asarray(_read_array(run, "labels"), np.int64)
 
 
@@ -93,20 +87,28 @@ def _read_array(run: RunDirectory, name: str) -> NDArray[Any]:
         raise damaged(path, error) from None
 
 
-def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al. 2017): the mean gap of confidence and accuracy over bins of equal width."""
+def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Mean gap between confidence and accuracy, over bins of equal width.
+
+    Args:
+        probabilities: float `[n, classes]`.
+        labels: int64 `[n]`.
+        bins: Number of bins. A confidence of exactly 1 belongs to the last one.
+
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2.
+    """
     confidence, predicted = probabilities.max(dim=1)
-    bin_of = (
-        (confidence * bins).long().clamp(max=bins - 1)
-    )  # a confidence of exactly 1 belongs to the last bin
-    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(
-        0, bin_of, confidence.double() - (predicted == labels).double()
-    )
-    return gaps.abs().sum().item() / len(labels)
+    bin_of = (confidence * bins).long().clamp(max=bins - 1)
+    gaps = confidence.double() - (predicted == labels).double()
+    by_bin = torch.zeros(bins, dtype=torch.float64).index_add_(0, bin_of, gaps)
+    return by_bin.abs().sum().item() / len(labels)
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """The Wilson score interval of a proportion (Wilson 1927), 95 % by default: right also near 0 and 1."""
+    """Return the Wilson score interval of a proportion, by default at 95 %.
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    """
     share = successes / trials
     centre = share + z * z / (2 * trials)
     half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))

@@ -1,7 +1,7 @@
-"""Export: a trained network as one ONNX file that takes encoded images' pixels as they are.
+"""Export: a trained network as one ONNX file that takes uint8 pixels.
 
-Inside the graph: NHWC uint8 to NCHW float, one multiply and one add, the network with batch norms folded, `logits` and
-`features` out, a free batch. Outside it nothing but bytes to pixels is left.
+The graph contains NHWC to NCHW, one multiply and one add for the normalization, and the network
+with folded batch norms. Its outputs are `logits` and `features`; the batch size is free.
 """
 
 import io
@@ -21,13 +21,15 @@ from model_store.manifest import Input, Outputs
 from training.errors import ExportError
 from training.learning.networks import classify, features, fold_batch_norms
 from training.learning.normalization import Normalization
-from training.run.directory import RunDirectory
+from training.run.directory import Run
 from training.run.weights import load_trained
 
 OPSET: Final = 20
+EXPORT_MAX_BATCH_SIZE: Final = 32
+"""`max_batch_size` of published versions; the gates check batches up to this size."""
 MODEL_FILE: Final = "model.onnx"
 WEIGHTS_FILE: Final = "model.onnx.data"
-"""Beside the graph where both do not fit into one file of 2 GB, which is protobuf's limit."""
+"""Weights beside the graph, if both together exceed protobuf's limit of 2 GB per file."""
 ONE_FILE_BYTES: Final = 2**31 - 2**24
 CLASSIFIER_FILE: Final = "classifier.npz"
 OUTPUT_NAMES: Final = ("logits", "features")
@@ -35,54 +37,70 @@ OUTPUTS: Final = Outputs(logits=OUTPUT_NAMES[0], features=OUTPUT_NAMES[1])
 
 
 class ExportModule(nn.Module):
-    """The network behind the contract: uint8 `[batch, height, width, 3]` RGB to logits and the last feature map."""
+    """The module that is exported: normalization and network, from uint8 images.
+
+    Args:
+        network: A network of this project in evaluation mode.
+        normalize: The normalization that it was trained with.
+    """
 
     def __init__(self, network: nn.Module, normalize: Normalization) -> None:
         super().__init__()
         self.network = fold_batch_norms(network)
-        # Scaling before the first convolution, not folded into it: a folded mean is wrong at zero-padded borders.
-        self.register_buffer("multiplier", _for_channels(1 / normalize.std))
-        self.register_buffer("addend", _for_channels(-normalize.mean / normalize.std))
+        # not folded into the first convolution: a folded mean is wrong at zero-padded borders
+        self.register_buffer("multiplier", _broadcast_channels(1 / normalize.std))
+        self.register_buffer("addend", _broadcast_channels(-normalize.mean / normalize.std))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits `[batch, classes]` and features `[batch, channels, h, w]`."""
+        """Return logits and the last feature map.
+
+        Args:
+            images: uint8 RGB `[batch, height, width, 3]`.
+
+        Returns:
+            float32 `[batch, classes]` and `[batch, channels, h, w]`.
+        """
         # contiguous(): permuted strides would export the pooling as a chain of gathers
         pixels = images.permute(0, 3, 1, 2).contiguous().float()
-        last_map = features(
-            self.network, pixels * self.get_buffer("multiplier") + self.get_buffer("addend")
-        )
+        normalized = pixels * self.get_buffer("multiplier") + self.get_buffer("addend")
+        last_map = features(self.network, normalized)
         return classify(self.network, last_map), last_map
 
 
-def _for_channels(values: Tensor) -> Tensor:
-    """As `[1, 3, h, w]`, with h and w 1 where the values do not depend on the place."""
+def _broadcast_channels(values: Tensor) -> Tensor:
+    """Return `[1, 3, h, w]`, where h and w are 1 for values per channel."""
     return values.expand(3, *values.shape[-2:]).unsqueeze(0).clone()
 
 
-def model_input(run: RunDirectory) -> Input:
-    """The input that the run's preprocessing makes."""
-    spec = run.config().preprocessing
+def model_input(run: Run) -> Input:
+    """Return the input of the exported graph."""
+    spec = run.config.preprocessing
     return Input(height=spec.crop_height, width=spec.crop_width)
 
 
-def export(run: RunDirectory) -> Path:
-    """Write the run's `model.onnx` and `classifier.npz`. Raises ExportError where the graph is not the contract's."""
+def export(run: Run) -> Path:
+    """Write `model.onnx` and `classifier.npz`. Raises ExportError if the graph is not as required."""
     trained = load_trained(run)
-    graph = export_graph(
-        ExportModule(trained.answering, trained.normalize), model_input(run), run.path
-    )
+    module = ExportModule(trained.answering, trained.normalize)
+    graph = export_graph(module, model_input(run), run.path)
     run.write(CLASSIFIER_FILE, classifier_bytes(trained.network))
-    run.write(MODEL_FILE, graph)  # last: where it is, the export is whole
+    run.write(MODEL_FILE, graph)  # last: its presence means that the export is complete
     return run.path / MODEL_FILE
 
 
-def export_graph(served: ExportModule, shape: Input, folder: Path) -> bytes:
-    """The served network as an ONNX file's bytes; weights that do not fit into it are left in the folder as WEIGHTS_FILE.
+def export_graph(module: ExportModule, shape: Input, folder: Path) -> bytes:
+    """Return the ONNX file of a module.
 
-    Raises ExportError where the graph is not the contract's.
+    Args:
+        module: The module, in any mode.
+        shape: The input of the graph.
+        folder: Where WEIGHTS_FILE is written if graph and weights do not fit into one file.
+
+    Raises:
+        ExportError: The graph is not as required.
     """
     program = torch.onnx.export(
-        served.eval(),
+        module.eval(),
         (torch.zeros(2, shape.height, shape.width, 3, dtype=torch.uint8),),
         dynamo=True,
         opset_version=OPSET,
@@ -94,29 +112,21 @@ def export_graph(served: ExportModule, shape: Input, folder: Path) -> bytes:
     )
     if program is None:
         raise ExportError("torch's exporter returned no graph")
-    # Every node carries a stack trace with source paths: they leak, and change the file's digest from checkout to checkout.
+    # Nodes carry stack traces with source paths, which would leak and change the digest.
     cleared = ClearMetadataAndDocStringPass()(program.model).model
-    split = (
-        sum(
-            value.const_value.nbytes
-            for value in cleared.graph.initializers.values()
-            if value.const_value
-        )
-        > ONE_FILE_BYTES
-    )
+    values = [value.const_value for value in cleared.graph.initializers.values()]
     (folder / WEIGHTS_FILE).unlink(missing_ok=True)
-    if split:
-        # what shape inference reads, axes and pads, stays in the graph
+    if sum(value.nbytes for value in values if value) > ONE_FILE_BYTES:
+        # small values stay in the graph: shape inference reads axes and pads
         onnx_ir.external_data.unload_from_model(
             cleared, folder, WEIGHTS_FILE, size_threshold_bytes=1024
         )
     proto: Any = onnx_ir.to_proto(cleared)
-    for part in _described(proto):  # the pass leaves what torch calls its parameters
+    for part in _annotated_parts(proto):  # the pass leaves torch's parameter names
         part.ClearField("metadata_props")
     graph: bytes = proto.SerializeToString(deterministic=True)
-    with tempfile.NamedTemporaryFile(
-        dir=folder, prefix=f".{MODEL_FILE}."
-    ) as draft:  # beside its weights, where it has them
+    # beside WEIGHTS_FILE, which the checker reads
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{MODEL_FILE}.") as draft:
         draft.write(graph)
         draft.flush()
         check_graph(Path(draft.name), shape)
@@ -124,7 +134,7 @@ def export_graph(served: ExportModule, shape: Input, folder: Path) -> bytes:
 
 
 def classifier_bytes(network: nn.Module) -> bytes:
-    """The last layer's weights as the version keeps them, for class-activation maps."""
+    """Return `classifier.npz`: the last layer's `weight` and `bias`, for class-activation maps."""
     buffer = io.BytesIO()
     head = network.get_submodule("fc")
     np.savez(
@@ -135,50 +145,39 @@ def classifier_bytes(network: nn.Module) -> bytes:
     return buffer.getvalue()
 
 
-def graph_files(run: RunDirectory) -> tuple[str, ...]:
-    """The files that the exported network lies in: one, or the graph and its weights."""
+def graph_files(run: Run) -> tuple[str, ...]:
+    """Return the files of the exported graph: one, or the graph and its weights."""
     return (MODEL_FILE, WEIGHTS_FILE) if run.has(WEIGHTS_FILE) else (MODEL_FILE,)
 
 
 def check_graph(path: Path, shape: Input) -> None:
-    """Hold the exported file against what was asked for. Raises ExportError that says what differs."""
+    """Check opset, folded batch norms, input, outputs and free batch. Raises ExportError."""
     onnx.checker.check_model(str(path), full_check=True)
     proto: Any = onnx.load(path, load_external_data=False)
+    graph = proto.graph
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     if opsets.get("") != OPSET:
-        raise ExportError(f"the graph has opset {opsets.get('')}, asked for was {OPSET}")
-    if left := sum(node.op_type == "BatchNormalization" for node in proto.graph.node):
-        raise ExportError(f"{left} batch norms were not folded")
-    if any(part.doc_string or part.metadata_props for part in _described(proto)):
-        raise ExportError("the graph still carries source paths or stack traces")
-    for value in [*proto.graph.input, *proto.graph.output]:
+        raise ExportError(f"the opset is {opsets.get('')}, expected {OPSET}")
+    if unfolded := sum(node.op_type == "BatchNormalization" for node in graph.node):
+        raise ExportError(f"{unfolded} batch norms were not folded")
+    if any(part.doc_string or part.metadata_props for part in _annotated_parts(proto)):
+        raise ExportError("the graph contains source paths or stack traces")
+    for value in [*graph.input, *graph.output]:
         batch = value.type.tensor_type.shape.dim[0]
         if batch.dim_param != "batch":
-            raise ExportError(
-                f"the batch of {value.name} is {batch.dim_param or batch.dim_value}, expected a free `batch`"
-            )
-    dims = [dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim[1:]]
-    if [value.name for value in proto.graph.input] != [shape.name] or dims != [
-        shape.height,
-        shape.width,
-        3,
-    ]:
-        raise ExportError(
-            f"the input is not {shape.name} [batch, {shape.height}, {shape.width}, 3]"
-        )
-    if [value.name for value in proto.graph.output] != list(OUTPUT_NAMES):
+            size = batch.dim_param or batch.dim_value
+            raise ExportError(f"the batch size of {value.name} is {size}, expected `batch`")
+    dims = [dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim[1:]]
+    names = [value.name for value in graph.input]
+    if names != [shape.name] or dims != [shape.height, shape.width, 3]:
+        expected = f"{shape.name} [batch, {shape.height}, {shape.width}, 3]"
+        raise ExportError(f"the input is {', '.join(names)} {dims}, expected {expected}")
+    if [value.name for value in graph.output] != list(OUTPUT_NAMES):
         raise ExportError(f"the outputs are not {' and '.join(OUTPUT_NAMES)}")
 
 
-def _described(proto: Any) -> Iterator[Any]:
-    """Every part of a graph that has room for a text about where it comes from."""
+def _annotated_parts(proto: Any) -> Iterator[Any]:
+    """Yield every part of a graph that has a `doc_string` and `metadata_props`."""
     graph = proto.graph
-    yield from (
-        proto,
-        graph,
-        *graph.node,
-        *graph.initializer,
-        *graph.input,
-        *graph.output,
-        *graph.value_info,
-    )
+    yield from (proto, graph, *graph.node, *graph.initializer)
+    yield from (*graph.input, *graph.output, *graph.value_info)

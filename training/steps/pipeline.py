@@ -1,59 +1,103 @@
-"""The whole path of a run, each step skipped where its artefact is there already."""
+"""All steps of a run in order. A step whose result exists is skipped, so a killed run resumes."""
 
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from model_store.manifest import Check
 from model_store.store import ModelStore
+from training.data.sources import ImageSet
 from training.gates.gate import check_waivers, gate, require_passed
-from training.gates.vs_previous_version import PreviousComparison, compare_with_previous
+from training.gates.vs_previous_version import PreviousComparison, read_previous_comparison
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
+from training.promotion import create_store, require_holdable
 from training.reports.run_report import write_run_report
 from training.run.data import RunData, open_run_data
-from training.run.directory import RunDirectory
+from training.run.directory import Run
 from training.run.weights import LAST_WEIGHTS, PREVIOUS_WEIGHTS
 from training.steps.calibrate import CALIBRATION_FILE, RunCalibration, calibrate
 from training.steps.evaluate import evaluate
 from training.steps.export import MODEL_FILE, export
 from training.steps.golden import GOLDEN_FILE, take_golden
-from training.steps.publish import Published, create_store, publish, require_promotable
+from training.steps.publish import Published, publish
 from training.steps.train import Progress, train
 
 
 class ProgressDisplay(Protocol):
-    """What shows a person how a run goes."""
+    """Shows the progress of a run. Implemented by `training.display.TrainingDisplay`."""
 
     def __call__(self, progress: Progress) -> None:
-        """Training stands here."""
+        """Show a training step."""
 
     def announce(self, step: str) -> None:
-        """This step begins."""
+        """Show that a step begins."""
 
     def count(self, what: str) -> Callable[[int, int], None]:
-        """A counter (done, of how many) for work on images."""
+        """Return a counter (done, total) for work on images."""
 
     def show_data(self, data: RunData) -> None:
-        """The data was checked and split like this."""
+        """Show the findings about the data and its split."""
 
     def show_calibration(self, calibrated: RunCalibration) -> None:
-        """How far the answers can be trusted."""
+        """Show the calibration."""
 
-    def show_succession(self, succession: PreviousComparison) -> None:
-        """A retrained model gained and lost this."""
+    def show_previous_comparison(self, comparison: PreviousComparison) -> None:
+        """Show what retraining gained and lost."""
 
     def show_checks(self, checks: tuple[Check, ...]) -> None:
-        """The gates found this."""
+        """Show the results of the gates."""
+
+
+def finish(
+    run: Run,
+    store: ModelStore,
+    display: ProgressDisplay,
+    waivers: Mapping[str, str],
+    *,
+    promote: bool,
+    interrupted: Callable[[], bool] = lambda: False,
+    process: DistributedProcess = SINGLE_PROCESS,
+    images: ImageSet | None = None,
+) -> Published | None:
+    """Do every step that is not done yet, from the data check to the published version.
+
+    Args:
+        run: The run, new or interrupted.
+        store: Where to publish.
+        display: Shows the progress.
+        waivers: Reasons by the names of checks that may fail.
+        promote: Whether `production` may move to the new version.
+        interrupted: Asked after each training step; True stops after a checkpoint.
+        process: This process of a distributed training. Only the first one publishes.
+        images: The images of the run, if the caller has listed them already.
+
+    Returns:
+        The published version, or None in processes other than the first.
+
+    Raises:
+        TrainingError, ModelStoreError: A step failed.
+    """
+    check_waivers(waivers)
+    if not process.is_main:
+        train_and_evaluate(run, display, process, interrupted, images)
+        return None
+    create_store(store)
+    if not promote:
+        require_holdable(store, run.config.model)
+    with run.locked():
+        data = train_and_evaluate(run, display, process, interrupted, images)
+        return export_and_publish(run, data, store, display, waivers, promote=promote)
 
 
 def train_and_evaluate(
-    run: RunDirectory,
+    run: Run,
     display: ProgressDisplay,
     process: DistributedProcess,
     interrupted: Callable[[], bool] = lambda: False,
+    images: ImageSet | None = None,
 ) -> RunData:
-    """Check the data, train, evaluate and calibrate: the part that several processes do together. Raises TrainingError."""
+    """Check the data, train, evaluate and calibrate. All processes of a training do this part."""
     display.announce("check")
-    data = open_run_data(run, display.count("checking"), process)
+    data = open_run_data(run, display.count("checking"), process, images=images)
     display.show_data(data)
     if not run.has(LAST_WEIGHTS):
         display.announce("train")
@@ -67,7 +111,7 @@ def train_and_evaluate(
 
 
 def export_and_publish(
-    run: RunDirectory,
+    run: Run,
     data: RunData,
     store: ModelStore,
     display: ProgressDisplay,
@@ -75,41 +119,18 @@ def export_and_publish(
     *,
     promote: bool,
 ) -> Published:
-    """Export, gate and publish what was learned. Raises TrainingError, ModelStoreError."""
+    """Export, gate, write the report and publish. Only the first process does this part."""
     if not run.has(MODEL_FILE):
         display.announce("export")
         export(run)
     if not run.has(GOLDEN_FILE):
         take_golden(run, data)
-    if run.has(PREVIOUS_WEIGHTS):
-        display.show_succession(compare_with_previous(run, data))
     display.announce("gate")
     checks = gate(run, data, waivers, store)
+    if run.has(PREVIOUS_WEIGHTS):
+        display.show_previous_comparison(read_previous_comparison(run))
     display.show_checks(checks)
     write_run_report(run, data, display.count("report"))
     require_passed(checks)
     display.announce("publish")
     return publish(run, data, store, promote=promote)
-
-
-def finish(
-    run: RunDirectory,
-    store: ModelStore,
-    display: ProgressDisplay,
-    waivers: Mapping[str, str],
-    *,
-    promote: bool,
-    interrupted: Callable[[], bool] = lambda: False,
-    process: DistributedProcess = SINGLE_PROCESS,
-) -> Published | None:
-    """Go from wherever the run stands to a published version; only the first of several processes publishes."""
-    check_waivers(waivers)
-    if not process.is_main:
-        train_and_evaluate(run, display, process, interrupted)
-        return None
-    create_store(store)
-    if not promote:
-        require_promotable(store, run.config().model)
-    with run.alone():
-        data = train_and_evaluate(run, display, process, interrupted)
-        return export_and_publish(run, data, store, display, waivers, promote=promote)

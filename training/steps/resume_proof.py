@@ -1,4 +1,4 @@
-"""The proof that a killed run resumes bit for bit, on a person's own data: train, kill, resume, compare."""
+"""Proof that a killed run resumes bit-identically, on the user's data: train, kill, resume, compare."""
 
 import multiprocessing
 import os
@@ -16,90 +16,99 @@ from model_store.files import sha256_of
 from training.errors import ResumeProofError
 from training.run.checkpoint import load_checkpoint
 from training.run.data import CHECK_FILE, SPLIT_FILE, open_run_data
-from training.run.directory import RunDirectory
+from training.run.directory import Run
 from training.run.weights import INITIAL_WEIGHTS, LAST_WEIGHTS
 from training.steps.train import Progress, train
 
-STEPS: Final = 24
-KILLS: Final = 3
-CHECKPOINT_EVERY: Final = 3  # steps: most kills fall between two checkpoints
+PROOF_STEPS: Final = 24
+PROOF_KILLS: Final = 3
+CHECKPOINT_EVERY: Final = 3  # steps; most kills fall between two checkpoints
 
 
 def prove_resume(
-    run: RunDirectory, steps: int = STEPS, kills: int = KILLS, seed: int | None = None
+    run: Run, steps: int = PROOF_STEPS, kills: int = PROOF_KILLS, seed: int | None = None
 ) -> Iterator[str]:
-    """Train `steps` steps unbroken, and again killed with SIGKILL at `kills` random steps and resumed; yields what it does.
+    """Train once without a break, and once with kills and resumes; compare the weights.
 
-    On the run's own data and recipe, in directories of its own. Raises ResumeProofError where the weights differ.
+    Both trainings are copies of the run in temporary directories.
+
+    Args:
+        run: The run. Its data must have been opened.
+        steps: Length of each training.
+        kills: Number of random steps after which the second one gets SIGKILL.
+        seed: Chooses the steps.
+
+    Yields:
+        Messages for the user.
+
+    Raises:
+        ResumeProofError: The weights differ, or a training failed.
     """
-    open_run_data(run)  # splits, so that all three read the same
-    chance = random.Random(seed)  # noqa: S311  where to kill is no secret
+    generator = random.Random(seed)  # noqa: S311  not used for security
+    kill_steps = sorted(generator.sample(range(1, steps), min(kills, steps - 1)))
     with tempfile.TemporaryDirectory(prefix="prove-resume-") as folder:
-        unbroken, broken = (
-            _short_copy(run, Path(folder) / name, steps) for name in ("unbroken", "broken")
+        unbroken, killed = (
+            _short_copy(run, Path(folder) / name, steps) for name in ("unbroken", "killed")
         )
         yield f"training {steps} steps without a break"
-        _train(unbroken, None)
-        places = sorted(chance.sample(range(1, steps), min(kills, steps - 1)))
-        for place in places:
-            yield f"the same again, killed after step {place}"
-            _train(broken, place)
+        _train_in_child(unbroken, None)
+        for step in kill_steps:
+            yield f"training again, killed after step {step}"
+            _train_in_child(killed, step)
         yield "resumed to the end"
-        _train(broken, None)
-        digests = [sha256_of(copy.path / LAST_WEIGHTS) for copy in (unbroken, broken)]
+        _train_in_child(killed, None)
+        digests = [sha256_of(copy.path / LAST_WEIGHTS) for copy in (unbroken, killed)]
         if digests[0] != digests[1]:
-            reason = _reason(unbroken, broken)
             raise ResumeProofError(
-                f"killed at steps {places} and resumed, the weights differ from an unbroken run's: {reason}"
+                f"killed at steps {kill_steps} and resumed, the weights differ from those of an "
+                f"unbroken run: {_describe_difference(unbroken, killed)}"
             )
-    yield f"killed at steps {', '.join(map(str, places))} and resumed: the same weights to the bit ({digests[0][:16]}…)"
+    places = ", ".join(map(str, kill_steps))
+    yield f"killed at steps {places} and resumed: bit-identical weights ({digests[0][:16]}…)"
 
 
-def _short_copy(run: RunDirectory, path: Path, steps: int) -> RunDirectory:
-    """The same run, cut to so many steps, in another directory."""
-    path.mkdir()
+def _short_copy(run: Run, path: Path, steps: int) -> Run:
+    recipe = run.config.recipe.model_copy(update={"iterations": steps, "epochs": None})
+    copy = Run.create_at(path, run.config.model_copy(update={"recipe": recipe}))
     for name in (SPLIT_FILE, CHECK_FILE, INITIAL_WEIGHTS):
         if run.has(name):
             shutil.copy(run.path / name, path / name)
-    copy, config = RunDirectory(path), run.config()
-    recipe = config.recipe.model_copy(update={"iterations": steps, "epochs": None})
-    copy.write_config(config.model_copy(update={"recipe": recipe}))
     return copy
 
 
-def _train(run: RunDirectory, kill_after: int | None) -> None:
-    """Train in a process of its own, which dies by SIGKILL after this step of the run. Raises ResumeProofError."""
+def _train_in_child(run: Run, kill_after: int | None) -> None:
+    """Train in a child process, which kills itself after this step of the run."""
     child = multiprocessing.get_context("spawn").Process(
-        target=_train_here, args=(run.path, kill_after, torch.get_num_threads())
+        target=_train_and_die, args=(run.path, kill_after, torch.get_num_threads())
     )
     child.start()
     child.join()
     expected = 0 if kill_after is None else -signal.SIGKILL
     if child.exitcode != expected:
         raise ResumeProofError(
-            f"the training ended with exit code {child.exitcode} instead of {expected}; its output above says why"
+            f"the training ended with exit code {child.exitcode} instead of {expected}; see its "
+            "output above"
         )
 
 
-def _train_here(path: Path, kill_after: int | None, threads: int) -> None:
+def _train_and_die(path: Path, kill_after: int | None, threads: int) -> None:
     def report(progress: Progress) -> None:
         if progress.run_step == kill_after:
             os.kill(os.getpid(), signal.SIGKILL)
 
     torch.set_num_threads(threads)
-    run = RunDirectory(path)
+    run = Run.open(path)
     train(run, open_run_data(run), report, checkpoint_every=CHECKPOINT_EVERY)
 
 
-def _reason(unbroken: RunDirectory, broken: RunDirectory) -> str:
-    """Which of what the bits depend on differs between the two."""
-    then, now = ((load_checkpoint(run) or {}).get("environment", {}) for run in (unbroken, broken))
-    differences = [
-        f"{name}: {value} and {now.get(name)}"
-        for name, value in then.items()
-        if now.get(name) != value
-    ]
-    return (
-        ", ".join(differences)
-        or "on the same threads, instructions, memory format, compilation and torch; please report it"
+def _describe_difference(unbroken: Run, killed: Run) -> str:
+    """Return which values of the determinism differ between both trainings."""
+    first, second = (
+        (load_checkpoint(run) or {}).get("environment", {}) for run in (unbroken, killed)
     )
+    differences = [
+        f"{name}: {value} and {second.get(name)}"
+        for name, value in first.items()
+        if second.get(name) != value
+    ]
+    return ", ".join(differences) or "threads, instructions and versions are equal; please report"

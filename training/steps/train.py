@@ -1,7 +1,8 @@
-"""The training loop, from top to bottom on one page.
+"""The training loop.
 
-Claim: a run that was killed at any step goes on to the same weights, bit for bit on a CPU in the same environment. What
-random numbers it needs come from (seed, epoch, image) alone, so where it stands is one integer: the step.
+Claim: a run that is killed at any step and resumed ends with the weights of an uninterrupted run,
+bit for bit on a CPU in the same determinism. All random numbers come from (seed, epoch, image), so
+the position in the run is one integer, the step.
 """
 
 import json
@@ -12,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from training.errors import DivergedError, InterruptedRunError, RunError
@@ -21,10 +23,9 @@ from training.learning.learner import Learner
 from training.learning.normalization import Normalization
 from training.learning.optimization import remaining_work, set_learning_rate
 from training.learning.throughput import ESTIMATE_STEPS, RunEstimate, ThroughputMeter, peak_bytes
-from training.run.checkpoint import CHECKPOINT_FILE as CHECKPOINT
-from training.run.checkpoint import load_checkpoint, save_checkpoint
+from training.run.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from training.run.data import RunData
-from training.run.directory import RunDirectory, damaged
+from training.run.directory import Run, RunDirectory, damaged
 from training.run.inference import predict_split
 from training.run.weights import BEST_WEIGHTS, LAST_WEIGHTS, Trained, serialise
 from training.steps.training_setup import prepare_training
@@ -46,15 +47,24 @@ CHECKPOINT_SECONDS: Final = 30
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands after a step. `metrics` is set when an epoch has ended, `notice` when there is something to say."""
+    """The state of a training after a step.
+
+    Attributes:
+        epoch: The current epoch, from 1, of `epochs`.
+        step: The step of this epoch, of `steps`.
+        run_step: The step of the run, of `total_steps`.
+        loss: Mean training loss of this epoch so far.
+        accuracy: Training accuracy of this epoch so far; None if images are mixed.
+        estimate: Set once, after the first steps.
+        metrics: The line of `metrics.jsonl`, at the end of an epoch.
+        notice: A message for the user.
+    """
 
     epoch: int
     epochs: int
     step: int
-    """Of this epoch's `steps`."""
     steps: int
     run_step: int
-    """Of the run's `total_steps`."""
     total_steps: int
     loss: float
     accuracy: float | None
@@ -67,7 +77,14 @@ class Progress:
 
 @dataclass
 class Position:
-    """How far a run has come: everything beside the weights that a checkpoint keeps. `step` counts from the run's beginning."""
+    """The progress that a checkpoint stores beside the weights. Field names are a file format.
+
+    Attributes:
+        step: Steps since the start of the run.
+        seen: Images of this epoch that were trained on.
+        tally: Sum of the loss and number of correct answers over these images.
+        history: The metrics of each finished epoch.
+    """
 
     step: int = 0
     seen: int = 0
@@ -76,7 +93,7 @@ class Position:
 
 
 def train(
-    run: RunDirectory,
+    run: Run,
     data: RunData,
     report: Callable[[Progress], None] = lambda _: None,
     process: DistributedProcess = SINGLE_PROCESS,
@@ -84,31 +101,36 @@ def train(
     checkpoint_every: int | None = None,
     measure: Callable[[Trained], dict[str, float]] = lambda _: {},
 ) -> None:
-    """Train as the run's config says, from its checkpoint where there is one; leave the best weights and the last.
+    """Train from the checkpoint, if there is one, to the end. Writes the best and the last weights.
 
-    A checkpoint is written at the end of each epoch and every `checkpoint_every` steps (every 30 seconds where it is None).
-    `interrupted` is asked after each step; where it says yes, a checkpoint is written and InterruptedRunError raised. What
-    `measure` finds in the network at the end of an epoch stands among that epoch's figures. Raises
-    DivergedError when the loss is not finite, RunError where the checkpoint is of another configuration.
+    Args:
+        run: The run.
+        data: Its data.
+        report: Called after each step.
+        process: This process of a distributed training.
+        interrupted: Asked after each step. If it returns True, training stops after a checkpoint.
+        checkpoint_every: Steps between checkpoints within an epoch; None for about 30 seconds.
+            One is also written at the end of each epoch.
+        measure: Returns more metrics of the network at the end of each epoch.
+
+    Raises:
+        DivergedError: The loss is not finite.
+        InterruptedRunError: `interrupted` returned True.
+        RunError: The checkpoint is damaged or belongs to another configuration.
     """
-    config = run.config()
-    recipe = config.recipe
+    config, recipe = run.config, run.config.recipe
     learner, loader, determinism = prepare_training(run, data, process)
     total, steps = loader.total_steps, loader.steps_per_epoch
     position, notice = _restore(run, learner, determinism)
     throughput, estimate, checkpoint_steps = ThroughputMeter(), None, checkpoint_every or total
-    tally = (
-        torch.tensor(position.tally, dtype=torch.float64, device=process.device)
-        / process.world_size
-    )
+    tally = torch.tensor(position.tally, dtype=torch.float64, device=process.device)
+    tally /= process.world_size
 
-    def progress(**news: Any) -> Progress:
+    def progress(**events: Any) -> Progress:
         loss, correct = (value / position.seen for value in position.tally)
         ended = len(position.history)
-        left = throughput.seconds_left(
-            remaining_work(recipe.schedule, position.step, total, loader.image_size),
-            loader.epochs - ended,
-        )
+        work = remaining_work(recipe.schedule, position.step, total, loader.image_size)
+        left = throughput.seconds_left(work, loader.epochs - ended)
         place = (
             ended + 1,
             loader.epochs,
@@ -117,18 +139,19 @@ def train(
             position.step,
             total,
         )
-        accuracy = None if recipe.mixing.enabled else correct  # of mixed images it means nothing
-        return Progress(*place, loss, accuracy, throughput.images_per_second, left, **news)
+        accuracy = None if recipe.mixing.enabled else correct  # meaningless for mixed images
+        return Progress(*place, loss, accuracy, throughput.images_per_second, left, **events)
 
     def checkpoint() -> None:
         position.tally = process.all_reduce(tally.clone()).tolist()
         state = {
-            "learner": learner.state_dict(),
+            "learner": learner.state_dict(),  # on every process: it is a collective
             "position": asdict(position),
             "environment": asdict(determinism),
+            "config": config.training_values,
         }
         if process.is_main:
-            save_checkpoint(run, {**state, "config": config.trained_as})
+            save_checkpoint(run, state)
 
     def trained(epoch: int) -> Trained:
         network = learner.evaluation_network
@@ -145,12 +168,13 @@ def train(
             position.step += 1
             position.seen += batch.size
             within = position.step < min((epoch + 1) * steps, total)
-            if (
-                process.device.type == "cpu" or position.step % ESTIMATE_STEPS == 0 or not within
-            ):  # a GPU is not held up each step
+            # reading the loss makes a GPU wait, so it is not read after each step there
+            if process.device.type == "cpu" or position.step % ESTIMATE_STEPS == 0 or not within:
                 position.tally = (tally * process.world_size).tolist()
                 if not math.isfinite(position.tally[0]):
-                    raise DivergedError(_diverged(epoch, position.step - epoch * steps, rate))
+                    raise DivergedError(
+                        _describe_divergence(epoch, position.step - epoch * steps, rate)
+                    )
                 if throughput.steps + 1 == ESTIMATE_STEPS:  # a step counts when the next one begins
                     estimate = RunEstimate(progress().seconds_left, peak_bytes(process.device))
                     affordable = max(1, round(CHECKPOINT_SECONDS / throughput.step_seconds))
@@ -168,66 +192,63 @@ def train(
 
         learner.synchronize()
         position.tally = process.all_reduce(tally.clone()).tolist()
-        now = trained(epoch + 1)
+        current = trained(epoch + 1)
         metrics = {
             "epoch": epoch + 1,
             "step": position.step,
             "train_loss": position.tally[0] / position.seen,
             "train_top1": progress().accuracy,
-            **_validate(now.answering, data, loader.normalize, process, throughput),
-            **measure(now),
+            **_validate(current.answering, data, loader.normalize, process, throughput),
+            **measure(current),
             "learning_rate": rate,
             "images_per_second": round(throughput.images_per_second, 1),
             "input_share": round(throughput.input_share, 4),
         }
-        if process.is_main and _better(metrics, position.history, recipe.select):
-            run.write(BEST_WEIGHTS, serialise(now))
-        news = progress(metrics=metrics)
+        if process.is_main and _is_better(metrics, position.history, recipe.select):
+            run.write(BEST_WEIGHTS, serialise(current))
+        epoch_end = progress(metrics=metrics)
         position.history.append(metrics)
         position.seen, position.tally = 0, [0.0, 0.0]
         tally.zero_()
         checkpoint()
         if process.is_main:
             _write_metrics(run, position.history)
-        report(news)
+        report(epoch_end)
         if interrupted() and position.step < total:
             raise InterruptedRunError(
                 f"stopped after epoch {epoch + 1}; the checkpoint is at step {position.step}"
             )
 
     if process.is_main:
-        _write_metrics(
-            run, position.history
-        )  # once more: a kill right after the last checkpoint has left a line out
+        # again: a kill right after the last checkpoint leaves the last line out
+        _write_metrics(run, position.history)
         run.write(LAST_WEIGHTS, serialise(trained(loader.epochs)))
     process.barrier()
 
 
 def _validate(
-    network: torch.nn.Module,
+    network: nn.Module,
     data: RunData,
     normalize: Normalization,
     process: DistributedProcess,
     throughput: ThroughputMeter,
 ) -> dict[str, float]:
-    """Loss and top-1 on the validation split."""
     began = time.perf_counter()
     logits = predict_split(network, data, data.split.validation, normalize, process)
-    labels = torch.from_numpy(data.images.labels[data.split.validation])
+    labels = data.labels(data.split.validation)
     throughput.validation_seconds = time.perf_counter() - began
-    right = (logits.argmax(1) == labels).double().mean().item()
     return {
         "validation_loss": functional.cross_entropy(logits, labels).item(),
-        "validation_top1": right,
+        "validation_top1": (logits.argmax(1) == labels).double().mean().item(),
     }
 
 
-def _better(
+def _is_better(
     metrics: dict[str, Any],
     history: list[dict[str, Any]],
     select: Literal["accuracy", "loss", "last"],
 ) -> bool:
-    """Whether this epoch is to be kept; of equals the first."""
+    """Whether this epoch's weights are kept. The first of equal epochs is kept."""
     if select == "last":
         return True
 
@@ -239,56 +260,58 @@ def _better(
 
 
 def _restore(
-    run: RunDirectory, learner: Learner, determinism: DeterminismInfo
+    run: Run, learner: Learner, determinism: DeterminismInfo
 ) -> tuple[Position, str | None]:
-    """Put the newest checkpoint into the learner; where the run stands, and what to say about it.
-
-    Raises RunError where it is damaged or was written for another configuration.
-    """
+    """Load the newest checkpoint into the learner; return the position and a message for the user."""
     state = load_checkpoint(run)
     if state is None:
         return Position(), None
     try:
-        now = run.config().trained_as
-        if changed := sorted(
-            name
-            for name in now.keys() | state["config"].keys()
-            if now.get(name) != state["config"].get(name)
-        ):
-            raise RunError(
-                f"{run.path} was begun with other values of {', '.join(changed)} than its config.json holds now; "
-                "put them back, or start a new run"
-            )
+        _require_same_values(run, state["config"])
         learner.load_state_dict(state["learner"])
         differences = determinism.differences(state["environment"])
         position = Position(**state["position"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise damaged(run.path / CHECKPOINT, error) from None
-    notice = f"goes on at step {position.step}"
+        raise damaged(run.path / CHECKPOINT_FILE, error) from None
+    notice = f"resumed at step {position.step}"
     if differences:
-        notice += (
-            f"; not bit for bit as an unbroken run, since these differ: {', '.join(differences)}"
-        )
+        notice += f"; the weights will not be bit-identical to those of an uninterrupted run, because of: {', '.join(differences)}"
     return position, notice
 
 
-def _diverged(epoch: int, step: int, rate: float) -> str:
-    return f"the loss is not finite in epoch {epoch + 1}, step {step}, at a learning rate of {rate:.3g}: lower optimizer.learning_rate"
+def _require_same_values(run: Run, began_with: dict[str, Any]) -> None:
+    values = run.config.training_values
+    names = values.keys() | began_with.keys()
+    if changed := sorted(name for name in names if values.get(name) != began_with.get(name)):
+        raise RunError(
+            f"{', '.join(changed)} in {run.path}/config.json changed since the run began. "
+            "Restore the values, or start a new run"
+        )
 
 
-def _write_metrics(run: RunDirectory, history: list[dict[str, Any]]) -> None:
+def _describe_divergence(epoch: int, step: int, rate: float) -> str:
+    return (
+        f"the loss is not finite in epoch {epoch + 1}, step {step}, at a learning rate of "
+        f"{rate:.3g}: lower optimizer.learning_rate"
+    )
+
+
+def _write_metrics(run: Run, history: list[dict[str, Any]]) -> None:
     run.write(METRICS_FILE, b"".join(json.dumps(line).encode() + b"\n" for line in history))
 
 
 def read_metrics(run: RunDirectory) -> list[dict[str, Any]]:
-    """A line an epoch, as far as the run has come. Raises RunError where no epoch has ended, or the file is damaged."""
+    """Return the metrics of each finished epoch.
+
+    Raises:
+        RunError: No epoch has finished, or the file is damaged.
+    """
     path = run.file(METRICS_FILE, "resume")
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except ValueError as error:
         raise damaged(path, error) from None
-    if not lines or not all(
-        isinstance(line, dict) and line.keys() >= METRIC_NAMES for line in lines
-    ):
-        raise damaged(path, ValueError("figures are missing"))
+    complete = all(isinstance(line, dict) and line.keys() >= METRIC_NAMES for line in lines)
+    if not lines or not complete:
+        raise damaged(path, ValueError("metrics are missing"))
     return lines

@@ -1,4 +1,4 @@
-"""What training begins with: network, weights, normalisation, the loader of images, all as the run's config says."""
+"""Builds what the training loop needs: learner, batches and determinism."""
 
 import torch
 
@@ -15,47 +15,47 @@ from training.learning.learner import Learner
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
 from training.run.data import RunData
-from training.run.directory import RunDirectory
+from training.run.directory import Run
 from training.run.weights import INITIAL_WEIGHTS, read_weights
 
 
 def prepare_training(
-    run: RunDirectory, data: RunData, process: DistributedProcess
+    run: Run, data: RunData, process: DistributedProcess
 ) -> tuple[Learner, BatchLoader, DeterminismInfo]:
-    """A learner and its loader, as they are before the first step. Raises RunError for arithmetic that is not to be had here."""
+    """Return learner and batches in their state before the first step.
+
+    Raises:
+        RunError: This machine cannot compute in the precision that the run asks for.
+    """
     keep_freed_memory()
-    config = run.config()
-    recipe, classes, size = (
-        config.recipe,
-        len(data.images.class_names),
-        config.preprocessing.crop_height,
-    )
+    config, recipe = run.config, run.config.recipe
+    classes = len(data.images.class_names)
     precision = choose_precision(config.precision, process.device)
-    determinism = determinism_info(
-        process.device, precision, compiled=choose_compile(config.compile, process.device)
-    )
+    compiled = choose_compile(config.compile, process.device)
+    determinism = determinism_info(process.device, precision, compiled=compiled)
     torch.manual_seed(config.seed)
     network = build_network(
         config.architecture, classes, zero_init_residual=recipe.zero_init_residual
     )
     if run.has(INITIAL_WEIGHTS):
-        start = read_weights(run.path / INITIAL_WEIGHTS)
-        network.load_state_dict(start.network.state_dict())
-        normalize = start.normalize
+        initial = read_weights(run.path / INITIAL_WEIGHTS)
+        network.load_state_dict(initial.network.state_dict())
+        normalize = initial.normalize
     else:
-        normalize = Normalization.fit(recipe.normalization, data.training_sample())
+        normalize = Normalization.fit(recipe.normalization, data.normalization_sample())
     normalize = normalize.to(process.device)
-    background = recipe.augmentation.fill == "background"
+    if recipe.augmentation.fill == "background":
+        fill = normalize.color(config.preprocessing.background)
+    else:
+        fill = torch.zeros(3, 1, 1, device=process.device)
     loader = BatchLoader(
         source=data.training_source(process.device),
-        labels=torch.from_numpy(data.images.labels[data.learned]),
+        labels=data.labels(data.training_indices),
         classes=classes,
         recipe=recipe,
         normalize=normalize,
-        image_size=size,
-        fill=normalize.color(config.preprocessing.background)
-        if background
-        else torch.zeros(3, 1, 1, device=process.device),
+        image_size=config.preprocessing.crop_height,
+        fill=fill,
         seed=config.seed,
         process=process,
     )

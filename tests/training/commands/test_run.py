@@ -9,7 +9,8 @@ from model_store.manifest import Precision, Variant
 from model_store.store import BUILTIN_ROOT, ModelStore
 from training.commands.run import print_published
 from training.display import TrainingDisplay
-from training.steps.publish import Published, pin_serving_version
+from training.promotion import pin_serving_version
+from training.steps.publish import Published
 
 DIGITS = "digits-resnet20"
 

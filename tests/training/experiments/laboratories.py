@@ -10,7 +10,7 @@ from training.experiments.error_measurements import SeedGroup
 from training.experiments.laboratory import Laboratory, TrainedRun
 from training.experiments.training_curve import CurvePoint, write_curve
 from training.learning.distributed import SINGLE_PROCESS
-from training.run.directory import RunDirectory
+from training.run.directory import Run
 from training.run.request import RunRequest
 
 SHORT = "iterations=12"  # one epoch of the digits has 10
@@ -37,8 +37,7 @@ def group(folder: Path, name: str, *errors: float) -> SeedGroup:
     config = laboratory_at(folder).config(name, 0)
     runs = []
     for seed, error in enumerate(errors):
-        directory = RunDirectory(folder / f"{name}-{seed}")
-        directory.path.mkdir()
+        directory = Run.create_at(folder / f"{name}-{seed}", config)
         write_curve(directory, [CurvePoint(1, 100, 90), CurvePoint(2, 100, round(100 * error))])
         history = [{"step": 2, "epoch": 1, "train_top1": 1 - error, "test_top1": 0.99 - error}]
         runs.append(TrainedRun(directory, config.model_copy(update={"seed": seed}), history))

@@ -17,7 +17,7 @@ from training.experiments.laboratory import Laboratory, digest, model_name
 from training.experiments.sample_images import SampleTestImages, sample_training_images
 from training.reports.history import split_indices
 from training.run.data import CHECK_FILE
-from training.run.directory import RunDirectory
+from training.run.directory import Run
 from training.run.weights import LAST_WEIGHTS
 from training.steps.train import METRICS_FILE
 
@@ -114,7 +114,7 @@ def test_iterating_stops_when_asked(laboratory: Laboratory) -> None:
 def test_measurements_depend_on_weights_and_data(laboratory: Laboratory, tmp_path: Path) -> None:
     run = laboratory.train("resnet20", 0)
     path = shutil.copytree(run.directory.path, tmp_path / run.directory.run_id)
-    copied = replace(run, directory=RunDirectory(path))
+    copied = replace(run, directory=Run.open(path))
     assert copied.measurement_key() == run.measurement_key()
     (path / LAST_WEIGHTS).write_bytes(b"others")
     weights = hashlib.sha256(b"others").hexdigest()
@@ -165,6 +165,6 @@ def test_sample_images_come_from_their_split(laboratory: Laboratory) -> None:
     assert [int(label) for label in sample.labels[0]] == data.labels(sample.indices).tolist()
     images, labels = sample_training_images(laboratory, run, 7)
     assert images.shape[0] == labels.shape[0] == 7
-    (pixels,) = data.chunks(data.learned[:1])
+    (pixels,) = data.chunks(data.training_indices[:1])
     first = run.trained.normalize(torch.from_numpy(pixels))
     assert np.allclose(images[0].numpy(), first[0].numpy())

@@ -16,7 +16,7 @@ from training.gates import preprocessing as preprocessing_gates
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
 from training.run.data import open_run_data
-from training.run.directory import RunDirectory
+from training.run.directory import Run
 from training.steps.evaluate import read_labels, read_logits
 from training.steps.export import ExportModule
 
@@ -29,7 +29,7 @@ def failed(checks: tuple[Check, ...]) -> set[str]:
 
 
 def test_a_true_export_passes_everything_but_what_three_epochs_can_not(
-    run_copy: RunDirectory,
+    run_copy: Run,
 ) -> None:
     """Parity at batch 1, an odd size and the maximum, invariance, encoded accuracy, golden proof and its sensitivity."""
     checks = gates.gate(run_copy, open_run_data(run_copy))
@@ -50,15 +50,13 @@ def test_a_true_export_passes_everything_but_what_three_epochs_can_not(
 
 
 @pytest.mark.parametrize("fault", sorted(preprocessing_gates.PREPROCESSING_FAULTS))
-def test_each_fault_of_preprocessing_breaks_the_golden_proof(
-    run_copy: RunDirectory, fault: str
-) -> None:
+def test_each_fault_of_preprocessing_breaks_the_golden_proof(run_copy: Run, fault: str) -> None:
     """Swapped channels, ignored EXIF, another interpolation and a shifted crop are each noticed."""
     checks = {check.check: check for check in gates.gate(run_copy, open_run_data(run_copy))}
     assert checks[f"golden_notices_{fault}"].value >= 1
 
 
-def test_a_blind_golden_set_fails_the_gate(run_copy: RunDirectory) -> None:
+def test_a_blind_golden_set_fails_the_gate(run_copy: Run) -> None:
     """Without the EXIF image nothing would notice ignored EXIF, and the gate says so."""
     blocks = [
         block
@@ -69,7 +67,7 @@ def test_a_blind_golden_set_fails_the_gate(run_copy: RunDirectory) -> None:
     assert "golden_notices_ignored_exif" in failed(gates.gate(run_copy, open_run_data(run_copy)))
 
 
-def test_an_export_of_other_weights_fails_parity(run_copy: RunDirectory) -> None:
+def test_an_export_of_other_weights_fails_parity(run_copy: Run) -> None:
     """Logits that are not torch's are found at every batch size, and in the golden images."""
     with np.load(run_copy.path / "evaluation.npz") as archive:
         arrays = dict(archive)
@@ -82,7 +80,7 @@ def test_an_export_of_other_weights_fails_parity(run_copy: RunDirectory) -> None
 
 
 def test_skewed_preprocessing_fails_the_accuracy_on_encoded_images(
-    run_copy: RunDirectory, monkeypatch: pytest.MonkeyPatch
+    run_copy: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Were `prepare` not what training used, the accuracy on encoded images would tell."""
 
@@ -95,7 +93,7 @@ def test_skewed_preprocessing_fails_the_accuracy_on_encoded_images(
     )
 
 
-def test_a_failed_check_stops_the_publish_until_it_is_waived(run_copy: RunDirectory) -> None:
+def test_a_failed_check_stops_the_publish_until_it_is_waived(run_copy: Run) -> None:
     """The error names the check and the way past; a waiver is kept with its reason; a waiver of nothing is refused."""
     figures = run_copy.read_json("evaluation.json", "evaluate")
     run_copy.write_json("evaluation.json", {**figures, "top1": 0.1})
@@ -109,14 +107,14 @@ def test_a_failed_check_stops_the_publish_until_it_is_waived(run_copy: RunDirect
         gates.gate(run_copy, data, {"accuracy_flor": "a slip"})
 
 
-def test_a_waiver_of_a_check_that_passed_leaves_no_trace(run_copy: RunDirectory) -> None:
+def test_a_waiver_of_a_check_that_passed_leaves_no_trace(run_copy: Run) -> None:
     """Only what failed is waived."""
     checks = gates.gate(run_copy, open_run_data(run_copy), {"parity_batch_1": "just in case"})
     assert {check.check: check.waived for check in checks}["parity_batch_1"] is None
 
 
 def test_a_step_that_comes_too_early_names_the_one_before(
-    new_run: Callable[..., RunDirectory],
+    new_run: Callable[..., Run],
 ) -> None:
     """Gating what was not exported says so."""
     run = new_run()
@@ -135,7 +133,7 @@ def test_served_model_normalises_as_training_did() -> None:
     assert torch.allclose(served, network(normalize(images)), atol=1e-4)
 
 
-def test_of_few_images_three_may_change_by_jpeg(run_copy: RunDirectory) -> None:
+def test_of_few_images_three_may_change_by_jpeg(run_copy: Run) -> None:
     """Of 60 test images one is more than a point, and is no evidence of anything; of 359 a point is more than three."""
     data = open_run_data(run_copy)
     few = replace(data, split=replace(data.split, test=data.split.test[:60]))

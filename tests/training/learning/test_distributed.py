@@ -22,7 +22,7 @@ from short_runs import begin_short_run
 from training.errors import RunError
 from training.learning.distributed import SINGLE_PROCESS, join_process_group
 from training.run.data import open_run_data
-from training.run.directory import RunDirectory
+from training.run.directory import Run
 from training.steps.evaluate import evaluate
 from training.steps.train import read_metrics, train
 
@@ -33,7 +33,7 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
 
 
 class FinishedRun(NamedTuple):
-    directory: RunDirectory
+    directory: Run
     output: str
 
 
@@ -82,11 +82,11 @@ def interrupted_pair(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
         output, _ = process.communicate()
     assert process.returncode == 0, output
     (directory,) = (cwd / "runs").iterdir()
-    return FinishedRun(RunDirectory(directory), output)
+    return FinishedRun(Run.open(directory), output)
 
 
 @pytest.fixture(scope="module")
-def single(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+def single(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The same run by one process, in micro-batches of the same images."""
     run = begin_short_run(tmp_path_factory.mktemp("single"), *CHANGES, precision="fp32")
     data = open_run_data(run)
@@ -99,7 +99,7 @@ pytestmark = pytest.mark.timeout(600)  # for the fixtures
 
 
 def test_two_processes_get_the_weights_of_one_that_accumulates(
-    interrupted_pair: FinishedRun, single: RunDirectory
+    interrupted_pair: FinishedRun, single: Run
 ) -> None:
     """Parameters, running statistics and their average, up to rounding."""
     expected, actual = (
@@ -113,9 +113,7 @@ def test_two_processes_get_the_weights_of_one_that_accumulates(
     assert metrics[0]["train_loss"] == pytest.approx(metrics[1]["train_loss"], rel=1e-3)
 
 
-def test_two_processes_evaluate_each_image_once(
-    interrupted_pair: FinishedRun, single: RunDirectory
-) -> None:
+def test_two_processes_evaluate_each_image_once(interrupted_pair: FinishedRun, single: Run) -> None:
     """Their logits are those of one process, in the same order."""
     expected, actual = (
         np.load(run.path / "evaluation.npz")["logits"]

@@ -9,7 +9,7 @@ from training.learning.distributed import SINGLE_PROCESS
 from training.learning.learner import Learner
 from training.learning.rate_finder import find_rate
 from training.run.data import open_run_data
-from training.run.directory import RunDirectory
+from training.run.directory import Run
 from training.steps.training_setup import prepare_training
 
 
@@ -33,7 +33,7 @@ def snapshot(learner: Learner) -> list[object]:
 
 
 def test_the_learner_and_the_random_state_are_restored(
-    new_run: Callable[..., RunDirectory],
+    new_run: Callable[..., Run],
 ) -> None:
     """Also in the middle of a training, with frozen layers, momentum and a weight average."""
     run = new_run("ema_decay=0.9", "optimizer.clip_norm=1.0")
@@ -49,7 +49,7 @@ def test_the_learner_and_the_random_state_are_restored(
     assert 1e-5 < curve.suggested < 10
 
 
-def test_the_rates_rise_until_the_loss_diverges(new_run: Callable[..., RunDirectory]) -> None:
+def test_the_rates_rise_until_the_loss_diverges(new_run: Callable[..., Run]) -> None:
     """The test may need more steps than an epoch has."""
     run = new_run("batch_size=128", "optimizer.layer_decay=0.5")
     learner, loader, _ = prepare_training(run, open_run_data(run), SINGLE_PROCESS)

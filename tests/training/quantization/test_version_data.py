@@ -12,8 +12,9 @@ from model_store.store import BUILTIN_ROOT, ModelStore
 from model_store.version import Version
 from training.errors import DataError, QuantizationError
 from training.quantization.version_data import find_sources, is_training_data, open_version_data
-from training.run.data import KNOWN_IMAGES_FILE, RunData, open_run_data, short_digest
-from training.run.directory import RunDirectory
+from training.run.data import RunData, open_run_data
+from training.run.directory import Run
+from training.run.known_images import KNOWN_IMAGES_FILE, short_digest
 
 BUILTIN = ModelStore(BUILTIN_ROOT, builtin_root=None)
 
@@ -38,7 +39,7 @@ def test_the_manifest_states_the_training_data(digits: Version, digits_data: Run
 
 
 def test_the_split_is_the_one_of_training(
-    new_run: Callable[..., RunDirectory], digits_data: RunData
+    new_run: Callable[..., Run], digits_data: RunData
 ) -> None:
     split = open_run_data(new_run()).split
     for name, part in vars(split).items():

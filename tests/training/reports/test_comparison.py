@@ -27,21 +27,21 @@ from training.reports.comparison import (
 )
 from training.reports.history import read_history
 from training.run.data import open_run_data
-from training.run.directory import RunDirectory
+from training.run.directory import Run
 from training.steps.evaluate import read_figures, read_labels
 
 CLASSES = 10
 
 
-def changed(run: RunDirectory, place: Path, name: str, **values: object) -> RunDirectory:
+def changed(run: Run, place: Path, name: str, **values: object) -> Run:
     """A copy of the run under another name, with other values in its config."""
     place.mkdir(exist_ok=True)
-    copy = RunDirectory(Path(shutil.copytree(run.path, place / name)))
+    copy = Run.open(Path(shutil.copytree(run.path, place / name)))
     copy.write_json("config.json", {**run.read_json("config.json", "run"), **values})
-    return copy
+    return Run.open(copy.path)
 
 
-def set_mistakes(run: RunDirectory, wrong: Sequence[int]) -> None:
+def set_mistakes(run: Run, wrong: Sequence[int]) -> None:
     """Change the evaluation of a run so that only these test images are misclassified."""
     labels = read_labels(run)
     predicted = labels.copy()
@@ -55,12 +55,12 @@ def set_mistakes(run: RunDirectory, wrong: Sequence[int]) -> None:
     )
 
 
-def compared(*runs: RunDirectory) -> list[ComparedRun]:
+def compared(*runs: Run) -> list[ComparedRun]:
     return [
         ComparedRun(
             run.run_id,
             run,
-            run.config(),
+            run.config,
             read_history(run),
             read_figures(run) if run.has("evaluation.json") else None,
             series,
@@ -102,7 +102,7 @@ def test_known_values_of_p() -> None:
 
 
 def test_a_test_counts_images_that_only_one_run_classifies_correctly(
-    finished_run: RunDirectory, tmp_path: Path
+    finished_run: Run, tmp_path: Path
 ) -> None:
     first, second = (changed(finished_run, tmp_path, name) for name in ("first", "second"))
     set_mistakes(first, wrong=[0, 1, 2, 3, 4])
@@ -114,7 +114,7 @@ def test_a_test_counts_images_that_only_one_run_classifies_correctly(
     ]
 
 
-def test_each_pair_of_evaluated_runs_is_tested(finished_run: RunDirectory, tmp_path: Path) -> None:
+def test_each_pair_of_evaluated_runs_is_tested(finished_run: Run, tmp_path: Path) -> None:
     runs = [changed(finished_run, tmp_path, name) for name in ("a", "b", "c", "unknown")]
     set_mistakes(runs[2], wrong=range(50))
     (runs[3].path / "evaluation.json").unlink()
@@ -124,9 +124,7 @@ def test_each_pair_of_evaluated_runs_is_tested(finished_run: RunDirectory, tmp_p
     assert tests[1].p < 0.001
 
 
-def test_runs_with_different_test_images_are_not_tested(
-    finished_run: RunDirectory, tmp_path: Path
-) -> None:
+def test_runs_with_different_test_images_are_not_tested(finished_run: Run, tmp_path: Path) -> None:
     """The data or the split differs."""
     here, other_data, other_split = (
         changed(finished_run, tmp_path, name) for name in ("here", "data", "split")
@@ -147,8 +145,8 @@ def test_runs_with_different_test_images_are_not_tested(
     assert len(mcnemar_tests(compared(here, changed(finished_run, tmp_path, "same")))) == 1
 
 
-def test_only_differing_values_are_listed(finished_run: RunDirectory, tmp_path: Path) -> None:
-    recipe = finished_run.config().recipe.model_dump(mode="json")
+def test_only_differing_values_are_listed(finished_run: Run, tmp_path: Path) -> None:
+    recipe = finished_run.config.recipe.model_dump(mode="json")
     other = {
         **recipe,
         "optimizer": {**recipe["optimizer"], "learning_rate": 0.05},
@@ -178,9 +176,7 @@ def test_only_differing_values_are_listed(finished_run: RunDirectory, tmp_path: 
     assert config_differences(compared(first)) == {}
 
 
-def test_the_page_is_self_contained_and_escapes_names(
-    finished_run: RunDirectory, tmp_path: Path
-) -> None:
+def test_the_page_is_self_contained_and_escapes_names(finished_run: Run, tmp_path: Path) -> None:
     first, second = (
         changed(finished_run, tmp_path, "first"),
         changed(finished_run, tmp_path, '<script>&"', seed=5),
@@ -213,7 +209,7 @@ def test_the_page_is_self_contained_and_escapes_names(
 
 
 def test_a_page_of_one_run_has_no_test_and_many_runs_have_dashed_lines(
-    finished_run: RunDirectory, tmp_path: Path
+    finished_run: Run, tmp_path: Path
 ) -> None:
     alone = compare([finished_run], tmp_path / "alone.html").read_text(encoding="utf-8")
     assert '<th scope="row">seed</th>' not in alone
@@ -223,7 +219,7 @@ def test_a_page_of_one_run_has_no_test_and_many_runs_have_dashed_lines(
     assert "stroke-dasharray" in many
 
 
-def test_runs_in_training_can_be_compared(finished_run: RunDirectory, tmp_path: Path) -> None:
+def test_runs_in_training_can_be_compared(finished_run: Run, tmp_path: Path) -> None:
     tested, untested = (changed(finished_run, tmp_path, name) for name in ("tested", "untested"))
     (untested.path / "evaluation.json").unlink()
     assert "not evaluated" in compare([tested, untested], tmp_path / "page.html").read_text(
@@ -235,7 +231,7 @@ def test_runs_in_training_can_be_compared(finished_run: RunDirectory, tmp_path: 
 
 
 def test_a_run_without_an_epoch_cannot_be_compared(
-    finished_run: RunDirectory, new_run: Callable[..., RunDirectory], tmp_path: Path
+    finished_run: Run, new_run: Callable[..., Run], tmp_path: Path
 ) -> None:
     run = new_run()
     for action in (
@@ -250,7 +246,7 @@ def test_a_run_without_an_epoch_cannot_be_compared(
 
 
 def test_the_table_states_each_test_from_the_view_of_each_run(
-    finished_run: RunDirectory, tmp_path: Path
+    finished_run: Run, tmp_path: Path
 ) -> None:
     """Brackets in a name are not markup."""
     first, second = (
@@ -284,7 +280,7 @@ def listed(runs: Path) -> dict[str, str]:
 
 
 def test_the_list_states_how_far_each_run_is(
-    finished_run: RunDirectory, new_run: Callable[..., RunDirectory], tmp_path: Path
+    finished_run: Run, new_run: Callable[..., Run], tmp_path: Path
 ) -> None:
     run = new_run()
     states = []
@@ -320,7 +316,7 @@ def test_the_list_states_how_far_each_run_is(
     assert f"{read_history(run).best['validation_top1']:.2%}" in text
 
 
-def test_the_newest_run_is_first(finished_run: RunDirectory, tmp_path: Path) -> None:
+def test_the_newest_run_is_first(finished_run: Run, tmp_path: Path) -> None:
     for age, name in enumerate(("b", "c", "a")):
         run = changed(finished_run, tmp_path / "runs", name)
         os.utime(run.path / "config.json", (1_000_000 - age, 1_000_000 - age))
@@ -342,7 +338,7 @@ DAMAGES: dict[str, tuple[str, bytes]] = {
 }
 
 
-def test_damaged_runs_do_not_break_the_list(finished_run: RunDirectory, tmp_path: Path) -> None:
+def test_damaged_runs_do_not_break_the_list(finished_run: Run, tmp_path: Path) -> None:
     """The list names the damaged file. Other folders and files are not listed."""
     runs = tmp_path / "runs"
     for name, (file, content) in DAMAGES.items():
@@ -359,9 +355,7 @@ def test_damaged_runs_do_not_break_the_list(finished_run: RunDirectory, tmp_path
     assert "sound" in as_text(runs_table(runs))
 
 
-def test_unexpected_json_does_not_break_the_list(
-    finished_run: RunDirectory, tmp_path: Path
-) -> None:
+def test_unexpected_json_does_not_break_the_list(finished_run: Run, tmp_path: Path) -> None:
     changed(finished_run, tmp_path / "runs", "odd").write("evaluation.json", b'{"top1": "good"}')
     assert listed(tmp_path / "runs")["odd"].startswith("damaged: ")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from training.reports.history import History, read_history, split_indices
 from training.run.data import open_run_data
-from training.run.directory import RunDirectory
+from training.run.directory import Run
 from training.steps.evaluate import read_figures, read_logits
 from training.steps.train import _better
 
@@ -80,7 +80,7 @@ def test_metrics_that_were_not_measured_are_none() -> None:
     assert measured.line_of(2) == measured.line_of(9) == {"epoch": 2}
 
 
-def test_a_history_is_read_from_the_files_of_a_run(finished_run: RunDirectory) -> None:
+def test_a_history_is_read_from_the_files_of_a_run(finished_run: Run) -> None:
     rows, data = split_indices(finished_run), open_run_data(finished_run)
     assert rows == {
         name: sorted(getattr(data.split, name).tolist()) for name in ("train", "validation", "test")

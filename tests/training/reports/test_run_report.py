@@ -29,7 +29,7 @@ from training.reports.mistakes import (
 from training.reports.pages import format_percent
 from training.reports.run_report import CELL_THUMBNAILS, REPORT_FILE, write_run_report
 from training.run.data import RunData, open_run_data
-from training.run.directory import RunDirectory
+from training.run.directory import Run
 from training.run.request import RunRequest, begin
 from training.steps.calibrate import CALIBRATION_FILE, RunCalibration, read_calibration
 from training.steps.evaluate import evaluate, read_figures, read_labels, read_logits
@@ -55,7 +55,7 @@ LOADING = {
 class Reported(NamedTuple):
     """A run with its data and its report. Tests change copies only."""
 
-    run: RunDirectory
+    run: Run
     data: RunData
     page: Page
 
@@ -65,19 +65,19 @@ class Reported(NamedTuple):
         test = self.data.split.test
         return SplitPredictions("test", test, read_labels(self.run), softmax(read_logits(self.run)))
 
-    def copy(self, place: Path) -> RunDirectory:
-        return RunDirectory(Path(shutil.copytree(self.run.path, place / self.run.run_id)))
+    def copy(self, place: Path) -> Run:
+        return Run.open(Path(shutil.copytree(self.run.path, place / self.run.run_id)))
 
 
-def written(run: RunDirectory, data: RunData) -> Page:
+def written(run: Run, data: RunData) -> Page:
     """Write the report of the run again."""
     return Page(write_run_report(run, data).read_bytes())
 
 
 @pytest.fixture(scope="module")
-def digits(finished_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> Reported:
+def digits(finished_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Reported:
     """Ten classes, three epochs, with gates."""
-    run = RunDirectory(
+    run = Run.open(
         Path(
             shutil.copytree(
                 finished_run.path, tmp_path_factory.mktemp("reported") / finished_run.run_id
@@ -287,7 +287,7 @@ def test_changed_values_of_the_recipe_are_bold(digits: Reported) -> None:
     )
     assert epochs == '<b title="set on the command line">3</b>'
     assert momentum == "0.9"
-    assert digits.run.config().command in digits.page.all("pre")
+    assert digits.run.config.command in digits.page.all("pre")
 
 
 def test_the_page_lists_the_results_of_the_gates(
@@ -389,7 +389,7 @@ def test_a_report_is_reproducible_and_changes_nothing_else(
 
 
 def test_a_run_needs_an_evaluation_for_its_report(
-    new_run: Callable[..., RunDirectory], digits: Reported, tmp_path: Path
+    new_run: Callable[..., Run], digits: Reported, tmp_path: Path
 ) -> None:
     run = new_run()
     with pytest.raises(RunError, match="run `python -m training evaluate` on it first"):
@@ -411,6 +411,6 @@ def test_an_evaluation_of_other_images_is_rejected(awkward: Reported, tmp_path: 
         write_run_report(run, awkward.data)
 
 
-def write_logits(run: RunDirectory, logits: np.ndarray, labels: np.ndarray) -> None:
+def write_logits(run: Run, logits: np.ndarray, labels: np.ndarray) -> None:
     with open(run.path / "evaluation.npz", "wb") as file:
         np.savez(file, logits=logits, labels=labels)

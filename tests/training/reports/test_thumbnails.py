@@ -14,7 +14,7 @@ from training.reports.thumbnails import (
     make_thumbnails,
 )
 from training.run.data import open_run_data
-from training.run.directory import RunDirectory
+from training.run.directory import Run
 
 
 def decoded(uri: str) -> Image.Image:
@@ -58,7 +58,7 @@ def test_a_large_image_becomes_a_small_jpeg(shape: tuple[int, int], size: tuple[
     assert len(thumbnail.uri) < 20_000
 
 
-def test_each_thumbnail_is_made_once(finished_run: RunDirectory) -> None:
+def test_each_thumbnail_is_made_once(finished_run: Run) -> None:
     data = open_run_data(finished_run)
     progress: list[tuple[int, int]] = []
     thumbnails = make_thumbnails(

@@ -14,9 +14,10 @@ from model_store.store import ModelStore
 from training.errors import DataError
 from training.reports.history import read_history
 from training.reports.run_report import write_run_report
-from training.run.data import canvas_of, known_images, open_run_data
-from training.run.directory import RunDirectory
-from training.run.request import RunRequest, begin
+from training.run.data import open_run_data, without_crop
+from training.run.directory import Run
+from training.run.known_images import encode_known_images
+from training.run.request import RunRequest, start_run
 from training.run.weights import LAST_WEIGHTS
 from training.steps.evaluate import evaluate
 from training.steps.export import export
@@ -24,7 +25,7 @@ from training.steps.train import train
 
 
 def test_streamed_images_train_to_the_same_weights_as_images_in_memory(
-    new_run: Callable[..., RunDirectory],
+    new_run: Callable[..., Run],
 ) -> None:
     """Bit for bit, with any number of workers: images are decoded when they are needed, and nothing else changes."""
     written = set()
@@ -49,17 +50,17 @@ def test_large_inputs_are_cut_from_a_margin_and_evaluated_through_prepare(tmp_pa
         changes=("iterations=1", "batch_size=8"),
         image_size=112,
     )
-    run = begin(wish, tmp_path / "runs", ModelStore(tmp_path / "store"))
-    spec = run.config().preprocessing
+    run, _ = start_run(wish, tmp_path / "runs", ModelStore(tmp_path / "store"))
+    spec = run.config.preprocessing
     assert (spec.resize, spec.crop_height) == (128, 112)
     data = open_run_data(run)
-    assert data.canvas is not None
-    assert data.canvas.shape == (24, 128, 128, 3)
+    assert data.uncropped_pixels is not None
+    assert data.uncropped_pixels.shape == (24, 128, 128, 3)
     for index, pixels in zip(data.split.test, next(data.chunks(data.split.test)), strict=True):
         assert np.array_equal(pixels, prepare(data.images.encoded[index], spec))
     assert np.array_equal(
-        data.training_sample()[0],
-        prepare(data.images.encoded[data.split.train[0]], canvas_of(spec)),
+        data.normalization_sample()[0],
+        prepare(data.images.encoded[data.split.train[0]], without_crop(spec)),
     )
     train(run, data)
     assert evaluate(run, data)["test_images"] == len(data.split.test)
@@ -81,7 +82,7 @@ def test_data_that_can_not_be_trained_on_is_refused(
     for number, (name, count) in enumerate(files.items()):
         (tmp_path / "pets" / name).mkdir(parents=True)
         put(tmp_path / "pets", numbered(name, count, first=100 * number))
-    run = begin(
+    run, _ = start_run(
         RunRequest((str(tmp_path / "pets"),), "resnet20", recipe="modern"),
         tmp_path / "runs",
         ModelStore(tmp_path / "store"),
@@ -91,17 +92,18 @@ def test_data_that_can_not_be_trained_on_is_refused(
 
 
 def test_the_validation_split_is_learned_too_where_the_recipe_says_so(
-    new_run: Callable[..., RunDirectory],
+    new_run: Callable[..., Run],
 ) -> None:
     """Every image but those of test is trained on, and counted as known to whoever goes on from these weights."""
     run = new_run("epochs=1", "learn_validation=true", 'select="last"')
     data = open_run_data(run)
     both = np.concatenate([data.split.train, data.split.validation])
-    assert data.learned.tolist() == sorted(both.tolist())
+    assert data.training_indices.tolist() == sorted(both.tolist())
     train(run, data)
     assert read_history(run).images == [len(both)]
     assert read_history(run).best_validation == "trained on too"
-    known = np.load(io.BytesIO(known_images(run, data) or b""))
+    none = np.empty(0, np.uint64)
+    known = np.load(io.BytesIO(encode_known_images(data.scan, data.training_indices, none)))
     assert set(known.tolist()) == {int(data.scan.facts[index].digest[:16], 16) for index in both}
     evaluate(run, data)
     assert b"validation, trained on too" in write_run_report(run, data).read_bytes()

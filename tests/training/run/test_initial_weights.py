@@ -12,11 +12,11 @@ from model_store.store import ModelStore
 from training.errors import InitialWeightsError
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
-from training.run.directory import RunDirectory
-from training.run.initial_weights import fit_head, lay_start
-from training.run.request import RunRequest, begin
+from training.promotion import create_store
+from training.run.directory import Run
+from training.run.initial_weights import fit_head
+from training.run.request import RunRequest, start_run
 from training.run.weights import INITIAL_WEIGHTS, read_weights
-from training.steps.publish import create_store
 
 
 def state_of(architecture: str, classes: int) -> dict[str, torch.Tensor]:
@@ -25,10 +25,10 @@ def state_of(architecture: str, classes: int) -> dict[str, torch.Tensor]:
     return build_network(architecture, classes).state_dict()
 
 
-def start_with(path: Path, tmp_path: Path, architecture: str | None = "resnet18") -> RunDirectory:
+def start_with(path: Path, tmp_path: Path, architecture: str | None = "resnet18") -> Run:
     """A run that begins with this file."""
     wish = RunRequest(("digits",), architecture, recipe="finetune", start=str(path), image_size=32)
-    return begin(wish, tmp_path / "runs", ModelStore(tmp_path / "store"))
+    return start_run(wish, tmp_path / "runs", ModelStore(tmp_path / "store"))[0]
 
 
 def write_pth(state: dict[str, torch.Tensor], path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_state_dict_with_torchvisions_names_is_taken(
 
 
 def test_a_runs_own_weights_bring_their_normalisation_along(
-    finished_run: RunDirectory, tmp_path: Path
+    finished_run: Run, tmp_path: Path
 ) -> None:
     """A file of this project says what pixels it expects."""
     start = read_weights(
@@ -172,34 +172,33 @@ def test_without_a_network_torchvisions_weights_are_refused_with_the_way_to_get_
     with pytest.raises(
         InitialWeightsError, match=r"could not be downloaded .*resnet18-.*\.pth.*--start FILE"
     ):
-        begin(wish, tmp_path / "runs", ModelStore(tmp_path / "store"))
+        start_run(wish, tmp_path / "runs", ModelStore(tmp_path / "store"))
 
 
 def test_a_version_without_weights_can_not_be_gone_on_from(
-    finished_run: RunDirectory, tmp_path: Path
+    finished_run: Run, tmp_path: Path
 ) -> None:
     """The built-in digits ship without them, for their size."""
     wish = RunRequest(("digits",), "resnet20", start="digits-resnet20", recipe="digits")
     with pytest.raises(InitialWeightsError, match="was published without its weights"):
-        begin(wish, tmp_path / "runs", ModelStore())
-    lay_start(finished_run, ModelStore(tmp_path), ())
+        start_run(wish, tmp_path / "runs", ModelStore())
 
 
 def test_without_a_network_named_it_is_that_of_the_weights(
-    finished_run: RunDirectory, tmp_path: Path
+    finished_run: Run, tmp_path: Path
 ) -> None:
     """A version of the store and a file of this project say what they are; another's file does not, and the default is taken."""
     for start, expected in (
         ("cifar10", "resnet32"),
         (str(finished_run.path / "best.safetensors"), "resnet20"),
     ):
-        config = begin(
+        config = start_run(
             RunRequest(("digits",), start=start, recipe="finetune"), tmp_path / "runs", ModelStore()
-        ).config()
+        ).config
         assert (config.architecture, config.model) == (expected, f"digits-{expected}")
     save_file(state_of("resnet20", 10), tmp_path / "theirs.safetensors")
     assert (
-        start_with(tmp_path / "theirs.safetensors", tmp_path, None).config().architecture
+        start_with(tmp_path / "theirs.safetensors", tmp_path, None).config.architecture
         == "resnet20"
     )
 
@@ -209,8 +208,8 @@ def test_a_new_store_can_begin_with_a_built_in_model(tmp_path: Path) -> None:
     store = ModelStore(tmp_path / "mine" / "store")
     create_store(store)
     assert (
-        begin(RunRequest(("digits",), start="cifar10", recipe="finetune"), tmp_path / "runs", store)
-        .config()
-        .start
+        start_run(
+            RunRequest(("digits",), start="cifar10", recipe="finetune"), tmp_path / "runs", store
+        ).config.start
         == "cifar10"
     )

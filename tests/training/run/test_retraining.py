@@ -16,9 +16,8 @@ from training.data.sources import load_data
 from training.errors import DataError
 from training.gates.vs_previous_version import SUCCESSION_FILE, ClassComparison, PreviousComparison
 from training.run.data import open_run_data
-from training.run.directory import RunDirectory
-from training.run.request import RunRequest
-from training.run.retraining import begin_retraining
+from training.run.directory import Run
+from training.run.request import RunRequest, start_run
 from training.run.weights import INITIAL_WEIGHTS, PREVIOUS_WEIGHTS, read_weights
 from training.steps.evaluate import read_labels, read_logits
 
@@ -69,10 +68,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def retraining(place: Path, **values: object) -> RunDirectory:
+def retraining(place: Path, **values: object) -> Run:
     """A run that goes on from the store's model, not trained yet."""
-    wish = RunRequest(**{"data": (str(place / "new" / "pictures"),), **values})  # type: ignore[arg-type]
-    return begin_retraining("pictures", wish, place / "runs", ModelStore(place / "store"))
+    wish = RunRequest(
+        **{"data": (str(place / "new" / "pictures"),), "retrain": "pictures", **values}
+    )  # type: ignore[arg-type]
+    return start_run(wish, place / "runs", ModelStore(place / "store"))[0]
 
 
 def test_new_classes_come_behind_the_old_ones_and_the_service_follows(place: Path) -> None:
@@ -126,12 +127,10 @@ def test_new_classes_come_behind_the_old_ones_and_the_service_follows(place: Pat
         assert manifest.training.command.startswith(
             "python -m training retrain pictures/1 --data pictures"
         )
-        assert_both_chose_among_the_old_classes(
-            RunDirectory(place / "runs" / manifest.training.run_id)
-        )
+        assert_both_chose_among_the_old_classes(Run.open(place / "runs" / manifest.training.run_id))
 
 
-def assert_both_chose_among_the_old_classes(run: RunDirectory) -> None:
+def assert_both_chose_among_the_old_classes(run: Run) -> None:
     """A new class takes no image from an old one where the two models are compared."""
     found = run.read_json(SUCCESSION_FILE, "gate")
     old, new = found["classes"][:8], found["classes"][8:]
@@ -163,9 +162,7 @@ def answer(client: httpx.Client, image: bytes) -> dict:
 def test_no_image_that_the_old_model_learned_from_is_tested(place: Path) -> None:
     """Also where it would be drawn for test now: the pictures are the same and more, and the split is drawn anew."""
     first = next(
-        RunDirectory(run)
-        for run in (place / "runs").iterdir()
-        if not (run / PREVIOUS_WEIGHTS).exists()
+        Run.open(run) for run in (place / "runs").iterdir() if not (run / PREVIOUS_WEIGHTS).exists()
     )
     old, new = open_run_data(first), open_run_data(retraining(place))
     learned = {old.scan.facts[index].digest for index in old.split.train}
@@ -188,8 +185,8 @@ def test_the_network_begins_as_the_old_one(place: Path) -> None:
         == previous.network.get_parameter("fc.weight")
     ).all()
     assert start.normalize.to_json() == previous.normalize.to_json()
-    assert run.config().recipe_name == "finetune"
-    assert run.config().preprocessing.crop_height == 32
+    assert run.config.recipe_name == "finetune"
+    assert run.config.preprocessing.crop_height == 32
 
 
 def test_a_class_without_pictures_is_refused_with_the_way_out(place: Path, tmp_path: Path) -> None:

@@ -14,18 +14,18 @@ import httpx
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from training.run.directory import RunDirectory
+from training.run.directory import Run
 from training.run.tracking import TENSORBOARD_DIRECTORY, Trackers
 
 
-def scalars(run: RunDirectory, name: str) -> list[tuple[int, float]]:
+def scalars(run: Run, name: str) -> list[tuple[int, float]]:
     """What TensorBoard would draw."""
     events = EventAccumulator(str(run.path / TENSORBOARD_DIRECTORY)).Reload()
     return [(event.step, round(event.value, 3)) for event in events.Scalars(name)]
 
 
 def test_tensorboard_shows_each_epoch_once_also_after_a_kill(
-    new_run: Callable[..., RunDirectory], monkeypatch: pytest.MonkeyPatch
+    new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Epochs that were written by a process that died are hidden by those that came again."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -43,7 +43,7 @@ def test_tensorboard_shows_each_epoch_once_also_after_a_kill(
 
 
 def test_a_tracker_that_can_not_be_reached_is_said_once(
-    new_run: Callable[..., RunDirectory], monkeypatch: pytest.MonkeyPatch
+    new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And training goes on: measurements are in the run's directory."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
@@ -103,7 +103,7 @@ def mlflow_server(tmp_path: Path) -> Iterator[str]:
     find_spec("sqlalchemy") is None, reason="no MLflow server is installed here, only its client"
 )
 def test_mlflow_gets_a_run_with_its_values_and_every_epoch(
-    new_run: Callable[..., RunDirectory], mlflow_server: str, monkeypatch: pytest.MonkeyPatch
+    new_run: Callable[..., Run], mlflow_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a resume it is the same run."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
@@ -118,7 +118,7 @@ def test_mlflow_gets_a_run_with_its_values_and_every_epoch(
 
     client = mlflow.MlflowClient(mlflow_server)
     (experiment,) = [
-        found for found in client.search_experiments() if found.name == run.config().model
+        found for found in client.search_experiments() if found.name == run.config.model
     ]
     (tracked,) = client.search_runs([experiment.experiment_id])
     assert tracked.info.status == "FINISHED"

@@ -15,21 +15,19 @@ from scipy.stats import binom
 from model_store.uncertainty import energy
 from training.__main__ import main
 from training.errors import CalibrationError, RunError
-from training.run.data import KNOWN_IMAGES_FILE, open_run_data
-from training.run.directory import RunDirectory
+from training.run.data import open_run_data
+from training.run.directory import Run
 from training.run.inference import predict_split
+from training.run.known_images import KNOWN_IMAGES_FILE
 from training.run.weights import load_trained
-from training.steps import calibrate as calibration
-from training.steps.calibrate import (
-    RunCalibration,
-    calibrate,
+from training.steps import calibration_fit as calibration
+from training.steps.calibrate import RunCalibration, calibrate, read_calibration, take_calibration
+from training.steps.calibration_fit import (
     conformal_threshold,
     fit_calibration,
     fit_energy_threshold,
     fit_temperature,
     measure_calibration,
-    read_calibration,
-    take_calibration,
 )
 from training.steps.evaluate import read_labels, read_logits
 
@@ -118,7 +116,7 @@ def test_what_too_few_images_can_not_say_is_left_out_and_said() -> None:
     assert set(figures.sets) == {"0.8", "0.9"}
 
 
-def test_a_run_is_calibrated_on_validation_and_measured_on_test(run_copy: RunDirectory) -> None:
+def test_a_run_is_calibrated_on_validation_and_measured_on_test(run_copy: Run) -> None:
     """The figures are those of the network's logits on the two splits, and the manifest's block has those on test."""
     data = open_run_data(run_copy)
     found = calibrate(run_copy, data)
@@ -142,7 +140,7 @@ def test_a_run_is_calibrated_on_validation_and_measured_on_test(run_copy: RunDir
 
 
 def test_images_that_an_earlier_version_learned_are_not_calibrated_on(
-    run_copy: RunDirectory,
+    run_copy: Run,
 ) -> None:
     """They are left out of validation; where none is left there is a notice instead."""
     data = open_run_data(run_copy)
@@ -167,7 +165,7 @@ def test_images_that_an_earlier_version_learned_are_not_calibrated_on(
     assert read_calibration(run_copy).calibration is None
 
 
-def test_what_does_not_hold_on_test_is_said(run_copy: RunDirectory) -> None:
+def test_what_does_not_hold_on_test_is_said(run_copy: Run) -> None:
     """A test split that is much harder than validation: the values are there, and so is the notice."""
     run_copy.write("evaluation.npz", spoilt(run_copy, 1.0, 0.3))
     found = calibrate(run_copy, open_run_data(run_copy))
@@ -178,16 +176,15 @@ def test_what_does_not_hold_on_test_is_said(run_copy: RunDirectory) -> None:
     )
 
 
-def learned_validation(run: RunDirectory) -> RunDirectory:
+def learned_validation(run: Run) -> Run:
     """The same run, as if it had trained on its validation images too."""
-    config = run.config()
+    config = run.config
     recipe = config.recipe.model_copy(update={"learn_validation": True, "select": "last"})
-    run.write_config(config.model_copy(update={"recipe": recipe}))
-    return run
+    return Run.create_at(run.path, config.model_copy(update={"recipe": recipe}))
 
 
 def test_a_run_that_learned_its_validation_images_is_not_calibrated_on_them(
-    run_copy: RunDirectory,
+    run_copy: Run,
 ) -> None:
     """It leaves a notice that says what to do, and no values."""
     found = calibrate(learned_validation(run_copy), open_run_data(run_copy))
@@ -196,9 +193,7 @@ def test_a_run_that_learned_its_validation_images_is_not_calibrated_on_them(
     assert "--twin" in found.notices[0]
 
 
-def test_it_takes_the_values_of_its_twin(
-    run_copy: RunDirectory, finished_run: RunDirectory
-) -> None:
+def test_it_takes_the_values_of_its_twin(run_copy: Run, finished_run: Run) -> None:
     """Those of a run of the same recipe that did not learn them, measured on its own test split, and the manifest says whose."""
     theirs = read_calibration(finished_run)
     run_copy.write("evaluation.npz", spoilt(run_copy, 0.9))
@@ -221,7 +216,7 @@ def test_it_takes_the_values_of_its_twin(
 
 
 def test_the_command_shows_what_was_taken_and_says_why_not(
-    run_copy: RunDirectory, finished_run: RunDirectory
+    run_copy: Run, finished_run: Run
 ) -> None:
     """Exit code 1 and one line for a run that needs no twin; a table with the temperature for one that does."""
     words = ["calibrate", str(run_copy.path), "--twin", str(finished_run.path)]
@@ -248,7 +243,7 @@ def test_the_command_shows_what_was_taken_and_says_why_not(
     ],
 )
 def test_values_that_do_not_hold_are_not_taken(
-    run_copy: RunDirectory, finished_run: RunDirectory, factor: float, wrong: float, fault: str
+    run_copy: Run, finished_run: Run, factor: float, wrong: float, fault: str
 ) -> None:
     """A network that is less sure, more often wrong or surer than it may be is an error, and what was there is kept."""
     before = read_calibration(run_copy)
@@ -259,7 +254,7 @@ def test_values_that_do_not_hold_are_not_taken(
 
 
 def test_only_a_twin_gives_its_values(
-    run_copy: RunDirectory, finished_run: RunDirectory, new_run: Callable[..., RunDirectory]
+    run_copy: Run, finished_run: Run, new_run: Callable[..., Run]
 ) -> None:
     """Refused: for a run that can be calibrated itself, from one that can not, from another recipe, before it was calibrated."""
     with pytest.raises(CalibrationError, match="without --twin"):
@@ -280,14 +275,14 @@ def test_only_a_twin_gives_its_values(
         take_calibration(run_copy, twin)
 
 
-def test_damage_is_said(run_copy: RunDirectory) -> None:
+def test_damage_is_said(run_copy: Run) -> None:
     """A calibration.json that is none names the file."""
     run_copy.write("calibration.json", b"{")
     with pytest.raises(RunError, match=r"calibration\.json is damaged"):
         read_calibration(run_copy)
 
 
-def spoilt(run: RunDirectory, factor: float, wrong: float = 0.0) -> bytes:
+def spoilt(run: Run, factor: float, wrong: float = 0.0) -> bytes:
     """The run's logits times a factor, a share of the labels wrong, as `evaluate` would have left them."""
     labels = read_labels(run)
     count = round(wrong * len(labels))

@@ -14,26 +14,26 @@ from model_store.store import ModelStore
 from training.errors import ExportError
 from training.gates.gate import gate
 from training.run.data import open_run_data
-from training.run.directory import RunDirectory
+from training.run.directory import Run
 from training.steps.export import MODEL_FILE, OUTPUTS, WEIGHTS_FILE, check_graph, export
 from training.steps.publish import publish
 
 SHAPE = Input(height=32, width=32)
 
 
-def test_the_same_weights_export_to_the_same_bytes(run_copy: RunDirectory) -> None:
+def test_the_same_weights_export_to_the_same_bytes(run_copy: Run) -> None:
     """A second export of one run differs in nothing, so a digest means something."""
     first = (run_copy.path / MODEL_FILE).read_bytes()
     assert export(run_copy).read_bytes() == first
 
 
-def test_no_path_or_stack_trace_stays_in_the_file(finished_run: RunDirectory) -> None:
+def test_no_path_or_stack_trace_stays_in_the_file(finished_run: Run) -> None:
     """A published file says nothing of the checkout that made it."""
     data = (finished_run.path / MODEL_FILE).read_bytes()
     assert not any(trace in data for trace in (b".py", b"/training", b"site-packages", b"File "))
 
 
-def test_features_and_classifier_give_the_logits(finished_run: RunDirectory) -> None:
+def test_features_and_classifier_give_the_logits(finished_run: Run) -> None:
     """mean(features) x weight + bias are the logits: what class-activation maps rest on."""
     data = open_run_data(finished_run)
     session = Session(finished_run.path / MODEL_FILE, SHAPE, OUTPUTS)
@@ -45,7 +45,7 @@ def test_features_and_classifier_give_the_logits(finished_run: RunDirectory) -> 
 
 
 def test_weights_that_do_not_fit_into_one_file_lie_beside_it(
-    run_copy: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_copy: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same graph and logits from two files, gated, sealed and verified together; a smaller export leaves one again."""
     data, whole = open_run_data(run_copy), (run_copy.path / MODEL_FILE).read_bytes()
@@ -54,7 +54,7 @@ def test_weights_that_do_not_fit_into_one_file_lie_beside_it(
     gate(run_copy, data, {"accuracy_jpeg": "three epochs"})
     (tmp_path / "store").mkdir()
     publish(run_copy, data, ModelStore(tmp_path / "store"))
-    with ModelStore(tmp_path / "store").open(run_copy.config().model, 1) as version:
+    with ModelStore(tmp_path / "store").open(run_copy.config.model, 1) as version:
         assert (
             version.path(WEIGHTS_FILE).stat().st_size
             > 1_000_000
@@ -119,7 +119,7 @@ def add_batch_norm(model: onnx.ModelProto) -> None:
     ],
 )
 def test_a_graph_that_breaks_the_contract_is_refused(
-    finished_run: RunDirectory,
+    finished_run: Run,
     tmp_path: Path,
     spoil: Callable[[onnx.ModelProto], None],
     message: str,

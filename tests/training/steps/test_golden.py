@@ -11,8 +11,9 @@ from PIL import Image
 
 from training.errors import DataError
 from training.run.data import open_run_data
-from training.run.directory import RunDirectory
-from training.steps.golden import check_golden_images, draw_scene, read_golden, take_golden
+from training.run.directory import Run
+from training.run.golden_images import RESERVED_STEMS, check_golden_images
+from training.steps.golden import draw_scene, read_golden, synthetic_probes, take_golden
 
 SCENE = "481f1b988ee456fc8c92d0690c759506d95387138f3a72faba2e12ab0d13707e"
 
@@ -25,7 +26,7 @@ def test_the_scene_is_the_same_on_every_machine() -> None:
         assert np.abs(picture.astype(int) - other).mean() > 20
 
 
-def test_the_images_cover_what_the_design_names(finished_run: RunDirectory) -> None:
+def test_the_images_cover_what_the_design_names(finished_run: Run) -> None:
     """EXIF orientation 6, CMYK, alpha, 16 bits, a palette, a large image that is not square, and images of the data."""
     blocks = read_golden(finished_run)
     encoded = {
@@ -44,12 +45,11 @@ def test_the_images_cover_what_the_design_names(finished_run: RunDirectory) -> N
     assert sum(len(data) for data in encoded.values()) < 250_000
 
 
-def test_pictures_that_a_person_gives_come_first(run_copy: RunDirectory, tmp_path: Path) -> None:
+def test_pictures_that_a_person_gives_come_first(run_copy: Run, tmp_path: Path) -> None:
     """They are published as they are, and the server's own example is the first of them."""
     cat = put(tmp_path, {"my-cat.png": 1}) / "my-cat.png"
-    run_copy.write_config(
-        run_copy.config().model_copy(update={"golden_images": (str(cat),), "golden_samples": 0})
-    )
+    config = run_copy.config.model_copy(update={"golden_images": (str(cat),), "golden_samples": 0})
+    run_copy = Run.create_at(run_copy.path, config)
     first, *others = take_golden(run_copy, open_run_data(run_copy))
     assert first.image == "golden/my-cat.png"
     assert (run_copy.path / first.image).read_bytes() == cat.read_bytes()
@@ -59,7 +59,7 @@ def test_pictures_that_a_person_gives_come_first(run_copy: RunDirectory, tmp_pat
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("words.txt", "can not be a golden image"),
+        ("words.txt", "words.txt cannot be read"),
         ("my cat.png", "under this name"),
         ("large.png", "under this name"),
     ],
@@ -71,3 +71,9 @@ def test_what_can_not_be_a_golden_image_is_refused_before_the_training(
     put(tmp_path, {name: b"words" if name.endswith("txt") else 1})
     with pytest.raises(DataError, match=message):
         check_golden_images((str(tmp_path / name),))
+
+
+def test_names_of_drawn_images_are_reserved() -> None:
+    """A user's file cannot replace a drawn image."""
+    names = {Path(probe.name).stem for probe in synthetic_probes()}
+    assert names | {"golden"} == RESERVED_STEMS

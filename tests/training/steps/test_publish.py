@@ -14,12 +14,12 @@ from training.gates import gate as gates
 from training.quantization.publication import publish_variant
 from training.quantization.variants import QuantizedVariant
 from training.run.data import open_run_data
-from training.run.directory import RunDirectory
+from training.run.directory import Run
 from training.steps.calibrate import CALIBRATION_FILE, read_calibration
 from training.steps.publish import Published, publish
 
 
-def publish_gated(run: RunDirectory, store: ModelStore, **options: bool) -> Published:
+def publish_gated(run: Run, store: ModelStore, **options: bool) -> Published:
     """Gate and publish as `run` does, with a check that three epochs can not pass taken as passed."""
     data = open_run_data(run)
     gates.gate(run, data)
@@ -38,7 +38,7 @@ def store(tmp_path: Path) -> ModelStore:
 
 
 def test_a_published_run_proves_itself_and_names_its_origin(
-    run_copy: RunDirectory, store: ModelStore
+    run_copy: Run, store: ModelStore
 ) -> None:
     """Files verify, the golden proof holds, `production` points to it, and the manifest tells command, data and seed."""
     assert publish_gated(run_copy, store) == Published(1, promoted=True)
@@ -52,7 +52,7 @@ def test_a_published_run_proves_itself_and_names_its_origin(
             version.path("checkpoint.safetensors").read_bytes()
             == (run_copy.path / "best.safetensors").read_bytes()
         )
-        assert manifest.training.git_commit == run_copy.config().git_commit
+        assert manifest.training.git_commit == run_copy.config.git_commit
         assert manifest.training.data.digest == open_run_data(run_copy).digest
         assert manifest.training.data.split == {"train": 1259, "validation": 179, "test": 359}
         assert manifest.training.run_id == run_copy.run_id
@@ -61,7 +61,7 @@ def test_a_published_run_proves_itself_and_names_its_origin(
     assert store.aliases("digits-resnet20").version("production") == 1
 
 
-def test_the_version_has_the_runs_calibration(run_copy: RunDirectory, store: ModelStore) -> None:
+def test_the_version_has_the_runs_calibration(run_copy: Run, store: ModelStore) -> None:
     """What calibration.json says stands in the manifest."""
     publish_gated(run_copy, store)
     with store.open("digits-resnet20", 1) as version:
@@ -69,7 +69,7 @@ def test_the_version_has_the_runs_calibration(run_copy: RunDirectory, store: Mod
 
 
 def test_a_run_that_was_not_calibrated_is_published_without(
-    run_copy: RunDirectory, store: ModelStore
+    run_copy: Run, store: ModelStore
 ) -> None:
     """It answers with plain softmax and never abstains."""
     (run_copy.path / CALIBRATION_FILE).unlink()
@@ -78,9 +78,7 @@ def test_a_run_that_was_not_calibrated_is_published_without(
         assert version.manifest.calibration is None
 
 
-def test_no_promote_publishes_and_leaves_production_alone(
-    run_copy: RunDirectory, store: ModelStore
-) -> None:
+def test_no_promote_publishes_and_leaves_production_alone(run_copy: Run, store: ModelStore) -> None:
     """The version is there, and `production` does not name it."""
     assert publish_gated(run_copy, store, promote=False) == Published(1, promoted=False)
     assert store.aliases("digits-resnet20").names() == []
@@ -88,11 +86,11 @@ def test_no_promote_publishes_and_leaves_production_alone(
 
 @pytest.mark.parametrize("way", ["asked", "waived"])
 def test_what_is_held_back_does_not_serve_as_the_newest(
-    run_copy: RunDirectory, store: ModelStore, way: str
+    run_copy: Run, store: ModelStore, way: str
 ) -> None:
     """Where no alias says what serves the newest does, so the version that served is named `production` first."""
     publish_gated(run_copy, store, promote=False)
-    another = RunDirectory(Path(shutil.copytree(run_copy.path, run_copy.path.with_name("another"))))
+    another = Run.open(Path(shutil.copytree(run_copy.path, run_copy.path.with_name("another"))))
     if way == "asked":
         assert publish_gated(another, store, promote=False) == Published(2, promoted=False)
     else:
@@ -107,7 +105,7 @@ def test_what_is_held_back_does_not_serve_as_the_newest(
     )
 
 
-def test_a_built_in_model_can_not_be_held_back(run_copy: RunDirectory, tmp_path: Path) -> None:
+def test_a_built_in_model_can_not_be_held_back(run_copy: Run, tmp_path: Path) -> None:
     """A version of its name would hide it and serve; so nothing is published."""
     store = ModelStore(tmp_path / "store")
     with pytest.raises(PublishError, match="digits-resnet20 is built in"):
@@ -116,7 +114,7 @@ def test_a_built_in_model_can_not_be_held_back(run_copy: RunDirectory, tmp_path:
 
 
 def test_a_run_is_published_once_and_a_cut_publish_is_finished(
-    run_copy: RunDirectory, store: ModelStore
+    run_copy: Run, store: ModelStore
 ) -> None:
     """After a crash between the version and the alias, doing it again moves the alias and makes no second version."""
     assert publish_gated(run_copy, store, promote=False).version == 1
@@ -124,18 +122,14 @@ def test_a_run_is_published_once_and_a_cut_publish_is_finished(
     assert store.versions("digits-resnet20") == [1]
 
 
-def test_what_was_rolled_back_is_not_promoted_again(
-    run_copy: RunDirectory, store: ModelStore
-) -> None:
+def test_what_was_rolled_back_is_not_promoted_again(run_copy: Run, store: ModelStore) -> None:
     """Publishing the same run once more does not undo a person's decision."""
     publish_gated(run_copy, store)
     store.aliases("digits-resnet20").promote("production", 7)
     assert publish_gated(run_copy, store) == Published(1, promoted=False)
 
 
-def test_what_was_waived_is_published_and_not_promoted(
-    run_copy: RunDirectory, store: ModelStore
-) -> None:
+def test_what_was_waived_is_published_and_not_promoted(run_copy: Run, store: ModelStore) -> None:
     """`production` follows only where every check passed; a person may still promote it by hand."""
     figures = run_copy.read_json("evaluation.json", "evaluate")
     run_copy.write_json("evaluation.json", {**figures, "top1": 0.1})
@@ -147,7 +141,7 @@ def test_what_was_waived_is_published_and_not_promoted(
     assert store.aliases("digits-resnet20").names() == []
 
 
-def test_what_failed_its_gates_is_not_published(run_copy: RunDirectory, store: ModelStore) -> None:
+def test_what_failed_its_gates_is_not_published(run_copy: Run, store: ModelStore) -> None:
     """Nothing appears in the store."""
     figures = run_copy.read_json("evaluation.json", "evaluate")
     run_copy.write_json("evaluation.json", {**figures, "top1": 0.1})
@@ -160,7 +154,7 @@ def test_what_failed_its_gates_is_not_published(run_copy: RunDirectory, store: M
 
 @pytest.mark.parametrize("name", ["model.onnx", "classifier.npz", "golden/colours.npy"])
 def test_a_file_that_changed_after_the_gates_is_not_published(
-    run_copy: RunDirectory, store: ModelStore, name: str
+    run_copy: Run, store: ModelStore, name: str
 ) -> None:
     """What was gated is what is sealed."""
     data = open_run_data(run_copy)
@@ -170,9 +164,7 @@ def test_a_file_that_changed_after_the_gates_is_not_published(
         publish(run_copy, data, store)
 
 
-def test_what_others_left_behind_does_not_stop_a_publish(
-    run_copy: RunDirectory, store: ModelStore
-) -> None:
+def test_what_others_left_behind_does_not_stop_a_publish(run_copy: Run, store: ModelStore) -> None:
     """An empty model directory of a publisher that was killed, and a version whose manifest is damaged."""
     (store.root / "digits-resnet20" / "1").mkdir(parents=True)
     (store.root / "digits-resnet20" / "1" / "manifest.json").write_text("{}")
@@ -180,11 +172,11 @@ def test_what_others_left_behind_does_not_stop_a_publish(
 
 
 def test_another_precision_is_not_what_the_run_was_published_as(
-    run_copy: RunDirectory, store: ModelStore
+    run_copy: Run, store: ModelStore
 ) -> None:
     """Publishing again finds the run's own version, and does not promote what was held back."""
     publish_gated(run_copy, store)
-    model = run_copy.config().model
+    model = run_copy.config.model
     with store.open(model, 1) as version:
         made = QuantizedVariant("int8", b"a file", 0.5, (), (), (1.0, 1.0))
         assert publish_variant(version, made, store, promote=False).version == 2

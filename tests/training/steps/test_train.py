@@ -17,9 +17,9 @@ import torch
 from training.errors import DivergedError, InterruptedRunError, RunError
 from training.run.checkpoint import load_checkpoint, save_checkpoint
 from training.run.data import open_run_data
-from training.run.directory import RunDirectory
+from training.run.directory import Run
 from training.run.weights import BEST_WEIGHTS, LAST_WEIGHTS
-from training.steps.evaluate import calibration_error, evaluate, wilson_interval
+from training.steps.evaluate import evaluate, expected_calibration_error, wilson_interval
 from training.steps.train import Progress, read_metrics, train
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -44,11 +44,11 @@ def train_until(path: Path, last_step: int | None, checkpoint_every: int = 3) ->
         if progress.run_step == last_step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    run = RunDirectory(path)
+    run = Run.open(path)
     train(run, open_run_data(run), kill, checkpoint_every=checkpoint_every)
 
 
-def in_child(run: RunDirectory, last_step: int | None) -> int | None:
+def in_child(run: Run, last_step: int | None) -> int | None:
     """Train in a process of its own; its exit code."""
     child = SPAWN.Process(target=train_until, args=(run.path, last_step))
     child.start()
@@ -57,7 +57,7 @@ def in_child(run: RunDirectory, last_step: int | None) -> int | None:
 
 
 def test_a_run_killed_at_random_steps_comes_to_the_weights_of_an_unbroken_one(
-    new_run: Callable[..., RunDirectory],
+    new_run: Callable[..., Run],
 ) -> None:
     """SIGKILL between checkpoints, in the first epoch and in the second: best, last and metrics are the same to the bit."""
     unbroken, cut = new_run(*EVERYTHING), new_run(*EVERYTHING)
@@ -75,7 +75,7 @@ def test_a_run_killed_at_random_steps_comes_to_the_weights_of_an_unbroken_one(
 
 
 def test_a_run_killed_at_any_moment_leaves_a_checkpoint_that_loads(
-    new_run: Callable[..., RunDirectory],
+    new_run: Callable[..., Run],
 ) -> None:
     """SIGKILL from outside, whatever is being written: the checkpoint is the old one or the new one."""
     run = new_run("epochs=50")
@@ -97,7 +97,7 @@ def test_a_run_killed_at_any_moment_leaves_a_checkpoint_that_loads(
 
 
 def test_a_resumed_run_names_what_the_bits_depend_on_and_is_not_the_same(
-    new_run: Callable[..., RunDirectory],
+    new_run: Callable[..., Run],
 ) -> None:
     """The checkpoint stores the five; a resume under others says which differ, and goes on."""
     run = new_run("epochs=1")
@@ -122,7 +122,7 @@ def test_a_resumed_run_names_what_the_bits_depend_on_and_is_not_the_same(
 
 
 def test_an_interrupted_run_writes_a_checkpoint_at_the_step_it_stops_at(
-    new_run: Callable[..., RunDirectory],
+    new_run: Callable[..., Run],
 ) -> None:
     """Nothing is lost to Ctrl-C."""
     run = new_run("epochs=1")
@@ -134,21 +134,23 @@ def test_an_interrupted_run_writes_a_checkpoint_at_the_step_it_stops_at(
     assert not run.has(LAST_WEIGHTS)
 
 
-def test_a_config_that_changed_is_named_on_resume(new_run: Callable[..., RunDirectory]) -> None:
+def test_a_config_that_changed_is_named_on_resume(new_run: Callable[..., Run]) -> None:
     """A run's directory is one training; another one gets another."""
     run = new_run("epochs=1")
     with pytest.raises(InterruptedRunError):
         train(run, open_run_data(run), interrupted=stops_after(1))
-    config = run.config()
-    run.write_config(config.model_copy(update={"seed": 7}))
+    config = run.config
+    run = Run.create_at(run.path, config.model_copy(update={"seed": 7}))
     with pytest.raises(RunError, match=r"begun with other values of seed than its config\.json"):
         train(run, open_run_data(run))
-    run.write_config(config.model_copy(update={"model": "renamed", "golden_samples": 0}))
+    run = Run.create_at(
+        run.path, config.model_copy(update={"model": "renamed", "golden_samples": 0})
+    )
     train(run, open_run_data(run))
 
 
 def test_metrics_have_a_line_an_epoch_and_the_best_epoch_is_validations(
-    finished_run: RunDirectory,
+    finished_run: Run,
 ) -> None:
     """Nothing but validation decides which epoch is kept."""
     metrics = read_metrics(finished_run)
@@ -158,14 +160,14 @@ def test_metrics_have_a_line_an_epoch_and_the_best_epoch_is_validations(
     assert figures["best_epoch"] == best["epoch"]
 
 
-def test_test_is_opened_once(run_copy: RunDirectory) -> None:
+def test_test_is_opened_once(run_copy: Run) -> None:
     """A second evaluation returns the first one's figures and does not look at the images again."""
     figures = run_copy.read_json("evaluation.json", "evaluate")
     run_copy.write_json("evaluation.json", {**figures, "top1": 0.123})
     assert evaluate(run_copy, open_run_data(run_copy))["top1"] == 0.123
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(new_run: Callable[..., RunDirectory]) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(new_run: Callable[..., Run]) -> None:
     """The error says where, and what to try; the checkpoint of before stays."""
     run = new_run("optimizer.learning_rate=1e9")
     with pytest.raises(
@@ -179,7 +181,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(new_run: Callable[..., RunDirec
 def write_against_a_full_disk(path: Path) -> None:
     """Train where no file may grow past 2 MB: the second checkpoint does not fit."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    run = RunDirectory(path)
+    run = Run.open(path)
     data = open_run_data(run)
     before = (run.path / "checkpoint.pt").read_bytes()
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
@@ -190,7 +192,7 @@ def write_against_a_full_disk(path: Path) -> None:
 
 
 def test_a_disk_that_is_full_leaves_the_checkpoint_of_before(
-    new_run: Callable[..., RunDirectory],
+    new_run: Callable[..., Run],
 ) -> None:
     """One line that says so, no half file, and the run can go on when there is room."""
     run = new_run("epochs=1")
@@ -204,7 +206,7 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_of_before(
 
 @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", b"PK\x03\x04 half"])
 def test_a_damaged_checkpoint_is_an_error_that_names_it(
-    new_run: Callable[..., RunDirectory], damage: bytes
+    new_run: Callable[..., Run], damage: bytes
 ) -> None:
     """A file that is no checkpoint is never taken for the start of a run."""
     run = new_run()
@@ -224,7 +226,7 @@ class RunsCode:
 
 
 def test_a_checkpoint_with_code_in_it_is_refused(
-    new_run: Callable[..., RunDirectory], tmp_path: Path
+    new_run: Callable[..., Run], tmp_path: Path
 ) -> None:
     """Loading reads tensors and plain values; code in the file does not run."""
     run = new_run()
@@ -235,7 +237,7 @@ def test_a_checkpoint_with_code_in_it_is_refused(
 
 
 def test_after_twenty_steps_the_run_says_how_long_it_will_take(
-    new_run: Callable[..., RunDirectory],
+    new_run: Callable[..., Run],
 ) -> None:
     """Once, with a time and the memory that it holds."""
     run = new_run("epochs=2")
@@ -270,10 +272,10 @@ def test_wilson_interval_has_the_published_values(
 def test_calibration_error_counts_a_confidence_of_one() -> None:
     """Sure and right is no error, sure and wrong is all of it, and half-sure half-right is none."""
     sure = torch.tensor([[1.0, 0.0]] * 10)
-    assert calibration_error(sure, torch.zeros(10, dtype=torch.int64)) == 0
-    assert calibration_error(sure, torch.ones(10, dtype=torch.int64)) == 1
+    assert expected_calibration_error(sure, torch.zeros(10, dtype=torch.int64)) == 0
+    assert expected_calibration_error(sure, torch.ones(10, dtype=torch.int64)) == 1
     assert math.isclose(
-        calibration_error(torch.tensor([[0.75, 0.25]] * 4), torch.tensor([0, 0, 0, 1])),
+        expected_calibration_error(torch.tensor([[0.75, 0.25]] * 4), torch.tensor([0, 0, 0, 1])),
         0,
         abs_tol=1e-6,
     )

@@ -1,0 +1,121 @@
+"""What several commands do: join processes, handle Ctrl-C, open a display, say what comes next."""
+
+import contextlib
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import click
+import torch
+from rich.console import Console
+
+from model_store.aliases import PRODUCTION
+from model_store.store import ModelStore
+from training.display import TrainingDisplay
+from training.errors import InterruptedRunError
+from training.learning.distributed import DistributedProcess, join_process_group
+from training.promotion import missing_precisions
+from training.run.directory import Run
+from training.run.tracking import Trackers
+from training.steps.evaluate import read_figures
+from training.steps.publish import Published
+
+
+@contextlib.contextmanager
+def join_processes(device: str, threads: int | None) -> Iterator[DistributedProcess]:
+    """Join the processes that torchrun started, and set the number of threads."""
+    if threads:
+        torch.set_num_threads(threads)
+    with join_process_group(device) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def interruptible(process: DistributedProcess) -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns True after Ctrl-C or SIGTERM. A second signal exits at once.
+
+    In a group of processes signals exit at once: the others are at other steps, and the newest
+    checkpoint is valid for all.
+    """
+    if process.is_distributed:
+        yield lambda: False
+        return
+    interrupted = False
+
+    def handle(number: int, _: FrameType | None) -> None:
+        nonlocal interrupted
+        if interrupted:
+            sys.exit(128 + number)
+        interrupted = True
+        click.echo("stopping after this step; press Ctrl-C again to stop at once", err=True)
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, handle) for number in signals}
+    try:
+        yield lambda: interrupted
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def open_display(console: Console, process: DistributedProcess, run: Run) -> TrainingDisplay:
+    """Return a display with trackers; a silent one in processes other than the first."""
+    if not process.is_main:
+        return TrainingDisplay(Console(quiet=True))
+    return TrainingDisplay(console, Trackers(run))
+
+
+@contextlib.contextmanager
+def print_resume_command(display: TrainingDisplay, run: Run, store: Path) -> Iterator[None]:
+    """If the run is interrupted, print the command that resumes it and exit with 130."""
+    try:
+        yield
+    except InterruptedRunError as error:
+        command = ["python", "-m", "training", "resume", str(run.path), "--store", str(store)]
+        display.say(f"{error}\nresume with: {shlex.join(command)}")
+        sys.exit(128 + signal.SIGINT)
+
+
+def describe_accuracy(run: Run) -> str:
+    """Return the test accuracy of a run in one line."""
+    figures = read_figures(run)
+    low, high = figures["top1_interval"]
+    selected = "" if run.config.recipe.select == "last" else " selected on validation"
+    return (
+        f"test accuracy {figures['top1']:.2%} on {figures['test_images']} images "
+        f"(95 % interval {low:.2%} to {high:.2%}), epoch {figures['best_epoch']}{selected}"
+    )
+
+
+def print_next(display: TrainingDisplay, *words: str | Path) -> None:
+    """Print the command that comes next."""
+    display.say(f"next: {shlex.join(['python', '-m', *map(str, words)])}")
+
+
+def print_published(
+    display: TrainingDisplay, model: str, published: Published, store: Path
+) -> None:
+    """Print where a version is, which version serves, and what comes next."""
+    model_store, version, options = ModelStore(store), published.version, ("--store", str(store))
+    display.say(f"published {model} version {version} to {store}")
+    live = model_store.aliases(model).version(PRODUCTION)
+    if live is None:
+        display.say(f"version {version} serves because it is the newest; `production` is not set")
+    elif live != version:
+        display.say(f"`production` stays at version {live}, so version {version} does not serve")
+    if missing := missing_precisions(model_store, model, version):
+        before, precisions = missing
+        display.say(
+            f"version {before} has {' and '.join(precisions)} variants, version {version} does "
+            "not; create them again:"
+        )
+        for precision in precisions:
+            words = ("training", "quantize", f"{model}/{version}", "--precision", precision)
+            display.say(f"  {shlex.join(['python', '-m', *words, *options])}")
+    if live == version:
+        print_next(display, "service", *options)
+    else:
+        print_next(display, "model_store", *options, "promote", model, str(version))

@@ -1,0 +1,87 @@
+"""The configuration of a run, as `config.json` stores it."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from model_store.manifest import Preprocessing
+from model_store.provenance import VersionReference
+from training.learning.determinism import CompileChoice, PrecisionChoice
+from training.learning.recipe import Recipe
+
+NOT_TRAINING_VALUES = frozenset(
+    {
+        "model",
+        "git_commit",
+        "packages",
+        "golden_samples",
+        "golden_images",
+        "keep_checkpoint",
+        "recipe_name",
+        "changes",
+        "data_dir",
+    }
+)
+"""Fields that the trained weights do not depend on."""
+
+
+class RunConfig(BaseModel):
+    """What a run trains, on which data, and what it publishes. Fixed when the run starts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    model: str
+    """The name of the model in the store."""
+    data: tuple[str, ...]
+    """Data sets, folders or CSV files, as given with `--data`."""
+    data_dir: str | None = None
+    class_names: tuple[str, ...] | None = None
+    """The order of the classes. Set by `retrain`, which keeps the order of the previous version."""
+    architecture: str
+    preprocessing: Preprocessing
+    recipe_name: str
+    recipe: Recipe
+    """The recipe with `changes` applied."""
+    changes: tuple[str, ...] = ()
+    """`--set` values, as NAME=VALUE."""
+    seed: int
+    start: str | None = None
+    """Initial weights: `torchvision`, a file, or MODEL/VERSION of the store."""
+    derived_from: VersionReference | None = None
+    """The version that this run retrains."""
+    precision: PrecisionChoice = "auto"
+    compile: CompileChoice = "auto"
+    golden_samples: Annotated[int, Field(ge=0)] = 5
+    """Number of validation images that are published in the version for its golden proof."""
+    golden_images: tuple[str, ...] = ()
+    """Image files of the user that are published in the version for its golden proof."""
+    keep_checkpoint: bool = True
+    """Whether the version includes the weights that `retrain` needs."""
+    git_commit: str | None = None
+    packages: dict[str, str] = {}
+
+    @property
+    def training_values(self) -> dict[str, Any]:
+        """The values that the trained weights depend on. A resumed run must have the same ones."""
+        return self.model_dump(mode="json", exclude=set(NOT_TRAINING_VALUES))
+
+    @property
+    def command(self) -> str:
+        """A command that repeats this training. It contains names only, no directories."""
+        words = ["python", "-m", "training"]
+        if self.derived_from:
+            words += ["retrain", str(self.start)]
+        else:
+            words += ["run", "--arch", self.architecture]
+            words += ["--image-size", str(self.preprocessing.crop_height), "--model", self.model]
+            if self.start:
+                is_file = bool(Path(self.start).suffix)
+                words += ["--start", Path(self.start).name if is_file else self.start]
+        for data in self.data:
+            words += ["--data", Path(data).name]
+        words += ["--recipe", Path(self.recipe_name).name]
+        for change in self.changes:
+            words += ["--set", change]
+        return shlex.join([*words, "--seed", str(self.seed)])
