@@ -138,12 +138,14 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
         output, errors = process.communicate()
     assert process.returncode == 130, output + errors
     assert "Traceback" not in errors
-    (way_on,) = [
-        line.removeprefix("go on with: ")
+    (resume_command,) = [
+        line.removeprefix("resume with: ")
         for line in output.splitlines()
-        if line.startswith("go on with: ")
+        if line.startswith("resume with: ")
     ]
-    resumed = training(*shlex.split(way_on)[3:], "--waive", "accuracy_jpeg=short", cwd=tmp_path)
+    resumed = training(
+        *shlex.split(resume_command)[3:], "--waive", "accuracy_jpeg=short", cwd=tmp_path
+    )
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert "published mine version 1" in resumed.stdout
 
@@ -156,13 +158,13 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
         ("run --recipe mine", "there is no recipe 'mine'"),
         ("run --set epochs=none", "`epochs`"),
         ("run --model a/b", "a/b"),
-        ("run --waive accuracy_floor", "--waive takes CHECK=REASON"),
+        ("run --waive accuracy_floor", "CHECK=REASON"),
         ("run --epochs 0", "0 is not in the range"),
         (
             "run --waive acuracy_floor=slip",
             "there is no check acuracy_floor; there are parity_batch_1",
         ),
-        ("run --store /dev/null/store", "can not write to the store"),
+        ("run --store /dev/null/store", "cannot write to the store"),
         ("run --runs /dev/null/runs", ": Not a directory"),
         ("run --recipe /", "there is no recipe '/'"),
         ("run --device nowhere", "there is no device 'nowhere'"),

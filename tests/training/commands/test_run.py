@@ -1,4 +1,4 @@
-"""What is said of a version that was published: whether it serves, and what the one before it had."""
+"""The text after a publish: which version serves, what comes next, and which variants are missing."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def store(tmp_path: Path) -> ModelStore:
 
 
 def publish(store: ModelStore, *precisions: Precision) -> int:
-    """The digits as a version that says it has these precisions, all in one file."""
+    """Publish the digits with variants of these precisions, all in one file."""
     with ModelStore(BUILTIN_ROOT, builtin_root=None).open(DIGITS, 1) as version:
         manifest = version.manifest
         fields = {
@@ -39,7 +39,8 @@ def publish(store: ModelStore, *precisions: Precision) -> int:
         )
 
 
-def said(store: ModelStore, number: int) -> str:
+def print_result(store: ModelStore, number: int) -> str:
+    """Return the text that `run` prints for this version."""
     console = Console(width=500)
     promoted = store.aliases("m").version("production") == number
     with console.capture() as captured:
@@ -47,45 +48,46 @@ def said(store: ModelStore, number: int) -> str:
     return captured.get()
 
 
-def test_a_version_that_production_names_needs_no_more_words(store: ModelStore) -> None:
-    """Where it is, and how to serve the store."""
+def test_a_promoted_version_is_served_next(store: ModelStore) -> None:
+    """The last line is the command that serves the store."""
     store.promote("m", publish(store, "fp32"))
-    assert "published m version 1" in said(store, 1)
-    assert "promote" not in said(store, 1)
+    text = print_result(store, 1)
+    assert "published m version 1" in text
+    assert text.splitlines()[-1] == f"next: python -m service --store {store.root}"
 
 
-def test_the_first_version_serves_though_held_back(store: ModelStore) -> None:
-    """Without `production` the newest serves, and nobody is told otherwise."""
+def test_the_first_version_serves_without_promotion(store: ModelStore) -> None:
+    """`production` is not set, so the newest version serves."""
     publish(store, "fp32")
-    assert "the newest version does, and that is this one" in said(store, 1)
+    assert "`production` is not set" in print_result(store, 1)
 
 
-def test_a_version_that_is_held_back_says_which_one_serves(store: ModelStore) -> None:
-    """And the command that would have it serve."""
+def test_a_version_without_promotion_names_the_one_that_serves(store: ModelStore) -> None:
+    """The last line is the command that promotes it."""
     publish(store, "fp32")
     pin_serving_version(store, "m")
     publish(store, "fp32")
-    assert "`production` stays at version 1" in said(store, 2)
-    assert f"python -m model_store --store {store.root} promote m 2" in said(store, 2)
+    text = print_result(store, 2)
+    assert "`production` stays at version 1" in text
+    command = f"python -m model_store --store {store.root} promote m 2"
+    assert text.splitlines()[-1] == f"next: {command}"
 
 
 @pytest.mark.parametrize("promoted", [True, False])
-def test_a_precision_left_behind_is_said_with_the_command_that_makes_it(
+def test_missing_variants_are_listed_with_the_commands_that_create_them(
     store: ModelStore, *, promoted: bool
 ) -> None:
-    """A training publishes fp32 alone; the version before it may have answered in INT8."""
+    """A training publishes only fp32; the version before it may have more variants."""
     store.promote("m", publish(store, "fp32", "int8"))
     publish(store, "fp32")
     if promoted:
         store.promote("m", 2)
-    assert "version 1 answers in int8 too, version 2 does not" in said(store, 2)
-    assert f"python -m training quantize m/2 --precision int8 --store {store.root}" in said(
-        store, 2
-    )
+    command = f"python -m training quantize m/2 --precision int8 --store {store.root}"
+    assert command in print_result(store, 2)
 
 
-def test_nothing_is_missed_that_is_still_there(store: ModelStore) -> None:
-    """Nor what a version of long ago had."""
+def test_only_the_version_that_served_before_is_compared(store: ModelStore) -> None:
+    """Variants of older versions are not missing."""
     for precisions in (("fp32", "int8", "fp16"), ("fp32", "int8"), ("fp32", "int8")):
         store.promote("m", publish(store, *precisions))  # type: ignore[arg-type]
-    assert "quantize" not in said(store, 3)
+    assert "quantize" not in print_result(store, 3)

@@ -192,7 +192,7 @@ def test_the_network_begins_as_the_old_one(place: Path) -> None:
 def test_a_class_without_pictures_is_refused_with_the_way_out(place: Path, tmp_path: Path) -> None:
     """The new model would forget it, and no test could tell."""
     write_digits(tmp_path / "some", (3, 8), slice(0, 40))
-    with pytest.raises(DataError, match=r"no picture of digit 0, digit 1.*--data OLD --data NEW"):
+    with pytest.raises(DataError, match=r"digit 0, digit 1.*--data OLD --data NEW"):
         retraining(place, data=(str(tmp_path / "some"),))
 
 

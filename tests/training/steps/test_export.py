@@ -111,10 +111,10 @@ def add_batch_norm(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (rename_batch, "the batch of images is s34"),
-        (fix_batch, "the batch of images is 2"),
+        (rename_batch, "s34"),
+        (fix_batch, "images is 2"),
         (leave_a_trace, "stack traces"),
-        (lower_opset, "opset 18, asked for was 20"),
+        (lower_opset, "opset is 18"),
         (add_batch_norm, "1 batch norms were not folded"),
     ],
 )

@@ -108,7 +108,7 @@ def test_what_is_held_back_does_not_serve_as_the_newest(
 def test_a_built_in_model_can_not_be_held_back(run_copy: Run, tmp_path: Path) -> None:
     """A version of its name would hide it and serve; so nothing is published."""
     store = ModelStore(tmp_path / "store")
-    with pytest.raises(PublishError, match="digits-resnet20 is built in"):
+    with pytest.raises(PublishError, match="digits-resnet20 is a built-in model"):
         publish_gated(run_copy, store, promote=False)
     assert store.layer("digits-resnet20") == "built-in"
 

@@ -141,7 +141,7 @@ def test_a_config_that_changed_is_named_on_resume(new_run: Callable[..., Run]) -
         train(run, open_run_data(run), interrupted=stops_after(1))
     config = run.config
     run = Run.create_at(run.path, config.model_copy(update={"seed": 7}))
-    with pytest.raises(RunError, match=r"begun with other values of seed than its config\.json"):
+    with pytest.raises(RunError, match=r"^seed in .*config\.json"):
         train(run, open_run_data(run))
     run = Run.create_at(
         run.path, config.model_copy(update={"model": "renamed", "golden_samples": 0})
@@ -185,7 +185,7 @@ def write_against_a_full_disk(path: Path) -> None:
     data = open_run_data(run)
     before = (run.path / "checkpoint.pt").read_bytes()
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
-    with pytest.raises(RunError, match=r"checkpoint\.pt can not be written: .*unharmed"):
+    with pytest.raises(RunError, match=r"checkpoint\.pt cannot be written"):
         train(run, data, checkpoint_every=2)
     assert (run.path / "checkpoint.pt").read_bytes() == before
     assert not [entry for entry in os.listdir(run.path) if entry.startswith(".")]
