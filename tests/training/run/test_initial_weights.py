@@ -74,7 +74,7 @@ def test_a_file_of_this_project_includes_its_normalization(
     initial = read_weights(start_from(path, tmp_path, "resnet20").path / INITIAL_WEIGHTS)
     assert initial.normalize.to_json() == read_weights(path).normalize.to_json()
     other = tmp_path / "other"
-    with pytest.raises(InitialWeightsError, match="resnet20.*resnet18.*--arch resnet20"):
+    with pytest.raises(InitialWeightsError, match=r"resnet20.*resnet18.*--arch resnet20"):
         start_from(path, other)
     assert not other.exists()
 
