@@ -16,8 +16,8 @@ from resnet50 import random_resnet50
 
 from model_store.manifest import Input
 from model_store.session import Session
-from model_store.speed import BATCHES, Seconds, time_in_turn
 from model_store.store import BUILTIN_ROOT
+from model_store.timing import BATCH_SIZES, Seconds, time_alternately
 from training.quantization.int8 import calibrate
 from training.steps.export import OUTPUTS
 
@@ -50,7 +50,7 @@ def measure(data: bytes, side: int, rounds: int) -> dict[str, Seconds]:
             runs[precision] = Session(path, shape, OUTPUTS).run
         return {
             precision: seconds[1:]
-            for precision, seconds in time_in_turn(runs, shape, rounds=rounds + 1).items()
+            for precision, seconds in time_alternately(runs, shape, rounds=rounds + 1).items()
         }
 
 
@@ -74,7 +74,7 @@ def main() -> None:
     for name, what, data, side in models(large=not arguments.small):
         seconds = measure(data, side, arguments.rounds or ROUNDS[name])
         ratios = seconds["fp32"] / seconds["int8"]
-        for column, batch in enumerate(BATCHES):
+        for column, batch in enumerate(BATCH_SIZES):
             low, middle, high = np.quantile(ratios[:, column], (0.25, 0.5, 0.75))
             fp32, int8 = (
                 1e3 * np.median(seconds[precision][:, column]) for precision in ("fp32", "int8")

@@ -1,8 +1,10 @@
-"""The golden proof: this version, on this machine, answers as it did in training.
+"""The golden proof: on this machine, a version answers as it did in training.
 
-Two halves that fail with different words. *Decode*: a stored image through the real `prepare` gives the stored pixels.
-*Numerics*: the stored pixels through the real session give training's logits, or those that the variant gave when it was gated,
-within the variant's tolerance; and wherever training's answer was clear they give the same top-1.
+- Decode: `prepare` turns each golden image into the stored pixels, within a tolerance.
+- Numerics: the session turns the stored pixels into the expected logits, within the variant's
+  tolerance. Where training's top-1 was clear, the top-1 is the same.
+
+The expected logits are training's, or those that the variant gave when it was published.
 """
 
 from collections.abc import Callable
@@ -25,14 +27,25 @@ Prepare = Callable[[bytes, Preprocessing], Pixels]
 
 
 def prove(version: Version, session: Session, precision: str = "fp32") -> None:
-    """Run both halves over all golden images. Raises DecodeProofError or NumericsProofError; an unproven version may have none."""
+    """Run the decode and the numerics proof over all golden images; a version may have none.
+
+    Args:
+        version: The opened version.
+        session: A session of the variant's file.
+        precision: Precision of the variant.
+
+    Raises:
+        DecodeProofError: An image does not decode to the stored pixels.
+        NumericsProofError: The logits differ.
+        StoreUnreadableError: A file cannot be read.
+    """
     for golden in version.manifest.golden:
         prove_decode(version, golden)
     prove_numerics(version, session, precision)
 
 
 def prove_decode(version: Version, golden: Golden, prepare: Prepare = prepare) -> None:
-    """Hold one image's decoded pixels against the stored ones. Raises DecodeProofError."""
+    """Compare one image's decoded pixels with the stored ones. Raises DecodeProofError."""
     check_decode(
         version.path(golden.image).read_bytes(),
         load_pixels(version, golden),
@@ -45,78 +58,97 @@ def prove_decode(version: Version, golden: Golden, prepare: Prepare = prepare) -
 def check_decode(
     data: bytes, stored: Pixels, golden: Golden, spec: Preprocessing, prepare: Prepare = prepare
 ) -> None:
-    """The decode half on bytes and pixels at hand. Raises DecodeProofError."""
+    """Compare decoded pixels with stored ones.
+
+    Args:
+        data: The encoded image.
+        stored: The expected pixels, uint8 `[height, width, 3]`.
+        golden: The tolerance, and the name for the message.
+        spec: How to prepare the image.
+        prepare: The function to check.
+
+    Raises:
+        DecodeProofError: The image does not decode, or a difference exceeds the tolerance.
+    """
     try:
         decoded = prepare(data, spec)
     except ImageError as error:
-        raise DecodeProofError(f"{golden.image} does not decode here: {error}") from error
+        raise DecodeProofError(f"{golden.image} does not decode: {error}") from error
     if decoded.shape != stored.shape:
         raise DecodeProofError(
-            f"{golden.image} decodes to {decoded.shape}, training saw {stored.shape}"
+            f"{golden.image} decodes to {decoded.shape}, expected {stored.shape}"
         )
     difference = np.abs(decoded.astype(np.int16) - stored)
     largest, mean = int(difference.max()), float(difference.mean())
     allowed = golden.decode_tolerance
     if largest > allowed.max_abs or mean > allowed.mean_abs:
         raise DecodeProofError(
-            f"{golden.image} decodes to other pixels than in training: off by at most {largest} and {mean:.3f} in the mean, "
-            f"allowed are {allowed.max_abs} and {allowed.mean_abs}"
+            f"{golden.image} decodes to other pixels than in training: they differ by at most "
+            f"{largest} and {mean:.3f} on average, allowed are {allowed.max_abs} and "
+            f"{allowed.mean_abs}"
         )
 
 
 def prove_numerics(version: Version, session: Session, precision: str = "fp32") -> None:
-    """Hold the logits of all stored pixels against the expected ones, one image at a time as a lone client's would run.
+    """Compare the logits of all stored pixels with the expected ones, one image per run.
 
-    Raises NumericsProofError.
+    Raises:
+        NumericsProofError: A logit differs by more than the tolerance, or a clear top-1 changes.
+        DecodeProofError: The stored pixels are damaged.
+        StoreUnreadableError: A file cannot be read.
+        ManifestError: The version has no variant of this precision.
     """
     variant = version.variant(precision)
-    whose = "those of its gates" if variant.golden_logits else "training's"
-    for place, golden in enumerate(version.manifest.golden):
+    source = "those of its publication" if variant.golden_logits else "training's"
+    for index, golden in enumerate(version.manifest.golden):
         trained = np.asarray(golden.logits, dtype=np.float32)
         expected = (
-            np.asarray(variant.golden_logits[place], np.float32)
+            np.asarray(variant.golden_logits[index], np.float32)
             if variant.golden_logits
             else trained
         )
         logits = session.run(load_pixels(version, golden)[np.newaxis])[0]
         if logits.shape != trained.shape:
             raise NumericsProofError(
-                f"{golden.image}: the {precision} model has {logits.shape[-1]} classes, training had {len(trained)}"
+                f"{golden.image}: the {precision} model has {logits.shape[-1]} classes, expected "
+                f"{len(trained)}"
             )
         largest = float(np.abs(logits - expected).max())
-        if not largest <= variant.tolerance:  # so written that NaN fails
+        if not largest <= variant.tolerance:  # `>` would let NaN pass
             raise NumericsProofError(
-                f"{golden.image}: the {precision} logits differ from {whose} by {largest:.3g}, allowed is {variant.tolerance:.3g}"
+                f"{golden.image}: the {precision} logits differ from {source} by {largest:.3g}; "
+                f"allowed is {variant.tolerance:.3g}"
             )
         if logits.argmax() != trained.argmax() and _is_clear(version, trained):
-            found, clear = (
-                version.manifest.class_names[scores.argmax()] for scores in (logits, trained)
-            )
+            names = version.manifest.class_names
             raise NumericsProofError(
-                f"{golden.image}: the {precision} model answers {found!r}, training's clear answer was {clear!r}"
+                f"{golden.image}: the {precision} model answers {names[logits.argmax()]!r}, "
+                f"expected {names[trained.argmax()]!r}"
             )
 
 
 def _is_clear(version: Version, logits: Logits) -> bool:
     calibration, outputs = version.manifest.calibration, version.manifest.outputs
-    certain = probabilities(logits, outputs, calibration.temperature if calibration else 1.0)
-    return bool(margins(certain) >= CLEAR_MARGIN)
+    temperature = calibration.temperature if calibration else 1.0
+    return bool(margins(probabilities(logits, outputs, temperature)) >= CLEAR_MARGIN)
 
 
 def load_pixels(version: Version, golden: Golden) -> Pixels:
-    """The stored pixels of a golden image, uint8 `[height, width, 3]`.
+    """Read the stored pixels of a golden image, uint8 `[height, width, 3]`.
 
-    Raises DecodeProofError where the file is no such array, StoreUnreadableError where it can not be read.
+    Raises:
+        DecodeProofError: The file is not such an array.
+        StoreUnreadableError: The file cannot be read.
     """
     try:
         with open(version.path(golden.pixels), "rb") as file:
             pixels = np.lib.format.read_array(file, allow_pickle=False)
     except OSError as error:
         raise StoreUnreadableError(
-            f"{version}: {golden.pixels} can not be read: {error.strerror}"
+            f"{version}: {golden.pixels} cannot be read: {error.strerror}"
         ) from error
     except ValueError as error:
-        raise DecodeProofError(f"{golden.pixels} is not a stored array: {error}") from error
+        raise DecodeProofError(f"{golden.pixels} is not a NumPy array: {error}") from error
     expected = (version.manifest.input.height, version.manifest.input.width, 3)
     if pixels.dtype != np.uint8 or pixels.shape != expected:
         raise DecodeProofError(

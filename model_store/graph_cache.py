@@ -1,8 +1,8 @@
-"""The graphs that ONNX Runtime has optimised on this host, so that it need not do so at every start.
+"""Optimised graphs of ONNX Runtime, cached so that a start need not optimise them again.
 
-An entry is a directory named by its key: the graph, its weights in a file that is mapped instead of read, and a seal with the
-digests of both. It is the same for every process of this host, may be deleted at any time, and never lies in the store: a graph
-optimised here is only right for CPUs like this one.
+An entry is a directory named by its key: the graph, a file of weights that is memory-mapped, and a
+seal with the sha256 of both. Processes share it, and it may be deleted at any time. It is not part
+of the store, because an optimised graph is valid only for the same kind of CPU.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 import onnxruntime
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from model_store.files import sha256_of
 from model_store.host_cache import (
@@ -34,23 +34,27 @@ FOLDER: Final = "graphs"
 GRAPH: Final = "model.onnx"
 WEIGHTS: Final = "model.bin"
 SEAL: Final = "entry.json"
-LEAST_EXTERNAL_BYTES: Final = 1024
+MIN_EXTERNAL_BYTES: Final = 1024
 _FORMAT: Final = 1
 NewSettings = Callable[[], onnxruntime.SessionOptions]
 logger = logging.getLogger(__name__)
 
 
-class Seal(FrozenModel):
-    """What an entry's files were when they were written."""
+class GraphSeal(FrozenModel):
+    """The files of an entry when they were written."""
 
-    files: tuple[FileEntry, ...]
+    files: tuple[FileEntry, ...] = Field(description="Every file but the seal itself.")
 
 
 class GraphCache:
-    """Sessions on the CPU, from this host's cache where it can be: what they answer is bitwise the same with and without it.
+    """Creates sessions on the CPU from cached graphs; their outputs are bit-identical without it.
 
-    A damaged entry is thrown away and made anew. Where the cache can not be used at all this is said once, and sessions are made
-    without it; so are those of graphs larger than `max_bytes`. Beyond `max_bytes` the entry that was used longest ago goes first.
+    A damaged entry is deleted and built again. If the cache cannot be used, a warning is logged
+    once and sessions are created without it. Graphs larger than `max_bytes` are not cached.
+
+    Args:
+        root: The host's cache directory.
+        max_bytes: Limit for all entries; those that were used longest ago are deleted first.
     """
 
     def __init__(self, root: Path, max_bytes: int) -> None:
@@ -62,38 +66,49 @@ class GraphCache:
     def open(
         self, path: Path, digest: str, new_settings: NewSettings
     ) -> onnxruntime.InferenceSession:
-        """A session of the model file at `path`, whose sha256 is `digest`. Raises what ONNX Runtime raises for a bad file."""
+        """Create a session.
+
+        Args:
+            path: The ONNX file.
+            digest: Its sha256, in hex.
+            new_settings: Returns new session options at each call.
+
+        Raises:
+            Exception: ONNX Runtime cannot load the file. Its exceptions share no base class.
+        """
         try:
             folder = open_host_cache(self._root, FOLDER)
             key = key_of(digest, new_settings())
             if key not in self._too_large:
-                return self._find(folder / key, new_settings) or self._build(
+                return self._open_entry(folder / key, new_settings) or self._build(
                     folder / key, path, new_settings
                 )
-        except Exception as error:  # noqa: BLE001  whatever is wrong with the cache, the model serves without it
-            session = _create(path, new_settings())  # raises where the model is at fault
-            self._report(path, _one_line(error))
+        except Exception as error:  # noqa: BLE001  a broken cache must not stop the model
+            session = _create(path, new_settings())  # raises if the model is at fault
+            self._report(path, _short_reason(error))
             return session
         return _create(path, new_settings())
 
-    def _find(self, entry: Path, new_settings: NewSettings) -> onnxruntime.InferenceSession | None:
-        """The session of an intact entry. One that is damaged, or that ONNX Runtime does not take, is deleted."""
+    def _open_entry(
+        self, entry: Path, new_settings: NewSettings
+    ) -> onnxruntime.InferenceSession | None:
+        """The session of an intact entry; one that is damaged or cannot be loaded is deleted."""
         if not entry.exists():
             return None
         try:
-            seal = Seal.model_validate_json((entry / SEAL).read_bytes())
+            seal = GraphSeal.model_validate_json((entry / SEAL).read_bytes())
             sealed = {file.path: file.sha256 for file in seal.files}
             if sealed != {
                 path.name: sha256_of(path) for path in entry.iterdir() if path.name != SEAL
             }:
-                raise ValueError("its files are not those that were written")
+                raise ValueError("its files have changed")
             mark_used(entry / SEAL)
             return _reopen(entry / GRAPH, new_settings)
-        except Exception as error:  # noqa: BLE001  ONNX Runtime's own exceptions share no public base class
+        except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions share no base class
             logger.warning(
-                "the optimised graph %s is damaged and is made anew: %s",
+                "the cached graph %s is damaged and is built again: %s",
                 entry.name[:12],
-                _one_line(error),
+                _short_reason(error),
             )
             remove_entry(entry)
             return None
@@ -101,8 +116,8 @@ class GraphCache:
     def _build(
         self, entry: Path, path: Path, new_settings: NewSettings
     ) -> onnxruntime.InferenceSession:
-        """Optimise, write, load what was written, and keep it where both answer alike, bit for bit."""
-        self._check_size(entry, path.stat().st_size)  # before the work: its weights are in both
+        """Optimise, write, load what was written, and keep it if both outputs are identical."""
+        self._check_size(entry, path.stat().st_size)  # the graph is no smaller than the model
         with build_entry(entry) as building:
             settings = new_settings()
             settings.optimized_model_filepath = str(building / GRAPH)
@@ -111,29 +126,29 @@ class GraphCache:
             )
             settings.add_session_config_entry(
                 "session.optimized_model_external_initializers_min_size_in_bytes",
-                str(LEAST_EXTERNAL_BYTES),
+                str(MIN_EXTERNAL_BYTES),
             )
             # Prepacked weights are not written: ONNX Runtime 1.24 and 1.31 crash on them.
-            plain = _create(path, settings)
+            original = _create(path, settings)
             session = _reopen(building / GRAPH, new_settings)
-            _check_alike(plain, session)
+            _check_identical(original, session)
             self._check_size(entry, _seal(building))
         prune_entries(entry.parent, self._max_bytes, keep=entry)
         return session
 
     def _check_size(self, entry: Path, size: int) -> None:
-        """Raises ValueError for what is larger than the whole cache may be, and has this process not try it again."""
+        """Raise ValueError for a graph over the limit, and remember not to try it again."""
         if size > self._max_bytes:
             self._too_large.add(entry.name)
             raise ValueError(
-                f"its optimised graph takes {size} bytes, allowed are {self._max_bytes}"
+                f"its optimised graph has {size} bytes, more than the limit of {self._max_bytes}"
             )
 
     def _report(self, path: Path, reason: str) -> None:
         if reason not in self._reported:
             self._reported.add(reason)
             logger.warning(
-                "%s was loaded without the cache of optimised graphs in %s: %s",
+                "%s was loaded without the graph cache in %s: %s",
                 path.name,
                 self._root,
                 reason,
@@ -141,7 +156,12 @@ class GraphCache:
 
 
 def key_of(digest: str, settings: onnxruntime.SessionOptions) -> str:
-    """The name of an entry: everything that an optimised graph depends on, in one sha256."""
+    """The name of an entry: the sha256 of everything that an optimised graph depends on.
+
+    Args:
+        digest: sha256 of the model file, in hex.
+        settings: The options of the session.
+    """
     spinning = settings.get_session_config_entry("session.intra_op.allow_spinning")
     parts = [
         _FORMAT,
@@ -158,7 +178,7 @@ def key_of(digest: str, settings: onnxruntime.SessionOptions) -> str:
 
 
 def cpu_description(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name and flags; where the system does not list them, what Python knows of it."""
+    """Name and flags of the processor; without `/proc/cpuinfo`, what Python knows about it."""
     try:
         first = cpuinfo.read_text().split("\n\n", 1)[0]
     except OSError:
@@ -185,33 +205,40 @@ def _reopen(graph: Path, new_settings: NewSettings) -> onnxruntime.InferenceSess
     return _create(graph, settings)
 
 
-def _check_alike(one: onnxruntime.InferenceSession, other: onnxruntime.InferenceSession) -> None:
-    """Hold both against each other on noise. Raises ValueError where one bit differs."""
+def _check_identical(
+    one: onnxruntime.InferenceSession, other: onnxruntime.InferenceSession
+) -> None:
+    """Compare the outputs for noise. Raises ValueError if one bit differs."""
     entry = one.get_inputs()[0]
     noise = np.random.default_rng(0).integers(0, 256, (2, *entry.shape[1:]), np.uint8)
     for left, right in zip(
         one.run(None, {entry.name: noise}), other.run(None, {entry.name: noise}), strict=True
     ):
         if left.shape != right.shape or left.tobytes() != right.tobytes():
-            raise ValueError("the optimised graph answers otherwise once it was written and read")
+            raise ValueError(
+                "the optimised graph gives other outputs after it was written and read"
+            )
 
 
 def _seal(building: Path) -> int:
-    """Write the seal and return the bytes of all files. Nothing is synced: what a crash tears does not match its digest."""
+    """Write the seal and return the size of all files.
+
+    Nothing is synced: a file that a crash has torn does not match its sha256.
+    """
     files = [path for path in sorted(building.iterdir()) if path.is_file()]
     entries = tuple(
         FileEntry(path=path.name, size=path.stat().st_size, sha256=sha256_of(path))
         for path in files
     )
-    (building / SEAL).write_text(Seal(files=entries).model_dump_json())
+    (building / SEAL).write_text(GraphSeal(files=entries).model_dump_json())
     return sum(path.stat().st_size for path in building.iterdir())
 
 
-def _one_line(error: Exception) -> str:
+def _short_reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        return "its seal can not be read"
+        return "its seal is damaged"
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror  # without the path, of which each has another
+        return error.strerror  # without the path, which differs each time
     return re.sub(
         rf"{re.escape(BUILDING_PREFIX)}[0-9a-f]+",
         f"{BUILDING_PREFIX}…",

@@ -1,14 +1,14 @@
-"""The directory for what this host can compute again: optimised graphs, engines, scans of data sets.
+"""The cache directory of this host: optimised graphs, engines, tuned settings, scans.
 
 Some of it is executed, so it is trusted as much as the program itself: each directory must belong
 to this user or to root, and only its owner may write to it.
 
 ::
 
-    <cache>/graphs/<key>/      graphs that ONNX Runtime has optimised    model_store.graph_cache
-    <cache>/engines/<key>/     engines that a provider has compiled      model_store.providers
-    <cache>/tuning/            settings that `tune` has measured         service.engine.tuned_settings
-    <cache>/scans/<key>/       facts and pixels of data sets             training.data.scan_cache
+    <cache>/graphs/<key>/     optimised graphs of ONNX Runtime   model_store.graph_cache
+    <cache>/engines/<key>/    engines compiled by a provider     model_store.providers
+    <cache>/tuning/           settings measured by `tune`        service.engine.tuned_settings
+    <cache>/scans/<key>/      facts and pixels of data sets      training.data.scan_cache
 """
 
 import logging
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 def default_host_cache() -> Path:
-    """`$XDG_CACHE_HOME/resident`, else `~/.cache/resident`, else a directory in the system's `/tmp`.
+    """`$XDG_CACHE_HOME/resident`, else `~/.cache/resident`, else a temporary directory.
 
     A relative `$XDG_CACHE_HOME` is ignored, as the XDG Base Directory Specification says. The
     temporary directory is for users without a home, such as a container's numeric user.
@@ -79,7 +79,7 @@ def check_owner(folder: Path) -> None:
         raise PermissionError(f"{folder} belongs to another user")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise PermissionError(
-            f"others can write to {folder}: run `chmod go-w` on it, or choose a directory of your own"
+            f"others can write to {folder}: run `chmod go-w` on it, or choose another directory"
         )
 
 
@@ -115,7 +115,7 @@ def mark_used(file: Path) -> None:
 
 
 def prune_entries(folder: Path, max_bytes: int, keep: Path) -> None:
-    """Delete the entries of `folder` that were used longest ago, until all need at most `max_bytes`.
+    """Delete the entries that were used longest ago, until all need at most `max_bytes`.
 
     Args:
         folder: A directory of the cache. Each directory or file in it is one entry; hidden ones
@@ -134,7 +134,7 @@ def prune_entries(folder: Path, max_bytes: int, keep: Path) -> None:
 
 
 def remove_entry(path: Path) -> None:
-    """Delete an entry unless a process has it locked. Mapped files stay valid where they are mapped."""
+    """Delete an entry unless a process has it locked. Memory-mapped files stay valid."""
     with suppress(OSError):  # another process deletes it at the same time, or it is another user's
         if path.is_dir():
             remove_tree_if_unused(path)

@@ -1,8 +1,8 @@
 """ONNX Runtime's execution providers: which one a setting means, whether it starts, its options.
 
 *Experimental*: CUDA, TensorRT, CoreML and MIGraphX have never run on their hardware; tests check
-only that a missing provider is reported. The CPU is supported. OpenVINO has passed the golden proofs
-of the built-in models on a CPU. For the options see
+only that a missing provider is reported. The CPU is supported. OpenVINO has passed the golden
+proofs of the built-in models on a CPU. For the options see
 https://onnxruntime.ai/docs/execution-providers/.
 """
 

@@ -1,4 +1,4 @@
-"""Pixels to logits and logits to probabilities: ONNX Runtime behind the contract that every version has the same input."""
+"""ONNX Runtime sessions: from pixels to logits, and from logits to probabilities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,25 +18,33 @@ from model_store.providers import CPU, NVIDIA, engine_directory, provider_option
 
 Logits = NDArray[np.float32]
 NEEDS_CUDA: Final[frozenset[Precision]] = frozenset({"fp16", "bf16"})
-"""Precisions for GPUs: on a CPU they are slower than fp32, or not there at all."""
-_ONLY_ERRORS = 3
-_ONLY_FATAL = 4
+"""Precisions for GPUs. On a CPU they are slower than fp32, or not supported."""
+_LOG_ERRORS = 3
+_LOG_FATAL = 4
 
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """How a model runs. One thread a run and several concurrent runs share the weights and use all cores.
+    """How a model runs. By default each run has one thread, and concurrent runs share the weights.
 
-    `concurrent_runs` says how many to expect, for providers that have threads of their own. `device` and `gpu_memory_bytes` are
-    for GPUs: which one, and the most that its arena takes. Batches are padded to the next of `batch_sizes`. `graphs` caches
-    optimised graphs, `engines` is a directory for what providers compile.
+    Attributes:
+        providers: ONNX Runtime's execution providers, best first.
+        intra_op_num_threads: Threads of one run on the CPU.
+        concurrent_runs: Runs to expect at once, for providers with threads of their own.
+        allow_spinning: Whether idle threads of a run spin, which costs CPU time.
+        log_errors: Whether ONNX Runtime logs the errors that it raises.
+        device: Index of the GPU.
+        gpu_memory_bytes: Limit of the GPU memory for one session.
+        batch_sizes: Batches are padded to the next of these sizes; none for no padding.
+        graphs: Cache of optimised graphs.
+        engines: Directory for engines that a provider compiles.
     """
 
     providers: Sequence[str] = (CPU,)
     intra_op_num_threads: int = 1
     concurrent_runs: int = 1
     allow_spinning: bool = False
-    log_errors: bool = True  # they are raised anyway
+    log_errors: bool = True
     device: int = 0
     gpu_memory_bytes: int = 4 * 1024**3
     batch_sizes: Sequence[int] = ()
@@ -45,23 +53,24 @@ class SessionOptions:
 
 
 class RunControl:
-    """Ends the run that it was given to, from another thread. Several runs may follow each other with one.
+    """Options of a run, and a way to end it from another thread. Consecutive runs may share one.
 
-    A run that `gives_memory_back` leaves nothing of what it took on the CPU in the arena; the next large one takes it again.
+    Args:
+        release_memory: Whether the run returns its memory on the CPU to the system when it ends.
     """
 
-    def __init__(self, *, gives_memory_back: bool = False) -> None:
+    def __init__(self, *, release_memory: bool = False) -> None:
         self.options = onnxruntime.RunOptions()
-        if gives_memory_back:
+        if release_memory:
             self.options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def terminate(self) -> None:
-        """End the run before its next node, with a ModelRunError; it is of no use to another run from then on."""
+        """End the run before its next node, with a ModelRunError. Do not use it for another run."""
         self.options.terminate = True
 
 
 class Session:
-    """One loaded model; `run` may be called from several threads at once."""
+    """A loaded model. `run` is thread-safe."""
 
     def __init__(
         self,
@@ -71,30 +80,35 @@ class Session:
         options: SessionOptions | None = None,
         digest: str | None = None,
     ) -> None:
-        """Load the file and hold its signature against the manifest's. Raises ModelRunError, also for another provider.
+        """Load the file and check its inputs and outputs.
 
-        With the `digest` that the file was verified by, what was made of it before comes from the options' caches.
+        Args:
+            path: The ONNX file.
+            model_input: The input that the graph must have.
+            outputs: The outputs that the graph must have.
+            options: How the model runs.
+            digest: sha256 of the verified file, in hex. Without it the caches are not used.
+
+        Raises:
+            ModelRunError: The file cannot be loaded, its inputs or outputs differ, or ONNX Runtime
+                would not use the first provider.
         """
         options = options or SessionOptions()
         available = onnxruntime.get_available_providers()
         if missing := [provider for provider in options.providers if provider not in available]:
             raise ModelRunError(
-                f"ONNX Runtime here has no {', '.join(missing)}; it has {', '.join(available)}"
+                f"ONNX Runtime has no {', '.join(missing)}; it has {', '.join(available)}"
             )
         try:
             self._session = _load(path, options, digest)
-        except Exception as error:  # ONNX Runtime's own exceptions share no public base class
-            reason = _first_line(error).replace(
-                str(path), path.name
-            )  # clients read it, and paths are not theirs
-            raise ModelRunError(f"ONNX Runtime can not load {path.name}: {reason}") from error
-        taken = (
-            self._session.get_providers()
-        )  # where a provider's libraries are missing, ONNX Runtime goes on without it
-        if taken[0] != options.providers[0]:
+        except Exception as error:  # ONNX Runtime's exceptions share no public base class
+            reason = _first_line(error).replace(str(path), path.name)  # clients must see no paths
+            raise ModelRunError(f"ONNX Runtime cannot load {path.name}: {reason}") from error
+        # Without a provider's libraries, ONNX Runtime silently uses the next one.
+        if (used := self._session.get_providers()[0]) != options.providers[0]:
             raise ModelRunError(
-                f"ONNX Runtime could not start {options.providers[0]} and took {taken[0]} for {path.name}: its libraries or its "
-                "device are missing here"
+                f"ONNX Runtime uses {used} instead of {options.providers[0]} for {path.name}, "
+                "because the libraries or the device are missing"
             )
         self._outputs = outputs
         self._batch_sizes = sorted(options.batch_sizes)
@@ -102,13 +116,34 @@ class Session:
         self._check_signature(model_input)
 
     def run(self, images: Pixels, control: RunControl | None = None) -> Logits:
-        """Logits, float32 `[batch, classes]`, of uint8 RGB images `[batch, height, width, 3]`. Raises ModelRunError."""
+        """Run the model.
+
+        Args:
+            images: uint8 `[batch, height, width, 3]`, RGB.
+            control: Options of this run.
+
+        Returns:
+            The scores, float32 `[batch, classes]`.
+
+        Raises:
+            ModelRunError: ONNX Runtime failed, or the run was terminated.
+        """
         return self._run([self._outputs.logits], images, control)[0]
 
     def run_with_features(self, images: Pixels) -> tuple[Logits, NDArray[np.float32]]:
-        """Logits as `run` gives them and the last feature map, float32 `[batch, channels, h, w]`. Raises ModelRunError."""
+        """Run the model for scores and the last feature map.
+
+        Args:
+            images: uint8 `[batch, height, width, 3]`, RGB.
+
+        Returns:
+            Scores, float32 `[batch, classes]`, and features, float32 `[batch, channels, h, w]`.
+
+        Raises:
+            ModelRunError: The model has no feature map, or ONNX Runtime failed.
+        """
         if self._outputs.features is None:
-            raise ModelRunError("this model has no feature map output")
+            raise ModelRunError("the model has no feature map output")
         logits, features = self._run([self._outputs.logits, self._outputs.features], images)
         return logits, features
 
@@ -119,34 +154,31 @@ class Session:
         batch = self._pad(images)
         try:
             if self._device:
-                found = self._run_on(self._device, names, batch, options)
+                results = self._run_on_gpu(self._device, names, batch, options)
             else:
-                found = self._session.run(names, {MODEL_INPUT: batch}, options)
-        except Exception as error:  # as above
+                results = self._session.run(names, {MODEL_INPUT: batch}, options)
+        except Exception as error:  # as in __init__
             raise ModelRunError(
                 f"ONNX Runtime failed on a batch of shape {images.shape}: {_first_line(error)}"
             ) from error
-        return [rows[: len(images)] for rows in found]
+        return [rows[: len(images)] for rows in results]
 
-    def _run_on(
+    def _run_on_gpu(
         self,
         device: tuple[str, int],
         names: Sequence[str],
         images: Pixels,
         options: onnxruntime.RunOptions | None,
     ) -> list[NDArray[np.float32]]:
-        """The run with input and outputs bound to a GPU: uint8 goes over the bus, and only the outputs asked for come back."""
+        """Experimental: input and outputs are bound, so only the requested outputs are copied."""
         binding = self._session.io_binding()
-        binding.bind_cpu_input(
-            MODEL_INPUT, np.ascontiguousarray(images)
-        )  # copied into the session's own, bounded arena
+        binding.bind_cpu_input(MODEL_INPUT, np.ascontiguousarray(images))
         for name in names:
             binding.bind_output(name, *device)
         self._session.run_with_iobinding(binding, options)
         return list(binding.copy_outputs_to_cpu())
 
     def _pad(self, images: Pixels) -> Pixels:
-        """The batch, filled with black images up to the next of the sizes that the provider knows."""
         size = next((size for size in self._batch_sizes if size >= len(images)), len(images))
         if size == len(images):
             return images
@@ -155,23 +187,22 @@ class Session:
         )
 
     def _check_signature(self, model_input: Input) -> None:
-        found = [
+        inputs = [
             (entry.name, entry.type, list(entry.shape)) for entry in self._session.get_inputs()
         ]
-        wanted = (model_input.name, "tensor(uint8)", [model_input.height, model_input.width, 3])
-        if (
-            len(found) != 1
-            or (found[0][0], found[0][1], found[0][2][1:]) != wanted
-            or isinstance(found[0][2][0], int)
-        ):
+        image = [model_input.height, model_input.width, 3]
+        valid = (
+            [(name, kind, shape[1:]) for name, kind, shape in inputs]
+            == [(model_input.name, "tensor(uint8)", image)]
+        ) and not isinstance(inputs[0][2][0], int)
+        if not valid:
             raise ModelRunError(
-                f"the model's input must be {wanted[0]}: {wanted[1]} [batch, {model_input.height}, {model_input.width}, 3] "
-                f"with a free batch; it is {_describe_inputs(found)}"
+                f"the model's input must be {model_input.name}: tensor(uint8) "
+                f"[batch, {model_input.height}, {model_input.width}, 3] with a dynamic batch; "
+                f"it is {_describe_inputs(inputs)}"
             )
         names = {entry.name for entry in self._session.get_outputs()}
-        expected = {self._outputs.logits} | (
-            {self._outputs.features} if self._outputs.features else set()
-        )
+        expected = {name for name in (self._outputs.logits, self._outputs.features) if name}
         if not expected <= names:
             raise ModelRunError(
                 f"the model must have the outputs {sorted(expected)}; it has {sorted(names)}"
@@ -181,7 +212,18 @@ class Session:
 def probabilities(
     scores: Logits, outputs: Outputs, temperature: float = 1.0
 ) -> NDArray[np.float32]:
-    """Probabilities `[batch, classes]`: softmax of logits over `temperature` (Guo et al. 2017), or the model's own."""
+    """Probabilities of each class.
+
+    Args:
+        scores: float32 `[batch, classes]`, as `Session.run` returns them.
+        outputs: Says whether the scores are logits; probabilities are returned unchanged.
+        temperature: Divides the logits before the softmax.
+
+    Returns:
+        float32 `[batch, classes]`, each row sums to 1.
+
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2.
+    """
     if outputs.kind == "probabilities":
         return scores
     scaled = scores / np.float32(temperature)
@@ -193,7 +235,7 @@ def _load(path: Path, options: SessionOptions, digest: str | None) -> onnxruntim
     if options.graphs and digest and tuple(options.providers) == (CPU,):
         return options.graphs.open(path, digest, partial(_settings, options))
     engines = engine_directory(options.engines, digest) if options.engines and digest else None
-    given = [
+    each_options = [
         provider_options(
             name,
             device=options.device,
@@ -204,12 +246,12 @@ def _load(path: Path, options: SessionOptions, digest: str | None) -> onnxruntim
         )
         for name in options.providers
     ]
-    # Without `enable_fallback` ONNX Runtime would print an error and go on without the provider.
+    # With fallback ONNX Runtime would print an error and continue without the provider.
     return onnxruntime.InferenceSession(
         path,
         _settings(options),
         providers=list(options.providers),
-        provider_options=given,
+        provider_options=each_options,
         enable_fallback=0,
     )
 
@@ -218,15 +260,15 @@ def _settings(options: SessionOptions) -> onnxruntime.SessionOptions:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.intra_op_num_threads
     settings.inter_op_num_threads = 1
-    settings.log_severity_level = _ONLY_ERRORS if options.log_errors else _ONLY_FATAL
+    settings.log_severity_level = _LOG_ERRORS if options.log_errors else _LOG_FATAL
     settings.add_session_config_entry(
         "session.intra_op.allow_spinning", str(int(options.allow_spinning))
     )
     return settings
 
 
-def _describe_inputs(found: Sequence[tuple[str, str, Sequence[Any]]]) -> str:
-    return "; ".join(f"{name}: {kind} {list(shape)}" for name, kind, shape in found) or "none"
+def _describe_inputs(inputs: Sequence[tuple[str, str, Sequence[Any]]]) -> str:
+    return "; ".join(f"{name}: {kind} {list(shape)}" for name, kind, shape in inputs) or "none"
 
 
 def _first_line(error: Exception) -> str:

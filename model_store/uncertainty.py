@@ -1,6 +1,6 @@
-"""How sure a model is: margins, the energy of its logits, and the set of labels that holds the right one with a given probability.
+"""How certain a model is: margins, energy and prediction sets.
 
-All are plain functions of arrays, so that the figures of training and the answers of the service come from the same lines.
+Training measures them and the service returns them with the same functions.
 """
 
 from typing import Final
@@ -11,20 +11,35 @@ from numpy.typing import NDArray
 from model_store.session import Logits
 
 CLEAR_MARGIN: Final = 0.5
-"""From this margin on an answer is clear: another file of the model must give the same."""
+"""From this margin on, another file of the same model must give the same top-1."""
 
 
 def margins(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How far the most probable label is ahead of the second, float32 `[batch]`."""
+    """Difference between the two largest probabilities of each image.
+
+    Args:
+        probabilities: float32 `[batch, classes]`.
+
+    Returns:
+        float32 `[batch]`, 0 to 1.
+    """
     ranked = np.sort(probabilities, axis=-1)
     return np.asarray(ranked[..., -1] - ranked[..., -2])
 
 
 def energy(logits: Logits) -> NDArray[np.float32]:
-    """The energy score (Liu et al. 2020), float32 `[batch]`: -T logsumexp(logits / T) at their T of 1.
+    """Energy score of each image; lower means more typical of the training data.
 
-    Low where the model knows an image's like, high where it does not, so an image *above* a threshold is refused. T is not
-    the calibration's temperature: what is refused does not change when that is fitted anew.
+    The temperature is always 1, so recalibrating a model does not change from which images it
+    abstains.
+
+    Args:
+        logits: float32 `[batch, classes]`.
+
+    Returns:
+        float32 `[batch]`, `-logsumexp(logits)`.
+
+    Source: Liu et al. 2020, "Energy-based Out-of-distribution Detection", eq. 4 with T = 1.
     """
     highest = logits.max(axis=-1)
     return np.asarray(
@@ -33,9 +48,19 @@ def energy(logits: Logits) -> NDArray[np.float32]:
 
 
 def set_sizes(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.int64]:
-    """How many labels, from the most probable down, make each image's prediction set, int64 `[batch]`.
+    """Number of labels in the prediction set of each image.
 
-    Every label of at least `threshold` (Sadinle, Lei, Wasserman 2019), and always the most probable one: a set of nothing
-    would be of no use to anyone, and a larger set holds the right label no less often.
+    The set holds every label whose probability is at least `threshold`, and always the most
+    probable one: an empty set helps nobody, and a larger one holds the right label no less often.
+
+    Args:
+        probabilities: float32 `[batch, classes]`.
+        threshold: The smallest probability in a set, 0 to 1.
+
+    Returns:
+        int64 `[batch]`, from 1 to the number of classes.
+
+    Source: Sadinle, Lei and Wasserman 2019, "Least Ambiguous Set-Valued Classifiers with Bounded
+    Error Levels".
     """
     return np.asarray(np.maximum((probabilities >= threshold).sum(axis=-1), 1), np.int64)

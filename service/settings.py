@@ -8,9 +8,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model_store.host_cache import default_host_cache
+from model_store.image_header import DEFAULT_MAX_PIXELS, PILLOW_MAX_PIXELS
 from model_store.manifest import Precision
 from model_store.names import is_name
-from model_store.preprocessing import DEFAULT_MAX_PIXELS, PILLOW_MAX_PIXELS
 from model_store.providers import AUTO, parse_providers
 from model_store.store import DEFAULT_ROOT
 from service.key_file import default_key_file

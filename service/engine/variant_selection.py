@@ -14,7 +14,7 @@ from model_store.manifest import Precision, Variant
 from model_store.preprocessing import Pixels
 from model_store.providers import CUDA
 from model_store.session import NEEDS_CUDA, Session, SessionOptions
-from model_store.speed import Seconds, batches_up_to, speed_up, time_in_turn
+from model_store.timing import Seconds, speedup, time_alternately, timed_batch_sizes
 from model_store.version import Version
 from service.settings import RequestedPrecision
 
@@ -114,7 +114,7 @@ def _select_fastest(
 
 def fastest_precision(seconds: Mapping[str, Seconds], base: Precision) -> Precision:
     """The fastest precision, or `base` if none is at least `MIN_SPEED_UP` times as fast."""
-    gains = {name: speed_up(seconds[base], measured) for name, measured in seconds.items()}
+    gains = {name: speedup(seconds[base], measured) for name, measured in seconds.items()}
     best = max(gains, key=lambda name: gains[name])
     return best if gains[best] >= MIN_SPEED_UP else base  # type: ignore[return-value]  # the keys are precisions
 
@@ -162,11 +162,11 @@ def _measure(sessions: Mapping[str, Session], version: Version) -> Mapping[str, 
         name: session.run for name, session in sessions.items()
     }
     manifest = version.manifest
-    batches = batches_up_to(manifest.max_batch_size)
-    return time_in_turn(
+    batches = timed_batch_sizes(manifest.max_batch_size)
+    return time_alternately(
         runs,
         manifest.input,
         rounds=TIMING_ROUNDS,
         budget_seconds=TIMING_SECONDS,
-        batches=batches,
+        batch_sizes=batches,
     )

@@ -64,7 +64,7 @@ def warm_up(
     else:
         seconds = _time_doubling_sizes(run, shape, classes, largest, longest_seconds)
     # An idle model needs no memory for its largest batch.
-    run(_black_images(shape, 1), RunControl(gives_memory_back=True))
+    run(_black_images(shape, 1), RunControl(release_memory=True))
     return seconds
 
 

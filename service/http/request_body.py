@@ -12,7 +12,7 @@ from python_multipart.multipart import Field as FormField
 from python_multipart.multipart import File, FormParser, parse_options_header
 from starlette.types import Receive
 
-from model_store.preprocessing import sniff
+from model_store.image_header import sniff
 from model_store.validation import describe_validation_error
 from service.errors import (
     BadRequestError,

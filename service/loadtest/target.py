@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 
 import orjson
 
-from model_store.preprocessing import sniff
+from model_store.image_header import sniff
 from model_store.store import BUILTIN_DEFAULT_MODEL, BUILTIN_ROOT
 from service.http.request_body import FIELD
 from service.loadtest.connection import (

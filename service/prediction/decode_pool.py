@@ -11,15 +11,9 @@ from typing import Final, TypeVar
 
 from PIL import Image
 
+from model_store.image_header import count_scans, open_image, resized_size
 from model_store.manifest import Preprocessing
-from model_store.preprocessing import (
-    Pixels,
-    count_scans,
-    open_image,
-    plain_png,
-    resized_size,
-    to_pixels,
-)
+from model_store.preprocessing import Pixels, plain_png, to_pixels
 from service.engine.priority import BULK, INTERACTIVE, Priority
 from service.errors import DeadlineExceededError
 from service.prediction.admission import overloaded

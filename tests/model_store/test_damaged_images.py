@@ -16,8 +16,9 @@ from model_store.errors import (
     ImageUnsupportedError,
     NotAnImageError,
 )
+from model_store.image_header import sniff
 from model_store.manifest import Preprocessing
-from model_store.preprocessing import prepare, sniff
+from model_store.preprocessing import prepare
 
 SCENE = scene(24, 16)
 SMALL = Preprocessing(resize=8, crop_height=8, crop_width=8)
@@ -102,7 +103,7 @@ class TestDamage:
     @pytest.mark.parametrize("brand", [b"heic", b"heix", b"mif1", b"avif"])
     def test_heic_is_a_kind_that_we_do_not_decode(self, brand: bytes) -> None:
         """HEIC and AVIF are recognised, and refused with the advice to convert them."""
-        with pytest.raises(ImageUnsupportedError, match="convert to one of JPEG"):
+        with pytest.raises(ImageUnsupportedError, match="JPEG"):
             prepare(b"\0\0\0\x18ftyp" + brand + bytes(100), SMALL)
 
     @pytest.mark.parametrize("kind", SPECIMENS)

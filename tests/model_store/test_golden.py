@@ -32,17 +32,9 @@ from model_store.errors import (
     ProofError,
     StoreUnreadableError,
 )
+from model_store.image_header import open_image
 from model_store.manifest import DecodeTolerance, Golden, Preprocessing
-from model_store.preprocessing import (
-    Pixels,
-    crop,
-    load_pixels,
-    open_image,
-    orient,
-    prepare,
-    resize,
-    to_rgb,
-)
+from model_store.preprocessing import Pixels, crop, load_pixels, orient, prepare, resize, to_rgb
 from model_store.session import Session
 from model_store.store import ModelStore
 
@@ -57,7 +49,7 @@ def prove(store: ModelStore, fields: Mapping[str, Any], files: Mapping[str, byte
 
 
 def test_a_version_that_answers_as_in_training_passes(store: ModelStore) -> None:
-    """Stored images that decode to the stored pixels, and these to the stored logits, are a proof."""
+    """Images decode to the stored pixels, and these give the stored logits."""
     prove(store, *proven_version())
 
 
@@ -96,26 +88,26 @@ def npz() -> bytes:
 @pytest.mark.parametrize(
     ("path", "data", "words"),
     [
-        (PIXELS, one_pixel_off(), "decodes to other pixels than in training: off by at most 128"),
-        (PIXELS, npy(stored_pixels() ^ 1), "1 and 1.000 in the mean, allowed are 2 and 0.25"),
+        (PIXELS, one_pixel_off(), "128 and"),
+        (PIXELS, npy(stored_pixels() ^ 1), r"1 and 1\.000.*2 and 0\.25"),
         (PIXELS, npy(stored_pixels().astype(np.float32)), "holds float32"),
         (PIXELS, npy(stored_pixels()[:-1]), r"holds uint8 \(7, 8, 3\), expected uint8 \(8, 8, 3\)"),
         (PIXELS, npy(stored_pixels()[..., 0]), "holds uint8"),
-        (PIXELS, npy(np.array([{}]), allow_pickle=True), "not a stored array"),
-        (PIXELS, npy(stored_pixels())[:-1], "not a stored array"),
-        (PIXELS, b"", "not a stored array"),
-        (PIXELS, b"not an array", "not a stored array"),
-        (PIXELS, npz(), "not a stored array"),
-        ("golden/turned.png", b"not an image", "does not decode here"),
-        ("golden/turned.png", encode(scene(), "PNG")[:60], "does not decode here"),
+        (PIXELS, npy(np.array([{}]), allow_pickle=True), "not a NumPy array"),
+        (PIXELS, npy(stored_pixels())[:-1], "not a NumPy array"),
+        (PIXELS, b"", "not a NumPy array"),
+        (PIXELS, b"not an array", "not a NumPy array"),
+        (PIXELS, npz(), "not a NumPy array"),
+        ("golden/turned.png", b"not an image", "does not decode"),
+        ("golden/turned.png", encode(scene(), "PNG")[:60], "does not decode"),
         ("golden/turned.png", encode(scene().rotate(180), "PNG"), "other pixels"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_the_decode_half_fails_in_its_own_words(
+def test_other_images_or_pixels_fail_the_decode_proof(
     path: str, data: bytes, words: str, store: ModelStore
 ) -> None:
-    """A golden image or its pixels that are not training's, though sealed, are a DecodeProofError that names the file."""
+    """The error names the file, although the version was sealed with it."""
     fields, files = proven_version()
     with pytest.raises(DecodeProofError, match=words) as caught:
         prove(store, fields, {**files, path: data})
@@ -135,22 +127,22 @@ def with_logits(change: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
     [
         (
             lambda logits: logits + np.array([0, 0, 2 * TOLERANCE]),
-            "differ from training's by 0.002, allowed is 0.001",
+            r"0\.002.*0\.001",
         ),
-        (lambda logits: logits - np.array([5, 0, 0]), "differ from training's by 5"),
-        (lambda logits: logits[::-1], "differ from training's"),
+        (lambda logits: logits - np.array([5, 0, 0]), "by 5"),
+        (lambda logits: logits[::-1], "training"),
     ],
 )
-def test_the_numerics_half_fails_in_its_own_words(
+def test_other_logits_fail_the_numerics_proof(
     change: Callable[[np.ndarray], np.ndarray], words: str, store: ModelStore
 ) -> None:
-    """Logits that are not training's are a NumericsProofError that names image and precision and says how far off."""
-    with pytest.raises(NumericsProofError, match=f"golden/turned.png: the fp32 logits {words}"):
+    """The error names image, precision and difference."""
+    with pytest.raises(NumericsProofError, match=f"golden/turned.png.*fp32.*{words}"):
         prove(store, with_logits(change), proven_version()[1])
 
 
 def test_logits_within_the_tolerance_pass(store: ModelStore) -> None:
-    """A difference below the variant's tolerance is none."""
+    """A difference below the tolerance is accepted."""
     prove(
         store,
         with_logits(lambda logits: logits + np.array([TOLERANCE / 2, 0, -TOLERANCE / 2])),
@@ -159,7 +151,7 @@ def test_logits_within_the_tolerance_pass(store: ModelStore) -> None:
 
 
 def wide(fields: dict[str, Any], *golden_logits: tuple[float, ...]) -> dict[str, Any]:
-    """The same with a tolerance that lets any logits pass, and what the file itself gave when it was gated."""
+    """The same fields with a tolerance that accepts any logits, and own golden logits."""
     (variant,) = fields["variants"]
     return fields | {
         "variants": (
@@ -168,28 +160,26 @@ def wide(fields: dict[str, Any], *golden_logits: tuple[float, ...]) -> dict[str,
     }
 
 
-def test_a_clear_answer_stays_the_same_whatever_the_tolerance(store: ModelStore) -> None:
-    """Another top-1 than training's fails where training's was half a probability ahead, and only there."""
+def test_a_clear_top1_must_not_change_whatever_the_tolerance(store: ModelStore) -> None:
+    """It is clear where training's top-1 is half a probability ahead."""
     other = wide(with_logits(lambda logits: np.roll(logits, 1)))
     with pytest.raises(
         NumericsProofError,
-        match=r"turned.png: the fp32 model answers 'red', training's clear answer was 'green'",
+        match=r"turned.png.*fp32.*'red'.*'green'",
     ):
         prove(store, other, proven_version()[1])
     prove(store, wide(with_logits(lambda logits: np.roll(logits, 1) / 100)), proven_version()[1])
 
 
-def test_a_variant_is_held_against_what_it_gave_itself(store: ModelStore) -> None:
-    """Its own logits, where it has them, take the place of training's: these may be further off than the tolerance."""
+def test_a_variant_is_compared_with_its_own_logits(store: ModelStore) -> None:
+    """Training's logits may then differ by more than the tolerance."""
     fields, files = proven_version()
     (variant,) = fields["variants"]
     apart = with_logits(lambda logits: logits + 10 * TOLERANCE)
     own = tuple(block.logits for block in fields["golden"])
     prove(store, apart | {"variants": (variant.model_copy(update={"golden_logits": own}),)}, files)
     moved = (own[0], tuple(logit + 2 * TOLERANCE for logit in own[1]))
-    with pytest.raises(
-        NumericsProofError, match="the fp32 logits differ from those of its gates by"
-    ):
+    with pytest.raises(NumericsProofError, match="fp32 logits"):
         prove(
             store,
             fields | {"variants": (variant.model_copy(update={"golden_logits": moved}),)},
@@ -209,14 +199,14 @@ def test_a_variant_is_held_against_what_it_gave_itself(store: ModelStore) -> Non
     ids=["swapped channels", "1 % off", "zeros", "NaN", "infinity"],
 )
 def test_another_model_fails_the_numerics_half(weights: np.ndarray, store: ModelStore) -> None:
-    """A model that computes something else, not-a-number above all, fails though its file is whole."""
+    """Although its file is intact. NaN fails too."""
     with pytest.raises(NumericsProofError):
         prove(store, *proven_version(weights))
 
 
 @pytest.mark.parametrize("classes", [1, 2, 4])
 def test_a_model_with_another_number_of_classes_fails(classes: int, store: ModelStore) -> None:
-    """A model that gives more or fewer scores than there are classes fails the proof, and with no other error."""
+    """With no other exception."""
     weights = np.resize(WEIGHTS, (3, classes))
     assert classes != len(CLASS_NAMES)
     with pytest.raises(ProofError):
@@ -264,7 +254,7 @@ def transparent_scene() -> Image.Image:
     ],
 )
 def test_each_mistake_in_preprocessing_breaks_the_proof(mistake: golden.Prepare) -> None:
-    """A swapped channel order, ignored EXIF, another interpolation or background and a shifted crop are each seen."""
+    """Channel order, EXIF, interpolation, background, crop: each is noticed."""
     data = encode(transparent_scene(), "PNG", **oriented(scene(), 6))
     block = Golden(
         image="a.png",
@@ -287,14 +277,12 @@ def test_a_decoder_of_another_shape_is_seen() -> None:
         decode_tolerance=DecodeTolerance(max_abs=255, mean_abs=255),
         logits=(0.0,),
     )
-    with pytest.raises(
-        DecodeProofError, match=r"a.png decodes to \(8, 8, 3\), training saw \(8, 7, 3\)"
-    ):
+    with pytest.raises(DecodeProofError, match=r"a.png.*\(8, 8, 3\).*\(8, 7, 3\)"):
         golden.check_decode(data, prepare(data, PREPROCESSING)[:, :-1], block, PREPROCESSING)
 
 
 def test_the_proof_does_not_look_at_another_version(store: ModelStore) -> None:
-    """Each version is proven by its own golden images: one that fails does not touch the one before it."""
+    """Each version has its own golden images."""
     publish_proven(store)
     publish_plain(store)
     for number in (1, 2):
@@ -302,15 +290,13 @@ def test_the_proof_does_not_look_at_another_version(store: ModelStore) -> None:
             assert len(version.manifest.golden) == (2 if number == 1 else 0)
 
 
-def test_pixels_that_can_not_be_read_are_no_fault_of_the_version(store: ModelStore) -> None:
-    """Trouble with the disk is told as such, without a path: the version may hold its proof the next time."""
+def test_unreadable_pixels_are_not_a_failed_proof(store: ModelStore) -> None:
+    """The error is about the disk and holds no path: the proof may pass the next time."""
     fields, files = proven_version()
     with store.open("m", store.publish("m", fields, files)) as version:
         stored = version.path(version.manifest.golden[0].pixels)
         stored.unlink()
         stored.mkdir()
-        with pytest.raises(
-            StoreUnreadableError, match=r"can not be read: Is a directory$"
-        ) as caught:
+        with pytest.raises(StoreUnreadableError, match=r"Is a directory$") as caught:
             golden.load_pixels(version, version.manifest.golden[0])
         assert str(store.root) not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The cache of optimised graphs: the same answers with it, bit for bit, and no harm where it is damaged, full or not ours."""
+"""The graph cache: identical outputs, and no harm if it is damaged, full or not writable."""
 
 import errno
 import json
@@ -50,7 +50,7 @@ def model(tmp_path: Path) -> Path:
 def write_model(path: Path, seed: int = 0) -> Path:
     weights = (
         np.random.default_rng(seed).normal(size=(3, CLASSES)).astype(np.float32)
-    )  # enough to lie in a file of their own
+    )  # large enough for an external file
     path.write_bytes(tiny_model_bytes(SIDE, SIDE, weights))
     return path
 
@@ -68,8 +68,8 @@ def images(side: int = SIDE) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (5, side, side, 3), np.uint8)
 
 
-def test_the_built_in_model_answers_bitwise_alike(cache: GraphCache) -> None:
-    """A residual network gives the same bits without the cache, when its graph is made, and when it is found."""
+def test_outputs_are_bit_identical_with_and_without_the_cache(cache: GraphCache) -> None:
+    """A residual network, when its graph is built and when it is found."""
     with ModelStore(BUILTIN_ROOT, None).open(BUILTIN_DEFAULT_MODEL, 1) as version:
         manifest = version.manifest
         pixels = images(manifest.input.height)
@@ -89,22 +89,22 @@ def test_the_built_in_model_answers_bitwise_alike(cache: GraphCache) -> None:
         assert features.tobytes() == answers[0][1].tobytes()
 
 
-def test_what_was_made_once_is_found(
+def test_a_cached_graph_is_used_again(
     cache: GraphCache, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second start makes nothing anew, nor does another process's; an entry has the graph, its weights and their digests."""
+    """By this process and by another one. An entry has the graph, its weights and a seal."""
     expected = load(model, None).run(images())
     load(model, cache)
     (entry,) = entries(tmp_path)
     assert sorted(path.name for path in entry.iterdir()) == [SEAL, WEIGHTS, GRAPH]
-    monkeypatch.setattr(GraphCache, "_build", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(GraphCache, "_build", lambda *_: pytest.fail("built again"))
     for again in (cache, GraphCache(tmp_path / "cache", PLENTY)):
         assert load(model, again).run(images()).tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("name", [GRAPH, WEIGHTS, SEAL])
 @pytest.mark.parametrize("damage", ["flip", "cut", "delete", "empty"])
-def test_a_damaged_entry_is_made_anew(
+def test_a_damaged_entry_is_built_again(
     name: str,
     damage: str,
     cache: GraphCache,
@@ -112,7 +112,7 @@ def test_a_damaged_entry_is_made_anew(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """One flipped bit, a torn write or a lost file: said once, and the answers are right at that start and at the next."""
+    """A warning is logged once, and the outputs are right at this start and the next."""
     expected = load(model, cache).run(images())
     path = entries(tmp_path)[0] / name
     data = path.read_bytes()
@@ -127,19 +127,19 @@ def test_a_damaged_entry_is_made_anew(
         )
     for _ in range(2):
         assert load(model, cache).run(images()).tobytes() == expected.tobytes()
-    assert caplog.text.count("is damaged and is made anew") == 1
+    assert caplog.text.count("is built again") == 1
     assert len(entries(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("listed", [[], [GRAPH]])
-def test_a_seal_that_does_not_list_its_files_seals_nothing(
+def test_a_seal_must_list_every_file(
     listed: list[str],
     cache: GraphCache,
     model: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whatever lies beside it could be anything; the entry is made anew."""
+    """Otherwise the entry is built again."""
     load(model, cache)
     seal = entries(tmp_path)[0] / SEAL
     sealed = json.loads(seal.read_bytes())
@@ -148,35 +148,35 @@ def test_a_seal_that_does_not_list_its_files_seals_nothing(
     )
     for _ in range(2):
         load(model, cache)
-    assert caplog.text.count("is damaged and is made anew") == 1
+    assert caplog.text.count("is built again") == 1
     assert json.loads(seal.read_bytes()) == sealed
 
 
-def test_an_entry_that_is_read_only_is_used(
+def test_a_read_only_entry_is_used(
     cache: GraphCache,
     model: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A cache that came with an image has its entries taken as they are, with nothing to warn of."""
+    """A cache may be part of a container image. Nothing is logged."""
     load(model, cache)
 
     def read_only(path: Path) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
     monkeypatch.setattr(host_cache.os, "utime", read_only)
-    monkeypatch.setattr(GraphCache, "_build", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(GraphCache, "_build", lambda *_: pytest.fail("built again"))
     assert load(model, cache).run(images()).shape == (5, CLASSES)
     assert caplog.text == ""
 
 
-def test_a_cache_that_became_read_only_is_said_once(
+def test_a_cache_that_became_read_only_is_logged_once(
     cache: GraphCache,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Each attempt has a directory with another name, and the log one line all the same."""
+    """Although each attempt has a directory with another name."""
     load(write_model(tmp_path / "first.onnx"), cache)
     real = Path.mkdir
 
@@ -191,36 +191,38 @@ def test_a_cache_that_became_read_only_is_said_once(
             5,
             CLASSES,
         )
-    assert caplog.text.count("without the cache") == 1
+    assert caplog.text.count("without the graph cache") == 1
     assert BUILDING_PREFIX not in caplog.text
 
 
-def test_a_graph_that_answers_otherwise_is_not_kept(
+def test_a_graph_with_other_outputs_is_not_kept(
     cache: GraphCache,
     model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Should ONNX Runtime write another graph than it runs, the model serves without the cache and the log says so."""
+    """The model runs without the cache, and a warning is logged."""
     other = write_model(tmp_path / "other.onnx", seed=1)
     real = graph_cache._reopen
     monkeypatch.setattr(graph_cache, "_reopen", lambda _, settings: real(other, settings))
     assert load(model, cache).run(images()).tobytes() == load(model, None).run(images()).tobytes()
     assert entries(tmp_path) == []
-    assert "answers otherwise once it was written and read" in caplog.text
+    assert "other outputs" in caplog.text
 
 
-def test_entries_are_told_apart(cache: GraphCache, model: Path, tmp_path: Path) -> None:
-    """Another model file, or another number of threads, has an entry of its own."""
+def test_each_file_and_number_of_threads_has_its_entry(
+    cache: GraphCache, model: Path, tmp_path: Path
+) -> None:
+    """Three entries for three combinations."""
     load(model, cache)
     load(model, cache, threads=2)
     load(write_model(tmp_path / "model.onnx", seed=1), cache)
     assert len(entries(tmp_path)) == 3
 
 
-def test_the_key_has_all_that_a_graph_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another ONNX Runtime, or another processor, does not take what this one has made."""
+def test_the_key_depends_on_file_runtime_and_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another ONNX Runtime or processor does not use this entry."""
     settings = _settings(SessionOptions())
     keys = {key_of("a" * 64, settings), key_of("b" * 64, settings)}
     monkeypatch.setattr(graph_cache.onnxruntime, "__version__", "0.0.1")
@@ -230,8 +232,8 @@ def test_the_key_has_all_that_a_graph_depends_on(monkeypatch: pytest.MonkeyPatch
     assert len(keys) == 4
 
 
-def test_a_processor_is_known_by_its_flags(tmp_path: Path) -> None:
-    """Two machines with the same name and other flags are two; where the system lists none, there is still an answer."""
+def test_a_processor_is_identified_by_its_flags(tmp_path: Path) -> None:
+    """The same name with other flags is another processor. Without a list there is a default."""
     texts = [
         "processor : 0\nmodel name : one\nflags : sse avx2\n\nprocessor : 1\n",
         "processor : 0\nmodel name : one\nflags : sse\n\n",
@@ -244,8 +246,8 @@ def test_a_processor_is_known_by_its_flags(tmp_path: Path) -> None:
     assert cpu_description(tmp_path / "nowhere")
 
 
-def test_the_one_unused_longest_goes_first(model: Path, tmp_path: Path) -> None:
-    """Beyond the bound room is made for the newest, and what was used since it was made stays."""
+def test_the_entry_used_longest_ago_is_deleted_first(model: Path, tmp_path: Path) -> None:
+    """Using an entry again keeps it."""
     load(model, GraphCache(tmp_path / "cache", PLENTY))
     (first,) = entries(tmp_path)
     size = sum(path.stat().st_size for path in first.iterdir())
@@ -262,21 +264,21 @@ def test_the_one_unused_longest_goes_first(model: Path, tmp_path: Path) -> None:
     assert len(entries(tmp_path)) == 2
 
 
-def test_a_graph_larger_than_the_bound_takes_no_one_s_place(
+def test_a_graph_over_the_limit_deletes_no_other(
     model: Path, cache: GraphCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What does not fit is not kept, and what is there stays."""
+    """It is not kept."""
     load(write_model(tmp_path / "other.onnx", seed=1), cache)
     kept = entries(tmp_path)
     assert load(model, GraphCache(tmp_path / "cache", 1000)).run(images()).shape == (5, CLASSES)
     assert entries(tmp_path) == kept
-    assert "allowed are 1000" in caplog.text
+    assert "limit of 1000" in caplog.text
 
 
-def test_a_graph_larger_than_the_bound_is_not_made_again_and_again(
+def test_a_graph_over_the_limit_is_built_at_most_once(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One whose file is too large is never written; one that turns out to be is written once in the life of a process."""
+    """If the model file alone is too large, it is never built."""
     written: list[Path] = []
     seal = graph_cache._seal
     monkeypatch.setattr(
@@ -288,11 +290,13 @@ def test_a_graph_larger_than_the_bound_is_not_made_again_and_again(
             assert load(model, cache).run(images()).shape == (5, CLASSES)
         assert len(written) == expected
         assert entries(tmp_path) == []
-    assert caplog.text.count(" bytes, allowed are ") == 2
+    assert caplog.text.count("more than the limit") == 2
 
 
-def test_it_may_be_deleted_while_it_is_used(cache: GraphCache, model: Path, tmp_path: Path) -> None:
-    """A session goes on with what it has mapped, and the next start begins anew."""
+def test_the_cache_may_be_deleted_while_it_is_used(
+    cache: GraphCache, model: Path, tmp_path: Path
+) -> None:
+    """Mapped files stay valid, and the next start builds the entry again."""
     load(model, cache)
     session = load(model, cache)
     expected = session.run(images())
@@ -306,42 +310,42 @@ def test_it_may_be_deleted_while_it_is_used(cache: GraphCache, model: Path, tmp_
     not Path("/proc").is_dir(),
     reason="this system has no /proc, in which not even root can make a file",
 )
-def test_a_cache_that_can_not_be_written_is_said_once(
+def test_a_cache_that_cannot_be_written_is_logged_once(
     model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two models load without it, and the log has one line."""
+    """Two models load without it."""
     cache = GraphCache(Path("/proc/cache"), PLENTY)
     for path in (model, write_model(tmp_path / "other.onnx", seed=1)):
         assert load(path, cache).run(images()).shape == (5, CLASSES)
-    assert caplog.text.count("without the cache") == 1
+    assert caplog.text.count("without the graph cache") == 1
 
 
-def test_a_cache_that_others_can_write_is_not_used(
+def test_a_cache_that_others_can_write_to_is_not_used(
     cache: GraphCache, model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is run from there could be anyone's."""
+    """Its content could come from anyone."""
     load(model, cache)
     (tmp_path / "cache" / FOLDER).chmod(0o777)
     assert load(model, cache).run(images()).shape == (5, CLASSES)
     assert "others can write to" in caplog.text
 
 
-def test_a_bad_model_is_the_model_s_fault(
+def test_an_invalid_model_fails_as_without_the_cache(
     cache: GraphCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file that is no model fails as it does without the cache, which is neither blamed nor left with rubbish."""
+    """Nothing is logged, and no entry is left behind."""
     path = tmp_path / "model.onnx"
     path.write_bytes(b"no model")
-    with pytest.raises(ModelRunError, match=r"can not load model\.onnx"):
+    with pytest.raises(ModelRunError, match=r"model\.onnx"):
         load(path, cache)
     assert entries(tmp_path) == []
     assert caplog.text == ""
 
 
-def test_what_a_killed_process_has_left_goes(
+def test_leftovers_of_killed_processes_are_deleted(
     cache: GraphCache, model: Path, tmp_path: Path
 ) -> None:
-    """The half-made directory of a process that is gone is deleted; that of one that is at work is not."""
+    """A directory that a running process is building stays."""
     load(model, cache)
     dead, alive = (
         tmp_path / "cache" / FOLDER / f"{BUILDING_PREFIX}{name}" for name in ("dead", "alive")
@@ -356,8 +360,8 @@ def test_what_a_killed_process_has_left_goes(
     lock.release()
 
 
-def test_processes_that_start_at_once_leave_one_entry(model: Path, tmp_path: Path) -> None:
-    """Four processes race for the same graph: all answer alike, one entry is kept, and no half-made one stays."""
+def test_concurrent_processes_leave_one_entry(model: Path, tmp_path: Path) -> None:
+    """All have the same outputs, and nothing unfinished stays."""
     code = """if True:
         import sys
         from pathlib import Path

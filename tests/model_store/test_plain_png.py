@@ -9,8 +9,9 @@ from PIL import Image
 from store_factory import encode, oriented, png, png_chunk
 
 from model_store.errors import ImageError
+from model_store.image_header import open_image
 from model_store.manifest import Preprocessing
-from model_store.preprocessing import Pixels, open_image, plain_png, prepare, to_pixels
+from model_store.preprocessing import Pixels, plain_png, prepare, to_pixels
 
 SPEC = Preprocessing(resize=16, crop_height=16, crop_width=16)
 FILTERS = ("none", "sub", "up", "average", "paeth")

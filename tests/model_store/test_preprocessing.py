@@ -14,8 +14,9 @@ from model_store.errors import (
     ImageUnsupportedError,
     NotAnImageError,
 )
+from model_store.image_header import FORMATS, resized_size, sniff
 from model_store.manifest import Interpolation, Preprocessing
-from model_store.preprocessing import FORMATS, Pixels, prepare, resized_size, sniff
+from model_store.preprocessing import Pixels, prepare
 
 SCENE = scene(24, 16)
 SMALL = Preprocessing(resize=8, crop_height=8, crop_width=8)

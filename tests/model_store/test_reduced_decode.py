@@ -8,8 +8,9 @@ import pytest
 from PIL import ExifTags, Image
 from store_factory import encode
 
+from model_store.image_header import open_image
 from model_store.manifest import Interpolation, Preprocessing
-from model_store.preprocessing import Pixels, load_pixels, open_image, prepare, reduction, to_pixels
+from model_store.preprocessing import Pixels, load_pixels, prepare, reduction, to_pixels
 
 CAT = Path(__file__).parents[2] / "docs/images/cat.jpg"
 

@@ -96,7 +96,7 @@ class TestListing:
     def test_a_model_that_does_not_exist_is_an_error(self, store: ModelStore) -> None:
         """Asking for an unknown model is a ModelNotFoundError that lists those there are."""
         publish_plain(store, "known")
-        with pytest.raises(ModelNotFoundError, match="'unknown'.*known"):
+        with pytest.raises(ModelNotFoundError, match=r"'unknown'.*known"):
             store.versions("unknown")
 
     @pytest.mark.parametrize("name", BAD_MODEL_NAMES)

@@ -13,13 +13,13 @@ import numpy as np
 import PIL
 from PIL import Image, TiffImagePlugin, features
 
-from model_store import preprocessing
+from model_store import image_header, preprocessing
 from model_store.errors import ImageError
+from model_store.image_header import open_image
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import (
     Pixels,
     load_pixels,
-    open_image,
     orient,
     prepare,
     reduction,
@@ -121,7 +121,10 @@ def scan(
 
 def _key(data: ImageSet, spec: Preprocessing | None) -> str:
     """Cache key: a digest of the files, the preprocessing, Pillow and the code that decodes."""
-    code = [Path(file).read_bytes() for file in (__file__, preprocessing.__file__)]
+    code = [
+        Path(file).read_bytes()
+        for file in (__file__, image_header.__file__, preprocessing.__file__)
+    ]
     inputs = (
         data.identity,
         "" if spec is None else spec.model_dump_json(),

@@ -8,17 +8,9 @@ from PIL import ExifTags, Image
 
 from model_store.errors import DecodeProofError
 from model_store.golden import Prepare, check_decode
+from model_store.image_header import open_image
 from model_store.manifest import Check, Golden, Preprocessing
-from model_store.preprocessing import (
-    Pixels,
-    crop,
-    load_pixels,
-    open_image,
-    orient,
-    prepare,
-    resize,
-    to_rgb,
-)
+from model_store.preprocessing import Pixels, crop, load_pixels, orient, prepare, resize, to_rgb
 from model_store.session import Session
 from training.data.sampling import evenly_spaced
 from training.data.sources import encode

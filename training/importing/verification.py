@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
+from model_store.image_header import sniff
 from model_store.manifest import Check, Golden, Preprocessing
-from model_store.preprocessing import Pixels, prepare, sniff
+from model_store.preprocessing import Pixels, prepare
 from model_store.provenance import Metrics
 from model_store.session import Logits, Session, probabilities
 from training.data.folders import load_folder

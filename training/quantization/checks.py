@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from model_store.manifest import Check, Manifest, Precision
 from model_store.preprocessing import Pixels
 from model_store.session import Logits, Session
-from model_store.speed import batches_up_to, speed_up, time_in_turn
+from model_store.timing import speedup, time_alternately, timed_batch_sizes
 from model_store.uncertainty import CLEAR_MARGIN, margins
 from training.gates.checks import LOGIT_TOLERANCE, at_least, at_most, max_abs
 from training.gates.gate import apply_waivers
@@ -212,18 +212,18 @@ def _check_speed(candidate: VariantCandidate, scorer: Scorer) -> Iterator[Check]
         "fp32": candidate.fp32_session.run,
         candidate.precision: candidate.session.run,
     }
-    seconds = time_in_turn(
+    seconds = time_alternately(
         runs,
         scorer.manifest.input,
         rounds=SPEED_ROUNDS,
         budget_seconds=20,
-        least_rounds=5,
-        batches=batches_up_to(scorer.manifest.max_batch_size),
+        min_rounds=5,
+        batch_sizes=timed_batch_sizes(scorer.manifest.max_batch_size),
     )
     # The first round warms up.
     fp32_rounds, variant_rounds = seconds["fp32"][1:], seconds[candidate.precision][1:]
     by_round = [
-        speed_up(fp32[None], variant[None])
+        speedup(fp32[None], variant[None])
         for fp32, variant in zip(fp32_rounds, variant_rounds, strict=True)
     ]
     # The upper quartile, because other work on the machine slows some rounds down.

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from pydantic import Field, TypeAdapter, ValidationError
 
+from model_store.image_header import sniff
 from model_store.manifest import DecodeTolerance, Golden
-from model_store.preprocessing import Pixels, prepare, sniff, to_rgb
+from model_store.preprocessing import Pixels, prepare, to_rgb
 from training.data.sampling import evenly_spaced
 from training.data.sources import encode
 from training.run.data import RunData

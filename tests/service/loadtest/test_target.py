@@ -8,7 +8,7 @@ from colour_model import plain
 from PIL import Image as PillowImage
 from starlette.datastructures import Headers
 
-from model_store.preprocessing import sniff
+from model_store.image_header import sniff
 from service.http.request_body import read_images as read_body
 from service.loadtest import target as targets
 from service.loadtest.connection import Address

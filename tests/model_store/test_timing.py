@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model_store.manifest import Input
-from model_store.speed import speed_up, time_in_turn
+from model_store.timing import speedup, time_alternately
 
 SHAPE = Input(height=4, width=5)
 
@@ -16,7 +16,7 @@ def test_all_are_run_in_turn_on_the_same_images() -> None:
     """Each round runs every name on a batch of 1 and of 8, so that a busy moment meets all alike."""
     seen: list[tuple[str, np.ndarray]] = []
     runs = {name: lambda images, name=name: seen.append((name, images)) for name in ("a", "b")}
-    seconds = time_in_turn(runs, SHAPE, rounds=3)
+    seconds = time_alternately(runs, SHAPE, rounds=3)
     assert [(name, len(images)) for name, images in seen] == [
         ("a", 1),
         ("a", 8),
@@ -31,14 +31,12 @@ def test_a_spent_budget_ends_it_after_the_least_rounds(monkeypatch: pytest.Monke
     """A slow model is not run as often as asked, but often enough to compare."""
     ticks = itertools.count()
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(ticks)))
-    seconds = time_in_turn(
-        {"a": lambda _: None}, SHAPE, rounds=50, budget_seconds=0, least_rounds=2
+    seconds = time_alternately(
+        {"a": lambda _: None}, SHAPE, rounds=50, budget_seconds=0, min_rounds=2
     )
     assert seconds["a"].tolist() == [[1.0, 1.0], [1.0, 1.0]]
 
 
 def test_speed_up_is_the_geometric_mean_of_the_best_of_each_batch() -> None:
     """Four times for one image and once for eight is twice."""
-    assert speed_up(np.array([[9.0, 8.0], [4.0, 9.0]]), np.array([[1.0, 8.0]])) == pytest.approx(
-        2.0
-    )
+    assert speedup(np.array([[9.0, 8.0], [4.0, 9.0]]), np.array([[1.0, 8.0]])) == pytest.approx(2.0)

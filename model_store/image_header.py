@@ -1,0 +1,179 @@
+"""The header of an image: its format, its size, and the limits that hold before decoding."""
+
+import io
+import struct
+import zlib
+from typing import Final
+
+from PIL import (
+    Image,
+    TiffImagePlugin,  # noqa: F401  Pillow would import these two lazily, on the first such image
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401  as above
+)
+
+from model_store.errors import (
+    ImageCorruptError,
+    ImageError,
+    ImageTruncatedError,
+    ImageUnsupportedError,
+    NotAnImageError,
+    TooManyPixelsError,
+)
+from model_store.manifest import Preprocessing
+
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+DEFAULT_MAX_PIXELS: Final = 50 * 1024 * 1024
+MAX_PNG_CHUNKS: Final = 256
+MAX_SCANNED_PIXELS: Final = 2**31
+"""Limit of scans x pixels of a progressive JPEG: one to two seconds of decoding."""
+PILLOW_MAX_PIXELS: Final = 89_478_485
+"""Pillow rejects larger images or warns, so no setting may be higher."""
+DECODE_ERRORS: Final = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    EOFError,
+    OverflowError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow raises for damaged data, found by flipping bits (`test_damaged_images.py`)."""
+
+
+def sniff(data: bytes) -> str | None:
+    """The format of an image by its first bytes: one of `FORMATS`, or None if it is unknown."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "TIFF"
+    # `BM` alone is a weak signature, so the size of the header must exist too.
+    if data.startswith(b"BM") and len(data) >= 18 and data[14:18] in _BMP_HEADER_SIZES:
+        return "BMP"
+    return None
+
+
+_BMP_HEADER_SIZES: Final = frozenset(
+    size.to_bytes(4, "little") for size in (12, 16, 40, 52, 56, 64, 108, 124)
+)
+
+
+def open_image(
+    data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> Image.Image:
+    """Read the header of an image and check its limits. No pixel is decoded.
+
+    Args:
+        data: The encoded image.
+        spec: The `preprocessing` block of the manifest.
+        max_pixels: Limit for the pixels of the image, before and after the resize.
+
+    Raises:
+        ImageError: The header is damaged, or a limit is exceeded.
+    """
+    kind = sniff(data)
+    if kind is None:
+        raise _unknown_signature(data)
+    if kind == "PNG":
+        _check_png_chunks(data)
+    try:
+        image = Image.open(io.BytesIO(data), formats=(kind,))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise TooManyPixelsError(
+            f"the image has more than {PILLOW_MAX_PIXELS:,} pixels; the limit is {max_pixels:,}"
+        ) from None
+    except UnidentifiedImageError:
+        raise ImageTruncatedError(
+            f"the data begins like {kind} but has no complete header ({len(data)} bytes)"
+        ) from None
+    except DECODE_ERRORS as error:
+        if _is_cut(kind, data):
+            raise ImageTruncatedError(
+                f"the {kind} data ends before the image does ({len(data)} bytes)"
+            ) from None
+        raise ImageCorruptError(
+            f"the {kind} header is damaged: {decode_error_reason(error)}"
+        ) from None
+    width, height = image.size
+    if kind == "JPEG" and (scans := count_scans(data)) * width * height > MAX_SCANNED_PIXELS:
+        raise ImageCorruptError(
+            f"the JPEG has {scans} scans of {width}x{height} pixels, more than a progressive image "
+            "needs"
+        )
+    if width * height > max_pixels:
+        raise TooManyPixelsError(
+            f"the image has {width}x{height} = {width * height:,} pixels; the limit is "
+            f"{max_pixels:,}"
+        )
+    resized_width, resized_height = resized_size(width, height, spec)
+    # 10 x 100,000 pixels pass the first check and would become gigabytes.
+    if (resized := resized_width * resized_height) > max_pixels:
+        raise TooManyPixelsError(
+            f"the image is {width}x{height} and would have {resized:,} pixels with its shorter "
+            f"side resized to {spec.resize}; the limit is {max_pixels:,}"
+        )
+    return image
+
+
+def count_scans(data: bytes) -> int:
+    """Number of scans of a JPEG, estimated by their markers.
+
+    Each scan costs a pass over all pixels and a dozen bytes. Normal files have at most ten.
+    """
+    return data.count(b"\xff\xda")
+
+
+def resized_size(width: int, height: int, spec: Preprocessing) -> tuple[int, int]:
+    """Width and height after the resize and before the crop.
+
+    The longer side is rounded down, as in torchvision.
+    """
+    if spec.resize_mode == "exact":
+        return spec.crop_width, spec.crop_height
+    if width <= height:
+        return spec.resize, int(spec.resize * height / width)
+    return int(spec.resize * width / height), spec.resize
+
+
+def _is_cut(kind: str, data: bytes) -> bool:
+    """Whether a file that cannot be opened is shorter than its format says."""
+    if kind == "WEBP":
+        return len(data) < 8 + int.from_bytes(data[4:8], "little")
+    return kind == "PNG" and b"IEND" not in data
+
+
+def _check_png_chunks(data: bytes) -> None:
+    """Limit the chunks before the pixels: each may inflate to a megabyte."""
+    position, chunks = 8, 0
+    while position + 8 <= len(data) and data[position + 4 : position + 8] != b"IDAT":
+        chunks += 1
+        if chunks > MAX_PNG_CHUNKS:
+            raise ImageCorruptError(
+                f"the PNG has more than {MAX_PNG_CHUNKS} chunks before its pixels"
+            )
+        position += 12 + int.from_bytes(data[position : position + 4], "big")
+
+
+def _unknown_signature(data: bytes) -> ImageError:
+    known = ", ".join(FORMATS)
+    brands = {b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis"}
+    if data[4:8] == b"ftyp" and data[8:12] in brands:
+        return ImageUnsupportedError(
+            f"HEIC and AVIF images are not supported; convert the image to one of {known}"
+        )
+    return NotAnImageError(f"the data has no image signature; send one of {known}")
+
+
+def decode_error_reason(error: BaseException) -> str:
+    """The error of Pillow without object addresses and paths."""
+    return f"{type(error).__name__}: {error}".split("<", 1)[0][:120].strip()
