@@ -56,7 +56,9 @@ def same(scorer: Scorer, digits_graph: bytes, digits_data: RunData) -> VariantCa
 def seconds(monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
     """The measured seconds by name, `[rounds, batches]`; tests that check the speed change them."""
     times = {name: np.ones((9, 2)) for name in ("fp32", "int8", "fp16")}
-    monkeypatch.setattr(checks, "time_alternately", lambda runs, *_, **__: {n: times[n] for n in runs})
+    monkeypatch.setattr(
+        checks, "time_alternately", lambda runs, *_, **__: {n: times[n] for n in runs}
+    )
     return times
 
 
