@@ -183,6 +183,35 @@ def test_a_rotation_turns_by_at_most_the_given_angle_to_both_sides() -> None:
     assert degrees.max() > 25
 
 
+@pytest.mark.parametrize("axis", ["x", "y"])
+def test_a_shear_slants_by_at_most_the_given_angle_to_both_sides(axis: str) -> None:
+    """A ramp along x stays as steep along x, and becomes steep along y, or the other way round."""
+    ramp = torch.linspace(-1, 1, 64).expand(200, 3, 64, 64)
+    images = ramp if axis == "x" else ramp.transpose(2, 3)
+    settings = Augmentation(shear_degrees=20, fill="reflect")
+    out = augment(images, unflipped(200), settings, 64, BLACK)[:, 0]
+    out = out if axis == "x" else out.transpose(1, 2)
+    across = (out[:, 36, 32] - out[:, 28, 32]) / 8 / (2 / 63)
+    degrees = torch.rad2deg(torch.atan(across))
+    assert degrees.abs().max() < 21
+    assert degrees.min() < -15
+    assert degrees.max() > 15
+
+
+def test_an_aspect_stretches_one_side_and_shrinks_the_other() -> None:
+    """By at most the square root of the ratio each; the area stays."""
+    ramp = torch.linspace(-1, 1, 64).expand(200, 3, 64, 64)
+    settings = Augmentation(crop_aspect=2, fill="reflect")
+    slopes = []
+    for images in (ramp, ramp.transpose(2, 3)):
+        out = augment(images, unflipped(200), settings, 64, BLACK)[:, 0]
+        out = out if images is ramp else out.transpose(1, 2)
+        slopes.append((out[:, 32, 36] - out[:, 32, 28]) / 8 / (2 / 63))
+    assert torch.allclose(slopes[0] * slopes[1], torch.ones(200), atol=0.05)
+    assert 0.68 < slopes[0].min() < 0.75
+    assert 1.35 < slopes[0].max() < 1.45
+
+
 def test_a_translation_shifts_by_at_most_its_fraction() -> None:
     ramp = torch.linspace(-1, 1, 32).expand(200, 3, 32, 32)
     out = augment(ramp, unflipped(200), Augmentation(translation=0.25), 32, BLACK)

@@ -175,3 +175,19 @@ def test_images_grow_over_the_run_if_the_recipe_says_so() -> None:
         images_of(batch).shape[-1] for epoch in (0, 1) for batch in loader.epoch_batches(epoch)
     ]
     assert sides == [16, 16, 32, 32]
+    resumed = [images_of(batch).shape[-1] for batch in loader.epoch_batches(0, first_step=1)]
+    resumed += [images_of(batch).shape[-1] for batch in loader.epoch_batches(1, first_step=1)]
+    assert resumed == [16, 32]
+
+
+def test_the_settings_of_the_recipe_reach_the_augmentation() -> None:
+    """Flips by the recipe, and the loader's color outside the image."""
+    loader = make_loader(augmentation={"flip": "alternate"}, mixing={}, batch_size=50)
+    sides = []
+    for epoch in range(2):
+        (batch,) = loader.epoch_batches(epoch)
+        sides.append({image.numpy().tobytes() for image in batch.micro_batches[0].images})
+    assert sides[0].isdisjoint(sides[1])
+    padded = make_loader(augmentation={"pad": 8, "fill": "background"}, mixing={})
+    padded = replace(padded, fill=torch.full((3, 1, 1), 5.0))
+    assert (images_of(next(padded.epoch_batches(0))) == 5).any()
