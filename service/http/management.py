@@ -31,7 +31,7 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
         403: "The key lacks the scope `manage`, or no key with that scope exists yet",
         404: "No such model or version in the store",
         408: "The body arrived too slowly",
-        409: "The version cannot be proven, is the last one, or the alias cannot be moved: see `code`",
+        409: "The version fails its proof or is the last one, or the alias cannot move; see `code`",
         413: "The body is too large",
         503: "The store or the version cannot be read",
     }.items()
@@ -145,7 +145,7 @@ def build_management_router(
     async def roll_back(
         by: Annotated[str, Depends(authorise)], request: Request, model: ModelName
     ) -> ModelDetail:
-        """Point `production` to the version before its newest promotion, after proving that version.
+        """Point `production` to the version before its newest promotion, after proving it.
 
         A second rollback goes back one more promotion.
         """
@@ -170,7 +170,10 @@ def build_management_router(
 
 
 async def _check_connected(request: Request) -> None:
-    """Raise ClientDisconnectedError if the client has left: it may retry, and two rollbacks are not one."""
+    """Raise ClientDisconnectedError if the client has left.
+
+    It may retry, and a rollback that ran anyway would run twice.
+    """
     if await request.is_disconnected():
         raise ClientDisconnectedError
 

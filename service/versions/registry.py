@@ -162,7 +162,7 @@ class Registry:
 
     @contextmanager
     def exclusive(self) -> Iterator["RegistryChange"]:
-        """Be the only one who changes the registry; blocks. Raises NotReadyError if it is closed."""
+        """The sole right to change the registry; blocks. Raises NotReadyError if it is closed."""
         with self._lock:
             if self._state.closed:
                 raise NotReadyError("the service is shutting down")

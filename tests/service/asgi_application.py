@@ -1,4 +1,4 @@
-"""The application in the test's own process, so that a test can hold its model and be a client that behaves badly."""
+"""The application in the test's process, with a model that can be held and raw clients."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,7 +20,7 @@ from service.versions.registry import Registry
 
 @dataclass
 class Application:
-    """A started application with its models loaded, and a client that talks to it without a socket."""
+    """A started application with loaded models, and a client that needs no socket."""
 
     app: PredictEndpoint
     registry: Registry
@@ -65,7 +65,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @dataclass
 class RawClient:
-    """One request, message by message: its sender decides when the body comes and when the client is gone."""
+    """One request whose ASGI messages the test sends one by one."""
 
     path: str = "/v1/predict"
     headers: dict[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The application behind uvicorn and our own protocol, in the test's process: real sockets, and a model that a test can hold."""
+"""The application behind uvicorn on a real socket, in the test's process."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ from service.versions.registry import Registry
 
 
 class InProcess(uvicorn.Server):
-    """One that leaves signals to the tests."""
+    """A server that leaves signals to the test."""
 
     def capture_signals(self) -> Any:
         return nullcontext()

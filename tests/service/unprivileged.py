@@ -1,4 +1,4 @@
-"""Root reads whatever its mode says, and gives files away; a test of what can not be done must do without that."""
+"""Run part of a test without root's privileges on files."""
 
 import ctypes
 import os
@@ -27,12 +27,12 @@ class _Sets(ctypes.Structure):
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """This thread, and those that it starts meanwhile, may do with files only what their modes let the owner do."""
+    """Limit this thread, and threads that it starts, to what file modes allow."""
     if os.geteuid() != 0:
         yield
         return
     if sys.platform != "linux":
-        pytest.skip("only Linux lets root put this privilege aside")
+        pytest.skip("only Linux lets root drop this privilege")
     libc = ctypes.CDLL(None, use_errno=True)
     header, sets = _Header(CAPABILITY_VERSION_3, 0), (_Sets * 2)()
     assert libc.capget(ctypes.byref(header), sets) == 0, os.strerror(ctypes.get_errno())
