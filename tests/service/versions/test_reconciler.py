@@ -13,7 +13,9 @@ from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
 from model_store.version import Version
 from service.engine.loaded_version import LoadedVersion
 from service.engine.options import EngineOptions
+from service.versions import draining
 from service.versions import loading as loading_module
+from service.versions.operations import Operations
 from service.versions.reconciler import reconcile
 from service.versions.registry import Registry
 
@@ -268,3 +270,39 @@ def test_second_published_model_leaves_the_default(registry: Registry) -> None:
     reconcile(fresh)
     assert fresh.default_model is None
     fresh.close()
+
+
+def test_deleted_model_leaves_nothing_behind(registry: Registry) -> None:
+    """A deleted model takes its overrides and its cached aliases with it."""
+    for name in (MODEL, "other"):
+        publish(registry.store, name)
+        publish(registry.store, name)
+    reconcile(registry)
+    Operations(registry).load(MODEL, 1)
+    shutil.rmtree(registry.store.root / MODEL)
+    reconcile(registry)
+    assert registry.overrides(MODEL) == {}
+    assert {name for name, _ in registry.desired._cache} == {"other"}
+    publish(registry.store)
+    publish(registry.store)
+    reconcile(registry)
+    assert sorted(registry.models[MODEL].serving) == [2]
+
+
+def test_memory_is_returned_after_a_version_has_closed(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first reconciliation after a version has closed returns its memory, once."""
+    trims: list[None] = []
+    publish(registry.store)
+    reconcile(registry)
+    publish(registry.store)
+    with registry.lease(MODEL):
+        reconcile(registry)
+        monkeypatch.setattr(draining, "trim_memory", lambda: trims.append(None))
+        reconcile(registry)
+        assert trims == []
+    wait_until_closed(registry)
+    for _ in range(2):
+        reconcile(registry)
+    assert len(trims) == 1
