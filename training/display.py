@@ -18,7 +18,7 @@ from training.run.data import RunData
 from training.run.tracking import Trackers
 from training.steps.calibrate import RunCalibration
 from training.steps.cross_validation import CrossValidation
-from training.steps.train import Progress
+from training.steps.progress import Progress
 from training.tables import (
     calibration_table,
     checks_table,

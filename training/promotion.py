@@ -1,4 +1,4 @@
-"""How publishing changes the version that serves: checks before it, and what a new version lacks."""
+"""Which version serves after a publish: checks before it, and what the new version lacks."""
 
 import os
 from contextlib import suppress

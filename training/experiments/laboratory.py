@@ -28,10 +28,12 @@ from training.run.config import RunConfig
 from training.run.data import CHECK_FILE, RunData, open_run_data, without_crop
 from training.run.directory import CONFIG_FILE, Run, RunDirectory, damaged
 from training.run.inference import predict_split
+from training.run.metrics import read_metrics
 from training.run.request import RunRequest, build_config, load_request_images
 from training.run.weights import LAST_WEIGHTS, Trained, read_weights
 from training.steps.pipeline import ProgressDisplay
-from training.steps.train import Progress, read_metrics, train
+from training.steps.progress import Progress
+from training.steps.train import train
 
 TWIN_FAMILIES: Final = ("plain", "resnet")
 """Networks of these families and one depth differ only in their shortcuts."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from training.run.directory import RunDirectory, damaged
-from training.steps.train import Progress
+from training.steps.progress import Progress
 
 CURVE: Final = "curve.csv"
 POINT_STEPS: Final = 50

@@ -33,12 +33,9 @@ from training.learning.networks import (
     parse_architecture,
 )
 from training.learning.normalization import Normalization
+from training.run.foreign_weights import download_torchvision_weights, read_state_dict
 from training.run.inference import predict
-from training.run.initial_weights import (
-    HEAD_PARAMETERS,
-    download_torchvision_weights,
-    read_state_dict,
-)
+from training.run.initial_weights import HEAD_PARAMETERS
 from training.run.weights import Trained, is_weights_file, read_weights, serialise
 from training.steps.export import (
     EXPORT_MAX_BATCH_SIZE,

@@ -24,10 +24,10 @@ from training.reports.pages import flatten, format_percent, render_page
 from training.run.config import RunConfig
 from training.run.data import CHECK_FILE
 from training.run.directory import Run, damaged
+from training.run.metrics import METRICS_FILE
 from training.run.weights import LAST_WEIGHTS
 from training.steps.evaluate import EVALUATION_FILE, read_figures, read_labels, read_logits
 from training.steps.publish import PUBLISHED_FILE
-from training.steps.train import METRICS_FILE
 
 X_AXES: Final = ("epoch", "images seen", "seconds of training")
 DRAWN_METRICS: Final = (

@@ -10,7 +10,7 @@ from typing import Any
 from training.reports.pages import format_percent
 from training.run.data import SPLIT_FILE
 from training.run.directory import Run, damaged
-from training.steps.train import read_metrics
+from training.run.metrics import read_metrics
 
 
 @dataclass(frozen=True)

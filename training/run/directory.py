@@ -1,4 +1,4 @@
-"""The directory of a run: one file per result, each replaced in one step, so that no crash leaves half a file.
+"""The directory of a run: one file per result, each replaced atomically.
 
 ::
 

@@ -3,12 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
-from torchvision.models import get_model_weights
 
 from model_store.manifest import Preprocessing
 from model_store.provenance import VersionReference
@@ -18,6 +16,7 @@ from training.errors import InitialWeightsError
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
 from training.run.directory import Run
+from training.run.foreign_weights import download_torchvision_weights, read_state_dict
 from training.run.known_images import KNOWN_IMAGES_FILE
 from training.run.weights import (
     PREVIOUS_WEIGHTS,
@@ -30,8 +29,6 @@ from training.run.weights import (
 TORCHVISION: Final = "torchvision"
 HEAD_PARAMETERS: Final = ("fc.weight", "fc.bias")
 _WEIGHT_SUFFIXES: Final = frozenset({".safetensors", ".pth", ".pt", ".bin"})
-# keys under which training scripts store a state dict
-_STATE_DICT_KEYS: Final = ("state_dict", "model", "model_state_dict", "net")
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,11 @@ class InitialWeights:
     class_names: Sequence[str] = ()
 
     def fit(self, architecture: str, class_names: Sequence[str]) -> Trained:
-        """Return the network with a head for `class_names`. Raises InitialWeightsError if it differs."""
+        """Return the network with a head for `class_names`.
+
+        Raises:
+            InitialWeightsError: The weights belong to another network.
+        """
         if self.architecture is not None and self.architecture != architecture:
             raise InitialWeightsError(
                 f"{self.origin} is a {self.architecture}, not a {architecture}: "
@@ -208,7 +209,11 @@ def open_version(store: ModelStore, reference: str) -> Version:
 
 
 def read_checkpoint(version: Version) -> Trained:
-    """Return the weights of a version. Raises InitialWeightsError if it was published without them."""
+    """Return the weights of a version.
+
+    Raises:
+        InitialWeightsError: It was published without them.
+    """
     block = version.manifest.checkpoint
     if block is None:
         raise InitialWeightsError(
@@ -216,62 +221,3 @@ def read_checkpoint(version: Version) -> Trained:
             "Train a new model"
         )
     return read_weights(version.path(block.file))
-
-
-def download_torchvision_weights(
-    architecture: str, option: str = "--start FILE"
-) -> Mapping[str, Tensor]:
-    """Return torchvision's newest weights.
-
-    Args:
-        architecture: The network.
-        option: The command-line option that takes a downloaded file, for the error message.
-
-    Raises:
-        InitialWeightsError: torchvision has none, or the download failed.
-    """
-    name = architecture.removesuffix("-small")
-    try:
-        weights = get_model_weights(name).DEFAULT
-    except ValueError:
-        raise InitialWeightsError(
-            f"torchvision has no pretrained {architecture}; it has resnet18, resnet34, resnet50, …"
-        ) from None
-    try:
-        state: Mapping[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        raise InitialWeightsError(
-            f"torchvision's {architecture} could not be downloaded ({error}). Fetch {weights.url} "
-            f"on a machine with network access, and give the file: {option}"
-        ) from None
-    return state
-
-
-def read_state_dict(path: Path) -> Mapping[str, Tensor]:
-    """Read the tensors of a .safetensors or .pth file by name; never runs code from it.
-
-    Raises:
-        InitialWeightsError: The file is missing, damaged or not a state dict.
-    """
-    try:
-        state: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, weights_only=True, map_location="cpu")
-        )
-    except FileNotFoundError:
-        raise InitialWeightsError(f"there is no file {path}") from None
-    except Exception as error:  # noqa: BLE001  torch's unpickler raises any type
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InitialWeightsError(
-            f"{path} cannot be read as weights: {reason}. Only tensors are loaded, never code"
-        ) from None
-    for key in _STATE_DICT_KEYS:
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    is_state_dict = isinstance(state, Mapping) and all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    )
-    if not is_state_dict or not state:
-        raise InitialWeightsError(f"{path} does not hold a state dict (tensors by name)")
-    return {name.removeprefix("module."): value for name, value in state.items()}

@@ -27,7 +27,7 @@ from training.run.provenance import describe_code
 from training.run.weights import INITIAL_WEIGHTS, serialise
 
 MAX_SIZE_WITHOUT_MARGIN: Final = 96
-"""Inputs up to this side are resized to it. Larger ones are cropped from 8/7 of it, as in torchvision."""
+"""Inputs up to this side are resized to it; larger ones are cropped from 8/7 of it."""
 DEFAULT_ARCHITECTURE: Final = "resnet20"
 
 
@@ -54,7 +54,7 @@ class RunRequest:
 
     @property
     def recipe_name(self) -> str:
-        """`recipe`, or `finetune` for `retrain`, a recipe with the name of the data, or a default."""
+        """`recipe`, or a default: `finetune`, the name of the data, or `modern`."""
         if self.recipe or self.retrain:
             return self.recipe or "finetune"
         if self.data_name in known_recipes():

@@ -8,7 +8,8 @@ from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.run.data import CHECK_FILE, SPLIT_FILE, RunData
 from training.run.directory import Run
 from training.steps.evaluate import evaluate, wilson_interval
-from training.steps.train import Progress, train
+from training.steps.progress import Progress
+from training.steps.train import train
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def model_input(run: Run) -> Input:
 
 
 def export(run: Run) -> Path:
-    """Write `model.onnx` and `classifier.npz`. Raises ExportError if the graph is not as required."""
+    """Write `model.onnx` and `classifier.npz`. Raises ExportError if the graph is wrong."""
     trained = load_trained(run)
     module = ExportModule(trained.answering, trained.normalize)
     graph = export_graph(module, model_input(run), run.path)

@@ -18,8 +18,9 @@ from training.steps.calibrate import CALIBRATION_FILE, RunCalibration, calibrate
 from training.steps.evaluate import evaluate
 from training.steps.export import MODEL_FILE, export
 from training.steps.golden import GOLDEN_FILE, take_golden
+from training.steps.progress import Progress
 from training.steps.publish import Published, publish
-from training.steps.train import Progress, train
+from training.steps.train import train
 
 
 class ProgressDisplay(Protocol):

@@ -18,6 +18,7 @@ from training.promotion import pin_serving_version, require_holdable
 from training.run.data import RunData
 from training.run.directory import Run
 from training.run.known_images import KNOWN_IMAGES_FILE, encode_known_images, read_known_images
+from training.run.metrics import read_metrics
 from training.run.weights import BEST_WEIGHTS
 from training.steps.calibrate import CALIBRATION_FILE, read_calibration
 from training.steps.evaluate import read_figures
@@ -30,7 +31,6 @@ from training.steps.export import (
     model_input,
 )
 from training.steps.golden import read_golden
-from training.steps.train import read_metrics
 
 PUBLISHED_FILE: Final = "published.json"
 CHECKPOINT_WEIGHTS_FILE: Final = "checkpoint.safetensors"

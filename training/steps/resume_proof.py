@@ -1,4 +1,4 @@
-"""Proof that a killed run resumes bit-identically, on the user's data: train, kill, resume, compare."""
+"""Proof on the user's data that a killed run resumes bit-identically."""
 
 import multiprocessing
 import os
@@ -18,7 +18,8 @@ from training.run.checkpoint import load_checkpoint
 from training.run.data import CHECK_FILE, SPLIT_FILE, open_run_data
 from training.run.directory import Run
 from training.run.weights import INITIAL_WEIGHTS, LAST_WEIGHTS
-from training.steps.train import Progress, train
+from training.steps.progress import Progress
+from training.steps.train import train
 
 PROOF_STEPS: Final = 24
 PROOF_KILLS: Final = 3

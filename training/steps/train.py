@@ -5,7 +5,6 @@ bit for bit on a CPU in the same determinism. All random numbers come from (seed
 the position in the run is one integer, the step.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -25,54 +24,14 @@ from training.learning.optimization import remaining_work, set_learning_rate
 from training.learning.throughput import ESTIMATE_STEPS, RunEstimate, ThroughputMeter, peak_bytes
 from training.run.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from training.run.data import RunData
-from training.run.directory import Run, RunDirectory, damaged
+from training.run.directory import Run, damaged
 from training.run.inference import predict_split
+from training.run.metrics import write_metrics
 from training.run.weights import BEST_WEIGHTS, LAST_WEIGHTS, Trained, serialise
+from training.steps.progress import Progress
 from training.steps.training_setup import prepare_training
 
-METRICS_FILE: Final = "metrics.jsonl"
-METRIC_NAMES: Final = frozenset(
-    {
-        "epoch",
-        "step",
-        "train_loss",
-        "train_top1",
-        "validation_loss",
-        "validation_top1",
-        "learning_rate",
-    }
-)
 CHECKPOINT_SECONDS: Final = 30
-
-
-@dataclass(frozen=True)
-class Progress:
-    """The state of a training after a step.
-
-    Attributes:
-        epoch: The current epoch, from 1, of `epochs`.
-        step: The step of this epoch, of `steps`.
-        run_step: The step of the run, of `total_steps`.
-        loss: Mean training loss of this epoch so far.
-        accuracy: Training accuracy of this epoch so far; None if images are mixed.
-        estimate: Set once, after the first steps.
-        metrics: The line of `metrics.jsonl`, at the end of an epoch.
-        notice: A message for the user.
-    """
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    run_step: int
-    total_steps: int
-    loss: float
-    accuracy: float | None
-    images_per_second: float
-    seconds_left: float
-    estimate: RunEstimate | None = None
-    metrics: dict[str, Any] | None = None
-    notice: str | None = None
 
 
 @dataclass
@@ -212,7 +171,7 @@ def train(
         tally.zero_()
         checkpoint()
         if process.is_main:
-            _write_metrics(run, position.history)
+            write_metrics(run, position.history)
         report(epoch_end)
         if interrupted() and position.step < total:
             raise InterruptedRunError(
@@ -221,7 +180,7 @@ def train(
 
     if process.is_main:
         # again: a kill right after the last checkpoint leaves the last line out
-        _write_metrics(run, position.history)
+        write_metrics(run, position.history)
         run.write(LAST_WEIGHTS, serialise(trained(loader.epochs)))
     process.barrier()
 
@@ -262,7 +221,7 @@ def _is_better(
 def _restore(
     run: Run, learner: Learner, determinism: DeterminismInfo
 ) -> tuple[Position, str | None]:
-    """Load the newest checkpoint into the learner; return the position and a message for the user."""
+    """Load the newest checkpoint; return the position and a message for the user."""
     state = load_checkpoint(run)
     if state is None:
         return Position(), None
@@ -275,7 +234,10 @@ def _restore(
         raise damaged(run.path / CHECKPOINT_FILE, error) from None
     notice = f"resumed at step {position.step}"
     if differences:
-        notice += f"; the weights will not be bit-identical to those of an uninterrupted run, because of: {', '.join(differences)}"
+        notice += (
+            "; the weights will not be bit-identical to those of an uninterrupted run, because of: "
+            + ", ".join(differences)
+        )
     return position, notice
 
 
@@ -294,24 +256,3 @@ def _describe_divergence(epoch: int, step: int, rate: float) -> str:
         f"the loss is not finite in epoch {epoch + 1}, step {step}, at a learning rate of "
         f"{rate:.3g}: lower optimizer.learning_rate"
     )
-
-
-def _write_metrics(run: Run, history: list[dict[str, Any]]) -> None:
-    run.write(METRICS_FILE, b"".join(json.dumps(line).encode() + b"\n" for line in history))
-
-
-def read_metrics(run: RunDirectory) -> list[dict[str, Any]]:
-    """Return the metrics of each finished epoch.
-
-    Raises:
-        RunError: No epoch has finished, or the file is damaged.
-    """
-    path = run.file(METRICS_FILE, "resume")
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except ValueError as error:
-        raise damaged(path, error) from None
-    complete = all(isinstance(line, dict) and line.keys() >= METRIC_NAMES for line in lines)
-    if not lines or not complete:
-        raise damaged(path, ValueError("metrics are missing"))
-    return lines

@@ -18,8 +18,8 @@ from training.experiments.sample_images import SampleTestImages, sample_training
 from training.reports.history import split_indices
 from training.run.data import CHECK_FILE
 from training.run.directory import Run
+from training.run.metrics import METRICS_FILE
 from training.run.weights import LAST_WEIGHTS
-from training.steps.train import METRICS_FILE
 
 
 def test_a_network_is_trained_once(laboratory: Laboratory) -> None:

@@ -8,7 +8,7 @@ import pytest
 from training.errors import RunError
 from training.experiments.training_curve import CURVE, CurveRecorder, read_curve
 from training.run.directory import RunDirectory
-from training.steps.train import Progress
+from training.steps.progress import Progress
 
 STEPS, BATCH_SIZE = 120, 10
 IMAGES = STEPS * BATCH_SIZE - 4  # the last batch is smaller

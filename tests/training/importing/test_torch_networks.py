@@ -29,7 +29,7 @@ from training.importing.torch_networks import (
 )
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
-from training.run.initial_weights import read_state_dict
+from training.run.foreign_weights import read_state_dict
 from training.run.weights import Trained, serialise
 
 SIDE = 64

@@ -23,8 +23,9 @@ from training.errors import RunError
 from training.learning.distributed import SINGLE_PROCESS, join_process_group
 from training.run.data import open_run_data
 from training.run.directory import Run
+from training.run.metrics import read_metrics
 from training.steps.evaluate import evaluate
-from training.steps.train import read_metrics, train
+from training.steps.train import train
 
 ROOT = Path(__file__).parents[3]
 # Five steps in the first epoch, three in the second.

@@ -10,10 +10,10 @@ from training.errors import RunError
 from training.gates import gate as gates
 from training.run.data import open_run_data
 from training.run.directory import Run
+from training.run.metrics import read_metrics
 from training.run.weights import load_trained
 from training.steps.evaluate import read_figures, read_logits
 from training.steps.golden import read_golden
-from training.steps.train import read_metrics
 
 READERS = {
     "config.json": lambda run: Run.open(run.path),

@@ -18,9 +18,11 @@ from training.errors import DivergedError, InterruptedRunError, RunError
 from training.run.checkpoint import load_checkpoint, save_checkpoint
 from training.run.data import open_run_data
 from training.run.directory import Run
+from training.run.metrics import read_metrics
 from training.run.weights import BEST_WEIGHTS, LAST_WEIGHTS
 from training.steps.evaluate import evaluate, expected_calibration_error, wilson_interval
-from training.steps.train import Progress, read_metrics, train
+from training.steps.progress import Progress
+from training.steps.train import train
 
 SPAWN = multiprocessing.get_context("spawn")
 EVERYTHING = (

@@ -1,0 +1,41 @@
+"""`metrics.jsonl`: one line per epoch of a training."""
+
+import json
+from typing import Any, Final
+
+from training.run.directory import RunDirectory, damaged
+
+METRICS_FILE: Final = "metrics.jsonl"
+METRIC_NAMES: Final = frozenset(
+    {
+        "epoch",
+        "step",
+        "train_loss",
+        "train_top1",
+        "validation_loss",
+        "validation_top1",
+        "learning_rate",
+    }
+)
+
+
+def write_metrics(run: RunDirectory, history: list[dict[str, Any]]) -> None:
+    """Write one line per finished epoch."""
+    run.write(METRICS_FILE, b"".join(json.dumps(line).encode() + b"\n" for line in history))
+
+
+def read_metrics(run: RunDirectory) -> list[dict[str, Any]]:
+    """Return the metrics of each finished epoch.
+
+    Raises:
+        RunError: No epoch has finished, or the file is damaged.
+    """
+    path = run.file(METRICS_FILE, "resume")
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise damaged(path, error) from None
+    complete = all(isinstance(line, dict) and line.keys() >= METRIC_NAMES for line in lines)
+    if not lines or not complete:
+        raise damaged(path, ValueError("metrics are missing"))
+    return lines
