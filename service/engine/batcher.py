@@ -174,7 +174,7 @@ class Batcher:
                         f"the model returned {len(outcome)} rows for {len(batch)} images"
                     )
             except Exception:
-                logger.exception("a batch of %d images failed", len(batch))
+                logger.exception("batch failed images=%d", len(batch))
                 outcome = InferenceError("the model failed on this batch; see the server's log")
             ended = time.monotonic()
             self.bulk_runs.pop(threading.get_ident(), None)
@@ -270,4 +270,4 @@ def _set_results(
     try:
         loop.call_soon_threadsafe(set_results)
     except RuntimeError:
-        logger.debug("the event loop ended before a batch of %d images was answered", len(batch))
+        logger.debug("batch dropped after the end of its event loop images=%d", len(batch))

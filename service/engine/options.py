@@ -36,8 +36,8 @@ class EngineOptions:
         tuned = self.tuned_settings.values_for(version) if self.tuned_settings and on_cpu else {}
         if not tuned:
             return self
-        values = ", ".join(f"{name} {value}" for name, value in tuned.items())
-        logger.info("%s uses tuned settings: %s", version, values)
+        values = " ".join(f"{name}={value}" for name, value in tuned.items())
+        logger.info("tuned settings used version=%s %s", version, values)
         threads = tuned.pop("intra_op_num_threads", self.session.intra_op_num_threads)
         return replace(self, session=replace(self.session, intra_op_num_threads=threads), **tuned)
 

@@ -88,7 +88,7 @@ class TunedSettings(_TuningBlock):
         return self
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {getattr(self, name)}" for name in SETTING_NAMES)
+        return " ".join(f"{name}={getattr(self, name)}" for name in SETTING_NAMES)
 
 
 @dataclass(frozen=True)
@@ -128,16 +128,13 @@ def find_tuned_settings(cache: Path, version: Version, cpus: int) -> TunedSettin
     except FileNotFoundError:
         return None
     except OSError as error:
-        logger.warning(
-            "tuned settings of %s are ignored: the file cannot be read: %s",
-            version.model,
-            error.strerror or error,
-        )
+        reason = f"the file cannot be read: {error.strerror or error}"
+        logger.warning("tuned settings ignored model=%s reason=%s", version.model, reason)
         return None
     try:
         return parse_tuned_settings(data, version, cpus)
     except ValueError as error:
-        logger.warning("tuned settings of %s are ignored: %s", version.model, error)
+        logger.warning("tuned settings ignored model=%s reason=%s", version.model, error)
         return None
 
 

@@ -74,13 +74,22 @@ def select_variant(
             sessions[variant.precision] = load_proven(version, variant, options)
         except ModelStoreError as error:
             left_out[variant.precision] = str(error)
-            logger.warning("%s cannot serve in %s: %s", version, variant.precision, error)
+            logger.warning(
+                "variant not usable version=%s precision=%s reason=%s",
+                version,
+                variant.precision,
+                error,
+            )
     if requested in sessions:
         return SelectedVariant(requested, sessions[requested], left_out=left_out)
     if requested != "auto":
         note = left_out.get(requested, f"this version has no {requested} variant")
         logger.warning(
-            "%s serves in %s instead of %s: %s", version, base.precision, requested, note
+            "precision replaced version=%s precision=%s requested=%s reason=%s",
+            version,
+            base.precision,
+            requested,
+            note,
         )
         return SelectedVariant(base.precision, sessions[base.precision], note, left_out)
     if len(sessions) == 1:
@@ -101,11 +110,11 @@ def _select_fastest(
         name: tuple((1e3 * seconds[name].min(axis=0)).round(3).tolist()) for name in sessions
     }
     logger.info(
-        "%s serves in %s; milliseconds of a batch of 1 and of 8: %s",
+        "variant selected version=%s precision=%s %s",
         version,
         selected,
-        ", ".join(
-            f"{name} {' and '.join(f'{value:.2f}' for value in values)}"
+        " ".join(
+            f"{name}_ms={','.join(f'{value:.2f}' for value in values)}"
             for name, values in milliseconds.items()
         ),
     )

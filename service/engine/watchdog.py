@@ -111,17 +111,10 @@ class Watchdog:
         now = time.monotonic()
         for run in [run for run in self._runs if run.due <= now]:
             if run.terminated:
-                logger.critical(
-                    "a run of %d images cannot be terminated; this process exits to be restarted",
-                    run.images,
-                )
+                logger.critical("run cannot be terminated, process exits images=%d", run.images)
                 self._give_up()
             else:
-                logger.error(
-                    "a run of %d images took longer than %g s and is terminated",
-                    run.images,
-                    self._seconds,
-                )
+                logger.error("run terminated images=%d seconds=%g", run.images, self._seconds)
                 run.terminated = True
                 run.control.terminate()
             run.due = now + self._grace_seconds

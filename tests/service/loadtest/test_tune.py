@@ -33,12 +33,14 @@ def test_tuned_settings_are_written_drawn_and_served(store: ModelStore, tmp_path
     assert (cache / "tuning" / f"{DIGITS}.svg").read_text().startswith("<?xml")
     assert str(cache / "tuning" / f"{DIGITS}.svg") in done.stdout
     with running("--store", store.root, "--cache", cache) as server:
-        assert server.announced().stderr.wait_for(rf"{DIGITS}/1 .*tuned settings: {tuned}$")
-        assert "cifar10/1 uses tuned" not in server.stderr.text
+        assert server.announced().stderr.wait_for(rf"version={DIGITS}/1 {tuned}$")
+        assert "tuned settings used version=cifar10/1" not in server.stderr.text
     with running(
         "--store", store.root, "--cache", cache, "--max-batch-size", 7, "--instances", 1
     ) as server:
-        assert server.announced().stderr.wait_for(rf"{DIGITS}/1 .*tuned settings: precision fp32$")
+        assert server.announced().stderr.wait_for(
+            rf"tuned settings used version={DIGITS}/1 precision=fp32$"
+        )
 
 
 def test_p99_that_no_setting_meets_writes_nothing(store: ModelStore, tmp_path: Path) -> None:
