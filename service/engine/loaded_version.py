@@ -1,7 +1,6 @@
 """A version that serves: loaded, proven and warm, with a batcher in front of it."""
 
 import math
-import re
 import threading
 from dataclasses import dataclass, replace
 
@@ -19,7 +18,6 @@ from service.engine.variant_selection import SelectedVariant, load_proven, selec
 from service.engine.wait_estimate import LatencyProfile, WaitEstimate
 from service.engine.warm_up import LONGEST_RUN_SECONDS, best_batch_size, warm_up
 from service.engine.watchdog import Watchdog
-from service.errors import BadRequestError
 from service.host.malloc import trim_memory
 
 
@@ -96,23 +94,6 @@ class LoadedVersion:
     def coverages(self) -> list[float]:
         """The coverages that have prediction sets, in the order of `Classification.set_sizes`."""
         return [float(coverage) for coverage in self.calibration.conformal_thresholds]
-
-    def find_coverage(self, text: str) -> int:
-        """The index of this coverage in `coverages`. Raises BadRequestError if it is not there."""
-        offered = list(self.calibration.conformal_thresholds)
-        if not offered:
-            raise BadRequestError(
-                f"{self.version} has no sets of labels: leave coverage out", code="no_label_sets"
-            )
-        fraction = re.fullmatch(r"0?(\.[0-9]{1,9})", text)
-        coverage = f"0{fraction[1].rstrip('0')}" if fraction else None
-        if coverage not in offered:
-            raise BadRequestError(
-                f"coverage must be one of {', '.join(offered)} for {self.version}, "
-                f"not {text[:40]!r}",
-                code="invalid_parameter",
-            )
-        return offered.index(coverage)
 
     def take_lease(self) -> bool:
         """Hold this version for one request; False if it is being closed."""

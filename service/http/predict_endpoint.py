@@ -24,7 +24,7 @@ from service.http.metrics import ServiceMetrics
 from service.http.path_params import parse_version_number
 from service.http.problem_details import Reply, reply_to, to_response
 from service.http.protocol import DIRECT_TRANSPORT, DirectTransport
-from service.http.query_params import parse_query_params
+from service.http.query_params import find_label_set, parse_query_params
 from service.http.request_body import check_headers, read_body, read_images
 from service.prediction.pipeline import PredictionPipeline
 from service.prediction.request import PredictRequest, RequestRecord
@@ -166,7 +166,11 @@ class PredictEndpoint:
         with self._pipeline.lease(path_params.get("model"), number) as loaded:
             record.model, record.version = loaded.version.model, loaded.version.number
             query = parse_query_params(query_string)
-            label_set = None if query.coverage is None else loaded.find_coverage(query.coverage)
+            label_set = None
+            if query.coverage is not None:
+                label_set = find_label_set(
+                    query.coverage, list(loaded.calibration.conformal_thresholds)
+                )
             check_headers(headers, self._settings.max_body_bytes)
             self._pipeline.check_room(loaded, query.priority)
             with self._pipeline.uploads.upload() as reserve:

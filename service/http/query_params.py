@@ -1,6 +1,7 @@
 """The query parameters of the prediction routes: one model validates and documents them."""
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Final
 from urllib.parse import parse_qsl
 
@@ -14,6 +15,7 @@ from service.prediction.request import DEFAULT_TOP_K
 MAX_QUERY_FIELDS: Final = 100
 MAX_WHOLE_NUMBER: Final = 999_999_999
 _WHOLE_NUMBER: Final = re.compile("[1-9][0-9]{0,8}")
+_FRACTION: Final = re.compile(r"0?(\.[0-9]{1,9})")
 
 
 def _parse_whole_number(text: str) -> int:
@@ -94,3 +96,23 @@ def parse_query_params(query: bytes) -> QueryParams:
         return QueryParams.model_validate(dict(fields))
     except ValidationError as error:
         raise BadRequestError(describe_validation_error(error), code="invalid_parameter") from None
+
+
+def find_label_set(coverage: str, offered: Sequence[str]) -> int:
+    """Find the index of a coverage among those that a version offers, like `0.95`.
+
+    Raises:
+        BadRequestError: The version has no prediction sets, or none with this coverage.
+    """
+    if not offered:
+        raise BadRequestError(
+            "the model has no prediction sets: omit `coverage`", code="no_label_sets"
+        )
+    fraction = _FRACTION.fullmatch(coverage)
+    normalized = f"0{fraction[1].rstrip('0')}" if fraction else None
+    if normalized not in offered:
+        raise BadRequestError(
+            f"`coverage` must be one of {', '.join(offered)}, got {coverage[:40]!r}",
+            code="invalid_parameter",
+        )
+    return offered.index(normalized)
