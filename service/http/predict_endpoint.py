@@ -168,9 +168,8 @@ class PredictEndpoint:
             query = parse_query_params(query_string)
             label_set = None
             if query.coverage is not None:
-                label_set = find_label_set(
-                    query.coverage, list(loaded.calibration.conformal_thresholds)
-                )
+                offered = list(loaded.calibration.conformal_thresholds)
+                label_set = find_label_set(query.coverage, offered, str(loaded.version))
             check_headers(headers, self._settings.max_body_bytes)
             self._pipeline.check_room(loaded, query.priority)
             with self._pipeline.uploads.upload() as reserve:

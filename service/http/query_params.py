@@ -98,21 +98,21 @@ def parse_query_params(query: bytes) -> QueryParams:
         raise BadRequestError(describe_validation_error(error), code="invalid_parameter") from None
 
 
-def find_label_set(coverage: str, offered: Sequence[str]) -> int:
-    """Find the index of a coverage among those that a version offers, like `0.95`.
+def find_label_set(coverage: str, offered: Sequence[str], version: str) -> int:
+    """Find the index of a coverage, like `0.95`, among those that the version offers.
 
     Raises:
         BadRequestError: The version has no prediction sets, or none with this coverage.
     """
     if not offered:
         raise BadRequestError(
-            "the model has no prediction sets: omit `coverage`", code="no_label_sets"
+            f"{version} has no prediction sets: omit `coverage`", code="no_label_sets"
         )
     fraction = _FRACTION.fullmatch(coverage)
     normalized = f"0{fraction[1].rstrip('0')}" if fraction else None
     if normalized not in offered:
         raise BadRequestError(
-            f"`coverage` must be one of {', '.join(offered)}, got {coverage[:40]!r}",
+            f"`coverage` must be one of {', '.join(offered)} for {version}, got {coverage[:40]!r}",
             code="invalid_parameter",
         )
     return offered.index(normalized)
