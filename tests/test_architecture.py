@@ -1,13 +1,16 @@
-"""The direction of imports: service -> model_store <- training, and no torch on the serving side."""
+"""Directions of imports, and one name for one class."""
 
 import ast
 import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+PACKAGES = ("model_store", "service", "training")
 WEB = {"fastapi", "starlette", "uvicorn", "httptools", "uvloop"}
 LEARNING = {"torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "sklearn", "safetensors"}
 DRAWING = {"rich", "matplotlib"}
@@ -16,129 +19,133 @@ FORBIDDEN = {
     "service": {"training"} | LEARNING,
     "training": {"service"} | WEB,
 }
+"""What a package must not import: service -> model_store <- training."""
 
-
-LOWER = {
-    "training/data": {"training.data", "training.errors"},
-    "training/learning": {"training.learning", "training.errors"},
+ALLOWED = {
+    "service/host": set(),
+    "service/engine": {"errors", "host", "settings"},
+    "service/versions": {"engine", "errors", "host", "log_on_change"},
+    "service/prediction": {"engine", "errors", "versions"},
+    "service/settings.py": {"key_file", "versions"},
+    "training/data": {"errors"},
+    "training/learning": {"errors"},
+    "training/run": {"data", "errors", "learning"},
 }
-"""What these parts of training may import of training: neither each other nor a step of a run."""
+"""The other parts of its own package that a part may import."""
+
+DUPLICATE_CLASSES: set[str] = set()
+"""Class names that are still defined twice. Do not add any."""
+
+
+def modules(place: str) -> list[Path]:
+    path = ROOT / place
+    found = [path] if path.suffix == ".py" else sorted(path.rglob("*.py"))
+    assert found, f"{place} has moved"
+    return found
 
 
 def imported_modules(source: str) -> set[str]:
-    """What every import statement names, inside functions too."""
-    modules = set()
+    """The modules that all import statements name, inside functions too."""
+    names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            modules |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute here"
-            modules.add(node.module or "")
+            assert node.level == 0, "imports are absolute"
+            names.add(node.module or "")
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
             name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
-            assert name not in {"__import__", "import_module"}, "no import may hide from this test"
-    return modules
+            assert name not in {"__import__", "import_module"}, "this test cannot see such imports"
+    return names
 
 
 def imported_packages(source: str) -> set[str]:
-    """Top-level packages of them."""
     return {name.split(".")[0] for name in imported_modules(source)}
 
 
-@pytest.mark.parametrize("package", sorted(FORBIDDEN))
-def test_a_package_imports_only_what_its_side_may(package: str) -> None:
-    """No module of a package imports, at any depth of its code, what belongs to the other side."""
-    modules = sorted((ROOT / package).rglob("*.py"))
-    assert len(modules) > 5
-    wrong = {
-        str(module.relative_to(ROOT)): sorted(found)
-        for module in modules
-        if (found := imported_packages(module.read_text()) & FORBIDDEN[package])
+def imported_parts(module: Path, package: str) -> set[str]:
+    """The parts (files and folders directly below the package) that a module imports."""
+    names = (name.split(".") for name in imported_modules(module.read_text()))
+    return {name[1] for name in names if name[0] == package and len(name) > 1}
+
+
+def class_names() -> Iterator[tuple[str, str]]:
+    """Every class outside of tests, with its module."""
+    for package in PACKAGES:
+        for module in modules(package):
+            for node in ast.walk(ast.parse(module.read_text())):
+                if isinstance(node, ast.ClassDef):
+                    yield node.name, module.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_nothing_of_the_other_side(package: str) -> None:
+    """Not even inside a function."""
+    forbidden = {
+        module.relative_to(ROOT).as_posix(): sorted(names)
+        for module in modules(package)
+        if (names := imported_packages(module.read_text()) & FORBIDDEN[package])
     }
-    assert not wrong
+    assert not forbidden
+
+
+@pytest.mark.parametrize("part", sorted(ALLOWED))
+def test_a_part_imports_only_the_parts_below_it(part: str) -> None:
+    """The engine knows neither HTTP nor requests; images and networks know nothing of runs."""
+    package, name = part.removesuffix(".py").split("/")
+    unexpected = {
+        module.relative_to(ROOT).as_posix(): sorted(parts)
+        for module in modules(part)
+        if (parts := imported_parts(module, package) - ALLOWED[part] - {name})
+    }
+    assert not unexpected
+
+
+def test_experiments_are_imported_by_their_commands_only() -> None:
+    """The residual-learning laboratory can be deleted without touching the rest."""
+    importers = {
+        module.relative_to(ROOT / "training").parts[0]
+        for module in modules("training")
+        if "experiments" in imported_parts(module, "training")
+    }
+    assert importers == {"commands", "experiments"}
 
 
 def test_serving_draws_nothing() -> None:
-    """Tables and pictures are for the measuring commands alone: the serving image has neither package."""
+    """The serving image has neither rich nor matplotlib; only the load test uses them."""
     drawing = {
-        module.relative_to(ROOT / "service").as_posix()
-        for module in (ROOT / "service").rglob("*.py")
+        module.relative_to(ROOT / "service").parts[0]
+        for module in modules("service")
         if imported_packages(module.read_text()) & DRAWING
     }
-    assert drawing == {
-        "loadtest/bench_command.py",
-        "loadtest/charts.py",
-        "loadtest/terminal.py",
-        "loadtest/tune_command.py",
+    assert drawing == {"loadtest"}
+
+
+def test_a_class_name_is_defined_once() -> None:
+    """One concept has one name in the whole repository."""
+    places = defaultdict(list)
+    for name, module in class_names():
+        places[name].append(module)
+    assert {name for name, found in places.items() if len(found) > 1} == DUPLICATE_CLASSES, {
+        name: found for name, found in places.items() if len(found) > 1
     }
-
-
-@pytest.mark.parametrize(
-    ("importing", "imported"),
-    [
-        ("engine", "http"),
-        ("engine", "prediction"),
-        ("engine", "versions"),
-        ("versions", "http"),
-        ("versions", "prediction"),
-        ("settings.py", "engine"),
-        ("settings.py", "http"),
-        ("http/query_params.py", "engine.batcher"),
-    ],
-)
-def test_lower_parts_of_the_service_do_not_import_upper_ones(importing: str, imported: str) -> None:
-    """Requests come in through HTTP and prediction, which use the engine, not the reverse."""
-    path = ROOT / "service" / importing
-    modules = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    wrong = {
-        module.name: name
-        for module in modules
-        for name in imported_modules(module.read_text())
-        if f"{name}.".startswith(f"service.{imported}.")
-    }
-    assert not wrong
-
-
-def test_serving_imports_no_load_tests() -> None:
-    """They are not in the serving image."""
-    importing = {
-        module.relative_to(ROOT / "service").as_posix()
-        for module in (ROOT / "service").rglob("*.py")
-        if "loadtest" not in module.parts
-        and any(
-            name.startswith("service.loadtest") for name in imported_modules(module.read_text())
-        )
-    }
-    assert importing <= {"__main__.py"}
-
-
-@pytest.mark.parametrize("part", sorted(LOWER))
-def test_a_lower_part_of_training_knows_nothing_of_runs(part: str) -> None:
-    """Images and learning stand beside each other below the steps."""
-    modules = sorted((ROOT / part).rglob("*.py"))
-    assert len(modules) > 5
-    for module in modules:
-        own = {
-            name
-            for name in imported_modules(module.read_text())
-            if name.split(".")[0] == "training"
-        }
-        assert {".".join(name.split(".")[:2]) for name in own} <= LOWER[part], module
 
 
 def test_the_walk_sees_imports_inside_functions() -> None:
-    """The test above would notice an import that hides in a function."""
-    assert imported_packages("def f():\n    from torch import nn\n    import rich.table") == {
-        "torch",
-        "rich",
-    }
+    """Otherwise the tests above would miss them."""
+    source = "def f():\n    from torch import nn\n    import rich.table"
+    assert imported_packages(source) == {"torch", "rich"}
 
 
 @pytest.mark.parametrize("module", ["service.app", "service.__main__", "model_store.__main__"])
 def test_importing_the_serving_side_loads_nothing_of_training(module: str) -> None:
-    """Not even through a third package does the service load torch, although it is installed here."""
+    """Not even through a third package, in an environment where torch is installed."""
     unwanted = LEARNING | DRAWING | {"training"}
-    code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}} & {unwanted!r}))"
+    code = (
+        f"import sys, {module}\n"
+        f"print(*sorted({{name.split('.')[0] for name in sys.modules}} & {unwanted!r}))"
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -21,7 +21,7 @@ from service.loadtest.errors import MeasurementError
 from service.loadtest.load_generator import Load, Samples, run_load
 from service.loadtest.load_report import LoadReport, make_report
 from service.loadtest.target import (
-    ImageFile,
+    SampleImage,
     Target,
     builtin_image,
     check_target,
@@ -201,7 +201,7 @@ def bench(
 
 async def _choose_images(
     target: Target, model: str | None, paths: Sequence[Path], timeout_seconds: float
-) -> list[ImageFile]:
+) -> list[SampleImage]:
     if paths:
         return read_images(paths)
     return [builtin_image(await fetch_input_side(target, model, timeout_seconds))]
@@ -238,7 +238,7 @@ def _describe_load(load: Load) -> str:
     return f"open loop, {load.rate:g} requests/s, {load.duration_seconds:g} s"
 
 
-def _describe_images(images: Sequence[ImageFile]) -> str:
+def _describe_images(images: Sequence[SampleImage]) -> str:
     if len(images) == 1:
         return f"{images[0].name} ({len(images[0].data) / 1000:,.1f} kB)"
     mean_kb = sum(len(image.data) for image in images) / len(images) / 1000

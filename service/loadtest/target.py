@@ -48,7 +48,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class ImageFile:
+class SampleImage:
     """An encoded image and where it came from."""
 
     name: str
@@ -85,7 +85,7 @@ def parse_target(url: str, model: str | None, headers: Mapping[str, str]) -> Tar
     )
 
 
-def read_images(paths: Sequence[Path]) -> list[ImageFile]:
+def read_images(paths: Sequence[Path]) -> list[SampleImage]:
     """Read the images of these files and folders; of many, an even sample.
 
     Raises:
@@ -103,9 +103,9 @@ def read_images(paths: Sequence[Path]) -> list[ImageFile]:
             raise MeasurementError(f"{path} is not an image that the service can decode")
         else:
             files.append(path)
-    images: list[ImageFile] = []
+    images: list[SampleImage] = []
     for file in _even_sample(files, MAX_IMAGES):
-        images.append(ImageFile(file.name, file.read_bytes()))
+        images.append(SampleImage(file.name, file.read_bytes()))
         if sum(len(image.data) for image in images) > MAX_BYTES:
             break
     return images
@@ -121,16 +121,16 @@ def is_image(file: Path) -> bool:
         return sniff(opened.read(64)) is not None
 
 
-def builtin_image(shorter_side: int | None) -> ImageFile:
+def builtin_image(shorter_side: int | None) -> SampleImage:
     """A golden image of the built-in model: a small PNG for small inputs, else a large JPEG."""
     name = _BUILTIN_IMAGES[shorter_side is None or shorter_side <= SMALL_INPUT]
     versions = (BUILTIN_ROOT / BUILTIN_DEFAULT_MODEL).iterdir()
     newest = max(versions, key=lambda version: int(version.name))
-    return ImageFile(f"built-in {name}", (newest / "golden" / name).read_bytes())
+    return SampleImage(f"built-in {name}", (newest / "golden" / name).read_bytes())
 
 
 def make_requests(
-    target: Target, images: Sequence[ImageFile], images_per_request: int
+    target: Target, images: Sequence[SampleImage], images_per_request: int
 ) -> list[Request]:
     """Requests that cycle through the images, as many as fit into `MAX_BYTES`.
 

@@ -14,7 +14,7 @@ from service.loadtest import target as targets
 from service.loadtest.connection import Address
 from service.loadtest.errors import MeasurementError
 from service.loadtest.target import (
-    ImageFile,
+    SampleImage,
     builtin_image,
     make_requests,
     parse_target,
@@ -86,7 +86,7 @@ def test_invalid_url_is_rejected(url: str) -> None:
 def test_requests_cycle_through_the_images(images: int, each: int, expected: list[int]) -> None:
     """The service's own parser reads every image equally often, in order."""
     sent = [
-        ImageFile(str(number), plain("red", size=(16, 10 + number))) for number in range(images)
+        SampleImage(str(number), plain("red", size=(16, 10 + number))) for number in range(images)
     ]
     requests = make_requests(TARGET, sent, each)
     assert [request.images for request in requests] == expected
@@ -119,7 +119,9 @@ def test_images_and_requests_are_bounded_in_memory(
         (tmp_path / f"{number}.png").write_bytes(plain("red") + bytes(100))
     assert [image.name for image in read_images([tmp_path])] == ["0.png"]
     assert (
-        len(make_requests(TARGET, [ImageFile(str(number), bytes(10)) for number in range(3)], 100))
+        len(
+            make_requests(TARGET, [SampleImage(str(number), bytes(10)) for number in range(3)], 100)
+        )
         == 1
     )
 
