@@ -180,7 +180,7 @@ def test_verdicts_follow_the_measurements(
 def test_evenness_is_judged_at_the_first_and_over_the_last_steps() -> None:
     """The plain network is uneven at the first step and even afterwards."""
     plain, residual = np.ones((1, 12, 2)), np.ones((1, 12, 2))
-    plain[:, 0, 0], residual[:, :, 0] = 5.0, 2.0
+    plain[:, 0, 0], residual[:, :, 0] = 50.0, 2.0
     surfaces = {"plain56": BOWL, "resnet56": BOWL}
     results = verdicts({"plain56": plain, "resnet56": residual}, surfaces, 56, 10)
     assert [verdict.shown for verdict in results[2:4]] == [True, False]
