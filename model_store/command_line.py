@@ -2,7 +2,7 @@
 
 - `-h`, `--help` and `--version` on every group.
 - Options of a group work before and after the name of a command.
-- Exit code 0: done. 1: an error, told in one line on stderr. 2: the command line is wrong.
+- Exit code 0: done. 1: an error, one line on stderr. 2: the command line is wrong.
 - A command can be imported only when it runs, so that `--help` stays fast and needs no extra.
 """
 

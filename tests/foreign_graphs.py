@@ -1,4 +1,4 @@
-"""ONNX classifiers as others write them, built with `onnx.helper`: a convolution with its batch norm, a pooling, a head."""
+"""ONNX classifiers as other tools write them: convolution, batch norm, pooling, head."""
 
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def foreign_graph(  # noqa: C901, PLR0912  one branch for each way of writing th
     scale: float = 1.0,
     seed: int = 0,
 ) -> onnx.ModelProto:
-    """A classifier of SIZE x SIZE images into CLASSES; its inputs are divided by `scale` inside, so that logits stay moderate."""
+    """Build a classifier of SIZE x SIZE images; `scale` divides its inputs inside the graph."""
     chance = np.random.default_rng(seed)
 
     def normal(*shape: int, by: float = 1.0) -> np.ndarray:

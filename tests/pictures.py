@@ -23,7 +23,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 
 def put(root: Path, files: Mapping[str, bytes | int | Image.Image]) -> Path:
-    """Write files under `root`: bytes as they are, images and seeds of pictures as what the name says."""
+    """Write files under `root`: bytes, images, or seeds of pictures."""
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Versions to publish in tests: the smallest that a store accepts, and one that really runs and proves itself."""
+"""Versions to publish in tests: the smallest valid one, and one that runs and is proven."""
 
 import io
 import json
@@ -80,7 +80,7 @@ def png(
     *before: bytes,
     interlace: int = 0,
 ) -> bytes:
-    """A PNG written by hand, for what Pillow does not write: filtered rows, and more chunks before them."""
+    """A hand-written PNG: filtered rows, and more chunks before them."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, interlace)
     chunks = [
         png_chunk(b"IHDR", header),
@@ -121,7 +121,7 @@ def npy(array: np.ndarray, *, allow_pickle: bool = False) -> bytes:
 
 
 def proven_version(weights: np.ndarray = WEIGHTS) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Manifest and files of a version with two golden images that its model, with the usual weights, really answers so."""
+    """Manifest and files of a version with two golden images that its model answers correctly."""
     images = {
         "upright.png": encode(scene(), "PNG"),
         "turned.png": encode(scene(), "PNG", **oriented(scene(), 6)),
@@ -143,7 +143,7 @@ def proven_version(weights: np.ndarray = WEIGHTS) -> tuple[dict[str, Any], dict[
 
 
 def publish_proven(store: ModelStore, model: str = "m", weights: np.ndarray = WEIGHTS) -> int:
-    """Publish a version that runs; `weights` gives the model others than those of the golden logits."""
+    """Publish a version that runs; other `weights` contradict its golden logits."""
     return store.publish(model, *proven_version(weights))
 
 

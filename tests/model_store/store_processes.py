@@ -1,4 +1,4 @@
-"""Real processes for the tests of the store: racers that start together, and victims killed before a chosen file operation."""
+"""Processes for tests of the store: concurrent ones, and ones killed at a file operation."""
 
 import multiprocessing
 import os
@@ -41,7 +41,7 @@ class Workers:
             self._processes.append(process)
 
     def call(self, function: Callable[..., Any], arguments: Iterable[Sequence[Any]]) -> list[Any]:
-        """Call `function` in every worker, each with its arguments, all at the same moment; raises what one of them raised."""
+        """Call `function` in every worker at the same moment; raises what one of them raised."""
         for connection, own in zip(self._connections, arguments, strict=True):
             connection.send((function, own))
         answers = [connection.recv() for connection in self._connections]
@@ -139,7 +139,7 @@ def file_operations(
 
 
 def kill_before(operation: int, function: Callable[..., Any], arguments: Sequence[Any]) -> bool:
-    """Run the call in a fork that kills itself just before this file operation; True when it really died so."""
+    """Run the call in a fork that kills itself before this file operation; True if it died so."""
     child = os.fork()
     if child == 0:
         try:

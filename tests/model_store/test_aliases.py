@@ -35,7 +35,7 @@ def versions(aliases: Aliases, alias: str = "production") -> list[int]:
 
 
 def test_racing_movers_lose_no_event(store: ModelStore, root: Path) -> None:
-    """Eight processes that move one alias at once leave every one of their events in one history without a gap."""
+    """Eight processes move one alias at once, and the history has every event."""
     for _ in range(2):
         publish_plain(store)
     with Workers(MOVERS) as movers:
@@ -55,7 +55,7 @@ def test_racing_movers_lose_no_event(store: ModelStore, root: Path) -> None:
 
 
 def test_promoting_appends_an_event(aliases: Aliases) -> None:
-    """A promotion says what it did, to which version, when, by whom and why, and moves the alias."""
+    """It holds action, version, time, user and reason."""
     before = now()
     event = aliases.promote("production", 7, why="better", by="ada")
     assert (event.action, event.version, event.by, event.why) == ("promote", 7, "ada", "better")
@@ -66,7 +66,7 @@ def test_promoting_appends_an_event(aliases: Aliases) -> None:
 
 
 def test_someone_is_always_named(aliases: Aliases, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An event without a name given is by the user of the process, even where that user has no name."""
+    """Even if that user has no name."""
     monkeypatch.setenv("LOGNAME", "grace")
     assert aliases.promote("production", 1).by == "grace"
     for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
@@ -86,7 +86,7 @@ def test_an_alias_that_never_was_points_nowhere(aliases: Aliases, tmp_path: Path
 
 
 def test_rollbacks_walk_back_through_the_promotions(aliases: Aliases) -> None:
-    """A second rollback goes further back; after a new promotion a rollback undoes that one alone."""
+    """After a new promotion, a rollback undoes only that one."""
     for version in (1, 2, 3):
         aliases.promote("production", version)
     assert aliases.rollback("production").version == 2
@@ -113,7 +113,7 @@ def test_a_promotion_to_the_same_version_is_nothing_to_roll_back(aliases: Aliase
 def test_a_rollback_with_nothing_before_is_refused(
     promoted: list[int], aliases: Aliases, tmp_path: Path
 ) -> None:
-    """Where an alias never named another version a rollback is an AliasError and leaves nothing behind."""
+    """AliasError, and nothing is written."""
     for version in promoted:
         aliases.promote("production", version)
     before = snapshot(tmp_path)
@@ -156,7 +156,7 @@ def test_aliases_do_not_touch_each_other(aliases: Aliases) -> None:
     ids=["empty", "cut", "no text", "version 0", "unknown field", "a folder"],
 )
 def test_a_damaged_event_is_an_error(damage: object, aliases: Aliases, events: Path) -> None:
-    """A damaged event is an AliasError that names it: it is never skipped, or the alias would move by itself."""
+    """It is never skipped, or the alias would move silently."""
     aliases.promote("production", 1)
     aliases.promote("production", 2)
     assert callable(damage)
@@ -170,7 +170,7 @@ def test_a_damaged_event_is_an_error(damage: object, aliases: Aliases, events: P
 def test_a_file_where_a_folder_belongs_is_an_error(
     place: str, aliases: Aliases, tmp_path: Path
 ) -> None:
-    """A file in the place of the aliases' folder or of one alias's is an AliasError, not an alias that does not exist."""
+    """It is an error, not a missing alias."""
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).touch()
     with pytest.raises(AliasError):
@@ -201,7 +201,7 @@ def test_files_that_are_no_events_are_ignored(name: str, aliases: Aliases, event
 
 @pytest.mark.parametrize("name", [".hidden", "a b", "x" * 129])
 def test_folders_that_are_no_aliases_are_ignored(name: str, aliases: Aliases, events: Path) -> None:
-    """A folder whose name can not be an alias's is not listed as one, so who walks the list meets no error."""
+    """Other directories are not listed."""
     aliases.promote("production", 1)
     (events.parent / name).mkdir()
     assert [aliases.version(alias) for alias in aliases.names()] == [1]
@@ -223,7 +223,7 @@ def test_a_bad_alias_name_is_refused(alias: str, aliases: Aliases, tmp_path: Pat
 
 @given(st.lists(st.one_of(st.integers(1, 4), st.just("rollback")), max_size=30))
 def test_the_standing_promotions_are_a_stack(moves: list[int | str]) -> None:
-    """Through any row of moves, what could be rolled back to is the stack of promotions that stand."""
+    """For any sequence of moves."""
     history: list[AliasEvent] = []
     stack: list[int] = []
     for move in moves:
@@ -239,7 +239,7 @@ def test_the_standing_promotions_are_a_stack(moves: list[int | str]) -> None:
 def test_stamp_changes_with_every_move_and_with_the_directory(
     aliases: Aliases, events: Path
 ) -> None:
-    """Equal tokens mean an equal history, so that who has read it need not read it again; also after a model was made anew."""
+    """Equal tokens mean an equal history, also after a model was deleted and created again."""
     tokens = [aliases.change_token("production")]
     for version in (1, 2, 2):
         aliases.promote("production", version)
@@ -255,7 +255,7 @@ def test_stamp_changes_with_every_move_and_with_the_directory(
 
 
 def test_previous_is_where_a_rollback_would_lead(aliases: Aliases) -> None:
-    """Who wants to look at a version before rolling back to it is told which it will be; where there is none it is an error."""
+    """A caller can inspect the version before rolling back to it."""
     for version in (1, 2, 3):
         aliases.promote("production", version)
     assert aliases.previous("production") == 2
@@ -271,7 +271,7 @@ def test_previous_is_where_a_rollback_would_lead(aliases: Aliases) -> None:
 def test_rollback_that_was_decided_before_another_moved_the_alias_is_refused(
     aliases: Aliases,
 ) -> None:
-    """Who rolls back to the version that he looked at does not undo what someone else has done since, and writes nothing."""
+    """It does not undo the move of another process, and writes nothing."""
     for version in (1, 2, 3):
         aliases.promote("production", version)
     decided = aliases.previous("production")

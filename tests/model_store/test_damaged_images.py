@@ -67,7 +67,7 @@ def specimen_bytes() -> dict[str, bytes]:
 
 
 def outcome(data: bytes) -> type[ImageError] | None:
-    """The error class that the data gives, or None where it gives pixels; any other exception is the test's failure."""
+    """The error class for the data, or None if it decodes."""
     try:
         pixels = prepare(data, SMALL)
     except ImageError as error:
@@ -110,7 +110,7 @@ class TestDamage:
     def test_a_cut_image_is_truncated_or_corrupt(
         self, kind: str, specimen_bytes: dict[str, bytes]
     ) -> None:
-        """An image cut at any length is refused with an ImageError, or decodes where only its end's trimmings are missing."""
+        """ImageError, or pixels if only the end of the file is missing."""
         data = specimen_bytes[kind]
         found = {
             length: outcome(data[:length])
@@ -133,7 +133,7 @@ class TestDamage:
         [("PNG", 33), ("JPEG", 20), ("GIF", 13), ("BMP", 54), ("WEBP", 30), ("TIFF", 8)],
     )
     def test_a_header_alone_is_truncated_or_corrupt(self, image_format: str, header: int) -> None:
-        """A whole header with nothing behind it is an ImageTruncatedError or an ImageCorruptError."""
+        """ImageTruncatedError or ImageCorruptError."""
         assert outcome(encode(SCENE, image_format)[:header]) in {
             ImageTruncatedError,
             ImageCorruptError,
@@ -160,7 +160,7 @@ class TestDamage:
     def test_flipped_bytes_never_raise_anything_else(
         self, kind: str, specimen_bytes: dict[str, bytes]
     ) -> None:
-        """Whatever bytes are changed in a valid image, it gives pixels of the right shape or an ImageError."""
+        """Pixels of the right shape, or ImageError."""
         generator = np.random.default_rng(SPECIMENS.index(kind))
         data = specimen_bytes[kind]
         for _ in range(FLIPS):

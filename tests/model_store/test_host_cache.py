@@ -16,7 +16,7 @@ from model_store.host_cache import (
 def test_the_default_follows_the_xdg_variable(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """`$XDG_CACHE_HOME` counts where it is absolute, as its specification says, else the home directory."""
+    """A relative `$XDG_CACHE_HOME` is ignored, as its specification says."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert default_host_cache() == tmp_path / "xdg/resident"
@@ -37,7 +37,7 @@ def test_a_user_without_a_home_has_one_too(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_it_is_made_for_its_owner_alone(tmp_path: Path) -> None:
-    """Parents are made as usual; the cache and what lies in it can be read and written by no one else."""
+    """Nobody else can read or write the cache; its parents are created as usual."""
     folder = open_host_cache(tmp_path / "a/b/cache", "graphs")
     assert folder == tmp_path / "a/b/cache/graphs"
     assert {path.stat().st_mode & 0o777 for path in (folder, folder.parent)} == {0o700}
@@ -47,7 +47,7 @@ def test_it_is_made_for_its_owner_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", [0o720, 0o702, 0o777, 0o1777])
 @pytest.mark.parametrize("which", ["cache", "cache/graphs"])
 def test_others_must_not_write(mode: int, which: str, tmp_path: Path) -> None:
-    """A directory that a group or everyone can write to is refused with what to do; a sticky bit does not help."""
+    """The error says what to do. A sticky bit does not help."""
     open_host_cache(tmp_path / "cache", "graphs")
     (tmp_path / which).chmod(mode)
     with pytest.raises(PermissionError, match=r"others can write to .*chmod go-w"):
@@ -56,7 +56,7 @@ def test_others_must_not_write(mode: int, which: str, tmp_path: Path) -> None:
 
 
 def test_another_user_s_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even one that only its owner can write to; what root owns is trusted, as the system itself is."""
+    """Even if only its owner can write to it. Directories of root are trusted."""
     folder = open_host_cache(tmp_path / "cache", "graphs")
     owner = folder.stat().st_uid
     monkeypatch.setattr("os.geteuid", lambda: owner + 1)

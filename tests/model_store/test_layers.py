@@ -15,7 +15,7 @@ from model_store.store import ModelStore
 
 class TestBuiltinLayer:
     def test_it_shows_where_nothing_was_published(self, layered: ModelStore) -> None:
-        """A built-in model is listed, opened and resolved as if it had been published, and says where it comes from."""
+        """It is listed, opened and resolved like a published one."""
         publish_plain(layered, "own")
         assert layered.models() == ["own", "shipped"]
         assert (layered.layer("own"), layered.layer("shipped")) == ("published", "built-in")
@@ -34,12 +34,12 @@ class TestBuiltinLayer:
     def test_a_folder_without_a_version_does_not_hide_it(
         self, layered: ModelStore, root: Path
     ) -> None:
-        """A publisher that was killed before its first version leaves the built-in model in view."""
+        """The built-in model stays visible."""
         (root / "shipped" / ".staging-00").mkdir(parents=True)
         assert layered.layer("shipped") == "built-in"
 
     def test_it_can_not_be_changed(self, layered: ModelStore, tmp_path: Path) -> None:
-        """Promoting, rolling back and pruning a built-in model is refused, and nothing is written to either layer."""
+        """Neither layer is written."""
         before = snapshot(tmp_path)
         for change in (
             lambda: layered.promote("shipped", 1),

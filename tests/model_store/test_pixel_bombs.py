@@ -70,7 +70,7 @@ class TestPixelBombs:
     def test_a_bomb_is_refused_by_its_header(
         self, image_format: str, side: int, harmless: dict[str, bytes]
     ) -> None:
-        """A header that promises more pixels than allowed is refused before a pixel is decoded, in every format."""
+        """Before a pixel is decoded, in every format."""
         with pytest.raises(TooManyPixelsError, match="52,428,800"):
             prepare(with_size(harmless[image_format], side, side), SMALL)
 
@@ -92,7 +92,7 @@ class TestPixelBombs:
 
     @pytest.mark.parametrize("size", [(10, 100_000), (100_000, 10)])
     def test_an_elongated_image_does_not_explode_in_the_resize(self, size: tuple[int, int]) -> None:
-        """A million pixels that would be 655 million after the resize are refused before a pixel is decoded."""
+        """A million pixels that would become 655 million."""
         spec = Preprocessing(resize=256, crop_height=224, crop_width=224)
         with pytest.raises(
             TooManyPixelsError,

@@ -52,7 +52,7 @@ def deviation(pixels: Pixels, expected: np.ndarray) -> float:
 class TestFormats:
     @pytest.mark.parametrize("image_format", FORMATS)
     def test_every_format_is_decoded(self, image_format: str) -> None:
-        """Every format that is offered gives the picture, as uint8 of the crop's size, within what its compression loses."""
+        """uint8 of the size of the crop, within the loss of the compression."""
         data = encode(SCENE, image_format)
         pixels = prepare(data, as_it_is(SCENE))
         assert sniff(data) == image_format
@@ -99,7 +99,7 @@ class TestFormats:
         )
 
     def test_the_media_type_is_not_believed_over_the_bytes(self) -> None:
-        """Nothing but the first bytes decides on the format: only the six formats are ever tried."""
+        """Only the first bytes count, and only six formats are tried."""
         for other in ("ICO", "PPM", "TGA", "PCX", "JPEG2000", "DDS"):
             assert sniff(encode(SCENE, other)) is None
             with pytest.raises(NotAnImageError):
@@ -135,7 +135,7 @@ class TestModes:
 
     @pytest.mark.parametrize("image_format", ["PNG", "GIF"])
     def test_a_transparent_palette_colour_shows_the_background(self, image_format: str) -> None:
-        """Where the palette's transparent colour stands the background is seen, and elsewhere the palette's colours."""
+        """The background replaces the transparent colour only."""
         image = SCENE.quantize(16)
         expected = np.array(image.getpalette(), dtype=np.uint8).reshape(-1, 3)[np.asarray(image)]
         expected[np.asarray(image) == 3] = PINK
@@ -159,7 +159,7 @@ class TestModes:
     def test_a_single_colour_may_be_transparent(
         self, mode: str, transparency: int | tuple[int, ...]
     ) -> None:
-        """A PNG that names one grey or colour as transparent shows the background there and nowhere else."""
+        """The background replaces that colour only."""
         image = SCENE.convert(mode)
         image.paste(transparency, (0, 0, 5, 5))
         chosen = np.asarray(image) == np.array(transparency)
@@ -186,7 +186,7 @@ class TestModes:
         assert np.abs(pixels - expected).max() <= 1
 
     def test_cmyk_is_not_inverted(self) -> None:
-        """A CMYK JPEG and TIFF give the colours that they print: full magenta and yellow make red."""
+        """Full magenta and yellow give red."""
         image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
         for data in (encode(image, "JPEG", quality=95), encode(image, "TIFF")):
             pixels = prepare(data, as_it_is(image))
@@ -229,7 +229,7 @@ class TestModes:
 
     @pytest.mark.parametrize("mode", ["I", "F", "LAB"])
     def test_pixels_without_a_defined_range_are_refused(self, mode: str) -> None:
-        """32-bit integers, floats and Lab are an ImageUnsupportedError that names the mode: any scaling would be a guess."""
+        """The error names the mode: any scaling would be a guess."""
         image = Image.new(mode, (16, 16))
         with pytest.raises(ImageUnsupportedError, match=f"mode '{mode}'"):
             prepare(encode(image, "TIFF"), SMALL)
@@ -273,7 +273,7 @@ class TestOrientation:
     def test_every_picture_ends_upright(
         self, image_format: str, options: dict[str, object], orientation: int
     ) -> None:
-        """For all eight orientations, however the camera was held, the marked corner ends where it belongs."""
+        """For all eight orientations the marked corner is where it belongs."""
         upright = np.full((16, 24, 3), 255, np.uint8)
         upright[:8, :8] = (255, 0, 0)
         stored = Image.fromarray(np.ascontiguousarray(self.STORED[orientation](upright)))
@@ -303,7 +303,8 @@ class TestOrientation:
 
 
 class TestGeometry:
-    # By torchvision: the longer side is int(resize * long / short); the crop begins at int(round((side - crop) / 2.0)).
+    # As torchvision: the longer side is int(resize * long / short), the crop begins at
+    # int(round((side - crop) / 2.0)).
     @pytest.mark.parametrize(
         ("size", "resize", "crop", "resized", "corner"),
         [
@@ -328,7 +329,7 @@ class TestGeometry:
         corner: tuple[int, int],
         interpolation: Interpolation,
     ) -> None:
-        """The shorter side is resized, the longer rounds down, and the crop lies where torchvision's would, to the pixel."""
+        """The longer side is rounded down and the crop is placed as in torchvision."""
         image = scene(*size)
         height, width = crop
         spec = Preprocessing(
@@ -341,7 +342,7 @@ class TestGeometry:
 
     @given(width=st.integers(1, 5000), height=st.integers(1, 5000), resize=st.integers(1, 512))
     def test_a_crop_always_fits(self, width: int, height: int, resize: int) -> None:
-        """For any size the shorter side becomes exactly `resize`, the longer one no less, and the aspect is kept within a pixel."""
+        """For any size, and the aspect ratio is kept within a pixel."""
         spec = Preprocessing(resize=resize, crop_height=resize, crop_width=resize)
         resized_width, resized_height = resized_size(width, height, spec)
         assert min(resized_width, resized_height) == resize
@@ -351,7 +352,7 @@ class TestGeometry:
         assert abs(resized_width * min(width, height) - resize * width) <= min(width, height)
 
     def test_exact_squeezes_into_the_crops_size(self) -> None:
-        """With `exact` both sides become the crop's, whatever the aspect, and nothing is cut off."""
+        """Whatever the aspect ratio, nothing is cut off."""
         spec = Preprocessing(resize_mode="exact", resize=99, crop_height=10, crop_width=6)
         expected = np.asarray(SCENE.resize((6, 10), Image.Resampling.BILINEAR))
         assert np.array_equal(prepare(encode(SCENE, "PNG"), spec), expected)

@@ -23,7 +23,7 @@ class TestPrune:
         return store
 
     def test_the_newest_stay(self, five: ModelStore, root: Path) -> None:
-        """The newest versions are kept, the rest is deleted from the disk, and the report says both."""
+        """The others are deleted from disk, and the report lists both."""
         report = five.prune("m", keep=2)
         assert report.deleted == (1, 2, 3)
         assert report.kept == {4: "among the latest 2", 5: "among the latest 2"}
@@ -41,7 +41,7 @@ class TestPrune:
         )
 
     def test_what_an_alias_could_be_rolled_back_to_stays(self, five: ModelStore) -> None:
-        """Of an alias's standing promotions the newest `keep` are kept, so that rollbacks find their versions."""
+        """The latest `keep` targets of rollbacks are kept."""
         for version in (1, 2, 3):
             five.promote("m", version)
         report = five.prune("m", keep=2)
@@ -58,7 +58,7 @@ class TestPrune:
         assert five.prune("m", keep=1).deleted == (2, 3, 4)
 
     def test_what_another_process_reads_stays(self, five: ModelStore) -> None:
-        """A version that a reader in another process has open is kept until that reader closes it."""
+        """Until the reader in another process closes it."""
         with Workers(2) as readers:
             readers.call(open_and_keep, [(five.root, "m", 1), (five.root, "m", 2)])
             report = five.prune("m", keep=1)
@@ -85,14 +85,14 @@ class TestPrune:
         assert snapshot(root) == before
 
     def test_the_rest_of_dead_processes_goes(self, five: ModelStore, root: Path) -> None:
-        """What killed publishers and killed prunes left is removed; other hidden folders are not ours to remove."""
+        """Other hidden directories are not deleted."""
         for name in (".staging-dead", ".doomed-1-42", ".git"):
             (root / "m" / name / "folder").mkdir(parents=True)
         assert five.prune("m", keep=5).leftovers == (".doomed-1-42", ".staging-dead")
         assert sorted(os.listdir(root / "m")) == [".git", "1", "2", "3", "4", "5"]
 
     def test_a_publish_under_way_is_left_alone(self, five: ModelStore, tmp_path: Path) -> None:
-        """A prune in the middle of a publish does not touch what is being staged, and the publish ends well."""
+        """The staged files stay, and the publication succeeds."""
         pipe = tmp_path / "pipe"
         os.mkfifo(pipe)
         published: list[int] = []
@@ -116,7 +116,7 @@ class TestPrune:
         assert five.prune("m", keep=1).deleted == (1, 2, 3, 4)
 
     def test_a_damaged_alias_stops_the_prune(self, five: ModelStore, root: Path) -> None:
-        """Where an alias's history can not be read nobody knows what it needs, so nothing is deleted."""
+        """Nobody knows which versions it needs."""
         five.promote("m", 1)
         (root / "m/aliases/production/00000001.json").write_bytes(b"")
         with pytest.raises(AliasError, match="damaged"):

@@ -29,7 +29,7 @@ def killed_stores(
     versions: int,
     production: int | None = None,
 ) -> Iterator[tuple[ModelStore, set[str]]]:
-    """For each file operation of the call: a store in which the call was killed before it, and the names of those done."""
+    """For each file operation: a store in which the call was killed before it."""
     template = tmp_path / "template"
     template.mkdir()
     store = ModelStore(template, builtin_root=None)
@@ -51,7 +51,7 @@ def killed_stores(
 
 
 def test_a_killed_publisher_leaves_the_store_as_it_was(victims: Workers, tmp_path: Path) -> None:
-    """A publisher killed at any file operation leaves the old version alone and at most a whole new one, and `prune` cleans up."""
+    """The old version stays, a new one is complete or absent, and `prune` cleans up."""
     seen = set()
     for store, done in killed_stores(victims, tmp_path, publish, "m", versions=1):
         versions = store.versions("m")
@@ -70,7 +70,7 @@ def test_a_killed_publisher_leaves_the_store_as_it_was(victims: Workers, tmp_pat
 
 
 def test_a_killed_first_publisher_leaves_an_empty_store(victims: Workers, tmp_path: Path) -> None:
-    """A publisher killed at any file operation of a model's first publish leaves no model or a whole version."""
+    """The model is absent or has a complete version."""
     for store, done in killed_stores(victims, tmp_path, publish, "m", versions=0):
         assert store.models() == (["m"] if "rename" in done else [])
         assert publish_plain(store) == (2 if "rename" in done else 1)
@@ -83,7 +83,7 @@ def test_a_killed_first_publisher_leaves_an_empty_store(victims: Workers, tmp_pa
 def test_a_killed_mover_leaves_the_old_event_or_the_new_one(
     victims: Workers, tmp_path: Path
 ) -> None:
-    """A mover killed at any file operation leaves a readable history that ends with the old event or the whole new one."""
+    """The history ends with the old event or with the complete new one."""
     seen = set()
     for store, done in killed_stores(
         victims, tmp_path, promote, "m", 2, "killed", versions=2, production=1
@@ -100,7 +100,7 @@ def test_a_killed_mover_leaves_the_old_event_or_the_new_one(
 
 
 def test_a_killed_first_mover_leaves_no_half_alias(victims: Workers, tmp_path: Path) -> None:
-    """A mover killed at any file operation of an alias's first move leaves an alias that points nowhere or to its version."""
+    """The alias points nowhere or to its version."""
     for store, done in killed_stores(victims, tmp_path, promote, "m", 1, "killed", versions=2):
         assert store.aliases("m").version("production") == (1 if "link" in done else None)
         assert store.resolve("m") == (1 if "link" in done else 2)
@@ -109,7 +109,7 @@ def test_a_killed_first_mover_leaves_no_half_alias(victims: Workers, tmp_path: P
 
 
 def test_a_killed_prune_leaves_whole_versions(victims: Workers, tmp_path: Path) -> None:
-    """A prune killed at any file operation leaves only whole versions listed, and the next one finishes its work."""
+    """Only complete versions are listed, and the next prune finishes the work."""
     for store, _ in killed_stores(victims, tmp_path, prune, "m", 1, versions=3):
         for version in store.versions("m"):
             store.open("m", version).close()
@@ -134,7 +134,7 @@ def test_a_killed_prune_leaves_whole_versions(victims: Workers, tmp_path: Path) 
 def test_everything_is_on_the_disk_before_it_is_seen(
     call: tuple[Any, ...], claim: str, synced_before: int, victims: Workers, tmp_path: Path
 ) -> None:
-    """What is written is synced before the one operation that shows it, and the folder that shows it is synced after."""
+    """Data is synced before it becomes visible, and the directory after it."""
     function, *arguments = call
     template = tmp_path / "template"
     store = ModelStore(template, builtin_root=None)

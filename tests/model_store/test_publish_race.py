@@ -11,7 +11,7 @@ ROUNDS = 50
 
 
 def test_eight_racing_publishers_get_eight_versions(store: ModelStore, root: Path) -> None:
-    """In every one of 50 rounds, eight publishers at once get the next eight versions, and each of them verifies."""
+    """In 50 rounds, eight publishers get the next eight numbers, and every version verifies."""
     with Workers(PUBLISHERS) as publishers:
         for played in range(ROUNDS):
             numbers = publishers.call(publish, [(root, "m")] * PUBLISHERS)
@@ -25,7 +25,7 @@ def test_eight_racing_publishers_get_eight_versions(store: ModelStore, root: Pat
 
 
 def test_the_first_publishers_of_a_store_race_too(tmp_path: Path) -> None:
-    """Publishers that also race to create the store's root and the model's folder get distinct versions."""
+    """They also race to create the root and the directory of the model."""
     root = tmp_path / "not" / "yet"
     with Workers(PUBLISHERS) as publishers:
         numbers = publishers.call(publish, [(root, "m")] * PUBLISHERS)

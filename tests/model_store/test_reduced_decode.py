@@ -74,7 +74,7 @@ def test_the_fraction_is_seen_by_nobody(
     form: str,
     interpolation: Interpolation,
 ) -> None:
-    """Within 4 grey levels of the full decode, a quarter of one in the mean: what a golden image of a JPEG may be off by."""
+    """Within 4 grey levels of the full decode, and 0.25 on average."""
     data = encode(photograph(*size).convert(form), "JPEG", **options)
     spec = squared(resize).model_copy(update={"interpolation": interpolation})
     assert reduction(open_image(data, spec), spec) > 1

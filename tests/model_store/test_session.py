@@ -93,7 +93,7 @@ def test_the_feature_map_comes_with_the_logits(load: Load) -> None:
 def test_a_model_with_another_input_is_refused(
     oddity: dict[str, Any], shown: str, load: Load
 ) -> None:
-    """An input of another name, dtype or shape, or with a fixed batch, is a ModelRunError that shows what came."""
+    """Another name, dtype or shape, or a fixed batch; the error shows the actual input."""
     with pytest.raises(
         ModelRunError, match=r"images: tensor\(uint8\) \[batch, 4, 6, 3\]"
     ) as caught:
@@ -105,7 +105,7 @@ def test_a_model_with_another_input_is_refused(
     "outputs", [Outputs(logits="scores"), Outputs(features="features")], ids=str
 )
 def test_a_model_without_the_promised_outputs_is_refused(outputs: Outputs, load: Load) -> None:
-    """An output that the manifest names and the model lacks is a ModelRunError that lists those it has."""
+    """The error lists the outputs of the model."""
     with pytest.raises(ModelRunError, match=r"it has \['logits'\]"):
         load(outputs)
 
@@ -130,7 +130,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_provider_is_refused(load: Load) -> None:
-    """A provider that this ONNX Runtime lacks is an error that lists those it has: it is never replaced silently by the CPU."""
+    """The CPU never replaces it silently."""
     with pytest.raises(ModelRunError, match=r"MadeUpProvider.*CPUExecutionProvider"):
         load(options=SessionOptions(providers=("MadeUpProvider", "CPUExecutionProvider")))
 
@@ -139,7 +139,7 @@ def test_an_unknown_provider_is_refused(load: Load) -> None:
 def test_a_provider_that_does_not_start_is_not_replaced_by_the_cpu(
     load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ONNX Runtime built for a GPU names CUDA and goes on without it where its libraries are missing; that is an error too."""
+    """ONNX Runtime itself would continue on the CPU."""
     monkeypatch.setattr(
         onnxruntime, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"]
     )
@@ -159,7 +159,7 @@ def test_a_provider_that_does_not_start_is_not_replaced_by_the_cpu(
     ids=lambda images: f"{images.dtype} {images.shape}",
 )
 def test_a_batch_that_does_not_fit_is_refused(images: np.ndarray, load: Load) -> None:
-    """Images of another dtype or shape are a ModelRunError that shows the shape, and the session works on."""
+    """The error shows the shape, and the session stays usable."""
     session = load()
     with pytest.raises(ModelRunError, match="batch of shape"):
         session.run(images)
@@ -195,7 +195,7 @@ SCORES = st.lists(
 
 @given(scores=SCORES, temperature=st.floats(0.1, 10))
 def test_probabilities_sum_to_one(scores: list[list[float]], temperature: float) -> None:
-    """For any finite logits and temperature the probabilities are finite, sum to 1, and the largest logit has the largest."""
+    """They are finite, sum to 1, and keep the order of the logits."""
     logits = np.array(scores, dtype=np.float32)
     found = probabilities(logits, Outputs(), temperature)
     assert found.dtype == np.float32
@@ -218,7 +218,7 @@ def test_extreme_logits_do_not_overflow(extreme: float) -> None:
 
 
 def test_a_temperature_flattens() -> None:
-    """Probabilities are the softmax of logits divided by the temperature: a higher one takes confidence away."""
+    """A higher temperature lowers the confidence."""
     logits = np.array([[2.0, 1.0, 0.0]], dtype=np.float32)
     for temperature in (0.5, 1.0, 4.0):
         weights = np.exp(np.array([2.0, 1.0, 0.0]) / temperature)
@@ -228,7 +228,7 @@ def test_a_temperature_flattens() -> None:
 
 
 def test_a_models_own_probabilities_are_passed_on() -> None:
-    """Where the model says that it gives probabilities they are not changed, at whatever temperature."""
+    """At any temperature."""
     own = np.array([[0.2, 0.3, 0.5]], dtype=np.float32)
     np.testing.assert_array_equal(probabilities(own, Outputs(kind="probabilities"), 3.0), own)
 
@@ -236,7 +236,7 @@ def test_a_models_own_probabilities_are_passed_on() -> None:
 def test_batches_are_padded_to_the_sizes_that_are_known(
     load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A session with sizes runs only those, and answers for the images that came; what is larger than all runs as it is."""
+    """The outputs are those of the given images; larger batches run unpadded."""
     session, ran = load(options=SessionOptions(batch_sizes=(4, 1, 2))), []
     inner = session._session
 
@@ -256,7 +256,7 @@ def test_batches_are_padded_to_the_sizes_that_are_known(
 
 
 def test_a_bound_run_gives_the_same(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The path that a GPU takes, with inputs and outputs bound, answers as the other one; here on the CPU's memory."""
+    """The path of GPUs, with bound inputs and outputs, here in CPU memory."""
     outputs = Outputs(features="features")
     plain = load(outputs, features=True).run_with_features(batch(3))
     session = load(outputs, SessionOptions(batch_sizes=(8,)), features=True)
@@ -270,7 +270,7 @@ def test_a_bound_run_gives_the_same(load: Load, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_run_is_ended_from_another_thread(tmp_path: Path) -> None:
-    """A run in a loop of years ends with a ModelRunError once it is told to, and the session goes on."""
+    """A run of years ends with ModelRunError, and the session stays usable."""
     path = tmp_path / "model.onnx"
     path.write_bytes(slow_model_bytes(HEIGHT, WIDTH, WEIGHTS))
     session, control = Session(path, INPUT, Outputs()), RunControl()
@@ -283,7 +283,7 @@ def test_a_run_is_ended_from_another_thread(tmp_path: Path) -> None:
 
 
 def test_memory_is_given_back_without_a_change_to_answers(load: Load) -> None:
-    """A run that leaves nothing in the arena gives what any other gives, and so do those after it."""
+    """So do the runs after it."""
     session, control = load(), RunControl(release_memory=True)
     for _ in range(2):
         assert session.run(batch(64), control).tobytes() == session.run(batch(64)).tobytes()

@@ -30,7 +30,7 @@ class TestListing:
     def test_contents_are_all_models_with_their_layer_and_versions(
         self, store: ModelStore, tmp_path: Path
     ) -> None:
-        """One look tells of every model what `layer` and `versions` tell, a published one hiding the built-in one of its name."""
+        """As `layer` and `versions` report; a published model hides a built-in one."""
         builtin = ModelStore(tmp_path / "builtin", builtin_root=None)
         builtin.root.mkdir()
         for name in ("m", "z"):
@@ -64,7 +64,7 @@ class TestListing:
         assert store.versions("b") == list(range(1, 12))
 
     def test_what_is_no_model_is_ignored(self, store: ModelStore, root: Path) -> None:
-        """Files, hidden folders, folders with other names and folders without a version are no models."""
+        """Files, hidden directories, other names, and directories without a version."""
         (root / "README.md").touch()
         for name in (".git", "lost+found", "empty", "-x"):
             (root / name).mkdir()
@@ -76,7 +76,7 @@ class TestListing:
     def test_a_directory_that_is_no_canonical_number_is_no_version(
         self, name: str, store: ModelStore, root: Path
     ) -> None:
-        """A whole version under a name that is not a canonical integer is ignored in listing and in numbering."""
+        """It is neither listed nor counted for the next number."""
         publish_plain(store)
         publish_plain(store)
         (root / "m" / "2").rename(root / "m" / name)
@@ -103,7 +103,7 @@ class TestListing:
     def test_a_bad_model_name_is_refused_everywhere(
         self, name: str, store: ModelStore, root: Path
     ) -> None:
-        """A model name that is not canonical is an InvalidNameError whatever it is for, and nothing is written."""
+        """InvalidNameError in every method, and nothing is written."""
         publish_plain(store)
         before = snapshot(root.parent)
         uses: list[Callable[[], object]] = [
@@ -124,7 +124,7 @@ class TestListing:
 
 class TestResolve:
     def test_without_a_wish_production_counts_and_then_the_latest(self, store: ModelStore) -> None:
-        """No version asked for means `production`, and the latest where that alias does not exist."""
+        """The latest version if that alias does not exist."""
         for _ in range(3):
             publish_plain(store)
         assert store.resolve("m") == 3
@@ -132,7 +132,7 @@ class TestResolve:
         assert store.resolve("m") == 2
 
     def test_a_wish_is_a_number_or_an_alias(self, store: ModelStore) -> None:
-        """An integer is itself, an alias is where it points, and an unknown alias is an error that lists those there are."""
+        """An unknown alias is an error that lists the known ones."""
         publish_plain(store)
         store.promote("m", 1, "canary")
         assert store.resolve("m", "1") == 1
@@ -142,14 +142,14 @@ class TestResolve:
 
     @pytest.mark.parametrize("wanted", [*NOT_CANONICAL, "", "..", "a/b"])
     def test_a_wish_that_is_neither_is_refused(self, wanted: str, store: ModelStore) -> None:
-        """A second spelling of a version, or a name that no alias can have, is an InvalidNameError."""
+        """InvalidNameError."""
         publish_plain(store)
         with pytest.raises(InvalidNameError):
             store.resolve("m", wanted)
 
     @pytest.mark.parametrize("alias", ["7", "2026-q1", "1st"])
     def test_an_alias_that_can_be_made_can_be_found(self, alias: str, store: ModelStore) -> None:
-        """An alias whose name begins like a number is either refused when it is made, or resolves to its version."""
+        """It is rejected when it is created, or it resolves to its version."""
         publish_plain(store)
         try:
             store.promote("m", 1, alias)
@@ -169,7 +169,7 @@ class TestPublish:
     def test_versions_count_up_and_hold_what_was_given(
         self, store: ModelStore, tmp_path: Path
     ) -> None:
-        """Bytes and files on disk are copied, sealed and found under the next number, and nothing else is left in the folder."""
+        """Under the next number, with nothing else in the directory."""
         weights = tmp_path / "weights.onnx"
         weights.write_bytes(b"from a file")
         assert (
@@ -242,7 +242,7 @@ class TestPublish:
         words: str,
         store: ModelStore,
     ) -> None:
-        """A manifest or a file that is refused gives its own error, no version, and no rest of the attempt."""
+        """Its own error, no version, and no leftovers."""
         publish_plain(store)
         before = snapshot(store.root.parent)
         with pytest.raises(error_class, match=words):
@@ -256,7 +256,7 @@ class TestPublish:
             publish_plain(ModelStore(tmp_path / "file", builtin_root=None))
 
     def test_the_last_number_is_not_passed(self, store: ModelStore, root: Path) -> None:
-        """Where the canonical numbers are used up, publishing is refused instead of making a version that nobody sees."""
+        """It would not be listed."""
         (root / "m" / ("9" * 18)).mkdir(parents=True)
         with pytest.raises(PublishError):
             publish_plain(store)
@@ -282,7 +282,7 @@ class TestAliases:
         assert before == {number: snapshot(root / "m" / str(number)) for number in (1, 2)}
 
     def test_a_rollback_never_points_to_a_version_that_is_gone(self, store: ModelStore) -> None:
-        """Where the version before was pruned, a rollback is refused and the alias stays, or it goes to one that exists."""
+        """A rollback goes to a version that exists, or fails and leaves the alias."""
         for version in (1, 2, 3):
             publish_plain(store)
             store.promote("m", version)
@@ -295,7 +295,7 @@ class TestAliases:
 
 
 def test_a_version_says_what_it_derives_from(store: ModelStore) -> None:
-    """A version made from another is a new version that names the first by number and identity; the first is not changed."""
+    """It refers to the first by number and digest; the first is not changed."""
     publish_plain(store)
     before = snapshot(store.root)
     with store.open("m", 1) as parent:

@@ -13,7 +13,7 @@ SHAPE = Input(height=4, width=5)
 
 
 def test_all_are_run_in_turn_on_the_same_images() -> None:
-    """Each round runs every name on a batch of 1 and of 8, so that a busy moment meets all alike."""
+    """Each round runs every variant with a batch of 1 and of 8."""
     seen: list[tuple[str, np.ndarray]] = []
     runs = {name: lambda images, name=name: seen.append((name, images)) for name in ("a", "b")}
     seconds = time_alternately(runs, SHAPE, rounds=3)

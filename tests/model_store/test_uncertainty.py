@@ -37,7 +37,7 @@ def test_energy_rises_where_no_class_is_seen() -> None:
 
 
 def test_a_set_holds_what_reaches_the_threshold_and_never_nothing() -> None:
-    """Labels at the threshold belong to it; where none reaches it the most probable stands alone."""
+    """A set is never empty: it holds at least the most probable label."""
     probabilities = np.array([[0.5, 0.25, 0.25], [0.2, 0.7, 0.1], [0.34, 0.33, 0.33]], np.float32)
     assert set_sizes(probabilities, 0.25).tolist() == [3, 1, 3]
     assert set_sizes(probabilities, 0.6).tolist() == [1, 1, 1]

@@ -28,7 +28,7 @@ def nobody() -> Iterator[Workers]:
 
 @pytest.fixture
 def open_root() -> Iterator[Path]:
-    """A root with one model and one alias that every user can reach: pytest's own folder is root's alone."""
+    """A root with a model and an alias outside of pytest's private directory."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         root.chmod(0o755)
@@ -48,7 +48,7 @@ class TestUnreadable:
     def test_a_root_that_is_no_folder_is_an_error(
         self, make: Callable[[Path], object], tmp_path: Path
     ) -> None:
-        """A root that is missing, a file or a dangling link is a StoreUnreadableError for every reader, never an empty list."""
+        """StoreUnreadableError for every reader, never an empty list."""
         root = tmp_path / "root"
         make(root)
         store = ModelStore(root, builtin_root=None)
@@ -64,7 +64,7 @@ class TestUnreadable:
     def test_a_readable_builtin_layer_does_not_hide_an_unreadable_root(
         self, tmp_path: Path, builtin_root: Path
     ) -> None:
-        """Where the root can not be read the built-in models are not taken for the whole store, nor are they where they can not."""
+        """The built-in models are not treated as the whole store."""
         for layered in (
             ModelStore(tmp_path / "gone", builtin_root),
             ModelStore(builtin_root, tmp_path / "gone"),
@@ -77,7 +77,7 @@ class TestUnreadable:
     def test_only_the_default_root_may_be_missing(
         self, builtin_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Where nothing was published yet the built-in models are the store, and the first publish makes the default root."""
+        """The first publication creates the default root."""
         monkeypatch.chdir(tmp_path)
         store = ModelStore(builtin_root=builtin_root)
         assert store.models() == ["shipped"]
@@ -98,7 +98,7 @@ class TestUnreadable:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """A default root that is a file or a dangling link is not one that is missing, and so an error."""
+        """It exists, so it is an error."""
         monkeypatch.chdir(tmp_path)
         DEFAULT_ROOT.parent.mkdir()
         make(DEFAULT_ROOT)
@@ -109,7 +109,7 @@ class TestUnreadable:
     def test_a_folder_without_permission_is_an_error(
         self, place: str, nobody: Workers, open_root: Path
     ) -> None:
-        """A root, model or version that may not be read is a StoreUnreadableError: a version never vanishes by its mode."""
+        """A version never disappears because of its permissions."""
         assert nobody.call(call_store, [(open_root, "models")]) == [["m"]]
         (open_root / place).chmod(0o000)
         try:
@@ -124,7 +124,7 @@ class TestUnreadable:
     def test_an_alias_without_permission_is_an_error(
         self, place: str, nobody: Workers, open_root: Path
     ) -> None:
-        """An alias that may not be read is an error of the store's, not an alias that does not exist."""
+        """It is an error, not a missing alias."""
         assert nobody.call(read_alias, [(open_root, "m", "production")]) == [1]
         (open_root / place).chmod(0o000)
         with pytest.raises((AliasError, StoreUnreadableError)):
@@ -139,7 +139,7 @@ class TestUnreadable:
     def test_a_store_that_may_not_be_written_is_an_error(
         self, nobody: Workers, open_root: Path
     ) -> None:
-        """Publishing to a read-only store is a PublishError and moving an alias there a StoreReadOnlyError."""
+        """PublishError for publishing, StoreReadOnlyError for moving an alias."""
         with pytest.raises(PublishError, match="Permission denied"):
             nobody.call(
                 call_store, [(open_root, "publish", "m", plain_fields(), dict(PLAIN_FILES))]

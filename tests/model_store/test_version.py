@@ -1,4 +1,4 @@
-"""An opened version: each way in which a disk can differ from the seal has its own error, and the lease."""
+"""An opened version: each kind of damage has its own error, and the version is locked."""
 
 import json
 import os
@@ -186,7 +186,7 @@ DAMAGES: dict[str, tuple[Damage, type[ModelStoreError], str]] = {
 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_damage_has_its_own_error(kind: str, store: ModelStore, directory: Path) -> None:
-    """Whatever differs from the seal is found on opening, with an error class and words of its own, and the version's name."""
+    """With its own error class and the name of the version."""
     damage, error_class, words = DAMAGES[kind]
     damage(directory)
     with pytest.raises(ModelStoreError) as caught:
@@ -246,7 +246,7 @@ def test_a_variant_is_found_by_its_precision(store: ModelStore, directory: Path)
 
 
 def test_an_open_version_is_leased(store: ModelStore, directory: Path) -> None:
-    """While any reader has a version open nobody gets the exclusive lock, and closing twice does no harm."""
+    """Nobody gets the exclusive lock meanwhile. Closing twice is harmless."""
     first, second = store.open("m", 1), store.open("m", 1)
     first.close()
     first.close()
