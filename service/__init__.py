@@ -1,7 +1,23 @@
-"""HTTP, batching, versions going live: serves the model store's versions. Imports `model_store`, never training or torch.
+"""Serves the versions of a model store. Imports `model_store`, never `training`, torch or onnx.
 
-::
+The path of a prediction request, file by file:
 
-    request → routes → admission → images → preprocessing → batcher → session → postprocessing → answer
-                                      registry leases the version ┘
+    ====  =========================  ========================================  ==================
+    step  file                       what happens                              rejects with
+    ====  =========================  ========================================  ==================
+    1     http/protocol              parse the head within its bounds          400, closes if slow
+    2     http/predict_endpoint      route, API key, lease a version           401, 403, 404, 503
+    3     http/query_params          parse the query                           400
+    4     http/request_body          read the body, split it into images       400, 408, 413, 415
+    5     prediction/pipeline        run steps 6 to 9 for all images           504
+    6     prediction/admission       check the queue and the deadline          413, 429
+    7     prediction/decode_pool     decode each image to pixels               400, 413, 415, 429
+    8     engine/batcher             wait for a batch and run it               500, 504
+    9     engine/loaded_version      `model_store.session`, probabilities      500
+    10    prediction/response        build the document                        --
+    ====  =========================  ========================================  ==================
+
+`http/predict_endpoint` then writes the response, counts it (`http/metrics`) and logs it
+(`http/access_log`). Errors become responses in `http/problem_details`. The values that are passed
+along are in `prediction/request`. `versions/` decides which versions can be leased.
 """

@@ -1,1 +1,1 @@
-"""HTTP: requests in, responses out."""
+"""HTTP: requests are parsed here, and responses are written here."""

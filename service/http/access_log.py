@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import random
 import re
 import sys
@@ -60,12 +61,13 @@ class StderrHandler(logging.StreamHandler[TextIO]):
     """
 
     def __init__(self) -> None:
-        stderr = sys.stderr.fileno()
-        super().__init__(open(stderr, "w", errors="backslashreplace", closefd=False))  # noqa: SIM115  open until exit
+        # It stays open until the process exits.
+        stream = os.fdopen(sys.stderr.fileno(), "w", errors="backslashreplace", closefd=False)
+        super().__init__(stream)
         self._flush_is_scheduled = False
 
     def flush(self) -> None:
-        """Flush now in other threads and without an event loop, otherwise at the end of the turn."""
+        """Flush at the end of the turn of the event loop; in other threads at once."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:

@@ -1,4 +1,4 @@
-"""The OpenAPI document, and `/docs`: Swagger UI served from `service/static`, without other hosts."""
+"""The OpenAPI document, and `/docs`: Swagger UI from `service/static`, without other hosts."""
 
 import re
 from pathlib import Path

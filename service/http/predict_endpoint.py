@@ -171,7 +171,7 @@ class PredictEndpoint:
                 offered = list(loaded.calibration.conformal_thresholds)
                 label_set = find_label_set(query.coverage, offered, str(loaded.version))
             check_headers(headers, self._settings.max_body_bytes)
-            self._pipeline.check_room(loaded, query.priority)
+            self._pipeline.check_queue(loaded, query.priority)
             with self._pipeline.uploads.upload() as reserve:
                 body = await self._read_body(receive, direct, reserve)
                 request = PredictRequest(

@@ -51,7 +51,7 @@ class DirectTransport:
         return body
 
     def answer(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
-        """Send a whole response in one write. Returns False, without sending, if that is impossible now.
+        """Send a whole response in one write; returns False if that is impossible now.
 
         The headers are trusted and must include the content length.
         """
@@ -128,7 +128,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.send_400_response("The head of the request is too large.")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the running request; uvicorn tells the newest one, which may be pipelined behind it."""
+        """Tell the running request; uvicorn tells the newest, which may be pipelined behind it."""
         self._end_head()
         self._count_pipelined(-self._pipelined_bytes)
         self._disconnected.set_result(None)
@@ -142,11 +142,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._running_cycle = cycle
         if not self.pipeline:
             self._count_pipelined(-self._pipelined_bytes)
-        cycle.scope[DIRECT_TRANSPORT] = DirectTransport(cycle, self._disconnected)  # type: ignore[typeddict-unknown-key]
+        scope: dict[str, Any] = cycle.scope  # type: ignore[assignment]
+        scope[DIRECT_TRANSPORT] = DirectTransport(cycle, self._disconnected)
         super()._start_asgi_task(cycle, app)
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Parse the request again without its upgrade: httptools stopped at its head (uvicorn#2722)."""
+        """Parse the request again without its upgrade, where httptools stopped (uvicorn#2722)."""
         method, version = self._upgrade_request
         if method == b"CONNECT":  # llhttp takes it for an upgrade whatever its headers say
             self.send_400_response("CONNECT is not supported.")
@@ -198,7 +199,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._head_timer = self.loop.call_later(self.head_timeout_seconds, self.transport.close)
 
     def _start_idle_timer(self) -> None:
-        """Close an idle connection also if bytes arrive that start no request, such as an unread body."""
+        """Close an idle connection also if bytes arrive that start no request: an unread body."""
         cycle: RequestResponseCycle | None = self.cycle
         idle = cycle is not None and cycle.response_complete and not self.pipeline
         if idle and self.timeout_keep_alive_task is None and not self.transport.is_closing():

@@ -48,8 +48,8 @@ class QueryParams(BaseModel):
         str | None,  # compared as text with the coverages of the version, which has the last word
         WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}),
         Field(
-            description="Also return the prediction set: the labels that contain the correct one with "
-            "this probability. Must be one of the `coverages` of the model.",
+            description="Also return the prediction set: the labels that contain the correct one "
+            "with this probability. Must be one of the `coverages` of the model.",
             examples=[0.95],
         ),
     ] = None
@@ -67,8 +67,8 @@ class QueryParams(BaseModel):
         Priority,
         _FromText,
         Field(
-            description="1: interactive. 2: bulk, which fills the places in batches that interactive "
-            "images leave.",
+            description="1: interactive. 2: bulk, which fills the places in batches that "
+            "interactive images leave.",
         ),
     ] = INTERACTIVE
 

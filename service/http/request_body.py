@@ -1,4 +1,4 @@
-"""From the body of a request to encoded images: one raw image, multipart files, or base64 in JSON."""
+"""From the body of a request to encoded images: a raw image, multipart files, or JSON."""
 
 import asyncio
 import base64

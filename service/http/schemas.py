@@ -1,4 +1,4 @@
-"""The shapes of answers, for the OpenAPI document and for the model routes."""
+"""Responses of the prediction and health routes, as the OpenAPI document describes them."""
 
 from typing import Annotated, Literal
 
@@ -9,14 +9,15 @@ class Prediction(BaseModel):
     """One class with its probability."""
 
     label: str
-    index: Annotated[int, Field(description="Position in the model's class_names.")]
+    index: Annotated[int, Field(description="Position in the model's `class_names`.")]
     score: Annotated[
-        float, Field(ge=0, le=1, description="Probability, calibrated where the model is.")
+        float,
+        Field(ge=0, le=1, description="Probability; calibrated if the model has a calibration."),
     ]
 
 
 class ItemError(BaseModel):
-    """Why one image of a batch has no predictions."""
+    """Why one image of a request was not classified."""
 
     code: str
     status: int
@@ -24,22 +25,24 @@ class ItemError(BaseModel):
 
 
 class Result(BaseModel):
-    """One image's outcome: predictions, best first, or its error.
+    """The outcome of one image: its predictions, most probable first, or its error.
 
-    Where a model abstains the predictions are what it would have said, and nothing to act on.
+    Do not act on the predictions if the model abstained.
     """
 
     predictions: list[Prediction] | None = None
     labels: Annotated[
         list[str] | None,
         Field(
-            description="With `coverage`: the set that holds the right label with that probability, the most probable first."
+            description="With `coverage`: the prediction set, which contains the correct label "
+            "with that probability. Most probable first."
         ),
     ] = None
     abstained: Annotated[
         bool | None,
         Field(
-            description="Whether the image is unlike what the model was trained on. Only of models that can tell."
+            description="Whether the image is unlike the training data. Models without an energy "
+            "threshold omit it."
         ),
     ] = None
     reason: Annotated[str | None, Field(description="Why the model abstained.")] = None
@@ -47,7 +50,7 @@ class Result(BaseModel):
 
 
 class Timings(BaseModel):
-    """Where the time went, in milliseconds; of several images the slowest counts."""
+    """Time of the stages in milliseconds; with several images, of the slowest one."""
 
     receive_ms: float
     decode_ms: float
@@ -57,7 +60,7 @@ class Timings(BaseModel):
 
 
 class PredictResponse(BaseModel):
-    """The answer: one result an image, in the order of the request."""
+    """One result per image, in the order of the request."""
 
     model: str
     version: int
@@ -66,7 +69,7 @@ class PredictResponse(BaseModel):
 
 
 class Problem(BaseModel):
-    """An error as RFC 9457 problem details. `code` is stable: match on it, not on words."""
+    """An error as RFC 9457 problem details. Match on `code`, which is stable."""
 
     type: str
     title: str
@@ -77,7 +80,7 @@ class Problem(BaseModel):
 
 
 class Health(BaseModel):
-    """Whether the service is up, and what it waits for."""
+    """Whether the service is up and may receive traffic."""
 
     status: Literal["live", "ready", "not ready"]
     reason: str | None = None

@@ -1,1 +1,1 @@
-"""One prediction request, step by step."""
+"""The prediction pipeline, which every protocol shares."""

@@ -1,4 +1,7 @@
-"""Admission: refuses what there is no room or no time for, before the work is done rather than after."""
+"""Admission: rejects requests that exceed a limit or cannot meet their deadline.
+
+All of it is used on the event loop only.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -8,11 +11,11 @@ from typing import Final
 from service.engine.priority import INTERACTIVE, ImageCount, Priority
 from service.errors import OverloadedError, TooLargeError
 
-RETRY_AFTER_SECONDS: Final = 1
+MIN_RETRY_SECONDS: Final = 1
 
 
 class UploadBudget:
-    """Counts the bytes of the bodies that are held. Used from the event loop alone."""
+    """Bounds the bytes of all request bodies in memory."""
 
     def __init__(self, max_upload_bytes: int) -> None:
         self._max_upload_bytes = max_upload_bytes
@@ -20,30 +23,32 @@ class UploadBudget:
 
     @contextmanager
     def upload(self) -> Iterator[Callable[[int], None]]:
-        """Hold room for a body as its bytes arrive: call what this yields with each chunk's length.
+        """Hold the bytes of one body until its request ends.
 
-        Raises OverloadedError where there is none. A body alone is always taken.
+        Yields a function to call with the length of each chunk. Both raise OverloadedError if the
+        budget is exhausted; a body that is alone is always accepted.
         """
         held = 0
 
-        def hold(count: int) -> None:
+        def reserve(count: int) -> None:
             nonlocal held
             if self.held_bytes + max(count, 1) > self._max_upload_bytes and self.held_bytes > held:
                 raise overloaded(
-                    f"bodies of {self.held_bytes:,} bytes are being held; {self._max_upload_bytes:,} are allowed"
+                    f"request bodies in memory are limited to {self._max_upload_bytes:,} bytes "
+                    f"(SERVICE_MAX_UPLOAD_BYTES), and {self.held_bytes:,} are in use"
                 )
             self.held_bytes += count
             held += count
 
         try:
-            hold(0)
-            yield hold
+            reserve(0)
+            yield reserve
         finally:
             self.held_bytes -= held
 
 
 class ModelCapacity(ImageCount):
-    """The places for images of one model, whichever of its versions they are for. Used from the event loop alone."""
+    """The queue of a model, which all of its versions share."""
 
     def __init__(self, max_queue_size: int) -> None:
         super().__init__()
@@ -51,84 +56,94 @@ class ModelCapacity(ImageCount):
 
 
 class Admission:
-    """Lets images in to one version as there is room for its model and time before their deadline. Used from the event loop alone.
-
-    `predict_seconds(ahead, images, priority)` says how long so many new images take that stand behind so many others.
-    """
+    """Admits images to one version."""
 
     def __init__(
         self,
-        room: ModelCapacity,
+        capacity: ModelCapacity,
         admitted: ImageCount,
         predict_seconds: Callable[[int, int, Priority], float],
     ) -> None:
-        """`room` is shared by all versions of a model, `admitted` counts the images of this version."""
-        self._room = room
-        self._own = admitted
+        """Create the admission of a version.
+
+        Args:
+            capacity: The queue of the model.
+            admitted: The images of this version.
+            predict_seconds: Given the images ahead, the new images and their priority, predicts the
+                seconds until the new images finish.
+        """
+        self._capacity = capacity
+        self._admitted = admitted
         self._predict_seconds = predict_seconds
 
     @property
     def images(self) -> int:
-        """Let in to this version, without an answer."""
-        return self._own.images
+        """Images that were admitted to this version and are not answered yet."""
+        return self._admitted.images
 
-    def check_room(self, priority: Priority = INTERACTIVE) -> None:
-        """Raise OverloadedError where the queue is full, so that no body is read in vain."""
-        if (waiting := self._room.ahead_of(priority)) >= self._room.max_queue_size:
-            raise self._full(
-                priority, f"{waiting} images wait already; {self._room.max_queue_size} are allowed"
-            )
+    def check_queue(self, priority: Priority = INTERACTIVE) -> None:
+        """Raise OverloadedError if the queue is full, so that no body is read in vain."""
+        if self._capacity.ahead_of(priority) >= self._capacity.max_queue_size:
+            raise self._queue_full(1, priority)
 
     @contextmanager
-    def queue(
+    def admit(
         self,
         count: int,
         remaining_seconds: float = math.inf,
         priority: Priority = INTERACTIVE,
         decode_seconds: float = 0.0,
     ) -> Iterator[None]:
-        """Hold room for a request's images. Raises TooLargeError, and OverloadedError where they find no room or would be late.
+        """Hold places in the queue for the images of one request.
 
-        `decode_seconds` is the wait before the version's own, for a decoder. Where there is no other they are let in whatever is
-        predicted: only what runs can correct a prediction.
+        Args:
+            count: Number of images.
+            remaining_seconds: Time until the deadline. If the version is idle the images are
+                admitted whatever is predicted: only a run can correct a wrong prediction.
+            priority: Priority of the images.
+            decode_seconds: Predicted wait for a decode worker.
+
+        Raises:
+            TooLargeError: The queue could never hold so many images.
+            OverloadedError: The queue is full, or the images would miss the deadline.
         """
-        most, waiting = self._room.max_queue_size, self._room.ahead_of(priority)
-        if count > most:
+        limit = self._capacity.max_queue_size
+        if count > limit:
             raise TooLargeError(
-                f"{count} images never fit in the queue of {most}", code="too_many_images"
+                f"the queue holds at most {limit} images, got {count}", code="too_many_images"
             )
-        if waiting + count > most:
-            raise self._full(
-                priority,
-                f"{waiting} images wait already, and {count} more would pass the {most} allowed",
-            )
-        ahead = self._own.ahead_of(priority)
-        if (
-            self.images
-            and (wait := decode_seconds + self._predict_seconds(ahead, count, priority))
-            > remaining_seconds
-        ):
-            raise overloaded(
-                f"the answer would take {wait * 1e3:,.0f} ms, and {max(remaining_seconds, 0) * 1e3:,.0f} ms are left",
-                wait - remaining_seconds,
-            )
-        self._count(count, priority)
+        if self._capacity.ahead_of(priority) + count > limit:
+            raise self._queue_full(count, priority)
+        if self.images:
+            ahead = self._admitted.ahead_of(priority)
+            seconds = decode_seconds + self._predict_seconds(ahead, count, priority)
+            if seconds > remaining_seconds:
+                raise overloaded(
+                    f"the response is predicted to take {seconds * 1e3:,.0f} ms, "
+                    f"and {max(remaining_seconds, 0) * 1e3:,.0f} ms remain until the deadline",
+                    seconds - remaining_seconds,
+                )
+        self._add(count, priority)
         try:
             yield
         finally:
-            self._count(-count, priority)
+            self._add(-count, priority)
 
-    def _count(self, count: int, priority: Priority) -> None:
-        self._room.add(count, priority)
-        self._own.add(count, priority)
+    def _add(self, count: int, priority: Priority) -> None:
+        self._capacity.add(count, priority)
+        self._admitted.add(count, priority)
 
-    def _full(self, priority: Priority, detail: str) -> OverloadedError:
-        return overloaded(detail, self._predict_seconds(self._own.ahead_of(priority), 0, priority))
+    def _queue_full(self, count: int, priority: Priority) -> OverloadedError:
+        waiting, limit = self._capacity.ahead_of(priority), self._capacity.max_queue_size
+        return overloaded(
+            f"the queue is full: {waiting} of {limit} places are taken, {count} more are needed",
+            self._predict_seconds(self._admitted.ahead_of(priority), 0, priority),
+        )
 
 
 def overloaded(detail: str, wait_seconds: float = 0.0) -> OverloadedError:
-    """The refusal, which asks to come again once the wait is over."""
-    seconds = max(RETRY_AFTER_SECONDS, math.ceil(wait_seconds))
+    """A rejection with `Retry-After`: `wait_seconds` rounded up, at least `MIN_RETRY_SECONDS`."""
+    seconds = max(MIN_RETRY_SECONDS, math.ceil(wait_seconds))
     return OverloadedError(
-        f"{detail}; come again in {seconds} s", headers={"Retry-After": str(seconds)}
+        f"{detail}; retry after {seconds} s", headers={"Retry-After": str(seconds)}
     )

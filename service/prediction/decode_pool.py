@@ -1,4 +1,4 @@
-"""Decoding beside the event loop: bounded pools, where images that cost much never hold the places of the others."""
+"""Encoded images to pixels: small ones in the event loop, others in bounded thread pools."""
 
 import asyncio
 import time
@@ -20,163 +20,185 @@ from service.prediction.admission import overloaded
 
 INLINE_BYTES: Final = 16 * 1024
 INLINE_PIXELS: Final = 128 * 128
-"""Images up to this size decode in well under a millisecond, so a hop to another thread would cost more than it saves."""
+"""Images up to this size decode in less time than the hop to a thread costs."""
 LARGE_PIXELS: Final = 2 * 1024 * 1024
-USUAL_SCANS: Final = 20
+MAX_USUAL_SCANS: Final = 20
+"""A progressive JPEG with more scans costs more: each scan is decoded over the whole image."""
 BULK_COST: Final = 1e15
-"""More than any image costs: bulk comes after all interactive ones."""
-WEIGHT: Final = 0.1
-_COSTLY: Final = (b"zTXt", b"iTXt", b"iCCP")  # chunks of a PNG that its header inflates
-Result = TypeVar("Result")
+"""More than the cost of any image, so that bulk images come after all interactive ones."""
+AVERAGE_WEIGHT: Final = 0.1
+_INFLATED_CHUNKS: Final = (b"zTXt", b"iTXt", b"iCCP")  # inflated when a PNG is opened
+T = TypeVar("T")
 
 
 class PrioritySemaphore:
-    """So many at once; of those who wait the cheapest is next, so that one client's huge images hold up no smaller ones."""
+    """A semaphore that serves the cheapest waiter first: huge images do not delay small ones."""
 
     def __init__(self, places: int) -> None:
         self._free = places
-        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
-        self._numbers = count()
+        self._waiters: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._sequence = count()
 
     @asynccontextmanager
-    async def turn(self, cost: float) -> AsyncIterator[None]:
+    async def acquire(self, cost: float) -> AsyncIterator[None]:
         """Wait for a place, and hold it."""
         if self._free:
             self._free -= 1
         else:
-            turn = asyncio.get_running_loop().create_future()
-            heappush(self._waiting, (cost, next(self._numbers), turn))
+            granted = asyncio.get_running_loop().create_future()
+            heappush(self._waiters, (cost, next(self._sequence), granted))
             try:
-                await turn
+                await granted
             except asyncio.CancelledError:
-                if not turn.cancelled():  # the place was given, and was not taken
-                    self._pass_on()
+                if not granted.cancelled():  # granted and cancelled in the same turn of the loop
+                    self._release()
                 raise
         try:
             yield
         finally:
-            self._pass_on()
+            self._release()
 
     def ahead_of(self, cost: float) -> int:
-        """How many of those who wait are taken before a newcomer of this cost."""
-        return sum(other <= cost and not turn.done() for other, _, turn in self._waiting)
+        """Number of waiters that are served before a new one of this cost."""
+        return sum(other <= cost and not granted.done() for other, _, granted in self._waiters)
 
-    def _pass_on(self) -> None:
-        while self._waiting:
-            *_, turn = heappop(self._waiting)
-            if not turn.done():
-                turn.set_result(None)
+    def _release(self) -> None:
+        while self._waiters:
+            *_, granted = heappop(self._waiters)
+            if not granted.done():
+                granted.set_result(None)
                 return
         self._free += 1
 
 
-class _Pool:
-    """So many threads, and how long an image waits for one of them."""
+class _Workers:
+    """A bounded number of threads that run the cheapest work first."""
 
     def __init__(self, workers: int, name: str) -> None:
         self._workers = workers
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix=name)
-        self._turns = PrioritySemaphore(workers)
+        self._semaphore = PrioritySemaphore(workers)
         self._running = 0
-        self._seconds = 0.0  # of one image, a moving average
+        self._mean_seconds = 0.0  # a moving average of one image
 
-    async def run(self, work: Callable[[], Result], deadline: float, cost: float = 0.0) -> Result:
-        """What the work gives; of what waits the cheapest is next.
+    async def run(self, work: Callable[[], T], deadline: float, cost: float = 0.0) -> T:
+        """Run `work` in a thread.
 
-        Raises what it raises, OverloadedError where its turn is expected too late, DeadlineExceededError where it came too late.
+        Raises:
+            OverloadedError: It is predicted to start after the deadline.
+            DeadlineExceededError: The deadline passed before it started.
         """
-        if (wait := self.wait_seconds(cost)) > (
-            left := deadline - time.monotonic()
-        ) and self._running:
+        wait, remaining = self.wait_seconds(cost), deadline - time.monotonic()
+        if wait > remaining and self._running:
             raise overloaded(
-                f"the image would wait {wait * 1e3:,.0f} ms to be decoded, and {max(left, 0) * 1e3:,.0f} ms are left",
-                wait - left,
+                f"the image is predicted to wait {wait * 1e3:,.0f} ms for a decode worker, "
+                f"and {max(remaining, 0) * 1e3:,.0f} ms remain until the deadline",
+                wait - remaining,
             )
-        async with self._turns.turn(cost):
+        async with self._semaphore.acquire(cost):
             self._running += 1
             try:
                 return await asyncio.get_running_loop().run_in_executor(
-                    self._threads, self._begin, work, deadline
+                    self._threads, self._run_in_thread, work, deadline
                 )
             finally:
                 self._running -= 1
 
     def wait_seconds(self, cost: float = 0.0) -> float:
-        """How long an image of this cost is likely to wait."""
-        return (self._running + self._turns.ahead_of(cost)) * self._seconds / self._workers
+        """Predicted wait of new work of this cost."""
+        ahead = self._running + self._semaphore.ahead_of(cost)
+        return ahead * self._mean_seconds / self._workers
 
     def close(self) -> None:
         self._threads.shutdown()
 
-    def _begin(self, work: Callable[[], Result], deadline: float) -> Result:
-        began = time.monotonic()
-        if began > deadline:
+    def _run_in_thread(self, work: Callable[[], T], deadline: float) -> T:
+        started = time.monotonic()
+        if started > deadline:
             raise DeadlineExceededError("the deadline passed while the image waited to be decoded")
         try:
             return work()
         finally:
-            self._seconds += WEIGHT * (
-                time.monotonic() - began - self._seconds
-            )  # a lost update among threads does no harm
+            seconds = time.monotonic() - started
+            # Threads may lose an update of each other, which an average can bear.
+            self._mean_seconds += AVERAGE_WEIGHT * (seconds - self._mean_seconds)
 
 
 class DecodePool:
-    """Encoded images to pixels: small ones at once, others in a pool, and those that cost much in a pool of their own."""
+    """Decodes the images of all requests.
+
+    Images above `LARGE_PIXELS` have threads of their own, so that they never occupy all of them.
+    """
 
     def __init__(self, workers: int, max_pixels: int) -> None:
         self._max_pixels = max_pixels
-        self._pool = _Pool(workers, "decode")
-        self._large = _Pool(max(1, workers // 2), "decode large")
+        self._workers = _Workers(workers, "decode")
+        self._large_workers = _Workers(max(1, workers // 2), "decode-large")
 
     def close(self) -> None:
-        """End the threads; blocks until they have."""
-        self._pool.close()
-        self._large.close()
+        """End the threads; blocks until they have ended."""
+        self._workers.close()
+        self._large_workers.close()
 
     def decode_small(self, image: bytes, spec: Preprocessing) -> Pixels | None:
-        """The pixels of an image that is not worth a hop; else None. Raises an ImageError."""
+        """Decode an image in the calling thread if that is cheap, otherwise return None.
+
+        Returns:
+            uint8 `[crop_height, crop_width, 3]`, RGB.
+
+        Raises:
+            ImageError: The image cannot be decoded.
+        """
         small = len(image) <= INLINE_BYTES and spec.crop_width * spec.crop_height <= INLINE_PIXELS
         pixels = plain_png(image, spec, self._max_pixels) if small else None
         if pixels is not None or not is_small(image):
             return pixels
         opened = open_image(image, spec, self._max_pixels)
-        return to_pixels(opened, spec) if _pixels(opened, spec) <= INLINE_PIXELS else None
+        return to_pixels(opened, spec) if _max_step_pixels(opened, spec) <= INLINE_PIXELS else None
 
     async def decode(
         self, image: bytes, spec: Preprocessing, deadline: float, priority: Priority = INTERACTIVE
     ) -> Pixels:
-        """The pixels, from a worker. Raises an ImageError, OverloadedError, DeadlineExceededError.
+        """Decode an image in a worker thread. Bulk waits until no interactive image does.
 
-        Bulk is decoded once no interactive image waits.
+        Returns:
+            uint8 `[crop_height, crop_width, 3]`, RGB.
+
+        Raises:
+            ImageError: The image cannot be decoded.
+            OverloadedError: It is predicted to wait for a worker until after the deadline.
+            DeadlineExceededError: The deadline passed before a worker was free.
         """
-        later = BULK_COST if priority == BULK else 0.0
+        priority_cost = BULK_COST if priority == BULK else 0.0
 
-        def begin() -> tuple[Image.Image, float, Pixels | None]:
+        def decode_unless_large() -> tuple[Image.Image, float, Pixels | None]:
             opened = open_image(image, spec, self._max_pixels)
             scans = count_scans(image) if opened.format == "JPEG" else 1
-            cost = _pixels(opened, spec) * max(1.0, scans / USUAL_SCANS)
+            cost = _max_step_pixels(opened, spec) * max(1.0, scans / MAX_USUAL_SCANS)
             return opened, cost, None if cost > LARGE_PIXELS else to_pixels(opened, spec)
 
-        opened, cost, pixels = await self._pool.run(begin, deadline, later)
+        opened, cost, pixels = await self._workers.run(decode_unless_large, deadline, priority_cost)
         if pixels is None:
-            pixels = await self._large.run(lambda: to_pixels(opened, spec), deadline, later + cost)
+            pixels = await self._large_workers.run(
+                lambda: to_pixels(opened, spec), deadline, priority_cost + cost
+            )
         return pixels
 
     def wait_seconds(self) -> float:
-        """How long an image that is not small is likely to wait for a worker."""
-        return self._pool.wait_seconds()
+        """Predicted wait for a worker of an image that is not small."""
+        return self._workers.wait_seconds()
 
 
 def is_small(image: bytes) -> bool:
-    """Whether an image may be decoded in the event loop: a header, too, can be made to cost seconds."""
+    """Whether the image may be opened in the event loop. Its header alone could cost seconds."""
     return (
         len(image) <= INLINE_BYTES
-        and not any(chunk in image for chunk in _COSTLY)
-        and (not image.startswith(b"\xff\xd8") or count_scans(image) <= USUAL_SCANS)
+        and not any(chunk in image for chunk in _INFLATED_CHUNKS)
+        and (not image.startswith(b"\xff\xd8") or count_scans(image) <= MAX_USUAL_SCANS)
     )
 
 
-def _pixels(opened: Image.Image, spec: Preprocessing) -> int:
-    """As many as there are at any step."""
+def _max_step_pixels(opened: Image.Image, spec: Preprocessing) -> int:
+    """Pixels of the image or of its resized form, whichever has more."""
     width, height = resized_size(opened.width, opened.height, spec)
     return max(opened.width * opened.height, width * height)

@@ -1,4 +1,7 @@
-"""The prediction pipeline: admit, decode, batch, run. It knows no protocol; each protocol translates to and from it."""
+"""The prediction pipeline: admit, decode, batch, run.
+
+It knows no protocol; each protocol translates to it and from it.
+"""
 
 import asyncio
 import time
@@ -48,7 +51,7 @@ class PredictionPipeline:
     ) -> AbstractContextManager[LoadedVersion]:
         """Look up a version, once per request, and hold it until the response is built.
 
-        A version that is unloaded meanwhile drains for as long as the slowest request that holds it: at most the body
+        A version that is unloaded meanwhile drains until its slowest request ends: at most the body
         timeout plus the deadline.
 
         Raises:
@@ -57,9 +60,9 @@ class PredictionPipeline:
         """
         return self._registry.lease(model, version)
 
-    def check_room(self, loaded: LoadedVersion, priority: Priority) -> None:
+    def check_queue(self, loaded: LoadedVersion, priority: Priority) -> None:
         """Raise OverloadedError if the queue is full, before anything of the request is read."""
-        self._admission(loaded).check_room(priority)
+        self._admission(loaded).check_queue(priority)
 
     async def predict(
         self,
@@ -85,7 +88,7 @@ class PredictionPipeline:
         """
         record.images = len(request.images)
         deadline = record.started + min(request.timeout_seconds, loaded.options.deadline_seconds)
-        with self._admission(loaded).queue(
+        with self._admission(loaded).admit(
             len(request.images),
             deadline - time.monotonic(),
             request.priority,

@@ -23,7 +23,7 @@ HUGE, LARGE, MIDDLE = (2400, 1200), (2000, 1100), (400, 400)
 
 
 class Held:
-    """Decoding that waits for its gate with every image of more than two million pixels, and says in which order they came."""
+    """Decodes, but holds each image of at least `LARGE` width at a gate; records the order."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -46,7 +46,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Held:
 
 @pytest.fixture
 def decoders() -> Iterator[DecodePool]:
-    """Two workers, of which one is for large images."""
+    """Two workers, and one more for large images."""
     decoders = DecodePool(2, 10**8)
     yield decoders
     decoders.close()
@@ -57,14 +57,14 @@ def deadline(seconds: float = PATIENCE_SECONDS) -> float:
 
 
 async def wait_for_large(decoders: DecodePool, count: int) -> None:
-    """Until so many large images run or wait."""
-    await until(lambda: decoders._large._running + len(decoders._large._turns._waiting) >= count)
+    """Wait until `count` large images are running or waiting."""
+    await until(lambda: decoders._large_workers._running + len(decoders._large_workers._semaphore._waiters) >= count)
 
 
-async def test_one_client_s_huge_images_hold_up_no_smaller_one(
+async def test_smaller_large_images_are_decoded_first(
     decoders: DecodePool, held: Held
 ) -> None:
-    """A photograph that comes behind many larger images is decoded as soon as the one at work is done; bulk is last."""
+    """A photograph that arrives after larger images is decoded before those that wait; bulk is last."""
     tasks = []
     for place, (size, priority) in enumerate(
         [(HUGE, 1), (LARGE, BULK), (HUGE, 1), (HUGE, 1), (LARGE, 1)]
@@ -80,8 +80,8 @@ async def test_one_client_s_huge_images_hold_up_no_smaller_one(
     assert held.sizes == [HUGE, LARGE, HUGE, HUGE, LARGE]
 
 
-async def test_bulk_that_is_huge_holds_up_no_other_bulk(decoders: DecodePool, held: Held) -> None:
-    """However many huge ones of it wait, an image of usual size has the other pool."""
+async def test_huge_bulk_images_do_not_delay_other_bulk_images(decoders: DecodePool, held: Held) -> None:
+    """An image of usual size has workers of its own."""
     huge = [
         asyncio.create_task(
             decoders.decode(plain("red", size=HUGE), PREPROCESSING, deadline(), BULK)
@@ -96,29 +96,29 @@ async def test_bulk_that_is_huge_holds_up_no_other_bulk(decoders: DecodePool, he
 
 
 @pytest.mark.parametrize("size", [HUGE, (2000, 1048)], ids=["large", "usual"])
-async def test_image_whose_turn_will_come_too_late_is_refused_at_once(
+async def test_image_that_would_be_decoded_too_late_is_rejected_at_once(
     decoders: DecodePool, held: Held, size: tuple[int, int]
 ) -> None:
-    """By how long decoding took before; one that finds no other is tried in any case."""
-    pool = decoders._large if size == HUGE else decoders._pool
-    pool._seconds = 10.0
+    """The prediction uses the mean decode time; an idle pool accepts whatever is predicted."""
+    pool = decoders._large_workers if size == HUGE else decoders._workers
+    pool._mean_seconds = 10.0
     first = [
         asyncio.create_task(decoders.decode(plain("red", size=size), PREPROCESSING, deadline(1e6)))
         for _ in range(2)
     ]
     assert await asyncio.to_thread(held.entered.wait, PATIENCE_SECONDS)
     await until(lambda: pool._running > 0)
-    with pytest.raises(OverloadedError, match="to be decoded, and") as caught:
+    with pytest.raises(OverloadedError) as caught:
         await decoders.decode(plain("red", size=size), PREPROCESSING, deadline(5))
     assert int(caught.value.headers["Retry-After"]) >= 4
     held.gate.set()
     await asyncio.gather(*first)
 
 
-async def test_who_leaves_while_waiting_leaves_no_place_taken(
+async def test_cancelled_waiter_releases_its_place(
     decoders: DecodePool, held: Held
 ) -> None:
-    """Whether its turn had come or not."""
+    """Whether its place was granted already or not."""
     tasks = [
         asyncio.create_task(decoders.decode(plain("red", size=HUGE), PREPROCESSING, deadline()))
         for _ in range(4)
@@ -130,7 +130,7 @@ async def test_who_leaves_while_waiting_leaves_no_place_taken(
     assert [type(found) for found in await asyncio.gather(*tasks, return_exceptions=True)].count(
         asyncio.CancelledError
     ) == 1
-    assert decoders._large.wait_seconds(decoding.BULK_COST) == 0
+    assert decoders._large_workers.wait_seconds(decoding.BULK_COST) == 0
     await asyncio.wait_for(
         decoders.decode(plain("red", size=HUGE), PREPROCESSING, deadline()), PATIENCE_SECONDS
     )
