@@ -1,4 +1,4 @@
-"""Request ids and the line of a request, by a real server."""
+"""Request ids and the access log, on a real server."""
 
 import asyncio
 import logging
@@ -17,8 +17,8 @@ from model_store.store import ModelStore
 from service.http.access_log import LineFormatter, StderrHandler
 
 
-def test_a_request_id_is_given_and_one_that_came_is_kept(client: httpx.Client) -> None:
-    """In every answer: a prediction's, an error's, another route's."""
+def test_request_id_is_created_or_kept(client: httpx.Client) -> None:
+    """Predictions, errors and other routes have it."""
     ids = [
         client.post("/v1/predict", content=plain("red")).headers["x-request-id"],
         client.post("/v1/predict", content=b"x").headers["x-request-id"],
@@ -40,19 +40,22 @@ def test_a_request_id_is_given_and_one_that_came_is_kept(client: httpx.Client) -
 
 
 @pytest.mark.parametrize("sent", ["two words", "x" * 129, 'quo"te', ""])
-def test_an_id_that_can_not_stand_in_a_log_is_replaced(client: httpx.Client, sent: str) -> None:
-    """Nobody writes into another's log line."""
+def test_unsafe_request_id_is_replaced(client: httpx.Client, sent: str) -> None:
+    """A client cannot forge log lines."""
     assert re.fullmatch(
         "[0-9a-f]{16}",
         client.get("/health/live", headers={"x-request-id": sent}).headers["x-request-id"],
     )
 
 
-def test_a_request_is_one_line(server: ServerProcess, client: httpx.Client) -> None:
-    """Client, method, path as it was sent, status, what was predicted, and the id that the client got."""
+def test_request_is_one_line(server: ServerProcess, client: httpx.Client) -> None:
+    """Client, method, path as sent, status, model, version, images, and the id of the response."""
     found = client.post("/v1/models/colours/predict?top_k=1", content=plain("red"))
     identity = found.headers["x-request-id"]
-    pattern = rf'127\.0\.0\.1 "POST /v1/models/colours/predict" 200 [0-9.]+ ms ok colours/1 images=1 id={identity}$'
+    pattern = (
+        r'127\.0\.0\.1 "POST /v1/models/colours/predict" 200 [0-9.]+ ms '
+        rf"ok colours/1 images=1 id={identity}$"
+    )
     assert server.stderr.wait_for(pattern)
     missing = client.get("/v1/mod%0Aels")
     assert server.stderr.wait_for(
@@ -62,7 +65,7 @@ def test_a_request_is_one_line(server: ServerProcess, client: httpx.Client) -> N
 
 @pytest.mark.anyio
 async def test_each_request_has_a_record_of_its_own(colour_store: ModelStore) -> None:
-    """Also requests that end in the same batch: a handler that writes JSON gets one request at a time."""
+    """Requests that end in the same batch too: a JSON handler gets one request per record."""
     records: list[logging.LogRecord] = []
     handler = logging.Handler()
     handler.emit = records.append  # type: ignore[method-assign]
@@ -92,7 +95,7 @@ async def test_each_request_has_a_record_of_its_own(colour_store: ModelStore) ->
 
 @pytest.mark.anyio
 async def test_records_of_one_turn_are_flushed_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the event loop at the end of its turn; elsewhere at once."""
+    """On the event loop at the end of its turn; in other threads at once."""
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb", 0) as reader, os.fdopen(writing, "w") as stderr:
         os.set_blocking(reading, False)
@@ -108,8 +111,8 @@ async def test_records_of_one_turn_are_flushed_together(monkeypatch: pytest.Monk
         handler.stream.close()
 
 
-def test_a_message_of_several_lines_has_its_level_on_each() -> None:
-    """But not what follows it of an exception."""
+def test_every_line_of_a_message_has_its_level() -> None:
+    """A traceback that follows has none."""
     record = logging.LogRecord(
         "any",
         logging.WARNING,
@@ -126,7 +129,7 @@ def test_a_message_of_several_lines_has_its_level_on_each() -> None:
     ]
 
 
-def test_lines_can_be_left_out(colour_store: ModelStore, tmp_path: Path) -> None:
+def test_access_log_can_be_disabled(colour_store: ModelStore, tmp_path: Path) -> None:
     """With --access-log false a request leaves none."""
     with running(
         "--store", colour_store.root, "--no-builtin", "--no-access-log", cwd=tmp_path
@@ -137,10 +140,10 @@ def test_lines_can_be_left_out(colour_store: ModelStore, tmp_path: Path) -> None
         assert "id=" not in server.stderr.wait_for_end()
 
 
-def test_routine_is_not_logged_where_it_goes_well(
+def test_successful_health_checks_are_not_logged(
     server: ServerProcess, client: httpx.Client
 ) -> None:
-    """A health check every 5 s would hide what matters; one that fails is seen."""
+    """A failed one is logged."""
     client.get("/health/live", headers={"x-request-id": "routine-1"})
     client.get("/metrics", headers={"x-request-id": "routine-2"})
     client.get("/health/nonsense", headers={"x-request-id": "routine-3"})
@@ -149,8 +152,8 @@ def test_routine_is_not_logged_where_it_goes_well(
     assert "id=routine-2" not in server.stderr.text
 
 
-def test_who_asks_writes_no_text_into_the_log(server: ServerProcess, client: httpx.Client) -> None:
-    """A proxy's word for the client is taken where it can be an address or a name."""
+def test_forwarded_client_address_is_validated(server: ServerProcess, client: httpx.Client) -> None:
+    """X-Forwarded-For is logged if it can be an address or a name."""
     forged = '9.9.9.9 "POST /v1/predict" 200 0.1 ms ok colours/1 images=1 id=abc'
     client.get("/v1/models", headers={"x-forwarded-for": forged, "x-request-id": "forged-1"})
     client.get(

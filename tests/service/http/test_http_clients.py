@@ -1,4 +1,4 @@
-"""Clients over real sockets, held against a model at a gate: those that leave, that pipeline, that ask for HTTP/2."""
+"""Clients that disconnect, pipeline or ask for HTTP/2, over real sockets."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ UPGRADE = {
 
 
 def padded(colour: str, size: int) -> bytes:
-    """An image with so many bytes behind its end, which decoders do not look at."""
+    """An image of `size` bytes; decoders ignore the bytes after its end."""
     image = plain(colour)
     return image + bytes(size - len(image))
 
@@ -32,10 +32,10 @@ def request_with(body: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("size", [1_000, 100_000, 300_000, 3_000_000])
-async def test_a_client_that_leaves_is_noticed_whatever_it_sent(
+async def test_disconnect_is_noticed_whatever_the_size_of_the_body(
     colour_store: ModelStore, size: int
 ) -> None:
-    """uvicorn stops reading while a large body waits, and would not see the end of the connection."""
+    """uvicorn pauses reading while a large body waits, and would not notice the disconnect."""
     async with listening(colour_store.root) as (application, port):
         model = application.hold_model()
         served = application.served()
@@ -62,12 +62,12 @@ PIPELINED = {
 
 
 @pytest.mark.parametrize("behind", PIPELINED)
-async def test_client_that_pipelines_and_leaves_frees_its_place_at_once(
+async def test_disconnect_of_a_client_that_pipelines_is_noticed_at_once(
     colour_store: ModelStore,
     behind: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Its running request ends with 499 long before the deadline, and what waits behind it is never run."""
+    """Its running request ends with 499 long before the deadline; the others never run."""
     caplog.set_level(logging.INFO)
     async with listening(colour_store.root, deadline_seconds=10 * PATIENCE_SECONDS) as (app, port):
         model, loaded = app.hold_model(), app.served()
@@ -92,7 +92,7 @@ async def test_client_that_pipelines_and_leaves_frees_its_place_at_once(
 async def test_client_that_pipelines_more_than_is_read_is_answered_in_order(
     colour_store: ModelStore, bound: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beyond either bound reading pauses, which bounds memory, and goes on with the next response."""
+    """Beyond either bound reading pauses until the next response, which bounds memory."""
     monkeypatch.setattr(protocol, bound, 0)
     colours = ["red", "green", "blue"] * 4
     async with listening(colour_store.root) as (app, port):
@@ -110,10 +110,10 @@ async def test_client_that_pipelines_more_than_is_read_is_answered_in_order(
 
 
 @pytest.mark.parametrize("pieces", ["split", "one", "bytes"])
-async def test_a_client_that_asks_for_http2_is_answered_in_http1(
+async def test_request_to_upgrade_to_http2_is_answered_in_http1(
     colour_store: ModelStore, pieces: str
 ) -> None:
-    """Java's clients do so with every request: the body belongs to the request, and the connection lives on."""
+    """Java's clients send it with every request; the body is read and the connection is kept."""
     body = plain("red")
     head = request_head(Content_Length=len(body), **UPGRADE)
     parts = {
@@ -134,10 +134,10 @@ async def test_a_client_that_asks_for_http2_is_answered_in_http1(
 
 
 @pytest.mark.parametrize(("length", "closes"), [(1_000_000, True), (1_000, False)])
-async def test_a_refused_client_is_not_listened_to_for_ever(
+async def test_connection_is_closed_if_much_of_a_rejected_body_is_unread(
     colour_store: ModelStore, length: int, closes: bool
 ) -> None:
-    """Where much of the body has not come yet, the connection ends with the answer."""
+    """A small rest is drained instead, and the connection is kept."""
     async with listening(colour_store.root) as (_, port):
         reader, writer = await connect(port)
         writer.write(request_head("/v1/models/nobody/predict", Content_Length=length))

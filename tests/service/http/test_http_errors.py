@@ -1,4 +1,4 @@
-"""Every error of the contract over real HTTP, and that the process survives them all."""
+"""Every error code over real HTTP; the process survives all of them."""
 
 import asyncio
 import base64
@@ -26,7 +26,7 @@ JSON = {"content-type": "application/json"}
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """A few bytes whose header claims a picture of any size."""
+    """A few bytes whose header claims any size."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     data = b"IDAT" + zlib.compress(b"\0")
     chunks = [
@@ -37,7 +37,7 @@ def png_of_size(width: int, height: int) -> bytes:
 
 
 def noise(image_format: str) -> bytes:
-    """An image that does not compress, so that most of its bytes are pixels."""
+    """An image that does not compress: most of its bytes are pixels."""
     buffer = io.BytesIO()
     pixels = random.Random(1).randbytes(4800)
     Image.frombytes("RGB", (40, 40), pixels).save(buffer, image_format)
@@ -191,10 +191,10 @@ BODIES: list[Any] = [
 @pytest.mark.parametrize(
     ("request_parts", "status", "code"), [pytest.param(*rest, id=name) for name, *rest in BODIES]
 )
-def test_body_that_can_not_be_classified(
+def test_body_that_cannot_be_classified(
     client: httpx.Client, request_parts: dict[str, Any], status: int, code: str
 ) -> None:
-    """Each thing that can be wrong with a body has its status and its code, and the next request is answered as ever."""
+    """Each fault of a body has its status and code, and the next request is answered."""
     check_problem(client.post("/v1/predict", **request_parts), status, code)
     assert labels(client.post("/v1/predict", content=RED).json()["results"]) == ["red"]
 
@@ -225,10 +225,10 @@ def test_body_that_can_not_be_classified(
         ("POST", "/health/live", 405, "method_not_allowed"),
     ],
 )
-def test_path_that_can_not_be_answered(
+def test_path_that_cannot_be_answered(
     server: ServerProcess, method: str, path: str, status: int, code: str
 ) -> None:
-    """Unknown models, versions and routes, names that are not canonical and wrong methods are problems too."""
+    """Unknown models, versions and routes, non-canonical numbers and wrong methods are problems."""
     raw = httpx.URL(server.address).copy_with(raw_path=path.encode())
     response = httpx.request(
         method, raw, content=RED if method == "POST" else None, trust_env=False
@@ -240,7 +240,7 @@ def test_path_that_can_not_be_answered(
 
 @pytest.fixture
 def exhaustible(tmp_path: Path) -> Iterator[ServerProcess]:
-    """A server that can hold 32 images, and 100,000 bytes of bodies unless a body comes alone."""
+    """A server that holds 32 images, and 100,000 bytes of bodies unless a body is alone."""
     store = make_store(tmp_path / "store")
     publish(store)
     limits = (
@@ -258,8 +258,8 @@ def exhaustible(tmp_path: Path) -> Iterator[ServerProcess]:
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(2000, marks=pytest.mark.slow)])
-def test_chaos_leaves_the_service_as_it_was(exhaustible: ServerProcess, count: int) -> None:
-    """After hundreds of good, bad and abandoned requests at once, the whole queue and the whole upload budget are free again."""
+def test_mixed_load_releases_everything(exhaustible: ServerProcess, count: int) -> None:
+    """Queue and upload budget are free after hundreds of good, bad and abandoned requests."""
     chance = random.Random(count)
     url = httpx.URL(exhaustible.address)
     bad = [parts for _, parts, _, _ in BODIES]
@@ -290,7 +290,7 @@ def test_chaos_leaves_the_service_as_it_was(exhaustible: ServerProcess, count: i
         )
         await writer.drain()
         if chance.random() < 0.5:
-            writer.transport.abort()  # a reset, not an orderly end
+            writer.transport.abort()  # a reset instead of an orderly close
         writer.close()
         answered["abandoned"] += 1
 
@@ -313,16 +313,16 @@ def test_chaos_leaves_the_service_as_it_was(exhaustible: ServerProcess, count: i
     with exhaustible.client() as client:
         everything = [
             ("images", (f"{number}.png", RED + bytes(4000))) for number in range(32)
-        ]  # 128,000 bytes: fits only alone
+        ]  # 128,000 bytes: admitted only alone
         while (response := client.post("/v1/predict", files=everything)).status_code == 429:
             assert (
                 client.get("/health/live").status_code == 200
-            )  # those that were abandoned last are still being noticed
+            )  # the last disconnects are still being noticed
         assert labels(response.json()["results"]) == ["red"] * 32
 
 
-def test_no_error_is_a_traceback_in_the_log(colour_store: ModelStore) -> None:
-    """What clients do wrong is no event for the operator: neither a traceback nor a warning of Python's stands in the log."""
+def test_errors_of_clients_leave_no_traceback_in_the_log(colour_store: ModelStore) -> None:
+    """The log has neither a traceback nor a Python warning."""
     with (
         running("--store", colour_store.root, "--no-builtin") as server,
         server.announced().client() as client,

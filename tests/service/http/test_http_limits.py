@@ -23,8 +23,8 @@ def colours(*names: str) -> dict[str, Any]:
     return {"json": {"images": [{"b64": base64.b64encode(plain(name)).decode()} for name in names]}}
 
 
-def test_body_of_the_limit_is_taken(limited_client: httpx.Client) -> None:
-    """The last byte that is allowed is allowed, with and without Content-Length."""
+def test_body_of_exactly_the_limit_is_accepted(limited_client: httpx.Client) -> None:
+    """With and without Content-Length."""
     body = RED + bytes(LIMIT - len(RED))
     for content in (body, iter([body])):
         assert labels(limited_client.post("/v1/predict", content=content).json()["results"]) == [
@@ -33,17 +33,17 @@ def test_body_of_the_limit_is_taken(limited_client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("expect", [{}, {"Expect": "100-continue"}], ids=["plain", "expect"])
-def test_announced_body_over_the_limit_is_refused_before_it_is_sent(
+def test_content_length_over_the_limit_is_rejected_before_the_body_is_sent(
     limited_server: ServerProcess, expect: dict[str, str]
 ) -> None:
-    """The head alone is answered with 413, and nobody is asked to continue."""
+    """The head is answered with 413, without 100 Continue."""
     with limited_server.connect() as connection:
         connection.sendall(request_head(Content_Length=LIMIT + 1, **expect))
         check_problem(read_response(connection), 413, "body_too_large")
 
 
-def test_unknown_model_is_refused_before_the_body_is_sent(limited_server: ServerProcess) -> None:
-    """The head alone is answered with 404."""
+def test_unknown_model_is_rejected_before_the_body_is_sent(limited_server: ServerProcess) -> None:
+    """The head is answered with 404."""
     with limited_server.connect() as connection:
         connection.sendall(
             request_head("/v1/models/nobody/predict", Content_Length=1000, Expect="100-continue")
@@ -51,8 +51,10 @@ def test_unknown_model_is_refused_before_the_body_is_sent(limited_server: Server
         check_problem(read_response(connection), 404, "model_not_found")
 
 
-def test_chunked_body_over_the_limit_is_refused_as_it_comes(limited_server: ServerProcess) -> None:
-    """A body that does not say its length is refused when it passes the limit, though it has not ended."""
+def test_chunked_body_over_the_limit_is_rejected_before_its_end(
+    limited_server: ServerProcess,
+) -> None:
+    """It is rejected at the chunk that exceeds the limit."""
     with limited_server.connect() as connection:
         connection.sendall(request_head(Transfer_Encoding="chunked"))
         chunk = b"x" * 10_000
@@ -61,8 +63,8 @@ def test_chunked_body_over_the_limit_is_refused_as_it_comes(limited_server: Serv
         check_problem(read_response(connection), 413, "body_too_large")
 
 
-def test_more_images_than_allowed_are_refused(limited_client: httpx.Client) -> None:
-    """The last image that is allowed is classified; one more is a 413 for the request."""
+def test_more_images_than_the_limit_are_rejected(limited_client: httpx.Client) -> None:
+    """As many images as the limit are classified; one more is a 413."""
     assert (
         labels(limited_client.post("/v1/predict", **colours(*["red"] * 4)).json()["results"])
         == ["red"] * 4
@@ -77,8 +79,8 @@ def test_more_images_than_allowed_are_refused(limited_client: httpx.Client) -> N
     )
 
 
-def test_more_pixels_than_allowed_are_refused(limited_client: httpx.Client) -> None:
-    """The setting bounds width times height of one image, and the error says both."""
+def test_more_pixels_than_the_limit_are_rejected(limited_client: httpx.Client) -> None:
+    """The limit is on width times height of one image; the error names both."""
     assert (
         limited_client.post("/v1/predict", content=plain("red", size=(400, 250))).status_code == 200
     )
@@ -87,8 +89,8 @@ def test_more_pixels_than_allowed_are_refused(limited_client: httpx.Client) -> N
     assert "401x250" in response.json()["detail"]
 
 
-def test_large_image_is_decoded_right(client: httpx.Client) -> None:
-    """An image of a phone's size goes its way through the decode workers."""
+def test_image_of_a_phone_is_classified(client: httpx.Client) -> None:
+    """It is decoded in a worker."""
     buffer = io.BytesIO()
     Image.new("RGB", (4000, 3000), (0, 255, 0)).save(buffer, "JPEG")
     assert labels(client.post("/v1/predict", content=buffer.getvalue()).json()["results"]) == [
@@ -97,7 +99,7 @@ def test_large_image_is_decoded_right(client: httpx.Client) -> None:
 
 
 def test_slow_sender_gets_408(colour_store: ModelStore) -> None:
-    """A client that stops sending is answered with 408, and its neighbour is served."""
+    """A client that stops sending gets 408; another client is served meanwhile."""
     arguments = (
         "--store",
         colour_store.root,
@@ -118,8 +120,8 @@ def test_slow_sender_gets_408(colour_store: ModelStore) -> None:
         assert "10 bytes" in response.json()["detail"]
 
 
-def test_overload_is_429_with_retry_after_and_goes_by(colour_store: ModelStore) -> None:
-    """Two requests that do not fit together: one waits for company, the other gets 429; the company comes and it is answered."""
+def test_overload_is_a_429_with_retry_after(colour_store: ModelStore) -> None:
+    """Of two requests that exceed the queue together, one gets 429; the other is answered."""
     arguments = (
         "--max-queue-size",
         3,
@@ -155,7 +157,7 @@ def test_overload_is_429_with_retry_after_and_goes_by(colour_store: ModelStore) 
 
 
 def test_deadline_is_a_504(colour_store: ModelStore) -> None:
-    """A request whose images wait longer than the deadline, here for company that never comes, is answered with 504."""
+    """A request whose images wait longer than the deadline for a full batch gets 504."""
     arguments = ("--deadline-seconds", "0.2", "--max-queue-delay-seconds", 2, "--instances", 1)
     with (
         running("--store", colour_store.root, "--no-builtin", *arguments) as server,

@@ -1,4 +1,4 @@
-"""Predictions over real HTTP: every way to send an image, and the answer's shape."""
+"""Predictions over real HTTP: every way to send an image, and the response."""
 
 import base64
 from typing import Any
@@ -48,29 +48,29 @@ def ask(client: httpx.Client, **request: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("media_type", MEDIA_TYPES)
-def test_raw_image_is_taken_under_any_media_type(
+def test_raw_image_is_accepted_with_any_media_type(
     client: httpx.Client, media_type: str | None
 ) -> None:
-    """An image as the body is classified whatever media type the client puts there."""
+    """A body that starts like an image is classified whatever its media type."""
     headers = {"content-type": media_type} if media_type else {}
     assert labels(ask(client, content=plain("blue"), headers=headers)["results"]) == ["blue"]
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_every_format_is_recognised_by_its_bytes(client: httpx.Client, image_format: str) -> None:
-    """Each format that we promise is decoded without being named."""
+    """Each supported format is decoded without a media type."""
     assert labels(ask(client, content=plain("magenta", image_format))["results"]) == ["magenta"]
 
 
-def test_raw_image_may_come_in_chunks(client: httpx.Client) -> None:
-    """A body without Content-Length is an image too."""
+def test_raw_image_may_be_chunked(client: httpx.Client) -> None:
+    """A body without Content-Length is accepted."""
     image = plain("green")
     assert labels(ask(client, content=iter([image[:30], image[30:]]))["results"]) == ["green"]
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_every_predict_route_answers_with_the_same_shape(client: httpx.Client, path: str) -> None:
-    """The answer is {model, version, results, timings}, and predictions are {label, index, score}, on each route."""
+def test_every_predict_route_has_the_same_response(client: httpx.Client, path: str) -> None:
+    """It is {model, version, results, timings}, with predictions of {label, index, score}."""
     response = client.post(path, content=plain("red"))
     answer = response.json()
     assert list(answer) == ["model", "version", "results", "timings"]
@@ -93,7 +93,7 @@ def test_every_predict_route_answers_with_the_same_shape(client: httpx.Client, p
 
 
 def test_all_ways_to_send_images_give_the_same_predictions(client: httpx.Client) -> None:
-    """Raw, multipart, base64 and data: URLs of one image are answered to the digit alike."""
+    """Raw, multipart, base64 and data: URLs of one image get identical results."""
     image = plain("cyan", "JPEG")
     ways = ({"content": image}, as_multipart(image), as_json(image), as_data_urls(image))
     first, *others = (ask(client, **way)["results"] for way in ways)
@@ -101,8 +101,8 @@ def test_all_ways_to_send_images_give_the_same_predictions(client: httpx.Client)
 
 
 @pytest.mark.parametrize("send", [as_multipart, as_json, as_data_urls])
-def test_results_stand_in_the_order_of_the_request(client: httpx.Client, send: Any) -> None:
-    """Each of many images gets its own result in its own place."""
+def test_results_have_the_order_of_the_request(client: httpx.Client, send: Any) -> None:
+    """The result of each image is at its position."""
     names = [*COLOURS, *reversed(COLOURS), "red", "red"]
     assert labels(ask(client, **send(*map(plain, names)))["results"]) == names
 
@@ -111,14 +111,14 @@ def test_results_stand_in_the_order_of_the_request(client: httpx.Client, send: A
     ("query", "count"),
     [("", 5), ("?top_k=1", 1), ("?top_k=3", 3), ("?top_k=7", 7), ("?top_k=1000", 7)],
 )
-def test_top_k_is_how_many_classes_come(client: httpx.Client, query: str, count: int) -> None:
-    """top_k is 5 when it is not said and is capped at the model's classes."""
+def test_top_k_is_the_number_of_predictions(client: httpx.Client, query: str, count: int) -> None:
+    """`top_k` is 5 by default and capped at the number of classes."""
     response = client.post(f"/v1/predict{query}", content=plain("red"))
     assert len(response.json()["results"][0]["predictions"]) == count
 
 
 def test_predictions_are_probabilities_best_first(client: httpx.Client) -> None:
-    """All classes together score 1, the first is the greatest, and index and label name the same class."""
+    """The scores of all classes sum to 1 and fall; index and label name the same class."""
     answer = client.post(
         "/v1/predict", params={"top_k": len(CLASS_NAMES)}, content=plain("yellow")
     ).json()
@@ -134,7 +134,7 @@ def test_predictions_are_probabilities_best_first(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("top_k", ["0", "-1", "x", "1.5", "", "+2", " 2", "1e1", "٣", "9" * 5000])
 def test_wrong_top_k_is_an_invalid_parameter(client: httpx.Client, top_k: str) -> None:
-    """What is no whole number from 1 up is refused by name, also when it has thousands of digits."""
+    """Anything but a whole number from 1 up is rejected, also one with thousands of digits."""
     response = client.post("/v1/predict", params={"top_k": top_k}, content=plain("red"))
     assert (response.status_code, response.json()["code"]) == (400, "invalid_parameter")
     assert "top_k" in response.json()["detail"]
@@ -144,10 +144,8 @@ def test_wrong_top_k_is_an_invalid_parameter(client: httpx.Client, top_k: str) -
 @pytest.mark.parametrize(
     ("send", "bad"), [(as_json, b"no image"), (as_multipart, b"no image"), (as_multipart, b"")]
 )
-def test_bad_image_has_its_own_error_in_its_place(
-    client: httpx.Client, send: Any, bad: bytes
-) -> None:
-    """One bad image among good ones costs the others nothing."""
+def test_bad_image_has_an_error_in_its_place(client: httpx.Client, send: Any, bad: bytes) -> None:
+    """The good images of the request are classified."""
     results = ask(client, **send(plain("red"), bad, plain("blue")))["results"]
     assert labels([results[0], results[2]]) == ["red", "blue"]
     assert list(results[1]) == ["error"]
@@ -158,8 +156,8 @@ def test_bad_image_has_its_own_error_in_its_place(
     assert results[1]["error"]["detail"]
 
 
-def test_request_whose_every_image_is_bad_is_a_4xx(client: httpx.Client) -> None:
-    """Nothing to answer is an error for the request, which lists each image's own error in order."""
+def test_request_with_only_bad_images_is_a_4xx(client: httpx.Client) -> None:
+    """The problem lists the error of each image in order."""
     response = client.post("/v1/predict", **as_json(b"no image", plain("red")[:50]))
     problem = response.json()
     assert (response.status_code, problem["code"]) == (400, "no_image_classified")
@@ -167,20 +165,20 @@ def test_request_whose_every_image_is_bad_is_a_4xx(client: httpx.Client) -> None
     assert [error["code"] for error in problem["errors"]] == ["not_an_image", "truncated_image"]
 
 
-def test_images_that_are_bad_alike_give_their_code(client: httpx.Client) -> None:
-    """Two images with the same trouble give the request that trouble's code."""
+def test_images_with_the_same_error_give_its_code(client: httpx.Client) -> None:
+    """The request gets the code that all of its images share."""
     response = client.post("/v1/predict", **as_json(b"no image", b"nor this"))
     assert (response.status_code, response.json()["code"]) == (400, "not_an_image")
 
 
 def test_lone_bad_image_gives_its_own_error(client: httpx.Client) -> None:
-    """A single bad image in a batch body is answered as if it had been sent raw."""
+    """A single bad image in a JSON body gets the same error as a raw one."""
     alone = client.post("/v1/predict", content=b"no image").json()
     assert client.post("/v1/predict", **as_json(b"no image")).json() == alone
 
 
-def test_connection_is_kept_after_answers_and_errors(client: httpx.Client) -> None:
-    """A client may send its next request on the same connection, also after it was refused."""
+def test_connection_is_kept_after_responses_and_errors(client: httpx.Client) -> None:
+    """A client may send its next request on the same connection, also after an error."""
     for _ in range(3):
         assert client.post("/v1/predict", content=b"no image").status_code == 400
         assert client.post("/v1/models/none/predict", content=plain("red")).status_code == 404

@@ -1,4 +1,4 @@
-"""Over real HTTP: calibrated probabilities, abstention with its reason, sets of labels by coverage."""
+"""Over real HTTP: calibrated probabilities, abstention, and prediction sets by coverage."""
 
 import base64
 import json
@@ -36,7 +36,7 @@ def logits(image: bytes) -> np.ndarray:
     )
 
 
-DARK = encode(Image.new("RGB", (8, 8), (10, 8, 12)))  # excites no colour
+DARK = encode(Image.new("RGB", (8, 8), (10, 8, 12)))  # far from every colour
 LEAST_KNOWN = float(max(energy(logits(plain(colour))[np.newaxis])[0] for colour in CLASS_NAMES))
 CALIBRATION = Calibration(
     temperature=TEMPERATURE, energy_threshold=LEAST_KNOWN + 0.1, conformal_thresholds=THRESHOLDS
@@ -45,7 +45,7 @@ CALIBRATION = Calibration(
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A server with a calibrated model, and one that only has a temperature."""
+    """A server with a calibrated model, and one with a temperature only."""
     root: Path = tmp_path_factory.mktemp("calibrated") / "store"
     store = make_store(root)
     publish(store, calibration=CALIBRATION)
@@ -70,7 +70,7 @@ def expected_probabilities(image: bytes) -> np.ndarray:
 
 @pytest.mark.parametrize("model", [MODEL, "scaled"])
 def test_scores_are_calibrated(calibrated: httpx.Client, model: str) -> None:
-    """The temperature of the manifest is in every score."""
+    """Every score is scaled by the temperature of the manifest."""
     predictions = ask(calibrated, plain("yellow"), "?top_k=7", model)["predictions"]
     scores = {prediction["label"]: prediction["score"] for prediction in predictions}
     assert [scores[name] for name in CLASS_NAMES] == pytest.approx(
@@ -79,16 +79,16 @@ def test_scores_are_calibrated(calibrated: httpx.Client, model: str) -> None:
 
 
 @pytest.mark.parametrize("colour", CLASS_NAMES)
-def test_what_the_model_knows_is_not_refused(calibrated: httpx.Client, colour: str) -> None:
-    """`abstained` is there and false, without a reason, beside the same predictions as ever."""
+def test_typical_image_is_not_abstained_on(calibrated: httpx.Client, colour: str) -> None:
+    """`abstained` is false, without a reason."""
     result = ask(calibrated, plain(colour))
     assert result["abstained"] is False
     assert list(result) == ["predictions", "abstained"]
     assert result["predictions"][0]["label"] == colour
 
 
-def test_what_is_unlike_is_refused_with_the_reason(calibrated: httpx.Client) -> None:
-    """`abstained` is true, the reason says by which figures, and what the model would have said is there."""
+def test_untypical_image_is_abstained_on_with_the_reason(calibrated: httpx.Client) -> None:
+    """The reason names energy and threshold; the predictions are still returned."""
     result = ask(calibrated, DARK)
     assert list(result) == ["predictions", "abstained", "reason"]
     assert result["abstained"] is True
@@ -97,17 +97,17 @@ def test_what_is_unlike_is_refused_with_the_reason(calibrated: httpx.Client) -> 
     assert len(result["predictions"]) == 5
 
 
-def test_a_model_without_a_threshold_says_nothing_of_abstaining(calibrated: httpx.Client) -> None:
-    """False would be a claim; there is none where the model can not tell."""
+def test_model_without_a_threshold_omits_abstained(calibrated: httpx.Client) -> None:
+    """`abstained: false` would be a claim that the model cannot make."""
     assert list(ask(calibrated, DARK, model="scaled")) == ["predictions"]
 
 
 @pytest.mark.parametrize("coverage", THRESHOLDS)
 @pytest.mark.parametrize("image", [plain("red"), DARK], ids=["red", "dark"])
-def test_coverage_gives_the_set_by_its_threshold(
+def test_coverage_gives_the_prediction_set_of_its_threshold(
     calibrated: httpx.Client, coverage: str, image: bytes
 ) -> None:
-    """Every label that reaches the threshold, the most probable first, whatever top_k is; never none."""
+    """It has every label that reaches the threshold and at least one, whatever `top_k` is."""
     probabilities = expected_probabilities(image)
     reaching = [
         index
@@ -122,7 +122,7 @@ def test_coverage_gives_the_set_by_its_threshold(
 
 
 def test_sets_grow_with_the_coverage(calibrated: httpx.Client) -> None:
-    """A wider coverage has the narrower one's labels first, and .95, 0.950 and 0.95 are one number."""
+    """A larger coverage starts with the labels of a smaller one; .95, 0.950 and 0.95 are equal."""
     narrow, wide, widest = (
         ask(calibrated, plain("red"), f"?coverage={text}")["labels"]
         for text in ("0.8", "0.9", "0.95")
@@ -137,7 +137,7 @@ def test_sets_grow_with_the_coverage(calibrated: httpx.Client) -> None:
 
 
 def test_each_image_of_a_request_has_its_own_answer(calibrated: httpx.Client) -> None:
-    """Known, unlike and broken images in one batch do not touch each other."""
+    """Typical, untypical and damaged images of one request do not affect each other."""
     images = [
         {"b64": base64.b64encode(image).decode()}
         for image in (plain("red"), DARK, b"no image", plain("blue"))
@@ -167,8 +167,8 @@ def test_each_image_of_a_request_has_its_own_answer(calibrated: httpx.Client) ->
         "0." + "9" * 5000,
     ],
 )
-def test_another_coverage_is_an_invalid_parameter(calibrated: httpx.Client, coverage: str) -> None:
-    """What the model has no threshold for is refused, and what there is is named."""
+def test_unknown_coverage_is_an_invalid_parameter(calibrated: httpx.Client, coverage: str) -> None:
+    """The error names the coverages of the model."""
     response = calibrated.post("/v1/predict", params={"coverage": coverage}, content=plain("red"))
     problem = response.json()
     assert (response.status_code, problem["code"]) == (400, "invalid_parameter")
@@ -177,17 +177,17 @@ def test_another_coverage_is_an_invalid_parameter(calibrated: httpx.Client, cove
     assert len(response.text) < 1000
 
 
-def test_coverage_of_a_model_without_thresholds_is_an_error_of_its_own(
+def test_coverage_of_a_model_without_thresholds_has_its_own_code(
     calibrated: httpx.Client,
 ) -> None:
-    """The client is told that this version has none, before its images are read."""
+    """It is rejected before the images are read."""
     response = calibrated.post("/v1/models/scaled/predict?coverage=0.9", content=b"no image")
     assert (response.status_code, response.json()["code"]) == (400, "no_label_sets")
     assert "scaled" in response.json()["detail"]
 
 
-def test_the_model_page_says_what_a_model_can(calibrated: httpx.Client) -> None:
-    """Whether it abstains, which coverages it has, and the whole block of the manifest."""
+def test_model_details_show_the_calibration(calibrated: httpx.Client) -> None:
+    """`can_abstain`, `coverages` and the calibration of the manifest."""
     detail = calibrated.get(f"/v1/models/{MODEL}").json()
     assert (detail["can_abstain"], detail["coverages"]) == (True, [0.8, 0.9, 0.95])
     assert detail["calibration"] == json.loads(CALIBRATION.model_dump_json())

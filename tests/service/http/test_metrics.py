@@ -1,4 +1,4 @@
-"""Metrics over real HTTP: what a request was is counted once, and what serves is shown."""
+"""Metrics over real HTTP."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ Sample = tuple[str, frozenset[tuple[str, str]]]
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[ServerProcess]:
-    """A server that nobody else asks."""
+    """A server that no other test uses."""
     store = make_store(tmp_path / "store")
     publish(store)
     with running("--store", store.root, "--no-builtin") as server:
@@ -27,7 +27,7 @@ def own_server(tmp_path: Path) -> Iterator[ServerProcess]:
 
 
 def sample(client: httpx.Client, name: str, **labels: str) -> float:
-    """The value of one sample, which must be there."""
+    """The value of one sample; it must exist."""
     return find_sample(client.get("/metrics").text, name, labels)
 
 
@@ -42,7 +42,7 @@ def find_sample(text: str, name: str, labels: Mapping[str, str]) -> float:
 
 
 def test_outcomes_are_counted_once(own_server: ServerProcess) -> None:
-    """An answer, a damaged image and a model that is not there, each under its own outcome; strangers invent no labels."""
+    """Each outcome is counted under its code; the name of an unknown model becomes no label."""
     with own_server.client() as client:
         assert client.post("/v1/predict", content=plain("red")).status_code == 200
         assert client.post("/v1/predict", content=b"nothing").status_code == 400
@@ -57,7 +57,7 @@ def test_outcomes_are_counted_once(own_server: ServerProcess) -> None:
 
 
 def test_stages_and_batches_are_observed(own_server: ServerProcess) -> None:
-    """Each stage of a request once, and each batch by its size."""
+    """Each stage once per request, and each batch by its size."""
     with own_server.client() as client:
         for _ in range(3):
             client.post("/v1/predict", content=plain("red"))
@@ -72,8 +72,8 @@ def test_stages_and_batches_are_observed(own_server: ServerProcess) -> None:
         assert sample(client, "resident_batch_size_sum", model="colours", version="1") == 3
 
 
-def test_what_serves_is_shown(own_server: ServerProcess) -> None:
-    """Versions by state, empty queues, and the process."""
+def test_versions_queues_and_process_are_shown(own_server: ServerProcess) -> None:
+    """Versions by state, empty queues, and the memory of the process."""
     with own_server.client() as client:
         assert sample(client, "resident_versions", model="colours", state="ready") == 1
         assert sample(client, "resident_versions", model="colours", state="error") == 0
@@ -82,8 +82,8 @@ def test_what_serves_is_shown(own_server: ServerProcess) -> None:
         assert sample(client, "process_resident_memory_bytes") > 1e7
 
 
-def test_openmetrics_is_spoken_to_who_asks_for_it(own_server: ServerProcess) -> None:
-    """Prometheus itself asks for OpenMetrics; a browser gets the text format."""
+def test_openmetrics_is_sent_if_accepted(own_server: ServerProcess) -> None:
+    """Prometheus asks for OpenMetrics; a browser gets the text format."""
     with own_server.client() as client:
         plain_text = client.get("/metrics")
         assert plain_text.headers["content-type"].startswith("text/plain")
@@ -100,7 +100,7 @@ def test_openmetrics_is_spoken_to_who_asks_for_it(own_server: ServerProcess) -> 
 
 
 def test_versions_are_counted_in_every_state(registry: Registry) -> None:
-    """Of a model with one version that serves, one that drains and one that failed: each is seen as what it is."""
+    """One version serves, one drains and one failed."""
     publish(registry.store)
     reconcile(registry)
     with registry.lease(MODEL):

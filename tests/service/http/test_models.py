@@ -5,7 +5,7 @@ from colour_model import CLASS_NAMES, MODEL, SIZE
 
 
 def test_models_are_listed(client: httpx.Client) -> None:
-    """GET /v1/models has every model with what serves of it."""
+    """GET /v1/models has every model with the version that answers."""
     (model,) = client.get("/v1/models").json()["models"]
     assert list(model) == ["model", "state", "version", "digest", "proof", "precision", "default"]
     assert (model["model"], model["state"], model["version"], model["default"]) == (
@@ -17,8 +17,8 @@ def test_models_are_listed(client: httpx.Client) -> None:
     assert model["digest"].startswith("sha256:")
 
 
-def test_model_says_what_it_takes_and_knows(client: httpx.Client) -> None:
-    """GET /v1/models/{model} has the classes, the input and how an image becomes it."""
+def test_model_details_show_input_and_classes(client: httpx.Client) -> None:
+    """GET /v1/models/{model} has classes, input and preprocessing."""
     detail = client.get(f"/v1/models/{MODEL}").json()
     assert detail["class_names"] == list(CLASS_NAMES)
     assert (detail["input"]["height"], detail["input"]["width"]) == (SIZE, SIZE)
@@ -28,24 +28,24 @@ def test_model_says_what_it_takes_and_knows(client: httpx.Client) -> None:
     assert detail["max_batch_size"] == 16
 
 
-def test_health_is_two_answers(client: httpx.Client) -> None:
-    """Live says that the process answers, ready that it may be sent traffic; a healthy one has no reason to give."""
+def test_live_and_ready_are_different_routes(client: httpx.Client) -> None:
+    """A healthy server gives no reason."""
     assert client.get("/health/live").json() == {"status": "live"}
     ready = client.get("/health/ready")
     assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
 
 
 def test_server_does_not_name_its_software(client: httpx.Client) -> None:
-    """No Server header tells a stranger what to attack."""
+    """There is no Server header."""
     assert "server" not in client.get("/health/live").headers
 
 
 def test_health_answers_head_requests(client: httpx.Client) -> None:
-    """Load balancers ask with HEAD."""
+    """Load balancers use HEAD."""
     assert [client.head(f"/health/{name}").status_code for name in ("live", "ready")] == [200, 200]
 
 
-def test_a_trailing_slash_is_no_redirect(client: httpx.Client) -> None:
-    """A redirect would lead to whatever Host the client has sent, and take the photo there."""
+def test_trailing_slash_is_not_redirected(client: httpx.Client) -> None:
+    """A redirect would send the image to any Host that the client names."""
     response = client.post("/v1/predict/", headers={"Host": "elsewhere.example"}, content=b"x")
     assert (response.status_code, response.json()["code"]) == (404, "route_not_found")

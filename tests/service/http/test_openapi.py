@@ -1,4 +1,4 @@
-"""The documentation pages: complete, and asking nothing of another host."""
+"""The OpenAPI document and its page, which use no other host."""
 
 import json
 import re
@@ -28,7 +28,7 @@ MANAGEMENT_PATHS = [
 
 
 class Links(HTMLParser):
-    """Everything that a browser would fetch for a page."""
+    """The links that a browser would fetch for a page."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -70,14 +70,14 @@ def resolve(document: dict[str, Any], reference: str) -> Any:
 
 
 def test_page_names_no_other_host(page: str) -> None:
-    """No address in the page leads away from the server, so that it works where there is no internet."""
+    """The page works without internet access."""
     assert not ELSEWHERE.findall(page)
     assert "SwaggerUIBundle" in page
     assert "/openapi.json" in page
 
 
-def test_script_style_and_icon_come_from_here(client: httpx.Client, page: str) -> None:
-    """What the page loads is served by this process under its right type."""
+def test_script_style_and_icon_are_served_locally(client: httpx.Client, page: str) -> None:
+    """They have the right media types."""
     links = Links(page).found
     types = {}
     for link in links:
@@ -88,7 +88,7 @@ def test_script_style_and_icon_come_from_here(client: httpx.Client, page: str) -
 
 
 def test_style_and_script_load_nothing_from_elsewhere(client: httpx.Client, page: str) -> None:
-    """The style imports nothing, and neither file points to a source map."""
+    """They import nothing and name no source map."""
     for link in Links(page).found:
         text = client.get(link).text
         assert "sourceMappingURL" not in text
@@ -98,19 +98,19 @@ def test_style_and_script_load_nothing_from_elsewhere(client: httpx.Client, page
 
 
 def test_validator_badge_is_off(page: str) -> None:
-    """Swagger UI's badge would send the document to its makers' host."""
+    """Swagger UI's badge would send the document to another host."""
     assert re.search(r'"validatorUrl":\s*null', page)
 
 
-def test_root_leads_to_the_documentation(client: httpx.Client) -> None:
-    """A person who opens the address lands on /docs."""
+def test_root_redirects_to_the_documentation(client: httpx.Client) -> None:
+    """`/` redirects to `/docs`."""
     response = client.get("/")
     assert response.is_redirect
     assert response.headers["location"] == "/docs"
 
 
 def test_every_reference_of_the_document_resolves(document: dict[str, Any]) -> None:
-    """A client generator finds every schema that is named."""
+    """A client generator finds every schema."""
     references = [node["$ref"] for node in walk(document) if isinstance(node.get("$ref"), str)]
     assert references
     dangling = []
@@ -123,8 +123,8 @@ def test_every_reference_of_the_document_resolves(document: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("path", PREDICT_PATHS)
-def test_predict_routes_say_what_they_take_and_answer(document: dict[str, Any], path: str) -> None:
-    """Each predict route has a required body of three kinds, its parameters and its path's, its answer and its errors."""
+def test_predict_routes_are_documented(document: dict[str, Any], path: str) -> None:
+    """Each has parameters, a required body of three media types, a response and errors."""
     operation = document["paths"][path]["post"]
     assert operation["summary"]
     body = operation["requestBody"]
@@ -146,8 +146,8 @@ def test_predict_routes_say_what_they_take_and_answer(document: dict[str, Any], 
     )
 
 
-def test_document_promises_no_answer_that_never_comes(document: dict[str, Any]) -> None:
-    """A wrong parameter is a 400 problem here: the framework's own 422 stands nowhere."""
+def test_document_has_no_422(document: dict[str, Any]) -> None:
+    """An invalid parameter is a 400 problem; FastAPI's own 422 is never sent."""
     assert [
         path
         for path, methods in document["paths"].items()
@@ -157,7 +157,7 @@ def test_document_promises_no_answer_that_never_comes(document: dict[str, Any]) 
 
 
 def test_errors_are_documented_as_problem_details(document: dict[str, Any]) -> None:
-    """The media type of every documented error of the predict routes is the one that is sent."""
+    """The documented media type of every error is application/problem+json."""
     for path in PREDICT_PATHS:
         for status, answer in document["paths"][path]["post"]["responses"].items():
             if status.startswith(("4", "5")):
@@ -165,7 +165,7 @@ def test_errors_are_documented_as_problem_details(document: dict[str, Any]) -> N
 
 
 def test_all_routes_are_documented(document: dict[str, Any]) -> None:
-    """Every public route stands in the document, and the pages themselves do not."""
+    """Every public route is documented; the pages themselves are not."""
     public = {
         *PREDICT_PATHS,
         "/v1/models",
@@ -178,8 +178,10 @@ def test_all_routes_are_documented(document: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("path", MANAGEMENT_PATHS)
-def test_management_routes_say_that_they_need_a_key(document: dict[str, Any], path: str) -> None:
-    """Their refusals are documented as what is sent, and the page offers to enter a key for them."""
+def test_management_routes_are_documented_with_their_key(
+    document: dict[str, Any], path: str
+) -> None:
+    """Their errors are problems, and the page offers to enter a key."""
     (operation,) = document["paths"][path].values()
     assert operation["security"] == [{"HTTPBearer": []}]
     assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
@@ -189,8 +191,10 @@ def test_management_routes_say_that_they_need_a_key(document: dict[str, Any], pa
             assert list(answer["content"]) == ["application/problem+json"]
 
 
-def test_answer_is_what_the_document_says(client: httpx.Client, document: dict[str, Any]) -> None:
-    """A real answer has exactly the properties of its schema."""
+def test_response_has_the_documented_properties(
+    client: httpx.Client, document: dict[str, Any]
+) -> None:
+    """A real response has exactly the properties of its schema."""
     schemas = document["components"]["schemas"]
     answer = client.post("/v1/predict", content=plain("red")).json()
     assert set(answer) == set(schemas["PredictResponse"]["properties"])

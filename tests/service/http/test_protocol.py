@@ -1,4 +1,4 @@
-"""The head of a request is bounded in bytes and in time, on a real server."""
+"""The protocol adapter: bounds of the head, `DirectTransport`, idle connections."""
 
 import asyncio
 import gc
@@ -17,7 +17,7 @@ HEADERS = ["date", "content-type", "content-length", "model-digest", "x-request-
 
 
 def send_until_refused(connection: socket.socket, chunk: bytes, times: int) -> bytes:
-    """Send the chunk again and again; what the server said when it ended the connection."""
+    """Send the chunk repeatedly; returns what the server sent before it closed the connection."""
     try:
         for _ in range(times):
             connection.sendall(chunk)
@@ -39,10 +39,10 @@ def send_until_refused(connection: socket.socket, chunk: bytes, times: int) -> b
     ],
     ids=["headers", "url", "one header"],
 )
-def test_a_head_without_end_is_refused(
+def test_endless_head_is_rejected(
     limited_server: ServerProcess, begin: bytes, chunk: bytes
 ) -> None:
-    """64 MB of headers, of URL or of one header are cut off long before they have come, and the next client is served."""
+    """64 MB of headers, URL or one header are cut off early, and the next client is served."""
     with limited_server.connect() as connection:
         connection.sendall(begin)
         answer = send_until_refused(connection, chunk, 1000)
@@ -52,8 +52,8 @@ def test_a_head_without_end_is_refused(
         assert labels(read_response(connection).json()["results"]) == ["red"]
 
 
-def test_heads_follow_each_other_on_one_connection(limited_server: ServerProcess) -> None:
-    """The bound is on one head, not on a connection: large heads one after the other are all answered."""
+def test_bound_of_the_head_is_per_request(limited_server: ServerProcess) -> None:
+    """Several large heads on one connection are all answered."""
     with limited_server.connect() as connection:
         for _ in range(4):
             connection.sendall(request_head(Content_Length=len(RED), X_Filler="f" * 40_000) + RED)
@@ -65,10 +65,8 @@ def test_heads_follow_each_other_on_one_connection(limited_server: ServerProcess
     [b"", b"POST /v1/pre", b"POST / HTTP/1.1\r\nHost: x\r\n"],
     ids=["nothing", "line", "headers"],
 )
-def test_a_head_that_does_not_come_is_not_waited_for(
-    colour_store: ModelStore, begin: bytes
-) -> None:
-    """A client that connects and does not ask is let go of."""
+def test_slow_head_closes_the_connection(colour_store: ModelStore, begin: bytes) -> None:
+    """A client that sends no complete head in time is disconnected."""
     arguments = (
         "--store",
         colour_store.root,
@@ -90,10 +88,10 @@ def test_a_head_that_does_not_come_is_not_waited_for(
     ],
     ids=["empty", "large", "none"],
 )
-def test_a_body_that_comes_with_its_head_has_the_same_limits(
+def test_body_that_arrives_with_its_head_has_the_same_limits(
     limited_server: ServerProcess, body: bytes, status: int, code: str
 ) -> None:
-    """In chunks, so that nothing in the head tells how much it is."""
+    """The body is chunked, so that the head does not tell its length."""
     chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
     with limited_server.connect() as connection:
         connection.sendall(
@@ -106,10 +104,10 @@ def test_a_body_that_comes_with_its_head_has_the_same_limits(
 
 
 @pytest.mark.parametrize("way", ["at once", "head first"])
-def test_an_answer_is_the_same_however_its_request_came(
+def test_response_is_the_same_with_and_without_direct_transport(
     limited_server: ServerProcess, way: str
 ) -> None:
-    """Past the messages of ASGI or by them: the same headers, once each, in the same order, and a connection that is kept."""
+    """The same headers, once each, in the same order, and the connection is kept."""
     with limited_server.connect() as connection:
         for _ in range(2):
             head = request_head(Content_Length=len(RED))
@@ -123,10 +121,8 @@ def test_an_answer_is_the_same_however_its_request_came(
 
 
 @pytest.mark.parametrize("asked", ["close", "keep-alive"])
-def test_a_connection_ends_where_that_was_asked_for(
-    limited_server: ServerProcess, asked: str
-) -> None:
-    """The answer says so too."""
+def test_connection_header_is_honoured(limited_server: ServerProcess, asked: str) -> None:
+    """The response has the same `Connection: close`."""
     with limited_server.connect() as connection:
         connection.sendall(request_head(Content_Length=len(RED), Connection=asked) + RED)
         answer = read_response(connection)
@@ -137,10 +133,8 @@ def test_a_connection_ends_where_that_was_asked_for(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("body", [RED, b"x"], ids=["answered", "refused"])
-async def test_a_prediction_leaves_nothing_to_the_collector(
-    colour_store: ModelStore, body: bytes
-) -> None:
-    """What a request made is gone with its answer: under load the search for cycles would take a tenth of the time."""
+async def test_prediction_leaves_no_reference_cycles(colour_store: ModelStore, body: bytes) -> None:
+    """Under load, the garbage collector would otherwise take a tenth of the time."""
     async with socket_application.listening(colour_store.root) as (_, port):
         reader, writer = await socket_application.connect(port)
         gc.collect()
@@ -158,8 +152,8 @@ async def test_a_prediction_leaves_nothing_to_the_collector(
             writer.close()
 
 
-def test_a_wish_to_be_connected_through_is_refused(server: ServerProcess) -> None:
-    """This is no proxy: an attempt to use it as one ends at once, whatever stands in its head, and others are served."""
+def test_connect_is_rejected(server: ServerProcess) -> None:
+    """The service is not a proxy; other clients are served."""
     with server.connect() as connection:
         connection.sendall(b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n" + b"a: b\r\n" * 1000 + b"\r\n")
         assert connection.recv(4096).startswith(b"HTTP/1.1 400")
@@ -169,8 +163,8 @@ def test_a_wish_to_be_connected_through_is_refused(server: ServerProcess) -> Non
     assert "RecursionError" not in server.stderr.text
 
 
-def test_a_head_is_not_charged_with_the_body_before_it(server: ServerProcess) -> None:
-    """Where requests are sent one behind the other, a long body and the begin of the next head may come in one chunk."""
+def test_bytes_of_the_body_before_do_not_count_for_a_head(server: ServerProcess) -> None:
+    """With pipelining, a long body and the start of the next head may arrive in one chunk."""
     with server.connect() as connection:
         head = request_head(Content_Length=len(RED))
         connection.sendall(request_head(Content_Length=70_000) + b"x" * 70_000 + head[:20])
@@ -183,10 +177,10 @@ def test_a_head_is_not_charged_with_the_body_before_it(server: ServerProcess) ->
 @pytest.mark.parametrize(
     ("length", "rest"), [(0, b"\r\n"), (9, b"x")], ids=["nothing", "a body that nobody reads"]
 )
-async def test_bytes_that_are_no_request_do_not_keep_a_connection(
+async def test_bytes_that_start_no_request_do_not_keep_a_connection_open(
     colour_store: ModelStore, length: int, rest: bytes
 ) -> None:
-    """After an answer a connection ends where no request follows, whatever else is sent."""
+    """A connection without a next request is closed after the keep-alive time."""
     async with socket_application.listening(colour_store.root, keep_alive_seconds=1) as (_, port):
         reader, writer = await socket_application.connect(port)
         writer.write(b"GET /health/live HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % length)

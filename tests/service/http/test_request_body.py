@@ -56,7 +56,7 @@ def multipart(*images: bytes, field: str = "images") -> tuple[bytes, str]:
 
 
 @pytest.mark.parametrize("images", [[RED], [RED, GREEN], [GREEN, RED, GREEN, RED]])
-def test_images_come_out_as_they_went_in(images: list[bytes]) -> None:
+def test_images_are_read_unchanged(images: list[bytes]) -> None:
     """JSON and multipart bodies give the same bytes in the same order."""
     assert images_of(json_body(*images), "application/json; charset=utf-8") == images
     assert images_of(*multipart(*images)) == images
@@ -66,14 +66,14 @@ def test_images_come_out_as_they_went_in(images: list[bytes]) -> None:
     "media_type",
     ["", "image/png", "image/jpeg", "application/json", "text/plain", "multipart/form-data"],
 )
-def test_bytes_that_begin_like_an_image_are_one(media_type: str) -> None:
-    """The media type is not asked where the bytes say what they are."""
+def test_body_that_starts_like_an_image_is_one(media_type: str) -> None:
+    """The media type is ignored if the first bytes are those of an image."""
     assert images_of(RED, media_type) == [RED]
 
 
 @pytest.mark.parametrize("prefix", ["data:image/png;base64,", "data:;base64,"])
-def test_data_urls_are_taken(prefix: str) -> None:
-    """What a browser's FileReader gives is an image."""
+def test_data_urls_are_accepted(prefix: str) -> None:
+    """A browser's FileReader returns data: URLs."""
     body = {"images": [{"b64": prefix + base64.b64encode(RED).decode()}]}
     assert images_of(json.dumps(body).encode(), "application/json") == [RED]
 
@@ -90,8 +90,8 @@ def test_data_urls_are_taken(prefix: str) -> None:
         ("data:", "empty_image"),
     ],
 )
-def test_wrong_base64_stands_in_its_place(text: str, code: str) -> None:
-    """One image that is not base64 takes the others with it no more than one that is not an image."""
+def test_malformed_base64_is_an_error_in_its_place(text: str, code: str) -> None:
+    """The other images of the request are read."""
     body = json.dumps({"images": [{"b64": base64.b64encode(RED).decode()}, {"b64": text}]}).encode()
     good, bad = images_of(body, "application/json")
     assert good == RED
@@ -109,16 +109,16 @@ TYPES = [
 
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(body=st.binary(max_size=300), media_type=st.sampled_from(TYPES))
-def test_no_body_gives_more_than_a_service_error(body: bytes, media_type: str) -> None:
-    """Whatever bytes come under whatever type, what is raised is an error with a status."""
+def test_any_body_is_read_or_rejected_with_a_status(body: bytes, media_type: str) -> None:
+    """Any bytes with any media type raise nothing but a ServiceError."""
     error = refusal(body, media_type)
     assert error is None or 400 <= error.status < 500
 
 
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_damaged_multipart_gives_no_more_than_a_service_error(data: st.DataObject) -> None:
-    """A multipart body with any byte changed is read or refused with an error that has a status."""
+def test_damaged_multipart_is_read_or_rejected_with_a_status(data: st.DataObject) -> None:
+    """A multipart body with any byte changed raises nothing but a ServiceError."""
     body, media_type = multipart(RED, GREEN)
     position = data.draw(st.integers(0, len(body) - 1))
     damaged = body[:position] + bytes([data.draw(st.integers(0, 255))]) + body[position + 1 :]
@@ -127,8 +127,8 @@ def test_damaged_multipart_gives_no_more_than_a_service_error(data: st.DataObjec
 
 
 @pytest.mark.parametrize("kept", [0.1, 0.3, 0.6, 0.9, 0.99])
-def test_truncated_multipart_is_refused(kept: float) -> None:
-    """A multipart body without its closing boundary is malformed: the image that was cut off must not be lost in silence."""
+def test_truncated_multipart_is_rejected(kept: float) -> None:
+    """Without the closing boundary, an image that was cut off would be lost silently."""
     body, media_type = multipart(RED, GREEN)
     with pytest.raises(BadRequestError) as caught:
         images_of(body[: int(len(body) * kept)], media_type)
@@ -139,7 +139,7 @@ def test_truncated_multipart_is_refused(kept: float) -> None:
     "error::ResourceWarning", "error::pytest.PytestUnraisableExceptionWarning"
 )
 def test_multipart_leaves_no_file_open() -> None:
-    """The parts' temporary files are closed when the images are read, and when the body is refused."""
+    """Temporary files are closed after reading, and after an error."""
     body, media_type = multipart(RED, GREEN)
     images_of(body, media_type)
     with pytest.raises(BadRequestError):
@@ -154,8 +154,8 @@ def test_multipart_leaves_no_file_open() -> None:
         {"content-encoding": "gzip, identity"},
     ],
 )
-def test_encoded_bodies_are_refused_by_their_header(headers: dict[str, str]) -> None:
-    """A compressed body could unfold to anything, so none is taken."""
+def test_bodies_with_a_content_coding_are_rejected(headers: dict[str, str]) -> None:
+    """A compressed body could expand without bound."""
     with pytest.raises(UnsupportedMediaError):
         check_headers(Headers(headers), 100)
 
@@ -163,22 +163,22 @@ def test_encoded_bodies_are_refused_by_their_header(headers: dict[str, str]) -> 
 @pytest.mark.parametrize(
     "headers", [{}, {"content-encoding": "identity"}, {"content-encoding": "Identity"}]
 )
-def test_plain_bodies_pass(headers: dict[str, str]) -> None:
-    """No coding and `identity`, in any case (RFC 9110, 8.4.1), are the same."""
+def test_bodies_without_a_content_coding_are_accepted(headers: dict[str, str]) -> None:
+    """No header and `identity` in any case are the same (RFC 9110, 8.4.1)."""
     check_headers(Headers(headers | {"content-length": "100"}), 100)
 
 
-def test_announced_length_over_the_limit_is_refused() -> None:
-    """One byte more than allowed is refused by the header."""
+def test_content_length_over_the_limit_is_rejected() -> None:
+    """One byte over the limit is rejected by the header."""
     with pytest.raises(TooLargeError):
         check_headers(Headers({"content-length": "101"}), 100)
 
 
 @pytest.mark.parametrize("item", ["1", "{}", "[]", '{"x": 1}', '{"b64": ""}'])
-def test_a_json_body_of_countless_items_is_refused_before_it_is_parsed(
+def test_json_body_with_too_many_items_is_rejected_before_parsing(
     item: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Small items by the million would cost gigabytes as objects; their number is read off the bytes."""
+    """Millions of small items would become gigabytes of objects."""
     monkeypatch.setattr(JsonBody, "model_validate_json", lambda _: pytest.fail("it was parsed"))
     body = f'{{"images": [{",".join([item] * 100_000)}]}}'.encode()
     with pytest.raises((BadRequestError, TooLargeError)) as caught:
@@ -196,8 +196,8 @@ def request_with(chunks: AsyncIterator[bytes]) -> Request:
     return Request({"type": "http", "method": "POST", "headers": []}, receive)
 
 
-def test_body_is_read_no_further_than_the_limit() -> None:
-    """A body without a length is refused at the chunk that passes the limit; the rest is never asked for."""
+def test_body_is_not_read_past_the_limit() -> None:
+    """Reading stops at the chunk that exceeds the limit."""
     asked = []
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -210,8 +210,8 @@ def test_body_is_read_no_further_than_the_limit() -> None:
     assert asked == [0, 1, 2]
 
 
-def test_body_that_stops_coming_is_a_timeout() -> None:
-    """A sender that stays silent is given up with a 408 that says how much came."""
+def test_body_that_stops_arriving_is_a_timeout() -> None:
+    """The 408 says how many bytes arrived."""
 
     async def chunks() -> AsyncIterator[bytes]:
         yield b"12345"

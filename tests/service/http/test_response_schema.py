@@ -107,7 +107,7 @@ def test_problem_details(
     request_parts: dict[str, Any],
     status: int,
 ) -> None:
-    """Every error is the documented problem; `errors` has one entry per image if all of them failed."""
+    """Errors are the documented problem; `errors` has an entry per image if all failed."""
     response = calibrated.post(path, **request_parts)
     assert response.status_code == status
     body = check(document, response)

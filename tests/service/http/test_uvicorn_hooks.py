@@ -1,4 +1,4 @@
-"""`service/http/protocol.py` overrides and uses private parts of uvicorn; each must still be there."""
+"""The private parts of uvicorn that `service/http/protocol.py` uses must still exist."""
 
 import inspect
 from typing import Any
@@ -77,7 +77,7 @@ async def test_attributes_of_protocol_and_cycle_exist() -> None:
 
 
 def test_flow_control_can_resume_and_tell_that_writing_is_paused() -> None:
-    """`resume_reading` and `write_paused` are used to notice a client that leaves and a slow reader."""
+    """They are used to notice disconnects and slow readers."""
     flow = FlowControl(None)  # type: ignore[arg-type]
     check([name for name in ("resume_reading", "write_paused") if not hasattr(flow, name)])
 

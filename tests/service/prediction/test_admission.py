@@ -84,7 +84,9 @@ def test_request_larger_than_the_queue_is_too_large(admission: Admission) -> Non
     assert "Retry-After" not in caught.value.headers
 
 
-def test_request_that_would_miss_its_deadline_is_rejected_with_its_wait(admission: Admission) -> None:
+def test_request_that_would_miss_its_deadline_is_rejected_with_its_wait(
+    admission: Admission,
+) -> None:
     """Two seconds of work fit in a deadline of 2 s and not in one of 1.5 s."""
     with admission.admit(1):
         with (

@@ -58,13 +58,16 @@ def deadline(seconds: float = PATIENCE_SECONDS) -> float:
 
 async def wait_for_large(decoders: DecodePool, count: int) -> None:
     """Wait until `count` large images are running or waiting."""
-    await until(lambda: decoders._large_workers._running + len(decoders._large_workers._semaphore._waiters) >= count)
+    await until(
+        lambda: (
+            decoders._large_workers._running + len(decoders._large_workers._semaphore._waiters)
+            >= count
+        )
+    )
 
 
-async def test_smaller_large_images_are_decoded_first(
-    decoders: DecodePool, held: Held
-) -> None:
-    """A photograph that arrives after larger images is decoded before those that wait; bulk is last."""
+async def test_smaller_large_images_are_decoded_first(decoders: DecodePool, held: Held) -> None:
+    """A smaller image overtakes larger ones that wait; bulk is last."""
     tasks = []
     for place, (size, priority) in enumerate(
         [(HUGE, 1), (LARGE, BULK), (HUGE, 1), (HUGE, 1), (LARGE, 1)]
@@ -80,7 +83,9 @@ async def test_smaller_large_images_are_decoded_first(
     assert held.sizes == [HUGE, LARGE, HUGE, HUGE, LARGE]
 
 
-async def test_huge_bulk_images_do_not_delay_other_bulk_images(decoders: DecodePool, held: Held) -> None:
+async def test_huge_bulk_images_do_not_delay_other_bulk_images(
+    decoders: DecodePool, held: Held
+) -> None:
     """An image of usual size has workers of its own."""
     huge = [
         asyncio.create_task(
@@ -115,9 +120,7 @@ async def test_image_that_would_be_decoded_too_late_is_rejected_at_once(
     await asyncio.gather(*first)
 
 
-async def test_cancelled_waiter_releases_its_place(
-    decoders: DecodePool, held: Held
-) -> None:
+async def test_cancelled_waiter_releases_its_place(decoders: DecodePool, held: Held) -> None:
     """Whether its place was granted already or not."""
     tasks = [
         asyncio.create_task(decoders.decode(plain("red", size=HUGE), PREPROCESSING, deadline()))

@@ -1,4 +1,4 @@
-"""The path of a request under load, late or left alone, with the model held at a gate."""
+"""Requests under load, late requests and disconnects, with the model held at a gate."""
 
 import asyncio
 import base64
@@ -38,7 +38,7 @@ def posting(application: Application, *names: str) -> asyncio.Task[httpx.Respons
 
 
 async def test_full_queue_refuses_more_and_serves_again(colour_store: ModelStore) -> None:
-    """With the queue full a request gets 429 with Retry-After at once, what was accepted is answered, and then there is room."""
+    """It gets 429 with Retry-After at once; accepted requests are answered."""
     async with started(colour_store.root, max_queue_size=3) as application:
         model = application.hold_model()
         accepted = posting(application, "red", "green", "blue")
@@ -56,8 +56,8 @@ async def test_full_queue_refuses_more_and_serves_again(colour_store: ModelStore
         ).status_code == 200
 
 
-async def test_queue_is_one_a_model(store: ModelStore) -> None:
-    """Images of one version leave but the rest to another, also to one that came later; another model has its own."""
+async def test_versions_of_a_model_share_its_queue(store: ModelStore) -> None:
+    """Also with a version that is loaded later; other models have their own queue."""
     publish(store)
     publish(store)
     publish(store, "other")
@@ -82,8 +82,8 @@ async def test_queue_is_one_a_model(store: ModelStore) -> None:
         assert (await posting_to(application, "colours", *["red"] * 3)).status_code == 200
 
 
-async def test_full_queue_refuses_before_the_body_is_read(colour_store: ModelStore) -> None:
-    """A request that would find no place is refused without a byte of its body being asked for."""
+async def test_full_queue_rejects_before_the_body_is_read(colour_store: ModelStore) -> None:
+    """A request to a full queue is rejected before the first byte of its body is requested."""
     async with started(colour_store.root, max_queue_size=1) as application:
         model = application.hold_model()
         accepted = posting(application, "red")
@@ -96,7 +96,7 @@ async def test_full_queue_refuses_before_the_body_is_read(colour_store: ModelSto
 
 
 async def test_request_larger_than_the_queue_is_too_large(colour_store: ModelStore) -> None:
-    """A request that could never fit is told so, not to come again."""
+    """A request that could never be admitted gets 413 instead of 429."""
     async with started(colour_store.root, max_queue_size=2) as application:
         response = await application.client.post("/v1/predict", json=colours("red", "red", "red"))
         assert (response.status_code, response.json()["code"]) == (413, "too_many_images")
@@ -104,7 +104,7 @@ async def test_request_larger_than_the_queue_is_too_large(colour_store: ModelSto
 
 @pytest.mark.parametrize("announced", [True, False], ids=["content-length", "chunked"])
 async def test_bodies_share_the_upload_budget(colour_store: ModelStore, announced: bool) -> None:
-    """While one body of the whole budget is being sent another is refused, also where neither says how long it is."""
+    """A body is rejected while another takes the whole budget."""
     headers = {"content-length": "1000"} if announced else {"transfer-encoding": "chunked"}
     async with started(
         colour_store.root, max_upload_bytes=1000, max_body_bytes=1000
@@ -120,8 +120,8 @@ async def test_bodies_share_the_upload_budget(colour_store: ModelStore, announce
         await receiving
 
 
-async def test_image_that_is_late_is_answered_504_and_never_run(colour_store: ModelStore) -> None:
-    """An image whose deadline passes while it waits for the model gets 504 and is not computed when its turn comes."""
+async def test_late_image_gets_504_and_is_never_run(colour_store: ModelStore) -> None:
+    """An image whose deadline passes while it waits for a batch gets 504 and is in no batch."""
     async with started(colour_store.root, deadline_seconds=0.2) as application:
         model = application.hold_model()
         first = posting(application, "red")
@@ -136,7 +136,7 @@ async def test_image_that_is_late_is_answered_504_and_never_run(colour_store: Mo
 
 
 async def test_deadline_is_kept_while_the_model_is_busy(colour_store: ModelStore) -> None:
-    """The 504 comes when the deadline passes and not when the model gets round to it: here it never does."""
+    """The 504 is sent when the deadline passes, although the model never finishes."""
     async with started(colour_store.root, deadline_seconds=0.2) as application:
         model = application.hold_model()
         try:
@@ -151,8 +151,8 @@ async def test_deadline_is_kept_while_the_model_is_busy(colour_store: ModelStore
             await first
 
 
-async def test_images_of_a_client_that_left_are_never_run(colour_store: ModelStore) -> None:
-    """A client that goes away while its images wait gives up their places, and they are dropped when the batch forms."""
+async def test_images_of_a_disconnected_client_are_never_run(colour_store: ModelStore) -> None:
+    """A client that disconnects releases the places of its images, and they are in no batch."""
     async with started(colour_store.root, max_queue_size=2) as application:
         model = application.hold_model()
         first = posting(application, "red")
@@ -164,7 +164,7 @@ async def test_images_of_a_client_that_left_are_never_run(colour_store: ModelSto
         await until(lambda: len(queue) == 1)
         leaver.leave()
         await leaving
-        stayer = posting(application, "green")  # finds the place that the leaver held
+        stayer = posting(application, "green")  # takes the place of the client that left
         await until(lambda: len(queue) == 2)
         model.gate.set()
         assert labels((await first).json()["results"]) == ["red"]
@@ -173,8 +173,10 @@ async def test_images_of_a_client_that_left_are_never_run(colour_store: ModelSto
     assert leaver.status == 499
 
 
-async def test_client_that_leaves_in_its_body_holds_nothing(colour_store: ModelStore) -> None:
-    """A client that goes away half-way through its body leaves the upload budget as it was."""
+async def test_client_that_disconnects_in_its_body_releases_its_bytes(
+    colour_store: ModelStore,
+) -> None:
+    """The upload budget is free again after a client disconnects in the middle of its body."""
     async with started(colour_store.root, max_upload_bytes=1000) as application:
         leaver = RawClient(headers={"content-length": "1000"})
         leaver.send_body(b"x" * 10, more=True)
@@ -185,8 +187,8 @@ async def test_client_that_leaves_in_its_body_holds_nothing(colour_store: ModelS
         assert (await follower.request(application.app)).status == 200
 
 
-async def test_failing_model_is_a_500_for_its_batch_alone(colour_store: ModelStore) -> None:
-    """When a run fails its images get inference_failed without the reason, and the next request is answered."""
+async def test_failing_run_is_a_500_for_its_batch_only(colour_store: ModelStore) -> None:
+    """Its images get inference_failed without the reason; the next request is answered."""
     async with started(colour_store.root) as application:
         batcher = application.served().batcher
         run = batcher._run
@@ -200,8 +202,8 @@ async def test_failing_model_is_a_500_for_its_batch_alone(colour_store: ModelSto
         ).status_code == 200
 
 
-async def test_large_images_decode_beside_the_event_loop(colour_store: ModelStore) -> None:
-    """A large image is decoded by a worker: while it is held there, a small one is answered."""
+async def test_large_images_are_decoded_in_a_worker(colour_store: ModelStore) -> None:
+    """While a large image is held in a worker, a small one is answered."""
     entered, gate = threading.Event(), threading.Event()
 
     def held(image: Image.Image, spec: Preprocessing) -> Pixels:
@@ -226,10 +228,10 @@ async def test_large_images_decode_beside_the_event_loop(colour_store: ModelStor
 
 
 @pytest.mark.parametrize("why", ["left", "late"])
-async def test_images_of_a_client_that_is_gone_are_never_decoded(
+async def test_images_that_nobody_waits_for_are_never_decoded(
     colour_store: ModelStore, why: str
 ) -> None:
-    """Whose client left, or whose time passed, while they wait for a decoder: worker and model count what they really ran."""
+    """Their client left, or their deadline passed, while they waited for a worker."""
     decoded, entered, gate = [], threading.Event(), threading.Event()
 
     def held(image: Image.Image, spec: Preprocessing) -> Pixels:
@@ -261,10 +263,10 @@ async def test_images_of_a_client_that_is_gone_are_never_decoded(
     assert model.sizes == [1]
 
 
-async def test_images_of_many_pixels_do_not_hold_the_places_of_others(
+async def test_huge_images_do_not_delay_others(
     colour_store: ModelStore,
 ) -> None:
-    """With more huge images than workers, all held, one of middle size is decoded and answered."""
+    """While more huge images than workers are held, an image of middle size is answered."""
     gate = threading.Event()
 
     def held(image: Image.Image, spec: Preprocessing) -> Pixels:
@@ -289,10 +291,10 @@ async def test_images_of_many_pixels_do_not_hold_the_places_of_others(
                 assert labels((await task).json()["results"]) == ["blue"]
 
 
-async def test_thin_images_that_grow_in_the_resize_decode_beside_the_event_loop(
+async def test_thin_image_that_grows_in_the_resize_is_decoded_in_a_worker(
     tmp_path: Path,
 ) -> None:
-    """1 x 16,000 pixels are few until the shorter side is resized: that work must not stand in the event loop either."""
+    """1 x 16,000 pixels become many when the shorter side is resized."""
     store = make_store(tmp_path / "store")
     publish(store)
     threads = []
@@ -312,7 +314,7 @@ async def test_thin_images_that_grow_in_the_resize_decode_beside_the_event_loop(
 
 
 async def test_own_timeout_is_kept_and_capped(colour_store: ModelStore) -> None:
-    """timeout_ms ends the wait before the service's deadline does, and never after it."""
+    """`timeout_ms` shortens the deadline of the service and never extends it."""
     async with started(colour_store.root, deadline_seconds=0.3) as application:
         model = application.hold_model()
         first = posting(application, "red")
@@ -327,15 +329,19 @@ async def test_own_timeout_is_kept_and_capped(colour_store: ModelStore) -> None:
         await first
 
 
-async def test_what_can_not_be_in_time_is_refused_at_once(colour_store: ModelStore) -> None:
-    """With runs of a second and one image ahead, an answer within 100 ms is not waited for: 429, the wait, and when to come."""
+async def test_request_that_would_miss_its_deadline_is_rejected_at_once(
+    colour_store: ModelStore,
+) -> None:
+    """With runs of 1 s and one image ahead, `timeout_ms=900` gets 429 with the predicted wait."""
     async with started(colour_store.root) as application:
         application.served().wait_estimate.seconds = lambda ahead, images, _: float(ahead + images)
         model = application.hold_model()
         alone = asyncio.create_task(
             application.client.post("/v1/predict?timeout_ms=900", content=plain("red"))
         )
-        await model.begun()  # nobody was ahead, so it is tried whatever was predicted
+        await (
+            model.begun()
+        )  # the version was idle, so the image was admitted whatever was predicted
         refused = await application.client.post("/v1/predict?timeout_ms=900", content=plain("blue"))
         assert (refused.status_code, refused.json()["code"]) == (429, "overloaded")
         assert "2,000 ms" in refused.json()["detail"]
@@ -345,8 +351,8 @@ async def test_what_can_not_be_in_time_is_refused_at_once(colour_store: ModelSto
         assert model.sizes == [1]
 
 
-async def test_bulk_that_runs_is_in_the_predicted_wait(colour_store: ModelStore) -> None:
-    """With runs of ten seconds, of which one has just begun, there is no answer within fifteen, though only bulk came before."""
+async def test_running_bulk_batch_is_part_of_the_predicted_wait(colour_store: ModelStore) -> None:
+    """With runs of 10 s, an interactive image waits for the bulk batch that has just begun."""
     async with started(colour_store.root) as application:
         profile = application.served().profile
         profile._seconds = [10.0] * len(profile._seconds)
@@ -366,8 +372,10 @@ async def test_bulk_that_runs_is_in_the_predicted_wait(colour_store: ModelStore)
         assert (await bulk).status_code == 200
 
 
-async def test_bulk_takes_the_places_that_interactive_leaves(colour_store: ModelStore) -> None:
-    """Bulk that came first is run after interactive that came later, and fills its batch."""
+async def test_bulk_fills_the_places_that_interactive_images_leave(
+    colour_store: ModelStore,
+) -> None:
+    """Bulk images run after interactive ones that arrived later, and fill their batch."""
     async with started(colour_store.root, max_batch_size=2) as application:
         model = application.hold_model()
         first = posting(application, "red")
@@ -399,17 +407,15 @@ async def test_bulk_takes_the_places_that_interactive_leaves(colour_store: Model
         "&".join("abcdefghijk" * 10),
     ],
 )
-async def test_parameters_that_are_not_understood_are_refused(
-    colour_store: ModelStore, query: str
-) -> None:
-    """Nothing is guessed: the problem says what is taken."""
+async def test_invalid_query_parameters_are_rejected(colour_store: ModelStore, query: str) -> None:
+    """Each is a 400 with the code invalid_parameter."""
     async with started(colour_store.root) as application:
         response = await application.client.post(f"/v1/predict?{query}", content=plain("red"))
         assert (response.status_code, response.json()["code"]) == (400, "invalid_parameter")
 
 
-async def test_request_is_answered_by_the_model_that_it_began_with(store: ModelStore) -> None:
-    """A model that becomes the default while a body arrives answers the next request, and this one is not told its labels."""
+async def test_request_is_answered_by_the_version_it_leased(store: ModelStore) -> None:
+    """The default model may change while a body arrives."""
     async with started(store.root, builtin=True) as application:
         body, client = plain("red"), RawClient(headers={"content-type": "image/png"})
         client.send_body(body[:10], more=True)
