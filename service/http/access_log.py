@@ -46,7 +46,7 @@ def log_request(
         f'{host} "{scope["method"]} {path}" {status} {milliseconds:.1f} ms{detail} '
         f"id={identity.decode()}"
     )
-    # logger.info() would search the stack for its caller, which takes longer than all of the above.
+    # logger.info() would search the stack for its caller, which costs more than all of the above.
     logger.handle(logging.LogRecord(logger.name, level, __file__, 0, line, None, None))
 
 
