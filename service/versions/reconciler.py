@@ -148,7 +148,7 @@ def _apply_model(change: RegistryChange, name: str, desired: DesiredVersions) ->
                 continue
             loaded = result
         serving[number] = loaded
-        missing -= bool(missing) and number in desired.candidates
+        missing = max(missing - 1, 0)
         change.put(_while_loading(model, serving, desired, None))
     change.put(_final(model, serving, desired, errors, frozenset(unreadable)))
 

@@ -239,15 +239,15 @@ def test_change_applies_immediately(path: Path) -> None:
         keys.check(bearer(secret), "manage")
 
 
-@pytest.mark.parametrize("slip", ["gone", "damaged"])
+@pytest.mark.parametrize("mistake", ["gone", "damaged"])
 def test_deleted_or_damaged_file_keeps_the_old_keys(
-    path: Path, slip: str, caplog: pytest.LogCaptureFixture
+    path: Path, mistake: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A deleted or damaged file is logged once, and the old keys stay until it is valid again."""
     secret = add_key(path, "app", ["predict"])
     keys = ApiKeys(path)
     sound = path.read_bytes()
-    path.unlink() if slip == "gone" else path.write_bytes(sound[:-20])
+    path.unlink() if mistake == "gone" else path.write_bytes(sound[:-20])
     for _ in range(3):
         assert keys.check(bearer(secret), "predict") == "app"
         with pytest.raises(UnauthorizedError):
@@ -256,6 +256,11 @@ def test_deleted_or_damaged_file_keeps_the_old_keys(
         logging.ERROR
     ]
     assert secret not in caplog.text
+    path.write_bytes(sound)
+    assert keys.check(bearer(secret), "predict") == "app"
+    path.unlink() if mistake == "gone" else path.write_bytes(sound[:-20])
+    assert keys.check(bearer(secret), "predict") == "app"
+    assert len([record for record in caplog.records if record.levelno > logging.INFO]) == 2
     path.write_bytes(sound)
     remove_key(path, "app")
     assert keys.check(None, "predict") is None

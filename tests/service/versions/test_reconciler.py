@@ -8,11 +8,12 @@ import pytest
 from colour_model import MODEL, alter, make_store, publish, publish_deviating
 from registries import is_closed, options, serving, wait_until_closed
 
-from model_store.errors import StoreUnreadableError
+from model_store.errors import ModelStoreError, StoreUnreadableError, VersionCorruptError
 from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
 from model_store.version import Version
 from service.engine.loaded_version import LoadedVersion
 from service.engine.options import EngineOptions
+from service.errors import ConflictError
 from service.versions import draining
 from service.versions import loading as loading_module
 from service.versions.operations import Operations
@@ -168,6 +169,31 @@ def test_unreadable_version_is_retried_and_logged_once(
     assert serving(registry) == 2
     assert sorted(registry.models[MODEL].errors) == [3]
     assert tried == [f"{MODEL}/1", f"{MODEL}/3", f"{MODEL}/2"]
+
+
+def test_unreadable_version_that_then_fails_is_not_retried(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version that could be read and failed is a failed version from then on."""
+    errors: list[ModelStoreError] = [StoreUnreadableError("Input/output error")]
+    attempts: list[int] = []
+
+    def fail(version: Version) -> None:
+        attempts.append(version.number)
+        raise errors[-1]
+
+    publish(registry.store)
+    reconcile(registry)
+    publish(registry.store)
+    monkeypatch.setattr(Version, "verify", fail)
+    for _ in range(2):
+        reconcile(registry)
+    assert attempts == [2, 2]
+    errors.append(VersionCorruptError("a damaged file"))
+    with pytest.raises(ConflictError):
+        Operations(registry).load(MODEL, 2)
+    reconcile(registry)
+    assert attempts == [2, 2, 2]
 
 
 def test_new_model_serves(registry: Registry) -> None:
