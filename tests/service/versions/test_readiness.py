@@ -55,7 +55,7 @@ def test_replica_is_ready_if_required_models_serve(
     default: str | None,
     ready: object,
 ) -> None:
-    """Models of settings are required, and else those that serve after startup."""
+    """Models that settings name are required, otherwise those that serve after startup."""
     publish(store, "one")
     publish(store, "two")
     publish_deviating(store, "broken")
@@ -69,7 +69,7 @@ def test_replica_without_models_is_not_ready(make: Make, required: Sequence[str]
 
 
 def test_deleted_model_serves_on_only_if_a_setting_names_it(store: ModelStore, make: Make) -> None:
-    """A deleted model serves on if a setting names it, and is removed else."""
+    """A deleted model is removed unless a setting names it."""
     publish(store, "one")
     publish(store, "two")
     named, unnamed = make(["one"]), make()
@@ -83,7 +83,7 @@ def test_deleted_model_serves_on_only_if_a_setting_names_it(store: ModelStore, m
 def test_missing_models_are_logged_once(
     store: ModelStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A missing model is an error if readiness depends on it, and a warning else."""
+    """A missing model is an error if readiness depends on it, otherwise a warning."""
     publish(store, "one")
     publish(store, "two")
     required = RequiredModels("absent", ["one", "missing"], ["two", "twoo"])
