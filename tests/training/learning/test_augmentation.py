@@ -70,7 +70,7 @@ def test_draws_depend_on_seed_and_epoch_and_on_nothing_else(flip: str) -> None:
     """Positions, flips and mixing weights alike."""
 
     def draws(seed: int, epoch: int) -> list[Tensor]:
-        made = AugmentationDraws.of_epoch(500, seed, epoch, flip, MIXING)
+        made = AugmentationDraws.of_epoch(500, seed, epoch, flip, Mixing(mixup=0.4))
         return [made["crop_x"], made.flips, made.mixes]
 
     reference = draws(0, 1)
@@ -212,6 +212,13 @@ def test_an_aspect_stretches_one_side_and_shrinks_the_other() -> None:
     assert 1.35 < slopes[0].max() < 1.45
 
 
+def test_a_window_of_any_aspect_lies_inside_the_image() -> None:
+    """Pixels at the border may blend with the zeros outside."""
+    settings = Augmentation(crop_area=(0.2, 0.2), crop_aspect=4)
+    out = augment(torch.ones(300, 3, 64, 64), unflipped(300), settings, 16, BLACK)
+    assert out.min() > 0.2
+
+
 def test_a_translation_shifts_by_at_most_its_fraction() -> None:
     ramp = torch.linspace(-1, 1, 32).expand(200, 3, 32, 32)
     out = augment(ramp, unflipped(200), Augmentation(translation=0.25), 32, BLACK)
@@ -272,6 +279,14 @@ def test_erasing_sets_a_box_of_some_images_to_zero() -> None:
     assert np.mean(areas) == pytest.approx(0.14, abs=0.04)  # 0.18, less what is outside
 
 
+@pytest.mark.parametrize("mixing", [Mixing(mixup=0.4), Mixing(cutmix=0.4)])
+def test_mixing_weights_have_a_beta_distribution(mixing: Mixing) -> None:
+    """Beta(a, a) has a mean of 1/2 and a variance of 1 / (4 (2 a + 1))."""
+    mixes = unflipped(5000, mixing).mixes
+    assert mixes.mean().item() == pytest.approx(0.5, abs=0.02)
+    assert mixes.var().item() == pytest.approx(1 / (4 * 1.8), abs=0.01)
+
+
 @pytest.mark.parametrize(
     "mixing", [Mixing(mixup=1.0), Mixing(cutmix=1.0), Mixing(mixup=0.2, cutmix=1.0)]
 )
@@ -308,9 +323,9 @@ def test_pairs_mix_the_same_way_in_a_batch_and_in_its_even_parts() -> None:
 
 
 def test_resized_images_are_antialiased() -> None:
-    """Stripes of one pixel become gray; images of the right size are returned as they are."""
-    stripes = torch.tensor([0.0, 1.0]).repeat(16).expand(1, 3, 32, 32)
-    small = resize(stripes, 16)
+    """Every fourth column is 1; bilinear sampling alone would miss them all."""
+    columns = torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(16).expand(1, 3, 64, 64)
+    small = resize(columns, 16)
     assert small.shape == (1, 3, 16, 16)
-    assert (small - 0.5).abs().max() < 0.1
-    assert resize(stripes, 32) is stripes
+    assert (small[..., 1:-1] - 0.25).abs().max() < 0.1
+    assert resize(columns, 64) is columns
