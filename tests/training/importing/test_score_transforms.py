@@ -12,9 +12,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from training.errors import ForeignModelError
 from training.importing.candidate import ImportCandidate, open_session
+from training.importing.graph_walk import GraphWalker
 from training.importing.input_options import InputOptions
 from training.importing.onnx_network import read_onnx
 from training.importing.presets import PRESETS
+from training.importing.score_transforms import (
+    ScoreTransform,
+    ScoreTransforms,
+    find_score_transforms,
+)
 
 Step = tuple[str, Any]
 PRIORS = np.linspace(0.5, 1.5, CLASSES)
@@ -102,6 +108,32 @@ def test_scores_that_are_not_one_distribution_are_refused(
     """Served as logits, they would give nearly uniform probabilities."""
     with pytest.raises(ForeignModelError, match=message):
         read(tmp_path, with_steps(*steps))
+
+
+@pytest.mark.parametrize(
+    ("steps", "preserves"),
+    [
+        ([("Mul", 2.0), ("Sub", 1.0)], True),
+        ([("Mul", -2.0)], False),
+        ([("Min", 0.0)], False),
+        ([("Div", -1.0), ("Mul", -1.0)], True),
+        ([("Add", PRIORS)], False),
+    ],
+)
+def test_steps_preserve_the_order_of_scores(
+    steps: list[tuple[str, Any]], *, preserves: bool
+) -> None:
+    """A constant result has no order, and constants per class may change it."""
+    transforms = tuple(ScoreTransform(name, (np.asarray(value),)) for name, value in steps)
+    assert ScoreTransforms(None, transforms).preserves_order == preserves
+
+
+def test_a_constant_minus_the_scores_is_not_a_step() -> None:
+    model = with_steps(("Sub", [1.0]))
+    model.graph.node[-1].input[:] = model.graph.node[-1].input[::-1]
+    found = find_score_transforms(GraphWalker(model.graph), model.graph.output[0].name)
+    assert found.node is not None
+    assert (found.node.op_type, found.steps) == ("Sub", ())
 
 
 def test_percentages_without_a_softmax_are_refused(tmp_path: Path) -> None:
