@@ -1,7 +1,7 @@
-"""Keras's own ONNX export of its ResNet50 with random weights, and what Keras answers: a program, for Keras wants its own process.
+"""Writes Keras's own ONNX export of its ResNet50 with random weights, and Keras's probabilities.
 
-`python keras_export.py FOLDER SIDE CLASSES` writes `keras.onnx` (NHWC, caffe's BGR inside its pixels' range) and `keras.npz`
-(images, uint8 RGB, with Keras's own probabilities).
+Run as a program, because Keras needs its own process: `python keras_export.py FOLDER SIDE CLASSES`
+writes `keras.onnx` (NHWC, BGR as the caffe preset) and `keras.npz` (uint8 RGB images and answers).
 """
 
 import os
@@ -12,7 +12,6 @@ import numpy as np
 
 
 def main(folder: Path, side: int, classes: int) -> None:
-    """Write both files."""
     os.environ["KERAS_BACKEND"] = "torch"
     import keras  # noqa: PLC0415  the variable above must be set
 
@@ -23,13 +22,13 @@ def main(folder: Path, side: int, classes: int) -> None:
     for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             gamma, beta, mean, variance = layer.get_weights()
-            chance = np.random.default_rng(len(gamma))
+            random = np.random.default_rng(len(gamma))
             layer.set_weights(
                 [
                     gamma,
-                    beta + chance.normal(0, 0.1, beta.shape),
+                    beta + random.normal(0, 0.1, beta.shape),
                     mean,
-                    variance * chance.uniform(0.8, 1.5, mean.shape),
+                    variance * random.uniform(0.8, 1.5, mean.shape),
                 ]
             )
     images = np.random.default_rng(1).integers(

@@ -58,24 +58,24 @@ class CalibratedGraph:
             QuantizationError: If every layer would stay in fp32.
         """
         layers = layers_of(self.model)
-        kept = {
+        fp32_layers = {
             layer.name
             for layer in layers
             if layer.name in keep or (only is not None and layer.name not in only)
         }
-        if len(kept) == len(layers):
+        if len(fp32_layers) == len(layers):
             raise QuantizationError("every layer would stay in fp32; quantize at least one of them")
         preamble = preamble_of(self.model)
         last, after_last = head_of(self.model)
         excluded = [
             *preamble,
             *after_last,
-            *(node for layer in layers if layer.name in kept for node in layer.nodes),
+            *(node for layer in layers if layer.name in fp32_layers for node in layer.nodes),
         ]
         nodes = (
             None
             if only is None
-            else [node for layer in layers if layer.name not in kept for node in layer.nodes]
+            else [node for layer in layers if layer.name not in fp32_layers for node in layer.nodes]
         )
         quantizer = QDQQuantizer(
             copy.deepcopy(self.model),

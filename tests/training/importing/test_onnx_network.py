@@ -12,6 +12,7 @@ from foreign_graphs import CHANNELS, CLASSES, LABELS, SIZE, Builder, foreign_gra
 
 from training.errors import ForeignModelError
 from training.importing.candidate import ImportCandidate, open_session
+from training.importing.import_report import ReportEntry
 from training.importing.input_options import InputOptions
 from training.importing.input_spec import PixelRange
 from training.importing.onnx_network import read_onnx
@@ -59,18 +60,23 @@ def import_graph(
     )
 
 
-def certainty(candidate: ImportCandidate, subject: str) -> tuple[str, str]:
+def imagenet_input() -> np.ndarray:
+    """`images()` as float32 NCHW, normalized with ImageNet's mean and std."""
+    return ((images() / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32)
+
+
+def entry_of(candidate: ImportCandidate, subject: str) -> ReportEntry:
     (entry,) = [entry for entry in candidate.report.entries if entry.subject == subject]
+    return entry
+
+
+def certainty(candidate: ImportCandidate, subject: str) -> tuple[str, str]:
+    entry = entry_of(candidate, subject)
     return entry.value, entry.certainty
 
 
-def evidence(candidate: ImportCandidate, subject: str) -> str:
-    (entry,) = [entry for entry in candidate.report.entries if entry.subject == subject]
-    return entry.evidence
-
-
-def closed(builder: Builder, classes: int, batch: int | str = "n") -> onnx.ModelProto:
-    """The model of a builder that reads `pixels`, NCHW, and ends in scores."""
+def classifier(builder: Builder, classes: int, batch: int | str = "n") -> onnx.ModelProto:
+    """The model of a builder from `pixels`, NCHW, to scores."""
     floats = onnx.TensorProto.FLOAT
     pixels = onnx.helper.make_tensor_value_info("pixels", floats, [batch, 3, SIZE, SIZE])
     return model_of(
@@ -171,9 +177,7 @@ def test_a_pooled_linear_head_is_found_and_checked_by_numbers(
 ) -> None:
     """Only if mean(features) x weight + bias are the logits does the version have features."""
     path, candidate = import_graph(tmp_path, foreign_graph(pool=pool, head=head))
-    expected = reference_scores(
-        path, ((images() / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32)
-    )
+    expected = reference_scores(path, imagenet_input())
     session = open_session(candidate.model, candidate.input, candidate.outputs)
     assert np.abs(session.run(images()) - expected).max() < 1e-4
     assert (candidate.classifier is not None) == has_features
@@ -212,9 +216,9 @@ def test_a_pooled_value_without_two_spatial_axes_is_not_a_feature_map(
         np.zeros(CLASSES),
         transB=1,
     )
-    _, candidate = import_graph(tmp_path, closed(builder, CLASSES))
+    _, candidate = import_graph(tmp_path, classifier(builder, CLASSES))
     assert candidate.classifier is None
-    assert shape in evidence(candidate, "features")
+    assert shape in entry_of(candidate, "features").evidence
 
 
 def test_a_last_layer_without_one_number_per_class_is_not_a_head(tmp_path: Path) -> None:
@@ -231,14 +235,14 @@ def test_a_last_layer_without_one_number_per_class_is_not_a_head(tmp_path: Path)
     builder.add("Gemm", np.random.default_rng(1).normal(size=(5, CHANNELS)), np.zeros(5), transB=1)
     builder.add("Add", np.random.default_rng(2).normal(size=(5, 5)))
     builder.add("Reshape", np.array([1, 25], np.int64))
-    path = write(tmp_path, closed(builder, 25, batch=1))
+    path = write(tmp_path, classifier(builder, 25, batch=1))
     candidate = read_onnx(
         path,
         [f"class {number}" for number in range(25)],
         InputOptions(preset=IMAGENET, preset_name="preset"),
     )
     assert candidate.classifier is None
-    assert "Gemm" in evidence(candidate, "features")
+    assert "Gemm" in entry_of(candidate, "features").evidence
 
 
 @pytest.mark.parametrize(
@@ -247,9 +251,7 @@ def test_a_last_layer_without_one_number_per_class_is_not_a_head(tmp_path: Path)
 def test_the_input_of_a_final_softmax_is_served(tmp_path: Path, end: str, head: str) -> None:
     """Softmax of the served logits is the file's own output."""
     path, candidate = import_graph(tmp_path, foreign_graph(end=end, head=head))
-    expected = reference_scores(
-        path, ((images() / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32)
-    )
+    expected = reference_scores(path, imagenet_input())
     assert candidate.outputs.kind == "logits"
     assert np.abs(softmax(served_scores(candidate, images())) - expected).max() < 1e-5
     assert candidate.classifier is not None
@@ -271,9 +273,7 @@ def test_a_softmax_in_a_local_function_is_found(tmp_path: Path, opset: int) -> N
     )
     model.graph.output[0].name = "shares"
     path, candidate = import_graph(tmp_path, model)
-    expected = reference_scores(
-        path, ((images() / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32)
-    )
+    expected = reference_scores(path, imagenet_input())
     assert certainty(candidate, "answer") == ("logits", "checked")
     assert np.abs(softmax(served_scores(candidate, images())) - expected).max() < 1e-5
 
@@ -281,9 +281,7 @@ def test_a_softmax_in_a_local_function_is_found(tmp_path: Path, opset: int) -> N
 def test_probabilities_without_a_softmax_are_served_as_probabilities(tmp_path: Path) -> None:
     """They are recognised by their numbers."""
     path, candidate = import_graph(tmp_path, foreign_graph(end="normalised by hand"))
-    expected = reference_scores(
-        path, ((images() / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32)
-    )
+    expected = reference_scores(path, imagenet_input())
     assert candidate.outputs.kind == "probabilities"
     assert np.abs(served_scores(candidate, images()) - expected).max() < 1e-5
 
@@ -335,9 +333,7 @@ def test_old_and_new_opsets_return_the_original_scores(tmp_path: Path, opset: in
     path, candidate = import_graph(
         tmp_path, foreign_graph(opset=opset, weights_as_inputs=opset < 11, pool="AveragePool")
     )
-    expected = reference_scores(
-        path, ((images() / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32)
-    )
+    expected = reference_scores(path, imagenet_input())
     assert np.abs(served_scores(candidate, images()) - expected).max() < 1e-4
     model = onnx.load_model_from_string(candidate.model)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [
