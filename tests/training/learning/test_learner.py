@@ -133,3 +133,15 @@ def test_the_average_follows_the_weights_and_is_evaluated() -> None:
     assert torch.allclose(average, 2 / 11 * weights[0] + 9 / 11 * weights[1], atol=1e-7)
     plain = make_learner(linear())
     assert plain.evaluation_network is plain.network
+
+
+def test_gradients_of_earlier_steps_are_cleared() -> None:
+    """The second step moves the weights along its own gradient."""
+    learner = make_learner(linear())
+    weight = learner.network.get_parameter("fc.weight")
+    learner.train()
+    learner.step(batch_of(12))
+    before, logits = weight.detach().clone(), learner.network(IMAGES).detach()
+    learner.step(batch_of(12))
+    gradient = (logits.softmax(1) - torch.eye(CLASSES)[LABELS]).T @ IMAGES.flatten(1) / 12
+    assert torch.allclose(weight, before - 0.1 * gradient, atol=1e-6)
