@@ -1,0 +1,46 @@
+"""An import is rejected if another input spec is significantly better."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from training.importing.verification import _check_alternatives, _LabelScores, _p_value
+
+IMAGES = 40
+
+
+def scores(correct: int, seed: int) -> np.ndarray:
+    """Probabilities of two classes for images of class 0, of which `correct` are right."""
+    generator = np.random.default_rng(seed)
+    of_label = generator.uniform(0.55, 0.95, IMAGES)
+    of_label[correct:] = generator.uniform(0.05, 0.45, IMAGES - correct)
+    return np.stack([of_label, 1 - of_label], axis=1).astype(np.float32)
+
+
+def check(alternatives: int) -> Any:
+    """The check with this number of alternatives, all of them equally good."""
+    own, other = scores(20, seed=0), scores(32, seed=1)
+    candidate = SimpleNamespace(
+        outputs=SimpleNamespace(kind="probabilities"),
+        reference=lambda _: own,
+        alternatives={f"alternative {n}": lambda _: other for n in range(alternatives)},
+    )
+    labelled = SimpleNamespace(labels=np.zeros(IMAGES, np.int64))
+    return _check_alternatives(candidate, labelled, np.zeros((IMAGES, 8, 8, 3), np.uint8))
+
+
+def test_each_alternative_raises_the_p_value() -> None:
+    """Bonferroni: with many alternatives, one is better by chance."""
+    one, three, thousand = check(1), check(3), check(1000)
+    assert three.value == pytest.approx(3 * one.value)
+    assert thousand.value == pytest.approx(1000 * one.value)
+    assert not one.passed
+    assert thousand.passed
+
+
+def test_an_alternative_with_fewer_correct_images_is_not_better() -> None:
+    likelier = _LabelScores(10, np.log(np.linspace(0.5, 0.9, 20)))
+    own = _LabelScores(11, np.log(np.linspace(0.1, 0.2, 20)))
+    assert _p_value(own, likelier) == 1.0
