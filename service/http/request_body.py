@@ -125,9 +125,9 @@ async def read_body(
     return b"".join(chunks)
 
 
-def _body_too_large(max_body_bytes: int, found: str) -> TooLargeError:
+def _body_too_large(max_body_bytes: int, evidence: str) -> TooLargeError:
     return TooLargeError(
-        f"the request body is larger than the limit of {max_body_bytes:,} bytes: {found}"
+        f"the request body is larger than the limit of {max_body_bytes:,} bytes: {evidence}"
     )
 
 

@@ -50,8 +50,8 @@ def test_unsafe_request_id_is_replaced(client: httpx.Client, sent: str) -> None:
 
 def test_request_is_one_line(server: ServerProcess, client: httpx.Client) -> None:
     """Client, method, path as sent, status, model, version, images, and the id of the response."""
-    found = client.post("/v1/models/colours/predict?top_k=1", content=plain("red"))
-    identity = found.headers["x-request-id"]
+    response = client.post("/v1/models/colours/predict?top_k=1", content=plain("red"))
+    identity = response.headers["x-request-id"]
     pattern = (
         r'127\.0\.0\.1 "POST /v1/models/colours/predict" 200 [0-9.]+ ms '
         rf"ok colours/1 images=1 id={identity}$"

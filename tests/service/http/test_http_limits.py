@@ -11,7 +11,7 @@ import pytest
 from colour_model import labels, plain
 from http_problems import check_problem
 from PIL import Image
-from server_process import ServerProcess, read_response, request_head, running
+from server_process import PATIENCE_SECONDS, ServerProcess, read_response, request_head, running
 
 from model_store.store import ModelStore
 
@@ -135,19 +135,19 @@ def test_overload_is_a_429_with_retry_after(colour_store: ModelStore) -> None:
     with running("--store", colour_store.root, "--no-builtin", *arguments) as server:
         server.announced()
         refused: list[httpx.Response] = []
-        somebody_was_refused = threading.Event()
+        rejected_one = threading.Event()
 
         def send() -> httpx.Response:
             with server.client() as client:
                 response = client.post("/v1/predict", **colours("red", "green"))
             if response.status_code == 429:
                 refused.append(response)
-                somebody_was_refused.set()
+                rejected_one.set()
             return response
 
         with ThreadPoolExecutor(2) as pool, server.client() as client:
             responses = [pool.submit(send), pool.submit(send)]
-            assert somebody_was_refused.wait(9)
+            assert rejected_one.wait(PATIENCE_SECONDS)
             company = client.post("/v1/predict", **colours("blue"))
             statuses = sorted(response.result().status_code for response in responses)
         assert statuses == [200, 429]

@@ -120,14 +120,20 @@ def test_response_is_the_same_with_and_without_direct_transport(
             assert labels(answer.json()["results"]) == ["red"]
 
 
-@pytest.mark.parametrize("asked", ["close", "keep-alive"])
-def test_connection_header_is_honoured(limited_server: ServerProcess, asked: str) -> None:
+@pytest.mark.parametrize("connection_header", ["close", "keep-alive"])
+def test_connection_header_is_honoured(
+    limited_server: ServerProcess, connection_header: str
+) -> None:
     """The response has the same `Connection: close`."""
     with limited_server.connect() as connection:
-        connection.sendall(request_head(Content_Length=len(RED), Connection=asked) + RED)
+        connection.sendall(
+            request_head(Content_Length=len(RED), Connection=connection_header) + RED
+        )
         answer = read_response(connection)
-        assert answer.headers.get("connection") == ("close" if asked == "close" else None)
-        if asked == "close":
+        assert answer.headers.get("connection") == (
+            "close" if connection_header == "close" else None
+        )
+        if connection_header == "close":
             assert connection.recv(100) == b""
 
 

@@ -198,16 +198,16 @@ def request_with(chunks: AsyncIterator[bytes]) -> Request:
 
 def test_body_is_not_read_past_the_limit() -> None:
     """Reading stops at the chunk that exceeds the limit."""
-    asked = []
+    chunks_read = []
 
     async def chunks() -> AsyncIterator[bytes]:
         for number in range(100):
-            asked.append(number)
+            chunks_read.append(number)
             yield b"x" * 10
 
     with pytest.raises(TooLargeError):
         asyncio.run(read_body(request_with(chunks()).receive, 25, 60))
-    assert asked == [0, 1, 2]
+    assert chunks_read == [0, 1, 2]
 
 
 def test_body_that_stops_arriving_is_a_timeout() -> None:

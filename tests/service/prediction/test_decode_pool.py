@@ -1,4 +1,4 @@
-"""The pools for decoding: who is next, who is refused, and who does not wait for whom."""
+"""The order in which images are decoded, and which of them are rejected."""
 
 import asyncio
 import threading
@@ -15,7 +15,7 @@ from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels, to_pixels
 from service.engine.priority import BULK
 from service.errors import OverloadedError
-from service.prediction import decode_pool as decoding
+from service.prediction import decode_pool as decode_pool_module
 from service.prediction.decode_pool import DecodePool
 
 pytestmark = pytest.mark.anyio
@@ -40,7 +40,7 @@ class Held:
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Held:
     held = Held()
-    monkeypatch.setattr(decoding, "to_pixels", held)
+    monkeypatch.setattr(decode_pool_module, "to_pixels", held)
     return held
 
 
@@ -133,7 +133,7 @@ async def test_cancelled_waiter_releases_its_place(decoders: DecodePool, held: H
     assert [type(found) for found in await asyncio.gather(*tasks, return_exceptions=True)].count(
         asyncio.CancelledError
     ) == 1
-    assert decoders._large_workers.wait_seconds(decoding.BULK_COST) == 0
+    assert decoders._large_workers.wait_seconds(decode_pool_module.BULK_COST) == 0
     await asyncio.wait_for(
         decoders.decode(plain("red", size=HUGE), PREPROCESSING, deadline()), PATIENCE_SECONDS
     )
