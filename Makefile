@@ -7,6 +7,7 @@ PORT ?= 8000
 STORE ?= model_store/models
 CONSTRAINTS ?= requirements/constraints.txt
 ARGS ?=
+WORKERS ?= auto
 CIFAR10 ?=
 FASHION ?=
 
@@ -51,8 +52,9 @@ test-all: $(TEST)/.installed $(TRAINING)/.installed ## Run all tests
 .PHONY: run-tests
 run-tests:
 	@if $(TEST)/bin/python -c 'import torch' 2>/dev/null; then echo "$(TEST) must not have torch"; exit 1; fi
-	$(TEST)/bin/python -m pytest -m "$(SELECT)" tests/model_store tests/service
-	$(TRAINING)/bin/python -m pytest -m "$(SELECT)" --ignore tests/model_store --ignore tests/service
+	$(TEST)/bin/python -m pytest -n $(WORKERS) -m "$(SELECT)" tests/model_store tests/service
+	OMP_NUM_THREADS=1 $(TRAINING)/bin/python -m pytest -n $(WORKERS) -m "$(SELECT)" \
+	  --ignore tests/model_store --ignore tests/service
 
 lint: $(TRAINING)/.installed ## Check style (ruff) and types (mypy, strict)
 	$(TRAINING)/bin/ruff check .

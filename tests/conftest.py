@@ -1,4 +1,4 @@
-"""What holds for every test."""
+"""Fixtures that every test uses."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What a service that a test starts keeps for the next one lies in a directory that is gone afterwards."""
+    """Services that tests start use a temporary cache directory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

@@ -1,4 +1,4 @@
-"""A page that was written, taken apart for tests to look into."""
+"""An HTML page, parsed for tests."""
 
 import re
 from html.parser import HTMLParser
@@ -19,7 +19,7 @@ ADDRESSES = {
 
 
 class Page(HTMLParser):
-    """A page taken apart: elements with their attributes, the texts of a kind of element, and whether all were closed."""
+    """A parsed page: its elements with attributes and texts. Fails if an element is not closed."""
 
     def __init__(self, source: bytes) -> None:
         super().__init__()

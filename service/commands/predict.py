@@ -77,7 +77,7 @@ def predict(
 
 
 def _expand(paths: Sequence[str]) -> Iterator[str]:
-    """The images that the arguments name. Raises click.UsageError for an argument that names none."""
+    """The images that the arguments name. Raises click.UsageError if one names none."""
     for path in paths:
         if path == STDIN or Path(path).is_file():
             yield path
