@@ -21,3 +21,5 @@ The path of a prediction request, file by file:
 (`http/access_log`). Errors become responses in `http/problem_details`. The values that are passed
 along are in `prediction/request`. `versions/` decides which versions can be leased.
 """
+
+import model_store  # noqa: F401  turns off telemetry before a module imports onnxruntime or mlflow

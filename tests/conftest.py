@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+import model_store  # noqa: F401  turns off telemetry before a test imports onnxruntime
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
