@@ -2,7 +2,9 @@
 
 import io
 import math
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ from training.steps.calibration_fit import (
     fit_calibration,
     fit_energy_threshold,
     fit_temperature,
+    largest_share_by_chance,
     measure_calibration,
 )
 from training.steps.evaluate import read_labels, read_logits
@@ -269,6 +272,25 @@ def test_only_a_twin_gives_its_values(
     twin.write("calibration.json", RunCalibration(notices=("none",)).model_dump_json().encode())
     with pytest.raises(CalibrationError, match="none"):
         take_calibration(run_copy, twin)
+
+
+def test_a_run_on_other_data_is_no_twin(run_copy: Run, finished_run: Run, tmp_path: Path) -> None:
+    """Their data digests differ."""
+    twin = Run.open(Path(shutil.copytree(finished_run.path, tmp_path / "twin")))
+    twin.write_json("check.json", {**twin.read_json("check.json", "check"), "data_digest": "0"})
+    with pytest.raises(CalibrationError, match=r"differ in data$"):
+        take_calibration(learned_validation(run_copy), twin)
+
+
+@pytest.mark.parametrize(
+    ("share", "images", "fitted_on", "bound"),
+    [(0.05, 400, 100, 0.05 + 2.33 * 0.0243670), (0.2, 50, 10_000, 0.2 + 2.33 * 0.0567098)],
+)
+def test_the_bound_of_chance_has_the_variance_of_both_samples(
+    share: float, images: int, fitted_on: int, bound: float
+) -> None:
+    """One-sided, at one in a hundred."""
+    assert largest_share_by_chance(share, images, fitted_on) == pytest.approx(bound, abs=1e-5)
 
 
 def test_damage_is_said(run_copy: Run) -> None:

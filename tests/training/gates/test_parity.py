@@ -1,0 +1,91 @@
+"""Parity: wrong logits are noticed at every batch size, in every position and beside any image."""
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from training.gates import parity
+from training.gates.parity import BATCH_SIZES, parity_checks
+
+IMAGES, CLASSES, FIRST_CHUNK = 40, 3, 35
+EXPECTED = np.random.default_rng(0).normal(size=(IMAGES, CLASSES)).astype(np.float32)
+
+
+Change = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""From the logits and the indices of a batch to what the session returns."""
+
+
+class FakeSession:
+    """Returns changed logits of images whose pixels are their index."""
+
+    def __init__(self, change: Change) -> None:
+        self._change = change
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        indices = images[:, 0, 0, 0]
+        return self._change(EXPECTED[indices].copy(), indices)
+
+
+def failed_checks(change: Change, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Return the names of the checks that fail."""
+    monkeypatch.setattr(parity, "read_logits", lambda _: EXPECTED)
+    images = np.tile(np.arange(IMAGES, dtype=np.uint8)[:, None, None, None], (1, 2, 2, 3))
+
+    def chunks(indices: np.ndarray) -> Iterator[np.ndarray]:
+        yield images[indices[:FIRST_CHUNK]]
+        yield images[indices[FIRST_CHUNK:]]
+
+    data = SimpleNamespace(split=SimpleNamespace(test=np.arange(IMAGES)), chunks=chunks)
+    checks = list(parity_checks(None, data, FakeSession(change)))  # type: ignore[arg-type]
+    names = [f"parity_batch_{size}" for size in BATCH_SIZES]
+    assert [check.check for check in checks] == [*names, "parity_top1", "batch_invariance"]
+    return {check.check for check in checks if not check.passed}
+
+
+def test_equal_logits_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No check fails."""
+    assert failed_checks(lambda logits, _: logits, monkeypatch) == set()
+
+
+@pytest.mark.parametrize("wrong_size", BATCH_SIZES)
+def test_logits_that_are_wrong_in_one_batch_size_fail(
+    monkeypatch: pytest.MonkeyPatch, wrong_size: int
+) -> None:
+    """The check of this batch size fails, and so does invariance."""
+
+    def change(logits: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        return logits + np.float32(0.002 * (len(indices) == wrong_size))
+
+    expected = {f"parity_batch_{wrong_size}", "batch_invariance"}
+    assert failed_checks(change, monkeypatch) == expected
+
+
+def test_another_top_class_of_one_image_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if only one batch size gives it."""
+
+    def change(logits: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        if len(indices) == 7:
+            logits[0] = -logits[0]
+        return logits
+
+    assert "parity_top1" in failed_checks(change, monkeypatch)
+
+
+def test_a_logit_that_depends_on_the_neighbours_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images are also run in reverse order, which gives them other neighbours and positions."""
+
+    def change(logits: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        return logits + np.float32(0.002 * (indices[0] > indices[-1]))
+
+    assert failed_checks(change, monkeypatch) == {"batch_invariance"}
+
+
+def test_differences_of_two_batch_sizes_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is within the tolerance of torch's logits, and not of each other."""
+
+    def change(logits: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        return logits + np.float32(8e-4 if len(indices) == 32 else -8e-4)
+
+    assert failed_checks(change, monkeypatch) == {"batch_invariance"}
