@@ -101,9 +101,9 @@ def test_the_validation_split_is_learned_too_where_the_recipe_says_so(
     assert data.training_indices.tolist() == sorted(both.tolist())
     train(run, data)
     assert read_history(run).images == [len(both)]
-    assert read_history(run).best_validation == "trained on too"
+    assert read_history(run).validation_learned
     none = np.empty(0, np.uint64)
     known = np.load(io.BytesIO(encode_known_images(data.scan, data.training_indices, none)))
     assert set(known.tolist()) == {int(data.scan.facts[index].digest[:16], 16) for index in both}
     evaluate(run, data)
-    assert b"validation, trained on too" in write_run_report(run, data).read_bytes()
+    assert b"learn_validation" in write_run_report(run, data).read_bytes()

@@ -258,7 +258,7 @@ def test_only_a_twin_gives_its_values(
     """Refused: for a run that can be calibrated itself, from one that can not, from another recipe, before it was calibrated."""
     with pytest.raises(CalibrationError, match="without --twin"):
         take_calibration(run_copy, finished_run)
-    learned_validation(run_copy)
+    run_copy = learned_validation(run_copy)
     with pytest.raises(CalibrationError, match="name a run that was not"):
         take_calibration(run_copy, run_copy)
     other = new_run("epochs=3", "batch_size=32", architecture="resnet32")
