@@ -8,7 +8,8 @@ RUN python -m venv /opt/resident \
 FROM python:3.11-slim-bookworm
 RUN groupadd --system --gid 10001 resident \
  && useradd --system --uid 10001 --gid resident --no-create-home --shell /usr/sbin/nologin resident \
- && install --directory --owner resident --group resident /models /cache /keys
+ && install --directory --owner resident --group resident /models /cache /keys \
+ && mkdir /config && ln -s /keys /config/resident
 COPY --from=build /opt/resident /opt/resident
 WORKDIR /app
 COPY model_store model_store
@@ -21,7 +22,9 @@ ENV PATH=/opt/resident/bin:$PATH \
     SERVICE_PORT=8000 \
     SERVICE_STORE=/models \
     SERVICE_CACHE=/cache \
-    SERVICE_KEYS=/keys/keys.json
+    XDG_CONFIG_HOME=/config
+# The default file of API keys is /config/resident/keys.json, on the volume /keys. A container without keys starts; set
+# SERVICE_KEYS=/keys/keys.json to make a missing file an error.
 USER resident
 EXPOSE 8000
 VOLUME /models /cache /keys

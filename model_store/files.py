@@ -3,13 +3,16 @@
 They need a local POSIX file system: on NFS, a retried rename or link is ambiguous.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,11 +20,73 @@ CHUNK_BYTES = 1024 * 1024
 DOOMED_PREFIX = ".doomed-"
 
 
+class UnexpectedFileError(OSError):
+    """The path names a link, a FIFO, a device or a directory, or the file is larger than allowed.
+
+    Unlike other `OSError`s it does not go away by itself.
+    """
+
+    def __init__(self, path: Path, reason: str, code: int = errno.EINVAL) -> None:
+        super().__init__(code, reason, str(path))
+
+
+def open_regular(path: Path, *, follow_links: bool = False) -> FileIO:
+    """Open a regular file for reading; never blocks, whatever `path` names.
+
+    Args:
+        path: The file.
+        follow_links: Whether the last component may be a symbolic link.
+
+    Raises:
+        UnexpectedFileError: It is not a regular file.
+        OSError: It cannot be opened.
+    """
+    # O_NONBLOCK: opening a FIFO would wait for a writer.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_links else os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UnexpectedFileError(path, "it is a symbolic link") from None
+        if error.errno == errno.ENXIO:
+            raise UnexpectedFileError(path, "it is not a regular file") from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UnexpectedFileError(path, "it is not a regular file")
+    return FileIO(descriptor)
+
+
+def read_bounded(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a regular file.
+
+    Args:
+        path: The file. Its last component must not be a symbolic link.
+        max_bytes: A larger file is an error; at most one byte more than this is read.
+
+    Raises:
+        UnexpectedFileError: It is not a regular file, or it is larger than `max_bytes`.
+        OSError: It cannot be read.
+    """
+    with open_regular(path) as file:
+        return read_open_file(file, path, max_bytes)
+
+
+def read_open_file(file: FileIO, path: Path, max_bytes: int) -> bytes:
+    """The rest of an open file; `path` is for the message. Raises as `read_bounded` does."""
+    parts, missing = [], max_bytes + 1
+    while missing and (part := file.read(missing)):
+        parts.append(part)
+        missing -= len(part)
+    if not missing:
+        raise UnexpectedFileError(path, f"it is larger than {max_bytes} bytes", errno.EFBIG)
+    return b"".join(parts)
+
+
 def sha256_of(path: Path) -> str:
-    """sha256 of a file's bytes, in hex. Raises OSError if the file is a symbolic link."""
+    """sha256 of a regular file's bytes, in hex. Raises OSError as `open_regular` does."""
     digest = hashlib.sha256()
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    with open(descriptor, "rb", buffering=0) as file:
+    with open_regular(path) as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()

@@ -49,7 +49,7 @@ def create_app(
 
     Raises:
         ProviderError: A provider that the settings name cannot be used.
-        ApiKeysError: The file of API keys cannot be read.
+        ApiKeysError: The file of API keys cannot be read, or the settings name one that is missing.
     """
     cpus = cpu_limit()
     providers = find_providers(settings.providers)
@@ -58,7 +58,7 @@ def create_app(
         try_host_cache(settings.cache, ENGINES) if keeps_engines(providers) else None,
     )
     store = ModelStore(settings.store, BUILTIN_ROOT if settings.builtin else None)
-    keys = ApiKeys(settings.keys)
+    keys = ApiKeys(settings.keys, required="keys" in settings.model_fields_set)
 
     def options_of(model: str) -> EngineOptions:
         return engine_options(settings, model, cpus, providers, caches)

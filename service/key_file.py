@@ -15,7 +15,13 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from model_store.files import DirectoryLock, open_atomically
+from model_store.files import (
+    DirectoryLock,
+    UnexpectedFileError,
+    open_atomically,
+    open_regular,
+    read_open_file,
+)
 from model_store.manifest import now
 from model_store.names import Name
 from model_store.validation import describe_validation_error
@@ -29,6 +35,10 @@ MAX_FILE_BYTES: Final = 1024 * 1024
 
 class ApiKeysError(Exception):
     """The file of API keys cannot be read or changed."""
+
+
+class ApiKeysUnreadableError(ApiKeysError):
+    """The file could not be read this time, whatever it holds."""
 
 
 class KeyNameError(ApiKeysError):
@@ -88,18 +98,15 @@ def read_key_file(
 ) -> tuple[tuple[ApiKey, ...], os.stat_result | None]:
     """The keys and the file's status; no keys and None without a file. Raises ApiKeysError."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path, follow_links=True) as file:  # Kubernetes mounts secrets as links
             status = os.fstat(file.fileno())
-            data = file.read(MAX_FILE_BYTES + 1)
+            data = read_open_file(file, path, MAX_FILE_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return (), None
     except OSError as error:
-        raise ApiKeysError(f"cannot read API keys from {path}: {error.strerror}") from None
+        kind = ApiKeysError if isinstance(error, UnexpectedFileError) else ApiKeysUnreadableError
+        raise kind(f"cannot read API keys from {path}: {error.strerror}") from None
     _check_trusted(path, status, trust_any_owner=trust_any_owner)
-    if len(data) > MAX_FILE_BYTES:
-        raise ApiKeysError(
-            f"cannot read API keys from {path}: the file is larger than {MAX_FILE_BYTES:,} bytes"
-        )
     try:
         return _KeyFile.model_validate_json(data).keys, status
     except ValidationError as error:

@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import logging
+import shlex
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,10 +12,10 @@ from service.key_file import (
     SCOPES,
     ApiKey,
     ApiKeysError,
+    ApiKeysUnreadableError,
     Scope,
     hash_secret,
     read_key_file,
-    read_keys,
     scopes_of,
 )
 from service.log_on_change import LogOnChange
@@ -29,13 +30,28 @@ class ApiKeys:
     editor neither opens the service nor locks everyone out.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises ApiKeysError."""
+    def __init__(self, path: Path, *, required: bool = False) -> None:
+        """Read the file.
+
+        Args:
+            path: The file. Without it, everyone may predict.
+            required: Whether the file must exist.
+
+        Raises:
+            ApiKeysError: The file cannot be read, or it is required and missing.
+        """
         self._path = path
         self._problems = LogOnChange(logger)
         self._stamp = _file_stamp(path)
         self._checked_in_this_turn = False
-        self._use(read_keys(path))
+        keys, status = read_key_file(path, trust_any_owner=False)
+        if required and status is None:
+            raise ApiKeysError(
+                f"there is no file {path}, so everyone could predict; create it with: "
+                f"python -m service keys --keys {shlex.quote(str(path))} add NAME --scope predict "
+                "(or leave this setting unset to start without API keys)"
+            )
+        self._use(keys)
 
     def check(self, authorization: str | None, scope: Scope) -> str | None:
         """Check the `Authorization` header of a request.
@@ -101,14 +117,18 @@ class ApiKeys:
         stamp = _file_stamp(self._path)
         if stamp == self._stamp:
             return
-        self._stamp = stamp
         try:
             keys, status = read_key_file(self._path, trust_any_owner=False)
             if status is None:
                 raise ApiKeysError(f"the file {self._path} is gone")
         except ApiKeysError as error:
+            # An unread change stays a change, so the next check reads the file again: it may have
+            # revoked a key whose holder has used up the process's descriptors.
+            if not isinstance(error, ApiKeysUnreadableError):
+                self._stamp = stamp
             self._problems.report("keys", f"API keys not reloaded reason={str(error)!r}")
         else:
+            self._stamp = stamp
             self._problems.clear("keys")
             self._use(keys)
 

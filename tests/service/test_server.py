@@ -68,10 +68,9 @@ def test_garbage_is_collected_while_it_serves(
         "run",
         lambda _: collector_states.append((gc.isenabled(), gc.get_freeze_count() > 0)),
     )
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     try:
-        load_command("serve").main(
-            ["--store", str(tmp_path), "--keys", str(tmp_path / "keys.json")], standalone_mode=False
-        )
+        load_command("serve").main(["--store", str(tmp_path)], standalone_mode=False)
     finally:
         gc.unfreeze()
         gc.enable()

@@ -1,5 +1,6 @@
 """The file of API keys, and what a request's header allows."""
 
+import errno
 import json
 import logging
 import os
@@ -327,3 +328,53 @@ def test_file_deleted_between_stat_and_read_keeps_the_old_keys(
     with pytest.raises(UnauthorizedError):
         keys.check(None, "predict")
     assert keys.check(bearer(secret), "predict") == "app"
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM])
+def test_revoked_key_is_rejected_after_a_transient_read_error(
+    path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """A change that could not be read is read at the next check, although the file is the same."""
+    secret = add_key(path, "leaver", ["predict"])
+    add_key(path, "app", ["predict"])
+    keys = ApiKeys(path)
+    remove_key(path, "leaver")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("service.key_file.open_regular", fail)
+        for _ in range(2):
+            assert keys.check(bearer(secret), "predict") == "leaver"
+    with pytest.raises(UnauthorizedError):
+        keys.check(bearer(secret), "predict")
+
+
+def test_required_file_must_exist(path: Path) -> None:
+    """A missing file is an error if it is required, and an existing one without keys is not."""
+    with pytest.raises(ApiKeysError, match="keys --keys .* add NAME") as caught:
+        ApiKeys(path, required=True)
+    assert str(path) in str(caught.value)
+    add_key(path, "app", ["predict"])
+    remove_key(path, "app")
+    assert ApiKeys(path, required=True).check(None, "predict") is None
+
+
+def test_directory_of_the_file_may_be_a_link(path: Path, tmp_path: Path) -> None:
+    """The container image links the default directory to its volume, and Kubernetes links files."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    path.parent.symlink_to(volume)
+    secret = add_key(path, "app", ["predict"])
+    (tmp_path / "link.json").symlink_to(path)
+    for file in (volume / "keys.json", path, tmp_path / "link.json"):
+        assert ApiKeys(file, required=True).check(bearer(secret), "predict") == "app"
+
+
+def test_pipe_in_place_of_the_file_is_an_error(path: Path) -> None:
+    """A FIFO is rejected at once; opening it would wait for a writer."""
+    path.parent.mkdir()
+    os.mkfifo(path)
+    with pytest.raises(ApiKeysError, match="regular file"):
+        ApiKeys(path)

@@ -93,6 +93,21 @@ def test_service_does_not_start_with_unusable_keys(
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("named_by", ["option", "variable"])
+def test_service_does_not_start_without_the_keys_file_that_it_was_given(
+    tmp_path: Path, named_by: str
+) -> None:
+    """A missing file of keys is exit code 2 if a setting names it: nobody gets in by a typo."""
+    path = str(tmp_path / "keys.json")
+    arguments = ["--keys", path] if named_by == "option" else []
+    environment = {"SERVICE_KEYS": path} if named_by == "variable" else {}
+    result = service("--port", 0, *arguments, **environment)
+    assert result.returncode == 2
+    assert "SERVICE_KEYS" in result.stderr
+    assert f"python -m service keys --keys {path} add" in result.stderr.replace("\n", " ")
+    assert "Traceback" not in result.stderr
+
+
 def test_serve_is_the_default_command() -> None:
     """`python -m service serve` is `python -m service`."""
     spelled, plain = (service(*word, "--help") for word in (["serve"], []))
