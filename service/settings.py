@@ -130,8 +130,8 @@ class Settings(BaseSettings):
     keys: Annotated[
         Path,
         Field(
-            description="File of API keys, written by python -m service keys. It must exist. Unset: "
-            "keys.json in $XDG_CONFIG_HOME/resident or ~/.config/resident, which may be missing."
+            description="File of API keys, written by python -m service keys. It must exist. "
+            "Unset: keys.json in $XDG_CONFIG_HOME/resident or ~/.config/resident; it may be missing."
         ),
     ] = Field(default_factory=default_key_file)
     max_body_bytes: Annotated[

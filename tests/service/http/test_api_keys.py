@@ -353,7 +353,7 @@ def test_revoked_key_is_rejected_after_a_transient_read_error(
 
 def test_required_file_must_exist(path: Path) -> None:
     """A missing file is an error if it is required, and an existing one without keys is not."""
-    with pytest.raises(ApiKeysError, match="keys --keys .* add NAME") as caught:
+    with pytest.raises(ApiKeysError, match=r"keys --keys .* add NAME") as caught:
         ApiKeys(path, required=True)
     assert str(path) in str(caught.value)
     add_key(path, "app", ["predict"])
