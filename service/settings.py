@@ -131,7 +131,7 @@ class Settings(BaseSettings):
         Path,
         Field(
             description="File of API keys, written by python -m service keys. It must exist. "
-            "Unset: keys.json in $XDG_CONFIG_HOME/resident or ~/.config/resident; it may be missing."
+            "Unset: keys.json in $XDG_CONFIG_HOME/resident or ~/.config/resident, if it exists."
         ),
     ] = Field(default_factory=default_key_file)
     max_body_bytes: Annotated[
