@@ -16,6 +16,7 @@ from training.display import TrainingDisplay
 from training.errors import GateError, TrainingError
 from training.gates.gate import require_passed
 from training.importing import presets
+from training.importing.accuracy_checks import open_verification_set
 from training.importing.candidate import ImportCandidate
 from training.importing.input_options import InputOptions
 from training.importing.labels import read_labels
@@ -26,7 +27,7 @@ from training.importing.torch_networks import (
     read_torchvision,
     read_weights_file,
 )
-from training.importing.verification import IMPORT_CHECKS, open_verification_set, verify
+from training.importing.verification import IMPORT_CHECKS, verify
 from training.promotion import create_store
 
 EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)

@@ -10,6 +10,7 @@ Modules in the order in which an import uses them:
      `reference_model` runs it unchanged, and `served_graph` builds the graph to serve from
      `foreign_graph` (opset, batch, folding with `affine`), `input_spec` and `assembly`.
    - torch: `torchvision_weights` identifies the file.
-3. `verification`: checks the candidate against its reference on `probes` and on labelled images.
+3. `verification`: checks the candidate against its reference on `probes` (`parity_checks`) and on
+   labelled images (`accuracy_checks`).
 4. `publication`: seals the candidate as the next version of the model.
 """

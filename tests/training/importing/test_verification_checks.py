@@ -14,21 +14,22 @@ from PIL import Image
 from model_store.manifest import Check, Input, Outputs, Preprocessing
 from model_store.provenance import Imported, Metrics
 from training.errors import ForeignModelError
-from training.importing import verification
+from training.importing import accuracy_checks
+from training.importing.accuracy_checks import (
+    VerificationSet,
+    check_accuracy,
+    measure,
+    open_verification_set,
+    score_labelled,
+)
 from training.importing.candidate import ImportCandidate
 from training.importing.import_report import ImportReport
 from training.importing.input_options import InputOptions
 from training.importing.onnx_network import read_onnx
+from training.importing.parity_checks import check_parity
 from training.importing.presets import PRESETS
 from training.importing.probes import make_probes, score_spread, score_tolerance
-from training.importing.verification import (
-    VerificationSet,
-    check_accuracy,
-    check_parity,
-    measure,
-    open_verification_set,
-    verify,
-)
+from training.importing.verification import verify
 
 COLOURS = ("red", "green", "blue")
 TOLERANCE = 0.01
@@ -291,7 +292,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch, folder: Path) -> VerificationSet:
     """Five of the twelve images."""
-    monkeypatch.setattr(verification, "MAX_VERIFICATION_IMAGES", 5)
+    monkeypatch.setattr(accuracy_checks, "MAX_VERIFICATION_IMAGES", 5)
     return open_verification_set(folder, COLOURS, None)
 
 
@@ -381,7 +382,7 @@ def test_all_labelled_images_are_scored() -> None:
     table = np.random.default_rng(0).normal(size=(70, 3)).astype(np.float32)
     progress: list[tuple[int, int]] = []
     session = SimpleNamespace(run=by_index(table))
-    scores = verification._score_all(
+    scores = score_labelled(
         session,  # type: ignore[arg-type]
         indexed(70),
         7,
