@@ -27,14 +27,15 @@ def start(
 
 
 def test_a_restart_reopens_the_run_of_its_launch(
-    start: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+    start: Callable[[], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Runs of other launches are left alone."""
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
-    first, second = start(), start()
-    assert first.path != second.path
-    second.write_json(LAUNCH_FILE, f"another {os.getppid()}")
+    first = start()
+    for name in ("a-first-by-name", "zz-last-by-name"):
+        other = Run.create_at(tmp_path / "runs" / name, first.config)
+        other.write_json(LAUNCH_FILE, f"another {os.getppid()}")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert start().path == first.path
 
