@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.importing.verification import _check_alternatives, _LabelScores, _p_value
+from training.importing.accuracy_checks import _check_alternatives, _LabelScores, _p_value
 
 IMAGES = 40
 

@@ -18,7 +18,7 @@ from training.reports.mistakes import (
     softmax,
     worst_mistakes,
 )
-from training.steps.evaluate import calibration_error
+from training.steps.evaluate import expected_calibration_error
 
 
 def predictions_of(
@@ -218,7 +218,7 @@ def test_the_bins_give_the_calibration_error_of_the_evaluation(
     )
     assert sum(result.images for result in bins) == len(predictions.labels)
     assert all(result.images and result.low <= result.confidence <= result.high for result in bins)
-    expected = calibration_error(
+    expected = expected_calibration_error(
         torch.from_numpy(predictions.probabilities), torch.from_numpy(predictions.labels)
     )
     assert gap == pytest.approx(expected, abs=1e-6)

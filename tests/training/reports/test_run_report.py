@@ -30,7 +30,7 @@ from training.reports.pages import format_percent
 from training.reports.run_report import CELL_THUMBNAILS, REPORT_FILE, write_run_report
 from training.run.data import RunData, open_run_data
 from training.run.directory import Run
-from training.run.request import RunRequest, begin
+from training.run.request import RunRequest, start_run
 from training.steps.calibrate import CALIBRATION_FILE, RunCalibration, read_calibration
 from training.steps.evaluate import evaluate, read_figures, read_labels, read_logits
 from training.steps.train import train
@@ -100,7 +100,7 @@ def awkward(tmp_path_factory: pytest.TempPathFactory) -> Reported:
     request = RunRequest(
         (str(root),), "resnet20", model="awkward", recipe="modern", changes=changes, image_size=72
     )
-    run = begin(request, place / "runs", ModelStore(place / "store"))
+    run, _ = start_run(request, place / "runs", ModelStore(place / "store"))
     data = open_run_data(run)
     train(run, data)
     evaluate(run, data)
