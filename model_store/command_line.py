@@ -92,7 +92,7 @@ class CommandGroup(click.Group):
         kwargs.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
         super().__init__(*args, **kwargs)
         self._shared: list[SharedOption] = []
-        self._expected = expected
+        self.expected = expected
         for option in shared:
             self.share(option)
         click.version_option(__version__, prog_name="resident")(self)
@@ -127,7 +127,7 @@ class CommandGroup(click.Group):
         """Run the command and turn expected exceptions into one line and exit code 1."""
         try:
             return super().invoke(ctx)
-        except self._expected as error:
+        except self.expected as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
             if error.errno == errno.EPIPE:  # the reader of a pipe is gone: click ends quietly

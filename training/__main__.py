@@ -1,15 +1,15 @@
 """`python -m training`: from data to a published version, in one command or step by step."""
 
 import click
-from rich.console import Console
 
+from model_store.command_line import CommandGroup
+from model_store.errors import ModelStoreError
 from training.commands import experiment, import_, inspect, quantize, retrain, run, steps
-from training.commands.options import TrainingGroup
+from training.errors import TrainingError
 
 
-@click.group(cls=TrainingGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.pass_context
-def main(context: click.Context) -> None:
+@click.group(cls=CommandGroup, expected=(TrainingError, ModelStoreError))
+def main() -> None:
     """Train residual image classifiers and publish them as sealed versions in a model store.
 
     \b
@@ -20,7 +20,6 @@ def main(context: click.Context) -> None:
     trained elsewhere. `check` only checks the data. `train`, `evaluate`, `calibrate`, `export`,
     `gate` and `publish` do one step of a run each; `runs`, `compare` and `report` show results.
     """
-    context.obj = Console()
 
 
 for command in (

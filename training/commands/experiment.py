@@ -12,6 +12,8 @@ from typing import Any
 import click
 from rich.console import Console
 
+from model_store.command_line import CommandGroup
+from model_store.errors import ModelStoreError
 from training.commands.common import interruptible, join_processes
 from training.commands.options import (
     DATA_DIR,
@@ -20,11 +22,11 @@ from training.commands.options import (
     RUNS,
     SEED,
     THREADS,
-    TrainingGroup,
     add_options,
+    pass_console,
 )
 from training.display import TrainingDisplay
-from training.errors import InterruptedRunError, RunError
+from training.errors import InterruptedRunError, RunError, TrainingError
 from training.experiments import ablation as ablation_experiment
 from training.experiments import degradation as degradation_experiment
 from training.experiments import gradients as gradients_experiment
@@ -67,7 +69,7 @@ class OddNumber(click.IntRange):
         return number
 
 
-@click.group(cls=TrainingGroup)
+@click.group(cls=CommandGroup, expected=(TrainingError, ModelStoreError))
 def experiment() -> None:
     """Repeat the experiments of residual learning on your own data.
 
@@ -126,7 +128,7 @@ def experiment_options(command: Callable[..., ExperimentReport]) -> Callable[...
             display.say(f"report: {page}")
 
     return add_options(
-        click.pass_obj(run),
+        pass_console(run),
         click.option(
             "--data",
             multiple=True,

@@ -11,7 +11,14 @@ from rich.console import Console
 from model_store.names import check_name
 from model_store.store import ModelStore
 from training.commands.common import print_published
-from training.commands.options import PROMOTE, STORE, WAIVE, add_options, parse_waivers
+from training.commands.options import (
+    PROMOTE,
+    STORE,
+    WAIVE,
+    add_options,
+    parse_waivers,
+    pass_console,
+)
 from training.display import TrainingDisplay
 from training.errors import GateError, TrainingError
 from training.gates.gate import require_passed
@@ -208,7 +215,7 @@ def input_options(command: Any) -> Any:
 )
 @WAIVE
 @PROMOTE
-@click.pass_obj
+@pass_console
 def import_network(
     console: Console,
     /,

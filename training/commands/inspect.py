@@ -19,6 +19,7 @@ from training.commands.options import (
     STORE,
     THREADS,
     WORKERS,
+    pass_console,
     training_options,
 )
 from training.data.check import check as check_images
@@ -57,7 +58,7 @@ FILES_PER_FINDING: Final = 5
     type=click.Path(dir_okay=False, path_type=Path),
     help="Also write all findings to this file.",
 )
-@click.pass_obj
+@pass_console
 def check(
     console: Console,
     data: str,
@@ -89,7 +90,7 @@ def check(
 
 @click.command()
 @RUNS
-@click.pass_obj
+@pass_console
 def runs(console: Console, runs: Path) -> None:
     """List the runs, newest first, with their state and accuracy.
 
@@ -114,7 +115,7 @@ def runs(console: Console, runs: Path) -> None:
     show_default=True,
     help="The page to write.",
 )
-@click.pass_obj
+@pass_console
 def compare(console: Console, runs: tuple[Path, ...], out: Path) -> None:
     """Compare runs: curves, different values, and whether their accuracies differ by chance.
 
@@ -128,7 +129,7 @@ def compare(console: Console, runs: tuple[Path, ...], out: Path) -> None:
 
 @click.command()
 @RUN
-@click.pass_obj
+@pass_console
 def report(console: Console, run: Path) -> None:
     """Write the report of a run: curves, confusion matrix, mistakes, likely wrong labels.
 
@@ -143,7 +144,7 @@ def report(console: Console, run: Path) -> None:
 
 
 @click.command()
-@click.pass_obj
+@pass_console
 def recipes(console: Console) -> None:
     """List the built-in recipes.
 
@@ -168,7 +169,7 @@ def recipes(console: Console) -> None:
 @STORE
 @DEVICE
 @THREADS
-@click.pass_obj
+@pass_console
 def find_rate(
     console: Console,
     request: RunRequest,

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from rich.console import Console
 
-from model_store.errors import ModelStoreError
 from model_store.store import DEFAULT_ROOT
-from training.errors import RunError, TrainingError
+from training.errors import RunError
 from training.gates.gate import CHECKS, check_waivers
 from training.learning.networks import describe_architectures
 from training.run.request import DEFAULT_ARCHITECTURE, RunRequest
@@ -69,18 +69,8 @@ WORKERS = click.option(
 SEED: Final = click.IntRange(0, 2**31 - 1)
 
 
-class TrainingGroup(click.Group):
-    """Reports errors of this project and of the file system in one line, with exit code 1."""
-
-    def invoke(self, context: click.Context) -> object:
-        """Run the command."""
-        try:
-            return super().invoke(context)
-        except (TrainingError, ModelStoreError) as error:
-            raise click.ClickException(str(error)) from error
-        except OSError as error:
-            message = f"{error.filename or 'a file'}: {error.strerror or error}"
-            raise click.ClickException(message) from error
+pass_console = click.make_pass_decorator(Console, ensure=True)
+"""Gives a command the console that it writes to."""
 
 
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from model_store.manifest import Precision
 from model_store.store import ModelStore
 from training.commands.common import print_published
-from training.commands.options import DATA_DIR, PROMOTE, STORE, WAIVE, parse_waivers
+from training.commands.options import DATA_DIR, PROMOTE, STORE, WAIVE, parse_waivers, pass_console
 from training.display import TrainingDisplay
 from training.gates.gate import require_passed
 from training.promotion import create_store, require_holdable
@@ -65,7 +65,7 @@ from training.tables import sensitivity_table
 @STORE
 @WAIVE
 @PROMOTE
-@click.pass_obj
+@pass_console
 def quantize(
     console: Console,
     model: str,

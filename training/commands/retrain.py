@@ -16,6 +16,7 @@ from training.commands.options import (
     WAIVE,
     build_request,
     parse_waivers,
+    pass_console,
     recipe_options,
 )
 from training.commands.run import finish
@@ -40,7 +41,7 @@ from training.run.launch import start_shared_run
 @PROMOTE
 @DEVICE
 @THREADS
-@click.pass_obj
+@pass_console
 def retrain(
     console: Console,
     /,

@@ -22,6 +22,7 @@ from training.commands.options import (
     THREADS,
     WAIVE,
     parse_waivers,
+    pass_console,
     training_options,
 )
 from training.data.sources import ImageSet
@@ -49,7 +50,7 @@ from training.steps.resume_proof import prove_resume as prove
     show_default=True,
     help="First kill and resume a short training on this data, and compare the weights.",
 )
-@click.pass_obj
+@pass_console
 def run(
     console: Console,
     request: RunRequest,
@@ -88,7 +89,7 @@ def run(
 @PROMOTE
 @DEVICE
 @THREADS
-@click.pass_obj
+@pass_console
 def resume(
     console: Console,
     run: Path,
@@ -121,7 +122,7 @@ def resume(
 @STORE
 @DEVICE
 @THREADS
-@click.pass_obj
+@pass_console
 def cross_validate(
     console: Console,
     request: RunRequest,

@@ -26,6 +26,7 @@ from training.commands.options import (
     THREADS,
     WAIVE,
     parse_waivers,
+    pass_console,
     training_options,
 )
 from training.display import TrainingDisplay
@@ -49,7 +50,7 @@ from training.steps.train import train as train_run
 @STORE
 @DEVICE
 @THREADS
-@click.pass_obj
+@pass_console
 def train(
     console: Console, request: RunRequest, runs: Path, store: Path, device: str, threads: int | None
 ) -> None:
@@ -75,7 +76,7 @@ def train(
 @RUN
 @DEVICE
 @THREADS
-@click.pass_obj
+@pass_console
 def evaluate(console: Console, run: Path, device: str, threads: int | None) -> None:
     """Measure a trained run on its test split, once.
 
@@ -100,7 +101,7 @@ def evaluate(console: Console, run: Path, device: str, threads: int | None) -> N
 )
 @DEVICE
 @THREADS
-@click.pass_obj
+@pass_console
 def calibrate(
     console: Console, run: Path, twin: Path | None, device: str, threads: int | None
 ) -> None:
@@ -128,7 +129,7 @@ def calibrate(
 
 @click.command()
 @RUN
-@click.pass_obj
+@pass_console
 def export(console: Console, run: Path) -> None:
     """Write the ONNX file and the golden images of a run.
 
@@ -145,7 +146,7 @@ def export(console: Console, run: Path) -> None:
 @RUN
 @STORE
 @WAIVE
-@click.pass_obj
+@pass_console
 def gate(console: Console, run: Path, store: Path, waive: tuple[str, ...]) -> None:
     """Check the export against the trained network and the live version; exit with 1 on failure.
 
@@ -164,7 +165,7 @@ def gate(console: Console, run: Path, store: Path, waive: tuple[str, ...]) -> No
 @RUN
 @STORE
 @PROMOTE
-@click.pass_obj
+@pass_console
 def publish(console: Console, run: Path, store: Path, *, promote: bool) -> None:
     """Publish the export of a run as the next version of its model.
 
