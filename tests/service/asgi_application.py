@@ -44,9 +44,7 @@ async def started(root: Path, **settings: Any) -> AsyncIterator[Application]:
     """The application over a store, from its start until its models are unloaded."""
     loaded: asyncio.Future[Registry] = asyncio.get_running_loop().create_future()
     app = create_app(
-        Settings(
-            store=root, **{"builtin": False, "instances": 1, "keys": root / "no-keys", **settings}
-        ),
+        Settings(store=root, **{"builtin": False, "instances": 1, **settings}),
         loaded.set_result,
     )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
