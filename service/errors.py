@@ -30,6 +30,8 @@ from typing import Any, ClassVar, Final
 
 from model_store.errors import ImageError, ImageUnsupportedError, TooManyPixelsError
 
+MAX_DETAIL_LENGTH: Final = 1000
+
 
 class ServiceError(Exception):
     """Root of the tree. Clients read `detail`, so it holds no path and no traceback."""
@@ -164,7 +166,16 @@ def status_of(error: ServiceError | ImageError) -> HTTPStatus:
 
 def describe(error: ServiceError | ImageError) -> dict[str, Any]:
     """The error of one image among the results of a request."""
-    return {"code": error.code, "status": int(status_of(error)), "detail": str(error)}
+    return {
+        "code": error.code,
+        "status": int(status_of(error)),
+        "detail": shorten(str(error), MAX_DETAIL_LENGTH),
+    }
+
+
+def shorten(text: str, length: int = 100) -> str:
+    """The text, or its beginning if it is longer. Clients choose the length of what is echoed."""
+    return text if len(text) <= length else f"{text[:length]}... ({len(text):,} characters)"
 
 
 def problem(
@@ -175,7 +186,7 @@ def problem(
         "type": f"urn:resident:error:{code}",
         "title": HTTPStatus(status).phrase,
         "status": int(status),
-        "detail": detail,
+        "detail": shorten(detail, MAX_DETAIL_LENGTH),
         "code": code,
     }
     return {**document, "errors": list(errors)} if errors else document

@@ -90,7 +90,7 @@ def run(settings: Settings) -> None:
         server.announce()
 
     class Protocol(BoundedHttpProtocol):
-        head_timeout_seconds = settings.body_timeout_seconds
+        timeout_seconds = settings.body_timeout_seconds
 
     server = Server(
         uvicorn.Config(
@@ -103,6 +103,7 @@ def run(settings: Settings) -> None:
             timeout_graceful_shutdown=settings.shutdown_seconds,
             server_header=False,
             http=Protocol,
+            ws="none",
         )
     )
     gc.freeze()  # collecting among everything imported would stop the event loop for 40 ms

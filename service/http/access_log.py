@@ -12,7 +12,10 @@ from typing import Final, TextIO
 
 from starlette.types import Scope
 
+from service.errors import shorten
+
 REQUEST_ID: Final = b"x-request-id"
+MAX_PATH_LENGTH: Final = 500
 _ROUTINE_PATHS: Final = ("/health/", "/metrics")
 _HOST: Final = re.compile(r"[0-9A-Za-z._:%\[\]-]{1,64}")
 _ACCEPTED_ID: Final = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
@@ -40,7 +43,7 @@ def log_request(
         return
     host = (scope.get("client") or ("",))[0]  # behind a trusted proxy, whatever it forwards
     host = host if _HOST.fullmatch(host) else "-"
-    path = scope.get("raw_path", b"").decode("ascii", "backslashreplace")
+    path = shorten(scope.get("raw_path", b"").decode("ascii", "backslashreplace"), MAX_PATH_LENGTH)
     milliseconds = (time.monotonic() - started) * 1e3
     line = (
         f'{host} "{scope["method"]} {path}" {status} {milliseconds:.1f} ms{detail} '

@@ -18,21 +18,19 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.http.access_log import REQUEST_ID, log_request, request_id
+from service.errors import shorten
+from service.http.access_log import MAX_PATH_LENGTH, REQUEST_ID, log_request, request_id
 from service.http.api_keys import ApiKeys
 from service.http.metrics import ServiceMetrics
 from service.http.path_params import parse_version_number
 from service.http.problem_details import Reply, reply_to, to_response
-from service.http.protocol import DIRECT_TRANSPORT, DirectTransport
+from service.http.protocol import DIRECT_TRANSPORT, MAX_UNREAD_BYTES, DirectTransport
 from service.http.query_params import find_label_set, parse_query_params
-from service.http.request_body import check_headers, read_body, read_images
+from service.http.request_body import check_headers, content_length, read_body, read_images
 from service.prediction.pipeline import PredictionPipeline
 from service.prediction.request import PredictRequest, RequestRecord
 from service.prediction.response import build_response
 from service.settings import Settings
-
-MAX_UNREAD_BYTES: Final = 64 * 1024
-"""Largest body that is drained after an early error; the connection is closed if it is larger."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +228,8 @@ async def _method_not_allowed(scope: Scope, receive: Receive, send: Send) -> Non
 
 
 def _request_line(scope: Scope) -> str:
-    return f"{scope['method']} {scope['raw_path'].decode('ascii', 'backslashreplace')}"
+    path = scope["raw_path"].decode("ascii", "backslashreplace")
+    return f"{scope['method']} {shorten(path, MAX_PATH_LENGTH)}"
 
 
 def _decode_headers(scope: Scope) -> dict[str, str]:
@@ -242,10 +241,7 @@ def _decode_headers(scope: Scope) -> dict[str, str]:
 
 
 def _may_have_unread_body(headers: Mapping[str, str]) -> bool:
-    length = headers.get("content-length", "0")
-    return (
-        "transfer-encoding" in headers or not length.isdecimal() or int(length) > MAX_UNREAD_BYTES
-    )
+    return "transfer-encoding" in headers or content_length(headers) > MAX_UNREAD_BYTES
 
 
 def _encode_headers(reply: Reply) -> list[tuple[bytes, bytes]]:

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from model_store.errors import ImageError
-from service.errors import ClientDisconnectedError, ServiceError, problem, status_of
+from service.errors import ClientDisconnectedError, ServiceError, problem, shorten, status_of
 
 CLIENT_CLOSED_REQUEST: Final = 499  # for metrics and logs; the client has left
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
@@ -71,7 +71,7 @@ def add_error_handlers(app: FastAPI) -> None:
     """Let `reply_to` answer every error that a FastAPI route raises."""
 
     async def handle(request: Request, error: Exception) -> Response:
-        return to_response(reply_to(error, f"{request.method} {request.url.path}"))
+        return to_response(reply_to(error, f"{request.method} {shorten(request.url.path)}"))
 
     for kind in (
         ServiceError,

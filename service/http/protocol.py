@@ -1,29 +1,40 @@
 """The adapter to uvicorn's HTTP parser; no other file uses uvicorn's private attributes.
 
-It bounds the size and the time of a request's head, notices at once when a client leaves, ignores
-requests for an upgrade to HTTP/2 as Java's clients send them, and offers `DirectTransport`.
-`tests/service/http/test_uvicorn_hooks.py` checks every attribute that is used here.
+It bounds the size and the time of everything that a client sends outside of a body, notices at once
+when a client leaves, ignores requests for an upgrade as Java's clients send them, and offers
+`DirectTransport`. `tests/service/http/test_uvicorn_hooks.py` checks every attribute that is used.
 """
 
 import asyncio
-import sys
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
     RequestResponseCycle,
 )
+from uvicorn.server import ServerState
+
+from service.http.bounded_transport import BoundedTransport
 
 MAX_HEAD_BYTES: Final = 64 * 1024
+"""Bytes of a head; also bytes of trailers or of the framing of chunks without any body."""
+MAX_UNREAD_BYTES: Final = 64 * 1024
+"""Largest rest of a body that is read after its response; larger ones end the connection."""
 MAX_PIPELINED_REQUESTS: Final = 32
 MAX_PIPELINED_BYTES: Final = 32 * 1024 * 1024
 """Bytes of all connections that are read behind running requests."""
+DRAIN_IDLE_SECONDS: Final = 1.0
+"""Time for a request that is under way when the listener closes."""
 DIRECT_TRANSPORT: Final = "resident.direct_transport"
 """Key of the `DirectTransport` in the scope of a request."""
-_UPGRADE_HEADERS: Final = frozenset({b"upgrade", b"connection", b"http2-settings"})
+_SLICE_BYTES: Final = 1024
+_MAX_LENGTH_DIGITS: Final = 19
+_UPGRADE_HEADERS: Final = frozenset({b"upgrade", b"http2-settings"})
+_FIRST_PROBE_SECONDS: Final = 0.05
 
 
 class DirectTransport:
@@ -70,98 +81,331 @@ class DirectTransport:
         return True
 
 
-class BoundedHttpProtocol(HttpToolsProtocol):
-    """One connection. A head must end within `MAX_HEAD_BYTES` and `head_timeout_seconds`."""
+class _HeldFlow(FlowControl):
+    """A flow control that does not read on while `held`."""
 
-    head_timeout_seconds: ClassVar[float] = 30.0
-    _head_open = False
-    _head_bytes = 0
-    _head_is_new = False
-    _head_timer: asyncio.TimerHandle | None = None
-    _chunk = b""
-    _running_cycle: RequestResponseCycle | None = None
-    _pipelined_bytes = 0
+    held = False
+
+    def resume_reading(self) -> None:
+        if not self.held:
+            super().resume_reading()
+
+
+class _RefusedError(Exception):
+    """A head that is refused with a status and a message."""
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """One connection. A head must end within `MAX_HEAD_BYTES` and `timeout_seconds`."""
+
+    timeout_seconds: ClassVar[float] = 30.0
+    transport: BoundedTransport
+    flow: _HeldFlow
     _all_pipelined_bytes: ClassVar[int] = 0
+    _head_open = False
+    _progressed = False
+    _head_bytes = 0  # at most, until it is complete
+    _stalled_bytes = 0
+    _unread_bytes = 0
+    _read_timer: asyncio.TimerHandle | None = None
+    _probe_timer: asyncio.TimerHandle | None = None
+    _chunk = b""
+    _unparsed = b""
+    _pipelined_bytes = 0
+    _half_closed = False
+    _running_cycle: RequestResponseCycle | None = None
+    _refusal: tuple[int, str] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Expect a head from the start: a client that connects must send a request."""
-        super().connection_made(transport)
+        bounded = BoundedTransport(transport, self.loop, self.timeout_seconds)
+        super().connection_made(bounded)
+        self.flow = _HeldFlow(bounded)
         self._disconnected = self.loop.create_future()
-        self._begin_head()
-        self._start_head_timer()
+        self._head_open = True
+        self._start_read_timer(self.timeout_seconds)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what arrives, unless the connection ends or enough requests wait."""
+        self._unset_keepalive_if_required()
+        if self.transport.is_closing():
+            self.transport.discard(len(data))
+        elif self._refusal:
+            self.flow.pause_reading()
+        elif self._unparsed:
+            self._unparsed += data
+            self._hold_reading()
+        else:
+            self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
+        """Parse data that contains many requests in slices, so that few of them become objects."""
+        if len(data) <= _SLICE_BYTES or data.count(b"HTTP/") <= MAX_PIPELINED_REQUESTS:
+            self._feed(data)
+        else:
+            for start in range(0, len(data), _SLICE_BYTES):
+                if len(self.pipeline) > MAX_PIPELINED_REQUESTS:
+                    self._unparsed = data[start:]
+                    break
+                self._feed(data[start : start + _SLICE_BYTES])
+                if self._refusal or self.transport.is_closing():
+                    return
+        if self.pipeline:
+            self._read_on(len(data))
+
+    def _feed(self, data: bytes) -> None:
+        self._chunk, self._progressed = data, False
+        rest = memoryview(data)
+        try:
+            while True:
+                try:
+                    self.parser.feed_data(rest)
+                    break
+                except httptools.HttpParserUpgrade as error:
+                    rest = rest[error.args[0] :]
+                    self._parse_without_upgrade()
+        except _RefusedError as error:
+            self._refuse(*error.args)
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, _RefusedError):
+                self._refuse(*error.__context__.args)
+            else:
+                self.logger.warning("Invalid HTTP request received.")
+                self._refuse(400, "Invalid HTTP request received.")
+        else:
+            self._bound_incomplete_message(len(data))
+
+    def _bound_incomplete_message(self, count: int) -> None:
+        """Count the bytes of a head, of trailers and of an unread body that this data extends."""
+        if not self.transport.receiving:
+            self._start_idle_timer()
+            return
+        if self._head_open:
+            self._head_bytes += count
+            self._start_read_timer(self.timeout_seconds)
+        if not self._progressed:
+            self._stalled_bytes += count
+            if self._stalled_bytes > MAX_HEAD_BYTES:
+                what = "head" if self._head_open else "framing of the body"
+                self._refuse(400, f"The {what} of the request is too large.")
+        newest: RequestResponseCycle | None = self.cycle
+        if newest is not None and newest.response_complete and not self._head_open:
+            self._unread_bytes += count
+            if self._unread_bytes > MAX_UNREAD_BYTES:
+                self.transport.close()
 
     def on_message_begin(self) -> None:
         """Start to bound the head of the next request."""
         super().on_message_begin()
-        self._begin_head()
+        self._stop_read_timer()
+        self.transport.receiving = self._head_open = self._progressed = True
+        self._head_bytes = self._stalled_bytes = self._unread_bytes = 0
 
     def on_headers_complete(self) -> None:
-        """Stop to bound the head; the endpoint bounds the body."""
-        self._end_head()
-        if self._asks_for_other_upgrade():
-            self._upgrade_request = self.parser.get_method(), self.parser.get_http_version()
+        """Check the head, and let no header come after it: trailers are read and dropped."""
+        self._head_open, self._progressed = False, True
+        self._stop_read_timer()
+        if self._head_bytes + len(self._chunk) > MAX_HEAD_BYTES:
+            self._check_head_size()
+        self._stalled_bytes = 0
+        if self.parser.should_upgrade():
             return
+        self._check_body_headers()
         super().on_headers_complete()
+        self.headers = []
+
+    def on_body(self, body: bytes) -> None:
+        """Note that the body progresses."""
+        self._progressed, self._stalled_bytes = True, 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Read on, to notice when the client leaves: uvicorn pauses at 64 KiB of unread body."""
-        if self._asks_for_other_upgrade():
+        if self.parser.should_upgrade():
             return
+        self.transport.receiving = False
+        self._stop_read_timer()
         super().on_message_complete()
+        self.cycle.more_body = False
         if not self.pipeline:
             self.flow.resume_reading()
 
-    def data_received(self, data: bytes) -> None:
-        """Count the bytes of a head that this chunk does not end."""
-        self._chunk, self._head_is_new = data, False
-        super().data_received(data)
-        if self.pipeline:
-            self._read_on(len(data))
-        if not self._head_open:
-            self._start_idle_timer()
-            return
-        self._start_head_timer()
-        if not self._head_is_new:  # otherwise most of the chunk may belong to the request before
-            self._head_bytes += len(data)
-        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self._end_head()
-            self.send_400_response("The head of the request is too large.")
+    def on_response_complete(self) -> None:
+        """Start what waits behind the response: a request, unparsed data, a refusal, the end."""
+        self._hold_reading()
+        super().on_response_complete()
+        if self.transport.is_closing() or self._is_answering():
+            pass
+        elif self._refusal:
+            self._send_refusal()
+        elif self._unparsed:
+            pass
+        elif self._half_closed:
+            self.transport.close()
+        elif self.transport.receiving and self._read_timer is None:
+            self._start_read_timer(min(self.timeout_seconds, self.timeout_keep_alive))
+        if self._unparsed and len(self.pipeline) <= MAX_PIPELINED_REQUESTS // 2:
+            self.loop.call_soon(self._parse_rest)
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's returns None
+        """Keep the connection for the responses that a client may wait for after its last request.
+
+        A client that has left looks the same, and is found by sending it `100 Continue`: its system
+        resets the connection.
+        """
+        if self.transport.is_closing():
+            return False
+        self._half_closed = self.flow.held = True
+        if not self._unparsed:
+            self._drop_incomplete_request()
+        if not self._is_answering():
+            return False
+        if self._probe_timer is None:
+            self._probe(_FIRST_PROBE_SECONDS)
+        return True
+
+    def _drop_incomplete_request(self) -> None:
+        """After the end of the input, a request that is not complete never will be."""
+        newest: RequestResponseCycle | None = self.cycle
+        if newest is not None and newest.more_body and not newest.response_complete:
+            _disconnect(newest)
+            if self.pipeline:
+                self.pipeline.popleft()
+        self._stop_read_timer()
+        self.transport.receiving = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the running request; uvicorn tells the newest, which may be pipelined behind it."""
-        self._end_head()
+        self.transport.mark_lost()
+        self._stop_read_timer()
+        if self._probe_timer is not None:
+            self._probe_timer.cancel()
+        self._unparsed = b""
         self._count_pipelined(-self._pipelined_bytes)
         self._disconnected.set_result(None)
         cycle = self._running_cycle
         if cycle is not None and not cycle.response_complete:
-            cycle.disconnected = True
-            cycle.message_event.set()
+            _disconnect(cycle)
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Give a client that does not read a limited time."""
+        super().pause_writing()
+        self.transport.start_write_timer()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.transport.stop_write_timer()
+
+    def shutdown(self) -> None:
+        """Answer what has begun or is under way, and close."""
+        if self.transport.is_closing():
+            self.transport.close_now()
+        elif self._is_answering():
+            self.cycle.keep_alive = False
+        elif not self.transport.receiving:
+            self.loop.call_later(DRAIN_IDLE_SECONDS, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        if not self._is_answering() and not self.transport.is_closing():
+            self.transport.close_now()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running_cycle = cycle
         if not self.pipeline:
             self._count_pipelined(-self._pipelined_bytes)
+            self._hold_reading()
+            self.flow.resume_reading()
+            if getattr(self.server_state, "draining", False) and not self._unparsed:
+                cycle.keep_alive = False
         scope: dict[str, Any] = cycle.scope  # type: ignore[assignment]
         scope[DIRECT_TRANSPORT] = DirectTransport(cycle, self._disconnected)
         super()._start_asgi_task(cycle, app)
 
-    def _unsupported_upgrade_warning(self) -> None:
-        """Parse the request again without its upgrade, where httptools stopped (uvicorn#2722)."""
-        method, version = self._upgrade_request
+    def _is_answering(self) -> bool:
+        cycle = self._running_cycle
+        return cycle is not None and not (cycle.response_complete or cycle.disconnected)
+
+    def _parse_without_upgrade(self) -> None:
+        """Parse the head again without its upgrade, where httptools stopped (uvicorn#2722)."""
+        method, version = self.parser.get_method(), self.parser.get_http_version()
         if method == b"CONNECT":  # llhttp takes it for an upgrade whatever its headers say
-            self.send_400_response("CONNECT is not supported.")
-            return
-        error = sys.exception()
-        body = (
-            self._chunk[error.args[0] :] if isinstance(error, httptools.HttpParserUpgrade) else b""
-        )
-        request_line = b" ".join((method, self.url, b"HTTP/" + version.encode()))
-        headers = [
-            name + b": " + value for name, value in self.headers if name not in _UPGRADE_HEADERS
-        ]
+            raise _RefusedError(400, "CONNECT is not supported.")
+        lines = [b" ".join((method, self.url, b"HTTP/" + version.encode()))]
+        for name, value in self.headers:
+            if name == b"connection":
+                options = [option.strip() for option in value.split(b",")]
+                value = b", ".join(  # noqa: PLW2901
+                    option for option in options if option.lower() not in _UPGRADE_HEADERS
+                )
+            if name not in _UPGRADE_HEADERS:
+                lines.append(name + b": " + value)
         self.parser = httptools.HttpRequestParser(self)
-        self.data_received(b"\r\n".join([request_line, *headers, b"", body]))
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as in uvicorn
+        self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+
+    def _check_head_size(self) -> None:
+        """Count the head exactly, but for spaces around values, which are not kept."""
+        size = len(self.parser.get_method()) + len(self.url) + len("  HTTP/1.1\r\n\r\n")
+        size += sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
+        if size > MAX_HEAD_BYTES:
+            raise _RefusedError(400, "The head of the request is too large.")
+
+    def _check_body_headers(self) -> None:
+        for name, value in self.headers:
+            if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+                raise _RefusedError(501, "Only the transfer coding chunked is supported.")
+            if name == b"content-length" and len(value) > _MAX_LENGTH_DIGITS:
+                raise _RefusedError(400, "Content-Length is too long.")
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Send an error and close, after the responses to the requests before."""
+        self._stop_read_timer()
+        newest: RequestResponseCycle | None = self.cycle
+        in_body = self.transport.receiving and not self._head_open
+        if in_body and newest is not None and newest.more_body:
+            if newest.response_started:
+                self.transport.close()
+                return
+            if self.pipeline and self.pipeline[0][0] is newest:
+                self.pipeline.popleft()
+            elif newest is self._running_cycle:
+                _disconnect(newest)
+        self.transport.receiving = True  # whatever follows is discarded
+        self._refusal = status, message
+        if not self._is_answering():
+            self._send_refusal()
+
+    def _send_refusal(self) -> None:
+        if self._refusal is None:
+            return
+        status, message = self._refusal
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", b"%d" % len(message)),
+            (b"connection", b"close"),
+        ]
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        self.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", message.encode())))
+        self.transport.close()
+
+    def _parse_rest(self) -> None:
+        """Parse what arrived behind many requests."""
+        if not self._unparsed or len(self.pipeline) > MAX_PIPELINED_REQUESTS:
+            return
+        if self.transport.is_closing() or self._refusal:
+            return
+        rest, self._unparsed = self._unparsed, b""
+        self._unset_keepalive_if_required()
+        self._parse(rest)
+        if self._half_closed and not self._unparsed:
+            self._drop_incomplete_request()
+            if not self._is_answering():
+                self.transport.close()
+        self._hold_reading()
+        if not self.pipeline:
+            self.flow.resume_reading()
 
     def _read_on(self, count: int) -> None:
         """Read behind the running request, within bounds: the end of the connection comes after it.
@@ -169,40 +413,58 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         uvicorn pauses, and would notice a client that left only after the running request.
         """
         self._count_pipelined(count)
-        if (
-            len(self.pipeline) <= MAX_PIPELINED_REQUESTS
-            and BoundedHttpProtocol._all_pipelined_bytes <= MAX_PIPELINED_BYTES
-        ):
-            self.flow.resume_reading()
+        self._hold_reading()
+        self.flow.resume_reading()
+
+    def _hold_reading(self) -> None:
+        """Decide whether more is read."""
+        full = bool(self.pipeline) and (
+            len(self.pipeline) > MAX_PIPELINED_REQUESTS
+            or BoundedHttpProtocol._all_pipelined_bytes > MAX_PIPELINED_BYTES
+        )
+        self.flow.held = full or bool(self._unparsed) or self._half_closed
+        if self.flow.held and not self._half_closed:
+            self.flow.pause_reading()
 
     def _count_pipelined(self, count: int) -> None:
         self._pipelined_bytes += count
         BoundedHttpProtocol._all_pipelined_bytes += count
 
-    def _asks_for_other_upgrade(self) -> bool:
-        """Whether the request asks for an upgrade other than to a WebSocket."""
-        return self.parser.should_upgrade() and not self._should_upgrade()
+    def _probe(self, seconds: float) -> None:
+        """Write to a client that sends no more; the next time, it is known whether it has left."""
+        cycle = self._running_cycle
+        if cycle is None or not self._is_answering() or self.transport.is_closing():
+            return
+        if not cycle.response_started and cycle.scope["http_version"] == "1.1":
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._probe_timer = self.loop.call_later(seconds, self._probe, 2 * seconds)
 
-    def _begin_head(self) -> None:
-        self._end_head()
-        self._head_open, self._head_bytes, self._head_is_new = True, 0, True
+    def _start_read_timer(self, seconds: float) -> None:
+        """Close unless the message ends in time. Most arrive in one chunk and need no timer."""
+        if self._read_timer is None and not self.transport.is_closing():
+            self._read_timer = self.loop.call_later(seconds, self.transport.close_now)
 
-    def _end_head(self) -> None:
-        self._head_open = False
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _start_head_timer(self) -> None:
-        """Most heads arrive in one chunk and need no timer."""
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(self.head_timeout_seconds, self.transport.close)
+    def _stop_read_timer(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
 
     def _start_idle_timer(self) -> None:
-        """Close an idle connection also if bytes arrive that start no request: an unread body."""
+        """Close an idle connection also if bytes arrive that start no request, like empty lines."""
         cycle: RequestResponseCycle | None = self.cycle
         idle = cycle is not None and cycle.response_complete and not self.pipeline
         if idle and self.timeout_keep_alive_task is None and not self.transport.is_closing():
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
+
+
+def _disconnect(cycle: RequestResponseCycle) -> None:
+    """Let the application see that nothing more arrives and that no response can be sent."""
+    cycle.disconnected = True
+    cycle.message_event.set()
+
+
+def start_draining(state: ServerState) -> None:
+    """Let every response of a server close its connection, because the server will stop."""
+    state.draining = True  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from model_store.validation import describe_validation_error
 from service.engine.priority import INTERACTIVE, Priority
-from service.errors import BadRequestError
+from service.errors import BadRequestError, shorten
 from service.prediction.request import DEFAULT_TOP_K
 
 MAX_QUERY_FIELDS: Final = 100
@@ -21,7 +21,7 @@ _FRACTION: Final = re.compile(r"0?(\.[0-9]{1,9})")
 def _parse_whole_number(text: str) -> int:
     if not _WHOLE_NUMBER.fullmatch(text):  # int() also takes " 5", "+5", "1_0" and other scripts
         raise ValueError(
-            f"must be a whole number from 1 to {MAX_WHOLE_NUMBER:,}, got {text[:40]!r}"
+            f"must be a whole number from 1 to {MAX_WHOLE_NUMBER:,}, got {shorten(text, 40)!r}"
         )
     return int(text)
 
@@ -112,7 +112,8 @@ def find_label_set(coverage: str, offered: Sequence[str], version: str) -> int:
     normalized = f"0{fraction[1].rstrip('0')}" if fraction else None
     if normalized not in offered:
         raise BadRequestError(
-            f"`coverage` must be one of {', '.join(offered)} for {version}, got {coverage[:40]!r}",
+            f"`coverage` must be one of {', '.join(offered)} for {version}, "
+            f"got {shorten(coverage, 40)!r}",
             code="invalid_parameter",
         )
     return offered.index(normalized)

@@ -20,10 +20,12 @@ from service.errors import (
     ClientDisconnectedError,
     TooLargeError,
     UnsupportedMediaError,
+    shorten,
 )
 from service.prediction.request import EncodedImage
 
 FIELD: Final = "images"
+MAX_LENGTH_DIGITS: Final = 19
 _RAW_TYPES: Final = (
     "",
     "application/octet-stream",
@@ -80,10 +82,15 @@ def check_headers(headers: Mapping[str, str], max_body_bytes: int) -> None:
             "Content-Encoding is not supported: send the body without it",
             code="unsupported_encoding",
         )
-    content_length = headers.get("content-length", "0")
-    length = int(content_length) if content_length.isdecimal() else 0
+    length = content_length(headers)
     if length > max_body_bytes:
         raise _body_too_large(max_body_bytes, f"its Content-Length is {length:,}")
+
+
+def content_length(headers: Mapping[str, str]) -> int:
+    """The length that the headers announce; 0 if they do not, or not with a number."""
+    text = headers.get("content-length", "0")
+    return int(text) if text.isdecimal() and len(text) <= MAX_LENGTH_DIGITS else 0
 
 
 async def read_body(
@@ -155,7 +162,7 @@ def read_images(headers: Mapping[str, str], body: bytes, max_images: int) -> lis
         images = _read_multipart(headers["content-type"], body, max_images)
     else:
         raise UnsupportedMediaError(
-            f"the media type {media_type!r} is not supported: send a raw image, "
+            f"the media type {shorten(media_type)!r} is not supported: send a raw image, "
             f"multipart/form-data with {FIELD!r} files, or application/json"
         )
     if not images:

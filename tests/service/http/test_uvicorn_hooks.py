@@ -1,6 +1,7 @@
 """The private parts of uvicorn that `service/http/protocol.py` uses must still exist."""
 
 import inspect
+import re
 from typing import Any
 
 import pytest
@@ -18,15 +19,19 @@ METHODS = {
     "data_received": ["self", "data"],
     "on_message_begin": ["self"],
     "on_headers_complete": ["self"],
+    "on_body": ["self", "body"],
     "on_message_complete": ["self"],
-    "send_400_response": ["self", "msg"],
+    "on_response_complete": ["self"],
+    "eof_received": ["self"],
+    "pause_writing": ["self"],
+    "resume_writing": ["self"],
+    "shutdown": ["self"],
     "timeout_keep_alive_handler": ["self"],
     "_start_asgi_task": ["self", "cycle", "app"],
-    "_should_upgrade": ["self"],
-    "_unsupported_upgrade_warning": ["self"],
+    "_unset_keepalive_if_required": ["self"],
 }
 PROTOCOL_ATTRIBUTES = {
-    *("cycle", "flow", "headers", "loop", "parser", "pipeline"),
+    *("cycle", "flow", "headers", "logger", "loop", "parser", "pipeline", "server_state"),
     *("timeout_keep_alive", "timeout_keep_alive_task", "transport"),
 }
 CYCLE_ATTRIBUTES = {
@@ -62,8 +67,8 @@ def test_method_of_the_protocol_has_its_signature(name: str, parameters: list[st
 def test_hooks_that_uvicorn_calls_are_still_called() -> None:
     """An override without a caller would silently do nothing."""
     source = inspect.getsource(httptools_impl.HttpToolsProtocol)
-    hooks = ("_start_asgi_task", "_should_upgrade", "_unsupported_upgrade_warning")
-    check([f"callers of {name}" for name in hooks if f"self.{name}(" not in source])
+    check([] if "self._start_asgi_task(" in source else "callers of _start_asgi_task")
+    check([] if "on_response=self.on_response_complete" in source else "on_response_complete")
 
 
 @pytest.mark.anyio
@@ -79,7 +84,25 @@ async def test_attributes_of_protocol_and_cycle_exist() -> None:
 def test_flow_control_can_resume_and_tell_that_writing_is_paused() -> None:
     """They are used to notice disconnects and slow readers."""
     flow = FlowControl(None)  # type: ignore[arg-type]
-    check([name for name in ("resume_reading", "write_paused") if not hasattr(flow, name)])
+    names = ("pause_reading", "resume_reading", "write_paused")
+    check([name for name in names if not hasattr(flow, name)])
+    source = inspect.getsource(httptools_impl.HttpToolsProtocol.connection_made)
+    check([] if "self.flow = FlowControl(transport)" in source else "flow")
+
+
+def test_wrapped_transport_has_what_uvicorn_uses() -> None:
+    """uvicorn calls nothing of a transport that `BoundedTransport` does not pass on."""
+    source = "".join(
+        inspect.getsource(kind)
+        for kind in (
+            httptools_impl.HttpToolsProtocol,
+            httptools_impl.RequestResponseCycle,
+            FlowControl,
+        )
+    )
+    known = {"close", "is_closing", "pause_reading", "resume_reading", "write"}
+    used = set(re.findall(r"\btransport\.(\w+)\(", source)) - {"set_protocol"}  # of WebSockets
+    check(sorted(used - known))
 
 
 def test_status_lines_are_bytes() -> None:
