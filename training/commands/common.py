@@ -79,6 +79,12 @@ def print_resume_command(display: TrainingDisplay, run: Run, store: Path) -> Ite
         sys.exit(128 + signal.SIGINT)
 
 
+def say_start_changes(display: TrainingDisplay, run: Run) -> None:
+    """Say what differs between the file of `--start` and the initial network."""
+    for change in run.config.start_changes:
+        display.say(f"--start {run.config.start}: {change}")
+
+
 def describe_accuracy(run: Run) -> str:
     """Return the test accuracy of a run in one line."""
     figures = read_figures(run)

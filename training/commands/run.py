@@ -13,6 +13,7 @@ from training.commands.common import (
     open_display,
     print_published,
     print_resume_command,
+    say_start_changes,
 )
 from training.commands.options import (
     DEVICE,
@@ -170,6 +171,7 @@ def finish(
     with open_display(console, process, run) as display, interruptible(process) as interrupted:
         what = f"{config.architecture} on {', '.join(config.data)}"
         display.say(f"run {run.path}: {what}, recipe {config.recipe_name}, seed {config.seed}")
+        say_start_changes(display, run)
         with print_resume_command(display, run, store.root):
             published = pipeline.finish(
                 run,

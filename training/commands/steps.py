@@ -16,6 +16,7 @@ from training.commands.common import (
     print_next,
     print_published,
     print_resume_command,
+    say_start_changes,
 )
 from training.commands.options import (
     DEVICE,
@@ -67,6 +68,7 @@ def train(
         ):
             data = open_run_data(run, display.count("checking"), process, images=images)
             display.show_data(data)
+            say_start_changes(display, run)
             with print_resume_command(display, run, store):
                 train_run(run, data, display, process, interrupted)
             print_next(display, "training", "evaluate", run.path)

@@ -33,7 +33,7 @@ from training.learning.networks import (
     parse_architecture,
 )
 from training.learning.normalization import Normalization
-from training.run.foreign_weights import download_torchvision_weights, read_state_dict
+from training.run.foreign_weights import download_torchvision_weights, read_foreign_weights
 from training.run.inference import predict
 from training.run.initial_weights import HEAD_PARAMETERS
 from training.run.weights import Trained, is_weights_file, read_weights, serialise
@@ -71,7 +71,7 @@ def read_torchvision(name: str, weights: Path | None, options: InputOptions) -> 
     state = (
         download_torchvision_weights(name, "--weights FILE")
         if weights is None
-        else read_state_dict(weights)
+        else _read_state(weights, report)
     )
     if options.preset is None:
         options = replace(
@@ -119,7 +119,7 @@ def read_weights_file(
                 preset_certainty="assumed",
                 preset_evidence="torchvision's, because neither --preset nor --mean was given",
             )
-        state, normalization = read_state_dict(path), _normalization(options, report)
+        state, normalization = _read_state(path, report), _normalization(options, report)
         trained = _load_network(state, normalization, architecture, class_names, str(path))
     if options.size is None and (options.preset is None or options.preset.size is None):
         side = default_image_size(trained.architecture)
@@ -133,6 +133,13 @@ def read_weights_file(
         sha256=sha256_of(path.resolve()),
     )
     return _export_candidate(trained, class_names, options, report, imported)
+
+
+def _read_state(path: Path, report: ImportReport) -> Mapping[str, Tensor]:
+    weights = read_foreign_weights(path)
+    if weights.changes:
+        report.add("tensors", len(weights.state), "changed", "; ".join(weights.changes))
+    return weights.state
 
 
 def _read_own_weights(

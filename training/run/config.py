@@ -10,6 +10,7 @@ from model_store.manifest import Preprocessing
 from model_store.provenance import VersionReference
 from training.learning.determinism import CompileChoice, PrecisionChoice
 from training.learning.recipe import Recipe
+from training.run.foreign_weights import names_weights_file
 
 NOT_TRAINING_VALUES = frozenset(
     {
@@ -19,6 +20,7 @@ NOT_TRAINING_VALUES = frozenset(
         "golden_samples",
         "golden_images",
         "keep_checkpoint",
+        "start_changes",
         "recipe_name",
         "changes",
         "data_dir",
@@ -49,6 +51,8 @@ class RunConfig(BaseModel):
     seed: int
     start: str | None = None
     """Initial weights: `torchvision`, a file, or MODEL/VERSION of the store."""
+    start_changes: tuple[str, ...] = ()
+    """What differs between the file that `start` names and the initial network."""
     derived_from: VersionReference | None = None
     """The version that this run retrains."""
     precision: PrecisionChoice = "auto"
@@ -77,7 +81,7 @@ class RunConfig(BaseModel):
             words += ["run", "--arch", self.architecture]
             words += ["--image-size", str(self.preprocessing.crop_height), "--model", self.model]
             if self.start:
-                is_file = bool(Path(self.start).suffix)
+                is_file = names_weights_file(self.start)
                 words += ["--start", Path(self.start).name if is_file else self.start]
         for data in self.data:
             words += ["--data", Path(data).name]

@@ -4,15 +4,39 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models import get_model_weights
 
+from model_store.names import is_name
 from training.errors import InitialWeightsError
+from training.run.parameter_names import (
+    AmbiguousNamesError,
+    RenamedTensors,
+    use_torchvision_names,
+)
+from training.run.pickled_tensors import Placeholder, class_of, load_checkpoint
 
 # keys under which training scripts store a state dict
-_STATE_DICT_KEYS: Final = ("state_dict", "model", "model_state_dict", "net")
+_STATE_DICT_KEYS: Final = (
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "model_state",
+    "module",
+    "net",
+    "network",
+    "weights",
+    "params",
+    "state_dict_ema",
+    "model_ema",
+)
+_FILE_SUFFIXES: Final = frozenset(
+    {
+        *(".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".safetensors", ".tar", ".th"),
+        *(".h5", ".keras", ".npz", ".onnx"),  # of other formats, which the reader names
+    }
+)
 
 
 def download_torchvision_weights(
@@ -44,31 +68,77 @@ def download_torchvision_weights(
     return state
 
 
-def read_state_dict(path: Path) -> Mapping[str, Tensor]:
-    """Read the tensors of a .safetensors or .pth file by name; never runs code from it.
+def names_weights_file(text: str) -> bool:
+    """Whether `text` names a file rather than MODEL or MODEL/VERSION of a store."""
+    path = Path(text)
+    model, _, version = text.partition("/")
+    is_reference = is_name(model) and (is_name(version) or text == model)
+    return not is_reference or path.suffix.lower() in _FILE_SUFFIXES or path.is_file()
+
+
+def read_foreign_weights(path: Path) -> RenamedTensors:
+    """Read the tensors of a .safetensors or torch file, by torchvision's names.
+
+    Never runs code from the file.
 
     Raises:
         InitialWeightsError: The file is missing, damaged or not a state dict.
     """
     try:
-        state: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, weights_only=True, map_location="cpu")
-        )
+        content: Any = load_file(path) if _is_safetensors(path) else load_checkpoint(path)
     except FileNotFoundError:
         raise InitialWeightsError(f"there is no file {path}") from None
+    except InitialWeightsError:
+        raise
     except Exception as error:  # noqa: BLE001  torch's unpickler raises any type
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InitialWeightsError(
-            f"{path} cannot be read as weights: {reason}. Only tensors are loaded, never code"
+            f"{path} cannot be read as weights: {_reason(error)}. Only tensors are loaded, never "
+            "code; give a state dict that torch.save or safetensors wrote"
         ) from None
+    state, changes = _find_state_dict(path, content)
+    try:
+        renamed = use_torchvision_names(state)
+    except AmbiguousNamesError as error:
+        raise InitialWeightsError(f"{path}: {error}") from None
+    return RenamedTensors(renamed.state, (*changes, *renamed.changes))
+
+
+def _is_safetensors(path: Path) -> bool:
+    return path.suffix.lower() == ".safetensors"
+
+
+def _reason(error: Exception) -> str:
+    """One line; of torch's long explanation the line that names the object."""
+    lines = (str(error) or type(error).__name__).splitlines()
+    named = [line for line in lines if "WeightsUnpickler error:" in line]
+    reason = named[0].partition("WeightsUnpickler error:")[2] if named else lines[0]
+    return reason.strip().rstrip(".")
+
+
+def _find_state_dict(path: Path, content: Any) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
+    """The state dict in a checkpoint, and where it was found."""
+    state, places = content, []
     for key in _STATE_DICT_KEYS:
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping | Placeholder):
             state = state[key]
-    is_state_dict = isinstance(state, Mapping) and all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+            places.append(key)
+    if isinstance(state, Mapping):
+        strangers = [(name, value) for name, value in state.items() if not _is_entry(name, value)]
+        if state and not strangers:
+            others = isinstance(content, Mapping) and len(content) > 1
+            found = f"read the tensors under {'.'.join(places)}, and nothing else of the file"
+            return state, (found,) if places and others else ()
+        problem = "is empty"
+        if strangers:
+            name, value = strangers[0]
+            problem = f"holds {name!r}, a {class_of(value)}"
+    else:
+        problem = f"holds a {class_of(state)}"
+    raise InitialWeightsError(
+        f"{path} {problem}, expected a state dict (tensors by name); where the file was made, save "
+        'torch.save(network.state_dict(), "weights.pth")'
     )
-    if not is_state_dict or not state:
-        raise InitialWeightsError(f"{path} does not hold a state dict (tensors by name)")
-    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def _is_entry(name: object, value: object) -> bool:
+    return isinstance(name, str) and isinstance(value, Tensor)

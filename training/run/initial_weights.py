@@ -1,6 +1,7 @@
 """Initial weights of a run: from torchvision, from a file, or from a version of the store."""
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -16,7 +17,11 @@ from training.errors import InitialWeightsError
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
 from training.run.directory import Run
-from training.run.foreign_weights import download_torchvision_weights, read_state_dict
+from training.run.foreign_weights import (
+    download_torchvision_weights,
+    names_weights_file,
+    read_foreign_weights,
+)
 from training.run.known_images import KNOWN_IMAGES_FILE
 from training.run.weights import (
     PREVIOUS_WEIGHTS,
@@ -28,7 +33,7 @@ from training.run.weights import (
 
 TORCHVISION: Final = "torchvision"
 HEAD_PARAMETERS: Final = ("fc.weight", "fc.bias")
-_WEIGHT_SUFFIXES: Final = frozenset({".safetensors", ".pth", ".pt", ".bin"})
+_STEM: Final = "conv1.weight"
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class InitialWeights:
         normalize: The normalization that the network expects.
         architecture: The name of the network; None if the file does not say.
         class_names: The class of each row of the head; empty if unknown.
+        changes: What reading the file changed, one sentence each.
     """
 
     origin: str
@@ -48,6 +54,18 @@ class InitialWeights:
     normalize: Normalization
     architecture: str | None = None
     class_names: Sequence[str] = ()
+    changes: tuple[str, ...] = ()
+
+    def changes_for(self, architecture: str) -> tuple[str, ...]:
+        """What differs between the file and the network that starts from it."""
+        with torch.device("meta"):
+            own = build_network(architecture, 1).state_dict()
+        if not _has_new_stem(self.state, own, architecture):
+            return self.changes
+        return (
+            *self.changes,
+            f"initialised {_STEM} anew: the first convolution of {architecture} has another size",
+        )
 
     def fit(self, architecture: str, class_names: Sequence[str]) -> Trained:
         """Return the network with a head for `class_names`.
@@ -109,10 +127,11 @@ def load_initial_weights(start: str, architecture: str, store: ModelStore) -> In
     if start == TORCHVISION:
         state = download_torchvision_weights(architecture)
         return InitialWeights(start, state, Normalization.imagenet(), architecture)
-    path = Path(start)
-    if path.suffix in _WEIGHT_SUFFIXES:
+    if names_weights_file(start):
+        path = Path(start).expanduser()
         if not is_weights_file(path):
-            return InitialWeights(start, read_state_dict(path), Normalization.imagenet())
+            read = read_foreign_weights(path)
+            return InitialWeights(start, read.state, Normalization.imagenet(), changes=read.changes)
         trained = read_weights(path)
         class_names: tuple[str, ...] = ()
     else:
@@ -159,11 +178,11 @@ def fit_head(
     """
     network = build_network(architecture, len(class_names))
     own = network.state_dict()
-    body = {name: value for name, value in state.items() if name not in HEAD_PARAMETERS}
-    stem = "conv1.weight"
-    if architecture.endswith("-small") and body.get(stem, own[stem]).shape != own[stem].shape:
-        del body[stem]  # the first convolution of small-image networks has another size
-    _require_same_network(body, own, architecture, origin)
+    body = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    new_stem = _has_new_stem(body, own, architecture)
+    if new_stem:
+        body.pop(_STEM, None)
+    _require_same_network(body, own, architecture, origin, {_STEM} if new_stem else set())
     network.load_state_dict(body, strict=False)
     with torch.no_grad():
         for new, name in enumerate(class_names):
@@ -173,21 +192,36 @@ def fit_head(
     return Trained(network, normalize, architecture, len(class_names), 0)
 
 
+def _has_new_stem(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], architecture: str
+) -> bool:
+    """Whether the first convolution of a small-image network cannot come from `state`."""
+    if not architecture.endswith("-small"):
+        return False
+    return _STEM not in state or state[_STEM].shape != own[_STEM].shape
+
+
 def _require_same_network(
-    body: Mapping[str, Tensor], own: Mapping[str, Tensor], architecture: str, origin: str
+    body: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    architecture: str,
+    origin: str,
+    initialised: AbstractSet[str],
 ) -> None:
-    expected = [name for name in own if name not in HEAD_PARAMETERS]
+    # Files from before torch 0.4.1 do not have the counters.
+    expected = [
+        name
+        for name in own
+        if name not in {*HEAD_PARAMETERS, *initialised}
+        and (name in body or not name.endswith(".num_batches_tracked"))
+    ]
     problems = [
         *(
             f"{name} has another shape"
             for name in sorted(expected)
             if name in body and own[name].shape != body[name].shape
         ),
-        *(
-            f"{name} is missing"
-            for name in sorted(expected)
-            if name not in body and not _may_be_missing(name)
-        ),
+        *(f"{name} is missing" for name in sorted(expected) if name not in body),
         *(f"{name} is not in it" for name in sorted(body.keys() - own.keys())),
     ]
     if problems:
@@ -195,11 +229,6 @@ def _require_same_network(
             f"{origin} does not hold a {architecture}: {problems[0]} (torchvision's names are "
             "expected)"
         )
-
-
-def _may_be_missing(name: str) -> bool:
-    # a replaced stem, and counters that files from before torch 0.4.1 do not have
-    return name == "conv1.weight" or name.endswith(".num_batches_tracked")
 
 
 def open_version(store: ModelStore, reference: str) -> Version:

@@ -143,6 +143,7 @@ def build_config(
         changes=request.changes,
         seed=request.seed,
         start=weights.origin if weights else None,
+        start_changes=weights.changes_for(architecture) if weights else (),
         derived_from=previous.reference if previous else None,
         precision=request.precision,
         compile=request.compile,

@@ -29,7 +29,7 @@ from training.importing.torch_networks import (
 )
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
-from training.run.foreign_weights import read_state_dict
+from training.run.foreign_weights import read_foreign_weights
 from training.run.weights import Trained, serialise
 
 SIDE = 64
@@ -248,7 +248,7 @@ def test_the_version_of_a_torch_network_holds_its_weights(
     with ModelStore(imported / "store", builtin_root=None).open("m", 1) as version:
         assert version.manifest.checkpoint is not None
         checkpoint = version.path(version.manifest.checkpoint.file)
-        weight = read_state_dict(checkpoint)["fc.weight"]
+        weight = read_foreign_weights(checkpoint).state["fc.weight"]
         assert torch.equal(weight, resnet18.get_parameter("fc.weight"))
         words = ("--weights", checkpoint, "--labels", write_labels(tmp_path), "--size", 32)
         assert import_into(tmp_path, *words).exit_code == 0

@@ -140,6 +140,48 @@ def test_weights_of_another_network_are_refused(
         start_from(tmp_path / "other.pth", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["conv1.weight", "bn1.running_mean", "layer4.1.bn2.bias"])
+def test_weights_that_lack_a_tensor_are_refused(tmp_path: Path, name: str) -> None:
+    """Also the first layer's: a run would train on a random one. The error names the tensor."""
+    state = state_of("resnet18", 10)
+    del state[name]
+    torch.save(state, tmp_path / "part.pth")
+    with pytest.raises(InitialWeightsError, match=rf"{name} is missing"):
+        start_from(tmp_path / "part.pth", tmp_path)
+
+
+@pytest.mark.parametrize("lacks", [True, False])
+def test_a_new_first_convolution_is_recorded(tmp_path: Path, *, lacks: bool) -> None:
+    """Only a small-image network may lack it; its configuration says so."""
+    state = state_of("resnet18", 10)
+    if lacks:
+        del state["conv1.weight"]
+    torch.save(state, tmp_path / "large.pth")
+    run = start_from(tmp_path / "large.pth", tmp_path, "resnet18-small")
+    assert [change.split()[1] for change in run.config.start_changes] == ["conv1.weight"]
+    torch.save(state_of("resnet18-small", 10), tmp_path / "small.pth")
+    run = start_from(tmp_path / "small.pth", tmp_path, "resnet18-small")
+    assert run.config.start_changes == ()
+
+
+@pytest.mark.parametrize("name", ["best.pth.tar", "x.ckpt", "../x.pth", "weights/x"])
+def test_a_path_is_not_a_model_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Its prefix is removed, which the configuration says; a missing file is named."""
+    (tmp_path / "here" / "weights").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    state = {f"model.{key}": value for key, value in state_of("resnet18", 10).items()}
+    torch.save({"state_dict": state}, name)
+    config = start_from(name, tmp_path).config
+    assert "model." in config.start_changes[0]
+    assert Path(name).name in config.command.split()
+    Path(name).unlink()
+    if name != "weights/x":
+        with pytest.raises(InitialWeightsError, match="there is no file"):
+            start_from(name, tmp_path)
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"not weights"])
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes) -> None:
