@@ -6,7 +6,9 @@ import zlib
 from typing import Final
 
 from PIL import (
+    AvifImagePlugin,
     Image,
+    ImageFile,
     TiffImagePlugin,  # noqa: F401  Pillow would import these two lazily, on the first such image
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401  as above
@@ -20,9 +22,18 @@ from model_store.errors import (
     NotAnImageError,
     TooManyPixelsError,
 )
+from model_store.jpeg_markers import count_scans
 from model_store.manifest import Preprocessing
+from model_store.pixel_layout import check_layout, explain_unreadable
+from model_store.quiet_decoders import silence_decoders
 
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+silence_decoders()
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # several images are decoded at once already
+
+FORMATS: Final = (
+    "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if AvifImagePlugin.SUPPORTED else ()),
+)  # fmt: skip
+"""What is decoded. Pillow may be built without AVIF."""
 DEFAULT_MAX_PIXELS: Final = 50 * 1024 * 1024
 MAX_PNG_CHUNKS: Final = 256
 MAX_SCANNED_PIXELS: Final = 2**31
@@ -39,6 +50,7 @@ DECODE_ERRORS: Final = (
     EOFError,
     OverflowError,
     ArithmeticError,
+    RuntimeError,
     struct.error,
     zlib.error,
 )
@@ -57,6 +69,8 @@ def sniff(data: bytes) -> str | None:
         return "GIF"
     if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         return "TIFF"
+    if b"avif" in (brands := _container_brands(data)) or b"avis" in brands:
+        return "AVIF" if AvifImagePlugin.SUPPORTED else None
     # `BM` alone is a weak signature, so the size of the header must exist too.
     if data.startswith(b"BM") and len(data) >= 18 and data[14:18] in _BMP_HEADER_SIZES:
         return "BMP"
@@ -70,7 +84,7 @@ _BMP_HEADER_SIZES: Final = frozenset(
 
 def open_image(
     data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_PIXELS
-) -> Image.Image:
+) -> ImageFile.ImageFile:
     """Read the header of an image and check its limits. No pixel is decoded.
 
     Args:
@@ -86,24 +100,7 @@ def open_image(
         raise _unknown_signature(data)
     if kind == "PNG":
         _check_png_chunks(data)
-    try:
-        image = Image.open(io.BytesIO(data), formats=(kind,))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise TooManyPixelsError(
-            f"the image has more than {PILLOW_MAX_PIXELS:,} pixels; the limit is {max_pixels:,}"
-        ) from None
-    except UnidentifiedImageError:
-        raise ImageTruncatedError(
-            f"the data begins like {kind} but has no complete header ({len(data)} bytes)"
-        ) from None
-    except DECODE_ERRORS as error:
-        if _is_cut(kind, data):
-            raise ImageTruncatedError(
-                f"the {kind} data ends before the image does ({len(data)} bytes)"
-            ) from None
-        raise ImageCorruptError(
-            f"the {kind} header is damaged: {decode_error_reason(error)}"
-        ) from None
+    image = _open(kind, data, max_pixels)
     width, height = image.size
     if kind == "JPEG" and (scans := count_scans(data)) * width * height > MAX_SCANNED_PIXELS:
         raise ImageCorruptError(
@@ -122,15 +119,33 @@ def open_image(
             f"the image is {width}x{height} and would have {resized:,} pixels with its shorter "
             f"side resized to {spec.resize}; the limit is {max_pixels:,}"
         )
+    check_layout(image, data)
     return image
 
 
-def count_scans(data: bytes) -> int:
-    """Number of scans of a JPEG, estimated by their markers.
-
-    Each scan costs a pass over all pixels and a dozen bytes. Normal files have at most ten.
-    """
-    return data.count(b"\xff\xda")
+def _open(kind: str, data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+    try:
+        return Image.open(io.BytesIO(data), formats=(kind,))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise TooManyPixelsError(
+            f"the image has more than {PILLOW_MAX_PIXELS:,} pixels; the limit is {max_pixels:,}"
+        ) from None
+    except UnidentifiedImageError as error:
+        if unsupported := explain_unreadable(kind, data, error):
+            raise unsupported from None
+        raise ImageTruncatedError(
+            f"the data begins like {kind} but has no complete header ({len(data)} bytes)"
+        ) from None
+    except DECODE_ERRORS as error:
+        if unsupported := explain_unreadable(kind, data, error):
+            raise unsupported from None
+        if _is_cut(kind, data):
+            raise ImageTruncatedError(
+                f"the {kind} data ends before the image does ({len(data)} bytes)"
+            ) from None
+        raise ImageCorruptError(
+            f"the {kind} header is damaged: {decode_error_reason(error)}"
+        ) from None
 
 
 def resized_size(width: int, height: int, spec: Preprocessing) -> tuple[int, int]:
@@ -164,14 +179,29 @@ def _check_png_chunks(data: bytes) -> None:
         position += 12 + int.from_bytes(data[position : position + 4], "big")
 
 
+def _container_brands(data: bytes) -> frozenset[bytes]:
+    """The brands of an ISO media file: HEIC, AVIF or a video (ISO/IEC 14496-12, 4.3)."""
+    if data[4:8] != b"ftyp":
+        return frozenset()
+    end = min(int.from_bytes(data[:4], "big"), len(data), 256)
+    return frozenset({data[8:12], *(data[i : i + 4] for i in range(16, end, 4))})
+
+
 def _unknown_signature(data: bytes) -> ImageError:
     known = ", ".join(FORMATS)
-    brands = {b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis"}
-    if data[4:8] == b"ftyp" and data[8:12] in brands:
+    brands = _container_brands(data)
+    if b"avif" in brands or b"avis" in brands:
         return ImageUnsupportedError(
-            f"HEIC and AVIF images are not supported; convert the image to one of {known}"
+            f"this Pillow decodes no AVIF; convert the image to one of {known}"
+        )
+    if brands & _HEIF_BRANDS:
+        return ImageUnsupportedError(
+            f"HEIC images are not supported; convert the image to one of {known}"
         )
     return NotAnImageError(f"the data has no image signature; send one of {known}")
+
+
+_HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"})
 
 
 def decode_error_reason(error: BaseException) -> str:

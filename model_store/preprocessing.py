@@ -5,13 +5,14 @@ Everything after it (scaling, mean and standard deviation, layout) is part of th
 and crop give the same pixels as torchvision's `Resize(antialias=True)` and `CenterCrop`.
 """
 
+import io
 import struct
 import zlib
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from model_store.errors import ImageCorruptError, ImageTruncatedError, ImageUnsupportedError
 from model_store.image_header import (
@@ -21,7 +22,9 @@ from model_store.image_header import (
     open_image,
     resized_size,
 )
+from model_store.jpeg_markers import END, lacks_only_end
 from model_store.manifest import Preprocessing
+from model_store.pixel_layout import explain_unreadable
 
 Pixels = NDArray[np.uint8]
 """Images as uint8 `[height, width, 3]` or `[batch, height, width, 3]`, RGB, 0 to 255."""
@@ -45,6 +48,9 @@ _TRANSPOSITIONS: Final = {  # EXIF 2.32, tag 274: orientation, and what turns th
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_JPEG_FORMATS: Final = frozenset({"JPEG", "MPO"})
+_PROBE: Final = b"".join(b"\xee\xd3" * 16 + bytes([0xFF, 0xD0 + i]) for i in range(8))
+"""Scan data with restart markers. It changes the pixels of a JPEG that is cut in its scan."""
 _DIRECT_MODES: Final = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"})
 _ALPHA_MODES: Final = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _PLAIN_PNG: Final = (
@@ -103,7 +109,7 @@ def plain_png(
     return np.frombuffer(image.tobytes(), np.uint8).reshape(height, width, 3)
 
 
-def to_pixels(image: Image.Image, spec: Preprocessing) -> Pixels:
+def to_pixels(image: ImageFile.ImageFile, spec: Preprocessing) -> Pixels:
     """Decode an image that `open_image` returned.
 
     A JPEG that is much larger than the input is decoded at a fraction of its size, which takes a
@@ -135,7 +141,7 @@ def reduction(image: Image.Image, spec: Preprocessing) -> int:
     must divide both sides, or the image would shift.
     """
     # `nearest` takes single pixels, and a reduced decode has averaged them.
-    if image.format != "JPEG" or spec.interpolation == "nearest":
+    if image.format not in _JPEG_FORMATS or spec.interpolation == "nearest":
         return 1
     target = (
         spec.resize
@@ -153,18 +159,55 @@ def reduction(image: Image.Image, spec: Preprocessing) -> int:
     )
 
 
-def load_pixels(image: Image.Image) -> None:
-    """Decode an image in place. Raises ImageTruncatedError or ImageCorruptError."""
+def load_pixels(image: ImageFile.ImageFile) -> None:
+    """Decode an image in place.
+
+    A JPEG that lacks only its end marker is decoded.
+
+    Raises:
+        ImageError: The data is cut, damaged or of a kind that is not supported.
+    """
+    # Pillow closes the file when it has decoded the image.
+    file = image.fp
     try:
         image.load()
     except DECODE_ERRORS as error:
+        data = file.getvalue() if isinstance(file, io.BytesIO) else b""
+        if unsupported := explain_unreadable(image.format or "", data, error):
+            raise unsupported from None
         if "truncated" in str(error).lower() or isinstance(error, EOFError):
+            if image.format in _JPEG_FORMATS and _load_without_end(image, data):
+                return
             raise ImageTruncatedError(
                 f"the {image.format} data ends before the image does"
             ) from None
         raise ImageCorruptError(
             f"the {image.format} data is damaged: {decode_error_reason(error)}"
         ) from None
+
+
+def _load_without_end(image: ImageFile.ImageFile, data: bytes) -> bool:
+    """Decode a JPEG without an end marker if all its pixels are there; returns whether they are."""
+    data = data.removesuffix(b"\xff")  # of half a marker
+    try:
+        if not lacks_only_end(data, len(image.getbands())):
+            return False
+        complete, probe = (
+            _decoded_jpeg(data + ending, image.size) for ending in (END, _PROBE + END)
+        )
+    except (*DECODE_ERRORS, ImageCorruptError):
+        return False
+    if complete.size != image.size or complete.tobytes() != probe.tobytes():
+        return False
+    image.im, image.tile = complete.im, []
+    return True
+
+
+def _decoded_jpeg(data: bytes, size: tuple[int, int]) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=("JPEG",))
+    image.draft(None, size)
+    image.load()
+    return image
 
 
 def orient(image: Image.Image) -> Image.Image:
@@ -190,7 +233,13 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16"):  # convert("RGB") would clip at 255 (Pillow#2574)
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        levels = np.asarray(image)
+        rgb = Image.fromarray((levels >> 8).astype(np.uint8)).convert("RGB")
+        if (transparent := image.info.get("transparency")) is not None:
+            rgb.paste(background, mask=Image.fromarray(levels == transparent))
+        return rgb
+    if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getbbox() is None:
+        return image.convert("RGB")  # many programs write 0 as alpha, and viewers ignore it
     if image.mode in _ALPHA_MODES or (image.mode in _DIRECT_MODES and "transparency" in image.info):
         image = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
         canvas = Image.new("RGB", image.size, background)

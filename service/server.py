@@ -5,7 +5,6 @@ import gc
 import logging
 import shlex
 import socket
-import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -114,8 +113,6 @@ def run(settings: Settings) -> None:
 
 def configure_logging(settings: Settings) -> None:
     """Log to stderr, one line per event, without what clients could flood the log with."""
-    # Pillow warns of damaged metadata in images that decode well.
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     handler = StderrHandler()
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])

@@ -9,9 +9,10 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Final, TypeVar
 
-from PIL import Image
+from PIL import Image, ImageFile
 
-from model_store.image_header import count_scans, open_image, resized_size
+from model_store.image_header import open_image, resized_size
+from model_store.jpeg_markers import count_scans
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels, plain_png, to_pixels
 from service.engine.priority import BULK, INTERACTIVE, Priority
@@ -28,6 +29,9 @@ BULK_COST: Final = 1e15
 """More than the cost of any image, so that bulk images come after all interactive ones."""
 AVERAGE_WEIGHT: Final = 0.1
 _INFLATED_CHUNKS: Final = (b"zTXt", b"iTXt", b"iCCP")  # inflated when a PNG is opened
+_JPEG: Final = b"\xff\xd8"
+_ISO_MEDIA: Final = b"ftyp"
+"""AVIF. Its decoder needs milliseconds for the smallest image."""
 T = TypeVar("T")
 
 
@@ -171,9 +175,9 @@ class DecodePool:
         """
         priority_cost = BULK_COST if priority == BULK else 0.0
 
-        def decode_unless_large() -> tuple[Image.Image, float, Pixels | None]:
+        def decode_unless_large() -> tuple[ImageFile.ImageFile, float, Pixels | None]:
             opened = open_image(image, spec, self._max_pixels)
-            scans = count_scans(image) if opened.format == "JPEG" else 1
+            scans = count_scans(image) if image.startswith(_JPEG) else 1
             cost = _max_step_pixels(opened, spec) * max(1.0, scans / MAX_USUAL_SCANS)
             return opened, cost, None if cost > LARGE_PIXELS else to_pixels(opened, spec)
 
@@ -194,7 +198,8 @@ def is_small(image: bytes) -> bool:
     return (
         len(image) <= INLINE_BYTES
         and not any(chunk in image for chunk in _INFLATED_CHUNKS)
-        and (not image.startswith(b"\xff\xd8") or count_scans(image) <= MAX_USUAL_SCANS)
+        and image[4:8] != _ISO_MEDIA
+        and (not image.startswith(_JPEG) or count_scans(image) <= MAX_USUAL_SCANS)
     )
 
 

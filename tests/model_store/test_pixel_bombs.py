@@ -40,6 +40,9 @@ def with_size(data: bytes, width: int, height: int) -> bytes:
         place = data.index(b"VP8L") + 9
         (bits,) = struct.unpack_from("<I", data, place)
         struct.pack_into("<I", out, place, bits & 0xF0000000 | (height - 1) << 14 | (width - 1))
+    elif image_format == "AVIF":
+        place = data.index(b"ispe") + 8
+        out[place : place + 8] = struct.pack(">II", width, height)
     return bytes(out)
 
 

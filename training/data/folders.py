@@ -24,7 +24,10 @@ from training.data.image_set import (
 from training.errors import DataError
 
 CARD: Final = "data.toml"
-EXTENSIONS: Final = frozenset({"jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff"})
+EXTENSIONS: Final = frozenset(
+    {"jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"}
+)
+_HEIC_EXTENSIONS: Final = frozenset({"heic", "heif", "hif"})
 
 
 def load_folder(root: Path) -> ImageSet:
@@ -188,6 +191,8 @@ class _FolderTree:
         _, dot, extension = entry.name.rpartition(".")
         if not dot:
             return "no file extension"
+        if extension.lower() in _HEIC_EXTENSIONS:
+            return "HEIC is not supported; convert it: magick mogrify -format jpg FILE"
         if extension.lower() not in EXTENSIONS:
             return f"not an image extension (.{extension})"
         return None if entry.is_file() else "not a regular file"

@@ -13,7 +13,7 @@ import numpy as np
 import PIL
 from PIL import Image, TiffImagePlugin, features
 
-from model_store import image_header, preprocessing
+from model_store import image_header, jpeg_markers, pixel_layout, preprocessing
 from model_store.errors import ImageError
 from model_store.image_header import open_image
 from model_store.manifest import Preprocessing
@@ -123,7 +123,13 @@ def _key(data: ImageSet, spec: Preprocessing | None) -> str:
     """Cache key: a digest of the files, the preprocessing, Pillow and the code that decodes."""
     code = [
         Path(file).read_bytes()
-        for file in (__file__, image_header.__file__, preprocessing.__file__)
+        for file in (
+            __file__,
+            image_header.__file__,
+            jpeg_markers.__file__,
+            pixel_layout.__file__,
+            preprocessing.__file__,
+        )
     ]
     inputs = (
         data.identity,

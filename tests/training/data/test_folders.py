@@ -90,16 +90,26 @@ def test_ignored_files_are_listed_with_the_reason(tmp_path: Path) -> None:
         "cat/1.PNG": encoded(picture(1)),
         "cat/2.JPeg": encoded(picture(2), "JPEG"),
         "dog/1.webp": 3,
+        "dog/2.avif": encoded(picture(5), "AVIF"),
         "loose.png": 4,
     }
-    others = ("cat/notes.txt", "cat/.hidden.png", "cat/._1.PNG", "dog/png", "__MACOSX/cat/1.png")
+    others = (
+        "cat/phone.HEIC",
+        "cat/notes.txt",
+        "cat/.hidden.png",
+        "cat/._1.PNG",
+        "dog/png",
+        "__MACOSX/cat/1.png",
+    )
     root = put(tmp_path, images | dict.fromkeys(others, b""))
     (root / "cat" / "empty").mkdir()
     (root / "cat" / "gone.png").symlink_to("nowhere.png")
     os.mkfifo(root / "cat" / "pipe.png")
     data = load_folder(root)
-    assert list(data.paths) == ["cat/1.PNG", "cat/2.JPeg", "dog/1.webp"]
-    assert dict(data.ignored) == {
+    assert list(data.paths) == ["cat/1.PNG", "cat/2.JPeg", "dog/1.webp", "dog/2.avif"]
+    ignored = dict(data.ignored)
+    assert ignored.pop("cat/phone.HEIC").startswith("HEIC is not supported; convert it")
+    assert ignored == {
         "loose.png": "not in a class folder",
         "__MACOSX": "hidden",
         "cat/.hidden.png": "hidden",
