@@ -1,8 +1,9 @@
-"""Gates: pass on a true export, notice each way in which an export or its preprocessing can be false."""
+"""The gates: a correct export passes, and each fault of an export or its preprocessing fails."""
 
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -10,30 +11,57 @@ import torch
 
 from model_store.manifest import Check, Preprocessing
 from model_store.preprocessing import Pixels, prepare
+from model_store.session import Session
 from training.errors import GateError, RunError
 from training.gates import gate as gates
 from training.gates import preprocessing as preprocessing_gates
+from training.gates.parity import parity_checks
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
-from training.run.data import open_run_data
+from training.run.data import RunData, open_run_data
 from training.run.directory import Run
 from training.steps.evaluate import read_labels, read_logits
-from training.steps.export import ExportModule
+from training.steps.export import MODEL_FILE, OUTPUTS, ExportModule, model_input
 
-WAIVED = {"accuracy_floor": "three epochs", "accuracy_jpeg": "three epochs"}
+TEST_IMAGES = 60
 
 
-def failed(checks: tuple[Check, ...]) -> set[str]:
-    """The names of the checks that did not pass."""
+class SmallRun(NamedTuple):
+    """A run with few test images, so that a gate takes a second."""
+
+    run: Run
+    data: RunData
+
+    @property
+    def session(self) -> Session:
+        return Session(self.run.path / MODEL_FILE, model_input(self.run), OUTPUTS)
+
+
+@pytest.fixture
+def small_run(run_copy: Run, finished_data: RunData) -> SmallRun:
+    """A copy of the finished run with the first of its test images."""
+    split = replace(finished_data.split, test=finished_data.split.test[:TEST_IMAGES])
+    write_evaluation(
+        run_copy, read_logits(run_copy)[:TEST_IMAGES], read_labels(run_copy)[:TEST_IMAGES]
+    )
+    return SmallRun(run_copy, replace(finished_data, split=split))
+
+
+def write_evaluation(run: Run, logits: np.ndarray, labels: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, logits=logits, labels=labels)
+    run.write("evaluation.npz", buffer.getvalue())
+
+
+def failed_checks(checks: tuple[Check, ...]) -> set[str]:
+    """Return the names of the checks that failed."""
     return {check.check for check in checks if not check.passed}
 
 
-def test_a_true_export_passes_everything_but_what_three_epochs_can_not(
-    run_copy: Run,
-) -> None:
-    """Parity at batch 1, an odd size and the maximum, invariance, encoded accuracy, golden proof and its sensitivity."""
-    checks = gates.gate(run_copy, open_run_data(run_copy))
-    names = {check.check for check in checks}
+def test_a_correct_export_passes(gated_run: Run) -> None:
+    """Only JPEG may fail after three epochs. Checks against an older model do not run."""
+    checks = gates.read_checks(gated_run)
+    assert tuple(check.check for check in checks) == gates.CHECKS[:-5]
     assert {
         "parity_batch_1",
         "parity_batch_7",
@@ -41,112 +69,94 @@ def test_a_true_export_passes_everything_but_what_three_epochs_can_not(
         "accuracy_png",
         "accuracy_jpeg",
         "accuracy_floor",
-    } <= names
-    assert failed(checks) <= {"accuracy_jpeg"}
-    assert gates.read_checks(run_copy) == checks
-    assert tuple(check.check for check in checks) == gates.CHECKS[:-5], (
-        "all but what needs an older model"
-    )
+    } <= {check.check for check in checks}
+    assert failed_checks(checks) <= {"accuracy_jpeg"}
+
+
+def test_gates_return_what_they_write(small_run: SmallRun) -> None:
+    assert gates.gate(*small_run) == gates.read_checks(small_run.run)
 
 
 @pytest.mark.parametrize("fault", sorted(preprocessing_gates.PREPROCESSING_FAULTS))
-def test_each_fault_of_preprocessing_breaks_the_golden_proof(run_copy: Run, fault: str) -> None:
-    """Swapped channels, ignored EXIF, another interpolation and a shifted crop are each noticed."""
-    checks = {check.check: check for check in gates.gate(run_copy, open_run_data(run_copy))}
+def test_golden_images_notice_each_preprocessing_fault(gated_run: Run, fault: str) -> None:
+    """At least one golden image decodes to other pixels."""
+    checks = {check.check: check for check in gates.read_checks(gated_run)}
     assert checks[f"golden_notices_{fault}"].value >= 1
 
 
-def test_a_blind_golden_set_fails_the_gate(run_copy: Run) -> None:
-    """Without the EXIF image nothing would notice ignored EXIF, and the gate says so."""
+def test_golden_images_that_cannot_notice_a_fault_fail(small_run: SmallRun) -> None:
+    """Without the EXIF image, ignored EXIF orientations would pass."""
     blocks = [
         block
-        for block in run_copy.read_json("golden/golden.json", "export")
+        for block in small_run.run.read_json("golden/golden.json", "export")
         if "exif" not in block["image"]
     ]
-    run_copy.write_json("golden/golden.json", blocks)
-    assert "golden_notices_ignored_exif" in failed(gates.gate(run_copy, open_run_data(run_copy)))
+    small_run.run.write_json("golden/golden.json", blocks)
+    assert "golden_notices_ignored_exif" in failed_checks(gates.gate(*small_run))
 
 
-def test_an_export_of_other_weights_fails_parity(run_copy: Run) -> None:
-    """Logits that are not torch's are found at every batch size, and in the golden images."""
-    with np.load(run_copy.path / "evaluation.npz") as archive:
-        arrays = dict(archive)
-    arrays["logits"][5] += 0.01
-    with open(run_copy.path / "evaluation.npz", "wb") as file:
-        np.savez(file, **arrays)
-    assert {"parity_batch_1", "parity_batch_7", "parity_batch_32"} <= failed(
-        gates.gate(run_copy, open_run_data(run_copy))
-    )
+def test_an_export_of_other_weights_fails_parity(small_run: SmallRun) -> None:
+    """One wrong logit fails at every batch size."""
+    logits = read_logits(small_run.run).copy()
+    logits[5] += 0.01
+    write_evaluation(small_run.run, logits, read_labels(small_run.run))
+    checks = tuple(parity_checks(small_run.run, small_run.data, small_run.session))
+    assert {"parity_batch_1", "parity_batch_7", "parity_batch_32"} <= failed_checks(checks)
 
 
-def test_skewed_preprocessing_fails_the_accuracy_on_encoded_images(
-    run_copy: Run, monkeypatch: pytest.MonkeyPatch
+def test_preprocessing_other_than_that_of_training_fails(
+    small_run: SmallRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Were `prepare` not what training used, the accuracy on encoded images would tell."""
+    """The accuracy on encoded images and the golden images notice it."""
 
     def inverted(data: bytes, spec: Preprocessing) -> Pixels:
         return 255 - prepare(data, spec)
 
     monkeypatch.setattr(preprocessing_gates, "prepare", inverted)
-    assert {"accuracy_png", "golden_decode"} <= failed(
-        gates.gate(run_copy, open_run_data(run_copy))
-    )
+    assert {"accuracy_png", "golden_decode"} <= failed_checks(gates.gate(*small_run))
 
 
-def test_a_failed_check_stops_the_publish_until_it_is_waived(run_copy: Run) -> None:
-    """The error names the check and the way past; a waiver is kept with its reason; a waiver of nothing is refused."""
-    figures = run_copy.read_json("evaluation.json", "evaluate")
-    run_copy.write_json("evaluation.json", {**figures, "top1": 0.1})
-    data = open_run_data(run_copy)
+def test_a_failed_check_must_be_waived(small_run: SmallRun) -> None:
+    """The error names the check and the option. The reason of the waiver is stored."""
+    figures = small_run.run.read_json("evaluation.json", "evaluate")
+    small_run.run.write_json("evaluation.json", {**figures, "top1": 0.1})
+    waivers = {"accuracy_jpeg": "few images"}
     with pytest.raises(GateError, match=r"accuracy_floor failed.*--waive accuracy_floor="):
-        gates.require_passed(gates.gate(run_copy, data))
-    checks = gates.gate(run_copy, data, {"accuracy_floor": "a demonstration"})
+        gates.require_passed(gates.gate(*small_run, waivers))
+    checks = gates.gate(*small_run, {**waivers, "accuracy_floor": "a demonstration"})
     gates.require_passed(checks)
     assert {check.check: check.waived for check in checks}["accuracy_floor"] == "a demonstration"
-    with pytest.raises(GateError, match="there is no check accuracy_flor"):
-        gates.gate(run_copy, data, {"accuracy_flor": "a slip"})
 
 
-def test_a_waiver_of_a_check_that_passed_leaves_no_trace(run_copy: Run) -> None:
-    """Only what failed is waived."""
-    checks = gates.gate(run_copy, open_run_data(run_copy), {"parity_batch_1": "just in case"})
+def test_a_waiver_of_an_unknown_check_is_rejected(small_run: SmallRun) -> None:
+    with pytest.raises(GateError, match="accuracy_flor"):
+        gates.gate(*small_run, {"accuracy_flor": "a typing error"})
+
+
+def test_a_waiver_of_a_passed_check_is_not_stored(small_run: SmallRun) -> None:
+    checks = gates.gate(*small_run, {"parity_batch_1": "not needed"})
     assert {check.check: check.waived for check in checks}["parity_batch_1"] is None
 
 
-def test_a_step_that_comes_too_early_names_the_one_before(
-    new_run: Callable[..., Run],
-) -> None:
-    """Gating what was not exported says so."""
+def test_gating_before_the_export_names_the_missing_step(new_run: Callable[..., Run]) -> None:
     run = new_run()
     with pytest.raises(RunError, match="training export"):
         gates.gate(run, open_run_data(run))
 
 
-def test_served_model_normalises_as_training_did() -> None:
-    """The graph's multiply and add are training's (pixel - mean) / std, to float precision."""
-    network, normalize = (
-        build_network("resnet20", 10).eval(),
-        Normalization(torch.tensor([[[47.0]]]), torch.tensor([[[81.25]]])),
-    )
+def test_the_export_normalizes_as_training_does() -> None:
+    """The multiply and add of the graph equal (pixel - mean) / std up to rounding."""
+    torch.manual_seed(0)
+    network = build_network("resnet20", 10).eval()
+    normalize = Normalization(torch.tensor([[[47.0]]]), torch.tensor([[[81.25]]]))
     images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
-    served, _ = ExportModule(network, normalize)(images)
-    assert torch.allclose(served, network(normalize(images)), atol=1e-4)
+    logits, _ = ExportModule(network, normalize)(images)
+    assert torch.allclose(logits, network(normalize(images)), atol=1e-4)
 
 
-def test_of_few_images_three_may_change_by_jpeg(run_copy: Run) -> None:
-    """Of 60 test images one is more than a point, and is no evidence of anything; of 359 a point is more than three."""
-    data = open_run_data(run_copy)
-    few = replace(data, split=replace(data.split, test=data.split.test[:60]))
-    logits, labels = read_logits(run_copy), read_labels(run_copy)
-    run_copy.write("evaluation.npz", npz(logits=logits[:60], labels=labels[:60]))
-    right = float((logits[:60].argmax(1) == labels[:60]).mean())
-    checks = {check.check: check for check in gates.gate(run_copy, few)}
-    assert checks["accuracy_jpeg"].threshold == pytest.approx(right - 3 / 60)
-    assert checks["accuracy_png"].threshold == right
-
-
-def npz(**arrays: np.ndarray) -> bytes:
-    """Arrays as a file's bytes."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
+def test_jpeg_may_change_three_images_of_a_small_test_split(small_run: SmallRun) -> None:
+    """One image of 60 is more than a percentage point. PNG may change none."""
+    correct = read_logits(small_run.run).argmax(1) == read_labels(small_run.run)
+    checks = {check.check: check for check in gates.gate(*small_run)}
+    assert checks["accuracy_jpeg"].threshold == pytest.approx(correct.mean() - 3 / TEST_IMAGES)
+    assert checks["accuracy_png"].threshold == correct.mean()

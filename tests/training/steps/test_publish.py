@@ -1,9 +1,10 @@
-"""Publishing: a run becomes a sealed version that verifies, proves itself and says where it comes from."""
+"""Publishing: a run becomes a sealed version with its provenance."""
 
 import shutil
 from pathlib import Path
 
 import pytest
+from short_runs import publish_as_passed
 
 from model_store import golden
 from model_store.errors import PublishError
@@ -19,28 +20,26 @@ from training.steps.calibrate import CALIBRATION_FILE, read_calibration
 from training.steps.publish import Published, publish
 
 
-def publish_gated(run: Run, store: ModelStore, **options: bool) -> Published:
-    """Publish a gated run as if all of its checks had passed."""
-    data = open_run_data(run)
-    findings = run.read_json("gates.json", "gate")
-    run.write_json(
-        "gates.json",
-        {**findings, "checks": [{**check, "passed": True} for check in findings["checks"]]},
-    )
-    return publish(run, data, store, **options)
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> ModelStore:
     """An empty store that does not exist yet."""
     return ModelStore(tmp_path / "store", builtin_root=None)
 
 
-def test_a_published_run_proves_itself_and_names_its_origin(
+def fail_check(run: Run, waived: str | None) -> None:
+    """Change the results of the gates: only the accuracy floor failed."""
+    results = run.read_json("gates.json", "gate")
+    checks = [{**check, "passed": True} for check in results["checks"]]
+    (floor,) = [check for check in checks if check["check"] == "accuracy_floor"]
+    floor.update(passed=False, waived=waived)
+    run.write_json("gates.json", {**results, "checks": checks})
+
+
+def test_a_published_version_verifies_and_has_its_provenance(
     gated_copy: Run, store: ModelStore
 ) -> None:
-    """Files verify, the golden proof holds, `production` points to it, and the manifest tells command, data and seed."""
-    assert publish_gated(gated_copy, store) == Published(1, promoted=True)
+    """The golden images match, and `production` points to the version."""
+    assert publish_as_passed(gated_copy, store) == Published(1, promoted=True)
     with store.open("digits-resnet20", store.resolve("digits-resnet20")) as version:
         manifest = version.manifest
         golden.prove(version, Session(version.path("model.onnx"), manifest.input, manifest.outputs))
@@ -60,44 +59,37 @@ def test_a_published_run_proves_itself_and_names_its_origin(
     assert store.aliases("digits-resnet20").version("production") == 1
 
 
-def test_the_version_has_the_runs_calibration(gated_copy: Run, store: ModelStore) -> None:
-    """What calibration.json says stands in the manifest."""
-    publish_gated(gated_copy, store)
+def test_the_version_has_the_calibration_of_the_run(gated_copy: Run, store: ModelStore) -> None:
+    publish_as_passed(gated_copy, store)
     with store.open("digits-resnet20", 1) as version:
         assert version.manifest.calibration == read_calibration(gated_copy).calibration is not None
 
 
-def test_a_run_that_was_not_calibrated_is_published_without(
-    gated_copy: Run, store: ModelStore
-) -> None:
-    """It answers with plain softmax and never abstains."""
+def test_a_run_without_calibration_can_be_published(gated_copy: Run, store: ModelStore) -> None:
     (gated_copy.path / CALIBRATION_FILE).unlink()
-    publish_gated(gated_copy, store)
+    publish_as_passed(gated_copy, store)
     with store.open("digits-resnet20", 1) as version:
         assert version.manifest.calibration is None
 
 
-def test_no_promote_publishes_and_leaves_production_alone(
+def test_no_promote_publishes_without_changing_production(
     gated_copy: Run, store: ModelStore
 ) -> None:
-    """The version is there, and `production` does not name it."""
-    assert publish_gated(gated_copy, store, promote=False) == Published(1, promoted=False)
+    assert publish_as_passed(gated_copy, store, promote=False) == Published(1, promoted=False)
     assert store.aliases("digits-resnet20").names() == []
 
 
-@pytest.mark.parametrize("way", ["asked", "waived"])
-def test_what_is_held_back_does_not_serve_as_the_newest(
-    gated_copy: Run, store: ModelStore, way: str
+@pytest.mark.parametrize("reason", ["requested", "waived"])
+def test_a_version_that_is_not_promoted_is_not_served_as_the_newest(
+    gated_copy: Run, store: ModelStore, reason: str
 ) -> None:
-    """Where no alias says what serves the newest does, so the version that served is named `production` first."""
-    publish_gated(gated_copy, store, promote=False)
+    """Without `production` the newest version is served, so the served version is pinned first."""
+    publish_as_passed(gated_copy, store, promote=False)
     another = Run.open(Path(shutil.copytree(gated_copy.path, gated_copy.path.with_name("another"))))
-    if way == "asked":
-        assert publish_gated(another, store, promote=False) == Published(2, promoted=False)
+    if reason == "requested":
+        assert publish_as_passed(another, store, promote=False) == Published(2, promoted=False)
     else:
-        findings = another.read_json("gates.json", "gate")
-        failed = {**findings["checks"][0], "passed": False, "waived": "a demonstration"}
-        another.write_json("gates.json", {**findings, "checks": [failed]})
+        fail_check(another, waived="a demonstration")
         assert publish(another, open_run_data(another), store) == Published(2, promoted=False)
     assert (
         store.resolve("digits-resnet20")
@@ -106,79 +98,69 @@ def test_what_is_held_back_does_not_serve_as_the_newest(
     )
 
 
-def test_a_built_in_model_can_not_be_held_back(gated_copy: Run, tmp_path: Path) -> None:
-    """A version of its name would hide it and serve; so nothing is published."""
+def test_a_run_named_as_a_built_in_model_cannot_be_published_without_promotion(
+    gated_copy: Run, tmp_path: Path
+) -> None:
+    """The version would hide the built-in model and be served, so nothing is published."""
     store = ModelStore(tmp_path / "store")
     with pytest.raises(PublishError, match="digits-resnet20 is a built-in model"):
-        publish_gated(gated_copy, store, promote=False)
+        publish_as_passed(gated_copy, store, promote=False)
     assert store.layer("digits-resnet20") == "built-in"
 
 
-def test_a_run_is_published_once_and_a_cut_publish_is_finished(
-    gated_copy: Run, store: ModelStore
-) -> None:
-    """After a crash between the version and the alias, doing it again moves the alias and makes no second version."""
-    assert publish_gated(gated_copy, store, promote=False).version == 1
-    assert publish_gated(gated_copy, store) == Published(1, promoted=True)
+def test_a_run_is_published_once(gated_copy: Run, store: ModelStore) -> None:
+    """After a crash before the promotion, publishing again only promotes the version."""
+    assert publish_as_passed(gated_copy, store, promote=False).version == 1
+    assert publish_as_passed(gated_copy, store) == Published(1, promoted=True)
     assert store.versions("digits-resnet20") == [1]
 
 
-def test_what_was_rolled_back_is_not_promoted_again(gated_copy: Run, store: ModelStore) -> None:
-    """Publishing the same run once more does not undo a person's decision."""
-    publish_gated(gated_copy, store)
+def test_a_version_that_was_rolled_back_is_not_promoted_again(
+    gated_copy: Run, store: ModelStore
+) -> None:
+    """Publishing the same run again keeps the rollback."""
+    publish_as_passed(gated_copy, store)
     store.aliases("digits-resnet20").promote("production", 7)
-    assert publish_gated(gated_copy, store) == Published(1, promoted=False)
+    assert publish_as_passed(gated_copy, store) == Published(1, promoted=False)
 
 
-def test_what_was_waived_is_published_and_not_promoted(run_copy: Run, store: ModelStore) -> None:
-    """`production` follows only where every check passed; a person may still promote it by hand."""
-    figures = run_copy.read_json("evaluation.json", "evaluate")
-    run_copy.write_json("evaluation.json", {**figures, "top1": 0.1})
-    data = open_run_data(run_copy)
-    gates.gate(
-        run_copy, data, {"accuracy_floor": "a demonstration", "accuracy_jpeg": "three epochs"}
-    )
-    assert publish(run_copy, data, store) == Published(1, promoted=False)
+def test_a_version_with_a_waived_check_is_not_promoted(gated_copy: Run, store: ModelStore) -> None:
+    """It is published, and can be promoted by hand."""
+    fail_check(gated_copy, waived="a demonstration")
+    assert publish(gated_copy, open_run_data(gated_copy), store) == Published(1, promoted=False)
     assert store.aliases("digits-resnet20").names() == []
 
 
-def test_what_failed_its_gates_is_not_published(run_copy: Run, store: ModelStore) -> None:
+def test_a_run_that_failed_its_gates_is_not_published(gated_copy: Run, store: ModelStore) -> None:
     """Nothing appears in the store."""
-    figures = run_copy.read_json("evaluation.json", "evaluate")
-    run_copy.write_json("evaluation.json", {**figures, "top1": 0.1})
-    data = open_run_data(run_copy)
-    gates.gate(run_copy, data, {"accuracy_jpeg": "three epochs"})
+    fail_check(gated_copy, waived=None)
     with pytest.raises(GateError, match="accuracy_floor failed"):
-        publish(run_copy, data, store)
+        publish(gated_copy, open_run_data(gated_copy), store)
     assert not store.root.exists()
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "classifier.npz", "golden/colours.npy"])
 def test_a_file_that_changed_after_the_gates_is_not_published(
-    run_copy: Run, store: ModelStore, name: str
+    gated_copy: Run, store: ModelStore, name: str
 ) -> None:
-    """What was gated is what is sealed."""
-    data = open_run_data(run_copy)
-    gates.gate(run_copy, data, {"accuracy_jpeg": "three epochs"})
-    run_copy.write(name, (run_copy.path / name).read_bytes() + b"x")
+    """The published files are the gated ones."""
+    gated_copy.write(name, (gated_copy.path / name).read_bytes() + b"x")
     with pytest.raises(RunError, match=f"{name} changed after the gates"):
-        publish(run_copy, data, store)
+        publish_as_passed(gated_copy, store)
 
 
-def test_what_others_left_behind_does_not_stop_a_publish(
-    gated_copy: Run, store: ModelStore
-) -> None:
-    """An empty model directory of a publisher that was killed, and a version whose manifest is damaged."""
+def test_a_damaged_version_does_not_prevent_a_publish(gated_copy: Run, store: ModelStore) -> None:
+    """A killed publisher may leave a version with a damaged manifest."""
     (store.root / "digits-resnet20" / "1").mkdir(parents=True)
     (store.root / "digits-resnet20" / "1" / "manifest.json").write_text("{}")
-    assert publish_gated(gated_copy, store).version == 2
+    assert publish_as_passed(gated_copy, store).version == 2
 
 
-def test_another_precision_is_not_what_the_run_was_published_as(
+def test_a_version_with_another_variant_is_not_the_published_version_of_the_run(
     gated_copy: Run, store: ModelStore
 ) -> None:
-    """Publishing again finds the run's own version, and does not promote what was held back."""
-    publish_gated(gated_copy, store)
+    """Publishing again returns the version of the run and keeps `production`."""
+    publish_as_passed(gated_copy, store)
     model = gated_copy.config.model
     with store.open(model, 1) as version:
         made = QuantizedVariant("int8", b"a file", 0.5, (), (), (1.0, 1.0))
