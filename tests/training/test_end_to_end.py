@@ -1,4 +1,4 @@
-"""The promise, whole: what torch answered in training is what the real server answers over HTTP."""
+"""The server returns the predictions of the trained network over HTTP."""
 
 import base64
 import io
@@ -31,7 +31,7 @@ IMAGES_A_REQUEST = 60
 
 @pytest.fixture(scope="module")
 def published_run(finished_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A copy of the run that is published."""
+    """A copy of the finished run."""
     return Run.open(
         Path(
             shutil.copytree(
@@ -43,7 +43,7 @@ def published_run(finished_run: Run, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def data(published_run: Run) -> RunData:
-    """The run's data."""
+    """The data of the run."""
     return open_run_data(published_run)
 
 
@@ -51,7 +51,7 @@ def data(published_run: Run) -> RunData:
 def client(
     published_run: Run, data: RunData, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:
-    """The real service on a store that the run was published to."""
+    """A client of a server whose store has the published run."""
     store = ModelStore(tmp_path_factory.mktemp("end-to-end") / "store")
     gates.gate(published_run, data, {"accuracy_jpeg": "three epochs"})
     publish(published_run, data, store)
@@ -62,7 +62,7 @@ def client(
 
 
 def torch_probabilities(run: Run, data: RunData, files: list[bytes]) -> np.ndarray:
-    """Training's own answer to encoded images, calibrated."""
+    """Return the calibrated probabilities of the trained network for encoded images."""
     trained, calibration = load_trained(run), read_calibration(run).calibration
     assert calibration is not None
     assert calibration.temperature != 1
@@ -75,7 +75,7 @@ def torch_probabilities(run: Run, data: RunData, files: list[bytes]) -> np.ndarr
 
 
 def served_probabilities(client: httpx.Client, files: list[bytes]) -> np.ndarray:
-    """The service's answer to the same bytes, every class."""
+    """Return the probabilities of all classes from the server."""
     rows = []
     for start in range(0, len(files), IMAGES_A_REQUEST):
         images = [
@@ -95,10 +95,10 @@ def served_probabilities(client: httpx.Client, files: list[bytes]) -> np.ndarray
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_every_test_image_gets_trainings_answer_over_http(
+def test_every_test_image_has_the_probabilities_of_training(
     client: httpx.Client, published_run: Run, data: RunData, kind: str
 ) -> None:
-    """The same top-1 for every image of the test split, and probabilities within 1e-3, as PNG and as JPEG."""
+    """Top-1 is equal, and probabilities differ by at most 1e-3."""
     images = [Image.open(io.BytesIO(data.images.encoded[index])) for index in data.split.test]
     files = [encode(image, kind) for image in images]
     expected = torch_probabilities(published_run, data, files)
@@ -107,10 +107,10 @@ def test_every_test_image_gets_trainings_answer_over_http(
     assert np.abs(served - expected).max() <= TOLERANCE
 
 
-def test_the_served_model_abstains_and_covers_as_it_did_in_training(
+def test_the_server_abstains_and_covers_as_measured_in_training(
     client: httpx.Client, finished_run: Run, data: RunData
 ) -> None:
-    """Over HTTP as many test images are refused, and as many sets hold the right label, as calibration.json says."""
+    """The shares on the test split equal those in calibration.json."""
     measured = read_calibration(finished_run).test
     assert measured is not None
     labels = [data.images.label(index) for index in data.split.test]
@@ -130,10 +130,10 @@ def test_the_served_model_abstains_and_covers_as_it_did_in_training(
     assert np.mean(held) == pytest.approx(measured.sets["0.95"].coverage)
 
 
-def test_golden_images_that_look_like_no_digit_get_trainings_answer_too(
+def test_golden_images_have_the_probabilities_of_training(
     client: httpx.Client, published_run: Run, data: RunData
 ) -> None:
-    """EXIF, CMYK, alpha, 16 bits and a large photograph go the same way through training and HTTP."""
+    """They include EXIF orientations, CMYK, alpha, 16 bits and a large photograph."""
     files = [
         path.read_bytes() for path in sorted((published_run.path / "golden").glob("*.[jp][pn]g"))
     ]
@@ -146,10 +146,8 @@ def test_golden_images_that_look_like_no_digit_get_trainings_answer_too(
     )
 
 
-def test_the_model_page_says_where_the_model_comes_from(
-    client: httpx.Client, published_run: Run
-) -> None:
-    """Run id, command, data and every gate, waivers among them, are in the API."""
+def test_the_model_route_has_the_provenance(client: httpx.Client, published_run: Run) -> None:
+    """It has the run id, the data and all checks."""
     detail = client.get("/v1/models/digits-resnet20").json()
     assert detail["training"]["run_id"] == published_run.run_id
     assert detail["training"]["data"]["name"] == "digits"
@@ -161,8 +159,8 @@ def test_the_model_page_says_where_the_model_comes_from(
     assert detail["version"] == 1
 
 
-def test_the_image_of_the_readme_is_read_right() -> None:
-    """The digit in docs/images is of the test split, and its name says what it shows."""
+def test_the_image_of_the_readme_is_in_the_test_split() -> None:
+    """Its file name states its label."""
     path = Path(__file__).parents[2] / "docs/images/digit-7.png"
     images = load_data("digits")
     test = make_split(images, scan(images).facts, left_out=()).test

@@ -1,4 +1,4 @@
-"""The text after a publish: which version serves, what comes next, and which variants are missing."""
+"""The text after a publish: the served version, the next command, and missing variants."""
 
 from pathlib import Path
 

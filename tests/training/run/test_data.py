@@ -1,4 +1,4 @@
-"""A run's data: the same pixels from memory and from workers, large inputs with a margin, refusals before any training."""
+"""The data of a run: the same pixels from memory and from workers, and errors before training."""
 
 import io
 from collections.abc import Callable
@@ -27,30 +27,30 @@ from training.steps.train import train
 def test_streamed_images_train_to_the_same_weights_as_images_in_memory(
     new_run: Callable[..., Run],
 ) -> None:
-    """Bit for bit, with any number of workers: images are decoded when they are needed, and nothing else changes."""
-    written = set()
+    """The weights are bit-identical with any number of workers."""
+    weights = set()
     for workers in (None, 0, 2):
         run = new_run("iterations=6")
         data = open_run_data(run)
         if workers is not None:
             data = replace(data, scan=replace(data.scan, pixels=None), workers=max(1, workers))
         train(run, data)
-        written.add((run.path / LAST_WEIGHTS).read_bytes())
-    assert len(written) == 1
+        weights.add((run.path / LAST_WEIGHTS).read_bytes())
+    assert len(weights) == 1
 
 
-def test_large_inputs_are_cut_from_a_margin_and_evaluated_through_prepare(tmp_path: Path) -> None:
-    """Training sees the resized image whole, evaluation exactly what the service would; the whole way runs on 112 pixels."""
+def test_large_inputs_are_cropped_from_the_resized_image(tmp_path: Path) -> None:
+    """Training crops at random. Evaluation uses the preprocessing of the service."""
     files = numbered("pets/cat", 12) | numbered("pets/dog", 12, first=100)
     pets = put(tmp_path, files) / "pets"
-    wish = RunRequest(
+    request = RunRequest(
         (str(pets),),
         "resnet18",
         recipe="modern",
         changes=("iterations=1", "batch_size=8"),
         image_size=112,
     )
-    run, _ = start_run(wish, tmp_path / "runs", ModelStore(tmp_path / "store"))
+    run, _ = start_run(request, tmp_path / "runs", ModelStore(tmp_path / "store"))
     spec = run.config.preprocessing
     assert (spec.resize, spec.crop_height) == (128, 112)
     data = open_run_data(run)
@@ -75,10 +75,10 @@ def test_large_inputs_are_cut_from_a_margin_and_evaluated_through_prepare(tmp_pa
         ({"cat": 5, "dog": 2}, "too few images for every split.*dog"),
     ],
 )
-def test_data_that_can_not_be_trained_on_is_refused(
+def test_data_without_enough_images_is_rejected(
     tmp_path: Path, files: dict[str, int], message: str
 ) -> None:
-    """With the class that is to blame."""
+    """The error names the class."""
     for number, (name, count) in enumerate(files.items()):
         (tmp_path / "pets" / name).mkdir(parents=True)
         put(tmp_path / "pets", numbered(name, count, first=100 * number))
@@ -91,10 +91,10 @@ def test_data_that_can_not_be_trained_on_is_refused(
         open_run_data(run)
 
 
-def test_the_validation_split_is_learned_too_where_the_recipe_says_so(
+def test_a_recipe_can_train_on_the_validation_split(
     new_run: Callable[..., Run],
 ) -> None:
-    """Every image but those of test is trained on, and counted as known to whoever goes on from these weights."""
+    """Images of the validation split are then known images, and the report says so."""
     run = new_run("epochs=1", "learn_validation=true", 'select="last"')
     data = open_run_data(run)
     both = np.concatenate([data.split.train, data.split.validation])

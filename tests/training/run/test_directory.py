@@ -1,4 +1,4 @@
-"""A run's directory: damage is named, one process at a time, the command can be typed again."""
+"""The run directory: damaged files, locking, and the recorded command."""
 
 import shlex
 
@@ -33,14 +33,13 @@ READERS = {
 def test_a_damaged_artefact_is_an_error_that_names_it(
     run_copy: Run, name: str, content: bytes
 ) -> None:
-    """Whatever lies where an artefact should be, a person reads which file it is."""
+    """The error does not depend on the content of the file."""
     run_copy.write(name, content)
     with pytest.raises(RunError, match=f"{name} is damaged"):
         READERS[name](run_copy)
 
 
-def test_two_processes_do_not_work_on_one_run(run_copy: Run) -> None:
-    """The second one is told so."""
+def test_a_run_can_be_locked_once(run_copy: Run) -> None:
     with (
         run_copy.locked(),
         pytest.raises(RunError, match="another process"),
@@ -49,16 +48,16 @@ def test_two_processes_do_not_work_on_one_run(run_copy: Run) -> None:
         pass
 
 
-def test_a_run_does_not_go_on_with_other_data(run_copy: Run) -> None:
-    """A split belongs to the images that it was made for."""
+def test_a_run_cannot_resume_with_other_data(run_copy: Run) -> None:
+    """Its split belongs to its own images."""
     values = run_copy.read_json("check.json", "resume")
     run_copy.write_json("check.json", {**values, "data_digest": "0" * 64})
     with pytest.raises(RunError, match="changed since"):
         open_run_data(run_copy)
 
 
-def test_the_command_in_the_manifest_is_one_that_the_program_takes(run_copy: Run) -> None:
-    """It names what decides the weights, and no path of the person who typed it."""
+def test_the_recorded_command_can_be_run(run_copy: Run) -> None:
+    """It has the options that affect the weights, and no paths."""
     words = shlex.split(run_copy.config.command)
     assert words[:4] == ["python", "-m", "training", "run"]
     assert words[-4:-2] == ["--set", "epochs=3"]

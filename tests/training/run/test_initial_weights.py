@@ -1,4 +1,4 @@
-"""Initial weights: from a file, from torchvision, from the store; the head is fitted to the classes."""
+"""Initial weights: from a file, torchvision or the store, with a head for the classes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_a_state_dict_with_torchvisions_names_is_loaded(
 def test_a_file_of_this_project_includes_its_normalization(
     finished_run: Run, tmp_path: Path
 ) -> None:
-    """Its network is known too, and another one is refused before a run is created."""
+    """It also names its network. Another network is rejected before a run is created."""
     path = finished_run.path / BEST_WEIGHTS
     initial = read_weights(start_from(path, tmp_path, "resnet20").path / INITIAL_WEIGHTS)
     assert initial.normalize.to_json() == read_weights(path).normalize.to_json()
@@ -111,7 +111,7 @@ class RunsCode:
 
 
 def test_code_in_a_weight_file_does_not_run(tmp_path: Path) -> None:
-    """The file is refused."""
+    """The file is rejected."""
     torch.save({"conv1.weight": RunsCode(tmp_path / "executed")}, tmp_path / "bad.pth")
     with pytest.raises(InitialWeightsError, match=r"bad\.pth"):
         start_from(tmp_path / "bad.pth", tmp_path)
@@ -129,7 +129,7 @@ def test_code_in_a_weight_file_does_not_run(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_weights_of_another_network_are_refused(
+def test_weights_of_another_network_are_rejected(
     tmp_path: Path, damage: Callable[[dict[str, torch.Tensor]], object], message: str
 ) -> None:
     """The error names the first difference."""
@@ -202,7 +202,7 @@ def test_a_failed_download_names_the_address_and_the_option_for_a_file(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_version_without_weights_is_refused(tmp_path: Path) -> None:
+def test_a_version_without_weights_is_rejected(tmp_path: Path) -> None:
     """The built-in digits are published without weights."""
     with pytest.raises(InitialWeightsError, match="without its weights"):
         start_from("digits-resnet20", tmp_path, "resnet20", ModelStore())

@@ -1,4 +1,4 @@
-"""Retraining: classes keep their places, the old model is the measure, a running service follows."""
+"""Retraining: classes keep their indices, and the previous version is the baseline."""
 
 import time
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ QUICK = ("--set", "accuracy_floor=0", "--waive", "accuracy_jpeg=short")
 
 
 def write_digits(folder: Path, classes: Sequence[int], part: slice) -> None:
-    """Some of scikit-learn's digits as a folder of folders."""
+    """Write digits of scikit-learn as a folder per class."""
     digits = load_data("digits")
     for label in classes:
         target = folder / f"digit {label}"
@@ -37,7 +37,7 @@ def write_digits(folder: Path, classes: Sequence[int], part: slice) -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a model of eight digits, half of their pictures, published by `run`."""
+    """A directory with a store and a published model of eight digits, trained on half of them."""
     place = tmp_path_factory.mktemp("retraining")
     write_digits(place / "old" / "pictures", OLD, slice(0, 90))
     write_digits(place / "new" / "pictures", NEW, slice(0, None))
@@ -69,15 +69,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def retraining(place: Path, **values: object) -> Run:
-    """A run that goes on from the store's model, not trained yet."""
-    wish = RunRequest(
+    """Start a run that retrains the published model."""
+    request = RunRequest(
         **{"data": (str(place / "new" / "pictures"),), "retrain": "pictures", **values}
     )  # type: ignore[arg-type]
-    return start_run(wish, place / "runs", ModelStore(place / "store"))[0]
+    return start_run(request, place / "runs", ModelStore(place / "store"))[0]
 
 
-def test_new_classes_come_behind_the_old_ones_and_the_service_follows(place: Path) -> None:
-    """From eight digits to ten: the next version is derived from the first, and a running server answers with it."""
+def test_new_classes_are_appended_and_the_service_loads_the_version(place: Path) -> None:
+    """From eight digits to ten. The second version is derived from the first."""
     digits = load_data("digits")
     nines = [digits.encoded[index] for index in np.flatnonzero(digits.labels == 9)[:20]]
     with running("--store", place / "store", "--store-poll-seconds", "0.2") as server:
@@ -127,11 +127,13 @@ def test_new_classes_come_behind_the_old_ones_and_the_service_follows(place: Pat
         assert manifest.training.command.startswith(
             "python -m training retrain pictures/1 --data pictures"
         )
-        assert_both_chose_among_the_old_classes(Run.open(place / "runs" / manifest.training.run_id))
+        assert_models_were_compared_on_old_classes(
+            Run.open(place / "runs" / manifest.training.run_id)
+        )
 
 
-def assert_both_chose_among_the_old_classes(run: Run) -> None:
-    """A new class takes no image from an old one where the two models are compared."""
+def assert_models_were_compared_on_old_classes(run: Run) -> None:
+    """Both models choose only among the old classes."""
     found = run.read_json(SUCCESSION_FILE, "gate")
     old, new = found["classes"][:8], found["classes"][8:]
     assert [line["name"] for line in new] == ["digit 8", "digit 9"]
@@ -150,14 +152,14 @@ def assert_both_chose_among_the_old_classes(run: Run) -> None:
 
 
 def answer(client: httpx.Client, image: bytes) -> dict:
-    """The server's answer to one image."""
+    """Return the response of the server to one image."""
     response = client.post("/v1/models/pictures/predict", content=image)
     assert response.status_code == 200, response.text
     return response.json()
 
 
-def test_no_image_that_the_old_model_learned_from_is_tested(place: Path) -> None:
-    """Also where it would be drawn for test now: the pictures are the same and more, and the split is drawn anew."""
+def test_images_that_the_old_model_was_trained_on_are_not_tested(place: Path) -> None:
+    """Also if the new split would assign them to test."""
     first = next(
         Run.open(run) for run in (place / "runs").iterdir() if not (run / PREVIOUS_WEIGHTS).exists()
     )
@@ -170,8 +172,8 @@ def test_no_image_that_the_old_model_learned_from_is_tested(place: Path) -> None
     assert len(new.split.validation) > 50
 
 
-def test_the_network_begins_as_the_old_one(place: Path) -> None:
-    """Body, head rows and normalisation; the recipe is the one for fine-tuning; the geometry is the version's."""
+def test_the_network_starts_with_the_previous_weights(place: Path) -> None:
+    """Head rows, normalization and geometry are kept. The recipe is `finetune`."""
     run = retraining(place)
     start, previous = (
         read_weights(run.path / name) for name in (INITIAL_WEIGHTS, PREVIOUS_WEIGHTS)
@@ -186,8 +188,8 @@ def test_the_network_begins_as_the_old_one(place: Path) -> None:
     assert run.config.preprocessing.crop_height == 32
 
 
-def test_a_class_without_pictures_is_refused_with_the_way_out(place: Path, tmp_path: Path) -> None:
-    """The new model would forget it, and no test could tell."""
+def test_a_class_without_images_is_rejected(place: Path, tmp_path: Path) -> None:
+    """The error names the classes and the options to use."""
     write_digits(tmp_path / "some", (3, 8), slice(0, 40))
     with pytest.raises(DataError, match=r"digit 0, digit 1.*--data OLD --data NEW"):
         retraining(place, data=(str(tmp_path / "some"),))
@@ -197,8 +199,8 @@ def test_a_class_without_pictures_is_refused_with_the_way_out(place: Path, tmp_p
     ("gained", "lost", "p"),
     [(0, 0, 1.0), (5, 5, 0.623), (0, 5, 0.03125), (10, 0, 1.0), (3, 9, 0.073), (20, 40, 0.00674)],
 )
-def test_mcnemars_p_is_the_binomials(gained: int, lost: int, p: float) -> None:
-    """One-sided: only a new model that is worse fails."""
+def test_mcnemars_p_is_that_of_the_binomial_test(gained: int, lost: int, p: float) -> None:
+    """One-sided: only losses lower it."""
     assert PreviousComparison(
         (ClassComparison("a", 1, 1, 1, 1),), gained, lost
     ).p_worse == pytest.approx(p, rel=0.01)

@@ -1,4 +1,4 @@
-"""Calibration: fitted on validation, held to what it promises on images that were not there."""
+"""Calibration: fitted on the validation split and measured on the test split."""
 
 import io
 import math
@@ -37,48 +37,53 @@ from training.steps.evaluate import read_labels, read_logits
 CLASSES = 10
 
 
-def answers(images: int, temperature: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Logits that say how likely each label is, times `temperature`, and labels drawn just so."""
-    chance = np.random.default_rng(seed)
-    logits = chance.normal(size=(images, CLASSES)) * 2.5
-    labels = np.array([chance.choice(CLASSES, p=row) for row in softmax(logits, axis=1)])
+def random_logits(
+    images: int, temperature: float = 1.0, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits times `temperature`, and labels drawn from the unscaled softmax."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(size=(images, CLASSES)) * 2.5
+    cumulative = softmax(logits, axis=1).cumsum(axis=1)
+    labels = (generator.random((images, 1)) > cumulative[:, :-1]).sum(axis=1)
     return (logits * temperature).astype(np.float32), labels
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_the_temperature_that_logits_were_spoilt_with_is_found(temperature: float) -> None:
-    """Too sure or not sure enough, the fit undoes it, and the calibration error goes down with it on new images."""
-    assert fit_temperature(*answers(4000, temperature)) == pytest.approx(temperature, rel=0.06)
-    fitted, _ = fit_calibration(*answers(4000, temperature))
-    figures = measure_calibration(fitted, *answers(4000, temperature, seed=1))
+def test_the_fit_finds_the_temperature_of_the_logits(temperature: float) -> None:
+    """It also lowers the calibration error on new images."""
+    assert fit_temperature(*random_logits(4000, temperature)) == pytest.approx(
+        temperature, rel=0.06
+    )
+    fitted, _ = fit_calibration(*random_logits(4000, temperature))
+    figures = measure_calibration(fitted, *random_logits(4000, temperature, seed=1))
     assert figures.ece_after < 0.03
     assert figures.ece_after < figures.ece_before or temperature == 1
 
 
-def test_a_split_without_a_mistake_does_not_make_the_network_certain() -> None:
-    """Plain likelihood would go to a temperature of 0; one image whose label could be any keeps it from there."""
-    logits, _ = answers(200)
+def test_the_temperature_stays_positive_without_mistakes() -> None:
+    """The plain likelihood would be best at 0. The fit adds one image with a uniform label."""
+    logits, _ = random_logits(200)
     temperature = fit_temperature(logits, logits.argmax(1))
     assert temperature > 2 * calibration._TEMPERATURE_BOUNDS[0]
     assert softmax(logits / temperature, axis=1).max(axis=1).min() < 0.99
 
 
 @pytest.mark.parametrize("coverage", calibration.COVERAGES)
-def test_sets_hold_the_label_as_often_as_promised(coverage: str) -> None:
-    """Over many fits on few images the mean coverage of new ones is what was asked for, and hardly more."""
-    promised, found = float(coverage), []
+def test_prediction_sets_contain_the_label_as_often_as_requested(coverage: str) -> None:
+    """The mean coverage of new images over many fits, within three standard errors."""
+    requested, coverages = float(coverage), []
     for seed in range(60):
-        logits, labels = answers(99, seed=seed)
+        logits, labels = random_logits(99, seed=seed)
         threshold = conformal_threshold(softmax(logits, axis=1)[np.arange(99), labels], coverage)
-        new, new_labels = answers(500, seed=1000 + seed)
+        new, new_labels = random_logits(500, seed=1000 + seed)
         assert threshold is not None
-        found.append((softmax(new, axis=1)[np.arange(500), new_labels] >= threshold).mean())
-    error = 3 * np.std(found) / math.sqrt(len(found))
-    assert promised - error < np.mean(found) < promised + 0.01 + error
+        coverages.append((softmax(new, axis=1)[np.arange(500), new_labels] >= threshold).mean())
+    error = 3 * np.std(coverages) / math.sqrt(len(coverages))
+    assert requested - error < np.mean(coverages) < requested + 0.01 + error
 
 
 def test_the_finite_sample_correction_is_exact() -> None:
-    """Of 19 images the smallest probability is the threshold for 0.95, of 18 there is none."""
+    """For 0.95, 19 images have a threshold, the smallest probability; 18 images have none."""
     of_label = np.linspace(0.1, 0.9, 19, dtype=np.float32)
     assert conformal_threshold(of_label, "0.95") == pytest.approx(0.1)
     assert conformal_threshold(of_label[1:], "0.95") is None
@@ -86,70 +91,69 @@ def test_the_finite_sample_correction_is_exact() -> None:
 
 
 @given(st.integers(1, 3000))
-def test_no_more_than_asked_for_are_refused_of_few_images(images: int) -> None:
-    """At most 3 % of the images fitted on, and so few that it is sure that of others it is 5 % at most; under 59 none can be."""
+def test_few_images_abstain_at_most_as_often_as_allowed(images: int) -> None:
+    """At most 3 % of these images, and with 95 % confidence at most 5 % of others."""
     energies = np.random.default_rng(images).permutation(np.arange(images, dtype=np.float32))
     threshold = fit_energy_threshold(energies)
     assert (threshold is None) == (images < 59)
     if threshold is not None:
-        refused = int((energies > threshold).sum())
-        assert refused / images <= calibration.ABSTENTION_TARGET
-        assert binom.cdf(refused, images, calibration.ABSTENTION_LIMIT) <= 0.05
+        abstained = int((energies > threshold).sum())
+        assert abstained / images <= calibration.ABSTENTION_TARGET
+        assert binom.cdf(abstained, images, calibration.ABSTENTION_LIMIT) <= 0.05
 
 
-def test_of_many_images_three_in_a_hundred_are_refused() -> None:
-    """Not fewer than asked for either."""
+def test_three_percent_of_many_images_abstain() -> None:
     energies = np.arange(5000, dtype=np.float32)
     threshold = fit_energy_threshold(energies)
     assert threshold is not None
     assert (energies > threshold).mean() == 0.03
 
 
-def test_what_too_few_images_can_not_say_is_left_out_and_said() -> None:
-    """Of 15 images: a temperature, sets for 0.8 and 0.9, and the reason why nothing else."""
-    fitted, notices = fit_calibration(*answers(15))
+def test_too_few_images_omit_values_with_a_notice() -> None:
+    """15 images have a temperature and prediction sets for 0.8 and 0.9."""
+    fitted, notices = fit_calibration(*random_logits(15))
     assert fitted.energy_threshold is None
     assert set(fitted.conformal_thresholds) == {"0.8", "0.9"}
     assert [notice.partition(":")[0] for notice in notices] == [
         "the model cannot abstain",
         "no prediction sets for coverage 0.95",
     ]
-    figures = measure_calibration(fitted, *answers(50, seed=1))
+    figures = measure_calibration(fitted, *random_logits(50, seed=1))
     assert figures.abstained is None
     assert set(figures.sets) == {"0.8", "0.9"}
 
 
 def test_a_run_is_calibrated_on_validation_and_measured_on_test(run_copy: Run) -> None:
-    """The figures are those of the network's logits on the two splits, and the manifest's block has those on test."""
+    """The calibration in the manifest has the figures of the test split."""
     data = open_run_data(run_copy)
-    found = calibrate(run_copy, data)
+    result = calibrate(run_copy, data)
     trained = load_trained(run_copy)
     logits = predict_split(
         trained.answering, data, data.split.validation, trained.normalize
     ).numpy()
     labels = data.images.labels[data.split.validation]
-    assert found == read_calibration(run_copy)
-    assert found.calibration is not None
-    assert found.test is not None
-    assert found.validation == measure_calibration(found.calibration, logits, labels)
-    assert found.test == measure_calibration(
-        found.calibration, read_logits(run_copy), read_labels(run_copy)
+    assert result == read_calibration(run_copy)
+    assert result.calibration is not None
+    assert result.test is not None
+    assert result.validation == measure_calibration(result.calibration, logits, labels)
+    assert result.test == measure_calibration(
+        result.calibration, read_logits(run_copy), read_labels(run_copy)
     )
-    assert found.calibration.temperature == fit_temperature(logits, labels)
-    assert found.calibration.energy_threshold in energy(logits)
-    assert found.calibration.fitted_on == "validation split, 179 images"
-    assert found.calibration.ece_after == found.test.ece_after < found.test.ece_before
-    assert set(found.calibration.coverages) == {"0.8", "0.9", "0.95"}
+    assert result.calibration.temperature == fit_temperature(logits, labels)
+    assert result.calibration.energy_threshold in energy(logits)
+    assert result.calibration.fitted_on == "validation split, 179 images"
+    assert result.calibration.ece_after == result.test.ece_after < result.test.ece_before
+    assert set(result.calibration.coverages) == {"0.8", "0.9", "0.95"}
 
 
-def test_images_that_an_earlier_version_learned_are_not_calibrated_on(
+def test_images_known_to_an_earlier_version_are_not_used(
     run_copy: Run,
 ) -> None:
-    """They are left out of validation; where none is left there is a notice instead."""
+    """If no image is left, there is a notice instead of a calibration."""
     data = open_run_data(run_copy)
     validation = data.split.validation
 
-    def know(indices: np.ndarray) -> None:
+    def mark_as_known(indices: np.ndarray) -> None:
         buffer = io.BytesIO()
         np.save(
             buffer,
@@ -157,80 +161,78 @@ def test_images_that_an_earlier_version_learned_are_not_calibrated_on(
         )
         run_copy.write(KNOWN_IMAGES_FILE, buffer.getvalue())
 
-    know(validation[:79])
-    found = calibrate(run_copy, data)
-    assert found.validation is not None
-    assert found.validation.images == 100
-    know(validation)
+    mark_as_known(validation[:79])
+    result = calibrate(run_copy, data)
+    assert result.validation is not None
+    assert result.validation.images == 100
+    mark_as_known(validation)
     (notice,) = calibrate(run_copy, data).notices
     assert notice.startswith("not calibrated")
     assert read_calibration(run_copy).calibration is None
 
 
-def test_what_does_not_hold_on_test_is_said(run_copy: Run) -> None:
-    """A test split that is much harder than validation: the values are there, and so is the notice."""
-    run_copy.write("evaluation.npz", spoilt(run_copy, 1.0, 0.3))
-    found = calibrate(run_copy, open_run_data(run_copy))
-    assert found.calibration is not None
-    assert any("coverage 0.95" in notice for notice in found.notices)
+def test_coverage_that_fails_on_test_is_a_notice(run_copy: Run) -> None:
+    """As if the test split were much harder than validation. The values are kept."""
+    run_copy.write("evaluation.npz", spoiled_evaluation(run_copy, 1.0, 0.3))
+    result = calibrate(run_copy, open_run_data(run_copy))
+    assert result.calibration is not None
+    assert any("coverage 0.95" in notice for notice in result.notices)
 
 
-def learned_validation(run: Run) -> Run:
-    """The same run, as if it had trained on its validation images too."""
+def trained_on_validation(run: Run) -> Run:
+    """Return the same run, as if it had also trained on its validation images."""
     config = run.config
     recipe = config.recipe.model_copy(update={"learn_validation": True, "select": "last"})
     return Run.create_at(run.path, config.model_copy(update={"recipe": recipe}))
 
 
-def test_a_run_that_learned_its_validation_images_is_not_calibrated_on_them(
+def test_a_run_trained_on_its_validation_images_is_not_calibrated(
     run_copy: Run,
 ) -> None:
-    """It leaves a notice that says what to do, and no values."""
-    found = calibrate(learned_validation(run_copy), open_run_data(run_copy))
-    assert found == read_calibration(run_copy)
-    assert (found.calibration, found.validation, found.test) == (None, None, None)
-    assert "--twin" in found.notices[0]
+    """The notice names `--twin`."""
+    result = calibrate(trained_on_validation(run_copy), open_run_data(run_copy))
+    assert result == read_calibration(run_copy)
+    assert (result.calibration, result.validation, result.test) == (None, None, None)
+    assert "--twin" in result.notices[0]
 
 
-def test_it_takes_the_values_of_its_twin(run_copy: Run, finished_run: Run) -> None:
-    """Those of a run of the same recipe that did not learn them, measured on its own test split, and the manifest says whose."""
-    theirs = read_calibration(finished_run)
-    run_copy.write("evaluation.npz", spoilt(run_copy, 0.9))
-    found = take_calibration(learned_validation(run_copy), finished_run)
-    assert found == read_calibration(run_copy)
-    assert found.calibration is not None
-    assert theirs.calibration is not None
-    assert found.calibration.temperature == theirs.calibration.temperature
-    assert found.calibration.energy_threshold == theirs.calibration.energy_threshold
+def test_a_run_can_take_the_calibration_of_its_twin(run_copy: Run, finished_run: Run) -> None:
+    """It is measured on the test split of the run, and names the twin."""
+    of_twin = read_calibration(finished_run)
+    run_copy.write("evaluation.npz", spoiled_evaluation(run_copy, 0.9))
+    result = take_calibration(trained_on_validation(run_copy), finished_run)
+    assert result == read_calibration(run_copy)
+    assert result.calibration is not None
+    assert of_twin.calibration is not None
+    assert result.calibration.temperature == of_twin.calibration.temperature
+    assert result.calibration.energy_threshold == of_twin.calibration.energy_threshold
     assert (
-        found.calibration.fitted_on == f"validation split, 179 images of run {finished_run.run_id}"
+        result.calibration.fitted_on == f"validation split, 179 images of run {finished_run.run_id}"
     )
-    assert found.validation == theirs.validation
+    assert result.validation == of_twin.validation
     assert (
-        found.test
-        == measure_calibration(theirs.calibration, read_logits(run_copy), read_labels(run_copy))
-        != theirs.test
+        result.test
+        == measure_calibration(of_twin.calibration, read_logits(run_copy), read_labels(run_copy))
+        != of_twin.test
     )
-    assert found.twin == finished_run.run_id
+    assert result.twin == finished_run.run_id
 
 
-def test_the_command_shows_what_was_taken_and_says_why_not(
-    run_copy: Run, finished_run: Run
-) -> None:
-    """Exit code 1 and one line for a run that needs no twin; a table with the temperature for one that does."""
-    words = ["calibrate", str(run_copy.path), "--twin", str(finished_run.path)]
-    refused = CliRunner().invoke(main, words)
-    assert refused.exit_code == 1
-    assert "without --twin" in refused.stderr
-    learned_validation(run_copy)
-    alone = CliRunner().invoke(main, words[:2])
-    assert alone.exit_code == 0
-    assert "not calibrated" in alone.stdout
-    taken = CliRunner().invoke(main, words)
+def test_the_command_takes_the_calibration_of_a_twin(run_copy: Run, finished_run: Run) -> None:
+    """Exit code 1 for a run that needs no twin; a table with the temperature otherwise."""
+    arguments = ["calibrate", str(run_copy.path), "--twin", str(finished_run.path)]
+    rejected = CliRunner().invoke(main, arguments)
+    assert rejected.exit_code == 1
+    assert "without --twin" in rejected.stderr
+    trained_on_validation(run_copy)
+    without_twin = CliRunner().invoke(main, arguments[:2])
+    assert without_twin.exit_code == 0
+    assert "not calibrated" in without_twin.stdout
+    taken = CliRunner().invoke(main, arguments)
     assert taken.exit_code == 0, taken.stderr
-    found = read_calibration(run_copy).calibration
-    assert found is not None
-    assert f"calibration, temperature {found.temperature:.3f}" in taken.stdout
+    calibration_values = read_calibration(run_copy).calibration
+    assert calibration_values is not None
+    assert f"calibration, temperature {calibration_values.temperature:.3f}" in taken.stdout
 
 
 @pytest.mark.parametrize(
@@ -241,24 +243,24 @@ def test_the_command_shows_what_was_taken_and_says_why_not(
         (1.5, 0.3, "calibration error"),
     ],
 )
-def test_values_that_do_not_hold_are_not_taken(
+def test_a_calibration_that_fails_on_test_is_not_taken(
     run_copy: Run, finished_run: Run, factor: float, wrong: float, fault: str
 ) -> None:
-    """A network that is less sure, more often wrong or surer than it may be is an error, and what was there is kept."""
+    """The error names the failed promise, and the previous calibration is kept."""
     before = read_calibration(run_copy)
-    run_copy.write("evaluation.npz", spoilt(run_copy, factor, wrong))
+    run_copy.write("evaluation.npz", spoiled_evaluation(run_copy, factor, wrong))
     with pytest.raises(CalibrationError, match=fault):
-        take_calibration(learned_validation(run_copy), finished_run)
+        take_calibration(trained_on_validation(run_copy), finished_run)
     assert read_calibration(run_copy) == before
 
 
-def test_only_a_twin_gives_its_values(
+def test_only_a_calibrated_twin_is_accepted(
     run_copy: Run, finished_run: Run, new_run: Callable[..., Run]
 ) -> None:
-    """Refused: for a run that can be calibrated itself, from one that can not, from another recipe, before it was calibrated."""
+    """Another recipe, a twin without calibration, and a run that needs no twin are errors."""
     with pytest.raises(CalibrationError, match="without --twin"):
         take_calibration(run_copy, finished_run)
-    run_copy = learned_validation(run_copy)
+    run_copy = trained_on_validation(run_copy)
     with pytest.raises(CalibrationError, match="name a run that was not"):
         take_calibration(run_copy, run_copy)
     other = new_run("epochs=3", "batch_size=32", architecture="resnet32")
@@ -275,33 +277,32 @@ def test_only_a_twin_gives_its_values(
 
 
 def test_a_run_on_other_data_is_no_twin(run_copy: Run, finished_run: Run, tmp_path: Path) -> None:
-    """Their data digests differ."""
+    """The digests of the data differ."""
     twin = Run.open(Path(shutil.copytree(finished_run.path, tmp_path / "twin")))
     twin.write_json("check.json", {**twin.read_json("check.json", "check"), "data_digest": "0"})
     with pytest.raises(CalibrationError, match=r"differ in data$"):
-        take_calibration(learned_validation(run_copy), twin)
+        take_calibration(trained_on_validation(run_copy), twin)
 
 
 @pytest.mark.parametrize(
     ("share", "images", "fitted_on", "bound"),
     [(0.05, 400, 100, 0.05 + 2.33 * 0.0243670), (0.2, 50, 10_000, 0.2 + 2.33 * 0.0567098)],
 )
-def test_the_bound_of_chance_has_the_variance_of_both_samples(
+def test_the_largest_share_by_chance_has_the_variance_of_both_samples(
     share: float, images: int, fitted_on: int, bound: float
 ) -> None:
-    """One-sided, at one in a hundred."""
+    """One-sided, at 1 %."""
     assert largest_share_by_chance(share, images, fitted_on) == pytest.approx(bound, abs=1e-5)
 
 
-def test_damage_is_said(run_copy: Run) -> None:
-    """A calibration.json that is none names the file."""
+def test_a_damaged_calibration_is_an_error_that_names_the_file(run_copy: Run) -> None:
     run_copy.write("calibration.json", b"{")
     with pytest.raises(RunError, match=r"calibration\.json is damaged"):
         read_calibration(run_copy)
 
 
-def spoilt(run: Run, factor: float, wrong: float = 0.0) -> bytes:
-    """The run's logits times a factor, a share of the labels wrong, as `evaluate` would have left them."""
+def spoiled_evaluation(run: Run, factor: float, wrong: float = 0.0) -> bytes:
+    """Return the file of `evaluate` with scaled logits and a share of wrong labels."""
     labels = read_labels(run)
     count = round(wrong * len(labels))
     labels[:count] = (labels[:count] + 1) % CLASSES

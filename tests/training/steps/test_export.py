@@ -1,4 +1,4 @@
-"""Exports follow the contract, are the same bytes each time, and keep no trace of the machine they were made on."""
+"""Exports follow the contract, are reproducible, and contain no paths."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,32 +22,31 @@ SHAPE = Input(height=32, width=32)
 
 
 def test_the_same_weights_export_to_the_same_bytes(run_copy: Run) -> None:
-    """A second export of one run differs in nothing, so a digest means something."""
+    """Digests of two exports of a run are equal."""
     first = (run_copy.path / MODEL_FILE).read_bytes()
     assert export(run_copy).read_bytes() == first
 
 
-def test_no_path_or_stack_trace_stays_in_the_file(finished_run: Run) -> None:
-    """A published file says nothing of the checkout that made it."""
+def test_an_export_contains_no_paths_or_stack_traces(finished_run: Run) -> None:
     data = (finished_run.path / MODEL_FILE).read_bytes()
     assert not any(trace in data for trace in (b".py", b"/training", b"site-packages", b"File "))
 
 
 def test_features_and_classifier_give_the_logits(finished_run: Run) -> None:
-    """mean(features) x weight + bias are the logits: what class-activation maps rest on."""
+    """mean(features) x weight + bias equals the logits. Class-activation maps need it."""
     data = open_run_data(finished_run)
     session = Session(finished_run.path / MODEL_FILE, SHAPE, OUTPUTS)
     logits, features = session.run_with_features(next(data.chunks(np.arange(5))))
     with np.load(finished_run.path / "classifier.npz") as archive:
-        again = features.mean((2, 3)) @ archive["weight"].T + archive["bias"]
+        recomputed = features.mean((2, 3)) @ archive["weight"].T + archive["bias"]
     assert features.shape == (5, 64, 8, 8)
-    assert np.abs(again - logits).max() < 1e-4
+    assert np.abs(recomputed - logits).max() < 1e-4
 
 
-def test_weights_that_do_not_fit_into_one_file_lie_beside_it(
+def test_large_weights_are_stored_in_a_second_file(
     run_copy: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same graph and logits from two files, gated, sealed and verified together; a smaller export leaves one again."""
+    """Both files are gated and published. A smaller export deletes the second file."""
     data, whole = open_run_data(run_copy), (run_copy.path / MODEL_FILE).read_bytes()
     monkeypatch.setattr("training.steps.export.ONE_FILE_BYTES", 1_000_000)
     export(run_copy)
@@ -77,27 +76,27 @@ def _written(path: Path, content: bytes) -> Path:
 
 
 def rename_batch(model: onnx.ModelProto) -> None:
-    """Another name for the free dimension."""
+    """Rename the batch dimension."""
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "s34"
 
 
 def fix_batch(model: onnx.ModelProto) -> None:
-    """A batch of exactly two."""
+    """Fix the batch size to 2."""
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
 
 
 def leave_a_trace(model: onnx.ModelProto) -> None:
-    """A stack trace on a node."""
+    """Put a stack trace on a node."""
     model.graph.node[3].doc_string = "File train.py, line 1"
 
 
 def lower_opset(model: onnx.ModelProto) -> None:
-    """Another opset than the stated one."""
+    """Lower the opset version."""
     model.opset_import[0].version = 18
 
 
 def add_batch_norm(model: onnx.ModelProto) -> None:
-    """A batch norm that was not folded."""
+    """Add a batch normalization that is not folded."""
     names = [f"bn_{part}" for part in ("scale", "bias", "mean", "var")]
     for name in names:
         model.graph.initializer.append(
@@ -109,7 +108,7 @@ def add_batch_norm(model: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("change", "message"),
     [
         (rename_batch, "s34"),
         (fix_batch, "images is 2"),
@@ -118,17 +117,17 @@ def add_batch_norm(model: onnx.ModelProto) -> None:
         (add_batch_norm, "1 batch norms were not folded"),
     ],
 )
-def test_a_graph_that_breaks_the_contract_is_refused(
+def test_a_graph_that_breaks_the_contract_is_rejected(
     finished_run: Run,
     tmp_path: Path,
-    spoil: Callable[[onnx.ModelProto], None],
+    change: Callable[[onnx.ModelProto], None],
     message: str,
 ) -> None:
-    """Each promise that the exporter could break is checked on the file."""
+    """The error names the violation."""
     model = onnx.load(finished_run.path / MODEL_FILE)
     onnx.save(model, tmp_path / MODEL_FILE)
     check_graph(tmp_path / MODEL_FILE, SHAPE)
-    spoil(model)
+    change(model)
     onnx.save(model, tmp_path / MODEL_FILE)
     with pytest.raises(ExportError, match=message):
         check_graph(tmp_path / MODEL_FILE, SHAPE)

@@ -1,4 +1,4 @@
-"""Golden images see what goes wrong on the way from bytes to pixels."""
+"""Golden images: they cover the formats whose decoding can go wrong."""
 
 import hashlib
 import io
@@ -19,15 +19,15 @@ SCENE = "481f1b988ee456fc8c92d0690c759506d95387138f3a72faba2e12ab0d13707e"
 
 
 def test_the_scene_is_the_same_on_every_machine() -> None:
-    """Integer arithmetic alone: one digest, and no two channels or mirror images alike."""
+    """It is drawn in integer arithmetic. Swapped channels and mirror images differ from it."""
     picture = draw_scene(160, 120)
     assert hashlib.sha256(picture.tobytes()).hexdigest() == SCENE
     for other in (picture[:, :, ::-1], picture[::-1], picture[:, ::-1]):
         assert np.abs(picture.astype(int) - other).mean() > 20
 
 
-def test_the_images_cover_what_the_design_names(finished_run: Run) -> None:
-    """EXIF orientation 6, CMYK, alpha, 16 bits, a palette, a large image that is not square, and images of the data."""
+def test_golden_images_cover_the_formats(finished_run: Run) -> None:
+    """Also a large image that is not square, and samples of the validation split."""
     blocks = read_golden(finished_run)
     encoded = {
         block.image.removeprefix("golden/"): (finished_run.path / block.image).read_bytes()
@@ -45,8 +45,8 @@ def test_the_images_cover_what_the_design_names(finished_run: Run) -> None:
     assert sum(len(data) for data in encoded.values()) < 250_000
 
 
-def test_pictures_that_a_person_gives_come_first(run_copy: Run, tmp_path: Path) -> None:
-    """They are published as they are, and the server's own example is the first of them."""
+def test_golden_images_of_the_user_come_first(run_copy: Run, tmp_path: Path) -> None:
+    """They are stored unchanged. The server uses the first one as its example."""
     cat = put(tmp_path, {"my-cat.png": 1}) / "my-cat.png"
     config = run_copy.config.model_copy(update={"golden_images": (str(cat),), "golden_samples": 0})
     run_copy = Run.create_at(run_copy.path, config)
@@ -64,10 +64,10 @@ def test_pictures_that_a_person_gives_come_first(run_copy: Run, tmp_path: Path) 
         ("large.png", "under this name"),
     ],
 )
-def test_what_can_not_be_a_golden_image_is_refused_before_the_training(
+def test_invalid_golden_images_are_rejected_before_the_training(
     tmp_path: Path, name: str, message: str
 ) -> None:
-    """Bytes that are no image, a name that no version could hold, a name that is taken."""
+    """A file that is not an image, an invalid name, and a reserved name."""
     put(tmp_path, {name: b"words" if name.endswith("txt") else 1})
     with pytest.raises(DataError, match=message):
         check_golden_images((str(tmp_path / name),))

@@ -1,49 +1,75 @@
-"""The proof of resume: it holds on real data, and it notices when it does not."""
+"""The proof that a killed run resumes bit-identically."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from training.errors import ResumeProofError
+from training.run.data import open_run_data
 from training.run.directory import Run
 from training.steps import resume_proof as proof
+from training.steps.progress import Progress
 from training.steps.resume_proof import prove_resume
+from training.steps.train import train
 
 
-def test_a_run_killed_and_resumed_is_proven_the_same(new_run: Callable[..., Run]) -> None:
-    """It says what it does, and ends with the digest that both came to; the run itself is untouched."""
-    run = new_run()
-    before = sorted(path.name for path in run.path.iterdir())
-    *steps, verdict = prove_resume(run, steps=6, kills=1)
+class KilledError(Exception):
+    """Ends a training in this process, as SIGKILL ends a child."""
+
+
+def train_here(run: Run, kill_after: int | None) -> None:
+    """Replaces `_train_in_child`: a process takes seconds to start."""
+
+    def report(progress: Progress) -> None:
+        if progress.run_step == kill_after:
+            raise KilledError
+
+    with suppress(KilledError):
+        train(run, open_run_data(run), report, checkpoint_every=1)
+
+
+def test_a_resumed_run_passes(new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last message is the verdict. The run itself is not trained."""
+    monkeypatch.setattr(proof, "_train_in_child", train_here)
+    assert_passes(new_run())
+
+
+@pytest.mark.slow
+def test_a_killed_and_resumed_run_passes(new_run: Callable[..., Run]) -> None:
+    """The same with SIGKILL and child processes."""
+    assert_passes(new_run())
+
+
+def assert_passes(run: Run) -> None:
+    before = {path.name for path in run.path.iterdir()}
+    *steps, verdict = prove_resume(run, steps=4, kills=1, seed=0)
     assert sum("killed after step" in line for line in steps) == 1
     assert "bit-identical" in verdict
-    assert {path.name for path in run.path.iterdir()} - set(before) <= {"check.json", "split.csv"}
+    assert {path.name for path in run.path.iterdir()} - before <= {"check.json", "split.csv"}
 
 
-def test_weights_that_differ_are_noticed(
+def test_different_weights_fail(
     new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A training that does not resume, but begins anew with another seed, is told from one that does."""
-    real = proof._train_in_child
+    """As if a training started again with another seed instead of resuming."""
 
-    def forgetful(run: Run, kill_after: int | None) -> None:
+    def train_without_resuming(run: Run, kill_after: int | None) -> None:
         if kill_after is not None:
             return
         if run.path.name == "killed":
             run = Run.create_at(run.path, run.config.model_copy(update={"seed": 9}))
-        real(run, None)
+        train_here(run, None)
 
-    monkeypatch.setattr(proof, "_train_in_child", forgetful)
+    monkeypatch.setattr(proof, "_train_in_child", train_without_resuming)
     with pytest.raises(ResumeProofError, match="the weights differ"):
-        list(prove_resume(new_run(), steps=4, kills=1))
+        list(prove_resume(new_run(), steps=3, kills=1, seed=0))
 
 
-def test_a_training_that_fails_is_not_taken_for_one_that_was_killed(
-    new_run: Callable[..., Run], tmp_path: Path
-) -> None:
-    """Exit codes are looked at."""
+def test_a_failed_training_is_not_a_killed_one(new_run: Callable[..., Run], tmp_path: Path) -> None:
+    """Exit codes are checked, and temporary directories are deleted."""
     run = new_run("optimizer.learning_rate=1e9")
     with pytest.raises(ResumeProofError, match="exit code 1 instead of 0"):
-        list(prove_resume(run, steps=6, kills=1))
+        list(prove_resume(run, steps=6, kills=1, seed=0))
     assert not list(tmp_path.glob("**/prove-resume-*"))

@@ -1,4 +1,4 @@
-"""Training: resumes to the same bits after a kill, chooses the epoch on validation, and stops when something is lost."""
+"""Training: resumes bit-identically, selects an epoch on validation, and stops on errors."""
 
 import json
 import math
@@ -7,15 +7,15 @@ import os
 import random
 import resource
 import signal
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
 from training.errors import DivergedError, InterruptedRunError, RunError
-from training.run.checkpoint import load_checkpoint, save_checkpoint
+from training.run.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from training.run.data import open_run_data
 from training.run.directory import Run
 from training.run.metrics import read_metrics
@@ -26,7 +26,7 @@ from training.steps.train import train
 
 SPAWN = multiprocessing.get_context("spawn")
 EVERYTHING = (
-    "epochs=2",
+    "iterations=26",  # 20 in the first epoch
     "ema_decay=0.9",
     "mixing.mixup=0.2",
     "mixing.cutmix=1.0",
@@ -36,11 +36,11 @@ EVERYTHING = (
     "freeze_epochs=1",
     "augmentation.erase=0.2",
 )
-"""Each part of a recipe that has a state or draws something."""
+"""Each part of a recipe that has a state or uses random numbers."""
 
 
-def train_until(path: Path, last_step: int | None, checkpoint_every: int = 3) -> None:
-    """Train in this process, and be killed after this step of the run, as by the out-of-memory killer."""
+def train_until(path: Path, last_step: int, checkpoint_every: int) -> None:
+    """Train, and kill this process after this step of the run."""
 
     def kill(progress: Progress) -> None:
         if progress.run_step == last_step:
@@ -50,58 +50,64 @@ def train_until(path: Path, last_step: int | None, checkpoint_every: int = 3) ->
     train(run, open_run_data(run), kill, checkpoint_every=checkpoint_every)
 
 
-def in_child(run: Run, last_step: int | None) -> int | None:
-    """Train in a process of its own; its exit code."""
-    child = SPAWN.Process(target=train_until, args=(run.path, last_step))
+def train_until_write(path: Path, checkpoints: int) -> None:
+    """Train with a checkpoint per step, and kill this process while it writes one of them."""
+    sync, synced = os.fsync, []
+
+    def kill(descriptor: int) -> None:
+        if CHECKPOINT_FILE in Path(f"/proc/self/fd/{descriptor}").readlink().name:
+            synced.append(descriptor)
+        if len(synced) == checkpoints:
+            os.kill(os.getpid(), signal.SIGKILL)
+        sync(descriptor)
+
+    os.fsync = kill
+    run = Run.open(path)
+    train(run, open_run_data(run), checkpoint_every=1)
+
+
+def exit_code(function: Callable[..., None], *arguments: object) -> int | None:
+    """Call a function in a child process."""
+    child = SPAWN.Process(target=function, args=arguments)
     child.start()
     child.join()
     return child.exitcode
 
 
-def test_a_run_killed_at_random_steps_comes_to_the_weights_of_an_unbroken_one(
+def test_a_run_killed_twice_ends_with_the_weights_of_an_uninterrupted_run(
     new_run: Callable[..., Run],
 ) -> None:
-    """SIGKILL between checkpoints, in the first epoch and in the second: best, last and metrics are the same to the bit."""
-    unbroken, cut = new_run(*EVERYTHING), new_run(*EVERYTHING)
-    assert in_child(unbroken, None) == 0
-    steps = read_metrics(unbroken)[-1]["step"]
-    for place in (random.randrange(4, steps // 2), random.randrange(steps // 2, steps)):
-        assert in_child(cut, place) == -signal.SIGKILL, f"at step {place}"
-        assert not cut.has(LAST_WEIGHTS)
-    assert in_child(cut, None) == 0
+    """SIGKILL between checkpoints in both epochs. Weights and metrics are bit-identical."""
+    uninterrupted, killed = new_run(*EVERYTHING), new_run(*EVERYTHING)
+    train(uninterrupted, open_run_data(uninterrupted), checkpoint_every=3)
+    first, last = (line["step"] for line in read_metrics(uninterrupted))
+    generator = random.Random(5)
+    for step in (generator.randrange(4, first), generator.randrange(first + 1, last)):
+        assert exit_code(train_until, killed.path, step, 3) == -signal.SIGKILL, f"at step {step}"
+        assert not killed.has(LAST_WEIGHTS)
+    train(killed, open_run_data(killed), checkpoint_every=3)
     for name in (BEST_WEIGHTS, LAST_WEIGHTS):
-        assert (cut.path / name).read_bytes() == (unbroken.path / name).read_bytes()
-    assert [without_times(line) for line in read_metrics(cut)] == [
-        without_times(line) for line in read_metrics(unbroken)
+        assert (killed.path / name).read_bytes() == (uninterrupted.path / name).read_bytes()
+    assert [without_times(line) for line in read_metrics(killed)] == [
+        without_times(line) for line in read_metrics(uninterrupted)
     ]
 
 
-def test_a_run_killed_at_any_moment_leaves_a_checkpoint_that_loads(
+def test_a_run_killed_during_a_checkpoint_keeps_the_previous_one(
     new_run: Callable[..., Run],
 ) -> None:
-    """SIGKILL from outside, whatever is being written: the checkpoint is the old one or the new one."""
-    run = new_run("epochs=50")
-    child = SPAWN.Process(target=train_until, args=(run.path, None, 1))
-    child.start()
-    deadline = time.monotonic() + 120
-    while not run.has("checkpoint.pt") and time.monotonic() < deadline:
-        time.sleep(0.05)
-    for _ in range(3):
-        time.sleep(random.uniform(0.05, 0.6))
-        state = load_checkpoint(run)
-        assert state is not None
-    child.kill()
-    child.join()
+    """The new checkpoint is complete on disk, but has not replaced the previous one."""
+    run = new_run("epochs=1")
+    assert exit_code(train_until_write, run.path, 3) == -signal.SIGKILL
     state = load_checkpoint(run)
     assert state is not None
-    assert state["position"]["step"] >= 1
-    assert [path.name for path in run.path.glob("*.tmp")] == []
+    assert state["position"]["step"] == 2
 
 
-def test_a_resumed_run_names_what_the_bits_depend_on_and_is_not_the_same(
+def test_a_resume_in_another_determinism_names_the_differences(
     new_run: Callable[..., Run],
 ) -> None:
-    """The checkpoint stores the five; a resume under others says which differ, and goes on."""
+    """The checkpoint stores the determinism. The run resumes nevertheless."""
     run = new_run("epochs=1")
     data = open_run_data(run)
     with pytest.raises(InterruptedRunError, match="step 2"):
@@ -123,10 +129,10 @@ def test_a_resumed_run_names_what_the_bits_depend_on_and_is_not_the_same(
     assert set(notices[1:]) == {None}
 
 
-def test_an_interrupted_run_writes_a_checkpoint_at_the_step_it_stops_at(
+def test_an_interrupted_run_writes_a_checkpoint_of_its_last_step(
     new_run: Callable[..., Run],
 ) -> None:
-    """Nothing is lost to Ctrl-C."""
+    """Ctrl-C loses no step."""
     run = new_run("epochs=1")
     with pytest.raises(InterruptedRunError):
         train(run, open_run_data(run), interrupted=stops_after(5))
@@ -136,8 +142,8 @@ def test_an_interrupted_run_writes_a_checkpoint_at_the_step_it_stops_at(
     assert not run.has(LAST_WEIGHTS)
 
 
-def test_a_config_that_changed_is_named_on_resume(new_run: Callable[..., Run]) -> None:
-    """A run's directory is one training; another one gets another."""
+def test_a_changed_config_is_named_on_resume(new_run: Callable[..., Run]) -> None:
+    """Only fields that do not affect the training may change."""
     run = new_run("epochs=1")
     with pytest.raises(InterruptedRunError):
         train(run, open_run_data(run), interrupted=stops_after(1))
@@ -151,10 +157,10 @@ def test_a_config_that_changed_is_named_on_resume(new_run: Callable[..., Run]) -
     train(run, open_run_data(run))
 
 
-def test_metrics_have_a_line_an_epoch_and_the_best_epoch_is_validations(
+def test_the_best_epoch_is_selected_on_validation(
     finished_run: Run,
 ) -> None:
-    """Nothing but validation decides which epoch is kept."""
+    """The metrics file has one line per epoch."""
     metrics = read_metrics(finished_run)
     assert [line["epoch"] for line in metrics] == [1, 2, 3]
     best = min(metrics, key=lambda line: line["validation_loss"])
@@ -162,15 +168,15 @@ def test_metrics_have_a_line_an_epoch_and_the_best_epoch_is_validations(
     assert figures["best_epoch"] == best["epoch"]
 
 
-def test_test_is_opened_once(run_copy: Run) -> None:
-    """A second evaluation returns the first one's figures and does not look at the images again."""
+def test_the_test_split_is_evaluated_once(run_copy: Run) -> None:
+    """A second evaluation returns the figures of the first."""
     figures = run_copy.read_json("evaluation.json", "evaluate")
     run_copy.write_json("evaluation.json", {**figures, "top1": 0.123})
     assert evaluate(run_copy, open_run_data(run_copy))["top1"] == 0.123
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(new_run: Callable[..., Run]) -> None:
-    """The error says where, and what to try; the checkpoint of before stays."""
+def test_a_loss_that_is_not_finite_stops_the_training(new_run: Callable[..., Run]) -> None:
+    """The error names the step and the setting to change."""
     run = new_run("optimizer.learning_rate=1e9")
     with pytest.raises(
         DivergedError,
@@ -180,37 +186,38 @@ def test_a_loss_that_is_not_finite_stops_the_run(new_run: Callable[..., Run]) ->
     assert not run.has(LAST_WEIGHTS)
 
 
-def write_against_a_full_disk(path: Path) -> None:
-    """Train where no file may grow past 2 MB: the second checkpoint does not fit."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    run = Run.open(path)
-    data = open_run_data(run)
-    before = (run.path / "checkpoint.pt").read_bytes()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
-    with pytest.raises(RunError, match=r"checkpoint\.pt cannot be written"):
-        train(run, data, checkpoint_every=2)
-    assert (run.path / "checkpoint.pt").read_bytes() == before
-    assert not [entry for entry in os.listdir(run.path) if entry.startswith(".")]
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Let no file of this process grow past `size` bytes, as if the disk were full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_disk_that_is_full_leaves_the_checkpoint_of_before(
-    new_run: Callable[..., Run],
-) -> None:
-    """One line that says so, no half file, and the run can go on when there is room."""
+def test_a_full_disk_keeps_the_previous_checkpoint(new_run: Callable[..., Run]) -> None:
+    """The error names the file, and no temporary file is left."""
     run = new_run("epochs=1")
+    data = open_run_data(run)
     with pytest.raises(InterruptedRunError):
-        train(run, open_run_data(run), interrupted=stops_after(1))
-    child = SPAWN.Process(target=write_against_a_full_disk, args=(run.path,))
-    child.start()
-    child.join()
-    assert child.exitcode == 0
+        train(run, data, interrupted=stops_after(1))
+    before = (run.path / CHECKPOINT_FILE).read_bytes()
+    assert len(before) > 2_000_000
+    with file_size_limit(2_000_000), pytest.raises(RunError, match=r"checkpoint\.pt cannot be"):
+        train(run, data, checkpoint_every=2)
+    assert (run.path / CHECKPOINT_FILE).read_bytes() == before
+    assert not [entry for entry in os.listdir(run.path) if entry.startswith(".")]
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", b"PK\x03\x04 half"])
 def test_a_damaged_checkpoint_is_an_error_that_names_it(
     new_run: Callable[..., Run], damage: bytes
 ) -> None:
-    """A file that is no checkpoint is never taken for the start of a run."""
+    """The run does not start again from the beginning."""
     run = new_run()
     run.write("checkpoint.pt", damage)
     with pytest.raises(RunError, match=r"checkpoint\.pt is damaged"):
@@ -218,7 +225,7 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(
 
 
 class RunsCode:
-    """Pickled, this would write a file when it is loaded."""
+    """Writes a file if it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -227,34 +234,32 @@ class RunsCode:
         return os.system, (f"touch {self.path}",)
 
 
-def test_a_checkpoint_with_code_in_it_is_refused(
-    new_run: Callable[..., Run], tmp_path: Path
-) -> None:
-    """Loading reads tensors and plain values; code in the file does not run."""
+def test_code_in_a_checkpoint_does_not_run(new_run: Callable[..., Run], tmp_path: Path) -> None:
+    """The checkpoint is reported as damaged."""
     run = new_run()
-    save_checkpoint(run, {"model": RunsCode(tmp_path / "owned")})
+    save_checkpoint(run, {"model": RunsCode(tmp_path / "executed")})
     with pytest.raises(RunError, match="is damaged"):
         load_checkpoint(run)
-    assert not (tmp_path / "owned").exists()
+    assert not (tmp_path / "executed").exists()
 
 
-def test_after_twenty_steps_the_run_says_how_long_it_will_take(
+def test_the_duration_is_estimated_after_twenty_steps(
     new_run: Callable[..., Run],
 ) -> None:
-    """Once, with a time and the memory that it holds."""
+    """Once, with seconds and peak memory."""
     run = new_run("epochs=2")
-    heard: list[Progress] = []
-    train(run, open_run_data(run), heard.append)
-    (estimate,) = [progress for progress in heard if progress.estimate]
+    reports: list[Progress] = []
+    train(run, open_run_data(run), reports.append)
+    (estimate,) = [progress for progress in reports if progress.estimate]
     assert estimate.run_step == 20
     assert estimate.estimate is not None
     assert 0 < estimate.estimate.seconds < 600
     assert estimate.estimate.peak_bytes > 100e6
-    assert heard[-1].seconds_left < estimate.estimate.seconds
+    assert reports[-1].seconds_left < estimate.estimate.seconds
 
 
-def test_the_loop_stands_on_one_page() -> None:
-    """At most 150 lines from `train`'s first to its last."""
+def test_the_training_loop_is_short() -> None:
+    """`train` has fewer than 150 lines."""
     assert train.__code__.co_firstlineno
     lines = [number for _, _, number in train.__code__.co_lines() if number]
     assert max(lines) - min(lines) < 150
@@ -272,10 +277,10 @@ def test_wilson_interval_has_the_published_values(
 
 
 def test_calibration_error_counts_a_confidence_of_one() -> None:
-    """Sure and right is no error, sure and wrong is all of it, and half-sure half-right is none."""
-    sure = torch.tensor([[1.0, 0.0]] * 10)
-    assert expected_calibration_error(sure, torch.zeros(10, dtype=torch.int64)) == 0
-    assert expected_calibration_error(sure, torch.ones(10, dtype=torch.int64)) == 1
+    """The error of confident answers is 0 if they are correct and 1 if they are wrong."""
+    confident = torch.tensor([[1.0, 0.0]] * 10)
+    assert expected_calibration_error(confident, torch.zeros(10, dtype=torch.int64)) == 0
+    assert expected_calibration_error(confident, torch.ones(10, dtype=torch.int64)) == 1
     assert math.isclose(
         expected_calibration_error(torch.tensor([[0.75, 0.25]] * 4), torch.tensor([0, 0, 0, 1])),
         0,
@@ -284,7 +289,7 @@ def test_calibration_error_counts_a_confidence_of_one() -> None:
 
 
 def stops_after(steps: int) -> Callable[[], bool]:
-    """Says yes the so-manieth time that it is asked."""
+    """Returns a function that returns True from its `steps`th call on."""
     answers = iter([False] * (steps - 1))
     return lambda: next(answers, True)
 
