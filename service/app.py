@@ -81,6 +81,7 @@ def create_app(
             watch(registry, settings.store_poll_seconds, stopping, on_loaded)
         )
         yield
+        registry.stop()
         stopping.set()
         await watching
         await asyncio.to_thread(registry.close)

@@ -5,7 +5,10 @@ import gc
 import logging
 import shlex
 import socket
-from collections.abc import Iterator
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -13,31 +16,63 @@ from typing import Final
 
 import click
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 
 from model_store import __version__
 from service.app import create_app
 from service.host.malloc import bound_malloc
-from service.http.access_log import LineFormatter, StderrHandler
-from service.http.protocol import BoundedHttpProtocol
+from service.http.access_log import LineFormatter
+from service.http.protocol import BoundedHttpProtocol, start_draining
 from service.settings import Settings
+from service.stderr_log import StderrHandler
 from service.versions.registry import Registry
 from service.versions.served_model import ServedModel
 
 LISTENERS_PER_SOCKET: Final = 8
+DRAIN_POLL_SECONDS: Final = 0.1
 KEEP_ALIVE_SECONDS: Final = (
     75  # longer than the 60 s of proxies, which may reuse an idle connection
 )
+logger = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
     """A uvicorn server that announces its address once it listens and its models are loaded."""
 
     registry: Registry | None = None
+    on_stop: Callable[[], None] | None = None
+    drain_delay_seconds = 0.0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._check_address()
         await super().startup(sockets)
         await self._add_listeners()
         self.announce()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let load balancers and clients leave, then stop listening and finish open requests."""
+        if self.on_stop:
+            self.on_stop()
+        start_draining(self.server_state)
+        ends = time.monotonic() + self.drain_delay_seconds
+        if self.drain_delay_seconds:
+            logger.info("draining seconds=%g", self.drain_delay_seconds)
+        while time.monotonic() < ends and not self.force_exit:  # noqa: ASYNC110  set by a signal
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
+        await super().shutdown(sockets)
+
+    async def _check_address(self) -> None:
+        """Exit if the address cannot be bound, before uvicorn lets the models load."""
+        if not self.config.port:
+            return
+        try:
+            server = await asyncio.get_running_loop().create_server(
+                asyncio.Protocol, self.config.host, self.config.port, start_serving=False
+            )
+        except OSError as error:
+            logger.error(error)  # noqa: TRY400  a traceback adds nothing
+            sys.exit(STARTUP_FAILURE)
+        server.close()
 
     async def _add_listeners(self) -> None:
         """Listen several times on each socket.
@@ -63,7 +98,9 @@ class Server(uvicorn.Server):
     def announce(self) -> None:
         """Print what is served, if the server listens and the models are loaded."""
         if self.started and self.registry:
-            click.echo("\n".join(describe_startup(self.registry, self.address)))
+            text = "\n".join(describe_startup(self.registry, self.address))
+            # In a thread, because whoever started the service may not read its output.
+            threading.Thread(target=click.echo, args=(text,), daemon=True).start()
 
     @property
     def address(self) -> str:
@@ -91,12 +128,14 @@ def run(settings: Settings) -> None:
     class Protocol(BoundedHttpProtocol):
         timeout_seconds = settings.body_timeout_seconds
 
+    app = create_app(settings, announce)
     server = Server(
         uvicorn.Config(
-            create_app(settings, announce),
+            app,
             host=settings.host,
             port=settings.port,
             log_level=settings.log_level,
+            log_config=None,  # uvicorn's own handler would block the event loop
             access_log=False,  # service.http.access_log writes a line with more in it
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=settings.shutdown_seconds,
@@ -105,6 +144,8 @@ def run(settings: Settings) -> None:
             ws="none",
         )
     )
+    server.on_stop = app.stop
+    server.drain_delay_seconds = settings.drain_delay_seconds
     gc.freeze()  # collecting among everything imported would stop the event loop for 40 ms
     gc.enable()
     with suppress(KeyboardInterrupt):
@@ -116,7 +157,6 @@ def configure_logging(settings: Settings) -> None:
     handler = StderrHandler()
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
-    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it logs damaged bodies
     if not settings.access_log:
         logging.getLogger("service.http.access_log").setLevel(logging.WARNING)
 

@@ -196,12 +196,21 @@ class Settings(BaseSettings):
             "slower clients get 408.",
         ),
     ] = 30.0
+    drain_delay_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=3600,
+            description="Seconds between SIGTERM and closing the listener. Meanwhile /health/ready "
+            "is 503, so that load balancers stop sending requests, and requests are answered.",
+        ),
+    ] = 0.0
     shutdown_seconds: Annotated[
         int,
         Field(
             ge=0,
-            description="Seconds that open requests may take to finish after SIGTERM. Set it below "
-            "your supervisor's kill timeout.",
+            description="Seconds that open requests may take to finish after the listener closed. "
+            "Set the kill timeout of your supervisor above this plus the drain delay.",
         ),
     ] = 20
     instances: Annotated[

@@ -1,14 +1,11 @@
 """Request ids, and one log record per request."""
 
-import asyncio
 import logging
-import os
 import random
 import re
-import sys
 import time
 from http import HTTPStatus
-from typing import Final, TextIO
+from typing import Final
 
 from starlette.types import Scope
 
@@ -51,34 +48,6 @@ def log_request(
     )
     # logger.info() would search the stack for its caller, which costs more than all of the above.
     logger.handle(logging.LogRecord(logger.name, level, __file__, 0, line, None, None))
-
-
-class StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to stderr; records of the event loop are flushed together at the end of its turn.
-
-    Under load, flushing each of them would take half of the time that logging takes.
-    """
-
-    def __init__(self) -> None:
-        # It stays open until the process exits.
-        stream = os.fdopen(sys.stderr.fileno(), "w", errors="backslashreplace", closefd=False)
-        super().__init__(stream)
-        self._flush_is_scheduled = False
-
-    def flush(self) -> None:
-        """Flush at the end of the turn of the event loop; in other threads at once."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            super().flush()
-            return
-        if not self._flush_is_scheduled:
-            self._flush_is_scheduled = True
-            loop.call_soon(self._flush_turn)
-
-    def _flush_turn(self) -> None:
-        self._flush_is_scheduled = False
-        super().flush()
 
 
 class LineFormatter(logging.Formatter):

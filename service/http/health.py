@@ -39,6 +39,8 @@ def build_health_router(registry: Registry) -> APIRouter:
 
 
 def _describe_health(registry: Registry) -> Health:
+    if registry.stopping:
+        return Health(status="not ready", reason="the service is shutting down")
     reasons = ["the model store cannot be read"] if registry.error else []
     if registry.loaded:
         models = registry.models.values()

@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from starlette.responses import PlainTextResponse, Response
 
 from service.prediction.request import RequestRecord
+from service.stderr_log import count_dropped_records
 from service.versions.registry import Registry
 
 STAGES = ("receive", "decode", "queue", "inference", "total")
@@ -97,7 +98,12 @@ class ServiceMetrics(Collector):
         )
         for labels, histogram in self._stages.copy().items():
             stages.add_metric(labels, histogram.buckets(), histogram.seconds)
-        yield from (requests, images, stages)
+        dropped = CounterMetricFamily(
+            "resident_log_records_dropped",
+            "Log records that were dropped because nobody read stderr",
+            value=count_dropped_records(),
+        )
+        yield from (requests, images, stages, dropped)
 
 
 class _ModelCollector(Collector):

@@ -26,7 +26,7 @@ from service.http.path_params import parse_version_number
 from service.http.problem_details import Reply, reply_to, to_response
 from service.http.protocol import DIRECT_TRANSPORT, MAX_UNREAD_BYTES, DirectTransport
 from service.http.query_params import find_label_set, parse_query_params
-from service.http.request_body import check_headers, content_length, read_body, read_images
+from service.http.request_body import check_headers, content_length, parse_body, read_body
 from service.prediction.pipeline import PredictionPipeline
 from service.prediction.request import PredictRequest, RequestRecord
 from service.prediction.response import build_response
@@ -120,6 +120,10 @@ class PredictEndpoint:
         else:
             await self._answer(path_params, scope, receive, send)
 
+    def stop(self) -> None:
+        """Prepare for the end of the process: load no more, and be no longer ready."""
+        self._pipeline.registry.stop()
+
     async def _answer(
         self, path_params: Mapping[str, str], scope: Scope, receive: Receive, send: Send
     ) -> None:
@@ -173,7 +177,7 @@ class PredictEndpoint:
             with self._pipeline.uploads.upload() as reserve:
                 body = await self._read_body(receive, direct, reserve)
                 request = PredictRequest(
-                    read_images(headers, body, self._settings.max_images),
+                    await parse_body(headers, body, self._settings.max_images),
                     query.top_k,
                     label_set,
                     math.inf if query.timeout_ms is None else query.timeout_ms / 1e3,

@@ -3,13 +3,11 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Final
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import Field as FormField
-from python_multipart.multipart import File, FormParser, parse_options_header
 from starlette.types import Receive
 
 from model_store.image_header import sniff
@@ -22,10 +20,15 @@ from service.errors import (
     UnsupportedMediaError,
     shorten,
 )
+from service.http.multipart_body import MultipartError, count_parts, find_boundary, read_files
 from service.prediction.request import EncodedImage
 
 FIELD: Final = "images"
 MAX_LENGTH_DIGITS: Final = 19
+INLINE_BYTES: Final = 128 * 1024
+"""Forms and JSON up to this size are parsed in less time than the hop to a thread costs."""
+_MAX_KEY_LENGTH: Final = 100
+_BASE64_SLICE: Final = 1024 * 1024  # a multiple of 4
 _RAW_TYPES: Final = (
     "",
     "application/octet-stream",
@@ -138,6 +141,15 @@ def _body_too_large(max_body_bytes: int, evidence: str) -> TooLargeError:
     )
 
 
+async def parse_body(
+    headers: Mapping[str, str], body: bytes, max_images: int
+) -> list[EncodedImage]:
+    """As `read_images`, in a thread if the body is a large form or JSON."""
+    if len(body) <= INLINE_BYTES or _is_raw_image(headers, body):
+        return read_images(headers, body, max_images)
+    return await asyncio.to_thread(read_images, headers, body, max_images)
+
+
 def read_images(headers: Mapping[str, str], body: bytes, max_images: int) -> list[EncodedImage]:
     """Split a body into encoded images, in order. The error of a single image takes its place.
 
@@ -153,9 +165,9 @@ def read_images(headers: Mapping[str, str], body: bytes, max_images: int) -> lis
             "the body is empty: send an image, for example curl --data-binary @photo.jpg",
             code="empty_body",
         )
-    media_type = headers.get("content-type", "").split(";", 1)[0].strip().lower()
-    if sniff(body) or media_type in _RAW_TYPES or media_type.startswith("image/"):
+    if _is_raw_image(headers, body):
         return [body]
+    media_type = _media_type(headers)
     if media_type == "application/json":
         images = _read_json(body, max_images)
     elif media_type == "multipart/form-data":
@@ -170,6 +182,25 @@ def read_images(headers: Mapping[str, str], body: bytes, max_images: int) -> lis
     return images
 
 
+def _is_raw_image(headers: Mapping[str, str], body: bytes) -> bool:
+    media_type = _media_type(headers)
+    return bool(sniff(body)) or media_type in _RAW_TYPES or media_type.startswith("image/")
+
+
+def _media_type(headers: Mapping[str, str]) -> str:
+    return headers.get("content-type", "").split(";", 1)[0].strip().lower()
+
+
+def _keys(document: Any) -> Iterator[str]:
+    """The keys of the levels that may have some."""
+    if isinstance(document, dict):
+        yield from document
+        images = document.get("images")
+        for image in images if isinstance(images, list) else ():
+            if isinstance(image, dict):
+                yield from image
+
+
 def _read_json(body: bytes, max_images: int) -> list[EncodedImage]:
     # Counted before parsing: millions of small items would become gigabytes of objects. None of
     # these characters occurs in base64.
@@ -179,7 +210,14 @@ def _read_json(body: bytes, max_images: int) -> list[EncodedImage]:
             f"{_EXPECTED_JSON}, got a body with far more items", code="malformed_json"
         )
     try:
-        parsed = JsonBody.model_validate_json(body)
+        document = orjson.loads(body)  # pydantic would copy a key of megabytes into its message
+    except ValueError as error:
+        raise BadRequestError(f"{_EXPECTED_JSON}: {error}", code="malformed_json") from None
+    if long := next((key for key in _keys(document) if len(key) > _MAX_KEY_LENGTH), None):
+        detail = f"{_EXPECTED_JSON}, got the key {shorten(long)!r}"
+        raise BadRequestError(detail, code="malformed_json")
+    try:
+        parsed = JsonBody.model_validate(document)
     except ValidationError as error:
         raise BadRequestError(
             f"{_EXPECTED_JSON}: {describe_validation_error(error)}", code="malformed_json"
@@ -192,7 +230,13 @@ def _decode_base64(text: str) -> EncodedImage:
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
-        data = base64.b64decode(text, validate=True)
+        # In slices, between which other threads can run; only the last may end with padding.
+        if "=" in text[:-2]:
+            raise ValueError("padding before the end")
+        data = b"".join(
+            base64.b64decode(text[start : start + _BASE64_SLICE], validate=True)
+            for start in range(0, len(text), _BASE64_SLICE)
+        )
     except (binascii.Error, ValueError):
         return BadRequestError(
             "b64 must be base64 as in RFC 4648: with padding, without line breaks",
@@ -207,48 +251,21 @@ def _empty_image() -> BadRequestError:
 
 def _read_multipart(content_type: str, body: bytes, max_images: int) -> list[EncodedImage]:
     images: list[EncodedImage] = []
-    complete = False
-
-    def on_file(file: File) -> None:
-        if file.field_name != FIELD.encode():
-            raise FormParserError(f"unexpected field {_name(file)!r}")
-        _check_count(len(images) + 1, max_images)
-        file.file_object.seek(0)
-        images.append(file.file_object.read() or _empty_image())
-        file.close()
-
-    def on_field(field: FormField) -> None:
-        raise FormParserError(f"the field {_name(field)!r} is not a file")
-
-    def on_end() -> None:
-        nonlocal complete
-        complete = True
-
     try:
-        parser = FormParser(
-            "multipart/form-data",
-            on_field,
-            on_file,
-            on_end=on_end,
-            boundary=parse_options_header(content_type)[1].get(b"boundary"),
-            # Parts stay in memory, as the body does: a read-only container has no disk.
-            config={"MAX_MEMORY_FILE_SIZE": len(body) + 1},
-        )
-        parser.write(body)
-        parser.finalize()
-        if not complete:
-            raise FormParserError("the closing boundary is missing")
-    except (FormParserError, AssertionError, ValueError) as error:
+        boundary = find_boundary(content_type)
+        _check_count(count_parts(body, boundary) - 1, max_images)
+        for field, content in read_files(body, boundary):
+            if field != FIELD:
+                raise MultipartError(f"unexpected field {shorten(field)!r}")
+            _check_count(len(images) + 1, max_images)
+            images.append(content or _empty_image())
+    except MultipartError as error:
         raise BadRequestError(
             f"malformed multipart body: {error}; "
             f"send files in fields named {FIELD!r}, for example curl -F {FIELD}=@photo.jpg",
             code="malformed_multipart",
         ) from None
     return images
-
-
-def _name(part: File | FormField) -> str:
-    return (part.field_name or b"").decode(errors="replace")
 
 
 def _check_count(count: int, max_images: int) -> None:

@@ -41,7 +41,7 @@ class PredictionPipeline:
         decodes_per_request: int,
     ) -> None:
         self.uploads = uploads
-        self._registry = registry
+        self.registry = registry
         self._decode_pool = decode_pool
         self._decodes_per_request = decodes_per_request
         self._capacities: dict[str, ModelCapacity] = {}
@@ -58,7 +58,7 @@ class PredictionPipeline:
             NotFoundError: No such model or version is served.
             NotReadyError: The model has no version that serves.
         """
-        return self._registry.lease(model, version)
+        return self.registry.lease(model, version)
 
     def check_queue(self, loaded: LoadedVersion, priority: Priority) -> None:
         """Raise OverloadedError if the queue is full, before anything of the request is read."""

@@ -30,7 +30,8 @@ async def watch(
     """
     await asyncio.to_thread(reconcile, registry)
     try:
-        on_loaded(registry)
+        if not registry.stopping:
+            on_loaded(registry)
     except Exception:
         logger.exception("startup announcement failed")
     while poll_seconds and not await _is_set_within(stopping, poll_seconds):
@@ -84,6 +85,8 @@ def _apply_contents(change: RegistryChange, contents: Mapping[str, ModelContents
         )
     for name, wanted in desired.items():
         _apply_model(change, name, wanted)
+    if registry.stopping:
+        return
     # Deleted models go last, so that a new one can take over from them.
     for name in sorted(registry.models.keys() - set(contents)):
         _remove_model(change, name)
@@ -133,6 +136,8 @@ def _apply_model(change: RegistryChange, name: str, desired: DesiredVersions) ->
     missing = desired.selection.count
     forced = desired.overridden("load")
     for number in dict.fromkeys((*desired.candidates, *forced)):
+        if change.registry.stopping:
+            return
         if not missing and number not in forced:
             continue
         loaded = reusable_version(model, number, desired.layer)

@@ -64,6 +64,7 @@ class Registry:
         self._configured_default = default_model
         self._lock = threading.Lock()
         self._state = _State()
+        self._stopping = False
 
     @property
     def models(self) -> Models:
@@ -83,7 +84,16 @@ class Registry:
     @property
     def ready(self) -> bool:
         """True if the models are loaded, and every required model and at least one serves."""
-        return self.loaded and self.required.all_serve(self.models)
+        return not self._stopping and self.loaded and self.required.all_serve(self.models)
+
+    @property
+    def stopping(self) -> bool:
+        """True once the process is about to end."""
+        return self._stopping
+
+    def stop(self) -> None:
+        """Stop loading after the version that is being loaded, and be no longer ready."""
+        self._stopping = True
 
     @property
     def default_model(self) -> str | None:

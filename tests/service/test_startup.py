@@ -6,8 +6,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -227,6 +229,74 @@ def test_port_in_use_is_an_error(colour_store: ModelStore) -> None:
         assert server.wait() != 0
     assert "address already in use" in server.stderr.text
     assert "Traceback" not in server.stderr.text
+
+
+def test_port_in_use_is_found_before_models_load(store: ModelStore) -> None:
+    """Loading many models first would take a supervisor's time at each restart."""
+    for number in range(20):
+        publish(store, model=f"colours-{number}")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = ServerProcess(
+            "--port", taken.getsockname()[1], "--store", store.root, "--no-builtin"
+        )
+        assert server.wait() != 0
+    assert "version ready" not in server.stderr.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_during_the_start_ends_it(store: ModelStore, number: signal.Signals) -> None:
+    """The models that are not loaded yet stay so."""
+    for model in range(60):
+        publish(store, model=f"colours-{model}")
+    with running("--store", store.root, "--no-builtin") as server:
+        assert server.stderr.wait_for("version ready")
+        server.end(number)
+    assert server.stderr.text.count("version ready") < 60
+    assert "Traceback" not in server.stderr.text
+
+
+def test_drain_delay_keeps_the_listener_open(colour_store: ModelStore) -> None:
+    """The replica is not ready at once, and answers and closes new and old connections."""
+    arguments = ("--store", colour_store.root, "--no-builtin", "--drain-delay-seconds", 3600)
+    with running(*arguments) as server, server.announced().connect() as old:
+        old.sendall(request_head(Content_Length=len(RED)) + RED)
+        assert "connection" not in read_response(old).headers
+        server.process.send_signal(signal.SIGINT)
+        assert server.stderr.wait_for("draining seconds=3600")
+        assert httpx.get(f"{server.address}/health/ready", trust_env=False).status_code == 503
+        assert httpx.get(f"{server.address}/health/live", trust_env=False).status_code == 200
+        with server.connect() as new:
+            for connection in (old, new):
+                connection.sendall(request_head(Content_Length=len(RED)) + RED)
+                response = read_response(connection)
+                assert response.status_code == 200
+                assert response.headers["connection"] == "close"
+        server.end(signal.SIGINT)
+
+
+def test_no_request_is_lost_in_a_drain(colour_store: ModelStore) -> None:
+    """Clients that keep their connections until they are told to close get every response."""
+    with running("--store", colour_store.root, "--no-builtin") as server:
+        server.announced()
+        begun = threading.Barrier(5)
+
+        def predict_until_closed() -> int:
+            with server.connect() as connection:
+                count = 0
+                while True:
+                    connection.sendall(request_head(Content_Length=len(RED)) + RED)
+                    response = read_response(connection)
+                    assert response.status_code == 200
+                    if response.headers.get("connection") == "close":
+                        return count
+                    if (count := count + 1) == 10:
+                        begun.wait(PATIENCE_SECONDS)
+
+        with ThreadPoolExecutor(4) as pool:
+            clients = [pool.submit(predict_until_closed) for _ in range(4)]
+            begun.wait(PATIENCE_SECONDS)
+            server.process.send_signal(signal.SIGTERM)
+            assert all(client.result(PATIENCE_SECONDS) >= 10 for client in clients)
 
 
 def test_idle_connection_is_not_closed_before_a_proxy_would(colour_store: ModelStore) -> None:

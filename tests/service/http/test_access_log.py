@@ -4,17 +4,23 @@ import asyncio
 import logging
 import os
 import re
+import socket
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import httpx
 import pytest
 from asgi_application import started, until
 from colour_model import plain
-from server_process import ServerProcess, running
+from server_process import ENVIRONMENT, PATIENCE_SECONDS, REPOSITORY, ServerProcess, running
 
 from model_store.store import ModelStore
-from service.http.access_log import LineFormatter, StderrHandler
+from service.http.access_log import LineFormatter
+from service.stderr_log import StderrHandler
 
 
 def test_request_id_is_created_or_kept(client: httpx.Client) -> None:
@@ -93,22 +99,79 @@ async def test_each_request_has_a_record_of_its_own(colour_store: ModelStore) ->
     assert not [line for line in lines if "\n" in line]
 
 
-@pytest.mark.anyio
-async def test_records_of_one_turn_are_flushed_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the event loop at the end of its turn; in other threads at once."""
+@contextmanager
+def stderr_pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[IO[bytes], StderrHandler]]:
+    """The reading end of stderr, and a handler that writes to it."""
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb", 0) as reader, os.fdopen(writing, "w") as stderr:
-        os.set_blocking(reading, False)
         monkeypatch.setattr(sys, "stderr", stderr)
         handler = StderrHandler()
+        yield reader, handler
+        handler.flush()
+
+
+def log(handler: logging.Handler, text: str) -> None:
+    handler.handle(logging.makeLogRecord({"msg": text}))
+
+
+@pytest.mark.anyio
+async def test_records_of_one_turn_are_written_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the event loop at the end of its turn; in other threads at once."""
+    with stderr_pipe(monkeypatch) as (reader, handler):
         for text in ("one", "two"):
-            handler.handle(logging.makeLogRecord({"msg": text}))
-        assert reader.read(100) is None
+            log(handler, text)
+        assert handler._queue.empty()
         await asyncio.sleep(0)
-        assert reader.read(100) == b"one\ntwo\n"
-        await asyncio.to_thread(handler.handle, logging.makeLogRecord({"msg": "three"}))
+        assert await asyncio.to_thread(reader.read, 100) == b"one\ntwo\n"
+        await asyncio.to_thread(log, handler, "three")
         assert reader.read(100) == b"three\n"
-        handler.stream.close()
+
+
+def test_reader_that_stops_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records beyond a bound are dropped, and their count is logged once stderr is read again."""
+    with stderr_pipe(monkeypatch) as (reader, handler):
+        for number in range(2_000):
+            log(handler, f"{number:04} " + "x" * 1_000)
+        assert 500 < handler.dropped < 1_500
+        received = b""
+        while b"log records dropped" not in received:
+            received += reader.read(65536)
+        lines = received.decode().splitlines()
+        assert lines[-1] == f"WARNING:     log records dropped count={handler.dropped}"
+        assert len(lines) - 1 + handler.dropped == 2_000
+
+
+def test_service_answers_although_nobody_reads_its_output(colour_store: ModelStore) -> None:
+    """More requests than a pipe has room for lines; the metric counts what was dropped."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "service", "--port", str(port)),
+            *("--store", str(colour_store.root), "--no-builtin"),
+        ],
+        cwd=REPOSITORY,
+        env=os.environ | ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout
+        assert process.stdout.readline().startswith(b"Resident")
+        path = "/" + "n" * 1_000
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_SECONDS, trust_env=False
+        ) as client:
+            for _ in range(2_500):
+                assert client.get(path).status_code == 404
+            metric = re.search(
+                r"(?m)^resident_log_records_dropped_total (\S+)$", client.get("/metrics").text
+            )
+        assert metric
+        assert float(metric[1]) > 0
+    finally:
+        process.terminate()
+        process.communicate(timeout=PATIENCE_SECONDS)
 
 
 def test_every_line_of_a_message_has_its_level() -> None:

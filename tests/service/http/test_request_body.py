@@ -3,7 +3,9 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
+import threading
+import time
+from collections.abc import AsyncIterator, Mapping
 
 import httpx
 import pytest
@@ -20,6 +22,7 @@ from service.errors import (
     TooLargeError,
     UnsupportedMediaError,
 )
+from service.http import request_body
 from service.http.request_body import JsonBody, check_headers, read_body, read_images
 from service.prediction.request import EncodedImage
 
@@ -219,3 +222,69 @@ def test_body_that_stops_arriving_is_a_timeout() -> None:
 
     with pytest.raises(BodyTimeoutError, match="5 bytes"):
         asyncio.run(read_body(request_with(chunks()).receive, 100, 0.01))
+
+
+def test_hostile_form_is_refused_quickly() -> None:
+    """Parts and beginnings of boundaries are counted, not parsed: 32 MB took 5.9 s."""
+    media_type = "multipart/form-data; boundary=" + "x" * 60
+    for body, code in (
+        (b"\r\n--x" * 500_000 + b" " * 4_000_000, "malformed_multipart"),
+        (b"\r\n--" + b"x" * 60 + b"\r\n--x" * 1_000_000, "malformed_multipart"),
+        ((b"\r\n--" + b"x" * 60) * 100_000, "too_many_images"),
+        (b"--" + b"x" * 60 + b"\r\n" + b"a: b\r\n" * 1_000_000, "malformed_multipart"),
+    ):
+        started = time.process_time()
+        error = refusal(body, media_type)
+        assert error is not None
+        assert error.code == code
+        assert time.process_time() - started < 1.0
+    error = refusal(b"--x", 'multipart/form-data; boundary="' + ";" * 60_000)
+    assert error is not None
+    assert error.code == "malformed_multipart"
+
+
+def test_parts_of_a_form_may_be_written_in_other_ways() -> None:
+    """A preamble, an epilogue, spaces after a boundary, base64, names in any case (RFC 2046)."""
+    body = (
+        b"preamble\r\n--B  \r\nCONTENT-DISPOSITION: form-data; filename=a; name=images\r\n\r\n"
+        + RED
+        + b'\r\n--B\r\nContent-Disposition: form-data; name="images"; filename="b"\r\n'
+        + b"Content-Transfer-Encoding: base64\r\n\r\n"
+        + base64.encodebytes(GREEN)
+        + b"\r\n--B--\r\nepilogue\r\n--B\r\n"
+    )
+    assert images_of(body, "multipart/form-data; boundary=B") == [RED, GREEN]
+
+
+@pytest.mark.parametrize(
+    "text", ["QUI=" + "QUJD" * 300_000, "QUJD" * 300_000 + "QUI", "QUJD" * 262_144 + "=QUJ"]
+)
+def test_long_base64_is_checked_as_a_whole(text: str) -> None:
+    """It is decoded in slices, and padding is valid only at its end."""
+    error = images_of(json.dumps({"images": [{"b64": text}]}).encode(), "application/json")[0]
+    assert isinstance(error, BadRequestError)
+    assert error.code == "malformed_base64"
+
+
+@pytest.mark.anyio
+async def test_large_bodies_are_parsed_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop goes on; raw images and small bodies need no thread."""
+    threads: list[threading.Thread] = []
+    read = request_body.read_images
+
+    def read_recorded(headers: Mapping[str, str], body: bytes, most: int) -> list[EncodedImage]:
+        threads.append(threading.current_thread())
+        return read(headers, body, most)
+
+    monkeypatch.setattr(request_body, "read_images", read_recorded)
+    large = RED + bytes(200_000)
+    form, form_type = multipart(large)
+    for body, media_type in (
+        (large, ""),
+        (json_body(RED), "application/json"),
+        (json_body(large), "application/json"),
+        (form, form_type),
+    ):
+        await request_body.parse_body({"content-type": media_type}, body, 4)
+    here = threading.current_thread()
+    assert [thread is here for thread in threads] == [True, True, False, False]
