@@ -97,7 +97,7 @@ class Server(uvicorn.Server):
 
     def announce(self) -> None:
         """Print what is served, if the server listens and the models are loaded."""
-        if self.started and self.registry:
+        if self.started and self.registry and not self.should_exit:
             text = "\n".join(describe_startup(self.registry, self.address))
             # In a thread, because whoever started the service may not read its output.
             threading.Thread(target=click.echo, args=(text,), daemon=True).start()

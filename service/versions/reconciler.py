@@ -30,8 +30,7 @@ async def watch(
     """
     await asyncio.to_thread(reconcile, registry)
     try:
-        if not registry.stopping:
-            on_loaded(registry)
+        on_loaded(registry)
     except Exception:
         logger.exception("startup announcement failed")
     while poll_seconds and not await _is_set_within(stopping, poll_seconds):
