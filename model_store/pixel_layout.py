@@ -1,6 +1,6 @@
 """Rejects images whose pixels Pillow decodes wrongly, and corrects what it reads wrongly.
 
-Every rule is a fault that `tests/model_store/test_pixel_layouts.py` shows. Layouts that Pillow
+Every rule is a fault that `tests/model_store/test_*_layouts.py` shows. Layouts that Pillow
 cannot open at all are named here too, so that they are not reported as damaged.
 """
 

@@ -53,7 +53,7 @@ def tiff_file(
         stored = block
         if predictor:
             stored = np.concatenate([block[:, :1], block[:, 1:] - block[:, :-1]], axis=1)
-        data = _packed(stored, bits, order)
+        data = packed_rows(stored, bits, order)
         if compression == DEFLATE:
             data = zlib.compress(data)
         if reversed_bits:
@@ -93,6 +93,12 @@ def tiff_file(
     return magic + struct.pack(order + "I", 8) + _directory(tags, order) + b"".join(chunks)
 
 
+def sample_levels(values: np.ndarray, bits: int) -> np.ndarray:
+    """Stored samples as 0 to 255. Of more than 8 bits the high byte counts."""
+    values = values.astype(np.int64)
+    return values >> (bits - 8) if bits >= 8 else values * 255 // (2**bits - 1)
+
+
 def _blocks(plane: np.ndarray, tile: int) -> list[np.ndarray]:
     if not tile:
         return [plane]
@@ -105,7 +111,7 @@ def _blocks(plane: np.ndarray, tile: int) -> list[np.ndarray]:
     ]
 
 
-def _packed(values: np.ndarray, bits: int, order: str) -> bytes:
+def packed_rows(values: np.ndarray, bits: int, order: str) -> bytes:
     """Rows of samples; each row begins at a byte."""
     rows = values.reshape(len(values), -1)
     if values.dtype.kind == "f" or bits in {8, 16, 32, 64}:
