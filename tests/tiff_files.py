@@ -9,7 +9,7 @@ import numpy as np
 RAW, DEFLATE = 1, 8
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
-_SIZES = {3: ("H", 2), 4: ("I", 4)}
+_SIZES = {0: ("I", 4), 3: ("H", 2), 4: ("I", 4)}  # 0 is no type of TIFF
 
 
 def tiff_file(

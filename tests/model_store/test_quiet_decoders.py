@@ -31,7 +31,7 @@ NOISY = {
         8,
         tiff_files.BLACK_IS_ZERO,
         compression=tiff_files.DEFLATE,
-        more_tags=[(40_000 + i, 3, []) for i in range(500)],
+        more_tags=[(40_000 + i, 0, [7]) for i in range(500)],
     ),
     "large PNG": png(9500, 9500, 8, 2),
     "damaged TIFF": tiff_file(
