@@ -94,9 +94,3 @@ def count_dropped_records() -> int:
     """Records that the handlers of this process have dropped."""
     handlers = logging.getLogger().handlers
     return sum(handler.dropped for handler in handlers if isinstance(handler, StderrHandler))
-
-
-def flush_logs() -> None:
-    """Write what is queued before the process exits in disorder."""
-    for handler in logging.getLogger().handlers:
-        handler.flush()

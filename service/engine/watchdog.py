@@ -15,7 +15,6 @@ from typing import Final, TypeVar
 from model_store.errors import ModelRunError
 from model_store.preprocessing import Pixels
 from model_store.session import RunControl
-from service.stderr_log import flush_logs
 
 GRACE_SECONDS: Final = 10.0
 Result = TypeVar("Result")
@@ -24,7 +23,8 @@ logger = logging.getLogger(__name__)
 
 def end_process() -> None:
     """Print all stacks and exit at once: an orderly exit would wait for the hung thread."""
-    flush_logs()
+    for handler in logging.getLogger().handlers:
+        handler.flush()
     with suppress(OSError, ValueError):  # no stderr
         faulthandler.dump_traceback(sys.__stderr__ or 2)
     os._exit(os.EX_SOFTWARE)

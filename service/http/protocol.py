@@ -232,7 +232,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Start what waits behind the response: a request, unparsed data, a refusal, the end."""
-        self._hold_reading()
+        if self.pipeline or self._unparsed or self.flow.held:
+            self._hold_reading()
         super().on_response_complete()
         if self.transport.is_closing() or self._is_answering():
             pass
@@ -313,9 +314,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running_cycle = cycle
         if not self.pipeline:
-            self._count_pipelined(-self._pipelined_bytes)
-            self._hold_reading()
-            self.flow.resume_reading()
+            if self._pipelined_bytes or self.flow.held:
+                self._count_pipelined(-self._pipelined_bytes)
+                self._hold_reading()
+                self.flow.resume_reading()
             if getattr(self.server_state, "draining", False) and not self._unparsed:
                 cycle.keep_alive = False
         scope: dict[str, Any] = cycle.scope  # type: ignore[assignment]
