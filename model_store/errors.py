@@ -26,6 +26,7 @@
         ├── ImageTruncatedError
         ├── ImageCorruptError
         ├── ImageUnsupportedError
+        ├── ImageTooExpensiveError
         └── TooManyPixelsError
 """
 
@@ -140,3 +141,9 @@ class TooManyPixelsError(ImageError):
     """The image has more pixels than allowed, by its header or after the resize."""
 
     code = "too_many_pixels"
+
+
+class ImageTooExpensiveError(ImageError):
+    """Decoding takes more time or memory than any real image of this size."""
+
+    code = "image_too_expensive"

@@ -1,9 +1,11 @@
 """The header of an image: its format, its size, and the limits that hold before decoding."""
 
+from __future__ import annotations
+
 import io
 import struct
 import zlib
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from PIL import (
     AvifImagePlugin,
@@ -22,10 +24,13 @@ from model_store.errors import (
     NotAnImageError,
     TooManyPixelsError,
 )
+from model_store.image_structure import check_structure
 from model_store.jpeg_markers import count_scans
-from model_store.manifest import Preprocessing
 from model_store.pixel_layout import check_layout, explain_unreadable
 from model_store.quiet_decoders import silence_decoders
+
+if TYPE_CHECKING:
+    from model_store.manifest import Preprocessing
 
 silence_decoders()
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # several images are decoded at once already
@@ -35,7 +40,6 @@ FORMATS: Final = (
 )  # fmt: skip
 """What is decoded. Pillow may be built without AVIF."""
 DEFAULT_MAX_PIXELS: Final = 50 * 1024 * 1024
-MAX_PNG_CHUNKS: Final = 256
 MAX_SCANNED_PIXELS: Final = 2**31
 """Limit of scans x pixels of a progressive JPEG: one to two seconds of decoding."""
 PILLOW_MAX_PIXELS: Final = 89_478_485
@@ -98,8 +102,7 @@ def open_image(
     kind = sniff(data)
     if kind is None:
         raise _unknown_signature(data)
-    if kind == "PNG":
-        _check_png_chunks(data)
+    check_structure(kind, data)
     image = _open(kind, data, max_pixels)
     width, height = image.size
     if kind == "JPEG" and (scans := count_scans(data)) * width * height > MAX_SCANNED_PIXELS:
@@ -165,18 +168,6 @@ def _is_cut(kind: str, data: bytes) -> bool:
     if kind == "WEBP":
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     return kind == "PNG" and b"IEND" not in data
-
-
-def _check_png_chunks(data: bytes) -> None:
-    """Limit the chunks before the pixels: each may inflate to a megabyte."""
-    position, chunks = 8, 0
-    while position + 8 <= len(data) and data[position + 4 : position + 8] != b"IDAT":
-        chunks += 1
-        if chunks > MAX_PNG_CHUNKS:
-            raise ImageCorruptError(
-                f"the PNG has more than {MAX_PNG_CHUNKS} chunks before its pixels"
-            )
-        position += 12 + int.from_bytes(data[position : position + 4], "big")
 
 
 def _container_brands(data: bytes) -> frozenset[bytes]:

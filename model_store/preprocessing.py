@@ -5,10 +5,12 @@ Everything after it (scaling, mean and standard deviation, layout) is part of th
 and crop give the same pixels as torchvision's `Resize(antialias=True)` and `CenterCrop`.
 """
 
+from __future__ import annotations
+
 import io
 import struct
 import zlib
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +25,10 @@ from model_store.image_header import (
     resized_size,
 )
 from model_store.jpeg_markers import END, lacks_only_end
-from model_store.manifest import Preprocessing
 from model_store.pixel_layout import explain_unreadable
+
+if TYPE_CHECKING:
+    from model_store.manifest import Preprocessing
 
 Pixels = NDArray[np.uint8]
 """Images as uint8 `[height, width, 3]` or `[batch, height, width, 3]`, RGB, 0 to 255."""
@@ -126,7 +130,7 @@ def to_pixels(image: ImageFile.ImageFile, spec: Preprocessing) -> Pixels:
     load_pixels(image)
     try:
         return crop(resize(to_rgb(orient(image), spec.background), spec), spec)
-    except (*DECODE_ERRORS, MemoryError) as error:
+    except DECODE_ERRORS as error:
         raise ImageCorruptError(
             f"the {image.format} image cannot be converted: {decode_error_reason(error)}"
         ) from None

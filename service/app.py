@@ -24,6 +24,7 @@ from service.http.predict_endpoint import PredictEndpoint
 from service.http.problem_details import add_error_handlers
 from service.prediction.admission import UploadBudget
 from service.prediction.decode_pool import DecodePool
+from service.prediction.decoder import DecoderLimits
 from service.prediction.pipeline import PredictionPipeline
 from service.settings import Settings, parse_names
 from service.versions.readiness import RequiredModels
@@ -72,20 +73,24 @@ def create_app(
         RequiredModels(settings.default_model, required, settings.models),
     )
     decode_workers = settings.decode_workers or cpus
-    decoders = DecodePool(decode_workers, settings.max_pixels)
+    decoders = DecodePool(decode_workers, DecoderLimits.for_pixels(settings.max_pixels))
+
+    def start_decoders(registry: Registry) -> None:
+        decoders.start_soon()
+        on_loaded(registry)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         stopping = asyncio.Event()
         watching = asyncio.create_task(
-            watch(registry, settings.store_poll_seconds, stopping, on_loaded)
+            watch(registry, settings.store_poll_seconds, stopping, start_decoders)
         )
         yield
         registry.stop()
         stopping.set()
+        await decoders.close()
         await watching
         await asyncio.to_thread(registry.close)
-        decoders.close()
 
     api = FastAPI(
         title="Resident",

@@ -23,6 +23,7 @@ ERROR_CODES: Final[dict[str, ErrorCode]] = {
         ("not_an_image", 400, "The bytes do not start like any image format."),
         ("truncated_image", 400, "The image ends too early. Check the upload."),
         ("corrupt_image", 400, "The image cannot be decoded."),
+        ("image_too_expensive", 400, "Decoding the image takes too much time or memory."),
         ("malformed_json", 400, "The body is not the JSON that the route expects."),
         ("malformed_base64", 400, "`b64` is not base64 (RFC 4648)."),
         ("malformed_multipart", 400, "The form cannot be parsed, or a field has another name."),

@@ -1,6 +1,8 @@
 """Small pictures for tests, all different, and folders of them."""
 
 import io
+import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +22,15 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
 
 
 def put(root: Path, files: Mapping[str, bytes | int | Image.Image]) -> Path:

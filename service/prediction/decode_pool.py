@@ -1,38 +1,42 @@
-"""Encoded images to pixels: small ones in the event loop, others in bounded thread pools."""
+"""Encoded images to pixels: small plain ones in the event loop, others in bounded processes."""
 
 import asyncio
+import logging
+import math
 import time
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import count
-from typing import Final, TypeVar
+from typing import Final
 
-from PIL import Image, ImageFile
-
-from model_store.image_header import open_image, resized_size
-from model_store.jpeg_markers import count_scans
+from model_store.errors import ImageError
+from model_store.image_header import count_scans, open_image
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels, plain_png, to_pixels
 from service.engine.priority import BULK, INTERACTIVE, Priority
-from service.errors import DeadlineExceededError
+from service.errors import DeadlineExceededError, OverloadedError
 from service.prediction.admission import overloaded
+from service.prediction.decoder import (
+    Decoder,
+    DecoderLimits,
+    DecoderStartError,
+    TooCostlyError,
+    death_error,
+)
+from service.prediction.decoder_process import MAX_USUAL_SCANS, decode_cost
 
 INLINE_BYTES: Final = 16 * 1024
 INLINE_PIXELS: Final = 128 * 128
-"""Images up to this size decode in less time than the hop to a thread costs."""
+"""PNGs and JPEGs up to this size decode in less time than the hop to a process costs."""
 LARGE_PIXELS: Final = 2 * 1024 * 1024
-MAX_USUAL_SCANS: Final = 20
-"""A progressive JPEG with more scans costs more: each scan is decoded over the whole image."""
+ABANDONED_SECONDS: Final = 0.5
+"""Time that a decode has to end by itself when nobody waits for it any more."""
+START_DELAY_SECONDS: Final = 1.0
 BULK_COST: Final = 1e15
 """More than the cost of any image, so that bulk images come after all interactive ones."""
 AVERAGE_WEIGHT: Final = 0.1
 _INFLATED_CHUNKS: Final = (b"zTXt", b"iTXt", b"iCCP")  # inflated when a PNG is opened
-_JPEG: Final = b"\xff\xd8"
-_ISO_MEDIA: Final = b"ftyp"
-"""AVIF. Its decoder needs milliseconds for the smallest image."""
-T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 class PrioritySemaphore:
@@ -43,9 +47,8 @@ class PrioritySemaphore:
         self._waiters: list[tuple[float, int, asyncio.Future[None]]] = []
         self._sequence = count()
 
-    @asynccontextmanager
-    async def acquire(self, cost: float) -> AsyncIterator[None]:
-        """Wait for a place, and hold it."""
+    async def acquire(self, cost: float) -> None:
+        """Wait for a place, and hold it until `release`."""
         if self._free:
             self._free -= 1
         else:
@@ -55,18 +58,14 @@ class PrioritySemaphore:
                 await granted
             except asyncio.CancelledError:
                 if not granted.cancelled():  # granted and cancelled in the same turn of the loop
-                    self._release()
+                    self.release()
                 raise
-        try:
-            yield
-        finally:
-            self._release()
 
     def ahead_of(self, cost: float) -> int:
         """Number of waiters that are served before a new one of this cost."""
         return sum(other <= cost and not granted.done() for other, _, granted in self._waiters)
 
-    def _release(self) -> None:
+    def release(self) -> None:
         while self._waiters:
             *_, granted = heappop(self._waiters)
             if not granted.done():
@@ -76,76 +75,166 @@ class PrioritySemaphore:
 
 
 class _Workers:
-    """A bounded number of threads that run the cheapest work first."""
+    """A bounded number of decoder processes that decode the cheapest image first.
 
-    def __init__(self, workers: int, name: str) -> None:
+    Processes start when they are first needed.
+    """
+
+    def __init__(self, workers: int, limits: DecoderLimits) -> None:
         self._workers = workers
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix=name)
+        self._limits = limits
+        self._idle: list[Decoder] = []
+        self._decoders: set[Decoder] = set()
+        self._tasks: set[asyncio.Task[Pixels]] = set()
         self._semaphore = PrioritySemaphore(workers)
         self._running = 0
         self._mean_seconds = 0.0  # a moving average of one image
 
-    async def run(self, work: Callable[[], T], deadline: float, cost: float = 0.0) -> T:
-        """Run `work` in a thread.
+    async def decode(
+        self,
+        image: bytes,
+        spec: Preprocessing,
+        deadline: float,
+        cost: float = 0.0,
+        max_cost: float = math.inf,
+    ) -> Pixels:
+        """Decode an image in a process.
 
         Raises:
+            ImageError: The image cannot be decoded.
+            TooCostlyError: It costs more than `max_cost`.
             OverloadedError: It is predicted to start after the deadline.
             DeadlineExceededError: The deadline passed before it started.
         """
         wait, remaining = self.wait_seconds(cost), deadline - time.monotonic()
         if wait > remaining and self._running:
             raise overloaded(
-                f"the image is predicted to wait {wait * 1e3:,.0f} ms for a decode worker, "
+                f"the image is predicted to wait {wait * 1e3:,.0f} ms for a decoder, "
                 f"and {max(remaining, 0) * 1e3:,.0f} ms remain until the deadline",
                 wait - remaining,
             )
-        async with self._semaphore.acquire(cost):
-            self._running += 1
-            try:
-                return await asyncio.get_running_loop().run_in_executor(
-                    self._threads, self._run_in_thread, work, deadline
-                )
-            finally:
-                self._running -= 1
+        await self._semaphore.acquire(cost)
+        # The task holds the place until its process is idle or dead, also if the caller leaves.
+        task = asyncio.create_task(self._decode_in_place(image, spec, deadline, max_cost))
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            asyncio.get_running_loop().call_later(ABANDONED_SECONDS, task.cancel)
+            raise
 
     def wait_seconds(self, cost: float = 0.0) -> float:
-        """Predicted wait of new work of this cost."""
+        """Predicted wait of a new image of this cost."""
         ahead = self._running + self._semaphore.ahead_of(cost)
         return ahead * self._mean_seconds / self._workers
 
-    def close(self) -> None:
-        self._threads.shutdown()
+    async def start_one(self) -> None:
+        """Start a process if there is none, so that the first image does not wait for it."""
+        if not self._decoders:
+            with suppress(OverloadedError):  # it is logged
+                self._idle.append(await self._start())
 
-    def _run_in_thread(self, work: Callable[[], T], deadline: float) -> T:
-        started = time.monotonic()
-        if started > deadline:
-            raise DeadlineExceededError("the deadline passed while the image waited to be decoded")
+    async def close(self) -> None:
+        """Kill all processes; images in progress fail."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._idle.clear()
+        await asyncio.gather(*(self._end(decoder) for decoder in list(self._decoders)))
+
+    async def _decode_in_place(
+        self, image: bytes, spec: Preprocessing, deadline: float, max_cost: float
+    ) -> Pixels:
+        self._running += 1
         try:
-            return work()
+            decoder = await self._free_decoder()
+            started = time.monotonic()
+            if started > deadline:
+                self._idle.append(decoder)
+                raise DeadlineExceededError(
+                    "the deadline passed while the image waited to be decoded"
+                )
+            try:
+                return await self._decode_with(decoder, image, spec, max_cost)
+            finally:
+                seconds = time.monotonic() - started
+                self._mean_seconds += AVERAGE_WEIGHT * (seconds - self._mean_seconds)
         finally:
-            seconds = time.monotonic() - started
-            # Threads may lose an update of each other, which an average can bear.
-            self._mean_seconds += AVERAGE_WEIGHT * (seconds - self._mean_seconds)
+            self._running -= 1
+            self._semaphore.release()
+
+    async def _decode_with(
+        self, decoder: Decoder, image: bytes, spec: Preprocessing, max_cost: float
+    ) -> Pixels:
+        try:
+            result = await decoder.decode(image, spec, max_cost)
+        except (ImageError, TooCostlyError):
+            self._idle.append(decoder)
+            raise
+        except EOFError:
+            raise death_error(await self._end(decoder)) from None
+        except BaseException:
+            await asyncio.shield(self._end(decoder))
+            raise
+        self._idle.append(decoder)
+        return result
+
+    async def _free_decoder(self) -> Decoder:
+        while self._idle:
+            decoder = self._idle.pop()
+            if not decoder.ended:
+                return decoder
+            await self._end(decoder)
+        return await self._start()
+
+    async def _start(self) -> Decoder:
+        try:
+            decoder = await Decoder.start(self._limits)
+        except DecoderStartError as error:
+            logger.warning("decoder process not started reason=%r", str(error))
+            raise overloaded("no process that decodes images can be started") from None
+        self._decoders.add(decoder)
+        return decoder
+
+    async def _end(self, decoder: Decoder) -> int:
+        try:
+            return await decoder.end()
+        finally:
+            self._decoders.discard(decoder)
+
+    def _forget(self, task: "asyncio.Task[Pixels]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # nobody waits for it if the caller has left
 
 
 class DecodePool:
     """Decodes the images of all requests.
 
-    Images above `LARGE_PIXELS` have threads of their own, so that they never occupy all of them.
+    Images above `LARGE_PIXELS` have processes of their own, so that they never occupy all of them.
     """
 
-    def __init__(self, workers: int, max_pixels: int) -> None:
-        self._max_pixels = max_pixels
-        self._workers = _Workers(workers, "decode")
-        self._large_workers = _Workers(max(1, workers // 2), "decode-large")
+    def __init__(self, workers: int, limits: DecoderLimits) -> None:
+        self._max_pixels = limits.max_pixels
+        self._workers = _Workers(workers, limits)
+        self._large_workers = _Workers(max(1, workers // 2), limits)
+        self._starting: asyncio.Task[None] | None = None
 
-    def close(self) -> None:
-        """End the threads; blocks until they have ended."""
-        self._workers.close()
-        self._large_workers.close()
+    def start_soon(self) -> None:
+        """Start one process in the background, after the work of the startup."""
+        self._starting = asyncio.create_task(self._start_later())
+
+    async def close(self) -> None:
+        """Kill all processes, whatever they do."""
+        if self._starting:
+            self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
+        await asyncio.gather(self._workers.close(), self._large_workers.close())
 
     def decode_small(self, image: bytes, spec: Preprocessing) -> Pixels | None:
-        """Decode an image in the calling thread if that is cheap, otherwise return None.
+        """Decode an image in the event loop if it is small and plain, otherwise return None.
 
         Returns:
             uint8 `[crop_height, crop_width, 3]`, RGB.
@@ -153,57 +242,50 @@ class DecodePool:
         Raises:
             ImageError: The image cannot be decoded.
         """
-        small = len(image) <= INLINE_BYTES and spec.crop_width * spec.crop_height <= INLINE_PIXELS
-        pixels = plain_png(image, spec, self._max_pixels) if small else None
-        if pixels is not None or not is_small(image):
-            return pixels
+        if not is_small(image):
+            return None
+        if spec.crop_width * spec.crop_height <= INLINE_PIXELS:
+            pixels = plain_png(image, spec, self._max_pixels)
+            if pixels is not None:
+                return pixels
         opened = open_image(image, spec, self._max_pixels)
-        return to_pixels(opened, spec) if _max_step_pixels(opened, spec) <= INLINE_PIXELS else None
+        return (
+            to_pixels(opened, spec) if decode_cost(opened, image, spec) <= INLINE_PIXELS else None
+        )
 
     async def decode(
         self, image: bytes, spec: Preprocessing, deadline: float, priority: Priority = INTERACTIVE
     ) -> Pixels:
-        """Decode an image in a worker thread. Bulk waits until no interactive image does.
+        """Decode an image in a process. Bulk waits until no interactive image does.
 
         Returns:
             uint8 `[crop_height, crop_width, 3]`, RGB.
 
         Raises:
-            ImageError: The image cannot be decoded.
-            OverloadedError: It is predicted to wait for a worker until after the deadline.
-            DeadlineExceededError: The deadline passed before a worker was free.
+            ImageError: The image cannot be decoded, or not within the limits of a process.
+            OverloadedError: It is predicted to wait for a process until after the deadline.
+            DeadlineExceededError: The deadline passed before a process was free.
         """
         priority_cost = BULK_COST if priority == BULK else 0.0
-
-        def decode_unless_large() -> tuple[ImageFile.ImageFile, float, Pixels | None]:
-            opened = open_image(image, spec, self._max_pixels)
-            scans = count_scans(image) if image.startswith(_JPEG) else 1
-            cost = _max_step_pixels(opened, spec) * max(1.0, scans / MAX_USUAL_SCANS)
-            return opened, cost, None if cost > LARGE_PIXELS else to_pixels(opened, spec)
-
-        opened, cost, pixels = await self._workers.run(decode_unless_large, deadline, priority_cost)
-        if pixels is None:
-            pixels = await self._large_workers.run(
-                lambda: to_pixels(opened, spec), deadline, priority_cost + cost
-            )
-        return pixels
+        try:
+            return await self._workers.decode(image, spec, deadline, priority_cost, LARGE_PIXELS)
+        except TooCostlyError as error:
+            cost = priority_cost + error.cost
+        return await self._large_workers.decode(image, spec, deadline, cost)
 
     def wait_seconds(self) -> float:
-        """Predicted wait for a worker of an image that is not small."""
+        """Predicted wait for a process of an image that is not small."""
         return self._workers.wait_seconds()
+
+    async def _start_later(self) -> None:
+        await asyncio.sleep(START_DELAY_SECONDS)
+        await self._workers.start_one()
 
 
 def is_small(image: bytes) -> bool:
-    """Whether the image may be opened in the event loop. Its header alone could cost seconds."""
-    return (
-        len(image) <= INLINE_BYTES
-        and not any(chunk in image for chunk in _INFLATED_CHUNKS)
-        and image[4:8] != _ISO_MEDIA
-        and (not image.startswith(_JPEG) or count_scans(image) <= MAX_USUAL_SCANS)
-    )
-
-
-def _max_step_pixels(opened: Image.Image, spec: Preprocessing) -> int:
-    """Pixels of the image or of its resized form, whichever has more."""
-    width, height = resized_size(opened.width, opened.height, spec)
-    return max(opened.width * opened.height, width * height)
+    """Whether the image may be opened in the event loop: a PNG or JPEG of few bytes and parts."""
+    if len(image) > INLINE_BYTES:
+        return False
+    if image.startswith(b"\x89PNG"):
+        return not any(chunk in image for chunk in _INFLATED_CHUNKS)
+    return image.startswith(b"\xff\xd8\xff") and count_scans(image) <= MAX_USUAL_SCANS

@@ -5,8 +5,9 @@ from itertools import product
 
 import numpy as np
 import pytest
+from pictures import png_chunk
 from PIL import Image
-from store_factory import encode, oriented, png, png_chunk
+from store_factory import encode, oriented, png
 
 from model_store.errors import ImageError
 from model_store.image_header import open_image

@@ -1,139 +1,272 @@
-"""The order in which images are decoded, and which of them are rejected."""
+"""The order in which images are decoded, which are rejected, and how processes are replaced."""
 
 import asyncio
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 from asgi_application import until
-from colour_model import PREPROCESSING, plain
+from colour_model import PREPROCESSING, encode, plain
+from hostile_images import ALLOCATES, CRASHES, LOOPS, hostile
+from image_bombs import MEBIBYTE
 from PIL import Image
 from server_process import PATIENCE_SECONDS
 
+from model_store.errors import (
+    ImageCorruptError,
+    ImageError,
+    ImageTooExpensiveError,
+    ImageTruncatedError,
+)
 from model_store.manifest import Preprocessing
-from model_store.preprocessing import Pixels, to_pixels
-from service.engine.priority import BULK
-from service.errors import OverloadedError
+from model_store.preprocessing import Pixels
+from service.engine.priority import BULK, INTERACTIVE, Priority
+from service.errors import DeadlineExceededError, OverloadedError
 from service.prediction import decode_pool as decode_pool_module
 from service.prediction.decode_pool import DecodePool
+from service.prediction.decoder import Decoder, DecoderLimits
 
 pytestmark = pytest.mark.anyio
-HUGE, LARGE, MIDDLE = (2400, 1200), (2000, 1100), (400, 400)
+HUGE_IMAGE = plain("red", size=(2400, 1200))
+LARGE_IMAGE = plain("red", size=(2000, 1100))
+MIDDLE_IMAGE, BLUE_IMAGE = (plain(colour, size=(400, 400)) for colour in ("red", "blue"))
+LIMITS = DecoderLimits(max_pixels=10**8, memory_bytes=64 * MEBIBYTE, cpu_seconds=1)
 
 
-class Held:
-    """Decodes, but holds each image of at least `LARGE` width at a gate; records the order."""
+class HeldDecoders:
+    """Holds the large images of all processes at a gate; records the order."""
 
-    def __init__(self) -> None:
-        self.gate = threading.Event()
-        self.entered = threading.Event()
-        self.sizes: list[tuple[int, int]] = []
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.gate = asyncio.Event()
+        self.entered = asyncio.Event()
+        self.images: list[bytes] = []
+        decode = Decoder.decode
 
-    def __call__(self, image: Image.Image, spec: Preprocessing) -> Pixels:
-        self.sizes.append(image.size)
-        self.entered.set()
-        assert image.width < LARGE[0] or self.gate.wait(PATIENCE_SECONDS)
-        return to_pixels(image, spec)
+        async def held_decode(
+            decoder: Decoder, image: bytes, spec: Preprocessing, max_cost: float
+        ) -> Pixels:
+            if image in (HUGE_IMAGE, LARGE_IMAGE) and max_cost > 1e9:
+                self.images.append(image)
+                self.entered.set()
+                await self.gate.wait()
+            return await decode(decoder, image, spec, max_cost)
+
+        monkeypatch.setattr(Decoder, "decode", held_decode)
 
 
 @pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Held:
-    held = Held()
-    monkeypatch.setattr(decode_pool_module, "to_pixels", held)
-    return held
+def held(monkeypatch: pytest.MonkeyPatch) -> HeldDecoders:
+    return HeldDecoders(monkeypatch)
 
 
 @pytest.fixture
-def decoders() -> Iterator[DecodePool]:
-    """Two workers, and one more for large images."""
-    decoders = DecodePool(2, 10**8)
+async def decoders() -> AsyncIterator[DecodePool]:
+    """Two processes at most, and one more for large images."""
+    decoders = DecodePool(2, LIMITS)
     yield decoders
-    decoders.close()
+    await decoders.close()
 
 
 def deadline(seconds: float = PATIENCE_SECONDS) -> float:
     return time.monotonic() + seconds
 
 
+def decoding(
+    decoders: DecodePool, image: bytes, priority: Priority = INTERACTIVE
+) -> asyncio.Task[Pixels]:
+    return asyncio.create_task(decoders.decode(image, PREPROCESSING, deadline(), priority))
+
+
 async def wait_for_large(decoders: DecodePool, count: int) -> None:
     """Wait until `count` large images are running or waiting."""
-    await until(
-        lambda: (
-            decoders._large_workers._running + len(decoders._large_workers._semaphore._waiters)
-            >= count
-        )
-    )
+    large = decoders._large_workers
+    await until(lambda: large._running + len(large._semaphore._waiters) >= count)
 
 
-async def test_smaller_large_images_are_decoded_first(decoders: DecodePool, held: Held) -> None:
+async def test_smaller_large_images_are_decoded_first(
+    decoders: DecodePool, held: HeldDecoders
+) -> None:
     """A smaller image overtakes larger ones that wait; bulk is last."""
     tasks = []
-    for place, (size, priority) in enumerate(
-        [(HUGE, 1), (LARGE, BULK), (HUGE, 1), (HUGE, 1), (LARGE, 1)]
+    for image, priority in (
+        (HUGE_IMAGE, INTERACTIVE),
+        (LARGE_IMAGE, BULK),
+        (HUGE_IMAGE, INTERACTIVE),
+        (HUGE_IMAGE, INTERACTIVE),
+        (LARGE_IMAGE, INTERACTIVE),
     ):
-        tasks.append(
-            asyncio.create_task(
-                decoders.decode(plain("red", size=size), PREPROCESSING, deadline(), priority)
-            )
-        )  # type: ignore[arg-type]
-        await wait_for_large(decoders, place + 1)
+        tasks.append(decoding(decoders, image, priority))
+        await wait_for_large(decoders, len(tasks))
     held.gate.set()
     await asyncio.gather(*tasks)
-    assert held.sizes == [HUGE, LARGE, HUGE, HUGE, LARGE]
+    assert held.images == [HUGE_IMAGE, LARGE_IMAGE, HUGE_IMAGE, HUGE_IMAGE, LARGE_IMAGE]
 
 
 async def test_huge_bulk_images_do_not_delay_other_bulk_images(
-    decoders: DecodePool, held: Held
+    decoders: DecodePool, held: HeldDecoders
 ) -> None:
-    """An image of usual size has workers of its own."""
-    huge = [
-        asyncio.create_task(
-            decoders.decode(plain("red", size=HUGE), PREPROCESSING, deadline(), BULK)
-        )
-        for _ in range(4)
-    ]
+    """An image of usual size has processes of its own."""
+    huge = [decoding(decoders, HUGE_IMAGE, BULK) for _ in range(4)]
     await wait_for_large(decoders, 4)
-    pixels = await decoders.decode(plain("blue", size=MIDDLE), PREPROCESSING, deadline(), BULK)
+    pixels = await decoding(decoders, BLUE_IMAGE, BULK)
     assert pixels[0, 0].tolist() == [0, 0, 255]
     held.gate.set()
     await asyncio.gather(*huge)
 
 
-@pytest.mark.parametrize("size", [HUGE, (2000, 1048)], ids=["large", "usual"])
 async def test_image_that_would_be_decoded_too_late_is_rejected_at_once(
-    decoders: DecodePool, held: Held, size: tuple[int, int]
+    decoders: DecodePool, held: HeldDecoders
 ) -> None:
     """The prediction uses the mean decode time; an idle pool accepts whatever is predicted."""
-    pool = decoders._large_workers if size == HUGE else decoders._workers
-    pool._mean_seconds = 10.0
-    first = [
-        asyncio.create_task(decoders.decode(plain("red", size=size), PREPROCESSING, deadline(1e6)))
-        for _ in range(2)
-    ]
-    assert await asyncio.to_thread(held.entered.wait, PATIENCE_SECONDS)
-    await until(lambda: pool._running > 0)
+    decoders._large_workers._mean_seconds = 10.0
+    first = [decoding(decoders, HUGE_IMAGE) for _ in range(2)]
+    await wait_for_large(decoders, 2)
     with pytest.raises(OverloadedError) as caught:
-        await decoders.decode(plain("red", size=size), PREPROCESSING, deadline(5))
+        await decoders.decode(HUGE_IMAGE, PREPROCESSING, deadline(5))
     assert int(caught.value.headers["Retry-After"]) >= 4
     held.gate.set()
     await asyncio.gather(*first)
 
 
-async def test_cancelled_waiter_releases_its_place(decoders: DecodePool, held: Held) -> None:
+async def test_image_whose_deadline_has_passed_is_not_decoded(decoders: DecodePool) -> None:
+    with pytest.raises(DeadlineExceededError):
+        await decoders.decode(MIDDLE_IMAGE, PREPROCESSING, deadline(-1))
+
+
+async def test_cancelled_waiter_releases_its_place(
+    decoders: DecodePool, held: HeldDecoders
+) -> None:
     """Whether its place was granted already or not."""
-    tasks = [
-        asyncio.create_task(decoders.decode(plain("red", size=HUGE), PREPROCESSING, deadline()))
-        for _ in range(4)
-    ]
+    tasks = [decoding(decoders, HUGE_IMAGE) for _ in range(4)]
     await wait_for_large(decoders, 4)
     tasks[2].cancel()
     await asyncio.sleep(0)
     held.gate.set()
-    assert [type(found) for found in await asyncio.gather(*tasks, return_exceptions=True)].count(
-        asyncio.CancelledError
-    ) == 1
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results].count(asyncio.CancelledError) == 1
     assert decoders._large_workers.wait_seconds(decode_pool_module.BULK_COST) == 0
-    await asyncio.wait_for(
-        decoders.decode(plain("red", size=HUGE), PREPROCESSING, deadline()), PATIENCE_SECONDS
-    )
+    await asyncio.wait_for(decoding(decoders, HUGE_IMAGE), PATIENCE_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("size", "error"),
+    [
+        (LOOPS, ImageTooExpensiveError),
+        (ALLOCATES, ImageTooExpensiveError),
+        (CRASHES, ImageCorruptError),
+    ],
+    ids=["loops", "allocates", "crashes"],
+)
+@pytest.mark.usefixtures("hostile_codec")
+async def test_hostile_image_fails_alone(
+    decoders: DecodePool, size: tuple[int, int], error: type[ImageError]
+) -> None:
+    """The images beside it and after it are decoded, and its place is free again."""
+    tasks = [decoding(decoders, hostile(size))]
+    tasks += [decoding(decoders, BLUE_IMAGE) for _ in range(5)]
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert type(results[0]) is error
+    assert all(result[0, 0].tolist() == [0, 0, 255] for result in results[1:])
+    assert decoders._workers._running == 0
+    assert decoders._workers._semaphore._free == 2
+
+
+@pytest.mark.usefixtures("hostile_codec")
+async def test_abandoned_decode_is_killed_and_frees_its_place() -> None:
+    """Its place stays taken until its process is dead."""
+    limits = DecoderLimits(LIMITS.max_pixels, LIMITS.memory_bytes, cpu_seconds=1000)
+    decoders = DecodePool(1, limits)
+    task = decoding(decoders, hostile(LOOPS))
+    await until(lambda: len(decoders._workers._decoders) == 1)
+    (process,) = decoders._workers._decoders
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert decoders._workers._running == 1
+    assert (await decoding(decoders, BLUE_IMAGE)).any()
+    assert process.ended
+    await decoders.close()
+
+
+async def test_abandoned_decode_that_ends_in_time_keeps_its_process(
+    decoders: DecodePool, held: HeldDecoders
+) -> None:
+    """A client that disconnects costs no process."""
+    task = decoding(decoders, HUGE_IMAGE)
+    await held.entered.wait()
+    (process,) = decoders._large_workers._decoders
+    task.cancel()
+    held.gate.set()
+    await asyncio.wait([task])
+    assert (await decoding(decoders, HUGE_IMAGE)).any()
+    assert decoders._large_workers._decoders == {process}
+
+
+@pytest.mark.usefixtures("hostile_codec")
+async def test_closing_kills_a_decode_that_never_ends() -> None:
+    """Its caller is cancelled."""
+    limits = DecoderLimits(LIMITS.max_pixels, LIMITS.memory_bytes, cpu_seconds=1000)
+    decoders = DecodePool(1, limits)
+    task = decoding(decoders, hostile(LOOPS))
+    await until(lambda: len(decoders._workers._decoders) == 1)
+    (process,) = decoders._workers._decoders
+    await decoders.close()
+    assert process.ended
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+async def test_process_that_was_killed_while_idle_is_replaced(decoders: DecodePool) -> None:
+    """The next image is decoded by another."""
+    assert (await decoding(decoders, MIDDLE_IMAGE)).any()
+    (process,) = decoders._workers._decoders
+    process._process.kill()
+    await process._process.wait()
+    assert (await decoding(decoders, MIDDLE_IMAGE)).any()
+    assert process not in decoders._workers._decoders
+
+
+async def test_image_is_rejected_if_no_process_starts(
+    decoders: DecodePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 429, so that the client tries again; the place is free again."""
+    monkeypatch.setattr("sys.executable", "/no/python")
+    with pytest.raises(OverloadedError):
+        await decoding(decoders, MIDDLE_IMAGE)
+    monkeypatch.undo()
+    assert (await decoding(decoders, MIDDLE_IMAGE)).any()
+
+
+async def test_process_is_started_ahead_of_the_first_image(
+    decoders: DecodePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode_pool_module, "START_DELAY_SECONDS", 0.0)
+    decoders.start_soon()
+    await until(lambda: len(decoders._workers._idle) == 1)
+
+
+@pytest.mark.parametrize(
+    ("image", "in_event_loop"),
+    [
+        (plain("red", "PNG"), True),
+        (plain("red", "JPEG"), True),
+        (plain("red", "PNG", (300, 300)), False),
+        (plain("red", "JPEG", (300, 300)), False),
+        *((plain("red", image_format), False) for image_format in ("GIF", "BMP", "TIFF", "WEBP")),
+        (encode(Image.new("RGB", (1, 16_000)), "PNG"), False),
+        (encode(Image.effect_noise((120, 120), 90)) + bytes(16 * 1024), False),
+    ],
+    ids=["png", "jpeg", "large png", "large jpeg", "gif", "bmp", "tiff", "webp", "thin", "bytes"],
+)
+def test_only_small_png_and_jpeg_images_are_decoded_in_the_event_loop(
+    image: bytes, in_event_loop: bool
+) -> None:
+    """Bounded in bytes and pixels."""
+    assert (DecodePool(1, LIMITS).decode_small(image, PREPROCESSING) is not None) == in_event_loop
+
+
+async def test_errors_of_images_keep_the_process(decoders: DecodePool) -> None:
+    for _ in range(3):
+        with pytest.raises(ImageTruncatedError):
+            await decoding(decoders, plain("red", "JPEG", (300, 300))[:-100])
+    assert len(decoders._workers._decoders) == 1

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import io
 import json
-import threading
+import math
 from pathlib import Path
 
 import httpx
@@ -15,9 +15,9 @@ from PIL import Image
 from server_process import PATIENCE_SECONDS
 
 from model_store.manifest import Preprocessing
-from model_store.preprocessing import Pixels, to_pixels
+from model_store.preprocessing import Pixels
 from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
-from service.prediction import decode_pool as decoding
+from service.prediction.decoder import Decoder
 from service.versions.reconciler import reconcile
 
 pytestmark = pytest.mark.anyio
@@ -202,115 +202,105 @@ async def test_failing_run_is_a_500_for_its_batch_only(colour_store: ModelStore)
         ).status_code == 200
 
 
-async def test_large_images_are_decoded_in_a_worker(colour_store: ModelStore) -> None:
-    """While a large image is held in a worker, a small one is answered."""
-    entered, gate = threading.Event(), threading.Event()
+class HeldDecoders:
+    """Holds images in decoder processes, all or only large ones, until a gate is opened."""
 
-    def held(image: Image.Image, spec: Preprocessing) -> Pixels:
-        if threading.current_thread() is not threading.main_thread():
-            entered.set()
-            assert gate.wait(PATIENCE_SECONDS)
-        return to_pixels(image, spec)
+    def __init__(self, patch: pytest.MonkeyPatch, *, only_large: bool = False) -> None:
+        self.gate = asyncio.Event()
+        self.entered = asyncio.Event()
+        self.sizes: list[tuple[int, int]] = []
+        decode = Decoder.decode
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding, "to_pixels", held)
-        async with started(colour_store.root) as application:
-            large = asyncio.create_task(
-                application.client.post("/v1/predict", content=plain("blue", size=(1100, 400)))
-            )
-            assert await asyncio.to_thread(entered.wait, PATIENCE_SECONDS)
-            small = await application.client.post("/v1/predict", content=plain("red"))
-            gate.set()
-            assert labels(small.json()["results"] + (await large).json()["results"]) == [
-                "red",
-                "blue",
-            ]
+        async def held_decode(
+            decoder: Decoder, image: bytes, spec: Preprocessing, max_cost: float
+        ) -> Pixels:
+            width, height = Image.open(io.BytesIO(image)).size
+            self.sizes.append((width, height))
+            self.entered.set()
+            if not only_large or math.isinf(max_cost):
+                await self.gate.wait()
+            return await decode(decoder, image, spec, max_cost)
+
+        patch.setattr(Decoder, "decode", held_decode)
+
+
+async def test_large_images_are_decoded_in_a_process(
+    colour_store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a large image is held in a process, a small one is answered."""
+    held = HeldDecoders(monkeypatch)
+    async with started(colour_store.root) as application:
+        large = asyncio.create_task(
+            application.client.post("/v1/predict", content=plain("blue", size=(1100, 400)))
+        )
+        await held.entered.wait()
+        small = await application.client.post("/v1/predict", content=plain("red"))
+        held.gate.set()
+        assert labels(small.json()["results"] + (await large).json()["results"]) == ["red", "blue"]
 
 
 @pytest.mark.parametrize("why", ["left", "late"])
 async def test_images_that_nobody_waits_for_are_never_decoded(
-    colour_store: ModelStore, why: str
+    colour_store: ModelStore, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their client left, or their deadline passed, while they waited for a worker."""
-    decoded, entered, gate = [], threading.Event(), threading.Event()
-
-    def held(image: Image.Image, spec: Preprocessing) -> Pixels:
-        decoded.append(image.size)
-        entered.set()
-        assert gate.wait(PATIENCE_SECONDS)
-        return to_pixels(image, spec)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding, "to_pixels", held)
-        async with started(colour_store.root, decode_workers=1) as application:
-            model = application.hold_model()
-            model.gate.set()
-            first = asyncio.create_task(
-                application.client.post("/v1/predict", content=plain("red", size=(400, 400)))
-            )
-            assert await asyncio.to_thread(entered.wait, PATIENCE_SECONDS)
-            gone = RawClient(query=b"timeout_ms=100" if why == "late" else b"")
-            gone.send_body(plain("blue", size=(500, 500)))
-            going = asyncio.create_task(gone.request(application.app))
-            await until(gone.messages.empty)
-            if why == "left":
-                gone.leave()
-            await going
-            assert gone.status == (504 if why == "late" else 499)
-            gate.set()
-            assert labels((await first).json()["results"]) == ["red"]
-    assert decoded == [(400, 400)]
+    """Their client left, or their deadline passed, while they waited for a process."""
+    held = HeldDecoders(monkeypatch)
+    async with started(colour_store.root, decode_workers=1) as application:
+        model = application.hold_model()
+        model.gate.set()
+        first = asyncio.create_task(
+            application.client.post("/v1/predict", content=plain("red", size=(400, 400)))
+        )
+        await held.entered.wait()
+        gone = RawClient(query=b"timeout_ms=100" if why == "late" else b"")
+        gone.send_body(plain("blue", size=(500, 500)))
+        going = asyncio.create_task(gone.request(application.app))
+        await until(gone.messages.empty)
+        if why == "left":
+            gone.leave()
+        await going
+        assert gone.status == (504 if why == "late" else 499)
+        held.gate.set()
+        assert labels((await first).json()["results"]) == ["red"]
+    assert held.sizes == [(400, 400)]
     assert model.sizes == [1]
 
 
 async def test_huge_images_do_not_delay_others(
-    colour_store: ModelStore,
+    colour_store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While more huge images than workers are held, an image of middle size is answered."""
-    gate = threading.Event()
-
-    def held(image: Image.Image, spec: Preprocessing) -> Pixels:
-        assert image.width < 2000 or gate.wait(PATIENCE_SECONDS)
-        return to_pixels(image, spec)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding, "to_pixels", held)
-        async with started(colour_store.root, decode_workers=2) as application:
-            body = plain("blue", size=(2000, 1100))
-            huge = [
-                asyncio.create_task(application.client.post("/v1/predict", content=body))
-                for _ in range(6)
-            ]
-            middle = await application.client.post(
-                "/v1/predict", content=plain("red", size=(1100, 400))
-            )
-            assert labels(middle.json()["results"]) == ["red"]
-            assert not any(task.done() for task in huge)
-            gate.set()
-            for task in huge:
-                assert labels((await task).json()["results"]) == ["blue"]
+    """While more huge images than processes are held, an image of middle size is answered."""
+    async with started(colour_store.root, decode_workers=2) as application:
+        body = plain("blue", size=(2000, 1100))
+        held = HeldDecoders(monkeypatch, only_large=True)
+        huge = [
+            asyncio.create_task(application.client.post("/v1/predict", content=body))
+            for _ in range(6)
+        ]
+        middle = await application.client.post(
+            "/v1/predict", content=plain("red", size=(1100, 400))
+        )
+        assert labels(middle.json()["results"]) == ["red"]
+        assert not any(task.done() for task in huge)
+        held.gate.set()
+        for task in huge:
+            assert labels((await task).json()["results"]) == ["blue"]
 
 
-async def test_thin_image_that_grows_in_the_resize_is_decoded_in_a_worker(
-    tmp_path: Path,
+async def test_thin_image_that_grows_in_the_resize_is_decoded_in_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """1 x 16,000 pixels become many when the shorter side is resized."""
     store = make_store(tmp_path / "store")
     publish(store)
-    threads = []
-
-    def noted(image: Image.Image, spec: Preprocessing) -> Pixels:
-        threads.append(threading.current_thread())
-        return to_pixels(image, spec)
-
+    held = HeldDecoders(monkeypatch)
+    held.gate.set()
     thin = io.BytesIO()
     Image.new("RGB", (1, 16_000), (255, 0, 0)).save(thin, "PNG")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding, "to_pixels", noted)
-        async with started(store.root) as application:
-            response = await application.client.post("/v1/predict", content=thin.getvalue())
+    async with started(store.root) as application:
+        response = await application.client.post("/v1/predict", content=thin.getvalue())
     assert labels(response.json()["results"]) == ["red"]
-    assert threads[0] is not threading.main_thread()
+    assert held.sizes == [(1, 16_000)]
 
 
 async def test_own_timeout_is_kept_and_capped(colour_store: ModelStore) -> None:

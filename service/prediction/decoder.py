@@ -1,0 +1,177 @@
+"""Decoder processes: the handle to one of them.
+
+Decoding parses what strangers send. An image that loops, allocates or crashes ends its decoder
+process, which `decode_pool` replaces, and never the service.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import struct
+import sys
+from contextlib import suppress
+from dataclasses import astuple, dataclass
+from typing import Final, Self
+
+import numpy as np
+
+from model_store import errors as store_errors
+from model_store.errors import ImageCorruptError, ImageError, ImageTooExpensiveError
+from model_store.manifest import Preprocessing
+from model_store.preprocessing import Pixels
+from service.prediction.decoder_process import (
+    COST,
+    EXIT_MEMORY,
+    IMAGE_ERROR,
+    PIXELS,
+    READY,
+    REPLY,
+    REQUEST,
+)
+
+BYTES_PER_PIXEL: Final = 16
+"""Memory of decoding one pixel in the most expensive format (`test_decoder.py`)."""
+BASE_MEMORY_BYTES: Final = 256 * 1024 * 1024
+"""Memory beside the pixels: the encoded image, copies of its parts, tables of the codecs."""
+MAX_CPU_SECONDS: Final = 10
+"""CPU time of one image. 50 Mi pixels take up to 2 s, measured on a Xeon at 2.8 GHz."""
+_STREAM_BYTES: Final = 1024 * 1024
+_PROGRAM: Final = (
+    "import sys; sys.path[:] = sys.argv[4:]; "
+    "from service.prediction.decoder_process import main; main(*map(int, sys.argv[1:4]))"
+)
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DecoderLimits:
+    """What one image may cost a decoder process."""
+
+    max_pixels: int
+    memory_bytes: int
+    cpu_seconds: int = MAX_CPU_SECONDS
+
+    @classmethod
+    def for_pixels(cls, max_pixels: int) -> Self:
+        """Limits that every real image of so many pixels keeps."""
+        return cls(max_pixels, BASE_MEMORY_BYTES + max_pixels * BYTES_PER_PIXEL)
+
+
+class TooCostlyError(Exception):
+    """The image was not decoded, because its cost in pixels is larger than allowed."""
+
+    def __init__(self, cost: float) -> None:
+        super().__init__(f"{cost:,.0f} pixels")
+        self.cost = cost
+
+
+class DecoderStartError(Exception):
+    """A decoder process could not be started."""
+
+
+class Decoder:
+    """A decoder process. It decodes one image at a time."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def ended(self) -> bool:
+        return self._process.returncode is not None
+
+    @classmethod
+    async def start(cls, limits: DecoderLimits) -> Self:
+        """Start a process and wait until it is ready. Raises DecoderStartError."""
+        ours, theirs = socket.socketpair()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", _PROGRAM, *map(str, astuple(limits)), *sys.path),
+                stdin=theirs.fileno(),
+                stdout=asyncio.subprocess.DEVNULL,
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                start_new_session=True,  # Ctrl-C in a terminal is for the service alone
+            )
+        except BaseException as error:
+            ours.close()
+            if isinstance(error, OSError):
+                raise DecoderStartError(error.strerror) from None
+            raise
+        finally:
+            theirs.close()
+        reader, writer = await asyncio.open_connection(sock=ours, limit=_STREAM_BYTES)
+        decoder = cls(process, reader, writer)
+        try:
+            kind, _ = await decoder._receive()
+        except EOFError:
+            raise DecoderStartError(f"exit code {await decoder.end()}") from None
+        except asyncio.CancelledError:
+            await asyncio.shield(decoder.end())
+            raise
+        if kind != READY:
+            raise DecoderStartError(f"it sent {kind} instead of {READY}")
+        return decoder
+
+    async def decode(self, image: bytes, spec: Preprocessing, max_cost: float) -> Pixels:
+        """Decode an image if it costs at most `max_cost` pixels.
+
+        A process whose call was cancelled is of no use any more: `end` it.
+
+        Returns:
+            uint8 `[crop_height, crop_width, 3]`, RGB.
+
+        Raises:
+            ImageError: The image cannot be decoded.
+            TooCostlyError: It costs more; it was not decoded.
+            EOFError: The process has ended.
+        """
+        encoded_spec = spec.model_dump_json().encode()
+        self._writer.write(REQUEST.pack(len(encoded_spec), len(image), max_cost) + encoded_spec)
+        self._writer.write(image)
+        kind, payload = await self._receive()
+        shape = (spec.crop_height, spec.crop_width, 3)
+        if kind == PIXELS:
+            return np.frombuffer(payload, np.uint8).reshape(shape)
+        if kind == COST:
+            raise TooCostlyError(*struct.unpack(">d", payload))
+        if kind == IMAGE_ERROR:
+            name, detail = json.loads(payload)
+            raise getattr(store_errors, name)(detail)
+        raise RuntimeError(payload.decode(errors="replace"))
+
+    async def end(self) -> int:
+        """Kill the process, whatever it does. Returns its exit code, negative for a signal."""
+        self._writer.transport.abort()
+        with suppress(ProcessLookupError):  # it has ended by itself
+            self._process.kill()
+        return await self._process.wait()
+
+    async def _receive(self) -> tuple[int, bytes]:
+        try:
+            kind, length = REPLY.unpack(await self._reader.readexactly(REPLY.size))
+            return kind, await self._reader.readexactly(length)
+        except OSError:  # the connection was reset
+            raise EOFError from None
+
+
+def death_error(exit_code: int) -> ImageError:
+    """The error of the image at which a decoder process ended with this exit code."""
+    if exit_code == -signal.SIGXCPU:
+        return ImageTooExpensiveError("decoding the image takes too much CPU time")
+    if exit_code in {EXIT_MEMORY, -signal.SIGKILL}:  # the kernel kills where memory is short
+        return ImageTooExpensiveError("decoding the image takes too much memory")
+    logger.warning("decoder crashed exit_code=%d", exit_code)
+    return ImageCorruptError(f"the decoder crashed at this image (exit code {exit_code})")

@@ -1,0 +1,136 @@
+"""The program of a decoder process: it decodes images within limits of memory and CPU time.
+
+`service.prediction.decoder` starts it. Request and reply are framed on a socket, its standard
+input::
+
+    request   REQUEST (length of the spec, length of the image, largest cost), spec, image
+    reply     REPLY (kind, length of the payload), payload
+
+It imports neither pydantic nor asyncio nor ONNX Runtime, so it starts quickly and stays small.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+import warnings
+from contextlib import suppress
+from io import BufferedReader
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Final, cast
+
+from model_store.errors import ImageError
+from model_store.image_header import count_scans, open_image, resized_size
+from model_store.preprocessing import to_pixels
+from service.host.malloc import bound_malloc
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from model_store.manifest import Preprocessing
+
+MAX_USUAL_SCANS: Final = 20
+"""A progressive JPEG with more scans costs more: each scan is decoded over the whole image."""
+REQUEST: Final = struct.Struct(">IQd")
+REPLY: Final = struct.Struct(">BQ")
+READY, PIXELS, COST, IMAGE_ERROR, FAULT = range(5)
+EXIT_MEMORY: Final = 75
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def main(max_pixels: int, memory_bytes: int, cpu_seconds: int) -> None:
+    """Decode images from standard input until it is closed.
+
+    Args:
+        max_pixels: Limit for the pixels of an image.
+        memory_bytes: Memory that decoding may take beside what the idle process has.
+        cpu_seconds: CPU time that one image may take.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):  # the service decides when this process ends
+        signal.signal(number, signal.SIG_IGN)
+    warnings.simplefilter("ignore")  # Pillow warns of damage in images that decode well
+    end_with_the_service()
+    bound_malloc()
+    limit_memory(memory_bytes)
+    connection = socket.socket(fileno=os.dup(0))
+    requests = connection.makefile("rb")
+    with suppress(ConnectionError, EOFError):
+        _send(connection, READY)
+        while True:
+            _send(connection, *_answer(requests, max_pixels, cpu_seconds))
+
+
+def end_with_the_service() -> None:
+    """Let Linux kill this process when the service dies, even in the middle of an image."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def limit_memory(memory_bytes: int) -> None:
+    """Make allocations beyond the limit fail, and write no core dumps."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError, ValueError):  # no /proc, as on macOS, which does not hold this limit
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + memory_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def limit_cpu(seconds: int) -> None:
+    """Let the kernel end this process with SIGXCPU after so many more seconds of CPU time."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    used = int(usage.ru_utime + usage.ru_stime)
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    if hard == resource.RLIM_INFINITY or used + seconds < hard:
+        resource.setrlimit(resource.RLIMIT_CPU, (used + seconds, hard))
+
+
+def decode_cost(opened: Image.Image, image: bytes, spec: Preprocessing) -> float:
+    """Pixels of the image or of its resized form, whichever has more; many scans multiply them."""
+    width, height = resized_size(opened.width, opened.height, spec)
+    scans = count_scans(image) if opened.format == "JPEG" else 1
+    return max(opened.width * opened.height, width * height) * max(1.0, scans / MAX_USUAL_SCANS)
+
+
+def _answer(requests: BufferedReader, max_pixels: int, cpu_seconds: int) -> tuple[int, bytes]:
+    """Read one request and decode its image. Returns the kind and the payload of the reply."""
+    spec_length, image_length, max_cost = REQUEST.unpack(_read(requests, REQUEST.size))
+    spec = _parse_spec(_read(requests, spec_length))
+    limit_cpu(cpu_seconds)
+    image = _read(requests, image_length)
+    try:
+        opened = open_image(image, spec, max_pixels)
+        cost = decode_cost(opened, image, spec)
+        if cost > max_cost:
+            return COST, struct.pack(">d", cost)
+        return PIXELS, to_pixels(opened, spec).tobytes()
+    except ImageError as error:
+        return IMAGE_ERROR, json.dumps([type(error).__name__, str(error)]).encode()
+    except MemoryError:
+        os._exit(EXIT_MEMORY)  # so that the memory is returned
+    except Exception as error:  # noqa: BLE001  the service logs it
+        return FAULT, repr(error).encode()
+
+
+def _parse_spec(encoded: bytes) -> Preprocessing:
+    """The spec without pydantic, whose import takes 10 MB; the service has validated it."""
+    fields = json.loads(encoded)
+    fields["background"] = tuple(fields["background"])
+    return cast("Preprocessing", SimpleNamespace(**fields))
+
+
+def _read(requests: BufferedReader, length: int) -> bytes:
+    data = requests.read(length)
+    if len(data) < length:
+        raise EOFError
+    return data
+
+
+def _send(connection: socket.socket, kind: int, payload: bytes = b"") -> None:
+    connection.sendall(REPLY.pack(kind, len(payload)) + payload)

@@ -1,0 +1,211 @@
+"""A decoder process keeps its limits of memory and CPU time, and dies with the service."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from colour_model import PREPROCESSING, encode, plain
+from hostile_images import ALLOCATES, CRASHES, LOOPS, hostile, hostile_environment
+from image_bombs import BOMBS, MEBIBYTE
+from pictures import picture
+from PIL import Image
+
+from model_store.errors import ImageCorruptError, ImageTooExpensiveError, ImageTruncatedError
+from model_store.manifest import Preprocessing
+from model_store.preprocessing import prepare
+from service.prediction.decoder import (
+    BYTES_PER_PIXEL,
+    Decoder,
+    DecoderLimits,
+    DecoderStartError,
+    TooCostlyError,
+    death_error,
+)
+
+pytestmark = pytest.mark.anyio
+LIMITS = DecoderLimits(max_pixels=10**6, memory_bytes=64 * MEBIBYTE, cpu_seconds=1)
+MAX_COST = 10.0**6
+
+
+@asynccontextmanager
+async def decoder(limits: DecoderLimits = LIMITS) -> AsyncIterator[Decoder]:
+    process = await Decoder.start(limits)
+    try:
+        yield process
+    finally:
+        await process.end()
+
+
+async def test_pixels_are_those_of_prepare() -> None:
+    """For several formats, modes and specs, one after the other in one process."""
+    transparent = Image.new("RGBA", (300, 200), (255, 0, 0, 100))
+    specs = (
+        Preprocessing(resize=64, crop_height=56, crop_width=60, background=(1, 2, 3)),
+        Preprocessing(
+            resize=32, crop_height=30, crop_width=32, resize_mode="exact", interpolation="bicubic"
+        ),
+    )
+    async with decoder() as process:
+        for image, image_format in (
+            (picture(1, 400, 300), "JPEG"),
+            (transparent, "PNG"),
+            (picture(2, 200, 300), "WEBP"),
+            (picture(3, 200, 300), "TIFF"),
+            (picture(4, 70, 80).convert("P"), "GIF"),
+        ):
+            data = encode(image, image_format)
+            for spec in specs:
+                pixels = await process.decode(data, spec, MAX_COST)
+                assert np.array_equal(pixels, prepare(data, spec)), image_format
+
+
+async def test_errors_of_an_image_are_those_of_prepare() -> None:
+    """The class and the message; the process goes on."""
+    data = plain("red", "JPEG", (300, 300))[:-200]
+    with pytest.raises(ImageTruncatedError) as expected:
+        prepare(data, PREPROCESSING)
+    async with decoder() as process:
+        for _ in range(2):
+            with pytest.raises(ImageTruncatedError) as caught:
+                await process.decode(data, PREPROCESSING, MAX_COST)
+            assert str(caught.value) == str(expected.value)
+        assert not process.ended
+
+
+async def test_image_that_costs_too_much_is_not_decoded() -> None:
+    """The cost is the pixels of the image, or of its resized form if that has more."""
+    async with decoder() as process:
+        for size, cost in (((400, 300), 120_000), ((4, 4000), 8 * 8000)):
+            with pytest.raises(TooCostlyError) as caught:
+                await process.decode(plain("red", size=size), PREPROCESSING, cost - 1)
+            assert caught.value.cost == cost
+            assert (await process.decode(plain("red", size=size), PREPROCESSING, cost)).any()
+
+
+@pytest.mark.parametrize(
+    ("size", "error"),
+    [
+        (LOOPS, ImageTooExpensiveError),
+        (ALLOCATES, ImageTooExpensiveError),
+        (CRASHES, ImageCorruptError),
+    ],
+    ids=["loops", "allocates", "crashes"],
+)
+@pytest.mark.usefixtures("hostile_codec")
+async def test_hostile_image_ends_its_process(
+    size: tuple[int, int], error: type[Exception]
+) -> None:
+    """The kernel limits CPU time and memory; a crash is a crash of the decoder alone."""
+    async with decoder() as process:
+        assert (await process.decode(plain("red"), PREPROCESSING, MAX_COST)).any()
+        with pytest.raises(EOFError):
+            await process.decode(hostile(size), PREPROCESSING, MAX_COST)
+        assert type(death_error(await process.end())) is error
+
+
+@pytest.mark.usefixtures("hostile_codec")
+async def test_cpu_time_is_limited_per_image() -> None:
+    """A process that has used more than the limit in all decodes further images."""
+    async with decoder() as process:
+        data = encode(Image.effect_noise((1000, 1000), 90), "PNG")
+        while cpu_seconds(process) <= LIMITS.cpu_seconds + 0.2:
+            await process.decode(data, PREPROCESSING, MAX_COST)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "jpeg_exif_segments",
+        "jpeg_empty_segments",
+        "gif_comments",
+        "tiff_strips",
+        "tiff_tile",
+        "tiff_overlapping_values",
+    ],
+)
+async def test_bomb_that_no_check_knows_costs_at_most_the_limits(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the checks of the structure, the process ends or refuses the image."""
+    for variable, value in hostile_environment(tmp_path, unchecked=True).items():
+        monkeypatch.setenv(variable, value)
+    async with decoder() as process:
+        idle = kibibytes(process, "VmSize")
+        with pytest.raises((EOFError, ImageCorruptError)) as caught:
+            await process.decode(BOMBS[name](16 * MEBIBYTE), PREPROCESSING, MAX_COST)
+        if issubclass(caught.type, EOFError):
+            assert type(death_error(await process.end())) is ImageTooExpensiveError
+        else:
+            assert kibibytes(process, "VmPeak") - idle <= LIMITS.memory_bytes / 1024
+
+
+def kibibytes(process: Decoder, field: str) -> int:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition(field + ":")[2].split()[0])
+
+
+def cpu_seconds(process: Decoder) -> float:
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize(
+    ("image_format", "options"),
+    [
+        ("WEBP", {"lossless": True, "method": 0, "quality": 0}),
+        ("PNG", {"compress_level": 1}),
+        ("TIFF", {"compression": "tiff_adobe_deflate"}),
+        ("JPEG", {"progressive": True}),
+    ],
+)
+async def test_largest_real_images_keep_the_limits(
+    image_format: str, options: dict[str, object], tmp_path: Path
+) -> None:
+    """With `BYTES_PER_PIXEL`, and a quarter of the memory that is allowed beside the pixels."""
+    side = 3000
+    mode = "RGB" if image_format == "JPEG" else "RGBA"
+    Image.new(mode, (side, side), "red").save(tmp_path / "large", image_format, **options)
+    limits = DecoderLimits(side**2, side**2 * BYTES_PER_PIXEL + 64 * MEBIBYTE)
+    async with decoder(limits) as process:
+        data = (tmp_path / "large").read_bytes()
+        assert (await process.decode(data, PREPROCESSING, np.inf)).shape == (8, 8, 3)
+
+
+async def test_process_ignores_signals_that_end_the_service() -> None:
+    """A supervisor sends SIGTERM to all processes of a service; its requests must still end."""
+    async with decoder() as process:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(process.pid, number)
+        assert (await process.decode(plain("red"), PREPROCESSING, MAX_COST)).any()
+
+
+async def test_process_ends_when_the_connection_is_closed() -> None:
+    """A service that was killed leaves no process behind."""
+    process = await Decoder.start(LIMITS)
+    process._writer.close()
+    assert await process._process.wait() == 0
+
+
+async def test_process_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the program is missing or ends early."""
+    monkeypatch.setattr("sys.executable", "/no/python")
+    with pytest.raises(DecoderStartError):
+        await Decoder.start(LIMITS)
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(DecoderStartError):
+        await Decoder.start(LIMITS)
+
+
+@pytest.mark.usefixtures("hostile_codec")
+async def test_cancelled_start_leaves_no_process() -> None:
+    """A start that nobody waits for is undone."""
+    start = asyncio.create_task(Decoder.start(LIMITS))
+    await asyncio.sleep(0)
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
