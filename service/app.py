@@ -73,7 +73,8 @@ def create_app(
         RequiredModels(settings.default_model, required, settings.models),
     )
     decode_workers = settings.decode_workers or cpus
-    decoders = DecodePool(decode_workers, DecoderLimits.for_pixels(settings.max_pixels))
+    decoder_limits = DecoderLimits.for_images(settings.max_pixels, settings.max_body_bytes)
+    decoders = DecodePool(decode_workers, decoder_limits)
 
     def start_decoders(registry: Registry) -> None:
         decoders.start_soon()

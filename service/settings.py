@@ -298,7 +298,8 @@ class Settings(BaseSettings):
         int | None,
         Field(
             ge=1,
-            description="Threads that decode large images. Unset: the container's CPUs.",
+            description="Processes that decode images, and half as many for large ones. "
+            "Unset: the container's CPUs.",
         ),
     ] = None
     log_level: Annotated[

@@ -218,7 +218,7 @@ class DecodePool:
 
     def __init__(self, workers: int, limits: DecoderLimits) -> None:
         self._max_pixels = limits.max_pixels
-        self._workers = _Workers(workers, limits)
+        self._workers = _Workers(workers, limits.below(LARGE_PIXELS))
         self._large_workers = _Workers(max(1, workers // 2), limits)
         self._starting: asyncio.Task[None] | None = None
 

@@ -13,7 +13,7 @@ import socket
 import struct
 import sys
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Final, Self
 
 import numpy as np
@@ -32,10 +32,11 @@ from service.prediction.decoder_process import (
     REQUEST,
 )
 
-BYTES_PER_PIXEL: Final = 16
-"""Memory of decoding one pixel in the most expensive format (`test_decoder.py`)."""
-BASE_MEMORY_BYTES: Final = 256 * 1024 * 1024
-"""Memory beside the pixels: the encoded image, copies of its parts, tables of the codecs."""
+BASE_MEMORY_BYTES: Final = 128 * 1024 * 1024
+MEMORY_PER_BYTE: Final = 4
+"""Of the encoded image: itself, and copies of its parts."""
+MEMORY_PER_PIXEL: Final = 16
+"""Bytes, in the most expensive format (`test_decoder.py`)."""
 MAX_CPU_SECONDS: Final = 10
 """CPU time of one image. 50 Mi pixels take up to 2 s, measured on a Xeon at 2.8 GHz."""
 _STREAM_BYTES: Final = 1024 * 1024
@@ -55,9 +56,15 @@ class DecoderLimits:
     cpu_seconds: int = MAX_CPU_SECONDS
 
     @classmethod
-    def for_pixels(cls, max_pixels: int) -> Self:
-        """Limits that every real image of so many pixels keeps."""
-        return cls(max_pixels, BASE_MEMORY_BYTES + max_pixels * BYTES_PER_PIXEL)
+    def for_images(cls, max_pixels: int, max_bytes: int) -> Self:
+        """Limits that every real image of so many pixels and encoded bytes keeps."""
+        pixel_bytes, file_bytes = max_pixels * MEMORY_PER_PIXEL, max_bytes * MEMORY_PER_BYTE
+        return cls(max_pixels, BASE_MEMORY_BYTES + pixel_bytes + file_bytes)
+
+    def below(self, pixels: int) -> Self:
+        """Limits for the images of at most so many pixels among these."""
+        saved = max(0, self.max_pixels - pixels) * MEMORY_PER_PIXEL
+        return replace(self, memory_bytes=self.memory_bytes - saved)
 
 
 class TooCostlyError(Exception):

@@ -19,7 +19,7 @@ from model_store.errors import ImageCorruptError, ImageTooExpensiveError, ImageT
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import prepare
 from service.prediction.decoder import (
-    BYTES_PER_PIXEL,
+    MEMORY_PER_PIXEL,
     Decoder,
     DecoderLimits,
     DecoderStartError,
@@ -166,11 +166,11 @@ def cpu_seconds(process: Decoder) -> float:
 async def test_largest_real_images_keep_the_limits(
     image_format: str, options: dict[str, object], tmp_path: Path
 ) -> None:
-    """With `BYTES_PER_PIXEL`, and a quarter of the memory that is allowed beside the pixels."""
+    """With `MEMORY_PER_PIXEL`, and half of the memory that is allowed beside the pixels."""
     side = 3000
     mode = "RGB" if image_format == "JPEG" else "RGBA"
     Image.new(mode, (side, side), "red").save(tmp_path / "large", image_format, **options)
-    limits = DecoderLimits(side**2, side**2 * BYTES_PER_PIXEL + 64 * MEBIBYTE)
+    limits = DecoderLimits(side**2, side**2 * MEMORY_PER_PIXEL + 64 * MEBIBYTE)
     async with decoder(limits) as process:
         data = (tmp_path / "large").read_bytes()
         assert (await process.decode(data, PREPROCESSING, np.inf)).shape == (8, 8, 3)

