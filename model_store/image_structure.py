@@ -84,7 +84,10 @@ def _check_png(data: bytes) -> None:
     """Chunks, also after the pixels (PNG, 11.2)."""
     position, chunks, data_chunks = 8, 0, 0
     while position + 8 <= len(data):
-        if data[position + 4 : position + 8] in _PNG_PIXELS:
+        kind = data[position + 4 : position + 8]
+        if kind == b"IEND":
+            return
+        if kind in _PNG_PIXELS:
             data_chunks += 1
         else:
             chunks += 1

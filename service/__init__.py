@@ -11,7 +11,7 @@ The path of a prediction request, file by file:
     4     http/request_body          read the body, split it into images       400, 408, 413, 415
     5     prediction/pipeline        run steps 6 to 9 for all images           504
     6     prediction/admission       check the queue and the deadline          413, 429
-    7     prediction/decode_pool     decode each image to pixels               400, 413, 415, 429
+    7     prediction/decode_pool     decode to pixels, here or in a process   400, 413, 415, 429
     8     engine/batcher             wait for a batch and run it               500, 504
     9     engine/loaded_version      `model_store.session`, probabilities      500
     10    prediction/response        build the document                        --

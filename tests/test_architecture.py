@@ -25,7 +25,7 @@ ALLOWED = {
     "service/host": set(),
     "service/engine": {"errors", "host", "settings"},
     "service/versions": {"engine", "errors", "host", "log_on_change"},
-    "service/prediction": {"engine", "errors", "versions"},
+    "service/prediction": {"engine", "errors", "host", "versions"},
     "service/settings.py": {"key_file", "versions"},
     "training/data": {"errors"},
     "training/learning": {"errors"},

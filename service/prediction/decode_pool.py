@@ -10,7 +10,7 @@ from itertools import count
 from typing import Final
 
 from model_store.errors import ImageError
-from model_store.image_header import count_scans, open_image
+from model_store.image_header import count_scans, open_image, sniff
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels, plain_png, to_pixels
 from service.engine.priority import BULK, INTERACTIVE, Priority
@@ -123,6 +123,8 @@ class _Workers:
         except asyncio.CancelledError:
             asyncio.get_running_loop().call_later(ABANDONED_SECONDS, task.cancel)
             raise
+        finally:
+            del task  # its error refers to this frame
 
     def wait_seconds(self, cost: float = 0.0) -> float:
         """Predicted wait of a new image of this cost."""
@@ -283,9 +285,15 @@ class DecodePool:
 
 
 def is_small(image: bytes) -> bool:
-    """Whether the image may be opened in the event loop: a PNG or JPEG of few bytes and parts."""
+    """Whether the image may be opened in the event loop.
+
+    It is a PNG or JPEG of few bytes and parts, or no image, which is noticed without opening it.
+    """
+    kind = sniff(image)
+    if kind is None:
+        return True
     if len(image) > INLINE_BYTES:
         return False
-    if image.startswith(b"\x89PNG"):
+    if kind == "PNG":
         return not any(chunk in image for chunk in _INFLATED_CHUNKS)
-    return image.startswith(b"\xff\xd8\xff") and count_scans(image) <= MAX_USUAL_SCANS
+    return kind == "JPEG" and count_scans(image) <= MAX_USUAL_SCANS

@@ -67,6 +67,11 @@ def test_png_with_metadata_is_decoded() -> None:
     assert prepare(encoded(image, "PNG", pnginfo=info), SPEC).shape == (8, 8, 3)
 
 
+def test_bytes_after_the_end_of_a_png_are_no_chunks() -> None:
+    """A file with zeros at its end is decoded, as by every viewer."""
+    assert prepare(small("PNG") + bytes(MEBIBYTE), SPEC).shape == (8, 8, 3)
+
+
 def test_animated_gif_with_comment_is_decoded() -> None:
     frames = [picture(seed, 20, 20) for seed in range(3)]
     data = encoded(
