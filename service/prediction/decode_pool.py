@@ -10,7 +10,8 @@ from itertools import count
 from typing import Final
 
 from model_store.errors import ImageError
-from model_store.image_header import count_scans, open_image, sniff
+from model_store.image_header import open_image, sniff
+from model_store.jpeg_markers import count_scans
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels, plain_png, to_pixels
 from service.engine.priority import BULK, INTERACTIVE, Priority

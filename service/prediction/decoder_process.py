@@ -18,7 +18,6 @@ import resource
 import signal
 import socket
 import struct
-import warnings
 from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
@@ -26,7 +25,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final, cast
 
 from model_store.errors import ImageError
-from model_store.image_header import count_scans, open_image, resized_size
+from model_store.image_header import open_image, resized_size
+from model_store.jpeg_markers import count_scans
 from model_store.preprocessing import to_pixels
 from service.host.malloc import bound_malloc
 
@@ -39,6 +39,7 @@ MAX_USUAL_SCANS: Final = 20
 """A progressive JPEG with more scans costs more: each scan is decoded over the whole image."""
 REQUEST: Final = struct.Struct(">IQd")
 REPLY: Final = struct.Struct(">BQ")
+JPEG_START: Final = b"\xff\xd8"
 READY, PIXELS, COST, IMAGE_ERROR, FAULT = range(5)
 EXIT_MEMORY: Final = 75
 _PR_SET_PDEATHSIG: Final = 1
@@ -54,7 +55,6 @@ def main(max_pixels: int, memory_bytes: int, cpu_seconds: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # the service decides when this process ends
         signal.signal(number, signal.SIG_IGN)
-    warnings.simplefilter("ignore")  # Pillow warns of damage in images that decode well
     end_with_the_service()
     bound_malloc()
     limit_memory(memory_bytes)
@@ -94,7 +94,7 @@ def limit_cpu(seconds: int) -> None:
 def decode_cost(opened: Image.Image, image: bytes, spec: Preprocessing) -> float:
     """Pixels of the image or of its resized form, whichever has more; many scans multiply them."""
     width, height = resized_size(opened.width, opened.height, spec)
-    scans = count_scans(image) if opened.format == "JPEG" else 1
+    scans = count_scans(image) if image.startswith(JPEG_START) else 1
     return max(opened.width * opened.height, width * height) * max(1.0, scans / MAX_USUAL_SCANS)
 
 
