@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from short_runs import begin_short_run
 
 from training.gates.gate import gate
@@ -23,6 +24,12 @@ def cache_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("cache")
     pytest.MonkeyPatch().setenv("XDG_CACHE_HOME", str(directory))
     return directory
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    """Random numbers of a test depend neither on other tests nor on the order."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ TEST_IMAGES = 60
 
 
 class SmallRun(NamedTuple):
-    """A run with few test images, so that a gate takes a second."""
+    """A run with few test images, so that its gates are fast."""
 
     run: Run
     data: RunData
@@ -146,7 +146,6 @@ def test_gating_before_the_export_names_the_missing_step(new_run: Callable[..., 
 
 def test_the_export_normalizes_as_training_does() -> None:
     """The multiply and add of the graph equal (pixel - mean) / std up to rounding."""
-    torch.manual_seed(0)
     network = build_network("resnet20", 10).eval()
     normalize = Normalization(torch.tensor([[[47.0]]]), torch.tensor([[[81.25]]]))
     images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
