@@ -392,7 +392,7 @@ def test_a_run_needs_an_evaluation_for_its_report(
     new_run: Callable[..., Run], digits: Reported, tmp_path: Path
 ) -> None:
     run = new_run()
-    with pytest.raises(RunError, match="run `python -m training evaluate` on it first"):
+    with pytest.raises(RunError, match="training evaluate"):
         write_run_report(run, digits.data)
     assert not run.has(REPORT_FILE)
     trained = digits.copy(tmp_path)
