@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import onnxruntime
 from model_store import golden
 from model_store.aliases import PRODUCTION, AliasEvent
 from model_store.command_line import CommandGroup, SharedOption, echo_json, json_option
-from model_store.errors import ModelStoreError
+from model_store.errors import AliasError, ModelStoreError
+from model_store.names import printable
 from model_store.providers import CPU, CUDA
 from model_store.session import NEEDS_CUDA, Session, SessionOptions
 from model_store.store import DEFAULT_ROOT, ModelStore
@@ -70,29 +71,38 @@ def main() -> None:
 def list_versions(store: ModelStore, model: str | None, *, as_json: bool) -> None:
     """List models, versions, aliases and test accuracy.
 
+    A version or an alias that cannot be read is listed with `error`, and the exit code is 1.
+
     \b
       python -m model_store list flowers
     """
     rows = list(_version_rows(store, model))
     if as_json:
         echo_json(rows)
+        if any(row["error"] for row in rows):
+            sys.exit(1)
         return
     header = ("MODEL", "VERSION", "LAYER", "ALIASES", "TOP-1", "CREATED", "DIGEST", "PROOF")
     cells = [
         (
             row["model"],
-            str(row["version"]),
+            str(row["version"] or "-"),
             row["layer"],
             ",".join(row["aliases"]) or "-",
             "-" if row["top1"] is None else f"{row['top1']:.2%}",
-            row["created_at"][:16].replace("T", " "),
-            row["digest"][:12],
-            row["proof"],
+            (row["created_at"] or "-")[:16].replace("T", " "),
+            (row["digest"] or "-")[:12],
+            row["proof"] or "-",
         )
         for row in rows
     ]
     for line in table([header, *cells]):
         click.echo(line)
+    problems = dict.fromkeys(row["error"] for row in rows if row["error"])
+    for problem in problems:
+        click.echo(f"Error: {problem}", err=True)
+    if problems:
+        sys.exit(1)
 
 
 @main.command()
@@ -110,7 +120,7 @@ def show(store: ModelStore, model: str, version: str | None, *, as_json: bool) -
             click.echo(opened.manifest.to_bytes(), nl=False)
         else:
             for line in describe_version(opened):
-                click.echo(line)
+                click.echo(printable(line))
 
 
 @main.command()
@@ -199,7 +209,7 @@ def aliases(store: ModelStore, model: str, *, as_json: bool) -> None:
         for event in reversed(history):
             when = f"{event.when:%Y-%m-%d %H:%M:%S}"
             line = f"  {when}  {event.action:8}  {event.version:>4}  {event.by}  {event.why}"
-            click.echo(line.rstrip())
+            click.echo(printable(line.rstrip()))
 
 
 @main.command()
@@ -234,22 +244,52 @@ def prune(context: click.Context, store: ModelStore, model: str, keep: int, *, y
 
 
 def _version_rows(store: ModelStore, model: str | None) -> Iterator[dict[str, Any]]:
-    for name in [model] if model else store.models():
-        aliases = store.aliases(name)
-        targets = {alias: aliases.version(alias) for alias in aliases.names()}
-        for number in store.versions(name):
-            with store.open(name, number, verify=False) as version:
-                manifest = version.manifest
-                yield {
-                    "model": name,
-                    "version": number,
-                    "layer": version.layer,
-                    "aliases": [alias for alias, target in targets.items() if target == number],
-                    "top1": manifest.metrics.top1 if manifest.metrics else None,
-                    "created_at": manifest.created_at.isoformat(),
-                    "digest": version.digest,
-                    "proof": manifest.proof,
-                }
+    contents = store.contents()
+    if model and model not in contents:
+        store.versions(model)  # raises, because there is no such model
+    for name in [model] if model else contents:
+        listed = contents[name]
+        targets, alias_error = _alias_targets(store, name)
+        if listed.error:
+            yield _row(name, None, listed.layer, (), listed.error)
+        for number in listed.versions:
+            aliases = [alias for alias, target in targets.items() if target == number]
+            row = _row(name, number, listed.layer, aliases, alias_error)
+            try:
+                with store.open(name, number, verify=False) as version:
+                    manifest = version.manifest
+                    row["top1"] = manifest.metrics.top1 if manifest.metrics else None
+                    row["created_at"] = manifest.created_at.isoformat()
+                    row["digest"] = version.digest
+                    row["proof"] = manifest.proof
+            except ModelStoreError as error:
+                row["error"] = printable(str(error))
+            yield row
+
+
+def _row(
+    model: str, version: int | None, layer: str, aliases: Sequence[str], error: str | None
+) -> dict[str, Any]:
+    """A row of `list` without what only the manifest says."""
+    manifest_columns = dict.fromkeys(("top1", "created_at", "digest", "proof"))
+    row = {"model": model, "version": version, "layer": layer, "aliases": list(aliases)}
+    return row | manifest_columns | {"error": error}
+
+
+def _alias_targets(store: ModelStore, model: str) -> tuple[dict[str, int | None], str | None]:
+    """The version of each alias that can be read, and what is wrong with another."""
+    aliases = store.aliases(model)
+    targets: dict[str, int | None] = {}
+    problem = None
+    try:
+        for alias in aliases.names():
+            try:
+                targets[alias] = aliases.version(alias)
+            except AliasError as error:
+                problem = str(error)
+    except AliasError as error:
+        problem = str(error)
+    return targets, problem
 
 
 def _verify(store: ModelStore, model: str, number: int, *, run: bool) -> dict[str, Any]:

@@ -13,20 +13,32 @@ import getpass
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from pydantic import AwareDatetime, Field, ValidationError
 
 from model_store.errors import AliasError, InvalidNameError, StoreReadOnlyError
-from model_store.files import make_directory_durably, sync_directory, write_durably
+from model_store.files import (
+    make_directory_durably,
+    open_regular_below,
+    opened_directory,
+    read_open_file,
+    sync_directory,
+    write_durably,
+)
 from model_store.manifest import now
 from model_store.names import check_name, is_name
 from model_store.validation import FrozenModel
 
 DIRECTORY_NAME = "aliases"
 PRODUCTION = "production"
+MAX_EVENT_BYTES = 64 * 1024
+DRAFT_PREFIX = ".draft-"
+_ABANDONED_AFTER_SECONDS = 3600
 _SUFFIX = ".json"
 _READ_ONLY_ERRORS = {errno.EROFS, errno.EACCES, errno.EPERM}
 _EVENT_NAME = re.compile(r"[0-9]{8}\.json")
@@ -54,7 +66,7 @@ class Aliases:
 
     def names(self) -> list[str]:
         """The aliases that exist, sorted. Raises AliasError if they cannot be read."""
-        return sorted(name for name in self._list(self._directory) if is_alias_name(name))
+        return sorted(name for name in self._list() if is_alias_name(name))
 
     def history(self, alias: str) -> list[AliasEvent]:
         """All events of an alias, oldest first; empty if it does not exist.
@@ -126,6 +138,22 @@ class Aliases:
 
         return self._append(alias, decide, why, by)
 
+    def abandoned_drafts(self) -> list[Path]:
+        """Files that killed processes left behind while they moved an alias.
+
+        Raises:
+            AliasError: A directory cannot be read.
+        """
+        newest = time.time() - _ABANDONED_AFTER_SECONDS
+        drafts = []
+        for alias in self.names():
+            for name in sorted(self._list(alias)):
+                path = self._directory / alias / name
+                with suppress(FileNotFoundError):  # it was linked and removed just now
+                    if name.startswith(DRAFT_PREFIX) and path.lstat().st_mtime < newest:
+                        drafts.append(path)
+        return drafts
+
     def previous(self, alias: str, among: Collection[int] | None = None) -> int:
         """The version that `rollback` would choose. Raises AliasError if there is none."""
         return self._previous(alias, self.history(alias), among)
@@ -171,14 +199,20 @@ class Aliases:
             event = AliasEvent(
                 action=action, version=version, when=now(), by=by or _current_user(), why=why
             )
-            draft = directory / f".draft-{secrets.token_hex(8)}"
-            write_durably(draft, event.model_dump_json().encode() + b"\n")
+            data = event.model_dump_json().encode() + b"\n"
+            if len(data) > MAX_EVENT_BYTES:
+                raise AliasError(
+                    f"{self._model}: {alias} cannot be moved: the reason must be shorter, because "
+                    f"an event has at most {MAX_EVENT_BYTES} bytes"
+                )
+            draft = directory / f"{DRAFT_PREFIX}{secrets.token_hex(8)}"
+            write_durably(draft, data)
             try:
                 os.link(draft, directory / f"{(numbers[-1] if numbers else 0) + 1:08d}{_SUFFIX}")
             except FileExistsError:
                 continue  # another process moved the alias first, so decide again
             finally:
-                draft.unlink()
+                draft.unlink(missing_ok=True)
             sync_directory(directory)
             return event
 
@@ -186,13 +220,15 @@ class Aliases:
         check_name(alias, "alias")
         return sorted(
             int(name.removesuffix(_SUFFIX))
-            for name in self._list(self._directory / alias)
+            for name in self._list(alias)
             if _EVENT_NAME.fullmatch(name)
         )
 
-    def _list(self, directory: Path) -> list[str]:
+    def _list(self, alias: str = "") -> list[str]:
+        """The names in the directory of an alias, or in the one of all aliases."""
         try:
-            return os.listdir(directory)
+            with opened_directory(self._directory, alias) as descriptor:
+                return os.listdir(descriptor)
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -201,9 +237,11 @@ class Aliases:
             ) from error
 
     def _read(self, alias: str, number: int) -> AliasEvent:
-        path = self._directory / alias / f"{number:08d}{_SUFFIX}"
+        name = f"{alias}/{number:08d}{_SUFFIX}"
         try:
-            return AliasEvent.model_validate_json(path.read_bytes())
+            with open_regular_below(self._directory, name) as file:
+                data = read_open_file(file, Path(name), MAX_EVENT_BYTES)
+            return AliasEvent.model_validate_json(data)
         except (OSError, ValidationError) as error:
             raise AliasError(
                 f"{self._model}: event {number} of alias {alias} is damaged: {type(error).__name__}"

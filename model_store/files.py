@@ -30,12 +30,13 @@ class UnexpectedFileError(OSError):
         super().__init__(code, reason, str(path))
 
 
-def open_regular(path: Path, *, follow_links: bool = False) -> FileIO:
+def open_regular(path: Path, *, follow_links: bool = False, directory: int | None = None) -> FileIO:
     """Open a regular file for reading; never blocks, whatever `path` names.
 
     Args:
         path: The file.
         follow_links: Whether the last component may be a symbolic link.
+        directory: Descriptor of the directory that a relative `path` begins at.
 
     Raises:
         UnexpectedFileError: It is not a regular file.
@@ -44,10 +45,10 @@ def open_regular(path: Path, *, follow_links: bool = False) -> FileIO:
     # O_NONBLOCK: opening a FIFO would wait for a writer.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_links else os.O_NOFOLLOW)
     try:
-        descriptor = os.open(path, flags)
+        descriptor = os.open(path, flags, dir_fd=directory)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise UnexpectedFileError(path, "it is a symbolic link") from None
+            raise UnexpectedFileError(path, "it is a symbolic link", errno.ELOOP) from None
         if error.errno == errno.ENXIO:
             raise UnexpectedFileError(path, "it is not a regular file") from None
         raise
@@ -55,6 +56,62 @@ def open_regular(path: Path, *, follow_links: bool = False) -> FileIO:
         os.close(descriptor)
         raise UnexpectedFileError(path, "it is not a regular file")
     return FileIO(descriptor)
+
+
+def open_regular_below(directory: Path, relative: str) -> FileIO:
+    """Open a regular file below a directory without following a link in any component.
+
+    Args:
+        directory: Where to begin; it must not be a symbolic link.
+        relative: POSIX path of the file, without `..`.
+
+    Raises:
+        UnexpectedFileError: A component is a link, or the file is not a regular one.
+        OSError: It cannot be opened.
+    """
+    folder, _, name = relative.rpartition("/")
+    with opened_directory(directory, folder) as descriptor:
+        return open_regular(Path(name), directory=descriptor)
+
+
+@contextmanager
+def opened_directory(directory: Path, relative: str = "") -> Iterator[int]:
+    """The descriptor of a directory that is reached without following a link.
+
+    Args:
+        directory: Where to begin; it must not be a symbolic link.
+        relative: POSIX path below it, without `..`.
+
+    Raises:
+        UnexpectedFileError: A component is a symbolic link.
+        OSError: A component cannot be opened, or it is not a directory.
+    """
+    descriptor = _open_directory(directory)
+    try:
+        for name in relative.split("/") if relative else ():
+            below = _open_directory(Path(name), descriptor)
+            os.close(descriptor)
+            descriptor = below
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _open_directory(path: Path, parent: int | None = None) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    except OSError as error:
+        # With O_DIRECTORY, Linux reports a link as ENOTDIR.
+        if error.errno in {errno.ELOOP, errno.ENOTDIR} and _is_link(path, parent):
+            raise UnexpectedFileError(path, "it is a symbolic link", errno.ELOOP) from None
+        raise
+
+
+def _is_link(path: Path, directory: int | None) -> bool:
+    try:
+        return stat.S_ISLNK(os.lstat(path, dir_fd=directory).st_mode)
+    except OSError:
+        return False
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:
@@ -85,10 +142,15 @@ def read_open_file(file: FileIO, path: Path, max_bytes: int) -> bytes:
 
 def sha256_of(path: Path) -> str:
     """sha256 of a regular file's bytes, in hex. Raises OSError as `open_regular` does."""
-    digest = hashlib.sha256()
     with open_regular(path) as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
+        return hash_open_file(file)
+
+
+def hash_open_file(file: FileIO) -> str:
+    """sha256 of the rest of an open file, in hex. Raises OSError."""
+    digest = hashlib.sha256()
+    while chunk := file.read(CHUNK_BYTES):
+        digest.update(chunk)
     return digest.hexdigest()
 
 

@@ -7,22 +7,26 @@
 The expected logits are training's, or those that the variant gave when it was published.
 """
 
+import io
+import math
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 
-from model_store.errors import (
-    DecodeProofError,
-    ImageError,
-    NumericsProofError,
-    StoreUnreadableError,
-)
+from model_store.errors import DecodeProofError, ImageError, NumericsProofError
 from model_store.manifest import Golden, Preprocessing
 from model_store.preprocessing import Pixels, prepare
 from model_store.session import Logits, Session, probabilities
 from model_store.uncertainty import CLEAR_MARGIN, margins
 from model_store.version import Version
 
+MAX_IMAGE_BYTES: Final = 64 * 1024 * 1024
+MAX_ARRAY_HEADER_BYTES: Final = 4096
+_HEADER_READERS: Final = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 Prepare = Callable[[bytes, Preprocessing], Pixels]
 
 
@@ -37,6 +41,7 @@ def prove(version: Version, session: Session, precision: str = "fp32") -> None:
     Raises:
         DecodeProofError: An image does not decode to the stored pixels.
         NumericsProofError: The logits differ.
+        VersionCorruptError: A file is not as it was sealed.
         StoreUnreadableError: A file cannot be read.
     """
     for golden in version.manifest.golden:
@@ -47,7 +52,7 @@ def prove(version: Version, session: Session, precision: str = "fp32") -> None:
 def prove_decode(version: Version, golden: Golden, prepare: Prepare = prepare) -> None:
     """Compare one image's decoded pixels with the stored ones. Raises DecodeProofError."""
     check_decode(
-        version.path(golden.image).read_bytes(),
+        version.read_file(golden.image, MAX_IMAGE_BYTES),
         load_pixels(version, golden),
         golden,
         version.manifest.preprocessing,
@@ -138,20 +143,21 @@ def load_pixels(version: Version, golden: Golden) -> Pixels:
 
     Raises:
         DecodeProofError: The file is not such an array.
+        VersionCorruptError: The file is not as it was sealed.
         StoreUnreadableError: The file cannot be read.
     """
-    try:
-        with open(version.path(golden.pixels), "rb") as file:
-            pixels = np.lib.format.read_array(file, allow_pickle=False)
-    except OSError as error:
-        raise StoreUnreadableError(
-            f"{version}: {golden.pixels} cannot be read: {error.strerror}"
-        ) from error
-    except ValueError as error:
-        raise DecodeProofError(f"{golden.pixels} is not a NumPy array: {error}") from error
     expected = (version.manifest.input.height, version.manifest.input.width, 3)
-    if pixels.dtype != np.uint8 or pixels.shape != expected:
-        raise DecodeProofError(
-            f"{golden.pixels} holds {pixels.dtype} {pixels.shape}, expected uint8 {expected}"
-        )
-    return np.asarray(pixels)
+    size = math.prod(expected)
+    data = version.read_file(golden.pixels, size + MAX_ARRAY_HEADER_BYTES)
+    file = io.BytesIO(data)
+    try:  # the header first: an array is allocated as large as its header says
+        read_header = _HEADER_READERS[np.lib.format.read_magic(file)]
+        shape, fortran_order, dtype = read_header(file)
+    except (KeyError, ValueError) as error:
+        raise DecodeProofError(f"{golden.pixels} is not a NumPy array: {error}") from error
+    if dtype != np.uint8 or shape != expected:
+        raise DecodeProofError(f"{golden.pixels} holds {dtype} {shape}, expected uint8 {expected}")
+    values = np.frombuffer(data, np.uint8, offset=file.tell())
+    if values.size != size:
+        raise DecodeProofError(f"{golden.pixels} holds {values.size} values, expected {size}")
+    return values.reshape(expected, order="F" if fortran_order else "C")

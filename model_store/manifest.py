@@ -27,6 +27,8 @@ from model_store.validation import (
 SCHEMA_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
 MODEL_INPUT: Final = "images"
+MAX_TOLERANCE: Final = 1e3
+"""No golden proof with a larger tolerance proves anything."""
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -125,6 +127,7 @@ class Variant(FrozenModel):
     file: FilePath = Field(description="The ONNX file.")
     tolerance: float = Field(
         gt=0,
+        le=MAX_TOLERANCE,
         allow_inf_nan=False,
         description="Largest allowed |logit - expected logit| on the golden pixels.",
     )
@@ -157,7 +160,8 @@ class Calibration(FrozenModel):
 
     temperature: float = Field(
         default=1.0,
-        gt=0,
+        ge=1e-6,
+        le=1e6,
         allow_inf_nan=False,
         description="Divides the logits before the softmax (Guo et al. 2017).",
     )

@@ -35,6 +35,19 @@ def check_name(name: str, kind: str = "model") -> str:
     return name
 
 
+def printable(text: str) -> str:
+    """Escape what is not printable: control characters, and bytes of file names outside UTF-8.
+
+    A name that someone else chose can then neither begin a new line of a log nor make an answer
+    impossible to encode.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1] for character in text
+    )
+
+
 def is_version_name(text: str) -> bool:
     """Whether `text` is a positive integer without sign or leading zero: 7, not 07 or +7."""
     return re.fullmatch(VERSION_PATTERN, text, re.ASCII) is not None

@@ -1,5 +1,7 @@
 """ONNX Runtime sessions: from pixels to logits, and from logits to probabilities."""
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,12 +15,15 @@ from numpy.typing import NDArray
 from model_store.errors import ModelRunError
 from model_store.graph_cache import GraphCache
 from model_store.manifest import MODEL_INPUT, Input, Outputs, Precision
+from model_store.names import printable
 from model_store.preprocessing import Pixels
 from model_store.providers import CPU, NVIDIA, engine_directory, provider_options
 
 Logits = NDArray[np.float32]
 NEEDS_CUDA: Final[frozenset[Precision]] = frozenset({"fp16", "bf16"})
 """Precisions for GPUs. On a CPU they are slower than fp32, or not supported."""
+_ABSOLUTE_PATH = re.compile(r"(?<![\w.])/[^\s'\":,;()\[\]]*/[^\s'\":,;()\[\]]*")
+_BUILD_DIRECTORY = "onnxruntime_src"  # where ONNX Runtime's source files were when it was compiled
 _LOG_ERRORS = 3
 _LOG_FATAL = 4
 
@@ -102,7 +107,7 @@ class Session:
         try:
             self._session = _load(path, options, digest)
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
-            reason = _first_line(error).replace(str(path), path.name)  # clients must see no paths
+            reason = _first_line(error, path)
             raise ModelRunError(f"ONNX Runtime cannot load {path.name}: {reason}") from error
         # Without a provider's libraries, ONNX Runtime silently uses the next one.
         if (used := self._session.get_providers()[0]) != options.providers[0]:
@@ -201,12 +206,23 @@ class Session:
                 f"[batch, {model_input.height}, {model_input.width}, 3] with a dynamic batch; "
                 f"it is {_describe_inputs(inputs)}"
             )
-        names = {entry.name for entry in self._session.get_outputs()}
-        expected = {name for name in (self._outputs.logits, self._outputs.features) if name}
-        if not expected <= names:
+        found = {
+            entry.name: (entry.type, list(entry.shape)) for entry in self._session.get_outputs()
+        }
+        ranks = {self._outputs.logits: 2}
+        if self._outputs.features:
+            ranks[self._outputs.features] = 4
+        if not ranks.keys() <= found.keys():
             raise ModelRunError(
-                f"the model must have the outputs {sorted(expected)}; it has {sorted(names)}"
+                f"the model must have the outputs {sorted(ranks)}; it has {sorted(found)}"
             )
+        for name, rank in ranks.items():
+            kind, shape = found[name]
+            if kind != "tensor(float)" or len(shape) not in {0, rank}:  # 0: the rank is not known
+                raise ModelRunError(
+                    f"the model's output {name} must be a tensor(float) with {rank} dimensions; "
+                    f"it is {kind} {shape}"
+                )
 
 
 def probabilities(
@@ -271,5 +287,17 @@ def _describe_inputs(inputs: Sequence[tuple[str, str, Sequence[Any]]]) -> str:
     return "; ".join(f"{name}: {kind} {list(shape)}" for name, kind, shape in inputs) or "none"
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n", 1)[0][:300]
+def _first_line(error: Exception, model: Path | None = None) -> str:
+    """The first line of a message, with file names in place of this machine's paths."""
+    line = str(error).split("\n", 1)[0]
+    if model:  # its path may contain spaces
+        line = line.replace(str(model), model.name).replace(f"{model.parent}/", "")
+    return printable(_ABSOLUTE_PATH.sub(_hide_directories, line)[:300])
+
+
+def _hide_directories(match: re.Match[str]) -> str:
+    """Names of graph nodes look like paths (`/layer1/conv/Conv`), so those are kept."""
+    path = match.group()
+    top = path.split("/", 2)[1]
+    is_node_name = top != _BUILD_DIRECTORY and not os.path.lexists(f"/{top}")
+    return path if is_node_name else path.rsplit("/", 1)[1]

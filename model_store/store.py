@@ -25,7 +25,7 @@ from model_store.errors import (
 )
 from model_store.files import DOOMED_PREFIX, remove_tree_if_unused
 from model_store.manifest import MANIFEST_NAME
-from model_store.names import check_name, is_name, is_version_name, parse_version
+from model_store.names import check_name, is_name, is_version_name, parse_version, printable
 from model_store.publishing import STAGING_PREFIX, publish_version
 from model_store.version import StoreLayer, Version
 
@@ -50,7 +50,7 @@ class PruneReport:
     Attributes:
         deleted: Version numbers.
         kept: Why a version was kept, by version number.
-        leftovers: Names of directories that killed processes left behind.
+        leftovers: Paths, relative to the model, of what killed processes left behind.
     """
 
     deleted: tuple[int, ...]
@@ -284,6 +284,10 @@ class ModelStore:
         ]
         if not dry_run:
             leftovers = [name for name in leftovers if remove_tree_if_unused(directory / name)]
+        for draft in self.aliases(model).abandoned_drafts():
+            if not dry_run:
+                draft.unlink(missing_ok=True)
+            leftovers.append(printable(draft.relative_to(directory).as_posix()))
         return PruneReport(
             tuple(deleted),
             {version: kept[version] for version in versions if version in kept},

@@ -1,5 +1,6 @@
 """Documents that are validated: base class, types of fields, one line for what is rejected."""
 
+import unicodedata
 from pathlib import PurePosixPath
 from typing import Annotated, Final
 
@@ -15,7 +16,8 @@ def _check_relative_path(path: str) -> str:
         path != "/".join(parts)
         or path.startswith("/")
         or ".." in parts
-        or any(character in path for character in "\\\0:")
+        or any(character in path for character in "\\:")
+        or any(unicodedata.category(character) in {"Cc", "Zl", "Zp"} for character in path)
     ):
         raise ValueError(f"{path!r} is not a plain relative path inside the version's directory")
     return path

@@ -1,7 +1,9 @@
 """An opened version: its manifest, its verified files, and a lock that `prune` respects."""
 
+import errno
+import hashlib
 import os
-import stat
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -15,8 +17,16 @@ from model_store.errors import (
     StoreUnreadableError,
     VersionNotFoundError,
 )
-from model_store.files import DirectoryLock, sha256_of
-from model_store.manifest import MANIFEST_NAME, Manifest, Variant, manifest_digest
+from model_store.files import (
+    DirectoryLock,
+    UnexpectedFileError,
+    hash_open_file,
+    open_regular_below,
+    read_bounded,
+    read_open_file,
+)
+from model_store.manifest import MANIFEST_NAME, FileEntry, Manifest, Variant, manifest_digest
+from model_store.names import printable
 
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 StoreLayer = Literal["published", "built-in"]
@@ -92,29 +102,64 @@ class Version:
             StoreUnreadableError: A file cannot be read.
         """
         for entry in self.manifest.files:
-            path = self._checked_path(entry.path)
-            size = path.stat().st_size
-            if size != entry.size:
-                raise FileAlteredError(
-                    f"{self}: {entry.path} has {size} bytes, expected {entry.size}"
-                )
-            try:
-                digest = sha256_of(path)
-            except OSError as error:
-                raise StoreUnreadableError(
-                    f"{self}: {entry.path} cannot be read: {error.strerror}"
-                ) from error
-            if digest != entry.sha256:
-                raise FileAlteredError(
-                    f"{self}: the sha256 of {entry.path} is {digest}, expected {entry.sha256}"
-                )
+            self.open_file(entry.path).close()
         listed = {entry.path for entry in self.manifest.files} | {MANIFEST_NAME}
         for path_on_disk in self._files_on_disk():
             if path_on_disk not in listed:
                 raise FileUnlistedError(
-                    f"{self}: {path_on_disk} is not listed in the manifest; a sealed version must "
-                    "not change"
+                    f"{self}: {printable(path_on_disk)} is not listed in the manifest; a sealed "
+                    "version must not change"
                 )
+
+    def open_file(self, relative: str) -> FileIO:
+        """Open a file of the manifest and compare the opened file with its size and sha256.
+
+        What is then read from the returned file is what was compared, even if another file takes
+        its place.
+
+        Raises:
+            VersionCorruptError: The file is missing, altered, or behind a link.
+            StoreUnreadableError: It cannot be read.
+        """
+        entry = self._entry(relative)
+        file = self._open(entry)
+        try:
+            size = os.fstat(file.fileno()).st_size
+            if size != entry.size:
+                raise FileAlteredError(
+                    f"{self}: {relative} has {size} bytes, expected {entry.size}"
+                )
+            self._check_digest(entry, hash_open_file(file))
+            file.seek(0)
+        except OSError as error:
+            file.close()
+            raise self._unreadable(relative, error) from error
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def read_file(self, relative: str, max_bytes: int) -> bytes:
+        """The bytes of a small file of the manifest, compared with its sha256.
+
+        Args:
+            relative: Path as in the manifest.
+            max_bytes: A larger file is rejected.
+
+        Raises:
+            VersionCorruptError: The file is missing, altered, too large, or behind a link.
+            StoreUnreadableError: It cannot be read.
+        """
+        entry = self._entry(relative)
+        with self._open(entry) as file:
+            try:
+                data = read_open_file(file, Path(relative), max_bytes)
+            except UnexpectedFileError as error:
+                raise FileAlteredError(f"{self}: {relative}: {error.strerror}") from None
+            except OSError as error:
+                raise self._unreadable(relative, error) from error
+        self._check_digest(entry, hashlib.sha256(data).hexdigest())
+        return data
 
     def close(self) -> None:
         """Release the lock."""
@@ -134,22 +179,31 @@ class Version:
     def __str__(self) -> str:
         return f"{self.model}/{self.number}"
 
-    def _checked_path(self, relative: str) -> Path:
-        """Reject links in every component; the schema already rejects `..` and absolute paths."""
-        path = self.directory
-        for part in relative.split("/"):
-            path = path / part
-            try:
-                mode = path.lstat().st_mode
-            except (FileNotFoundError, NotADirectoryError):
-                raise FileMissingError(f"{self}: {relative} is missing") from None
-            if stat.S_ISLNK(mode):
-                raise PathEscapesError(
-                    f"{self}: {relative} is behind a symbolic link, which is not allowed"
-                )
-        if not stat.S_ISREG(mode):
-            raise PathEscapesError(f"{self}: {relative} is not a regular file")
-        return path
+    def _entry(self, relative: str) -> FileEntry:
+        for entry in self.manifest.files:
+            if entry.path == relative:
+                return entry
+        raise FileMissingError(f"{self}: {relative} is not listed in the manifest")
+
+    def _open(self, entry: FileEntry) -> FileIO:
+        """Open without following links; the schema already rejects `..` and absolute paths."""
+        try:
+            return open_regular_below(self.directory, entry.path)
+        except UnexpectedFileError as error:
+            raise PathEscapesError(f"{self}: {entry.path}: {error.strerror}") from None
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileMissingError(f"{self}: {entry.path} is missing") from None
+        except OSError as error:
+            raise self._unreadable(entry.path, error) from error
+
+    def _check_digest(self, entry: FileEntry, digest: str) -> None:
+        if digest != entry.sha256:
+            raise FileAlteredError(
+                f"{self}: the sha256 of {entry.path} is {digest}, expected {entry.sha256}"
+            )
+
+    def _unreadable(self, relative: str, error: OSError) -> StoreUnreadableError:
+        return StoreUnreadableError(f"{self}: {relative} cannot be read: {error.strerror}")
 
     def _files_on_disk(self) -> list[str]:
         paths = []
@@ -162,24 +216,16 @@ class Version:
         return sorted(paths)
 
     def _read_manifest(self) -> bytes:
-        path = self.directory / MANIFEST_NAME
-        if path.is_symlink():
-            raise PathEscapesError(
-                f"{self}: {MANIFEST_NAME} is a symbolic link, which is not allowed"
-            )
-        if path.exists() and not path.is_file():
-            raise ManifestError(f"{self}: the manifest is not a regular file")
         try:
-            with open(path, "rb") as file:
-                data = file.read(MAX_MANIFEST_BYTES + 1)
+            return read_bounded(self.directory / MANIFEST_NAME, MAX_MANIFEST_BYTES)
         except FileNotFoundError:
             raise VersionNotFoundError(
                 f"{self} has no {MANIFEST_NAME}, so it is not a version"
             ) from None
+        except UnexpectedFileError as error:
+            kind = PathEscapesError if error.errno == errno.ELOOP else ManifestError
+            raise kind(f"{self}: {MANIFEST_NAME} cannot be used: {error.strerror}") from None
         except OSError as error:
             raise StoreUnreadableError(
                 f"{self}: the manifest cannot be read: {error.strerror}"
             ) from error
-        if len(data) > MAX_MANIFEST_BYTES:
-            raise ManifestError(f"{self}: the manifest is larger than {MAX_MANIFEST_BYTES} bytes")
-        return data

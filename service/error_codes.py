@@ -52,6 +52,7 @@ ERROR_CODES: Final[dict[str, ErrorCode]] = {
         ("unsupported_image", 415, "The image format, or this variant of it, is not supported."),
         ("overloaded", 429, "There is no room, or no time before the deadline: `Retry-After`."),
         ("inference_failed", 500, "The model failed on this batch. The server's log has details."),
+        ("invalid_model_output", 500, "The model returned NaN or infinity for this image."),
         ("internal_error", 500, "The service failed. The server's log has details."),
         ("not_ready", 503, "No version of the model is loaded, or the store cannot be read."),
         ("deadline_exceeded", 504, "The deadline passed before the answer was ready."),

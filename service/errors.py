@@ -16,6 +16,7 @@
     ├── UnsupportedMediaError    415  unsupported_media_type, unsupported_encoding
     ├── OverloadedError          429  overloaded, with Retry-After
     ├── InferenceError           500  inference_failed
+    ├── InvalidModelOutputError  500  invalid_model_output
     ├── NotReadyError            503  not_ready
     ├── DeadlineExceededError    504  deadline_exceeded
     └── EveryImageFailedError    status and code of the images if they agree, else
@@ -116,6 +117,13 @@ class InferenceError(ServiceError):
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     default_code = "inference_failed"
+
+
+class InvalidModelOutputError(ServiceError):
+    """The model's scores of an image are not finite numbers."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    default_code = "invalid_model_output"
 
 
 class NotReadyError(ServiceError):

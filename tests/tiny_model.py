@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-FLOAT, UINT8, INT64 = 1, 2, 7  # TensorProto.DataType
+FLOAT, UINT8, INT64, STRING, DOUBLE = 1, 2, 7, 8, 11  # TensorProto.DataType
 _VARINT, _BYTES = 0, 2  # protobuf's wire types
 
 
@@ -21,13 +21,17 @@ def tiny_model_bytes(
     input_type: int = UINT8,
     batch: str | int = "batch",
     features: bool = False,
+    logits_type: int = FLOAT,
+    logits_rank: int = 2,
 ) -> bytes:
     """The bytes of a model file.
 
     `images` uint8 `[batch, height, width, 3]` -> Cast -> ReduceMean over height and width -> MatMul
     with `weights` `[3, classes]` -> `logits`. With `features` the channels-first image is the
-    feature map. Other values of `input_name`, `input_type` and `batch` break the input contract.
+    feature map. Other values of `input_name`, `input_type` and `batch` break the input contract,
+    other values of `logits_type` and `logits_rank` (1) that of the output.
     """
+    odd_logits = (logits_type, logits_rank) != (FLOAT, 2)
     nodes = [
         _node("Cast", [input_name], ["cast"], _int_attribute("to", FLOAT)),
         _node(
@@ -37,9 +41,14 @@ def tiny_model_bytes(
             _ints_attribute("axes", [1, 2]),
             _int_attribute("keepdims", 0),
         ),
-        _node("MatMul", ["colour", "weights"], ["logits"]),
+        _node("MatMul", ["colour", "weights"], ["scores" if odd_logits else "logits"]),
     ]
-    outputs = [_value("logits", FLOAT, [batch, weights.shape[1]])]
+    if logits_type != FLOAT:
+        nodes.append(_node("Cast", ["scores"], ["logits"], _int_attribute("to", logits_type)))
+    elif odd_logits:
+        axes, keep = _ints_attribute("axes", [1]), _int_attribute("keepdims", 0)
+        nodes.append(_node("ReduceMax", ["scores"], ["logits"], axes, keep))
+    outputs = [_value("logits", logits_type, [batch, weights.shape[1]][:logits_rank])]
     if features:
         nodes.append(
             _node("Transpose", ["cast"], ["features"], _ints_attribute("perm", [0, 3, 1, 2]))

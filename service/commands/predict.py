@@ -21,6 +21,7 @@ from model_store.preprocessing import prepare
 from model_store.session import Session, SessionOptions
 from model_store.store import BUILTIN_DEFAULT_MODEL, DEFAULT_ROOT, ModelStore
 from service.engine.classification import classify
+from service.errors import InvalidModelOutputError
 from service.prediction.response import describe_image
 
 STDIN = "-"
@@ -99,7 +100,7 @@ def _classify_path(path: str, classify_image: Callable[[bytes], dict[str, Any]])
     try:
         data = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
         return PredictedImage(path, classify_image(data))
-    except ImageError as error:
+    except (ImageError, InvalidModelOutputError) as error:
         return PredictedImage(path, error=f"{error.code}: {error}")
     except RequestFailedError as error:
         return PredictedImage(path, error=str(error))
@@ -122,6 +123,8 @@ def _local(
     def classify_image(data: bytes) -> dict[str, Any]:
         pixels = prepare(data, manifest.preprocessing)
         (row,) = classify(session.run(pixels[np.newaxis]), manifest.outputs, calibration)
+        if isinstance(row, InvalidModelOutputError):
+            raise row
         return describe_image(row, manifest.class_names, top_k)
 
     return classify_image

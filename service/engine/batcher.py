@@ -22,7 +22,7 @@ from service.errors import DeadlineExceededError, InferenceError, ServiceError
 from service.host.thread_priority import lower_thread_priority
 
 Rows = Sequence[Any]
-"""The result of a run: one row per image."""
+"""The result of a run: one row per image, or the ServiceError of an image."""
 
 MIN_QUEUE_TO_CLEAN: Final = 256
 """A queue of more images is searched for cancelled ones."""
@@ -103,8 +103,12 @@ class Batcher:
             threading.Thread(target=self._run_batches, name=f"{name}-{number}", daemon=True)
             for number in range(1, instances + 1)
         ]
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:  # the host is short of threads
+            self.close()
+            raise
 
     def submit(
         self, image: Pixels, deadline: float, priority: Priority = INTERACTIVE
@@ -117,8 +121,8 @@ class Batcher:
             priority: Bulk images only take the places that interactive images leave in a batch.
 
         Returns:
-            A future that ends in an ImageResult, a DeadlineExceededError or an InferenceError.
-            An image whose future is cancelled is not run.
+            A future that ends in an ImageResult, a DeadlineExceededError, an InferenceError or the
+            error that the run returned for the image. A cancelled image is not run.
 
         Raises:
             RuntimeError: The batcher is closed.
@@ -157,7 +161,8 @@ class Batcher:
             while self._sleeping:
                 self._sleeping.pop().notify()
         for thread in self._threads:
-            thread.join()
+            if thread.ident is not None:  # it was started
+                thread.join()
 
     def _run_batches(self) -> None:
         lower_thread_priority()
@@ -257,13 +262,12 @@ def _set_results(
         for position, queued in enumerate(batch):
             if queued.future.done():
                 continue
-            if isinstance(outcome, ServiceError):
-                queued.future.set_exception(outcome)
+            row = outcome if isinstance(outcome, ServiceError) else outcome[position]
+            if isinstance(row, ServiceError):
+                queued.future.set_exception(row)
             else:
                 queued.future.set_result(
-                    ImageResult(
-                        outcome[position], began - queued.enqueued, ended - began, len(batch)
-                    )
+                    ImageResult(row, began - queued.enqueued, ended - began, len(batch))
                 )
 
     loop = batch[0].future.get_loop()

@@ -1,5 +1,6 @@
 """From the scores of a batch to probabilities, abstention and prediction sets of each image."""
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,8 +8,10 @@ import numpy as np
 from model_store.manifest import Calibration, Outputs
 from model_store.session import Logits, probabilities
 from model_store.uncertainty import energy, set_sizes
+from service.errors import InvalidModelOutputError
 
 SCORE_DECIMALS = 6
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)  # not frozen: that would double the time to make one
@@ -28,14 +31,21 @@ class Classification:
     set_sizes: tuple[int, ...] = ()
 
 
-def classify(scores: Logits, outputs: Outputs, calibration: Calibration) -> list[Classification]:
+def classify(
+    scores: Logits, outputs: Outputs, calibration: Calibration
+) -> list[Classification | InvalidModelOutputError]:
     """Classify a batch; all arithmetic is on the whole batch.
+
+    An image whose scores are NaN or infinite gets an error in its place. The others of its batch
+    may be another client's, so they are not affected.
 
     Args:
         scores: float32 `[batch, classes]`, as the model returned them.
         outputs: Whether the scores are logits or probabilities.
         calibration: Temperature and thresholds from the manifest.
     """
+    if not np.isfinite(scores).all():
+        return _classify_finite_rows(scores, outputs, calibration)
     class_probabilities = probabilities(scores, outputs, calibration.temperature)
     images, threshold = len(class_probabilities), calibration.energy_threshold
     reasons: list[str | None] = [None] * images
@@ -59,6 +69,18 @@ def classify(scores: Logits, outputs: Outputs, calibration: Calibration) -> list
             map(tuple, sizes.T.tolist()),
             strict=True,
         )
+    ]
+
+
+def _classify_finite_rows(
+    scores: Logits, outputs: Outputs, calibration: Calibration
+) -> list[Classification | InvalidModelOutputError]:
+    finite = np.asarray(np.isfinite(scores).all(axis=1))
+    logger.error("model output not finite images=%d batch=%d", (~finite).sum(), len(scores))
+    rows = iter(classify(scores[finite], outputs, calibration) if finite.any() else ())
+    return [
+        next(rows) if is_finite else InvalidModelOutputError("the model returned NaN or infinity")
+        for is_finite in finite.tolist()
     ]
 
 

@@ -2,6 +2,7 @@
 
 import math
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from model_store.manifest import Calibration
@@ -18,6 +19,7 @@ from service.engine.variant_selection import SelectedVariant, load_proven, selec
 from service.engine.wait_estimate import LatencyProfile, WaitEstimate
 from service.engine.warm_up import LONGEST_RUN_SECONDS, best_batch_size, warm_up
 from service.engine.watchdog import Watchdog
+from service.errors import InvalidModelOutputError
 from service.host.malloc import trim_memory
 
 
@@ -47,32 +49,34 @@ class LoadedVersion:
         self.preprocessing = manifest.preprocessing
         self.headers = {"model-digest": f"sha256:{version.digest}"}
         self.calibration = calibration = manifest.calibration or Calibration()
-        try:
+        with ExitStack() as on_failure:
+            on_failure.callback(version.close)
             self.options = options = options.for_version(version)
             model = _load_and_warm_up(version, options)
-        except BaseException:
-            version.close()
-            raise
-        self.selected_variant = model.selected_variant
-        self.max_batch_size = (
-            max(model.seconds) if options.max_batch_size else best_batch_size(model.seconds)
-        )
-        self.profile = LatencyProfile(model.seconds)
-        devices = Devices(model.sessions)
+            self.selected_variant = model.selected_variant
+            self.max_batch_size = (
+                max(model.seconds) if options.max_batch_size else best_batch_size(model.seconds)
+            )
+            self.profile = LatencyProfile(model.seconds)
+            devices = Devices(model.sessions)
 
-        # It must not refer to `self`: a cycle would keep the sessions in memory after `close`.
-        def run(images: Pixels, control: RunControl | None) -> list[Classification]:
-            return classify(devices.run(images, control), manifest.outputs, calibration)
+            # It must not refer to `self`: a cycle would keep the sessions in memory after `close`.
+            def run(
+                images: Pixels, control: RunControl | None
+            ) -> list[Classification | InvalidModelOutputError]:
+                return classify(devices.run(images, control), manifest.outputs, calibration)
 
-        self._watchdog = Watchdog(options.run_timeout_seconds, name=f"{version}-watchdog")
-        self.batcher = Batcher(
-            self._watchdog.guard(run),
-            self.max_batch_size,
-            options.instances,
-            options.max_queue_delay_seconds,
-            name=str(version),
-            on_run=self.profile.observe,
-        )
+            self._watchdog = Watchdog(options.run_timeout_seconds, name=f"{version}-watchdog")
+            on_failure.callback(self._watchdog.close)
+            self.batcher = Batcher(
+                self._watchdog.guard(run),
+                self.max_batch_size,
+                options.instances,
+                options.max_queue_delay_seconds,
+                name=str(version),
+                on_run=self.profile.observe,
+            )
+            on_failure.pop_all()
         self.wait_estimate = WaitEstimate(
             self.profile,
             self.batcher,

@@ -9,6 +9,7 @@ from typing import Final
 
 from starlette.types import Scope
 
+from model_store.names import printable
 from service.errors import shorten
 
 REQUEST_ID: Final = b"x-request-id"
@@ -51,9 +52,11 @@ def log_request(
 
 
 class LineFormatter(logging.Formatter):
-    """Puts the level in front of every line of a message."""
+    """Writes each message as one line with its level in front; a traceback may follow.
+
+    Control characters are escaped, so no name in a message can begin a line of its own.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  named by logging
         """The message, without a traceback that may follow."""
-        level = f"{record.levelname}:     "
-        return level + record.message.replace("\n", f"\n{level}")
+        return f"{record.levelname}:     {printable(record.message)}"

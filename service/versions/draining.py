@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from contextlib import suppress
 
 from service.engine.loaded_version import LoadedVersion
 from service.host.malloc import trim_memory
@@ -23,26 +24,44 @@ class DrainingVersions:
         thread = threading.Thread(
             target=_close, args=(loaded,), name=f"drain {loaded.version}", daemon=True
         )
-        thread.start()
         self._draining = (*self._draining, (model, number, thread))
+        _try_to_start(thread)
 
     def numbers(self, model: str) -> list[int]:
         """The versions of a model that still have requests."""
         return [
-            number for name, number, thread in self._draining if name == model and thread.is_alive()
+            number
+            for name, number, thread in self._draining
+            if name == model and not _has_ended(thread)
         ]
 
     def trim(self) -> None:
         """Return memory to the system if a version was closed since the last call."""
-        alive = tuple(entry for entry in self._draining if entry[2].is_alive())
-        if len(alive) < len(self._draining):
+        for *_, thread in self._draining:
+            _try_to_start(thread)
+        remaining = tuple(entry for entry in self._draining if not _has_ended(entry[2]))
+        if len(remaining) < len(self._draining):
             trim_memory()
-        self._draining = alive
+        self._draining = remaining
 
     def join(self) -> None:
         """Block until every version is closed."""
         for *_, thread in self._draining:
-            thread.join()
+            if thread.ident is None:
+                thread.run()
+            else:
+                thread.join()
+
+
+def _try_to_start(thread: threading.Thread) -> None:
+    """Start a thread if it has not started yet and the host is not short of threads."""
+    if thread.ident is None:
+        with suppress(RuntimeError):
+            thread.start()
+
+
+def _has_ended(thread: threading.Thread) -> bool:
+    return thread.ident is not None and not thread.is_alive()
 
 
 def _close(loaded: LoadedVersion) -> None:

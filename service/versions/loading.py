@@ -1,18 +1,24 @@
 """Load one version into this process, and say why if it fails."""
 
 import logging
+import re
 import time
 from dataclasses import dataclass, replace
 from typing import Final
 
 from model_store.errors import ModelStoreError, StoreUnreadableError
+from model_store.names import printable
 from model_store.version import StoreLayer
 from service.engine.loaded_version import LoadedVersion
 from service.errors import ConflictError, NotReadyError
 from service.versions.registry import Registry, RegistryChange
 from service.versions.served_model import ServedModel
 
-_UNREADABLE: Final = (StoreUnreadableError, OSError)
+_SHORTAGES: Final = re.compile(
+    "can't start new thread|pthread_create|bad_alloc|Resource temporarily unavailable|"
+    "Too many open files|Cannot allocate memory|Failed to allocate memory"
+)
+"""What Python and ONNX Runtime say when the host is short of threads, files or memory."""
 logger = logging.getLogger(__name__)
 
 
@@ -28,8 +34,8 @@ class LoadFailure:
     """Why a version cannot serve, in words for clients."""
 
     reason: str
-    unreadable: bool
-    """It could not be read, which is no fault of the version."""
+    transient: bool
+    """The host or the disk is at fault and not the version, so loading it is tried again."""
 
 
 def load_version(registry: Registry, name: str, number: int) -> LoadedVersion | LoadFailure:
@@ -40,15 +46,15 @@ def load_version(registry: Registry, name: str, number: int) -> LoadedVersion | 
         loaded = LoadedVersion(registry.store.open(name, number), registry.options_of(name))
     except Exception as error:
         line = f"version failed model={name} version={number} reason={str(error)!r}"
-        if isinstance(error, _UNREADABLE):  # tried again at every reconciliation, so logged once
+        if reason := _transient_reason(error):  # tried at every reconciliation, so logged once
             registry.problems.report(subject, line)
-            return LoadFailure("it cannot be read", unreadable=True)
+            return LoadFailure(reason, transient=True)
         if isinstance(error, ModelStoreError):
             logger.error(line)  # noqa: TRY400  a traceback adds nothing
-            return LoadFailure(str(error), unreadable=False)
+            return LoadFailure(printable(str(error)), transient=False)
         logger.exception(line)
         reason = f"it cannot be loaded ({type(error).__name__}); the server's log has details"
-        return LoadFailure(reason, unreadable=False)
+        return LoadFailure(reason, transient=False)
     registry.problems.clear(subject)
     logger.info(
         "version ready model=%s version=%d precision=%s duration_ms=%.0f",
@@ -58,6 +64,18 @@ def load_version(registry: Registry, name: str, number: int) -> LoadedVersion | 
         (time.perf_counter() - started) * 1e3,
     )
     return loaded
+
+
+def _transient_reason(error: BaseException) -> str | None:
+    """Why loading may succeed later without a change of the version, or None."""
+    causes = [error]
+    while cause := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(cause)
+    if any(isinstance(cause, MemoryError) or _SHORTAGES.search(str(cause)) for cause in causes):
+        return "this replica is short of threads, memory or file descriptors; it is tried again"
+    if isinstance(error, StoreUnreadableError | OSError):
+        return "it cannot be read"
+    return None
 
 
 def prove_version(change: RegistryChange, name: str, number: int) -> None:
@@ -94,11 +112,14 @@ def prove_version(change: RegistryChange, name: str, number: int) -> None:
         return
     if not model.answering and model.state != "unloaded":
         model = replace(model, state="error")
-    if result.unreadable:  # no failure of the version: nothing is recorded
+    if result.transient:  # no failure of the version: nothing is recorded
         change.put(model)
-        raise NotReadyError(f"version {number} of {name} cannot be read; see the server's log")
+        raise NotReadyError(
+            f"version {number} of {name} cannot be loaded at the moment: {result.reason}; see the "
+            "server's log"
+        )
     errors = {**model.errors, number: result.reason}
-    change.put(replace(model, errors=errors, unreadable=model.unreadable - {number}))
+    change.put(replace(model, errors=errors, transient=model.transient - {number}))
     raise ConflictError(
         f"version {number} of {name} cannot serve: {result.reason}", code="version_failed"
     )

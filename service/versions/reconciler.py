@@ -123,15 +123,15 @@ def _apply_model(change: RegistryChange, name: str, desired: DesiredVersions) ->
     """Load the best candidates that pass their proof, and the versions that an operator loaded.
 
     Every step is visible at once. What served before stays until the last step, and longer if no
-    candidate passes. A version that failed for equal desired versions is tried again only if it was
-    unreadable.
+    candidate passes. A version that failed for equal desired versions is tried again only if the
+    cause was transient.
     """
     model = change.registry.models.get(name) or ServedModel(name)
-    if desired == model.desired and not model.unreadable and not model.error:
+    if desired == model.desired and not model.transient and not model.error:
         return
     serving: dict[int, LoadedVersion] = {}
     errors: dict[int, str] = {}
-    unreadable: set[int] = set()
+    transient: set[int] = set()
     missing = desired.selection.count
     forced = desired.overridden("load")
     for number in dict.fromkeys((*desired.candidates, *forced)):
@@ -141,20 +141,20 @@ def _apply_model(change: RegistryChange, name: str, desired: DesiredVersions) ->
             continue
         loaded = reusable_version(model, number, desired.layer)
         if loaded is None:
-            if desired == model.desired and number in model.errors.keys() - model.unreadable:
+            if desired == model.desired and number in model.errors.keys() - model.transient:
                 errors[number] = model.errors[number]
                 continue
             change.put(_while_loading(model, serving, desired, number))
             result = load_version(change.registry, name, number)
             if isinstance(result, LoadFailure):
                 errors[number] = result.reason
-                unreadable |= {number} if result.unreadable else set()
+                transient |= {number} if result.transient else set()
                 continue
             loaded = result
         serving[number] = loaded
         missing = max(missing - 1, 0)
         change.put(_while_loading(model, serving, desired, None))
-    change.put(_final(model, serving, desired, errors, frozenset(unreadable)))
+    change.put(_final(model, serving, desired, errors, frozenset(transient)))
 
 
 def _while_loading(
@@ -183,7 +183,7 @@ def _final(
     ready: Mapping[int, LoadedVersion],
     desired: DesiredVersions,
     errors: Mapping[int, str],
-    unreadable: frozenset[int],
+    transient: frozenset[int],
 ) -> ServedModel:
     """The last step: what is ready serves alone, or what served before if nothing is."""
     unloaded = desired.overridden("unload")
@@ -198,7 +198,7 @@ def _final(
         answering=answering,
         serving=serving,
         errors=errors,
-        unreadable=unreadable,
+        transient=transient,
         desired=desired,
     )
 

@@ -26,8 +26,8 @@ class ServedModel:
     """What is wrong with the model as a whole."""
     errors: Mapping[int, str] = field(default_factory=dict)
     """Why versions do not serve, by number."""
-    unreadable: frozenset[int] = frozenset()
-    """Versions in `errors` that could not be read; every reconciliation tries them again."""
+    transient: frozenset[int] = frozenset()
+    """Versions in `errors` that every reconciliation tries again: the fault is not theirs."""
     desired: DesiredVersions | None = None
     """What was reconciled last; None after a change outside of reconciliation."""
 

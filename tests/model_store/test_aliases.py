@@ -1,6 +1,8 @@
 """Aliases: append-only histories that racing movers can not damage."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from store_factory import publish_plain, snapshot
 from store_processes import Workers, promote_often
 
-from model_store.aliases import Aliases, AliasEvent, rollback_history
+from model_store.aliases import MAX_EVENT_BYTES, Aliases, AliasEvent, rollback_history
 from model_store.errors import AliasError, InvalidNameError
 from model_store.manifest import now
 from model_store.store import ModelStore
@@ -280,3 +282,69 @@ def test_rollback_that_was_decided_before_another_moved_the_alias_is_refused(
         aliases.rollback("production", to=decided)
     assert versions(aliases) == [1, 2, 3, 2]
     assert aliases.rollback("production", to=1).version == 1
+
+
+def link_to_a_copy(event: Path) -> None:
+    copy = event.with_name("copy")
+    event.rename(copy)
+    event.symlink_to(copy)
+
+
+def pipe(event: Path) -> None:
+    event.unlink()
+    os.mkfifo(event)
+
+
+def endless_device(event: Path) -> None:
+    event.unlink()
+    event.symlink_to("/dev/zero")
+
+
+def padded(event: Path) -> None:
+    event.write_bytes(event.read_bytes().ljust(MAX_EVENT_BYTES + 1))
+
+
+def directory(event: Path) -> None:
+    event.unlink()
+    event.mkdir()
+
+
+@pytest.mark.parametrize("damage", [link_to_a_copy, pipe, endless_device, padded, directory])
+def test_only_regular_small_events_are_read(
+    aliases: Aliases, events: Path, damage: Callable[[Path], object]
+) -> None:
+    """Links, pipes, devices, directories and large files are damaged events that block nothing."""
+    aliases.promote("production", 1)
+    damage(events / "00000001.json")
+    with pytest.raises(AliasError, match="event 1 of alias production is damaged"):
+        aliases.version("production")
+    with pytest.raises(AliasError):
+        aliases.promote("production", 2)
+
+
+@pytest.mark.parametrize("place", ["aliases", "aliases/production"])
+def test_linked_directories_of_aliases_are_rejected(
+    aliases: Aliases, tmp_path: Path, place: str
+) -> None:
+    """Events in another place are neither read nor written."""
+    aliases.promote("production", 1)
+    directory, elsewhere = tmp_path / place, tmp_path / "elsewhere"
+    directory.rename(elsewhere)
+    directory.symlink_to(elsewhere)
+    before = snapshot(elsewhere)
+    with pytest.raises(AliasError, match="symbolic link"):
+        aliases.version("production")
+    with pytest.raises(AliasError):
+        aliases.promote("production", 2)
+    assert snapshot(elsewhere) == before
+
+
+def test_reason_that_would_make_an_event_unreadable_is_rejected(
+    aliases: Aliases, events: Path
+) -> None:
+    """The alias stays where it was."""
+    aliases.promote("production", 1)
+    with pytest.raises(AliasError, match="shorter"):
+        aliases.promote("production", 2, why="x" * MAX_EVENT_BYTES)
+    assert versions(aliases) == [1]
+    assert len(list(events.iterdir())) == 1

@@ -128,6 +128,7 @@ class TestList:
                 "created_at": version.manifest.created_at.isoformat(),
                 "digest": version.digest,
                 "proof": "unproven",
+                "error": None,
             }
         assert [row["model"] for row in rows] == ["m", "shipped"]
 
@@ -150,11 +151,28 @@ class TestList:
         monkeypatch.setenv("SERVICE_STORE", str(root))
         assert "from-the-environment" in invoke("list").stdout
 
-    def test_a_damaged_manifest_is_named(self, run: Command, store: ModelStore, root: Path) -> None:
-        """The error holds model and version."""
-        publish_plain(store)
+    def test_damage_of_one_version_hides_no_other(
+        self, run: Command, store: ModelStore, root: Path
+    ) -> None:
+        """A damaged manifest and a damaged alias are named, and every version is listed."""
+        for model in ("m", "m", "other", "third"):
+            publish_plain(store, model)
+        store.promote("third", 1)
         (root / "m" / "1" / MANIFEST_NAME).write_bytes(b"{")
-        assert "m/1" in run("list").output
+        (root / "third" / "aliases" / "production" / "00000001.json").write_bytes(b"{")
+        result = run("list")
+        assert result.exit_code == 1
+        rows = [line.split()[:2] for line in result.stdout.splitlines()[1:]]
+        assert rows == [["m", "1"], ["m", "2"], ["other", "1"], ["shipped", "1"], ["third", "1"]]
+        assert "m/1" in result.stderr
+        assert "alias production" in result.stderr
+        as_json = run("list", "--json")
+        assert as_json.exit_code == 1
+        errors = {
+            (row["model"], row["version"]): row["error"] for row in json.loads(as_json.stdout)
+        }
+        assert [version for version, error in errors.items() if error] == [("m", 1), ("third", 1)]
+        assert run("list", "other").exit_code == 0
 
 
 class TestShow:
@@ -435,7 +453,7 @@ class TestErrors:
         publish_plain(store)
         store.promote("m", 1)
         (root / "m/aliases/production/00000001.json").write_bytes(b"")
-        for command in (("list",), ("show", "m"), ("aliases", "m")):
+        for command in (("show", "m"), ("aliases", "m")):
             assert_error_line(run(*command), "event 1 of alias production")
 
 

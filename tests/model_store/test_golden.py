@@ -1,6 +1,8 @@
 """The golden proof: what passes, and that each half fails in its own words."""
 
+import errno
 import io
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,6 +29,7 @@ from tiny_model import tiny_model_bytes
 from model_store import golden
 from model_store.errors import (
     DecodeProofError,
+    FileAlteredError,
     ManifestError,
     NumericsProofError,
     ProofError,
@@ -79,6 +82,15 @@ def one_pixel_off() -> bytes:
     return npy(pixels)
 
 
+def array_header(shape: tuple[int, ...]) -> bytes:
+    """The first bytes of an array of this shape, without its values."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": "|u1", "fortran_order": False, "shape": shape}
+    )
+    return buffer.getvalue()
+
+
 def npz() -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, stored_pixels())
@@ -93,8 +105,9 @@ def npz() -> bytes:
         (PIXELS, npy(stored_pixels().astype(np.float32)), "holds float32"),
         (PIXELS, npy(stored_pixels()[:-1]), r"holds uint8 \(7, 8, 3\), expected uint8 \(8, 8, 3\)"),
         (PIXELS, npy(stored_pixels()[..., 0]), "holds uint8"),
-        (PIXELS, npy(np.array([{}]), allow_pickle=True), "not a NumPy array"),
-        (PIXELS, npy(stored_pixels())[:-1], "not a NumPy array"),
+        (PIXELS, npy(np.array([{}]), allow_pickle=True), "holds object"),
+        (PIXELS, npy(stored_pixels())[:-1], "holds 191 values"),
+        (PIXELS, array_header((10**15, 8, 3)), r"holds uint8 \(1000000000000000, 8, 3\)"),
         (PIXELS, b"", "not a NumPy array"),
         (PIXELS, b"not an array", "not a NumPy array"),
         (PIXELS, npz(), "not a NumPy array"),
@@ -290,13 +303,30 @@ def test_the_proof_does_not_look_at_another_version(store: ModelStore) -> None:
             assert len(version.manifest.golden) == (2 if number == 1 else 0)
 
 
-def test_unreadable_pixels_are_not_a_failed_proof(store: ModelStore) -> None:
+def test_unreadable_pixels_are_not_a_failed_proof(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The error is about the disk and holds no path: the proof may pass the next time."""
     fields, files = proven_version()
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(store.root))
+
     with store.open("m", store.publish("m", fields, files)) as version:
-        stored = version.path(version.manifest.golden[0].pixels)
-        stored.unlink()
-        stored.mkdir()
-        with pytest.raises(StoreUnreadableError, match=r"Is a directory$") as caught:
+        monkeypatch.setattr("model_store.version.open_regular_below", fail)
+        with pytest.raises(StoreUnreadableError, match=r"Input/output error$") as caught:
             golden.load_pixels(version, version.manifest.golden[0])
         assert str(store.root) not in str(caught.value)
+
+
+def test_pixels_altered_after_the_verification_are_noticed(store: ModelStore) -> None:
+    """The proof compares with the sealed bytes, not with what has taken their place."""
+    fields, files = proven_version()
+    with store.open("m", store.publish("m", fields, files)) as version:
+        golden_image = version.manifest.golden[0]
+        for name in (golden_image.pixels, golden_image.image):
+            version.path(name).write_bytes(files[PIXELS])
+        with pytest.raises(FileAlteredError):
+            golden.load_pixels(version, golden_image)
+        with pytest.raises(FileAlteredError):
+            golden.prove_decode(version, golden_image)

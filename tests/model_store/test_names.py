@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_store.errors import InvalidNameError
-from model_store.names import check_name, parse_version
+from model_store.names import check_name, parse_version, printable
 
 
 @pytest.mark.parametrize("name", ["a", "digits-resnet20", "A.b_c-9", "0", "x" * 128])
@@ -92,3 +92,18 @@ def test_a_version_has_one_spelling(text: str) -> None:
     except InvalidNameError:
         return
     assert str(number) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain.onnx", "plain.onnx"),
+        ("Größe 図", "Größe 図"),
+        ("a\nb\x1b[2K\t", r"a\nb\x1b[2K\t"),
+        ("\udcff\u2028\u202e", r"\udcff\u2028\u202e"),
+    ],
+)
+def test_printable_text_is_one_line_of_utf_8(text: str, expected: str) -> None:
+    """What is not printable is escaped, and everything else stays."""
+    assert printable(text) == expected
+    assert printable(text).encode()

@@ -129,3 +129,23 @@ class TestPrune:
         with pytest.raises(ValueError, match="keep must be at least 1"):
             five.prune("m", keep=keep)
         assert five.versions("m") == [1, 2, 3, 4, 5]
+
+
+def test_drafts_of_killed_movers_are_pruned(store: ModelStore, root: Path) -> None:
+    """A draft of an alias event is deleted once it is so old that no mover can still need it."""
+    publish_plain(store)
+    store.promote("m", 1)
+    events = root / "m" / "aliases" / "production"
+    for name in (".draft-old", ".draft-new"):
+        (events / name).write_bytes(b"{}")
+    os.utime(events / ".draft-old", (0, 0))
+    (events / ".draft-\udcff\n").write_bytes(b"")
+    os.utime(events / ".draft-\udcff\n", (0, 0))
+    leftovers = (
+        r"aliases/production/.draft-\udcff\n",
+        "aliases/production/.draft-old",
+    )
+    assert store.prune("m", dry_run=True).leftovers == tuple(sorted(leftovers, reverse=True))
+    assert (events / ".draft-old").exists()
+    assert set(store.prune("m").leftovers) == set(leftovers)
+    assert sorted(os.listdir(events)) == [".draft-new", "00000001.json"]

@@ -13,12 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from slow_model import slow_model_bytes
 from store_factory import WEIGHTS
-from tiny_model import FLOAT, tiny_model_bytes
+from tiny_model import DOUBLE, FLOAT, INT64, STRING, tiny_model_bytes
 
 from model_store.errors import ModelRunError
 from model_store.manifest import Input, Outputs
 from model_store.providers import CUDA
-from model_store.session import RunControl, Session, SessionOptions, probabilities
+from model_store.session import (
+    RunControl,
+    Session,
+    SessionOptions,
+    _first_line,
+    probabilities,
+)
 
 HEIGHT, WIDTH = 4, 6
 INPUT = Input(height=HEIGHT, width=WIDTH)
@@ -108,6 +114,45 @@ def test_a_model_without_the_promised_outputs_is_refused(outputs: Outputs, load:
     """The error lists the outputs of the model."""
     with pytest.raises(ModelRunError, match=r"it has \['logits'\]"):
         load(outputs)
+
+
+@pytest.mark.parametrize(
+    ("oddity", "shown"),
+    [
+        ({"logits_type": STRING}, "tensor(string)"),
+        ({"logits_type": INT64}, "tensor(int64)"),
+        ({"logits_type": DOUBLE}, "tensor(double)"),
+        ({"logits_rank": 1}, "['batch']"),
+    ],
+    ids=str,
+)
+def test_a_model_with_other_logits_is_refused(
+    oddity: dict[str, Any], shown: str, load: Load
+) -> None:
+    """Logits are float32 with two dimensions, which the file declares before it runs."""
+    with pytest.raises(ModelRunError, match="logits") as caught:
+        load(**oddity)
+    assert shown in str(caught.value)
+
+
+@pytest.mark.parametrize("folder", ["plain", "with a space"])
+def test_messages_of_the_runtime_hold_no_absolute_path(tmp_path: Path, folder: str) -> None:
+    """Clients see the reason: file names stay, directories of this machine do not."""
+    path = tmp_path / folder / "model.onnx"
+    path.parent.mkdir()
+    texts = [
+        f"{path} failed: {path.parent}/weights/w.bin of node '/layer1/conv/Conv'",
+        f"[{Path('/etc/ssl/x.cc')}:12] and /onnxruntime_src/onnxruntime/core/graph.cc:7 gone",
+    ]
+    lines = [_first_line(RuntimeError(text + "\nsecond line"), path) for text in texts]
+    assert lines[0] in {
+        "model.onnx failed: weights/w.bin of node '/layer1/conv/Conv'",
+        "model.onnx failed: w.bin of node '/layer1/conv/Conv'",
+    }
+    assert lines[1] == "[x.cc:12] and graph.cc:7 gone"
+    with pytest.raises(ModelRunError) as caught:
+        Session(path, INPUT, Outputs())
+    assert str(tmp_path) not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -262,3 +262,60 @@ def test_a_version_that_is_being_deleted_is_not_found(store: ModelStore, directo
     with pytest.raises(VersionNotFoundError, match="being deleted"):
         store.open("m", 1)
     lock.release()
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "labels/names.txt", MANIFEST_NAME])
+@pytest.mark.parametrize("kind", ["link", "pipe", "device"])
+def test_only_regular_files_are_read(
+    store: ModelStore, directory: Path, name: str, kind: str
+) -> None:
+    """A link, even to the same bytes, a pipe and a device are rejected and block nothing."""
+    path = directory / name
+    path.rename(store.root / "copy")
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(store.root / "copy" if kind == "link" else "/dev/zero")
+    with pytest.raises((PathEscapesError, ManifestError)):
+        store.open("m", 1)
+
+
+def test_linked_folder_is_rejected(store: ModelStore, directory: Path) -> None:
+    """A file behind a linked folder is rejected, also if its bytes are the sealed ones."""
+    (directory / "labels").rename(store.root / "elsewhere")
+    (directory / "labels").symlink_to(store.root / "elsewhere")
+    with pytest.raises(PathEscapesError, match=r"labels/names\.txt"):
+        store.open("m", 1)
+
+
+def test_file_that_is_swapped_after_it_was_opened_is_still_the_compared_one(
+    store: ModelStore, directory: Path
+) -> None:
+    """What is read from an opened file is what was compared with its sha256."""
+    with store.open("m", 1) as version, version.open_file("model.onnx") as file:
+        (directory / "other").write_bytes(b"other bytes")
+        (directory / "other").replace(directory / "model.onnx")
+        assert file.read() == PLAIN_FILES["model.onnx"]
+        with pytest.raises(FileAlteredError):
+            version.open_file("model.onnx")
+        with pytest.raises(FileAlteredError):
+            version.read_file("model.onnx", 1000)
+
+
+def test_small_file_is_bounded(store: ModelStore) -> None:
+    """A file is not read beyond what its reader allows."""
+    publish_plain(store)
+    size = len(PLAIN_FILES["model.onnx"])
+    with store.open("m", 1) as version:
+        assert version.read_file("model.onnx", size) == PLAIN_FILES["model.onnx"]
+        with pytest.raises(FileAlteredError, match=f"larger than {size - 1} bytes"):
+            version.read_file("model.onnx", size - 1)
+
+
+def test_name_of_an_unlisted_file_is_printable(store: ModelStore, directory: Path) -> None:
+    """Control characters and bytes outside UTF-8 are escaped in the message."""
+    (directory / "a\nb\udcff").touch()
+    with pytest.raises(FileUnlistedError) as caught:
+        store.open("m", 1)
+    assert r"a\nb\udcff" in str(caught.value)
+    assert str(caught.value).isprintable()

@@ -69,6 +69,7 @@ def publish(
     calibration: Calibration | None = None,
     others: Mapping[Variant, bytes] = MappingProxyType({}),
     extra: Mapping[str, bytes] = MappingProxyType({}),
+    proof: str = "proven",
 ) -> int:
     """Publish a version and return its number.
 
@@ -101,6 +102,7 @@ def publish(
         "variants": (Variant(precision="fp32", file="model.onnx", tolerance=1e-3), *others),
         "golden": tuple(blocks),
         "calibration": calibration,
+        "proof": proof,
     }
     return store.publish(
         model, manifest, files | {variant.file: data for variant, data in others.items()}

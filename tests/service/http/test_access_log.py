@@ -174,20 +174,19 @@ def test_service_answers_although_nobody_reads_its_output(colour_store: ModelSto
         process.communicate(timeout=PATIENCE_SECONDS)
 
 
-def test_every_line_of_a_message_has_its_level() -> None:
-    """A traceback that follows has none."""
+def test_message_is_one_line_whatever_names_it_holds() -> None:
+    """A newline or an escape sequence in a name is escaped; a traceback may follow."""
     record = logging.LogRecord(
         "any",
         logging.WARNING,
         __file__,
         1,
-        "%s\n%s",
-        ("one", "two"),
+        "%s %s",
+        ("one\nERROR: two\r\x1b[2K\u2028", "\udcff é"),
         (ValueError, ValueError("no"), None),
     )
     assert LineFormatter().format(record).splitlines() == [
-        "WARNING:     one",
-        "WARNING:     two",
+        r"WARNING:     one\nERROR: two\r\x1b[2K\u2028 \udcff é",
         "ValueError: no",
     ]
 

@@ -8,9 +8,11 @@ import math
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from asgi_application import Application, RawClient, started, until
-from colour_model import COLOURS, MODEL, labels, make_store, plain, publish
+from colour_model import COLOURS, MODEL, WEIGHTS, encode, labels, make_store, plain, publish
+from http_problems import check_problem
 from PIL import Image
 from server_process import PATIENCE_SECONDS
 
@@ -419,3 +421,23 @@ async def test_request_is_answered_by_the_version_it_leased(store: ModelStore) -
         answer = json.loads(client.body)
         assert answer["model"] == BUILTIN_DEFAULT_MODEL
         assert not set(labels(answer["results"])) & set(COLOURS)
+
+
+async def test_output_that_is_not_finite_is_a_500_of_its_image(tmp_path: Path) -> None:
+    """An image whose scores overflow gets invalid_model_output, and the others are answered."""
+    store = make_store(tmp_path / "store")
+    huge = np.full_like(WEIGHTS, 3e38)  # black is 0, and every other colour is infinite
+    publish(store, weights=huge, golden_weights=huge, golden=(), proof="unproven")
+    black = encode(Image.new("RGB", (16, 12)))
+    async with started(store.root) as application:
+        client = application.client
+        check_problem(
+            await client.post("/v1/predict", content=plain("white")), 500, "invalid_model_output"
+        )
+        images = [{"b64": base64.b64encode(data).decode()} for data in (black, plain("white"))]
+        both = await client.post("/v1/predict", json={"images": images})
+        assert both.status_code == 200
+        first, second = both.json()["results"]
+        assert "error" not in first
+        assert second["error"]["code"] == "invalid_model_output"
+        assert (await client.post("/v1/predict", content=black)).status_code == 200

@@ -4,12 +4,16 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 
 import pytest
-from colour_model import MODEL
+from colour_model import MODEL, publish
+from registries import is_closed, options
 from server_process import PATIENCE_SECONDS, REPOSITORY
 
 from model_store.store import ModelStore
+from service.engine.loaded_version import LoadedVersion
+from service.versions.draining import DrainingVersions
 
 
 @pytest.mark.skipif(
@@ -60,3 +64,25 @@ def test_memory_is_returned_when_a_version_closes(colour_store: ModelStore) -> N
     full, leased, gone = map(int, done.stdout.split())
     assert full - leased < 10_000_000
     assert leased - gone > 30_000_000
+
+
+@pytest.mark.parametrize("trims", [0, 1])
+def test_version_drains_later_if_no_thread_can_start(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch, trims: int
+) -> None:
+    """It is closed as soon as the host has threads again, and at the latest at shutdown."""
+    first = LoadedVersion(store.open(MODEL, publish(store)), options(MODEL))
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    draining = DrainingVersions()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        draining.drain(first)
+    assert draining.numbers(MODEL) == [1]
+    assert first.version._lock._descriptor >= 0  # still open
+    for _ in range(trims):
+        draining.trim()
+    draining.join()
+    assert is_closed(first)

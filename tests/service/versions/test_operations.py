@@ -1,6 +1,7 @@
 """The management routes, over real HTTP and in a real process."""
 
 import asyncio
+import errno
 import os
 import shutil
 import threading
@@ -357,18 +358,29 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
 
 
 @pytest.mark.skipif(not READ_ONLY.is_dir(), reason="this system has no /sys")
-def test_read_only_store_is_reported(store: ModelStore) -> None:
+@pytest.mark.anyio
+async def test_read_only_store_is_reported(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a read-only store, a replica loads and unloads and rejects moves with a hint."""
     publish(store)
     publish(store)
     store.promote(MODEL, 1)
-    (store.root / MODEL / "aliases" / "canary").symlink_to(READ_ONLY)
-    with operating(store) as operator:
-        operator.done("versions/2/load")
-        response = operator.client.put(f"{BASE}/aliases/canary", json={"version": 2})
-        check_problem(response, 409, "store_read_only")
-        assert "python -m model_store promote" in response.json()["detail"]
-        assert operator.version() == 1
+    keys = store.root.parent / "keys.json"
+    header = {"authorization": f"Bearer {add_key(keys, 'deploy', ['manage'])}"}
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    async with started(store.root, keys=keys) as application:
+        client = application.client
+        monkeypatch.setattr("model_store.aliases.write_durably", fail)
+        loaded = await client.post(f"{BASE}/versions/2/load", headers=header)
+        assert loaded.status_code == 200
+        moved = await client.put(f"{BASE}/aliases/canary", json={"version": 2}, headers=header)
+        check_problem(moved, 409, "store_read_only")
+        assert "python -m model_store promote" in moved.json()["detail"]
+        assert (await client.get(BASE)).json()["version"] == 1
 
 
 def test_built_in_model_has_no_aliases(store: ModelStore) -> None:
@@ -379,3 +391,26 @@ def test_built_in_model_has_no_aliases(store: ModelStore) -> None:
         check_problem(operator.client.post(f"{path}/rollback"), 409, "alias_not_moved")
         assert operator.client.post(f"{path}/versions/1/load").status_code == 200
     assert list(store.root.iterdir()) == []
+
+
+@pytest.mark.anyio
+async def test_file_name_outside_utf_8_is_shown_escaped(store: ModelStore) -> None:
+    """A version with such a file fails with a reason, and its model can be read and promoted."""
+    for _ in range(3):
+        publish(store)
+    store.promote(MODEL, 1)
+    (store.root / MODEL / "3" / "a\nb\udcff").touch()
+    (store.root / MODEL / "aliases" / "\udcff").mkdir()
+    keys = store.root.parent / "keys.json"
+    header = {"authorization": f"Bearer {add_key(keys, 'deploy', ['manage'])}"}
+    async with started(store.root, keys=keys) as application:
+        client = application.client
+        failed = await client.post(f"{BASE}/versions/3/promote", headers=header)
+        check_problem(failed, 409, "version_failed")
+        assert r"a\nb\udcff is not listed" in failed.json()["detail"]
+        shown = await client.get(BASE)
+        assert shown.status_code == 200
+        assert r"a\nb\udcff" in shown.json()["versions"][2]["reason"]
+        promoted = await client.post(f"{BASE}/versions/2/promote", headers=header)
+        assert (promoted.status_code, promoted.json()["version"]) == (200, 2)
+    assert store.aliases(MODEL).version("production") == 2

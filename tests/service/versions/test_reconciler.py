@@ -1,16 +1,27 @@
 """What reconciliation loads, keeps and unloads."""
 
+import errno
+import os
 import shutil
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from colour_model import MODEL, alter, make_store, publish, publish_deviating
 from registries import is_closed, options, serving, wait_until_closed
 
-from model_store.errors import ModelStoreError, StoreUnreadableError, VersionCorruptError
+from model_store.errors import (
+    ModelRunError,
+    ModelStoreError,
+    StoreUnreadableError,
+    VersionCorruptError,
+)
+from model_store.files import DirectoryLock
 from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
 from model_store.version import Version
+from service.engine import loaded_version
 from service.engine.loaded_version import LoadedVersion
 from service.engine.options import EngineOptions
 from service.errors import ConflictError
@@ -159,7 +170,7 @@ def test_unreadable_version_is_retried_and_logged_once(
     for _ in range(3):
         reconcile(registry)
     assert serving(registry) == 1
-    assert sorted(registry.models[MODEL].unreadable) == [2]
+    assert sorted(registry.models[MODEL].transient) == [2]
     failures = [message for message in caplog.messages if "Input/output error" in message]
     assert len(failures) == 1
     assert failures[0].startswith(f"version failed model={MODEL} version=2 ")
@@ -194,6 +205,63 @@ def test_unreadable_version_that_then_fails_is_not_retried(
         Operations(registry).load(MODEL, 2)
     reconcile(registry)
     assert attempts == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "shortage",
+    [
+        RuntimeError("can't start new thread"),
+        MemoryError(),
+        OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
+        ModelRunError("ONNX Runtime cannot load model.onnx: pthread_create failed"),
+        ModelRunError("ONNX Runtime cannot load model.onnx: std::bad_alloc"),
+    ],
+    ids=str,
+)
+def test_shortage_of_the_host_is_not_the_fault_of_the_version(
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    shortage: Exception,
+) -> None:
+    """Loading is tried again when threads, memory or descriptors were short, and logged once."""
+    publish(registry.store)
+
+    def fail(*_: object) -> None:
+        raise shortage
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loaded_version, "select_variant", fail)
+        for _ in range(2):
+            reconcile(registry)
+            assert serving(registry) is None
+    assert len([line for line in caplog.messages if line.startswith("version failed")]) == 1
+    reconcile(registry)
+    assert serving(registry) == 1
+
+
+@pytest.mark.parametrize("started", [0, 1, 2])
+def test_version_whose_threads_cannot_start_leaves_none_behind(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, started: int
+) -> None:
+    """What was started before the host ran out of threads ends, and the version is unlocked."""
+    publish(registry.store)
+    registry.options_of = lambda _: replace(options(MODEL), instances=2, run_timeout_seconds=9.0)
+    before, start, starts = threading.active_count(), threading.Thread.start, iter(range(99))
+
+    def start_some(thread: threading.Thread) -> None:
+        if next(starts) >= started:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start_some)
+        reconcile(registry)
+    assert next(starts) == started + 1
+    assert threading.active_count() == before
+    DirectoryLock(registry.store.root / MODEL / "1", exclusive=True).release()
+    reconcile(registry)
+    assert serving(registry) == 1
 
 
 def test_new_model_serves(registry: Registry) -> None:

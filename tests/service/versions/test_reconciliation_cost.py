@@ -1,8 +1,10 @@
 """What a reconciliation opens: nothing that is known."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,10 @@ import pytest
 from colour_model import MODEL, publish
 from registries import options
 
-from model_store import version as version_module
-from model_store.files import sha256_of
+from model_store import aliases
+from model_store.files import open_regular_below
 from model_store.store import ModelStore
+from model_store.version import Version
 from service.versions.reconciler import reconcile
 from service.versions.registry import Registry
 from service.versions.version_policy import parse_policy
@@ -28,13 +31,15 @@ class Opened:
         sys.addaudithook(self._see)  # hooks cannot be removed; without a root this one does nothing
 
     def _see(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if (
-            self.root is None
-            or event not in {"open", "os.listdir", "os.scandir"}
-            or not isinstance(arguments[0], str | Path)
-        ):
+        if self.root is None or event not in {"open", "os.listdir", "os.scandir"}:
             return
-        path = Path(arguments[0])
+        path = arguments[0]
+        if event == "os.listdir" and isinstance(path, int):
+            path = str(Path(f"/proc/self/fd/{path}").readlink())
+        opens_directory = event == "open" and (arguments[2] or 0) & os.O_DIRECTORY
+        if not isinstance(path, str | Path) or opens_directory:
+            return
+        path = Path(path)
         if path.is_relative_to(self.root):
             (self.files if event == "open" else self.listed).append(
                 str(path.relative_to(self.root))
@@ -59,11 +64,13 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were hashed."""
     paths: list[Path] = []
 
-    def see(path: Path) -> str:
-        paths.append(path)
-        return sha256_of(path)
+    open_file = Version.open_file
 
-    monkeypatch.setattr(version_module, "sha256_of", see)
+    def see(version: Version, relative: str) -> FileIO:
+        paths.append(version.path(relative))
+        return open_file(version, relative)
+
+    monkeypatch.setattr(Version, "open_file", see)
     return paths
 
 
@@ -79,8 +86,8 @@ def test_unchanged_store_is_only_listed(
     with opened.watching(store.root):
         reconcile(registry)
     assert len(hashed) == 3 * 5
-    assert any(name.endswith("production/00000001.json") for name in opened.files), (
-        "the hook sees what is opened"
+    assert any(name.endswith("aliases/production") for name in opened.listed), (
+        "the hook sees what is listed"
     )
     hashed.clear()
     with opened.watching(store.root):
@@ -119,8 +126,16 @@ def test_only_a_new_version_is_opened(
     registry.close()
 
 
-def test_only_a_moved_alias_is_read(store: ModelStore, opened: Opened, hashed: list[Path]) -> None:
+def test_only_a_moved_alias_is_read(
+    store: ModelStore, hashed: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A move reads the events of its alias only."""
+    read: list[str] = []
+
+    def see(directory: Path, relative: str) -> FileIO:
+        read.append(str((directory / relative).relative_to(store.root)))
+        return open_regular_below(directory, relative)
+
     for name in (MODEL, "other"):
         publish(store, name)
         store.promote(name, 1)
@@ -128,8 +143,8 @@ def test_only_a_moved_alias_is_read(store: ModelStore, opened: Opened, hashed: l
     reconcile(registry)
     hashed.clear()
     store.promote(MODEL, 1)
-    with opened.watching(store.root):
-        reconcile(registry)
-    assert opened.files == [f"{MODEL}/aliases/production/0000000{number}.json" for number in (1, 2)]
+    monkeypatch.setattr(aliases, "open_regular_below", see)
+    reconcile(registry)
+    assert read == [f"{MODEL}/aliases/production/0000000{number}.json" for number in (1, 2)]
     assert hashed == []
     registry.close()
