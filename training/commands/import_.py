@@ -171,15 +171,15 @@ def input_options(command: Any) -> Any:
 @click.option(
     "--weights",
     type=EXISTING_FILE,
-    help="A state dict (.safetensors, .pth) with torchvision's names; with --torchvision, the "
-    "file to use instead of a download.",
+    help="A state dict or checkpoint (.safetensors, .pth, .ckpt, …) with torchvision's names; with "
+    "--torchvision, the file to use instead of a download.",
 )
 @click.option("--arch", help="The architecture of --weights.")
 @click.option(
     "--labels",
     type=EXISTING_FILE,
-    help="Class names in the order of the outputs: one per line, a JSON list, or Keras's class "
-    "index.",
+    help="Class names in the order of the outputs: one per line, CSV, a list, or a JSON object "
+    "from index to name or from name to index.",
 )
 @input_options
 @click.option(

@@ -172,8 +172,9 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--start",
             metavar="WEIGHTS",
-            help="Initial weights: `torchvision`, a .safetensors or .pth file with torchvision's "
-            "names, MODEL or MODEL/VERSION. The head is replaced if the classes differ.",
+            help="Initial weights: `torchvision`, a file (.safetensors, .pth, .ckpt, …) with "
+            "torchvision's names, MODEL or MODEL/VERSION. The head is replaced if the classes "
+            "differ.",
         ),
     )
 

@@ -6,8 +6,9 @@ Modules in the order in which an import uses them:
 2. `onnx_network` (ONNX files) or `torch_networks` (torch weights): from the file to an
    `ImportCandidate` (`candidate`), with one entry in the `import_report` for each decision.
 
-   - ONNX: `foreign_file` parses the file, `head` finds its scores (through `score_transforms`),
-     `reference_model` runs it unchanged, and `served_graph` builds the graph to serve from
+   - ONNX: `foreign_file` parses the file, `binary_scores` splits a single Sigmoid, `head` finds its
+     scores (through `score_transforms`), `reference_model` runs it unchanged, and `served_graph`
+     builds the graph to serve from
      `foreign_graph` (opset, batch, folding with `affine`), `input_spec` and `assembly`.
    - torch: `torchvision_weights` identifies the file.
 3. `verification`: checks the candidate against its reference on `probes` (`parity_checks`) and on

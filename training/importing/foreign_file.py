@@ -13,6 +13,7 @@ from onnx import TensorProto, defs, inliner, shape_inference, version_converter
 
 from model_store.files import sha256_of
 from training.errors import ForeignModelError
+from training.importing.graph_walk import GraphWalker, attribute
 from training.importing.input_spec import DTYPES
 
 ONNX_DOMAINS: Final = frozenset({"", "ai.onnx"})
@@ -81,6 +82,7 @@ def read_foreign_file(path: Path) -> ForeignFile:
     proto = _inline_functions(path, proto)
     _check_names(path, proto.graph)
     _check_operators(path, proto)
+    _check_batch_norms(path, proto.graph)
     constants = {constant.name for constant in proto.graph.initializer}
     inputs = [
         _tensor_info(path, "input", entry)
@@ -223,6 +225,20 @@ def _check_operators(path: Path, proto: onnx.ModelProto) -> None:
             f"{path} uses operators that opset {versions.get('', 1)} does not have: "
             f"{', '.join(sorted(unknown))}; export it without custom operators"
         )
+
+
+def _check_batch_norms(path: Path, graph: onnx.GraphProto) -> None:
+    """Reject one mean per pixel (`spatial=0`), which ONNX Runtime and opset 9 do not have."""
+    walker = GraphWalker(graph)
+    for node in graph.node:
+        if node.op_type != "BatchNormalization" or attribute(node, "spatial", 1) == 1:
+            continue
+        constants = [walker.constant(name) for name in node.input[1:]]
+        if any(constant is None or constant.ndim != 1 for constant in constants):
+            raise ForeignModelError(
+                f"{path} has a BatchNormalization with spatial=0 and one mean per pixel, which "
+                "newer opsets do not have; export it with one mean per channel (spatial=1)"
+            )
 
 
 def _tensor_info(path: Path, kind: str, entry: onnx.ValueInfoProto) -> TensorInfo:

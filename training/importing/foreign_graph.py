@@ -18,7 +18,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from training.errors import ForeignModelError
 from training.importing.affine import fold_affine
 from training.importing.foreign_file import CONVERSION_ERRORS, ONNX_DOMAINS, ForeignFile
-from training.importing.graph_walk import used_values
+from training.importing.graph_walk import attribute, used_values
 from training.importing.import_report import ImportReport
 from training.steps.export import OPSET
 
@@ -42,6 +42,7 @@ def upgrade(file: ForeignFile, report: ImportReport) -> onnx.ModelProto:
         report.add("weights", f"{extra} inputs", "changed", "inputs with a value became constants")
     del graph.input[:], graph.value_info[:]
     graph.input.extend(inputs)
+    _make_spatial(graph, report)
     before = proto.ir_version
     # Before the conversion: below IR 4, constants must also be inputs.
     proto.ir_version = IR_VERSION
@@ -64,6 +65,24 @@ def upgrade(file: ForeignFile, report: ImportReport) -> onnx.ModelProto:
             f"the file has opset {file.opset}, IR {before}",
         )
     return proto
+
+
+def _make_spatial(graph: onnx.GraphProto, report: ImportReport) -> None:
+    """Remove `spatial=0` (MXNet) from batch norms; `foreign_file` accepts one mean per channel.
+
+    The scores show whether the meaning is the same.
+    """
+    changed = 0
+    for node in graph.node:
+        if node.op_type != "BatchNormalization" or attribute(node, "spatial", 1) == 1:
+            continue
+        kept = [entry for entry in node.attribute if entry.name != "spatial"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+        changed += 1
+    if changed:
+        evidence = "they have one mean per channel, so spatial=0 was removed"
+        report.add("batch norms", f"{changed} with spatial=0", "changed", evidence)
 
 
 def _set_batch(graph: onnx.GraphProto, batch: int | str) -> None:
@@ -119,8 +138,13 @@ def free_batch(proto: onnx.ModelProto, batch: int | None) -> bool:
         if batch is None or node.op_type != "Reshape" or node.input[1] not in constants:
             continue
         shape = numpy_helper.to_array(constants[node.input[1]]).copy()
+        zero_is_empty = attribute(node, "allowzero", 0) == 1  # torch's dynamo exporter writes it
+        if zero_is_empty and 0 in shape:
+            continue
         if shape.ndim == 1 and len(shape) > 1 and shape[0] == batch:
             shape[0] = 0  # keep the size of the input
+            if zero_is_empty:
+                node.ClearField("attribute")
             name = f"free_shape_{number}"
             proto.graph.initializer.append(numpy_helper.from_array(shape.astype(np.int64), name))
             node.input[1] = name

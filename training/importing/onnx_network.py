@@ -13,6 +13,7 @@ from model_store.preprocessing import Pixels
 from model_store.provenance import Imported
 from model_store.session import Logits
 from training.errors import ForeignModelError
+from training.importing.binary_scores import split_sigmoid
 from training.importing.candidate import ImportCandidate, input_size_of
 from training.importing.foreign_file import TensorInfo, read_foreign_file
 from training.importing.head import PooledHead, ScoreOutput, choose_output, find_score_output
@@ -28,6 +29,7 @@ from training.importing.labels import class_count_error, name_classes
 from training.importing.probes import make_probes, require_finite, score_spread
 from training.importing.reference_model import ReferenceModel
 from training.importing.served_graph import ServedGraphBuilder
+from training.quantization.graph import reduced_precision
 
 PROBABILITY_TOLERANCE: Final = 1e-3
 
@@ -41,7 +43,8 @@ def read_onnx(path: Path, labels: Sequence[str], options: InputOptions) -> Impor
     report = ImportReport(path.name)
     file = read_foreign_file(path)
     class_names = name_classes(labels, report)
-    output = choose_output(file, class_names, options.output, report).name
+    file, requested = split_sigmoid(file, class_names, options.output, report)
+    output = choose_output(file, class_names, requested, report).name
     input_spec = find_input_spec(file, options, report)
     preprocessing = find_preprocessing(
         _size_in_file(file.input, input_spec), f"the input {file.input}", options, report
@@ -56,6 +59,11 @@ def read_onnx(path: Path, labels: Sequence[str], options: InputOptions) -> Impor
     kind = _classify_scores(score_output, expected, scores, report)
     builder = ServedGraphBuilder(file, output, input_spec, preprocessing, probes, expected, kind)
     network, max_batch_size = builder.prepare_network(report)
+    if precision := reduced_precision(file.proto):
+        evidence = "the version computes in float32"
+        if reduced_precision(network):
+            evidence = "the version computes like the file; `quantize` cannot convert it"
+        report.add("precision", precision, "found", evidence)
     head, identity_error = builder.find_head(network, report) or (None, None)
     model, outputs = builder.build(network, head)
     return ImportCandidate(

@@ -58,10 +58,22 @@ class ServedGraphBuilder:
             evidence = f"reshapes to a batch of {fixed or 1} were freed; {checked}"
             report.add("batch", "free", "changed", evidence)
             return freed, EXPORT_MAX_BATCH_SIZE
+        dynamic = any(node.op_type == "DynamicQuantizeLinear" for node in network.graph.node)
         if self._agrees(network, 1):
             evidence = "the graph works for single images only; export it with a free batch"
+            if dynamic:
+                evidence = (
+                    "the file is dynamically quantized: the images of a batch would share the "
+                    "range of their activations; import the float file and use `quantize`"
+                )
             report.add("batch", "1", "missing", evidence)
             return network, 1
+        if dynamic:
+            raise ForeignModelError(
+                f"{self.file.path} is dynamically quantized (DynamicQuantizeLinear): it rounds "
+                "activations to the range of each input, so small float differences change its "
+                "scores too much to verify a copy; import the float file and use `quantize`"
+            )
         if fixed is not None and fixed > 1:
             raise ForeignModelError(
                 f"{self.file.path} works in batches of {fixed} only, and single images must be "

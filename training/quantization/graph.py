@@ -10,6 +10,13 @@ import onnx
 from training.errors import QuantizationError
 
 LAYER_OPERATORS: Final = frozenset({"Conv", "Gemm", "MatMul"})
+_INTEGER_OPERATORS: Final = frozenset(
+    {
+        *("ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger"),
+        *("QGemm", "QLinearConv", "QLinearMatMul", "QuantizeLinear"),
+    }
+)
+_HALF_TYPES: Final = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,27 @@ def read_graph(data: bytes) -> Any:
                 if name not in taken
             )
     return model
+
+
+def reduced_precision(model: Any) -> str | None:
+    """INT8, fp16 or bf16 with the evidence, if a graph is not float32; else None."""
+    if found := sorted({node.op_type for node in model.graph.node} & _INTEGER_OPERATORS):
+        return f"INT8 ({', '.join(found)})"
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        kind = types.get(node.input[1]) if len(node.input) > 1 else None
+        if node.op_type in LAYER_OPERATORS and kind in _HALF_TYPES:
+            return f"{_HALF_TYPES[kind]} ({node.input[1]})"
+    return None
+
+
+def require_float32(data: bytes, source: object) -> None:
+    """Raise QuantizationError if the graph is INT8, fp16 or bf16 already."""
+    if precision := reduced_precision(read_graph(data)):
+        raise QuantizationError(
+            f"{source} is already {precision}, so it cannot be converted; import the float32 file "
+            "and convert that"
+        )
 
 
 def layers_of(model: Any) -> tuple[Layer, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from model_store.aliases import PRODUCTION
@@ -12,19 +13,32 @@ from model_store.store import ModelStore
 from model_store.version import Version
 from training.errors import QuantizationError
 from training.promotion import pin_serving_version, require_holdable
+from training.quantization.graph import require_float32
 from training.quantization.variants import QuantizedVariant
 from training.steps.publish import Published
 
 
 @contextmanager
 def open_source_version(store: ModelStore, reference: str) -> Iterator[Version]:
-    """Open MODEL or MODEL/VERSION. Raises QuantizationError if it has no fp32 file."""
+    """Open MODEL or MODEL/VERSION.
+
+    Raises:
+        QuantizationError: It has no fp32 file, the file holds another precision, or `reference`
+            is an ONNX file.
+    """
+    if reference.lower().endswith(".onnx") and (path := Path(reference)).is_file():
+        require_float32(path.read_bytes(), path)
+        raise QuantizationError(
+            f"{path} is a file, expected MODEL or MODEL/VERSION of the store; publish it first: "
+            f"python -m training import --onnx {path} …"
+        )
     model, _, number = reference.partition("/")
     with store.open(model, store.resolve(model, number or None)) as version:
         if all(variant.precision != "fp32" for variant in version.manifest.variants):
             raise QuantizationError(
                 f"{version} has no fp32 file to convert; choose another version"
             )
+        require_float32(version.path(version.variant("fp32").file).read_bytes(), version)
         yield version
 
 

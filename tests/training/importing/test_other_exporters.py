@@ -144,6 +144,42 @@ def test_files_of_torchs_older_exporter_are_imported(
     )
 
 
+def dynamo_file(path: Path, batch: int) -> torch.nn.Module:
+    """A network that torch's default exporter wrote with this fixed batch."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8, len(LABELS)),
+    ).eval()
+    with torch.no_grad():
+        network[4].weight.mul_(40)
+    torch.onnx.export(
+        network, (torch.zeros(batch, 3, SIDE, SIDE),), str(path), dynamo=True, verbose=False
+    )
+    return network
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_batch_of_torchs_default_exporter_is_freed(tmp_path: Path, batch: int) -> None:
+    """It writes reshapes to the fixed batch, with allowzero=1."""
+    network = dynamo_file(tmp_path / "dynamo.onnx", batch)
+    reshapes = [
+        node for node in onnx.load(tmp_path / "dynamo.onnx").graph.node if node.op_type == "Reshape"
+    ]
+    assert [node.attribute[0].name for node in reshapes] == ["allowzero"]
+    candidate = read_onnx(tmp_path / "dynamo.onnx", LABELS, with_preset("zero-one"))
+    assert candidate.max_batch_size == 32
+    images = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(images).permute(0, 3, 1, 2) / 255).numpy()
+    scores = open_session(candidate.model, candidate.input, candidate.outputs).run(images)
+    assert np.abs(scores - expected).max() < 1e-4
+    assert not failed_checks(candidate)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("keras") is None,
