@@ -83,7 +83,10 @@ def limit_memory(memory_bytes: int) -> None:
 
 
 def limit_cpu(seconds: int) -> None:
-    """Let the kernel end this process with SIGXCPU after so many more seconds of CPU time."""
+    """Let the kernel end this process with SIGXCPU after at most so many seconds of CPU time.
+
+    The limit counts whole seconds of the process, so an image gets up to one second less.
+    """
     usage = resource.getrusage(resource.RUSAGE_SELF)
     used = int(usage.ru_utime + usage.ru_stime)
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.anyio
 HUGE_IMAGE = plain("red", size=(2400, 1200))
 LARGE_IMAGE = plain("red", size=(2000, 1100))
 MIDDLE_IMAGE, BLUE_IMAGE = (plain(colour, size=(400, 400)) for colour in ("red", "blue"))
-LIMITS = DecoderLimits(max_pixels=10**7, memory_bytes=256 * MEBIBYTE, cpu_seconds=1)
+LIMITS = DecoderLimits(max_pixels=10**7, memory_bytes=256 * MEBIBYTE, cpu_seconds=2)
 
 
 class HeldDecoders:
