@@ -195,7 +195,7 @@ def test_a_pooled_linear_head_is_found_and_checked_by_numbers(
 
 
 @pytest.mark.parametrize(
-    ("reshape", "shape"), [([-1, 8, 256], "[8, 256]"), ([-1, 8, 16, 4, 4], "[8, 16, 4, 4]")]
+    ("reshape", "shape"), [([-1, 8, 256], "8, 256]"), ([-1, 8, 16, 4, 4], "8, 16, 4, 4]")]
 )
 def test_a_pooled_value_without_two_spatial_axes_is_not_a_feature_map(
     tmp_path: Path, reshape: list[int], shape: str
