@@ -1,7 +1,7 @@
 """The command `resident`: every command of the three packages under one name.
 
-A command's module is imported when the command runs. So `resident --help` is fast, and a command
-whose packages are not installed says which extra to install.
+A command's module is imported only when the command runs. `resident --help` is therefore fast, and
+a command whose packages are missing can say which extra to install.
 """
 
 import importlib
@@ -13,7 +13,7 @@ import click
 from model_store.command_line import CommandGroup, LazyCommand
 
 Entry = tuple[str, str, str]
-"""A command's name, where it is defined as `module:attribute`, and what its help says."""
+"""Name of a command, its location as `module:attribute`, and its summary."""
 
 SECTIONS: Final[dict[str, tuple[str | None, tuple[Entry, ...]]]] = {
     "Serve": (
@@ -80,7 +80,7 @@ def _loader(name: str, place: str) -> Callable[[], click.Command]:
             importlib.import_module(module), attribute.partition(".")[0]
         )
         if "." in attribute and isinstance(command, CommandGroup):
-            # A command of a group, which also says what errors its commands raise.
+            # A command of a group: the group lists the errors that its commands raise.
             main.expected = (*main.expected, *command.expected)
             command = command.commands[name]
         return command

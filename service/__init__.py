@@ -5,7 +5,7 @@ The path of a prediction request, file by file:
     ====  =========================  ========================================  ==================
     step  file                       what happens                              rejects with
     ====  =========================  ========================================  ==================
-    1     http/protocol              parse the head within its bounds          400, closes if slow
+    1     http/protocol              parse the head, within limits             400, closes if slow
     2     http/predict_endpoint      route, API key, lease a version           401, 403, 404, 503
     3     http/query_params          parse the query                           400
     4     http/request_body          read the body, split it into images       400, 408, 413, 415
@@ -18,8 +18,8 @@ The path of a prediction request, file by file:
     ====  =========================  ========================================  ==================
 
 `http/predict_endpoint` then writes the response, counts it (`http/metrics`) and logs it
-(`http/access_log`). Errors become responses in `http/problem_details`. The values that are passed
-along are in `prediction/request`. `versions/` decides which versions can be leased.
+(`http/access_log`). Errors become responses in `http/problem_details`. `prediction/request` has
+the values that these steps pass on. `versions/` decides which versions can be leased.
 """
 
 import model_store  # noqa: F401  turns off telemetry before a module imports onnxruntime or mlflow

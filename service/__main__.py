@@ -13,7 +13,7 @@ LOAD_TESTS: Final = ("bench", "tune")
 
 
 def load_command(name: str) -> "click.Command":
-    """Import a command, and nothing that only the others need."""
+    """Import one command, without what only other commands need."""
     if name in LOAD_TESTS and find_spec("service.loadtest") is None:
         sys.exit(
             f"`{name}` is a load test and not part of the serving image. Run it from a checkout: "
@@ -37,8 +37,8 @@ def load_command(name: str) -> "click.Command":
 
             return tune
         case _:
-            # Looking for garbage among imports takes a tenth of the startup. The server freezes
-            # them and enables the collector again.
+            # Garbage collection during imports takes a tenth of the startup time.
+            # `service.server.run` enables it again.
             gc.disable()
             from service.commands.serve import serve  # noqa: PLC0415
 
@@ -46,7 +46,6 @@ def load_command(name: str) -> "click.Command":
 
 
 def main() -> None:
-    """Run the command that the first argument names, or `serve`."""
     name, *rest = sys.argv[1:] or ["serve"]
     if name not in COMMANDS:
         load_command("serve").main(sys.argv[1:], prog_name="python -m service")

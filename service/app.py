@@ -42,15 +42,15 @@ image that cannot be classified gets an error in its place.
 def create_app(
     settings: Settings, on_loaded: Callable[[Registry], None] = lambda _: None
 ) -> PredictEndpoint:
-    """The service as an ASGI application. Its models load in the background once it starts.
+    """Build the ASGI application. Its models load in the background once it starts.
 
     Args:
-        settings: The settings of the service.
-        on_loaded: Called when the models are loaded.
+        settings: The settings of the service. `keys` must exist if it is set explicitly.
+        on_loaded: Called once the models are loaded.
 
     Raises:
         ProviderError: A provider that the settings name cannot be used.
-        ApiKeysError: The file of API keys cannot be read, or the settings name one that is missing.
+        ApiKeysError: The file of API keys cannot be read, or is set explicitly and missing.
     """
     cpus = cpu_limit()
     providers = find_providers(settings.providers)
@@ -99,7 +99,7 @@ def create_app(
         description=DESCRIPTION,
         docs_url=None,
         redoc_url=None,
-        redirect_slashes=False,  # a redirect would lead to any Host that the client sends
+        redirect_slashes=False,  # a redirect would go to any Host that a client sends
         lifespan=lifespan,
     )
 

@@ -35,7 +35,7 @@ MAX_DETAIL_LENGTH: Final = 1000
 
 
 class ServiceError(Exception):
-    """Root of the tree. Clients read `detail`, so it holds no path and no traceback."""
+    """Base class. Clients receive `detail`, so it must not contain file paths or tracebacks."""
 
     status: HTTPStatus = HTTPStatus.INTERNAL_SERVER_ERROR
     default_code: ClassVar[str] = "internal_error"
@@ -50,15 +50,11 @@ class ServiceError(Exception):
 
 
 class BadRequestError(ServiceError):
-    """The request is malformed or has an invalid parameter."""
-
     status = HTTPStatus.BAD_REQUEST
     default_code = "bad_request"
 
 
 class UnauthorizedError(ServiceError):
-    """The API key is missing or unknown."""
-
     status = HTTPStatus.UNAUTHORIZED
     default_code = "unauthorized"
 
@@ -71,8 +67,6 @@ class ForbiddenError(ServiceError):
 
 
 class ConflictError(ServiceError):
-    """The operation conflicts with the state of the versions or of the store."""
-
     status = HTTPStatus.CONFLICT
     default_code = "conflict"
 
@@ -85,42 +79,34 @@ class NotFoundError(ServiceError):
 
 
 class BodyTimeoutError(ServiceError):
-    """The body did not arrive in time."""
-
     status = HTTPStatus.REQUEST_TIMEOUT
     default_code = "slow_body"
 
 
 class TooLargeError(ServiceError):
-    """The request has more bytes or images than allowed."""
-
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     default_code = "body_too_large"
 
 
 class UnsupportedMediaError(ServiceError):
-    """The media type or content coding is not supported."""
-
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     default_code = "unsupported_media_type"
 
 
 class OverloadedError(ServiceError):
-    """The request was rejected because of the load; `Retry-After` says when to retry."""
+    """The request was rejected because of load. `Retry-After` says when to retry."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     default_code = "overloaded"
 
 
 class InferenceError(ServiceError):
-    """The model failed on the batch."""
-
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     default_code = "inference_failed"
 
 
 class InvalidModelOutputError(ServiceError):
-    """The model's scores of an image are not finite numbers."""
+    """The model returned NaN or infinity for an image."""
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     default_code = "invalid_model_output"
@@ -134,14 +120,12 @@ class NotReadyError(ServiceError):
 
 
 class DeadlineExceededError(ServiceError):
-    """The deadline of the request passed."""
-
     status = HTTPStatus.GATEWAY_TIMEOUT
     default_code = "deadline_exceeded"
 
 
 class ClientDisconnectedError(Exception):
-    """The client left before it was answered; its images were dropped."""
+    """The client disconnected before the response; its images were dropped."""
 
 
 class EveryImageFailedError(ServiceError):
@@ -163,7 +147,7 @@ IMAGE_STATUS: Final[Mapping[type[ImageError], HTTPStatus]] = {
     TooManyPixelsError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     ImageUnsupportedError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
 }
-"""Image errors with another status than 400."""
+"""Image errors with a status other than 400."""
 
 
 def status_of(error: ServiceError | ImageError) -> HTTPStatus:
@@ -173,7 +157,7 @@ def status_of(error: ServiceError | ImageError) -> HTTPStatus:
 
 
 def describe(error: ServiceError | ImageError) -> dict[str, Any]:
-    """The error of one image among the results of a request."""
+    """The error of one image, as the response shows it."""
     return {
         "code": error.code,
         "status": int(status_of(error)),
@@ -182,14 +166,14 @@ def describe(error: ServiceError | ImageError) -> dict[str, Any]:
 
 
 def shorten(text: str, length: int = 100) -> str:
-    """The text, or its beginning if it is longer. Clients choose the length of what is echoed."""
+    """Cut text to `length` characters, because error messages repeat what clients send."""
     return text if len(text) <= length else f"{text[:length]}... ({len(text):,} characters)"
 
 
 def problem(
     status: int, code: str, detail: str, errors: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, Any]:
-    """A problem details object (RFC 9457); `errors` has one entry per image if all failed."""
+    """A problem details object (RFC 9457). If all images failed, `errors` has one entry each."""
     document: dict[str, Any] = {
         "type": f"urn:resident:error:{code}",
         "title": HTTPStatus(status).phrase,

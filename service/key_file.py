@@ -38,11 +38,11 @@ class ApiKeysError(Exception):
 
 
 class ApiKeysUnreadableError(ApiKeysError):
-    """The file could not be read this time, whatever it holds."""
+    """The file could not be read this time; its content may be valid."""
 
 
 class KeyNameError(ApiKeysError):
-    """The name of a new key is taken, or no key has the name of the key to remove."""
+    """The new key's name is taken, or the key to remove does not exist."""
 
 
 class ApiKey(BaseModel):
@@ -75,7 +75,6 @@ def hash_secret(secret: str) -> str:
 
 
 def scopes_of(keys: Sequence[ApiKey]) -> frozenset[Scope]:
-    """The scopes that at least one of these keys has."""
     return frozenset(scope for key in keys for scope in key.scopes)
 
 
@@ -84,8 +83,8 @@ def read_keys(path: Path, *, trust_any_owner: bool = False) -> tuple[ApiKey, ...
 
     Args:
         path: The file.
-        trust_any_owner: Let root read a file that belongs to another user. Commands may, a
-            service that admits clients by these keys must not.
+        trust_any_owner: Whether root may read a file that belongs to another user. Set it in
+            commands, never in a service that authorises clients by these keys.
 
     Raises:
         ApiKeysError: The file is damaged, or another user can write to it.
@@ -96,7 +95,7 @@ def read_keys(path: Path, *, trust_any_owner: bool = False) -> tuple[ApiKey, ...
 def read_key_file(
     path: Path, *, trust_any_owner: bool
 ) -> tuple[tuple[ApiKey, ...], os.stat_result | None]:
-    """The keys and the file's status; no keys and None without a file. Raises ApiKeysError."""
+    """Return the keys and the file's status; `(), None` if it is missing. Raises ApiKeysError."""
     try:
         with open_regular(path, follow_links=True) as file:  # Kubernetes mounts secrets as links
             status = os.fstat(file.fileno())
@@ -139,7 +138,7 @@ def add_key(path: Path, name: str, scopes: Sequence[Scope]) -> str:
 
 
 def remove_key(path: Path, name: str) -> bool:
-    """Remove a key. Returns True if anyone may predict from now on.
+    """Remove a key. Returns True if this allows everyone to predict.
 
     Raises:
         KeyNameError: No key has this name.
@@ -169,7 +168,7 @@ def _check_trusted(path: Path, status: os.stat_result, *, trust_any_owner: bool)
 
 @contextmanager
 def _locked_keys(path: Path) -> Iterator[tuple[tuple[ApiKey, ...], os.stat_result | None]]:
-    """The keys and the file's status, while no other process changes them."""
+    """Lock the file against changes by other processes; yields its keys and its status."""
     if path.parts[:1] == ("~",):
         raise ApiKeysError(
             "this user has no home directory; name the file of API keys by --keys or SERVICE_KEYS"

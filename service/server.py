@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn around the application, and what it prints at startup."""
+"""Run the application with uvicorn, and print at startup what is served."""
 
 import asyncio
 import gc
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that announces its address once it listens and its models are loaded."""
+    """Prints what it serves once it listens and its models are loaded."""
 
     registry: Registry | None = None
     on_stop: Callable[[], None] | None = None
@@ -50,7 +50,7 @@ class Server(uvicorn.Server):
         self.announce()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let load balancers and clients leave, then stop listening and finish open requests."""
+        """Drain for `drain_delay_seconds`, then stop listening and finish open requests."""
         if self.on_stop:
             self.on_stop()
         start_draining(self.server_state)
@@ -62,7 +62,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def _check_address(self) -> None:
-        """Exit if the address cannot be bound, before uvicorn lets the models load."""
+        """Exit if the address cannot be bound, before uvicorn starts to load the models."""
         if not self.config.port:
             return
         try:
@@ -77,11 +77,11 @@ class Server(uvicorn.Server):
     async def _add_listeners(self) -> None:
         """Listen several times on each socket.
 
-        With uvloop (since libuv 1.48), a listener accepts one connection per turn of the event
-        loop. Turns are long under overload, and new clients would wait seconds for their rejection.
+        With uvloop (since libuv 1.48), a listener accepts one connection per iteration of the event
+        loop. Under overload iterations are long, so new clients would wait seconds to be rejected.
         """
         loop = asyncio.get_running_loop()
-        if not type(loop).__module__.startswith("uvloop"):  # asyncio accepts all that wait
+        if not type(loop).__module__.startswith("uvloop"):  # asyncio accepts all waiting clients
             return
         protocol = partial(
             self.config.http_protocol_class,  # type: ignore[call-arg]  # as uvicorn calls it
@@ -99,7 +99,7 @@ class Server(uvicorn.Server):
         """Print what is served, if the server listens and the models are loaded."""
         if self.started and self.registry and not self.should_exit:
             text = "\n".join(describe_startup(self.registry, self.address))
-            # In a thread, because whoever started the service may not read its output.
+            # In a thread, because printing blocks if nobody reads stdout.
             threading.Thread(target=click.echo, args=(text,), daemon=True).start()
 
     @property
@@ -136,7 +136,7 @@ def run(settings: Settings) -> None:
             port=settings.port,
             log_level=settings.log_level,
             log_config=None,  # uvicorn's own handler would block the event loop
-            access_log=False,  # service.http.access_log writes a line with more in it
+            access_log=False,  # service.http.access_log does this
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=settings.shutdown_seconds,
             server_header=False,
@@ -146,14 +146,13 @@ def run(settings: Settings) -> None:
     )
     server.on_stop = app.stop
     server.drain_delay_seconds = settings.drain_delay_seconds
-    gc.freeze()  # collecting among everything imported would stop the event loop for 40 ms
+    gc.freeze()  # collecting all imported objects would block the event loop for 40 ms
     gc.enable()
     with suppress(KeyboardInterrupt):
         server.run()
 
 
 def configure_logging(settings: Settings) -> None:
-    """Log to stderr, one line per event, without what clients could flood the log with."""
     handler = StderrHandler()
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
@@ -162,7 +161,7 @@ def configure_logging(settings: Settings) -> None:
 
 
 def describe_startup(registry: Registry, address: str) -> list[str]:
-    """Lines for the terminal: what serves, what does not, the documentation, a command to try."""
+    """Lines for the terminal: served models, problems, the URL of the docs, a command to try."""
     default = registry.models.get(registry.default_model or "")
     return [
         f"Resident {__version__} on {address}",

@@ -312,6 +312,5 @@ class Settings(BaseSettings):
     ] = True
 
     def version_policy_of(self, model: str) -> VersionPolicy:
-        """The model's own version policy, or the one of all models."""
         own = self.models.get(model)
         return parse_policy((own and own.version_policy) or self.version_policy)

@@ -1,4 +1,4 @@
-"""Log lines to stderr, written by a thread: a reader that stops reading never stops the service."""
+"""Log to stderr in a thread, so that a reader that stops reading never blocks the service."""
 
 import asyncio
 import logging
@@ -15,12 +15,12 @@ FLUSH_SECONDS: Final = 1.0
 
 
 class StderrHandler(logging.Handler):
-    """Hands lines to a thread that writes them, those of one turn of the event loop together.
+    """Passes lines to a thread that writes them, once per iteration of the event loop.
 
-    Handing over each of them would take half of the time that logging takes under load.
+    Under load, passing each line separately would take half of the time of logging.
 
     Attributes:
-        dropped: Records that were dropped because `MAX_QUEUED_BYTES` waited to be written.
+        dropped: Number of records dropped because `MAX_QUEUED_BYTES` were waiting.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class StderrHandler(logging.Handler):
         self._descriptor = sys.stderr.fileno()
         self._lines: list[str] = []
         self._queue: SimpleQueue[bytes | threading.Event] = SimpleQueue()
-        self._queued_bytes = 0  # ever, as the next; two counters with one writer each need no lock
+        self._queued_bytes = 0  # both only grow, with one writer each, so need no lock
         self._written_bytes = 0
         threading.Thread(target=self._write_queue, name="log", daemon=True).start()
 
@@ -49,7 +49,7 @@ class StderrHandler(logging.Handler):
             loop.call_soon(self._hand_over)
 
     def flush(self) -> None:
-        """Wait until everything is written, but not for ever."""
+        """Wait until everything is written, for at most `FLUSH_SECONDS`."""
         self._hand_over()
         written = threading.Event()
         self._queue.put(written)
@@ -91,6 +91,5 @@ class StderrHandler(logging.Handler):
 
 
 def count_dropped_records() -> int:
-    """Records that the handlers of this process have dropped."""
     handlers = logging.getLogger().handlers
     return sum(handler.dropped for handler in handlers if isinstance(handler, StderrHandler))

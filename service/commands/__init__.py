@@ -1,1 +1,1 @@
-"""The commands beside `serve`: each module is imported only when its command runs."""
+"""The commands of the service. Each module is imported only when its command runs."""

@@ -20,7 +20,7 @@ from service.key_file import (
 
 
 class KeysGroup(CommandGroup):
-    """Ends with exit code 2 if a name is wrong, and with 1 if the file cannot be used."""
+    """Exits with code 2 if a name is wrong, and with 1 if the file cannot be used."""
 
     def invoke(self, context: click.Context) -> object:
         try:

@@ -1,4 +1,4 @@
-"""`resident predict`: classify images, with a model of the store or through a running service."""
+"""`resident predict`: classify images in this process or through a running service."""
 
 import csv
 import glob
@@ -30,7 +30,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", 
 
 @dataclass(frozen=True)
 class PredictedImage:
-    """One image's answer as the HTTP API gives it, or its error."""
+    """One image: its result, in the format of the HTTP API, or its error."""
 
     path: str
     result: dict[str, Any] = field(default_factory=dict)
@@ -78,7 +78,7 @@ def predict(
 
 
 def _expand(paths: Sequence[str]) -> Iterator[str]:
-    """The images that the arguments name. Raises click.UsageError if one names none."""
+    """Yield the images of files, folders and patterns. Raises click.UsageError if one has none."""
     for path in paths:
         if path == STDIN or Path(path).is_file():
             yield path
@@ -111,7 +111,7 @@ def _classify_path(path: str, classify_image: Callable[[bytes], dict[str, Any]])
 def _local(
     store: ModelStore, model: str, wanted: str | None, top_k: int
 ) -> Callable[[bytes], dict[str, Any]]:
-    """Classify with the store's version in this process, as the service would."""
+    """Return a function that classifies with a version of the store, as the service would."""
     version = store.open(model, store.resolve(model, wanted))
     manifest = version.manifest
     precisions = [variant.precision for variant in manifest.variants]
@@ -137,7 +137,7 @@ class RequestFailedError(Exception):
 def _remote(
     url: str, model: str | None, version: str | None, key: str | None, top_k: int
 ) -> Callable[[bytes], dict[str, Any]]:
-    """Classify through a running service."""
+    """Return a function that classifies through a running service."""
     if version and not model:
         raise click.UsageError("--version needs --model.")
     path = f"/models/{urllib.parse.quote(model, safe='')}" if model else ""

@@ -17,7 +17,7 @@ METAVARS: Final = {"int": "INTEGER", "float": "NUMBER", "Path": "PATH", "dict": 
 
 
 def _option(name: str, field: FieldInfo) -> click.Option:
-    """The option of one setting. Its text is passed on: the setting itself validates it."""
+    """Build the option of one setting. Values stay text, which `Settings` validates."""
     flag = name.replace("_", "-")
     options: dict[str, Any] = {"help": field.description}
     annotation = next((part for part in get_args(field.annotation) if part is not type(None)), None)

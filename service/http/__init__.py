@@ -1,1 +1,1 @@
-"""HTTP: requests are parsed here, and responses are written here."""
+"""The HTTP interface: parses requests and writes responses."""

@@ -25,7 +25,7 @@ def request_id(scope: Scope) -> bytes:
     for name, value in scope["headers"]:
         if name == REQUEST_ID and _ACCEPTED_ID.fullmatch(value):
             return bytes(value)
-    return b"%016x" % random.getrandbits(64)  # not a secret: os.urandom would release the GIL
+    return b"%016x" % random.getrandbits(64)  # need not be secret; os.urandom would release the GIL
 
 
 def log_request(
@@ -39,7 +39,7 @@ def log_request(
     level = logging.DEBUG if routine else logging.INFO
     if not logger.isEnabledFor(level):
         return
-    host = (scope.get("client") or ("",))[0]  # behind a trusted proxy, whatever it forwards
+    host = (scope.get("client") or ("",))[0]  # a trusted proxy may forward any text
     host = host if _HOST.fullmatch(host) else "-"
     path = shorten(scope.get("raw_path", b"").decode("ascii", "backslashreplace"), MAX_PATH_LENGTH)
     milliseconds = (time.monotonic() - started) * 1e3
@@ -52,11 +52,10 @@ def log_request(
 
 
 class LineFormatter(logging.Formatter):
-    """Writes each message as one line with its level in front; a traceback may follow.
+    """Formats each message as one line that starts with its level; a traceback may follow.
 
-    Control characters are escaped, so no name in a message can begin a line of its own.
+    Control characters are escaped, so text from clients cannot start a new line.
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  named by logging
-        """The message, without a traceback that may follow."""
         return f"{record.levelname}:     {printable(record.message)}"

@@ -1,4 +1,4 @@
-"""ApiKeys: which requests may predict and which may manage versions."""
+"""Check by API key whether a request may predict or manage versions."""
 
 import asyncio
 import hmac
@@ -26,15 +26,15 @@ logger = logging.getLogger(__name__)
 class ApiKeys:
     """The keys of a file, which is read again whenever it changes.
 
-    If the file is deleted or damaged, the keys that were read last stay in use: a mistake in an
-    editor neither opens the service nor locks everyone out.
+    If the file is deleted or damaged, the keys that were read last stay in use. A mistake in an
+    editor neither opens the service to everyone nor locks everyone out.
     """
 
     def __init__(self, path: Path, *, required: bool = False) -> None:
         """Read the file.
 
         Args:
-            path: The file. Without it, everyone may predict.
+            path: The file. If it is missing, everyone may predict.
             required: Whether the file must exist.
 
         Raises:
@@ -57,8 +57,8 @@ class ApiKeys:
         """Check the `Authorization` header of a request.
 
         Returns:
-            The name of its key, or None if no key is needed. That is the case for `predict` while
-            no key has this scope.
+            The name of the key, or None if no key is needed. `predict` needs none while no key
+            has this scope.
 
         Raises:
             UnauthorizedError: There is no key, or it is unknown.
@@ -91,7 +91,7 @@ class ApiKeys:
 
     def _find(self, secret: str) -> ApiKey | None:
         digest, found = hash_secret(secret), None
-        for key in self._keys:  # every key, in constant time: timing reveals nothing
+        for key in self._keys:  # all of them in constant time, so that timing reveals nothing
             if hmac.compare_digest(digest, key.sha256):
                 found = key
         return found
@@ -110,7 +110,7 @@ class ApiKeys:
     def _reload_if_changed(self) -> None:
         if self._checked_in_this_turn:
             return
-        # One check per turn of the event loop: one per small image would take 5 % of its time.
+        # Once per iteration of the event loop: a check per small image would cost 5 % of its time.
         with suppress(RuntimeError):
             asyncio.get_running_loop().call_soon(self._end_turn)
             self._checked_in_this_turn = True
@@ -122,8 +122,8 @@ class ApiKeys:
             if status is None:
                 raise ApiKeysError(f"the file {self._path} is gone")
         except ApiKeysError as error:
-            # An unread change stays a change, so the next check reads the file again: it may have
-            # revoked a key whose holder has used up the process's descriptors.
+            # Unreadable: keep the old stamp, so that the next check tries again. The change may
+            # revoke the key of a client that has used up the process's file descriptors.
             if not isinstance(error, ApiKeysUnreadableError):
                 self._stamp = stamp
             self._problems.report("keys", f"API keys not reloaded reason={str(error)!r}")
@@ -137,7 +137,7 @@ class ApiKeys:
 
 
 def _file_stamp(path: Path) -> tuple[int, int, int] | None:
-    """Differs after every change of the file, including its mode."""
+    """Return a value that differs after every change of the file or of its mode."""
     try:
         status = path.stat()
     except OSError:

@@ -1,10 +1,10 @@
-"""A transport whose peer cannot hold it open, and which closes without losing the last response."""
+"""A transport that a client cannot hold open, and that closes without losing a response."""
 
 import asyncio
 from typing import Final
 
 MAX_DISCARDED_BYTES: Final = 64 * 1024 * 1024
-"""Bytes that a client may still send after its response, before its connection is reset."""
+"""Bytes that a client may send after its response before the connection is reset."""
 _PROGRESS_BYTES: Final = 64 * 1024
 
 
@@ -12,13 +12,13 @@ class BoundedTransport(asyncio.Transport):
     """Wraps the transport of one connection.
 
     The system resets a connection that is closed while it has unread bytes, and the client loses
-    the response. If the client is still sending, `close()` therefore ends only the output, and
-    discards what arrives, within `timeout_seconds` and `MAX_DISCARDED_BYTES`.
+    the response. So while a client is still sending, `close()` ends only the output. It discards
+    what arrives, for at most `timeout_seconds` and `MAX_DISCARDED_BYTES`.
 
-    A client that reads less than 64 KiB in `timeout_seconds` while output waits is disconnected.
+    A client is disconnected if it reads less than 64 KiB in `timeout_seconds` while output waits.
 
     Attributes:
-        receiving: Whether a request has begun to arrive and is not complete.
+        receiving: Whether a request has started to arrive but is incomplete.
     """
 
     receiving = False
@@ -45,7 +45,7 @@ class BoundedTransport(asyncio.Transport):
         return self._closing or self._transport.is_closing()
 
     def close(self) -> None:
-        """Close once all output is sent, and once the client has sent its request if it sends."""
+        """Close once all output is sent. An incomplete request is received and discarded first."""
         if self._closing:
             return
         if not self.receiving:
@@ -57,7 +57,7 @@ class BoundedTransport(asyncio.Transport):
         self._close_timer = self._loop.call_later(self._timeout_seconds, self._transport.abort)
 
     def close_now(self) -> None:
-        """Close once all output is sent, whatever the client still sends."""
+        """Close once all output is sent, even if a request is still arriving."""
         self._closing = True
         self._transport.close()
         if self._transport.get_write_buffer_size() and self._close_timer is None:
@@ -80,7 +80,6 @@ class BoundedTransport(asyncio.Transport):
             self._write_timer = None
 
     def mark_lost(self) -> None:
-        """The connection has ended."""
         self._closing = True
         self.stop_write_timer()
         if self._close_timer is not None:

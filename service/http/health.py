@@ -8,7 +8,6 @@ from service.versions.registry import Registry
 
 
 def build_health_router(registry: Registry) -> APIRouter:
-    """Liveness and readiness."""
     router = APIRouter(tags=["health"])
 
     @router.head("/health/live", include_in_schema=False)

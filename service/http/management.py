@@ -1,4 +1,4 @@
-"""The routes that change what serves. Each checks for a key with the scope `manage` first."""
+"""The routes that load, unload and promote versions. Each needs a key with the scope `manage`."""
 
 import asyncio
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from service.versions.views import ModelDetail
 Body = TypeVar("Body", bound=BaseModel)
 MAX_BODY_BYTES: Final = 16 * 1024
 _PROBLEM: Final = {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-# References, because FastAPI would take 15 ms at the start to build a model for each of them.
+# References: FastAPI would take 15 ms at startup to build a model for each response.
 _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     status: {"content": _PROBLEM, "description": description}
     for status, description in {
@@ -63,7 +63,7 @@ def _document_body(body: type[BaseModel]) -> dict[str, Any]:
 def build_management_router(
     registry: Registry, keys: ApiKeys, body_timeout_seconds: float
 ) -> APIRouter:
-    """The management routes. Changes are made one at a time."""
+    """Build the management routes. Changes run one at a time."""
     operations, lock = Operations(registry), asyncio.Lock()
 
     async def authorise(request: Request) -> str:
@@ -73,7 +73,7 @@ def build_management_router(
         return await read_body(request.receive, MAX_BODY_BYTES, body_timeout_seconds)
 
     async def run(request: Request, change: Callable[[], ModelDetail]) -> ModelDetail:
-        async with lock:  # waiting in the thread pool instead would take all of its threads
+        async with lock:  # waiting in threads would use up the thread pool
             await _check_connected(request)
             return await asyncio.to_thread(change)
 
@@ -170,9 +170,9 @@ def build_management_router(
 
 
 async def _check_connected(request: Request) -> None:
-    """Raise ClientDisconnectedError if the client has left.
+    """Raise ClientDisconnectedError if the client has disconnected.
 
-    It may retry, and a rollback that ran anyway would run twice.
+    It may retry, and then a rollback would run twice.
     """
     if await request.is_disconnected():
         raise ClientDisconnectedError

@@ -1,4 +1,4 @@
-"""Prometheus metrics, and the route that shows them. One observation per outcome, in base units."""
+"""Prometheus metrics in base units, and the route that exposes them."""
 
 import time
 from bisect import bisect_left
@@ -34,7 +34,7 @@ BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass(slots=True)
 class _Histogram:
-    """Counts of each bucket by itself; the last bucket has no upper bound."""
+    """Counts per bucket, not cumulative; the last bucket has no upper bound."""
 
     counts: list[int] = field(default_factory=lambda: [0] * (len(SECONDS_BUCKETS) + 1))
     seconds: float = 0.0
@@ -51,8 +51,8 @@ class _Histogram:
 class ServiceMetrics(Collector):
     """Metrics of one service. Observed on the event loop; `registry` may be read by any thread.
 
-    The counts are plain numbers that become metrics when they are read: the locked counters of
-    prometheus-client would cost 9 us per request instead of 1.6.
+    Counts are plain numbers, which `collect` converts. The locked counters of prometheus-client
+    would cost 9 us per request instead of 1.6 us.
     """
 
     def __init__(self, models: Registry) -> None:
@@ -67,7 +67,7 @@ class ServiceMetrics(Collector):
     def observe(self, record: RequestRecord, outcome: str) -> None:
         """Count a prediction request that has ended.
 
-        A request for a model that is not served has an empty model label: clients could invent any
+        The model label is empty if the model is not served, because clients could invent any
         number of names.
         """
         self._requests[record.model, outcome] += 1
@@ -79,7 +79,6 @@ class ServiceMetrics(Collector):
             self._images[record.model, str(record.version)] += classified
 
     def collect(self) -> Iterator[Metric]:
-        """Requests, images and stages as they are now."""
         requests = CounterMetricFamily(
             "resident_requests",
             "Prediction requests by outcome: ok, or the code of the problem",
@@ -107,8 +106,6 @@ class ServiceMetrics(Collector):
 
 
 class _ModelCollector(Collector):
-    """Queues, batches, and versions by state, read from the registry."""
-
     def __init__(self, models: Registry) -> None:
         self._models = models
 
@@ -144,7 +141,7 @@ class _ModelCollector(Collector):
                 labels = [name, str(number)]
                 waiting.add_metric(labels, loaded.batcher.waiting)
                 pending.add_metric(labels, loaded.admitted.images)
-                sizes = dict(loaded.batcher.batch_sizes)  # a copy: runs go on while this is read
+                sizes = dict(loaded.batcher.batch_sizes)  # a copy, because batches keep running
                 buckets = [
                     (str(float(bound)), float(sum(n for size, n in sizes.items() if size <= bound)))
                     for bound in BATCH_SIZE_BUCKETS
@@ -155,7 +152,6 @@ class _ModelCollector(Collector):
 
 
 def build_metrics_router(metrics: ServiceMetrics) -> APIRouter:
-    """The route that Prometheus scrapes."""
     router = APIRouter(tags=["health"])
 
     @router.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)

@@ -17,7 +17,7 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 
 
 def build_model_router(registry: Registry) -> APIRouter:
-    """The routes under `/v1/models` that anyone may read."""
+    """Build the routes under `/v1/models` that need no API key."""
     router = APIRouter(tags=["models"])
 
     @router.get("/v1/models", summary="List the models", responses={503: _RESPONSES[503]})

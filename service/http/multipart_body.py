@@ -1,6 +1,6 @@
-"""The files of a multipart form (RFC 7578), split at the speed of `bytes.split`.
+"""Read the files of a multipart form (RFC 7578) with `bytes.split`.
 
-A parser that works byte by byte would take seconds of a hostile body.
+A parser that works byte by byte could spend seconds on a hostile body.
 """
 
 import base64
@@ -20,7 +20,7 @@ class MultipartError(Exception):
 
 
 def find_boundary(content_type: str) -> bytes:
-    """The boundary that a `Content-Type` header names. Raises MultipartError."""
+    """Return the boundary in a `Content-Type` header. Raises MultipartError."""
     if len(content_type) > MAX_PART_HEAD_BYTES:
         raise MultipartError("the Content-Type header is too long")
     boundary = parse_options_header(content_type)[1].get(b"boundary")
@@ -30,12 +30,12 @@ def find_boundary(content_type: str) -> bytes:
 
 
 def count_parts(body: bytes, boundary: bytes) -> int:
-    """The number of parts, at most one too high or too low."""
+    """Count the parts without parsing them. The result may be off by one."""
     return body.count(b"\r\n--" + boundary)
 
 
 def read_files(body: bytes, boundary: bytes) -> Iterator[tuple[str, bytes]]:
-    """The field name and the content of each part. Raises MultipartError; also for a non-file."""
+    """Yield field name and content of each file. Raises MultipartError, also for other fields."""
     _, *parts = (body if body.startswith(b"\r\n") else b"\r\n" + body).split(b"\r\n--" + boundary)
     closed = False
     for part in parts:

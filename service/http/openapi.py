@@ -1,4 +1,4 @@
-"""The OpenAPI document, and `/docs`: Swagger UI from `service/static`, without other hosts."""
+"""The OpenAPI document, and `/docs` with the Swagger UI in `service/static`."""
 
 import re
 from pathlib import Path
@@ -45,9 +45,9 @@ def add_documentation(app: FastAPI) -> None:
 
 
 def _build_document(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document of its routes and ours of the prediction routes.
+    """Add the prediction routes to FastAPI's document.
 
-    FastAPI's own 422 is removed: an invalid parameter is a 400 problem here.
+    FastAPI's 422 responses are removed, because an invalid parameter gets 400 here.
     """
     if app.openapi_schema is None:
         document = get_openapi(
@@ -67,13 +67,12 @@ def _build_document(app: FastAPI) -> dict[str, Any]:
         document["components"]["schemas"] = dict(sorted({**schemas, **definitions}.items()))
         operations = {route.path: {"post": _describe_route(route, references)} for route in ROUTES}
         document["paths"] = {**operations, **document["paths"]}
-        # As FastAPI does: an optional field is left out, so its default is not null.
+        # None is left out, as FastAPI does: optional fields would get the default null.
         app.openapi_schema = jsonable_encoder(document, exclude_none=True)
     return app.openapi_schema
 
 
 def _describe_models() -> tuple[dict[Any, Any], dict[str, Any]]:
-    """References to the models of the prediction routes, and their definitions."""
     modes: dict[type[BaseModel], JsonSchemaMode] = {
         PredictResponse: "serialization",
         Problem: "serialization",

@@ -1,7 +1,7 @@
-"""The prediction routes: their declaration, and the ASGI application that answers them.
+"""The prediction routes, and the ASGI application that answers them.
 
-It stands in front of FastAPI, whose middleware, routing and dependencies take longer than
-everything else that a small image needs. All other requests are passed on to FastAPI.
+It runs in front of FastAPI, whose middleware, routing and dependencies would take longer than all
+other work on a small image. Requests to other routes are passed on to FastAPI.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from service.settings import Settings
 
 @dataclass(frozen=True)
 class PredictRoute:
-    """One prediction route. All take POST and share query, body and responses."""
+    """All prediction routes use POST and share query, body and responses."""
 
     name: str
     path: str
@@ -82,7 +82,7 @@ _PATTERNS: Final = [
 
 
 def match_route(path: str) -> dict[str, str] | None:
-    """The path parameters of a prediction route; None if the path is another route."""
+    """Return the path parameters, or None if the path is not a prediction route."""
     for pattern in _PATTERNS:
         if match := pattern.fullmatch(path):
             return match.groupdict()
@@ -90,9 +90,9 @@ def match_route(path: str) -> dict[str, str] | None:
 
 
 class PredictEndpoint:
-    """The ASGI application of the service: predictions, and FastAPI for everything else.
+    """Answers predictions itself and passes everything else on to FastAPI.
 
-    Every request gets an id and a line in the access log; every prediction is counted.
+    Every request gets an id and a line in the access log. Every prediction is counted.
     """
 
     def __init__(
@@ -110,7 +110,6 @@ class PredictEndpoint:
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
         if scope["type"] != "http":
             await self.api(scope, receive, send)
         elif (path_params := match_route(scope["path"])) is None:
@@ -121,14 +120,14 @@ class PredictEndpoint:
             await self._answer(path_params, scope, receive, send)
 
     def stop(self) -> None:
-        """Prepare for the end of the process: load no more, and be no longer ready."""
+        """Stop loading versions and report not ready, before the process ends."""
         self._pipeline.registry.stop()
 
     async def _answer(
         self, path_params: Mapping[str, str], scope: Scope, receive: Receive, send: Send
     ) -> None:
         record, headers = RequestRecord(), _decode_headers(scope)
-        # It refers to the scope: left in there, it would be a cycle for the garbage collector.
+        # Removed from the scope, to which it refers: together they would be a reference cycle.
         direct: DirectTransport | None = scope.pop(DIRECT_TRANSPORT, None)
         try:
             reply = await self._predict(
@@ -140,7 +139,7 @@ class PredictEndpoint:
         response_headers = [*_encode_headers(reply), (REQUEST_ID, identity)]
         try:
             if "receive" not in record.seconds and _may_have_unread_body(headers):
-                # Otherwise the client could go on sending for as long as it likes.
+                # Otherwise the client could keep sending the unread body.
                 response_headers.append((b"connection", b"close"))
             elif direct and direct.answer(reply.status, response_headers, reply.body):
                 return
@@ -237,7 +236,7 @@ def _request_line(scope: Scope) -> str:
 
 
 def _decode_headers(scope: Scope) -> dict[str, str]:
-    """The headers by lower-case name; the first of several with one name."""
+    """Headers by lower-case name. If a header is repeated, the first one counts."""
     return {
         name.decode("latin-1"): value.decode("latin-1")
         for name, value in reversed(scope["headers"])

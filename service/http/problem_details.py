@@ -1,4 +1,4 @@
-"""Errors to responses, in one place: RFC 9457 problem details without tracebacks or paths."""
+"""Turn errors into responses: RFC 9457 problem details, without tracebacks or file paths."""
 
 import logging
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from starlette.responses import Response
 from model_store.errors import ImageError
 from service.errors import ClientDisconnectedError, ServiceError, problem, shorten, status_of
 
-CLIENT_CLOSED_REQUEST: Final = 499  # for metrics and logs; the client has left
+CLIENT_CLOSED_REQUEST: Final = 499  # for metrics and logs; the client is gone
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 _HTTP_ERROR_CODES: Final[Mapping[int, str]] = {
     HTTPStatus.NOT_FOUND: "route_not_found",
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A response; `code` is "ok" or the code of its problem."""
+    """A response. `code` is "ok" or the error code, for metrics and logs."""
 
     status: int
     body: bytes
@@ -37,10 +37,10 @@ class Reply:
 
 
 def reply_to(error: Exception, request_line: str) -> Reply:
-    """Translate any error.
+    """Turn any error into a response.
 
     Args:
-        error: What was raised.
+        error: Any exception. Unexpected ones are logged and become a 500.
         request_line: Method and path, for messages and for the log of unexpected errors.
     """
     match error:
@@ -68,8 +68,6 @@ def reply_to(error: Exception, request_line: str) -> Reply:
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Let `reply_to` answer every error that a FastAPI route raises."""
-
     async def handle(request: Request, error: Exception) -> Response:
         return to_response(reply_to(error, f"{request.method} {shorten(request.url.path)}"))
 
@@ -84,7 +82,6 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def to_response(reply: Reply) -> Response:
-    """A reply as a Starlette response."""
     return Response(reply.body, reply.status, dict(reply.headers), reply.media_type)
 
 

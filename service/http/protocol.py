@@ -1,8 +1,11 @@
-"""The adapter to uvicorn's HTTP parser; no other file uses uvicorn's private attributes.
+"""A subclass of uvicorn's HTTP protocol; no other file uses uvicorn's private attributes.
 
-It bounds the size and the time of everything that a client sends outside of a body, notices at once
-when a client leaves, ignores requests for an upgrade as Java's clients send them, and offers
-`DirectTransport`. `tests/service/http/test_uvicorn_hooks.py` checks every attribute that is used.
+- Heads, trailers and chunk framing are limited in size and time.
+- A client that disconnects is noticed immediately.
+- Requests to upgrade, which Java's HTTP client sends, are answered as plain HTTP/1.1.
+- `DirectTransport` reads and writes without ASGI messages.
+
+`tests/service/http/test_uvicorn_hooks.py` checks every private attribute that is used here.
 """
 
 import asyncio
@@ -21,16 +24,16 @@ from uvicorn.server import ServerState
 from service.http.bounded_transport import BoundedTransport
 
 MAX_HEAD_BYTES: Final = 64 * 1024
-"""Bytes of a head; also bytes of trailers or of the framing of chunks without any body."""
+"""Largest request head; also the limit for trailers, and for chunk framing without body data."""
 MAX_UNREAD_BYTES: Final = 64 * 1024
-"""Largest rest of a body that is read after its response; larger ones end the connection."""
+"""Most body bytes read and dropped after a response. Beyond that, the connection closes."""
 MAX_PIPELINED_REQUESTS: Final = 32
 MAX_PIPELINED_BYTES: Final = 32 * 1024 * 1024
-"""Bytes of all connections that are read behind running requests."""
+"""Limit, over all connections, for data that is read while an earlier request runs."""
 DRAIN_IDLE_SECONDS: Final = 1.0
-"""Time for a request that is under way when the listener closes."""
+"""How long an idle connection stays open at shutdown, for a request that was already sent."""
 DIRECT_TRANSPORT: Final = "resident.direct_transport"
-"""Key of the `DirectTransport` in the scope of a request."""
+"""Key of the `DirectTransport` in the ASGI scope."""
 _SLICE_BYTES: Final = 1024
 _MAX_LENGTH_DIGITS: Final = 19
 _UPGRADE_HEADERS: Final = frozenset({b"upgrade", b"http2-settings"})
@@ -40,10 +43,10 @@ _FIRST_PROBE_SECONDS: Final = 0.05
 class DirectTransport:
     """Reads a body and writes a response without ASGI messages, which are slow for small images.
 
-    The ASGI channels stay usable for everything that is not simple.
+    Use the ASGI channels instead whenever a method returns None or False.
 
     Attributes:
-        disconnected: Done once the client has left; cheaper than a task that waits for a message.
+        disconnected: Done once the client has disconnected. Cheaper than a task on `receive()`.
     """
 
     __slots__ = ("_cycle", "disconnected")
@@ -53,7 +56,7 @@ class DirectTransport:
         self.disconnected = disconnected
 
     def take_body(self, max_bytes: int) -> bytes | None:
-        """The body, if all of it has arrived and it has 1 to `max_bytes` bytes; otherwise None."""
+        """Return the body if all of it has arrived and it has 1 to `max_bytes` bytes, else None."""
         cycle = self._cycle
         if cycle.more_body or cycle.disconnected or not 0 < len(cycle.body) <= max_bytes:
             return None
@@ -62,9 +65,9 @@ class DirectTransport:
         return body
 
     def answer(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
-        """Send a whole response in one write; returns False if that is impossible now.
+        """Send a whole response in one write. Returns False, and sends nothing, if it cannot.
 
-        The headers are trusted and must include the content length.
+        The headers are not validated. They must include `Content-Length`.
         """
         cycle = self._cycle
         if cycle.response_started or cycle.disconnected or cycle.flow.write_paused:
@@ -82,7 +85,7 @@ class DirectTransport:
 
 
 class _HeldFlow(FlowControl):
-    """A flow control that does not read on while `held`."""
+    """Ignores `resume_reading` while `held` is set."""
 
     held = False
 
@@ -92,11 +95,11 @@ class _HeldFlow(FlowControl):
 
 
 class _RefusedError(Exception):
-    """A head that is refused with a status and a message."""
+    """A head that is rejected. `args` are the status and the message of the response."""
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """One connection. A head must end within `MAX_HEAD_BYTES` and `timeout_seconds`."""
+    """One connection. A head may take at most `MAX_HEAD_BYTES` and `timeout_seconds`."""
 
     timeout_seconds: ClassVar[float] = 30.0
     transport: BoundedTransport
@@ -104,7 +107,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _all_pipelined_bytes: ClassVar[int] = 0
     _head_open = False
     _progressed = False
-    _head_bytes = 0  # at most, until it is complete
+    _head_bytes = 0  # an upper bound until the head is complete
     _stalled_bytes = 0
     _unread_bytes = 0
     _read_timer: asyncio.TimerHandle | None = None
@@ -117,7 +120,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _refusal: tuple[int, str] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        """Expect a head from the start: a client that connects must send a request."""
+        """Start the timer of the first head, so that a client cannot connect and send nothing."""
         bounded = BoundedTransport(transport, self.loop, self.timeout_seconds)
         super().connection_made(bounded)
         self.flow = _HeldFlow(bounded)
@@ -126,7 +129,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._start_read_timer(self.timeout_seconds)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what arrives, unless the connection ends or enough requests wait."""
         self._unset_keepalive_if_required()
         if self.transport.is_closing():
             self.transport.discard(len(data))
@@ -139,7 +141,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._parse(data)
 
     def _parse(self, data: bytes) -> None:
-        """Parse data that contains many requests in slices, so that few of them become objects."""
+        """Parse data with many requests in slices, so that parsing can stop in between."""
         if len(data) <= _SLICE_BYTES or data.count(b"HTTP/") <= MAX_PIPELINED_REQUESTS:
             self._feed(data)
         else:
@@ -176,7 +178,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._bound_incomplete_message(len(data))
 
     def _bound_incomplete_message(self, count: int) -> None:
-        """Count the bytes of a head, of trailers and of an unread body that this data extends."""
+        """Count bytes towards the limits of an incomplete head, trailers or unread body."""
         if not self.transport.receiving:
             self._start_idle_timer()
             return
@@ -195,14 +197,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 self.transport.close()
 
     def on_message_begin(self) -> None:
-        """Start to bound the head of the next request."""
         super().on_message_begin()
         self._stop_read_timer()
         self.transport.receiving = self._head_open = self._progressed = True
         self._head_bytes = self._stalled_bytes = self._unread_bytes = 0
 
     def on_headers_complete(self) -> None:
-        """Check the head, and let no header come after it: trailers are read and dropped."""
+        """Check the head, then detach the list of headers, so that trailers are not added to it."""
         self._head_open, self._progressed = False, True
         self._stop_read_timer()
         if self._head_bytes + len(self._chunk) > MAX_HEAD_BYTES:
@@ -215,12 +216,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.headers = []
 
     def on_body(self, body: bytes) -> None:
-        """Note that the body progresses."""
         self._progressed, self._stalled_bytes = True, 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Read on, to notice when the client leaves: uvicorn pauses at 64 KiB of unread body."""
+        """Resume reading, to notice a disconnect: uvicorn pauses at 64 KiB of unread body."""
         if self.parser.should_upgrade():
             return
         self.transport.receiving = False
@@ -231,7 +231,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def on_response_complete(self) -> None:
-        """Start what waits behind the response: a request, unparsed data, a refusal, the end."""
+        """Continue with what waited: a request, unparsed data, an error response or EOF."""
         if self.pipeline or self._unparsed or self.flow.held:
             self._hold_reading()
         super().on_response_complete()
@@ -249,10 +249,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.loop.call_soon(self._parse_rest)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's returns None
-        """Keep the connection for the responses that a client may wait for after its last request.
+        """Keep the connection open while responses are due: a client may half-close and read on.
 
-        A client that has left looks the same, and is found by sending it `100 Continue`: its system
-        resets the connection.
+        A client that has disconnected sends the same EOF. `_probe` tells the two apart: it writes
+        `100 Continue`, and the system of a client that has gone resets the connection.
         """
         if self.transport.is_closing():
             return False
@@ -266,7 +266,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         return True
 
     def _drop_incomplete_request(self) -> None:
-        """After the end of the input, a request that is not complete never will be."""
+        """Disconnect the newest request if its body is incomplete: after EOF, no more arrives."""
         newest: RequestResponseCycle | None = self.cycle
         if newest is not None and newest.more_body and not newest.response_complete:
             _disconnect(newest)
@@ -276,7 +276,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.transport.receiving = False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the running request; uvicorn tells the newest, which may be pipelined behind it."""
+        """Disconnect the running request too; uvicorn disconnects only the newest request."""
         self.transport.mark_lost()
         self._stop_read_timer()
         if self._probe_timer is not None:
@@ -290,7 +290,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Give a client that does not read a limited time."""
         super().pause_writing()
         self.transport.start_write_timer()
 
@@ -299,7 +298,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.transport.stop_write_timer()
 
     def shutdown(self) -> None:
-        """Answer what has begun or is under way, and close."""
+        """Close after the request in progress; if idle, after `DRAIN_IDLE_SECONDS`."""
         if self.transport.is_closing():
             self.transport.close_now()
         elif self._is_answering():
@@ -329,9 +328,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         return cycle is not None and not (cycle.response_complete or cycle.disconnected)
 
     def _parse_without_upgrade(self) -> None:
-        """Parse the head again without its upgrade, where httptools stopped (uvicorn#2722)."""
+        """Parse the head again without its upgrade, at which httptools stops (uvicorn#2722)."""
         method, version = self.parser.get_method(), self.parser.get_http_version()
-        if method == b"CONNECT":  # llhttp takes it for an upgrade whatever its headers say
+        if method == b"CONNECT":  # llhttp treats it as an upgrade, whatever its headers
             raise _RefusedError(400, "CONNECT is not supported.")
         lines = [b" ".join((method, self.url, b"HTTP/" + version.encode()))]
         for name, value in self.headers:
@@ -347,7 +346,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
 
     def _check_head_size(self) -> None:
-        """Count the head exactly, but for spaces around values, which are not kept."""
+        """Measure the head exactly, except for spaces around values, which the parser drops."""
         size = len(self.parser.get_method()) + len(self.url) + len("  HTTP/1.1\r\n\r\n")
         size += sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
         if size > MAX_HEAD_BYTES:
@@ -361,7 +360,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 raise _RefusedError(400, "Content-Length is too long.")
 
     def _refuse(self, status: int, message: str) -> None:
-        """Send an error and close, after the responses to the requests before."""
+        """Send an error and close, after the responses to earlier requests."""
         self._stop_read_timer()
         newest: RequestResponseCycle | None = self.cycle
         in_body = self.transport.receiving and not self._head_open
@@ -373,7 +372,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 self.pipeline.popleft()
             elif newest is self._running_cycle:
                 _disconnect(newest)
-        self.transport.receiving = True  # whatever follows is discarded
+        self.transport.receiving = True  # close() then discards what still arrives
         self._refusal = status, message
         if not self._is_answering():
             self._send_refusal()
@@ -393,7 +392,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _parse_rest(self) -> None:
-        """Parse what arrived behind many requests."""
+        """Parse the data that waited because too many requests were pipelined."""
         if not self._unparsed or len(self.pipeline) > MAX_PIPELINED_REQUESTS:
             return
         if self.transport.is_closing() or self._refusal:
@@ -410,16 +409,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def _read_on(self, count: int) -> None:
-        """Read behind the running request, within bounds: the end of the connection comes after it.
+        """Keep reading while a request runs, within limits, to notice a disconnect.
 
-        uvicorn pauses, and would notice a client that left only after the running request.
+        uvicorn pauses reading, so it would notice the disconnect only after the request.
         """
         self._count_pipelined(count)
         self._hold_reading()
         self.flow.resume_reading()
 
     def _hold_reading(self) -> None:
-        """Decide whether more is read."""
+        """Set `flow.held`, and pause reading if too much is pipelined or unparsed."""
         full = bool(self.pipeline) and (
             len(self.pipeline) > MAX_PIPELINED_REQUESTS
             or BoundedHttpProtocol._all_pipelined_bytes > MAX_PIPELINED_BYTES
@@ -433,7 +432,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         BoundedHttpProtocol._all_pipelined_bytes += count
 
     def _probe(self, seconds: float) -> None:
-        """Write to a client that sends no more; the next time, it is known whether it has left."""
+        """Write to a client that has sent EOF. If it has gone, a reset ends the connection."""
         cycle = self._running_cycle
         if cycle is None or not self._is_answering() or self.transport.is_closing():
             return
@@ -442,7 +441,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._probe_timer = self.loop.call_later(seconds, self._probe, 2 * seconds)
 
     def _start_read_timer(self, seconds: float) -> None:
-        """Close unless the message ends in time. Most arrive in one chunk and need no timer."""
         if self._read_timer is None and not self.transport.is_closing():
             self._read_timer = self.loop.call_later(seconds, self.transport.close_now)
 
@@ -452,7 +450,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._read_timer = None
 
     def _start_idle_timer(self) -> None:
-        """Close an idle connection also if bytes arrive that start no request, like empty lines."""
+        """Restart the keep-alive timer after bytes that start no request, like empty lines."""
         cycle: RequestResponseCycle | None = self.cycle
         idle = cycle is not None and cycle.response_complete and not self.pipeline
         if idle and self.timeout_keep_alive_task is None and not self.transport.is_closing():
@@ -462,11 +460,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
 
 def _disconnect(cycle: RequestResponseCycle) -> None:
-    """Let the application see that nothing more arrives and that no response can be sent."""
+    """Make the next ASGI message of this request `http.disconnect`."""
     cycle.disconnected = True
     cycle.message_event.set()
 
 
 def start_draining(state: ServerState) -> None:
-    """Let every response of a server close its connection, because the server will stop."""
+    """Make every further response close its connection, because the server will stop."""
     state.draining = True  # type: ignore[attr-defined]

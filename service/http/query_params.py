@@ -1,4 +1,4 @@
-"""The query parameters of the prediction routes: one model validates and documents them."""
+"""The query parameters of the prediction routes: validation and documentation."""
 
 import re
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ class QueryParams(BaseModel):
         _FromText,
     ] = DEFAULT_TOP_K
     coverage: Annotated[
-        str | None,  # compared as text with the coverages of the version, which has the last word
+        str | None,  # text, because find_label_set compares it with text
         WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}),
         Field(
             description="Also return the prediction set: the labels that contain the correct one "
@@ -99,7 +99,7 @@ def parse_query_params(query: bytes) -> QueryParams:
 
 
 def find_label_set(coverage: str, offered: Sequence[str], version: str) -> int:
-    """Find the index of a coverage, like `0.95`, among those that the version offers.
+    """Return the index of a coverage, like `0.95`, in the coverages that the version offers.
 
     Raises:
         BadRequestError: The version has no prediction sets, or none with this coverage.

@@ -1,4 +1,4 @@
-"""From the body of a request to encoded images: a raw image, multipart files, or JSON."""
+"""Read a request body and split it into encoded images: raw image, multipart files or JSON."""
 
 import asyncio
 import base64
@@ -26,7 +26,7 @@ from service.prediction.request import EncodedImage
 FIELD: Final = "images"
 MAX_LENGTH_DIGITS: Final = 19
 INLINE_BYTES: Final = 128 * 1024
-"""Forms and JSON up to this size are parsed in less time than the hop to a thread costs."""
+"""Forms and JSON up to this size are parsed faster than they could be passed to a thread."""
 _MAX_KEY_LENGTH: Final = 100
 _BASE64_SLICE: Final = 1024 * 1024  # a multiple of 4
 _RAW_TYPES: Final = (
@@ -91,7 +91,7 @@ def check_headers(headers: Mapping[str, str], max_body_bytes: int) -> None:
 
 
 def content_length(headers: Mapping[str, str]) -> int:
-    """The length that the headers announce; 0 if they do not, or not with a number."""
+    """The value of `Content-Length`, or 0 if it is missing or not a number."""
     text = headers.get("content-length", "0")
     return int(text) if text.isdecimal() and len(text) <= MAX_LENGTH_DIGITS else 0
 
@@ -144,16 +144,17 @@ def _body_too_large(max_body_bytes: int, evidence: str) -> TooLargeError:
 async def parse_body(
     headers: Mapping[str, str], body: bytes, max_images: int
 ) -> list[EncodedImage]:
-    """As `read_images`, in a thread if the body is a large form or JSON."""
+    """Call `read_images`, in a thread if the body is a large form or large JSON."""
     if len(body) <= INLINE_BYTES or _is_raw_image(headers, body):
         return read_images(headers, body, max_images)
     return await asyncio.to_thread(read_images, headers, body, max_images)
 
 
 def read_images(headers: Mapping[str, str], body: bytes, max_images: int) -> list[EncodedImage]:
-    """Split a body into encoded images, in order. The error of a single image takes its place.
+    """Split a body into encoded images, in order. An invalid image is replaced by its error.
 
-    A body that starts like an image is one, whatever its media type: curl labels every body a form.
+    A body that starts like an image is treated as one, whatever its media type: by default, curl
+    labels every body as a form.
 
     Raises:
         BadRequestError: The body is empty, malformed or without images.
@@ -192,7 +193,7 @@ def _media_type(headers: Mapping[str, str]) -> str:
 
 
 def _keys(document: Any) -> Iterator[str]:
-    """The keys of the levels that may have some."""
+    """The keys of the document and of its images."""
     if isinstance(document, dict):
         yield from document
         images = document.get("images")
@@ -230,7 +231,7 @@ def _decode_base64(text: str) -> EncodedImage:
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
-        # In slices, between which other threads can run; only the last may end with padding.
+        # In slices, so that other threads can run in between. Only the last may have padding.
         if "=" in text[:-2]:
             raise ValueError("padding before the end")
         data = b"".join(

@@ -1,6 +1,6 @@
 """Admission: rejects requests that exceed a limit or cannot meet their deadline.
 
-All of it is used on the event loop only.
+Not thread-safe: use it on the event loop only.
 """
 
 import math
@@ -15,7 +15,7 @@ MIN_RETRY_SECONDS: Final = 1
 
 
 class UploadBudget:
-    """Bounds the bytes of all request bodies in memory."""
+    """Limits the bytes of all request bodies in memory."""
 
     def __init__(self, max_upload_bytes: int) -> None:
         self._max_upload_bytes = max_upload_bytes
@@ -23,10 +23,10 @@ class UploadBudget:
 
     @contextmanager
     def upload(self) -> Iterator[Callable[[int], None]]:
-        """Hold the bytes of one body until its request ends.
+        """Reserve the bytes of one body until the context ends.
 
-        Yields a function to call with the length of each chunk. Both raise OverloadedError if the
-        budget is exhausted; a body that is alone is always accepted.
+        Yields a function to call with the length of each chunk. It raises OverloadedError if the
+        budget is exhausted, as does entering the context. A body that is alone is always accepted.
         """
         held = 0
 
@@ -48,7 +48,7 @@ class UploadBudget:
 
 
 class ModelCapacity(ImageCount):
-    """The queue of a model, which all of its versions share."""
+    """The images of a model in all of its versions, and the limit that they share."""
 
     def __init__(self, max_queue_size: int) -> None:
         super().__init__()
@@ -56,8 +56,6 @@ class ModelCapacity(ImageCount):
 
 
 class Admission:
-    """Admits images to one version."""
-
     def __init__(
         self,
         capacity: ModelCapacity,
@@ -67,7 +65,7 @@ class Admission:
         """Create the admission of a version.
 
         Args:
-            capacity: The queue of the model.
+            capacity: The images and the limit of the model.
             admitted: The images of this version.
             predict_seconds: Given the images ahead, the new images and their priority, predicts the
                 seconds until the new images finish.
@@ -78,11 +76,10 @@ class Admission:
 
     @property
     def images(self) -> int:
-        """Images that were admitted to this version and are not answered yet."""
         return self._admitted.images
 
     def check_queue(self, priority: Priority = INTERACTIVE) -> None:
-        """Raise OverloadedError if the queue is full, so that no body is read in vain."""
+        """Raise OverloadedError if the queue is full. Called before the body is read."""
         if self._capacity.ahead_of(priority) >= self._capacity.max_queue_size:
             raise self._queue_full(1, priority)
 
@@ -94,12 +91,12 @@ class Admission:
         priority: Priority = INTERACTIVE,
         decode_seconds: float = 0.0,
     ) -> Iterator[None]:
-        """Hold places in the queue for the images of one request.
+        """Reserve places in the queue for the images of one request.
 
         Args:
             count: Number of images.
-            remaining_seconds: Time until the deadline. If the version is idle the images are
-                admitted whatever is predicted: only a run can correct a wrong prediction.
+            remaining_seconds: Time until the deadline. An idle version ignores it, because only
+                a run can correct a wrong prediction.
             priority: Priority of the images.
             decode_seconds: Predicted wait for a decode worker.
 

@@ -1,4 +1,4 @@
-"""Encoded images to pixels: small plain ones in the event loop, others in bounded processes."""
+"""Decode images: small, simple ones in the event loop, others in processes with limits."""
 
 import asyncio
 import logging
@@ -28,20 +28,20 @@ from service.prediction.decoder_process import MAX_USUAL_SCANS, decode_cost
 
 INLINE_BYTES: Final = 16 * 1024
 INLINE_PIXELS: Final = 128 * 128
-"""PNGs and JPEGs up to this size decode in less time than the hop to a process costs."""
+"""PNGs and JPEGs up to this size are decoded faster than they could be sent to a process."""
 LARGE_PIXELS: Final = 2 * 1024 * 1024
 ABANDONED_SECONDS: Final = 0.5
-"""Time that a decode has to end by itself when nobody waits for it any more."""
+"""How long a decode may continue after its request has ended, before its process is killed."""
 START_DELAY_SECONDS: Final = 1.0
 BULK_COST: Final = 1e15
-"""More than the cost of any image, so that bulk images come after all interactive ones."""
+"""More than the cost of any image, so that bulk images wait for all interactive ones."""
 AVERAGE_WEIGHT: Final = 0.1
 _INFLATED_CHUNKS: Final = (b"zTXt", b"iTXt", b"iCCP")  # inflated when a PNG is opened
 logger = logging.getLogger(__name__)
 
 
 class PrioritySemaphore:
-    """A semaphore that serves the cheapest waiter first: huge images do not delay small ones."""
+    """A semaphore that grants the cheapest waiter first, so huge images do not delay small ones."""
 
     def __init__(self, places: int) -> None:
         self._free = places
@@ -49,7 +49,6 @@ class PrioritySemaphore:
         self._sequence = count()
 
     async def acquire(self, cost: float) -> None:
-        """Wait for a place, and hold it until `release`."""
         if self._free:
             self._free -= 1
         else:
@@ -58,12 +57,12 @@ class PrioritySemaphore:
             try:
                 await granted
             except asyncio.CancelledError:
-                if not granted.cancelled():  # granted and cancelled in the same turn of the loop
+                if not granted.cancelled():  # granted and cancelled in one loop iteration
                     self.release()
                 raise
 
     def ahead_of(self, cost: float) -> int:
-        """Number of waiters that are served before a new one of this cost."""
+        """Number of waiters that come before a new one of this cost."""
         return sum(other <= cost and not granted.done() for other, _, granted in self._waiters)
 
     def release(self) -> None:
@@ -89,7 +88,7 @@ class _Workers:
         self._tasks: set[asyncio.Task[Pixels]] = set()
         self._semaphore = PrioritySemaphore(workers)
         self._running = 0
-        self._mean_seconds = 0.0  # a moving average of one image
+        self._mean_seconds = 0.0  # per image, a moving average
 
     async def decode(
         self,
@@ -115,7 +114,7 @@ class _Workers:
                 wait - remaining,
             )
         await self._semaphore.acquire(cost)
-        # The task holds the place until its process is idle or dead, also if the caller leaves.
+        # The task keeps its place until its process is free, even if the caller is cancelled.
         task = asyncio.create_task(self._decode_in_place(image, spec, deadline, max_cost))
         self._tasks.add(task)
         task.add_done_callback(self._forget)
@@ -125,17 +124,16 @@ class _Workers:
             asyncio.get_running_loop().call_later(ABANDONED_SECONDS, task.cancel)
             raise
         finally:
-            del task  # its error refers to this frame
+            del task  # its error refers to this frame: a reference cycle
 
     def wait_seconds(self, cost: float = 0.0) -> float:
-        """Predicted wait of a new image of this cost."""
         ahead = self._running + self._semaphore.ahead_of(cost)
         return ahead * self._mean_seconds / self._workers
 
     async def start_one(self) -> None:
         """Start a process if there is none, so that the first image does not wait for it."""
         if not self._decoders:
-            with suppress(OverloadedError):  # it is logged
+            with suppress(OverloadedError):  # logged by _start
                 self._idle.append(await self._start())
 
     async def close(self) -> None:
@@ -210,13 +208,13 @@ class _Workers:
     def _forget(self, task: "asyncio.Task[Pixels]") -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # nobody waits for it if the caller has left
+            task.exception()  # marks it as retrieved: the caller may be gone
 
 
 class DecodePool:
     """Decodes the images of all requests.
 
-    Images above `LARGE_PIXELS` have processes of their own, so that they never occupy all of them.
+    Images above `LARGE_PIXELS` use separate processes, so that they never occupy all of them.
     """
 
     def __init__(self, workers: int, limits: DecoderLimits) -> None:
@@ -226,18 +224,17 @@ class DecodePool:
         self._starting: asyncio.Task[None] | None = None
 
     def start_soon(self) -> None:
-        """Start one process in the background, after the work of the startup."""
+        """Start one process in the background, `START_DELAY_SECONDS` from now."""
         self._starting = asyncio.create_task(self._start_later())
 
     async def close(self) -> None:
-        """Kill all processes, whatever they do."""
         if self._starting:
             self._starting.cancel()
             await asyncio.gather(self._starting, return_exceptions=True)
         await asyncio.gather(self._workers.close(), self._large_workers.close())
 
     def decode_small(self, image: bytes, spec: Preprocessing) -> Pixels | None:
-        """Decode an image in the event loop if it is small and plain, otherwise return None.
+        """Decode an image in the event loop if it is small and simple, otherwise return None.
 
         Returns:
             uint8 `[crop_height, crop_width, 3]`, RGB.
@@ -259,7 +256,7 @@ class DecodePool:
     async def decode(
         self, image: bytes, spec: Preprocessing, deadline: float, priority: Priority = INTERACTIVE
     ) -> Pixels:
-        """Decode an image in a process. Bulk waits until no interactive image does.
+        """Decode an image in a process. Bulk images wait until no interactive image waits.
 
         Returns:
             uint8 `[crop_height, crop_width, 3]`, RGB.
@@ -288,7 +285,8 @@ class DecodePool:
 def is_small(image: bytes) -> bool:
     """Whether the image may be opened in the event loop.
 
-    It is a PNG or JPEG of few bytes and parts, or no image, which is noticed without opening it.
+    True for a small PNG or JPEG with few parts. Also true for data that is no image, because it is
+    rejected by its first bytes.
     """
     kind = sniff(image)
     if kind is None:

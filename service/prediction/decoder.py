@@ -1,7 +1,7 @@
-"""Decoder processes: the handle to one of them.
+"""The handle of a decoder process.
 
-Decoding parses what strangers send. An image that loops, allocates or crashes ends its decoder
-process, which `decode_pool` replaces, and never the service.
+Images come from untrusted clients. An image that takes too much time or memory, or crashes the
+decoder, ends only a decoder process, which `decode_pool` replaces.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ from service.prediction.decoder_process import (
 
 BASE_MEMORY_BYTES: Final = 128 * 1024 * 1024
 MEMORY_PER_BYTE: Final = 4
-"""Of the encoded image: itself, and copies of its parts."""
+"""Bytes of memory per byte of the encoded image: the image, and copies of its parts."""
 MEMORY_PER_PIXEL: Final = 16
-"""Bytes, in the most expensive format (`test_decoder.py`)."""
+"""Bytes of memory per pixel in the most expensive format (`test_decoder.py`)."""
 MAX_CPU_SECONDS: Final = 10
 """CPU time of one image. 50 Mi pixels take up to 2 s, measured on an AMD EPYC."""
 _STREAM_BYTES: Final = 1024 * 1024
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DecoderLimits:
-    """What one image may cost a decoder process."""
+    """Limits of a decoder process for one image."""
 
     max_pixels: int
     memory_bytes: int
@@ -57,12 +57,12 @@ class DecoderLimits:
 
     @classmethod
     def for_images(cls, max_pixels: int, max_bytes: int) -> Self:
-        """Limits that every real image of so many pixels and encoded bytes keeps."""
+        """Limits that suffice for every valid image of this many pixels and encoded bytes."""
         pixel_bytes, file_bytes = max_pixels * MEMORY_PER_PIXEL, max_bytes * MEMORY_PER_BYTE
         return cls(max_pixels, BASE_MEMORY_BYTES + pixel_bytes + file_bytes)
 
     def below(self, pixels: int) -> Self:
-        """Limits for the images of at most so many pixels among these."""
+        """Return these limits with only the memory that images of up to `pixels` pixels need."""
         saved = max(0, self.max_pixels - pixels) * MEMORY_PER_PIXEL
         return replace(self, memory_bytes=self.memory_bytes - saved)
 
@@ -80,7 +80,7 @@ class DecoderStartError(Exception):
 
 
 class Decoder:
-    """A decoder process. It decodes one image at a time."""
+    """Decodes one image at a time."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Decoder:
                 stdin=theirs.fileno(),
                 stdout=asyncio.subprocess.DEVNULL,
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-                start_new_session=True,  # Ctrl-C in a terminal is for the service alone
+                start_new_session=True,  # so that Ctrl-C reaches only the service
             )
         except BaseException as error:
             ours.close()
@@ -135,7 +135,7 @@ class Decoder:
     async def decode(self, image: bytes, spec: Preprocessing, max_cost: float) -> Pixels:
         """Decode an image if it costs at most `max_cost` pixels.
 
-        A process whose call was cancelled is of no use any more: `end` it.
+        After a cancelled call, the process cannot be used again: call `end`.
 
         Returns:
             uint8 `[crop_height, crop_width, 3]`, RGB.
@@ -160,7 +160,7 @@ class Decoder:
         raise RuntimeError(payload.decode(errors="replace"))
 
     async def end(self) -> int:
-        """Kill the process, whatever it does. Returns its exit code, negative for a signal."""
+        """Kill the process. Returns its exit code, which is negative for a signal."""
         self._writer.transport.abort()
         if not self.ended:
             # `Process.kill` would reap a process that has just ended, and lose its exit code.
@@ -177,10 +177,10 @@ class Decoder:
 
 
 def death_error(exit_code: int) -> ImageError:
-    """The error of the image at which a decoder process ended with this exit code."""
+    """The error of an image whose decoder process ended with this exit code."""
     if exit_code == -signal.SIGXCPU:
         return ImageTooExpensiveError("decoding the image takes too much CPU time")
-    if exit_code in {EXIT_MEMORY, -signal.SIGKILL}:  # the kernel kills where memory is short
+    if exit_code in {EXIT_MEMORY, -signal.SIGKILL}:  # SIGKILL: out of memory
         return ImageTooExpensiveError("decoding the image takes too much memory")
     logger.warning("decoder crashed exit_code=%d", exit_code)
     return ImageCorruptError(f"the decoder crashed at this image (exit code {exit_code})")

@@ -1,12 +1,11 @@
 """The program of a decoder process: it decodes images within limits of memory and CPU time.
 
-`service.prediction.decoder` starts it. Request and reply are framed on a socket, its standard
-input::
+`service.prediction.decoder` starts it. Its standard input is a socket, with these messages::
 
     request   REQUEST (length of the spec, length of the image, largest cost), spec, image
     reply     REPLY (kind, length of the payload), payload
 
-It imports neither pydantic nor asyncio nor ONNX Runtime, so it starts quickly and stays small.
+To start fast and use little memory, it does not import pydantic, asyncio or ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def main(max_pixels: int, memory_bytes: int, cpu_seconds: int) -> None:
 
     Args:
         max_pixels: Limit for the pixels of an image.
-        memory_bytes: Memory that decoding may take beside what the idle process has.
+        memory_bytes: Memory that decoding may use, in addition to that of the idle process.
         cpu_seconds: CPU time that one image may take.
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # the service decides when this process ends
@@ -76,16 +75,16 @@ def end_with_the_service() -> None:
 def limit_memory(memory_bytes: int) -> None:
     """Make allocations beyond the limit fail, and write no core dumps."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress(OSError, ValueError):  # no /proc, as on macOS, which does not hold this limit
+    with suppress(OSError, ValueError):  # no /proc, as on macOS, which ignores this limit
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def limit_cpu(seconds: int) -> None:
-    """Let the kernel end this process with SIGXCPU after at most so many seconds of CPU time.
+    """Make the kernel end this process with SIGXCPU after `seconds` more of CPU time.
 
-    The limit counts whole seconds of the process, so an image gets up to one second less.
+    The kernel counts whole seconds, so an image gets up to one second less.
     """
     usage = resource.getrusage(resource.RUSAGE_SELF)
     used = int(usage.ru_utime + usage.ru_stime)
@@ -95,7 +94,7 @@ def limit_cpu(seconds: int) -> None:
 
 
 def decode_cost(opened: Image.Image, image: bytes, spec: Preprocessing) -> float:
-    """Pixels of the image or of its resized form, whichever has more; many scans multiply them."""
+    """Pixels of the image or of its resized form, whichever is larger; more with many scans."""
     width, height = resized_size(opened.width, opened.height, spec)
     scans = count_scans(image) if image.startswith(JPEG_START) else 1
     return max(opened.width * opened.height, width * height) * max(1.0, scans / MAX_USUAL_SCANS)
@@ -116,13 +115,13 @@ def _answer(requests: BufferedReader, max_pixels: int, cpu_seconds: int) -> tupl
     except ImageError as error:
         return IMAGE_ERROR, json.dumps([type(error).__name__, str(error)]).encode()
     except MemoryError:
-        os._exit(EXIT_MEMORY)  # so that the memory is returned
+        os._exit(EXIT_MEMORY)  # so that the memory is freed
     except Exception as error:  # noqa: BLE001  the service logs it
         return FAULT, repr(error).encode()
 
 
 def _parse_spec(encoded: bytes) -> Preprocessing:
-    """The spec without pydantic, whose import takes 10 MB; the service has validated it."""
+    """Parse without pydantic, whose import takes 10 MB. The service has validated the spec."""
     fields = json.loads(encoded)
     fields["background"] = tuple(fields["background"])
     return cast("Preprocessing", SimpleNamespace(**fields))

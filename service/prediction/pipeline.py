@@ -1,6 +1,6 @@
 """The prediction pipeline: admit, decode, batch, run.
 
-It knows no protocol; each protocol translates to it and from it.
+It is independent of HTTP; `service.http` translates requests and responses.
 """
 
 import asyncio
@@ -28,9 +28,9 @@ T = TypeVar("T")
 
 
 class PredictionPipeline:
-    """Runs the prediction requests of every protocol.
+    """Runs prediction requests.
 
-    A protocol leases a version, reads its request, and calls `predict` before it returns the lease.
+    A caller leases a version, reads its request, and calls `predict` before it returns the lease.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class PredictionPipeline:
     def lease(
         self, model: str | None, version: int | None
     ) -> AbstractContextManager[LoadedVersion]:
-        """Look up a version, once per request, and hold it until the response is built.
+        """Look up a version, and keep it loaded until the context ends.
 
-        A version that is unloaded meanwhile drains until its slowest request ends: at most the body
-        timeout plus the deadline.
+        Lease once per request, until the response is built. A version that is unloaded meanwhile
+        drains for at most the body timeout plus the deadline.
 
         Raises:
             NotFoundError: No such model or version is served.
@@ -61,7 +61,7 @@ class PredictionPipeline:
         return self.registry.lease(model, version)
 
     def check_queue(self, loaded: LoadedVersion, priority: Priority) -> None:
-        """Raise OverloadedError if the queue is full, before anything of the request is read."""
+        """Raise OverloadedError if the queue is full. Called before the body is read."""
         self._admission(loaded).check_queue(priority)
 
     async def predict(
@@ -77,7 +77,7 @@ class PredictionPipeline:
             loaded: The version, leased by the caller.
             request: What to classify and how.
             record: Receives the counts and the times of the stages.
-            disconnected: Done once the client has left; its images are then dropped.
+            disconnected: Done once the client has disconnected; its images are then dropped.
 
         Returns:
             One outcome per image, in order; at least one of them is a result.
@@ -99,7 +99,7 @@ class PredictionPipeline:
         return outcomes
 
     def _admission(self, loaded: LoadedVersion) -> Admission:
-        """The queue of a version; all versions of a model share its capacity."""
+        """Create the admission of a version. All versions of a model share one capacity."""
         capacity = self._capacities.get(loaded.version.model)
         if capacity is None:
             capacity = ModelCapacity(loaded.options.max_queue_size)
@@ -176,9 +176,9 @@ class PredictionPipeline:
 
 
 async def _finish(work: asyncio.Future[T], deadline: float, disconnected: asyncio.Future[Any]) -> T:
-    """Wait for `work`; cancel it if the client leaves or the deadline passes first.
+    """Wait for `work`. Cancel it if the client disconnects or the deadline passes first.
 
-    Returns or raises only after all of `work` has ended, because the lease ends with the request.
+    Returns or raises only after all of `work` has ended, because the caller then ends its lease.
     """
     expired = False
 
@@ -207,7 +207,7 @@ async def _finish(work: asyncio.Future[T], deadline: float, disconnected: asynci
 
 
 def _record_outcomes(outcomes: Sequence[ImageOutcome], record: RequestRecord) -> None:
-    """Raises the error of the request if every image failed."""
+    """Fill in the record. Raises the error of the request if every image failed."""
     results = [outcome.result for outcome in outcomes if isinstance(outcome.result, ImageResult)]
     errors = [outcome.result for outcome in outcomes if not isinstance(outcome.result, ImageResult)]
     record.seconds["decode"] = max(outcome.decode_seconds for outcome in outcomes)

@@ -1,4 +1,4 @@
-"""The values that describe one prediction request, whichever protocol it arrived by."""
+"""The values that describe one prediction request, independent of its protocol."""
 
 import math
 import time
@@ -18,7 +18,7 @@ EncodedImage = bytes | ServiceError
 
 @dataclass(frozen=True, slots=True)
 class PredictRequest:
-    """What a client asks of a leased version.
+    """Images to classify with a leased version.
 
     Attributes:
         images: Encoded images in the order of the response.
@@ -37,9 +37,9 @@ class PredictRequest:
 
 @dataclass(slots=True)
 class RequestRecord:
-    """What is logged and counted of a request. Filled in step by step, also if it ends in an error.
+    """What is logged and counted about a request. It is filled in step by step.
 
-    `seconds` is keyed by stage: receive, decode, queue, inference.
+    After an error it is incomplete. `seconds` is keyed by stage: receive, decode, queue, inference.
     """
 
     started: float = field(default_factory=time.monotonic)
@@ -52,7 +52,5 @@ class RequestRecord:
 
 @dataclass(slots=True)
 class ImageOutcome:
-    """The result or the error of one image, and how long decoding took."""
-
     result: ImageResult | ServiceError | ImageError
     decode_seconds: float
