@@ -36,8 +36,6 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Subject:
-    """A calibrated run and its session."""
-
     name: str
     architecture: str
     data: RunData
@@ -147,7 +145,6 @@ def named_folder(text: str) -> tuple[str, Path]:
 
 
 def main() -> None:
-    """Print both tables, and append them to a file if asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument(

@@ -18,11 +18,11 @@ from wrk import wrk_load
 
 @dataclass(frozen=True)
 class TurnResult:
-    """One turn. A loop without HTTP has no latency, failures and memory."""
+    """Result of one turn. A loop without HTTP has no latency, memory or failures."""
 
     images_per_second: float
     core_milliseconds: float
-    """Milliseconds of all cores per image, without the load generator."""
+    """CPU time of all cores per image in milliseconds, without the load generator."""
     p50: float = float("nan")
     p99: float = float("nan")
     megabytes: float = float("nan")
@@ -30,7 +30,7 @@ class TurnResult:
 
 
 class Contender(ABC):
-    """A side that is measured in turn; `prepare` finds its fastest setup, which `how` describes."""
+    """A server or loop to measure. `prepare` finds its fastest setup, which `how` describes."""
 
     key: str
     name: str

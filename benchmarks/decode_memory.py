@@ -58,7 +58,6 @@ def peak_bytes() -> int:
 
 
 def measure(_: object = None) -> None:
-    """Measure every kind of image and write the section."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for kind, path in make_images(Path(folder)).items():

@@ -35,7 +35,6 @@ def answers(model: str, folders: Sequence[Path], store: ModelStore) -> list[tupl
 
 
 def main() -> None:
-    """Print the accuracy of each class and of all, and the wrong answers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")

@@ -23,7 +23,7 @@ METHOD = (
 
 
 def measure(options: Options) -> None:
-    """Measure both models with one thread per run and with all; short turns are enough for it."""
+    """Measure both models, with one thread per run and with all. Short turns are sufficient."""
     options = replace(options, seconds=min(options.seconds, 5), turns=min(options.turns, 3))
     rows, notes = [], []
     for workload in (resnet20(), resnet50()):

@@ -44,7 +44,6 @@ def cores() -> int:
 
 
 def free_port() -> int:
-    """A port that is free now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

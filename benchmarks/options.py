@@ -28,19 +28,17 @@ class Options:
     service: tuple[str, ...]
 
     def lasting(self, factor: int) -> Self:
-        """The same with `factor` times the seconds: for models with few answers per second."""
+        """Copy with `factor` times the seconds, for models that answer few images per second."""
         return replace(
             self, seconds=factor * self.seconds, probe_seconds=factor * self.probe_seconds
         )
 
     @property
     def warm_up_seconds(self) -> float:
-        """Seconds of load before the measurement."""
         return max(1.0, self.seconds / 4)
 
 
 def parse(description: str | None, arguments: Sequence[str] | None = None) -> Options:
-    """Parse the command line."""
     keys = [side.key for side in ALL_PEERS]
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(

@@ -79,7 +79,6 @@ class Overload:
 
 
 def measure(options: Options) -> None:
-    """Overload both models and write the section."""
     rows = []
     options = options.lasting(2)
     for make, connections, factor in LOADS:
@@ -181,7 +180,6 @@ def generate_load(url: str, folder: Path, rate: float, seconds: float) -> dict[s
 
 
 def main() -> None:
-    """Load a server and print the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url")
     parser.add_argument("folder", type=Path)

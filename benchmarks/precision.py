@@ -55,7 +55,6 @@ def measure(data: bytes, side: int, rounds: int) -> dict[str, Seconds]:
 
 
 def main() -> None:
-    """Measure all models and write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="Leave ResNet-50 out.")
     parser.add_argument(

@@ -27,8 +27,6 @@ PROBE_SECONDS = 0.7
 
 @dataclass(frozen=True)
 class Loop:
-    """How the model is run."""
-
     instances: int
     threads: int
     batch: int
@@ -102,7 +100,7 @@ class Raw:
         return Rate(sum(rates), 1e3 * (time.process_time() - before) / sum(images))
 
     def milliseconds(self, threads: int, seconds: float) -> float:
-        """Median of one image alone, with the session options of the service."""
+        """Median time of one image alone, with the session options of the service."""
         run, batches, taken = self.session(threads, spin=False).run, self.batches(1), []
         began = time.perf_counter()
         while time.perf_counter() - began < seconds:
@@ -125,7 +123,6 @@ def best(raw: Raw) -> Loop:
 
 
 def main() -> None:
-    """Find the best loop, measure one, or measure one image alone."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("workload", choices=("resnet20", "resnet50", "resnet50-int8"))
     parser.add_argument("--decode", action="store_true")

@@ -77,7 +77,7 @@ class Clients:
 
     @contextmanager
     def window(self) -> Iterator[list[float]]:
-        """A list that has the latencies of the context once it is over."""
+        """Yield a list that receives the latencies of this block when the block ends."""
         first, latencies = len(self.latencies), []  # type: int, list[float]
         yield latencies
         latencies += self.latencies[first:]
@@ -86,7 +86,7 @@ class Clients:
 async def reload_often(
     clients: Clients, store: ModelStore, pid: int, reloads: int, requests: int
 ) -> list[float]:
-    """Switch `production` to and fro under load. Returns the memory in MB after each switch."""
+    """Switch `production` between both versions. Returns the memory in MB after each switch."""
     memory = []
     for turn in range(1, reloads + 1):
         target = 1 + turn % 2
@@ -134,7 +134,6 @@ async def until_state(port: int, model: str, wanted: str | None) -> None:
 
 
 def measure(options: Options) -> None:
-    """Measure both parts and write the section."""
     with tempfile.TemporaryDirectory() as folder:
         rows = asyncio.run(_measure(options, Path(folder)))
     write_section(
@@ -207,7 +206,6 @@ async def _measure(options: Options, folder: Path) -> list[Row]:
 
 
 def reload_rows(clients: Clients, memory: list[float], seconds: float) -> list[Row]:
-    """Rows of the first part."""
     p50, p99 = percentile(clients.latencies, 50), percentile(clients.latencies, 99)
     early, late = statistics.median(memory[9:20] or memory), statistics.median(memory[-10:])
     return [
@@ -229,7 +227,6 @@ def reload_rows(clients: Clients, memory: list[float], seconds: float) -> list[R
 
 
 def load_rows(quiet: list[float], meanwhile: list[float], took: list[float]) -> list[Row]:
-    """Rows of the second part."""
     p50, p99 = percentile(meanwhile, 50), percentile(meanwhile, 99)
     while_loading = f"{p50:.1f} and {p99:.1f} ms of {len(meanwhile):,}"
     return [

@@ -29,7 +29,6 @@ MEASUREMENTS: Mapping[str, Callable[[Options], None]] = {
 
 
 def main() -> None:
-    """Run the measurements that were asked for, by default all."""
     options = parse(__doc__)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # stops the servers
     for row in options.rows:

@@ -24,8 +24,6 @@ STOP_SECONDS = 5
 
 @dataclass(frozen=True)
 class RunningSide:
-    """A running side."""
-
     side: Side
     port: int
     pid: int

@@ -63,7 +63,6 @@ class Side:
         return self.path.format(model=workload.model)
 
     def bodies(self, workload: Workload) -> Bodies:
-        """The request bodies in this side's format."""
         return workload.bodies(self.field)
 
     def command(

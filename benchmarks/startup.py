@@ -85,7 +85,7 @@ def _rows(model: str, what: str, flags: Sequence[str], version: Path, n: int) ->
 
 
 def start(command: Sequence[str], port: int, version: Path) -> tuple[float, float]:
-    """Start a server and stop it when it is ready: seconds until then, and resident MB."""
+    """Start a server, stop it when it is ready, and return seconds to ready and resident MB."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("SERVICE_")
     }

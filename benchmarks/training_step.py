@@ -132,7 +132,6 @@ SIDES = {
 
 
 def main() -> None:
-    """Measure every side in turn, or print the result of one side."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--side", choices=SIDES)
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""What every side is asked: a model, its preprocessing, and encoded images."""
+"""Workloads: a model and the encoded images that every side classifies."""
 
 import io
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ class Workload:
             cut = photo.crop((left, top, left + width, top + side)).resize(
                 self.size, Image.Resampling.BICUBIC
             )
-            if self.digits:  # otherwise all would be of the same class
+            if self.digits:  # otherwise all images would be of the same class
                 cut = ImageEnhance.Brightness(cut).enhance(0.3)
                 ImageDraw.Draw(cut).text(
                     (16, 16),
@@ -125,7 +125,6 @@ class Bodies:
     slow: bool = False
 
     def read(self) -> list[bytes]:
-        """All bodies."""
         return [(self.folder / str(number)).read_bytes() for number in range(1, IMAGES + 1)]
 
 

@@ -270,14 +270,14 @@ def _version_rows(store: ModelStore, model: str | None) -> Iterator[dict[str, An
 def _row(
     model: str, version: int | None, layer: str, aliases: Sequence[str], error: str | None
 ) -> dict[str, Any]:
-    """A row of `list` without what only the manifest says."""
+    """A row of `list`; columns from the manifest are None."""
     manifest_columns = dict.fromkeys(("top1", "created_at", "digest", "proof"))
     row = {"model": model, "version": version, "layer": layer, "aliases": list(aliases)}
     return row | manifest_columns | {"error": error}
 
 
 def _alias_targets(store: ModelStore, model: str) -> tuple[dict[str, int | None], str | None]:
-    """The version of each alias that can be read, and what is wrong with another."""
+    """The version of each readable alias, and the last problem with any other."""
     aliases = store.aliases(model)
     targets: dict[str, int | None] = {}
     problem = None
@@ -305,7 +305,7 @@ def _verify(store: ModelStore, model: str, number: int, *, run: bool) -> dict[st
 
 
 def _prove_variants(version: Version) -> dict[str, str]:
-    """What the golden proof of each variant gave, by precision. Raises ModelStoreError."""
+    """The result of the golden proof by precision. Raises ModelStoreError."""
     manifest = version.manifest
     results: dict[str, str] = {}
     gpu = CUDA in onnxruntime.get_available_providers()

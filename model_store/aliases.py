@@ -1,7 +1,7 @@
 """Aliases: names such as `production` that point to a version, the only mutable part of a store.
 
 Each is an append-only sequence of event files, `<store>/<model>/aliases/<alias>/<number>.json`. An
-event becomes visible by an exclusive link to a complete, synced file: concurrent moves never
+event is written and synced first and then hard-linked to its number. So concurrent moves never
 overwrite each other, and a crash leaves no half-written event.
 
 An alias states which version is desired. The service serves the newest version that the alias
@@ -149,7 +149,7 @@ class Aliases:
         for alias in self.names():
             for name in sorted(self._list(alias)):
                 path = self._directory / alias / name
-                with suppress(FileNotFoundError):  # it was linked and removed just now
+                with suppress(FileNotFoundError):  # another process has just finished its move
                     if name.startswith(DRAFT_PREFIX) and path.lstat().st_mtime < newest:
                         drafts.append(path)
         return drafts

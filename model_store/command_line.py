@@ -27,12 +27,12 @@ def echo_json(value: Any) -> None:
 
 
 class SharedOption(click.Option):
-    """An option of a group and of each of its commands; the value nearest the command counts."""
+    """An option of a group and of each of its commands. The innermost value wins."""
 
     def consume_value(
         self, ctx: click.Context, opts: Mapping[str, Any]
     ) -> tuple[Any, ParameterSource]:
-        """Take the value from the command line, else the one that a group above was given."""
+        """Take the value from the command line, else the value given to a parent group."""
         value, source = super().consume_value(ctx, opts)
         key = f"{__name__}.{self.name}"
         if source is ParameterSource.COMMANDLINE:

@@ -23,7 +23,7 @@ DOOMED_PREFIX = ".doomed-"
 class UnexpectedFileError(OSError):
     """The path names a link, a FIFO, a device or a directory, or the file is larger than allowed.
 
-    Unlike other `OSError`s it does not go away by itself.
+    A retry does not help, unlike after other `OSError`s.
     """
 
     def __init__(self, path: Path, reason: str, code: int = errno.EINVAL) -> None:
@@ -130,7 +130,7 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
 
 
 def read_open_file(file: FileIO, path: Path, max_bytes: int) -> bytes:
-    """The rest of an open file; `path` is for the message. Raises as `read_bounded` does."""
+    """Read the rest of an open file; `path` is for messages. Raises as `read_bounded` does."""
     parts, missing = [], max_bytes + 1
     while missing and (part := file.read(missing)):
         parts.append(part)

@@ -2,9 +2,9 @@
 
 - Decode: `prepare` turns each golden image into the stored pixels, within a tolerance.
 - Numerics: the session turns the stored pixels into the expected logits, within the variant's
-  tolerance. Where training's top-1 was clear, the top-1 is the same.
+  tolerance. If training's top-1 had a clear margin, the top-1 must be the same.
 
-The expected logits are training's, or those that the variant gave when it was published.
+The expected logits come from training, or from the variant itself when it was published.
 """
 
 import io
@@ -150,7 +150,7 @@ def load_pixels(version: Version, golden: Golden) -> Pixels:
     size = math.prod(expected)
     data = version.read_file(golden.pixels, size + MAX_ARRAY_HEADER_BYTES)
     file = io.BytesIO(data)
-    try:  # the header first: an array is allocated as large as its header says
+    try:  # the header is checked first, because NumPy allocates what it states
         read_header = _HEADER_READERS[np.lib.format.read_magic(file)]
         shape, fortran_order, dtype = read_header(file)
     except (KeyError, ValueError) as error:

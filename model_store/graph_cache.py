@@ -1,4 +1,4 @@
-"""Optimised graphs of ONNX Runtime, cached so that a start need not optimise them again.
+"""Cache of graphs that ONNX Runtime has optimised, so that later starts are faster.
 
 An entry is a directory named by its key: the graph, a file of weights that is memory-mapped, and a
 seal with the sha256 of both. Processes share it, and it may be deleted at any time. It is not part
@@ -47,7 +47,7 @@ class GraphSeal(FrozenModel):
 
 
 class GraphCache:
-    """Creates sessions on the CPU from cached graphs; their outputs are bit-identical without it.
+    """Creates CPU sessions from cached graphs. Outputs are bit-identical to those without it.
 
     A damaged entry is deleted and built again. If the cache cannot be used, a warning is logged
     once and sessions are created without it. Graphs larger than `max_bytes` are not cached.
@@ -92,7 +92,7 @@ class GraphCache:
     def _open_entry(
         self, entry: Path, new_settings: NewSettings
     ) -> onnxruntime.InferenceSession | None:
-        """The session of an intact entry; one that is damaged or cannot be loaded is deleted."""
+        """A session of an entry; a damaged entry is deleted, and the result is None."""
         if not entry.exists():
             return None
         try:
@@ -116,7 +116,7 @@ class GraphCache:
     def _build(
         self, entry: Path, path: Path, new_settings: NewSettings
     ) -> onnxruntime.InferenceSession:
-        """Optimise, write, load what was written, and keep it if both outputs are identical."""
+        """Optimise, write and reload the graph; keep it if its outputs are unchanged."""
         self._check_size(entry, path.stat().st_size)  # the graph is no smaller than the model
         with build_entry(entry) as building:
             settings = new_settings()
@@ -223,7 +223,7 @@ def _check_identical(
 def _seal(building: Path) -> int:
     """Write the seal and return the size of all files.
 
-    Nothing is synced: a file that a crash has torn does not match its sha256.
+    Nothing is synced: a file that a crash left incomplete does not match its sha256.
     """
     files = [path for path in sorted(building.iterdir()) if path.is_file()]
     entries = tuple(

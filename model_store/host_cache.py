@@ -88,8 +88,8 @@ def build_entry(entry: Path) -> Iterator[Path]:
     """Build a cache entry in a hidden directory, which is renamed to `entry` when the block ends.
 
     An exception discards the entry. If another process finishes the same entry first, that one
-    stays. Directories that killed processes left behind are deleted first. Nothing is synced: a
-    reader must notice files that a crash has torn.
+    stays. Directories that killed processes left behind are deleted first. Nothing is synced:
+    readers must detect files that a crash left incomplete.
 
     Yields:
         The empty directory to fill. Its path is not valid after the block.
@@ -109,7 +109,7 @@ def build_entry(entry: Path) -> Iterator[Path]:
 
 
 def mark_used(file: Path) -> None:
-    """Set the time by which `prune_entries` judges the entry that holds this file."""
+    """Set a file's mtime to now, so that `prune_entries` sees its entry as recently used."""
     with suppress(OSError):  # it is another user's, or the file system is read-only
         os.utime(file)
 

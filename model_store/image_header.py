@@ -38,7 +38,7 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # several images are decoded at once al
 FORMATS: Final = (
     "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if AvifImagePlugin.SUPPORTED else ()),
 )  # fmt: skip
-"""What is decoded. Pillow may be built without AVIF."""
+"""The formats that are decoded; AVIF only if Pillow was built with it."""
 DEFAULT_MAX_PIXELS: Final = 50 * 1024 * 1024
 MAX_SCANNED_PIXELS: Final = 2**31
 """Limit of scans x pixels of a progressive JPEG: one to two seconds of decoding."""
@@ -75,7 +75,7 @@ def sniff(data: bytes) -> str | None:
         return "TIFF"
     if b"avif" in (brands := _container_brands(data)) or b"avis" in brands:
         return "AVIF" if AvifImagePlugin.SUPPORTED else None
-    # `BM` alone is a weak signature, so the size of the header must exist too.
+    # `BM` alone is a weak signature, so the header must also have a known size.
     if data.startswith(b"BM") and len(data) >= 18 and data[14:18] in _BMP_HEADER_SIZES:
         return "BMP"
     return None

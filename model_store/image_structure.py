@@ -1,9 +1,9 @@
 """Bounds for the parts of an image file, checked before Pillow reads it.
 
-A format's header limits the pixels, and not the segments, chunks, blocks, strips and tiles for
-which a decoder loops or allocates. The bounds are far above what real files have. They refuse the
-known ways to make a small file expensive; the service decodes in processes with limits of memory
-and time, which hold for the unknown ones.
+The limit for pixels does not limit the segments, chunks, blocks, strips and tiles that a decoder
+loops over or allocates. These bounds are far above those of real files. They reject the known ways
+to make a small file expensive to decode. Against unknown ones, the service decodes in processes
+with limited memory and time.
 """
 
 import struct
@@ -18,7 +18,7 @@ MAX_EXIF_SEGMENTS: Final = 32
 MAX_JPEG_FILLER: Final = 64 * 1024
 """Bytes between segments, which Pillow skips one by one."""
 MAX_PNG_CHUNKS: Final = 256
-"""Chunks beside those of pixels: each may inflate to a megabyte."""
+"""Chunks without pixels: each may inflate to a megabyte."""
 MAX_PNG_DATA_CHUNKS: Final = 64 * 1024
 MAX_GIF_BLOCKS: Final = 64 * 1024
 MAX_GIF_COMMENT_BLOCKS: Final = 1024
@@ -26,12 +26,12 @@ MAX_GIF_COMMENT_BLOCKS: Final = 1024
 MAX_TIFF_ENTRIES: Final = 1024
 MAX_TIFF_STRIPS: Final = 64 * 1024
 MAX_TIFF_TILE_PIXELS: Final = 1024 * 1024
-"""A tile may also be as large as four times the image."""
+"""Larger tiles are allowed up to four times the size of the image."""
 MAX_RUN_LENGTH_PIXELS: Final = 4 * 1024 * 1024
-"""Of a run-length encoded BMP, which Pillow decodes in Python, pixel by pixel."""
+"""Limit for a run-length encoded BMP, which Pillow decodes in Python, pixel by pixel."""
 
 _GIF_EXTENSION, _GIF_COMMENT, _GIF_IMAGE = 0x21, b"!\xfe", 0x2C
-_PNG_PIXELS: Final = frozenset({b"IDAT", b"fdAT", b"fcTL"})  # the last two of animations
+_PNG_PIXELS: Final = frozenset({b"IDAT", b"fdAT", b"fcTL"})  # the last two are for animations
 _WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
 _STRIP_TAGS: Final = frozenset({273, 279, 324, 325})  # offsets and byte counts of strips and tiles
 _TIFF_TYPE_BYTES: Final = {
@@ -81,7 +81,7 @@ def _check_jpeg(data: bytes) -> None:
 
 
 def _check_png(data: bytes) -> None:
-    """Chunks, also after the pixels (PNG, 11.2)."""
+    """Chunks, including those after the pixels (PNG, 11.2)."""
     position, chunks, data_chunks = 8, 0, 0
     while position + 8 <= len(data):
         kind = data[position + 4 : position + 8]
@@ -165,7 +165,7 @@ def _tiff_entries(data: bytes) -> Iterator[tuple[int, int, int, int]]:
             field = data[begin : begin + width]
             yield tag, kind, values, int.from_bytes(field, "little" if order == "<" else "big")
             position = begin + value_bytes
-    except (struct.error, OverflowError):  # cut; Pillow says so
+    except (struct.error, OverflowError):  # cut off; Pillow reports it
         return
 
 

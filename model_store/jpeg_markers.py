@@ -13,7 +13,7 @@ _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _DECODED_FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 _MARKER: Final = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)
-"""A marker, but for stuffed bytes and restarts, which are part of a scan's data."""
+"""A marker, except stuffed bytes and restart markers, which belong to a scan's data."""
 
 
 class Frame(NamedTuple):
@@ -22,7 +22,7 @@ class Frame(NamedTuple):
     Attributes:
         bits: Bits per sample.
         components: Number of components.
-        is_decoded: Whether libjpeg decodes the process: not if it is lossless or hierarchical.
+        is_decoded: Whether libjpeg can decode the frame: not if it is lossless or hierarchical.
     """
 
     bits: int
@@ -44,8 +44,8 @@ def count_scans(data: bytes, enough: int = 20) -> int:
     """Number of scans of a JPEG. Each costs a pass over all pixels. Most files have at most ten.
 
     Args:
-        data: The file. Data behind the end of the image does not count.
-        enough: Up to this number an upper bound is sufficient, which is found faster.
+        data: The file. Data after the end of the image does not count.
+        enough: Up to this number, a fast upper bound is returned instead of the exact count.
 
     Raises:
         ImageCorruptError: There are more than `MAX_MARKERS` markers.
@@ -57,15 +57,15 @@ def count_scans(data: bytes, enough: int = 20) -> int:
 
 
 def lacks_only_end(data: bytes, components: int) -> bool:
-    """Whether the end marker is missing and no scan. The last scan may be cut as well."""
+    """Whether all scans are there and the end marker is not. The last scan may be cut off."""
     scans = [position for marker, position in _markers(data) if marker == _START_OF_SCAN]
     if not scans or data.find(END, scans[-1]) >= 0:
         return False
     coefficients: dict[int, set[int]] = {}
     for scan in scans:
-        selectors = scan + 5 + 2 * data[scan + 4]  # of the coefficients; before them, of components
+        selectors = scan + 5 + 2 * data[scan + 4]  # where the coefficients begin
         first, last, approximation = data[selectors : selectors + 3]
-        if approximation & 15 == 0:  # the last bits of these coefficients
+        if approximation & 15 == 0:  # this scan has their last bits
             for component in data[scan + 5 : selectors : 2]:
                 coefficients.setdefault(component, set()).update(range(first, last + 1))
     is_complete = all(found >= set(range(64)) for found in coefficients.values())

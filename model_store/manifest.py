@@ -1,8 +1,8 @@
 """The manifest of a sealed version: how to run it, how to prove it, and where it comes from.
 
-Every block exists since schema 1 and is optional where a later feature fills it, so a new feature
-does not change the format. The version's number is the name of its directory and not a field, so a
-version can be copied without a change. Its identity is the sha256 of the manifest's bytes.
+Schema 1 has every block, and blocks for later features are optional, so a new feature does not
+change the format. The version number is the name of the directory and not a field, so a version can
+be copied unchanged. Its identity is the sha256 of the manifest's bytes.
 """
 
 import hashlib
@@ -28,13 +28,13 @@ SCHEMA_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
 MODEL_INPUT: Final = "images"
 MAX_TOLERANCE: Final = 1e3
-"""No golden proof with a larger tolerance proves anything."""
+"""A golden proof with a larger tolerance would prove nothing."""
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Channel = Annotated[int, Field(ge=0, le=255)]
 Coverage = Annotated[str, StringConstraints(pattern=r"^0\.[0-9]{0,5}[1-9]$")]
-"""A coverage between 0 and 1 as JSON's key, in its shortest spelling: `0.9`."""
+"""A coverage between 0 and 1 as a JSON key, in its shortest spelling: `0.9`."""
 
 
 class FileEntry(FrozenModel):

@@ -38,8 +38,8 @@ def check_name(name: str, kind: str = "model") -> str:
 def printable(text: str) -> str:
     """Escape what is not printable: control characters, and bytes of file names outside UTF-8.
 
-    A name that someone else chose can then neither begin a new line of a log nor make an answer
-    impossible to encode.
+    An untrusted name can then neither start a new line in a log nor make a response impossible to
+    encode.
     """
     if text.isprintable():
         return text

@@ -1,7 +1,7 @@
 """Rejects images whose pixels Pillow decodes wrongly, and corrects what it reads wrongly.
 
-Every rule is a fault that `tests/model_store/test_*_layouts.py` shows. Layouts that Pillow
-cannot open at all are named here too, so that they are not reported as damaged.
+`tests/model_store/test_*_layouts.py` reproduces every fault. Layouts that Pillow cannot open at all
+are also listed here, so that they are not reported as damaged.
 """
 
 import io
@@ -19,10 +19,10 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _RAW_PLANES: Final = frozenset(
     {(_BLACK_IS_ZERO, ()), (_PALETTE, ()), (_RGB, ()), (_RGB, (2,)), (_CMYK, ())}
 )
-"""Layouts that Pillow reads from uncompressed planes: the photometric and the extra samples."""
+"""Uncompressed planes that Pillow reads: (photometric interpretation, extra samples)."""
 _BMP_OS2_HEADER: Final = 64
 _BMP_ALPHA_HEADER: Final = 56
-"""Headers of at least this size have a mask for alpha."""
+"""Headers of at least this many bytes have a mask for alpha."""
 _BMP_BITFIELDS: Final = 3
 _PNG_GREY, _PNG_RGB = 0, 2
 
@@ -77,13 +77,13 @@ def _unreadable_tiff_problem(data: bytes) -> str | None:
     """Why Pillow cannot open a TIFF whose directory is complete."""
     try:
         with io.BytesIO(data) as file:
-            is_big = data[2] == 43  # as Pillow sees it
+            is_big = data[2] == 43  # as Pillow detects it
             tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(16 if is_big else 8))
             start = tags.next
             file.seek(start)
             tags.load(file)
         number = ("<" if data[:2] == b"II" else ">") + ("Q" if is_big else "H")
-        # Pillow leaves out tags whose values lie behind the end of the file.
+        # Pillow leaves out tags whose values lie beyond the end of the file.
         if len(tags) != struct.unpack_from(number, data, start)[0]:
             return None
         if not all(tag in tags for tag in (256, 257)):
@@ -125,7 +125,7 @@ def _tiff_problem(tags: TiffImagePlugin.ImageFileDirectory_v2) -> str | None:
 
 
 def _correct_tiff_palette(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Read a palette of 8-bit values, which some programs write, as libtiff does."""
+    """Read palettes with values below 256 as 8-bit, as libtiff does; some programs write them."""
     if image.mode in {"P", "PA"}:
         colours = image.tag_v2[320]
         if max(colours) < 256:

@@ -54,7 +54,7 @@ _TRANSPOSITIONS: Final = {  # EXIF 2.32, tag 274: orientation, and what turns th
 }
 _JPEG_FORMATS: Final = frozenset({"JPEG", "MPO"})
 _PROBE: Final = b"".join(b"\xee\xd3" * 16 + bytes([0xFF, 0xD0 + i]) for i in range(8))
-"""Scan data with restart markers. It changes the pixels of a JPEG that is cut in its scan."""
+"""Scan data with restart markers. Appended to a JPEG whose scan is cut, it changes the pixels."""
 _DIRECT_MODES: Final = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"})
 _ALPHA_MODES: Final = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _PLAIN_PNG: Final = (
@@ -137,14 +137,14 @@ def to_pixels(image: ImageFile.ImageFile, spec: Preprocessing) -> Pixels:
 
 
 def reduction(image: Image.Image, spec: Preprocessing) -> int:
-    """By which factor the sides of a JPEG are divided while it is decoded: 8, 4, 2 or 1.
+    """The factor by which decoding a JPEG divides its width and height: 8, 4, 2 or 1.
 
-    The antialiased resize must still have `MIN_SOURCE_PIXELS` source pixels per output pixel and
-    side. Then the pixels of a photograph differ from a full decode by at most 4 grey levels and by
-    0.25 on average; halftone patterns by up to 10 and 4.4 (`test_reduced_decode.py`). The factor
-    must divide both sides, or the image would shift.
+    At least `MIN_SOURCE_PIXELS` source pixels per output pixel and side remain for the resize. The
+    pixels of a photograph then differ from a full decode by at most 4 grey levels, and by 0.25 on
+    average; those of halftone patterns by up to 10 and 4.4 (`test_reduced_decode.py`). The factor
+    divides both sides without a remainder, or the image would shift.
     """
-    # `nearest` takes single pixels, and a reduced decode has averaged them.
+    # `nearest` selects single pixels, but a reduced decode averages them.
     if image.format not in _JPEG_FORMATS or spec.interpolation == "nearest":
         return 1
     target = (
@@ -191,8 +191,8 @@ def load_pixels(image: ImageFile.ImageFile) -> None:
 
 
 def _load_without_end(image: ImageFile.ImageFile, data: bytes) -> bool:
-    """Decode a JPEG without an end marker if all its pixels are there; returns whether they are."""
-    data = data.removesuffix(b"\xff")  # of half a marker
+    """Decode a JPEG without an end marker if no pixel is missing; return whether it was decoded."""
+    data = data.removesuffix(b"\xff")  # half of a marker
     try:
         if not lacks_only_end(data, len(image.getbands())):
             return False

@@ -78,7 +78,7 @@ def parse_providers(text: str) -> tuple[str, ...]:
 
 
 def find_providers(text: str) -> tuple[str, ...]:
-    """Return the providers for sessions, best first and the CPU last; each was started once.
+    """Return the providers for sessions, best first and the CPU last. Each is started once.
 
     `auto` is CUDA if it starts, else the CPU. A provider that is named must start. The CPU runs the
     operators that the others cannot, and CUDA those that TensorRT cannot.
@@ -169,9 +169,9 @@ def provider_options(
 
 
 def batch_sizes(providers: Sequence[str], max_batch_size: int) -> tuple[int, ...]:
-    """Return the sizes to pad batches to: powers of two for a provider that specializes by shape.
+    """Return the sizes to pad batches to: powers of two up to `max_batch_size`.
 
-    Other providers take any size, so there are none to pad to.
+    Empty for providers that do not specialize by shape, because they take any size.
     """
     if providers[0] not in _SPECIALIZED_BY_SHAPE:
         return ()
@@ -185,7 +185,7 @@ def keeps_engines(providers: Sequence[str]) -> bool:
 
 
 def default_instances(providers: Sequence[str], cpus: int) -> int:
-    """How many runs to allow at once: one per CPU; two per GPU, so that one copies meanwhile."""
+    """How many runs to allow at once: one per CPU; two per GPU, to overlap copies."""
     return 2 * count_devices(providers) if providers[0] in NVIDIA else cpus
 
 

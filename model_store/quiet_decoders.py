@@ -12,7 +12,7 @@ _LIBTIFF_HANDLERS: Final = ("TIFFSetErrorHandler", "TIFFSetWarningHandler")
 
 
 def silence_decoders() -> None:
-    """Turn off the messages of Pillow and libtiff. Errors are exceptions all the same.
+    """Turn off the messages of Pillow and libtiff. Errors are still raised.
 
     libtiff writes to the process's stderr, several lines per tag. Pillow has no option for that,
     so its copy of libtiff is told directly. Where that copy is not a shared library (Windows),

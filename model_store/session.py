@@ -70,7 +70,7 @@ class RunControl:
             self.options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def terminate(self) -> None:
-        """End the run before its next node, with a ModelRunError. Do not use it for another run."""
+        """End the run before its next node with a ModelRunError. This control cannot be reused."""
         self.options.terminate = True
 
 
@@ -288,7 +288,7 @@ def _describe_inputs(inputs: Sequence[tuple[str, str, Sequence[Any]]]) -> str:
 
 
 def _first_line(error: Exception, model: Path | None = None) -> str:
-    """The first line of a message, with file names in place of this machine's paths."""
+    """The first line of a message, with this machine's paths shortened to file names."""
     line = str(error).split("\n", 1)[0]
     if model:  # its path may contain spaces
         line = line.replace(str(model), model.name).replace(f"{model.parent}/", "")
@@ -296,7 +296,7 @@ def _first_line(error: Exception, model: Path | None = None) -> str:
 
 
 def _hide_directories(match: re.Match[str]) -> str:
-    """Names of graph nodes look like paths (`/layer1/conv/Conv`), so those are kept."""
+    """Keep names of graph nodes, which look like paths: `/layer1/conv/Conv`."""
     path = match.group()
     top = path.split("/", 2)[1]
     is_node_name = top != _BUILD_DIRECTORY and not os.path.lexists(f"/{top}")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from model_store.session import Logits
 
 CLEAR_MARGIN: Final = 0.5
-"""From this margin on, another file of the same model must give the same top-1."""
+"""With at least this margin, every variant of a model must give the same top-1."""
 
 
 def margins(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -50,8 +50,8 @@ def energy(logits: Logits) -> NDArray[np.float32]:
 def set_sizes(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.int64]:
     """Number of labels in the prediction set of each image.
 
-    The set holds every label whose probability is at least `threshold`, and always the most
-    probable one: an empty set helps nobody, and a larger one holds the right label no less often.
+    The set holds every label whose probability is at least `threshold`. It always holds the most
+    probable label, so it is never empty; this cannot lower the coverage.
 
     Args:
         probabilities: float32 `[batch, classes]`.

@@ -1,4 +1,4 @@
-"""Documents that are validated: base class, types of fields, one line for what is rejected."""
+"""Validation of JSON documents: the base model, field types and one-line error messages."""
 
 import unicodedata
 from pathlib import PurePosixPath

@@ -114,8 +114,7 @@ class Version:
     def open_file(self, relative: str) -> FileIO:
         """Open a file of the manifest and compare the opened file with its size and sha256.
 
-        What is then read from the returned file is what was compared, even if another file takes
-        its place.
+        The returned file stays the one that was compared, even if its path is replaced later.
 
         Raises:
             VersionCorruptError: The file is missing, altered, or behind a link.

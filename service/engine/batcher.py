@@ -22,17 +22,17 @@ from service.errors import DeadlineExceededError, InferenceError, ServiceError
 from service.host.thread_priority import lower_thread_priority
 
 Rows = Sequence[Any]
-"""The result of a run: one row per image, or the ServiceError of an image."""
+"""The result of a run: for each image its row, or the ServiceError that it failed with."""
 
 MIN_QUEUE_TO_CLEAN: Final = 256
-"""A queue of more images is searched for cancelled ones."""
+"""Cancelled images are removed from a queue once it is longer than this."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)  # not frozen: that would double the time to create one
 class ImageResult:
-    """The row of one image, and the batch that it was in."""
+    """The row of one image, and the time and size of its batch."""
 
     row: Any
     queue_seconds: float
@@ -51,7 +51,13 @@ class _QueuedImage:
 
 @dataclass(slots=True)  # not frozen, as above
 class BulkRun:
-    """A running batch that contains bulk images."""
+    """A running batch that contains bulk images.
+
+    Attributes:
+        began: When the run began, on the monotonic clock.
+        images: Images of both priorities.
+        bulk: Bulk images among them.
+    """
 
     began: float
     images: int
@@ -91,7 +97,7 @@ class Batcher:
         self._queue: deque[_QueuedImage] = deque()
         self._bulk_queue: deque[_QueuedImage] = deque()
         self._lock = threading.Lock()
-        self._clean_above = {False: MIN_QUEUE_TO_CLEAN, True: MIN_QUEUE_TO_CLEAN}  # by bulk
+        self._clean_above = {False: MIN_QUEUE_TO_CLEAN, True: MIN_QUEUE_TO_CLEAN}  # by `bulk`
         # One condition on `_lock` per sleeping thread. The last one to sleep is woken first, so a
         # lone client is always served by the same thread, whose caches are warm.
         self._sleeping: list[threading.Condition] = []
@@ -117,8 +123,8 @@ class Batcher:
 
         Args:
             image: uint8 `[height, width, 3]`.
-            deadline: On the monotonic clock.
-            priority: Bulk images only take the places that interactive images leave in a batch.
+            deadline: Seconds on the monotonic clock.
+            priority: Bulk images only fill batches that interactive images leave incomplete.
 
         Returns:
             A future that ends in an ImageResult, a DeadlineExceededError, an InferenceError or the
@@ -151,7 +157,6 @@ class Batcher:
 
     @property
     def waiting_bulk(self) -> int:
-        """Queued bulk images."""
         return len(self._bulk_queue)
 
     def close(self) -> None:
@@ -215,7 +220,10 @@ class Batcher:
                 return batch
 
     def _remove_cancelled(self, queue: deque[_QueuedImage], *, bulk: bool) -> None:
-        """Free images whose callers left: bulk images may never be taken, nor any if runs hang."""
+        """Drop cancelled images, which `_next_batch` may not reach for a long time.
+
+        Bulk images wait while interactive ones arrive, and all images wait while runs hang.
+        """
         waiting = [queued for queued in queue if not queued.future.done()]
         queue.clear()
         queue.extend(waiting)
@@ -242,10 +250,10 @@ class Batcher:
 
 
 def _stack(images: Sequence[Pixels]) -> Pixels:
-    """`np.stack`, read-only.
+    """Stack images like `np.stack`; the result is read-only.
 
-    `np.stack` releases the GIL for every image and then waits for the event loop to release it:
-    8 % of a batch's time with ResNet-20.
+    `np.stack` releases the GIL for every image and must then wait for the event loop to release it.
+    With ResNet-20 this takes 8 % of a batch's time.
     """
     first = images[0]
     return np.frombuffer(b"".join([image.data for image in images]), first.dtype).reshape(

@@ -14,7 +14,7 @@ SCORE_DECIMALS = 6
 logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)  # not frozen: that would double the time to make one
+@dataclass(slots=True)  # not frozen: that would double the time to create one
 class Classification:
     """One image's classes, most probable first, with their calibrated probabilities.
 
@@ -34,10 +34,10 @@ class Classification:
 def classify(
     scores: Logits, outputs: Outputs, calibration: Calibration
 ) -> list[Classification | InvalidModelOutputError]:
-    """Classify a batch; all arithmetic is on the whole batch.
+    """Classify a batch.
 
-    An image whose scores are NaN or infinite gets an error in its place. The others of its batch
-    may be another client's, so they are not affected.
+    The entry of an image whose scores are NaN or infinite is an error. Other images of the batch
+    may belong to other clients, so they are not affected.
 
     Args:
         scores: float32 `[batch, classes]`, as the model returned them.

@@ -19,7 +19,6 @@ class Devices:
         self._lock = threading.Lock()
 
     def run(self, images: Pixels, control: RunControl | None = None) -> Logits:
-        """As `Session.run`."""
         if len(self._sessions) == 1:
             return self._sessions[0].run(images, control)
         with self._lock:

@@ -1,4 +1,4 @@
-"""A version that serves: loaded, proven and warm, with a batcher in front of it."""
+"""A version that serves requests: loaded, proven and warmed up, with its own batcher."""
 
 import math
 import threading
@@ -27,22 +27,22 @@ from service.host.malloc import trim_memory
 class _WarmModel:
     selected_variant: SelectedVariant
     sessions: list[Session]
-    """One per device; the first is the one of `selected_variant`."""
+    """One per device. The first is `selected_variant.session`."""
     seconds: dict[int, float]
-    """Seconds of a run by batch size."""
+    """Duration of one run in seconds, by batch size."""
 
 
 class LoadedVersion:
-    """A proven version that requests lease.
+    """A proven version. Every request holds a lease on it while it uses the batcher.
 
-    After `close` it gives no more leases; its batcher stays open until the last lease is returned.
+    `close` refuses new leases and keeps the batcher open until the last lease is returned.
     """
 
     def __init__(self, version: Version, options: EngineOptions) -> None:
         """Load, prove and warm up. Takes ownership of `version` and closes it on failure.
 
         Raises:
-            ModelStoreError: The version cannot be loaded, or its golden proof does not hold.
+            ModelStoreError: The version cannot be loaded, or its golden proof fails.
         """
         self.version = version
         manifest = version.manifest
@@ -60,7 +60,7 @@ class LoadedVersion:
             self.profile = LatencyProfile(model.seconds)
             devices = Devices(model.sessions)
 
-            # It must not refer to `self`: a cycle would keep the sessions in memory after `close`.
+            # `run` must not refer to `self`: the cycle would keep the sessions alive after `close`.
             def run(
                 images: Pixels, control: RunControl | None
             ) -> list[Classification | InvalidModelOutputError]:
@@ -106,7 +106,6 @@ class LoadedVersion:
             return not self._closing
 
     def return_lease(self) -> None:
-        """Return a lease that `take_lease` gave."""
         with self._changed:
             self._leases -= 1
             if self._closing:

@@ -1,4 +1,4 @@
-"""How a model is run: its own settings, those of all models, then defaults for this machine."""
+"""How a model is run: its own settings, else those for all models, else defaults."""
 
 import logging
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class EngineOptions:
     tuned_settings: TunedSettingsLookup | None = None
 
     def for_version(self, version: Version) -> Self:
-        """These options with the tuned settings of this version, where no person has set them."""
+        """Apply the tuned settings of this version to the options that the user has not set."""
         on_cpu = self.session.providers == SessionOptions().providers  # `tune` measures on the CPU
         tuned = self.tuned_settings.values_for(version) if self.tuned_settings and on_cpu else {}
         if not tuned:
@@ -44,7 +44,7 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class Caches:
-    """What this machine keeps for the next start; None is not kept."""
+    """Caches on this machine that make the next start faster; None disables one."""
 
     graphs: GraphCache | None = None
     engines: Path | None = None
@@ -59,9 +59,9 @@ def engine_options(
 ) -> EngineOptions:
     """The options of one model on a machine with `cpus` usable CPUs.
 
-    Unless set, instances times threads equal the CPUs; a GPU gets two instances. Several
-    single-threaded instances serve many clients best, one instance with all threads answers a lone
-    client fastest (`mode`).
+    By default, instances times threads equals `cpus`, and a GPU gets two instances. `mode` selects
+    single-threaded instances for the highest throughput with many clients, or one instance with
+    all threads for the lowest latency of a single client.
     """
     own, caches = settings.models.get(model), caches or Caches()
     overridden = {} if own is None else own.model_dump(exclude_none=True)

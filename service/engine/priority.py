@@ -1,4 +1,4 @@
-"""The two priorities of a request, and how many images of each are under way."""
+"""The two priorities of a request, and how many images of each are in flight."""
 
 from typing import Final, Literal
 
@@ -15,7 +15,6 @@ class ImageCount:
 
     @property
     def images(self) -> int:
-        """Images of both priorities."""
         return self._interactive + self._bulk
 
     def add(self, count: int, priority: Priority) -> None:

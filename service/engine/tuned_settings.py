@@ -1,7 +1,6 @@
 """The settings that `python -m service tune` found on this machine, one JSON file per model.
 
-They hold only where they were measured: for the same model files, CPU, number of CPUs and version
-of ONNX Runtime.
+They are valid only for the same model files, CPU, number of CPUs and version of ONNX Runtime.
 """
 
 import logging
@@ -31,12 +30,12 @@ logger = logging.getLogger(__name__)
 
 
 class _TuningBlock(FrozenModel):
-    # Most starts find no tuned settings and never build these schemas (4 to 10 ms).
+    # Building these schemas takes 4 to 10 ms, and most starts find no tuned settings.
     model_config = ConfigDict(defer_build=True)
 
 
 class TuningKey(_TuningBlock):
-    """Where tuned settings hold. `files` are the sha256 of the version's variants by precision."""
+    """What tuned settings are valid for. `files` has the sha256 of each variant by precision."""
 
     model: Name
     files: Mapping[Precision, Sha256]
@@ -46,7 +45,6 @@ class TuningKey(_TuningBlock):
 
     @classmethod
     def of(cls, version: Version, cpus: int) -> Self:
-        """The key of this version on this machine with `cpus` usable CPUs."""
         sealed = {entry.path: entry.sha256 for entry in version.manifest.files}
         files = {variant.precision: sealed[variant.file] for variant in version.manifest.variants}
         return cls(
@@ -69,8 +67,6 @@ class TunedPerformance(_TuningBlock):
 
 
 class TunedSettings(_TuningBlock):
-    """Settings for one model on this machine."""
-
     key: TuningKey
     mode: Mode
     asked_p99_ms: float | None = None
@@ -95,7 +91,7 @@ class TunedSettings(_TuningBlock):
 class TunedSettingsLookup:
     """Finds tuned settings in a cache directory for `cpus` CPUs.
 
-    `fixed` names the settings that a person has set; they are never overridden. Instances and
+    `fixed` names the settings that the user has set; they are never overridden. Instances and
     threads were measured together, so fixing one of them fixes both.
     """
 
@@ -115,10 +111,10 @@ class TunedSettingsLookup:
 
 
 def find_tuned_settings(cache: Path, version: Version, cpus: int) -> TunedSettings | None:
-    """The settings that were tuned for this version on a machine like this; None if there are none.
+    """Read the tuned settings of this version for this machine; None if there are none.
 
-    Settings that cannot be read, that another user could have written or that were measured
-    elsewhere are ignored with a warning.
+    Settings that are unreadable, writable by other users or measured on another machine are ignored
+    with a warning.
     """
     try:
         for folder in (cache, cache / FOLDER):
@@ -161,7 +157,7 @@ def parse_tuned_settings(data: bytes, version: Version, cpus: int) -> TunedSetti
 
 
 def write_tuned_settings(cache: Path, tuned: TunedSettings) -> Path:
-    """Write the settings to where `find_tuned_settings` reads them, atomically. Raises OSError."""
+    """Write the file that `find_tuned_settings` reads, atomically. Raises OSError."""
     path = open_host_cache(cache, FOLDER) / f"{tuned.key.model}.json"
     write_atomically(path, tuned.model_dump_json(indent=2).encode() + b"\n")
     return path

@@ -1,4 +1,4 @@
-"""Selects the variant of a version that serves: the requested or the fastest that holds here."""
+"""Selects the variant to serve: the requested one, or the fastest that passes its proof."""
 
 import hashlib
 import logging
@@ -19,7 +19,7 @@ from model_store.version import Version
 from service.settings import RequestedPrecision
 
 MIN_SPEED_UP: Final = 1.05
-"""A variant must be this many times as fast as fp32 to be worth its different answers."""
+"""A variant must be this many times as fast as fp32 to justify its slightly different results."""
 TIMING_SECONDS: Final = 0.2
 TIMING_ROUNDS: Final = 12
 MeasureVariants = Callable[[Mapping[str, Session], Version], Mapping[str, Seconds]]
@@ -33,9 +33,9 @@ class SelectedVariant:
     Attributes:
         precision: Its precision.
         session: Its session.
-        note: Why it is not the requested precision.
-        left_out: Why other variants cannot serve.
-        milliseconds: The fastest run of a batch of 1 and of a batch of 8, by precision.
+        note: Why it is not the requested precision; None if it is.
+        left_out: Why other variants cannot serve, by precision.
+        milliseconds: The fastest run of each timed batch size (1 and 8), by precision.
     """
 
     precision: Precision
@@ -57,7 +57,7 @@ def select_variant(
     the first variant of a version without fp32.
 
     Raises:
-        ModelStoreError: The fp32 variant does not hold, whatever was requested.
+        ModelStoreError: fp32, or the first variant without fp32, cannot be loaded or proven.
     """
     base = _base_variant(version)
     for image in version.manifest.golden:
@@ -142,7 +142,7 @@ def _reason_not_to_try(variant: Variant, options: SessionOptions) -> str | None:
 
 
 def load_proven(version: Version, variant: Variant, options: SessionOptions) -> Session:
-    """A session of a verified version's variant whose golden proof holds.
+    """Load a variant of a verified version and compare its logits with the golden logits.
 
     Raises:
         ModelRunError: The variant cannot be loaded or run.
@@ -161,7 +161,7 @@ def load_proven(version: Version, variant: Variant, options: SessionOptions) -> 
 
 
 def _variant_digest(version: Version, variant: Variant) -> str:
-    """A digest of all files of the version: a graph may keep its weights in another file."""
+    """Covers all files of the version, because a graph may keep its weights in another file."""
     sealed = sorted(f"{entry.path} {entry.sha256}" for entry in version.manifest.files)
     return hashlib.sha256("\n".join([variant.file, *sealed]).encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""How long new images wait for their result, by run times and by the work that is queued."""
+"""Estimates how long new images wait for their results, from run times and queued work."""
 
 import math
 import threading
@@ -11,7 +11,7 @@ from service.engine.batcher import Batcher
 from service.engine.priority import INTERACTIVE, Priority
 
 NEWEST_RUN_WEIGHT: Final = 0.1
-"""Ten runs suffice to follow a change of load on the machine."""
+"""The profile follows a change of load on the machine within about ten runs."""
 
 
 class LatencyProfile:
@@ -42,7 +42,7 @@ class LatencyProfile:
             ]
 
     def seconds(self, images: int) -> float:
-        """Seconds of one run of `images` images, at least 1."""
+        """Seconds of one run of `images` images; `images` must be at least 1."""
         sizes, seconds = self._sizes, self._seconds
         above = bisect_left(sizes, images)
         if above == len(sizes):
@@ -69,8 +69,6 @@ class LatencyProfile:
 
 
 class WaitEstimate:
-    """Predicts the waiting time in front of one version's batcher."""
-
     def __init__(
         self,
         profile: LatencyProfile,
@@ -101,10 +99,10 @@ class WaitEstimate:
         return self._max_queue_delay_seconds + running + wait
 
     def _running_bulk_seconds(self, images: int) -> float:
-        """Mean wait for running bulk on the instances that `images` images will use.
+        """Mean remaining time of running bulk batches on the instances that new images will use.
 
-        Idle instances are used first. Of a batch with both priorities only the bulk's share
-        counts: its interactive images are in `ahead` already.
+        Idle instances are used first. In a batch of both priorities only the share of bulk images
+        counts, because `ahead` already includes its interactive images.
         """
         if not (runs := self._batcher.bulk_runs.copy().values()):
             return 0.0

@@ -13,20 +13,23 @@ from model_store.preprocessing import Pixels
 from model_store.session import Logits, RunControl
 
 LONGEST_RUN_SECONDS: Final = 0.25
-"""Longer runs are not tried unless set: they gain nothing on a CPU, and new images wait longer."""
+"""Without `max_batch_size`, no batch is tried that takes longer than this.
+
+Longer runs gain nothing on a CPU and make new images wait longer.
+"""
 OUTLIER_RATIO: Final = 2.2
 """A run is suspected to be an outlier if it took this many times as long as half the images."""
 BATCH_OVERHEAD_SECONDS: Final = 7e-4
 BATCH_OVERHEAD_SHARE: Final = 0.05
 """Overhead of a batch under load: the constant, plus this share of a run of one image.
 
-A thread wakes up, waits for the GIL and finds cold caches. Batches that are too small lose 5 to
-10 % of the throughput by it, batches that are too large 2 % (benchmarks/RESULTS.md).
+A thread wakes up, waits for the GIL and starts with cold caches. Batches that are too small lose
+5 to 10 % of the throughput, batches that are too large 2 % (benchmarks/RESULTS.md).
 """
 MIN_GAIN: Final = 1.02
 """A larger batch must bring this many times the images per second."""
 RETRY_BELOW_SECONDS: Final = 0.02
-"""Runs this short are timed twice: memory allocation and other processes distort them."""
+"""Runs this short are timed again: memory allocation and other processes distort them."""
 RETRY_TWICE_BELOW_SECONDS: Final = 0.005
 Run = Callable[[Pixels, RunControl], Logits]
 
@@ -63,7 +66,7 @@ def warm_up(
         seconds = {size: _time_run(run, shape, classes, size) for size in sizes}
     else:
         seconds = _time_doubling_sizes(run, shape, classes, largest, longest_seconds)
-    # An idle model needs no memory for its largest batch.
+    # Release the memory of the largest batch, which an idle model does not need.
     run(_black_images(shape, 1), RunControl(release_memory=True))
     return seconds
 
@@ -85,7 +88,7 @@ def _time_doubling_sizes(
         return not double_takes_too_long() or seconds[size] > OUTLIER_RATIO * half
 
     while True:
-        seconds[size] = _time_run(run, shape, classes, size)  # also allocates memory
+        seconds[size] = _time_run(run, shape, classes, size)  # the first run also allocates memory
         if seconds[size] < RETRY_BELOW_SECONDS or (is_last() and may_be_outlier()):
             retries = 2 if seconds[size] < RETRY_TWICE_BELOW_SECONDS else 1
             seconds[size] = min(
@@ -108,7 +111,7 @@ def best_batch_size(seconds: Mapping[int, float]) -> int:
 
 
 def _still_gains(seconds: Mapping[int, float]) -> bool:
-    """Whether the last two doublings gained; if not, further ones gain less than half of that."""
+    """Whether the last two doublings raised the throughput; if not, further ones will not."""
     (*_, before, _, last) = [math.inf, math.inf, *_seconds_per_image(seconds).values()]
     return before > MIN_GAIN * last
 

@@ -66,7 +66,7 @@ class Watchdog:
     def guard(
         self, run: Callable[[Pixels, RunControl | None], Result]
     ) -> Callable[[Pixels], Result]:
-        """`run` under this watchdog. Concurrent runs are allowed; each has its own time limit."""
+        """Wrap `run` with the time limit. Concurrent runs are allowed; each has its own limit."""
         if not self._seconds:
             return lambda images: run(images, None)
 
@@ -102,7 +102,7 @@ class Watchdog:
     def _watch(self) -> None:
         with self._changed:
             while not self._closing:
-                # A run that ends wakes nobody: the thread wakes once when that run was due.
+                # A run that ends does not wake this thread; it wakes when that run would be due.
                 self._wakes_at = min((run.due for run in self._runs), default=math.inf)
                 self._changed.wait(
                     max(0.0, self._wakes_at - time.monotonic()) if self._runs else None

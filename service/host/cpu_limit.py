@@ -13,7 +13,7 @@ def cpu_limit(cgroup_root: Path = CGROUP_ROOT, own_groups: Path = OWN_GROUPS) ->
     """The smaller of the affinity mask and the cgroup quota (v2 or v1), rounded up, at least 1.
 
     A container sees its own cgroup as the root. A systemd unit, or a container in the host's
-    namespace, finds it further down.
+    namespace, finds it further down the tree.
     """
     affinity = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -12,8 +12,8 @@ MMAP_BYTES: Final = 4 * 1024 * 1024
 def bound_malloc() -> None:
     """Give large blocks a mapping of their own, which is returned when they are freed.
 
-    By default glibc raises the threshold once such a block was freed. Later blocks come from the
-    heap, and the holes that loading a model leaves there stay resident.
+    By default glibc raises the mmap threshold when such a block is freed. Later blocks then come
+    from the heap, and memory that is freed after loading a model stays resident.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option:

@@ -13,8 +13,8 @@ def lower_thread_priority() -> None:
     """Let other threads, such as the event loop, run before the calling one. Linux only.
 
     The event loop feeds all instances of a model. Measured with ResNet-20 under overload on two
-    cores: rejections within 14 to 65 ms at p99 instead of 73 to 190 ms. Outside of Linux niceness
-    belongs to the process.
+    cores: the p99 of rejections was 14 to 65 ms instead of 73 to 190 ms. On other systems niceness
+    applies to the whole process.
     """
     if sys.platform == "linux":
         thread = threading.get_native_id()

@@ -43,7 +43,7 @@ _PERCENTILES: Final = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 
 
 def draw_load(samples: Sequence[RequestSample], title: str, path: Path, *, over_time: bool) -> None:
-    """Latency by percentile with HdrHistogram's stretched tail; `over_time` adds every request."""
+    """Plot latency by percentile, with a stretched tail. `over_time` also plots all requests."""
     answered = [sample for sample in without_warm_up(samples) if sample.error is None]
     failed = [sample for sample in without_warm_up(samples) if sample.error is not None]
     with _saved_figure(path, 8.8 if over_time else 5.0, 3.4, title) as figure:
@@ -70,7 +70,7 @@ def draw_load(samples: Sequence[RequestSample], title: str, path: Path, *, over_
 def draw_tuning(
     curves: Sequence[Curve], chosen: EngineMeasurement, p99_ms: float | None, title: str, path: Path
 ) -> None:
-    """p99 latency by throughput: one line per curve, points labelled with the batch size."""
+    """Plot p99 latency by throughput: a line per curve, points labelled with the batch size."""
     with _saved_figure(path, 6.4, 4.4, title) as figure:
         axes = figure.subplots()
         for number, curve in enumerate(curves):

@@ -1,7 +1,7 @@
 """A keep-alive HTTP/1.1 connection of the load generator.
 
-It is httptools, the server's own parser, on an asyncio protocol. A load generator shares its CPUs
-with the server that it measures, so a full HTTP client would lower the measured throughput.
+It runs httptools, the server's own parser, on an asyncio protocol. The load generator shares CPUs
+with the measured server, so a full HTTP client would lower the measured throughput.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ CLOSED: Final = "connection closed by the server"
 
 
 class ConnectionFailedError(Exception):
-    """No response came. Failures are counted by their `kind`."""
+    """There is no response. Failures are counted by `kind`."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(kind)
@@ -27,8 +27,6 @@ class ConnectionFailedError(Exception):
 
 @dataclass(frozen=True)
 class Address:
-    """A host and port to connect to."""
-
     host: str
     port: int
     tls: bool = False
@@ -36,8 +34,6 @@ class Address:
 
 @dataclass(slots=True)  # one per response: freezing would double the time to create it
 class Response:
-    """A complete HTTP response."""
-
     status: int
     body: bytes
 
@@ -66,7 +62,6 @@ class Connection(asyncio.Protocol):
         return self._pending
 
     def close(self) -> None:
-        """Close the connection."""
         self.is_open = False
         if self._transport is not None:
             self._transport.abort()
@@ -134,17 +129,15 @@ async def connect(address: Address, timeout_seconds: float) -> Connection:
 
 @functools.cache
 def _tls_context() -> ssl.SSLContext:
-    """One for all connections: loading the certificates takes longer than a request."""
+    """Shared by all connections: loading the certificates takes longer than a request."""
     return ssl.create_default_context()
 
 
 def describe_timeout(seconds: float) -> str:
-    """The kind of a failure without a response in time."""
     return f"no answer within {seconds:g} s"
 
 
 def describe_connection_error(error: Exception) -> str:
-    """The kind of a failed connection."""
     if isinstance(error, socket.gaierror):
         return "unknown host name"
     if isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):

@@ -18,7 +18,10 @@ from service.engine.options import EngineOptions
 WARM_UP_SHARE: Final = 0.25
 """The warm-up takes this share of the measured time, and lasts until every client had a result."""
 MIN_BATCHES: Final = 4
-"""Per instance, however long they take: percentiles of fewer batches mean nothing."""
+"""Batches to measure per instance, even if they exceed the requested time.
+
+Percentiles of fewer batches are meaningless.
+"""
 NO_DEADLINE_SECONDS: Final = 1e6
 NOISE_IMAGES: Final = 64
 
@@ -35,13 +38,13 @@ class EngineSetting:
 
     @property
     def in_flight(self) -> int:
-        """Images in flight: under full load every instance runs a batch while another one waits."""
+        """Images in flight: under full load each instance runs one batch and has one queued."""
         return 1 if self.alone else 2 * self.instances * self.max_batch_size
 
 
 @dataclass(frozen=True, eq=False)
 class EngineMeasurement:
-    """The result of a setting.
+    """The measured latencies of one setting.
 
     Attributes:
         setting: What was measured.
@@ -57,15 +60,13 @@ class EngineMeasurement:
 
     @property
     def images_per_second(self) -> float:
-        """Throughput."""
         return len(self.latencies) / self.seconds
 
     def percentile_ms(self, percentile: float) -> float:
-        """A percentile of the latency in milliseconds."""
         return 1e3 * float(np.percentile(self.latencies, percentile))
 
     def plus(self, other: "EngineMeasurement") -> "EngineMeasurement":
-        """Both measurements of the same setting as one."""
+        """Combine two measurements of the same setting."""
         latencies = np.concatenate([self.latencies, other.latencies])
         return EngineMeasurement(
             self.setting, latencies, self.seconds + other.seconds, self.times + other.times

@@ -1,8 +1,8 @@
 """Loads a server in a closed loop (N clients) or an open loop (N requests per second).
 
 In the closed loop each client sends its next request once it has the response. In the open loop
-requests arrive as a Poisson process that waits for nothing. Latency counts from the moment a
-request was due, not from when it could be sent, so a server that stalls is charged for every
+requests arrive as a Poisson process, which does not wait for responses. Latency counts from the
+moment a request was due, not from when it could be sent, so a stall of the server counts for every
 request that was due meanwhile (no coordinated omission).
 """
 
@@ -101,7 +101,7 @@ def classify_response(response: Response, images: int) -> tuple[int, str | None]
         return 0, f"{response.status} {code}"
     if b'"error"' not in response.body:
         return images, None
-    # Other servers may use "error" for something else: only objects with a code count.
+    # Other servers may use "error" differently, so only objects with a code count.
     results = _json_object(response.body).get("results")
     errors = (
         [result["error"] for result in results if "error" in result]
@@ -115,7 +115,7 @@ def classify_response(response: Response, images: int) -> tuple[int, str | None]
 
 
 def arrivals(rate: float, seconds: float) -> Iterator[float]:
-    """The moments of a Poisson process in seconds; the same ones for the same rate."""
+    """Arrival times of a Poisson process, 0 to `seconds`; the same rate gives the same times."""
     generator = np.random.default_rng(0)
     moment = 0.0
     while True:
@@ -188,7 +188,7 @@ class _Generator:
             if connection:
                 self._release_connection(connection)
             else:
-                sample.sent = self._now()  # it never was
+                sample.sent = self._now()  # it was never sent
         sample.ended = self._now()
         self.samples.append(sample)
         return sample

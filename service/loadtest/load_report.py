@@ -49,7 +49,6 @@ class LoadReport:
 
     @property
     def images_per_second(self) -> float:
-        """Answered images per second."""
         return self.images / self.duration_seconds
 
 
@@ -79,7 +78,6 @@ def make_report(samples: Sequence[RequestSample], duration_seconds: float) -> Lo
 
 
 def without_warm_up(samples: Sequence[RequestSample]) -> list[RequestSample]:
-    """The requests that were due after the warm-up."""
     return [sample for sample in samples if sample.due >= 0]
 
 

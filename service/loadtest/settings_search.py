@@ -13,7 +13,7 @@ from service.loadtest.engine_measurement import EngineMeasurement, EngineSetting
 
 LOSS_CHECK: Final = "top1_loss"
 MIN_GAIN: Final = 1.02
-"""A larger batch must bring this many times the throughput; settings within it count as equal."""
+"""A larger batch must raise throughput by this factor; settings within it count as equal."""
 MAX_SIZES_WITHOUT_GAIN: Final = 2
 FINALISTS: Final = 4
 
@@ -34,23 +34,20 @@ class Curve:
 
     @property
     def name(self) -> str:
-        """Precision, instances and threads, for people."""
         return curve_name(self.alone.setting)
 
 
 @dataclass(frozen=True)
 class ChosenPoint:
-    """The chosen measurement and its curve."""
-
     curve: Curve
     point: EngineMeasurement
 
 
 @dataclass(frozen=True)
 class TuneGoal:
-    """What to optimise: `throughput`, or first the `latency` of a lone client.
+    """What to optimise: `throughput`, or `latency`: first a lone client's latency, then throughput.
 
-    With `p99_ms` only settings count whose p99 under full load is at most that many milliseconds.
+    With `p99_ms`, settings with a higher p99 under full load are excluded.
     """
 
     mode: Mode = "throughput"
@@ -62,15 +59,15 @@ def list_precisions(
     budget_points: float | None,
     on_left_out: Callable[[Precision, str], None] = lambda *_: None,
 ) -> list[Precision]:
-    """The precisions to measure: those that hold on this machine and whose gates passed.
+    """The precisions to measure: those whose gates passed and whose proof passes here.
 
     Args:
         version: The version to tune.
-        budget_points: Percentage points of top-1 that a variant may lose by its own gate.
+        budget_points: Percentage points of top-1 that a variant may lose, as its gate measured.
         on_left_out: Called with each other precision and the reason.
 
     Raises:
-        ModelStoreError: The fp32 variant does not hold.
+        ModelStoreError: The fp32 variant cannot be loaded or proven.
     """
     base = select_variant(version, "fp32", SessionOptions()).precision
     precisions = [base]
@@ -90,7 +87,7 @@ def list_precisions(
 def list_curves(
     precisions: Sequence[Precision], cpus: int, largest_batch: int
 ) -> list[list[EngineSetting]]:
-    """Settings by curve: every even split of the CPUs, with one client, then doubling batches."""
+    """Settings by curve. A curve is an even split of the CPUs: one client, then growing batches."""
     batches = [
         1 << power for power in range(largest_batch.bit_length()) if 1 << power < largest_batch
     ] + [largest_batch]
@@ -111,7 +108,7 @@ def measure_curves(
 ) -> list[Curve]:
     """Measure all curves, then their lone clients and the best points a second time.
 
-    The second measurements take turns, so that other load on the machine affects all of them alike.
+    The second measurements are interleaved, so that other load on the machine affects all alike.
     `on_curve` is called after each curve.
     """
     measured = []
@@ -130,7 +127,7 @@ def measure_curves(
 def _measure_curve(
     settings: Sequence[EngineSetting], measure: MeasureSetting, goal: TuneGoal
 ) -> Curve:
-    """Measure growing batches until they gain nothing or their median misses the goal."""
+    """Measure growing batches until throughput stops growing or the median misses the goal."""
     alone, *growing = settings
     first = measure(alone)
     loaded: list[EngineMeasurement] = []
@@ -154,8 +151,8 @@ def list_finalists(curves: Sequence[Curve], goal: TuneGoal) -> list[EngineMeasur
 def choose_point(curves: Sequence[Curve], goal: TuneGoal) -> ChosenPoint | None:
     """The point with the best p99 among those with nearly the best throughput.
 
-    Points that were measured twice win over points that were measured once, which may have been
-    lucky. None if no point meets the goal.
+    If any point was measured twice, points that were measured once are ignored: they may be
+    outliers. None if no point meets the goal.
     """
     points = _best_first(curves, goal)
     if not points:
@@ -174,20 +171,17 @@ def choose_point(curves: Sequence[Curve], goal: TuneGoal) -> ChosenPoint | None:
 
 
 def curve_name(setting: EngineSetting) -> str:
-    """Precision, instances and threads of a setting, for people."""
     threads = setting.intra_op_num_threads
     unit = "threads" if threads > 1 else "thread"
     return f"{setting.precision}, {setting.instances} x {threads} {unit}"
 
 
 def describe_setting(setting: EngineSetting) -> str:
-    """A setting in words."""
     load = "one client" if setting.alone else f"batches of {setting.max_batch_size}"
     return f"{curve_name(setting)}, {load}"
 
 
 def describe_curve(curve: Curve) -> str:
-    """The lone client and the best throughput of a curve in words."""
     best = max(curve.loaded, key=lambda point: point.images_per_second)
     alone_ms, batch = curve.alone.percentile_ms(50), best.setting.max_batch_size
     return (

@@ -27,7 +27,7 @@ from service.loadtest.load_generator import Request
 MAX_FILES_CHECKED: Final = 4096
 MAX_IMAGES: Final = 256
 MAX_BYTES: Final = 256 * 1024 * 1024
-"""Of all images and of all requests: more than a CPU cache holds, less than memory."""
+"""Limit for all images and for all requests: larger than CPU caches, smaller than memory."""
 SMALL_INPUT: Final = 64
 _BUILTIN_IMAGES: Final[Mapping[bool, str]] = {True: "colours.png", False: "large.jpg"}
 
@@ -43,14 +43,11 @@ class Target:
 
     @property
     def url(self) -> str:
-        """The URL of the route."""
         return f"{'https' if self.address.tls else 'http'}://{self.authority}{self.path}"
 
 
 @dataclass(frozen=True)
 class SampleImage:
-    """An encoded image and where it came from."""
-
     name: str
     data: bytes
 
@@ -86,7 +83,7 @@ def parse_target(url: str, model: str | None, headers: Mapping[str, str]) -> Tar
 
 
 def read_images(paths: Sequence[Path]) -> list[SampleImage]:
-    """Read the images of these files and folders; of many, an even sample.
+    """Read the images of these files and folders; if there are many, an even sample.
 
     Raises:
         MeasurementError: A file is not an image, or a folder has none.
@@ -149,7 +146,7 @@ def make_requests(
 
 
 async def check_target(target: Target, request: Request, timeout_seconds: float) -> None:
-    """Send one request.
+    """Send one request. 429 and 504 are accepted, because the server may be busy.
 
     Raises:
         MeasurementError: The server does not respond, or rejects the request.
@@ -164,7 +161,7 @@ async def check_target(target: Target, request: Request, timeout_seconds: float)
 
 
 async def fetch_input_side(target: Target, model: str | None, timeout_seconds: float) -> int | None:
-    """The shorter side of the model's input in pixels; None if the server is another one."""
+    """The shorter side of the model's input in pixels; None if the server does not report it."""
     name = model
     if name is None:
         listing = await _send(target, _get_request(target, "/v1/models"), timeout_seconds)

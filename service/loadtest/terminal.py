@@ -42,7 +42,6 @@ class LoadtestTerminal:
         self._bar.remove_task(self._task)
 
     def advance(self, completed: float, status: str) -> None:
-        """Update the progress bar."""
         if self._task is not None:
             self._bar.update(self._task, completed=completed, status=status)
 
@@ -51,7 +50,6 @@ class LoadtestTerminal:
         self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def print_table(self, table: Table) -> None:
-        """Print a table."""
         self._console.print(table)
 
 
@@ -68,7 +66,6 @@ def load_status(samples: Samples, seconds: float) -> str:
 
 
 def load_table(report: LoadReport, title: str) -> Table:
-    """Counts, rates, latencies and errors of a load."""
     table = Table(
         Column("", no_wrap=True),
         Column("", justify="right", no_wrap=True),

@@ -1,4 +1,4 @@
-"""DesiredVersions: which versions of a model should serve, from names and alias events alone."""
+"""Which versions of a model should serve, computed from version numbers and alias events."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from model_store.version import StoreLayer
 from service.versions.version_policy import Selection, VersionPolicy, select_versions
 
 Override = Literal["load", "unload"]
-"""What an operator did to a version on this replica; it stays so until it is released."""
+"""An operator's decision about a version on this replica. It is kept until it is released."""
 
 DEFAULT_POLICY: Final = VersionPolicy()
 
@@ -22,22 +22,21 @@ class DesiredVersions:
     layer: StoreLayer
     versions: tuple[int, ...]
     alias_moves: int
-    """How often the aliases moved: promoting a failed version again makes it be retried."""
+    """Number of alias events. It changes when a failed version is promoted again, as a retry."""
     selection: Selection
     overrides: tuple[tuple[int, Override], ...] = ()
 
     @property
     def candidates(self) -> tuple[int, ...]:
-        """The versions that the policy selects, best first, without those an operator unloaded."""
+        """The versions that the policy selects, best first, except those an operator unloaded."""
         unloaded = self.overridden("unload")
         return tuple(number for number in self.selection.candidates if number not in unloaded)
 
     def overridden(self, override: Override) -> tuple[int, ...]:
-        """The versions that an operator loaded, or unloaded, whatever the policy selects."""
         return tuple(number for number, what in self.overrides if what == override)
 
     def choose_answering(self, serving: Iterable[int]) -> int:
-        """Which of these versions, at least one, answers requests without a version number."""
+        """The version that answers requests without a version number; `serving` is not empty."""
         numbers = set(serving)
         return next((number for number in self.selection.named if number in numbers), max(numbers))
 
@@ -52,7 +51,7 @@ class DesiredVersionsReader:
     def read(
         self, model: str, contents: ModelContents, policy: VersionPolicy = DEFAULT_POLICY
     ) -> DesiredVersions:
-        """The desired versions of a model with these contents. Raises AliasError."""
+        """Compute the desired versions of a model. Raises AliasError."""
         aliases, moves = {}, 0
         if contents.layer == "published":
             for alias in {policy.alias, PRODUCTION}:
@@ -62,12 +61,12 @@ class DesiredVersionsReader:
         return DesiredVersions(contents.layer, contents.versions, moves, selection)
 
     def keep_only(self, models: Iterable[str]) -> None:
-        """Drop what is cached of other models."""
+        """Drop the cache entries of all other models."""
         kept = set(models)
         self._cache = {key: entry for key, entry in self._cache.items() if key[0] in kept}
 
     def _read_alias(self, model: str, alias: str) -> tuple[tuple[int, ...], int]:
-        """The versions to which rollbacks would lead, newest first, and the number of moves."""
+        """The versions that rollbacks would restore, newest first, and the number of moves."""
         aliases = self._store.aliases(model)
         token = aliases.change_token(alias)
         cached = self._cache.get((model, alias))

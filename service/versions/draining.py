@@ -1,4 +1,4 @@
-"""DrainingVersions: versions that left the registry and close when their last request has ended."""
+"""Versions that were removed from the registry and close after their last request."""
 
 import logging
 import threading
@@ -18,7 +18,7 @@ class DrainingVersions:
         self._draining: tuple[tuple[str, int, threading.Thread], ...] = ()
 
     def drain(self, loaded: LoadedVersion) -> None:
-        """Close a version that no new request can find, once its leases are returned."""
+        """Close a version once its leases are returned. It must have left the registry."""
         model, number = loaded.version.model, loaded.version.number
         logger.info("version draining model=%s version=%d", model, number)
         thread = threading.Thread(
@@ -54,7 +54,7 @@ class DrainingVersions:
 
 
 def _try_to_start(thread: threading.Thread) -> None:
-    """Start a thread if it has not started yet and the host is not short of threads."""
+    """Start a thread that has not started; if the host has no threads left, do nothing."""
     if thread.ident is None:
         with suppress(RuntimeError):
             thread.start()

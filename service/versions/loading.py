@@ -18,12 +18,12 @@ _SHORTAGES: Final = re.compile(
     "can't start new thread|pthread_create|bad_alloc|Resource temporarily unavailable|"
     "Too many open files|Cannot allocate memory|Failed to allocate memory"
 )
-"""What Python and ONNX Runtime say when the host is short of threads, files or memory."""
+"""Messages of Python and ONNX Runtime if the host is short of threads, files or memory."""
 logger = logging.getLogger(__name__)
 
 
 def reusable_version(model: ServedModel, number: int, layer: StoreLayer) -> LoadedVersion | None:
-    """The loaded version, unless it is of another layer or its model was deleted in between."""
+    """The loaded version; None if its layer has changed or its model was deleted meanwhile."""
     loaded = model.serving.get(number)
     usable = loaded and model.state != "unloading" and loaded.version.layer == layer
     return loaded if usable else None
@@ -35,7 +35,7 @@ class LoadFailure:
 
     reason: str
     transient: bool
-    """The host or the disk is at fault and not the version, so loading it is tried again."""
+    """The host or the disk caused the failure, not the version, so loading is retried."""
 
 
 def load_version(registry: Registry, name: str, number: int) -> LoadedVersion | LoadFailure:
@@ -79,7 +79,7 @@ def _transient_reason(error: BaseException) -> str | None:
 
 
 def prove_version(change: RegistryChange, name: str, number: int) -> None:
-    """Load a version beside those that serve, even if it failed before.
+    """Load and prove a version in addition to those that serve, even if it failed before.
 
     If it is not desired, the next reconciliation unloads it again.
 
@@ -112,7 +112,7 @@ def prove_version(change: RegistryChange, name: str, number: int) -> None:
         return
     if not model.answering and model.state != "unloaded":
         model = replace(model, state="error")
-    if result.transient:  # no failure of the version: nothing is recorded
+    if result.transient:  # the version is not at fault, so nothing is recorded
         change.put(model)
         raise NotReadyError(
             f"version {number} of {name} cannot be loaded at the moment: {result.reason}; see the "

@@ -20,7 +20,7 @@ from service.versions.views import ModelDetail, describe_model
 
 
 class Operations:
-    """Each operation blocks until it is done, one at a time, and returns the model as it is then.
+    """Operations run one at a time, block until they are done and return the model's new state.
 
     `load`, `unload` and `release` affect this replica alone, until it restarts. `promote` and
     `roll_back` prove the version here and then move an alias in the store, which every replica
@@ -33,14 +33,14 @@ class Operations:
         self._registry = registry
 
     def load(self, model: str, version: int) -> ModelDetail:
-        """Serve a version beside those of the policy; one that failed before is tried again."""
+        """Serve a version in addition to those of the policy, even if it failed before."""
         with self._change(model, version) as change:
             prove_version(change, model, version)
             change.override(model, version, "load")
         return self._describe(model)
 
     def unload(self, model: str, version: int) -> ModelDetail:
-        """Stop serving a version, whatever the policy selects; its open requests end on it.
+        """Stop serving a version, whatever the policy selects. Requests in flight are completed.
 
         If it is the last one that serves, the policy's next candidate is loaded first.
         """
@@ -59,7 +59,7 @@ class Operations:
         return self._describe(model)
 
     def release(self, model: str, version: int) -> ModelDetail:
-        """Leave a version to the policy again, even if it is gone from the store."""
+        """Undo `load` or `unload` of a version, even if it is no longer in the store."""
         overridden = version in self._registry.overrides(model)
         with self._change(model, None if overridden else version) as change:
             change.override(model, version, None)

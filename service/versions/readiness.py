@@ -22,7 +22,13 @@ class RequiredModels:
         required: Collection[str] | None = None,
         configured: Collection[str] = (),
     ) -> None:
-        """The models that settings name; `configured` ones have own settings and are optional."""
+        """Keep the models that settings name.
+
+        Args:
+            default_model: Always required.
+            required: Always required; None if `SERVICE_REQUIRED_MODELS` is unset.
+            configured: Models with settings of their own. They are optional.
+        """
         self._named = dict.fromkeys(required or (), "SERVICE_REQUIRED_MODELS")
         if default_model:
             self._named[default_model] = "SERVICE_DEFAULT_MODEL"
@@ -31,7 +37,7 @@ class RequiredModels:
         self._startup_models: frozenset[str] = frozenset()
 
     def record_startup(self, models: Models) -> None:
-        """Require what serves now, if no setting does, and log models that only settings know."""
+        """Record the models that serve now, and log models in settings that the store lacks."""
         if self._requires_startup_models:
             self._startup_models = frozenset(name for name in models if serves(models, name))
         for name, setting in self.missing(models).items():

@@ -61,7 +61,7 @@ def apply_store(change: RegistryChange) -> None:
         contents = registry.store.contents()
         change.set_error(None)
         _apply_contents(change, contents)
-    except Exception as error:  # noqa: BLE001  the service goes on with what it has
+    except Exception as error:  # noqa: BLE001  the service keeps what it serves
         known = isinstance(error, ModelStoreError)
         reason = str(error) if known else "loading the models failed"
         change.set_error(reason)
@@ -86,7 +86,7 @@ def _apply_contents(change: RegistryChange, contents: Mapping[str, ModelContents
         _apply_model(change, name, wanted)
     if registry.stopping:
         return
-    # Deleted models go last, so that a new one can take over from them.
+    # Remove deleted models last, so that a new model can replace one of them first.
     for name in sorted(registry.models.keys() - set(contents)):
         _remove_model(change, name)
     registry.desired.keep_only(contents)
@@ -122,9 +122,9 @@ def _read_desired(
 def _apply_model(change: RegistryChange, name: str, desired: DesiredVersions) -> None:
     """Load the best candidates that pass their proof, and the versions that an operator loaded.
 
-    Every step is visible at once. What served before stays until the last step, and longer if no
-    candidate passes. A version that failed for equal desired versions is tried again only if the
-    cause was transient.
+    Every step is published immediately. Versions that served before stay until the last step, and
+    longer if no candidate passes. While the desired versions are unchanged, a failed version is
+    retried only if the cause was transient.
     """
     model = change.registry.models.get(name) or ServedModel(name)
     if desired == model.desired and not model.transient and not model.error:
@@ -163,7 +163,7 @@ def _while_loading(
     desired: DesiredVersions,
     loading: int | None,
 ) -> ServedModel:
-    """An intermediate step: what is ready serves beside what served before."""
+    """An intermediate step: ready versions serve in addition to those that served before."""
     serving = {**model.serving, **ready}
     if not serving:
         return replace(model, state="loading", loading=loading)
@@ -185,7 +185,7 @@ def _final(
     errors: Mapping[int, str],
     transient: frozenset[int],
 ) -> ServedModel:
-    """The last step: what is ready serves alone, or what served before if nothing is."""
+    """The last step: only ready versions serve. If none is ready, the previous ones stay."""
     unloaded = desired.overridden("unload")
     serving = ready or {
         number: loaded for number, loaded in model.serving.items() if number not in unloaded

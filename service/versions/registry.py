@@ -1,4 +1,4 @@
-"""Registry: the models and versions that this process serves, and leases on them for requests."""
+"""The models and versions that this process serves, and leases on them for requests."""
 
 import logging
 import threading
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _State:
-    """What `RegistryChange` and `Registry.close` change, under the registry's lock."""
+    """Mutable state. Only `RegistryChange` and `Registry.close` change it, under the lock."""
 
     models: Models = field(default_factory=dict)
     overrides: dict[str, dict[int, Override]] = field(default_factory=dict)
@@ -42,9 +42,9 @@ class _State:
 class Registry:
     """The models of a store as this process serves them.
 
-    Reading needs no lock: `models` is immutable and replaced by one assignment. Changes need the
-    `RegistryChange` that only `exclusive()` gives. A version is closed after it has left `models`,
-    and then gives no lease, so a request never meets a closed version.
+    Reading needs no lock: `models` is immutable and replaced by one assignment. Changes need a
+    `RegistryChange` from `exclusive()`. A version is closed only after it is removed from `models`,
+    and a closed version gives no leases, so no request runs on one.
     """
 
     def __init__(
@@ -68,7 +68,6 @@ class Registry:
 
     @property
     def models(self) -> Models:
-        """All models by name, as they are now."""
         return self._state.models
 
     @property
@@ -88,11 +87,10 @@ class Registry:
 
     @property
     def stopping(self) -> bool:
-        """True once the process is about to end."""
         return self._stopping
 
     def stop(self) -> None:
-        """Stop loading after the version that is being loaded, and be no longer ready."""
+        """Report not ready and load no further versions. A load in progress is completed."""
         self._stopping = True
 
     @property
@@ -100,12 +98,11 @@ class Registry:
         """The model that answers /v1/predict.
 
         It is the configured one, else the only published one, else the built-in one if none is
-        published. A default model that serves stays until the one that replaces it serves.
+        published. A default that serves stays until its replacement serves.
         """
         return self._choose_default(self.models)
 
     def overrides(self, name: str) -> Mapping[int, Override]:
-        """The versions of a model that an operator loaded or unloaded on this replica."""
         return self._state.overrides.get(name, {})
 
     def states(self, name: str) -> dict[int, NumberedState]:
@@ -172,7 +169,7 @@ class Registry:
 
     @contextmanager
     def exclusive(self) -> Iterator["RegistryChange"]:
-        """The sole right to change the registry; blocks. Raises NotReadyError if it is closed."""
+        """Wait for the exclusive right to change the registry. Raises NotReadyError if closed."""
         with self._lock:
             if self._state.closed:
                 raise NotReadyError("the service is shutting down")
@@ -221,7 +218,7 @@ class RegistryChange:
                 self._state.draining.drain(loaded)
 
     def put_first(self, models: Models) -> None:
-        """Add models that are not there yet, all at once."""
+        """Add models in one step. Models that exist already are kept."""
         self._state.models = {**models, **self._state.models}
 
     def remove(self, name: str) -> None:
@@ -261,11 +258,11 @@ class RegistryChange:
         self._state.overrides[name] = {**others, number: override} if override else others
 
     def set_error(self, error: str | None) -> None:
-        """Record why the store cannot be read, or that it can."""
+        """Record why the store cannot be read; None if it can."""
         self._state.error = error
 
     def finish(self) -> None:
-        """Record that the store was reconciled, and which model is the default from now on."""
+        """Record that the store was reconciled, and log a change of the default model."""
         if not self._state.loaded:
             self.registry.required.record_startup(self._state.models)
         self._state.loaded = True
@@ -275,7 +272,7 @@ class RegistryChange:
             self._state.default_model = default
 
     def trim_memory(self) -> None:
-        """Return the memory of versions that have drained to the system."""
+        """Return the memory of drained versions to the system."""
         self._state.draining.trim()
 
 

@@ -1,4 +1,4 @@
-"""ServedModel: the versions of one model that this process serves."""
+"""The versions of one model that this process serves."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ ModelState = Literal["loading", "ready", "unloading", "unloaded", "error"]
 
 @dataclass(frozen=True)
 class ServedModel:
-    """The state of one model. A change makes a new object."""
+    """The state of one model; immutable."""
 
     name: str
     state: ModelState = "loading"
@@ -27,15 +27,14 @@ class ServedModel:
     errors: Mapping[int, str] = field(default_factory=dict)
     """Why versions do not serve, by number."""
     transient: frozenset[int] = frozenset()
-    """Versions in `errors` that every reconciliation tries again: the fault is not theirs."""
+    """Versions in `errors` that each reconciliation retries: the host or disk is at fault."""
     desired: DesiredVersions | None = None
-    """What was reconciled last; None after a change outside of reconciliation."""
+    """The desired versions of the last reconciliation; None after any other change."""
 
 
 Models = Mapping[str, ServedModel]
 
 
 def serves(models: Models, name: str | None) -> bool:
-    """Whether a version of this model answers requests."""
     model = models.get(name or "")
     return model is not None and model.answering is not None

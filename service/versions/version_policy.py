@@ -1,4 +1,4 @@
-"""Version policies: which versions of a model serve, by its versions and aliases alone."""
+"""Version policies: which versions of a model serve, from its versions and aliases."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ EXPECTED: Final = "expected alias:NAME, latest:COUNT, versions:NUMBER,NUMBER or 
 
 @dataclass(frozen=True)
 class VersionPolicy:
-    """Which versions serve. `alias` also names the one for requests without a version number."""
+    """Which versions serve. `alias` also names the default for requests without a version."""
 
     kind: Literal["alias", "latest", "versions", "all"] = "alias"
     alias: str = PRODUCTION
@@ -83,11 +83,11 @@ def select_versions(
     Args:
         policy: The policy.
         versions: The versions in the store, ascending, at least one.
-        aliases: The versions to which rollbacks of each alias would lead, newest first.
+        aliases: By alias: the current version, then those that rollbacks would restore.
 
-    A model without the policy's alias follows `production`, and without that its newest version. A
-    version that the alias points to now, or that `versions:` names, is a candidate even if it is
-    missing in the store, so that the error is visible.
+    If the policy's alias does not exist, `production` is used; if that does not exist either, the
+    newest version. The version that the alias points to, and versions that `versions:` names, are
+    candidates even if the store lacks them, so that the error is visible.
     """
     named = tuple(aliases.get(policy.alias) or aliases.get(PRODUCTION) or ())
     newest_first = tuple(versions[::-1])

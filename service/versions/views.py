@@ -109,12 +109,11 @@ class ModelDetail(ModelSummary):
 
 
 def summarise(registry: Registry, model: ServedModel) -> ModelSummary:
-    """The model's entry in the list of models."""
     return ModelSummary(**_summary(registry, model))
 
 
 def describe_model(registry: Registry, model: ServedModel) -> ModelDetail:
-    """The model and the store's versions and aliases of it; reads the store."""
+    """A model with its versions and aliases. Reads the store."""
     stored = _read_store(registry, model)
     answering = _describe_answering(model.answering) if model.answering else {}
     return ModelDetail(
