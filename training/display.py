@@ -28,7 +28,9 @@ from training.tables import (
 
 
 class TrainingDisplay:
-    """Shows progress and sends metrics to trackers. Use it as a context manager and call it.
+    """Shows progress and sends metrics to trackers.
+
+    Use it as a context manager, and call it with the `Progress` after each training step.
 
     Args:
         console: Where to print.
@@ -49,7 +51,6 @@ class TrainingDisplay:
         self._task: TaskID | None = None
 
     def __call__(self, progress: Progress, title: str = "training") -> None:
-        """Show a training step."""
         if progress.notice:
             self.say(progress.notice)
         if progress.estimate:
@@ -88,7 +89,6 @@ class TrainingDisplay:
             self._trackers.log(metrics["epoch"], figures)
 
     def announce(self, step: str) -> None:
-        """Show that a step begins."""
         self._console.print(f"[bold]{step}[/bold]")
 
     def count(self, what: str) -> Callable[[int, int], None]:
@@ -109,7 +109,6 @@ class TrainingDisplay:
         return advance
 
     def show_data(self, data: RunData) -> None:
-        """Show the findings about the data and its split."""
         self._console.print(check_table(data.findings))
         sizes = ", ".join(f"{len(indices):,} {name}" for name, indices in vars(data.split).items())
         if data.train_on_validation:
@@ -120,26 +119,21 @@ class TrainingDisplay:
         )
 
     def show_checks(self, checks: tuple[Check, ...]) -> None:
-        """Show the results of the gates."""
         self._console.print(checks_table(checks))
 
     def show_calibration(self, calibrated: RunCalibration) -> None:
-        """Show the calibration and its notices."""
         if calibrated.calibration:
             self._console.print(calibration_table(calibrated))
         for notice in calibrated.notices:
             self.say(notice)
 
     def show_previous_comparison(self, comparison: PreviousComparison) -> None:
-        """Show what retraining gained and lost."""
         self._console.print(previous_comparison_table(comparison))
 
     def show_cross_validation(self, result: CrossValidation) -> None:
-        """Show the accuracy of each fold."""
         self._console.print(cross_validation_table(result))
 
     def show(self, table: Table) -> None:
-        """Print a table."""
         self._console.print(table)
 
     def say(self, text: str) -> None:

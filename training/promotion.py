@@ -1,4 +1,4 @@
-"""Which version serves after a publish: checks before it, and what the new version lacks."""
+"""Checks before a publish, and which version serves after it."""
 
 import os
 from contextlib import suppress
@@ -14,7 +14,7 @@ def create_store(store: ModelStore) -> None:
     """Create the directory of the store if it does not exist.
 
     Raises:
-        PublishError: It cannot be written to. Commands find that before the training.
+        PublishError: It is not writable. Commands call this before the training starts.
     """
     root = store.root.resolve()
     nearest = next(path for path in (root, *root.parents) if path.exists())
@@ -42,8 +42,8 @@ def require_holdable(store: ModelStore, model: str) -> None:
 def pin_serving_version(store: ModelStore, model: str) -> None:
     """Point `production` to the newest version if it points nowhere.
 
-    Without `production` the newest version serves. A version that is published without promotion
-    would therefore serve; the previous one must be named first.
+    Without `production`, the newest version serves, even one that is published without promotion.
+    Call this before such a publish, so that the current version keeps serving.
     """
     if not store.root.exists() or model not in store.models() or store.layer(model) == "built-in":
         return
@@ -55,7 +55,7 @@ def pin_serving_version(store: ModelStore, model: str) -> None:
 def missing_precisions(
     store: ModelStore, model: str, version: int
 ) -> tuple[int, tuple[Precision, ...]] | None:
-    """Return the version that served before and its precisions that this version lacks, if any."""
+    """Return the version that served before and its precisions that `version` lacks, or None."""
     existing = store.versions(model)
     served = rollback_history(store.aliases(model).history(PRODUCTION)) or existing
     candidates = (number for number in reversed(served) if number != version)

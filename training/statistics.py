@@ -1,4 +1,4 @@
-"""Values measured once per seed, and how sentences state them."""
+"""Values measured once per seed, and their texts in reports."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

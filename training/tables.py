@@ -19,7 +19,6 @@ BAR_WIDTH: Final = 40
 
 
 def checks_table(checks: tuple[Check, ...]) -> Table:
-    """Return the expected and the measured value of each check, and its verdict."""
     table = Table(
         *(Column(name, no_wrap=True) for name in ("check", "expected", "measured")),
         "verdict",
@@ -38,7 +37,6 @@ def checks_table(checks: tuple[Check, ...]) -> Table:
 
 
 def calibration_table(calibrated: RunCalibration) -> Table:
-    """Return the figures of a calibration on validation and on test."""
     splits = {"validation": calibrated.validation, "test": calibrated.test}
     measured = [figures for figures in splits.values() if figures]
     title = "calibration"
@@ -80,7 +78,6 @@ def sensitivity_table(sensitivities: Sequence[Sensitivity], kept: Sequence[str])
 
 
 def cross_validation_table(result: CrossValidation) -> Table:
-    """Return the accuracy of each fold, their mean, and the interval over all images."""
     table = Table("fold", "test accuracy", title="cross-validation")
     for number, accuracy in enumerate(result.folds, start=1):
         table.add_row(str(number), f"{accuracy:.2%}")
@@ -92,7 +89,6 @@ def cross_validation_table(result: CrossValidation) -> Table:
 
 
 def rate_table(curve: RateCurve) -> Table:
-    """Return the loss by learning rate, with bars."""
     table = Table("learning rate", "loss", "", title="learning-rate finder")
     highest = max(curve.losses)
     for row in range(0, len(curve.rates), max(1, len(curve.rates) // MAX_RATES)):
@@ -104,7 +100,8 @@ def rate_table(curve: RateCurve) -> Table:
 def previous_comparison_table(comparison: PreviousComparison) -> Table:
     """Return the accuracy of both models by class.
 
-    If there are new classes, a column shows the new model among the old classes only.
+    If there are new classes, an extra column counts what the new model gets right when it chooses
+    among the old classes only.
     """
     grown = comparison.has_new_classes
     among = " among the old classes" if grown else ""

@@ -19,7 +19,7 @@ from training.data.scan import Facts
 from training.data.split import missing_splits
 
 RECOMMENDED_IMAGES_PER_CLASS: Final = 10
-# An image has an unusual size if its shorter side, its area or its aspect ratio is beyond these.
+# An image beyond one of these bounds is reported as unusual.
 MIN_SIDE_RATIO: Final = 1 / 4  # of the median shorter side
 MAX_AREA_RATIO: Final = 16  # of the median area
 MAX_ASPECT_RATIO: Final = 4
@@ -27,7 +27,7 @@ MAX_ASPECT_RATIO: Final = 4
 
 @dataclass(frozen=True)
 class FindingItem:
-    """The images (equal ones are one item) or the class that a finding is about."""
+    """What a finding is about: one image, a group of images with equal pixels, or a class."""
 
     names: tuple[str, ...]
     detail: str = ""
@@ -38,11 +38,11 @@ class FindingItem:
 
 @dataclass(frozen=True)
 class DataFinding:
-    """All items of one kind.
+    """One kind of problem, with every place where it occurs.
 
     Attributes:
-        kind: What was found.
-        items: Where it was found.
+        kind: The problem.
+        items: The images or classes that have it.
         consequence: What a run does about it.
         fatal: Whether a run refuses the data.
     """
@@ -71,7 +71,6 @@ class DataFindings:
 
     @property
     def images(self) -> int:
-        """Number of images."""
         return sum(self.classes.values())
 
     @property
@@ -88,7 +87,7 @@ class DataFindings:
 
 
 def describe_items(items: Collection[FindingItem], limit: int | None) -> list[str]:
-    """One line per item, at most `limit`, and a line that counts the others."""
+    """Return one line per item, at most `limit`, and then the number of hidden items."""
     lines = [escape_unprintable(str(item)) for item in items][:limit]
     hidden = len(items) - len(lines)
     return [*lines, f"… and {hidden:,} more"] if hidden else lines
@@ -114,11 +113,14 @@ def check(data: ImageSet, facts: Facts) -> DataFindings:
 
 
 def left_out(data: ImageSet, facts: Facts) -> dict[int, str]:
-    """Images that a run does not use, with the reasons.
+    """Return the images that a run does not use: the reason by position in `data`.
 
-    Left out are unreadable images, images with a copy in a given test split (or, if test has none,
-    in a given validation split), and equal images with different labels. Given validation and test
-    images are kept as they are.
+    - Unreadable images.
+    - Images outside a given test split that have a copy in it. If test has no copy, the same holds
+      for a given validation split.
+    - Images with equal pixels and different labels, if none of them is in such a split.
+
+    Copies within a given validation or test split are kept, even if their labels differ.
     """
     reasons = {index: f"unreadable: {fact.error}" for index, fact in enumerate(facts) if fact.error}
     for copies in _duplicate_groups(facts):

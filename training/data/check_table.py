@@ -7,7 +7,7 @@ from training.data.check import DataFindings, describe_items
 
 
 def check_table(findings: DataFindings, limit: int | None = 5) -> Table:
-    """All findings as a table, with at most `limit` examples of each (None: all)."""
+    """Return all findings, with at most `limit` examples of each; None shows every example."""
     table = Table(
         "finding",
         Column("count", justify="right"),

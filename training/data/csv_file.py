@@ -26,8 +26,8 @@ def load_image_list(path: Path) -> ImageSet:
     """Load the images that a CSV lists, in its order.
 
     The first line names the columns; columns other than `path`, `label` and `split` are ignored.
-    Paths are absolute or relative to the CSV. A split is train, val or test; an empty one is drawn
-    later.
+    Paths are absolute or relative to the CSV. The split is train, val or test. If it is empty,
+    `make_split` draws one.
 
     Raises:
         DataError: The file or some lines are invalid; the message names the lines.

@@ -35,8 +35,8 @@ def load_folder(root: Path) -> ImageSet:
 
     Images in deeper folders belong to the class folder that contains them. Folders named train,
     val and test (or training, valid, validation, testing) are splits if the train folder contains
-    folders and no images. `data.toml` may set `name`, `source` and `licence`, which manifests
-    state.
+    folders and no images. `data.toml` may set `name`, `source` and `licence`, which are copied to
+    manifests.
 
     Raises:
         DataError: There are no classes, the folders are ambiguous, or `data.toml` is invalid.
@@ -61,7 +61,7 @@ def load_folder(root: Path) -> ImageSet:
         for split, folder in class_folders
         for path, stamp in tree.images_under(folder)
     ]
-    # The name as given, not what a link points to.
+    # Not `resolve()`: a link gives the name, not its target.
     folder_name = Path(os.path.abspath(root)).name or "data"
     images = set_of_files(
         card.get("name", folder_name),
@@ -98,7 +98,7 @@ def _label(root: Path, folder: str) -> str:
 
 
 def _has_splits(tree: "_FolderTree") -> bool:
-    """Whether the top folders are splits. A class may be named train: its folder has images."""
+    """Whether the top-level folders are splits. A `train` folder with images in it is a class."""
     train_folders = [
         folder for folder in tree.folders("") if SPLIT_WORDS.get(folder.lower()) == TRAIN
     ]
@@ -106,7 +106,7 @@ def _has_splits(tree: "_FolderTree") -> bool:
 
 
 def _split_folders(tree: "_FolderTree") -> list[tuple[int, str]]:
-    """The splits with their folders, train first. Raises DataError if there are classes too."""
+    """Return (split, folder), train first. Raises DataError if class folders are beside them."""
     splits = [
         (SPLIT_WORDS[folder.lower()], folder)
         for folder in tree.folders("")
@@ -138,7 +138,6 @@ class _FolderTree:
         self.ignored += [(path, "not in a class folder") for path, _ in self.images("")]
 
     def folders(self, folder: str) -> list[str]:
-        """Folders directly in this one."""
         return self._list(folder)[0]
 
     def images(self, folder: str) -> list[StampedPath]:
@@ -146,7 +145,6 @@ class _FolderTree:
         return self._list(folder)[1]
 
     def images_under(self, folder: str) -> Iterator[StampedPath]:
-        """Images in this folder and its subfolders."""
         yield from self.images(folder)
         for subfolder in self.folders(folder):
             yield from self.images_under(subfolder)
@@ -208,5 +206,5 @@ class _FolderTree:
 
 
 def file_stamp(status: os.stat_result) -> tuple[int, int, int]:
-    """Values that change when a file does: size, modification time and inode change time."""
+    """Return size (bytes), mtime and ctime (ns). They change when the file does."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,7 +1,7 @@
-"""A set of labeled, encoded images: what every data source is loaded into.
+"""`ImageSet`: labeled, encoded images. Every data source is loaded into one.
 
-Images become pixels only in `model_store.preprocessing.prepare`, in training as in serving, so that
-there is no second decoder whose pixels could differ.
+In training and in serving, pixels come from `model_store.preprocessing.prepare`. There is no second
+decoder whose pixels could differ.
 """
 
 import hashlib
@@ -59,7 +59,7 @@ class ImageSet:
         class_names: Names of all classes.
         given_splits: int8 `[n]`: FREE, TRAIN, VALIDATION or TEST.
         identity: Cache key that changes when a file changes; empty if caching is not worthwhile.
-        preprocessing: The natural preprocessing of a known data set.
+        preprocessing: Native size and background of known data; None if unknown or ambiguous.
         ignored: (path, reason) of files that are not images.
     """
 
@@ -127,7 +127,6 @@ def set_of_files(
     class_names: tuple[str, ...],
     ignored: Iterable[tuple[str, str]] = (),
 ) -> ImageSet:
-    """Make an ImageSet of files, in the given order."""
     position = {label: index for index, label in enumerate(class_names)}
     locations = TextColumn(file.location for file in files)
     return ImageSet(
@@ -178,10 +177,10 @@ def merge(sets: Sequence[ImageSet]) -> ImageSet:
 
 
 def with_classes(data: ImageSet, class_names: tuple[str, ...]) -> ImageSet:
-    """The same images with these classes, in this order.
+    """Return the images with labels that are positions in `class_names`.
 
     Raises:
-        DataError: The data has a class that is not among them.
+        DataError: The data has a class that is not in `class_names`.
     """
     if unknown := [name for name in data.class_names if name not in class_names]:
         raise DataError(
@@ -193,16 +192,17 @@ def with_classes(data: ImageSet, class_names: tuple[str, ...]) -> ImageSet:
 
 
 def _merge_classes(orders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """All classes, in the order of a set that has all of them, otherwise in natural order.
+    """Return the union of all classes.
 
-    A known data set thus keeps its official order.
+    The order is that of a set that has all classes, so a known data set keeps its official order.
+    If there is no such set, the order is natural.
     """
     union = {name for order in orders for name in order}
     return next((order for order in orders if len(order) == len(union)), in_natural_order(union))
 
 
 def _make_unique(names: Sequence[str]) -> list[str]:
-    """Append a number to each name that is taken."""
+    """Append `-2`, `-3`, ... to repeated names."""
     unique: list[str] = []
     for name in names:
         candidates = (name if number == 1 else f"{name}-{number}" for number in count(1))
@@ -237,7 +237,6 @@ def is_printable(text: str) -> bool:
 
 
 def escape_unprintable(text: str) -> str:
-    """Replace unprintable characters by escape sequences."""
     return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 

@@ -97,7 +97,7 @@ KNOWN_DATASETS: Final = ("digits", *_TORCHVISION_DATASETS)
 def load_known(name: str, data_dir: Path | None = None) -> ImageSet:
     """Load one of KNOWN_DATASETS.
 
-    Classes have their official order, and all sets but the digits their official test split.
+    Classes have their official order. All sets except `digits` have their official test split.
 
     Args:
         name: One of KNOWN_DATASETS.
@@ -160,7 +160,7 @@ def _read(name: str, root: Path, *, train: bool) -> Any:
     """Read one split of a torchvision data set, and download it if files are missing."""
     dataset = _TORCHVISION_DATASETS[name]
     default_timeout = socket.getdefaulttimeout()
-    # torchvision sets no timeout, and would wait for minutes if a firewall drops packets.
+    # torchvision sets no timeout: if a firewall drops packets, it waits for minutes.
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
     try:
         return dataset.read(root, train=train, download=True)
@@ -177,9 +177,10 @@ def _read(name: str, root: Path, *, train: bool) -> Any:
 
 @contextmanager
 def _torchvision_root(dataset: _TorchvisionDataset, data_dir: Path) -> Iterator[Path]:
-    """The folder that torchvision expects: `data_dir` or its parent.
+    """Yield torchvision's `root`: `data_dir`, or its parent if `data_dir` is the data's own folder.
 
-    If `data_dir` contains the bare .gz files of Fashion-MNIST, it is a temporary folder with them.
+    If `data_dir` contains the .gz files of Fashion-MNIST, yield a temporary folder with the
+    unpacked files.
     """
     archives = [data_dir / name for name, _ in getattr(dataset.read, "resources", ())]
     if not archives or not all(archive.is_file() for archive in archives):

@@ -16,7 +16,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class LazyColumn(Protocol[T_co]):
-    """A sequence without slices. A list is one too."""
+    """A sequence that need not support slices. A list is a LazyColumn."""
 
     def __len__(self) -> int: ...
 
@@ -79,8 +79,6 @@ class PngColumn(LazyColumn[bytes]):
 
 
 class ConcatenatedColumn(LazyColumn[T_co]):
-    """Several columns, one after the other."""
-
     def __init__(self, columns: Sequence[LazyColumn[T_co]]) -> None:
         self._columns = columns
         self._bounds = [0, *accumulate(map(len, columns))]
@@ -95,7 +93,7 @@ class ConcatenatedColumn(LazyColumn[T_co]):
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
-    """Encode an image with Pillow, as PNG, JPEG, ...; `options` are those of Pillow's writer."""
+    """Encode an image in a format of Pillow (`PNG`, `JPEG`); `options` go to Pillow's writer."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()

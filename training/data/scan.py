@@ -1,4 +1,4 @@
-"""Scan of a data set: decode every image once, for facts about it and for its pixels."""
+"""Scan of a data set: decodes every image once, and collects facts and (optionally) pixels."""
 
 import hashlib
 import math
@@ -98,7 +98,7 @@ def scan(
 
     Args:
         data: The images.
-        spec: Preprocessing of the pixels to keep, which equal those of `prepare`; None keeps none.
+        spec: Preprocessing of the pixels to keep, equal to `prepare`'s; None keeps no pixels.
         workers: Number of threads. It does not change the result.
         progress: Called with (images done, images in total).
         max_pixel_bytes: Pixels that need more memory are not kept.
@@ -175,14 +175,14 @@ def _examine_all(
     facts: list[ImageFacts] = []
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         warnings.filterwarnings("ignore", module="PIL")  # the facts report what matters
-        for start in range(0, len(data), CHUNK):  # not a future for each of a million images
+        for start in range(0, len(data), CHUNK):  # bounds the number of futures
             facts += pool.map(examine, range(start, min(start + CHUNK, len(data))))
             progress(len(facts), len(data))
     return facts
 
 
 def _examine(encoded: bytes, spec: Preprocessing, row: Pixels | None) -> ImageFacts:
-    """The facts of one image; its pixels are written to `row`."""
+    """Return the facts of one image, and write its pixels to `row` unless it is None."""
     image = open_image(encoded, spec)
     load_pixels(image)
     upright = orient(image)
@@ -232,7 +232,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _frames(image: Image.Image) -> int:
-    """Number of frames; 1 if later frames are damaged. Moves the image to another frame."""
+    """Return the number of frames; 1 if later frames are damaged. Changes the current frame."""
     try:
         return int(getattr(image, "n_frames", 1))
     except Exception:  # noqa: BLE001  as for EXIF

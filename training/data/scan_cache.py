@@ -28,10 +28,10 @@ PIXELS: Final = "pixels.npy"
 
 @dataclass(frozen=True)
 class ScanCache:
-    """Rows and pixels of earlier scans by key. A cache that cannot be used is an empty one.
+    """Rows and pixels of earlier scans by key. An unusable directory acts as an empty cache.
 
-    An entry is a directory with `rows.json` and, where pixels were kept, `pixels.npy`. The first
-    line of `rows.json` is the CRC-32 of the rest, which holds the CRC-32 of the pixels.
+    An entry is a directory with `rows.json` and, if pixels were kept, `pixels.npy`. The first line
+    of `rows.json` is the CRC-32 of the rest. The rest includes the CRC-32 of the pixels.
     """
 
     root: Path = field(default_factory=default_host_cache)
@@ -40,9 +40,9 @@ class ScanCache:
     def read(
         self, key: str, shape: tuple[int, ...] | None
     ) -> tuple[list[Any], Pixels | None] | None:
-        """Return rows, and pixels of `shape` if one is given; None if they are missing or damaged.
+        """Return rows, and pixels if `shape` is given; None if they are missing or damaged.
 
-        An entry that is damaged, or has no such pixels, is deleted.
+        An entry that is damaged, or has no pixels of `shape`, is deleted.
         """
         try:
             entry = open_host_cache(self.root, FOLDER) / key
@@ -55,7 +55,7 @@ class ScanCache:
             return None
 
     def write(self, key: str, rows: Sequence[Sequence[Any]], pixels: Pixels | None) -> None:
-        """Keep rows and pixels, and delete the entries used longest ago beyond `max_bytes`."""
+        """Store an entry, then delete the least recently used ones beyond `max_bytes`."""
         checksum = None if pixels is None else zlib.crc32(pixels.data)
         body = json.dumps({"rows": rows, "pixels": checksum}).encode()
         with suppress(OSError):
@@ -74,7 +74,7 @@ def _read_entry(entry: Path, shape: tuple[int, ...] | None) -> tuple[list[Any], 
     content = json.loads(body)
     pixels = None
     if shape is not None:
-        # Copy-on-write, because torch takes no read-only array and the file must not change.
+        # Copy-on-write: torch needs writable arrays, and the file must not change.
         pixels = np.load(entry / PIXELS, mmap_mode="c", allow_pickle=False)
         if pixels.shape != shape or zlib.crc32(pixels.data) != content["pixels"]:
             raise ValueError("the pixels are damaged or have another shape")

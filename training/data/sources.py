@@ -31,7 +31,7 @@ def load_data(name: str, data_dir: Path | None = None) -> ImageSet:
 
 
 def check_data(name: str, data_dir: Path | None = None) -> None:
-    """Raise DataError if there is no data of this name, before any work is done."""
+    """Raise DataError if there is no data of this name. Reads no images."""
     if data_dir is not None and not data_dir.is_dir():
         raise DataError(f"--data-dir {data_dir} is not a folder")
     path = Path(name)

@@ -1,8 +1,8 @@
 """Splits into train, validation and test.
 
 Images with equal pixels form a group, which is never divided. Groups are drawn in the order of a
-hash of their pixels and the seed. The split therefore does not depend on file names or order, and
-when images are added, nearly all others stay in their split.
+hash of their pixels and the seed. The split therefore does not depend on file names or file order.
+When images are added, nearly all existing images stay in their split.
 """
 
 import csv
@@ -54,7 +54,7 @@ class Split:
 
 
 def missing_splits(data: ImageSet) -> frozenset[int]:
-    """Which of VALIDATION and TEST are not given, and are drawn instead."""
+    """Return which of VALIDATION and TEST are not given. They must be drawn."""
     return frozenset({VALIDATION, TEST}) - set(data.given_splits.tolist())
 
 
@@ -76,8 +76,8 @@ def make_split(
         facts: Their scan.
         left_out: Positions of images that are in no split (`training.data.check.left_out`).
         seed: Seed of the draw.
-        never_test: Digests of images that an older model was trained on. They are never tested,
-            and validate only if there are no other images.
+        never_test: Digests of images that an older model was trained on. They are never in test.
+            They are in validation only if it would be empty otherwise.
     """
     kept = [index for index in range(len(data)) if index not in left_out]
     given, missing = data.given_splits, missing_splits(data)
@@ -110,7 +110,8 @@ def stratified_folds(
 ) -> list[Split]:
     """Split for cross-validation; given splits are ignored.
 
-    Each image is in the test split of exactly one fold. 10 % of all images validate in each fold.
+    Each image is in the test split of exactly one fold. In each fold, about 10 % of all images are
+    the validation split.
 
     Raises:
         DataError: A class has fewer different images than there are folds.
@@ -135,7 +136,11 @@ def stratified_folds(
 def _balanced_folds(
     data: ImageSet, classes: Iterable[list[Group]], folds: int
 ) -> list[list[Group]]:
-    """Deal each class's groups to the fold with the fewest images of the class, then of all."""
+    """Return the test groups of each fold.
+
+    Each group goes to the fold with the fewest images of its class. If several have as few, it goes
+    to the one with the fewest images in total.
+    """
     tests: list[list[Group]] = [[] for _ in range(folds)]
     images: Counter[int] = Counter()
     for groups in classes:
@@ -156,7 +161,7 @@ def _balanced_folds(
 def _groups_by_class(
     data: ImageSet, facts: Facts, indices: Iterable[int], seed: int
 ) -> list[list[Group]]:
-    """The groups of each class that has any, in drawing order."""
+    """Return one list of groups, in drawing order, for each class that has images."""
     copies: dict[str, list[int]] = defaultdict(list)
     for index in indices:
         copies[facts[index].digest].append(index)
@@ -180,7 +185,7 @@ def _without_digests(
 
 
 def _take_first(groups: Iterable[Group], images: int, most_groups: int) -> list[Group]:
-    """The first groups that fit into `images` images, at most `most_groups` of them."""
+    """Take each next group that still fits into `images` images, at most `most_groups` groups."""
     taken: list[Group] = []
     for group in groups:
         if len(group) <= images and len(taken) < most_groups:
@@ -207,7 +212,7 @@ def write_split(split: Split, data: ImageSet, left_out: Mapping[int, str]) -> by
 
 
 def read_split(content: bytes, data: ImageSet) -> tuple[Split, dict[int, str]]:
-    """Read what `write_split` wrote: the split, and the reasons for the images left out.
+    """Read a CSV of `write_split`: the split, and the reason by position for images left out.
 
     Raises:
         DataError: The file belongs to other images.

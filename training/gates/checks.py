@@ -41,5 +41,4 @@ def at_most(name: str, value: float, threshold: float, detail: str = "") -> Chec
 
 
 def max_abs(difference: Logits) -> float:
-    """Return the largest absolute value."""
     return float(np.abs(difference).max())

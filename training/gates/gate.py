@@ -55,10 +55,10 @@ def gate(
     waivers: Mapping[str, str] | None = None,
     store: ModelStore | None = None,
 ) -> tuple[Check, ...]:
-    """Run all checks; writes the results with the digests of the checked files.
+    """Run all checks, and write `gates.json` with the digests of the checked files.
 
     Args:
-        run: The run, exported.
+        run: A run that has been exported.
         data: Its data.
         waivers: Reasons by the names of checks that may fail.
         store: The store whose live version the export is compared with.
@@ -85,7 +85,7 @@ def gate(
 
 
 def apply_waivers(checks: Iterable[Check], waivers: Mapping[str, str]) -> tuple[Check, ...]:
-    """Return the checks, with the reason in each failed one that has a waiver."""
+    """Return the checks. Each failed check that has a waiver gets its reason."""
     return tuple(
         check
         if check.passed or check.check not in waivers
@@ -132,7 +132,7 @@ def require_passed(checks: tuple[Check, ...]) -> None:
 
 
 def _digests(run: Run) -> dict[str, str]:
-    """sha256 of every file that a publish would seal."""
+    """Return the hex SHA-256 of each file that a publish would seal."""
     images = [path for block in read_golden(run) for path in (block.image, block.pixels)]
     return {
         name: sha256_of(run.file(name, "export"))

@@ -1,4 +1,4 @@
-"""Gate: the exported graph computes what torch computes, for every batch size and neighbour."""
+"""Gate: the exported graph gives torch's logits, in batches of any size and composition."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -19,7 +19,7 @@ BATCH_SIZES: Final = (1, ODD_BATCH, EXPORT_MAX_BATCH_SIZE)
 
 
 def parity_checks(run: Run, data: RunData, session: Session) -> Iterator[Check]:
-    """Compare the logits of the test split with torch's, and with themselves in other batches."""
+    """Check that test logits equal torch's, and do not depend on the batch of an image."""
     expected = read_logits(run)
     chunks: list[tuple[Logits, ...]] = []
     for chunk in data.chunks(data.split.test):

@@ -23,7 +23,7 @@ from training.steps.golden import read_golden
 JPEG_QUALITY: Final = 90
 JPEG_ALLOWANCE: Final = 0.01
 JPEG_ALLOWED_IMAGES: Final = 3
-"""JPEG may change the answer for this many images, if that is more than JPEG_ALLOWANCE."""
+"""JPEG may cost this many correct answers, or the share JPEG_ALLOWANCE if that is more."""
 ENCODED_SAMPLE_SIZE: Final = 1000
 STORED_TRANSPOSES: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -37,11 +37,11 @@ STORED_TRANSPOSES: Final = {
 """How a file with each EXIF orientation stores an upright image."""
 
 GoldenImage = tuple[bytes, Pixels, Golden]
-"""An encoded image, the pixels it must decode to, and its block."""
+"""An encoded image, the pixels that it must decode to, and its entry in the manifest."""
 
 
 def accuracy_checks(run: Run, data: RunData, session: Session) -> Iterator[Check]:
-    """Check that the export classifies encoded test images as well as the trained network."""
+    """Check accuracy on PNG and JPEG test images, EXIF orientations, and the accuracy floor."""
     test, spec = data.split.test, data.preprocessing
     sample = evenly_spaced(np.arange(len(test)), ENCODED_SAMPLE_SIZE)
     labels = data.images.labels[test[sample]]
@@ -68,7 +68,7 @@ def accuracy_checks(run: Run, data: RunData, session: Session) -> Iterator[Check
 
 
 def count_misread_orientations(data: RunData, index: int) -> int:
-    """Return in how many EXIF orientations an image does not decode to the upright pixels."""
+    """Return the number of EXIF orientations in which an image does not decode upright."""
     image, spec = _upright_rgb(data.images.encoded[index], data.preprocessing), data.preprocessing
     upright = prepare(encode(image, "PNG"), spec)
     stored = {1: image}
@@ -86,14 +86,13 @@ def _orientation(value: int) -> bytes:
 
 
 def _upright_rgb(data: bytes, spec: Preprocessing) -> Image.Image:
-    """Decode an image up to the resize."""
+    """Do the steps of `prepare` before the resize."""
     image = open_image(data, spec)
     load_pixels(image)
     return to_rgb(orient(image), spec.background)
 
 
 def golden_checks(run: Run, data: RunData, session: Session) -> Iterator[Check]:
-    """Check the golden images of the run."""
     images = [
         ((run.path / block.image).read_bytes(), _read_pixels(run, block), block)
         for block in read_golden(run)
@@ -104,7 +103,7 @@ def golden_checks(run: Run, data: RunData, session: Session) -> Iterator[Check]:
 def check_golden(
     images: Sequence[GoldenImage], spec: Preprocessing, session: Session, tolerance: float
 ) -> Iterator[Check]:
-    """Check that golden images hold here, and that each known preprocessing fault breaks them.
+    """Check that all golden images reproduce, and that each known fault breaks at least one.
 
     Args:
         images: The golden images.
@@ -151,7 +150,7 @@ PREPROCESSING_FAULTS: Final[Mapping[str, Prepare]] = {
     "another_interpolation": _another_interpolation,
     "a_shifted_crop": _a_shifted_crop,
 }
-"""Faulty preprocessing, each of which must break the golden proof."""
+"""Faulty variants of `prepare`. The golden proof must fail with each of them."""
 
 
 def _decodes(image: GoldenImage, spec: Preprocessing, prepare_image: Prepare) -> bool:

@@ -38,9 +38,9 @@ def compare_with_live(
 ) -> Iterator[Check]:
     """Compare the export with the version that `store` serves under the name of the model.
 
-    Yields nothing if there is no published version, or if it is this run's own. Yields one failed
-    check if the live version is damaged. Accuracy is not compared if the run retrains the live
-    version, because `not_worse` does that.
+    Yields nothing if there is no published version, or if this run published it. Yields one failed
+    check if the live version is damaged. If the run retrains the live version, accuracy is not
+    compared, because the check `not_worse` does that.
     """
     model = run.config.model
     if not store.root.exists() or model not in store.models() or store.layer(model) != "published":
@@ -74,7 +74,7 @@ def compare_with_live(
 def _accuracy_check(
     run: Run, data: RunData, live_session: Session, live: Version
 ) -> Iterator[Check]:
-    """Compare on test images that the live version was not trained on, among shared classes."""
+    """Compare accuracy on shared classes, without images that the live version was trained on."""
     names, live_names = data.images.class_names, live.manifest.class_names
     shared = [name for name in names if name in live_names]
     test = data.split.test
@@ -114,9 +114,10 @@ def _live_logits(
 def _latency_ratio(
     session: Session, live_session: Session, data: RunData, live: Version
 ) -> tuple[float, str]:
-    """Return the larger ratio of median times, at batch 1 and at the largest common batch.
+    """Return the larger ratio of export to live latency, and a text with the times.
 
-    Both are measured in turns with one thread. The text has the times.
+    One ratio is at batch size 1, the other at the largest batch size that both accept. Each is a
+    ratio of medians, measured alternately with one thread.
     """
     spec, live_input = data.preprocessing, live.manifest.input
     ratios, details = [], []

@@ -20,7 +20,7 @@ SIGNIFICANCE: Final = 0.05
 
 @dataclass(frozen=True)
 class ClassComparison:
-    """Test images of one class. Field names are a file format.
+    """Test images of one class. The field names are part of `succession.json`.
 
     Attributes:
         name: The class.
@@ -40,12 +40,12 @@ class ClassComparison:
 
 @dataclass(frozen=True)
 class PreviousComparison:
-    """Test images of shared classes that only one of both models classifies correctly.
+    """The new model against the previous version, on test images of the classes that both have.
 
-    Both models choose among the shared classes: the previous version cannot answer with new ones.
+    Both models choose among these classes only, because the previous version lacks the new ones.
 
     Attributes:
-        classes: All classes of the new model.
+        classes: One entry per class of the new model.
         gained: Images that only the new model classifies correctly.
         lost: Images that only the previous version classifies correctly.
     """
@@ -56,7 +56,6 @@ class PreviousComparison:
 
     @property
     def has_new_classes(self) -> bool:
-        """Whether the new model has classes that the previous version lacks."""
         return any(line.old_right is None for line in self.classes)
 
     @property

@@ -1,4 +1,4 @@
-"""What learns: networks, recipes, augmented batches, the optimizer and one training step.
+"""Networks, recipes, augmented batches, the optimizer and one training step.
 
 Nothing here depends on run directories or files other than recipes.
 """

@@ -1,7 +1,7 @@
 """Augmentation of whole batches on the device.
 
-All randomness is a function of (seed, epoch, image): an image gets the same pixels whatever batch
-it is in and however many processes train, so that a resumed run continues bit for bit. Images are
+All randomness is a function of (seed, epoch, image). An image gets the same pixels in any batch and
+with any number of processes, so a resumed run is bit-identical to an uninterrupted one. Images are
 normalized floats `[n, 3, h, w]`.
 """
 
@@ -41,7 +41,6 @@ class AugmentationDraws:
     def of_epoch(
         cls, count: int, seed: int, epoch: int, flip: str = "random", mixing: Mixing | None = None
     ) -> Self:
-        """The draws of `count` images in this epoch."""
         table = _uniform_table(count, seed, epoch)
         if flip == "alternate":
             flips = (make_generator(seed, 0, _FLIPS).random(count) < 0.5) ^ bool(epoch % 2)
@@ -153,7 +152,7 @@ def _uniform_table(count: int, seed: int, epoch: int) -> NDArray[np.float32]:
 def _draw_mixes(
     table: NDArray[np.float32], seed: int, epoch: int, mixing: Mixing | None
 ) -> NDArray[np.float32]:
-    """The weight that each image keeps when it is mixed, Beta(alpha, alpha), float32 `[n]`."""
+    """Return the weight of each image in its mix, from Beta(alpha, alpha): float32 `[n]`."""
     count = len(table)
     if mixing is None or not mixing.enabled:
         return np.ones(count, np.float32)
@@ -169,7 +168,7 @@ def _draw_mixes(
 def _crop(
     images: Tensor, draws: AugmentationDraws, settings: Augmentation, size: int, fill: Tensor
 ) -> Tensor:
-    """Pad, cut out a window of `size` and mirror it, in one gather: much cheaper than resampling.
+    """Pad, crop a window of `size` and mirror it. One gather is much cheaper than resampling.
 
     Source: He et al. 2015, section 4.2 (4 pixels of padding, random crop, horizontal flip).
     """
@@ -194,7 +193,7 @@ def _crop(
 def _warp(
     images: Tensor, draws: AugmentationDraws, settings: Augmentation, size: int, fill: Tensor
 ) -> Tensor:
-    """One affine map per image: crop by area and aspect, mirror, rotate, shear, shift; resampled.
+    """Resample with one affine map per image: crop, mirror, rotate, shear and shift.
 
     The map takes output coordinates in [-1, 1] to input coordinates: `R(angle) @ shear @ scale`,
     plus the position of the window's center.
@@ -230,9 +229,9 @@ def _blur(images: Tensor, amounts: Tensor) -> Tensor:
 
 
 def _mean_of_three(images: Tensor, dim: int) -> Tensor:
-    """Mean of each value and its neighbors along a dimension, of two values at the border.
+    """Average each value with its neighbors along `dim`. A border value has one neighbor.
 
-    On CPUs much faster than `avg_pool2d(count_include_pad=False)`, with the same result.
+    On CPUs this is much faster than `avg_pool2d(count_include_pad=False)`, with the same result.
     """
     total, size = images.clone(), images.shape[dim]
     total.narrow(dim, 1, size - 1).add_(images.narrow(dim, 0, size - 1))
@@ -243,7 +242,7 @@ def _mean_of_three(images: Tensor, dim: int) -> Tensor:
 
 
 def _change_color(images: Tensor, draws: AugmentationDraws, settings: Augmentation) -> Tensor:
-    """Saturation about the gray value, contrast about the image's mean, then brightness."""
+    """Scale distances to the gray value, then to the image's mean, then add the brightness."""
     saturation, contrast, brightness = (
         draws.between(name, -bound, bound)[:, None, None, None]
         for name, bound in (

@@ -1,9 +1,9 @@
 """The training images of an epoch as augmented batches.
 
-A batch of the recipe is split into micro-batches, at least one per process. Order, splits and
-augmentation depend on (seed, epoch) alone, so that they are the same for any number of processes
-and workers. Pixels that fit are kept on the device as uint8; otherwise worker processes decode
-images ahead of time.
+A batch of the recipe is split into micro-batches, at least one per process. Order, batches and
+augmentation depend on (seed, epoch) only, so they are the same for any number of processes and
+workers. If all pixels fit into memory, the device keeps them as uint8. Otherwise worker processes
+decode images ahead of time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,8 +33,6 @@ PREFETCH_FACTOR: Final = 4
 
 
 class PixelSource(Protocol):
-    """Source of the training images' pixels."""
-
     def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield uint8 `[n, side, side, 3]` for each tensor of positions (int64 `[n]`)."""
 
@@ -83,7 +81,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """This process's micro-batches of a batch that has `size` images over all processes."""
+    """The share of this process in a batch; `size` counts the images of all processes."""
 
     size: int
     micro_batches: tuple[MicroBatch, ...]
@@ -124,7 +122,6 @@ class BatchLoader:
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps in the whole run."""
         return self.recipe.iterations or (self.recipe.epochs or 0) * self.steps_per_epoch
 
     @property
@@ -133,7 +130,7 @@ class BatchLoader:
         return -(-self.total_steps // self.steps_per_epoch)
 
     def epoch_batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch (from 0), from `first_step` to its end or the run's end."""
+        """Yield batches of an epoch (from 0), from `first_step` until the epoch or the run ends."""
         recipe, start = self.recipe, epoch * self.steps_per_epoch
         draws = AugmentationDraws.of_epoch(
             len(self.labels), self.seed, epoch, recipe.augmentation.flip, recipe.mixing

@@ -88,7 +88,7 @@ class PreactivationBlock(nn.Module):
 
 
 class MirrorMean(nn.Module):
-    """The mean of a body's feature maps of an image and, mirrored back, of its mirror image."""
+    """Averages the feature maps of an image and its mirror image; the latter is mirrored back."""
 
     def __init__(self, body: nn.Sequential) -> None:
         super().__init__()

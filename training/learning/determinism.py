@@ -1,7 +1,7 @@
-"""What bit-identical training depends on besides the configuration.
+"""Properties of the machine and the process that bit-identical training depends on.
 
-A resumed run continues bit for bit if threads, CPU instructions, memory format, compilation and
-torch build are unchanged; each of the five changes the result (docs/training.md,
+A resumed run is bit-identical to an uninterrupted one if threads, CPU instructions, memory format,
+compilation and torch build are unchanged. Each of the five changes the result (docs/training.md,
 https://docs.pytorch.org/docs/stable/notes/randomness.html).
 """
 
@@ -39,7 +39,7 @@ class DeterminismInfo:
     precision: str
 
     def differences(self, stored: dict[str, object]) -> list[str]:
-        """How a checkpoint's environment differs from this one, as lines `name: then -> now`."""
+        """Return how a checkpoint's environment differs from this one, as `name: then -> now`."""
         now = asdict(self)
         return [
             f"{name.replace('_', ' ')}: {stored.get(name)} -> {now[name]}"
@@ -49,7 +49,6 @@ class DeterminismInfo:
 
 
 def determinism_info(device: torch.device, precision: str, *, compiled: bool) -> DeterminismInfo:
-    """What this process trains with."""
     device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return DeterminismInfo(
         threads=torch.get_num_threads(),
@@ -78,7 +77,6 @@ def choose_precision(choice: PrecisionChoice, device: torch.device) -> Literal["
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device has bf16 instructions."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()

@@ -1,7 +1,7 @@
 """The processes that train together: rank, device and collective operations.
 
-A process that is started alone has rank 0 of 1, and every collective is the identity. Under
-`torchrun` it joins the others, with gloo on CPUs and nccl on GPUs.
+A process that is started alone has rank 0 and world size 1, and its collectives change nothing.
+Under `torchrun` it joins the others, with gloo on CPUs and nccl on GPUs.
 """
 
 import os
@@ -39,14 +39,14 @@ class DistributedProcess:
         return self.world_size > 1
 
     def all_reduce(self, values: Tensor) -> Tensor:
-        """The sum over all processes, on each of them."""
+        """Return the sum over all processes. It may change `values` in place."""
         if self.is_distributed:
             values = values.to(self.device)
             dist.all_reduce(values)
         return values
 
     def broadcast_text(self, text: str) -> str:
-        """The main process's text, on each process."""
+        """Return the main process's text in every process."""
         if not self.is_distributed:
             return text
         values = [text]
@@ -54,9 +54,11 @@ class DistributedProcess:
         return values[0]
 
     def gather_rows(self, rows: Tensor, count: int) -> Tensor:
-        """Put together `[count, ...]` on each process, where this one has rows `rank::world_size`.
+        """Return all rows, `[count, ...]`, in every process, on the CPU.
 
-        The rows must be floats.
+        Args:
+            rows: The rows `rank::world_size` of this process, as floats.
+            count: Number of rows of all processes.
         """
         if not self.is_distributed:
             return rows
@@ -65,7 +67,7 @@ class DistributedProcess:
         return self.all_reduce(gathered).cpu()
 
     def average_batch_norms(self, network: nn.Module) -> None:
-        """Average the running statistics over all processes: each saw other images (timm#110)."""
+        """Average running statistics over processes, which saw different images (timm#110)."""
         if not self.is_distributed:
             return
         for module in network.modules():
@@ -75,7 +77,6 @@ class DistributedProcess:
                     statistic.copy_(self.all_reduce(statistic.clone()) / self.world_size)
 
     def barrier(self) -> None:
-        """Wait until every process is here."""
         if self.is_distributed:
             dist.barrier()
 

@@ -10,10 +10,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 class ExponentialMovingAverage:
     """`w' = d w' + (1 - d) w` after each step; the first update copies the weights.
 
-    torch's `AveragedModel` does the averaging. This class adds two things that it lacks: a decay
-    that rises as `(1 + n) / (10 + n)`, so that a short run is not dominated by its random start,
-    and integer buffers that are copied: an averaged `num_batches_tracked` counts nothing
-    (pytorch#84053, timm#245).
+    torch's `AveragedModel` does the averaging. This class adds two things. The decay of update n
+    is at most `(1 + n) / (10 + n)`, so that random initial weights do not dominate a short run.
+    Integer buffers such as `num_batches_tracked` are copied, not averaged (pytorch#84053,
+    timm#245).
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -22,12 +22,10 @@ class ExponentialMovingAverage:
 
     @property
     def network(self) -> nn.Module:
-        """The averaged network."""
         return self._averaged.module
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Average in the weights after a step."""
         updates = int(self._averaged.n_averaged)
         self._averaged.multi_avg_fn = _ema_fn(min(self._decay, (1 + updates) / (10 + updates)))
         self._averaged.update_parameters(network)

@@ -20,9 +20,9 @@ from training.learning.recipe import Recipe
 class Learner:
     """Everything that a training step changes: weights, momentum and weight average.
 
-    A batch that is split into micro-batches, on one process or several, gives the same weights up
-    to rounding: gradients are averaged over images, and batch norm's running statistics move by
-    the mean over the micro-batches.
+    The same micro-batches give the same weights up to rounding, on one process or several.
+    Gradients are averaged over images, and batch norm's running statistics move by the mean over
+    the micro-batches.
     """
 
     def __init__(
@@ -134,10 +134,10 @@ class Learner:
         return self._parallel.no_sync()
 
     def _set_norm_momentum(self, index: int, count: int) -> None:
-        """Weigh the micro-batches equally in the running statistics, whatever their order.
+        """Give all micro-batches of a batch the same weight in the running statistics.
 
-        They end at `(1 - m) r + m (s_1 + ... + s_k) / k` if the micro-batch that has `after`
-        others behind it is weighed by `m / (k - after m)`.
+        A micro-batch that is followed by `after` others gets the momentum `m / (k - after m)`. The
+        statistics then change from `r` to `(1 - m) r + m (s_1 + ... + s_k) / k`.
         """
         if count == 1:
             return

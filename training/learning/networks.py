@@ -70,7 +70,6 @@ def known_architectures() -> tuple[str, ...]:
 
 
 def describe_architectures() -> str:
-    """All names in one line, for messages."""
     return "; ".join(
         ", ".join(bases) + (f" (and with {' or '.join(suffixes)})" if suffixes else "")
         for bases, suffixes in NAMES
@@ -191,10 +190,10 @@ def layer_groups(network: nn.Module) -> list[list[tuple[str, nn.Parameter]]]:
 
 
 def fold_batch_norms(network: nn.Module) -> nn.Module:
-    """A copy in evaluation mode without batch norms.
+    """Return a copy in evaluation mode without batch norms.
 
-    A norm after a convolution is folded into its weights; other norms become `MultiplyAdd`. (The
-    ONNX exporter folds norms too, but not if a mirrored network uses a convolution twice.)
+    A norm after a convolution is folded into its weights; other norms become `MultiplyAdd`. The
+    ONNX exporter folds norms too, but not in a mirrored network, which uses each convolution twice.
     """
     folded = copy.deepcopy(network).eval()
     for parent in list(folded.modules()):
@@ -237,7 +236,7 @@ def _build_cifar(
     network = nn.Sequential(OrderedDict(stem | body | head))
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            # torch's default deviation is 2.4 times smaller.
+            # torch's default initialization has a 2.4 times smaller deviation.
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     if zero_init_residual:
         last = "conv2.weight" if is_preactivation else "bn2.weight"
@@ -248,7 +247,7 @@ def _build_cifar(
 
 
 def _stage(architecture: Architecture, inplanes: int, planes: int) -> nn.Sequential:
-    """Blocks of one width; the first halves the feature map if it doubles the filters."""
+    """Build blocks of `planes` filters. The first one halves the map if `planes > inplanes`."""
     first = _block(architecture, inplanes, planes, begins_stage=True)
     rest = [
         _block(architecture, planes, planes, begins_stage=False)

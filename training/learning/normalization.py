@@ -1,4 +1,4 @@
-"""Normalization of pixels, in training and inside the ONNX graph alike."""
+"""Normalization of pixels, both in training and inside the ONNX graph."""
 
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
@@ -76,7 +76,6 @@ class Normalization:
         return (levels[:, None, None] - mean) / std
 
     def to_json(self) -> dict[str, Any]:
-        """Metadata of a weights file."""
         return {"mean": self.mean.tolist(), "std": self.std.tolist()}
 
     @classmethod

@@ -77,9 +77,9 @@ def training_image_size(schedule: Schedule, step: int, total: int, full_size: in
 
 
 def remaining_work(schedule: Schedule, step: int, total: int, full_size: int) -> float:
-    """Work from `step` to the end, in steps at the image size of `step`.
+    """Return the remaining work, in units of one step at the image size of `step`.
 
-    The cost of a step is proportional to the number of pixels.
+    The cost of a step is taken as proportional to the number of pixels.
     """
     parts = max(1, len(schedule.scales))
     bounds = [-(-total * part // parts) for part in range(parts + 1)]
@@ -91,7 +91,7 @@ def remaining_work(schedule: Schedule, step: int, total: int, full_size: int) ->
 
 
 def freeze(network: nn.Module, *, frozen: bool) -> None:
-    """Train only the last layer (`frozen`), or everything.
+    """Train only the last layer if `frozen`, otherwise all layers.
 
     Call it after `network.train()`: it sets frozen batch norms to evaluation mode, so that they
     keep their running statistics.

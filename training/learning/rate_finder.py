@@ -42,10 +42,10 @@ def find_rate(
     highest: float = 10.0,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> RateCurve:
-    """Raise the rate from `lowest` to `highest` in geometric steps, and restore the learner.
+    """Raise the rate from `lowest` to `highest` in geometric steps, then restore the learner.
 
-    Weights, momentum, running statistics, average, modes and random state are as before
-    afterwards (compare fastai#3013, pytorch-lightning#6675).
+    Weights, momentum, running statistics, average, modes and random state are restored (compare
+    fastai#3013, pytorch-lightning#6675).
 
     Raises:
         DataError: The loss is not finite even at the lowest rate.

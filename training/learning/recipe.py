@@ -232,8 +232,8 @@ class Recipe(RecipeSection):
         """Read a recipe.
 
         Args:
-            name: A recipe of `known_recipes()`, or the path of a `.toml` file. `extends = "NAME"`
-                in a file takes all values that the file does not set from another recipe.
+            name: A recipe of `known_recipes()`, or the path of a `.toml` file. With
+                `extends = "NAME"`, a file inherits the values that it does not set.
             changes: Single values that override the file, as in `optimizer.learning_rate=0.05`.
 
         Raises:
@@ -253,7 +253,7 @@ class Recipe(RecipeSection):
 
 
 def known_recipes() -> dict[str, str]:
-    """Names of the built-in recipes, each with its purpose: the first line of its file."""
+    """Return the purpose of each built-in recipe, by name: the first line of its file."""
     paths = sorted(RECIPES.glob("*.toml"), key=attrgetter("stem"))
     return {
         path.stem: path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ") for path in paths
@@ -282,7 +282,7 @@ def _read(name: str, extended_by: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """`values` over `base`, recursively. `epochs` and `iterations` replace each other."""
+    """Override `base` with `values`, recursively. `epochs` and `iterations` replace each other."""
     if {"epochs", "iterations"} & set(values):
         base = {key: value for key, value in base.items() if key not in {"epochs", "iterations"}}
     merged = dict(base)
@@ -293,7 +293,7 @@ def _merge(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parse_change(change: str) -> dict[str, Any]:
-    """`a.b=1` as nested values. Text that is no TOML value is taken as a string."""
+    """Parse `a.b=1` into nested dicts. Text that is not a TOML value becomes a string."""
     expected = f"--set expects NAME=VALUE, as in optimizer.learning_rate=0.05; got {change!r}"
     key, separator, text = change.partition("=")
     if not separator or not key.strip():

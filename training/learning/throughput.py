@@ -75,7 +75,7 @@ class ThroughputMeter:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Peak memory of this process: allocated on the GPU, or resident for a CPU."""
+    """Peak memory of this process in bytes: allocated on the GPU, or resident on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

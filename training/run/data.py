@@ -38,8 +38,8 @@ class RunData:
         scan: Size and digest of each image; its pixels too if all of them fit into memory.
         findings: Results of the data checks.
         split: Indices of the train, validation and test images.
-        left_out: The reason by index for each image that is in no split.
-        preprocessing: From bytes to the input of the network.
+        left_out: Images that are in no split: the reason by index.
+        preprocessing: Steps from encoded images to the input of the network.
         workers: Number of threads or processes that decode.
         train_on_validation: Whether validation images are trained on too.
     """
@@ -88,7 +88,7 @@ class RunData:
             )
 
     def normalization_sample(self) -> Pixels:
-        """Return training images to compute mean and deviation from; all if they are in memory."""
+        """Return training images for mean and deviation: all if in memory, otherwise a sample."""
         if self.uncropped_pixels is not None:
             return self.uncropped_pixels[self.training_indices]
         sample = evenly_spaced(self.training_indices, NORMALIZATION_SAMPLE_SIZE)
@@ -117,7 +117,7 @@ class _DecodedImages(Dataset[Tensor]):
 
 
 def without_crop(spec: Preprocessing) -> Preprocessing:
-    """Return the preprocessing of training images, which crops only when it augments."""
+    """Return the preprocessing of training images. Augmentation crops them instead."""
     return spec.model_copy(update={"crop_height": spec.resize, "crop_width": spec.resize})
 
 

@@ -46,11 +46,9 @@ class RunDirectory:
 
     @property
     def run_id(self) -> str:
-        """The name of the directory."""
         return self.path.name
 
     def has(self, name: str) -> bool:
-        """Whether the file exists."""
         return (self.path / name).exists()
 
     def file(self, name: str, step: str) -> Path:
@@ -70,7 +68,6 @@ class RunDirectory:
             raise damaged(self.path / name, error) from None
 
     def write_json(self, name: str, values: Any) -> None:
-        """Write a JSON file like `write`."""
         self.write(name, json.dumps(values, indent=2).encode() + b"\n")
 
     def write(self, name: str, data: bytes | memoryview) -> None:

@@ -34,7 +34,7 @@ _STATE_DICT_KEYS: Final = (
 _FILE_SUFFIXES: Final = frozenset(
     {
         *(".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".safetensors", ".tar", ".th"),
-        *(".h5", ".keras", ".npz", ".onnx"),  # of other formats, which the reader names
+        *(".h5", ".keras", ".npz", ".onnx"),  # unsupported, but not names of models either
     }
 )
 
@@ -108,7 +108,7 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """One line; of torch's long explanation the line that names the object."""
+    """Return one line. Of torch's unpickler errors, it is the line that names the object."""
     lines = (str(error) or type(error).__name__).splitlines()
     named = [line for line in lines if "WeightsUnpickler error:" in line]
     reason = named[0].partition("WeightsUnpickler error:")[2] if named else lines[0]
@@ -116,7 +116,7 @@ def _reason(error: Exception) -> str:
 
 
 def _find_state_dict(path: Path, content: Any) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
-    """The state dict in a checkpoint, and where it was found."""
+    """Return the state dict in a checkpoint, and a sentence if other content was ignored."""
     state, places = content, []
     for key in _STATE_DICT_KEYS:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping | Placeholder):

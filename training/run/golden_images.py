@@ -17,7 +17,7 @@ _ANY_SIZE: Final = Preprocessing(resize=32, crop_height=32, crop_width=32)
 
 
 def check_golden_images(paths: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the paths. Raises DataError if a file is no image or its name cannot be used."""
+    """Return the paths. Raises DataError if a file is not an image or its name is unusable."""
     stems = [Path(path).stem for path in paths]
     for path in paths:
         try:

@@ -96,7 +96,6 @@ class PreviousVersion:
 
     @property
     def initial_weights(self) -> InitialWeights:
-        """The weights that retraining starts from."""
         return InitialWeights(
             f"{self.reference.model}/{self.reference.version}",
             self.trained.network.state_dict(),
@@ -106,7 +105,7 @@ class PreviousVersion:
         )
 
     def write(self, run: Run) -> None:
-        """Keep in the run what later steps compare with."""
+        """Write the files that later steps of the run compare with."""
         run.write(PREVIOUS_WEIGHTS, serialise(replace(self.trained, epoch=0)))
         if self.known_images is not None:
             run.write(KNOWN_IMAGES_FILE, self.known_images)
@@ -171,7 +170,7 @@ def fit_head(
 ) -> Trained:
     """Build the network with these weights and a head for `class_names`.
 
-    Rows of classes in `old_names` are kept. Other rows are initialised anew.
+    The head keeps the rows of classes in `old_names`. Its other rows have random initial values.
 
     Raises:
         InitialWeightsError: The weights belong to another network.

@@ -1,8 +1,9 @@
-"""Known images: the images that a version, or one that it retrains, was trained on.
+"""Known images: the training images of a version and of the versions that it retrains.
 
-A retrained model must not be tested on images that its predecessor learned. Each version that
-can be retrained therefore has `known_images.npy`: for every such image the first 8 bytes of the
-sha256 of its pixels, uint64, sorted. Validation images that only selected the epoch are not in it.
+A retrained model must not be tested on images that its predecessor was trained on. Each version
+that can be retrained therefore has `known_images.npy`: for each known image, the first 8 bytes of
+the SHA-256 of its pixels, uint64, sorted. Validation images that only selected the epoch are not
+in it.
 """
 
 import io
@@ -42,7 +43,6 @@ def read_version_known_images(version: Version) -> KnownImages:
 
 
 def known_digests(scanned: Scan, known: KnownImages) -> set[str]:
-    """Return the digests of the scanned images that are known."""
     lookup = set(known.tolist())
     return {
         fact.digest for fact in scanned.facts if fact.digest and short_digest(fact.digest) in lookup
@@ -50,12 +50,12 @@ def known_digests(scanned: Scan, known: KnownImages) -> set[str]:
 
 
 def is_known_image(scanned: Scan, indices: Indices, known: KnownImages) -> NDArray[np.bool_]:
-    """Return for each of these images whether it is known, bool `[n]`."""
+    """Return bool `[n]`: whether each of these images is known."""
     return np.isin(_short_digests(scanned, indices), known)
 
 
 def short_digest(digest: str) -> int:
-    """Return the first 8 bytes of a hex digest."""
+    """Return the first 8 bytes of a hex digest as a big-endian integer."""
     return int(digest[:16], 16)
 
 

@@ -22,7 +22,7 @@ def start_shared_run(
     this launch had started.
 
     Returns:
-        The run, and its images where this process has listed them.
+        The run, and its images if this process has listed them.
     """
     images: ImageSet | None = None
     path = ""

@@ -20,7 +20,6 @@ METRIC_NAMES: Final = frozenset(
 
 
 def write_metrics(run: RunDirectory, history: list[dict[str, Any]]) -> None:
-    """Write one line per finished epoch."""
     run.write(METRICS_FILE, b"".join(json.dumps(line).encode() + b"\n" for line in history))
 
 

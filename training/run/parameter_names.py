@@ -29,7 +29,7 @@ class RenamedTensors:
 def use_torchvision_names(state: Mapping[str, Tensor]) -> RenamedTensors:
     """Strip the prefix of wrappers, and rename the last layer to `fc`.
 
-    The prefix is what stands before `layer1.0.conv1.weight`. Tensors without it are left out,
+    The prefix is the part before `layer1.0.conv1.weight`. Tensors without it are left out,
     except for the last layer, which some scripts keep outside the body.
 
     Raises:
@@ -82,7 +82,7 @@ def _find_prefix(state: Mapping[str, Tensor]) -> str:
 
 
 def _find_head(state: Mapping[str, Tensor]) -> str | None:
-    """The only linear layer whose name is that of a last layer, such as `head.fc` or `fc.1`."""
+    """Return the only linear layer with a usual name of the last one, such as `head.fc`."""
     layers = [
         name.removesuffix(".weight")
         for name, value in state.items()

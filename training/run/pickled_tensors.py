@@ -1,7 +1,7 @@
-"""Reads the tensors of a torch checkpoint without running code, whatever objects are beside them.
+"""Reads the tensors of a torch checkpoint without running code, even if it has other objects.
 
-torch's `weights_only` unpickler does the reading. Placeholders, which cannot do anything, replace
-the classes that it does not know: argparse.Namespace, numpy scalars, Lightning's objects.
+torch's `weights_only` unpickler reads the file. Inert placeholders replace the classes that it does
+not know, such as argparse.Namespace, numpy scalars and Lightning's objects.
 """
 
 import pickle
@@ -22,7 +22,7 @@ _MAX_PLACEHOLDERS: Final = 1000
 
 
 class Placeholder(list[Any]):
-    """Stands for an object of a class that is not loaded; the class attribute names it."""
+    """Replaces an object of a class that is not loaded; `full_name` names that class."""
 
     full_name = ""
 
@@ -43,7 +43,7 @@ class Placeholder(list[Any]):
 
 
 class _DictPlaceholder:
-    """Gives a plain dictionary for a subclass of dict, such as Lightning's AttributeDict."""
+    """Loads a subclass of dict, such as Lightning's AttributeDict, as an OrderedDict."""
 
     def __new__(cls, *_: Any) -> Any:
         return OrderedDict()
@@ -69,7 +69,7 @@ def load_checkpoint(path: Path) -> Any:
 
 
 def class_of(value: object) -> str:
-    """The full name of a value's class; of a placeholder, the class that it stands for."""
+    """Return the full name of a value's class, or of the class that a placeholder replaces."""
     if isinstance(value, Placeholder):
         return value.full_name
     return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
@@ -100,7 +100,7 @@ def _unknown_globals(path: Path) -> set[str]:
 
 
 def _legacy_globals(path: Path) -> set[str]:
-    """The same for files from before torch 1.6, which are several pickles in a row."""
+    """Return all full names in a file from before torch 1.6, which has several pickles in a row."""
     names = set()
     with path.open("rb") as file:
         try:

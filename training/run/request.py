@@ -1,4 +1,4 @@
-"""How a run starts: `start_run` turns a request into a run directory that all steps work on."""
+"""`start_run` turns a request into the run directory that all steps work on."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from training.run.provenance import describe_code
 from training.run.weights import INITIAL_WEIGHTS, serialise
 
 MAX_SIZE_WITHOUT_MARGIN: Final = 96
-"""Inputs up to this side are resized to it; larger ones are cropped from 8/7 of it."""
+"""Pixels. Images for larger inputs are resized to 8/7 of the side, and then cropped."""
 DEFAULT_ARCHITECTURE: Final = "resnet20"
 
 
@@ -63,16 +63,15 @@ class RunRequest:
 
     @property
     def data_name(self) -> str:
-        """The name of the first data set, without folder and suffix."""
         return Path(self.data[0]).stem
 
 
 def start_run(request: RunRequest, runs: Path, store: ModelStore) -> tuple[Run, ImageSet]:
     """Create the directory of a new run. Every run of every command starts here.
 
-    It reads the initial weights and lists the images, each once, and decides the configuration.
-    Then it writes the directory: `config.json`, and the weights if there are any. `open_run_data`
-    is the next step; `steps/pipeline.py` has all of them.
+    It reads the initial weights, lists the images and builds the configuration. Then it writes
+    `config.json` and the weights, if there are any. `open_run_data` is the next step;
+    `steps/pipeline.py` has all steps.
 
     Args:
         request: What the user asked for.
@@ -83,7 +82,7 @@ def start_run(request: RunRequest, runs: Path, store: ModelStore) -> tuple[Run, 
         The run, and its images, which are not decoded yet.
 
     Raises:
-        TrainingError, ModelStoreError: The request is not possible. Nothing is written then.
+        TrainingError, ModelStoreError: The request is invalid. Nothing was written.
     """
     recipe = Recipe.load(request.recipe_name, request.changes)
     architecture = request.architecture or DEFAULT_ARCHITECTURE
@@ -109,7 +108,7 @@ def start_run(request: RunRequest, runs: Path, store: ModelStore) -> tuple[Run, 
 def load_request_images(request: RunRequest) -> ImageSet:
     """List the images of a request without decoding them. Raises DataError."""
     for name in request.data:
-        check_data(name, request.data_dir)  # all names before the first is read
+        check_data(name, request.data_dir)  # check all names before any source is read
     return load_images(request.data, request.data_dir)
 
 

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """A destination of metrics beside the run directory."""
+    """A destination of metrics in addition to the run directory."""
 
     def log(self, epoch: int, metrics: EpochMetrics) -> None:
         """Record the metrics of an epoch (from 1)."""
@@ -32,7 +32,7 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Event files. Later events hide those of the same epochs from a killed process."""
+    """Writes event files. A resumed run hides what a killed process wrote for the same epochs."""
 
     def __init__(self, run: RunDirectory, first_epoch: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  takes half a second
@@ -41,13 +41,11 @@ class TensorBoard:
         self._writer = SummaryWriter(directory, purge_step=first_epoch)
 
     def log(self, epoch: int, metrics: EpochMetrics) -> None:
-        """Write one scalar per metric."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, epoch)
         self._writer.flush()
 
     def close(self, *, finished: bool) -> None:  # noqa: ARG002
-        """Close the files."""
         self._writer.close()
 
 
@@ -72,12 +70,10 @@ class MLflow:
         run.write_json(MLFLOW_RUN_FILE, {"run_id": self._id})
 
     def log(self, epoch: int, metrics: EpochMetrics) -> None:
-        """Send each metric."""
         for name, value in metrics.items():
             self._client.log_metric(self._id, name, value, step=epoch)
 
     def close(self, *, finished: bool) -> None:
-        """Set the status of the run."""
         self._client.set_terminated(self._id, "FINISHED" if finished else "KILLED")
 
 
@@ -100,7 +96,6 @@ class Trackers:
             self._guard(name, partial(tracker.log, epoch, metrics))
 
     def close(self, *, finished: bool) -> None:
-        """End the recording; `finished` is False if the training was stopped."""
         for name, tracker in list(self._trackers.items()):
             self._guard(name, partial(tracker.close, finished=finished))
 

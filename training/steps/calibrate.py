@@ -34,8 +34,8 @@ class RunCalibration(CalibrationModel):
         calibration: The block of the manifest; None if nothing could be fitted.
         validation: Figures on the images that it was fitted on.
         test: Figures on the test split.
-        twin: The run that was fitted, if this run was trained on its validation images.
-        notices: What could not be fitted, or does not hold on the test split.
+        twin: The run that the calibration was taken from, if this run trained on validation images.
+        notices: Values that could not be fitted, or are worse on the test split than promised.
     """
 
     calibration: Calibration | None = None
@@ -92,7 +92,8 @@ def take_calibration(run: Run, twin: Run) -> RunCalibration:
     A twin has the same data, network and recipe, but was not trained on its validation images.
 
     Raises:
-        CalibrationError: The runs are no twins, or the values do not hold on the test split.
+        CalibrationError: The runs are not twins, or the calibration is worse on the test split
+            than promised.
         RunError: The twin has not been calibrated.
     """
     _require_twins(run, twin)

@@ -1,4 +1,4 @@
-"""Fits a calibration to logits, and measures what it does.
+"""Fits a calibration to logits, and measures its effect.
 
 A temperature makes the probabilities match the accuracy, an energy threshold rejects images that
 are unlike the training images, and conformal thresholds give sets of labels with a chosen coverage.
@@ -27,7 +27,7 @@ COVERAGES: Final = ("0.8", "0.9", "0.95")
 ABSTENTION_TARGET: Final = 0.03
 """Share of the fitted images on which the model abstains."""
 ABSTENTION_LIMIT: Final = 0.05
-"""Largest share of all such images on which it may abstain, with ABSTENTION_CONFIDENCE."""
+"""Largest share of all images like these on which it may abstain, with ABSTENTION_CONFIDENCE."""
 ABSTENTION_CONFIDENCE: Final = 0.95
 ECE_ALLOWANCE: Final = 0.01
 _ONE_IN_A_HUNDRED: Final = 2.33  # standard deviations, one-sided
@@ -50,7 +50,7 @@ class SetFigures(CalibrationModel):
 
 
 class CalibrationFigures(CalibrationModel):
-    """What a calibration does on one split.
+    """Effect of a calibration on one split.
 
     Attributes:
         images: Number of images.
@@ -75,7 +75,7 @@ def fit_calibration(logits: Logits, labels: Labels) -> tuple[Calibration, tuple[
         labels: int64 `[n]`.
 
     Returns:
-        The calibration, and a notice for each value that so few images cannot give.
+        The calibration, and a notice for each value that needs more images.
     """
     temperature = fit_temperature(logits, labels)
     of_label = probabilities(logits, OUTPUTS, temperature)[np.arange(len(labels)), labels]
@@ -101,8 +101,8 @@ def fit_calibration(logits: Logits, labels: Labels) -> tuple[Calibration, tuple[
 def fit_temperature(logits: Logits, labels: Labels) -> float:
     """Return the temperature with the smallest negative log-likelihood.
 
-    One imaginary image with a uniform label is added. Without it, images without a mistake would
-    drive the temperature to 0; among many images it has no weight.
+    One imaginary image with a uniform label is added. Without it, the temperature would go to 0 if
+    the model made no mistake. Among many images its effect is negligible.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2.
     """
@@ -118,10 +118,11 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
 
 
 def fit_energy_threshold(energies: NDArray[np.float32]) -> float | None:
-    """Return the energy above which the model abstains; ABSTENTION_TARGET of these images are.
+    """Return the energy above which the model abstains.
 
-    For few images the share is lower, so that with ABSTENTION_CONFIDENCE it abstains on at most
-    ABSTENTION_LIMIT of all such images. None if there are too few images for that (less than 59).
+    At most ABSTENTION_TARGET of these images are above it. With few images the share is smaller, so
+    that the model abstains on at most ABSTENTION_LIMIT of all images like these, with
+    ABSTENTION_CONFIDENCE. None if there are too few images for that bound (fewer than 59).
 
     Source: Liu et al. 2020, "Energy-based Out-of-distribution Detection"; the bound is a
     tolerance limit as in Wilks 1941.
@@ -196,7 +197,7 @@ def largest_share_by_chance(share: float, images: int, fitted_on: int) -> float:
 
 
 def calibration_faults(test: CalibrationFigures, fitted_on: int) -> list[str]:
-    """Return what is worse on the test split than promised, beyond chance."""
+    """Return one sentence for each value that is worse on the test split than chance explains."""
     faults = [
         f"the sets for coverage {coverage} contain the label of {figures.coverage:.2%} of images"
         for coverage, figures in test.sets.items()

@@ -22,7 +22,6 @@ class CrossValidation:
 
     @property
     def mean(self) -> float:
-        """Mean accuracy of the folds."""
         return sum(self.folds) / len(self.folds)
 
     @property
@@ -39,7 +38,7 @@ def cross_validate(
     process: DistributedProcess = SINGLE_PROCESS,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> CrossValidation:
-    """Train and evaluate each fold in `fold-<number>` inside the run. Publishes nothing.
+    """Train and evaluate each fold in `fold-<number>` of the run directory. Publishes nothing.
 
     Predefined splits of the data are merged before the folds are made. A second call resumes.
     """

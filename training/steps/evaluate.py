@@ -28,9 +28,9 @@ _REQUIRED_FIGURES: Final = frozenset(
 def evaluate(
     run: Run, data: RunData, process: DistributedProcess = SINGLE_PROCESS
 ) -> dict[str, Any]:
-    """Measure the selected weights on the test split; writes the figures and the logits.
+    """Measure the selected weights on the test split, and write the figures and the logits.
 
-    A run that has been evaluated keeps its figures: the test split is not used a second time.
+    A second call returns the stored figures and does not use the test split again.
     """
     if run.has(EVALUATION_FILE):
         return read_figures(run)

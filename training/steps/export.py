@@ -1,7 +1,7 @@
 """Export: a trained network as one ONNX file that takes uint8 pixels.
 
 The graph contains NHWC to NCHW, one multiply and one add for the normalization, and the network
-with folded batch norms. Its outputs are `logits` and `features`; the batch size is free.
+with folded batch norms. Its outputs are `logits` and `features`; the batch size is dynamic.
 """
 
 import io
@@ -29,7 +29,7 @@ EXPORT_MAX_BATCH_SIZE: Final = 32
 """`max_batch_size` of published versions; the gates check batches up to this size."""
 MODEL_FILE: Final = "model.onnx"
 WEIGHTS_FILE: Final = "model.onnx.data"
-"""Weights beside the graph, if both together exceed protobuf's limit of 2 GB per file."""
+"""Weights beside the graph, if one file would exceed protobuf's limit of 2 GB."""
 ONE_FILE_BYTES: Final = 2**31 - 2**24
 CLASSIFIER_FILE: Final = "classifier.npz"
 OUTPUT_NAMES: Final = ("logits", "features")
@@ -73,7 +73,6 @@ def _broadcast_channels(values: Tensor) -> Tensor:
 
 
 def model_input(run: Run) -> Input:
-    """Return the input of the exported graph."""
     spec = run.config.preprocessing
     return Input(height=spec.crop_height, width=spec.crop_width)
 
@@ -97,7 +96,7 @@ def export_graph(module: ExportModule, shape: Input, folder: Path) -> bytes:
         folder: Where WEIGHTS_FILE is written if graph and weights do not fit into one file.
 
     Raises:
-        ExportError: The graph is not as required.
+        ExportError: torch returns no graph, or `check_graph` fails.
     """
     program = torch.onnx.export(
         module.eval(),
@@ -112,7 +111,7 @@ def export_graph(module: ExportModule, shape: Input, folder: Path) -> bytes:
     )
     if program is None:
         raise ExportError("torch's exporter returned no graph")
-    # Nodes carry stack traces with source paths, which would leak and change the digest.
+    # Nodes contain stack traces with source paths, which would leak and change the digest.
     cleared = ClearMetadataAndDocStringPass()(program.model).model
     values = [value.const_value for value in cleared.graph.initializers.values()]
     (folder / WEIGHTS_FILE).unlink(missing_ok=True)
@@ -125,7 +124,7 @@ def export_graph(module: ExportModule, shape: Input, folder: Path) -> bytes:
     for part in _annotated_parts(proto):  # the pass leaves torch's parameter names
         part.ClearField("metadata_props")
     graph: bytes = proto.SerializeToString(deterministic=True)
-    # beside WEIGHTS_FILE, which the checker reads
+    # In this folder, because the checker reads WEIGHTS_FILE beside the graph.
     with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{MODEL_FILE}.") as draft:
         draft.write(graph)
         draft.flush()
@@ -151,7 +150,7 @@ def graph_files(run: Run) -> tuple[str, ...]:
 
 
 def check_graph(path: Path, shape: Input) -> None:
-    """Check opset, folded batch norms, input, outputs and free batch. Raises ExportError."""
+    """Check opset, folded norms, input, outputs and dynamic batch size. Raises ExportError."""
     onnx.checker.check_model(str(path), full_check=True)
     proto: Any = onnx.load(path, load_external_data=False)
     graph = proto.graph

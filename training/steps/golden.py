@@ -1,7 +1,8 @@
-"""Golden images: the service must decode and compute them like training before a version serves.
+"""Golden images. Before a version serves, the service must reproduce their pixels and logits.
 
-Some are images of the data. The others are drawn here, each to detect one fault between bytes and
-pixels: swapped channels, EXIF orientation, CMYK, alpha, 16 bits, a palette, a large JPEG.
+Some are images of the user or of the validation split. The others are drawn here, and each detects
+one decoding fault: swapped channels, EXIF orientation, CMYK, alpha, 16 bits, a palette, a large
+JPEG.
 """
 
 import io
@@ -133,7 +134,7 @@ def _draw_image(width: int, height: int) -> Image.Image:
 
 def draw_scene(width: int, height: int) -> NDArray[np.uint8]:
     """Draw an image without symmetry, equal on every machine: uint8 `[height, width, 3]`."""
-    # integer arithmetic only
+    # integers only: floats may round differently on another machine
     y, x = np.mgrid[0:height, 0:width]
     u, v = x * 1024 // width, y * 1024 // height
     red = u // 4
@@ -146,7 +147,6 @@ def draw_scene(width: int, height: int) -> NDArray[np.uint8]:
 
 
 def to_npy(pixels: Pixels) -> bytes:
-    """Return pixels as a `.npy` file."""
     buffer = io.BytesIO()
     np.save(buffer, pixels, allow_pickle=False)
     return buffer.getvalue()

@@ -81,7 +81,7 @@ def publish(run: Run, data: RunData, store: ModelStore, *, promote: bool = True)
 
 
 def _find_published(store: ModelStore, run: Run) -> int | None:
-    """Return the version that this run was published as; not a variant that was derived from it."""
+    """Return the version that this run was published as. Versions derived from it do not count."""
     model = run.config.model
     if not store.root.exists() or model not in store.models() or store.layer(model) != "published":
         return None
@@ -100,7 +100,7 @@ def _files(run: Run, data: RunData) -> dict[str, Path | bytes]:
     files: dict[str, Path | bytes] = {name: run.file(name, "export") for name in names}
     if run.config.keep_checkpoint:
         files[CHECKPOINT_WEIGHTS_FILE] = run.file(BEST_WEIGHTS, "resume")
-        # Not needed if the data has a test split of its own: no test image is drawn from the rest.
+        # If the data has its own test split, none is drawn, so the file is not needed.
         if TEST in missing_splits(data.images) or run.has(KNOWN_IMAGES_FILE):
             files[KNOWN_IMAGES_FILE] = encode_known_images(
                 data.scan, data.training_indices, read_known_images(run)

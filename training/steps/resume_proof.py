@@ -37,7 +37,7 @@ def prove_resume(
         run: The run. Its data must have been opened.
         steps: Length of each training.
         kills: Number of random steps after which the second one gets SIGKILL.
-        seed: Chooses the steps.
+        seed: Seed of the choice of these steps.
 
     Yields:
         Messages for the user.
@@ -78,7 +78,7 @@ def _short_copy(run: Run, path: Path, steps: int) -> Run:
 
 
 def _train_in_child(run: Run, kill_after: int | None) -> None:
-    """Train in a child process, which kills itself after this step of the run."""
+    """Train in a child process. If `kill_after` is given, it kills itself after this step."""
     child = multiprocessing.get_context("spawn").Process(
         target=_train_and_die, args=(run.path, kill_after, torch.get_num_threads())
     )
@@ -103,7 +103,7 @@ def _train_and_die(path: Path, kill_after: int | None, threads: int) -> None:
 
 
 def _describe_difference(unbroken: Run, killed: Run) -> str:
-    """Return which values of the determinism differ between both trainings."""
+    """Return the values of `DeterminismInfo` that differ between both trainings."""
     first, second = (
         (load_checkpoint(run) or {}).get("environment", {}) for run in (unbroken, killed)
     )

@@ -1,8 +1,8 @@
 """The training loop.
 
-Claim: a run that is killed at any step and resumed ends with the weights of an uninterrupted run,
-bit for bit on a CPU in the same determinism. All random numbers come from (seed, epoch, image), so
-the position in the run is one integer, the step.
+A run that is killed at any step and resumed ends with the weights of an uninterrupted run. On a CPU
+with the same `DeterminismInfo`, the weights are bit-identical. All random numbers are functions of
+(seed, epoch, image), so one integer, the step, is the position in the run.
 """
 
 import math
@@ -36,12 +36,12 @@ CHECKPOINT_SECONDS: Final = 30
 
 @dataclass
 class Position:
-    """The progress that a checkpoint stores beside the weights. Field names are a file format.
+    """The position that a checkpoint stores. The field names are part of the checkpoint format.
 
     Attributes:
         step: Steps since the start of the run.
-        seen: Images of this epoch that were trained on.
-        tally: Sum of the loss and number of correct answers over these images.
+        seen: Number of images of this epoch that were trained on.
+        tally: Sum of the losses and number of correct answers over these images.
         history: The metrics of each finished epoch.
     """
 
@@ -60,7 +60,7 @@ def train(
     checkpoint_every: int | None = None,
     measure: Callable[[Trained], dict[str, float]] = lambda _: {},
 ) -> None:
-    """Train from the checkpoint, if there is one, to the end. Writes the best and the last weights.
+    """Train to the end, from the checkpoint if there is one. Writes the best and last weights.
 
     Args:
         run: The run.
@@ -127,7 +127,7 @@ def train(
             position.step += 1
             position.seen += batch.size
             within = position.step < min((epoch + 1) * steps, total)
-            # reading the loss makes a GPU wait, so it is not read after each step there
+            # Reading the loss waits for the GPU, so on a GPU it is not read after each step.
             if process.device.type == "cpu" or position.step % ESTIMATE_STEPS == 0 or not within:
                 position.tally = (tally * process.world_size).tolist()
                 if not math.isfinite(position.tally[0]):
@@ -179,7 +179,7 @@ def train(
             )
 
     if process.is_main:
-        # again: a kill right after the last checkpoint leaves the last line out
+        # Again, because a run killed right after the last checkpoint lacks the last line.
         write_metrics(run, position.history)
         run.write(LAST_WEIGHTS, serialise(trained(loader.epochs)))
     process.barrier()
