@@ -41,7 +41,7 @@ class ServedGraphBuilder:
         """The upgraded network without preamble, and its maximum batch size.
 
         The batch is free if the graph allows it, otherwise 1. Raises ForeignModelError if the
-        network's scores match the reference in no batch size.
+        network's scores do not match the reference in any batch size.
         """
         fixed = self.file.input.shape[0] if self.file.input.shape else None
         network = fold_constants(upgrade(self.file, report), report)
