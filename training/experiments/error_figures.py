@@ -20,7 +20,7 @@ PAPER_TEST_ERRORS: Final = {
     "resnet56": 0.0697,
     "resnet110": 0.0643,
 }
-"""Test error on CIFAR-10 from He et al. 2015, table 6, which lists no other networks."""
+"""Test error on CIFAR-10 (He et al. 2015, table 6). Not stated for the other networks."""
 
 
 def draw_error_curves(

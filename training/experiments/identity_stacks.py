@@ -69,8 +69,8 @@ def train_to_copy(
 
     Returns:
         For each step, the squared error of the batch divided by the variance of `maps`. A stack
-        that always returns the mean has an error of 1. If training diverges, this and all later
-        errors are infinite.
+        that always returns the mean has an error of 1. If training diverges, the remaining errors
+        are infinite.
 
     Raises:
         InterruptedRunError: The user asked to stop.

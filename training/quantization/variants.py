@@ -186,7 +186,7 @@ def _convert_to_int8(
 ) -> tuple[bytes, tuple[str, ...], tuple[Sensitivity, ...]]:
     """Return the INT8 file, the layers kept in fp32, and the sensitivities.
 
-    Layers stay in fp32 until the accuracy on the validation split is acceptable.
+    More layers stay in fp32, worst first, until the result on the validation split is acceptable.
     """
     batches = list(_calibration_batches(data, settings.calibration_images, scorer.batch))
     calibrated = calibrate(fp32_data, batches, progress("calibrating"))
