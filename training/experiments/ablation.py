@@ -17,7 +17,7 @@ from training.experiments.sample_images import SampleTestImages
 def run_experiment(
     laboratory: Laboratory, depth: int, seeds: Sequence[int], images: int, draws: int
 ) -> ExperimentReport:
-    """Train both networks and measure them without and with moved blocks. Raises TrainingError."""
+    """Train both networks, then delete and swap their blocks. Raises TrainingError."""
     names = [f"{family}{depth}" for family in TWIN_FAMILIES]
     trained = laboratory.train_all(names, seeds)
     runs = {name: [trained[name, seed] for seed in seeds] for name in names}

@@ -139,7 +139,7 @@ def _draw_path_shares(residual: AblationResults) -> ReportFigure:
 
 
 def _all_known(deviations: Sequence[float | None]) -> list[float] | None:
-    """The deviations, or None if one is unknown because there was a single draw."""
+    """The deviations, or None if one is unknown. With a single draw, there is no deviation."""
     known = [deviation for deviation in deviations if deviation is not None]
     return known if len(known) == len(deviations) else None
 

@@ -17,7 +17,7 @@ from training.statistics import SeedValues
 
 PATH_IMAGES: Final = 64
 TAU_GROUPS: Final = 8
-"""Number of points in which orders of similar tau are combined."""
+"""Number of groups of orders with similar tau; each group is one point of the figure."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class AblationResults:
     shape_keeping: Sequence[int]
     """Positions of the blocks that keep the shape."""
     single: NDArray[np.float64]
-    """Errors `[seed, 1 + blocks]`: of the whole network, and without each block."""
+    """Errors `[seed, 1 + blocks]`: the whole network first, then without each block."""
     many: NDArray[np.float64]
     """Errors `[seed, number deleted - 1, draw]`."""
     swaps: Sequence[dict[str, Any]]
-    """`seed`, `swaps`, `tau` and `error` of each order."""
+    """`seed`, `swaps`, `tau` and `error` of each order of blocks."""
     gradients: NDArray[np.float64]
     """Gradient norms `[seed, path length, draw]`; empty for plain networks."""
 
@@ -44,7 +44,6 @@ class AblationResults:
 
     @property
     def shape_changing(self) -> list[int]:
-        """Positions of the blocks that change the shape."""
         return [p for p in range(len(self.blocks)) if p not in self.shape_keeping]
 
     @property
@@ -54,12 +53,12 @@ class AblationResults:
 
     @property
     def errors_by_deleted(self) -> NDArray[np.float64]:
-        """Mean error by number of deleted blocks, from none."""
+        """Mean error by number of deleted blocks, from 0."""
         return np.array([self.single[:, 0].mean(), *self.many.mean(axis=(0, 2))])
 
     @property
     def deviations_by_deleted(self) -> list[float | None]:
-        """Standard deviation of these errors over draws and seeds; None for a single value."""
+        """Standard deviation of these errors over draws and seeds; None if there is one value."""
         by_number = np.moveaxis(self.many, 1, 0)
         deviations = [SeedValues(errors.ravel().tolist()).deviation for errors in by_number]
         return [self.whole_deviation, *deviations]
@@ -70,9 +69,9 @@ class AblationResults:
         return SeedValues(self.single[:, 0].tolist()).deviation or 0.0
 
     def errors_by_tau(self) -> list[tuple[float, float, float | None]]:
-        """Mean tau, mean error and its deviation of orders with similar tau, in ascending tau.
+        """Mean tau, mean error and standard deviation of each group of orders, in ascending tau.
 
-        Orders that equal the trained one are left out. The last item is the trained order.
+        Random orders that equal the trained order are left out. The last item is the trained order.
         """
         moved = np.array(
             [(round(order["tau"], 6), order["error"]) for order in self.swaps if order["tau"] < 1]
@@ -112,9 +111,9 @@ def measure_network(
 
 
 class _RunMeasurements:
-    """Measurements of one run. The network is loaded only if one is not on disk yet.
+    """Measurements of one run. The network is loaded only if a measurement is not on disk yet.
 
-    Measurement files keep the prefix `lesions-`, so that files of earlier versions stay valid.
+    Measurement files keep the prefix `lesions-`, so that files of earlier releases stay valid.
     """
 
     def __init__(

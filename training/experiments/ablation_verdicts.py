@@ -50,15 +50,15 @@ PATH_METHOD: Final = (
     "because paths point in different directions."
 )
 CARRIED_GRADIENT_SHARE: Final = 0.90
-"""Share of the gradient that the effective paths carry together."""
+"""The effective paths together have this share of the gradient."""
 MARGIN: Final = 0.02
-"""Smallest difference of two errors that counts: both come from about a thousand images."""
+"""Smallest difference of two errors that counts. Each comes from about a thousand images."""
 CHANCE_MARGIN: Final = 0.1
-"""Ablations of a network whose error is closer to chance than this decide nothing."""
+"""If the error of the network is closer to chance than this, ablations decide no claim."""
 LARGEST_STEP_SHARE: Final = 1 / 3
 """The error grows smoothly if no single block adds more than this share of the whole rise."""
 SHORTER_BY: Final = 0.1
-"""Gradient paths are short if their mean length is this share below the mean path length."""
+"""Gradient paths are short if their mean length is at least this share below that of all paths."""
 
 
 def verdicts(plain: AblationResults, residual: AblationResults, chance: float) -> list[Verdict]:
@@ -180,7 +180,7 @@ def _short_paths_carry_the_gradient(residual: AblationResults) -> Verdict:
 
 
 def _near_chance_sentence(network: AblationResults, chance: float) -> str:
-    """A sentence if the whole network is close to chance with any seed; else an empty string."""
+    """A sentence if the error of the whole network is near chance for any seed; otherwise empty."""
     if network.single[:, 0].max() <= chance - CHANCE_MARGIN:
         return ""
     return (

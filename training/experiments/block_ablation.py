@@ -21,10 +21,10 @@ from training.learning.networks import fold_batch_norms
 
 
 class BlockAblation:
-    """Test errors of one trained network with other sequences of blocks.
+    """Test errors of one trained network with changed sequences of blocks.
 
-    The input of each of the network's own blocks is computed once per batch, so a sequence that
-    starts like the network only computes the blocks after the first difference.
+    The input of each original block is computed once per batch. A changed sequence is computed only
+    from its first difference on.
     """
 
     def __init__(self, laboratory: Laboratory, run: TrainedRun, images: SampleTestImages) -> None:
@@ -66,7 +66,7 @@ class BlockAblation:
         ]
 
     def delete_each(self) -> list[float]:
-        """Errors `[1 + blocks]`: of the whole network, and without each block."""
+        """Errors `[1 + blocks]`: the whole network first, then without each block."""
         deletions = [[], *([position] for position in range(len(self.parts.blocks)))]
         return self.errors([self.without(deleted) for deleted in deletions], "delete one block")
 
@@ -102,7 +102,7 @@ def swap_counts(blocks: int) -> list[int]:
 
 
 def swap_blocks(parts: NetworkParts, swaps: int, generator: np.random.Generator) -> list[int]:
-    """Order of the blocks after random swaps, each of two shape-keeping blocks of one stage."""
+    """Order of the blocks after random swaps of two shape-keeping blocks of the same stage."""
     order = list(range(len(parts.blocks)))
     pairs = parts.swappable_pairs
     for index in generator.integers(len(pairs), size=swaps) if pairs else ():
@@ -112,5 +112,5 @@ def swap_blocks(parts: NetworkParts, swaps: int, generator: np.random.Generator)
 
 
 def kendall_tau(order: Sequence[int]) -> float:
-    """Kendall's rank correlation of an order with the trained one; 1 if nothing moved."""
+    """Kendall's rank correlation of an order with the trained order; 1 if no block moved."""
     return float(kendalltau(range(len(order)), order).statistic)

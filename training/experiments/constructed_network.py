@@ -23,9 +23,8 @@ def deepen(network: nn.Module, architecture: str, classes: int, images: Tensor) 
     Args:
         network: A trained network of the same family.
         architecture: Name of the deeper network.
-        classes: Number of classes.
         images: Normalised images, float `[n, 3, h, w]`. The batch norms of inserted plain blocks
-            take the statistics of the feature maps of these images.
+            get their statistics from the feature maps of these images.
     """
     deeper = build_network(architecture, classes)
     for name, child in network.named_children():
@@ -47,13 +46,12 @@ def deepen(network: nn.Module, architecture: str, classes: int, images: Tensor) 
 def make_identity(block: nn.Module, maps: Tensor) -> None:
     """Make a block return its non-negative input in evaluation mode.
 
-    A residual block's last batch norm is zeroed, so that F(x) = 0. A plain block's convolutions
-    copy their input, and its batch norms cancel out: their weight and bias are their running
-    standard deviation and mean, taken from `maps`. So a plain block is also close to the identity
-    in training mode, where the statistics are those of the batch.
+    In a residual block, the last batch norm is zeroed, so that F(x) = 0. In a plain block, the
+    convolutions copy their input. The weight and bias of each batch norm are the standard
+    deviation and mean of `maps`, so that they undo the normalisation. In training mode, which
+    uses the statistics of the batch, a plain block is therefore also close to the identity.
 
     Args:
-        block: The block to change.
         maps: Inputs of the block, float `[n, channels, h, w]`.
     """
     if isinstance(block, BasicBlock):

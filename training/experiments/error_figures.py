@@ -20,7 +20,7 @@ PAPER_TEST_ERRORS: Final = {
     "resnet56": 0.0697,
     "resnet110": 0.0643,
 }
-"""Test error on CIFAR-10, He et al. 2015, table 6. The paper prints none for other networks."""
+"""Test error on CIFAR-10 (He et al. 2015, table 6). Not stated for the other networks."""
 
 
 def draw_error_curves(
@@ -56,12 +56,12 @@ def draw_error_curves(
 
 
 def highest_error(groups: Iterable[SeedGroup]) -> float:
-    """Upper end of an axis on which the curves of all these networks fit."""
+    """Upper end of an axis that fits the curves of all these networks."""
     return 1.05 * max(float(group.curve(kind)[1].max()) for group in groups for kind in ERROR_KINDS)
 
 
 def describe_convergence(groups: Iterable[SeedGroup]) -> str:
-    """How much the training errors still decreased at the end, as a paragraph."""
+    """A paragraph that says how much the training errors still decreased at the end."""
     group = max(groups, key=lambda group: group.final_decrease)
     rate = group.runs[0].history[-1]["learning_rate"]
     return (

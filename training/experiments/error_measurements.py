@@ -41,7 +41,7 @@ class SeedGroup:
         return SeedValues([1 - run.final_metric("test_top1") for run in self.runs])
 
     def curve(self, kind: str) -> tuple[list[int], NDArray[np.float64]]:
-        """Iterations, and errors `[seeds, points]` of one of ERROR_KINDS at these iterations."""
+        """Iterations, and the errors `[seeds, points]` at these. `kind` is one of ERROR_KINDS."""
         if kind == "training":
             return self._training_curve()
         iterations = [int(line["step"]) for line in self.runs[0].history]
@@ -60,7 +60,7 @@ class SeedGroup:
 
     @property
     def final_decrease(self) -> float:
-        """Mean training error of the second-last tenth of the curve minus that of the last."""
+        """Mean training error of the second-last tenth of the curve minus that of the last one."""
         errors = self.curve("training")[1].mean(axis=0)
         if len(errors) == 1:
             return 0.0

@@ -75,8 +75,6 @@ class ReportTable:
 
 @dataclass(frozen=True)
 class ReportSection:
-    """One section of a report: what was done, and the results."""
-
     heading: str
     paragraphs: Sequence[str]
     figures: Sequence[ReportFigure] = ()
@@ -87,7 +85,7 @@ class ReportSection:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One computed sentence. `shown` is None if the measurements do not decide the claim."""
+    """One computed result. `shown` is None if the measurements do not decide the claim."""
 
     shown: bool | None
     text: str
@@ -102,8 +100,8 @@ class ExperimentReport:
     """The whole report of one experiment.
 
     Attributes:
-        claim: What the theory says; `sources` says where.
-        run_description: Data, recipe, seeds, packages and so on, by name.
+        claim: The claim of the theory; `sources` lists the papers.
+        run_description: Facts about the runs by name, such as data, recipe and seeds.
         commands: Commands that repeat the experiment and serve its networks.
     """
 
@@ -120,7 +118,7 @@ class ExperimentReport:
 def draw_line_figure(
     name: str, caption: str, lines: Sequence[Line], *, title: str | None = None, **options: Any
 ) -> ReportFigure:
-    """A figure of `lines`. `title` names the drawing for screen readers; `options` as `draw_lines`.
+    """A figure of `lines`. `title` is its name for screen readers; `options` go to `draw_lines`.
 
     Raises:
         ValueError: No line has a finite point.

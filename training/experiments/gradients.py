@@ -1,4 +1,4 @@
-"""Gradients: norms by layer, and the loss around the weights (He et al. 2015; Li et al. 2018)."""
+"""Gradients: norms by layer, and the loss surface (He et al. 2015; Li et al. 2018)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -34,7 +34,7 @@ from training.statistics import join_values
 def run_experiment(
     laboratory: Laboratory, depths: Sequence[int], seeds: Sequence[int], steps: int, points: int
 ) -> ExperimentReport:
-    """Measure gradients at all depths, and the surface at the largest. Raises TrainingError."""
+    """Measure gradients at all depths, the loss surface at the largest. Raises TrainingError."""
     names = [f"{family}{depth}" for depth in depths for family in TWIN_FAMILIES]
     laboratory.check_networks(names)
     deepest = [f"{family}{depths[-1]}" for family in TWIN_FAMILIES]

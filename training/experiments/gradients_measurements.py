@@ -18,7 +18,7 @@ from training.learning.optimization import learning_rate_factor
 
 SURFACE_IMAGES: Final = 256
 NORM_WINDOW: Final = 10
-"""Steps at the beginning and at the end over which norms are averaged."""
+"""Norms are averaged over this many first steps and over as many last steps."""
 
 LayerNorms = NDArray[np.float64]
 """Gradient norms of the 3x3 convolutions of one network, `[seeds, steps, layers]`."""
@@ -34,7 +34,7 @@ def measure_norms(
 def measure_seed_norms(
     laboratory: Laboratory, run: TrainedRun, name: str, steps: int
 ) -> list[list[float]]:
-    """Norms `[steps][layers]` for the seed of `run`; layers from the input on."""
+    """Norms `[steps][layers]` for the seed of `run`. Layers are in order from the input."""
     run_id = laboratory.directory(name, run.seed).run_id
     key = {"run": run_id, "data": run.data_digest, "steps": steps}
     norms: list[list[float]] = laboratory.measure_once(
@@ -62,7 +62,7 @@ def _measure_norms(
 
 
 def gradient_norms(network: nn.Module) -> list[float]:
-    """Norm of the gradient of each 3x3 convolution's weight, from the input on."""
+    """Gradient norm of each 3x3 convolution's weight, in order from the input."""
     gradients = [
         module.weight.grad
         for module in network.modules()
@@ -85,7 +85,7 @@ def window_means(norms: LayerNorms) -> dict[str, NDArray[np.float64]]:
 
 
 def measure_run_surface(laboratory: Laboratory, run: TrainedRun, points: int) -> dict[str, Any]:
-    """`losses` around the trained weights of a run, and the number of `images`."""
+    """Measure `losses` around the trained weights of a run, and count the `images` used."""
     key = run.measurement_key() | {"images": SURFACE_IMAGES, "points": points}
     key |= {"directions": run.seed, "ceiling": LOSS_CEILING}
     surface: dict[str, Any] = laboratory.measure_once(

@@ -39,7 +39,7 @@ VANISHED: Final = 0.01
 EXPLODED: Final = 100.0
 """Gradients explode if a layer's norm is above this multiple of the last layer's."""
 BASIN_MARGIN: Final = 0.05
-"""Smallest difference of two basins that counts: each is measured on a single slice."""
+"""Smallest difference of two basin shares that counts. Each is measured on a single slice."""
 MINIMA_MARGIN: Final = 2
 """Smallest difference of two numbers of minima that counts."""
 

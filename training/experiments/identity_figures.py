@@ -23,7 +23,7 @@ from training.reports.figures import Line
 def construction_table(
     built: Mapping[str, Sequence[ConstructedPair]], depth: int, deeper: int, seeds: Sequence[int]
 ) -> ReportTable:
-    """Losses and errors of both networks, and the difference of their logits."""
+    """Losses and errors of the trained and the constructed network, and their logit difference."""
     columns = (
         ReportColumn("built network"),
         ReportColumn("from"),

@@ -31,7 +31,10 @@ COPIED_STAGE: Final = "layer2"
 STACK_LENGTHS: Final = (1, 3, 9)
 STACK_SEEDS: Final = (0, 1, 2)
 RATE_FACTOR: Final = 0.1
-"""Learning rate of further training, as a fraction of the recipe's, which would undo it."""
+"""Learning rate of further training as a fraction of the recipe's.
+
+The recipe's full rate would undo the construction.
+"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class ConstructedPair:
     largest: float
     """Largest absolute logit of the trained network."""
     loss: dict[str, float]
-    """By `shallow` and `deep`, as `error` and `trained_on`."""
+    """Keys are `shallow` and `deep`, also in `error` and `trained_on`."""
     error: dict[str, float]
     trained_on: dict[str, list[float]]
     """Training loss of each step of further training."""
@@ -69,9 +72,9 @@ def deeper_name(run: TrainedRun, deeper: int) -> str:
 
 def _construct(laboratory: Laboratory, run: TrainedRun, deeper: int, steps: int) -> dict[str, Any]:
     images, labels = sample_training_images(laboratory, run, COMPARED_IMAGES)
-    # A copy, because it is trained further below.
+    # A copy, because further training changes it.
     shallow = copy.deepcopy(run.trained.network).to(images.device)
-    # Draws the convolutions of the residual identities, which matter in further training.
+    # The convolutions of residual identities are random and affect further training.
     torch.manual_seed(run.seed)
     deep = deepen(shallow, deeper_name(run, deeper), run.trained.classes, images)
     networks = {"shallow": shallow, "deep": deep}

@@ -1,7 +1,7 @@
-"""Stacks of plain and of residual blocks that are trained to return their input.
+"""Stacks of plain or residual blocks that are trained to return their input.
 
-Weights start as in every network here (He et al. 2015b; batch norms 1 and 0). No batch norm is
-zeroed and there is no weight decay, so that only the shortcut favours F(x) = 0.
+Weights are initialised as in all our networks (He et al. 2015b; batch norms 1 and 0). No batch norm
+is zeroed and there is no weight decay, so that only the shortcut favours F(x) = 0.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ STACK_RATES: Final = (0.1, 0.01)
 STACK_MOMENTUM: Final = 0.9
 STACK_BATCH: Final = 32
 FINAL_STEPS: Final = 10
-"""The final error is the mean over so many last steps."""
+"""The final error is the mean over this many last steps."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,9 @@ def train_to_copy(
         seed: Draws the batches.
 
     Returns:
-        For each step, the squared error of the batch over the variance of `maps`. Returning the
-        mean has an error of 1. Infinity from the step on in which the training diverged.
+        For each step, the squared error of the batch divided by the variance of `maps`. A stack
+        that always returns the mean has an error of 1. If training diverges, the remaining errors
+        are infinite.
 
     Raises:
         InterruptedRunError: The user asked to stop.
@@ -94,7 +95,7 @@ def train_to_copy(
 
 
 def best_rate(kind: str, blocks: int, errors: Sequence[Sequence[Sequence[float]]]) -> CopyingErrors:
-    """Errors at the rate with the lowest mean final error, from errors `[rate][seed][step]`."""
+    """Choose the rate with the lowest mean final error. `errors` is `[rate][seed][step]`."""
     candidates = [
         CopyingErrors(kind, blocks, rate, np.array(of_rate))
         for rate, of_rate in zip(STACK_RATES, errors, strict=True)

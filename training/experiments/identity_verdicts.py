@@ -44,7 +44,10 @@ COPYING_METHOD: Final = (
     "point of it, so this comparison says nothing about other functions."
 )
 ROUNDING: Final = 1e-4
-"""Logits are equal up to this fraction of the largest one: float32 through some fifty layers."""
+"""Logits count as equal if they differ by at most this fraction of the largest logit.
+
+This is the float32 rounding error of about fifty layers.
+"""
 LAST_LOSSES: Final = 10
 """Steps at the end of further training over which losses are averaged."""
 

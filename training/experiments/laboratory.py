@@ -1,7 +1,8 @@
 """Trains each network of the experiments once, and keeps runs and measurements for reuse.
 
-A run directory is named after everything its weights depend on, so experiments share runs. The
-test split is measured after every epoch for the figures. It selects nothing: the last epoch counts.
+The name of a run directory depends on everything that its weights depend on, so experiments share
+runs. The test split is measured after every epoch, but only for the figures: experiments always use
+the weights of the last epoch.
 """
 
 import hashlib
@@ -36,7 +37,7 @@ from training.steps.progress import Progress
 from training.steps.train import train
 
 TWIN_FAMILIES: Final = ("plain", "resnet")
-"""Networks of these families and one depth differ only in their shortcuts."""
+"""Networks of these families with the same depth differ only in their shortcuts."""
 EXPERIMENT_RECIPE: Final = "experiment"
 MEASUREMENTS: Final = ".measurements"
 
@@ -94,7 +95,7 @@ class TrainedRun:
         return str(self.directory.read_json(CHECK_FILE, "experiment")["data_digest"])
 
     def measurement_key(self) -> dict[str, Any]:
-        """What every measurement of this network depends on, for `Laboratory.measure_once`."""
+        """Values that identify this network in `Laboratory.measure_once`."""
         weights = hashlib.sha256(
             self.directory.file(LAST_WEIGHTS, "experiment").read_bytes()
         ).hexdigest()
@@ -111,7 +112,7 @@ class Laboratory:
     process: DistributedProcess
     interrupted: Callable[[], bool]
     _data_digests: dict[str, str] = field(default_factory=dict)
-    """Digests of the present data, by preprocessing."""
+    """Digests of the current data, by preprocessing."""
 
     def config(self, architecture: str, seed: int) -> RunConfig:
         """The configuration of a run. Raises RecipeError or DataError."""
@@ -124,7 +125,8 @@ class Laboratory:
         """Check before any training that these networks can be compared.
 
         Raises:
-            RecipeError: A network is unknown, the networks are of two kinds, or images are mixed.
+            RecipeError: A network is unknown, the networks are of two kinds, or the recipe mixes
+                images.
         """
         styles = {parse_architecture(architecture).style for architecture in architectures}
         if len(styles) > 1:
@@ -205,7 +207,6 @@ class Laboratory:
             )
 
     def untrained(self, architecture: str, seed: int) -> nn.Module:
-        """The network with the initial weights of this seed."""
         torch.manual_seed(seed)
         network = build_network(architecture, len(self.images.class_names)).to(self.process.device)
         return network.to(memory_format=torch.channels_last)
@@ -233,7 +234,7 @@ class Laboratory:
     def measure_once(
         self, name: str, depends_on: Mapping[str, Any], measure: Callable[[], Any]
     ) -> Any:
-        """Result of `measure`, from its file if it was measured before.
+        """Return the result of `measure`, or read it from its file if it was measured before.
 
         Args:
             name: First part of the file name in `RUNS/.measurements`.
@@ -254,7 +255,7 @@ class Laboratory:
 
 
 def model_name(data: str, architecture: str) -> str:
-    """Model name of a network in a store; other characters than A-Z a-z 0-9 . _ - become `-`."""
+    """Model name of a network in a store. Characters outside A-Z a-z 0-9 . _ - become `-`."""
     return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', data).strip('-._') or 'data'}-{architecture}"
 
 

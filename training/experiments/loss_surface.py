@@ -23,10 +23,10 @@ Surface = Sequence[Sequence[float]]
 
 
 def random_direction(network: nn.Module, seed: int) -> list[Tensor]:
-    """A random direction with the shape of each parameter.
+    """A random direction: one tensor with the shape of each parameter.
 
-    Each filter, or row of the last layer, has the norm of the network's own filter. Entries of
-    batch norms and biases are zero.
+    Each filter (in the last layer: each row) is scaled to the norm of the network's own filter.
+    Entries of batch norms and biases are zero.
     """
     generator = torch.Generator().manual_seed(seed)
     direction = []
@@ -41,7 +41,7 @@ def random_direction(network: nn.Module, seed: int) -> list[Tensor]:
 
 
 def direction_pair(network: nn.Module, seed: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Two independent random directions; no two seeds share one."""
+    """Two independent random directions. Different seeds never share a direction."""
     return random_direction(network, 2 * seed), random_direction(network, 2 * seed + 1)
 
 

@@ -1,4 +1,4 @@
-"""A network as stem, blocks and head, so that blocks can be removed or reordered."""
+"""Splits a network into stem, blocks and head, so that blocks can be removed or reordered."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -81,10 +81,10 @@ def block_branches(block: BasicBlock, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def deleted_block(block: nn.Module) -> BlockFunction:
-    """What remains of a deleted block.
+    """The function that replaces a deleted block.
 
-    A residual block leaves its shortcut. A plain block leaves nothing, or the shortcut of
-    option A if it changes the shape.
+    For a residual block, it is the block's shortcut. For a plain block, it is the identity, or the
+    shortcut of option A if the block changes the shape.
     """
     if isinstance(block, BasicBlock):
         shortcut = block.downsample

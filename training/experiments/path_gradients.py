@@ -1,4 +1,4 @@
-"""Number and gradient of the paths of each length in a residual network.
+"""Numbers and gradients of the paths in a residual network, by path length.
 
 Source: Veit et al. 2016, section 4.3.
 """
@@ -20,7 +20,7 @@ from training.experiments.sample_images import SampleTestImages
 from training.learning.networks import fold_batch_norms
 
 USUAL_PATH_SHARE: Final = 0.95
-"""Share of all paths in the interval that `usual_lengths` returns."""
+"""Share of all paths whose length is in the interval of `usual_lengths`."""
 
 
 def share_of_paths(blocks: int) -> NDArray[np.float64]:
@@ -51,9 +51,10 @@ def shortest_interval(values: NDArray[np.float64], share: float) -> tuple[int, i
 
 
 class PathGradients:
-    """One forward pass, after which the gradient along any single path can be computed.
+    """Runs one forward pass, and then computes the gradient along any single path.
 
-    Gradients are those of the summed loss at the input of the first block, float `[n, c, h, w]`.
+    Gradients are of the summed loss with respect to the input of the first block, float
+    `[n, c, h, w]`.
     """
 
     def __init__(self, parts: NetworkParts, batch: Tensor, labels: Tensor) -> None:
@@ -75,7 +76,8 @@ class PathGradients:
     def along(self, residual_blocks: Collection[int]) -> Tensor:
         """Gradient along the path through the residual branches of these blocks only.
 
-        The path takes the shortcuts of all other blocks. The sum over all paths is the gradient.
+        The path takes the shortcuts of all other blocks. The sum over all paths is the full
+        gradient.
         """
         gradient: Tensor = self._output_gradient
         for position, (x, shortcut, residual, active) in reversed(list(enumerate(self._blocks))):

@@ -18,7 +18,7 @@ from training.reports.figures import Line
 def draw_responses(
     name: str, caption: str, responses: Sequence[LayerResponses], *, by_size: bool = False
 ) -> ReportFigure:
-    """One line per network: its layers in order, or sorted from large to small."""
+    """One line per network. Layers are in network order, or sorted from large to small."""
     lines = []
     for position, each in enumerate(responses):
         mean = each.deviations.mean(axis=0)

@@ -19,7 +19,10 @@ from training.statistics import SeedValues
 
 @dataclass(frozen=True)
 class LayerResponses:
-    """Standard deviations of the layers of one network, float64 `[seeds, layers]`."""
+    """Responses of one network: the standard deviation of each layer's output.
+
+    `deviations` is float64 `[seeds, layers]`.
+    """
 
     architecture: str
     layers: Sequence[str]
@@ -32,7 +35,7 @@ class LayerResponses:
 
 
 def response_norms(network: nn.Module, architecture: str) -> dict[str, nn.BatchNorm2d]:
-    """Batch norms that follow a convolution, by the convolution's name, without shortcuts.
+    """Batch norms that follow a convolution, by the convolution's name. Shortcuts are left out.
 
     Raises:
         RecipeError: The network uses pre-activation, where batch norms precede convolutions.

@@ -1,4 +1,4 @@
-"""How an experiment was run, for its report: data, recipe, arithmetic and commands."""
+"""Describes in a report how an experiment was run: data, recipe, arithmetic and commands."""
 
 import re
 import shlex
@@ -66,6 +66,5 @@ def experiment_command(
 
 
 def publish_command(laboratory: Laboratory, run: TrainedRun) -> str:
-    """Command that publishes the network of a run."""
     path = Path(laboratory.runs.name) / run.directory.run_id
     return shlex.join(["python", "-m", "training", "resume", str(path)])

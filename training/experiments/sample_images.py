@@ -1,4 +1,4 @@
-"""Test and training images, spread evenly over their split, on which networks are measured."""
+"""Samples of test and training images for measurements, spread evenly over their split."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,7 +50,7 @@ class SampleTestImages:
         return [normalize(torch.from_numpy(chunk).to(device)) for chunk in chunks]
 
     def measurement_key(self, run: TrainedRun) -> dict[str, Any]:
-        """What every measurement of `run` on these images depends on."""
+        """Values that identify a measurement of `run` on these images."""
         return run.measurement_key() | {"images": len(self)}
 
 

@@ -21,7 +21,7 @@ METHOD: Final = (
     "by one recipe with the same seeds. B and C have more weights."
 )
 SMALL_DIFFERENCE: Final = 0.01
-"""Differences up to one point are small: A, B and C differ by half a point in the paper."""
+"""Differences up to one percentage point are small. In the paper, A, B and C differ by half."""
 
 
 def verdicts(
@@ -74,7 +74,10 @@ def _over_seeds(group: SeedGroup) -> str:
 
 
 def _all_at_most(samples: Sequence[SeedValues], bound: float) -> bool | None:
-    """False if one sample exceeds `bound` with every seed, None if one does with some seeds."""
+    """Whether all samples are at most `bound`.
+
+    False if a sample exceeds it with every seed, None if a sample does so with some seeds only.
+    """
     above = [[value > bound for value in sample.values] for sample in samples]
     if any(all(seeds) for seeds in above):
         return False

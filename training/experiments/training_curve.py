@@ -1,4 +1,4 @@
-"""Training error by iteration, finer than by epoch, in `curve.csv` of a run directory."""
+"""Training error every few iterations, in `curve.csv` of a run directory."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from training.steps.progress import Progress
 
 CURVE: Final = "curve.csv"
 POINT_STEPS: Final = 50
-"""Steps per point. An epoch is divided evenly, so a point may cover a few more steps."""
+"""Steps per point. Each epoch is divided evenly, so a point may cover a few more steps."""
 
 
 class CurvePoint(NamedTuple):
@@ -33,7 +33,6 @@ class CurveRecorder:
         self._points: list[CurvePoint] | None = None
 
     def __call__(self, progress: Progress) -> None:
-        """Record the progress after a step."""
         # The report at the end of an epoch repeats its last step.
         if progress.accuracy is None or progress.metrics:
             return

@@ -1,4 +1,4 @@
-"""A few training steps of any network on the images of a run, and logits in evaluation mode."""
+"""Trains any network for a few steps on the images of a run, and predicts logits."""
 
 import itertools
 from collections.abc import Callable, Iterator

@@ -53,10 +53,10 @@ def open_verification_set(
     Args:
         folder: May hold some of the classes only.
         class_names: The labels of the network.
-        floor: The top-1 to reach; None is halfway from chance to 1.
+        floor: The top-1 to reach, from 0 to 1; None sets it halfway between chance and 1.
 
     Raises:
-        ForeignModelError: If the folder cannot be used, or chance reaches the floor.
+        ForeignModelError: If the folder cannot be used, or random guessing reaches the floor.
     """
     try:
         images = with_classes(load_folder(folder), class_names)
@@ -95,7 +95,7 @@ def check_accuracy(
 ) -> Iterator[Check]:
     """Check the accuracy on labelled images, and that no alternative input spec is better.
 
-    The latter notices a wrong mean or BGR for RGB even if the accuracy reaches its floor.
+    The second check detects a wrong mean, or BGR for RGB, even if the accuracy reaches its floor.
     """
     yield at_least(
         "verify_images",
@@ -151,7 +151,7 @@ def _check_alternatives(
 class _LabelScores:
     correct: int
     log_probabilities: NDArray[np.float64]
-    """Of each image's own label, `[n]`."""
+    """Log-probability of each image's label, `[n]`."""
 
 
 def _score_by_labels(candidate: ImportCandidate, scores: Logits, labels: Indices) -> _LabelScores:
@@ -163,10 +163,10 @@ def _score_by_labels(candidate: ImportCandidate, scores: Logits, labels: Indices
 
 
 def _p_value(own: _LabelScores, other: _LabelScores) -> float:
-    """How likely the other's gain in log-probability is if it is no better.
+    """One-sided p-value of the hypothesis that `other` is no better than `own`.
 
-    1 unless the other classifies more images correctly. Wilcoxon's signed-rank test on the pairs
-    of log-probabilities needs 200 images where counting mistakes needs 1,000.
+    It is 1 unless `other` classifies more images correctly. The test is Wilcoxon's signed-rank test
+    on the pairs of log-probabilities. It needs 200 images where counting mistakes needs 1,000.
     """
     gains = other.log_probabilities - own.log_probabilities
     if other.correct <= own.correct or not gains.any():

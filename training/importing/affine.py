@@ -1,4 +1,4 @@
-"""Folds per-channel additions and multiplications into convolutions: Keras's batch norms."""
+"""Folds per-channel additions and multiplications (Keras's batch norms) into convolutions."""
 
 from typing import Any, Final
 
@@ -15,8 +15,8 @@ _AFFINE_OPERATORS: Final = frozenset({"Add", "Div", "Mul", "Sub"})
 def fold_affine(graph: onnx.GraphProto) -> int:
     """Fold each affine step into the convolution before it, in place, and return their number.
 
-    This is exact: a step after the convolution does not see its padding. A convolution whose
-    output has other users is left alone.
+    This is exact, because the step follows the convolution and its padding. A convolution whose
+    output is also used elsewhere is not changed.
     """
     folded = 0
     walker = GraphWalker(graph)
@@ -67,7 +67,7 @@ def _read_step(
 def _parameters(
     walker: GraphWalker, convolution: onnx.NodeProto
 ) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
-    """The constant weight and bias of a convolution; a missing bias is one 0."""
+    """The constant weight and bias of a convolution. A missing bias becomes a single 0."""
     has_bias = len(convolution.input) > 2 and bool(convolution.input[2])
     bias = walker.constant(convolution.input[2]) if has_bias else np.zeros(1, np.float32)
     return walker.constant(convolution.input[1]), bias

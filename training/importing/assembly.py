@@ -23,13 +23,13 @@ def assemble(
     classes: int,
     head: PooledHead | None,
 ) -> onnx.ModelProto:
-    """One model from uint8 `images` to `logits`, and to `features` if there is a head.
+    """Build one model that maps uint8 `images` to `logits`, and to `features` if there is a head.
 
     Args:
         network_input: The network's own input, which the preamble computes.
         score_value: The network's value that becomes `logits`, `[batch, classes]`.
     """
-    prefixed = onnx.compose.add_prefix(network, _PREFIX)  # so that no name occurs twice
+    prefixed = onnx.compose.add_prefix(network, _PREFIX)  # makes names unique
     preamble, constants = input_spec.to_nodes(_PREFIX + network_input)
     logits, features = OUTPUT_NAMES
     tail = [

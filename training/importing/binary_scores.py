@@ -16,9 +16,9 @@ _PREFIX = "two_scores/"
 def split_sigmoid(
     file: ForeignFile, class_names: Sequence[str], requested: str | None, report: ImportReport
 ) -> tuple[ForeignFile, str | None]:
-    """Return the file with two scores in place of one Sigmoid, and its requested output.
+    """Replace a single Sigmoid by two scores. Returns the file and its requested output.
 
-    Without two labels, or without a Sigmoid, both are returned as they are.
+    Both are returned unchanged if there are not two labels, or if there is no Sigmoid.
 
     softmax([0, z]) is [1 - sigmoid(z), sigmoid(z)], so the Sigmoid's value is the second score.
     """

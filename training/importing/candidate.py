@@ -22,8 +22,8 @@ class ImportCandidate:
     Attributes:
         reference: The network as its author runs it, independent of `model`.
         identity_error: Largest |mean(features) x weight + bias - logits|; None without features.
-        alternatives: The reference under other input specs, by name. Labelled images show
-            whether one of them is better.
+        alternatives: The reference under other input specs, by name. `--verify` checks that
+            none of them is better.
     """
 
     model: bytes

@@ -65,7 +65,7 @@ class ForeignFile:
         )
 
     def sha256(self) -> str:
-        """The file's digest, or the digest of the list of digests if weights are external."""
+        """SHA-256 of the file. With external weights: SHA-256 of the list of all files' digests."""
         digests = [sha256_of(path.resolve()) for path in (self.path, *self.weights)]
         if len(digests) == 1:
             return digests[0]
@@ -75,7 +75,7 @@ class ForeignFile:
 def read_foreign_file(path: Path) -> ForeignFile:
     """Parse the file, load its external weights and inline its functions.
 
-    Raises ForeignModelError if it is not an image classifier that ONNX describes.
+    Raises ForeignModelError if the file is not valid ONNX, or not an image classifier.
     """
     proto = _parse(path)
     weights = _load_external_data(path, proto)
@@ -175,7 +175,7 @@ def _load_external_data(path: Path, proto: onnx.ModelProto) -> tuple[Path, ...]:
 
 
 def _inline_functions(path: Path, proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Replace local functions, which torch and Keras write, by their nodes."""
+    """Replace local functions (torch and Keras write them) by their nodes."""
     if not proto.functions:
         return proto
     try:
@@ -228,7 +228,7 @@ def _check_operators(path: Path, proto: onnx.ModelProto) -> None:
 
 
 def _check_batch_norms(path: Path, graph: onnx.GraphProto) -> None:
-    """Reject one mean per pixel (`spatial=0`), which ONNX Runtime and opset 9 do not have."""
+    """Reject one mean per pixel (`spatial=0`), which ONNX Runtime and opset 9 do not support."""
     walker = GraphWalker(graph)
     for node in graph.node:
         if node.op_type != "BatchNormalization" or attribute(node, "spatial", 1) == 1:

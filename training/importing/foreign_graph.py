@@ -30,9 +30,9 @@ _ONLY_FATAL: Final = 4
 
 
 def upgrade(file: ForeignFile, report: ImportReport) -> onnx.ModelProto:
-    """The file's graph in our exports' opset, or a newer one, with a free batch axis.
+    """The file's graph with a free batch axis, in the opset of our exports or a newer one.
 
-    No constant is folded yet. Raises ForeignModelError if the graph cannot be converted.
+    Constants are not folded yet. Raises ForeignModelError if the graph cannot be converted.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(file.proto)
@@ -68,9 +68,9 @@ def upgrade(file: ForeignFile, report: ImportReport) -> onnx.ModelProto:
 
 
 def _make_spatial(graph: onnx.GraphProto, report: ImportReport) -> None:
-    """Remove `spatial=0` (MXNet) from batch norms; `foreign_file` accepts one mean per channel.
+    """Remove `spatial=0` (MXNet) from batch norms. `foreign_file` has rejected one mean per pixel.
 
-    The scores show whether the meaning is the same.
+    The later comparison of scores shows whether the network still computes the same.
     """
     changed = 0
     for node in graph.node:
@@ -130,7 +130,7 @@ def fold_constants(proto: onnx.ModelProto, report: ImportReport) -> onnx.ModelPr
 def free_batch(proto: onnx.ModelProto, batch: int | None) -> bool:
     """Free the first axis of reshapes to the file's own batch, and return whether there were any.
 
-    Whether that axis is the batch at all, only the scores can show.
+    That axis may not be the batch. The later comparison of scores detects this.
     """
     constants = {tensor.name: tensor for tensor in proto.graph.initializer}
     changed = False
@@ -155,7 +155,7 @@ def free_batch(proto: onnx.ModelProto, batch: int | None) -> bool:
 def remove_traces(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Remove metadata, unused constants and unused opsets, and rename nodes.
 
-    Names of nodes and inner graphs may be lines of someone's source code. Names of weights stay.
+    Names of nodes and inner graphs may contain source code of the author. Names of weights stay.
     """
     model = onnx_ir.from_proto(proto)
     model = ClearMetadataAndDocStringPass()(model).model
@@ -183,7 +183,7 @@ def remove_traces(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def quiet_session_options() -> onnxruntime.SessionOptions:
-    """One thread, and no log output about models that cannot be loaded."""
+    """Options for one thread, without log output about models that cannot be loaded."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ONLY_FATAL
     options.intra_op_num_threads = 1

@@ -1,4 +1,4 @@
-"""Walking an ONNX graph backwards: the producer of a value, and constants."""
+"""Walks an ONNX graph backwards: finds producers of values, and constants."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 PASS_THROUGH_OPERATORS: Final = frozenset(
     {"Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
 )
-"""Operators that keep every number of their first input, except for its type."""
+"""Operators that return the numbers of their first input unchanged, except for their type."""
 
 
 class GraphWalker:
@@ -41,7 +41,7 @@ class GraphWalker:
         return None
 
     def numbers(self, value: str) -> NDArray[Any] | None:
-        """As `constant`, also behind reshapes and casts, and for constants in an attribute."""
+        """Like `constant`, but also looks through reshapes and casts, and into attributes."""
         value, node = self.source(value)
         if (
             node is not None

@@ -22,7 +22,7 @@ _FLOATS: Final = frozenset(
 
 @dataclass(frozen=True)
 class ScoreOutput:
-    """The network's output, the transforms that end in it, and the input of a final Softmax."""
+    """The network's output, the transforms before it, and the input of a final Softmax."""
 
     output: str
     before_softmax: str | None
@@ -56,7 +56,7 @@ class PooledHead:
 def choose_output(
     file: ForeignFile, class_names: Sequence[str], requested: str | None, report: ImportReport
 ) -> TensorInfo:
-    """The output with a score for each class. Raises ForeignModelError if there is not one."""
+    """The output with a score for each class. Raises ForeignModelError if no single output fits."""
     listed = "; ".join(map(str, file.outputs))
     eligible = [tensor for tensor in file.outputs if requested in {None, tensor.name}]
     if not eligible:
@@ -92,7 +92,7 @@ def choose_output(
 
 
 def _is_score(tensor: TensorInfo) -> bool:
-    """Whether the tensor can be `[batch, classes]`, with spatial axes of one pixel allowed."""
+    """Whether the shape can be `[batch, classes]`, possibly with spatial axes of one pixel."""
     if tensor.dtype not in _FLOATS:
         return False
     return tensor.shape is None or (
@@ -112,7 +112,7 @@ def _type_name(tensor: TensorInfo) -> str:
 
 
 def find_score_output(graph: onnx.GraphProto, output: str) -> ScoreOutput:
-    """Find a final Softmax, also if reshapes, scales and clips follow it.
+    """Find a final Softmax, even if reshapes, scales and clips follow it.
 
     Raises ForeignModelError if the network scores each class independently (Sigmoid), or if what
     follows the Softmax changes the order of the classes.
@@ -136,10 +136,10 @@ def find_score_output(graph: onnx.GraphProto, output: str) -> ScoreOutput:
 
 
 def find_pooled_head(graph: onnx.GraphProto, logits: str, classes: int) -> PooledHead | str:
-    """Find the map whose mean goes through one linear layer into the logits.
+    """Find the feature map whose spatial mean one linear layer turns into the logits.
 
-    Looks at the graph only; the caller must check it by numbers. Returns the reason if there is
-    no such map.
+    Reads the graph only; the caller must check the result numerically. Returns a reason as text if
+    there is no such feature map.
     """
     walker = GraphWalker(graph)
     _, node = walker.source(logits)
@@ -203,8 +203,8 @@ def _linear(walker: GraphWalker, node: onnx.NodeProto) -> tuple[NDArray[Any], ND
 
 
 def _pooled_layout(walker: GraphWalker, node: onnx.NodeProto) -> Literal["NCHW", "NHWC"] | None:
-    """The layout of the map that a node averages; None if it does not average one."""
-    # Whether an AveragePool's window covers the whole map, only numbers show.
+    """The layout of the feature map that a node averages; None if it does not average one."""
+    # The caller's numeric check shows whether an AveragePool's window covers the whole map.
     if node.op_type in {"AveragePool", "GlobalAveragePool"}:
         return "NCHW"
     if node.op_type != "ReduceMean":

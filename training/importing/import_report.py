@@ -1,4 +1,4 @@
-"""The import report: each decision, its evidence, and what was only assumed."""
+"""The import report: each decision with its certainty and its evidence."""
 
 import json
 from collections.abc import Iterator
@@ -22,8 +22,6 @@ _LEGEND: Final = (
 
 @dataclass(frozen=True)
 class ReportEntry:
-    """One decision of the import, how certain it is, and why."""
-
     subject: str
     value: str
     certainty: Certainty
@@ -42,16 +40,14 @@ class ImportReport:
 
     @property
     def assumed(self) -> list[str]:
-        """The subjects that were only assumed."""
         return [entry.subject for entry in self.entries if entry.certainty == "assumed"]
 
     def to_json(self) -> bytes:
-        """The report as it is sealed in the version."""
+        """The report as the version stores it."""
         values = {"source": self.source, "findings": [asdict(entry) for entry in self.entries]}
         return json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n"
 
     def to_table(self) -> Table:
-        """The report for a terminal, with assumptions highlighted."""
         table = Table(
             "subject",
             "value",
@@ -66,7 +62,6 @@ class ImportReport:
         return table
 
     def to_markdown(self, checks: tuple[Check, ...]) -> str:
-        """The report as a file, with the results of the checks."""
         return "\n".join(self._lines(checks)) + "\n"
 
     def _lines(self, checks: tuple[Check, ...]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What the user states about a network's input, combined with what its file states."""
+"""Combines what the user states about a network's input with what its file states."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -21,7 +21,7 @@ class InputOptions:
     """A preset, and single values that override it.
 
     The import itself may set a default preset or size. `preset_evidence` or `size_evidence` then
-    states the reason, and such a size counts as assumed.
+    states the reason, and the report lists a default size as assumed.
     """
 
     preset: Preset | None = None
@@ -42,12 +42,12 @@ class InputOptions:
 
     @property
     def range_flags(self) -> dict[str, Any]:
-        """The parts of the pixel range that flags set."""
+        """Fields of `PixelRange` that flags set."""
         return self._given("channels", "scale", "mean", "std")
 
     @property
     def geometry_flags(self) -> dict[str, Any]:
-        """The parts of the resize that flags set."""
+        """Fields of the resize that flags set."""
         return self._given("resize", "resize_mode", "interpolation")
 
     def _given(self, *names: str) -> dict[str, Any]:
@@ -151,11 +151,11 @@ def find_preprocessing(
     options: InputOptions,
     report: ImportReport,
 ) -> Preprocessing:
-    """How images are resized and cropped to the network's size.
+    """Decide how images are resized and cropped to the network's input size.
 
     Args:
         file_size: The height and width that the file states; None where it leaves them open.
-        described: The input, for messages.
+        described: Description of the input for messages.
 
     Raises:
         ForeignModelError: If the size is unknown, contradictory or does not fit the resize.
@@ -220,7 +220,7 @@ def _geometry_source(options: InputOptions) -> tuple[OptionCertainty, str]:
 def alternative_specs(spec: InputSpec) -> dict[str, InputSpec]:
     """Other input specs to try on labelled images, by name: swapped channels, each preset's range.
 
-    A range that equals this one or an earlier alternative is left out.
+    A range that equals the one of `spec` or of an earlier alternative is left out.
     """
     own = spec.range
     channels: Channels = "RGB" if own.channels == "BGR" else "BGR"

@@ -1,4 +1,7 @@
-"""A network's input spec: numpy for the reference, ONNX nodes (the preamble) for the import."""
+"""A network's input spec, in numpy for the reference and as ONNX nodes for the served graph.
+
+These ONNX nodes are called the preamble.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,7 +43,7 @@ class PixelRange:
         return f"{self.channels}, (level x {self.scale:.6g} - ({mean})) / ({std})"
 
     def equals(self, other: "PixelRange") -> bool:
-        """Whether both map pixels to the same numbers, within float32's precision."""
+        """Whether both map pixels to the same numbers within float32 precision."""
         (own_factor, own_shift), (factor, shift) = (
             (values.scale / np.array(values.std), np.array(values.mean) / np.array(values.std))
             for values in (self, other)
@@ -56,7 +59,7 @@ class PixelRange:
 class InputSpec:
     """The layout, element type and pixel range that a network expects.
 
-    `dtype` is TensorProto's. For uint8 only the channel order of `range` counts.
+    `dtype` is a TensorProto element type. For uint8, only the channel order of `range` is used.
     """
 
     layout: Layout

@@ -1,4 +1,4 @@
-"""The class names of an imported network, from the usual kinds of label file."""
+"""Reads the class names of an imported network from the usual kinds of label file."""
 
 import ast
 import csv
@@ -24,10 +24,13 @@ def read_labels(path: Path) -> tuple[str, ...]:
     """Read the class names in the order of the network's outputs.
 
     Args:
-        path: A text file with one name per line, CSV with an index and a name, or JSON or a Python
-            literal: a list, an object from index to name or to [id, name] (Keras's
-            `imagenet_class_index.json`), from name to index (Keras's `class_indices`,
-            torchvision's `class_to_idx`), or with `id2label` (Hugging Face's `config.json`).
+        path: One of these files:
+
+            - text with one name per line, or CSV with an index and a name;
+            - JSON or a Python literal with a list of names;
+            - an object from index to name, or to [id, name] (Keras's `imagenet_class_index.json`);
+            - an object from name to index (Keras's `class_indices`, torchvision's `class_to_idx`);
+            - an object with `id2label` (Hugging Face's `config.json`).
 
     Raises:
         ForeignModelError: If the file is none of these, or has fewer than two names.
@@ -59,8 +62,8 @@ def read_labels(path: Path) -> tuple[str, ...]:
 def make_unique(labels: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     """Append the index to each name that occurs twice, such as ImageNet's `crane`.
 
-    Returns the names, and those that were repeated. Raises ForeignModelError if the result still
-    repeats a name.
+    Returns all names, and the names that were repeated. Raises ForeignModelError if the result
+    still repeats a name.
     """
     repeated = [name for name, count in Counter(labels).items() if count > 1]
     unique = tuple(
@@ -99,7 +102,7 @@ def class_count_error(
 
 
 def _parse_literal(text: str) -> Any:
-    """Values of JSON, or of Python if it is not JSON. Never runs code."""
+    """Parse JSON, or else a Python literal. Never runs code."""
     try:
         return json.loads(text)
     except ValueError as error:
@@ -123,7 +126,7 @@ def _from_values(values: Any) -> list[str]:
 
 
 def _unique_items(indices: dict[Any, int]) -> list[tuple[Any, int]]:
-    """Of an object from name to index. Raises ValueError if two names have one index."""
+    """Pairs of (name, index). Raises ValueError if two names have the same index."""
     if len(set(indices.values())) != len(indices):
         repeated = Counter(indices.values()).most_common(1)[0][0]
         raise ValueError(f"two names have the index {repeated}")
@@ -146,7 +149,7 @@ def _in_order(names: dict[int, Any]) -> list[Any]:
 
 
 def _from_lines(text: str) -> list[str]:
-    """The names of lines; of two columns of which one holds 0, 1, 2, … the other one."""
+    """One name per line. If one of two columns holds 0, 1, 2, …, the names are in the other."""
     lines = text.rstrip().splitlines()
     rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
     header = rows and len(rows[0]) == 2 and {cell.lower() for cell in rows[0]} <= _HEADERS

@@ -1,4 +1,4 @@
-"""From an ONNX file to an import candidate."""
+"""Turns an ONNX file into an import candidate."""
 
 import io
 from collections.abc import Sequence
@@ -96,7 +96,7 @@ def _size_in_file(tensor: TensorInfo, input_spec: InputSpec) -> tuple[int | None
 def _classify_scores(
     score_output: ScoreOutput, logits: Logits, scores: Logits, report: ImportReport
 ) -> Literal["logits", "probabilities"]:
-    """Whether the version serves logits or probabilities, by the graph and by numbers.
+    """Decide from the graph and the scores whether the version serves logits or probabilities.
 
     Args:
         logits: The values before a final Softmax; the same as `scores` if there is none.
@@ -110,8 +110,8 @@ def _classify_scores(
     if score_output.before_softmax:
         _check_softmax(score_output, logits, scores, report)
         return "logits"
-    # A constant sum of scores that are partly negative proves nothing: a last layer that was
-    # trained with weight decay alone returns rows that sum to 0.
+    # Rows of logits can also have a constant sum (0 after weight decay alone), so only
+    # non-negative scores can be probabilities.
     if score_spread(scores) > 0 and scores.min() >= 0:
         if sum_error <= PROBABILITY_TOLERANCE:
             evidence = "the graph has no final Softmax, and the scores sum to 1 on every probe"

@@ -1,4 +1,4 @@
-"""The checks of an import against the reference's scores on probes."""
+"""Checks that compare an import with the reference's scores on the probes."""
 
 from collections.abc import Iterator
 

@@ -17,12 +17,16 @@ from training.learning.normalization import IMAGENET_MEAN, IMAGENET_STD
 TIMM: Final = "timm"
 _ONES: Final = (1.0, 1.0, 1.0)
 CLASSIC_CROP: Final = 224 / 256
-"""The share of the shorter side that is cropped (He et al. 2015, section 3.4)."""
+"""The share of the shorter side that the crop keeps (He et al. 2015, section 3.4)."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The resize: crop `crop_share` of the shorter side, or squeeze to the size (`exact`)."""
+    """How an image is resized.
+
+    `shorter_side` keeps the aspect ratio and crops `crop_share` of the shorter side. `exact`
+    resizes to the input size and ignores the aspect ratio.
+    """
 
     crop_share: float = 1.0
     mode: Literal["shorter_side", "exact"] = "exact"

@@ -1,4 +1,4 @@
-"""Probe images: what a reference and its import are compared on."""
+"""Probe images, on which a reference and its import are compared."""
 
 from typing import Final
 
@@ -18,7 +18,7 @@ SPREAD_IN_TOLERANCES: Final = 10.0
 
 
 def make_probes(shape: Input) -> Pixels:
-    """Images that differ: eight variants of the scene, flat colours, blends and noise.
+    """Make different images: eight variants of the scene, flat colours, blends and noise.
 
     Returns:
         uint8 `[PROBE_COUNT, height, width, 3]`.
@@ -49,14 +49,14 @@ def require_finite(scores: Logits) -> None:
 
 
 def score_tolerance(scores: Logits) -> float:
-    """How far the import's scores may be from these: 1e-3, in proportion above a score of 10."""
+    """Largest allowed difference from these scores: 1e-3, or 1e-4 of the largest score above 10."""
     return LOGIT_TOLERANCE * max(1.0, float(np.abs(scores).max()) / _TYPICAL_LOGIT)
 
 
 def score_spread(scores: Logits) -> float:
     """The largest change of one class's score over the images `[n, classes]`.
 
-    Scores are taken relative to their mean over the classes: adding a number to all of them
-    changes no probability.
+    Scores are taken relative to their mean over the classes, because adding a number to all of
+    them does not change the probabilities.
     """
     return float(np.ptp(scores - scores.mean(axis=1, keepdims=True), axis=0).max())

@@ -33,7 +33,7 @@ class CheckedImport:
 
     @property
     def proof(self) -> Literal["proven", "unproven"]:
-        """Proven if labelled images were given and every check passed without a waiver."""
+        """`proven` if labelled images were given and every check passed without a waiver."""
         proven = self.result.metrics is not None and all(check.passed for check in self.checks)
         return "proven" if proven else "unproven"
 
@@ -119,7 +119,7 @@ def _require_not_built_in(store: ModelStore, model: str) -> None:
 def _find_same(
     store: ModelStore, model: str, manifest: Mapping[str, Any], files: Mapping[str, bytes]
 ) -> int | None:
-    """The newest version if it differs only in its creation time, and is not damaged."""
+    """The newest version if it is undamaged and differs only in its creation time; else None."""
     if model not in store.models() or store.layer(model) != "published":
         return None
     number = store.versions(model)[-1]

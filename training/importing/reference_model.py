@@ -1,6 +1,6 @@
-"""The reference: the file as its author runs it, in ONNX Runtime and numpy.
+"""The reference: runs the file as its author does, in ONNX Runtime and numpy.
 
-It shares nothing with the graph that is served.
+It shares no code with the served graph.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ class ReferenceModel:
     def __init__(self, file: ForeignFile, score_output: ScoreOutput, report: ImportReport) -> None:
         """Load the file. Raises ForeignModelError if ONNX Runtime cannot.
 
-        A file that is too old for ONNX Runtime is upgraded first, and not changed otherwise.
+        A file that is too old for ONNX Runtime is upgraded first. All other files stay unchanged.
         """
         proto = onnx.ModelProto()
         runnable = file.opset >= OLDEST_RUNNABLE_OPSET

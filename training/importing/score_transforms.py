@@ -1,4 +1,4 @@
-"""The steps with constants (scale, shift, clip) between a network's last layer and its scores."""
+"""The constant steps (scale, shift, clip) between a network's last layer and its scores."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class ScoreTransforms:
 
     @property
     def preserves_order(self) -> bool:
-        """Whether a larger probability always becomes the larger score, for any two classes."""
+        """Whether the class with the larger probability always gets the larger score."""
         if any(constant.size != 1 for step in self.steps for constant in step.constants):
             return False
         low, high = self.apply(np.array([0.0, 1.0]))  # each step is monotonic
@@ -75,7 +75,7 @@ def find_score_transforms(walker: GraphWalker, output: str) -> ScoreTransforms:
 
 
 def _read_step(walker: GraphWalker, node: onnx.NodeProto) -> tuple[str, ScoreTransform] | None:
-    """The input of a node and its transform; None if it does not use constants only."""
+    """The input of a node and its transform; None if its other inputs are not all constants."""
     if node.op_type == "Clip":
         return _read_clip(walker, node)
     if node.op_type not in _BINARY_OPERATORS or len(node.input) != 2:
@@ -103,5 +103,5 @@ def _read_clip(walker: GraphWalker, node: onnx.NodeProto) -> tuple[str, ScoreTra
 
 
 def _as_scalar(numbers: NDArray[Any]) -> NDArray[Any]:
-    """A single number loses its axes, which would otherwise be broadcast to the scores."""
+    """Remove the axes of a single number, because they would be broadcast to the scores."""
     return numbers.reshape(()) if numbers.size == 1 else numbers

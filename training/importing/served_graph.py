@@ -1,4 +1,4 @@
-"""Builds the graph to serve. Each change is kept only if its scores are still the reference's."""
+"""Builds the graph to serve. A change is kept only if the scores still match the reference."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -41,7 +41,7 @@ class ServedGraphBuilder:
         """The upgraded network without preamble, and its maximum batch size.
 
         The batch is free if the graph allows it, otherwise 1. Raises ForeignModelError if the
-        network's scores are not the reference's in any batch size.
+        network's scores do not match the reference in any batch size.
         """
         fixed = self.file.input.shape[0] if self.file.input.shape else None
         network = fold_constants(upgrade(self.file, report), report)
@@ -114,7 +114,6 @@ class ServedGraphBuilder:
         return None
 
     def build(self, network: onnx.ModelProto, head: PooledHead | None) -> tuple[bytes, Outputs]:
-        """The graph to serve, and its outputs."""
         logits, features = OUTPUT_NAMES
         model = assemble(
             network,
@@ -143,7 +142,7 @@ class ServedGraphBuilder:
         return float(np.abs(maps.mean((2, 3)) @ head.weight.T + head.bias - self.expected).max())
 
     def _agrees(self, network: onnx.ModelProto, size: int) -> bool:
-        """Whether the network's scores in batches of this size are the reference's."""
+        """Whether the network's scores in batches of this size match the reference."""
         model, outputs = self.build(network, None)
         try:
             session = open_session(model, input_size_of(self.preprocessing), outputs)

@@ -1,4 +1,4 @@
-"""From torch weights with torchvision's names to an import candidate."""
+"""Turns torch weights with torchvision's names into an import candidate."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,7 @@ TORCHVISION_NETWORKS: Final = tuple(name for name in IMAGENET if name not in PLA
 
 
 def read_torchvision(name: str, weights: Path | None, options: InputOptions) -> ImportCandidate:
-    """A pretrained torchvision network with its own labels and transforms.
+    """Read a pretrained torchvision network with its own labels and transforms.
 
     Args:
         weights: A file with its weights; None downloads the default ones.
@@ -98,7 +98,7 @@ def read_torchvision(name: str, weights: Path | None, options: InputOptions) -> 
 def read_weights_file(
     path: Path, architecture: str | None, labels: Sequence[str], options: InputOptions
 ) -> ImportCandidate:
-    """A state dict with torchvision's names, or a weights file of this project.
+    """Read a state dict with torchvision's names, or a weights file of this project.
 
     Raises ForeignModelError, InitialWeightsError or RecipeError if the file cannot be used.
     """
@@ -172,7 +172,6 @@ def _export_candidate(
     report: ImportReport,
     imported: Imported,
 ) -> ImportCandidate:
-    """Export the network as our own networks are exported."""
     preprocessing = find_preprocessing((None, None), "the network", options, report)
     model_input = input_size_of(preprocessing)
     with tempfile.TemporaryDirectory(prefix="import-") as folder:

@@ -1,4 +1,4 @@
-"""Identifies torchvision's pretrained weights: each download URL has the start of the sha256."""
+"""Identifies torchvision's pretrained weights by the SHA-256 prefix in their download URLs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from training.importing.presets import Geometry, Preset, triple
 
 @dataclass(frozen=True)
 class KnownWeights:
-    """A member of torchvision's weights enum, and whether the file really is these weights.
+    """A member of torchvision's weights enum, and whether the file holds these weights.
 
-    `certainty` is "assumed" if the file is unknown and `known` is only torchvision's default.
+    `certainty` is "assumed" if the file is unknown. `known` is then torchvision's default.
     """
 
     known: Any
@@ -36,7 +36,6 @@ class KnownWeights:
 
     @property
     def preset(self) -> Preset:
-        """The input preset of the weights' own transforms."""
         transforms = self.known.transforms()
         return Preset(
             PixelRange("RGB", 1 / 255, triple(transforms.mean), triple(transforms.std)),
@@ -51,9 +50,9 @@ class KnownWeights:
 
 
 def identify_weights(network: str, path: Path | None) -> KnownWeights:
-    """Find torchvision's weights with the file's sha256; without a file, the default ones.
+    """Find torchvision's weights by the file's SHA-256. Without a file, take the default weights.
 
-    An unknown file keeps its own name, and the default weights' labels and transforms are assumed.
+    An unknown file keeps its own name. It is assumed to have the default labels and transforms.
     """
     members: Any = get_model_weights(network)
     default = members.DEFAULT

@@ -1,4 +1,4 @@
-"""Runs every check of an import, and makes the golden images of the version."""
+"""Runs every check of an import, and creates the golden images of the version."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -47,9 +47,9 @@ IMPORT_CHECKS: Final = (
 
 @dataclass(frozen=True)
 class VerificationResult:
-    """The outcome of every check, and what a version keeps of it.
+    """The outcome of every check, and the parts that a version stores.
 
-    `tolerance` is how far scores may be from the reference's.
+    `tolerance` is the largest allowed difference of a score from the reference.
     """
 
     checks: tuple[Check, ...]

@@ -1,1 +1,1 @@
-"""Variants of a published version: INT8 for CPUs, fp16 and bf16 for GPUs, checked against fp32."""
+"""Makes INT8 (CPU), fp16 and bf16 (GPU) variants of a version, and checks them against fp32."""

@@ -1,4 +1,4 @@
-"""The checks of a variant: how far its answers, size and speed may be from fp32's."""
+"""Checks of a variant: limits for its predictions, size and speed compared with fp32."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ MAX_NEAR_FLIPS: Final = 0.02
 MAX_CLEAR_FLIPS: Final = 0.001
 DEFAULT_MAX_LOSS: Final = 0.5  # percentage points of top-1
 ALLOWED_CHANGED_IMAGES: Final = 2
-"""So many images may always change: of 60, a single one is more than a percentage point."""
+"""May always change: in a split of 60, one image is already more than a percentage point."""
 INVARIANCE_IMAGES: Final = 96
 SPEED_ROUNDS: Final = 16
 
@@ -54,8 +54,8 @@ SPEED_ROUNDS: Final = 16
 class VariantCandidate:
     """A variant to check: both files, their sessions, and their logits on the same images.
 
-    `logits`, `expected` (fp32's) and `labels` are of the test split. `tolerance` is how far the
-    logits of golden images may be from this machine's.
+    `logits`, `expected` (from fp32) and `labels` cover the test split. `tolerance` is the largest
+    allowed difference of the golden images' logits from those of this machine.
     """
 
     precision: Precision
@@ -81,7 +81,7 @@ def check_variant(
     """Run every check of the variant.
 
     Args:
-        sample: A few test images, to compare batch sizes on.
+        sample: A few test images for the comparison of batch sizes.
         max_loss: Percentage points of top-1 that may be lost.
         waivers: Reasons by check name.
     """
@@ -134,7 +134,7 @@ def _check_predictions(
 def _flips(
     logits: Logits, expected: Logits, scorer: Scorer
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Whether each image's top-1 changed, and whether fp32's was clear."""
+    """Per image: whether top-1 changed, and whether fp32's top-1 was clear."""
     flipped = logits.argmax(1) != expected.argmax(1)
     return flipped, margins(scorer.probabilities(expected)) >= CLEAR_MARGIN
 
@@ -148,7 +148,7 @@ def _check_golden(candidate: VariantCandidate, scorer: Scorer) -> Check:
 
 
 def _check_calibration(candidate: VariantCandidate, manifest: Manifest) -> Iterator[Check]:
-    """Check that the calibration, fitted on fp32's logits, holds for the variant's as well.
+    """Check that the calibration, which was fitted on fp32's logits, also fits the variant.
 
     Yields nothing for a version without calibration.
     """
@@ -158,7 +158,7 @@ def _check_calibration(candidate: VariantCandidate, manifest: Manifest) -> Itera
     fitted_on = (
         manifest.training.data.split.get("validation", images) if manifest.training else images
     )
-    finite = np.nan_to_num(candidate.logits)  # NaN fails `logit_drift`
+    finite = np.nan_to_num(candidate.logits)  # `logit_drift` reports NaN
     before, after = (
         measure_calibration(calibration, logits, candidate.labels)
         for logits in (candidate.expected, finite)
@@ -237,11 +237,11 @@ def _check_speed(candidate: VariantCandidate, scorer: Scorer) -> Iterator[Check]
 
 
 def golden_tolerance(precision: Precision, drifts: Sequence[float]) -> float:
-    """How far golden logits on another machine may be from this machine's.
+    """Largest allowed difference of golden logits between another machine and this one.
 
     It is the largest change of a logit by the conversion (`drifts`), and at least fp32's
     tolerance. INT8 sums are exact on every CPU. Half-precision sums depend on their order, so two
-    machines may each be that far from fp32.
+    machines may each differ from fp32 by that much.
     """
     return max(LOGIT_TOLERANCE, (1 if precision == "int8" else 2) * max(drifts, default=0.0))
 

@@ -1,4 +1,4 @@
-"""Converts a graph to fp16 or bf16; its input stays uint8, its outputs float32."""
+"""Converts a graph to fp16 or bf16. Its input stays uint8, and its outputs stay float32."""
 
 from collections.abc import Iterable
 from typing import Any, Final, Literal
@@ -17,11 +17,11 @@ _TYPES: Final[dict[HalfPrecision, int]] = {
     "bf16": TensorProto.BFLOAT16,
 }
 _FLOAT: Final = TensorProto.FLOAT
-BF16_OPSET: Final = 22  # the first in which Conv and pooling take bfloat16
+BF16_OPSET: Final = 22  # the first opset whose Conv and pooling support bfloat16
 
 
 def convert_to_half(data: bytes, precision: HalfPrecision) -> bytes:
-    """Convert everything from the first layer on to `precision`.
+    """Convert the first layer and everything after it to `precision`.
 
     The preamble stays in fp32, because grey levels need its range. Raises QuantizationError if an
     operator does not support the precision.
@@ -81,7 +81,7 @@ def _convert_constants(model: Any, outside: frozenset[str], kind: int) -> None:
 
 def _to_half_tensor(values: NDArray[Any], name: str, kind: int) -> Any:
     if kind == TensorProto.FLOAT16:
-        # Values beyond the range become infinite, and the checks notice.
+        # Values outside the range become infinite. The checks detect them.
         return numpy_helper.from_array(values.astype(np.float16), name)
     return helper.make_tensor(name, kind, values.shape, values.ravel())
 
@@ -118,7 +118,7 @@ def _without_types(model: Any) -> Any:
 
 
 def _cast_outputs(model: Any) -> None:
-    """Cast outputs back to float32 under their names."""
+    """Cast outputs back to float32 and keep their names."""
     for output in model.graph.output:
         if output.type.tensor_type.elem_type != _FLOAT:
             continue

@@ -1,4 +1,4 @@
-"""The parts of an ONNX graph that conversions need: preamble, layers with weights, head."""
+"""Finds the parts of an ONNX graph that conversions need: preamble, layers with weights, head."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ _HALF_TYPES: Final = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT1
 
 @dataclass(frozen=True)
 class Layer:
-    """A weight by name, and the nodes that use it: several in a graph that runs it twice."""
+    """The name of a weight, and the nodes that use it. A shared weight has several nodes."""
 
     name: str
     nodes: tuple[str, ...]
 
 
 def read_graph(data: bytes) -> Any:
-    """Parse an ONNX model and name its unnamed nodes. Raises QuantizationError if it is none."""
+    """Parse an ONNX model and name its unnamed nodes. Raises QuantizationError if it is not one."""
     try:
         model: Any = onnx.load_model_from_string(data)
     except Exception as error:  # noqa: BLE001  protobuf's own exceptions share no public base class
@@ -46,7 +46,7 @@ def read_graph(data: bytes) -> Any:
 
 
 def reduced_precision(model: Any) -> str | None:
-    """INT8, fp16 or bf16 with the evidence, if a graph is not float32; else None."""
+    """Name the precision (INT8, fp16 or bf16) with evidence; None for a float32 graph."""
     if found := sorted({node.op_type for node in model.graph.node} & _INTEGER_OPERATORS):
         return f"INT8 ({', '.join(found)})"
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
@@ -112,7 +112,7 @@ def _ancestors(model: Any, tensors: Iterable[str]) -> tuple[str, ...]:
 
 
 def producers_of(model: Any) -> Mapping[str, Any]:
-    """The node that computes each tensor."""
+    """Map the name of each tensor to the node that computes it."""
     return {name: node for node in model.graph.node for name in node.output}
 
 

@@ -1,8 +1,8 @@
-"""INT8 by static quantization: ranges from calibration images, QDQ nodes around each layer.
+"""Static INT8 quantization: ranges from calibration images, QDQ nodes around each layer.
 
 Activations are unsigned and weights signed per channel, as CPU kernels expect. `reduce_range`
-limits weights to 7 bits: without VNNI, the sum of two products would saturate, and the same file
-would return other scores on an older CPU.
+limits weights to 7 bits. On CPUs without VNNI, the sum of two products would saturate otherwise,
+and the same file would return different scores.
 """
 
 import copy
@@ -148,7 +148,7 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ship
 
 
 def _unshare_biases(model: Any) -> None:
-    """Copy shared biases: each becomes int32 in the scale of its own layer."""
+    """Copy shared biases, because each becomes int32 in the scale of its own layer."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     used = set()
     for node in model.graph.node:
@@ -163,9 +163,9 @@ def _unshare_biases(model: Any) -> None:
 
 
 def _fold_preamble_into_dequantize(model: Any, preamble: Sequence[str]) -> None:
-    """Replace a preamble of (byte - integer) x number by the scale of the first DequantizeLinear.
+    """Fold a preamble of (byte - integer) x number into the first DequantizeLinear's scale.
 
-    Cast, Mul, Add and the first QuantizeLinear disappear. A preamble with one scale per channel
+    Cast, Mul, Add and the first QuantizeLinear are removed. A preamble with one scale per channel
     stays, because activations have a single scale.
     """
     nodes = {node.name: node for node in model.graph.node}
@@ -223,7 +223,7 @@ def _keep_float_scores(model: Any, last: Collection[str]) -> None:
 
 
 def _single_constant(model: Any, names: Sequence[str]) -> float | None:
-    """The value of the constant among these inputs, if all its elements are equal."""
+    """The value of the one constant among these inputs; None if its elements are not all equal."""
     for tensor in model.graph.initializer:
         if tensor.name in names:
             values: NDArray[Any] = numpy_helper.to_array(tensor)

@@ -8,7 +8,7 @@ from onnx import helper, numpy_helper
 
 from training.quantization.graph import remove_unused
 
-_CHANNELS_BEFORE, _CHANNELS_AFTER = 1, 5  # of the eight numbers that pad [n, c, h, w]
+_CHANNELS_BEFORE, _CHANNELS_AFTER = 1, 5  # positions in the eight paddings of [n, c, h, w]
 _DEFAULT_ATTRIBUTES: Final = {"auto_pad": b"NOTSET", "ceil_mode": 0}
 
 
@@ -16,8 +16,8 @@ def replace_padded_pools(model: Any) -> None:
     """Replace each average pool followed by zero-padded channels by one equivalent convolution.
 
     This is the shortcut of option A (He et al. 2015, section 3.3). ONNX Runtime's INT8 pool and its
-    fp32 padding together take as long as a 3x3 convolution. The weights are 0 and 1 / window size,
-    exact in 7 bits. Pools with padded edges stay.
+    fp32 padding together take as long as a 3x3 convolution. The weights are 0 and 1 / window
+    size, which 7 bits represent exactly. Pools with padded edges are not replaced.
     """
     inferred = onnx.shape_inference.infer_shapes(model).graph
     channels = {
@@ -44,7 +44,7 @@ def replace_padded_pools(model: Any) -> None:
 
 
 def _padded_channels(pad: Any, constants: dict[str, Any]) -> tuple[int, int] | None:
-    """The zero channels before and after, if the node adds only these."""
+    """Numbers of zero channels before and after; None if the node pads anything else."""
     if (
         pad.op_type != "Pad"
         or _attributes(pad).get("mode", b"constant") != b"constant"

@@ -23,8 +23,8 @@ def open_source_version(store: ModelStore, reference: str) -> Iterator[Version]:
     """Open MODEL or MODEL/VERSION.
 
     Raises:
-        QuantizationError: It has no fp32 file, the file holds another precision, or `reference`
-            is an ONNX file.
+        QuantizationError: The version has no fp32 file, the file holds another precision, or
+            `reference` is an ONNX file.
     """
     if reference.lower().endswith(".onnx") and (path := Path(reference)).is_file():
         require_float32(path.read_bytes(), path)
@@ -47,11 +47,11 @@ def publish_variant(
 ) -> Published:
     """Seal the version's files and the variant as the model's next version.
 
-    `production` moves to it if it pointed to this version or to none, and every check passed
-    without a waiver: a variant of an older version must not cause a rollback.
+    `production` moves to the variant if it pointed to `version` or did not exist, and if every
+    check passed without a waiver. A variant of an older version must not cause a rollback.
 
     Raises:
-        PublishError: If `promote` is False and the version would serve nevertheless.
+        PublishError: If `promote` is False but the new version would be served anyway.
     """
     model, manifest = version.model, version.manifest
     file = f"model.{quantized.precision}.onnx"
@@ -80,7 +80,7 @@ def publish_variant(
             model=model, version=version.number, digest=version.digest
         ),
         "variants": (*others, variant),
-        "signature": None,  # it is valid for the old manifest only
+        "signature": None,  # valid for the old manifest only
     }
     if not promote:
         require_holdable(store, model)
@@ -99,7 +99,7 @@ def publish_variant(
 
 
 def _serving_version(store: ModelStore, model: str) -> int | None:
-    """The version of `production`, or the newest one, which serves without that alias."""
+    """The version of `production`. Without that alias, the newest version is served."""
     try:
         aliased = store.aliases(model).version(PRODUCTION)
     except AliasError:

@@ -1,4 +1,4 @@
-"""Scores of a model file on many images, through the store's own session."""
+"""Runs a model file on many images, with the same session class as the service."""
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator

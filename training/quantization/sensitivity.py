@@ -18,7 +18,7 @@ MAX_FP32_SHARE: Final = 0.25  # of the layers
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """The `relative_drift` of the logits if only this layer is quantized."""
+    """`drift` is the `relative_drift` of the logits when only this layer is quantized."""
 
     layer: str
     drift: float
@@ -48,8 +48,8 @@ def choose_fp32_layers(
 ) -> tuple[str, ...]:
     """Choose the fewest layers to leave in fp32, worst first, until the result is acceptable.
 
-    At most a quarter of the layers is chosen, acceptable or not. `rank_layers` is expensive and is
-    called only if a layer must be chosen.
+    At most a quarter of the layers is chosen, even if the result is not acceptable. `rank_layers`
+    is expensive, so it is called only if a layer must be chosen.
     """
     if is_acceptable(()):
         return ()

@@ -43,7 +43,7 @@ VALIDATION_IMAGES: Final = 1000
 SWEEP_LAYERS: Final = 40
 _DRIFT_QUANTILE: Final = 0.99
 ProgressFactory = Callable[[str], Callable[[int, int], None]]
-"""From the title of a step to its progress callback of (done, total)."""
+"""Takes the title of a step, returns its progress callback of (done, total)."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,9 @@ class QuantizationSettings:
     """The user's choices.
 
     Attributes:
-        max_loss: Percentage points of top-1 that may be lost; None is 0.5 points or two images.
-        sweep: Whether to measure each layer; None does so for networks of up to 40 layers.
+        max_loss: Percentage points of top-1 that may be lost. None allows 0.5 points or two
+            images, whichever is more.
+        sweep: Whether to measure each layer. None measures networks of up to 40 layers.
     """
 
     precision: Precision = "int8"
@@ -72,7 +73,7 @@ class QuantizedVariant:
     """A converted file with its checks.
 
     Attributes:
-        golden_logits: The file's logits of each golden image on this machine.
+        golden_logits: Logits of each golden image on this machine.
         top1: fp32's and the variant's top-1 on the test split.
         fp32_layers: Layers that were left in fp32.
         sensitivities: Empty if layers were not measured.
@@ -183,7 +184,10 @@ def _convert_to_int8(
     scorer: Scorer,
     progress: ProgressFactory,
 ) -> tuple[bytes, tuple[str, ...], tuple[Sensitivity, ...]]:
-    """The INT8 file, the layers in fp32 that the validation split requires, and sensitivities."""
+    """Return the INT8 file, the layers kept in fp32, and the sensitivities.
+
+    More layers stay in fp32, worst first, until the result on the validation split is acceptable.
+    """
     batches = list(_calibration_batches(data, settings.calibration_images, scorer.batch))
     calibrated = calibrate(fp32_data, batches, progress("calibrating"))
     validation = evenly_spaced(data.split.validation, VALIDATION_IMAGES)
@@ -230,7 +234,7 @@ def _open(scorer: Scorer, data: bytes, precision: Precision) -> Session:
 
 
 def _calibration_batches(data: RunData, images: int, max_batch: int) -> Iterator[Pixels]:
-    """Evenly spaced training images in batches of one size; a shorter rest is left out."""
+    """Evenly spaced training images in batches of equal size. An incomplete batch is dropped."""
     chosen = evenly_spaced(data.split.train, images)
     size = min(CALIBRATION_BATCH, max_batch, len(chosen))
     for chunk in data.chunks(chosen):
@@ -239,7 +243,7 @@ def _calibration_batches(data: RunData, images: int, max_batch: int) -> Iterator
 
 
 def _golden_logits(version: Version, session: Session) -> Logits:
-    """Run one image at a time, as the golden proof does."""
+    """Run one image at a time, like the service's check of golden images."""
     logits = [
         session.run(load_pixels(version, golden)[np.newaxis])[0]
         for golden in version.manifest.golden

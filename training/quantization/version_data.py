@@ -1,4 +1,4 @@
-"""Finds the labelled images that a published version was trained on, with the same split."""
+"""Loads the labelled images that a published version was trained on, with the same split."""
 
 import shlex
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from training.run.known_images import known_digests, read_version_known_images
 
 
 def find_sources(version: Version, names: Sequence[str]) -> tuple[str, ...]:
-    """The given sources, or those of the version's training command.
+    """Return `names`, or the sources in the version's training command if `names` is empty.
 
     Raises QuantizationError if neither is available.
     """
@@ -47,7 +47,7 @@ def open_version_data(
 ) -> RunData:
     """Load, check and split the sources as in training.
 
-    Images that the version has learned from are never in the test split.
+    The test split never contains images that the version was trained on.
 
     Raises:
         QuantizationError: If no source is available.

@@ -35,9 +35,9 @@ DRAWN_METRICS: Final = (
     ("Validation loss", "validation_loss", False),
     ("Validation accuracy", "validation_top1", True),
 )
-"""Title, name in `metrics.jsonl`, and whether it is a share."""
+"""Title, name in `metrics.jsonl`, and whether the metric is a share."""
 NOT_COMPARED: Final = frozenset({"model", "packages", "changes"})
-"""Fields of `config.json` that are shown elsewhere or follow from others."""
+"""Fields of `config.json` that are shown elsewhere or follow from other fields."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ComparedRun:
     series: int
 
     def x_values(self, axis: str) -> Sequence[float]:
-        """Position of each epoch's end on one of X_AXES."""
+        """Position of the end of each epoch. `axis` is one of X_AXES."""
         if axis == "epoch":
             return self.history.epochs
         return self.history.images if axis == "images seen" else self.history.seconds
@@ -66,7 +66,10 @@ class ComparedRun:
 
 @dataclass(frozen=True)
 class McNemarTest:
-    """Two runs on the same test images: how many only one of them classified correctly."""
+    """Compares two runs on the same test images.
+
+    `only_first` and `only_second` count the images that only this run classified correctly.
+    """
 
     first: str
     second: str
@@ -146,7 +149,7 @@ def comparison_table(runs: Sequence[Run]) -> Table:
 
 
 def config_differences(runs: Sequence[ComparedRun]) -> dict[str, list[str]]:
-    """Values of `config.json` that differ between the runs, by dotted name, one per run."""
+    """Fields of `config.json` that differ between the runs: dotted name to one value per run."""
     configs = [
         flatten(each.config.model_dump(mode="json", exclude=set(NOT_COMPARED))) for each in runs
     ]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SERIES_COLOURS: Final = 8
-"""Number of line colours in the style of the page; further lines are dashed."""
+"""Number of line colours in the style of the page. Further lines are dashed."""
 
 _INK, _RULE = "#010203", "#010204"
 _SERIES: Final = tuple(f"#0102{16 + position}" for position in range(SERIES_COLOURS))
@@ -101,15 +101,13 @@ def draw_lines(
     """Draw curves in one SVG element.
 
     Args:
-        name: Name of the drawing for screen readers; also makes its ids unique on a page.
-        lines: The curves.
+        name: Name of the drawing for screen readers. It also makes its ids unique on a page.
         x: Label of the x axis.
         y: Label of the y axis.
-        percent: Whether values are shares.
+        percent: Show values, which are shares from 0 to 1, as percentages.
         logarithmic: Use a logarithmic y axis if the values differ by a factor over 20.
-        limits: Ends of the y axis; None fits the values.
+        limits: Lower and upper end of the y axis. None fits the values.
         mark: Position and text of a vertical line.
-        legend: Whether to draw a legend.
 
     Returns:
         The SVG element, or None if no curve has a point.
@@ -239,7 +237,7 @@ def standalone(drawing: Markup) -> bytes:
 
 
 def _annotate(axes: "Axes", mark: tuple[float, str]) -> None:
-    """Write the text of a mark at the top of its line, on the side with more room."""
+    """Write the text of a mark at the top of its line, on the side with more space."""
     low, high = axes.get_xlim()
     left = mark[0] > (low + high) / 2
     axes.annotate(
@@ -256,7 +254,7 @@ def _annotate(axes: "Axes", mark: tuple[float, str]) -> None:
 
 @contextmanager
 def _figure(width: float, height: float) -> Iterator["Figure"]:
-    """An empty figure, in inches, with the style of this module regardless of matplotlibrc."""
+    """An empty figure in the style of this module, independent of matplotlibrc. Sizes in inches."""
     import matplotlib as mpl  # noqa: PLC0415  takes a second
     from matplotlib.figure import Figure  # noqa: PLC0415
 

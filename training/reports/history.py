@@ -1,4 +1,4 @@
-"""Metrics of each epoch of a run, with the images and seconds of training up to it."""
+"""Metrics of each epoch of a run, and the images and seconds of training up to its end."""
 
 import csv
 from collections import defaultdict
@@ -19,10 +19,8 @@ class History:
 
     Attributes:
         lines: One line per epoch.
-        train_images: Number of images that are trained on.
-        batch_size: Number of images of a batch.
-        validation_learned: Whether validation images are trained on too, so that their metrics
-            say nothing about new images.
+        validation_learned: Whether the run also trains on validation images. Their metrics are
+            then no estimate for new images.
     """
 
     lines: Sequence[Mapping[str, Any]]
@@ -59,12 +57,12 @@ class History:
 
     @property
     def best(self) -> Mapping[str, Any]:
-        """The first line with the highest validation accuracy, and among these the lowest loss."""
+        """The line with the highest validation accuracy. Ties go to the lowest validation loss."""
         return max(self.lines, key=lambda line: (line["validation_top1"], -line["validation_loss"]))
 
     @property
     def best_validation(self) -> str:
-        """The best validation accuracy as text."""
+        """The best validation accuracy as text, or `trained on` with `validation_learned`."""
         if self.validation_learned:
             return "trained on"
         return format_percent(self.best["validation_top1"])
@@ -80,7 +78,7 @@ def read_history(run: Run) -> History:
 
 
 def split_indices(run: Run) -> dict[str, list[int]]:
-    """Positions of each split's images in the data, from `split.csv`. Raises RunError."""
+    """Positions in the data of the images of each split, from `split.csv`. Raises RunError."""
     indices: dict[str, list[int]] = defaultdict(list)
     for index, split in enumerate(_read_splits(run)):
         if split:

@@ -74,7 +74,7 @@ class ClassifiedImage:
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """Number of images, recall and precision of a class; None if there is nothing to divide by."""
+    """Metrics of one class. Recall or precision is None if its denominator is 0."""
 
     label: int
     name: str
@@ -88,7 +88,6 @@ class ReliabilityBin:
     """Images whose highest probability is in [low, high); the last bin includes 1.
 
     Attributes:
-        images: Number of images.
         confidence: Mean of their highest probabilities.
         accuracy: Share of correct predictions.
     """
@@ -113,7 +112,6 @@ def confusion_matrix(predictions: SplitPredictions) -> Indices:
 
 
 def class_metrics(matrix: Indices, names: Sequence[str]) -> list[ClassMetrics]:
-    """Metrics of each class, from a confusion matrix."""
 
     def share(part: int, whole: int) -> float | None:
         return part / whole if whole else None
@@ -135,7 +133,7 @@ def class_metrics(matrix: Indices, names: Sequence[str]) -> list[ClassMetrics]:
 def rows_by_cell(predictions: SplitPredictions) -> dict[tuple[int, int], Indices]:
     """Rows of the predictions for each (label, predicted class) that occurs.
 
-    Mistakes are sorted by falling, correct predictions by rising probability.
+    Mistakes are sorted by descending probability, correct predictions by ascending probability.
     """
     labels, predicted = predictions.labels, predictions.predicted
     cells = labels * predictions.probabilities.shape[1] + predicted
@@ -154,10 +152,11 @@ def worst_mistakes(predictions: SplitPredictions, limit: int) -> list[Classified
 
 
 def likely_wrong_labels(splits: Sequence[SplitPredictions]) -> list[ClassifiedImage]:
-    """Images whose label is probably wrong, the largest margin first.
+    """Images whose label is probably wrong, with the largest margin first.
 
-    An image is listed if the probability of its predicted class is at least the average of the
-    images that are labelled with this class in the same split.
+    A misclassified image is listed if the probability of its predicted class reaches a threshold.
+    The threshold is the mean probability of that class over all images labelled with it, in the
+    same split.
 
     Source: confident learning, Northcutt et al. 2021.
     """
@@ -184,7 +183,7 @@ def reliability_bins(
 ) -> list[ReliabilityBin]:
     """Confidence and accuracy in bins of equal width, without empty bins.
 
-    The bins are those of `expected_calibration_error`.
+    `expected_calibration_error` uses the same bins.
     """
     confidence = predictions.probabilities.max(axis=1)
     correct = predictions.predicted == predictions.labels

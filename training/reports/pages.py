@@ -17,7 +17,7 @@ MISSING: Final = "\N{EN DASH}"
 
 
 def render_page(template: str, **values: Any) -> bytes:
-    """The template filled with these values, as UTF-8.
+    """Fill the template with these values and encode it as UTF-8.
 
     Strings are escaped unless they are Markup. Unprintable characters are written as escapes.
     """
@@ -56,7 +56,10 @@ def format_duration(seconds: float) -> str:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested values by dotted name, as JSON except strings. None and empty lists are left out."""
+    """Nested values by dotted name. Strings stay, other values become JSON.
+
+    None and empty lists are left out.
+    """
     flat: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):

@@ -45,13 +45,13 @@ CELL_THUMBNAILS: Final = 12
 MATRIX_THUMBNAILS: Final = 1500
 """Largest number of thumbnails of the whole confusion matrix."""
 MATRIX_CLASSES: Final = 100
-"""From so many classes on, the most confused pairs are listed instead of the matrix."""
+"""From this number of classes, the page lists the most confused pairs instead of the matrix."""
 LISTED_PAIRS: Final = 40
 LISTED_MISTAKES: Final = 24
 LISTED_LABELS: Final = 36
 SMALL_INPUT_SIDE: Final = 64
 SMALL_SAMPLE: Final = 60_000
-"""Images checked for wrong labels if inputs are small: 30 s of a small network on two cores."""
+"""Images checked for wrong labels if inputs are small. Takes 30 s (small network, two cores)."""
 LARGE_SAMPLE: Final = 4096
 
 ProgressCallback = Callable[[int, int], None]
@@ -82,7 +82,7 @@ class ConfusionCell:
 
 @dataclass(frozen=True)
 class CheckedLabels:
-    """How many images of a split were checked for wrong labels, of how many."""
+    """Number of images of a split that were checked for wrong labels, and their total number."""
 
     split: str
     images: int
@@ -95,14 +95,14 @@ def write_run_report(
     progress: ProgressCallback = lambda *_: None,
     process: DistributedProcess = SINGLE_PROCESS,
 ) -> Path:
-    """Write `report.html` of a run, and change nothing else. Returns its path.
+    """Write `report.html` of a run, change no other file, and return its path.
 
-    Validation and training images, or a sample of them, are predicted again to find labels that
-    are probably wrong.
+    The run's network predicts the validation and training images again, or a sample of them, to
+    find labels that are probably wrong.
 
     Args:
         progress: Called for the predicted images, then for the thumbnails.
-        process: Predicts on its device.
+        process: Its device is used for predictions.
 
     Raises:
         RunError: The run is not evaluated.
@@ -230,7 +230,7 @@ def _draw_sample(indices: Indices, limit: int, seed: int) -> Indices:
 def _confusion_cells(
     test: SplitPredictions, matrix: Indices, *, all_cells: bool
 ) -> list[ConfusionCell]:
-    """The cells with images row by row, or only the largest ones off the diagonal."""
+    """Cells with images, row by row. Without `all_cells`: only the largest off the diagonal."""
     rows = rows_by_cell(test)
     if not all_cells:
         wrong = [cell for cell in rows if cell[0] != cell[1]]
@@ -251,7 +251,7 @@ def _confusion_cells(
 
 
 def _thumbnails_per_cell(sizes: Sequence[int]) -> int:
-    """The largest number of thumbnails per cell within MATRIX_THUMBNAILS, at least one."""
+    """The largest number of thumbnails per cell, at least 1, that keeps MATRIX_THUMBNAILS."""
     for limit in range(CELL_THUMBNAILS, 1, -1):
         if sum(min(size, limit) for size in sizes) <= MATRIX_THUMBNAILS:
             return limit
@@ -286,7 +286,7 @@ def _read_checks(run: Run) -> tuple[tuple[Check, ...], str | None]:
 
 
 def _read_environment(run: Run) -> Mapping[str, Any]:
-    """The numeric environment that the checkpoint names; empty without a checkpoint."""
+    """The numeric environment recorded in the checkpoint; empty without a checkpoint."""
     with suppress(RunError):
         environment = (load_checkpoint(run) or {}).get("environment")
         if isinstance(environment, dict):

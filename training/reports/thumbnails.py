@@ -13,14 +13,14 @@ from training.data.lazy_columns import encode
 from training.run.data import PIXEL_CHUNK_SIZE, RunData
 
 LOSSLESS_SIDE: Final = 64
-"""Images of up to so many pixels a side are kept as they are."""
+"""Images with sides up to this many pixels are stored losslessly in full size."""
 THUMBNAIL_SIDE: Final = 112
 THUMBNAIL_QUALITY: Final = 82
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """An image as a `data:` URI. A `small` one has every pixel; enlarge it without smoothing."""
+    """An image as a `data:` URI. If `small`, it has full size; enlarge it without smoothing."""
 
     uri: str
     small: bool
@@ -48,7 +48,7 @@ def make_thumbnails(
 
 
 def make_thumbnail(pixels: Pixels) -> Thumbnail:
-    """Thumbnail of uint8 `[height, width, 3]`: PNG up to 64 pixels a side, a reduced JPEG above."""
+    """Thumbnail of uint8 `[height, width, 3]`: PNG up to 64 pixels a side, else a reduced JPEG."""
     small = max(pixels.shape[:2]) <= LOSSLESS_SIDE
     is_grey = bool((pixels == pixels[..., :1]).all())
     image = Image.fromarray(pixels[..., 0] if is_grey else pixels)
