@@ -109,9 +109,10 @@ lock: $(TRAINING)/.installed ## Renew the service's pinned versions and hashes f
 clean: ## Remove environments (do so to change PYTHON), caches and build results; not runs, not models
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
-$(SERVICE)/.installed: requirements/service.txt
+$(SERVICE)/.installed: requirements/service.txt pyproject.toml
 	$(call make-environment,$(SERVICE))
 	$(SERVICE)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/service.txt
+	$(SERVICE)/bin/python $(PIP_INSTALL) --no-deps --config-settings editable_mode=compat -e .
 	@touch $@
 
 $(TEST)/.installed: requirements/service.txt pyproject.toml $(CONSTRAINTS)
