@@ -1,5 +1,6 @@
 """The commands of every tutorial and how-to guide run as they stand in a copy of the checkout."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -46,6 +47,7 @@ def test_the_commands_of_a_page_run_as_they_stand(page: Path, tmp_path: Path) ->
     commands = [command for command in commands_of(ROOT / page) if command.mode != "no"]
     if not commands:
         pytest.skip("every command of this page needs something that a test has not, as it says")
+    make_service_environment()
     checkout = copy_checkout(tmp_path / "checkout")
     port = free_port()
     environment = {
@@ -129,6 +131,15 @@ def free_port() -> int:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         return int(listening.getsockname()[1])
+
+
+def make_service_environment() -> None:
+    """Create `.venv/service` once: pages that run at the same time share it."""
+    with (ROOT / ".venv" / "documented-commands.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(
+            ["make", ".venv/service/.installed"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
+        )
 
 
 def copy_checkout(target: Path) -> Path:
