@@ -50,7 +50,7 @@ ERROR_CODES: Final[dict[str, ErrorCode]] = {
         ("unsupported_media_type", 415, "The body is neither an image, a form nor JSON."),
         ("unsupported_encoding", 415, "`Content-Encoding` is not supported."),
         ("unsupported_image", 415, "The image format, or this variant of it, is not supported."),
-        ("overloaded", 429, "There is no room, or no time before the deadline: `Retry-After`."),
+        ("overloaded", 429, "The queue is full, or the deadline is too close. See `Retry-After`."),
         ("inference_failed", 500, "The model failed on this batch. The server's log has details."),
         ("invalid_model_output", 500, "The model returned NaN or infinity for this image."),
         ("internal_error", 500, "The service failed. The server's log has details."),
