@@ -143,6 +143,14 @@ class EveryImageFailedError(ServiceError):
         )
 
 
+def check_image_count(count: int, max_images: int) -> None:
+    """Raise TooLargeError if a request has more images than are allowed."""
+    if count > max_images:
+        raise TooLargeError(
+            f"a request may have at most {max_images} images, got {count}", code="too_many_images"
+        )
+
+
 IMAGE_STATUS: Final[Mapping[type[ImageError], HTTPStatus]] = {
     TooManyPixelsError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     ImageUnsupportedError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,

@@ -1,4 +1,4 @@
-"""Read the files of a multipart form (RFC 7578) with `bytes.split`.
+"""Read the parts of a multipart form (RFC 7578) with `bytes.split`.
 
 A parser that works byte by byte could spend seconds on a hostile body.
 """
@@ -6,6 +6,7 @@ A parser that works byte by byte could spend seconds on a hostile body.
 import base64
 import binascii
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from python_multipart.multipart import parse_options_header
@@ -13,10 +14,20 @@ from python_multipart.multipart import parse_options_header
 MAX_PART_HEAD_BYTES: Final = 4096
 _DISPOSITION: Final = b"content-disposition"
 _ENCODING: Final = b"content-transfer-encoding"
+_FILE_TYPES: Final = (b"image/", b"application/octet-stream", b"binary/octet-stream")
 
 
 class MultipartError(Exception):
     """The form is malformed; the message says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One field of a form. `is_file` is None if its headers do not say whether it is a file."""
+
+    name: str
+    content: bytes
+    is_file: bool | None
 
 
 def find_boundary(content_type: str) -> bytes:
@@ -34,8 +45,8 @@ def count_parts(body: bytes, boundary: bytes) -> int:
     return body.count(b"\r\n--" + boundary)
 
 
-def read_files(body: bytes, boundary: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield field name and content of each file. Raises MultipartError, also for other fields."""
+def read_parts(body: bytes, boundary: bytes) -> Iterator[Part]:
+    """Yield each part. Raises MultipartError."""
     _, *parts = (body if body.startswith(b"\r\n") else b"\r\n" + body).split(b"\r\n--" + boundary)
     closed = False
     for part in parts:
@@ -48,7 +59,7 @@ def read_files(body: bytes, boundary: bytes) -> Iterator[tuple[str, bytes]]:
         raise MultipartError("the closing boundary is missing")
 
 
-def _read_part(part: bytes) -> tuple[str, bytes]:
+def _read_part(part: bytes) -> Part:
     start = part.find(b"\r\n", 0, MAX_PART_HEAD_BYTES)
     if start < 0 or part[:start].strip(b" \t"):
         raise MultipartError("a boundary is not at the end of its line")
@@ -61,13 +72,17 @@ def _read_part(part: bytes) -> tuple[str, bytes]:
         if not colon:
             raise MultipartError("a header of a part has no colon")
         headers[header.strip().lower()] = value.strip()
-    options = parse_options_header(headers.get(_DISPOSITION, b""))[1]
+    disposition = headers.get(_DISPOSITION, b"")
+    options = parse_options_header(disposition)[1]
     if b"name" not in options:
         raise MultipartError("a part has no Content-Disposition with a name")
-    name = options[b"name"].decode(errors="replace")
-    if b"filename" not in options:
-        raise MultipartError(f"the field {name!r} is not a file")
-    return name, _decode(part[end + 4 :], headers.get(_ENCODING, b"binary").lower())
+    media_type = headers.get(b"content-type", b"").lower()
+    named = b"filename" in options or b"filename*" in disposition.lower()  # RFC 5987
+    is_file = True if named or media_type.startswith(_FILE_TYPES) else None
+    content = _decode(part[end + 4 :], headers.get(_ENCODING, b"binary").lower())
+    if not content and options.get(b"filename") == b"":
+        is_file = False  # a browser's form without a chosen file
+    return Part(options[b"name"].decode(errors="replace"), content, is_file)
 
 
 def _decode(content: bytes, encoding: bytes) -> bytes:

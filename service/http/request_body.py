@@ -1,63 +1,50 @@
 """Read a request body and split it into encoded images: raw image, multipart files or JSON."""
 
 import asyncio
-import base64
-import binascii
-from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Final
+from collections.abc import Callable, Mapping
+from enum import Enum, auto
+from typing import Any, Final
 
-import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel
 from starlette.types import Receive
 
+from model_store.errors import ImageCorruptError, ImageError, NotAnImageError
 from model_store.image_header import sniff
-from model_store.validation import describe_validation_error
 from service.errors import (
     BadRequestError,
     BodyTimeoutError,
     ClientDisconnectedError,
     TooLargeError,
     UnsupportedMediaError,
+    check_image_count,
     shorten,
 )
-from service.http.multipart_body import MultipartError, count_parts, find_boundary, read_files
+from service.http.json_body import JsonBody, read_json, starts_like_json
+from service.http.multipart_body import (
+    MultipartError,
+    Part,
+    count_parts,
+    find_boundary,
+    read_parts,
+)
 from service.prediction.request import EncodedImage
 
 FIELD: Final = "images"
 MAX_LENGTH_DIGITS: Final = 19
+MAX_TEXT_FIELDS: Final = 64
+"""Most parts of a form that are no image."""
 INLINE_BYTES: Final = 128 * 1024
 """Forms and JSON up to this size are parsed faster than they could be passed to a thread."""
-_MAX_KEY_LENGTH: Final = 100
-_BASE64_SLICE: Final = 1024 * 1024  # a multiple of 4
-_RAW_TYPES: Final = (
-    "",
-    "application/octet-stream",
-    "application/x-www-form-urlencoded",
-    "binary/octet-stream",
-)
-_EXPECTED_JSON: Final = 'expected {"images": [{"b64": "..."}]}'
+_URL_ENCODED: Final = "application/x-www-form-urlencoded"
+_RAW_TYPES: Final = ("", "application/octet-stream", "binary/octet-stream", _URL_ENCODED)
+_BYTES_OF_EVERY_IMAGE: Final = (b"\0", b"\n", b"\r")
 
 
-class JsonImage(BaseModel):
-    """An image in a JSON body."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    b64: Annotated[
-        str,
-        Field(
-            description="The encoded image in base64 (RFC 4648), or a `data:` URL.",
-            json_schema_extra={"format": "byte"},
-        ),
-    ]
-
-
-class JsonBody(BaseModel):
-    """A JSON request body."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    images: Annotated[list[JsonImage], Field(description="One or more images.")]
+class _Kind(Enum):
+    IMAGE = auto()
+    JSON = auto()
+    FORM = auto()
+    UNSUPPORTED = auto()
 
 
 _FILE: Final = {"type": "string", "format": "binary"}
@@ -65,7 +52,13 @@ BODY_SCHEMAS: Final[Mapping[str, type[BaseModel] | dict[str, Any]]] = {
     "image/*": _FILE,
     "multipart/form-data": {
         "type": "object",
-        "properties": {FIELD: {"type": "array", "items": _FILE}},
+        "properties": {
+            FIELD: {
+                "type": "array",
+                "items": _FILE,
+                "description": "The images. Their fields may have any other name, too.",
+            }
+        },
         "required": [FIELD],
     },
     "application/json": JsonBody,
@@ -145,7 +138,7 @@ async def parse_body(
     headers: Mapping[str, str], body: bytes, max_images: int
 ) -> list[EncodedImage]:
     """Call `read_images`, in a thread if the body is a large form or large JSON."""
-    if len(body) <= INLINE_BYTES or _is_raw_image(headers, body):
+    if len(body) <= INLINE_BYTES or _kind_of(headers, body) is _Kind.IMAGE:
         return read_images(headers, body, max_images)
     return await asyncio.to_thread(read_images, headers, body, max_images)
 
@@ -153,11 +146,12 @@ async def parse_body(
 def read_images(headers: Mapping[str, str], body: bytes, max_images: int) -> list[EncodedImage]:
     """Split a body into encoded images, in order. An invalid image is replaced by its error.
 
-    A body that starts like an image is treated as one, whatever its media type: by default, curl
-    labels every body as a form.
+    A body that starts like an image or like JSON is treated as such, whatever its media type: by
+    default, curl labels every body as a form.
 
     Raises:
         BadRequestError: The body is empty, malformed or without images.
+        ImageError: The body was damaged by `curl -d`.
         TooLargeError: There are more than `max_images` images.
         UnsupportedMediaError: The media type is not supported.
     """
@@ -166,111 +160,98 @@ def read_images(headers: Mapping[str, str], body: bytes, max_images: int) -> lis
             "the body is empty: send an image, for example curl --data-binary @photo.jpg",
             code="empty_body",
         )
-    if _is_raw_image(headers, body):
-        return [body]
-    media_type = _media_type(headers)
-    if media_type == "application/json":
-        images = _read_json(body, max_images)
-    elif media_type == "multipart/form-data":
-        images = _read_multipart(headers["content-type"], body, max_images)
-    else:
-        raise UnsupportedMediaError(
-            f"the media type {shorten(media_type)!r} is not supported: send a raw image, "
-            f"multipart/form-data with {FIELD!r} files, or application/json"
-        )
+    match _kind_of(headers, body):
+        case _Kind.IMAGE:
+            if _media_type(headers) == _URL_ENCODED:
+                _check_not_stripped(body)
+            return [body]
+        case _Kind.JSON:
+            images = read_json(body, max_images)
+        case _Kind.FORM:
+            images = _read_multipart(headers["content-type"], body, max_images)
+        case _Kind.UNSUPPORTED:
+            raise UnsupportedMediaError(
+                f"the media type {shorten(_media_type(headers))!r} is not supported: send a raw "
+                "image, multipart/form-data with files, or application/json"
+            )
     if not images:
         raise BadRequestError(f"{FIELD!r} must have at least one image", code="no_images")
     return images
 
 
-def _is_raw_image(headers: Mapping[str, str], body: bytes) -> bool:
+def _kind_of(headers: Mapping[str, str], body: bytes) -> _Kind:
+    if sniff(body):
+        return _Kind.IMAGE
     media_type = _media_type(headers)
-    return bool(sniff(body)) or media_type in _RAW_TYPES or media_type.startswith("image/")
+    if media_type == "multipart/form-data":
+        return _Kind.FORM
+    if media_type == "application/json" or starts_like_json(body):
+        return _Kind.JSON
+    raw = media_type in _RAW_TYPES or media_type.startswith("image/")
+    return _Kind.IMAGE if raw else _Kind.UNSUPPORTED
 
 
 def _media_type(headers: Mapping[str, str]) -> str:
     return headers.get("content-type", "").split(";", 1)[0].strip().lower()
 
 
-def _keys(document: Any) -> Iterator[str]:
-    """The keys of the document and of its images."""
-    if isinstance(document, dict):
-        yield from document
-        images = document.get("images")
-        for image in images if isinstance(images, list) else ():
-            if isinstance(image, dict):
-                yield from image
-
-
-def _read_json(body: bytes, max_images: int) -> list[EncodedImage]:
-    # Counted before parsing: millions of small items would become gigabytes of objects. None of
-    # these characters occurs in base64.
-    if sum(body.count(character) for character in (b"{", b"[", b",")) > 8 * (max_images + 8):
-        _check_count(body.count(b'"b64"'), max_images)
-        raise BadRequestError(
-            f"{_EXPECTED_JSON}, got a body with far more items", code="malformed_json"
+def _check_not_stripped(body: bytes) -> None:
+    """Detect a file that `curl -d @photo.jpg` has stripped of line breaks and NUL bytes."""
+    if not any(byte in body for byte in _BYTES_OF_EVERY_IMAGE):
+        kind: type[ImageError] = ImageCorruptError if sniff(body) else NotAnImageError
+        raise kind(
+            "the body has neither line breaks nor NUL bytes, and every image has some; curl -d "
+            "removes them: use curl --data-binary @photo.jpg"
         )
-    try:
-        document = orjson.loads(body)  # pydantic would copy a key of megabytes into its message
-    except ValueError as error:
-        raise BadRequestError(f"{_EXPECTED_JSON}: {error}", code="malformed_json") from None
-    if long := next((key for key in _keys(document) if len(key) > _MAX_KEY_LENGTH), None):
-        detail = f"{_EXPECTED_JSON}, got the key {shorten(long)!r}"
-        raise BadRequestError(detail, code="malformed_json")
-    try:
-        parsed = JsonBody.model_validate(document)
-    except ValidationError as error:
-        raise BadRequestError(
-            f"{_EXPECTED_JSON}: {describe_validation_error(error)}", code="malformed_json"
-        ) from None
-    _check_count(len(parsed.images), max_images)
-    return [_decode_base64(image.b64) for image in parsed.images]
-
-
-def _decode_base64(text: str) -> EncodedImage:
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
-    try:
-        # In slices, so that other threads can run in between. Only the last may have padding.
-        if "=" in text[:-2]:
-            raise ValueError("padding before the end")
-        data = b"".join(
-            base64.b64decode(text[start : start + _BASE64_SLICE], validate=True)
-            for start in range(0, len(text), _BASE64_SLICE)
-        )
-    except (binascii.Error, ValueError):
-        return BadRequestError(
-            "b64 must be base64 as in RFC 4648: with padding, without line breaks",
-            code="malformed_base64",
-        )
-    return data or _empty_image()
-
-
-def _empty_image() -> BadRequestError:
-    return BadRequestError("the image is empty", code="empty_image")
 
 
 def _read_multipart(content_type: str, body: bytes, max_images: int) -> list[EncodedImage]:
     images: list[EncodedImage] = []
+    texts: list[str] = []
     try:
         boundary = find_boundary(content_type)
-        _check_count(count_parts(body, boundary) - 1, max_images)
-        for field, content in read_files(body, boundary):
-            if field != FIELD:
-                raise MultipartError(f"unexpected field {shorten(field)!r}")
-            _check_count(len(images) + 1, max_images)
-            images.append(content or _empty_image())
+        check_image_count(count_parts(body, boundary) - 1 - MAX_TEXT_FIELDS, max_images)
+        for part in read_parts(body, boundary):
+            image = _read_part(part)
+            if image is None:
+                texts.append(shorten(part.name, 40))
+                continue
+            check_image_count(len(images) + 1, max_images)
+            images.append(image)
     except MultipartError as error:
         raise BadRequestError(
-            f"malformed multipart body: {error}; "
-            f"send files in fields named {FIELD!r}, for example curl -F {FIELD}=@photo.jpg",
+            f"malformed multipart body: {error}; send files, for example "
+            f"curl -F {FIELD}=@photo.jpg",
             code="malformed_multipart",
         ) from None
+    if texts and not images:
+        raise BadRequestError(
+            f"the form has no file, only the text {', '.join(texts[:3])}; send files, for example "
+            f"curl -F {FIELD}=@photo.jpg",
+            code="no_images",
+        )
     return images
 
 
-def _check_count(count: int, max_images: int) -> None:
-    if count > max_images:
-        raise TooLargeError(
-            f"a request may have at most {max_images} images, got {count}", code="too_many_images"
+def _read_part(part: Part) -> EncodedImage | None:
+    """The image in a part, the error in its place, or None for a text field."""
+    if part.is_file:
+        return part.content or BadRequestError("the image is empty", code="empty_image")
+    if part.is_file is None and (sniff(part.content) or not _is_text(part.content)):
+        return part.content
+    if part.is_file is None and part.name.removesuffix("[]") == FIELD:
+        # Not skipped like other text: the images after it would get the wrong results.
+        return BadRequestError(
+            f"the field {FIELD} is text, not a file: send it with @, as in "
+            f"curl -F {FIELD}=@photo.jpg",
+            code="malformed_multipart",
         )
+    return None
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -136,7 +136,9 @@ BODIES: list[Any] = [
     ("deep_json", {"content": b"[" * 100_000, "headers": JSON}, 400, "malformed_json"),
     ("json_list", {"json": ["QUJD"]}, 400, "malformed_json"),
     ("json_null", {"content": b"null", "headers": JSON}, 400, "malformed_json"),
-    ("json_strings", {"json": {"images": ["QUJD"]}}, 400, "malformed_json"),
+    ("json_nested_list", {"json": {"images": [["QUJD"]]}}, 400, "malformed_json"),
+    ("json_strings_of_text", {"json": {"images": ["aGVsbG8="]}}, 400, "not_an_image"),
+    ("json_without_type", {"content": b'{"images": 1}'}, 400, "malformed_json"),
     ("json_number", {"json": {"images": [{"b64": 5}]}}, 400, "malformed_json"),
     (
         "json_unknown_field",
@@ -163,13 +165,13 @@ BODIES: list[Any] = [
         400,
         "malformed_multipart",
     ),
-    ("multipart_field", multipart(("photo", RED)), 400, "malformed_multipart"),
     (
-        "multipart_second_field",
-        multipart(("images", RED), ("photo", RED)),
+        "multipart_text_beside_images",
+        multipart(("images", b"a.png"), ("images", b"b.png"), file=False),
         400,
         "malformed_multipart",
     ),
+    ("multipart_only_text", multipart(("threshold", b"0.5"), file=False), 400, "no_images"),
     ("multipart_no_file", multipart(("images", b"text"), file=False), 400, "malformed_multipart"),
     ("multipart_no_parts", multipart(), 400, "no_images"),
     (

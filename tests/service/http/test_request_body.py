@@ -23,7 +23,8 @@ from service.errors import (
     UnsupportedMediaError,
 )
 from service.http import request_body
-from service.http.request_body import JsonBody, check_headers, read_body, read_images
+from service.http.json_body import JsonBody
+from service.http.request_body import check_headers, read_body, read_images
 from service.prediction.request import EncodedImage
 
 RED, GREEN = plain("red"), plain("green")
@@ -85,8 +86,10 @@ def test_data_urls_are_accepted(prefix: str) -> None:
     ("text", "code"),
     [
         ("####", "malformed_base64"),
-        ("QUJ", "malformed_base64"),
-        ("QUJD\nQUJD", "malformed_base64"),
+        ("QUJDQ", "malformed_base64"),
+        ("QUI=QUJD", "malformed_base64"),
+        ("QU=I", "malformed_base64"),
+        ("QUJD.QUJD", "malformed_base64"),
         ("é", "malformed_base64"),
         ("", "empty_image"),
         ("data:image/png;base64,", "empty_image"),
@@ -138,17 +141,6 @@ def test_truncated_multipart_is_rejected(kept: float) -> None:
     assert caught.value.code == "malformed_multipart"
 
 
-@pytest.mark.filterwarnings(
-    "error::ResourceWarning", "error::pytest.PytestUnraisableExceptionWarning"
-)
-def test_multipart_leaves_no_file_open() -> None:
-    """Temporary files are closed after reading, and after an error."""
-    body, media_type = multipart(RED, GREEN)
-    images_of(body, media_type)
-    with pytest.raises(BadRequestError):
-        images_of(*multipart(RED, field="photo"))
-
-
 @pytest.mark.parametrize(
     "headers",
     [
@@ -182,7 +174,7 @@ def test_json_body_with_too_many_items_is_rejected_before_parsing(
     item: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Millions of small items would become gigabytes of objects."""
-    monkeypatch.setattr(JsonBody, "model_validate_json", lambda _: pytest.fail("it was parsed"))
+    monkeypatch.setattr(JsonBody, "model_validate", lambda _: pytest.fail("it was parsed"))
     body = f'{{"images": [{",".join([item] * 100_000)}]}}'.encode()
     with pytest.raises((BadRequestError, TooLargeError)) as caught:
         read_images(Headers({"content-type": "application/json"}), body, 4)
@@ -257,7 +249,7 @@ def test_parts_of_a_form_may_be_written_in_other_ways() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["QUI=" + "QUJD" * 300_000, "QUJD" * 300_000 + "QUI", "QUJD" * 262_144 + "=QUJ"]
+    "text", ["QUI=" + "QUJD" * 300_000, "QUJD" * 300_000 + "Q", "QUJD" * 262_144 + "=QUJ"]
 )
 def test_long_base64_is_checked_as_a_whole(text: str) -> None:
     """It is decoded in slices, and padding is valid only at its end."""

@@ -1,0 +1,157 @@
+"""Read the images of a JSON body: base64 strings, which may have many megabytes."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Final
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+
+from model_store.validation import describe_validation_error
+from service.errors import BadRequestError, check_image_count
+from service.http.base64_text import SLICE_BYTES, decode_base64
+from service.prediction.request import EncodedImage
+
+MAX_KEY_LENGTH: Final = 100
+LONG_STRING_BYTES: Final = 64 * 1024
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_ESCAPE_BYTES: Final = len(rb"\u002B")
+_EXPECTED: Final = 'expected {"images": [{"b64": "..."}]}'
+
+
+class JsonImage(BaseModel):
+    """An image in a JSON body."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    b64: Annotated[
+        str,
+        Field(
+            description="The encoded image in base64 (RFC 4648, also URL-safe and with line "
+            "breaks), or a `data:` URL.",
+            json_schema_extra={"format": "byte"},
+        ),
+    ]
+
+
+def _kind_of_image(value: object) -> str:
+    return "text" if isinstance(value, str) else "object"
+
+
+class JsonBody(BaseModel):
+    """A JSON request body."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: Annotated[
+        list[
+            Annotated[
+                Annotated[JsonImage, Tag("object")] | Annotated[str, Tag("text")],
+                Discriminator(_kind_of_image),
+            ]
+        ],
+        Field(description="One or more images: objects with `b64`, or the base64 strings alone."),
+    ]
+
+
+def starts_like_json(body: bytes) -> bool:
+    """Whether the first character is a brace or a bracket, as in no image format."""
+    return body[:LONG_STRING_BYTES].removeprefix(_BYTE_ORDER_MARK).lstrip()[:1] in {b"{", b"["}
+
+
+def read_json(body: bytes, max_images: int) -> list[EncodedImage]:
+    """Decode the images of a JSON body. Invalid base64 is replaced by its error.
+
+    Raises:
+        BadRequestError: The body is not the expected JSON.
+        TooLargeError: There are more than `max_images` images.
+    """
+    text, long_strings = _cut_long_strings(body, 4 * (max_images + 8))
+    # Counted before parsing: millions of small items would become gigabytes of objects. None of
+    # these characters occurs in base64.
+    if sum(text.count(character) for character in (b"{", b"[", b",")) > 8 * (max_images + 8):
+        check_image_count(text.count(b'"b64"'), max_images)
+        raise BadRequestError(f"{_EXPECTED}, got a body with far more items", code="malformed_json")
+    # Shells put the line breaks of `base64` into strings as they are, which JSON does not allow.
+    text = text.removeprefix(_BYTE_ORDER_MARK).translate(None, b"\r\n")
+    try:
+        document = orjson.loads(text)  # pydantic would copy a key of megabytes into its message
+    except ValueError as error:
+        raise BadRequestError(f"{_EXPECTED}: {error}", code="malformed_json") from None
+    if any(len(key) > MAX_KEY_LENGTH or key.startswith("\0") for key in _keys(document)):
+        raise BadRequestError(
+            f"{_EXPECTED}, got a key of more than {MAX_KEY_LENGTH} characters",
+            code="malformed_json",
+        )
+    try:
+        parsed = JsonBody.model_validate(document)
+    except ValidationError as error:
+        raise BadRequestError(
+            f"{_EXPECTED}: {describe_validation_error(error)}", code="malformed_json"
+        ) from None
+    check_image_count(len(parsed.images), max_images)
+    return [
+        _decode(image if isinstance(image, str) else image.b64, long_strings)
+        for image in parsed.images
+    ]
+
+
+def _cut_long_strings(body: bytes, max_strings: int) -> tuple[bytes, dict[str, memoryview]]:
+    r"""Replace each long string by `\u0000` and a number, under which it is returned.
+
+    The parser would hold Python's global lock for 50 ms while it copies 30 MB, and the event loop
+    would wait. A body that is not as expected is returned unchanged, for the parser to judge.
+    """
+    pieces, long_strings = list[bytes](), dict[str, memoryview]()
+    kept = position = 0
+    for _ in range(max_strings):
+        start = body.find(b'"', position)
+        if start < 0:
+            return b"".join([*pieces, body[kept:]]), long_strings
+        end = body.find(b'"', start + 1)
+        if end < 0 or body[end - 1 : end] == b"\\":
+            break
+        if end - start > LONG_STRING_BYTES:
+            pieces.append(body[kept : start + 1] + rb"\u0000%d" % len(long_strings))
+            long_strings[f"\0{len(long_strings)}"] = memoryview(body)[start + 1 : end]
+            kept = end
+        position = end + 1
+    return body, {}
+
+
+def _decode(text: str, long_strings: Mapping[str, memoryview]) -> EncodedImage:
+    # A client that sends such a number itself gets one of its own strings.
+    long = long_strings.get(text)
+    slices = [text.encode()] if long is None else _slices(long)
+    try:
+        data = decode_base64(slices)
+    except ValueError:
+        return BadRequestError("b64 must be base64 as in RFC 4648", code="malformed_base64")
+    return data or BadRequestError("the image is empty", code="empty_image")
+
+
+def _slices(text: memoryview) -> Iterator[bytes]:
+    """The string in slices, with its escapes resolved: some encoders write `/` and `+` as escapes.
+
+    Raises:
+        ValueError: An escape is invalid.
+    """
+    start = 0
+    while start < len(text):
+        piece = bytes(text[start : start + SLICE_BYTES])
+        if start + len(piece) < len(text):  # cut before an escape that may be incomplete
+            escape = piece.rfind(b"\\", 1 - _ESCAPE_BYTES)
+            piece = piece[:escape] if escape >= 0 else piece
+        start += len(piece)
+        if b"\\" in piece:
+            piece = orjson.loads(b'"%b"' % piece.translate(None, b"\r\n")).encode()
+        yield piece
+
+
+def _keys(document: Any) -> Iterator[str]:
+    """The keys of the document and of its images."""
+    if isinstance(document, dict):
+        yield from document
+        images = document.get("images")
+        for image in images if isinstance(images, list) else ():
+            if isinstance(image, dict):
+                yield from image
