@@ -48,7 +48,7 @@ ROUTES: Final = (
         "predict_default",
         "/v1/predict",
         "Classify with the default model",
-        "Send an image as the body, several as multipart files named `images`, or base64 in JSON.",
+        "Send an image as the body, several as files of a form, or base64 in JSON.",
     ),
     PredictRoute(
         "predict",
