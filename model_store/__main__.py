@@ -15,7 +15,8 @@ from model_store.command_line import CommandGroup, SharedOption, echo_json, json
 from model_store.errors import AliasError, ModelStoreError
 from model_store.names import printable
 from model_store.providers import CPU, CUDA
-from model_store.session import NEEDS_CUDA, Session, SessionOptions
+from model_store.sealed_model import load_variant
+from model_store.session import NEEDS_CUDA, SessionOptions
 from model_store.store import DEFAULT_ROOT, ModelStore
 from model_store.version import Version
 from model_store.version_text import describe_version, table
@@ -315,7 +316,7 @@ def _prove_variants(version: Version) -> dict[str, str]:
             results[variant.precision] = "not run, needs a GPU"
             continue
         options = SessionOptions(providers=(CUDA, CPU)) if on_gpu else None
-        session = Session(version.path(variant.file), manifest.input, manifest.outputs, options)
+        session = load_variant(version, variant, options)
         golden.prove(version, session, variant.precision)
         results[variant.precision] = "proven" if manifest.golden else "runs, unproven"
     return results

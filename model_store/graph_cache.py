@@ -11,6 +11,7 @@ import logging
 import platform
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,7 @@ SEAL: Final = "entry.json"
 MIN_EXTERNAL_BYTES: Final = 1024
 _FORMAT: Final = 1
 NewSettings = Callable[[], onnxruntime.SessionOptions]
+OpenModel = Callable[[], AbstractContextManager[Path]]
 logger = logging.getLogger(__name__)
 
 
@@ -64,13 +66,13 @@ class GraphCache:
         self._too_large: set[str] = set()
 
     def open(
-        self, path: Path, digest: str, new_settings: NewSettings
+        self, open_model: OpenModel, digest: str, new_settings: NewSettings
     ) -> onnxruntime.InferenceSession:
         """Create a session.
 
         Args:
-            path: The ONNX file.
-            digest: Its sha256, in hex.
+            open_model: Yields the path of the ONNX file. Called only if it is not cached.
+            digest: Identifies its content, in hex.
             new_settings: Returns new session options at each call.
 
         Raises:
@@ -81,13 +83,15 @@ class GraphCache:
             key = key_of(digest, new_settings())
             if key not in self._too_large:
                 return self._open_entry(folder / key, new_settings) or self._build(
-                    folder / key, path, new_settings
+                    folder / key, open_model, new_settings
                 )
         except Exception as error:  # noqa: BLE001  a broken cache must not stop the model
-            session = _create(path, new_settings())  # raises if the model is at fault
+            with open_model() as path:
+                session = _create(path, new_settings())  # raises if the model is at fault
             self._report(path, _short_reason(error))
             return session
-        return _create(path, new_settings())
+        with open_model() as path:
+            return _create(path, new_settings())
 
     def _open_entry(
         self, entry: Path, new_settings: NewSettings
@@ -114,10 +118,9 @@ class GraphCache:
             return None
 
     def _build(
-        self, entry: Path, path: Path, new_settings: NewSettings
+        self, entry: Path, open_model: OpenModel, new_settings: NewSettings
     ) -> onnxruntime.InferenceSession:
         """Optimise, write and reload the graph; keep it if its outputs are unchanged."""
-        self._check_size(entry, path.stat().st_size)  # the graph is no smaller than the model
         with build_entry(entry) as building:
             settings = new_settings()
             settings.optimized_model_filepath = str(building / GRAPH)
@@ -129,7 +132,10 @@ class GraphCache:
                 str(MIN_EXTERNAL_BYTES),
             )
             # Prepacked weights are not written: ONNX Runtime 1.24 and 1.31 crash on them.
-            original = _create(path, settings)
+            with open_model() as path:
+                # The graph is no smaller than the model.
+                self._check_size(entry, path.stat().st_size)
+                original = _create(path, settings)
             session = _reopen(building / GRAPH, new_settings)
             _check_identical(original, session)
             self._check_size(entry, _seal(building))

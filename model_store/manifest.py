@@ -308,10 +308,11 @@ class Manifest(FrozenModel):
             raise ValueError("files lists a path twice")
         if MANIFEST_NAME in paths:
             raise ValueError(f"files must not list {MANIFEST_NAME}")
-        if missing := sorted(self._named_paths() - set(paths)):
+        if missing := sorted(self.named_paths() - set(paths)):
             raise ValueError(f"files does not list {', '.join(missing)}")
 
-    def _named_paths(self) -> set[str]:
+    def named_paths(self) -> set[str]:
+        """The files that have a role; weights beside a graph are in `files` only."""
         named = {variant.file for variant in self.variants}
         named |= {path for golden in self.golden for path in (golden.image, golden.pixels)}
         named |= {block.file for block in (self.classifier, self.checkpoint) if block is not None}

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from model_store.errors import ModelRunError
-from model_store.graph_cache import GraphCache
+from model_store.errors import ModelRunError, StoreUnreadableError, VersionCorruptError
+from model_store.graph_cache import GraphCache, OpenModel
 from model_store.manifest import MODEL_INPUT, Input, Outputs, Precision
 from model_store.names import printable
 from model_store.preprocessing import Pixels
@@ -84,6 +85,7 @@ class Session:
         outputs: Outputs,
         options: SessionOptions | None = None,
         digest: str | None = None,
+        open_model: OpenModel | None = None,
     ) -> None:
         """Load the file and check its inputs and outputs.
 
@@ -92,7 +94,8 @@ class Session:
             model_input: The input that the graph must have.
             outputs: The outputs that the graph must have.
             options: How the model runs.
-            digest: sha256 of the verified file, in hex. Without it the caches are not used.
+            digest: Identifies the content of the file for the caches, which are not used without.
+            open_model: Yields the path of a file that nobody can replace, with that content.
 
         Raises:
             ModelRunError: The file cannot be loaded, its inputs or outputs differ, or ONNX Runtime
@@ -105,7 +108,9 @@ class Session:
                 f"ONNX Runtime has no {', '.join(missing)}; it has {', '.join(available)}"
             )
         try:
-            self._session = _load(path, options, digest)
+            self._session = _load(path, options, digest, open_model)
+        except (StoreUnreadableError, VersionCorruptError):
+            raise
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
             reason = _first_line(error, path)
             raise ModelRunError(f"ONNX Runtime cannot load {path.name}: {reason}") from error
@@ -247,9 +252,12 @@ def probabilities(
     return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True), dtype=np.float32)
 
 
-def _load(path: Path, options: SessionOptions, digest: str | None) -> onnxruntime.InferenceSession:
+def _load(
+    path: Path, options: SessionOptions, digest: str | None, open_model: OpenModel | None
+) -> onnxruntime.InferenceSession:
+    open_model = open_model or partial(nullcontext, path)
     if options.graphs and digest and tuple(options.providers) == (CPU,):
-        return options.graphs.open(path, digest, partial(_settings, options))
+        return options.graphs.open(open_model, digest, partial(_settings, options))
     engines = engine_directory(options.engines, digest) if options.engines and digest else None
     each_options = [
         provider_options(
@@ -263,13 +271,14 @@ def _load(path: Path, options: SessionOptions, digest: str | None) -> onnxruntim
         for name in options.providers
     ]
     # With fallback ONNX Runtime would print an error and continue without the provider.
-    return onnxruntime.InferenceSession(
-        path,
-        _settings(options),
-        providers=list(options.providers),
-        provider_options=each_options,
-        enable_fallback=0,
-    )
+    with open_model() as opened:
+        return onnxruntime.InferenceSession(
+            opened,
+            _settings(options),
+            providers=list(options.providers),
+            provider_options=each_options,
+            enable_fallback=0,
+        )
 
 
 def _settings(options: SessionOptions) -> onnxruntime.SessionOptions:

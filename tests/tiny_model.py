@@ -10,6 +10,7 @@ import numpy as np
 
 FLOAT, UINT8, INT64, STRING, DOUBLE = 1, 2, 7, 8, 11  # TensorProto.DataType
 _VARINT, _BYTES = 0, 2  # protobuf's wire types
+_EXTERNAL = 1  # TensorProto.DataLocation
 
 
 def tiny_model_bytes(
@@ -23,13 +24,15 @@ def tiny_model_bytes(
     features: bool = False,
     logits_type: int = FLOAT,
     logits_rank: int = 2,
+    weights_file: str = "",
 ) -> bytes:
     """The bytes of a model file.
 
     `images` uint8 `[batch, height, width, 3]` -> Cast -> ReduceMean over height and width -> MatMul
     with `weights` `[3, classes]` -> `logits`. With `features` the channels-first image is the
     feature map. Other values of `input_name`, `input_type` and `batch` break the input contract,
-    other values of `logits_type` and `logits_rank` (1) that of the output.
+    other values of `logits_type` and `logits_rank` (1) that of the output. With
+    `weights_file` the weights are in that file, as the bytes of a float32 array.
     """
     odd_logits = (logits_type, logits_rank) != (FLOAT, 2)
     nodes = [
@@ -58,7 +61,7 @@ def tiny_model_bytes(
         [
             *(_field(1, node) for node in nodes),
             _field(2, b"tiny"),
-            _field(5, _tensor("weights", weights)),
+            _field(5, _tensor("weights", weights, weights_file)),
             _field(11, _value(input_name, input_type, [batch, height, width, 3])),
             *(_field(12, output) for output in outputs),
         ]
@@ -98,13 +101,14 @@ def _ints_attribute(name: str, values: Iterable[int]) -> bytes:
     return _field(1, name) + b"".join(_field(8, value) for value in values) + _field(20, 7)
 
 
-def _tensor(name: str, array: np.ndarray) -> bytes:
+def _tensor(name: str, array: np.ndarray, file: str = "") -> bytes:
     values = struct.pack(f"<{array.size}f", *array.astype(np.float32).ravel())
+    elsewhere = _field(13, _field(1, "location") + _field(2, file)) + _field(14, _EXTERNAL)
     return (
         b"".join(_field(1, size) for size in array.shape)
         + _field(2, FLOAT)
         + _field(8, name)
-        + _field(9, values)
+        + (elsewhere if file else _field(9, values))
     )
 
 

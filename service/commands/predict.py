@@ -18,7 +18,7 @@ import numpy as np
 from model_store.errors import ImageError
 from model_store.manifest import Calibration
 from model_store.preprocessing import prepare
-from model_store.session import Session, SessionOptions
+from model_store.sealed_model import load_variant
 from model_store.store import BUILTIN_DEFAULT_MODEL, DEFAULT_ROOT, ModelStore
 from service.engine.classification import classify
 from service.errors import InvalidModelOutputError
@@ -116,8 +116,7 @@ def _local(
     manifest = version.manifest
     precisions = [variant.precision for variant in manifest.variants]
     precision = "fp32" if "fp32" in precisions else precisions[0]
-    path = version.path(version.variant(precision).file)
-    session = Session(path, manifest.input, manifest.outputs, SessionOptions())
+    session = load_variant(version, version.variant(precision))
     calibration = manifest.calibration or Calibration()
 
     def classify_image(data: bytes) -> dict[str, Any]:

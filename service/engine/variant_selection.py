@@ -1,6 +1,5 @@
 """Selects the variant to serve: the requested one, or the fastest that passes its proof."""
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from model_store.errors import ModelStoreError
 from model_store.manifest import Precision, Variant
 from model_store.preprocessing import Pixels
 from model_store.providers import CUDA
+from model_store.sealed_model import load_variant
 from model_store.session import NEEDS_CUDA, Session, SessionOptions
 from model_store.timing import Seconds, speedup, time_alternately, timed_batch_sizes
 from model_store.version import Version
@@ -148,22 +148,9 @@ def load_proven(version: Version, variant: Variant, options: SessionOptions) -> 
         ModelRunError: The variant cannot be loaded or run.
         NumericsProofError: Its logits differ from the golden logits.
     """
-    manifest = version.manifest
-    session = Session(
-        version.path(variant.file),
-        manifest.input,
-        manifest.outputs,
-        options,
-        _variant_digest(version, variant),
-    )
+    session = load_variant(version, variant, options)
     golden.prove_numerics(version, session, variant.precision)
     return session
-
-
-def _variant_digest(version: Version, variant: Variant) -> str:
-    """Covers all files of the version, because a graph may keep its weights in another file."""
-    sealed = sorted(f"{entry.path} {entry.sha256}" for entry in version.manifest.files)
-    return hashlib.sha256("\n".join([variant.file, *sealed]).encode()).hexdigest()
 
 
 def _measure(sessions: Mapping[str, Session], version: Version) -> Mapping[str, Seconds]:

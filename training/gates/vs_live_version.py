@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from model_store.errors import ModelStoreError
 from model_store.manifest import Check
+from model_store.sealed_model import load_variant
 from model_store.session import Logits, Session
 from model_store.store import ModelStore
 from model_store.version import Version
@@ -56,7 +57,7 @@ def compare_with_live(
         if manifest.training is not None and manifest.training.run_id == run.run_id:
             return
         graph = live.path(live.variant().file)
-        live_session = Session(graph, manifest.input, manifest.outputs)
+        live_session = load_variant(live, live.variant())
         derived_from = run.config.derived_from
         if derived_from is None or derived_from.digest != live.digest:
             yield from _accuracy_check(run, data, live_session, live)
