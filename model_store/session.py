@@ -255,9 +255,9 @@ def probabilities(
 def _load(
     path: Path, options: SessionOptions, digest: str | None, open_model: OpenModel | None
 ) -> onnxruntime.InferenceSession:
-    open_model = open_model or partial(nullcontext, path)
+    opening: OpenModel = open_model or (lambda: nullcontext(path))
     if options.graphs and digest and tuple(options.providers) == (CPU,):
-        return options.graphs.open(open_model, digest, partial(_settings, options))
+        return options.graphs.open(opening, digest, partial(_settings, options))
     engines = engine_directory(options.engines, digest) if options.engines and digest else None
     each_options = [
         provider_options(
@@ -271,7 +271,7 @@ def _load(
         for name in options.providers
     ]
     # With fallback ONNX Runtime would print an error and continue without the provider.
-    with open_model() as opened:
+    with opening() as opened:
         return onnxruntime.InferenceSession(
             opened,
             _settings(options),
