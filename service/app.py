@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from model_store import __version__
@@ -104,8 +105,8 @@ def create_app(
     )
 
     @api.get("/", include_in_schema=False)
-    async def root() -> Response:
-        return RedirectResponse("/docs")
+    async def root(request: Request) -> Response:
+        return RedirectResponse(f"{request.scope['root_path']}/docs")
 
     metrics = ServiceMetrics(registry)
     api.include_router(build_model_router(registry))

@@ -14,6 +14,7 @@ from model_store.names import is_name
 from model_store.providers import AUTO, parse_providers
 from model_store.store import DEFAULT_ROOT
 from service.key_file import default_key_file
+from service.public_address import parse_origins, parse_root_path
 from service.versions.version_policy import PolicyText, VersionPolicy, parse_policy
 
 MEBIBYTE: Final = 1024 * 1024
@@ -61,6 +62,11 @@ def _check_names(text: str | None) -> str | None:
     return text
 
 
+def _check_origins(text: str) -> str:
+    parse_origins(text)
+    return text
+
+
 def _parse_models(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -92,6 +98,22 @@ class Settings(BaseSettings):
             description="TCP port to listen on. 0 picks a free port and prints it.",
         ),
     ] = 8000
+    root_path: Annotated[
+        str,
+        AfterValidator(parse_root_path),
+        Field(
+            description="Path under which a proxy publishes the service, like /resident. Requests "
+            "are answered with and without it. Links in /docs include it."
+        ),
+    ] = ""
+    cors_origins: Annotated[
+        str,
+        AfterValidator(_check_origins),
+        Field(
+            description="Comma-separated origins whose web pages may call the service, like "
+            "https://app.example.com, or * for any. Empty: none."
+        ),
+    ] = ""
     store: Annotated[Path, Field(description="Root directory of the model store.")] = DEFAULT_ROOT
     store_poll_seconds: Annotated[
         float,

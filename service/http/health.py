@@ -10,13 +10,11 @@ from service.versions.registry import Registry
 def build_health_router(registry: Registry) -> APIRouter:
     router = APIRouter(tags=["health"])
 
-    @router.head("/health/live", include_in_schema=False)
     @router.get("/health/live", summary="Is the process up?", response_model_exclude_none=True)
     async def live() -> Health:
         """200 while the process answers."""
         return Health(status="live")
 
-    @router.head("/health/ready", include_in_schema=False)
     @router.get(
         "/health/ready",
         summary="May traffic be sent here?",

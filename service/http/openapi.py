@@ -10,11 +10,12 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
 from service.http.path_params import ModelName, VersionNumber
-from service.http.predict_endpoint import ERROR_RESPONSES, ROUTES, PredictRoute
+from service.http.predict_routes import ERROR_RESPONSES, ROUTES, PredictRoute
 from service.http.problem_details import PROBLEM_MEDIA_TYPE
 from service.http.query_params import QueryParams
 from service.http.request_body import BODY_SCHEMAS
@@ -32,13 +33,14 @@ def add_documentation(app: FastAPI) -> None:
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
     @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
+    async def docs(request: Request) -> HTMLResponse:
+        root_path = request.scope["root_path"]
         return get_swagger_ui_html(
-            openapi_url=app.openapi_url or "/openapi.json",
+            openapi_url=f"{root_path}{app.openapi_url}",
             title=f"{app.title} {app.version}",
-            swagger_js_url="/static/swagger-ui-bundle.js",
-            swagger_css_url="/static/swagger-ui.css",
-            swagger_favicon_url="/static/favicon.svg",
+            swagger_js_url=f"{root_path}/static/swagger-ui-bundle.js",
+            swagger_css_url=f"{root_path}/static/swagger-ui.css",
+            swagger_favicon_url=f"{root_path}/static/favicon.svg",
             # The validator's badge would send the document to another host.
             swagger_ui_parameters={"validatorUrl": None},
         )

@@ -6,12 +6,9 @@ other work on a small image. Requests to other routes are passed on to FastAPI.
 
 import asyncio
 import math
-import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
 
 import orjson
 from fastapi import FastAPI
@@ -21,8 +18,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import shorten
 from service.http.access_log import MAX_PATH_LENGTH, REQUEST_ID, log_request, request_id
 from service.http.api_keys import ApiKeys
+from service.http.cors import allow_origins, is_cross_origin, is_preflight
 from service.http.metrics import ServiceMetrics
 from service.http.path_params import parse_version_number
+from service.http.predict_routes import match_route
 from service.http.problem_details import Reply, reply_to, to_response
 from service.http.protocol import DIRECT_TRANSPORT, MAX_UNREAD_BYTES, DirectTransport
 from service.http.query_params import find_label_set, parse_query_params
@@ -30,63 +29,8 @@ from service.http.request_body import check_headers, content_length, parse_body,
 from service.prediction.pipeline import PredictionPipeline
 from service.prediction.request import PredictRequest, RequestRecord
 from service.prediction.response import build_response
+from service.public_address import parse_origins
 from service.settings import Settings
-
-
-@dataclass(frozen=True)
-class PredictRoute:
-    """All prediction routes use POST and share query, body and responses."""
-
-    name: str
-    path: str
-    summary: str
-    description: str
-
-
-ROUTES: Final = (
-    PredictRoute(
-        "predict_default",
-        "/v1/predict",
-        "Classify with the default model",
-        "Send an image as the body, several as files of a form, or base64 in JSON.",
-    ),
-    PredictRoute(
-        "predict",
-        "/v1/models/{model}/predict",
-        "Classify with a model",
-        "As `/v1/predict`, with the version that the model's `production` alias names.",
-    ),
-    PredictRoute(
-        "predict_version",
-        "/v1/models/{model}/versions/{version}/predict",
-        "Classify with one version",
-        "As `/v1/predict`, with this version only.",
-    ),
-)
-ERROR_RESPONSES: Final[Mapping[int, str]] = {
-    400: "No image, a damaged image, or an invalid request",
-    401: "A key is required, and none or an unknown one was sent",
-    403: "A key is required, and this one lacks the scope `predict`",
-    404: "No such model or version is served",
-    408: "The body arrived too slowly",
-    413: "Too many bytes, images or pixels",
-    415: "Unsupported media type, content coding or image format",
-    429: "Overloaded; `Retry-After` says when to retry",
-    500: "The model failed on this batch",
-    503: "The model has no version that serves yet",
-    504: "The deadline passed",
-}
-_PATTERNS: Final = [
-    re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", route.path)) for route in ROUTES
-]
-
-
-def match_route(path: str) -> dict[str, str] | None:
-    """Return the path parameters, or None if the path is not a prediction route."""
-    for pattern in _PATTERNS:
-        if match := pattern.fullmatch(path):
-            return match.groupdict()
-    return None
 
 
 class PredictEndpoint:
@@ -108,12 +52,26 @@ class PredictEndpoint:
         self._metrics = metrics
         self._keys = keys
         self._settings = settings
+        origins = parse_origins(settings.cors_origins)
+        self._cors = allow_origins(self._route, origins) if origins else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.api(scope, receive, send)
-        elif (path_params := match_route(scope["path"])) is None:
-            await self._pass_on(self.api, scope, receive, send)
+        elif self._cors is None or not is_cross_origin(scope):
+            await self._route(scope, receive, send)
+        elif is_preflight(scope):
+            await self._pass_on(self._cors, scope, receive, send)
+        else:
+            scope.pop(DIRECT_TRANSPORT, None)  # it would send no headers of CORS
+            await self._cors(scope, receive, send)
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if (root := self._settings.root_path) and path.startswith(f"{root}/"):
+            path = path.removeprefix(root)
+        if (path_params := match_route(path)) is None:
+            await self._pass_on(self.api, scope, receive, send, _api_scope(scope, root, path))
         elif scope["method"] != "POST":
             await self._pass_on(_method_not_allowed, scope, receive, send)
         else:
@@ -208,7 +166,14 @@ class PredictEndpoint:
         reserve(len(body))
         return body
 
-    async def _pass_on(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _pass_on(
+        self,
+        app: ASGIApp,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        app_scope: Scope | None = None,
+    ) -> None:
         started, identity, status = time.monotonic(), request_id(scope), 0
 
         async def send_with_id(message: Message) -> None:
@@ -219,9 +184,22 @@ class PredictEndpoint:
             await send(message)
 
         try:
-            await app(scope, receive, send_with_id)
+            await app(app_scope or scope, receive, send_with_id)
         finally:
             log_request(scope, status, started, identity)
+
+
+def _api_scope(scope: Scope, root_path: str, path: str) -> Scope:
+    """The request as FastAPI's routes expect it.
+
+    A slash at the end is dropped. HEAD becomes GET, whose body uvicorn does not send then.
+    """
+    return {
+        **scope,
+        "method": "GET" if scope["method"] == "HEAD" else scope["method"],
+        "root_path": root_path,
+        "path": root_path + (path.removesuffix("/") or "/"),
+    }
 
 
 async def _method_not_allowed(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,7 +1,8 @@
 """The query parameters of the prediction routes: validation and documentation."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import Annotated, Final
 from urllib.parse import parse_qsl
 
@@ -30,7 +31,7 @@ _FromText = BeforeValidator(_parse_whole_number)
 
 
 class QueryParams(BaseModel):
-    """The query of a prediction request. Parameters with other names are ignored."""
+    """The query of a prediction request. Parameters with other names are an error."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -50,7 +51,6 @@ class QueryParams(BaseModel):
         Field(
             description="Also return the prediction set: the labels that contain the correct one "
             "with this probability. Must be one of the `coverages` of the model.",
-            examples=[0.95],
         ),
     ] = None
     timeout_ms: Annotated[
@@ -80,7 +80,7 @@ def parse_query_params(query: bytes) -> QueryParams:
     """Parse a query string.
 
     Raises:
-        BadRequestError: A parameter has no valid value.
+        BadRequestError: A parameter is unknown or has no valid value.
     """
     if not query:
         return _DEFAULTS
@@ -92,10 +92,23 @@ def parse_query_params(query: bytes) -> QueryParams:
         raise BadRequestError(
             f"the query must have at most {MAX_QUERY_FIELDS} parameters", code="invalid_parameter"
         ) from None
+    _check_names(name for name, _ in fields)
     try:
         return QueryParams.model_validate(dict(fields))
     except ValidationError as error:
         raise BadRequestError(describe_validation_error(error), code="invalid_parameter") from None
+
+
+def _check_names(names: Iterable[str]) -> None:
+    known = list(QueryParams.model_fields)
+    for name in names:
+        if name not in QueryParams.model_fields:
+            meant = get_close_matches(name[:40].lower(), known, n=1)
+            advice = f"did you mean `{meant[0]}`?" if meant else f"expected {', '.join(known)}"
+            raise BadRequestError(
+                f"there is no query parameter {shorten(name, 40)!r}: {advice}",
+                code="invalid_parameter",
+            )
 
 
 def find_label_set(coverage: str, offered: Sequence[str], version: str) -> int:

@@ -17,6 +17,8 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "port": ("9001", 9001),
     "store": ("/srv/models", Path("/srv/models")),
     "store_poll_seconds": ("0.25", 0.25),
+    "root_path": ("/ai/", "/ai"),
+    "cors_origins": ("https://a.example, *", "https://a.example, *"),
     "builtin": ("false", False),
     "version_policy": ("latest:2", "latest:2"),
     "default_model": ("digits", "digits"),

@@ -1,0 +1,62 @@
+"""The paths of the prediction routes, and what the OpenAPI document says about them."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class PredictRoute:
+    """All prediction routes use POST and share query, body and responses."""
+
+    name: str
+    path: str
+    summary: str
+    description: str
+
+
+ROUTES: Final = (
+    PredictRoute(
+        "predict_default",
+        "/v1/predict",
+        "Classify with the default model",
+        "Send an image as the body, several as files of a form, or base64 in JSON.",
+    ),
+    PredictRoute(
+        "predict",
+        "/v1/models/{model}/predict",
+        "Classify with a model",
+        "As `/v1/predict`, with the version that the model's `production` alias names.",
+    ),
+    PredictRoute(
+        "predict_version",
+        "/v1/models/{model}/versions/{version}/predict",
+        "Classify with one version",
+        "As `/v1/predict`, with this version only.",
+    ),
+)
+ERROR_RESPONSES: Final[Mapping[int, str]] = {
+    400: "No image, a damaged image, or an invalid request",
+    401: "A key is required, and none or an unknown one was sent",
+    403: "A key is required, and this one lacks the scope `predict`",
+    404: "No such model or version is served",
+    408: "The body arrived too slowly",
+    413: "Too many bytes, images or pixels",
+    415: "Unsupported media type, content coding or image format",
+    429: "Overloaded; `Retry-After` says when to retry",
+    500: "The model failed on this batch",
+    503: "The model has no version that serves yet",
+    504: "The deadline passed",
+}
+_PATTERNS: Final = [
+    re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", route.path) + "/?") for route in ROUTES
+]
+
+
+def match_route(path: str) -> dict[str, str] | None:
+    """Return the path parameters, or None if the path is not a prediction route."""
+    for pattern in _PATTERNS:
+        if match := pattern.fullmatch(path):
+            return match.groupdict()
+    return None
