@@ -22,7 +22,7 @@ def _option(name: str, field: FieldInfo) -> click.Option:
     options: dict[str, Any] = {"help": field.description}
     annotation = next((part for part in get_args(field.annotation) if part is not type(None)), None)
     annotation = annotation if "None" in str(field.annotation) else field.annotation
-    if not field.default_factory and field.default not in (None, {}):
+    if not field.default_factory and field.default not in (None, {}, ""):
         options |= {"default": field.default, "show_default": True}
     if annotation is bool:
         return click.Option([f"--{flag}/--no-{flag}"], **options)

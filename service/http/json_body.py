@@ -15,6 +15,9 @@ MAX_KEY_LENGTH: Final = 100
 LONG_STRING_BYTES: Final = 64 * 1024
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _ESCAPE_BYTES: Final = len(rb"\u002B")
+_RED_PIXEL: Final = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4z8AAAAMBAQD3A0FDAAAAAElFTkSuQmCC"
+)
 _EXPECTED: Final = 'expected {"images": [{"b64": "..."}]}'
 
 
@@ -40,7 +43,9 @@ def _kind_of_image(value: object) -> str:
 class JsonBody(BaseModel):
     """A JSON request body."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"example": {"images": [{"b64": _RED_PIXEL}]}}
+    )
 
     images: Annotated[
         list[

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from colour_model import plain
+from colour_model import MODEL, labels, plain
 
 ELSEWHERE = re.compile(r"""(?:https?:)?//[\w.-]""")
 PREDICT_PATHS = [
@@ -204,3 +204,23 @@ def test_response_has_the_documented_properties(
     assert (
         set(schemas["Problem"]["required"]) <= set(problem) <= set(schemas["Problem"]["properties"])
     )
+
+
+@pytest.mark.parametrize("path", PREDICT_PATHS)
+def test_form_of_the_page_is_answered_as_it_is_pre_filled(
+    client: httpx.Client, document: dict[str, Any], path: str
+) -> None:
+    """Swagger UI fills in defaults and examples: none may be wrong for some model."""
+    operation = document["paths"][path]["post"]
+    assert not [one for one in operation["parameters"] if "example" in str(one)]
+    defaults = {
+        parameter["name"]: parameter["schema"]["default"]
+        for parameter in operation["parameters"]
+        if "default" in parameter["schema"]
+    }
+    assert set(defaults) == {"top_k", "priority"}
+    body = operation["requestBody"]["content"]["application/json"]["schema"]
+    example = resolve(document, body["$ref"])["example"]
+    route = path.format(model=MODEL, version=1)
+    answer = client.post(route, params=defaults, json=example)
+    assert (answer.status_code, labels(answer.json()["results"])) == (200, ["red"])
