@@ -69,7 +69,7 @@ def create_app(
     registry = Registry(
         store,
         options_of,
-        settings.default_model,
+        settings.served_default_model,
         settings.version_policy_of,
         RequiredModels(settings.default_model, required, settings.models),
     )

@@ -161,7 +161,7 @@ def configure_logging(settings: Settings) -> None:
 
 
 def describe_startup(registry: Registry, address: str) -> list[str]:
-    """Lines for the terminal: served models, problems, the URL of the docs, a command to try."""
+    """Lines for the terminal: models, the default, problems, the docs, a command to try."""
     default = registry.models.get(registry.default_model or "")
     return [
         f"Resident {__version__} on {address}",
@@ -169,6 +169,7 @@ def describe_startup(registry: Registry, address: str) -> list[str]:
             _describe_model(model, is_default=model is default)
             for _, model in sorted(registry.models.items())
         ),
+        _describe_default(registry.default_model),
         *_describe_problems(registry),
         f"  docs   {address}/docs",
         *_example_command(default, address),
@@ -191,6 +192,11 @@ def _describe_model(model: ServedModel, *, is_default: bool) -> str:
     if others := sorted(model.serving.keys() - {version.number}):
         facts.append(f"also serves versions {', '.join(map(str, others))}")
     return f"  model  {version}{' (default)' if is_default else ''}: {', '.join(facts)}"
+
+
+def _describe_default(name: str | None) -> str:
+    who = name or "no model"
+    return f"  default  {who} answers /v1/predict; set SERVICE_DEFAULT_MODEL to change that"
 
 
 def _describe_problems(registry: Registry) -> Iterator[str]:

@@ -12,7 +12,7 @@ from model_store.image_header import DEFAULT_MAX_PIXELS, PILLOW_MAX_PIXELS
 from model_store.manifest import Precision
 from model_store.names import is_name
 from model_store.providers import AUTO, parse_providers
-from model_store.store import DEFAULT_ROOT
+from model_store.store import BUILTIN_DEFAULT_MODEL, DEFAULT_ROOT
 from service.key_file import default_key_file
 from service.public_address import parse_origins, parse_root_path
 from service.versions.version_policy import PolicyText, VersionPolicy, parse_policy
@@ -137,8 +137,9 @@ class Settings(BaseSettings):
     default_model: Annotated[
         str | None,
         Field(
-            description="Model that answers /v1/predict. Unset: the only published model, or the "
-            "built-in one if none is published."
+            description="Model that answers /v1/predict. Unset: the built-in "
+            f"{BUILTIN_DEFAULT_MODEL}, and none with --no-builtin. It does not change while the "
+            "service runs."
         ),
     ] = None
     required_models: Annotated[
@@ -146,7 +147,8 @@ class Settings(BaseSettings):
         AfterValidator(_check_names),
         Field(
             description="Comma-separated models that must serve for this replica to be ready. "
-            "Unset: those that serve after startup. Empty: any one model is enough."
+            "Unset: the default model, those that serve after startup, and one of the published "
+            "ones. Empty: any one model is enough."
         ),
     ] = None
     keys: Annotated[
@@ -332,6 +334,11 @@ class Settings(BaseSettings):
         bool,
         Field(description="Log one line per request; costs some throughput at full load."),
     ] = True
+
+    @property
+    def served_default_model(self) -> str | None:
+        """The model that answers /v1/predict, set or built-in; None if there is neither."""
+        return self.default_model or (BUILTIN_DEFAULT_MODEL if self.builtin else None)
 
     def version_policy_of(self, model: str) -> VersionPolicy:
         own = self.models.get(model)

@@ -63,6 +63,11 @@ class Output:
         return re.search(pattern, "\n".join(self._lines), re.MULTILINE)
 
 
+def _default_model(arguments: tuple[object, ...]) -> dict[str, str]:
+    """Without built-in models, the published model of the tests answers /v1/predict."""
+    return {"SERVICE_DEFAULT_MODEL": "colours"} if "--no-builtin" in arguments else {}
+
+
 class ServerProcess:
     """`python -m service --port 0 …`. `address` is the one that the server printed."""
 
@@ -78,7 +83,7 @@ class ServerProcess:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "service", *map(str, arguments)],
             cwd=cwd,
-            env=clean | ENVIRONMENT | dict(environment or {}),
+            env=clean | ENVIRONMENT | _default_model(arguments) | dict(environment or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -25,7 +25,7 @@ def build_model_router(registry: Registry) -> APIRouter:
         """Every model of the store, and the version that answers for it."""
         _check_readable(registry)
         models = [summarise(registry, model) for _, model in sorted(registry.models.items())]
-        return ModelList(models=models)
+        return ModelList(models=models, default_model=registry.default_model)
 
     @router.get("/v1/models/{model}", summary="Show a model", responses=_RESPONSES)
     def show_model(model: ModelName) -> ModelDetail:

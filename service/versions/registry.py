@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
+from model_store.store import ModelStore
 from service.engine.loaded_version import LoadedVersion
 from service.engine.options import EngineOptions
 from service.errors import ConflictError, NotFoundError, NotReadyError
@@ -15,7 +15,7 @@ from service.log_on_change import LogOnChange
 from service.versions.desired_versions import DEFAULT_POLICY, DesiredVersionsReader, Override
 from service.versions.draining import DrainingVersions
 from service.versions.readiness import RequiredModels
-from service.versions.served_model import Models, ModelState, ServedModel, serves
+from service.versions.served_model import Models, ModelState, ServedModel
 from service.versions.version_policy import VersionPolicy
 
 NumberedState = Literal["loading", "ready", "unloading", "error"]
@@ -33,7 +33,6 @@ class _State:
     models: Models = field(default_factory=dict)
     overrides: dict[str, dict[int, Override]] = field(default_factory=dict)
     draining: DrainingVersions = field(default_factory=DrainingVersions)
-    default_model: str | None = None
     loaded: bool = False
     error: str | None = None
     closed: bool = False
@@ -58,10 +57,11 @@ class Registry:
         self.store = store
         self.options_of = options_of
         self.policy_of = policy_of
+        self.default_model = default_model
+        """The model that answers /v1/predict. It never changes while the service runs."""
         self.required = required or RequiredModels(default_model)
         self.desired = DesiredVersionsReader(store)
         self.problems = LogOnChange(logger)
-        self._configured_default = default_model
         self._lock = threading.Lock()
         self._state = _State()
         self._stopping = False
@@ -92,15 +92,6 @@ class Registry:
     def stop(self) -> None:
         """Report not ready and load no further versions. A load in progress is completed."""
         self._stopping = True
-
-    @property
-    def default_model(self) -> str | None:
-        """The model that answers /v1/predict.
-
-        It is the configured one, else the only published one, else the built-in one if none is
-        published. A default that serves stays until its replacement serves.
-        """
-        return self._choose_default(self.models)
 
     def overrides(self, name: str) -> Mapping[int, Override]:
         return self._state.overrides.get(name, {})
@@ -133,10 +124,11 @@ class Registry:
             raise NotReadyError(
                 "the model store cannot be read" if self.error else "the models are still loading"
             )
-        name = name or self._choose_default(models)
+        name = name or self.default_model
         if name is None and models:
             raise NotFoundError(
-                "there is no default model; name one in the path or set SERVICE_DEFAULT_MODEL; "
+                "there is no default model; name a model in the path, or start the service with "
+                "SERVICE_DEFAULT_MODEL (--default-model); "
                 f"available models: {_names(models)}",
                 code="no_default_model",
             )
@@ -189,17 +181,6 @@ class Registry:
         for loaded in serving:
             loaded.close()
         self._state.draining.join()
-
-    def _choose_default(self, models: Models) -> str | None:
-        if self._configured_default:
-            return self._configured_default
-        published = [model.name for model in models.values() if model.layer == "published"]
-        if published:
-            preferred = published[0] if len(published) == 1 else None
-        else:
-            preferred = BUILTIN_DEFAULT_MODEL if BUILTIN_DEFAULT_MODEL in models else None
-        current = self._state.default_model
-        return current if serves(models, current) and not serves(models, preferred) else preferred
 
 
 class RegistryChange:
@@ -262,14 +243,10 @@ class RegistryChange:
         self._state.error = error
 
     def finish(self) -> None:
-        """Record that the store was reconciled, and log a change of the default model."""
+        """Record that the store was reconciled."""
         if not self._state.loaded:
-            self.registry.required.record_startup(self._state.models)
+            self.registry.required.record_startup(self._state.models, self.registry.default_model)
         self._state.loaded = True
-        default = self.registry.default_model
-        if default != self._state.default_model:
-            logger.info("default model changed model=%s", default or "none")
-            self._state.default_model = default
 
     def trim_memory(self) -> None:
         """Return the memory of drained versions to the system."""

@@ -1,7 +1,7 @@
 """What `/v1/models` shows of a model: what serves, in which precision, and what does not."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Field
 
@@ -11,6 +11,10 @@ from model_store.provenance import Imported, Metrics, Training, VersionReference
 from service.engine.loaded_version import LoadedVersion
 from service.versions.registry import Registry
 from service.versions.served_model import ServedModel
+
+HOW_TO_CHANGE_DEFAULT: Final = (
+    "set SERVICE_DEFAULT_MODEL (--default-model) to another model and restart the service"
+)
 
 
 class ModelSummary(BaseModel):
@@ -33,9 +37,15 @@ class ModelSummary(BaseModel):
 
 
 class ModelList(BaseModel):
-    """Every model of the store."""
+    """Every model of the store, and the one that answers `/v1/predict`."""
 
     models: list[ModelSummary]
+    default_model: Annotated[
+        str | None, Field(description="The model that answers `/v1/predict`; null if none does.")
+    ]
+    default_model_help: Annotated[
+        str, Field(description="How to change `default_model`, for people.")
+    ] = HOW_TO_CHANGE_DEFAULT
 
 
 class VersionState(BaseModel):

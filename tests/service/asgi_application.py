@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from colour_model import MODEL
 from gated_model import GatedModel
 from server_process import PATIENCE_SECONDS
 
@@ -43,8 +44,9 @@ class Application:
 async def started(root: Path, **settings: Any) -> AsyncIterator[Application]:
     """The application over a store, from its start until its models are unloaded."""
     loaded: asyncio.Future[Registry] = asyncio.get_running_loop().create_future()
+    own = {"builtin": False, "default_model": MODEL, "instances": 1}
     app = create_app(
-        Settings(store=root, **{"builtin": False, "instances": 1, **settings}),
+        Settings(store=root, **{**own, **settings}),
         loaded.set_result,
     )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 import uvicorn
 from asgi_application import Application, until
+from colour_model import MODEL
 from server_process import PATIENCE_SECONDS
 
 from service.app import create_app
@@ -29,9 +30,8 @@ async def listening(
 ) -> AsyncIterator[tuple[Application, int]]:
     """The application over a store and the port that it listens on."""
     loaded: asyncio.Future[Registry] = asyncio.get_running_loop().create_future()
-    app = create_app(
-        Settings(store=root, **{"builtin": False, "instances": 1, **settings}), loaded.set_result
-    )
+    models = {"builtin": False, "default_model": MODEL, "instances": 1}
+    app = create_app(Settings(store=root, **{**models, **settings}), loaded.set_result)
     own = {"access_log": False, "log_level": "warning", "timeout_keep_alive": keep_alive_seconds}
     server = InProcess(uvicorn.Config(app, port=0, http=BoundedHttpProtocol, **own))  # type: ignore[arg-type]
     serving = asyncio.create_task(server.serve())

@@ -75,6 +75,8 @@ def test_printed_lines_work(server: ServerProcess) -> None:
     assert re.search(
         rf"^  model  {MODEL}/1 \(default\): 7 classes$", server.stdout.text, re.MULTILINE
     )
+    assert f"{MODEL} answers /v1/predict" in server.stdout.text
+    assert "SERVICE_DEFAULT_MODEL" in server.stdout.text
     response = run_printed_command(server)
     assert (response.status_code, labels(response.json()["results"])) == (200, ["red"])
 
@@ -102,6 +104,15 @@ def test_empty_store_serves_the_built_in_model(store: ModelStore) -> None:
     assert list(store.root.iterdir()) == []
 
 
+def test_published_model_never_becomes_the_default_by_itself(store: ModelStore) -> None:
+    """/v1/predict and the printed command keep the built-in model, also after a restart."""
+    for name in (MODEL, "other"):
+        publish(store, name)
+        with running("--store", store.root) as server:
+            check_builtin_model(server)
+            assert f"{BUILTIN_DEFAULT_MODEL} answers /v1/predict" in server.stdout.text
+
+
 @pytest.mark.skipif(not READ_ONLY.is_dir(), reason="this system has no /proc")
 def test_read_only_working_directory_serves_the_built_in_model() -> None:
     """Without settings and in a read-only directory, the built-in model serves."""
@@ -114,7 +125,12 @@ def test_settings_come_from_variables_too(colour_store: ModelStore) -> None:
     spaced = colour_store.root.with_name("a store")
     if not spaced.exists():
         shutil.copytree(colour_store.root, spaced)
-    with running(environment={"SERVICE_STORE": str(spaced), "SERVICE_BUILTIN": "false"}) as server:
+    variables = {
+        "SERVICE_STORE": str(spaced),
+        "SERVICE_BUILTIN": "false",
+        "SERVICE_DEFAULT_MODEL": MODEL,
+    }
+    with running(environment=variables) as server:
         assert labels(run_printed_command(server.announced()).json()["results"]) == ["red"]
 
 

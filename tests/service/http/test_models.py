@@ -6,7 +6,10 @@ from colour_model import CLASS_NAMES, MODEL, SIZE
 
 def test_models_are_listed(client: httpx.Client) -> None:
     """GET /v1/models has every model with the version that answers."""
-    (model,) = client.get("/v1/models").json()["models"]
+    listed = client.get("/v1/models").json()
+    assert listed["default_model"] == MODEL
+    assert "SERVICE_DEFAULT_MODEL" in listed["default_model_help"]
+    (model,) = listed["models"]
     assert list(model) == ["model", "state", "version", "digest", "proof", "precision", "default"]
     assert (model["model"], model["state"], model["version"], model["default"]) == (
         MODEL,

@@ -11,14 +11,15 @@ import httpx
 import numpy as np
 import pytest
 from asgi_application import Application, RawClient, started, until
-from colour_model import COLOURS, MODEL, WEIGHTS, encode, labels, make_store, plain, publish
+from colour_model import WEIGHTS, encode, labels, make_store, plain, publish
 from http_problems import check_problem
+from operating import publish_other
 from PIL import Image
 from server_process import PATIENCE_SECONDS
 
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels
-from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
+from model_store.store import ModelStore
 from service.prediction.decoder import Decoder
 from service.versions.reconciler import reconcile
 
@@ -407,20 +408,20 @@ async def test_invalid_query_parameters_are_rejected(colour_store: ModelStore, q
 
 
 async def test_request_is_answered_by_the_version_it_leased(store: ModelStore) -> None:
-    """The default model may change while a body arrives."""
-    async with started(store.root, builtin=True) as application:
+    """A newer version may start to serve while a body arrives."""
+    publish(store)
+    async with started(store.root) as application:
         body, client = plain("red"), RawClient(headers={"content-type": "image/png"})
         client.send_body(body[:10], more=True)
         request = asyncio.create_task(client.request(application.app))
         await client.asked.wait()
-        publish(store)
+        publish_other(store)
         await asyncio.to_thread(reconcile, application.registry)
-        assert application.registry.find(None).version.model == MODEL
+        assert application.registry.find(None).version.number == 2
         client.send_body(body[10:])
         await request
         answer = json.loads(client.body)
-        assert answer["model"] == BUILTIN_DEFAULT_MODEL
-        assert not set(labels(answer["results"])) & set(COLOURS)
+        assert (answer["version"], labels(answer["results"])) == (1, ["red"])
 
 
 async def test_output_that_is_not_finite_is_a_500_of_its_image(tmp_path: Path) -> None:

@@ -3,15 +3,18 @@
 import logging
 import shutil
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 from asgi_application import started
-from colour_model import MODEL, publish, publish_deviating
+from colour_model import MODEL, make_store, publish, publish_deviating
+from registries import options
 from server_process import running
 
 from model_store.session import SessionOptions
-from model_store.store import ModelStore
+from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
 from service.engine.options import EngineOptions
+from service.errors import ConflictError
 from service.versions.readiness import RequiredModels
 from service.versions.reconciler import reconcile
 from service.versions.registry import Registry
@@ -60,6 +63,67 @@ def test_replica_is_ready_if_required_models_serve(
     publish(store, "two")
     publish_deviating(store, "broken")
     assert make(required, default).ready is ready
+
+
+@pytest.mark.parametrize(
+    ("required", "published", "ready"),
+    [
+        (None, ["broken"], False),
+        (None, ["broken", "damaged"], False),
+        (None, ["broken", "good"], True),
+        (None, [], True),
+        ((), ["broken"], True),
+        ([BUILTIN_DEFAULT_MODEL], ["broken"], True),
+    ],
+)
+def test_one_published_model_must_serve(
+    tmp_path: Path,
+    required: Sequence[str] | None,
+    published: Sequence[str],
+    ready: object,
+) -> None:
+    """If no published model serves, the built-in one does not make the replica ready."""
+    builtin = make_store(tmp_path / "builtin")
+    publish(builtin, BUILTIN_DEFAULT_MODEL)
+    store = make_store(tmp_path / "store", builtin.root)
+    for name in published:
+        (publish if name == "good" else publish_deviating)(store, name)
+    registry = Registry(
+        store,
+        options,
+        BUILTIN_DEFAULT_MODEL,
+        required=RequiredModels(required=required),
+    )
+    reconcile(registry)
+    assert registry.ready is ready
+    if published == ["broken"] and required is None:
+        publish(store, "late")
+        reconcile(registry)
+        assert not registry.ready, "a model that came later does not stand in for it"
+        publish(store, "broken")
+        reconcile(registry)
+        assert registry.ready
+        with registry.exclusive() as change, pytest.raises(ConflictError):
+            change.override("broken", 2, "unload")
+    registry.close()
+
+
+def test_built_in_default_model_is_required(tmp_path: Path) -> None:
+    """A replica whose built-in default model fails is not ready, unless a setting says so."""
+    builtin = make_store(tmp_path / "builtin")
+    publish_deviating(builtin, BUILTIN_DEFAULT_MODEL)
+    store = make_store(tmp_path / "store", builtin.root)
+    publish(store, "good")
+    for required, ready in ((None, False), ((), True), (["good"], True)):
+        registry = Registry(
+            store,
+            options,
+            BUILTIN_DEFAULT_MODEL,
+            required=RequiredModels(required=required),
+        )
+        reconcile(registry)
+        assert registry.ready is ready
+        registry.close()
 
 
 @pytest.mark.parametrize("required", [None, ()])

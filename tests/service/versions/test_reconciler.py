@@ -37,7 +37,9 @@ def layered(tmp_path: Path) -> Iterator[Registry]:
     """A registry over an empty store with a built-in model."""
     builtin = make_store(tmp_path / "builtin")
     publish(builtin, BUILTIN_DEFAULT_MODEL)
-    registry = Registry(make_store(tmp_path / "published", builtin.root), options)
+    registry = Registry(
+        make_store(tmp_path / "published", builtin.root), options, BUILTIN_DEFAULT_MODEL
+    )
     yield registry
     registry.close()
 
@@ -341,29 +343,15 @@ def test_published_model_that_fails_leaves_the_built_in_one(layered: Registry) -
     assert sorted(layered.models[BUILTIN_DEFAULT_MODEL].errors) == [1]
 
 
-def test_published_model_becomes_the_default_once_it_serves(layered: Registry) -> None:
-    """The only published model becomes the default when it serves."""
+def test_published_models_leave_the_default(layered: Registry) -> None:
+    """Models that are published while the service runs never change the default."""
     reconcile(layered)
-    publish_deviating(layered.store, "mine")
-    reconcile(layered)
-    assert layered.default_model == BUILTIN_DEFAULT_MODEL
-    assert layered.find(None).version.model == BUILTIN_DEFAULT_MODEL
-    publish(layered.store, "mine")
-    reconcile(layered)
-    assert layered.find(None).version.model == "mine"
-
-
-def test_second_published_model_leaves_the_default(registry: Registry) -> None:
-    """A second published model does not change the default of a running replica."""
-    publish(registry.store, "one")
-    reconcile(registry)
-    publish(registry.store, "two")
-    reconcile(registry)
-    assert registry.find(None).version.model == "one"
-    fresh = Registry(registry.store, options)
-    reconcile(fresh)
-    assert fresh.default_model is None
-    fresh.close()
+    for name in ("one", "two"):
+        publish(layered.store, name)
+        reconcile(layered)
+        assert serving(layered, name) == 1
+        assert layered.default_model == BUILTIN_DEFAULT_MODEL
+        assert layered.find(None).version.model == BUILTIN_DEFAULT_MODEL
 
 
 def test_deleted_model_leaves_nothing_behind(registry: Registry) -> None:

@@ -247,7 +247,7 @@ def test_late_store_is_served(tmp_path: Path) -> None:
     with watching(late) as server, server.announced().client() as client:
         assert client.get("/health/ready").status_code == 503
         late.root.mkdir()
-        eventually(lambda: client.get("/v1/models").json(), {"models": []})
+        eventually(lambda: client.get("/v1/models").json().get("models"), [])
         publish(late)
         eventually(lambda: client.get("/health/ready").status_code, 200)
         assert labels(client.post("/v1/predict", content=RED).json()["results"]) == ["red"]
