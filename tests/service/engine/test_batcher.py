@@ -2,50 +2,23 @@
 
 import asyncio
 import logging
-import os
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
+from batchers import LARGEST, answered, batching, submit
 from gated_model import GatedModel, numbered, read_numbers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from server_process import PATIENCE_SECONDS
 
-from service.engine.batcher import MIN_QUEUE_TO_CLEAN, Batcher, ImageResult
-from service.engine.priority import BULK, INTERACTIVE
+from service.engine.batcher import MIN_QUEUE_TO_CLEAN
+from service.engine.priority import BULK, INTERACTIVE, Priority
 from service.errors import DeadlineExceededError, InferenceError
-from service.host.thread_priority import NICENESS
 
 pytestmark = pytest.mark.anyio
-LARGEST = 4
-
-
-@contextmanager
-def batching(run: Any, max_batch_size: int = LARGEST, **options: Any) -> Iterator[Batcher]:
-    """A batcher that is closed at the end; the gate of its model is opened before."""
-    batcher = Batcher(run, max_batch_size, **options)
-    try:
-        yield batcher
-    finally:
-        if isinstance(run, GatedModel):
-            run.gate.set()
-        batcher.close()
-
-
-def submit(batcher: Batcher, *numbers: int) -> list[asyncio.Future[ImageResult]]:
-    return [
-        batcher.submit(numbered(number), time.monotonic() + PATIENCE_SECONDS) for number in numbers
-    ]
-
-
-async def answered(futures: list[asyncio.Future[ImageResult]]) -> list[int]:
-    return [int(answer.row[0]) for answer in await asyncio.gather(*futures)]
 
 
 async def test_lone_image_is_a_batch_of_its_own() -> None:
@@ -56,6 +29,48 @@ async def test_lone_image_is_a_batch_of_its_own() -> None:
     assert answer.batch_size == 1
     assert answer.queue_seconds >= 0
     assert answer.inference_seconds >= 0
+
+
+async def test_times_of_an_image_are_those_of_its_wait_and_of_its_run() -> None:
+    """An image waits from its submission to the start of its run."""
+    model = GatedModel(read_numbers)
+    began = time.monotonic()
+    with batching(model) as batcher:
+        first = submit(batcher, 0)
+        await model.begun()
+        running = time.monotonic()
+        others = submit(batcher, 1, 2)
+        submitted = time.monotonic()
+        opened = time.monotonic()
+        model.gate.set()
+        (ran,) = await asyncio.gather(*first)
+        waited, _ = await asyncio.gather(*others)
+    elapsed = time.monotonic() - began
+    assert opened - running <= ran.inference_seconds <= elapsed
+    assert opened - submitted <= waited.queue_seconds <= elapsed
+    assert 0 <= waited.inference_seconds <= elapsed - waited.queue_seconds
+    assert waited.batch_size == 2
+
+
+async def test_only_successful_runs_are_counted_and_reported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A batch counts once under its size, and is reported with the time that its images get."""
+    reported: list[tuple[int, float]] = []
+    model = GatedModel(lambda images: 1 / 0 if len(images) == 3 else read_numbers(images))
+    with (
+        batching(model, 3, on_run=lambda *run: reported.append(run)) as batcher,
+        caplog.at_level(logging.CRITICAL, "service.engine.batcher"),
+    ):
+        futures = submit(batcher, 0)
+        await model.begun()
+        failing = submit(batcher, 1, 2, 3)
+        futures += submit(batcher, 4, 5)
+        model.gate.set()
+        await asyncio.gather(*failing, return_exceptions=True)
+        first, second, _ = await asyncio.gather(*futures)
+    assert batcher.batch_sizes == {1: 1, 2: 1}
+    assert reported == [(1, first.inference_seconds), (2, second.inference_seconds)]
 
 
 async def test_next_batch_grows_while_an_instance_is_busy() -> None:
@@ -179,27 +194,6 @@ async def test_late_images_are_not_run() -> None:
     assert read_numbers(np.concatenate(model.batches)).ravel().tolist() == [0, 2]
 
 
-async def test_close_answers_what_is_queued() -> None:
-    """The threads end after every submitted image has its result."""
-    model = GatedModel(read_numbers)
-    batcher = Batcher(model, LARGEST)
-    futures = submit(batcher, *range(10))
-    closing = asyncio.create_task(asyncio.to_thread(batcher.close))
-    model.gate.set()
-    assert await answered(futures) == list(range(10))
-    await closing
-    assert not any(thread.is_alive() for thread in batcher._threads)
-
-
-async def test_submit_after_close_raises_and_a_second_close_does_nothing() -> None:
-    """No image waits forever."""
-    batcher = Batcher(read_numbers, LARGEST)
-    batcher.close()
-    batcher.close()
-    with pytest.raises(RuntimeError, match="closed"):
-        submit(batcher, 1)
-
-
 def test_ended_event_loop_is_not_an_error() -> None:
     """The instance continues with images of another event loop."""
     model = GatedModel(read_numbers)
@@ -239,24 +233,23 @@ async def test_queue_delay_ends_without_more_images() -> None:
     assert answer.queue_seconds >= 0.01
 
 
-async def test_close_ends_the_queue_delay() -> None:
-    """A waiting batch runs at once."""
-    batcher = Batcher(read_numbers, LARGEST, max_queue_delay_seconds=100 * PATIENCE_SECONDS)
-    futures = submit(batcher, 1)
-    await asyncio.to_thread(batcher.close)
-    assert await answered(futures) == [1]
-
-
-async def test_instances_run_concurrently() -> None:
-    """Each of three runs waits until all three have begun."""
-    barrier = threading.Barrier(3)
-
-    def run(images: np.ndarray) -> np.ndarray:
-        barrier.wait(PATIENCE_SECONDS)
-        return read_numbers(images)
-
-    with batching(run, 1, instances=3) as batcher:
-        assert await answered(submit(batcher, 1, 2, 3)) == [1, 2, 3]
+@pytest.mark.parametrize("older", [INTERACTIVE, BULK])
+async def test_queue_delay_counts_from_the_oldest_image(older: Priority) -> None:
+    """Whichever its priority; the newer image alone would wait for longer than this test."""
+    delay = 100 * PATIENCE_SECONDS
+    model = GatedModel(read_numbers)
+    with batching(model, 3, max_queue_delay_seconds=delay) as batcher:
+        first = submit(batcher, 1, 2, 3)
+        await model.begun()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        waiting = [
+            batcher.submit(numbered(number), deadline, priority)
+            for number, priority in ((4, INTERACTIVE), (5, BULK))
+        ]
+        (batcher._queue if older == INTERACTIVE else batcher._bulk_queue)[0].enqueued -= delay
+        model.gate.set()
+        assert await answered(first + waiting) == [1, 2, 3, 4, 5]
+    assert model.sizes == [3, 2]
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -307,22 +300,6 @@ async def test_bulk_runs_after_interactive_and_fills_its_batches() -> None:
     ]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere niceness belongs to the process")
-async def test_instance_threads_have_a_lower_priority_than_the_event_loop() -> None:
-    """Only the niceness of the instance threads changes."""
-    niceness: list[int] = []
-
-    def run(images: np.ndarray) -> np.ndarray:
-        niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-        return read_numbers(images)
-
-    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    with batching(run) as batcher:
-        await answered(submit(batcher, 1))
-    assert niceness == [max(before, NICENESS)]
-    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
-
-
 async def test_cancelled_images_are_removed_from_a_long_queue() -> None:
     """Bulk that is never taken does not grow memory after its callers left."""
     model = GatedModel(read_numbers)
@@ -335,16 +312,3 @@ async def test_cancelled_images_are_removed_from_a_long_queue() -> None:
         assert batcher.waiting_bulk <= MIN_QUEUE_TO_CLEAN + 1
         model.gate.set()
         assert await answered([*held, kept]) == [*range(3 * LARGEST), 7]
-
-
-async def test_instances_run_where_niceness_is_forbidden(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Some sandboxes forbid setpriority."""
-
-    def forbid(*_: int) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr(os, "setpriority", forbid)
-    with batching(read_numbers) as batcher:
-        assert await answered(submit(batcher, 7)) == [7]
