@@ -1,82 +1,74 @@
 """Log to stderr in a thread, so that a reader that stops reading never blocks the service."""
 
-import asyncio
 import logging
 import os
 import select
 import sys
 import threading
 from contextlib import suppress
-from queue import SimpleQueue
 from typing import Final
 
 MAX_QUEUED_BYTES: Final = 1024 * 1024
+WRITE_INTERVAL_SECONDS: Final = 0.05
 FLUSH_SECONDS: Final = 1.0
 
 
 class StderrHandler(logging.Handler):
-    """Passes lines to a thread that writes them, once per iteration of the event loop.
+    """Queues lines for a thread, which writes them together every `WRITE_INTERVAL_SECONDS`.
 
-    Under load, passing each line separately would take half of the time of logging.
+    Waking the thread for each line would take the GIL from the event loop: under load, that would
+    cost 30 us per request.
 
     Attributes:
         dropped: Number of records dropped because `MAX_QUEUED_BYTES` were waiting.
     """
 
+    lock: threading.RLock  # type: ignore[assignment]  # logging's stubs allow None
+
     def __init__(self) -> None:
         super().__init__()
         self.dropped = 0
         self._descriptor = sys.stderr.fileno()
-        self._lines: list[str] = []
-        self._queue: SimpleQueue[bytes | threading.Event] = SimpleQueue()
-        self._queued_bytes = 0  # both only grow, with one writer each, so need no lock
-        self._written_bytes = 0
-        threading.Thread(target=self._write_queue, name="log", daemon=True).start()
+        self._lines: list[bytes] = []
+        self._unwritten_bytes = 0
+        self._changed = threading.Condition(self.lock)
+        threading.Thread(target=self._write_lines, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue a record. The caller holds the lock of the handler."""
+        """Queue a record. The caller holds `lock`."""
         try:
-            self._lines.append(self.format(record) + "\n")
+            line = f"{self.format(record)}\n".encode(errors="backslashreplace")
         except Exception:  # noqa: BLE001  as every handler of logging
             self.handleError(record)
             return
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self._hand_over()
+        if self._unwritten_bytes + len(line) > MAX_QUEUED_BYTES:
+            self.dropped += 1
             return
+        self._unwritten_bytes += len(line)
+        self._lines.append(line)
         if len(self._lines) == 1:
-            loop.call_soon(self._hand_over)
+            self._changed.notify_all()
 
     def flush(self) -> None:
         """Wait until everything is written, for at most `FLUSH_SECONDS`."""
-        self._hand_over()
-        written = threading.Event()
-        self._queue.put(written)
-        written.wait(FLUSH_SECONDS)
+        with self._changed:
+            self._changed.notify_all()  # ends the interval
+            self._changed.wait_for(lambda: not self._unwritten_bytes, FLUSH_SECONDS)
 
-    def _hand_over(self) -> None:
-        assert self.lock  # noqa: S101  every handler has one
-        with self.lock:
-            lines, self._lines = self._lines, []
-            data = "".join(lines).encode(errors="backslashreplace")
-            if self._queued_bytes - self._written_bytes + len(data) > MAX_QUEUED_BYTES:
-                self.dropped += len(lines)
-            elif data:
-                self._queued_bytes += len(data)
-                self._queue.put(data)
-
-    def _write_queue(self) -> None:
+    def _write_lines(self) -> None:
         reported = 0
         while True:
-            item = self._queue.get()
-            if isinstance(item, threading.Event):
-                item.set()
-                continue
-            self._write(item)
-            self._written_bytes += len(item)
-            dropped = self.dropped - reported
-            if dropped and self._queue.empty():
+            with self._changed:
+                self._changed.wait_for(lambda: self._lines)
+                self._changed.wait(WRITE_INTERVAL_SECONDS)
+                lines, self._lines = self._lines, []
+            data = b"".join(lines)
+            self._write(data)
+            with self._changed:
+                self._unwritten_bytes -= len(data)
+                self._changed.notify_all()
+                dropped = 0 if self._lines else self.dropped - reported
+            if dropped:
                 self._write(b"WARNING:     log records dropped count=%d\n" % dropped)
                 reported += dropped
 

@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from colour_model import plain
 from server_process import ENVIRONMENT, PATIENCE_SECONDS, REPOSITORY, ServerProcess, running
 
 from model_store.store import ModelStore
+from service import stderr_log
 from service.http.access_log import LineFormatter
 from service.stderr_log import StderrHandler
 
@@ -114,17 +116,28 @@ def log(handler: logging.Handler, text: str) -> None:
     handler.handle(logging.makeLogRecord({"msg": text}))
 
 
-@pytest.mark.anyio
-async def test_records_of_one_turn_are_written_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the event loop at the end of its turn; in other threads at once."""
+def test_records_of_all_threads_are_written_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread writes them, soon and without a flush."""
     with stderr_pipe(monkeypatch) as (reader, handler):
-        for text in ("one", "two"):
-            log(handler, text)
-        assert handler._queue.empty()
-        await asyncio.sleep(0)
-        assert await asyncio.to_thread(reader.read, 100) == b"one\ntwo\n"
-        await asyncio.to_thread(log, handler, "three")
-        assert reader.read(100) == b"three\n"
+        log(handler, "one")
+        thread = threading.Thread(target=log, args=(handler, "two"))
+        thread.start()
+        thread.join()
+        received = b""
+        while len(received) < len(b"one\ntwo\n"):
+            received += reader.read(100)
+        assert received == b"one\ntwo\n"
+
+
+def test_flush_writes_what_is_queued(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end of the process, `logging` flushes its handlers."""
+    monkeypatch.setattr(stderr_log, "WRITE_INTERVAL_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(stderr_log, "FLUSH_SECONDS", PATIENCE_SECONDS)
+    with stderr_pipe(monkeypatch) as (reader, handler):
+        log(handler, "last words")
+        handler.flush()
+        os.set_blocking(reader.fileno(), False)
+        assert reader.read(100) == b"last words\n"
 
 
 def test_reader_that_stops_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
