@@ -23,7 +23,7 @@ class StderrHandler(logging.Handler):
         dropped: Number of records dropped because `MAX_QUEUED_BYTES` were waiting.
     """
 
-    lock: threading.RLock  # type: ignore[assignment]  # logging's stubs allow None
+    lock: threading.RLock
 
     def __init__(self) -> None:
         super().__init__()
