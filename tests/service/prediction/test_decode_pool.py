@@ -6,10 +6,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 from asgi_application import until
-from colour_model import PREPROCESSING, encode, plain
+from colour_model import PREPROCESSING, plain
 from hostile_images import ALLOCATES, CRASHES, LOOPS, hostile
 from image_bombs import MEBIBYTE
-from PIL import Image
 from server_process import PATIENCE_SECONDS
 
 from model_store.errors import (
@@ -118,14 +117,40 @@ async def test_image_that_would_be_decoded_too_late_is_rejected_at_once(
     decoders: DecodePool, held: HeldDecoders
 ) -> None:
     """The prediction uses the mean decode time; an idle pool accepts whatever is predicted."""
-    decoders._large_workers._mean_seconds = 10.0
+    decoders._large_workers._mean_seconds = 1000.0
     first = [decoding(decoders, HUGE_IMAGE) for _ in range(2)]
     await wait_for_large(decoders, 2)
     with pytest.raises(OverloadedError) as caught:
-        await decoders.decode(HUGE_IMAGE, PREPROCESSING, deadline(5))
-    assert int(caught.value.headers["Retry-After"]) >= 4
+        await decoders.decode(HUGE_IMAGE, PREPROCESSING, deadline(1500))
+    # Two images of 1,000 s are ahead, and 1,500 s remain.
+    assert 500 < int(caught.value.headers["Retry-After"]) <= 501 + PATIENCE_SECONDS
     held.gate.set()
     await asyncio.gather(*first)
+
+
+async def test_wait_is_shared_by_the_processes(held: HeldDecoders) -> None:
+    """Half of the processes decode large images, and each waiting image needs one of them."""
+    decoders = DecodePool(5, LIMITS)
+    large = decoders._large_workers
+    large._mean_seconds = 10.0
+    tasks = [decoding(decoders, HUGE_IMAGE) for _ in range(3)]
+    await wait_for_large(decoders, 3)
+    assert (large._running, len(large._semaphore._waiters)) == (2, 1)
+    assert large.wait_seconds(decode_pool_module.BULK_COST) == 3 * 10.0 / 2
+    assert large.wait_seconds(0.0) == 2 * 10.0 / 2  # the waiting image costs more
+    held.gate.set()
+    await asyncio.gather(*tasks)
+    await decoders.close()
+
+
+async def test_wait_is_predicted_by_the_mean_of_the_last_decodes(decoders: DecodePool) -> None:
+    """Each decode counts for a tenth."""
+    workers, before = decoders._workers, time.monotonic()
+    workers._mean_seconds = 1000.0
+    await decoding(decoders, MIDDLE_IMAGE)
+    elapsed = time.monotonic() - before
+    assert 900 < workers._mean_seconds <= 900 + elapsed
+    assert decoders.wait_seconds() == 0
 
 
 async def test_image_whose_deadline_has_passed_is_not_decoded(decoders: DecodePool) -> None:
@@ -243,26 +268,6 @@ async def test_process_is_started_ahead_of_the_first_image(
     monkeypatch.setattr(decode_pool_module, "START_DELAY_SECONDS", 0.0)
     decoders.start_soon()
     await until(lambda: len(decoders._workers._idle) == 1)
-
-
-@pytest.mark.parametrize(
-    ("image", "in_event_loop"),
-    [
-        (plain("red", "PNG"), True),
-        (plain("red", "JPEG"), True),
-        (plain("red", "PNG", (300, 300)), False),
-        (plain("red", "JPEG", (300, 300)), False),
-        *((plain("red", image_format), False) for image_format in ("GIF", "BMP", "TIFF", "WEBP")),
-        (encode(Image.new("RGB", (1, 16_000)), "PNG"), False),
-        (encode(Image.effect_noise((120, 120), 90)) + bytes(16 * 1024), False),
-    ],
-    ids=["png", "jpeg", "large png", "large jpeg", "gif", "bmp", "tiff", "webp", "thin", "bytes"],
-)
-def test_only_small_png_and_jpeg_images_are_decoded_in_the_event_loop(
-    image: bytes, in_event_loop: bool
-) -> None:
-    """Bounded in bytes and pixels."""
-    assert (DecodePool(1, LIMITS).decode_small(image, PREPROCESSING) is not None) == in_event_loop
 
 
 async def test_errors_of_images_keep_the_process(decoders: DecodePool) -> None:
