@@ -1,9 +1,14 @@
-"""The part of the response that describes one image."""
+"""The response document, and the part of it that describes one image."""
+
+import time
 
 import pytest
 
+from service.engine.batcher import ImageResult
 from service.engine.classification import Classification
-from service.prediction.response import describe_image
+from service.errors import InferenceError
+from service.prediction.request import ImageOutcome, PredictRequest, RequestRecord
+from service.prediction.response import build_response, describe_image
 
 NAMES = ("a", "b", "c", "d")
 INDICES, SCORES = [1, 3, 2, 0], [0.4, 0.3, 0.2, 0.1]
@@ -47,3 +52,27 @@ def test_label_set_may_be_larger_than_top_k() -> None:
         described = describe_image(classification, NAMES, 1, label_set=label_set)
         assert [prediction["label"] for prediction in described["predictions"]] == ["b"]
         assert described["labels"] == labels
+
+
+def test_response_has_one_result_per_image_and_the_times_of_its_stages() -> None:
+    """An image that failed has its error in place of predictions; times are in milliseconds."""
+    row = Classification(INDICES, SCORES, set_sizes=(1, 3))
+    outcomes = [
+        ImageOutcome(InferenceError("failed"), 0.0),
+        ImageOutcome(ImageResult(row, 0.0, 0.0, batch_size=1), 0.0),
+    ]
+    before = time.monotonic()
+    record = RequestRecord(
+        before - 20, "letters", 7, seconds={"decode": 0.0123456, "inference": 3.0}
+    )
+    request = PredictRequest([b"", b""], top_k=2, label_set=1)
+    response = build_response(outcomes, request, record, NAMES)
+    elapsed = time.monotonic() - before
+    assert (response["model"], response["version"]) == ("letters", 7)
+    failed, described = response["results"]
+    assert failed["error"]["code"] == "inference_failed"
+    assert described == describe_image(row, NAMES, 2, label_set=1)
+    total = response["timings"].pop("total_ms")
+    assert response["timings"] == {"decode_ms": 12.346, "inference_ms": 3000.0}
+    assert 20_000 <= total <= (20 + elapsed) * 1000 + 0.001
+    assert total == round(total, 3)
