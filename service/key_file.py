@@ -208,4 +208,4 @@ def _copy_owner_and_mode(descriptor: int, path: Path, status: os.stat_result | N
                 f"changing {path} would change its owner or group; run this command as root"
             ) from None
     if status:
-        os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & 0o777)
+        os.fchmod(descriptor, stat.S_IMODE(status.st_mode))

@@ -1,23 +1,18 @@
 """The file of API keys, and what a request's header allows."""
 
+import asyncio
 import errno
-import json
 import logging
 import os
-import stat
 from pathlib import Path
 
 import pytest
-from unprivileged import unprivileged
 
 from service.errors import ForbiddenError, UnauthorizedError
 from service.http.api_keys import ApiKeys
 from service.key_file import (
     ApiKeysError,
-    KeyNameError,
     add_key,
-    default_key_file,
-    read_keys,
     remove_key,
 )
 
@@ -30,39 +25,6 @@ def path(tmp_path: Path) -> Path:
 
 def bearer(secret: str) -> str:
     return f"Bearer {secret}"
-
-
-def test_only_the_hash_of_a_key_is_stored(path: Path) -> None:
-    """The file holds the hash of a key and is readable by its owner alone."""
-    secret = add_key(path, "deploy", ["manage"])
-    assert len(secret) > 43
-    assert secret not in path.read_text()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert [entry.name for entry in path.parent.iterdir()] == ["keys.json"]
-    (key,) = read_keys(path)
-    assert (key.name, key.scopes) == ("deploy", ("manage",))
-    assert add_key(path, "other", ["manage"]) != secret
-
-
-def test_names_are_unique(path: Path) -> None:
-    """Adding a taken name or removing an unknown one raises KeyNameError and changes nothing."""
-    add_key(path, "deploy", ["manage"])
-    before = path.read_bytes()
-    with pytest.raises(KeyNameError, match="deploy"):
-        add_key(path, "deploy", ["predict"])
-    with pytest.raises(KeyNameError, match=r"absent.*deploy"):
-        remove_key(path, "absent")
-    assert path.read_bytes() == before
-    remove_key(path, "deploy")
-    assert read_keys(path) == ()
-
-
-def test_removing_the_last_predict_key_is_reported(path: Path) -> None:
-    """remove_key returns True only if everyone may predict afterwards."""
-    for name, scope in (("app", "predict"), ("deploy", "manage"), ("other", "predict")):
-        add_key(path, name, [scope])  # type: ignore[list-item]
-    assert [remove_key(path, name) for name in ("app", "other", "deploy")] == [False, True, False]
 
 
 def test_loaded_keys_are_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -95,72 +57,6 @@ def test_file_that_others_can_write_is_rejected(
     assert "chmod go-w" in caplog.text
     path.chmod(0o600)
     assert keys.check(None, "predict") is None
-
-
-def test_file_of_another_user_is_rejected(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of another user is rejected, and one of root is accepted."""
-    add_key(path, "app", ["predict"])
-    owner = path.stat().st_uid
-    monkeypatch.setattr("os.geteuid", lambda: owner + 1)
-    if owner == 0:
-        assert len(read_keys(path)) == 1
-        os.chown(path, 12345, 12345)
-    for trust_any_owner in (False, True):
-        with pytest.raises(ApiKeysError, match="another user"):
-            read_keys(path, trust_any_owner=trust_any_owner)
-    with pytest.raises(ApiKeysError, match="another user"):
-        add_key(path, "deploy", ["manage"])
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has other users' files")
-@pytest.mark.parametrize("mode", [0o600, 0o640])
-def test_root_changes_another_users_keys_and_keeps_their_owner(path: Path, mode: int) -> None:
-    """Owner, group and mode stay, and root's own service rejects the file."""
-    add_key(path, "app", ["predict"])
-    path.chmod(mode)
-    os.chown(path, 12345, 23456)
-    add_key(path, "deploy", ["manage"])
-    assert remove_key(path, "app")
-    status = path.stat()
-    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (12345, 23456, mode)
-    assert [key.name for key in read_keys(path, trust_any_owner=True)] == ["deploy"]
-    with pytest.raises(ApiKeysError, match="another user"):
-        ApiKeys(path)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for other users")
-def test_root_creates_keys_for_the_owner_of_the_directory(path: Path) -> None:
-    """A file that root creates belongs to the owner of its directory."""
-    path.parent.mkdir()
-    os.chown(path.parent, 12345, 23456)
-    add_key(path, "deploy", ["manage"])
-    status = path.stat()
-    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (12345, 23456, 0o600)
-
-
-def test_mode_of_the_file_is_kept(path: Path) -> None:
-    """A change keeps the mode of the file."""
-    add_key(path, "app", ["predict"])
-    path.chmod(0o640)
-    add_key(path, "deploy", ["manage"])
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
-
-
-@pytest.mark.skipif(
-    os.geteuid() != 0, reason="only root can make a file of a group that it is not in"
-)
-def test_change_that_would_lose_the_group_is_rejected(path: Path) -> None:
-    """A change that cannot keep the file's group is rejected and leaves nothing behind."""
-    add_key(path, "app", ["predict"])
-    os.chown(path, -1, 23456)
-    before = path.read_bytes()
-    with (
-        unprivileged(),
-        pytest.raises(ApiKeysError, match="root"),
-    ):
-        add_key(path, "deploy", ["manage"])
-    assert [entry.name for entry in path.parent.iterdir()] == ["keys.json"]
-    assert path.read_bytes() == before
 
 
 def test_without_keys_everyone_predicts_and_nobody_manages(path: Path) -> None:
@@ -298,25 +194,6 @@ def test_directory_in_place_of_the_file_is_an_error(path: Path) -> None:
         ApiKeys(path)
 
 
-def test_unknown_scopes_are_rejected(path: Path) -> None:
-    """A file with an unknown scope is rejected."""
-    add_key(path, "deploy", ["manage"])
-    document = json.loads(path.read_bytes())
-    document["keys"][0]["scopes"] = ["everything"]
-    path.write_text(json.dumps(document))
-    with pytest.raises(ApiKeysError, match="scopes"):
-        read_keys(path)
-
-
-def test_default_file_is_in_the_users_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    """XDG_CONFIG_HOME wins over ~/.config."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", "/somewhere")
-    assert default_key_file() == Path("/somewhere/resident/keys.json")
-    monkeypatch.setenv("XDG_CONFIG_HOME", "")
-    monkeypatch.setenv("HOME", "/home/ada")
-    assert default_key_file() == Path("/home/ada/.config/resident/keys.json")
-
-
 def test_file_deleted_between_stat_and_read_keeps_the_old_keys(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,3 +255,35 @@ def test_pipe_in_place_of_the_file_is_an_error(path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(ApiKeysError, match="regular file"):
         ApiKeys(path)
+
+
+@pytest.mark.anyio
+async def test_file_is_looked_at_once_per_turn_of_the_event_loop(path: Path) -> None:
+    """A revoked key works until the end of the turn in which it was checked."""
+    secret = add_key(path, "leaver", ["predict"])
+    add_key(path, "app", ["predict"])
+    keys = ApiKeys(path)
+    for _ in range(2):
+        assert keys.check(bearer(secret), "predict") == "leaver"
+        await asyncio.sleep(0)
+    assert keys.check(bearer(secret), "predict") == "leaver"
+    remove_key(path, "leaver")
+    assert keys.check(bearer(secret), "predict") == "leaver"
+    await asyncio.sleep(0)
+    with pytest.raises(UnauthorizedError):
+        keys.check(bearer(secret), "predict")
+
+
+def test_challenge_tells_what_is_wrong_with_the_key(path: Path) -> None:
+    """RFC 6750, section 3.1: no code if there was no key."""
+    secret = add_key(path, "app", ["predict"])
+    add_key(path, "deploy", ["manage"])
+    keys = ApiKeys(path)
+    for header, scope, challenge in (
+        (None, "predict", 'Bearer realm="resident"'),
+        (bearer("guess"), "predict", 'Bearer realm="resident", error="invalid_token"'),
+        (bearer(secret), "manage", 'Bearer realm="resident", error="insufficient_scope"'),
+    ):
+        with pytest.raises((UnauthorizedError, ForbiddenError)) as caught:
+            keys.check(header, scope)  # type: ignore[arg-type]
+        assert caught.value.headers["WWW-Authenticate"] == challenge
