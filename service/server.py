@@ -5,7 +5,6 @@ import gc
 import logging
 import shlex
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,6 @@ from typing import Final
 
 import click
 import uvicorn
-from uvicorn.config import STARTUP_FAILURE
 
 from model_store import __version__
 from service.app import create_app
@@ -24,6 +22,7 @@ from service.host.malloc import bound_malloc
 from service.http.access_log import LineFormatter
 from service.http.protocol import BoundedHttpProtocol, start_draining
 from service.settings import Settings
+from service.sockets import listen
 from service.stderr_log import StderrHandler
 from service.versions.registry import Registry
 from service.versions.served_model import ServedModel
@@ -42,10 +41,11 @@ class Server(uvicorn.Server):
     registry: Registry | None = None
     on_stop: Callable[[], None] | None = None
     drain_delay_seconds = 0.0
+    uds: Path | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._check_address()
         await super().startup(sockets)
+        logger.info("Uvicorn running on %s (Press CTRL+C to quit)", self.uds or self.address)
         await self._add_listeners()
         self.announce()
 
@@ -59,20 +59,9 @@ class Server(uvicorn.Server):
             logger.info("draining seconds=%g", self.drain_delay_seconds)
         while time.monotonic() < ends and not self.force_exit:  # noqa: ASYNC110  set by a signal
             await asyncio.sleep(DRAIN_POLL_SECONDS)
+        if self.uds:
+            self.uds.unlink(missing_ok=True)  # before it closes: then the next server may own it
         await super().shutdown(sockets)
-
-    async def _check_address(self) -> None:
-        """Exit if the address cannot be bound, before uvicorn starts to load the models."""
-        if not self.config.port:
-            return
-        try:
-            server = await asyncio.get_running_loop().create_server(
-                asyncio.Protocol, self.config.host, self.config.port, start_serving=False
-            )
-        except OSError as error:
-            logger.error(error)  # noqa: TRY400  a traceback adds nothing
-            sys.exit(STARTUP_FAILURE)
-        server.close()
 
     async def _add_listeners(self) -> None:
         """Listen several times on each socket.
@@ -98,13 +87,15 @@ class Server(uvicorn.Server):
     def announce(self) -> None:
         """Print what is served, if the server listens and the models are loaded."""
         if self.started and self.registry and not self.should_exit:
-            text = "\n".join(describe_startup(self.registry, self.address))
+            text = "\n".join(describe_startup(self.registry, self.address, self.uds))
             # In a thread, because printing blocks if nobody reads stdout.
             threading.Thread(target=click.echo, args=(text,), daemon=True).start()
 
     @property
     def address(self) -> str:
-        """The URL of this server for clients on this machine."""
+        """The URL of this server for clients on this machine; on a Unix socket, any host."""
+        if self.uds:
+            return "http://localhost"
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  an address to print, not to bind
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -115,6 +106,7 @@ def run(settings: Settings) -> None:
 
     Raises:
         ApiKeysError: The file of API keys cannot be read.
+        ListenError: The address or the Unix socket is in use, or cannot be used.
         ProviderError: An execution provider that the settings name does not work here.
     """
     bound_malloc()
@@ -132,8 +124,8 @@ def run(settings: Settings) -> None:
     server = Server(
         uvicorn.Config(
             app,
-            host=settings.host,
-            port=settings.port,
+            # Every client of a Unix socket is a local proxy, whose X-Forwarded-For is logged.
+            forwarded_allow_ips="*" if settings.uds else None,
             log_level=settings.log_level,
             log_config=None,  # uvicorn's own handler would block the event loop
             access_log=False,  # service.http.access_log does this
@@ -144,12 +136,12 @@ def run(settings: Settings) -> None:
             ws="none",
         )
     )
-    server.on_stop = app.stop
+    server.on_stop, server.uds = app.stop, settings.uds
     server.drain_delay_seconds = settings.drain_delay_seconds
     gc.freeze()  # collecting all imported objects would block the event loop for 40 ms
     gc.enable()
     with suppress(KeyboardInterrupt):
-        server.run()
+        server.run(listen(settings.host, settings.port, settings.uds))
 
 
 def configure_logging(settings: Settings) -> None:
@@ -160,19 +152,19 @@ def configure_logging(settings: Settings) -> None:
         logging.getLogger("service.http.access_log").setLevel(logging.WARNING)
 
 
-def describe_startup(registry: Registry, address: str) -> list[str]:
+def describe_startup(registry: Registry, address: str, uds: Path | None = None) -> list[str]:
     """Lines for the terminal: models, the default, problems, the docs, a command to try."""
     default = registry.models.get(registry.default_model or "")
     return [
-        f"Resident {__version__} on {address}",
+        f"Resident {__version__} on {f'Unix socket {uds}' if uds else address}",
         *(
             _describe_model(model, is_default=model is default)
             for _, model in sorted(registry.models.items())
         ),
         _describe_default(registry.default_model),
         *_describe_problems(registry),
-        f"  docs   {address}/docs",
-        *_example_command(default, address),
+        *([] if uds else [f"  docs   {address}/docs"]),
+        *_example_command(default, address, uds),
     ]
 
 
@@ -207,9 +199,13 @@ def _describe_problems(registry: Registry) -> Iterator[str]:
         yield f"  NOT READY  {registry.error}"
 
 
-def _example_command(model: ServedModel | None, address: str) -> Iterator[str]:
+def _example_command(model: ServedModel | None, address: str, uds: Path | None) -> Iterator[str]:
     if model and model.answering and (golden := model.answering.version.manifest.golden):
         sample = model.answering.version.path(golden[0].image)
         if sample.is_relative_to(Path.cwd()):
             sample = sample.relative_to(Path.cwd())
-        yield f"  try    curl --data-binary @{shlex.quote(str(sample))} {address}/v1/predict"
+        socket_option = f"--unix-socket {shlex.quote(str(uds))} " if uds else ""
+        yield (
+            f"  try    curl {socket_option}--data-binary @{shlex.quote(str(sample))} "
+            f"{address}/v1/predict"
+        )

@@ -88,7 +88,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, frozen=True)
 
     host: Annotated[
-        str, Field(description="Address to listen on. 0.0.0.0 accepts clients from the network.")
+        str,
+        Field(
+            description="Address to listen on. 0.0.0.0 accepts clients from the network, :: those "
+            "of IPv4 and IPv6."
+        ),
     ] = "127.0.0.1"
     port: Annotated[
         int,
@@ -98,6 +102,11 @@ class Settings(BaseSettings):
             description="TCP port to listen on. 0 picks a free port and prints it.",
         ),
     ] = 8000
+    uds: Annotated[
+        Path | None,
+        BeforeValidator(lambda path: path or None),  # an empty variable is unset
+        Field(description="Unix socket to listen on, instead of --host and --port."),
+    ] = None
     root_path: Annotated[
         str,
         AfterValidator(parse_root_path),

@@ -12,8 +12,13 @@ from model_store.errors import ProviderError
 from model_store.validation import describe_validation_error
 from service.key_file import ApiKeysError
 from service.settings import Settings
+from service.sockets import ListenError
 
 METAVARS: Final = {"int": "INTEGER", "float": "NUMBER", "Path": "PATH", "dict": "JSON"}
+
+
+class _ListenFailure(click.ClickException):
+    exit_code = 3  # as uvicorn
 
 
 def _option(name: str, field: FieldInfo) -> click.Option:
@@ -61,6 +66,8 @@ def serve(context: click.Context, /, **options: Any) -> None:
 
     try:
         run(settings)
+    except ListenError as error:
+        raise _ListenFailure(str(error)) from None
     except ApiKeysError as error:
         raise click.UsageError(f"--keys (SERVICE_KEYS): {error}") from None
     except ProviderError as error:

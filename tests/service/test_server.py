@@ -63,14 +63,16 @@ def test_garbage_is_collected_while_it_serves(
 ) -> None:
     """While serving, garbage collection is on and the imports are frozen."""
     collector_states: list[tuple[bool, bool]] = []
-    monkeypatch.setattr(
-        Server,
-        "run",
-        lambda _: collector_states.append((gc.isenabled(), gc.get_freeze_count() > 0)),
-    )
+
+    def run(_: Server, sockets: list[socket.socket]) -> None:
+        collector_states.append((gc.isenabled(), gc.get_freeze_count() > 0))
+        for listener in sockets:
+            listener.close()
+
+    monkeypatch.setattr(Server, "run", run)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     try:
-        load_command("serve").main(["--store", str(tmp_path)], standalone_mode=False)
+        load_command("serve").main(["--store", str(tmp_path), "--port", "0"], standalone_mode=False)
     finally:
         gc.unfreeze()
         gc.enable()

@@ -17,6 +17,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "port": ("9001", 9001),
     "store": ("/srv/models", Path("/srv/models")),
     "store_poll_seconds": ("0.25", 0.25),
+    "uds": ("/run/resident.sock", Path("/run/resident.sock")),
     "root_path": ("/ai/", "/ai"),
     "cors_origins": ("https://a.example, *", "https://a.example, *"),
     "builtin": ("false", False),
@@ -223,3 +224,8 @@ def test_invalid_model_settings_are_rejected(own: str, monkeypatch: pytest.Monke
     monkeypatch.setenv("SERVICE_MODELS", own)
     with pytest.raises(ValidationError):
         Settings()
+
+
+def test_empty_path_of_a_unix_socket_is_none() -> None:
+    """As `SERVICE_UDS: ${UDS:-}` in a compose file sets it."""
+    assert Settings(uds="").uds is None
