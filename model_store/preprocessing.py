@@ -273,9 +273,9 @@ def crop(image: Image.Image, spec: Preprocessing, offset: int = 0) -> Pixels:
     Returns:
         uint8 `[crop_height, crop_width, 3]`, RGB.
     """
-    top = round((image.height - spec.crop_height) / 2) + offset
-    left = round((image.width - spec.crop_width) / 2) + offset
-    whole = (left, top, *image.size) == (0, 0, spec.crop_width, spec.crop_height)
-    return np.asarray(
-        image if whole else image.crop((left, top, left + spec.crop_width, top + spec.crop_height))
-    )
+    width, height = spec.crop_width, spec.crop_height
+    if image.size == (width, height) and not offset:
+        return np.asarray(image)  # without the copy
+    top = round((image.height - height) / 2) + offset
+    left = round((image.width - width) / 2) + offset
+    return np.asarray(image.crop((left, top, left + width, top + height)))

@@ -58,6 +58,20 @@ class TestJpegEnd:
         assert (prepare(appended, EXACT) == prepare(data, EXACT)).all()
 
 
+def test_a_cut_at_any_restart_marker_is_noticed() -> None:
+    """Their eight numbers repeat, so the missing rows may begin with any of them."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8 * 20, 8, 3), np.uint8)
+    data = encode(Image.fromarray(pixels).convert("L"), "JPEG", restart_marker_rows=1)
+    spec = Preprocessing(resize_mode="exact", resize=8, crop_height=160, crop_width=8)
+    prepare(data[:-2], spec)
+    restarts = [i for i in range(len(data)) if data[i] == 0xFF and 0xD0 <= data[i + 1] <= 0xD7]
+    assert len(restarts) == 19
+    for position in restarts:
+        for cut in (data[:position], data[: position + 2]):
+            with pytest.raises((ImageTruncatedError, ImageCorruptError)):
+                prepare(cut, spec)
+
+
 def test_an_end_inside_a_segment_does_not_hide_scans() -> None:
     """A thumbnail has an end of its own, and a comment may contain anything."""
     data = encode(SCENE, "JPEG", progressive=True)

@@ -16,7 +16,7 @@ from model_store.errors import (
 )
 from model_store.image_header import FORMATS, resized_size, sniff
 from model_store.manifest import Interpolation, Preprocessing
-from model_store.preprocessing import Pixels, prepare
+from model_store.preprocessing import Pixels, crop, prepare
 
 SCENE = scene(24, 16)
 SMALL = Preprocessing(resize=8, crop_height=8, crop_width=8)
@@ -350,6 +350,26 @@ class TestGeometry:
             width >= height
         ) or resized_width == resized_height
         assert abs(resized_width * min(width, height) - resize * width) <= min(width, height)
+
+    @pytest.mark.parametrize(("size", "corner"), [((24, 16), (8, 4)), ((12, 13), (2, 2))])
+    @pytest.mark.parametrize("offset", [0, 1])
+    def test_crop_may_be_shifted(
+        self, size: tuple[int, int], corner: tuple[int, int], offset: int
+    ) -> None:
+        """To the right and down, as the gates do to see what a wrong crop costs."""
+        image = scene(*size)
+        left, top = (side + offset for side in corner)
+        expected = np.asarray(image)[top : top + 8, left : left + 8]
+        assert np.array_equal(crop(image, SMALL, offset), expected)
+
+    def test_shifted_crop_of_an_image_of_its_size_has_a_black_edge(self) -> None:
+        """Nothing is beyond the image."""
+        image = Image.new("RGB", (8, 8), "white")
+        assert (crop(image, SMALL) == 255).all()
+        shifted = crop(image, SMALL, 2)
+        assert (shifted[:6, :6] == 255).all()
+        assert not shifted[6:].any()
+        assert not shifted[:, 6:].any()
 
     def test_exact_squeezes_into_the_crops_size(self) -> None:
         """Whatever the aspect ratio, nothing is cut off."""
