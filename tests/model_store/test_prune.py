@@ -29,6 +29,22 @@ class TestPrune:
         assert report.kept == {4: "among the latest 2", 5: "among the latest 2"}
         assert sorted(os.listdir(root / "m")) == ["4", "5"]
 
+    def test_three_versions_stay_unless_told_otherwise(self, five: ModelStore) -> None:
+        """Of each model."""
+        assert five.prune("m").deleted == (1, 2)
+
+    @pytest.mark.parametrize(
+        ("keep", "deleted"), [(1, (1, 2, 3)), (2, (1, 2, 3)), (3, (1, 2)), (4, (1,))]
+    )
+    def test_an_alias_can_always_be_rolled_back_once(
+        self, five: ModelStore, keep: int, deleted: tuple[int, ...]
+    ) -> None:
+        """More often if more versions are kept."""
+        for version in (1, 2, 3, 4, 5):
+            five.promote("m", version)
+        assert five.prune("m", keep=keep).deleted == deleted
+        assert five.rollback("m") == 4
+
     def test_what_an_alias_names_stays(self, five: ModelStore) -> None:
         """Each alias's version is kept, however old."""
         five.promote("m", 1)

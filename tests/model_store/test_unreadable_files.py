@@ -79,6 +79,7 @@ class TestUnreadable:
     ) -> None:
         """The first publication creates the default root."""
         monkeypatch.chdir(tmp_path)
+        assert ModelStore(Path(str(DEFAULT_ROOT)), builtin_root).models() == ["shipped"]
         store = ModelStore(builtin_root=builtin_root)
         assert store.models() == ["shipped"]
         assert store.layer("shipped") == "built-in"
