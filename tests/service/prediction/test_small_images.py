@@ -24,7 +24,7 @@ PNG = plain("red")
         (plain("red", "JPEG", (300, 300)), False),
         *((plain("red", image_format), False) for image_format in ("GIF", "BMP", "TIFF", "WEBP")),
         (encode(Image.new("RGB", (1, 16_000)), "PNG"), False),
-        (encode(Image.effect_noise((120, 120), 90)) + bytes(16 * 1024), False),
+        (encoded(picture(1, 120, 120)), False),
     ],
     ids=["png", "jpeg", "large png", "large jpeg", "gif", "bmp", "tiff", "webp", "thin", "bytes"],
 )
