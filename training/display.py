@@ -1,7 +1,7 @@
 """The terminal display of training: a live bar on a terminal, one line per epoch in a log."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -118,8 +118,10 @@ class TrainingDisplay:
             f"{len(data.left_out):,} excluded (listed in check.json)"
         )
 
-    def show_checks(self, checks: tuple[Check, ...]) -> None:
+    def show_checks(self, checks: tuple[Check, ...], notices: Iterable[str] = ()) -> None:
         self._console.print(checks_table(checks))
+        for notice in notices:
+            self.say(notice)
 
     def show_calibration(self, calibrated: RunCalibration) -> None:
         if calibrated.calibration:

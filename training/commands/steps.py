@@ -158,7 +158,7 @@ def gate(console: Console, run: Path, store: Path, waive: tuple[str, ...]) -> No
     waivers = parse_waivers(waive)
     with _opened(console, run) as (opened, data, display):
         checks = gates.gate(opened, data, waivers, ModelStore(store))
-        display.show_checks(checks)
+        display.show_checks(checks, gates.read_notices(opened))
         gates.require_passed(checks)
         print_next(display, "training", "publish", run, "--store", store)
 

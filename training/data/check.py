@@ -1,11 +1,11 @@
 """The check of a data set: finds what would hurt a training before anything is trained."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Iterator
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
+from training.data.findings import DataFinding, DataFindings, FindingItem, make_finding
 from training.data.image_set import (
     FREE,
     SPLIT_NAMES,
@@ -13,7 +13,6 @@ from training.data.image_set import (
     TRAIN,
     VALIDATION,
     ImageSet,
-    escape_unprintable,
 )
 from training.data.scan import Facts
 from training.data.split import missing_splits
@@ -25,79 +24,18 @@ MAX_AREA_RATIO: Final = 16  # of the median area
 MAX_ASPECT_RATIO: Final = 4
 
 
-@dataclass(frozen=True)
-class FindingItem:
-    """What a finding is about: one image, a group of images with equal pixels, or a class."""
+def check(data: ImageSet, facts: Facts, known: Collection[str] = frozenset()) -> DataFindings:
+    """Check a scanned data set. Problems are reported in the result and never raised.
 
-    names: tuple[str, ...]
-    detail: str = ""
-
-    def __str__(self) -> str:
-        return " = ".join(self.names) + (f": {self.detail}" if self.detail else "")
-
-
-@dataclass(frozen=True)
-class DataFinding:
-    """One kind of problem, with every place where it occurs.
-
-    Attributes:
-        kind: The problem.
-        items: The images or classes that have it.
-        consequence: What a run does about it.
-        fatal: Whether a run refuses the data.
+    Args:
+        data: The images.
+        facts: Their scan.
+        known: Digests of images that the initial weights of the run were trained on.
     """
-
-    kind: str
-    items: tuple[FindingItem, ...]
-    consequence: str
-    fatal: bool = False
-
-
-@dataclass(frozen=True)
-class DataFindings:
-    """Result of a check.
-
-    Attributes:
-        data: Name of the data set.
-        classes: Number of images of each class, usable or not.
-        left_out: Number of images that a run does not use.
-        findings: Fatal findings come first.
-    """
-
-    data: str
-    classes: Mapping[str, int]
-    left_out: int
-    findings: tuple[DataFinding, ...]
-
-    @property
-    def images(self) -> int:
-        return sum(self.classes.values())
-
-    @property
-    def fatal(self) -> list[str]:
-        """Reasons to refuse the data; empty if a run can use it."""
-        return [
-            f"{finding.kind} ({', '.join(describe_items(finding.items, 5))})"
-            for finding in self.findings
-            if finding.fatal
-        ]
-
-    def to_json(self) -> dict[str, Any]:
-        return {"images": self.images, **asdict(self)}
-
-
-def describe_items(items: Collection[FindingItem], limit: int | None) -> list[str]:
-    """Return one line per item, at most `limit`, and then the number of hidden items."""
-    lines = [escape_unprintable(str(item)) for item in items][:limit]
-    hidden = len(items) - len(lines)
-    return [*lines, f"… and {hidden:,} more"] if hidden else lines
-
-
-def check(data: ImageSet, facts: Facts) -> DataFindings:
-    """Check a scanned data set. Problems are reported in the result and never raised."""
-    reasons = left_out(data, facts)
+    reasons = left_out(data, facts, known)
     findings = [
         *_class_findings(data, facts, reasons),
+        *_known_findings(data, facts, known),
         *_duplicate_findings(data, facts),
         *_image_findings(data, facts),
     ]
@@ -112,10 +50,11 @@ def check(data: ImageSet, facts: Facts) -> DataFindings:
     )
 
 
-def left_out(data: ImageSet, facts: Facts) -> dict[int, str]:
+def left_out(data: ImageSet, facts: Facts, known: Collection[str] = frozenset()) -> dict[int, str]:
     """Return the images that a run does not use: the reason by position in `data`.
 
     - Unreadable images.
+    - Images in a given test split that the initial weights were trained on (digests in `known`).
     - Images outside a given test split that have a copy in it. If test has no copy, the same holds
       for a given validation split.
     - Images with equal pixels and different labels, if none of them is in such a split.
@@ -123,7 +62,13 @@ def left_out(data: ImageSet, facts: Facts) -> dict[int, str]:
     Copies within a given validation or test split are kept, even if their labels differ.
     """
     reasons = {index: f"unreadable: {fact.error}" for index, fact in enumerate(facts) if fact.error}
-    for copies in _duplicate_groups(facts):
+    reasons |= dict.fromkeys(
+        _known_in_test(data, facts, known), "the initial weights were trained on these pixels"
+    )
+    for group in _duplicate_groups(facts):
+        copies = [index for index in group if index not in reasons]
+        if len(copies) < 2:
+            continue
         split = max(int(data.given_splits[index]) for index in copies)
         if split in {VALIDATION, TEST}:
             held_out = next(index for index in copies if data.given_splits[index] == split)
@@ -162,15 +107,35 @@ def _class_findings(data: ImageSet, facts: Facts, unused: Collection[int]) -> It
         ]
     single = [FindingItem(data.class_names)] if len(data.class_names) < 2 else []
     refused = "refused: add images or remove the class"
-    yield _finding("only one class", single, "refused: at least two are needed", fatal=True)
-    yield _finding("classes without images", empty, refused, fatal=True)
-    yield _finding("classes missing in train", untrained, refused, fatal=True)
-    yield _finding("classes with too few images for every split", too_small, refused, fatal=True)
-    yield _finding("classes missing in a given split", unmeasured, "measured without them")
-    yield _finding(
+    yield make_finding("only one class", single, "refused: at least two are needed", fatal=True)
+    yield make_finding("classes without images", empty, refused, fatal=True)
+    yield make_finding("classes missing in train", untrained, refused, fatal=True)
+    yield make_finding(
+        "classes with too few images for every split", too_small, refused, fatal=True
+    )
+    yield make_finding("classes missing in a given split", unmeasured, "measured without them")
+    yield make_finding(
         f"classes with fewer than {RECOMMENDED_IMAGES_PER_CLASS} images",
         small,
         "trained; their metrics are unreliable",
+    )
+
+
+def _known_in_test(data: ImageSet, facts: Facts, known: Collection[str]) -> list[int]:
+    if not known:
+        return []
+    in_test = (data.given_splits == TEST).nonzero()[0].tolist()
+    return [index for index in in_test if facts[index].digest in known]
+
+
+def _known_findings(data: ImageSet, facts: Facts, known: Collection[str]) -> Iterator[DataFinding]:
+    in_test = _known_in_test(data, facts, known)
+    items = [FindingItem((data.paths[index],)) for index in in_test]
+    yield make_finding("test images that the initial weights were trained on", items, "left out")
+    trainable = sum(fact.digest in known for fact in facts) - len(items)
+    counted = [FindingItem((f"{trainable:,} images",))] if trainable else []
+    yield make_finding(
+        "images that the initial weights were trained on", counted, "never in a drawn test split"
     )
 
 
@@ -186,17 +151,17 @@ def _duplicate_findings(data: ImageSet, facts: Facts) -> Iterator[DataFinding]:
             across_splits.append(FindingItem(paths))
         elif len(labels) == 1:
             within_class.append(FindingItem(paths))
-    yield _finding(
+    yield make_finding(
         "same pixels with different labels",
         conflicting,
         "left out, except in given validation and test splits",
     )
-    yield _finding(
+    yield make_finding(
         "copies across given splits",
         across_splits,
         "left out of train (of validation, if test has a copy)",
     )
-    yield _finding("copies within a class", within_class, "used; kept in one split")
+    yield make_finding("copies within a class", within_class, "used; kept in one split")
 
 
 def _image_findings(data: ImageSet, facts: Facts) -> Iterator[DataFinding]:
@@ -205,24 +170,24 @@ def _image_findings(data: ImageSet, facts: Facts) -> Iterator[DataFinding]:
 
     readable = [(index, fact) for index, fact in enumerate(facts) if not fact.error]
     unreadable = ((index, fact.error) for index, fact in enumerate(facts) if fact.error)
-    yield _finding("unreadable files", items(unreadable), "left out")
+    yield make_finding("unreadable files", items(unreadable), "left out")
     ignored = [FindingItem((path,), reason) for path, reason in data.ignored]
-    yield _finding("not images", ignored, "ignored")
+    yield make_finding("not images", ignored, "ignored")
     rotated = (
         (index, f"orientation {fact.orientation}")
         for index, fact in readable
         if fact.orientation != 1
     )
-    yield _finding("rotated by EXIF", items(rotated), "rotated upright")
+    yield make_finding("rotated by EXIF", items(rotated), "rotated upright")
     deep = ((index, f"{fact.bits} bits, {fact.mode}") for index, fact in readable if fact.bits > 8)
-    yield _finding("more than 8 bits per channel", items(deep), "the high byte is used")
+    yield make_finding("more than 8 bits per channel", items(deep), "the high byte is used")
     animated = ((index, f"{fact.frames} frames") for index, fact in readable if fact.frames > 1)
-    yield _finding("files with several images", items(animated), "the first image is used")
+    yield make_finding("files with several images", items(animated), "the first image is used")
     rule = (
         f"side < 1/{round(1 / MIN_SIDE_RATIO)} or area > {MAX_AREA_RATIO} times the median, "
         f"or aspect > {MAX_ASPECT_RATIO}:1"
     )
-    yield _finding(f"unusual sizes ({rule})", items(_size_outliers(facts)), "used")
+    yield make_finding(f"unusual sizes ({rule})", items(_size_outliers(facts)), "used")
 
 
 def _size_outliers(facts: Facts) -> Iterator[tuple[int, str]]:
@@ -252,9 +217,3 @@ def _duplicate_groups(facts: Facts) -> list[list[int]]:
 
 def _with_labels(data: ImageSet, indices: Iterable[int]) -> str:
     return ", ".join(f"{data.paths[index]} ({data.label(index)})" for index in indices)
-
-
-def _finding(
-    kind: str, items: Iterable[FindingItem], consequence: str, *, fatal: bool = False
-) -> DataFinding:
-    return DataFinding(kind, tuple(items), consequence, fatal)

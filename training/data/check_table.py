@@ -3,7 +3,7 @@
 from rich.table import Column, Table
 from rich.text import Text
 
-from training.data.check import DataFindings, describe_items
+from training.data.findings import DataFindings, describe_items
 
 
 def check_table(findings: DataFindings, limit: int | None = 5) -> Table:

@@ -76,8 +76,9 @@ def make_split(
         facts: Their scan.
         left_out: Positions of images that are in no split (`training.data.check.left_out`).
         seed: Seed of the draw.
-        never_test: Digests of images that an older model was trained on. They are never in test.
-            They are in validation only if it would be empty otherwise.
+        never_test: Digests of images that the initial weights were trained on. They are never
+            drawn for test (`left_out` handles given test splits). They are drawn for validation
+            only if it would be empty otherwise.
     """
     kept = [index for index in range(len(data)) if index not in left_out]
     given, missing = data.given_splits, missing_splits(data)
@@ -100,25 +101,31 @@ def make_split(
             parts[split] += chain(*drawn)
             used |= {*candidates, *drawn}
             if split == VALIDATION:
-                drawn_for_validation += chain(*candidates)
+                few = unused[:1] if split in missing and len(groups) > len(missing) else []
+                drawn_for_validation += chain(*(candidates or few))
     parts[VALIDATION] = parts[VALIDATION] or drawn_for_validation
     return Split.of({*kept} - {*parts[VALIDATION], *parts[TEST]}, parts[VALIDATION], parts[TEST])
 
 
 def stratified_folds(
-    data: ImageSet, facts: Facts, left_out: Collection[int], folds: int, seed: int = SPLIT_SEED
+    data: ImageSet,
+    facts: Facts,
+    left_out: Collection[int],
+    folds: int,
+    seed: int = SPLIT_SEED,
+    never_test: Collection[str] = frozenset(),
 ) -> list[Split]:
     """Split for cross-validation; given splits are ignored.
 
-    Each image is in the test split of exactly one fold. In each fold, about 10 % of all images are
-    the validation split.
+    Each image is in the test split of exactly one fold, unless its digest is in `never_test`. In
+    each fold, about 10 % of all images are the validation split.
 
     Raises:
-        DataError: A class has fewer different images than there are folds.
+        DataError: A class has fewer different images to test than there are folds.
     """
     kept = [index for index in range(len(data)) if index not in left_out]
     classes = _groups_by_class(data, facts, kept, seed)
-    tests = _balanced_folds(data, classes, folds)
+    tests = _balanced_folds(data, facts, classes, folds, never_test)
     splits = []
     for number, test in enumerate(map(set, tests)):
         validation: list[Group] = []
@@ -134,7 +141,11 @@ def stratified_folds(
 
 
 def _balanced_folds(
-    data: ImageSet, classes: Iterable[list[Group]], folds: int
+    data: ImageSet,
+    facts: Facts,
+    classes: Iterable[list[Group]],
+    folds: int,
+    never_test: Collection[str],
 ) -> list[list[Group]]:
     """Return the test groups of each fold.
 
@@ -144,13 +155,16 @@ def _balanced_folds(
     tests: list[list[Group]] = [[] for _ in range(folds)]
     images: Counter[int] = Counter()
     for groups in classes:
-        if len(groups) < folds:
+        tested = _without_digests(groups, facts, never_test)
+        if len(tested) < folds:
+            known = len(groups) - len(tested)
+            without = f", without {known} that the initial weights were trained on" if known else ""
             raise DataError(
-                f"class {data.label(groups[0][0])} has {len(groups)} different images, "
+                f"class {data.label(groups[0][0])} has {len(tested)} different images{without}: "
                 f"too few for {folds} folds"
             )
         images_of_class: Counter[int] = Counter()
-        for group in groups:
+        for group in tested:
             _, _, fold = min((images_of_class[fold], images[fold], fold) for fold in range(folds))
             tests[fold].append(group)
             images_of_class[fold] += len(group)

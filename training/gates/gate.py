@@ -55,7 +55,7 @@ def gate(
     waivers: Mapping[str, str] | None = None,
     store: ModelStore | None = None,
 ) -> tuple[Check, ...]:
-    """Run all checks, and write `gates.json` with the digests of the checked files.
+    """Run all checks, and write `gates.json` with the digests of the checked files and notices.
 
     Args:
         run: A run that has been exported.
@@ -67,7 +67,7 @@ def gate(
         GateError: A waiver names an unknown check.
         ModelStoreError: The live version cannot be read.
     """
-    waivers = waivers or {}
+    waivers, notices = waivers or {}, list[str]()
     check_waivers(waivers)
     digests = _digests(run)
     session = Session(run.file(MODEL_FILE, "export"), model_input(run), OUTPUTS)
@@ -76,12 +76,17 @@ def gate(
         *accuracy_checks(run, data, session),
         *golden_checks(run, data, session),
         *_retraining_checks(run, data),
-        *(compare_with_live(run, data, session, store) if store else ()),
+        *(compare_with_live(run, data, session, store, notices.append) if store else ()),
     ]
     checks = apply_waivers(results, waivers)
     dumped = [check.model_dump() for check in checks]
-    run.write_json(GATES_FILE, {"files": digests, "checks": dumped})
+    run.write_json(GATES_FILE, {"files": digests, "checks": dumped, "notices": notices})
     return checks
+
+
+def read_notices(run: Run) -> tuple[str, ...]:
+    """Return what `gate` could not check or wants to say; call `read_checks` first."""
+    return tuple(run.read_json(GATES_FILE, "gate").get("notices", ()))
 
 
 def apply_waivers(checks: Iterable[Check], waivers: Mapping[str, str]) -> tuple[Check, ...]:

@@ -1,7 +1,7 @@
 """Gate: the export against the live version of its model, by accuracy, latency and size."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Final
 
@@ -35,13 +35,18 @@ _MIN_ROUNDS: Final = 3
 
 
 def compare_with_live(
-    run: Run, data: RunData, session: Session, store: ModelStore
+    run: Run,
+    data: RunData,
+    session: Session,
+    store: ModelStore,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Check]:
     """Compare the export with the version that `store` serves under the name of the model.
 
     Yields nothing if there is no published version, or if this run published it. Yields one failed
     check if the live version is damaged. If the run retrains the live version, accuracy is not
-    compared, because the check `not_worse` does that.
+    compared, because the check `not_worse` does that. If accuracy cannot be compared for another
+    reason, `say` gets the reason.
     """
     model = run.config.model
     if not store.root.exists() or model not in store.models() or store.layer(model) != "published":
@@ -60,7 +65,7 @@ def compare_with_live(
         live_session = load_variant(live, live.variant())
         derived_from = run.config.derived_from
         if derived_from is None or derived_from.digest != live.digest:
-            yield from _accuracy_check(run, data, live_session, live)
+            yield from _accuracy_check(run, data, live_session, live, say)
         ratio, detail = _latency_ratio(session, live_session, data, live)
         yield at_most(
             LATENCY_CHECK, ratio, MAX_LIVE_RATIO, f"times version {live.number}'s: {detail}"
@@ -73,17 +78,25 @@ def compare_with_live(
 
 
 def _accuracy_check(
-    run: Run, data: RunData, live_session: Session, live: Version
+    run: Run, data: RunData, live_session: Session, live: Version, say: Callable[[str], None]
 ) -> Iterator[Check]:
-    """Compare accuracy on shared classes, without images that the live version was trained on."""
+    """Compare accuracy on shared classes and images that neither model was trained on."""
     names, live_names = data.images.class_names, live.manifest.class_names
     shared = [name for name in names if name in live_names]
     test = data.split.test
     shared_label = np.array([shared.index(name) if name in shared else -1 for name in names])
     labels = shared_label[data.images.labels[test]]
-    known = is_known_image(data.scan, test, read_version_known_images(live))
-    compared = (labels >= 0) & ~known
-    if len(shared) < 2 or not compared.any():
+    recorded = read_version_known_images(live)
+    not_compared = f"accuracy is not compared with the live version {live.number}: "
+    if len(shared) < 2:
+        say(f"{not_compared}the models share fewer than two classes")
+        return
+    if recorded is None:
+        say(f"{not_compared}its training images are not recorded")
+        return
+    compared = (labels >= 0) & ~is_known_image(data.scan, test, recorded)
+    if not compared.any():
+        say(f"{not_compared}it was trained on every test image of the shared classes")
         return
     labels = labels[compared]
     columns = [names.index(name) for name in shared]

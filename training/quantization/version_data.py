@@ -62,15 +62,11 @@ def open_version_data(
         )
     images = with_classes(images, version.manifest.class_names)
     scanned = scan(images, without_crop(spec), workers, progress)
-    findings = check(images, scanned.facts)
-    excluded = left_out(images, scanned.facts)
-    split = make_split(
-        images,
-        scanned.facts,
-        excluded,
-        SPLIT_SEED,
-        known_digests(scanned, read_version_known_images(version)),
-    )
+    recorded = read_version_known_images(version)
+    known = set() if recorded is None else known_digests(scanned, recorded)
+    findings = check(images, scanned.facts, known)
+    excluded = left_out(images, scanned.facts, known)
+    split = make_split(images, scanned.facts, excluded, SPLIT_SEED, known)
     if missing := [part for part, indices in vars(split).items() if not len(indices)]:
         raise DataError(
             f"{images.name} has no image left for {' and '.join(missing)}; give more images"

@@ -13,7 +13,7 @@ from model_store.manifest import Check
 from model_store.preprocessing import Pixels
 from training.data.image_set import Indices
 from training.errors import RunError
-from training.gates.gate import GATES_FILE, read_checks
+from training.gates.gate import GATES_FILE, read_checks, read_notices
 from training.gates.vs_previous_version import SUCCESSION_FILE, read_previous_comparison
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.reports.figures import Line, draw_lines, draw_reliability
@@ -117,7 +117,7 @@ def write_run_report(
     cells = _confusion_cells(test, matrix, all_cells=has_matrix)
     listed = [*mistakes, *wrong_labels[:LISTED_LABELS]]
     listed += [image for cell in cells for image in cell.shown]
-    checks, gates_notice = _read_checks(run)
+    checks, gates_notices = _read_checks(run)
     opened_at = figures.get("opened_at", [])
     bins = reliability_bins(test)
     page = render_page(
@@ -146,7 +146,7 @@ def write_run_report(
         thumbnails=make_thumbnails(data, [image.index for image in listed], progress),
         retraining=read_previous_comparison(run) if run.has(SUCCESSION_FILE) else None,
         checks=checks,
-        gates_notice=gates_notice,
+        gates_notices=gates_notices,
         environment=_read_environment(run),
     )
     run.write(REPORT_FILE, page)
@@ -275,14 +275,14 @@ def _read_calibration(run: Run) -> RunCalibration | None:
         return RunCalibration(notices=(str(error),))
 
 
-def _read_checks(run: Run) -> tuple[tuple[Check, ...], str | None]:
-    """Results of the gates, and the reason if they cannot be read."""
+def _read_checks(run: Run) -> tuple[tuple[Check, ...], tuple[str, ...]]:
+    """Results and notices of the gates; only the reason if they cannot be read."""
     if not run.has(GATES_FILE):
-        return (), None
+        return (), ()
     try:
-        return read_checks(run), None
+        return read_checks(run), read_notices(run)
     except RunError as error:
-        return (), str(error)
+        return (), (str(error),)
 
 
 def _read_environment(run: Run) -> Mapping[str, Any]:

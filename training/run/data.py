@@ -1,6 +1,6 @@
 """The data of a run: scanned, checked, split, and decoded by the store's preprocessing."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,7 +12,8 @@ from torch.utils.data import Dataset
 
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels, prepare
-from training.data.check import DataFindings, check, left_out
+from training.data.check import check, left_out
+from training.data.findings import DataFindings
 from training.data.sampling import evenly_spaced
 from training.data.scan import Scan, scan
 from training.data.sources import ImageSet, Indices, load_data, merge, with_classes
@@ -162,9 +163,10 @@ def _open(
     if config.class_names is not None:
         images = with_classes(images, config.class_names)
     scanned = scan(images, without_crop(config.preprocessing), workers, progress)
-    findings = check(images, scanned.facts)
+    known = known_digests(scanned, read_known_images(run))
+    findings = check(images, scanned.facts, known)
     if not run.has(SPLIT_FILE):
-        _split(run, images, scanned, findings)
+        _split(run, images, scanned, findings, known)
     checked = run.read_json(CHECK_FILE, "resume")
     if not isinstance(checked, dict) or "data_digest" not in checked:
         raise damaged(run.path / CHECK_FILE, ValueError("`data_digest` is missing"))
@@ -186,11 +188,18 @@ def _open(
     )
 
 
-def _split(run: Run, images: ImageSet, scanned: Scan, findings: DataFindings) -> None:
+def _split(
+    run: Run, images: ImageSet, scanned: Scan, findings: DataFindings, known: Collection[str]
+) -> None:
     if findings.fatal:
         raise DataError(f"{images.name} cannot be trained on: {'; '.join(findings.fatal)}")
-    excluded = left_out(images, scanned.facts)
-    known = known_digests(scanned, read_known_images(run))
+    excluded = left_out(images, scanned.facts, known)
     split = make_split(images, scanned.facts, excluded, SPLIT_SEED, known)
+    if not len(split.test):
+        raise DataError(
+            f"{images.name} has no image for the test split: {run.config.start} was trained on "
+            f"{len(known):,} of its images, and its accuracy on those means nothing. Add images "
+            "that it was not trained on"
+        )
     run.write_json(CHECK_FILE, {"data_digest": scanned.digest, **findings.to_json()})
     run.write(SPLIT_FILE, write_split(split, images, excluded))

@@ -8,6 +8,8 @@
       split.csv            the split of each image
       start.safetensors    initial weights, if the run has any
       previous.safetensors weights of the version that the run retrains
+      known_images.npy     images that the initial weights were trained on
+      trained_images.npy   those images and the training images of this run
       checkpoint.pt        the newest training state, to resume from
       metrics.jsonl        one line per epoch
       best.safetensors     weights of the epoch that the recipe selects

@@ -22,8 +22,14 @@ from training.run.foreign_weights import (
     names_weights_file,
     read_foreign_weights,
 )
-from training.run.known_images import KNOWN_IMAGES_FILE
+from training.run.known_images import (
+    KNOWN_IMAGES_FILE,
+    NOT_RECORDED,
+    known_images_of_version,
+    known_images_of_weights,
+)
 from training.run.weights import (
+    INITIAL_WEIGHTS,
     PREVIOUS_WEIGHTS,
     Trained,
     is_weights_file,
@@ -47,6 +53,8 @@ class InitialWeights:
         architecture: The name of the network; None if the file does not say.
         class_names: The class of each row of the head; empty if unknown.
         changes: What reading the file changed, one sentence each.
+        known_images: The content of `known_images.npy`: images that the weights were trained on.
+            None if they are not recorded.
     """
 
     origin: str
@@ -55,6 +63,7 @@ class InitialWeights:
     architecture: str | None = None
     class_names: Sequence[str] = ()
     changes: tuple[str, ...] = ()
+    known_images: bytes | None = None
 
     def changes_for(self, architecture: str) -> tuple[str, ...]:
         """What differs between the file and the network that starts from it."""
@@ -102,13 +111,13 @@ class PreviousVersion:
             self.trained.normalize,
             self.trained.architecture,
             self.class_names,
+            changes=_unrecorded(self.known_images),
+            known_images=self.known_images,
         )
 
     def write(self, run: Run) -> None:
-        """Write the files that later steps of the run compare with."""
+        """Write the weights that a later step of the run compares with."""
         run.write(PREVIOUS_WEIGHTS, serialise(replace(self.trained, epoch=0)))
-        if self.known_images is not None:
-            run.write(KNOWN_IMAGES_FILE, self.known_images)
 
 
 def load_initial_weights(start: str, architecture: str, store: ModelStore) -> InitialWeights:
@@ -131,13 +140,22 @@ def load_initial_weights(start: str, architecture: str, store: ModelStore) -> In
         if not is_weights_file(path):
             read = read_foreign_weights(path)
             return InitialWeights(start, read.state, Normalization.imagenet(), changes=read.changes)
-        trained = read_weights(path)
+        trained, record = read_weights(path), known_images_of_weights(path)
         class_names: tuple[str, ...] = ()
+        known_images = None if record is None else record.read_bytes()
     else:
         with open_version(store, start) as version:
             trained, class_names = read_checkpoint(version), version.manifest.class_names
-    state = trained.network.state_dict()
-    return InitialWeights(start, state, trained.normalize, trained.architecture, class_names)
+            known_images = _read_known_images(version)
+    return InitialWeights(
+        start,
+        trained.network.state_dict(),
+        trained.normalize,
+        trained.architecture,
+        class_names,
+        changes=_unrecorded(known_images),
+        known_images=known_images,
+    )
 
 
 def load_previous_version(reference: str, store: ModelStore) -> PreviousVersion:
@@ -154,10 +172,24 @@ def load_previous_version(reference: str, store: ModelStore) -> PreviousVersion:
             manifest.class_names,
             manifest.preprocessing,
             read_checkpoint(version),
-            version.path(KNOWN_IMAGES_FILE).read_bytes()
-            if KNOWN_IMAGES_FILE in {entry.path for entry in manifest.files}
-            else None,
+            _read_known_images(version),
         )
+
+
+def write_initial_weights(run: Run, initial: Trained, known_images: bytes | None) -> None:
+    """Write the weights that the run starts from, and the images that they know."""
+    run.write(INITIAL_WEIGHTS, serialise(initial))
+    if known_images is not None:
+        run.write(KNOWN_IMAGES_FILE, known_images)
+
+
+def _read_known_images(version: Version) -> bytes | None:
+    path = known_images_of_version(version)
+    return None if path is None else path.read_bytes()
+
+
+def _unrecorded(known_images: bytes | None) -> tuple[str, ...]:
+    return (NOT_RECORDED,) if known_images is None else ()
 
 
 def fit_head(

@@ -1,9 +1,12 @@
-"""Known images: the training images of a version and of the versions that it retrains.
+"""Known images: the images that weights were trained on, here or in the runs that they come from.
 
-A retrained model must not be tested on images that its predecessor was trained on. Each version
-that can be retrained therefore has `known_images.npy`: for each known image, the first 8 bytes of
-the SHA-256 of its pixels, uint64, sorted. Validation images that only selected the epoch are not
-in it.
+A model must not be tested on images that its initial weights were trained on, and no comparison
+may use images that one of both models was trained on. Each version therefore has
+`known_images.npy`: for each known image, the first 8 bytes of the SHA-256 of its pixels, uint64,
+sorted. Validation images that only selected the epoch are not in it.
+
+In the directory of a run, `known_images.npy` is about its initial weights, and
+`trained_images.npy` is what the version of the run will state.
 """
 
 import io
@@ -13,12 +16,18 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store.manifest import MANIFEST_NAME
 from model_store.version import Version
 from training.data.image_set import Indices
 from training.data.scan import Scan
 from training.run.directory import RunDirectory, damaged
 
 KNOWN_IMAGES_FILE: Final = "known_images.npy"
+TRAINED_IMAGES_FILE: Final = "trained_images.npy"
+NOT_RECORDED: Final = (
+    "its training images are not recorded; if some of them are in this data, the test accuracy "
+    "is too high"
+)
 
 KnownImages = NDArray[np.uint64]
 
@@ -32,17 +41,36 @@ def encode_known_images(scanned: Scan, trained_on: Indices, earlier: KnownImages
 
 
 def read_known_images(run: RunDirectory) -> KnownImages:
-    """Return the images that the previous version knows; empty if the run retrains none."""
+    """Return the images that the initial weights of a run know; empty if none are recorded."""
     return _read(run.path / KNOWN_IMAGES_FILE) if run.has(KNOWN_IMAGES_FILE) else _none()
 
 
-def read_version_known_images(version: Version) -> KnownImages:
-    """Return the images that a version knows; empty if it has no such file."""
-    kept = KNOWN_IMAGES_FILE in {entry.path for entry in version.manifest.files}
-    return _read(version.path(KNOWN_IMAGES_FILE)) if kept else _none()
+def read_version_known_images(version: Version) -> KnownImages | None:
+    """Return the images that a version knows; None if they are not recorded.
+
+    Imports do not record them, nor do versions that were published before Resident did.
+    """
+    path = known_images_of_version(version)
+    return None if path is None else _read(path)
+
+
+def known_images_of_version(version: Version) -> Path | None:
+    """Return the path of the version's `known_images.npy`; None if it has none."""
+    recorded = KNOWN_IMAGES_FILE in {entry.path for entry in version.manifest.files}
+    return version.path(KNOWN_IMAGES_FILE) if recorded else None
+
+
+def known_images_of_weights(path: Path) -> Path | None:
+    """Return the record beside a weight file of a run or of a version; None if there is none."""
+    own = path.parent / TRAINED_IMAGES_FILE
+    sealed = path.parent / KNOWN_IMAGES_FILE
+    if own.exists():
+        return own
+    return sealed if sealed.exists() and (path.parent / MANIFEST_NAME).exists() else None
 
 
 def known_digests(scanned: Scan, known: KnownImages) -> set[str]:
+    """Return the digests of the scanned images that are known."""
     lookup = set(known.tolist())
     return {
         fact.digest for fact in scanned.facts if fact.digest and short_digest(fact.digest) in lookup

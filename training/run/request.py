@@ -22,9 +22,9 @@ from training.run.initial_weights import (
     PreviousVersion,
     load_initial_weights,
     load_previous_version,
+    write_initial_weights,
 )
 from training.run.provenance import describe_code
-from training.run.weights import INITIAL_WEIGHTS, serialise
 
 MAX_SIZE_WITHOUT_MARGIN: Final = 96
 """Pixels. Images for larger inputs are resized to 8/7 of the side, and then cropped."""
@@ -98,8 +98,8 @@ def start_run(request: RunRequest, runs: Path, store: ModelStore) -> tuple[Run, 
     config = build_config(request, images, recipe, weights, previous)
     initial = weights and weights.fit(config.architecture, config.class_names or images.class_names)
     run = Run.create(runs, config)
-    if initial:
-        run.write(INITIAL_WEIGHTS, serialise(initial))
+    if weights and initial:
+        write_initial_weights(run, initial, weights.known_images)
     if previous:
         previous.write(run)
     return run, images

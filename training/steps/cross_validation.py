@@ -1,12 +1,16 @@
 """Cross-validation: trains once per fold, so that each image is tested exactly once."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from training.data.check import left_out
 from training.data.split import stratified_folds, write_split
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.run.data import CHECK_FILE, SPLIT_FILE, RunData
 from training.run.directory import Run
+from training.run.known_images import KNOWN_IMAGES_FILE, known_digests, read_known_images
+from training.run.weights import INITIAL_WEIGHTS
 from training.steps.evaluate import evaluate, wilson_interval
 from training.steps.progress import Progress
 from training.steps.train import train
@@ -40,15 +44,21 @@ def cross_validate(
 ) -> CrossValidation:
     """Train and evaluate each fold in `fold-<number>` of the run directory. Publishes nothing.
 
-    Predefined splits of the data are merged before the folds are made. A second call resumes.
+    Predefined splits of the data are merged before the folds are made. Images that the initial
+    weights were trained on are never tested. A second call resumes.
     """
-    accuracies, correct = [], 0
-    splits = stratified_folds(data.images, data.scan.facts, data.left_out, folds)
+    accuracies, correct, images = [], 0, 0
+    excluded = left_out(data.images, data.scan.facts)
+    known = known_digests(data.scan, read_known_images(run))
+    splits = stratified_folds(data.images, data.scan.facts, excluded, folds, never_test=known)
     for number, split in enumerate(splits, start=1):
         fold, fold_data = Run(run.path / f"fold-{number}", run.config), replace(data, split=split)
         if process.is_main and not fold.has(CHECK_FILE):
             Run.create_at(fold.path, run.config)
-            fold.write(SPLIT_FILE, write_split(split, data.images, data.left_out))
+            for name in (INITIAL_WEIGHTS, KNOWN_IMAGES_FILE):
+                if run.has(name):
+                    shutil.copy(run.path / name, fold.path / name)
+            fold.write(SPLIT_FILE, write_split(split, data.images, excluded))
             fold.write(CHECK_FILE, run.file(CHECK_FILE, "check").read_bytes())
         process.barrier()
 
@@ -59,4 +69,5 @@ def cross_validate(
         figures = evaluate(fold, fold_data, process)
         accuracies.append(figures["top1"])
         correct += round(figures["top1"] * figures["test_images"])
-    return CrossValidation(tuple(accuracies), correct, len(data.images) - len(data.left_out))
+        images += figures["test_images"]
+    return CrossValidation(tuple(accuracies), correct, images)

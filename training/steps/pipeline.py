@@ -1,12 +1,12 @@
 """All steps of a run in order. A step whose result exists is skipped, so a killed run resumes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from model_store.manifest import Check
 from model_store.store import ModelStore
 from training.data.sources import ImageSet
-from training.gates.gate import check_waivers, gate, require_passed
+from training.gates.gate import check_waivers, gate, read_notices, require_passed
 from training.gates.vs_previous_version import PreviousComparison, read_previous_comparison
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.promotion import create_store, require_holdable
@@ -44,7 +44,7 @@ class ProgressDisplay(Protocol):
     def show_previous_comparison(self, comparison: PreviousComparison) -> None:
         """Show what retraining gained and lost."""
 
-    def show_checks(self, checks: tuple[Check, ...]) -> None:
+    def show_checks(self, checks: tuple[Check, ...], notices: Iterable[str] = ()) -> None:
         """Show the results of the gates."""
 
 
@@ -130,7 +130,7 @@ def export_and_publish(
     checks = gate(run, data, waivers, store)
     if run.has(PREVIOUS_WEIGHTS):
         display.show_previous_comparison(read_previous_comparison(run))
-    display.show_checks(checks)
+    display.show_checks(checks, read_notices(run))
     write_run_report(run, data, display.count("report"))
     require_passed(checks)
     display.announce("publish")

@@ -10,8 +10,7 @@ from model_store.errors import ManifestError
 from model_store.manifest import Check, Checkpoint, Classifier, Variant, now
 from model_store.provenance import DataSet, Metrics, Training
 from model_store.store import ModelStore
-from training.data.image_set import TEST
-from training.data.split import SPLIT_SEED, missing_splits
+from training.data.split import SPLIT_SEED
 from training.gates.checks import LOGIT_TOLERANCE
 from training.gates.gate import read_checks, require_passed
 from training.promotion import pin_serving_version, require_holdable
@@ -100,11 +99,9 @@ def _files(run: Run, data: RunData) -> dict[str, Path | bytes]:
     files: dict[str, Path | bytes] = {name: run.file(name, "export") for name in names}
     if run.config.keep_checkpoint:
         files[CHECKPOINT_WEIGHTS_FILE] = run.file(BEST_WEIGHTS, "resume")
-        # If the data has its own test split, none is drawn, so the file is not needed.
-        if TEST in missing_splits(data.images) or run.has(KNOWN_IMAGES_FILE):
-            files[KNOWN_IMAGES_FILE] = encode_known_images(
-                data.scan, data.training_indices, read_known_images(run)
-            )
+    files[KNOWN_IMAGES_FILE] = encode_known_images(
+        data.scan, data.training_indices, read_known_images(run)
+    )
     return files
 
 

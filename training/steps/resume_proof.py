@@ -17,6 +17,7 @@ from training.errors import ResumeProofError
 from training.run.checkpoint import load_checkpoint
 from training.run.data import CHECK_FILE, SPLIT_FILE, open_run_data
 from training.run.directory import Run
+from training.run.known_images import KNOWN_IMAGES_FILE
 from training.run.weights import INITIAL_WEIGHTS, LAST_WEIGHTS
 from training.steps.progress import Progress
 from training.steps.train import train
@@ -71,7 +72,7 @@ def prove_resume(
 def _short_copy(run: Run, path: Path, steps: int) -> Run:
     recipe = run.config.recipe.model_copy(update={"iterations": steps, "epochs": None})
     copy = Run.create_at(path, run.config.model_copy(update={"recipe": recipe}))
-    for name in (SPLIT_FILE, CHECK_FILE, INITIAL_WEIGHTS):
+    for name in (SPLIT_FILE, CHECK_FILE, INITIAL_WEIGHTS, KNOWN_IMAGES_FILE):
         if run.has(name):
             shutil.copy(run.path / name, path / name)
     return copy

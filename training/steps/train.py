@@ -26,6 +26,11 @@ from training.run.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_check
 from training.run.data import RunData
 from training.run.directory import Run, damaged
 from training.run.inference import predict_split
+from training.run.known_images import (
+    TRAINED_IMAGES_FILE,
+    encode_known_images,
+    read_known_images,
+)
 from training.run.metrics import write_metrics
 from training.run.weights import BEST_WEIGHTS, LAST_WEIGHTS, Trained, serialise
 from training.steps.progress import Progress
@@ -79,6 +84,11 @@ def train(
     """
     config, recipe = run.config, run.config.recipe
     learner, loader, determinism = prepare_training(run, data, process)
+    if process.is_main:
+        trained_images = encode_known_images(
+            data.scan, data.training_indices, read_known_images(run)
+        )
+        run.write(TRAINED_IMAGES_FILE, trained_images)
     total, steps = loader.total_steps, loader.steps_per_epoch
     position, notice = _restore(run, learner, determinism)
     throughput, estimate, checkpoint_steps = ThroughputMeter(), None, checkpoint_every or total

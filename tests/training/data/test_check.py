@@ -12,8 +12,9 @@ from pictures import encoded, numbered, picture, put
 from PIL import Image
 from rich.console import Console
 
-from training.data.check import DataFindings, check, left_out
+from training.data.check import check, left_out
 from training.data.check_table import check_table
+from training.data.findings import DataFindings
 from training.data.image_set import ImageSet
 from training.data.scan import scan
 from training.data.sources import load_data
