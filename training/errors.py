@@ -18,7 +18,7 @@ class RunError(TrainingError):
 
 
 class DivergedError(TrainingError):
-    """The loss is NaN or infinite."""
+    """The loss or a logit is NaN or infinite."""
 
 
 class InterruptedRunError(TrainingError):

@@ -25,11 +25,18 @@ class SeedValues:
         """Differences, seed by seed."""
         return SeedValues([a - b for a, b in zip(self.values, other.values, strict=True)])
 
+    @property
+    def all_zero(self) -> bool:
+        """Whether every value is 0, up to rounding. Networks that learn nothing are equal."""
+        return bool(np.allclose(self.values, 0, atol=1e-9))
+
     def is_positive(self, margin: float = 0.0) -> bool | None:
         """True if every seed is above `margin`, False if every seed is at or below `-margin`.
 
-        None if the seeds disagree or lie within the margin.
+        None if the seeds disagree or lie within the margin, or if every value is 0.
         """
+        if self.all_zero:
+            return None
         if all(value > margin for value in self.values):
             return True
         return False if all(value <= -margin for value in self.values) else None

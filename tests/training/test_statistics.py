@@ -32,6 +32,7 @@ def test_differences_are_taken_seed_by_seed() -> None:
         ((0.1, 0.0), None),
         ((0.1, -0.1), None),
         ((0.1,), True),
+        ((0.0, 0.0), None),
     ],
 )
 def test_all_seeds_have_to_agree(values: tuple[float, ...], *, expected: bool | None) -> None:

@@ -145,7 +145,7 @@ def _error_follows_order(plain: AblationResults, residual: AblationResults) -> V
         SeedValues([-correlation for correlation in correlations]).is_positive(margin),
         "The error grows as the order of the blocks departs from the trained one: Spearman's "
         f"correlation of {residual.architecture}'s error with Kendall's tau is "
-        f"{join_values(f'{correlation:.2f}' for correlation in correlations)} over {orders} orders "
+        f"{join_values(map(_correlation_text, correlations))} over {orders} orders "
         f"({seed_count_text(len(seeds))}; related: beyond {margin:.2f}, two standard deviations of "
         f"unrelated ranks). At tau {nearest[0]:.2f} the error is {percent(nearest[1])}, at tau "
         f"{farthest[0]:.2f} it is {percent(farthest[1])}. {plain.architecture}'s is "
@@ -159,6 +159,10 @@ def _spearman(orders: Sequence[dict[str, Any]]) -> float:
     if len(set(taus)) == 1 or len(set(errors)) == 1:
         return float("nan")
     return float(spearmanr(taus, errors).statistic)
+
+
+def _correlation_text(correlation: float) -> str:
+    return "undefined (equal errors)" if np.isnan(correlation) else f"{correlation:.2f}"
 
 
 def _short_paths_carry_the_gradient(residual: AblationResults) -> Verdict:

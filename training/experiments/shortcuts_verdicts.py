@@ -76,8 +76,11 @@ def _over_seeds(group: SeedGroup) -> str:
 def _all_at_most(samples: Sequence[SeedValues], bound: float) -> bool | None:
     """Whether all samples are at most `bound`.
 
-    False if a sample exceeds it with every seed, None if a sample does so with some seeds only.
+    False if a sample exceeds it with every seed. None if a sample does so with some seeds only, or
+    if all values are 0, because networks that learn nothing have equal errors.
     """
+    if all(sample.all_zero for sample in samples):
+        return None
     above = [[value > bound for value in sample.values] for sample in samples]
     if any(all(seeds) for seeds in above):
         return False

@@ -6,11 +6,23 @@ from typing import Final
 
 import numpy as np
 
-from model_store.manifest import Check
+from model_store.manifest import MAX_TOLERANCE, Check
 from model_store.session import Logits
 
 LOGIT_TOLERANCE: Final = 1e-3
-"""Largest allowed difference between a logit of the export and torch's."""
+"""Largest allowed difference between a logit of the export and torch's, of usual size."""
+_USUAL_LOGIT: Final = 10.0
+EXPLODED_LOGIT: Final = 1e4
+"""Logits above this come from a network that has diverged, or nearly has."""
+
+
+def logit_tolerance(logits: Logits) -> float:
+    """Largest allowed difference from these logits: 1e-3, or 1e-4 of the largest one above 10.
+
+    Float32 has about seven digits, so that rounding alone changes logits of 1e4 by more than 1e-3.
+    """
+    scale = max(1.0, float(np.abs(logits).max()) / _USUAL_LOGIT)
+    return min(LOGIT_TOLERANCE * scale, MAX_TOLERANCE)
 
 
 def at_least(name: str, value: float, threshold: float, detail: str = "") -> Check:

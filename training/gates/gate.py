@@ -11,7 +11,7 @@ from model_store.session import Session
 from model_store.store import ModelStore
 from training.errors import GateError, RunError
 from training.gates.checks import at_least
-from training.gates.parity import BATCH_SIZES, parity_checks
+from training.gates.parity import BATCH_SIZES, exploded_logits, parity_checks
 from training.gates.preprocessing import PREPROCESSING_FAULTS, accuracy_checks, golden_checks
 from training.gates.vs_live_version import (
     LATENCY_CHECK,
@@ -67,9 +67,9 @@ def gate(
         GateError: A waiver names an unknown check.
         ModelStoreError: The live version cannot be read.
     """
-    waivers, notices = waivers or {}, list[str]()
+    waivers = waivers or {}
     check_waivers(waivers)
-    digests = _digests(run)
+    digests, notices = _digests(run), list(exploded_logits(run))
     session = Session(run.file(MODEL_FILE, "export"), model_input(run), OUTPUTS)
     results = [
         *parity_checks(run, data, session),

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model_store.manifest import Check
 from model_store.session import Logits, Session
-from training.gates.checks import LOGIT_TOLERANCE, at_least, at_most, max_abs
+from training.gates.checks import EXPLODED_LOGIT, at_least, at_most, logit_tolerance, max_abs
 from training.run.data import RunData
 from training.run.directory import Run
 from training.run.inference import run_in_batches
@@ -21,6 +22,7 @@ BATCH_SIZES: Final = (1, ODD_BATCH, EXPORT_MAX_BATCH_SIZE)
 def parity_checks(run: Run, data: RunData, session: Session) -> Iterator[Check]:
     """Check that test logits equal torch's, and do not depend on the batch of an image."""
     expected = read_logits(run)
+    tolerance = logit_tolerance(expected)
     chunks: list[tuple[Logits, ...]] = []
     for chunk in data.chunks(data.split.test):
         reversed_logits = run_in_batches(session, chunk[::-1], EXPORT_MAX_BATCH_SIZE)[::-1]
@@ -30,12 +32,30 @@ def parity_checks(run: Run, data: RunData, session: Session) -> Iterator[Check]:
     for size, logits in zip(BATCH_SIZES, by_batch_size, strict=True):
         difference = max_abs(logits - expected)
         detail = "max |logit - torch's|, test split"
-        yield at_most(f"parity_batch_{size}", difference, LOGIT_TOLERANCE, detail)
-    agreement = min(
-        float((logits.argmax(1) == expected.argmax(1)).mean()) for logits in by_batch_size
+        yield at_most(f"parity_batch_{size}", difference, tolerance, detail)
+    disagreement = max(
+        float(_top1_differs(logits, expected, tolerance).mean()) for logits in by_batch_size
     )
-    yield at_least("parity_top1", agreement, 1.0, "share of test images with torch's top-1")
+    detail = "share of test images with torch's top-1, or with one that is within the tolerance"
+    yield at_least("parity_top1", 1 - disagreement, 1.0, detail)
     single, *others = (*by_batch_size, by_reversed)
     change = max(max_abs(single - other) for other in others)
     detail = "max change of a logit with batch size, neighbours and position"
-    yield at_most("batch_invariance", change, LOGIT_TOLERANCE, detail)
+    yield at_most("batch_invariance", change, tolerance, detail)
+
+
+def exploded_logits(run: Run) -> Iterator[str]:
+    """Yield a sentence if the logits are so large that the network has nearly diverged."""
+    largest = max_abs(read_logits(run))
+    if largest > EXPLODED_LOGIT:
+        yield (
+            f"the logits have exploded: they reach {largest:.1e}, and usual ones about 10. The "
+            "probabilities are 0 or 1, and the tolerances of the gates are larger. Train with a "
+            "lower optimizer.learning_rate"
+        )
+
+
+def _top1_differs(logits: Logits, expected: Logits, tolerance: float) -> NDArray[np.bool_]:
+    rows, chosen = np.arange(len(expected)), logits.argmax(1)
+    behind = expected.max(axis=1) - expected[rows, chosen]
+    return np.asarray(behind > 2 * tolerance)

@@ -14,7 +14,7 @@ from model_store.preprocessing import Pixels, crop, load_pixels, orient, prepare
 from model_store.session import Session
 from training.data.sampling import evenly_spaced
 from training.data.sources import encode
-from training.gates.checks import LOGIT_TOLERANCE, at_least, at_most, max_abs
+from training.gates.checks import at_least, at_most, logit_tolerance, max_abs
 from training.run.data import RunData
 from training.run.directory import Run, RunDirectory, damaged
 from training.steps.evaluate import read_figures, read_logits
@@ -97,7 +97,12 @@ def golden_checks(run: Run, data: RunData, session: Session) -> Iterator[Check]:
         ((run.path / block.image).read_bytes(), _read_pixels(run, block), block)
         for block in read_golden(run)
     ]
-    yield from check_golden(images, data.preprocessing, session, LOGIT_TOLERANCE)
+    yield from check_golden(images, data.preprocessing, session, golden_tolerance(run))
+
+
+def golden_tolerance(run: RunDirectory) -> float:
+    """Largest allowed difference of a logit from those of the run's golden images."""
+    return logit_tolerance(np.array([block.logits for block in read_golden(run)], np.float32))
 
 
 def check_golden(

@@ -8,12 +8,10 @@ from model_store.manifest import Input
 from model_store.preprocessing import Pixels
 from model_store.session import Logits
 from training.errors import ForeignModelError
-from training.gates.checks import LOGIT_TOLERANCE
 from training.steps.golden import draw_scene
 
 _SEED: Final = 20151210  # the day on which He et al. put residual networks on arXiv
 PROBE_COUNT: Final = 16
-_TYPICAL_LOGIT: Final = 10.0
 SPREAD_IN_TOLERANCES: Final = 10.0
 
 
@@ -46,11 +44,6 @@ def require_finite(scores: Logits) -> None:
             "checked; give the pixel range that it was trained on (--preset, or --scale, --mean "
             "and --std)"
         )
-
-
-def score_tolerance(scores: Logits) -> float:
-    """Largest allowed difference from these scores: 1e-3, or 1e-4 of the largest score above 10."""
-    return LOGIT_TOLERANCE * max(1.0, float(np.abs(scores).max()) / _TYPICAL_LOGIT)
 
 
 def score_spread(scores: Logits) -> float:

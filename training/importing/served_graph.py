@@ -11,6 +11,7 @@ from model_store.manifest import Outputs, Preprocessing
 from model_store.preprocessing import Pixels
 from model_store.session import Logits
 from training.errors import ForeignModelError
+from training.gates.checks import logit_tolerance
 from training.importing.assembly import assemble
 from training.importing.candidate import input_size_of, open_session
 from training.importing.foreign_file import ForeignFile
@@ -18,7 +19,6 @@ from training.importing.foreign_graph import fold_constants, free_batch, upgrade
 from training.importing.head import PooledHead, find_pooled_head, find_score_output
 from training.importing.import_report import ImportReport
 from training.importing.input_spec import InputSpec
-from training.importing.probes import score_tolerance
 from training.run.inference import run_in_batches
 from training.steps.export import EXPORT_MAX_BATCH_SIZE, OUTPUT_NAMES
 
@@ -98,7 +98,7 @@ class ServedGraphBuilder:
             except (ModelRunError, ForeignModelError) as problem:
                 reason = str(problem).splitlines()[0]
             else:
-                bound = score_tolerance(self.expected)
+                bound = logit_tolerance(self.expected)
                 if error <= bound:
                     layer = f"a {head.layout} map and one linear layer"
                     if head.class_maps:
@@ -150,5 +150,5 @@ class ServedGraphBuilder:
         except ModelRunError:
             return False
         return scores.shape == self.expected.shape and bool(
-            np.abs(scores - self.expected).max() <= score_tolerance(self.expected)
+            np.abs(scores - self.expected).max() <= logit_tolerance(self.expected)
         )

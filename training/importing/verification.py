@@ -13,6 +13,7 @@ from model_store.provenance import Metrics
 from model_store.session import Session
 from training.data.sampling import evenly_spaced
 from training.errors import DataError, ForeignModelError
+from training.gates.checks import logit_tolerance
 from training.gates.parity import ODD_BATCH
 from training.gates.preprocessing import PREPROCESSING_FAULTS, check_golden
 from training.importing.accuracy_checks import (
@@ -23,7 +24,7 @@ from training.importing.accuracy_checks import (
 )
 from training.importing.candidate import ImportCandidate, open_session
 from training.importing.parity_checks import check_parity
-from training.importing.probes import make_probes, require_finite, score_tolerance
+from training.importing.probes import make_probes, require_finite
 from training.steps.export import EXPORT_MAX_BATCH_SIZE
 from training.steps.golden import Probe, make_golden_block, synthetic_probes, to_npy
 
@@ -78,7 +79,7 @@ def verify(
         pixels = np.concatenate([pixels, evenly_spaced(labelled, _PARITY_IMAGES)])
     expected = candidate.reference(pixels)
     require_finite(expected)
-    tolerance = score_tolerance(expected)
+    tolerance = logit_tolerance(expected)
     checks = [*check_parity(candidate, session, pixels, expected, tolerance)]
     probes = [*_sample_probes(verification_set, golden_samples), *synthetic_probes()]
     golden, files, golden_checks = _golden_proof(candidate, session, probes, tolerance)

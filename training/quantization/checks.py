@@ -12,7 +12,13 @@ from model_store.preprocessing import Pixels
 from model_store.session import Logits, Session
 from model_store.timing import speedup, time_alternately, timed_batch_sizes
 from model_store.uncertainty import CLEAR_MARGIN, margins
-from training.gates.checks import LOGIT_TOLERANCE, at_least, at_most, max_abs
+from training.gates.checks import (
+    LOGIT_TOLERANCE,
+    at_least,
+    at_most,
+    logit_tolerance,
+    max_abs,
+)
 from training.gates.gate import apply_waivers
 from training.gates.parity import ODD_BATCH
 from training.quantization.scoring import Scorer
@@ -189,7 +195,7 @@ def _check_batch_invariance(
         run_in_batches(candidate.session, sample, size)
         for size in sorted({1, min(ODD_BATCH, scorer.batch), scorer.batch})
     )
-    bound = LOGIT_TOLERANCE if candidate.precision == "int8" else candidate.tolerance
+    bound = logit_tolerance(alone) if candidate.precision == "int8" else candidate.tolerance
     yield at_most(
         "batch_invariance",
         max(max_abs(alone - other) for other in others),

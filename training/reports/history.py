@@ -1,6 +1,7 @@
 """Metrics of each epoch of a run, and the images and seconds of training up to its end."""
 
 import csv
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,7 +59,12 @@ class History:
     @property
     def best(self) -> Mapping[str, Any]:
         """The line with the highest validation accuracy. Ties go to the lowest validation loss."""
-        return max(self.lines, key=lambda line: (line["validation_top1"], -line["validation_loss"]))
+
+        def rank(line: Mapping[str, Any]) -> tuple[float, float]:
+            top1, loss = line["validation_top1"], line["validation_loss"]
+            return (-math.inf, -math.inf) if loss is None else (top1, -loss)
+
+        return max(self.lines, key=rank)
 
     @property
     def best_validation(self) -> str:

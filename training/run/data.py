@@ -195,6 +195,11 @@ def _split(
         raise DataError(f"{images.name} cannot be trained on: {'; '.join(findings.fatal)}")
     excluded = left_out(images, scanned.facts, known)
     split = make_split(images, scanned.facts, excluded, SPLIT_SEED, known)
+    if not len(split.validation):
+        raise DataError(
+            f"{images.name} has no image for the validation split: add images, or remove the "
+            "given split, so that one is drawn"
+        )
     if not len(split.test):
         raise DataError(
             f"{images.name} has no image for the test split: {run.config.start} was trained on "

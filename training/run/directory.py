@@ -24,6 +24,7 @@
 """
 
 import json
+import math
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,7 +71,9 @@ class RunDirectory:
             raise damaged(self.path / name, error) from None
 
     def write_json(self, name: str, values: Any) -> None:
-        self.write(name, json.dumps(values, indent=2).encode() + b"\n")
+        """Replace a JSON file. NaN and infinity, which JSON does not have, become null."""
+        text = json.dumps(finite_or_null(values), indent=2, allow_nan=False)
+        self.write(name, text.encode() + b"\n")
 
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Replace a file in one step. Raises RunError, and keeps the old file, if that fails."""
@@ -127,6 +130,17 @@ class Run(RunDirectory):
         run = cls(path, config)
         run.write(CONFIG_FILE, config.model_dump_json(indent=2).encode() + b"\n")
         return run
+
+
+def finite_or_null(values: Any) -> Any:
+    """Return JSON values with None for each float that is NaN or infinite."""
+    if isinstance(values, float):
+        return values if math.isfinite(values) else None
+    if isinstance(values, dict):
+        return {name: finite_or_null(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [finite_or_null(value) for value in values]
+    return values
 
 
 def damaged(path: Path, error: Exception) -> RunError:

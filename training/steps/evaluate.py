@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model_store.manifest import now
+from training.errors import DivergedError
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.run.data import RunData
 from training.run.directory import Run, RunDirectory, damaged
@@ -31,12 +32,20 @@ def evaluate(
     """Measure the selected weights on the test split, and write the figures and the logits.
 
     A second call returns the stored figures and does not use the test split again.
+
+    Raises:
+        DivergedError: A logit is NaN or infinite.
     """
     if run.has(EVALUATION_FILE):
         return read_figures(run)
     trained, test = load_trained(run), data.split.test
     network = trained.answering.to(process.device)
     logits = predict_split(network, data, test, trained.normalize, process)
+    if broken := int((~logits.isfinite()).any(dim=1).sum()):
+        raise DivergedError(
+            f"the network returns NaN or infinity for {broken:,} of {len(test):,} test images: "
+            "the training has diverged. Start a new run with a lower optimizer.learning_rate"
+        )
     labels = data.labels(test)
     matches = logits.argsort(dim=1, descending=True) == labels[:, None]
     correct = int(matches[:, 0].sum())

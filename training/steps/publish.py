@@ -11,8 +11,8 @@ from model_store.manifest import Check, Checkpoint, Classifier, Variant, now
 from model_store.provenance import DataSet, Metrics, Training
 from model_store.store import ModelStore
 from training.data.split import SPLIT_SEED
-from training.gates.checks import LOGIT_TOLERANCE
 from training.gates.gate import read_checks, require_passed
+from training.gates.preprocessing import golden_tolerance
 from training.promotion import pin_serving_version, require_holdable
 from training.run.data import RunData
 from training.run.directory import Run
@@ -115,7 +115,7 @@ def _manifest(run: Run, data: RunData, checks: tuple[Check, ...]) -> dict[str, A
         "preprocessing": data.preprocessing,
         "class_names": data.images.class_names,
         "max_batch_size": EXPORT_MAX_BATCH_SIZE,
-        "variants": (Variant(precision="fp32", file=MODEL_FILE, tolerance=LOGIT_TOLERANCE),),
+        "variants": (Variant(precision="fp32", file=MODEL_FILE, tolerance=golden_tolerance(run)),),
         "classifier": Classifier(file=CLASSIFIER_FILE),
         "checkpoint": Checkpoint(file=CHECKPOINT_WEIGHTS_FILE) if config.keep_checkpoint else None,
         "calibration": read_calibration(run).calibration if run.has(CALIBRATION_FILE) else None,

@@ -78,7 +78,7 @@ def train(
         measure: Returns more metrics of the network at the end of each epoch.
 
     Raises:
-        DivergedError: The loss is not finite.
+        DivergedError: The training loss or the validation loss is not finite.
         InterruptedRunError: `interrupted` returned True.
         RunError: The checkpoint is damaged or belongs to another configuration.
     """
@@ -162,12 +162,14 @@ def train(
         learner.synchronize()
         position.tally = process.all_reduce(tally.clone()).tolist()
         current = trained(epoch + 1)
+        validation = _validate(current.answering, data, loader.normalize, process, throughput)
+        _require_finite(validation, epoch, position.tally[0] / position.seen)
         metrics = {
             "epoch": epoch + 1,
             "step": position.step,
             "train_loss": position.tally[0] / position.seen,
             "train_top1": progress().accuracy,
-            **_validate(current.answering, data, loader.normalize, process, throughput),
+            **validation,
             **measure(current),
             "learning_rate": rate,
             "images_per_second": round(throughput.images_per_second, 1),
@@ -210,6 +212,15 @@ def _validate(
         "validation_loss": functional.cross_entropy(logits, labels).item(),
         "validation_top1": (logits.argmax(1) == labels).double().mean().item(),
     }
+
+
+def _require_finite(validation: dict[str, float], epoch: int, training_loss: float) -> None:
+    if not math.isfinite(validation["validation_loss"]):
+        raise DivergedError(
+            f"the validation loss is not finite after epoch {epoch + 1}, although the training "
+            f"loss is {training_loss:.3g}: weights or batch-norm statistics have overflowed. Lower "
+            "optimizer.learning_rate"
+        )
 
 
 def _is_better(

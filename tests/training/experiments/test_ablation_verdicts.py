@@ -187,3 +187,9 @@ def test_short_paths_need_a_clearly_shorter_mean_length(
 def test_without_moved_blocks_there_is_no_verdict_on_orders() -> None:
     unmoved = replace(RESIDUAL, swaps=[order | {"tau": 1.0} for order in RESIDUAL.swaps])
     assert "order" not in decisions(PLAIN, unmoved)
+
+
+def test_an_undefined_correlation_is_stated_as_such() -> None:
+    """Equal errors have no ranks; the sentence has no `nan`."""
+    texts = [verdict.text for verdict in verdicts(PLAIN, with_errors(RESIDUAL, *(0.4,) * 8), 0.9)]
+    assert not [text for text in texts if "nan" in text.split()]

@@ -23,9 +23,10 @@ from training.experiments.training_curve import CurvePoint, write_curve
         (((0.1, 0.12), (0.3, 0.34)), ((0.1, 0.1), (0.08, 0.09)), [True, True, True]),
         (((0.1, 0.12), (0.3, 0.34)), ((0.1, 0.1), (0.12, 0.11)), [True, False, True]),
         (((0.3, 0.3), (0.1, 0.1)), ((0.1, 0.1), (0.3, 0.3)), [False, False, False]),
-        (((0.1, 0.3), (0.2, 0.2)), ((0.1, 0.3), (0.2, 0.2)), [None, None, False]),
+        (((0.1, 0.3), (0.2, 0.2)), ((0.1, 0.3), (0.2, 0.2)), [None, None, None]),
+        (((0.9, 0.9), (0.9, 0.9)), ((0.9, 0.9), (0.9, 0.9)), [None, None, None]),
     ],
-    ids=["as in the paper", "residual network is worse", "opposite", "seeds disagree"],
+    ids=["as in the paper", "residual network is worse", "opposite", "seeds disagree", "chance"],
 )
 def test_verdicts_follow_the_training_errors(
     tmp_path: Path, plain: tuple, residual: tuple, shown: list[bool | None]

@@ -15,11 +15,19 @@ NAMES = ("plain20", "resnet20", "resnet20-b", "resnet20-c", "preresnet20")
     [
         (((0.2, 0.2), (0.1, 0.1), (0.1, 0.092), (0.095, 0.1), (0.08, 0.08)), [True, True, True]),
         (((0.2, 0.2), (0.1, 0.1), (0.05, 0.05), (0.1, 0.1), (0.11, 0.09)), [True, False, None]),
-        (((0.1, 0.1), (0.2, 0.2), (0.2, 0.2), (0.2, 0.2), (0.3, 0.3)), [False, True, False]),
+        (((0.1, 0.1), (0.2, 0.2), (0.2, 0.2), (0.2, 0.21), (0.3, 0.3)), [False, True, False]),
         (((0.1, 0.1), (0.2, 0.2), (0.05, 0.05), (0.2, 0.2), (0.3, 0.3)), [False, False, False]),
         (((0.2, 0.2), (0.1, 0.1), (0.07, 0.13), (0.1, 0.1), (0.08, 0.3)), [None, None, None]),
+        (((0.9, 0.9),) * 5, [None, None, None]),
     ],
-    ids=["as in the paper", "large gain", "none is best", "one is better", "seeds disagree"],
+    ids=[
+        "as in the paper",
+        "large gain",
+        "none is best",
+        "one is better",
+        "seeds disagree",
+        "chance",
+    ],
 )
 def test_verdicts_follow_the_test_errors(
     tmp_path: Path, errors: tuple, shown: list[bool | None]

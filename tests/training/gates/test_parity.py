@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from training.gates import parity
-from training.gates.parity import BATCH_SIZES, parity_checks
+from training.gates.parity import BATCH_SIZES, exploded_logits, parity_checks
 
 IMAGES, CLASSES, FIRST_CHUNK = 40, 3, 35
 EXPECTED = np.random.default_rng(0).normal(size=(IMAGES, CLASSES)).astype(np.float32)
@@ -89,3 +89,30 @@ def test_differences_of_two_batch_sizes_add_up(monkeypatch: pytest.MonkeyPatch) 
         return logits + np.float32(8e-4 if len(indices) == 32 else -8e-4)
 
     assert failed_checks(change, monkeypatch) == {"batch_invariance"}
+
+
+def test_rounding_of_exploded_logits_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float32 logits of 3e4 differ by 0.02 between batch sizes; 10 is still a fault."""
+    monkeypatch.setattr("test_parity.EXPECTED", EXPECTED * np.float32(3e4))
+    rounding = np.float32(0.02)
+    assert failed_checks(lambda logits, _: logits + rounding, monkeypatch) == set()
+    assert failed_checks(lambda logits, _: logits + 500 * rounding, monkeypatch)
+
+
+def test_exploded_logits_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    for scale, sentences in ((1.0, 0), (3e4, 1)):
+        monkeypatch.setattr(parity, "read_logits", lambda _, scale=scale: EXPECTED * scale)
+        assert len(list(exploded_logits(None))) == sentences  # type: ignore[arg-type]
+
+
+def test_a_top1_within_the_tolerance_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two equal logits of 3e4 may change places; a clear first class may not."""
+    expected = EXPECTED * np.float32(3e4)
+    expected[:, 1:] = expected[:, :1]
+    monkeypatch.setattr("test_parity.EXPECTED", expected)
+    tie = np.array([0, 0.02, 0], np.float32)
+    assert failed_checks(lambda logits, _: logits + tie, monkeypatch) == set()
+    expected[3, 2] += 1e4
+    clear = np.array([0, 2e4, 0], np.float32)
+    failed = failed_checks(lambda logits, _: logits + clear, monkeypatch)
+    assert "parity_top1" in failed

@@ -14,6 +14,7 @@ from PIL import Image
 from model_store.manifest import Check, Input, Outputs, Preprocessing
 from model_store.provenance import Imported, Metrics
 from training.errors import ForeignModelError
+from training.gates.checks import logit_tolerance
 from training.importing import accuracy_checks
 from training.importing.accuracy_checks import (
     VerificationSet,
@@ -28,7 +29,7 @@ from training.importing.input_options import InputOptions
 from training.importing.onnx_network import read_onnx
 from training.importing.parity_checks import check_parity
 from training.importing.presets import PRESETS
-from training.importing.probes import make_probes, score_spread, score_tolerance
+from training.importing.probes import make_probes, score_spread
 from training.importing.verification import verify
 
 COLOURS = ("red", "green", "blue")
@@ -166,7 +167,7 @@ def test_a_shift_of_all_classes_is_no_spread() -> None:
     ("score", "tolerance"), [(1, 1e-3), (10, 1e-3), (100, 1e-2), (-100, 1e-2), (-1, 1e-3)]
 )
 def test_the_tolerance_grows_with_the_scores(score: float, tolerance: float) -> None:
-    assert score_tolerance(np.array([[0, score]], np.float32)) == pytest.approx(tolerance)
+    assert logit_tolerance(np.array([[0, score]], np.float32)) == pytest.approx(tolerance)
 
 
 @pytest.mark.parametrize(("error", "passed"), [(0.005, True), (0.02, False)])

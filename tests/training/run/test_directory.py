@@ -1,6 +1,8 @@
 """The run directory: damaged files, locking, and the recorded command."""
 
+import json
 import shlex
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -8,9 +10,10 @@ from click.testing import CliRunner
 from training.__main__ import main
 from training.errors import RunError
 from training.gates import gate as gates
+from training.reports.history import History
 from training.run.data import open_run_data
-from training.run.directory import Run
-from training.run.metrics import read_metrics
+from training.run.directory import Run, RunDirectory
+from training.run.metrics import METRIC_NAMES, METRICS_FILE, read_metrics, write_metrics
 from training.run.weights import load_trained
 from training.steps.evaluate import read_figures, read_logits
 from training.steps.golden import read_golden
@@ -66,3 +69,28 @@ def test_the_recorded_command_can_be_run(run_copy: Run) -> None:
         .invoke(main, [*words[3:], "--waive", "nothing=x"])
         .stderr.startswith("Error: there is no check nothing")
     )
+
+
+def test_json_files_hold_no_nan_or_infinity(tmp_path: Path) -> None:
+    """JSON has none, and other programs cannot read them; they are null."""
+    run = RunDirectory(tmp_path)
+    line = dict.fromkeys(METRIC_NAMES, 1.0) | {"epoch": 1, "validation_loss": float("nan")}
+    write_metrics(run, [line])
+    run.write_json("rates.json", {"losses": (1.0, float("inf")), "deep": [{"x": -float("inf")}]})
+
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    for name in (METRICS_FILE, "rates.json"):
+        json.loads((tmp_path / name).read_text(), parse_constant=refuse)
+    assert read_metrics(run)[0]["validation_loss"] is None
+    assert run.read_json("rates.json", "find-lr") == {"losses": [1.0, None], "deep": [{"x": None}]}
+
+
+def test_metrics_of_an_earlier_version_with_a_bare_nan_are_read(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    lines = [dict.fromkeys(METRIC_NAMES, 1.0) | {"epoch": epoch} for epoch in (1, 2)]
+    lines[0]["validation_loss"] = float("nan")
+    run.write(METRICS_FILE, "\n".join(map(json.dumps, lines)).encode())
+    assert [line["validation_loss"] for line in read_metrics(run)] == [None, 1.0]
+    assert History(read_metrics(run), 100, 10).best["epoch"] == 2

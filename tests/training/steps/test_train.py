@@ -18,9 +18,14 @@ from training.errors import DivergedError, InterruptedRunError, RunError
 from training.run.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from training.run.data import open_run_data
 from training.run.directory import Run
-from training.run.metrics import read_metrics
-from training.run.weights import BEST_WEIGHTS, LAST_WEIGHTS
-from training.steps.evaluate import evaluate, expected_calibration_error, wilson_interval
+from training.run.metrics import METRICS_FILE, read_metrics
+from training.run.weights import BEST_WEIGHTS, LAST_WEIGHTS, read_weights, serialise
+from training.steps.evaluate import (
+    EVALUATION_FILE,
+    evaluate,
+    expected_calibration_error,
+    wilson_interval,
+)
 from training.steps.progress import Progress
 from training.steps.train import train
 
@@ -184,6 +189,31 @@ def test_a_loss_that_is_not_finite_stops_the_training(new_run: Callable[..., Run
     ):
         train(run, open_run_data(run))
     assert not run.has(LAST_WEIGHTS)
+
+
+@pytest.mark.parametrize("select", ["loss", "accuracy", "last"])
+def test_a_validation_loss_that_is_not_finite_stops_the_training(
+    new_run: Callable[..., Run], select: str
+) -> None:
+    """The only step has a finite loss. Afterwards the network overflows in evaluation mode."""
+    changes = ("iterations=1", "optimizer.learning_rate=1e30")
+    run = new_run(*changes, f'select="{select}"')
+    with pytest.raises(DivergedError, match=r"after epoch 1.*Lower optimizer\.learning_rate"):
+        train(run, open_run_data(run))
+    assert not run.has(BEST_WEIGHTS)
+    assert not run.has(METRICS_FILE)
+
+
+def test_a_network_that_overflows_on_test_images_is_not_measured(run_copy: Run) -> None:
+    """The weights were damaged after the validation."""
+    trained = read_weights(run_copy.path / BEST_WEIGHTS)
+    with torch.no_grad():
+        trained.network.get_parameter("fc.weight")[0] = float("nan")
+    run_copy.write(BEST_WEIGHTS, serialise(trained))
+    (run_copy.path / EVALUATION_FILE).unlink()
+    with pytest.raises(DivergedError, match="359 of 359 test images"):
+        evaluate(run_copy, open_run_data(run_copy))
+    assert not run_copy.has(EVALUATION_FILE)
 
 
 @contextmanager
