@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from model_store.manifest import Check
 from training.gates import parity
 from training.gates.parity import BATCH_SIZES, exploded_logits, parity_checks
 
@@ -28,8 +29,8 @@ class FakeSession:
         return self._change(EXPECTED[indices].copy(), indices)
 
 
-def failed_checks(change: Change, monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Return the names of the checks that fail."""
+def measure(change: Change, monkeypatch: pytest.MonkeyPatch) -> dict[str, Check]:
+    """Return the checks by name."""
     monkeypatch.setattr(parity, "read_logits", lambda _: EXPECTED)
     images = np.tile(np.arange(IMAGES, dtype=np.uint8)[:, None, None, None], (1, 2, 2, 3))
 
@@ -41,7 +42,13 @@ def failed_checks(change: Change, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     checks = list(parity_checks(None, data, FakeSession(change)))  # type: ignore[arg-type]
     names = [f"parity_batch_{size}" for size in BATCH_SIZES]
     assert [check.check for check in checks] == [*names, "parity_top1", "batch_invariance"]
-    return {check.check for check in checks if not check.passed}
+    return {check.check: check for check in checks}
+
+
+def failed_checks(change: Change, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Return the names of the checks that fail."""
+    checks = measure(change, monkeypatch)
+    return {name for name, check in checks.items() if not check.passed}
 
 
 def test_equal_logits_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +95,10 @@ def test_differences_of_two_batch_sizes_add_up(monkeypatch: pytest.MonkeyPatch) 
     def change(logits: np.ndarray, indices: np.ndarray) -> np.ndarray:
         return logits + np.float32(8e-4 if len(indices) == 32 else -8e-4)
 
-    assert failed_checks(change, monkeypatch) == {"batch_invariance"}
+    checks = measure(change, monkeypatch)
+    assert {name for name, check in checks.items() if not check.passed} == {"batch_invariance"}
+    assert checks["batch_invariance"].value == pytest.approx(1.6e-3, rel=1e-3)
+    assert checks["parity_batch_32"].value == pytest.approx(8e-4, rel=1e-3)
 
 
 def test_rounding_of_exploded_logits_passes(monkeypatch: pytest.MonkeyPatch) -> None:

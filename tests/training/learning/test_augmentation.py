@@ -112,6 +112,13 @@ def test_a_padded_crop_is_a_window_of_the_padded_image() -> None:
     assert matches.any(0).all()
 
 
+@pytest.mark.parametrize(("side", "first"), [(12, 2), (13, 2), (8, 0)])
+def test_a_crop_without_padding_is_the_middle_of_the_image(side: int, first: int) -> None:
+    images = noise(3, side)
+    cropped = augment(images, unflipped(3), Augmentation(), 8, BLACK)
+    assert torch.equal(cropped, images[:, :, first : first + 8, first : first + 8])
+
+
 def test_pixels_outside_the_image_have_the_fill() -> None:
     """The given color or the reflected image, in crops and in warps."""
     image, fill = torch.ones(200, 3, 8, 8), torch.tensor([5.0, 6.0, 7.0])[:, None, None]
@@ -310,6 +317,17 @@ def test_mixup_blends_and_cutmix_cuts_half_of_the_images_each() -> None:
     blended = sum(len(value) == 1 and 0 < value[0] < 1 for value in values)
     assert 70 < blended < 130
     assert all(set(value) <= {0.0, 1.0} for value in values if len(value) > 1)
+
+
+def test_blended_images_have_the_weights_of_mixup_and_cut_images_those_of_cutmix() -> None:
+    """Beta(a, a) has a variance of 1 / (4 (2 a + 1)), here 0.18 and 0.02."""
+    images = torch.tensor([1.0, 0.0] * 1000)[:, None, None, None].expand(2000, 3, 16, 16)
+    mixing = Mixing(mixup=0.2, cutmix=6.0)
+    draws = unflipped(2000, mixing)
+    mixed, _ = mix_pairs(images, torch.zeros(2000).long(), draws, mixing, classes=2)
+    is_blended = (mixed == mixed[:, :1, :1, :1]).all((1, 2, 3))
+    assert draws.mixes[is_blended].var().item() == pytest.approx(1 / (4 * 1.4), abs=0.02)
+    assert draws.mixes[~is_blended].var().item() == pytest.approx(1 / (4 * 13), abs=0.005)
 
 
 def test_pairs_mix_the_same_way_in_a_batch_and_in_its_even_parts() -> None:
