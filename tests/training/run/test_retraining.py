@@ -14,7 +14,7 @@ from model_store.store import ModelStore
 from training.__main__ import main
 from training.data.sources import load_data
 from training.errors import DataError
-from training.gates.vs_previous_version import SUCCESSION_FILE, ClassComparison, PreviousComparison
+from training.gates.vs_previous_version import SUCCESSION_FILE
 from training.run.data import open_run_data
 from training.run.directory import Run
 from training.run.request import RunRequest, start_run
@@ -167,14 +167,3 @@ def test_a_class_without_images_is_rejected(place: Path, tmp_path: Path) -> None
     write_digits(tmp_path / "some", (3, 8), slice(0, 40))
     with pytest.raises(DataError, match=r"digit 0, digit 1.*--data OLD --data NEW"):
         retraining(place, data=(str(tmp_path / "some"),))
-
-
-@pytest.mark.parametrize(
-    ("gained", "lost", "p"),
-    [(0, 0, 1.0), (5, 5, 0.623), (0, 5, 0.03125), (10, 0, 1.0), (3, 9, 0.073), (20, 40, 0.00674)],
-)
-def test_mcnemars_p_is_that_of_the_binomial_test(gained: int, lost: int, p: float) -> None:
-    """One-sided: only losses lower it."""
-    assert PreviousComparison(
-        (ClassComparison("a", 1, 1, 1, 1),), gained, lost
-    ).p_worse == pytest.approx(p, rel=0.01)
