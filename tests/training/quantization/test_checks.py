@@ -16,6 +16,7 @@ from training.quantization.checks import (
     VARIANT_CHECKS,
     VariantCandidate,
     check_variant,
+    golden_expected,
     golden_tolerance,
     top1_loss_points,
 )
@@ -331,3 +332,11 @@ def test_the_golden_tolerance_is_the_largest_drift() -> None:
     assert golden_tolerance("int8", [0.1, 0.25]) == 0.25
     assert golden_tolerance("fp16", [0.1, 0.25]) == golden_tolerance("bf16", [0.25]) == 0.5
     assert golden_tolerance("int8", [0.0]) == golden_tolerance("fp16", []) == 1e-3
+
+
+def test_golden_logits_have_a_row_per_image_and_a_column_per_class(digits: Version) -> None:
+    """Also without golden images."""
+    golden = golden_expected(digits.manifest)
+    assert golden.shape == (len(digits.manifest.golden), 10)
+    assert golden[-1].tolist() == pytest.approx(list(digits.manifest.golden[-1].logits))
+    assert golden_expected(digits.manifest.model_copy(update={"golden": ()})).shape == (0, 10)
