@@ -24,6 +24,7 @@ from model_store.errors import (
     NotAnImageError,
     TooManyPixelsError,
 )
+from model_store.geometry import largest_resized_size
 from model_store.image_structure import check_structure
 from model_store.jpeg_markers import count_scans
 from model_store.pixel_layout import check_layout, explain_unreadable
@@ -115,12 +116,11 @@ def open_image(
             f"the image has {width}x{height} = {width * height:,} pixels; the limit is "
             f"{max_pixels:,}"
         )
-    resized_width, resized_height = resized_size(width, height, spec)
-    # 10 x 100,000 pixels pass the first check and would become gigabytes.
+    resized_width, resized_height = largest_resized_size(width, height, spec)
     if (resized := resized_width * resized_height) > max_pixels:
         raise TooManyPixelsError(
-            f"the image is {width}x{height} and would have {resized:,} pixels with its shorter "
-            f"side resized to {spec.resize}; the limit is {max_pixels:,}"
+            f"the image is {width}x{height} and would have {resized_width}x{resized_height} = "
+            f"{resized:,} pixels after the resize; the limit is {max_pixels:,}"
         )
     check_layout(image, data)
     return image
@@ -149,18 +149,6 @@ def _open(kind: str, data: bytes, max_pixels: int) -> ImageFile.ImageFile:
         raise ImageCorruptError(
             f"the {kind} header is damaged: {decode_error_reason(error)}"
         ) from None
-
-
-def resized_size(width: int, height: int, spec: Preprocessing) -> tuple[int, int]:
-    """Width and height after the resize and before the crop.
-
-    The longer side is rounded down, as in torchvision.
-    """
-    if spec.resize_mode == "exact":
-        return spec.crop_width, spec.crop_height
-    if width <= height:
-        return spec.resize, int(spec.resize * height / width)
-    return int(spec.resize * width / height), spec.resize
 
 
 def _is_cut(kind: str, data: bytes) -> bool:

@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AwareDatetime, Field, StringConstraints, ValidationError, model_validator
 
 from model_store.errors import ManifestError
+from model_store.geometry import resize_target
 from model_store.names import Name
 from model_store.provenance import Imported, Metrics, Signature, Training, VersionReference
 from model_store.validation import (
@@ -32,7 +33,10 @@ MAX_TOLERANCE: Final = 1e3
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
+ResizeMode = Literal["shorter_side", "exact", "letterbox"]
 Channel = Annotated[int, Field(ge=0, le=255)]
+Colour = tuple[Channel, Channel, Channel]
+Side = Annotated[int, Field(ge=1, le=16384)]
 Coverage = Annotated[str, StringConstraints(pattern=r"^0\.[0-9]{0,5}[1-9]$")]
 """A coverage between 0 and 1 as a JSON key, in its shortest spelling: `0.9`."""
 
@@ -75,32 +79,56 @@ class Outputs(FrozenModel):
     )
 
 
-class Preprocessing(FrozenModel):
-    """How encoded bytes become the model's input. `model_store.preprocessing.prepare` does it."""
+class Letterbox(FrozenModel):
+    """What `resize_mode` `letterbox` puts around an image."""
 
-    resize_mode: Literal["shorter_side", "exact"] = Field(
-        default="shorter_side",
-        description="`shorter_side` resizes the shorter side to `resize` pixels and keeps the "
-        "aspect ratio. `exact` resizes to `crop_width` x `crop_height` and ignores `resize`.",
+    padding: Colour = Field(description="RGB colour around the image, 0 to 255.")
+    position: Literal["center"] = Field(
+        default="center",
+        description="Where the image is. An odd pixel of padding goes to the right or the bottom.",
     )
-    resize: int = Field(ge=1, le=16384, description="Shorter side after the resize, in pixels.")
-    crop_height: int = Field(ge=1, le=16384, description="Height of the centre crop, in pixels.")
-    crop_width: int = Field(ge=1, le=16384, description="Width of the centre crop, in pixels.")
+
+
+class Preprocessing(FrozenModel):
+    """How encoded bytes become the model's input. `model_store.preprocessing.prepare` does it.
+
+    An upright image is resized towards the target `resize`, and then its centre is cropped.
+    """
+
+    resize_mode: ResizeMode = Field(
+        default="shorter_side",
+        description="`shorter_side` keeps the aspect ratio and covers the target. `letterbox` "
+        "keeps the aspect ratio, fits into the target, and pads to the crop's size. `exact` "
+        "squeezes to the target.",
+    )
+    resize: Side | tuple[Side, Side] = Field(
+        description="The target: `[height, width]` in pixels, or one number if they are equal. "
+        "With `exact`, one number has no effect, and the crop's size is the target.",
+    )
+    crop_height: Side = Field(description="Height of the centre crop, in pixels.")
+    crop_width: Side = Field(description="Width of the centre crop, in pixels.")
     interpolation: Interpolation = Field(
         default="bilinear", description="Filter of the resize, with antialiasing."
     )
-    background: tuple[Channel, Channel, Channel] = Field(
+    background: Colour = Field(
         default=(255, 255, 255), description="RGB colour behind transparent pixels, 0 to 255."
+    )
+    letterbox: Letterbox | None = Field(
+        default=None,
+        exclude_if=lambda block: block is None,  # older versions of the service reject it
+        description="Padding of `letterbox`; absent in the other modes.",
     )
 
     @model_validator(mode="after")
-    def _crop_fits(self) -> Self:
-        crop = max(self.crop_height, self.crop_width)
-        if self.resize_mode == "shorter_side" and self.resize < crop:
+    def _fields_fit(self) -> Self:
+        height, width = resize_target(self)
+        if height < self.crop_height or width < self.crop_width:
             raise ValueError(
-                f"a crop of {self.crop_height}x{self.crop_width} does not fit into an image whose "
-                f"shorter side is resized to {self.resize}"
+                f"a crop of {self.crop_height}x{self.crop_width} does not fit into {height}x{width}"
+                f", which `resize` states"
             )
+        if (self.letterbox is None) == (self.resize_mode == "letterbox"):
+            raise ValueError("`letterbox` must be stated with resize_mode letterbox, and only then")
         return self
 
 

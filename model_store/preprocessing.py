@@ -2,7 +2,8 @@
 
 The order is fixed: signature, header (format, size), pixels, EXIF orientation, RGB, resize, crop.
 Everything after it (scaling, mean and standard deviation, layout) is part of the ONNX graph. Resize
-and crop give the same pixels as torchvision's `Resize(antialias=True)` and `CenterCrop`.
+and crop give the same pixels as torchvision's `Resize(antialias=True)` and `CenterCrop`, or as
+timm's transforms for letterboxes and targets that are not square. `geometry` computes the sizes.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from model_store.errors import ImageCorruptError, ImageTruncatedError, ImageUnsupportedError
+from model_store.geometry import resize_target, resized_size
 from model_store.image_header import (
     DECODE_ERRORS,
     DEFAULT_MAX_PIXELS,
     decode_error_reason,
     open_image,
-    resized_size,
 )
 from model_store.jpeg_markers import END, lacks_only_end
 from model_store.pixel_layout import explain_unreadable
@@ -52,6 +53,7 @@ _TRANSPOSITIONS: Final = {  # EXIF 2.32, tag 274: orientation, and what turns th
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TURNS: Final = frozenset(_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8))
 _JPEG_FORMATS: Final = frozenset({"JPEG", "MPO"})
 _PROBE: Final = b"".join(b"\xee\xd3" * 16 + bytes([0xFF, 0xD0 + i]) for i in range(8))
 """Scan data with restart markers. Appended to a JPEG whose scan is cut, it changes the pixels."""
@@ -147,12 +149,7 @@ def reduction(image: Image.Image, spec: Preprocessing) -> int:
     # `nearest` selects single pixels, but a reduced decode averages them.
     if image.format not in _JPEG_FORMATS or spec.interpolation == "nearest":
         return 1
-    target = (
-        spec.resize
-        if spec.resize_mode == "shorter_side"
-        else max(spec.crop_width, spec.crop_height)
-    )
-    largest = min(image.size) / (MIN_SOURCE_PIXELS * target)
+    largest = _source_pixels(image, spec) / MIN_SOURCE_PIXELS
     return next(
         (
             factor
@@ -161,6 +158,17 @@ def reduction(image: Image.Image, spec: Preprocessing) -> int:
         ),
         1,
     )
+
+
+def _source_pixels(image: Image.Image, spec: Preprocessing) -> float:
+    """Pixels of the image, which is not upright yet, per pixel of the resized one, along a side."""
+    if spec.resize_mode == "exact":
+        return min(image.size) / max(resize_target(spec))  # holds for both orientations
+    width, height = image.size
+    if _transposition(image) in _TURNS:
+        width, height = height, width
+    resized_width, resized_height = resized_size(width, height, spec)
+    return min(width / resized_width, height / resized_height)
 
 
 def load_pixels(image: ImageFile.ImageFile) -> None:
@@ -216,12 +224,15 @@ def _decoded_jpeg(data: bytes, size: tuple[int, int]) -> Image.Image:
 
 def orient(image: Image.Image) -> Image.Image:
     """Turn an image upright by its EXIF orientation. Damaged EXIF counts as none."""
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-        transposition = _TRANSPOSITIONS.get(orientation)
-    except DECODE_ERRORS:
-        return image
+    transposition = _transposition(image)
     return image if transposition is None else image.transpose(transposition)
+
+
+def _transposition(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _TRANSPOSITIONS.get(image.getexif().get(_ORIENTATION_TAG, 1))
+    except DECODE_ERRORS:
+        return None
 
 
 def to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
@@ -263,7 +274,7 @@ def resize(image: Image.Image, spec: Preprocessing) -> Image.Image:
 
 
 def crop(image: Image.Image, spec: Preprocessing, offset: int = 0) -> Pixels:
-    """Cut out the centre of an image.
+    """Cut out the centre of an image, after padding it to the size of the crop in a letterbox.
 
     Args:
         image: The resized image, RGB.
@@ -273,9 +284,22 @@ def crop(image: Image.Image, spec: Preprocessing, offset: int = 0) -> Pixels:
     Returns:
         uint8 `[crop_height, crop_width, 3]`, RGB.
     """
+    if spec.letterbox:
+        image = _pad(image, spec.crop_width, spec.crop_height, spec.letterbox.padding)
     width, height = spec.crop_width, spec.crop_height
     if image.size == (width, height) and not offset:
         return np.asarray(image)  # without the copy
     top = round((image.height - height) / 2) + offset
     left = round((image.width - width) / 2) + offset
     return np.asarray(image.crop((left, top, left + width, top + height)))
+
+
+def _pad(
+    image: Image.Image, min_width: int, min_height: int, colour: tuple[int, int, int]
+) -> Image.Image:
+    width, height = max(image.width, min_width), max(image.height, min_height)
+    if (width, height) == image.size:
+        return image
+    padded = Image.new("RGB", (width, height), colour)
+    padded.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+    return padded

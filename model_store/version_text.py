@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from model_store.geometry import describe_geometry
 from model_store.manifest import Check, Manifest
 from model_store.version import Version
 
@@ -30,7 +31,7 @@ def _describe_manifest(manifest: Manifest) -> Iterator[str]:
     count = len(manifest.files)
     classes = len(manifest.class_names)
     names = ", ".join(manifest.class_names[:SHOWN_CLASSES]) + ", …" * (classes > SHOWN_CLASSES)
-    resize = f"{manifest.preprocessing.interpolation} resize"
+    resize = f"{describe_geometry(manifest.preprocessing)}, {manifest.preprocessing.interpolation}"
     precisions = ", ".join(variant.precision for variant in manifest.variants)
     yield f"created   {manifest.created_at:%Y-%m-%d %H:%M} UTC, {count} files, {size:.2f} MB"
     yield f"input     {manifest.input.height}x{manifest.input.width} RGB, {resize}"

@@ -21,10 +21,11 @@ from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from model_store.errors import ImageError
-from model_store.image_header import open_image, resized_size
+from model_store.geometry import largest_resized_size
+from model_store.image_header import open_image
 from model_store.jpeg_markers import count_scans
 from model_store.preprocessing import to_pixels
 from service.host.malloc import bound_malloc
@@ -95,7 +96,7 @@ def limit_cpu(seconds: int) -> None:
 
 def decode_cost(opened: Image.Image, image: bytes, spec: Preprocessing) -> float:
     """Pixels of the image or of its resized form, whichever is larger; more with many scans."""
-    width, height = resized_size(opened.width, opened.height, spec)
+    width, height = largest_resized_size(opened.width, opened.height, spec)
     scans = count_scans(image) if image.startswith(JPEG_START) else 1
     return max(opened.width * opened.height, width * height) * max(1.0, scans / MAX_USUAL_SCANS)
 
@@ -122,9 +123,13 @@ def _answer(requests: BufferedReader, max_pixels: int, cpu_seconds: int) -> tupl
 
 def _parse_spec(encoded: bytes) -> Preprocessing:
     """Parse without pydantic, whose import takes 10 MB. The service has validated the spec."""
-    fields = json.loads(encoded)
-    fields["background"] = tuple(fields["background"])
-    return cast("Preprocessing", SimpleNamespace(**fields))
+    return cast("Preprocessing", json.loads(encoded, object_hook=_parse_block))
+
+
+def _parse_block(block: dict[str, Any]) -> SimpleNamespace:
+    defaults: dict[str, Any] = {"letterbox": None}
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in block.items()}
+    return SimpleNamespace(**(defaults | values))
 
 
 def _read(requests: BufferedReader, length: int) -> bytes:

@@ -183,7 +183,7 @@ class TestShow:
         with store.open("m", 1) as version:
             assert result.stdout.startswith(f"m/1 (published, unproven)  sha256:{version.digest}\n")
         for words in (
-            "8x8 RGB, bilinear resize",
+            "8x8 RGB, shorter_side to 8, bilinear",
             "3: red, green, blue",
             "fp32; batches up to 8",
             "resnet20 on digits, epoch 27 of 30",

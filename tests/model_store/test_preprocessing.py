@@ -14,7 +14,8 @@ from model_store.errors import (
     ImageUnsupportedError,
     NotAnImageError,
 )
-from model_store.image_header import FORMATS, resized_size, sniff
+from model_store.geometry import resized_size
+from model_store.image_header import FORMATS, sniff
 from model_store.manifest import Interpolation, Preprocessing
 from model_store.preprocessing import Pixels, crop, prepare
 

@@ -14,7 +14,9 @@ from rich.console import Console
 
 from model_store.command_line import CommandGroup
 from model_store.errors import ModelStoreError
+from model_store.manifest import ResizeMode
 from training.commands.common import interruptible, join_processes
+from training.commands.geometry_options import IMAGE_SIZE, RESIZE_MODE
 from training.commands.options import (
     DATA_DIR,
     DEVICE,
@@ -93,7 +95,8 @@ def experiment_options(command: Callable[..., ExperimentReport]) -> Callable[...
         console: Console,
         data: tuple[str, ...],
         data_dir: Path | None,
-        image_size: int | None,
+        image_size: tuple[int, int] | None,
+        resize_mode: ResizeMode | None,
         recipe: str,
         epochs: int | None,
         changes: tuple[str, ...],
@@ -109,6 +112,7 @@ def experiment_options(command: Callable[..., ExperimentReport]) -> Callable[...
             recipe=recipe,
             changes=(*changes, f"epochs={epochs}") if epochs else changes,
             image_size=image_size,
+            resize_mode=resize_mode,
             data_dir=data_dir,
             precision=precision,
             golden_samples=0,
@@ -136,11 +140,8 @@ def experiment_options(command: Callable[..., ExperimentReport]) -> Callable[...
             help="digits, fashion-mnist, cifar10, cifar100, a folder with one folder of images per "
             "class, or a CSV file with the columns path,label.",
         ),
-        click.option(
-            "--image-size",
-            type=click.IntRange(8, 1024),
-            help="Height and width of the input, in pixels.  [default: by data and network]",
-        ),
+        IMAGE_SIZE,
+        RESIZE_MODE,
         click.option(
             "--recipe",
             default=EXPERIMENT_RECIPE,

@@ -11,6 +11,7 @@ from rich.console import Console
 from model_store.names import check_name
 from model_store.store import ModelStore
 from training.commands.common import print_published
+from training.commands.geometry_options import PADDING, ImageSize, resize_mode_option
 from training.commands.options import (
     PROMOTE,
     STORE,
@@ -60,21 +61,6 @@ def parse_triple(
         return None
     numbers = _parse_numbers(value, 3)
     return numbers * (3 // len(numbers))
-
-
-def parse_size(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """Parse SIDE or HEIGHTxWIDTH into (height, width)."""
-    if value is None:
-        return None
-    height, _x, width = value.lower().partition("x")
-    sides = (height, width or height)
-    if not all(
-        side.isascii() and side.isdecimal() and 1 <= int(side) <= MAX_SIDE for side in sides
-    ):
-        raise click.BadParameter(
-            f"must be 224 or 224x320 (height x width), 1 to {MAX_SIDE} pixels, got {value!r}"
-        )
-    return int(sides[0]), int(sides[1])
 
 
 def _parse_numbers(value: str, count: int) -> tuple[float, ...]:
@@ -132,20 +118,16 @@ def input_options(command: Any) -> Any:
         ),
         click.option(
             "--size",
-            metavar="N|HxW",
-            callback=parse_size,
+            type=ImageSize(1, MAX_SIDE),
             help="Input size in pixels, if the file does not state it.",
         ),
         click.option(
             "--resize",
-            type=click.IntRange(1, 16384),
-            help="Shorter side in pixels before the crop.",
+            type=ImageSize(1, 16384),
+            help="Size before the crop, in pixels.",
         ),
-        click.option(
-            "--resize-mode",
-            type=click.Choice(["shorter-side", "exact"]),
-            help="exact squeezes the image to the size without a crop.",
-        ),
+        resize_mode_option("that of the preset, shorter-side with --resize, else exact"),
+        PADDING,
         click.option(
             "--interpolation",
             type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos"]),
@@ -318,12 +300,11 @@ def _read_input_options(values: dict[str, Any]) -> InputOptions:
             "--preset timm and --timm-config FILE need each other; give both or neither"
         )
     preset = presets.read_timm(config) if config else presets.PRESETS.get(preset_name)
-    pixels, geometry = ("channels", "scale", "mean", "std"), ("size", "resize", "interpolation")
-    mode = values["resize_mode"]
+    pixels = ("channels", "scale", "mean", "std")
+    geometry = ("size", "resize", "resize_mode", "interpolation", "padding")
     return InputOptions(
         preset=preset,
         preset_name=preset_name or "",
-        resize_mode=mode and mode.replace("-", "_"),
         **{name: values[name] for name in ("layout", *pixels, *geometry, "output")},
     )
 

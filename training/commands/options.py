@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from model_store.store import DEFAULT_ROOT
+from training.commands.geometry_options import IMAGE_SIZE, PADDING, RESIZE_MODE
 from training.errors import RunError
 from training.gates.gate import CHECKS, check_waivers
 from training.learning.networks import describe_architectures
@@ -164,11 +165,9 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
             f"[default: that of --start, else {DEFAULT_ARCHITECTURE}]",
         ),
         click.option("--model", help="Name of the model in the store.  [default: DATA-ARCH]"),
-        click.option(
-            "--image-size",
-            type=click.IntRange(8, 1024),
-            help="Side of the input in pixels.  [default: that of the data or the network]",
-        ),
+        IMAGE_SIZE,
+        RESIZE_MODE,
+        PADDING,
         click.option(
             "--start",
             metavar="WEIGHTS",

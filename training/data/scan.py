@@ -13,7 +13,7 @@ import numpy as np
 import PIL
 from PIL import Image, TiffImagePlugin, features
 
-from model_store import image_header, jpeg_markers, pixel_layout, preprocessing
+from model_store import geometry, image_header, jpeg_markers, pixel_layout, preprocessing
 from model_store.errors import ImageError
 from model_store.image_header import open_image
 from model_store.manifest import Preprocessing
@@ -125,6 +125,7 @@ def _key(data: ImageSet, spec: Preprocessing | None) -> str:
         Path(file).read_bytes()
         for file in (
             __file__,
+            geometry.__file__,
             image_header.__file__,
             jpeg_markers.__file__,
             pixel_layout.__file__,

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model_store.geometry import without_crop
 from training.data.scan import scan
 from training.data.sources import ImageSet
 from training.errors import InterruptedRunError, RecipeError, RunError
@@ -26,7 +27,7 @@ from training.learning.distributed import DistributedProcess
 from training.learning.networks import build_network, parse_architecture
 from training.learning.recipe import Recipe
 from training.run.config import RunConfig
-from training.run.data import CHECK_FILE, RunData, open_run_data, without_crop
+from training.run.data import CHECK_FILE, RunData, open_run_data
 from training.run.directory import CONFIG_FILE, Run, RunDirectory, damaged
 from training.run.inference import predict_split
 from training.run.metrics import read_metrics

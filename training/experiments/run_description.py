@@ -9,6 +9,7 @@ from training.experiments.laboratory import EXPERIMENT_RECIPE, Laboratory, Train
 from training.reports.history import read_history, split_indices
 from training.reports.pages import format_duration
 from training.run.checkpoint import load_checkpoint
+from training.run.config import size_text
 from training.statistics import join_values
 
 
@@ -54,7 +55,9 @@ def experiment_command(
     for data in request.data:
         words += ["--data", Path(data).name]
     if request.image_size:
-        words += ["--image-size", str(request.image_size)]
+        words += ["--image-size", size_text(*request.image_size)]
+    if request.resize_mode:
+        words += ["--resize-mode", request.resize_mode.replace("_", "-")]
     if request.recipe_name != EXPERIMENT_RECIPE:
         words += ["--recipe", Path(request.recipe_name).name]
     for change in request.changes:

@@ -1,5 +1,6 @@
 """The checks of an import against labelled images (`--verify`)."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
-from model_store.manifest import Check
+from model_store.manifest import Check, Preprocessing
 from model_store.preprocessing import Pixels
 from model_store.provenance import Metrics
 from model_store.session import Logits, Session, probabilities
@@ -28,6 +29,10 @@ from training.steps.export import EXPORT_MAX_BATCH_SIZE
 MIN_VERIFICATION_IMAGES: Final = 10
 MAX_VERIFICATION_IMAGES: Final = 1000
 _ALTERNATIVE_IMAGES: Final = 200
+MIN_GEOMETRY_GAIN: Final = 0.02
+"""A network may classify a little better in another geometry than in the one that it was trained
+for (Touvron et al. 2019, "Fixing the train-test resolution discrepancy"), so this much is ignored.
+"""
 _MIN_PROBABILITY: Final = 1e-9
 
 
@@ -76,6 +81,16 @@ def open_verification_set(
     return VerificationSet(images, chosen, (1 + chance) / 2 if floor is None else floor)
 
 
+def decode_images(
+    verification_set: VerificationSet, indices: Indices, preprocessing: Preprocessing
+) -> Pixels:
+    """Decode labelled images. Raises ForeignModelError if one cannot be read."""
+    try:
+        return verification_set.images.pixels(indices, preprocessing, workers=2)
+    except DataError as error:
+        raise ForeignModelError(f"--verify: {error}") from None
+
+
 def score_labelled(
     session: Session, pixels: Pixels, max_batch_size: int, progress: Callable[[int, int], None]
 ) -> Logits:
@@ -95,7 +110,8 @@ def check_accuracy(
 ) -> Iterator[Check]:
     """Check the accuracy on labelled images, and that no alternative input spec is better.
 
-    The second check detects a wrong mean, or BGR for RGB, even if the accuracy reaches its floor.
+    The second check detects a wrong mean, BGR for RGB, or a wrong resize, even if the accuracy
+    reaches its floor.
     """
     yield at_least(
         "verify_images",
@@ -115,7 +131,7 @@ def check_accuracy(
         verification_set.floor,
         f"top-1 on {len(pixels)} images of --verify",
     )
-    if candidate.alternatives:
+    if candidate.alternatives or candidate.geometries:
         yield _check_alternatives(candidate, verification_set, pixels)
 
 
@@ -123,15 +139,20 @@ def _check_alternatives(
     candidate: ImportCandidate, verification_set: VerificationSet, pixels: Pixels
 ) -> Check:
     sample = evenly_spaced(np.arange(len(pixels)), _ALTERNATIVE_IMAGES)
-    labels = verification_set.labels[sample]
-    own = _score_by_labels(candidate, candidate.reference(pixels[sample]), labels)
+    labels, pixels = verification_set.labels[sample], pixels[sample]
+    own = _score_by_labels(candidate, candidate.reference(pixels), labels)
     others = {
-        name: _score_by_labels(candidate, score(pixels[sample]), labels)
+        name: _score_by_labels(candidate, score(pixels), labels)
         for name, score in candidate.alternatives.items()
     }
+    needed = dict.fromkeys(others, 1)
+    for name, other_pixels in _resized_otherwise(candidate, verification_set, sample, pixels):
+        others[name] = _score_by_labels(candidate, candidate.reference(other_pixels), labels)
+        needed[name] = math.ceil(MIN_GEOMETRY_GAIN * len(sample))
     # Bonferroni: each alternative is one more chance to be better by accident.
     p_values = {
-        name: min(1.0, _p_value(own, other) * len(others)) for name, other in others.items()
+        name: min(1.0, _p_value(own, other, needed[name]) * len(others))
+        for name, other in others.items()
     }
     better = [name for name, p_value in p_values.items() if p_value < SIGNIFICANCE]
     best = max(
@@ -145,6 +166,18 @@ def _check_alternatives(
         f"p-value if the input spec is right: {own.correct} of {len(sample)} correct, "
         f"{others[best].correct} with {best}",
     )
+
+
+def _resized_otherwise(
+    candidate: ImportCandidate, verification_set: VerificationSet, sample: Indices, pixels: Pixels
+) -> Iterator[tuple[str, Pixels]]:
+    """Yield the sample in each other geometry that changes its pixels."""
+    known = [pixels]
+    for name, preprocessing in candidate.geometries.items():
+        other = decode_images(verification_set, verification_set.chosen[sample], preprocessing)
+        if not any(np.array_equal(other, each) for each in known):
+            known.append(other)
+            yield name, other
 
 
 @dataclass(frozen=True)
@@ -162,14 +195,15 @@ def _score_by_labels(candidate: ImportCandidate, scores: Logits, labels: Indices
     )
 
 
-def _p_value(own: _LabelScores, other: _LabelScores) -> float:
+def _p_value(own: _LabelScores, other: _LabelScores, needed: int) -> float:
     """One-sided p-value of the hypothesis that `other` is no better than `own`.
 
-    It is 1 unless `other` classifies more images correctly. The test is Wilcoxon's signed-rank test
-    on the pairs of log-probabilities. It needs 200 images where counting mistakes needs 1,000.
+    It is 1 unless `other` classifies at least `needed` more images correctly. The test is
+    Wilcoxon's signed-rank test on the pairs of log-probabilities. It needs 200 images where
+    counting mistakes needs 1,000.
     """
     gains = other.log_probabilities - own.log_probabilities
-    if other.correct <= own.correct or not gains.any():
+    if other.correct - own.correct < needed or not gains.any():
         return 1.0
     return float(wilcoxon(gains, alternative="greater").pvalue)
 

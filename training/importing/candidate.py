@@ -24,6 +24,7 @@ class ImportCandidate:
         identity_error: Largest |mean(features) x weight + bias - logits|; None without features.
         alternatives: The reference under other input specs, by name. `--verify` checks that
             none of them is better.
+        geometries: Other ways to resize the images, by name, for the same check.
     """
 
     model: bytes
@@ -38,6 +39,7 @@ class ImportCandidate:
     checkpoint: bytes | None = None
     identity_error: float | None = None
     alternatives: Mapping[str, ScoreFunction] = field(default_factory=dict)
+    geometries: Mapping[str, Preprocessing] = field(default_factory=dict)
 
     @property
     def input(self) -> Input:

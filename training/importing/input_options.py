@@ -6,12 +6,13 @@ from typing import Any, Literal
 import numpy as np
 from onnx import TensorProto
 
-from model_store.manifest import Interpolation, Preprocessing
+from model_store.geometry import describe_geometry
+from model_store.manifest import Colour, Interpolation, Preprocessing, ResizeMode
 from training.errors import ForeignModelError
 from training.importing.foreign_file import ForeignFile
 from training.importing.import_report import ImportReport
 from training.importing.input_spec import Channels, InputSpec, Layout, PixelRange, Triple
-from training.importing.presets import PRESETS, Geometry, Preset, make_preprocessing
+from training.importing.presets import CLASSIC_CROP, PRESETS, Geometry, Preset
 
 OptionCertainty = Literal["given", "found", "assumed"]
 
@@ -34,9 +35,10 @@ class InputOptions:
     mean: Triple | None = None
     std: Triple | None = None
     size: tuple[int, int] | None = None
-    resize: int | None = None
-    resize_mode: Literal["shorter_side", "exact"] | None = None
+    resize: tuple[int, int] | None = None
+    resize_mode: ResizeMode | None = None
     interpolation: Interpolation | None = None
+    padding: Colour | None = None
     output: str | None = None
     size_evidence: str = ""
 
@@ -48,7 +50,7 @@ class InputOptions:
     @property
     def geometry_flags(self) -> dict[str, Any]:
         """Fields of the resize that flags set."""
-        return self._given("resize", "resize_mode", "interpolation")
+        return self._given("resize", "resize_mode", "interpolation", "padding")
 
     def _given(self, *names: str) -> dict[str, Any]:
         return {name: value for name in names if (value := getattr(self, name)) is not None}
@@ -161,22 +163,20 @@ def find_preprocessing(
         ForeignModelError: If the size is unknown, contradictory or does not fit the resize.
     """
     height, width = _find_size(file_size, described, options, report)
-    flags = options.geometry_flags
     geometry = options.preset.geometry if options.preset else Geometry()
-    preprocessing = geometry.at(height, width)
-    if flags:
-        default_mode = "shorter_side" if options.resize else preprocessing.resize_mode
-        mode = flags.get("resize_mode", default_mode)
-        same_mode = mode == preprocessing.resize_mode
-        resize = options.resize or (preprocessing.resize if same_mode else max(height, width))
-        interpolation = flags.get("interpolation", preprocessing.interpolation)
-        preprocessing = make_preprocessing(mode, resize, height, width, interpolation)
-    if preprocessing.resize_mode == "shorter_side":
-        method = f"shorter_side to {preprocessing.resize}"
-    else:
-        method = "exact, to the input's size"
+    mode = options.resize_mode or ("shorter_side" if options.resize else geometry.mode)
+    if options.padding and mode != "letterbox":
+        raise ForeignModelError("--padding needs --resize-mode letterbox; omit it, or give both")
+    geometry = Geometry(
+        geometry.crop_share if mode == geometry.mode else 1.0,
+        mode,
+        options.interpolation or geometry.interpolation,
+        options.padding or geometry.padding,
+    )
+    preprocessing = geometry.at(height, width, options.resize)
+    method = f"{describe_geometry(preprocessing)}, {preprocessing.interpolation}"
     certainty, evidence = _geometry_source(options)
-    report.add("resize", f"{method}, {preprocessing.interpolation}", certainty, evidence)
+    report.add("resize", method, certainty, evidence)
     return preprocessing
 
 
@@ -233,3 +233,25 @@ def alternative_specs(spec: InputSpec) -> dict[str, InputSpec]:
         if not any(values.equals(known) for known in (own, *ranges.values())):
             ranges[name] = values
     return {name: replace(spec, range=values) for name, values in ranges.items()}
+
+
+def other_geometries(
+    preprocessing: Preprocessing, options: InputOptions
+) -> dict[str, Preprocessing]:
+    """Other geometries to try on labelled images, by the flags that choose them.
+
+    There are none if the weights are known, and with them how their author resized images.
+    """
+    if _geometry_source(options)[0] == "found":
+        return {}
+    height, width = preprocessing.crop_height, preprocessing.crop_width
+    covering = Geometry(1.0, "shorter_side", preprocessing.interpolation)
+    target = Geometry(CLASSIC_CROP).target(height, width)
+    return {
+        "--resize-mode exact": replace(covering, mode="exact").at(height, width),
+        "--resize-mode shorter-side": covering.at(height, width),
+        f"--resize-mode shorter-side --resize {target[0]}x{target[1]}": covering.at(
+            height, width, target
+        ),
+        "--resize-mode letterbox": replace(covering, mode="letterbox").at(height, width),
+    }

@@ -23,6 +23,7 @@ from training.importing.input_options import (
     alternative_specs,
     find_input_spec,
     find_preprocessing,
+    other_geometries,
 )
 from training.importing.input_spec import InputSpec
 from training.importing.labels import class_count_error, name_classes
@@ -81,6 +82,7 @@ def read_onnx(path: Path, labels: Sequence[str], options: InputOptions) -> Impor
             name: partial(_scores, reference, spec)
             for name, spec in alternative_specs(input_spec).items()
         },
+        geometries=other_geometries(preprocessing, options),
     )
 
 

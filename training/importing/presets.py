@@ -1,20 +1,23 @@
 """Input presets of common families of networks: pixel range, resize and crop."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 
 from pydantic import ValidationError
 
-from model_store.manifest import Interpolation, Preprocessing
+from model_store.geometry import resize_value
+from model_store.manifest import Colour, Interpolation, Letterbox, Preprocessing, ResizeMode
 from model_store.validation import describe_validation_error
 from training.errors import ForeignModelError
 from training.importing.input_spec import PixelRange, Triple
 from training.learning.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 TIMM: Final = "timm"
+BLACK: Final = (0, 0, 0)
 _ONES: Final = (1.0, 1.0, 1.0)
 CLASSIC_CROP: Final = 224 / 256
 """The share of the shorter side that the crop keeps (He et al. 2015, section 3.4)."""
@@ -24,19 +27,40 @@ CLASSIC_CROP: Final = 224 / 256
 class Geometry:
     """How an image is resized.
 
-    `shorter_side` keeps the aspect ratio and crops `crop_share` of the shorter side. `exact`
-    resizes to the input size and ignores the aspect ratio.
+    The image is resized towards the input's size divided by `crop_share`, and then cropped.
     """
 
     crop_share: float = 1.0
-    mode: Literal["shorter_side", "exact"] = "exact"
+    mode: ResizeMode = "exact"
     interpolation: Interpolation = "bilinear"
+    padding: Colour = BLACK
 
-    def at(self, height: int, width: int) -> Preprocessing:
-        """The preprocessing for an input of this size in pixels."""
-        side = max(height, width)
-        resize = side if self.mode == "exact" else int(side / self.crop_share + 1e-6)
-        return make_preprocessing(self.mode, resize, height, width, self.interpolation)
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width before the crop, for an input of this size in pixels."""
+        return int(height / self.crop_share + 1e-6), int(width / self.crop_share + 1e-6)
+
+    def at(self, height: int, width: int, target: tuple[int, int] | None = None) -> Preprocessing:
+        """The preprocessing for an input of this size in pixels.
+
+        Raises:
+            ForeignModelError: The crop does not fit into `target`.
+        """
+        crop = (height, width)
+        target = target or self.target(height, width)
+        try:
+            return Preprocessing(
+                resize_mode=self.mode,
+                resize=resize_value(self.mode, target, crop),
+                crop_height=height,
+                crop_width=width,
+                interpolation=self.interpolation,
+                letterbox=Letterbox(padding=self.padding) if self.mode == "letterbox" else None,
+            )
+        except ValidationError as error:
+            reason = describe_validation_error(error)
+            raise ForeignModelError(
+                f"the resize is not valid: {reason}; change --resize, --resize-mode or --size"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -89,27 +113,9 @@ PRESETS: Final = MappingProxyType(
 PRESET_NAMES: Final = (*PRESETS, TIMM)
 
 
-def make_preprocessing(
-    mode: Literal["shorter_side", "exact"],
-    resize: int,
-    height: int,
-    width: int,
-    interpolation: Interpolation,
-) -> Preprocessing:
-    """The manifest's preprocessing. Raises ForeignModelError if the crop does not fit."""
-    try:
-        return Preprocessing(
-            resize_mode=mode,
-            resize=resize,
-            crop_height=height,
-            crop_width=width,
-            interpolation=interpolation,
-        )
-    except ValidationError as error:
-        reason = describe_validation_error(error)
-        raise ForeignModelError(
-            f"the resize is not valid: {reason}; change --resize, --resize-mode or --size"
-        ) from None
+TIMM_MODES: Final[Mapping[str, ResizeMode]] = MappingProxyType(
+    {"center": "shorter_side", "squash": "exact", "border": "letterbox"}
+)
 
 
 def read_timm(path: Path) -> Preset:
@@ -121,37 +127,26 @@ def read_timm(path: Path) -> Preset:
     config = _read_object(path)
     values = config.get("pretrained_cfg", config)
     try:
-        if values.get("crop_mode", "center") == "border":
-            raise ForeignModelError(
-                f"{path}: crop_mode border, which pads images, is not supported; use its values "
-                "as flags with --resize-mode exact"
-            )
         channels, height, width = (int(size) for size in values["input_size"])
         mean, std = (triple(values[name]) for name in ("mean", "std"))
         interpolation = values.get("interpolation", "bicubic")
         share = float(values.get("crop_pct") or 0.875)
+        mode = TIMM_MODES[values.get("crop_mode") or "center"]
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise ForeignModelError(
             f"{path} is not a timm config: expected input_size, mean and std, and optionally "
-            f"interpolation and crop_pct, got {error!r}"
+            f"interpolation, crop_pct and crop_mode ({', '.join(TIMM_MODES)}), got {error!r}"
         ) from None
-    if values.get("crop_mode") == "squash" and share < 1:
-        raise ForeignModelError(
-            f"{path}: crop_mode squash with crop_pct {share:g} squeezes and crops, and only one of "
-            "the two is supported; use its values as flags with --resize-mode exact"
-        )
     if channels != 3 or interpolation not in get_args(Interpolation) or not 0 < share <= 1:
         raise ForeignModelError(
             f"{path}: expected 3 channels, one of {', '.join(get_args(Interpolation))}, and a "
             f" crop_pct up to 1, got input_size {values['input_size']}, interpolation "
             f"{interpolation} and crop_pct {share:g}"
         )
-    mode: Literal["shorter_side", "exact"] = (
-        "exact" if values.get("crop_mode") == "squash" else "shorter_side"
-    )
+    red, green, blue = (round(255 * level) for level in mean)
     return Preset(
         PixelRange("RGB", 1 / 255, mean, std),
-        Geometry(share, mode, interpolation),
+        Geometry(share, mode, interpolation, (red, green, blue)),
         states_geometry=True,
         size=(height, width),
     )

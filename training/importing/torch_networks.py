@@ -19,7 +19,12 @@ from model_store.session import Logits
 from training.errors import ForeignModelError
 from training.importing.candidate import ImportCandidate, input_size_of, open_session
 from training.importing.import_report import IMPORT_REPORT, ImportReport
-from training.importing.input_options import InputOptions, alternative_specs, find_preprocessing
+from training.importing.input_options import (
+    InputOptions,
+    alternative_specs,
+    find_preprocessing,
+    other_geometries,
+)
 from training.importing.input_spec import Channels, InputSpec, PixelRange
 from training.importing.labels import class_count_error, name_classes
 from training.importing.presets import PRESETS, triple
@@ -201,6 +206,7 @@ def _export_candidate(
             name: partial(_scores, trained, _as_normalization(spec.range), spec.range.channels)
             for name, spec in alternative_specs(input_spec).items()
         },
+        geometries=other_geometries(preprocessing, options),
     )
 
 

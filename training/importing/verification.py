@@ -7,18 +7,18 @@ from typing import Final
 import numpy as np
 
 from model_store.image_header import sniff
-from model_store.manifest import Check, Golden, Preprocessing
+from model_store.manifest import Check, Golden
 from model_store.preprocessing import Pixels, prepare
 from model_store.provenance import Metrics
 from model_store.session import Session
 from training.data.sampling import evenly_spaced
-from training.errors import DataError, ForeignModelError
 from training.gates.checks import logit_tolerance
 from training.gates.parity import ODD_BATCH
 from training.gates.preprocessing import PREPROCESSING_FAULTS, check_golden
 from training.importing.accuracy_checks import (
     VerificationSet,
     check_accuracy,
+    decode_images,
     measure,
     score_labelled,
 )
@@ -75,7 +75,7 @@ def verify(
     pixels = make_probes(candidate.input)
     labelled: Pixels | None = None
     if verification_set is not None:
-        labelled = _decode(verification_set, candidate.preprocessing)
+        labelled = decode_images(verification_set, verification_set.chosen, candidate.preprocessing)
         pixels = np.concatenate([pixels, evenly_spaced(labelled, _PARITY_IMAGES)])
     expected = candidate.reference(pixels)
     require_finite(expected)
@@ -90,13 +90,6 @@ def verify(
         metrics = measure(scores, verification_set.labels)
         checks += check_accuracy(candidate, verification_set, labelled, metrics)
     return VerificationResult(tuple(checks), golden, files, tolerance, metrics)
-
-
-def _decode(verification_set: VerificationSet, preprocessing: Preprocessing) -> Pixels:
-    try:
-        return verification_set.images.pixels(verification_set.chosen, preprocessing, workers=2)
-    except DataError as error:
-        raise ForeignModelError(f"--verify: {error}") from None
 
 
 def _golden_proof(

@@ -76,19 +76,23 @@ def make_generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
 
 
 def augment(
-    images: Tensor, draws: AugmentationDraws, settings: Augmentation, size: int, fill: Tensor
+    images: Tensor,
+    draws: AugmentationDraws,
+    settings: Augmentation,
+    size: tuple[int, int],
+    fill: Tensor,
 ) -> Tensor:
     """Apply geometry, blur, color and erasing, in this order.
 
     Args:
-        images: float `[n, 3, s, s]`, normalized.
+        images: float `[n, 3, h, w]`, normalized.
         draws: One row per image.
         settings: Bounds of all changes.
-        size: Side of the result in pixels.
+        size: Height and width of the result in pixels.
         fill: float `[3, 1, 1]`, the color outside the image unless the recipe reflects it.
 
     Returns:
-        float `[n, 3, size, size]`, channels_last in memory.
+        float `[n, 3, *size]`, channels_last in memory.
     """
     # The steps work on contiguous planes: channels_last inputs make them about twice as slow.
     if settings.is_resampling:
@@ -134,12 +138,12 @@ def mix_pairs(
     return mixed.contiguous(memory_format=torch.channels_last), targets
 
 
-def resize(images: Tensor, size: int) -> Tensor:
-    """Float `[n, 3, size, size]`, bilinear with antialiasing."""
-    if images.shape[-1] == size:
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Float `[n, 3, *size]`, bilinear with antialiasing."""
+    if images.shape[-2:] == size:
         return images
     resized = functional.interpolate(
-        images, size=(size, size), mode="bilinear", antialias=True, align_corners=False
+        images, size=size, mode="bilinear", antialias=True, align_corners=False
     )
     return resized.contiguous(memory_format=torch.channels_last)
 
@@ -166,24 +170,30 @@ def _draw_mixes(
 
 
 def _crop(
-    images: Tensor, draws: AugmentationDraws, settings: Augmentation, size: int, fill: Tensor
+    images: Tensor,
+    draws: AugmentationDraws,
+    settings: Augmentation,
+    size: tuple[int, int],
+    fill: Tensor,
 ) -> Tensor:
     """Pad, crop a window of `size` and mirror it. One gather is much cheaper than resampling.
 
     Source: He et al. 2015, section 4.2 (4 pixels of padding, random crop, horizontal flip).
     """
-    pad, side = settings.pad, images.shape[-1]
+    pad, (height, width) = settings.pad, size
     if pad and settings.fill == "reflect":
         images = functional.pad(images, (pad,) * 4, mode="reflect")
     elif pad:
         images = functional.pad(images - fill, (pad,) * 4) + fill
-    margin = side + 2 * pad - size
-    if pad:
-        top, left = ((draws[axis] * (margin + 1)).long() for axis in ("crop_y", "crop_x"))
-    else:
-        top = left = torch.full_like(draws["crop_y"], margin // 2).long()
-    offsets = torch.arange(size, device=images.device)
-    rows = top[:, None] + offsets
+    margins = {"crop_y": images.shape[-2] - height, "crop_x": images.shape[-1] - width}
+    top, left = (
+        (draws[axis] * (margin + 1)).long()
+        if pad
+        else torch.full_like(draws[axis], margin // 2).long()
+        for axis, margin in margins.items()
+    )
+    rows = top[:, None] + torch.arange(height, device=images.device)
+    offsets = torch.arange(width, device=images.device)
     columns = left[:, None] + torch.where(draws.flips[:, None], offsets.flip(0), offsets)
     batch = torch.arange(len(images), device=images.device)[:, None, None]
     windows = images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]
@@ -191,12 +201,17 @@ def _crop(
 
 
 def _warp(
-    images: Tensor, draws: AugmentationDraws, settings: Augmentation, size: int, fill: Tensor
+    images: Tensor,
+    draws: AugmentationDraws,
+    settings: Augmentation,
+    size: tuple[int, int],
+    fill: Tensor,
 ) -> Tensor:
     """Resample with one affine map per image: crop, mirror, rotate, shear and shift.
 
     The map takes output coordinates in [-1, 1] to input coordinates: `R(angle) @ shear @ scale`,
-    plus the position of the window's center.
+    plus the position of the window's center. Rotation and shear are those of pixels, so the aspect
+    ratio of the image is divided out between the axes.
     """
     area = draws.between("area", *settings.crop_area)
     log_aspect = math.log(settings.crop_aspect)
@@ -213,10 +228,11 @@ def _warp(
         draws.between(crop, -1, 1) * (1 - extent).abs() + 2 * draws.between(axis, -shift, shift)
         for crop, axis, extent in (("crop_x", "shift_x", width), ("crop_y", "shift_y", height))
     )
-    row_x = [signed_width * (cos - sin * shear_y), height * (cos * shear_x - sin), center_x]
-    row_y = [signed_width * (sin + cos * shear_y), height * (sin * shear_x + cos), center_y]
+    ratio = images.shape[-1] / images.shape[-2]
+    row_x = [signed_width * (cos - sin * shear_y), height * (cos * shear_x - sin) / ratio, center_x]
+    row_y = [signed_width * (sin + cos * shear_y) * ratio, height * (sin * shear_x + cos), center_y]
     theta = torch.stack([torch.stack(row_x, dim=1), torch.stack(row_y, dim=1)], dim=1)
-    grid = functional.affine_grid(theta, [len(images), 3, size, size], align_corners=False)
+    grid = functional.affine_grid(theta, [len(images), 3, *size], align_corners=False)
     if settings.fill == "reflect":
         return functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     return functional.grid_sample(images - fill, grid, align_corners=False) + fill

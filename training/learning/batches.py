@@ -34,11 +34,11 @@ PREFETCH_FACTOR: Final = 4
 
 class PixelSource(Protocol):
     def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield uint8 `[n, side, side, 3]` for each tensor of positions (int64 `[n]`)."""
+        """Yield uint8 `[n, height, width, 3]` for each tensor of positions (int64 `[n]`)."""
 
 
 class PixelsOnDevice:
-    """All pixels, uint8 `[n, side, side, 3]`, in the device's memory."""
+    """All pixels, uint8 `[n, height, width, 3]`, in the device's memory."""
 
     def __init__(self, pixels: Tensor, device: torch.device) -> None:
         self._pixels = pixels.to(device)
@@ -69,7 +69,7 @@ class MicroBatch:
     """Images of one forward pass.
 
     Attributes:
-        images: float `[n, 3, size, size]`, normalized and augmented.
+        images: float `[n, 3, height, width]`, normalized and augmented.
         targets: int64 `[n]`, or soft labels, float `[n, classes]`, if images are mixed.
         labels: int64 `[n]`, the labels of the images before mixing.
     """
@@ -95,7 +95,7 @@ class BatchLoader:
         source: Pixels of all training images.
         labels: int64 `[n]`, on the CPU.
         classes: Number of classes.
-        image_size: Side of the model's input in pixels.
+        image_size: Height and width of the model's input in pixels.
         fill: float `[3, 1, 1]`, the normalized color outside an image.
         process: This process among those that share each batch.
     """
@@ -105,7 +105,7 @@ class BatchLoader:
     classes: int
     recipe: Recipe
     normalize: Normalization
-    image_size: int
+    image_size: tuple[int, int]
     fill: Tensor
     seed: int
     process: DistributedProcess
@@ -156,7 +156,7 @@ class BatchLoader:
         return split_batches(order, self.recipe.batch_size, self.micro_batches_per_batch)
 
     def _prepare(
-        self, positions: Tensor, pixels: Tensor, draws: AugmentationDraws, size: int
+        self, positions: Tensor, pixels: Tensor, draws: AugmentationDraws, size: tuple[int, int]
     ) -> MicroBatch:
         recipe, device = self.recipe, self.process.device
         own_draws, labels = draws.take(positions, device), self.labels[positions].to(device)

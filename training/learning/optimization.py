@@ -67,27 +67,39 @@ def learning_rate_factor(schedule: Schedule, step: int, total: int) -> float:
     return remaining if schedule.decay == "linear" else 0.5 * (1 - math.cos(math.pi * remaining))
 
 
-def training_image_size(schedule: Schedule, step: int, total: int, full_size: int) -> int:
-    """Side of the training images at `step` of `total`: `full_size`, or a multiple of 4."""
+def training_image_size(
+    schedule: Schedule, step: int, total: int, full_size: tuple[int, int]
+) -> tuple[int, int]:
+    """Height and width of the training images at `step` of `total`.
+
+    They are `full_size`, or multiples of 4.
+    """
     if not schedule.scales:
         return full_size
     part = min(step * len(schedule.scales) // total, len(schedule.scales) - 1)
     scale = schedule.scales[part]
-    return full_size if scale == 1 else max(8, round(full_size * scale / 4) * 4)
+    if scale == 1:
+        return full_size
+    height, width = (max(8, round(side * scale / 4) * 4) for side in full_size)
+    return height, width
 
 
-def remaining_work(schedule: Schedule, step: int, total: int, full_size: int) -> float:
+def remaining_work(schedule: Schedule, step: int, total: int, full_size: tuple[int, int]) -> float:
     """Return the remaining work, in units of one step at the image size of `step`.
 
     The cost of a step is taken as proportional to the number of pixels.
     """
+
+    def pixels_at(step: int) -> int:
+        return math.prod(training_image_size(schedule, step, total, full_size))
+
     parts = max(1, len(schedule.scales))
     bounds = [-(-total * part // parts) for part in range(parts + 1)]
     pixels = sum(
-        max(0, end - max(start, step)) * training_image_size(schedule, start, total, full_size) ** 2
+        max(0, end - max(start, step)) * pixels_at(start)
         for start, end in itertools.pairwise(bounds)
     )
-    return pixels / training_image_size(schedule, min(step, total - 1), total, full_size) ** 2
+    return pixels / pixels_at(min(step, total - 1))
 
 
 def freeze(network: nn.Module, *, frozen: bool) -> None:

@@ -97,13 +97,13 @@ class Augmentation(RecipeSection):
     pad: Annotated[int, Field(ge=0, le=64)] = 0
     """Pixels added on each side before a random window of the model's size is cut out."""
     fill: Literal["mean", "background", "reflect"] = "mean"
-    """Content outside the image: the mean color, the background color of the preprocessing, or the
-    reflected image."""
+    """Content outside the image: the mean color, the color that the preprocessing paints there (its
+    padding or background), or the reflected image."""
     crop_area: tuple[Positive, Positive] = (1.0, 1.0)
     """Smallest and largest area of the window, as a fraction of the image. Above 1 the image
     shrinks."""
     crop_aspect: Annotated[float, Field(ge=1)] = 1.0
-    """Largest aspect ratio of the window; the smallest is its inverse."""
+    """Largest aspect ratio of the window, relative to the image's; the smallest is its inverse."""
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
     """Largest rotation to either side."""
     translation: FractionBelowOne = 0.0

@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from model_store.geometry import without_crop
 from model_store.version import Version
 from training.data.check import check, left_out
 from training.data.scan import scan
 from training.data.sources import check_data, with_classes
 from training.data.split import SPLIT_SEED, make_split
 from training.errors import DataError, QuantizationError
-from training.run.data import RunData, load_images, without_crop
+from training.run.data import RunData, load_images
 from training.run.known_images import known_digests, read_version_known_images
 
 

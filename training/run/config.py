@@ -29,6 +29,21 @@ NOT_TRAINING_VALUES = frozenset(
 """Fields that the trained weights do not depend on."""
 
 
+def geometry_options(spec: Preprocessing) -> list[str]:
+    """The options of `run` that give this geometry. Defaults are left out, but for the size."""
+    words = ["--image-size", size_text(spec.crop_height, spec.crop_width)]
+    if spec.resize_mode != "shorter_side":
+        words += ["--resize-mode", spec.resize_mode.replace("_", "-")]
+    if spec.letterbox:
+        words += ["--padding", ",".join(map(str, spec.letterbox.padding))]
+    return words
+
+
+def size_text(height: int, width: int) -> str:
+    """A size as `--image-size` takes it: `224`, or `128x256`."""
+    return str(height) if height == width else f"{height}x{width}"
+
+
 class RunConfig(BaseModel):
     """What a run trains, on which data, and what it publishes. Fixed when the run starts."""
 
@@ -79,7 +94,7 @@ class RunConfig(BaseModel):
             words += ["retrain", str(self.start)]
         else:
             words += ["run", "--arch", self.architecture]
-            words += ["--image-size", str(self.preprocessing.crop_height), "--model", self.model]
+            words += [*geometry_options(self.preprocessing), "--model", self.model]
             if self.start:
                 is_file = names_weights_file(self.start)
                 words += ["--start", Path(self.start).name if is_file else self.start]

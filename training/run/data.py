@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from model_store.geometry import without_crop
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels, prepare
 from training.data.check import check, left_out
@@ -69,7 +70,7 @@ class RunData:
 
     @property
     def uncropped_pixels(self) -> Pixels | None:
-        """All images as training reads them, uint8 `[n, side, side, 3]`; None if too many."""
+        """All images as training reads them, uint8 `[n, height, width, 3]`; None if too many."""
         return self.scan.pixels
 
     def labels(self, indices: Indices) -> Tensor:
@@ -115,11 +116,6 @@ class _DecodedImages(Dataset[Tensor]):
     def __getitem__(self, position: int) -> Tensor:
         encoded = self._images.encoded[self._indices[position]]
         return torch.from_numpy(prepare(encoded, self._spec).copy())
-
-
-def without_crop(spec: Preprocessing) -> Preprocessing:
-    """Return the preprocessing of training images. Augmentation crops them instead."""
-    return spec.model_copy(update={"crop_height": spec.resize, "crop_width": spec.resize})
 
 
 def load_images(names: Sequence[str], data_dir: Path | None) -> ImageSet:

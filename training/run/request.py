@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from model_store.manifest import Preprocessing
+from model_store.geometry import resize_value
+from model_store.manifest import Colour, Letterbox, Preprocessing, ResizeMode
 from model_store.names import check_name
 from model_store.store import ModelStore
 from training.data.image_set import in_natural_order
@@ -27,8 +28,10 @@ from training.run.initial_weights import (
 from training.run.provenance import describe_code
 
 MAX_SIZE_WITHOUT_MARGIN: Final = 96
-"""Pixels. Images for larger inputs are resized to 8/7 of the side, and then cropped."""
+"""Pixels. Images for larger inputs cover 8/7 of their size, and are then cropped."""
 DEFAULT_ARCHITECTURE: Final = "resnet20"
+WHITE: Final = (255, 255, 255)
+BLACK: Final = (0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,14 @@ class RunRequest:
     model: str | None = None
     recipe: str | None = None
     changes: tuple[str, ...] = ()
-    image_size: int | None = None
+    image_size: tuple[int, int] | None = None
+    """Height and width of the network's input in pixels."""
+    resize_mode: ResizeMode | None = None
+    padding: Colour | None = None
+    """RGB colour around a letterboxed image."""
     start: str | None = None
     retrain: str | None = None
-    """MODEL or MODEL/VERSION to retrain; excludes `architecture`, `image_size` and `start`."""
+    """MODEL or MODEL/VERSION to retrain; excludes `architecture`, the geometry and `start`."""
     seed: int = 0
     data_dir: Path | None = None
     precision: PrecisionChoice = "auto"
@@ -128,7 +135,7 @@ def build_config(
     else:
         named = weights.architecture if weights else None
         architecture = request.architecture or named or DEFAULT_ARCHITECTURE
-        preprocessing = choose_preprocessing(images.preprocessing, architecture, request.image_size)
+        preprocessing = choose_preprocessing(images.preprocessing, architecture, request)
         model = request.model or f"{request.data_name}-{architecture}"
     return RunConfig(
         model=check_name(model),
@@ -154,13 +161,32 @@ def build_config(
 
 
 def choose_preprocessing(
-    natural: Preprocessing | None, architecture: str, image_size: int | None
+    natural: Preprocessing | None, architecture: str, request: RunRequest
 ) -> Preprocessing:
-    """Choose resize and crop: `image_size`, else the size of the data set, else the network's."""
-    size = image_size or (natural.crop_height if natural else default_image_size(architecture))
-    base = natural or Preprocessing(resize=size, crop_height=size, crop_width=size)
-    resize = size if size <= MAX_SIZE_WITHOUT_MARGIN else round(size * 8 / 7)
-    return base.model_copy(update={"resize": resize, "crop_height": size, "crop_width": size})
+    """Choose the geometry of a run.
+
+    The size is the one of the request, else that of the data set, else the network's.
+
+    Raises:
+        DataError: There is a padding, but no letterbox.
+    """
+    mode = request.resize_mode or "shorter_side"
+    if request.padding and mode != "letterbox":
+        raise DataError("--padding needs --resize-mode letterbox; omit it, or give both")
+    height = width = default_image_size(architecture)
+    if natural:
+        height, width = natural.crop_height, natural.crop_width
+    height, width = target = request.image_size or (height, width)
+    if mode == "shorter_side" and max(height, width) > MAX_SIZE_WITHOUT_MARGIN:
+        target = (round(height * 8 / 7), round(width * 8 / 7))
+    return Preprocessing(
+        resize_mode=mode,
+        resize=resize_value(mode, target, (height, width)),
+        crop_height=height,
+        crop_width=width,
+        background=natural.background if natural else WHITE,
+        letterbox=Letterbox(padding=request.padding or BLACK) if mode == "letterbox" else None,
+    )
 
 
 def _append_new_classes(images: ImageSet, old: tuple[str, ...]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import torch
 
+from model_store.manifest import Colour, Preprocessing
 from training.learning.batches import BatchLoader
 from training.learning.determinism import (
     DeterminismInfo,
@@ -17,6 +18,11 @@ from training.learning.normalization import Normalization
 from training.run.data import RunData
 from training.run.directory import Run
 from training.run.weights import INITIAL_WEIGHTS, read_weights
+
+
+def surrounding_color(spec: Preprocessing) -> Colour:
+    """RGB colour outside an image, as the preprocessing paints it."""
+    return spec.letterbox.padding if spec.letterbox else spec.background
 
 
 def prepare_training(
@@ -45,7 +51,7 @@ def prepare_training(
         normalize = Normalization.fit(recipe.normalization, data.normalization_sample())
     normalize = normalize.to(process.device)
     if recipe.augmentation.fill == "background":
-        fill = normalize.color(config.preprocessing.background)
+        fill = normalize.color(surrounding_color(config.preprocessing))
     else:
         fill = torch.zeros(3, 1, 1, device=process.device)
     loader = BatchLoader(
@@ -54,7 +60,7 @@ def prepare_training(
         classes=classes,
         recipe=recipe,
         normalize=normalize,
-        image_size=config.preprocessing.crop_height,
+        image_size=(config.preprocessing.crop_height, config.preprocessing.crop_width),
         fill=fill,
         seed=config.seed,
         process=process,

@@ -22,7 +22,7 @@ from model_store.errors import (
     ImageTruncatedError,
 )
 from model_store.image_header import FORMATS
-from model_store.manifest import Preprocessing
+from model_store.manifest import Letterbox, Preprocessing
 from model_store.preprocessing import prepare
 from service.prediction.decoder import (
     MEMORY_PER_PIXEL,
@@ -54,6 +54,15 @@ async def test_pixels_are_those_of_prepare() -> None:
         Preprocessing(resize=64, crop_height=56, crop_width=60, background=(1, 2, 3)),
         Preprocessing(
             resize=32, crop_height=30, crop_width=32, resize_mode="exact", interpolation="bicubic"
+        ),
+        Preprocessing(resize=(40, 90), crop_height=36, crop_width=80),
+        Preprocessing(resize=(48, 40), crop_height=44, crop_width=40, resize_mode="exact"),
+        Preprocessing(
+            resize=(48, 40),
+            crop_height=44,
+            crop_width=40,
+            resize_mode="letterbox",
+            letterbox=Letterbox(padding=(1, 2, 3)),
         ),
     )
     async with decoder() as process:

@@ -43,7 +43,7 @@ def test_a_description_states_what_the_runs_used(laboratory: Laboratory) -> None
 
 def test_commands_state_all_options_and_no_path(laboratory: Laboratory) -> None:
     request = replace(
-        laboratory.request, data=("/home/somebody/images",), image_size=32, precision="fp32"
+        laboratory.request, data=("/home/somebody/images",), image_size=(32, 32), precision="fp32"
     )
     other = replace(laboratory, request=request)
     assert experiment_command(other, "ablation", "--depth", 56, seeds=(0, 1)) == (

@@ -26,6 +26,7 @@ def check(alternatives: int) -> Any:
         outputs=SimpleNamespace(kind="probabilities"),
         reference=lambda _: own,
         alternatives={f"alternative {n}": lambda _: other for n in range(alternatives)},
+        geometries={},
     )
     labelled = SimpleNamespace(labels=np.zeros(IMAGES, np.int64))
     return _check_alternatives(candidate, labelled, np.zeros((IMAGES, 8, 8, 3), np.uint8))
@@ -43,4 +44,12 @@ def test_each_alternative_raises_the_p_value() -> None:
 def test_an_alternative_with_fewer_correct_images_is_not_better() -> None:
     likelier = _LabelScores(10, np.log(np.linspace(0.5, 0.9, 20)))
     own = _LabelScores(11, np.log(np.linspace(0.1, 0.2, 20)))
-    assert _p_value(own, likelier) == 1.0
+    assert _p_value(own, likelier, 1) == 1.0
+
+
+def test_a_geometry_must_be_clearly_better() -> None:
+    """Two images of 40 may be luck of the resolution; here three are asked for."""
+    own = _LabelScores(11, np.log(np.linspace(0.1, 0.2, 20)))
+    likelier = _LabelScores(13, np.log(np.linspace(0.5, 0.9, 20)))
+    assert _p_value(own, likelier, 2) < 0.001
+    assert _p_value(own, likelier, 3) == 1.0

@@ -440,7 +440,7 @@ def test_a_size_that_the_file_does_not_state_is_required(tmp_path: Path) -> None
 def test_resize_flags_override_the_preset(tmp_path: Path) -> None:
     preset = Preset(PixelRange(scale=1 / 255), Geometry(0.5, "shorter_side"), states_geometry=True)
     _, candidate = import_graph(
-        tmp_path, foreign_graph(), preset, resize=48, interpolation="lanczos"
+        tmp_path, foreign_graph(), preset, resize=(48, 48), interpolation="lanczos"
     )
     preprocessing = candidate.preprocessing
     assert (preprocessing.resize_mode, preprocessing.resize, preprocessing.interpolation) == (

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from training.errors import ForeignModelError
-from training.importing.presets import PRESETS, make_preprocessing, read_timm
+from training.importing.presets import PRESETS, Geometry, read_timm
 
 CONFIG = {
     "input_size": [3, 224, 288],
@@ -41,14 +41,26 @@ def test_a_timm_config_may_be_nested(tmp_path: Path) -> None:
     assert read_timm(tmp_path / "config.json") == preset
 
 
-def test_crop_mode_squash_is_an_exact_resize(tmp_path: Path) -> None:
-    """Without a crop, and without the aspect ratio."""
-    assert (
-        read_timm(config(tmp_path, crop_mode="squash", crop_pct=1.0))
-        .geometry.at(224, 224)
-        .resize_mode
-        == "exact"
-    )
+@pytest.mark.parametrize(
+    ("changes", "mode", "resize"),
+    [
+        ({}, "shorter_side", (256, 329)),
+        ({"crop_mode": "center", "crop_pct": 1.0}, "shorter_side", (224, 288)),
+        ({"crop_mode": "squash", "crop_pct": 1.0}, "exact", 288),
+        ({"crop_mode": "squash"}, "exact", (256, 329)),
+        ({"crop_mode": "border", "mean": [1.0, 0.5, 0.1]}, "letterbox", (256, 329)),
+    ],
+)
+def test_crop_modes_become_resize_modes(
+    tmp_path: Path, changes: dict[str, Any], mode: str, resize: int | tuple[int, int]
+) -> None:
+    """For sizes that are not square too. A border has the mean colour, as in timm."""
+    preset = read_timm(config(tmp_path, **changes))
+    preprocessing = preset.geometry.at(224, 288)
+    assert (preprocessing.resize_mode, preprocessing.resize) == (mode, resize)
+    assert (preprocessing.crop_height, preprocessing.crop_width) == (224, 288)
+    padding = preprocessing.letterbox and preprocessing.letterbox.padding
+    assert padding == ((255, 128, 26) if mode == "letterbox" else None)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +75,8 @@ def test_crop_mode_squash_is_an_exact_resize(tmp_path: Path) -> None:
         ({"interpolation": ["bicubic"]}, "crop_pct"),
         ({"interpolation": "random"}, "crop_pct"),
         ({"crop_pct": 1.2}, "crop_pct"),
-        ({"crop_mode": "border"}, "crop_mode border"),
-        ({"crop_mode": "squash"}, "crop_mode squash"),
+        ({"crop_mode": "stretch"}, "crop_mode"),
+        ({"crop_mode": ["center"]}, "crop_mode"),
     ],
 )
 def test_an_unsupported_config_is_refused(
@@ -83,4 +95,4 @@ def test_a_file_that_is_not_a_config_is_refused(tmp_path: Path, text: str) -> No
 
 def test_a_crop_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ForeignModelError, match="200"):
-        make_preprocessing("shorter_side", 200, 224, 224, "bilinear")
+        Geometry(mode="shorter_side").at(224, 224, (200, 224))

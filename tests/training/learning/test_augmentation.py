@@ -56,9 +56,9 @@ def test_an_image_gets_the_same_pixels_in_any_batch(settings: Augmentation) -> N
     """The division into batches depends on the number of processes."""
     images = noise(12)
     draws = AugmentationDraws.of_epoch(12, seed=3, epoch=5, flip=settings.flip)
-    together = augment(images, draws.take(torch.arange(12)), settings, 16, BLACK)
+    together = augment(images, draws.take(torch.arange(12)), settings, (16, 16), BLACK)
     for chosen in (torch.tensor([7]), torch.tensor([11, 2, 7]), torch.arange(12).flip(0)):
-        alone = augment(images[chosen], draws.take(chosen), settings, 16, BLACK)
+        alone = augment(images[chosen], draws.take(chosen), settings, (16, 16), BLACK)
         assert torch.allclose(alone, together[chosen], atol=1e-5)
 
 
@@ -97,14 +97,14 @@ def test_the_order_is_a_permutation_that_depends_on_seed_and_epoch() -> None:
 
 def test_the_default_augmentation_changes_nothing() -> None:
     images = noise(4)
-    assert torch.equal(augment(images, unflipped(4), Augmentation(), 16, BLACK), images)
+    assert torch.equal(augment(images, unflipped(4), Augmentation(), (16, 16), BLACK), images)
 
 
 def test_a_padded_crop_is_a_window_of_the_padded_image() -> None:
     """At offsets of 0 to twice the padding, all of which occur."""
     image = noise(1)
     settings = Augmentation(pad=2)
-    crops = augment(image.expand(400, -1, -1, -1), unflipped(400), settings, 16, BLACK)
+    crops = augment(image.expand(400, -1, -1, -1), unflipped(400), settings, (16, 16), BLACK)
     padded = functional.pad(image[0], (2, 2, 2, 2))
     windows = padded.unfold(1, 16, 1).unfold(2, 16, 1).permute(1, 2, 0, 3, 4).reshape(25, -1)
     matches = (crops.reshape(400, 1, -1) == windows).all(2)
@@ -123,14 +123,16 @@ def test_pixels_outside_the_image_have_the_fill() -> None:
     """The given color or the reflected image, in crops and in warps."""
     image, fill = torch.ones(200, 3, 8, 8), torch.tensor([5.0, 6.0, 7.0])[:, None, None]
     draws = unflipped(200)
-    filled = augment(image, draws, Augmentation(pad=3, fill="background"), 8, fill)
+    filled = augment(image, draws, Augmentation(pad=3, fill="background"), (8, 8), fill)
     assert set(filled[:, 0].unique().tolist()) == {1.0, 5.0}
     assert set(filled[:, 2].unique().tolist()) == {1.0, 7.0}
-    assert torch.equal(augment(image, draws, Augmentation(pad=3, fill="reflect"), 8, BLACK), image)
+    assert torch.equal(
+        augment(image, draws, Augmentation(pad=3, fill="reflect"), (8, 8), BLACK), image
+    )
     reflected = Augmentation(crop_area=(2.0, 2.0), fill="reflect")
-    assert torch.allclose(augment(image, draws, reflected, 8, BLACK), image)
+    assert torch.allclose(augment(image, draws, reflected, (8, 8), BLACK), image)
     shrunk = Augmentation(crop_area=(4.0, 4.0), fill="background")
-    background = augment(image, draws, shrunk, 8, fill)
+    background = augment(image, draws, shrunk, (8, 8), fill)
     assert background[:, 1].max().item() == pytest.approx(6.0)
     assert background[:, 1].mean().item() == pytest.approx((1 + 3 * 6) / 4, abs=0.2)
 
@@ -159,7 +161,7 @@ def test_random_flips_mirror_half_of_the_images() -> None:
 def test_a_flip_mirrors_left_and_right(settings: Augmentation) -> None:
     image = torch.linspace(-1, 1, 8).expand(64, 3, 8, 8)
     draws = AugmentationDraws.of_epoch(64, 0, 0, "random")
-    augmented = augment(image, draws, settings, 8, BLACK)
+    augmented = augment(image, draws, settings, (8, 8), BLACK)
     expected = torch.where(draws.flips[:, None, None, None], image.flip(3), image)
     assert torch.allclose(augmented, expected, atol=0.02)
 
@@ -170,7 +172,7 @@ def test_a_crop_by_area_magnifies_a_window_inside_the_image() -> None:
     settings = Augmentation(crop_area=(0.25, 0.25))
     for horizontal in (True, False):
         images = ramp if horizontal else ramp.transpose(2, 3)
-        out = augment(images, unflipped(50), settings, 32, BLACK)
+        out = augment(images, unflipped(50), settings, (32, 32), BLACK)
         rows = out[:, 0, 16] if horizontal else out[:, 0, :, 16]
         slopes = rows[:, 1:] - rows[:, :-1]
         assert torch.allclose(slopes, torch.full_like(slopes, 2 / 63), atol=2e-3)
@@ -182,7 +184,7 @@ def test_a_rotation_turns_by_at_most_the_given_angle_to_both_sides() -> None:
     """Measured as the direction of a ramp's gradient in the middle of the image."""
     ramp = torch.linspace(-1, 1, 32).expand(200, 3, 32, 32)
     settings = Augmentation(rotation_degrees=30, fill="reflect")
-    out = augment(ramp, unflipped(200), settings, 32, BLACK)[:, 0]
+    out = augment(ramp, unflipped(200), settings, (32, 32), BLACK)[:, 0]
     x, y = out[:, 16, 17] - out[:, 16, 15], out[:, 17, 16] - out[:, 15, 16]
     degrees = torch.rad2deg(torch.atan2(y, x))
     assert degrees.abs().max() < 30.5
@@ -196,7 +198,7 @@ def test_a_shear_slants_by_at_most_the_given_angle_to_both_sides(axis: str) -> N
     ramp = torch.linspace(-1, 1, 64).expand(200, 3, 64, 64)
     images = ramp if axis == "x" else ramp.transpose(2, 3)
     settings = Augmentation(shear_degrees=20, fill="reflect")
-    out = augment(images, unflipped(200), settings, 64, BLACK)[:, 0]
+    out = augment(images, unflipped(200), settings, (64, 64), BLACK)[:, 0]
     out = out if axis == "x" else out.transpose(1, 2)
     across = (out[:, 36, 32] - out[:, 28, 32]) / 8 / (2 / 63)
     degrees = torch.rad2deg(torch.atan(across))
@@ -211,7 +213,7 @@ def test_an_aspect_stretches_one_side_and_shrinks_the_other() -> None:
     settings = Augmentation(crop_aspect=2, fill="reflect")
     slopes = []
     for images in (ramp, ramp.transpose(2, 3)):
-        out = augment(images, unflipped(200), settings, 64, BLACK)[:, 0]
+        out = augment(images, unflipped(200), settings, (64, 64), BLACK)[:, 0]
         out = out if images is ramp else out.transpose(1, 2)
         slopes.append((out[:, 32, 36] - out[:, 32, 28]) / 8 / (2 / 63))
     assert torch.allclose(slopes[0] * slopes[1], torch.ones(200), atol=0.05)
@@ -222,13 +224,13 @@ def test_an_aspect_stretches_one_side_and_shrinks_the_other() -> None:
 def test_a_window_of_any_aspect_lies_inside_the_image() -> None:
     """Pixels at the border may blend with the zeros outside."""
     settings = Augmentation(crop_area=(0.2, 0.2), crop_aspect=4)
-    out = augment(torch.ones(300, 3, 64, 64), unflipped(300), settings, 16, BLACK)
+    out = augment(torch.ones(300, 3, 64, 64), unflipped(300), settings, (16, 16), BLACK)
     assert out.min() > 0.2
 
 
 def test_a_translation_shifts_by_at_most_its_fraction() -> None:
     ramp = torch.linspace(-1, 1, 32).expand(200, 3, 32, 32)
-    out = augment(ramp, unflipped(200), Augmentation(translation=0.25), 32, BLACK)
+    out = augment(ramp, unflipped(200), Augmentation(translation=0.25), (32, 32), BLACK)
     middle = out[:, 0, 16, 15:17].mean(1)
     assert middle.abs().max() < 0.53
     assert middle.min() < -0.4
@@ -240,10 +242,10 @@ def test_blur_blends_with_the_mean_of_the_neighbors_inside_the_image() -> None:
     images, draws = noise(40), unflipped(40)
     mean = functional.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
     expected = torch.lerp(images, mean, draws["blur"][:, None, None, None])
-    blurred = augment(images, draws, Augmentation(blur=1), 16, BLACK)
+    blurred = augment(images, draws, Augmentation(blur=1), (16, 16), BLACK)
     assert torch.allclose(blurred, expected, atol=1e-5)
     expected = torch.lerp(images, mean, (draws["blur"] - 1)[:, None, None, None])
-    sharpened = augment(images, draws, Augmentation(sharpen=1), 16, BLACK)
+    sharpened = augment(images, draws, Augmentation(sharpen=1), (16, 16), BLACK)
     assert torch.allclose(sharpened, expected, atol=1e-5)
 
 
@@ -257,7 +259,7 @@ def statistics(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def test_a_color_operation_changes_its_own_statistic_within_its_bound(name: str) -> None:
     """The mean, the spread of gray values, or the distance from gray."""
     images = noise(200)
-    out = augment(images, unflipped(200), Augmentation(**{name: 0.5}), 16, BLACK)
+    out = augment(images, unflipped(200), Augmentation(**{name: 0.5}), (16, 16), BLACK)
     (mean, spread, chroma), (new_mean, new_spread, new_chroma) = map(statistics, (images, out))
     shift, contrast, saturation = new_mean - mean, new_spread / spread, new_chroma / chroma
     changed = {"brightness": shift + 1, "contrast": contrast, "saturation": saturation}[name]
@@ -274,7 +276,7 @@ def test_a_color_operation_changes_its_own_statistic_within_its_bound(name: str)
 def test_erasing_sets_a_box_of_some_images_to_zero() -> None:
     """As many images as the probability says, with 2 % to a third of the area each."""
     draws = unflipped(500)
-    out = augment(torch.ones(500, 3, 16, 16), draws, Augmentation(erase=0.4), 16, BLACK)
+    out = augment(torch.ones(500, 3, 16, 16), draws, Augmentation(erase=0.4), (16, 16), BLACK)
     erased = [image for image in out if (image == 0).any()]
     assert 140 < len(erased) < 220  # a box at the border may contain no pixel
     areas = []
@@ -343,7 +345,67 @@ def test_pairs_mix_the_same_way_in_a_batch_and_in_its_even_parts() -> None:
 def test_resized_images_are_antialiased() -> None:
     """Every fourth column is 1; bilinear sampling alone would miss them all."""
     columns = torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(16).expand(1, 3, 64, 64)
-    small = resize(columns, 16)
+    small = resize(columns, (16, 16))
     assert small.shape == (1, 3, 16, 16)
     assert (small[..., 1:-1] - 0.25).abs().max() < 0.1
-    assert resize(columns, 64) is columns
+    assert resize(columns, (64, 64)) is columns
+
+
+WIDE = (8, 24)
+
+
+def ramp(height: int, width: int) -> torch.Tensor:
+    """One image whose first two channels are the row and the column of each pixel."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([rows, columns, rows + columns])[None].float()
+
+
+def test_a_wide_window_is_cut_from_anywhere_in_a_wide_image() -> None:
+    """Rows and columns each have the whole margin; without padding the window is the centre."""
+    images = ramp(12, 40).expand(400, -1, -1, -1)
+    out = augment(images, unflipped(400), Augmentation(pad=2, fill="reflect"), WIDE, BLACK)
+    assert out.shape == (400, 3, *WIDE)
+    for channel, middle, margin in ((0, (4, 12), 8), (1, (12, 20), 20)):
+        centres = out[:, channel, middle[0], middle[1]]
+        assert len(centres.unique()) > margin // 2
+    centre = augment(images[:1], unflipped(1), Augmentation(), WIDE, BLACK)
+    assert torch.equal(centre, images[:1, :, 2:10, 8:32])
+
+
+def test_a_wide_image_is_mirrored_left_to_right() -> None:
+    flipped = AugmentationDraws(torch.zeros(1, 21), torch.ones(1, dtype=torch.bool), torch.ones(1))
+    out = augment(ramp(*WIDE), flipped, Augmentation(flip="random"), WIDE, BLACK)
+    assert torch.equal(out, ramp(*WIDE).flip(3))
+
+
+@pytest.mark.parametrize("degrees", [30.0, 90.0])
+def test_a_wide_image_is_rotated_without_distortion(degrees: float) -> None:
+    """Distances of pixels are kept: each step along a row moves by one pixel."""
+    images = ramp(96, 288).expand(20, -1, -1, -1)
+    settings = Augmentation(rotation_degrees=degrees)
+    out = augment(images, unflipped(20), settings, (96, 288), BLACK)
+    inner = out[:, :2, 44:52, 140:148]
+    for axis in (2, 3):
+        steps = inner.diff(dim=axis).square().sum(1).sqrt()
+        assert torch.allclose(steps, torch.ones_like(steps), atol=1e-3)
+    angles = torch.atan2(inner[:, 0].diff(dim=2), inner[:, 1].diff(dim=2))[:, 0, 0].rad2deg()
+    assert degrees / 3 < angles.abs().max() <= degrees + 1e-3
+
+
+def test_mixed_wide_images_keep_their_shares() -> None:
+    """The label's weight is the share of the pixels, whatever the shape."""
+    draws = AugmentationDraws.of_epoch(64, seed=0, epoch=0, mixing=Mixing(cutmix=1))
+    images = torch.arange(64).reshape(-1, 1, 1, 1) % 2 * torch.ones(64, 3, *WIDE)
+    mixed, targets = mix_pairs(images, torch.arange(64) % 2, draws, Mixing(cutmix=1), 2)
+    assert mixed.shape == images.shape
+    assert torch.allclose(mixed.mean((1, 2, 3)), targets[:, 1], atol=1e-5)
+    assert len(targets.unique()) > 32
+
+
+def test_every_change_together_keeps_a_wide_shape() -> None:
+    generator = torch.Generator().manual_seed(0)
+    draws = AugmentationDraws.of_epoch(6, seed=0, epoch=0, flip="random")
+    out = augment(torch.randn(6, 3, 12, 40, generator=generator), draws, EVERYTHING, WIDE, BLACK)
+    assert out.shape == (6, 3, *WIDE)
+    assert out.isfinite().all()
+    assert resize(out, (4, 12)).shape == (6, 3, 4, 12)

@@ -60,7 +60,7 @@ def make_loader(
         classes=5,
         recipe=Recipe.model_validate_json(json.dumps(values)),
         normalize=Normalization(128 * ONE, 64 * ONE),
-        image_size=8,
+        image_size=(8, 8),
         fill=torch.zeros(3, 1, 1),
         seed=1,
         process=DistributedProcess(rank, world_size),
@@ -170,7 +170,7 @@ def test_micro_batches_have_even_lengths_except_the_last(size: int, count: int) 
 
 def test_images_grow_over_the_run_if_the_recipe_says_so() -> None:
     loader = make_loader(batch_size=25, epochs=2, schedule={"scales": [0.5, 1.0]}, mixing={})
-    loader = replace(loader, image_size=32)
+    loader = replace(loader, image_size=(32, 32))
     sides = [
         images_of(batch).shape[-1] for epoch in (0, 1) for batch in loader.epoch_batches(epoch)
     ]

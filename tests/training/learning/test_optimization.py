@@ -54,10 +54,11 @@ def test_cosine_decay_is_flat_at_its_ends() -> None:
 def test_image_sizes_follow_the_scales() -> None:
     """Equal parts of the run; sizes are multiples of 4, and the full size at scale 1."""
     schedule = Schedule(scales=(0.75, 0.875, 1.0))
-    sizes = [training_image_size(schedule, step, 9, 32) for step in range(9)]
-    assert sizes == [24] * 3 + [28] * 3 + [32] * 3
-    assert [training_image_size(schedule, step, 9, 28) for step in (0, 3, 6)] == [20, 24, 28]
-    assert training_image_size(Schedule(), 0, 9, 30) == 30
+    sizes = [training_image_size(schedule, step, 9, (32, 32)) for step in range(9)]
+    assert sizes == [(24, 24)] * 3 + [(28, 28)] * 3 + [(32, 32)] * 3
+    sizes = [training_image_size(schedule, step, 9, (28, 64)) for step in (0, 3, 6)]
+    assert sizes == [(20, 48), (24, 56), (28, 64)]
+    assert training_image_size(Schedule(), 0, 9, (30, 30)) == (30, 30)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +73,9 @@ def test_image_sizes_follow_the_scales() -> None:
 def test_remaining_work_counts_pixels(step: int, work: float) -> None:
     """Ten steps: four at 24 pixels, three at 28 and three at 32."""
     schedule = Schedule(scales=(0.75, 0.875, 1.0))
-    assert remaining_work(schedule, step, 10, 32) == pytest.approx(work)
-    assert remaining_work(Schedule(), step, 10, 32) == 10 - step
+    assert remaining_work(schedule, step, 10, (32, 32)) == pytest.approx(work)
+    assert remaining_work(schedule, step, 10, (32, 64)) == pytest.approx(work)
+    assert remaining_work(Schedule(), step, 10, (32, 48)) == 10 - step
 
 
 @pytest.mark.parametrize("decay_norms", [False, True])

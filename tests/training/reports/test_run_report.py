@@ -98,7 +98,12 @@ def awkward(tmp_path_factory: pytest.TempPathFactory) -> Reported:
     root = put(place / "<b>&data", {**files, f"{SCRIPT}/{UNDECODABLE}": picture(80)})
     changes = ("epochs=1", "batch_size=16", "accuracy_floor=0.0", "mixing.mixup=0.3")
     request = RunRequest(
-        (str(root),), "resnet20", model="awkward", recipe="modern", changes=changes, image_size=72
+        (str(root),),
+        "resnet20",
+        model="awkward",
+        recipe="modern",
+        changes=changes,
+        image_size=(72, 72),
     )
     run, _ = start_run(request, place / "runs", ModelStore(place / "store"))
     data = open_run_data(run)

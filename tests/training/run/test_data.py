@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from pictures import numbered, put
 
+from model_store.geometry import without_crop
 from model_store.preprocessing import prepare
 from model_store.store import ModelStore
 from training.errors import DataError
 from training.reports.history import read_history
 from training.reports.run_report import write_run_report
-from training.run.data import open_run_data, without_crop
+from training.run.data import open_run_data
 from training.run.directory import Run
 from training.run.known_images import encode_known_images
 from training.run.request import RunRequest, start_run
@@ -48,7 +49,7 @@ def test_large_inputs_are_cropped_from_the_resized_image(tmp_path: Path) -> None
         "resnet18",
         recipe="modern",
         changes=("iterations=1", "batch_size=8"),
-        image_size=112,
+        image_size=(112, 112),
     )
     run, _ = start_run(request, tmp_path / "runs", ModelStore(tmp_path / "store"))
     spec = run.config.preprocessing

@@ -34,7 +34,7 @@ def start_from(
 ) -> Run:
     """Start a run from these weights."""
     request = RunRequest(
-        ("digits",), architecture, recipe="finetune", start=str(start), image_size=32
+        ("digits",), architecture, recipe="finetune", start=str(start), image_size=(32, 32)
     )
     return start_run(request, tmp_path / "runs", store or ModelStore(tmp_path / "store"))[0]
 
