@@ -92,6 +92,15 @@ async def test_errors_of_an_image_are_those_of_prepare() -> None:
         assert not process.ended
 
 
+async def test_fault_of_the_program_is_no_error_of_the_image() -> None:
+    """For instance a spec that nothing validated; the process goes on."""
+    incomplete = Preprocessing.model_construct(crop_height=8, crop_width=8)
+    async with decoder() as process:
+        with pytest.raises(RuntimeError, match="resize"):
+            await process.decode(plain("red"), incomplete, MAX_COST)
+        assert (await process.decode(plain("red"), PREPROCESSING, MAX_COST)).any()
+
+
 async def test_image_that_costs_too_much_is_not_decoded() -> None:
     """The cost is the pixels of the image, or of its resized form if that has more."""
     async with decoder() as process:

@@ -3,10 +3,14 @@
 import signal
 
 import pytest
+from colour_model import PREPROCESSING, plain
+from pictures import encoded, picture, png_chunk
 
 from model_store.errors import ImageCorruptError, ImageError, ImageTooExpensiveError
+from model_store.image_header import open_image
+from model_store.jpeg_markers import count_scans
 from service.prediction.decoder import DecoderLimits, death_error
-from service.prediction.decoder_process import EXIT_MEMORY
+from service.prediction.decoder_process import EXIT_MEMORY, decode_cost
 
 
 def test_memory_grows_with_the_pixels_and_bytes_of_an_image() -> None:
@@ -43,3 +47,25 @@ def test_end_of_a_process_is_the_error_of_its_image(
 ) -> None:
     """The kernel ends a process that exceeds a limit; other ends are crashes."""
     assert type(death_error(exit_code)) is error
+
+
+def cost(image: bytes) -> float:
+    return decode_cost(open_image(image, PREPROCESSING), image, PREPROCESSING)
+
+
+def test_cost_of_an_image_is_its_pixels_before_or_after_the_resize() -> None:
+    """Whichever are more."""
+    assert cost(plain("red", size=(40, 30))) == 1200
+    assert cost(plain("red", size=(4, 400))) == 8 * 800
+    scans = png_chunk(b"teSt", b"\xff\xda" * 100)  # a PNG has none
+    png = plain("red", size=(40, 30))
+    assert cost(png[:33] + scans + png[33:]) == 1200
+
+
+@pytest.mark.parametrize(("scans", "factor"), [(20, 1), (30, 1.5), (40, 2)])
+def test_cost_of_a_jpeg_grows_with_its_scans(scans: int, factor: float) -> None:
+    """Above the twenty that are usual at most."""
+    data = encoded(picture(1, 64, 32), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    repeated = data[:-2] + data[last:-2] * (scans - count_scans(data)) + data[-2:]
+    assert cost(repeated) == 64 * 32 * factor
