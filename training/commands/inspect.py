@@ -25,7 +25,7 @@ from training.commands.options import (
 from training.data.check import check as check_images
 from training.data.check_table import check_table
 from training.data.scan import scan
-from training.data.sources import load_data
+from training.data.sources import load_data, resolve_source
 from training.display import TrainingDisplay
 from training.errors import DataError
 from training.learning.rate_finder import find_rate as find_rate_of
@@ -75,7 +75,7 @@ def check(
 
     The exit code is 1 if a run would refuse the data.
     """
-    images = load_data(data, data_dir)
+    images = load_data(resolve_source(data, data_dir), data_dir)
     display = TrainingDisplay(console)
     with display:
         facts = scan(images, workers=workers, progress=display.count("checking")).facts

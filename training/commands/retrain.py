@@ -33,6 +33,12 @@ from training.run.launch import start_shared_run
     help="The images, as for `run`. Repeatable: old images and new ones.",
 )
 @click.option(
+    "--rename",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="The class OLD of the model has the name NEW in the data. Repeatable.",
+)
+@click.option(
     "--model", "--as", "model", help="Publish under this name.  [default: the same model]"
 )
 @recipe_options
@@ -61,8 +67,9 @@ def retrain(
     python -m training retrain flowers --data PICTURES
 
     Without /VERSION it is the version that `production` names. The data must contain every class
-    of the model, and may contain new ones. The new model is published unless it is worse on the
-    same test images (McNemar's test). A running service loads it without a restart.
+    of the model, and may contain new ones. A renamed class needs --rename. The new model is
+    published unless it is worse on the same test images (McNemar's test). A running service loads
+    it without a restart.
     """
     waivers, model_store = parse_waivers(waive), ModelStore(store)
     create_store(model_store)

@@ -16,6 +16,7 @@ from training.commands.common import (
     say_start_changes,
 )
 from training.commands.options import (
+    DATA_DIR,
     DEVICE,
     PROMOTE,
     RUN,
@@ -33,7 +34,7 @@ from training.promotion import create_store
 from training.run.data import open_run_data
 from training.run.directory import Run
 from training.run.launch import start_shared_run
-from training.run.request import RunRequest
+from training.run.request import RunRequest, move_data
 from training.steps import cross_validation, pipeline
 from training.steps.resume_proof import prove_resume as prove
 
@@ -85,6 +86,12 @@ def run(
 
 @click.command()
 @RUN
+@click.option(
+    "--data",
+    multiple=True,
+    help="Where the images are now, if they have moved: every source of the run. Repeatable.",
+)
+@DATA_DIR
 @STORE
 @WAIVE
 @PROMOTE
@@ -94,6 +101,8 @@ def run(
 def resume(
     console: Console,
     run: Path,
+    data: tuple[str, ...],
+    data_dir: Path | None,
     store: Path,
     waive: tuple[str, ...],
     device: str,
@@ -107,8 +116,11 @@ def resume(
     python -m training resume runs/RUN --waive accuracy_jpeg="JPEG is not used"
     """
     waivers, model_store = parse_waivers(waive), ModelStore(store)
+    opened = Run.open(run)
+    if data or data_dir:
+        opened = move_data(opened, data, data_dir)
     with join_processes(device, threads) as process:
-        finish(console, Run.open(run), model_store, waivers, process, promote=promote)
+        finish(console, opened, model_store, waivers, process, promote=promote)
 
 
 @click.command(name="cross-validate")

@@ -35,9 +35,9 @@ def load_image_list(path: Path) -> ImageSet:
     files: list[ImageFile] = []
     errors: list[str] = []
     lines: dict[str, int] = {}
-    for line, row in _rows(path):
+    for line, header, values in _rows(path):
         try:
-            file = _image_file(path.parent, row)
+            file = _image_file(path.parent, _row(header, values))
             if file.location in lines:
                 raise DataError(f"{file.path} is listed in line {lines[file.location]} already")
         except DataError as error:
@@ -56,8 +56,8 @@ def load_image_list(path: Path) -> ImageSet:
     )
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield each row with its line number (from 1)."""
+def _rows(path: Path) -> Iterator[tuple[int, list[str], list[str]]]:
+    """Yield the line number (from 1), the names of the columns and the fields of each row."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -73,11 +73,23 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 f"{path} needs one column {' and one '.join(missing)}; "
                 f"its first line is {','.join(header)[:80]!r}"
             )
+        if header.count("split") > 1:
+            raise DataError(f"{path} has several columns split; remove all but one")
         for values in reader:
             if values:
-                yield reader.line_num, dict(zip(header, values, strict=False))
+                yield reader.line_num, header, values
     except csv.Error as error:
         raise DataError(f"{path} is not a valid CSV: line {reader.line_num}: {error}") from None
+
+
+def _row(header: list[str], values: list[str]) -> dict[str, str]:
+    """Return the fields by column. Empty fields after the last column are ignored."""
+    if any(field.strip() for field in values[len(header) :]):
+        raise DataError(
+            f"it has {len(values)} fields, expected {len(header)} ({','.join(header)[:80]}); put "
+            "double quotes around a field that contains a comma"
+        )
+    return dict(zip(header, values, strict=False))
 
 
 def _image_file(folder: Path, row: dict[str, str]) -> ImageFile:

@@ -9,7 +9,7 @@ from model_store.geometry import without_crop
 from model_store.version import Version
 from training.data.check import check, left_out
 from training.data.scan import scan
-from training.data.sources import check_data, with_classes
+from training.data.sources import resolve_source, with_classes
 from training.data.split import SPLIT_SEED, make_split
 from training.errors import DataError, QuantizationError
 from training.run.data import RunData, load_images
@@ -17,12 +17,14 @@ from training.run.known_images import known_digests, read_version_known_images
 
 
 def find_sources(version: Version, names: Sequence[str]) -> tuple[str, ...]:
-    """Return `names`, or the sources in the version's training command if `names` is empty.
+    """Return the sources `names`, or those of the version's training command if there are none.
 
-    Raises QuantizationError if neither is available.
+    Raises:
+        DataError: A source in `names` does not exist.
+        QuantizationError: The training command has no sources, or they are not here.
     """
     if names:
-        return tuple(names)
+        return tuple(resolve_source(name) for name in names)
     training = version.manifest.training
     words = shlex.split(training.command) if training else []
     trained_on = tuple(word for option, word in pairwise(words) if option == "--data")
@@ -30,13 +32,11 @@ def find_sources(version: Version, names: Sequence[str]) -> tuple[str, ...]:
     if not trained_on:
         raise QuantizationError(f"{version} does not state its training data; {advice}")
     try:
-        for name in trained_on:
-            check_data(name)
-    except DataError:
+        return tuple(resolve_source(name) for name in trained_on)
+    except DataError as error:
         raise QuantizationError(
-            f"{version} was trained on {', '.join(trained_on)}, which cannot be found; {advice}"
+            f"the training data of {version} cannot be found: {error}. Or {advice}"
         ) from None
-    return trained_on
 
 
 def open_version_data(

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from model_store.manifest import Preprocessing
 from model_store.provenance import VersionReference
+from training.data.known_data import KNOWN_DATASETS
 from training.learning.determinism import CompileChoice, PrecisionChoice
 from training.learning.recipe import Recipe
 from training.run.foreign_weights import names_weights_file
@@ -21,6 +22,7 @@ NOT_TRAINING_VALUES = frozenset(
         "golden_images",
         "keep_checkpoint",
         "start_changes",
+        "renamed",
         "recipe_name",
         "changes",
         "data_dir",
@@ -52,7 +54,7 @@ class RunConfig(BaseModel):
     model: str
     """The name of the model in the store."""
     data: tuple[str, ...]
-    """Data sets, folders or CSV files, as given with `--data`."""
+    """Known data sets, and absolute paths of folders and CSV files."""
     data_dir: str | None = None
     class_names: tuple[str, ...] | None = None
     """The order of the classes. Set by `retrain`, which keeps the order of the previous version."""
@@ -68,6 +70,8 @@ class RunConfig(BaseModel):
     """Initial weights: `torchvision`, a file, or MODEL/VERSION of the store."""
     start_changes: tuple[str, ...] = ()
     """What differs between the file that `start` names and the initial network."""
+    renamed: tuple[str, ...] = ()
+    """Classes of the retrained version that have another name now, as OLD=NEW."""
     derived_from: VersionReference | None = None
     """The version that this run retrains."""
     precision: PrecisionChoice = "auto"
@@ -92,6 +96,7 @@ class RunConfig(BaseModel):
         words = ["python", "-m", "training"]
         if self.derived_from:
             words += ["retrain", str(self.start)]
+            words += [word for change in self.renamed for word in ("--rename", change)]
         else:
             words += ["run", "--arch", self.architecture]
             words += [*geometry_options(self.preprocessing), "--model", self.model]
@@ -99,7 +104,9 @@ class RunConfig(BaseModel):
                 is_file = names_weights_file(self.start)
                 words += ["--start", Path(self.start).name if is_file else self.start]
         for data in self.data:
-            words += ["--data", Path(data).name]
+            name = Path(data).name
+            is_path = name != data
+            words += ["--data", f"./{name}" if is_path and name in KNOWN_DATASETS else name]
         words += ["--recipe", Path(self.recipe_name).name]
         for change in self.changes:
             words += ["--set", change]

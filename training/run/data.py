@@ -17,7 +17,7 @@ from training.data.check import check, left_out
 from training.data.findings import DataFindings
 from training.data.sampling import evenly_spaced
 from training.data.scan import Scan, scan
-from training.data.sources import ImageSet, Indices, load_data, merge, with_classes
+from training.data.sources import ImageSet, Indices, is_known, load_data, merge, with_classes
 from training.data.split import SPLIT_SEED, Split, make_split, read_split, write_split
 from training.errors import DataError, RunError
 from training.learning.batches import PixelsFromWorkers, PixelsOnDevice, PixelSource
@@ -154,6 +154,7 @@ def _open(
 ) -> RunData:
     config = run.config
     if images is None:
+        _require_present(run)
         data_dir = None if config.data_dir is None else Path(config.data_dir)
         images = load_images(config.data, data_dir)
     if config.class_names is not None:
@@ -182,6 +183,18 @@ def _open(
         workers,
         train_on_validation=config.recipe.learn_validation,
     )
+
+
+def _require_present(run: Run) -> None:
+    config = run.config
+    paths = [Path(source) for source in config.data if not is_known(source)]
+    paths += [Path(config.data_dir)] if config.data_dir else []
+    if moved := [str(path) for path in paths if not path.exists()]:
+        options = " ".join(f"--data {'NEW' if Path(d) in paths else d}" for d in config.data)
+        raise RunError(
+            f"{run.path} began with {', '.join(moved)}, which is not there any more. Put it back, "
+            f"or say where it is now: python -m training resume {run.path} {options}"
+        )
 
 
 def _split(

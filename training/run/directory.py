@@ -117,6 +117,11 @@ class Run(RunDirectory):
             raise damaged(path / CONFIG_FILE, error) from None
         return cls(path, config)
 
+    def with_data(self, data: tuple[str, ...], data_dir: str | None) -> Self:
+        """Return the run with new places of its data, which `config.json` then states."""
+        changes = {"data": data, "data_dir": data_dir}
+        return self.create_at(self.path, self.config.model_copy(update=changes))
+
     @classmethod
     def create(cls, runs: Path, config: RunConfig) -> Self:
         """Create a run in a new directory under `runs`; the name of the directory is its id."""

@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from model_store.manifest import Preprocessing
-from model_store.provenance import VersionReference
 from model_store.store import ModelStore
 from model_store.version import Version
 from training.errors import InitialWeightsError
@@ -30,7 +28,6 @@ from training.run.known_images import (
 )
 from training.run.weights import (
     INITIAL_WEIGHTS,
-    PREVIOUS_WEIGHTS,
     Trained,
     is_weights_file,
     read_weights,
@@ -92,34 +89,6 @@ class InitialWeights:
         )
 
 
-@dataclass(frozen=True)
-class PreviousVersion:
-    """The version that a run retrains: its weights and the values that the run inherits."""
-
-    reference: VersionReference
-    class_names: tuple[str, ...]
-    preprocessing: Preprocessing
-    trained: Trained
-    known_images: bytes | None
-    """The content of `known_images.npy`, if the version has one."""
-
-    @property
-    def initial_weights(self) -> InitialWeights:
-        return InitialWeights(
-            f"{self.reference.model}/{self.reference.version}",
-            self.trained.network.state_dict(),
-            self.trained.normalize,
-            self.trained.architecture,
-            self.class_names,
-            changes=_unrecorded(self.known_images),
-            known_images=self.known_images,
-        )
-
-    def write(self, run: Run) -> None:
-        """Write the weights that a later step of the run compares with."""
-        run.write(PREVIOUS_WEIGHTS, serialise(replace(self.trained, epoch=0)))
-
-
 def load_initial_weights(start: str, architecture: str, store: ModelStore) -> InitialWeights:
     """Read the weights that `--start` names.
 
@@ -146,34 +115,16 @@ def load_initial_weights(start: str, architecture: str, store: ModelStore) -> In
     else:
         with open_version(store, start) as version:
             trained, class_names = read_checkpoint(version), version.manifest.class_names
-            known_images = _read_known_images(version)
+            known_images = read_known_images_of(version)
     return InitialWeights(
         start,
         trained.network.state_dict(),
         trained.normalize,
         trained.architecture,
         class_names,
-        changes=_unrecorded(known_images),
+        changes=unrecorded(known_images),
         known_images=known_images,
     )
-
-
-def load_previous_version(reference: str, store: ModelStore) -> PreviousVersion:
-    """Read MODEL (the version that `production` names) or MODEL/VERSION, to retrain it.
-
-    Raises:
-        InitialWeightsError: The version was published without its weights.
-        ModelStoreError: There is no such version.
-    """
-    with open_version(store, reference) as version:
-        manifest = version.manifest
-        return PreviousVersion(
-            VersionReference(model=version.model, version=version.number, digest=version.digest),
-            manifest.class_names,
-            manifest.preprocessing,
-            read_checkpoint(version),
-            _read_known_images(version),
-        )
 
 
 def write_initial_weights(run: Run, initial: Trained, known_images: bytes | None) -> None:
@@ -183,12 +134,14 @@ def write_initial_weights(run: Run, initial: Trained, known_images: bytes | None
         run.write(KNOWN_IMAGES_FILE, known_images)
 
 
-def _read_known_images(version: Version) -> bytes | None:
+def read_known_images_of(version: Version) -> bytes | None:
+    """Return the content of the version's `known_images.npy`; None if it has none."""
     path = known_images_of_version(version)
     return None if path is None else path.read_bytes()
 
 
-def _unrecorded(known_images: bytes | None) -> tuple[str, ...]:
+def unrecorded(known_images: bytes | None) -> tuple[str, ...]:
+    """Return the sentence for weights whose training images are not recorded."""
     return (NOT_RECORDED,) if known_images is None else ()
 
 

@@ -1,6 +1,9 @@
 """`start_run` turns a request into the run directory that all steps work on."""
 
-from dataclasses import dataclass
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +12,7 @@ from model_store.manifest import Colour, Letterbox, Preprocessing, ResizeMode
 from model_store.names import check_name
 from model_store.store import ModelStore
 from training.data.image_set import in_natural_order
-from training.data.sources import ImageSet, check_data
+from training.data.sources import ImageSet, is_known, resolve_source
 from training.errors import DataError
 from training.learning.determinism import CompileChoice, PrecisionChoice
 from training.learning.networks import default_image_size, parse_architecture
@@ -20,11 +23,10 @@ from training.run.directory import Run
 from training.run.golden_images import check_golden_images
 from training.run.initial_weights import (
     InitialWeights,
-    PreviousVersion,
     load_initial_weights,
-    load_previous_version,
     write_initial_weights,
 )
+from training.run.previous_version import PreviousVersion, load_previous_version
 from training.run.provenance import describe_code
 
 MAX_SIZE_WITHOUT_MARGIN: Final = 96
@@ -49,6 +51,8 @@ class RunRequest:
     padding: Colour | None = None
     """RGB colour around a letterboxed image."""
     start: str | None = None
+    rename: tuple[str, ...] = ()
+    """Classes of the version to retrain that have another name now, as OLD=NEW."""
     retrain: str | None = None
     """MODEL or MODEL/VERSION to retrain; excludes `architecture`, the geometry and `start`."""
     seed: int = 0
@@ -61,16 +65,29 @@ class RunRequest:
 
     @property
     def recipe_name(self) -> str:
-        """`recipe`, or a default: `finetune`, the name of the data, or `modern`."""
+        """`recipe`, or a default: `finetune`, that of a known data set, or `modern`."""
         if self.recipe or self.retrain:
             return self.recipe or "finetune"
-        if self.data_name in known_recipes():
-            return self.data_name
+        if is_known(self.data[0]) and self.data[0] in known_recipes():
+            return self.data[0]
         return "finetune" if self.start else "modern"
 
     @property
     def data_name(self) -> str:
         return Path(self.data[0]).stem
+
+    def resolved(self) -> "RunRequest":
+        """Return the request with absolute paths, so that a run can be resumed from anywhere.
+
+        Raises:
+            DataError: A source of data does not exist, or its name could mean two of them.
+        """
+        return replace(
+            self,
+            data=tuple(resolve_source(name, self.data_dir) for name in self.data),
+            data_dir=self.data_dir and self.data_dir.absolute(),
+            golden_images=tuple(map(os.path.abspath, self.golden_images)),
+        )
 
 
 def start_run(request: RunRequest, runs: Path, store: ModelStore) -> tuple[Run, ImageSet]:
@@ -91,10 +108,15 @@ def start_run(request: RunRequest, runs: Path, store: ModelStore) -> tuple[Run, 
     Raises:
         TrainingError, ModelStoreError: The request is invalid. Nothing was written.
     """
+    request = request.resolved()
     recipe = Recipe.load(request.recipe_name, request.changes)
     architecture = request.architecture or DEFAULT_ARCHITECTURE
     parse_architecture(architecture)
-    previous = load_previous_version(request.retrain, store) if request.retrain else None
+    previous = (
+        load_previous_version(request.retrain, store).renamed(request.rename)
+        if request.retrain
+        else None
+    )
     if previous:
         weights: InitialWeights | None = previous.initial_weights
     elif request.start:
@@ -112,10 +134,25 @@ def start_run(request: RunRequest, runs: Path, store: ModelStore) -> tuple[Run, 
     return run, images
 
 
+def move_data(run: Run, data: Sequence[str], data_dir: Path | None) -> Run:
+    """Write new places of its data into the configuration of a run, and return the run.
+
+    `open_run_data` refuses other images.
+
+    Raises:
+        DataError: A source does not exist.
+    """
+    place = data_dir and data_dir.absolute()
+    return run.with_data(
+        tuple(resolve_source(name, place) for name in data) or run.config.data,
+        str(place) if place else run.config.data_dir,
+    )
+
+
 def load_request_images(request: RunRequest) -> ImageSet:
     """List the images of a request without decoding them. Raises DataError."""
     for name in request.data:
-        check_data(name, request.data_dir)  # check all names before any source is read
+        resolve_source(name, request.data_dir)  # check all names before any source is read
     return load_images(request.data, request.data_dir)
 
 
@@ -150,6 +187,7 @@ def build_config(
         seed=request.seed,
         start=weights.origin if weights else None,
         start_changes=weights.changes_for(architecture) if weights else (),
+        renamed=request.rename,
         derived_from=previous.reference if previous else None,
         precision=request.precision,
         compile=request.compile,
@@ -194,6 +232,8 @@ def _append_new_classes(images: ImageSet, old: tuple[str, ...]) -> tuple[str, ..
         raise DataError(
             f"there are no images of {', '.join(missing[:8])}{' and more' if missing[8:] else ''}. "
             "The new model would forget these classes, and no test could detect it. Give the old "
-            "images too: --data OLD --data NEW"
+            "images too: --data OLD --data NEW. If a class has another name now: "
+            f"--rename {shlex.quote(missing[0])}=NEW. To drop classes, train a new model that "
+            "starts from this one: python -m training run --data NEW --start MODEL"
         )
     return (*old, *in_natural_order(set(images.class_names) - set(old)))

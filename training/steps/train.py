@@ -264,7 +264,8 @@ def _restore(
 
 def _require_same_values(run: Run, began_with: dict[str, Any]) -> None:
     values = run.config.training_values
-    names = values.keys() | began_with.keys()
+    # The place of the data may change: `check.json` states the digest of the images.
+    names = (values.keys() | began_with.keys()) - {"data"}
     if changed := sorted(name for name in names if values.get(name) != began_with.get(name)):
         raise RunError(
             f"{', '.join(changed)} in {run.path}/config.json changed since the run began. "

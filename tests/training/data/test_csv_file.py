@@ -48,6 +48,9 @@ def test_rows_keep_their_order_and_classes_are_sorted(root: Path) -> None:
         ("path,label\na.png,", "line 2: the label is empty"),
         ("path,label\na.png", "line 2: the label is empty"),
         ("path,label\n,cat", "line 2: the path is empty"),
+        ("path,label\na.png,retriever, golden", "line 2: it has 3 fields, expected 2"),
+        ("path,label,split\na.png,cat,train,x", "line 2: it has 4 fields, expected 3"),
+        ("path,label,split,split\na.png,cat,train,test", "several columns split"),
         ("path,label\n\na.png,cat\nz.png,cat", "line 4: z.png: No such file"),
         ("path,label\ndeep,cat", "line 2: deep"),
         (
@@ -73,3 +76,14 @@ def test_an_error_is_named_with_its_line(root: Path, text: str, message: str) ->
 def test_another_encoding_is_refused_with_the_line(root: Path) -> None:
     with pytest.raises(DataError, match="UTF-8: line 3"):
         load_data(listed(root, "path,label\na.png,cat\nb.png,caf\u00e9", "latin-1"))
+
+
+def test_empty_fields_after_the_last_column_are_ignored(root: Path) -> None:
+    """Spreadsheets write them."""
+    data = load_data(listed(root, "path,label\na.png,cat,,\nb.png,dog, \n"))
+    assert data.class_names == ("cat", "dog")
+
+
+def test_a_label_with_a_comma_is_quoted(root: Path) -> None:
+    data = load_data(listed(root, 'path,label\na.png,"retriever, golden"\nb.png,cat\n'))
+    assert data.class_names == ("cat", "retriever, golden")

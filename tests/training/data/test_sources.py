@@ -10,7 +10,7 @@ from pictures import encoded, numbered, picture, put
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import prepare
 from training.data.image_set import FREE, TEST, TRAIN
-from training.data.sources import check_data, load_data, merge
+from training.data.sources import load_data, merge, resolve_source
 from training.errors import DataError
 
 SPEC = Preprocessing(resize=8, crop_height=8, crop_width=8)
@@ -25,18 +25,32 @@ def test_invalid_names_are_refused_before_any_work(tmp_path: Path) -> None:
     """An archive, and a --data-dir that does not exist."""
     put(tmp_path, {"pets.zip": b""})
     with pytest.raises(DataError, match=r"pets\.zip .*unpack"):
-        check_data(str(tmp_path / "pets.zip"))
+        resolve_source(str(tmp_path / "pets.zip"))
     with pytest.raises(DataError, match=r"--data-dir .*missing"):
-        check_data("cifar10", tmp_path / "missing")
-    check_data("cifar10", tmp_path)
+        resolve_source("cifar10", tmp_path / "missing")
+    assert resolve_source("cifar10", tmp_path) == "cifar10"
 
 
-def test_a_known_name_precedes_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path such as ./digits is the folder."""
-    put(tmp_path, {"digits/cat/1.png": 1, "digits/dog/1.png": 2})
+def test_a_known_name_that_is_a_folder_too_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path such as ./digits is the folder. With --data-dir, the known data set is meant."""
+    put(tmp_path, {"digits/cat/1.png": 1, "digits/dog/1.png": 2, "cifar10/x.bin": b""})
     monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"Write \./digits for the folder"):
+        resolve_source("digits")
+    folder = resolve_source("./digits")
+    assert folder == str(tmp_path / "digits")
+    assert resolve_source("cifar10", tmp_path / "cifar10") == "cifar10"
+    monkeypatch.chdir("/")
+    assert len(load_data(folder)) == 2
     assert len(load_data("digits")) == 1797
-    assert len(load_data("./digits")) == 2
+
+
+def test_a_link_gives_its_own_name_to_the_data(tmp_path: Path) -> None:
+    put(tmp_path, {"real/cat/1.png": 1, "real/dog/1.png": 2})
+    (tmp_path / "pets").symlink_to("real")
+    assert load_data(resolve_source(str(tmp_path / "pets"))).name == "pets"
 
 
 def test_pixels_are_those_of_prepare_for_any_number_of_workers(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from server_process import running
 from model_store.store import ModelStore
 from training.__main__ import main
 from training.data.sources import load_data
-from training.errors import DataError
+from training.errors import DataError, InitialWeightsError
 from training.gates.vs_previous_version import SUCCESSION_FILE
 from training.run.data import open_run_data
 from training.run.directory import Run
+from training.run.previous_version import load_previous_version
 from training.run.request import RunRequest, start_run
 from training.run.weights import INITIAL_WEIGHTS, PREVIOUS_WEIGHTS, read_weights
 from training.steps.evaluate import read_labels, read_logits
@@ -165,5 +166,48 @@ def test_the_network_starts_with_the_previous_weights(place: Path) -> None:
 def test_a_class_without_images_is_rejected(place: Path, tmp_path: Path) -> None:
     """The error names the classes and the options to use."""
     write_digits(tmp_path / "some", (3, 8), slice(0, 40))
-    with pytest.raises(DataError, match=r"digit 0, digit 1.*--data OLD --data NEW"):
+    with pytest.raises(
+        DataError,
+        match=r"digit 0, digit 1.*--data OLD --data NEW.*--rename 'digit 0'=NEW.*run .*--start",
+    ):
         retraining(place, data=(str(tmp_path / "some"),))
+
+
+def test_a_renamed_class_keeps_its_place_and_its_weights(place: Path, tmp_path: Path) -> None:
+    """The class 3 has the name `three = 3` now."""
+    write_digits(tmp_path / "some", OLD, slice(0, 40))
+    (tmp_path / "some" / "digit 3").rename(tmp_path / "some" / "three = 3")
+    rename = ("digit 3=three = 3",)
+    run = retraining(place, data=(str(tmp_path / "some"),), rename=rename)
+    names = [f"digit {label}" for label in OLD]
+    names[3] = "three = 3"
+    assert list(run.config.class_names or ()) == names
+    start, previous = (
+        read_weights(run.path / name).network.get_parameter("fc.weight")
+        for name in (INITIAL_WEIGHTS, PREVIOUS_WEIGHTS)
+    )
+    assert (start == previous).all()
+    assert "--rename 'digit 3=three = 3'" in run.config.command
+
+
+@pytest.mark.parametrize(
+    ("rename", "message"),
+    [
+        (("digit 33=x",), "with a class of pictures"),
+        (("digit 3",), "OLD=NEW"),
+        (("digit 3= ",), "OLD=NEW"),
+        (("digit 3=digit 4",), "digit 4 to two classes"),
+    ],
+)
+def test_a_rename_that_is_none_is_rejected(
+    place: Path, rename: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(InitialWeightsError, match=message):
+        retraining(place, rename=rename)
+
+
+def test_two_classes_can_change_names(place: Path) -> None:
+    """All renames are applied at once."""
+    previous = load_previous_version("pictures", ModelStore(place / "store"))
+    swapped = previous.renamed(("digit 0=digit 1", "digit 1=digit 0"))
+    assert swapped.class_names[:3] == ("digit 1", "digit 0", "digit 2")
