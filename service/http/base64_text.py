@@ -4,7 +4,7 @@ from binascii import a2b_base64
 from collections.abc import Iterable
 from typing import Final
 
-SLICE_BYTES: Final = 1024 * 1024
+SLICE_BYTES: Final = 256 * 1024
 """Decode longer text in slices of about this size, so that other threads run in between."""
 _TO_STANDARD: Final = bytes.maketrans(b"-_", b"+/")
 _WHITESPACE: Final = b" \t\r\n"
