@@ -87,6 +87,24 @@ _BMP_HEADER_SIZES: Final = frozenset(
 )
 
 
+def webp_canvas(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a WebP image by its header; None for other data (RFC 9649, 2.5-2.7)."""
+    if sniff(data[:64]) != "WEBP" or len(data) < 30:
+        return None
+    match data[12:16]:
+        case b"VP8X":
+            sides = data[24:27], data[27:30]
+            width, height = (1 + int.from_bytes(side, "little") for side in sides)
+        case b"VP8L":
+            bits = int.from_bytes(data[21:25], "little")
+            width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+        case b"VP8 ":
+            width, height = (side & 0x3FFF for side in struct.unpack("<HH", data[26:30]))
+        case _:
+            return None
+    return (width, height) if width and height else None
+
+
 def open_image(
     data: bytes, spec: Preprocessing, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> ImageFile.ImageFile:
@@ -104,6 +122,8 @@ def open_image(
     if kind is None:
         raise _unknown_signature(data)
     check_structure(kind, data)
+    if canvas := webp_canvas(data):
+        _check_pixels(*canvas, spec, max_pixels)  # opening it allocates the canvas
     image = _open(kind, data, max_pixels)
     width, height = image.size
     if kind == "JPEG" and (scans := count_scans(data)) * width * height > MAX_SCANNED_PIXELS:
@@ -111,6 +131,12 @@ def open_image(
             f"the JPEG has {scans} scans of {width}x{height} pixels, more than a progressive image "
             "needs"
         )
+    _check_pixels(width, height, spec, max_pixels)
+    check_layout(image, data)
+    return image
+
+
+def _check_pixels(width: int, height: int, spec: Preprocessing, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise TooManyPixelsError(
             f"the image has {width}x{height} = {width * height:,} pixels; the limit is "
@@ -122,8 +148,6 @@ def open_image(
             f"the image is {width}x{height} and would have {resized_width}x{resized_height} = "
             f"{resized:,} pixels after the resize; the limit is {max_pixels:,}"
         )
-    check_layout(image, data)
-    return image
 
 
 def _open(kind: str, data: bytes, max_pixels: int) -> ImageFile.ImageFile:

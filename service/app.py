@@ -15,6 +15,7 @@ from model_store.providers import find_providers, keeps_engines
 from model_store.store import BUILTIN_ROOT, ModelStore
 from service.engine.options import Caches, EngineOptions, engine_options
 from service.host.cpu_limit import cpu_limit
+from service.host.memory_limit import memory_limit
 from service.http.api_keys import ApiKeys
 from service.http.health import build_health_router
 from service.http.management import build_management_router
@@ -23,6 +24,7 @@ from service.http.models import build_model_router
 from service.http.openapi import add_documentation
 from service.http.predict_endpoint import PredictEndpoint
 from service.http.problem_details import add_error_handlers
+from service.memory_plan import MemoryPlan
 from service.prediction.admission import UploadBudget
 from service.prediction.decode_pool import DecodePool
 from service.prediction.decoder import DecoderLimits
@@ -73,9 +75,8 @@ def create_app(
         settings.version_policy_of,
         RequiredModels(settings.default_model, required, settings.models),
     )
-    decode_workers = settings.decode_workers or cpus
-    decoder_limits = DecoderLimits.for_images(settings.max_pixels, settings.max_body_bytes)
-    decoders = DecodePool(decode_workers, decoder_limits)
+    plan = MemoryPlan.make(settings, cpus, memory_limit())
+    decoders = DecodePool(plan.decode_workers, DecoderLimits(plan.max_pixels), plan.decode_bytes)
 
     def start_decoders(registry: Registry) -> None:
         decoders.start_soon()
@@ -118,7 +119,7 @@ def create_app(
     pipeline = PredictionPipeline(
         registry,
         decoders,
-        UploadBudget(settings.max_upload_bytes),
-        decodes_per_request=max(1, decode_workers // 2),
+        UploadBudget(plan.upload_bytes),
+        decodes_per_request=max(1, plan.decode_workers // 2),
     )
     return PredictEndpoint(api, pipeline, metrics, keys, settings)

@@ -175,7 +175,7 @@ class Settings(BaseSettings):
         Field(
             ge=1,
             description="Bytes of all request bodies in memory at once; requests beyond that "
-            "get 429.",
+            "get 429. At most an eighth of the memory.",
         ),
     ] = 256 * MEBIBYTE
     max_pixels: Annotated[
@@ -183,8 +183,8 @@ class Settings(BaseSettings):
         Field(
             ge=1,
             le=PILLOW_MAX_PIXELS,
-            description="Largest image in pixels, by its header. Decoding takes up to 16 bytes per "
-            "pixel.",
+            description="Largest image in pixels, by its header; larger ones get 413. Decoding "
+            "takes up to 16 bytes per pixel. Little memory lowers it, see limits.",
         ),
     ] = DEFAULT_MAX_PIXELS
     max_images: Annotated[int, Field(ge=1, description="Most images in one request.")] = 64
@@ -332,7 +332,7 @@ class Settings(BaseSettings):
         Field(
             ge=1,
             description="Processes that decode images, and half as many for large ones. "
-            "Unset: the container's CPUs.",
+            "Unset: the container's CPUs, or fewer if memory is short.",
         ),
     ] = None
     log_level: Annotated[

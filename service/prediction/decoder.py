@@ -10,10 +10,9 @@ import logging
 import os
 import signal
 import socket
-import struct
 import sys
 from contextlib import suppress
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from typing import Final, Self
 
 import numpy as np
@@ -24,6 +23,7 @@ from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels
 from service.prediction.decoder_process import (
     COST,
+    COST_PAYLOAD,
     EXIT_MEMORY,
     IMAGE_ERROR,
     PIXELS,
@@ -32,7 +32,8 @@ from service.prediction.decoder_process import (
     REQUEST,
 )
 
-BASE_MEMORY_BYTES: Final = 128 * 1024 * 1024
+BASE_MEMORY_BYTES: Final = 48 * 1024 * 1024
+"""Memory that a decode may use whatever the image: 4 MiB, and free blocks that malloc keeps."""
 MEMORY_PER_BYTE: Final = 4
 """Bytes of memory per byte of the encoded image: the image, and copies of its parts."""
 MEMORY_PER_PIXEL: Final = 16
@@ -41,38 +42,37 @@ MAX_CPU_SECONDS: Final = 10
 """CPU time of one image. 50 Mi pixels take up to 2 s, measured on an AMD EPYC."""
 _STREAM_BYTES: Final = 1024 * 1024
 _PROGRAM: Final = (
-    "import sys; sys.path[:] = sys.argv[4:]; "
-    "from service.prediction.decoder_process import main; main(*map(int, sys.argv[1:4]))"
+    "import sys; sys.path[:] = sys.argv[3:]; "
+    "from service.prediction.decoder_process import main; main(*map(int, sys.argv[1:3]))"
 )
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class DecoderLimits:
-    """Limits of a decoder process for one image."""
+    """Limits of a decoder process for one image, whatever its size."""
 
     max_pixels: int
-    memory_bytes: int
     cpu_seconds: int = MAX_CPU_SECONDS
 
-    @classmethod
-    def for_images(cls, max_pixels: int, max_bytes: int) -> Self:
-        """Limits that suffice for every valid image of this many pixels and encoded bytes."""
-        pixel_bytes, file_bytes = max_pixels * MEMORY_PER_PIXEL, max_bytes * MEMORY_PER_BYTE
-        return cls(max_pixels, BASE_MEMORY_BYTES + pixel_bytes + file_bytes)
 
-    def below(self, pixels: int) -> Self:
-        """Return these limits with only the memory that images of up to `pixels` pixels need."""
-        saved = max(0, self.max_pixels - pixels) * MEMORY_PER_PIXEL
-        return replace(self, memory_bytes=self.memory_bytes - saved)
+def decode_memory(pixels: int, encoded_bytes: int) -> int:
+    """The bytes of memory that suffice to decode any valid image of this size."""
+    return BASE_MEMORY_BYTES + pixels * MEMORY_PER_PIXEL + encoded_bytes * MEMORY_PER_BYTE
 
 
 class TooCostlyError(Exception):
-    """The image was not decoded, because its cost in pixels is larger than allowed."""
+    """The image was not decoded, because its cost in pixels is larger than allowed.
 
-    def __init__(self, cost: float) -> None:
-        super().__init__(f"{cost:,.0f} pixels")
+    Attributes:
+        cost: Its pixels, more with many scans.
+        pixels: Its pixels, before or after the resize, whichever are more.
+    """
+
+    def __init__(self, cost: float, pixels: int) -> None:
+        super().__init__(f"{pixels:,} pixels, cost {cost:,.0f}")
         self.cost = cost
+        self.pixels = pixels
 
 
 class DecoderStartError(Exception):
@@ -132,10 +132,13 @@ class Decoder:
             raise DecoderStartError(f"it sent {kind} instead of {READY}")
         return decoder
 
-    async def decode(self, image: bytes, spec: Preprocessing, max_cost: float) -> Pixels:
+    async def decode(
+        self, image: bytes, spec: Preprocessing, max_cost: float, memory_bytes: int
+    ) -> Pixels:
         """Decode an image if it costs at most `max_cost` pixels.
 
-        After a cancelled call, the process cannot be used again: call `end`.
+        The process may use `memory_bytes` more than when it was idle. After a cancelled call, it
+        cannot be used again: call `end`.
 
         Returns:
             uint8 `[crop_height, crop_width, 3]`, RGB.
@@ -146,14 +149,15 @@ class Decoder:
             EOFError: The process has ended.
         """
         encoded_spec = spec.model_dump_json().encode()
-        self._writer.write(REQUEST.pack(len(encoded_spec), len(image), max_cost) + encoded_spec)
+        head = REQUEST.pack(len(encoded_spec), len(image), max_cost, memory_bytes)
+        self._writer.write(head + encoded_spec)
         self._writer.write(image)
         kind, payload = await self._receive()
         shape = (spec.crop_height, spec.crop_width, 3)
         if kind == PIXELS:
             return np.frombuffer(payload, np.uint8).reshape(shape)
         if kind == COST:
-            raise TooCostlyError(*struct.unpack(">d", payload))
+            raise TooCostlyError(*COST_PAYLOAD.unpack(payload))
         if kind == IMAGE_ERROR:
             name, detail = json.loads(payload)
             raise getattr(store_errors, name)(detail)

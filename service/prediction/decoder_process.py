@@ -2,7 +2,7 @@
 
 `service.prediction.decoder` starts it. Its standard input is a socket, with these messages::
 
-    request   REQUEST (length of the spec, length of the image, largest cost), spec, image
+    request   REQUEST (lengths of spec and image, largest cost, memory in bytes), spec, image
     reply     REPLY (kind, length of the payload), payload
 
 To start fast and use little memory, it does not import pydantic, asyncio or ONNX Runtime.
@@ -25,45 +25,46 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from model_store.errors import ImageError
 from model_store.geometry import largest_resized_size
-from model_store.image_header import open_image
+from model_store.image_header import open_image, webp_canvas
 from model_store.jpeg_markers import count_scans
 from model_store.preprocessing import to_pixels
 from service.host.malloc import bound_malloc
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from model_store.manifest import Preprocessing
 
 MAX_USUAL_SCANS: Final = 20
 """A progressive JPEG with more scans costs more: each scan is decoded over the whole image."""
-REQUEST: Final = struct.Struct(">IQd")
+REQUEST: Final = struct.Struct(">IQdQ")
 REPLY: Final = struct.Struct(">BQ")
+COST_PAYLOAD: Final = struct.Struct(">dQ")
 JPEG_START: Final = b"\xff\xd8"
 READY, PIXELS, COST, IMAGE_ERROR, FAULT = range(5)
 EXIT_MEMORY: Final = 75
 _PR_SET_PDEATHSIG: Final = 1
+_KILLED_FIRST: Final = b"1000"
 
 
-def main(max_pixels: int, memory_bytes: int, cpu_seconds: int) -> None:
+def main(max_pixels: int, cpu_seconds: int) -> None:
     """Decode images from standard input until it is closed.
 
     Args:
         max_pixels: Limit for the pixels of an image.
-        memory_bytes: Memory that decoding may use, in addition to that of the idle process.
         cpu_seconds: CPU time that one image may take.
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # the service decides when this process ends
         signal.signal(number, signal.SIG_IGN)
     end_with_the_service()
+    be_killed_first()
     bound_malloc()
-    limit_memory(memory_bytes)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    idle_bytes = address_space_bytes()
     connection = socket.socket(fileno=os.dup(0))
     requests = connection.makefile("rb")
     with suppress(ConnectionError, EOFError):
         _send(connection, READY)
         while True:
-            _send(connection, *_answer(requests, max_pixels, cpu_seconds))
+            _send(connection, *_answer(requests, max_pixels, cpu_seconds, idle_bytes))
 
 
 def end_with_the_service() -> None:
@@ -73,13 +74,25 @@ def end_with_the_service() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def limit_memory(memory_bytes: int) -> None:
-    """Make allocations beyond the limit fail, and write no core dumps."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress(OSError, ValueError):  # no /proc, as on macOS, which ignores this limit
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + memory_bytes
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+def be_killed_first() -> None:
+    """Let Linux kill this process and not the service if memory runs out (man 5 proc)."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_bytes(_KILLED_FIRST)
+
+
+def address_space_bytes() -> int | None:
+    """The size of this process; None without /proc, as on macOS, which has no memory limit."""
+    with suppress(OSError, ValueError):
+        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    return None
+
+
+def limit_memory(limit: int) -> None:
+    """Make allocations fail that would make this process larger than `limit` bytes."""
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 def limit_cpu(seconds: int) -> None:
@@ -94,24 +107,36 @@ def limit_cpu(seconds: int) -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (used + seconds, hard))
 
 
-def decode_cost(opened: Image.Image, image: bytes, spec: Preprocessing) -> float:
-    """Pixels of the image or of its resized form, whichever is larger; more with many scans."""
-    width, height = largest_resized_size(opened.width, opened.height, spec)
+def decoded_pixels(size: tuple[int, int], spec: Preprocessing) -> int:
+    """Pixels of an image or of its resized form, whichever are more."""
+    width, height = largest_resized_size(*size, spec)
+    return max(size[0] * size[1], width * height)
+
+
+def decode_cost(pixels: int, image: bytes) -> float:
+    """The pixels; more for a JPEG with many scans."""
     scans = count_scans(image) if image.startswith(JPEG_START) else 1
-    return max(opened.width * opened.height, width * height) * max(1.0, scans / MAX_USUAL_SCANS)
+    return pixels * max(1.0, scans / MAX_USUAL_SCANS)
 
 
-def _answer(requests: BufferedReader, max_pixels: int, cpu_seconds: int) -> tuple[int, bytes]:
+def _answer(
+    requests: BufferedReader, max_pixels: int, cpu_seconds: int, idle_bytes: int | None
+) -> tuple[int, bytes]:
     """Read one request and decode its image. Returns the kind and the payload of the reply."""
-    spec_length, image_length, max_cost = REQUEST.unpack(_read(requests, REQUEST.size))
+    spec_length, image_length, max_cost, memory = REQUEST.unpack(_read(requests, REQUEST.size))
     spec = _parse_spec(_read(requests, spec_length))
     limit_cpu(cpu_seconds)
     image = _read(requests, image_length)
+    if idle_bytes is not None:
+        limit_memory(idle_bytes + memory)
     try:
+        canvas = webp_canvas(image)  # Pillow allocates the canvas when it opens the image
+        if canvas and max_cost < decoded_pixels(canvas, spec) <= max_pixels:
+            return _cost(decoded_pixels(canvas, spec), image)
         opened = open_image(image, spec, max_pixels)
-        cost = decode_cost(opened, image, spec)
-        if cost > max_cost:
-            return COST, struct.pack(">d", cost)
+        pixels = decoded_pixels(opened.size, spec)
+        if decode_cost(pixels, image) > max_cost:
+            return _cost(pixels, image)
         return PIXELS, to_pixels(opened, spec).tobytes()
     except ImageError as error:
         return IMAGE_ERROR, json.dumps([type(error).__name__, str(error)]).encode()
@@ -119,6 +144,10 @@ def _answer(requests: BufferedReader, max_pixels: int, cpu_seconds: int) -> tupl
         os._exit(EXIT_MEMORY)  # so that the memory is freed
     except Exception as error:  # noqa: BLE001  the service logs it
         return FAULT, repr(error).encode()
+
+
+def _cost(pixels: int, image: bytes) -> tuple[int, bytes]:
+    return COST, COST_PAYLOAD.pack(decode_cost(pixels, image), pixels)
 
 
 def _parse_spec(encoded: bytes) -> Preprocessing:

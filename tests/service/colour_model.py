@@ -51,9 +51,9 @@ def plain(colour: str, image_format: str = "PNG", size: tuple[int, int] = (16, 1
     return encode(Image.new("RGB", size, COLOURS[colour]), image_format)
 
 
-def encode(image: Image.Image, image_format: str = "PNG") -> bytes:
+def encode(image: Image.Image, image_format: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, image_format)
+    image.save(buffer, image_format, **options)
     return buffer.getvalue()
 
 

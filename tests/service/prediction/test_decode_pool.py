@@ -8,7 +8,6 @@ import pytest
 from asgi_application import until
 from colour_model import PREPROCESSING, plain
 from hostile_images import ALLOCATES, CRASHES, LOOPS, hostile
-from image_bombs import MEBIBYTE
 from server_process import PATIENCE_SECONDS
 
 from model_store.errors import (
@@ -16,20 +15,21 @@ from model_store.errors import (
     ImageError,
     ImageTooExpensiveError,
     ImageTruncatedError,
+    TooManyPixelsError,
 )
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels
 from service.engine.priority import BULK, INTERACTIVE, Priority
 from service.errors import DeadlineExceededError, OverloadedError
 from service.prediction import decode_pool as decode_pool_module
-from service.prediction.decode_pool import DecodePool
-from service.prediction.decoder import Decoder, DecoderLimits
+from service.prediction.decode_pool import LARGE_PIXELS, DecodePool
+from service.prediction.decoder import Decoder, DecoderLimits, decode_memory
 
 pytestmark = pytest.mark.anyio
 HUGE_IMAGE = plain("red", size=(2400, 1200))
 LARGE_IMAGE = plain("red", size=(2000, 1100))
 MIDDLE_IMAGE, BLUE_IMAGE = (plain(colour, size=(400, 400)) for colour in ("red", "blue"))
-LIMITS = DecoderLimits(max_pixels=10**7, memory_bytes=256 * MEBIBYTE, cpu_seconds=2)
+LIMITS = DecoderLimits(max_pixels=10**7, cpu_seconds=2)
 
 
 class HeldDecoders:
@@ -42,13 +42,13 @@ class HeldDecoders:
         decode = Decoder.decode
 
         async def held_decode(
-            decoder: Decoder, image: bytes, spec: Preprocessing, max_cost: float
+            decoder: Decoder, image: bytes, spec: Preprocessing, max_cost: float, memory: int
         ) -> Pixels:
             if image in (HUGE_IMAGE, LARGE_IMAGE) and max_cost > 1e9:
                 self.images.append(image)
                 self.entered.set()
                 await self.gate.wait()
-            return await decode(decoder, image, spec, max_cost)
+            return await decode(decoder, image, spec, max_cost, memory)
 
         monkeypatch.setattr(Decoder, "decode", held_decode)
 
@@ -153,6 +153,33 @@ async def test_wait_is_predicted_by_the_mean_of_the_last_decodes(decoders: Decod
     assert decoders.wait_seconds() == 0
 
 
+async def test_images_share_the_memory(held: HeldDecoders) -> None:
+    """Two large images that do not fit at once are decoded one after the other; small ones pass."""
+    memory = decode_memory(2400 * 1200, len(HUGE_IMAGE)) + decode_memory(LARGE_PIXELS, 10**5)
+    decoders = DecodePool(4, LIMITS, memory)
+    first = decoding(decoders, HUGE_IMAGE)
+    await held.entered.wait()
+    second = decoding(decoders, HUGE_IMAGE)
+    await until(lambda: len(decoders._large_workers._memory._waiters) == 1)
+    assert (await decoding(decoders, BLUE_IMAGE)).any()
+    assert held.images == [HUGE_IMAGE]
+    held.gate.set()
+    await asyncio.gather(first, second)
+    assert decoders._large_workers._memory._free == memory
+    await decoders.close()
+
+
+async def test_image_that_never_fits_into_the_memory_is_rejected() -> None:
+    """By its pixels, or by its bytes; both with 413 `too_many_pixels`."""
+    memory = decode_memory(LARGE_PIXELS, 10**6)
+    decoders = DecodePool(2, LIMITS, memory)
+    for image in (HUGE_IMAGE, MIDDLE_IMAGE + bytes(2 * 10**6)):
+        with pytest.raises(TooManyPixelsError):
+            await decoding(decoders, image)
+    assert (await decoding(decoders, MIDDLE_IMAGE)).any()
+    await decoders.close()
+
+
 async def test_image_whose_deadline_has_passed_is_not_decoded(decoders: DecodePool) -> None:
     with pytest.raises(DeadlineExceededError):
         await decoders.decode(MIDDLE_IMAGE, PREPROCESSING, deadline(-1))
@@ -199,7 +226,7 @@ async def test_hostile_image_fails_alone(
 @pytest.mark.usefixtures("hostile_codec")
 async def test_abandoned_decode_is_killed_and_frees_its_place() -> None:
     """Its place stays taken until its process is dead."""
-    limits = DecoderLimits(LIMITS.max_pixels, LIMITS.memory_bytes, cpu_seconds=1000)
+    limits = DecoderLimits(LIMITS.max_pixels, cpu_seconds=1000)
     decoders = DecodePool(1, limits)
     task = decoding(decoders, hostile(LOOPS))
     await until(lambda: len(decoders._workers._decoders) == 1)
@@ -230,7 +257,7 @@ async def test_abandoned_decode_that_ends_in_time_keeps_its_process(
 @pytest.mark.usefixtures("hostile_codec")
 async def test_closing_kills_a_decode_that_never_ends() -> None:
     """Its caller is cancelled."""
-    limits = DecoderLimits(LIMITS.max_pixels, LIMITS.memory_bytes, cpu_seconds=1000)
+    limits = DecoderLimits(LIMITS.max_pixels, cpu_seconds=1000)
     decoders = DecodePool(1, limits)
     task = decoding(decoders, hostile(LOOPS))
     await until(lambda: len(decoders._workers._decoders) == 1)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,22 +21,25 @@ from model_store.errors import (
     ImageError,
     ImageTooExpensiveError,
     ImageTruncatedError,
+    TooManyPixelsError,
 )
 from model_store.image_header import FORMATS
 from model_store.manifest import Letterbox, Preprocessing
 from model_store.preprocessing import prepare
 from service.prediction.decoder import (
-    MEMORY_PER_PIXEL,
     Decoder,
     DecoderLimits,
     DecoderStartError,
     TooCostlyError,
     death_error,
+    decode_memory,
 )
 
 pytestmark = pytest.mark.anyio
-LIMITS = DecoderLimits(max_pixels=10**6, memory_bytes=64 * MEBIBYTE, cpu_seconds=2)
+LIMITS = DecoderLimits(max_pixels=10**6, cpu_seconds=2)
 MAX_COST = 10.0**6
+MEMORY = 64 * MEBIBYTE
+KEPT_BYTES = 40 * MEBIBYTE
 
 
 @asynccontextmanager
@@ -75,7 +79,7 @@ async def test_pixels_are_those_of_prepare() -> None:
         ):
             data = encode(image, image_format)
             for spec in specs:
-                pixels = await process.decode(data, spec, MAX_COST)
+                pixels = await process.decode(data, spec, MAX_COST, MEMORY)
                 assert np.array_equal(pixels, prepare(data, spec)), image_format
 
 
@@ -87,7 +91,7 @@ async def test_errors_of_an_image_are_those_of_prepare() -> None:
     async with decoder() as process:
         for _ in range(2):
             with pytest.raises(ImageTruncatedError) as caught:
-                await process.decode(data, PREPROCESSING, MAX_COST)
+                await process.decode(data, PREPROCESSING, MAX_COST, MEMORY)
             assert str(caught.value) == str(expected.value)
         assert not process.ended
 
@@ -106,9 +110,11 @@ async def test_image_that_costs_too_much_is_not_decoded() -> None:
     async with decoder() as process:
         for size, cost in (((400, 300), 120_000), ((4, 4000), 8 * 8000)):
             with pytest.raises(TooCostlyError) as caught:
-                await process.decode(plain("red", size=size), PREPROCESSING, cost - 1)
-            assert caught.value.cost == cost
-            assert (await process.decode(plain("red", size=size), PREPROCESSING, cost)).any()
+                await process.decode(plain("red", size=size), PREPROCESSING, cost - 1, MEMORY)
+            assert (caught.value.cost, caught.value.pixels) == (cost, cost)
+            assert (
+                await process.decode(plain("red", size=size), PREPROCESSING, cost, MEMORY)
+            ).any()
 
 
 @pytest.mark.parametrize(
@@ -126,9 +132,9 @@ async def test_hostile_image_ends_its_process(
 ) -> None:
     """The kernel limits CPU time and memory; a crash is a crash of the decoder alone."""
     async with decoder() as process:
-        assert (await process.decode(plain("red"), PREPROCESSING, MAX_COST)).any()
+        assert (await process.decode(plain("red"), PREPROCESSING, MAX_COST, MEMORY)).any()
         with pytest.raises(EOFError):
-            await process.decode(hostile(size), PREPROCESSING, MAX_COST)
+            await process.decode(hostile(size), PREPROCESSING, MAX_COST, MEMORY)
         assert type(death_error(await process.end())) is error
 
 
@@ -138,7 +144,7 @@ async def test_cpu_time_is_limited_per_image() -> None:
     async with decoder() as process:
         data = encode(picture(1, 1000, 1000))
         while cpu_seconds(process) <= LIMITS.cpu_seconds + 0.2:
-            await process.decode(data, PREPROCESSING, MAX_COST)
+            await process.decode(data, PREPROCESSING, MAX_COST, MEMORY)
 
 
 @pytest.mark.parametrize(
@@ -161,11 +167,11 @@ async def test_bomb_that_no_check_knows_costs_at_most_the_limits(
     async with decoder() as process:
         idle = kibibytes(process, "VmSize")
         with pytest.raises((EOFError, ImageError)) as caught:
-            await process.decode(BOMBS[name](16 * MEBIBYTE), PREPROCESSING, MAX_COST)
+            await process.decode(BOMBS[name](16 * MEBIBYTE), PREPROCESSING, MAX_COST, MEMORY)
         if issubclass(caught.type, EOFError):
             assert type(death_error(await process.end())) is ImageTooExpensiveError
         else:
-            assert kibibytes(process, "VmPeak") - idle <= LIMITS.memory_bytes / 1024
+            assert kibibytes(process, "VmPeak") - idle <= MEMORY / 1024
 
 
 def kibibytes(process: Decoder, field: str) -> int:
@@ -191,14 +197,39 @@ def cpu_seconds(process: Decoder) -> float:
 async def test_largest_real_images_keep_the_limits(
     image_format: str, options: dict[str, object], tmp_path: Path
 ) -> None:
-    """With `MEMORY_PER_PIXEL`, and half of the memory that is allowed beside the pixels."""
+    """`decode_memory` is enough, even without the part for blocks that malloc keeps."""
     side = 3000
     mode = "RGB" if image_format == "JPEG" else "RGBA"
     Image.new(mode, (side, side), "red").save(tmp_path / "large", image_format, **options)
-    limits = DecoderLimits(side**2, side**2 * MEMORY_PER_PIXEL + 64 * MEBIBYTE)
-    async with decoder(limits) as process:
-        data = (tmp_path / "large").read_bytes()
-        assert (await process.decode(data, PREPROCESSING, np.inf)).shape == (8, 8, 3)
+    data = (tmp_path / "large").read_bytes()
+    memory = decode_memory(side**2, len(data)) - KEPT_BYTES
+    async with decoder(DecoderLimits(side**2)) as process:
+        assert (await process.decode(data, PREPROCESSING, np.inf, memory)).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+async def test_large_webp_is_not_opened_to_find_its_cost(lossless: object) -> None:
+    """Opening it would allocate its canvas, which is more than a small image may use."""
+    data = encode(Image.new("RGB", (7900, 6400), "red"), "WEBP", lossless=lossless, method=0)
+    small = decode_memory(10**6, len(data))
+    async with decoder(DecoderLimits(7900 * 6400)) as process:
+        with pytest.raises(TooCostlyError) as caught:
+            await process.decode(data, PREPROCESSING, MAX_COST, small)
+        assert caught.value.pixels == 7900 * 6400
+    async with decoder() as process:
+        with pytest.raises(TooManyPixelsError):
+            await process.decode(data, PREPROCESSING, MAX_COST, small)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+async def test_kernel_kills_a_decoder_before_the_service() -> None:
+    """If the memory runs out."""
+    async with decoder() as process:
+        assert oom_score(process) == 1000
+
+
+def oom_score(process: Decoder) -> int:
+    return int(Path(f"/proc/{process.pid}/oom_score_adj").read_text())
 
 
 async def test_process_ignores_signals_that_end_the_service() -> None:
@@ -206,7 +237,7 @@ async def test_process_ignores_signals_that_end_the_service() -> None:
     async with decoder() as process:
         for number in (signal.SIGTERM, signal.SIGINT):
             os.kill(process.pid, number)
-        assert (await process.decode(plain("red"), PREPROCESSING, MAX_COST)).any()
+        assert (await process.decode(plain("red"), PREPROCESSING, MAX_COST, MEMORY)).any()
 
 
 async def test_process_ends_when_the_connection_is_closed() -> None:
