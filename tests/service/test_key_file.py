@@ -145,10 +145,11 @@ def test_default_file_is_in_the_users_configuration(monkeypatch: pytest.MonkeyPa
     assert default_key_file() == Path("/home/ada/.config/resident/keys.json")
 
 
-def test_keys_are_not_changed_by_two_processes_at_once(path: Path) -> None:
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_keys_are_not_changed_by_two_processes_at_once(path: Path, exclusive: bool) -> None:
     """The second one is told to try again, and may once the first is done."""
     add_key(path, "app", ["predict"])
-    lock = DirectoryLock(path.parent, exclusive=True)
+    lock = DirectoryLock(path.parent, exclusive=exclusive)
     with pytest.raises(ApiKeysError, match="another process"):
         add_key(path, "deploy", ["manage"])
     lock.release()
@@ -201,3 +202,11 @@ def test_scopes_of_a_key_are_stored_once(path: Path) -> None:
     add_key(path, "app", ["predict", "manage", "predict"])
     (key,) = read_keys(path)
     assert key.scopes == ("manage", "predict")
+
+
+def test_file_may_hold_many_keys(path: Path) -> None:
+    """Each is found."""
+    secrets = [add_key(path, f"app{number}", ["predict"]) for number in range(40)]
+    keys = ApiKeys(path)
+    names = [keys.check(f"Bearer {secret}", "predict") for secret in secrets]
+    assert names == [f"app{number}" for number in range(40)]

@@ -33,7 +33,8 @@ def test_loaded_keys_are_logged(path: Path, caplog: pytest.LogCaptureFixture) ->
     keys = ApiKeys(path)
     for name, scopes in (("deploy", ["manage"]), ("app", ["predict", "manage"])):
         add_key(path, name, scopes)  # type: ignore[arg-type]
-        keys.check(None, "predict") if name == "deploy" else None
+        for _ in range(2 if name == "deploy" else 0):
+            keys.check(None, "predict")
     ApiKeys(path)
     assert [message.partition(" keys=")[2] for message in caplog.messages] == [
         "0 predict=everyone manage=nobody",
