@@ -17,8 +17,8 @@ from wrk import wrk_load
 
 
 @dataclass(frozen=True)
-class TurnResult:
-    """Result of one turn. A loop without HTTP has no latency, memory or failures."""
+class RoundResult:
+    """Result of one round. A loop without HTTP has no latency, memory or failures."""
 
     images_per_second: float
     core_milliseconds: float
@@ -44,8 +44,8 @@ class Contender(ABC):
         """Find the fastest setup under these loads. Raises SideError if it cannot be measured."""
 
     @abstractmethod
-    def measure(self, connections: Sequence[int]) -> list[TurnResult]:
-        """One turn: a result for each number of connections."""
+    def measure(self, connections: Sequence[int]) -> list[RoundResult]:
+        """One round: a result for each number of connections."""
 
 
 class Limit(Contender):
@@ -64,12 +64,14 @@ class Limit(Contender):
             f"{self.loop['instances']} x {self.loop['threads']} threads, batch {self.loop['batch']}"
         )
 
-    def measure(self, connections: Sequence[int]) -> list[TurnResult]:
+    def measure(self, connections: Sequence[int]) -> list[RoundResult]:
         loop = map(str, self.loop.values())
         rate = run_raw(
             self.workload, *self.flags, "--seconds", str(self.options.seconds), "--loop", *loop
         )
-        return [TurnResult(rate["images_per_second"], rate["core_milliseconds"])] * len(connections)
+        return [RoundResult(rate["images_per_second"], rate["core_milliseconds"])] * len(
+            connections
+        )
 
 
 class Served(Contender):
@@ -87,7 +89,7 @@ class Served(Contender):
         self.setup = max(rates, key=lambda setup: rates[setup])
         self.how = " ".join([str(self.setup), *self.extra])
 
-    def measure(self, connections: Sequence[int]) -> list[TurnResult]:
+    def measure(self, connections: Sequence[int]) -> list[RoundResult]:
         figures = []
         path, bodies = self.side.path_of(self.workload), self.side.bodies(self.workload)
         with running(self.side, self.workload, self.setup, self.extra) as server:
@@ -106,7 +108,7 @@ class Served(Contender):
                     )
                 cost = 1e3 * used / load.answered
                 figures.append(
-                    TurnResult(
+                    RoundResult(
                         load.images_per_second, cost, load.p50, load.p99, megabytes, load.failed
                     )
                 )
@@ -145,16 +147,16 @@ def run_raw(workload: Workload, *flags: str) -> dict[str, Any]:
     return result
 
 
-def take_turns(
-    contenders: Sequence[Contender], connections: Sequence[int], turns: int
-) -> tuple[dict[str, list[list[TurnResult]]], dict[str, str]]:
+def measure_in_rounds(
+    contenders: Sequence[Contender], connections: Sequence[int], rounds: int
+) -> tuple[dict[str, list[list[RoundResult]]], dict[str, str]]:
     """Measure all contenders in turn (A B C, A B C).
 
     Returns:
-        Results by key, turn and number of connections, and the reason for each missing contender.
+        Results by key, round and number of connections, and the reason for each missing contender.
     """
     missing: dict[str, str] = {}
-    figures: dict[str, list[list[TurnResult]]] = {}
+    figures: dict[str, list[list[RoundResult]]] = {}
     for contender in contenders:
         try:
             contender.prepare(connections)
@@ -163,20 +165,20 @@ def take_turns(
         except SideError as error:
             missing[contender.name] = str(error)
             print(f"MISSING: {contender.name} {error}", flush=True)
-    for turn in range(turns):
+    for number in range(rounds):
         for contender in contenders:
             if contender.key in figures:
                 try:
                     figures[contender.key].append(contender.measure(connections))
                 except SideError as error:
-                    missing[contender.name] = f"{error}, in turn {turn + 1}"
+                    missing[contender.name] = f"{error}, in round {number + 1}"
                     del figures[contender.key]
                     continue
                 rates = ", ".join(
                     f"{figure.images_per_second:.1f}" for figure in figures[contender.key][-1]
                 )
                 print(
-                    f"{turn + 1}/{turns}  {contender.name}, {contender.workload.precision}: "
+                    f"{number + 1}/{rounds}  {contender.name}, {contender.workload.precision}: "
                     f"{rates} images/s",
                     flush=True,
                 )

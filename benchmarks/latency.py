@@ -15,22 +15,22 @@ from wrk import WrkResult, wrk_load
 
 HEAD = ("model", "side", "threads of a run", "p50 ms", "more than decode + run, ms", "p99 ms")
 METHOD = (
-    "`wrk` with one connection, {seconds:g} s per turn after a warm-up, compared with the median "
+    "`wrk` with one connection, {seconds:g} s per round after a warm-up, compared with the median "
     "of decode + run in a loop with the same threads and without HTTP. LitServe, mosec and Ray "
-    "Serve wait up to 5 ms for more images, as under full load. Measured in turn, n = {turns}; "
-    "medians (minimum to maximum), differences turn by turn."
+    "Serve wait up to 5 ms for more images, as under full load. Measured in turn, n = {rounds}; "
+    "medians (minimum to maximum), differences round by round."
 )
 
 
 def measure(options: Options) -> None:
-    """Measure both models, with one thread per run and with all. Short turns are sufficient."""
-    options = replace(options, seconds=min(options.seconds, 5), turns=min(options.turns, 3))
+    """Measure both models, with one thread per run and with all. Short rounds are sufficient."""
+    options = replace(options, seconds=min(options.seconds, 5), rounds=min(options.rounds, 3))
     rows, notes = [], []
     for workload in (resnet20(), resnet50()):
         for threads in sorted({1, cores()}):
             rows += list(_rows(workload, threads, options, notes.append))
     lines = [
-        METHOD.format(seconds=options.seconds, turns=options.turns),
+        METHOD.format(seconds=options.seconds, rounds=options.rounds),
         "",
         *table(HEAD, rows),
         "",
@@ -43,7 +43,7 @@ def _rows(
     workload: Workload, threads: int, options: Options, note: Callable[[str], None]
 ) -> Iterator[list[str]]:
     limits, results = [], {side: [] for side in (OURS, *options.peers)}
-    for turn in range(options.turns):
+    for number in range(options.rounds):
         limits.append(
             run_raw(
                 workload, "--decode", "--alone", str(threads), "--seconds", str(options.seconds)
@@ -57,15 +57,15 @@ def _rows(
                 del results[side]
                 continue
             print(
-                f"{turn + 1}/{options.turns}  {side.name}: {results[side][-1].p50:.2f} ms; "
+                f"{number + 1}/{options.rounds}  {side.name}: {results[side][-1].p50:.2f} ms; "
                 f"limit {limits[-1]:.2f} ms",
                 flush=True,
             )
     limit = np.array(limits)
     yield [workload.title, "decode + ONNX Runtime, no HTTP", str(threads), spread(limit), "", ""]
-    for side, turns in results.items():
-        p50 = np.array([turn.p50 for turn in turns])
-        p99 = f"{np.median([turn.p99 for turn in turns]):.2f}"
+    for side, rounds in results.items():
+        p50 = np.array([each.p50 for each in rounds])
+        p99 = f"{np.median([each.p99 for each in rounds]):.2f}"
         yield [workload.title, side.name, str(threads), spread(p50), spread(p50 - limit), p99]
 
 

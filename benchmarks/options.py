@@ -16,9 +16,9 @@ class Options:
     """Durations and repetitions; `service` are flags for Resident."""
 
     seconds: float
-    turns: int
+    rounds: int
     overload_seconds: float
-    overload_turns: int
+    overload_rounds: int
     starts: int
     reloads: int
     reload_requests: int
@@ -44,7 +44,7 @@ def parse(description: str | None, arguments: Sequence[str] | None = None) -> Op
     parser.add_argument(
         "--seconds", type=float, default=10, help="seconds per measurement; default 10"
     )
-    parser.add_argument("--turns", type=int, default=5, help="measurements per side; default 5")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements per side; default 5")
     parser.add_argument(
         "--only", action="append", choices=ROWS, help="run one measurement; can be repeated"
     )
@@ -52,7 +52,7 @@ def parse(description: str | None, arguments: Sequence[str] | None = None) -> Op
         "--peers", default=",".join(keys), help=f"some of {','.join(keys)}; default all"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="2 seconds, 1 turn, 2 starts: a smoke test"
+        "--quick", action="store_true", help="2 seconds, 1 round, 2 starts: a smoke test"
     )
     parser.add_argument(
         "--service",
@@ -67,9 +67,9 @@ def parse(description: str | None, arguments: Sequence[str] | None = None) -> Op
     quick = given.quick
     return Options(
         seconds=2 if quick else given.seconds,
-        turns=1 if quick else given.turns,
+        rounds=1 if quick else given.rounds,
         overload_seconds=10 if quick else 60,
-        overload_turns=1 if quick else 3,
+        overload_rounds=1 if quick else 3,
         starts=2 if quick else 10,
         reloads=5 if quick else 100,
         reload_requests=2_000 if quick else 100_000,

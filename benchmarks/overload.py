@@ -51,13 +51,13 @@ METHOD = (
     "Resident alone. The peak is the full load of `wrk` for {seconds:g} s. Then requests arrive "
     "at random moments (Poisson) for {overload:g} s at a multiple of that rate, from "
     "`service.loadtest` on the same cores. Times count from when a request was due. The server is "
-    "restarted for each load, n = {turns}; medians (minimum to maximum), MB are resident."
+    "restarted for each load, n = {rounds}; medians (minimum to maximum), MB are resident."
 )
 
 
 @dataclass(frozen=True)
 class Overload:
-    """One turn: the peak, the generator's report, and the server's resident MB over time."""
+    """One round: the peak, the generator's report, and the server's resident MB over time."""
 
     peak: float
     report: dict[str, Any]
@@ -82,17 +82,17 @@ def measure(options: Options) -> None:
     rows = []
     options = options.lasting(2)
     for make, connections, factor in LOADS:
-        workload, turns = make(), []
-        for turn in range(options.overload_turns):
-            turns.append(_overload(workload, connections, factor, options))
+        workload, rounds = make(), []
+        for number in range(options.overload_rounds):
+            rounds.append(_overload(workload, connections, factor, options))
             print(
-                f"{turn + 1}/{options.overload_turns}  {workload.title}: "
-                f"{turns[-1].goodput:.1f} of {turns[-1].peak:.1f}",
+                f"{number + 1}/{options.overload_rounds}  {workload.title}: "
+                f"{rounds[-1].goodput:.1f} of {rounds[-1].peak:.1f}",
                 flush=True,
             )
-        rows.append(_row(f"{workload.title}, {factor} x", turns))
+        rows.append(_row(f"{workload.title}, {factor} x", rounds))
     method = METHOD.format(
-        seconds=options.seconds, overload=options.overload_seconds, turns=options.overload_turns
+        seconds=options.seconds, overload=options.overload_seconds, rounds=options.overload_rounds
     )
     write_section("Overload", [method, "", *table(HEAD, rows), ""])
 
@@ -131,35 +131,35 @@ def _watch(
     return json.loads(output), megabytes
 
 
-def _row(name: str, turns: list[Overload]) -> list[str]:
+def _row(name: str, rounds: list[Overload]) -> list[str]:
     others: dict[str, int] = {}
-    for turn in turns:
-        for kind, count in turn.report["errors"].items():
+    for each in rounds:
+        for kind, count in each.report["errors"].items():
             if kind != REJECTED:
                 others[kind] = others.get(kind, 0) + count
     answered_ms = [
-        np.median([turn.percentile_ms("latency", percentile) for turn in turns])
+        np.median([each.percentile_ms("latency", percentile) for each in rounds])
         for percentile in ("p50", "p99")
     ]
     megabytes = np.median(
         [
             [each.megabytes[len(each.megabytes) // 4], each.megabytes[-1], max(each.megabytes)]
-            for each in turns
+            for each in rounds
         ],
         axis=0,
     )
     return [
         name,
-        spread(np.array([turn.report["offered"] for turn in turns]), "{:.0f}"),
-        spread(np.array([turn.peak for turn in turns]), "{:.1f}"),
-        spread(np.array([turn.goodput for turn in turns]), "{:.1f}"),
-        spread(np.array([turn.goodput / turn.peak for turn in turns])),
+        spread(np.array([each.report["offered"] for each in rounds]), "{:.0f}"),
+        spread(np.array([each.peak for each in rounds]), "{:.1f}"),
+        spread(np.array([each.goodput for each in rounds]), "{:.1f}"),
+        spread(np.array([each.goodput / each.peak for each in rounds])),
         ", ".join(f"{each:.0f}" for each in answered_ms),
-        spread(np.array([turn.rejected_per_second for turn in turns]), "{:.0f}"),
-        spread(np.array([turn.percentile_ms("refused", "p99") for turn in turns]), "{:.1f}"),
+        spread(np.array([each.rejected_per_second for each in rounds]), "{:.0f}"),
+        spread(np.array([each.percentile_ms("refused", "p99") for each in rounds]), "{:.1f}"),
         ", ".join(f"{each:.0f}" for each in megabytes),
         ", ".join(f"{kind}: {count}" for kind, count in sorted(others.items())) or "none",
-        spread(np.array([turn.report["cores"] for turn in turns])),
+        spread(np.array([each.report["cores"] for each in rounds])),
     ]
 
 

@@ -88,10 +88,10 @@ async def reload_often(
 ) -> list[float]:
     """Switch `production` between both versions. Returns the memory in MB after each switch."""
     memory = []
-    for turn in range(1, reloads + 1):
-        target = 1 + turn % 2
+    for number in range(1, reloads + 1):
+        target = 1 + number % 2
         await asyncio.to_thread(store.promote, MODEL, target)
-        enough = requests * turn // reloads
+        enough = requests * number // reloads
         await clients.until(lambda: clients.version == target and len(clients.latencies) >= enough)  # noqa: B023  called here
         memory.append(resident_megabytes(pid))
     return memory

@@ -22,7 +22,7 @@ ORDER = (
 HEAD = """# Results
 
 Written by `make bench`; `make bench ARGS="--only start"` measures one section again. Ratios are
-computed turn by turn, with both sides in one run. Lines that begin with `>` are notes by people;
+computed round by round, with both sides in one run. Lines that begin with `>` are notes by people;
 they are kept when a section is measured again.
 """
 

@@ -65,13 +65,13 @@ def _rows(model: str, what: str, flags: Sequence[str], version: Path, n: int) ->
         BARE: [sys.executable, str(ROOT / "benchmarks/bare_app.py")],
     }
     figures: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
-    for turn in range(n + 1):
+    for number in range(n + 1):
         for name, command in commands.items():
             figure = start(command, port, version)
-            if turn:
+            if number:
                 figures[name].append(figure)
                 print(
-                    f"{turn}/{n}  {model}, {name}: {figure[0]:.2f} s, {figure[1]:.0f} MB",
+                    f"{number}/{n}  {model}, {name}: {figure[0]:.2f} s, {figure[1]:.0f} MB",
                     flush=True,
                 )
     rows = []

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from contenders import Contender, Limit, Served, TurnResult, take_turns
+from contenders import Contender, Limit, RoundResult, Served, measure_in_rounds
 from machine import cores
 from options import Options
 from results import spread, table, write_section
@@ -24,9 +24,9 @@ HEAD = (
 )
 METHOD = (
     "Full load of `wrk` (one thread) on the same cores, which sends the same images repeatedly. "
-    "Each side is restarted for each turn, warmed up and measured for {seconds:g} s; sides take "
-    "turns (A B C ...), n = {turns}. Median (minimum to maximum). Ratios are computed turn by "
-    "turn, against the limit of the same precision. Peers that batch take up to {batch} images. "
+    "Each side is restarted for each round, warmed up and measured for {seconds:g} s; sides "
+    "alternate (A B C ...), n = {rounds}. Median (minimum to maximum). Ratios are computed round "
+    "by round, against the limit of the same precision. Peers that batch take up to {batch}. "
     "All sides run in the fastest of a few setups (workers x threads) and answer every image like "
     "the model's file. Core ms are the CPU time of a side on all cores, without `wrk`. MB are "
     "proportional: shared memory counts once."
@@ -51,10 +51,13 @@ def measure_resnet50(options: Options) -> None:
 
 
 def _measure(contenders: Sequence[Contender], connections: Sequence[int], options: Options) -> None:
-    figures, missing = take_turns(contenders, connections, options.turns)
-    lines = [METHOD.format(seconds=options.seconds, turns=options.turns, batch=MAX_BATCH_SIZE), ""]
+    figures, missing = measure_in_rounds(contenders, connections, options.rounds)
+    lines = [
+        METHOD.format(seconds=options.seconds, rounds=options.rounds, batch=MAX_BATCH_SIZE),
+        "",
+    ]
     for place, number in enumerate(connections):
-        at = {key: [turn[place] for turn in turns] for key, turns in figures.items()}
+        at = {key: [each[place] for each in rounds] for key, rounds in figures.items()}
         lines += [f"### {number} connections", "", *_report(contenders, at)]
     lines += [f"Missing: {name} {why}.\n" for name, why in missing.items()]
     write_section(contenders[0].workload.title, lines)
@@ -68,10 +71,10 @@ def _ours_and_limits(workload: Workload, options: Options) -> list[Contender]:
     ]
 
 
-def _report(contenders: Sequence[Contender], figures: dict[str, list[TurnResult]]) -> list[str]:
+def _report(contenders: Sequence[Contender], figures: dict[str, list[RoundResult]]) -> list[str]:
     rates = {
-        key: np.array([figure.images_per_second for figure in turns])
-        for key, turns in figures.items()
+        key: np.array([figure.images_per_second for figure in rounds])
+        for key, rounds in figures.items()
     }
     rows = []
     for contender in contenders:
@@ -98,8 +101,8 @@ def _report(contenders: Sequence[Contender], figures: dict[str, list[TurnResult]
             ]
         )
     costs = {
-        key: np.array([figure.core_milliseconds for figure in turns])
-        for key, turns in figures.items()
+        key: np.array([figure.core_milliseconds for figure in rounds])
+        for key, rounds in figures.items()
     }
     verdicts = [
         line
@@ -138,5 +141,5 @@ def _verdict(
     return [f"**{text}.**", ""]
 
 
-def _median(turns: Sequence[TurnResult], name: str) -> str:
-    return f"{np.median([getattr(turn, name) for turn in turns]):.3g}"
+def _median(rounds: Sequence[RoundResult], name: str) -> str:
+    return f"{np.median([getattr(each, name) for each in rounds]):.3g}"

@@ -30,7 +30,7 @@ from training.learning.normalization import Normalization
 from training.learning.recipe import Recipe
 from training.learning.throughput import ThroughputMeter
 
-IMAGES, BATCH, WARM_UP, STEPS, TURNS = 6400, 128, 5, 40, 5
+IMAGES, BATCH, WARM_UP, STEPS, ROUNDS = 6400, 128, 5, 40, 5
 PACKAGES = ("torch", "torchvision", "pillow")
 CPU = torch.device("cpu")
 
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument(
         "--compiled",
         action="store_true",
-        help="Also measure torch.compile, a minute per turn.",
+        help="Also measure torch.compile, a minute per round.",
     )
     arguments = parser.parse_args()
     generator = np.random.default_rng(0)
@@ -153,7 +153,7 @@ def main() -> None:
         *(["bf16"] if has_bf16(CPU) else []),
     ]
     results: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-    for turn in range(TURNS):
+    for number in range(ROUNDS):
         for side in sides:
             command = [sys.executable, __file__, "--side", side]
             environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -162,24 +162,24 @@ def main() -> None:
             )
             results[side].append(json.loads(done.stdout))
             print(
-                f"{turn + 1}/{TURNS}  {side}: "
+                f"{number + 1}/{ROUNDS}  {side}: "
                 f"{results[side][-1]['images_per_second']:.0f} images/s",
                 flush=True,
             )
     ratios = {
         side: [
             own["images_per_second"] / base["images_per_second"]
-            for own, base in zip(turns, results["plain"], strict=True)
+            for own, base in zip(rounds, results["plain"], strict=True)
         ]
-        for side, turns in results.items()
+        for side, rounds in results.items()
     }
     rows = [
-        "| loop | images/s | relative to the plain loop, turn by turn | waits for images |",
+        "| loop | images/s | relative to the plain loop, round by round | waits for images |",
         "|---|---|---|---|",
     ]
-    for side, turns in results.items():
-        speeds = [figure["images_per_second"] for figure in turns]
-        shares = [figure["input_share"] for figure in turns if "input_share" in figure]
+    for side, rounds in results.items():
+        speeds = [figure["images_per_second"] for figure in rounds]
+        shares = [figure["input_share"] for figure in rounds if "input_share" in figure]
         ratio = ratios[side]
         waits = f"{statistics.median(shares):.1%}" if shares else ""
         rows.append(
@@ -194,7 +194,7 @@ def main() -> None:
         "",
         f"ResNet-20, batches of {BATCH}, 32x32 images in memory, crops from 4 pixels of padding,",
         f"flips. Each loop runs in its own process, {STEPS} steps after {WARM_UP} that are not",
-        f"counted, in turn, {TURNS} times; medians (minimum to maximum).",
+        f"counted, in round, {ROUNDS} times; medians (minimum to maximum).",
         "",
         *rows,
         "",

@@ -169,10 +169,13 @@ def describe_startup(registry: Registry, address: str, uds: Path | None = None) 
 
 
 def _describe_model(model: ServedModel, *, is_default: bool) -> str:
-    if model.answering is None:
+    if model.default_version is None:
         reason = "; ".join(model.errors.values()) or model.error or "its versions cannot be read"
         return f"  NOT SERVED  {model.name}: {reason}"
-    version, precision = model.answering.version, model.answering.selected_variant.precision
+    version, precision = (
+        model.default_version.version,
+        model.default_version.selected_variant.precision,
+    )
     manifest = version.manifest
     facts = [f"{len(manifest.class_names)} classes"]
     if manifest.metrics:
@@ -200,8 +203,12 @@ def _describe_problems(registry: Registry) -> Iterator[str]:
 
 
 def _example_command(model: ServedModel | None, address: str, uds: Path | None) -> Iterator[str]:
-    if model and model.answering and (golden := model.answering.version.manifest.golden):
-        sample = model.answering.version.path(golden[0].image)
+    if (
+        model
+        and model.default_version
+        and (golden := model.default_version.version.manifest.golden)
+    ):
+        sample = model.default_version.version.path(golden[0].image)
         if sample.is_relative_to(Path.cwd()):
             sample = sample.relative_to(Path.cwd())
         socket_option = f"--unix-socket {shlex.quote(str(uds))} " if uds else ""

@@ -42,7 +42,9 @@ def _describe_health(registry: Registry) -> Health:
     if registry.loaded:
         models = registry.models.values()
         not_served = sorted(
-            model.name for model in models if model.answering is None and model.state != "unloaded"
+            model.name
+            for model in models
+            if model.default_version is None and model.state != "unloaded"
         )
         if not_served:
             reasons.append(f"no proven version of {', '.join(not_served)}")

@@ -24,7 +24,7 @@ from service.http.path_params import parse_version_number
 from service.http.predict_routes import match_route
 from service.http.problem_details import Reply, reply_to, to_response
 from service.http.protocol import DIRECT_TRANSPORT, MAX_UNREAD_BYTES, DirectTransport
-from service.http.query_params import find_label_set, parse_query_params
+from service.http.query_params import find_coverage_index, parse_query_params
 from service.http.request_body import check_headers, content_length, parse_body, read_body
 from service.prediction.pipeline import PredictionPipeline
 from service.prediction.request import PredictRequest, RequestRecord
@@ -125,10 +125,10 @@ class PredictEndpoint:
         with self._pipeline.lease(path_params.get("model"), number) as loaded:
             record.model, record.version = loaded.version.model, loaded.version.number
             query = parse_query_params(query_string)
-            label_set = None
+            coverage_index = None
             if query.coverage is not None:
                 offered = list(loaded.calibration.conformal_thresholds)
-                label_set = find_label_set(query.coverage, offered, str(loaded.version))
+                coverage_index = find_coverage_index(query.coverage, offered, str(loaded.version))
             check_headers(headers, self._settings.max_body_bytes)
             self._pipeline.check_queue(loaded, query.priority)
             with self._pipeline.uploads.upload() as reserve:
@@ -136,7 +136,7 @@ class PredictEndpoint:
                 request = PredictRequest(
                     await parse_body(headers, body, self._settings.max_images),
                     query.top_k,
-                    label_set,
+                    coverage_index,
                     math.inf if query.timeout_ms is None else query.timeout_ms / 1e3,
                     query.priority,
                 )

@@ -46,7 +46,7 @@ class QueryParams(BaseModel):
         _FromText,
     ] = DEFAULT_TOP_K
     coverage: Annotated[
-        str | None,  # text, because find_label_set compares it with text
+        str | None,  # text, because find_coverage_index compares it with text
         WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}),
         Field(
             description="Also return the prediction set: the labels that contain the correct one "
@@ -111,7 +111,7 @@ def _check_names(names: Iterable[str]) -> None:
             )
 
 
-def find_label_set(coverage: str, offered: Sequence[str], version: str) -> int:
+def find_coverage_index(coverage: str, offered: Sequence[str], version: str) -> int:
     """Return the index of a coverage, like `0.95`, in the coverages that the version offers.
 
     Raises:

@@ -23,14 +23,14 @@ class PredictRequest:
     Attributes:
         images: Encoded images in the order of the response.
         top_k: Number of classes to return for each image.
-        label_set: Index into `LoadedVersion.coverages`; None returns no prediction sets.
+        coverage_index: Index into `LoadedVersion.coverages`; None returns no prediction sets.
         timeout_seconds: Counted from the start of the request; capped by the version's deadline.
         priority: Interactive images are run before bulk images.
     """
 
     images: Sequence[EncodedImage]
     top_k: int = DEFAULT_TOP_K
-    label_set: int | None = None
+    coverage_index: int | None = None
     timeout_seconds: float = math.inf
     priority: Priority = INTERACTIVE
 

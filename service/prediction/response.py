@@ -18,7 +18,7 @@ def build_response(
 ) -> dict[str, Any]:
     """The response of the image API, as `PredictResponse` in `service.http.schemas` declares it."""
     results = [
-        describe_image(outcome.result.row, class_names, request.top_k, request.label_set)
+        describe_image(outcome.result.row, class_names, request.top_k, request.coverage_index)
         if isinstance(outcome.result, ImageResult)
         else {"error": describe(outcome.result)}
         for outcome in outcomes
@@ -37,7 +37,7 @@ def describe_image(
     classification: Classification,
     class_names: Sequence[str],
     top_k: int,
-    label_set: int | None = None,
+    coverage_index: int | None = None,
 ) -> dict[str, Any]:
     """The result of one image.
 
@@ -45,7 +45,7 @@ def describe_image(
         classification: The classes of the image, most probable first.
         class_names: The label of each class.
         top_k: Number of predictions.
-        label_set: Index of the prediction set to add as `labels`.
+        coverage_index: Index of the prediction set to add as `labels`.
     """
     indices = classification.indices
     best = zip(indices[:top_k], classification.scores[:top_k], strict=True)
@@ -54,8 +54,8 @@ def describe_image(
             {"label": class_names[index], "index": index, "score": score} for index, score in best
         ]
     }
-    if label_set is not None:
-        size = classification.set_sizes[label_set]
+    if coverage_index is not None:
+        size = classification.set_sizes[coverage_index]
         result["labels"] = [class_names[index] for index in indices[:size]]
     if classification.abstention_reason is not None:
         result["abstained"] = bool(classification.abstention_reason)

@@ -35,7 +35,7 @@ class DesiredVersions:
     def overridden(self, override: Override) -> tuple[int, ...]:
         return tuple(number for number, what in self.overrides if what == override)
 
-    def choose_answering(self, serving: Iterable[int]) -> int:
+    def choose_default(self, serving: Iterable[int]) -> int:
         """The version that answers requests without a version number; `serving` is not empty."""
         numbers = set(serving)
         return next((number for number in self.selection.named if number in numbers), max(numbers))

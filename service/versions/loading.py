@@ -96,13 +96,15 @@ def prove_version(change: RegistryChange, name: str, number: int) -> None:
     result = load_version(registry, name, number)
     if isinstance(result, LoadedVersion):
         serving = {**model.serving, number: result}
-        answering = serving[model.answering.version.number] if model.answering else result
+        default_version = (
+            serving[model.default_version.version.number] if model.default_version else result
+        )
         errors = {failed: reason for failed, reason in model.errors.items() if failed != number}
         change.put(
             replace(
                 model,
                 state="ready",
-                answering=answering,
+                default_version=default_version,
                 serving=serving,
                 errors=errors,
                 loading=None,
@@ -110,7 +112,7 @@ def prove_version(change: RegistryChange, name: str, number: int) -> None:
             )
         )
         return
-    if not model.answering and model.state != "unloaded":
+    if not model.default_version and model.state != "unloaded":
         model = replace(model, state="error")
     if result.transient:  # the version is not at fault, so nothing is recorded
         change.put(model)

@@ -106,7 +106,7 @@ def _read_desired(
             wanted = registry.desired.read(name, model_contents, registry.policy_of(name))
         except (ModelStoreError, OSError) as error:
             model = registry.models.get(name) or ServedModel(name)
-            state = model.state if model.answering else "error"
+            state = model.state if model.default_version else "error"
             reason = str(error) if isinstance(error, AliasError) else "its directory cannot be read"
             registry.problems.report(
                 subject, f"model unreadable model={name} reason={str(error)!r}"
@@ -167,12 +167,12 @@ def _while_loading(
     serving = {**model.serving, **ready}
     if not serving:
         return replace(model, state="loading", loading=loading)
-    answering = serving[desired.choose_answering(serving)]
+    default_version = serving[desired.choose_default(serving)]
     return replace(
         model,
         state="ready" if ready else model.state,
-        layer=answering.version.layer,
-        answering=answering,
+        layer=default_version.version.layer,
+        default_version=default_version,
         serving=serving,
         loading=loading,
     )
@@ -190,12 +190,12 @@ def _final(
     serving = ready or {
         number: loaded for number, loaded in model.serving.items() if number not in unloaded
     }
-    answering = serving[desired.choose_answering(serving)] if serving else None
+    default_version = serving[desired.choose_default(serving)] if serving else None
     return ServedModel(
         model.name,
         state="ready" if serving else "unloaded" if unloaded and not errors else "error",
-        layer=answering.version.layer if answering else desired.layer,
-        answering=answering,
+        layer=default_version.version.layer if default_version else desired.layer,
+        default_version=default_version,
         serving=serving,
         errors=errors,
         transient=transient,

@@ -19,7 +19,7 @@ from service.versions.served_model import Models, ModelState, ServedModel
 from service.versions.version_policy import VersionPolicy
 
 NumberedState = Literal["loading", "ready", "unloading", "error"]
-_NOT_ANSWERING: Final[Mapping[ModelState, str]] = {
+_WHY_NOT_SERVED: Final[Mapping[ModelState, str]] = {
     "loading": "is still loading",
     "unloaded": "has no loaded version because an operator unloaded it",
 }
@@ -137,10 +137,10 @@ class Registry:
         model = models.get(name)
         if model is None:
             raise NotFoundError(f"there is no model {name!r}; available models: {_names(models)}")
-        if model.answering is None:
-            reason = _NOT_ANSWERING.get(model.state, "has no version that passed its proof")
+        if model.default_version is None:
+            reason = _WHY_NOT_SERVED.get(model.state, "has no version that passed its proof")
             raise NotReadyError(f"model {name} {reason}; GET /v1/models/{name} shows details")
-        found = model.answering if version is None else model.serving.get(version)
+        found = model.default_version if version is None else model.serving.get(version)
         if found is None:
             numbers = ", ".join(map(str, sorted(model.serving)))
             raise NotFoundError(
@@ -175,7 +175,7 @@ class Registry:
                 loaded for model in self.models.values() for loaded in model.serving.values()
             ]
             self._state.models = {
-                name: replace(model, state="unloading", answering=None, serving={})
+                name: replace(model, state="unloading", default_version=None, serving={})
                 for name, model in self.models.items()
             }
         for loaded in serving:

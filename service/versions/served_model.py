@@ -18,7 +18,7 @@ class ServedModel:
     name: str
     state: ModelState = "loading"
     layer: StoreLayer = "published"
-    answering: LoadedVersion | None = None
+    default_version: LoadedVersion | None = None
     """The one of `serving` that answers requests without a version number."""
     serving: Mapping[int, LoadedVersion] = field(default_factory=dict)
     loading: int | None = None
@@ -37,4 +37,4 @@ Models = Mapping[str, ServedModel]
 
 def serves(models: Models, name: str | None) -> bool:
     model = models.get(name or "")
-    return model is not None and model.answering is not None
+    return model is not None and model.default_version is not None

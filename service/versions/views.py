@@ -125,7 +125,7 @@ def summarise(registry: Registry, model: ServedModel) -> ModelSummary:
 def describe_model(registry: Registry, model: ServedModel) -> ModelDetail:
     """A model with its versions and aliases. Reads the store."""
     stored = _read_store(registry, model)
-    answering = _describe_answering(model.answering) if model.answering else {}
+    default = _describe_default(model.default_version) if model.default_version else {}
     return ModelDetail(
         **_summary(registry, model),
         layer=model.layer,
@@ -133,24 +133,26 @@ def describe_model(registry: Registry, model: ServedModel) -> ModelDetail:
         versions=_version_states(registry, model, stored),
         aliases=stored.aliases,
         version_policy=str(registry.policy_of(model.name)),
-        **answering,
+        **default,
     )
 
 
 def _summary(registry: Registry, model: ServedModel) -> dict[str, Any]:
-    version = model.answering.version if model.answering else None
+    version = model.default_version.version if model.default_version else None
     return {
         "model": model.name,
         "state": model.state,
         "version": version.number if version else None,
         "digest": f"sha256:{version.digest}" if version else None,
         "proof": version.manifest.proof if version else None,
-        "precision": model.answering.selected_variant.precision if model.answering else None,
+        "precision": model.default_version.selected_variant.precision
+        if model.default_version
+        else None,
         "default": model.name == registry.default_model,
     }
 
 
-def _describe_answering(loaded: LoadedVersion) -> dict[str, Any]:
+def _describe_default(loaded: LoadedVersion) -> dict[str, Any]:
     manifest = loaded.version.manifest
     return {
         "class_names": list(manifest.class_names),

@@ -28,7 +28,7 @@ class Application:
     client: httpx.AsyncClient
 
     def served(self, model: str = "colours") -> LoadedVersion:
-        served = self.registry.models[model].answering
+        served = self.registry.models[model].default_version
         assert served
         return served
 

@@ -14,7 +14,7 @@ def options(_: str) -> EngineOptions:
 
 
 def serving(registry: Registry, model: str = MODEL) -> int | None:
-    served = registry.models[model].answering
+    served = registry.models[model].default_version
     return served.version.number if served else None
 
 

@@ -19,7 +19,7 @@ from training.commands.options import (
     pass_console,
     recipe_options,
 )
-from training.commands.run import finish
+from training.commands.run import finish_run
 from training.promotion import create_store
 from training.run.launch import start_shared_run
 
@@ -76,4 +76,4 @@ def retrain(
     request = build_request(values, retrain=version)
     with join_processes(device, threads) as process:
         run, images = start_shared_run(request, runs, model_store, process)
-        finish(console, run, model_store, waivers, process, promote=promote, images=images)
+        finish_run(console, run, model_store, waivers, process, promote=promote, images=images)

@@ -81,7 +81,7 @@ def run(
         started, images = start_shared_run(request, runs, model_store, process)
         if prove_resume:
             _prove_resume(console, started, process, images)
-        finish(console, started, model_store, waivers, process, promote=promote, images=images)
+        finish_run(console, started, model_store, waivers, process, promote=promote, images=images)
 
 
 @click.command()
@@ -120,7 +120,7 @@ def resume(
     if data or data_dir:
         opened = move_data(opened, data, data_dir)
     with join_processes(device, threads) as process:
-        finish(console, opened, model_store, waivers, process, promote=promote)
+        finish_run(console, opened, model_store, waivers, process, promote=promote)
 
 
 @click.command(name="cross-validate")
@@ -168,7 +168,7 @@ def cross_validate(
             display.show_cross_validation(result)
 
 
-def finish(
+def finish_run(
     console: Console,
     run: Run,
     store: ModelStore,
@@ -185,7 +185,7 @@ def finish(
         display.say(f"run {run.path}: {what}, recipe {config.recipe_name}, seed {config.seed}")
         say_start_changes(display, run)
         with print_resume_command(display, run, store.root):
-            published = pipeline.finish(
+            published = pipeline.finish_run(
                 run,
                 store,
                 display,

@@ -28,11 +28,11 @@ from training.learning.networks import build_network, parse_architecture
 from training.learning.recipe import Recipe
 from training.run.config import RunConfig
 from training.run.data import CHECK_FILE, RunData, open_run_data
-from training.run.directory import CONFIG_FILE, Run, RunDirectory, damaged
+from training.run.directory import CONFIG_FILE, Run, RunDirectory
 from training.run.inference import predict_split
 from training.run.metrics import read_metrics
 from training.run.request import RunRequest, build_config, load_request_images
-from training.run.weights import LAST_WEIGHTS, Trained, read_weights
+from training.run.weights import LAST_WEIGHTS, TrainedNetwork, read_weights
 from training.steps.pipeline import ProgressDisplay
 from training.steps.progress import Progress
 from training.steps.train import train
@@ -86,7 +86,7 @@ class TrainedRun:
         return read_curve(self.directory)
 
     @cached_property
-    def trained(self) -> Trained:
+    def trained(self) -> TrainedNetwork:
         """The network after the last epoch, in evaluation mode."""
         return read_weights(self.directory.file(LAST_WEIGHTS, "experiment"))
 
@@ -190,7 +190,7 @@ class Laboratory:
             recorder(progress)
             self.display(progress)
 
-        def measure(trained: Trained) -> dict[str, float]:
+        def measure(trained: TrainedNetwork) -> dict[str, float]:
             return measure_test_split(trained, data, self.process)
 
         train(run, data, report, self.process, self.interrupted, measure=measure)
@@ -251,7 +251,7 @@ class Laboratory:
             directory.write_json(file, {"of": dict(depends_on), "measured": measure()})
         values = directory.read_json(file, "experiment")
         if not isinstance(values, dict) or "measured" not in values:
-            raise damaged(self.runs / file, ValueError("it holds no measurement"))
+            raise damaged_file_error(self.runs / file, ValueError("it holds no measurement"))
         return values["measured"]
 
 
@@ -261,9 +261,11 @@ def model_name(data: str, architecture: str) -> str:
 
 
 def measure_test_split(
-    trained: Trained, data: RunData, process: DistributedProcess
+    trained: TrainedNetwork, data: RunData, process: DistributedProcess
 ) -> dict[str, float]:
-    logits = predict_split(trained.answering, data, data.split.test, trained.normalize, process)
+    logits = predict_split(
+        trained.inference_network, data, data.split.test, trained.normalize, process
+    )
     labels = data.labels(data.split.test)
     return {"test_loss": mean_loss(logits, labels), "test_top1": top1_accuracy(logits, labels)}
 

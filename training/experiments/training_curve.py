@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from training.run.directory import RunDirectory, damaged
+from training.run.directory import RunDirectory, damaged_file_error
 from training.steps.progress import Progress
 
 CURVE: Final = "curve.csv"
@@ -76,4 +76,4 @@ def read_curve(run: RunDirectory) -> list[CurvePoint]:
         rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
         return [CurvePoint(*(int(row[name]) for name in CurvePoint._fields)) for row in rows]
     except (KeyError, TypeError, ValueError) as error:
-        raise damaged(path, error) from None
+        raise damaged_file_error(path, error) from None

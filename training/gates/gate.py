@@ -22,7 +22,7 @@ from training.gates.vs_live_version import (
 )
 from training.gates.vs_previous_version import SIGNIFICANCE, compare_with_previous
 from training.run.data import RunData
-from training.run.directory import Run, damaged
+from training.run.directory import Run, damaged_file_error
 from training.run.weights import PREVIOUS_WEIGHTS
 from training.steps.export import CLASSIFIER_FILE, MODEL_FILE, OUTPUTS, graph_files, model_input
 from training.steps.golden import GOLDEN_FILE, read_golden
@@ -110,7 +110,7 @@ def read_checks(run: Run) -> tuple[Check, ...]:
         gated = values["files"]
         checks = tuple(Check.model_validate(check) for check in values["checks"])
     except (KeyError, TypeError, ValidationError) as error:
-        raise damaged(run.path / GATES_FILE, error) from None
+        raise damaged_file_error(run.path / GATES_FILE, error) from None
     if changed := sorted(
         name for name, digest in _digests(run).items() if gated.get(name) != digest
     ):

@@ -16,7 +16,7 @@ from training.data.sampling import evenly_spaced
 from training.data.sources import encode
 from training.gates.checks import at_least, at_most, logit_tolerance, max_abs
 from training.run.data import RunData
-from training.run.directory import Run, RunDirectory, damaged
+from training.run.directory import Run, RunDirectory, damaged_file_error
 from training.steps.evaluate import read_figures, read_logits
 from training.steps.golden import read_golden
 
@@ -172,4 +172,4 @@ def _read_pixels(run: RunDirectory, block: Golden) -> Pixels:
     try:
         return np.asarray(np.load(path, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
-        raise damaged(path, error) from None
+        raise damaged_file_error(path, error) from None

@@ -9,12 +9,12 @@ from scipy.stats import binomtest
 
 from training.errors import RunError
 from training.run.data import RunData
-from training.run.directory import Run, RunDirectory, damaged
+from training.run.directory import Run, RunDirectory, damaged_file_error
 from training.run.inference import predict_split
 from training.run.weights import PREVIOUS_WEIGHTS, read_weights
 from training.steps.evaluate import read_logits
 
-SUCCESSION_FILE: Final = "succession.json"
+PREVIOUS_COMPARISON_FILE: Final = "succession.json"
 SIGNIFICANCE: Final = 0.05
 
 
@@ -76,12 +76,12 @@ def mcnemar(gained: int, lost: int) -> float:
 
 def read_previous_comparison(run: RunDirectory) -> PreviousComparison:
     """Return what `compare_with_previous` wrote. Raises RunError if it is missing or damaged."""
-    values = run.read_json(SUCCESSION_FILE, "gate")
+    values = run.read_json(PREVIOUS_COMPARISON_FILE, "gate")
     try:
         classes = tuple(ClassComparison(**line) for line in values["classes"])
         return PreviousComparison(classes, values["gained"], values["lost"])
     except (TypeError, KeyError) as error:
-        raise damaged(run.path / SUCCESSION_FILE, error) from None
+        raise damaged_file_error(run.path / PREVIOUS_COMPARISON_FILE, error) from None
 
 
 def compare_with_previous(run: Run, data: RunData) -> PreviousComparison:
@@ -99,7 +99,7 @@ def compare_with_previous(run: Run, data: RunData) -> PreviousComparison:
     logits = read_logits(run)
     new_right = logits.argmax(axis=1) == labels
     like_old = logits[:, :old_classes].argmax(axis=1) == labels
-    old_logits = predict_split(previous.answering, data, test[shared], previous.normalize)
+    old_logits = predict_split(previous.inference_network, data, test[shared], previous.normalize)
     old_right = np.zeros(len(test), bool)
     old_right[shared] = old_logits.argmax(1).numpy() == labels[shared]
 
@@ -121,5 +121,5 @@ def compare_with_previous(run: Run, data: RunData) -> PreviousComparison:
         gained=int((like_old & ~old_right)[shared].sum()),
         lost=int((old_right & ~like_old)[shared].sum()),
     )
-    run.write_json(SUCCESSION_FILE, {**asdict(comparison), "p_worse": comparison.p_worse})
+    run.write_json(PREVIOUS_COMPARISON_FILE, {**asdict(comparison), "p_worse": comparison.p_worse})
     return comparison

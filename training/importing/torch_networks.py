@@ -41,7 +41,7 @@ from training.learning.normalization import Normalization
 from training.run.foreign_weights import download_torchvision_weights, read_foreign_weights
 from training.run.inference import predict
 from training.run.initial_weights import HEAD_PARAMETERS
-from training.run.weights import Trained, is_weights_file, read_weights, serialise
+from training.run.weights import TrainedNetwork, is_weights_file, read_weights, serialise
 from training.steps.export import (
     EXPORT_MAX_BATCH_SIZE,
     OUTPUTS,
@@ -153,7 +153,7 @@ def _read_own_weights(
     class_names: tuple[str, ...],
     options: InputOptions,
     report: ImportReport,
-) -> Trained:
+) -> TrainedNetwork:
     trained = read_weights(path)
     if architecture not in {None, trained.architecture}:
         raise ForeignModelError(
@@ -171,7 +171,7 @@ def _read_own_weights(
 
 
 def _export_candidate(
-    trained: Trained,
+    trained: TrainedNetwork,
     class_names: tuple[str, ...],
     options: InputOptions,
     report: ImportReport,
@@ -180,7 +180,7 @@ def _export_candidate(
     preprocessing = find_preprocessing((None, None), "the network", options, report)
     model_input = input_size_of(preprocessing)
     with tempfile.TemporaryDirectory(prefix="import-") as folder:
-        served = ExportModule(trained.answering, trained.normalize)
+        served = ExportModule(trained.inference_network, trained.normalize)
         model = export_graph(served, model_input, Path(folder))
     session = open_session(model, model_input, OUTPUTS)
     logits, features = session.run_with_features(make_probes(model_input))
@@ -211,11 +211,11 @@ def _export_candidate(
 
 
 def _scores(
-    trained: Trained, normalize: Normalization, channels: Channels, pixels: Pixels
+    trained: TrainedNetwork, normalize: Normalization, channels: Channels, pixels: Pixels
 ) -> Logits:
     # The copy is writable and contiguous, as torch requires.
     ordered = (pixels[..., ::-1] if channels == "BGR" else pixels).copy()
-    return predict(trained.answering, [ordered], normalize).numpy()
+    return predict(trained.inference_network, [ordered], normalize).numpy()
 
 
 def _load_network(
@@ -224,7 +224,7 @@ def _load_network(
     architecture: str,
     class_names: tuple[str, ...],
     source: str,
-) -> Trained:
+) -> TrainedNetwork:
     if missing := [part for part in HEAD_PARAMETERS if part not in state]:
         raise ForeignModelError(
             f"{source} has no {missing[0]}, expected a classifier with torchvision's names"
@@ -244,7 +244,7 @@ def _load_network(
         raise ForeignModelError(
             f"{source} does not hold a {architecture}: {problem}; expected torchvision's names"
         ) from None
-    return Trained(network, normalize, architecture, len(class_names), 0)
+    return TrainedNetwork(network, normalize, architecture, len(class_names), 0)
 
 
 def _normalization(options: InputOptions, report: ImportReport) -> Normalization:

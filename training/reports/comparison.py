@@ -23,7 +23,7 @@ from training.reports.history import History, read_history, split_indices
 from training.reports.pages import flatten, format_percent, render_page
 from training.run.config import RunConfig
 from training.run.data import CHECK_FILE
-from training.run.directory import Run, damaged
+from training.run.directory import Run, damaged_file_error
 from training.run.metrics import METRICS_FILE
 from training.run.weights import LAST_WEIGHTS
 from training.steps.evaluate import EVALUATION_FILE, read_figures, read_labels, read_logits
@@ -216,7 +216,7 @@ def _run_row(path: Path) -> tuple[str | Text, ...]:
     except TrainingError as error:
         reason: Exception = error
     except (OSError, ValueError, TypeError, KeyError) as error:  # JSON that no run writes
-        reason = damaged(path, error)
+        reason = damaged_file_error(path, error)
     return (path.name, "", "", "", Text(f"damaged: {reason}", "red"), "", "")
 
 
@@ -225,7 +225,7 @@ def _state(run: Run, config: RunConfig, history: History | None) -> str:
         try:
             return f"published, version {run.read_json(PUBLISHED_FILE, 'publish')['version']}"
         except (TypeError, KeyError) as error:
-            raise damaged(run.path / PUBLISHED_FILE, error) from None
+            raise damaged_file_error(run.path / PUBLISHED_FILE, error) from None
     states = ((GATES_FILE, "gated"), (EVALUATION_FILE, "evaluated"), (LAST_WEIGHTS, "trained"))
     for file, state in states:
         if run.has(file):
@@ -263,7 +263,7 @@ def _test_images_digest(run: Run) -> str:
     try:
         digest = str(run.read_json(CHECK_FILE, "resume")["data_digest"])
     except (TypeError, KeyError) as error:
-        raise damaged(run.path / CHECK_FILE, error) from None
+        raise damaged_file_error(run.path / CHECK_FILE, error) from None
     indices = np.array(split_indices(run).get("test", []), np.int64)
     return digest + hashlib.sha256(indices.tobytes()).hexdigest()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from training.reports.pages import format_percent
 from training.run.data import SPLIT_FILE
-from training.run.directory import Run, damaged
+from training.run.directory import Run, damaged_file_error
 from training.run.metrics import read_metrics
 
 
@@ -98,4 +98,4 @@ def _read_splits(run: Run) -> Iterator[str]:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
             yield from (row["split"] for row in csv.DictReader(file))
     except (KeyError, csv.Error) as error:
-        raise damaged(path, error) from None
+        raise damaged_file_error(path, error) from None

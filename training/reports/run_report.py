@@ -14,7 +14,7 @@ from model_store.preprocessing import Pixels
 from training.data.image_set import Indices
 from training.errors import RunError
 from training.gates.gate import GATES_FILE, read_checks, read_notices
-from training.gates.vs_previous_version import SUCCESSION_FILE, read_previous_comparison
+from training.gates.vs_previous_version import PREVIOUS_COMPARISON_FILE, read_previous_comparison
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.reports.figures import Line, draw_lines, draw_reliability
 from training.reports.history import History, read_history
@@ -35,7 +35,7 @@ from training.run.checkpoint import load_checkpoint
 from training.run.data import RunData
 from training.run.directory import Run
 from training.run.inference import predict
-from training.run.weights import Trained, load_trained
+from training.run.weights import TrainedNetwork, load_trained
 from training.steps.calibrate import CALIBRATION_FILE, RunCalibration, read_calibration
 from training.steps.evaluate import LOGITS_FILE, read_figures, read_logits
 
@@ -144,7 +144,7 @@ def write_run_report(
         reliability=draw_reliability("calibration", bins),
         calibration=_read_calibration(run),
         thumbnails=make_thumbnails(data, [image.index for image in listed], progress),
-        retraining=read_previous_comparison(run) if run.has(SUCCESSION_FILE) else None,
+        retraining=read_previous_comparison(run) if run.has(PREVIOUS_COMPARISON_FILE) else None,
         checks=checks,
         gates_notices=gates_notices,
         environment=_read_environment(run),
@@ -185,7 +185,7 @@ def _test_predictions(run: Run, data: RunData) -> SplitPredictions:
 
 def _other_predictions(
     data: RunData,
-    trained: Trained,
+    trained: TrainedNetwork,
     seed: int,
     progress: ProgressCallback,
     process: DistributedProcess,
@@ -207,7 +207,7 @@ def _other_predictions(
             done += len(chunk)
             progress(done, total)
 
-    network = trained.answering.to(process.device)
+    network = trained.inference_network.to(process.device)
     predictions = []
     for name, indices in samples.items():
         if len(indices):

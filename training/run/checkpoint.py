@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import torch
 
-from training.run.directory import RunDirectory, damaged
+from training.run.directory import RunDirectory, damaged_file_error
 
 CHECKPOINT_FILE: Final = "checkpoint.pt"
 
@@ -31,5 +31,5 @@ def load_checkpoint(run: RunDirectory) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError) as error:
-        raise damaged(path, error) from None
+        raise damaged_file_error(path, error) from None
     return state

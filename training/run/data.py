@@ -22,7 +22,7 @@ from training.data.split import SPLIT_SEED, Split, make_split, read_split, write
 from training.errors import DataError, RunError
 from training.learning.batches import PixelsFromWorkers, PixelsOnDevice, PixelSource
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
-from training.run.directory import Run, damaged
+from training.run.directory import Run, damaged_file_error
 from training.run.known_images import known_digests, read_known_images
 
 CHECK_FILE: Final = "check.json"
@@ -166,13 +166,13 @@ def _open(
         _split(run, images, scanned, findings, known)
     checked = run.read_json(CHECK_FILE, "resume")
     if not isinstance(checked, dict) or "data_digest" not in checked:
-        raise damaged(run.path / CHECK_FILE, ValueError("`data_digest` is missing"))
+        raise damaged_file_error(run.path / CHECK_FILE, ValueError("`data_digest` is missing"))
     if checked["data_digest"] != scanned.digest:
         raise RunError(f"{images.name} has changed since {run.path} began with it; start a new run")
     try:
         split, excluded = read_split(run.file(SPLIT_FILE, "resume").read_bytes(), images)
     except DataError as error:
-        raise damaged(run.path / SPLIT_FILE, error) from None
+        raise damaged_file_error(run.path / SPLIT_FILE, error) from None
     return RunData(
         images,
         scanned,

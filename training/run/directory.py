@@ -68,7 +68,7 @@ class RunDirectory:
         try:
             return json.loads(self.file(name, step).read_bytes())
         except ValueError as error:
-            raise damaged(self.path / name, error) from None
+            raise damaged_file_error(self.path / name, error) from None
 
     def write_json(self, name: str, values: Any) -> None:
         """Replace a JSON file. NaN and infinity, which JSON does not have, become null."""
@@ -114,7 +114,7 @@ class Run(RunDirectory):
         except FileNotFoundError:
             raise RunError(f"{path} is not a run: it has no {CONFIG_FILE}") from None
         except ValidationError as error:
-            raise damaged(path / CONFIG_FILE, error) from None
+            raise damaged_file_error(path / CONFIG_FILE, error) from None
         return cls(path, config)
 
     def with_data(self, data: tuple[str, ...], data_dir: str | None) -> Self:
@@ -148,6 +148,6 @@ def finite_or_null(values: Any) -> Any:
     return values
 
 
-def damaged(path: Path, error: Exception) -> RunError:
+def damaged_file_error(path: Path, error: Exception) -> RunError:
     """Return the error for a file that exists but cannot be read."""
     return RunError(f"{path} is damaged: {(str(error) or type(error).__name__).splitlines()[0]}")

@@ -15,7 +15,7 @@ from training.run.parameter_names import (
     RenamedTensors,
     use_torchvision_names,
 )
-from training.run.pickled_tensors import Placeholder, class_of, load_checkpoint
+from training.run.pickled_tensors import Placeholder, class_of, load_pickled_tensors
 
 # keys under which training scripts store a state dict
 _STATE_DICT_KEYS: Final = (
@@ -85,7 +85,7 @@ def read_foreign_weights(path: Path) -> RenamedTensors:
         InitialWeightsError: The file is missing, damaged or not a state dict.
     """
     try:
-        content: Any = load_file(path) if _is_safetensors(path) else load_checkpoint(path)
+        content: Any = load_file(path) if _is_safetensors(path) else load_pickled_tensors(path)
     except FileNotFoundError:
         raise InitialWeightsError(f"there is no file {path}") from None
     except InitialWeightsError:

@@ -73,7 +73,7 @@ class InitialWeights:
             f"initialised {_STEM} anew: the first convolution of {architecture} has another size",
         )
 
-    def fit(self, architecture: str, class_names: Sequence[str]) -> Trained:
+    def fit(self, architecture: str, class_names: Sequence[str]) -> TrainedNetwork:
         """Return the network with a head for `class_names`.
 
         Raises:
@@ -152,7 +152,7 @@ def fit_head(
     architecture: str,
     class_names: Sequence[str],
     origin: str,
-) -> Trained:
+) -> TrainedNetwork:
     """Build the network with these weights and a head for `class_names`.
 
     The head keeps the rows of classes in `old_names`. Its other rows have random initial values.
@@ -173,7 +173,7 @@ def fit_head(
             if name in old_names:
                 for part in HEAD_PARAMETERS:
                     network.get_parameter(part)[new] = state[part][list(old_names).index(name)]
-    return Trained(network, normalize, architecture, len(class_names), 0)
+    return TrainedNetwork(network, normalize, architecture, len(class_names), 0)
 
 
 def _has_new_stem(
@@ -221,7 +221,7 @@ def open_version(store: ModelStore, reference: str) -> Version:
     return store.open(model, store.resolve(model, version or None))
 
 
-def read_checkpoint(version: Version) -> Trained:
+def read_checkpoint(version: Version) -> TrainedNetwork:
     """Return the weights of a version.
 
     Raises:

@@ -20,7 +20,7 @@ from model_store.manifest import MANIFEST_NAME
 from model_store.version import Version
 from training.data.image_set import Indices
 from training.data.scan import Scan
-from training.run.directory import RunDirectory, damaged
+from training.run.directory import RunDirectory, damaged_file_error
 
 KNOWN_IMAGES_FILE: Final = "known_images.npy"
 TRAINED_IMAGES_FILE: Final = "trained_images.npy"
@@ -99,4 +99,4 @@ def _read(path: Path) -> KnownImages:
     try:
         return np.asarray(np.load(path, allow_pickle=False), np.uint64)
     except (OSError, ValueError, EOFError) as error:
-        raise damaged(path, error) from None
+        raise damaged_file_error(path, error) from None

@@ -3,7 +3,7 @@
 import json
 from typing import Any, Final
 
-from training.run.directory import RunDirectory, damaged, finite_or_null
+from training.run.directory import RunDirectory, damaged_file_error, finite_or_null
 
 METRICS_FILE: Final = "metrics.jsonl"
 METRIC_NAMES: Final = frozenset(
@@ -39,8 +39,8 @@ def read_metrics(run: RunDirectory) -> list[dict[str, Any]]:
             for line in path.read_text(encoding="utf-8").splitlines()
         ]
     except ValueError as error:
-        raise damaged(path, error) from None
+        raise damaged_file_error(path, error) from None
     complete = all(isinstance(line, dict) and line.keys() >= METRIC_NAMES for line in lines)
     if not lines or not complete:
-        raise damaged(path, ValueError("metrics are missing"))
+        raise damaged_file_error(path, ValueError("metrics are missing"))
     return lines

@@ -49,7 +49,7 @@ class _DictPlaceholder:
         return OrderedDict()
 
 
-def load_checkpoint(path: Path) -> Any:
+def load_pickled_tensors(path: Path) -> Any:
     """Load what `torch.save` wrote, with a `Placeholder` for each object of an unknown class.
 
     Raises:

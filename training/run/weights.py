@@ -11,7 +11,7 @@ from torch import nn
 
 from training.learning.networks import build_network, mirror_averaged
 from training.learning.normalization import Normalization
-from training.run.directory import RunDirectory, damaged
+from training.run.directory import RunDirectory, damaged_file_error
 
 METADATA_KEY: Final = "resident"
 BEST_WEIGHTS: Final = "best.safetensors"
@@ -21,7 +21,7 @@ PREVIOUS_WEIGHTS: Final = "previous.safetensors"
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedNetwork:
     """A trained network in evaluation mode.
 
     Attributes:
@@ -41,12 +41,12 @@ class Trained:
     mirrored: bool = False
 
     @property
-    def answering(self) -> nn.Module:
+    def inference_network(self) -> nn.Module:
         """The network that is measured and published: averages mirror images if `mirrored`."""
         return (mirror_averaged(self.network) if self.mirrored else self.network).eval()
 
 
-def serialise(trained: Trained) -> bytes:
+def serialise(trained: TrainedNetwork) -> bytes:
     """Return the bytes of a weight file; equal weights give equal bytes."""
     # contiguous(): safetensors refuses channels_last (safetensors#308)
     state = {
@@ -73,7 +73,7 @@ def is_weights_file(path: Path) -> bool:
         return False
 
 
-def read_weights(path: Path) -> Trained:
+def read_weights(path: Path) -> TrainedNetwork:
     """Read a file that `serialise` wrote. Raises RunError if it is damaged or another format."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -82,7 +82,7 @@ def read_weights(path: Path) -> Trained:
         architecture, classes = metadata["architecture"], metadata["classes"]
         network = build_network(architecture, classes)
         network.load_state_dict(state)
-        return Trained(
+        return TrainedNetwork(
             network.eval(),
             Normalization.from_json(metadata["normalization"]),
             architecture,
@@ -91,10 +91,10 @@ def read_weights(path: Path) -> Trained:
             metadata.get("mirrored", False),
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise damaged(path, error) from None
+        raise damaged_file_error(path, error) from None
 
 
-def load_trained(run: RunDirectory) -> Trained:
+def load_trained(run: RunDirectory) -> TrainedNetwork:
     """Return the selected weights of a run. Raises RunError if training has not finished."""
     run.file(LAST_WEIGHTS, "resume")
     return read_weights(run.file(BEST_WEIGHTS, "resume"))

@@ -9,7 +9,7 @@ from model_store.manifest import Calibration
 from training.errors import CalibrationError
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.run.data import CHECK_FILE, RunData
-from training.run.directory import Run, RunDirectory, damaged
+from training.run.directory import Run, RunDirectory, damaged_file_error
 from training.run.inference import predict_split
 from training.run.known_images import is_known_image, read_known_images
 from training.run.weights import load_trained
@@ -67,7 +67,7 @@ def calibrate(
     if not len(validation):
         notice = "not calibrated: an earlier version was trained on all validation images"
         return _write(run, RunCalibration(notices=(notice,)), process)
-    network = trained.answering.to(process.device)
+    network = trained.inference_network.to(process.device)
     logits = predict_split(network, data, validation, trained.normalize, process).numpy()
     labels = data.images.labels[validation]
     calibration, notices = fit_calibration(logits, labels)
@@ -117,7 +117,7 @@ def read_calibration(run: RunDirectory) -> RunCalibration:
     try:
         return RunCalibration.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise damaged(path, error) from None
+        raise damaged_file_error(path, error) from None
 
 
 def _with_test_figures(

@@ -15,7 +15,7 @@ from model_store.manifest import now
 from training.errors import DivergedError
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.run.data import RunData
-from training.run.directory import Run, RunDirectory, damaged
+from training.run.directory import Run, RunDirectory, damaged_file_error
 from training.run.inference import predict_split
 from training.run.weights import load_trained
 
@@ -39,7 +39,7 @@ def evaluate(
     if run.has(EVALUATION_FILE):
         return read_figures(run)
     trained, test = load_trained(run), data.split.test
-    network = trained.answering.to(process.device)
+    network = trained.inference_network.to(process.device)
     logits = predict_split(network, data, test, trained.normalize, process)
     if broken := int((~logits.isfinite()).any(dim=1).sum()):
         raise DivergedError(
@@ -73,7 +73,7 @@ def read_figures(run: RunDirectory) -> dict[str, Any]:
     """Return the content of `evaluation.json`. Raises RunError if it is missing or damaged."""
     figures = run.read_json(EVALUATION_FILE, "evaluate")
     if not isinstance(figures, dict) or not figures.keys() >= _REQUIRED_FIGURES:
-        raise damaged(run.path / EVALUATION_FILE, ValueError("figures are missing"))
+        raise damaged_file_error(run.path / EVALUATION_FILE, ValueError("figures are missing"))
     return figures
 
 
@@ -93,7 +93,7 @@ def _read_array(run: RunDirectory, name: str) -> NDArray[Any]:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             return np.asarray(archive[name])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise damaged(path, error) from None
+        raise damaged_file_error(path, error) from None
 
 
 def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:

@@ -80,7 +80,7 @@ def model_input(run: Run) -> Input:
 def export(run: Run) -> Path:
     """Write `model.onnx` and `classifier.npz`. Raises ExportError if the graph is wrong."""
     trained = load_trained(run)
-    module = ExportModule(trained.answering, trained.normalize)
+    module = ExportModule(trained.inference_network, trained.normalize)
     graph = export_graph(module, model_input(run), run.path)
     run.write(CLASSIFIER_FILE, classifier_bytes(trained.network))
     run.write(MODEL_FILE, graph)  # last: its presence means that the export is complete

@@ -22,7 +22,7 @@ from model_store.preprocessing import Pixels, prepare, to_rgb
 from training.data.sampling import evenly_spaced
 from training.data.sources import encode
 from training.run.data import RunData
-from training.run.directory import Run, RunDirectory, damaged
+from training.run.directory import Run, RunDirectory, damaged_file_error
 from training.run.inference import predict
 from training.run.weights import load_trained
 
@@ -44,7 +44,7 @@ class Probe:
 def take_golden(run: Run, data: RunData) -> tuple[Golden, ...]:
     """Write golden images, their pixels and torch's logits into the run; return their blocks."""
     trained = load_trained(run)
-    network = trained.answering
+    network = trained.inference_network
     blocks = []
     for probe in [*_user_probes(run), *_validation_probes(run, data), *synthetic_probes()]:
         pixels = prepare(probe.encoded, data.preprocessing)
@@ -74,7 +74,7 @@ def read_golden(run: RunDirectory) -> tuple[Golden, ...]:
     try:
         return _GOLDEN_LIST.validate_json(path.read_bytes())
     except ValidationError as error:
-        raise damaged(path, error) from None
+        raise damaged_file_error(path, error) from None
 
 
 def _user_probes(run: Run) -> Iterator[Probe]:

@@ -48,7 +48,7 @@ class ProgressDisplay(Protocol):
         """Show the results of the gates."""
 
 
-def finish(
+def finish_run(
     run: Run,
     store: ModelStore,
     display: ProgressDisplay,

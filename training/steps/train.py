@@ -24,7 +24,7 @@ from training.learning.optimization import remaining_work, set_learning_rate
 from training.learning.throughput import ESTIMATE_STEPS, RunEstimate, ThroughputMeter, peak_bytes
 from training.run.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from training.run.data import RunData
-from training.run.directory import Run, damaged
+from training.run.directory import Run, damaged_file_error
 from training.run.inference import predict_split
 from training.run.known_images import (
     TRAINED_IMAGES_FILE,
@@ -32,7 +32,7 @@ from training.run.known_images import (
     read_known_images,
 )
 from training.run.metrics import write_metrics
-from training.run.weights import BEST_WEIGHTS, LAST_WEIGHTS, Trained, serialise
+from training.run.weights import BEST_WEIGHTS, LAST_WEIGHTS, TrainedNetwork, serialise
 from training.steps.progress import Progress
 from training.steps.training_setup import prepare_training
 
@@ -63,7 +63,7 @@ def train(
     process: DistributedProcess = SINGLE_PROCESS,
     interrupted: Callable[[], bool] = lambda: False,
     checkpoint_every: int | None = None,
-    measure: Callable[[Trained], dict[str, float]] = lambda _: {},
+    measure: Callable[[TrainedNetwork], dict[str, float]] = lambda _: {},
 ) -> None:
     """Train to the end, from the checkpoint if there is one. Writes the best and last weights.
 
@@ -122,9 +122,9 @@ def train(
         if process.is_main:
             save_checkpoint(run, state)
 
-    def trained(epoch: int) -> Trained:
+    def trained(epoch: int) -> TrainedNetwork:
         network = learner.evaluation_network
-        return Trained(
+        return TrainedNetwork(
             network, loader.normalize, config.architecture, loader.classes, epoch, recipe.mirrored
         )
 
@@ -162,7 +162,9 @@ def train(
         learner.synchronize()
         position.tally = process.all_reduce(tally.clone()).tolist()
         current = trained(epoch + 1)
-        validation = _validate(current.answering, data, loader.normalize, process, throughput)
+        validation = _validate(
+            current.inference_network, data, loader.normalize, process, throughput
+        )
         _require_finite(validation, epoch, position.tally[0] / position.seen)
         metrics = {
             "epoch": epoch + 1,
@@ -252,7 +254,7 @@ def _restore(
         differences = determinism.differences(state["environment"])
         position = Position(**state["position"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise damaged(run.path / CHECKPOINT_FILE, error) from None
+        raise damaged_file_error(run.path / CHECKPOINT_FILE, error) from None
     notice = f"resumed at step {position.step}"
     if differences:
         notice += (

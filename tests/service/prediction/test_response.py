@@ -48,8 +48,8 @@ def test_abstention_is_part_of_a_calibrated_answer(
 def test_label_set_may_be_larger_than_top_k() -> None:
     """The size of the set comes from its own threshold."""
     classification = Classification(INDICES, SCORES, set_sizes=(1, 3))
-    for label_set, labels in enumerate((["b"], ["b", "d", "c"])):
-        described = describe_image(classification, NAMES, 1, label_set=label_set)
+    for coverage_index, labels in enumerate((["b"], ["b", "d", "c"])):
+        described = describe_image(classification, NAMES, 1, coverage_index=coverage_index)
         assert [prediction["label"] for prediction in described["predictions"]] == ["b"]
         assert described["labels"] == labels
 
@@ -65,13 +65,13 @@ def test_response_has_one_result_per_image_and_the_times_of_its_stages() -> None
     record = RequestRecord(
         before - 20, "letters", 7, seconds={"decode": 0.0123456, "inference": 3.0}
     )
-    request = PredictRequest([b"", b""], top_k=2, label_set=1)
+    request = PredictRequest([b"", b""], top_k=2, coverage_index=1)
     response = build_response(outcomes, request, record, NAMES)
     elapsed = time.monotonic() - before
     assert (response["model"], response["version"]) == ("letters", 7)
     failed, described = response["results"]
     assert failed["error"]["code"] == "inference_failed"
-    assert described == describe_image(row, NAMES, 2, label_set=1)
+    assert described == describe_image(row, NAMES, 2, coverage_index=1)
     total = response["timings"].pop("total_ms")
     assert response["timings"] == {"decode_ms": 12.346, "inference_ms": 3000.0}
     assert 20_000 <= total <= (20 + elapsed) * 1000 + 0.001

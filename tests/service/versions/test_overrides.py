@@ -42,7 +42,9 @@ def make(store: ModelStore, request: pytest.FixtureRequest) -> Make:
 def serving(registry: Registry, model: str = MODEL) -> tuple[int | None, list[int]]:
     """The version that answers without a number, and all that serve."""
     served = registry.models[model]
-    return served.answering.version.number if served.answering else None, sorted(served.serving)
+    return served.default_version.version.number if served.default_version else None, sorted(
+        served.serving
+    )
 
 
 def override(registry: Registry, number: int, what: Override | None, model: str = MODEL) -> None:

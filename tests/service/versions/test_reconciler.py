@@ -110,7 +110,7 @@ def test_failed_version_is_tried_once(registry: Registry, tried: list[str]) -> N
     for _ in range(3):
         reconcile(registry)
         model = registry.models[MODEL]
-        assert model.answering is first
+        assert model.default_version is first
         assert model.state == "ready"
         assert sorted(model.errors) == [2]
     assert registry.ready
@@ -303,7 +303,7 @@ def test_deleted_model_serves_on_if_readiness_depends_on_it(
     for _ in range(2):
         reconcile(registry)
     model = registry.models[MODEL]
-    assert (model.answering, model.state) == (gone, "unloading")
+    assert (model.default_version, model.state) == (gone, "unloading")
     assert model.error
     assert registry.ready
     if default is None:

@@ -11,7 +11,7 @@ from training.errors import RunError
 from training.gates import gate as gates
 from training.gates import vs_previous_version
 from training.gates.vs_previous_version import (
-    SUCCESSION_FILE,
+    PREVIOUS_COMPARISON_FILE,
     ClassComparison,
     PreviousComparison,
     compare_with_previous,
@@ -65,7 +65,9 @@ OLD_RIGHT = {0: True, 1: False, 3: True, 4: False, 6: True}
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
     """A run that adds a third class to a version with two."""
-    previous = SimpleNamespace(classes=2, answering="the previous network", normalize="scaled")
+    previous = SimpleNamespace(
+        classes=2, inference_network="the previous network", normalize="scaled"
+    )
 
     def predict_split(
         network: object, _: object, indices: np.ndarray, normalize: object
@@ -105,10 +107,10 @@ def test_both_models_choose_among_the_old_classes(run: RunDirectory) -> None:
 def test_a_written_comparison_reads_the_same(run: RunDirectory) -> None:
     comparison = compare(run)
     assert read_previous_comparison(run) == comparison
-    values = run.read_json(SUCCESSION_FILE, "gate")
+    values = run.read_json(PREVIOUS_COMPARISON_FILE, "gate")
     assert values["p_worse"] == pytest.approx(11 / 16)  # 2 or more of 4
     for damage in ({"classes": [{"name": "a"}]}, {"classes": 3}, {}):
-        run.write_json(SUCCESSION_FILE, damage)
+        run.write_json(PREVIOUS_COMPARISON_FILE, damage)
         with pytest.raises(RunError):
             read_previous_comparison(run)
 

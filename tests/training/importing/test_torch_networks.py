@@ -30,7 +30,7 @@ from training.importing.torch_networks import (
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
 from training.run.foreign_weights import read_foreign_weights
-from training.run.weights import Trained, serialise
+from training.run.weights import TrainedNetwork, serialise
 
 SIDE = 64
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -271,7 +271,7 @@ def weight_files(resnet18: nn.Module, tmp_path_factory: pytest.TempPathFactory) 
     }
     for name, content in files.items():
         torch.save(content, folder / name)
-    own = Trained(resnet18, Normalization.imagenet(), "resnet18", len(LABELS), 1)
+    own = TrainedNetwork(resnet18, Normalization.imagenet(), "resnet18", len(LABELS), 1)
     (folder / "own.safetensors").write_bytes(serialise(own))
     (folder / "words.pth").write_text("words")
     write_labels(folder, LABELS[:4]).rename(folder / "four.txt")

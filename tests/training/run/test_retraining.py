@@ -14,7 +14,7 @@ from model_store.store import ModelStore
 from training.__main__ import main
 from training.data.sources import load_data
 from training.errors import DataError, InitialWeightsError
-from training.gates.vs_previous_version import SUCCESSION_FILE
+from training.gates.vs_previous_version import PREVIOUS_COMPARISON_FILE
 from training.run.data import open_run_data
 from training.run.directory import Run
 from training.run.previous_version import load_previous_version
@@ -109,7 +109,7 @@ def test_new_classes_are_appended_and_the_service_loads_the_version(place: Path)
 
 def assert_models_were_compared_on_old_classes(run: Run) -> None:
     """Both models choose only among the old classes."""
-    comparison = run.read_json(SUCCESSION_FILE, "gate")
+    comparison = run.read_json(PREVIOUS_COMPARISON_FILE, "gate")
     old, new = comparison["classes"][:8], comparison["classes"][8:]
     assert [line["name"] for line in new] == ["digit 8", "digit 9"]
     assert all(line["old_right"] is None and line["like_old"] is None for line in new)

@@ -129,7 +129,7 @@ def test_a_run_is_calibrated_on_validation_and_measured_on_test(run_copy: Run) -
     result = calibrate(run_copy, data)
     trained = load_trained(run_copy)
     logits = predict_split(
-        trained.answering, data, data.split.validation, trained.normalize
+        trained.inference_network, data, data.split.validation, trained.normalize
     ).numpy()
     labels = data.images.labels[data.split.validation]
     assert result == read_calibration(run_copy)
