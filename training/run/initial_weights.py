@@ -28,7 +28,7 @@ from training.run.known_images import (
 )
 from training.run.weights import (
     INITIAL_WEIGHTS,
-    Trained,
+    TrainedNetwork,
     is_weights_file,
     read_weights,
     serialise,
@@ -127,7 +127,7 @@ def load_initial_weights(start: str, architecture: str, store: ModelStore) -> In
     )
 
 
-def write_initial_weights(run: Run, initial: Trained, known_images: bytes | None) -> None:
+def write_initial_weights(run: Run, initial: TrainedNetwork, known_images: bytes | None) -> None:
     """Write the weights that the run starts from, and the images that they know."""
     run.write(INITIAL_WEIGHTS, serialise(initial))
     if known_images is not None:

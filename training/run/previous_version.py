@@ -16,7 +16,7 @@ from training.run.initial_weights import (
     read_known_images_of,
     unrecorded,
 )
-from training.run.weights import PREVIOUS_WEIGHTS, Trained, serialise
+from training.run.weights import PREVIOUS_WEIGHTS, TrainedNetwork, serialise
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class PreviousVersion:
     reference: VersionReference
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
-    trained: Trained
+    trained: TrainedNetwork
     known_images: bytes | None
     """The content of `known_images.npy`, if the version has one."""
 
