@@ -28,7 +28,7 @@ from training.learning.networks import build_network, parse_architecture
 from training.learning.recipe import Recipe
 from training.run.config import RunConfig
 from training.run.data import CHECK_FILE, RunData, open_run_data
-from training.run.directory import CONFIG_FILE, Run, RunDirectory
+from training.run.directory import CONFIG_FILE, Run, RunDirectory, damaged_file_error
 from training.run.inference import predict_split
 from training.run.metrics import read_metrics
 from training.run.request import RunRequest, build_config, load_request_images
