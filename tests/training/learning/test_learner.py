@@ -1,5 +1,6 @@
 """One training step, against the same step written out by hand."""
 
+import copy
 import json
 
 import pytest
@@ -19,7 +20,9 @@ IMAGES = torch.randn(12, 3, 8, 8, generator=GENERATOR)
 LABELS = torch.arange(12) % CLASSES
 
 
-def make_learner(network: nn.Module | None = None, **changes: object) -> Learner:
+def make_learner(
+    network: nn.Module | None = None, precision: str = "fp32", **changes: object
+) -> Learner:
     """Plain SGD unless changed."""
     optimizer = {"learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.0}
     optimizer |= changes.pop("optimizer", {})  # type: ignore[call-overload]
@@ -28,7 +31,7 @@ def make_learner(network: nn.Module | None = None, **changes: object) -> Learner
     if network is None:
         torch.manual_seed(0)
         network = build_network("resnet20", CLASSES)
-    determinism = determinism_info(SINGLE_PROCESS.device, "fp32", compiled=False)
+    determinism = determinism_info(SINGLE_PROCESS.device, precision, compiled=False)
     return Learner(network, recipe, SINGLE_PROCESS, determinism)
 
 
@@ -145,3 +148,51 @@ def test_gradients_of_earlier_steps_are_cleared() -> None:
     learner.step(batch_of(12))
     gradient = (logits.softmax(1) - torch.eye(CLASSES)[LABELS]).T @ IMAGES.flatten(1) / 12
     assert torch.allclose(weight, before - 0.1 * gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_a_learner_continues_from_its_state_bit_for_bit(ema_decay: float) -> None:
+    """Weights, momentum and the weight average."""
+    settings = {"ema_decay": ema_decay, "optimizer": {"momentum": 0.9}}
+    whole = make_learner(**settings)
+    whole.train()
+    whole.step(batch_of(12))
+    resumed = make_learner(build_network("resnet20", CLASSES), **settings)
+    resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
+    resumed.train()
+    for learner in (whole, resumed):
+        learner.step(batch_of(12))
+    for network in ("network", "evaluation_network"):
+        expected = getattr(whole, network).state_dict()
+        for name, value in getattr(resumed, network).state_dict().items():
+            assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
+)
+def test_the_network_computes_in_the_chosen_precision(precision: str, dtype: torch.dtype) -> None:
+    """The loss is computed in float32."""
+    learner = make_learner(linear(), precision)
+    outputs: list[torch.dtype] = []
+    learner.network.register_forward_hook(lambda *values: outputs.append(values[-1].dtype))
+    logits = learner.network(IMAGES).detach()
+    learner.train()
+    tally = learner.step(batch_of(12))
+    assert outputs[-1] == dtype
+    expected = nn.functional.cross_entropy(logits, LABELS, reduction="sum").item()
+    assert tally[0].item() == pytest.approx(expected, rel=1e-5 if precision == "fp32" else 0.02)
+
+
+def test_only_the_last_layer_learns_while_frozen() -> None:
+    """Also in a second epoch; afterwards all layers learn."""
+    learner = make_learner()
+    first, last = (learner.network.get_parameter(f"{name}.weight") for name in ("conv1", "fc"))
+    moved = []
+    for frozen in (True, True, False):
+        before = first.detach().clone(), last.detach().clone()
+        learner.train(frozen=frozen)
+        assert learner.network.training
+        learner.step(batch_of(12))
+        moved.append([not torch.equal(a, b) for a, b in zip(before, (first, last), strict=True)])
+    assert moved == [[False, True], [False, True], [True, True]]
