@@ -110,8 +110,10 @@ def test_rounding_of_exploded_logits_passes(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_exploded_logits_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    for scale, sentences in ((1.0, 0), (3e4, 1)):
-        monkeypatch.setattr(parity, "read_logits", lambda _, scale=scale: EXPECTED * scale)
+    """From 10,000 in either direction."""
+    for largest, sentences in ((10.0, 0), (1e4, 0), (10_001.0, 1), (-3e4, 1)):
+        logits = np.array([[largest, 0.0]])
+        monkeypatch.setattr(parity, "read_logits", lambda _, logits=logits: logits)
         assert len(list(exploded_logits(None))) == sentences  # type: ignore[arg-type]
 
 
@@ -126,3 +128,21 @@ def test_a_top1_within_the_tolerance_is_the_same(monkeypatch: pytest.MonkeyPatch
     clear = np.array([0, 2e4, 0], np.float32)
     failed = failed_checks(lambda logits, _: logits + clear, monkeypatch)
     assert "parity_top1" in failed
+
+
+@pytest.mark.parametrize(("margin", "passed"), [(0.0015, True), (0.0025, False)])
+def test_a_top1_counts_as_the_same_up_to_twice_the_tolerance(
+    monkeypatch: pytest.MonkeyPatch, margin: float, *, passed: bool
+) -> None:
+    """Each of two logits may be wrong by the tolerance of 0.001."""
+    expected = EXPECTED / np.abs(EXPECTED).max()
+    expected[4] = [1, 1 - margin, 0]
+    monkeypatch.setattr("test_parity.EXPECTED", expected.astype(np.float32))
+    change = np.array([-margin, margin, 0], np.float32) / 2
+
+    def swap(logits: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        return logits + 1.01 * change * (indices == 4)[:, None]
+
+    check = measure(swap, monkeypatch)["parity_top1"]
+    assert check.passed == passed
+    assert check.value == pytest.approx(1.0 if passed else 39 / 40)

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from training.gates.checks import at_least, at_most, max_abs
+from model_store.manifest import MAX_TOLERANCE
+from training.gates.checks import at_least, at_most, logit_tolerance, max_abs
 
 
 @pytest.mark.parametrize(
@@ -33,3 +34,20 @@ def test_at_most_passes_up_to_the_threshold(value: float, *, passed: bool) -> No
 def test_the_largest_difference_counts_in_both_directions() -> None:
     """A logit that is too small is as wrong as one that is too large."""
     assert max_abs(np.array([[0.1, -0.7], [0.2, 0.3]], np.float32)) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(
+    ("score", "tolerance"),
+    [
+        (1, 1e-3),
+        (-1, 1e-3),
+        (10, 1e-3),
+        (15, 1.5e-3),
+        (100, 1e-2),
+        (-100, 1e-2),
+        (1e30, MAX_TOLERANCE),
+    ],
+)
+def test_the_tolerance_grows_with_logits_above_ten(score: float, tolerance: float) -> None:
+    """Up to the largest one that a manifest may state."""
+    assert logit_tolerance(np.array([[0, score]], np.float32)) == pytest.approx(tolerance)

@@ -14,7 +14,6 @@ from PIL import Image
 from model_store.manifest import Check, Input, Outputs, Preprocessing
 from model_store.provenance import Imported, Metrics
 from training.errors import ForeignModelError
-from training.gates.checks import logit_tolerance
 from training.importing import accuracy_checks
 from training.importing.accuracy_checks import (
     VerificationSet,
@@ -161,13 +160,6 @@ def test_a_shift_of_all_classes_is_no_spread() -> None:
     """It changes no probability."""
     assert score_spread(np.array([[0, 1], [5, 6]], np.float32)) == 0
     assert score_spread(np.array([[0, 1], [3, 0]], np.float32)) == 2
-
-
-@pytest.mark.parametrize(
-    ("score", "tolerance"), [(1, 1e-3), (10, 1e-3), (100, 1e-2), (-100, 1e-2), (-1, 1e-3)]
-)
-def test_the_tolerance_grows_with_the_scores(score: float, tolerance: float) -> None:
-    assert logit_tolerance(np.array([[0, score]], np.float32)) == pytest.approx(tolerance)
 
 
 @pytest.mark.parametrize(("error", "passed"), [(0.005, True), (0.02, False)])

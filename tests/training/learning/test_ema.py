@@ -11,17 +11,18 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
 
 
-def test_the_first_update_copies_and_later_ones_average() -> None:
+@pytest.mark.parametrize(("decay", "third_decay"), [(0.2, 0.2), (0.9, 3 / 12)])
+def test_the_first_update_copies_and_later_ones_average(decay: float, third_decay: float) -> None:
     """The decay of update n is (1 + n) / (10 + n), at most the configured one."""
     net = network()
-    average = ExponentialMovingAverage(net, decay=0.2)
+    average = ExponentialMovingAverage(net, decay)
     weights = []
     for value in (1.0, 2.0, 5.0):
         nn.init.constant_(net[0].weight, value)
         average.update(net)
         weights.append(average.network.get_parameter("0.weight").flatten().tolist())
     second = 2 / 11 * 1 + 9 / 11 * 2
-    third = 0.2 * second + 0.8 * 5  # 3 / 12 is above 0.2
+    third = third_decay * second + (1 - third_decay) * 5
     assert weights == [pytest.approx([value] * 2) for value in (1.0, second, third)]
 
 
