@@ -256,6 +256,74 @@ def test_an_alternative_must_also_be_correct_more_often() -> None:
     assert check["no_better_reading"].value == 1
 
 
+def with_margins(labels: np.ndarray, margins: np.ndarray) -> np.ndarray:
+    """Scores of the labels; the other classes have 0."""
+    scores = np.zeros((len(labels), 3), np.float32)
+    scores[np.arange(len(labels)), labels] = margins
+    return scores
+
+
+def test_of_two_better_alternatives_the_one_with_more_correct_images_counts() -> None:
+    """Here its p-value is the larger one: it gains much on half of the images and loses on half."""
+    labels = labelled(100)
+    own = np.linspace(-3, 3, 100)
+    likelier = with_margins(labels, own + 0.5)
+    correct = with_margins(labels, np.where(own > 0, own - 0.1, 1))
+    values = [
+        accuracy(labels, with_margins(labels, own), tables)["no_better_reading"].value
+        for tables in ({"A": likelier}, {"B": correct}, {"A": likelier, "B": correct})
+    ]
+    assert 0 < values[0] < values[1] < 0.01
+    assert values[2] == pytest.approx(2 * values[1])
+
+
+def geometry_check(gain: int, geometries: tuple[int, ...]) -> Check:
+    """120 images, of which geometry 1 classifies `gain` more correctly, and all more clearly.
+
+    Geometries of one number give the same pixels, and 0 is that of the candidate.
+    """
+    labels = labelled(120)
+    own = with_margins(labels, np.where(np.arange(120) < 60, 1, -1))
+    other = with_margins(labels, np.where(np.arange(120) < 60 + gain, 2, -0.5))
+
+    def pixels(positions: np.ndarray, preprocessing: int, **_: int) -> np.ndarray:
+        images = indexed(120)[positions - 1000].copy()
+        images[..., 1] = preprocessing
+        return images
+
+    def reference(images: np.ndarray) -> np.ndarray:
+        is_other = images[:, 0, 0, 1] == 1
+        return np.where(is_other[:, None], by_index(other)(images), by_index(own)(images))
+
+    candidate = candidate_of(
+        reference=reference,
+        geometries={f"resize {n}": number for n, number in enumerate(geometries)},
+    )
+    chosen = SimpleNamespace(
+        labels=labels,
+        floor=0.1,
+        chosen=np.arange(1000, 1120),
+        images=SimpleNamespace(pixels=pixels),
+    )
+    own_pixels = pixels(chosen.chosen, 0)
+    metrics = measure(own, labels)
+    checks = check_accuracy(candidate, chosen, own_pixels, metrics)  # type: ignore[arg-type]
+    return {check.check: check for check in checks}["no_better_reading"]
+
+
+@pytest.mark.parametrize(("gain", "passed"), [(2, True), (3, False)])
+def test_a_geometry_needs_two_percent_more_correct_images(gain: int, *, passed: bool) -> None:
+    check = geometry_check(gain, (1,))
+    assert check.passed == passed
+    assert (check.value == 1) == passed
+
+
+def test_geometries_with_the_same_pixels_count_once() -> None:
+    """Neither the candidate's own geometry nor a repeated one raises the p-value."""
+    assert geometry_check(9, (0, 1, 1)).value == geometry_check(9, (1,)).value > 0
+    assert geometry_check(9, (2, 1)).value == pytest.approx(2 * geometry_check(9, (1,)).value)
+
+
 def test_without_alternatives_there_is_no_such_check() -> None:
     labels = labelled(20)
     assert "no_better_reading" not in accuracy(labels, scores_for(labels, 20))
