@@ -97,12 +97,19 @@ async def test_record_of_an_image_that_a_process_cannot_decode_has_its_time(
     assert 0 < record.seconds["decode"] <= elapsed
 
 
-async def test_deadline_counts_from_the_start_of_the_request(pipeline: PredictionPipeline) -> None:
+@pytest.mark.parametrize(
+    ("busy", "error"), [(0, DeadlineExceededError), (1, OverloadedError)], ids=["idle", "busy"]
+)
+async def test_deadline_counts_from_the_start_of_the_request(
+    pipeline: PredictionPipeline, busy: int, error: type[Exception]
+) -> None:
     """The time that the body took is part of it; the image is not decoded."""
-    deadline = pipeline.registry.find(MODEL).options.deadline_seconds
-    record = RequestRecord(started=time.monotonic() - deadline)
-    with pytest.raises(DeadlineExceededError):
+    loaded = pipeline.registry.find(MODEL)
+    record = RequestRecord(started=time.monotonic() - loaded.options.deadline_seconds)
+    loaded.admitted.add(busy, INTERACTIVE)
+    with pytest.raises(error):
         await predict(pipeline, record, SMALL)
+    loaded.admitted.add(-busy, INTERACTIVE)
     assert record.seconds == {}
 
 
