@@ -101,8 +101,8 @@ async def test_fault_of_the_program_is_no_error_of_the_image() -> None:
     incomplete = Preprocessing.model_construct(crop_height=8, crop_width=8)
     async with decoder() as process:
         with pytest.raises(RuntimeError, match="resize"):
-            await process.decode(plain("red"), incomplete, MAX_COST)
-        assert (await process.decode(plain("red"), PREPROCESSING, MAX_COST)).any()
+            await process.decode(plain("red"), incomplete, MAX_COST, MEMORY)
+        assert (await process.decode(plain("red"), PREPROCESSING, MAX_COST, MEMORY)).any()
 
 
 async def test_image_that_costs_too_much_is_not_decoded() -> None:

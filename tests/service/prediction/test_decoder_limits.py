@@ -9,24 +9,14 @@ from pictures import encoded, picture, png_chunk
 from model_store.errors import ImageCorruptError, ImageError, ImageTooExpensiveError
 from model_store.image_header import open_image
 from model_store.jpeg_markers import count_scans
-from service.prediction.decoder import DecoderLimits, death_error
-from service.prediction.decoder_process import EXIT_MEMORY, decode_cost
+from service.prediction.decoder import death_error, decode_memory
+from service.prediction.decoder_process import EXIT_MEMORY, decode_cost, decoded_pixels
 
 
 def test_memory_grows_with_the_pixels_and_bytes_of_an_image() -> None:
-    """Four bytes for each encoded byte and sixteen for each pixel, beside 128 MiB."""
-    assert DecoderLimits.for_images(0, 0).memory_bytes == 128 * 2**20
-    limits = DecoderLimits.for_images(1000, 100)
-    assert limits.memory_bytes == 128 * 2**20 + 16 * 1000 + 4 * 100
-    assert limits.max_pixels == 1000
-
-
-@pytest.mark.parametrize(("pixels", "needed"), [(0, 0), (400, 400), (1000, 1000), (2000, 1000)])
-def test_processes_for_smaller_images_get_only_their_memory(pixels: int, needed: int) -> None:
-    """Never more than the largest image needs; it may still be opened, to learn its cost."""
-    below = DecoderLimits.for_images(1000, 100).below(pixels)
-    assert below.memory_bytes == DecoderLimits.for_images(needed, 100).memory_bytes
-    assert below.max_pixels == 1000
+    """Four bytes for each encoded byte and sixteen for each pixel, beside 48 MiB."""
+    assert decode_memory(0, 0) == 48 * 2**20
+    assert decode_memory(1000, 100) == 48 * 2**20 + 16 * 1000 + 4 * 100
 
 
 @pytest.mark.parametrize(
@@ -50,7 +40,8 @@ def test_end_of_a_process_is_the_error_of_its_image(
 
 
 def cost(image: bytes) -> float:
-    return decode_cost(open_image(image, PREPROCESSING), image, PREPROCESSING)
+    size = open_image(image, PREPROCESSING).size
+    return decode_cost(decoded_pixels(size, PREPROCESSING), image)
 
 
 def test_cost_of_an_image_is_its_pixels_before_or_after_the_resize() -> None:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from asgi_application import until
 
-from service.prediction.decode_pool import PrioritySemaphore
+from service.prediction.priority_semaphore import PrioritySemaphore
 
 pytestmark = pytest.mark.anyio
 
@@ -17,15 +17,15 @@ class Waiters:
         self.semaphore = PrioritySemaphore(places)
         self.granted: list[str] = []
 
-    async def add(self, name: str, cost: float) -> "asyncio.Task[None]":
+    async def add(self, name: str, cost: float, units: int = 1) -> "asyncio.Task[None]":
         """Start a waiter, and return once it waits or has its place."""
         waiting = len(self.semaphore._waiters)
-        task = asyncio.create_task(self._take(name, cost))
+        task = asyncio.create_task(self._take(name, cost, units))
         await until(lambda: name in self.granted or len(self.semaphore._waiters) > waiting)
         return task
 
-    async def _take(self, name: str, cost: float) -> None:
-        await self.semaphore.acquire(cost)
+    async def _take(self, name: str, cost: float, units: int) -> None:
+        await self.semaphore.acquire(cost, units)
         self.granted.append(name)
 
 
@@ -74,3 +74,36 @@ async def test_cancelled_waiter_loses_no_place(granted: bool) -> None:
     waiters.semaphore.release()
     await waiters.add("last", 0)
     assert waiters.semaphore._free == 0
+
+
+async def test_waiter_of_many_units_is_not_overtaken_by_one_of_few() -> None:
+    """Or it could wait forever; a cheaper one comes first whatever it needs."""
+    waiters = Waiters(10)
+    await waiters.add("first", 1, units=6)
+    tasks = [
+        await waiters.add(name, cost, units)
+        for name, cost, units in (("many", 1, 7), ("few", 1, 3), ("cheap", 0, 5))
+    ]
+    assert (waiters.granted, waiters.semaphore._free) == (["first"], 4)
+    await waiters.add("cheapest", -1, units=4)
+    assert (waiters.granted, waiters.semaphore._free) == (["first", "cheapest"], 0)
+    waiters.semaphore.release(6)
+    await until(lambda: len(waiters.granted) == 3)
+    assert (waiters.granted[-1], waiters.semaphore._free) == ("cheap", 1)
+    waiters.semaphore.release(5)
+    await asyncio.sleep(0)
+    assert (len(waiters.granted), waiters.semaphore._free) == (3, 6)
+    waiters.semaphore.release(4)
+    await asyncio.gather(*tasks)
+    assert (waiters.granted[3:], waiters.semaphore._free) == (["many", "few"], 0)
+
+
+async def test_units_of_a_cancelled_waiter_are_free_again() -> None:
+    """All of them, if they were granted in the same turn of the event loop."""
+    waiters = Waiters(5)
+    await waiters.add("first", 0, units=3)
+    leaver = await waiters.add("leaver", 1, units=4)
+    waiters.semaphore.release(3)
+    leaver.cancel()
+    await asyncio.wait([leaver])
+    assert (waiters.granted, waiters.semaphore._free) == (["first"], 5)

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 from colour_model import MODEL, plain, publish
-from image_bombs import MEBIBYTE
 from pictures import encoded, picture
 
 from model_store.errors import ImageTruncatedError
@@ -28,7 +27,7 @@ ERROR = BadRequestError("no image")
 
 @pytest.fixture
 async def pool() -> AsyncIterator[DecodePool]:
-    pool = DecodePool(1, DecoderLimits(max_pixels=10**6, memory_bytes=256 * MEBIBYTE))
+    pool = DecodePool(1, DecoderLimits(max_pixels=10**6))
     yield pool
     await pool.close()
 

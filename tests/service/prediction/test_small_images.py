@@ -2,7 +2,6 @@
 
 import pytest
 from colour_model import PREPROCESSING, encode, plain
-from image_bombs import MEBIBYTE
 from pictures import encoded, picture, png_chunk
 from PIL import Image
 
@@ -11,7 +10,7 @@ from model_store.manifest import Preprocessing
 from service.prediction.decode_pool import INLINE_BYTES, DecodePool, is_small
 from service.prediction.decoder import DecoderLimits
 
-LIMITS = DecoderLimits(max_pixels=10**7, memory_bytes=256 * MEBIBYTE)
+LIMITS = DecoderLimits(max_pixels=10**7)
 PNG = plain("red")
 
 
