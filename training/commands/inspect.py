@@ -23,7 +23,8 @@ from training.commands.options import (
     training_options,
 )
 from training.data.check import check as check_images
-from training.data.check_table import check_table
+from training.data.check_table import MAX_CLASSES, check_table, classes_table
+from training.data.file_name_labels import write_labels
 from training.data.scan import scan
 from training.data.sources import load_data, resolve_source
 from training.display import TrainingDisplay
@@ -50,7 +51,13 @@ FILES_PER_FINDING: Final = 5
     "--all/--no-all",
     "show_all",
     default=False,
-    help=f"List every file, not the first {FILES_PER_FINDING} of each finding.",
+    help=f"List every class, and every file instead of {FILES_PER_FINDING} of each finding.",
+)
+@click.option(
+    "--labels-from-names",
+    "labels_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="First write the labels in file names such as cat.0.jpg to this new CSV, and check that.",
 )
 @click.option(
     "--json",
@@ -65,21 +72,33 @@ def check(
     data_dir: Path | None,
     workers: int,
     target: Path | None,
+    labels_file: Path | None,
     *,
     show_all: bool,
 ) -> None:
-    """Check data before training: unreadable files, duplicates, small classes. Changes nothing.
+    """Check data before training: classes, unreadable files, duplicates. Changes nothing.
 
     \b
     python -m training check PICTURES
 
     The exit code is 1 if a run would refuse the data.
     """
-    images = load_data(resolve_source(data, data_dir), data_dir)
-    display = TrainingDisplay(console)
+    display, source = TrainingDisplay(console), resolve_source(data, data_dir)
+    if labels_file:
+        if not Path(source).is_dir():
+            raise DataError(f"--labels-from-names needs a folder of images, got {data}")
+        named = write_labels(Path(source), labels_file)
+        display.say(
+            f"written: {labels_file}, {named.labelled:,} images; {named.others:,} have no label in "
+            "their name"
+        )
+        data = str(labels_file)
+        source = resolve_source(data)
+    images = load_data(source, data_dir)
     with display:
         facts = scan(images, workers=workers, progress=display.count("checking")).facts
     findings = check_images(images, facts)
+    console.print(classes_table(findings, limit=None if show_all else MAX_CLASSES))
     console.print(check_table(findings, limit=None if show_all else FILES_PER_FINDING))
     if target:
         target.write_text(json.dumps(findings.to_json(), indent=2) + "\n", encoding="utf-8")

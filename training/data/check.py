@@ -1,6 +1,7 @@
 """The check of a data set: finds what would hurt a training before anything is trained."""
 
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from statistics import median
 from typing import Final
@@ -18,6 +19,8 @@ from training.data.scan import Facts
 from training.data.split import missing_splits
 
 RECOMMENDED_IMAGES_PER_CLASS: Final = 10
+MIN_CLASS_SHARE: Final = 1 / 10
+"""A class with fewer images than this share of the largest class is reported."""
 # An image beyond one of these bounds is reported as unusual.
 MIN_SIDE_RATIO: Final = 1 / 4  # of the median shorter side
 MAX_AREA_RATIO: Final = 16  # of the median area
@@ -35,6 +38,8 @@ def check(data: ImageSet, facts: Facts, known: Collection[str] = frozenset()) ->
     reasons = left_out(data, facts, known)
     findings = [
         *_class_findings(data, facts, reasons),
+        *_name_findings(data),
+        *_balance_findings(data, reasons),
         *_known_findings(data, facts, known),
         *_duplicate_findings(data, facts),
         *_image_findings(data, facts),
@@ -118,6 +123,32 @@ def _class_findings(data: ImageSet, facts: Facts, unused: Collection[int]) -> It
         f"classes with fewer than {RECOMMENDED_IMAGES_PER_CLASS} images",
         small,
         "trained; their metrics are unreliable",
+    )
+
+
+def _name_findings(data: ImageSet) -> Iterator[DataFinding]:
+    """Yield the classes whose names differ only in case, spaces, `-` and `_`."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in data.class_names:
+        alike[re.sub(r"[\s_-]+", " ", name.casefold())].append(name)
+    items = [FindingItem(tuple(names)) for names in alike.values() if len(names) > 1]
+    yield make_finding("class names that look alike", items, "trained as different classes")
+
+
+def _balance_findings(data: ImageSet, unused: Collection[int]) -> Iterator[DataFinding]:
+    counts = Counter(
+        int(label) for index, label in enumerate(data.labels.tolist()) if index not in unused
+    )
+    most = max(counts.values(), default=0)
+    items = [
+        FindingItem((data.class_names[label],), f"{count:,} images, {most:,} in the largest class")
+        for label, count in sorted(counts.items())
+        if count < MIN_CLASS_SHARE * most
+    ]
+    yield make_finding(
+        "classes that are ten times smaller than the largest",
+        items,
+        "trained; look at the accuracy of each class",
     )
 
 

@@ -1,9 +1,26 @@
-"""The findings of a data check as a table for the terminal."""
+"""The findings and the classes of a data check as tables for the terminal."""
+
+from typing import Final
 
 from rich.table import Column, Table
 from rich.text import Text
 
 from training.data.findings import DataFindings, describe_items
+from training.data.image_set import escape_unprintable
+
+MAX_CLASSES: Final = 20
+
+
+def classes_table(findings: DataFindings, limit: int | None = MAX_CLASSES) -> Table:
+    """Return the number of images of each class, of at most `limit` classes; None shows all."""
+    table = Table("class", Column("images", justify="right"), title="classes")
+    counts = list(findings.classes.items())
+    for name, count in counts[:limit]:
+        table.add_row(Text(escape_unprintable(name)), f"{count:,}")
+    if limit is not None and len(counts) > limit:
+        hidden = counts[limit:]
+        table.add_row(f"… and {len(hidden):,} more", f"{sum(count for _, count in hidden):,}")
+    return table
 
 
 def check_table(findings: DataFindings, limit: int | None = 5) -> Table:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from training.data.folders import file_stamp
+from training.data.folder_tree import file_stamp
 from training.data.image_set import (
     FREE,
     SPLIT_WORDS,

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from pictures import encoded, numbered, picture, put
 from PIL import Image
 from rich.console import Console
 
+from training.__main__ import main
 from training.data.check import check, left_out
-from training.data.check_table import check_table
+from training.data.check_table import check_table, classes_table
 from training.data.findings import DataFindings
 from training.data.image_set import ImageSet
 from training.data.scan import scan
@@ -277,3 +279,50 @@ def test_findings_are_json(tmp_path: Path) -> None:
     assert len(finding["items"]) == 17
     assert finding["items"][0]["names"] == ["ant/0.jpg"]
     assert not finding["fatal"]
+
+
+def test_class_names_that_look_alike_are_reported(tmp_path: Path) -> None:
+    """They are trained as different classes, because they may be."""
+    files = numbered("Cat", 12) | numbered("cat", 12, 50) | numbered("big-dog", 12, 100)
+    _, findings = checked(tmp_path, files | numbered("Big dog", 12, 150))
+    assert items_by_kind(findings) == {
+        "class names that look alike": ["Big dog = big-dog", "Cat = cat"]
+    }
+    assert findings.fatal == []
+
+
+def test_classes_of_very_different_sizes_are_reported(tmp_path: Path) -> None:
+    """12 of 300 images are few, 30 are not; images that are left out do not count."""
+    files = numbered("ant", 300) | numbered("bee", 12, 500) | numbered("cow", 30, 600)
+    broken = {f"bee/broken{number}.png": b"" for number in range(30)}
+    _, findings = checked(tmp_path, files | broken)
+    items = items_by_kind(findings)
+    assert items["classes that are ten times smaller than the largest"] == [
+        "bee: 12 images, 300 in the largest class"
+    ]
+
+
+def test_the_classes_are_listed_with_their_counts(tmp_path: Path) -> None:
+    """At most so many; all of them on request."""
+    _, findings = checked(tmp_path, CLASSES)
+    out = io.StringIO()
+    console = Console(file=out, width=80)
+    console.print(classes_table(findings))
+    assert [line.split("│")[1:3] for line in out.getvalue().splitlines() if "12" in line] == [
+        [" ant   ", "     12 "],
+        [" bee   ", "     12 "],
+    ]
+    console.print(classes_table(findings, limit=1))
+    assert "1 more" in out.getvalue()
+
+
+def test_check_writes_the_labels_of_file_names_and_checks_them(tmp_path: Path) -> None:
+    names = [f"train/{name}.{number}.png" for name in ("cat", "dog") for number in range(12)]
+    put(tmp_path / "pets", {name: seed for seed, name in enumerate(names)})
+    target = tmp_path / "labels.csv"
+    words = ["check", str(tmp_path / "pets"), "--labels-from-names", str(target)]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[-1].endswith(f"run --data {target}")
+    assert len(target.read_text().splitlines()) == 25
+    assert CliRunner().invoke(main, words).exit_code == 1

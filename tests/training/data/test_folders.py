@@ -111,7 +111,7 @@ def test_ignored_files_are_listed_with_the_reason(tmp_path: Path) -> None:
     assert ignored.pop("cat/phone.HEIC").startswith("HEIC is not supported; convert it")
     assert ignored == {
         "loose.png": "not in a class folder",
-        "__MACOSX": "hidden",
+        "__MACOSX": "made by the system",
         "cat/.hidden.png": "hidden",
         "cat/._1.PNG": "hidden",
         "cat/notes.txt": "not an image extension (.txt)",
@@ -216,3 +216,72 @@ def test_an_invalid_card_is_refused(tmp_path: Path, card: str, message: str) -> 
     (tmp_path / "pets/data.toml").write_text(card)
     with pytest.raises(DataError, match=message):
         load_data(str(tmp_path / "pets"))
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("train/cat.0.jpg", "train/cat.1.jpg", "train/dog.0.jpg", "train/dog.1.jpg", "test/1.jpg"),
+        ("train/cat.0.jpg", "train/cat.1.jpg", "train/dog.0.jpg", "train/dog.1.jpg", "test1/1.jpg"),
+        ("cat_0.jpg", "cat_1.jpg", "dog_0.jpg", "dog_1.jpg"),
+    ],
+    ids=["Kaggle", "Kaggle's cats and dogs", "one folder"],
+)
+def test_flat_layouts_are_refused_and_their_labels_offered(
+    tmp_path: Path, files: tuple[str, ...]
+) -> None:
+    """`train` and `test` are splits and not classes."""
+    root = put(tmp_path / "pets", {name: seed for seed, name in enumerate(files)})
+    with pytest.raises(DataError, match=r"cat 2, dog 2.*--labels-from-names"):
+        load_folder(root)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"train/1.png": 1, "test/2.png": 2},
+        {"train/cat/1.png": 1, "train/dog/1.png": 2, "train/stray.png": 3, "val/cat/1.png": 4},
+        {"val/cat/1.png": 1, "val/dog/1.png": 2, "test/cat/1.png": 3},
+    ],
+    ids=["no labels", "a stray image", "no train folder"],
+)
+def test_folders_with_the_names_of_splits_only_are_never_classes(
+    tmp_path: Path, files: dict[str, int]
+) -> None:
+    with pytest.raises(DataError, match="names of splits"):
+        load_folder(put(tmp_path / "pets", files))
+
+
+@pytest.mark.parametrize(
+    ("files", "deeper"),
+    [
+        ({"PetImages/Cat/1.png": 1, "PetImages/Dog/1.png": 2, "readme.txt": b""}, "PetImages"),
+        ({"a/b/Cat/1.png": 1, "a/b/Dog/1.png": 2, "__MACOSX/x.png": 3}, "a/b"),
+        ({"ds/train/Cat/1.png": 1, "ds/train/Dog/1.png": 2, "ds/test/Cat/1.png": 3}, "ds"),
+        ({"ds/train/Cat/1.png": 1, "ds/train/Dog/1.png": 2}, "ds"),
+    ],
+)
+def test_the_folder_inside_a_wrapper_is_named(
+    tmp_path: Path, files: dict[str, int | bytes], deeper: str
+) -> None:
+    """Archives often unpack to a folder in a folder."""
+    root = put(tmp_path / "outer", files)
+    with pytest.raises(DataError, match=rf"give {root}/{deeper}\."):
+        load_folder(root)
+    assert load_folder(root / deeper).class_names == ("Cat", "Dog")
+
+
+def test_one_class_with_images_in_it_is_a_class(tmp_path: Path) -> None:
+    """Another source may have the other classes."""
+    root = put(tmp_path / "more", {"cat/1.png": 1, "cat/old/2.png": 2, "cat/older/3.png": 3})
+    assert load_folder(root).class_names == ("cat",)
+
+
+@pytest.mark.parametrize("name", ["@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found"])
+def test_folders_of_storage_systems_are_ignored_and_listed(tmp_path: Path, name: str) -> None:
+    files = {f"cat/{name}/1.png/SYNOPHOTO_THUMB_M.jpg": 9, f"{name}/x.png": 8}
+    root = put(tmp_path / "pets", {"cat/1.png": 1, "dog/1.png": 2} | files)
+    data = load_folder(root)
+    assert data.class_names == ("cat", "dog")
+    assert len(data) == 2
+    assert {path for path, _ in data.ignored} == {name, f"cat/{name}"}

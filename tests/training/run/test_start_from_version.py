@@ -76,7 +76,7 @@ class FirstVersion:
                 "model": "n",
                 "recipe": "modern",
                 "changes": ("epochs=1", "batch_size=16", 'select="last"'),
-                "image_size": None if "retrain" in values else 32,
+                "image_size": None if "retrain" in values else (32, 32),
                 **values,
             }  # type: ignore[arg-type]
         )
