@@ -1,5 +1,6 @@
 """Layouts of folders: which have splits, and which are no class folders at all."""
 
+import shlex
 from pathlib import Path, PurePosixPath
 
 from training.data.file_name_labels import count_labels, describe_counts
@@ -18,23 +19,24 @@ def has_splits(tree: FolderTree, folder: str = "") -> bool:
 
 def refuse_other_layouts(root: Path, tree: FolderTree) -> None:
     """Raise DataError if the folders in `root` are no classes, and say what to do instead."""
-    folders = tree.folders("")
+    folders, shown = tree.folders(""), _shorten(root)
     if not folders:
         raise DataError(
-            f"{root} contains no subfolders; expected one per class, or train, val and test with "
+            f"{shown} contains no subfolders; expected one per class, or train, val and test with "
             f"those inside{_offer_labels(root, tree)}"
         )
     if all(split_of(folder, numbered=True) is not None for folder in folders):
         raise DataError(
-            f"{root} contains only {_list(folders)}, which are names of splits and not of classes; "
+            f"{shown} contains only {_list(folders)}, which are names of splits and not of classes; "
             "expected a train folder with one folder per class and no images beside them"
             f"{_offer_labels(root, tree)}"
         )
     if deeper := _find_deeper(tree):
+        inner = _shorten(root / deeper)
         raise DataError(
-            f"{root} contains only the folder {deeper}, and that contains "
+            f"{shown} contains only the folder {deeper}, and that contains "
             f"{_list([PurePosixPath(path).name for path in tree.folders(deeper)])}; give "
-            f"{root / deeper}. If {folders[0]} is one class, move its images out of the folders "
+            f"{inner}. If {folders[0]} is one class, move its images out of the folders "
             "in it"
         )
 
@@ -58,8 +60,14 @@ def _offer_labels(root: Path, tree: FolderTree) -> str:
     return (
         f". The names of the files look like labels ({describe_counts(counts)}). This command "
         "writes them to a CSV, which you can train on: python -m training check "
-        f"{root} --labels-from-names labels.csv"
+        f"{shlex.quote(str(_shorten(root)))} --labels-from-names labels.csv"
     )
+
+
+def _shorten(path: Path) -> Path:
+    """The path relative to the current directory, if it is below that."""
+    place = Path.cwd()
+    return path.relative_to(place) if path.is_relative_to(place) else path
 
 
 def _list(names: list[str]) -> str:
