@@ -27,7 +27,7 @@ def refuse_other_layouts(root: Path, tree: FolderTree) -> None:
         )
     if all(split_of(folder, numbered=True) is not None for folder in folders):
         raise DataError(
-            f"{shown} contains only {_list(folders)}, which are names of splits and not of classes; "
+            f"{shown} contains only {_list(folders)}: names of splits, and not of classes; "
             "expected a train folder with one folder per class and no images beside them"
             f"{_offer_labels(root, tree)}"
         )
