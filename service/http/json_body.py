@@ -16,7 +16,7 @@ MAX_KEY_LENGTH: Final = 100
 LONG_STRING_BYTES: Final = 64 * 1024
 PAUSE_SECONDS: Final = 0.0001
 """Between slices, so that the event loop gets Python's global lock without waiting 5 ms for it."""
-_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _ESCAPE_BYTES: Final = len(rb"\u002B")
 _RED_PIXEL: Final = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4z8AAAAMBAQD3A0FDAAAAAElFTkSuQmCC"
@@ -63,7 +63,7 @@ class JsonBody(BaseModel):
 
 def starts_like_json(body: bytes) -> bool:
     """Whether the first character is a brace or a bracket, as in no image format."""
-    return body[:LONG_STRING_BYTES].removeprefix(_BYTE_ORDER_MARK).lstrip()[:1] in {b"{", b"["}
+    return body[:LONG_STRING_BYTES].removeprefix(BYTE_ORDER_MARK).lstrip()[:1] in {b"{", b"["}
 
 
 def read_json(body: bytes, max_images: int) -> list[EncodedImage]:
@@ -80,7 +80,7 @@ def read_json(body: bytes, max_images: int) -> list[EncodedImage]:
         check_image_count(text.count(b'"b64"'), max_images)
         raise BadRequestError(f"{_EXPECTED}, got a body with far more items", code="malformed_json")
     # Shells put the line breaks of `base64` into strings as they are, which JSON does not allow.
-    text = text.removeprefix(_BYTE_ORDER_MARK).translate(None, b"\r\n")
+    text = text.removeprefix(BYTE_ORDER_MARK).translate(None, b"\r\n")
     try:
         document = orjson.loads(text)  # pydantic would copy a key of megabytes into its message
     except ValueError as error:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from model_store.validation import describe_validation_error
 from service.errors import BadRequestError, ClientDisconnectedError
 from service.http.api_keys import ApiKeys
+from service.http.json_body import BYTE_ORDER_MARK
 from service.http.path_params import AliasName, ModelName, VersionNumber
 from service.http.problem_details import PROBLEM_MEDIA_TYPE
 from service.http.request_body import read_body
@@ -180,7 +181,7 @@ async def _check_connected(request: Request) -> None:
 
 def _parse(body: bytes, model: type[Body]) -> Body:
     try:
-        return model.model_validate_json(body or b"{}")
+        return model.model_validate_json(body.removeprefix(BYTE_ORDER_MARK) or b"{}")
     except ValidationError as error:
         raise BadRequestError(
             f"invalid body: {describe_validation_error(error)}; GET /docs describes it",

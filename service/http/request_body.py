@@ -37,7 +37,6 @@ INLINE_BYTES: Final = 128 * 1024
 """Forms and JSON up to this size are parsed faster than they could be passed to a thread."""
 _URL_ENCODED: Final = "application/x-www-form-urlencoded"
 _RAW_TYPES: Final = ("", "application/octet-stream", "binary/octet-stream", _URL_ENCODED)
-_BYTES_OF_EVERY_IMAGE: Final = (b"\0", b"\n", b"\r")
 
 
 class _Kind(Enum):
@@ -197,7 +196,7 @@ def _media_type(headers: Mapping[str, str]) -> str:
 
 def _check_not_stripped(body: bytes) -> None:
     """Detect a file that `curl -d @photo.jpg` has stripped of line breaks and NUL bytes."""
-    if not any(byte in body for byte in _BYTES_OF_EVERY_IMAGE):
+    if not (b"\0" in body or b"\n" in body or b"\r" in body):
         kind: type[ImageError] = ImageCorruptError if sniff(body) else NotAnImageError
         raise kind(
             "the body has neither line breaks nor NUL bytes, and every image has some; curl -d "

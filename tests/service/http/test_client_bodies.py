@@ -14,7 +14,7 @@ from PIL import Image
 from server_process import PATIENCE_SECONDS, ServerProcess
 
 from service.errors import BadRequestError, ServiceError
-from service.http import json_body
+from service.http import json_body, management
 from service.http.base64_text import SLICE_BYTES, decode_base64
 from service.http.request_body import read_images
 from service.prediction.request import EncodedImage
@@ -131,6 +131,11 @@ def test_json_needs_no_media_type_and_may_have_a_byte_order_mark(
 ) -> None:
     body = before + json.dumps({"images": [base64.b64encode(RED).decode()]}).encode()
     assert images_of(body, media_type) == [RED]
+
+
+def test_management_accepts_a_byte_order_mark_too() -> None:
+    assert management._parse(b'\xef\xbb\xbf{"why": "better"}', management.Reason).why == "better"
+    assert management._parse(b"\xef\xbb\xbf", management.Reason).why == ""
 
 
 def test_line_breaks_of_a_shell_are_accepted() -> None:
