@@ -19,9 +19,8 @@ from model_store.manifest import Golden, Preprocessing
 from model_store.preprocessing import Pixels, prepare
 from model_store.session import Logits, Session, probabilities
 from model_store.uncertainty import CLEAR_MARGIN, margins
-from model_store.version import Version
+from model_store.version import MAX_GOLDEN_IMAGE_BYTES, Version
 
-MAX_IMAGE_BYTES: Final = 64 * 1024 * 1024
 MAX_ARRAY_HEADER_BYTES: Final = 4096
 _HEADER_READERS: Final = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -52,7 +51,7 @@ def prove(version: Version, session: Session, precision: str = "fp32") -> None:
 def prove_decode(version: Version, golden: Golden, prepare: Prepare = prepare) -> None:
     """Compare one image's decoded pixels with the stored ones. Raises DecodeProofError."""
     check_decode(
-        version.read_file(golden.image, MAX_IMAGE_BYTES),
+        version.read_file(golden.image, MAX_GOLDEN_IMAGE_BYTES),
         load_pixels(version, golden),
         golden,
         version.manifest.preprocessing,

@@ -26,6 +26,7 @@ from model_store.files import (
 from model_store.manifest import MANIFEST_NAME, Manifest
 from model_store.names import is_version_name, parse_version
 from model_store.validation import describe_validation_error
+from model_store.version import MAX_GOLDEN_IMAGE_BYTES, MAX_MANIFEST_BYTES, Version
 
 STAGING_PREFIX = ".staging-"
 
@@ -44,7 +45,8 @@ def publish_version(
     try:
         entries = [_stage(staging, path, source) for path, source in sorted(files.items())]
         sealed = _validated({**manifest, "model": model, "files": tuple(entries)})
-        write_durably(staging / MANIFEST_NAME, sealed.to_bytes())
+        write_durably(staging / MANIFEST_NAME, _checked_size(sealed.to_bytes()))
+        _check_can_be_opened(staging, model)
         for folder in sorted({path.parent for path in staging.rglob("*")} | {staging}):
             sync_directory(folder)
         return _claim_next_version(directory, staging)
@@ -74,6 +76,23 @@ def _validated(fields: Mapping[str, Any]) -> Manifest:
             f"this manifest cannot be sealed: {describe_validation_error(error)}"
         ) from None
     return Manifest.from_bytes(manifest.to_bytes())
+
+
+def _checked_size(manifest: bytes) -> bytes:
+    if len(manifest) > MAX_MANIFEST_BYTES:
+        raise ManifestError(
+            f"the manifest would have {len(manifest):,} bytes, more than {MAX_MANIFEST_BYTES:,}; "
+            "most of it are the logits of the golden images: publish fewer of them"
+        )
+    return manifest
+
+
+def _check_can_be_opened(staging: Path, model: str) -> None:
+    """Open the version as a service will; what fails there must not be published."""
+    with Version(model, 0, staging, "published") as staged:
+        staged.verify()
+        for golden in staged.manifest.golden:
+            staged.read_file(golden.image, MAX_GOLDEN_IMAGE_BYTES)
 
 
 def _claim_next_version(directory: Path, staging: Path) -> int:

@@ -29,6 +29,7 @@ from model_store.manifest import MANIFEST_NAME, FileEntry, Manifest, Variant, ma
 from model_store.names import printable
 
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
+MAX_GOLDEN_IMAGE_BYTES = 64 * 1024 * 1024
 StoreLayer = Literal["published", "built-in"]
 
 

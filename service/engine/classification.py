@@ -1,9 +1,11 @@
 """From the scores of a batch to probabilities, abstention and prediction sets of each image."""
 
 import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model_store.manifest import Calibration, Outputs
 from model_store.session import Logits, probabilities
@@ -11,6 +13,8 @@ from model_store.uncertainty import energy, set_sizes
 from service.errors import InvalidModelOutputError
 
 SCORE_DECIMALS = 6
+MAX_RANKED = 1000
+"""The most classes that are ranked for an image, unless its prediction sets hold more."""
 logger = logging.getLogger(__name__)
 
 
@@ -19,14 +23,15 @@ class Classification:
     """One image's classes, most probable first, with their calibrated probabilities.
 
     Attributes:
-        indices: All class indices by falling probability; ties by index.
+        indices: The `MAX_RANKED` most probable classes, and all of the largest prediction set;
+            ties by index.
         scores: The probability of each class of `indices`, rounded to `SCORE_DECIMALS`.
         abstention_reason: Why the model abstains; empty if it does not, None without a threshold.
         set_sizes: The size of each prediction set, in the order of the manifest's thresholds.
     """
 
-    indices: list[int]
-    scores: list[float]
+    indices: NDArray[np.intp]
+    scores: NDArray[np.float64]
     abstention_reason: str | None = None
     set_sizes: tuple[int, ...] = ()
 
@@ -58,18 +63,35 @@ def classify(
     sizes = np.array(
         [set_sizes(class_probabilities, least) for least in thresholds], np.int64
     ).reshape(len(thresholds), images)
-    order = np.argsort(-class_probabilities, axis=1, kind="stable")
-    ranked = np.take_along_axis(class_probabilities, order, axis=1).astype(float)
+    set_sizes_of_images = [tuple(sizes) for sizes in sizes.T.tolist()]
+    ranked = _rank(class_probabilities, [max((MAX_RANKED, *each)) for each in set_sizes_of_images])
     return [
-        Classification(*fields)
-        for fields in zip(
-            order.tolist(),
-            ranked.round(SCORE_DECIMALS).tolist(),
-            reasons,
-            map(tuple, sizes.T.tolist()),
-            strict=True,
-        )
+        Classification(*ranking, reason, each)
+        for ranking, reason, each in zip(ranked, reasons, set_sizes_of_images, strict=True)
     ]
+
+
+def _rank(
+    class_probabilities: NDArray[np.float32], counts: Sequence[int]
+) -> Iterable[tuple[NDArray[np.intp], NDArray[np.float64]]]:
+    """For each image, at least the `counts` most probable classes and their rounded scores."""
+    if class_probabilities.shape[1] <= MAX_RANKED:
+        order = np.argsort(-class_probabilities, axis=1, kind="stable")
+        ranked = np.take_along_axis(class_probabilities, order, axis=1).astype(float)
+        return zip(order, ranked.round(SCORE_DECIMALS), strict=True)
+    return map(_rank_best, class_probabilities, counts)
+
+
+def _rank_best(
+    row: NDArray[np.float32], count: int
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Sorts only the `count` most probable classes, because sorting 21,841 takes 2 ms."""
+    candidates = np.arange(len(row))
+    if count < len(row):
+        least = np.partition(row, -count)[-count]
+        candidates = np.flatnonzero(row >= least)  # more than `count` if some are equal
+    order = candidates[np.argsort(-row[candidates], kind="stable")][:count]
+    return order, row[order].astype(float).round(SCORE_DECIMALS)
 
 
 def _classify_finite_rows(

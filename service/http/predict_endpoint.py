@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
-import orjson
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,7 +27,7 @@ from service.http.query_params import find_coverage_index, parse_query_params
 from service.http.request_body import check_headers, content_length, parse_body, read_body
 from service.prediction.pipeline import PredictionPipeline
 from service.prediction.request import PredictRequest, RequestRecord
-from service.prediction.response import build_response
+from service.prediction.response import encode_response
 from service.public_address import parse_origins
 from service.settings import Settings
 
@@ -148,10 +147,9 @@ class PredictEndpoint:
                 finally:
                     if not direct:
                         disconnected.cancel()
-            document = build_response(
+            body = await encode_response(
                 outcomes, request, record, loaded.version.manifest.class_names
             )
-        body = orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
         return Reply(HTTPStatus.OK, body, loaded.headers)
 
     async def _read_body(

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from model_store.validation import describe_validation_error
+from service.engine.classification import MAX_RANKED
 from service.engine.priority import INTERACTIVE, Priority
 from service.errors import BadRequestError, shorten
 from service.prediction.request import DEFAULT_TOP_K
@@ -19,15 +20,16 @@ _WHOLE_NUMBER: Final = re.compile("[1-9][0-9]{0,8}")
 _FRACTION: Final = re.compile(r"0?(\.[0-9]{1,9})")
 
 
-def _parse_whole_number(text: str) -> int:
-    if not _WHOLE_NUMBER.fullmatch(text):  # int() also takes " 5", "+5", "1_0" and other scripts
-        raise ValueError(
-            f"must be a whole number from 1 to {MAX_WHOLE_NUMBER:,}, got {shorten(text, 40)!r}"
-        )
-    return int(text)
+def _whole_number(largest: int = MAX_WHOLE_NUMBER) -> BeforeValidator:
+    def parse(text: str) -> int:
+        # int() also takes " 5", "+5", "1_0" and other scripts
+        if not _WHOLE_NUMBER.fullmatch(text) or int(text) > largest:
+            raise ValueError(
+                f"must be a whole number from 1 to {largest:,}, got {shorten(text, 40)!r}"
+            )
+        return int(text)
 
-
-_FromText = BeforeValidator(_parse_whole_number)
+    return BeforeValidator(parse)
 
 
 class QueryParams(BaseModel):
@@ -39,11 +41,11 @@ class QueryParams(BaseModel):
         int,
         Field(
             ge=1,
-            le=MAX_WHOLE_NUMBER,
-            description="Number of classes to return, most probable first. Capped at the number of "
-            "classes of the model.",
+            le=MAX_RANKED,
+            description=f"Number of classes to return, most probable first: 1 to {MAX_RANKED:,}. "
+            "Capped at the number of classes of the model.",
         ),
-        _FromText,
+        _whole_number(MAX_RANKED),
     ] = DEFAULT_TOP_K
     coverage: Annotated[
         str | None,  # text, because find_coverage_index compares it with text
@@ -56,7 +58,7 @@ class QueryParams(BaseModel):
     timeout_ms: Annotated[
         int | None,
         WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_WHOLE_NUMBER}),
-        _FromText,
+        _whole_number(),
         Field(
             description="Milliseconds within which the response must be ready, capped by "
             "`SERVICE_DEADLINE_SECONDS`. A request that cannot finish in time is rejected "
@@ -65,7 +67,7 @@ class QueryParams(BaseModel):
     ] = None
     priority: Annotated[
         Priority,
-        _FromText,
+        _whole_number(),
         Field(
             description="1: interactive. 2: bulk, which fills the places in batches that "
             "interactive images leave.",

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_factory import PLAIN_FILES, plain_fields, publish_plain, snapshot
+from store_factory import PLAIN_FILES, plain_fields, publish_plain, publish_proven, snapshot
 
+from model_store import publishing
 from model_store.errors import (
     AliasError,
     InvalidNameError,
@@ -211,6 +212,7 @@ class TestPublish:
             ({"class_names": ("one",)}, PLAIN_FILES, ManifestError, "class_names"),
             ({"surprise": 1}, PLAIN_FILES, ManifestError, "surprise"),
             ({"proof": "proven"}, PLAIN_FILES, ManifestError, "golden"),
+            ({"class_names": ("x" * 10**7, "y" * 10**7)}, PLAIN_FILES, ManifestError, "16,777,216"),
             ({}, {"other.onnx": b""}, ManifestError, r"model\.onnx"),
             ({}, {**PLAIN_FILES, MANIFEST_NAME: b"{}"}, ManifestError, "manifest.json"),
             (
@@ -248,6 +250,15 @@ class TestPublish:
         with pytest.raises(error_class, match=words):
             store.publish("m", plain_fields(**fields), files)
         assert snapshot(store.root.parent) == before
+
+    def test_what_cannot_be_opened_is_not_published(
+        self, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A golden image that is too large to be read again."""
+        monkeypatch.setattr(publishing, "MAX_GOLDEN_IMAGE_BYTES", 10)
+        with pytest.raises(ModelStoreError):
+            publish_proven(store)
+        assert store.contents() == {}
 
     def test_a_root_that_can_not_be_made_is_an_error(self, tmp_path: Path) -> None:
         """Publishing under something that is a file is a PublishError."""

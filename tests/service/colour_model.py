@@ -70,6 +70,7 @@ def publish(
     others: Mapping[Variant, bytes] = MappingProxyType({}),
     extra: Mapping[str, bytes] = MappingProxyType({}),
     proof: str = "proven",
+    class_names: Sequence[str] = CLASS_NAMES,
 ) -> int:
     """Publish a version and return its number.
 
@@ -97,7 +98,7 @@ def publish(
         "input": Input(height=SIZE, width=SIZE),
         "outputs": Outputs(),
         "preprocessing": PREPROCESSING,
-        "class_names": CLASS_NAMES,
+        "class_names": tuple(class_names),
         "max_batch_size": max_batch_size,
         "variants": (Variant(precision="fp32", file="model.onnx", tolerance=1e-3), *others),
         "golden": tuple(blocks),

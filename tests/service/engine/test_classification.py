@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from model_store.manifest import Calibration, Outputs
-from service.engine.classification import SCORE_DECIMALS, Classification, classify
+from service.engine.classification import MAX_RANKED, SCORE_DECIMALS, Classification, classify
 
 LOGITS = np.array([[9, 1, 0, 0], [1, 1, 1, 0], [5, 5, 0, 0]], np.float32)
 
@@ -29,7 +29,7 @@ def check_scores(classifications: list[Classification], expected: np.ndarray) ->
 
 def test_equal_classes_are_ordered_by_index() -> None:
     """The same image always gets the same answer."""
-    assert classify_probabilities(np.full(4, 0.25, np.float32)).indices == [0, 1, 2, 3]
+    assert classify_probabilities(np.full(4, 0.25, np.float32)).indices.tolist() == [0, 1, 2, 3]
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -38,9 +38,31 @@ def test_every_class_is_ranked_once(row: np.ndarray) -> None:
     """Scores fall, and each is the probability of its own class."""
     classification = classify_probabilities(row)
     assert sorted(classification.indices) == list(range(len(row)))
-    assert classification.scores == sorted(classification.scores, reverse=True)
+    assert classification.scores.tolist() == sorted(classification.scores, reverse=True)
     for index, score in zip(classification.indices, classification.scores, strict=True):
         assert score == pytest.approx(float(row[index]), abs=10**-SCORE_DECIMALS)
+
+
+def test_best_of_many_classes_are_ranked() -> None:
+    """As many as a client can ask for, in the order of a full sort; equal ones by index."""
+    rng = np.random.default_rng(0)
+    rows = rng.choice(np.linspace(0, 1, 300), (3, 21_841)).astype(np.float32)
+    classifications = classify(rows, Outputs(kind="probabilities"), Calibration())
+    for row, classification in zip(rows, classifications, strict=True):
+        expected = np.argsort(-row, kind="stable")[:MAX_RANKED]
+        assert classification.indices.tolist() == expected.tolist()
+        assert classification.scores.tolist() == row[expected].astype(float).round(6).tolist()
+
+
+def test_prediction_set_of_many_classes_is_complete() -> None:
+    """A set may hold more classes than are ranked otherwise; other images rank no more."""
+    rows = np.full((2, 3000), 0.1, np.float32)
+    rows[1, 100:] = 0.0
+    calibration = Calibration(conformal_thresholds={"0.5": 0.5, "0.9": 0.05})
+    many, few = classify(rows, Outputs(kind="probabilities"), calibration)
+    assert (many.set_sizes, len(many.indices), len(many.scores)) == ((1, 3000), 3000, 3000)
+    assert (few.set_sizes, len(few.indices)) == ((1, 100), MAX_RANKED)
+    assert few.indices[:100].tolist() == list(range(100))
 
 
 def test_model_without_calibration_has_softmax_scores_only() -> None:

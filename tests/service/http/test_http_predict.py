@@ -1,11 +1,16 @@
 """Predictions over real HTTP: every way to send an image, and the response."""
 
 import base64
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
-from colour_model import CLASS_NAMES, COLOURS, MODEL, labels, plain
+from colour_model import CLASS_NAMES, COLOURS, MODEL, labels, make_store, plain, publish
+from server_process import running
+
+from model_store.manifest import Calibration
 
 MEDIA_TYPES = [
     None,
@@ -183,3 +188,49 @@ def test_connection_is_kept_after_responses_and_errors(client: httpx.Client) -> 
         assert client.post("/v1/predict", content=b"no image").status_code == 400
         assert client.post("/v1/models/none/predict", content=plain("red")).status_code == 404
         assert labels(ask(client, content=plain("red"))["results"]) == ["red"]
+
+
+CLASSES = 21_841
+
+
+@pytest.fixture(scope="module")
+def many_classes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A server with a calibrated model of as many classes as ImageNet-21k."""
+    store = make_store(tmp_path_factory.mktemp("many") / "store")
+    weights = np.random.default_rng(0).normal(0, 0.003, (3, CLASSES)).astype(np.float32)
+    publish(
+        store,
+        weights=weights,
+        golden=(),
+        proof="unproven",
+        class_names=[f"class {number}" for number in range(CLASSES)],
+        calibration=Calibration(conformal_thresholds={"0.5": 0.9, "0.999": 1e-9}),
+    )
+    with (
+        running("--store", store.root, "--no-builtin") as server,
+        server.announced().client() as client,
+    ):
+        yield client
+
+
+def test_best_of_many_classes_are_returned(many_classes: httpx.Client) -> None:
+    """The best 1,000 at most, which are the first ones of the complete prediction set."""
+    query = {"top_k": 1000, "coverage": 0.999}
+    response = many_classes.post(
+        "/v1/predict", params=query, **as_json(plain("red"), plain("blue", "JPEG"))
+    )
+    for result in response.json()["results"]:
+        assert len(set(result["labels"])) == CLASSES
+        assert [best["label"] for best in result["predictions"]] == result["labels"][:1000]
+        scores = [best["score"] for best in result["predictions"]]
+        assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize("top_k", [1001, 100_000])
+def test_more_classes_than_the_limit_are_an_invalid_parameter(
+    many_classes: httpx.Client, top_k: int
+) -> None:
+    """The error names the limit."""
+    response = many_classes.post("/v1/predict", params={"top_k": top_k}, content=plain("red"))
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_parameter")
+    assert "1,000" in response.json()["detail"]

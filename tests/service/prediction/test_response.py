@@ -1,17 +1,21 @@
 """The response document, and the part of it that describes one image."""
 
+import json
+import threading
 import time
+from typing import Any
 
+import numpy as np
 import pytest
 
 from service.engine.batcher import ImageResult
 from service.engine.classification import Classification
 from service.errors import InferenceError
 from service.prediction.request import ImageOutcome, PredictRequest, RequestRecord
-from service.prediction.response import build_response, describe_image
+from service.prediction.response import build_response, describe_image, encode_response
 
 NAMES = ("a", "b", "c", "d")
-INDICES, SCORES = [1, 3, 2, 0], [0.4, 0.3, 0.2, 0.1]
+INDICES, SCORES = np.array([1, 3, 2, 0]), np.array([0.4, 0.3, 0.2, 0.1])
 
 
 @pytest.mark.parametrize(("top_k", "count"), [(1, 1), (2, 2), (4, 4), (10**30, 4)])
@@ -76,3 +80,26 @@ def test_response_has_one_result_per_image_and_the_times_of_its_stages() -> None
     assert response["timings"] == {"decode_ms": 12.346, "inference_ms": 3000.0}
     assert 20_000 <= total <= (20 + elapsed) * 1000 + 0.001
     assert total == round(total, 3)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("images", "in_event_loop"), [(1, True), (3, False)])
+async def test_large_responses_are_built_in_a_thread(images: int, in_event_loop: object) -> None:
+    """The bytes are the same as if the event loop had built them."""
+    threads: set[threading.Thread] = set()
+
+    class Names(list[str]):
+        def __getitem__(self, index: Any) -> Any:
+            threads.add(threading.current_thread())
+            return super().__getitem__(index)
+
+    names = Names(str(number) for number in range(1000))
+    row = Classification(np.arange(1000), np.linspace(1, 0, 1000), set_sizes=(900,))
+    outcomes = [ImageOutcome(ImageResult(row, 0.0, 0.0, batch_size=1), 0.0)] * images
+    request = PredictRequest([b""] * images, top_k=1000, coverage_index=0)
+    encoded = await encode_response(outcomes, request, RequestRecord(), names)
+    assert (threads == {threading.current_thread()}) is in_event_loop
+    document = json.loads(encoded)
+    expected = build_response(outcomes, request, RequestRecord(), names)
+    assert document["results"] == expected["results"]
+    assert encoded.endswith(b"\n")
