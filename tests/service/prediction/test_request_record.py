@@ -83,6 +83,15 @@ async def test_record_of_several_images_has_the_longest_times(
     assert record.seconds["inference"] == max(result.inference_seconds for result in answered)
 
 
+async def test_error_that_takes_the_place_of_the_only_image_is_that_of_the_request(
+    pipeline: PredictionPipeline,
+) -> None:
+    """It is not decoded."""
+    with pytest.raises(BadRequestError) as caught:
+        await predict(pipeline, RequestRecord(), ERROR)
+    assert caught.value is ERROR
+
+
 async def test_record_of_an_image_that_a_process_cannot_decode_has_its_time(
     pipeline: PredictionPipeline,
 ) -> None:
