@@ -103,7 +103,7 @@ def _check_gif(data: bytes) -> None:
     flags = data[10]
     position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     blocks = comment_blocks = 0
-    while position + 1 < len(data) and data[position] != _GIF_IMAGE:
+    while position < len(data) and data[position] != _GIF_IMAGE:
         is_comment = data[position : position + 2] == _GIF_COMMENT
         length = 2 if data[position] == _GIF_EXTENSION else 0
         while length:

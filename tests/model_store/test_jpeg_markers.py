@@ -27,6 +27,15 @@ def test_frame_header_is_found_by_its_marker(marker: int) -> None:
     assert frame_header(bytes(data)) == expected
 
 
+@pytest.mark.parametrize("padding", range(8))
+@pytest.mark.parametrize("length", [30, 300])
+def test_markers_inside_a_segment_are_its_content(padding: int, length: int) -> None:
+    """Wherever it begins, and however long it is."""
+    content = b"\xff\xc2\0\x11\x0c".ljust(length - 2, b"\x07")
+    segment = b"\xff" * padding + b"\xff\xfe" + length.to_bytes(2, "big") + content
+    assert frame_header(DATA[:2] + segment + DATA[2:]) == frame_header(DATA) == Frame(8, 3, True)
+
+
 def test_frame_header_that_is_cut_is_none() -> None:
     """Its last byte of interest is the number of components."""
     for length in range(len(DATA)):
@@ -60,6 +69,15 @@ def test_progressive_image_lacks_only_its_end_after_its_last_scan_began() -> Non
     for start in SCANS:
         assert not lacks_only_end(PROGRESSIVE[:start], 3)
     assert not lacks_only_end(b"\xff\xd8", 0)
+
+
+def test_end_in_a_segment_between_scans_is_not_that_of_the_image() -> None:
+    """A comment may contain anything."""
+    comment = b"\xff\xfe\0\x04\xff\xd9"
+    for start in SCANS:
+        data = PROGRESSIVE[:start] + comment + PROGRESSIVE[start:]
+        assert lacks_only_end(data[:-2], 3)
+        assert not lacks_only_end(data, 3)
 
 
 def test_image_without_a_scan_in_its_middle_is_incomplete() -> None:

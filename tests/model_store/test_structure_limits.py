@@ -84,6 +84,18 @@ def test_parts_are_counted(
         check_structure(kind, make(LIMIT))
 
 
+def test_png_chunk_that_is_cut_in_its_header_is_not_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It takes eight bytes to know its kind."""
+    data = png(png_chunk(b"teSt", b"abc"), LIMIT)[:-12]
+    monkeypatch.setattr(image_structure, "MAX_PNG_CHUNKS", LIMIT + 1)
+    for cut in range(8):
+        check_structure("PNG", data + bytes(cut))
+    with pytest.raises(ImageTooExpensiveError):
+        check_structure("PNG", data + bytes(8))
+
+
 TIFF_TYPE_BYTES = {
     **dict.fromkeys((1, 2, 6, 7, 99), 1),  # BYTE, ASCII, SBYTE, UNDEFINED; an unknown type
     **dict.fromkeys((3, 8), 2),  # SHORT, SSHORT
