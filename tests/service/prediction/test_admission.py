@@ -103,6 +103,19 @@ def test_request_that_would_miss_its_deadline_is_rejected_with_its_wait(
             assert admission.images == 2
 
 
+def test_rejection_by_the_deadline_says_when_to_retry() -> None:
+    """After the seconds by which the images would be late; a deadline that passed is 0 ms away."""
+    admission = Admission(ModelCapacity(4), ImageCount(), lambda *_: 20.0)
+    with admission.admit(1):
+        for remaining, retry, milliseconds in ((5.5, "15", "5,500"), (-3.0, "23", "0")):
+            with (
+                pytest.raises(OverloadedError, match=f" {milliseconds} ms") as caught,
+                admission.admit(1, remaining),
+            ):
+                pass
+            assert caught.value.headers["Retry-After"] == retry
+
+
 def test_an_idle_version_admits_whatever_is_predicted(admission: Admission) -> None:
     """Only a run can correct a prediction that is too high."""
     with admission.admit(1, 0.001):
@@ -147,7 +160,7 @@ def test_versions_share_the_capacity_of_their_model() -> None:
     with one.admit(3), other.admit(1, 1.0):
         assert (one.images, other.images) == (3, 1)
         for admission in (one, other):
-            with pytest.raises(OverloadedError, match="4 of 4"):
+            with pytest.raises(OverloadedError, match=r"4 of 4 .* 1 "):
                 admission.check_queue()
             with (
                 pytest.raises(OverloadedError, match="4 of 4"),
@@ -168,9 +181,11 @@ def test_bodies_share_their_budget(budget: UploadBudget) -> None:
         assert budget.held_bytes == 60
 
 
-def test_a_body_alone_is_always_taken(budget: UploadBudget) -> None:
+@pytest.mark.parametrize("unit", [1, 10_000])
+def test_a_body_alone_is_always_taken(unit: int) -> None:
     """A budget below the largest body must not make that body impossible."""
-    with body(budget, 60, 60):
-        assert budget.held_bytes == 120
+    budget = UploadBudget(100 * unit)
+    with body(budget, 60 * unit, 60 * unit):
+        assert budget.held_bytes == 120 * unit
         with pytest.raises(OverloadedError), body(budget):
             pass

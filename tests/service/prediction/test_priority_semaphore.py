@@ -17,15 +17,15 @@ class Waiters:
         self.semaphore = PrioritySemaphore(places)
         self.granted: list[str] = []
 
-    async def add(self, name: str, cost: float, units: int = 1) -> "asyncio.Task[None]":
+    async def add(self, name: str, cost: float, *units: int) -> "asyncio.Task[None]":
         """Start a waiter, and return once it waits or has its place."""
         waiting = len(self.semaphore._waiters)
-        task = asyncio.create_task(self._take(name, cost, units))
+        task = asyncio.create_task(self._take(name, cost, *units))
         await until(lambda: name in self.granted or len(self.semaphore._waiters) > waiting)
         return task
 
-    async def _take(self, name: str, cost: float, units: int) -> None:
-        await self.semaphore.acquire(cost, units)
+    async def _take(self, name: str, cost: float, *units: int) -> None:
+        await self.semaphore.acquire(cost, *units)
         self.granted.append(name)
 
 
@@ -79,13 +79,13 @@ async def test_cancelled_waiter_loses_no_place(granted: bool) -> None:
 async def test_waiter_of_many_units_is_not_overtaken_by_one_of_few() -> None:
     """Or it could wait forever; a cheaper one comes first whatever it needs."""
     waiters = Waiters(10)
-    await waiters.add("first", 1, units=6)
+    await waiters.add("first", 1, 6)
     tasks = [
         await waiters.add(name, cost, units)
         for name, cost, units in (("many", 1, 7), ("few", 1, 3), ("cheap", 0, 5))
     ]
     assert (waiters.granted, waiters.semaphore._free) == (["first"], 4)
-    await waiters.add("cheapest", -1, units=4)
+    await waiters.add("cheapest", -1, 4)
     assert (waiters.granted, waiters.semaphore._free) == (["first", "cheapest"], 0)
     waiters.semaphore.release(6)
     await until(lambda: len(waiters.granted) == 3)
@@ -101,8 +101,8 @@ async def test_waiter_of_many_units_is_not_overtaken_by_one_of_few() -> None:
 async def test_units_of_a_cancelled_waiter_are_free_again() -> None:
     """All of them, if they were granted in the same turn of the event loop."""
     waiters = Waiters(5)
-    await waiters.add("first", 0, units=3)
-    leaver = await waiters.add("leaver", 1, units=4)
+    await waiters.add("first", 0, 3)
+    leaver = await waiters.add("leaver", 1, 4)
     waiters.semaphore.release(3)
     leaver.cancel()
     await asyncio.wait([leaver])
