@@ -104,8 +104,9 @@ class WaitEstimate:
         Idle instances are used first. In a batch of both priorities only the share of bulk images
         counts, because `ahead` already includes its interactive images.
         """
-        if not (runs := self._batcher.bulk_runs.copy().values()):
+        if not self._batcher.bulk_runs:
             return 0.0
+        runs = self._batcher.bulk_runs.copy().values()
         now = time.monotonic()
         remaining = [
             max(0.0, self._profile.seconds(run.images) - (now - run.began)) * run.bulk / run.images

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 
@@ -54,7 +55,8 @@ _PATTERNS: Final = [
 ]
 
 
-def match_route(path: str) -> dict[str, str] | None:
+@lru_cache(maxsize=64)
+def match_route(path: str) -> Mapping[str, str] | None:
     """Return the path parameters, or None if the path is not a prediction route."""
     for pattern in _PATTERNS:
         if match := pattern.fullmatch(path):

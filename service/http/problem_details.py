@@ -25,7 +25,7 @@ _HTTP_ERROR_CODES: Final[Mapping[int, str]] = {
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that would double the time to create one
 class Reply:
     """A response. `code` is "ok" or the error code, for metrics and logs."""
 

@@ -17,34 +17,46 @@ MIN_RETRY_SECONDS: Final = 1
 class UploadBudget:
     """Limits the bytes of all request bodies in memory."""
 
-    def __init__(self, max_upload_bytes: int) -> None:
-        self._max_upload_bytes = max_upload_bytes
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self.held_bytes = 0
 
-    @contextmanager
-    def upload(self) -> Iterator[Callable[[int], None]]:
-        """Reserve the bytes of one body until the context ends.
+    def upload(self) -> "Upload":
+        """Start a body without bytes. A body that is alone is always accepted.
 
-        Yields a function to call with the length of each chunk. It raises OverloadedError if the
-        budget is exhausted, as does entering the context. A body that is alone is always accepted.
+        Raises:
+            OverloadedError: The budget is exhausted.
         """
-        held = 0
+        upload = Upload(self)
+        upload.reserve(0)
+        return upload
 
-        def reserve(count: int) -> None:
-            nonlocal held
-            if self.held_bytes + max(count, 1) > self._max_upload_bytes and self.held_bytes > held:
-                raise overloaded(
-                    f"request bodies in memory are limited to {self._max_upload_bytes:,} bytes "
-                    f"(SERVICE_MAX_UPLOAD_BYTES), and {self.held_bytes:,} are in use"
-                )
-            self.held_bytes += count
-            held += count
 
-        try:
-            reserve(0)
-            yield reserve
-        finally:
-            self.held_bytes -= held
+class Upload:
+    """The bytes of one body, which are reserved until the context ends."""
+
+    __slots__ = ("_budget", "_bytes")
+
+    def __init__(self, budget: UploadBudget) -> None:
+        self._budget = budget
+        self._bytes = 0
+
+    def __enter__(self) -> Callable[[int], None]:
+        return self.reserve
+
+    def __exit__(self, *_: object) -> None:
+        self._budget.held_bytes -= self._bytes
+
+    def reserve(self, count: int) -> None:
+        """Add the length of a chunk. Raises OverloadedError if the budget is exhausted."""
+        budget = self._budget
+        if budget.held_bytes + (count or 1) > budget.max_bytes and budget.held_bytes > self._bytes:
+            raise overloaded(
+                f"request bodies in memory are limited to {budget.max_bytes:,} bytes "
+                f"(SERVICE_MAX_UPLOAD_BYTES), and {budget.held_bytes:,} are in use"
+            )
+        budget.held_bytes += count
+        self._bytes += count
 
 
 class ModelCapacity(ImageCount):

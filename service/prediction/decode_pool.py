@@ -67,12 +67,12 @@ class DecodePool:
         Raises:
             ImageError: The image cannot be decoded.
         """
-        if not is_small(image):
-            return None
-        if spec.crop_width * spec.crop_height <= INLINE_PIXELS:
+        if len(image) <= INLINE_BYTES and spec.crop_width * spec.crop_height <= INLINE_PIXELS:
             pixels = plain_png(image, spec, self._max_pixels)
             if pixels is not None:
                 return pixels
+        if not is_small(image):
+            return None
         opened = open_image(image, spec, self._max_pixels)
         return (
             to_pixels(opened, spec)

@@ -101,6 +101,8 @@ class DecoderWorkers:
             del task  # its error refers to this frame: a reference cycle
 
     def wait_seconds(self, cost: float = 0.0) -> float:
+        if not self._running:  # then nothing waits
+            return 0.0
         ahead = self._running + self._semaphore.ahead_of(cost)
         return ahead * self._mean_seconds / self._workers
 

@@ -208,11 +208,18 @@ async def _finish(work: asyncio.Future[T], deadline: float, disconnected: asynci
 
 def _record_outcomes(outcomes: Sequence[ImageOutcome], record: RequestRecord) -> None:
     """Fill in the record. Raises the error of the request if every image failed."""
-    results = [outcome.result for outcome in outcomes if isinstance(outcome.result, ImageResult)]
-    errors = [outcome.result for outcome in outcomes if not isinstance(outcome.result, ImageResult)]
-    record.seconds["decode"] = max(outcome.decode_seconds for outcome in outcomes)
-    if not results:
+    errors: list[ServiceError | ImageError] = []
+    decode_seconds = queue_seconds = inference_seconds = 0.0
+    for outcome in outcomes:
+        decode_seconds = max(decode_seconds, outcome.decode_seconds)
+        if isinstance(result := outcome.result, ImageResult):
+            queue_seconds = max(queue_seconds, result.queue_seconds)
+            inference_seconds = max(inference_seconds, result.inference_seconds)
+        else:
+            errors.append(result)
+    record.seconds["decode"] = decode_seconds
+    if len(errors) == len(outcomes):
         raise errors[0] if len(errors) == 1 else EveryImageFailedError(errors)
-    record.seconds["queue"] = max(result.queue_seconds for result in results)
-    record.seconds["inference"] = max(result.inference_seconds for result in results)
+    record.seconds["queue"] = queue_seconds
+    record.seconds["inference"] = inference_seconds
     record.failed_images = len(errors)
