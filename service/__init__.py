@@ -5,7 +5,7 @@ The path of a prediction request, file by file:
     ====  =========================  ========================================  ==================
     step  file                       what happens                              rejects with
     ====  =========================  ========================================  ==================
-    1     http/protocol              parse the head, within limits             400, closes if slow
+    1     http/request_limits        parse the head, within limits             400, closes if slow
     2     http/predict_endpoint      route, API key, lease a version           401, 403, 404, 503
     3     http/query_params          parse the query                           400
     4     http/request_body          read the body, split it into images       400, 408, 413, 415

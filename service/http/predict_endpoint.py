@@ -22,9 +22,10 @@ from service.http.metrics import ServiceMetrics
 from service.http.path_params import parse_version_number
 from service.http.predict_routes import match_route
 from service.http.problem_details import Reply, reply_to, to_response
-from service.http.protocol import DIRECT_TRANSPORT, MAX_UNREAD_BYTES, DirectTransport
 from service.http.query_params import find_coverage_index, parse_query_params
 from service.http.request_body import check_headers, content_length, parse_body, read_body
+from service.http.request_limits import MAX_UNREAD_BYTES
+from service.http.uvicorn_adapter import DIRECT_TRANSPORT, DirectTransport
 from service.prediction.pipeline import PredictionPipeline
 from service.prediction.request import PredictRequest, RequestRecord
 from service.prediction.response import encode_response

@@ -16,7 +16,8 @@ from socket_application import read_response as read_answer
 
 from model_store.store import ModelStore
 from service.http import bounded_transport, protocol
-from service.http.protocol import MAX_HEAD_BYTES, MAX_PIPELINED_REQUESTS, BoundedHttpProtocol
+from service.http.protocol import MAX_PIPELINED_REQUESTS, BoundedHttpProtocol
+from service.http.request_limits import MAX_HEAD_BYTES
 from service.key_file import add_key
 
 pytestmark = pytest.mark.anyio
@@ -127,14 +128,14 @@ async def test_few_of_many_pipelined_requests_are_held(
     """All are answered, in order, and most wait as bytes: 19 MB of them would take 1.8 GB."""
     count = 5_000
     longest = 0
-    parse = BoundedHttpProtocol._feed
+    parse = BoundedHttpProtocol.parse
 
-    def feed(self: BoundedHttpProtocol, data: bytes) -> None:
+    def parse_and_count(self: BoundedHttpProtocol, data: bytes) -> None:
         nonlocal longest
         parse(self, data)
         longest = max(longest, len(self.pipeline))
 
-    monkeypatch.setattr(BoundedHttpProtocol, "_feed", feed)
+    monkeypatch.setattr(BoundedHttpProtocol, "parse", parse_and_count)
     async with listening(colour_store.root) as (_, port):
         reader, writer = await connect(port)
         writer.write(b"GET / HTTP/1.1\r\n\r\n" * (count - 1) + LIVE + b"\r\n")

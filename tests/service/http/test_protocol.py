@@ -1,4 +1,4 @@
-"""The protocol adapter: bounds of the head, `DirectTransport`, idle connections."""
+"""The HTTP protocol: limits of the head, `DirectTransport`, idle connections."""
 
 import asyncio
 import gc

@@ -1,7 +1,8 @@
-"""The private parts of uvicorn that `service/http/protocol.py` uses must still exist."""
+"""The private parts of uvicorn that `service/http/uvicorn_adapter.py` uses must still exist."""
 
 import inspect
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.server import ServerState
 
-from service.http.protocol import BoundedHttpProtocol
+from service.http.uvicorn_adapter import UvicornConnection
 
+ADAPTER = "service/http/uvicorn_adapter.py"
 METHODS = {
     "connection_made": ["self", "transport"],
     "connection_lost": ["self", "exc"],
@@ -32,7 +34,10 @@ METHODS = {
 }
 PROTOCOL_ATTRIBUTES = {
     *("cycle", "flow", "headers", "logger", "loop", "parser", "pipeline", "server_state"),
-    *("timeout_keep_alive", "timeout_keep_alive_task", "transport"),
+    *("timeout_keep_alive", "timeout_keep_alive_task", "transport", "url"),
+}
+PRIVATE = {
+    *("cycle", "timeout_keep_alive_handler", "timeout_keep_alive_task", "_start_asgi_task"),
 }
 CYCLE_ATTRIBUTES = {
     *("body", "default_headers", "disconnected", "flow", "keep_alive", "message_event"),
@@ -44,15 +49,15 @@ async def _app(_scope: Any, _receive: Any, _send: Any) -> None:
     """An ASGI application that is never called."""
 
 
-def new_protocol() -> BoundedHttpProtocol:
+def new_protocol() -> UvicornConnection:
     config = uvicorn.Config(_app, lifespan="off", log_level="warning")
-    return BoundedHttpProtocol(config, ServerState(), {})
+    return UvicornConnection(config, ServerState(), {})
 
 
 def check(missing: object) -> None:
     assert not missing, (
-        f"uvicorn {uvicorn.__version__} has changed {missing}: adapt service/http/protocol.py, and "
-        "the bounds of uvicorn in pyproject.toml if only some versions can be supported"
+        f"uvicorn {uvicorn.__version__} has changed {missing}: adapt {ADAPTER}, and the bounds of "
+        "uvicorn in pyproject.toml if only some versions can be supported"
     )
 
 
@@ -75,6 +80,7 @@ def test_hooks_that_uvicorn_calls_are_still_called() -> None:
 async def test_attributes_of_protocol_and_cycle_exist() -> None:
     """Every attribute that is read or set exists on a new protocol and a new cycle."""
     protocol = new_protocol()
+    protocol.on_message_begin()
     check(sorted(name for name in PROTOCOL_ATTRIBUTES if not hasattr(protocol, name)))
     parameters = inspect.signature(httptools_impl.RequestResponseCycle).parameters
     cycle = httptools_impl.RequestResponseCycle(**dict.fromkeys(parameters, None))
@@ -103,6 +109,17 @@ def test_wrapped_transport_has_what_uvicorn_uses() -> None:
     known = {"close", "is_closing", "pause_reading", "resume_reading", "write"}
     used = set(re.findall(r"\btransport\.(\w+)\(", source)) - {"set_protocol"}  # of WebSockets
     check(sorted(used - known))
+
+
+@pytest.mark.parametrize("name", sorted(PRIVATE))
+def test_private_attribute_is_used_in_the_adapter_only(name: str) -> None:
+    """So that a change of uvicorn needs a change of one file."""
+    users = {
+        path.name
+        for path in (REPOSITORY / "service").rglob("*.py")
+        if re.search(rf"\b(self|super\(\))\.{name}\b", path.read_text())
+    }
+    assert users == {Path(ADAPTER).name}
 
 
 def test_status_lines_are_bytes() -> None:
