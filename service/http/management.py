@@ -61,29 +61,47 @@ def _document_body(body: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": bool(schema.get("required")), "content": content}}
 
 
+class _ManagementRequests:
+    """What all management routes do: check the key, read the body, run one change at a time."""
+
+    def __init__(self, keys: ApiKeys, body_timeout_seconds: float) -> None:
+        self._keys = keys
+        self._body_timeout_seconds = body_timeout_seconds
+        self._lock = asyncio.Lock()
+
+    async def authorise(self, request: Request) -> str:
+        """The key of the request, as the history of an alias names it."""
+        return f"key {self._keys.check(request.headers.get('authorization'), 'manage')}"
+
+    async def read(self, request: Request) -> bytes:
+        return await read_body(request.receive, MAX_BODY_BYTES, self._body_timeout_seconds)
+
+    async def run(self, request: Request, change: Callable[[], ModelDetail]) -> ModelDetail:
+        async with self._lock:  # waiting in threads would use up the thread pool
+            await _check_connected(request)
+            return await asyncio.to_thread(change)
+
+
 def build_management_router(
     registry: Registry, keys: ApiKeys, body_timeout_seconds: float
 ) -> APIRouter:
     """Build the management routes. Changes run one at a time."""
-    operations, lock = Operations(registry), asyncio.Lock()
-
-    async def authorise(request: Request) -> str:
-        return f"key {keys.check(request.headers.get('authorization'), 'manage')}"
-
-    async def read(request: Request) -> bytes:
-        return await read_body(request.receive, MAX_BODY_BYTES, body_timeout_seconds)
-
-    async def run(request: Request, change: Callable[[], ModelDetail]) -> ModelDetail:
-        async with lock:  # waiting in threads would use up the thread pool
-            await _check_connected(request)
-            return await asyncio.to_thread(change)
-
+    operations, requests = Operations(registry), _ManagementRequests(keys, body_timeout_seconds)
     bearer = HTTPBearer(auto_error=False, description="A key from `python -m service keys add`.")
     router = APIRouter(tags=["management"], responses=_RESPONSES, dependencies=[Depends(bearer)])
+    _add_version_routes(router, operations, requests)
+    _add_alias_routes(router, operations, requests)
+    return router
+
+
+def _add_version_routes(
+    router: APIRouter, operations: Operations, requests: _ManagementRequests
+) -> None:
+    """The routes that change what this replica serves."""
 
     @router.post("/v1/models/{model}/versions/{version}/load", summary="Load a version")
     async def load(
-        _: Annotated[str, Depends(authorise)],
+        _: Annotated[str, Depends(requests.authorise)],
         request: Request,
         model: ModelName,
         version: VersionNumber,
@@ -92,12 +110,12 @@ def build_management_router(
 
         Lasts until it is released or the replica restarts. Responds once the version serves.
         """
-        await read(request)
-        return await run(request, lambda: operations.load(model, version))
+        await requests.read(request)
+        return await requests.run(request, lambda: operations.load(model, version))
 
     @router.post("/v1/models/{model}/versions/{version}/unload", summary="Unload a version")
     async def unload(
-        _: Annotated[str, Depends(authorise)],
+        _: Annotated[str, Depends(requests.authorise)],
         request: Request,
         model: ModelName,
         version: VersionNumber,
@@ -106,19 +124,25 @@ def build_management_router(
 
         Lasts until it is released or the replica restarts. Requests in progress finish on it.
         """
-        await read(request)
-        return await run(request, lambda: operations.unload(model, version))
+        await requests.read(request)
+        return await requests.run(request, lambda: operations.unload(model, version))
 
     @router.delete("/v1/models/{model}/versions/{version}/hold", summary="Release a version")
     async def release(
-        _: Annotated[str, Depends(authorise)],
+        _: Annotated[str, Depends(requests.authorise)],
         request: Request,
         model: ModelName,
         version: VersionNumber,
     ) -> ModelDetail:
         """Undo `load` or `unload` on this replica: the version policy decides again."""
-        await read(request)
-        return await run(request, lambda: operations.release(model, version))
+        await requests.read(request)
+        return await requests.run(request, lambda: operations.release(model, version))
+
+
+def _add_alias_routes(
+    router: APIRouter, operations: Operations, requests: _ManagementRequests
+) -> None:
+    """The routes that change the store, which every replica follows."""
 
     @router.post(
         "/v1/models/{model}/versions/{version}/promote",
@@ -126,7 +150,7 @@ def build_management_router(
         openapi_extra=_document_body(Reason),
     )
     async def promote(
-        by: Annotated[str, Depends(authorise)],
+        by: Annotated[str, Depends(requests.authorise)],
         request: Request,
         model: ModelName,
         version: VersionNumber,
@@ -135,8 +159,8 @@ def build_management_router(
 
         Every replica follows the store.
         """
-        why = _parse(await read(request), Reason).why
-        return await run(request, lambda: operations.promote(model, version, why, by))
+        why = _parse(await requests.read(request), Reason).why
+        return await requests.run(request, lambda: operations.promote(model, version, why, by))
 
     @router.post(
         "/v1/models/{model}/rollback",
@@ -144,14 +168,14 @@ def build_management_router(
         openapi_extra=_document_body(Reason),
     )
     async def roll_back(
-        by: Annotated[str, Depends(authorise)], request: Request, model: ModelName
+        by: Annotated[str, Depends(requests.authorise)], request: Request, model: ModelName
     ) -> ModelDetail:
         """Point `production` to the version before its newest promotion, after proving it.
 
         A second rollback goes back one more promotion.
         """
-        why = _parse(await read(request), Reason).why
-        return await run(request, lambda: operations.roll_back(model, why, by))
+        why = _parse(await requests.read(request), Reason).why
+        return await requests.run(request, lambda: operations.roll_back(model, why, by))
 
     @router.put(
         "/v1/models/{model}/aliases/{alias}",
@@ -159,15 +183,16 @@ def build_management_router(
         openapi_extra=_document_body(AliasMove),
     )
     async def move_alias(
-        by: Annotated[str, Depends(authorise)], request: Request, model: ModelName, alias: AliasName
+        by: Annotated[str, Depends(requests.authorise)],
+        request: Request,
+        model: ModelName,
+        alias: AliasName,
     ) -> ModelDetail:
         """As `promote`, for any alias."""
-        move = _parse(await read(request), AliasMove)
-        return await run(
+        move = _parse(await requests.read(request), AliasMove)
+        return await requests.run(
             request, lambda: operations.promote(model, move.version, move.why, by, alias)
         )
-
-    return router
 
 
 async def _check_connected(request: Request) -> None:
