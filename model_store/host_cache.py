@@ -1,4 +1,4 @@
-"""The cache directory of this host: optimised graphs, engines, tuned settings, scans.
+"""The cache directory of this host: optimised graphs, engines, trials, tuned settings, scans.
 
 Some of it is executed, so it is trusted as much as the program itself: each directory must belong
 to this user or to root, and only its owner may write to it.
@@ -7,6 +7,7 @@ to this user or to root, and only its owner may write to it.
 
     <cache>/graphs/<key>/     optimised graphs of ONNX Runtime   model_store.graph_cache
     <cache>/engines/<key>/    engines compiled by a provider     model_store.providers
+    <cache>/trials/           versions that passed or died       service.versions.trial_records
     <cache>/tuning/           settings measured by `tune`        service.engine.tuned_settings
     <cache>/scans/<key>/      facts and pixels of data sets      training.data.scan_cache
 """

@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from io import FileIO
@@ -46,19 +46,26 @@ def load_variant(
 
 @contextmanager
 def open_model(version: Version, variant: Variant) -> Iterator[Path]:
-    """Yield the path of a variant in a private directory of links to open, compared files.
+    """Yield the path of a variant beside all files that may be its weights.
+
+    Raises as `open_files` does.
+    """
+    with open_files(version, _model_files(version.manifest, variant)) as paths:
+        yield paths[variant.file]
+
+
+@contextmanager
+def open_files(version: Version, names: Iterable[str]) -> Iterator[dict[str, Path]]:
+    """Yield paths of files of a version in a private directory of links to open, compared files.
 
     Raises:
         VersionCorruptError: A file is not as it was sealed.
         StoreUnreadableError: A file cannot be read, or was changed before the block ended.
     """
     with ExitStack() as stack:
-        files = {
-            name: stack.enter_context(version.open_file(name))
-            for name in _model_files(version.manifest, variant)
-        }
+        files = {name: stack.enter_context(version.open_file(name)) for name in names}
         before = {name: _change_marks(file) for name, file in files.items()}
-        yield _private_paths(stack, version, files)[variant.file]
+        yield _private_paths(stack, version, files)
         for name, file in files.items():
             if _change_marks(file) != before[name]:
                 raise StoreUnreadableError(f"{version}: {name} was changed while it was loaded")

@@ -139,12 +139,12 @@ class Version:
             raise
         return file
 
-    def read_file(self, relative: str, max_bytes: int) -> bytes:
-        """The bytes of a small file of the manifest, compared with its sha256.
+    def read_file(self, relative: str, max_bytes: int | None = None) -> bytes:
+        """The bytes of a file of the manifest, compared with its sha256.
 
         Args:
             relative: Path as in the manifest.
-            max_bytes: A larger file is rejected.
+            max_bytes: A larger file is rejected; by default, one that is larger than sealed.
 
         Raises:
             VersionCorruptError: The file is missing, altered, too large, or behind a link.
@@ -153,7 +153,8 @@ class Version:
         entry = self._entry(relative)
         with self._open(entry) as file:
             try:
-                data = read_open_file(file, Path(relative), max_bytes)
+                limit = entry.size if max_bytes is None else max_bytes
+                data = read_open_file(file, Path(relative), limit)
             except UnexpectedFileError as error:
                 raise FileAlteredError(f"{self}: {relative}: {error.strerror}") from None
             except OSError as error:

@@ -31,8 +31,10 @@ from service.prediction.decoder import DecoderLimits
 from service.prediction.pipeline import PredictionPipeline
 from service.settings import Settings, parse_names
 from service.versions.readiness import RequiredModels
-from service.versions.reconciler import watch
 from service.versions.registry import Registry
+from service.versions.trial_records import TrialRecords
+from service.versions.trials import Trials
+from service.versions.watcher import watch
 
 ENGINES = "engines"
 DESCRIPTION = """Classifies images: **POST** an image to `/v1/predict`.
@@ -74,6 +76,11 @@ def create_app(
         settings.served_default_model,
         settings.version_policy_of,
         RequiredModels(settings.default_model, required, settings.models),
+        Trials(
+            TrialRecords(settings.cache),
+            settings.load_timeout_seconds,
+            settings.load_memory_bytes,
+        ),
     )
     plan = MemoryPlan.make(settings, cpus, memory_limit())
     decoders = DecodePool(plan.decode_workers, DecoderLimits(plan.max_pixels), plan.decode_bytes)

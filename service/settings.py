@@ -278,6 +278,23 @@ class Settings(BaseSettings):
             "process exits if the run does not stop within 10 s more. 0 disables the timeout.",
         ),
     ] = 60.0
+    load_timeout_seconds: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=86_400,
+            description="Seconds until the first load of a published version on this host is "
+            "stopped, and the version fails. It runs in a process of its own.",
+        ),
+    ] = 300.0
+    load_memory_bytes: Annotated[
+        int | None,
+        Field(
+            ge=MEBIBYTE,
+            description="Most bytes of memory for the first load of a published version. Unset: "
+            "90 % of what the machine and the container have left.",
+        ),
+    ] = None
     providers: Annotated[
         str,
         AfterValidator(_check_providers),
@@ -299,8 +316,8 @@ class Settings(BaseSettings):
         Path,
         Field(
             default_factory=default_host_cache,
-            description="Directory of optimised graphs, engines and tuned settings of this host. "
-            "It is safe to delete. Unset: resident in $XDG_CACHE_HOME or ~/.cache.",
+            description="Directory of optimised graphs, engines, trials and tuned settings of this "
+            "host. It is safe to delete. Unset: resident in $XDG_CACHE_HOME or ~/.cache.",
         ),
     ]
     cache_max_bytes: Annotated[

@@ -1,4 +1,4 @@
-"""A real ONNX classifier that hangs on white images.
+"""A real ONNX classifier that hangs on white images, and one that also allocates without end.
 
 Logits = mean colour x weights, after an endless Loop if all pixels are white.
 """
@@ -24,15 +24,28 @@ from tiny_model import (
 BOOL = 9
 STEPS = 1e15
 """Iterations of microseconds each: the loop takes years."""
+KEPT_FLOATS = 262_144.0
+"""1 MiB that each iteration of a greedy model allocates and keeps."""
 
 
-def slow_model_bytes(height: int, width: int, weights: np.ndarray) -> bytes:
-    """A model with the usual input and output. A run can be terminated between loop nodes."""
+def slow_model_bytes(
+    height: int, width: int, weights: np.ndarray, *, greedy: bool = False
+) -> bytes:
+    """A model with the usual input and output. A run can be terminated between loop nodes.
+
+    A `greedy` one keeps 1 MiB of each iteration.
+    """
+    kept = [_value("kept", FLOAT, ["floats"])]
+    keep = [
+        _node("Cast", ["float_count"], ["count"], _int_attribute("to", INT64)),
+        _node("ConstantOfShape", ["count"], ["kept"]),
+    ]
     body = _graph(
         "body",
         [
             _node("Identity", ["condition"], ["same_condition"]),
             _node("Mul", ["scores", "one"], ["same_scores"]),
+            *(keep if greedy else []),
         ],
         inputs=[
             _value("step", INT64, []),
@@ -42,6 +55,7 @@ def slow_model_bytes(height: int, width: int, weights: np.ndarray) -> bytes:
         outputs=[
             _value("same_condition", BOOL, []),
             _value("same_scores", FLOAT, ["batch", weights.shape[1]]),
+            *(kept if greedy else []),
         ],
     )
     graph = _graph(
@@ -62,7 +76,10 @@ def slow_model_bytes(height: int, width: int, weights: np.ndarray) -> bytes:
             _node("Mul", ["white", "many"], ["float_steps"]),
             _node("Cast", ["float_steps"], ["steps"], _int_attribute("to", INT64)),
             _node(
-                "Loop", ["steps", "", "scores_before"], ["logits"], _graph_attribute("body", body)
+                "Loop",
+                ["steps", "", "scores_before"],
+                ["logits", *(["all_kept"] if greedy else [])],
+                _graph_attribute("body", body),
             ),
         ],
         inputs=[_value("images", UINT8, ["batch", height, width, 3])],
@@ -70,6 +87,7 @@ def slow_model_bytes(height: int, width: int, weights: np.ndarray) -> bytes:
         tensors=[
             _tensor("weights", weights),
             *(_scalar(*each) for each in (("nearly_white", 254.0), ("many", STEPS), ("one", 1.0))),
+            *([_tensor("float_count", np.array([KEPT_FLOATS]))] if greedy else []),
         ],
     )
     return _field(1, 8) + _field(7, graph) + _field(8, _field(2, 17))  # ir_version 8, opset 17

@@ -1,35 +1,22 @@
 """A version that serves requests: loaded, proven and warmed up, with its own batcher."""
 
-import math
 import threading
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 
 from model_store.manifest import Calibration
 from model_store.preprocessing import Pixels
-from model_store.providers import batch_sizes, count_devices, default_batch_size
-from model_store.session import RunControl, Session
+from model_store.session import RunControl
 from model_store.version import Version
 from service.engine.batcher import Batcher
 from service.engine.classification import Classification, classify
 from service.engine.devices import Devices
 from service.engine.options import EngineOptions
 from service.engine.priority import ImageCount
-from service.engine.variant_selection import SelectedVariant, load_proven, select_variant
 from service.engine.wait_estimate import LatencyProfile, WaitEstimate
-from service.engine.warm_up import LONGEST_RUN_SECONDS, best_batch_size, warm_up
+from service.engine.warm_model import Measurement, load_measured, load_warm_model
+from service.engine.warm_up import best_batch_size
 from service.engine.watchdog import Watchdog
 from service.errors import InvalidModelOutputError
-from service.host.malloc import trim_memory
-
-
-@dataclass(frozen=True)
-class _WarmModel:
-    selected_variant: SelectedVariant
-    sessions: list[Session]
-    """One per device. The first is `selected_variant.session`."""
-    seconds: dict[int, float]
-    """Duration of one run in seconds, by batch size."""
 
 
 class LoadedVersion:
@@ -38,8 +25,15 @@ class LoadedVersion:
     `close` refuses new leases and keeps the batcher open until the last lease is returned.
     """
 
-    def __init__(self, version: Version, options: EngineOptions) -> None:
+    def __init__(
+        self, version: Version, options: EngineOptions, measured: Measurement | None = None
+    ) -> None:
         """Load, prove and warm up. Takes ownership of `version` and closes it on failure.
+
+        Args:
+            version: The version.
+            options: How to run it.
+            measured: The result if another process has just done the same on this machine.
 
         Raises:
             ModelStoreError: The version cannot be loaded, or its golden proof fails.
@@ -52,7 +46,11 @@ class LoadedVersion:
         with ExitStack() as on_failure:
             on_failure.callback(version.close)
             self.options = options = options.for_version(version)
-            model = _load_and_warm_up(version, options)
+            model = (
+                load_measured(version, options, measured)
+                if measured
+                else load_warm_model(version, options)
+            )
             self.selected_variant = model.selected_variant
             self.max_batch_size = (
                 max(model.seconds) if options.max_batch_size else best_batch_size(model.seconds)
@@ -119,25 +117,3 @@ class LoadedVersion:
         self.batcher.close()
         self._watchdog.close()
         self.version.close()
-
-
-def _load_and_warm_up(version: Version, options: EngineOptions) -> _WarmModel:
-    manifest = version.manifest
-    providers = options.session.providers
-    largest = min(options.max_batch_size or default_batch_size(providers), manifest.max_batch_size)
-    sizes = batch_sizes(providers, largest)
-    session_options = replace(options.session, batch_sizes=sizes)
-    selected = select_variant(version, options.precision, session_options)
-    variant = version.variant(selected.precision)
-    sessions = [selected.session] + [
-        load_proven(version, variant, replace(session_options, device=device))
-        for device in range(1, count_devices(providers))
-    ]
-    longest_seconds = math.inf if options.max_batch_size else LONGEST_RUN_SECONDS
-    classes = len(manifest.class_names)
-    (seconds, *_) = [
-        warm_up(session.run, manifest.input, classes, largest, sizes, longest_seconds)
-        for session in sessions
-    ]
-    trim_memory()
-    return _WarmModel(selected, sessions, seconds)

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 import onnxruntime
-from pydantic import AwareDatetime, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
 from model_store.files import write_atomically
 from model_store.graph_cache import cpu_description
 from model_store.host_cache import check_owner, open_host_cache
 from model_store.manifest import Precision
 from model_store.names import Name
-from model_store.validation import FrozenModel, Sha256, describe_validation_error
+from model_store.validation import RareModel, Sha256, describe_validation_error
 from model_store.version import Version
 
 FOLDER: Final = "tuning"
@@ -29,12 +29,7 @@ Mode = Literal["throughput", "latency"]
 logger = logging.getLogger(__name__)
 
 
-class _TuningBlock(FrozenModel):
-    # Building these schemas takes 4 to 10 ms, and most starts find no tuned settings.
-    model_config = ConfigDict(defer_build=True)
-
-
-class TuningKey(_TuningBlock):
+class TuningKey(RareModel):
     """What tuned settings are valid for. `files` has the sha256 of each variant by precision."""
 
     model: Name
@@ -56,7 +51,7 @@ class TuningKey(_TuningBlock):
         )
 
 
-class TunedPerformance(_TuningBlock):
+class TunedPerformance(RareModel):
     """What the settings achieved: under full load, and for one client alone (`alone_ms`)."""
 
     images_per_second: float
@@ -66,7 +61,7 @@ class TunedPerformance(_TuningBlock):
     alone_ms: float
 
 
-class TunedSettings(_TuningBlock):
+class TunedSettings(RareModel):
     key: TuningKey
     mode: Mode
     asked_p99_ms: float | None = None

@@ -10,16 +10,13 @@ To start fast and use little memory, it does not import pydantic, asyncio or ONN
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import resource
-import signal
 import socket
 import struct
 from contextlib import suppress
 from io import BufferedReader
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -28,6 +25,14 @@ from model_store.geometry import largest_resized_size
 from model_store.image_header import open_image, webp_canvas
 from model_store.jpeg_markers import count_scans
 from model_store.preprocessing import to_pixels
+from service.host.child_process import (
+    be_killed_first,
+    end_with_the_service,
+    ignore_signals_for_the_service,
+    limit_memory,
+    memory_in_use,
+    write_no_core_dumps,
+)
 from service.host.malloc import bound_malloc
 
 if TYPE_CHECKING:
@@ -41,8 +46,6 @@ COST_PAYLOAD: Final = struct.Struct(">dQ")
 JPEG_START: Final = b"\xff\xd8"
 READY, PIXELS, COST, IMAGE_ERROR, FAULT = range(5)
 EXIT_MEMORY: Final = 75
-_PR_SET_PDEATHSIG: Final = 1
-_KILLED_FIRST: Final = b"1000"
 
 
 def main(max_pixels: int, cpu_seconds: int) -> None:
@@ -52,47 +55,18 @@ def main(max_pixels: int, cpu_seconds: int) -> None:
         max_pixels: Limit for the pixels of an image.
         cpu_seconds: CPU time that one image may take.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):  # the service decides when this process ends
-        signal.signal(number, signal.SIG_IGN)
+    ignore_signals_for_the_service()
     end_with_the_service()
     be_killed_first()
     bound_malloc()
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    idle_bytes = address_space_bytes()
+    write_no_core_dumps()
+    idle_bytes = memory_in_use()
     connection = socket.socket(fileno=os.dup(0))
     requests = connection.makefile("rb")
     with suppress(ConnectionError, EOFError):
         _send(connection, READY)
         while True:
             _send(connection, *_answer(requests, max_pixels, cpu_seconds, idle_bytes))
-
-
-def end_with_the_service() -> None:
-    """Let Linux kill this process when the service dies, even in the middle of an image."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def be_killed_first() -> None:
-    """Let Linux kill this process and not the service if memory runs out (man 5 proc)."""
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_bytes(_KILLED_FIRST)
-
-
-def address_space_bytes() -> int | None:
-    """The size of this process; None without /proc, as on macOS, which has no memory limit."""
-    with suppress(OSError, ValueError):
-        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    return None
-
-
-def limit_memory(limit: int) -> None:
-    """Make allocations fail that would make this process larger than `limit` bytes."""
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 def limit_cpu(seconds: int) -> None:

@@ -1,10 +1,13 @@
 """Which versions of a model should serve, computed from version numbers and alias events."""
 
+from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from model_store.aliases import PRODUCTION, rollback_history
+from model_store.errors import AliasError
 from model_store.store import ModelContents, ModelStore
 from model_store.version import StoreLayer
 from service.versions.version_policy import Selection, VersionPolicy, select_versions
@@ -21,8 +24,8 @@ class DesiredVersions:
 
     layer: StoreLayer
     versions: tuple[int, ...]
-    alias_moves: int
-    """Number of alias events. It changes when a failed version is promoted again, as a retry."""
+    promotions: tuple[tuple[int, int], ...]
+    """How often an alias was moved to each version. Moving it again means to try it again."""
     selection: Selection
     overrides: tuple[tuple[int, Override], ...] = ()
 
@@ -46,32 +49,44 @@ class DesiredVersionsReader:
 
     def __init__(self, store: ModelStore) -> None:
         self._store = store
-        self._cache: dict[tuple[str, str], tuple[object, tuple[int, ...], int]] = {}
+        self._cache: dict[tuple[str, str], tuple[object, tuple[int, ...], Counter[int]]] = {}
 
     def read(
         self, model: str, contents: ModelContents, policy: VersionPolicy = DEFAULT_POLICY
     ) -> DesiredVersions:
         """Compute the desired versions of a model. Raises AliasError."""
-        aliases, moves = {}, 0
+        aliases: dict[str, tuple[int, ...]] = {}
+        promotions = Counter[int]()
         if contents.layer == "published":
             for alias in {policy.alias, PRODUCTION}:
-                aliases[alias], count = self._read_alias(model, alias)
-                moves += count
+                aliases[alias], moves = self._read_alias(model, alias)
+                promotions += moves
         selection = select_versions(policy, contents.versions, aliases)
-        return DesiredVersions(contents.layer, contents.versions, moves, selection)
+        return DesiredVersions(
+            contents.layer, contents.versions, tuple(sorted(promotions.items())), selection
+        )
+
+    def promotions(self, model: str, version: int, policy: VersionPolicy) -> int:
+        """How often the aliases that matter were moved to a version; 0 if they are damaged."""
+        with suppress(AliasError):
+            return sum(
+                self._read_alias(model, alias)[1][version] for alias in {policy.alias, PRODUCTION}
+            )
+        return 0
 
     def keep_only(self, models: Iterable[str]) -> None:
         """Drop the cache entries of all other models."""
         kept = set(models)
         self._cache = {key: entry for key, entry in self._cache.items() if key[0] in kept}
 
-    def _read_alias(self, model: str, alias: str) -> tuple[tuple[int, ...], int]:
-        """The versions that rollbacks would restore, newest first, and the number of moves."""
+    def _read_alias(self, model: str, alias: str) -> tuple[tuple[int, ...], Counter[int]]:
+        """The versions that rollbacks would restore, newest first, and the moves to each."""
         aliases = self._store.aliases(model)
         token = aliases.change_token(alias)
         cached = self._cache.get((model, alias))
         if cached is None or cached[0] != token:
             history = aliases.history(alias)
-            cached = token, tuple(dict.fromkeys(reversed(rollback_history(history)))), len(history)
+            moves = Counter(event.version for event in history)
+            cached = token, tuple(dict.fromkeys(reversed(rollback_history(history)))), moves
             self._cache[model, alias] = cached
         return cached[1], cached[2]

@@ -1,24 +1,20 @@
 """Load one version into this process, and say why if it fails."""
 
 import logging
-import re
 import time
-from dataclasses import dataclass, replace
-from typing import Final
+from contextlib import suppress
+from dataclasses import replace
 
-from model_store.errors import ModelStoreError, StoreUnreadableError
-from model_store.names import printable
-from model_store.version import StoreLayer
+from model_store.errors import ModelStoreError
+from model_store.version import StoreLayer, Version
 from service.engine.loaded_version import LoadedVersion
 from service.errors import ConflictError, NotReadyError
+from service.versions.load_failure import LoadFailure, explain
 from service.versions.registry import Registry, RegistryChange
 from service.versions.served_model import ServedModel
+from service.versions.trial import TrialOutcome
+from service.versions.trials import Candidate
 
-_SHORTAGES: Final = re.compile(
-    "can't start new thread|pthread_create|bad_alloc|Resource temporarily unavailable|"
-    "Too many open files|Cannot allocate memory|Failed to allocate memory"
-)
-"""Messages of Python and ONNX Runtime if the host is short of threads, files or memory."""
 logger = logging.getLogger(__name__)
 
 
@@ -29,32 +25,35 @@ def reusable_version(model: ServedModel, number: int, layer: StoreLayer) -> Load
     return loaded if usable else None
 
 
-@dataclass(frozen=True)
-class LoadFailure:
-    """Why a version cannot serve, in words for clients."""
+def load_version(registry: Registry, name: str, number: int) -> LoadedVersion | LoadFailure | None:
+    """Load a version that has passed its trial. Logs failures and raises nothing.
 
-    reason: str
-    transient: bool
-    """The host or the disk caused the failure, not the version, so loading is retried."""
-
-
-def load_version(registry: Registry, name: str, number: int) -> LoadedVersion | LoadFailure:
-    """Load, verify, prove and warm up a version. Logs failures and raises nothing."""
+    Returns:
+        The version, or why it cannot serve; None if it is on trial. Built-in versions need no
+        trial, because they are as much part of the program as the code that loads them.
+    """
     started = time.perf_counter()
     subject = f"version {name}/{number}"
+    line = f"version failed model={name} version={number}"
     try:
-        loaded = LoadedVersion(registry.store.open(name, number), registry.options_of(name))
-    except Exception as error:
-        line = f"version failed model={name} version={number} reason={str(error)!r}"
-        if reason := _transient_reason(error):  # tried at every reconciliation, so logged once
-            registry.problems.report(subject, line)
-            return LoadFailure(reason, transient=True)
-        if isinstance(error, ModelStoreError):
-            logger.error(line)  # noqa: TRY400  a traceback adds nothing
-            return LoadFailure(printable(str(error)), transient=False)
-        logger.exception(line)
-        reason = f"it cannot be loaded ({type(error).__name__}); the server's log has details"
-        return LoadFailure(reason, transient=False)
+        version = registry.store.open(name, number, verify=False)
+        outcome = _trial_outcome(registry, version)
+        if outcome is None:
+            version.close()
+            return None
+        if outcome.reason is not None:
+            version.close()
+            failure = LoadFailure(outcome.reason, outcome.transient)
+            _log_failure(registry, subject, f"{line} reason={outcome.reason!r}", failure)
+            return failure
+        loaded = _load(registry, version, outcome)
+    except Exception as error:  # noqa: BLE001  a broken version must not stop the service
+        failure = explain(error)
+        known = isinstance(error, ModelStoreError | OSError) or failure.transient
+        _log_failure(
+            registry, subject, f"{line} reason={str(error)!r}", failure, None if known else error
+        )
+        return failure
     registry.problems.clear(subject)
     logger.info(
         "version ready model=%s version=%d precision=%s duration_ms=%.0f",
@@ -66,16 +65,71 @@ def load_version(registry: Registry, name: str, number: int) -> LoadedVersion | 
     return loaded
 
 
-def _transient_reason(error: BaseException) -> str | None:
-    """Why loading may succeed later without a change of the version, or None."""
-    causes = [error]
-    while cause := causes[-1].__cause__ or causes[-1].__context__:
-        causes.append(cause)
-    if any(isinstance(cause, MemoryError) or _SHORTAGES.search(str(cause)) for cause in causes):
-        return "this replica is short of threads, memory or file descriptors; it is tried again"
-    if isinstance(error, StoreUnreadableError | OSError):
-        return "it cannot be read"
-    return None
+def has_passed_trial(registry: Registry, name: str, number: int) -> bool:
+    """Whether a version is known to work here, so that it can serve at once."""
+    with suppress(ModelStoreError, OSError), registry.store.open(name, number, verify=False) as it:
+        trials = registry.trials
+        return not trials or not _needs_trial(it) or trials.has_passed(_candidate(registry, it))
+    return False
+
+
+def try_version(registry: Registry, name: str, number: int) -> None:
+    """Try a version unless it is known to work; blocks. Call it without the registry's lock.
+
+    A version that failed before is tried again. `prove_version` reports the outcome.
+
+    Raises:
+        ModelStoreError: The version cannot be opened.
+    """
+    with registry.store.open(name, number, verify=False) as version:
+        if registry.trials and _needs_trial(version):
+            registry.trials.run(_candidate(registry, version))
+
+
+def _trial_outcome(registry: Registry, version: Version) -> TrialOutcome | None:
+    if registry.trials is None or not _needs_trial(version):
+        return TrialOutcome()
+    return registry.trials.outcome(_candidate(registry, version))
+
+
+def _needs_trial(version: Version) -> bool:
+    return version.layer != "built-in"
+
+
+def _candidate(registry: Registry, version: Version) -> Candidate:
+    name, number = version.model, version.number
+    return Candidate(
+        registry.store,
+        name,
+        number,
+        version.digest,
+        registry.options_of(name),
+        registry.desired.promotions(name, number, registry.policy_of(name)),
+    )
+
+
+def _load(registry: Registry, version: Version, outcome: TrialOutcome) -> LoadedVersion:
+    """Load an open version. A trial that has just ended has already verified its files."""
+    try:
+        if outcome.measurement is None:
+            version.verify()
+    except BaseException:
+        version.close()
+        raise
+    return LoadedVersion(version, registry.options_of(version.model), outcome.measurement)
+
+
+def _log_failure(
+    registry: Registry,
+    subject: str,
+    line: str,
+    failure: LoadFailure,
+    error: BaseException | None = None,
+) -> None:
+    if failure.transient:  # tried at every reconciliation, so logged once
+        registry.problems.report(subject, line)
+    else:
+        logger.error("%s", line, exc_info=error)
 
 
 def prove_version(change: RegistryChange, name: str, number: int) -> None:
@@ -114,6 +168,9 @@ def prove_version(change: RegistryChange, name: str, number: int) -> None:
         return
     if not model.default_version and model.state != "unloaded":
         model = replace(model, state="error")
+    if result is None:
+        change.put(model)
+        raise NotReadyError(f"version {number} of {name} is on trial; try again when it has ended")
     if result.transient:  # the version is not at fault, so nothing is recorded
         change.put(model)
         raise NotReadyError(

@@ -8,12 +8,13 @@ from model_store.errors import (
     AliasError,
     InvalidNameError,
     ModelNotFoundError,
+    ModelStoreError,
     StoreReadOnlyError,
     StoreUnreadableError,
     VersionNotFoundError,
 )
 from service.errors import BadRequestError, ConflictError, NotFoundError, NotReadyError
-from service.versions.loading import prove_version
+from service.versions.loading import has_passed_trial, prove_version, try_version
 from service.versions.reconciler import apply_store
 from service.versions.registry import Registry, RegistryChange
 from service.versions.views import ModelDetail, describe_model
@@ -34,6 +35,7 @@ class Operations:
 
     def load(self, model: str, version: int) -> ModelDetail:
         """Serve a version in addition to those of the policy, even if it failed before."""
+        self._try(model, version)
         with self._change(model, version) as change:
             prove_version(change, model, version)
             change.override(model, version, "load")
@@ -44,6 +46,10 @@ class Operations:
 
         If it is the last one that serves, the policy's next candidate is loaded first.
         """
+        for number in self._successors(model, version):
+            self._try(model, number)
+            if has_passed_trial(self._registry, model, number):
+                break
         with self._change(model, version) as change:
             self._prove_successor(change, model, version)
             before = self._registry.overrides(model).get(version)
@@ -70,6 +76,9 @@ class Operations:
     ) -> ModelDetail:
         """Point an alias to a version. If an operator had unloaded it here, that is undone."""
         store = self._registry.store
+        with suppress(ModelStoreError):  # `_change` reports it
+            store.check_movable(model, alias)
+            self._try(model, version)
         with self._change(model, version) as change:
             store.check_movable(model, alias)
             prove_version(change, model, version)
@@ -80,6 +89,9 @@ class Operations:
     def roll_back(self, model: str, reason: str, by: str, alias: str = PRODUCTION) -> ModelDetail:
         """Point an alias to the version before its newest promotion."""
         store = self._registry.store
+        with suppress(ModelStoreError):  # `_change` reports it
+            store.check_movable(model, alias)
+            self._try(model, store.aliases(model).previous(alias, store.versions(model)))
         with self._change(model) as change:
             store.check_movable(model, alias)
             version = store.aliases(model).previous(alias, among=store.versions(model))
@@ -92,15 +104,23 @@ class Operations:
         if self._registry.overrides(model).get(version) == "unload":
             change.override(model, version, None)
 
-    def _prove_successor(self, change: RegistryChange, model: str, version: int) -> None:
+    def _try(self, model: str, version: int) -> None:
+        """Try a version while the registry is not locked, because that may take long."""
+        with suppress(ModelStoreError, OSError):  # `_change` reports it
+            try_version(self._registry, model, version)
+
+    def _successors(self, model: str, version: int) -> list[int]:
+        """The candidates to serve in place of a version, if it is the last one that serves."""
         served = self._registry.models.get(model)
         if served is None or served.desired is None or list(served.serving) != [version]:
-            return
-        for number in served.desired.candidates:
-            if number != version:
-                with suppress(ConflictError, NotReadyError):  # the model keeps the reason
-                    prove_version(change, model, number)
-                    return
+            return []
+        return [number for number in served.desired.candidates if number != version]
+
+    def _prove_successor(self, change: RegistryChange, model: str, version: int) -> None:
+        for number in self._successors(model, version):
+            with suppress(ConflictError, NotReadyError):  # the model keeps the reason
+                prove_version(change, model, number)
+                return
 
     @contextmanager
     def _change(self, model: str, version: int | None = None) -> Iterator[RegistryChange]:

@@ -1,46 +1,25 @@
-"""The reconciler: brings a registry in line with its store, at startup and from then on."""
+"""The reconciler: brings a registry in line with its store."""
 
-import asyncio
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from typing import Final
 
 from model_store.errors import AliasError, ModelStoreError, StoreUnreadableError
 from model_store.store import ModelContents
 from service.engine.loaded_version import LoadedVersion
 from service.errors import NotReadyError
 from service.versions.desired_versions import DesiredVersions
-from service.versions.loading import LoadFailure, load_version, reusable_version
+from service.versions.load_failure import LoadFailure
+from service.versions.loading import has_passed_trial, load_version, reusable_version
 from service.versions.registry import Registry, RegistryChange
-from service.versions.served_model import ServedModel
+from service.versions.served_model import ModelState, ServedModel
 
+STARTUP_TRIAL_SECONDS: Final = 60.0
+"""Trials that take longer no longer keep a new replica from being ready with its other models."""
 logger = logging.getLogger(__name__)
-
-
-async def watch(
-    registry: Registry,
-    poll_seconds: float,
-    stopping: asyncio.Event,
-    on_loaded: Callable[[Registry], None] = lambda _: None,
-) -> None:
-    """Reconcile, call `on_loaded`, and reconcile every `poll_seconds` until `stopping` is set.
-
-    With 0 seconds, reconcile once. A reconciliation that has begun is completed.
-    """
-    await asyncio.to_thread(reconcile, registry)
-    try:
-        on_loaded(registry)
-    except Exception:
-        logger.exception("startup announcement failed")
-    while poll_seconds and not await _is_set_within(stopping, poll_seconds):
-        await asyncio.to_thread(reconcile, registry)
-
-
-async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
-    with suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), seconds)
-    return event.is_set()
 
 
 def reconcile(registry: Registry) -> None:
@@ -90,7 +69,16 @@ def _apply_contents(change: RegistryChange, contents: Mapping[str, ModelContents
     for name in sorted(registry.models.keys() - set(contents)):
         _remove_model(change, name)
     registry.desired.keep_only(contents)
-    change.finish()
+    if registry.loaded or not _waits_for_trials(registry):
+        change.finish()
+
+
+def _waits_for_trials(registry: Registry) -> bool:
+    """Whether the start still waits for versions on trial that nothing serves in place of."""
+    return time.monotonic() < registry.created_at + STARTUP_TRIAL_SECONDS and any(
+        model.on_trial and model.desired and len(model.serving) < model.desired.selection.count
+        for model in registry.models.values()
+    )
 
 
 def _read_desired(
@@ -123,19 +111,23 @@ def _apply_model(change: RegistryChange, name: str, desired: DesiredVersions) ->
     """Load the best candidates that pass their proof, and the versions that an operator loaded.
 
     Every step is published immediately. Versions that served before stay until the last step, and
-    longer if no candidate passes. While the desired versions are unchanged, a failed version is
-    retried only if the cause was transient.
+    longer if no candidate passes. While a version is on trial, only versions that are known to work
+    serve in its place. While the desired versions are unchanged, a failed version is retried only
+    if the cause was transient.
     """
+    registry = change.registry
     model = change.registry.models.get(name) or ServedModel(name)
-    if desired == model.desired and not model.transient and not model.error:
+    settled = not (model.transient or model.error or model.on_trial)
+    if desired == model.desired and settled:
         return
     serving: dict[int, LoadedVersion] = {}
     errors: dict[int, str] = {}
     transient: set[int] = set()
+    on_trial: set[int] = set()
     missing = desired.selection.count
     forced = desired.overridden("load")
     for number in dict.fromkeys((*desired.candidates, *forced)):
-        if change.registry.stopping:
+        if registry.stopping:
             return
         if not missing and number not in forced:
             continue
@@ -144,8 +136,13 @@ def _apply_model(change: RegistryChange, name: str, desired: DesiredVersions) ->
             if desired == model.desired and number in model.errors.keys() - model.transient:
                 errors[number] = model.errors[number]
                 continue
+            if on_trial and number not in forced and not has_passed_trial(registry, name, number):
+                continue
             change.put(_while_loading(model, serving, desired, number))
-            result = load_version(change.registry, name, number)
+            result = load_version(registry, name, number)
+            if result is None:
+                on_trial.add(number)
+                continue
             if isinstance(result, LoadFailure):
                 errors[number] = result.reason
                 transient |= {number} if result.transient else set()
@@ -154,7 +151,7 @@ def _apply_model(change: RegistryChange, name: str, desired: DesiredVersions) ->
         serving[number] = loaded
         missing = max(missing - 1, 0)
         change.put(_while_loading(model, serving, desired, None))
-    change.put(_final(model, serving, desired, errors, frozenset(transient)))
+    change.put(_final(model, serving, desired, errors, frozenset(transient), frozenset(on_trial)))
 
 
 def _while_loading(
@@ -184,6 +181,7 @@ def _final(
     desired: DesiredVersions,
     errors: Mapping[int, str],
     transient: frozenset[int],
+    on_trial: frozenset[int],
 ) -> ServedModel:
     """The last step: only ready versions serve. If none is ready, the previous ones stay."""
     unloaded = desired.overridden("unload")
@@ -191,14 +189,18 @@ def _final(
         number: loaded for number, loaded in model.serving.items() if number not in unloaded
     }
     default_version = serving[desired.choose_default(serving)] if serving else None
+    without: ModelState = "unloaded" if unloaded and not errors else "error"
+    if on_trial:
+        without = "loading"
     return ServedModel(
         model.name,
-        state="ready" if serving else "unloaded" if unloaded and not errors else "error",
+        state="ready" if serving else without,
         layer=default_version.version.layer if default_version else desired.layer,
         default_version=default_version,
         serving=serving,
         errors=errors,
         transient=transient,
+        on_trial=on_trial,
         desired=desired,
     )
 

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from service.versions.desired_versions import DEFAULT_POLICY, DesiredVersionsRea
 from service.versions.draining import DrainingVersions
 from service.versions.readiness import RequiredModels
 from service.versions.served_model import Models, ModelState, ServedModel
+from service.versions.trials import Trials
 from service.versions.version_policy import VersionPolicy
 
 NumberedState = Literal["loading", "ready", "unloading", "error"]
@@ -53,8 +55,10 @@ class Registry:
         default_model: str | None = None,
         policy_of: Callable[[str], VersionPolicy] = lambda _: DEFAULT_POLICY,
         required: RequiredModels | None = None,
+        trials: Trials | None = None,
     ) -> None:
         self.store = store
+        self.trials = trials
         self.options_of = options_of
         self.policy_of = policy_of
         self.default_model = default_model
@@ -62,6 +66,7 @@ class Registry:
         self.required = required or RequiredModels(default_model)
         self.desired = DesiredVersionsReader(store)
         self.problems = LogOnChange(logger)
+        self.created_at = time.monotonic()
         self._lock = threading.Lock()
         self._state = _State()
         self._stopping = False
@@ -74,6 +79,11 @@ class Registry:
     def loaded(self) -> bool:
         """True after the store was first reconciled."""
         return self._state.loaded
+
+    @property
+    def starting(self) -> bool:
+        """True until the models are loaded, or it is clear that they cannot be."""
+        return not (self.loaded or self.error or self._stopping)
 
     @property
     def error(self) -> str | None:
@@ -90,8 +100,13 @@ class Registry:
         return self._stopping
 
     def stop(self) -> None:
-        """Report not ready and load no further versions. A load in progress is completed."""
+        """Report not ready, end all trials and load no further versions.
+
+        A load in progress is completed.
+        """
         self._stopping = True
+        if self.trials:
+            self.trials.stop()
 
     def overrides(self, name: str) -> Mapping[int, Override]:
         return self._state.overrides.get(name, {})
@@ -105,6 +120,7 @@ class Registry:
         if model:
             states |= dict.fromkeys(model.serving, "ready")
             states |= dict.fromkeys(model.errors, "error")
+            states |= dict.fromkeys(model.on_trial, "loading")
             states |= {model.loading: "loading"} if model.loading else {}
         return states
 
@@ -169,6 +185,7 @@ class Registry:
 
     def close(self) -> None:
         """Unload everything; blocks until all requests have ended."""
+        self.stop()
         with self._lock:
             self._state.closed = True
             serving = [
@@ -181,6 +198,8 @@ class Registry:
         for loaded in serving:
             loaded.close()
         self._state.draining.join()
+        if self.trials:
+            self.trials.join()
 
 
 class RegistryChange:

@@ -22,6 +22,8 @@ class ServedModel:
     """The one of `serving` that answers requests without a version number."""
     serving: Mapping[int, LoadedVersion] = field(default_factory=dict)
     loading: int | None = None
+    on_trial: frozenset[int] = frozenset()
+    """Versions that are tried in another process. Then they are loaded here."""
     error: str | None = None
     """What is wrong with the model as a whole."""
     errors: Mapping[int, str] = field(default_factory=dict)

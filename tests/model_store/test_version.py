@@ -310,6 +310,10 @@ def test_small_file_is_bounded(store: ModelStore) -> None:
         assert version.read_file("model.onnx", size) == PLAIN_FILES["model.onnx"]
         with pytest.raises(FileAlteredError, match=f"larger than {size - 1} bytes"):
             version.read_file("model.onnx", size - 1)
+        assert version.read_file("model.onnx") == PLAIN_FILES["model.onnx"]
+        version.path("model.onnx").write_bytes(PLAIN_FILES["model.onnx"] * 2)
+        with pytest.raises(FileAlteredError, match=f"larger than {size} bytes"):
+            version.read_file("model.onnx")
 
 
 def test_name_of_an_unlisted_file_is_printable(store: ModelStore, directory: Path) -> None:

@@ -38,7 +38,7 @@ def open_source_version(store: ModelStore, reference: str) -> Iterator[Version]:
             raise QuantizationError(
                 f"{version} has no fp32 file to convert; choose another version"
             )
-        require_float32(version.path(version.variant("fp32").file).read_bytes(), version)
+        require_float32(version.read_file(version.variant("fp32").file), version)
         yield version
 
 
@@ -60,7 +60,7 @@ def publish_variant(
     )
     replaced = {variant.file for variant in manifest.variants} - {other.file for other in others}
     files: dict[str, bytes] = {
-        entry.path: version.path(entry.path).read_bytes()
+        entry.path: version.read_file(entry.path)
         for entry in manifest.files
         if entry.path not in replaced
     }

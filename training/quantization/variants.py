@@ -101,7 +101,7 @@ def make_variant(
     Raises QuantizationError if the graph cannot be converted, or cannot run here in the precision.
     """
     precision = settings.precision
-    fp32_data = version.path(version.variant("fp32").file).read_bytes()
+    fp32_data = version.read_file(version.variant("fp32").file)
     with open_scorer(version.manifest, on_gpu=precision in NEEDS_CUDA) as scorer:
         fp32_layers: tuple[str, ...] = ()
         sensitivities: tuple[Sensitivity, ...] = ()

@@ -9,6 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from model_store.sealed_model import open_files
 from model_store.store import ModelStore
 from model_store.version import Version
 from training.errors import InitialWeightsError
@@ -23,8 +24,8 @@ from training.run.foreign_weights import (
 from training.run.known_images import (
     KNOWN_IMAGES_FILE,
     NOT_RECORDED,
-    known_images_of_version,
     known_images_of_weights,
+    records_known_images,
 )
 from training.run.weights import (
     INITIAL_WEIGHTS,
@@ -136,8 +137,7 @@ def write_initial_weights(run: Run, initial: TrainedNetwork, known_images: bytes
 
 def read_known_images_of(version: Version) -> bytes | None:
     """Return the content of the version's `known_images.npy`; None if it has none."""
-    path = known_images_of_version(version)
-    return None if path is None else path.read_bytes()
+    return version.read_file(KNOWN_IMAGES_FILE) if records_known_images(version) else None
 
 
 def unrecorded(known_images: bytes | None) -> tuple[str, ...]:
@@ -233,4 +233,5 @@ def read_checkpoint(version: Version) -> TrainedNetwork:
             f"{version} was published without its weights, so it cannot be trained further. "
             "Train a new model"
         )
-    return read_weights(version.path(block.file))
+    with open_files(version, [block.file]) as paths:
+        return read_weights(paths[block.file])

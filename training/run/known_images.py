@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.manifest import MANIFEST_NAME
+from model_store.sealed_model import open_files
 from model_store.version import Version
 from training.data.image_set import Indices
 from training.data.scan import Scan
@@ -50,14 +51,14 @@ def read_version_known_images(version: Version) -> KnownImages | None:
 
     Imports do not record them, nor do versions that were published before Resident did.
     """
-    path = known_images_of_version(version)
-    return None if path is None else _read(path)
+    if not records_known_images(version):
+        return None
+    with open_files(version, [KNOWN_IMAGES_FILE]) as paths:
+        return _read(paths[KNOWN_IMAGES_FILE])
 
 
-def known_images_of_version(version: Version) -> Path | None:
-    """Return the path of the version's `known_images.npy`; None if it has none."""
-    recorded = KNOWN_IMAGES_FILE in {entry.path for entry in version.manifest.files}
-    return version.path(KNOWN_IMAGES_FILE) if recorded else None
+def records_known_images(version: Version) -> bool:
+    return KNOWN_IMAGES_FILE in {entry.path for entry in version.manifest.files}
 
 
 def known_images_of_weights(path: Path) -> Path | None:

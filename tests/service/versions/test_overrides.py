@@ -291,7 +291,7 @@ def test_unreadable_version_is_not_recorded_as_failed(
     store.promote(MODEL, 1)
     registry = make("alias:production")
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **_options: object) -> None:
         raise StoreUnreadableError("Input/output error")
 
     with monkeypatch.context() as patch:

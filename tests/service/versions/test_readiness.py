@@ -1,15 +1,16 @@
 """Which models must serve for a replica to be ready."""
 
+import asyncio
 import logging
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from asgi_application import started
+from asgi_application import started, until
 from colour_model import MODEL, make_store, publish, publish_deviating
 from registries import options
-from server_process import running
+from server_process import PATIENCE_SECONDS, running
 
 from model_store.session import SessionOptions
 from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
@@ -18,6 +19,7 @@ from service.errors import ConflictError
 from service.versions.readiness import RequiredModels
 from service.versions.reconciler import reconcile
 from service.versions.registry import Registry
+from service.versions.served_model import serves
 
 Make = Callable[..., Registry]
 
@@ -185,6 +187,9 @@ async def test_missing_models_are_shown_until_published(store: ModelStore) -> No
         assert "SERVICE_MODELS names late" in ready.json()["reason"]
         publish(store, "late")
         reconcile(application.registry)
+        await asyncio.wait_for(
+            until(lambda: serves(application.registry.models, "late")), PATIENCE_SECONDS
+        )
         assert (await application.client.get("/health/ready")).json() == {"status": "ready"}
 
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from colour_model import MODEL, alter, make_store, publish, publish_deviating
@@ -21,9 +22,8 @@ from model_store.errors import (
 from model_store.files import DirectoryLock
 from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
 from model_store.version import Version
-from service.engine import loaded_version
+from service.engine import warm_model
 from service.engine.loaded_version import LoadedVersion
-from service.engine.options import EngineOptions
 from service.errors import ConflictError
 from service.versions import draining
 from service.versions import loading as loading_module
@@ -50,9 +50,9 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     tried: list[str] = []
 
     class Watched(LoadedVersion):
-        def __init__(self, version: Version, options: EngineOptions) -> None:
+        def __init__(self, version: Version, *arguments: Any) -> None:
             tried.append(str(version))
-            super().__init__(version, options)
+            super().__init__(version, *arguments)
 
     monkeypatch.setattr(loading_module, "LoadedVersion", Watched)
     return tried
@@ -233,7 +233,7 @@ def test_shortage_of_the_host_is_not_the_fault_of_the_version(
         raise shortage
 
     with monkeypatch.context() as patch:
-        patch.setattr(loaded_version, "select_variant", fail)
+        patch.setattr(warm_model, "select_variant", fail)
         for _ in range(2):
             reconcile(registry)
             assert serving(registry) is None

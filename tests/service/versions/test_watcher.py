@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -20,10 +21,9 @@ from server_process import PATIENCE_SECONDS, ServerProcess, running
 from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
 from model_store.version import Version
 from service.engine.loaded_version import LoadedVersion
-from service.engine.options import EngineOptions
-from service.versions import loading, reconciler
-from service.versions.reconciler import watch
+from service.versions import loading, watcher
 from service.versions.registry import Registry
+from service.versions.watcher import watch
 
 RED = plain("red")
 LABELS = {1: "red", 2: "white"}
@@ -301,11 +301,11 @@ async def test_loading_does_not_block_requests(
     gate, load_began = threading.Event(), threading.Event()
 
     class Slow(LoadedVersion):
-        def __init__(self, version: Version, options: EngineOptions) -> None:
+        def __init__(self, version: Version, *arguments: Any) -> None:
             if version.number == 2:
                 load_began.set()
                 assert gate.wait(PATIENCE_SECONDS)
-            super().__init__(version, options)
+            super().__init__(version, *arguments)
 
     publish(store)
     monkeypatch.setattr(loading, "LoadedVersion", Slow)
@@ -327,11 +327,11 @@ async def test_loading_does_not_block_requests(
 def reconciled(monkeypatch: pytest.MonkeyPatch) -> list[Registry]:
     """The registry of every reconciliation; none does anything."""
     reconciled: list[Registry] = []
-    monkeypatch.setattr(reconciler, "reconcile", reconciled.append)
+    monkeypatch.setattr(watcher, "reconcile", reconciled.append)
     return reconciled
 
 
-REGISTRY: Any = object()
+REGISTRY: Any = SimpleNamespace(trials=None)
 
 
 @pytest.mark.anyio

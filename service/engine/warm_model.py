@@ -1,0 +1,114 @@
+"""The sessions of a version: proven, warmed up, and measured on this machine."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Self
+
+from model_store.manifest import Precision
+from model_store.providers import batch_sizes, count_devices, default_batch_size
+from model_store.session import Session, SessionOptions
+from model_store.validation import RareModel
+from model_store.version import Version
+from service.engine.options import EngineOptions
+from service.engine.variant_selection import SelectedVariant, load_proven, select_variant
+from service.engine.warm_up import LONGEST_RUN_SECONDS, warm_up
+from service.host.malloc import trim_memory
+
+
+@dataclass(frozen=True)
+class WarmModel:
+    """Proven sessions of the selected variant.
+
+    Attributes:
+        selected_variant: The variant that serves.
+        sessions: One per device. The first is `selected_variant.session`.
+        seconds: Duration of one run in seconds, by batch size.
+    """
+
+    selected_variant: SelectedVariant
+    sessions: list[Session]
+    seconds: dict[int, float]
+
+
+class Measurement(RareModel):
+    """A `WarmModel` without its sessions, to send it to another process on this machine."""
+
+    precision: Precision
+    note: str | None
+    left_out: Mapping[Precision, str]
+    milliseconds: Mapping[Precision, tuple[float, ...]]
+    seconds: dict[int, float]
+
+    @classmethod
+    def of(cls, model: WarmModel) -> Self:
+        selected = model.selected_variant
+        return cls(
+            precision=selected.precision,
+            note=selected.note,
+            left_out=selected.left_out,
+            milliseconds=selected.milliseconds,
+            seconds=model.seconds,
+        )
+
+
+def load_warm_model(version: Version, options: EngineOptions) -> WarmModel:
+    """Select the variant, prove it and warm it up.
+
+    Raises:
+        ModelStoreError: The version cannot be loaded or run, or its golden proof fails.
+    """
+    session_options, largest = _session_options(version, options)
+    selected = select_variant(version, options.precision, session_options)
+    sessions = [selected.session, *_on_other_devices(version, selected.precision, session_options)]
+    longest_seconds = math.inf if options.max_batch_size else LONGEST_RUN_SECONDS
+    (seconds, *_) = [
+        warm_up(
+            session.run,
+            version.manifest.input,
+            len(version.manifest.class_names),
+            largest,
+            session_options.batch_sizes,
+            longest_seconds,
+        )
+        for session in sessions
+    ]
+    trim_memory()
+    return WarmModel(selected, sessions, seconds)
+
+
+def load_measured(version: Version, options: EngineOptions, measured: Measurement) -> WarmModel:
+    """Load and prove only the variant that was selected elsewhere, and take over its timings.
+
+    Raises:
+        ModelStoreError: It cannot be loaded or run, or its golden proof fails.
+    """
+    session_options, _ = _session_options(version, options)
+    if session_options.batch_sizes:  # each process compiles these sizes for itself
+        return load_warm_model(version, options)
+    session = load_proven(version, version.variant(measured.precision), session_options)
+    sessions = [session, *_on_other_devices(version, measured.precision, session_options)]
+    for each in sessions:
+        warm_up(each.run, version.manifest.input, len(version.manifest.class_names), largest=1)
+    selected = SelectedVariant(
+        measured.precision, session, measured.note, measured.left_out, measured.milliseconds
+    )
+    return WarmModel(selected, sessions, measured.seconds)
+
+
+def _session_options(version: Version, options: EngineOptions) -> tuple[SessionOptions, int]:
+    """The options of the sessions, and the largest batch size to try."""
+    providers = options.session.providers
+    largest = min(
+        options.max_batch_size or default_batch_size(providers), version.manifest.max_batch_size
+    )
+    return replace(options.session, batch_sizes=batch_sizes(providers, largest)), largest
+
+
+def _on_other_devices(
+    version: Version, precision: Precision, options: SessionOptions
+) -> list[Session]:
+    return [
+        load_proven(version, version.variant(precision), replace(options, device=device))
+        for device in range(1, count_devices(options.providers))
+    ]

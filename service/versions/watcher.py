@@ -1,0 +1,63 @@
+"""Reconciles a registry at startup, after each trial and at intervals."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from service.versions.reconciler import reconcile
+from service.versions.registry import Registry
+
+logger = logging.getLogger(__name__)
+
+
+async def watch(
+    registry: Registry,
+    poll_seconds: float,
+    stopping: asyncio.Event,
+    on_loaded: Callable[[Registry], None] = lambda _: None,
+) -> None:
+    """Reconcile now, after each trial and every `poll_seconds`, until `stopping` is set.
+
+    With 0 seconds, reconcile now and after trials; without trials, end then. A reconciliation that
+    has begun is completed.
+
+    Args:
+        registry: What to reconcile with its store.
+        poll_seconds: Time between reconciliations.
+        stopping: Ends the loop.
+        on_loaded: Called once the models are loaded, or cannot be because of the store.
+    """
+    wake = asyncio.Event()
+    if registry.trials:
+        wake_soon = partial(asyncio.get_running_loop().call_soon_threadsafe, wake.set)
+        registry.trials.on_end = wake_soon
+    await asyncio.to_thread(reconcile, registry)
+    announced = False
+    while True:
+        if not announced and not (registry.trials and registry.starting):
+            announced = True
+            _announce(registry, on_loaded)
+        if not poll_seconds and not registry.trials:
+            return
+        await _wait_for_either(stopping, wake, poll_seconds or None)
+        if stopping.is_set():
+            return
+        wake.clear()
+        await asyncio.to_thread(reconcile, registry)
+
+
+def _announce(registry: Registry, on_loaded: Callable[[Registry], None]) -> None:
+    try:
+        on_loaded(registry)
+    except Exception:
+        logger.exception("startup announcement failed")
+
+
+async def _wait_for_either(
+    one: asyncio.Event, other: asyncio.Event, timeout_seconds: float | None
+) -> None:
+    waits = [asyncio.create_task(event.wait()) for event in (one, other)]
+    await asyncio.wait(waits, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
