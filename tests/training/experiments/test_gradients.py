@@ -110,6 +110,9 @@ def test_basin_and_minima_of_known_surfaces() -> None:
     bowl = [[4.0, 1.0, 4.0], [1.0, 0.0, 1.0], [4.0, 2.0, 4.0]]
     assert basin_share(bowl, 10) == pytest.approx(4 / 9)
     assert basin_share([[3.1, 3.2, 9], [9, 2.0, 9], [9, 9, 9]], 10) == pytest.approx(2 / 9)
+    large = np.full((7, 7), 9.0)
+    large[3, 2:5] = 1.0, 0.0, 1.2  # its centre is 0
+    assert basin_share(large.tolist(), 10) == pytest.approx(2 / 49)
     assert count_minima(bowl) == 1
     assert count_minima([[0.0, 5.0, 1.0], [5.0, 5.0, 5.0], [5.0, 5.0, 5.0]]) == 2
 
