@@ -114,8 +114,7 @@ def _basin_is_wider(names: tuple[str, str], plain: float, residual: float) -> Ve
 def _surface_is_smoother(names: tuple[str, str], plain: int, residual: int) -> Verdict:
     return Verdict(
         None if abs(residual - plain) < MINIMA_MARGIN else residual < plain,
-        f"The surface is smoother with shortcuts: the grid has {residual} local "
-        f"{'minimum' if residual == 1 else 'minima'} around {names[1]} and {plain} around "
-        f"{names[0]}, with one run and one pair of directions each (smallest difference that "
-        f"counts: {MINIMA_MARGIN}).",
+        f"The surface is smoother with shortcuts: local minima of the grid are {residual} around "
+        f"{names[1]} and {plain} around {names[0]}, with one run and one pair of directions each "
+        f"(smallest difference that counts: {MINIMA_MARGIN}).",
     )

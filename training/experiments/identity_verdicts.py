@@ -76,12 +76,12 @@ def _solution_exists(
 ) -> Verdict:
     difference = max(pair.difference for pair in pairs)
     loss = max(abs(pair.loss["deep"] - pair.loss["shallow"]) for pair in pairs)
-    same_error = all(pair.error["deep"] == pair.error["shallow"] for pair in pairs)
+    error = max(abs(pair.error["deep"] - pair.error["shallow"]) for pair in pairs)
     return Verdict(
         all(pair.difference <= ROUNDING * pair.largest for pair in pairs),
         f"The solution exists: the logits of {family}{deeper}, built from {family}{depth} and "
         f"identities, differ from {family}{depth}'s by at most {difference:.2g}. The losses differ "
-        f"by {loss:.2g}, and the training errors {'are equal' if same_error else 'differ'}, over "
+        f"by at most {loss:.2g} and the training errors by {100 * error:.2g} points, over "
         f"{seed_count_text(len(pairs))}.",
     )
 

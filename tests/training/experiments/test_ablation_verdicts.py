@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from stated import stated
 
 from training.experiments.ablation_measurements import AblationResults
 from training.experiments.ablation_verdicts import verdicts
@@ -96,9 +97,19 @@ def test_results_like_the_papers_show_the_claim() -> None:
     assert all("one seed" in verdict.text for verdict in verdicts(PLAIN, RESIDUAL, CHANCE))
 
 
-def test_sentences_state_the_number_of_seeds() -> None:
-    both = verdicts(two_seeds(PLAIN, PLAIN), two_seeds(RESIDUAL, RESIDUAL), CHANCE)
-    assert all("2 seeds" in verdict.text for verdict in both)
+def test_sentences_state_errors_rises_and_path_lengths() -> None:
+    """Two seeds with equal measurements."""
+    residual = with_rises(RESIDUAL, 0.05, 0.1, 0.3, 0.15, 0.1)
+    residual = replace(residual, many=np.array([[[0.4], [0.5], [0.45], [0.8]]]))
+    plain = with_errors(PLAIN, 0.9, 0.8, 0.7, 0.7, 0.7, 0.7, 0.7, 0.95)
+    both = verdicts(two_seeds(plain, plain), two_seeds(residual, residual), CHANCE)
+    assert [stated(verdict.text) for verdict in both] == [
+        "resnet10 10.0 15.0 layer2.1 plain10 50.0 80.0 90.0 40.0 2 2.0",
+        "layer2.0 resnet10 30.0 10.0 2",
+        "resnet10 20.0 80.0 4 3 4 35.0 2 plain10 30.0 80.0",
+        "resnet10 -1.00 -1.00 8 2 0.76 0.90 20.0 0.20 80.0 plain10 90.0 0.90",
+        "95 resnet10 0 5 5 90 0 3 81.2 2.5 1.7 2 2 10",
+    ]
 
 
 @pytest.mark.parametrize(("rise", "shown"), [(0.05, False), (0.09, None), (0.13, True)])
@@ -133,6 +144,8 @@ def test_shape_changing_blocks_are_compared_with_the_others(
     [
         ((0.35, 0.5, 0.65, 0.8), True),
         ((0.25, 0.75, 0.8, 0.8), False),
+        ((0.39, 0.5, 0.65, 0.8), True),
+        ((0.41, 0.5, 0.65, 0.8), False),
         ((0.2, 0.25, 0.2, 0.21), None),
     ],
 )

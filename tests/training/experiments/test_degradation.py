@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from laboratories import group
+from stated import stated
 
 from training.errors import RunError
 from training.experiments import degradation
@@ -46,9 +47,10 @@ def test_sentences_state_the_difference_and_its_deviation(tmp_path: Path) -> Non
     plain = [group(tmp_path, "plain20", 0.1, 0.12), group(tmp_path, "plain32", 0.3, 0.34)]
     residual = [group(tmp_path, "resnet20", 0.1, 0.1), group(tmp_path, "resnet32", 0.08, 0.09)]
     first, second, third = (verdict.text for verdict in verdicts(plain, residual))
-    assert "21.00 ± 1.41 points above plain20's, over 2 seeds" in first
-    assert "1.50 ± 0.71 points below resnet20's" in second
-    assert "22.50 ± 0.71 points more" in third
+    assert stated(first) == "plain32 21.00 1.41 plain20 2 21.00 1.41"
+    assert stated(second) == "resnet32 1.50 0.71 resnet20"
+    assert stated(third) == "20 32 22.50 0.71"
+    assert ("above" in first, "below" in second, "more" in third) == (True, True, True)
 
 
 def with_curve(single: SeedGroup, *errors: float) -> SeedGroup:

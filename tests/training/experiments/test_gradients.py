@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from laboratories import interrupted_copy
+from stated import stated
 from torch import nn
 
 from training.errors import InterruptedRunError
@@ -140,6 +141,8 @@ def test_windows_are_the_first_step_and_the_first_and_last_ten() -> None:
     norms = np.arange(1.0, 26)[None, :, None]  # the norm of a step is its number
     means = {window: float(values[0, 0]) for window, values in window_means(norms).items()}
     assert means == {"step 1": 1.0, "steps 1-10": 5.5, "steps 16-25": 20.5}
+    few = {window: float(values[0, 0]) for window, values in window_means(norms[:, :6]).items()}
+    assert few == {"step 1": 1.0, "steps 1-6": 3.5}
 
 
 def test_the_norms_table_states_geometric_means_over_the_seeds() -> None:
@@ -175,9 +178,57 @@ def test_verdicts_follow_the_measurements(
     by_name = dict(zip(("plain56", "resnet56"), surfaces, strict=True))
     results = verdicts(norms, by_name, 56, 10)
     assert [verdict.shown for verdict in results] == shown
-    assert f"is {min(plain) / plain[-1]:.3g} times the last layer's" in results[0].text
-    assert f"first layer's is {plain[0] / plain[-1]:.3g} times it" in results[1].text
-    assert "over 2 seeds" in results[0].text
+
+
+def test_sentences_state_the_norms_and_the_surfaces() -> None:
+    """Two seeds with equal norms, which change after the first step."""
+    norms = {
+        "plain56": np.tile(np.array([5.0, 1.0, 2.0]), (2, 12, 1)),
+        "resnet56": np.tile(np.array([1.5, 3.0, 1.0]), (2, 12, 1)),
+    }
+    norms["plain56"][:, 0] = 6.0, 8.0, 2.0
+    norms["resnet56"][:, -5:, 0] = 0.5  # its mean over the last ten steps is 1
+    results = verdicts(norms, {"plain56": HILLS, "resnet56": BOWL}, 56, 10)
+    assert [stated(verdict.text) for verdict in results] == [
+        "12 plain56 0.5 0.01 2",
+        "12 plain56 4 3 100 2",
+        "4 plain56 3 resnet56 2",
+        "10 5 plain56 3 resnet56 2",
+        "56 resnet56 44 plain56 5",
+        "1 resnet56 3 plain56 2",
+    ]
+
+
+@pytest.mark.parametrize(("norm", "shown"), [(0.01, True), (0.009, False)])
+def test_a_gradient_vanishes_below_a_hundredth_of_the_last_layers(
+    norm: float, *, shown: bool
+) -> None:
+    norms = {name: np.array([[[norm, 1.0]]]) for name in ("plain56", "resnet56")}
+    surfaces = dict.fromkeys(norms, BOWL)
+    assert verdicts(norms, surfaces, 56, 10)[0].shown is shown
+
+
+@pytest.mark.parametrize(("norm", "shown"), [(100.0, True), (100.5, False)])
+def test_a_gradient_explodes_above_a_hundred_times_the_last_layers(
+    norm: float, *, shown: bool
+) -> None:
+    norms = {name: np.array([[[norm, 1.0]]]) for name in ("plain56", "resnet56")}
+    surfaces = dict.fromkeys(norms, BOWL)
+    assert verdicts(norms, surfaces, 56, 10)[1].shown is shown
+
+
+@pytest.mark.parametrize(("points", "shown"), [(4, None), (6, True), (-4, None), (-6, False)])
+def test_basins_differ_if_they_are_five_points_apart(points: int, *, shown: bool | None) -> None:
+    """Of a hundred grid points, 50 are low around the plain network."""
+
+    def surface(low: int) -> list[list[float]]:
+        losses = np.full(100, 9.0)
+        losses[np.argsort(np.arange(100) != 55, kind="stable")[:low]] = 0
+        return losses.reshape(10, 10).tolist()
+
+    norms = {name: np.ones((1, 12, 2)) for name in ("plain56", "resnet56")}
+    surfaces = {"plain56": surface(50), "resnet56": surface(50 + points)}
+    assert verdicts(norms, surfaces, 56, 10)[4].shown is shown
 
 
 def test_evenness_is_judged_at_the_first_and_over_the_last_steps() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from laboratories import interrupted_copy, laboratory_at
+from stated import stated
 from torch import nn
 
 from training.errors import InterruptedRunError, RecipeError
@@ -149,7 +150,7 @@ def copied(plain: float, residual: float, deep_plain: float, deep_residual: floa
 @pytest.mark.parametrize(
     ("difference", "built_loss", "errors", "shown"),
     [
-        (1e-5, 0.9, (0.1, 0.01, 0.5, 0.01), [True] * 7),
+        (1e-5, 0.9, (0.1, 0.01, 0.5, 0.009), [True] * 7),
         (1.0, 0.4, (0.01, 0.1, 0.001, 0.5), [False] * 7),
     ],
     ids=["as in the paper", "opposite"],
@@ -167,11 +168,27 @@ def test_verdicts_follow_the_measurements(
     assert all("over 2 starts" in verdict.text for verdict in results[3:])
 
 
-def test_excess_losses_are_those_of_the_first_and_the_last_ten_steps() -> None:
+def test_sentences_state_differences_and_final_errors() -> None:
+    """Of two seeds the largest difference of logits, and the mean excess of the losses.
+
+    In further training, excesses are those of the first step and of the last ten.
+    """
     losses = {"shallow": [0.5] * 12, "deep": [0.75, 9.0, *[0.625] * 10]}
-    built = {"plain": [pair(trained_on=losses)], "resnet": [pair()]}
-    text = verdicts(built, copied(0.1, 0.01, 0.5, 0.01), 20, 56)[2].text
-    assert "+0.250 at the first step and +0.125 over the last 10" in text
+    changed = {"loss": {"shallow": 0.5, "deep": 0.75}, "error": {"shallow": 0.1, "deep": 0.2}}
+    built = {
+        "plain": [pair(difference=2e-5, trained_on=losses, **changed), pair(built_loss=0.7)],
+        "resnet": [pair(), pair(difference=3e-5, loss={"shallow": 0.5, "deep": 0.25})],
+    }
+    results = verdicts(built, copied(0.1, 0.02, 0.5, 0.03), 20, 56)
+    assert [stated(verdict.text) for verdict in results] == [
+        "plain56 plain20 plain20 2e-05 0.25 10 2",
+        "resnet56 resnet20 resnet20 3e-05 0.25 0 2",
+        "plain56 plain20 +0.225 +0.162 10 resnet56 resnet20 +0.000 +0.000 10 2",
+        "2 0.1 0.02 5 2",
+        "18 0.5 0.03 16.7 2",
+        "0.1 2 0.5 18 2",
+        "0.02 2 0.03 18 2",
+    ]
 
 
 def test_the_construction_table_compares_both_networks() -> None:

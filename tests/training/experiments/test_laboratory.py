@@ -55,6 +55,9 @@ def test_the_test_split_is_measured_after_every_epoch(laboratory: Laboratory) ->
     run = laboratory.train("resnet20", 0)
     assert [line["step"] for line in run.history] == [10, 12]
     assert all(0 <= line["test_top1"] <= 1 and line["test_loss"] > 0 for line in run.history)
+    assert run.final_metric("test_top1") == run.history[1]["test_top1"]
+    assert run.final_metric("test_loss") != run.history[0]["test_loss"]
+    assert (run.architecture, run.seed) == ("resnet20", 0)
     assert run.config.recipe.select == "last"
     assert run.trained.epoch == 2
 

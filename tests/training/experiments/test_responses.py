@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from laboratories import interrupted_copy
+from stated import stated
 
 from training.errors import InterruptedRunError, RecipeError
 from training.experiments import responses
@@ -77,7 +78,39 @@ def test_a_mean_that_one_layer_dominates_decides_nothing() -> None:
     ]
     (verdict,) = verdicts(measured)
     assert verdict.shown is None
-    assert "1 of 3 layers" in verdict.text
+    assert stated(verdict.text) == "resnet20 1.400 plain20 3.667 1 3"
+
+
+@pytest.mark.parametrize(("weaker", "shown"), [(1, None), (2, None), (3, True)])
+def test_more_than_half_of_the_layers_must_respond_more_weakly(
+    weaker: int, *, shown: bool | None
+) -> None:
+    """Of four; the mean over the layers is weaker in any case."""
+    plain = np.where(np.arange(4) < weaker, 9.0, 1.0)
+    measured = [
+        LayerResponses(name, ["a", "b", "c", "d"], values[None])
+        for name, values in (("plain20", plain), ("resnet20", np.full(4, 1.5)))
+    ]
+    (verdict,) = verdicts(measured)
+    assert verdict.shown is shown
+
+
+def test_sentences_state_the_mean_responses() -> None:
+    """Of both twins at each depth, and of both depths of the residual network."""
+    measured = [
+        LayerResponses(name, ["a", "b"], np.array([values]))
+        for name, values in (
+            ("plain20", (9.0, 1.0)),
+            ("resnet20", (2.0, 1.5)),
+            ("plain56", (3.0, 4.0)),
+            ("resnet56", (1.0, 0.5)),
+        )
+    ]
+    assert [stated(verdict.text) for verdict in verdicts(measured)] == [
+        "resnet20 1.750 plain20 5.000 1 2",
+        "resnet56 0.750 plain56 3.500 2 2",
+        "resnet56 0.750 resnet20 1.750",
+    ]
 
 
 def test_the_summary_averages_over_seeds_before_it_takes_the_median() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from laboratories import group
+from stated import stated
 
 from training.experiments.shortcuts_verdicts import verdicts
 
@@ -40,8 +41,9 @@ def test_gains_are_stated_with_their_sign(tmp_path: Path) -> None:
     errors = (0.2, 0.1, 0.05, 0.12, 0.07)
     groups = [group(tmp_path, name, error) for name, error in zip(NAMES, errors, strict=True)]
     any_helps, projections, preactivation = (verdict.text for verdict in verdicts(*groups))
-    for gain, name in zip(("+10.00", "+15.00", "+8.00", "+13.00"), NAMES[1:], strict=True):
-        assert f"{gain} above {name}'s" in any_helps
-    assert "B is +5.00 points" in projections
-    assert "C -2.00 points" in projections
-    assert "+3.00 points better than resnet20" in preactivation
+    assert stated(any_helps) == (
+        "plain20 +10.00 resnet20 +15.00 resnet20 +8.00 resnet20 +13.00 preresnet20"
+    )
+    assert all(f"{name}'s" in any_helps for name in NAMES)
+    assert stated(projections) == "+5.00 -2.00 1"
+    assert stated(preactivation) == "preresnet20 +3.00 resnet20 1 110"
