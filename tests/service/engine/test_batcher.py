@@ -235,21 +235,21 @@ async def test_queue_delay_ends_without_more_images() -> None:
 
 @pytest.mark.parametrize("older", [INTERACTIVE, BULK])
 async def test_queue_delay_counts_from_the_oldest_image(older: Priority) -> None:
-    """Whichever its priority; the newer image alone would wait for longer than this test."""
+    """Whichever its priority; the newer images alone would wait for longer than this test."""
     delay = 100 * PATIENCE_SECONDS
     model = GatedModel(read_numbers)
-    with batching(model, 3, max_queue_delay_seconds=delay) as batcher:
-        first = submit(batcher, 1, 2, 3)
+    with batching(model, 5, max_queue_delay_seconds=delay) as batcher:
+        first = submit(batcher, *range(5))
         await model.begun()
         deadline = time.monotonic() + PATIENCE_SECONDS
         waiting = [
             batcher.submit(numbered(number), deadline, priority)
-            for number, priority in ((4, INTERACTIVE), (5, BULK))
+            for number, priority in ((5, INTERACTIVE), (6, INTERACTIVE), (7, BULK), (8, BULK))
         ]
         (batcher._queue if older == INTERACTIVE else batcher._bulk_queue)[0].enqueued -= delay
         model.gate.set()
-        assert await answered(first + waiting) == [1, 2, 3, 4, 5]
-    assert model.sizes == [3, 2]
+        assert await answered(first + waiting) == list(range(9))
+    assert model.sizes == [5, 4]
 
 
 @pytest.mark.parametrize("fails", [False, True])
