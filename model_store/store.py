@@ -11,6 +11,7 @@ model hides a built-in one of the same name.
 """
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,13 +68,29 @@ class ModelStore:
     Args:
         root: Where models are published.
         builtin_root: The read-only layer, or None for none.
+        may_appear: A root that has never existed counts as empty. For a service, whose volume may
+            be mounted later.
     """
 
-    def __init__(self, root: Path = DEFAULT_ROOT, builtin_root: Path | None = BUILTIN_ROOT) -> None:
+    def __init__(
+        self,
+        root: Path = DEFAULT_ROOT,
+        builtin_root: Path | None = BUILTIN_ROOT,
+        *,
+        may_appear: bool = False,
+    ) -> None:
         self.root = root
+        self._may_appear = may_appear and root != DEFAULT_ROOT
         self._layers: list[tuple[StoreLayer, Path]] = [("published", root)]
         if builtin_root is not None:
             self._layers.append(("built-in", builtin_root))
+
+    @property
+    def has_not_appeared(self) -> bool:
+        """Whether the root may appear later and has never existed."""
+        if self._may_appear and os.path.lexists(self.root):
+            self._may_appear = False
+        return self._may_appear
 
     def models(self) -> list[str]:
         """Names of the models that have a version, sorted. Raises StoreUnreadableError."""
@@ -306,6 +323,8 @@ class ModelStore:
         )
 
     def _model_directories(self, root: Path) -> list[str]:
+        if root == self.root and self.has_not_appeared:
+            return []
         return [] if root == DEFAULT_ROOT and not os.path.lexists(root) else _directories(root)
 
     def _require_published(self, model: str) -> None:
@@ -320,6 +339,11 @@ def _directories(root: Path) -> list[str]:
     try:
         with os.scandir(root) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir())
+    except FileNotFoundError as error:
+        raise StoreUnreadableError(
+            f"the model store {root} does not exist: check the path, or create it with "
+            f"mkdir -p {shlex.quote(str(root))}"
+        ) from error
     except OSError as error:
         raise StoreUnreadableError(
             f"the model store {root} cannot be read: {error.strerror}"

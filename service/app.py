@@ -63,7 +63,7 @@ def create_app(
         GraphCache(settings.cache, settings.cache_max_bytes) if settings.cache_max_bytes else None,
         try_host_cache(settings.cache, ENGINES) if keeps_engines(providers) else None,
     )
-    store = ModelStore(settings.store, BUILTIN_ROOT if settings.builtin else None)
+    store = ModelStore(settings.store, BUILTIN_ROOT if settings.builtin else None, may_appear=True)
     keys = ApiKeys(settings.keys, required="keys" in settings.model_fields_set)
 
     def options_of(model: str) -> EngineOptions:

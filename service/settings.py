@@ -124,6 +124,9 @@ class Settings(BaseSettings):
         ),
     ] = ""
     store: Annotated[Path, Field(description="Root directory of the model store.")] = DEFAULT_ROOT
+    create_store: Annotated[
+        bool, Field(description="Create the directory of the model store if it does not exist.")
+    ] = False
     store_poll_seconds: Annotated[
         float,
         Field(

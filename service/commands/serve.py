@@ -62,6 +62,13 @@ def serve(context: click.Context, /, **options: Any) -> None:
         settings = Settings(**given)
     except ValidationError as error:
         raise click.UsageError(f"invalid settings: {describe_validation_error(error)}") from None
+    if settings.create_store:
+        try:
+            settings.store.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise click.UsageError(
+                f"--create-store: {settings.store} cannot be created: {error.strerror}"
+            ) from None
     from service.server import run  # noqa: PLC0415  --help needs no web framework
 
     try:

@@ -41,5 +41,5 @@ def build_model_router(registry: Registry) -> APIRouter:
 
 
 def _check_readable(registry: Registry) -> None:
-    if registry.error and not registry.loaded:
+    if registry.error and not registry.models:
         raise NotReadyError("the model store cannot be read; the log of the server has the reason")

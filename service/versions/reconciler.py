@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from model_store.errors import AliasError, ModelStoreError, StoreUnreadableError
@@ -37,9 +38,11 @@ def apply_store(change: RegistryChange) -> None:
     """
     registry = change.registry
     try:
-        contents = registry.store.contents()
-        change.set_error(None)
-        _apply_contents(change, contents)
+        contents, missing = registry.store.contents(), registry.store.has_not_appeared
+        change.set_error(_describe_missing(registry.store.root) if missing else None)
+        if missing:
+            registry.problems.report("store", f"model store unreadable reason={registry.error!r}")
+        _apply_contents(change, contents, complete=not missing)
     except Exception as error:  # noqa: BLE001  the service keeps what it serves
         known = isinstance(error, ModelStoreError)
         reason = str(error) if known else "loading the models failed"
@@ -48,13 +51,23 @@ def apply_store(change: RegistryChange) -> None:
             "store", f"model store unreadable reason={reason!r}", None if known else error
         )
     else:
-        if registry.problems.clear("store"):
+        if not missing and registry.problems.clear("store"):
             logger.info("model store readable again")
     finally:
         change.trim_memory()
 
 
-def _apply_contents(change: RegistryChange, contents: Mapping[str, ModelContents]) -> None:
+def _describe_missing(root: Path) -> str:
+    return (
+        f"the model store {root} does not exist, and only built-in models serve; "
+        "correct the path, or create it with --create-store"
+    )
+
+
+def _apply_contents(
+    change: RegistryChange, contents: Mapping[str, ModelContents], *, complete: bool
+) -> None:
+    """Apply the contents of a store; without its published layer they are not `complete`."""
     registry = change.registry
     desired = _read_desired(change, contents)
     if not registry.loaded:
@@ -63,7 +76,7 @@ def _apply_contents(change: RegistryChange, contents: Mapping[str, ModelContents
         )
     for name, wanted in desired.items():
         _apply_model(change, name, wanted)
-    if registry.stopping:
+    if registry.stopping or not complete:
         return
     # Remove deleted models last, so that a new model can replace one of them first.
     for name in sorted(registry.models.keys() - set(contents)):

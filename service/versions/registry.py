@@ -151,6 +151,8 @@ class Registry:
         if name is None:
             raise NotReadyError("the model store is empty")
         model = models.get(name)
+        if model is None and self.error and not self.loaded:
+            raise NotReadyError(f"the model store cannot be read, and {name} is not built in")
         if model is None:
             raise NotFoundError(f"there is no model {name!r}; available models: {_names(models)}")
         if model.default_version is None:

@@ -446,7 +446,7 @@ class TestErrors:
     )
     def test_a_missing_store_is_an_error(self, command: tuple[str, ...], tmp_path: Path) -> None:
         """A named store that does not exist is not an empty one."""
-        assert_error_line(invoke(*command, "--store", str(tmp_path / "gone")), "No such file")
+        assert_error_line(invoke(*command, "--store", str(tmp_path / "gone")), "does not exist")
 
     def test_a_damaged_alias_is_one_line(self, run: Command, store: ModelStore, root: Path) -> None:
         """In every command that reads it."""

@@ -16,6 +16,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "host": ("0.0.0.0", "0.0.0.0"),  # noqa: S104  only read, nothing listens
     "port": ("9001", 9001),
     "store": ("/srv/models", Path("/srv/models")),
+    "create_store": ("true", True),
     "store_poll_seconds": ("0.25", 0.25),
     "uds": ("/run/resident.sock", Path("/run/resident.sock")),
     "root_path": ("/ai/", "/ai"),

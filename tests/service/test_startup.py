@@ -113,6 +113,35 @@ def test_published_model_never_becomes_the_default_by_itself(store: ModelStore) 
             assert f"{BUILTIN_DEFAULT_MODEL} answers /v1/predict" in server.stdout.text
 
 
+def test_missing_store_serves_the_built_in_model_but_is_not_ready(tmp_path: Path) -> None:
+    """The terminal says how to create it."""
+    with running("--store", tmp_path / "new") as server:
+        check_builtin_model(server)
+        assert re.search(r"^  NOT READY .*--create-store", server.stdout.text, re.MULTILINE)
+        with server.client() as client:
+            assert client.get("/health/ready").status_code == 503
+            assert client.get("/v1/models").status_code == 200
+            response = client.post(f"/v1/models/{MODEL}/predict", content=RED)
+            check_problem(response, 503, "not_ready")
+    assert not (tmp_path / "new").exists()
+
+
+def test_store_is_created_if_asked(tmp_path: Path) -> None:
+    """With its parents; a store that exists is kept."""
+    store = tmp_path / "new" / "store"
+    for _ in range(2):
+        with (
+            running("--store", store, "--create-store") as server,
+            server.announced().client() as client,
+        ):
+            assert client.get("/health/ready").status_code == 200
+        publish(ModelStore(store, builtin_root=None))
+    (tmp_path / "file").touch()
+    with running("--store", tmp_path / "file" / "store", "--create-store") as server:
+        assert server.wait() == 2
+        assert "--create-store" in server.stderr.text
+
+
 @pytest.mark.skipif(not READ_ONLY.is_dir(), reason="this system has no /proc")
 def test_read_only_working_directory_serves_the_built_in_model() -> None:
     """Without settings and in a read-only directory, the built-in model serves."""
@@ -187,7 +216,10 @@ def test_service_works_without_a_cache(
 
 def test_unreadable_store_is_not_ready(tmp_path: Path) -> None:
     """With a missing store, the process is alive and not ready, and the routes answer 503."""
-    with running("--store", tmp_path / "nowhere") as server, server.listening().client() as client:
+    with (
+        running("--store", tmp_path / "nowhere", "--no-builtin") as server,
+        server.listening().client() as client,
+    ):
         assert client.get("/health/live").status_code == 200
         ready = client.get("/health/ready")
         assert (ready.status_code, ready.json()["status"]) == (503, "not ready")

@@ -10,7 +10,7 @@ from colour_model import MODEL, make_store, publish
 from registries import options, serving
 from unprivileged import unprivileged
 
-from model_store.store import ModelContents, ModelStore
+from model_store.store import BUILTIN_DEFAULT_MODEL, ModelContents, ModelStore
 from service.versions.reconciler import reconcile
 from service.versions.registry import Registry
 
@@ -44,6 +44,31 @@ def test_start_with_an_unreadable_store_recovers(tmp_path: Path) -> None:
     publish(make_store(tmp_path / "store"))
     reconcile(registry)
     assert (registry.loaded, registry.ready, registry.error) == (True, True, None)
+    registry.close()
+
+
+def test_built_in_models_serve_until_the_store_appears(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The replica is not ready meanwhile. A store that disappears again unloads nothing."""
+    builtin = make_store(tmp_path / "builtin")
+    publish(builtin, BUILTIN_DEFAULT_MODEL)
+    store = ModelStore(tmp_path / "store", builtin.root, may_appear=True)
+    registry = Registry(store, options, BUILTIN_DEFAULT_MODEL)
+    for _ in range(2):
+        reconcile(registry)
+        assert (registry.loaded, registry.ready) == (False, False)
+        assert registry.error
+        assert registry.find(None).version.layer == "built-in"
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
+    publish(make_store(store.root))
+    reconcile(registry)
+    assert (registry.loaded, registry.ready, registry.error) == (True, True, None)
+    assert serving(registry) == 1
+    store.root.rename(tmp_path / "hidden")
+    reconcile(registry)
+    assert registry.error
+    assert serving(registry) == 1
     registry.close()
 
 
