@@ -3,7 +3,12 @@
 import pytest
 from store_factory import encode, scene
 
-from model_store.errors import ImageTruncatedError, ImageUnsupportedError, NotAnImageError
+from model_store.errors import (
+    ImageCorruptError,
+    ImageTruncatedError,
+    ImageUnsupportedError,
+    NotAnImageError,
+)
 from model_store.image_header import decode_error_reason, sniff
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import prepare
@@ -42,6 +47,7 @@ def container(*brands: bytes, size: int | None = None, name: bytes = b"ftyp") ->
     [
         (container(b"heic"), ImageUnsupportedError),
         (container(b"mp42", b"heic"), ImageUnsupportedError),
+        (container(b"mp42", b"heic", b"isom"), ImageUnsupportedError),
         (container(b"mp42", b"isom", b"mif1"), ImageUnsupportedError),
         (container(b"mp42", *[b"isom"] * 59, b"heic"), ImageUnsupportedError),
         (container(b"mp42", *[b"isom"] * 60, b"heic"), NotAnImageError),  # behind 256 bytes
@@ -65,11 +71,14 @@ def test_avif_is_known_by_any_brand(brand: bytes) -> None:
         assert sniff(data) == "AVIF"
 
 
-def test_webp_of_its_announced_length_is_not_cut() -> None:
-    """Damaged, if it cannot be opened; shorter, it is truncated."""
-    data = encode(scene(), "WEBP", lossless=True)
+def test_webp_of_its_announced_length_is_damaged_and_not_cut() -> None:
+    """It is truncated if it is shorter."""
+    data = bytearray(encode(scene(), "WEBP", lossless=True))
+    data[20] ^= 0xFF  # the signature of the lossless pixels
+    with pytest.raises(ImageCorruptError):
+        prepare(bytes(data), SPEC)
     with pytest.raises(ImageTruncatedError):
-        prepare(data[:-1], SPEC)
+        prepare(bytes(data[:-1]), SPEC)
 
 
 def test_reason_has_no_addresses_and_is_short() -> None:
