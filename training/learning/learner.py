@@ -139,8 +139,6 @@ class Learner:
         A micro-batch that is followed by `after` others gets the momentum `m / (k - after m)`. The
         statistics then change from `r` to `(1 - m) r + m (s_1 + ... + s_k) / k`.
         """
-        if count == 1:
-            return
         after = count - 1 - index
         for module, momentum in self._momenta.items():
             if momentum is not None:

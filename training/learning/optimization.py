@@ -99,7 +99,7 @@ def remaining_work(schedule: Schedule, step: int, total: int, full_size: tuple[i
         max(0, end - max(start, step)) * pixels_at(start)
         for start, end in itertools.pairwise(bounds)
     )
-    return pixels / pixels_at(min(step, total - 1))
+    return pixels / pixels_at(step)
 
 
 def freeze(network: nn.Module, *, frozen: bool) -> None:

@@ -128,6 +128,33 @@ def test_a_failed_check_must_be_waived(small_run: SmallRun) -> None:
     assert {check.check: check.waived for check in checks}["accuracy_floor"] == "a demonstration"
 
 
+def test_the_first_failed_check_is_the_one_to_waive() -> None:
+    checks = tuple(
+        Check(check=name, passed=False, value=0, threshold=1, comparison="at_least", detail="")
+        for name in ("accuracy_png", "accuracy_floor")
+    )
+    with pytest.raises(GateError, match="--waive accuracy_png=") as caught:
+        gates.require_passed(checks)
+    assert "accuracy_floor" in str(caught.value)
+
+
+def test_results_of_the_gates_are_valid_for_the_checked_files_only(gated_copy: Run) -> None:
+    """The error names the changed file."""
+    path = gated_copy.path / "golden" / "golden.json"
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(RunError, match=r"golden/golden\.json changed"):
+        gates.read_checks(gated_copy)
+
+
+@pytest.mark.parametrize(
+    "damage", [{}, {"files": {}}, {"files": {}, "checks": [{}]}, {"files": {}, "checks": 3}]
+)
+def test_damaged_results_of_the_gates_are_named(gated_copy: Run, damage: dict[str, object]) -> None:
+    gated_copy.write_json(gates.GATES_FILE, damage)
+    with pytest.raises(RunError, match=gates.GATES_FILE):
+        gates.read_checks(gated_copy)
+
+
 def test_a_waiver_of_an_unknown_check_is_rejected(small_run: SmallRun) -> None:
     with pytest.raises(GateError, match="accuracy_flor"):
         gates.gate(*small_run, {"accuracy_flor": "a typing error"})

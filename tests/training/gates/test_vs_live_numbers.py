@@ -1,14 +1,17 @@
 """The numbers of the gate against the live version, computed by hand."""
 
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
+from stated import stated
 
 from model_store.manifest import Check
 from training.gates import vs_live_version
 from training.run.data import PIXEL_CHUNK_SIZE
+from training.steps.export import WEIGHTS_FILE
 
 NAMES, LIVE_NAMES = ("a", "b", "new", "c"), ("c", "old", "a", "b")
 
@@ -155,13 +158,15 @@ class Timings:
 
         return SimpleNamespace(run=run)
 
-    def ratio(self) -> float:
+    def ratio(self) -> tuple[float, str]:
+        """The ratio, and the median milliseconds and batch sizes of the detail."""
         data = SimpleNamespace(preprocessing=SimpleNamespace(crop_height=8, crop_width=16))
         live_input = SimpleNamespace(height=32, width=64)
         manifest = SimpleNamespace(input=live_input, max_batch_size=self._max_batch_size)
         live = SimpleNamespace(manifest=manifest)
         own, other = self._session("own"), self._session("live")
-        return vs_live_version._latency_ratio(own, other, data, live)[0]  # type: ignore[arg-type]
+        ratio, detail = vs_live_version._latency_ratio(own, other, data, live)  # type: ignore[arg-type]
+        return ratio, stated(detail)
 
 
 def test_latency_is_the_larger_ratio_of_medians_after_a_warm_up(
@@ -175,19 +180,19 @@ def test_latency_is_the_larger_ratio_of_medians_after_a_warm_up(
         ("own", 32): [0.001],
         ("live", 32): [0.5, 0.001],
     }
-    assert timings.ratio() == pytest.approx(1.5)
+    assert timings.ratio() == (pytest.approx(1.5), "3.00 2.00 1 1.00 1.00 32")
     shapes = [("own", (1, 8, 16, 3)), ("live", (1, 32, 64, 3))] * 15
     assert timings.runs[:30] == shapes
     assert timings.runs[30:] == [(name, (32, *shape[1:])) for name, shape in shapes]
     timings.seconds["own", 32] = [0.004]
-    assert timings.ratio() == pytest.approx(4)
+    assert timings.ratio()[0] == pytest.approx(4)
 
 
 def test_slow_models_are_timed_in_three_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """And a live version of single images at batch size 1 only."""
     timings = Timings(monkeypatch, max_batch_size=1)
     timings.seconds = {("own", 1): [10.0], ("live", 1): [5.0]}
-    assert timings.ratio() == pytest.approx(2)
+    assert timings.ratio()[0] == pytest.approx(2)
     assert len(timings.runs) == 2 * 3
 
 
@@ -196,3 +201,124 @@ def test_rounds_end_after_three_seconds(monkeypatch: pytest.MonkeyPatch) -> None
     timings.seconds = {("own", 1): [0.25], ("live", 1): [0.25]}
     timings.ratio()
     assert len(timings.runs) == 2 * 6
+
+
+class Store:
+    """A store whose only model `m` has one version, which run `live run` published."""
+
+    def __init__(self, root: Path, layer: str = "published") -> None:
+        self.root, self._layer = root, layer
+        (root / "model.onnx").write_bytes(b"." * 300)
+
+    def models(self) -> list[str]:
+        return ["m"]
+
+    def layer(self, _: str) -> str:
+        return self._layer
+
+    def resolve(self, _: str) -> int:
+        return 7
+
+    def open(self, *_: object) -> "Live":
+        return Live(self.root)
+
+
+class Live:
+    """That version; its graph may have a file of weights beside it."""
+
+    digest, number = "live digest", 7
+    manifest = SimpleNamespace(training=SimpleNamespace(run_id="live run"))
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder.joinpath
+
+    def variant(self) -> SimpleNamespace:
+        return SimpleNamespace(file="model.onnx")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def compare(
+    monkeypatch: pytest.MonkeyPatch, store: Store, run: Path, **config: object
+) -> dict[str, Check]:
+    """Compare a run of this directory with the live version; its latency is 1.5 times as long."""
+    accuracy = vs_live_version.at_least(vs_live_version.NOT_WORSE_THAN_LIVE_CHECK, 1, 0.05)
+    monkeypatch.setattr(vs_live_version, "load_variant", lambda *_: None)
+    monkeypatch.setattr(vs_live_version, "_accuracy_check", lambda *_: iter([accuracy]))
+    monkeypatch.setattr(vs_live_version, "_latency_ratio", lambda *_: (1.5, ""))
+    values = {"model": "m", "derived_from": None, "run_id": "another run", **config}
+    fake = SimpleNamespace(
+        config=SimpleNamespace(model=values["model"], derived_from=values["derived_from"]),
+        run_id=values["run_id"],
+        has=lambda name: (run / name).exists(),
+        file=lambda name, _: run / name,
+    )
+    checks = vs_live_version.compare_with_live(fake, None, None, store)  # type: ignore[arg-type]
+    return {check.check: check for check in checks}
+
+
+ALL = {
+    vs_live_version.NOT_WORSE_THAN_LIVE_CHECK,
+    vs_live_version.LATENCY_CHECK,
+    vs_live_version.SIZE_CHECK,
+}
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> tuple[Path, Path]:
+    """Directories of a store, and of a run whose graph has 500 bytes."""
+    for name in ("store", "run"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run" / "model.onnx").write_bytes(b"." * 500)
+    return tmp_path / "store", tmp_path / "run"
+
+
+def test_sizes_include_weights_in_their_own_file(
+    monkeypatch: pytest.MonkeyPatch, places: tuple[Path, Path]
+) -> None:
+    """The run's, and then also the live version's."""
+    root, run = places
+    store = Store(root)
+    checks = compare(monkeypatch, store, run)
+    assert checks.keys() == ALL
+    assert checks[vs_live_version.LATENCY_CHECK].value == 1.5
+    ratios = [checks[vs_live_version.SIZE_CHECK].value]
+    for folder in (run, root):
+        (folder / WEIGHTS_FILE).write_bytes(b"." * 700)
+        ratios.append(compare(monkeypatch, store, run)[vs_live_version.SIZE_CHECK].value)
+    assert ratios == pytest.approx([500 / 300, 1200 / 300, 1200 / 1000])
+
+
+@pytest.mark.parametrize(
+    ("config", "compared"),
+    [
+        ({"derived_from": SimpleNamespace(digest="live digest")}, ALL - {"not_worse_than_live"}),
+        ({"derived_from": SimpleNamespace(digest="another")}, ALL),
+        ({"derived_from": SimpleNamespace(digest="a third")}, ALL),
+        ({"model": "unknown"}, set()),
+        ({"run_id": "live run"}, set()),
+    ],
+)
+def test_a_run_is_compared_with_versions_of_other_runs(
+    monkeypatch: pytest.MonkeyPatch,
+    places: tuple[Path, Path],
+    config: dict[str, Any],
+    compared: set[str],
+) -> None:
+    """For a run that retrains the live version, the gate of retraining compares the accuracy."""
+    root, run = places
+    assert compare(monkeypatch, Store(root), run, **config).keys() == compared
+
+
+def test_without_a_published_version_there_is_nothing_to_compare(
+    monkeypatch: pytest.MonkeyPatch, places: tuple[Path, Path]
+) -> None:
+    root, run = places
+    assert compare(monkeypatch, Store(root, "built-in"), run) == {}
+    store = Store(root)
+    store.root = root / "missing"
+    assert compare(monkeypatch, store, run) == {}

@@ -1,15 +1,18 @@
 """One training step, against the same step written out by hand."""
 
+import contextlib
 import copy
 import json
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from training.learning import learner as learner_module
 from training.learning.batches import Batch, MicroBatch
 from training.learning.determinism import determinism_info
-from training.learning.distributed import SINGLE_PROCESS
+from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.learning.learner import Learner
 from training.learning.networks import build_network
 from training.learning.recipe import Recipe
@@ -21,7 +24,10 @@ LABELS = torch.arange(12) % CLASSES
 
 
 def make_learner(
-    network: nn.Module | None = None, precision: str = "fp32", **changes: object
+    network: nn.Module | None = None,
+    precision: str = "fp32",
+    process: DistributedProcess = SINGLE_PROCESS,
+    **changes: object,
 ) -> Learner:
     """Plain SGD unless changed."""
     optimizer = {"learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.0}
@@ -32,7 +38,7 @@ def make_learner(
         torch.manual_seed(0)
         network = build_network("resnet20", CLASSES)
     determinism = determinism_info(SINGLE_PROCESS.device, precision, compiled=False)
-    return Learner(network, recipe, SINGLE_PROCESS, determinism)
+    return Learner(network, recipe, process, determinism)
 
 
 def batch_of(*sizes: int, targets: Tensor = LABELS) -> Batch:
@@ -105,10 +111,11 @@ def test_running_statistics_are_the_mean_over_the_micro_batches() -> None:
     norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].mean((0, 2, 3))))
     learner.train()
     learner.step(batch_of(4, 4, 4))
-    learner.step(batch_of(4, 4, 4))
+    learner.step(batch_of(6, 6))
+    learner.step(batch_of(12))
     expected = torch.zeros(16)
-    for start in (0, 3):
-        expected = 0.9 * expected + 0.1 * torch.stack(seen[start : start + 3]).mean(0)
+    for step in (slice(0, 3), slice(3, 5), slice(5, 6)):
+        expected = 0.9 * expected + 0.1 * torch.stack(seen[step]).mean(0)
     assert torch.allclose(norm.get_buffer("running_mean"), expected.detach(), atol=1e-6)
 
 
@@ -196,3 +203,57 @@ def test_only_the_last_layer_learns_while_frozen() -> None:
         learner.step(batch_of(12))
         moved.append([not torch.equal(a, b) for a, b in zip(before, (first, last), strict=True)])
     assert moved == [[False, True], [False, True], [True, True]]
+
+
+class RecordingParallel(nn.Module):
+    """Stands for DistributedDataParallel in one process, and records its passes."""
+
+    def __init__(self, network: nn.Module, *, broadcast_buffers: bool) -> None:
+        super().__init__()
+        assert not broadcast_buffers
+        self.network = network
+        self.exchanges = True
+        self.passes: list[bool] = []
+        """For each forward pass, whether its gradients are exchanged."""
+
+    @contextlib.contextmanager
+    def no_sync(self) -> Iterator[None]:
+        self.exchanges = False
+        yield
+        self.exchanges = True
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.passes.append(self.exchanges)
+        return self.network(images)
+
+
+def test_processes_exchange_gradients_with_the_last_micro_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And weigh them by the number of processes, because torch averages them."""
+    monkeypatch.setattr(learner_module, "DistributedDataParallel", RecordingParallel)
+    learner = make_learner(linear(), process=DistributedProcess(world_size=2))
+    alone = make_learner(linear())
+    before = learner.network.get_parameter("fc.weight").detach().clone()
+    for each in (learner, alone):
+        each.train()
+        each.step(batch_of(4, 4, 4))
+    parallel = learner._model
+    assert isinstance(parallel, RecordingParallel)
+    assert parallel.passes == [False, False, True]
+    steps = [each.network.get_parameter("fc.weight") - before for each in (learner, alone)]
+    assert torch.allclose(steps[0], 2 * steps[1], atol=1e-7)
+
+
+def test_the_network_is_wrapped_anew_when_other_layers_learn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """DistributedDataParallel expects gradients of the parameters that needed them at first."""
+    monkeypatch.setattr(learner_module, "DistributedDataParallel", RecordingParallel)
+    learner = make_learner(linear(), process=DistributedProcess(world_size=2))
+    models = []
+    for frozen in (True, True, False):
+        learner.train(frozen=frozen)
+        models.append(learner._model)
+    assert models[0] is models[1]
+    assert models[1] is not models[2]

@@ -58,6 +58,8 @@ def test_image_sizes_follow_the_scales() -> None:
     assert sizes == [(24, 24)] * 3 + [(28, 28)] * 3 + [(32, 32)] * 3
     sizes = [training_image_size(schedule, step, 9, (28, 64)) for step in (0, 3, 6)]
     assert sizes == [(20, 48), (24, 56), (28, 64)]
+    assert training_image_size(schedule, 9, 9, (32, 32)) == (32, 32)
+    assert training_image_size(Schedule(scales=(0.25, 1.0)), 0, 9, (16, 40)) == (8, 8)
     assert training_image_size(Schedule(), 0, 9, (30, 30)) == (30, 30)
 
 
@@ -68,6 +70,7 @@ def test_image_sizes_follow_the_scales() -> None:
         (3, 1 + (3 * 28**2 + 3 * 32**2) / 24**2),
         (5, 2 + 3 * 32**2 / 28**2),
         (8, 2),
+        (10, 0),
     ],
 )
 def test_remaining_work_counts_pixels(step: int, work: float) -> None:
