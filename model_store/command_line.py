@@ -57,19 +57,16 @@ class LazyCommand(click.Command):
     ) -> None:
         super().__init__(name, help=summary)
         self._load = load
-        self._extra = extra
+        self.extra = extra
 
     def load(self) -> click.Command:
         """Import the command. Raises click.ClickException when a package is missing."""
         try:
             return self._load()
         except ModuleNotFoundError as error:
-            if self._extra is None:
+            if self.extra is None:
                 raise
-            raise click.ClickException(
-                f"`{self.name}` needs the package {error.name}, which is not installed. "
-                f"In a checkout of Resident: pip install '.[{self._extra}]'"
-            ) from error
+            raise _missing_package(self.name, error, self.extra) from error
 
 
 class CommandGroup(click.Group):
@@ -80,6 +77,7 @@ class CommandGroup(click.Group):
             their values; the group's own function does not.
         expected: Exceptions that are printed as one line and end with exit code 1. `OSError` is
             always among them.
+        extra: The optional dependencies that the commands need.
     """
 
     def __init__(
@@ -87,12 +85,14 @@ class CommandGroup(click.Group):
         *args: Any,
         shared: Sequence[SharedOption] = (),
         expected: tuple[type[Exception], ...] = (ModelStoreError,),
+        extra: str | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
         super().__init__(*args, **kwargs)
         self._shared: list[SharedOption] = []
         self.expected = expected
+        self.extra = extra
         for option in shared:
             self.share(option)
         click.version_option(__version__, prog_name="resident")(self)
@@ -129,12 +129,27 @@ class CommandGroup(click.Group):
             return super().invoke(ctx)
         except self.expected as error:
             raise click.ClickException(str(error)) from error
+        except ModuleNotFoundError as error:
+            command = self.commands.get(ctx.invoked_subcommand or "")
+            extra = command.extra if isinstance(command, LazyCommand) else self.extra
+            if extra is None:
+                raise
+            raise _missing_package(ctx.invoked_subcommand, error, extra) from error
         except OSError as error:
             if error.errno == errno.EPIPE:  # the reader of a pipe is gone: click ends quietly
                 raise
             raise click.ClickException(
                 f"{error.filename or 'a file'}: {error.strerror or error}"
             ) from error
+
+
+def _missing_package(
+    name: str | None, error: ModuleNotFoundError, extra: str
+) -> click.ClickException:
+    return click.ClickException(
+        f"`{name}` needs the package {error.name}, which is not installed. "
+        f"In a checkout of Resident: pip install '.[{extra}]'"
+    )
 
 
 def _accept(command: click.Command, option: SharedOption) -> None:

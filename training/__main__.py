@@ -8,7 +8,7 @@ from training.commands import experiment, import_, inspect, quantize, retrain, r
 from training.errors import TrainingError
 
 
-@click.group(cls=CommandGroup, expected=(TrainingError, ModelStoreError))
+@click.group(cls=CommandGroup, expected=(TrainingError, ModelStoreError), extra="training")
 def main() -> None:
     """Train residual image classifiers and publish them as sealed versions in a model store.
 

@@ -1,5 +1,7 @@
 """`experiment`: the residual-learning experiments, one command each."""
 
+from __future__ import annotations
+
 import copy
 import functools
 import shlex
@@ -7,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -15,7 +17,6 @@ from rich.console import Console
 from model_store.command_line import CommandGroup
 from model_store.errors import ModelStoreError
 from model_store.manifest import ResizeMode
-from training.commands.common import interruptible, join_processes
 from training.commands.geometry_options import IMAGE_SIZE, RESIZE_MODE
 from training.commands.options import (
     DATA_DIR,
@@ -27,17 +28,13 @@ from training.commands.options import (
     add_options,
     pass_console,
 )
-from training.display import TrainingDisplay
 from training.errors import InterruptedRunError, RunError, TrainingError
-from training.experiments import ablation as ablation_experiment
-from training.experiments import degradation as degradation_experiment
-from training.experiments import gradients as gradients_experiment
-from training.experiments import identity as identity_experiment
-from training.experiments import responses as responses_experiment
-from training.experiments import shortcuts as shortcuts_experiment
-from training.experiments.experiment_report import ExperimentReport, write_experiment_report
-from training.experiments.laboratory import EXPERIMENT_RECIPE, Laboratory
-from training.run.request import RunRequest
+from training.learning.recipe import EXPERIMENT_RECIPE
+
+if TYPE_CHECKING:
+    from training.display import TrainingDisplay
+    from training.experiments.experiment_report import ExperimentReport
+    from training.experiments.laboratory import Laboratory
 
 
 class NumberList(click.ParamType[tuple[int, ...]]):
@@ -107,6 +104,12 @@ def experiment_options(command: Callable[..., ExperimentReport]) -> Callable[...
         threads: int | None,
         **values: Any,
     ) -> None:
+        from training.commands.common import interruptible, join_processes
+        from training.display import TrainingDisplay
+        from training.experiments.experiment_report import write_experiment_report
+        from training.experiments.laboratory import Laboratory
+        from training.run.request import RunRequest
+
         request = RunRequest(
             data,
             recipe=recipe,
@@ -238,6 +241,8 @@ def degradation(
 
     Source: He et al. 2015, figures 1 and 6.
     """
+    from training.experiments import degradation as degradation_experiment
+
     return degradation_experiment.run_experiment(laboratory, sorted(depths), seeds)
 
 
@@ -266,6 +271,8 @@ def identity(
 
     Source: He et al. 2015, section 1.
     """
+    from training.experiments import identity as identity_experiment
+
     return identity_experiment.run_experiment(laboratory, depth, deeper, seeds, steps, copy_steps)
 
 
@@ -281,6 +288,8 @@ def responses(
 
     Source: He et al. 2015, figure 7.
     """
+    from training.experiments import responses as responses_experiment
+
     return responses_experiment.run_experiment(laboratory, sorted(depths), seeds, images)
 
 
@@ -303,6 +312,8 @@ def ablation(
 
     Also measures the gradient by path length. Source: Veit et al. 2016.
     """
+    from training.experiments import ablation as ablation_experiment
+
     return ablation_experiment.run_experiment(laboratory, depth, seeds, images, draws)
 
 
@@ -324,6 +335,8 @@ def shortcuts(laboratory: Laboratory, depth: int, seeds: Sequence[int]) -> Exper
 
     None, options A, B and C, and pre-activation. Source: He et al. 2015 and 2016.
     """
+    from training.experiments import shortcuts as shortcuts_experiment
+
     return shortcuts_experiment.run_experiment(laboratory, depth, seeds)
 
 
@@ -348,6 +361,8 @@ def gradients(
     Gradient norms by layer in the first steps, and the loss around trained weights. Source:
     He et al. 2015 and Li et al. 2018.
     """
+    from training.experiments import gradients as gradients_experiment
+
     return gradients_experiment.run_experiment(laboratory, sorted(depths), seeds, steps, points)
 
 

@@ -1,16 +1,17 @@
 """The `import` command: publish a network that was trained elsewhere."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from rich.console import Console
 
 from model_store.names import check_name
 from model_store.store import ModelStore
-from training.commands.common import print_published
 from training.commands.geometry_options import PADDING, ImageSize, resize_mode_option
 from training.commands.options import (
     PROMOTE,
@@ -20,23 +21,17 @@ from training.commands.options import (
     parse_waivers,
     pass_console,
 )
-from training.display import TrainingDisplay
 from training.errors import GateError, TrainingError
-from training.gates.gate import require_passed
-from training.importing import presets
-from training.importing.accuracy_checks import open_verification_set
-from training.importing.candidate import ImportCandidate
-from training.importing.input_options import InputOptions
-from training.importing.labels import read_labels
-from training.importing.onnx_network import read_onnx
-from training.importing.publication import CheckedImport, apply_waivers, publish_import
-from training.importing.torch_networks import (
-    TORCHVISION_NETWORKS,
-    read_torchvision,
-    read_weights_file,
-)
-from training.importing.verification import IMPORT_CHECKS, verify
+from training.importing.preset_names import PRESET_NAMES, TIMM
+from training.learning.architectures import TORCHVISION_NETWORKS
 from training.promotion import create_store
+
+if TYPE_CHECKING:
+    from training.display import TrainingDisplay
+    from training.importing.candidate import ImportCandidate
+    from training.importing.input_options import InputOptions
+    from training.importing.publication import CheckedImport
+
 
 EXISTING_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 MAX_SIDE: Final = 4096
@@ -85,7 +80,7 @@ def input_options(command: Any) -> Any:
         command,
         click.option(
             "--preset",
-            type=click.Choice(presets.PRESET_NAMES),
+            type=click.Choice(PRESET_NAMES),
             help="Pixel range and resize of a common family of networks.",
         ),
         click.option(
@@ -228,6 +223,13 @@ def import_network(
     that they are right, and the version is proven. Without it the version is `unproven`, and
     `production` does not move to it.
     """
+    from training.commands.common import print_published
+    from training.display import TrainingDisplay
+    from training.gates.gate import require_passed
+    from training.importing.accuracy_checks import open_verification_set
+    from training.importing.publication import apply_waivers, publish_import
+    from training.importing.verification import IMPORT_CHECKS, verify
+
     waivers, model_store = parse_waivers(waive, IMPORT_CHECKS), ModelStore(store)
     display = TrainingDisplay(console)
     check_name(model)
@@ -264,6 +266,10 @@ def import_network(
 
 
 def _read(values: dict[str, Any]) -> ImportCandidate:
+    from training.importing.labels import read_labels
+    from training.importing.onnx_network import read_onnx
+    from training.importing.torch_networks import read_torchvision, read_weights_file
+
     onnx_file, name, weights = (values[key] for key in ("onnx_file", "torchvision_name", "weights"))
     if (onnx_file is None) == (name is None and weights is None):
         raise click.UsageError(
@@ -294,8 +300,11 @@ def _read(values: dict[str, Any]) -> ImportCandidate:
 
 
 def _read_input_options(values: dict[str, Any]) -> InputOptions:
+    from training.importing import presets
+    from training.importing.input_options import InputOptions
+
     preset_name, config = values["preset"], values["timm_config"]
-    if (preset_name == presets.TIMM) != (config is not None):
+    if (preset_name == TIMM) != (config is not None):
         raise click.UsageError(
             "--preset timm and --timm-config FILE need each other; give both or neither"
         )

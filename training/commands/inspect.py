@@ -1,16 +1,17 @@
 """Commands that look at data, recipes and runs: check, runs, compare, report, recipes, find-lr."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from model_store.store import ModelStore
-from training.commands.common import join_processes, print_next
 from training.commands.options import (
     DATA_DIR,
     DEVICE,
@@ -26,19 +27,12 @@ from training.data.check import check as check_images
 from training.data.check_table import MAX_CLASSES, check_table, classes_table
 from training.data.file_name_labels import write_labels
 from training.data.scan import scan
-from training.data.sources import load_data, resolve_source
-from training.display import TrainingDisplay
 from training.errors import DataError
-from training.learning.rate_finder import find_rate as find_rate_of
 from training.learning.recipe import known_recipes
-from training.reports.comparison import compare as compare_runs
-from training.reports.comparison import comparison_table, runs_table
-from training.reports.run_report import write_run_report
-from training.run.data import open_run_data
-from training.run.directory import Run
-from training.run.request import RunRequest, start_run
-from training.steps.training_setup import prepare_training
-from training.tables import rate_table
+
+if TYPE_CHECKING:
+    from training.run.request import RunRequest
+
 
 FILES_PER_FINDING: Final = 5
 
@@ -83,6 +77,10 @@ def check(
 
     The exit code is 1 if a run would refuse the data.
     """
+    from training.commands.common import print_next
+    from training.data.sources import load_data, resolve_source
+    from training.display import TrainingDisplay
+
     display, source = TrainingDisplay(console), resolve_source(data, data_dir)
     if labels_file:
         if not Path(source).is_dir():
@@ -116,6 +114,8 @@ def runs(console: Console, runs: Path) -> None:
     \b
     python -m training runs
     """
+    from training.reports.comparison import runs_table
+
     console.print(runs_table(runs))
 
 
@@ -141,6 +141,11 @@ def compare(console: Console, runs: tuple[Path, ...], out: Path) -> None:
     \b
     python -m training compare runs/FIRST runs/SECOND
     """
+    from training.display import TrainingDisplay
+    from training.reports.comparison import compare as compare_runs
+    from training.reports.comparison import comparison_table
+    from training.run.directory import Run
+
     opened = [Run.open(path) for path in runs]
     console.print(comparison_table(opened))
     TrainingDisplay(console).say(f"written: {compare_runs(opened, out)}")
@@ -155,6 +160,11 @@ def report(console: Console, run: Path) -> None:
     \b
     python -m training report runs/RUN
     """
+    from training.display import TrainingDisplay
+    from training.reports.run_report import write_run_report
+    from training.run.data import open_run_data
+    from training.run.directory import Run
+
     opened, display = Run.open(run), TrainingDisplay(console)
     with display:
         data = open_run_data(opened, display.count("reading"))
@@ -203,6 +213,14 @@ def find_rate(
     \b
     python -m training find-lr --data PICTURES
     """
+    from training.commands.common import join_processes
+    from training.display import TrainingDisplay
+    from training.learning.rate_finder import find_rate as find_rate_of
+    from training.run.data import open_run_data
+    from training.run.request import start_run
+    from training.steps.training_setup import prepare_training
+    from training.tables import rate_table
+
     run, images = start_run(request, runs, ModelStore(store))
     display = TrainingDisplay(console)
     with join_processes(device, threads) as process, display:

@@ -1,9 +1,15 @@
-"""Options that several commands share, and how commands report errors."""
+"""Options that several commands share.
+
+Modules of commands import torch only in the functions that need it: a mistyped option is reported
+before that.
+"""
+
+from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from rich.console import Console
@@ -11,9 +17,15 @@ from rich.console import Console
 from model_store.store import DEFAULT_ROOT
 from training.commands.geometry_options import IMAGE_SIZE, PADDING, RESIZE_MODE
 from training.errors import RunError
-from training.gates.gate import CHECKS, check_waivers
-from training.learning.networks import describe_architectures
-from training.run.request import DEFAULT_ARCHITECTURE, RunRequest
+from training.learning.architectures import (
+    DEFAULT_ARCHITECTURE,
+    describe_architectures,
+    parse_architecture,
+)
+from training.learning.recipe import Recipe
+
+if TYPE_CHECKING:
+    from training.run.request import RunRequest
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 EXISTING_RUN = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -74,12 +86,27 @@ pass_console = click.make_pass_decorator(Console, ensure=True)
 """Gives a command the console that it writes to."""
 
 
+def check_recipe(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
+    """Raise RecipeError if there is no such recipe."""
+    if name is not None:
+        Recipe.load(name)
+    return name
+
+
+def check_architecture(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
+    """Raise RecipeError if there is no such network."""
+    if name is not None:
+        parse_architecture(name)
+    return name
+
+
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say how to train."""
     return add_options(
         command,
         click.option(
             "--recipe",
+            callback=check_recipe,
             help="Name of a recipe (`python -m training recipes` lists them), or a .toml file.  "
             "[default: the name of the data, finetune with --start, else modern]",
         ),
@@ -161,6 +188,7 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--arch",
             "architecture",
+            callback=check_architecture,
             help=f"{describe_architectures()}.  "
             f"[default: that of --start, else {DEFAULT_ARCHITECTURE}]",
         ),
@@ -180,26 +208,30 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def build_request(values: dict[str, Any], **more: Any) -> RunRequest:
     """Build a RunRequest from parsed options; removes them from `values`."""
+    from training.run.request import RunRequest
+
     fields = {name: values.pop(name) for name in RunRequest.__dataclass_fields__ if name in values}
     if epochs := values.pop("epochs"):
         fields["changes"] = (*fields["changes"], f"epochs={epochs}")
     return RunRequest(**fields, **more)
 
 
-def parse_waivers(waive: tuple[str, ...], known: Sequence[str] = CHECKS) -> dict[str, str]:
+def parse_waivers(waive: tuple[str, ...], known: Sequence[str] | None = None) -> dict[str, str]:
     """Return the reasons of `--waive` by check.
 
     Raises:
         RunError: A value is not CHECK=REASON.
-        GateError: A check is not in `known`.
+        GateError: A check is not in `known`, or in those of a run.
     """
+    from training.gates.gate import CHECKS, check_waivers
+
     waivers = {}
     for text in waive:
         check, _, reason = text.partition("=")
         if not check or not reason.strip():
             raise RunError(f"--waive must be CHECK=REASON with a reason, got {text!r}")
         waivers[check] = reason.strip()
-    check_waivers(waivers, known)
+    check_waivers(waivers, CHECKS if known is None else known)
     return waivers
 
 

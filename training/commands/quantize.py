@@ -8,21 +8,13 @@ from rich.console import Console
 
 from model_store.manifest import Precision
 from model_store.store import ModelStore
-from training.commands.common import print_published
 from training.commands.options import DATA_DIR, PROMOTE, STORE, WAIVE, parse_waivers, pass_console
-from training.display import TrainingDisplay
-from training.gates.gate import require_passed
 from training.promotion import create_store, require_holdable
-from training.quantization.checks import DEFAULT_MAX_LOSS, VARIANT_CHECKS
-from training.quantization.publication import open_source_version, publish_variant
-from training.quantization.variants import (
+from training.quantization.defaults import (
     DEFAULT_CALIBRATION_IMAGES,
+    DEFAULT_MAX_LOSS,
     SWEEP_LAYERS,
-    QuantizationSettings,
-    make_variant,
 )
-from training.quantization.version_data import is_training_data, open_version_data
-from training.tables import sensitivity_table
 
 
 @click.command()
@@ -88,6 +80,15 @@ def quantize(
     Without a version, the one of `production` is converted. The next version holds both files, and
     fp32 is unchanged. The service chooses between them (SERVICE_PRECISION).
     """
+    from training.commands.common import print_published
+    from training.display import TrainingDisplay
+    from training.gates.gate import require_passed
+    from training.quantization.checks import VARIANT_CHECKS
+    from training.quantization.publication import open_source_version, publish_variant
+    from training.quantization.variants import QuantizationSettings, make_variant
+    from training.quantization.version_data import is_training_data, open_version_data
+    from training.tables import sensitivity_table
+
     waivers, model_store = parse_waivers(waive, VARIANT_CHECKS), ModelStore(store)
     create_store(model_store)
     settings = QuantizationSettings(precision, max_loss, calibration_images, sweep)

@@ -7,7 +7,6 @@ import click
 from rich.console import Console
 
 from model_store.store import ModelStore
-from training.commands.common import join_processes
 from training.commands.options import (
     DEVICE,
     PROMOTE,
@@ -19,9 +18,7 @@ from training.commands.options import (
     pass_console,
     recipe_options,
 )
-from training.commands.run import finish_run
 from training.promotion import create_store
-from training.run.launch import start_shared_run
 
 
 @click.command()
@@ -71,6 +68,10 @@ def retrain(
     published unless it is worse on the same test images (McNemar's test). A running service loads
     it without a restart.
     """
+    from training.commands.common import join_processes
+    from training.commands.run import finish_run
+    from training.run.launch import start_shared_run
+
     waivers, model_store = parse_waivers(waive), ModelStore(store)
     create_store(model_store)
     request = build_request(values, retrain=version)

@@ -1,20 +1,14 @@
 """`run`, `resume` and `cross-validate`: commands that do several steps."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
 from model_store.store import ModelStore
-from training.commands.common import (
-    describe_accuracy,
-    interruptible,
-    join_processes,
-    open_display,
-    print_published,
-    print_resume_command,
-    say_start_changes,
-)
 from training.commands.options import (
     DATA_DIR,
     DEVICE,
@@ -27,16 +21,13 @@ from training.commands.options import (
     pass_console,
     training_options,
 )
-from training.data.sources import ImageSet
-from training.display import TrainingDisplay
-from training.learning.distributed import DistributedProcess
 from training.promotion import create_store
-from training.run.data import open_run_data
-from training.run.directory import Run
-from training.run.launch import start_shared_run
-from training.run.request import RunRequest, move_data
-from training.steps import cross_validation, pipeline
-from training.steps.resume_proof import prove_resume as prove
+
+if TYPE_CHECKING:
+    from training.data.sources import ImageSet
+    from training.learning.distributed import DistributedProcess
+    from training.run.directory import Run
+    from training.run.request import RunRequest
 
 
 @click.command()
@@ -75,6 +66,9 @@ def run(
     \b
     torchrun --nproc-per-node 2 -m -- training run --data PICTURES --recipe imagenet2015
     """
+    from training.commands.common import join_processes
+    from training.run.launch import start_shared_run
+
     waivers, model_store = parse_waivers(waive), ModelStore(store)
     create_store(model_store)
     with join_processes(device, threads) as process:
@@ -115,6 +109,10 @@ def resume(
     \b
     python -m training resume runs/RUN --waive accuracy_jpeg="JPEG is not used"
     """
+    from training.commands.common import join_processes
+    from training.run.directory import Run
+    from training.run.request import move_data
+
     waivers, model_store = parse_waivers(waive), ModelStore(store)
     opened = Run.open(run)
     if data or data_dir:
@@ -150,6 +148,11 @@ def cross_validate(
     \b
     python -m training cross-validate --data PICTURES --folds 5
     """
+    from training.commands.common import interruptible, join_processes, open_display
+    from training.run.data import open_run_data
+    from training.run.launch import start_shared_run
+    from training.steps import cross_validation
+
     with join_processes(device, threads) as process:
         run, images = start_shared_run(request, runs, ModelStore(store), process)
         with (
@@ -179,6 +182,16 @@ def finish_run(
     images: ImageSet | None = None,
 ) -> None:
     """Do all steps that are left, and print the result."""
+    from training.commands.common import (
+        describe_accuracy,
+        interruptible,
+        open_display,
+        print_published,
+        print_resume_command,
+        say_start_changes,
+    )
+    from training.steps import pipeline
+
     config = run.config
     with open_display(console, process, run) as display, interruptible(process) as interrupted:
         what = f"{config.architecture} on {', '.join(config.data)}"
@@ -203,6 +216,10 @@ def finish_run(
 def _prove_resume(
     console: Console, run: Run, process: DistributedProcess, images: ImageSet | None
 ) -> None:
+    from training.display import TrainingDisplay
+    from training.run.data import open_run_data
+    from training.steps.resume_proof import prove_resume as prove
+
     display = TrainingDisplay(console)
     display.announce("prove resume")
     if process.is_distributed:

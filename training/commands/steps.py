@@ -1,23 +1,16 @@
 """One command per step of a run: train, evaluate, calibrate, export, gate, publish."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
 from model_store.store import ModelStore
-from training.commands.common import (
-    describe_accuracy,
-    interruptible,
-    join_processes,
-    open_display,
-    print_next,
-    print_published,
-    print_resume_command,
-    say_start_changes,
-)
 from training.commands.options import (
     DEVICE,
     EXISTING_RUN,
@@ -30,20 +23,13 @@ from training.commands.options import (
     pass_console,
     training_options,
 )
-from training.display import TrainingDisplay
-from training.gates import gate as gates
-from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
-from training.run.data import RunData, open_run_data
-from training.run.directory import Run
-from training.run.launch import start_shared_run
-from training.run.request import RunRequest
-from training.steps.calibrate import calibrate as calibrate_run
-from training.steps.calibrate import take_calibration
-from training.steps.evaluate import evaluate as evaluate_run
-from training.steps.export import export as export_run
-from training.steps.golden import take_golden
-from training.steps.publish import publish as publish_run
-from training.steps.train import train as train_run
+
+if TYPE_CHECKING:
+    from training.display import TrainingDisplay
+    from training.learning.distributed import DistributedProcess
+    from training.run.data import RunData
+    from training.run.directory import Run
+    from training.run.request import RunRequest
 
 
 @click.command()
@@ -60,6 +46,18 @@ def train(
     \b
     python -m training train --data PICTURES --arch resnet20
     """
+    from training.commands.common import (
+        interruptible,
+        join_processes,
+        open_display,
+        print_next,
+        print_resume_command,
+        say_start_changes,
+    )
+    from training.run.data import open_run_data
+    from training.run.launch import start_shared_run
+    from training.steps.train import train as train_run
+
     with join_processes(device, threads) as process:
         run, images = start_shared_run(request, runs, ModelStore(store), process)
         with (
@@ -85,6 +83,9 @@ def evaluate(console: Console, run: Path, device: str, threads: int | None) -> N
     \b
     python -m training evaluate runs/RUN
     """
+    from training.commands.common import describe_accuracy, join_processes, print_next
+    from training.steps.evaluate import evaluate as evaluate_run
+
     with (
         join_processes(device, threads) as process,
         _opened(console, run, process) as (opened, data, display),
@@ -119,6 +120,12 @@ def calibrate(
     \b
     python -m training calibrate runs/FINAL --twin runs/CHOSEN
     """
+    from training.commands.common import join_processes, print_next
+    from training.display import TrainingDisplay
+    from training.run.directory import Run
+    from training.steps.calibrate import calibrate as calibrate_run
+    from training.steps.calibrate import take_calibration
+
     with join_processes(device, threads) as process:
         if twin:
             display = TrainingDisplay(console)
@@ -138,6 +145,10 @@ def export(console: Console, run: Path) -> None:
     \b
     python -m training export runs/RUN
     """
+    from training.commands.common import print_next
+    from training.steps.export import export as export_run
+    from training.steps.golden import take_golden
+
     with _opened(console, run) as (opened, data, display):
         export_run(opened)
         take_golden(opened, data)
@@ -155,6 +166,9 @@ def gate(console: Console, run: Path, store: Path, waive: tuple[str, ...]) -> No
     \b
     python -m training gate runs/RUN --waive latency="the larger network is wanted"
     """
+    from training.commands.common import print_next
+    from training.gates import gate as gates
+
     waivers = parse_waivers(waive)
     with _opened(console, run) as (opened, data, display):
         checks = gates.gate(opened, data, waivers, ModelStore(store))
@@ -174,6 +188,9 @@ def publish(console: Console, run: Path, store: Path, *, promote: bool) -> None:
     \b
     python -m training publish runs/RUN
     """
+    from training.commands.common import print_published
+    from training.steps.publish import publish as publish_run
+
     with _opened(console, run) as (opened, data, display):
         published = publish_run(opened, data, ModelStore(store), promote=promote)
         print_published(display, opened.config.model, published, store)
@@ -181,8 +198,13 @@ def publish(console: Console, run: Path, store: Path, *, promote: bool) -> None:
 
 @contextlib.contextmanager
 def _opened(
-    console: Console, path: Path, process: DistributedProcess = SINGLE_PROCESS
+    console: Console, path: Path, process: DistributedProcess | None = None
 ) -> Iterator[tuple[Run, RunData, TrainingDisplay]]:
-    run = Run.open(path)
+    from training.commands.common import open_display
+    from training.learning.distributed import SINGLE_PROCESS
+    from training.run.data import open_run_data
+    from training.run.directory import Run
+
+    run, process = Run.open(path), process or SINGLE_PROCESS
     with open_display(console, process, run) as display:
         yield run, open_run_data(run, display.count("reading"), process), display

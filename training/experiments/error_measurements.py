@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from training.errors import RunError
 from training.experiments.laboratory import Laboratory, TrainedRun
-from training.learning.networks import parse_architecture
+from training.learning.architectures import parse_architecture
 from training.statistics import SeedValues
 
 ERROR_KINDS: Final = ("training", "test")

@@ -35,7 +35,7 @@ from training.experiments.identity_verdicts import (
 )
 from training.experiments.laboratory import TWIN_FAMILIES, Laboratory
 from training.experiments.run_description import describe_runs, experiment_command
-from training.learning.networks import parse_architecture
+from training.learning.architectures import parse_architecture
 from training.statistics import join_values
 
 

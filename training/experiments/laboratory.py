@@ -23,8 +23,9 @@ from training.data.scan import scan
 from training.data.sources import ImageSet
 from training.errors import InterruptedRunError, RecipeError, RunError
 from training.experiments.training_curve import CURVE, CurvePoint, CurveRecorder, read_curve
+from training.learning.architectures import parse_architecture
 from training.learning.distributed import DistributedProcess
-from training.learning.networks import build_network, parse_architecture
+from training.learning.networks import build_network
 from training.learning.recipe import Recipe
 from training.run.config import RunConfig
 from training.run.data import CHECK_FILE, RunData, open_run_data
@@ -39,7 +40,6 @@ from training.steps.train import train
 
 TWIN_FAMILIES: Final = ("plain", "resnet")
 """Networks of these families with the same depth differ only in their shortcuts."""
-EXPERIMENT_RECIPE: Final = "experiment"
 MEASUREMENTS: Final = ".measurements"
 
 Item = TypeVar("Item")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from training.errors import RecipeError
 from training.experiments.laboratory import Laboratory, TrainedRun
 from training.experiments.sample_images import SampleTestImages
-from training.learning.networks import parse_architecture
+from training.learning.architectures import parse_architecture
 from training.statistics import SeedValues
 
 

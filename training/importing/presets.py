@@ -16,7 +16,6 @@ from training.errors import ForeignModelError
 from training.importing.input_spec import PixelRange, Triple
 from training.learning.normalization import IMAGENET_MEAN, IMAGENET_STD
 
-TIMM: Final = "timm"
 BLACK: Final = (0, 0, 0)
 _ONES: Final = (1.0, 1.0, 1.0)
 CLASSIC_CROP: Final = 224 / 256
@@ -110,7 +109,6 @@ PRESETS: Final = MappingProxyType(
         ),
     }
 )
-PRESET_NAMES: Final = (*PRESETS, TIMM)
 
 
 TIMM_MODES: Final[Mapping[str, ResizeMode]] = MappingProxyType(

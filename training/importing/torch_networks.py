@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto
@@ -30,13 +30,12 @@ from training.importing.labels import class_count_error, name_classes
 from training.importing.presets import PRESETS, triple
 from training.importing.probes import make_probes
 from training.importing.torchvision_weights import identify_weights
-from training.learning.networks import (
-    IMAGENET,
-    PLAIN_LAYERS,
-    build_network,
+from training.learning.architectures import (
+    TORCHVISION_NETWORKS,
     default_image_size,
     parse_architecture,
 )
+from training.learning.networks import build_network
 from training.learning.normalization import Normalization
 from training.run.foreign_weights import download_torchvision_weights, read_foreign_weights
 from training.run.inference import predict
@@ -49,9 +48,6 @@ from training.steps.export import (
     classifier_bytes,
     export_graph,
 )
-
-TORCHVISION_NETWORKS: Final = tuple(name for name in IMAGENET if name not in PLAIN_LAYERS)
-"""The residual classifiers of torchvision."""
 
 
 def read_torchvision(name: str, weights: Path | None, options: InputOptions) -> ImportCandidate:

@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from training.errors import RecipeError
 
 RECIPES: Final = Path(__file__).parent / "recipes"
+EXPERIMENT_RECIPE: Final = "experiment"
+"""The recipe of `experiment`."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -49,7 +49,6 @@ MAX_DRIFT: Final[Mapping[Precision, float]] = {"int8": 0.1, "fp16": 0.01, "bf16"
 MAX_SIZE_SHARE: Final[Mapping[Precision, float]] = {"int8": 0.5, "fp16": 0.6, "bf16": 0.6}
 MAX_NEAR_FLIPS: Final = 0.02
 MAX_CLEAR_FLIPS: Final = 0.001
-DEFAULT_MAX_LOSS: Final = 0.5  # percentage points of top-1
 ALLOWED_CHANGED_IMAGES: Final = 2
 """May always change: in a split of 60, one image is already more than a percentage point."""
 INVARIANCE_IMAGES: Final = 96

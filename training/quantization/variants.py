@@ -16,7 +16,6 @@ from training.data.sampling import evenly_spaced
 from training.errors import QuantizationError
 from training.quantization.checks import (
     ALLOWED_CHANGED_IMAGES,
-    DEFAULT_MAX_LOSS,
     INVARIANCE_IMAGES,
     MAX_DRIFT,
     VariantCandidate,
@@ -24,6 +23,11 @@ from training.quantization.checks import (
     golden_expected,
     golden_tolerance,
     top1_loss_points,
+)
+from training.quantization.defaults import (
+    DEFAULT_CALIBRATION_IMAGES,
+    DEFAULT_MAX_LOSS,
+    SWEEP_LAYERS,
 )
 from training.quantization.float16 import convert_to_half
 from training.quantization.graph import layers_of
@@ -38,9 +42,7 @@ from training.quantization.sensitivity import (
 )
 from training.run.data import RunData
 
-DEFAULT_CALIBRATION_IMAGES: Final = 512
 VALIDATION_IMAGES: Final = 1000
-SWEEP_LAYERS: Final = 40
 _DRIFT_QUANTILE: Final = 0.99
 ProgressFactory = Callable[[str], Callable[[int, int], None]]
 """Takes the title of a step, returns its progress callback of (done, total)."""

@@ -14,8 +14,12 @@ from model_store.store import ModelStore
 from training.data.image_set import in_natural_order
 from training.data.sources import ImageSet, is_known, resolve_source
 from training.errors import DataError
+from training.learning.architectures import (
+    DEFAULT_ARCHITECTURE,
+    default_image_size,
+    parse_architecture,
+)
 from training.learning.determinism import CompileChoice, PrecisionChoice
-from training.learning.networks import default_image_size, parse_architecture
 from training.learning.recipe import Recipe, known_recipes
 from training.run.config import RunConfig
 from training.run.data import load_images
@@ -31,7 +35,6 @@ from training.run.provenance import describe_code
 
 MAX_SIZE_WITHOUT_MARGIN: Final = 96
 """Pixels. Images for larger inputs cover 8/7 of their size, and are then cropped."""
-DEFAULT_ARCHITECTURE: Final = "resnet20"
 WHITE: Final = (255, 255, 255)
 BLACK: Final = (0, 0, 0)
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from model_store.manifest import Precision, Variant
 from model_store.store import BUILTIN_ROOT, ModelStore
-from training.commands.run import print_published
+from training.commands.common import print_published
 from training.display import TrainingDisplay
 from training.promotion import pin_serving_version
 from training.steps.publish import Published

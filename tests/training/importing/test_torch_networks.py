@@ -22,11 +22,8 @@ from model_store.store import ModelStore
 from training.__main__ import main
 from training.importing.candidate import ImportCandidate
 from training.importing.input_options import InputOptions
-from training.importing.torch_networks import (
-    TORCHVISION_NETWORKS,
-    read_torchvision,
-    read_weights_file,
-)
+from training.importing.torch_networks import read_torchvision, read_weights_file
+from training.learning.architectures import TORCHVISION_NETWORKS
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
 from training.run.foreign_weights import read_foreign_weights

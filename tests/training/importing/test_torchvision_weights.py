@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from torchvision.models import ResNet50_Weights, get_model_weights
 
-from training.importing.torch_networks import TORCHVISION_NETWORKS
 from training.importing.torchvision_weights import identify_weights, sha256_prefix
+from training.learning.architectures import TORCHVISION_NETWORKS
 
 
 def test_every_url_has_a_unique_sha256_prefix() -> None:

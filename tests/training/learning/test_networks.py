@@ -9,17 +9,19 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.errors import RecipeError
+from training.learning.architectures import (
+    default_image_size,
+    known_architectures,
+    parse_architecture,
+)
 from training.learning.blocks import MultiplyAdd, ZeroPaddedShortcut
 from training.learning.networks import (
     build_network,
     classify,
-    default_image_size,
     features,
     fold_batch_norms,
-    known_architectures,
     layer_groups,
     mirror_averaged,
-    parse_architecture,
 )
 
 # He et al. 2015, section 4.2, option A: depth, parameters and millions of multiply-adds, by hand.

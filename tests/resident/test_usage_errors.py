@@ -1,0 +1,96 @@
+"""A mistyped command, option or choice is reported before torch and other slow packages load."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+SLOW = ("torch", "torchvision", "onnx", "onnxruntime", "sklearn", "scipy", "matplotlib", "fastapi")
+EVERY_COMMAND = """
+import json, sys
+import click
+from click.testing import CliRunner
+from model_store.command_line import LazyCommand
+from resident.cli import main
+
+def check(words, command):
+    if isinstance(command, LazyCommand):
+        command = command.load()
+    if isinstance(command, click.Group):
+        codes[" ".join([*words, "xyz"])] = CliRunner().invoke(main, [*words, "xyz"]).exit_code
+        for name, child in command.commands.items():
+            check([*words, name], child)
+    else:
+        codes[" ".join(words)] = CliRunner().invoke(main, [*words, "--nope"]).exit_code
+
+codes = {}
+check([], main)
+print(json.dumps([codes, [name for name in sys.argv[1:] if name in sys.modules]]))
+"""
+
+
+def test_no_command_imports_torch_before_its_options_are_read() -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            EVERY_COMMAND,
+            "torch",
+            "torchvision",
+            "sklearn",
+            "scipy",
+            "fastapi",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    codes, imported = json.loads(done.stdout)
+    assert len(codes) > 30
+    assert set(codes.values()) == {2}, codes
+    assert imported == []
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("training run --epoch 3", 2),
+        ("training run --nope", 2),
+        ("training nope", 2),
+        ("training run --precision fp8", 2),
+        ("training run --epochs many", 2),
+        ("training run --image-size big", 2),
+        ("training run --arch resnet21", 1),
+        ("training run --recipe nope", 1),
+        ("training experiment xyz", 2),
+        ("training experiment degradation --data digits --depths 20,x", 2),
+        ("training import --model m --torchvision resnet50 --preset nope", 2),
+        ("training quantize digits-resnet20 --precision int3", 2),
+        ("resident run --epoch 3", 2),
+        ("resident nope", 2),
+    ],
+)
+def test_a_mistake_is_answered_without_slow_imports(words: str, code: int, tmp_path: Path) -> None:
+    package, *arguments = words.split()
+    module = {"training": "training.__main__", "resident": "resident.cli"}[package]
+    script = (
+        f"import sys; from {module} import main\n"
+        f"try: main({arguments!r})\n"
+        f"finally: print([name for name in {SLOW!r} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stderr.count("Error: ") == 1
+    assert done.stdout == "[]\n"
+    assert not list(tmp_path.iterdir())
