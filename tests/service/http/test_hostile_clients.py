@@ -161,6 +161,18 @@ async def test_many_pipelined_upgrades_are_answered(
     assert not [record for record in caplog.records if record.name.startswith("uvicorn")]
 
 
+async def test_only_connect_is_rejected_for_its_upgrade(colour_store: ModelStore) -> None:
+    """Other methods have the answers of their route."""
+    async with listening(colour_store.root) as (_, port):
+        for method, status in ((b"CHECKOUT", 405), (b"DELETE", 405), (b"CONNECT", 400)):
+            reader, writer = await connect(port)
+            target = b"a:1" if method == b"CONNECT" else b"/health/live"
+            writer.write(method + b" " + target + b" HTTP/1.1\r\nHost: a\r\n")
+            writer.write(b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+            assert (await read_answer(reader))[0] == status
+            writer.close()
+
+
 async def test_connection_close_beside_an_upgrade_is_honoured(colour_store: ModelStore) -> None:
     async with listening(colour_store.root) as (_, port):
         reader, writer = await connect(port)
@@ -177,6 +189,7 @@ async def test_connection_close_beside_an_upgrade_is_honoured(colour_store: Mode
         (b"Content-Length: " + b"0" * 4_400 + b"5", 400),
         (b"Content-Length: " + b"9" * 30, 400),
         (b"Transfer-Encoding: gzip, chunked", 501),
+        (b"Transfer-Encoding: br, chunked", 501),
         (b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked", 501),
         (b"Transfer-Encoding: Chunked", 200),
     ],
@@ -190,6 +203,20 @@ async def test_length_and_coding_of_a_body_are_checked(
         reader, writer = await connect(port)
         writer.write(route + b" HTTP/1.1\r\nHost: a\r\n" + headers + b"\r\n\r\n")
         writer.write(CHUNKED_RED + b"\r\n")
+        assert (await read_answer(reader))[0] == status
+        writer.close()
+
+
+@pytest.mark.parametrize(("excess", "status"), [(0, 200), (1, 400)])
+async def test_body_that_arrives_with_its_head_does_not_count_for_it(
+    colour_store: ModelStore, excess: int, status: int
+) -> None:
+    """A head of 64 KiB passes, and one of a byte more does not."""
+    begin = request_head(Content_Length=len(RED))[:-2] + b"X-Filler: "
+    head = begin + b"f" * (MAX_HEAD_BYTES + excess - len(begin) - 4) + b"\r\n\r\n"
+    async with listening(colour_store.root) as (_, port):
+        reader, writer = await connect(port)
+        writer.write(head + RED)
         assert (await read_answer(reader))[0] == status
         writer.close()
 

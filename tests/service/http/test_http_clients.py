@@ -14,6 +14,7 @@ from model_store.store import ModelStore
 from service.http import protocol
 
 pytestmark = pytest.mark.anyio
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
 UPGRADE = {
     "Connection": "Upgrade, HTTP2-Settings",
     "Upgrade": "h2c",
@@ -147,4 +148,9 @@ async def test_connection_is_closed_if_much_of_a_rejected_body_is_unread(
         assert (b"connection: close" in head.lower()) is closes
         if closes:
             assert await asyncio.wait_for(reader.read(), PATIENCE_SECONDS) == b""
+        else:
+            writer.write(b"x" * (length - 1))
+            await writer.drain()
+            writer.write(b"x" + LIVE)
+            assert (await read_response(reader))[0] == 200
         writer.close()
