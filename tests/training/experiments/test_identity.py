@@ -191,6 +191,18 @@ def test_sentences_state_differences_and_final_errors() -> None:
     ]
 
 
+def test_depth_is_judged_by_the_shortest_and_the_longest_stack() -> None:
+    """Of three lengths; with one start."""
+    stacks = [
+        CopyingErrors(kind, blocks, 0.1, np.full((1, 12), error))
+        for kind, errors in (("plain", (0.2, 0.1, 0.4)), ("residual", (0.02, 0.05, 0.01)))
+        for blocks, error in zip((1, 3, 9), errors, strict=True)
+    ]
+    *_, plain, residual = verdicts({"plain": [pair()], "resnet": [pair()]}, stacks, 20, 56)
+    assert (plain.shown, stated(plain.text)) == (True, "0.2 2 0.4 18")
+    assert (residual.shown, stated(residual.text)) == (True, "0.02 2 0.01 18")
+
+
 def test_the_construction_table_compares_both_networks() -> None:
     built = {"plain": [pair(loss={"shallow": 0.5, "deep": 0.75}, error={"shallow": 0, "deep": 1})]}
     (row,) = construction_table(built, 20, 56, [3]).rows

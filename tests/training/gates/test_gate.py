@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -178,6 +179,17 @@ def test_the_export_normalizes_as_training_does() -> None:
     images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
     logits, _ = ExportModule(network, normalize)(images)
     assert torch.allclose(logits, network(normalize(images)), atol=1e-4)
+
+
+def test_accuracy_is_the_share_of_labels_that_the_export_gives(small_run: SmallRun) -> None:
+    """A session that always answers class 3 is right for the images of that class."""
+    answers = np.eye(10, dtype=np.float32)[[3]]
+    session = SimpleNamespace(run=lambda _: answers)
+    checks = preprocessing_gates.accuracy_checks(small_run.run, small_run.data, session)  # type: ignore[arg-type]
+    values = {check.check: check.value for check in checks}
+    share = (read_labels(small_run.run) == 3).mean()
+    assert 0 < share < 1
+    assert (values["accuracy_png"], values["accuracy_jpeg"]) == (share, share)
 
 
 def test_jpeg_may_change_three_images_of_a_small_test_split(small_run: SmallRun) -> None:
