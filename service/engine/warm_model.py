@@ -1,18 +1,19 @@
 """The sessions of a version: proven, warmed up, and measured on this machine."""
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
 from model_store.manifest import Precision
-from model_store.providers import batch_sizes, count_devices, default_batch_size
+from model_store.providers import CPU, batch_sizes, count_devices, default_batch_size
 from model_store.session import Session, SessionOptions
 from model_store.validation import RareModel
 from model_store.version import Version
 from service.engine.options import EngineOptions
 from service.engine.variant_selection import SelectedVariant, load_proven, select_variant
-from service.engine.warm_up import LONGEST_RUN_SECONDS, warm_up
+from service.engine.warm_up import LONGEST_RUN_SECONDS, Clock, warm_up
 from service.host.malloc import trim_memory
 
 
@@ -70,6 +71,7 @@ def load_warm_model(version: Version, options: EngineOptions) -> WarmModel:
             largest,
             session_options.batch_sizes,
             longest_seconds,
+            _clock(session_options),
         )
         for session in sessions
     ]
@@ -103,6 +105,12 @@ def _session_options(version: Version, options: EngineOptions) -> tuple[SessionO
         options.max_batch_size or default_batch_size(providers), version.manifest.max_batch_size
     )
     return replace(options.session, batch_sizes=batch_sizes(providers, largest)), largest
+
+
+def _clock(options: SessionOptions) -> Clock:
+    """CPU time of the calling thread if it does all the work, otherwise wall-clock time."""
+    alone = tuple(options.providers) == (CPU,) and options.intra_op_num_threads == 1
+    return time.thread_time if alone else time.perf_counter
 
 
 def _on_other_devices(

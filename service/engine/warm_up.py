@@ -17,8 +17,6 @@ LONGEST_RUN_SECONDS: Final = 0.25
 
 Longer runs gain nothing on a CPU and make new images wait longer.
 """
-OUTLIER_RATIO: Final = 2.2
-"""A run is suspected to be an outlier if it took this many times as long as half the images."""
 BATCH_OVERHEAD_SECONDS: Final = 7e-4
 BATCH_OVERHEAD_SHARE: Final = 0.05
 """Overhead of a batch under load: the constant, plus this share of a run of one image.
@@ -28,9 +26,11 @@ A thread wakes up, waits for the GIL and starts with cold caches. Batches that a
 """
 MIN_GAIN: Final = 1.02
 """A larger batch must bring this many times the images per second."""
-RETRY_BELOW_SECONDS: Final = 0.02
-"""Runs this short are timed again: memory allocation and other processes distort them."""
-RETRY_TWICE_BELOW_SECONDS: Final = 0.005
+STABLE_ROUNDS: Final = 5
+MIN_ROUNDS: Final = 2
+MAX_REPEAT_SECONDS: Final = 1.0
+"""No further round begins after this, unless fewer than `MIN_ROUNDS` were timed."""
+Clock = Callable[[], float]
 Run = Callable[[Pixels, RunControl], Logits]
 
 
@@ -41,6 +41,7 @@ def warm_up(
     largest: int,
     sizes: Sequence[int] = (),
     longest_seconds: float = math.inf,
+    clock: Clock = time.perf_counter,
 ) -> dict[int, float]:
     """Time runs on black images.
 
@@ -53,6 +54,8 @@ def warm_up(
             compiled for a range of sizes is not compiled again for those in between.
         longest_seconds: Without `sizes`, batch sizes double up to `largest`, but stop before a run
             that would take longer than this, or once larger batches bring no gain.
+        clock: `time.thread_time` for sessions that run in the calling thread: other processes then
+            do not distort the times.
 
     Returns:
         Seconds of a run by batch size.
@@ -60,43 +63,78 @@ def warm_up(
     Raises:
         ModelRunError: A run failed, or returned scores of another shape.
     """
+    timer = _Timer(run, shape, classes, clock)
     if sizes:
         for size in sorted(sizes, reverse=True):
-            _time_run(run, shape, classes, size)
-        seconds = {size: _time_run(run, shape, classes, size) for size in sizes}
+            timer.time(size)
+        timer.seconds.clear()
+        for size in sizes:
+            timer.time(size)
     else:
-        seconds = _time_doubling_sizes(run, shape, classes, largest, longest_seconds)
+        timer.time(1)
+        timer.time(1)
+        _try_larger_sizes(timer, largest, longest_seconds)
+        if longest_seconds < math.inf:
+            _repeat_until_stable(timer, largest, longest_seconds)
     # Release the memory of the largest batch, which an idle model does not need.
     run(_black_images(shape, 1), RunControl(release_memory=True))
-    return seconds
+    return timer.seconds
 
 
-def _time_doubling_sizes(
-    run: Run, shape: Input, classes: int, largest: int, longest_seconds: float
-) -> dict[int, float]:
-    seconds: dict[int, float] = {}
-    size = 1
+class _Timer:
+    """Times runs and keeps the shortest of each size.
 
-    def double_takes_too_long() -> bool:
-        return 2 * seconds[size] > longest_seconds
+    Memory allocation and other processes only ever lengthen a run.
+    """
 
-    def is_last() -> bool:
-        return double_takes_too_long() or (longest_seconds < math.inf and not _still_gains(seconds))
+    def __init__(self, run: Run, shape: Input, classes: int, clock: Clock) -> None:
+        self._run = run
+        self._shape = shape
+        self._classes = classes
+        self._clock = clock
+        self.seconds: dict[int, float] = {}
 
-    def may_be_outlier() -> bool:
-        half = seconds.get(size // 2, 0.0)
-        return not double_takes_too_long() or seconds[size] > OUTLIER_RATIO * half
-
-    while True:
-        seconds[size] = _time_run(run, shape, classes, size)  # the first run also allocates memory
-        if seconds[size] < RETRY_BELOW_SECONDS or (is_last() and may_be_outlier()):
-            retries = 2 if seconds[size] < RETRY_TWICE_BELOW_SECONDS else 1
-            seconds[size] = min(
-                seconds[size], *(_time_run(run, shape, classes, size) for _ in range(retries))
+    def time(self, size: int) -> None:
+        images = _black_images(self._shape, size)
+        began = self._clock()
+        scores = self._run(images, RunControl())
+        seconds = self._clock() - began
+        if scores.shape != (size, self._classes):
+            raise ModelRunError(
+                f"the model returned scores of shape {scores.shape}, "
+                f"expected {(size, self._classes)}"
             )
-        if size == largest or is_last():
-            return seconds
+        self.seconds[size] = min(seconds, self.seconds.get(size, math.inf))
+
+
+def _try_larger_sizes(timer: _Timer, largest: int, longest_seconds: float) -> None:
+    """Double the batch size while runs are short enough and larger batches gain."""
+    size = max(timer.seconds)
+    while size < largest and 2 * timer.seconds[size] <= longest_seconds:
+        if longest_seconds < math.inf and not _still_gains(timer.seconds):
+            return
         size = min(2 * size, largest)
+        timer.time(size)
+        timer.time(size)  # the first run also allocates memory
+
+
+def _repeat_until_stable(timer: _Timer, largest: int, longest_seconds: float) -> None:
+    """Time all sizes again, in turn, until `STABLE_ROUNDS` rounds in a row change no choice.
+
+    A choice between two sizes that bring the same throughput may still differ between processes.
+    It loses at most `MIN_GAIN` of the throughput.
+    """
+    rounds, unchanged, spent = 0, 0, 0.0
+    while unchanged < STABLE_ROUNDS and (rounds < MIN_ROUNDS or spent < MAX_REPEAT_SECONDS):
+        chosen, sizes = best_batch_size(timer.seconds), list(timer.seconds)
+        began = time.perf_counter()
+        for size in sizes:
+            timer.time(size)
+        _try_larger_sizes(timer, largest, longest_seconds)
+        spent += time.perf_counter() - began
+        rounds += 1
+        same = best_batch_size(timer.seconds) == chosen and len(timer.seconds) == len(sizes)
+        unchanged = unchanged + 1 if same else 0
 
 
 def best_batch_size(seconds: Mapping[int, float]) -> int:
@@ -119,18 +157,6 @@ def _still_gains(seconds: Mapping[int, float]) -> bool:
 def _seconds_per_image(seconds: Mapping[int, float]) -> dict[int, float]:
     overhead = BATCH_OVERHEAD_SECONDS + BATCH_OVERHEAD_SHARE * seconds[min(seconds)]
     return {size: (value + overhead) / size for size, value in seconds.items()}
-
-
-def _time_run(run: Run, shape: Input, classes: int, size: int) -> float:
-    images = _black_images(shape, size)
-    began = time.perf_counter()
-    scores = run(images, RunControl())
-    seconds = time.perf_counter() - began
-    if scores.shape != (size, classes):
-        raise ModelRunError(
-            f"the model returned scores of shape {scores.shape}, expected {(size, classes)}"
-        )
-    return seconds
 
 
 def _black_images(shape: Input, size: int) -> Pixels:
