@@ -89,12 +89,13 @@ async def test_disconnect_of_a_client_that_pipelines_is_noticed_at_once(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-@pytest.mark.parametrize("bound", ["MAX_PIPELINED_REQUESTS", "MAX_PIPELINED_BYTES"])
-async def test_client_that_pipelines_more_than_is_read_is_answered_in_order(
-    colour_store: ModelStore, bound: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("bound", ["MAX_PIPELINED_REQUESTS", "MAX_PIPELINED_BYTES", None])
+async def test_client_that_pipelines_is_answered_in_order(
+    colour_store: ModelStore, bound: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond either bound reading pauses until the next response, which bounds memory."""
-    monkeypatch.setattr(protocol, bound, 0)
+    if bound:
+        monkeypatch.setattr(protocol, bound, 0)
     colours = ["red", "green", "blue"] * 4
     async with listening(colour_store.root) as (app, port):
         model = app.hold_model()
