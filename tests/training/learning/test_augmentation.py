@@ -112,11 +112,11 @@ def test_a_padded_crop_is_a_window_of_the_padded_image() -> None:
     assert matches.any(0).all()
 
 
-@pytest.mark.parametrize(("side", "first"), [(12, 2), (13, 2), (8, 0)])
-def test_a_crop_without_padding_is_the_middle_of_the_image(side: int, first: int) -> None:
+@pytest.mark.parametrize(("side", "top", "left"), [(12, 2, 4), (13, 2, 4), (8, 0, 2)])
+def test_a_crop_without_padding_is_the_middle_of_the_image(side: int, top: int, left: int) -> None:
     images = noise(3, side)
-    cropped = augment(images, unflipped(3), Augmentation(), 8, BLACK)
-    assert torch.equal(cropped, images[:, :, first : first + 8, first : first + 8])
+    cropped = augment(images, unflipped(3), Augmentation(), (8, side - 2 * left), BLACK)
+    assert torch.equal(cropped, images[:, :, top : top + 8, left : side - left])
 
 
 def test_pixels_outside_the_image_have_the_fill() -> None:
