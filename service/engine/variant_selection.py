@@ -1,6 +1,7 @@
 """Selects the variant to serve: the requested one, or the fastest that passes its proof."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -14,7 +15,7 @@ from model_store.preprocessing import Pixels
 from model_store.providers import CUDA
 from model_store.sealed_model import load_variant
 from model_store.session import NEEDS_CUDA, Session, SessionOptions
-from model_store.timing import Seconds, speedup, time_alternately, timed_batch_sizes
+from model_store.timing import Clock, Seconds, speedup, time_alternately, timed_batch_sizes
 from model_store.version import Version
 from service.settings import RequestedPrecision
 
@@ -94,7 +95,7 @@ def select_variant(
         return SelectedVariant(base.precision, sessions[base.precision], note, left_out)
     if len(sessions) == 1:
         return SelectedVariant(base.precision, sessions[base.precision], left_out=left_out)
-    return _select_fastest(version, base.precision, sessions, left_out, measure or _measure)
+    return _select_fastest(version, base.precision, sessions, left_out, measure or measure_variants)
 
 
 def _select_fastest(
@@ -153,7 +154,10 @@ def load_proven(version: Version, variant: Variant, options: SessionOptions) -> 
     return session
 
 
-def _measure(sessions: Mapping[str, Session], version: Version) -> Mapping[str, Seconds]:
+def measure_variants(
+    sessions: Mapping[str, Session], version: Version, clock: Clock = time.perf_counter
+) -> Mapping[str, Seconds]:
+    """Time the sessions of all variants with `clock`."""
     runs: dict[str, Callable[[Pixels], np.ndarray]] = {
         name: session.run for name, session in sessions.items()
     }
@@ -165,4 +169,5 @@ def _measure(sessions: Mapping[str, Session], version: Version) -> Mapping[str, 
         rounds=TIMING_ROUNDS,
         budget_seconds=TIMING_SECONDS,
         batch_sizes=batches,
+        clock=clock,
     )

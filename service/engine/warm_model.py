@@ -4,16 +4,23 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 from model_store.manifest import Precision
 from model_store.providers import CPU, batch_sizes, count_devices, default_batch_size
 from model_store.session import Session, SessionOptions
+from model_store.timing import Clock
 from model_store.validation import RareModel
 from model_store.version import Version
 from service.engine.options import EngineOptions
-from service.engine.variant_selection import SelectedVariant, load_proven, select_variant
-from service.engine.warm_up import LONGEST_RUN_SECONDS, Clock, warm_up
+from service.engine.variant_selection import (
+    SelectedVariant,
+    load_proven,
+    measure_variants,
+    select_variant,
+)
+from service.engine.warm_up import LONGEST_RUN_SECONDS, warm_up
 from service.host.malloc import trim_memory
 
 
@@ -60,7 +67,9 @@ def load_warm_model(version: Version, options: EngineOptions) -> WarmModel:
         ModelStoreError: The version cannot be loaded or run, or its golden proof fails.
     """
     session_options, largest = _session_options(version, options)
-    selected = select_variant(version, options.precision, session_options)
+    clock = _clock(session_options)
+    measure = partial(measure_variants, clock=clock)
+    selected = select_variant(version, options.precision, session_options, measure)
     sessions = [selected.session, *_on_other_devices(version, selected.precision, session_options)]
     longest_seconds = math.inf if options.max_batch_size else LONGEST_RUN_SECONDS
     (seconds, *_) = [
@@ -71,7 +80,7 @@ def load_warm_model(version: Version, options: EngineOptions) -> WarmModel:
             largest,
             session_options.batch_sizes,
             longest_seconds,
-            _clock(session_options),
+            clock,
         )
         for session in sessions
     ]

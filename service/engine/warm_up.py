@@ -11,6 +11,7 @@ from model_store.errors import ModelRunError
 from model_store.manifest import Input
 from model_store.preprocessing import Pixels
 from model_store.session import Logits, RunControl
+from model_store.timing import Clock
 
 LONGEST_RUN_SECONDS: Final = 0.25
 """Without `max_batch_size`, no batch is tried that takes longer than this.
@@ -30,7 +31,6 @@ STABLE_ROUNDS: Final = 5
 MIN_ROUNDS: Final = 2
 MAX_REPEAT_SECONDS: Final = 1.0
 """No further round begins after this, unless fewer than `MIN_ROUNDS` were timed."""
-Clock = Callable[[], float]
 Run = Callable[[Pixels, RunControl], Logits]
 
 

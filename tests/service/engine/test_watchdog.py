@@ -168,4 +168,4 @@ def test_service_answers_500_for_a_hanging_run(store: ModelStore) -> None:
             client.post(f"/v1/models/{MODEL}/predict", content=plain("red")).json()["results"]
         ) == ["red"]
         assert client.get("/health/ready").status_code == 200
-        assert "run terminated images=1 seconds=0.5" in server.stderr.text
+        assert server.stderr.wait_for("run terminated images=1 seconds=0.5")
