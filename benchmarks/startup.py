@@ -89,6 +89,7 @@ def start(command: Sequence[str], port: int, version: Path) -> tuple[float, floa
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("SERVICE_")
     }
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # the image has compiled modules
     environment |= {"PORT": str(port), "MODEL_DIRECTORY": str(version), "PYTHONPATH": str(ROOT)}
     began = time.perf_counter()
     process = subprocess.Popen(

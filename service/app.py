@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
+from starlette.types import Lifespan
 
 from model_store import __version__
 from model_store.graph_cache import GraphCache
@@ -58,19 +59,35 @@ def create_app(
         ApiKeysError: The file of API keys cannot be read, or is set explicitly and missing.
     """
     cpus = cpu_limit()
+    registry = _build_registry(settings, cpus)
+    plan = MemoryPlan.make(settings, cpus, memory_limit())
+    decoders = DecodePool(plan.decode_workers, DecoderLimits(plan.max_pixels), plan.decode_bytes)
+    keys = ApiKeys(settings.keys, required="keys" in settings.model_fields_set)
+    metrics = ServiceMetrics(registry)
+    lifespan = _lifespan(registry, decoders, settings.store_poll_seconds, on_loaded)
+    api = _build_api(registry, keys, metrics, settings.body_timeout_seconds, lifespan)
+    pipeline = PredictionPipeline(
+        registry,
+        decoders,
+        UploadBudget(plan.upload_bytes),
+        decodes_per_request=max(1, plan.decode_workers // 2),
+    )
+    return PredictEndpoint(api, pipeline, metrics, keys, settings)
+
+
+def _build_registry(settings: Settings, cpus: int) -> Registry:
     providers = find_providers(settings.providers)
     caches = Caches(
         GraphCache(settings.cache, settings.cache_max_bytes) if settings.cache_max_bytes else None,
         try_host_cache(settings.cache, ENGINES) if keeps_engines(providers) else None,
     )
     store = ModelStore(settings.store, BUILTIN_ROOT if settings.builtin else None, may_appear=True)
-    keys = ApiKeys(settings.keys, required="keys" in settings.model_fields_set)
 
     def options_of(model: str) -> EngineOptions:
         return engine_options(settings, model, cpus, providers, caches)
 
     required = None if settings.required_models is None else parse_names(settings.required_models)
-    registry = Registry(
+    return Registry(
         store,
         options_of,
         settings.served_default_model,
@@ -82,8 +99,15 @@ def create_app(
             settings.load_memory_bytes,
         ),
     )
-    plan = MemoryPlan.make(settings, cpus, memory_limit())
-    decoders = DecodePool(plan.decode_workers, DecoderLimits(plan.max_pixels), plan.decode_bytes)
+
+
+def _lifespan(
+    registry: Registry,
+    decoders: DecodePool,
+    store_poll_seconds: float,
+    on_loaded: Callable[[Registry], None],
+) -> Lifespan[FastAPI]:
+    """Follow the store from the start of the server to its end."""
 
     def start_decoders(registry: Registry) -> None:
         decoders.start_soon()
@@ -93,7 +117,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         stopping = asyncio.Event()
         watching = asyncio.create_task(
-            watch(registry, settings.store_poll_seconds, stopping, start_decoders)
+            watch(registry, store_poll_seconds, stopping, start_decoders)
         )
         yield
         registry.stop()
@@ -102,6 +126,17 @@ def create_app(
         await watching
         await asyncio.to_thread(registry.close)
 
+    return lifespan
+
+
+def _build_api(
+    registry: Registry,
+    keys: ApiKeys,
+    metrics: ServiceMetrics,
+    body_timeout_seconds: float,
+    lifespan: Lifespan[FastAPI],
+) -> FastAPI:
+    """All routes but those of predictions."""
     api = FastAPI(
         title="Resident",
         version=__version__,
@@ -116,17 +151,10 @@ def create_app(
     async def root(request: Request) -> Response:
         return RedirectResponse(f"{request.scope['root_path']}/docs")
 
-    metrics = ServiceMetrics(registry)
     api.include_router(build_model_router(registry))
     api.include_router(build_health_router(registry))
     api.include_router(build_metrics_router(metrics))
-    api.include_router(build_management_router(registry, keys, settings.body_timeout_seconds))
+    api.include_router(build_management_router(registry, keys, body_timeout_seconds))
     add_documentation(api)
     add_error_handlers(api)
-    pipeline = PredictionPipeline(
-        registry,
-        decoders,
-        UploadBudget(plan.upload_bytes),
-        decodes_per_request=max(1, plan.decode_workers // 2),
-    )
-    return PredictEndpoint(api, pipeline, metrics, keys, settings)
+    return api

@@ -4,8 +4,7 @@ Not thread-safe: use it on the event loop only.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from service.engine.priority import INTERACTIVE, ImageCount, Priority
@@ -95,15 +94,14 @@ class Admission:
         if self._capacity.ahead_of(priority) >= self._capacity.max_queue_size:
             raise self._queue_full(1, priority)
 
-    @contextmanager
     def admit(
         self,
         count: int,
         remaining_seconds: float = math.inf,
         priority: Priority = INTERACTIVE,
         decode_seconds: float = 0.0,
-    ) -> Iterator[None]:
-        """Reserve places in the queue for the images of one request.
+    ) -> "Places":
+        """Reserve places in the queue for the images of one request, until the context ends.
 
         Args:
             count: Number of images.
@@ -132,15 +130,7 @@ class Admission:
                     f"and {max(remaining_seconds, 0) * 1e3:,.0f} ms remain until the deadline",
                     seconds - remaining_seconds,
                 )
-        self._add(count, priority)
-        try:
-            yield
-        finally:
-            self._add(-count, priority)
-
-    def _add(self, count: int, priority: Priority) -> None:
-        self._capacity.add(count, priority)
-        self._admitted.add(count, priority)
+        return Places((self._capacity, self._admitted), count, priority)
 
     def _queue_full(self, count: int, priority: Priority) -> OverloadedError:
         waiting, limit = self._capacity.ahead_of(priority), self._capacity.max_queue_size
@@ -148,6 +138,26 @@ class Admission:
             f"the queue is full: {waiting} of {limit} places are taken, {count} more are needed",
             self._predict_seconds(self._admitted.ahead_of(priority), 0, priority),
         )
+
+
+class Places:
+    """The places of one request in the queue, until its context ends."""
+
+    __slots__ = ("_count", "_counts", "_priority")
+
+    def __init__(self, counts: Sequence[ImageCount], count: int, priority: Priority) -> None:
+        self._counts, self._count, self._priority = counts, count, priority
+        self._add(count)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self._add(-self._count)
+
+    def _add(self, count: int) -> None:
+        for images in self._counts:
+            images.add(count, self._priority)
 
 
 def overloaded(detail: str, wait_seconds: float = 0.0) -> OverloadedError:

@@ -167,15 +167,11 @@ class Registry:
             )
         return found
 
-    @contextmanager
-    def lease(self, name: str | None, version: int | None = None) -> Iterator[LoadedVersion]:
+    def lease(self, name: str | None, version: int | None = None) -> "Lease":
         """Keep a version open for one request. Arguments and errors are those of `find`."""
         while not (loaded := self.find(name, version)).take_lease():
             pass  # it was replaced after it was found
-        try:
-            yield loaded
-        finally:
-            loaded.return_lease()
+        return Lease(loaded)
 
     @contextmanager
     def exclusive(self) -> Iterator["RegistryChange"]:
@@ -202,6 +198,21 @@ class Registry:
         self._state.draining.join()
         if self.trials:
             self.trials.join()
+
+
+class Lease:
+    """Keeps a version open until its context ends."""
+
+    __slots__ = ("_loaded",)
+
+    def __init__(self, loaded: LoadedVersion) -> None:
+        self._loaded = loaded
+
+    def __enter__(self) -> LoadedVersion:
+        return self._loaded
+
+    def __exit__(self, *_: object) -> None:
+        self._loaded.return_lease()
 
 
 class RegistryChange:
