@@ -352,7 +352,9 @@ class TestGeometry:
         ) or resized_width == resized_height
         assert abs(resized_width * min(width, height) - resize * width) <= min(width, height)
 
-    @pytest.mark.parametrize(("size", "corner"), [((24, 16), (8, 4)), ((12, 13), (2, 2))])
+    @pytest.mark.parametrize(
+        ("size", "corner"), [((24, 16), (8, 4)), ((12, 13), (2, 2)), ((14, 14), (3, 3))]
+    )
     @pytest.mark.parametrize("offset", [0, 1])
     def test_crop_may_be_shifted(
         self, size: tuple[int, int], corner: tuple[int, int], offset: int

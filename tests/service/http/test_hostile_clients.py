@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -277,6 +278,18 @@ async def test_request_before_garbage_keeps_its_response(
         assert (await read_answer(reader))[0] == 400
         writer.write_eof()
         assert await read_to_end(reader) == b""
+        writer.close()
+
+
+async def test_nothing_behind_garbage_is_parsed(colour_store: ModelStore) -> None:
+    """Not even if it has arrived already; there is one 400, and it is the last response."""
+    request = LIVE + b"\r\n"
+    async with listening(colour_store.root) as (_, port):
+        reader, writer = await connect(port)
+        writer.write(request * 2 + b"garbage\r\n\r\n" + request * 2 * MAX_PIPELINED_REQUESTS)
+        writer.write_eof()
+        received = await read_to_end(reader)
+        assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200", b"200", b"400"]
         writer.close()
 
 

@@ -117,15 +117,22 @@ async def test_image_that_would_be_decoded_too_late_is_rejected_at_once(
     decoders: DecodePool, held: HeldDecoders
 ) -> None:
     """The prediction uses the mean decode time; an idle pool accepts whatever is predicted."""
-    decoders._large_workers._mean_seconds = 1000.0
     first = [decoding(decoders, HUGE_IMAGE) for _ in range(2)]
     await wait_for_large(decoders, 2)
+    decoders._large_workers._mean_seconds = 1000.0
     with pytest.raises(OverloadedError) as caught:
         await decoders.decode(HUGE_IMAGE, PREPROCESSING, deadline(1500))
     # Two images of 1,000 s are ahead, and 1,500 s remain.
     assert 500 < int(caught.value.headers["Retry-After"]) <= 501 + PATIENCE_SECONDS
     held.gate.set()
     await asyncio.gather(*first)
+
+
+async def test_pool_of_one_process_has_another_one_for_large_images() -> None:
+    """Or they would wait forever."""
+    decoders = DecodePool(1, LIMITS)
+    assert (await asyncio.wait_for(decoding(decoders, HUGE_IMAGE), PATIENCE_SECONDS)).any()
+    await decoders.close()
 
 
 async def test_wait_is_shared_by_the_processes(held: HeldDecoders) -> None:
