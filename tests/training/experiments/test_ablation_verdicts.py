@@ -101,13 +101,13 @@ def test_sentences_state_errors_rises_and_path_lengths() -> None:
     """Two seeds with equal measurements."""
     residual = with_rises(RESIDUAL, 0.05, 0.1, 0.3, 0.15, 0.1)
     residual = replace(residual, many=np.array([[[0.4], [0.5], [0.45], [0.8]]]))
-    plain = with_errors(PLAIN, 0.9, 0.8, 0.7, 0.7, 0.7, 0.7, 0.7, 0.95)
+    plain = with_errors(PLAIN, 0.85, 0.8, 0.7, 0.7, 0.7, 0.7, 0.7, 0.95)
     both = verdicts(two_seeds(plain, plain), two_seeds(residual, residual), CHANCE)
     assert [stated(verdict.text) for verdict in both] == [
         "resnet10 10.0 15.0 layer2.1 plain10 50.0 80.0 90.0 40.0 2 2.0",
         "layer2.0 resnet10 30.0 10.0 2",
         "resnet10 20.0 80.0 4 3 4 35.0 2 plain10 30.0 80.0",
-        "resnet10 -1.00 -1.00 8 2 0.76 0.90 20.0 0.20 80.0 plain10 90.0 0.90",
+        "resnet10 -1.00 -1.00 8 2 0.76 0.90 20.0 0.20 80.0 plain10 85.0 0.90",
         "95 resnet10 0 5 5 90 0 3 81.2 2.5 1.7 2 2 10",
     ]
 

@@ -219,7 +219,7 @@ def test_a_gradient_explodes_above_a_hundred_times_the_last_layers(
 
 @pytest.mark.parametrize(("points", "shown"), [(4, None), (6, True), (-4, None), (-6, False)])
 def test_basins_differ_if_they_are_five_points_apart(points: int, *, shown: bool | None) -> None:
-    """Of a hundred grid points, 50 are low around the plain network."""
+    """Of a hundred grid points, 70 are low around the plain network."""
 
     def surface(low: int) -> list[list[float]]:
         losses = np.full(100, 9.0)
@@ -227,8 +227,10 @@ def test_basins_differ_if_they_are_five_points_apart(points: int, *, shown: bool
         return losses.reshape(10, 10).tolist()
 
     norms = {name: np.ones((1, 12, 2)) for name in ("plain56", "resnet56")}
-    surfaces = {"plain56": surface(50), "resnet56": surface(50 + points)}
-    assert verdicts(norms, surfaces, 56, 10)[4].shown is shown
+    surfaces = {"plain56": surface(70), "resnet56": surface(70 + points)}
+    verdict = verdicts(norms, surfaces, 56, 10)[4]
+    assert verdict.shown is shown
+    assert stated(verdict.text) == f"{70 + points} resnet56 70 plain56 5"
 
 
 def test_evenness_is_judged_at_the_first_and_over_the_last_steps() -> None:
