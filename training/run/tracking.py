@@ -2,7 +2,8 @@
 
 TensorBoard's files are in the run directory (`tensorboard --logdir runs`). MLflow is used if
 `MLFLOW_TRACKING_URI` is set; `MLFLOW_EXPERIMENT_NAME` overrides the name of the model. A failing
-tracker is reported once and then ignored.
+tracker is reported once and then ignored. `MLFLOW_HTTP_REQUEST_MAX_RETRIES` and
+`MLFLOW_HTTP_REQUEST_TIMEOUT` are MLflow's own settings.
 """
 
 import json
@@ -16,6 +17,12 @@ from training.run.directory import Run, RunDirectory
 
 TENSORBOARD_DIRECTORY: Final = "tensorboard"
 MLFLOW_RUN_FILE: Final = "mlflow.json"
+
+_MLFLOW_LIMITS: Final = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+"""Its defaults of 7 retries and 120 seconds stop a training for minutes if the server is gone."""
 
 EpochMetrics = dict[str, float]
 logger = logging.getLogger(__name__)
@@ -53,6 +60,8 @@ class MLflow:
     """A run on an MLflow server; a resumed run continues the same one."""
 
     def __init__(self, run: Run) -> None:
+        for name, value in _MLFLOW_LIMITS.items():
+            os.environ.setdefault(name, value)
         import mlflow  # noqa: PLC0415  an optional package
 
         config = run.config
