@@ -13,7 +13,7 @@ from model_store.provenance import Metrics
 from model_store.session import Session
 from training.data.sampling import evenly_spaced
 from training.gates.checks import logit_tolerance
-from training.gates.parity import ODD_BATCH
+from training.gates.parity import BATCH_SIZES
 from training.gates.preprocessing import PREPROCESSING_FAULTS, check_golden
 from training.importing.accuracy_checks import (
     VerificationSet,
@@ -25,12 +25,11 @@ from training.importing.accuracy_checks import (
 from training.importing.candidate import ImportCandidate, open_session
 from training.importing.parity_checks import check_parity
 from training.importing.probes import make_probes, require_finite
-from training.steps.export import EXPORT_MAX_BATCH_SIZE
 from training.steps.golden import Probe, make_golden_block, synthetic_probes, to_npy
 
 _PARITY_IMAGES: Final = 32
 IMPORT_CHECKS: Final = (
-    *(f"parity_batch_{size}" for size in (1, ODD_BATCH, EXPORT_MAX_BATCH_SIZE)),
+    *(f"parity_batch_{size}" for size in BATCH_SIZES),
     "parity_top1",
     "batch_invariance",
     "probe_spread",

@@ -29,7 +29,7 @@ from training.importing.onnx_network import read_onnx
 from training.importing.parity_checks import check_parity
 from training.importing.presets import PRESETS
 from training.importing.probes import make_probes, score_spread
-from training.importing.verification import verify
+from training.importing.verification import IMPORT_CHECKS, verify
 
 COLOURS = ("red", "green", "blue")
 TOLERANCE = 0.01
@@ -395,6 +395,10 @@ def test_golden_images_are_of_as_many_classes_as_samples(
     classes = [images[result.files[block.image]] for block in golden]
     assert classes == {0: [], 2: [0, 2], 5: [0, 1, 2]}[samples]
     assert [int(np.argmax(block.logits)) for block in golden] == classes
+    names = [f"golden/sample-{number}.png" for number in range(1, len(classes) + 1)]
+    assert [block.image for block in golden] == names
+    assert {check.check for check in result.checks} <= set(IMPORT_CHECKS)
+    assert set(IMPORT_CHECKS) > PARITY_CHECKS
 
 
 def encoded(chosen: VerificationSet) -> list[tuple[int, SimpleNamespace]]:
@@ -430,6 +434,10 @@ def test_labelled_images_are_among_the_probes(
     probes = make_probes(Input(height=32, width=32))
     assert np.array_equal(calls[0][: len(probes)], probes)
     assert len(calls[0]) == len(probes) + 5
+    many = replace(few, chosen=np.tile(few.chosen, 20))
+    calls.clear()
+    verify(replace(colours, reference=reference), many, 0)
+    assert len(calls[0]) == len(probes) + 32
 
 
 def test_a_reference_without_finite_scores_is_refused(colours: ImportCandidate) -> None:
