@@ -1,5 +1,6 @@
-# The same verbs for a person and for CI. Three environments: `service` has what serving needs and nothing else, `test`
-# adds the test tools to that (so the service's and the store's tests run where there is no torch), `training` has it all.
+# The same verbs for a person and for CI. Users have two environments: `service` has what serving needs and nothing else,
+# `training` has what training needs. CI has two more: `test` adds the test tools to `service` (so the service's and the
+# store's tests run where there is no torch), and `ci` has everything.
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -14,6 +15,7 @@ FASHION ?=
 SERVICE := .venv/service
 TEST := .venv/test
 TRAINING := .venv/training
+CI := .venv/ci
 BENCH_MODELS := build/bench/resnet50-int8/resnet50/1
 INTO_BUILD := --store build/store --no-promote
 IMPORT = $(or $(ARGS),--torchvision resnet50 --model resnet50)
@@ -36,41 +38,41 @@ serve: $(SERVICE)/.installed ## Serve the store's models on http://HOST:PORT (in
 	@exec $(SERVICE)/bin/python -m service --host "$(HOST)" --port "$(PORT)" --store "$(STORE)" $(ARGS)
 
 train: $(TRAINING)/.installed ## Train ResNet-20 on digits and publish it to STORE (ARGS="--seed 1" and the like)
-	$(TRAINING)/bin/python -m training run --data digits --arch resnet20 --store "$(STORE)" $(ARGS)
+	SERVICE_PORT="$(PORT)" $(TRAINING)/bin/python -m training run --data digits --arch resnet20 --store "$(STORE)" $(ARGS)
 
 import: $(TRAINING)/.installed $(SERVICE)/.installed ## Import torchvision's pretrained ResNet-50 and serve it (ARGS="--onnx …" for others)
 	mkdir -p build
 	$(TRAINING)/bin/python -m training import $(IMPORT) --store "$(STORE)" --report build/import.md
 	@exec $(SERVICE)/bin/python -m service --host "$(HOST)" --port "$(PORT)" --store "$(STORE)"
 
-test: $(TEST)/.installed $(TRAINING)/.installed ## Run the tests, but for the slow ones
+test: $(TEST)/.installed $(CI)/.installed ## Run the tests, but for the slow ones
 	$(MAKE) run-tests SELECT="not slow"
 
-test-all: $(TEST)/.installed $(TRAINING)/.installed ## Run all tests
+test-all: $(TEST)/.installed $(CI)/.installed ## Run all tests
 	$(MAKE) run-tests SELECT=""
 
 .PHONY: run-tests
 run-tests:
 	@if $(TEST)/bin/python -c 'import torch' 2>/dev/null; then echo "$(TEST) must not have torch"; exit 1; fi
 	$(TEST)/bin/python -m pytest -n $(WORKERS) -m "$(SELECT)" tests/model_store tests/service
-	OMP_NUM_THREADS=1 $(TRAINING)/bin/python -m pytest -n $(WORKERS) -m "$(SELECT)" \
+	OMP_NUM_THREADS=1 $(CI)/bin/python -m pytest -n $(WORKERS) -m "$(SELECT)" \
 	  --ignore tests/model_store --ignore tests/service
 
-lint: $(TRAINING)/.installed ## Check style (ruff) and types (mypy, strict)
-	$(TRAINING)/bin/ruff check .
-	$(TRAINING)/bin/ruff format --check .
-	$(TRAINING)/bin/mypy
+lint: $(CI)/.installed ## Check style (ruff) and types (mypy, strict)
+	$(CI)/bin/ruff check .
+	$(CI)/bin/ruff format --check .
+	$(CI)/bin/mypy
 
-reference: $(TRAINING)/.installed ## Write the generated pages of docs/reference
-	PYTHONPATH=. $(TRAINING)/bin/python docs/generate_reference.py
+reference: $(CI)/.installed ## Write the generated pages of docs/reference
+	PYTHONPATH=. $(CI)/bin/python docs/generate_reference.py
 
-docs: $(TRAINING)/.installed reference ## Build docs/ as a site into build/site, with every link checked
-	NO_MKDOCS_2_WARNING=1 $(TRAINING)/bin/python -m mkdocs build --strict --quiet
-	@echo "open build/site/index.html, or: $(TRAINING)/bin/python -m mkdocs serve"
+docs: $(CI)/.installed reference ## Build docs/ as a site into build/site, with every link checked
+	NO_MKDOCS_2_WARNING=1 $(CI)/bin/python -m mkdocs build --strict --quiet
+	@echo "open build/site/index.html, or: $(CI)/bin/python -m mkdocs serve"
 
-format: $(TRAINING)/.installed ## Format the code
-	$(TRAINING)/bin/ruff check --fix .
-	$(TRAINING)/bin/ruff format .
+format: $(CI)/.installed ## Format the code
+	$(CI)/bin/ruff check --fix .
+	$(CI)/bin/ruff format .
 
 bench: $(SERVICE)/.installed $(BENCH_MODELS) ## Measure ours beside its peers and write benchmarks/RESULTS.md (ARGS="--quick"; needs wrk)
 	PYTHONPATH=. $(SERVICE)/bin/python benchmarks/serving.py $(ARGS)
@@ -102,8 +104,8 @@ builtin: $(TRAINING)/.installed ## Train the built-in models anew (CIFAR10=FOLDE
 	rm -rf model_store/builtin/*
 	cp -R build/store/digits-resnet20 build/store/fashion-resnet20 build/store/cifar10 model_store/builtin/
 
-lock: $(TRAINING)/.installed ## Renew the service's pinned versions and hashes from pyproject.toml
-	$(TRAINING)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+lock: $(CI)/.installed ## Renew the service's pinned versions and hashes from pyproject.toml
+	$(CI)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --upgrade --extra service pyproject.toml --output-file requirements/service.txt
 
 clean: ## Remove environments (do so to change PYTHON), caches and build results; not runs, not models
@@ -125,7 +127,14 @@ $(TRAINING)/.installed: requirements/service.txt pyproject.toml $(CONSTRAINTS)
 	$(call make-environment,$(TRAINING))
 	$(TRAINING)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/service.txt
 	@echo "installing torch and the rest of training: a few minutes the first time"
-	$(TRAINING)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,tune,training,test,tracking-test,keras-test,docs,lint]'
+	$(TRAINING)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,tune,training]'
+	@touch $@
+
+$(CI)/.installed: requirements/service.txt pyproject.toml $(CONSTRAINTS)
+	$(call make-environment,$(CI))
+	$(CI)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/service.txt
+	@echo "installing torch, the test tools and the linters: a few minutes the first time"
+	$(CI)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,tune,training,test,tracking-test,keras-test,docs,lint]'
 	@touch $@
 
 define make-environment

@@ -3,13 +3,17 @@
 - `-h`, `--help` and `--version` on every group.
 - Options of a group work before and after the name of a command.
 - Exit code 0: done. 1: an error, one line on stderr. 2: the command line is wrong.
+- Output fits the terminal: text is wrapped, and long commands continue after a backslash.
 - A command can be imported only when it runs, so that `--help` stays fast and needs no extra.
 """
 
 import copy
 import errno
 import json
+import shlex
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -24,6 +28,30 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 def echo_json(value: Any) -> None:
     """Print `value` as JSON for another program to read."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def wrap_text(text: str, width: int) -> str:
+    """Wrap each line of `text` at spaces. Longer words, such as paths, stay whole."""
+    return "\n".join(
+        textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+        for line in text.split("\n")
+    )
+
+
+def format_command(title: str, words: Sequence[str | Path], width: int) -> str:
+    """Return `title: command` for a shell. A long command continues on indented lines."""
+    quoted = [shlex.quote(str(word)) for word in words]
+    line = f"{title}: {' '.join(quoted)}"
+    if len(line) <= width:
+        return line
+    lines = [f"{title}:", "  " + quoted[0]]
+    for word in quoted[1:]:
+        if len(lines[-1]) + len(word) + 3 <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines[-1] += " \\"
+            lines.append(f"    {word}")
+    return "\n".join(lines)
 
 
 class SharedOption(click.Option):

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from model_store.command_line import format_command, wrap_text
 from model_store.manifest import Check
 from training.data.check_table import check_table
 from training.gates.vs_previous_version import PreviousComparison
@@ -50,7 +52,7 @@ class TrainingDisplay:
         )
         self._task: TaskID | None = None
 
-    def __call__(self, progress: Progress, title: str = "training") -> None:
+    def __call__(self, progress: Progress, title: str = "") -> None:
         if progress.notice:
             self.say(progress.notice)
         if progress.estimate:
@@ -59,22 +61,22 @@ class TrainingDisplay:
             gigabytes = progress.estimate.peak_bytes / 1e9
             self.say(
                 f"estimate: {timedelta(seconds=round(seconds))} left, done at {end}; "
-                f"peak memory so far {gigabytes:.1f} GB"
+                f"{progress.images_per_second:.0f} images/s, peak memory {gigabytes:.1f} GB"
             )
         accuracy = "" if progress.accuracy is None else f"  accuracy {progress.accuracy:6.2%}"
         speed = f"{progress.images_per_second:5.0f} images/s"
         figures = f"loss {progress.loss:.4f}{accuracy}  {speed}"
-        epoch = f"{title}: epoch {progress.epoch}/{progress.epochs}"
+        epoch = f"{title} epoch {progress.epoch}/{progress.epochs}".lstrip()
         step = f"{epoch} step {progress.step}/{progress.steps}"
         if self._task is None:
             self._task = self._bar.add_task(step, total=progress.total_steps, figures=figures)
         self._bar.update(self._task, completed=progress.run_step, description=step, figures=figures)
         if progress.metrics:
             self._track(progress.metrics)
-            top1, loss = (progress.metrics[f"validation_{name}"] for name in ("top1", "loss"))
+            top1 = progress.metrics["validation_top1"]
             left = timedelta(seconds=round(progress.seconds_left))
-            validation = f"validation {top1:6.2%}, loss {loss:.4f}"
-            self.say(f"{epoch:28}  {figures}  {validation}  {left} left")
+            validation = f"validation {top1:6.2%}"
+            self.say(f"{epoch}  loss {progress.loss:.4f}{accuracy}  {validation}  {left} left")
             if progress.run_step == progress.total_steps:
                 self._bar.remove_task(self._task)
                 self._task = None
@@ -139,7 +141,14 @@ class TrainingDisplay:
         self._console.print(table)
 
     def say(self, text: str) -> None:
-        """Print a line without markup or wrapping, so that commands in it can be copied."""
+        """Print text, wrapped at spaces to the width of the console."""
+        self._print(wrap_text(text, self._console.width))
+
+    def say_command(self, title: str, *words: str | Path) -> None:
+        """Print `title: command` so that the command can be pasted into a shell."""
+        self._print(format_command(title, words, self._console.width))
+
+    def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Self:

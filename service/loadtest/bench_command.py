@@ -145,7 +145,7 @@ def bench(
     so that other servers can be measured too.
 
     \b
-    python -m service bench http://127.0.0.1:8000 --rate 500 --duration 60 --json bench.json
+    python -m service bench http://127.0.0.1:8000 --rate 500 --duration 60
     """
     require_extra()
     with errors_in_one_line():

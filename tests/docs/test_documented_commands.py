@@ -143,7 +143,7 @@ def make_service_environment() -> None:
 
 
 def copy_checkout(target: Path) -> Path:
-    """The tracked files with their times, and the environments as links, as `make` left them."""
+    """The tracked files with their times, and the users' environments as links."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -156,5 +156,9 @@ def copy_checkout(target: Path) -> Path:
             destination.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, destination)
     if (ROOT / ".venv").is_dir():
-        (target / ".venv").symlink_to((ROOT / ".venv").resolve())
+        # The environment of these tests has all that a user's has: torch is not installed twice.
+        environments = {"service": ROOT / ".venv/service", "training": Path(sys.prefix)}
+        (target / ".venv").mkdir()
+        for name, environment in environments.items():
+            (target / ".venv" / name).symlink_to(environment.resolve())
     return target

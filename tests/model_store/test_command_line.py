@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from model_store.command_line import (
     LazyCommand,
     SharedOption,
     echo_json,
+    format_command,
     json_option,
+    wrap_text,
 )
 from model_store.errors import ModelNotFoundError
 
@@ -136,3 +139,17 @@ def test_the_version_is_that_of_the_project(group: click.Group) -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     assert project["version"] == __version__
     assert __version__ in run(group, "--version").output
+
+
+def test_text_is_wrapped_and_long_words_stay_whole() -> None:
+    assert wrap_text("one two three\nfour", 8) == "one two\nthree\nfour"
+    assert wrap_text("see /a/long/path-of/a/file", 8) == "see\n/a/long/path-of/a/file"
+
+
+def test_a_long_command_continues_on_lines_that_a_shell_joins() -> None:
+    words = ["python", "-c", "import sys; print(sys.argv[1:])", "a b", "--option", "x" * 30, "y"]
+    assert format_command("next", words[:2], 80) == "next: python -c"
+    title, *lines = format_command("next", words, 50).splitlines()
+    assert title == "next:"
+    assert max(map(len, lines)) <= 50
+    assert shlex.split("\n".join(lines).replace("\\\n", " ")) == words

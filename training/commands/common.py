@@ -1,10 +1,11 @@
 """What several commands do: join processes, handle Ctrl-C, open a display, say what comes next."""
 
 import contextlib
-import shlex
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -20,6 +21,7 @@ from training.learning.distributed import DistributedProcess, join_process_group
 from training.promotion import missing_precisions
 from training.run.directory import Run
 from training.run.tracking import Trackers
+from training.running_server import RunningServer
 from training.steps.evaluate import read_figures
 from training.steps.publish import Published
 
@@ -30,7 +32,9 @@ def join_processes(device: str, threads: int | None) -> Iterator[DistributedProc
     if threads:
         torch.set_num_threads(threads)
     with join_process_group(device) as process:
-        yield process
+        is_given = threads is not None or "OMP_NUM_THREADS" in os.environ
+        is_alone_on_cpu = process.device.type == "cpu" and not process.is_distributed
+        yield replace(process, chooses_threads=is_alone_on_cpu and not is_given)
 
 
 @contextlib.contextmanager
@@ -74,8 +78,9 @@ def print_resume_command(display: TrainingDisplay, run: Run, store: Path) -> Ite
     try:
         yield
     except InterruptedRunError as error:
-        command = ["python", "-m", "training", "resume", str(run.path), "--store", str(store)]
-        display.say(f"{error}\nresume with: {shlex.join(command)}")
+        display.say(str(error))
+        command = ("python", "-m", "training", "resume", run.path, "--store", store)
+        display.say_command("resume with", *command)
         sys.exit(128 + signal.SIGINT)
 
 
@@ -98,14 +103,14 @@ def describe_accuracy(run: Run) -> str:
 
 def print_next(display: TrainingDisplay, *words: str | Path) -> None:
     """Print the command that comes next."""
-    display.say(f"next: {shlex.join(['python', '-m', *map(str, words)])}")
+    display.say_command("next", "python", "-m", *words)
 
 
 def print_published(
     display: TrainingDisplay, model: str, published: Published, store: Path
 ) -> None:
     """Print where a version is, which version serves, and what comes next."""
-    model_store, version, options = ModelStore(store), published.version, ("--store", str(store))
+    model_store, version, options = ModelStore(store), published.version, ("--store", store)
     display.say(f"published {model} version {version} to {store}")
     live = model_store.aliases(model).version(PRODUCTION)
     if live is None:
@@ -119,9 +124,32 @@ def print_published(
             "not; create them again:"
         )
         for precision in precisions:
-            words = ("training", "quantize", f"{model}/{version}", "--precision", precision)
-            display.say(f"  {shlex.join(['python', '-m', *words, *options])}")
-    if live == version:
-        print_next(display, "service", *options)
+            words = ("quantize", f"{model}/{version}", "--precision", precision)
+            display.say_command("  create", "python", "-m", "training", *words, *options)
+    if live in {None, version}:
+        _print_serving(display, model_store, model, version)
     else:
         print_next(display, "model_store", *options, "promote", model, str(version))
+
+
+def _print_serving(display: TrainingDisplay, store: ModelStore, model: str, number: int) -> None:
+    """Say whether a running server has the version, and print the commands that use it."""
+    server = RunningServer()
+    with store.open(model, number, verify=False) as version:
+        digest, golden = f"sha256:{version.digest}", version.manifest.golden
+        image = version.path(golden[0].image) if golden else Path("IMAGE.jpg")
+    if image.is_relative_to(Path.cwd()):
+        image = image.relative_to(Path.cwd())
+    address = f"{server.address}/v1/models/{model}/predict"
+    curl = ("curl", "--data-binary", f"@{image}", address)
+    if server.answers():
+        if server.serves(model, digest):
+            display.say(f"the server at {server.address} serves version {number} now")
+            display.say_command("next", *curl)
+            return
+        display.say(
+            f"the server at {server.address} does not serve version {number}: it reads another "
+            "store, or its log says why"
+        )
+    print_next(display, "service", "--store", store.root)
+    display.say_command("then", *curl)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -73,7 +72,7 @@ def experiment() -> None:
     """Repeat the experiments of residual learning on your own data.
 
     \b
-    python -m training experiment degradation --data cifar10 --depths 20,56 --seeds 0,1
+    python -m training experiment degradation --data cifar10 --seeds 0,1
 
     Each experiment trains its networks by one recipe and writes a report under OUT/NAME:
     index.html, report.md, the figures (SVG) and the numbers (CSV). Experiments share networks,
@@ -372,5 +371,6 @@ def print_resume_command(display: TrainingDisplay) -> Iterator[None]:
     try:
         yield
     except InterruptedRunError as error:
-        display.say(f"{error}\nresume with: python -m training {shlex.join(sys.argv[1:])}")
+        display.say(str(error))
+        display.say_command("resume with", "python", "-m", "training", *sys.argv[1:])
         sys.exit(130)

@@ -214,7 +214,8 @@ def import_network(
     python -m training import --onnx net.onnx --labels labels.txt --preset caffe \\
         --verify IMAGES --model net
     python -m training import --torchvision resnet50 --model resnet50
-    python -m training import --weights net.pth --arch resnet18 --labels labels.txt --model net
+    python -m training import --weights net.pth --arch resnet18 \\
+        --labels labels.txt --model net
 
     The version takes uint8 RGB images like any other: its graph converts them for the network. The
     report lists every decision, and the version's scores are compared with the original's.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -11,6 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from model_store.command_line import format_command
 from model_store.store import ModelStore
 from training.commands.options import (
     DATA_DIR,
@@ -184,6 +186,8 @@ def recipes(console: Console) -> None:
     for name, purpose in known_recipes().items():
         table.add_row(name, purpose)
     console.print(table)
+    words = ("python", "-m", "training", "run", "--data", "DATA", "--recipe", "RECIPE")
+    console.print(format_command("next", words, console.width), soft_wrap=True, highlight=False)
 
 
 @click.command(name="find-lr")
@@ -213,7 +217,7 @@ def find_rate(
     \b
     python -m training find-lr --data PICTURES
     """
-    from training.commands.common import join_processes
+    from training.commands.common import join_processes, print_next
     from training.display import TrainingDisplay
     from training.learning.rate_finder import find_rate as find_rate_of
     from training.run.data import open_run_data
@@ -229,7 +233,7 @@ def find_rate(
         curve = find_rate_of(learner, loader, steps, progress=display.count("raising the rate"))
     run.write_json("rates.json", {**asdict(curve), "suggested": curve.suggested})
     console.print(rate_table(curve))
-    display.say(
-        f"the loss is lowest at {curve.suggested * 10:.2g}; train with a tenth of it: "
-        f"--set optimizer.learning_rate={curve.suggested:.2g}"
-    )
+    display.say(f"the loss is lowest at {curve.suggested * 10:.2g}; train with a tenth of it")
+    words = shlex.split(run.config.command)[3:]
+    rate = f"optimizer.learning_rate={curve.suggested:.2g}"
+    print_next(display, "training", *words, "--set", rate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,7 @@ def run(
     On several GPUs:
 
     \b
-    torchrun --nproc-per-node 2 -m -- training run --data PICTURES --recipe imagenet2015
+    torchrun --nproc-per-node 2 -m -- training run --data PICTURES
     """
     from training.commands.common import join_processes
     from training.run.launch import start_shared_run
@@ -148,7 +149,12 @@ def cross_validate(
     \b
     python -m training cross-validate --data PICTURES --folds 5
     """
-    from training.commands.common import interruptible, join_processes, open_display
+    from training.commands.common import (
+        interruptible,
+        join_processes,
+        open_display,
+        print_next,
+    )
     from training.run.data import open_run_data
     from training.run.launch import start_shared_run
     from training.steps import cross_validation
@@ -169,6 +175,7 @@ def cross_validate(
                 interrupted,
             )
             display.show_cross_validation(result)
+            print_next(display, "training", *shlex.split(run.config.command)[3:])
 
 
 def finish_run(
@@ -190,6 +197,7 @@ def finish_run(
         print_resume_command,
         say_start_changes,
     )
+    from training.reports.run_report import REPORT_FILE
     from training.steps import pipeline
 
     config = run.config
@@ -210,6 +218,7 @@ def finish_run(
             )
         display.say(describe_accuracy(run))
         if published:
+            display.say(f"report: {run.path / REPORT_FILE}")
             print_published(display, config.model, published, store.root)
 
 

@@ -164,7 +164,7 @@ def gate(console: Console, run: Path, store: Path, waive: tuple[str, ...]) -> No
     """Check the export against the trained network and the live version; exit with 1 on failure.
 
     \b
-    python -m training gate runs/RUN --waive latency="the larger network is wanted"
+    python -m training gate runs/RUN --waive latency="a larger network is wanted"
     """
     from training.commands.common import print_next
     from training.gates import gate as gates

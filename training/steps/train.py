@@ -34,6 +34,7 @@ from training.run.known_images import (
 from training.run.metrics import write_metrics
 from training.run.weights import BEST_WEIGHTS, LAST_WEIGHTS, TrainedNetwork, serialise
 from training.steps.progress import Progress
+from training.steps.thread_choice import choose_threads
 from training.steps.training_setup import prepare_training
 
 CHECKPOINT_SECONDS: Final = 30
@@ -83,6 +84,7 @@ def train(
         RunError: The checkpoint is damaged or belongs to another configuration.
     """
     config, recipe = run.config, run.config.recipe
+    chosen_threads = choose_threads(run, len(data.images.class_names), process)
     learner, loader, determinism = prepare_training(run, data, process)
     if process.is_main:
         trained_images = encode_known_images(
@@ -90,7 +92,8 @@ def train(
         )
         run.write(TRAINED_IMAGES_FILE, trained_images)
     total, steps = loader.total_steps, loader.steps_per_epoch
-    position, notice = _restore(run, learner, determinism)
+    position, resumed = _restore(run, learner, determinism)
+    notice = "\n".join(filter(None, (chosen_threads, resumed))) or None
     throughput, estimate, checkpoint_steps = ThroughputMeter(), None, checkpoint_every or total
     tally = torch.tensor(position.tally, dtype=torch.float64, device=process.device)
     tally /= process.world_size

@@ -1,5 +1,6 @@
 """The text after a publish: the served version, the next command, and missing variants."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,12 @@ from training.promotion import pin_serving_version
 from training.steps.publish import Published
 
 DIGITS = "digits-resnet20"
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No server of the person who runs the tests is asked: nothing listens at port 1."""
+    monkeypatch.setenv("SERVICE_PORT", "1")
 
 
 @pytest.fixture
@@ -53,7 +60,11 @@ def test_a_promoted_version_is_served_next(store: ModelStore) -> None:
     store.promote("m", publish(store, "fp32"))
     text = print_result(store, 1)
     assert "published m version 1" in text
-    assert text.splitlines()[-1] == f"next: python -m service --store {store.root}"
+    *_, command, request = text.splitlines()
+    assert command == f"next: python -m service --store {store.root}"
+    image = shlex.split(request)[3]
+    assert Path(image.removeprefix("@")).is_file()
+    assert request.endswith("/v1/models/m/predict")
 
 
 def test_the_first_version_serves_without_promotion(store: ModelStore) -> None:
