@@ -31,7 +31,7 @@ def test_an_experiment_writes_its_report(tmp_path: Path) -> None:
     assert code == 0, output
     page = tmp_path / "out" / "degradation" / "index.html"
     assert page.exists()
-    assert f"report: {page}" in output.replace("\n", "")
+    assert f"report: {page}" in output.replace("\n", " ")
 
 
 @pytest.mark.parametrize(
