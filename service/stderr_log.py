@@ -31,6 +31,7 @@ class StderrHandler(logging.Handler):
         self._descriptor = sys.stderr.fileno()
         self._lines: list[bytes] = []
         self._unwritten_bytes = 0
+        self._flushing = False
         self._changed = threading.Condition(self.lock)
         threading.Thread(target=self._write_lines, name="log", daemon=True).start()
 
@@ -52,15 +53,17 @@ class StderrHandler(logging.Handler):
     def flush(self) -> None:
         """Wait until everything is written, for at most `FLUSH_SECONDS`."""
         with self._changed:
-            self._changed.notify_all()  # ends the interval
+            self._flushing = True  # ends the interval, also one that has yet to begin
+            self._changed.notify_all()
             self._changed.wait_for(lambda: not self._unwritten_bytes, FLUSH_SECONDS)
+            self._flushing = False
 
     def _write_lines(self) -> None:
         reported = 0
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._lines)
-                self._changed.wait(WRITE_INTERVAL_SECONDS)
+                self._changed.wait_for(lambda: self._flushing, WRITE_INTERVAL_SECONDS)
                 lines, self._lines = self._lines, []
             data = b"".join(lines)
             self._write(data)

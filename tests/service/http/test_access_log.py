@@ -131,7 +131,7 @@ def test_records_of_all_threads_are_written_in_order(monkeypatch: pytest.MonkeyP
 
 def test_flush_writes_what_is_queued(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the end of the process, `logging` flushes its handlers."""
-    monkeypatch.setattr(stderr_log, "WRITE_INTERVAL_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(stderr_log, "WRITE_INTERVAL_SECONDS", 10 * PATIENCE_SECONDS)
     monkeypatch.setattr(stderr_log, "FLUSH_SECONDS", PATIENCE_SECONDS)
     with stderr_pipe(monkeypatch) as (reader, handler):
         log(handler, "last words")
