@@ -16,6 +16,7 @@ from service.app import create_app
 from service.engine.loaded_version import LoadedVersion
 from service.http.predict_endpoint import PredictEndpoint
 from service.settings import Settings
+from service.versions.reconciler import reconcile
 from service.versions.registry import Registry
 
 
@@ -31,6 +32,12 @@ class Application:
         served = self.registry.models[model].default_version
         assert served
         return served
+
+    async def reconcile(self) -> None:
+        """Follow the store until no version is on trial."""
+        await asyncio.to_thread(reconcile, self.registry)
+        while any(model.on_trial for model in self.registry.models.values()):
+            await asyncio.to_thread(reconcile, self.registry)
 
     def hold_model(self, model: str = "colours") -> GatedModel:
         """Put a gate before the model: what is predicted from now on waits until it is opened."""

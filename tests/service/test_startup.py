@@ -211,7 +211,7 @@ def test_service_works_without_a_cache(
     """An unusable cache is logged once, a disabled one is not."""
     with running("--store", colour_store.root, "--no-builtin", *arguments) as server:
         assert labels(run_printed_command(server.announced()).json()["results"]) == ["red"]
-        assert server.stderr.text.count("without the graph cache") == (arguments[0] == "--cache")
+    assert server.stderr.text.count("without the graph cache") == (arguments[0] == "--cache")
 
 
 def test_unreadable_store_is_not_ready(tmp_path: Path) -> None:

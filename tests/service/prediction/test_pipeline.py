@@ -21,7 +21,7 @@ from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels
 from model_store.store import ModelStore
 from service.prediction.decoder import Decoder
-from service.versions.reconciler import reconcile
+from service.settings import MEBIBYTE
 
 pytestmark = pytest.mark.anyio
 
@@ -71,7 +71,7 @@ async def test_versions_of_a_model_share_its_queue(store: ModelStore) -> None:
         under_way = posting_to(application, "colours/versions/2", "red", "green")
         await model.begun()
         publish(store)
-        await asyncio.to_thread(reconcile, application.registry)
+        await application.reconcile()
         for path, names, status in (
             ("colours/versions/1", ["red"], 404),
             ("colours/versions/3", ["red", "red"], 429),
@@ -108,15 +108,16 @@ async def test_request_larger_than_the_queue_is_too_large(colour_store: ModelSto
 @pytest.mark.parametrize("announced", [True, False], ids=["content-length", "chunked"])
 async def test_bodies_share_the_upload_budget(colour_store: ModelStore, announced: bool) -> None:
     """A body is rejected while another takes the whole budget."""
-    headers = {"content-length": "1000"} if announced else {"transfer-encoding": "chunked"}
+    size = MEBIBYTE  # the smallest budget
+    headers = {"content-length": f"{size}"} if announced else {"transfer-encoding": "chunked"}
     async with started(
-        colour_store.root, max_upload_bytes=1000, max_body_bytes=1000
+        colour_store.root, max_upload_bytes=size, max_body_bytes=size
     ) as application:
         first, second = RawClient(headers=headers), RawClient(headers=headers)
         receiving = asyncio.create_task(first.request(application.app))
-        first.send_body(b"x" * 1000, more=True)
+        first.send_body(b"x" * size, more=True)
         await until(first.messages.empty)
-        second.send_body(b"x" * 1000)
+        second.send_body(b"x" * size)
         await asyncio.wait_for(second.request(application.app), PATIENCE_SECONDS)
         assert second.status == 429
         first.leave()
@@ -215,14 +216,14 @@ class HeldDecoders:
         decode = Decoder.decode
 
         async def held_decode(
-            decoder: Decoder, image: bytes, spec: Preprocessing, max_cost: float
+            decoder: Decoder, image: bytes, spec: Preprocessing, max_cost: float, memory_bytes: int
         ) -> Pixels:
             width, height = Image.open(io.BytesIO(image)).size
             self.sizes.append((width, height))
             self.entered.set()
             if not only_large or math.isinf(max_cost):
                 await self.gate.wait()
-            return await decode(decoder, image, spec, max_cost)
+            return await decode(decoder, image, spec, max_cost, memory_bytes)
 
         patch.setattr(Decoder, "decode", held_decode)
 
@@ -416,7 +417,7 @@ async def test_request_is_answered_by_the_version_it_leased(store: ModelStore) -
         request = asyncio.create_task(client.request(application.app))
         await client.asked.wait()
         publish_other(store)
-        await asyncio.to_thread(reconcile, application.registry)
+        await application.reconcile()
         assert application.registry.find(None).version.number == 2
         client.send_body(body[10:])
         await request

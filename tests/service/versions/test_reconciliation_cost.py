@@ -83,6 +83,7 @@ def test_unchanged_store_is_only_listed(
             publish(store, name)
             store.promote(name, number)
     registry = Registry(store, options)
+    hashed.clear()  # publishing opens what it publishes
     with opened.watching(store.root):
         reconcile(registry)
     assert len(hashed) == 3 * (5 + 1)  # the model file when it is verified, and when it is loaded
@@ -113,8 +114,8 @@ def test_only_a_new_version_is_opened(
     publish(store, "other")
     registry = Registry(store, options, policy_of=lambda _: parse_policy("latest:2"))
     reconcile(registry)
-    hashed.clear()
     publish(store)
+    hashed.clear()
     with opened.watching(store.root):
         reconcile(registry)
     assert hashed
