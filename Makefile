@@ -31,16 +31,16 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 .PHONY: help serve train import test test-all lint reference docs format bench bench-precision bench-training lock builtin clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  Variables: HOST=$(HOST) PORT=$(PORT) STORE=$(STORE) PYTHON=$(PYTHON)"
 
-serve: $(SERVICE)/.installed ## Serve the store's models on http://HOST:PORT (installs no torch)
+serve: $(SERVICE)/.installed ## Serve the models on http://HOST:PORT (installs no torch)
 	@exec $(SERVICE)/bin/python -m service --host "$(HOST)" --port "$(PORT)" --store "$(STORE)" $(ARGS)
 
-train: $(TRAINING)/.installed ## Train ResNet-20 on digits and publish it to STORE (ARGS="--seed 1" and the like)
+train: $(TRAINING)/.installed ## Train ResNet-20 on digits, publish it (ARGS="--seed 1")
 	SERVICE_PORT="$(PORT)" $(TRAINING)/bin/python -m training run --data digits --arch resnet20 --store "$(STORE)" $(ARGS)
 
-import: $(TRAINING)/.installed $(SERVICE)/.installed ## Import torchvision's pretrained ResNet-50 and serve it (ARGS="--onnx …" for others)
+import: $(TRAINING)/.installed $(SERVICE)/.installed ## Import ResNet-50 and serve it (ARGS="--onnx …")
 	mkdir -p build
 	$(TRAINING)/bin/python -m training import $(IMPORT) --store "$(STORE)" --report build/import.md
 	@exec $(SERVICE)/bin/python -m service --host "$(HOST)" --port "$(PORT)" --store "$(STORE)"
@@ -66,7 +66,7 @@ lint: $(CI)/.installed ## Check style (ruff) and types (mypy, strict)
 reference: $(CI)/.installed ## Write the generated pages of docs/reference
 	PYTHONPATH=. $(CI)/bin/python docs/generate_reference.py
 
-docs: $(CI)/.installed reference ## Build docs/ as a site into build/site, with every link checked
+docs: $(CI)/.installed reference ## Build the site build/site from docs/, check links
 	NO_MKDOCS_2_WARNING=1 $(CI)/bin/python -m mkdocs build --strict --quiet
 	@echo "open build/site/index.html, or: $(CI)/bin/python -m mkdocs serve"
 
@@ -74,20 +74,20 @@ format: $(CI)/.installed ## Format the code
 	$(CI)/bin/ruff check --fix .
 	$(CI)/bin/ruff format .
 
-bench: $(SERVICE)/.installed $(BENCH_MODELS) ## Measure ours beside its peers and write benchmarks/RESULTS.md (ARGS="--quick"; needs wrk)
+bench: $(SERVICE)/.installed $(BENCH_MODELS) ## Measure beside peers: RESULTS.md (ARGS="--quick")
 	PYTHONPATH=. $(SERVICE)/bin/python benchmarks/serving.py $(ARGS)
 
 $(BENCH_MODELS):
 	$(MAKE) $(TRAINING)/.installed
 	PYTHONPATH=. $(TRAINING)/bin/python benchmarks/resnet50.py
 
-bench-precision: $(TRAINING)/.installed ## Measure INT8 beside fp32 and write benchmarks/PRECISION.md (on a quiet machine)
+bench-precision: $(TRAINING)/.installed ## Measure INT8 beside fp32: benchmarks/PRECISION.md
 	PYTHONPATH=. $(TRAINING)/bin/python benchmarks/precision.py $(ARGS)
 
-bench-training: $(TRAINING)/.installed ## Measure a training step beside a plain loop and write benchmarks/TRAINING.md
+bench-training: $(TRAINING)/.installed ## Measure a training step: benchmarks/TRAINING.md
 	$(TRAINING)/bin/python benchmarks/training_step.py $(ARGS)
 
-builtin: $(TRAINING)/.installed ## Train the built-in models anew (CIFAR10=FOLDER of its photographs; FASHION=FOLDER of Fashion-MNIST)
+builtin: $(TRAINING)/.installed ## Train the built-in models (CIFAR10=FOLDER FASHION=FOLDER)
 	@test -d "$(CIFAR10)" || { echo "say where the photographs of CIFAR-10 lie: make builtin CIFAR10=FOLDER"; exit 1; }
 	rm -rf build/store build/runs
 	$(TRAINING)/bin/python -m training run --data digits --arch resnet20 --model digits-resnet20 --no-checkpoint $(INTO_BUILD)
@@ -104,11 +104,11 @@ builtin: $(TRAINING)/.installed ## Train the built-in models anew (CIFAR10=FOLDE
 	rm -rf model_store/builtin/*
 	cp -R build/store/digits-resnet20 build/store/fashion-resnet20 build/store/cifar10 model_store/builtin/
 
-lock: $(CI)/.installed ## Renew the service's pinned versions and hashes from pyproject.toml
+lock: $(CI)/.installed ## Renew the service's pinned versions and hashes
 	$(CI)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --upgrade --extra service pyproject.toml --output-file requirements/service.txt
 
-clean: ## Remove environments (do so to change PYTHON), caches and build results; not runs, not models
+clean: ## Remove environments, caches and build/
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
 $(SERVICE)/.installed: requirements/service.txt pyproject.toml
