@@ -139,7 +139,7 @@ def test_store_is_created_if_asked(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with running("--store", tmp_path / "file" / "store", "--create-store") as server:
         assert server.wait() == 2
-        assert "--create-store" in server.stderr.text
+        assert server.stderr.wait_for("--create-store")
 
 
 @pytest.mark.skipif(not READ_ONLY.is_dir(), reason="this system has no /proc")
@@ -228,7 +228,7 @@ def test_unreadable_store_is_not_ready(tmp_path: Path) -> None:
         check_problem(client.get("/v1/models"), 503, "not_ready")
         check_problem(client.get(f"/v1/models/{MODEL}"), 503, "not_ready")
         assert server.process.poll() is None
-        assert "model store unreadable" in server.stderr.text
+        assert server.stderr.wait_for("model store unreadable")
 
 
 @pytest.mark.parametrize("kind", ["unreadable", "empty", "unproven", "missing default"])

@@ -209,6 +209,6 @@ def test_missing_required_model_is_reported_at_startup(store: ModelStore) -> Non
         assert "SERVICE_REQUIRED_MODELS names flowers" in response.json()["reason"]
         assert client.post("/v1/models/flowers/predict").status_code == 404
         assert "NOT SERVED  flowers: SERVICE_REQUIRED_MODELS" in server.stdout.text
-        assert (
-            f"setting=SERVICE_REQUIRED_MODELS model=flowers available={MODEL}" in server.stderr.text
+        assert server.stderr.wait_for(
+            f"setting=SERVICE_REQUIRED_MODELS model=flowers available={MODEL}"
         )
