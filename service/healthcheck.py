@@ -1,6 +1,6 @@
 """`python -m service.healthcheck`: exit code 0 if the service in this container is ready.
 
-It asks where `SERVICE_HOST` and `SERVICE_PORT`, or `SERVICE_UDS`, say that the service listens. It
+It connects to `SERVICE_HOST` and `SERVICE_PORT`, or to `SERVICE_UDS` if that is set. It
 runs every few seconds, so it imports little.
 """
 

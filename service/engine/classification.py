@@ -14,7 +14,7 @@ from service.errors import InvalidModelOutputError
 
 SCORE_DECIMALS = 6
 MAX_RANKED = 1000
-"""The most classes that are ranked for an image, unless its prediction sets hold more."""
+"""The most classes that are ranked for an image, unless a prediction set contains more."""
 logger = logging.getLogger(__name__)
 
 

@@ -11,7 +11,7 @@ _EXPOSED_HEADERS: Final = ("Model-Digest", "Retry-After", "WWW-Authenticate", "X
 
 
 def allow_origins(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
-    """Answer preflight requests, and add the headers of CORS to what `app` answers.
+    """Answer preflight requests, and add CORS headers to the responses of `app`.
 
     No cookies are allowed: API keys are sent in the header `Authorization`.
     """

@@ -32,7 +32,7 @@ from service.prediction.request import EncodedImage
 FIELD: Final = "images"
 MAX_LENGTH_DIGITS: Final = 19
 MAX_TEXT_FIELDS: Final = 64
-"""Most parts of a form that are no image."""
+"""Largest number of text fields in a form."""
 INLINE_BYTES: Final = 128 * 1024
 """Forms and JSON up to this size are parsed faster than they could be passed to a thread."""
 _URL_ENCODED: Final = "application/x-www-form-urlencoded"

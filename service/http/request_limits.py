@@ -1,6 +1,6 @@
 """Limits for what a client sends besides body data: heads, trailers, chunk framing, unread bodies.
 
-A request beyond a limit, or that is no HTTP, gets an error as the last response of its connection.
+Malformed HTTP, or a request beyond a limit, gets an error, and the connection is closed.
 """
 
 import asyncio
@@ -117,7 +117,7 @@ class LimitedConnection(UvicornConnection):
             self.send_error(status, message)
 
     def time_incomplete_request(self) -> None:
-        """After the response, limit the time for what is still missing of the request."""
+        """After the response, limit the time for the rest of the request."""
         if self.transport.receiving and self._read_timer is None:
             self._start_read_timer(min(self.timeout_seconds, self.timeout_keep_alive))
 

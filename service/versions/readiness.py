@@ -43,7 +43,7 @@ class RequiredModels:
         self._published: frozenset[str] = frozenset()
 
     def record_startup(self, models: Models, default_model: str | None) -> None:
-        """Record what is required from now on, and log models in settings that the store lacks."""
+        """Record which models are required, and log models in settings that the store lacks."""
         if self._requires_startup_models:
             self._startup_models = _serving(models) | ({default_model} if default_model else set())
             self._published = frozenset(

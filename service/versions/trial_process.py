@@ -38,7 +38,7 @@ MAX_TRACE_CHARACTERS: Final = 8000
 
 @dataclass(frozen=True)
 class TrialRequest:
-    """What to try, and how it would be run. Without `memory_bytes`, most of what is available."""
+    """What to try, and how it would be run; by default with most of the available memory."""
 
     store: ModelStore
     model: str

@@ -1,4 +1,4 @@
-"""Tries versions in the background, one after the other, and knows the outcomes.
+"""Tries versions in the background, one after the other, and remembers the outcomes.
 
 If a trial takes long, the next one starts beside it, so that a version that hangs delays no other.
 """

@@ -20,7 +20,7 @@ _SHOWN: Final = 4
 
 @dataclass(frozen=True)
 class NamedImages:
-    """Number of images whose names hold a label, and of the others."""
+    """Number of images with a label in their names, and of the others."""
 
     labelled: int
     others: int
