@@ -9,7 +9,7 @@ from PIL import ExifTags, Image
 from model_store.errors import DecodeProofError
 from model_store.golden import Prepare, check_decode
 from model_store.image_header import open_image
-from model_store.manifest import Check, Golden, Preprocessing
+from model_store.manifest import MAX_TOLERANCE, Check, Golden, Preprocessing
 from model_store.preprocessing import Pixels, crop, load_pixels, orient, prepare, resize, to_rgb
 from model_store.session import Session
 from training.data.sampling import evenly_spaced
@@ -102,7 +102,8 @@ def golden_checks(run: Run, data: RunData, session: Session) -> Iterator[Check]:
 
 def golden_tolerance(run: RunDirectory) -> float:
     """Largest allowed difference of a logit from those of the run's golden images."""
-    return logit_tolerance(np.array([block.logits for block in read_golden(run)], np.float32))
+    logits = np.array([block.logits for block in read_golden(run)], np.float32)
+    return min(logit_tolerance(logits), MAX_TOLERANCE)
 
 
 def check_golden(

@@ -175,18 +175,18 @@ def test_a_class_without_images_is_rejected(place: Path, tmp_path: Path) -> None
 
 def test_a_renamed_class_keeps_its_place_and_its_weights(place: Path, tmp_path: Path) -> None:
     """The class 3 has the name `three = 3` now."""
-    write_digits(tmp_path / "some", OLD, slice(0, 40))
+    write_digits(tmp_path / "some", NEW, slice(0, 40))
     (tmp_path / "some" / "digit 3").rename(tmp_path / "some" / "three = 3")
     rename = ("digit 3=three = 3",)
     run = retraining(place, data=(str(tmp_path / "some"),), rename=rename)
-    names = [f"digit {label}" for label in OLD]
+    names = [f"digit {label}" for label in NEW]
     names[3] = "three = 3"
     assert list(run.config.class_names or ()) == names
     start, previous = (
         read_weights(run.path / name).network.get_parameter("fc.weight")
         for name in (INITIAL_WEIGHTS, PREVIOUS_WEIGHTS)
     )
-    assert (start == previous).all()
+    assert (start[: len(previous)] == previous).all()
     assert "--rename 'digit 3=three = 3'" in run.config.command
 
 
