@@ -20,7 +20,7 @@ from training.data.image_set import ImageSet, Indices, with_classes
 from training.data.sampling import evenly_spaced
 from training.errors import DataError, ForeignModelError
 from training.gates.checks import at_least
-from training.gates.vs_previous_version import SIGNIFICANCE
+from training.gates.vs_previous_version import SIGNIFICANCE, mcnemar
 from training.importing.candidate import ImportCandidate
 from training.run.inference import run_in_batches
 from training.steps.evaluate import wilson_interval
@@ -145,15 +145,13 @@ def _check_alternatives(
         name: _score_by_labels(candidate, score(pixels), labels)
         for name, score in candidate.alternatives.items()
     }
-    needed = dict.fromkeys(others, 1)
+    p_values = {name: _p_value(own, other) for name, other in others.items()}
+    needed = math.ceil(MIN_GEOMETRY_GAIN * len(sample))
     for name, other_pixels in _resized_otherwise(candidate, verification_set, sample, pixels):
         others[name] = _score_by_labels(candidate, candidate.reference(other_pixels), labels)
-        needed[name] = math.ceil(MIN_GEOMETRY_GAIN * len(sample))
+        p_values[name] = _geometry_p_value(own, others[name], needed)
     # Bonferroni: each alternative is one more chance to be better by accident.
-    p_values = {
-        name: min(1.0, _p_value(own, other, needed[name]) * len(others))
-        for name, other in others.items()
-    }
+    p_values = {name: min(1.0, p_value * len(others)) for name, p_value in p_values.items()}
     better = [name for name, p_value in p_values.items() if p_value < SIGNIFICANCE]
     best = max(
         better or [min(p_values, key=lambda name: p_values[name])],
@@ -182,30 +180,46 @@ def _resized_otherwise(
 
 @dataclass(frozen=True)
 class _LabelScores:
-    correct: int
+    hits: NDArray[np.bool_]
+    """Whether each image is classified correctly, `[n]`."""
     log_probabilities: NDArray[np.float64]
     """Log-probability of each image's label, `[n]`."""
+
+    @property
+    def correct(self) -> int:
+        return int(self.hits.sum())
 
 
 def _score_by_labels(candidate: ImportCandidate, scores: Logits, labels: Indices) -> _LabelScores:
     of_labels = probabilities(scores, candidate.outputs)[np.arange(len(labels)), labels]
     return _LabelScores(
-        int((scores.argmax(1) == labels).sum()),
+        scores.argmax(1) == labels,
         np.log(np.maximum(of_labels.astype(np.float64), _MIN_PROBABILITY)),
     )
 
 
-def _p_value(own: _LabelScores, other: _LabelScores, needed: int) -> float:
+def _p_value(own: _LabelScores, other: _LabelScores) -> float:
     """One-sided p-value of the hypothesis that `other` is no better than `own`.
 
-    It is 1 unless `other` classifies at least `needed` more images correctly. The test is
-    Wilcoxon's signed-rank test on the pairs of log-probabilities. It needs 200 images where
-    counting mistakes needs 1,000.
+    It is 1 unless `other` classifies more images correctly. The test is Wilcoxon's signed-rank
+    test on the pairs of log-probabilities. It needs 200 images where counting mistakes needs 1,000.
     """
     gains = other.log_probabilities - own.log_probabilities
-    if other.correct - own.correct < needed or not gains.any():
+    if other.correct <= own.correct or not gains.any():
         return 1.0
     return float(wilcoxon(gains, alternative="greater").pvalue)
+
+
+def _geometry_p_value(own: _LabelScores, other: _LabelScores, needed: int) -> float:
+    """Like `_p_value`, for another geometry. It is 1 unless `needed` more images are correct.
+
+    With another geometry, some images can become correct while all others become a little less
+    certain. Only McNemar's test notices that, so the smaller value of both tests counts, doubled.
+    """
+    if other.correct - own.correct < needed:
+        return 1.0
+    gained, lost = (int((a.hits & ~b.hits).sum()) for a, b in ((other, own), (own, other)))
+    return min(1.0, 2 * min(_p_value(own, other), mcnemar(lost, gained)))
 
 
 def measure(scores: Logits, labels: Indices) -> Metrics:

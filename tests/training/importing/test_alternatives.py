@@ -6,7 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.importing.accuracy_checks import _check_alternatives, _LabelScores, _p_value
+from training.importing.accuracy_checks import (
+    _check_alternatives,
+    _geometry_p_value,
+    _LabelScores,
+    _p_value,
+)
 
 IMAGES = 40
 
@@ -41,15 +46,30 @@ def test_each_alternative_raises_the_p_value() -> None:
     assert thousand.passed
 
 
+def first(correct: int) -> np.ndarray:
+    """20 images, of which the first `correct` are right."""
+    return np.arange(20) < correct
+
+
 def test_an_alternative_with_fewer_correct_images_is_not_better() -> None:
-    likelier = _LabelScores(10, np.log(np.linspace(0.5, 0.9, 20)))
-    own = _LabelScores(11, np.log(np.linspace(0.1, 0.2, 20)))
-    assert _p_value(own, likelier, 1) == 1.0
+    likelier = _LabelScores(first(10), np.log(np.linspace(0.5, 0.9, 20)))
+    own = _LabelScores(first(11), np.log(np.linspace(0.1, 0.2, 20)))
+    assert _p_value(own, likelier) == 1.0
 
 
 def test_a_geometry_must_be_clearly_better() -> None:
     """Two images of 40 may be luck of the resolution; here three are asked for."""
-    own = _LabelScores(11, np.log(np.linspace(0.1, 0.2, 20)))
-    likelier = _LabelScores(13, np.log(np.linspace(0.5, 0.9, 20)))
-    assert _p_value(own, likelier, 2) < 0.001
-    assert _p_value(own, likelier, 3) == 1.0
+    own = _LabelScores(first(11), np.log(np.linspace(0.1, 0.2, 20)))
+    likelier = _LabelScores(first(13), np.log(np.linspace(0.5, 0.9, 20)))
+    assert _geometry_p_value(own, likelier, 2) < 0.001
+    assert _geometry_p_value(own, likelier, 3) == 1.0
+
+
+def test_images_that_become_correct_outweigh_others_that_become_less_certain() -> None:
+    """As with another geometry: 25 of 120 images are gained, the rest is a little less likely."""
+    own = _LabelScores(np.arange(120) >= 25, np.full(120, np.log(0.9)))
+    own.log_probabilities[:25] = np.log(0.3)
+    other = _LabelScores(np.full(120, True), np.full(120, np.log(0.8)))
+    assert _p_value(own, other) > 0.5
+    assert _geometry_p_value(own, other, 3) == pytest.approx(2 * 2.0**-25)
+    assert _geometry_p_value(other, own, 3) == 1.0
