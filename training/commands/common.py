@@ -28,13 +28,18 @@ from training.steps.publish import Published
 
 @contextlib.contextmanager
 def join_processes(device: str, threads: int | None) -> Iterator[DistributedProcess]:
-    """Join the processes that torchrun started, and set the number of threads."""
+    """Join the processes that torchrun started, and set the number of threads until the end."""
+    available = torch.get_num_threads()
     if threads:
         torch.set_num_threads(threads)
-    with join_process_group(device) as process:
-        is_given = threads is not None or "OMP_NUM_THREADS" in os.environ
-        is_alone_on_cpu = process.device.type == "cpu" and not process.is_distributed
-        yield replace(process, chooses_threads=is_alone_on_cpu and not is_given)
+    is_given = threads is not None or "OMP_NUM_THREADS" in os.environ
+    try:
+        with join_process_group(device) as process:
+            is_alone_on_cpu = process.device.type == "cpu" and not process.is_distributed
+            chooses = is_alone_on_cpu and not is_given
+            yield replace(process, available_threads=available if chooses else None)
+    finally:
+        torch.set_num_threads(available)
 
 
 @contextlib.contextmanager

@@ -28,8 +28,8 @@ class DistributedProcess:
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    chooses_threads: bool = False
-    """Whether a training chooses its number of CPU threads by a measurement."""
+    available_threads: int | None = None
+    """The most CPU threads that a training may choose, or None if it keeps torch's number."""
 
     @property
     def is_main(self) -> bool:

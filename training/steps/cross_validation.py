@@ -13,6 +13,7 @@ from training.run.known_images import KNOWN_IMAGES_FILE, known_digests, read_kno
 from training.run.weights import INITIAL_WEIGHTS
 from training.steps.evaluate import evaluate, wilson_interval
 from training.steps.progress import Progress
+from training.steps.thread_choice import THREADS_FILE, choose_threads
 from training.steps.train import train
 
 
@@ -47,6 +48,7 @@ def cross_validate(
     Predefined splits of the data are merged before the folds are made. Images that the initial
     weights were trained on are never tested. A second call resumes.
     """
+    choose_threads(run, len(data.images.class_names), process)  # once, for all folds
     accuracies, correct, images = [], 0, 0
     excluded = left_out(data.images, data.scan.facts)
     known = known_digests(data.scan, read_known_images(run))
@@ -55,7 +57,7 @@ def cross_validate(
         fold, fold_data = Run(run.path / f"fold-{number}", run.config), replace(data, split=split)
         if process.is_main and not fold.has(CHECK_FILE):
             Run.create_at(fold.path, run.config)
-            for name in (INITIAL_WEIGHTS, KNOWN_IMAGES_FILE):
+            for name in (INITIAL_WEIGHTS, KNOWN_IMAGES_FILE, THREADS_FILE):
                 if run.has(name):
                     shutil.copy(run.path / name, fold.path / name)
             fold.write(SPLIT_FILE, write_split(split, data.images, excluded))

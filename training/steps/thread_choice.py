@@ -35,8 +35,10 @@ def choose_threads(run: Run, classes: int, process: DistributedProcess) -> str |
     Raises:
         RunError: `threads.json` is damaged.
     """
-    if not process.chooses_threads:
+    available = process.available_threads
+    if available is None:
         return None
+    torch.set_num_threads(available)  # an earlier training of this process may have chosen fewer
     if run.has(THREADS_FILE):
         try:
             chosen = int(run.read_json(THREADS_FILE, "train")["threads"])
@@ -46,8 +48,8 @@ def choose_threads(run: Run, classes: int, process: DistributedProcess) -> str |
         return f"threads: {chosen}, as when the run began"
     if run.has(CHECKPOINT_FILE):  # it began with the number that torch chose
         return None
-    available = torch.get_num_threads()
     if available == 1:
+        run.write_json(THREADS_FILE, {"threads": 1, "seconds_per_step": {}})
         return None
     seconds = time_threads(available, StepTimer(run.config, classes))
     chosen = fastest(seconds)

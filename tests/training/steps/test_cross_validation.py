@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 
+from training.learning.distributed import DistributedProcess
 from training.run.data import RunData, open_run_data
 from training.run.directory import Run
 from training.steps import cross_validation
@@ -39,3 +41,21 @@ def test_no_fold_trains_on_the_images_that_it_tests(
     assert len(every) == len(np.unique(every)) == result.images == 1797
     assert result.correct == 1797 - (1 + 2 + 3)
     assert result.mean == pytest.approx(sum(result.folds) / 3)
+
+
+def test_all_folds_train_with_the_number_of_threads_that_was_measured_once(
+    new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise each fold measures again, and the accuracies come from different numbers."""
+    monkeypatch.setattr(cross_validation, "train", lambda *_: None)
+    figures = {"top1": 1.0, "test_images": 1}
+    monkeypatch.setattr(cross_validation, "evaluate", lambda *_: figures)
+    run, before = new_run(), torch.get_num_threads()
+    process = DistributedProcess(available_threads=2)
+    try:
+        cross_validate(run, open_run_data(run), 2, process=process)
+    finally:
+        torch.set_num_threads(before)
+    measured = (run.path / "threads.json").read_bytes()
+    folds = [run.path / f"fold-{number}" / "threads.json" for number in (1, 2)]
+    assert [fold.read_bytes() for fold in folds] == [measured, measured]

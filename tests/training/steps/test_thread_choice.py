@@ -7,12 +7,13 @@ import pytest
 import torch
 from short_runs import begin_short_run
 
+from training.commands.common import join_processes
 from training.errors import RunError
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.run.directory import Run
 from training.steps.thread_choice import StepTimer, choose_threads, fastest, time_threads
 
-CHOOSES = DistributedProcess(chooses_threads=True)
+CHOOSES = DistributedProcess(available_threads=2)
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +76,35 @@ def test_a_number_that_was_given_is_kept(run: Run) -> None:
 def test_a_run_from_before_this_choice_resumes_with_its_threads(run: Run) -> None:
     run.write("checkpoint.pt", b"")
     assert choose_threads(run, 10, CHOOSES) is None
+    assert torch.get_num_threads() == 2
+
+
+def test_an_earlier_choice_of_the_process_does_not_limit_the_next(run: Run) -> None:
+    """The folds of a cross-validation and the networks of an experiment share a process."""
+    torch.set_num_threads(1)
+    assert choose_threads(run, 10, CHOOSES)
+    assert set(run.read_json("threads.json", "train")["seconds_per_step"]) == {"1", "2"}
+
+
+def test_one_available_thread_is_kept_without_a_measurement(run: Run) -> None:
+    """Otherwise the run would resume with two threads on a larger machine, and to other bits."""
+    assert choose_threads(run, 10, DistributedProcess(available_threads=1)) is None
+    assert run.read_json("threads.json", "train")["threads"] == 1
+    choose_threads(run, 10, CHOOSES)
+    assert torch.get_num_threads() == 1
+
+
+def test_a_command_ends_with_the_threads_that_it_began_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with join_processes("cpu", None) as process:
+        assert process.available_threads == 2
+        torch.set_num_threads(1)
+    assert torch.get_num_threads() == 2
+    with join_processes("cpu", 1) as process:
+        assert process.available_threads is None
+        assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 2
 
 
