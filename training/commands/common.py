@@ -111,6 +111,13 @@ def print_next(display: TrainingDisplay, *words: str | Path) -> None:
     display.say_command("next", "python", "-m", *words)
 
 
+def print_next_run(display: TrainingDisplay, run: Run, store: Path, *changes: str) -> None:
+    """Print the command that trains and publishes with the values of this run and `changes`."""
+    words = run.config.command_words(paths=True)
+    options = ("--runs", run.path.parent, "--store", store)
+    print_next(display, "training", *words, *changes, *options)
+
+
 def print_published(
     display: TrainingDisplay, model: str, published: Published, store: Path
 ) -> None:

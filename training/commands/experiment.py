@@ -118,7 +118,7 @@ def experiment_options(command: Callable[..., ExperimentReport]) -> Callable[...
             data_dir=data_dir,
             precision=precision,
             golden_samples=0,
-        )
+        ).resolved()
         with (
             join_processes(device, threads) as process,
             TrainingDisplay(console) as display,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -217,7 +216,7 @@ def find_rate(
     \b
     python -m training find-lr --data PICTURES
     """
-    from training.commands.common import join_processes, print_next
+    from training.commands.common import join_processes, print_next_run
     from training.display import TrainingDisplay
     from training.learning.rate_finder import find_rate as find_rate_of
     from training.run.data import open_run_data
@@ -234,6 +233,5 @@ def find_rate(
     run.write_json("rates.json", {**asdict(curve), "suggested": curve.suggested})
     console.print(rate_table(curve))
     display.say(f"the loss is lowest at {curve.suggested * 10:.2g}; train with a tenth of it")
-    words = shlex.split(run.config.command)[3:]
     rate = f"optimizer.learning_rate={curve.suggested:.2g}"
-    print_next(display, "training", *words, "--set", rate)
+    print_next_run(display, run, store, "--set", rate)

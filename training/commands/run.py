@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -153,7 +152,7 @@ def cross_validate(
         interruptible,
         join_processes,
         open_display,
-        print_next,
+        print_next_run,
     )
     from training.run.data import open_run_data
     from training.run.launch import start_shared_run
@@ -175,7 +174,7 @@ def cross_validate(
                 interrupted,
             )
             display.show_cross_validation(result)
-            print_next(display, "training", *shlex.split(run.config.command)[3:])
+            print_next_run(display, run, store)
 
 
 def finish_run(

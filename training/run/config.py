@@ -93,21 +93,36 @@ class RunConfig(BaseModel):
     @property
     def command(self) -> str:
         """A command that repeats this training. It contains names only, no directories."""
-        words = ["python", "-m", "training"]
+        return shlex.join(["python", "-m", "training", *self.command_words(paths=False)])
+
+    def command_words(self, *, paths: bool) -> list[str]:
+        """Return subcommand and options that repeat this training.
+
+        Args:
+            paths: Whether files and folders keep their directories, so that the command runs on
+                this machine. A published version states their names only.
+        """
+
+        def place(path: str) -> str:
+            return path if paths else Path(path).name
+
         if self.derived_from:
-            words += ["retrain", str(self.start)]
+            words = ["retrain", str(self.start)]
             words += [word for change in self.renamed for word in ("--rename", change)]
         else:
-            words += ["run", "--arch", self.architecture]
+            words = ["run", "--arch", self.architecture]
             words += [*geometry_options(self.preprocessing), "--model", self.model]
             if self.start:
                 is_file = names_weights_file(self.start)
-                words += ["--start", Path(self.start).name if is_file else self.start]
+                words += ["--start", place(self.start) if is_file else self.start]
         for data in self.data:
-            name = Path(data).name
-            is_path = name != data
-            words += ["--data", f"./{name}" if is_path and name in KNOWN_DATASETS else name]
-        words += ["--recipe", Path(self.recipe_name).name]
+            name = place(data)
+            words += ["--data", f"./{name}" if name != data and name in KNOWN_DATASETS else name]
+        if paths and self.data_dir:
+            words += ["--data-dir", self.data_dir]
+        words += ["--recipe", place(self.recipe_name)]
         for change in self.changes:
             words += ["--set", change]
-        return shlex.join([*words, "--seed", str(self.seed)])
+        for option, value in (("--precision", self.precision), ("--compile", self.compile)):
+            words += [option, value] if value != "auto" else []
+        return [*words, "--seed", str(self.seed)]

@@ -1,7 +1,9 @@
 """The data of a run: scanned, checked, split, and decoded by the store's preprocessing."""
 
+import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -145,6 +147,8 @@ def open_run_data(
     """
     if process.is_main:
         data = _open(run, progress, workers, images)
+        if run.is_moved:
+            run.write_config()
     process.barrier()  # the first process writes caches and files that the others then read
     return data if process.is_main else _open(run, progress, workers, images)
 
@@ -168,7 +172,12 @@ def _open(
     if not isinstance(checked, dict) or "data_digest" not in checked:
         raise damaged_file_error(run.path / CHECK_FILE, ValueError("`data_digest` is missing"))
     if checked["data_digest"] != scanned.digest:
-        raise RunError(f"{images.name} has changed since {run.path} began with it; start a new run")
+        raise RunError(
+            f"{', '.join(config.data)} holds other images than {run.path} began with; give the "
+            "places of those with --data and --data-dir"
+            if run.is_moved
+            else f"{images.name} has changed since {run.path} began with it; start a new run"
+        )
     try:
         split, excluded = read_split(run.file(SPLIT_FILE, "resume").read_bytes(), images)
     except DataError as error:
@@ -187,13 +196,16 @@ def _open(
 
 def _require_present(run: Run) -> None:
     config = run.config
-    paths = [Path(source) for source in config.data if not is_known(source)]
-    paths += [Path(config.data_dir)] if config.data_dir else []
-    if moved := [str(path) for path in paths if not path.exists()]:
-        options = " ".join(f"--data {'NEW' if Path(d) in paths else d}" for d in config.data)
+    moved = {source for source in config.data if not is_known(source) and not Path(source).exists()}
+    options = [("--data", "NEW" if name in moved else name) for name in config.data if moved]
+    if config.data_dir and not Path(config.data_dir).exists():
+        moved.add(config.data_dir)
+        options.append(("--data-dir", "NEW"))
+    if moved:
+        words = ["python", "-m", "training", "resume", str(run.path), *chain(*options)]
         raise RunError(
-            f"{run.path} began with {', '.join(moved)}, which is not there any more. Put it back, "
-            f"or say where it is now: python -m training resume {run.path} {options}"
+            f"{run.path} began with {', '.join(sorted(moved))}, which is not there any more. Put "
+            f"it back, or say where it is now: {shlex.join(words)}"
         )
 
 

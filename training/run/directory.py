@@ -100,11 +100,17 @@ class RunDirectory:
 
 
 class Run(RunDirectory):
-    """The directory of a run with its configuration. `config.json` is parsed once, by `open`."""
+    """The directory of a run with its configuration. `config.json` is parsed once, by `open`.
 
-    def __init__(self, path: Path, config: RunConfig) -> None:
+    Attributes:
+        config: The configuration.
+        is_moved: Whether `config` has new places of the data, which `config.json` does not state.
+    """
+
+    def __init__(self, path: Path, config: RunConfig, *, is_moved: bool = False) -> None:
         super().__init__(path)
         self.config = config
+        self.is_moved = is_moved
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -118,9 +124,14 @@ class Run(RunDirectory):
         return cls(path, config)
 
     def with_data(self, data: tuple[str, ...], data_dir: str | None) -> Self:
-        """Return the run with new places of its data, which `config.json` then states."""
+        """Return the run with new places of its data. `write_config` makes them permanent."""
         changes = {"data": data, "data_dir": data_dir}
-        return self.create_at(self.path, self.config.model_copy(update=changes))
+        return type(self)(self.path, self.config.model_copy(update=changes), is_moved=True)
+
+    def write_config(self) -> None:
+        """Write `config` to `config.json`."""
+        self.write(CONFIG_FILE, self.config.model_dump_json(indent=2).encode() + b"\n")
+        self.is_moved = False
 
     @classmethod
     def create(cls, runs: Path, config: RunConfig) -> Self:
@@ -133,7 +144,7 @@ class Run(RunDirectory):
         """Create a run in this directory, which may exist."""
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path, config)
-        run.write(CONFIG_FILE, config.model_dump_json(indent=2).encode() + b"\n")
+        run.write_config()
         return run
 
 

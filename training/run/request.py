@@ -138,9 +138,10 @@ def start_run(request: RunRequest, runs: Path, store: ModelStore) -> tuple[Run, 
 
 
 def move_data(run: Run, data: Sequence[str], data_dir: Path | None) -> Run:
-    """Write new places of its data into the configuration of a run, and return the run.
+    """Return the run with new places of its data.
 
-    `open_run_data` refuses other images.
+    `open_run_data` refuses other images, and writes the places to `config.json` if it finds the
+    same ones.
 
     Raises:
         DataError: A source does not exist.
@@ -153,9 +154,7 @@ def move_data(run: Run, data: Sequence[str], data_dir: Path | None) -> Run:
 
 
 def load_request_images(request: RunRequest) -> ImageSet:
-    """List the images of a request without decoding them. Raises DataError."""
-    for name in request.data:
-        resolve_source(name, request.data_dir)  # check all names before any source is read
+    """List the images of a resolved request without decoding them. Raises DataError."""
     return load_images(request.data, request.data_dir)
 
 

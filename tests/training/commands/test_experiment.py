@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from pictures import numbered, put
 from rich.console import Console
 
 from training.__main__ import main
+from training.run.directory import Run
 
 LENGTH = ("--data", "digits", "--set", "iterations=3", "--seeds", "0")
 
@@ -54,6 +56,22 @@ def test_a_report_states_the_command_that_repeats_it(
         in report
     )
     assert "20 test images" in report
+
+
+def test_folders_of_the_same_relative_name_are_different_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their networks do not share run directories, and a run states where its images are."""
+    short = ("--set", "iterations=1", "--set", "batch_size=8", "--image-size", "16")
+    options = ("--depths", "20,32", "--seeds", "0", "--runs", str(tmp_path / "runs"))
+    for first, place in ((0, tmp_path / "one"), (100, tmp_path / "two")):
+        files = numbered("cat", 12, first=first) | numbered("dog", 12, first=first + 50)
+        put(place / "pets", files)
+        monkeypatch.chdir(place)
+        code, output = run("degradation", "--data", "pets", *short, *options)
+        assert code == 0, output
+    sources = {Run.open(path).config.data for path in (tmp_path / "runs").glob("*-seed0-*")}
+    assert sources == {(str(tmp_path / "one" / "pets"),), (str(tmp_path / "two" / "pets"),)}
 
 
 def test_ablation_can_be_called_by_its_former_name() -> None:

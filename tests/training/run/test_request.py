@@ -86,10 +86,58 @@ def test_data_that_has_moved_is_named_and_can_be_given_again(
         open_run_data(run)
     monkeypatch.chdir(tmp_path)
     put(tmp_path / "others", numbered("cat", 12, first=50) | numbered("dog", 12, first=200))
-    with pytest.raises(RunError, match="has changed since"):
+    with pytest.raises(RunError, match=r"/others holds other images"):
         open_run_data(move_data(run, ["others"], None))
+    assert Run.open(run.path).config == run.config, "the wrong folder was written"
     words = ["resume", str(run.path), "--data", "animals", "--store", str(tmp_path / "store")]
     result = CliRunner().invoke(main, [*words, *shlex.split("--waive accuracy_floor=short")])
     moved = Run.open(run.path)
     assert moved.config.data == (str(tmp_path / "animals"),)
     assert moved.has(LAST_WEIGHTS), result.output
+
+
+def test_the_advice_for_moved_data_keeps_what_is_still_there(tmp_path: Path) -> None:
+    """It can be pasted: each missing place is NEW, and names with spaces are quoted."""
+    for name in ("my pets", "more"):
+        put(tmp_path / name, FILES)
+    (tmp_path / "files").mkdir()
+    run = start(tmp_path, str(tmp_path / "my pets"), model="pets")
+    sources = ("digits", str(tmp_path / "my pets"), str(tmp_path / "more"))
+    run = run.with_data(sources, str(tmp_path / "files"))
+    (tmp_path / "more").rename(tmp_path / "gone")
+    (tmp_path / "files").rmdir()
+    with pytest.raises(RunError) as raised:
+        open_run_data(run)
+    words = shlex.split(str(raised.value).rpartition(": ")[2])
+    assert words[:5] == ["python", "-m", "training", "resume", str(run.path)]
+    data = ["--data", "digits", "--data", sources[1], "--data", "NEW"]
+    assert words[5:] == [*data, "--data-dir", "NEW"]
+
+
+def test_a_missing_data_dir_alone_needs_no_other_data(tmp_path: Path) -> None:
+    put(tmp_path / "pets", FILES)
+    run = start(tmp_path, str(tmp_path / "pets"))
+    run = run.with_data(run.config.data, str(tmp_path / "gone"))
+    with pytest.raises(RunError) as raised:
+        open_run_data(run)
+    assert shlex.split(str(raised.value))[-3:] == [str(run.path), "--data-dir", "NEW"]
+
+
+def test_the_next_command_keeps_the_directories_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A published version states names only."""
+    put(tmp_path / "deep" / "pets", FILES)
+    monkeypatch.chdir(tmp_path)
+    short = "--arch resnet20 --image-size 16 --set batch_size=8 --set epochs=2 --steps 10"
+    result = CliRunner().invoke(main, ["find-lr", "--data", "deep/pets", *short.split()])
+    assert result.exit_code == 0, result.output
+    words = shlex.split(result.output.rpartition("next:")[2].replace("\\\n", " "))
+    assert words[:4] == ["python", "-m", "training", "run"]
+    assert words[words.index("--data") + 1] == str(tmp_path / "deep" / "pets")
+    request = RunRequest(("deep/pets",), precision="fp32", data_dir=tmp_path).resolved()
+    config = start_run(request, tmp_path / "runs", ModelStore(tmp_path / "store"))[0].config
+    words = config.command_words(paths=True)
+    assert words[words.index("--data-dir") + 1] == str(tmp_path)
+    assert words[words.index("--precision") + 1] == "fp32"
+    assert str(tmp_path) not in config.command
