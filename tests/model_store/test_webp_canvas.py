@@ -11,15 +11,21 @@ from model_store.image_header import webp_canvas
 @pytest.mark.parametrize("size", [(1, 1), (300, 2), (16383, 1)])
 @pytest.mark.parametrize(
     ("mode", "options"),
-    [("RGB", {}), ("RGBA", {}), ("RGB", {"lossless": True})],
-    ids=["lossy", "extended", "lossless"],
+    [
+        ("RGB", {}),
+        ("RGBA", {}),
+        ("RGB", {"lossless": True}),
+        ("RGBA", {"lossless": True, "exact": True}),
+    ],
+    ids=["lossy", "extended", "lossless", "lossless with alpha"],
 )
 def test_webp_canvas_is_read_without_opening(
     size: tuple[int, int], mode: str, options: dict[str, object]
 ) -> None:
     """In all three kinds of WebP files."""
     buffer = io.BytesIO()
-    Image.new(mode, size).save(buffer, "WEBP", **options)
+    image = Image.new(mode, size, (10, 200, 30, 40)[: len(mode)])
+    image.save(buffer, "WEBP", **options)
     assert webp_canvas(buffer.getvalue()) == size
 
 

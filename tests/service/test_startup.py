@@ -11,11 +11,13 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from colour_model import MODEL, labels, plain, publish, publish_deviating
 from http_problems import check_problem
+from operating import eventually
 from server_process import (
     PATIENCE_SECONDS,
     REPOSITORY,
@@ -263,9 +265,13 @@ def test_failed_version_is_shown_after_startup(store: ModelStore) -> None:
         server.announced().client() as client,
     ):
         assert client.post("/v1/predict", content=RED).json()["version"] == 1
-        failed = client.get(f"/v1/models/{MODEL}").json()["versions"][1]
-        assert (failed["version"], failed["state"]) == (2, "error")
-        assert failed["reason"]
+
+        def second() -> dict[str, Any]:
+            return client.get(f"/v1/models/{MODEL}").json()["versions"][1]
+
+        eventually(lambda: second()["state"], "error")
+        assert second()["version"] == 2
+        assert second()["reason"]
         assert client.get("/health/ready").status_code == 200
 
 
