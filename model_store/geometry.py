@@ -40,12 +40,20 @@ def resized_size(width: int, height: int, spec: Preprocessing) -> tuple[int, int
 
 
 def largest_resized_size(width: int, height: int, spec: Preprocessing) -> tuple[int, int]:
-    """The larger of `resized_size` for the image as stored and turned by 90 degrees.
+    """The larger size before the crop of the image as stored and turned by 90 degrees.
 
-    EXIF says which one applies, and it can come after the pixels.
+    EXIF says which one applies, and it can come after the pixels. The padding of a letterbox
+    counts, because it is allocated too.
     """
-    sizes = (resized_size(*size, spec) for size in ((width, height), (height, width)))
+    sizes = (_padded_size(*size, spec) for size in ((width, height), (height, width)))
     return max(sizes, key=math.prod)
+
+
+def _padded_size(width: int, height: int, spec: Preprocessing) -> tuple[int, int]:
+    resized_width, resized_height = resized_size(width, height, spec)
+    if not spec.letterbox:
+        return resized_width, resized_height
+    return max(resized_width, spec.crop_width), max(resized_height, spec.crop_height)
 
 
 def resize_value(

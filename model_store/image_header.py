@@ -145,8 +145,8 @@ def _check_pixels(width: int, height: int, spec: Preprocessing, max_pixels: int)
     resized_width, resized_height = largest_resized_size(width, height, spec)
     if (resized := resized_width * resized_height) > max_pixels:
         raise TooManyPixelsError(
-            f"the image is {width}x{height} and would have {resized_width}x{resized_height} = "
-            f"{resized:,} pixels after the resize; the limit is {max_pixels:,}"
+            f"the image has {width}x{height} pixels, and the model's preprocessing would enlarge "
+            f"it to {resized_width}x{resized_height} = {resized:,}; the limit is {max_pixels:,}"
         )
 
 

@@ -24,6 +24,6 @@ def decode_base64(slices: Iterable[bytes]) -> bytes:
             raise ValueError("text after the padding")
         whole = len(text) - len(text) % 4
         decoded.append(a2b_base64(text[:whole], strict_mode=True))
-        ended, rest = text[:whole].endswith(b"="), text[whole:]
+        ended, rest = ended or text[:whole].endswith(b"="), text[whole:]
     decoded.append(a2b_base64(rest + b"=" * (-len(rest) % 4), strict_mode=True))
     return b"".join(decoded)

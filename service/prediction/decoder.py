@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from contextlib import suppress
 from dataclasses import astuple, dataclass
 from typing import Final, Self
@@ -21,6 +20,7 @@ from model_store import errors as store_errors
 from model_store.errors import ImageCorruptError, ImageError, ImageTooExpensiveError
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels
+from service.host.child_process import child_command, child_options
 from service.prediction.decoder_process import (
     COST,
     COST_PAYLOAD,
@@ -41,10 +41,7 @@ MEMORY_PER_PIXEL: Final = 16
 MAX_CPU_SECONDS: Final = 10
 """CPU time of one image. 50 Mi pixels take up to 2 s, measured on an AMD EPYC."""
 _STREAM_BYTES: Final = 1024 * 1024
-_PROGRAM: Final = (
-    "import sys; sys.path[:] = sys.argv[3:]; "
-    "from service.prediction.decoder_process import main; main(*map(int, sys.argv[1:3]))"
-)
+_MODULE: Final = "service.prediction.decoder_process"
 logger = logging.getLogger(__name__)
 
 
@@ -106,11 +103,10 @@ class Decoder:
         ours, theirs = socket.socketpair()
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", _PROGRAM, *map(str, astuple(limits)), *sys.path),
+                *child_command(_MODULE, *astuple(limits)),
                 stdin=theirs.fileno(),
                 stdout=asyncio.subprocess.DEVNULL,
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-                start_new_session=True,  # so that Ctrl-C reaches only the service
+                **child_options(),
             )
         except BaseException as error:
             ours.close()

@@ -15,7 +15,6 @@ import os
 import resource
 import socket
 import struct
-from contextlib import suppress
 from io import BufferedReader
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -25,15 +24,7 @@ from model_store.geometry import largest_resized_size
 from model_store.image_header import open_image, webp_canvas
 from model_store.jpeg_markers import count_scans
 from model_store.preprocessing import to_pixels
-from service.host.child_process import (
-    be_killed_first,
-    end_with_the_service,
-    ignore_signals_for_the_service,
-    limit_memory,
-    memory_in_use,
-    write_no_core_dumps,
-)
-from service.host.malloc import bound_malloc
+from service.host.child_process import limit_memory, memory_in_use, prepare_child_process
 
 if TYPE_CHECKING:
     from model_store.manifest import Preprocessing
@@ -55,18 +46,18 @@ def main(max_pixels: int, cpu_seconds: int) -> None:
         max_pixels: Limit for the pixels of an image.
         cpu_seconds: CPU time that one image may take.
     """
-    ignore_signals_for_the_service()
-    end_with_the_service()
-    be_killed_first()
-    bound_malloc()
-    write_no_core_dumps()
+    prepare_child_process()
     idle_bytes = memory_in_use()
     connection = socket.socket(fileno=os.dup(0))
     requests = connection.makefile("rb")
-    with suppress(ConnectionError, EOFError):
+    try:
         _send(connection, READY)
         while True:
             _send(connection, *_answer(requests, max_pixels, cpu_seconds, idle_bytes))
+    except MemoryError:
+        os._exit(EXIT_MEMORY)  # so that the memory is freed
+    except (ConnectionError, EOFError):
+        return  # the service has closed the connection
 
 
 def limit_cpu(seconds: int) -> None:
@@ -82,7 +73,7 @@ def limit_cpu(seconds: int) -> None:
 
 
 def decoded_pixels(size: tuple[int, int], spec: Preprocessing) -> int:
-    """Pixels of an image or of its resized form, whichever are more."""
+    """Pixels of an image or of its resized and padded form, whichever are more."""
     width, height = largest_resized_size(*size, spec)
     return max(size[0] * size[1], width * height)
 
@@ -98,11 +89,11 @@ def _answer(
 ) -> tuple[int, bytes]:
     """Read one request and decode its image. Returns the kind and the payload of the reply."""
     spec_length, image_length, max_cost, memory = REQUEST.unpack(_read(requests, REQUEST.size))
-    spec = _parse_spec(_read(requests, spec_length))
     limit_cpu(cpu_seconds)
-    image = _read(requests, image_length)
     if idle_bytes is not None:
         limit_memory(idle_bytes + memory)
+    spec = _parse_spec(_read(requests, spec_length))
+    image = _read(requests, image_length)
     try:
         canvas = webp_canvas(image)  # Pillow allocates the canvas when it opens the image
         if canvas and max_cost < decoded_pixels(canvas, spec) <= max_pixels:
@@ -115,7 +106,7 @@ def _answer(
     except ImageError as error:
         return IMAGE_ERROR, json.dumps([type(error).__name__, str(error)]).encode()
     except MemoryError:
-        os._exit(EXIT_MEMORY)  # so that the memory is freed
+        raise
     except Exception as error:  # noqa: BLE001  the service logs it
         return FAULT, repr(error).encode()
 

@@ -27,8 +27,8 @@ class PrioritySemaphore:
             try:
                 await granted
             except asyncio.CancelledError:
-                if not granted.cancelled():  # granted and cancelled in one loop iteration
-                    self.release(units)
+                # Those behind it may fit now. It may have been granted in this loop iteration.
+                self.release(0 if granted.cancelled() else units)
                 raise
 
     def ahead_of(self, cost: float) -> int:

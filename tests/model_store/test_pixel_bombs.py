@@ -14,7 +14,7 @@ from model_store.errors import (
     TooManyPixelsError,
 )
 from model_store.image_header import FORMATS, PILLOW_MAX_PIXELS, sniff
-from model_store.manifest import Preprocessing
+from model_store.manifest import Letterbox, Preprocessing
 from model_store.preprocessing import prepare
 
 SCENE = scene(24, 16)
@@ -101,9 +101,27 @@ class TestPixelBombs:
         spec = Preprocessing(resize=256, crop_height=224, crop_width=224)
         with pytest.raises(
             TooManyPixelsError,
-            match="655,360,000 pixels",
+            match="655,360,000",
         ):
             prepare(png(*size, 8, 2), spec)
+
+
+@pytest.mark.parametrize("size", [(200, 1), (1, 200)])
+def test_padding_of_a_letterbox_counts_as_pixels(size: tuple[int, int]) -> None:
+    """The canvas is allocated, however thin the image is."""
+    spec = Preprocessing(
+        resize=(30, 50),
+        crop_height=30,
+        crop_width=40,
+        resize_mode="letterbox",
+        letterbox=Letterbox(padding=(0, 0, 0)),
+    )
+    # 200x1 fills 50 columns, of which the crop keeps 40.
+    pixels = 50 * 30
+    data = encode(Image.new("RGB", size), "PNG")
+    assert prepare(data, spec, max_pixels=pixels).shape == (30, 40, 3)
+    with pytest.raises(TooManyPixelsError, match="50x30 = 1,500"):
+        prepare(data, spec, max_pixels=pixels - 1)
 
 
 def test_the_limit_itself_is_allowed() -> None:

@@ -121,6 +121,15 @@ def test_base64_is_the_same_in_slices_of_any_length(cut: int) -> None:
     assert decode_base64(slices) == RED + bytes(range(200))
 
 
+@pytest.mark.parametrize(
+    "slices", [[b"AA==", b"AAAA"], [b"AA==", b"\n", b"AAAA"], [b"AA=", b"=", b"", b"A"]]
+)
+def test_base64_after_the_padding_is_rejected_in_any_slice(slices: list[bytes]) -> None:
+    with pytest.raises(ValueError, match="padding"):
+        decode_base64(slices)
+    assert decode_base64([b"AA==", b"\n", b"\r\n"]) == b"\0"
+
+
 MEDIA_TYPES = ["application/json", "", "text/plain;charset=UTF-8", "text/json", URL_ENCODED]
 
 

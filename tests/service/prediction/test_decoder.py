@@ -105,6 +105,36 @@ async def test_fault_of_the_program_is_no_error_of_the_image() -> None:
         assert (await process.decode(plain("red"), PREPROCESSING, MAX_COST, MEMORY)).any()
 
 
+async def test_large_body_is_read_within_the_memory_of_its_own_image() -> None:
+    """Not of the image before it. If that is not enough, the image takes too much memory."""
+    large = plain("red") + bytes(110_000_000)
+    async with decoder() as process:
+        for image in (plain("red"), large, plain("red")):
+            memory = decode_memory(64, len(image))
+            assert (await process.decode(image, PREPROCESSING, MAX_COST, memory)).any()
+        with pytest.raises(EOFError):
+            await process.decode(large, PREPROCESSING, MAX_COST, decode_memory(64, 0))
+        assert type(death_error(await process.end())) is ImageTooExpensiveError
+
+
+async def test_padding_of_a_letterbox_counts_towards_the_cost() -> None:
+    """A thin image becomes a large canvas, whichever side is long."""
+    spec = Preprocessing(
+        resize=900,
+        crop_height=900,
+        crop_width=900,
+        resize_mode="letterbox",
+        letterbox=Letterbox(padding=(1, 2, 3)),
+    )
+    async with decoder() as process:
+        for size in ((2000, 10), (10, 2000)):
+            image, cost = plain("red", "JPEG", size), 900 * 900
+            with pytest.raises(TooCostlyError) as caught:
+                await process.decode(image, spec, cost - 1, MEMORY)
+            assert (caught.value.cost, caught.value.pixels) == (cost, cost)
+            assert (await process.decode(image, spec, cost, decode_memory(cost, 10_000))).any()
+
+
 async def test_image_that_costs_too_much_is_not_decoded() -> None:
     """The cost is the pixels of the image, or of its resized form if that has more."""
     async with decoder() as process:

@@ -98,6 +98,21 @@ async def test_waiter_of_many_units_is_not_overtaken_by_one_of_few() -> None:
     assert (waiters.granted[3:], waiters.semaphore._free) == (["many", "few"], 0)
 
 
+async def test_cancelled_waiter_of_many_units_wakes_those_behind_it() -> None:
+    """They need no release, because enough units are free for them."""
+    waiters = Waiters(100)
+    await waiters.add("first", 0, 60)
+    leaver = await waiters.add("leaver", 1, 80)
+    small, other = await waiters.add("small", 2, 20), await waiters.add("other", 3, 30)
+    leaver.cancel()
+    await asyncio.wait([leaver])
+    await asyncio.sleep(0)
+    assert (waiters.granted, waiters.semaphore._free) == (["first", "small"], 20)
+    waiters.semaphore.release(20)
+    await asyncio.gather(small, other)
+    assert waiters.semaphore._free == 10
+
+
 async def test_units_of_a_cancelled_waiter_are_free_again() -> None:
     """All of them, if they were granted in the same turn of the event loop."""
     waiters = Waiters(5)

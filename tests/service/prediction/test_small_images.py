@@ -6,7 +6,7 @@ from pictures import encoded, picture, png_chunk
 from PIL import Image
 
 from model_store.jpeg_markers import count_scans
-from model_store.manifest import Preprocessing
+from model_store.manifest import Letterbox, Preprocessing
 from service.prediction.decode_pool import INLINE_BYTES, DecodePool, is_small
 from service.prediction.decoder import DecoderLimits
 
@@ -45,6 +45,20 @@ def test_image_is_decoded_in_the_event_loop_up_to_its_pixels(
     width, height = (8, 8) if resized else size
     spec = Preprocessing(resize_mode="exact", resize=1, crop_width=width, crop_height=height)
     pixels = DecodePool(1, LIMITS).decode_small(plain("red", size=size), spec)
+    assert (pixels is not None) == in_event_loop
+
+
+@pytest.mark.parametrize(("side", "in_event_loop"), [(128, True), (129, False)])
+def test_padding_of_a_letterbox_counts_as_pixels(side: int, in_event_loop: bool) -> None:
+    """A thin image is small, but the canvas around it is not."""
+    spec = Preprocessing(
+        resize=side,
+        crop_height=side,
+        crop_width=side,
+        resize_mode="letterbox",
+        letterbox=Letterbox(padding=(1, 2, 3)),
+    )
+    pixels = DecodePool(1, LIMITS).decode_small(plain("red", size=(200, 2)), spec)
     assert (pixels is not None) == in_event_loop
 
 
