@@ -21,7 +21,8 @@ class MemoryPlan:
 
     Attributes:
         decode_bytes: Memory for images that are being decoded: `DECODE_SHARE`.
-        max_pixels: The largest image that fits into it, at most `SERVICE_MAX_PIXELS`.
+        max_pixels: About the largest image that fits into it, at most `SERVICE_MAX_PIXELS`. The
+            bytes of its file take memory, too, so the limit of an image is a little lower.
         decode_workers: Processes that decode. Idle ones take at most an eighth of the memory,
             unless `SERVICE_DECODE_WORKERS` is set.
         upload_bytes: An eighth of the memory, at most `SERVICE_MAX_UPLOAD_BYTES`.
@@ -50,7 +51,8 @@ class MemoryPlan:
         )
         if plan.max_pixels < settings.max_pixels or plan.upload_bytes < settings.max_upload_bytes:
             logger.warning(
-                "limits lowered to fit the memory limit=%d max_pixels=%d max_upload_bytes=%d",
+                "limits lowered to about what the memory allows limit=%d max_pixels=%d "
+                "max_upload_bytes=%d",
                 memory,
                 plan.max_pixels,
                 plan.upload_bytes,

@@ -5,6 +5,7 @@ import gc
 import logging
 import shlex
 import socket
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +35,7 @@ KEEP_ALIVE_SECONDS: Final = (
 )
 GC_THRESHOLD: Final = 10_000
 """Objects between two garbage collections. Requests leave no cycles, so few need one."""
+TERMINAL_COLUMNS: Final = 80
 logger = logging.getLogger(__name__)
 
 
@@ -176,7 +178,7 @@ def describe_startup(registry: Registry, address: str, uds: Path | None = None) 
 def _describe_model(model: ServedModel, *, is_default: bool) -> str:
     if model.default_version is None:
         reason = "; ".join(model.errors.values()) or model.error or "its versions cannot be read"
-        return f"  NOT SERVED  {model.name}: {reason}"
+        return _problem("NOT SERVED", f"{model.name}: {reason}")
     version, precision = (
         model.default_version.version,
         model.default_version.selected_variant.precision,
@@ -202,9 +204,22 @@ def _describe_default(name: str | None) -> str:
 def _describe_problems(registry: Registry) -> Iterator[str]:
     if registry.loaded:
         for name, setting in registry.required.missing(registry.models).items():
-            yield f"  NOT SERVED  {name}: {setting} names this model, but it is not in the store"
+            reason = f"{name}: {setting} names this model, but it is not in the store"
+            yield _problem("NOT SERVED", reason)
     if registry.error:
-        yield f"  NOT READY  {registry.error}"
+        yield _problem("NOT READY", registry.error)
+
+
+def _problem(label: str, text: str) -> str:
+    start = f"  {label}  "
+    return textwrap.fill(
+        text,
+        TERMINAL_COLUMNS,
+        initial_indent=start,
+        subsequent_indent=" " * len(start),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _example_command(model: ServedModel | None, address: str, uds: Path | None) -> Iterator[str]:

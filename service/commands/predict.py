@@ -20,7 +20,7 @@ from model_store.manifest import Calibration
 from model_store.preprocessing import prepare
 from model_store.sealed_model import load_variant
 from model_store.store import BUILTIN_DEFAULT_MODEL, DEFAULT_ROOT, ModelStore
-from service.engine.classification import classify
+from service.engine.classification import MAX_RANKED, classify
 from service.errors import InvalidModelOutputError
 from service.prediction.response import describe_image
 
@@ -46,7 +46,7 @@ class PredictedImage:
               help="The model store to read.")  # fmt: skip
 @click.option("--url", help="Ask this running service instead of loading the model here.")
 @click.option("--key", envvar="RESIDENT_KEY", show_envvar=True, help="The API key for --url.")
-@click.option("--top-k", type=click.IntRange(1), default=1, show_default=True,
+@click.option("--top-k", type=click.IntRange(1, MAX_RANKED), default=1, show_default=True,
               help="How many labels to print per image.")  # fmt: skip
 @click.option("--format", "style", type=click.Choice(["table", "json", "csv"]), default="table",
               show_default=True, help="json prints one object per line.")  # fmt: skip
@@ -92,8 +92,16 @@ def _expand(paths: Sequence[str]) -> Iterator[str]:
         else:
             found = sorted(name for name in glob.glob(path, recursive=True) if Path(name).is_file())
         if not found:
-            raise click.UsageError(f"{path!r} names no image: it is no file, folder or pattern.")
+            raise click.UsageError(_no_images(path))
         yield from found
+
+
+def _no_images(path: str) -> str:
+    if Path(path).is_dir():
+        return f"{path!r} contains no images: expected files like {', '.join(sorted(SUFFIXES))}."
+    if glob.has_magic(path):
+        return f"no file matches {path!r}: expected a file, a folder or a pattern."
+    return f"{path!r} does not exist: expected a file, a folder or a pattern."
 
 
 def _classify_path(path: str, classify_image: Callable[[bytes], dict[str, Any]]) -> PredictedImage:

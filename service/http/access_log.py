@@ -20,7 +20,7 @@ _ACCEPTED_ID: Final = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
 logger = logging.getLogger(__name__)
 
 
-def request_id(scope: Scope) -> bytes:
+def choose_request_id(scope: Scope) -> bytes:
     """The id that the client sent if it is safe to log, otherwise a new one."""
     for name, value in scope["headers"]:
         if name == REQUEST_ID and _ACCEPTED_ID.fullmatch(value):
@@ -29,7 +29,7 @@ def request_id(scope: Scope) -> bytes:
 
 
 def log_request(
-    scope: Scope, status: int, started: float, identity: bytes, detail: str = ""
+    scope: Scope, status: int, started: float, request_id: bytes, detail: str = ""
 ) -> None:
     """Log a request that has ended: client, method and path, status, milliseconds, detail and id.
 
@@ -45,7 +45,7 @@ def log_request(
     milliseconds = (time.monotonic() - started) * 1e3
     line = (
         f'{host} "{scope["method"]} {path}" {status} {milliseconds:.1f} ms{detail} '
-        f"id={identity.decode()}"
+        f"id={request_id.decode()}"
     )
     # logger.info() would search the stack for its caller, which costs more than all of the above.
     logger.handle(logging.LogRecord(logger.name, level, __file__, 0, line, None, None))

@@ -43,7 +43,7 @@ class ApiKeys:
         self._path = path
         self._problems = LogOnChange(logger)
         self._stamp = _file_stamp(path)
-        self._checked_in_this_turn = False
+        self._checked_in_this_iteration = False
         keys, status = read_key_file(path, trust_any_owner=False)
         if required and status is None:
             raise ApiKeysError(
@@ -108,12 +108,12 @@ class ApiKeys:
         )
 
     def _reload_if_changed(self) -> None:
-        if self._checked_in_this_turn:
+        if self._checked_in_this_iteration:
             return
         # Once per iteration of the event loop: a check per small image would cost 5 % of its time.
         with suppress(RuntimeError):
-            asyncio.get_running_loop().call_soon(self._end_turn)
-            self._checked_in_this_turn = True
+            asyncio.get_running_loop().call_soon(self._end_iteration)
+            self._checked_in_this_iteration = True
         stamp = _file_stamp(self._path)
         if stamp == self._stamp:
             return
@@ -132,8 +132,8 @@ class ApiKeys:
             self._problems.clear("keys")
             self._use(keys)
 
-    def _end_turn(self) -> None:
-        self._checked_in_this_turn = False
+    def _end_iteration(self) -> None:
+        self._checked_in_this_iteration = False
 
 
 def _file_stamp(path: Path) -> tuple[int, int, int] | None:

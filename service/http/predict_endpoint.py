@@ -7,7 +7,7 @@ other work on a small image. Requests to other routes are passed on to FastAPI.
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 
 from fastapi import FastAPI
@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import shorten
-from service.http.access_log import MAX_PATH_LENGTH, REQUEST_ID, log_request, request_id
+from service.http.access_log import MAX_PATH_LENGTH, REQUEST_ID, choose_request_id, log_request
 from service.http.api_keys import ApiKeys
 from service.http.cors import allow_origins, is_cross_origin, is_preflight
 from service.http.metrics import ServiceMetrics
@@ -68,7 +68,8 @@ class PredictEndpoint:
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        if (root := self._settings.root_path) and path.startswith(f"{root}/"):
+        root = self._settings.root_path
+        if root and (path == root or path.startswith(f"{root}/")):
             path = path.removeprefix(root)
         if (path_params := match_route(path)) is None:
             await self._pass_on(self.api, scope, receive, send, _api_scope(scope, root, path))
@@ -93,8 +94,8 @@ class PredictEndpoint:
             )
         except Exception as error:  # noqa: BLE001  every error becomes a response
             reply = reply_to(error, _request_line(scope))
-        identity = request_id(scope)
-        response_headers = [*_encode_headers(reply), (REQUEST_ID, identity)]
+        request_id = choose_request_id(scope)
+        response_headers = [*_encode_headers(reply), (REQUEST_ID, request_id)]
         try:
             if "receive" not in record.seconds and _may_have_unread_body(headers):
                 # Otherwise the client could keep sending the unread body.
@@ -108,7 +109,7 @@ class PredictEndpoint:
         finally:
             self._metrics.observe(record, reply.code)
             detail = f" {reply.code} {record.model}/{record.version} images={record.images}"
-            log_request(scope, reply.status, record.started, identity, detail)
+            log_request(scope, reply.status, record.started, request_id, detail)
 
     async def _predict(
         self,
@@ -173,19 +174,22 @@ class PredictEndpoint:
         send: Send,
         app_scope: Scope | None = None,
     ) -> None:
-        started, identity, status = time.monotonic(), request_id(scope), 0
+        started, request_id, status = time.monotonic(), choose_request_id(scope), 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (REQUEST_ID, identity)]
+                headers = message["headers"]
+                if status == HTTPStatus.METHOD_NOT_ALLOWED:
+                    headers = allow_head(headers)
+                message["headers"] = [*headers, (REQUEST_ID, request_id)]
             await send(message)
 
         try:
             await app(app_scope or scope, receive, send_with_id)
         finally:
-            log_request(scope, status, started, identity)
+            log_request(scope, status, started, request_id)
 
 
 def _api_scope(scope: Scope, root_path: str, path: str) -> Scope:
@@ -199,6 +203,14 @@ def _api_scope(scope: Scope, root_path: str, path: str) -> Scope:
         "root_path": root_path,
         "path": root_path + (path.removesuffix("/") or "/"),
     }
+
+
+def allow_head(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Add HEAD to an `Allow` header with GET, because `_api_scope` turns HEAD into GET."""
+    return [
+        (name, value.replace(b"GET", b"GET, HEAD") if name == b"allow" else value)
+        for name, value in headers
+    ]
 
 
 async def _method_not_allowed(scope: Scope, receive: Receive, send: Send) -> None:

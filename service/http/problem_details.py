@@ -54,10 +54,7 @@ def reply_to(error: Exception, request_line: str) -> Reply:
         case HTTPException():
             code = _HTTP_ERROR_CODES.get(error.status_code, "http_error")
             detail = f"{request_line}: {error.detail}; GET /docs lists the routes"
-            headers = dict(error.headers or {})
-            if headers.get("Allow") == "GET":
-                headers["Allow"] = "GET, HEAD"
-            return _problem_reply(problem(error.status_code, code, detail), headers)
+            return _problem_reply(problem(error.status_code, code, detail), error.headers)
         case RequestValidationError():
             first = error.errors()[0]
             detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -32,7 +32,7 @@ from service.prediction.request import EncodedImage
 FIELD: Final = "images"
 MAX_LENGTH_DIGITS: Final = 19
 MAX_TEXT_FIELDS: Final = 64
-"""Largest number of text fields in a form."""
+"""Largest number of text fields in a form, beside its images."""
 INLINE_BYTES: Final = 128 * 1024
 """Forms and JSON up to this size are parsed faster than they could be passed to a thread."""
 _URL_ENCODED: Final = "application/x-www-form-urlencoded"
@@ -209,20 +209,23 @@ def _read_multipart(content_type: str, body: bytes, max_images: int) -> list[Enc
     texts: list[str] = []
     try:
         boundary = find_boundary(content_type)
-        check_image_count(count_parts(body, boundary) - 1 - MAX_TEXT_FIELDS, max_images)
+        if count_parts(body, boundary) - 1 > max_images + MAX_TEXT_FIELDS:
+            raise _too_many_fields(max_images)
         for part in read_parts(body, boundary):
             image = _read_part(part)
             if image is None:
                 texts.append(shorten(part.name, 40))
-                continue
-            check_image_count(len(images) + 1, max_images)
-            images.append(image)
+            else:
+                images.append(image)
     except MultipartError as error:
         raise BadRequestError(
             f"malformed multipart body: {error}; send files, for example "
             f"curl -F {FIELD}=@photo.jpg",
             code="malformed_multipart",
         ) from None
+    check_image_count(len(images), max_images)
+    if len(texts) > MAX_TEXT_FIELDS:
+        raise _too_many_fields(max_images)
     if texts and not images:
         raise BadRequestError(
             f"the form has no file, only the text {', '.join(texts[:3])}; send files, for example "
@@ -230,6 +233,14 @@ def _read_multipart(content_type: str, body: bytes, max_images: int) -> list[Enc
             code="no_images",
         )
     return images
+
+
+def _too_many_fields(max_images: int) -> TooLargeError:
+    return TooLargeError(
+        f"a form may have at most {max_images} images and {MAX_TEXT_FIELDS} text fields, and this "
+        "one has more",
+        code="too_many_images",
+    )
 
 
 def _read_part(part: Part) -> EncodedImage | None:

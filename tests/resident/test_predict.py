@@ -56,6 +56,12 @@ def test_an_argument_that_names_no_image_is_a_usage_error(argument: str) -> None
     assert predict(argument)[0] == 2
 
 
+@pytest.mark.parametrize("number", ["0", "1001"])
+def test_number_of_labels_that_the_service_would_reject_is_a_usage_error(number: str) -> None:
+    assert predict(CAT, "--top-k", number)[0] == 2
+    assert predict(CAT, "--top-k", "1000")[0] == 0
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     with running("--store", tmp_path_factory.mktemp("store")) as server:

@@ -13,10 +13,10 @@ from colour_model import COLOURS, encode, labels, plain
 from PIL import Image
 from server_process import PATIENCE_SECONDS, ServerProcess
 
-from service.errors import BadRequestError, ServiceError
+from service.errors import BadRequestError, TooLargeError
 from service.http import json_body, management
 from service.http.base64_text import SLICE_BYTES, decode_base64
-from service.http.request_body import read_images
+from service.http.request_body import MAX_TEXT_FIELDS, read_images
 from service.prediction.request import EncodedImage
 
 RED, GREEN = plain("red"), plain("green")
@@ -78,14 +78,24 @@ def test_file_field_without_a_chosen_file_is_ignored() -> None:
     assert form(('name="second"; filename=""', b""), ("name=first", RED)) == [RED]
 
 
-def test_form_may_have_many_text_fields() -> None:
-    """They do not count as images, within a limit."""
-    texts = [("name=text", b"1")] * 60
-    assert form(*texts, *[("name=images", RED)] * 4) == [RED] * 4
-    for parts in ([("name=images", RED)] * 5, [("name=text", b"1")] * 100):
-        with pytest.raises(ServiceError) as caught:
-            form(*parts)
+def test_form_may_have_as_many_text_fields_as_documented() -> None:
+    """They do not count as images, and images do not count as text fields."""
+    text, image = ("name=text", b"1"), ("name=images", RED)
+    for images in (1, 4):
+        assert form(*[text] * MAX_TEXT_FIELDS, *[image] * images) == [RED] * images
+        with pytest.raises(TooLargeError) as caught:
+            form(*[text] * (MAX_TEXT_FIELDS + 1), *[image] * images)
         assert caught.value.code == "too_many_images"
+
+
+@pytest.mark.parametrize("images", [5, 4 + MAX_TEXT_FIELDS])
+def test_error_of_too_many_files_has_their_number(images: int) -> None:
+    with pytest.raises(TooLargeError, match=f"got {images}$") as caught:
+        form(*[("name=images", RED)] * images)
+    assert caught.value.code == "too_many_images"
+    with pytest.raises(TooLargeError) as caught:  # they are not parsed any more
+        form(*[("name=images", RED)] * 1000)
+    assert caught.value.code == "too_many_images"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from server_process import ServerProcess, running
 
 from model_store.store import ModelStore
+from service.http.predict_endpoint import allow_head
 from service.settings import Settings
 
 RED = plain("red")
@@ -64,6 +65,15 @@ def test_allowed_methods_of_a_get_route_include_head(client: httpx.Client) -> No
     response = client.post("/v1/models")
     check_problem(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize(
+    ("methods", "allowed"),
+    [(b"GET", b"GET, HEAD"), (b"DELETE, GET, PUT", b"DELETE, GET, HEAD, PUT"), (b"POST", b"POST")],
+)
+def test_head_is_allowed_wherever_get_is(methods: bytes, allowed: bytes) -> None:
+    other = (b"x-other", b"GET")
+    assert allow_head([(b"allow", methods), other]) == [(b"allow", allowed), other]
 
 
 def test_slash_at_the_end_of_a_path_is_ignored(client: httpx.Client) -> None:
@@ -125,7 +135,8 @@ def test_prefix_of_a_proxy_is_accepted_and_may_be_stripped(
     for path in PREDICT_ROUTES:
         answer = prefixed.post(prefix + path, content=RED).json()
         assert labels(answer["results"]) == ["red"]
-    assert prefixed.get(f"{prefix}/").headers["location"] == "/ai/resident/docs"
+    for root in (prefix, f"{prefix}/"):
+        assert prefixed.get(root).headers["location"] == "/ai/resident/docs"
     check_problem(prefixed.get(f"{prefix}/nowhere"), 404, "route_not_found")
 
 
