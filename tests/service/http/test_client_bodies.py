@@ -13,7 +13,7 @@ from colour_model import COLOURS, encode, labels, plain
 from PIL import Image
 from server_process import PATIENCE_SECONDS, ServerProcess
 
-from service.errors import BadRequestError, TooLargeError
+from service.errors import BadRequestError, ServiceError, TooLargeError
 from service.http import json_body, management
 from service.http.base64_text import SLICE_BYTES, decode_base64
 from service.http.request_body import MAX_TEXT_FIELDS, read_images
