@@ -5,6 +5,7 @@ import sys
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model_store.manifest import Check
 from model_store.session import Logits
@@ -12,17 +13,32 @@ from model_store.session import Logits
 LOGIT_TOLERANCE: Final = 1e-3
 """Largest allowed difference between a logit of the export and torch's, of usual size."""
 _USUAL_LOGIT: Final = 10.0
+SCALE_DETAIL: Final = "divided by a tenth of the image's largest |logit| if that is above 10"
+"""For the details of checks that use `scaled_difference`."""
 EXPLODED_LOGIT: Final = 1e4
 """Logits above this come from a network that has diverged, or nearly has."""
 
 
-def logit_tolerance(logits: Logits) -> float:
-    """Largest allowed difference from these logits: 1e-3, or 1e-4 of the largest one above 10.
+def logit_scales(logits: Logits) -> NDArray[np.float64]:
+    """Return float `[n, 1]`: for each image 1, or a tenth of its largest |logit| above 10.
 
     Float32 has about seven digits, so that rounding alone changes logits of 1e4 by more than 1e-3.
     """
-    scale = max(1.0, float(np.abs(logits).max()) / _USUAL_LOGIT)
-    return LOGIT_TOLERANCE * scale
+    largest = np.abs(logits.astype(np.float64)).max(axis=1, keepdims=True)
+    return np.asarray(np.maximum(1.0, largest / _USUAL_LOGIT))
+
+
+def logit_tolerance(logits: Logits) -> float:
+    """Return one allowed difference for all of these logits, `LOGIT_TOLERANCE` or more."""
+    return LOGIT_TOLERANCE * float(logit_scales(logits).max())
+
+
+def scaled_difference(logits: Logits, expected: Logits) -> float:
+    """Return the largest difference of a logit divided by the scale of its image.
+
+    At most `LOGIT_TOLERANCE` is allowed. One image with huge logits hides no fault of the others.
+    """
+    return float((np.abs(logits - expected) / logit_scales(expected)).max())
 
 
 def at_least(name: str, value: float, threshold: float, detail: str = "") -> Check:

@@ -21,7 +21,8 @@ class ImportCandidate:
 
     Attributes:
         reference: The network as its author runs it, independent of `model`.
-        identity_error: Largest |mean(features) x weight + bias - logits|; None without features.
+        identity_error: `scaled_difference` of mean(features) x weight + bias and the logits; None
+            without features.
         alternatives: The reference under other input specs, by name. `--verify` checks that
             none of them is better.
         geometries: Other ways to resize the images, by name, for the same check.

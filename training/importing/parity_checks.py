@@ -7,7 +7,15 @@ import numpy as np
 from model_store.manifest import Check
 from model_store.preprocessing import Pixels
 from model_store.session import Logits, Session
-from training.gates.checks import at_least, at_most, max_abs
+from training.gates.checks import (
+    LOGIT_TOLERANCE,
+    SCALE_DETAIL,
+    at_least,
+    at_most,
+    logit_scales,
+    logit_tolerance,
+    scaled_difference,
+)
 from training.gates.parity import ODD_BATCH
 from training.importing.candidate import ImportCandidate
 from training.importing.probes import SPREAD_IN_TOLERANCES, score_spread
@@ -20,7 +28,6 @@ def check_parity(
     session: Session,
     pixels: Pixels,
     expected: Logits,
-    tolerance: float,
 ) -> Iterator[Check]:
     """Compare the session's scores with the reference's (`expected`) in several batch sizes."""
     sizes = [
@@ -30,18 +37,18 @@ def check_parity(
     for size, scores in by_size.items():
         yield at_most(
             f"parity_batch_{size}",
-            max_abs(scores - expected),
-            tolerance,
-            "largest |score - the reference's| over the probes",
+            scaled_difference(scores, expected),
+            LOGIT_TOLERANCE,
+            f"largest |score - the reference's| over the probes; {SCALE_DETAIL}",
         )
     yield at_least(
         "probe_spread",
         score_spread(expected),
-        SPREAD_IN_TOLERANCES * tolerance,
+        SPREAD_IN_TOLERANCES * logit_tolerance(expected),
         "largest change of a class's score over the probes; below it, agreement proves nothing",
     )
     ordered = np.sort(expected, axis=1)
-    clear = ordered[:, -1] - ordered[:, -2] > 2 * tolerance
+    clear = ordered[:, -1] - ordered[:, -2] > 2 * LOGIT_TOLERANCE * logit_scales(expected)[:, 0]
     agreement = min(
         float((scores.argmax(1) == expected.argmax(1))[clear].mean()) if clear.any() else 0.0
         for scores in by_size.values()
@@ -54,17 +61,19 @@ def check_parity(
     )
     if len(sizes) > 1:
         reversed_order = run_in_batches(session, pixels[::-1], EXPORT_MAX_BATCH_SIZE)[::-1]
-        drift = max(max_abs(by_size[1] - other) for other in (*by_size.values(), reversed_order))
+        others = (*by_size.values(), reversed_order)
+        drift = max(scaled_difference(other, by_size[1]) for other in others)
         yield at_most(
             "batch_invariance",
             drift,
-            tolerance,
-            "largest change of a score when an image shares its batch with others",
+            LOGIT_TOLERANCE,
+            f"largest change of a score when an image shares its batch with others; {SCALE_DETAIL}",
         )
     if candidate.identity_error is not None:
         yield at_most(
             "classifier_identity",
             candidate.identity_error,
-            tolerance,
-            "largest |mean(features) x weight + bias - logits|, needed for class-activation maps",
+            LOGIT_TOLERANCE,
+            "largest |mean(features) x weight + bias - logits|, needed for class-activation maps; "
+            f"{SCALE_DETAIL}",
         )

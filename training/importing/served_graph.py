@@ -11,7 +11,7 @@ from model_store.manifest import Outputs, Preprocessing
 from model_store.preprocessing import Pixels
 from model_store.session import Logits
 from training.errors import ForeignModelError
-from training.gates.checks import logit_tolerance
+from training.gates.checks import LOGIT_TOLERANCE, scaled_difference
 from training.importing.assembly import assemble
 from training.importing.candidate import input_size_of, open_session
 from training.importing.foreign_file import ForeignFile
@@ -98,8 +98,7 @@ class ServedGraphBuilder:
             except (ModelRunError, ForeignModelError) as problem:
                 reason = str(problem).splitlines()[0]
             else:
-                bound = logit_tolerance(self.expected)
-                if error <= bound:
+                if error <= LOGIT_TOLERANCE:
                     layer = f"a {head.layout} map and one linear layer"
                     if head.class_maps:
                         layer = "one map per class"
@@ -108,7 +107,7 @@ class ServedGraphBuilder:
                     return head, error
                 reason = (
                     f"mean({head.features}) x weight + bias differ from the logits by "
-                    f"{error:.3g}, more than {bound:.3g}"
+                    f"{error:.3g}, more than {LOGIT_TOLERANCE:.3g}"
                 )
         report.add("features", "none", "missing", f"no class-activation maps: {reason}")
         return None
@@ -139,7 +138,7 @@ class ServedGraphBuilder:
                 f"{head.features} has the shape {list(maps.shape[1:])} per image, expected a map "
                 f"of {channels} channels"
             )
-        return float(np.abs(maps.mean((2, 3)) @ head.weight.T + head.bias - self.expected).max())
+        return scaled_difference(maps.mean((2, 3)) @ head.weight.T + head.bias, self.expected)
 
     def _agrees(self, network: onnx.ModelProto, size: int) -> bool:
         """Whether the network's scores in batches of this size match the reference."""
@@ -149,6 +148,6 @@ class ServedGraphBuilder:
             scores = run_in_batches(session, self.probes, size)
         except ModelRunError:
             return False
-        return scores.shape == self.expected.shape and bool(
-            np.abs(scores - self.expected).max() <= logit_tolerance(self.expected)
-        )
+        if scores.shape != self.expected.shape:
+            return False
+        return scaled_difference(scores, self.expected) <= LOGIT_TOLERANCE

@@ -17,6 +17,7 @@ from model_store.preprocessing import Pixels
 from model_store.provenance import Imported
 from model_store.session import Logits
 from training.errors import ForeignModelError
+from training.gates.checks import scaled_difference
 from training.importing.candidate import ImportCandidate, input_size_of, open_session
 from training.importing.import_report import IMPORT_REPORT, ImportReport
 from training.importing.input_options import (
@@ -182,7 +183,7 @@ def _export_candidate(
     logits, features = session.run_with_features(make_probes(model_input))
     head = trained.network.get_submodule("fc")
     weight, bias = (head.get_parameter(name).detach().numpy() for name in ("weight", "bias"))
-    identity_error = float(np.abs(features.mean((2, 3)) @ weight.T + bias - logits).max())
+    identity_error = scaled_difference(features.mean((2, 3)) @ weight.T + bias, logits)
     evidence = f"mean x weight + bias are the logits within {identity_error:.2g}"
     report.add("features", "the last feature map", "checked", evidence)
     input_spec = InputSpec("NCHW", TensorProto.FLOAT, _as_range(trained.normalize))

@@ -79,7 +79,7 @@ def verify(
     expected = candidate.reference(pixels)
     require_finite(expected)
     tolerance = logit_tolerance(expected)
-    checks = [*check_parity(candidate, session, pixels, expected, tolerance)]
+    checks = [*check_parity(candidate, session, pixels, expected)]
     probes = [*_sample_probes(verification_set, golden_samples), *synthetic_probes()]
     golden, files, golden_checks = _golden_proof(candidate, session, probes, tolerance)
     checks += golden_checks

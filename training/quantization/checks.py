@@ -14,10 +14,11 @@ from model_store.timing import speedup, time_alternately, timed_batch_sizes
 from model_store.uncertainty import CLEAR_MARGIN, margins
 from training.gates.checks import (
     LOGIT_TOLERANCE,
+    SCALE_DETAIL,
     at_least,
     at_most,
-    logit_tolerance,
     max_abs,
+    scaled_difference,
 )
 from training.gates.gate import apply_waivers
 from training.gates.parity import ODD_BATCH
@@ -194,13 +195,13 @@ def _check_batch_invariance(
         run_in_batches(candidate.session, sample, size)
         for size in sorted({1, min(ODD_BATCH, scorer.batch), scorer.batch})
     )
-    bound = logit_tolerance(alone) if candidate.precision == "int8" else candidate.tolerance
-    yield at_most(
-        "batch_invariance",
-        max(max_abs(alone - other) for other in others),
-        bound,
-        f"largest change of a logit between batch sizes, {len(sample)} images",
-    )
+    detail = f"largest change of a logit between batch sizes, {len(sample)} images"
+    if candidate.precision == "int8":
+        change = max(scaled_difference(other, alone) for other in others)
+        yield at_most("batch_invariance", change, LOGIT_TOLERANCE, f"{detail}; {SCALE_DETAIL}")
+    else:
+        change = max(max_abs(alone - other) for other in others)
+        yield at_most("batch_invariance", change, candidate.tolerance, detail)
 
 
 def _check_size(candidate: VariantCandidate) -> Check:

@@ -109,6 +109,36 @@ def test_rounding_of_exploded_logits_passes(monkeypatch: pytest.MonkeyPatch) -> 
     assert failed_checks(lambda logits, _: logits + 500 * rounding, monkeypatch)
 
 
+def test_one_image_with_huge_logits_hides_no_fault_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may change by 1e-4 of its largest logit, 2. The others may change by 0.001."""
+    expected = EXPECTED.copy()
+    expected[5] = [2e4, 0, -1]
+    monkeypatch.setattr("test_parity.EXPECTED", expected)
+
+    def change(logits: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        return logits + np.float32(1.5) * (indices == 5)[:, None]
+
+    def change_others(logits: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        return logits + np.float32(0.002) * (indices != 5)[:, None]
+
+    assert failed_checks(change, monkeypatch) == set()
+    failed = failed_checks(change_others, monkeypatch)
+    assert failed == {f"parity_batch_{size}" for size in BATCH_SIZES}
+
+
+def test_a_clear_top1_of_a_usual_image_stays_clear_beside_huge_logits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = EXPECTED.copy()
+    expected[4:6] = [[1, 0.5, 0], [2e4, 0, -1]]
+    monkeypatch.setattr("test_parity.EXPECTED", expected)
+    swap = np.array([-0.5, 0.5, 0], np.float32)
+    checks = measure(lambda logits, at: logits + swap * (at == 4)[:, None], monkeypatch)
+    assert checks["parity_top1"].value == pytest.approx(39 / 40)
+
+
 def test_exploded_logits_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """From 10,000 in either direction."""
     for largest, sentences in ((10.0, 0), (1e4, 0), (10_001.0, 1), (-3e4, 1)):

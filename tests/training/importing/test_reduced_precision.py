@@ -46,7 +46,7 @@ def test_a_dynamically_quantized_file_whose_copy_differs_is_refused_with_the_rea
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rounding amplifies small float differences in deep networks, as this tolerance does."""
-    monkeypatch.setattr(served_graph, "logit_tolerance", lambda _: -1.0)
+    monkeypatch.setattr(served_graph, "LOGIT_TOLERANCE", -1.0)
     path = dynamically_quantized(tmp_path)
     words = ("--labels", write_labels(tmp_path), "--model", "m", "--store", tmp_path / "store")
     result = run("import", "--onnx", path, "--preset", "torchvision", *words)
