@@ -5,9 +5,8 @@ other work on a small image. Requests to other routes are passed on to FastAPI.
 """
 
 import asyncio
-import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 
 from fastapi import FastAPI
@@ -18,17 +17,16 @@ from service.errors import shorten
 from service.http.access_log import MAX_PATH_LENGTH, REQUEST_ID, choose_request_id, log_request
 from service.http.api_keys import ApiKeys
 from service.http.cors import allow_origins, is_cross_origin, is_preflight
+from service.http.dialect import Dialect
+from service.http.image_api import ImageApi
 from service.http.metrics import ServiceMetrics
 from service.http.path_params import parse_version_number
-from service.http.predict_routes import match_route
-from service.http.problem_details import Reply, reply_to, to_response
-from service.http.query_params import find_coverage_index, parse_query_params
-from service.http.request_body import check_headers, content_length, parse_body, read_body
+from service.http.problem_details import Reply, to_response
+from service.http.request_body import check_headers, content_length, read_body
 from service.http.request_limits import MAX_UNREAD_BYTES
 from service.http.uvicorn_adapter import DIRECT_TRANSPORT, DirectTransport
 from service.prediction.pipeline import PredictionPipeline
-from service.prediction.request import PredictRequest, RequestRecord
-from service.prediction.response import encode_response
+from service.prediction.request import RequestRecord
 from service.public_address import parse_origins
 from service.settings import Settings
 
@@ -52,6 +50,7 @@ class PredictEndpoint:
         self._metrics = metrics
         self._keys = keys
         self._settings = settings
+        self._dialects: Sequence[Dialect] = (ImageApi(settings.max_images),)
         origins = parse_origins(settings.cors_origins)
         self._cors = allow_origins(self._route, origins) if origins else None
 
@@ -71,29 +70,37 @@ class PredictEndpoint:
         root = self._settings.root_path
         if root and (path == root or path.startswith(f"{root}/")):
             path = path.removeprefix(root)
-        if (path_params := match_route(path)) is None:
-            await self._pass_on(self.api, scope, receive, send, _api_scope(scope, root, path))
-        elif scope["method"] != "POST":
-            await self._pass_on(_method_not_allowed, scope, receive, send)
-        else:
-            await self._answer(path_params, scope, receive, send)
+        for dialect in self._dialects:
+            if (path_params := dialect.match(path)) is None:
+                continue
+            if scope["method"] == "POST":
+                await self._answer(dialect, path_params, scope, receive, send)
+            else:
+                await self._pass_on(_method_not_allowed(dialect), scope, receive, send)
+            return
+        await self._pass_on(self.api, scope, receive, send, _api_scope(scope, root, path))
 
     def stop(self) -> None:
         """Stop loading versions and report not ready, before the process ends."""
         self._pipeline.registry.stop()
 
     async def _answer(
-        self, path_params: Mapping[str, str], scope: Scope, receive: Receive, send: Send
+        self,
+        dialect: Dialect,
+        path_params: Mapping[str, str],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> None:
         record, headers = RequestRecord(), _decode_headers(scope)
         # Removed from the scope, to which it refers: together they would be a reference cycle.
         direct: DirectTransport | None = scope.pop(DIRECT_TRANSPORT, None)
         try:
             reply = await self._predict(
-                path_params, headers, scope["query_string"], receive, direct, record
+                dialect, path_params, headers, scope["query_string"], receive, direct, record
             )
         except Exception as error:  # noqa: BLE001  every error becomes a response
-            reply = reply_to(error, _request_line(scope))
+            reply = dialect.reply_to(error, _request_line(scope))
         request_id = choose_request_id(scope)
         response_headers = [*_encode_headers(reply), (REQUEST_ID, request_id)]
         try:
@@ -113,6 +120,7 @@ class PredictEndpoint:
 
     async def _predict(
         self,
+        dialect: Dialect,
         path_params: Mapping[str, str],
         headers: Mapping[str, str],
         query_string: bytes,
@@ -125,22 +133,11 @@ class PredictEndpoint:
         number = None if version is None else parse_version_number(version)
         with self._pipeline.lease(path_params.get("model"), number) as loaded:
             record.model, record.version = loaded.version.model, loaded.version.number
-            query = parse_query_params(query_string)
-            coverage_index = None
-            if query.coverage is not None:
-                offered = list(loaded.calibration.conformal_thresholds)
-                coverage_index = find_coverage_index(query.coverage, offered, str(loaded.version))
+            call = dialect.start(loaded, headers, query_string, record)
             check_headers(headers, self._settings.max_body_bytes)
-            self._pipeline.check_queue(loaded, query.priority)
+            self._pipeline.check_queue(loaded, call.priority)
             with self._pipeline.uploads.upload() as reserve:
-                body = await self._read_body(receive, direct, reserve)
-                request = PredictRequest(
-                    await parse_body(headers, body, self._settings.max_images),
-                    query.top_k,
-                    coverage_index,
-                    math.inf if query.timeout_ms is None else query.timeout_ms / 1e3,
-                    query.priority,
-                )
+                request = await call.read(await self._read_body(receive, direct, reserve))
                 record.seconds["receive"] = time.monotonic() - record.started
                 # After the body, the next ASGI message can only be a disconnect.
                 disconnected = direct.disconnected if direct else asyncio.ensure_future(receive())
@@ -149,10 +146,7 @@ class PredictEndpoint:
                 finally:
                     if not direct:
                         disconnected.cancel()
-            body = await encode_response(
-                outcomes, request, record, loaded.version.manifest.class_names
-            )
-        return Reply(HTTPStatus.OK, body, loaded.headers)
+            return await call.write(request, outcomes)
 
     async def _read_body(
         self, receive: Receive, direct: DirectTransport | None, reserve: Callable[[int], None]
@@ -213,10 +207,13 @@ def allow_head(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, byte
     ]
 
 
-async def _method_not_allowed(scope: Scope, receive: Receive, send: Send) -> None:
-    error = HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "POST"})
-    response = to_response(reply_to(error, _request_line(scope)))
-    await response(scope, receive, send)
+def _method_not_allowed(dialect: Dialect) -> ASGIApp:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        error = HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "POST"})
+        response = to_response(dialect.reply_to(error, _request_line(scope)))
+        await response(scope, receive, send)
+
+    return answer
 
 
 def _request_line(scope: Scope) -> str:

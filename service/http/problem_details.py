@@ -1,7 +1,7 @@
 """Turn errors into responses: RFC 9457 problem details, without tracebacks or file paths."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
@@ -36,8 +36,19 @@ class Reply:
     code: str = "ok"
 
 
-def reply_to(error: Exception, request_line: str) -> Reply:
-    """Turn any error into a response.
+@dataclass(slots=True)
+class ErrorReport:
+    """What a client is told about an error, in any format."""
+
+    status: int
+    code: str
+    detail: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    errors: Sequence[Mapping[str, Any]] = ()
+
+
+def report_error(error: Exception, request_line: str) -> ErrorReport:
+    """Describe any error to a client.
 
     Args:
         error: Any exception. Unexpected ones are logged and become a 500.
@@ -45,26 +56,34 @@ def reply_to(error: Exception, request_line: str) -> Reply:
     """
     match error:
         case ServiceError():
-            document = problem(error.status, error.code, str(error), error.errors)
-            return _problem_reply(document, error.headers)
+            return ErrorReport(error.status, error.code, str(error), error.headers, error.errors)
         case ImageError():
-            return _problem_reply(problem(status_of(error), error.code, str(error)))
+            return ErrorReport(status_of(error), error.code, str(error))
         case ClientDisconnectedError():
-            return Reply(CLIENT_CLOSED_REQUEST, b"", code="client_closed_request")
+            return ErrorReport(CLIENT_CLOSED_REQUEST, "client_closed_request", "")
         case HTTPException():
             code = _HTTP_ERROR_CODES.get(error.status_code, "http_error")
             detail = f"{request_line}: {error.detail}; GET /docs lists the routes"
-            return _problem_reply(problem(error.status_code, code, detail), error.headers)
+            headers = error.headers or {}
+            return ErrorReport(error.status_code, code, detail, headers)
         case RequestValidationError():
             first = error.errors()[0]
             detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-            return _problem_reply(problem(HTTPStatus.BAD_REQUEST, "invalid_parameter", detail))
+            return ErrorReport(HTTPStatus.BAD_REQUEST, "invalid_parameter", detail)
         case _:
             logger.error("%s failed", request_line, exc_info=error)
             detail = "internal error; the log of the server has the reason"
-            return _problem_reply(
-                problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
-            )
+            return ErrorReport(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
+
+
+def reply_to(error: Exception, request_line: str) -> Reply:
+    """Turn any error into problem details. The arguments are those of `report_error`."""
+    report = report_error(error, request_line)
+    if report.status == CLIENT_CLOSED_REQUEST:
+        return Reply(report.status, b"", code=report.code)
+    document = problem(report.status, report.code, report.detail, report.errors)
+    body = orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+    return Reply(report.status, body, report.headers, PROBLEM_MEDIA_TYPE, report.code)
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -83,8 +102,3 @@ def add_error_handlers(app: FastAPI) -> None:
 
 def to_response(reply: Reply) -> Response:
     return Response(reply.body, reply.status, dict(reply.headers), reply.media_type)
-
-
-def _problem_reply(document: dict[str, Any], headers: Mapping[str, str] | None = None) -> Reply:
-    body = orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
-    return Reply(document["status"], body, headers or {}, PROBLEM_MEDIA_TYPE, document["code"])

@@ -1,0 +1,80 @@
+"""The image API: prediction requests under `/v1`, with images as the body and JSON responses."""
+
+import math
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+
+from service.engine.loaded_version import LoadedVersion
+from service.http.predict_routes import match_route
+from service.http.problem_details import Reply, reply_to
+from service.http.query_params import find_coverage_index, parse_query_params
+from service.http.request_body import parse_body
+from service.prediction.request import ImageOutcome, PredictRequest, RequestRecord
+from service.prediction.response import encode_response
+
+
+class ImageApi:
+    """The dialect of `/v1/predict` and the routes like it."""
+
+    match = staticmethod(match_route)
+    reply_to = staticmethod(reply_to)
+
+    def __init__(self, max_images: int) -> None:
+        self._max_images = max_images
+
+    def start(
+        self,
+        loaded: LoadedVersion,
+        headers: Mapping[str, str],
+        query_string: bytes,
+        record: RequestRecord,
+    ) -> "ImageCall":
+        return ImageCall(loaded, headers, query_string, record, self._max_images)
+
+
+class ImageCall:
+    """One request of the image API."""
+
+    __slots__ = (
+        "_coverage_index",
+        "_headers",
+        "_loaded",
+        "_max_images",
+        "_query",
+        "_record",
+        "priority",
+    )
+
+    def __init__(
+        self,
+        loaded: LoadedVersion,
+        headers: Mapping[str, str],
+        query_string: bytes,
+        record: RequestRecord,
+        max_images: int,
+    ) -> None:
+        self._loaded, self._headers, self._record = loaded, headers, record
+        self._max_images = max_images
+        self._query = parse_query_params(query_string)
+        self._coverage_index = None
+        if self._query.coverage is not None:
+            offered = list(loaded.calibration.conformal_thresholds)
+            self._coverage_index = find_coverage_index(
+                self._query.coverage, offered, str(loaded.version)
+            )
+        self.priority = self._query.priority
+
+    async def read(self, body: bytes) -> PredictRequest:
+        query = self._query
+        return PredictRequest(
+            await parse_body(self._headers, body, self._max_images),
+            query.top_k,
+            self._coverage_index,
+            math.inf if query.timeout_ms is None else query.timeout_ms / 1e3,
+            query.priority,
+        )
+
+    async def write(self, request: PredictRequest, outcomes: Sequence[ImageOutcome]) -> Reply:
+        class_names = self._loaded.version.manifest.class_names
+        body = await encode_response(outcomes, request, self._record, class_names)
+        return Reply(HTTPStatus.OK, body, self._loaded.headers)
