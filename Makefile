@@ -130,11 +130,11 @@ $(TRAINING)/.installed: requirements/service.txt pyproject.toml $(CONSTRAINTS)
 	$(TRAINING)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,tune,training]'
 	@touch $@
 
-$(CI)/.installed: requirements/service.txt pyproject.toml $(CONSTRAINTS)
+$(CI)/.installed: requirements/service.txt pyproject.toml client/pyproject.toml $(CONSTRAINTS)
 	$(call make-environment,$(CI))
 	$(CI)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/service.txt
 	@echo "installing torch, the test tools and the linters: a few minutes the first time"
-	$(CI)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,tune,training,test,tracking-test,keras-test,docs,lint]'
+	$(CI)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,tune,training,test,tracking-test,keras-test,docs,lint]' -e ./client
 	@touch $@
 
 define make-environment

@@ -90,6 +90,17 @@ def test_a_package_imports_nothing_of_the_other_side(package: str) -> None:
     assert not forbidden
 
 
+def test_the_client_imports_httpx_and_nothing_else_that_has_to_be_installed() -> None:
+    """It is installed beside other people's programs."""
+    allowed = {"resident_client", "httpx"} | set(sys.stdlib_module_names)
+    imported = {
+        package
+        for module in modules("client/resident_client")
+        for package in imported_packages(module.read_text())
+    }
+    assert imported - allowed == set()
+
+
 @pytest.mark.parametrize("part", sorted(ALLOWED))
 def test_a_part_imports_only_the_parts_below_it(part: str) -> None:
     """The engine knows neither HTTP nor requests; images and networks know nothing of runs."""
