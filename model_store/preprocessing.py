@@ -55,8 +55,14 @@ _TRANSPOSITIONS: Final = {  # EXIF 2.32, tag 274: orientation, and what turns th
 }
 _TURNS: Final = frozenset(_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8))
 _JPEG_FORMATS: Final = frozenset({"JPEG", "MPO"})
-_PROBE: Final = b"".join(b"\xee\xd3" * 16 + bytes([0xFF, 0xD0 + i]) for i in range(8))
-"""Scan data with restart markers. Appended to a JPEG whose scan is cut, it changes the pixels."""
+_PROBES: Final = tuple(
+    b"".join(b"\xee\xd3" * 16 + bytes([0xFF, 0xD0 + (first + i) % 8]) for i in range(8))
+    for first in (0, 4)
+)
+"""Scan data with restart markers. Appended to a JPEG whose scan is cut, one changes the pixels.
+
+The decoder skips the data behind a marker that is one or two ahead of the expected one.
+"""
 _DIRECT_MODES: Final = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"})
 _ALPHA_MODES: Final = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _PLAIN_PNG: Final = (
@@ -204,12 +210,13 @@ def _load_without_end(image: ImageFile.ImageFile, data: bytes) -> bool:
     try:
         if not lacks_only_end(data, len(image.getbands())):
             return False
-        complete, probe = (
-            _decoded_jpeg(data + ending, image.size) for ending in (END, _PROBE + END)
-        )
+        complete = _decoded_jpeg(data + END, image.size)
+        probes = [_decoded_jpeg(data + probe + END, image.size) for probe in _PROBES]
     except (*DECODE_ERRORS, ImageCorruptError):
         return False
-    if complete.size != image.size or complete.tobytes() != probe.tobytes():
+    if complete.size != image.size:
+        return False
+    if any(probe.tobytes() != complete.tobytes() for probe in probes):
         return False
     image.im, image.tile = complete.im, []
     return True

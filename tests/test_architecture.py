@@ -26,7 +26,7 @@ ALLOWED = {
     "service/engine": {"errors", "host", "settings"},
     "service/versions": {"engine", "errors", "host", "log_on_change"},
     "service/prediction": {"engine", "errors", "host", "versions"},
-    "service/settings.py": {"key_file", "public_address", "versions"},
+    "service/settings": {"key_file", "public_address", "versions"},
     "training/data": {"errors"},
     "training/learning": {"errors"},
     "training/run": {"data", "errors", "learning"},

@@ -55,3 +55,14 @@ async def read_response(reader: asyncio.StreamReader) -> tuple[int, bytes, bytes
         line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
     )
     return int(head.split()[1]), head, await reader.readexactly(int(length.split(b":")[1]))
+
+
+async def read_to_end(reader: asyncio.StreamReader) -> bytes:
+    """Everything until the server ends the connection, also by a reset."""
+    received = bytearray()
+    try:
+        while piece := await asyncio.wait_for(reader.read(65536), PATIENCE_SECONDS):
+            received += piece
+    except ConnectionError:
+        pass
+    return bytes(received)

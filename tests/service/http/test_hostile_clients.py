@@ -12,13 +12,12 @@ import pytest
 from asgi_application import Application
 from colour_model import labels, plain
 from server_process import PATIENCE_SECONDS, ServerProcess, read_response, request_head
-from socket_application import connect, listening
+from socket_application import connect, listening, read_to_end
 from socket_application import read_response as read_answer
 
 from model_store.store import ModelStore
 from service.http import bounded_transport, protocol
 from service.http.protocol import MAX_PIPELINED_REQUESTS, BoundedHttpProtocol
-from service.http.request_limits import MAX_HEAD_BYTES
 from service.key_file import add_key
 
 pytestmark = pytest.mark.anyio
@@ -26,17 +25,6 @@ RED = plain("red")
 REQUEST = request_head(Content_Length=len(RED)) + RED
 CHUNKED_RED = b"%x\r\n%b\r\n0\r\n" % (len(RED), RED)
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: a\r\n"
-
-
-async def read_to_end(reader: asyncio.StreamReader) -> bytes:
-    """Everything until the server ends the connection, also by a reset."""
-    received = bytearray()
-    try:
-        while piece := await asyncio.wait_for(reader.read(65536), PATIENCE_SECONDS):
-            received += piece
-    except ConnectionError:
-        pass
-    return bytes(received)
 
 
 async def send_until_closed(writer: asyncio.StreamWriter, piece: bytes, times: int) -> bool:
@@ -204,40 +192,6 @@ async def test_length_and_coding_of_a_body_are_checked(
         reader, writer = await connect(port)
         writer.write(route + b" HTTP/1.1\r\nHost: a\r\n" + headers + b"\r\n\r\n")
         writer.write(CHUNKED_RED + b"\r\n")
-        assert (await read_answer(reader))[0] == status
-        writer.close()
-
-
-@pytest.mark.parametrize(("excess", "status"), [(0, 200), (1, 400)])
-async def test_body_that_arrives_with_its_head_does_not_count_for_it(
-    colour_store: ModelStore, excess: int, status: int
-) -> None:
-    """A head of 64 KiB passes, and one of a byte more does not."""
-    begin = request_head(Content_Length=len(RED))[:-2] + b"X-Filler: "
-    head = begin + b"f" * (MAX_HEAD_BYTES + excess - len(begin) - 4) + b"\r\n\r\n"
-    async with listening(colour_store.root) as (_, port):
-        reader, writer = await connect(port)
-        writer.write(head + RED)
-        assert (await read_answer(reader))[0] == status
-        writer.close()
-
-
-@pytest.mark.parametrize("pieces", [1, 2, 7])
-@pytest.mark.parametrize(("excess", "status"), [(0, 200), (1, 400)])
-async def test_bound_of_a_head_is_exact(
-    colour_store: ModelStore, pieces: int, excess: int, status: int
-) -> None:
-    """A head of 64 KiB passes and one of a byte more does not, however it arrives."""
-    begin = LIVE + b"X-Filler: "
-    head = begin + b"f" * (MAX_HEAD_BYTES + excess - len(begin) - 4) + b"\r\n\r\n"
-    size = -(-len(head) // pieces)
-    async with listening(colour_store.root) as (_, port):
-        reader, writer = await connect(port)
-        for start in range(0, len(head), size):
-            writer.write(head[start : start + size])
-            await writer.drain()
-            for _ in range(10):
-                await asyncio.sleep(0)
         assert (await read_answer(reader))[0] == status
         writer.close()
 

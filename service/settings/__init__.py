@@ -1,0 +1,36 @@
+"""The service's settings. Each one is an option, an environment variable and a line of `--help`."""
+
+from typing import Final
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from model_store.store import BUILTIN_DEFAULT_MODEL
+from service.settings.engine import EngineSettings, Mode, ModelSettings, RequestedPrecision
+from service.settings.network import NetworkSettings
+from service.settings.requests import RequestSettings
+from service.settings.store import StoreSettings, parse_names
+from service.settings.units import MEBIBYTE
+from service.versions.version_policy import VersionPolicy, parse_policy
+
+__all__ = ["MEBIBYTE", "Mode", "ModelSettings", "RequestedPrecision", "Settings", "parse_names"]
+
+ENVIRONMENT_PREFIX: Final = "SERVICE_"
+
+
+# `--help` lists the fields of the last base first.
+class Settings(EngineSettings, RequestSettings, StoreSettings, NetworkSettings, BaseSettings):
+    """All settings of the service, read from keyword arguments and `SERVICE_*` variables.
+
+    `--max-body-bytes` is `SERVICE_MAX_BODY_BYTES`. Arguments win over variables.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, frozen=True)
+
+    @property
+    def served_default_model(self) -> str | None:
+        """The model that answers /v1/predict, set or built-in; None if there is neither."""
+        return self.default_model or (BUILTIN_DEFAULT_MODEL if self.builtin else None)
+
+    def version_policy_of(self, model: str) -> VersionPolicy:
+        own = self.models.get(model)
+        return parse_policy((own and own.version_policy) or self.version_policy)

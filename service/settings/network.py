@@ -1,0 +1,95 @@
+"""Settings of the listener, its clients and the log."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+
+from service.key_file import default_key_file
+from service.public_address import parse_origins, parse_root_path
+
+
+def _check_origins(text: str) -> str:
+    parse_origins(text)
+    return text
+
+
+class NetworkSettings(BaseModel):
+    """Where the service listens, who may call it, and how long connections may take."""
+
+    host: Annotated[
+        str,
+        Field(
+            description="Address to listen on. 0.0.0.0 accepts clients from the network, :: those "
+            "of IPv4 and IPv6."
+        ),
+    ] = "127.0.0.1"
+    port: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=65535,
+            description="TCP port to listen on. 0 picks a free port and prints it.",
+        ),
+    ] = 8000
+    uds: Annotated[
+        Path | None,
+        BeforeValidator(lambda path: path or None),  # an empty variable is unset
+        Field(description="Unix socket to listen on, instead of --host and --port."),
+    ] = None
+    root_path: Annotated[
+        str,
+        AfterValidator(parse_root_path),
+        Field(
+            description="Path under which a proxy publishes the service, like /resident. Requests "
+            "are answered with and without it. Links in /docs include it."
+        ),
+    ] = ""
+    cors_origins: Annotated[
+        str,
+        AfterValidator(_check_origins),
+        Field(
+            description="Comma-separated origins whose web pages may call the service, like "
+            "https://app.example.com, or * for any. Empty: none."
+        ),
+    ] = ""
+    keys: Annotated[
+        Path,
+        Field(
+            description="File of API keys, written by python -m service keys. It must exist. "
+            "Unset: keys.json in $XDG_CONFIG_HOME/resident or ~/.config/resident, if it exists."
+        ),
+    ] = Field(default_factory=default_key_file)
+    body_timeout_seconds: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="Seconds for a client to send its headers, and again to send its body; "
+            "slower clients get 408.",
+        ),
+    ] = 30.0
+    drain_delay_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=3600,
+            description="Seconds between SIGTERM and closing the listener. Meanwhile /health/ready "
+            "is 503, so that load balancers stop sending requests, and requests are answered.",
+        ),
+    ] = 0.0
+    shutdown_seconds: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Seconds that open requests may take to finish after the listener closed. "
+            "Set the kill timeout of your supervisor above this plus the drain delay.",
+        ),
+    ] = 20
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Field(description="Least severe level that is logged to stderr."),
+    ] = "info"
+    access_log: Annotated[
+        bool,
+        Field(description="Log one line per request; costs some throughput at full load."),
+    ] = True
