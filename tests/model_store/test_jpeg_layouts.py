@@ -72,6 +72,7 @@ def test_a_cut_at_any_restart_marker_is_noticed() -> None:
                 prepare(cut, spec)
 
 
+@pytest.mark.parametrize("rows", range(2, 10))
 def test_a_missing_last_row_is_noticed_behind_any_restart_marker(rows: int) -> None:
     """The decoder fills it in silently if the data behind it starts with the wrong marker."""
     pixels = np.random.default_rng(0).integers(0, 256, (8 * rows, 8, 3), np.uint8)
