@@ -8,8 +8,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -102,6 +102,8 @@ class Batcher:
         # lone client is always served by the same thread, whose caches are warm.
         self._sleeping: list[threading.Condition] = []
         self.batch_sizes: Counter[int] = Counter()
+        self.batch_seconds: defaultdict[int, float] = defaultdict(float)
+        """By number of images: the seconds of all runs."""
         self.bulk_runs: dict[int, BulkRun] = {}
         """By thread. Copy it before iterating: instance threads change it."""
         self._closing = False
@@ -119,36 +121,39 @@ class Batcher:
     def submit(
         self, image: Pixels, deadline: float, priority: Priority = INTERACTIVE
     ) -> asyncio.Future[ImageResult]:
-        """Queue one image from the event loop.
+        """Queue one image, as `submit_all` does."""
+        return self.submit_all((image,), deadline, priority)[0]
+
+    def submit_all(
+        self, images: Iterable[Pixels], deadline: float, priority: Priority = INTERACTIVE
+    ) -> list[asyncio.Future[ImageResult]]:
+        """Queue images from the event loop.
 
         Args:
-            image: uint8 `[height, width, 3]`.
+            images: uint8 `[height, width, 3]` each, contiguous.
             deadline: Seconds on the monotonic clock.
             priority: Bulk images only fill batches that interactive images leave incomplete.
 
         Returns:
-            A future that ends in an ImageResult, a DeadlineExceededError, an InferenceError or the
-            error that the run returned for the image. A cancelled image is not run.
+            For each image a future that ends in an ImageResult, a DeadlineExceededError, an
+            InferenceError or the error that the run returned for it. A cancelled image is not run.
 
         Raises:
             RuntimeError: The batcher is closed.
         """
-        queued = _QueuedImage(
-            image,
-            deadline,
-            asyncio.get_running_loop().create_future(),
-            time.monotonic(),
-            priority == BULK,
-        )
+        loop, now, bulk = asyncio.get_running_loop(), time.monotonic(), priority == BULK
+        queued = [
+            _QueuedImage(image, deadline, loop.create_future(), now, bulk) for image in images
+        ]
         with self._lock:
             if self._closing:
                 raise RuntimeError("this batcher is closed, although a request leases its version")
-            (queue := self._bulk_queue if queued.bulk else self._queue).append(queued)
-            if len(queue) > self._clean_above[queued.bulk]:
-                self._remove_cancelled(queue, bulk=queued.bulk)
-            if self._sleeping:
+            (queue := self._bulk_queue if bulk else self._queue).extend(queued)
+            if len(queue) > self._clean_above[bulk]:
+                self._remove_cancelled(queue, bulk=bulk)
+            for _ in range(min(len(self._sleeping), -(-len(queued) // self._max_batch_size))):
                 self._sleeping.pop().notify()
-        return queued.future
+        return [image.future for image in queued]
 
     @property
     def waiting(self) -> int:
@@ -192,6 +197,7 @@ class Batcher:
                 self._on_run(len(batch), ended - began)
                 with self._lock:
                     self.batch_sizes[len(batch)] += 1
+                    self.batch_seconds[len(batch)] += ended - began
             _set_results(batch, outcome, began, ended)
 
     def _next_batch(self, wakeup: threading.Condition) -> list[_QueuedImage]:

@@ -28,12 +28,16 @@ class Classification:
         scores: The probability of each class of `indices`, rounded to `SCORE_DECIMALS`.
         abstention_reason: Why the model abstains; empty if it does not, None without a threshold.
         set_sizes: The size of each prediction set, in the order of the manifest's thresholds.
+        raw_scores: float32 `[classes]` in the order of `class_names`, as the model returned them.
+        probabilities: float32 `[classes]`, calibrated, in the order of `class_names`.
     """
 
     indices: NDArray[np.intp]
     scores: NDArray[np.float64]
     abstention_reason: str | None = None
     set_sizes: tuple[int, ...] = ()
+    raw_scores: NDArray[np.float32] | None = None
+    probabilities: NDArray[np.float32] | None = None
 
 
 def classify(
@@ -66,8 +70,10 @@ def classify(
     set_sizes_of_images = [tuple(sizes) for sizes in sizes.T.tolist()]
     ranked = _rank(class_probabilities, [max((MAX_RANKED, *each)) for each in set_sizes_of_images])
     return [
-        Classification(*ranking, reason, each)
-        for ranking, reason, each in zip(ranked, reasons, set_sizes_of_images, strict=True)
+        Classification(*ranking, *others)
+        for ranking, *others in zip(
+            ranked, reasons, set_sizes_of_images, scores, class_probabilities, strict=True
+        )
     ]
 
 

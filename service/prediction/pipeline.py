@@ -7,9 +7,12 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
+
+import numpy as np
 
 from model_store.errors import ImageError
+from model_store.preprocessing import Pixels
 from service.engine.batcher import ImageResult
 from service.engine.loaded_version import LoadedVersion
 from service.engine.priority import Priority
@@ -106,7 +109,9 @@ class PredictionPipeline:
             self._capacities[loaded.version.model] = capacity
         return Admission(capacity, loaded.admitted, loaded.wait_estimate.seconds)
 
-    def _decode_wait_seconds(self, images: Sequence[EncodedImage]) -> float:
+    def _decode_wait_seconds(self, images: Sequence[EncodedImage] | Pixels) -> float:
+        if isinstance(images, np.ndarray):
+            return 0.0
         seconds = self._decode_pool.wait_seconds()
         if seconds and all(isinstance(image, ServiceError) or is_small(image) for image in images):
             return 0.0  # small images are decoded in the event loop
@@ -119,15 +124,23 @@ class PredictionPipeline:
         deadline: float,
         disconnected: asyncio.Future[Any],
     ) -> list[ImageOutcome]:
-        (first, *others) = request.images
         started = time.monotonic()
         if started > deadline:
             raise DeadlineExceededError("the deadline passed before the image was decoded")
+        if isinstance(request.images, np.ndarray):
+            futures = loaded.batcher.submit_all(request.images, deadline, request.priority)
+            results = await _finish(
+                asyncio.gather(*futures, return_exceptions=True), deadline, disconnected
+            )
+            return [ImageOutcome(cast("ImageResult | ServiceError", each), 0.0) for each in results]
+        (first, *others) = request.images
         pixels = None
         if not others and not isinstance(first, ServiceError):
             pixels = self._decode_pool.decode_small(first, loaded.preprocessing)
         if pixels is None:
-            all_images = asyncio.ensure_future(self._classify_all(request, loaded, deadline))
+            all_images = asyncio.ensure_future(
+                self._classify_all(request.images, request, loaded, deadline)
+            )
             return await _finish(all_images, deadline, disconnected)
         decode_seconds = time.monotonic() - started
         one_image = loaded.batcher.submit(pixels, deadline, request.priority)
@@ -135,13 +148,17 @@ class PredictionPipeline:
         return [ImageOutcome(result, decode_seconds)]
 
     async def _classify_all(
-        self, request: PredictRequest, loaded: LoadedVersion, deadline: float
+        self,
+        images: Sequence[EncodedImage],
+        request: PredictRequest,
+        loaded: LoadedVersion,
+        deadline: float,
     ) -> list[ImageOutcome]:
         decodes = asyncio.Semaphore(self._decodes_per_request)
         async with asyncio.TaskGroup() as group:  # no task outlives the request and its lease
             tasks = [
                 group.create_task(self._classify_one(image, request, loaded, deadline, decodes))
-                for image in request.images
+                for image in images
             ]
         return [task.result() for task in tasks]
 

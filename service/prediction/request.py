@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from model_store.errors import ImageError
+from model_store.preprocessing import Pixels
 from service.engine.batcher import ImageResult
 from service.engine.priority import INTERACTIVE, Priority
 from service.errors import ServiceError
@@ -21,14 +22,15 @@ class PredictRequest:
     """Images to classify with a leased version.
 
     Attributes:
-        images: Encoded images in the order of the response.
+        images: Encoded images in the order of the response; or pixels, which need no decoding:
+            uint8 `[images, crop_height, crop_width, 3]`, RGB.
         top_k: Number of classes to return for each image.
         coverage_index: Index into `LoadedVersion.coverages`; None returns no prediction sets.
         timeout_seconds: Counted from the start of the request; capped by the version's deadline.
         priority: Interactive images are run before bulk images.
     """
 
-    images: Sequence[EncodedImage]
+    images: Sequence[EncodedImage] | Pixels
     top_k: int = DEFAULT_TOP_K
     coverage_index: int | None = None
     timeout_seconds: float = math.inf

@@ -71,6 +71,7 @@ async def test_only_successful_runs_are_counted_and_reported(
         first, second, _ = await asyncio.gather(*futures)
     assert batcher.batch_sizes == {1: 1, 2: 1}
     assert reported == [(1, first.inference_seconds), (2, second.inference_seconds)]
+    assert dict(batcher.batch_seconds) == dict(reported)
 
 
 async def test_next_batch_grows_while_an_instance_is_busy() -> None:
@@ -83,6 +84,17 @@ async def test_next_batch_grows_while_an_instance_is_busy() -> None:
         model.gate.set()
         assert await answered(first + rest) == list(range(7))
     assert model.sizes == [1, LARGEST, 2]
+
+
+async def test_images_that_are_submitted_together_fill_batches() -> None:
+    """None of them starts a run alone, and as many instances wake up as there are batches."""
+    model = GatedModel(read_numbers)
+    model.gate.set()
+    images = [numbered(number) for number in range(2 * LARGEST)]
+    with batching(model, instances=3) as batcher:
+        futures = batcher.submit_all(images, time.monotonic() + PATIENCE_SECONDS)
+        assert await answered(futures) == list(range(2 * LARGEST))
+    assert model.sizes == [LARGEST, LARGEST]
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])

@@ -32,6 +32,16 @@ def test_equal_classes_are_ordered_by_index() -> None:
     assert classify_probabilities(np.full(4, 0.25, np.float32)).indices.tolist() == [0, 1, 2, 3]
 
 
+def test_all_scores_are_kept_in_the_order_of_the_classes() -> None:
+    """As the model returned them, and as calibrated probabilities without rounding."""
+    calibration = Calibration(temperature=2.0)
+    kept = classify(LOGITS, Outputs(), calibration)
+    np.testing.assert_array_equal([each.raw_scores for each in kept], LOGITS)
+    np.testing.assert_allclose(
+        [each.probabilities for each in kept], softmax(LOGITS / 2), rtol=1e-6
+    )
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(row=arrays(np.float32, st.integers(1, 30), elements=st.floats(0, 1, width=32)))
 def test_every_class_is_ranked_once(row: np.ndarray) -> None:

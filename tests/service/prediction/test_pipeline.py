@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 from asgi_application import Application, RawClient, started, until
-from colour_model import WEIGHTS, encode, labels, make_store, plain, publish
+from colour_model import COLOURS, SIZE, WEIGHTS, encode, labels, make_store, plain, publish
 from http_problems import check_problem
 from operating import publish_other
 from PIL import Image
@@ -20,7 +20,9 @@ from server_process import PATIENCE_SECONDS
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import Pixels
 from model_store.store import ModelStore
+from service.errors import ClientDisconnectedError, TooLargeError
 from service.prediction.decoder import Decoder
+from service.prediction.request import PredictRequest, RequestRecord
 from service.settings import MEBIBYTE
 
 pytestmark = pytest.mark.anyio
@@ -443,3 +445,47 @@ async def test_output_that_is_not_finite_is_a_500_of_its_image(tmp_path: Path) -
         assert "error" not in first
         assert second["error"]["code"] == "invalid_model_output"
         assert (await client.post("/v1/predict", content=black)).status_code == 200
+
+
+async def predict_pixels(
+    application: Application, colour: str, count: int, disconnected: asyncio.Future[None]
+) -> list[str]:
+    """Classify pixels without HTTP. Returns the most probable label of each image."""
+    loaded = application.served()
+    pixels = np.broadcast_to(np.uint8(COLOURS[colour]), (count, SIZE, SIZE, 3)).copy()
+    outcomes = await application.app._pipeline.predict(
+        loaded, PredictRequest(pixels), RequestRecord(), disconnected
+    )
+    names = loaded.version.manifest.class_names
+    return [names[outcome.result.row.indices[0]] for outcome in outcomes]
+
+
+async def test_pixels_are_not_decoded_and_pass_the_same_admission(colour_store: ModelStore) -> None:
+    """They are classified in one batch; more than the queue holds are rejected."""
+    connected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async with started(colour_store.root, max_queue_size=4) as application:
+        model = application.hold_model()
+        model.gate.set()
+        assert await predict_pixels(application, "blue", 4, connected) == ["blue"] * 4
+        assert model.sizes == [4]
+        with pytest.raises(TooLargeError):
+            await predict_pixels(application, "blue", 5, connected)
+        assert application.served().admitted.images == 0
+
+
+async def test_pixels_are_dropped_when_their_client_disconnects(colour_store: ModelStore) -> None:
+    """Those that wait for a batch are not run, and their places are free."""
+    disconnected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async with started(colour_store.root) as application:
+        model = application.hold_model()
+        running = posting(application, "red")
+        await model.begun()
+        waiting = asyncio.create_task(predict_pixels(application, "blue", 3, disconnected))
+        await until(lambda: application.served().batcher.waiting == 3)
+        disconnected.set_result(None)
+        with pytest.raises(ClientDisconnectedError):
+            await waiting
+        assert application.served().admitted.images == 1
+        model.gate.set()
+        assert (await running).status_code == 200
+        assert model.sizes == [1]
