@@ -41,7 +41,6 @@ class LoadedVersion:
         self.version = version
         manifest = version.manifest
         self.preprocessing = manifest.preprocessing
-        self.headers = {"model-digest": f"sha256:{version.digest}"}
         self.calibration = calibration = manifest.calibration or Calibration()
         with ExitStack() as on_failure:
             on_failure.callback(version.close)

@@ -7,7 +7,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Scope
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE")
-_EXPOSED_HEADERS: Final = ("Model-Digest", "Retry-After", "WWW-Authenticate", "X-Request-Id")
+_EXPOSED_HEADERS: Final = (
+    *("Model-Name", "Model-Version", "Model-Digest", "Server-Timing", "X-Request-Id"),
+    *("Retry-After", "WWW-Authenticate", "traceparent"),
+)
 
 
 def allow_origins(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:

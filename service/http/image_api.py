@@ -77,4 +77,4 @@ class ImageCall:
     async def write(self, request: PredictRequest, outcomes: Sequence[ImageOutcome]) -> Reply:
         class_names = self._loaded.version.manifest.class_names
         body = await encode_response(outcomes, request, self._record, class_names)
-        return Reply(HTTPStatus.OK, body, self._loaded.headers)
+        return Reply(HTTPStatus.OK, body)

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
+from service.http.answer_headers import RESPONSE_HEADERS
 from service.http.path_params import ModelName, VersionNumber
 from service.http.predict_routes import ERROR_RESPONSES, ROUTES, PredictRoute
 from service.http.problem_details import PROBLEM_MEDIA_TYPE
@@ -89,6 +90,10 @@ def _describe_route(route: PredictRoute, references: dict[Any, Any]) -> dict[str
     responses: dict[str, Any] = {
         "200": {
             "description": "The results, one per image, in the order of the request",
+            "headers": {
+                name: {"description": description, "schema": {"type": "string"}}
+                for name, description in RESPONSE_HEADERS.items()
+            },
             "content": {"application/json": {"schema": references[PredictResponse]}},
         }
     }

@@ -14,7 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import shorten
-from service.http.access_log import MAX_PATH_LENGTH, REQUEST_ID, choose_request_id, log_request
+from service.http.access_log import MAX_PATH_LENGTH, log_request
+from service.http.answer_headers import record_headers
 from service.http.api_keys import ApiKeys
 from service.http.cors import allow_origins, is_cross_origin, is_preflight
 from service.http.dialect import Dialect
@@ -23,6 +24,7 @@ from service.http.metrics import ServiceMetrics
 from service.http.path_params import parse_version_number
 from service.http.problem_details import Reply, to_response
 from service.http.request_body import check_headers, content_length, read_body
+from service.http.request_ids import RequestIds
 from service.http.request_limits import MAX_UNREAD_BYTES
 from service.http.uvicorn_adapter import DIRECT_TRANSPORT, DirectTransport
 from service.prediction.pipeline import PredictionPipeline
@@ -101,8 +103,12 @@ class PredictEndpoint:
             )
         except Exception as error:  # noqa: BLE001  every error becomes a response
             reply = dialect.reply_to(error, _request_line(scope))
-        request_id = choose_request_id(scope)
-        response_headers = [*_encode_headers(reply), (REQUEST_ID, request_id)]
+        ids = RequestIds.of(scope)
+        response_headers = [
+            *_encode_headers(reply),
+            *record_headers(record, time.monotonic() - record.started),
+            *ids.headers,
+        ]
         try:
             if "receive" not in record.seconds and _may_have_unread_body(headers):
                 # Otherwise the client could keep sending the unread body.
@@ -116,7 +122,7 @@ class PredictEndpoint:
         finally:
             self._metrics.observe(record, reply.code)
             detail = f" {reply.code} {record.model}/{record.version} images={record.images}"
-            log_request(scope, reply.status, record.started, request_id, detail)
+            log_request(scope, reply.status, record.started, ids, detail)
 
     async def _predict(
         self,
@@ -129,10 +135,15 @@ class PredictEndpoint:
         record: RequestRecord,
     ) -> Reply:
         self._keys.check(headers.get("authorization"), "predict")
-        version = path_params.get("version")
-        number = None if version is None else parse_version_number(version)
+        text = path_params.get("version")
+        number = None if text is None else parse_version_number(text)
         with self._pipeline.lease(path_params.get("model"), number) as loaded:
-            record.model, record.version = loaded.version.model, loaded.version.number
+            version = loaded.version
+            record.model, record.version, record.digest = (
+                version.model,
+                version.number,
+                version.digest,
+            )
             call = dialect.start(loaded, headers, query_string, record)
             check_headers(headers, self._settings.max_body_bytes)
             self._pipeline.check_queue(loaded, call.priority)
@@ -168,7 +179,7 @@ class PredictEndpoint:
         send: Send,
         app_scope: Scope | None = None,
     ) -> None:
-        started, request_id, status = time.monotonic(), choose_request_id(scope), 0
+        started, ids, status = time.monotonic(), RequestIds.of(scope), 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -177,13 +188,13 @@ class PredictEndpoint:
                 headers = message["headers"]
                 if status == HTTPStatus.METHOD_NOT_ALLOWED:
                     headers = allow_head(headers)
-                message["headers"] = [*headers, (REQUEST_ID, request_id)]
+                message["headers"] = [*headers, *ids.headers]
             await send(message)
 
         try:
             await app(app_scope or scope, receive, send_with_id)
         finally:
-            log_request(scope, status, started, request_id)
+            log_request(scope, status, started, ids)
 
 
 def _api_scope(scope: Scope, root_path: str, path: str) -> Scope:

@@ -47,6 +47,7 @@ class RequestRecord:
     started: float = field(default_factory=time.monotonic)
     model: str = ""
     version: int = 0
+    digest: str = ""
     images: int = 0
     failed_images: int = 0
     seconds: dict[str, float] = field(default_factory=dict)

@@ -13,7 +13,10 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from model_store.store import ModelStore
 
 RED = plain("red")
-HEADERS = ["date", "content-type", "content-length", "model-digest", "x-request-id"]
+HEADERS = [
+    *("date", "content-type", "content-length"),
+    *("model-name", "model-version", "model-digest", "server-timing", "x-request-id"),
+]
 
 
 def send_until_refused(connection: socket.socket, chunk: bytes, times: int) -> bytes:

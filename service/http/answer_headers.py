@@ -1,0 +1,43 @@
+"""The headers of a prediction response that say which version answered, and how long it took."""
+
+from functools import lru_cache
+from typing import Final
+
+from service.prediction.request import RequestRecord
+
+RESPONSE_HEADERS: Final = {
+    "Model-Name": "The model that answered. Errors have it if the model was found.",
+    "Model-Version": "The number of its version.",
+    "Model-Digest": "`sha256:` and the digest of its manifest, which seals all its files.",
+    "Server-Timing": "Milliseconds of the stages receive, decode, queue, infer and total.",
+    "X-Request-Id": "The id of the request in the log: the one that the client sent, or a new one.",
+    "traceparent": "As the client sent it, if it is valid (W3C Trace Context).",
+}
+"""The headers of every response of a prediction route, as the OpenAPI document describes them."""
+_METRIC_NAMES: Final = {"inference": b"infer"}
+
+
+def record_headers(record: RequestRecord, total_seconds: float) -> list[tuple[bytes, bytes]]:
+    """Model, version and digest if the request has leased a version, and `Server-Timing`.
+
+    Args:
+        record: What is known about the request; after an error it is incomplete.
+        total_seconds: Time since the start of the request.
+    """
+    stages = [
+        b"%b;dur=%.3f" % (_METRIC_NAMES.get(stage) or stage.encode(), seconds * 1e3)
+        for stage, seconds in (*record.seconds.items(), ("total", total_seconds))
+    ]
+    timing = (b"server-timing", b", ".join(stages))
+    if not record.digest:
+        return [timing]
+    return [*_version_headers(record.model, record.version, record.digest), timing]
+
+
+@lru_cache(maxsize=1024)
+def _version_headers(model: str, version: int, digest: str) -> tuple[tuple[bytes, bytes], ...]:
+    return (
+        (b"model-name", model.encode()),
+        (b"model-version", b"%d" % version),
+        (b"model-digest", f"sha256:{digest}".encode()),
+    )
