@@ -88,7 +88,7 @@ bench-training: $(TRAINING)/.installed ## Measure a training step: benchmarks/TR
 	$(TRAINING)/bin/python benchmarks/training_step.py $(ARGS)
 
 builtin: $(TRAINING)/.installed ## Train the built-in models (CIFAR10=FOLDER FASHION=FOLDER)
-	@test -d "$(CIFAR10)" || { echo "say where the photographs of CIFAR-10 lie: make builtin CIFAR10=FOLDER"; exit 1; }
+	@test -d "$(CIFAR10)" || { echo "CIFAR10 must be the folder of the images of CIFAR-10, got \"$(CIFAR10)\": make builtin CIFAR10=FOLDER"; exit 1; }
 	rm -rf build/store build/runs
 	$(TRAINING)/bin/python -m training run --data digits --arch resnet20 --model digits-resnet20 --no-checkpoint $(INTO_BUILD)
 	$(TRAINING)/bin/python -m training run --data fashion-mnist $(FASHION_DIR) --arch resnet20 --model fashion-resnet20 --no-checkpoint \

@@ -21,7 +21,7 @@ from training.learning.distributed import DistributedProcess, join_process_group
 from training.promotion import missing_precisions
 from training.run.directory import Run
 from training.run.tracking import Trackers
-from training.running_server import RunningServer
+from training.running_server import WAIT_SECONDS, RunningServer
 from training.steps.evaluate import read_figures
 from training.steps.publish import Published
 
@@ -90,7 +90,7 @@ def print_resume_command(display: TrainingDisplay, run: Run, store: Path) -> Ite
 
 
 def say_start_changes(display: TrainingDisplay, run: Run) -> None:
-    """Say what differs between the file of `--start` and the initial network."""
+    """Say what differs between `--start` and the initial network, or is not recorded."""
     for change in run.config.start_changes:
         display.say(f"--start {run.config.start}: {change}")
 
@@ -155,7 +155,14 @@ def _print_serving(display: TrainingDisplay, store: ModelStore, model: str, numb
     address = f"{server.address}/v1/models/{model}/predict"
     curl = ("curl", "--data-binary", f"@{image}", address)
     if server.answers():
-        if server.serves(model, digest):
+        serves = server.serves(model, digest, wait=0)
+        if not serves:
+            display.say(
+                f"waiting up to {WAIT_SECONDS:.0f} s for the server at {server.address} to load "
+                f"version {number}"
+            )
+            serves = server.serves(model, digest)
+        if serves:
             display.say(f"the server at {server.address} serves version {number} now")
             display.say_command("next", *curl)
             return

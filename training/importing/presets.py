@@ -138,7 +138,7 @@ def read_timm(path: Path) -> Preset:
     if channels != 3 or interpolation not in get_args(Interpolation) or not 0 < share <= 1:
         raise ForeignModelError(
             f"{path}: expected 3 channels, one of {', '.join(get_args(Interpolation))}, and a "
-            f" crop_pct up to 1, got input_size {values['input_size']}, interpolation "
+            f"crop_pct up to 1, got input_size {values['input_size']}, interpolation "
             f"{interpolation} and crop_pct {share:g}"
         )
     red, green, blue = (round(255 * level) for level in mean)

@@ -69,7 +69,7 @@ class RunConfig(BaseModel):
     start: str | None = None
     """Initial weights: `torchvision`, a file, or MODEL/VERSION of the store."""
     start_changes: tuple[str, ...] = ()
-    """What differs between the file that `start` names and the initial network."""
+    """What differs between what `start` names and the initial network, or is not recorded."""
     renamed: tuple[str, ...] = ()
     """Classes of the retrained version that have another name now, as OLD=NEW."""
     derived_from: VersionReference | None = None

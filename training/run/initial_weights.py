@@ -64,15 +64,18 @@ class InitialWeights:
     known_images: bytes | None = None
 
     def changes_for(self, architecture: str) -> tuple[str, ...]:
-        """What differs between the file and the network that starts from it."""
+        """What differs between the file and the network, and whether a record is missing."""
+        changes = list(self.changes)
         with torch.device("meta"):
             own = build_network(architecture, 1).state_dict()
-        if not _has_new_stem(self.state, own, architecture):
-            return self.changes
-        return (
-            *self.changes,
-            f"initialised {_STEM} anew: the first convolution of {architecture} has another size",
-        )
+        if _has_new_stem(self.state, own, architecture):
+            changes.append(
+                f"initialised {_STEM} anew: the first convolution of {architecture} has another "
+                "size"
+            )
+        if self.known_images is None:
+            changes.append(NOT_RECORDED)
+        return tuple(changes)
 
     def fit(self, architecture: str, class_names: Sequence[str]) -> TrainedNetwork:
         """Return the network with a head for `class_names`.
@@ -123,7 +126,6 @@ def load_initial_weights(start: str, architecture: str, store: ModelStore) -> In
         trained.normalize,
         trained.architecture,
         class_names,
-        changes=unrecorded(known_images),
         known_images=known_images,
     )
 
@@ -138,11 +140,6 @@ def write_initial_weights(run: Run, initial: TrainedNetwork, known_images: bytes
 def read_known_images_of(version: Version) -> bytes | None:
     """Return the content of the version's `known_images.npy`; None if it has none."""
     return version.read_file(KNOWN_IMAGES_FILE) if records_known_images(version) else None
-
-
-def unrecorded(known_images: bytes | None) -> tuple[str, ...]:
-    """Return the sentence for weights whose training images are not recorded."""
-    return (NOT_RECORDED,) if known_images is None else ()
 
 
 def fit_head(

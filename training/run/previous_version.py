@@ -14,7 +14,6 @@ from training.run.initial_weights import (
     open_version,
     read_checkpoint,
     read_known_images_of,
-    unrecorded,
 )
 from training.run.weights import PREVIOUS_WEIGHTS, TrainedNetwork, serialise
 
@@ -38,7 +37,6 @@ class PreviousVersion:
             self.trained.normalize,
             self.trained.architecture,
             self.class_names,
-            changes=unrecorded(self.known_images),
             known_images=self.known_images,
         )
 

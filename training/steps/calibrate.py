@@ -50,8 +50,8 @@ def calibrate(
 ) -> RunCalibration:
     """Fit a calibration, measure it, and replace `calibration.json`.
 
-    Validation images that the run or an earlier version was trained on are not used. If none are
-    left, the result has a notice and no calibration.
+    Validation images that the initial weights were trained on are not used. If none are left, or
+    the run was trained on them, the result has a notice and no calibration.
 
     Raises:
         RunError: The run has not been evaluated.
@@ -65,7 +65,10 @@ def calibrate(
     trained, validation = load_trained(run), data.split.validation
     validation = validation[~is_known_image(data.scan, validation, read_known_images(run))]
     if not len(validation):
-        notice = "not calibrated: an earlier version was trained on all validation images"
+        notice = (
+            "not calibrated: the initial weights were trained on all validation images. Add images "
+            "that are new to them"
+        )
         return _write(run, RunCalibration(notices=(notice,)), process)
     network = trained.inference_network.to(process.device)
     logits = predict_split(network, data, validation, trained.normalize, process).numpy()
@@ -153,7 +156,7 @@ def _require_twins(run: Run, twin: Run) -> None:
         )
     if differing := list(_twin_differences(run, twin)):
         raise CalibrationError(
-            f"{twin.path} is no twin of {run.path}: they differ in {', '.join(differing)}"
+            f"{twin.path} is not a twin of {run.path}: they differ in {', '.join(differing)}"
         )
 
 

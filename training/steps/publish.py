@@ -16,7 +16,7 @@ from training.gates.preprocessing import golden_tolerance
 from training.promotion import pin_serving_version, require_holdable
 from training.run.data import RunData
 from training.run.directory import Run
-from training.run.known_images import KNOWN_IMAGES_FILE, encode_known_images, read_known_images
+from training.run.known_images import KNOWN_IMAGES_FILE, TRAINED_IMAGES_FILE
 from training.run.metrics import read_metrics
 from training.run.weights import BEST_WEIGHTS
 from training.steps.calibrate import CALIBRATION_FILE, read_calibration
@@ -69,7 +69,7 @@ def publish(run: Run, data: RunData, store: ModelStore, *, promote: bool = True)
             require_holdable(store, model)
         if not promote_version:
             pin_serving_version(store, model)
-        version = store.publish(model, _manifest(run, data, checks), _files(run, data))
+        version = store.publish(model, _manifest(run, data, checks), _files(run))
     promoted_before = [event.version for event in store.aliases(model).history(PRODUCTION)]
     if promote_version and version not in promoted_before:
         store.promote(model, version, why=f"published by {run.run_id}")
@@ -93,15 +93,13 @@ def _find_published(store: ModelStore, run: Run) -> int | None:
     return None
 
 
-def _files(run: Run, data: RunData) -> dict[str, Path | bytes]:
+def _files(run: Run) -> dict[str, Path | bytes]:
     names = [*graph_files(run), CLASSIFIER_FILE]
     names += [path for block in read_golden(run) for path in (block.image, block.pixels)]
     files: dict[str, Path | bytes] = {name: run.file(name, "export") for name in names}
     if run.config.keep_checkpoint:
         files[CHECKPOINT_WEIGHTS_FILE] = run.file(BEST_WEIGHTS, "resume")
-    files[KNOWN_IMAGES_FILE] = encode_known_images(
-        data.scan, data.training_indices, read_known_images(run)
-    )
+    files[KNOWN_IMAGES_FILE] = run.file(TRAINED_IMAGES_FILE, "resume")
     return files
 
 

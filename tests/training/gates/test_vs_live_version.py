@@ -22,7 +22,7 @@ from training.gates.vs_live_version import (
 )
 from training.run.data import RunData, open_run_data
 from training.run.directory import Run
-from training.run.known_images import KNOWN_IMAGES_FILE
+from training.run.known_images import TRAINED_IMAGES_FILE
 from training.steps.evaluate import evaluate
 from training.steps.export import MODEL_FILE, OUTPUTS, export, model_input
 from training.steps.golden import take_golden
@@ -94,11 +94,10 @@ def test_images_that_the_live_version_was_trained_on_are_not_compared(
 ) -> None:
     """If it was trained on all test images, only latency and size are compared."""
     data = open_run_data(gated_copy)
-    known = gated_copy.path / KNOWN_IMAGES_FILE
+    trained = gated_copy.path / TRAINED_IMAGES_FILE
     digests = [int(data.scan.facts[index].digest[:16], 16) for index in data.split.test]
-    np.save(known, np.array(digests, np.uint64))
+    np.save(trained, np.array(digests, np.uint64))
     make_live(gated_copy, store)
-    known.unlink()
     assert compare(with_another_id(gated_copy), store).keys() == {LATENCY_CHECK, SIZE_CHECK}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from training.errors import ForeignModelError
+from training.importing.preset_names import PRESET_NAMES, TIMM
 from training.importing.presets import PRESETS, Geometry, read_timm
 
 CONFIG = {
@@ -22,6 +23,11 @@ def config(folder: Path, **changes: Any) -> Path:
     path = folder / "config.json"
     path.write_text(json.dumps({**CONFIG, **changes}))
     return path
+
+
+def test_the_names_in_the_help_are_those_of_the_presets() -> None:
+    """They are listed apart, so that `--help` imports no torch."""
+    assert (*PRESETS, TIMM) == PRESET_NAMES
 
 
 def test_torchvisions_crop_is_7_8_of_the_shorter_side() -> None:

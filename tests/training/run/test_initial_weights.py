@@ -16,6 +16,7 @@ from training.promotion import create_store
 from training.run import request as requests
 from training.run.directory import Run
 from training.run.initial_weights import fit_head
+from training.run.known_images import NOT_RECORDED
 from training.run.request import RunRequest, start_run
 from training.run.weights import BEST_WEIGHTS, INITIAL_WEIGHTS, read_weights
 
@@ -158,10 +159,12 @@ def test_a_new_first_convolution_is_recorded(tmp_path: Path, *, lacks: bool) -> 
         del state["conv1.weight"]
     torch.save(state, tmp_path / "large.pth")
     run = start_from(tmp_path / "large.pth", tmp_path, "resnet18-small")
-    assert [change.split()[1] for change in run.config.start_changes] == ["conv1.weight"]
+    stem, not_recorded = run.config.start_changes
+    assert stem.split()[1] == "conv1.weight"
+    assert not_recorded == NOT_RECORDED
     torch.save(state_of("resnet18-small", 10), tmp_path / "small.pth")
     run = start_from(tmp_path / "small.pth", tmp_path, "resnet18-small")
-    assert run.config.start_changes == ()
+    assert run.config.start_changes == (NOT_RECORDED,)
 
 
 @pytest.mark.parametrize("name", ["best.pth.tar", "x.ckpt", "../x.pth", "weights/x"])

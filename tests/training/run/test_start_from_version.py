@@ -14,7 +14,11 @@ from model_store.store import ModelStore
 from training.data.check import check, left_out
 from training.errors import DataError
 from training.gates import gate as gates
-from training.gates.vs_live_version import NOT_WORSE_THAN_LIVE_CHECK, compare_with_live
+from training.gates.vs_live_version import (
+    LATENCY_CHECK,
+    NOT_WORSE_THAN_LIVE_CHECK,
+    compare_with_live,
+)
 from training.quantization.version_data import open_version_data
 from training.run.data import RunData, open_run_data
 from training.run.directory import Run
@@ -199,12 +203,13 @@ def test_the_live_version_is_compared_on_images_that_neither_has_learned(
     live = set(digests(first.data, first.data.split.train))
     known = [index for index in data.split.test if data.scan.facts[index].digest in live]
     only_known = replace(data, split=replace(data.split, test=np.array(known)))
-    names = {
-        check.check
+    checks = {
+        check.check: check
         for check in compare_with_live(run, only_known, session, first.store, said.append)
     }
-    assert NOT_WORSE_THAN_LIVE_CHECK not in names
+    assert NOT_WORSE_THAN_LIVE_CHECK not in checks
     assert len(said) == 1
+    assert said[0] in checks[LATENCY_CHECK].detail  # the manifest keeps it
 
 
 def test_the_images_of_a_variant_s_calibration_are_not_known(first: FirstVersion) -> None:
