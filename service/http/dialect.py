@@ -4,12 +4,34 @@
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from service.engine.loaded_version import LoadedVersion
 from service.engine.priority import Priority
+from service.http.path_params import parse_version_number
 from service.http.problem_details import Reply
 from service.prediction.request import ImageOutcome, PredictRequest, RequestRecord
+
+
+@dataclass(frozen=True, slots=True)
+class VersionTarget:
+    """The model and version that a request names. None means the default."""
+
+    model: str | None = None
+    version: int | None = None
+    alias: str | None = None
+
+
+def path_target(path_params: Mapping[str, str], _: bytes = b"") -> VersionTarget:
+    """The target of a request that names it only in its path.
+
+    Raises:
+        BadRequestError: The version is not a number.
+    """
+    version = path_params.get("version")
+    number = None if version is None else parse_version_number(version)
+    return VersionTarget(path_params.get("model"), number)
 
 
 class Call(Protocol):
@@ -33,6 +55,9 @@ class Dialect(Protocol):
 
     def match(self, path: str) -> Mapping[str, str] | None:
         """Return `model` and `version` of a path, as far as it has them; None if it is no route."""
+
+    def target(self, path_params: Mapping[str, str], query_string: bytes) -> VersionTarget:
+        """Return the model and version of a request. Raises ServiceError."""
 
     def start(
         self,

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
 from service.engine.loaded_version import LoadedVersion
+from service.errors import BadRequestError
+from service.http.dialect import VersionTarget, path_target
 from service.http.predict_routes import match_route
 from service.http.problem_details import Reply, reply_to
 from service.http.query_params import find_coverage_index, parse_query_params
@@ -21,6 +23,23 @@ class ImageApi:
 
     def __init__(self, max_images: int) -> None:
         self._max_images = max_images
+
+    def target(self, path_params: Mapping[str, str], query_string: bytes) -> VersionTarget:
+        """Return the model and version of a request.
+
+        Raises:
+            BadRequestError: A version is invalid, or more than one is named.
+        """
+        target = path_target(path_params)
+        if not query_string:
+            return target
+        query = parse_query_params(query_string)
+        if sum(named is not None for named in (target.version, query.version, query.alias)) > 1:
+            raise BadRequestError(
+                "name only one version: in the path, or as `version` or `alias` in the query",
+                code="invalid_parameter",
+            )
+        return VersionTarget(target.model, target.version or query.version, query.alias)
 
     def start(
         self,

@@ -113,7 +113,7 @@ def _describe_route(route: PredictRoute, references: dict[Any, Any]) -> dict[str
         "summary": route.summary,
         "description": route.description,
         "operationId": re.sub(r"\W", "_", route.name + route.path) + "_post",
-        "parameters": [*_describe_path(route.path), *_describe_query()],
+        "parameters": [*_describe_path(route.path), *_describe_query(route.path)],
         "requestBody": {"required": True, "content": content},
         "responses": responses,
         "security": [{}, {"HTTPBearer": []}],
@@ -127,8 +127,10 @@ def _describe_path(path: str) -> list[dict[str, Any]]:
     ]
 
 
-def _describe_query() -> list[dict[str, Any]]:
+def _describe_query(path: str) -> list[dict[str, Any]]:
     properties = QueryParams.model_json_schema()["properties"]
+    if "{version}" in path:
+        del properties["version"], properties["alias"]
     return [_parameter(name, "query", schema) for name, schema in properties.items()]
 
 

@@ -21,7 +21,6 @@ from service.http.cors import allow_origins, is_cross_origin, is_preflight
 from service.http.dialect import Dialect
 from service.http.image_api import ImageApi
 from service.http.metrics import ServiceMetrics
-from service.http.path_params import parse_version_number
 from service.http.problem_details import Reply, to_response
 from service.http.request_body import check_headers, content_length, read_body
 from service.http.request_ids import RequestIds
@@ -135,9 +134,11 @@ class PredictEndpoint:
         record: RequestRecord,
     ) -> Reply:
         self._keys.check(headers.get("authorization"), "predict")
-        text = path_params.get("version")
-        number = None if text is None else parse_version_number(text)
-        with self._pipeline.lease(path_params.get("model"), number) as loaded:
+        target = dialect.target(path_params, query_string)
+        number = target.version
+        if target.alias is not None:
+            number = await self._pipeline.find_alias(target.model, target.alias)
+        with self._pipeline.lease(target.model, number) as loaded:
             version = loaded.version
             record.model, record.version, record.digest = (
                 version.model,

@@ -3,11 +3,21 @@
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Annotated, Final
 from urllib.parse import parse_qsl
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
 
+from model_store.aliases import is_alias_name
 from model_store.validation import describe_validation_error
 from service.engine.classification import MAX_RANKED
 from service.engine.priority import INTERACTIVE, Priority
@@ -32,11 +42,31 @@ def _whole_number(largest: int = MAX_WHOLE_NUMBER) -> BeforeValidator:
     return BeforeValidator(parse)
 
 
+def _check_alias(text: str) -> str:
+    if not is_alias_name(text):
+        raise ValueError(f"must be the name of an alias, got {shorten(text, 40)!r}")
+    return text
+
+
 class QueryParams(BaseModel):
     """The query of a prediction request. Parameters with other names are an error."""
 
     model_config = ConfigDict(frozen=True)
 
+    version: Annotated[
+        int | None,
+        WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_WHOLE_NUMBER}),
+        _whole_number(),
+        Field(description="The version that answers, as in the path. It must be served."),
+    ] = None
+    alias: Annotated[
+        str | None,
+        AfterValidator(_check_alias),
+        Field(
+            description="The alias whose version answers. It must be served: see "
+            "`SERVICE_VERSION_POLICY`.",
+        ),
+    ] = None
     top_k: Annotated[
         int,
         Field(
@@ -78,6 +108,7 @@ class QueryParams(BaseModel):
 _DEFAULTS: Final = QueryParams()
 
 
+@lru_cache(maxsize=64)  # a program usually sends the same one again
 def parse_query_params(query: bytes) -> QueryParams:
     """Parse a query string.
 

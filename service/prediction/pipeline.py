@@ -25,6 +25,7 @@ from service.errors import (
 from service.prediction.admission import Admission, ModelCapacity, UploadBudget
 from service.prediction.decode_pool import DecodePool, is_small
 from service.prediction.request import EncodedImage, ImageOutcome, PredictRequest, RequestRecord
+from service.versions.alias_lookup import find_alias_version
 from service.versions.registry import Registry
 
 T = TypeVar("T")
@@ -62,6 +63,22 @@ class PredictionPipeline:
             NotReadyError: The model has no version that serves.
         """
         return self.registry.lease(model, version)
+
+    async def find_alias(self, model: str | None, alias: str) -> int | None:
+        """The version to lease for an alias; None for the one that serves without a version.
+
+        That one also serves if the newest version of its alias has failed.
+
+        Raises:
+            NotFoundError: The model has no such alias.
+            NotReadyError: The alias cannot be read.
+        """
+        name = model or self.registry.default_model
+        if name is None or name not in self.registry.models:
+            return None
+        if alias == self.registry.policy_of(name).alias:
+            return None
+        return await asyncio.to_thread(find_alias_version, self.registry, name, alias)
 
     def check_queue(self, loaded: LoadedVersion, priority: Priority) -> None:
         """Raise OverloadedError if the queue is full. Called before the body is read."""

@@ -135,6 +135,7 @@ def test_predict_routes_are_documented(document: dict[str, Any], path: str) -> N
         "coverage",
         "timeout_ms",
         "priority",
+        *(() if "{version}" in path else ("version", "alias")),
         *re.findall(r"{(\w+)}", path),
     }
     answers = operation["responses"]
