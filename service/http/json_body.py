@@ -73,7 +73,7 @@ def read_json(body: bytes, max_images: int) -> list[EncodedImage]:
         BadRequestError: The body is not the expected JSON.
         TooLargeError: There are more than `max_images` images.
     """
-    text, long_strings = _cut_long_strings(body, 4 * (max_images + 8))
+    text, long_strings = cut_long_strings(body, 4 * (max_images + 8))
     # Counted before parsing: millions of small items would become gigabytes of objects. None of
     # these characters occurs in base64.
     if sum(text.count(character) for character in (b"{", b"[", b",")) > 8 * (max_images + 8):
@@ -98,12 +98,12 @@ def read_json(body: bytes, max_images: int) -> list[EncodedImage]:
         ) from None
     check_image_count(len(parsed.images), max_images)
     return [
-        _decode(image if isinstance(image, str) else image.b64, long_strings)
+        decode_image(image if isinstance(image, str) else image.b64, long_strings)
         for image in parsed.images
     ]
 
 
-def _cut_long_strings(body: bytes, max_strings: int) -> tuple[bytes, dict[str, memoryview]]:
+def cut_long_strings(body: bytes, max_strings: int) -> tuple[bytes, dict[str, memoryview]]:
     r"""Replace each long string by `\u0000` and a number, under which it is returned.
 
     The parser would hold Python's global lock for 50 ms while it copies 30 MB, and the event loop
@@ -126,7 +126,7 @@ def _cut_long_strings(body: bytes, max_strings: int) -> tuple[bytes, dict[str, m
     return body, {}
 
 
-def _decode(text: str, long_strings: Mapping[str, memoryview]) -> EncodedImage:
+def decode_image(text: str, long_strings: Mapping[str, memoryview]) -> EncodedImage:
     # A client that sends such a number itself gets one of its own strings.
     long = long_strings.get(text)
     slices = [text.encode()] if long is None else _slices(long)

@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from starlette.responses import PlainTextResponse, Response
 
 from service.prediction.request import RequestRecord
+from service.prediction.version_statistics import VersionStatistics
 from service.stderr_log import count_dropped_records
 from service.versions.registry import Registry
 
@@ -63,6 +64,10 @@ class ServiceMetrics(Collector):
         self._requests: Counter[tuple[str, str]] = Counter()
         self._images: Counter[tuple[str, str]] = Counter()
         self._stages: defaultdict[tuple[str, str], _Histogram] = defaultdict(_Histogram)
+        self.versions: defaultdict[tuple[str, int], VersionStatistics] = defaultdict(
+            VersionStatistics
+        )
+        """By model and version. Only versions that were leased, so clients cannot invent any."""
 
     def observe(self, record: RequestRecord, outcome: str) -> None:
         """Count a prediction request that has ended.
@@ -71,6 +76,9 @@ class ServiceMetrics(Collector):
         number of names.
         """
         self._requests[record.model, outcome] += 1
+        if record.model:
+            statistics = self.versions[record.model, record.version]
+            statistics.observe(record, succeeded=outcome == "ok")
         for stage, seconds in record.seconds.items():
             self._stages[record.model, stage].observe(seconds)
         self._stages[record.model, "total"].observe(time.monotonic() - record.started)

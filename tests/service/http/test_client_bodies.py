@@ -179,7 +179,7 @@ def test_long_strings_are_read_without_the_parser(
     """PHP escapes slashes, .NET escapes plus signs, and every encoder line breaks."""
     body = json.dumps({"images": [{"b64": text}, text]})
     body = body.replace(*escapes) if escapes else body
-    assert len(json_body._cut_long_strings(body.encode(), 99)[0]) < 100
+    assert len(json_body.cut_long_strings(body.encode(), 99)[0]) < 100
     assert images_of(body.encode(), "application/json") == [NOISE, NOISE]
 
 

@@ -1,0 +1,55 @@
+"""Counts and times of the requests of one version, since the service started."""
+
+import time
+from dataclasses import dataclass, field
+
+from service.prediction.request import RequestRecord
+
+STAGES_AFTER_ADMISSION = ("decode", "queue", "inference")
+
+
+@dataclass(slots=True)
+class Duration:
+    """How often something happened, and the seconds of all times together."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.seconds += seconds
+
+
+@dataclass(slots=True)
+class VersionStatistics:
+    """Requests of all protocols.
+
+    Attributes:
+        images: Images that were classified.
+        last_request: When the last request succeeded, in seconds since 1970; 0 for never.
+        success: Requests that were answered, from their start to their response.
+        failure: Requests that failed.
+        stages: Of the requests that were answered, by stage: decode, queue, inference, and the
+            rest of their time as `other`.
+    """
+
+    images: int = 0
+    last_request: float = 0.0
+    success: Duration = field(default_factory=Duration)
+    failure: Duration = field(default_factory=Duration)
+    stages: dict[str, Duration] = field(
+        default_factory=lambda: {name: Duration() for name in (*STAGES_AFTER_ADMISSION, "other")}
+    )
+
+    def observe(self, record: RequestRecord, *, succeeded: bool) -> None:
+        """Count a request that has ended."""
+        total = time.monotonic() - record.started
+        if not succeeded:
+            self.failure.add(total)
+            return
+        self.success.add(total)
+        self.images += record.images - record.failed_images
+        self.last_request = time.time()
+        for stage in STAGES_AFTER_ADMISSION:
+            self.stages[stage].add(record.seconds[stage])
+        self.stages["other"].add(max(0.0, total - sum(record.seconds.values())))

@@ -1,0 +1,95 @@
+"""The outputs of a model, and from the results of its images to output tensors."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_store.errors import ImageError
+from service.engine.batcher import ImageResult
+from service.engine.classification import Classification
+from service.engine.loaded_version import LoadedVersion
+from service.errors import ServiceError, status_of
+from service.prediction.request import ImageOutcome
+from service.protocols.open_inference.tensors import BYTES, FP32, OutputTensor
+
+PROBABILITIES: Final = "probabilities"
+LOGITS: Final = "logits"
+EMBEDDING: Final = "embedding"
+LABELS: Final = "labels"
+OUTPUT_NAMES: Final = (PROBABILITIES, LOGITS, EMBEDDING, LABELS)
+RANKED_OUTPUTS: Final = (PROBABILITIES, LOGITS)
+"""Outputs with one score for each class, which the classification extension can rank."""
+
+
+class FailedImageError(ServiceError):
+    """One of several images failed, so there are no tensors."""
+
+    def __init__(self, number: int, count: int, cause: ServiceError | ImageError) -> None:
+        headers = cause.headers if isinstance(cause, ServiceError) else None
+        super().__init__(f"image {number} of {count}: {cause}", cause.code, headers)
+        self.status = status_of(cause)
+
+
+def output_names(loaded: LoadedVersion) -> list[str]:
+    """The outputs of a version, in the order of its metadata."""
+    has_logits = loaded.version.manifest.outputs.kind == "logits"
+    return [
+        PROBABILITIES,
+        *([LOGITS] if has_logits else []),
+        LABELS,
+    ]
+
+
+def output_shape(name: str, loaded: LoadedVersion) -> tuple[str, list[int]]:
+    """Datatype and shape of an output for one image."""
+    if name == LABELS:
+        return BYTES, []
+    return FP32, [len(loaded.version.manifest.class_names)]
+
+
+def read_results(outcomes: Sequence[ImageOutcome]) -> list[Classification]:
+    """The result of each image. Raises the error of the first image that has none."""
+    results: list[Classification] = []
+    for number, outcome in enumerate(outcomes, 1):
+        if not isinstance(outcome.result, ImageResult):
+            raise FailedImageError(number, len(outcomes), outcome.result)
+        results.append(outcome.result.row)
+    return results
+
+
+def build_output(
+    name: str, classes: int, results: Sequence[Classification], loaded: LoadedVersion
+) -> OutputTensor:
+    """One output of a response.
+
+    Args:
+        name: Name of the output.
+        classes: If positive, `value:index:label` of so many classes instead of the scores.
+        results: The result of each image.
+        loaded: The version.
+    """
+    class_names = loaded.version.manifest.class_names
+    if classes:
+        ranked = [_describe_best(_scores(name, row), classes, class_names) for row in results]
+        return OutputTensor(name, BYTES, [len(ranked), len(ranked[0])], ranked)
+    datatype, shape = output_shape(name, loaded)
+    if name == LABELS:
+        labels = [[class_names[row.indices[0]]] for row in results]
+        return OutputTensor(name, datatype, [len(labels)], labels)
+    scores = [_scores(name, row) for row in results]
+    return OutputTensor(name, datatype, [len(scores), *shape], scores)
+
+
+def _scores(name: str, row: Classification) -> NDArray[np.float32]:
+    scores: dict[str, Any] = {PROBABILITIES: row.probabilities, LOGITS: row.raw_scores}
+    found: NDArray[np.float32] = scores[name]
+    return found
+
+
+def _describe_best(
+    scores: NDArray[np.float32], count: int, class_names: Sequence[str]
+) -> list[str]:
+    order = np.argsort(-scores, kind="stable")[:count].tolist()
+    return [f"{scores[index]:f}:{index}:{class_names[index]}" for index in order]

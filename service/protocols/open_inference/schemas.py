@@ -1,0 +1,243 @@
+"""The documents of the routes. Their descriptions are in the OpenAPI document."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Parameter = bool | int | float | str
+Dimension = Annotated[int, Field(ge=0, le=2**63 - 1, strict=True)]
+_PARAMETERS = Field(description="Names that the service does not know are ignored.")
+
+
+class OpenInferenceError(BaseModel):
+    """Any failure of these routes."""
+
+    error: str
+
+
+class RequestInput(BaseModel):
+    """A tensor of a request. Its content is `data`, or follows the JSON as bytes."""
+
+    name: Annotated[str, Field(strict=True, description="Always `images`.")]
+    shape: Annotated[
+        list[Dimension],
+        Field(description="`[n, height, width, 3]` for `UINT8`, `[n]` for `BYTES`."),
+    ]
+    datatype: Annotated[
+        str,
+        Field(
+            strict=True,
+            description="`UINT8`: pixels of the model's size, RGB. `BYTES`: encoded images.",
+        ),
+    ]
+    parameters: Annotated[dict[str, Parameter], _PARAMETERS] = {}
+    data: Annotated[
+        Any,
+        Field(
+            description="Numbers, flat or nested; for `BYTES`, images in base64. Absent if "
+            "`binary_data_size` is a parameter."
+        ),
+    ] = None
+
+
+class RequestOutput(BaseModel):
+    """An output to return."""
+
+    name: Annotated[str, Field(strict=True)]
+    parameters: Annotated[
+        dict[str, Parameter],
+        Field(description="`classification`: number of classes. `binary_data`: as bytes."),
+    ] = {}
+
+
+class InferBody(BaseModel):
+    """The JSON of an inference request."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"inputs": [{"name": "images", "datatype": "BYTES", "shape": [1]}]}
+        }
+    )
+
+    id: Annotated[str | None, Field(strict=True, description="Returned in the response.")] = None
+    parameters: Annotated[
+        dict[str, Parameter],
+        Field(
+            description="`priority`: 0 and 1 are interactive, more is bulk. `timeout`: "
+            "microseconds. `binary_data_output`: outputs as bytes."
+        ),
+    ] = {}
+    inputs: list[RequestInput]
+    outputs: Annotated[
+        list[RequestOutput] | None, Field(description="Absent or empty: all outputs.")
+    ] = None
+
+
+class ResponseOutput(BaseModel):
+    """A tensor of a response."""
+
+    name: str
+    datatype: Literal["FP32", "BYTES"]
+    shape: list[int]
+    parameters: Annotated[
+        dict[str, Parameter] | None,
+        Field(description="`binary_data_size`: bytes of this tensor after the JSON."),
+    ] = None
+    data: Annotated[
+        list[float] | list[str] | None, Field(description="Elements in row-major order.")
+    ] = None
+
+
+class InferAnswer(BaseModel):
+    """The JSON of an inference response."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    outputs: list[ResponseOutput]
+
+
+class ServerMetadata(BaseModel):
+    """Name, version and extensions of the service."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorMetadata(BaseModel):
+    """An input or output. The first dimension is the number of images."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    """Inputs and outputs of a model."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+    properties: dict[str, str]
+
+
+class ServerLiveness(BaseModel):
+    live: bool
+
+
+class ServerReadiness(BaseModel):
+    ready: bool
+
+
+class ModelReadiness(BaseModel):
+    name: str
+    ready: bool
+
+
+class Reshape(BaseModel):
+    shape: list[int]
+
+
+class ConfigTensor(BaseModel):
+    """An input or output, without the dimension of the images."""
+
+    name: str
+    data_type: str
+    dims: list[int]
+    reshape: Reshape | None = None
+
+
+class InstanceGroup(BaseModel):
+    kind: Literal["KIND_CPU", "KIND_GPU"]
+    count: int
+
+
+class DynamicBatching(BaseModel):
+    max_queue_delay_microseconds: int
+
+
+class ModelConfig(BaseModel):
+    """The configuration of a model, as far as it has the terms of Triton's."""
+
+    name: str
+    platform: str
+    backend: str
+    max_batch_size: int
+    input: list[ConfigTensor]
+    output: list[ConfigTensor]
+    instance_group: list[InstanceGroup]
+    dynamic_batching: DynamicBatching
+
+
+class StatisticDuration(BaseModel):
+    """How often something happened, and nanoseconds of all times together."""
+
+    count: int = 0
+    ns: int = 0
+
+
+class InferStatistics(BaseModel):
+    """Requests by outcome, and the stages of those that succeeded."""
+
+    success: StatisticDuration
+    fail: StatisticDuration
+    queue: StatisticDuration
+    compute_input: StatisticDuration
+    compute_infer: StatisticDuration
+    compute_output: StatisticDuration
+    cache_hit: StatisticDuration = StatisticDuration()
+    cache_miss: StatisticDuration = StatisticDuration()
+
+
+class BatchStatistics(BaseModel):
+    """The runs with one batch size."""
+
+    batch_size: int
+    compute_input: StatisticDuration = StatisticDuration()
+    compute_infer: StatisticDuration
+    compute_output: StatisticDuration = StatisticDuration()
+
+
+class ModelStatistics(BaseModel):
+    """Counts and times of one version since it was first used."""
+
+    name: str
+    version: str
+    last_inference: Annotated[int, Field(description="Milliseconds since 1970; 0 for never.")]
+    inference_count: Annotated[int, Field(description="Images.")]
+    execution_count: Annotated[int, Field(description="Batches, since the version was loaded.")]
+    inference_stats: InferStatistics
+    response_stats: dict[str, Any] = {}
+    batch_stats: list[BatchStatistics]
+    memory_usage: list[Any] = []
+
+
+class StatisticsAnswer(BaseModel):
+    model_stats: list[ModelStatistics]
+
+
+class RepositoryQuery(BaseModel):
+    """The optional body of an index request."""
+
+    ready: Annotated[bool, Field(description="Only versions that serve.")] = False
+
+
+class RepositoryModel(BaseModel):
+    """A version in the store or in this process."""
+
+    name: str
+    version: str | None = None
+    state: str
+    reason: str
+
+
+class RepositoryChange(BaseModel):
+    """The optional body of a load or unload request."""
+
+    parameters: Annotated[
+        dict[str, Any],
+        Field(description="`unload_dependents` has no effect. Others are rejected."),
+    ] = {}

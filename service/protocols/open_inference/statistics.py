@@ -1,0 +1,55 @@
+"""Statistics of versions in the terms of the protocol: counts, and cumulative nanoseconds."""
+
+from collections.abc import Mapping
+from math import ceil
+
+from service.engine.loaded_version import LoadedVersion
+from service.prediction.version_statistics import Duration, VersionStatistics
+from service.protocols.open_inference.schemas import (
+    BatchStatistics,
+    InferStatistics,
+    ModelStatistics,
+    StatisticDuration,
+)
+
+
+def describe_statistics(
+    loaded: LoadedVersion, versions: Mapping[tuple[str, int], VersionStatistics]
+) -> ModelStatistics:
+    """The statistics of one version.
+
+    Args:
+        loaded: The version.
+        versions: The statistics of all versions that were used.
+    """
+    name, number = loaded.version.model, loaded.version.number
+    found = versions.get((name, number)) or VersionStatistics()
+    sizes, seconds = dict(loaded.batcher.batch_sizes), dict(loaded.batcher.batch_seconds)
+    return ModelStatistics(
+        name=name,
+        version=str(number),
+        last_inference=ceil(found.last_request * 1e3),
+        inference_count=found.images,
+        execution_count=sum(sizes.values()),
+        inference_stats=InferStatistics(
+            success=_duration(found.success),
+            fail=_duration(found.failure),
+            queue=_duration(found.stages["queue"]),
+            compute_input=_duration(found.stages["decode"]),
+            compute_infer=_duration(found.stages["inference"]),
+            compute_output=_duration(found.stages["other"]),
+        ),
+        batch_stats=[
+            BatchStatistics(
+                batch_size=size,
+                compute_infer=StatisticDuration(
+                    count=count, ns=round(seconds.get(size, 0.0) * 1e9)
+                ),
+            )
+            for size, count in sorted(sizes.items())
+        ],
+    )
+
+
+def _duration(duration: Duration) -> StatisticDuration:
+    return StatisticDuration(count=duration.count, ns=round(duration.seconds * 1e9))
