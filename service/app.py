@@ -19,7 +19,8 @@ from service.host.cpu_limit import cpu_limit
 from service.host.memory_limit import memory_limit
 from service.http.api_keys import ApiKeys
 from service.http.health import build_health_router
-from service.http.management import build_management_router
+from service.http.image_api import ImageApi
+from service.http.management import ManagementRequests, build_management_router
 from service.http.metrics import ServiceMetrics, build_metrics_router
 from service.http.models import build_model_router
 from service.http.openapi import add_documentation
@@ -30,6 +31,9 @@ from service.prediction.admission import UploadBudget
 from service.prediction.decode_pool import DecodePool
 from service.prediction.decoder import DecoderLimits
 from service.prediction.pipeline import PredictionPipeline
+from service.protocols.open_inference.errors import error_reply
+from service.protocols.open_inference.rest_infer import OpenInferenceApi
+from service.protocols.open_inference.routes import build_open_inference_router
 from service.settings import Settings, parse_names
 from service.versions.readiness import RequiredModels
 from service.versions.registry import Registry
@@ -65,14 +69,16 @@ def create_app(
     keys = ApiKeys(settings.keys, required="keys" in settings.model_fields_set)
     metrics = ServiceMetrics(registry)
     lifespan = _lifespan(registry, decoders, settings.store_poll_seconds, on_loaded)
-    api = _build_api(registry, keys, metrics, settings.body_timeout_seconds, lifespan)
+    management = ManagementRequests(keys, settings.body_timeout_seconds)
+    api = _build_api(registry, management, metrics, lifespan)
     pipeline = PredictionPipeline(
         registry,
         decoders,
         UploadBudget(plan.upload_bytes),
         decodes_per_request=max(1, plan.decode_workers // 2),
     )
-    return PredictEndpoint(api, pipeline, metrics, keys, settings)
+    dialects = (ImageApi(settings.max_images), OpenInferenceApi(settings.max_images))
+    return PredictEndpoint(api, pipeline, metrics, keys, settings, dialects)
 
 
 def _build_registry(settings: Settings, cpus: int) -> Registry:
@@ -131,9 +137,8 @@ def _lifespan(
 
 def _build_api(
     registry: Registry,
-    keys: ApiKeys,
+    management: ManagementRequests,
     metrics: ServiceMetrics,
-    body_timeout_seconds: float,
     lifespan: Lifespan[FastAPI],
 ) -> FastAPI:
     """All routes but those of predictions."""
@@ -154,7 +159,8 @@ def _build_api(
     api.include_router(build_model_router(registry))
     api.include_router(build_health_router(registry))
     api.include_router(build_metrics_router(metrics))
-    api.include_router(build_management_router(registry, keys, body_timeout_seconds))
+    api.include_router(build_management_router(registry, management))
+    api.include_router(build_open_inference_router(registry, metrics.versions, management))
     add_documentation(api)
-    add_error_handlers(api)
+    add_error_handlers(api, {"/v2": error_reply})
     return api

@@ -27,6 +27,7 @@ ERROR_CODES: Final[dict[str, ErrorCode]] = {
         ("malformed_json", 400, "The body is not the JSON that the route expects."),
         ("malformed_base64", 400, "An image of the JSON body is not base64 (RFC 4648)."),
         ("malformed_multipart", 400, "The form cannot be parsed, or `images` is text."),
+        ("malformed_tensor", 400, "A tensor has another datatype, shape or size than expected."),
         ("invalid_parameter", 400, "A path or query parameter has an invalid value."),
         ("no_label_sets", 400, "`coverage` was given, but the model has no calibration for it."),
         ("no_image_classified", 400, "Every image failed, for different reasons: see `errors`."),

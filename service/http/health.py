@@ -27,7 +27,7 @@ def build_health_router(registry: Registry) -> APIRouter:
 
         `reason` names the models that do not serve.
         """
-        health = _describe_health(registry)
+        health = describe_health(registry)
         return JSONResponse(
             health.model_dump(exclude_none=True), status_code=200 if registry.ready else 503
         )
@@ -35,7 +35,8 @@ def build_health_router(registry: Registry) -> APIRouter:
     return router
 
 
-def _describe_health(registry: Registry) -> Health:
+def describe_health(registry: Registry) -> Health:
+    """Whether this replica is ready, and which models do not serve."""
     if registry.stopping:
         return Health(status="not ready", reason="the service is shutting down")
     reasons = ["the model store cannot be read"] if registry.error else []

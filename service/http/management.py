@@ -21,7 +21,9 @@ from service.versions.registry import Registry
 from service.versions.views import ModelDetail
 
 Body = TypeVar("Body", bound=BaseModel)
+Result = TypeVar("Result")
 MAX_BODY_BYTES: Final = 16 * 1024
+BEARER: Final = HTTPBearer(auto_error=False, description="A key from `python -m service keys add`.")
 _PROBLEM: Final = {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 # References: FastAPI would take 15 ms at startup to build a model for each response.
 _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
@@ -55,14 +57,18 @@ class AliasMove(Reason):
     version: Annotated[int, Field(ge=1, strict=True)]
 
 
-def _document_body(body: type[BaseModel]) -> dict[str, Any]:
+def describe_body(body: type[BaseModel]) -> dict[str, Any]:
+    """What the OpenAPI document says of a body that `parse_management_body` parses."""
     schema = body.model_json_schema()
     content = {"application/json": {"schema": schema}}
     return {"requestBody": {"required": bool(schema.get("required")), "content": content}}
 
 
-class _ManagementRequests:
-    """What all management routes do: check the key, read the body, run one change at a time."""
+class ManagementRequests:
+    """What all management routes do: check the key, read the body, run one change at a time.
+
+    One instance serves the routes of all protocols.
+    """
 
     def __init__(self, keys: ApiKeys, body_timeout_seconds: float) -> None:
         self._keys = keys
@@ -76,26 +82,23 @@ class _ManagementRequests:
     async def read(self, request: Request) -> bytes:
         return await read_body(request.receive, MAX_BODY_BYTES, self._body_timeout_seconds)
 
-    async def run(self, request: Request, change: Callable[[], ModelDetail]) -> ModelDetail:
+    async def run(self, request: Request, change: Callable[[], Result]) -> Result:
         async with self._lock:  # waiting in threads would use up the thread pool
             await _check_connected(request)
             return await asyncio.to_thread(change)
 
 
-def build_management_router(
-    registry: Registry, keys: ApiKeys, body_timeout_seconds: float
-) -> APIRouter:
+def build_management_router(registry: Registry, requests: ManagementRequests) -> APIRouter:
     """Build the management routes. Changes run one at a time."""
-    operations, requests = Operations(registry), _ManagementRequests(keys, body_timeout_seconds)
-    bearer = HTTPBearer(auto_error=False, description="A key from `python -m service keys add`.")
-    router = APIRouter(tags=["management"], responses=_RESPONSES, dependencies=[Depends(bearer)])
+    operations = Operations(registry)
+    router = APIRouter(tags=["management"], responses=_RESPONSES, dependencies=[Depends(BEARER)])
     _add_version_routes(router, operations, requests)
     _add_alias_routes(router, operations, requests)
     return router
 
 
 def _add_version_routes(
-    router: APIRouter, operations: Operations, requests: _ManagementRequests
+    router: APIRouter, operations: Operations, requests: ManagementRequests
 ) -> None:
     """The routes that change what this replica serves."""
 
@@ -140,14 +143,14 @@ def _add_version_routes(
 
 
 def _add_alias_routes(
-    router: APIRouter, operations: Operations, requests: _ManagementRequests
+    router: APIRouter, operations: Operations, requests: ManagementRequests
 ) -> None:
     """The routes that change the store, which every replica follows."""
 
     @router.post(
         "/v1/models/{model}/versions/{version}/promote",
         summary="Promote a version",
-        openapi_extra=_document_body(Reason),
+        openapi_extra=describe_body(Reason),
     )
     async def promote(
         by: Annotated[str, Depends(requests.authorise)],
@@ -159,13 +162,13 @@ def _add_alias_routes(
 
         Every replica follows the store.
         """
-        why = _parse(await requests.read(request), Reason).why
+        why = parse_management_body(await requests.read(request), Reason).why
         return await requests.run(request, lambda: operations.promote(model, version, why, by))
 
     @router.post(
         "/v1/models/{model}/rollback",
         summary="Undo the newest promotion",
-        openapi_extra=_document_body(Reason),
+        openapi_extra=describe_body(Reason),
     )
     async def roll_back(
         by: Annotated[str, Depends(requests.authorise)], request: Request, model: ModelName
@@ -174,13 +177,13 @@ def _add_alias_routes(
 
         A second rollback goes back one more promotion.
         """
-        why = _parse(await requests.read(request), Reason).why
+        why = parse_management_body(await requests.read(request), Reason).why
         return await requests.run(request, lambda: operations.roll_back(model, why, by))
 
     @router.put(
         "/v1/models/{model}/aliases/{alias}",
         summary="Move an alias",
-        openapi_extra=_document_body(AliasMove),
+        openapi_extra=describe_body(AliasMove),
     )
     async def move_alias(
         by: Annotated[str, Depends(requests.authorise)],
@@ -189,7 +192,7 @@ def _add_alias_routes(
         alias: AliasName,
     ) -> ModelDetail:
         """As `promote`, for any alias."""
-        move = _parse(await requests.read(request), AliasMove)
+        move = parse_management_body(await requests.read(request), AliasMove)
         return await requests.run(
             request, lambda: operations.promote(model, move.version, move.why, by, alias)
         )
@@ -204,7 +207,8 @@ async def _check_connected(request: Request) -> None:
         raise ClientDisconnectedError
 
 
-def _parse(body: bytes, model: type[Body]) -> Body:
+def parse_management_body(body: bytes, model: type[Body]) -> Body:
+    """Parse a body; an empty one has the defaults. Raises BadRequestError."""
     try:
         return model.model_validate_json(body.removeprefix(BYTE_ORDER_MARK) or b"{}")
     except ValidationError as error:

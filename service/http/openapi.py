@@ -21,6 +21,7 @@ from service.http.problem_details import PROBLEM_MEDIA_TYPE
 from service.http.query_params import QueryParams
 from service.http.request_body import BODY_SCHEMAS
 from service.http.schemas import PredictResponse, Problem
+from service.protocols.open_inference.openapi import INFER_SCHEMAS, describe_infer_routes
 
 STATIC: Final = Path(__file__).parents[1] / "static"
 _PATH_PARAMS: Final[dict[str, Any]] = {"model": ModelName, "version": VersionNumber}
@@ -69,6 +70,7 @@ def _build_document(app: FastAPI) -> dict[str, Any]:
         references, definitions = _describe_models()
         document["components"]["schemas"] = dict(sorted({**schemas, **definitions}.items()))
         operations = {route.path: {"post": _describe_route(route, references)} for route in ROUTES}
+        operations |= describe_infer_routes(references, _describe_path)
         document["paths"] = {**operations, **document["paths"]}
         # None is left out, as FastAPI does: optional fields would get the default null.
         app.openapi_schema = jsonable_encoder(document, exclude_none=True)
@@ -79,6 +81,7 @@ def _describe_models() -> tuple[dict[Any, Any], dict[str, Any]]:
     modes: dict[type[BaseModel], JsonSchemaMode] = {
         PredictResponse: "serialization",
         Problem: "serialization",
+        **INFER_SCHEMAS,
     }
     modes |= {schema: "validation" for schema in BODY_SCHEMAS.values() if isinstance(schema, type)}
     by_model, definitions = models_json_schema(list(modes.items()), ref_template=_REFERENCE)

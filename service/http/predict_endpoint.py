@@ -19,7 +19,6 @@ from service.http.answer_headers import record_headers
 from service.http.api_keys import ApiKeys
 from service.http.cors import allow_origins, is_cross_origin, is_preflight
 from service.http.dialect import Dialect
-from service.http.image_api import ImageApi
 from service.http.metrics import ServiceMetrics
 from service.http.problem_details import Reply, to_response
 from service.http.request_body import check_headers, content_length, read_body
@@ -45,13 +44,14 @@ class PredictEndpoint:
         metrics: ServiceMetrics,
         keys: ApiKeys,
         settings: Settings,
+        dialects: Sequence[Dialect],
     ) -> None:
         self.api = api
         self._pipeline = pipeline
         self._metrics = metrics
         self._keys = keys
         self._settings = settings
-        self._dialects: Sequence[Dialect] = (ImageApi(settings.max_images),)
+        self._dialects = dialects
         origins = parse_origins(settings.cors_origins)
         self._cors = allow_origins(self._route, origins) if origins else None
 

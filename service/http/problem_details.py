@@ -1,7 +1,7 @@
 """Turn errors into responses: RFC 9457 problem details, without tracebacks or file paths."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
@@ -86,9 +86,21 @@ def reply_to(error: Exception, request_line: str) -> Reply:
     return Reply(report.status, body, report.headers, PROBLEM_MEDIA_TYPE, report.code)
 
 
-def add_error_handlers(app: FastAPI) -> None:
+def add_error_handlers(
+    app: FastAPI, others: Mapping[str, Callable[[Exception, str], Reply]]
+) -> None:
+    """Turn the errors of all routes into problem details.
+
+    Args:
+        app: The application.
+        others: For paths with a prefix like `/v2`, a function to use instead of `reply_to`.
+    """
+
     async def handle(request: Request, error: Exception) -> Response:
-        return to_response(reply_to(error, f"{request.method} {shorten(request.url.path)}"))
+        path = request.scope["path"].removeprefix(request.scope["root_path"])
+        prefix = f"/{path.split('/')[1]}"
+        reply = others.get(prefix, reply_to)
+        return to_response(reply(error, f"{request.method} {shorten(request.url.path)}"))
 
     for kind in (
         ServiceError,

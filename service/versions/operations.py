@@ -1,7 +1,8 @@
 """Operations of an operator on a running replica: load, unload, release, promote, roll back."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from model_store.aliases import PRODUCTION
 from model_store.errors import (
@@ -64,6 +65,35 @@ class Operations:
                 )
         return self._describe(model)
 
+    def load_model(self, model: str) -> ModelDetail:
+        """Serve what the policy selects, even if it was unloaded here or failed before."""
+        for number in self._candidates(model):
+            self._try(model, number)
+            if has_passed_trial(self._registry, model, number):
+                break
+        with self._change(model) as change:
+            self._registry.store.versions(model)  # raises if there is no such model
+            for number, override in self._registry.overrides(model).items():
+                if override == "unload":
+                    change.override(model, number, None)
+            if served := self._registry.models.get(model):
+                change.put(replace(served, desired=None))  # so that failed versions are retried
+        served = self._registry.models.get(model)
+        if served and served.default_version is None:
+            reason = "; ".join(served.errors.values()) or served.error or "see the server's log"
+            raise ConflictError(f"no version of {model} can serve: {reason}", code="version_failed")
+        return self._describe(model)
+
+    def unload_model(self, model: str) -> ModelDetail:
+        """Stop serving a model: unload all versions that the store has now."""
+        with self._change(model) as change:
+            served = self._registry.models.get(model)
+            if served and served.serving:
+                change.check_not_required(model)
+            for number in self._registry.store.versions(model):
+                change.override(model, number, "unload")
+        return self._describe(model)
+
     def release(self, model: str, version: int) -> ModelDetail:
         """Undo `load` or `unload` of a version, even if it is no longer in the store."""
         overridden = version in self._registry.overrides(model)
@@ -108,6 +138,15 @@ class Operations:
         """Try a version while the registry is not locked, because that may take long."""
         with suppress(ModelStoreError, OSError):  # `_change` reports it
             try_version(self._registry, model, version)
+
+    def _candidates(self, model: str) -> Sequence[int]:
+        """The versions that the policy selects, best first, whatever an operator decided."""
+        served = self._registry.models.get(model)
+        if served and served.desired:
+            return served.desired.selection.candidates
+        with suppress(ModelStoreError):  # `_change` reports it
+            return self._registry.store.versions(model)[::-1]
+        return ()
 
     def _successors(self, model: str, version: int) -> list[int]:
         """The candidates to serve in place of a version, if it is the last one that serves."""

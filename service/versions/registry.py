@@ -255,20 +255,21 @@ class RegistryChange:
         """
         registry = self.registry
         model = registry.models.get(name)
-        if (
-            override == "unload"
-            and model is not None
-            and list(model.serving) == [number]
-            and registry.ready
-            and not registry.required.is_ready_without(registry.models, name)
-        ):
+        if override == "unload" and model is not None and list(model.serving) == [number]:
+            self.check_not_required(name)
+        others = {key: what for key, what in registry.overrides(name).items() if key != number}
+        self._state.overrides[name] = {**others, number: override} if override else others
+
+    def check_not_required(self, name: str) -> None:
+        """Raise ConflictError if this replica is ready, and would not be without the model."""
+        registry = self.registry
+        if registry.ready and not registry.required.is_ready_without(registry.models, name):
+            numbers = ", ".join(map(str, sorted(registry.models[name].serving)))
             raise ConflictError(
-                f"version {number} is the last one of model {name}, which must serve for this "
+                f"version {numbers} is the last one of model {name}, which must serve for this "
                 "replica to be ready (SERVICE_REQUIRED_MODELS); load another version first",
                 code="last_version",
             )
-        others = {key: what for key, what in registry.overrides(name).items() if key != number}
-        self._state.overrides[name] = {**others, number: override} if override else others
 
     def set_error(self, error: str | None) -> None:
         """Record why the store cannot be read; None if it can."""

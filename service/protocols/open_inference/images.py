@@ -86,9 +86,7 @@ def _check_count(count: int, max_images: int) -> None:
 def _read_pixels(tensor: InputTensor) -> Pixels:
     size = prod(tensor.shape)
     values = (
-        np.frombuffer(tensor.raw, np.uint8)
-        if tensor.raw is not None
-        else _to_pixels(tensor.values)
+        np.frombuffer(tensor.raw, np.uint8) if tensor.raw is not None else _to_pixels(tensor.values)
     )
     if len(values) != size:
         raise malformed(
@@ -104,7 +102,7 @@ def _to_pixels(values: Sequence[Any] | NDArray[np.uint8]) -> NDArray[np.uint8]:
     except (ValueError, OverflowError):
         array = np.asarray(None)
     if array.dtype == np.uint8 or (
-        array.dtype.kind in "iu" and array.size and 0 <= array.min() and array.max() <= 255
+        array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() <= 255
     ):
         return array.astype(np.uint8, copy=False).reshape(-1)
     if array.size == 0:

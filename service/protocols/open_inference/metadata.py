@@ -55,9 +55,7 @@ def describe_metadata(loaded: LoadedVersion, registry: Registry) -> ModelMetadat
         name=loaded.version.model,
         versions=[str(number) for number in served],
         platform=PLATFORM,
-        inputs=[
-            TensorMetadata(name=MODEL_INPUT, datatype=UINT8, shape=[-1, *pixel_shape(loaded)])
-        ],
+        inputs=[TensorMetadata(name=MODEL_INPUT, datatype=UINT8, shape=[-1, *pixel_shape(loaded)])],
         outputs=outputs,
         properties={f"{MODEL_INPUT}_also_as": ENCODED_IMAGES},
     )
@@ -71,18 +69,14 @@ def describe_config(loaded: LoadedVersion) -> ModelConfig:
         platform=PLATFORM,
         backend=BACKEND,
         max_batch_size=loaded.max_batch_size,
-        input=[
-            _config_tensor(MODEL_INPUT, UINT8, pixel_shape(loaded))
-        ],
+        input=[_config_tensor(MODEL_INPUT, UINT8, pixel_shape(loaded))],
         output=[
             _config_tensor(name, datatype, shape)
             for name in output_names(loaded)
             for datatype, shape in [output_shape(name, loaded)]
         ],
         instance_group=[
-            InstanceGroup(
-                kind="KIND_GPU" if on_gpu else "KIND_CPU", count=loaded.options.instances
-            )
+            InstanceGroup(kind="KIND_GPU" if on_gpu else "KIND_CPU", count=loaded.options.instances)
         ],
         dynamic_batching=DynamicBatching(
             max_queue_delay_microseconds=round(loaded.options.max_queue_delay_seconds * 1e6)
@@ -93,6 +87,4 @@ def describe_config(loaded: LoadedVersion) -> ModelConfig:
 def _config_tensor(name: str, datatype: str, shape: Sequence[int]) -> ConfigTensor:
     """One value for each image is a dimension of 1 here, because Triton allows no empty `dims`."""
     dims, reshape = list(shape) or [1], None if shape else Reshape(shape=[])
-    return ConfigTensor(
-        name=name, data_type=_CONFIG_TYPES[datatype], dims=dims, reshape=reshape
-    )
+    return ConfigTensor(name=name, data_type=_CONFIG_TYPES[datatype], dims=dims, reshape=reshape)

@@ -23,7 +23,7 @@ _SPACES: Final = b" \t\r\n"
 
 
 def cut_long_arrays(text: bytes) -> tuple[bytes, dict[str, NDArray[np.uint8]]]:
-    r"""Replace long arrays of whole numbers by `\u0001` and a number, under which they are returned.
+    r"""Replace each long array of numbers by `\u0001` and a number, under which it is returned.
 
     Only values of the first `MAX_KEYS` keys `data` are replaced; other text stays as it is.
 

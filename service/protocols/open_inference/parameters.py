@@ -3,12 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+from service.engine.loaded_version import LoadedVersion
 from service.engine.priority import BULK, INTERACTIVE, Priority
 from service.errors import BadRequestError, shorten
 from service.protocols.open_inference.outputs import OUTPUT_NAMES, RANKED_OUTPUTS, output_names
-from service.engine.loaded_version import LoadedVersion
 
 MAX_NUMBER = 2**63 - 1
 
@@ -34,6 +34,9 @@ class Schedule:
 
     priority: Priority = INTERACTIVE
     timeout_seconds: float = math.inf
+
+
+NO_SCHEDULE: Final = Schedule()
 
 
 def read_schedule(parameters: Mapping[str, Any]) -> Schedule:
@@ -80,11 +83,13 @@ def read_outputs(
             raise _invalid(
                 f"`classification` is for the outputs {' and '.join(RANKED_OUTPUTS)}, not {name}"
             )
-        outputs[name] = RequestedOutput(name, classes, read_flag(parameters, "binary_data", binary))
+        outputs[name] = RequestedOutput(
+            name, classes, read_flag(parameters, "binary_data", default=binary)
+        )
     return list(outputs.values())
 
 
-def read_flag(parameters: Mapping[str, Any], name: str, default: bool) -> bool:  # noqa: FBT001  a default
+def read_flag(parameters: Mapping[str, Any], name: str, *, default: bool) -> bool:
     value = parameters.get(name, default)
     if not isinstance(value, bool):
         raise _invalid(f"`{name}` must be true or false, got {shorten(repr(value), 40)}")

@@ -20,9 +20,12 @@ from service.protocols.open_inference.rest_request import (
 )
 from service.protocols.open_inference.rest_response import encode_infer_response
 
-_ROUTE: Final = re.compile(
-    r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer/?"
-)
+INFER_PATHS: Final = {
+    "/v2/models/{model}/infer": ("infer", "Infer with a model"),
+    "/v2/models/{model}/versions/{version}/infer": ("infer_version", "Infer with one version"),
+}
+"""By path: the id and the summary of the operation."""
+_ROUTE: Final = re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer/?")
 
 
 @lru_cache(maxsize=64)
@@ -57,9 +60,7 @@ class InferCall:
     __slots__ = ("_headers", "_infer", "_loaded", "_max_images")
     priority: Priority = INTERACTIVE  # the real one is in the body
 
-    def __init__(
-        self, loaded: LoadedVersion, headers: Mapping[str, str], max_images: int
-    ) -> None:
+    def __init__(self, loaded: LoadedVersion, headers: Mapping[str, str], max_images: int) -> None:
         self._loaded, self._headers, self._max_images = loaded, headers, max_images
 
     async def read(self, body: bytes) -> PredictRequest:

@@ -18,6 +18,7 @@ from service.prediction.request import EncodedImage
 from service.protocols.open_inference.images import pixel_shape, read_images
 from service.protocols.open_inference.number_text import cut_long_arrays
 from service.protocols.open_inference.parameters import (
+    NO_SCHEDULE,
     RequestedOutput,
     Schedule,
     read_flag,
@@ -39,7 +40,7 @@ class InferRequest:
 
     images: Sequence[EncodedImage] | Pixels
     outputs: Sequence[RequestedOutput]
-    schedule: Schedule = Schedule()
+    schedule: Schedule = NO_SCHEDULE
     request_id: str | None = None
 
 
@@ -57,7 +58,7 @@ def read_infer_request(
         return _read_bytes_alone(body, loaded, max_images)
     text = body[:json_length].removeprefix(BYTE_ORDER_MARK)
     document, inputs = _read_json(text, memoryview(body)[json_length:], max_images)
-    binary = read_flag(document.parameters, "binary_data_output", False)
+    binary = read_flag(document.parameters, "binary_data_output", default=False)
     requested = [(output.name, output.parameters) for output in document.outputs or ()]
     return InferRequest(
         read_images(inputs, loaded, max_images),

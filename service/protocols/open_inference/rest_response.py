@@ -29,9 +29,7 @@ async def encode_infer_response(
     return await asyncio.to_thread(encode) if numbers > MAX_NUMBERS_IN_EVENT_LOOP else encode()
 
 
-def _encode(
-    infer: InferRequest, results: Sequence[Classification], loaded: LoadedVersion
-) -> Reply:
+def _encode(infer: InferRequest, results: Sequence[Classification], loaded: LoadedVersion) -> Reply:
     document: dict[str, Any] = {
         "model_name": loaded.version.model,
         "model_version": str(loaded.version.number),
@@ -41,7 +39,11 @@ def _encode(
     outputs, contents = list[dict[str, Any]](), list[bytes]()
     for requested in infer.outputs:
         tensor = build_output(requested.name, requested.classes, results, loaded)
-        output = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+        output: dict[str, Any] = {
+            "name": tensor.name,
+            "datatype": tensor.datatype,
+            "shape": tensor.shape,
+        }
         if requested.binary:
             content = tensor.to_bytes()
             output["parameters"] = {"binary_data_size": len(content)}
@@ -51,10 +53,9 @@ def _encode(
         outputs.append(output)
     document["outputs"] = outputs
     text = orjson.dumps(document)
-    headers = dict(loaded.headers)
     if not any(requested.binary for requested in infer.outputs):
-        return Reply(HTTPStatus.OK, text, headers)
-    headers["inference-header-content-length"] = str(len(text))
+        return Reply(HTTPStatus.OK, text)
+    headers = {"inference-header-content-length": str(len(text))}
     body = b"".join([text, *contents])
     return Reply(HTTPStatus.OK, body, headers, "application/octet-stream")
 

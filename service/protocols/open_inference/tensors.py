@@ -57,9 +57,7 @@ def malformed(message: str) -> BadRequestError:
 
 def encode_bytes(elements: Iterable[bytes]) -> bytes:
     """Elements of a `BYTES` tensor: each follows its length, 4 bytes little-endian."""
-    return b"".join(
-        part for element in elements for part in (_LENGTH.pack(len(element)), element)
-    )
+    return b"".join(part for element in elements for part in (_LENGTH.pack(len(element)), element))
 
 
 def decode_bytes(name: str, content: memoryview, count: int) -> list[bytes]:

@@ -1,0 +1,237 @@
+"""The Open Inference routes besides inference, which `rest_infer` answers."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends
+from starlette.requests import Request
+
+from service.engine.loaded_version import LoadedVersion
+from service.errors import NotReadyError
+from service.http.health import describe_health
+from service.http.management import (
+    BEARER,
+    ManagementRequests,
+    describe_body,
+    parse_management_body,
+)
+from service.http.path_params import ModelName, VersionNumber
+from service.prediction.version_statistics import VersionStatistics
+from service.protocols.open_inference.metadata import (
+    describe_config,
+    describe_metadata,
+    describe_server,
+)
+from service.protocols.open_inference.repository import check_change, list_repository
+from service.protocols.open_inference.schemas import (
+    ModelConfig,
+    ModelMetadata,
+    ModelReadiness,
+    OpenInferenceError,
+    RepositoryChange,
+    RepositoryModel,
+    RepositoryQuery,
+    ServerLiveness,
+    ServerMetadata,
+    ServerReadiness,
+    StatisticsAnswer,
+)
+from service.protocols.open_inference.statistics import describe_statistics
+from service.versions.operations import Operations
+from service.versions.registry import Registry
+
+Statistics = Mapping[tuple[str, int], VersionStatistics]
+_MODEL: Final = "/v2/models/{model}"
+_VERSION: Final = f"{_MODEL}/versions/{{version}}"
+
+
+def _errors(**descriptions: str) -> dict[int | str, dict[str, Any]]:
+    return {
+        int(status.removeprefix("status_")): {
+            "model": OpenInferenceError,
+            "description": description,
+        }
+        for status, description in descriptions.items()
+    }
+
+
+_MODEL_ERRORS: Final = _errors(
+    status_400="An invalid version",
+    status_404="No such model or version is served",
+    status_503="The model has no version that serves yet",
+)
+_MANAGE_ERRORS: Final = _errors(
+    status_400="An invalid name or body",
+    status_401="No key, or an unknown one",
+    status_403="The key lacks the scope `manage`, or no key with that scope exists yet",
+    status_404="No such model in the store",
+    status_408="The body arrived too slowly",
+    status_409="No version of the model can serve, or this replica must serve it",
+    status_413="The body is too large",
+    status_503="The store cannot be read",
+)
+
+
+def build_open_inference_router(
+    registry: Registry, statistics: Statistics, requests: ManagementRequests
+) -> APIRouter:
+    """Build the routes under `/v2`.
+
+    Args:
+        registry: The models.
+        statistics: The statistics of the versions that were used.
+        requests: The management requests of all protocols.
+    """
+    router = APIRouter(tags=["open inference"])
+    _add_server_routes(router, registry)
+    _add_model_routes(router, registry, statistics)
+    _add_repository_routes(router, registry, requests)
+    return router
+
+
+def _add_server_routes(router: APIRouter, registry: Registry) -> None:
+    @router.get("/v2", summary="Server metadata")
+    async def server() -> ServerMetadata:
+        """Name, version and extensions."""
+        return describe_server()
+
+    @router.get("/v2/health/live", summary="Is the server live?")
+    async def live() -> ServerLiveness:
+        """200 while the process answers."""
+        return ServerLiveness(live=True)
+
+    @router.get(
+        "/v2/health/ready",
+        summary="Is the server ready?",
+        responses=_errors(status_503="Not ready; `error` says why"),
+    )
+    async def ready() -> ServerReadiness:
+        """200 if every required model serves, and at least one model does."""
+        if not registry.ready:
+            raise NotReadyError(describe_health(registry).reason or "not ready")
+        return ServerReadiness(ready=True)
+
+
+def _add_model_routes(router: APIRouter, registry: Registry, statistics: Statistics) -> None:
+    async def find_model(model: ModelName) -> LoadedVersion:
+        return registry.find(model)
+
+    async def find_version(model: ModelName, version: VersionNumber) -> LoadedVersion:
+        return registry.find(model, version)
+
+    async def find_all_of_model(model: ModelName) -> list[LoadedVersion]:
+        registry.find(model)
+        return list(registry.models[model].serving.values())
+
+    async def find_only_version(model: ModelName, version: VersionNumber) -> list[LoadedVersion]:
+        return [registry.find(model, version)]
+
+    async def find_all() -> list[LoadedVersion]:
+        models = [model for _, model in sorted(registry.models.items())]
+        return [loaded for model in models for loaded in model.serving.values()]
+
+    # Statistics first: otherwise `/v2/models/stats` would be the metadata of a model `stats`.
+    for path, find_served in (
+        ("/v2/models", find_all),
+        (_MODEL, find_all_of_model),
+        (_VERSION, find_only_version),
+    ):
+        _add_statistics_route(router, statistics, path, find_served)
+    for path, find in ((_MODEL, find_model), (_VERSION, find_version)):
+        _add_description_routes(router, registry, path, find)
+
+
+def _add_description_routes(
+    router: APIRouter,
+    registry: Registry,
+    path: str,
+    find: Callable[..., Awaitable[LoadedVersion]],
+) -> None:
+    Found = Annotated[LoadedVersion, Depends(find)]  # noqa: N806  a type
+
+    @router.get(path, summary="Model metadata", responses=_MODEL_ERRORS)
+    async def metadata(loaded: Found) -> ModelMetadata:
+        """Inputs, outputs and the versions that serve."""
+        return describe_metadata(loaded, registry)
+
+    @router.get(f"{path}/ready", summary="Is the model ready?", responses=_MODEL_ERRORS)
+    async def ready(loaded: Found) -> ModelReadiness:
+        """200 if it serves."""
+        return ModelReadiness(name=loaded.version.model, ready=True)
+
+    @router.get(
+        f"{path}/config",
+        summary="Model configuration",
+        responses=_MODEL_ERRORS,
+        response_model_exclude_none=True,
+    )
+    async def config(loaded: Found) -> ModelConfig:
+        """The configuration in Triton's terms."""
+        return describe_config(loaded)
+
+
+def _add_statistics_route(
+    router: APIRouter,
+    statistics: Statistics,
+    path: str,
+    find: Callable[..., Awaitable[list[LoadedVersion]]],
+) -> None:
+    @router.get(f"{path}/stats", summary="Statistics", responses=_MODEL_ERRORS)
+    async def stats(found: Annotated[list[LoadedVersion], Depends(find)]) -> StatisticsAnswer:
+        """Counts and cumulative times of each version that serves."""
+        return StatisticsAnswer(
+            model_stats=[describe_statistics(loaded, statistics) for loaded in found]
+        )
+
+
+def _add_repository_routes(
+    router: APIRouter, registry: Registry, requests: ManagementRequests
+) -> None:
+    operations = Operations(registry)
+    key = [Depends(BEARER), Depends(requests.authorise)]
+
+    @router.post(
+        "/v2/repository/index",
+        summary="List the repository",
+        dependencies=key,
+        responses=_MANAGE_ERRORS,
+        response_model_exclude_none=True,
+        openapi_extra=describe_body(RepositoryQuery),
+    )
+    async def index(request: Request) -> list[RepositoryModel]:
+        """Every version in the store and in this process, and its state."""
+        query = parse_management_body(await requests.read(request), RepositoryQuery)
+        return await asyncio.to_thread(list_repository, registry, only_ready=query.ready)
+
+    @router.post(
+        "/v2/repository/models/{model}/load",
+        summary="Load a model",
+        dependencies=key,
+        responses=_MANAGE_ERRORS,
+        openapi_extra=describe_body(RepositoryChange),
+    )
+    async def load(request: Request, model: ModelName) -> dict[str, Any]:
+        """Serve what the version policy selects, even if it was unloaded or failed before.
+
+        Responds once the model serves.
+        """
+        check_change(parse_management_body(await requests.read(request), RepositoryChange))
+        await requests.run(request, lambda: operations.load_model(model))
+        return {}
+
+    @router.post(
+        "/v2/repository/models/{model}/unload",
+        summary="Unload a model",
+        dependencies=key,
+        responses=_MANAGE_ERRORS,
+        openapi_extra=describe_body(RepositoryChange),
+    )
+    async def unload(request: Request, model: ModelName) -> dict[str, Any]:
+        """Stop serving the versions that the store has now. Requests in progress finish on them.
+
+        Lasts until the model is loaded, the replica restarts or another version is published.
+        """
+        check_change(parse_management_body(await requests.read(request), RepositoryChange))
+        await requests.run(request, lambda: operations.unload_model(model))
+        return {}
