@@ -1,6 +1,6 @@
 # The same verbs for a person and for CI. Users have two environments: `service` has what serving needs and nothing else,
-# `training` has what training needs. CI has two more: `test` adds the test tools to `service` (so the service's and the
-# store's tests run where there is no torch), and `ci` has everything.
+# `training` has what training needs. CI has three more: `test` adds the test tools to `service` (so the service's and the
+# store's tests run where there is no torch), and `ci` has everything. `clients` has clients of other projects.
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -14,6 +14,7 @@ FASHION ?=
 
 SERVICE := .venv/service
 TEST := .venv/test
+CLIENTS := .venv/clients
 TRAINING := .venv/training
 CI := .venv/ci
 BENCH_MODELS := build/bench/resnet50-int8/resnet50/1
@@ -45,10 +46,10 @@ import: $(TRAINING)/.installed $(SERVICE)/.installed ## Import ResNet-50 and ser
 	$(TRAINING)/bin/python -m training import $(IMPORT) --store "$(STORE)" --report build/import.md
 	@exec $(SERVICE)/bin/python -m service --host "$(HOST)" --port "$(PORT)" --store "$(STORE)"
 
-test: $(TEST)/.installed $(CI)/.installed ## Run the tests, but for the slow ones
+test: $(TEST)/.installed $(CLIENTS)/.installed $(CI)/.installed ## Run the tests, but for the slow ones
 	$(MAKE) run-tests SELECT="not slow"
 
-test-all: $(TEST)/.installed $(CI)/.installed ## Run all tests
+test-all: $(TEST)/.installed $(CLIENTS)/.installed $(CI)/.installed ## Run all tests
 	$(MAKE) run-tests SELECT=""
 
 .PHONY: run-tests
@@ -121,6 +122,11 @@ $(TEST)/.installed: requirements/service.txt pyproject.toml $(CONSTRAINTS)
 	$(call make-environment,$(TEST))
 	$(TEST)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/service.txt
 	$(TEST)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,tune,test]'
+	@touch $@
+
+$(CLIENTS)/.installed: requirements/clients.txt
+	$(call make-environment,$(CLIENTS))
+	$(CLIENTS)/bin/python $(PIP_INSTALL) -r requirements/clients.txt
 	@touch $@
 
 $(TRAINING)/.installed: requirements/service.txt pyproject.toml $(CONSTRAINTS)

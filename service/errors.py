@@ -20,8 +20,9 @@
     ├── InvalidModelOutputError  500  invalid_model_output
     ├── NotReadyError            503  not_ready
     ├── DeadlineExceededError    504  deadline_exceeded
-    └── EveryImageFailedError    status and code of the images if they agree, else
-                                 400 no_image_classified
+    ├── EveryImageFailedError    status and code of the images if they agree, else
+    │                            400 no_image_classified
+    └── FailedImageError         status and code of the image
 
 Image errors of `model_store.errors` carry their own codes; `IMAGE_STATUS` gives them a status.
 """
@@ -142,6 +143,15 @@ class EveryImageFailedError(ServiceError):
             f"none of the {len(causes)} images could be classified",
             code=causes[0].code if agreed else None,
         )
+
+
+class FailedImageError(ServiceError):
+    """One of several images failed, and the response cannot state that: it has tensors."""
+
+    def __init__(self, number: int, count: int, cause: ServiceError | ImageError) -> None:
+        headers = cause.headers if isinstance(cause, ServiceError) else None
+        super().__init__(f"image {number} of {count}: {cause}", cause.code, headers)
+        self.status = status_of(cause)
 
 
 def check_image_count(count: int, max_images: int) -> None:

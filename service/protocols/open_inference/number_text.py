@@ -18,8 +18,9 @@ LONG_ARRAY_BYTES: Final = 16 * 1024
 SLICE_BYTES: Final = 128 * 1024
 MAX_KEYS: Final = 16
 _KEY: Final = b'"data"'
-_NUMBER_TEXT: Final = b"0123456789[], \t\r\n"
+_DIGITS: Final = b"0123456789"
 _SPACES: Final = b" \t\r\n"
+_NUMBER_TEXT: Final = _DIGITS + b"[]," + _SPACES
 
 
 def cut_long_arrays(text: bytes) -> tuple[bytes, dict[str, NDArray[np.uint8]]]:
@@ -90,9 +91,8 @@ def _slices(text: memoryview) -> Iterator[bytes]:
     start = 0
     while start < len(text):
         piece = bytes(text[start : start + SLICE_BYTES])
-        end = max(piece.rfind(b","), piece.rfind(b"]")) + 1
-        if start + len(piece) < len(text) and end:
-            piece = piece[:end]
+        if start + len(piece) < len(text):
+            piece = piece.rstrip(_DIGITS) or piece
         yield piece
         start += len(piece)
 

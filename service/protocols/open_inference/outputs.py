@@ -6,11 +6,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.errors import ImageError
 from service.engine.batcher import ImageResult
 from service.engine.classification import Classification
 from service.engine.loaded_version import LoadedVersion
-from service.errors import ServiceError, status_of
+from service.errors import FailedImageError
 from service.prediction.request import ImageOutcome
 from service.protocols.open_inference.tensors import BYTES, FP32, OutputTensor
 
@@ -21,15 +20,6 @@ LABELS: Final = "labels"
 OUTPUT_NAMES: Final = (PROBABILITIES, LOGITS, EMBEDDING, LABELS)
 RANKED_OUTPUTS: Final = (PROBABILITIES, LOGITS)
 """Outputs with one score for each class, which the classification extension can rank."""
-
-
-class FailedImageError(ServiceError):
-    """One of several images failed, so there are no tensors."""
-
-    def __init__(self, number: int, count: int, cause: ServiceError | ImageError) -> None:
-        headers = cause.headers if isinstance(cause, ServiceError) else None
-        super().__init__(f"image {number} of {count}: {cause}", cause.code, headers)
-        self.status = status_of(cause)
 
 
 def output_names(loaded: LoadedVersion) -> list[str]:

@@ -12,7 +12,7 @@ from model_store.manifest import MODEL_INPUT
 from model_store.preprocessing import Pixels
 from model_store.validation import describe_validation_error
 from service.engine.loaded_version import LoadedVersion
-from service.errors import BadRequestError, TooLargeError, shorten
+from service.errors import BadRequestError, shorten
 from service.http.json_body import BYTE_ORDER_MARK, cut_long_strings, decode_image
 from service.prediction.request import EncodedImage
 from service.protocols.open_inference.images import pixel_shape, read_images
@@ -51,7 +51,7 @@ def read_infer_request(
 
     Raises:
         BadRequestError: The body is malformed, or does not fit the version.
-        TooLargeError: There are too many images, or too many items of JSON.
+        TooLargeError: There are more than `max_images` images.
     """
     json_length = _json_length(headers, len(body))
     if json_length == 0:
@@ -114,9 +114,10 @@ def _read_json(
     text, arrays = cut_long_arrays(text)
     text, long_strings = cut_long_strings(text, 16 * (max_images + 8))
     if sum(text.count(character) for character in (b"{", b"[", b",")) > MAX_JSON_ITEMS:
-        raise TooLargeError(
+        raise BadRequestError(
             f"the JSON of the request has more than {MAX_JSON_ITEMS:,} items beside pixels; send "
-            "tensors as binary data"
+            "tensors as binary data",
+            code="malformed_json",
         )
     try:
         document = InferBody.model_validate(orjson.loads(text))

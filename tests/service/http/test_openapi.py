@@ -27,6 +27,23 @@ MANAGEMENT_PATHS = [
 ]
 
 
+OPEN_INFERENCE_MODEL_PATHS = [
+    f"/v2/models/{{model}}{version}{suffix}"
+    for version in ("", "/versions/{version}")
+    for suffix in ("", "/ready", "/config", "/stats", "/infer")
+]
+OPEN_INFERENCE_PATHS = [
+    "/v2",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/v2/models/stats",
+    *OPEN_INFERENCE_MODEL_PATHS,
+    "/v2/repository/index",
+    "/v2/repository/models/{model}/load",
+    "/v2/repository/models/{model}/unload",
+]
+
+
 class Links(HTMLParser):
     """The links that a browser would fetch for a page."""
 
@@ -175,7 +192,28 @@ def test_all_routes_are_documented(document: dict[str, Any]) -> None:
         "/health/ready",
         "/metrics",
     }
-    assert set(document["paths"]) == public | set(MANAGEMENT_PATHS)
+    assert set(document["paths"]) == public | {*MANAGEMENT_PATHS, *OPEN_INFERENCE_PATHS}
+
+
+@pytest.mark.parametrize("path", OPEN_INFERENCE_PATHS)
+def test_errors_of_open_inference_routes_are_documented(
+    document: dict[str, Any], path: str
+) -> None:
+    """All of them are `{"error": …}`; those that need a key say so."""
+    (operation,) = document["paths"][path].values()
+    for status, answer in operation["responses"].items():
+        if status.startswith(("4", "5")):
+            (media_type, content), *others = answer["content"].items()
+            assert (media_type, others) == ("application/json", [])
+            assert resolve(document, content["schema"]["$ref"])["required"] == ["error"]
+    statuses = set(operation["responses"])
+    if "/repository/" in path:
+        assert operation["security"] == [{"HTTPBearer": []}]
+        assert {"400", "401", "403"} <= statuses
+    elif path.endswith("/infer"):
+        assert {"400", "401", "404", "413", "429", "500", "503", "504"} <= statuses
+    elif "{model}" in path:
+        assert {"400", "404", "503"} <= statuses
 
 
 @pytest.mark.parametrize("path", MANAGEMENT_PATHS)
