@@ -51,5 +51,5 @@ class VersionStatistics:
         self.images += record.images - record.failed_images
         self.last_request = time.time()
         for stage in STAGES_AFTER_ADMISSION:
-            self.stages[stage].add(record.seconds[stage])
+            self.stages[stage].add(record.seconds.get(stage, 0.0))
         self.stages["other"].add(max(0.0, total - sum(record.seconds.values())))

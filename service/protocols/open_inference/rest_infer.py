@@ -8,6 +8,7 @@ from typing import Final
 
 from service.engine.loaded_version import LoadedVersion
 from service.engine.priority import INTERACTIVE, Priority
+from service.http.dialect import path_target
 from service.http.problem_details import Reply
 from service.http.request_body import INLINE_BYTES
 from service.prediction.request import ImageOutcome, PredictRequest, RequestRecord
@@ -39,6 +40,7 @@ class OpenInferenceApi:
     """The dialect of `/v2/models/{model}/infer`, with and without a version."""
 
     match = staticmethod(match_infer_route)
+    target = staticmethod(path_target)
     reply_to = staticmethod(error_reply)
 
     def __init__(self, max_images: int) -> None:
