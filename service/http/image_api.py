@@ -11,6 +11,7 @@ from service.http.predict_routes import match_route
 from service.http.problem_details import Reply, reply_to
 from service.http.query_params import find_coverage_index, parse_query_params
 from service.http.request_body import parse_body
+from service.http.response_formats import FORMATS, choose_format
 from service.prediction.request import ImageOutcome, PredictRequest, RequestRecord
 from service.prediction.response import encode_response
 
@@ -85,15 +86,20 @@ class ImageCall:
 
     async def read(self, body: bytes) -> PredictRequest:
         query = self._query
+        parsed = await parse_body(self._headers, body, self._max_images)
         return PredictRequest(
-            await parse_body(self._headers, body, self._max_images),
+            parsed.images,
             query.top_k,
             self._coverage_index,
             math.inf if query.timeout_ms is None else query.timeout_ms / 1e3,
             query.priority,
+            parsed.names,
         )
 
     async def write(self, request: PredictRequest, outcomes: Sequence[ImageOutcome]) -> Reply:
         class_names = self._loaded.version.manifest.class_names
-        body = await encode_response(outcomes, request, self._record, class_names)
-        return Reply(HTTPStatus.OK, body)
+        media_type = choose_format(self._headers.get("accept", ""))
+        body = await encode_response(
+            outcomes, request, self._record, class_names, FORMATS[media_type]
+        )
+        return Reply(HTTPStatus.OK, body, media_type=media_type)

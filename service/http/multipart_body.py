@@ -26,6 +26,7 @@ class Part:
     """One field of a form. `is_file` is None if its headers do not say whether it is a file."""
 
     name: str
+    file_name: str
     content: bytes
     is_file: bool | None
 
@@ -82,7 +83,10 @@ def _read_part(part: bytes) -> Part:
     content = _decode(part[end + 4 :], headers.get(_ENCODING, b"binary").lower())
     if not content and options.get(b"filename") == b"":
         is_file = False  # a browser's form without a chosen file
-    return Part(options[b"name"].decode(errors="replace"), content, is_file)
+    name, file_name = (
+        options.get(option, b"").decode(errors="replace") for option in (b"name", b"filename")
+    )
+    return Part(name, file_name, content, is_file)
 
 
 def _decode(content: bytes, encoding: bytes) -> bytes:

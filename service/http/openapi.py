@@ -20,6 +20,7 @@ from service.http.predict_routes import ERROR_RESPONSES, ROUTES, PredictRoute
 from service.http.problem_details import PROBLEM_MEDIA_TYPE
 from service.http.query_params import QueryParams
 from service.http.request_body import BODY_SCHEMAS
+from service.http.response_formats import CSV, JSON, LINES
 from service.http.schemas import PredictResponse, Problem
 from service.protocols.open_inference.openapi import INFER_SCHEMAS, describe_infer_routes
 
@@ -97,7 +98,11 @@ def _describe_route(route: PredictRoute, references: dict[Any, Any]) -> dict[str
                 name: {"description": description, "schema": {"type": "string"}}
                 for name, description in RESPONSE_HEADERS.items()
             },
-            "content": {"application/json": {"schema": references[PredictResponse]}},
+            "content": {
+                JSON: {"schema": references[PredictResponse]},
+                CSV: {"schema": {"type": "string"}},
+                LINES: {"schema": {"type": "string"}},
+            },
         }
     }
     responses |= {

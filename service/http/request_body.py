@@ -27,12 +27,14 @@ from service.http.multipart_body import (
     find_boundary,
     read_parts,
 )
-from service.prediction.request import EncodedImage
+from service.prediction.request import EncodedImage, RequestImages
 
 FIELD: Final = "images"
 MAX_LENGTH_DIGITS: Final = 19
 MAX_TEXT_FIELDS: Final = 64
 """Largest number of text fields in a form, beside its images."""
+MAX_NAME_LENGTH: Final = 255
+"""Longer names of images are cut in the response."""
 INLINE_BYTES: Final = 128 * 1024
 """Forms and JSON up to this size are parsed faster than they could be passed to a thread."""
 _URL_ENCODED: Final = "application/x-www-form-urlencoded"
@@ -133,16 +135,14 @@ def _body_too_large(max_body_bytes: int, evidence: str) -> TooLargeError:
     )
 
 
-async def parse_body(
-    headers: Mapping[str, str], body: bytes, max_images: int
-) -> list[EncodedImage]:
+async def parse_body(headers: Mapping[str, str], body: bytes, max_images: int) -> RequestImages:
     """Call `read_images`, in a thread if the body is a large form or large JSON."""
     if len(body) <= INLINE_BYTES or _kind_of(headers, body) is _Kind.IMAGE:
         return read_images(headers, body, max_images)
     return await asyncio.to_thread(read_images, headers, body, max_images)
 
 
-def read_images(headers: Mapping[str, str], body: bytes, max_images: int) -> list[EncodedImage]:
+def read_images(headers: Mapping[str, str], body: bytes, max_images: int) -> RequestImages:
     """Split a body into encoded images, in order. An invalid image is replaced by its error.
 
     A body that starts like an image or like JSON is treated as such, whatever its media type: by
@@ -163,19 +163,19 @@ def read_images(headers: Mapping[str, str], body: bytes, max_images: int) -> lis
         case _Kind.IMAGE:
             if _media_type(headers) == _URL_ENCODED:
                 _check_not_stripped(body)
-            return [body]
+            return RequestImages([body])
         case _Kind.JSON:
-            images = read_json(body, max_images)
+            found = RequestImages(read_json(body, max_images))
         case _Kind.FORM:
-            images = _read_multipart(headers["content-type"], body, max_images)
+            found = _read_multipart(headers["content-type"], body, max_images)
         case _Kind.UNSUPPORTED:
             raise UnsupportedMediaError(
                 f"the media type {shorten(_media_type(headers))!r} is not supported: send a raw "
                 "image, multipart/form-data with files, or application/json"
             )
-    if not images:
+    if not found.images:
         raise BadRequestError(f"{FIELD!r} must have at least one image", code="no_images")
-    return images
+    return found
 
 
 def _kind_of(headers: Mapping[str, str], body: bytes) -> _Kind:
@@ -204,8 +204,8 @@ def _check_not_stripped(body: bytes) -> None:
         )
 
 
-def _read_multipart(content_type: str, body: bytes, max_images: int) -> list[EncodedImage]:
-    images: list[EncodedImage] = []
+def _read_multipart(content_type: str, body: bytes, max_images: int) -> RequestImages:
+    found = RequestImages([])
     texts: list[str] = []
     try:
         boundary = find_boundary(content_type)
@@ -216,23 +216,24 @@ def _read_multipart(content_type: str, body: bytes, max_images: int) -> list[Enc
             if image is None:
                 texts.append(shorten(part.name, 40))
             else:
-                images.append(image)
+                found.images.append(image)
+                found.names.append(shorten(part.file_name or part.name, MAX_NAME_LENGTH))
     except MultipartError as error:
         raise BadRequestError(
             f"malformed multipart body: {error}; send files, for example "
             f"curl -F {FIELD}=@photo.jpg",
             code="malformed_multipart",
         ) from None
-    check_image_count(len(images), max_images)
+    check_image_count(len(found.images), max_images)
     if len(texts) > MAX_TEXT_FIELDS:
         raise _too_many_fields(max_images)
-    if texts and not images:
+    if texts and not found.images:
         raise BadRequestError(
             f"the form has no file, only the text {', '.join(texts[:3])}; send files, for example "
             f"curl -F {FIELD}=@photo.jpg",
             code="no_images",
         )
-    return images
+    return found
 
 
 def _too_many_fields(max_images: int) -> TooLargeError:

@@ -30,6 +30,10 @@ class Result(BaseModel):
     Do not act on the predictions if the model abstained.
     """
 
+    name: Annotated[
+        str | None,
+        Field(description="The file name or field of the image in a form."),
+    ] = None
     predictions: list[Prediction] | None = None
     labels: Annotated[
         list[str] | None,

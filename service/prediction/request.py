@@ -17,6 +17,14 @@ EncodedImage = bytes | ServiceError
 """An encoded image, or the error that takes its place in the response."""
 
 
+@dataclass(slots=True)
+class RequestImages:
+    """The images of a body in order, and their names if the body has names."""
+
+    images: list[EncodedImage]
+    names: list[str] = field(default_factory=list)
+
+
 @dataclass(slots=True)  # not frozen: that would double the time to create one
 class PredictRequest:
     """Images to classify with a leased version.
@@ -28,6 +36,7 @@ class PredictRequest:
         coverage_index: Index into `LoadedVersion.coverages`; None returns no prediction sets.
         timeout_seconds: Counted from the start of the request; capped by the version's deadline.
         priority: Interactive images are run before bulk images.
+        names: The name of each image if the body has names, otherwise empty.
     """
 
     images: Sequence[EncodedImage] | Pixels
@@ -35,6 +44,7 @@ class PredictRequest:
     coverage_index: int | None = None
     timeout_seconds: float = math.inf
     priority: Priority = INTERACTIVE
+    names: Sequence[str] = ()
 
 
 @dataclass(slots=True)

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -17,33 +16,37 @@ MAX_LABELS_IN_EVENT_LOOP: Final = 2000
 """The event loop builds responses of up to so many labels, which takes 1 to 2 ms."""
 
 
+def encode_json(document: Mapping[str, Any]) -> bytes:
+    """Encode image by image, so that other threads run in between: orjson keeps the GIL."""
+    results = document["results"]
+    if len(results) > 1:
+        results = [orjson.Fragment(orjson.dumps(result)) for result in results]
+    return orjson.dumps({**document, "results": results}, option=orjson.OPT_APPEND_NEWLINE)
+
+
 async def encode_response(
     outcomes: Sequence[ImageOutcome],
     request: PredictRequest,
     record: RequestRecord,
     class_names: Sequence[str],
+    encode: Callable[[dict[str, Any]], bytes] = encode_json,
 ) -> bytes:
-    """The response of the image API as JSON. A large one is built in a thread."""
-    encode = partial(_encode_response, outcomes, request, record, class_names)
+    """The response of the image API. A large one is built in a thread.
+
+    Args:
+        outcomes: One for each image.
+        request: What was asked for.
+        record: The model, the version and the times of the stages.
+        class_names: The label of each class.
+        encode: Encodes the document that `build_response` returns.
+    """
+
+    def build() -> bytes:
+        return encode(build_response(outcomes, request, record, class_names))
+
     if _count_labels(outcomes, request) > MAX_LABELS_IN_EVENT_LOOP:
-        return await asyncio.to_thread(encode, by_image=True)
-    return encode()
-
-
-def _encode_response(
-    outcomes: Sequence[ImageOutcome],
-    request: PredictRequest,
-    record: RequestRecord,
-    class_names: Sequence[str],
-    *,
-    by_image: bool = False,
-) -> bytes:
-    """Encode; `by_image` lets other threads run between two images, as orjson keeps the GIL."""
-    document = build_response(outcomes, request, record, class_names)
-    if by_image:
-        results = document["results"]
-        document["results"] = [orjson.Fragment(orjson.dumps(result)) for result in results]
-    return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+        return await asyncio.to_thread(build)
+    return build()
 
 
 def _count_labels(outcomes: Sequence[ImageOutcome], request: PredictRequest) -> int:
@@ -67,6 +70,10 @@ def build_response(
         else {"error": describe(outcome.result)}
         for outcome in outcomes
     ]
+    if request.names:
+        results = [
+            {"name": name, **result} for name, result in zip(request.names, results, strict=True)
+        ]
     timings = {f"{stage}_ms": round(seconds * 1e3, 3) for stage, seconds in record.seconds.items()}
     timings["total_ms"] = round((time.monotonic() - record.started) * 1e3, 3)
     return {

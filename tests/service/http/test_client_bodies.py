@@ -17,7 +17,7 @@ from service.errors import BadRequestError, ServiceError, TooLargeError
 from service.http import json_body, management
 from service.http.base64_text import SLICE_BYTES, decode_base64
 from service.http.request_body import MAX_TEXT_FIELDS, read_images
-from service.prediction.request import EncodedImage
+from service.prediction.request import EncodedImage, RequestImages
 
 RED, GREEN = plain("red"), plain("green")
 NOISE = random.Random(1).randbytes(3_000_000)
@@ -25,16 +25,47 @@ URL_ENCODED = "application/x-www-form-urlencoded"
 
 
 def images_of(body: bytes, media_type: str = "", max_images: int = 4) -> list[EncodedImage]:
+    return read(body, media_type, max_images).images
+
+
+def read(body: bytes, media_type: str = "", max_images: int = 4) -> RequestImages:
     return read_images({"content-type": media_type} if media_type else {}, body, max_images)
 
 
 def form(*parts: tuple[str, bytes]) -> list[EncodedImage]:
     """The images of a form, from the headers and the content of its parts."""
+    return read_form(*parts).images
+
+
+def read_form(*parts: tuple[str, bytes]) -> RequestImages:
     body = b"".join(
         b"--B\r\nContent-Disposition: form-data; %b\r\n\r\n%b\r\n" % (head.encode(), content)
         for head, content in parts
     )
-    return images_of(body + b"--B--\r\n", "multipart/form-data; boundary=B")
+    return read(body + b"--B--\r\n", "multipart/form-data; boundary=B")
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        ('name="images"; filename="a b.png"', "a b.png"),
+        ('name="images"; filename="\u732b.png"', "\u732b.png"),
+        ('name="front"\r\nContent-Type: image/png', "front"),
+        ('name="front"', "front"),
+        (f'name="images"; filename="{"x" * 300}"', f"{'x' * 255}... (300 characters)"),
+    ],
+)
+def test_name_of_an_image_is_its_file_name_or_its_field(head: str, name: str) -> None:
+    """The names of other fields do not count."""
+    found = read_form(("name=text", b"1"), (head, RED), ('name="images"; filename=z.png', b""))
+    assert found.names == [name, "z.png"]
+    assert len(found.images) == 2
+
+
+def test_other_bodies_have_no_names() -> None:
+    assert read(RED).names == []
+    encoded = base64.b64encode(RED).decode()
+    assert read(json.dumps({"images": [encoded]}).encode(), "application/json").names == []
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_all_ways_to_send_images_give_the_same_predictions(client: httpx.Client)
     """Raw, multipart, base64 and data: URLs of one image get identical results."""
     image = plain("cyan", "JPEG")
     ways = ({"content": image}, as_multipart(image), as_json(image), as_data_urls(image))
-    first, *others = (ask(client, **way)["results"] for way in ways)
+    first, *others = ([ask(client, **way)["results"][0]["predictions"]] for way in ways)
     assert others == [first, first, first]
 
 
@@ -153,7 +153,7 @@ def test_bad_image_has_an_error_in_its_place(client: httpx.Client, send: Any, ba
     """The good images of the request are classified."""
     results = ask(client, **send(plain("red"), bad, plain("blue")))["results"]
     assert labels([results[0], results[2]]) == ["red", "blue"]
-    assert list(results[1]) == ["error"]
+    assert set(results[1]) - {"name"} == {"error"}
     assert (results[1]["error"]["code"], results[1]["error"]["status"]) == (
         "empty_image" if not bad else "not_an_image",
         400,

@@ -25,15 +25,14 @@ from service.errors import (
 from service.http import request_body
 from service.http.json_body import JsonBody
 from service.http.request_body import check_headers, read_body, read_images
-from service.prediction.request import EncodedImage
+from service.prediction.request import EncodedImage, RequestImages
 
 RED, GREEN = plain("red"), plain("green")
 
 
 def images_of(body: bytes, media_type: str = "", max_images: int = 4) -> list[EncodedImage]:
-    return read_images(
-        Headers({"content-type": media_type} if media_type else {}), body, max_images
-    )
+    headers = Headers({"content-type": media_type} if media_type else {})
+    return read_images(headers, body, max_images).images
 
 
 def refusal(body: bytes, media_type: str) -> ServiceError | None:
@@ -264,7 +263,7 @@ async def test_large_bodies_are_parsed_in_a_thread(monkeypatch: pytest.MonkeyPat
     threads: list[threading.Thread] = []
     read = request_body.read_images
 
-    def read_recorded(headers: Mapping[str, str], body: bytes, most: int) -> list[EncodedImage]:
+    def read_recorded(headers: Mapping[str, str], body: bytes, most: int) -> RequestImages:
         threads.append(threading.current_thread())
         return read(headers, body, most)
 
