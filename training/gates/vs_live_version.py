@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from model_store.errors import ModelStoreError
 from model_store.manifest import Check
+from model_store.proportions import mcnemar
 from model_store.sealed_model import load_variant
 from model_store.session import Logits, Session
 from model_store.store import ModelStore
 from model_store.version import Version
 from training.gates.checks import at_least, at_most
-from training.gates.vs_previous_version import SIGNIFICANCE, mcnemar
+from training.gates.vs_previous_version import SIGNIFICANCE
 from training.run.data import PIXEL_CHUNK_SIZE, RunData
 from training.run.directory import Run
 from training.run.inference import run_in_batches

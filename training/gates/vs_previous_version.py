@@ -5,8 +5,8 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
+from model_store.proportions import mcnemar
 from training.errors import RunError
 from training.run.data import RunData
 from training.run.directory import Run, RunDirectory, damaged_file_error
@@ -62,16 +62,6 @@ class PreviousComparison:
     def p_worse(self) -> float:
         """P-value of McNemar's test; small if the new model is worse."""
         return mcnemar(self.gained, self.lost)
-
-
-def mcnemar(gained: int, lost: int) -> float:
-    """Return the probability of at least `lost` losses if gains and losses are equally likely.
-
-    Source: McNemar 1947, exact and one-sided.
-    """
-    if not gained + lost:
-        return 1.0
-    return float(binomtest(lost, gained + lost, alternative="greater").pvalue)
 
 
 def read_previous_comparison(run: RunDirectory) -> PreviousComparison:

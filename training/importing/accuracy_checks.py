@@ -13,6 +13,7 @@ from scipy.stats import wilcoxon
 
 from model_store.manifest import Check, Preprocessing
 from model_store.preprocessing import Pixels
+from model_store.proportions import mcnemar, wilson_interval
 from model_store.provenance import Metrics
 from model_store.session import Logits, Session, probabilities
 from training.data.folders import load_folder
@@ -20,10 +21,9 @@ from training.data.image_set import ImageSet, Indices, with_classes
 from training.data.sampling import evenly_spaced
 from training.errors import DataError, ForeignModelError
 from training.gates.checks import at_least
-from training.gates.vs_previous_version import SIGNIFICANCE, mcnemar
+from training.gates.vs_previous_version import SIGNIFICANCE
 from training.importing.candidate import ImportCandidate
 from training.run.inference import run_in_batches
-from training.steps.evaluate import wilson_interval
 from training.steps.export import EXPORT_MAX_BATCH_SIZE
 
 MIN_VERIFICATION_IMAGES: Final = 10

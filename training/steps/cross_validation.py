@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from model_store.proportions import wilson_interval
 from training.data.check import left_out
 from training.data.split import stratified_folds, write_split
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
@@ -11,7 +12,7 @@ from training.run.data import CHECK_FILE, SPLIT_FILE, RunData
 from training.run.directory import Run
 from training.run.known_images import KNOWN_IMAGES_FILE, known_digests, read_known_images
 from training.run.weights import INITIAL_WEIGHTS
-from training.steps.evaluate import evaluate, wilson_interval
+from training.steps.evaluate import evaluate
 from training.steps.progress import Progress
 from training.steps.thread_choice import THREADS_FILE, choose_threads
 from training.steps.train import train

@@ -1,7 +1,6 @@
 """Evaluation: the selected weights on the test split, once per run."""
 
 import io
-import math
 import zipfile
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model_store.manifest import now
+from model_store.proportions import wilson_interval
 from training.errors import DivergedError
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.run.data import RunData
@@ -111,15 +111,3 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int 
     gaps = confidence.double() - (predicted == labels).double()
     by_bin = torch.zeros(bins, dtype=torch.float64).index_add_(0, bin_of, gaps)
     return by_bin.abs().sum().item() / len(labels)
-
-
-def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return the Wilson score interval of a proportion, by default at 95 %.
-
-    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
-    """
-    share = successes / trials
-    centre = share + z * z / (2 * trials)
-    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    denominator = 1 + z * z / trials
-    return (max(0.0, (centre - half) / denominator), min(1.0, (centre + half) / denominator))

@@ -20,12 +20,7 @@ from training.run.data import open_run_data
 from training.run.directory import Run
 from training.run.metrics import METRICS_FILE, read_metrics
 from training.run.weights import BEST_WEIGHTS, LAST_WEIGHTS, read_weights, serialise
-from training.steps.evaluate import (
-    EVALUATION_FILE,
-    evaluate,
-    expected_calibration_error,
-    wilson_interval,
-)
+from training.steps.evaluate import EVALUATION_FILE, evaluate, expected_calibration_error
 from training.steps.progress import Progress
 from training.steps.train import train
 
@@ -293,17 +288,6 @@ def test_the_training_loop_is_short() -> None:
     assert train.__code__.co_firstlineno
     lines = [number for _, _, number in train.__code__.co_lines() if number]
     assert max(lines) - min(lines) < 150
-
-
-@pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"),
-    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (50, 100, 0.4038, 0.5962)],
-)
-def test_wilson_interval_has_the_published_values(
-    successes: int, trials: int, low: float, high: float
-) -> None:
-    """As tabulated by Newcombe 1998 and Brown et al. 2001."""
-    assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_calibration_error_counts_a_confidence_of_one() -> None:
