@@ -27,7 +27,7 @@ from training.learning.distributed import SINGLE_PROCESS
 from training.learning.learner import Learner
 from training.learning.networks import build_network
 from training.learning.normalization import Normalization
-from training.learning.recipe import Recipe
+from training.learning.recipe_file import load_recipe
 from training.learning.throughput import ThroughputMeter
 
 IMAGES, BATCH, WARM_UP, STEPS, ROUNDS = 6400, 128, 5, 40, 5
@@ -86,7 +86,7 @@ def resident(
 ) -> dict[str, float]:
     """Resident's own step, as `train` calls it."""
     keep_freed_memory()
-    recipe = Recipe.load("he2015", ["normalization=scalar", "iterations=1000"])
+    recipe = load_recipe("he2015", ["normalization=scalar", "iterations=1000"])
     normalize = Normalization.fit("scalar", pixels)
     loader = BatchLoader(
         PixelsOnDevice(torch.from_numpy(pixels), CPU),

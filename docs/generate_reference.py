@@ -19,7 +19,8 @@ from service.app import create_app
 from service.error_codes import ERROR_CODES
 from service.http.metrics import ServiceMetrics
 from service.settings import Settings
-from training.learning.recipe import RECIPES, Recipe
+from training.learning.recipe import Recipe
+from training.learning.recipe_file import RECIPES
 
 PAGES = Path(__file__).parent / "reference"
 HEADER = (

@@ -25,10 +25,11 @@ from training.commands.options import (
     SEED,
     THREADS,
     add_options,
+    parse_changes,
     pass_console,
 )
 from training.errors import InterruptedRunError, RunError, TrainingError
-from training.learning.recipe import EXPERIMENT_RECIPE
+from training.learning.recipe_file import EXPERIMENT_RECIPE
 
 if TYPE_CHECKING:
     from training.display import TrainingDisplay
@@ -159,6 +160,7 @@ def experiment_options(command: Callable[..., ExperimentReport]) -> Callable[...
             "--set",
             "changes",
             multiple=True,
+            callback=parse_changes,
             metavar="NAME=VALUE",
             help="Change one value of the recipe. May be repeated.",
         ),

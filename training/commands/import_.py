@@ -16,12 +16,12 @@ from training.commands.geometry_options import PADDING, ImageSize, resize_mode_o
 from training.commands.options import (
     PROMOTE,
     STORE,
-    WAIVE,
     add_options,
-    parse_waivers,
     pass_console,
+    waive_option,
 )
 from training.errors import GateError, TrainingError
+from training.gates.waivers import IMPORT_CHECKS
 from training.importing.preset_names import PRESET_NAMES, TIMM
 from training.learning.architectures import TORCHVISION_NETWORKS
 from training.promotion import create_store
@@ -190,7 +190,7 @@ def input_options(command: Any) -> Any:
     type=click.Path(dir_okay=False, path_type=Path),
     help="File for the report.  [default: MODEL-import.md]",
 )
-@WAIVE
+@waive_option(IMPORT_CHECKS)
 @PROMOTE
 @pass_console
 def import_network(
@@ -202,7 +202,7 @@ def import_network(
     model: str,
     store: Path,
     report: Path | None,
-    waive: tuple[str, ...],
+    waivers: dict[str, str],
     *,
     keep_checkpoint: bool,
     promote: bool,
@@ -229,9 +229,9 @@ def import_network(
     from training.gates.gate import require_passed
     from training.importing.accuracy_checks import open_verification_set
     from training.importing.publication import apply_waivers, publish_import
-    from training.importing.verification import IMPORT_CHECKS, verify
+    from training.importing.verification import verify
 
-    waivers, model_store = parse_waivers(waive, IMPORT_CHECKS), ModelStore(store)
+    model_store = ModelStore(store)
     display = TrainingDisplay(console)
     check_name(model)
     report_file = report or Path(f"{model}-import.md")

@@ -29,7 +29,7 @@ from training.data.check_table import MAX_CLASSES, check_table, classes_table
 from training.data.file_name_labels import write_labels
 from training.data.scan import scan
 from training.errors import DataError
-from training.learning.recipe import known_recipes
+from training.learning.recipe_file import known_recipes
 
 if TYPE_CHECKING:
     from training.run.request import RunRequest

@@ -16,13 +16,13 @@ from rich.console import Console
 
 from model_store.store import DEFAULT_ROOT
 from training.commands.geometry_options import IMAGE_SIZE, PADDING, RESIZE_MODE
-from training.errors import RunError
+from training.gates.waivers import parse_waivers
 from training.learning.architectures import (
     DEFAULT_ARCHITECTURE,
     describe_architectures,
     parse_architecture,
 )
-from training.learning.recipe import Recipe
+from training.learning.recipe_file import check_changes, load_recipe
 
 if TYPE_CHECKING:
     from training.run.request import RunRequest
@@ -43,12 +43,6 @@ STORE = click.option(
     default=DEFAULT_ROOT,
     show_default=True,
     help="Directory of the model store.",
-)
-WAIVE = click.option(
-    "--waive",
-    multiple=True,
-    metavar="CHECK=REASON",
-    help="Publish although this check failed. The manifest keeps the reason. Repeatable.",
 )
 PROMOTE = click.option(
     "--promote/--no-promote",
@@ -90,7 +84,7 @@ pass_console = click.make_pass_decorator(Console, ensure=True)
 def check_recipe(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
     """Raise RecipeError if there is no such recipe."""
     if name is not None:
-        Recipe.load(name)
+        load_recipe(name)
     return name
 
 
@@ -99,6 +93,30 @@ def check_architecture(_: click.Context, __: click.Parameter, name: str | None) 
     if name is not None:
         parse_architecture(name)
     return name
+
+
+def waive_option(known: Sequence[str]) -> Callable[..., Any]:
+    """Return `--waive`, which takes the names of checks in `known`."""
+
+    def parse(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+        return parse_waivers(texts, known)
+
+    return click.option(
+        "--waive",
+        "waivers",
+        multiple=True,
+        callback=parse,
+        metavar="CHECK=REASON",
+        help="Publish although this check failed. The manifest keeps the reason. Repeatable.",
+    )
+
+
+def parse_changes(
+    _: click.Context, __: click.Parameter, changes: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Raise RecipeError if a change is not the name and a value of recipes."""
+    check_changes(changes)
+    return changes
 
 
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -118,6 +136,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
             "--set",
             "changes",
             multiple=True,
+            callback=parse_changes,
             metavar="NAME=VALUE",
             help="Overrides a value of the recipe, as optimizer.learning_rate=0.05. Repeatable.",
         ),
@@ -215,25 +234,6 @@ def build_request(values: dict[str, Any], **more: Any) -> RunRequest:
     if epochs := values.pop("epochs"):
         fields["changes"] = (*fields["changes"], f"epochs={epochs}")
     return RunRequest(**fields, **more)
-
-
-def parse_waivers(waive: tuple[str, ...], known: Sequence[str] | None = None) -> dict[str, str]:
-    """Return the reasons of `--waive` by check.
-
-    Raises:
-        RunError: A value is not CHECK=REASON.
-        GateError: A check is not in `known`, or in those of a run.
-    """
-    from training.gates.gate import CHECKS, check_waivers
-
-    waivers = {}
-    for text in waive:
-        check, _, reason = text.partition("=")
-        if not check or not reason.strip():
-            raise RunError(f"--waive must be CHECK=REASON with a reason, got {text!r}")
-        waivers[check] = reason.strip()
-    check_waivers(waivers, CHECKS if known is None else known)
-    return waivers
 
 
 def add_options(command: Callable[..., None], *options: Callable[..., Any]) -> Callable[..., None]:

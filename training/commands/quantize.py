@@ -8,7 +8,8 @@ from rich.console import Console
 
 from model_store.manifest import Precision
 from model_store.store import ModelStore
-from training.commands.options import DATA_DIR, PROMOTE, STORE, WAIVE, parse_waivers, pass_console
+from training.commands.options import DATA_DIR, PROMOTE, STORE, pass_console, waive_option
+from training.gates.waivers import VARIANT_CHECKS
 from training.promotion import create_store, require_holdable
 from training.quantization.defaults import (
     DEFAULT_CALIBRATION_IMAGES,
@@ -55,7 +56,7 @@ from training.quantization.defaults import (
     "large]",
 )
 @STORE
-@WAIVE
+@waive_option(VARIANT_CHECKS)
 @PROMOTE
 @pass_console
 def quantize(
@@ -67,7 +68,7 @@ def quantize(
     max_loss: float,
     calibration_images: int,
     store: Path,
-    waive: tuple[str, ...],
+    waivers: dict[str, str],
     *,
     sweep: bool | None,
     promote: bool,
@@ -83,13 +84,12 @@ def quantize(
     from training.commands.common import print_published
     from training.display import TrainingDisplay
     from training.gates.gate import require_passed
-    from training.quantization.checks import VARIANT_CHECKS
     from training.quantization.publication import open_source_version, publish_variant
     from training.quantization.variants import QuantizationSettings, make_variant
     from training.quantization.version_data import is_training_data, open_version_data
     from training.tables import sensitivity_table
 
-    waivers, model_store = parse_waivers(waive, VARIANT_CHECKS), ModelStore(store)
+    model_store = ModelStore(store)
     create_store(model_store)
     settings = QuantizationSettings(precision, max_loss, calibration_images, sweep)
     if not promote:

@@ -12,12 +12,12 @@ from training.commands.options import (
     PROMOTE,
     STORE,
     THREADS,
-    WAIVE,
     build_request,
-    parse_waivers,
     pass_console,
     recipe_options,
+    waive_option,
 )
+from training.gates.waivers import RUN_CHECKS
 from training.promotion import create_store
 
 
@@ -40,7 +40,7 @@ from training.promotion import create_store
 )
 @recipe_options
 @STORE
-@WAIVE
+@waive_option(RUN_CHECKS)
 @PROMOTE
 @DEVICE
 @THREADS
@@ -51,7 +51,7 @@ def retrain(
     version: str,
     runs: Path,
     store: Path,
-    waive: tuple[str, ...],
+    waivers: dict[str, str],
     device: str,
     threads: int | None,
     *,
@@ -72,7 +72,7 @@ def retrain(
     from training.commands.run import finish_run
     from training.run.launch import start_shared_run
 
-    waivers, model_store = parse_waivers(waive), ModelStore(store)
+    model_store = ModelStore(store)
     create_store(model_store)
     request = build_request(values, retrain=version)
     with join_processes(device, threads) as process:

@@ -16,11 +16,11 @@ from training.commands.options import (
     RUN,
     STORE,
     THREADS,
-    WAIVE,
-    parse_waivers,
     pass_console,
     training_options,
+    waive_option,
 )
+from training.gates.waivers import RUN_CHECKS
 from training.promotion import create_store
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.command()
 @training_options
 @STORE
-@WAIVE
+@waive_option(RUN_CHECKS)
 @PROMOTE
 @DEVICE
 @THREADS
@@ -49,7 +49,7 @@ def run(
     request: RunRequest,
     runs: Path,
     store: Path,
-    waive: tuple[str, ...],
+    waivers: dict[str, str],
     device: str,
     threads: int | None,
     *,
@@ -69,7 +69,7 @@ def run(
     from training.commands.common import join_processes
     from training.run.launch import start_shared_run
 
-    waivers, model_store = parse_waivers(waive), ModelStore(store)
+    model_store = ModelStore(store)
     create_store(model_store)
     with join_processes(device, threads) as process:
         started, images = start_shared_run(request, runs, model_store, process)
@@ -87,7 +87,7 @@ def run(
 )
 @DATA_DIR
 @STORE
-@WAIVE
+@waive_option(RUN_CHECKS)
 @PROMOTE
 @DEVICE
 @THREADS
@@ -98,7 +98,7 @@ def resume(
     data: tuple[str, ...],
     data_dir: Path | None,
     store: Path,
-    waive: tuple[str, ...],
+    waivers: dict[str, str],
     device: str,
     threads: int | None,
     *,
@@ -113,7 +113,7 @@ def resume(
     from training.run.directory import Run
     from training.run.request import move_data
 
-    waivers, model_store = parse_waivers(waive), ModelStore(store)
+    model_store = ModelStore(store)
     opened = Run.open(run)
     if data or data_dir:
         opened = move_data(opened, data, data_dir)

@@ -18,11 +18,11 @@ from training.commands.options import (
     RUN,
     STORE,
     THREADS,
-    WAIVE,
-    parse_waivers,
     pass_console,
     training_options,
+    waive_option,
 )
+from training.gates.waivers import RUN_CHECKS
 
 if TYPE_CHECKING:
     from training.display import TrainingDisplay
@@ -158,9 +158,9 @@ def export(console: Console, run: Path) -> None:
 @click.command()
 @RUN
 @STORE
-@WAIVE
+@waive_option(RUN_CHECKS)
 @pass_console
-def gate(console: Console, run: Path, store: Path, waive: tuple[str, ...]) -> None:
+def gate(console: Console, run: Path, store: Path, waivers: dict[str, str]) -> None:
     """Check the export against the trained network and the live version; exit with 1 on failure.
 
     \b
@@ -169,7 +169,6 @@ def gate(console: Console, run: Path, store: Path, waive: tuple[str, ...]) -> No
     from training.commands.common import print_next
     from training.gates import gate as gates
 
-    waivers = parse_waivers(waive)
     with _opened(console, run) as (opened, data, display):
         checks = gates.gate(opened, data, waivers, ModelStore(store))
         display.show_checks(checks, gates.read_notices(opened))

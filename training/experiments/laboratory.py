@@ -26,7 +26,7 @@ from training.experiments.training_curve import CURVE, CurvePoint, CurveRecorder
 from training.learning.architectures import parse_architecture
 from training.learning.distributed import DistributedProcess
 from training.learning.networks import build_network
-from training.learning.recipe import Recipe
+from training.learning.recipe_file import load_recipe
 from training.run.config import RunConfig
 from training.run.data import CHECK_FILE, RunData, open_run_data
 from training.run.directory import CONFIG_FILE, Run, RunDirectory, damaged_file_error
@@ -119,7 +119,7 @@ class Laboratory:
         """The configuration of a run. Raises RecipeError or DataError."""
         model = model_name(self.request.data_name, architecture)
         request = replace(self.request, architecture=architecture, seed=seed, model=model)
-        recipe = Recipe.load(request.recipe_name, request.changes)
+        recipe = load_recipe(request.recipe_name, request.changes)
         return build_config(request, self.images, recipe)
 
     def check_networks(self, architectures: Sequence[str]) -> None:

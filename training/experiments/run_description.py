@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from training.experiments.laboratory import Laboratory, TrainedRun
-from training.learning.recipe import EXPERIMENT_RECIPE
+from training.learning.recipe_file import EXPERIMENT_RECIPE
 from training.reports.history import read_history, split_indices
 from training.reports.pages import format_duration
 from training.run.checkpoint import load_checkpoint

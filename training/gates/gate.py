@@ -1,6 +1,6 @@
 """Gates: checks that an export must pass before it is published."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from pydantic import ValidationError
@@ -11,16 +11,11 @@ from model_store.session import Session
 from model_store.store import ModelStore
 from training.errors import GateError, RunError
 from training.gates.checks import at_least
-from training.gates.parity import BATCH_SIZES, exploded_logits, parity_checks
-from training.gates.preprocessing import PREPROCESSING_FAULTS, accuracy_checks, golden_checks
-from training.gates.vs_live_version import (
-    LATENCY_CHECK,
-    LIVE_READABLE_CHECK,
-    NOT_WORSE_THAN_LIVE_CHECK,
-    SIZE_CHECK,
-    compare_with_live,
-)
+from training.gates.parity import exploded_logits, parity_checks
+from training.gates.preprocessing import accuracy_checks, golden_checks
+from training.gates.vs_live_version import compare_with_live
 from training.gates.vs_previous_version import SIGNIFICANCE, compare_with_previous
+from training.gates.waivers import check_waivers
 from training.run.data import RunData
 from training.run.directory import Run, damaged_file_error
 from training.run.weights import PREVIOUS_WEIGHTS
@@ -29,24 +24,6 @@ from training.steps.golden import GOLDEN_FILE, read_golden
 
 GATES_FILE: Final = "gates.json"
 NOT_WORSE_CHECK: Final = "not_worse"
-CHECKS: Final = (
-    *(f"parity_batch_{size}" for size in BATCH_SIZES),
-    "parity_top1",
-    "batch_invariance",
-    "accuracy_png",
-    "accuracy_jpeg",
-    "orientation",
-    "accuracy_floor",
-    "golden_numerics",
-    "golden_decode",
-    *(f"golden_notices_{fault}" for fault in PREPROCESSING_FAULTS),
-    NOT_WORSE_CHECK,
-    NOT_WORSE_THAN_LIVE_CHECK,
-    LATENCY_CHECK,
-    SIZE_CHECK,
-    LIVE_READABLE_CHECK,
-)
-"""Names of all checks. `--waive` is checked against them before the training starts."""
 
 
 def gate(
@@ -119,12 +96,6 @@ def read_checks(run: Run) -> tuple[Check, ...]:
             f"run `python -m training gate {run.path}` again"
         )
     return checks
-
-
-def check_waivers(waivers: Mapping[str, str], known: Sequence[str] = CHECKS) -> None:
-    """Raise GateError if a waiver names a check that is not in `known`."""
-    if unknown := sorted(set(waivers) - set(known)):
-        raise GateError(f"there is no check {', '.join(unknown)}; there are {', '.join(known)}")
 
 
 def require_passed(checks: tuple[Check, ...]) -> None:

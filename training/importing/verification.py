@@ -13,8 +13,7 @@ from model_store.provenance import Metrics
 from model_store.session import Session
 from training.data.sampling import evenly_spaced
 from training.gates.checks import logit_tolerance
-from training.gates.parity import BATCH_SIZES
-from training.gates.preprocessing import PREPROCESSING_FAULTS, check_golden
+from training.gates.preprocessing import check_golden
 from training.importing.accuracy_checks import (
     VerificationSet,
     check_accuracy,
@@ -28,21 +27,6 @@ from training.importing.probes import make_probes, require_finite
 from training.steps.golden import Probe, make_golden_block, synthetic_probes, to_npy
 
 _PARITY_IMAGES: Final = 32
-IMPORT_CHECKS: Final = (
-    *(f"parity_batch_{size}" for size in BATCH_SIZES),
-    "parity_top1",
-    "batch_invariance",
-    "probe_spread",
-    "classifier_identity",
-    "golden_numerics",
-    "golden_decode",
-    *(f"golden_notices_{fault}" for fault in PREPROCESSING_FAULTS),
-    "verify_images",
-    "verify_classes",
-    "accuracy_floor",
-    "no_better_reading",
-)
-"""The name of every check of an import."""
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,12 @@
-"""Recipes: the values that a training runs with, read from TOML.
+"""Recipes: the values that a training runs with. `recipe_file` reads them.
 
 Every field has a docstring, which pydantic copies into the field's `description`: the reference
 page of recipes is generated from `Recipe.model_json_schema()`.
 """
 
-import json
-import tomllib
-from collections.abc import Iterable
-from operator import attrgetter
-from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from training.errors import RecipeError
-
-RECIPES: Final = Path(__file__).parent / "recipes"
-EXPERIMENT_RECIPE: Final = "experiment"
-"""The recipe of `experiment`."""
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -228,81 +217,3 @@ class Recipe(RecipeSection):
                 'use "scalar" or "channels"'
             )
         return self
-
-    @classmethod
-    def load(cls, name: str, changes: Iterable[str] = ()) -> Self:
-        """Read a recipe.
-
-        Args:
-            name: A recipe of `known_recipes()`, or the path of a `.toml` file. With
-                `extends = "NAME"`, a file inherits the values that it does not set.
-            changes: Single values that override the file, as in `optimizer.learning_rate=0.05`.
-
-        Raises:
-            RecipeError: The file or a value is invalid; the message names the field.
-        """
-        values = _read(name)
-        for change in changes:
-            values = _merge(values, _parse_change(change))
-        try:
-            return cls.model_validate_json(json.dumps(values, default=str))
-        except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            field = ".".join(str(part) for part in problem["loc"])
-            raise RecipeError(
-                f"recipe {name} is invalid{f' at `{field}`' if field else ''}: {problem['msg']}"
-            ) from None
-
-
-def known_recipes() -> dict[str, str]:
-    """Return the purpose of each built-in recipe, by name: the first line of its file."""
-    paths = sorted(RECIPES.glob("*.toml"), key=attrgetter("stem"))
-    return {
-        path.stem: path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ") for path in paths
-    }
-
-
-def _read(name: str, extended_by: tuple[str, ...] = ()) -> dict[str, Any]:
-    if name in extended_by:
-        raise RecipeError(f"recipe {name} extends itself")
-    path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecipeError(
-            f"there is no recipe {name!r}; use one of {', '.join(known_recipes())}, "
-            "or the path of a .toml file"
-        ) from None
-    except (OSError, ValueError) as error:  # tomllib and the UTF-8 decoder raise ValueErrors
-        raise RecipeError(f"{path} is not valid TOML: {error}") from None
-    base = values.pop("extends", None)
-    if base is None:
-        return values
-    if not isinstance(base, str):
-        raise RecipeError(f"recipe {name} is invalid at `extends`: expected the name of a recipe")
-    return _merge(_read(base, (*extended_by, name)), values)
-
-
-def _merge(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Override `base` with `values`, recursively. `epochs` and `iterations` replace each other."""
-    if {"epochs", "iterations"} & set(values):
-        base = {key: value for key, value in base.items() if key not in {"epochs", "iterations"}}
-    merged = dict(base)
-    for key, value in values.items():
-        are_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if are_tables else value
-    return merged
-
-
-def _parse_change(change: str) -> dict[str, Any]:
-    """Parse `a.b=1` into nested dicts. Text that is not a TOML value becomes a string."""
-    expected = f"--set expects NAME=VALUE, as in optimizer.learning_rate=0.05; got {change!r}"
-    key, separator, text = change.partition("=")
-    if not separator or not key.strip():
-        raise RecipeError(expected)
-    for value in (text.strip(), json.dumps(text.strip())):
-        try:
-            return tomllib.loads(f"{key.strip()} = {value}")
-        except tomllib.TOMLDecodeError:
-            continue
-    raise RecipeError(expected)

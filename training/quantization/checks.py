@@ -27,25 +27,11 @@ from training.quantization.sensitivity import relative_drift
 from training.run.inference import run_in_batches
 from training.steps.calibration_fit import (
     ABSTENTION_LIMIT,
-    COVERAGES,
     ECE_ALLOWANCE,
     largest_share_by_chance,
     measure_calibration,
 )
 
-VARIANT_CHECKS: Final = (
-    "top1_loss",
-    "logit_drift",
-    "flips_near_margin",
-    "flips_clear",
-    "golden_top1",
-    "abstained",
-    *(f"coverage_{coverage}" for coverage in COVERAGES),
-    "calibration_error",
-    "batch_invariance",
-    "size",
-    "speed",
-)
 MAX_DRIFT: Final[Mapping[Precision, float]] = {"int8": 0.1, "fp16": 0.01, "bf16": 0.05}
 MAX_SIZE_SHARE: Final[Mapping[Precision, float]] = {"int8": 0.5, "fp16": 0.6, "bf16": 0.6}
 MAX_NEAR_FLIPS: Final = 0.02

@@ -20,7 +20,8 @@ from training.learning.architectures import (
     parse_architecture,
 )
 from training.learning.determinism import CompileChoice, PrecisionChoice
-from training.learning.recipe import Recipe, known_recipes
+from training.learning.recipe import Recipe
+from training.learning.recipe_file import DEFAULT_RECIPE, known_recipes, load_recipe
 from training.run.config import RunConfig
 from training.run.data import load_images
 from training.run.directory import Run
@@ -73,7 +74,7 @@ class RunRequest:
             return self.recipe or "finetune"
         if is_known(self.data[0]) and self.data[0] in known_recipes():
             return self.data[0]
-        return "finetune" if self.start else "modern"
+        return "finetune" if self.start else DEFAULT_RECIPE
 
     @property
     def data_name(self) -> str:
@@ -112,7 +113,7 @@ def start_run(request: RunRequest, runs: Path, store: ModelStore) -> tuple[Run, 
         TrainingError, ModelStoreError: The request is invalid. Nothing was written.
     """
     request = request.resolved()
-    recipe = Recipe.load(request.recipe_name, request.changes)
+    recipe = load_recipe(request.recipe_name, request.changes)
     architecture = request.architecture or DEFAULT_ARCHITECTURE
     parse_architecture(architecture)
     previous = (

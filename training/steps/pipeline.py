@@ -6,8 +6,9 @@ from typing import Protocol
 from model_store.manifest import Check
 from model_store.store import ModelStore
 from training.data.sources import ImageSet
-from training.gates.gate import check_waivers, gate, read_notices, require_passed
+from training.gates.gate import gate, read_notices, require_passed
 from training.gates.vs_previous_version import PreviousComparison, read_previous_comparison
+from training.gates.waivers import check_waivers
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.promotion import create_store, require_holdable
 from training.reports.run_report import write_run_report

@@ -14,6 +14,7 @@ from PIL import Image
 from model_store.manifest import Check, Input, Outputs, Preprocessing
 from model_store.provenance import Imported, Metrics
 from training.errors import ForeignModelError
+from training.gates.waivers import IMPORT_CHECKS
 from training.importing import accuracy_checks
 from training.importing.accuracy_checks import (
     VerificationSet,
@@ -29,7 +30,7 @@ from training.importing.onnx_network import read_onnx
 from training.importing.parity_checks import check_parity
 from training.importing.presets import PRESETS
 from training.importing.probes import make_probes, score_spread
-from training.importing.verification import IMPORT_CHECKS, verify
+from training.importing.verification import verify
 
 COLOURS = ("red", "green", "blue")
 PROBES = 32

@@ -14,20 +14,21 @@ from training.learning.optimization import (
     set_learning_rate,
     training_image_size,
 )
-from training.learning.recipe import Optimizer, Recipe, Schedule
+from training.learning.recipe import Optimizer, Schedule
+from training.learning.recipe_file import load_recipe
 
 STEPS = 1000
 
 
 def test_he2015_divides_by_ten_at_half_and_at_three_quarters() -> None:
-    schedule = Recipe.load("he2015").schedule
+    schedule = load_recipe("he2015").schedule
     steps = (0, 31999, 32000, 47999, 48000, 63999)
     factors = [learning_rate_factor(schedule, step, 64000) for step in steps]
     assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
 def test_110_layers_warm_up_at_a_tenth_for_400_iterations() -> None:
-    schedule = Recipe.load("he2015-110").schedule
+    schedule = load_recipe("he2015-110").schedule
     factors = [learning_rate_factor(schedule, step, 64000) for step in (0, 399, 400)]
     assert factors == pytest.approx([0.1, 0.1, 1])
 

@@ -11,9 +11,9 @@ import pytest
 from model_store.manifest import Check
 from model_store.session import Session
 from model_store.version import Version
+from training.gates.waivers import VARIANT_CHECKS
 from training.quantization import checks
 from training.quantization.checks import (
-    VARIANT_CHECKS,
     VariantCandidate,
     check_variant,
     golden_expected,

@@ -14,8 +14,8 @@ from model_store.session import Session
 from model_store.store import ModelStore
 from model_store.version import Version
 from training.errors import QuantizationError
+from training.gates.waivers import VARIANT_CHECKS
 from training.quantization import variants
-from training.quantization.checks import VARIANT_CHECKS
 from training.quantization.publication import open_source_version, publish_variant
 from training.quantization.variants import (
     QuantizationSettings,

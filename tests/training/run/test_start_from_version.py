@@ -19,6 +19,7 @@ from training.gates.vs_live_version import (
     NOT_WORSE_THAN_LIVE_CHECK,
     compare_with_live,
 )
+from training.gates.waivers import RUN_CHECKS
 from training.quantization.version_data import open_version_data
 from training.run.data import RunData, open_run_data
 from training.run.directory import Run
@@ -71,7 +72,7 @@ class FirstVersion:
         calibrate(run, data)
         export(run)
         take_golden(run, data)
-        gates.gate(run, data, dict.fromkeys(gates.CHECKS, "random weights"), self.store)
+        gates.gate(run, data, dict.fromkeys(RUN_CHECKS, "random weights"), self.store)
 
     def start(self, *, data: str, **values: object) -> tuple[Run, RunData]:
         request = RunRequest(
