@@ -26,6 +26,7 @@ from service.http.models import build_model_router
 from service.http.openapi import add_documentation
 from service.http.predict_endpoint import PredictEndpoint
 from service.http.problem_details import add_error_handlers
+from service.http.request_body import BodyLimits
 from service.memory_plan import MemoryPlan
 from service.prediction.admission import UploadBudget
 from service.prediction.decode_pool import DecodePool
@@ -77,7 +78,8 @@ def create_app(
         UploadBudget(plan.upload_bytes),
         decodes_per_request=max(1, plan.decode_workers // 2),
     )
-    dialects = (ImageApi(settings.max_images), OpenInferenceApi(settings.max_images))
+    limits = BodyLimits(settings.max_images, settings.max_body_bytes)
+    dialects = (ImageApi(limits), OpenInferenceApi(settings.max_images))
     return PredictEndpoint(api, pipeline, metrics, keys, settings, dialects)
 
 

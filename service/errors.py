@@ -4,8 +4,9 @@
 
     ServiceError
     ├── BadRequestError          400  empty_body, malformed_json, malformed_base64,
-    │                                 malformed_multipart, malformed_tensor, no_images,
-    │                                 invalid_parameter, no_label_sets, empty_image
+    │                                 malformed_multipart, malformed_zip, malformed_tensor,
+    │                                 no_images, invalid_parameter, no_label_sets,
+    │                                 empty_image
     ├── UnauthorizedError        401  unauthorized, with WWW-Authenticate
     ├── ForbiddenError           403  management_disabled, insufficient_scope
     ├── NotFoundError            404  model_not_found, version_not_found, alias_not_found,

@@ -3,9 +3,10 @@
 `PredictEndpoint` does what they share: API key, lease, limits, admission, metrics and access log.
 """
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from service.engine.loaded_version import LoadedVersion
 from service.engine.priority import Priority
@@ -34,6 +35,20 @@ def path_target(path_params: Mapping[str, str], _: bytes = b"") -> VersionTarget
     return VersionTarget(path_params.get("model"), number)
 
 
+@dataclass(frozen=True, slots=True)
+class BodyContext:
+    """What reading a body may need besides its bytes.
+
+    Attributes:
+        reserve: Called with a number of bytes that the request takes besides its body, until it is
+            answered. Raises OverloadedError if there is no memory for them.
+        disconnected: Done once the client has disconnected.
+    """
+
+    reserve: Callable[[int], None]
+    disconnected: asyncio.Future[Any]
+
+
 class Call(Protocol):
     """One prediction request on a leased version.
 
@@ -43,7 +58,7 @@ class Call(Protocol):
 
     priority: Priority
 
-    async def read(self, body: bytes) -> PredictRequest:
+    async def read(self, body: bytes, context: BodyContext, /) -> PredictRequest:
         """Parse the body. Raises ServiceError or ImageError."""
 
     async def write(self, request: PredictRequest, outcomes: Sequence[ImageOutcome]) -> Reply:

@@ -6,11 +6,11 @@ from http import HTTPStatus
 
 from service.engine.loaded_version import LoadedVersion
 from service.errors import BadRequestError
-from service.http.dialect import VersionTarget, path_target
+from service.http.dialect import BodyContext, VersionTarget, path_target
 from service.http.predict_routes import match_route
 from service.http.problem_details import Reply, reply_to
 from service.http.query_params import find_coverage_index, parse_query_params
-from service.http.request_body import parse_body
+from service.http.request_body import BodyLimits, parse_body
 from service.http.response_formats import FORMATS, choose_format
 from service.prediction.request import ImageOutcome, PredictRequest, RequestRecord
 from service.prediction.response import encode_response
@@ -22,8 +22,8 @@ class ImageApi:
     match = staticmethod(match_route)
     reply_to = staticmethod(reply_to)
 
-    def __init__(self, max_images: int) -> None:
-        self._max_images = max_images
+    def __init__(self, limits: BodyLimits) -> None:
+        self._limits = limits
 
     def target(self, path_params: Mapping[str, str], query_string: bytes) -> VersionTarget:
         """Return the model and version of a request.
@@ -49,7 +49,7 @@ class ImageApi:
         query_string: bytes,
         record: RequestRecord,
     ) -> "ImageCall":
-        return ImageCall(loaded, headers, query_string, record, self._max_images)
+        return ImageCall(loaded, headers, query_string, record, self._limits)
 
 
 class ImageCall:
@@ -58,8 +58,8 @@ class ImageCall:
     __slots__ = (
         "_coverage_index",
         "_headers",
+        "_limits",
         "_loaded",
-        "_max_images",
         "_query",
         "_record",
         "priority",
@@ -71,10 +71,10 @@ class ImageCall:
         headers: Mapping[str, str],
         query_string: bytes,
         record: RequestRecord,
-        max_images: int,
+        limits: BodyLimits,
     ) -> None:
         self._loaded, self._headers, self._record = loaded, headers, record
-        self._max_images = max_images
+        self._limits = limits
         self._query = parse_query_params(query_string)
         self._coverage_index = None
         if self._query.coverage is not None:
@@ -84,9 +84,9 @@ class ImageCall:
             )
         self.priority = self._query.priority
 
-    async def read(self, body: bytes) -> PredictRequest:
+    async def read(self, body: bytes, context: BodyContext) -> PredictRequest:
         query = self._query
-        parsed = await parse_body(self._headers, body, self._max_images)
+        parsed = await parse_body(self._headers, body, self._limits, context.reserve)
         return PredictRequest(
             parsed.images,
             query.top_k,

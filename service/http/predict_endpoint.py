@@ -18,7 +18,7 @@ from service.http.access_log import MAX_PATH_LENGTH, log_request
 from service.http.answer_headers import record_headers
 from service.http.api_keys import ApiKeys
 from service.http.cors import allow_origins, is_cross_origin, is_preflight
-from service.http.dialect import Dialect
+from service.http.dialect import BodyContext, Dialect
 from service.http.metrics import ServiceMetrics
 from service.http.problem_details import Reply, to_response
 from service.http.request_body import check_headers, content_length, read_body
@@ -149,11 +149,12 @@ class PredictEndpoint:
             check_headers(headers, self._settings.max_body_bytes)
             self._pipeline.check_queue(loaded, call.priority)
             with self._pipeline.uploads.upload() as reserve:
-                request = await call.read(await self._read_body(receive, direct, reserve))
-                record.seconds["receive"] = time.monotonic() - record.started
+                body = await self._read_body(receive, direct, reserve)
                 # After the body, the next ASGI message can only be a disconnect.
                 disconnected = direct.disconnected if direct else asyncio.ensure_future(receive())
                 try:
+                    request = await call.read(body, BodyContext(reserve, disconnected))
+                    record.seconds["receive"] = time.monotonic() - record.started
                     outcomes = await self._pipeline.predict(loaded, request, record, disconnected)
                 finally:
                     if not direct:

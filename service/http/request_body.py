@@ -1,7 +1,8 @@
-"""Read a request body and split it into encoded images: raw image, multipart files or JSON."""
+"""Read a request body and split it into encoded images: raw image, form, JSON or ZIP archive."""
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from service.http.multipart_body import (
     find_boundary,
     read_parts,
 )
+from service.http.zip_body import ZIP_TYPES, ZipBody, starts_like_zip
 from service.prediction.request import EncodedImage, RequestImages
 
 FIELD: Final = "images"
@@ -45,6 +47,7 @@ class _Kind(Enum):
     IMAGE = auto()
     JSON = auto()
     FORM = auto()
+    ZIP = auto()
     UNSUPPORTED = auto()
 
 
@@ -63,8 +66,17 @@ BODY_SCHEMAS: Final[Mapping[str, type[BaseModel] | dict[str, Any]]] = {
         "required": [FIELD],
     },
     "application/json": JsonBody,
+    "application/zip": _FILE,
 }
 """The body of a prediction request by media type: a pydantic model or a JSON schema."""
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """Limits of the body of one request."""
+
+    max_images: int
+    max_body_bytes: int
 
 
 def check_headers(headers: Mapping[str, str], max_body_bytes: int) -> None:
@@ -135,15 +147,34 @@ def _body_too_large(max_body_bytes: int, evidence: str) -> TooLargeError:
     )
 
 
-async def parse_body(headers: Mapping[str, str], body: bytes, max_images: int) -> RequestImages:
-    """Call `read_images`, in a thread if the body is a large form or large JSON."""
-    if len(body) <= INLINE_BYTES or _kind_of(headers, body) is _Kind.IMAGE:
-        return read_images(headers, body, max_images)
-    return await asyncio.to_thread(read_images, headers, body, max_images)
+async def parse_body(
+    headers: Mapping[str, str], body: bytes, limits: BodyLimits, reserve: Callable[[int], None]
+) -> RequestImages:
+    """Split a body into images, in a thread if it is an archive, a large form or large JSON.
+
+    Args:
+        headers: By lower-case name.
+        body: The whole body.
+        limits: Limits of the request.
+        reserve: Called with the bytes that an archive takes beside the body; may raise.
+
+    Raises:
+        ServiceError, ImageError: See `read_images`.
+    """
+    kind = _kind_of(headers, body)
+    if kind is _Kind.ZIP and body:
+        archive = await asyncio.to_thread(ZipBody, body, limits.max_images, limits.max_body_bytes)
+        reserve(archive.total_bytes)
+        return _check_any(await asyncio.to_thread(archive.read))
+    if len(body) <= INLINE_BYTES or kind is _Kind.IMAGE:
+        return read_images(headers, body, limits.max_images)
+    return await asyncio.to_thread(read_images, headers, body, limits.max_images)
 
 
 def read_images(headers: Mapping[str, str], body: bytes, max_images: int) -> RequestImages:
-    """Split a body into encoded images, in order. An invalid image is replaced by its error.
+    """Split a body that is no archive into encoded images, in order.
+
+    An invalid image is replaced by its error.
 
     A body that starts like an image or like JSON is treated as such, whatever its media type: by
     default, curl labels every body as a form.
@@ -168,13 +199,17 @@ def read_images(headers: Mapping[str, str], body: bytes, max_images: int) -> Req
             found = RequestImages(read_json(body, max_images))
         case _Kind.FORM:
             found = _read_multipart(headers["content-type"], body, max_images)
-        case _Kind.UNSUPPORTED:
+        case _Kind.ZIP | _Kind.UNSUPPORTED:
             raise UnsupportedMediaError(
                 f"the media type {shorten(_media_type(headers))!r} is not supported: send a raw "
-                "image, multipart/form-data with files, or application/json"
+                "image, multipart/form-data with files, application/json or application/zip"
             )
+    return _check_any(found)
+
+
+def _check_any(found: RequestImages) -> RequestImages:
     if not found.images:
-        raise BadRequestError(f"{FIELD!r} must have at least one image", code="no_images")
+        raise BadRequestError("the request must have at least one image", code="no_images")
     return found
 
 
@@ -182,6 +217,8 @@ def _kind_of(headers: Mapping[str, str], body: bytes) -> _Kind:
     if sniff(body):
         return _Kind.IMAGE
     media_type = _media_type(headers)
+    if media_type in ZIP_TYPES or starts_like_zip(body):
+        return _Kind.ZIP
     if media_type == "multipart/form-data":
         return _Kind.FORM
     if media_type == "application/json" or starts_like_json(body):

@@ -32,7 +32,10 @@ class Result(BaseModel):
 
     name: Annotated[
         str | None,
-        Field(description="The file name or field of the image in a form."),
+        Field(
+            description="The file name or field of the image in a form, or its path in a ZIP "
+            "archive."
+        ),
     ] = None
     predictions: list[Prediction] | None = None
     labels: Annotated[

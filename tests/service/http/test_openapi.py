@@ -141,12 +141,14 @@ def test_every_reference_of_the_document_resolves(document: dict[str, Any]) -> N
 
 @pytest.mark.parametrize("path", PREDICT_PATHS)
 def test_predict_routes_are_documented(document: dict[str, Any], path: str) -> None:
-    """Each has parameters, a required body of three media types, a response and errors."""
+    """Each has parameters, a required body of four media types, a response and errors."""
     operation = document["paths"][path]["post"]
     assert operation["summary"]
     body = operation["requestBody"]
     assert body["required"]
-    assert set(body["content"]) == {"image/*", "multipart/form-data", "application/json"}
+    assert set(body["content"]) == {
+        *("image/*", "multipart/form-data", "application/json", "application/zip")
+    }
     assert {parameter["name"] for parameter in operation["parameters"]} == {
         "top_k",
         "coverage",

@@ -24,7 +24,7 @@ from service.errors import (
 )
 from service.http import request_body
 from service.http.json_body import JsonBody
-from service.http.request_body import check_headers, read_body, read_images
+from service.http.request_body import BodyLimits, check_headers, read_body, read_images
 from service.prediction.request import EncodedImage, RequestImages
 
 RED, GREEN = plain("red"), plain("green")
@@ -276,6 +276,8 @@ async def test_large_bodies_are_parsed_in_a_thread(monkeypatch: pytest.MonkeyPat
         (json_body(large), "application/json"),
         (form, form_type),
     ):
-        await request_body.parse_body({"content-type": media_type}, body, 4)
+        await request_body.parse_body(
+            {"content-type": media_type}, body, BodyLimits(4, 1_000_000), lambda _: None
+        )
     here = threading.current_thread()
     assert [thread is here for thread in threads] == [True, True, False, False]
