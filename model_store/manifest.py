@@ -77,6 +77,12 @@ class Outputs(FrozenModel):
         description="Name of the output with the last feature map, float32 "
         "`[batch, channels, height, width]`; null if there is none.",
     )
+    embedding: NonEmptyText | None = Field(
+        default=None,
+        exclude_if=lambda name: name is None,  # older versions of the service reject it
+        description="Name of the output with the pooled features before the last layer, float32 "
+        "`[batch, dims]`; absent if there is none.",
+    )
 
 
 class Letterbox(FrozenModel):

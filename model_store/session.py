@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from model_store.preprocessing import Pixels
 from model_store.providers import CPU, NVIDIA, engine_directory, provider_options
 
 Logits = NDArray[np.float32]
+Embeddings = NDArray[np.float32]
 NEEDS_CUDA: Final[frozenset[Precision]] = frozenset({"fp16", "bf16"})
 """Precisions for GPUs. On a CPU they are slower than fp32, or not supported."""
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.])/[^\s'\":,;()\[\]]*/[^\s'\":,;()\[\]]*")
@@ -76,7 +77,11 @@ class RunControl:
 
 
 class Session:
-    """A loaded model. `run` is thread-safe."""
+    """A loaded model. `run` is thread-safe.
+
+    Attributes:
+        embedding_dims: Length of an embedding; None if the model has no embedding.
+    """
 
     def __init__(
         self,
@@ -121,6 +126,7 @@ class Session:
                 "because the libraries or the device are missing"
             )
         self._outputs = outputs
+        self.embedding_dims: int | None = None
         self._batch_sizes = sorted(options.batch_sizes)
         self._device = ("cuda", options.device) if options.providers[0] in NVIDIA else None
         self._check_signature(model_input)
@@ -139,6 +145,27 @@ class Session:
             ModelRunError: ONNX Runtime failed, or the run was terminated.
         """
         return self._run([self._outputs.logits], images, control)[0]
+
+    def run_with_embedding(
+        self, images: Pixels, control: RunControl | None = None
+    ) -> tuple[Logits, Embeddings]:
+        """Run the model for scores and the pooled features before the last layer.
+
+        Args:
+            images: uint8 `[batch, height, width, 3]`, RGB.
+            control: Options of this run.
+
+        Returns:
+            Scores, float32 `[batch, classes]`, and embeddings, float32 `[batch, dims]`.
+
+        Raises:
+            ModelRunError: The model has no embedding, or ONNX Runtime failed.
+        """
+        if self._outputs.embedding is None:
+            raise ModelRunError("the model has no embedding output")
+        names = [self._outputs.logits, self._outputs.embedding]
+        logits, embeddings = self._run(names, images, control)
+        return logits, embeddings
 
     def run_with_features(self, images: Pixels) -> tuple[Logits, NDArray[np.float32]]:
         """Run the model for scores and the last feature map.
@@ -217,6 +244,8 @@ class Session:
         ranks = {self._outputs.logits: 2}
         if self._outputs.features:
             ranks[self._outputs.features] = 4
+        if self._outputs.embedding:
+            ranks[self._outputs.embedding] = 2
         if not ranks.keys() <= found.keys():
             raise ModelRunError(
                 f"the model must have the outputs {sorted(ranks)}; it has {sorted(found)}"
@@ -228,6 +257,8 @@ class Session:
                     f"the model's output {name} must be a tensor(float) with {rank} dimensions; "
                     f"it is {kind} {shape}"
                 )
+        if self._outputs.embedding:
+            self.embedding_dims = _embedding_dims(self._outputs.embedding, found)
 
 
 def probabilities(
@@ -290,6 +321,15 @@ def _settings(options: SessionOptions) -> onnxruntime.SessionOptions:
         "session.intra_op.allow_spinning", str(int(options.allow_spinning))
     )
     return settings
+
+
+def _embedding_dims(name: str, found: Mapping[str, tuple[str, list[Any]]]) -> int:
+    _, shape = found[name]
+    if len(shape) != 2 or not isinstance(shape[1], int):
+        raise ModelRunError(
+            f"the model's output {name} must state its shape as [batch, dims]; it is {shape}"
+        )
+    return shape[1]
 
 
 def _describe_inputs(inputs: Sequence[tuple[str, str, Sequence[Any]]]) -> str:

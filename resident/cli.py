@@ -46,6 +46,7 @@ SECTIONS: Final[dict[str, tuple[str | None, tuple[Entry, ...]]]] = {
                 ("retrain", "Train a published model on new images or classes."),
                 ("import", "Publish a network that was trained elsewhere."),
                 ("quantize", "Publish a version in another precision."),
+                ("add-embedding", "Publish an older version with the output `embedding`."),
                 ("experiment", "Repeat the experiments on residual learning."),
                 ("cross-validate", "Measure accuracy by cross-validation."),
                 ("find-lr", "Find a learning rate."),

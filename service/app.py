@@ -18,6 +18,7 @@ from service.engine.options import Caches, EngineOptions, engine_options
 from service.host.cpu_limit import cpu_limit
 from service.host.memory_limit import memory_limit
 from service.http.api_keys import ApiKeys
+from service.http.embed_api import EmbedApi
 from service.http.health import build_health_router
 from service.http.image_api import ImageApi
 from service.http.management import ManagementRequests, build_management_router
@@ -79,7 +80,7 @@ def create_app(
         decodes_per_request=max(1, plan.decode_workers // 2),
     )
     limits = BodyLimits(settings.max_images, settings.max_body_bytes)
-    dialects = (ImageApi(limits), OpenInferenceApi(settings.max_images))
+    dialects = (ImageApi(limits), EmbedApi(limits), OpenInferenceApi(settings.max_images))
     return PredictEndpoint(api, pipeline, metrics, keys, settings, dialects)
 
 

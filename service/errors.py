@@ -5,7 +5,7 @@
     ServiceError
     ├── BadRequestError          400  empty_body, malformed_json, malformed_base64,
     │                                 malformed_multipart, malformed_zip, malformed_tensor,
-    │                                 no_images, invalid_parameter, no_label_sets,
+    │                                 no_images, invalid_parameter, no_label_sets, no_embedding,
     │                                 empty_image
     ├── UnauthorizedError        401  unauthorized, with WWW-Authenticate
     ├── ForbiddenError           403  management_disabled, insufficient_scope

@@ -4,7 +4,16 @@ import click
 
 from model_store.command_line import CommandGroup
 from model_store.errors import ModelStoreError
-from training.commands import experiment, import_, inspect, quantize, retrain, run, steps
+from training.commands import (
+    add_embedding,
+    experiment,
+    import_,
+    inspect,
+    quantize,
+    retrain,
+    run,
+    steps,
+)
 from training.errors import TrainingError
 
 
@@ -16,9 +25,10 @@ def main() -> None:
     python -m training run --data PICTURES --model flowers
 
     `run` does all steps, and `resume` continues a stopped run. `retrain` trains a published model
-    on new images, `quantize` makes a version faster, and `import` publishes a network that was
-    trained elsewhere. `check` only checks the data. `train`, `evaluate`, `calibrate`, `export`,
-    `gate` and `publish` do one step of a run each; `runs`, `compare` and `report` show results.
+    on new images, `quantize` makes a version faster, `add-embedding` gives an older version the
+    output `embedding`, and `import` publishes a network that was trained elsewhere. `check` only
+    checks the data. `train`, `evaluate`, `calibrate`, `export`, `gate` and `publish` do one step of
+    a run each; `runs`, `compare` and `report` show results.
     """
 
 
@@ -31,6 +41,7 @@ for command in (
     inspect.find_rate,
     import_.import_network,
     quantize.quantize,
+    add_embedding.add_embedding,
     steps.train,
     steps.evaluate,
     steps.calibrate,

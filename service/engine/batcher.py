@@ -47,6 +47,7 @@ class _QueuedImage:
     future: asyncio.Future[ImageResult]
     enqueued: float
     bulk: bool
+    embedding: bool
 
 
 @dataclass(slots=True)  # not frozen, as above
@@ -78,6 +79,7 @@ class Batcher:
         max_queue_delay_seconds: float = 0.0,
         name: str = "batcher",
         on_run: Callable[[int, float], None] = lambda *_: None,
+        run_with_embedding: Callable[[Pixels], Rows] | None = None,
     ) -> None:
         """Start the instance threads.
 
@@ -89,8 +91,10 @@ class Batcher:
             max_queue_delay_seconds: How long a batch that is not full waits for more images.
             name: Prefix of the threads' names.
             on_run: Called with the images and the seconds of each successful run.
+            run_with_embedding: Called instead of `run` if an image of the batch asks for it.
         """
         self._run = run
+        self._run_with_embedding = run_with_embedding or run
         self._on_run = on_run
         self._max_batch_size = max_batch_size
         self._max_queue_delay_seconds = max_queue_delay_seconds
@@ -119,13 +123,23 @@ class Batcher:
             raise
 
     def submit(
-        self, image: Pixels, deadline: float, priority: Priority = INTERACTIVE
+        self,
+        image: Pixels,
+        deadline: float,
+        priority: Priority = INTERACTIVE,
+        *,
+        embedding: bool = False,
     ) -> asyncio.Future[ImageResult]:
         """Queue one image, as `submit_all` does."""
-        return self.submit_all((image,), deadline, priority)[0]
+        return self.submit_all((image,), deadline, priority, embedding=embedding)[0]
 
     def submit_all(
-        self, images: Iterable[Pixels], deadline: float, priority: Priority = INTERACTIVE
+        self,
+        images: Iterable[Pixels],
+        deadline: float,
+        priority: Priority = INTERACTIVE,
+        *,
+        embedding: bool = False,
     ) -> list[asyncio.Future[ImageResult]]:
         """Queue images from the event loop.
 
@@ -133,6 +147,7 @@ class Batcher:
             images: uint8 `[height, width, 3]` each, contiguous.
             deadline: Seconds on the monotonic clock.
             priority: Bulk images only fill batches that interactive images leave incomplete.
+            embedding: Whether the batches of these images must be run with embeddings.
 
         Returns:
             For each image a future that ends in an ImageResult, a DeadlineExceededError, an
@@ -143,7 +158,8 @@ class Batcher:
         """
         loop, now, bulk = asyncio.get_running_loop(), time.monotonic(), priority == BULK
         queued = [
-            _QueuedImage(image, deadline, loop.create_future(), now, bulk) for image in images
+            _QueuedImage(image, deadline, loop.create_future(), now, bulk, embedding)
+            for image in images
         ]
         with self._lock:
             if self._closing:
@@ -183,7 +199,9 @@ class Batcher:
                 self.bulk_runs[threading.get_ident()] = BulkRun(began, len(batch), bulk)
             outcome: Rows | ServiceError
             try:
-                outcome = self._run(_stack([queued.image for queued in batch]))
+                with_embedding = any(queued.embedding for queued in batch)
+                run = self._run_with_embedding if with_embedding else self._run
+                outcome = run(_stack([queued.image for queued in batch]))
                 if len(outcome) != len(batch):
                     raise RuntimeError(
                         f"the model returned {len(outcome)} rows for {len(batch)} images"

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.manifest import Calibration, Outputs
-from model_store.session import Logits, probabilities
+from model_store.session import Embeddings, Logits, probabilities
 from model_store.uncertainty import energy, set_sizes
 from service.errors import InvalidModelOutputError
 
@@ -30,6 +30,7 @@ class Classification:
         set_sizes: The size of each prediction set, in the order of the manifest's thresholds.
         raw_scores: float32 `[classes]` in the order of `class_names`, as the model returned them.
         probabilities: float32 `[classes]`, calibrated, in the order of `class_names`.
+        embedding: Pooled features, float32 `[dims]`, if the batch was run with them.
     """
 
     indices: NDArray[np.intp]
@@ -38,10 +39,14 @@ class Classification:
     set_sizes: tuple[int, ...] = ()
     raw_scores: NDArray[np.float32] | None = None
     probabilities: NDArray[np.float32] | None = None
+    embedding: NDArray[np.float32] | None = None
 
 
 def classify(
-    scores: Logits, outputs: Outputs, calibration: Calibration
+    scores: Logits,
+    outputs: Outputs,
+    calibration: Calibration,
+    embeddings: Embeddings | None = None,
 ) -> list[Classification | InvalidModelOutputError]:
     """Classify a batch.
 
@@ -52,9 +57,10 @@ def classify(
         scores: float32 `[batch, classes]`, as the model returned them.
         outputs: Whether the scores are logits or probabilities.
         calibration: Temperature and thresholds from the manifest.
+        embeddings: float32 `[batch, dims]`, if the model was run for them.
     """
-    if not np.isfinite(scores).all():
-        return _classify_finite_rows(scores, outputs, calibration)
+    if not (np.isfinite(scores).all() and (embeddings is None or np.isfinite(embeddings).all())):
+        return _classify_finite_rows(scores, outputs, calibration, embeddings)
     class_probabilities = probabilities(scores, outputs, calibration.temperature)
     images, threshold = len(class_probabilities), calibration.energy_threshold
     reasons: list[str | None] = [None] * images
@@ -69,11 +75,15 @@ def classify(
     ).reshape(len(thresholds), images)
     set_sizes_of_images = [tuple(sizes) for sizes in sizes.T.tolist()]
     ranked = _rank(class_probabilities, [max((MAX_RANKED, *each)) for each in set_sizes_of_images])
+    columns = (
+        reasons,
+        set_sizes_of_images,
+        scores,
+        class_probabilities,
+        [None] * images if embeddings is None else embeddings,
+    )
     return [
-        Classification(*ranking, *others)
-        for ranking, *others in zip(
-            ranked, reasons, set_sizes_of_images, scores, class_probabilities, strict=True
-        )
+        Classification(*ranking, *others) for ranking, *others in zip(ranked, *columns, strict=True)
     ]
 
 
@@ -101,11 +111,14 @@ def _rank_best(
 
 
 def _classify_finite_rows(
-    scores: Logits, outputs: Outputs, calibration: Calibration
+    scores: Logits, outputs: Outputs, calibration: Calibration, embeddings: Embeddings | None
 ) -> list[Classification | InvalidModelOutputError]:
     finite = np.asarray(np.isfinite(scores).all(axis=1))
+    if embeddings is not None:
+        finite &= np.isfinite(embeddings).all(axis=1)
+        embeddings = embeddings[finite]
     logger.error("model output not finite images=%d batch=%d", (~finite).sum(), len(scores))
-    rows = iter(classify(scores[finite], outputs, calibration) if finite.any() else ())
+    rows = iter(classify(scores[finite], outputs, calibration, embeddings) if finite.any() else ())
     return [
         next(rows) if is_finite else InvalidModelOutputError("the model returned NaN or infinity")
         for is_finite in finite.tolist()

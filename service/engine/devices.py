@@ -4,10 +4,13 @@
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from model_store.preprocessing import Pixels
-from model_store.session import Logits, RunControl, Session
+from model_store.session import Embeddings, Logits, RunControl, Session
+
+Scores = TypeVar("Scores")
 
 
 class Devices:
@@ -19,13 +22,21 @@ class Devices:
         self._lock = threading.Lock()
 
     def run(self, images: Pixels, control: RunControl | None = None) -> Logits:
+        return self._run(lambda session: session.run(images, control))
+
+    def run_with_embedding(
+        self, images: Pixels, control: RunControl | None = None
+    ) -> tuple[Logits, Embeddings]:
+        return self._run(lambda session: session.run_with_embedding(images, control))
+
+    def _run(self, run: Callable[[Session], Scores]) -> Scores:
         if len(self._sessions) == 1:
-            return self._sessions[0].run(images, control)
+            return run(self._sessions[0])
         with self._lock:
             device = self._runs.index(min(self._runs))
             self._runs[device] += 1
         try:
-            return self._sessions[device].run(images, control)
+            return run(self._sessions[device])
         finally:
             with self._lock:
                 self._runs[device] -= 1

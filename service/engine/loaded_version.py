@@ -23,6 +23,9 @@ class LoadedVersion:
     """A proven version. Every request holds a lease on it while it uses the batcher.
 
     `close` refuses new leases and keeps the batcher open until the last lease is returned.
+
+    Attributes:
+        embedding_dims: Length of an embedding; None if the model has no embedding.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class LoadedVersion:
                 max(model.seconds) if options.max_batch_size else best_batch_size(model.seconds)
             )
             self.profile = LatencyProfile(model.seconds)
+            self.embedding_dims = model.selected_variant.session.embedding_dims
             devices = Devices(model.sessions)
 
             # `run` must not refer to `self`: the cycle would keep the sessions alive after `close`.
@@ -62,6 +66,12 @@ class LoadedVersion:
                 images: Pixels, control: RunControl | None
             ) -> list[Classification | InvalidModelOutputError]:
                 return classify(devices.run(images, control), manifest.outputs, calibration)
+
+            def run_with_embedding(
+                images: Pixels, control: RunControl | None
+            ) -> list[Classification | InvalidModelOutputError]:
+                scores, embeddings = devices.run_with_embedding(images, control)
+                return classify(scores, manifest.outputs, calibration, embeddings)
 
             self._watchdog = Watchdog(options.run_timeout_seconds, name=f"{version}-watchdog")
             on_failure.callback(self._watchdog.close)
@@ -72,6 +82,7 @@ class LoadedVersion:
                 options.max_queue_delay_seconds,
                 name=str(version),
                 on_run=self.profile.observe,
+                run_with_embedding=self._watchdog.guard(run_with_embedding),
             )
             on_failure.pop_all()
         self.wait_estimate = WaitEstimate(

@@ -2,25 +2,43 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
 
 from service.engine.loaded_version import LoadedVersion
 from service.errors import BadRequestError
-from service.http.dialect import BodyContext, VersionTarget, path_target
+from service.http.dialect import BodyContext, Call, VersionTarget, path_target
 from service.http.predict_routes import match_route
 from service.http.problem_details import Reply, reply_to
-from service.http.query_params import find_coverage_index, parse_query_params
+from service.http.query_params import (
+    EmbedParams,
+    QueryParams,
+    find_coverage_index,
+    parse_query_params,
+)
 from service.http.request_body import BodyLimits, parse_body
 from service.http.response_formats import FORMATS, choose_format
 from service.prediction.request import ImageOutcome, PredictRequest, RequestRecord
 from service.prediction.response import encode_response
 
 
+def require_embedding(loaded: LoadedVersion) -> None:
+    """Raise BadRequestError if the version has no embedding."""
+    if loaded.embedding_dims is None:
+        raise BadRequestError(
+            f"{loaded.version} has no embedding. Choose a model whose details "
+            "(`GET /v1/models/MODEL`) state `embedding_dims`, or publish it again with "
+            "`resident add-embedding`",
+            code="no_embedding",
+        )
+
+
 class ImageApi:
     """The dialect of `/v1/predict` and the routes like it."""
 
-    match = staticmethod(match_route)
+    match = staticmethod(partial(match_route, "predict"))
     reply_to = staticmethod(reply_to)
+    params: type[EmbedParams] = QueryParams
 
     def __init__(self, limits: BodyLimits) -> None:
         self._limits = limits
@@ -34,7 +52,7 @@ class ImageApi:
         target = path_target(path_params)
         if not query_string:
             return target
-        query = parse_query_params(query_string)
+        query = parse_query_params(query_string, self.params)
         if sum(named is not None for named in (target.version, query.version, query.alias)) > 1:
             raise BadRequestError(
                 "name only one version: in the path, or as `version` or `alias` in the query",
@@ -48,7 +66,7 @@ class ImageApi:
         headers: Mapping[str, str],
         query_string: bytes,
         record: RequestRecord,
-    ) -> "ImageCall":
+    ) -> Call:
         return ImageCall(loaded, headers, query_string, record, self._limits)
 
 
@@ -75,13 +93,15 @@ class ImageCall:
     ) -> None:
         self._loaded, self._headers, self._record = loaded, headers, record
         self._limits = limits
-        self._query = parse_query_params(query_string)
+        self._query = parse_query_params(query_string, QueryParams)
         self._coverage_index = None
         if self._query.coverage is not None:
             offered = list(loaded.calibration.conformal_thresholds)
             self._coverage_index = find_coverage_index(
                 self._query.coverage, offered, str(loaded.version)
             )
+        if self._query.embedding:
+            require_embedding(loaded)
         self.priority = self._query.priority
 
     async def read(self, body: bytes, context: BodyContext) -> PredictRequest:
@@ -94,6 +114,7 @@ class ImageCall:
             math.inf if query.timeout_ms is None else query.timeout_ms / 1e3,
             query.priority,
             parsed.names,
+            query.embedding,
         )
 
     async def write(self, request: PredictRequest, outcomes: Sequence[ImageOutcome]) -> Reply:

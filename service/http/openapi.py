@@ -16,12 +16,19 @@ from starlette.staticfiles import StaticFiles
 
 from service.http.answer_headers import RESPONSE_HEADERS
 from service.http.path_params import ModelName, VersionNumber
-from service.http.predict_routes import ERROR_RESPONSES, ROUTES, PredictRoute
+from service.http.predict_routes import (
+    BINARY_MEDIA_TYPE,
+    EMBEDDING_DIMS_HEADER,
+    ERROR_RESPONSES,
+    ROUTES,
+    Operation,
+    PredictRoute,
+)
 from service.http.problem_details import PROBLEM_MEDIA_TYPE
-from service.http.query_params import QueryParams
+from service.http.query_params import EmbedParams, QueryParams
 from service.http.request_body import BODY_SCHEMAS
 from service.http.response_formats import CSV, JSON, LINES
-from service.http.schemas import PredictResponse, Problem
+from service.http.schemas import EmbedResponse, PredictResponse, Problem
 from service.protocols.open_inference.openapi import INFER_SCHEMAS, describe_infer_routes
 
 STATIC: Final = Path(__file__).parents[1] / "static"
@@ -81,6 +88,7 @@ def _build_document(app: FastAPI) -> dict[str, Any]:
 def _describe_models() -> tuple[dict[Any, Any], dict[str, Any]]:
     modes: dict[type[BaseModel], JsonSchemaMode] = {
         PredictResponse: "serialization",
+        EmbedResponse: "serialization",
         Problem: "serialization",
         **INFER_SCHEMAS,
     }
@@ -91,20 +99,7 @@ def _describe_models() -> tuple[dict[Any, Any], dict[str, Any]]:
 
 
 def _describe_route(route: PredictRoute, references: dict[Any, Any]) -> dict[str, Any]:
-    responses: dict[str, Any] = {
-        "200": {
-            "description": "The results, one per image, in the order of the request",
-            "headers": {
-                name: {"description": description, "schema": {"type": "string"}}
-                for name, description in RESPONSE_HEADERS.items()
-            },
-            "content": {
-                JSON: {"schema": references[PredictResponse]},
-                CSV: {"schema": {"type": "string"}},
-                LINES: {"schema": {"type": "string"}},
-            },
-        }
-    }
+    responses = {"200": _describe_success(route.operation, references)}
     responses |= {
         str(status): {
             "description": description,
@@ -121,10 +116,41 @@ def _describe_route(route: PredictRoute, references: dict[Any, Any]) -> dict[str
         "summary": route.summary,
         "description": route.description,
         "operationId": re.sub(r"\W", "_", route.name + route.path) + "_post",
-        "parameters": [*_describe_path(route.path), *_describe_query(route.path)],
+        "parameters": [*_describe_path(route.path), *_describe_query(route)],
         "requestBody": {"required": True, "content": content},
         "responses": responses,
         "security": [{}, {"HTTPBearer": []}],
+    }
+
+
+def _describe_success(operation: Operation, references: dict[Any, Any]) -> dict[str, Any]:
+    headers = {
+        name: {"description": description, "schema": {"type": "string"}}
+        for name, description in RESPONSE_HEADERS.items()
+    }
+    if operation == "predict":
+        return {
+            "description": "The results, one per image, in the order of the request",
+            "headers": headers,
+            "content": {
+                JSON: {"schema": references[PredictResponse]},
+                CSV: {"schema": {"type": "string"}},
+                LINES: {"schema": {"type": "string"}},
+            },
+        }
+    dims = "Length of each embedding of a binary response"
+    return {
+        "description": "The embeddings in the order of the request: JSON or, if `Accept` names "
+        f"`{BINARY_MEDIA_TYPE}`, little-endian float32 without anything between the images. One "
+        "image that fails then fails the request",
+        "headers": {
+            **headers,
+            EMBEDDING_DIMS_HEADER: {"description": dims, "schema": {"type": "integer"}},
+        },
+        "content": {
+            JSON: {"schema": references[EmbedResponse]},
+            BINARY_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}},
+        },
     }
 
 
@@ -135,9 +161,10 @@ def _describe_path(path: str) -> list[dict[str, Any]]:
     ]
 
 
-def _describe_query(path: str) -> list[dict[str, Any]]:
-    properties = QueryParams.model_json_schema()["properties"]
-    if "{version}" in path:
+def _describe_query(route: PredictRoute) -> list[dict[str, Any]]:
+    kind = QueryParams if route.operation == "predict" else EmbedParams
+    properties = kind.model_json_schema()["properties"]
+    if "{version}" in route.path:
         del properties["version"], properties["alias"]
     return [_parameter(name, "query", schema) for name, schema in properties.items()]
 

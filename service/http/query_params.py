@@ -1,10 +1,10 @@
 """The query parameters of the prediction routes: validation and documentation."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 from urllib.parse import parse_qsl
 
 from pydantic import (
@@ -48,8 +48,8 @@ def _check_alias(text: str) -> str:
     return text
 
 
-class QueryParams(BaseModel):
-    """The query of a prediction request. Parameters with other names are an error."""
+class EmbedParams(BaseModel):
+    """The query of an embedding request. Parameters with other names are an error."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -65,24 +65,6 @@ class QueryParams(BaseModel):
         Field(
             description="The alias whose version answers. It must be served: see "
             "`SERVICE_VERSION_POLICY`.",
-        ),
-    ] = None
-    top_k: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=MAX_RANKED,
-            description=f"Number of classes to return, most probable first: 1 to {MAX_RANKED:,}. "
-            "Capped at the number of classes of the model.",
-        ),
-        _whole_number(MAX_RANKED),
-    ] = DEFAULT_TOP_K
-    coverage: Annotated[
-        str | None,  # text, because find_coverage_index compares it with text
-        WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}),
-        Field(
-            description="Also return the prediction set: the labels that contain the correct one "
-            "with this probability. Must be one of the `coverages` of the model.",
         ),
     ] = None
     timeout_ms: Annotated[
@@ -105,18 +87,48 @@ class QueryParams(BaseModel):
     ] = INTERACTIVE
 
 
-_DEFAULTS: Final = QueryParams()
+class QueryParams(EmbedParams):
+    """The query of a prediction request. Parameters with other names are an error."""
+
+    top_k: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=MAX_RANKED,
+            description=f"Number of classes to return, most probable first: 1 to {MAX_RANKED:,}. "
+            "Capped at the number of classes of the model.",
+        ),
+        _whole_number(MAX_RANKED),
+    ] = DEFAULT_TOP_K
+    coverage: Annotated[
+        str | None,  # text, because find_coverage_index compares it with text
+        WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}),
+        Field(
+            description="Also return the prediction set: the labels that contain the correct one "
+            "with this probability. Must be one of the `coverages` of the model.",
+        ),
+    ] = None
+    embedding: Annotated[
+        bool,
+        Field(
+            description="Also return the embedding of each image: the pooled features before the "
+            "last layer.",
+        ),
+    ] = False
+
+
+Params = TypeVar("Params", bound=EmbedParams)
 
 
 @lru_cache(maxsize=64)  # a program usually sends the same one again
-def parse_query_params(query: bytes) -> QueryParams:
-    """Parse a query string.
+def parse_query_params(query: bytes, kind: type[Params]) -> Params:
+    """Parse a query string into `kind`.
 
     Raises:
         BadRequestError: A parameter is unknown or has no valid value.
     """
     if not query:
-        return _DEFAULTS
+        return kind()
     try:
         fields = parse_qsl(
             query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS
@@ -125,17 +137,16 @@ def parse_query_params(query: bytes) -> QueryParams:
         raise BadRequestError(
             f"the query must have at most {MAX_QUERY_FIELDS} parameters", code="invalid_parameter"
         ) from None
-    _check_names(name for name, _ in fields)
+    _check_names([name for name, _ in fields], list(kind.model_fields))
     try:
-        return QueryParams.model_validate(dict(fields))
+        return kind.model_validate(dict(fields))
     except ValidationError as error:
         raise BadRequestError(describe_validation_error(error), code="invalid_parameter") from None
 
 
-def _check_names(names: Iterable[str]) -> None:
-    known = list(QueryParams.model_fields)
+def _check_names(names: Sequence[str], known: Sequence[str]) -> None:
     for name in names:
-        if name not in QueryParams.model_fields:
+        if name not in known:
             meant = get_close_matches(name[:40].lower(), known, n=1)
             advice = f"did you mean `{meant[0]}`?" if meant else f"expected {', '.join(known)}"
             raise BadRequestError(

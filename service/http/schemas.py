@@ -53,6 +53,13 @@ class Result(BaseModel):
         ),
     ] = None
     reason: Annotated[str | None, Field(description="Why the model abstained.")] = None
+    embedding: Annotated[
+        list[float] | None,
+        Field(
+            description="With `embedding`: the pooled features before the last layer, "
+            "`embedding_dims` numbers (float32)."
+        ),
+    ] = None
     error: ItemError | None = None
 
 
@@ -72,6 +79,32 @@ class PredictResponse(BaseModel):
     model: str
     version: int
     results: list[Result]
+    timings: Timings
+
+
+class EmbeddingResult(BaseModel):
+    """The outcome of one image: its embedding or its error."""
+
+    name: Annotated[
+        str | None,
+        Field(description="The file name or field of the image in a form."),
+    ] = None
+    embedding: Annotated[
+        list[float] | None,
+        Field(
+            description="The pooled features before the last layer, `embedding_dims` numbers "
+            "(float32)."
+        ),
+    ] = None
+    error: ItemError | None = None
+
+
+class EmbedResponse(BaseModel):
+    """One embedding per image, in the order of the request."""
+
+    model: str
+    version: int
+    results: list[EmbeddingResult]
     timings: Timings
 
 

@@ -145,7 +145,9 @@ class PredictionPipeline:
         if started > deadline:
             raise DeadlineExceededError("the deadline passed before the image was decoded")
         if isinstance(request.images, np.ndarray):
-            futures = loaded.batcher.submit_all(request.images, deadline, request.priority)
+            futures = loaded.batcher.submit_all(
+                request.images, deadline, request.priority, embedding=request.embedding
+            )
             results = await _finish(
                 asyncio.gather(*futures, return_exceptions=True), deadline, disconnected
             )
@@ -160,7 +162,9 @@ class PredictionPipeline:
             )
             return await _finish(all_images, deadline, disconnected)
         decode_seconds = time.monotonic() - started
-        one_image = loaded.batcher.submit(pixels, deadline, request.priority)
+        one_image = loaded.batcher.submit(
+            pixels, deadline, request.priority, embedding=request.embedding
+        )
         result = await _finish(one_image, deadline, disconnected)
         return [ImageOutcome(result, decode_seconds)]
 
@@ -203,7 +207,9 @@ class PredictionPipeline:
             return ImageOutcome(error, time.monotonic() - started)
         decode_seconds = time.monotonic() - started
         try:
-            result = await loaded.batcher.submit(pixels, deadline, request.priority)
+            result = await loaded.batcher.submit(
+                pixels, deadline, request.priority, embedding=request.embedding
+            )
         except ServiceError as error:
             return ImageOutcome(error, decode_seconds)
         return ImageOutcome(result, decode_seconds)

@@ -37,6 +37,7 @@ class PredictRequest:
         timeout_seconds: Counted from the start of the request; capped by the version's deadline.
         priority: Interactive images are run before bulk images.
         names: The name of each image if the body has names, otherwise empty.
+        embedding: Whether the embedding of each image is wanted too.
     """
 
     images: Sequence[EncodedImage] | Pixels
@@ -45,6 +46,7 @@ class PredictRequest:
     timeout_seconds: float = math.inf
     priority: Priority = INTERACTIVE
     names: Sequence[str] = ()
+    embedding: bool = False
 
 
 @dataclass(slots=True)

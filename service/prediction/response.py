@@ -5,7 +5,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from service.engine.batcher import ImageResult
 from service.engine.classification import Classification
@@ -14,6 +16,8 @@ from service.prediction.request import ImageOutcome, PredictRequest, RequestReco
 
 MAX_LABELS_IN_EVENT_LOOP: Final = 2000
 """The event loop builds responses of up to so many labels, which takes 1 to 2 ms."""
+NUMBERS_PER_LABEL: Final = 10
+"""Numbers of an embedding that take about as long as one label."""
 
 
 def encode_json(document: Mapping[str, Any]) -> bytes:
@@ -54,6 +58,8 @@ def _count_labels(outcomes: Sequence[ImageOutcome], request: PredictRequest) -> 
     labels = sum(min(request.top_k, len(row.indices)) for row in rows)
     if request.coverage_index is not None:
         labels += sum(row.set_sizes[request.coverage_index] for row in rows)
+    if request.embedding:
+        labels += sum(len(row.embedding) for row in rows) // NUMBERS_PER_LABEL
     return labels
 
 
@@ -65,23 +71,42 @@ def build_response(
 ) -> dict[str, Any]:
     """The response of the image API, as `PredictResponse` in `service.http.schemas` declares it."""
     results = [
-        describe_image(outcome.result.row, class_names, request.top_k, request.coverage_index)
+        describe_image(
+            outcome.result.row,
+            class_names,
+            request.top_k,
+            request.coverage_index,
+            embedding=request.embedding,
+        )
         if isinstance(outcome.result, ImageResult)
         else {"error": describe(outcome.result)}
         for outcome in outcomes
     ]
-    if request.names:
-        results = [
-            {"name": name, **result} for name, result in zip(request.names, results, strict=True)
-        ]
-    timings = {f"{stage}_ms": round(seconds * 1e3, 3) for stage, seconds in record.seconds.items()}
-    timings["total_ms"] = round((time.monotonic() - record.started) * 1e3, 3)
     return {
         "model": record.model,
         "version": record.version,
-        "results": results,
-        "timings": timings,
+        "results": add_names(request.names, results),
+        "timings": describe_timings(record),
     }
+
+
+def add_names(names: Sequence[str], results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put the name of each image in front of its result, if the images have names."""
+    if not names:
+        return results
+    return [{"name": name, **result} for name, result in zip(names, results, strict=True)]
+
+
+def encode_embedding(embedding: NDArray[np.float32]) -> orjson.Fragment:
+    """An embedding as JSON, with the digits that float32 has."""
+    return orjson.Fragment(orjson.dumps(embedding, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
+def describe_timings(record: RequestRecord) -> dict[str, float]:
+    """The time of each stage in milliseconds, and the total until now."""
+    timings = {f"{stage}_ms": round(seconds * 1e3, 3) for stage, seconds in record.seconds.items()}
+    timings["total_ms"] = round((time.monotonic() - record.started) * 1e3, 3)
+    return timings
 
 
 def describe_image(
@@ -89,6 +114,8 @@ def describe_image(
     class_names: Sequence[str],
     top_k: int,
     coverage_index: int | None = None,
+    *,
+    embedding: bool = False,
 ) -> dict[str, Any]:
     """The result of one image.
 
@@ -97,6 +124,7 @@ def describe_image(
         class_names: The label of each class.
         top_k: Number of predictions.
         coverage_index: Index of the prediction set to add as `labels`.
+        embedding: Whether to add the embedding.
     """
     indices = classification.indices[:top_k].tolist()
     best = zip(indices, classification.scores[:top_k].tolist(), strict=True)
@@ -113,4 +141,6 @@ def describe_image(
         result["abstained"] = bool(classification.abstention_reason)
         if classification.abstention_reason:
             result["reason"] = classification.abstention_reason
+    if embedding and classification.embedding is not None:
+        result["embedding"] = encode_embedding(classification.embedding)
     return result

@@ -102,6 +102,9 @@ class ModelDetail(ModelSummary):
         bool | None,
         Field(description="Whether it detects images unlike its training data."),
     ] = None
+    embedding_dims: Annotated[
+        int | None, Field(description="Length of an embedding; null if the model has none.")
+    ] = None
     coverages: Annotated[
         list[float] | None, Field(description="Accepted values of `coverage` in predictions.")
     ] = None
@@ -160,6 +163,7 @@ def _describe_default(loaded: LoadedVersion) -> dict[str, Any]:
         "preprocessing": manifest.preprocessing,
         "max_batch_size": loaded.max_batch_size,
         "can_abstain": loaded.can_abstain,
+        "embedding_dims": loaded.embedding_dims,
         "coverages": loaded.coverages,
         "calibration": manifest.calibration,
         "metrics": manifest.metrics,

@@ -23,7 +23,9 @@ def assemble(
     classes: int,
     head: PooledHead | None,
 ) -> onnx.ModelProto:
-    """Build one model that maps uint8 `images` to `logits`, and to `features` if there is a head.
+    """Build one model that maps uint8 `images` to `logits`.
+
+    If there is a head, the model also returns `features` and `embedding`.
 
     Args:
         network_input: The network's own input, which the preamble computes.
@@ -31,7 +33,7 @@ def assemble(
     """
     prefixed = onnx.compose.add_prefix(network, _PREFIX)  # makes names unique
     preamble, constants = input_spec.to_nodes(_PREFIX + network_input)
-    logits, features = OUTPUT_NAMES
+    logits, features, embedding = OUTPUT_NAMES
     tail = [
         helper.make_node("Flatten", [_PREFIX + score_value], ["answer/flat"], axis=1),
         helper.make_node("Cast", ["answer/flat"], [logits], to=TensorProto.FLOAT),
@@ -46,6 +48,14 @@ def assemble(
         tail.append(helper.make_node("Cast", [value], [features], to=TensorProto.FLOAT))
         shape: list[int | str | None] = [BATCH_AXIS, None, None, None]
         outputs.append(helper.make_tensor_value_info(features, TensorProto.FLOAT, shape))
+        tail += [
+            helper.make_node("Flatten", [_PREFIX + head.pooled], ["embedding/flat"], axis=1),
+            helper.make_node("Cast", ["embedding/flat"], [embedding], to=TensorProto.FLOAT),
+        ]
+        dims = head.weight.shape[1]
+        outputs.append(
+            helper.make_tensor_value_info(embedding, TensorProto.FLOAT, [BATCH_AXIS, dims])
+        )
     image_shape: list[int | str | None] = [BATCH_AXIS, model_input.height, model_input.width, 3]
     graph = helper.make_graph(
         [*preamble, *prefixed.graph.node, *tail],

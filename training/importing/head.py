@@ -40,6 +40,7 @@ class PooledHead:
 
     Attributes:
         features: The value with the feature map.
+        pooled: The value with its spatial mean, which may keep axes of one pixel.
         weight: float32 `[classes, channels]`.
         bias: float32 `[classes]`.
         class_maps: The network has no last layer: each class has its own map, and `weight` is
@@ -47,6 +48,7 @@ class PooledHead:
     """
 
     features: str
+    pooled: str
     layout: Literal["NCHW", "NHWC"]
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
@@ -172,6 +174,7 @@ def find_pooled_head(graph: onnx.GraphProto, logits: str, classes: int) -> Poole
         weight, bias = np.eye(classes), np.zeros(classes)
     return PooledHead(
         node.input[0],
+        node.output[0],
         layout,
         np.ascontiguousarray(weight, np.float32),
         np.ascontiguousarray(bias, np.float32),

@@ -87,7 +87,7 @@ class ServedGraphBuilder:
     def find_head(
         self, network: onnx.ModelProto, report: ImportReport
     ) -> tuple[PooledHead, float] | None:
-        """The pooled head and its error, if mean(features) x weight + bias are the logits."""
+        """The pooled head and its error, if pooled features x weight + bias are the logits."""
         logits = find_score_output(network.graph, self.output).logits
         head = find_pooled_head(network.graph, logits, self.expected.shape[1])
         if isinstance(head, str):
@@ -113,7 +113,7 @@ class ServedGraphBuilder:
         return None
 
     def build(self, network: onnx.ModelProto, head: PooledHead | None) -> tuple[bytes, Outputs]:
-        logits, features = OUTPUT_NAMES
+        logits, features, embedding = OUTPUT_NAMES
         model = assemble(
             network,
             self.file.input.name,
@@ -123,7 +123,9 @@ class ServedGraphBuilder:
             self.expected.shape[1],
             head,
         )
-        outputs = Outputs(logits=logits, kind=self.kind, features=features if head else None)
+        outputs = Outputs(logits=logits, kind=self.kind)
+        if head:
+            outputs = Outputs(logits=logits, kind=self.kind, features=features, embedding=embedding)
         return model.SerializeToString(deterministic=True), outputs
 
     def _identity_error(self, network: onnx.ModelProto, head: PooledHead) -> float:
@@ -138,7 +140,13 @@ class ServedGraphBuilder:
                 f"{head.features} has the shape {list(maps.shape[1:])} per image, expected a map "
                 f"of {channels} channels"
             )
-        return scaled_difference(maps.mean((2, 3)) @ head.weight.T + head.bias, self.expected)
+        embeddings = np.concatenate(
+            [session.run_with_embedding(probe[np.newaxis])[1] for probe in self.probes]
+        )
+        return max(
+            scaled_difference(pooled @ head.weight.T + head.bias, self.expected)
+            for pooled in (maps.mean((2, 3)), embeddings)
+        )
 
     def _agrees(self, network: onnx.ModelProto, size: int) -> bool:
         """Whether the network's scores in batches of this size match the reference."""

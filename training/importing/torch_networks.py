@@ -180,10 +180,15 @@ def _export_candidate(
         served = ExportModule(trained.inference_network, trained.normalize)
         model = export_graph(served, model_input, Path(folder))
     session = open_session(model, model_input, OUTPUTS)
-    logits, features = session.run_with_features(make_probes(model_input))
+    probes = make_probes(model_input)
+    logits, features = session.run_with_features(probes)
+    _, embeddings = session.run_with_embedding(probes)
     head = trained.network.get_submodule("fc")
     weight, bias = (head.get_parameter(name).detach().numpy() for name in ("weight", "bias"))
-    identity_error = scaled_difference(features.mean((2, 3)) @ weight.T + bias, logits)
+    identity_error = max(
+        scaled_difference(pooled @ weight.T + bias, logits)
+        for pooled in (features.mean((2, 3)), embeddings)
+    )
     evidence = f"mean x weight + bias are the logits within {identity_error:.2g}"
     report.add("features", "the last feature map", "checked", evidence)
     input_spec = InputSpec("NCHW", TensorProto.FLOAT, _as_range(trained.normalize))

@@ -71,9 +71,13 @@ def features(network: nn.Module, images: Tensor) -> Tensor:
 
 def classify(network: nn.Module, last_map: Tensor) -> Tensor:
     """Logits `[n, classes]` of a feature map: global average pooling and the last layer."""
-    # mean() exports as one node, avgpool does not.
-    logits: Tensor = network.get_submodule("fc")(last_map.mean((2, 3)))
+    logits: Tensor = network.get_submodule("fc")(pool(last_map))
     return logits
+
+
+def pool(last_map: Tensor) -> Tensor:
+    """Mean over height and width: `[n, channels, h, w]` to `[n, channels]`."""
+    return last_map.mean((2, 3))  # exports as one node, avgpool does not
 
 
 def mirror_averaged(network: nn.Module) -> nn.Module:

@@ -28,11 +28,13 @@ from training.quantization.graph import (
     head_of,
     layers_of,
     preamble_of,
+    producers_of,
     read_graph,
     remove_unused,
     rename_input,
 )
 from training.quantization.pooling import replace_padded_pools
+from training.steps.export import EMBEDDING
 
 CALIBRATION_BATCH: Final = 16
 _OPERATORS: Final = sorted({*QDQRegistry, *QLinearOpsRegistry})
@@ -97,6 +99,7 @@ class CalibratedGraph:
         }
         if after_operators.isdisjoint(_POOLING_OPERATORS):
             _keep_float_scores(quantizer.model.model, last)
+        _keep_float_embedding(quantizer.model.model)
         quantizer.model.topological_sort()
         quantized = quantizer.model.model
         del quantized.metadata_props[:]
@@ -220,6 +223,28 @@ def _keep_float_scores(model: Any, last: Collection[str]) -> None:
         model.graph.node.remove(quantize)
         model.graph.node.remove(dequantize)
     remove_unused(model)
+
+
+def _keep_float_embedding(model: Any) -> None:
+    """Return the embedding as it is before its quantization for the last layer.
+
+    A mean has more precision than the 8 bits of the pixels that it averages.
+    """
+    producers = producers_of(model)
+    node = producers.get(EMBEDDING)
+    if node is not None and node.op_type == "DequantizeLinear":  # an export's pooling
+        quantize = producers[node.input[0]]
+        dequantized = f"{EMBEDDING} as the last layer reads it"
+        rename_input(model, EMBEDDING, dequantized)
+        node.output[0] = dequantized
+        producers[quantize.input[0]].output[0] = EMBEDDING
+        quantize.input[0] = EMBEDDING
+    while node is not None and node.op_type in {"Cast", "Flatten"}:  # an import's pooling
+        source = producers[node.input[0]]
+        if source.op_type == "DequantizeLinear":
+            node.input[0] = producers[source.input[0]].input[0]
+            source = producers[node.input[0]]
+        node = source
 
 
 def _single_constant(model: Any, names: Sequence[str]) -> float | None:

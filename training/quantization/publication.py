@@ -3,16 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from model_store.aliases import PRODUCTION
-from model_store.errors import AliasError
-from model_store.manifest import Variant, now
-from model_store.provenance import VersionReference
+from model_store.manifest import Variant
 from model_store.store import ModelStore
 from model_store.version import Version
+from training.derived_version import publish_derived
 from training.errors import QuantizationError
-from training.promotion import pin_serving_version, require_holdable
 from training.quantization.graph import require_float32
 from training.quantization.variants import QuantizedVariant
 from training.steps.publish import Published
@@ -53,7 +49,7 @@ def publish_variant(
     Raises:
         PublishError: If `promote` is False but the new version would be served anyway.
     """
-    model, manifest = version.model, version.manifest
+    manifest = version.manifest
     file = f"model.{quantized.precision}.onnx"
     others = tuple(
         variant for variant in manifest.variants if variant.precision != quantized.precision
@@ -72,36 +68,12 @@ def publish_variant(
         golden_logits=quantized.golden_logits,
         gate=quantized.checks,
     )
-    fields: dict[str, Any] = {name: getattr(manifest, name) for name in type(manifest).model_fields}
-    del fields["files"], fields["model"]
-    fields |= {
-        "created_at": now(),
-        "derived_from": VersionReference(
-            model=model, version=version.number, digest=version.digest
-        ),
-        "variants": (*others, variant),
-        "signature": None,  # valid for the old manifest only
-    }
-    if not promote:
-        require_holdable(store, model)
-    promoted = (
-        promote
-        and all(check.passed for check in (*manifest.gate, *quantized.checks))
-        and _serving_version(store, model) in {None, version.number}
-        and manifest.proof == "proven"
+    return publish_derived(
+        version,
+        store,
+        {"variants": (*others, variant)},
+        files,
+        why=f"{quantized.precision} of {version}",
+        promote=promote,
+        passed=all(check.passed for check in quantized.checks),
     )
-    if not promoted:
-        pin_serving_version(store, model)
-    number = store.publish(model, fields, files)
-    if promoted:
-        store.promote(model, number, why=f"{quantized.precision} of {version}")
-    return Published(number, promoted=store.aliases(model).version(PRODUCTION) == number)
-
-
-def _serving_version(store: ModelStore, model: str) -> int | None:
-    """The version of `production`. Without that alias, the newest version is served."""
-    try:
-        aliased = store.aliases(model).version(PRODUCTION)
-    except AliasError:
-        return None
-    return store.versions(model)[-1] if aliased is None else aliased

@@ -1,7 +1,8 @@
 """Export: a trained network as one ONNX file that takes uint8 pixels.
 
 The graph contains NHWC to NCHW, one multiply and one add for the normalization, and the network
-with folded batch norms. Its outputs are `logits` and `features`; the batch size is dynamic.
+with folded batch norms. Its outputs are `logits`, `features` and `embedding`; the batch size is
+dynamic.
 """
 
 import io
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from model_store.manifest import Input, Outputs
 from training.errors import ExportError
-from training.learning.networks import classify, features, fold_batch_norms
+from training.learning.networks import features, fold_batch_norms, pool
 from training.learning.normalization import Normalization
 from training.run.directory import Run
 from training.run.weights import load_trained
@@ -32,8 +33,9 @@ WEIGHTS_FILE: Final = "model.onnx.data"
 """Weights beside the graph, if one file would exceed protobuf's limit of 2 GB."""
 ONE_FILE_BYTES: Final = 2**31 - 2**24
 CLASSIFIER_FILE: Final = "classifier.npz"
-OUTPUT_NAMES: Final = ("logits", "features")
-OUTPUTS: Final = Outputs(logits=OUTPUT_NAMES[0], features=OUTPUT_NAMES[1])
+EMBEDDING: Final = "embedding"
+OUTPUT_NAMES: Final = ("logits", "features", EMBEDDING)
+OUTPUTS: Final = Outputs(logits=OUTPUT_NAMES[0], features=OUTPUT_NAMES[1], embedding=EMBEDDING)
 
 
 class ExportModule(nn.Module):
@@ -51,20 +53,21 @@ class ExportModule(nn.Module):
         self.register_buffer("multiplier", _broadcast_channels(1 / normalize.std))
         self.register_buffer("addend", _broadcast_channels(-normalize.mean / normalize.std))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits and the last feature map.
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits, the last feature map, and its mean over height and width.
 
         Args:
             images: uint8 RGB `[batch, height, width, 3]`.
 
         Returns:
-            float32 `[batch, classes]` and `[batch, channels, h, w]`.
+            float32 `[batch, classes]`, `[batch, channels, h, w]` and `[batch, channels]`.
         """
         # contiguous(): permuted strides would export the pooling as a chain of gathers
         pixels = images.permute(0, 3, 1, 2).contiguous().float()
         normalized = pixels * self.get_buffer("multiplier") + self.get_buffer("addend")
         last_map = features(self.network, normalized)
-        return classify(self.network, last_map), last_map
+        pooled = pool(last_map)
+        return self.network.get_submodule("fc")(pooled), last_map, pooled
 
 
 def _broadcast_channels(values: Tensor) -> Tensor:
@@ -172,7 +175,7 @@ def check_graph(path: Path, shape: Input) -> None:
         expected = f"{shape.name} [batch, {shape.height}, {shape.width}, 3]"
         raise ExportError(f"the input is {', '.join(names)} {dims}, expected {expected}")
     if [value.name for value in graph.output] != list(OUTPUT_NAMES):
-        raise ExportError(f"the outputs are not {' and '.join(OUTPUT_NAMES)}")
+        raise ExportError(f"the outputs are not {', '.join(OUTPUT_NAMES)}")
 
 
 def _annotated_parts(proto: Any) -> Iterator[Any]:
