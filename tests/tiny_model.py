@@ -22,6 +22,7 @@ def tiny_model_bytes(
     input_type: int = UINT8,
     batch: str | int = "batch",
     features: bool = False,
+    embedding: bool = False,
     logits_type: int = FLOAT,
     logits_rank: int = 2,
     weights_file: str = "",
@@ -30,21 +31,23 @@ def tiny_model_bytes(
 
     `images` uint8 `[batch, height, width, 3]` -> Cast -> ReduceMean over height and width -> MatMul
     with `weights` `[3, classes]` -> `logits`. With `features` the channels-first image is the
-    feature map. Other values of `input_name`, `input_type` and `batch` break the input contract,
-    other values of `logits_type` and `logits_rank` (1) that of the output. With
-    `weights_file` the weights are in that file, as the bytes of a float32 array.
+    feature map. With `embedding` the mean colour is an output of that name. Other values of
+    `input_name`, `input_type` and `batch` break the input contract, other values of `logits_type`
+    and `logits_rank` (1) that of the output. With `weights_file` the weights are in that file, as
+    the bytes of a float32 array.
     """
+    colour = "embedding" if embedding else "colour"
     odd_logits = (logits_type, logits_rank) != (FLOAT, 2)
     nodes = [
         _node("Cast", [input_name], ["cast"], _int_attribute("to", FLOAT)),
         _node(
             "ReduceMean",
             ["cast"],
-            ["colour"],
+            [colour],
             _ints_attribute("axes", [1, 2]),
             _int_attribute("keepdims", 0),
         ),
-        _node("MatMul", ["colour", "weights"], ["scores" if odd_logits else "logits"]),
+        _node("MatMul", [colour, "weights"], ["scores" if odd_logits else "logits"]),
     ]
     if logits_type != FLOAT:
         nodes.append(_node("Cast", ["scores"], ["logits"], _int_attribute("to", logits_type)))
@@ -57,6 +60,8 @@ def tiny_model_bytes(
             _node("Transpose", ["cast"], ["features"], _ints_attribute("perm", [0, 3, 1, 2]))
         )
         outputs.append(_value("features", FLOAT, [batch, 3, height, width]))
+    if embedding:
+        outputs.append(_value("embedding", FLOAT, [batch, 3]))
     graph = b"".join(
         [
             *(_field(1, node) for node in nodes),

@@ -1,5 +1,6 @@
 """The models that ship: whole, proven here, small, and of a named origin."""
 
+import numpy as np
 import pytest
 
 from model_store import golden
@@ -17,10 +18,15 @@ def test_the_default_model_ships() -> None:
 
 @pytest.mark.parametrize("model", STORE.models())
 def test_a_built_in_model_is_proven_here_and_names_its_origin(model: str) -> None:
-    """Files, golden proof and gates are checked on this machine."""
+    """Files, golden proof and gates are checked here; embedding x weight + bias = logits."""
     with STORE.open(model, 1) as version:
         manifest = version.manifest
-        golden.prove(version, Session(version.path("model.onnx"), manifest.input, manifest.outputs))
+        session = Session(version.path("model.onnx"), manifest.input, manifest.outputs)
+        golden.prove(version, session)
+        pixels = np.stack([golden.load_pixels(version, image) for image in manifest.golden])
+        logits, embeddings = session.run_with_embedding(pixels)
+        with np.load(version.path("classifier.npz")) as head:
+            assert np.abs(embeddings @ head["weight"].T + head["bias"] - logits).max() < 1e-4
         assert sum(entry.size for entry in manifest.files) < MAX_BYTES[model]
         assert all(check.passed for check in manifest.gate)
         assert manifest.training is not None

@@ -84,6 +84,20 @@ def test_the_feature_map_comes_with_the_logits(load: Load) -> None:
         load(features=True).run_with_features(images)
 
 
+def test_the_embedding_comes_with_the_logits(load: Load) -> None:
+    """A model that says so gives the pooled features too; one that does not refuses to."""
+    images = batch(2)
+    session = load(Outputs(embedding="embedding"), embedding=True)
+    logits, embeddings = session.run_with_embedding(images)
+    np.testing.assert_array_equal(logits, session.run(images))
+    np.testing.assert_allclose(embeddings, images.reshape(2, -1, 3).mean(axis=1), rtol=1e-5)
+    assert session.embedding_dims == 3
+    without = load(embedding=True)
+    assert without.embedding_dims is None
+    with pytest.raises(ModelRunError, match="no embedding"):
+        without.run_with_embedding(images)
+
+
 @pytest.mark.parametrize(
     ("oddity", "shown"),
     [

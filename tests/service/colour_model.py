@@ -71,14 +71,16 @@ def publish(
     extra: Mapping[str, bytes] = MappingProxyType({}),
     proof: str = "proven",
     class_names: Sequence[str] = CLASS_NAMES,
+    embedding: bool = False,
 ) -> int:
     """Publish a version and return its number.
 
     If `weights` differ from `golden_weights`, its golden proof fails. `file` replaces the model
     with these weights. `others` are variants besides fp32 with the bytes of their files, `extra`
-    are more files.
+    are more files. With `embedding` the mean colour is the embedding.
     """
-    files = {"model.onnx": file or tiny_model_bytes(SIZE, SIZE, weights), **extra}
+    file = file or tiny_model_bytes(SIZE, SIZE, weights, embedding=embedding)
+    files = {"model.onnx": file, **extra}
     blocks = []
     for colour in golden:
         image = plain(colour)
@@ -96,7 +98,7 @@ def publish(
     manifest = {
         "created_at": now(),
         "input": Input(height=SIZE, width=SIZE),
-        "outputs": Outputs(),
+        "outputs": Outputs(embedding="embedding" if embedding else None),
         "preprocessing": PREPROCESSING,
         "class_names": tuple(class_names),
         "max_batch_size": max_batch_size,

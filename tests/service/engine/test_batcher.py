@@ -324,3 +324,24 @@ async def test_cancelled_images_are_removed_from_a_long_queue() -> None:
         assert batcher.waiting_bulk <= MIN_QUEUE_TO_CLEAN + 1
         model.gate.set()
         assert await answered([*held, kept]) == [*range(3 * LARGEST), 7]
+
+
+async def test_a_batch_runs_with_embeddings_only_if_an_image_asks_for_them() -> None:
+    """Images that ask share batches with those that do not."""
+    kinds: list[str] = []
+    model = GatedModel(lambda images: kinds.append("plain") or read_numbers(images))
+
+    def run_with_embedding(images: np.ndarray) -> np.ndarray:
+        kinds.append("with embedding")
+        return read_numbers(images)
+
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    with batching(model, run_with_embedding=run_with_embedding) as batcher:
+        futures = submit(batcher, 0)
+        await model.begun()
+        futures += submit(batcher, 1)
+        futures.append(batcher.submit(numbered(2), deadline, embedding=True))
+        model.gate.set()
+        assert await answered(futures) == [0, 1, 2]
+        assert await answered(submit(batcher, 3)) == [3]
+    assert kinds == ["plain", "with embedding", "plain"]

@@ -16,6 +16,7 @@ PREDICT_PATHS = [
     "/v1/models/{model}/predict",
     "/v1/models/{model}/versions/{version}/predict",
 ]
+EMBED_PATHS = [path.replace("predict", "embed") for path in PREDICT_PATHS]
 
 MANAGEMENT_PATHS = [
     "/v1/models/{model}/versions/{version}/load",
@@ -152,6 +153,7 @@ def test_predict_routes_are_documented(document: dict[str, Any], path: str) -> N
     assert {parameter["name"] for parameter in operation["parameters"]} == {
         "top_k",
         "coverage",
+        "embedding",
         "timeout_ms",
         "priority",
         *(() if "{version}" in path else ("version", "alias")),
@@ -164,6 +166,25 @@ def test_predict_routes_are_documented(document: dict[str, Any], path: str) -> N
     assert {"400", "401", "403", "404", "408", "413", "415", "429", "500", "503", "504"} <= set(
         answers
     )
+
+
+@pytest.mark.parametrize("path", EMBED_PATHS)
+def test_embed_routes_are_documented(document: dict[str, Any], path: str) -> None:
+    """They take the same bodies, have two media types of a response, and rank nothing."""
+    operation = document["paths"][path]["post"]
+    predict = document["paths"][path.replace("embed", "predict")]["post"]
+    assert operation["requestBody"] == predict["requestBody"]
+    assert {parameter["name"] for parameter in operation["parameters"]} == {
+        "timeout_ms",
+        "priority",
+        *re.findall(r"{(\w+)}", path),
+    }
+    success = operation["responses"].pop("200")
+    assert operation["responses"] == {
+        status: response for status, response in predict["responses"].items() if status != "200"
+    }
+    assert set(success["content"]) == {"application/json", "application/octet-stream"}
+    assert "embedding-dims" in success["headers"]
 
 
 def test_document_has_no_422(document: dict[str, Any]) -> None:
@@ -188,6 +209,7 @@ def test_all_routes_are_documented(document: dict[str, Any]) -> None:
     """Every public route is documented; the pages themselves are not."""
     public = {
         *PREDICT_PATHS,
+        *EMBED_PATHS,
         "/v1/models",
         "/v1/models/{model}",
         "/health/live",
@@ -259,7 +281,7 @@ def test_form_of_the_page_is_answered_as_it_is_pre_filled(
         for parameter in operation["parameters"]
         if "default" in parameter["schema"]
     }
-    assert set(defaults) == {"top_k", "priority"}
+    assert set(defaults) == {"top_k", "embedding", "priority"}
     body = operation["requestBody"]["content"]["application/json"]["schema"]
     example = resolve(document, body["$ref"])["example"]
     route = path.format(model=MODEL, version=1)

@@ -61,13 +61,15 @@ def test_the_biases_of_a_layer_and_of_an_addition_are_added() -> None:
     builder = feature_map()
     features = builder.value
     builder.add("GlobalAveragePool")
+    mean = builder.value
     builder.add("Flatten", axis=1)
     weight = np.arange(CLASSES * CHANNELS, dtype=np.float32).reshape(CLASSES, CHANNELS)
     builder.add("Gemm", weight, np.arange(CLASSES), transB=1, alpha=2.0, beta=3.0)
     builder.add("Add", np.full(CLASSES, 10))
     head = pooled(builder)
     assert isinstance(head, PooledHead)
-    assert (head.features, head.layout, head.class_maps) == (features, "NCHW", False)
+    assert (head.features, head.pooled, head.layout) == (features, mean, "NCHW")
+    assert not head.class_maps
     assert np.array_equal(head.weight, 2 * weight)
     assert head.bias.tolist() == [10, 13, 16, 19, 22]
 

@@ -175,23 +175,25 @@ def test_a_float16_network_returns_float32(tmp_path: Path) -> None:
 def test_a_pooled_linear_head_is_found_and_checked_by_numbers(
     tmp_path: Path, pool: str, head: str, *, has_features: bool
 ) -> None:
-    """Only if mean(features) x weight + bias are the logits does the version have features."""
+    """Only then does the version have features and an embedding, of which the same is true."""
     path, candidate = import_graph(tmp_path, foreign_graph(pool=pool, head=head))
     expected = reference_scores(path, imagenet_input())
     session = open_session(candidate.model, candidate.input, candidate.outputs)
     assert np.abs(session.run(images()) - expected).max() < 1e-4
     assert (candidate.classifier is not None) == has_features
     assert certainty(candidate, "features")[1] == ("checked" if has_features else "missing")
+    assert (session.embedding_dims is not None) == has_features
     if has_features:
         (tmp_path / "classifier.npz").write_bytes(candidate.classifier or b"")
         with np.load(tmp_path / "classifier.npz") as archive:
             logits, features = session.run_with_features(images())
             assert features.shape[1:] == (archive["weight"].shape[1], SIZE // 2, SIZE // 2)
             assert archive["weight"].shape == (CLASSES, CLASSES if head == "none" else CHANNELS)
-            assert (
-                np.abs(features.mean((2, 3)) @ archive["weight"].T + archive["bias"] - logits).max()
-                < 1e-4
-            )
+            _, embeddings = session.run_with_embedding(images())
+            assert embeddings.shape[1:] == (session.embedding_dims,)
+            for pooled in (features.mean((2, 3)), embeddings):
+                recomputed = pooled @ archive["weight"].T + archive["bias"]
+                assert np.abs(recomputed - logits).max() < 1e-4
 
 
 @pytest.mark.parametrize(

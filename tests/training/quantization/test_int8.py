@@ -63,6 +63,26 @@ def test_weights_have_seven_bits_and_activations_are_unsigned(
     assert all(tensors[node.input[2]].dtype == np.uint8 for node in producers)
 
 
+def test_the_embedding_is_kept_in_float(
+    calibrated: CalibratedGraph, digits: Version, digits_data: RunData, tmp_path: Path
+) -> None:
+    """It is as near to fp32's as the feature map, and gives the logits within 8 bits."""
+    pixels = next(digits_data.chunks(digits_data.split.test[:50]))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(calibrated.quantize())
+    session, fp32 = (
+        Session(each, digits.manifest.input, digits.manifest.outputs)
+        for each in (path, digits.path("model.onnx"))
+    )
+    logits, embeddings = session.run_with_embedding(pixels)
+    _, features = session.run_with_features(pixels)
+    assert np.abs(embeddings - features.mean((2, 3))).max() < 1e-5
+    assert np.abs(embeddings - fp32.run_with_embedding(pixels)[1]).mean() < 0.05
+    with np.load(digits.path("classifier.npz")) as archive:
+        recomputed = embeddings @ archive["weight"].T + archive["bias"]
+    assert np.abs(recomputed - logits).max() < 0.1
+
+
 def test_shortcuts_without_weights_are_quantized(calibrated: CalibratedGraph) -> None:
     """A pool and padded channels would take as long as a 3x3 convolution."""
     operators = nodes_by_operator(calibrated.quantize())

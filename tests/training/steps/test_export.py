@@ -43,6 +43,19 @@ def test_features_and_classifier_give_the_logits(finished_run: Run) -> None:
     assert np.abs(recomputed - logits).max() < 1e-4
 
 
+def test_embedding_and_classifier_give_the_logits(finished_run: Run) -> None:
+    """The embedding is the mean of the feature map; embedding x weight + bias are the logits."""
+    pixels = next(open_run_data(finished_run).chunks(np.arange(5)))
+    session = Session(finished_run.path / MODEL_FILE, SHAPE, OUTPUTS)
+    logits, embeddings = session.run_with_embedding(pixels)
+    _, features = session.run_with_features(pixels)
+    with np.load(finished_run.path / "classifier.npz") as archive:
+        recomputed = embeddings @ archive["weight"].T + archive["bias"]
+    assert embeddings.shape == (5, session.embedding_dims) == (5, 64)
+    assert np.abs(embeddings - features.mean((2, 3))).max() < 1e-5
+    assert np.abs(recomputed - logits).max() < 1e-4
+
+
 def test_large_weights_are_stored_in_a_second_file(
     run_copy: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
