@@ -84,7 +84,7 @@ def test_limits_and_errors_are_those_of_predictions(embedder: httpx.Client) -> N
     assert code_of(embedder.post("/v1/embed", **as_json(*[red] * 4))) == (413, "too_many_images")
     assert code_of(embedder.post("/v1/models/none/embed", content=red)) == (404, "model_not_found")
     assert code_of(embedder.get("/v1/embed")) == (405, "method_not_allowed")
-    for query in ("top_k=3", "embedding=true", "timeout_ms=0"):
+    for query in ("top_k=3", "embedding=true", "timeout_ms=0", "version=1&alias=production"):
         response = embedder.post(f"/v1/embed?{query}", content=red)
         assert code_of(response) == (400, "invalid_parameter")
 
