@@ -1,6 +1,8 @@
 """Embeddings over real HTTP: as JSON, as bytes, and beside a prediction."""
 
 import base64
+import csv
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,3 +110,21 @@ def test_a_model_without_embedding_says_so(embedder: httpx.Client, path: str) ->
         embedder.get(f"/v1/models/{name}").json()["embedding_dims"] for name in (MODEL, "without")
     ]
     assert dims == [3, None]
+
+
+def test_files_of_a_form_have_their_names(embedder: httpx.Client) -> None:
+    files = [("images", (f"{name}.png", plain(name))) for name in NAMES]
+    results = embedder.post("/v1/embed", files=files).json()["results"]
+    assert [result["name"] for result in results] == [f"{name}.png" for name in NAMES]
+
+
+def test_a_prediction_as_lines_and_as_csv_has_the_embedding_too(embedder: httpx.Client) -> None:
+    lines, table = (
+        embedder.post(
+            "/v1/predict?embedding=true", content=plain("red"), headers={"accept": accept}
+        ).text.splitlines()
+        for accept in ("application/x-ndjson", "text/csv")
+    )
+    np.testing.assert_allclose(json.loads(lines[0])["embedding"], COLOURS["red"], rtol=1e-5)
+    first = next(csv.DictReader(table))
+    np.testing.assert_allclose(json.loads(first["embedding"]), COLOURS["red"], rtol=1e-5)

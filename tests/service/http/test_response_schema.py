@@ -1,14 +1,12 @@
 """Real responses of the prediction routes against the OpenAPI document."""
 
-import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-import jsonschema
 import pytest
-from colour_model import MODEL, encode, labels, make_store, plain, publish
+from colour_model import MODEL, encode, make_store, plain, publish
 from PIL import Image
 from server_process import running
 
