@@ -197,7 +197,7 @@ def test_model_details_show_the_calibration(calibrated: httpx.Client) -> None:
 
 
 def test_the_answer_is_what_the_document_says(calibrated: httpx.Client) -> None:
-    """A refused image's answer with a set has all documented properties but these two."""
+    """A refused image's answer with a set has all documented properties but these three."""
     schemas = calibrated.get("/openapi.json").json()["components"]["schemas"]
-    answered = {*ask(calibrated, DARK, "?coverage=0.9"), "embedding", "error"}
+    answered = {*ask(calibrated, DARK, "?coverage=0.9"), "embedding", "error", "name"}
     assert answered == set(schemas["Result"]["properties"])
