@@ -14,7 +14,8 @@ from rich.table import Table
 
 from model_store.command_line import format_command, wrap_text
 from model_store.manifest import Check
-from training.data.check_table import check_table
+from training.data.check_table import FINDING_EXAMPLES, check_table, describe_data
+from training.data.findings import DataFindings
 from training.gates.vs_previous_version import PreviousComparison
 from training.run.data import RunData
 from training.run.tracking import Trackers
@@ -110,8 +111,15 @@ class TrainingDisplay:
 
         return advance
 
+    def show_findings(self, findings: DataFindings, limit: int | None) -> None:
+        """Show what was found, with at most `limit` examples each; None shows every example."""
+        if findings.findings:
+            self._console.print(check_table(findings, limit))
+        else:
+            self.say(f"{describe_data(findings)}; nothing found")
+
     def show_data(self, data: RunData) -> None:
-        self._console.print(check_table(data.findings))
+        self.show_findings(data.findings, FINDING_EXAMPLES)
         sizes = ", ".join(f"{len(indices):,} {name}" for name, indices in vars(data.split).items())
         if data.train_on_validation:
             sizes += ", trained on train and validation"

@@ -16,14 +16,14 @@ from rich.console import Console
 from model_store.aliases import PRODUCTION
 from model_store.store import ModelStore
 from training.display import TrainingDisplay
-from training.errors import InterruptedRunError
+from training.errors import InterruptedRunError, RunError
 from training.learning.distributed import DistributedProcess, join_process_group
 from training.promotion import missing_precisions
-from training.run.directory import Run
+from training.run.directory import Run, RunDirectory
 from training.run.tracking import Trackers
 from training.running_server import WAIT_SECONDS, RunningServer
 from training.steps.evaluate import read_figures
-from training.steps.publish import Published
+from training.steps.publish import PUBLISHED_FILE, Published
 
 
 @contextlib.contextmanager
@@ -111,6 +111,17 @@ def print_next(display: TrainingDisplay, *words: str | Path) -> None:
     display.say_command("next", "python", "-m", *words)
 
 
+def print_next_step(display: TrainingDisplay, run: Path) -> None:
+    """Print the command that comes next for a run: serve its version, or do what is left."""
+    store = None
+    with contextlib.suppress(RunError, TypeError, KeyError):
+        store = Path(RunDirectory(run).read_json(PUBLISHED_FILE, "publish")["store"])
+    if store:
+        print_next(display, "service", "--store", _from_here(store))
+    else:
+        print_next(display, "training", "resume", run)
+
+
 def print_next_run(display: TrainingDisplay, run: Run, store: Path, *changes: str) -> None:
     """Print the command that trains and publishes with the values of this run and `changes`."""
     words = run.config.command_words(paths=True)
@@ -150,8 +161,7 @@ def _print_serving(display: TrainingDisplay, store: ModelStore, model: str, numb
     with store.open(model, number, verify=False) as version:
         digest, golden = f"sha256:{version.digest}", version.manifest.golden
         image = version.path(golden[0].image) if golden else Path("IMAGE.jpg")
-    if image.is_relative_to(Path.cwd()):
-        image = image.relative_to(Path.cwd())
+    image = _from_here(image)
     address = f"{server.address}/v1/models/{model}/predict"
     curl = ("curl", "--data-binary", f"@{image}", address)
     if server.answers():
@@ -172,3 +182,8 @@ def _print_serving(display: TrainingDisplay, store: ModelStore, model: str, numb
         )
     print_next(display, "service", "--store", store.root)
     display.say_command("then", *curl)
+
+
+def _from_here(path: Path) -> Path:
+    """Return the path relative to the working directory, if it is in it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

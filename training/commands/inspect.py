@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -25,7 +25,7 @@ from training.commands.options import (
     training_options,
 )
 from training.data.check import check as check_images
-from training.data.check_table import MAX_CLASSES, check_table, classes_table
+from training.data.check_table import FINDING_EXAMPLES, MAX_CLASSES, classes_table
 from training.data.file_name_labels import write_labels
 from training.data.scan import scan
 from training.errors import DataError
@@ -33,9 +33,6 @@ from training.learning.recipe_file import known_recipes
 
 if TYPE_CHECKING:
     from training.run.request import RunRequest
-
-
-FILES_PER_FINDING: Final = 5
 
 
 @click.command()
@@ -46,7 +43,7 @@ FILES_PER_FINDING: Final = 5
     "--all/--no-all",
     "show_all",
     default=False,
-    help=f"List every class, and every file instead of {FILES_PER_FINDING} of each finding.",
+    help=f"List every class, and every file instead of {FINDING_EXAMPLES} of each finding.",
 )
 @click.option(
     "--labels-from-names",
@@ -98,7 +95,7 @@ def check(
         facts = scan(images, workers=workers, progress=display.count("checking")).facts
     findings = check_images(images, facts)
     console.print(classes_table(findings, limit=None if show_all else MAX_CLASSES))
-    console.print(check_table(findings, limit=None if show_all else FILES_PER_FINDING))
+    display.show_findings(findings, None if show_all else FINDING_EXAMPLES)
     if target:
         target.write_text(json.dumps(findings.to_json(), indent=2) + "\n", encoding="utf-8")
     if findings.fatal:
@@ -115,9 +112,17 @@ def runs(console: Console, runs: Path) -> None:
     \b
     python -m training runs
     """
-    from training.reports.comparison import runs_table
+    from training.commands.common import print_next, print_next_step
+    from training.display import TrainingDisplay
+    from training.reports.comparison import list_runs, runs_table
 
-    console.print(runs_table(runs))
+    display, paths = TrainingDisplay(console), list_runs(runs)
+    if not paths:
+        display.say(f"there are no runs in {runs} yet")
+        print_next(display, "training", "run", "--runs", runs)
+        return
+    console.print(runs_table(paths))
+    print_next_step(display, paths[0])
 
 
 @click.command()
@@ -142,14 +147,23 @@ def compare(console: Console, runs: tuple[Path, ...], out: Path) -> None:
     \b
     python -m training compare runs/FIRST runs/SECOND
     """
+    from training.commands.common import print_next_step
     from training.display import TrainingDisplay
-    from training.reports.comparison import compare as compare_runs
-    from training.reports.comparison import comparison_table
+    from training.reports.comparison import (
+        comparison_table,
+        read_compared,
+        untested_pairs,
+        write_comparison,
+    )
     from training.run.directory import Run
 
-    opened = [Run.open(path) for path in runs]
-    console.print(comparison_table(opened))
-    TrainingDisplay(console).say(f"written: {compare_runs(opened, out)}")
+    display, compared = TrainingDisplay(console), read_compared([Run.open(path) for path in runs])
+    console.print(comparison_table(compared))
+    for reason in untested_pairs(compared):
+        display.say(reason)
+    display.say(f"written: {write_comparison(compared, out)}")
+    best = max(compared, key=lambda each: each.history.best["validation_top1"])
+    print_next_step(display, best.run.path)
 
 
 @click.command()
@@ -161,6 +175,7 @@ def report(console: Console, run: Path) -> None:
     \b
     python -m training report runs/RUN
     """
+    from training.commands.common import print_next_step
     from training.display import TrainingDisplay
     from training.reports.run_report import write_run_report
     from training.run.data import open_run_data
@@ -171,6 +186,7 @@ def report(console: Console, run: Path) -> None:
         data = open_run_data(opened, display.count("reading"))
         written = write_run_report(opened, data, display.count("report"))
     display.say(f"written: {written}")
+    print_next_step(display, run)
 
 
 @click.command()

@@ -9,6 +9,7 @@ from training.data.findings import DataFindings, describe_items
 from training.data.image_set import escape_unprintable
 
 MAX_CLASSES: Final = 20
+FINDING_EXAMPLES: Final = 5
 
 
 def classes_table(findings: DataFindings, limit: int | None = MAX_CLASSES) -> Table:
@@ -23,21 +24,24 @@ def classes_table(findings: DataFindings, limit: int | None = MAX_CLASSES) -> Ta
     return table
 
 
-def check_table(findings: DataFindings, limit: int | None = 5) -> Table:
-    """Return all findings, with at most `limit` examples of each; None shows every example."""
+def describe_data(findings: DataFindings) -> str:
+    return f"{findings.data}: {findings.images:,} images in {len(findings.classes):,} classes"
+
+
+def check_table(findings: DataFindings, limit: int | None = FINDING_EXAMPLES) -> Table:
+    """Return all findings, with at most `limit` examples of each; None shows every example.
+
+    For data without findings, `describe_data` says all that there is to say.
+    """
     table = Table(
         "finding",
         Column("count", justify="right"),
         Column("examples", overflow="fold", ratio=1),
         "consequence",
-        title=Text(
-            f"{findings.data}: {findings.images:,} images in {len(findings.classes):,} classes"
-        ),
+        title=Text(describe_data(findings)),
         caption=f"{findings.left_out:,} images are left out of a run",
         show_lines=True,
     )
-    if not findings.findings:
-        table.add_row("nothing", "0", "", "")
     for finding in findings.findings:
         style = "bold red" if finding.fatal else ""
         table.add_row(

@@ -8,8 +8,10 @@ the weights of the last epoch.
 import hashlib
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -152,8 +154,16 @@ class Laboratory:
         name = f"{architecture}-seed{seed}-{digest(config.training_values)}"
         return Run(self.runs / name, config)
 
-    def train(self, architecture: str, seed: int) -> TrainedRun:
+    def train(
+        self, architecture: str, seed: int, place: str = "", following: Sequence[str] = ()
+    ) -> TrainedRun:
         """Train or resume this network, or read its run if it is finished.
+
+        Args:
+            architecture: The network.
+            seed: The seed of the run.
+            place: The place of the network in the experiment, as in "network 3 of 8".
+            following: The networks that are to be trained after it, for the forecast.
 
         Raises:
             TrainingError: The training failed, or the finished run used other data.
@@ -164,7 +174,7 @@ class Laboratory:
             if run.has(LAST_WEIGHTS):
                 self._check_data(run)
             else:
-                self._train(run)
+                self._train(run, place, following)
         return TrainedRun.read(run)
 
     def train_all(
@@ -172,23 +182,37 @@ class Laboratory:
     ) -> dict[tuple[str, int], TrainedRun]:
         """Train every network with every seed. All networks of the first seed come first."""
         self.check_networks(architectures)
-        return {
-            (architecture, seed): self.train(architecture, seed)
-            for seed in seeds
-            for architecture in architectures
-        }
+        networks = [(architecture, seed) for seed in seeds for architecture in architectures]
+        runs = {}
+        for number, (architecture, seed) in enumerate(networks, start=1):
+            following = [
+                name for name, other in networks[number:] if not self.is_trained(name, other)
+            ]
+            place = f"network {number} of {len(networks)}"
+            runs[architecture, seed] = self.train(architecture, seed, place, following)
+        return runs
 
-    def _train(self, run: Run) -> None:
+    def is_trained(self, architecture: str, seed: int) -> bool:
+        return self.directory(architecture, seed).has(LAST_WEIGHTS)
+
+    def _train(self, run: Run, place: str, following: Sequence[str]) -> None:
         config = run.config
         if not run.has(CONFIG_FILE):
             Run.create_at(run.path, config)
-        self.display.announce(f"train {config.architecture}, seed {config.seed}")
+        what = f"train {config.architecture}, seed {config.seed}"
+        self.display.announce(f"{place}: {what}" if place else what)
         data = open_run_data(run, self.display.count("checking"), self.process)
         recorder = CurveRecorder(run, config.recipe.batch_size, len(data.training_indices))
 
         def report(progress: Progress) -> None:
             recorder(progress)
             self.display(progress)
+            if progress.estimate and following and progress.run_step < progress.total_steps:
+                left, done = progress.estimate.seconds, progress.run_step / progress.total_steps
+                seconds = seconds_of_all(left, done, config.architecture, following)
+                end = time.strftime("%a %H:%M", time.localtime(time.time() + seconds))
+                duration = timedelta(seconds=round(seconds))
+                self.display.say(f"estimate for all networks: {duration} left, done at {end}")
 
         def measure(trained: TrainedNetwork) -> dict[str, float]:
             return measure_test_split(trained, data, self.process)
@@ -253,6 +277,21 @@ class Laboratory:
         if not isinstance(values, dict) or "measured" not in values:
             raise damaged_file_error(self.runs / file, ValueError("it holds no measurement"))
         return values["measured"]
+
+
+def seconds_of_all(left: float, done: float, architecture: str, following: Sequence[str]) -> float:
+    """Forecast the time of this training and of those that follow.
+
+    All have the same recipe, so that a training takes a time in proportion to its layers.
+
+    Args:
+        left: Seconds that are left of this training.
+        done: The share of its steps that is done, below 1.
+        architecture: The network of this training.
+        following: The networks that are trained after it.
+    """
+    own, *others = (parse_architecture(name).depth for name in (architecture, *following))
+    return left + left / (1 - done) * sum(others) / own
 
 
 def model_name(data: str, architecture: str) -> str:

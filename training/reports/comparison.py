@@ -91,13 +91,8 @@ class McNemarTest:
         return f"only this run correct: {own}; only {other} correct: {theirs}; p = {self.p:.3g}"
 
 
-def compare(runs: Sequence[Run], out: Path) -> Path:
-    """Write a self-contained page that compares the runs. Returns its path.
-
-    Raises:
-        RunError: A run has not finished an epoch, or there are no runs.
-    """
-    compared = _read(runs)
+def write_comparison(compared: Sequence[ComparedRun], out: Path) -> Path:
+    """Write a self-contained page that compares the runs. Returns its path."""
     page = render_page(
         "comparison.html.j2",
         runs=compared,
@@ -105,6 +100,7 @@ def compare(runs: Sequence[Run], out: Path) -> Path:
         drawings=_draw_metrics(compared),
         differences=config_differences(compared),
         mcnemar_tests=mcnemar_tests(compared),
+        untested=untested_pairs(compared),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(page)
@@ -132,9 +128,8 @@ def _draw_metrics(compared: Sequence[ComparedRun]) -> list[tuple[str, Markup]]:
     return drawings
 
 
-def comparison_table(runs: Sequence[Run]) -> Table:
-    """Accuracies, configuration differences and McNemar tests of the runs. Raises RunError."""
-    compared = _read(runs)
+def comparison_table(compared: Sequence[ComparedRun]) -> Table:
+    """Accuracies, configuration differences and McNemar tests of the runs."""
     columns = (Column(Text(each.name), overflow="fold") for each in compared)
     table = Table("", *columns, title="runs compared", show_lines=True)
     table.add_row("best validation accuracy", *(each.history.best_validation for each in compared))
@@ -179,22 +174,46 @@ def mcnemar_tests(runs: Sequence[ComparedRun]) -> list[McNemarTest]:
     ]
 
 
-def runs_table(runs: Path) -> Table:
-    """All runs of a folder, newest first, with their state."""
+def untested_pairs(runs: Sequence[ComparedRun]) -> list[str]:
+    """Why some runs are not compared by McNemar's test, one sentence each."""
+    if len(runs) == 1:
+        return ["no test for chance: it compares two runs or more"]
+    reasons = [
+        f"no test for chance with {each.name}: it is not evaluated; run "
+        f"`python -m training evaluate {each.run.path}`"
+        for each in runs
+        if each.figures is None
+    ]
+    evaluated = [(e.name, _test_images_digest(e.run)) for e in runs if e.figures is not None]
+    reasons += [
+        f"no test for chance between {first} and {second}: their test images differ; train both on "
+        "the same data"
+        for (first, first_images), (second, second_images) in itertools.combinations(evaluated, 2)
+        if first_images != second_images
+    ]
+    return reasons
+
+
+def list_runs(folder: Path) -> list[Path]:
+    """The directories of all runs in a folder, newest first."""
+    configs = [path for path in folder.glob("*/config.json") if path.is_file()]
+    configs.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    return [path.parent for path in configs]
+
+
+def runs_table(paths: Sequence[Path]) -> Table:
+    """Each run with its state and accuracy."""
     table = Table(
         Column("run", no_wrap=True),  # other commands take it as an argument
         *("data", "network", "recipe", "state"),
         *(Column(name, justify="right") for name in ("validation", "test")),
-        title=Text(f"runs in {runs}"),
+        title="runs",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    configs = [path for path in runs.glob("*/config.json") if path.is_file()]
-    for config in sorted(configs, key=lambda path: path.stat().st_mtime, reverse=True):
-        cells = _run_row(config.parent)
+    for path in paths:
+        cells = _run_row(path)
         table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells))
-    if not configs:
-        table.caption = "no runs yet; start one with `python -m training run`"
     return table
 
 
@@ -236,7 +255,12 @@ def _state(run: Run, config: RunConfig, history: History | None) -> str:
     return "checked" if run.has(CHECK_FILE) else "created"
 
 
-def _read(runs: Sequence[Run]) -> list[ComparedRun]:
+def read_compared(runs: Sequence[Run]) -> list[ComparedRun]:
+    """Read the runs, and name them apart.
+
+    Raises:
+        RunError: A run has not finished an epoch, or there are no runs.
+    """
     if not runs:
         raise RunError("Give at least one run to compare.")
     ids = Counter(run.run_id for run in runs)

@@ -33,6 +33,9 @@ class ProgressDisplay(Protocol):
     def announce(self, step: str) -> None:
         """Show that a step begins."""
 
+    def say(self, text: str) -> None:
+        """Show a sentence."""
+
     def count(self, what: str) -> Callable[[int, int], None]:
         """Return a counter (done, total) for work on images."""
 

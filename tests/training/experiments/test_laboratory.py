@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from laboratories import interrupted_copy, laboratory_at
 
 from training.errors import InterruptedRunError, RecipeError, RunError
-from training.experiments.laboratory import Laboratory, digest, model_name
+from training.experiments.laboratory import Laboratory, digest, model_name, seconds_of_all
 from training.experiments.sample_images import SampleTestImages, sample_training_images
 from training.reports.history import split_indices
 from training.run.data import CHECK_FILE
@@ -82,9 +83,31 @@ def test_all_networks_of_the_first_seed_are_trained_first(
     laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[tuple[str, int]] = []
-    monkeypatch.setattr(Laboratory, "train", lambda _, *network: trained.append(network))
+    monkeypatch.setattr(Laboratory, "train", lambda _, *network: trained.append(network[:2]))
     laboratory.train_all(["plain20", "resnet20"], [3, 1])
     assert trained == [("plain20", 3), ("resnet20", 3), ("plain20", 1), ("resnet20", 1)]
+
+
+def test_each_network_is_numbered_and_forecast_with_those_that_follow(
+    laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Networks that are trained already take no time."""
+    laboratory.train("plain20", 0)
+    places = []
+
+    def train(_: Laboratory, run: Run, place: str, following: Sequence[str]) -> None:
+        places.append((run.config.architecture, run.config.seed, place, following))
+        raise InterruptedRunError("stopped")
+
+    monkeypatch.setattr(Laboratory, "_train", train)
+    with pytest.raises(InterruptedRunError):
+        laboratory.train_all(["plain20", "plain32"], [7, 0])
+    assert places == [("plain20", 7, "network 1 of 4", ["plain32", "plain32"])]
+
+
+def test_a_training_takes_a_time_in_proportion_to_its_layers() -> None:
+    """Half of 20 layers in 10 s: 10 s are left, and 20 and 56 layers take 20 s and 56 s."""
+    assert seconds_of_all(10, 0.5, "plain20", ["resnet20", "resnet56"]) == pytest.approx(86)
 
 
 def test_networks_that_cannot_be_compared_are_rejected(laboratory: Laboratory) -> None:

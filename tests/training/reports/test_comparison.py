@@ -11,19 +11,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from html_page import ADDRESSES, Page
 from rich.console import Console
 from rich.table import Table
 
+from training.__main__ import main
 from training.errors import RunError
 from training.reports.comparison import (
     ComparedRun,
     McNemarTest,
-    compare,
     comparison_table,
     config_differences,
+    list_runs,
     mcnemar_tests,
+    read_compared,
     runs_table,
+    untested_pairs,
+    write_comparison,
 )
 from training.reports.history import read_history
 from training.run.data import open_run_data
@@ -183,7 +188,9 @@ def test_the_page_is_self_contained_and_escapes_names(finished_run: Run, tmp_pat
     )
     set_mistakes(first, wrong=range(10))
     set_mistakes(second, wrong=range(8, 10))
-    written = compare([first, second], tmp_path / "new" / "folder" / "page.html")
+    written = write_comparison(
+        read_compared([first, second]), tmp_path / "new" / "folder" / "page.html"
+    )
     assert written == tmp_path / "new" / "folder" / "page.html"
     source = written.read_text(encoding="utf-8")
     page = Page(source.encode())
@@ -205,16 +212,23 @@ def test_the_page_is_self_contained_and_escapes_names(finished_run: Run, tmp_pat
     assert cells[2][4] == f"{1 - 2 / len(read_labels(second)):.2%}"
     assert ["seed", "0", "5"] in cells
     assert ["first", escaped, "0", "8", f"{2 / 2**8:.3g}"] in cells
-    assert compare([first, second], tmp_path / "again.html").read_bytes() == written.read_bytes()
+    assert (
+        write_comparison(read_compared([first, second]), tmp_path / "again.html").read_bytes()
+        == written.read_bytes()
+    )
 
 
 def test_a_page_of_one_run_has_no_test_and_many_runs_have_dashed_lines(
     finished_run: Run, tmp_path: Path
 ) -> None:
-    alone = compare([finished_run], tmp_path / "alone.html").read_text(encoding="utf-8")
+    alone = write_comparison(read_compared([finished_run]), tmp_path / "alone.html").read_text(
+        encoding="utf-8"
+    )
     assert '<th scope="row">seed</th>' not in alone
-    assert 'id="chance"' not in alone
-    many = compare([finished_run] * 9, tmp_path / "many.html").read_text(encoding="utf-8")
+    assert "p is the probability" not in alone
+    many = write_comparison(read_compared([finished_run] * 9), tmp_path / "many.html").read_text(
+        encoding="utf-8"
+    )
     assert many.count('class="swatch dashed"') == 1
     assert "stroke-dasharray" in many
 
@@ -222,12 +236,32 @@ def test_a_page_of_one_run_has_no_test_and_many_runs_have_dashed_lines(
 def test_runs_in_training_can_be_compared(finished_run: Run, tmp_path: Path) -> None:
     tested, untested = (changed(finished_run, tmp_path, name) for name in ("tested", "untested"))
     (untested.path / "evaluation.json").unlink()
-    assert "not evaluated" in compare([tested, untested], tmp_path / "page.html").read_text(
-        encoding="utf-8"
-    )
-    table = as_text(comparison_table([tested, untested]))
+    assert "not evaluated" in write_comparison(
+        read_compared([tested, untested]), tmp_path / "page.html"
+    ).read_text(encoding="utf-8")
+    table = as_text(comparison_table(read_compared([tested, untested])))
     assert "not evaluated" in table
     assert "McNemar" not in table
+    (reason,) = untested_pairs(read_compared([tested, untested]))
+    assert f"python -m training evaluate {untested.path}" in reason
+
+
+def test_each_pair_without_a_test_gets_the_reason(finished_run: Run, tmp_path: Path) -> None:
+    """On the page, too."""
+    runs = [changed(finished_run, tmp_path, name) for name in ("first", "second", "third")]
+    checked = runs[2].read_json("check.json", "resume")
+    runs[2].write_json("check.json", {**checked, "data_digest": "f" * 64})
+    compared = read_compared(runs)
+    reasons = untested_pairs(compared)
+    assert [("first" in reason, "second" in reason) for reason in reasons] == [
+        (True, False),
+        (False, True),
+    ]
+    assert all("third" in reason for reason in reasons)
+    page = write_comparison(compared, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("No test for chance between") == 2
+    assert untested_pairs(compared[:2]) == []
+    assert len(untested_pairs(compared[:1])) == 1
 
 
 def test_a_run_without_an_epoch_cannot_be_compared(
@@ -235,13 +269,13 @@ def test_a_run_without_an_epoch_cannot_be_compared(
 ) -> None:
     run = new_run()
     for action in (
-        lambda: compare([finished_run, run], tmp_path / "page.html"),
-        lambda: comparison_table([run]),
+        lambda: write_comparison(read_compared([finished_run, run]), tmp_path / "page.html"),
+        lambda: comparison_table(read_compared([run])),
     ):
         with pytest.raises(RunError, match=rf"{run.run_id} has no metrics\.jsonl"):
             action()
     with pytest.raises(RunError, match="at least one run"):
-        compare([], tmp_path / "page.html")
+        write_comparison(read_compared([]), tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
 
@@ -255,7 +289,7 @@ def test_the_table_states_each_test_from_the_view_of_each_run(
     )
     set_mistakes(first, wrong=range(10))
     set_mistakes(second, wrong=range(9, 11))
-    table = as_text(comparison_table([first, second]))
+    table = as_text(comparison_table(read_compared([first, second])))
     assert "[red]first" in table
     best = read_history(first).best["validation_top1"]
     rows = {
@@ -274,7 +308,7 @@ def test_the_table_states_each_test_from_the_view_of_each_run(
 
 def listed(runs: Path) -> dict[str, str]:
     """State of each run, in the order of the list."""
-    table = runs_table(runs)
+    table = runs_table(list_runs(runs))
     columns = {str(column.header): [str(cell) for cell in column.cells] for column in table.columns}
     return dict(zip(columns["run"], columns["state"], strict=True))
 
@@ -310,7 +344,7 @@ def test_the_list_states_how_far_each_run_is(
         "gated",
         "published, version 12",
     ]
-    text = as_text(runs_table(tmp_path / "runs"))
+    text = as_text(runs_table(list_runs(tmp_path / "runs")))
     for part in (run.run_id, "digits-resnet20", "resnet20", f"{read_figures(run)['top1']:.2%}"):
         assert part in text
     assert f"{read_history(run).best['validation_top1']:.2%}" in text
@@ -352,7 +386,7 @@ def test_damaged_runs_do_not_break_the_list(finished_run: Run, tmp_path: Path) -
     for name, state in states.items():
         assert state.startswith("damaged: "), name
         assert DAMAGES[name][0] in state
-    assert "sound" in as_text(runs_table(runs))
+    assert "sound" in as_text(runs_table(list_runs(runs)))
 
 
 def test_unexpected_json_does_not_break_the_list(finished_run: Run, tmp_path: Path) -> None:
@@ -360,6 +394,10 @@ def test_unexpected_json_does_not_break_the_list(finished_run: Run, tmp_path: Pa
     assert listed(tmp_path / "runs")["odd"].startswith("damaged: ")
 
 
-def test_an_empty_list_names_the_command_that_starts_a_run(tmp_path: Path) -> None:
+def test_a_folder_without_runs_has_an_empty_list(tmp_path: Path) -> None:
+    """The command then names the one that starts a run."""
     for place in (tmp_path, tmp_path / "nowhere"):
-        assert "`python -m training run`" in " ".join(as_text(runs_table(place)).split())
+        assert list_runs(place) == []
+        result = CliRunner().invoke(main, ["runs", "--runs", str(place)])
+        assert result.exit_code == 0
+        assert "python -m training run --runs" in result.output
