@@ -25,4 +25,4 @@ def mcnemar(gained: int, lost: int) -> float:
     for gains in range(gained + 1):
         as_many_losses += ways
         ways = ways * (images - gains) // (gains + 1)
-    return as_many_losses / 2**images
+    return float(as_many_losses / 2**images)

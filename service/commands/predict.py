@@ -1,217 +1,155 @@
 """`resident predict`: classify images in this process or through a running service."""
 
-import csv
-import glob
 import json
 import sys
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
-import numpy as np
 
-from model_store.errors import ImageError
-from model_store.manifest import Calibration
-from model_store.preprocessing import prepare
-from model_store.sealed_model import load_variant
 from model_store.store import BUILTIN_DEFAULT_MODEL, DEFAULT_ROOT, ModelStore
-from service.engine.classification import MAX_RANKED, classify
-from service.errors import InvalidModelOutputError
-from service.prediction.response import describe_image
+from service.commands.classifiers import (
+    Classifier,
+    LocalClassifier,
+    PredictedImage,
+    RemoteClassifier,
+    classify_paths,
+)
+from service.commands.evaluation import TOP_K, compare, evaluate
+from service.commands.find_images import check_labels, find_images, labelled_images
+from service.commands.predict_output import print_comparison, print_figures, print_results
+from service.engine.classification import MAX_RANKED
 
-STDIN = "-"
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
-
-
-@dataclass(frozen=True)
-class PredictedImage:
-    """One image: its result, in the format of the HTTP API, or its error."""
-
-    path: str
-    result: dict[str, Any] = field(default_factory=dict)
-    error: str | None = None
+MAX_PROBES: Final = 5
+"""So many images are tried for the names of the model's classes."""
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True)
+@click.argument("paths", nargs=-1)
 @click.option("--model", help=f"The model.  [default: {BUILTIN_DEFAULT_MODEL}]")
 @click.option("--version", "version", help="A version number or an alias.  [default: production]")
 @click.option("--store", "root", type=click.Path(path_type=Path), default=DEFAULT_ROOT,
               show_default=True, envvar="SERVICE_STORE", show_envvar=True,
               help="The model store to read.")  # fmt: skip
-@click.option("--url", help="Ask this running service instead of loading the model here.")
+@click.option("--url", envvar="RESIDENT_URL", show_envvar=True,
+              help="Ask this running service instead of loading the model here.")  # fmt: skip
+@click.option("--local", is_flag=True,
+              help="Load the model here although --url or its variable is set.")  # fmt: skip
 @click.option("--key", envvar="RESIDENT_KEY", show_envvar=True, help="The API key for --url.")
 @click.option("--top-k", type=click.IntRange(1, MAX_RANKED), default=1, show_default=True,
               help="How many labels to print per image.")  # fmt: skip
+@click.option("--labels", "labels_folder", metavar="FOLDER",
+              type=click.Path(path_type=Path, exists=True, file_okay=False),
+              help="Instead of PATHS: print the accuracy on the images of this folder, which has "
+              "one folder per class.")  # fmt: skip
+@click.option("--compare", "other_version", metavar="VERSION",
+              help="With --labels: compare with this version on the same images.")  # fmt: skip
 @click.option("--format", "style", type=click.Choice(["table", "json", "csv"]), default="table",
               show_default=True, help="json prints one object per line.")  # fmt: skip
 def predict(
     paths: tuple[str, ...], model: str | None, version: str | None, root: Path, url: str | None,
-    key: str | None, top_k: int, style: str,
+    local: bool, key: str | None, top_k: int, labels_folder: Path | None,  # noqa: FBT001
+    other_version: str | None, style: str,
 ) -> None:  # fmt: skip
     r"""Classify images: files, folders, patterns, or `-` for one image on stdin.
 
     \b
       resident predict photo.jpg holiday/ --model flowers
       resident predict 'photos/*.jpg' --url http://127.0.0.1:8000 --format csv
+      resident predict --labels test/ --model flowers --version 3 --compare 2
 
     The exit code is 1 if any image could not be classified.
     """
-    if url:
-        classify_image = _remote(url, model, version, key, top_k)
+    if bool(paths) == bool(labels_folder):
+        raise click.UsageError("expected images to classify, or --labels FOLDER, and not both.")
+    if other_version and not labels_folder:
+        raise click.UsageError("--compare needs --labels.")
+    if url and not local:
+        open_classifier = partial(_open_remote, url, model, key)
     else:
-        classify_image = _local(ModelStore(root), model or BUILTIN_DEFAULT_MODEL, version, top_k)
-    images = list(_expand(paths))
-    rows = []
-    with click.progressbar(
-        images, label="classifying", file=sys.stderr, hidden=not sys.stderr.isatty()
-    ) as shown:
-        rows = [_classify_path(path, classify_image) for path in shown]
-    _print(rows, style, top_k)
-    if any(row.error for row in rows):
+        open_classifier = partial(_open_local, ModelStore(root), model or BUILTIN_DEFAULT_MODEL)
+    if labels_folder:
+        labels = labelled_images(labels_folder)
+        classifiers = [open_classifier(version)]
+        if other_version:
+            classifiers.append(open_classifier(other_version))
+        complete = _evaluate(labels_folder, labels, classifiers, style)
+    else:
+        complete = _classify(list(find_images(paths)), open_classifier(version), top_k, style)
+    if not complete:
         sys.exit(1)
 
 
-def _expand(paths: Sequence[str]) -> Iterator[str]:
-    """Yield the images of files, folders and patterns. Raises click.UsageError if one has none."""
-    for path in paths:
-        if path == STDIN or Path(path).is_file():
-            yield path
-            continue
-        if Path(path).is_dir():
-            found = [
-                str(file)
-                for file in sorted(Path(path).rglob("*"))
-                if file.suffix.lower() in SUFFIXES and file.is_file()
-            ]
-        else:
-            found = sorted(name for name in glob.glob(path, recursive=True) if Path(name).is_file())
-        if not found:
-            raise click.UsageError(_no_images(path))
-        yield from found
+def _open_local(store: ModelStore, model: str, version: str | None) -> Classifier:
+    return LocalClassifier(store, model, version)
 
 
-def _no_images(path: str) -> str:
-    if Path(path).is_dir():
-        return f"{path!r} contains no images: expected files like {', '.join(sorted(SUFFIXES))}."
-    if glob.has_magic(path):
-        return f"no file matches {path!r}: expected a file, a folder or a pattern."
-    return f"{path!r} does not exist: expected a file, a folder or a pattern."
+def _open_remote(url: str, model: str | None, key: str | None, version: str | None) -> Classifier:
+    return RemoteClassifier(url, model, version, key)
 
 
-def _classify_path(path: str, classify_image: Callable[[bytes], dict[str, Any]]) -> PredictedImage:
-    try:
-        data = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
-        return PredictedImage(path, classify_image(data))
-    except (ImageError, InvalidModelOutputError) as error:
-        return PredictedImage(path, error=f"{error.code}: {error}")
-    except RequestFailedError as error:
-        return PredictedImage(path, error=str(error))
-    except OSError as error:
-        return PredictedImage(path, error=f"cannot be read: {error.strerror or error}")
+def _classify(images: Sequence[str], classifier: Classifier, top_k: int, style: str) -> bool:
+    """Print the results. Returns whether every image was classified."""
+    complete = True
+
+    def note(row: PredictedImage) -> PredictedImage:
+        nonlocal complete
+        complete &= not row.error
+        return row
+
+    with (
+        classify_paths(images, classifier, top_k) as outcomes,
+        _bar(outcomes, images, streams=style != "table") as shown,
+    ):
+        print_results(map(note, shown), style)
+    return complete
 
 
-def _local(
-    store: ModelStore, model: str, wanted: str | None, top_k: int
-) -> Callable[[bytes], dict[str, Any]]:
-    """Return a function that classifies with a version of the store, as the service would."""
-    version = store.open(model, store.resolve(model, wanted))
-    manifest = version.manifest
-    precisions = [variant.precision for variant in manifest.variants]
-    precision = "fp32" if "fp32" in precisions else precisions[0]
-    session = load_variant(version, version.variant(precision))
-    calibration = manifest.calibration or Calibration()
-
-    def classify_image(data: bytes) -> dict[str, Any]:
-        pixels = prepare(data, manifest.preprocessing)
-        (row,) = classify(session.run(pixels[np.newaxis]), manifest.outputs, calibration)
-        if isinstance(row, InvalidModelOutputError):
-            raise row
-        return describe_image(row, manifest.class_names, top_k)
-
-    return classify_image
-
-
-class RequestFailedError(Exception):
-    """The service answered with an error, or could not be reached."""
-
-
-def _remote(
-    url: str, model: str | None, version: str | None, key: str | None, top_k: int
-) -> Callable[[bytes], dict[str, Any]]:
-    """Return a function that classifies through a running service."""
-    if version and not model:
-        raise click.UsageError("--version needs --model.")
-    path = f"/models/{urllib.parse.quote(model, safe='')}" if model else ""
-    path += f"/versions/{urllib.parse.quote(version, safe='')}" if version else ""
-    target = f"{url.rstrip('/')}/v1{path}/predict?top_k={top_k}"
-    if not target.startswith(("http://", "https://")):
-        raise click.UsageError(f"--url must begin with http:// or https://, got {url!r}.")
-    headers = {"Content-Type": "application/octet-stream"}
-    if key:
-        headers["Authorization"] = f"Bearer {key}"
-
-    def classify_image(data: bytes) -> dict[str, Any]:
-        request = urllib.request.Request(target, data, headers)  # noqa: S310  checked above
-        try:
-            with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
-                result: dict[str, Any] = json.load(response)["results"][0]
-                return result
-        except urllib.error.HTTPError as error:
-            body = error.read()
-            try:
-                problem = json.loads(body)
-                text = f"{problem['code']}: {problem['detail']}"
-            except (ValueError, KeyError, TypeError):
-                text = f"HTTP {error.code}"
-            raise RequestFailedError(text) from None
-        except (urllib.error.URLError, TimeoutError) as error:
-            reason = getattr(error, "reason", error)
-            raise RequestFailedError(f"{url} does not answer: {reason}") from None
-
-    return classify_image
-
-
-def _print(rows: Sequence[PredictedImage], style: str, top_k: int) -> None:
+def _evaluate(
+    folder: Path, labels: Mapping[str, str], classifiers: Sequence[Classifier], style: str
+) -> bool:
+    """Print the figures. Returns whether every version classified every image."""
+    outcomes = [_classify_labelled(folder, labels, classifier) for classifier in classifiers]
+    figures = [evaluate(images, labels) for images in outcomes]
+    comparison = compare(outcomes[0], outcomes[1], labels) if len(outcomes) == 2 else None
     if style == "json":
-        for row in rows:
-            outcome = {"error": row.error} if row.error else row.result
-            click.echo(json.dumps({"path": row.path, **outcome}, ensure_ascii=False))
-        return
-    if style == "csv":
-        writer = csv.writer(sys.stdout)
-        writer.writerow(["path", "label", "score", "abstained", "error"])
-        for row in rows:
-            for prediction in row.result.get("predictions", [{}])[:top_k]:
-                writer.writerow(
-                    [
-                        row.path,
-                        prediction.get("label", ""),
-                        prediction.get("score", ""),
-                        row.result.get("abstained", ""),
-                        row.error or "",
-                    ]
-                )
-        return
-    width = max(len(row.path) for row in rows)
-    for row in rows:
-        click.echo(f"{row.path.ljust(width)}  {_describe(row)}")
+        report: dict[str, Any] = {"evaluations": figures}
+        click.echo(json.dumps(report | {"comparison": comparison}, ensure_ascii=False))
+    elif style == "csv":
+        print_results((image for images in outcomes for image in images), style, labels)
+    else:
+        for number, each in enumerate(figures):
+            click.echo(nl=number > 0)
+            print_figures(each)
+        if comparison:
+            names = [", ".join(each["versions"]) or "no version" for each in figures]
+            print_comparison(comparison, *names)
+    return not any(each["failed"] for each in figures)
 
 
-def _describe(row: PredictedImage) -> str:
-    if row.error:
-        return f"error: {row.error}"
-    labels = ", ".join(
-        f"{prediction['label']} {prediction['score']:.1%}"
-        for prediction in row.result["predictions"]
-    )
-    return (
-        f"{labels}  (abstained: unlike the training data)"
-        if row.result.get("abstained")
-        else labels
+def _classify_labelled(
+    folder: Path, labels: Mapping[str, str], classifier: Classifier
+) -> list[PredictedImage]:
+    """Classify every image, after a check that the folders are named as the classes are."""
+    images = list(labels)
+    with classify_paths(images[:MAX_PROBES], classifier, MAX_RANKED) as probes:
+        first = next((probe for probe in probes if not probe.error), None)
+    if first:
+        names = [prediction["label"] for prediction in first.result["predictions"]]
+        if len(names) < MAX_RANKED:  # otherwise there are more classes than a response may have
+            check_labels(labels, sorted(names), folder)
+    with classify_paths(images, classifier, TOP_K) as outcomes, _bar(outcomes, images) as shown:
+        return list(shown)
+
+
+def _bar(
+    outcomes: Iterator[PredictedImage], images: Sequence[str], *, streams: bool = False
+) -> AbstractContextManager[Iterable[PredictedImage]]:
+    """A progress bar on a terminal, unless results appear there meanwhile."""
+    hidden = not sys.stderr.isatty() or (streams and sys.stdout.isatty())
+    return click.progressbar(
+        outcomes, len(images), label="classifying", file=sys.stderr, hidden=hidden
     )

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,41 @@ def test_a_service_that_does_not_answer_is_an_error() -> None:
     code, output = predict(CAT, "--format", "json", "--url", "http://127.0.0.1:9")
     assert code == 1
     assert "127.0.0.1:9" in json.loads(output)["error"]
+
+
+class Overloaded(BaseHTTPRequestHandler):
+    """Answers 429 to the first request, as the service does when it is overloaded."""
+
+    asked = 0
+
+    def do_POST(self) -> None:
+        type(self).asked += 1
+        self.rfile.read(int(self.headers["Content-Length"]))
+        busy = self.asked == 1
+        results = [{"predictions": [{"label": "cat", "index": 3, "score": 1.0}]}]
+        body = json.dumps({"model": "m", "version": 1, "results": results}).encode()
+        self.send_response(429 if busy else 200)
+        self.send_header("Retry-After", "0")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def test_an_overloaded_service_is_asked_again() -> None:
+    with HTTPServer(("127.0.0.1", 0), Overloaded) as http:
+        threading.Thread(target=http.serve_forever).start()
+        code, output = predict(
+            CAT, "--format", "json", "--url", f"http://127.0.0.1:{http.server_port}"
+        )
+        http.shutdown()
+    assert code == 0
+    assert json.loads(output)["predictions"][0]["label"] == "cat"
+    assert Overloaded.asked == 2
+
+
+def test_the_service_of_the_variable_is_asked_unless_local_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RESIDENT_URL", "http://127.0.0.1:9")
+    assert predict(CAT)[0] == 1
+    assert predict(CAT, "--local")[0] == 0
