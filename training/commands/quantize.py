@@ -85,6 +85,7 @@ def quantize(
     from training.display import TrainingDisplay
     from training.gates.gate import require_passed
     from training.quantization.publication import open_source_version, publish_variant
+    from training.quantization.refusal import describe_refusal
     from training.quantization.variants import QuantizationSettings, make_variant
     from training.quantization.version_data import is_training_data, open_version_data
     from training.tables import sensitivity_table
@@ -111,6 +112,8 @@ def quantize(
             f"test accuracy {top1:.2%} in {precision}, {fp32_top1:.2%} in fp32, "
             f"{len(run_data.split.test):,} images"
         )
+        for sentence in describe_refusal(quantized, run_data.images, settings):
+            display.say(sentence)
         require_passed(quantized.checks)
         published = publish_variant(version, quantized, model_store, promote=promote)
         print_published(display, version.model, published, store)

@@ -71,6 +71,15 @@ class QuantizationSettings:
 
 
 @dataclass(frozen=True)
+class ChangedLabel:
+    """A test image with another top-1 than in fp32: its index, and the class before and after."""
+
+    image: int
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
 class QuantizedVariant:
     """A converted file with its checks.
 
@@ -79,6 +88,8 @@ class QuantizedVariant:
         top1: fp32's and the variant's top-1 on the test split.
         fp32_layers: Layers that were left in fp32.
         sensitivities: Empty if layers were not measured.
+        changed: Test images with another top-1 than in fp32.
+        changed_golden: Golden images with another top-1, by their paths in the version.
     """
 
     precision: Precision
@@ -89,6 +100,8 @@ class QuantizedVariant:
     top1: tuple[float, float]
     fp32_layers: tuple[str, ...] = ()
     sensitivities: tuple[Sensitivity, ...] = ()
+    changed: tuple[ChangedLabel, ...] = ()
+    changed_golden: tuple[str, ...] = ()
 
 
 def make_variant(
@@ -134,7 +147,24 @@ def make_variant(
         (fp32_top1, top1),
         fp32_layers,
         sensitivities,
+        tuple(_changed_labels(candidate, data)),
+        tuple(
+            block.image
+            for block, before, after in zip(
+                version.manifest.golden,
+                candidate.golden_expected,
+                candidate.golden_logits,
+                strict=True,
+            )
+            if before.argmax() != after.argmax()
+        ),
     )
+
+
+def _changed_labels(candidate: VariantCandidate, data: RunData) -> Iterator[ChangedLabel]:
+    before, after = candidate.expected.argmax(1), candidate.logits.argmax(1)
+    for row in np.flatnonzero(before != after):
+        yield ChangedLabel(int(data.split.test[row]), int(before[row]), int(after[row]))
 
 
 def _run(
