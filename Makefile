@@ -65,7 +65,7 @@ lint: $(CI)/.installed ## Check style (ruff) and types (mypy, strict)
 	$(CI)/bin/mypy
 
 reference: $(CI)/.installed ## Write the generated pages of docs/reference
-	PYTHONPATH=. $(CI)/bin/python docs/generate_reference.py
+	env -u XDG_CACHE_HOME -u XDG_CONFIG_HOME PYTHONPATH=. $(CI)/bin/python docs/generate_reference.py
 
 docs: $(CI)/.installed reference ## Build the site build/site from docs/, check links
 	NO_MKDOCS_2_WARNING=1 $(CI)/bin/python -m mkdocs build --strict --quiet

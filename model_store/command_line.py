@@ -10,6 +10,7 @@
 import copy
 import errno
 import json
+import os
 import shlex
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -52,6 +53,12 @@ def format_command(title: str, words: Sequence[str | Path], width: int) -> str:
             lines[-1] += " \\"
             lines.append(f"    {word}")
     return "\n".join(lines)
+
+
+def describe_path(path: Path) -> str:
+    """Return a path as people write it, with `~` for the home directory."""
+    home = os.path.expanduser("~")  # noqa: PTH111  Path.home raises without a home
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 class SharedOption(click.Option):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from model_store.command_line import CommandGroup, SharedOption
+from model_store.command_line import CommandGroup, SharedOption, describe_path
 from model_store.errors import InvalidNameError
 from model_store.names import check_name
 from service.key_file import (
@@ -35,7 +35,7 @@ keys_option = SharedOption(
     ["--keys", "path"],
     type=click.Path(path_type=Path, dir_okay=False),
     default=default_key_file,
-    show_default="keys.json in $XDG_CONFIG_HOME/resident or ~/.config/resident",
+    show_default=describe_path(default_key_file()),
     envvar="SERVICE_KEYS",
     show_envvar=True,
     help="File of API keys.",

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from model_store import __version__
+from model_store.command_line import describe_path
 from model_store.errors import ProviderError
 from model_store.validation import describe_validation_error
 from service.key_file import ApiKeysError
@@ -29,6 +30,8 @@ def _option(name: str, field: FieldInfo) -> click.Option:
     annotation = annotation if "None" in str(field.annotation) else field.annotation
     if not field.default_factory and field.default not in (None, {}, ""):
         options |= {"default": field.default, "show_default": True}
+    if field.default_factory is not None:
+        options["show_default"] = describe_path(field.get_default(call_default_factory=True))
     if annotation is bool:
         return click.Option([f"--{flag}/--no-{flag}"], **options)
     if get_origin(annotation) is Literal:

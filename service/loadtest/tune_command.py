@@ -1,11 +1,13 @@
 """`python -m service tune MODEL`: find a model's best settings on this machine and save them."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, get_args
 
 import click
 
+from model_store.command_line import describe_path
 from model_store.host_cache import default_host_cache, open_host_cache
 from model_store.manifest import now
 from model_store.store import BUILTIN_ROOT, DEFAULT_ROOT, ModelStore
@@ -45,8 +47,8 @@ if TYPE_CHECKING:
     from service.loadtest.terminal import LoadtestTerminal  # needs the extra
 
 DEFAULT_LARGEST_BATCH: Final = 32
-MAX_REPEAT_RATIO: Final = 1.2
-"""Two measurements of a setting that differ by more than this ratio get a warning."""
+DEFAULT_MAX_DIFFERENCE: Final = 20
+"""Percent by which two measurements of a setting may differ."""
 MAX_SECONDS: Final = 3600.0
 DIRECTORY: Final = click.Path(file_okay=False, path_type=Path)
 
@@ -91,6 +93,14 @@ DIRECTORY: Final = click.Path(file_okay=False, path_type=Path)
     help="Seconds to measure each setting; longer if batches are slow.",
 )
 @click.option(
+    "--max-difference",
+    type=BoundedNumber(1e6, least=0),
+    metavar="PERCENT",
+    default=DEFAULT_MAX_DIFFERENCE,
+    show_default=True,
+    help="Store nothing if two measurements of the same setting differ by more.",
+)
+@click.option(
     "--store",
     type=DIRECTORY,
     default=DEFAULT_ROOT,
@@ -103,8 +113,8 @@ DIRECTORY: Final = click.Path(file_okay=False, path_type=Path)
     type=DIRECTORY,
     default=default_host_cache,
     envvar="SERVICE_CACHE",
-    help="The directory for the result; use the same one for `serve`.  "
-    "[default: $XDG_CACHE_HOME/resident, or ~/.cache/resident]",
+    show_default=describe_path(default_host_cache()),
+    help="The directory for the result; use the same one for `serve`.",
 )
 @click.option(
     "--picture",
@@ -118,6 +128,7 @@ def tune(
     mode: Mode,
     largest: int,
     seconds: float,
+    max_difference: float,
     store: Path,
     cache: Path,
     picture: Path | None,
@@ -163,12 +174,13 @@ def tune(
             measured = _measure_with_progress(terminal, curves, measure, goal)
             chosen = choose_point(measured, goal)
             terminal.print_table(tuning_table(measured, chosen.point if chosen else None, p99_ms))
-            ratio = max(max(values) / min(values) for values in throughputs.values())
-            if ratio > MAX_REPEAT_RATIO:
-                terminal.print(
-                    f"a setting that was measured twice differed by a factor of {ratio:.1f}: "
-                    "something else was running, so these results are not reliable",
-                    "yellow",
+            difference = largest_difference(throughputs.values())
+            if difference > max_difference:
+                raise MeasurementError(
+                    f"two measurements of the same setting differ by {difference:.0f} %, so the "
+                    "choice means little; nothing was written. Stop other programs, or measure "
+                    "longer with --seconds. To store the choice nevertheless, give "
+                    f"--max-difference {math.ceil(difference)}"
                 )
             if chosen is None:
                 raise MeasurementError(
@@ -183,6 +195,11 @@ def tune(
         terminal.print(f"written: {path}")
         terminal.print(f"chart: {chart}")
         terminal.print(f"Use them: python -m service --store {store} --cache {cache}")
+
+
+def largest_difference(repeated: Iterable[Sequence[float]]) -> float:
+    """By how many percent the measurements of a setting differ at most."""
+    return 100 * (max(max(values) / min(values) for values in repeated) - 1)
 
 
 def _measure_with_progress(

@@ -57,7 +57,7 @@ class NetworkSettings(BaseModel):
         Path,
         Field(
             description="File of API keys, written by python -m service keys. It must exist. "
-            "Unset: keys.json in $XDG_CONFIG_HOME/resident or ~/.config/resident, if it exists."
+            "Unset: `resident/keys.json` in $XDG_CONFIG_HOME, else in ~/.config, if it exists."
         ),
     ] = Field(default_factory=default_key_file)
     body_timeout_seconds: Annotated[

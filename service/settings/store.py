@@ -92,7 +92,7 @@ class StoreSettings(BaseModel):
         Field(
             default_factory=default_host_cache,
             description="Directory of optimised graphs, engines, trials and tuned settings of this "
-            "host. It is safe to delete. Unset: resident in $XDG_CACHE_HOME or ~/.cache.",
+            "host. It is safe to delete. Unset: `resident` in $XDG_CACHE_HOME, else in ~/.cache.",
         ),
     ]
     cache_max_bytes: Annotated[

@@ -153,3 +153,11 @@ def test_a_long_command_continues_on_lines_that_a_shell_joins() -> None:
     assert title == "next:"
     assert max(map(len, lines)) <= 50
     assert shlex.split("\n".join(lines).replace("\\\n", " ")) == words
+
+
+def test_paths_in_the_home_directory_are_written_with_a_tilde(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert describe_path(tmp_path / ".cache" / "resident") == "~/.cache/resident"
+    assert describe_path(Path("/var/cache")) == "/var/cache"

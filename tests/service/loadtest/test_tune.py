@@ -10,14 +10,15 @@ from server_process import running
 
 from model_store.store import ModelStore
 from service.engine.tuned_settings import TunedSettings
-from service.loadtest.tune_command import tune
+from service.loadtest.tune_command import largest_difference, tune
 
 DIGITS = "digits-resnet20"
 
 
 def run_tune(store: ModelStore, cache: Path, *arguments: object) -> Result:
     """Run the command with measurements that are too short to mean anything."""
-    given = ["--seconds", "0.01", "--store", store.root, "--cache", cache, *arguments]
+    short = ("--seconds", "0.01", "--max-difference", 1e6)
+    given = [*short, "--store", store.root, "--cache", cache, *arguments]
     return CliRunner().invoke(tune, [str(argument) for argument in given])
 
 
@@ -41,6 +42,20 @@ def test_tuned_settings_are_written_drawn_and_served(store: ModelStore, tmp_path
         assert server.announced().stderr.wait_for(
             rf"tuned settings used version={DIGITS}/1 precision=fp32$"
         )
+
+
+def test_a_choice_that_means_little_is_not_stored(store: ModelStore, tmp_path: Path) -> None:
+    """Two measurements on a real machine are never equal."""
+    publish(store)
+    done = run_tune(store, tmp_path / "cache", MODEL, "--max-difference", 0)
+    assert done.exit_code == 1
+    assert "images/s" in done.stdout
+    assert "--max-difference" in done.stderr
+    assert list((tmp_path / "cache/tuning").iterdir()) == []
+
+
+def test_the_difference_is_that_of_the_same_setting() -> None:
+    assert largest_difference([[10.0, 12.0], [100.0], [50.0, 45.0]]) == pytest.approx(20)
 
 
 def test_p99_that_no_setting_meets_writes_nothing(store: ModelStore, tmp_path: Path) -> None:
