@@ -15,6 +15,7 @@ from model_store.command_line import (
     CommandGroup,
     LazyCommand,
     SharedOption,
+    describe_path,
     echo_json,
     format_command,
     json_option,
