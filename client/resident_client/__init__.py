@@ -17,13 +17,14 @@ from resident_client.errors import (
     ResponseError,
 )
 from resident_client.images import ImageInput
-from resident_client.options import PredictOptions
+from resident_client.options import EmbedOptions, PredictOptions
 from resident_client.results import Embedding, ImageFailure, Prediction, Result
 
 __all__ = [
     "AsyncClient",
     "Client",
     "ConnectionFailedError",
+    "EmbedOptions",
     "Embedding",
     "ImageFailure",
     "ImageInput",

@@ -2,13 +2,13 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from resident_client.core import Core, split_batches
+from resident_client.core import EMBED, PREDICT, Core, Operation, split_batches
 from resident_client.images import ImageInput, encode_image
 from resident_client.options import (
     BATCH_SIZE,
@@ -17,11 +17,12 @@ from resident_client.options import (
     MAX_WAIT_SECONDS,
     RETRIES,
     TIMEOUT_SECONDS,
+    EmbedOptions,
     PredictOptions,
     check_url,
 )
 from resident_client.progress import Progress, count_progress
-from resident_client.results import Result
+from resident_client.results import Embedding, Result
 from resident_client.steps import Download, Encode, Flow, Send, Step, download_request
 
 T = TypeVar("T")
@@ -60,7 +61,7 @@ class AsyncClient:
 
     async def predict(self, image: ImageInput, **options: Unpack[PredictOptions]) -> Result:
         """As `Client.predict`."""
-        return await self._run(self._core.predict_one(image, options))
+        return await self._run(self._core.process_one(PREDICT, image, options))
 
     def predict_many(
         self,
@@ -73,11 +74,24 @@ class AsyncClient:
     ) -> AsyncIterator[Result]:
         """As `Client.predict_many`, for `async for`."""
         options.setdefault("priority", 2)
+        return self._run_batches(PREDICT, images, options, batch_size, concurrency, progress)
 
-        def classify(batch: list[ImageInput]) -> Flow[list[Result]]:
-            return self._core.predict(batch, options)
+    async def embed(self, image: ImageInput, **options: Unpack[EmbedOptions]) -> Embedding:
+        """As `Client.embed`."""
+        return await self._run(self._core.process_one(EMBED, image, options))
 
-        return self._run_batches(images, classify, batch_size, concurrency, progress)
+    def embed_many(
+        self,
+        images: Iterable[ImageInput],
+        *,
+        batch_size: int = BATCH_SIZE,
+        concurrency: int = CONCURRENCY,
+        progress: Progress = False,
+        **options: Unpack[EmbedOptions],
+    ) -> AsyncIterator[Embedding]:
+        """As `Client.embed_many`, for `async for`."""
+        options.setdefault("priority", 2)
+        return self._run_batches(EMBED, images, options, batch_size, concurrency, progress)
 
     async def models(self) -> list[dict[str, Any]]:
         """As `Client.models`."""
@@ -93,8 +107,9 @@ class AsyncClient:
 
     async def _run_batches(
         self,
+        operation: Operation[T],
         images: Iterable[ImageInput],
-        classify: Callable[[list[ImageInput]], Flow[list[T]]],
+        options: EmbedOptions,
         batch_size: int,
         concurrency: int,
         progress: Progress,
@@ -105,7 +120,11 @@ class AsyncClient:
             with count_progress(progress, images) as advance:
                 while True:
                     while len(running) < concurrency and (batch := next(batches, None)):
-                        running.append(asyncio.create_task(self._run(classify(batch))))
+                        running.append(
+                            asyncio.create_task(
+                                self._run(self._core.process(operation, batch, options))
+                            )
+                        )
                     if not running:
                         return
                     results = await running.popleft()

@@ -2,14 +2,14 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from resident_client.core import Core, split_batches
+from resident_client.core import EMBED, PREDICT, Core, Operation, split_batches
 from resident_client.images import ImageInput, encode_image
 from resident_client.options import (
     BATCH_SIZE,
@@ -18,11 +18,12 @@ from resident_client.options import (
     MAX_WAIT_SECONDS,
     RETRIES,
     TIMEOUT_SECONDS,
+    EmbedOptions,
     PredictOptions,
     check_url,
 )
 from resident_client.progress import Progress, count_progress
-from resident_client.results import Result
+from resident_client.results import Embedding, Result
 from resident_client.steps import Download, Encode, Flow, Send, Step, download_request
 
 T = TypeVar("T")
@@ -80,7 +81,7 @@ class Client:
             ResponseError: The service answered with an error.
             ConnectionFailedError: The service does not answer.
         """
-        return self._run(self._core.predict_one(image, options))
+        return self._run(self._core.process_one(PREDICT, image, options))
 
     def predict_many(
         self,
@@ -108,11 +109,34 @@ class Client:
             ConnectionFailedError: The service does not answer.
         """
         options.setdefault("priority", 2)
+        return self._run_batches(PREDICT, images, options, batch_size, concurrency, progress)
 
-        def classify(batch: list[ImageInput]) -> Flow[list[Result]]:
-            return self._core.predict(batch, options)
+    def embed(self, image: ImageInput, **options: Unpack[EmbedOptions]) -> Embedding:
+        """Return the embedding of one image: the pooled features before the last layer.
 
-        return self._run_batches(images, classify, batch_size, concurrency, progress)
+        Args:
+            image: As in `predict`.
+            options: See `EmbedOptions`.
+
+        Raises:
+            ImageInputError: The image cannot be read.
+            ResponseError: The service answered with an error.
+            ConnectionFailedError: The service does not answer.
+        """
+        return self._run(self._core.process_one(EMBED, image, options))
+
+    def embed_many(
+        self,
+        images: Iterable[ImageInput],
+        *,
+        batch_size: int = BATCH_SIZE,
+        concurrency: int = CONCURRENCY,
+        progress: Progress = False,
+        **options: Unpack[EmbedOptions],
+    ) -> Iterator[Embedding]:
+        """As `predict_many`, for embeddings."""
+        options.setdefault("priority", 2)
+        return self._run_batches(EMBED, images, options, batch_size, concurrency, progress)
 
     def models(self) -> list[dict[str, Any]]:
         """List the models, as `GET /v1/models` shows them."""
@@ -128,8 +152,9 @@ class Client:
 
     def _run_batches(
         self,
+        operation: Operation[T],
         images: Iterable[ImageInput],
-        classify: Callable[[list[ImageInput]], Flow[list[T]]],
+        options: EmbedOptions,
         batch_size: int,
         concurrency: int,
         progress: Progress,
@@ -141,7 +166,9 @@ class Client:
             with count_progress(progress, images) as advance:
                 while True:
                     while len(running) < concurrency and (batch := next(batches, None)):
-                        running.append(pool.submit(self._run, classify(batch)))
+                        running.append(
+                            pool.submit(self._run, self._core.process(operation, batch, options))
+                        )
                     if not running:
                         return
                     results = running.popleft().result()

@@ -4,32 +4,52 @@ A call of the API is a generator that does no input or output. It yields steps a
 outcomes, so that `Client` and `AsyncClient` differ only in how they do a step.
 """
 
-import email.utils
 import itertools
-import json
 import random
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Generic
 from urllib.parse import quote
 
 import httpx
 
 from resident_client.errors import ConnectionFailedError, ImageInputError, ResponseError
 from resident_client.images import ImageInput, is_url
-from resident_client.options import PredictOptions, predict_route
-from resident_client.results import ImageFailure, Result, read_failure, read_result
-from resident_client.steps import Download, Encode, Flow, Send, Wait
+from resident_client.options import EmbedOptions, image_route
+from resident_client.responses import image_failures, read_error, read_json
+from resident_client.results import (
+    ImageFailure,
+    fail_embedding,
+    fail_result,
+    read_embedding,
+    read_result,
+)
+from resident_client.steps import Download, Encode, Flow, Send, T, Wait
 
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
 """Larger batches are sent in two halves. The service's default limit is twice that."""
 RETRIED_STATUSES: Final = frozenset({429, 502, 503})
 FIRST_WAIT_SECONDS: Final = 0.25
 UNREADABLE: Final = "unreadable_input"
-_IMAGE_STATUSES: Final = frozenset({400, 413, 415})
-_REQUEST_CODES: Final = frozenset({"invalid_parameter", "no_label_sets"})
-"""Codes with these statuses that say nothing about the image."""
+
+
+@dataclass(frozen=True)
+class Operation(Generic[T]):
+    """What to do with images.
+
+    Attributes:
+        action: The route, as in `ACTIONS`.
+        read: Reads one entry of a response, given the model and the version.
+        fail: Makes the outcome of an image that the service has not seen.
+    """
+
+    action: str
+    read: Callable[[str, int, dict[str, Any]], T]
+    fail: Callable[[ImageFailure], T]
+
+
+PREDICT: Final = Operation("predict", read_result, fail_result)
+EMBED: Final = Operation("embed", read_embedding, fail_embedding)
 
 
 class Core:
@@ -49,13 +69,13 @@ class Core:
     def models(self) -> Flow[list[dict[str, Any]]]:
         """List the models."""
         response = yield from self._send(Send("GET", "/v1/models"))
-        models: list[dict[str, Any]] = _read_json(response)["models"]
+        models: list[dict[str, Any]] = read_json(response)["models"]
         return models
 
     def model(self, name: str) -> Flow[dict[str, Any]]:
         """Show a model."""
         response = yield from self._send(Send("GET", f"/v1/models/{quote(name, safe='')}"))
-        return _read_json(response)
+        return read_json(response)
 
     def ready(self) -> Flow[bool]:
         """Whether the service may receive traffic. False too if it cannot be reached."""
@@ -65,49 +85,59 @@ class Core:
             return False
         return bool(response.status_code == httpx.codes.OK)
 
-    def predict(self, images: Sequence[ImageInput], options: PredictOptions) -> Flow[list[Result]]:
-        """Classify images in as few requests as possible. A bad image has its error in its place.
+    def process(
+        self, operation: Operation[T], images: Sequence[ImageInput], options: EmbedOptions
+    ) -> Flow[list[T]]:
+        """Send images in as few requests as possible. A bad image has its error in its place.
 
         Raises:
             ResponseError: The service rejected the request as a whole.
         """
-        outcomes: list[bytes | ImageFailure] = []
+        loaded: list[bytes | ImageFailure] = []
         for image in images:
-            outcomes.append((yield from self._encode(image)))  # noqa: PERF401  cannot yield there
-        encoded = [outcome for outcome in outcomes if isinstance(outcome, bytes)]
-        results = iter((yield from self._predict_encoded(encoded, options)) if encoded else [])
+            loaded.append((yield from self._encode(image)))  # noqa: PERF401  cannot yield there
+        encoded = [image for image in loaded if isinstance(image, bytes)]
+        outcomes: Iterator[T] = iter(())
+        if encoded:
+            outcomes = iter((yield from self._process_encoded(operation, encoded, options)))
         return [
-            Result("", 0, error=outcome) if isinstance(outcome, ImageFailure) else next(results)
-            for outcome in outcomes
+            operation.fail(image) if isinstance(image, ImageFailure) else next(outcomes)
+            for image in loaded
         ]
 
-    def predict_one(self, image: ImageInput, options: PredictOptions) -> Flow[Result]:
-        """Classify an image. Raises ImageInputError or ResponseError if it has no result."""
+    def process_one(
+        self, operation: Operation[T], image: ImageInput, options: EmbedOptions
+    ) -> Flow[T]:
+        """Send one image. Raises ImageInputError or ResponseError if it has no outcome."""
         encoded = yield from self._encode(image)
         if isinstance(encoded, ImageFailure):
             raise ImageInputError(encoded.detail)
-        response = yield from self._send(_predict_request([encoded], options))
-        (result,) = _read_results(response)
-        return result
+        response = yield from self._send(_image_request(operation.action, [encoded], options))
+        (outcome,) = _read_outcomes(operation, response)
+        return outcome
 
-    def _predict_encoded(self, images: list[bytes], options: PredictOptions) -> Flow[list[Result]]:
+    def _process_encoded(
+        self, operation: Operation[T], images: list[bytes], options: EmbedOptions
+    ) -> Flow[list[T]]:
         several = len(images) > 1
         if several and sum(map(len, images)) > MAX_REQUEST_BYTES:
-            return (yield from self._predict_halves(images, options))
+            return (yield from self._process_halves(operation, images, options))
         try:
-            response = yield from self._send(_predict_request(images, options))
+            response = yield from self._send(_image_request(operation.action, images, options))
         except ResponseError as error:
             if several and error.code in {"body_too_large", "too_many_images"}:
-                return (yield from self._predict_halves(images, options))
-            if failures := _image_failures(error, len(images)):
-                return [Result("", 0, error=failure) for failure in failures]
+                return (yield from self._process_halves(operation, images, options))
+            if failures := image_failures(error, len(images)):
+                return [operation.fail(failure) for failure in failures]
             raise
-        return _read_results(response)
+        return _read_outcomes(operation, response)
 
-    def _predict_halves(self, images: list[bytes], options: PredictOptions) -> Flow[list[Result]]:
+    def _process_halves(
+        self, operation: Operation[T], images: list[bytes], options: EmbedOptions
+    ) -> Flow[list[T]]:
         half = len(images) // 2
-        first = yield from self._predict_encoded(images[:half], options)
-        second = yield from self._predict_encoded(images[half:], options)
+        first = yield from self._process_encoded(operation, images[:half], options)
+        second = yield from self._process_encoded(operation, images[half:], options)
         return first + second
 
     def _encode(self, image: ImageInput) -> Flow[bytes | ImageFailure]:
@@ -143,7 +173,7 @@ class Core:
             else:
                 if response.is_success:
                     return response
-                failure = _read_error(response)
+                failure = read_error(response)
                 wait = wait if failure.retry_after is None else failure.retry_after
                 if (
                     response.status_code not in RETRIED_STATUSES
@@ -155,8 +185,8 @@ class Core:
         raise AssertionError  # the loop has no end
 
 
-def _predict_request(images: Sequence[bytes], options: PredictOptions) -> Send:
-    path, query = predict_route("predict", options)
+def _image_request(action: str, images: Sequence[bytes], options: EmbedOptions) -> Send:
+    path, query = image_route(action, options)
     if len(images) == 1:
         headers = {"Content-Type": "application/octet-stream"}
         return Send("POST", path, query, headers, content=images[0])
@@ -167,63 +197,12 @@ def _predict_request(images: Sequence[bytes], options: PredictOptions) -> Send:
     return Send("POST", path, query, files=files)
 
 
-def _read_results(response: httpx.Response) -> list[Result]:
-    document = _read_json(response)
+def _read_outcomes(operation: Operation[T], response: httpx.Response) -> list[T]:
+    document = read_json(response)
     return [
-        read_result(document["model"], document["version"], entry) for entry in document["results"]
+        operation.read(document["model"], document["version"], entry)
+        for entry in document["results"]
     ]
-
-
-def _read_json(response: httpx.Response) -> dict[str, Any]:
-    try:
-        document = json.loads(response.content)
-    except ValueError:
-        document = None
-    if not isinstance(document, dict):
-        raise ResponseError(
-            response.status_code,
-            "unexpected_response",
-            "expected a JSON object; is this the address of a Resident service?",
-        )
-    return document
-
-
-def _image_failures(error: ResponseError, count: int) -> list[ImageFailure]:
-    """The failures of the images, if each of them failed; else nothing."""
-    if error.errors:
-        return [read_failure(entry) for entry in error.errors]
-    if count == 1 and error.status in _IMAGE_STATUSES and error.code not in _REQUEST_CODES:
-        return [ImageFailure(error.code, error.detail, error.status)]
-    return []
-
-
-def _read_error(response: httpx.Response) -> ResponseError:
-    try:
-        document = json.loads(response.content)
-        code, detail = str(document["code"]), str(document["detail"])
-        errors = tuple(document.get("errors", ()))
-    except (ValueError, KeyError, TypeError, AttributeError):  # of a proxy, not of the service
-        code, detail, errors = "http_error", response.reason_phrase, ()
-    return ResponseError(
-        response.status_code,
-        code,
-        detail,
-        response.headers.get("X-Request-Id"),
-        _retry_after(response.headers.get("Retry-After")),
-        errors,
-    )
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Read seconds or a date (RFC 9110, section 10.2.3)."""
-    if value is None:
-        return None
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
 
 
 def _describe(error: Exception) -> str:

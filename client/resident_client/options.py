@@ -11,34 +11,49 @@ BATCH_SIZE: Final = 16
 CONCURRENCY: Final = 4
 
 
-class PredictOptions(TypedDict, total=False):
-    """The options of a prediction. All may be left out.
+class EmbedOptions(TypedDict, total=False):
+    """The options of an embedding. All may be left out.
 
     Attributes:
         model: Name of the model. Default: the service's default model.
         version: Number of the version. Default: the one that serves.
-        top_k: How many classes to return for each image. Default: 5.
-        coverage: Also return the set of labels that contains the correct one with this probability.
+        alias: Name of an alias, whose version answers.
         timeout_ms: Milliseconds within which the service must answer.
         priority: 1 is interactive; 2 is bulk, which leaves room for interactive requests.
     """
 
     model: str | None
     version: int | None
-    top_k: int | None
-    coverage: float | None
+    alias: str | None
     timeout_ms: int | None
     priority: int | None
 
 
-def predict_route(action: str, options: PredictOptions) -> tuple[str, dict[str, Any]]:
-    """Return the path and the query of a route, like `predict`.
+class PredictOptions(EmbedOptions, total=False):
+    """The options of a prediction. All may be left out.
+
+    Attributes:
+        top_k: How many classes to return for each image. Default: 5.
+        coverage: Also return the set of labels that contains the correct one with this probability.
+        embedding: Also return the embedding of each image.
+    """
+
+    top_k: int | None
+    coverage: float | None
+    embedding: bool | None
+
+
+ACTIONS: Final = {"predict": PredictOptions, "embed": EmbedOptions}
+
+
+def image_route(action: str, options: EmbedOptions) -> tuple[str, dict[str, Any]]:
+    """Return the path and the query of a route of `ACTIONS`.
 
     Raises:
         ValueError: There is a version without a model.
         TypeError: There is no such option.
     """
-    if unknown := set(options) - set(PredictOptions.__annotations__):
+    if unknown := set(options) - set(ACTIONS[action].__annotations__):
         raise TypeError(f"there is no option {', '.join(sorted(unknown))}")
     query: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     model, version = query.pop("model", None), query.pop("version", None)

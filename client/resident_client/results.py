@@ -40,6 +40,7 @@ class Result:
         labels: With `coverage`: the set that contains the correct label with that probability.
         abstained: Whether the image is unlike the training data; None if the model cannot tell.
         reason: Why the model abstained.
+        embedding: With `embedding=True`: float32 `[dims]`, as in `Embedding`.
         error: Why the image failed; None if it did not.
     """
 
@@ -49,6 +50,7 @@ class Result:
     labels: tuple[str, ...] | None = None
     abstained: bool | None = None
     reason: str | None = None
+    embedding: "array[float] | None" = None
     error: ImageFailure | None = None
 
     @property
@@ -99,7 +101,25 @@ def read_result(model: str, version: int, document: dict[str, Any]) -> Result:
         None if labels is None else tuple(labels),
         document.get("abstained"),
         document.get("reason"),
+        array("f", document["embedding"]) if "embedding" in document else None,
     )
+
+
+def read_embedding(model: str, version: int, document: dict[str, Any]) -> Embedding:
+    """Read one entry of `results` in a response with embeddings."""
+    if "error" in document:
+        return fail_embedding(read_failure(document["error"]), model, version)
+    return Embedding(model, version, array("f", document["embedding"]))
+
+
+def fail_result(failure: ImageFailure) -> Result:
+    """Return the result of an image for which no version answered."""
+    return Result("", 0, error=failure)
+
+
+def fail_embedding(failure: ImageFailure, model: str = "", version: int = 0) -> Embedding:
+    """Return the outcome of an image without an embedding."""
+    return Embedding(model, version, array("f"), failure)
 
 
 def read_failure(document: dict[str, Any]) -> ImageFailure:

@@ -55,7 +55,7 @@ class RequestFailedError(Exception):
     """The service answered with an error, or could not be reached."""
 
 
-class Classifier(Protocol):
+class ImageClassifier(Protocol):
     """Classifies images; several threads may call it at the same time."""
 
     threads: int
@@ -128,7 +128,7 @@ class RemoteClassifier:
 
 @contextmanager
 def classify_paths(
-    paths: Sequence[str], classifier: Classifier, top_k: int
+    paths: Sequence[str], classifier: ImageClassifier, top_k: int
 ) -> Iterator[Iterator[PredictedImage]]:
     """Give the outcome of each path, in order, while several threads classify."""
     pool = ThreadPoolExecutor(classifier.threads)
@@ -138,7 +138,7 @@ def classify_paths(
         pool.shutdown(cancel_futures=True)
 
 
-def _classify_path(path: str, classifier: Classifier, top_k: int) -> PredictedImage:
+def _classify_path(path: str, classifier: ImageClassifier, top_k: int) -> PredictedImage:
     try:
         data = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
         return PredictedImage(path, *classifier(data, top_k))

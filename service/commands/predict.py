@@ -12,7 +12,7 @@ import click
 
 from model_store.store import BUILTIN_DEFAULT_MODEL, DEFAULT_ROOT, ModelStore
 from service.commands.classifiers import (
-    Classifier,
+    ImageClassifier,
     LocalClassifier,
     PredictedImage,
     RemoteClassifier,
@@ -83,15 +83,17 @@ def predict(
         sys.exit(1)
 
 
-def _open_local(store: ModelStore, model: str, version: str | None) -> Classifier:
+def _open_local(store: ModelStore, model: str, version: str | None) -> ImageClassifier:
     return LocalClassifier(store, model, version)
 
 
-def _open_remote(url: str, model: str | None, key: str | None, version: str | None) -> Classifier:
+def _open_remote(
+    url: str, model: str | None, key: str | None, version: str | None
+) -> ImageClassifier:
     return RemoteClassifier(url, model, version, key)
 
 
-def _classify(images: Sequence[str], classifier: Classifier, top_k: int, style: str) -> bool:
+def _classify(images: Sequence[str], classifier: ImageClassifier, top_k: int, style: str) -> bool:
     """Print the results. Returns whether every image was classified."""
     complete = True
 
@@ -109,7 +111,7 @@ def _classify(images: Sequence[str], classifier: Classifier, top_k: int, style: 
 
 
 def _evaluate(
-    folder: Path, labels: Mapping[str, str], classifiers: Sequence[Classifier], style: str
+    folder: Path, labels: Mapping[str, str], classifiers: Sequence[ImageClassifier], style: str
 ) -> bool:
     """Print the figures. Returns whether every version classified every image."""
     outcomes = [_classify_labelled(folder, labels, classifier) for classifier in classifiers]
@@ -131,7 +133,7 @@ def _evaluate(
 
 
 def _classify_labelled(
-    folder: Path, labels: Mapping[str, str], classifier: Classifier
+    folder: Path, labels: Mapping[str, str], classifier: ImageClassifier
 ) -> list[PredictedImage]:
     """Classify every image, after a check that the folders are named as the classes are."""
     images = list(labels)

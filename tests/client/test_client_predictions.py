@@ -186,6 +186,23 @@ def test_models_and_readiness_are_shown(client: Client) -> None:
             nowhere.predict(CAT)
 
 
+def test_an_embedding_is_that_of_the_service(client: Client, server: ServerProcess) -> None:
+    embedding = client.embed(CAT, model="cifar10")
+    with server.client() as http:
+        sent = http.post("/v1/models/cifar10/embed", content=CAT.read_bytes(),
+                         headers={"Accept": "application/octet-stream"})  # fmt: skip
+    assert embedding.values.tobytes() == sent.content
+    assert np.asarray(embedding.values).dtype == np.float32
+    assert (embedding.model, embedding.version) == ("cifar10", 1)
+    assert client.predict(CAT, model="cifar10", embedding=True).embedding == embedding.values
+    many = list(client.embed_many([CAT, b"no image", "missing.png", CAT], model="cifar10"))
+    assert many[0] == many[3] == embedding
+    codes = [entry.error and entry.error.code for entry in many]
+    assert codes == [None, "not_an_image", "unreadable_input", None]
+    with pytest.raises(TypeError, match="top_k"):
+        client.embed(CAT, top_k=1)  # type: ignore[call-arg]
+
+
 @pytest.fixture(scope="module")
 def web_server() -> Iterator[str]:
     """Another server, which publishes the repository's images."""
@@ -233,6 +250,8 @@ async def test_the_async_client_gives_the_same_results(
         client.predict_many(images, **options)
     )
     assert await async_client.predict(CAT) == client.predict(CAT)
+    assert await async_client.embed(CAT) == client.embed(CAT)
+    assert [each async for each in async_client.embed_many([CAT])] == [client.embed(CAT)]
     assert await async_client.models() == client.models()
     assert await async_client.model("cifar10") == client.model("cifar10")
     assert await async_client.ready()

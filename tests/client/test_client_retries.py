@@ -8,7 +8,7 @@ import httpx
 import pytest
 from pictures import encoded, picture
 from resident_client import AsyncClient, Client, ConnectionFailedError, ResponseError
-from resident_client.core import Core
+from resident_client.core import PREDICT, Core
 from resident_client.steps import Encode, Send, Wait
 from server_process import ServerProcess
 
@@ -22,7 +22,7 @@ OK = httpx.Response(200, json=ANSWER)
 
 def waits(*outcomes: httpx.Response | Exception, retries: int = 3) -> tuple[list[float], Any]:
     """The seconds that the core waits for between these outcomes, and its result or error."""
-    flow = Core("key", retries, max_wait_seconds=60).predict_one(b"image", {"model": "m"})
+    flow = Core("key", retries, max_wait_seconds=60).process_one(PREDICT, b"image", {"model": "m"})
     remaining, waited, step = list(outcomes), list[float](), next(flow)
     try:
         while True:
