@@ -67,13 +67,16 @@ def describe_body(body: type[BaseModel]) -> dict[str, Any]:
 class ManagementRequests:
     """What all management routes do: check the key, read the body, run one change at a time.
 
-    One instance serves the routes of all protocols.
+    One instance serves all protocols.
+
+    Attributes:
+        lock: Held while a change runs.
     """
 
     def __init__(self, keys: ApiKeys, body_timeout_seconds: float) -> None:
         self._keys = keys
         self._body_timeout_seconds = body_timeout_seconds
-        self._lock = asyncio.Lock()
+        self.lock = asyncio.Lock()
 
     async def authorise(self, request: Request) -> str:
         """The key of the request, as the history of an alias names it."""
@@ -83,7 +86,7 @@ class ManagementRequests:
         return await read_body(request.receive, MAX_BODY_BYTES, self._body_timeout_seconds)
 
     async def run(self, request: Request, change: Callable[[], Result]) -> Result:
-        async with self._lock:  # waiting in threads would use up the thread pool
+        async with self.lock:  # waiting in threads would use up the thread pool
             await _check_connected(request)
             return await asyncio.to_thread(change)
 

@@ -37,7 +37,7 @@ from service.protocols.open_inference.schemas import (
     ServerReadiness,
     StatisticsAnswer,
 )
-from service.protocols.open_inference.statistics import describe_statistics
+from service.protocols.open_inference.statistics import describe_statistics, find_served
 from service.versions.operations import Operations
 from service.versions.registry import Registry
 
@@ -120,24 +120,22 @@ def _add_model_routes(router: APIRouter, registry: Registry, statistics: Statist
     async def find_version(model: ModelName, version: VersionNumber) -> LoadedVersion:
         return registry.find(model, version)
 
+    async def find_all() -> list[LoadedVersion]:
+        return find_served(registry, None, None)
+
     async def find_all_of_model(model: ModelName) -> list[LoadedVersion]:
-        registry.find(model)
-        return list(registry.models[model].serving.values())
+        return find_served(registry, model, None)
 
     async def find_only_version(model: ModelName, version: VersionNumber) -> list[LoadedVersion]:
-        return [registry.find(model, version)]
-
-    async def find_all() -> list[LoadedVersion]:
-        models = [model for _, model in sorted(registry.models.items())]
-        return [loaded for model in models for loaded in model.serving.values()]
+        return find_served(registry, model, version)
 
     # Statistics first: otherwise `/v2/models/stats` would be the metadata of a model `stats`.
-    for path, find_served in (
+    for path, find_versions in (
         ("/v2/models", find_all),
         (_MODEL, find_all_of_model),
         (_VERSION, find_only_version),
     ):
-        _add_statistics_route(router, statistics, path, find_served)
+        _add_statistics_route(router, statistics, path, find_versions)
     for path, find in ((_MODEL, find_model), (_VERSION, find_version)):
         _add_description_routes(router, registry, path, find)
 

@@ -11,6 +11,18 @@ from service.protocols.open_inference.schemas import (
     ModelStatistics,
     StatisticDuration,
 )
+from service.versions.registry import Registry
+
+
+def find_served(registry: Registry, name: str | None, version: int | None) -> list[LoadedVersion]:
+    """The versions that serve: all, those of a model, or one. Raises ServiceError."""
+    if version is not None:
+        return [registry.find(name, version)]
+    if name is None:
+        models = [model for _, model in sorted(registry.models.items())]
+        return [loaded for model in models for loaded in model.serving.values()]
+    registry.find(name)
+    return list(registry.models[name].serving.values())
 
 
 def describe_statistics(

@@ -1,0 +1,114 @@
+"""What all calls share: keys, ids, log lines, and errors as statuses of gRPC."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Final
+
+import grpc
+
+from service.errors import ClientDisconnectedError
+from service.http.access_log import log_request
+from service.http.problem_details import ErrorReport, report_error
+from service.http.request_ids import REQUEST_ID, RequestIds
+from service.protocols.open_inference.errors import error_message
+
+SERVICE: Final = "inference.GRPCInferenceService"
+Context = grpc.aio.ServicerContext
+_STATUSES: Final[Mapping[int, grpc.StatusCode]] = {
+    HTTPStatus.UNAUTHORIZED: grpc.StatusCode.UNAUTHENTICATED,
+    HTTPStatus.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
+    HTTPStatus.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    HTTPStatus.CONFLICT: grpc.StatusCode.FAILED_PRECONDITION,
+    HTTPStatus.TOO_MANY_REQUESTS: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    HTTPStatus.SERVICE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
+    HTTPStatus.INTERNAL_SERVER_ERROR: grpc.StatusCode.INTERNAL,
+}
+_OTHER_STATUS: Final = grpc.StatusCode.INVALID_ARGUMENT
+_RETURNED_HEADERS: Final = ("retry-after",)
+
+
+@dataclass(slots=True)
+class Rpc:
+    """One call.
+
+    Attributes:
+        context: gRPC's context.
+        method: Name of the method.
+        headers: The metadata that the client sent, by name.
+        ids: The ids of the call.
+        code: The outcome for metrics and the log: `ok`, or the code of the error.
+        detail: More for the log line.
+    """
+
+    context: Context
+    method: str
+    headers: Mapping[str, str]
+    ids: RequestIds
+    started: float = field(default_factory=time.monotonic)
+    code: str = "ok"
+    detail: str = ""
+
+    @classmethod
+    def of(cls, context: Context, method: str) -> "Rpc":
+        sent = context.invocation_metadata() or ()
+        headers = {name: value for name, value in sent if isinstance(value, str)}
+        encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+        return cls(context, method, headers, RequestIds.of({"headers": encoded}))
+
+    def log(self, status: int) -> None:
+        path = f"/{SERVICE}/{self.method}"
+        scope = {
+            "client": (_host(self.context.peer()),),
+            "method": "GRPC",
+            "path": path,
+            "raw_path": path.encode(),
+        }
+        log_request(scope, status, self.started, self.ids, f" {self.code}{self.detail}")
+
+
+@asynccontextmanager
+async def answering(context: Context, method: str) -> AsyncIterator[Rpc]:
+    """Log a call, and end it with the status of the error that its body raises."""
+    rpc, report = Rpc.of(context, method), None
+    try:
+        yield rpc
+    except asyncio.CancelledError:
+        report = report_error(ClientDisconnectedError(), method)
+        raise
+    except Exception as error:  # noqa: BLE001  every error becomes a status
+        report = report_error(error, method)
+    finally:
+        rpc.code = report.code if report else "ok"
+        rpc.log(report.status if report else HTTPStatus.OK)
+    trailing = ((REQUEST_ID.decode(), rpc.ids.request_id.decode()),)
+    if report is None:
+        context.set_trailing_metadata(trailing)
+    else:
+        await abort(context, report, trailing)
+
+
+async def abort(
+    context: Context, report: ErrorReport, trailing: tuple[tuple[str, str], ...] = ()
+) -> None:
+    headers = {name.lower(): value for name, value in report.headers.items()}
+    kept = tuple((name, headers[name]) for name in _RETURNED_HEADERS if name in headers)
+    await context.abort(
+        _STATUSES.get(report.status, _OTHER_STATUS), error_message(report), (*trailing, *kept)
+    )
+
+
+def to_dict(document: Any) -> dict[str, Any]:
+    """A pydantic document as `google.protobuf.json_format` reads it into the message of its name."""
+    found: dict[str, Any] = document.model_dump(exclude_none=True)
+    return found
+
+
+def _host(peer: str) -> str:
+    """The address in `ipv4:127.0.0.1:1234` or `ipv6:%5B::1%5D:1234`."""
+    address = peer.partition(":")[2].rpartition(":")[0]
+    return address.removeprefix("%5B").removesuffix("%5D")

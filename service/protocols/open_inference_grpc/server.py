@@ -1,0 +1,55 @@
+"""The gRPC server. It runs in the event loop of the HTTP server."""
+
+import logging
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from service.protocols.open_inference_grpc import open_inference_pb2
+from service.protocols.open_inference_grpc.health import HealthServicer
+from service.protocols.open_inference_grpc.open_inference_pb2_grpc import (
+    add_GRPCInferenceServiceServicer_to_server,
+)
+from service.protocols.open_inference_grpc.servicer import GrpcParts, OpenInferenceServicer
+
+MAX_CALLS: Final = 1024
+"""Most calls at once; others get RESOURCE_EXHAUSTED. Each may hold one message in memory."""
+logger = logging.getLogger(__name__)
+
+
+class GrpcServer:
+    """Inference, health and reflection on one port, without TLS."""
+
+    def __init__(self, parts: GrpcParts, host: str, port: int, max_message_bytes: int) -> None:
+        self._parts = parts
+        self._address = f"[{host}]" if ":" in host else host
+        self.port = port
+        """The port; after the start never 0."""
+        self._options = (
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.so_reuseport", 0),  # otherwise a second server could share the port
+        )
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        server = grpc.aio.server(options=self._options, maximum_concurrent_rpcs=MAX_CALLS)
+        add_GRPCInferenceServiceServicer_to_server(OpenInferenceServicer(self._parts), server)
+        health = HealthServicer(self._parts.pipeline.registry)
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        names = [
+            open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
+            health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+            reflection.SERVICE_NAME,
+        ]
+        reflection.enable_server_reflection(names, server)
+        self.port = server.add_insecure_port(f"{self._address}:{self.port}")
+        await server.start()
+        self._server = server
+        logger.info("gRPC server running on %s:%d", self._address, self.port)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Take no more calls, and finish those in progress within the grace period."""
+        if self._server:
+            await self._server.stop(grace_seconds)

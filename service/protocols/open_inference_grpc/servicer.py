@@ -1,0 +1,233 @@
+"""The methods of `inference.GRPCInferenceService`."""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from google.protobuf.json_format import ParseDict
+
+from service.engine.loaded_version import LoadedVersion
+from service.errors import ClientDisconnectedError
+from service.http.api_keys import ApiKeys
+from service.http.management import ManagementRequests
+from service.http.metrics import ServiceMetrics
+from service.http.path_params import parse_version_number
+from service.http.problem_details import report_error
+from service.prediction.pipeline import PredictionPipeline
+from service.prediction.request import PredictRequest, RequestRecord
+from service.protocols.open_inference.errors import error_message
+from service.protocols.open_inference.metadata import (
+    describe_config,
+    describe_metadata,
+    describe_server,
+)
+from service.protocols.open_inference.outputs import read_results
+from service.protocols.open_inference.repository import check_change, list_repository
+from service.protocols.open_inference.schemas import RepositoryChange
+from service.protocols.open_inference.statistics import describe_statistics, find_served
+from service.protocols.open_inference_grpc import open_inference_pb2 as pb
+from service.protocols.open_inference_grpc.messages import build_infer_message, read_infer_message
+from service.protocols.open_inference_grpc.open_inference_pb2_grpc import (
+    GRPCInferenceServiceServicer,
+)
+from service.protocols.open_inference_grpc.rpc import Context, Rpc, answering, to_dict
+from service.versions.operations import Operations
+
+MAX_STREAM_REQUESTS: Final = 32
+"""Most requests of a stream that are in progress. Later ones are not read yet."""
+
+
+@dataclass(frozen=True)
+class GrpcParts:
+    """What the servicer shares with the HTTP routes."""
+
+    pipeline: PredictionPipeline
+    metrics: ServiceMetrics
+    keys: ApiKeys
+    management: ManagementRequests
+    max_images: int
+
+
+class OpenInferenceServicer(GRPCInferenceServiceServicer):
+    """Translates calls into the same functions that the REST routes use."""
+
+    def __init__(self, parts: GrpcParts) -> None:
+        self._parts = parts
+        self._registry = parts.pipeline.registry
+        self._operations = Operations(self._registry)
+
+    async def ServerLive(self, _: Any, context: Context) -> pb.ServerLiveResponse:
+        del context
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, _: Any, context: Context) -> pb.ServerReadyResponse:
+        del context
+        return pb.ServerReadyResponse(ready=self._registry.ready)
+
+    async def ModelReady(
+        self, request: pb.ModelReadyRequest, context: Context
+    ) -> pb.ModelReadyResponse:
+        async with answering(context, "ModelReady"):
+            self._find(request.name, request.version)
+            return pb.ModelReadyResponse(ready=True)
+
+    async def ServerMetadata(self, _: Any, context: Context) -> pb.ServerMetadataResponse:
+        async with answering(context, "ServerMetadata"):
+            return ParseDict(to_dict(describe_server()), pb.ServerMetadataResponse())
+
+    async def ModelMetadata(
+        self, request: pb.ModelMetadataRequest, context: Context
+    ) -> pb.ModelMetadataResponse:
+        async with answering(context, "ModelMetadata"):
+            loaded = self._find(request.name, request.version)
+            document = describe_metadata(loaded, self._registry)
+            return ParseDict(to_dict(document), pb.ModelMetadataResponse())
+
+    async def ModelConfig(
+        self, request: pb.ModelConfigRequest, context: Context
+    ) -> pb.ModelConfigResponse:
+        async with answering(context, "ModelConfig"):
+            document = describe_config(self._find(request.name, request.version))
+            return pb.ModelConfigResponse(config=ParseDict(to_dict(document), pb.ModelConfig()))
+
+    async def ModelStatistics(
+        self, request: pb.ModelStatisticsRequest, context: Context
+    ) -> pb.ModelStatisticsResponse:
+        async with answering(context, "ModelStatistics"):
+            found = find_served(self._registry, request.name or None, _number(request.version))
+            documents = [describe_statistics(each, self._parts.metrics.versions) for each in found]
+            # Messages do not have the fields that are always empty here.
+            messages = [
+                ParseDict(to_dict(each), pb.ModelStatistics(), ignore_unknown_fields=True)
+                for each in documents
+            ]
+            return pb.ModelStatisticsResponse(model_stats=messages)
+
+    async def RepositoryIndex(
+        self, request: pb.RepositoryIndexRequest, context: Context
+    ) -> pb.RepositoryIndexResponse:
+        async with answering(context, "RepositoryIndex") as rpc:
+            self._check_manage(rpc)
+            found = await asyncio.to_thread(
+                list_repository, self._registry, only_ready=request.ready
+            )
+            return ParseDict(
+                {"models": [to_dict(each) for each in found]}, pb.RepositoryIndexResponse()
+            )
+
+    async def RepositoryModelLoad(
+        self, request: pb.RepositoryModelLoadRequest, context: Context
+    ) -> pb.RepositoryModelLoadResponse:
+        async with answering(context, "RepositoryModelLoad") as rpc:
+            self._check_manage(rpc)
+            check_change(RepositoryChange(parameters=dict(request.parameters)))
+            async with self._parts.management.lock:
+                await asyncio.to_thread(self._operations.load_model, request.model_name)
+            return pb.RepositoryModelLoadResponse()
+
+    async def RepositoryModelUnload(
+        self, request: pb.RepositoryModelUnloadRequest, context: Context
+    ) -> pb.RepositoryModelUnloadResponse:
+        async with answering(context, "RepositoryModelUnload") as rpc:
+            self._check_manage(rpc)
+            check_change(RepositoryChange(parameters=dict(request.parameters)))
+            async with self._parts.management.lock:
+                await asyncio.to_thread(self._operations.unload_model, request.model_name)
+            return pb.RepositoryModelUnloadResponse()
+
+    async def ModelInfer(
+        self, request: pb.ModelInferRequest, context: Context
+    ) -> pb.ModelInferResponse:
+        async with answering(context, "ModelInfer") as rpc:
+            return await self._infer(request, rpc)
+
+    async def ModelStreamInfer(
+        self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
+    ) -> None:
+        """Answer the requests of a stream in their order. An error ends only its request."""
+        async with answering(context, "ModelStreamInfer") as rpc:
+            waiting: asyncio.Queue[asyncio.Task[pb.ModelStreamInferResponse] | None] = (
+                asyncio.Queue(MAX_STREAM_REQUESTS)
+            )
+
+            async def read() -> None:
+                async for request in requests:
+                    await waiting.put(group.create_task(self._infer_in_stream(request, rpc)))
+                await waiting.put(None)
+
+            async with asyncio.TaskGroup() as group:
+                group.create_task(read())
+                while (answer := await waiting.get()) is not None:
+                    await context.write(await answer)
+
+    async def _infer_in_stream(
+        self, request: pb.ModelInferRequest, rpc: Rpc
+    ) -> pb.ModelStreamInferResponse:
+        try:
+            return pb.ModelStreamInferResponse(infer_response=await self._infer(request, rpc))
+        except Exception as error:  # noqa: BLE001  every error becomes a message
+            failed = pb.ModelInferResponse(
+                model_name=request.model_name, model_version=request.model_version, id=request.id
+            )
+            message = error_message(report_error(error, rpc.method))
+            return pb.ModelStreamInferResponse(error_message=message, infer_response=failed)
+
+    async def _infer(self, request: pb.ModelInferRequest, rpc: Rpc) -> pb.ModelInferResponse:
+        """Answer one request, and count it."""
+        record, code = RequestRecord(), "ok"
+        try:
+            return await self._predict(request, rpc, record)
+        except asyncio.CancelledError:
+            code = report_error(ClientDisconnectedError(), rpc.method).code
+            raise
+        except Exception as error:
+            code = getattr(error, "code", "internal_error")
+            raise
+        finally:
+            self._parts.metrics.observe(record, code)
+            rpc.detail = f" {record.model}/{record.version} images={record.images}"
+
+    async def _predict(
+        self, message: pb.ModelInferRequest, rpc: Rpc, record: RequestRecord
+    ) -> pb.ModelInferResponse:
+        parts = self._parts
+        parts.keys.check(rpc.headers.get("authorization"), "predict")
+        number = _number(message.model_version)
+        with parts.pipeline.lease(message.model_name or None, number) as loaded:
+            version = loaded.version
+            record.model, record.version, record.digest = (
+                version.model,
+                version.number,
+                version.digest,
+            )
+            with parts.pipeline.uploads.upload() as reserve:
+                reserve(message.ByteSize())
+                infer = await read_infer_message(message, loaded, parts.max_images)
+                record.seconds["receive"] = time.monotonic() - record.started
+                remaining = rpc.context.time_remaining()
+                request = PredictRequest(
+                    infer.images,
+                    timeout_seconds=min(
+                        infer.schedule.timeout_seconds,
+                        math.inf if remaining is None else remaining,
+                    ),
+                    priority=infer.schedule.priority,
+                    embedding=infer.wants_embedding,
+                )
+                # A client that disconnects or cancels its call cancels this coroutine.
+                connected = asyncio.get_running_loop().create_future()
+                outcomes = await parts.pipeline.predict(loaded, request, record, connected)
+            return build_infer_message(infer, read_results(outcomes), loaded)
+
+    def _find(self, name: str, version: str) -> LoadedVersion:
+        return self._registry.find(name or None, _number(version))
+
+    def _check_manage(self, rpc: Rpc) -> None:
+        self._parts.keys.check(rpc.headers.get("authorization"), "manage")
+
+
+def _number(version: str) -> int | None:
+    return parse_version_number(version) if version else None
