@@ -121,7 +121,7 @@ $(SERVICE)/.installed: requirements/service.txt pyproject.toml
 $(TEST)/.installed: requirements/service.txt pyproject.toml $(CONSTRAINTS)
 	$(call make-environment,$(TEST))
 	$(TEST)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/service.txt
-	$(TEST)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,tune,test]'
+	$(TEST)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,grpc,tune,test]'
 	@touch $@
 
 $(CLIENTS)/.installed: requirements/clients.txt
@@ -140,7 +140,7 @@ $(CI)/.installed: requirements/service.txt pyproject.toml client/pyproject.toml 
 	$(call make-environment,$(CI))
 	$(CI)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/service.txt
 	@echo "installing torch, the test tools and the linters: a few minutes the first time"
-	$(CI)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,tune,training,test,tracking-test,keras-test,docs,lint]' -e ./client
+	$(CI)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,grpc,tune,training,test,tracking-test,keras-test,docs,lint]' -e ./client
 	@touch $@
 
 define make-environment

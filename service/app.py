@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -33,6 +34,7 @@ from service.prediction.admission import UploadBudget
 from service.prediction.decode_pool import DecodePool
 from service.prediction.decoder import DecoderLimits
 from service.prediction.pipeline import PredictionPipeline
+from service.protocols.grpc_extra import build_grpc_server
 from service.protocols.open_inference.errors import error_reply
 from service.protocols.open_inference.rest_infer import OpenInferenceApi
 from service.protocols.open_inference.routes import build_open_inference_router
@@ -42,6 +44,9 @@ from service.versions.registry import Registry
 from service.versions.trial_records import TrialRecords
 from service.versions.trials import Trials
 from service.versions.watcher import watch
+
+if TYPE_CHECKING:
+    from service.protocols.open_inference_grpc.server import GrpcServer
 
 ENGINES = "engines"
 DESCRIPTION = """Classifies images: **POST** an image to `/v1/predict`.
@@ -63,6 +68,7 @@ def create_app(
     Raises:
         ProviderError: A provider that the settings name cannot be used.
         ApiKeysError: The file of API keys cannot be read, or is set explicitly and missing.
+        GrpcMissingError: `grpc_port` is set, and the extra `grpc` is not installed.
     """
     cpus = cpu_limit()
     registry = _build_registry(settings, cpus)
@@ -70,15 +76,18 @@ def create_app(
     decoders = DecodePool(plan.decode_workers, DecoderLimits(plan.max_pixels), plan.decode_bytes)
     keys = ApiKeys(settings.keys, required="keys" in settings.model_fields_set)
     metrics = ServiceMetrics(registry)
-    lifespan = _lifespan(registry, decoders, settings.store_poll_seconds, on_loaded)
     management = ManagementRequests(keys, settings.body_timeout_seconds)
-    api = _build_api(registry, management, metrics, lifespan)
     pipeline = PredictionPipeline(
         registry,
         decoders,
         UploadBudget(plan.upload_bytes),
         decodes_per_request=max(1, plan.decode_workers // 2),
     )
+    grpc_server = build_grpc_server(
+        settings, pipeline=pipeline, metrics=metrics, keys=keys, management=management
+    )
+    lifespan = _lifespan(registry, decoders, grpc_server, settings, on_loaded)
+    api = _build_api(registry, management, metrics, lifespan)
     limits = BodyLimits(settings.max_images, settings.max_body_bytes)
     dialects = (ImageApi(limits), EmbedApi(limits), OpenInferenceApi(settings.max_images))
     return PredictEndpoint(api, pipeline, metrics, keys, settings, dialects)
@@ -113,7 +122,8 @@ def _build_registry(settings: Settings, cpus: int) -> Registry:
 def _lifespan(
     registry: Registry,
     decoders: DecodePool,
-    store_poll_seconds: float,
+    grpc_server: "GrpcServer | None",
+    settings: Settings,
     on_loaded: Callable[[Registry], None],
 ) -> Lifespan[FastAPI]:
     """Follow the store from the start of the server to its end."""
@@ -126,10 +136,14 @@ def _lifespan(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         stopping = asyncio.Event()
         watching = asyncio.create_task(
-            watch(registry, store_poll_seconds, stopping, start_decoders)
+            watch(registry, settings.store_poll_seconds, stopping, start_decoders)
         )
+        if grpc_server:
+            await grpc_server.start()
         yield
         registry.stop()
+        if grpc_server:
+            await grpc_server.stop(settings.shutdown_seconds)
         stopping.set()
         await decoders.close()
         await watching

@@ -23,7 +23,7 @@ from service.host.malloc import bound_malloc
 from service.http.access_log import LineFormatter
 from service.http.protocol import BoundedHttpProtocol, start_draining
 from service.settings import Settings
-from service.sockets import listen
+from service.sockets import check_can_listen, listen
 from service.stderr_log import StderrHandler
 from service.versions.registry import Registry
 from service.versions.served_model import ServedModel
@@ -110,7 +110,8 @@ def run(settings: Settings) -> None:
 
     Raises:
         ApiKeysError: The file of API keys cannot be read.
-        ListenError: The address or the Unix socket is in use, or cannot be used.
+        GrpcMissingError: The settings ask for gRPC, which is not installed.
+        ListenError: An address or the Unix socket is in use, or cannot be used.
         ProviderError: An execution provider that the settings name does not work here.
     """
     bound_malloc()
@@ -145,8 +146,11 @@ def run(settings: Settings) -> None:
     gc.freeze()  # collecting all imported objects would block the event loop for 40 ms
     gc.set_threshold(GC_THRESHOLD)
     gc.enable()
+    listeners = listen(settings.host, settings.port, settings.uds)
+    if settings.grpc_port:
+        check_can_listen(settings.host, settings.grpc_port)
     with suppress(KeyboardInterrupt):
-        server.run(listen(settings.host, settings.port, settings.uds))
+        server.run(listeners)
 
 
 def configure_logging(settings: Settings) -> None:

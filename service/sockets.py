@@ -29,6 +29,17 @@ def listen(host: str, port: int, uds: Path | None) -> list[socket.socket]:
     return [_listen_unix(uds)] if uds else _listen_tcp(host, port)
 
 
+def check_can_listen(host: str, port: int) -> None:
+    """Check an address on which gRPC will listen. Raises ListenError."""
+    try:
+        listeners = _listen_tcp(host, port)
+    except ListenError as error:
+        reason = str(error).partition(";")[0]
+        raise ListenError(f"{reason}; choose another --grpc-port (SERVICE_GRPC_PORT)") from None
+    for listener in listeners:
+        listener.close()
+
+
 def _listen_tcp(host: str, port: int) -> list[socket.socket]:
     """Listen on every address of a host that this machine has; on both families for `::`."""
     listeners: list[socket.socket] = []

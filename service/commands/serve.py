@@ -72,12 +72,15 @@ def serve(context: click.Context, /, **options: Any) -> None:
             raise click.UsageError(
                 f"--create-store: {settings.store} cannot be created: {error.strerror}"
             ) from None
+    from service.protocols.grpc_extra import GrpcMissingError  # noqa: PLC0415  as below
     from service.server import run  # noqa: PLC0415  --help needs no web framework
 
     try:
         run(settings)
     except ListenError as error:
         raise _ListenFailure(str(error)) from None
+    except GrpcMissingError as error:
+        raise click.UsageError(f"--grpc-port (SERVICE_GRPC_PORT): {error}") from None
     except ApiKeysError as error:
         raise click.UsageError(f"--keys (SERVICE_KEYS): {error}") from None
     except ProviderError as error:

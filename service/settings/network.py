@@ -37,6 +37,15 @@ class NetworkSettings(BaseModel):
         BeforeValidator(lambda path: path or None),  # an empty variable is unset
         Field(description="Unix socket to listen on, instead of --host and --port."),
     ] = None
+    grpc_port: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=65535,
+            description="TCP port for the Open Inference Protocol over gRPC, on --host. 0 picks a "
+            "free port and logs it. Needs pip install '.[grpc]'. Unset: no gRPC.",
+        ),
+    ] = None
     root_path: Annotated[
         str,
         AfterValidator(parse_root_path),

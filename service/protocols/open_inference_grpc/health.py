@@ -11,10 +11,9 @@ from service.versions.registry import Registry
 
 POLL_SECONDS: Final = 1.0
 _SERVICES: Final = frozenset({"", SERVICE})
-Status = health_pb2.HealthCheckResponse.ServingStatus
 
 
-class HealthServicer(health_pb2_grpc.HealthServicer):
+class ReadinessServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no types
     """Answers for the server (an empty name) and for the inference service."""
 
     def __init__(self, registry: Registry) -> None:

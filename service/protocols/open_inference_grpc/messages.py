@@ -52,23 +52,24 @@ def build_infer_message(
 
 def read_parameters(parameters: Mapping[str, InferParameter]) -> dict[str, Any]:
     """The values of parameters; those without a value are left out."""
-    chosen = ((name, each, each.WhichOneof("parameter_choice")) for name, each in parameters.items())
-    return {name: getattr(each, field) for name, each, field in chosen if field}
+    return {
+        name: getattr(each, field)
+        for name, each in parameters.items()
+        if (field := each.WhichOneof("parameter_choice"))
+    }
 
 
 def _read(message: ModelInferRequest, loaded: LoadedVersion, max_images: int) -> InferRequest:
     requested = [(output.name, read_parameters(output.parameters)) for output in message.outputs]
     return InferRequest(
-        read_images(list(_read_tensors(message, loaded, max_images)), loaded, max_images),
+        read_images(list(_read_tensors(message)), loaded, max_images),
         read_outputs(requested, loaded, binary=True),
         read_schedule(read_parameters(message.parameters)),
         message.id,
     )
 
 
-def _read_tensors(
-    message: ModelInferRequest, loaded: LoadedVersion, max_images: int
-) -> Iterable[InputTensor]:
+def _read_tensors(message: ModelInferRequest) -> Iterable[InputTensor]:
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise malformed(

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, TypeAlias, TypeVar
 
 import grpc
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message import Message
 
 from service.errors import ClientDisconnectedError
 from service.http.access_log import log_request
@@ -17,7 +19,8 @@ from service.http.request_ids import REQUEST_ID, RequestIds
 from service.protocols.open_inference.errors import error_message
 
 SERVICE: Final = "inference.GRPCInferenceService"
-Context = grpc.aio.ServicerContext
+M = TypeVar("M", bound=Message)
+Context: TypeAlias = grpc.aio.ServicerContext
 _STATUSES: Final[Mapping[int, grpc.StatusCode]] = {
     HTTPStatus.UNAUTHORIZED: grpc.StatusCode.UNAUTHENTICATED,
     HTTPStatus.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
@@ -102,10 +105,13 @@ async def abort(
     )
 
 
-def to_dict(document: Any) -> dict[str, Any]:
-    """A pydantic document as `google.protobuf.json_format` reads it into the message of its name."""
-    found: dict[str, Any] = document.model_dump(exclude_none=True)
-    return found
+def fill(message: M, document: Any) -> M:
+    """Fill a message from a pydantic document with fields of the same names.
+
+    Fields that the message lacks are always empty in the document.
+    """
+    ParseDict(document.model_dump(exclude_none=True), message, ignore_unknown_fields=True)
+    return message
 
 
 def _host(peer: str) -> str:

@@ -8,7 +8,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from service.protocols.open_inference_grpc import open_inference_pb2
-from service.protocols.open_inference_grpc.health import HealthServicer
+from service.protocols.open_inference_grpc.health import ReadinessServicer
 from service.protocols.open_inference_grpc.open_inference_pb2_grpc import (
     add_GRPCInferenceServiceServicer_to_server,
 )
@@ -35,8 +35,9 @@ class GrpcServer:
 
     async def start(self) -> None:
         server = grpc.aio.server(options=self._options, maximum_concurrent_rpcs=MAX_CALLS)
-        add_GRPCInferenceServiceServicer_to_server(OpenInferenceServicer(self._parts), server)
-        health = HealthServicer(self._parts.pipeline.registry)
+        servicer = OpenInferenceServicer(self._parts)
+        add_GRPCInferenceServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+        health = ReadinessServicer(self._parts.pipeline.registry)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         names = [
             open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,

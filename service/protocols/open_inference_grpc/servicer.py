@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from google.protobuf.json_format import ParseDict
-
 from service.engine.loaded_version import LoadedVersion
 from service.errors import ClientDisconnectedError
 from service.http.api_keys import ApiKeys
@@ -33,7 +31,7 @@ from service.protocols.open_inference_grpc.messages import build_infer_message, 
 from service.protocols.open_inference_grpc.open_inference_pb2_grpc import (
     GRPCInferenceServiceServicer,
 )
-from service.protocols.open_inference_grpc.rpc import Context, Rpc, answering, to_dict
+from service.protocols.open_inference_grpc.rpc import Context, Rpc, answering, fill
 from service.versions.operations import Operations
 
 MAX_STREAM_REQUESTS: Final = 32
@@ -76,22 +74,21 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
 
     async def ServerMetadata(self, _: Any, context: Context) -> pb.ServerMetadataResponse:
         async with answering(context, "ServerMetadata"):
-            return ParseDict(to_dict(describe_server()), pb.ServerMetadataResponse())
+            return fill(pb.ServerMetadataResponse(), describe_server())
 
     async def ModelMetadata(
         self, request: pb.ModelMetadataRequest, context: Context
     ) -> pb.ModelMetadataResponse:
         async with answering(context, "ModelMetadata"):
             loaded = self._find(request.name, request.version)
-            document = describe_metadata(loaded, self._registry)
-            return ParseDict(to_dict(document), pb.ModelMetadataResponse())
+            return fill(pb.ModelMetadataResponse(), describe_metadata(loaded, self._registry))
 
     async def ModelConfig(
         self, request: pb.ModelConfigRequest, context: Context
     ) -> pb.ModelConfigResponse:
         async with answering(context, "ModelConfig"):
             document = describe_config(self._find(request.name, request.version))
-            return pb.ModelConfigResponse(config=ParseDict(to_dict(document), pb.ModelConfig()))
+            return pb.ModelConfigResponse(config=fill(pb.ModelConfig(), document))
 
     async def ModelStatistics(
         self, request: pb.ModelStatisticsRequest, context: Context
@@ -99,11 +96,7 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
         async with answering(context, "ModelStatistics"):
             found = find_served(self._registry, request.name or None, _number(request.version))
             documents = [describe_statistics(each, self._parts.metrics.versions) for each in found]
-            # Messages do not have the fields that are always empty here.
-            messages = [
-                ParseDict(to_dict(each), pb.ModelStatistics(), ignore_unknown_fields=True)
-                for each in documents
-            ]
+            messages = [fill(pb.ModelStatistics(), document) for document in documents]
             return pb.ModelStatisticsResponse(model_stats=messages)
 
     async def RepositoryIndex(
@@ -114,9 +107,8 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
             found = await asyncio.to_thread(
                 list_repository, self._registry, only_ready=request.ready
             )
-            return ParseDict(
-                {"models": [to_dict(each) for each in found]}, pb.RepositoryIndexResponse()
-            )
+            index = pb.RepositoryIndexResponse
+            return index(models=[fill(index.ModelIndex(), each) for each in found])
 
     async def RepositoryModelLoad(
         self, request: pb.RepositoryModelLoadRequest, context: Context
@@ -215,7 +207,6 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
                         math.inf if remaining is None else remaining,
                     ),
                     priority=infer.schedule.priority,
-                    embedding=infer.wants_embedding,
                 )
                 # A client that disconnects or cancels its call cancels this coroutine.
                 connected = asyncio.get_running_loop().create_future()
