@@ -15,6 +15,7 @@ from service.settings import ModelSettings, Settings
 SAMPLES: dict[str, tuple[str, object]] = {
     "host": ("0.0.0.0", "0.0.0.0"),  # noqa: S104  only read, nothing listens
     "port": ("9001", 9001),
+    "grpc_port": ("8001", 8001),
     "store": ("/srv/models", Path("/srv/models")),
     "create_store": ("true", True),
     "store_poll_seconds": ("0.25", 0.25),

@@ -28,6 +28,7 @@ def output_names(loaded: LoadedVersion) -> list[str]:
     return [
         PROBABILITIES,
         *([LOGITS] if has_logits else []),
+        *([EMBEDDING] if loaded.embedding_dims else []),
         LABELS,
     ]
 
@@ -36,6 +37,8 @@ def output_shape(name: str, loaded: LoadedVersion) -> tuple[str, list[int]]:
     """Datatype and shape of an output for one image."""
     if name == LABELS:
         return BYTES, []
+    if name == EMBEDDING:
+        return FP32, [loaded.embedding_dims or 0]
     return FP32, [len(loaded.version.manifest.class_names)]
 
 
@@ -73,7 +76,11 @@ def build_output(
 
 
 def _scores(name: str, row: Classification) -> NDArray[np.float32]:
-    scores: dict[str, Any] = {PROBABILITIES: row.probabilities, LOGITS: row.raw_scores}
+    scores: dict[str, Any] = {
+        PROBABILITIES: row.probabilities,
+        LOGITS: row.raw_scores,
+        EMBEDDING: row.embedding,
+    }
     found: NDArray[np.float32] = scores[name]
     return found
 

@@ -73,11 +73,7 @@ class InferCall:
             if text
             else read_infer_request(*arguments)
         )
-        return PredictRequest(
-            self._infer.images,
-            timeout_seconds=self._infer.schedule.timeout_seconds,
-            priority=self._infer.schedule.priority,
-        )
+        return self._infer.to_predict_request()
 
     async def write(self, request: PredictRequest, outcomes: Sequence[ImageOutcome]) -> Reply:  # noqa: ARG002  the parsed body has more
         return await encode_infer_response(self._infer, read_results(outcomes), self._loaded)

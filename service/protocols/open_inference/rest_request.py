@@ -1,5 +1,6 @@
 """The body of an inference request over HTTP: JSON, JSON with binary tensors, or bytes alone."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,9 +15,10 @@ from model_store.validation import describe_validation_error
 from service.engine.loaded_version import LoadedVersion
 from service.errors import BadRequestError, shorten
 from service.http.json_body import BYTE_ORDER_MARK, cut_long_strings, decode_image
-from service.prediction.request import EncodedImage
+from service.prediction.request import EncodedImage, PredictRequest
 from service.protocols.open_inference.images import pixel_shape, read_images
 from service.protocols.open_inference.number_text import cut_long_arrays
+from service.protocols.open_inference.outputs import EMBEDDING
 from service.protocols.open_inference.parameters import (
     NO_SCHEDULE,
     RequestedOutput,
@@ -42,6 +44,15 @@ class InferRequest:
     outputs: Sequence[RequestedOutput]
     schedule: Schedule = NO_SCHEDULE
     request_id: str | None = None
+
+    def to_predict_request(self, timeout_seconds: float = math.inf) -> PredictRequest:
+        """The request for the pipeline, with its own timeout or that of the protocol."""
+        return PredictRequest(
+            self.images,
+            timeout_seconds=min(self.schedule.timeout_seconds, timeout_seconds),
+            priority=self.schedule.priority,
+            embedding=any(output.name == EMBEDDING for output in self.outputs),
+        )
 
 
 def read_infer_request(

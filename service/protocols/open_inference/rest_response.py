@@ -11,7 +11,7 @@ import orjson
 from service.engine.classification import Classification
 from service.engine.loaded_version import LoadedVersion
 from service.http.problem_details import Reply
-from service.protocols.open_inference.outputs import build_output
+from service.protocols.open_inference.outputs import build_output, output_shape
 from service.protocols.open_inference.rest_request import InferRequest
 from service.protocols.open_inference.tensors import BYTES, OutputTensor
 
@@ -24,8 +24,8 @@ async def encode_infer_response(
 ) -> Reply:
     """The response. Much JSON is encoded in a thread."""
     encode = partial(_encode, infer, results, loaded)
-    classes = len(loaded.version.manifest.class_names)
-    numbers = len(results) * classes * sum(not output.binary for output in infer.outputs)
+    widths = (output_shape(output.name, loaded)[1] for output in infer.outputs if not output.binary)
+    numbers = len(results) * sum(sum(width) for width in widths)
     return await asyncio.to_thread(encode) if numbers > MAX_NUMBERS_IN_EVENT_LOOP else encode()
 
 

@@ -15,7 +15,7 @@ from service.http.metrics import ServiceMetrics
 from service.http.path_params import parse_version_number
 from service.http.problem_details import report_error
 from service.prediction.pipeline import PredictionPipeline
-from service.prediction.request import PredictRequest, RequestRecord
+from service.prediction.request import RequestRecord
 from service.protocols.open_inference.errors import error_message
 from service.protocols.open_inference.metadata import (
     describe_config,
@@ -200,14 +200,7 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
                 infer = await read_infer_message(message, loaded, parts.max_images)
                 record.seconds["receive"] = time.monotonic() - record.started
                 remaining = rpc.context.time_remaining()
-                request = PredictRequest(
-                    infer.images,
-                    timeout_seconds=min(
-                        infer.schedule.timeout_seconds,
-                        math.inf if remaining is None else remaining,
-                    ),
-                    priority=infer.schedule.priority,
-                )
+                request = infer.to_predict_request(math.inf if remaining is None else remaining)
                 # A client that disconnects or cancels its call cancels this coroutine.
                 connected = asyncio.get_running_loop().create_future()
                 outcomes = await parts.pipeline.predict(loaded, request, record, connected)

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from asgi_application import started, until
 from colour_model import MODEL, SIZE, publish, publish_deviating
@@ -156,3 +157,21 @@ async def test_metadata_lists_the_versions_that_serve(store: ModelStore) -> None
         assert metadata["versions"] == ["1", "2"]
         stats = (await application.client.get("/v2/models/stats")).json()["model_stats"]
         assert sorted(each["version"] for each in stats) == ["1", "2"]
+
+
+async def test_embedding_is_an_output_of_models_that_have_one(store: ModelStore) -> None:
+    """In the metadata, among all outputs and alone; it has no classes to rank."""
+    publish(store, embedding=True)
+    async with started(store.root) as application:
+        client = application.client
+        metadata = (await client.get(f"/v2/models/{MODEL}")).json()
+        shapes = {output["name"]: output["shape"] for output in metadata["outputs"]}
+        assert shapes["embedding"] == [-1, 3]
+        answer = (await client.post(URL, **request("red", "cyan"))).json()
+        assert [output["name"] for output in answer["outputs"]] == list(shapes)
+        alone = request("red", "cyan", outputs=[{"name": "embedding"}])
+        (output,) = (await client.post(URL, **alone)).json()["outputs"]
+        assert (output["datatype"], output["shape"]) == ("FP32", [2, 3])
+        np.testing.assert_allclose(output["data"], [255, 0, 0, 0, 255, 255], rtol=1e-5)
+        ranked = [{"name": "embedding", "parameters": {"classification": 1}}]
+        assert (await client.post(URL, **request("red", outputs=ranked))).status_code == 400
