@@ -133,9 +133,20 @@ def show(store: ModelStore, model: str, version: str | None, *, as_json: bool) -
     show_default=True,
     help="Also run the golden proof, as the service does before it serves a version.",
 )
+@click.option(
+    "--public-key",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Ed25519 public keys in PEM, one of which must have signed each published version.",
+)
 @json_option
 def verify(
-    store: ModelStore, model: str | None, version: str | None, *, run: bool, as_json: bool
+    store: ModelStore,
+    model: str | None,
+    version: str | None,
+    *,
+    run: bool,
+    public_key: Path | None,
+    as_json: bool,
 ) -> None:
     """Compare files with their sealed sha256 and run the golden proof.
 
@@ -145,6 +156,10 @@ def verify(
     \b
       python -m model_store verify flowers 3
     """
+    if public_key:
+        from model_store.signature import TrustedKeys  # noqa: PLC0415  takes 30 ms
+
+        store = ModelStore(store.root, trusted_keys=TrustedKeys.read(public_key))
     results = []
     for name in [model] if model else store.models():
         for number in [store.resolve(name, version)] if version else store.versions(name):

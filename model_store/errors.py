@@ -15,6 +15,8 @@
     │   ├── FileAlteredError
     │   ├── FileUnlistedError
     │   └── PathEscapesError
+    ├── SignatureError
+    ├── KeyFileError
     ├── PublishError
     ├── ModelRunError
     ├── ProviderError
@@ -81,6 +83,14 @@ class FileUnlistedError(VersionCorruptError):
 
 class PathEscapesError(VersionCorruptError):
     """A path or link leads out of the version's directory."""
+
+
+class SignatureError(ModelStoreError):
+    """A version is not signed with a trusted key, or was changed after it was signed."""
+
+
+class KeyFileError(ModelStoreError):
+    """A file of signing keys cannot be used."""
 
 
 class PublishError(ModelStoreError):

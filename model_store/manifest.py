@@ -27,6 +27,8 @@ from model_store.validation import (
 
 SCHEMA_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
+SIGNATURE_NAME: Final = "manifest.sig"
+"""An Ed25519 signature of the manifest; see `model_store.signature`."""
 MODEL_INPUT: Final = "images"
 MAX_TOLERANCE: Final = 1e3
 """A golden proof with a larger tolerance would prove nothing."""
@@ -340,8 +342,8 @@ class Manifest(FrozenModel):
         paths = [entry.path for entry in self.files]
         if len(set(paths)) != len(paths):
             raise ValueError("files lists a path twice")
-        if MANIFEST_NAME in paths:
-            raise ValueError(f"files must not list {MANIFEST_NAME}")
+        for reserved in {MANIFEST_NAME, SIGNATURE_NAME}.intersection(paths):
+            raise ValueError(f"files must not list {reserved}")
         if missing := sorted(self.named_paths() - set(paths)):
             raise ValueError(f"files does not list {', '.join(missing)}")
 

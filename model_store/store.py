@@ -15,7 +15,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model_store.aliases import PRODUCTION, Aliases, check_alias_name, rollback_history
 from model_store.errors import (
@@ -29,6 +29,9 @@ from model_store.manifest import MANIFEST_NAME
 from model_store.names import check_name, is_name, is_version_name, parse_version, printable
 from model_store.publishing import STAGING_PREFIX, publish_version
 from model_store.version import StoreLayer, Version
+
+if TYPE_CHECKING:  # imported only where they are used: that takes 30 ms
+    from model_store.signature import SigningKey, TrustedKeys
 
 DEFAULT_ROOT = Path("model_store/models")
 BUILTIN_ROOT = Path(__file__).parent / "builtin"
@@ -70,6 +73,8 @@ class ModelStore:
         builtin_root: The read-only layer, or None for none.
         may_appear: A root that has never existed counts as empty. For a service, whose volume may
             be mounted later.
+        signing_key: Signs what is published.
+        trusted_keys: Only versions that one of them signed are opened, but for the built-in ones.
     """
 
     def __init__(
@@ -78,8 +83,12 @@ class ModelStore:
         builtin_root: Path | None = BUILTIN_ROOT,
         *,
         may_appear: bool = False,
+        signing_key: "SigningKey | None" = None,
+        trusted_keys: "TrustedKeys | None" = None,
     ) -> None:
         self.root = root
+        self._signing_key = signing_key
+        self._trusted_keys = trusted_keys
         self._may_appear = may_appear and root != DEFAULT_ROOT
         self._layers: list[tuple[StoreLayer, Path]] = [("published", root)]
         if builtin_root is not None:
@@ -164,6 +173,7 @@ class ModelStore:
             ModelNotFoundError: The model has no version.
             VersionNotFoundError: The model does not have this version.
             ManifestError: The manifest is not valid.
+            SignatureError: The store has trusted keys, and none of them signed the version.
             VersionCorruptError: A file is not as it was sealed.
             StoreUnreadableError: A file or directory cannot be read.
         """
@@ -172,7 +182,8 @@ class ModelStore:
             raise VersionNotFoundError(
                 f"{model} has no version {version}; it has {', '.join(map(str, versions))}"
             )
-        opened = Version(model, version, root / model / str(version), layer)
+        trusted_keys = self._trusted_keys if layer == "published" else None
+        opened = Version(model, version, root / model / str(version), layer, trusted_keys)
         if verify:
             try:
                 opened.verify()
@@ -196,7 +207,8 @@ class ModelStore:
             ManifestError: The manifest is not valid.
             InvalidNameError: `model` is not a valid name.
         """
-        return publish_version(self.root / check_name(model), model, manifest, files)
+        directory = self.root / check_name(model)
+        return publish_version(directory, model, manifest, files, self._signing_key)
 
     def check_movable(self, model: str, alias: str = PRODUCTION) -> None:
         """Check that an alias of this model can be moved, whatever the version.

@@ -6,7 +6,7 @@ import os
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from model_store.errors import (
     FileAlteredError,
@@ -14,6 +14,7 @@ from model_store.errors import (
     FileUnlistedError,
     ManifestError,
     PathEscapesError,
+    SignatureError,
     StoreUnreadableError,
     VersionNotFoundError,
 )
@@ -25,9 +26,20 @@ from model_store.files import (
     read_bounded,
     read_open_file,
 )
-from model_store.manifest import MANIFEST_NAME, FileEntry, Manifest, Variant, manifest_digest
+from model_store.manifest import (
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    FileEntry,
+    Manifest,
+    Variant,
+    manifest_digest,
+)
 from model_store.names import printable
 
+if TYPE_CHECKING:  # imported only where it is used: it takes 30 ms
+    from model_store.signature import TrustedKeys
+
+SIGNATURE_BYTES = 64
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 MAX_GOLDEN_IMAGE_BYTES = 64 * 1024 * 1024
 StoreLayer = Literal["published", "built-in"]
@@ -47,12 +59,20 @@ class Version:
         digest: sha256 of `manifest.json`, in hex: its identity.
     """
 
-    def __init__(self, model: str, number: int, directory: Path, layer: StoreLayer) -> None:
+    def __init__(
+        self,
+        model: str,
+        number: int,
+        directory: Path,
+        layer: StoreLayer,
+        trusted_keys: "TrustedKeys | None" = None,
+    ) -> None:
         """Lock the directory and read the manifest. Files are checked by `verify`, not here.
 
         Raises:
             VersionNotFoundError: The directory is missing or is being deleted.
             ManifestError: The manifest is not valid or belongs to another model.
+            SignatureError: There are trusted keys, and none of them signed the manifest.
             PathEscapesError: The directory or the manifest is a symbolic link.
             StoreUnreadableError: The directory or the manifest cannot be read.
         """
@@ -70,6 +90,8 @@ class Version:
             raise StoreUnreadableError(f"{self} cannot be read: {error.strerror}") from error
         try:
             data = self._read_manifest()
+            if trusted_keys:
+                trusted_keys.check(str(self), data, self._read_signature())
             try:
                 self.manifest = Manifest.from_bytes(data)
             except ManifestError as error:
@@ -104,7 +126,7 @@ class Version:
         """
         for entry in self.manifest.files:
             self.open_file(entry.path).close()
-        listed = {entry.path for entry in self.manifest.files} | {MANIFEST_NAME}
+        listed = {entry.path for entry in self.manifest.files} | {MANIFEST_NAME, SIGNATURE_NAME}
         for path_on_disk in self._files_on_disk():
             if path_on_disk not in listed:
                 raise FileUnlistedError(
@@ -215,6 +237,16 @@ class Version:
                 for name in [*files, *links]
             ]
         return sorted(paths)
+
+    def _read_signature(self) -> bytes | None:
+        try:
+            return read_bounded(self.directory / SIGNATURE_NAME, SIGNATURE_BYTES)
+        except FileNotFoundError:
+            return None
+        except UnexpectedFileError as error:
+            raise SignatureError(f"{self}: {SIGNATURE_NAME}: {error.strerror}") from None
+        except OSError as error:
+            raise self._unreadable(SIGNATURE_NAME, error) from error
 
     def _read_manifest(self) -> bytes:
         try:

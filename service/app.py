@@ -99,7 +99,7 @@ def _build_registry(settings: Settings, cpus: int) -> Registry:
         GraphCache(settings.cache, settings.cache_max_bytes) if settings.cache_max_bytes else None,
         try_host_cache(settings.cache, ENGINES) if keeps_engines(providers) else None,
     )
-    store = ModelStore(settings.store, BUILTIN_ROOT if settings.builtin else None, may_appear=True)
+    store = _open_store(settings)
 
     def options_of(model: str) -> EngineOptions:
         return engine_options(settings, model, cpus, providers, caches)
@@ -117,6 +117,16 @@ def _build_registry(settings: Settings, cpus: int) -> Registry:
             settings.load_memory_bytes,
         ),
     )
+
+
+def _open_store(settings: Settings) -> ModelStore:
+    trusted_keys = None
+    if settings.require_signature:
+        from model_store.signature import TrustedKeys  # noqa: PLC0415  takes 30 ms
+
+        trusted_keys = TrustedKeys.read(settings.require_signature)
+    builtin = BUILTIN_ROOT if settings.builtin else None
+    return ModelStore(settings.store, builtin, may_appear=True, trusted_keys=trusted_keys)
 
 
 def _lifespan(

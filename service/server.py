@@ -111,6 +111,7 @@ def run(settings: Settings) -> None:
     Raises:
         ApiKeysError: The file of API keys cannot be read.
         GrpcMissingError: The settings ask for gRPC, which is not installed.
+        KeyFileError: The file of keys that versions must be signed with cannot be used.
         ListenError: An address or the Unix socket is in use, or cannot be used.
         ProviderError: An execution provider that the settings name does not work here.
     """

@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from model_store import __version__
 from model_store.command_line import describe_path
-from model_store.errors import ProviderError
+from model_store.errors import KeyFileError, ProviderError
 from model_store.validation import describe_validation_error
 from service.key_file import ApiKeysError
 from service.settings import Settings
@@ -83,5 +83,9 @@ def serve(context: click.Context, /, **options: Any) -> None:
         raise click.UsageError(f"--grpc-port (SERVICE_GRPC_PORT): {error}") from None
     except ApiKeysError as error:
         raise click.UsageError(f"--keys (SERVICE_KEYS): {error}") from None
+    except KeyFileError as error:
+        raise click.UsageError(
+            f"--require-signature (SERVICE_REQUIRE_SIGNATURE): {error}"
+        ) from None
     except ProviderError as error:
         raise click.UsageError(f"--providers (SERVICE_PROVIDERS): {error}") from None

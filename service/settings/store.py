@@ -46,6 +46,14 @@ class StoreSettings(BaseModel):
     builtin: Annotated[
         bool, Field(description="Also serve the models that ship with the project.")
     ] = True
+    require_signature: Annotated[
+        Path | None,
+        Field(
+            description="File of Ed25519 public keys in PEM. Only published versions that one of "
+            "them signed are loaded; the built-in models are part of the program. Unset: "
+            "signatures are not checked."
+        ),
+    ] = None
     version_policy: Annotated[
         PolicyText,
         Field(

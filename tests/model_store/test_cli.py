@@ -36,8 +36,8 @@ Command = Callable[..., Result]
 def only_our_layers(builtin_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A working directory without a store, and the test's own built-in layer."""
 
-    def make(root: Path, builtin_root: Path | None = builtin_root) -> ModelStore:
-        return ModelStore(root, builtin_root)
+    def make(root: Path, builtin_root: Path | None = builtin_root, **options: Any) -> ModelStore:
+        return ModelStore(root, builtin_root, **options)
 
     monkeypatch.setattr(model_store.__main__, "ModelStore", make)
     monkeypatch.delenv("SERVICE_STORE", raising=False)
