@@ -1,21 +1,30 @@
 """The `add-embedding` command: publish a version again with the output `embedding`."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
 from model_store.store import ModelStore
-from training.commands.options import PROMOTE, STORE, pass_console
+from training.commands.options import PROMOTE, SIGN_KEY, STORE, pass_console
 from training.promotion import create_store, require_holdable
+
+if TYPE_CHECKING:
+    from model_store.signature import SigningKey
 
 
 @click.command()
 @click.argument("model")
 @STORE
+@SIGN_KEY
 @PROMOTE
 @pass_console
-def add_embedding(console: Console, model: str, store: Path, *, promote: bool) -> None:
+def add_embedding(
+    console: Console, model: str, store: Path, signing_key: SigningKey | None, *, promote: bool
+) -> None:
     """Publish MODEL or MODEL/VERSION with the output `embedding`, as the next version.
 
     \b
@@ -30,7 +39,7 @@ def add_embedding(console: Console, model: str, store: Path, *, promote: bool) -
     from training.importing.embedding_output import add_embedding_output
     from training.quantization.publication import open_source_version
 
-    model_store = ModelStore(store)
+    model_store = ModelStore(store, signing_key=signing_key)
     create_store(model_store)
     if not promote:
         require_holdable(model_store, model.partition("/")[0])

@@ -15,6 +15,7 @@ from model_store.store import ModelStore
 from training.commands.geometry_options import PADDING, ImageSize, resize_mode_option
 from training.commands.options import (
     PROMOTE,
+    SIGN_KEY,
     STORE,
     add_options,
     pass_console,
@@ -27,6 +28,7 @@ from training.learning.architectures import TORCHVISION_NETWORKS
 from training.promotion import create_store
 
 if TYPE_CHECKING:
+    from model_store.signature import SigningKey
     from training.display import TrainingDisplay
     from training.importing.candidate import ImportCandidate
     from training.importing.input_options import InputOptions
@@ -179,6 +181,7 @@ def input_options(command: Any) -> Any:
 )
 @click.option("--model", required=True, help="Name of the model in the store.")
 @STORE
+@SIGN_KEY
 @click.option(
     "--keep-checkpoint/--no-checkpoint",
     default=True,
@@ -201,6 +204,7 @@ def import_network(
     golden_samples: int,
     model: str,
     store: Path,
+    signing_key: SigningKey | None,
     report: Path | None,
     waivers: dict[str, str],
     *,
@@ -231,7 +235,7 @@ def import_network(
     from training.importing.publication import apply_waivers, publish_import
     from training.importing.verification import verify
 
-    model_store = ModelStore(store)
+    model_store = ModelStore(store, signing_key=signing_key)
     display = TrainingDisplay(console)
     check_name(model)
     report_file = report or Path(f"{model}-import.md")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from rich.console import Console
 
+from model_store.errors import KeyFileError
 from model_store.store import DEFAULT_ROOT
 from training.commands.geometry_options import IMAGE_SIZE, PADDING, RESIZE_MODE
 from training.gates.waivers import parse_waivers
@@ -25,6 +26,7 @@ from training.learning.architectures import (
 from training.learning.recipe_file import check_changes, load_recipe
 
 if TYPE_CHECKING:
+    from model_store.signature import SigningKey
     from training.run.request import RunRequest
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
@@ -49,6 +51,30 @@ PROMOTE = click.option(
     default=True,
     show_default=True,
     help="Whether `production` moves to the new version.",
+)
+
+
+def _read_signing_key(
+    _: click.Context, __: click.Parameter, path: Path | None
+) -> SigningKey | None:
+    if path is None:
+        return None
+    from model_store.signature import SigningKey
+
+    try:
+        return SigningKey.read(path)
+    except KeyFileError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+SIGN_KEY = click.option(
+    "--sign-key",
+    "signing_key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=_read_signing_key,
+    envvar="RESIDENT_SIGN_KEY",
+    show_envvar=True,
+    help="Sign the version with this Ed25519 private key (a PEM file).",
 )
 DATA_DIR = click.option(
     "--data-dir",

@@ -1,14 +1,16 @@
 """The `quantize` command: publish a version in another precision."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 from rich.console import Console
 
 from model_store.manifest import Precision
 from model_store.store import ModelStore
-from training.commands.options import DATA_DIR, PROMOTE, STORE, pass_console, waive_option
+from training.commands.options import DATA_DIR, PROMOTE, SIGN_KEY, STORE, pass_console, waive_option
 from training.gates.waivers import VARIANT_CHECKS
 from training.promotion import create_store, require_holdable
 from training.quantization.defaults import (
@@ -16,6 +18,9 @@ from training.quantization.defaults import (
     DEFAULT_MAX_LOSS,
     SWEEP_LAYERS,
 )
+
+if TYPE_CHECKING:
+    from model_store.signature import SigningKey
 
 
 @click.command()
@@ -56,6 +61,7 @@ from training.quantization.defaults import (
     "large]",
 )
 @STORE
+@SIGN_KEY
 @waive_option(VARIANT_CHECKS)
 @PROMOTE
 @pass_console
@@ -68,6 +74,7 @@ def quantize(
     max_loss: float,
     calibration_images: int,
     store: Path,
+    signing_key: SigningKey | None,
     waivers: dict[str, str],
     *,
     sweep: bool | None,
@@ -90,7 +97,7 @@ def quantize(
     from training.quantization.version_data import is_training_data, open_version_data
     from training.tables import sensitivity_table
 
-    model_store = ModelStore(store)
+    model_store = ModelStore(store, signing_key=signing_key)
     create_store(model_store)
     settings = QuantizationSettings(precision, max_loss, calibration_images, sweep)
     if not promote:

@@ -1,7 +1,9 @@
 """`retrain`: trains a published version further on new images."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -10,6 +12,7 @@ from model_store.store import ModelStore
 from training.commands.options import (
     DEVICE,
     PROMOTE,
+    SIGN_KEY,
     STORE,
     THREADS,
     build_request,
@@ -19,6 +22,9 @@ from training.commands.options import (
 )
 from training.gates.waivers import RUN_CHECKS
 from training.promotion import create_store
+
+if TYPE_CHECKING:
+    from model_store.signature import SigningKey
 
 
 @click.command()
@@ -40,6 +46,7 @@ from training.promotion import create_store
 )
 @recipe_options
 @STORE
+@SIGN_KEY
 @waive_option(RUN_CHECKS)
 @PROMOTE
 @DEVICE
@@ -51,6 +58,7 @@ def retrain(
     version: str,
     runs: Path,
     store: Path,
+    signing_key: SigningKey | None,
     waivers: dict[str, str],
     device: str,
     threads: int | None,
@@ -72,7 +80,7 @@ def retrain(
     from training.commands.run import finish_run
     from training.run.launch import start_shared_run
 
-    model_store = ModelStore(store)
+    model_store = ModelStore(store, signing_key=signing_key)
     create_store(model_store)
     request = build_request(values, retrain=version)
     with join_processes(device, threads) as process:

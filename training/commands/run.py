@@ -14,6 +14,7 @@ from training.commands.options import (
     DEVICE,
     PROMOTE,
     RUN,
+    SIGN_KEY,
     STORE,
     THREADS,
     pass_console,
@@ -24,6 +25,7 @@ from training.gates.waivers import RUN_CHECKS
 from training.promotion import create_store
 
 if TYPE_CHECKING:
+    from model_store.signature import SigningKey
     from training.data.sources import ImageSet
     from training.learning.distributed import DistributedProcess
     from training.run.directory import Run
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 @click.command()
 @training_options
 @STORE
+@SIGN_KEY
 @waive_option(RUN_CHECKS)
 @PROMOTE
 @DEVICE
@@ -49,6 +52,7 @@ def run(
     request: RunRequest,
     runs: Path,
     store: Path,
+    signing_key: SigningKey | None,
     waivers: dict[str, str],
     device: str,
     threads: int | None,
@@ -69,7 +73,7 @@ def run(
     from training.commands.common import join_processes
     from training.run.launch import start_shared_run
 
-    model_store = ModelStore(store)
+    model_store = ModelStore(store, signing_key=signing_key)
     create_store(model_store)
     with join_processes(device, threads) as process:
         started, images = start_shared_run(request, runs, model_store, process)
@@ -87,6 +91,7 @@ def run(
 )
 @DATA_DIR
 @STORE
+@SIGN_KEY
 @waive_option(RUN_CHECKS)
 @PROMOTE
 @DEVICE
@@ -98,6 +103,7 @@ def resume(
     data: tuple[str, ...],
     data_dir: Path | None,
     store: Path,
+    signing_key: SigningKey | None,
     waivers: dict[str, str],
     device: str,
     threads: int | None,
@@ -113,7 +119,7 @@ def resume(
     from training.run.directory import Run
     from training.run.request import move_data
 
-    model_store = ModelStore(store)
+    model_store = ModelStore(store, signing_key=signing_key)
     opened = Run.open(run)
     if data or data_dir:
         opened = move_data(opened, data, data_dir)

@@ -16,6 +16,7 @@ from training.commands.options import (
     EXISTING_RUN,
     PROMOTE,
     RUN,
+    SIGN_KEY,
     STORE,
     THREADS,
     pass_console,
@@ -25,6 +26,7 @@ from training.commands.options import (
 from training.gates.waivers import RUN_CHECKS
 
 if TYPE_CHECKING:
+    from model_store.signature import SigningKey
     from training.display import TrainingDisplay
     from training.learning.distributed import DistributedProcess
     from training.run.data import RunData
@@ -179,9 +181,12 @@ def gate(console: Console, run: Path, store: Path, waivers: dict[str, str]) -> N
 @click.command()
 @RUN
 @STORE
+@SIGN_KEY
 @PROMOTE
 @pass_console
-def publish(console: Console, run: Path, store: Path, *, promote: bool) -> None:
+def publish(
+    console: Console, run: Path, store: Path, signing_key: SigningKey | None, *, promote: bool
+) -> None:
     """Publish the export of a run as the next version of its model.
 
     \b
@@ -191,7 +196,9 @@ def publish(console: Console, run: Path, store: Path, *, promote: bool) -> None:
     from training.steps.publish import publish as publish_run
 
     with _opened(console, run) as (opened, data, display):
-        published = publish_run(opened, data, ModelStore(store), promote=promote)
+        published = publish_run(
+            opened, data, ModelStore(store, signing_key=signing_key), promote=promote
+        )
         print_published(display, opened.config.model, published, store)
 
 
