@@ -16,6 +16,7 @@ from model_store.host_cache import try_host_cache
 from model_store.providers import find_providers, keeps_engines
 from model_store.store import BUILTIN_ROOT, ModelStore
 from service.engine.options import Caches, EngineOptions, engine_options
+from service.fetch_targets import parse_fetch_hosts
 from service.host.cpu_limit import cpu_limit
 from service.host.memory_limit import memory_limit
 from service.http.api_keys import ApiKeys
@@ -33,6 +34,7 @@ from service.memory_plan import MemoryPlan
 from service.prediction.admission import UploadBudget
 from service.prediction.decode_pool import DecodePool
 from service.prediction.decoder import DecoderLimits
+from service.prediction.image_fetcher import ImageFetcher
 from service.prediction.pipeline import PredictionPipeline
 from service.protocols.grpc_extra import build_grpc_server
 from service.protocols.open_inference.errors import error_reply
@@ -82,6 +84,7 @@ def create_app(
         decoders,
         UploadBudget(plan.upload_bytes),
         decodes_per_request=max(1, plan.decode_workers // 2),
+        fetcher=_build_fetcher(settings),
     )
     grpc_server = build_grpc_server(
         settings, pipeline=pipeline, metrics=metrics, keys=keys, management=management
@@ -91,6 +94,12 @@ def create_app(
     limits = BodyLimits(settings.max_images, settings.max_body_bytes)
     dialects = (ImageApi(limits), EmbedApi(limits), OpenInferenceApi(settings.max_images))
     return PredictEndpoint(api, pipeline, metrics, keys, settings, dialects)
+
+
+def _build_fetcher(settings: Settings) -> ImageFetcher | None:
+    hosts = parse_fetch_hosts(settings.fetch_allow)
+    limits = (settings.max_body_bytes, settings.body_timeout_seconds)
+    return ImageFetcher(hosts, *limits) if hosts else None
 
 
 def _build_registry(settings: Settings, cpus: int) -> Registry:

@@ -29,6 +29,11 @@ ERROR_CODES: Final[dict[str, ErrorCode]] = {
         ("malformed_multipart", 400, "The form cannot be parsed, or `images` is text."),
         ("malformed_tensor", 400, "A tensor has another datatype, shape or size than expected."),
         ("malformed_zip", 400, "The ZIP archive is damaged, encrypted or compressed unusually."),
+        (
+            "url_not_allowed",
+            400,
+            "The image URL or its host is not allowed by `SERVICE_FETCH_ALLOW`.",
+        ),
         ("invalid_parameter", 400, "A path or query parameter has an invalid value."),
         ("no_label_sets", 400, "`coverage` was given, but the model has no calibration for it."),
         ("no_embedding", 400, "The model has no embedding. See `embedding_dims` of its details."),
@@ -62,6 +67,7 @@ ERROR_CODES: Final[dict[str, ErrorCode]] = {
         ("inference_failed", 500, "The model failed on this batch. The server's log has details."),
         ("invalid_model_output", 500, "The model returned NaN or infinity for this image."),
         ("internal_error", 500, "The service failed. The server's log has details."),
+        ("fetch_failed", 502, "The host of an image URL did not send the image."),
         ("not_ready", 503, "No version of the model is loaded, or the store cannot be read."),
         ("deadline_exceeded", 504, "The deadline passed before the answer was ready."),
     )

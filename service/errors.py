@@ -6,7 +6,7 @@
     ├── BadRequestError          400  empty_body, malformed_json, malformed_base64,
     │                                 malformed_multipart, malformed_zip, malformed_tensor,
     │                                 no_images, invalid_parameter, no_label_sets, no_embedding,
-    │                                 empty_image
+    │                                 empty_image, url_not_allowed
     ├── UnauthorizedError        401  unauthorized, with WWW-Authenticate
     ├── ForbiddenError           403  management_disabled, insufficient_scope
     ├── NotFoundError            404  model_not_found, version_not_found, alias_not_found,
@@ -19,6 +19,7 @@
     ├── OverloadedError          429  overloaded, with Retry-After
     ├── InferenceError           500  inference_failed
     ├── InvalidModelOutputError  500  invalid_model_output
+    ├── BadGatewayError          502  fetch_failed
     ├── NotReadyError            503  not_ready
     ├── DeadlineExceededError    504  deadline_exceeded
     ├── EveryImageFailedError    status and code of the images if they agree, else
@@ -113,6 +114,13 @@ class InvalidModelOutputError(ServiceError):
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     default_code = "invalid_model_output"
+
+
+class BadGatewayError(ServiceError):
+    """Another host, from which an image was to be fetched, did not send it."""
+
+    status = HTTPStatus.BAD_GATEWAY
+    default_code = "fetch_failed"
 
 
 class NotReadyError(ServiceError):

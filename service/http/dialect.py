@@ -3,10 +3,9 @@
 `PredictEndpoint` does what they share: API key, lease, limits, admission, metrics and access log.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from service.engine.loaded_version import LoadedVersion
 from service.engine.priority import Priority
@@ -35,20 +34,6 @@ def path_target(path_params: Mapping[str, str], _: bytes = b"") -> VersionTarget
     return VersionTarget(path_params.get("model"), number)
 
 
-@dataclass(frozen=True, slots=True)
-class BodyContext:
-    """What reading a body may need besides its bytes.
-
-    Attributes:
-        reserve: Called with a number of bytes that the request takes besides its body, until it is
-            answered. Raises OverloadedError if there is no memory for them.
-        disconnected: Done once the client has disconnected.
-    """
-
-    reserve: Callable[[int], None]
-    disconnected: asyncio.Future[Any]
-
-
 class Call(Protocol):
     """One prediction request on a leased version.
 
@@ -58,8 +43,14 @@ class Call(Protocol):
 
     priority: Priority
 
-    async def read(self, body: bytes, context: BodyContext, /) -> PredictRequest:
-        """Parse the body. Raises ServiceError or ImageError."""
+    async def read(self, body: bytes, reserve: Callable[[int], None], /) -> PredictRequest:
+        """Parse the body. Raises ServiceError or ImageError.
+
+        Args:
+            body: The whole body.
+            reserve: Called with a number of bytes that the request takes besides its body. Raises
+                OverloadedError if there is no memory for them.
+        """
 
     async def write(self, request: PredictRequest, outcomes: Sequence[ImageOutcome]) -> Reply:
         """The response. Raises ServiceError or ImageError."""

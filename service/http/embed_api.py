@@ -1,12 +1,12 @@
 """The embedding routes: images as for predictions, and their pooled features as the response."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 
 from service.engine.loaded_version import LoadedVersion
-from service.http.dialect import BodyContext, Call
+from service.http.dialect import Call
 from service.http.image_api import ImageApi, require_embedding
 from service.http.predict_routes import BINARY_MEDIA_TYPE, EMBEDDING_DIMS_HEADER, match_route
 from service.http.problem_details import Reply
@@ -49,9 +49,9 @@ class EmbedCall:
         self.priority = self._query.priority
         require_embedding(loaded)
 
-    async def read(self, body: bytes, context: BodyContext) -> PredictRequest:
+    async def read(self, body: bytes, reserve: Callable[[int], None]) -> PredictRequest:
         query = self._query
-        parsed = await parse_body(self._headers, body, self._limits, context.reserve)
+        parsed = await parse_body(self._headers, body, self._limits, reserve)
         return PredictRequest(
             parsed.images,
             timeout_seconds=math.inf if query.timeout_ms is None else query.timeout_ms / 1e3,

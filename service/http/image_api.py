@@ -1,13 +1,13 @@
 """The image API: prediction requests under `/v1`, with images as the body and JSON responses."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 
 from service.engine.loaded_version import LoadedVersion
 from service.errors import BadRequestError
-from service.http.dialect import BodyContext, Call, VersionTarget, path_target
+from service.http.dialect import Call, VersionTarget, path_target
 from service.http.predict_routes import match_route
 from service.http.problem_details import Reply, reply_to
 from service.http.query_params import (
@@ -104,9 +104,9 @@ class ImageCall:
             require_embedding(loaded)
         self.priority = self._query.priority
 
-    async def read(self, body: bytes, context: BodyContext) -> PredictRequest:
+    async def read(self, body: bytes, reserve: Callable[[int], None]) -> PredictRequest:
         query = self._query
-        parsed = await parse_body(self._headers, body, self._limits, context.reserve)
+        parsed = await parse_body(self._headers, body, self._limits, reserve)
         return PredictRequest(
             parsed.images,
             query.top_k,

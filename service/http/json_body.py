@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from model_store.validation import describe_validation_error
 from service.errors import BadRequestError, check_image_count
 from service.http.base64_text import SLICE_BYTES, decode_base64
+from service.prediction.image_fetcher import ImageUrl
 from service.prediction.request import EncodedImage
 
 MAX_KEY_LENGTH: Final = 100
@@ -39,8 +40,24 @@ class JsonImage(BaseModel):
     ]
 
 
+class JsonImageUrl(BaseModel):
+    """An image in a JSON body that the service fetches."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: Annotated[
+        str,
+        Field(
+            description="An `https://` URL. Its host must be in `SERVICE_FETCH_ALLOW`.",
+            json_schema_extra={"format": "uri"},
+        ),
+    ]
+
+
 def _kind_of_image(value: object) -> str:
-    return "text" if isinstance(value, str) else "object"
+    if isinstance(value, str):
+        return "text"
+    return "url" if isinstance(value, dict) and "url" in value else "object"
 
 
 class JsonBody(BaseModel):
@@ -53,11 +70,16 @@ class JsonBody(BaseModel):
     images: Annotated[
         list[
             Annotated[
-                Annotated[JsonImage, Tag("object")] | Annotated[str, Tag("text")],
+                Annotated[JsonImage, Tag("object")]
+                | Annotated[JsonImageUrl, Tag("url")]
+                | Annotated[str, Tag("text")],
                 Discriminator(_kind_of_image),
             ]
         ],
-        Field(description="One or more images: objects with `b64`, or the base64 strings alone."),
+        Field(
+            description="One or more images: objects with `b64` or `url`, or the base64 strings "
+            "alone."
+        ),
     ]
 
 
@@ -77,7 +99,7 @@ def read_json(body: bytes, max_images: int) -> list[EncodedImage]:
     # Counted before parsing: millions of small items would become gigabytes of objects. None of
     # these characters occurs in base64.
     if sum(text.count(character) for character in (b"{", b"[", b",")) > 8 * (max_images + 8):
-        check_image_count(text.count(b'"b64"'), max_images)
+        check_image_count(text.count(b'"b64"') + text.count(b'"url"'), max_images)
         raise BadRequestError(f"{_EXPECTED}, got a body with far more items", code="malformed_json")
     # Shells put the line breaks of `base64` into strings as they are, which JSON does not allow.
     text = text.removeprefix(BYTE_ORDER_MARK).translate(None, b"\r\n")
@@ -98,7 +120,9 @@ def read_json(body: bytes, max_images: int) -> list[EncodedImage]:
         ) from None
     check_image_count(len(parsed.images), max_images)
     return [
-        decode_image(image if isinstance(image, str) else image.b64, long_strings)
+        ImageUrl(image.url)
+        if isinstance(image, JsonImageUrl)
+        else decode_image(image if isinstance(image, str) else image.b64, long_strings)
         for image in parsed.images
     ]
 

@@ -18,7 +18,7 @@ from service.http.access_log import MAX_PATH_LENGTH, log_request
 from service.http.answer_headers import record_headers
 from service.http.api_keys import ApiKeys
 from service.http.cors import allow_origins, is_cross_origin, is_preflight
-from service.http.dialect import BodyContext, Dialect
+from service.http.dialect import Dialect
 from service.http.metrics import ServiceMetrics
 from service.http.problem_details import Reply, to_response
 from service.http.request_body import check_headers, content_length, read_body
@@ -153,7 +153,8 @@ class PredictEndpoint:
                 # After the body, the next ASGI message can only be a disconnect.
                 disconnected = direct.disconnected if direct else asyncio.ensure_future(receive())
                 try:
-                    request = await call.read(body, BodyContext(reserve, disconnected))
+                    request = await call.read(body, reserve)
+                    await self._pipeline.fetch(loaded, request, record, reserve, disconnected)
                     record.seconds["receive"] = time.monotonic() - record.started
                     outcomes = await self._pipeline.predict(loaded, request, record, disconnected)
                 finally:

@@ -77,6 +77,7 @@ ERROR_RESPONSES: Final[Mapping[int, str]] = {
     415: "Unsupported media type, content coding or image format",
     429: "Overloaded; `Retry-After` says when to retry",
     500: "The model failed on this batch",
+    502: "An image could not be fetched from its URL",
     503: "The model has no version that serves yet",
     504: "The deadline passed",
 }

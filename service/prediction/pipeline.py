@@ -5,7 +5,7 @@ It is independent of HTTP; `service.http` translates requests and responses.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar, cast
 
@@ -17,13 +17,14 @@ from service.engine.batcher import ImageResult
 from service.engine.loaded_version import LoadedVersion
 from service.engine.priority import Priority
 from service.errors import (
-    ClientDisconnectedError,
     DeadlineExceededError,
     EveryImageFailedError,
     ServiceError,
 )
 from service.prediction.admission import Admission, ModelCapacity, UploadBudget
+from service.prediction.cancellation import finish
 from service.prediction.decode_pool import DecodePool, is_small
+from service.prediction.image_fetcher import ImageFetcher, ImageUrl
 from service.prediction.request import EncodedImage, ImageOutcome, PredictRequest, RequestRecord
 from service.versions.alias_lookup import find_alias_version
 from service.versions.registry import Registry
@@ -43,11 +44,13 @@ class PredictionPipeline:
         decode_pool: DecodePool,
         uploads: UploadBudget,
         decodes_per_request: int,
+        fetcher: ImageFetcher | None = None,
     ) -> None:
         self.uploads = uploads
         self.registry = registry
         self._decode_pool = decode_pool
         self._decodes_per_request = decodes_per_request
+        self._fetcher = fetcher
         self._capacities: dict[str, ModelCapacity] = {}
 
     def lease(
@@ -84,6 +87,32 @@ class PredictionPipeline:
         """Raise OverloadedError if the queue is full. Called before the body is read."""
         self._admission(loaded).check_queue(priority)
 
+    async def fetch(
+        self,
+        loaded: LoadedVersion,
+        request: PredictRequest,
+        record: RequestRecord,
+        reserve: Callable[[int], None],
+        disconnected: asyncio.Future[Any],
+    ) -> None:
+        """Replace the image URLs of a request by the images behind them, if that is allowed.
+
+        Args:
+            loaded: The version, leased by the caller.
+            request: What to classify and how.
+            record: When it started.
+            reserve: Called with the bytes that arrive; may raise ServiceError.
+            disconnected: Done once the client has disconnected.
+
+        Raises:
+            DeadlineExceededError: The deadline passed first.
+            ClientDisconnectedError: The client left first.
+        """
+        if self._fetcher and any(isinstance(image, ImageUrl) for image in request.images):
+            fetching = asyncio.ensure_future(self._fetcher.fetch_urls(request.images, reserve))
+            deadline = _deadline(loaded, request, record)
+            request.images = await finish(fetching, deadline, disconnected)
+
     async def predict(
         self,
         loaded: LoadedVersion,
@@ -107,7 +136,7 @@ class PredictionPipeline:
             ImageError: The only image of the request cannot be classified.
         """
         record.images = len(request.images)
-        deadline = record.started + min(request.timeout_seconds, loaded.options.deadline_seconds)
+        deadline = _deadline(loaded, request, record)
         with self._admission(loaded).admit(
             len(request.images),
             deadline - time.monotonic(),
@@ -148,7 +177,7 @@ class PredictionPipeline:
             futures = loaded.batcher.submit_all(
                 request.images, deadline, request.priority, embedding=request.embedding
             )
-            results = await _finish(
+            results = await finish(
                 asyncio.gather(*futures, return_exceptions=True), deadline, disconnected
             )
             return [ImageOutcome(cast("ImageResult | ServiceError", each), 0.0) for each in results]
@@ -160,12 +189,12 @@ class PredictionPipeline:
             all_images = asyncio.ensure_future(
                 self._classify_all(request.images, request, loaded, deadline)
             )
-            return await _finish(all_images, deadline, disconnected)
+            return await finish(all_images, deadline, disconnected)
         decode_seconds = time.monotonic() - started
         one_image = loaded.batcher.submit(
             pixels, deadline, request.priority, embedding=request.embedding
         )
-        result = await _finish(one_image, deadline, disconnected)
+        result = await finish(one_image, deadline, disconnected)
         return [ImageOutcome(result, decode_seconds)]
 
     async def _classify_all(
@@ -215,35 +244,8 @@ class PredictionPipeline:
         return ImageOutcome(result, decode_seconds)
 
 
-async def _finish(work: asyncio.Future[T], deadline: float, disconnected: asyncio.Future[Any]) -> T:
-    """Wait for `work`. Cancel it if the client disconnects or the deadline passes first.
-
-    Returns or raises only after all of `work` has ended, because the caller then ends its lease.
-    """
-    expired = False
-
-    def cancel_disconnected(_: object) -> None:
-        work.cancel()
-
-    def cancel_expired() -> None:
-        nonlocal expired
-        expired = work.cancel()
-
-    disconnected.add_done_callback(cancel_disconnected)
-    timer = asyncio.get_running_loop().call_later(
-        max(0.0, deadline - time.monotonic()), cancel_expired
-    )
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if expired:
-            raise DeadlineExceededError("the deadline passed before the result was ready") from None
-        if disconnected.done():
-            raise ClientDisconnectedError from None
-        raise
-    finally:
-        timer.cancel()
-        disconnected.remove_done_callback(cancel_disconnected)
+def _deadline(loaded: LoadedVersion, request: PredictRequest, record: RequestRecord) -> float:
+    return record.started + min(request.timeout_seconds, loaded.options.deadline_seconds)
 
 
 def _record_outcomes(outcomes: Sequence[ImageOutcome], record: RequestRecord) -> None:

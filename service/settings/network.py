@@ -1,16 +1,24 @@
 """Settings of the listener, its clients and the log."""
 
+import importlib.util
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
+from service.fetch_targets import parse_fetch_hosts
 from service.key_file import default_key_file
 from service.public_address import parse_origins, parse_root_path
 
 
 def _check_origins(text: str) -> str:
     parse_origins(text)
+    return text
+
+
+def _check_fetch_hosts(text: str) -> str:
+    if parse_fetch_hosts(text) and importlib.util.find_spec("httpx") is None:
+        raise ValueError("fetching images needs httpx: pip install '.[fetch]'")
     return text
 
 
@@ -60,6 +68,15 @@ class NetworkSettings(BaseModel):
         Field(
             description="Comma-separated origins whose web pages may call the service, like "
             "https://app.example.com, or * for any. Empty: none."
+        ),
+    ] = ""
+    fetch_allow: Annotated[
+        str,
+        AfterValidator(_check_fetch_hosts),
+        Field(
+            description="Comma-separated hosts from which images are fetched by URL, like "
+            "images.example.com. HTTPS and public addresses only. Empty: none. Needs the extra "
+            "fetch."
         ),
     ] = ""
     keys: Annotated[

@@ -2,13 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
 from service.engine.loaded_version import LoadedVersion
 from service.engine.priority import INTERACTIVE, Priority
-from service.http.dialect import BodyContext, path_target
+from service.http.dialect import path_target
 from service.http.problem_details import Reply
 from service.http.request_body import INLINE_BYTES
 from service.prediction.request import ImageOutcome, PredictRequest, RequestRecord
@@ -65,7 +65,7 @@ class InferCall:
     def __init__(self, loaded: LoadedVersion, headers: Mapping[str, str], max_images: int) -> None:
         self._loaded, self._headers, self._max_images = loaded, headers, max_images
 
-    async def read(self, body: bytes, _: BodyContext) -> PredictRequest:
+    async def read(self, body: bytes, _: Callable[[int], None]) -> PredictRequest:
         arguments = (self._headers, body, self._loaded, self._max_images)
         text = len(body) > INLINE_BYTES and JSON_LENGTH_HEADER not in self._headers
         self._infer: InferRequest = (
