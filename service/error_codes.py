@@ -29,11 +29,7 @@ ERROR_CODES: Final[dict[str, ErrorCode]] = {
         ("malformed_multipart", 400, "The form cannot be parsed, or `images` is text."),
         ("malformed_tensor", 400, "A tensor has another datatype, shape or size than expected."),
         ("malformed_zip", 400, "The ZIP archive is damaged, encrypted or compressed unusually."),
-        (
-            "url_not_allowed",
-            400,
-            "The image URL or its host is not allowed by `SERVICE_FETCH_ALLOW`.",
-        ),
+        ("url_not_allowed", 400, "`SERVICE_FETCH_ALLOW` does not allow the URL of an image."),
         ("invalid_parameter", 400, "A path or query parameter has an invalid value."),
         ("no_label_sets", 400, "`coverage` was given, but the model has no calibration for it."),
         ("no_embedding", 400, "The model has no embedding. See `embedding_dims` of its details."),

@@ -7,6 +7,7 @@
     │                                 malformed_multipart, malformed_zip, malformed_tensor,
     │                                 no_images, invalid_parameter, no_label_sets, no_embedding,
     │                                 empty_image, url_not_allowed
+    │   └── ImageUrlError        400  url_not_allowed
     ├── UnauthorizedError        401  unauthorized, with WWW-Authenticate
     ├── ForbiddenError           403  management_disabled, insufficient_scope
     ├── NotFoundError            404  model_not_found, version_not_found, alias_not_found,
@@ -56,6 +57,19 @@ class ServiceError(Exception):
 class BadRequestError(ServiceError):
     status = HTTPStatus.BAD_REQUEST
     default_code = "bad_request"
+
+
+class ImageUrlError(BadRequestError):
+    """An image that has a URL in place of its bytes. Where URLs are not fetched, it is an error."""
+
+    default_code = "url_not_allowed"
+
+    def __init__(self, url: str) -> None:
+        super().__init__(
+            "the image URL is not allowed: this service fetches no images "
+            "(SERVICE_FETCH_ALLOW is empty)"
+        )
+        self.url = url
 
 
 class UnauthorizedError(ServiceError):

@@ -8,9 +8,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from model_store.validation import describe_validation_error
-from service.errors import BadRequestError, check_image_count
+from service.errors import BadRequestError, ImageUrlError, check_image_count
 from service.http.base64_text import SLICE_BYTES, decode_base64
-from service.prediction.image_fetcher import ImageUrl
 from service.prediction.request import EncodedImage
 
 MAX_KEY_LENGTH: Final = 100
@@ -120,7 +119,7 @@ def read_json(body: bytes, max_images: int) -> list[EncodedImage]:
         ) from None
     check_image_count(len(parsed.images), max_images)
     return [
-        ImageUrl(image.url)
+        ImageUrlError(image.url)
         if isinstance(image, JsonImageUrl)
         else decode_image(image if isinstance(image, str) else image.b64, long_strings)
         for image in parsed.images

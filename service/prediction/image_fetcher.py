@@ -10,7 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from service.errors import BadGatewayError, BadRequestError, ServiceError, TooLargeError
+from service.errors import (
+    BadGatewayError,
+    BadRequestError,
+    ImageUrlError,
+    ServiceError,
+    TooLargeError,
+)
 from service.fetch_targets import (
     FetchHost,
     check_url,
@@ -29,19 +35,6 @@ MAX_REDIRECTS: Final = 3
 MAX_ADDRESSES: Final = 3
 """Addresses of one host that are tried."""
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
-
-
-class ImageUrl(BadRequestError):
-    """An image that has a URL in place of its bytes. Where URLs are not fetched, it is an error."""
-
-    default_code = "url_not_allowed"
-
-    def __init__(self, url: str) -> None:
-        super().__init__(
-            "the image URL is not allowed: this service fetches no images "
-            "(SERVICE_FETCH_ALLOW is empty)"
-        )
-        self.url = url
 
 
 @dataclass(slots=True)
@@ -87,7 +80,7 @@ class ImageFetcher:
     async def fetch_urls(
         self, images: Sequence[EncodedImage], reserve: Callable[[int], None]
     ) -> list[EncodedImage]:
-        """Replace each `ImageUrl` by the image behind it, or by the error of fetching it.
+        """Replace each `ImageUrlError` by the image behind it, or by the error of fetching it.
 
         Args:
             images: All images of a request.
@@ -97,7 +90,7 @@ class ImageFetcher:
         places = asyncio.Semaphore(CONCURRENT_PER_REQUEST)
 
         async def fetch(image: EncodedImage) -> EncodedImage:
-            if not isinstance(image, ImageUrl):
+            if not isinstance(image, ImageUrlError):
                 return image
             async with places:
                 return await self._fetch(image.url, download)

@@ -19,12 +19,13 @@ from service.engine.priority import Priority
 from service.errors import (
     DeadlineExceededError,
     EveryImageFailedError,
+    ImageUrlError,
     ServiceError,
 )
 from service.prediction.admission import Admission, ModelCapacity, UploadBudget
 from service.prediction.cancellation import finish
 from service.prediction.decode_pool import DecodePool, is_small
-from service.prediction.image_fetcher import ImageFetcher, ImageUrl
+from service.prediction.image_fetcher import ImageFetcher
 from service.prediction.request import EncodedImage, ImageOutcome, PredictRequest, RequestRecord
 from service.versions.alias_lookup import find_alias_version
 from service.versions.registry import Registry
@@ -108,8 +109,11 @@ class PredictionPipeline:
             DeadlineExceededError: The deadline passed first.
             ClientDisconnectedError: The client left first.
         """
-        if self._fetcher and any(isinstance(image, ImageUrl) for image in request.images):
-            fetching = asyncio.ensure_future(self._fetcher.fetch_urls(request.images, reserve))
+        images = request.images
+        if self._fetcher is None or isinstance(images, np.ndarray):
+            return
+        if any(isinstance(image, ImageUrlError) for image in images):
+            fetching = asyncio.ensure_future(self._fetcher.fetch_urls(images, reserve))
             deadline = _deadline(loaded, request, record)
             request.images = await finish(fetching, deadline, disconnected)
 

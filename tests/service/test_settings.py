@@ -22,6 +22,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "uds": ("/run/resident.sock", Path("/run/resident.sock")),
     "root_path": ("/ai/", "/ai"),
     "cors_origins": ("https://a.example, *", "https://a.example, *"),
+    "fetch_allow": ("a.example, b.example:8443", "a.example, b.example:8443"),
     "builtin": ("false", False),
     "version_policy": ("latest:2", "latest:2"),
     "default_model": ("digits", "digits"),

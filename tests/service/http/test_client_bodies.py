@@ -184,8 +184,11 @@ def test_json_needs_no_media_type_and_may_have_a_byte_order_mark(
 
 
 def test_management_accepts_a_byte_order_mark_too() -> None:
-    assert management._parse(b'\xef\xbb\xbf{"why": "better"}', management.Reason).why == "better"
-    assert management._parse(b"\xef\xbb\xbf", management.Reason).why == ""
+    assert (
+        management.parse_management_body(b'\xef\xbb\xbf{"why": "better"}', management.Reason).why
+        == "better"
+    )
+    assert management.parse_management_body(b"\xef\xbb\xbf", management.Reason).why == ""
 
 
 def test_line_breaks_of_a_shell_are_accepted() -> None:
