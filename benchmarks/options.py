@@ -8,7 +8,16 @@ from typing import Self
 
 from sides import ALL_PEERS, Side
 
-ROWS = ("resnet20", "resnet50", "latency", "overload", "start", "reloads", "decode")
+ROWS = (
+    "resnet20",
+    "resnet50",
+    "protocols",
+    "latency",
+    "overload",
+    "start",
+    "reloads",
+    "decode",
+)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ PACKAGES = ("fastapi", "uvicorn", "onnxruntime", "numpy", "pillow", "pydantic")
 ORDER = (
     "ResNet-20, 32x32 PNG",
     "ResNet-50, 500x375 JPEG",
+    "Open Inference Protocol",
     "One client at a time",
     "Overload",
     "Start",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import decode_memory
 import latency
 import overload
+import protocols
 import reload
 import startup
 import throughput
@@ -20,6 +21,7 @@ from results import RESULTS
 MEASUREMENTS: Mapping[str, Callable[[Options], None]] = {
     "resnet20": throughput.measure_resnet20,
     "resnet50": throughput.measure_resnet50,
+    "protocols": protocols.measure,
     "latency": latency.measure,
     "overload": overload.measure,
     "start": startup.measure,

@@ -123,6 +123,8 @@ class Bodies:
     folder: Path
     content_type: str
     slow: bool = False
+    json_length: int = 0
+    """For binary tensors of the Open Inference Protocol: bytes of the JSON before them."""
 
     def read(self) -> list[bytes]:
         return [(self.folder / str(number)).read_bytes() for number in range(1, IMAGES + 1)]

@@ -1,5 +1,6 @@
 -- POST the bodies of a folder in turn and print one line of JSON.
--- Environment variables: BODIES, COUNT, URL_PATH, CONTENT_TYPE, LUMPS.
+-- Environment variables: BODIES, COUNT, URL_PATH, CONTENT_TYPE, JSON_LENGTH, LUMPS.
+-- JSON_LENGTH is the header of the Open Inference Protocol for binary tensors.
 -- With LUMPS the rate is measured between the first and the last answer. Use it for slow servers,
 -- whose answers come in batches. It costs CPU time, so fast servers are measured without it.
 local bodies, path, content_type = os.getenv("BODIES"), os.getenv("URL_PATH"), os.getenv("CONTENT_TYPE")
@@ -12,7 +13,8 @@ end
 function init()
   for number = 1, tonumber(os.getenv("COUNT")) do
     local file = assert(io.open(bodies .. "/" .. number, "rb"))
-    requests[number] = wrk.format("POST", path, {["Content-Type"] = content_type}, file:read("*a"))
+    local headers = {["Content-Type"] = content_type, ["Inference-Header-Content-Length"] = os.getenv("JSON_LENGTH")}
+    requests[number] = wrk.format("POST", path, headers, file:read("*a"))
     file:close()
   end
 end

@@ -34,6 +34,7 @@ def wrk_load(port: int, path: str, bodies: Bodies, connections: int, seconds: fl
         "CONTENT_TYPE": bodies.content_type,
     }
     variables |= {"LUMPS": "1"} if bodies.slow else {}
+    variables |= {"JSON_LENGTH": str(bodies.json_length)} if bodies.json_length else {}
     command = [wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"]
     command += ["-s", str(SCRIPT), f"http://127.0.0.1:{port}"]
     done = subprocess.run(
