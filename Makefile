@@ -17,6 +17,7 @@ TEST := .venv/test
 CLIENTS := .venv/clients
 TRAINING := .venv/training
 CI := .venv/ci
+AUDIT := .venv/audit
 BENCH_MODELS := build/bench/resnet50-int8/resnet50/1
 INTO_BUILD := --store build/store --no-promote
 IMPORT = $(or $(ARGS),--torchvision resnet50 --model resnet50)
@@ -29,7 +30,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help serve train import test test-all lint reference docs format bench bench-precision bench-training lock builtin clean
+.PHONY: help serve train import test test-all lint reference docs format bench bench-precision bench-training lock audit sbom builtin clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -109,6 +110,14 @@ lock: $(CI)/.installed ## Renew the service's pinned versions and hashes
 	$(CI)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --upgrade --extra service pyproject.toml --output-file requirements/service.txt
 
+audit: $(AUDIT)/.installed ## Look up known vulnerabilities of the service's pinned packages
+	$(AUDIT)/bin/pip-audit --require-hashes --disable-pip --strict --requirement requirements/service.txt
+
+sbom: $(AUDIT)/.installed ## Write build/sbom.json: what the service is made of (CycloneDX)
+	mkdir -p build
+	$(AUDIT)/bin/cyclonedx-py requirements requirements/service.txt --pyproject pyproject.toml --mc-type application \
+	  --output-reproducible --of JSON --output-file build/sbom.json
+
 clean: ## Remove environments, caches and build/
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
@@ -141,6 +150,11 @@ $(CI)/.installed: requirements/service.txt pyproject.toml client/pyproject.toml 
 	$(CI)/bin/python $(PIP_INSTALL) --require-hashes -r requirements/service.txt
 	@echo "installing torch, the test tools and the linters: a few minutes the first time"
 	$(CI)/bin/python $(PIP_INSTALL) -c $(CONSTRAINTS) -e '.[service,grpc,tune,training,test,tracking-test,keras-test,docs,lint]' -e ./client
+	@touch $@
+
+$(AUDIT)/.installed: pyproject.toml
+	$(call make-environment,$(AUDIT))
+	$(AUDIT)/bin/python $(PIP_INSTALL) '.[audit]'
 	@touch $@
 
 define make-environment
