@@ -8,24 +8,19 @@ with the same `DeterminismInfo`, the weights are bit-identical. All random numbe
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal
+from dataclasses import asdict
+from typing import Any, Final
 
 import torch
-from torch import nn
-from torch.nn import functional
 
-from training.errors import DivergedError, InterruptedRunError, RunError
-from training.learning.determinism import DeterminismInfo
+from training.errors import DivergedError, InterruptedRunError
+from training.learning.batches import Batch
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
-from training.learning.learner import Learner
-from training.learning.normalization import Normalization
 from training.learning.optimization import remaining_work, set_learning_rate
 from training.learning.throughput import ESTIMATE_STEPS, RunEstimate, ThroughputMeter, peak_bytes
-from training.run.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+from training.run.checkpoint import save_checkpoint
 from training.run.data import RunData
-from training.run.directory import Run, damaged_file_error
-from training.run.inference import predict_split
+from training.run.directory import Run
 from training.run.known_images import (
     TRAINED_IMAGES_FILE,
     encode_known_images,
@@ -33,28 +28,13 @@ from training.run.known_images import (
 )
 from training.run.metrics import write_metrics
 from training.run.weights import BEST_WEIGHTS, LAST_WEIGHTS, TrainedNetwork, serialise
+from training.steps.position import restore
 from training.steps.progress import Progress
 from training.steps.thread_choice import choose_threads
 from training.steps.training_setup import prepare_training
+from training.steps.validation import is_better, require_finite, validate
 
 CHECKPOINT_SECONDS: Final = 30
-
-
-@dataclass
-class Position:
-    """The position that a checkpoint stores. The field names are part of the checkpoint format.
-
-    Attributes:
-        step: Steps since the start of the run.
-        seen: Number of images of this epoch that were trained on.
-        tally: Sum of the losses and number of correct answers over these images.
-        history: The metrics of each finished epoch.
-    """
-
-    step: int = 0
-    seen: int = 0
-    tally: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def train(
@@ -83,203 +63,206 @@ def train(
         InterruptedRunError: `interrupted` returned True.
         RunError: The checkpoint is damaged or belongs to another configuration.
     """
-    config, recipe = run.config, run.config.recipe
-    chosen_threads = choose_threads(run, len(data.images.class_names), process)
-    learner, loader, determinism = prepare_training(run, data, process)
-    if process.is_main:
-        trained_images = encode_known_images(
-            data.scan, data.training_indices, read_known_images(run)
-        )
-        run.write(TRAINED_IMAGES_FILE, trained_images)
-    total, steps = loader.total_steps, loader.steps_per_epoch
-    position, resumed = _restore(run, learner, determinism)
-    notice = "\n".join(filter(None, (chosen_threads, resumed))) or None
-    throughput, estimate, checkpoint_steps = ThroughputMeter(), None, checkpoint_every or total
-    tally = torch.tensor(position.tally, dtype=torch.float64, device=process.device)
-    tally /= process.world_size
+    training = _Training(run, data, report, process, interrupted, checkpoint_every)
+    while not training.is_finished:
+        training.train_epoch()
+        training.finish_epoch(measure)
+    training.write_results()
 
-    def progress(**events: Any) -> Progress:
-        loss, correct = (value / position.seen for value in position.tally)
-        ended = len(position.history)
-        work = remaining_work(recipe.schedule, position.step, total, loader.image_size)
-        left = throughput.seconds_left(work, loader.epochs - ended)
-        place = (
-            ended + 1,
-            loader.epochs,
-            position.step - ended * steps,
-            steps,
-            position.step,
-            total,
-        )
-        accuracy = None if recipe.mixing.enabled else correct  # meaningless for mixed images
-        return Progress(*place, loss, accuracy, throughput.images_per_second, left, **events)
 
-    def checkpoint() -> None:
-        position.tally = process.all_reduce(tally.clone()).tolist()
-        state = {
-            "learner": learner.state_dict(),  # on every process: it is a collective
-            "position": asdict(position),
-            "environment": asdict(determinism),
-            "config": config.training_values,
-        }
+class _Training:
+    """A training in progress, in the state of the checkpoint if there is one."""
+
+    def __init__(
+        self,
+        run: Run,
+        data: RunData,
+        report: Callable[[Progress], None],
+        process: DistributedProcess,
+        interrupted: Callable[[], bool],
+        checkpoint_every: int | None,
+    ) -> None:
+        chosen_threads = choose_threads(run, len(data.images.class_names), process)
+        self._run, self._data, self._process = run, data, process
+        self._report, self._interrupted = report, interrupted
+        self._recipe = run.config.recipe
+        self._learner, self._loader, self._determinism = prepare_training(run, data, process)
         if process.is_main:
-            save_checkpoint(run, state)
+            trained_on = encode_known_images(
+                data.scan, data.training_indices, read_known_images(run)
+            )
+            run.write(TRAINED_IMAGES_FILE, trained_on)
+        self._position, resumed = restore(run, self._learner, self._determinism)
+        self._notice = "\n".join(filter(None, (chosen_threads, resumed)))
+        self._throughput = ThroughputMeter()
+        self._checkpoint_every = checkpoint_every
+        self._checkpoint_steps = checkpoint_every or self._loader.total_steps
+        self._learning_rate = 0.0
+        # The sums of this process, which are on the device until they are read.
+        self._tally = torch.tensor(self._position.tally, dtype=torch.float64, device=process.device)
+        self._tally /= process.world_size
 
-    def trained(epoch: int) -> TrainedNetwork:
-        network = learner.evaluation_network
-        return TrainedNetwork(
-            network, loader.normalize, config.architecture, loader.classes, epoch, recipe.mirrored
-        )
+    @property
+    def is_finished(self) -> bool:
+        return self._position.step >= self._loader.total_steps
 
-    while position.step < total:
-        epoch = len(position.history)
-        learner.train(frozen=epoch < recipe.freeze_epochs)
-        for batch in throughput.timed(loader.epoch_batches(epoch, position.step - epoch * steps)):
-            rate = set_learning_rate(learner.optimizer, recipe.schedule, position.step, total)
-            tally += learner.step(batch)
-            position.step += 1
-            position.seen += batch.size
-            within = position.step < min((epoch + 1) * steps, total)
+    @property
+    def _epoch(self) -> int:
+        """The current epoch, from 0."""
+        return len(self._position.history)
+
+    @property
+    def _first_step(self) -> int:
+        """The step at which the current epoch begins."""
+        return self._epoch * self._loader.steps_per_epoch
+
+    @property
+    def _mean_loss(self) -> float:
+        """Mean training loss of the current epoch so far."""
+        return self._position.tally[0] / self._position.seen
+
+    def train_epoch(self) -> None:
+        """Train to the end of the epoch. Raises DivergedError or InterruptedRunError."""
+        position, first = self._position, self._first_step
+        end = min(first + self._loader.steps_per_epoch, self._loader.total_steps)
+        self._learner.train(frozen=self._epoch < self._recipe.freeze_epochs)
+        batches = self._loader.epoch_batches(self._epoch, position.step - first)
+        for batch in self._throughput.timed(batches):
+            self._step(batch)
+            within = position.step < end
             # Reading the loss waits for the GPU, so on a GPU it is not read after each step.
-            if process.device.type == "cpu" or position.step % ESTIMATE_STEPS == 0 or not within:
-                position.tally = (tally * process.world_size).tolist()
-                if not math.isfinite(position.tally[0]):
-                    raise DivergedError(
-                        _describe_divergence(epoch, position.step - epoch * steps, rate)
-                    )
-                if throughput.steps + 1 == ESTIMATE_STEPS:  # a step counts when the next one begins
-                    estimate = RunEstimate(progress().seconds_left, peak_bytes(process.device))
-                    affordable = max(1, round(CHECKPOINT_SECONDS / throughput.step_seconds))
-                    checkpoint_steps = checkpoint_every or int(
-                        process.broadcast_text(str(affordable))
-                    )
-                report(progress(estimate=estimate, notice=notice))
-                estimate = notice = None
-            if within and ((stop := interrupted()) or position.step % checkpoint_steps == 0):
-                checkpoint()
-                if stop:
-                    raise InterruptedRunError(
-                        f"stopped in epoch {epoch + 1}; the checkpoint is at step {position.step}"
-                    )
+            is_read = self._process.device.type == "cpu" or position.step % ESTIMATE_STEPS == 0
+            if is_read or not within:
+                self._report_step()
+            if within:
+                self._checkpoint_within_epoch()
 
-        learner.synchronize()
-        position.tally = process.all_reduce(tally.clone()).tolist()
-        current = trained(epoch + 1)
-        validation = _validate(
-            current.inference_network, data, loader.normalize, process, throughput
-        )
-        _require_finite(validation, epoch, position.tally[0] / position.seen)
-        metrics = {
-            "epoch": epoch + 1,
-            "step": position.step,
-            "train_loss": position.tally[0] / position.seen,
-            "train_top1": progress().accuracy,
-            **validation,
-            **measure(current),
-            "learning_rate": rate,
-            "images_per_second": round(throughput.images_per_second, 1),
-            "input_share": round(throughput.input_share, 4),
-        }
-        if process.is_main and _is_better(metrics, position.history, recipe.select):
-            run.write(BEST_WEIGHTS, serialise(current))
-        epoch_end = progress(metrics=metrics)
+    def finish_epoch(self, measure: Callable[[TrainedNetwork], dict[str, float]]) -> None:
+        """Validate, keep the weights if they are the best, write a checkpoint and the metrics."""
+        position, epoch = self._position, self._epoch + 1
+        self._learner.synchronize()
+        position.tally = self._process.all_reduce(self._tally.clone()).tolist()
+        current = self._trained(epoch)
+        metrics = self._epoch_metrics(current, measure)
+        if self._process.is_main and is_better(metrics, position.history, self._recipe.select):
+            self._run.write(BEST_WEIGHTS, serialise(current))
+        epoch_end = self._progress(metrics=metrics)
         position.history.append(metrics)
         position.seen, position.tally = 0, [0.0, 0.0]
-        tally.zero_()
-        checkpoint()
-        if process.is_main:
-            write_metrics(run, position.history)
-        report(epoch_end)
-        if interrupted() and position.step < total:
+        self._tally.zero_()
+        self._checkpoint()
+        if self._process.is_main:
+            write_metrics(self._run, position.history)
+        self._report(epoch_end)
+        if self._interrupted() and not self.is_finished:
             raise InterruptedRunError(
-                f"stopped after epoch {epoch + 1}; the checkpoint is at step {position.step}"
+                f"stopped after epoch {epoch}; the checkpoint is at step {position.step}"
             )
 
-    if process.is_main:
-        # Again, because a run killed right after the last checkpoint lacks the last line.
-        write_metrics(run, position.history)
-        run.write(LAST_WEIGHTS, serialise(trained(loader.epochs)))
-    process.barrier()
+    def write_results(self) -> None:
+        """Write the last weights, and the metrics again."""
+        if self._process.is_main:
+            # A run that was killed right after the last checkpoint lacks the last line.
+            write_metrics(self._run, self._position.history)
+            self._run.write(LAST_WEIGHTS, serialise(self._trained(self._loader.epochs)))
+        self._process.barrier()
 
+    def _step(self, batch: Batch) -> None:
+        position, total = self._position, self._loader.total_steps
+        self._learning_rate = set_learning_rate(
+            self._learner.optimizer, self._recipe.schedule, position.step, total
+        )
+        self._tally += self._learner.step(batch)
+        position.step += 1
+        position.seen += batch.size
 
-def _validate(
-    network: nn.Module,
-    data: RunData,
-    normalize: Normalization,
-    process: DistributedProcess,
-    throughput: ThroughputMeter,
-) -> dict[str, float]:
-    began = time.perf_counter()
-    logits = predict_split(network, data, data.split.validation, normalize, process)
-    labels = data.labels(data.split.validation)
-    throughput.validation_seconds = time.perf_counter() - began
-    return {
-        "validation_loss": functional.cross_entropy(logits, labels).item(),
-        "validation_top1": (logits.argmax(1) == labels).double().mean().item(),
-    }
+    def _report_step(self) -> None:
+        position, estimate = self._position, None
+        position.tally = (self._tally * self._process.world_size).tolist()
+        if not math.isfinite(position.tally[0]):
+            raise DivergedError(
+                f"the loss is not finite in epoch {self._epoch + 1}, step "
+                f"{position.step - self._first_step}, at a learning rate of "
+                f"{self._learning_rate:.3g}: lower optimizer.learning_rate"
+            )
+        if self._throughput.steps + 1 == ESTIMATE_STEPS:  # a step counts when the next one begins
+            seconds = self._progress().seconds_left
+            estimate = RunEstimate(seconds, peak_bytes(self._process.device))
+            affordable = max(1, round(CHECKPOINT_SECONDS / self._throughput.step_seconds))
+            self._checkpoint_steps = self._checkpoint_every or int(
+                self._process.broadcast_text(str(affordable))
+            )
+        self._report(self._progress(estimate=estimate, notice=self._notice or None))
+        self._notice = ""
 
+    def _checkpoint_within_epoch(self) -> None:
+        step, stop = self._position.step, self._interrupted()
+        if stop or step % self._checkpoint_steps == 0:
+            self._checkpoint()
+        if stop:
+            raise InterruptedRunError(
+                f"stopped in epoch {self._epoch + 1}; the checkpoint is at step {step}"
+            )
 
-def _require_finite(validation: dict[str, float], epoch: int, training_loss: float) -> None:
-    if not math.isfinite(validation["validation_loss"]):
-        raise DivergedError(
-            f"the validation loss is not finite after epoch {epoch + 1}, although the training "
-            f"loss is {training_loss:.3g}: weights or batch-norm statistics have overflowed. Lower "
-            "optimizer.learning_rate"
+    def _checkpoint(self) -> None:
+        self._position.tally = self._process.all_reduce(self._tally.clone()).tolist()
+        state = {
+            "learner": self._learner.state_dict(),  # on every process: it is a collective
+            "position": asdict(self._position),
+            "environment": asdict(self._determinism),
+            "config": self._run.config.training_values,
+        }
+        if self._process.is_main:
+            save_checkpoint(self._run, state)
+
+    def _epoch_metrics(
+        self, trained: TrainedNetwork, measure: Callable[[TrainedNetwork], dict[str, float]]
+    ) -> dict[str, Any]:
+        began = time.perf_counter()
+        validation = validate(
+            trained.inference_network, self._data, self._loader.normalize, self._process
+        )
+        self._throughput.validation_seconds = time.perf_counter() - began
+        require_finite(validation, trained.epoch, self._mean_loss)
+        return {
+            "epoch": trained.epoch,
+            "step": self._position.step,
+            "train_loss": self._mean_loss,
+            "train_top1": self._progress().accuracy,
+            **validation,
+            **measure(trained),
+            "learning_rate": self._learning_rate,
+            "images_per_second": round(self._throughput.images_per_second, 1),
+            "input_share": round(self._throughput.input_share, 4),
+        }
+
+    def _trained(self, epoch: int) -> TrainedNetwork:
+        loader = self._loader
+        return TrainedNetwork(
+            self._learner.evaluation_network,
+            loader.normalize,
+            self._run.config.architecture,
+            loader.classes,
+            epoch,
+            self._recipe.mirrored,
         )
 
-
-def _is_better(
-    metrics: dict[str, Any],
-    history: list[dict[str, Any]],
-    select: Literal["accuracy", "loss", "last"],
-) -> bool:
-    """Whether this epoch's weights are kept. The first of equal epochs is kept."""
-    if select == "last":
-        return True
-
-    def rank(line: dict[str, Any]) -> tuple[float, float]:
-        accuracy, loss = line["validation_top1"], line["validation_loss"]
-        return (accuracy, -loss) if select == "accuracy" else (-loss, accuracy)
-
-    return all(rank(metrics) > rank(line) for line in history)
-
-
-def _restore(
-    run: Run, learner: Learner, determinism: DeterminismInfo
-) -> tuple[Position, str | None]:
-    """Load the newest checkpoint; return the position and a message for the user."""
-    state = load_checkpoint(run)
-    if state is None:
-        return Position(), None
-    try:
-        _require_same_values(run, state["config"])
-        learner.load_state_dict(state["learner"])
-        differences = determinism.differences(state["environment"])
-        position = Position(**state["position"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise damaged_file_error(run.path / CHECKPOINT_FILE, error) from None
-    notice = f"resumed at step {position.step}"
-    if differences:
-        notice += (
-            "; the weights will not be bit-identical to those of an uninterrupted run, because of: "
-            + ", ".join(differences)
+    def _progress(self, **events: Any) -> Progress:
+        position, loader = self._position, self._loader
+        work = remaining_work(
+            self._recipe.schedule, position.step, loader.total_steps, loader.image_size
         )
-    return position, notice
-
-
-def _require_same_values(run: Run, began_with: dict[str, Any]) -> None:
-    values = run.config.training_values
-    # The place of the data may change: `check.json` states the digest of the images.
-    names = (values.keys() | began_with.keys()) - {"data"}
-    if changed := sorted(name for name in names if values.get(name) != began_with.get(name)):
-        raise RunError(
-            f"{', '.join(changed)} in {run.path}/config.json changed since the run began. "
-            "Restore the values, or start a new run"
+        correct = position.tally[1] / position.seen
+        return Progress(
+            epoch=self._epoch + 1,
+            epochs=loader.epochs,
+            step=position.step - self._first_step,
+            steps=loader.steps_per_epoch,
+            run_step=position.step,
+            total_steps=loader.total_steps,
+            loss=self._mean_loss,
+            accuracy=None if self._recipe.mixing.enabled else correct,  # meaningless if mixed
+            images_per_second=self._throughput.images_per_second,
+            seconds_left=self._throughput.seconds_left(work, loader.epochs - self._epoch),
+            **events,
         )
-
-
-def _describe_divergence(epoch: int, step: int, rate: float) -> str:
-    return (
-        f"the loss is not finite in epoch {epoch + 1}, step {step}, at a learning rate of "
-        f"{rate:.3g}: lower optimizer.learning_rate"
-    )

@@ -8,7 +8,7 @@ from training.reports.history import History, read_history, split_indices
 from training.run.data import open_run_data
 from training.run.directory import Run
 from training.steps.evaluate import read_figures, read_logits
-from training.steps.train import _is_better
+from training.steps.validation import is_better
 
 
 def history(*lines: dict[str, Any]) -> History:
@@ -62,7 +62,7 @@ def test_the_best_epoch_is_the_one_that_training_keeps() -> None:
         kept = [
             line["epoch"]
             for position, line in enumerate(lines)
-            if _is_better(line, lines[:position], "accuracy")
+            if is_better(line, lines[:position], "accuracy")
         ]
         assert history(*lines).best["epoch"] == kept[-1], metrics
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.steps.train import _is_better
+from training.steps.validation import is_better
 
 
 def line(accuracy: float, loss: float) -> dict[str, float]:
@@ -28,9 +28,9 @@ def test_a_better_epoch_replaces_the_kept_one(
     select: str, new: dict[str, float], kept: dict[str, float], *, expected: bool
 ) -> None:
     """The other figure decides between epochs that are equal in the selected one."""
-    assert _is_better(new, [line(0.0, 99.0), kept], select) is expected  # type: ignore[arg-type]
+    assert is_better(new, [line(0.0, 99.0), kept], select) is expected  # type: ignore[arg-type]
 
 
 def test_the_first_epoch_is_kept() -> None:
     """There is nothing to compare with."""
-    assert _is_better(line(0.0, 99.0), [], "accuracy")
+    assert is_better(line(0.0, 99.0), [], "accuracy")
