@@ -19,7 +19,6 @@ ENV PATH=/opt/resident/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     SERVICE_HOST=0.0.0.0 \
-    SERVICE_PORT=8000 \
     SERVICE_STORE=/models \
     SERVICE_CACHE=/cache \
     XDG_CONFIG_HOME=/config

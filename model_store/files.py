@@ -6,18 +6,24 @@ They need a local POSIX file system: on NFS, a retried rename or link is ambiguo
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 import secrets
 import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
 CHUNK_BYTES = 1024 * 1024
 DOOMED_PREFIX = ".doomed-"
+MAX_LINKS = 40  # as Linux
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF, errno.EROFS}
+"""What file systems without `flock` report. NFS needs a directory that is open for writing."""
+logger = logging.getLogger(__name__)
 
 
 class UnexpectedFileError(OSError):
@@ -72,6 +78,19 @@ def open_regular_below(directory: Path, relative: str) -> FileIO:
     folder, _, name = relative.rpartition("/")
     with opened_directory(directory, folder) as descriptor:
         return open_regular(Path(name), directory=descriptor)
+
+
+def follow_link(path: Path) -> Path:
+    """Return where `path` itself is, if it is a symbolic link. Links above it are kept.
+
+    `Path.resolve` would also resolve links like `/proc/7/root`, which lead to the files of another
+    container.
+    """
+    for _ in range(MAX_LINKS):
+        if not path.is_symlink():
+            break
+        path = path.parent / path.readlink()
+    return path
 
 
 @contextmanager
@@ -219,6 +238,7 @@ class DirectoryLock:
     """An advisory lock on a directory, held until `release` or until the process ends.
 
     Readers and publishers share it. A process that deletes the directory holds it exclusively.
+    Some network file systems have no locks: then a shared lock is not taken, which is logged once.
     """
 
     def __init__(self, path: Path, *, exclusive: bool = False) -> None:
@@ -228,7 +248,10 @@ class DirectoryLock:
             fcntl.flock(
                 self._descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB
             )
-        except OSError:
+        except OSError as error:
+            if not exclusive and error.errno in _NO_LOCKS:
+                _log_missing_locks(str(error.strerror))
+                return
             os.close(self._descriptor)
             raise
 
@@ -237,6 +260,14 @@ class DirectoryLock:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+@cache
+def _log_missing_locks(reason: str) -> None:
+    """Say it once: from then on nothing keeps `prune` from deleting a version that is in use."""
+    logger.warning(
+        "file system without locks reason=%r: do not prune the store while it is in use", reason
+    )
 
 
 def remove_tree_if_unused(path: Path) -> bool:

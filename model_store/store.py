@@ -6,13 +6,14 @@
     <root>/<model>/aliases/<alias>/00000001.json              append-only
     <root>/<model>/.staging-…/                                a version that is being published
 
+The root may also be the directory of one model or of one version: see `store_layout`.
 Below the root is a second, read-only layer with the built-in models of the project. A published
 model hides a built-in one of the same name.
 """
 
 import os
-import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,19 @@ from model_store.aliases import PRODUCTION, Aliases, check_alias_name, rollback_
 from model_store.errors import (
     AliasError,
     ModelNotFoundError,
+    PublishError,
     StoreUnreadableError,
     VersionNotFoundError,
 )
 from model_store.files import DOOMED_PREFIX, remove_tree_if_unused
-from model_store.manifest import MANIFEST_NAME
-from model_store.names import check_name, is_name, is_version_name, parse_version, printable
+from model_store.names import check_name, is_name, parse_version, printable
 from model_store.publishing import STAGING_PREFIX, publish_version
+from model_store.store_layout import (
+    SingleModel,
+    directories,
+    find_single_model,
+    version_numbers,
+)
 from model_store.version import StoreLayer, Version
 
 if TYPE_CHECKING:  # imported only where they are used: that takes 30 ms
@@ -62,6 +69,15 @@ class PruneReport:
     leftovers: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Location:
+    """Where a model is: its layer, and the directory of each version by number, ascending."""
+
+    layer: StoreLayer
+    versions: Mapping[int, Path]
+    single: SingleModel | None = None
+
+
 class ModelStore:
     """The versions under one root, over the built-in layer. Every call reads the disk.
 
@@ -75,6 +91,7 @@ class ModelStore:
             be mounted later.
         signing_key: Signs what is published.
         trusted_keys: Only versions that one of them signed are opened, but for the built-in ones.
+        model_name: The name of the model if the root has only one. Default: as in its manifest.
     """
 
     def __init__(
@@ -85,10 +102,12 @@ class ModelStore:
         may_appear: bool = False,
         signing_key: "SigningKey | None" = None,
         trusted_keys: "TrustedKeys | None" = None,
+        model_name: str | None = None,
     ) -> None:
         self.root = root
         self._signing_key = signing_key
         self._trusted_keys = trusted_keys
+        self._model_name = model_name
         self._may_appear = may_appear and root != DEFAULT_ROOT
         self._layers: list[tuple[StoreLayer, Path]] = [("published", root)]
         if builtin_root is not None:
@@ -100,6 +119,11 @@ class ModelStore:
         if self._may_appear and os.path.lexists(self.root):
             self._may_appear = False
         return self._may_appear
+
+    def single_model(self) -> str | None:
+        """Name of the model if the root has only one, else None. Raises StoreUnreadableError."""
+        single = self._single(self.root)
+        return single.name if single else None
 
     def models(self) -> list[str]:
         """Names of the models that have a version, sorted. Raises StoreUnreadableError."""
@@ -120,11 +144,14 @@ class ModelStore:
         """
         contents: dict[str, ModelContents] = {}
         for layer, root in self._layers:
+            if single := self._single(root):
+                contents[single.name] = ModelContents(layer, tuple(single.versions))
+                continue
             for name in self._model_directories(root):
                 if name in contents or not is_name(name):
                     continue
                 try:
-                    if versions := _version_numbers(root / name):
+                    if versions := version_numbers(root / name):
                         contents[name] = ModelContents(layer, tuple(versions))
                 except StoreUnreadableError as error:
                     contents[name] = ModelContents(layer, (), str(error))
@@ -132,15 +159,16 @@ class ModelStore:
 
     def versions(self, model: str) -> list[int]:
         """Version numbers, ascending. Raises ModelNotFoundError or StoreUnreadableError."""
-        return self._locate(model)[2]
+        return list(self._locate(model).versions)
 
     def layer(self, model: str) -> StoreLayer:
         """Whether the model was published here or is built in. Raises ModelNotFoundError."""
-        return self._locate(model)[0]
+        return self._locate(model).layer
 
     def aliases(self, model: str) -> Aliases:
         """The aliases of a model. A built-in model has none."""
-        return Aliases(model, self.root / check_name(model))
+        check_name(model)
+        return Aliases(model, self.root if self._single(self.root) else self.root / model)
 
     def resolve(self, model: str, wanted: str | None = None) -> int:
         """Return the number of the version that `wanted` means. `open` checks that it exists.
@@ -177,13 +205,14 @@ class ModelStore:
             VersionCorruptError: A file is not as it was sealed.
             StoreUnreadableError: A file or directory cannot be read.
         """
-        layer, root, versions = self._locate(model)
-        if version not in versions:
-            raise VersionNotFoundError(
-                f"{model} has no version {version}; it has {', '.join(map(str, versions))}"
-            )
-        trusted_keys = self._trusted_keys if layer == "published" else None
-        opened = Version(model, version, root / model / str(version), layer, trusted_keys)
+        location = self._locate(model)
+        directory = location.versions.get(version)
+        if directory is None:
+            numbers = ", ".join(map(str, location.versions))
+            raise VersionNotFoundError(f"{model} has no version {version}; it has {numbers}")
+        trusted_keys = self._trusted_keys if location.layer == "published" else None
+        renamed = location.single is not None and self._model_name is not None
+        opened = Version(model, version, directory, location.layer, trusted_keys, renamed=renamed)
         if verify:
             try:
                 opened.verify()
@@ -207,6 +236,12 @@ class ModelStore:
             ManifestError: The manifest is not valid.
             InvalidNameError: `model` is not a valid name.
         """
+        with suppress(StoreUnreadableError):  # publishing says what is wrong with the root
+            if self._single(self.root):
+                raise PublishError(
+                    f"{self.root} is the directory of one model, not a model store: choose the "
+                    "directory above it, or another one"
+                )
         directory = self.root / check_name(model)
         return publish_version(directory, model, manifest, files, self._signing_key)
 
@@ -293,7 +328,8 @@ class ModelStore:
             raise ValueError(
                 f"keep must be at least 1, so that the latest version stays, got {keep}"
             )
-        directory = self.root / model
+        single = self._single(self.root)
+        directory = self.root if single else self.root / model
         versions = self.versions(model)
         kept = dict.fromkeys(versions[-keep:], f"among the latest {keep}")
         for alias in self.aliases(model).names():
@@ -308,7 +344,7 @@ class ModelStore:
                 kept[version] = "a process has it open"
         leftovers = [
             name
-            for name in _directories(directory)
+            for name in directories(directory)
             if name.startswith((STAGING_PREFIX, DOOMED_PREFIX))
         ]
         if not dry_run:
@@ -323,13 +359,16 @@ class ModelStore:
             tuple(leftovers),
         )
 
-    def _locate(self, model: str) -> tuple[StoreLayer, Path, list[int]]:
+    def _locate(self, model: str) -> "_Location":
         check_name(model)
         for layer, root in self._layers:
-            if model in self._model_directories(root) and (
-                versions := _version_numbers(root / model)
+            if single := self._single(root):
+                if model == single.name:
+                    return _Location(layer, single.versions, single)
+            elif model in self._model_directories(root) and (
+                numbers := version_numbers(root / model)
             ):
-                return layer, root, versions
+                return _Location(layer, {each: root / model / str(each) for each in numbers})
         raise ModelNotFoundError(
             f"there is no model {model!r}; the store has {', '.join(self.models()) or 'no models'}"
         )
@@ -337,50 +376,20 @@ class ModelStore:
     def _model_directories(self, root: Path) -> list[str]:
         if root == self.root and self.has_not_appeared:
             return []
-        return [] if root == DEFAULT_ROOT and not os.path.lexists(root) else _directories(root)
+        return [] if root == DEFAULT_ROOT and not os.path.lexists(root) else directories(root)
+
+    def _single(self, root: Path) -> SingleModel | None:
+        return find_single_model(root, self._model_name) if root == self.root else None
 
     def _require_published(self, model: str) -> None:
-        if self.layer(model) != "published":
+        location = self._locate(model)
+        if location.single and location.single.is_version:
+            raise AliasError(
+                f"{self.root} is one version, so it has no aliases and cannot be pruned; use a "
+                "model store"
+            )
+        if location.layer != "published":
             raise AliasError(
                 f"{model} is built in, so it has no aliases and cannot be pruned; publish a model "
                 "of that name first"
             )
-
-
-def _directories(root: Path) -> list[str]:
-    try:
-        with os.scandir(root) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir())
-    except FileNotFoundError as error:
-        raise StoreUnreadableError(
-            f"the model store {root} does not exist: check the path, or create it with "
-            f"mkdir -p {shlex.quote(str(root))}"
-        ) from error
-    except OSError as error:
-        raise StoreUnreadableError(
-            f"the model store {root} cannot be read: {error.strerror}"
-        ) from error
-
-
-def _version_numbers(model_directory: Path) -> list[int]:
-    try:
-        names = _directories(model_directory)
-    except StoreUnreadableError as error:
-        if isinstance(error.__cause__, FileNotFoundError):  # deleted since it was listed
-            return []
-        raise
-    return sorted(
-        parse_version(name)
-        for name in names
-        if is_version_name(name) and _has_manifest(model_directory / name)
-    )
-
-
-def _has_manifest(directory: Path) -> bool:
-    try:
-        (directory / MANIFEST_NAME).lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise StoreUnreadableError(f"{directory} cannot be read: {error.strerror}") from error
-    return True

@@ -66,8 +66,12 @@ class Version:
         directory: Path,
         layer: StoreLayer,
         trusted_keys: "TrustedKeys | None" = None,
+        *,
+        renamed: bool = False,
     ) -> None:
         """Lock the directory and read the manifest. Files are checked by `verify`, not here.
+
+        `renamed`: `model` is not the name in the manifest.
 
         Raises:
             VersionNotFoundError: The directory is missing or is being deleted.
@@ -96,7 +100,7 @@ class Version:
                 self.manifest = Manifest.from_bytes(data)
             except ManifestError as error:
                 raise ManifestError(f"{self}: {error}") from None
-            if self.manifest.model != model:
+            if self.manifest.model != model and not renamed:
                 raise ManifestError(
                     f"{self}: the manifest belongs to model {self.manifest.model!r}"
                 )

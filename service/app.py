@@ -11,6 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import Lifespan
 
 from model_store import __version__
+from model_store.errors import StoreUnreadableError
 from model_store.graph_cache import GraphCache
 from model_store.host_cache import try_host_cache
 from model_store.providers import find_providers, keeps_engines
@@ -109,6 +110,7 @@ def _build_registry(settings: Settings, cpus: int) -> Registry:
         try_host_cache(settings.cache, ENGINES) if keeps_engines(providers) else None,
     )
     store = _open_store(settings)
+    named_default_model = settings.named_default_model or _find_single_model(store)
 
     def options_of(model: str) -> EngineOptions:
         return engine_options(settings, model, cpus, providers, caches)
@@ -117,9 +119,14 @@ def _build_registry(settings: Settings, cpus: int) -> Registry:
     return Registry(
         store,
         options_of,
-        settings.served_default_model,
+        named_default_model or settings.served_default_model,
         settings.version_policy_of,
-        RequiredModels(settings.default_model, required, settings.models),
+        RequiredModels(
+            named_default_model,
+            required,
+            settings.models,
+            "SERVICE_DEFAULT_MODEL" if settings.default_model else "SERVICE_MODEL_NAME",
+        ),
         Trials(
             TrialRecords(settings.cache),
             settings.load_timeout_seconds,
@@ -134,8 +141,20 @@ def _open_store(settings: Settings) -> ModelStore:
         from model_store.signature import TrustedKeys  # noqa: PLC0415  takes 30 ms
 
         trusted_keys = TrustedKeys.read(settings.require_signature)
-    builtin = BUILTIN_ROOT if settings.builtin else None
-    return ModelStore(settings.store, builtin, may_appear=True, trusted_keys=trusted_keys)
+    return ModelStore(
+        settings.store,
+        BUILTIN_ROOT if settings.builtin else None,
+        may_appear=True,
+        trusted_keys=trusted_keys,
+        model_name=settings.model_name,
+    )
+
+
+def _find_single_model(store: ModelStore) -> str | None:
+    try:
+        return store.single_model()
+    except StoreUnreadableError:
+        return None  # reading its contents reports it
 
 
 def _lifespan(

@@ -1,6 +1,6 @@
 """`python -m service.healthcheck`: exit code 0 if the service in this container is ready.
 
-It connects to `SERVICE_HOST` and `SERVICE_PORT`, or to `SERVICE_UDS` if that is set. It
+It connects to `SERVICE_HOST` and `SERVICE_PORT` (or `PORT`), or to `SERVICE_UDS` if that is set. It
 runs every few seconds, so it imports little.
 """
 
@@ -32,7 +32,7 @@ def main() -> None:
         connection: HTTPConnection = _UnixConnection(uds)
     else:
         host = os.environ.get("SERVICE_HOST", "127.0.0.1")
-        port = int(os.environ.get("SERVICE_PORT", "8000"))
+        port = int(os.environ.get("SERVICE_PORT") or os.environ.get("PORT") or "8000")
         connection = HTTPConnection(_REACHABLE.get(host, host), port, timeout=TIMEOUT_SECONDS)
     try:
         connection.request("GET", "/health/ready")

@@ -1,5 +1,6 @@
 """`python -m service` and `python -m service serve`: serve a model store over HTTP."""
 
+import os
 from typing import Any, Final, Literal, get_args, get_origin
 
 import click
@@ -16,6 +17,8 @@ from service.settings import Settings
 from service.sockets import ListenError
 
 METAVARS: Final = {"int": "INTEGER", "float": "NUMBER", "Path": "PATH", "dict": "JSON"}
+OTHER_NAMES: Final = {"store": ("model-dir",), "port": ("http-port",)}
+"""Further names of options, as KServe passes them. Underscores are the same as hyphens."""
 
 
 class _ListenFailure(click.ClickException):
@@ -36,13 +39,18 @@ def _option(name: str, field: FieldInfo) -> click.Option:
         return click.Option([f"--{flag}/--no-{flag}"], **options)
     if get_origin(annotation) is Literal:
         return click.Option([f"--{flag}"], type=click.Choice(get_args(annotation)), **options)
+    names = [f"--{name}" for name in (flag, *OTHER_NAMES.get(name, ()))]
     kind = getattr(get_origin(annotation) or annotation, "__name__", "")
-    return click.Option([f"--{flag}"], metavar=METAVARS.get(kind, "TEXT"), type=str, **options)
+    return click.Option(names, metavar=METAVARS.get(kind, "TEXT"), type=str, **options)
 
 
 @click.command(
     params=[_option(name, field) for name, field in Settings.model_fields.items()],
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "token_normalize_func": lambda name: name.replace("_", "-"),
+    },
     epilog="Other commands: python -m service keys, bench, tune. Each has its own --help.",
 )
 @click.version_option(__version__, prog_name="Resident")
@@ -61,6 +69,8 @@ def serve(context: click.Context, /, **options: Any) -> None:
         for name, value in options.items()
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
+    if "port" not in given and "SERVICE_PORT" not in os.environ and os.environ.get("PORT"):
+        given["port"] = os.environ["PORT"]
     try:
         settings = Settings(**given)
     except ValidationError as error:

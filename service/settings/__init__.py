@@ -27,9 +27,14 @@ class Settings(EngineSettings, RequestSettings, StoreSettings, NetworkSettings, 
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, frozen=True)
 
     @property
+    def named_default_model(self) -> str | None:
+        """The model that must answer /v1/predict, if a setting names one."""
+        return self.default_model or self.model_name
+
+    @property
     def served_default_model(self) -> str | None:
         """The model that answers /v1/predict, set or built-in; None if there is neither."""
-        return self.default_model or (BUILTIN_DEFAULT_MODEL if self.builtin else None)
+        return self.named_default_model or (BUILTIN_DEFAULT_MODEL if self.builtin else None)
 
     def version_policy_of(self, model: str) -> VersionPolicy:
         own = self.models.get(model)

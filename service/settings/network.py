@@ -37,7 +37,8 @@ class NetworkSettings(BaseModel):
         Field(
             ge=0,
             le=65535,
-            description="TCP port to listen on. 0 picks a free port and prints it.",
+            description="TCP port to listen on. 0 picks a free port and prints it. Also "
+            "--http-port, and the variable PORT of hosting platforms if SERVICE_PORT is unset.",
         ),
     ] = 8000
     uds: Annotated[

@@ -21,6 +21,12 @@ def parse_names(text: str) -> tuple[str, ...]:
     return names
 
 
+def _check_model_name(text: str | None) -> str | None:
+    if text and not is_name(text):
+        raise ValueError(f"{text!r} is not a model name")
+    return text or None
+
+
 def _check_names(text: str | None) -> str | None:
     if text is not None:
         parse_names(text)
@@ -30,7 +36,21 @@ def _check_names(text: str | None) -> str | None:
 class StoreSettings(BaseModel):
     """Which models and versions the service loads, and where it keeps what it derives from them."""
 
-    store: Annotated[Path, Field(description="Root directory of the model store.")] = DEFAULT_ROOT
+    store: Annotated[
+        Path,
+        Field(
+            description="Root directory of the model store, or the directory of one model or of "
+            "one version. Also --model-dir."
+        ),
+    ] = DEFAULT_ROOT
+    model_name: Annotated[
+        str | None,
+        AfterValidator(_check_model_name),
+        Field(
+            description="Name of the model if SERVICE_STORE is the directory of one model or of "
+            "one version. Unset: the name in its manifest. In a store it is the default model."
+        ),
+    ] = None
     create_store: Annotated[
         bool, Field(description="Create the directory of the model store if it does not exist.")
     ] = False
@@ -64,7 +84,8 @@ class StoreSettings(BaseModel):
     default_model: Annotated[
         str | None,
         Field(
-            description="Model that answers /v1/predict. Unset: the built-in "
+            description="Model that answers /v1/predict. Unset: the model of SERVICE_MODEL_NAME or "
+            "of a SERVICE_STORE that is one model's directory, else the built-in "
             f"{BUILTIN_DEFAULT_MODEL}, and none with --no-builtin. It does not change while the "
             "service runs."
         ),

@@ -26,6 +26,7 @@ class RequiredModels:
         default_model: str | None = None,
         required: Collection[str] | None = None,
         configured: Collection[str] = (),
+        default_setting: str = "SERVICE_DEFAULT_MODEL",
     ) -> None:
         """Keep the models that settings name.
 
@@ -33,10 +34,11 @@ class RequiredModels:
             default_model: Always required.
             required: Always required; None if `SERVICE_REQUIRED_MODELS` is unset.
             configured: Models with settings of their own. They are optional.
+            default_setting: The setting that names the default model.
         """
         self._named = dict.fromkeys(required or (), "SERVICE_REQUIRED_MODELS")
         if default_model:
-            self._named[default_model] = "SERVICE_DEFAULT_MODEL"
+            self._named[default_model] = default_setting
         self._settings = dict.fromkeys(configured, "SERVICE_MODELS") | self._named
         self._requires_startup_models = required is None
         self._startup_models: frozenset[str] = frozenset()
