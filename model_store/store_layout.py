@@ -21,8 +21,8 @@ from model_store.errors import StoreUnreadableError
 from model_store.files import follow_link, read_bounded
 from model_store.manifest import MANIFEST_NAME
 from model_store.names import is_name, is_version_name, parse_version
+from model_store.version import MAX_MANIFEST_BYTES
 
-MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 UNNAMED = "model"
 
 
