@@ -3,69 +3,27 @@
 from __future__ import annotations
 
 import copy
-import functools
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 
 from model_store.command_line import CommandGroup
 from model_store.errors import ModelStoreError
-from model_store.manifest import ResizeMode
-from training.commands.geometry_options import IMAGE_SIZE, RESIZE_MODE
-from training.commands.options import (
-    DATA_DIR,
-    DEVICE,
-    DIRECTORY,
-    RUNS,
-    SEED,
-    THREADS,
-    add_options,
-    parse_changes,
-    pass_console,
+from training.commands.experiment_options import (
+    OddNumber,
+    depth_option,
+    depths_option,
+    experiment_options,
+    images_option,
+    seeds_option,
+    steps_option,
 )
-from training.errors import InterruptedRunError, RunError, TrainingError
-from training.learning.recipe_file import EXPERIMENT_RECIPE
+from training.errors import TrainingError
 
 if TYPE_CHECKING:
-    from training.display import TrainingDisplay
     from training.experiments.experiment_report import ExperimentReport
     from training.experiments.laboratory import Laboratory
-
-
-class NumberList(click.ParamType[tuple[int, ...]]):
-    """Distinct integers, separated by commas."""
-
-    name = "NUMBERS"
-
-    def __init__(self, item: click.IntRange) -> None:
-        self._item = item
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """`20,56` as (20, 56)."""
-        if isinstance(value, tuple):
-            return value
-        numbers = tuple(int(self._item(word.strip(), param, ctx)) for word in str(value).split(","))
-        if len(set(numbers)) < len(numbers):
-            self.fail(f"{value!r} repeats a number", param, ctx)
-        return numbers
-
-
-class OddNumber(click.IntRange):
-    """An odd integer."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """`11` as 11."""
-        number = int(super().convert(value, param, ctx))
-        if number % 2 == 0:
-            self.fail(f"{number} must be odd, so that one point is the centre", param, ctx)
-        return number
 
 
 @click.group(cls=CommandGroup, expected=(TrainingError, ModelStoreError))
@@ -79,156 +37,6 @@ def experiment() -> None:
     index.html, report.md, the figures (SVG) and the numbers (CSV). Experiments share networks,
     so each network is trained once. Run the same command again to resume an interrupted experiment.
     """
-
-
-def experiment_options(command: Callable[..., ExperimentReport]) -> Callable[..., None]:
-    """Add the options of every experiment to a function that returns its report.
-
-    The function receives the `Laboratory` and the values of its own options.
-    """
-
-    @functools.wraps(command)
-    def run(
-        console: Console,
-        data: tuple[str, ...],
-        data_dir: Path | None,
-        image_size: tuple[int, int] | None,
-        resize_mode: ResizeMode | None,
-        recipe: str,
-        epochs: int | None,
-        changes: tuple[str, ...],
-        precision: Any,
-        runs: Path,
-        out: Path,
-        device: str,
-        threads: int | None,
-        **values: Any,
-    ) -> None:
-        from training.commands.common import interruptible, join_processes
-        from training.display import TrainingDisplay
-        from training.experiments.experiment_report import write_experiment_report
-        from training.experiments.laboratory import Laboratory
-        from training.run.request import RunRequest
-
-        request = RunRequest(
-            data,
-            recipe=recipe,
-            changes=(*changes, f"epochs={epochs}") if epochs else changes,
-            image_size=image_size,
-            resize_mode=resize_mode,
-            data_dir=data_dir,
-            precision=precision,
-            golden_samples=0,
-        ).resolved()
-        with (
-            join_processes(device, threads) as process,
-            TrainingDisplay(console) as display,
-            interruptible(process) as interrupted,
-        ):
-            if process.is_distributed:
-                raise RunError("An experiment runs in one process. Start it without torchrun.")
-            with print_resume_command(display):
-                report = command(Laboratory(request, runs, display, process, interrupted), **values)
-            page = write_experiment_report(report, out)
-            for verdict in report.verdicts:
-                display.say(f"{verdict.word}: {verdict.text}")
-            display.say(f"report: {page}")
-
-    return add_options(
-        pass_console(run),
-        click.option(
-            "--data",
-            multiple=True,
-            required=True,
-            help="digits, fashion-mnist, cifar10, cifar100, a folder with one folder of images per "
-            "class, or a CSV file with the columns path,label.",
-        ),
-        IMAGE_SIZE,
-        RESIZE_MODE,
-        click.option(
-            "--recipe",
-            default=EXPERIMENT_RECIPE,
-            show_default=True,
-            help="Recipe of all networks; `recipes` lists them.",
-        ),
-        click.option(
-            "--epochs",
-            type=click.IntRange(min=1),
-            help="Number of epochs instead of the recipe's; the schedule is scaled to it.",
-        ),
-        click.option(
-            "--set",
-            "changes",
-            multiple=True,
-            callback=parse_changes,
-            metavar="NAME=VALUE",
-            help="Change one value of the recipe. May be repeated.",
-        ),
-        click.option(
-            "--precision",
-            type=click.Choice(["auto", "fp32", "bf16"]),
-            default="auto",
-            show_default=True,
-            help="auto uses bf16 if the hardware supports it.",
-        ),
-        click.option(
-            "--out",
-            type=DIRECTORY,
-            default=Path("experiments"),
-            show_default=True,
-            help="Folder of the reports.",
-        ),
-        RUNS,
-        DATA_DIR,
-        DEVICE,
-        THREADS,
-    )
-
-
-def seeds_option(default: str) -> Callable[..., Any]:
-    return click.option(
-        "--seeds",
-        type=NumberList(SEED),
-        default=default,
-        show_default=True,
-        help="Each network is trained with each seed.",
-    )
-
-
-def depths_option(default: str) -> Callable[..., Any]:
-    return click.option(
-        "--depths",
-        type=NumberList(click.IntRange(8)),
-        default=default,
-        show_default=True,
-        help="Numbers of layers, as in resnet20.",
-    )
-
-
-def depth_option(default: int) -> Callable[..., Any]:
-    return click.option(
-        "--depth",
-        type=click.IntRange(8),
-        default=default,
-        show_default=True,
-        help="Number of layers, as in resnet20.",
-    )
-
-
-def images_option(default: int) -> Callable[..., Any]:
-    return click.option(
-        "--images",
-        type=click.IntRange(1),
-        default=default,
-        show_default=True,
-        help="Number of test images to measure on, at most the whole test split.",
-    )
-
-
-def steps_option(name: str, default: int, description: str) -> Callable[..., Any]:
-    return click.option(
-        name, type=click.IntRange(1, 10_000), default=default, show_default=True, help=description
-    )
 
 
 @experiment.command()
@@ -365,14 +173,3 @@ def gradients(
     from training.experiments import gradients as gradients_experiment
 
     return gradients_experiment.run_experiment(laboratory, sorted(depths), seeds, steps, points)
-
-
-@contextmanager
-def print_resume_command(display: TrainingDisplay) -> Iterator[None]:
-    """End an interrupted experiment with the command that resumes it and exit code 130."""
-    try:
-        yield
-    except InterruptedRunError as error:
-        display.say(str(error))
-        display.say_command("resume with", "python", "-m", "training", *sys.argv[1:])
-        sys.exit(130)

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.experiments.block_ablation import BlockAblation
-from training.experiments.laboratory import Laboratory, TrainedRun
+from training.experiments.laboratory import Laboratory
 from training.experiments.network_parts import NetworkParts
 from training.experiments.path_gradients import measure_path_gradients, share_of_gradient
 from training.experiments.sample_images import SampleTestImages
+from training.experiments.trained_run import TrainedRun
 from training.statistics import SeedValues
 
 PATH_IMAGES: Final = 64

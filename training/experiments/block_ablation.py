@@ -8,7 +8,7 @@ import torch
 from scipy.stats import kendalltau
 from torch import Tensor
 
-from training.experiments.laboratory import Laboratory, TrainedRun
+from training.experiments.laboratory import Laboratory
 from training.experiments.network_parts import (
     BlockFunction,
     NetworkParts,
@@ -17,6 +17,7 @@ from training.experiments.network_parts import (
     run_blocks,
 )
 from training.experiments.sample_images import SampleTestImages
+from training.experiments.trained_run import TrainedRun
 from training.learning.networks import fold_batch_norms
 
 

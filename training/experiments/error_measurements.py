@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.errors import RunError
-from training.experiments.laboratory import Laboratory, TrainedRun
+from training.experiments.laboratory import Laboratory
+from training.experiments.trained_run import TrainedRun
 from training.learning.architectures import parse_architecture
 from training.statistics import SeedValues
 

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from training.errors import InterruptedRunError
-from training.experiments.laboratory import Laboratory, TrainedRun
+from training.experiments.laboratory import Laboratory
 from training.experiments.loss_surface import LOSS_CEILING, grid_coordinates, measure_surface
 from training.experiments.sample_images import sample_training_images
+from training.experiments.trained_run import TrainedRun
 from training.experiments.training_steps import open_batches, take_steps
 from training.learning.learner import Learner
 from training.learning.optimization import learning_rate_factor

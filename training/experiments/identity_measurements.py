@@ -19,8 +19,9 @@ from training.experiments.identity_stacks import (
     build_stack,
     train_to_copy,
 )
-from training.experiments.laboratory import Laboratory, TrainedRun, mean_loss, top1_accuracy
+from training.experiments.laboratory import Laboratory, mean_loss, top1_accuracy
 from training.experiments.sample_images import sample_training_images
+from training.experiments.trained_run import TrainedRun
 from training.experiments.training_steps import open_batches, predict_logits, take_steps
 from training.learning.learner import Learner
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.models.resnet import BasicBlock
 
-from training.experiments.laboratory import Laboratory, TrainedRun
+from training.experiments.laboratory import Laboratory
 from training.experiments.network_parts import NetworkParts, block_branches
 from training.experiments.sample_images import SampleTestImages
+from training.experiments.trained_run import TrainedRun
 from training.learning.networks import fold_batch_norms
 
 USUAL_PATH_SHARE: Final = 0.95

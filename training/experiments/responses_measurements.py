@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.errors import RecipeError
-from training.experiments.laboratory import Laboratory, TrainedRun
+from training.experiments.laboratory import Laboratory
 from training.experiments.sample_images import SampleTestImages
+from training.experiments.trained_run import TrainedRun
 from training.learning.architectures import parse_architecture
 from training.statistics import SeedValues
 

@@ -5,7 +5,8 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from training.experiments.laboratory import Laboratory, TrainedRun
+from training.experiments.laboratory import Laboratory
+from training.experiments.trained_run import TrainedRun
 from training.learning.recipe_file import EXPERIMENT_RECIPE
 from training.reports.history import read_history, split_indices
 from training.reports.pages import format_duration

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from training.data.sampling import evenly_spaced
 from training.data.sources import Indices
-from training.experiments.laboratory import Laboratory, TrainedRun
+from training.experiments.laboratory import Laboratory
+from training.experiments.trained_run import TrainedRun
 from training.reports.history import split_indices
 from training.run.data import PIXEL_CHUNK_SIZE, RunData
 

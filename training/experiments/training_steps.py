@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from training.experiments.laboratory import Laboratory, TrainedRun
+from training.experiments.laboratory import Laboratory
+from training.experiments.trained_run import TrainedRun
 from training.learning.batches import BatchLoader
 from training.learning.determinism import DeterminismInfo
 from training.learning.learner import Learner

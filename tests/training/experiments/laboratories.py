@@ -7,7 +7,8 @@ from rich.console import Console
 
 from training.display import TrainingDisplay
 from training.experiments.error_measurements import SeedGroup
-from training.experiments.laboratory import Laboratory, TrainedRun
+from training.experiments.laboratory import Laboratory
+from training.experiments.trained_run import TrainedRun
 from training.experiments.training_curve import CurvePoint, write_curve
 from training.learning.distributed import SINGLE_PROCESS
 from training.run.directory import Run
