@@ -27,6 +27,7 @@ CIFAR10_DATA = --data "$(CIFAR10)" --image-size 32 --recipe photographs --golden
 CIFAR10_RUN = $(TRAINING)/bin/python -m training run $(CIFAR10_DATA) $(INTO_BUILD)
 CIFAR10_LAST = --start cifar10-second $(AGAIN) --set augmentation.erase=0.25
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+COMPILE := $(CI)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -106,9 +107,12 @@ builtin: $(TRAINING)/.installed ## Train the built-in models (CIFAR10=FOLDER FAS
 	rm -rf model_store/builtin/*
 	cp -R build/store/digits-resnet20 build/store/fashion-resnet20 build/store/cifar10 model_store/builtin/
 
-lock: $(CI)/.installed ## Renew the service's pinned versions and hashes
-	$(CI)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	  --upgrade --extra service pyproject.toml --output-file requirements/service.txt
+lock: $(CI)/.installed ## Renew the pinned versions and hashes of the images
+	$(COMPILE) --upgrade --extra service pyproject.toml --output-file requirements/service.txt
+	echo 'onnxruntime-gpu[cuda,cudnn]' | $(COMPILE) --constraint requirements/service.txt --no-emit-package onnxruntime \
+	  --extra service pyproject.toml - --output-file requirements/service-gpu.txt
+	$(COMPILE) --constraint requirements/service.txt --constraint $(CONSTRAINTS) --extra training pyproject.toml \
+	  --output-file requirements/training.txt
 
 audit: $(AUDIT)/.installed ## Look up known vulnerabilities of the service's pinned packages
 	$(AUDIT)/bin/pip-audit --require-hashes --disable-pip --strict --requirement requirements/service.txt

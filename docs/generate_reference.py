@@ -1,6 +1,6 @@
-"""Writes the generated pages of docs/reference from the code: `python docs/generate_reference.py`.
+"""Writes docs/reference and the settings of docker compose: `python docs/generate_reference.py`.
 
-With `--check` nothing is written, and the exit code is 1 if a page is out of date.
+With `--check` nothing is written, and the exit code is 1 if a file is out of date.
 """
 
 import json
@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import click
+from compose_settings import files_with_settings
 from pydantic import BaseModel
 
 from model_store.manifest import Manifest
@@ -226,13 +227,12 @@ def pages() -> dict[str, str]:
 
 
 def main() -> int:
-    """Write or check the pages."""
+    """Write or check the files."""
     check, stale = "--check" in sys.argv[1:], []
-    for name, body in pages().items():
-        text = HEADER + body.rstrip() + "\n"
-        path = PAGES / name
+    files = {PAGES / name: f"{HEADER}{body.rstrip()}\n" for name, body in pages().items()}
+    for path, text in (files | files_with_settings()).items():
         if not path.exists() or path.read_text() != text:
-            stale.append(name)
+            stale.append(path.name)
             if not check:
                 path.write_text(text)
     if stale:

@@ -49,7 +49,7 @@ class ApiKeys:
             raise ApiKeysError(
                 f"there is no file {path}, so everyone could predict; create it with: "
                 f"python -m service keys --keys {shlex.quote(str(path))} add NAME --scope predict "
-                "(or leave this setting unset to start without API keys)"
+                "(or set SERVICE_KEYS to an empty value to start without API keys)"
             )
         self._use(keys)
 

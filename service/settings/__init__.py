@@ -1,7 +1,8 @@
 """The service's settings. Each one is an option, an environment variable and a line of `--help`."""
 
-from typing import Final
+from typing import Any, Final
 
+from pydantic import model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model_store.store import BUILTIN_DEFAULT_MODEL
@@ -25,6 +26,12 @@ class Settings(EngineSettings, RequestSettings, StoreSettings, NetworkSettings, 
     """
 
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unset_empty_keys(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """An empty variable overrides the one of the container image, which requires a file."""
+        return {name: value for name, value in values.items() if (name, value) != ("keys", "")}
 
     @property
     def named_default_model(self) -> str | None:

@@ -84,7 +84,8 @@ class NetworkSettings(BaseModel):
         Path,
         Field(
             description="File of API keys, written by python -m service keys. It must exist. "
-            "Unset: `resident/keys.json` in $XDG_CONFIG_HOME, else in ~/.config, if it exists."
+            "Unset or empty: `resident/keys.json` in $XDG_CONFIG_HOME, else in ~/.config, if it "
+            "exists; without keys, everyone may predict."
         ),
     ] = Field(default_factory=default_key_file)
     body_timeout_seconds: Annotated[

@@ -44,6 +44,8 @@ STORE = click.option(
     type=DIRECTORY,
     default=DEFAULT_ROOT,
     show_default=True,
+    envvar="SERVICE_STORE",
+    show_envvar=True,
     help="Directory of the model store.",
 )
 PROMOTE = click.option(

@@ -1,0 +1,37 @@
+#!/bin/sh
+# Replace the replicas of `service` one after the other, by containers of the image and the settings
+# of now: deploy/rolling-restart.sh. Call it where you call docker compose, with the profile in
+# COMPOSE_PROFILES. Behind the proxy, no request fails meanwhile.
+set -eu
+
+containers() {
+    docker ps --quiet --filter label=com.docker.compose.service=service \
+        --filter "label=com.docker.compose.project=$project"
+}
+
+wait_until_ready() {
+    until docker exec "$1" python -I -S /app/service/healthcheck.py 2> /dev/null; do
+        seconds=$((seconds + 1))
+        if [ "$seconds" -gt "${READY_SECONDS:-300}" ]; then
+            echo "$1 is not ready; the other replicas were not replaced. See: docker logs $1" >&2
+            exit 1
+        fi
+        sleep 1
+    done
+}
+
+project=${COMPOSE_PROJECT_NAME:-$(basename "$PWD" | tr '[:upper:]' '[:lower:]' | tr -cd 'a-z0-9_-')}
+old=$(containers)
+count=$(echo "$old" | wc -w)
+[ "$count" -gt 1 ] || { echo "expected two replicas or more, found $count" >&2; exit 1; }
+docker compose build --quiet service
+for container in $old; do
+    docker stop "$container" > /dev/null
+    docker rm "$container" > /dev/null
+    docker compose up --detach --no-deps --no-recreate --scale "service=$count" service
+    seconds=0
+    for replica in $(containers); do
+        wait_until_ready "$replica"
+    done
+    echo "replaced $container"
+done
