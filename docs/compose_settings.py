@@ -9,8 +9,11 @@ from service.settings import ENVIRONMENT_PREFIX, Settings
 ROOT = Path(__file__).parents[1]
 BEGIN = "# Settings of the service, written by `make reference`.\n"
 END = "# End of the settings.\n"
-IN_THE_IMAGE = {"host": "0.0.0.0", "store": "/models", "cache": "/cache/resident"} | {
-    "keys": "/keys/keys.json"
+IN_THE_IMAGE = {
+    "host": "0.0.0.0",  # noqa: S104  the container's own network
+    "store": "/models",
+    "cache": "/cache/resident",
+    "keys": "/keys/keys.json",
 }
 
 
@@ -27,7 +30,8 @@ def files_with_settings() -> dict[Path, str]:
 def _replaced(path: Path, settings: str) -> str:
     before, begin, rest = path.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
-    assert begin and end, f"{path} must have the lines {BEGIN!r} and {END!r}"
+    if not begin or not end:
+        raise ValueError(f"{path} must have the lines {BEGIN!r} and {END!r}")
     return before + begin + settings + end + after
 
 
@@ -36,8 +40,8 @@ def _example(name: str) -> str:
     value = IN_THE_IMAGE.get(name, field.get_default())
     if isinstance(value, bool):
         value = json.dumps(value)
-    text = textwrap.wrap(field.description or "", 98)
     default = "" if value is None or value == {} else value
-    return (
-        "".join(f"# {line}\n" for line in text) + f"#{ENVIRONMENT_PREFIX}{name.upper()}={default}\n"
+    comment = textwrap.wrap(field.description or "", 98)
+    return "\n".join(
+        [*(f"# {line}" for line in comment), f"#{ENVIRONMENT_PREFIX}{name.upper()}={default}", ""]
     )

@@ -33,7 +33,7 @@ def read_response(connection: socket.socket) -> tuple[str, str]:
     while len(response) < MAX_BYTES and (part := connection.recv(MAX_BYTES)):
         response += part
     head, _, body = response.decode(errors="replace").partition("\r\n\r\n")
-    return (head.split() + ["", ""])[1], body.strip()
+    return head.partition(" ")[2][:3], body.strip()
 
 
 def main() -> None:
