@@ -12,6 +12,7 @@ import onnxruntime
 from model_store import golden
 from model_store.aliases import PRODUCTION, AliasEvent
 from model_store.command_line import CommandGroup, SharedOption, echo_json, json_option
+from model_store.copying import copy_versions
 from model_store.errors import AliasError, ModelStoreError
 from model_store.names import printable
 from model_store.providers import CPU, CUDA
@@ -226,6 +227,32 @@ def aliases(store: ModelStore, model: str, *, as_json: bool) -> None:
             when = f"{event.when:%Y-%m-%d %H:%M:%S}"
             line = f"  {when}  {event.action:8}  {event.version:>4}  {event.by}  {event.why}"
             click.echo(printable(line.rstrip()))
+
+
+@main.command()
+@click.argument("source", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("destination", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("models", metavar="[MODEL]...", nargs=-1)
+def copy(
+    store: ModelStore,  # noqa: ARG001  shared by all commands; this one names both stores
+    source: Path,
+    destination: Path,
+    models: tuple[str, ...],
+) -> None:
+    """Copy versions from the store SOURCE into the store DESTINATION.
+
+    \b
+      python -m model_store copy model_store/models /srv/models flowers
+
+    Without MODEL, every model is copied. Versions that are there already are skipped. Aliases are
+    not copied: `promote` decides what the destination serves.
+    """
+    stores = ModelStore(source, builtin_root=None), ModelStore(destination, builtin_root=None)
+    destination.mkdir(parents=True, exist_ok=True)
+    for version in copy_versions(*stores, models):
+        verb = "copied " if version.is_new else "skipped"
+        path = f"{version.model}/{version.source}"
+        click.echo(f"{verb} {path} -> {version.model}/{version.destination}")
 
 
 @main.command()

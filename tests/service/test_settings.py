@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from service import server
 from service.commands.serve import serve
 from service.engine.options import engine_options
+from service.key_file import default_key_file
 from service.settings import ModelSettings, Settings
 
 SAMPLES: dict[str, tuple[str, object]] = {
@@ -232,6 +233,14 @@ def test_invalid_model_settings_are_rejected(own: str, monkeypatch: pytest.Monke
     monkeypatch.setenv("SERVICE_MODELS", own)
     with pytest.raises(ValidationError):
         Settings()
+
+
+def test_empty_key_file_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty variable overrides the one of the image, so that the file need not exist."""
+    monkeypatch.setenv("SERVICE_KEYS", "")
+    settings = Settings()
+    assert settings.keys == default_key_file()
+    assert "keys" not in settings.model_fields_set
 
 
 def test_empty_path_of_a_unix_socket_is_none() -> None:
