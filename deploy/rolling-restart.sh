@@ -24,9 +24,9 @@ project=${COMPOSE_PROJECT_NAME:-$(basename "$PWD" | tr '[:upper:]' '[:lower:]' |
 old=$(containers)
 count=$(echo "$old" | wc -w)
 [ "$count" -gt 1 ] || { echo "expected two replicas or more, found $count" >&2; exit 1; }
-docker compose build --quiet service
+docker compose build service
 for container in $old; do
-    docker stop "$container" > /dev/null
+    docker stop --time "${STOP_SECONDS:-60}" "$container" > /dev/null
     docker rm "$container" > /dev/null
     docker compose up --detach --no-deps --no-recreate --scale "service=$count" service
     seconds=0

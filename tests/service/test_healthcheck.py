@@ -11,7 +11,6 @@ from server_process import PATIENCE_SECONDS, REPOSITORY, ServerProcess, running
 
 from model_store.store import ModelStore
 
-
 COMMAND = [sys.executable, "-I", "-S", str(REPOSITORY / "service/healthcheck.py")]
 
 
