@@ -75,7 +75,8 @@ ENTRYPOINT ["python", "-m", "service"]
 FROM service-base AS service-gpu
 COPY --from=service-gpu-environment /opt/resident /opt/resident
 COPY --from=service-code /app /app
-ARG VERSION=unknown REVISION=unknown
+ARG VERSION=unknown
+ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Resident service (GPU)" \
       org.opencontainers.image.description="Serves residual image classifiers over HTTP" \
       org.opencontainers.image.licenses=Apache-2.0 \
@@ -95,7 +96,8 @@ WORKDIR /
 ENV PYTHONPATH=/app HOME=/tmp SERVICE_STORE=/models
 USER 10001:0
 VOLUME /models /runs
-ARG VERSION=unknown REVISION=unknown
+ARG VERSION=unknown
+ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Resident training" \
       org.opencontainers.image.description="Trains residual image classifiers and publishes them" \
       org.opencontainers.image.licenses=Apache-2.0 \
@@ -120,7 +122,8 @@ ENTRYPOINT ["sh", "/etc/resident-proxy/start.sh"]
 FROM service-base AS service
 COPY --from=service-environment /opt/resident /opt/resident
 COPY --from=service-code /app /app
-ARG VERSION=unknown REVISION=unknown
+ARG VERSION=unknown
+ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Resident service" \
       org.opencontainers.image.description="Serves residual image classifiers over HTTP" \
       org.opencontainers.image.licenses=Apache-2.0 \

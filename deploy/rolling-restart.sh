@@ -5,7 +5,7 @@
 set -eu
 
 containers() {
-    docker ps --quiet --filter label=com.docker.compose.service=service \
+    docker ps --all --quiet --filter label=com.docker.compose.service=service \
         --filter "label=com.docker.compose.project=$project"
 }
 

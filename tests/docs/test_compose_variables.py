@@ -1,0 +1,23 @@
+"""docker-compose.yml and .env.example name the same variables."""
+
+from pathlib import Path
+
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_variable_of_the_compose_files_is_in_the_example() -> None:
+    """`.env.example` lists what docker-compose.yml and its overrides read."""
+    listed = {
+        line.removeprefix("#").partition("=")[0]
+        for line in (ROOT / ".env.example").read_text().splitlines()
+        if line.startswith("#") and line[1:2].isupper()
+    }
+    read = {
+        part.split("}")[0].split(":")[0].split("-")[0]
+        for path in ROOT.glob("docker-compose*.yml")
+        for part in path.read_text().split("${")[1:]
+    }
+    assert read <= listed
+    assert {f"SERVICE_{name.upper()}" for name in Settings.model_fields} <= listed
