@@ -94,10 +94,7 @@ def test_half_a_cpu_and_little_memory_are_respected(make_project: MakeProject) -
     assert set(clients.outcomes) == {200}
     assert project.state(container, "{{.State.OOMKilled}} {{.State.Running}}") == "false true"
     throttled = "cat /sys/fs/cgroup/cpu.stat /sys/fs/cgroup/cpu/cpu.stat 2>/dev/null || true"
-    statistics = dict(
-        line.split()
-        for line in project.docker("exec", container, "sh", "-c", throttled).split("\n")
-    )
+    statistics = project.docker("exec", container, "sh", "-c", throttled).splitlines()
     assert int(dict(map(str.split, statistics))["nr_throttled"]) > 0
 
 
@@ -112,4 +109,4 @@ def publish_builtin(store: Path, model: str) -> None:
 
 def served(project: Project, container: str) -> list[str]:
     with project.client(container) as client:
-        return [model["name"] for model in client.get("/v1/models").json()["models"]]
+        return [model["model"] for model in client.get("/v1/models").json()["models"]]

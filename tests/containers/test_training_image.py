@@ -24,7 +24,7 @@ def test_a_trained_model_is_served(make_project: MakeProject) -> None:
         *("run", "--data", "digits", "--arch", "resnet20", "--model", "mine"),
     )
     with project.client(container) as client:
-        while "mine" not in [model["name"] for model in client.get("/v1/models").json()["models"]]:
+        while "mine" not in [model["model"] for model in client.get("/v1/models").json()["models"]]:
             pass
         answer = client.post("/v1/models/mine/predict", content=IMAGE).json()
     assert answer["results"][0]["predictions"][0]["label"] == "7"
