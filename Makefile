@@ -31,7 +31,7 @@ COMPILE := $(CI)/bin/uv pip compile --quiet --universal --python-version 3.11 --
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help serve train import test test-all lint reference docs format bench bench-precision bench-training lock audit sbom builtin clean
+.PHONY: help serve train import test test-all test-containers lint reference docs format bench bench-precision bench-training lock audit sbom builtin clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,13 +53,17 @@ test: $(TEST)/.installed $(CLIENTS)/.installed $(CI)/.installed ## Run the tests
 
 test-all: $(TEST)/.installed $(CLIENTS)/.installed $(CI)/.installed ## Run all tests
 	$(MAKE) run-tests SELECT=""
+	$(MAKE) test-containers
+
+test-containers: $(TEST)/.installed ## Test docker-compose.yml in real containers, if an engine answers
+	$(TEST)/bin/python -m pytest tests/containers
 
 .PHONY: run-tests
 run-tests:
 	@if $(TEST)/bin/python -c 'import torch' 2>/dev/null; then echo "$(TEST) must not have torch"; exit 1; fi
 	$(TEST)/bin/python -m pytest -n $(WORKERS) -m "$(SELECT)" tests/model_store tests/service
 	OMP_NUM_THREADS=1 $(CI)/bin/python -m pytest -n $(WORKERS) -m "$(SELECT)" \
-	  --ignore tests/model_store --ignore tests/service
+	  --ignore tests/model_store --ignore tests/service --ignore tests/containers
 
 lint: $(CI)/.installed ## Check style (ruff) and types (mypy, strict)
 	$(CI)/bin/ruff check .
