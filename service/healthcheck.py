@@ -1,8 +1,8 @@
 """`python -I -S service/healthcheck.py`: exit code 0 if the service in this container is ready.
 
-It requests `/health/ready` from `SERVICE_HOST` and `SERVICE_PORT` (or `PORT`), or from `SERVICE_UDS` if that
-is set. It runs every few seconds, so it imports as little as possible: `http.client` alone would
-double its CPU time.
+It requests `/health/ready` from `SERVICE_HOST` and `SERVICE_PORT` (or `PORT`), or from
+`SERVICE_UDS` if that is set. It runs every few seconds, so it imports as little as possible:
+`http.client` alone would double its CPU time.
 """
 
 import os

@@ -97,13 +97,19 @@ class Project:
     def down(self, *options: str) -> None:
         self.compose("--profile", "proxy", "down", "--timeout", "20", *options)
 
+    def remove(self) -> None:
+        """Remove everything of this project: Podman's `down` leaves replicas of `--scale`."""
+        for container in self._containers():
+            self.docker("rm", "--force", "--volumes", container)
+        self.down("--volumes")
+
     def containers(self, service: str = "service") -> list[str]:
-        filters = (
-            f"label=com.docker.compose.project={self.environment['COMPOSE_PROJECT_NAME']}",
-            f"label=com.docker.compose.service={service}",
-        )
-        options = [part for text in filters for part in ("--filter", text)]
-        return self.docker("ps", "--all", "--quiet", *options).split()
+        return self._containers("--filter", f"label=com.docker.compose.service={service}")
+
+    def _containers(self, *options: str) -> list[str]:
+        name = self.environment["COMPOSE_PROJECT_NAME"]
+        project = ("--filter", f"label=com.docker.compose.project={name}")
+        return self.docker("ps", "--all", "--quiet", *project, *options).split()
 
     def wait_until_ready(self, container: str) -> None:
         """Run the health check of the image until it succeeds."""
@@ -133,7 +139,7 @@ def started(docker: str, settings: Mapping[str, str]) -> Iterator[Project]:
     try:
         yield project
     finally:
-        project.down("--volumes")
+        project.remove()
 
 
 MakeProject = Callable[..., Project]

@@ -11,7 +11,7 @@ OWN_BYTES = 201_000_000  # 400 MB on a base of 199 MB
 
 
 def configuration(project: Project) -> dict[str, object]:
-    """The image's configuration, in the spelling of Docker and of Podman."""
+    """The image's configuration."""
     (image,) = json.loads(project.docker("image", "inspect", IMAGE))
     return image["Config"] | {"Size": image["Size"]}  # type: ignore[no-any-return]
 

@@ -48,7 +48,6 @@ def test_without_a_setting_the_image_decides(make_project: MakeProject) -> None:
     found = {line for line in printed.splitlines() if line.startswith("SERVICE_")}
     assert found == {
         "SERVICE_HOST=0.0.0.0",
-        "SERVICE_PORT=8000",
         "SERVICE_STORE=/models",
         "SERVICE_CACHE=/cache/resident",
         "SERVICE_KEYS=/keys/keys.json",
