@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Scope
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE")
 _EXPOSED_HEADERS: Final = (
     *("Model-Name", "Model-Version", "Model-Digest", "Server-Timing", "X-Request-Id"),
-    *("Retry-After", "WWW-Authenticate", "traceparent"),
+    *("Retry-After", "WWW-Authenticate", "traceparent", "Inference-Header-Content-Length"),
 )
 
 

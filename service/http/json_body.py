@@ -18,7 +18,7 @@ PAUSE_SECONDS: Final = 0.0001
 """Between slices, so that the event loop gets Python's global lock without waiting 5 ms for it."""
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _ESCAPE_BYTES: Final = len(rb"\u002B")
-_RED_PIXEL: Final = (
+RED_PIXEL: Final = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4z8AAAAMBAQD3A0FDAAAAAElFTkSuQmCC"
 )
 _EXPECTED: Final = 'expected {"images": [{"b64": "..."}]}'
@@ -63,7 +63,7 @@ class JsonBody(BaseModel):
     """A JSON request body."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"example": {"images": [{"b64": _RED_PIXEL}]}}
+        extra="forbid", json_schema_extra={"example": {"images": [{"b64": RED_PIXEL}]}}
     )
 
     images: Annotated[

@@ -4,6 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from model_store.manifest import MODEL_INPUT
+from service.http.json_body import RED_PIXEL
+from service.protocols.open_inference.tensors import BYTES, UINT8
+
 Parameter = bool | int | float | str
 Dimension = Annotated[int, Field(ge=0, le=2**63 - 1, strict=True)]
 _PARAMETERS = Field(description="Names that the service does not know are ignored.")
@@ -18,7 +22,12 @@ class OpenInferenceError(BaseModel):
 class RequestInput(BaseModel):
     """A tensor of a request. Its content is `data`, or follows the JSON as bytes."""
 
-    name: Annotated[str, Field(strict=True, description="Always `images`.")]
+    name: Annotated[
+        str,
+        Field(
+            strict=True, description="Always `images`.", json_schema_extra={"const": MODEL_INPUT}
+        ),
+    ]
     shape: Annotated[
         list[Dimension],
         Field(description="`[n, height, width, 3]` for `UINT8`, `[n]` for `BYTES`."),
@@ -28,6 +37,7 @@ class RequestInput(BaseModel):
         Field(
             strict=True,
             description="`UINT8`: pixels of the model's size, RGB. `BYTES`: encoded images.",
+            json_schema_extra={"enum": [UINT8, BYTES]},
         ),
     ]
     parameters: Annotated[dict[str, Parameter], _PARAMETERS] = {}
@@ -43,7 +53,13 @@ class RequestInput(BaseModel):
 class RequestOutput(BaseModel):
     """An output to return."""
 
-    name: Annotated[str, Field(strict=True)]
+    name: Annotated[
+        str,
+        Field(
+            strict=True,
+            json_schema_extra={"enum": ["probabilities", "logits", "embedding", "labels"]},
+        ),
+    ]
     parameters: Annotated[
         dict[str, Parameter],
         Field(description="`classification`: number of classes. `binary_data`: as bytes."),
@@ -55,7 +71,12 @@ class InferBody(BaseModel):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "example": {"inputs": [{"name": "images", "datatype": "BYTES", "shape": [1]}]}
+            "example": {
+                "inputs": [
+                    {"name": MODEL_INPUT, "datatype": BYTES, "shape": [1], "data": [RED_PIXEL]}
+                ],
+                "outputs": [{"name": "labels"}],
+            }
         }
     )
 

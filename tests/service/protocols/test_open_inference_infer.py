@@ -18,6 +18,7 @@ from open_inference_bodies import (
 )
 
 from service.protocols.open_inference.number_text import SLICE_BYTES
+from service.protocols.open_inference.schemas import InferAnswer
 
 URL = "/v2/models/colours/infer"
 NAMES = ["red", "cyan", "white"]
@@ -25,11 +26,20 @@ SHAPE = [3, SIZE, SIZE, 3]
 
 
 def infer(client: httpx.Client, data: Any, **document: Any) -> dict[str, Any]:
+    """A response, which must be as the OpenAPI document declares it."""
     body = {"inputs": [data], **document}
     response = client.post(URL, json=body)
     assert response.status_code == 200, response.text
+    InferAnswer.model_validate_json(response.content, extra="forbid")
     parsed: dict[str, Any] = response.json()
     return parsed
+
+
+def test_example_of_the_documentation_is_answered(client: httpx.Client) -> None:
+    """The page of the documentation offers it for any model."""
+    example = client.get("/openapi.json").json()["components"]["schemas"]["InferBody"]["example"]
+    (output,) = infer(client, *example.pop("inputs"), **example)["outputs"]
+    assert output["data"] == ["red"]
 
 
 def outputs(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
