@@ -72,12 +72,14 @@ def publish(
     proof: str = "proven",
     class_names: Sequence[str] = CLASS_NAMES,
     embedding: bool = False,
+    kind: str = "logits",
 ) -> int:
     """Publish a version and return its number.
 
     If `weights` differ from `golden_weights`, its golden proof fails. `file` replaces the model
     with these weights. `others` are variants besides fp32 with the bytes of their files, `extra`
-    are more files. With `embedding` the mean colour is the embedding.
+    are more files. With `embedding` the mean colour is the embedding. `kind` says what
+    the manifest calls the scores.
     """
     file = file or tiny_model_bytes(SIZE, SIZE, weights, embedding=embedding)
     files = {"model.onnx": file, **extra}
@@ -98,7 +100,7 @@ def publish(
     manifest = {
         "created_at": now(),
         "input": Input(height=SIZE, width=SIZE),
-        "outputs": Outputs(embedding="embedding" if embedding else None),
+        "outputs": Outputs(kind=kind, embedding="embedding" if embedding else None),
         "preprocessing": PREPROCESSING,
         "class_names": tuple(class_names),
         "max_batch_size": max_batch_size,

@@ -175,3 +175,16 @@ async def test_embedding_is_an_output_of_models_that_have_one(store: ModelStore)
         np.testing.assert_allclose(output["data"], [255, 0, 0, 0, 255, 255], rtol=1e-5)
         ranked = [{"name": "embedding", "parameters": {"classification": 1}}]
         assert (await client.post(URL, **request("red", outputs=ranked))).status_code == 400
+
+
+async def test_model_that_returns_probabilities_has_no_logits(store: ModelStore) -> None:
+    """They could not be computed back, so they are neither listed nor returned."""
+    publish(store, kind="probabilities")
+    async with started(store.root) as application:
+        client = application.client
+        metadata = (await client.get(f"/v2/models/{MODEL}")).json()
+        assert [output["name"] for output in metadata["outputs"]] == ["probabilities", "labels"]
+        answer = (await client.post(URL, **request("red"))).json()
+        assert [output["name"] for output in answer["outputs"]] == ["probabilities", "labels"]
+        refused = await client.post(URL, **request("red", outputs=[{"name": "logits"}]))
+        assert (refused.status_code, list(refused.json())) == (400, ["error"])
