@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from model_store.preprocessing import Pixels
+from service.engine.image_group import GroupPlace, ImageGroup
 from service.engine.priority import BULK, INTERACTIVE, Priority
 from service.errors import DeadlineExceededError, InferenceError, ServiceError
 from service.host.thread_priority import lower_thread_priority
@@ -44,7 +45,7 @@ class ImageResult:
 class _QueuedImage:
     image: Pixels
     deadline: float
-    future: asyncio.Future[ImageResult]
+    future: asyncio.Future[ImageResult] | GroupPlace
     enqueued: float
     bulk: bool
     embedding: bool
@@ -130,36 +131,51 @@ class Batcher:
         *,
         embedding: bool = False,
     ) -> asyncio.Future[ImageResult]:
-        """Queue one image, as `submit_all` does."""
-        return self.submit_all((image,), deadline, priority, embedding=embedding)[0]
-
-    def submit_all(
-        self,
-        images: Iterable[Pixels],
-        deadline: float,
-        priority: Priority = INTERACTIVE,
-        *,
-        embedding: bool = False,
-    ) -> list[asyncio.Future[ImageResult]]:
-        """Queue images from the event loop.
+        """Queue one image from the event loop.
 
         Args:
-            images: uint8 `[height, width, 3]` each, contiguous.
+            image: uint8 `[height, width, 3]`, contiguous.
             deadline: Seconds on the monotonic clock.
             priority: Bulk images only fill batches that interactive images leave incomplete.
-            embedding: Whether the batches of these images must be run with embeddings.
+            embedding: Whether the batch of this image must be run with embeddings.
 
         Returns:
-            For each image a future that ends in an ImageResult, a DeadlineExceededError, an
-            InferenceError or the error that the run returned for it. A cancelled image is not run.
+            A future that ends in an ImageResult, a DeadlineExceededError, an InferenceError or the
+            error that the run returned for the image. A cancelled image is not run.
 
         Raises:
             RuntimeError: The batcher is closed.
         """
-        loop, now, bulk = asyncio.get_running_loop(), time.monotonic(), priority == BULK
+        future: asyncio.Future[ImageResult] = asyncio.get_running_loop().create_future()
+        self._enqueue((image,), (future,), deadline, priority, embedding=embedding)
+        return future
+
+    def submit_all(
+        self,
+        images: Sequence[Pixels] | Pixels,
+        deadline: float,
+        priority: Priority = INTERACTIVE,
+        *,
+        embedding: bool = False,
+    ) -> asyncio.Future[list[ImageResult | ServiceError]]:
+        """Queue images as `submit` does. Returns one future of the result or error of each."""
+        group = ImageGroup(len(images))
+        self._enqueue(images, group.places, deadline, priority, embedding=embedding)
+        return group.future
+
+    def _enqueue(
+        self,
+        images: Iterable[Pixels],
+        futures: Iterable[asyncio.Future[ImageResult] | GroupPlace],
+        deadline: float,
+        priority: Priority,
+        *,
+        embedding: bool,
+    ) -> None:
+        now, bulk = time.monotonic(), priority == BULK
         queued = [
-            _QueuedImage(image, deadline, loop.create_future(), now, bulk, embedding)
-            for image in images
+            _QueuedImage(image, deadline, future, now, bulk, embedding)
+            for image, future in zip(images, futures, strict=True)
         ]
         with self._lock:
             if self._closing:
@@ -169,7 +185,6 @@ class Batcher:
                 self._remove_cancelled(queue, bulk=bulk)
             for _ in range(min(len(self._sleeping), -(-len(queued) // self._max_batch_size))):
                 self._sleeping.pop().notify()
-        return [image.future for image in queued]
 
     @property
     def waiting(self) -> int:

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -178,13 +178,11 @@ class PredictionPipeline:
         if started > deadline:
             raise DeadlineExceededError("the deadline passed before the image was decoded")
         if isinstance(request.images, np.ndarray):
-            futures = loaded.batcher.submit_all(
+            group = loaded.batcher.submit_all(
                 request.images, deadline, request.priority, embedding=request.embedding
             )
-            results = await finish(
-                asyncio.gather(*futures, return_exceptions=True), deadline, disconnected
-            )
-            return [ImageOutcome(cast("ImageResult | ServiceError", each), 0.0) for each in results]
+            results = await finish(group, deadline, disconnected)
+            return [ImageOutcome(result, 0.0) for result in results]
         (first, *others) = request.images
         pixels = None
         if not others and not isinstance(first, ServiceError):

@@ -92,9 +92,36 @@ async def test_images_that_are_submitted_together_fill_batches() -> None:
     model.gate.set()
     images = [numbered(number) for number in range(2 * LARGEST)]
     with batching(model, instances=3) as batcher:
-        futures = batcher.submit_all(images, time.monotonic() + PATIENCE_SECONDS)
-        assert await answered(futures) == list(range(2 * LARGEST))
+        results = await batcher.submit_all(images, time.monotonic() + PATIENCE_SECONDS)
+    assert [int(result.row[0]) for result in results] == list(range(2 * LARGEST))
     assert model.sizes == [LARGEST, LARGEST]
+
+
+async def test_each_image_of_a_group_has_its_own_result(caplog: pytest.LogCaptureFixture) -> None:
+    """Errors are among the results, because another batch of the group may have succeeded."""
+    model = GatedModel(lambda images: 1 / 0 if images[0, 0, 0, 0] == 0 else read_numbers(images))
+    model.gate.set()
+    images = [numbered(number) for number in range(LARGEST + 2)]
+    with batching(model) as batcher, caplog.at_level(logging.CRITICAL, "service.engine.batcher"):
+        results = await batcher.submit_all(images, time.monotonic() + PATIENCE_SECONDS)
+    assert [type(result) for result in results[:LARGEST]] == [InferenceError] * LARGEST
+    assert [int(result.row[0]) for result in results[LARGEST:]] == [LARGEST, LARGEST + 1]
+
+
+async def test_cancelled_group_is_not_run() -> None:
+    """What runs already is run to its end, and its results are dropped."""
+    model = GatedModel(read_numbers)
+    with batching(model) as batcher:
+        group = batcher.submit_all(
+            [numbered(number) for number in range(3 * LARGEST)],
+            time.monotonic() + PATIENCE_SECONDS,
+        )
+        await model.begun()
+        group.cancel()
+        (last,) = submit(batcher, 7)
+        model.gate.set()
+        assert (await last).row.tolist() == [7]
+    assert model.sizes == [LARGEST, 1]
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
