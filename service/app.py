@@ -21,6 +21,7 @@ from service.fetch_targets import parse_fetch_hosts
 from service.host.cpu_limit import cpu_limit
 from service.host.memory_limit import memory_limit
 from service.http.api_keys import ApiKeys
+from service.http.dialect import Dialect
 from service.http.embed_api import EmbedApi
 from service.http.health import build_health_router
 from service.http.image_api import ImageApi
@@ -41,6 +42,10 @@ from service.protocols.grpc_extra import build_grpc_server
 from service.protocols.open_inference.errors import error_reply
 from service.protocols.open_inference.rest_infer import OpenInferenceApi
 from service.protocols.open_inference.routes import build_open_inference_router
+from service.protocols.tensorflow_serving import TensorFlowServingApi
+from service.protocols.torchserve import TorchServeApi
+from service.protocols.torchserve import error_reply as torchserve_error_reply
+from service.protocols.torchserve_routes import build_torchserve_router
 from service.settings import Settings, parse_names
 from service.versions.readiness import RequiredModels
 from service.versions.registry import Registry
@@ -91,9 +96,16 @@ def create_app(
         settings, pipeline=pipeline, metrics=metrics, keys=keys, management=management
     )
     lifespan = _lifespan(registry, decoders, grpc_server, settings, on_loaded)
-    api = _build_api(registry, management, metrics, lifespan)
+    api = _build_api(registry, management, metrics, lifespan, torchserve=settings.torchserve_api)
     limits = BodyLimits(settings.max_images, settings.max_body_bytes)
-    dialects = (ImageApi(limits), EmbedApi(limits), OpenInferenceApi(settings.max_images))
+    dialects: list[Dialect] = [
+        ImageApi(limits),
+        EmbedApi(limits),
+        OpenInferenceApi(settings.max_images),
+        TensorFlowServingApi(settings.max_images),
+    ]
+    if settings.torchserve_api:
+        dialects.append(TorchServeApi(limits))
     return PredictEndpoint(api, pipeline, metrics, keys, settings, dialects)
 
 
@@ -195,6 +207,8 @@ def _build_api(
     management: ManagementRequests,
     metrics: ServiceMetrics,
     lifespan: Lifespan[FastAPI],
+    *,
+    torchserve: bool,
 ) -> FastAPI:
     """All routes but those of predictions."""
     api = FastAPI(
@@ -216,6 +230,10 @@ def _build_api(
     api.include_router(build_metrics_router(metrics))
     api.include_router(build_management_router(registry, management))
     api.include_router(build_open_inference_router(registry, metrics.versions, management))
+    error_replies = {"/v2": error_reply}
+    if torchserve:
+        api.include_router(build_torchserve_router(registry, management))
+        error_replies |= dict.fromkeys(("/ping", "/models"), torchserve_error_reply)
     add_documentation(api)
-    add_error_handlers(api, {"/v2": error_reply})
+    add_error_handlers(api, error_replies)
     return api

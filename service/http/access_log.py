@@ -13,7 +13,7 @@ from service.errors import shorten
 from service.http.request_ids import RequestIds
 
 MAX_PATH_LENGTH: Final = 500
-_ROUTINE_PATHS: Final = ("/health/", "/metrics", "/v2/health/")
+_ROUTINE_PATHS: Final = ("/health/", "/metrics", "/v2/health/", "/ping")
 _HOST: Final = re.compile(r"[0-9A-Za-z._:%\[\]-]{1,64}")
 logger = logging.getLogger(__name__)
 

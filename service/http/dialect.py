@@ -57,7 +57,13 @@ class Call(Protocol):
 
 
 class Dialect(Protocol):
-    """A protocol. One instance serves all requests."""
+    """A protocol. One instance serves all requests.
+
+    Attributes:
+        methods: The HTTP methods of its routes.
+    """
+
+    methods: Sequence[str]
 
     def match(self, path: str) -> Mapping[str, str] | None:
         """Return `model` and `version` of a path, as far as it has them; None if it is no route."""

@@ -36,6 +36,7 @@ def require_embedding(loaded: LoadedVersion) -> None:
 class ImageApi:
     """The dialect of `/v1/predict` and the routes like it."""
 
+    methods: Sequence[str] = ("POST",)
     match = staticmethod(partial(match_route, "predict"))
     reply_to = staticmethod(reply_to)
     params: type[EmbedParams] = QueryParams

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
@@ -12,7 +13,9 @@ from service.errors import BadRequestError, ImageUrlError, check_image_count
 from service.http.base64_text import SLICE_BYTES, decode_base64
 from service.prediction.request import EncodedImage
 
+Body = TypeVar("Body", bound=BaseModel)
 MAX_KEY_LENGTH: Final = 100
+MAX_KEY_DEPTH: Final = 4
 LONG_STRING_BYTES: Final = 64 * 1024
 PAUSE_SECONDS: Final = 0.0001
 """Between slices, so that the event loop gets Python's global lock without waiting 5 ms for it."""
@@ -87,6 +90,14 @@ def starts_like_json(body: bytes) -> bool:
     return body[:LONG_STRING_BYTES].removeprefix(BYTE_ORDER_MARK).lstrip()[:1] in {b"{", b"["}
 
 
+@dataclass(frozen=True)
+class JsonDocument(Generic[Body]):
+    """A parsed body. Long strings in it are replaced by their names in `long_strings`."""
+
+    content: Body
+    long_strings: Mapping[str, memoryview]
+
+
 def read_json(body: bytes, max_images: int) -> list[EncodedImage]:
     """Decode the images of a JSON body. Invalid base64 is replaced by its error.
 
@@ -94,36 +105,53 @@ def read_json(body: bytes, max_images: int) -> list[EncodedImage]:
         BadRequestError: The body is not the expected JSON.
         TooLargeError: There are more than `max_images` images.
     """
+    document = load_json(body, max_images, JsonBody, _EXPECTED)
+    images = document.content.images
+    check_image_count(len(images), max_images)
+    return [
+        ImageUrlError(image.url)
+        if isinstance(image, JsonImageUrl)
+        else decode_image(image if isinstance(image, str) else image.b64, document.long_strings)
+        for image in images
+    ]
+
+
+def load_json(body: bytes, max_images: int, model: type[Body], expected: str) -> JsonDocument[Body]:
+    """Parse a JSON body with images in base64.
+
+    Args:
+        body: The whole body.
+        max_images: Most images that it may have.
+        model: What it must be.
+        expected: Says that in error messages.
+
+    Raises:
+        BadRequestError: The body is not the expected JSON.
+        TooLargeError: There are far more than `max_images` images.
+    """
     text, long_strings = cut_long_strings(body, 4 * (max_images + 8))
     # Counted before parsing: millions of small items would become gigabytes of objects. None of
     # these characters occurs in base64.
     if sum(text.count(character) for character in (b"{", b"[", b",")) > 8 * (max_images + 8):
         check_image_count(text.count(b'"b64"') + text.count(b'"url"'), max_images)
-        raise BadRequestError(f"{_EXPECTED}, got a body with far more items", code="malformed_json")
+        raise BadRequestError(f"{expected}, got a body with far more items", code="malformed_json")
     # Shells put the line breaks of `base64` into strings as they are, which JSON does not allow.
     text = text.removeprefix(BYTE_ORDER_MARK).translate(None, b"\r\n")
     try:
         document = orjson.loads(text)  # pydantic would copy a key of megabytes into its message
     except ValueError as error:
-        raise BadRequestError(f"{_EXPECTED}: {error}", code="malformed_json") from None
+        raise BadRequestError(f"{expected}: {error}", code="malformed_json") from None
     if any(len(key) > MAX_KEY_LENGTH or key.startswith("\0") for key in _keys(document)):
         raise BadRequestError(
-            f"{_EXPECTED}, got a key of more than {MAX_KEY_LENGTH} characters",
+            f"{expected}, got a key of more than {MAX_KEY_LENGTH} characters",
             code="malformed_json",
         )
     try:
-        parsed = JsonBody.model_validate(document)
+        return JsonDocument(model.model_validate(document), long_strings)
     except ValidationError as error:
         raise BadRequestError(
-            f"{_EXPECTED}: {describe_validation_error(error)}", code="malformed_json"
+            f"{expected}: {describe_validation_error(error)}", code="malformed_json"
         ) from None
-    check_image_count(len(parsed.images), max_images)
-    return [
-        ImageUrlError(image.url)
-        if isinstance(image, JsonImageUrl)
-        else decode_image(image if isinstance(image, str) else image.b64, long_strings)
-        for image in parsed.images
-    ]
 
 
 def cut_long_strings(body: bytes, max_strings: int) -> tuple[bytes, dict[str, memoryview]]:
@@ -180,11 +208,10 @@ def _slices(text: memoryview) -> Iterator[bytes]:
         yield piece
 
 
-def _keys(document: Any) -> Iterator[str]:
-    """The keys of the document and of its images."""
+def _keys(document: Any, depth: int = MAX_KEY_DEPTH) -> Iterator[str]:
+    """The keys of the document and of the objects in it, as deep as an image may be."""
     if isinstance(document, dict):
         yield from document
-        images = document.get("images")
-        for image in images if isinstance(images, list) else ():
-            if isinstance(image, dict):
-                yield from image
+    if depth and isinstance(document, dict | list):
+        for value in document.values() if isinstance(document, dict) else document:
+            yield from _keys(value, depth - 1)

@@ -30,6 +30,10 @@ from service.http.request_body import BODY_SCHEMAS
 from service.http.response_formats import CSV, JSON, LINES
 from service.http.schemas import EmbedResponse, PredictResponse, Problem
 from service.protocols.open_inference.openapi import INFER_SCHEMAS, describe_infer_routes
+from service.protocols.tensorflow_serving_openapi import (
+    INSTANCES_SCHEMAS,
+    describe_instances_routes,
+)
 
 STATIC: Final = Path(__file__).parents[1] / "static"
 _PATH_PARAMS: Final[dict[str, Any]] = {"model": ModelName, "version": VersionNumber}
@@ -79,6 +83,7 @@ def _build_document(app: FastAPI) -> dict[str, Any]:
         document["components"]["schemas"] = dict(sorted({**schemas, **definitions}.items()))
         operations = {route.path: {"post": _describe_route(route, references)} for route in ROUTES}
         operations |= describe_infer_routes(references, _describe_path)
+        operations |= describe_instances_routes(references, _describe_path)
         document["paths"] = {**operations, **document["paths"]}
         # None is left out, as FastAPI does: optional fields would get the default null.
         app.openapi_schema = jsonable_encoder(document, exclude_none=True)
@@ -91,6 +96,7 @@ def _describe_models() -> tuple[dict[Any, Any], dict[str, Any]]:
         EmbedResponse: "serialization",
         Problem: "serialization",
         **INFER_SCHEMAS,
+        **INSTANCES_SCHEMAS,
     }
     modes |= {schema: "validation" for schema in BODY_SCHEMAS.values() if isinstance(schema, type)}
     by_model, definitions = models_json_schema(list(modes.items()), ref_template=_REFERENCE)

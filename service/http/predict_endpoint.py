@@ -74,7 +74,7 @@ class PredictEndpoint:
         for dialect in self._dialects:
             if (path_params := dialect.match(path)) is None:
                 continue
-            if scope["method"] == "POST":
+            if scope["method"] in dialect.methods:
                 await self._answer(dialect, path_params, scope, receive, send)
             else:
                 await self._pass_on(_method_not_allowed(dialect), scope, receive, send)
@@ -223,7 +223,9 @@ def allow_head(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, byte
 
 def _method_not_allowed(dialect: Dialect) -> ASGIApp:
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        error = HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "POST"})
+        error = HTTPException(
+            HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": ", ".join(dialect.methods)}
+        )
         response = to_response(dialect.reply_to(error, _request_line(scope)))
         await response(scope, receive, send)
 

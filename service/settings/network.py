@@ -63,6 +63,12 @@ class NetworkSettings(BaseModel):
             "are answered with and without it. Links in /docs include it."
         ),
     ] = ""
+    torchserve_api: Annotated[
+        bool,
+        Field(
+            description="Also answer TorchServe's inference API: /predictions, /ping and /models."
+        ),
+    ] = False
     cors_origins: Annotated[
         str,
         AfterValidator(_check_origins),

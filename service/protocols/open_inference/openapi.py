@@ -14,7 +14,7 @@ INFER_SCHEMAS: Final[Mapping[type[BaseModel], JsonSchemaMode]] = {
     InferAnswer: "serialization",
     OpenInferenceError: "serialization",
 }
-_ERRORS: Final = {
+INFERENCE_ERRORS: Final = {
     400: "A malformed request, or a damaged image",
     401: "A key is required, and none or an unknown one was sent",
     403: "A key is required, and this one lacks the scope `predict`",
@@ -61,7 +61,7 @@ def describe_infer_routes(
     }
     errors = {
         str(status): {"description": description, "content": error}
-        for status, description in _ERRORS.items()
+        for status, description in INFERENCE_ERRORS.items()
     }
     return {
         path: {

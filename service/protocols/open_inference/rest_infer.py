@@ -39,6 +39,7 @@ def match_infer_route(path: str) -> Mapping[str, str] | None:
 class OpenInferenceApi:
     """The dialect of `/v2/models/{model}/infer`, with and without a version."""
 
+    methods: Sequence[str] = ("POST",)
     match = staticmethod(match_infer_route)
     target = staticmethod(path_target)
     reply_to = staticmethod(error_reply)

@@ -33,6 +33,10 @@ OPEN_INFERENCE_MODEL_PATHS = [
     for version in ("", "/versions/{version}")
     for suffix in ("", "/ready", "/config", "/stats", "/infer")
 ]
+INSTANCES_PATHS = [
+    "/v1/models/{model}:predict",
+    "/v1/models/{model}/versions/{version}:predict",
+]
 OPEN_INFERENCE_PATHS = [
     "/v2",
     "/v2/health/live",
@@ -216,10 +220,11 @@ def test_all_routes_are_documented(document: dict[str, Any]) -> None:
         "/health/ready",
         "/metrics",
     }
-    assert set(document["paths"]) == public | {*MANAGEMENT_PATHS, *OPEN_INFERENCE_PATHS}
+    others = {*MANAGEMENT_PATHS, *OPEN_INFERENCE_PATHS, *INSTANCES_PATHS}
+    assert set(document["paths"]) == public | others
 
 
-@pytest.mark.parametrize("path", OPEN_INFERENCE_PATHS)
+@pytest.mark.parametrize("path", [*OPEN_INFERENCE_PATHS, *INSTANCES_PATHS])
 def test_errors_of_open_inference_routes_are_documented(
     document: dict[str, Any], path: str
 ) -> None:
@@ -234,7 +239,7 @@ def test_errors_of_open_inference_routes_are_documented(
     if "/repository/" in path:
         assert operation["security"] == [{"HTTPBearer": []}]
         assert {"400", "401", "403"} <= statuses
-    elif path.endswith("/infer"):
+    elif path.endswith(("/infer", ":predict")):
         assert {"400", "401", "404", "413", "429", "500", "503", "504"} <= statuses
     elif "{model}" in path:
         assert {"400", "404", "503"} <= statuses
