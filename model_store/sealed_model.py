@@ -5,7 +5,6 @@ file in between. So each file is opened once, and ONNX Runtime follows a link to
 """
 
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -64,11 +63,7 @@ def open_files(version: Version, names: Iterable[str]) -> Iterator[dict[str, Pat
     """
     with ExitStack() as stack:
         files = {name: stack.enter_context(version.open_file(name)) for name in names}
-        before = {name: _change_marks(file) for name, file in files.items()}
         yield _private_paths(stack, version, files)
-        for name, file in files.items():
-            if _change_marks(file) != before[name]:
-                raise StoreUnreadableError(f"{version}: {name} was changed while it was loaded")
 
 
 def _private_paths(stack: ExitStack, version: Version, files: dict[str, FileIO]) -> dict[str, Path]:
@@ -89,12 +84,6 @@ def _private_paths(stack: ExitStack, version: Version, files: dict[str, FileIO])
             return links
         raise StoreUnreadableError(f"{version} cannot be copied: {error.strerror}") from error
     return paths
-
-
-def _change_marks(file: FileIO) -> tuple[int, int, int]:
-    """Every change of the file changes these; nobody can set the ctime."""
-    status = os.fstat(file.fileno())
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _model_files(manifest: Manifest, variant: Variant) -> list[str]:

@@ -3,6 +3,8 @@
 import errno
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -129,7 +131,8 @@ class Version:
             StoreUnreadableError: A file cannot be read.
         """
         for entry in self.manifest.files:
-            self.open_file(entry.path).close()
+            with self.open_file(entry.path):
+                pass
         listed = {entry.path for entry in self.manifest.files} | {MANIFEST_NAME, SIGNATURE_NAME}
         for path_on_disk in self._files_on_disk():
             if path_on_disk not in listed:
@@ -138,32 +141,29 @@ class Version:
                     "version must not change"
                 )
 
-    def open_file(self, relative: str) -> FileIO:
+    @contextmanager
+    def open_file(self, relative: str) -> Iterator[FileIO]:
         """Open a file of the manifest and compare the opened file with its size and sha256.
 
-        The returned file stays the one that was compared, even if its path is replaced later.
+        The opened file stays the one that was compared, even if its path is replaced. A write into
+        the file itself is noticed if it happened before the block ends.
 
         Raises:
             VersionCorruptError: The file is missing, altered, or behind a link.
-            StoreUnreadableError: It cannot be read.
+            StoreUnreadableError: It cannot be read, or was changed before the block ended.
         """
         entry = self._entry(relative)
-        file = self._open(entry)
-        try:
-            size = os.fstat(file.fileno()).st_size
-            if size != entry.size:
-                raise FileAlteredError(
-                    f"{self}: {relative} has {size} bytes, expected {entry.size}"
-                )
-            self._check_digest(entry, hash_open_file(file))
-            file.seek(0)
-        except OSError as error:
-            file.close()
-            raise self._unreadable(relative, error) from error
-        except BaseException:
-            file.close()
-            raise
-        return file
+        with self._open(entry) as file:
+            before = _change_marks(file)  # before hashing, so that no later write is missed
+            try:
+                self._compare(entry, file)
+                yield file
+            except Exception as error:  # what failed may have read a mixture of two contents
+                if _change_marks(file) != before:
+                    raise self._changed(relative) from error
+                raise
+            if _change_marks(file) != before:
+                raise self._changed(relative)
 
     def read_file(self, relative: str, max_bytes: int | None = None) -> bytes:
         """The bytes of a file of the manifest, compared with its sha256.
@@ -223,6 +223,17 @@ class Version:
         except OSError as error:
             raise self._unreadable(entry.path, error) from error
 
+    def _compare(self, entry: FileEntry, file: FileIO) -> None:
+        size = os.fstat(file.fileno()).st_size
+        if size != entry.size:
+            raise FileAlteredError(f"{self}: {entry.path} has {size} bytes, expected {entry.size}")
+        try:
+            digest = hash_open_file(file)
+        except OSError as error:
+            raise self._unreadable(entry.path, error) from error
+        self._check_digest(entry, digest)
+        file.seek(0)
+
     def _check_digest(self, entry: FileEntry, digest: str) -> None:
         if digest != entry.sha256:
             raise FileAlteredError(
@@ -231,6 +242,9 @@ class Version:
 
     def _unreadable(self, relative: str, error: OSError) -> StoreUnreadableError:
         return StoreUnreadableError(f"{self}: {relative} cannot be read: {error.strerror}")
+
+    def _changed(self, relative: str) -> StoreUnreadableError:
+        return StoreUnreadableError(f"{self}: {relative} was changed while it was read")
 
     def _files_on_disk(self) -> list[str]:
         paths = []
@@ -266,3 +280,9 @@ class Version:
             raise StoreUnreadableError(
                 f"{self}: the manifest cannot be read: {error.strerror}"
             ) from error
+
+
+def _change_marks(file: FileIO) -> tuple[int, int, int]:
+    """Every change of the file changes these; nobody can set the ctime."""
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns

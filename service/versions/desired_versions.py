@@ -1,5 +1,6 @@
 """Which versions of a model should serve, computed from version numbers and alias events."""
 
+import threading
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
@@ -45,11 +46,15 @@ class DesiredVersions:
 
 
 class DesiredVersionsReader:
-    """Reads desired versions. An alias is read again only after its directory has changed."""
+    """Reads desired versions. An alias is read again only after its directory has changed.
+
+    Thread-safe: operations count promotions while the registry is reconciled.
+    """
 
     def __init__(self, store: ModelStore) -> None:
         self._store = store
         self._cache: dict[tuple[str, str], tuple[object, tuple[int, ...], Counter[int]]] = {}
+        self._lock = threading.Lock()
 
     def read(
         self, model: str, contents: ModelContents, policy: VersionPolicy = DEFAULT_POLICY
@@ -77,16 +82,19 @@ class DesiredVersionsReader:
     def keep_only(self, models: Iterable[str]) -> None:
         """Drop the cache entries of all other models."""
         kept = set(models)
-        self._cache = {key: entry for key, entry in self._cache.items() if key[0] in kept}
+        with self._lock:
+            self._cache = {key: entry for key, entry in self._cache.items() if key[0] in kept}
 
     def _read_alias(self, model: str, alias: str) -> tuple[tuple[int, ...], Counter[int]]:
         """The versions that rollbacks would restore, newest first, and the moves to each."""
         aliases = self._store.aliases(model)
         token = aliases.change_token(alias)
-        cached = self._cache.get((model, alias))
+        with self._lock:
+            cached = self._cache.get((model, alias))
         if cached is None or cached[0] != token:
             history = aliases.history(alias)
             moves = Counter(event.version for event in history)
             cached = token, tuple(dict.fromkeys(reversed(rollback_history(history)))), moves
-            self._cache[model, alias] = cached
+            with self._lock:
+                self._cache[model, alias] = cached
         return cached[1], cached[2]

@@ -38,7 +38,8 @@ def apply_store(change: RegistryChange) -> None:
     """
     registry = change.registry
     try:
-        contents, missing = registry.store.contents(), registry.store.has_not_appeared
+        # In this order: a store that appears in between is complete at the next reconciliation.
+        missing, contents = registry.store.has_not_appeared, registry.store.contents()
         change.set_error(_describe_missing(registry.store.root) if missing else None)
         if missing:
             registry.problems.report("store", f"model store unreadable reason={registry.error!r}")

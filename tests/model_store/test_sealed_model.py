@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from store_factory import SIZE, WEIGHTS, plain_fields
 from tiny_model import tiny_model_bytes
 
 from model_store import sealed_model
+from model_store import version as version_module
 from model_store.errors import FileAlteredError, StoreUnreadableError
 from model_store.graph_cache import FOLDER, GraphCache
 from model_store.sealed_model import load_variant, open_model
@@ -81,6 +83,24 @@ def test_file_swapped_between_comparison_and_load_is_not_used(
     path.write_bytes(HONEST)
     assert is_honest(load(version, GraphCache(root, 10**8)))
     assert len(list((root / FOLDER).iterdir())) == 1
+
+
+def test_write_between_hash_and_load_is_noticed(
+    version: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether ONNX Runtime then loads the other model or fails, the version can be tried again."""
+    path, hash_file = version.path("model.onnx"), version_module.hash_open_file
+
+    def hash_then_write(file: FileIO) -> str:
+        digest = hash_file(file)
+        path.write_bytes(content)
+        return digest
+
+    monkeypatch.setattr(version_module, "hash_open_file", hash_then_write)
+    for content in (SWAPPED, b"no graph"):
+        path.write_bytes(HONEST)
+        with pytest.raises(StoreUnreadableError):
+            load(version)
 
 
 def test_file_swapped_before_the_comparison_is_rejected(version: Version, tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """The desired versions of a model, by its versions and the moves of its aliases."""
 
 import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from colour_model import MODEL, make_store, publish
 
 from model_store.errors import AliasError
 from model_store.store import ModelStore
-from service.versions.desired_versions import DesiredVersions, DesiredVersionsReader
+from service.versions.desired_versions import DEFAULT_POLICY, DesiredVersions, DesiredVersionsReader
 
 ROLLBACK = 0
 
@@ -88,3 +90,23 @@ def test_damaged_alias_is_an_error(store: ModelStore) -> None:
     (store.root / MODEL / "aliases" / "production" / "00000001.json").write_text("{")
     with pytest.raises(AliasError):
         read_desired(store, MODEL)
+
+
+def test_promotions_are_counted_while_the_cache_is_trimmed(store: ModelStore) -> None:
+    """An operation counts them in its own thread while the registry is reconciled."""
+    reader, names = DesiredVersionsReader(store), [f"m{number}" for number in range(2000)]
+
+    def count(model: str) -> int:
+        return reader.promotions(model, 1, DEFAULT_POLICY)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(1) as executor:
+            counts = executor.map(count, names)
+            last = executor.submit(count, names[0])
+            while not last.done():
+                reader.keep_only(names)
+    finally:
+        sys.setswitchinterval(interval)
+    assert set(counts) == {0}

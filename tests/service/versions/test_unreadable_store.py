@@ -72,6 +72,29 @@ def test_built_in_models_serve_until_the_store_appears(
     registry.close()
 
 
+def test_store_that_appears_while_it_is_listed_is_not_taken_for_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start waits for what it contains."""
+    builtin = make_store(tmp_path / "builtin")
+    publish(builtin, BUILTIN_DEFAULT_MODEL)
+    store = ModelStore(tmp_path / "store", builtin.root, may_appear=True)
+    registry = Registry(store, options)
+
+    def list_then_appear() -> dict[str, ModelContents]:
+        contents = ModelStore.contents(store)
+        publish(make_store(store.root))
+        return contents
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "contents", list_then_appear)
+        reconcile(registry)
+    assert not registry.loaded
+    reconcile(registry)
+    assert (registry.loaded, serving(registry)) == (True, 1)
+    registry.close()
+
+
 def test_unexpected_error_is_logged_once(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
