@@ -208,6 +208,23 @@ def count_devices(providers: Sequence[str]) -> int:
     return max(1, count.value)
 
 
+def describe_devices(providers: Sequence[str]) -> tuple[str, ...]:
+    """NVIDIA's driver version and the name of each GPU; empty for other providers."""
+    if providers[0] not in NVIDIA or not (count := count_devices(providers)):
+        return ()
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return ()
+    version, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    names = []
+    for device in range(count):
+        driver.cuDeviceGetName(name, len(name), device)
+        names.append(name.value.decode(errors="replace"))
+    return (f"driver {version.value}", *names)
+
+
 def _check_starts(name: str, available: Sequence[str]) -> None:
     install = INSTALL.get(name, f"a build of ONNX Runtime with {name}")
     if name not in available:

@@ -30,14 +30,17 @@ class EngineOptions:
     run_timeout_seconds: float = 60.0
     tuned_settings: TunedSettingsLookup | None = None
 
-    def for_version(self, version: Version) -> Self:
+    def for_version(self, version: Version, *, log: bool = True) -> Self:
         """Apply the tuned settings of this version to the options that the user has not set."""
         on_cpu = self.session.providers == SessionOptions().providers  # `tune` measures on the CPU
-        tuned = self.tuned_settings.values_for(version) if self.tuned_settings and on_cpu else {}
+        if not self.tuned_settings or not on_cpu:
+            return self
+        tuned = self.tuned_settings.values_for(version, log=log)
         if not tuned:
             return self
         values = " ".join(f"{name}={value}" for name, value in tuned.items())
-        logger.info("tuned settings used version=%s %s", version, values)
+        if log:
+            logger.info("tuned settings used version=%s %s", version, values)
         threads = tuned.pop("intra_op_num_threads", self.session.intra_op_num_threads)
         return replace(self, session=replace(self.session, intra_op_num_threads=threads), **tuned)
 

@@ -94,9 +94,9 @@ class TunedSettingsLookup:
     cpus: int
     fixed: Collection[str] = ()
 
-    def values_for(self, version: Version) -> dict[str, Any]:
+    def values_for(self, version: Version, *, log: bool = True) -> dict[str, Any]:
         """Tuned values by setting name, without the fixed ones; empty without tuned settings."""
-        tuned = find_tuned_settings(self.cache, version, self.cpus)
+        tuned = find_tuned_settings(self.cache, version, self.cpus, log=log)
         if tuned is None:
             return {}
         fixed = set(self.fixed)
@@ -105,28 +105,29 @@ class TunedSettingsLookup:
         return {name: getattr(tuned, name) for name in SETTING_NAMES if name not in fixed}
 
 
-def find_tuned_settings(cache: Path, version: Version, cpus: int) -> TunedSettings | None:
+def find_tuned_settings(
+    cache: Path, version: Version, cpus: int, *, log: bool = True
+) -> TunedSettings | None:
     """Read the tuned settings of this version for this machine; None if there are none.
 
-    Settings that are unreadable, writable by other users or measured on another machine are ignored
-    with a warning.
+    Settings that are unreadable, writable by other users or measured on another machine are
+    ignored. A warning is logged, unless `log` is false.
     """
     try:
         for folder in (cache, cache / FOLDER):
             check_owner(folder)
         with (cache / FOLDER / f"{version.model}.json").open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
+        return parse_tuned_settings(data, version, cpus)
     except FileNotFoundError:
         return None
     except OSError as error:
         reason = f"the file cannot be read: {error.strerror or error}"
-        logger.warning("tuned settings ignored model=%s reason=%s", version.model, reason)
-        return None
-    try:
-        return parse_tuned_settings(data, version, cpus)
     except ValueError as error:
-        logger.warning("tuned settings ignored model=%s reason=%s", version.model, error)
-        return None
+        reason = str(error)
+    if log:
+        logger.warning("tuned settings ignored model=%s reason=%s", version.model, reason)
+    return None
 
 
 def parse_tuned_settings(data: bytes, version: Version, cpus: int) -> TunedSettings:

@@ -91,12 +91,15 @@ def load_warm_model(version: Version, options: EngineOptions) -> WarmModel:
 def load_measured(version: Version, options: EngineOptions, measured: Measurement) -> WarmModel:
     """Load and prove only the variant that was selected elsewhere, and take over its timings.
 
+    A process with another priority gets other wall-clock times. So only CPU times are taken over;
+    otherwise this measures again.
+
     Raises:
         ModelStoreError: It cannot be loaded or run, or its golden proof fails.
     """
     session_options, _ = _session_options(version, options)
-    if session_options.batch_sizes:  # each process compiles these sizes for itself
-        return load_warm_model(version, options)
+    if session_options.batch_sizes or _clock(session_options) is not time.thread_time:
+        return load_warm_model(version, options)  # each process also compiles sizes for itself
     session = load_proven(version, version.variant(measured.precision), session_options)
     sessions = [session, *_on_other_devices(version, measured.precision, session_options)]
     for each in sessions:

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from model_store.errors import ModelStoreError, StoreUnreadableError
 from model_store.names import printable
@@ -14,31 +14,56 @@ _SHORTAGES: Final = re.compile(
     "can't start new thread|pthread_create|Resource temporarily unavailable|Too many open files"
 )
 """Messages of Python and ONNX Runtime if the host is short of threads or files."""
+Cause = Literal["version", "crash", "memory", "overload", "shortage", "host"]
+RETRY_SECONDS: Final = 10.0
+"""Time until loading is tried again if the host is at fault."""
 
 
 @dataclass(frozen=True)
 class LoadFailure:
-    """Why a version cannot serve, in words for clients."""
+    """Why a version cannot serve.
+
+    Attributes:
+        reason: In words for clients.
+        cause: `version` if it is damaged or fails its proof, and `crash` if it ended the process
+            that loaded it. `memory` if it needs more than the limit. `overload` if the process was
+            too slow, or killed from outside. `shortage` if it got no thread, file or memory. `host`
+            if the version cannot be read or no process can be started.
+        memory_bytes: The limit that was too small, if the cause is `memory`.
+        retry_seconds: Time until it is worth trying again; None if only a promotion, another
+            setting or a new version can help.
+        details: For the log.
+    """
 
     reason: str
-    transient: bool = False
-    """The host or the disk caused the failure, not the version, so loading is retried."""
+    cause: Cause = "version"
+    memory_bytes: int | None = None
+    retry_seconds: float | None = None
+    details: str = ""
+
+    @property
+    def is_fault_of_host(self) -> bool:
+        """Whether the failure says nothing about the version."""
+        return self.cause in {"shortage", "host"}
 
 
 def explain(error: BaseException) -> LoadFailure:
     """Why loading a version raised this error."""
     if is_out_of_memory(error) or any(_SHORTAGES.search(str(cause)) for cause in _causes(error)):
         return LoadFailure(
-            "this replica is short of threads, memory or file descriptors; it is tried again",
-            transient=True,
+            "this replica is short of threads, memory or file descriptors",
+            "shortage",
+            retry_seconds=RETRY_SECONDS,
+            details=str(error),
         )
     if isinstance(error, StoreUnreadableError | OSError):
-        return LoadFailure("it cannot be read", transient=True)
+        return LoadFailure(
+            "it cannot be read", "host", retry_seconds=RETRY_SECONDS, details=str(error)
+        )
     if isinstance(error, ModelStoreError):
         return LoadFailure(printable(str(error)))
-    return LoadFailure(
-        f"it cannot be loaded ({type(error).__name__}); the server's log has details"
-    )
+    reason = f"it cannot be loaded ({type(error).__name__}); the server's log has details"
+    return LoadFailure(reason, details=str(error))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -2,18 +2,18 @@
 
 import logging
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 from model_store.errors import ModelStoreError
 from model_store.version import StoreLayer, Version
 from service.engine.loaded_version import LoadedVersion
 from service.errors import ConflictError, NotReadyError
+from service.versions.candidate import Candidate
 from service.versions.load_failure import LoadFailure, explain
 from service.versions.registry import Registry, RegistryChange
 from service.versions.served_model import ServedModel
-from service.versions.trial import TrialOutcome
-from service.versions.trials import Candidate
+from service.versions.trials import TrialPassed
 
 logger = logging.getLogger(__name__)
 
@@ -33,36 +33,51 @@ def load_version(registry: Registry, name: str, number: int) -> LoadedVersion | 
         trial, because they are as much part of the program as the code that loads them.
     """
     started = time.perf_counter()
-    subject = f"version {name}/{number}"
-    line = f"version failed model={name} version={number}"
+    result: LoadedVersion | LoadFailure | None
     try:
-        version = registry.store.open(name, number, verify=False)
-        outcome = _trial_outcome(registry, version)
-        if outcome is None:
-            version.close()
-            return None
-        if outcome.reason is not None:
-            version.close()
-            failure = LoadFailure(outcome.reason, outcome.transient)
-            _log_failure(registry, subject, f"{line} reason={outcome.reason!r}", failure)
-            return failure
-        loaded = _load(registry, version, outcome)
-    except Exception as error:  # noqa: BLE001  a broken version must not stop the service
-        failure = explain(error)
-        known = isinstance(error, ModelStoreError | OSError) or failure.transient
-        _log_failure(
-            registry, subject, f"{line} reason={str(error)!r}", failure, None if known else error
+        result, error = _open_and_load(registry, name, number), None
+    except Exception as raised:  # noqa: BLE001  a broken version must not stop the service
+        result, error = explain(raised), raised
+    if isinstance(result, LoadFailure):
+        _log_failure(registry, name, number, result, error)
+    elif result:
+        registry.problems.clear(_subject(name, number))
+        logger.info(
+            "version ready model=%s version=%d precision=%s duration_ms=%.0f",
+            name,
+            number,
+            result.selected_variant.precision,
+            (time.perf_counter() - started) * 1e3,
         )
-        return failure
-    registry.problems.clear(subject)
-    logger.info(
-        "version ready model=%s version=%d precision=%s duration_ms=%.0f",
-        name,
-        number,
-        loaded.selected_variant.precision,
-        (time.perf_counter() - started) * 1e3,
-    )
-    return loaded
+    return result
+
+
+def _open_and_load(
+    registry: Registry, name: str, number: int
+) -> LoadedVersion | LoadFailure | None:
+    trials = registry.trials
+    with ExitStack() as unless_loaded:
+        version = unless_loaded.enter_context(registry.store.open(name, number, verify=False))
+        if trials is None or not _needs_trial(version):
+            version.verify()
+            unless_loaded.pop_all()
+            return LoadedVersion(version, registry.options_of(name))
+        candidate = _candidate(registry, version)
+        outcome = trials.outcome_or_start(candidate)
+        if not isinstance(outcome, TrialPassed):
+            return outcome
+        try:
+            if outcome.measurement is None:  # else the trial has just verified the files
+                version.verify()
+            unless_loaded.pop_all()  # from here on, LoadedVersion closes it
+            loaded = LoadedVersion(version, registry.options_of(name), outcome.measurement)
+        except Exception as error:
+            failure = explain(error)
+            if not failure.is_fault_of_host:
+                raise
+            return trials.postpone(candidate, failure)
+        trials.forget_postponed(candidate)
+        return loaded
 
 
 def has_passed_trial(registry: Registry, name: str, number: int) -> bool:
@@ -86,12 +101,6 @@ def try_version(registry: Registry, name: str, number: int) -> None:
             registry.trials.run(_candidate(registry, version))
 
 
-def _trial_outcome(registry: Registry, version: Version) -> TrialOutcome | None:
-    if registry.trials is None or not _needs_trial(version):
-        return TrialOutcome()
-    return registry.trials.outcome(_candidate(registry, version))
-
-
 def _needs_trial(version: Version) -> bool:
     return version.layer != "built-in"
 
@@ -103,33 +112,25 @@ def _candidate(registry: Registry, version: Version) -> Candidate:
         name,
         number,
         version.digest,
-        registry.options_of(name),
+        registry.options_of(name).for_version(version, log=False),
         registry.desired.promotions(name, number, registry.policy_of(name)),
     )
 
 
-def _load(registry: Registry, version: Version, outcome: TrialOutcome) -> LoadedVersion:
-    """Load an open version. A trial that has just ended has already verified its files."""
-    try:
-        if outcome.measurement is None:
-            version.verify()
-    except BaseException:
-        version.close()
-        raise
-    return LoadedVersion(version, registry.options_of(version.model), outcome.measurement)
-
-
 def _log_failure(
-    registry: Registry,
-    subject: str,
-    line: str,
-    failure: LoadFailure,
-    error: BaseException | None = None,
+    registry: Registry, name: str, number: int, failure: LoadFailure, error: Exception | None
 ) -> None:
-    if failure.transient:  # tried at every reconciliation, so logged once
-        registry.problems.report(subject, line)
-    else:
-        logger.error("%s", line, exc_info=error)
+    known = error is None or isinstance(error, ModelStoreError | OSError)
+    reason = failure.details or failure.reason
+    line = f"version failed model={name} version={number} reason={reason!r}"
+    if failure.retry_seconds is None:
+        logger.error("%s", line, exc_info=None if known else error)
+    else:  # it comes again at every reconciliation, so it is logged once
+        registry.problems.report(_subject(name, number), line)
+
+
+def _subject(name: str, number: int) -> str:
+    return f"version {name}/{number}"
 
 
 def prove_version(change: RegistryChange, name: str, number: int) -> None:
@@ -171,14 +172,15 @@ def prove_version(change: RegistryChange, name: str, number: int) -> None:
     if result is None:
         change.put(model)
         raise NotReadyError(f"version {number} of {name} is on trial; try again when it has ended")
-    if result.transient:  # the version is not at fault, so nothing is recorded
+    if result.is_fault_of_host:  # nothing is recorded of the version
         change.put(model)
         raise NotReadyError(
             f"version {number} of {name} cannot be loaded at the moment: {result.reason}; see the "
             "server's log"
         )
     errors = {**model.errors, number: result.reason}
-    change.put(replace(model, errors=errors, transient=model.transient - {number}))
+    retry_at = {failed: at for failed, at in model.retry_at.items() if failed != number}
+    change.put(replace(model, errors=errors, retry_at=retry_at))
     raise ConflictError(
         f"version {number} of {name} cannot serve: {result.reason}", code="version_failed"
     )

@@ -20,6 +20,8 @@ from service.versions.served_model import ModelState, ServedModel
 
 STARTUP_TRIAL_SECONDS: Final = 60.0
 """Trials that take longer no longer keep a new replica from being ready with its other models."""
+MIN_WAIT_SECONDS: Final = 1.0
+"""An unreadable store may keep a retry from starting, and is then not read without a pause."""
 logger = logging.getLogger(__name__)
 
 
@@ -95,6 +97,19 @@ def _waits_for_trials(registry: Registry) -> bool:
     )
 
 
+def seconds_until_due(registry: Registry) -> float | None:
+    """Time until a reconciliation is needed although nothing changed in the store.
+
+    A failed version is tried again, or the start no longer waits for trials. None if neither will
+    happen.
+    """
+    models = registry.models.values()
+    due = [at for model in models for at in model.retry_at.values()]
+    if not registry.loaded and any(model.on_trial for model in models):
+        due.append(registry.created_at + STARTUP_TRIAL_SECONDS)
+    return max(MIN_WAIT_SECONDS, min(due) - time.monotonic()) if due else None
+
+
 def _read_desired(
     change: RegistryChange, contents: Mapping[str, ModelContents]
 ) -> dict[str, DesiredVersions]:
@@ -127,16 +142,15 @@ def _apply_model(change: RegistryChange, name: str, desired: DesiredVersions) ->
     Every step is published immediately. Versions that served before stay until the last step, and
     longer if no candidate passes. While a version is on trial, only versions that are known to work
     serve in its place. While the desired versions are unchanged, a failed version is retried only
-    if the cause was transient.
+    if it may pass now.
     """
     registry = change.registry
     model = change.registry.models.get(name) or ServedModel(name)
-    settled = not (model.transient or model.error or model.on_trial)
+    settled = not (model.retry_at or model.error or model.on_trial)
     if desired == model.desired and settled:
         return
     serving: dict[int, LoadedVersion] = {}
-    errors: dict[int, str] = {}
-    transient: set[int] = set()
+    failures: dict[int, LoadFailure] = {}
     on_trial: set[int] = set()
     missing = desired.selection.count
     forced = desired.overridden("load")
@@ -147,8 +161,8 @@ def _apply_model(change: RegistryChange, name: str, desired: DesiredVersions) ->
             continue
         loaded = reusable_version(model, number, desired.layer)
         if loaded is None:
-            if desired == model.desired and number in model.errors.keys() - model.transient:
-                errors[number] = model.errors[number]
+            if desired == model.desired and number in model.errors.keys() - model.retry_at:
+                failures[number] = LoadFailure(model.errors[number])
                 continue
             if on_trial and number not in forced and not has_passed_trial(registry, name, number):
                 continue
@@ -158,14 +172,13 @@ def _apply_model(change: RegistryChange, name: str, desired: DesiredVersions) ->
                 on_trial.add(number)
                 continue
             if isinstance(result, LoadFailure):
-                errors[number] = result.reason
-                transient |= {number} if result.transient else set()
+                failures[number] = result
                 continue
             loaded = result
         serving[number] = loaded
         missing = max(missing - 1, 0)
         change.put(_while_loading(model, serving, desired, None))
-    change.put(_final(model, serving, desired, errors, frozenset(transient), frozenset(on_trial)))
+    change.put(_final(model, serving, desired, failures, frozenset(on_trial)))
 
 
 def _while_loading(
@@ -193,8 +206,7 @@ def _final(
     model: ServedModel,
     ready: Mapping[int, LoadedVersion],
     desired: DesiredVersions,
-    errors: Mapping[int, str],
-    transient: frozenset[int],
+    failures: Mapping[int, LoadFailure],
     on_trial: frozenset[int],
 ) -> ServedModel:
     """The last step: only ready versions serve. If none is ready, the previous ones stay."""
@@ -203,7 +215,7 @@ def _final(
         number: loaded for number, loaded in model.serving.items() if number not in unloaded
     }
     default_version = serving[desired.choose_default(serving)] if serving else None
-    without: ModelState = "unloaded" if unloaded and not errors else "error"
+    without: ModelState = "unloaded" if unloaded and not failures else "error"
     if on_trial:
         without = "loading"
     return ServedModel(
@@ -212,8 +224,12 @@ def _final(
         layer=default_version.version.layer if default_version else desired.layer,
         default_version=default_version,
         serving=serving,
-        errors=errors,
-        transient=transient,
+        errors={number: failure.reason for number, failure in failures.items()},
+        retry_at={
+            number: time.monotonic() + failure.retry_seconds
+            for number, failure in failures.items()
+            if failure.retry_seconds is not None
+        },
         on_trial=on_trial,
         desired=desired,
     )

@@ -28,8 +28,8 @@ class ServedModel:
     """What is wrong with the model as a whole."""
     errors: Mapping[int, str] = field(default_factory=dict)
     """Why versions do not serve, by number."""
-    transient: frozenset[int] = frozenset()
-    """Versions in `errors` that each reconciliation retries: the host or disk is at fault."""
+    retry_at: Mapping[int, float] = field(default_factory=dict)
+    """Versions in `errors` that are tried again by themselves: when (`time.monotonic`)."""
     desired: DesiredVersions | None = None
     """The desired versions of the last reconciliation; None after any other change."""
 

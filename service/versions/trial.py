@@ -10,42 +10,27 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Final, cast
 
 from pydantic import ValidationError
 
 from service.engine.warm_model import Measurement
+from service.host.output_tail import OutputTail
+from service.settings import MEBIBYTE
+from service.versions.load_failure import LoadFailure, explain
 from service.versions.trial_process import TrialReport, TrialRequest, TrialStart
 
-MEBIBYTE: Final = 1024 * 1024
 _PROGRAM: Final = (
     "import sys; sys.path[:] = sys.argv[1:]; "
     "from service.versions.trial_process import main; main()"
 )
+STOPPED: Final = LoadFailure("the service is shutting down", "host")
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrialOutcome:
-    """How a trial ended.
-
-    Attributes:
-        reason: Why the version cannot serve, in words for clients; None if it can.
-        transient: The host or the disk is at fault, so it is tried again.
-        died: The process ended by force, or had to be ended.
-        measurement: What the trial measured, if it has just ended.
-    """
-
-    reason: str | None = None
-    transient: bool = False
-    died: bool = False
-    measurement: Measurement | None = None
-
-
-STOPPED: Final = TrialOutcome("the service is shutting down", transient=True)
 
 
 class Trial:
@@ -58,38 +43,36 @@ class Trial:
         self._stopped = False
         self._lock = threading.Lock()
 
-    def run(self) -> TrialOutcome:
-        """Start the process, wait for its end and say how it ended."""
+    def run(self) -> Measurement | LoadFailure:
+        """Start the process, wait for its end, and return what it measured or why it failed."""
         began = time.monotonic()
-        subject = f"model={self._request.model} version={self._request.number}"
-        try:
-            process = self._start()
-        except OSError as error:
-            reason = f"no process can be started to load it in: {error.strerror}"
-            return TrialOutcome(reason, transient=True)
-        if process is None:
-            return STOPPED
-        logger.info("version trial started %s pid=%d", subject, process.pid)
-        try:
-            output, _ = process.communicate(pickle.dumps(self._request), self._timeout_seconds)
-            outcome = _outcome(output, process.returncode)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            reason = (
-                f"it was not loaded, proven and warmed up within {self._timeout_seconds:g} s "
-                "(SERVICE_LOAD_TIMEOUT_SECONDS)"
-            )
-            outcome = TrialOutcome(reason, died=True)
+        with _temporary_directory() as folder:
+            try:
+                process = self._start(folder)
+            except OSError as error:
+                return LoadFailure(
+                    f"no process can be started to load it in: {error.strerror}", "host"
+                )
+            if process is None:
+                return STOPPED
+            try:
+                result, lines = self._wait(process)
+            except RuntimeError as error:  # there is no thread for OutputTail
+                result, lines = explain(error), []
+            finally:
+                process.kill()
+                process.wait()
         if self._stopped:
             return STOPPED
-        logger.info(
+        failure = result if isinstance(result, LoadFailure) else None
+        self._log(
             "version trial ended %s result=%s duration_ms=%.0f",
-            subject,
-            "passed" if outcome.reason is None else "died" if outcome.died else "failed",
+            failure.cause if failure else "passed",
             (time.monotonic() - began) * 1e3,
         )
-        return outcome
+        for line in lines if failure else ():
+            self._log("version trial output %s line=%r", line)
+        return result
 
     def stop(self) -> None:
         """End the process, if it runs; `run` then returns `STOPPED`."""
@@ -98,7 +81,8 @@ class Trial:
             if self._process:
                 self._process.kill()
 
-    def _start(self) -> subprocess.Popen[bytes] | None:
+    def _start(self, folder: str | None) -> subprocess.Popen[bytes] | None:
+        limits = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         with self._lock:
             if self._stopped:
                 return None
@@ -106,31 +90,67 @@ class Trial:
                 [sys.executable, "-c", _PROGRAM, *sys.path],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                stderr=subprocess.PIPE,
+                env={**os.environ, **limits, **({"TMPDIR": folder} if folder else {})},
                 start_new_session=True,  # so that Ctrl-C reaches only the service
             )
-            return self._process
+        self._log("version trial started %s pid=%d", self._process.pid)
+        return self._process
+
+    def _wait(
+        self, process: subprocess.Popen[bytes]
+    ) -> tuple[Measurement | LoadFailure, list[str]]:
+        """The result, and the last lines that the process wrote to stderr."""
+        tail = OutputTail(cast("IO[bytes]", process.stderr))
+        process.stderr = None  # else `communicate` would read it, without a limit
+        try:
+            output, _ = process.communicate(pickle.dumps(self._request), self._timeout_seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            reason = (
+                f"it was not loaded, proven and warmed up within {self._timeout_seconds:g} s "
+                "(SERVICE_LOAD_TIMEOUT_SECONDS)"
+            )
+            return LoadFailure(reason, "overload"), tail.lines()
+        return _result(output, process.returncode), tail.lines()
+
+    def _log(self, message: str, *values: object) -> None:
+        request = self._request
+        logger.info(message, f"model={request.model} version={request.number}", *values)
 
 
-def _outcome(output: bytes, exit_code: int) -> TrialOutcome:
+@contextmanager
+def _temporary_directory() -> Iterator[str | None]:
+    """A directory for the temporary files of a process that may be killed; None without one."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="resident-trial-", ignore_cleanup_errors=True)
+    except OSError:  # nothing is writable, which most versions do not need
+        yield None
+        return
+    with folder as path:
+        yield path
+
+
+def _result(output: bytes, exit_code: int) -> Measurement | LoadFailure:
     start, report = _parse(output)
     if report and report.traceback:
         logger.error("version trial raised an error:\n%s", report.traceback)
-    if report and report.result == "passed":
-        return TrialOutcome(measurement=report.measurement)
-    if report and report.result != "out_of_memory":
-        return TrialOutcome(report.reason, transient=report.result == "host_failed")
+    if report and (result := report.measurement or report.failure):
+        return result
     if start is None:
         reason = f"the process to load it in ended before it began, with exit code {exit_code}"
-        return TrialOutcome(reason, transient=True)
-    if report or exit_code == -signal.SIGKILL:  # SIGKILL: the kernel was out of memory
+        return LoadFailure(reason, "host")
+    if exit_code == -signal.SIGKILL:
         limit = start.memory_bytes
-        left = "there is" if limit is None else f"{limit // MEBIBYTE} MiB"
-        reason = f"loading it needs more memory than {left} (SERVICE_LOAD_MEMORY_BYTES)"
-        return TrialOutcome(reason, died=True)
+        limited = "" if limit is None else f", although it may take {limit // MEBIBYTE} MiB"
+        reason = (
+            "the process that loaded it was killed, probably because the host ran out of "
+            f"memory{limited} (SERVICE_LOAD_MEMORY_BYTES)"
+        )
+        return LoadFailure(reason, "overload")
     name = signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
-    return TrialOutcome(f"it crashed the process that loaded it ({name})", died=True)
+    return LoadFailure(f"it crashed the process that loaded it ({name})", "crash")
 
 
 def _parse(output: bytes) -> tuple[TrialStart | None, TrialReport | None]:

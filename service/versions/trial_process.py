@@ -1,7 +1,7 @@
-"""The program of a trial: load, prove and warm up one version, within limits.
+"""The program that `service.versions.trial` runs: load, prove and warm up one version.
 
-`service.versions.trial` starts it. Standard input is a pickled `TrialRequest`. Standard output is
-one line with a `TrialStart` before the version is opened, and one with a `TrialReport` at the end.
+It reads a pickled `TrialRequest` from standard input. It writes two lines to standard output: a
+`TrialStart` before it opens the version, and a `TrialReport` at the end.
 """
 
 import os
@@ -10,7 +10,7 @@ import resource
 import sys
 import traceback
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from model_store.errors import ModelStoreError
 from model_store.store import ModelStore
@@ -27,7 +27,8 @@ from service.host.child_process import (
 )
 from service.host.malloc import bound_malloc
 from service.host.memory_limit import available_memory
-from service.versions.load_failure import explain, is_out_of_memory
+from service.settings import MEBIBYTE
+from service.versions.load_failure import LoadFailure, explain, is_out_of_memory
 
 NICENESS: Final = 15
 """Below the threads that run models (10), so that a trial hardly slows requests down."""
@@ -38,7 +39,10 @@ MAX_TRACE_CHARACTERS: Final = 8000
 
 @dataclass(frozen=True)
 class TrialRequest:
-    """What to try, and how it would be run; by default with most of the available memory."""
+    """Which version to try, and how it is going to run.
+
+    `memory_bytes` limits what the process may allocate; by default `default_memory_limit`.
+    """
 
     store: ModelStore
     model: str
@@ -49,18 +53,26 @@ class TrialRequest:
 
 
 class TrialStart(RareModel):
-    """The limit of memory in bytes; None if it is not known how much there is."""
+    """Written when the limits hold. `memory_bytes` is None if there is no limit of memory."""
 
     memory_bytes: int | None
 
 
 class TrialReport(RareModel):
-    """How a trial ended. `traceback` is for the log if the error is not a known one."""
+    """The measurement of a version that passed, else why it failed.
 
-    result: Literal["passed", "failed", "host_failed", "out_of_memory"]
+    `traceback` is for the log if the error is not a known one.
+    """
+
     measurement: Measurement | None = None
-    reason: str = ""
+    failure: LoadFailure | None = None
     traceback: str = ""
+
+
+def default_memory_limit() -> int | None:
+    """Most of the memory that is available now, in bytes; None if that is not known."""
+    available = available_memory()
+    return None if available is None else int(available * AVAILABLE_SHARE)
 
 
 def main() -> None:
@@ -73,35 +85,30 @@ def main() -> None:
     output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # so that nothing else is written to the output
     request: TrialRequest = pickle.load(sys.stdin.buffer)  # noqa: S301  the service wrote it
-    memory_bytes = request.memory_bytes or _available_share()
+    memory_bytes = request.memory_bytes or default_memory_limit()
     print(TrialStart(memory_bytes=memory_bytes).model_dump_json(), file=output, flush=True)
     # Mapped weights are not counted: the kernel can drop and read them again.
     in_use = memory_in_use(resource.RLIMIT_DATA)
     if memory_bytes is not None and in_use is not None:
         limit_memory(in_use + memory_bytes, resource.RLIMIT_DATA)
-    print(_try_version(request).model_dump_json(), file=output, flush=True)
+    print(_try_version(request, memory_bytes).model_dump_json(), file=output, flush=True)
     os._exit(0)  # freeing everything in order would take time, and could crash
 
 
-def _available_share() -> int | None:
-    available = available_memory()
-    return None if available is None else int(available * AVAILABLE_SHARE)
-
-
-def _try_version(request: TrialRequest) -> TrialReport:
+def _try_version(request: TrialRequest, memory_bytes: int | None) -> TrialReport:
     try:
         with request.store.open(request.model, request.number) as version:
             if version.digest != request.digest:
-                return TrialReport(result="host_failed", reason="it was replaced in the meantime")
-            model = load_warm_model(version, request.options.for_version(version))
-            return TrialReport(result="passed", measurement=Measurement.of(model))
+                return TrialReport(failure=LoadFailure("it was replaced in the meantime", "host"))
+            model = load_warm_model(version, request.options)
+            return TrialReport(measurement=Measurement.of(model))
     except Exception as error:  # noqa: BLE001  the service logs it
         if is_out_of_memory(error):
-            return TrialReport(result="out_of_memory")
-        failure = explain(error)
+            limit = "there is" if memory_bytes is None else f"{memory_bytes // MEBIBYTE} MiB"
+            reason = f"loading it needs more memory than {limit} (SERVICE_LOAD_MEMORY_BYTES)"
+            return TrialReport(failure=LoadFailure(reason, "memory", memory_bytes))
         known = isinstance(error, ModelStoreError | OSError)
         return TrialReport(
-            result="host_failed" if failure.transient else "failed",
-            reason=failure.reason,
+            failure=explain(error),
             traceback="" if known else traceback.format_exc()[-MAX_TRACE_CHARACTERS:],
         )

@@ -1,61 +1,61 @@
-"""Tries versions in the background, one after the other, and remembers the outcomes.
+"""Tries versions in the background, one after the other, and remembers how the trials ended.
 
 If a trial takes long, the next one starts beside it, so that a version that hangs delays no other.
 """
 
-import hashlib
-import json
 import logging
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-import onnxruntime
-
-from model_store.graph_cache import cpu_description
-from model_store.store import ModelStore
-from service.engine.options import EngineOptions
-from service.host.memory_limit import memory_limit
-from service.versions.trial import STOPPED, Trial, TrialOutcome
-from service.versions.trial_process import TrialRequest
-from service.versions.trial_records import TrialRecord, TrialRecords
+from service.engine.warm_model import Measurement
+from service.versions.candidate import Candidate
+from service.versions.load_failure import RETRY_SECONDS, LoadFailure, explain
+from service.versions.trial import STOPPED, Trial
+from service.versions.trial_process import TrialRequest, default_memory_limit
+from service.versions.trial_records import TrialLimits, TrialRecord, TrialRecords
 
 OVERTAKE_SECONDS: Final = 10.0
 """A trial starts beside others if none of them is younger than this."""
-RETRY_SECONDS: Final = 10.0
-"""Time until a version is tried again that could not be read, or if the host was at fault."""
+MAX_RETRY_SECONDS: Final = 300.0
 MAX_TRIALS: Final = 8
-_FORMAT: Final = 1
-_Place = tuple[str, int, str]
+MEASUREMENT_SECONDS: Final = 60.0
+"""How long a trial replaces the verification and the measurement of a load."""
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A version to try. `promotions` is how often an alias was moved to it."""
+class TrialPassed:
+    """A version works here. `measurement` is of its trial, if that has just ended."""
 
-    store: ModelStore
-    model: str
-    number: int
-    digest: str
-    options: EngineOptions
-    promotions: int = 0
+    measurement: Measurement | None = None
 
-    @property
-    def place(self) -> _Place:
-        """Distinguishes versions with the same digest: one of them may be damaged."""
-        return self.model, self.number, self.digest
+
+@dataclass(frozen=True)
+class _RecentMeasurement:
+    measurement: Measurement
+    promotions: int
+    ended_at: float
+
+
+@dataclass(frozen=True)
+class _Postponed:
+    """A failure that says nothing about the version, and until when it is not tried again."""
+
+    failure: LoadFailure
+    attempts: int
+    until: float
 
 
 class Trials:
-    """Runs trials and remembers their outcomes. Thread-safe.
+    """Runs trials and remembers how they ended. Thread-safe.
 
     Args:
-        records: Where outcomes are kept.
+        records: Where that is kept.
         timeout_seconds: A trial that takes longer is ended.
         memory_bytes: What a trial may allocate; by default most of what is available.
     """
@@ -65,52 +65,72 @@ class Trials:
     ) -> None:
         self.on_end: Callable[[], object] = lambda: None
         self._records = records
-        self._timeout_seconds = timeout_seconds
-        self._memory_bytes = memory_bytes
+        self._limits = TrialLimits(timeout_seconds=timeout_seconds, memory_bytes=memory_bytes)
         self._executor = ThreadPoolExecutor(MAX_TRIALS, thread_name_prefix="trial")
         self._changed = threading.Condition()
-        self._pending: dict[_Place, Future[TrialOutcome]] = {}
+        self._on_trial: dict[str, tuple[Trial, Future[None]]] = {}
         self._running: dict[Trial, float] = {}
-        self._fresh: dict[_Place, TrialOutcome] = {}
-        self._failed: dict[_Place, TrialRecord] = {}
-        self._postponed: dict[_Place, tuple[TrialOutcome, float]] = {}
+        self._measured: dict[str, _RecentMeasurement] = {}
+        self._postponed: dict[str, _Postponed] = {}
         self._stopping = False
 
-    def outcome(self, candidate: Candidate) -> TrialOutcome | None:
-        """How the trial of a version ended; None while it is on trial, which this starts.
+    def outcome_or_start(self, candidate: Candidate) -> TrialPassed | LoadFailure | None:
+        """How the trial of a version ended. If it has to be tried, start that and return None.
 
-        A failure is remembered until an alias is moved to the version again, or a limit is changed.
+        A failure is final until an alias is moved to the version again or a limit is changed.
+        Failures for which the host may be to blame are also retried; see `TrialRecord`.
         """
-        key = self._key(candidate)
+        self._records.load(candidate.key)
         with self._changed:
-            fresh = self._fresh.pop(candidate.place, None)
-            if fresh or candidate.place in self._pending:
-                return fresh
-            postponed, until = self._postponed.get(candidate.place, (None, 0.0))
-            if postponed and time.monotonic() < until:
-                return postponed
-            record = self._failed.get(candidate.place) or self._records.read(key)
-            if record and (record.reason is None or self._is_current(record, candidate)):
-                return TrialOutcome(record.reason)
-            self._start(key, candidate)
-            return None
+            if candidate.key in self._on_trial:
+                return None
+            postponed = self._postponed.get(candidate.key)
+            if postponed and (wait := postponed.until - time.monotonic()) > 0:
+                return replace(postponed.failure, retry_seconds=wait)
+            record = self._records.get(candidate.key)
+            if record and record.failure is None:
+                return TrialPassed(self._take_measurement(candidate))
+            if record and record.failure and self._holds(record, candidate):
+                wait_or_never = record.seconds_until_retry(self._memory_limit())
+                if wait_or_never != 0:
+                    reason = record.failure.reason + record.when_retried()
+                    return replace(record.failure, reason=reason, retry_seconds=wait_or_never)
+            return self._start(candidate)
 
     def has_passed(self, candidate: Candidate) -> bool:
         """Whether the version is known to work here."""
-        if candidate.place in self._failed:
-            return False
-        record = self._records.read(self._key(candidate))
-        return record is not None and record.reason is None
+        record = self._records.load(candidate.key)
+        return record is not None and record.failure is None
 
     def run(self, candidate: Candidate) -> None:
-        """Try a version unless it is known to work; blocks until `outcome` is not None."""
+        """Try a version unless it is known to work; blocks until that has ended.
+
+        `outcome_or_start` then tells how.
+        """
         if self.has_passed(candidate):
             return
-        key = self._key(candidate)
         with self._changed:
-            future = self._pending.get(candidate.place) or self._start(key, candidate)
-        with suppress(CancelledError):
-            future.result()
+            if candidate.key not in self._on_trial:
+                self._start(candidate)
+            on_trial = self._on_trial.get(candidate.key)
+        if on_trial:
+            with suppress(CancelledError):
+                on_trial[1].result()
+
+    def postpone(self, candidate: Candidate, failure: LoadFailure) -> LoadFailure:
+        """Return a failure of the host until a growing pause has passed."""
+        with self._changed:
+            before = self._postponed.get(candidate.key)
+            attempts = before.attempts + 1 if before else 1
+            pause = min(RETRY_SECONDS * 2 ** (attempts - 1), MAX_RETRY_SECONDS)
+            until = time.monotonic() + pause
+            self._postponed[candidate.key] = _Postponed(failure, attempts, until)
+            return replace(failure, retry_seconds=pause)
+
+    def forget_postponed(self, candidate: Candidate) -> None:
+        """Start again with the shortest pause, because the version was loaded."""
+        with self._changed:
+            self._postponed.pop(candidate.key, None)
 
     def stop(self) -> None:
         """End all trials at once and start no others."""
@@ -125,67 +145,89 @@ class Trials:
         """Wait until all trials have ended, after `stop`."""
         self._executor.shutdown()
 
-    def _start(self, key: str, candidate: Candidate) -> Future[TrialOutcome]:
+    def _start(self, candidate: Candidate) -> LoadFailure | None:
+        """Start a trial; if that is not possible, return why. Call it with the lock."""
         if self._stopping:
-            future = Future[TrialOutcome]()
-            future.set_result(STOPPED)
-            self._remember(key, candidate, STOPPED)
-            return future
-        future = self._executor.submit(self._run, key, candidate)
-        self._pending[candidate.place] = future
-        return future
+            return STOPPED
+        trial = self._new_trial(candidate)
+        try:
+            future = self._executor.submit(self._run, candidate, trial)
+        except RuntimeError as error:  # there is no thread, but it may still be run later
+            trial.stop()
+            return self.postpone(candidate, explain(error))
+        self._on_trial[candidate.key] = trial, future
+        return None
 
-    def _run(self, key: str, candidate: Candidate) -> TrialOutcome:
+    def _new_trial(self, candidate: Candidate) -> Trial:
         request = TrialRequest(
             candidate.store,
             candidate.model,
             candidate.number,
             candidate.digest,
             candidate.options,
-            self._memory_bytes,
+            self._limits.memory_bytes,
         )
-        trial = Trial(request, self._timeout_seconds)
+        return Trial(request, self._limits.timeout_seconds)
+
+    def _run(self, candidate: Candidate, trial: Trial) -> None:
         self._wait_for_turn(trial)
         try:
-            outcome = trial.run()
-        except Exception:  # it must not stay pending
+            result = trial.run()
+        except Exception:  # it must not stay on trial
             logger.exception("version trial not completed model=%s", candidate.model)
-            outcome = TrialOutcome("its trial could not be completed", transient=True)
+            result = LoadFailure("its trial could not be completed", "host")
         with self._changed:
-            del self._running[trial], self._pending[candidate.place]
-            self._remember(key, candidate, outcome)
+            self._running.pop(trial, None)
+            if self._on_trial.get(candidate.key, (None,))[0] is trial:
+                del self._on_trial[candidate.key]
+            recorded = self._remember(candidate, result)
             self._changed.notify_all()
+        if recorded:
+            self._records.save(candidate.key)
         with suppress(RuntimeError):  # the event loop may have ended
             self.on_end()
-        return outcome
 
-    def _remember(self, key: str, candidate: Candidate, outcome: TrialOutcome) -> None:
-        if outcome.transient:
-            self._postponed[candidate.place] = outcome, time.monotonic() + RETRY_SECONDS
-            return
-        self._postponed.pop(candidate.place, None)
-        self._fresh[candidate.place] = outcome
+    def _remember(self, candidate: Candidate, result: Measurement | LoadFailure) -> bool:
+        """Keep how a trial ended; False if that says nothing about the version."""
+        if result is STOPPED:
+            return False
+        if isinstance(result, LoadFailure) and result.cause == "host":
+            self.postpone(candidate, result)
+            return False
+        postponed = self._postponed.get(candidate.key)
+        if postponed:  # a retry of an operator does not wait for the pause
+            self._postponed[candidate.key] = replace(postponed, until=0.0)
+        before = self._records.get(candidate.key)
+        failed_before = before and before.failure and self._holds(before, candidate)
         record = TrialRecord(
             model=candidate.model,
             number=candidate.number,
-            reason=outcome.reason,
+            failure=result if isinstance(result, LoadFailure) else None,
             promotions=candidate.promotions,
-            timeout_seconds=self._timeout_seconds,
-            memory_bytes=self._memory_bytes,
+            attempts=before.attempts + 1 if before and failed_before else 1,
+            ended_at=time.time(),
+            limits=self._limits,
         )
-        self._failed.pop(candidate.place, None)
-        if outcome.died or outcome.reason is None:
-            self._records.write(key, record)
-        else:
-            self._failed[candidate.place] = record
+        self._records.put(candidate.key, record)
+        if isinstance(result, Measurement):
+            self._measured[candidate.key] = _RecentMeasurement(
+                result, candidate.promotions, time.monotonic()
+            )
+        return True
 
-    def _is_current(self, record: TrialRecord, candidate: Candidate) -> bool:
-        """Whether a failure would come again; after another promotion it is worth a trial."""
-        limits = (record.timeout_seconds, record.memory_bytes)
-        return record.promotions == candidate.promotions and limits == (
-            self._timeout_seconds,
-            self._memory_bytes,
-        )
+    def _holds(self, record: TrialRecord, candidate: Candidate) -> bool:
+        return record.holds_for(candidate.promotions, self._limits)
+
+    def _take_measurement(self, candidate: Candidate) -> Measurement | None:
+        """What a trial has just measured. Files may have changed since an earlier one."""
+        recent = self._measured.pop(candidate.key, None)
+        if recent is None or recent.promotions != candidate.promotions:
+            return None
+        age = time.monotonic() - recent.ended_at
+        return recent.measurement if age <= MEASUREMENT_SECONDS else None
+
+    def _memory_limit(self) -> int | None:
+        return self._limits.memory_bytes or default_memory_limit()
 
     def _wait_for_turn(self, trial: Trial) -> None:
         with self._changed:
@@ -197,19 +239,3 @@ class Trials:
             self._running[trial] = time.monotonic()
             if self._stopping:
                 trial.stop()
-
-    def _key(self, candidate: Candidate) -> str:
-        options = candidate.options
-        parts = [
-            _FORMAT,
-            candidate.digest,
-            onnxruntime.__version__,
-            onnxruntime.get_build_info(),
-            cpu_description(),
-            memory_limit(),
-            options.precision,
-            options.max_batch_size,
-            *(options.session.providers, options.session.intra_op_num_threads),
-            *(options.session.concurrent_runs, options.session.gpu_memory_bytes),
-        ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

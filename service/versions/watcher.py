@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from service.versions.reconciler import reconcile
+from service.versions.reconciler import reconcile, seconds_until_due
 from service.versions.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -19,8 +19,8 @@ async def watch(
 ) -> None:
     """Reconcile now, after each trial and every `poll_seconds`, until `stopping` is set.
 
-    With 0 seconds, reconcile now and after trials; without trials, end then. A reconciliation that
-    has begun is completed.
+    Whatever `poll_seconds` is, also reconcile when `seconds_until_due` is over. With 0 seconds and
+    without trials, end after the first. A reconciliation that has begun is completed.
 
     Args:
         registry: What to reconcile with its store.
@@ -40,11 +40,18 @@ async def watch(
             _announce(registry, on_loaded)
         if not poll_seconds and not registry.trials:
             return
-        await _wait_for_either(stopping, wake, poll_seconds or None)
+        await _wait_for_either(stopping, wake, _wait_seconds(registry, poll_seconds))
         if stopping.is_set():
             return
         wake.clear()
         await asyncio.to_thread(reconcile, registry)
+
+
+def _wait_seconds(registry: Registry, poll_seconds: float) -> float | None:
+    due = seconds_until_due(registry) if registry.trials else None
+    if not poll_seconds or due is None:
+        return poll_seconds or due
+    return min(poll_seconds, due)
 
 
 def _announce(registry: Registry, on_loaded: Callable[[Registry], None]) -> None:

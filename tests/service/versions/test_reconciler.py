@@ -172,7 +172,7 @@ def test_unreadable_version_is_retried_and_logged_once(
     for _ in range(3):
         reconcile(registry)
     assert serving(registry) == 1
-    assert sorted(registry.models[MODEL].transient) == [2]
+    assert sorted(registry.models[MODEL].retry_at) == [2]
     failures = [message for message in caplog.messages if "Input/output error" in message]
     assert len(failures) == 1
     assert failures[0].startswith(f"version failed model={MODEL} version=2 ")

@@ -284,7 +284,7 @@ def test_process_that_cannot_be_started_is_not_the_fault_of_the_version(
     with monkeypatch.context() as patch:
         patch.setattr(trial.sys, "executable", "/nonexistent")
         assert serve(registry) is None
-        assert registry.models[MODEL].transient == {1}
+        assert set(registry.models[MODEL].retry_at) == {1}
     with monkeypatch.context() as patch:
         patch.setattr(trial, "_PROGRAM", "raise SystemExit(7)")
         assert serve(registry) is None
