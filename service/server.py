@@ -181,6 +181,8 @@ def describe_startup(registry: Registry, address: str, uds: Path | None = None) 
 
 
 def _describe_model(model: ServedModel, *, is_default: bool) -> str:
+    if model.default_version is None and model.state == "loading":
+        return f"  LOADING  {model.name}: GET /v1/models/{model.name} shows when it is ready"
     if model.default_version is None:
         reason = "; ".join(model.errors.values()) or model.error or "its versions cannot be read"
         return _problem("NOT SERVED", f"{model.name}: {reason}")

@@ -41,14 +41,13 @@ def describe_health(registry: Registry) -> Health:
         return Health(status="not ready", reason="the service is shutting down")
     reasons = ["the model store cannot be read"] if registry.error else []
     if registry.loaded:
-        models = registry.models.values()
-        not_served = sorted(
-            model.name
-            for model in models
-            if model.default_version is None and model.state != "unloaded"
-        )
-        if not_served:
-            reasons.append(f"no proven version of {', '.join(not_served)}")
+        idle = [model for model in registry.models.values() if model.default_version is None]
+        loading = sorted(model.name for model in idle if model.state == "loading")
+        failed = sorted(model.name for model in idle if model.state not in {"loading", "unloaded"})
+        if failed:
+            reasons.append(f"no proven version of {', '.join(failed)}")
+        if loading:
+            reasons.append(f"still loading {', '.join(loading)}")
         missing = registry.required.missing(registry.models).items()
         reasons += [
             f"{setting} names {name}, which is not in the store" for name, setting in missing

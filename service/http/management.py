@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Depends
@@ -77,6 +78,7 @@ class ManagementRequests:
         self._keys = keys
         self._body_timeout_seconds = body_timeout_seconds
         self.lock = asyncio.Lock()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="management")
 
     async def authorise(self, request: Request) -> str:
         """The key of the request, as the history of an alias names it."""
@@ -86,9 +88,10 @@ class ManagementRequests:
         return await read_body(request.receive, MAX_BODY_BYTES, self._body_timeout_seconds)
 
     async def run(self, request: Request, change: Callable[[], Result]) -> Result:
-        async with self.lock:  # waiting in threads would use up the thread pool
+        async with self.lock:
             await _check_connected(request)
-            return await asyncio.to_thread(change)
+            # Not in the pool that parses request bodies: a change may wait for a trial.
+            return await asyncio.get_running_loop().run_in_executor(self._executor, change)
 
 
 def build_management_router(registry: Registry, requests: ManagementRequests) -> APIRouter:

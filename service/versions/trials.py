@@ -105,11 +105,14 @@ class Trials:
     def run(self, candidate: Candidate) -> None:
         """Try a version unless it is known to work; blocks until that has ended.
 
-        `outcome_or_start` then tells how.
+        `outcome_or_start` then tells how. An operator who retries need not wait for a pause to end.
         """
-        if self.has_passed(candidate):
-            return
+        passed = self.has_passed(candidate)
         with self._changed:
+            if postponed := self._postponed.get(candidate.key):
+                self._postponed[candidate.key] = replace(postponed, until=0.0)
+            if passed:
+                return
             if candidate.key not in self._on_trial:
                 self._start(candidate)
             on_trial = self._on_trial.get(candidate.key)
@@ -194,9 +197,6 @@ class Trials:
         if isinstance(result, LoadFailure) and result.cause == "host":
             self.postpone(candidate, result)
             return False
-        postponed = self._postponed.get(candidate.key)
-        if postponed:  # a retry of an operator does not wait for the pause
-            self._postponed[candidate.key] = replace(postponed, until=0.0)
         before = self._records.get(candidate.key)
         failed_before = before and before.failure and self._holds(before, candidate)
         record = TrialRecord(
