@@ -291,13 +291,14 @@ def test_linked_folder_is_rejected(store: ModelStore, directory: Path) -> None:
 def test_file_that_is_swapped_after_it_was_opened_is_still_the_compared_one(
     store: ModelStore, directory: Path
 ) -> None:
-    """What is read from an opened file is what was compared with its sha256."""
-    with store.open("m", 1) as version, version.open_file("model.onnx") as file:
-        (directory / "other").write_bytes(b"other bytes")
-        (directory / "other").replace(directory / "model.onnx")
-        assert file.read() == PLAIN_FILES["model.onnx"]
-        with pytest.raises(FileAlteredError):
-            version.open_file("model.onnx")
+    """What is read from it is what was compared. At its end the swap is noticed all the same."""
+    with store.open("m", 1) as version:
+        with pytest.raises(StoreUnreadableError), version.open_file("model.onnx") as file:
+            (directory / "other").write_bytes(b"other bytes")
+            (directory / "other").replace(directory / "model.onnx")
+            assert file.read() == PLAIN_FILES["model.onnx"]
+        with pytest.raises(FileAlteredError), version.open_file("model.onnx"):
+            pass
         with pytest.raises(FileAlteredError):
             version.read_file("model.onnx", 1000)
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from asgi_application import RawClient, started, until
@@ -197,6 +198,33 @@ async def test_changes_wait_in_order_and_take_no_threads(
     assert [event.why for event in store.aliases(MODEL).history("production")[1:]] == [
         *map(str, range(more_than_threads))
     ]
+
+
+@pytest.mark.anyio
+async def test_cancelled_changes_take_no_threads_of_the_event_loop(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread cannot be cancelled, so they would be taken one after the other."""
+    publish(store)
+    keys, gate = store.root.parent / "keys.json", threading.Event()
+    header = {"authorization": f"Bearer {add_key(keys, 'deploy', ['manage'])}"}
+    async with started(store.root, keys=keys) as application:
+        monkeypatch.setattr(operations, "prove_version", lambda *_: gate.wait(PATIENCE_SECONDS))
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        for _ in range(2):
+            client = RawClient(f"{BASE}/versions/1/load", header)
+            client.send_body(b"")
+            request = asyncio.create_task(client.request(application.app))
+            await until(client.messages.empty)
+            for _ in range(1000):
+                await asyncio.sleep(0)
+            request.cancel()
+            await asyncio.wait([request])
+        try:
+            async with asyncio.timeout(HANGS_SECONDS):
+                await asyncio.to_thread(lambda: None)
+        finally:
+            gate.set()
 
 
 def test_alias_of_the_policy_selects_the_version(store: ModelStore) -> None:

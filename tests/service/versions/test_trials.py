@@ -23,8 +23,11 @@ from model_store.graph_cache import GraphCache
 from model_store.session import SessionOptions
 from model_store.store import ModelStore
 from service.engine.options import EngineOptions
+from service.host.output_tail import MAX_LINES
+from service.http.health import describe_health
 from service.key_file import add_key
-from service.versions import trial, trials
+from service.server import describe_startup
+from service.versions import reconciler, trial, trials
 from service.versions.loading import try_version
 from service.versions.reconciler import reconcile
 from service.versions.registry import Registry
@@ -259,6 +262,20 @@ def test_version_that_hangs_delays_no_other(
     assert not registry.loaded
 
 
+def test_model_on_trial_is_not_shown_as_failed(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by readiness nor by the lines that the start prints."""
+    monkeypatch.setattr(reconciler, "STARTUP_TRIAL_SECONDS", 0.0)
+    publish_bad(registry.store)
+    reconcile(registry)
+    assert registry.loaded
+    shown = [describe_health(registry).reason, *describe_startup(registry, "http://localhost")]
+    (health, line) = [text for text in shown if text and BAD in text]
+    assert health == f"still loading {BAD}"
+    assert line.split()[:2] == ["LOADING", f"{BAD}:"]
+
+
 def test_version_that_fails_its_proof_is_tried_again_only_after_a_promotion(
     registry: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -290,6 +307,34 @@ def test_process_that_cannot_be_started_is_not_the_fault_of_the_version(
         assert serve(registry) is None
         assert "exit code 7" in registry.models[MODEL].errors[1]
     assert serve(registry) == 1
+
+
+def test_process_that_dies_leaves_its_last_words_and_no_files(
+    registry: Registry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The log of the service has the end of its stderr, however long that is; clients do not."""
+    monkeypatch.setattr(trial.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(
+        trial,
+        "_PROGRAM",
+        "import os, sys, tempfile\n"
+        "tempfile.mkstemp(dir=tempfile.mkdtemp(prefix='resident-'))\n"
+        "for number in range(100_000): print('line', number, file=sys.stderr)\n"
+        "sys.stderr.flush()\n"
+        "os.kill(os.getpid(), 9)",
+    )
+    caplog.set_level("INFO")
+    before = set(tmp_path.iterdir())
+    publish(registry.store)
+    assert serve(registry) is None
+    output = [line for line in caplog.messages if line.startswith("version trial output")]
+    assert len(output) == MAX_LINES
+    assert output[-1].endswith("line='line 99999'")
+    assert "99999" not in registry.models[MODEL].errors[1]
+    assert {path for path in tmp_path.iterdir() if path.name.startswith("resident-")} <= before
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{}", b"x" * 100_000])
