@@ -317,6 +317,7 @@ def test_process_that_dies_leaves_its_last_words_and_no_files(
 ) -> None:
     """The log of the service has the end of its stderr, however long that is; clients do not."""
     monkeypatch.setattr(trial.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(
         trial,
         "_PROGRAM",
