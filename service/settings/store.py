@@ -60,7 +60,7 @@ class StoreSettings(BaseModel):
             ge=0,
             le=3600,
             description="Seconds between checks of the store for new versions and moved aliases. "
-            "0 checks only at startup.",
+            "0 checks only at startup, and when a version was tried or is tried again.",
         ),
     ] = 2.0
     builtin: Annotated[

@@ -16,6 +16,7 @@ from model_store.errors import (
     ManifestError,
     ModelStoreError,
     PathEscapesError,
+    StoreUnreadableError,
     VersionNotFoundError,
 )
 from model_store.files import DirectoryLock
@@ -293,10 +294,13 @@ def test_file_that_is_swapped_after_it_was_opened_is_still_the_compared_one(
 ) -> None:
     """What is read from it is what was compared. At its end the swap is noticed all the same."""
     with store.open("m", 1) as version:
-        with pytest.raises(StoreUnreadableError), version.open_file("model.onnx") as file:
-            (directory / "other").write_bytes(b"other bytes")
-            (directory / "other").replace(directory / "model.onnx")
-            assert file.read() == PLAIN_FILES["model.onnx"]
+        opening = version.open_file("model.onnx")
+        file = opening.__enter__()
+        (directory / "other").write_bytes(b"other bytes")
+        (directory / "other").replace(directory / "model.onnx")
+        assert file.read() == PLAIN_FILES["model.onnx"]
+        with pytest.raises(StoreUnreadableError):
+            opening.__exit__(None, None, None)
         with pytest.raises(FileAlteredError), version.open_file("model.onnx"):
             pass
         with pytest.raises(FileAlteredError):
