@@ -30,8 +30,8 @@ class LoadFailure:
             too slow, or killed from outside. `shortage` if it got no thread, file or memory. `host`
             if the version cannot be read or no process can be started.
         memory_bytes: The limit that was too small, if the cause is `memory`.
-        retry_seconds: Time until it is worth trying again; None if only a promotion, another
-            setting or a new version can help.
+        retry_seconds: Time until it is worth trying again, 0 for the next reconciliation; None if
+            only a promotion, another setting or a new version can help.
         details: For the log.
     """
 
@@ -53,13 +53,11 @@ def explain(error: BaseException) -> LoadFailure:
         return LoadFailure(
             "this replica is short of threads, memory or file descriptors",
             "shortage",
-            retry_seconds=RETRY_SECONDS,
+            retry_seconds=0.0,
             details=str(error),
         )
     if isinstance(error, StoreUnreadableError | OSError):
-        return LoadFailure(
-            "it cannot be read", "host", retry_seconds=RETRY_SECONDS, details=str(error)
-        )
+        return LoadFailure("it cannot be read", "host", retry_seconds=0.0, details=str(error))
     if isinstance(error, ModelStoreError):
         return LoadFailure(printable(str(error)))
     reason = f"it cannot be loaded ({type(error).__name__}); the server's log has details"

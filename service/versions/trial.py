@@ -21,7 +21,6 @@ from pydantic import ValidationError
 
 from service.engine.warm_model import Measurement
 from service.host.output_tail import OutputTail
-from service.settings import MEBIBYTE
 from service.versions.load_failure import LoadFailure, explain
 from service.versions.trial_process import TrialReport, TrialRequest, TrialStart
 
@@ -143,7 +142,7 @@ def _result(output: bytes, exit_code: int) -> Measurement | LoadFailure:
         return LoadFailure(reason, "host")
     if exit_code == -signal.SIGKILL:
         limit = start.memory_bytes
-        limited = "" if limit is None else f", although it may take {limit // MEBIBYTE} MiB"
+        limited = "" if limit is None else f", although it may take {limit // 2**20} MiB"
         reason = (
             "the process that loaded it was killed, probably because the host ran out of "
             f"memory{limited} (SERVICE_LOAD_MEMORY_BYTES)"

@@ -27,7 +27,6 @@ from service.host.child_process import (
 )
 from service.host.malloc import bound_malloc
 from service.host.memory_limit import available_memory
-from service.settings import MEBIBYTE
 from service.versions.load_failure import LoadFailure, explain, is_out_of_memory
 
 NICENESS: Final = 15
@@ -104,7 +103,7 @@ def _try_version(request: TrialRequest, memory_bytes: int | None) -> TrialReport
             return TrialReport(measurement=Measurement.of(model))
     except Exception as error:  # noqa: BLE001  the service logs it
         if is_out_of_memory(error):
-            limit = "there is" if memory_bytes is None else f"{memory_bytes // MEBIBYTE} MiB"
+            limit = "there is" if memory_bytes is None else f"{memory_bytes // 2**20} MiB"
             reason = f"loading it needs more memory than {limit} (SERVICE_LOAD_MEMORY_BYTES)"
             return TrialReport(failure=LoadFailure(reason, "memory", memory_bytes))
         known = isinstance(error, ModelStoreError | OSError)

@@ -349,7 +349,8 @@ def test_load_that_the_host_prevents_is_postponed(
     assert set(registry.models[MODEL].retry_at) == {1}
     assert registry.trials
     loading.try_version(registry, MODEL, 1)
-    reconcile(registry)
+    with registry.exclusive() as change:
+        loading.prove_version(change, MODEL, 1)
     assert serving(registry) == 1
     registry.close()
 
@@ -381,7 +382,8 @@ async def test_start_and_retries_do_not_wait_for_the_next_poll(
     """The start ends after its time, and a version that failed is tried again after its pause."""
     monkeypatch.setattr(reconciler, "STARTUP_TRIAL_SECONDS", 0.0)
     monkeypatch.setattr(reconciler, "MIN_WAIT_SECONDS", 0.01)
-    monkeypatch.setattr(trials, "RETRY_SECONDS", 0.01)
+    for module in (trials, reconciler):
+        monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
     publish(store)
     scripted.may_end.clear()
     scripted.results = [UNREADABLE, UNREADABLE, MEASUREMENT]

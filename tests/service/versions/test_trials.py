@@ -23,12 +23,13 @@ from model_store.graph_cache import GraphCache
 from model_store.session import SessionOptions
 from model_store.store import ModelStore
 from service.engine.options import EngineOptions
+from service.errors import NotReadyError
 from service.host.output_tail import MAX_LINES
 from service.http.health import describe_health
 from service.key_file import add_key
 from service.server import describe_startup
 from service.versions import reconciler, trial, trials
-from service.versions.loading import try_version
+from service.versions.loading import prove_version, try_version
 from service.versions.reconciler import reconcile
 from service.versions.registry import Registry
 from service.versions.trial_records import FOLDER, TrialRecords
@@ -235,6 +236,13 @@ def serve(registry: Registry, model: str = MODEL) -> int | None:
     return serving.version.number if serving else None
 
 
+def load(registry: Registry) -> None:
+    """Try and load a version at once, as an operator does."""
+    try_version(registry, MODEL, 1)
+    with registry.exclusive() as change:
+        prove_version(change, MODEL, 1)
+
+
 def test_trial_fills_the_graph_cache(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,9 +312,10 @@ def test_process_that_cannot_be_started_is_not_the_fault_of_the_version(
         assert set(registry.models[MODEL].retry_at) == {1}
     with monkeypatch.context() as patch:
         patch.setattr(trial, "_PROGRAM", "raise SystemExit(7)")
-        assert serve(registry) is None
-        assert "exit code 7" in registry.models[MODEL].errors[1]
-    assert serve(registry) == 1
+        with pytest.raises(NotReadyError, match="exit code 7"):
+            load(registry)
+    load(registry)
+    assert registry.find(MODEL).version.number == 1
 
 
 def test_process_that_dies_leaves_its_last_words_and_no_files(
