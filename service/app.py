@@ -6,8 +6,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
-from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
 from starlette.types import Lifespan
 
 from model_store import __version__
@@ -23,6 +21,7 @@ from service.host.memory_limit import memory_limit
 from service.http.api_keys import ApiKeys
 from service.http.dialect import Dialect
 from service.http.embed_api import EmbedApi
+from service.http.examples import build_example_router
 from service.http.health import build_health_router
 from service.http.image_api import ImageApi
 from service.http.management import ManagementRequests, build_management_router
@@ -33,6 +32,7 @@ from service.http.predict_endpoint import PredictEndpoint
 from service.http.problem_details import add_error_handlers
 from service.http.request_body import BodyLimits
 from service.memory_plan import MemoryPlan
+from service.page.routes import add_page
 from service.prediction.admission import UploadBudget
 from service.prediction.decode_pool import DecodePool
 from service.prediction.decoder import DecoderLimits
@@ -96,7 +96,7 @@ def create_app(
         settings, pipeline=pipeline, metrics=metrics, keys=keys, management=management
     )
     lifespan = _lifespan(registry, decoders, grpc_server, settings, on_loaded)
-    api = _build_api(registry, management, metrics, lifespan, torchserve=settings.torchserve_api)
+    api = _build_api(registry, keys, management, metrics, lifespan, settings)
     limits = BodyLimits(settings.max_images, settings.max_body_bytes)
     dialects: list[Dialect] = [
         ImageApi(limits),
@@ -204,11 +204,11 @@ def _lifespan(
 
 def _build_api(
     registry: Registry,
+    keys: ApiKeys,
     management: ManagementRequests,
     metrics: ServiceMetrics,
     lifespan: Lifespan[FastAPI],
-    *,
-    torchserve: bool,
+    settings: Settings,
 ) -> FastAPI:
     """All routes but those of predictions."""
     api = FastAPI(
@@ -221,19 +221,17 @@ def _build_api(
         lifespan=lifespan,
     )
 
-    @api.get("/", include_in_schema=False)
-    async def root(request: Request) -> Response:
-        return RedirectResponse(f"{request.scope['root_path']}/docs")
-
     api.include_router(build_model_router(registry))
+    api.include_router(build_example_router(registry, keys))
     api.include_router(build_health_router(registry))
     api.include_router(build_metrics_router(metrics))
     api.include_router(build_management_router(registry, management))
     api.include_router(build_open_inference_router(registry, metrics.versions, management))
     error_replies = {"/v2": error_reply}
-    if torchserve:
+    if settings.torchserve_api:
         api.include_router(build_torchserve_router(registry, management))
         error_replies |= dict.fromkeys(("/ping", "/models"), torchserve_error_reply)
+    add_page(api, enabled=settings.page)
     add_documentation(api)
     add_error_handlers(api, error_replies)
     return api

@@ -65,6 +65,8 @@ def test_wheel_contains_the_packages_with_their_data_and_no_tests(wheel: Path) -
         "service/static/swagger-ui-bundle.js",
         "service/static/swagger-ui.css",
         "service/static/favicon.svg",
+        "service/page/shell.html",
+        "service/page/static/main.js",
         "model_store/builtin/cifar10/1/manifest.json",
         "model_store/builtin/cifar10/1/model.onnx",
         "training/reports/templates/report.html.j2",

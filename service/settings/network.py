@@ -86,6 +86,13 @@ class NetworkSettings(BaseModel):
             "fetch."
         ),
     ] = ""
+    page: Annotated[
+        bool,
+        Field(
+            description="Serve the web page at /, on which people try the models. Otherwise / "
+            "redirects to /docs."
+        ),
+    ] = True
     keys: Annotated[
         Path,
         Field(

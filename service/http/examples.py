@@ -1,0 +1,108 @@
+"""The routes that show the example images of a version: the images of its golden proof."""
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends
+from fastapi import Path as PathParam
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from model_store.errors import ModelStoreError
+from model_store.image_header import sniff
+from model_store.version import MAX_GOLDEN_IMAGE_BYTES
+from service.errors import NotFoundError, NotReadyError
+from service.http.api_keys import ApiKeys
+from service.http.path_params import ModelName, VersionNumber
+from service.http.problem_details import PROBLEM_MEDIA_TYPE
+from service.versions.registry import Registry
+
+_PROBLEM: Final = {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"content": _PROBLEM, "description": description}
+    for status, description in {
+        400: "An invalid version or index",
+        401: "A key is required, and none or an unknown one was sent",
+        403: "A key is required, and this one lacks the scope `predict`",
+        404: "No such model, version or image is served",
+        503: "The model has no version that serves yet, or the image cannot be read",
+    }.items()
+}
+_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "private, max-age=3600",
+}
+
+
+class Example(BaseModel):
+    """One example image."""
+
+    index: Annotated[int, Field(description="Its place in the path of the image, from 0.")]
+    name: Annotated[str, Field(description="Name of its file.")]
+    purpose: Annotated[str, Field(description="What it shows, for people.")]
+
+
+class ExampleList(BaseModel):
+    """The images of the golden proof of a version, in the order of the manifest."""
+
+    model: str
+    version: int
+    examples: list[Example]
+
+
+def build_example_router(registry: Registry, keys: ApiKeys) -> APIRouter:
+    """Build the routes of example images.
+
+    They need a key with the scope `predict` where predictions do: the images may come from the
+    validation split.
+    """
+
+    async def authorise(request: Request) -> None:
+        keys.check(request.headers.get("authorization"), "predict")
+
+    router = APIRouter(
+        prefix="/v1/models/{model}/versions/{version}/examples",
+        tags=["models"],
+        responses=_RESPONSES,
+        dependencies=[Depends(authorise)],
+    )
+
+    @router.get("", summary="List the example images of a version")
+    async def list_examples(model: ModelName, version: VersionNumber) -> ExampleList:
+        """The images of the version's golden proof, which must serve."""
+        golden = registry.find(model, version).version.manifest.golden
+        return ExampleList(
+            model=model,
+            version=version,
+            examples=[
+                Example(index=index, name=each.image.rsplit("/", 1)[-1], purpose=each.purpose)
+                for index, each in enumerate(golden)
+            ],
+        )
+
+    @router.get("/{index}", summary="Show an example image", response_class=Response)
+    def show_example(
+        model: ModelName,
+        version: VersionNumber,
+        index: Annotated[int, PathParam(ge=0, description="Index of the image, from 0.")],
+    ) -> Response:
+        """The encoded image, as the version holds it."""
+        with registry.lease(model, version) as loaded:
+            golden = loaded.version.manifest.golden
+            if index >= len(golden):
+                raise NotFoundError(
+                    f"{loaded.version} has {len(golden)} example images, from 0; got {index}",
+                    code="example_not_found",
+                )
+            try:
+                data = loaded.version.read_file(golden[index].image, MAX_GOLDEN_IMAGE_BYTES)
+            except ModelStoreError:
+                raise NotReadyError(
+                    f"example image {index} of {loaded.version} cannot be read at the moment"
+                ) from None
+        kind = sniff(data)
+        media_type = f"image/{kind.lower()}" if kind else "application/octet-stream"
+        return Response(data, media_type=media_type, headers=_HEADERS)
+
+    return router

@@ -1,0 +1,1 @@
+"""The web page: a shell that the server renders, and JavaScript modules that call the API."""

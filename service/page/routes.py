@@ -1,0 +1,56 @@
+"""The routes of the page: `/` and the files under `/page`."""
+
+import html
+from pathlib import Path
+from string import Template
+from typing import Final
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from model_store import __version__
+
+STATIC: Final = Path(__file__).parent / "static"
+SHELL: Final = Path(__file__).parent / "shell.html"
+HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob: data:; connect-src 'self'; base-uri 'self'; form-action 'none'; "
+    "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",  # a new release must not run the scripts of the old one
+}
+
+
+class PageFiles(StaticFiles):
+    """The static files of the page, with its security headers."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers.update(HEADERS)
+        return response
+
+
+def add_page(app: FastAPI, *, enabled: bool) -> None:
+    """Serve the page; if it is not enabled, `/` redirects to the documentation.
+
+    The shell needs no API key, because it holds no data.
+    """
+    if not enabled:
+
+        @app.get("/", include_in_schema=False)
+        async def root(request: Request) -> Response:
+            return RedirectResponse(f"{request.scope['root_path']}/docs")
+
+        return
+    shell = Template(SHELL.read_text(encoding="utf-8"))
+    app.mount("/page", PageFiles(directory=STATIC), name="page")
+
+    @app.get("/", include_in_schema=False)
+    async def page(request: Request) -> HTMLResponse:
+        base = html.escape(f"{request.scope['root_path']}/")
+        return HTMLResponse(shell.substitute(base=base, version=__version__), headers=HEADERS)

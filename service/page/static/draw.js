@@ -1,0 +1,102 @@
+/** A board to draw on, for models with small inputs. */
+
+import { button, element } from "./dom.js";
+
+const SIDE = 280;
+const STROKE = SIDE / 9;
+const SOFTNESS = SIDE / 28; // scanned digits have soft edges, and a model abstains from sharp ones
+const MARGIN = 0.06; // of the side, around the drawing
+
+export class DrawingBoard {
+  #strokes = [];
+  #background = "#000";
+  #ink = "#fff";
+  #onDrawn;
+
+  /** @param {(image: Blob) => void} onDrawn - Called with a PNG after every stroke. */
+  constructor(onDrawn) {
+    this.#onDrawn = onDrawn;
+    this.canvas = element("canvas", {
+      width: SIDE, height: SIDE, role: "img", "aria-label": "Drawing board. Draw with a mouse, a pen or a finger.",
+      onpointerdown: (event) => this.#begin(event),
+      onpointermove: (event) => this.#extend(event),
+      onpointerup: () => this.#finish(),
+      onpointercancel: () => this.#finish(),
+    });
+    this.box = element(
+      "div", { class: "board", hidden: true },
+      this.canvas,
+      element(
+        "p", { class: "actions" },
+        button("Undo", () => { this.#strokes.pop(); this.#changed(); }),
+        button("Clear", () => { this.#strokes = []; this.#paint(); }),
+      ),
+      element("p", { class: "muted small" }, "Draw here. Your drawing is centred and scaled before the model sees it."),
+    );
+    this.drawing = false;
+    this.#paint();
+  }
+
+  /** Draw on the colour that the model expects behind its images. */
+  use([red, green, blue]) {
+    this.#background = `rgb(${red} ${green} ${blue})`;
+    this.#ink = red + green + blue > 3 * 127 ? "#000" : "#fff";
+    this.#paint();
+  }
+
+  #begin(event) {
+    this.canvas.setPointerCapture(event.pointerId);
+    this.drawing = true;
+    this.#strokes.push([this.#point(event)]);
+    this.#paint();
+  }
+
+  #extend(event) {
+    if (!this.drawing) return;
+    this.#strokes.at(-1).push(this.#point(event));
+    this.#paint();
+  }
+
+  #finish() {
+    if (!this.drawing) return;
+    this.drawing = false;
+    this.#changed();
+  }
+
+  #point(event) {
+    const { left, top, width, height } = this.canvas.getBoundingClientRect();
+    return [((event.clientX - left) / width) * SIDE, ((event.clientY - top) / height) * SIDE];
+  }
+
+  #changed() {
+    this.#paint();
+    if (!this.#strokes.length) return;
+    const copy = element("canvas", { width: SIDE, height: SIDE });
+    copy.getContext("2d").filter = `blur(${SOFTNESS}px)`;
+    this.#paint(copy, this.#centred());
+    copy.toBlob((blob) => this.#onDrawn(blob), "image/png");
+  }
+
+  /** The scale and shift that make the drawing fill the board. */
+  #centred() {
+    const points = this.#strokes.flat();
+    const [xs, ys] = [0, 1].map((axis) => points.map((point) => point[axis]));
+    const [left, right, top, bottom] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
+    const room = SIDE * (1 - 2 * MARGIN) - STROKE;
+    const scale = Math.min(room / Math.max(right - left, 1), room / Math.max(bottom - top, 1), 3);
+    return { scale, x: SIDE / 2 - (scale * (left + right)) / 2, y: SIDE / 2 - (scale * (top + bottom)) / 2 };
+  }
+
+  #paint(canvas = this.canvas, { scale, x, y } = { scale: 1, x: 0, y: 0 }) {
+    const context = canvas.getContext("2d");
+    context.fillStyle = this.#background;
+    context.fillRect(0, 0, SIDE, SIDE);
+    Object.assign(context, { strokeStyle: this.#ink, lineWidth: STROKE, lineCap: "round", lineJoin: "round" });
+    for (const [first, ...others] of this.#strokes) {
+      context.beginPath();
+      context.moveTo(first[0] * scale + x, first[1] * scale + y);
+      for (const [px, py] of others.length ? others : [first]) context.lineTo(px * scale + x, py * scale + y);
+      context.stroke();
+    }
+  }
+}
