@@ -16,6 +16,7 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401  as above
 )
 
+from model_store import heif
 from model_store.errors import (
     ImageCorruptError,
     ImageError,
@@ -25,6 +26,7 @@ from model_store.errors import (
     TooManyPixelsError,
 )
 from model_store.geometry import largest_resized_size
+from model_store.heif import HEIF, load_heif_plugin
 from model_store.image_structure import check_structure
 from model_store.jpeg_markers import count_scans
 from model_store.pixel_layout import check_layout, explain_unreadable
@@ -38,8 +40,9 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # several images are decoded at once al
 
 FORMATS: Final = (
     "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if AvifImagePlugin.SUPPORTED else ()),
+    *((HEIF,) if heif.SUPPORTED else ()),
 )  # fmt: skip
-"""The formats that are decoded; AVIF only if Pillow was built with it."""
+"""The formats that are decoded; AVIF only if Pillow was built with it, HEIF with the extra."""
 DEFAULT_MAX_PIXELS: Final = 50 * 1024 * 1024
 MAX_SCANNED_PIXELS: Final = 2**31
 """Limit of scans x pixels of a progressive JPEG: one to two seconds of decoding."""
@@ -74,17 +77,26 @@ def sniff(data: bytes) -> str | None:
         return "GIF"
     if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         return "TIFF"
-    if b"avif" in (brands := _container_brands(data)) or b"avis" in brands:
-        return "AVIF" if AvifImagePlugin.SUPPORTED else None
+    if brands := _container_brands(data):
+        return _container_format(brands)
     # `BM` alone is a weak signature, so the header must also have a known size.
     if data.startswith(b"BM") and len(data) >= 18 and data[14:18] in _BMP_HEADER_SIZES:
         return "BMP"
     return None
 
 
+def _container_format(brands: frozenset[bytes]) -> str | None:
+    if b"avif" in brands or b"avis" in brands:
+        return "AVIF" if AvifImagePlugin.SUPPORTED else None
+    return HEIF if brands & _HEIF_BRANDS and heif.SUPPORTED else None
+
+
 _BMP_HEADER_SIZES: Final = frozenset(
     size.to_bytes(4, "little") for size in (12, 16, 40, 52, 56, 64, 108, 124)
 )
+
+
+_HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"})
 
 
 def webp_canvas(data: bytes) -> tuple[int, int] | None:
@@ -151,6 +163,8 @@ def _check_pixels(width: int, height: int, spec: Preprocessing, max_pixels: int)
 
 
 def _open(kind: str, data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+    if kind == HEIF:
+        load_heif_plugin()
     try:
         return Image.open(io.BytesIO(data), formats=(kind,))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -199,12 +213,9 @@ def _unknown_signature(data: bytes) -> ImageError:
         )
     if brands & _HEIF_BRANDS:
         return ImageUnsupportedError(
-            f"HEIC images are not supported; convert the image to one of {known}"
+            f"HEIC images are not supported here; convert the image to one of {known}"
         )
     return NotAnImageError(f"the data has no image signature; send one of {known}")
-
-
-_HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"})
 
 
 def decode_error_reason(error: BaseException) -> str:

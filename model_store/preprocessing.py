@@ -17,7 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from model_store.errors import ImageCorruptError, ImageTruncatedError, ImageUnsupportedError
+from model_store.errors import (
+    ImageCorruptError,
+    ImageTooExpensiveError,
+    ImageTruncatedError,
+    ImageUnsupportedError,
+)
 from model_store.geometry import resize_target, resized_size
 from model_store.image_header import (
     DECODE_ERRORS,
@@ -193,7 +198,10 @@ def load_pixels(image: ImageFile.ImageFile) -> None:
         data = file.getvalue() if isinstance(file, io.BytesIO) else b""
         if unsupported := explain_unreadable(image.format or "", data, error):
             raise unsupported from None
-        if "truncated" in str(error).lower() or isinstance(error, EOFError):
+        message = str(error).lower()
+        if "memory allocation" in message or "security limit" in message:  # of libheif
+            raise ImageTooExpensiveError("decoding the image takes too much memory") from None
+        if "truncated" in message or "end of file" in message or isinstance(error, EOFError):
             if image.format in _JPEG_FORMATS and _load_without_end(image, data):
                 return
             raise ImageTruncatedError(

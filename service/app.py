@@ -46,7 +46,7 @@ from service.protocols.tensorflow_serving import TensorFlowServingApi
 from service.protocols.torchserve import TorchServeApi
 from service.protocols.torchserve import error_reply as torchserve_error_reply
 from service.protocols.torchserve_routes import build_torchserve_router
-from service.settings import Settings, parse_names
+from service.settings import Settings, parse_formats, parse_names
 from service.versions.readiness import RequiredModels
 from service.versions.registry import Registry
 from service.versions.trial_records import TrialRecords
@@ -81,7 +81,12 @@ def create_app(
     cpus = cpu_limit()
     registry = _build_registry(settings, cpus)
     plan = MemoryPlan.make(settings, cpus, memory_limit())
-    decoders = DecodePool(plan.decode_workers, DecoderLimits(plan.max_pixels), plan.decode_bytes)
+    decoders = DecodePool(
+        plan.decode_workers,
+        DecoderLimits(plan.max_pixels),
+        plan.decode_bytes,
+        parse_formats(settings.formats),
+    )
     keys = ApiKeys(settings.keys, required="keys" in settings.model_fields_set)
     metrics = ServiceMetrics(registry)
     management = ManagementRequests(keys, settings.body_timeout_seconds)

@@ -4,6 +4,7 @@ import asyncio
 import math
 from typing import Final
 
+from model_store.errors import ImageUnsupportedError
 from model_store.image_header import open_image, sniff
 from model_store.jpeg_markers import count_scans
 from model_store.manifest import Preprocessing
@@ -34,14 +35,22 @@ class DecodePool:
     Images above `LARGE_PIXELS` use separate processes, so that they never occupy all of them.
     """
 
-    def __init__(self, workers: int, limits: DecoderLimits, memory_bytes: float = math.inf) -> None:
+    def __init__(
+        self,
+        workers: int,
+        limits: DecoderLimits,
+        memory_bytes: float = math.inf,
+        formats: frozenset[str] | None = None,
+    ) -> None:
         """Create a pool without processes; they start when they are first needed.
 
         Args:
             workers: Processes for images of up to `LARGE_PIXELS`, and half as many for others.
             limits: Limits of one image.
             memory_bytes: Memory that all images may use together while they are decoded.
+            formats: The formats of `model_store.image_header` that are accepted; None for all.
         """
+        self._formats = formats
         self._max_pixels = limits.max_pixels
         memory = PrioritySemaphore(memory_bytes)
         self._workers = DecoderWorkers(workers, limits, memory)
@@ -65,8 +74,10 @@ class DecodePool:
             uint8 `[crop_height, crop_width, 3]`, RGB.
 
         Raises:
-            ImageError: The image cannot be decoded.
+            ImageError: The image cannot be decoded, or its format is not accepted.
         """
+        if self._formats is not None:
+            _check_format(image, self._formats)
         if len(image) <= INLINE_BYTES and spec.crop_width * spec.crop_height <= INLINE_PIXELS:
             pixels = plain_png(image, spec, self._max_pixels)
             if pixels is not None:
@@ -110,6 +121,15 @@ class DecodePool:
     async def _start_later(self) -> None:
         await asyncio.sleep(START_DELAY_SECONDS)
         await self._workers.start_one()
+
+
+def _check_format(image: bytes, formats: frozenset[str]) -> None:
+    kind = sniff(image)
+    if kind is not None and kind not in formats:
+        raise ImageUnsupportedError(
+            f"{kind} images are not accepted by this service (SERVICE_FORMATS); convert the image "
+            f"to one of {', '.join(sorted(formats))}"
+        )
 
 
 def is_small(image: bytes) -> bool:

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from model_store.errors import ImageError
 from model_store.geometry import largest_resized_size
-from model_store.image_header import open_image, webp_canvas
+from model_store.heif import CODE_BYTES, HEIF, is_heif_plugin_loaded
+from model_store.image_header import open_image, sniff, webp_canvas
 from model_store.jpeg_markers import count_scans
 from model_store.preprocessing import to_pixels
 from service.host.child_process import limit_memory, memory_in_use, prepare_child_process
@@ -91,9 +92,12 @@ def _answer(
     spec_length, image_length, max_cost, memory = REQUEST.unpack(_read(requests, REQUEST.size))
     limit_cpu(cpu_seconds)
     if idle_bytes is not None:
-        limit_memory(idle_bytes + memory)
+        memory += idle_bytes
+        limit_memory(memory + CODE_BYTES * is_heif_plugin_loaded())
     spec = _parse_spec(_read(requests, spec_length))
     image = _read(requests, image_length)
+    if idle_bytes is not None and sniff(image) == HEIF:
+        limit_memory(memory + CODE_BYTES)
     try:
         canvas = webp_canvas(image)  # Pillow allocates the canvas when it opens the image
         if canvas and max_cost < decoded_pixels(canvas, spec) <= max_pixels:

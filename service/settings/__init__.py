@@ -8,12 +8,20 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from model_store.store import BUILTIN_DEFAULT_MODEL
 from service.settings.engine import EngineSettings, Mode, ModelSettings, RequestedPrecision
 from service.settings.network import NetworkSettings
-from service.settings.requests import RequestSettings
+from service.settings.requests import RequestSettings, parse_formats
 from service.settings.store import StoreSettings, parse_names
 from service.settings.units import MEBIBYTE
 from service.versions.version_policy import VersionPolicy, parse_policy
 
-__all__ = ["MEBIBYTE", "Mode", "ModelSettings", "RequestedPrecision", "Settings", "parse_names"]
+__all__ = [
+    "MEBIBYTE",
+    "Mode",
+    "ModelSettings",
+    "RequestedPrecision",
+    "Settings",
+    "parse_formats",
+    "parse_names",
+]
 
 ENVIRONMENT_PREFIX: Final = "SERVICE_"
 

@@ -1,11 +1,38 @@
 """Limits of requests and their images."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
-from model_store.image_header import DEFAULT_MAX_PIXELS, PILLOW_MAX_PIXELS
+from model_store.image_header import DEFAULT_MAX_PIXELS, FORMATS, PILLOW_MAX_PIXELS
 from service.settings.units import MEBIBYTE
+
+_NAMES: Final = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif", "heif")
+_SHORT_NAMES: Final = {"jpg": "jpeg", "tif": "tiff", "heic": "heif"}
+_ADVICE: Final = {
+    "avif": "this Pillow was built without AVIF",
+    "heif": "install the extra: pip install '.[heif]'",
+}
+
+
+def parse_formats(text: str) -> frozenset[str] | None:
+    """The formats of a comma-separated list, as in `FORMATS`; None if it is empty.
+
+    Raises:
+        ValueError: There is no such format, or it cannot be decoded here.
+    """
+    names = [name.strip().lower() for name in text.split(",")] if text.strip() else []
+    formats = {_SHORT_NAMES.get(name, name).upper() for name in names}
+    for name in (each.lower() for each in sorted(formats - set(FORMATS))):
+        if name in _ADVICE:
+            raise ValueError(f"{name} images cannot be decoded here: {_ADVICE[name]}")
+        raise ValueError(f"{name!r} is not an image format; expected {', '.join(_NAMES)}")
+    return frozenset(formats) or None
+
+
+def _check_formats(text: str) -> str:
+    parse_formats(text)
+    return text
 
 
 class RequestSettings(BaseModel):
@@ -31,6 +58,15 @@ class RequestSettings(BaseModel):
             "takes up to 16 bytes per pixel. Little memory lowers it, see limits.",
         ),
     ] = DEFAULT_MAX_PIXELS
+    formats: Annotated[
+        str,
+        AfterValidator(_check_formats),
+        Field(
+            description="Comma-separated image formats that are accepted, like jpeg,png. Others "
+            f"get 415. Empty: all, which are {', '.join(_NAMES)}; avif and heif only if this "
+            "installation decodes them (heif: the extra heif)."
+        ),
+    ] = ""
     max_images: Annotated[int, Field(ge=1, description="Most images in one request.")] = 64
     max_queue_size: Annotated[
         int,

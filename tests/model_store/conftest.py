@@ -6,10 +6,19 @@ import pytest
 from hypothesis import settings
 from store_factory import publish_plain
 
+from model_store import heif
 from model_store.store import ModelStore
 
+if heif.SUPPORTED:
+    heif.load_heif_plugin()  # so that the tests can also write such images
 settings.register_profile("resident", deadline=None)  # no test asserts a time
 settings.load_profile("resident")
+
+
+@pytest.fixture
+def without_heif(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the extra `heif` were not installed."""
+    monkeypatch.setattr(heif, "SUPPORTED", False)
 
 
 @pytest.fixture

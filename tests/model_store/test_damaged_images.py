@@ -16,6 +16,7 @@ from model_store.errors import (
     ImageUnsupportedError,
     NotAnImageError,
 )
+from model_store.heif import HEIF
 from model_store.image_header import FORMATS, sniff
 from model_store.manifest import Preprocessing
 from model_store.preprocessing import prepare
@@ -54,6 +55,7 @@ def specimens() -> dict[str, bytes]:
         "TIFF big": encode(SCENE, "TIFF", big_tiff=True),
         "AVIF": encode(SCENE, "AVIF"),
         "AVIF alpha": encode(SCENE.convert("RGBA"), "AVIF"),
+        **({"HEIC alpha": encode(SCENE.convert("RGBA"), "HEIF")} if HEIF in FORMATS else {}),
     }
 
 
@@ -102,8 +104,9 @@ class TestDamage:
         with pytest.raises(NotAnImageError, match=", ".join(FORMATS)):
             prepare(data, SMALL)
 
+    @pytest.mark.usefixtures("without_heif")
     @pytest.mark.parametrize("brand", [b"heic", b"heix", b"mif1"])
-    def test_heic_is_a_kind_that_we_do_not_decode(self, brand: bytes) -> None:
+    def test_heic_is_not_decoded_without_the_extra(self, brand: bytes) -> None:
         """HEIC is recognised, and refused with the advice to convert it."""
         with pytest.raises(ImageUnsupportedError, match="JPEG"):
             prepare(b"\0\0\0\x18ftyp" + brand + bytes(100), SMALL)

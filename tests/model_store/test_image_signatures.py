@@ -42,6 +42,7 @@ def container(*brands: bytes, size: int | None = None, name: bytes = b"ftyp") ->
     return (len(body) + 4 if size is None else size).to_bytes(4, "big") + body
 
 
+@pytest.mark.usefixtures("without_heif")
 @pytest.mark.parametrize(
     ("data", "error"),
     [

@@ -60,7 +60,7 @@ class TestFormats:
         assert pixels.dtype == np.uint8
         assert pixels.shape == (16, 24, 3)
         assert deviation(pixels, np.asarray(SCENE)) < (
-            25 if image_format in {"JPEG", "WEBP", "GIF", "AVIF"} else 0.001
+            25 if image_format in {"JPEG", "WEBP", "GIF", "AVIF", "HEIF"} else 0.001
         )
 
     @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from service import server
 from service.commands.serve import serve
 from service.engine.options import engine_options
 from service.key_file import default_key_file
-from service.settings import ModelSettings, Settings
+from service.settings import ModelSettings, Settings, parse_formats, requests
 
 SAMPLES: dict[str, tuple[str, object]] = {
     "host": ("0.0.0.0", "0.0.0.0"),  # noqa: S104  only read, nothing listens
@@ -25,6 +25,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "model_name": ("roses", "roses"),
     "root_path": ("/ai/", "/ai"),
     "cors_origins": ("https://a.example, *", "https://a.example, *"),
+    "formats": ("jpeg,png", "jpeg,png"),
     "fetch_allow": ("a.example, b.example:8443", "a.example, b.example:8443"),
     "builtin": ("false", False),
     "version_policy": ("latest:2", "latest:2"),
@@ -247,3 +248,31 @@ def test_empty_key_file_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_empty_path_of_a_unix_socket_is_none() -> None:
     """As `SERVICE_UDS: ${UDS:-}` in a compose file sets it."""
     assert Settings(uds="").uds is None
+
+
+@pytest.mark.parametrize(
+    ("text", "formats"),
+    [
+        ("", None),
+        ("jpeg", {"JPEG"}),
+        (" JPG , png,webp ", {"JPEG", "PNG", "WEBP"}),
+        ("tif,bmp,gif", {"TIFF", "BMP", "GIF"}),
+    ],
+)
+def test_formats_are_names_in_any_case(text: str, formats: set[str] | None) -> None:
+    assert parse_formats(text) == formats
+
+
+@pytest.mark.parametrize("text", ["svg", "jpeg,", "image/jpeg", ",", "jpeg png"])
+def test_unknown_format_is_an_error(text: str) -> None:
+    with pytest.raises(ValidationError, match="formats"):
+        Settings(formats=text)
+
+
+def test_format_that_is_not_installed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what to install."""
+    monkeypatch.setattr(requests, "FORMATS", ("JPEG", "PNG"))
+    with pytest.raises(ValidationError, match=re.escape("'.[heif]'")):
+        Settings(formats="jpeg,heic")
+    with pytest.raises(ValidationError, match="AVIF"):
+        Settings(formats="avif")

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import struct
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,7 +24,8 @@ from model_store.errors import (
     ImageTruncatedError,
     TooManyPixelsError,
 )
-from model_store.image_header import FORMATS
+from model_store.heif import load_heif_plugin
+from model_store.image_header import FORMATS, open_image
 from model_store.manifest import Letterbox, Preprocessing
 from model_store.preprocessing import prepare
 from service.prediction.decoder import (
@@ -222,12 +224,15 @@ def cpu_seconds(process: Decoder) -> float:
         ("TIFF", {"compression": "tiff_adobe_deflate"}),
         ("JPEG", {"progressive": True}),
         *((("AVIF", {"speed": 10}),) if "AVIF" in FORMATS else ()),
+        *((("HEIF", {"chroma": 444}),) if "HEIF" in FORMATS else ()),
     ],
 )
 async def test_largest_real_images_keep_the_limits(
     image_format: str, options: dict[str, object], tmp_path: Path
 ) -> None:
     """`decode_memory` is enough, even without the part for blocks that malloc keeps."""
+    if image_format == "HEIF":
+        load_heif_plugin()
     side = 3000
     mode = "RGB" if image_format == "JPEG" else "RGBA"
     Image.new(mode, (side, side), "red").save(tmp_path / "large", image_format, **options)
@@ -235,6 +240,35 @@ async def test_largest_real_images_keep_the_limits(
     memory = decode_memory(side**2, len(data)) - KEPT_BYTES
     async with decoder(DecoderLimits(side**2)) as process:
         assert (await process.decode(data, PREPROCESSING, np.inf, memory)).shape == (8, 8, 3)
+
+
+@pytest.mark.skipif("HEIF" not in FORMATS, reason="needs the extra heif")
+async def test_code_for_heic_does_not_count_as_memory_of_an_image() -> None:
+    """Neither of the first one, nor of other images in the same process."""
+    load_heif_plugin()
+    side = 3000
+    heic = encode(picture(1, 64, 64), "HEIF")
+    large = encode(Image.new("RGBA", (side, side), "red"), "WEBP", lossless=True, method=0)
+    async with decoder(DecoderLimits(side**2)) as process:
+        for image, pixels in ((heic, 64 * 64), (large, side**2), (heic, 64 * 64)):
+            memory = decode_memory(pixels, len(image)) - KEPT_BYTES
+            assert (await process.decode(image, PREPROCESSING, np.inf, memory)).any()
+
+
+@pytest.mark.skipif("HEIF" not in FORMATS, reason="needs the extra heif")
+async def test_heic_that_is_larger_than_it_states_takes_too_much_memory() -> None:
+    """Its size is that of a small part, which is cut out after decoding."""
+    load_heif_plugin()
+    data = bytearray(encode(Image.new("RGB", (4000, 4001), "red"), "HEIF"))
+    clean_aperture = data.index(b"clap") + 4
+    data[clean_aperture : clean_aperture + 16] = struct.pack(">4I", 64, 1, 64, 1)
+    data = bytes(data)
+    assert open_image(data, PREPROCESSING).size == (64, 64)
+    async with decoder() as process:
+        with pytest.raises((ImageTooExpensiveError, EOFError)) as caught:
+            await process.decode(data, PREPROCESSING, MAX_COST, decode_memory(64 * 64, len(data)))
+        if caught.type is EOFError:
+            assert type(death_error(await process.end())) is ImageTooExpensiveError
 
 
 @pytest.mark.parametrize("lossless", [True, False])
