@@ -29,21 +29,21 @@ class RequestedOutput:
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class InferSchedule:
     """The schedule policy of a request."""
 
     priority: Priority = INTERACTIVE
     timeout_seconds: float = math.inf
 
 
-NO_SCHEDULE: Final = Schedule()
+NO_SCHEDULE: Final = InferSchedule()
 
 
-def read_schedule(parameters: Mapping[str, Any]) -> Schedule:
+def read_schedule(parameters: Mapping[str, Any]) -> InferSchedule:
     """Read `priority` (0 and 1: interactive, 2 and more: bulk) and `timeout` (microseconds)."""
     priority = _whole_number(parameters, "priority")
     microseconds = _whole_number(parameters, "timeout")
-    return Schedule(
+    return InferSchedule(
         BULK if priority > INTERACTIVE else INTERACTIVE,
         microseconds / 1e6 if microseconds else math.inf,
     )

@@ -21,8 +21,8 @@ from service.protocols.open_inference.number_text import cut_long_arrays
 from service.protocols.open_inference.outputs import EMBEDDING
 from service.protocols.open_inference.parameters import (
     NO_SCHEDULE,
+    InferSchedule,
     RequestedOutput,
-    Schedule,
     read_flag,
     read_outputs,
     read_schedule,
@@ -42,7 +42,7 @@ class InferRequest:
 
     images: Sequence[EncodedImage] | Pixels
     outputs: Sequence[RequestedOutput]
-    schedule: Schedule = NO_SCHEDULE
+    schedule: InferSchedule = NO_SCHEDULE
     request_id: str | None = None
 
     def to_predict_request(self, timeout_seconds: float = math.inf) -> PredictRequest:
