@@ -1,12 +1,14 @@
 """The end of what a child process writes to a pipe."""
 
 import os
+import re
 import threading
 from typing import IO, Final
 
 MAX_BYTES: Final = 4096
 MAX_LINES: Final = 20
 _MAX_WAIT_SECONDS: Final = 5.0
+_COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class OutputTail:
@@ -24,7 +26,8 @@ class OutputTail:
     def lines(self) -> list[str]:
         """The last lines once the writer has ended."""
         self._thread.join(_MAX_WAIT_SECONDS)
-        return self._tail.decode(errors="replace").splitlines()[-MAX_LINES:]
+        text = _COLOURS.sub("", self._tail.decode(errors="replace"))
+        return [line for line in text.splitlines() if line.strip()][-MAX_LINES:]
 
     def _read(self) -> None:
         with self._pipe:

@@ -14,11 +14,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO, Final, cast
 
 from pydantic import ValidationError
 
+from model_store.files import DirectoryLock, remove_tree_if_unused
 from service.engine.warm_model import Measurement
 from service.host.output_tail import OutputTail
 from service.versions.load_failure import LoadFailure, explain
@@ -28,6 +30,7 @@ _PROGRAM: Final = (
     "import sys; sys.path[:] = sys.argv[1:]; "
     "from service.versions.trial_process import main; main()"
 )
+_TEMPORARY_PREFIX: Final = "resident-trial-"
 STOPPED: Final = LoadFailure("the service is shutting down", "host")
 logger = logging.getLogger(__name__)
 
@@ -121,14 +124,24 @@ class Trial:
 
 @contextmanager
 def _temporary_directory() -> Iterator[str | None]:
-    """A directory for the temporary files of a process that may be killed; None without one."""
+    """A directory for the temporary files of a process that may be killed; None without one.
+
+    Deletes those that a killed service has left.
+    """
     try:
-        folder = tempfile.TemporaryDirectory(prefix="resident-trial-", ignore_cleanup_errors=True)
+        for path in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY_PREFIX}*"):
+            with suppress(OSError):
+                remove_tree_if_unused(path)
+        folder = tempfile.TemporaryDirectory(prefix=_TEMPORARY_PREFIX, ignore_cleanup_errors=True)
+        lock = DirectoryLock(Path(folder.name))
     except OSError:  # nothing is writable, which most versions do not need
         yield None
         return
-    with folder as path:
-        yield path
+    with folder:
+        try:
+            yield folder.name
+        finally:
+            lock.release()
 
 
 def _result(output: bytes, exit_code: int) -> Measurement | LoadFailure:

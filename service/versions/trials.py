@@ -82,6 +82,8 @@ class Trials:
         """
         self._records.load(candidate.key)
         with self._changed:
+            if self._stopping:
+                return STOPPED
             if candidate.key in self._on_trial:
                 return None
             postponed = self._postponed.get(candidate.key)

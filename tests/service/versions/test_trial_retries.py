@@ -212,6 +212,18 @@ def test_outcome_of_a_version_that_was_not_wanted_is_not_fresh_later(
     monkeypatch.undo()
 
 
+def test_shutdown_is_not_told_as_a_failure_of_the_version(
+    new_trials: Callable[..., Trials], candidate: Candidate, scripted: ScriptedTrials
+) -> None:
+    """Even if the version had failed before."""
+    tried = new_trials()
+    scripted.results = [DAMAGED, STOPPED]
+    tried.run(candidate)
+    tried.stop()
+    tried.run(candidate)
+    assert tried.outcome_or_start(candidate) is STOPPED
+
+
 def test_measurement_of_a_trial_is_used_once(
     new_trials: Callable[..., Trials], candidate: Candidate, scripted: ScriptedTrials
 ) -> None:
