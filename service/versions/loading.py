@@ -11,7 +11,8 @@ from service.engine.loaded_version import LoadedVersion
 from service.errors import ConflictError, NotReadyError
 from service.versions.candidate import Candidate
 from service.versions.load_failure import LoadFailure, explain
-from service.versions.registry import Registry, RegistryChange
+from service.versions.registry import Registry
+from service.versions.registry_change import RegistryChange
 from service.versions.served_model import ServedModel
 from service.versions.trials import TrialPassed
 

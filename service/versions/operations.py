@@ -17,7 +17,8 @@ from model_store.errors import (
 from service.errors import BadRequestError, ConflictError, NotFoundError, NotReadyError
 from service.versions.loading import has_passed_trial, prove_version, try_version
 from service.versions.reconciler import apply_store
-from service.versions.registry import Registry, RegistryChange
+from service.versions.registry import Registry
+from service.versions.registry_change import RegistryChange
 from service.versions.views import ModelDetail, describe_model
 
 

@@ -1,28 +1,24 @@
 """The reconciler: brings a registry in line with its store."""
 
 import logging
-import math
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from model_store.errors import AliasError, ModelStoreError, StoreUnreadableError
 from model_store.store import ModelContents
 from service.engine.loaded_version import LoadedVersion
 from service.errors import NotReadyError
 from service.versions.desired_versions import DesiredVersions
-from service.versions.load_failure import RETRY_SECONDS, LoadFailure
+from service.versions.due import any_due, failure_not_due, waits_for_trials
+from service.versions.load_failure import LoadFailure
 from service.versions.loading import has_passed_trial, load_version, reusable_version
-from service.versions.registry import Registry, RegistryChange
+from service.versions.registry import Registry
+from service.versions.registry_change import RegistryChange
 from service.versions.served_model import ModelState, ServedModel
 
-STARTUP_TRIAL_SECONDS: Final = 60.0
-"""Trials that take longer no longer keep a new replica from being ready with its other models."""
-MIN_WAIT_SECONDS: Final = 1.0
-"""An unreadable store may keep the start from ending, and is then not read without a pause."""
 logger = logging.getLogger(__name__)
 
 
@@ -86,30 +82,8 @@ def _apply_contents(
     for name in sorted(registry.models.keys() - set(contents)):
         _remove_model(change, name)
     registry.desired.keep_only(contents)
-    if registry.loaded or not _waits_for_trials(registry):
+    if registry.loaded or not waits_for_trials(registry):
         change.finish()
-
-
-def _waits_for_trials(registry: Registry) -> bool:
-    """Whether the start still waits for versions on trial that nothing serves in place of."""
-    return time.monotonic() < registry.created_at + STARTUP_TRIAL_SECONDS and any(
-        model.on_trial and model.desired and len(model.serving) < model.desired.selection.count
-        for model in registry.models.values()
-    )
-
-
-def seconds_until_due(registry: Registry) -> float | None:
-    """Time until a reconciliation is needed although nothing changed in the store.
-
-    A failed version is tried again, or the start no longer waits for trials. None if neither will
-    happen.
-    """
-    now, models = time.monotonic(), registry.models.values()
-    waits = [max(RETRY_SECONDS, at - now) for model in models for at in model.retry_at.values()]
-    if not registry.loaded and any(model.on_trial for model in models):
-        rest = registry.created_at + STARTUP_TRIAL_SECONDS - now
-        waits.append(max(MIN_WAIT_SECONDS, rest))
-    return min(waits, default=None)
 
 
 def _read_desired(
@@ -149,7 +123,7 @@ def _apply_model(change: RegistryChange, name: str, desired: DesiredVersions) ->
     registry = change.registry
     model = change.registry.models.get(name) or ServedModel(name)
     unchanged = desired == model.desired
-    if unchanged and not (_any_due(model) or model.error or model.on_trial):
+    if unchanged and not (any_due(model) or model.error or model.on_trial):
         return
     serving: dict[int, LoadedVersion] = {}
     failures: dict[int, LoadFailure] = {}
@@ -163,7 +137,7 @@ def _apply_model(change: RegistryChange, name: str, desired: DesiredVersions) ->
             continue
         loaded = reusable_version(model, number, desired.layer)
         if loaded is None:
-            if unchanged and (failure := _failure_not_due(model, number)):
+            if unchanged and (failure := failure_not_due(model, number)):
                 failures[number] = failure
                 continue
             if on_trial and number not in forced and not has_passed_trial(registry, name, number):
@@ -181,21 +155,6 @@ def _apply_model(change: RegistryChange, name: str, desired: DesiredVersions) ->
         missing = max(missing - 1, 0)
         change.put(_while_loading(model, serving, desired, None))
     change.put(_final(model, serving, desired, failures, frozenset(on_trial)))
-
-
-def _any_due(model: ServedModel) -> bool:
-    """Whether it is time to try a failed version again."""
-    return min(model.retry_at.values(), default=math.inf) <= time.monotonic()
-
-
-def _failure_not_due(model: ServedModel, number: int) -> LoadFailure | None:
-    """Why a version failed, unless it is time to try it again."""
-    if number not in model.errors:
-        return None
-    if number not in model.retry_at:
-        return LoadFailure(model.errors[number])
-    wait = model.retry_at[number] - time.monotonic()
-    return LoadFailure(model.errors[number], retry_seconds=wait) if wait > 0 else None
 
 
 def _while_loading(

@@ -5,18 +5,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final, Literal
 
 from model_store.store import ModelStore
 from service.engine.loaded_version import LoadedVersion
 from service.engine.options import EngineOptions
-from service.errors import ConflictError, NotFoundError, NotReadyError
+from service.errors import NotFoundError, NotReadyError
 from service.log_on_change import LogOnChange
 from service.versions.desired_versions import DEFAULT_POLICY, DesiredVersionsReader, Override
-from service.versions.draining import DrainingVersions
 from service.versions.readiness import RequiredModels
-from service.versions.served_model import Models, ModelState, ServedModel
+from service.versions.registry_change import RegistryChange, RegistryState
+from service.versions.served_model import Models, ModelState
 from service.versions.trials import Trials
 from service.versions.version_policy import VersionPolicy
 
@@ -26,18 +26,6 @@ _WHY_NOT_SERVED: Final[Mapping[ModelState, str]] = {
     "unloaded": "has no loaded version because an operator unloaded it",
 }
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class _State:
-    """Mutable state. Only `RegistryChange` and `Registry.close` change it, under the lock."""
-
-    models: Models = field(default_factory=dict)
-    overrides: dict[str, dict[int, Override]] = field(default_factory=dict)
-    draining: DrainingVersions = field(default_factory=DrainingVersions)
-    loaded: bool = False
-    error: str | None = None
-    closed: bool = False
 
 
 class Registry:
@@ -68,7 +56,7 @@ class Registry:
         self.problems = LogOnChange(logger)
         self.created_at = time.monotonic()
         self._lock = threading.Lock()
-        self._state = _State()
+        self._state = RegistryState()
         self._stopping = False
 
     @property
@@ -174,7 +162,7 @@ class Registry:
         return Lease(loaded)
 
     @contextmanager
-    def exclusive(self) -> Iterator["RegistryChange"]:
+    def exclusive(self) -> Iterator[RegistryChange]:
         """Wait for the exclusive right to change the registry. Raises NotReadyError if closed."""
         with self._lock:
             if self._state.closed:
@@ -213,77 +201,6 @@ class Lease:
 
     def __exit__(self, *_: object) -> None:
         self._loaded.return_lease()
-
-
-class RegistryChange:
-    """The right to change a registry, valid inside `Registry.exclusive()`."""
-
-    def __init__(self, registry: Registry, state: _State) -> None:
-        self.registry = registry
-        self._state = state
-
-    def put(self, model: ServedModel) -> None:
-        """Add or replace a model; versions that it no longer serves drain."""
-        before = self._state.models.get(model.name)
-        self._state.models = {**self._state.models, model.name: model}
-        for loaded in before.serving.values() if before else ():
-            if loaded is not model.serving.get(loaded.version.number):
-                self._state.draining.drain(loaded)
-
-    def put_first(self, models: Models) -> None:
-        """Add models in one step. Models that exist already are kept."""
-        self._state.models = {**models, **self._state.models}
-
-    def remove(self, name: str) -> None:
-        """Remove a model and its overrides; its versions drain."""
-        model = self._state.models[name]
-        self._state.models = {
-            other: served for other, served in self._state.models.items() if other != name
-        }
-        self._state.overrides.pop(name, None)
-        self.registry.required.forget(name)
-        for loaded in model.serving.values():
-            self._state.draining.drain(loaded)
-
-    def override(self, name: str, number: int, override: Override | None) -> None:
-        """Load or unload a version whatever the policy selects; None leaves it to the policy again.
-
-        Takes effect at the next reconciliation.
-
-        Raises:
-            ConflictError: This replica would not be ready without the version.
-        """
-        registry = self.registry
-        model = registry.models.get(name)
-        if override == "unload" and model is not None and list(model.serving) == [number]:
-            self.check_not_required(name)
-        others = {key: what for key, what in registry.overrides(name).items() if key != number}
-        self._state.overrides[name] = {**others, number: override} if override else others
-
-    def check_not_required(self, name: str) -> None:
-        """Raise ConflictError if this replica is ready, and would not be without the model."""
-        registry = self.registry
-        if registry.ready and not registry.required.is_ready_without(registry.models, name):
-            numbers = ", ".join(map(str, sorted(registry.models[name].serving)))
-            raise ConflictError(
-                f"version {numbers} is the last one of model {name}, which must serve for this "
-                "replica to be ready (SERVICE_REQUIRED_MODELS); load another version first",
-                code="last_version",
-            )
-
-    def set_error(self, error: str | None) -> None:
-        """Record why the store cannot be read; None if it can."""
-        self._state.error = error
-
-    def finish(self) -> None:
-        """Record that the store was reconciled."""
-        if not self._state.loaded:
-            self.registry.required.record_startup(self._state.models, self.registry.default_model)
-        self._state.loaded = True
-
-    def trim_memory(self) -> None:
-        """Return the memory of drained versions to the system."""
-        self._state.draining.trim()
 
 
 def _names(models: Models) -> str:

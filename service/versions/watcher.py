@@ -5,7 +5,8 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from service.versions.reconciler import reconcile, seconds_until_due
+from service.versions.due import seconds_until_due
+from service.versions.reconciler import reconcile
 from service.versions.registry import Registry
 
 logger = logging.getLogger(__name__)

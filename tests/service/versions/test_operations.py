@@ -29,7 +29,7 @@ from model_store.store import BUILTIN_DEFAULT_MODEL, ModelStore
 from service.key_file import add_key
 from service.versions import operations
 from service.versions.loading import prove_version
-from service.versions.registry import RegistryChange
+from service.versions.registry_change import RegistryChange
 
 RED = plain("red")
 HANGS_SECONDS = 10.0

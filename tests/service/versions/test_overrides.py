@@ -16,7 +16,8 @@ from service.versions.loading import prove_version
 from service.versions.operations import Operations
 from service.versions.readiness import RequiredModels
 from service.versions.reconciler import apply_store, reconcile
-from service.versions.registry import Registry, RegistryChange
+from service.versions.registry import Registry
+from service.versions.registry_change import RegistryChange
 from service.versions.served_model import ServedModel
 from service.versions.version_policy import parse_policy
 

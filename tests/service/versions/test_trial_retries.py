@@ -19,7 +19,7 @@ from service.engine.loaded_version import LoadedVersion
 from service.engine.tuned_settings import TunedSettingsLookup
 from service.engine.warm_model import Measurement
 from service.versions import candidate as candidates
-from service.versions import loading, reconciler, trial_records, trials
+from service.versions import due, loading, trial_records, trials
 from service.versions.candidate import Candidate
 from service.versions.load_failure import LoadFailure
 from service.versions.reconciler import reconcile
@@ -392,9 +392,9 @@ async def test_start_and_retries_do_not_wait_for_the_next_poll(
     poll_seconds: float,
 ) -> None:
     """The start ends after its time, and a version that failed is tried again after its pause."""
-    monkeypatch.setattr(reconciler, "STARTUP_TRIAL_SECONDS", 0.0)
-    monkeypatch.setattr(reconciler, "MIN_WAIT_SECONDS", 0.01)
-    for module in (trials, reconciler):
+    monkeypatch.setattr(due, "STARTUP_TRIAL_SECONDS", 0.0)
+    monkeypatch.setattr(due, "MIN_WAIT_SECONDS", 0.01)
+    for module in (trials, due):
         monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
     publish(store)
     scripted.may_end.clear()

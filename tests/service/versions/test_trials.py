@@ -28,7 +28,7 @@ from service.host.output_tail import MAX_LINES
 from service.http.health import describe_health
 from service.key_file import add_key
 from service.server import describe_startup
-from service.versions import reconciler, trial, trials
+from service.versions import due, trial, trials
 from service.versions.loading import prove_version, try_version
 from service.versions.reconciler import reconcile
 from service.versions.registry import Registry
@@ -274,7 +274,7 @@ def test_model_on_trial_is_not_shown_as_failed(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither by readiness nor by the lines that the start prints."""
-    monkeypatch.setattr(reconciler, "STARTUP_TRIAL_SECONDS", 0.0)
+    monkeypatch.setattr(due, "STARTUP_TRIAL_SECONDS", 0.0)
     publish_bad(registry.store)
     reconcile(registry)
     assert registry.loaded
