@@ -110,7 +110,8 @@ def http_page() -> str:
     lines = [
         "# HTTP",
         "",
-        "Answers are JSON. Errors are problem details (RFC 9457, `application/problem+json`).",
+        "Answers are JSON, or CSV and lines of JSON where a route offers them.",
+        "Errors are problem details (RFC 9457, `application/problem+json`).",
         "Match on their stable `code`, not on the text. `GET /docs` shows them in the browser.",
         "",
     ]

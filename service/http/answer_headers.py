@@ -14,7 +14,7 @@ RESPONSE_HEADERS: Final = {
     "traceparent": "As the client sent it, if it is valid (W3C Trace Context).",
 }
 """The headers of every response of a prediction route, as the OpenAPI document describes them."""
-_METRIC_NAMES: Final = {"inference": b"infer"}
+_METRIC_NAMES: Final = {"inference": "infer"}
 
 
 def record_headers(record: RequestRecord, total_seconds: float) -> list[tuple[bytes, bytes]]:
@@ -24,14 +24,17 @@ def record_headers(record: RequestRecord, total_seconds: float) -> list[tuple[by
         record: What is known about the request; after an error it is incomplete.
         total_seconds: Time since the start of the request.
     """
-    stages = [
-        b"%b;dur=%.3f" % (_METRIC_NAMES.get(stage) or stage.encode(), seconds * 1e3)
-        for stage, seconds in (*record.seconds.items(), ("total", total_seconds))
-    ]
-    timing = (b"server-timing", b", ".join(stages))
+    milliseconds = [seconds * 1e3 for seconds in record.seconds.values()]
+    stages = _timing_format(tuple(record.seconds)) % (*milliseconds, total_seconds * 1e3)
+    timing = (b"server-timing", stages.encode())
     if not record.digest:
         return [timing]
     return [*_version_headers(record.model, record.version, record.digest), timing]
+
+
+@lru_cache
+def _timing_format(stages: tuple[str, ...]) -> str:
+    return ", ".join(f"{_METRIC_NAMES.get(stage, stage)};dur=%.3f" for stage in (*stages, "total"))
 
 
 @lru_cache(maxsize=1024)

@@ -9,7 +9,8 @@ from starlette.types import ASGIApp, Scope
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE")
 _EXPOSED_HEADERS: Final = (
     *("Model-Name", "Model-Version", "Model-Digest", "Server-Timing", "X-Request-Id"),
-    *("Retry-After", "WWW-Authenticate", "traceparent", "Inference-Header-Content-Length"),
+    *("Retry-After", "WWW-Authenticate", "traceparent"),
+    *("Embedding-Dims", "Inference-Header-Content-Length"),
 )
 
 
