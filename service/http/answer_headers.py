@@ -6,7 +6,7 @@ from typing import Final
 from service.prediction.request import RequestRecord
 
 RESPONSE_HEADERS: Final = {
-    "Model-Name": "The model that answered. Errors have it if the model was found.",
+    "Model-Name": "The model that answered. Errors have it once the version is known.",
     "Model-Version": "The number of its version.",
     "Model-Digest": "`sha256:` and the digest of its manifest, which seals all its files.",
     "Server-Timing": "Milliseconds of the stages receive, decode, queue, infer and total.",

@@ -18,12 +18,12 @@ def timings(response: httpx.Response) -> dict[str, float]:
 
 
 def test_every_response_of_a_version_names_it(client: httpx.Client) -> None:
-    """Errors too, once the version is known: a damaged image, a bad parameter, no body."""
+    """Errors too, once the version is known: a damaged image, no prediction sets, no body."""
     digest = client.get(f"/v1/models/{MODEL}").json()["digest"]
     for query, body, status in (
         ("", RED, 200),
         ("", RED[:-30], 400),
-        ("?top_k=0", RED, 400),
+        ("?coverage=0.9", RED, 400),
         ("", b"", 400),
     ):
         response = client.post(f"/v1/predict{query}", content=body)
@@ -34,10 +34,11 @@ def test_every_response_of_a_version_names_it(client: httpx.Client) -> None:
 
 
 def test_response_without_a_version_names_none(client: httpx.Client) -> None:
-    response = client.post("/v1/models/nobody/predict", content=RED)
-    assert response.status_code == 404
-    assert not {"model-name", "model-version", "model-digest"} & set(response.headers)
-    assert list(timings(response)) == ["total"]
+    for path, status in (("/v1/models/nobody/predict", 404), ("/v1/predict?top_k=0", 400)):
+        response = client.post(path, content=RED)
+        assert response.status_code == status
+        assert not {"model-name", "model-version", "model-digest"} & set(response.headers)
+        assert list(timings(response)) == ["total"]
 
 
 def test_server_timing_has_the_stages_of_the_body(client: httpx.Client) -> None:
