@@ -12,7 +12,7 @@ model hides a built-in one of the same name.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +108,7 @@ class ModelStore:
         self._signing_key = signing_key
         self._trusted_keys = trusted_keys
         self._model_name = model_name
+        self._has_single_model: bool | None = None  # as `contents` found it last
         self._may_appear = may_appear and root != DEFAULT_ROOT
         self._layers: list[tuple[StoreLayer, Path]] = [("published", root)]
         if builtin_root is not None:
@@ -122,7 +123,7 @@ class ModelStore:
 
     def single_model(self) -> str | None:
         """Name of the model if the root has only one, else None. Raises StoreUnreadableError."""
-        single = self._single(self.root)
+        single = self._single(self._model_directories(self.root))
         return single.name if single else None
 
     def models(self) -> list[str]:
@@ -144,10 +145,14 @@ class ModelStore:
         """
         contents: dict[str, ModelContents] = {}
         for layer, root in self._layers:
-            if single := self._single(root):
-                contents[single.name] = ModelContents(layer, tuple(single.versions))
-                continue
-            for name in self._model_directories(root):
+            names = self._model_directories(root)
+            if root == self.root:
+                single = self._single(names)
+                self._has_single_model = single is not None
+                if single:
+                    contents[single.name] = ModelContents(layer, tuple(single.versions))
+                    continue
+            for name in names:
                 if name in contents or not is_name(name):
                     continue
                 try:
@@ -168,7 +173,9 @@ class ModelStore:
     def aliases(self, model: str) -> Aliases:
         """The aliases of a model. A built-in model has none."""
         check_name(model)
-        return Aliases(model, self.root if self._single(self.root) else self.root / model)
+        if self._has_single_model is None:
+            self._has_single_model = self.single_model() is not None
+        return Aliases(model, self.root if self._has_single_model else self.root / model)
 
     def resolve(self, model: str, wanted: str | None = None) -> int:
         """Return the number of the version that `wanted` means. `open` checks that it exists.
@@ -237,7 +244,7 @@ class ModelStore:
             InvalidNameError: `model` is not a valid name.
         """
         with suppress(StoreUnreadableError):  # publishing says what is wrong with the root
-            if self._single(self.root):
+            if self.single_model():
                 raise PublishError(
                     f"{self.root} is the directory of one model, not a model store: choose the "
                     "directory above it, or another one"
@@ -328,8 +335,7 @@ class ModelStore:
             raise ValueError(
                 f"keep must be at least 1, so that the latest version stays, got {keep}"
             )
-        single = self._single(self.root)
-        directory = self.root if single else self.root / model
+        directory = self.root if self.single_model() else self.root / model
         versions = self.versions(model)
         kept = dict.fromkeys(versions[-keep:], f"among the latest {keep}")
         for alias in self.aliases(model).names():
@@ -362,12 +368,12 @@ class ModelStore:
     def _locate(self, model: str) -> "_Location":
         check_name(model)
         for layer, root in self._layers:
-            if single := self._single(root):
+            names = self._model_directories(root)
+            single = self._single(names) if root == self.root else None
+            if single:
                 if model == single.name:
                     return _Location(layer, single.versions, single)
-            elif model in self._model_directories(root) and (
-                numbers := version_numbers(root / model)
-            ):
+            elif model in names and (numbers := version_numbers(root / model)):
                 return _Location(layer, {each: root / model / str(each) for each in numbers})
         raise ModelNotFoundError(
             f"there is no model {model!r}; the store has {', '.join(self.models()) or 'no models'}"
@@ -378,8 +384,8 @@ class ModelStore:
             return []
         return [] if root == DEFAULT_ROOT and not os.path.lexists(root) else directories(root)
 
-    def _single(self, root: Path) -> SingleModel | None:
-        return find_single_model(root, self._model_name) if root == self.root else None
+    def _single(self, names: Sequence[str]) -> SingleModel | None:
+        return find_single_model(self.root, names, self._model_name)
 
     def _require_published(self, model: str) -> None:
         location = self._locate(model)

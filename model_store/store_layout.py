@@ -12,7 +12,7 @@ The last two are how Kubernetes mounts a model, often read-only and behind a sym
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -41,28 +41,30 @@ class SingleModel:
     is_version: bool
 
 
-def find_single_model(root: Path, served_name: str | None = None) -> SingleModel | None:
+def find_single_model(
+    root: Path, names: Sequence[str], served_name: str | None = None
+) -> SingleModel | None:
     """Return the model if `root` has only one, or None if it is a store.
 
     Args:
         root: The root. It may be a symbolic link.
+        names: Names of the directories in it.
         served_name: The name of the model. Default: the name in its manifest.
 
     Raises:
         StoreUnreadableError: The root cannot be read.
     """
-    if not os.path.lexists(root):
-        return None
-    if has_manifest(root):
+    is_version = has_manifest(root)
+    if is_version:
         directory = follow_link(root)
         names = [path.name for path in (root, directory) if is_version_name(path.name)]
         versions = {int(names[0]) if names else 1: directory}
     else:
-        versions = {number: root / str(number) for number in version_numbers(root)}
+        versions = {number: root / str(number) for number in _only_versions(root, names)}
     if not versions:
         return None
     newest = versions[max(versions)]
-    return SingleModel(served_name or _name_in_manifest(newest), versions, has_manifest(root))
+    return SingleModel(served_name or _name_in_manifest(newest), versions, is_version)
 
 
 def _name_in_manifest(version: Path) -> str:
@@ -108,6 +110,10 @@ def version_numbers(model_directory: Path) -> list[int]:
         if isinstance(error.__cause__, FileNotFoundError):  # deleted since it was listed
             return []
         raise
+    return _only_versions(model_directory, names)
+
+
+def _only_versions(model_directory: Path, names: Sequence[str]) -> list[int]:
     return sorted(
         parse_version(name)
         for name in names
