@@ -173,8 +173,8 @@ def _open(
         raise damaged_file_error(run.path / CHECK_FILE, ValueError("`data_digest` is missing"))
     if checked["data_digest"] != scanned.digest:
         raise RunError(
-            f"{', '.join(config.data)} holds other images than {run.path} began with; give the "
-            "places of those with --data and --data-dir"
+            f"{', '.join(config.data)} holds other images than {run.path} began with; give "
+            "every source of the run with --data, and --data-dir if the run has one"
             if run.is_moved
             else f"{images.name} has changed since {run.path} began with it; start a new run"
         )
