@@ -20,8 +20,10 @@ import uvicorn
 from model_store import __version__
 from service.app import create_app
 from service.host.malloc import bound_malloc
-from service.http.access_log import LineFormatter
+from service.http import access_log
+from service.http.access_log import RateLimit
 from service.http.protocol import BoundedHttpProtocol, start_draining
+from service.log_format import FORMATTERS
 from service.settings import Settings
 from service.sockets import check_can_listen, listen
 from service.stderr_log import StderrHandler
@@ -156,12 +158,13 @@ def run(settings: Settings) -> None:
 
 def configure_logging(settings: Settings) -> None:
     handler = StderrHandler()
-    handler.setFormatter(LineFormatter())
+    handler.setFormatter(FORMATTERS[settings.log_format]())
     # Not logged, and each costs time in every record.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
+    access_log.logger.addFilter(RateLimit(settings.access_log_rate))
     if not settings.access_log:
-        logging.getLogger("service.http.access_log").setLevel(logging.WARNING)
+        access_log.logger.setLevel(logging.WARNING)
 
 
 def describe_startup(registry: Registry, address: str, uds: Path | None = None) -> list[str]:

@@ -72,8 +72,13 @@ class StderrHandler(logging.Handler):
                 self._changed.notify_all()
                 dropped = 0 if self._lines else self.dropped - reported
             if dropped:
-                self._write(b"WARNING:     log records dropped count=%d\n" % dropped)
+                self._write(self._report_dropped(dropped))
                 reported += dropped
+
+    def _report_dropped(self, count: int) -> bytes:
+        text = "log records dropped count=%d"
+        record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (count,), None)
+        return f"{self.format(record)}\n".encode(errors="backslashreplace")
 
     def _write(self, data: bytes) -> None:
         rest = memoryview(data)

@@ -8,9 +8,10 @@ from typing import Final
 
 from starlette.types import Scope
 
-from model_store.names import printable
 from service.errors import shorten
 from service.http.request_ids import RequestIds
+from service.log_format import REQUEST_FIELDS
+from service.prediction.request import RequestRecord
 
 MAX_PATH_LENGTH: Final = 500
 _ROUTINE_PATHS: Final = ("/health/", "/metrics", "/v2/health/", "/ping")
@@ -19,11 +20,24 @@ logger = logging.getLogger(__name__)
 
 
 def log_request(
-    scope: Scope, status: int, started: float, ids: RequestIds, detail: str = ""
+    scope: Scope,
+    status: int,
+    started: float,
+    ids: RequestIds,
+    code: str = "",
+    prediction: RequestRecord | None = None,
 ) -> None:
-    """Log a request that has ended: client, method and path, status, milliseconds, detail and ids.
+    """Log a request that has ended: client, method and path, status, milliseconds and ids.
 
     A successful health check or scrape is logged at level debug.
+
+    Args:
+        scope: Of the request.
+        status: HTTP status of the response.
+        started: `time.monotonic()` at its start.
+        ids: Its ids.
+        code: The outcome of a prediction or call: `ok`, or the code of the error.
+        prediction: What is known about the prediction, if it is one.
     """
     routine = status == HTTPStatus.OK and scope["path"].startswith(_ROUTINE_PATHS)
     level = logging.DEBUG if routine else logging.INFO
@@ -32,19 +46,52 @@ def log_request(
     host = (scope.get("client") or ("",))[0]  # a trusted proxy may forward any text
     host = host if _HOST.fullmatch(host) else "-"
     path = shorten(scope.get("raw_path", b"").decode("ascii", "backslashreplace"), MAX_PATH_LENGTH)
-    milliseconds = (time.monotonic() - started) * 1e3
-    line = (
-        f'{host} "{scope["method"]} {path}" {status} {milliseconds:.1f} ms{detail} {ids.log_fields}'
-    )
+    milliseconds = round((time.monotonic() - started) * 1e3, 1)
+    fields = {
+        "client": host,
+        "method": scope["method"],
+        "path": path,
+        "status": status,
+        "milliseconds": milliseconds,
+    }
+    line = f'{host} "{scope["method"]} {path}" {status} {milliseconds} ms'
+    if code:
+        fields["code"] = code
+        line += f" {code}"
+    if prediction:
+        fields["model"], fields["version"] = prediction.model, prediction.version
+        fields["images"] = prediction.images
+        line += f" {prediction.model}/{prediction.version} images={prediction.images}"
+    fields |= ids.fields
+    line += "".join(f" {name}={value}" for name, value in ids.fields.items())
     # logger.info() would search the stack for its caller, which costs more than all of the above.
-    logger.handle(logging.LogRecord(logger.name, level, __file__, 0, line, None, None))
+    record = logging.LogRecord(logger.name, level, __file__, 0, line, None, None)
+    setattr(record, REQUEST_FIELDS, fields)
+    logger.handle(record)
 
 
-class LineFormatter(logging.Formatter):
-    """Formats each message as one line that starts with its level; a traceback may follow.
+class RateLimit(logging.Filter):
+    """Lets at most `records_per_second` requests without an error into the log.
 
-    Control characters are escaped, so text from clients cannot start a new line.
+    The number that was left out is logged with the first record of a later second.
     """
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  named by logging
-        return f"{record.levelname}:     {printable(record.message)}"
+    def __init__(self, records_per_second: int) -> None:
+        super().__init__()
+        self._records_per_second = records_per_second
+        self._second = 0
+        self._passed = 0
+        self._left_out = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if getattr(record, REQUEST_FIELDS, {}).get("status", HTTPStatus.BAD_REQUEST) >= 400:
+            return True
+        second = int(record.created)
+        if second != self._second:
+            left_out, self._second, self._passed, self._left_out = self._left_out, second, 0, 0
+            if left_out:
+                logger.info("requests not logged, because there are many count=%d", left_out)
+        self._passed += 1
+        passes = self._passed <= self._records_per_second
+        self._left_out += not passes
+        return passes

@@ -120,8 +120,7 @@ class PredictEndpoint:
             await send({"type": "http.response.body", "body": reply.body})
         finally:
             self._metrics.observe(record, reply.code)
-            detail = f" {reply.code} {record.model}/{record.version} images={record.images}"
-            log_request(scope, reply.status, record.started, ids, detail)
+            log_request(scope, reply.status, record.started, ids, reply.code, record)
 
     async def _predict(
         self,

@@ -43,7 +43,7 @@ class RequestIds:
         return [*headers, (TRACEPARENT, self.traceparent)] if self.traceparent else headers
 
     @property
-    def log_fields(self) -> str:
-        """`id=...`, and `trace=` with the trace id if there is one."""
-        fields = f"id={self.request_id.decode()}"
-        return f"{fields} trace={self.traceparent[3:35].decode()}" if self.traceparent else fields
+    def fields(self) -> dict[str, str]:
+        """`id`, and `trace` with the trace id if there is one."""
+        fields = {"id": self.request_id.decode()}
+        return fields | {"trace": self.traceparent[3:35].decode()} if self.traceparent else fields

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from service.fetch_targets import parse_fetch_hosts
 from service.key_file import default_key_file
+from service.log_format import LogFormat
 from service.public_address import parse_origins, parse_root_path
 
 
@@ -130,7 +131,19 @@ class NetworkSettings(BaseModel):
         Literal["debug", "info", "warning", "error"],
         Field(description="Least severe level that is logged to stderr."),
     ] = "info"
+    log_format: Annotated[
+        LogFormat,
+        Field(description="Lines for people, or one JSON object per line for log collectors."),
+    ] = "console"
     access_log: Annotated[
         bool,
         Field(description="Log one line per request; costs some throughput at full load."),
     ] = True
+    access_log_rate: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Most lines per second for requests without an error. How many were left "
+            "out is logged.",
+        ),
+    ] = 1000

@@ -58,6 +58,9 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "cache_max_bytes": ("8", 8),
     "log_level": ("debug", "debug"),
     "access_log": ("false", False),
+    "access_log_rate": ("50", 50),
+    "log_format": ("json", "json"),
+    "require_signature": ("/publisher.pem", Path("/publisher.pem")),
 }
 
 

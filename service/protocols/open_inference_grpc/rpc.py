@@ -16,6 +16,7 @@ from service.errors import ClientDisconnectedError
 from service.http.access_log import log_request
 from service.http.problem_details import ErrorReport, report_error
 from service.http.request_ids import REQUEST_ID, RequestIds
+from service.prediction.request import RequestRecord
 from service.protocols.open_inference.errors import error_message
 
 SERVICE: Final = "inference.GRPCInferenceService"
@@ -45,7 +46,7 @@ class Rpc:
         headers: The metadata that the client sent, by name.
         ids: The ids of the call.
         code: The outcome for metrics and the log: `ok`, or the code of the error.
-        detail: More for the log line.
+        prediction: What is known about the prediction, if it is one.
     """
 
     context: Context
@@ -54,7 +55,7 @@ class Rpc:
     ids: RequestIds
     started: float = field(default_factory=time.monotonic)
     code: str = "ok"
-    detail: str = ""
+    prediction: RequestRecord | None = None
 
     @classmethod
     def of(cls, context: Context, method: str) -> "Rpc":
@@ -71,7 +72,7 @@ class Rpc:
             "path": path,
             "raw_path": path.encode(),
         }
-        log_request(scope, status, self.started, self.ids, f" {self.code}{self.detail}")
+        log_request(scope, status, self.started, self.ids, self.code, self.prediction)
 
 
 @asynccontextmanager

@@ -180,7 +180,7 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
             raise
         finally:
             self._parts.metrics.observe(record, code)
-            rpc.detail = f" {record.model}/{record.version} images={record.images}"
+            rpc.prediction = record
 
     async def _predict(
         self, message: pb.ModelInferRequest, rpc: Rpc, record: RequestRecord

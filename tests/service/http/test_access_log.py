@@ -1,6 +1,7 @@
 """Request ids and the access log, on a real server."""
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -21,8 +22,12 @@ from server_process import ENVIRONMENT, PATIENCE_SECONDS, REPOSITORY, ServerProc
 
 from model_store.store import ModelStore
 from service import stderr_log
-from service.http.access_log import LineFormatter
+from service.http.access_log import RateLimit
+from service.log_format import REQUEST_FIELDS, JsonFormatter, LineFormatter
 from service.stderr_log import StderrHandler
+
+RECORDED_AT = 1_796_031_000.0071
+"""2026-11-30, 09:30 UTC."""
 
 
 def test_request_id_is_created_or_kept(client: httpx.Client) -> None:
@@ -150,7 +155,7 @@ def test_reader_that_stops_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> Non
         while b"log records dropped" not in received:
             received += reader.read(65536)
         lines = received.decode().splitlines()
-        assert lines[-1] == f"WARNING:     log records dropped count={handler.dropped}"
+        assert lines[-1] == f"log records dropped count={handler.dropped}"
         assert len(lines) - 1 + handler.dropped == 2_000
 
 
@@ -198,10 +203,82 @@ def test_message_is_one_line_whatever_names_it_holds() -> None:
         ("one\nERROR: two\r\x1b[2K\u2028", "\udcff é"),
         (ValueError, ValueError("no"), None),
     )
+    record.created = RECORDED_AT
     assert LineFormatter().format(record).splitlines() == [
-        r"WARNING:     one\nERROR: two\r\x1b[2K\u2028 \udcff é",
+        r"2026-11-30T09:30:00.007Z WARNING: one\nERROR: two\r\x1b[2K\u2028 \udcff é",
         "ValueError: no",
     ]
+
+
+def test_json_has_one_object_per_record() -> None:
+    """What a name holds is escaped, and the traceback is a field."""
+    record = logging.LogRecord(
+        "any",
+        logging.ERROR,
+        __file__,
+        1,
+        "%s",
+        ("one\n\udcff",),
+        (ValueError, ValueError("no"), None),
+    )
+    record.created = RECORDED_AT
+    (line,) = JsonFormatter().format(record).splitlines()
+    assert json.loads(line) == {
+        "time": "2026-11-30T09:30:00.007Z",
+        "level": "error",
+        "logger": "any",
+        "message": "one\n\udcff",
+        "traceback": "ValueError: no",
+    }
+
+
+def test_json_log_of_a_server(colour_store: ModelStore) -> None:
+    """Every line is an object; that of a prediction has its parts as fields, but no key."""
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with running("--store", colour_store.root, "--no-builtin", "--log-format", "json") as server:
+        with server.announced().client() as client:
+            headers = {"x-request-id": "json-1", "traceparent": trace, "x-api-key": "secret-key"}
+            client.post("/v1/predict", content=plain("red"), headers=headers)
+        server.end()
+        lines = [json.loads(line) for line in server.stderr.wait_for_end().splitlines()]
+    (found,) = [line for line in lines if line.get("id") == "json-1"]
+    assert found.pop("milliseconds") > 0
+    del found["time"], found["message"]
+    assert found == {
+        "level": "info",
+        "logger": "service.http.access_log",
+        "client": "127.0.0.1",
+        "method": "POST",
+        "path": "/v1/predict",
+        "status": 200,
+        "code": "ok",
+        "model": "colours",
+        "version": 1,
+        "images": 1,
+        "id": "json-1",
+        "trace": "0af7651916cd43dd8448eb211c80319c",
+    }
+    assert "secret-key" not in server.stderr.text
+
+
+def request_record(second: int, status: int = 200) -> logging.LogRecord:
+    record = logging.makeLogRecord({"created": float(second)})
+    setattr(record, REQUEST_FIELDS, {"status": status})
+    return record
+
+
+def test_requests_above_a_rate_are_left_out_and_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Per second; errors are always logged."""
+    limit = RateLimit(2)
+    assert [limit.filter(request_record(1)) for _ in range(5)] == [True, True, False, False, False]
+    assert limit.filter(request_record(1, status=429))
+    assert not caplog.records
+    assert limit.filter(request_record(2))
+    assert [record.args for record in caplog.records] == [(3,)]
+    assert limit.filter(request_record(3))
+    assert len(caplog.records) == 1
 
 
 def test_access_log_can_be_disabled(colour_store: ModelStore, tmp_path: Path) -> None:
@@ -236,5 +313,5 @@ def test_forwarded_client_address_is_validated(server: ServerProcess, client: ht
     )
     assert server.stderr.wait_for("id=forwarded-1$")
     lines = {line.rpartition("=")[2]: line for line in server.stderr.text.splitlines()}
-    assert lines["forged-1"].startswith('INFO:     - "GET /v1/models" 200 ')
-    assert lines["forwarded-1"].startswith('INFO:     2001:db8::7 "GET /v1/models" 200 ')
+    assert ' INFO:    - "GET /v1/models" 200 ' in lines["forged-1"]
+    assert ' INFO:    2001:db8::7 "GET /v1/models" 200 ' in lines["forwarded-1"]

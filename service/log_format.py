@@ -1,0 +1,61 @@
+"""How log records are written: lines for people, or JSON for programs that collect logs."""
+
+import json
+import logging
+import time
+from functools import lru_cache
+from typing import Any, Final, Literal
+
+from model_store.names import printable
+
+LogFormat = Literal["console", "json"]
+REQUEST_FIELDS: Final = "request_fields"
+"""Attribute of a record that describes a request: its fields, for JSON."""
+
+
+class LineFormatter(logging.Formatter):
+    """Formats each message as one line with its time (UTC) and level; a traceback may follow.
+
+    Control characters are escaped, so text from clients cannot start a new line.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  named by logging
+        level = f"{record.levelname}:"
+        return f"{timestamp(record.created)} {level:<9}{printable(record.message)}"
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats each record as one line with one JSON object.
+
+    Its fields are `time` (UTC), `level`, `logger` and `message`, for a request also what the
+    message says, each in a field of its own, and `traceback` for an error with one.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = {
+            "time": timestamp(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, REQUEST_FIELDS, {}),
+        }
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields)  # escapes whatever a name holds, lone surrogates too
+
+
+FORMATTERS: Final[dict[LogFormat, type[logging.Formatter]]] = {
+    "console": LineFormatter,
+    "json": JsonFormatter,
+}
+
+
+def timestamp(seconds: float) -> str:
+    """ISO 8601 in UTC, to the millisecond."""
+    whole = int(seconds)
+    return f"{_date_and_time(whole)}.{int((seconds - whole) * 1e3):03}Z"
+
+
+@lru_cache(maxsize=2)
+def _date_and_time(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
