@@ -8,6 +8,7 @@ file           what it has
 tensors        datatypes, and tensors as bytes
 images         from input tensors to the images of a request
 parameters     what the parameters of a request ask for
+infer_request  a request, with its images and parameters
 outputs        from results to output tensors
 rest_request   the body of an inference request over HTTP
 rest_response  the body of its response
@@ -17,6 +18,8 @@ metadata       metadata and configuration of a model
 statistics     counts and times of versions
 repository     index, load and unload
 errors         `{"error": …}`
-schemas        the documents of the routes, for OpenAPI
+number_text    long arrays of pixels in JSON, without a JSON parser
+schemas        the documents of the routes
+openapi        what the OpenAPI document says about the inference routes
 =============  ===================================================================
 """

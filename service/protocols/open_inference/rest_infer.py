@@ -13,10 +13,10 @@ from service.http.problem_details import Reply
 from service.http.request_body import INLINE_BYTES
 from service.prediction.request import ImageOutcome, PredictRequest, RequestRecord
 from service.protocols.open_inference.errors import error_reply
+from service.protocols.open_inference.infer_request import InferRequest
 from service.protocols.open_inference.outputs import read_results
 from service.protocols.open_inference.rest_request import (
     JSON_LENGTH_HEADER,
-    InferRequest,
     read_infer_request,
 )
 from service.protocols.open_inference.rest_response import encode_infer_response

@@ -1,8 +1,6 @@
 """The body of an inference request over HTTP: JSON, JSON with binary tensors, or bytes alone."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -15,14 +13,11 @@ from model_store.validation import describe_validation_error
 from service.engine.loaded_version import LoadedVersion
 from service.errors import BadRequestError, shorten
 from service.http.json_body import BYTE_ORDER_MARK, cut_long_strings, decode_image
-from service.prediction.request import EncodedImage, PredictRequest
+from service.prediction.request import EncodedImage
 from service.protocols.open_inference.images import pixel_shape, read_images
+from service.protocols.open_inference.infer_request import InferRequest
 from service.protocols.open_inference.number_text import cut_long_arrays
-from service.protocols.open_inference.outputs import EMBEDDING
 from service.protocols.open_inference.parameters import (
-    NO_SCHEDULE,
-    InferSchedule,
-    RequestedOutput,
     read_flag,
     read_outputs,
     read_schedule,
@@ -34,25 +29,6 @@ JSON_LENGTH_HEADER: Final = "inference-header-content-length"
 BINARY_SIZE: Final = "binary_data_size"
 MAX_JSON_ITEMS: Final = 64 * 1024
 """Most items of the JSON beside long arrays; parsing more would block the event loop."""
-
-
-@dataclass(frozen=True, slots=True)
-class InferRequest:
-    """An inference request in any form of the protocol."""
-
-    images: Sequence[EncodedImage] | Pixels
-    outputs: Sequence[RequestedOutput]
-    schedule: InferSchedule = NO_SCHEDULE
-    request_id: str | None = None
-
-    def to_predict_request(self, timeout_seconds: float = math.inf) -> PredictRequest:
-        """The request for the pipeline, with its own timeout or that of the protocol."""
-        return PredictRequest(
-            self.images,
-            timeout_seconds=min(self.schedule.timeout_seconds, timeout_seconds),
-            priority=self.schedule.priority,
-            embedding=any(output.name == EMBEDDING for output in self.outputs),
-        )
 
 
 def read_infer_request(

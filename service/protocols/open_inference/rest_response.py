@@ -11,8 +11,8 @@ import orjson
 from service.engine.classification import Classification
 from service.engine.loaded_version import LoadedVersion
 from service.http.problem_details import Reply
+from service.protocols.open_inference.infer_request import InferRequest
 from service.protocols.open_inference.outputs import build_output, output_shape
-from service.protocols.open_inference.rest_request import InferRequest
 from service.protocols.open_inference.tensors import BYTES, OutputTensor
 
 MAX_NUMBERS_IN_EVENT_LOOP: Final = 20_000

@@ -11,9 +11,9 @@ from service.engine.classification import Classification
 from service.engine.loaded_version import LoadedVersion
 from service.http.request_body import INLINE_BYTES
 from service.protocols.open_inference.images import read_images
+from service.protocols.open_inference.infer_request import InferRequest
 from service.protocols.open_inference.outputs import build_output
 from service.protocols.open_inference.parameters import read_outputs, read_schedule
-from service.protocols.open_inference.rest_request import InferRequest
 from service.protocols.open_inference.tensors import BYTES, UINT8, InputTensor, malformed
 from service.protocols.open_inference_grpc.open_inference_pb2 import (
     InferParameter,

@@ -16,7 +16,8 @@ from registries import options
 from model_store.store import ModelStore
 from service.engine.loaded_version import LoadedVersion
 from service.errors import ServiceError
-from service.protocols.open_inference.rest_request import InferRequest, read_infer_request
+from service.protocols.open_inference.infer_request import InferRequest
+from service.protocols.open_inference.rest_request import read_infer_request
 from service.versions.reconciler import reconcile
 from service.versions.registry import Registry
 
