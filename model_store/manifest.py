@@ -185,6 +185,18 @@ class Classifier(FrozenModel):
     )
 
 
+class SealedDensity(FrozenModel):
+    """How the model abstains from images whose embedding is unlike those of the training images."""
+
+    file: FilePath = Field(
+        description="An `.npz` with the arrays and the threshold of `model_store.density.Density`."
+    )
+    fitted_on: str = Field(default="", description="The images that it was fitted on.")
+    abstained: Fraction | None = Field(
+        default=None, description="Share of the test images from which the model abstains by it."
+    )
+
+
 class Checkpoint(FrozenModel):
     """The trained weights before export, to continue training from."""
 
@@ -284,6 +296,11 @@ class Manifest(FrozenModel):
         default=None,
         description="The last layer's weights; null if class activation maps need none.",
     )
+    density: SealedDensity | None = Field(
+        default=None,
+        exclude_if=lambda block: block is None,  # older versions of the service reject it
+        description="How to abstain by embedding and energy; absent if by the energy alone.",
+    )
     checkpoint: Checkpoint | None = Field(
         default=None, description="The trained weights; null if the version does not hold them."
     )
@@ -332,6 +349,8 @@ class Manifest(FrozenModel):
             raise ValueError(
                 "energy_threshold needs logits: all probabilities have the same energy"
             )
+        if self.density and (self.outputs.kind != "logits" or not self.outputs.embedding):
+            raise ValueError("density needs the outputs embedding and logits")
         if self.proof == "proven" and not self.golden:
             raise ValueError("a proven version needs golden images")
         if len({variant.precision for variant in self.variants}) != len(self.variants):
@@ -351,7 +370,8 @@ class Manifest(FrozenModel):
         """The files that have a role; weights beside a graph are in `files` only."""
         named = {variant.file for variant in self.variants}
         named |= {path for golden in self.golden for path in (golden.image, golden.pixels)}
-        named |= {block.file for block in (self.classifier, self.checkpoint) if block is not None}
+        blocks = (self.classifier, self.checkpoint, self.density)
+        named |= {block.file for block in blocks if block is not None}
         named |= {self.imported.report} if self.imported else set()
         return named
 

@@ -14,7 +14,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Final
 
-from model_store.errors import StoreUnreadableError
+from model_store.density import MAX_FILE_BYTES, Density
+from model_store.errors import ManifestError, StoreUnreadableError
 from model_store.manifest import Manifest, Variant
 from model_store.session import Session, SessionOptions
 from model_store.version import Version
@@ -41,6 +42,34 @@ def load_variant(
         _model_digest(manifest, variant),
         partial(open_model, version, variant),
     )
+
+
+def load_density(version: Version, embedding_dims: int | None) -> Density | None:
+    """Read the density file of a version; None if it has none.
+
+    Args:
+        version: The version.
+        embedding_dims: Length of the embeddings of its session.
+
+    Raises:
+        ManifestError: The file is not a density of this model.
+        VersionCorruptError: The file is not as it was sealed.
+        StoreUnreadableError: The file cannot be read.
+    """
+    block = version.manifest.density
+    if block is None:
+        return None
+    try:
+        density = Density.from_bytes(version.read_file(block.file, MAX_FILE_BYTES))
+    except ManifestError as error:
+        raise ManifestError(f"{version}: {block.file}: {error}") from None
+    expected = (len(version.manifest.class_names), embedding_dims)
+    if density.unit_means.shape != expected:
+        raise ManifestError(
+            f"{version}: {block.file} is for [classes, dims] = "
+            f"{list(density.unit_means.shape)}, expected {list(expected)}"
+        )
+    return density
 
 
 @contextmanager

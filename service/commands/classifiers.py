@@ -19,7 +19,7 @@ import numpy as np
 from model_store.errors import ImageError
 from model_store.manifest import Calibration
 from model_store.preprocessing import prepare
-from model_store.sealed_model import load_variant
+from model_store.sealed_model import load_density, load_variant
 from model_store.store import ModelStore
 from service.commands.find_images import STDIN
 from service.engine.classification import classify
@@ -74,13 +74,18 @@ class LocalClassifier:
         precisions = [variant.precision for variant in self._manifest.variants]
         precision = "fp32" if "fp32" in precisions else precisions[0]
         self._session = load_variant(self._version, self._version.variant(precision))
+        self._density = load_density(self._version, self._session.embedding_dims)
 
     def __call__(self, data: bytes, top_k: int) -> tuple[str, dict[str, Any]]:
         """Raises ImageError or InvalidModelOutputError."""
         manifest = self._manifest
         pixels = prepare(data, manifest.preprocessing)
         calibration = manifest.calibration or Calibration()
-        (row,) = classify(self._session.run(pixels[np.newaxis]), manifest.outputs, calibration)
+        if self._density is None:
+            scores, embeddings = self._session.run(pixels[np.newaxis]), None
+        else:
+            scores, embeddings = self._session.run_with_embedding(pixels[np.newaxis])
+        (row,) = classify(scores, manifest.outputs, calibration, embeddings, self._density)
         if isinstance(row, InvalidModelOutputError):
             raise row
         return str(self._version), describe_image(row, manifest.class_names, top_k)

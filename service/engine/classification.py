@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store.density import Density
 from model_store.manifest import Calibration, Outputs
 from model_store.session import Embeddings, Logits, probabilities
 from model_store.uncertainty import energy, set_sizes
@@ -47,6 +48,7 @@ def classify(
     outputs: Outputs,
     calibration: Calibration,
     embeddings: Embeddings | None = None,
+    density: Density | None = None,
 ) -> list[Classification | InvalidModelOutputError]:
     """Classify a batch.
 
@@ -58,15 +60,18 @@ def classify(
         outputs: Whether the scores are logits or probabilities.
         calibration: Temperature and thresholds from the manifest.
         embeddings: float32 `[batch, dims]`, if the model was run for them.
+        density: Decides about abstention instead of the energy threshold; needs `embeddings`.
     """
     if not (np.isfinite(scores).all() and (embeddings is None or np.isfinite(embeddings).all())):
-        return _classify_finite_rows(scores, outputs, calibration, embeddings)
+        return _classify_finite_rows(scores, outputs, calibration, embeddings, density)
     class_probabilities = probabilities(scores, outputs, calibration.temperature)
     images, threshold = len(class_probabilities), calibration.energy_threshold
-    reasons: list[str | None] = [None] * images
-    if threshold is not None:
+    reasons: Sequence[str | None] = [None] * images
+    if density is not None and embeddings is not None:
+        reasons = _density_reasons(scores, embeddings, density)
+    elif threshold is not None:
         reasons = [
-            _abstention_reason(value, threshold) if value > threshold else ""
+            _energy_reason(value, threshold) if value > threshold else ""
             for value in energy(scores).tolist()
         ]
     thresholds = calibration.conformal_thresholds.values()
@@ -111,22 +116,46 @@ def _rank_best(
 
 
 def _classify_finite_rows(
-    scores: Logits, outputs: Outputs, calibration: Calibration, embeddings: Embeddings | None
+    scores: Logits,
+    outputs: Outputs,
+    calibration: Calibration,
+    embeddings: Embeddings | None,
+    density: Density | None,
 ) -> list[Classification | InvalidModelOutputError]:
     finite = np.asarray(np.isfinite(scores).all(axis=1))
     if embeddings is not None:
         finite &= np.isfinite(embeddings).all(axis=1)
         embeddings = embeddings[finite]
     logger.error("model output not finite images=%d batch=%d", (~finite).sum(), len(scores))
-    rows = iter(classify(scores[finite], outputs, calibration, embeddings) if finite.any() else ())
+    rows = iter(
+        classify(scores[finite], outputs, calibration, embeddings, density) if finite.any() else ()
+    )
     return [
         next(rows) if is_finite else InvalidModelOutputError("the model returned NaN or infinity")
         for is_finite in finite.tolist()
     ]
 
 
-def _abstention_reason(energy_score: float, threshold: float) -> str:
+def _energy_reason(energy_score: float, threshold: float) -> str:
     return (
         f"unlike what the model was trained on: its energy is {energy_score:.2f}, "
         f"over the threshold of {threshold:.2f}"
     )
+
+
+def _density_reasons(scores: Logits, embeddings: Embeddings, density: Density) -> list[str]:
+    """Why the model abstains from each image; empty if it does not."""
+    of_embedding, of_energy = density.score(embeddings, energy(scores))
+    total, threshold = of_embedding + of_energy, float(density.threshold)
+    reasons = [""] * len(scores)
+    for image in np.flatnonzero(total > threshold).tolist():
+        cause = (
+            "its features are unlike those of the training images (density)"
+            if of_embedding[image] >= of_energy[image]
+            else "no class has a high score (energy)"
+        )
+        reasons[image] = (
+            f"unlike what the model was trained on: {cause}; density {of_embedding[image]:.2f} + "
+            f"energy {of_energy[image]:.2f} is over the threshold of {threshold:.2f}"
+        )
+    return reasons

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 
 from model_store.manifest import Calibration
 from model_store.preprocessing import Pixels
+from model_store.sealed_model import load_density
 from model_store.session import RunControl
 from model_store.version import Version
 from service.engine.batcher import Batcher
@@ -59,6 +60,7 @@ class LoadedVersion:
             )
             self.profile = LatencyProfile(model.seconds)
             self.embedding_dims = model.selected_variant.session.embedding_dims
+            self._density = density = load_density(version, self.embedding_dims)
             devices = Devices(model.sessions)
 
             # `run` must not refer to `self`: the cycle would keep the sessions alive after `close`.
@@ -71,12 +73,12 @@ class LoadedVersion:
                 images: Pixels, control: RunControl | None
             ) -> list[Classification | InvalidModelOutputError]:
                 scores, embeddings = devices.run_with_embedding(images, control)
-                return classify(scores, manifest.outputs, calibration, embeddings)
+                return classify(scores, manifest.outputs, calibration, embeddings, density)
 
             self._watchdog = Watchdog(options.run_timeout_seconds, name=f"{version}-watchdog")
             on_failure.callback(self._watchdog.close)
             self.batcher = Batcher(
-                self._watchdog.guard(run),
+                self._watchdog.guard(run_with_embedding if density else run),
                 self.max_batch_size,
                 options.instances,
                 options.max_queue_delay_seconds,
@@ -100,7 +102,7 @@ class LoadedVersion:
     @property
     def can_abstain(self) -> bool:
         """Whether the version abstains on images that are unlike its training data."""
-        return self.calibration.energy_threshold is not None
+        return self.calibration.energy_threshold is not None or self._density is not None
 
     @property
     def coverages(self) -> list[float]:

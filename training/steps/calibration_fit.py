@@ -127,13 +127,22 @@ def fit_energy_threshold(energies: NDArray[np.float32]) -> float | None:
     Source: Liu et al. 2020, "Energy-based Out-of-distribution Detection"; the bound is a
     tolerance limit as in Wilks 1941.
     """
-    images, risk = len(energies), 1 - ABSTENTION_CONFIDENCE
-    above = min(
-        math.floor(ABSTENTION_TARGET * images), int(binom.ppf(risk, images, ABSTENTION_LIMIT))
-    )
+    images = len(energies)
+    above = min(math.floor(ABSTENTION_TARGET * images), most_refused(images))
+    return float(np.sort(energies)[images - 1 - above]) if above >= 0 else None
+
+
+def most_refused(images: int) -> int:
+    """Return how many of these images a threshold may refuse; -1 if there are too few images.
+
+    With ABSTENTION_CONFIDENCE, it then refuses at most ABSTENTION_LIMIT of all images like them
+    (a tolerance limit as in Wilks 1941).
+    """
+    risk = 1 - ABSTENTION_CONFIDENCE
+    above = int(binom.ppf(risk, images, ABSTENTION_LIMIT))
     while above >= 0 and binom.cdf(above, images, ABSTENTION_LIMIT) > risk:
         above -= 1
-    return float(np.sort(energies)[images - 1 - above]) if above >= 0 else None
+    return above
 
 
 def conformal_threshold(of_label: NDArray[np.float32], coverage: str) -> float | None:

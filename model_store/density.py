@@ -1,0 +1,163 @@
+"""Density score: how far an image's embedding and scores are from those of the training images.
+
+Three numbers are standardized on images that were not trained on, and added:
+
+- the Mahalanobis distance of the embedding from the mean embedding,
+- the Mahalanobis distance of the embedding, scaled to length 1, from the nearest class mean,
+- the energy of the logits, if it is above its mean: high confidence never excuses an image.
+
+Training measures it and the service abstains by it with the same functions.
+
+Sources: Lee et al. 2018, "A Simple Unified Framework for Detecting Out-of-Distribution Samples and
+Adversarial Attacks" (class means with one covariance); Liu et al. 2020, "Energy-based
+Out-of-distribution Detection". `training/LOG.md` compares the combination with others.
+"""
+
+import io
+import zipfile
+from dataclasses import dataclass, field, fields
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_store.errors import ManifestError
+
+MAX_FILE_BYTES: Final = 256 * 1024 * 1024
+"""Limit of a density file, as it is stored and unpacked: enough for 4,096 dims."""
+PARTS: Final = 3
+_SHORTEST: Final = np.float32(1e-12)
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Density:
+    """The fitted values; all are float32.
+
+    Attributes:
+        whitening: `[dims, dims]`; whitened embeddings have the identity as covariance.
+        mean: The whitened mean embedding, `[dims]`.
+        unit_whitening: The same for embeddings of length 1, `[dims, dims]`, around class means.
+        unit_means: The whitened class means of embeddings of length 1, `[classes, dims]`.
+        center: Mean of the two distances and the energy on the fitted images, `[3]`.
+        scale: Their standard deviations, `[3]`.
+        threshold: The model abstains from images with a higher density score, `[]`.
+    """
+
+    whitening: Floats
+    mean: Floats
+    unit_whitening: Floats
+    unit_means: Floats
+    center: Floats
+    scale: Floats
+    threshold: Floats
+    _shift: Floats = field(init=False, repr=False)
+    _twice_means: Floats = field(init=False, repr=False)
+    _squared_means: Floats = field(init=False, repr=False)
+    _inverse_scale: Floats = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check shapes and values. Raises ManifestError."""
+        dims, classes = self.mean.size, len(np.atleast_1d(self.unit_means))
+        shapes = {
+            "whitening": (dims, dims),
+            "mean": (dims,),
+            "unit_whitening": (dims, dims),
+            "unit_means": (classes, dims),
+            "center": (PARTS,),
+            "scale": (PARTS,),
+            "threshold": (),
+        }
+        for name, shape in shapes.items():
+            values: Floats = getattr(self, name)
+            if values.dtype != np.float32 or values.shape != shape:
+                raise ManifestError(
+                    f"the density's {name} is {values.dtype} {list(values.shape)}, expected "
+                    f"float32 {list(shape)}"
+                )
+            if not np.isfinite(values).all():
+                raise ManifestError(f"the density's {name} has NaN or infinity")
+        if not (self.scale > 0).all():
+            raise ManifestError("the density's scale must be positive")
+        # Relative to the middle of the class means, so that squares of small numbers are summed.
+        shift = self.unit_means.mean(axis=0)
+        means = self.unit_means - shift
+        object.__setattr__(self, "_shift", shift)
+        object.__setattr__(self, "_twice_means", np.ascontiguousarray(2 * means.T))
+        object.__setattr__(self, "_squared_means", (means * means).sum(axis=1))
+        object.__setattr__(self, "_inverse_scale", 1 / self.scale[:2])
+
+    def distances(self, embeddings: Floats) -> Floats:
+        """The two distances before they are standardized.
+
+        Args:
+            embeddings: float32 `[batch, dims]`.
+
+        Returns:
+            float32 `[batch, 2]`: from the mean, and from the nearest class mean.
+        """
+        from_mean = embeddings @ self.whitening
+        from_mean -= self.mean
+        lengths = np.sqrt(np.einsum("bd,bd->b", embeddings, embeddings))
+        units = embeddings @ self.unit_whitening
+        units /= np.maximum(lengths, _SHORTEST)[:, np.newaxis]
+        units -= self._shift
+        # |u - m|² = |u|² - 2 u·m + |m|²: one product instead of a difference for each class.
+        to_classes = units @ self._twice_means
+        np.subtract(self._squared_means, to_classes, out=to_classes)
+        distances = np.empty((len(embeddings), 2), np.float32)
+        np.einsum("bd,bd->b", from_mean, from_mean, out=distances[:, 0])
+        np.einsum("bd,bd->b", units, units, out=distances[:, 1])
+        distances[:, 1] += to_classes.min(axis=1)
+        np.maximum(distances, 0, out=distances)
+        return np.sqrt(distances, out=distances)
+
+    def score(self, embeddings: Floats, energies: Floats) -> tuple[Floats, Floats]:
+        """The parts of the density score; their sum is compared with the threshold.
+
+        Args:
+            embeddings: float32 `[batch, dims]`.
+            energies: float32 `[batch]`, `model_store.uncertainty.energy` of the logits.
+
+        Returns:
+            What the embedding adds and what the energy adds, float32 `[batch]` each. 0 is usual for
+            the embedding. The energy adds 0 or more.
+        """
+        distances = self.distances(embeddings)
+        distances -= self.center[:2]
+        surplus = energies - self.center[2]
+        surplus /= self.scale[2]
+        return distances @ self._inverse_scale, np.maximum(surplus, 0)
+
+    def to_bytes(self) -> bytes:
+        """The content of a density file, an `.npz`."""
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer, **{each.name: getattr(self, each.name) for each in fields(self)}
+        )
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read a density file.
+
+        Raises:
+            ManifestError: It is not one. The message names what is wrong.
+        """
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                size = sum(entry.file_size for entry in archive.infolist())
+            if size > MAX_FILE_BYTES:
+                raise ManifestError(
+                    f"the density unpacks to {size:,} bytes, the limit is {MAX_FILE_BYTES:,}"
+                )
+            with np.load(io.BytesIO(data), allow_pickle=False) as values:
+                return cls(**{name: values[name] for name in _ARRAYS})
+        except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ManifestError(
+                f"the density is not an .npz with the expected arrays: {error}"
+            ) from None
+
+
+_ARRAYS: Final = tuple(each.name for each in fields(Density) if each.init)

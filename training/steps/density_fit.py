@@ -1,0 +1,91 @@
+"""Fits a density to embeddings of training images, and its threshold to images not trained on."""
+
+import math
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_store.density import Density
+from model_store.session import Embeddings, Logits
+from model_store.uncertainty import energy
+from training.steps.calibration_fit import ABSTENTION_TARGET, Labels, most_refused
+
+DENSITY_IMAGES: Final = 20_000
+"""At most so many training images are used, evenly spaced."""
+MIN_IMAGES_PER_DIM: Final = 4
+"""With fewer training images per dimension, a covariance says more about them than about others."""
+SHRINKAGE: Final = 1e-3
+"""Share of the mean variance that is added to each direction, so that none has variance 0."""
+
+
+def fit_density(
+    embeddings: Embeddings,
+    labels: Labels,
+    fitted: tuple[Logits, Embeddings],
+    *,
+    seen: bool = False,
+) -> Density | None:
+    """Fit a density.
+
+    The threshold refuses as many of the fitted images as it may, so that the model abstains on at
+    most ABSTENTION_LIMIT of all images like them, with ABSTENTION_CONFIDENCE. If the network was
+    trained on them, others are refused more often, and the share is ABSTENTION_TARGET instead.
+
+    Args:
+        embeddings: Of training images, float32 `[n, dims]`.
+        labels: Their classes, int64 `[n]`.
+        fitted: Logits and embeddings of validation images, for center, scale and threshold.
+        seen: Whether the network was trained on the validation images.
+
+    Returns:
+        The density; None if there are too few images, or none of some class.
+    """
+    refused = most_refused(len(fitted[0]))
+    if seen:
+        refused = min(refused, math.floor(ABSTENTION_TARGET * len(fitted[0])))
+    images, dims = embeddings.shape
+    classes = fitted[0].shape[1]
+    if (
+        refused < 0
+        or images < MIN_IMAGES_PER_DIM * dims
+        or (np.bincount(labels, minlength=classes) == 0).any()
+    ):
+        return None
+    wide = embeddings.astype(np.float64)
+    mean = wide.mean(axis=0)
+    whitening = _whitening(wide - mean)
+    units = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+    class_means = np.stack([units[labels == number].mean(axis=0) for number in range(classes)])
+    unit_whitening = _whitening(units - class_means[labels])
+    values = {
+        "whitening": whitening,
+        "mean": mean @ whitening,
+        "unit_whitening": unit_whitening,
+        "unit_means": class_means @ unit_whitening,
+        "center": np.zeros(3),
+        "scale": np.ones(3),
+        "threshold": np.zeros(()),
+    }
+    unscaled = Density(**{name: np.asarray(each, np.float32) for name, each in values.items()})
+    logits, fitted_embeddings = fitted
+    energies = energy(logits)
+    parts = np.column_stack([unscaled.distances(fitted_embeddings), energies])
+    values |= {"center": parts.mean(axis=0), "scale": np.maximum(parts.std(axis=0), 1e-6)}
+    scaled = Density(**{name: np.asarray(each, np.float32) for name, each in values.items()})
+    scores = np.sort(sum(scaled.score(fitted_embeddings, energies)))
+    values["threshold"] = scores[len(scores) - 1 - refused]
+    return Density(**{name: np.asarray(each, np.float32) for name, each in values.items()})
+
+
+def share_refused(density: Density, logits: Logits, embeddings: Embeddings) -> float:
+    """Share of these images from which the model abstains."""
+    return float((sum(density.score(embeddings, energy(logits))) > density.threshold).mean())
+
+
+def _whitening(centered: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return `[dims, dims]` that gives these rows the identity as covariance."""
+    covariance = centered.T @ centered / len(centered)
+    dims = len(covariance)
+    covariance += SHRINKAGE * np.trace(covariance) / dims * np.eye(dims)
+    return np.linalg.cholesky(np.linalg.inv(covariance))
