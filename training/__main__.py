@@ -7,6 +7,7 @@ from model_store.errors import ModelStoreError
 from training.commands import (
     add_embedding,
     experiment,
+    fit_density,
     import_,
     inspect,
     quantize,
@@ -25,8 +26,9 @@ def main() -> None:
     python -m training run --data PICTURES --model flowers
 
     `run` does all steps, and `resume` continues a stopped run. `retrain` trains a published model
-    on new images, `quantize` makes a version faster, `add-embedding` gives an older version the
-    output `embedding`, and `import` publishes a network that was trained elsewhere. `check` only
+    on new images, `quantize` makes a version faster, `add-embedding` and `fit-density` give an
+    older version what `run` gives new ones, and `import` publishes a network that was trained
+    elsewhere. `check` only
     checks the data. `train`, `evaluate`, `calibrate`, `export`, `gate` and `publish` do one step of
     a run each; `runs`, `compare` and `report` show results.
     """
@@ -42,6 +44,7 @@ for command in (
     import_.import_network,
     quantize.quantize,
     add_embedding.add_embedding,
+    fit_density.fit_density,
     steps.train,
     steps.evaluate,
     steps.calibrate,

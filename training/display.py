@@ -21,6 +21,7 @@ from training.run.data import RunData
 from training.run.tracking import Trackers
 from training.steps.calibrate import RunCalibration
 from training.steps.cross_validation import CrossValidation
+from training.steps.density import FittedDensity
 from training.steps.progress import Progress
 from training.tables import (
     calibration_table,
@@ -138,6 +139,12 @@ class TrainingDisplay:
             self._console.print(calibration_table(calibrated))
         for notice in calibrated.notices:
             self.say(notice)
+
+    def show_density(self, fitted: FittedDensity) -> None:
+        if fitted.notice:
+            self.say(fitted.notice)
+        elif fitted.check:
+            self.say(f"abstains by the density on {fitted.check.value:.2%} of the test images")
 
     def show_previous_comparison(self, comparison: PreviousComparison) -> None:
         self._console.print(previous_comparison_table(comparison))

@@ -142,18 +142,20 @@ def calibrate(
 @RUN
 @pass_console
 def export(console: Console, run: Path) -> None:
-    """Write the ONNX file and the golden images of a run.
+    """Write the ONNX file, the golden images and the density of a run.
 
     \b
     python -m training export runs/RUN
     """
     from training.commands.common import print_next
+    from training.steps.density import fit_run_density
     from training.steps.export import export as export_run
     from training.steps.golden import take_golden
 
     with _opened(console, run) as (opened, data, display):
         export_run(opened)
         take_golden(opened, data)
+        display.show_density(fit_run_density(opened, data))
         print_next(display, "training", "gate", run)
 
 

@@ -19,6 +19,7 @@ from training.gates.waivers import check_waivers
 from training.run.data import RunData
 from training.run.directory import Run, damaged_file_error
 from training.run.weights import PREVIOUS_WEIGHTS
+from training.steps.density import DENSITY_RECORD, read_density
 from training.steps.export import CLASSIFIER_FILE, MODEL_FILE, OUTPUTS, graph_files, model_input
 from training.steps.golden import GOLDEN_FILE, read_golden
 
@@ -52,6 +53,7 @@ def gate(
         *parity_checks(run, data, session),
         *accuracy_checks(run, data, session),
         *golden_checks(run, data, session),
+        *_density_checks(run),
         *_retraining_checks(run, data),
         *(compare_with_live(run, data, session, store, notices.append) if store else ()),
     ]
@@ -110,10 +112,18 @@ def require_passed(checks: tuple[Check, ...]) -> None:
 def _digests(run: Run) -> dict[str, str]:
     """Return the hex SHA-256 of each file that a publish would seal."""
     images = [path for block in read_golden(run) for path in (block.image, block.pixels)]
+    density = read_density(run).density
+    files = [DENSITY_RECORD, density.file] if density else []
     return {
         name: sha256_of(run.file(name, "export"))
-        for name in (*graph_files(run), CLASSIFIER_FILE, GOLDEN_FILE, *images)
+        for name in (*graph_files(run), CLASSIFIER_FILE, GOLDEN_FILE, *images, *files)
     }
+
+
+def _density_checks(run: Run) -> Iterator[Check]:
+    fitted = read_density(run)
+    if fitted.density and fitted.check:
+        yield fitted.check
 
 
 def _retraining_checks(run: Run, data: RunData) -> Iterator[Check]:

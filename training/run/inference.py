@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from model_store.preprocessing import Pixels
-from model_store.session import Logits, Session
+from model_store.session import Embeddings, Logits, Session
 from training.data.image_set import Indices
 from training.learning.distributed import SINGLE_PROCESS, DistributedProcess
 from training.learning.normalization import Normalization
@@ -22,6 +22,20 @@ def run_in_batches(session: Session, pixels: Pixels, batch_size: int) -> Logits:
             for start in range(0, len(pixels), batch_size)
         ]
     )
+
+
+def run_with_embeddings(
+    session: Session, pixels: Pixels, batch_size: int
+) -> tuple[Logits, Embeddings]:
+    """Return the logits `[n, classes]` and embeddings `[n, dims]` of uint8 images."""
+    logits, embeddings = zip(
+        *(
+            session.run_with_embedding(pixels[start : start + batch_size])
+            for start in range(0, len(pixels), batch_size)
+        ),
+        strict=True,
+    )
+    return np.concatenate(logits), np.concatenate(embeddings)
 
 
 @torch.inference_mode()

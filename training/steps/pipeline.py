@@ -16,6 +16,7 @@ from training.run.data import RunData, open_run_data
 from training.run.directory import Run
 from training.run.weights import LAST_WEIGHTS, PREVIOUS_WEIGHTS
 from training.steps.calibrate import CALIBRATION_FILE, RunCalibration, calibrate
+from training.steps.density import DENSITY_RECORD, FittedDensity, fit_run_density
 from training.steps.evaluate import evaluate
 from training.steps.export import MODEL_FILE, export
 from training.steps.golden import GOLDEN_FILE, take_golden
@@ -44,6 +45,9 @@ class ProgressDisplay(Protocol):
 
     def show_calibration(self, calibrated: RunCalibration) -> None:
         """Show the calibration."""
+
+    def show_density(self, fitted: FittedDensity) -> None:
+        """Show from how many test images the model abstains by the density."""
 
     def show_previous_comparison(self, comparison: PreviousComparison) -> None:
         """Show what retraining gained and lost."""
@@ -130,6 +134,9 @@ def export_and_publish(
         export(run)
     if not run.has(GOLDEN_FILE):
         take_golden(run, data)
+    if not run.has(DENSITY_RECORD):
+        display.announce("density")
+        display.show_density(fit_run_density(run, data))
     display.announce("gate")
     checks = gate(run, data, waivers, store)
     if run.has(PREVIOUS_WEIGHTS):

@@ -20,6 +20,7 @@ from training.run.known_images import KNOWN_IMAGES_FILE, TRAINED_IMAGES_FILE
 from training.run.metrics import read_metrics
 from training.run.weights import BEST_WEIGHTS
 from training.steps.calibrate import CALIBRATION_FILE, read_calibration
+from training.steps.density import read_density
 from training.steps.evaluate import read_figures
 from training.steps.export import (
     CLASSIFIER_FILE,
@@ -95,6 +96,8 @@ def _find_published(store: ModelStore, run: Run) -> int | None:
 
 def _files(run: Run) -> dict[str, Path | bytes]:
     names = [*graph_files(run), CLASSIFIER_FILE]
+    if density := read_density(run).density:
+        names.append(density.file)
     names += [path for block in read_golden(run) for path in (block.image, block.pixels)]
     files: dict[str, Path | bytes] = {name: run.file(name, "export") for name in names}
     if run.config.keep_checkpoint:
@@ -115,6 +118,7 @@ def _manifest(run: Run, data: RunData, checks: tuple[Check, ...]) -> dict[str, A
         "max_batch_size": EXPORT_MAX_BATCH_SIZE,
         "variants": (Variant(precision="fp32", file=MODEL_FILE, tolerance=golden_tolerance(run)),),
         "classifier": Classifier(file=CLASSIFIER_FILE),
+        "density": read_density(run).density,
         "checkpoint": Checkpoint(file=CHECKPOINT_WEIGHTS_FILE) if config.keep_checkpoint else None,
         "calibration": read_calibration(run).calibration if run.has(CALIBRATION_FILE) else None,
         "training": Training(

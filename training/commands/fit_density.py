@@ -1,0 +1,65 @@
+"""The `fit-density` command: publish a version again with a density, to abstain by."""
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from model_store.store import ModelStore
+from training.commands.options import DATA_DIR, PROMOTE, STORE, pass_console
+from training.promotion import create_store, require_holdable
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--data",
+    multiple=True,
+    help="Labelled images, as for `run`: the train split fits the density, the validation split "
+    "its threshold, the test split checks it. May be repeated.  [default: the version's training "
+    "data, if it can be found]",
+)
+@DATA_DIR
+@STORE
+@PROMOTE
+@pass_console
+def fit_density(
+    console: Console,
+    model: str,
+    data: tuple[str, ...],
+    data_dir: Path | None,
+    store: Path,
+    *,
+    promote: bool,
+) -> None:
+    """Publish MODEL or MODEL/VERSION with a density to abstain by, as the next version.
+
+    \b
+    python -m training fit-density flowers --data PICTURES
+
+    `run` fits a density itself. This command is for versions of older releases and for imports. The
+    scores stay the same. A version without the output `embedding` gets it.
+    """
+    from training.commands.common import print_published
+    from training.density_of_version import publish_with_density
+    from training.display import TrainingDisplay
+    from training.quantization.publication import open_source_version
+    from training.quantization.version_data import is_training_data, open_version_data
+
+    model_store = ModelStore(store)
+    create_store(model_store)
+    if not promote:
+        require_holdable(model_store, model.partition("/")[0])
+    with open_source_version(model_store, model) as version, TrainingDisplay(console) as display:
+        display.announce(f"density of {version}")
+        run_data = open_version_data(version, data, data_dir, display.count("reading"))
+        if not is_training_data(version, run_data):
+            display.say(
+                f"note: {run_data.images.name} is not exactly the data that {version} was trained "
+                "on; all figures are for these images"
+            )
+        published, check = publish_with_density(
+            version, run_data, model_store, display.count("running"), promote=promote
+        )
+        display.show_checks((check,))
+        print_published(display, version.model, published, store)
