@@ -5,8 +5,9 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+    from model_store.signature import SigningKey
 from model_store.store import ModelStore
-from training.commands.options import DATA_DIR, PROMOTE, STORE, pass_console
+from training.commands.options import DATA_DIR, PROMOTE, SIGN_KEY, STORE, pass_console
 from training.promotion import create_store, require_holdable
 
 
@@ -21,6 +22,7 @@ from training.promotion import create_store, require_holdable
 )
 @DATA_DIR
 @STORE
+@SIGN_KEY
 @PROMOTE
 @pass_console
 def fit_density(
@@ -29,6 +31,7 @@ def fit_density(
     data: tuple[str, ...],
     data_dir: Path | None,
     store: Path,
+    signing_key: SigningKey | None,
     *,
     promote: bool,
 ) -> None:
@@ -46,7 +49,7 @@ def fit_density(
     from training.quantization.publication import open_source_version
     from training.quantization.version_data import is_training_data, open_version_data
 
-    model_store = ModelStore(store)
+    model_store = ModelStore(store, signing_key=signing_key)
     create_store(model_store)
     if not promote:
         require_holdable(model_store, model.partition("/")[0])

@@ -41,6 +41,7 @@ VARIANT_CHECKS: Final = (
     "abstained",
     *(f"coverage_{coverage}" for coverage in ("0.8", "0.9", "0.95")),
     "calibration_error",
+    "density_abstained",
     "batch_invariance",
     "size",
     "speed",

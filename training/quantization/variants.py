@@ -10,10 +10,12 @@ from model_store.errors import ModelRunError
 from model_store.golden import load_pixels
 from model_store.manifest import Check, Precision
 from model_store.preprocessing import Pixels
+from model_store.sealed_model import load_density
 from model_store.session import NEEDS_CUDA, Logits, Session
 from model_store.version import Version
 from training.data.sampling import evenly_spaced
 from training.errors import QuantizationError
+from training.gates.gate import apply_waivers
 from training.quantization.checks import (
     ALLOWED_CHANGED_IMAGES,
     INVARIANCE_IMAGES,
@@ -41,6 +43,8 @@ from training.quantization.sensitivity import (
     sweep,
 )
 from training.run.data import RunData
+from training.run.inference import run_with_embeddings
+from training.steps.density import check_density
 
 VALIDATION_IMAGES: Final = 1000
 _DRIFT_QUANTILE: Final = 0.99
@@ -133,7 +137,10 @@ def make_variant(
             list(data.chunks(evenly_spaced(data.split.test, INVARIANCE_IMAGES)))
         )
         max_loss = settings.allowed_loss(len(candidate.labels))
-        checks = check_variant(candidate, scorer, sample, max_loss, waivers)
+        checks = (
+            *check_variant(candidate, scorer, sample, max_loss, waivers),
+            *apply_waivers(_check_density(version, data, candidate.session, scorer), waivers),
+        )
     fp32_top1, top1 = (
         float((logits.argmax(1) == candidate.labels).mean())
         for logits in (candidate.expected, candidate.logits)
@@ -165,6 +172,20 @@ def _changed_labels(candidate: VariantCandidate, data: RunData) -> Iterator[Chan
     before, after = candidate.expected.argmax(1), candidate.logits.argmax(1)
     for row in np.flatnonzero(before != after):
         yield ChangedLabel(int(data.split.test[row]), int(before[row]), int(after[row]))
+
+
+def _check_density(
+    version: Version, data: RunData, session: Session, scorer: Scorer
+) -> Iterator[Check]:
+    """Check that the density, which was fitted to fp32's embeddings, also fits the variant's."""
+    density = load_density(version, session.embedding_dims)
+    if density is None:
+        return
+    results = [
+        run_with_embeddings(session, chunk, scorer.batch) for chunk in data.chunks(data.split.test)
+    ]
+    logits, embeddings = (np.concatenate(part) for part in zip(*results, strict=True))
+    yield check_density(density, logits, embeddings, fitted_on=len(data.split.validation))
 
 
 def _run(

@@ -1,0 +1,122 @@
+"""The density of a version: its scores, its file, and what is rejected."""
+
+import io
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from model_store.density import Density
+from model_store.errors import ManifestError
+
+DIMS, CLASSES = 4, 3
+
+
+def some_density() -> Density:
+    random = np.random.default_rng(0)
+
+    def draw(*shape: int) -> np.ndarray:
+        return random.normal(size=shape).astype(np.float32)
+
+    return Density(
+        whitening=draw(DIMS, DIMS),
+        mean=draw(DIMS),
+        unit_whitening=draw(DIMS, DIMS),
+        unit_means=draw(CLASSES, DIMS),
+        center=draw(3),
+        scale=np.abs(draw(3)) + 1,
+        threshold=np.float32(2).reshape(()),
+    )
+
+
+def test_scores_are_standardized_distances_and_the_surplus_of_energy() -> None:
+    """Written out for each image: from the mean, from the nearest class mean, and the energy."""
+    density, random = some_density(), np.random.default_rng(1)
+    embeddings = random.normal(size=(7, DIMS)).astype(np.float32)
+    energies = random.normal(size=7).astype(np.float32)
+    of_embedding, of_energy = density.score(embeddings, energies)
+    for image, (embedding, value) in enumerate(zip(embeddings, energies, strict=True)):
+        from_mean = np.linalg.norm(embedding @ density.whitening - density.mean)
+        unit = embedding / np.linalg.norm(embedding) @ density.unit_whitening
+        from_class = min(np.linalg.norm(unit - mean) for mean in density.unit_means)
+        standard = (np.array([from_mean, from_class, value]) - density.center) / density.scale
+        assert of_embedding[image] == pytest.approx(standard[0] + standard[1], rel=1e-4, abs=1e-4)
+        assert of_energy[image] == pytest.approx(max(standard[2], 0), rel=1e-4, abs=1e-4)
+    assert (of_energy == 0).any()
+    assert (of_energy > 0).any()
+
+
+def test_the_score_of_an_image_does_not_depend_on_its_batch() -> None:
+    density = some_density()
+    embeddings = np.random.default_rng(2).normal(size=(9, DIMS)).astype(np.float32)
+    energies = np.zeros(9, np.float32)
+    together = density.score(embeddings, energies)[0]
+    alone = [density.score(embeddings[[row]], energies[:1])[0][0] for row in range(9)]
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_an_embedding_of_zeros_has_a_finite_score() -> None:
+    parts = some_density().score(np.zeros((1, DIMS), np.float32), np.zeros(1, np.float32))
+    assert np.isfinite(parts).all()
+
+
+def test_the_file_keeps_every_bit() -> None:
+    density = some_density()
+    again = Density.from_bytes(density.to_bytes())
+    for name in ("whitening", "mean", "unit_whitening", "unit_means", "center", "scale"):
+        assert np.array_equal(getattr(again, name), getattr(density, name))
+    assert again.threshold == density.threshold
+
+
+def replaced(**changes: np.ndarray) -> Callable[[], bytes]:
+    def content() -> bytes:
+        values = dict(np.load(io.BytesIO(some_density().to_bytes()))) | changes
+        buffer = io.BytesIO()
+        np.savez(buffer, **values)
+        return buffer.getvalue()
+
+    return content
+
+
+def too_large() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(3):
+            archive.writestr(f"{number}.npy", bytes(100 * 1024 * 1024))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda: b"",
+        lambda: b"PK\x03\x04 damaged",
+        lambda: some_density().to_bytes()[:-40],
+        too_large,
+        replaced(whitening=np.zeros((DIMS, DIMS + 1), np.float32)),
+        replaced(unit_means=np.zeros(DIMS, np.float32)),
+        replaced(mean=np.zeros(DIMS)),
+        replaced(scale=np.zeros(3, np.float32)),
+        replaced(center=np.array([0, np.nan, 0], np.float32)),
+        replaced(threshold=np.zeros(1, np.float32)),
+        replaced(threshold=np.array(object())),
+    ],
+)
+def test_a_file_that_is_not_a_density_is_rejected(content: Callable[[], bytes]) -> None:
+    """Damaged, too large, of other shapes or types, not finite, or with pickled objects."""
+    with pytest.raises(ManifestError):
+        Density.from_bytes(content())
+
+
+def test_a_density_without_an_array_is_rejected() -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, mean=some_density().mean)
+    with pytest.raises(ManifestError):
+        Density.from_bytes(buffer.getvalue())
+
+
+def test_its_arrays_are_checked_when_it_is_made() -> None:
+    with pytest.raises(ManifestError):
+        replace(some_density(), mean=np.zeros(DIMS + 1, np.float32))

@@ -1,0 +1,59 @@
+"""Fitting a density: its threshold, and when there are too few images."""
+
+import numpy as np
+import pytest
+
+from training.steps.calibration_fit import most_refused
+from training.steps.density_fit import fit_density, share_refused
+
+DIMS, CLASSES = 6, 3
+MEANS = 3 * np.eye(CLASSES, DIMS)
+
+
+def draw(images: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits, embeddings and labels of images in three clusters."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(images) % CLASSES
+    embeddings = (MEANS[labels] + random.normal(size=(images, DIMS))).astype(np.float32)
+    return embeddings[:, :CLASSES].copy(), embeddings, labels
+
+
+def test_the_threshold_refuses_as_many_images_as_it_may() -> None:
+    """Of the fitted images exactly that number, of others at most 5 %; seen ones at most 3 %."""
+    _, embeddings, labels = draw(3000, 0)
+    logits, fitted, _ = draw(1000, 1)
+    density = fit_density(embeddings, labels, (logits, fitted))
+    strict = fit_density(embeddings, labels, (logits, fitted), seen=True)
+    assert density is not None
+    assert strict is not None
+    assert share_refused(density, logits, fitted) == pytest.approx(most_refused(1000) / 1000)
+    assert share_refused(strict, logits, fitted) == pytest.approx(0.03)
+    others = draw(3000, 2)
+    assert share_refused(density, *others[:2]) < 0.05
+
+
+def test_embeddings_far_from_the_training_images_are_refused() -> None:
+    """Confident or not: a low energy excuses nothing, and a high one alone is refused too."""
+    _, embeddings, labels = draw(3000, 0)
+    logits, fitted, _ = draw(1000, 1)
+    density = fit_density(embeddings, labels, (logits, fitted))
+    assert density is not None
+    far = np.full((1, DIMS), 8, np.float32)
+    for confidence in (1, 100):
+        confident = np.array([[confidence, 0, 0]], np.float32)
+        assert share_refused(density, confident, far) == 1
+    unsure = np.full((1, CLASSES), -30, np.float32)
+    assert share_refused(density, unsure, MEANS[:1].astype(np.float32)) == 1
+
+
+@pytest.mark.parametrize(("training", "validation"), [(20, 1000), (3000, 58), (3000, 0)])
+def test_too_few_images_give_no_density(training: int, validation: int) -> None:
+    _, embeddings, labels = draw(training, 0)
+    logits, fitted, _ = draw(validation, 1)
+    assert fit_density(embeddings, labels, (logits, fitted)) is None
+
+
+def test_a_class_without_training_images_gives_no_density() -> None:
+    _, embeddings, labels = draw(3000, 0)
+    logits, fitted, _ = draw(1000, 1)
+    assert fit_density(embeddings, np.minimum(labels, 1), (logits, fitted)) is None
