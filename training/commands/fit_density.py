@@ -1,14 +1,19 @@
 """The `fit-density` command: publish a version again with a density, to abstain by."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
-    from model_store.signature import SigningKey
 from model_store.store import ModelStore
 from training.commands.options import DATA_DIR, PROMOTE, SIGN_KEY, STORE, pass_console
 from training.promotion import create_store, require_holdable
+
+if TYPE_CHECKING:
+    from model_store.signature import SigningKey
 
 
 @click.command()
