@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 from tiny_model import tiny_model_bytes
 
+from model_store.density import Density
 from model_store.manifest import (
     Calibration,
     DecodeTolerance,
@@ -16,6 +17,7 @@ from model_store.manifest import (
     Input,
     Outputs,
     Preprocessing,
+    SealedDensity,
     Variant,
     now,
 )
@@ -73,14 +75,17 @@ def publish(
     class_names: Sequence[str] = CLASS_NAMES,
     embedding: bool = False,
     kind: str = "logits",
+    density: Density | None = None,
 ) -> int:
     """Publish a version and return its number.
 
     If `weights` differ from `golden_weights`, its golden proof fails. `file` replaces the model
     with these weights. `others` are variants besides fp32 with the bytes of their files, `extra`
-    are more files. With `embedding` the mean colour is the embedding. `kind` says what
-    the manifest calls the scores.
+    are more files. With `embedding` the mean colour is the embedding, which `density`
+    needs. `kind` says what the manifest calls the scores.
     """
+    if density:
+        extra = {**extra, "density.npz": density.to_bytes()}
     file = file or tiny_model_bytes(SIZE, SIZE, weights, embedding=embedding)
     files = {"model.onnx": file, **extra}
     blocks = []
@@ -107,6 +112,7 @@ def publish(
         "variants": (Variant(precision="fp32", file="model.onnx", tolerance=1e-3), *others),
         "golden": tuple(blocks),
         "calibration": calibration,
+        "density": SealedDensity(file="density.npz") if density else None,
         "proof": proof,
     }
     return store.publish(

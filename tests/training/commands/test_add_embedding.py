@@ -37,7 +37,8 @@ def older(tmp_path: Path) -> ModelStore:
         fields = {name: getattr(manifest, name) for name in type(manifest).model_fields}
         files = {entry.path: version.read_file(entry.path) for entry in manifest.files}
         del fields["files"], fields["model"]
-        fields["outputs"] = Outputs(features="features")
+        fields |= {"outputs": Outputs(features="features"), "density": None}
+        del files["density.npz"]
         store.publish(DIGITS, fields, {**files, "model.onnx": model.SerializeToString()})
     return store
 
