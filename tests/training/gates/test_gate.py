@@ -178,7 +178,7 @@ def test_the_export_normalizes_as_training_does() -> None:
     network = build_network("resnet20", 10).eval()
     normalize = Normalization(torch.tensor([[[47.0]]]), torch.tensor([[[81.25]]]))
     images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
-    logits, _ = ExportModule(network, normalize)(images)
+    logits, *_ = ExportModule(network, normalize)(images)
     assert torch.allclose(logits, network(normalize(images)), atol=1e-4)
 
 
