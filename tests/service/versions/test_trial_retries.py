@@ -19,7 +19,7 @@ from service.engine.loaded_version import LoadedVersion
 from service.engine.tuned_settings import TunedSettingsLookup
 from service.engine.warm_model import Measurement
 from service.versions import candidate as candidates
-from service.versions import due, loading, trial_records, trials
+from service.versions import due, loading, reconciler, trial_records, trials
 from service.versions.candidate import Candidate
 from service.versions.load_failure import LoadFailure
 from service.versions.reconciler import reconcile
@@ -364,6 +364,30 @@ def test_load_that_the_host_prevents_is_postponed(
     with registry.exclusive() as change:
         loading.prove_version(change, MODEL, 1)
     assert serving(registry) == 1
+    registry.close()
+
+
+def test_failed_version_is_not_opened_before_it_is_due(
+    store: ModelStore,
+    new_trials: Callable[..., Trials],
+    scripted: ScriptedTrials,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Reading its manifest at every reconciliation would cost time, and show it as loading."""
+    publish(store)
+    scripted.results = [TIMEOUT]
+    registry = Registry(store, options, trials=new_trials())
+    loading.try_version(registry, MODEL, 1)
+    reconcile(registry)
+    assert set(registry.models[MODEL].retry_at) == {1}
+    opened: list[int] = []
+    monkeypatch.setattr(reconciler, "load_version", lambda *arguments: opened.append(arguments[2]))
+    for _ in range(3):
+        reconcile(registry)
+    assert opened == []
+    store.promote(MODEL, 1)
+    reconcile(registry)
+    assert opened == [1]
     registry.close()
 
 
