@@ -22,7 +22,6 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "store_poll_seconds": ("0.25", 0.25),
     "uds": ("/run/resident.sock", Path("/run/resident.sock")),
     "torchserve_api": ("true", True),
-    "require_signature": ("/srv/publishers.pem", Path("/srv/publishers.pem")),
     "model_name": ("roses", "roses"),
     "root_path": ("/ai/", "/ai"),
     "cors_origins": ("https://a.example, *", "https://a.example, *"),
