@@ -6,7 +6,7 @@ A decoder process, which does not import pydantic, uses it too, so a spec is rea
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from model_store.manifest import Preprocessing, ResizeMode
@@ -37,6 +37,31 @@ def resized_size(width: int, height: int, spec: Preprocessing) -> tuple[int, int
     ratios = (height / target_height, width / target_width)
     ratio = min(ratios) if spec.resize_mode == "shorter_side" else max(ratios)
     return max(1, round(width / ratio)), max(1, round(height / ratio))
+
+
+class Region(NamedTuple):
+    """A rectangle in an upright image, in its pixels. It may reach beyond the image."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+def seen_region(width: int, height: int, spec: Preprocessing) -> Region:
+    """The part of an upright image that the model sees: what the crop takes from it.
+
+    With a letterbox, the region reaches over the image, because the padding is seen too.
+    """
+    resized = resized_size(width, height, spec)
+    padded = _padded_size(width, height, spec)
+    crop = (spec.crop_width, spec.crop_height)
+    left, top = (  # as `preprocessing.crop` and its padding round
+        round((outer - inner) / 2) - (outer - middle) // 2
+        for outer, middle, inner in zip(padded, resized, crop, strict=True)
+    )
+    x, y = width / resized[0], height / resized[1]
+    return Region(left * x, top * y, crop[0] * x, crop[1] * y)
 
 
 def largest_resized_size(width: int, height: int, spec: Preprocessing) -> tuple[int, int]:

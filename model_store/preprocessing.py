@@ -27,6 +27,7 @@ from model_store.geometry import resize_target, resized_size
 from model_store.image_header import (
     DECODE_ERRORS,
     DEFAULT_MAX_PIXELS,
+    PILLOW_MAX_PIXELS,
     decode_error_reason,
     open_image,
 )
@@ -241,6 +242,23 @@ def orient(image: Image.Image) -> Image.Image:
     """Turn an image upright by its EXIF orientation. Damaged EXIF counts as none."""
     transposition = _transposition(image)
     return image if transposition is None else image.transpose(transposition)
+
+
+def upright_size(data: bytes, spec: Preprocessing) -> tuple[int, int]:
+    """Width and height of an encoded image once it is upright.
+
+    Args:
+        data: An image that `prepare` has accepted.
+        spec: The `preprocessing` block of the manifest.
+
+    Raises:
+        ImageError: It cannot be opened.
+    """
+    image = open_image(data, spec, PILLOW_MAX_PIXELS)
+    if image.format == "PNG" and b"eXIf" in data:  # it may come after the pixels
+        load_pixels(image)
+    width, height = image.size
+    return (height, width) if _transposition(image) in _TURNS else (width, height)
 
 
 def _transposition(image: Image.Image) -> Image.Transpose | None:

@@ -22,6 +22,7 @@ from model_store.providers import CPU, NVIDIA, engine_directory, provider_option
 
 Logits = NDArray[np.float32]
 Embeddings = NDArray[np.float32]
+FeatureMaps = NDArray[np.float32]
 NEEDS_CUDA: Final[frozenset[Precision]] = frozenset({"fp16", "bf16"})
 """Precisions for GPUs. On a CPU they are slower than fp32, or not supported."""
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.])/[^\s'\":,;()\[\]]*/[^\s'\":,;()\[\]]*")
@@ -167,7 +168,29 @@ class Session:
         logits, embeddings = self._run(names, images, control)
         return logits, embeddings
 
-    def run_with_features(self, images: Pixels) -> tuple[Logits, NDArray[np.float32]]:
+    def run_with_extras(
+        self, images: Pixels, control: RunControl | None, *, embedding: bool, features: bool
+    ) -> tuple[Logits, Embeddings | None, FeatureMaps | None]:
+        """Run the model for scores and the other outputs that are asked for and that it has.
+
+        Returns:
+            As `run`, `run_with_embedding` and `run_with_features`; None for an output that is not
+            asked for or missing.
+
+        Raises:
+            ModelRunError: ONNX Runtime failed, or the run was terminated.
+        """
+        wanted = (
+            self._outputs.embedding if embedding else None,
+            self._outputs.features if features else None,
+        )
+        names = [name for name in wanted if name]
+        logits, *others = self._run([self._outputs.logits, *names], images, control)
+        found = dict(zip(names, others, strict=True))
+        embeddings, maps = (found[name] if name else None for name in wanted)
+        return logits, embeddings, maps
+
+    def run_with_features(self, images: Pixels) -> tuple[Logits, FeatureMaps]:
         """Run the model for scores and the last feature map.
 
         Args:

@@ -33,6 +33,7 @@ ERROR_CODES: Final[dict[str, ErrorCode]] = {
         ("invalid_parameter", 400, "A path or query parameter has an invalid value."),
         ("no_label_sets", 400, "`coverage` was given, but the model has no calibration for it."),
         ("no_embedding", 400, "The model has no embedding. See `embedding_dims` of its details."),
+        ("no_explanation", 400, "`explain` was given, but the version cannot be explained."),
         ("no_image_classified", 400, "Every image failed, for different reasons: see `errors`."),
         ("unauthorized", 401, "The API key is missing or unknown."),
         ("insufficient_scope", 403, "The API key does not have the scope of this route."),

@@ -6,6 +6,7 @@
     ├── BadRequestError          400  empty_body, malformed_json, malformed_base64,
     │                                 malformed_multipart, malformed_zip, malformed_tensor,
     │                                 no_images, invalid_parameter, no_label_sets, no_embedding,
+    │                                 no_explanation,
     │                                 empty_image, url_not_allowed
     │   └── ImageUrlError        400  url_not_allowed
     ├── UnauthorizedError        401  unauthorized, with WWW-Authenticate

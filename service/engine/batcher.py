@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from model_store.preprocessing import Pixels
+from service.engine.extras import NO_EXTRAS, Extras
 from service.engine.image_group import GroupPlace, ImageGroup
 from service.engine.priority import BULK, INTERACTIVE, Priority
 from service.errors import DeadlineExceededError, InferenceError, ServiceError
@@ -48,7 +49,7 @@ class _QueuedImage:
     future: asyncio.Future[ImageResult] | GroupPlace
     enqueued: float
     bulk: bool
-    embedding: bool
+    extras: Extras
 
 
 @dataclass(slots=True)  # not frozen, as above
@@ -80,7 +81,7 @@ class Batcher:
         max_queue_delay_seconds: float = 0.0,
         name: str = "batcher",
         on_run: Callable[[int, float], None] = lambda *_: None,
-        run_with_embedding: Callable[[Pixels], Rows] | None = None,
+        run_with: Callable[[Pixels, Extras], Rows] | None = None,
     ) -> None:
         """Start the instance threads.
 
@@ -92,10 +93,10 @@ class Batcher:
             max_queue_delay_seconds: How long a batch that is not full waits for more images.
             name: Prefix of the threads' names.
             on_run: Called with the images and the seconds of each successful run.
-            run_with_embedding: Called instead of `run` if an image of the batch asks for it.
+            run_with: Called instead of `run` if images of the batch ask for extra outputs.
         """
         self._run = run
-        self._run_with_embedding = run_with_embedding or run
+        self._run_with = run_with or (lambda images, _: run(images))
         self._on_run = on_run
         self._max_batch_size = max_batch_size
         self._max_queue_delay_seconds = max_queue_delay_seconds
@@ -129,7 +130,7 @@ class Batcher:
         deadline: float,
         priority: Priority = INTERACTIVE,
         *,
-        embedding: bool = False,
+        extras: Extras = NO_EXTRAS,
     ) -> asyncio.Future[ImageResult]:
         """Queue one image from the event loop.
 
@@ -137,7 +138,7 @@ class Batcher:
             image: uint8 `[height, width, 3]`, contiguous.
             deadline: Seconds on the monotonic clock.
             priority: Bulk images only fill batches that interactive images leave incomplete.
-            embedding: Whether the batch of this image must be run with embeddings.
+            extras: The extra outputs that the batch of this image must be run with.
 
         Returns:
             A future that ends in an ImageResult, a DeadlineExceededError, an InferenceError or the
@@ -147,7 +148,7 @@ class Batcher:
             RuntimeError: The batcher is closed.
         """
         future: asyncio.Future[ImageResult] = asyncio.get_running_loop().create_future()
-        self._enqueue((image,), (future,), deadline, priority, embedding=embedding)
+        self._enqueue((image,), (future,), deadline, priority, extras=extras)
         return future
 
     def submit_all(
@@ -156,11 +157,11 @@ class Batcher:
         deadline: float,
         priority: Priority = INTERACTIVE,
         *,
-        embedding: bool = False,
+        extras: Extras = NO_EXTRAS,
     ) -> asyncio.Future[list[ImageResult | ServiceError]]:
         """Queue images as `submit` does. Returns one future of the result or error of each."""
         group = ImageGroup(len(images))
-        self._enqueue(images, group.places, deadline, priority, embedding=embedding)
+        self._enqueue(images, group.places, deadline, priority, extras=extras)
         return group.future
 
     def _enqueue(
@@ -170,11 +171,11 @@ class Batcher:
         deadline: float,
         priority: Priority,
         *,
-        embedding: bool,
+        extras: Extras,
     ) -> None:
         now, bulk = time.monotonic(), priority == BULK
         queued = [
-            _QueuedImage(image, deadline, future, now, bulk, embedding)
+            _QueuedImage(image, deadline, future, now, bulk, extras)
             for image, future in zip(images, futures, strict=True)
         ]
         with self._lock:
@@ -214,9 +215,10 @@ class Batcher:
                 self.bulk_runs[threading.get_ident()] = BulkRun(began, len(batch), bulk)
             outcome: Rows | ServiceError
             try:
-                with_embedding = any(queued.embedding for queued in batch)
-                run = self._run_with_embedding if with_embedding else self._run
-                outcome = run(_stack([queued.image for queued in batch]))
+                images, extras = _stack([queued.image for queued in batch]), NO_EXTRAS
+                for queued in batch:
+                    extras |= queued.extras
+                outcome = self._run_with(images, extras) if extras else self._run(images)
                 if len(outcome) != len(batch):
                     raise RuntimeError(
                         f"the model returned {len(outcome)} rows for {len(batch)} images"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from model_store.density import Density
 from model_store.manifest import Calibration, Outputs
-from model_store.session import Embeddings, Logits, probabilities
+from model_store.session import Embeddings, FeatureMaps, Logits, probabilities
 from model_store.uncertainty import energy, set_sizes
 from service.errors import InvalidModelOutputError
 
@@ -32,6 +32,7 @@ class Classification:
         raw_scores: float32 `[classes]` in the order of `class_names`, as the model returned them.
         probabilities: float32 `[classes]`, calibrated, in the order of `class_names`.
         embedding: Pooled features, float32 `[dims]`, if the batch was run with them.
+        features: The last feature map, float32 `[channels, height, width]`, likewise.
     """
 
     indices: NDArray[np.intp]
@@ -41,6 +42,7 @@ class Classification:
     raw_scores: NDArray[np.float32] | None = None
     probabilities: NDArray[np.float32] | None = None
     embedding: NDArray[np.float32] | None = None
+    features: NDArray[np.float32] | None = None
 
 
 def classify(
@@ -49,6 +51,7 @@ def classify(
     calibration: Calibration,
     embeddings: Embeddings | None = None,
     density: Density | None = None,
+    features: FeatureMaps | None = None,
 ) -> list[Classification | InvalidModelOutputError]:
     """Classify a batch.
 
@@ -61,9 +64,10 @@ def classify(
         calibration: Temperature and thresholds from the manifest.
         embeddings: float32 `[batch, dims]`, if the model was run for them.
         density: Decides about abstention instead of the energy threshold; needs `embeddings`.
+        features: float32 `[batch, channels, height, width]`, if the model was run for them.
     """
     if not (np.isfinite(scores).all() and (embeddings is None or np.isfinite(embeddings).all())):
-        return _classify_finite_rows(scores, outputs, calibration, embeddings, density)
+        return _classify_finite_rows(scores, outputs, calibration, embeddings, density, features)
     class_probabilities = probabilities(scores, outputs, calibration.temperature)
     images, threshold = len(class_probabilities), calibration.energy_threshold
     reasons: Sequence[str | None] = [None] * images
@@ -86,6 +90,7 @@ def classify(
         scores,
         class_probabilities,
         [None] * images if embeddings is None else embeddings,
+        [None] * images if features is None else features,
     )
     return [
         Classification(*ranking, *others) for ranking, *others in zip(ranked, *columns, strict=True)
@@ -121,14 +126,19 @@ def _classify_finite_rows(
     calibration: Calibration,
     embeddings: Embeddings | None,
     density: Density | None,
+    features: FeatureMaps | None,
 ) -> list[Classification | InvalidModelOutputError]:
     finite = np.asarray(np.isfinite(scores).all(axis=1))
     if embeddings is not None:
         finite &= np.isfinite(embeddings).all(axis=1)
         embeddings = embeddings[finite]
+    if features is not None:
+        features = features[finite]
     logger.error("model output not finite images=%d batch=%d", (~finite).sum(), len(scores))
     rows = iter(
-        classify(scores[finite], outputs, calibration, embeddings, density) if finite.any() else ()
+        classify(scores[finite], outputs, calibration, embeddings, density, features)
+        if finite.any()
+        else ()
     )
     return [
         next(rows) if is_finite else InvalidModelOutputError("the model returned NaN or infinity")

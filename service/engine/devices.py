@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from model_store.preprocessing import Pixels
-from model_store.session import Embeddings, Logits, RunControl, Session
+from model_store.session import Embeddings, FeatureMaps, Logits, RunControl, Session
+from service.engine.extras import EMBEDDING, FEATURES, Extras
 
 Scores = TypeVar("Scores")
 
@@ -24,10 +25,17 @@ class Devices:
     def run(self, images: Pixels, control: RunControl | None = None) -> Logits:
         return self._run(lambda session: session.run(images, control))
 
-    def run_with_embedding(
-        self, images: Pixels, control: RunControl | None = None
-    ) -> tuple[Logits, Embeddings]:
-        return self._run(lambda session: session.run_with_embedding(images, control))
+    def run_with(
+        self, extras: Extras, images: Pixels, control: RunControl | None
+    ) -> tuple[Logits, Embeddings | None, FeatureMaps | None]:
+        return self._run(
+            lambda session: session.run_with_extras(
+                images,
+                control,
+                embedding=bool(extras & EMBEDDING),
+                features=bool(extras & FEATURES),
+            )
+        )
 
     def _run(self, run: Callable[[Session], Scores]) -> Scores:
         if len(self._sessions) == 1:

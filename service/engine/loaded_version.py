@@ -2,7 +2,9 @@
 
 import threading
 from contextlib import ExitStack
+from functools import cached_property, partial
 
+from model_store.activation_maps import Classifier, has_activation_maps, read_classifier
 from model_store.manifest import Calibration
 from model_store.preprocessing import Pixels
 from model_store.sealed_model import load_density
@@ -11,6 +13,7 @@ from model_store.version import Version
 from service.engine.batcher import Batcher
 from service.engine.classification import Classification, classify
 from service.engine.devices import Devices
+from service.engine.extras import ALL_EXTRAS, EMBEDDING, NO_EXTRAS, Extras
 from service.engine.options import EngineOptions
 from service.engine.priority import ImageCount
 from service.engine.wait_estimate import LatencyProfile, WaitEstimate
@@ -63,28 +66,28 @@ class LoadedVersion:
             self._density = density = load_density(version, self.embedding_dims)
             devices = Devices(model.sessions)
 
+            always = EMBEDDING if density else NO_EXTRAS
+
             # `run` must not refer to `self`: the cycle would keep the sessions alive after `close`.
             def run(
-                images: Pixels, control: RunControl | None
+                extras: Extras, images: Pixels, control: RunControl | None
             ) -> list[Classification | InvalidModelOutputError]:
-                return classify(devices.run(images, control), manifest.outputs, calibration)
-
-            def run_with_embedding(
-                images: Pixels, control: RunControl | None
-            ) -> list[Classification | InvalidModelOutputError]:
-                scores, embeddings = devices.run_with_embedding(images, control)
-                return classify(scores, manifest.outputs, calibration, embeddings, density)
+                scores, embeddings, features = devices.run_with(extras | always, images, control)
+                return classify(
+                    scores, manifest.outputs, calibration, embeddings, density, features
+                )
 
             self._watchdog = Watchdog(options.run_timeout_seconds, name=f"{version}-watchdog")
             on_failure.callback(self._watchdog.close)
+            guarded = {extras: self._watchdog.guard(partial(run, extras)) for extras in ALL_EXTRAS}
             self.batcher = Batcher(
-                self._watchdog.guard(run_with_embedding if density else run),
+                guarded[NO_EXTRAS],
                 self.max_batch_size,
                 options.instances,
                 options.max_queue_delay_seconds,
                 name=str(version),
                 on_run=self.profile.observe,
-                run_with_embedding=self._watchdog.guard(run_with_embedding),
+                run_with=lambda images, extras: guarded[extras](images),
             )
             on_failure.pop_all()
         self.wait_estimate = WaitEstimate(
@@ -103,6 +106,16 @@ class LoadedVersion:
     def can_abstain(self) -> bool:
         """Whether the version abstains on images that are unlike its training data."""
         return self.calibration.energy_threshold is not None or self._density is not None
+
+    @property
+    def can_explain(self) -> bool:
+        """Whether the version has what activation maps need."""
+        return has_activation_maps(self.version)
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The last layer, which is read when an explanation first needs it."""
+        return read_classifier(self.version)
 
     @property
     def coverages(self) -> list[float]:

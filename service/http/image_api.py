@@ -1,5 +1,6 @@
 """The image API: prediction requests under `/v1`, with images as the body and JSON responses."""
 
+import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -18,6 +19,7 @@ from service.http.query_params import (
 )
 from service.http.request_body import BodyLimits, parse_body
 from service.http.response_formats import FORMATS, choose_format
+from service.prediction.explanation import explain_all
 from service.prediction.request import ImageOutcome, PredictRequest, RequestRecord
 from service.prediction.response import encode_response
 
@@ -103,6 +105,12 @@ class ImageCall:
             )
         if self._query.embedding:
             require_embedding(loaded)
+        if self._query.explain and not loaded.can_explain:
+            raise BadRequestError(
+                f"{loaded.version} cannot be explained: omit `explain`, or choose a model whose "
+                "details (`GET /v1/models/MODEL`) state `can_explain`",
+                code="no_explanation",
+            )
         self.priority = self._query.priority
 
     async def read(self, body: bytes, reserve: Callable[[int], None]) -> PredictRequest:
@@ -116,12 +124,16 @@ class ImageCall:
             query.priority,
             parsed.names,
             query.embedding,
+            query.explain,
         )
 
     async def write(self, request: PredictRequest, outcomes: Sequence[ImageOutcome]) -> Reply:
         class_names = self._loaded.version.manifest.class_names
         media_type = choose_format(self._headers.get("accept", ""))
+        explanations = None
+        if request.explain:
+            explanations = await asyncio.to_thread(explain_all, self._loaded, request, outcomes)
         body = await encode_response(
-            outcomes, request, self._record, class_names, FORMATS[media_type]
+            outcomes, request, self._record, class_names, FORMATS[media_type], explanations
         )
         return Reply(HTTPStatus.OK, body, media_type=media_type)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 from urllib.parse import parse_qsl
 
 from pydantic import (
@@ -115,6 +115,13 @@ class QueryParams(EmbedParams):
             "last layer.",
         ),
     ] = False
+    explain: Annotated[
+        Literal["map", "overlay"] | None,
+        Field(
+            description="Also return where the model looked for each of the `top_k` labels: `map` "
+            "as numbers, `overlay` as a PNG to lay over the image. JSON responses only.",
+        ),
+    ] = None
 
 
 Params = TypeVar("Params", bound=EmbedParams)

@@ -24,6 +24,52 @@ class ItemError(BaseModel):
     detail: str
 
 
+class ExplainedImage(BaseModel):
+    """The size of the image once it is upright (EXIF orientation), in pixels."""
+
+    width: int
+    height: int
+
+
+class ExplainedRegion(BaseModel):
+    """The part of the upright image that the model saw, in pixels. It may reach beyond it."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+class ExplainedLabel(BaseModel):
+    """Where the model looked for one label."""
+
+    label: str
+    index: int
+    map: Annotated[
+        list[list[float]] | None,
+        Field(
+            description="With `explain=map`: the class-activation map, in rows from the top of "
+            "`region`. Its mean plus `bias` is the logit (Zhou et al. 2016)."
+        ),
+    ] = None
+    bias: float | None = None
+    overlay: Annotated[
+        str | None,
+        Field(
+            description="With `explain=overlay`: a PNG with transparency in base64, to be "
+            "stretched over the upright image."
+        ),
+    ] = None
+
+
+class Explanation(BaseModel):
+    """Where the model looked for each label of `predictions`."""
+
+    image: ExplainedImage
+    region: ExplainedRegion
+    labels: list[ExplainedLabel]
+
+
 class Result(BaseModel):
     """The outcome of one image: its predictions, most probable first, or its error.
 
@@ -59,6 +105,9 @@ class Result(BaseModel):
             description="With `embedding`: the pooled features before the last layer, "
             "`embedding_dims` numbers (float32)."
         ),
+    ] = None
+    explanation: Annotated[
+        Explanation | None, Field(description="With `explain`: where the model looked.")
     ] = None
     error: ItemError | None = None
 

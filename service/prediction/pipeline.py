@@ -179,7 +179,7 @@ class PredictionPipeline:
             raise DeadlineExceededError("the deadline passed before the image was decoded")
         if isinstance(request.images, np.ndarray):
             group = loaded.batcher.submit_all(
-                request.images, deadline, request.priority, embedding=request.embedding
+                request.images, deadline, request.priority, extras=request.extras
             )
             results = await finish(group, deadline, disconnected)
             return [ImageOutcome(result, 0.0) for result in results]
@@ -193,9 +193,7 @@ class PredictionPipeline:
             )
             return await finish(all_images, deadline, disconnected)
         decode_seconds = time.monotonic() - started
-        one_image = loaded.batcher.submit(
-            pixels, deadline, request.priority, embedding=request.embedding
-        )
+        one_image = loaded.batcher.submit(pixels, deadline, request.priority, extras=request.extras)
         result = await finish(one_image, deadline, disconnected)
         return [ImageOutcome(result, decode_seconds)]
 
@@ -239,7 +237,7 @@ class PredictionPipeline:
         decode_seconds = time.monotonic() - started
         try:
             result = await loaded.batcher.submit(
-                pixels, deadline, request.priority, embedding=request.embedding
+                pixels, deadline, request.priority, extras=request.extras
             )
         except ServiceError as error:
             return ImageOutcome(error, decode_seconds)

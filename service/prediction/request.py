@@ -4,11 +4,12 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from model_store.errors import ImageError
 from model_store.preprocessing import Pixels
 from service.engine.batcher import ImageResult
+from service.engine.extras import EMBEDDING, FEATURES, Extras
 from service.engine.priority import INTERACTIVE, Priority
 from service.errors import ServiceError
 
@@ -38,6 +39,7 @@ class PredictRequest:
         priority: Interactive images are run before bulk images.
         names: The name of each image if the body has names, otherwise empty.
         embedding: Whether the embedding of each image is wanted too.
+        explain: Which explanation of each answer is wanted too.
     """
 
     images: Sequence[EncodedImage] | Pixels
@@ -47,6 +49,12 @@ class PredictRequest:
     priority: Priority = INTERACTIVE
     names: Sequence[str] = ()
     embedding: bool = False
+    explain: Literal["map", "overlay"] | None = None
+
+    @property
+    def extras(self) -> Extras:
+        """The outputs of the model that the request needs beside the scores."""
+        return EMBEDDING * self.embedding | FEATURES * (self.explain is not None)
 
 
 @dataclass(slots=True)

@@ -34,6 +34,7 @@ async def encode_response(
     record: RequestRecord,
     class_names: Sequence[str],
     encode: Callable[[dict[str, Any]], bytes] = encode_json,
+    explanations: Sequence[dict[str, Any] | None] | None = None,
 ) -> bytes:
     """The response of the image API. A large one is built in a thread.
 
@@ -43,10 +44,15 @@ async def encode_response(
         record: The model, the version and the times of the stages.
         class_names: The label of each class.
         encode: Encodes the document that `build_response` returns.
+        explanations: Of each image, if the request asks for them.
     """
 
     def build() -> bytes:
-        return encode(build_response(outcomes, request, record, class_names))
+        document = build_response(outcomes, request, record, class_names)
+        for result, explanation in zip(document["results"], explanations or (), strict=False):
+            if explanation:
+                result["explanation"] = explanation
+        return encode(document)
 
     if _count_labels(outcomes, request) > MAX_LABELS_IN_EVENT_LOOP:
         return await asyncio.to_thread(build)

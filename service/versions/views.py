@@ -102,6 +102,9 @@ class ModelDetail(ModelSummary):
         bool | None,
         Field(description="Whether it detects images unlike its training data."),
     ] = None
+    can_explain: Annotated[
+        bool | None, Field(description="Whether predictions accept `explain`.")
+    ] = None
     embedding_dims: Annotated[
         int | None, Field(description="Length of an embedding; null if the model has none.")
     ] = None
@@ -163,6 +166,7 @@ def _describe_default(loaded: LoadedVersion) -> dict[str, Any]:
         "preprocessing": manifest.preprocessing,
         "max_batch_size": loaded.max_batch_size,
         "can_abstain": loaded.can_abstain,
+        "can_explain": loaded.can_explain,
         "embedding_dims": loaded.embedding_dims,
         "coverages": loaded.coverages,
         "calibration": manifest.calibration,

@@ -1,6 +1,6 @@
 /** One answer: what the model thinks of a picture, in words, bars and numbers. */
 
-import { element, milliseconds, percent } from "./dom.js";
+import { button, element, milliseconds, percent } from "./dom.js";
 
 const STAGES = [
   ["receive_ms", "receive"],
@@ -26,14 +26,18 @@ export function sentence(result) {
   return `${best.label}, ${percent(best.score)}. ${sureness(best.score)}`;
 }
 
-export function renderResult(result, target) {
+/**
+ * The parts of an answer.
+ * @param {(index: number) => void} onLabel - Called with the class that the person chooses, if any.
+ */
+export function renderResult(result, target, onLabel) {
   return [
     renderVerdict(result),
-    renderBars(result),
+    renderBars(result, onLabel),
     result.labels && renderSet(result),
     element("p", { class: "muted small" }, describeScores(target)),
     renderTimings(result),
-  ];
+  ].filter(Boolean);
 }
 
 function renderVerdict(result) {
@@ -55,17 +59,27 @@ function renderVerdict(result) {
   );
 }
 
-function renderBars(result) {
+function renderBars(result, onLabel) {
+  const choose = (event, index) => {
+    for (const each of event.target.closest("ol").querySelectorAll("button")) {
+      each.setAttribute("aria-pressed", `${each === event.target}`);
+    }
+    onLabel(index);
+  };
   return element(
     "ol",
     { class: `bars${result.abstained ? " faint" : ""}`, "aria-label": "Labels, most probable first" },
-    result.predictions.map(({ label, score }) => {
+    result.predictions.map(({ label, index, score }, rank) => {
       const bar = element("span", { class: "bar", "aria-hidden": "true" }, element("span"));
       bar.firstChild.style.width = `${Math.max(score * 100, 0.5)}%`;
       return element(
         "li",
         { "data-label": label },
-        element("span", { class: "name" }, label),
+        onLabel
+          ? button(label, (event) => choose(event, index), {
+            class: "name", "aria-pressed": `${rank === 0}`, title: "Show where the model looked for this",
+          })
+          : element("span", { class: "name" }, label),
         bar,
         element("span", { class: "value" }, percent(score)),
       );

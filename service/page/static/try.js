@@ -5,6 +5,7 @@ import { Batch } from "./batch.js";
 import { takePhoto } from "./camera.js";
 import { announce, button, element } from "./dom.js";
 import { DrawingBoard } from "./draw.js";
+import { HeatMap } from "./heat.js";
 import { renderError, renderResult, sentence } from "./result.js";
 
 const MAX_DRAWING_SIDE = 64; // inputs up to this size are small enough to draw by hand
@@ -24,6 +25,8 @@ export class TryView {
       onchange: () => { this.take([...this.files.files]); this.files.value = ""; },
     });
     this.picture = element("div", { class: "picture" });
+    this.heat = null; // of the picture that is shown
+    this.heatBox = element("div");
     this.examples = element("ul", { class: "examples" });
     this.examplesBox = element(
       "div", { class: "examples-box card", hidden: true },
@@ -38,6 +41,7 @@ export class TryView {
       "div",
       { class: "zone card" },
       this.picture,
+      this.heatBox,
       this.board.box,
       element(
         "p", { class: "actions" },
@@ -83,18 +87,24 @@ export class TryView {
 
   async classify(image, name, { show = true } = {}) {
     this.#image = image;
-    if (show && name !== null) this.#toggleBoard(false);
-    if (show && name !== null) this.#showPicture(image, name);
+    if (show) {
+      this.heat = null;
+      this.heatBox.replaceChildren();
+      if (name !== null) this.#showPicture(image, name);
+    }
     this.#request?.abort();
     const request = (this.#request = new AbortController());
     const slow = setTimeout(() => this.#showWaiting(request), SLOW_MILLISECONDS);
     this.answer.setAttribute("aria-busy", "true");
     const target = this.#target;
     const coverage = this.coverage.querySelector(":checked")?.value;
-    const query = { top_k: TOP_K, ...(coverage && { coverage }) };
+    const explain = this.heat && target.detail.can_explain;
+    const query = { top_k: TOP_K, ...(coverage && { coverage }), ...(explain && { explain: "map" }) };
     try {
       const result = await predict(target, image, query, request.signal);
-      this.answer.replaceChildren(...renderResult({ ...result, coverage }, target).filter(Boolean));
+      this.heat?.use(result.explanation ?? null);
+      const onLabel = result.explanation && ((index) => this.heat.show(index));
+      this.answer.replaceChildren(...renderResult({ ...result, coverage }, target, onLabel));
       this.coverage.hidden = !target.detail.coverages?.length;
       announce(sentence(result));
     } catch (error) {
@@ -145,10 +155,14 @@ export class TryView {
       },
       onerror: () => {
         URL.revokeObjectURL(address);
-        shown.replaceWith(element("p", { class: "muted" }, `${name}: your browser cannot show this format.`));
+        frame.replaceWith(element("p", { class: "muted" }, `${name}: your browser cannot show this format.`));
       },
     });
-    this.picture.replaceChildren(shown);
+    const frame = element("div", { class: "frame" }, shown);
+    this.picture.replaceChildren(frame);
+    this.heat = new HeatMap(frame);
+    this.heatBox.replaceChildren(this.heat.controls);
+    this.#toggleBoard(false);
   }
 
   #showWaiting(request) {

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from server_process import PATIENCE_SECONDS
 
 from service.engine.batcher import MIN_QUEUE_TO_CLEAN
+from service.engine.extras import EMBEDDING, FEATURES, NO_EXTRAS
 from service.engine.priority import BULK, INTERACTIVE, Priority
 from service.errors import DeadlineExceededError, InferenceError
 
@@ -353,22 +354,23 @@ async def test_cancelled_images_are_removed_from_a_long_queue() -> None:
         assert await answered([*held, kept]) == [*range(3 * LARGEST), 7]
 
 
-async def test_a_batch_runs_with_embeddings_only_if_an_image_asks_for_them() -> None:
+async def test_a_batch_runs_with_the_extras_that_its_images_ask_for() -> None:
     """Images that ask share batches with those that do not."""
-    kinds: list[str] = []
-    model = GatedModel(lambda images: kinds.append("plain") or read_numbers(images))
+    kinds: list[int] = []
+    model = GatedModel(lambda images: kinds.append(NO_EXTRAS) or read_numbers(images))
 
-    def run_with_embedding(images: np.ndarray) -> np.ndarray:
-        kinds.append("with embedding")
+    def run_with(images: np.ndarray, extras: int) -> np.ndarray:
+        kinds.append(extras)
         return read_numbers(images)
 
     deadline = time.monotonic() + PATIENCE_SECONDS
-    with batching(model, run_with_embedding=run_with_embedding) as batcher:
+    with batching(model, run_with=run_with) as batcher:
         futures = submit(batcher, 0)
         await model.begun()
         futures += submit(batcher, 1)
-        futures.append(batcher.submit(numbered(2), deadline, embedding=True))
+        futures.append(batcher.submit(numbered(2), deadline, extras=EMBEDDING))
+        futures.append(batcher.submit(numbered(4), deadline, extras=FEATURES))
         model.gate.set()
-        assert await answered(futures) == [0, 1, 2]
+        assert await answered(futures) == [0, 1, 2, 4]
         assert await answered(submit(batcher, 3)) == [3]
-    assert kinds == ["plain", "with embedding", "plain"]
+    assert kinds == [NO_EXTRAS, EMBEDDING | FEATURES, NO_EXTRAS]

@@ -151,6 +151,7 @@ def test_predict_routes_are_documented(document: dict[str, Any], path: str) -> N
         "top_k",
         "coverage",
         "embedding",
+        "explain",
         "timeout_ms",
         "priority",
         *(() if "{version}" in path else ("version", "alias")),
@@ -174,7 +175,7 @@ def test_embed_routes_are_documented(document: dict[str, Any], path: str) -> Non
     names, of_predict = (
         {parameter["name"] for parameter in each["parameters"]} for each in (operation, predict)
     )
-    assert of_predict - names == {"top_k", "coverage", "embedding"}
+    assert of_predict - names == {"top_k", "coverage", "embedding", "explain"}
     assert names < of_predict
     success = operation["responses"].pop("200")
     assert operation["responses"] == {

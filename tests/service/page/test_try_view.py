@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from browser_page import visiting
 from colour_model import SIZE, WEIGHTS, encode, plain, publish
-from conftest import visiting
 from PIL import Image
 from server_process import REPOSITORY, ServerProcess, running
 from slow_model import slow_model_bytes
@@ -98,6 +98,23 @@ def test_coverage_adds_the_prediction_set(page: "Page") -> None:
     page.locator(".coverage").get_by_text("95 %", exact=True).click()
     page.wait_for_selector(".set")
     assert page.locator(".set .chip").all_inner_texts() == ["cat"]
+
+
+def test_heat_map_is_shown_and_moved(page: "Page") -> None:
+    """It lies exactly over the picture, fades with the slider and follows the chosen label."""
+    page.set_input_files(FILES, CAT)
+    heat = page.locator("canvas.heat:visible")
+    heat.wait_for()
+    assert heat.bounding_box() == page.locator(".picture img").bounding_box()
+    assert heat.get_attribute("data-label") == "cat"
+    first = heat.evaluate("canvas => canvas.toDataURL()")
+    other = page.locator(".bars button").nth(1)
+    other.click()
+    assert other.get_attribute("aria-pressed") == "true"
+    assert heat.get_attribute("data-label") == other.inner_text()
+    assert heat.evaluate("canvas => canvas.toDataURL()") != first
+    page.get_by_label("Where it looked").fill("20")
+    assert heat.evaluate("canvas => canvas.style.opacity") == "0.2"
 
 
 def test_abstention_is_said_in_plain_words(page: "Page") -> None:
