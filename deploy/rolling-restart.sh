@@ -23,10 +23,14 @@ wait_until_ready() {
 project=${COMPOSE_PROJECT_NAME:-$(basename "$PWD" | tr '[:upper:]' '[:lower:]' | tr -cd 'a-z0-9_-')}
 old=$(containers)
 count=$(echo "$old" | wc -w)
-[ "$count" -gt 1 ] || { echo "expected two replicas or more, found $count" >&2; exit 1; }
+if [ "$count" -lt 2 ]; then
+    echo "expected two replicas or more of the project $project, found $count." \
+        "Set COMPOSE_PROJECT_NAME if the project has another name." >&2
+    exit 1
+fi
 docker compose build service
 for container in $old; do
-    docker stop --time "${STOP_SECONDS:-60}" "$container" > /dev/null
+    docker stop -t "${STOP_SECONDS:-60}" "$container" > /dev/null
     docker rm "$container" > /dev/null
     docker compose up --detach --no-deps --no-recreate --scale "service=$count" service
     seconds=0
