@@ -18,6 +18,7 @@ RUN useradd --system --uid 10001 --gid 0 --no-create-home --home-dir /nonexisten
       -o -name distutils-precedence.pth -o -path '*-packages/wheel*' -o -path '*/bin/pip*' \) \
       -exec rm -rf {} +
 WORKDIR /app
+# The history of an alias names LOGNAME; a user given by `--user` has no other name.
 ENV PATH=/opt/resident/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

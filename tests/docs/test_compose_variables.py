@@ -1,5 +1,6 @@
 """docker-compose.yml and .env.example name the same variables."""
 
+import re
 from pathlib import Path
 
 from service.settings import Settings
@@ -21,3 +22,11 @@ def test_every_variable_of_the_compose_files_is_in_the_example() -> None:
     }
     assert read <= listed
     assert {f"SERVICE_{name.upper()}" for name in Settings.model_fields} <= listed
+
+
+def test_the_example_has_the_values_of_the_image() -> None:
+    """The image requires a key file, and keeps data on its volumes."""
+    image = re.findall(r"(SERVICE_\w+=\S+)", (ROOT / "Dockerfile").read_text())
+    assert "SERVICE_KEYS=/keys/keys.json" in image
+    listed = (ROOT / ".env.example").read_text().splitlines()
+    assert {f"#{variable}" for variable in image} <= set(listed)
