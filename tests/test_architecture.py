@@ -26,7 +26,7 @@ ALLOWED = {
     "service/engine": {"errors", "host", "settings"},
     "service/versions": {"engine", "errors", "host", "log_on_change"},
     "service/prediction": {"engine", "errors", "fetch_targets", "host", "versions"},
-    "service/settings": {"fetch_targets", "key_file", "public_address", "versions"},
+    "service/settings": {"fetch_targets", "key_file", "log_format", "public_address", "versions"},
     "training/data": {"errors"},
     "training/learning": {"errors"},
     "training/run": {"data", "errors", "learning"},

@@ -60,6 +60,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "access_log": ("false", False),
     "access_log_rate": ("50", 50),
     "log_format": ("json", "json"),
+    "page": ("false", False),
     "require_signature": ("/publisher.pem", Path("/publisher.pem")),
 }
 
