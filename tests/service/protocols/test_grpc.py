@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 from open_inference_bodies import pixels
+from server_process import PATIENCE_SECONDS
 
 from model_store.store import ModelStore
 from service.key_file import add_key
@@ -182,6 +183,27 @@ async def test_overload_deadlines_and_cancelled_calls(
             assert f'resident_requests_total{{model="colours",outcome="{outcome}"}}' in metrics
 
 
+async def test_deadline_of_a_call_is_known_to_admission(
+    colour_store: ModelStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What cannot be ready in time is rejected at once, instead of at the deadline."""
+    async with serving(colour_store.root, caplog, deadline_seconds=5000) as (application, channel):
+        infer = GRPCInferenceServiceStub(channel).ModelInfer  # type: ignore[no-untyped-call]
+        model, served = application.hold_model(), application.served()
+        running = asyncio.ensure_future(infer(raw("red")))
+        await model.begun()
+        served.wait_estimate.seconds = lambda *_: 1000.0  # type: ignore[method-assign]
+        waiting = asyncio.ensure_future(infer(raw("blue")))
+        await until(lambda: served.batcher.waiting == 1)
+        rejected = await failure(infer(raw("green"), timeout=PATIENCE_SECONDS))
+        assert rejected.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        model.gate.set()
+        assert [labels(each) for each in await asyncio.gather(running, waiting)] == [
+            ["red"],
+            ["blue"],
+        ]
+
+
 async def test_cancelled_stream_ends_its_requests(
     colour_store: ModelStore, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -213,7 +235,7 @@ async def test_limits_of_messages_images_and_memory(
         many = await failure(infer(raw(*["red"] * 5)))
         assert many.code() is grpc.StatusCode.INVALID_ARGUMENT
         with application.app._pipeline.uploads.upload() as reserve:
-            reserve(MEBIBYTE)
+            reserve(MEBIBYTE - 100)
             full = await failure(infer(raw("red")))
             assert full.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert labels(await infer(raw("red"))) == ["red"]

@@ -75,6 +75,7 @@ MALFORMED = {
     ),
     "size too small": sized(len(RED) - 1),
     "size too large": sized(len(RED) + 1),
+    "bytes after the sizes": sized(len(RED), RED + b"x"),
     "size negative": sized(-len(RED)),
     "size huge": sized(HUGE),
     "size beyond 64 bits": sized(2**70),

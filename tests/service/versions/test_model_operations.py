@@ -32,15 +32,19 @@ def test_unloaded_model_serves_again_after_load(store: ModelStore) -> None:
     registry.close()
 
 
-def test_model_that_must_serve_is_not_unloaded(registry: Registry, store: ModelStore) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_model_that_must_serve_is_not_unloaded(store: ModelStore, count: int) -> None:
     """Not even if it has several versions."""
-    publish(store)
+    for _ in range(count):
+        publish(store)
+    registry = Registry(store, options, policy_of=lambda _: parse_policy("all"))
     reconcile(registry)
     with pytest.raises(ConflictError) as caught:
         Operations(registry).unload_model(MODEL)
     assert caught.value.code == "last_version"
-    assert serving(registry) == 1
+    assert len(registry.models[MODEL].serving) == count
     assert not registry.overrides(MODEL)
+    registry.close()
 
 
 def test_load_reports_why_no_version_can_serve(registry: Registry, store: ModelStore) -> None:
