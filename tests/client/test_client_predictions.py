@@ -52,7 +52,7 @@ def test_a_prediction_has_everything_that_the_service_says(
     assert [vars(entry) for entry in result.predictions] == expected["predictions"]
     assert list(result.labels or ()) == expected["labels"]
     assert (result.label, result.score) == ("cat", expected["predictions"][0]["score"])
-    assert result.abstained is False
+    assert (result.abstained, result.reason) == (expected["abstained"], expected.get("reason"))
     assert result.error is None
 
 
