@@ -14,7 +14,7 @@ from service.http.problem_details import Reply
 from service.prediction.request import ImageOutcome, PredictRequest, RequestRecord
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that would double the time to create one
 class VersionTarget:
     """The model and version that a request names. None means the default."""
 

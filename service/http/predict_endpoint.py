@@ -102,7 +102,7 @@ class PredictEndpoint:
             )
         except Exception as error:  # noqa: BLE001  every error becomes a response
             reply = dialect.reply_to(error, _request_line(scope))
-        ids = RequestIds.of(scope)
+        ids = RequestIds.of(headers)
         response_headers = [
             *_encode_headers(reply),
             *record_headers(record, time.monotonic() - record.started),
@@ -181,7 +181,7 @@ class PredictEndpoint:
         send: Send,
         app_scope: Scope | None = None,
     ) -> None:
-        started, ids, status = time.monotonic(), RequestIds.of(scope), 0
+        started, ids, status = time.monotonic(), RequestIds.of(_decode_headers(scope)), 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status

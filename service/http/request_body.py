@@ -43,7 +43,7 @@ _URL_ENCODED: Final = "application/x-www-form-urlencoded"
 _RAW_TYPES: Final = ("", "application/octet-stream", "binary/octet-stream", _URL_ENCODED)
 
 
-class _Kind(Enum):
+class BodyKind(Enum):
     IMAGE = auto()
     JSON = auto()
     FORM = auto()
@@ -161,23 +161,22 @@ async def parse_body(
     Raises:
         ServiceError, ImageError: See `read_images`.
     """
-    kind = _kind_of(headers, body)
-    if kind is _Kind.ZIP and body:
+    kind = find_body_kind(headers, body)
+    if kind is BodyKind.ZIP and body:
         archive = await asyncio.to_thread(ZipBody, body, limits.max_images, limits.max_body_bytes)
         reserve(archive.total_bytes)
         return _check_any(await asyncio.to_thread(archive.read))
-    if len(body) <= INLINE_BYTES or kind is _Kind.IMAGE:
-        return read_images(headers, body, limits.max_images)
-    return await asyncio.to_thread(read_images, headers, body, limits.max_images)
+    if len(body) <= INLINE_BYTES or kind is BodyKind.IMAGE:
+        return read_images(headers, body, limits.max_images, kind)
+    return await asyncio.to_thread(read_images, headers, body, limits.max_images, kind)
 
 
-def read_images(headers: Mapping[str, str], body: bytes, max_images: int) -> RequestImages:
+def read_images(
+    headers: Mapping[str, str], body: bytes, max_images: int, kind: BodyKind
+) -> RequestImages:
     """Split a body that is no archive into encoded images, in order.
 
     An invalid image is replaced by its error.
-
-    A body that starts like an image or like JSON is treated as such, whatever its media type: by
-    default, curl labels every body as a form.
 
     Raises:
         BadRequestError: The body is empty, malformed or without images.
@@ -190,16 +189,16 @@ def read_images(headers: Mapping[str, str], body: bytes, max_images: int) -> Req
             "the body is empty: send an image, for example curl --data-binary @photo.jpg",
             code="empty_body",
         )
-    match _kind_of(headers, body):
-        case _Kind.IMAGE:
+    match kind:
+        case BodyKind.IMAGE:
             if _media_type(headers) == _URL_ENCODED:
                 _check_not_stripped(body)
             return RequestImages([body])
-        case _Kind.JSON:
+        case BodyKind.JSON:
             found = RequestImages(read_json(body, max_images))
-        case _Kind.FORM:
+        case BodyKind.FORM:
             found = _read_multipart(headers["content-type"], body, max_images)
-        case _Kind.ZIP | _Kind.UNSUPPORTED:
+        case BodyKind.ZIP | BodyKind.UNSUPPORTED:
             raise UnsupportedMediaError(
                 f"the media type {shorten(_media_type(headers))!r} is not supported: send a raw "
                 "image, multipart/form-data with files, application/json or application/zip"
@@ -213,18 +212,23 @@ def _check_any(found: RequestImages) -> RequestImages:
     return found
 
 
-def _kind_of(headers: Mapping[str, str], body: bytes) -> _Kind:
+def find_body_kind(headers: Mapping[str, str], body: bytes) -> BodyKind:
+    """How a body is read.
+
+    One that starts like an image, an archive or JSON is treated as such, whatever its media type:
+    by default, curl labels every body as a form.
+    """
     if sniff(body):
-        return _Kind.IMAGE
+        return BodyKind.IMAGE
     media_type = _media_type(headers)
     if media_type in ZIP_TYPES or starts_like_zip(body):
-        return _Kind.ZIP
+        return BodyKind.ZIP
     if media_type == "multipart/form-data":
-        return _Kind.FORM
+        return BodyKind.FORM
     if media_type == "application/json" or starts_like_json(body):
-        return _Kind.JSON
+        return BodyKind.JSON
     raw = media_type in _RAW_TYPES or media_type.startswith("image/")
-    return _Kind.IMAGE if raw else _Kind.UNSUPPORTED
+    return BodyKind.IMAGE if raw else BodyKind.UNSUPPORTED
 
 
 def _media_type(headers: Mapping[str, str]) -> str:

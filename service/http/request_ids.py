@@ -2,15 +2,14 @@
 
 import random
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
-from starlette.types import Scope
-
-REQUEST_ID: Final = b"x-request-id"
-TRACEPARENT: Final = b"traceparent"
-_ACCEPTED_ID: Final = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
-_TRACEPARENT: Final = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+REQUEST_ID: Final = "x-request-id"
+TRACEPARENT: Final = "traceparent"
+_ACCEPTED_ID: Final = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
+_TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 """W3C Trace Context, 3.2.2: version, trace id, id of the caller's span, flags."""
 
 
@@ -23,27 +22,29 @@ class RequestIds:
         traceparent: The header of the client if it is valid, otherwise empty.
     """
 
-    request_id: bytes
-    traceparent: bytes = b""
+    request_id: str
+    traceparent: str = ""
 
     @classmethod
-    def of(cls, scope: Scope) -> Self:
-        request_id = traceparent = b""
-        for name, value in scope["headers"]:
-            if name == REQUEST_ID and _ACCEPTED_ID.fullmatch(value):
-                request_id = request_id or bytes(value)
-            elif name == TRACEPARENT and _TRACEPARENT.fullmatch(value):
-                traceparent = bytes(value)
-        # A new id need not be secret, and os.urandom would release the GIL.
-        return cls(request_id or b"%016x" % random.getrandbits(64), traceparent)
+    def of(cls, headers: Mapping[str, str]) -> Self:
+        """The ids of a request by its headers, whose names are in lower case."""
+        request_id, traceparent = headers.get(REQUEST_ID), headers.get(TRACEPARENT)
+        if request_id is None or not _ACCEPTED_ID.fullmatch(request_id):
+            # It need not be secret, and os.urandom would release the GIL.
+            request_id = f"{random.getrandbits(64):016x}"
+        if traceparent is None or not _TRACEPARENT.fullmatch(traceparent):
+            traceparent = ""
+        return cls(request_id, traceparent)
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
-        headers = [(REQUEST_ID, self.request_id)]
-        return [*headers, (TRACEPARENT, self.traceparent)] if self.traceparent else headers
+        headers = [(b"x-request-id", self.request_id.encode())]
+        if self.traceparent:
+            headers.append((b"traceparent", self.traceparent.encode()))
+        return headers
 
     @property
     def fields(self) -> dict[str, str]:
         """`id`, and `trace` with the trace id if there is one."""
-        fields = {"id": self.request_id.decode()}
-        return fields | {"trace": self.traceparent[3:35].decode()} if self.traceparent else fields
+        fields = {"id": self.request_id}
+        return fields | {"trace": self.traceparent[3:35]} if self.traceparent else fields

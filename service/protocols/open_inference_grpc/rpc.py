@@ -61,8 +61,7 @@ class Rpc:
     def of(cls, context: Context, method: str) -> "Rpc":
         sent = context.invocation_metadata() or ()
         headers = {name: value for name, value in sent if isinstance(value, str)}
-        encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
-        return cls(context, method, headers, RequestIds.of({"headers": encoded}))
+        return cls(context, method, headers, RequestIds.of(headers))
 
     def log(self, status: int) -> None:
         path = f"/{SERVICE}/{self.method}"
@@ -89,7 +88,7 @@ async def answering(context: Context, method: str) -> AsyncIterator[Rpc]:
     finally:
         rpc.code = report.code if report else "ok"
         rpc.log(report.status if report else HTTPStatus.OK)
-    trailing = ((REQUEST_ID.decode(), rpc.ids.request_id.decode()),)
+    trailing = ((REQUEST_ID, rpc.ids.request_id),)
     if report is None:
         context.set_trailing_metadata(trailing)
     else:

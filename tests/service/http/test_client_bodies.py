@@ -16,7 +16,7 @@ from server_process import PATIENCE_SECONDS, ServerProcess
 from service.errors import BadRequestError, ServiceError, TooLargeError
 from service.http import json_body, management
 from service.http.base64_text import SLICE_BYTES, decode_base64
-from service.http.request_body import MAX_TEXT_FIELDS, read_images
+from service.http.request_body import MAX_TEXT_FIELDS, find_body_kind, read_images
 from service.prediction.request import EncodedImage, RequestImages
 
 RED, GREEN = plain("red"), plain("green")
@@ -29,7 +29,8 @@ def images_of(body: bytes, media_type: str = "", max_images: int = 4) -> list[En
 
 
 def read(body: bytes, media_type: str = "", max_images: int = 4) -> RequestImages:
-    return read_images({"content-type": media_type} if media_type else {}, body, max_images)
+    headers = {"content-type": media_type} if media_type else {}
+    return read_images(headers, body, max_images, find_body_kind(headers, body))
 
 
 def form(*parts: tuple[str, bytes]) -> list[EncodedImage]:

@@ -5,7 +5,7 @@ import base64
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -24,7 +24,13 @@ from service.errors import (
 )
 from service.http import request_body
 from service.http.json_body import JsonBody
-from service.http.request_body import BodyLimits, check_headers, read_body, read_images
+from service.http.request_body import (
+    BodyLimits,
+    check_headers,
+    find_body_kind,
+    read_body,
+    read_images,
+)
 from service.prediction.request import EncodedImage, RequestImages
 
 RED, GREEN = plain("red"), plain("green")
@@ -32,7 +38,7 @@ RED, GREEN = plain("red"), plain("green")
 
 def images_of(body: bytes, media_type: str = "", max_images: int = 4) -> list[EncodedImage]:
     headers = Headers({"content-type": media_type} if media_type else {})
-    return read_images(headers, body, max_images).images
+    return read_images(headers, body, max_images, find_body_kind(headers, body)).images
 
 
 def refusal(body: bytes, media_type: str) -> ServiceError | None:
@@ -176,7 +182,7 @@ def test_json_body_with_too_many_items_is_rejected_before_parsing(
     monkeypatch.setattr(JsonBody, "model_validate", lambda _: pytest.fail("it was parsed"))
     body = f'{{"images": [{",".join([item] * 100_000)}]}}'.encode()
     with pytest.raises((BadRequestError, TooLargeError)) as caught:
-        read_images(Headers({"content-type": "application/json"}), body, 4)
+        images_of(body, "application/json")
     assert caught.value.code == ("too_many_images" if "b64" in item else "malformed_json")
 
 
@@ -263,9 +269,9 @@ async def test_large_bodies_are_parsed_in_a_thread(monkeypatch: pytest.MonkeyPat
     threads: list[threading.Thread] = []
     read = request_body.read_images
 
-    def read_recorded(headers: Mapping[str, str], body: bytes, most: int) -> RequestImages:
+    def read_recorded(*arguments: Any) -> RequestImages:
         threads.append(threading.current_thread())
-        return read(headers, body, most)
+        return read(*arguments)
 
     monkeypatch.setattr(request_body, "read_images", read_recorded)
     large = RED + bytes(200_000)
