@@ -205,11 +205,13 @@ def runs_table(paths: Sequence[Path]) -> Table:
     """Each run with its state and accuracy."""
     table = Table(
         Column("run", no_wrap=True),  # other commands take it as an argument
-        *("data", "network", "recipe", "state"),
-        *(Column(name, justify="right") for name in ("validation", "test")),
+        *(Column(name, overflow="fold") for name in ("data", "network", "recipe", "state")),
+        *(Column(name, justify="right", no_wrap=True) for name in ("validation", "test")),
         title="runs",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
     )
     for path in paths:
         cells = _run_row(path)
