@@ -168,12 +168,12 @@ def import_network(
         published = publish_import(
             checked, model_store, model, promote=promote, keep_checkpoint=keep_checkpoint
         )
-    print_published(display, model, published, store)
     if checked.proof == "unproven":
         display.say(
             f"{model} version {published.version} is unproven; import it with --verify FOLDER to "
             "prove it"
         )
+    print_published(display, model, published, store)
 
 
 def _read(values: dict[str, Any]) -> ImportCandidate:

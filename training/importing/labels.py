@@ -54,7 +54,8 @@ def read_labels(path: Path) -> tuple[str, ...]:
         )
     if len(labels) < 2:
         raise ForeignModelError(
-            f"the labels {path} have {len(labels)} names, expected at least 2, one per class"
+            f"the labels {path} have {len(labels)} names, expected at least 2, one per class; the "
+            f"forms are {_FORMS}"
         )
     return tuple(label for label in labels if label is not None)
 
