@@ -40,7 +40,7 @@ def example(name: str = "example") -> ExperimentReport:
         verdicts=[Verdict(True, "Yes."), Verdict(False, "No."), Verdict(None, "Perhaps.")],
         sections=[ReportSection("A section", ["Text."], [figure], [table], [table])],
         run_description={"data": HOSTILE},
-        commands=["python -m training experiment example"],
+        commands=["python -m training experiment example", "python -m training runs"],
     )
 
 
@@ -58,6 +58,7 @@ def test_the_page_is_self_contained_and_escapes_names(folder: Path) -> None:
     assert b"a &lt;b&gt; &amp; | &#39;c&#39;" in page
     assert b"12.35%" in page or b"12.34%" in page
     assert b"269,722" in page
+    assert b"experiment example\npython -m training runs\n</pre>" in page
 
 
 def test_the_page_marks_each_verdict(folder: Path) -> None:
