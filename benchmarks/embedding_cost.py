@@ -1,10 +1,11 @@
-"""Measures what the output `embedding` costs a prediction, in pairs of runs.
+"""Measures what embeddings and abstention by density cost a prediction, in pairs of runs.
 
 python benchmarks/embedding_cost.py MODEL… [--store STORE]
 
-Compares the served file with the same file without this output, alternately and on one thread: runs
-for logits alone, and runs for logits and embedding. Prints a Markdown table of the median ratio of
-pairs, with its quartiles. Needs the package `onnx`.
+Compares the served file with the same file without the output `embedding`, in random order and on
+one thread: runs for logits alone, and for logits and embedding. For versions with a density, it
+compares abstention by density with abstention by energy. Prints a Markdown table of the median
+ratio of pairs, with its quartiles. Needs the package `onnx`.
 """
 
 import argparse
@@ -18,10 +19,12 @@ import numpy as np
 import onnx
 from machine import describe_machine
 
+from model_store.density import Density
 from model_store.manifest import Input, Outputs
-from model_store.sealed_model import load_variant
+from model_store.sealed_model import load_density, load_variant
 from model_store.session import Session
 from model_store.store import ModelStore
+from model_store.uncertainty import energy
 from model_store.version import Version
 
 PACKAGES = ("onnxruntime", "numpy")
@@ -57,10 +60,24 @@ def time_shuffled(
     for number in range(rounds):
         for column, size in enumerate(BATCH_SIZES):
             for name in random.permutation(list(runs)):
+                runs[name](noise[:size])  # weights and code are in the caches then
                 began = time.thread_time()  # other processes do not distort it
                 runs[name](noise[:size])
                 seconds[name][number, column] = time.thread_time() - began
     return seconds
+
+
+def abstain(session: Session, density: Density | None, images: np.ndarray) -> object:
+    """What the service does to decide about abstention."""
+    if density is None:
+        return energy(session.run(images))
+    logits, embeddings = session.run_with_embedding(images)
+    return density.score(embeddings, energy(logits))
+
+
+def describe_ratio(ratios: np.ndarray) -> str:
+    low, median, high = np.quantile(ratios[WARM_UP_ROUNDS:], (0.25, 0.5, 0.75)) - 1
+    return f"{median:+.2%} ({low:+.2%} to {high:+.2%})"
 
 
 def rows(version: Version, rounds: int) -> list[str]:
@@ -68,23 +85,24 @@ def rows(version: Version, rounds: int) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         for variant in version.manifest.variants:
             session = load_variant(version, variant)
+            density = load_density(version, session.embedding_dims)
             runs: dict[str, Callable[[np.ndarray], object]] = {
                 "without": without_embedding(version, variant.file, Path(folder)).run,
                 "logits": session.run,
                 "logits and embedding": session.run_with_embedding,
+                "energy": partial(abstain, session, None),
             }
+            pairs = [("logits", "without"), ("logits and embedding", "without")]
+            if density:
+                runs["density"] = partial(abstain, session, density)
+                pairs.append(("density", "energy"))
             seconds = time_shuffled(runs, version.manifest.input, rounds)
-            base = seconds["without"][WARM_UP_ROUNDS:]
             for column, size in enumerate(BATCH_SIZES):
-                ratios = [
-                    partial(np.quantile, (times[WARM_UP_ROUNDS:] / base)[:, column] - 1)
-                    for times in (seconds["logits"], seconds["logits and embedding"])
-                ]
                 cells = [
-                    f"{ratio(0.5):+.2%} ({ratio(0.25):+.2%} to {ratio(0.75):+.2%})"
-                    for ratio in ratios
+                    describe_ratio(seconds[name][:, column] / seconds[base][:, column])
+                    for name, base in pairs
                 ]
-                milliseconds = 1e3 * np.median(base[:, column])
+                milliseconds = 1e3 * np.median(seconds["without"][:, column])
                 lines.append(
                     f"| {version} | {variant.precision} | {size} | {milliseconds:.2f} ms "
                     f"| {' | '.join(cells)} |"
@@ -100,8 +118,11 @@ def main() -> None:
     options = parser.parse_args()
     store = ModelStore(options.store)
     print(f"{describe_machine(PACKAGES)}.\n")
-    print("| version | precision | batch | without the output | logits | logits and embedding |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| version | precision | batch | without the output | logits | logits and embedding "
+        "| density instead of energy |"
+    )
+    print("|---|---|---|---|---|---|---|")
     for name in options.models:
         with store.open(name, store.resolve(name)) as version:
             print("\n".join(rows(version, options.rounds)), flush=True)
