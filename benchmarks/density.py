@@ -18,6 +18,7 @@ import numpy as np
 from machine import describe_machine
 from sklearn.metrics import roc_auc_score
 
+from model_store.density import LOWEST_ENERGY
 from model_store.errors import ImageError
 from model_store.preprocessing import prepare
 from model_store.sealed_model import load_density, load_variant
@@ -171,10 +172,10 @@ def make_scores(version: Version, found: dict[str, np.ndarray]) -> dict[str, Sco
             (score(rows) - values.mean()) / values.std() for score, values in fitted
         )
 
-    surplus = energy_of(validation)
+    fitted = energy_of(validation)
 
-    def positive_energy(rows: Rows) -> np.ndarray:
-        return np.maximum((energy_of(rows) - surplus.mean()) / surplus.std(), 0)
+    def bounded_energy(rows: Rows) -> np.ndarray:
+        return np.maximum((energy_of(rows) - fitted.mean()) / fitted.std(), LOWEST_ENERGY)
 
     both = total(marginal, units)
     return {
@@ -187,8 +188,8 @@ def make_scores(version: Version, found: dict[str, np.ndarray]) -> dict[str, Sco
         "distance from the mean + energy": total(marginal, energy_of),
         "both distances of `density`": both,
         "both + energy": lambda rows: both(rows) + total(energy_of)(rows),
-        "**both + energy above its mean** (`density`)": lambda rows: (
-            both(rows) + positive_energy(rows)
+        "**both + energy, at least -2** (`density`)": lambda rows: (
+            both(rows) + bounded_energy(rows)
         ),
     }
 

@@ -4,7 +4,7 @@ Three numbers are standardized on images that were not trained on, and added:
 
 - the Mahalanobis distance of the embedding from the mean embedding,
 - the Mahalanobis distance of the embedding, scaled to length 1, from the nearest class mean,
-- the energy of the logits, if it is above its mean: high confidence never excuses an image.
+- the energy of the logits, but at least -2: high confidence excuses only so much.
 
 Training measures it and the service abstains by it with the same functions.
 
@@ -26,6 +26,8 @@ from model_store.errors import ManifestError
 MAX_FILE_BYTES: Final = 256 * 1024 * 1024
 """Limit of a density file, as it is stored and unpacked: enough for 4,096 dims."""
 PARTS: Final = 3
+LOWEST_ENERGY: Final = np.float32(-2)
+"""A network may be most confident far from its data: a clothes model is, on photographs."""
 _SHORTEST: Final = np.float32(1e-12)
 
 Floats = NDArray[np.float32]
@@ -121,14 +123,13 @@ class Density:
             energies: float32 `[batch]`, `model_store.uncertainty.energy` of the logits.
 
         Returns:
-            What the embedding adds and what the energy adds, float32 `[batch]` each. 0 is usual for
-            the embedding. The energy adds 0 or more.
+            What the embedding adds and what the energy adds, float32 `[batch]` each. 0 is usual.
         """
         distances = self.distances(embeddings)
         distances -= self.center[:2]
-        surplus = energies - self.center[2]
-        surplus /= self.scale[2]
-        return distances @ self._inverse_scale, np.maximum(surplus, 0)
+        standard = energies - self.center[2]
+        standard /= self.scale[2]
+        return distances @ self._inverse_scale, np.maximum(standard, LOWEST_ENERGY)
 
     def to_bytes(self) -> bytes:
         """The content of a density file, an `.npz`."""

@@ -41,10 +41,10 @@ VARIANT_CHECKS: Final = (
     "abstained",
     *(f"coverage_{coverage}" for coverage in ("0.8", "0.9", "0.95")),
     "calibration_error",
-    "density_abstained",
     "batch_invariance",
     "size",
     "speed",
+    "density_abstained",
 )
 """The checks of `quantize`."""
 IMPORT_CHECKS: Final = (

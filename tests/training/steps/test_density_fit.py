@@ -33,7 +33,7 @@ def test_the_threshold_refuses_as_many_images_as_it_may() -> None:
 
 
 def test_embeddings_far_from_the_training_images_are_refused() -> None:
-    """Confident or not: a low energy excuses nothing, and a high one alone is refused too."""
+    """Confident or not: a low energy excuses little, and a high one alone is refused too."""
     _, embeddings, labels = draw(3000, 0)
     logits, fitted, _ = draw(1000, 1)
     density = fit_density(embeddings, labels, (logits, fitted))
